@@ -1,0 +1,158 @@
+"""The exception tree: each class has an HTTP status and a stable code.
+
+EraError                      500 INTERNAL_ERROR
+├── InvalidRequest            400 INVALID_REQUEST
+│   ├── InvalidJson           400 INVALID_JSON
+│   ├── InvalidId             400 INVALID_ID
+│   └── UnsupportedLanguage   400 UNSUPPORTED_LANGUAGE
+├── Unauthorized              401 UNAUTHORIZED
+├── Forbidden                 403 FORBIDDEN
+├── NotFound                  404 NOT_FOUND
+│   ├── SessionNotFound       404 SESSION_NOT_FOUND
+│   └── ExecutionNotFound     404 EXECUTION_NOT_FOUND
+├── MethodNotAllowed          405 METHOD_NOT_ALLOWED
+├── Conflict                  409 CONFLICT
+│   ├── SessionExists         409 SESSION_EXISTS
+│   └── NotEnforceable        409 NOT_ENFORCEABLE
+├── TooLarge                  413 TOO_LARGE
+├── QueueFull                 429 QUEUE_FULL
+├── RangeNotSatisfiable       416 RANGE_NOT_SATISFIABLE
+├── StorageFailed             500 STORAGE_FAILED
+│   └── InsufficientStorage   507 INSUFFICIENT_STORAGE
+└── Unavailable               503 UNAVAILABLE
+    ├── Capacity              503 CAPACITY
+    ├── LanguageUnavailable   503 LANGUAGE_UNAVAILABLE
+    ├── KernelStartFailed     503 KERNEL_START_FAILED
+    └── ShuttingDown          503 SHUTTING_DOWN
+
+StartError stands beside the tree: the server (or a command) cannot start, and its text says what
+to do.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+
+class EraError(Exception):
+    """Something went wrong that a caller is told of.
+
+    `message` is one full sentence that helps; `details`, `hint` and `id` go into the answer
+    where they are given; `retry_after` (seconds) becomes the `Retry-After` header.
+    """
+
+    status: ClassVar[int] = 500
+    code: ClassVar[str] = "INTERNAL_ERROR"
+    title: ClassVar[str] = "Internal error"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        details: Any = None,
+        hint: str | None = None,
+        id: str | None = None,  # noqa: A002 - the word of the API
+        retry_after: int | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.details = details
+        self.hint = hint
+        self.id = id
+        self.retry_after = retry_after
+
+
+class InvalidRequest(EraError):
+    status, code, title = 400, "INVALID_REQUEST", "Invalid request"
+
+
+class InvalidJson(InvalidRequest):
+    code, title = "INVALID_JSON", "Invalid JSON"
+
+
+class InvalidId(InvalidRequest):
+    code, title = "INVALID_ID", "Invalid id"
+
+
+class UnsupportedLanguage(InvalidRequest):
+    code, title = "UNSUPPORTED_LANGUAGE", "Unsupported language"
+
+
+class Unauthorized(EraError):
+    status, code, title = 401, "UNAUTHORIZED", "Unauthorized"
+
+
+class Forbidden(EraError):
+    status, code, title = 403, "FORBIDDEN", "Forbidden"
+
+
+class NotFound(EraError):
+    status, code, title = 404, "NOT_FOUND", "Not found"
+
+
+class SessionNotFound(NotFound):
+    code, title = "SESSION_NOT_FOUND", "Session not found"
+
+
+class ExecutionNotFound(NotFound):
+    code, title = "EXECUTION_NOT_FOUND", "Execution not found"
+
+
+class MethodNotAllowed(EraError):
+    status, code, title = 405, "METHOD_NOT_ALLOWED", "Method not allowed"
+
+
+class Conflict(EraError):
+    status, code, title = 409, "CONFLICT", "Conflict"
+
+
+class SessionExists(Conflict):
+    code, title = "SESSION_EXISTS", "Session exists"
+
+
+class NotEnforceable(Conflict):
+    code, title = "NOT_ENFORCEABLE", "Not enforceable"
+
+
+class TooLarge(EraError):
+    status, code, title = 413, "TOO_LARGE", "Too large"
+
+
+class RangeNotSatisfiable(EraError):
+    status, code, title = 416, "RANGE_NOT_SATISFIABLE", "Range not satisfiable"
+
+
+class QueueFull(EraError):
+    status, code, title = 429, "QUEUE_FULL", "Queue full"
+
+
+class StorageFailed(EraError):
+    status, code, title = 500, "STORAGE_FAILED", "Storage failed"
+
+
+class InsufficientStorage(StorageFailed):
+    status, code, title = 507, "INSUFFICIENT_STORAGE", "Insufficient storage"
+
+
+class Unavailable(EraError):
+    status, code, title = 503, "UNAVAILABLE", "Unavailable"
+
+
+class Capacity(Unavailable):
+    code, title = "CAPACITY", "At capacity"
+
+
+class LanguageUnavailable(Unavailable):
+    code, title = "LANGUAGE_UNAVAILABLE", "Language unavailable"
+
+
+class KernelStartFailed(Unavailable):
+    code, title = "KERNEL_START_FAILED", "Kernel start failed"
+
+
+class ShuttingDown(Unavailable):
+    code, title = "SHUTTING_DOWN", "Shutting down"
+
+
+class StartError(Exception):
+    """The server or a command cannot start; the text is a sentence that says what to do."""

@@ -1,0 +1,1 @@
+"""Everything that knows Linux: forking, signals, exit statuses, walls."""

@@ -1,0 +1,153 @@
+"""A process in a sandbox as the server sees it: its output, its ending, the way to signal it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from collections.abc import AsyncIterator
+
+from era_kernels.models import Ending
+from era_kernels.sandbox.channel import Channel, ChannelClosed
+
+TAIL = 64 * 1024  # bytes kept of each stream
+AHEAD = 1024 * 1024  # bytes read ahead of a slow consumer, then the process waits
+_CHUNK = 64 * 1024
+
+
+class Output:
+    """What a process and its children write to one descriptor.
+
+    It is always drained, so that nobody blocks on a pipe that nobody reads, and the last 64 KiB
+    are kept. One consumer may iterate: it gets first what was kept, then all that follows; while
+    it is slow the process waits.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        os.set_blocking(descriptor, False)
+        self._descriptor = descriptor
+        self._loop = asyncio.get_running_loop()
+        self._tail = bytearray()
+        self._ahead: bytearray | None = None  # what the consumer has not taken yet
+        self._changed = asyncio.Event()
+        self.open = True
+        self._loop.add_reader(descriptor, self._readable)
+
+    def tail(self) -> bytes:
+        """The last 64 KiB that were written."""
+        return bytes(self._tail[-TAIL:])
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        """Chunks as they come, until every writer is gone or the sandbox has ended."""
+        if self._ahead is not None:
+            raise RuntimeError("an output has one consumer")
+        self._ahead = bytearray(self.tail())
+        try:
+            while self._ahead or self.open:
+                chunk = bytes(self._ahead)
+                self._ahead.clear()
+                if chunk:
+                    self._resume()
+                    yield chunk
+                else:
+                    self._changed.clear()
+                    await self._changed.wait()
+        finally:
+            self._ahead = None
+            self._resume()
+
+    def drain(self) -> None:
+        """Take what is in the pipe now; a pipe holds little, so this is quick."""
+        for _ in range(16):
+            if not self.open or not self._take():
+                return
+
+    def close(self) -> None:
+        """Take the rest and forget the descriptor; a second call is fine."""
+        self.drain()
+        self._shut()
+
+    def _readable(self) -> None:
+        self._take()
+        if self._ahead is not None and len(self._ahead) >= AHEAD:
+            self._loop.remove_reader(self._descriptor)
+
+    def _resume(self) -> None:
+        if self.open:
+            self._loop.add_reader(self._descriptor, self._readable)
+
+    def _take(self) -> bool:
+        """Read one chunk; tells whether there was one."""
+        try:
+            chunk = os.read(self._descriptor, _CHUNK)
+        except BlockingIOError:
+            return False
+        if not chunk:
+            self._shut()
+            return False
+        self._tail += chunk
+        if len(self._tail) > 4 * TAIL:
+            del self._tail[:-TAIL]
+        if self._ahead is not None:
+            self._ahead += chunk
+        self._changed.set()
+        return True
+
+    def _shut(self) -> None:
+        if self.open:
+            self.open = False
+            self._loop.remove_reader(self._descriptor)
+            os.close(self._descriptor)
+            self._changed.set()
+
+
+class Process:
+    """One process of a sandbox, the leader of a process group and session of its own."""
+
+    def __init__(self, number: int, control: Channel, stdout: int, stderr: int) -> None:
+        """`number` names the process to the init; `stdout`, `stderr`: read ends, now owned."""
+        self.number = number
+        self.pid: int | None = None  # as the init sees it; for logs and tests, never for signals
+        self._ended: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
+        self.stdout = Output(stdout)
+        self.stderr = Output(stderr)
+        self._control = control
+
+    @property
+    def running(self) -> bool:
+        """Whether the process has not ended yet, as far as the server was told."""
+        return not self._ended.done()
+
+    @property
+    def ended(self) -> asyncio.Future[Ending]:
+        """How the process ended; a future of the caller's own, that may be cancelled.
+
+        Who asks often uses `running`, or keeps the future: each lives as long as the process.
+        """
+        return asyncio.shield(self._ended)
+
+    @property
+    def finished(self) -> bool:
+        """Whether it has ended and nobody can write to its outputs any more."""
+        return not (self.running or self.stdout.open or self.stderr.open)
+
+    async def signal(self, number: int) -> None:
+        """Signal the process group; nothing happens when the process has ended."""
+        if not self.running:
+            return
+        with contextlib.suppress(ChannelClosed):  # the sandbox ended meanwhile
+            await self._control.request(
+                {"op": "signal", "process": self.number, "signal": int(number)}
+            )
+
+    def end(self, ending: Ending) -> None:
+        """The sandbox tells how the process ended; only the first call counts."""
+        if self.running:
+            self.stdout.drain()
+            self.stderr.drain()
+            self._ended.set_result(ending)
+
+    def close(self) -> None:
+        """Let go of both outputs, when nothing can write to them any more."""
+        self.stdout.close()
+        self.stderr.close()

@@ -1,0 +1,291 @@
+"""Sandboxes: what is around a session's processes, and the one way to start a process.
+
+server → zygote (one) → init (one per sandbox) → processes; `zygote.py` shows the sequence.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+
+from era_kernels.errors import KernelStartFailed, ShuttingDown, StartError, Unavailable
+from era_kernels.models import Ending, Isolation, JsonObject, Limits, Place
+from era_kernels.sandbox import directories
+from era_kernels.sandbox.channel import Channel, ChannelClosed
+from era_kernels.sandbox.command import Command
+from era_kernels.sandbox.process import Output, Process
+from era_kernels.sandbox.wire import Oversized
+from era_kernels.sandbox.zygote_process import ZygoteProcess
+
+__all__ = ["Command", "Output", "Process", "Sandbox", "Sandboxes"]
+
+log = logging.getLogger(__name__)
+
+PATIENCE = 5.0  # seconds for an init to end everything, and then for the zygote to end it
+NO_WALLS = Isolation(
+    tier=4,
+    missing=(
+        "files: code reads and writes what the server may",
+        "network: code reaches what the host reaches, and its ports are the host's",
+        "processes: code sees and may signal those of the server's user",
+        "limits: memory, processes and disk are the host's",
+    ),
+)
+
+
+class Sandbox:
+    """One init and the processes under it; made by `Sandboxes.open`."""
+
+    def __init__(
+        self, runtime: Path, zygote: ZygoteProcess, forget: Callable[[Sandbox], None]
+    ) -> None:
+        """Order an init; `opened` waits for it. Raises ChannelClosed when the zygote is dead."""
+        loop = asyncio.get_running_loop()
+        mine, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            self._number, self._gone = zygote.order(theirs)
+        except ChannelClosed:
+            mine.close()
+            raise
+        self.runtime = runtime
+        self.pid: int | None = None  # of the init; for logs and tests, never for signals
+        self._zygote = zygote
+        self._forget = forget
+        self._ready: asyncio.Future[bool] = loop.create_future()
+        self._ended: asyncio.Future[Ending] = loop.create_future()
+        self._processes: dict[int, Process] = {}
+        self._last_process = 0
+        self._clean = False  # the init's last word: nothing is left
+        self._reason: str | None = None
+        self._closing: asyncio.Task[None] | None = None
+        self._control = Channel(mine, self._on_message, self._on_end)
+
+    @property
+    def ended(self) -> asyncio.Future[Ending]:
+        """How the init ended; a future of the caller's own, that may be cancelled."""
+        return asyncio.shield(self._ended)
+
+    @property
+    def running(self) -> bool:
+        """Whether processes can be started."""
+        return self._closing is None and not self._ended.done()
+
+    async def opened(self) -> bool:
+        """Wait until the init is ready; False when it died before."""
+        return await asyncio.shield(self._ready)
+
+    async def spawn(self, command: Command) -> Process:
+        """Start a process; when this returns it runs its program, or is about to import its entry.
+
+        Descriptor 0 is /dev/null, 1 and 2 are pipes that are always read here.
+        Raises KernelStartFailed with the system's reason when it could not be started.
+        """
+        if not self.running:
+            raise _refused(command, "its sandbox has ended")
+        process, ends = self._new_process(command)
+        message = {"op": "spawn", "process": process.number, "command": command.to_json()}
+        try:
+            reply = await self._control.request(message, ends)
+        except asyncio.CancelledError:
+            self._abandon(process)
+            raise
+        except (ChannelClosed, Oversized) as error:
+            self._drop(process)
+            why = str(error) or "its sandbox has ended"
+            raise _refused(command, why) from error
+        if "error" in reply:
+            self._drop(process)
+            raise _refused(command, reply["error"])
+        process.pid = reply["pid"]
+        return process
+
+    async def aclose(self, reason: str | None = None) -> None:
+        """End everything in it; all is dead and the directory gone when this returns.
+
+        `reason` becomes part of every ending. A second call waits for the first; the closing goes
+        on when a caller is cancelled.
+        """
+        if self._closing is None:
+            self._reason = reason
+            self._closing = asyncio.create_task(self._close())
+        await asyncio.shield(self._closing)
+
+    def _new_process(self, command: Command) -> tuple[Process, list[int]]:
+        """A process to be, and the write ends of its outputs."""
+        for number in [n for n, process in self._processes.items() if process.finished]:
+            del self._processes[number]
+        try:
+            out, out_end = os.pipe2(os.O_CLOEXEC)
+            try:
+                err, err_end = os.pipe2(os.O_CLOEXEC)
+            except OSError:
+                os.close(out)
+                os.close(out_end)
+                raise
+        except OSError as error:
+            raise _refused(command, str(error)) from error
+        self._last_process += 1
+        process = Process(self._last_process, self._control, out, err)
+        self._processes[process.number] = process
+        return process, [out_end, err_end]
+
+    def _abandon(self, process: Process) -> None:
+        """Nobody waits for the start any more: kill what may have started."""
+        with contextlib.suppress(ChannelClosed):
+            message = {"op": "signal", "process": process.number, "signal": signal.SIGKILL.value}
+            self._control.send(message)
+
+    def _drop(self, process: Process) -> None:
+        del self._processes[process.number]
+        process.close()
+
+    def _on_message(self, message: JsonObject) -> None:
+        if "ended" in message:
+            process = self._processes.get(message["ended"])
+            if process is not None:
+                process.end(Ending(code=message.get("code"), signal=message.get("signal")))
+        elif "ready" in message:
+            self.pid = message["ready"]
+            self._ready.set_result(True)
+        elif "clean" in message:
+            self._clean = True
+
+    def _on_end(self) -> None:
+        """The init is gone, and with it, but for a fault of its own, everything."""
+        ending = Ending(signal=signal.SIGKILL.value, reason=self._reason)
+        if self._closing is None:
+            log.error("an init died", extra={"number": self._number})
+        if not self._ready.done():
+            self._ready.set_result(False)
+        for process in self._processes.values():
+            process.end(ending)
+        self._ended.set_result(ending)
+
+    async def _close(self) -> None:
+        self._control.finish()
+        await _happens(self.ended)
+        if not self._clean:
+            self._zygote.kill(self._number)
+            if not await _happens(self._gone.wait()):
+                log.error("processes may have survived", extra={"number": self._number})
+        if not self._ended.done():  # neither the init nor the zygote could be moved
+            self._control.close()
+            self._on_end()
+        for process in self._processes.values():
+            process.close()
+        await asyncio.to_thread(directories.remove, self.runtime)
+        self._forget(self)
+
+
+class Sandboxes:
+    """All sandboxes of a server, and the zygote that they come from."""
+
+    def __init__(self, runtime: Path, zygote: ZygoteProcess, paths: Sequence[Path]) -> None:
+        """Use `open`."""
+        self.isolation = NO_WALLS
+        self._runtime = runtime
+        self.zygote = zygote
+        self._paths = tuple(paths)
+        self._restarting: asyncio.Task[None] | None = None
+        self._sandboxes: set[Sandbox] = set()
+        self._closed = False
+
+    @classmethod
+    async def open(cls, runtime: Path, preload: Sequence[str], paths: Sequence[Path]) -> Sandboxes:
+        """Start the zygote: `preload` names modules that it imports, `paths` where entries lie.
+
+        `runtime` is a short directory (made where missing) for the sandboxes' own directories.
+        Raises StartError when that is no place for sockets, or the zygote does not start.
+        """
+        runtime = await asyncio.to_thread(directories.prepare, runtime)
+        zygote = await ZygoteProcess.start(preload, paths, runtime / directories.ZYGOTE)
+        return cls(runtime, zygote, paths)
+
+    async def open_sandbox(self, place: Place, limits: Limits) -> Sandbox:
+        """A new sandbox with nothing in it but its init.
+
+        Without walls nothing is confined to `place`, and `limits` bind nobody: `isolation` says
+        so. Raises KernelStartFailed, ShuttingDown.
+        """
+        for _ in range(2):  # once more when the zygote dies between the check and the answer
+            sandbox = await self._order()
+            if await self._opened(sandbox):
+                return sandbox
+        raise KernelStartFailed("The process that forks kernels died, or cannot fork any more.")
+
+    async def check(self) -> None:
+        """Whether kernels can be started. Raises Unavailable when the zygote is dead."""
+        if not self.zygote.alive:
+            raise Unavailable("The process that forks kernels is not running.", retry_after=1)
+
+    async def aclose(self) -> None:
+        """End all sandboxes at once, then the zygote; a second call is fine."""
+        self._closed = True
+        if self._restarting is not None:
+            await asyncio.wait({self._restarting})
+        await asyncio.gather(*(sandbox.aclose() for sandbox in tuple(self._sandboxes)))
+        await self.zygote.aclose()
+        await asyncio.to_thread(directories.remove, self._runtime / directories.ZYGOTE)
+
+    async def _order(self) -> Sandbox:
+        zygote = await self._living_zygote()
+        try:
+            sandbox = Sandbox(directories.fresh(self._runtime), zygote, self._sandboxes.discard)
+        except (ChannelClosed, OSError) as error:
+            raise KernelStartFailed("The process that forks kernels cannot be reached.") from error
+        self._sandboxes.add(sandbox)
+        return sandbox
+
+    async def _opened(self, sandbox: Sandbox) -> bool:
+        """Wait for a sandbox to stand; it is closed when it does not or nobody waits any more."""
+        try:
+            await asyncio.to_thread(sandbox.runtime.mkdir, 0o700)
+            if await sandbox.opened():
+                return True
+        except OSError as error:
+            await sandbox.aclose()
+            raise KernelStartFailed("A runtime directory could not be made.") from error
+        except asyncio.CancelledError:
+            await sandbox.aclose()
+            raise
+        await sandbox.aclose()
+        return False
+
+    async def _living_zygote(self) -> ZygoteProcess:
+        while self._closed or not self.zygote.alive:
+            if self._closed:
+                raise ShuttingDown("The server is stopping.")
+            if self._restarting is None or self._restarting.done():
+                self._restarting = asyncio.create_task(self._restart())
+            try:
+                await asyncio.shield(self._restarting)
+            except StartError as error:
+                raise KernelStartFailed(str(error), retry_after=1) from error
+        return self.zygote
+
+    async def _restart(self) -> None:
+        old = self.zygote
+        await old.aclose()
+        home = self._runtime / directories.ZYGOTE
+        self.zygote = await ZygoteProcess.start(old.preload, self._paths, home)
+        log.warning("the zygote was started again", extra={"pid": self.zygote.pid})
+
+
+async def _happens(what: Awaitable[object]) -> bool:
+    """Wait for it, for as long as is reasonable."""
+    try:
+        async with asyncio.timeout(PATIENCE):
+            await what
+    except TimeoutError:
+        return False
+    return True
+
+
+def _refused(command: Command, why: str) -> KernelStartFailed:
+    return KernelStartFailed(f"{command.name} could not be started: {why}.")

@@ -1,0 +1,160 @@
+"""The zygote: a warm interpreter that forks an init for each sandbox.
+
+    server ──exec──▶ zygote ──fork──▶ init ──fork──▶ program
+                     imports,         reaps, signals,  becomes a plain interpreter
+                     single-threaded  reports, ends    or executes something else
+
+`main` walks this line in one process image: each step returns in its forked child only, with all
+that the step before needed let go, so that a program starts on an almost empty stack. Walls have
+their places between the steps: namespaces are entered before the init starts, the root is built
+at its start, rights are dropped in the program before it runs.
+
+The zygote holds nothing secret, no thread, no event loop; at the end of its control socket (the
+server is gone, however it went) it leaves.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import importlib
+import os
+import select
+import signal
+import socket
+import sys
+import time
+from typing import NoReturn
+
+from era_kernels.models import JsonObject
+from era_kernels.sandbox import init, program, syscalls, wire
+from era_kernels.sandbox.children import Deaths, children, end_all, reaped
+
+LEAVE = 1.0  # seconds for inits to end by themselves when the server is gone
+
+
+def main() -> None:
+    """Be a zygote, then in its child an init, then in its child a program.
+
+    Called in a fresh interpreter with the control socket's descriptor in `sys.argv[1]`.
+    """
+    control = socket.socket(fileno=int(sys.argv[1]))
+    control.set_inheritable(False)
+    for number in program.IGNORED:
+        signal.signal(number, signal.SIG_IGN)
+    syscalls.prctl(syscalls.PR_SET_CHILD_SUBREAPER, 1)
+    interpreter = _warm_up(control)
+    birth = Zygote(control).serve()
+    launch = init.Init(birth).serve()
+    program.run(launch, interpreter)
+
+
+class Zygote:
+    """The loop: orders in, inits out, and an eye on what dead inits leave behind."""
+
+    def __init__(self, control: socket.socket) -> None:
+        self._control = control
+        self._deaths = Deaths()
+        self._inits: dict[int, int] = {}  # pid → number of the order
+
+    def serve(self) -> socket.socket:
+        """Fork inits until the server is gone; returns in each child, with its control socket."""
+        poll = select.poll()
+        poll.register(self._control, select.POLLIN)
+        poll.register(self._deaths.descriptor, select.POLLIN)
+        while True:
+            ready = {descriptor for descriptor, _ in poll.poll()}
+            if self._deaths.descriptor in ready:
+                self._bury()
+            if self._control.fileno() in ready:
+                received = wire.receive(self._control)
+                if received is None:
+                    _leave()
+                else:
+                    control = self._obey(*received)
+                    if control is not None:
+                        return control
+
+    def _obey(self, message: JsonObject, descriptors: list[int]) -> socket.socket | None:
+        if message["op"] == "kill":
+            for pid, number in self._inits.items():
+                if number == message["number"]:
+                    os.kill(pid, signal.SIGKILL)  # ours and not waited for: it is still the one
+            return None
+        return self._fork(message["number"], descriptors[0])
+
+    def _fork(self, number: int, descriptor: int) -> socket.socket | None:
+        """An init for this order; a socket in the child only."""
+        try:
+            pid = os.fork()
+        except OSError:  # too many processes: the server sees the end of its socket
+            os.close(descriptor)
+            self._tell_gone(number)
+            return None
+        if pid == 0:
+            self._control.close()
+            self._deaths.close()
+            return socket.socket(fileno=descriptor)
+        os.close(descriptor)
+        self._inits[pid] = number
+        return None
+
+    def _bury(self) -> None:
+        """Reap; what inits that were killed left behind became our children, and ends here."""
+        self._deaths.clear()
+        gone = [self._inits.pop(pid) for pid, _ in reaped() if pid in self._inits]
+        end_all(spared=self._inits)
+        for number in gone:
+            self._tell_gone(number)
+
+    def _tell_gone(self, number: int) -> None:
+        with contextlib.suppress(BrokenPipeError):  # the loop is about to see the end, too
+            wire.send(self._control, {"gone": number})
+
+
+def _warm_up(control: socket.socket) -> program.Interpreter:
+    """Import what the server names, and tell it what could not be had."""
+    path = sys.path[1:]  # the first is the working directory, for every interpreter with -c
+    received = wire.receive(control)
+    if received is None:
+        os._exit(0)
+    wish, _ = received
+    sys.path[:] = [*path, *wish["paths"]]
+    failed = {}
+    before = syscalls.descriptors()
+    for module in wish["preload"]:
+        try:
+            importlib.import_module(module)
+        except BaseException as error:  # a broken package must not keep the others from starting
+            failed[module] = repr(error)
+        residue = _residue(before)
+        if residue is not None:
+            wire.send(control, {"module": module, "residue": residue})
+            os._exit(0)
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    gc.collect()
+    gc.freeze()
+    wire.send(control, {"failed": failed})
+    project = __name__.partition(".")[0]
+    modules = [name for name in sys.modules if name.partition(".")[0] == project]
+    return program.Interpreter(path=path, entries=wish["paths"], modules=modules)
+
+
+def _residue(before: set[int]) -> str | None:
+    """What an import left that would be missing or shared in every fork."""
+    if syscalls.threads() > 1:
+        return "threads"
+    if syscalls.descriptors() != before:
+        return "descriptors"
+    return None
+
+
+def _leave() -> NoReturn:
+    """The server is gone: inits see that, too, and end everything; then nothing may be left."""
+    limit = time.monotonic() + LEAVE
+    while children() and time.monotonic() < limit:
+        reaped()
+        time.sleep(0.002)
+    end_all()
+    os._exit(0)

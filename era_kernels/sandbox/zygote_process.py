@@ -1,0 +1,179 @@
+"""The server's handle on the zygote: starts it, orders inits from it, learns of its death."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from era_kernels.errors import StartError
+from era_kernels.models import JsonObject
+from era_kernels.sandbox.channel import Channel, ChannelClosed
+from era_kernels.sandbox.process import Output
+
+log = logging.getLogger(__name__)
+
+READY = 60.0  # seconds for all imports, on a cold and busy disk
+LEAVE = 5.0  # seconds to leave after the end of file
+# Every forked process shows both in /proc/PID/cmdline and /proc/PID/environ, whatever it becomes,
+# so nothing of the server is in them. The last argument is where this very package lies (another
+# copy may be installed); it is off the path again before anything else is imported.
+_BOOT = (
+    "import sys; sys.path.insert(0, sys.argv[2]); import era_kernels; del sys.path[0]; "
+    "from era_kernels.sandbox.zygote import main; main()"
+)
+_ROOT = Path(__file__).parents[2]
+
+
+class ZygoteProcess:
+    """One zygote: a process in a session of its own that is warm and forks inits on request."""
+
+    def __init__(self, popen: subprocess.Popen[bytes], end: socket.socket, words: int) -> None:
+        """`words`: the read end of what the zygote writes to its descriptors 1 and 2."""
+        self.pid = popen.pid
+        self.preload: list[str] = []  # what it was asked to import and did, or could not find
+        self._popen = popen
+        self._words = Output(words)
+        self._ready: asyncio.Future[JsonObject] = asyncio.get_running_loop().create_future()
+        self._gone: dict[int, asyncio.Event] = {}
+        self._last_number = 0
+        self._leaving = False
+        self._reaping: asyncio.Task[None] | None = None
+        self._reaped = asyncio.Event()
+        self._control = Channel(end, self._on_message, self._on_end)
+
+    @classmethod
+    async def start(
+        cls, preload: Sequence[str], paths: Sequence[Path], home: Path
+    ) -> ZygoteProcess:
+        """A zygote that has imported the modules of `preload`, with `paths` to find them.
+
+        A module that cannot be imported, or that leaves threads or descriptors behind, which no
+        fork survives, is left out and logged. `home` is where imports may write their caches.
+        Raises StartError.
+        """
+        wanted = list(preload)
+        while True:
+            zygote = cls(*await asyncio.to_thread(_launch, home))
+            try:
+                ready = await zygote._prepare(wanted, paths)
+            except BaseException:
+                await zygote.aclose()
+                raise
+            if "residue" not in ready:
+                zygote.preload = wanted
+                return zygote
+            await zygote.aclose()
+            wanted.remove(ready["module"])
+
+    @property
+    def alive(self) -> bool:
+        """Whether inits can be ordered."""
+        return self._reaping is None and not self._leaving
+
+    def order(self, control: socket.socket) -> tuple[int, asyncio.Event]:
+        """Have an init forked that listens on `control`, which is closed here.
+
+        Returns the order's number and an event that is set when the init and everything it left
+        behind are dead, or nobody can know any more because the zygote is dead itself.
+        Raises ChannelClosed when the zygote is.
+        """
+        self._last_number += 1
+        gone = asyncio.Event()
+        self._control.send({"op": "open", "number": self._last_number}, [control.detach()])
+        self._gone[self._last_number] = gone
+        return self._last_number, gone
+
+    def kill(self, number: int) -> None:
+        """End an init that does not end by itself; its event tells when it is done."""
+        if self.alive and number in self._gone:
+            self._control.send({"op": "kill", "number": number})
+
+    async def aclose(self) -> None:
+        """The zygote has left, or was killed, when this returns; a second call is fine."""
+        self._leaving = True
+        self._control.finish()
+        try:
+            async with asyncio.timeout(LEAVE):
+                await self._reaped.wait()
+        except TimeoutError:
+            self._popen.kill()
+            await self._reaped.wait()
+        self._words.close()
+
+    async def _prepare(self, preload: Sequence[str], paths: Sequence[Path]) -> JsonObject:
+        self._control.send({"preload": list(preload), "paths": [str(path) for path in paths]})
+        try:
+            async with asyncio.timeout(READY):
+                ready = await self._ready
+        except (TimeoutError, ChannelClosed) as error:
+            self._words.drain()
+            raise StartError(
+                "The process that forks kernels could not start. Its last words: "
+                + self._words.tail().decode(errors="replace")
+            ) from error
+        if "residue" in ready:
+            log.warning(
+                "not preloaded: it leaves what no fork survives",
+                extra={"preload": ready["module"], "residue": ready["residue"]},
+            )
+        for module, reason in ready.get("failed", {}).items():
+            log.warning("not preloaded", extra={"preload": module, "reason": reason})
+        return ready
+
+    def _on_message(self, message: JsonObject) -> None:
+        if "gone" in message:
+            self._gone.pop(message["gone"]).set()
+        elif not self._ready.done():
+            self._ready.set_result(message)
+
+    def _on_end(self) -> None:
+        if not self._leaving:
+            log.error("the zygote died", extra={"pid": self.pid})
+        if not self._ready.done():
+            self._ready.set_exception(ChannelClosed())
+        self._reaping = asyncio.create_task(self._reap())
+
+    async def _reap(self) -> None:
+        """Wait for the process, which has closed its socket, so that it cannot last."""
+        try:
+            await asyncio.to_thread(self._popen.wait, LEAVE)
+        except subprocess.TimeoutExpired:
+            self._popen.kill()
+            await asyncio.to_thread(self._popen.wait)
+        for gone in self._gone.values():
+            gone.set()
+        self._gone.clear()
+        self._words.close()
+        self._reaped.set()
+
+
+def _launch(home: Path) -> tuple[subprocess.Popen[bytes], socket.socket, int]:
+    """Execute the zygote (blocking): the process, the server's socket, the pipe of its words."""
+    mine, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    read, write = os.pipe2(os.O_CLOEXEC)
+    try:
+        popen = subprocess.Popen(
+            [sys.executable, "-c", _BOOT, str(theirs.fileno()), str(_ROOT)],
+            # Without a locale the interpreter would go into UTF-8 mode, which programs can see.
+            env={"PATH": os.defpath, "LANG": "C.UTF-8", "HOME": str(home)},
+            cwd="/",
+            stdin=subprocess.DEVNULL,
+            stdout=write,
+            stderr=write,
+            pass_fds=[theirs.fileno()],
+            start_new_session=True,
+        )
+    except OSError as error:
+        mine.close()
+        os.close(read)
+        raise StartError(f"The interpreter {sys.executable} could not be executed.") from error
+    finally:
+        theirs.close()
+        os.close(write)
+    return popen, mine, read

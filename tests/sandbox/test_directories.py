@@ -1,0 +1,57 @@
+"""Runtime directories: short enough for sockets, gone with all that code left in them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from era_kernels.errors import StartError
+from era_kernels.sandbox import directories
+from tests.sandbox.house import short_directory
+
+
+def test_a_base_is_made_for_its_owner_only() -> None:
+    """prepare makes what is missing, with mode 0700, and takes what is there."""
+    with short_directory() as root:
+        base = directories.prepare(root / "run")
+        assert base.stat().st_mode & 0o777 == 0o700
+        assert directories.prepare(base) == base
+
+
+def test_a_base_that_is_too_long_is_refused() -> None:
+    """A path that leaves no room for a socket is a StartError that says what to do."""
+    with pytest.raises(StartError, match="choose a shorter one"):
+        directories.prepare(Path("/tmp") / ("x" * 90))
+
+
+def test_a_base_that_cannot_be_made_is_refused() -> None:
+    """The system's reason is told."""
+    with pytest.raises(StartError, match="Not a directory"):
+        directories.prepare(Path("/etc/passwd/x"))
+
+
+def test_whatever_code_left_is_removed() -> None:
+    """Unwritable directories and links do not keep a directory, and links are not followed."""
+    with short_directory() as root:
+        (root / "outside").mkdir(mode=0o500)
+        (root / "outside" / "file").touch()
+        target = root / "victim"
+        deep = target / "a" / "b"
+        deep.mkdir(parents=True)
+        (deep / "file").touch()
+        (deep / "link").symlink_to(root / "outside")
+        (target / "broken").symlink_to("/does/not/exist")
+        deep.chmod(0o000)
+        (target / "a").chmod(0o000)
+        directories.remove(target)
+        assert not target.exists()
+        assert (root / "outside" / "file").exists()
+        assert (root / "outside").stat().st_mode & 0o777 == 0o500
+        directories.remove(target)  # nothing there: nothing to do
+
+
+def test_what_cannot_be_removed_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    """A directory that stays is told of, and stops nobody from closing."""
+    directories.remove(Path("/proc/self/fd"))
+    assert caplog.messages == ["a runtime directory remains"]

@@ -1,0 +1,153 @@
+"""Outputs: always drained, bounded in memory, streamed to whoever reads."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from era_kernels.models import Ending
+from era_kernels.sandbox.process import AHEAD, TAIL, Output
+from tests.sandbox.house import one, shell
+
+Pipe = tuple[Output, int]
+
+
+def piped(test: Callable[[Output, int], Awaitable[None]]) -> None:
+    """Run the body of a test with an output and the write end of its pipe."""
+
+    async def body() -> None:
+        read, write = os.pipe()
+        output = Output(read)
+        await test(output, write)
+        output.close()
+        output.close()
+
+    asyncio.run(body())
+
+
+def test_the_tail_is_what_was_written_last() -> None:
+    """However much comes, the last 64 KiB are kept, and not much more is held."""
+
+    async def body(output: Output, write: int) -> None:
+        text = b"".join(b"%09d\n" % number for number in range(200_000))
+
+        def fill() -> None:
+            rest = text
+            while rest:
+                rest = rest[os.write(write, rest) :]
+            os.close(write)
+
+        await asyncio.to_thread(fill)
+        async for _ in output:
+            pass
+        assert output.tail() == text[-TAIL:]
+        assert not output.open
+
+    piped(body)
+
+
+def test_a_consumer_gets_every_byte() -> None:
+    """Iteration starts with what was kept and ends when every writer is gone."""
+
+    async def body(output: Output, write: int) -> None:
+        os.write(write, b"early ")
+        await asyncio.sleep(0.02)
+        seen = []
+
+        async def consume() -> None:
+            seen.extend([chunk async for chunk in output])
+
+        consumer = asyncio.ensure_future(consume())
+        await asyncio.sleep(0.02)
+        os.write(write, b"late")
+        os.close(write)
+        await asyncio.wait_for(consumer, 5)
+        assert b"".join(seen) == b"early late"
+
+    piped(body)
+
+
+def test_there_is_one_consumer() -> None:
+    """A second one at the same time is an error, a second one after the first is not."""
+
+    async def body(output: Output, write: int) -> None:
+        os.write(write, b"x")
+        first = output.__aiter__()
+        assert await anext(first) == b"x"
+        with pytest.raises(RuntimeError):
+            await anext(output.__aiter__())
+        await first.aclose()  # type: ignore[attr-defined]
+        assert await anext(output.__aiter__()) == b"x"
+        os.close(write)
+
+    piped(body)
+
+
+def test_a_slow_consumer_slows_the_process() -> None:
+    """Memory is bounded: who does not take what it asked for makes the writer wait."""
+
+    async def body() -> None:
+        async with one() as sandbox:
+            process = await sandbox.spawn(shell("head -c 20000000 /dev/zero; echo done >&2"))
+            stream = process.stdout.__aiter__()
+            count = len(await anext(stream))
+            await asyncio.sleep(0.3)
+            assert process.running
+            assert process.stderr.tail() == b""
+            largest = 0
+            async for chunk in stream:
+                count += len(chunk)
+                largest = max(largest, len(chunk))
+            assert count == 20_000_000
+            assert largest <= AHEAD + 64 * 1024
+            assert await process.ended == Ending(code=0)
+
+    asyncio.run(body())
+
+
+def test_nobody_has_to_read() -> None:
+    """A process that writes megabytes to descriptors that nobody reads goes on."""
+
+    async def body() -> None:
+        async with one() as sandbox:
+            process = await sandbox.spawn(
+                shell("head -c 5000000 /dev/zero; head -c 5000000 /dev/zero >&2; echo end >&2")
+            )
+            assert await asyncio.wait_for(process.ended, 10) == Ending(code=0)
+            assert process.stderr.tail().endswith(b"end\n")
+            assert len(process.stdout.tail()) == TAIL
+
+    asyncio.run(body())
+
+
+def test_last_words_are_there_when_the_ending_is() -> None:
+    """What was written before the death is in the tail as soon as the death is told."""
+
+    async def body() -> None:
+        async with one() as sandbox:
+            for _ in range(20):
+                process = await sandbox.spawn(shell("echo last words >&2; kill -KILL $$"))
+                await process.ended
+                assert process.stderr.tail() == b"last words\n"
+
+    asyncio.run(body())
+
+
+def test_a_daemon_keeps_an_output_open_and_the_sandbox_closes_it() -> None:
+    """Iteration goes on as long as anybody may write, and ends with the sandbox."""
+
+    async def body() -> None:
+        async with one() as sandbox:
+            process = await sandbox.spawn(shell("(sleep 0.2; echo later; sleep 600) & echo now"))
+            await process.ended
+            stream = process.stdout.__aiter__()
+            assert await anext(stream) == b"now\n"
+            assert await asyncio.wait_for(anext(stream), 10) == b"later\n"
+            await sandbox.aclose()
+            with pytest.raises(StopAsyncIteration):
+                await anext(stream)
+
+    asyncio.run(body())

@@ -1,0 +1,115 @@
+"""The zygote: warm, single-threaded, and without anything of the server."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from tests.sandbox.house import (
+    ENTRIES,
+    descriptors,
+    new,
+    one,
+    opened,
+    outcome,
+    program,
+    shell,
+    short_directory,
+)
+
+
+def test_what_is_preloaded_is_there_at_once() -> None:
+    """Forked programs find preloaded modules imported, from the entries' directories too."""
+
+    async def body() -> None:
+        async with opened(["fractions", "sandbox_entry"]) as sandboxes:
+            sandbox = await new(sandboxes)
+            code = "import sys; print('fractions' in sys.modules, 'sandbox_entry' in sys.modules)"
+            assert (await outcome(sandbox, program(code)))[1] == "True True\n"
+
+    asyncio.run(body())
+
+
+def test_a_module_that_leaves_threads_is_not_preloaded(caplog: pytest.LogCaptureFixture) -> None:
+    """Threads or descriptors of an import would be missing in forks: left out, and logged."""
+    bad = {
+        "leaves_thread": "import threading, time\n"
+        "threading.Thread(target=time.sleep, args=(600,), daemon=True).start()",
+        "leaves_descriptor": "import os\nos.open('/dev/null', os.O_RDONLY)",
+        "is_broken": "1 / 0",
+        "exits": "raise SystemExit(3)",
+        "is_good": "",
+    }
+
+    async def body(directory: Path) -> None:
+        async with opened([*bad, "not_there_at_all"], (ENTRIES, directory)) as sandboxes:
+            sandbox = await new(sandboxes)
+            code = f"import sys; print(*[name for name in {list(bad)} if name in sys.modules])"
+            assert (await outcome(sandbox, program(code)))[1] == "is_good\n"
+            os.kill(sandboxes.zygote.pid, signal.SIGKILL)
+            await asyncio.sleep(0.1)
+            assert (await outcome(await new(sandboxes), program(code)))[1] == "is_good\n"
+
+    with short_directory() as directory, caplog.at_level(logging.WARNING):
+        for name, text in bad.items():
+            (directory / f"{name}.py").write_text(text)
+        asyncio.run(body(directory))
+    told = {record.__dict__.get("preload"): record for record in caplog.records}
+    assert told["leaves_thread"].__dict__["residue"] == "threads"
+    assert told["leaves_descriptor"].__dict__["residue"] == "descriptors"
+    assert "ZeroDivisionError" in told["is_broken"].__dict__["reason"]
+    assert told.keys() - {None} == {*bad, "not_there_at_all"} - {"is_good"}
+
+
+def test_nothing_of_the_server_is_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server's environment is in no forked process, not even in /proc."""
+    monkeypatch.setenv("ERA_API_TOKENS", "very-secret-token")
+    read = "print(*[open(f'/proc/self/{name}').read() for name in ('environ', 'cmdline')])"
+
+    async def body() -> None:
+        async with one() as sandbox:
+            _, out, _ = await outcome(sandbox, program(read))
+            assert "-c" in out
+            assert "very-secret-token" not in out
+            _, out, _ = await outcome(sandbox, shell("cat /proc/$PPID/environ; env"))
+            assert "very-secret-token" not in out
+
+    asyncio.run(body())
+
+
+def test_it_holds_nothing_but_its_socket() -> None:
+    """One thread, the three standard descriptors, the control socket and the wake-up pipe."""
+
+    async def body() -> None:
+        async with opened() as sandboxes:
+            pid = sandboxes.zygote.pid
+            for _ in range(3):
+                await new(sandboxes)
+            assert len(list(Path(f"/proc/{pid}/task").iterdir())) == 1
+            assert descriptors(pid) == 3 + 1 + 2
+            assert Path(f"/proc/{pid}/cwd").readlink() == Path("/")
+            assert os.getsid(pid) == pid
+
+    asyncio.run(body())
+
+
+def test_an_init_holds_nothing_but_its_socket() -> None:
+    """No descriptor of the zygote or of other sandboxes is open in an init."""
+
+    async def body() -> None:
+        async with opened() as sandboxes:
+            await new(sandboxes)
+            sandbox = await new(sandboxes)
+            process = await sandbox.spawn(shell("sleep 600"))
+            assert sandbox.pid is not None
+            assert descriptors(sandbox.pid) == 3 + 1 + 2
+            assert process.pid is not None
+            assert os.getsid(process.pid) == process.pid
+            await asyncio.sleep(0)
+
+    asyncio.run(body())
