@@ -4,17 +4,21 @@ EraError                      500 INTERNAL_ERROR
 ├── InvalidRequest            400 INVALID_REQUEST
 │   ├── InvalidJson           400 INVALID_JSON
 │   ├── InvalidId             400 INVALID_ID
+│   ├── InvalidPath           400 INVALID_PATH
 │   └── UnsupportedLanguage   400 UNSUPPORTED_LANGUAGE
 ├── Unauthorized              401 UNAUTHORIZED
 ├── Forbidden                 403 FORBIDDEN
 ├── NotFound                  404 NOT_FOUND
 │   ├── SessionNotFound       404 SESSION_NOT_FOUND
-│   └── ExecutionNotFound     404 EXECUTION_NOT_FOUND
+│   ├── ExecutionNotFound     404 EXECUTION_NOT_FOUND
+│   └── FileNotFound          404 FILE_NOT_FOUND
 ├── MethodNotAllowed          405 METHOD_NOT_ALLOWED
 ├── Conflict                  409 CONFLICT
 │   ├── SessionExists         409 SESSION_EXISTS
 │   └── NotEnforceable        409 NOT_ENFORCEABLE
+├── PreconditionFailed        412 PRECONDITION_FAILED
 ├── TooLarge                  413 TOO_LARGE
+│   └── QuotaExceeded         413 QUOTA_EXCEEDED
 ├── QueueFull                 429 QUEUE_FULL
 ├── RangeNotSatisfiable       416 RANGE_NOT_SATISFIABLE
 ├── StorageFailed             500 STORAGE_FAILED
@@ -74,6 +78,10 @@ class InvalidId(InvalidRequest):
     code, title = "INVALID_ID", "Invalid id"
 
 
+class InvalidPath(InvalidRequest):
+    code, title = "INVALID_PATH", "Invalid path"
+
+
 class UnsupportedLanguage(InvalidRequest):
     code, title = "UNSUPPORTED_LANGUAGE", "Unsupported language"
 
@@ -98,6 +106,10 @@ class ExecutionNotFound(NotFound):
     code, title = "EXECUTION_NOT_FOUND", "Execution not found"
 
 
+class FileNotFound(NotFound):
+    code, title = "FILE_NOT_FOUND", "File not found"
+
+
 class MethodNotAllowed(EraError):
     status, code, title = 405, "METHOD_NOT_ALLOWED", "Method not allowed"
 
@@ -114,8 +126,16 @@ class NotEnforceable(Conflict):
     code, title = "NOT_ENFORCEABLE", "Not enforceable"
 
 
+class PreconditionFailed(EraError):
+    status, code, title = 412, "PRECONDITION_FAILED", "Precondition failed"
+
+
 class TooLarge(EraError):
     status, code, title = 413, "TOO_LARGE", "Too large"
+
+
+class QuotaExceeded(TooLarge):
+    code, title = "QUOTA_EXCEEDED", "Quota exceeded"
 
 
 class RangeNotSatisfiable(EraError):
@@ -156,3 +176,7 @@ class ShuttingDown(Unavailable):
 
 class StartError(Exception):
     """The server or a command cannot start; the text is a sentence that says what to do."""
+
+
+class InvalidSetting(StartError):
+    """A setting is wrong; the text names it, where its value came from and what it must be."""

@@ -1,0 +1,1 @@
+"""Everything that knows the disk: the data directory, SQLite, event logs, workspaces."""

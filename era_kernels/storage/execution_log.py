@@ -1,0 +1,238 @@
+"""Executions as they are kept: an append-only log of events each, and an index of them all."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import Iterable, Sequence
+from functools import partial
+from pathlib import Path
+
+from era_kernels.errors import ExecutionNotFound, StorageFailed
+from era_kernels.models import Event, Execution, Recorded, now
+from era_kernels.storage import execution_rows, log_repair
+from era_kernels.storage.log_index import LogIndex, index_path
+from era_kernels.storage.log_lines import Header, Line, encode, encode_header, pieces
+from era_kernels.storage.log_reader import LogReader
+from era_kernels.storage.sqlite import Database
+from era_kernels.storage.threads import Lane, Threads
+
+log = logging.getLogger(__name__)
+
+APPENDERS = 4  # threads that write to logs
+READERS = 4  # threads that read logs, and index or remove them
+GROUP = 1 << 20  # bytes that are written at once
+
+__all__ = ["ExecutionLog", "ExecutionStore"]
+
+
+class ExecutionLog(LogReader):
+    """The log of a live execution: one appends, any number read meanwhile."""
+
+    def __init__(
+        self, path: Path, file: int, index: LogIndex, appenders: Threads, readers: Threads
+    ) -> None:
+        super().__init__(path, index, readers)
+        self._file = file
+        self._lane = Lane(appenders)
+
+    async def append(self, events: Sequence[Event]) -> list[Recorded]:
+        """Write events, in the order of the calls; how they stand in the log.
+
+        All or nothing. Raises StorageFailed, InsufficientStorage; the log stays whole then, and
+        the next append may succeed.
+        """
+        return await self._lane.run(self._append, events)
+
+    async def aclose(self) -> None:
+        """No more appends; readers may go on. A second call is fine."""
+        if self._lane.busy or self._index.worth_saving:
+            await self._lane.run(self._close)
+        else:
+            # Closing a small file waits for nothing, and a hop to a thread costs more than this.
+            self._close()
+
+    # ------------------------------------------------------------ in a thread, one at a time
+
+    def _append(self, events: Iterable[Event]) -> list[Recorded]:
+        if self._file < 0:
+            raise StorageFailed("The log of this execution is closed.")
+        time, first = now(), self._index.last_seq + 1
+        recorded = [Recorded(first + n, time, event) for n, event in enumerate(pieces(events))]
+        try:
+            lines = self._write(recorded)
+        except BaseException:
+            os.ftruncate(self._file, self._index.size)
+            raise
+        for line in lines:
+            self._index.add(line)
+        return recorded
+
+    def _write(self, recorded: Iterable[Recorded]) -> list[Line]:
+        """A group of lines at a time, so that what is long is never encoded as a whole."""
+        lines: list[Line] = []
+        group: list[bytes] = []
+        offset, size = self._index.size, 0
+        for one in recorded:
+            data, line = encode(one)
+            lines.append(line)
+            group.append(data)
+            size += len(data)
+            if size >= GROUP:
+                offset = _write_all(self._file, b"".join(group), offset)
+                group, size = [], 0
+        _write_all(self._file, b"".join(group), offset)
+        return lines
+
+    def _close(self) -> None:
+        file, self._file = self._file, -1
+        if file >= 0:
+            os.close(file)
+            if self._index.worth_saving:
+                self._index.save(self._path)
+
+
+class ExecutionStore:
+    """Opens, lists and drops executions. `sessions` is where the sessions' directories are.
+
+    Rows of the index are written without waiting, for the log is what must not be lost; reads
+    wait for them.
+    """
+
+    def __init__(self, database: Database, sessions: Path) -> None:
+        self._database = database
+        self._sessions = sessions
+        self._appenders = Threads("log", APPENDERS)
+        self._readers = Threads("log-reader", READERS)
+
+    async def create(
+        self, execution: Execution, directory: str, language: str, indexed: bool = True
+    ) -> ExecutionLog:
+        """The log of a new execution. `indexed`: it is listed, as long as its session exists.
+
+        Raises StorageFailed, InsufficientStorage.
+        """
+        path = self._path(directory, execution.id)
+        header = encode_header(Header(execution.code, language, execution.created_at))
+        file = await self._appenders.run(_create, path, header)
+        if indexed:
+            self._database.write_soon(partial(execution_rows.insert, execution, directory))
+        return ExecutionLog(path, file, LogIndex(len(header)), self._appenders, self._readers)
+
+    def update_soon(self, execution: Execution, log: ExecutionLog | None = None) -> None:
+        """Store what changed of an execution, and how large its log is; where it is indexed."""
+        size = None if log is None else log.size
+        self._database.write_soon(partial(execution_rows.update, execution, size))
+
+    async def get(self, session_id: str, execution_id: str) -> Execution:
+        """Raises ExecutionNotFound."""
+        await self._database.settled()
+        found = await self._database.read(partial(execution_rows.select, session_id, execution_id))
+        if found is None:
+            raise ExecutionNotFound(f"There is no execution {execution_id}.", id=execution_id)
+        return found
+
+    async def list_executions(
+        self, session_id: str, limit: int | None = None, offset: int = 0
+    ) -> tuple[list[Execution], int]:
+        """Executions of a session, oldest first, and how many there are."""
+        await self._database.settled()
+        return await self._database.read(partial(execution_rows.listed, session_id, limit, offset))
+
+    async def open_log(self, directory: str, execution_id: str) -> LogReader:
+        """The log of an execution that is not live. Raises ExecutionNotFound, StorageFailed."""
+        path = self._path(directory, execution_id)
+        return LogReader(path, await self._readers.run(_index, path), self._readers)
+
+    async def trim(self, session_id: str, directory: str, keep: int, keep_bytes: int) -> None:
+        """Drop the oldest executions beyond so many, or so many bytes together.
+
+        Never the newest, nor one that has not finished. Nobody waits for it to happen.
+        """
+        work = partial(execution_rows.trim, session_id, directory, keep, keep_bytes)
+        self._database.write_soon(work, partial(self._unlink_soon, directory))
+
+    async def close_unfinished(self) -> None:
+        """After a start: executions that a former server left open get an honest end.
+
+        Does no harm when it is repeated, or killed at any point.
+        """
+        await self._database.settled()
+        sessions = await self._database.read(execution_rows.session_ids)
+        for directory, session_id in sessions.items():
+            await self._adopt(directory, session_id)
+        for execution_id in await self._database.read(execution_rows.unfinished_ids):
+            left = await self._database.read(partial(execution_rows.unfinished, execution_id))
+            path = self._path(left.directory, execution_id)
+            execution, size = await self._readers.run(log_repair.closed, path, left)
+            await self._database.write(partial(execution_rows.update, execution, size))
+
+    async def aclose(self) -> None:
+        """After the last log is closed; a second call is fine."""
+        for threads in (self._appenders, self._readers):
+            await asyncio.to_thread(threads.close)
+
+    async def _adopt(self, directory: str, session_id: str) -> None:
+        """List the logs whose rows were lost in a crash, as executions that did not finish."""
+        logs = await self._readers.run(log_repair.log_ids, self._path(directory, "").parent)
+        if not logs:
+            return
+        known = await self._database.read(partial(execution_rows.ids, session_id))
+        for execution_id in sorted(logs - known):
+            path = self._path(directory, execution_id)
+            execution = await self._readers.run(log_repair.execution_of, path, session_id)
+            if execution is None:
+                _unlink([path])
+            else:
+                await self._database.write(partial(execution_rows.insert, execution, directory))
+
+    def _unlink_soon(self, directory: str, execution_ids: Sequence[str]) -> None:
+        if execution_ids:
+            paths = [self._path(directory, id) for id in execution_ids]  # noqa: A001
+            self._readers.hand_over(_unlink, paths)
+
+    def _path(self, directory: str, execution_id: str) -> Path:
+        return self._sessions / directory / "executions" / f"{execution_id}.jsonl"
+
+
+def _create(path: Path, header: bytes) -> int:
+    """A new log's descriptor. Raises OSError; nothing is left of it then."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        file = os.open(path, flags, 0o600)
+    except FileNotFoundError:
+        path.parent.mkdir(mode=0o700)
+        file = os.open(path, flags, 0o600)
+    try:
+        _write_all(file, header, 0)
+    except OSError:
+        os.close(file)
+        path.unlink()
+        raise
+    return file
+
+
+def _write_all(file: int, data: bytes, offset: int) -> int:
+    """The offset after the data. A disk that fills up writes a part first. Raises OSError."""
+    written = 0
+    while written < len(data):
+        written += os.pwrite(file, data[written:] if written else data, offset + written)
+    return offset + written
+
+
+def _index(path: Path) -> LogIndex:
+    try:
+        return LogIndex.of(path)
+    except FileNotFoundError as error:
+        raise ExecutionNotFound("The log of this execution is gone.", id=path.stem) from error
+
+
+def _unlink(paths: Iterable[Path]) -> None:
+    """Remove logs and their indexes; what remains is swept with its session."""
+    for path in paths:
+        for file in (path, index_path(path)):
+            try:
+                file.unlink(missing_ok=True)
+            except OSError as error:
+                log.warning("a log remains", extra={"log": path.name, "why": str(error)})

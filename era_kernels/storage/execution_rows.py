@@ -1,0 +1,148 @@
+"""The index of executions, as rows: what the database's threads do for `ExecutionStore`."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from era_kernels.models import Execution, ExecutionStatus, JsonObject
+from era_kernels.storage.rows import time_from, time_text
+
+_EXECUTION = "id, session_id, code, created_at, status, started_at, finished_at, exit_code, cause"
+
+
+@dataclass(frozen=True, slots=True)
+class Unfinished:
+    """An execution that a former server left open, and what is known of its session."""
+
+    execution: Execution
+    directory: str
+    language: str
+    kernel_generation: int
+    data: JsonObject
+
+
+def insert(execution: Execution, directory: str, connection: sqlite3.Connection) -> None:
+    """List an execution, unless its session is gone: a new one may have its id by now."""
+    connection.execute(
+        f"INSERT OR IGNORE INTO executions ({_EXECUTION}, directory, size) "
+        "SELECT :id, :session_id, :code, :created_at, :status, :started_at, :finished_at, "
+        ":exit_code, :cause, :directory, 0 "
+        "WHERE EXISTS (SELECT 1 FROM sessions WHERE directory = :directory)",
+        {**_values(execution), "directory": directory},
+    )
+
+
+def update(execution: Execution, size: int | None, connection: sqlite3.Connection) -> None:
+    """Store everything that may change; `size` of the log in bytes where it is known."""
+    connection.execute(
+        "UPDATE executions SET status = :status, started_at = :started_at, "
+        "finished_at = :finished_at, exit_code = :exit_code, cause = :cause, "
+        "size = coalesce(:size, size) WHERE id = :id",
+        {**_values(execution), "size": size},
+    )
+
+
+def select(session_id: str, execution_id: str, connection: sqlite3.Connection) -> Execution | None:
+    row = connection.execute(
+        f"SELECT {_EXECUTION} FROM executions WHERE id = ? AND session_id = ?",
+        (execution_id, session_id),
+    ).fetchone()
+    return None if row is None else _execution(row)
+
+
+def listed(
+    session_id: str, limit: int | None, offset: int, connection: sqlite3.Connection
+) -> tuple[list[Execution], int]:
+    """Oldest first, and how many there are."""
+    (total,) = connection.execute(
+        "SELECT count(*) FROM executions WHERE session_id = ?", (session_id,)
+    ).fetchone()
+    rows = connection.execute(
+        f"SELECT {_EXECUTION} FROM executions WHERE session_id = ? "
+        "ORDER BY created_at, rowid LIMIT ? OFFSET ?",
+        (session_id, -1 if limit is None else limit, offset),
+    )
+    return [_execution(row) for row in rows], total
+
+
+def trim(
+    session_id: str, directory: str, keep: int, keep_bytes: int, connection: sqlite3.Connection
+) -> list[str]:
+    """Delete the oldest rows beyond what is kept; their ids."""
+    rows = connection.execute(
+        "SELECT id FROM ("
+        "  SELECT id, status, row_number() OVER newer AS place, sum(size) OVER newer AS bytes"
+        "  FROM executions WHERE session_id = :session AND directory = :directory"
+        "  WINDOW newer AS (ORDER BY created_at DESC, rowid DESC)"
+        ") WHERE place > 1 AND status = 'finished' AND (place > :keep OR bytes > :keep_bytes)",
+        {
+            "session": session_id,
+            "directory": directory,
+            "keep": keep,
+            "keep_bytes": keep_bytes,
+        },
+    ).fetchall()
+    connection.executemany("DELETE FROM executions WHERE id = ?", rows)
+    return [id for (id,) in rows]  # noqa: A001 - the column's name
+
+
+# ---------------------------------------------------------------- after a start
+
+
+def session_ids(connection: sqlite3.Connection) -> dict[str, str]:
+    """Directory → session id, for every session."""
+    return dict(connection.execute("SELECT directory, id FROM sessions"))
+
+
+def ids(session_id: str, connection: sqlite3.Connection) -> set[str]:
+    """The ids of a session's executions."""
+    rows = connection.execute("SELECT id FROM executions WHERE session_id = ?", (session_id,))
+    return {id for (id,) in rows}  # noqa: A001 - the column's name
+
+
+def unfinished_ids(connection: sqlite3.Connection) -> list[str]:
+    """The executions that are queued or running."""
+    rows = connection.execute(
+        "SELECT executions.id FROM executions JOIN sessions USING (directory) "
+        "WHERE status != 'finished' ORDER BY executions.created_at, executions.rowid"
+    )
+    return [id for (id,) in rows]  # noqa: A001 - the column's name
+
+
+def unfinished(execution_id: str, connection: sqlite3.Connection) -> Unfinished:
+    """One of `unfinished_ids`, with what closing it needs."""
+    names = ", ".join(f"executions.{name}" for name in _EXECUTION.split(", "))
+    *row, directory, language, generation, data = connection.execute(
+        f"SELECT {names}, executions.directory, language, kernel_generation, data "
+        "FROM executions JOIN sessions USING (directory) WHERE executions.id = ?",
+        (execution_id,),
+    ).fetchone()
+    return Unfinished(_execution(row), directory, language, generation, json.loads(data))
+
+
+# ---------------------------------------------------------------- columns
+
+
+def _values(execution: Execution) -> Mapping[str, Any]:
+    return {
+        "id": execution.id,
+        "session_id": execution.session_id,
+        "code": execution.code,
+        "created_at": time_text(execution.created_at),
+        "status": execution.status.value,
+        "started_at": time_text(execution.started_at),
+        "finished_at": time_text(execution.finished_at),
+        "exit_code": execution.exit_code,
+        "cause": execution.cause,
+    }
+
+
+def _execution(row: Any) -> Execution:
+    values = dict(zip(_EXECUTION.split(", "), row, strict=True))
+    for name in ("created_at", "started_at", "finished_at"):
+        values[name] = time_from(values[name])
+    return Execution(**{**values, "status": ExecutionStatus(values["status"])})

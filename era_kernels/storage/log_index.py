@@ -1,0 +1,190 @@
+"""The index of one event log: how much it holds, and where to start reading for a place in it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from bisect import bisect_right
+from contextlib import closing
+from operator import itemgetter
+from pathlib import Path
+from typing import NamedTuple
+
+from era_kernels.models import Stderr, Stdout
+from era_kernels.storage.log_lines import Line, measure
+
+log = logging.getLogger(__name__)
+
+STEP = 256 * 1024  # bytes of log from one mark to the next
+CHUNK = 256 * 1024  # bytes that are read at once
+
+
+class Mark(NamedTuple):
+    """At `offset` begins event `seq`; before it there were so many bytes of text."""
+
+    seq: int
+    offset: int
+    stdout: int
+    stderr: int
+
+
+class LogIndex:
+    """Counts the whole lines of a log. One thread adds; others may read meanwhile."""
+
+    def __init__(self, start: int) -> None:
+        """`start` is where the first event begins, after the header."""
+        self.size = start
+        self.last_seq = 0
+        self.text_bytes = {Stdout.type: 0, Stderr.type: 0}
+        self.marks = [Mark(1, start, 0, 0)]
+
+    def add(self, line: Line) -> None:
+        """Count one more line at the end."""
+        if self.size - self.marks[-1].offset >= STEP:
+            self.marks.append(Mark(self.last_seq + 1, self.size, *self.text_bytes.values()))
+        self.last_seq += 1
+        if line.stream is not None:
+            self.text_bytes[line.stream] += line.text_size
+        self.size += line.size
+
+    @property
+    def worth_saving(self) -> bool:
+        """Counting a short log again costs less than one more file."""
+        return len(self.marks) > 1
+
+    def before_event(self, seq: int) -> Mark:
+        """The last mark that is not beyond that event."""
+        return self._mark("seq", seq)
+
+    def before_text(self, stream: str, position: int) -> Mark:
+        """The last mark that is not beyond that byte of a stream's text."""
+        return self._mark(stream, position)
+
+    def _mark(self, field: str, value: int) -> Mark:
+        key = itemgetter(Mark._fields.index(field))
+        return self.marks[max(bisect_right(self.marks, value, key=key) - 1, 0)]
+
+    # ------------------------------------------------------------ on disk (blocking)
+
+    @classmethod
+    def of(cls, path: Path) -> LogIndex:
+        """The index of a log that nobody writes to: as it was saved, else counted and saved.
+
+        It ends before the first line that is torn or wrong. Raises OSError.
+        """
+        saved = _load(path)
+        if saved is not None:
+            return saved
+        index = cls.counted(path)
+        if index.worth_saving:
+            index.save(path)
+        return index
+
+    @classmethod
+    def counted(cls, path: Path) -> LogIndex:
+        """Read the whole log, a chunk at a time."""
+        with closing(Lines(path, 0)) as lines:
+            end = lines.file_size()
+            batch = lines.take(end)
+            index = cls(len(batch[0]) if batch else 0)
+            batch = batch[1:] or lines.take(end)
+            while batch:
+                for line in batch:
+                    try:
+                        index.add(measure(line, index.last_seq + 1))
+                    except ValueError as error:
+                        log.warning("a log is torn", extra={"log": path.name, "why": str(error)})
+                        return index
+                batch = lines.take(end)
+        return index
+
+    def save(self, path: Path) -> None:
+        """Keep it beside a finished log; best effort, for it can be counted again."""
+        values = {
+            "size": self.size,
+            "last_seq": self.last_seq,
+            "text_bytes": self.text_bytes,
+            "marks": self.marks,
+        }
+        try:
+            index_path(path).write_text(json.dumps(values))
+        except OSError as error:
+            log.warning("an index was not saved", extra={"log": path.name, "why": str(error)})
+
+
+def _load(path: Path) -> LogIndex | None:
+    """The saved index, if there is one and it fits the log."""
+    try:
+        values = json.loads(index_path(path).read_bytes())
+        index = LogIndex(0)
+        index.size, index.last_seq = values["size"], values["last_seq"]
+        index.text_bytes = {stream: values["text_bytes"][stream] for stream in index.text_bytes}
+        index.marks = [Mark(*mark) for mark in values["marks"]]
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError):  # torn by a crash
+        return None
+    return index if index.size == path.stat().st_size else None
+
+
+def index_path(path: Path) -> Path:
+    """Where the index of that log is kept."""
+    return path.with_suffix(".index")
+
+
+class Lines:
+    """The whole lines of a log from an offset on, a chunk at a time (blocking).
+
+    The file is opened by the first step, so that none is left open when there is no such step.
+    """
+
+    def __init__(self, path: Path, offset: int) -> None:
+        self._path = path
+        self._offset = offset
+        self._file = -1
+
+    def take(self, end: int) -> list[bytes]:
+        """The next lines before that offset, with their newlines; empty at the end.
+
+        Raises OSError.
+        """
+        size = CHUNK
+        while True:
+            data = os.pread(self._opened(), min(size, end - self._offset), self._offset)
+            stop = data.rfind(b"\n") + 1
+            if stop:
+                self._offset += stop
+                return [line + b"\n" for line in data[: stop - 1].split(b"\n")]
+            if len(data) < size:
+                return []
+            size *= 2  # a line that is longer than a chunk
+
+    def file_size(self) -> int:
+        """Raises OSError."""
+        return os.fstat(self._opened()).st_size
+
+    def close(self) -> None:
+        """Called once, as the last step."""
+        if self._file >= 0:
+            os.close(self._file)
+
+    def _opened(self) -> int:
+        if self._file < 0:
+            self._file = os.open(self._path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        return self._file
+
+
+def first_line(path: Path) -> bytes:
+    """The header's line; empty when it is torn. Raises OSError."""
+    with closing(Lines(path, 0)) as lines:
+        return b"".join(lines.take(lines.file_size())[:1])
+
+
+def last_line(path: Path, index: LogIndex) -> bytes:
+    """The line of the last event that the index counts, empty without any. Raises OSError."""
+    line = b""
+    with closing(Lines(path, index.marks[-1].offset)) as lines:
+        while taken := lines.take(index.size):
+            line = taken[-1]
+    return line

@@ -1,0 +1,88 @@
+"""Reads an event log, finished or growing, from any place in it, with bounded memory."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+
+from era_kernels.errors import ExecutionNotFound
+from era_kernels.models import Recorded, Stdout
+from era_kernels.storage.log_index import Lines, LogIndex
+from era_kernels.storage.log_lines import decode, text_in
+from era_kernels.storage.threads import Lane, Threads
+
+
+class LogReader:
+    """A log as readers see it: events and text. A read ends where the log ends at that time."""
+
+    def __init__(self, path: Path, index: LogIndex, threads: Threads) -> None:
+        self._path = path
+        self._index = index
+        self._threads = threads
+
+    @property
+    def size(self) -> int:
+        """Bytes of the log so far."""
+        return self._index.size
+
+    @property
+    def text_bytes(self) -> Mapping[str, int]:
+        """Stream → bytes of its text so far, as UTF-8."""
+        return self._index.text_bytes
+
+    async def read(self, after: int = 0) -> AsyncIterator[list[Recorded]]:
+        """Batches of the events after that sequence number, oldest first.
+
+        Raises ExecutionNotFound when the log is gone, StorageFailed.
+        """
+        lines = Lines(self._path, self._index.before_event(after + 1).offset)
+        lane = Lane(self._threads)
+        try:
+            while batch := await lane.run(_events, lines, self.size):
+                if batch[-1].seq > after:
+                    yield [recorded for recorded in batch if recorded.seq > after]
+        finally:
+            # Nobody waits: the last one to close a deleted log may have to wait for the disk.
+            lane.start(lines.close)
+
+    async def text(
+        self, stream: str, start: int = 0, stop: int | None = None
+    ) -> AsyncIterator[bytes]:
+        """The bytes from `start` to `stop` of a stream's text, in pieces.
+
+        `stop` beyond the text, or None, is its end. Raises ExecutionNotFound, StorageFailed.
+        """
+        total = self.text_bytes[stream]
+        stop = total if stop is None else min(stop, total)
+        mark = self._index.before_text(stream, start)
+        position = mark.stdout if stream == Stdout.type else mark.stderr
+        lines = Lines(self._path, mark.offset)
+        lane = Lane(self._threads)
+        try:
+            while max(position, start) < stop:
+                data = await lane.run(_text, lines, self.size, stream)
+                if data is None:
+                    return
+                piece = data[max(0, start - position) : stop - position]
+                position += len(data)
+                if piece:
+                    yield piece
+        finally:
+            lane.start(lines.close)
+
+
+def _events(lines: Lines, end: int) -> list[Recorded]:
+    return [decode(line) for line in _take(lines, end)]
+
+
+def _text(lines: Lines, end: int, stream: str) -> bytes | None:
+    """The text of the next lines; None at the end."""
+    taken = _take(lines, end)
+    return b"".join(text_in(line, stream) for line in taken) if taken else None
+
+
+def _take(lines: Lines, end: int) -> list[bytes]:
+    try:
+        return lines.take(end)
+    except FileNotFoundError as error:
+        raise ExecutionNotFound("The log of this execution is gone.") from error

@@ -1,0 +1,61 @@
+"""The schema of era.db, step by step; a step that was released is never changed."""
+
+from __future__ import annotations
+
+from sqlite_utils import Database, Migrations
+
+MIGRATIONS = Migrations("era_kernels")
+
+
+@MIGRATIONS()
+def m001_sessions(db: Database) -> None:
+    """Sessions: what may be long stands last, so that lists need not read over it."""
+    db.table("sessions").create(
+        {
+            "id": str,
+            "language": str,
+            "directory": str,
+            "created_at": str,
+            "persistent": int,
+            "last_run_at": str,
+            "default_timeout": float,
+            "allow_internet": int,
+            "allow_public": int,
+            "file_count": int,
+            "total_size": int,
+            "kernel_generation": int,
+            "metadata": str,
+            "data": str,
+        },
+        pk="id",
+        not_null={"language", "directory", "created_at", "metadata", "data"},
+    )
+    db.table("sessions").create_index(["directory"], unique=True)
+    db.table("sessions").create_index(["created_at"])
+    db.table("sessions").create_index(["language", "created_at"])
+
+
+@MIGRATIONS()
+def m002_executions(db: Database) -> None:
+    """The index of executions. `directory` is their session's, which an id alone is not."""
+    db.table("executions").create(
+        {
+            "id": str,
+            "session_id": str,
+            "directory": str,
+            "status": str,
+            "created_at": str,
+            "started_at": str,
+            "finished_at": str,
+            "exit_code": int,
+            "cause": str,
+            "size": int,
+            "code": str,
+        },
+        pk="id",
+        not_null={"session_id", "directory", "status", "created_at", "size", "code"},
+    )
+    db.table("executions").create_index(["session_id", "created_at"])
+    db.execute(
+        "CREATE INDEX executions_unfinished ON executions (status) WHERE status != 'finished'"
+    )

@@ -1,0 +1,162 @@
+"""The sessions' rows: who they are, their data and metadata, and what lists tell of them."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Callable
+from dataclasses import fields
+from functools import partial
+from typing import Any
+
+from era_kernels.errors import SessionExists, SessionNotFound
+from era_kernels.models import Session
+from era_kernels.storage.rows import json_text, time_from, time_text
+from era_kernels.storage.sqlite import Database
+
+COLUMNS = tuple(field.name for field in fields(Session))
+_ALL = ", ".join(COLUMNS)
+# `data` may have a megabyte per session, and lists do without it.
+_LISTED = ", ".join("'{}' AS data" if name == "data" else name for name in COLUMNS)
+
+_TO_COLUMN: dict[str, Callable[[Any], Any]] = {
+    "created_at": time_text,
+    "last_run_at": time_text,
+    "data": json_text,
+    "metadata": json_text,
+}
+_FROM_COLUMN: dict[str, Callable[[Any], Any]] = {
+    "created_at": time_from,
+    "last_run_at": time_from,
+    "data": json.loads,
+    "metadata": json.loads,
+    "persistent": bool,
+    "allow_internet": bool,
+    "allow_public": bool,
+}
+
+
+class SessionStore:
+    """One row per session. Changes name a session by its directory, which no other ever has:
+    what was meant for a deleted session must not reach one that got its id."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def create(self, session: Session) -> None:
+        """Durable when it returns. Raises SessionExists when the id is taken."""
+        await self._database.write(partial(_insert, session))
+
+    async def get(self, id: str) -> Session:  # noqa: A002 - the word of the API
+        """Raises SessionNotFound."""
+        session = await self.find(id)
+        if session is None:
+            raise _not_found(id)
+        return session
+
+    async def find(self, id: str) -> Session | None:  # noqa: A002
+        """The session, if there is one of that id."""
+        await self._database.settled()
+        return await self._database.read(partial(_select, id))
+
+    async def list_sessions(
+        self, limit: int | None = None, offset: int = 0, language: str | None = None
+    ) -> tuple[list[Session], int]:
+        """Sessions with empty `data`, oldest first, and how many there are of that language."""
+        await self._database.settled()
+        return await self._database.read(partial(_list, limit, offset, language))
+
+    async def update(self, session: Session, **changes: object) -> None:
+        """Change fields of that very session, durably. Raises SessionNotFound when it is gone."""
+        if not await self._database.write(partial(_update, session, changes)):
+            raise _not_found(session.id)
+
+    def update_soon(self, session: Session, **changes: object) -> None:
+        """Change fields of that very session, if it is still there, without waiting."""
+        self._database.write_soon(partial(_update, session, changes))
+
+    async def delete(self, id: str) -> Session:  # noqa: A002
+        """Delete a session and the index of its executions. Raises SessionNotFound."""
+        return await self._database.write(partial(_delete, id))
+
+    async def delete_all(self) -> list[Session]:
+        """Delete every session; what was deleted, with empty `data`."""
+        return await self._database.write(_delete_all)
+
+
+def _not_found(id: str) -> SessionNotFound:  # noqa: A002
+    return SessionNotFound(f"There is no session {id}.", id=id)
+
+
+def _columns(values: dict[str, Any]) -> dict[str, Any]:
+    """Fields by name as their columns hold them."""
+    return {
+        name: _TO_COLUMN[name](value) if name in _TO_COLUMN else value
+        for name, value in values.items()
+    }
+
+
+def _session(row: tuple[Any, ...]) -> Session:
+    values = dict(zip(COLUMNS, row, strict=True))
+    for name, convert in _FROM_COLUMN.items():
+        values[name] = convert(values[name])
+    return Session(**values)
+
+
+# ---------------------------------------------------------------- in the database's threads
+
+
+def _insert(session: Session, connection: sqlite3.Connection) -> None:
+    values = _columns({name: getattr(session, name) for name in COLUMNS})
+    marks = ", ".join(f":{name}" for name in COLUMNS)
+    done = connection.execute(
+        f"INSERT INTO sessions ({_ALL}) VALUES ({marks}) ON CONFLICT (id) DO NOTHING", values
+    )
+    if not done.rowcount:
+        raise SessionExists(f"The session {session.id} exists already.", id=session.id)
+
+
+def _select(id: str, connection: sqlite3.Connection) -> Session | None:  # noqa: A002
+    row = connection.execute(f"SELECT {_ALL} FROM sessions WHERE id = ?", (id,)).fetchone()
+    return None if row is None else _session(row)
+
+
+def _list(
+    limit: int | None, offset: int, language: str | None, connection: sqlite3.Connection
+) -> tuple[list[Session], int]:
+    where, values = ("", ()) if language is None else ("WHERE language = ?", (language,))
+    (total,) = connection.execute(f"SELECT count(*) FROM sessions {where}", values).fetchone()
+    rows = connection.execute(
+        f"SELECT {_LISTED} FROM sessions {where} ORDER BY created_at, rowid LIMIT ? OFFSET ?",
+        (*values, -1 if limit is None else limit, offset),
+    )
+    return [_session(row) for row in rows], total
+
+
+def _update(session: Session, changes: dict[str, Any], connection: sqlite3.Connection) -> bool:
+    """Whether the session was there."""
+    unknown = changes.keys() - set(COLUMNS)
+    if unknown:
+        raise TypeError(f"a session has no {', '.join(sorted(unknown))}")
+    settings = ", ".join(f"{name} = :{name}" for name in changes) or "id = id"
+    done = connection.execute(
+        f"UPDATE sessions SET {settings} WHERE directory = :this_directory",
+        {**_columns(changes), "this_directory": session.directory},
+    )
+    return done.rowcount > 0
+
+
+def _delete(id: str, connection: sqlite3.Connection) -> Session:  # noqa: A002
+    session = _select(id, connection)
+    if session is None:
+        raise _not_found(id)
+    connection.execute("DELETE FROM executions WHERE session_id = ?", (id,))
+    connection.execute("DELETE FROM sessions WHERE id = ?", (id,))
+    return session
+
+
+def _delete_all(connection: sqlite3.Connection) -> list[Session]:
+    sessions, _ = _list(None, 0, None, connection)
+    connection.execute("DELETE FROM executions")
+    connection.execute("DELETE FROM sessions")
+    return sessions

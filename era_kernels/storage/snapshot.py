@@ -1,0 +1,88 @@
+"""What is in a workspace at one time: the user's files, counted, listed and compared."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import cached_property
+
+from era_kernels.models import FileInfo
+from era_kernels.storage import mirror
+from era_kernels.storage.mirror import Stamp
+from era_kernels.storage.trees import walk
+
+MOST_ENTRIES = 200_000  # files and directories that are looked at; more are not counted
+LARGEST_TOTAL = 2**63 - 1  # sparse files can claim any size, a column cannot hold it
+
+# Directories that no user thinks of as files: caches of tools, and what installers unpack.
+HIDDEN_ANYWHERE = frozenset(
+    {"__pycache__", "node_modules", ".cache", ".ipynb_checkpoints", ".mypy_cache", ".npm"}
+    | {".pytest_cache", ".ruff_cache"}
+)
+# The workspace is the code's home, where tools keep their things.
+HIDDEN_AT_HOME = frozenset(
+    {".bun", ".cargo", ".conda", ".config", ".deno", ".fontconfig", ".gnupg", ".ipython"}
+    | {".jupyter", ".keras", ".local", ".matplotlib", ".node-gyp", ".nv", ".pki", ".yarn"}
+)
+
+_EARLIEST = datetime.min.replace(tzinfo=UTC)
+_LATEST = datetime.max.replace(tzinfo=UTC)
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """The user's regular files: path, as Python decodes names, → inode, size, mtime in ns."""
+
+    entries: Mapping[str, Stamp] = field(default_factory=dict)
+    total_size: int = 0  # bytes of all files together
+
+    @property
+    def count(self) -> int:
+        return len(self.entries)
+
+    @cached_property
+    def files(self) -> list[FileInfo]:
+        """Sorted by the bytes of the path. What is no UTF-8 in a name shows as U+FFFD.
+
+        Made when it is first asked for, which takes a while for very many files.
+        """
+        return [
+            FileInfo(_shown(path), size, _time(mtime_ns))
+            for path, (_, size, mtime_ns) in sorted(
+                self.entries.items(), key=lambda item: os.fsencode(item[0])
+            )
+        ]
+
+    def changes(self, before: Snapshot) -> int:
+        """How many files were created, changed or deleted since."""
+        differing = self.entries.items() ^ before.entries.items()
+        return len({path for path, _ in differing})
+
+
+def taken(workspace: int) -> Snapshot:
+    """One walk through a workspace (blocking)."""
+    entries = {
+        path: (status.st_ino, status.st_size, status.st_mtime_ns)
+        for path, status in walk(workspace, _hidden, MOST_ENTRIES)
+        if path != mirror.NAME
+    }
+    total_size = sum(size for _, size, _ in entries.values())
+    return Snapshot(entries, min(total_size, LARGEST_TOTAL))
+
+
+def _hidden(folder: str, name: str) -> bool:
+    return name in HIDDEN_ANYWHERE or (not folder and name in HIDDEN_AT_HOME)
+
+
+def _shown(path: str) -> str:
+    return path if path.isascii() else os.fsencode(path).decode("utf-8", "replace")
+
+
+def _time(mtime_ns: int) -> datetime:
+    """The nearest that a datetime can hold: code may set any time."""
+    try:
+        return datetime.fromtimestamp(mtime_ns / 1e9, UTC)
+    except (OverflowError, ValueError):
+        return _EARLIEST if mtime_ns < 0 else _LATEST

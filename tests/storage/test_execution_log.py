@@ -1,0 +1,511 @@
+"""Executions: logs that lose nothing, an index that lists them, and what is dropped when."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import json
+import os
+import tempfile
+from contextlib import aclosing
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from era_kernels.errors import ExecutionNotFound, InsufficientStorage, StorageFailed
+from era_kernels.models import (
+    ClearOutput,
+    Display,
+    Event,
+    Execution,
+    ExecutionStatus,
+    Failure,
+    Queued,
+    Recorded,
+    Result,
+    Session,
+    Stderr,
+    Stdout,
+    UpdateDisplay,
+    now,
+)
+from era_kernels.storage import execution_log, log_lines
+from era_kernels.storage.log_index import STEP, index_path
+from tests.storage.house import (
+    LANGUAGE,
+    House,
+    an_execution,
+    done,
+    everything,
+    lines,
+    opened,
+    small_disk,
+    text,
+)
+
+
+def test_events_come_back_as_they_went_in(tmp_path: Path) -> None:
+    """Every kind of event, with any text, number and time, is read from the log unchanged."""
+
+    async def body() -> None:
+        async with opened(tmp_path) as house:
+            session = await house.session()
+            execution = an_execution(session)
+            log = await house.executions.create(execution, session.directory, LANGUAGE)
+            events: list[Event] = [
+                Queued(2),
+                Stdout("é\r\n\x00\u2028\U0001f600 \ud800 lone \ud83d\ude00 pair"),
+                Stderr(""),
+                Result({"text/plain": "1", "application/json": {"n": 2**99}}, {"m": 1}),
+                Display({"image/png": "AAAA"}, display_id="d"),
+                UpdateDisplay({"text/plain": "x"}, {}, "d"),
+                ClearOutput(True),
+                Failure("E", "m", "C"),
+                done(execution),
+            ]
+            recorded = [*await log.append(events[:3]), *await log.append(events[3:])]
+            assert [one.event for one in recorded] == events
+            assert [one.seq for one in recorded] == list(range(1, 10))
+            assert await everything(log) == recorded
+            await log.aclose()
+            again = await house.executions.open_log(session.directory, execution.id)
+            assert await everything(again) == recorded
+            assert await everything(again, after=7) == recorded[7:]
+            assert await everything(again, after=9) == []
+
+    asyncio.run(body())
+
+
+def test_the_header(tmp_path: Path) -> None:
+    """The first line has number 0 and tells code, language and time; nothing else."""
+
+    async def body() -> None:
+        async with opened(tmp_path) as house:
+            session = await house.session()
+            execution = an_execution(session)
+            log = await house.executions.create(execution, session.directory, LANGUAGE)
+            assert await everything(log) == []
+            assert log.size == house.log_path(session, execution.id).stat().st_size
+            await log.aclose()
+            first = json.loads(house.log_path(session, execution.id).read_bytes())
+            time = execution.created_at.isoformat()
+            assert first == {"seq": 0, "time": time, "code": "code", "language": LANGUAGE}
+
+    asyncio.run(body())
+
+
+def test_concurrent_appends_keep_their_order(tmp_path: Path) -> None:
+    """Appends are written in the order of the calls, without a gap, also when callers leave."""
+
+    async def body() -> None:
+        async with opened(tmp_path) as house:
+            session = await house.session()
+            log = await house.executions.create(an_execution(session), session.directory, LANGUAGE)
+            tasks = [asyncio.create_task(log.append(lines(2, 2 * n))) for n in range(100)]
+            await asyncio.sleep(0)
+            for task in tasks[::3]:
+                task.cancel()
+            outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+            assert sum(isinstance(o, asyncio.CancelledError) for o in outcomes) == 34
+            await log.append([])
+            recorded = await everything(log)
+            assert [one.event for one in recorded] == lines(200)
+            assert [one.seq for one in recorded] == list(range(1, 201))
+            await log.aclose()
+            with pytest.raises(StorageFailed):
+                await log.append(lines(1))
+            await log.aclose()
+
+    asyncio.run(body())
+
+
+def test_readers_follow_a_growing_log(tmp_path: Path) -> None:
+    """A reader that starts at any time gets whole events only, in order, up to what is there."""
+
+    async def body() -> None:
+        async with opened(tmp_path) as house:
+            session = await house.session()
+            log = await house.executions.create(an_execution(session), session.directory, LANGUAGE)
+
+            async def write() -> None:
+                for n in range(200):
+                    await log.append(lines(50, 50 * n))
+
+            writing, reads = asyncio.create_task(write()), 0
+            while not writing.done():
+                recorded = await everything(log, after=20 * reads)
+                first = 20 * reads + 1
+                assert [one.seq for one in recorded] == list(range(first, first + len(recorded)))
+                reads += 1
+            await writing
+            assert reads > 3
+            assert [one.event for one in await everything(log)] == lines(10_000)
+            await log.aclose()
+
+    asyncio.run(body())
+
+
+def test_a_long_text_is_cut_into_events(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No line grows without bound: a long text becomes several events, and not a byte is lost."""
+    monkeypatch.setattr(log_lines, "PIECE", 1000)
+    content = "".join(chr(0x3B1 + n % 20) for n in range(10_500))
+
+    async def body() -> None:
+        async with opened(tmp_path) as house:
+            session = await house.session()
+            log = await house.executions.create(an_execution(session), session.directory, LANGUAGE)
+            recorded = await log.append([Stdout(content), Stderr("end")])
+            assert [one.seq for one in recorded] == list(range(1, 13))
+            assert await text(log, "stdout") == content.encode()
+            assert dict(log.text_bytes) == {"stdout": 21_000, "stderr": 3}
+            await log.aclose()
+
+    asyncio.run(body())
+
+
+def test_ranges_of_text(tmp_path: Path) -> None:
+    """Any range of a stream is exactly that slice of its UTF-8, live and from a reopened log."""
+    pieces: list[Event] = []
+    for n in range(6000):
+        pieces += [Stdout(f"{n} é\U0001f600 \ud800\n" + "x" * (n % 170)), Stderr(f"e{n}")]
+    out = "".join(e.content for e in pieces if isinstance(e, Stdout)).encode("utf-8", "replace")
+    err = "".join(e.content for e in pieces if isinstance(e, Stderr)).encode()
+
+    async def body() -> None:
+        async with opened(tmp_path) as house:
+            session = await house.session()
+            execution = an_execution(session)
+            log = await house.executions.create(execution, session.directory, LANGUAGE)
+            for start in range(0, len(pieces), 500):
+                await log.append(pieces[start : start + 500])
+            assert log.size > 3 * STEP
+            await log.aclose()
+            reopened = await house.executions.open_log(session.directory, execution.id)
+            index_path(house.log_path(session, execution.id)).unlink()
+            counted = await house.executions.open_log(session.directory, execution.id)
+            for reader in (log, reopened, counted):
+                assert dict(reader.text_bytes) == {"stdout": len(out), "stderr": len(err)}
+                assert await text(reader, "stderr") == err
+                total = len(out)
+                for start, stop in (
+                    (0, 1), (0, total), (1, 2), (total - 1, total), (total // 2, total // 2 + 9),
+                    (100, 100), (300_000, 700_001), (5, 4), (total, total + 5),
+                    (total - 3, total * 2),
+                ):  # fmt: skip
+                    assert await text(reader, "stdout", start, stop) == out[start:stop]
+                assert await text(reader, "stdout", 77_777) == out[77_777:]
+
+    asyncio.run(body())
+
+
+def test_late_readers_do_not_read_from_the_start(tmp_path: Path) -> None:
+    """Reading the end of a long log reads little of the file."""
+
+    async def body() -> None:
+        async with opened(tmp_path) as house:
+            session = await house.session()
+            execution = an_execution(session)
+            log = await house.executions.create(execution, session.directory, LANGUAGE)
+            for _ in range(20):
+                await log.append([Stdout("x" * 100_000) for _ in range(10)])
+            await log.aclose()
+            path = house.log_path(session, execution.id)
+            with path.open("r+b") as file:  # what is not read may be anything
+                file.seek(path.stat().st_size // 10)
+                file.write(b"\xff" * (path.stat().st_size // 2))
+            for reader in (log, await house.executions.open_log(session.directory, execution.id)):
+                assert len(await everything(reader, after=195)) == 5
+                assert await text(reader, "stdout", 19_999_990) == b"x" * 10
+
+    asyncio.run(body())
+
+
+def test_a_reader_that_leaves_or_comes_too_late(tmp_path: Path) -> None:
+    """Readers that stop leave no descriptor; a log that is gone is ExecutionNotFound."""
+
+    async def body() -> None:
+        async with opened(tmp_path) as house:
+            session = await house.session()
+            await house.finished(session, "exec-1", *[Stdout("x" * 50_000) for _ in range(40)])
+            log = await house.executions.open_log(session.directory, "exec-1")
+            before = len(list(Path("/proc/self/fd").iterdir()))
+            for _ in range(5):
+                async with aclosing(log.read()) as batches:
+                    await anext(batches)
+                async with aclosing(log.text("stdout")) as pieces:
+                    await anext(pieces)
+                task = asyncio.create_task(everything(log))
+                await asyncio.sleep(0)
+                task.cancel()
+                await asyncio.wait([task])
+            async with asyncio.timeout(10):
+                while len(list(Path("/proc/self/fd").iterdir())) > before:
+                    await asyncio.sleep(0.01)
+            house.log_path(session, "exec-1").unlink()
+            for read in (everything(log), text(log, "stdout")):
+                with pytest.raises(ExecutionNotFound):
+                    await read
+            with pytest.raises(ExecutionNotFound):
+                await house.executions.open_log(session.directory, "exec-2")
+
+    asyncio.run(body())
+
+
+def test_a_full_disk_leaves_the_log_whole(tmp_path: Path) -> None:
+    """An append that does not fit is 507 and leaves nothing; what was there is read, and it goes
+    on when there is room; where not even a header fits, nothing is left of the log."""
+
+    async def body(disk: Path) -> None:
+        async with opened(tmp_path) as house:
+            session = await house.session()
+            where = house.path / "sessions" / session.directory / "executions"
+            where.rmdir()
+            where.symlink_to(disk)
+            log = await house.executions.create(an_execution(session), session.directory, LANGUAGE)
+            kept = await log.append(lines(10))
+            size = log.size
+            with pytest.raises(InsufficientStorage):
+                await log.append([*lines(5), *[Stdout("x" * 100_000) for _ in range(30)]])
+            assert log.size == size == (disk / "exec-1.jsonl").stat().st_size
+            assert await everything(log) == kept
+            kept += await log.append(lines(3, 10))
+            assert [one.seq for one in kept] == list(range(1, 14))
+            assert await everything(log) == kept
+            await log.aclose()
+            await asyncio.to_thread(_fill, disk / "ballast")
+            with pytest.raises(InsufficientStorage):
+                await house.executions.create(
+                    an_execution(session, "exec-2"), session.directory, LANGUAGE
+                )
+            assert not (disk / "exec-2.jsonl").exists()
+
+    with small_disk(tmp_path) as disk:
+        asyncio.run(body(disk))
+
+
+def _fill(path: Path) -> None:
+    with path.open("wb", buffering=0) as file:
+        try:
+            while True:
+                file.write(b"x" * 4096)
+        except OSError:
+            return
+
+
+def test_an_event_that_is_no_json_leaves_the_log_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bug of the caller's costs its own append, not what others wrote or will write."""
+    monkeypatch.setattr(execution_log, "GROUP", 10)
+
+    async def body() -> None:
+        async with opened(tmp_path) as house:
+            session = await house.session()
+            log = await house.executions.create(an_execution(session), session.directory, LANGUAGE)
+            kept = await log.append(lines(2))
+            with pytest.raises(TypeError):
+                await log.append([*lines(50), Display({"x": object()})])
+            assert log.size == house.log_path(session, "exec-1").stat().st_size
+            kept += await log.append(lines(1))
+            assert await everything(log) == kept
+            await log.aclose()
+
+    asyncio.run(body())
+
+
+# ---------------------------------------------------------------- the index
+
+
+def test_the_index_follows_an_execution(tmp_path: Path) -> None:
+    """A row is read right after it was handed in, at each step; unknown ids are not found."""
+
+    async def body() -> None:
+        async with opened(tmp_path) as house:
+            session = await house.session()
+            execution = an_execution(session)
+            log = await house.executions.create(execution, session.directory, LANGUAGE)
+            assert await house.executions.get("s1", "exec-1") == execution
+            execution = dataclasses.replace(
+                execution, status=ExecutionStatus.RUNNING, started_at=now()
+            )
+            house.executions.update_soon(execution)
+            assert await house.executions.get("s1", "exec-1") == execution
+            execution = dataclasses.replace(
+                execution, status=ExecutionStatus.FINISHED, finished_at=now(), exit_code=-9,
+                cause="signal 9",
+            )  # fmt: skip
+            house.executions.update_soon(execution, log)
+            assert await house.executions.get("s1", "exec-1") == execution
+            await log.aclose()
+            for ids in (("s1", "exec-2"), ("s2", "exec-1")):
+                with pytest.raises(ExecutionNotFound):
+                    await house.executions.get(*ids)
+
+    asyncio.run(body())
+
+
+def test_lists(tmp_path: Path) -> None:
+    """Executions of one session, oldest first, by pages; those without index are not listed."""
+
+    async def body() -> None:
+        async with opened(tmp_path) as house:
+            session, other = await house.session(), await house.session("s2")
+            made = [await house.finished(session, f"exec-{n}") for n in (3, 1, 2)]
+            await house.finished(other, "exec-other")
+            hidden = an_execution(session, "exec-hidden")
+            log = await house.executions.create(hidden, session.directory, LANGUAGE, indexed=False)
+            await log.aclose()
+            listed = house.executions.list_executions
+            assert await listed("s1") == (made, 3)
+            assert await listed("s1", 1, 1) == (made[1:2], 3)
+            assert await listed("s1", None, 2) == (made[2:], 3)
+            assert await listed("s3") == ([], 0)
+
+    asyncio.run(body())
+
+
+async def _kept(house: House, session: Session) -> list[str]:
+    kept, total = await house.executions.list_executions(session.id)
+    assert total == len(kept)
+    return [one.id for one in kept]
+
+
+async def _logs(house: House, session: Session) -> list[str]:
+    """The logs on disk, once the removal of others had its time."""
+    folder = house.log_path(session, "x").parent
+    async with asyncio.timeout(10):
+        while len(list(folder.glob("*.jsonl"))) > len(await _kept(house, session)):
+            await asyncio.sleep(0.01)
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_trim_by_count(tmp_path: Path) -> None:
+    """The newest so many stay, with their logs; a queued or running one and the newest always."""
+
+    async def body() -> None:
+        async with opened(tmp_path) as house:
+            session = await house.session()
+            running = await house.executions.create(
+                an_execution(session, "exec-0"), session.directory, LANGUAGE
+            )
+            for n in range(1, 7):
+                await house.finished(session, f"exec-{n}")
+            await house.executions.trim("s1", session.directory, 3, 1 << 30)
+            assert await _kept(house, session) == ["exec-0", "exec-4", "exec-5", "exec-6"]
+            assert await _logs(house, session) == [f"exec-{n}.jsonl" for n in (0, 4, 5, 6)]
+            await house.executions.trim("s1", session.directory, 0, 0)
+            assert await _kept(house, session) == ["exec-0", "exec-6"]
+            await running.aclose()
+
+    asyncio.run(body())
+
+
+def test_trim_by_size(tmp_path: Path) -> None:
+    """The newest stay as long as they fit together; indexes of long logs go with them."""
+
+    async def body() -> None:
+        async with opened(tmp_path) as house:
+            session = await house.session()
+            for n in range(5):
+                await house.finished(
+                    session, f"exec-{n}", *[Stdout("x" * 100_000) for _ in range(10)]
+                )
+            assert len(await _logs(house, session)) == 10
+            await house.executions.trim("s1", session.directory, 100, 3_500_000)
+            assert await _kept(house, session) == ["exec-2", "exec-3", "exec-4"]
+            assert len(await _logs(house, session)) == 6
+
+    asyncio.run(body())
+
+
+# ---------------------------------------------------------------- any history
+
+_contents = st.text(
+    st.characters(codec=None) | st.sampled_from("\ud83d\ude00"), max_size=30
+) | st.just("x" * 9000)
+_events = st.builds(Stdout, _contents) | st.builds(Stderr, _contents) | st.just(ClearOutput())
+_steps = st.lists(st.lists(_events, max_size=5), min_size=1, max_size=6)
+
+
+@settings(max_examples=60, deadline=None)
+@given(steps=_steps, crash=st.floats(0, 1), again=st.lists(_events, max_size=3))
+def test_any_crash_leaves_a_prefix_of_the_truth(
+    steps: list[list[Event]], crash: float, again: list[Event]
+) -> None:
+    """Cut a log at any byte: replay gives a prefix of what was appended, text included, and after
+    the repair at the next start it ends with `done`, once, however often that is repeated."""
+
+    async def body(path: Path) -> None:
+        async with opened(path) as house:
+            session = await house.session()
+            execution = an_execution(session)
+            log = await house.executions.create(execution, session.directory, LANGUAGE)
+            truth: list[Recorded] = []
+            for step in [*steps, again]:
+                truth += await log.append(step)
+            await log.aclose()
+            assert await everything(log) == truth
+        file = house.log_path(session, execution.id)
+        os.truncate(file, int(file.stat().st_size * crash))
+        async with opened(path) as house:
+            torn = await house.executions.open_log(session.directory, execution.id)
+            kept = await everything(torn)
+            assert kept == truth[: len(kept)]
+            for stream in ("stdout", "stderr"):
+                expected = "".join(
+                    one.event.content  # type: ignore[union-attr]
+                    for one in kept
+                    if one.event.type == stream
+                ).encode("utf-8", "replace")
+                assert await text(torn, stream) == expected
+                assert torn.text_bytes[stream] == len(expected)
+            for _ in range(2):
+                await house.executions.close_unfinished()
+                whole = await house.executions.open_log(session.directory, execution.id)
+                replayed = await everything(whole)
+                assert replayed[: len(kept)] == kept
+                added = replayed[len(kept) :]
+                assert [one.event.type for one in added] == ["error", "done"]
+                assert [one.seq for one in replayed] == list(range(1, len(replayed) + 1))
+                row = await house.executions.get("s1", execution.id)
+                assert (row.status, row.exit_code) == (ExecutionStatus.FINISHED, 137)
+
+    with tempfile.TemporaryDirectory() as directory:
+        asyncio.run(body(Path(directory)))
+
+
+def test_time_goes_on_in_a_log(tmp_path: Path) -> None:
+    """Each event has the time of its append, in UTC."""
+
+    async def body() -> None:
+        async with opened(tmp_path) as house:
+            session = await house.session()
+            log = await house.executions.create(an_execution(session), session.directory, LANGUAGE)
+            began = now()
+            (first,) = await log.append(lines(1))
+            await asyncio.sleep(0.01)
+            (second,) = await log.append(lines(1))
+            assert began <= first.time < second.time <= now()
+            assert first.time.utcoffset() == timedelta(0)
+            await log.aclose()
+
+    asyncio.run(body())
+
+
+def test_an_execution_without_a_session_directory(tmp_path: Path) -> None:
+    """Where the session's directory is gone, create is StorageFailed, and makes no new one."""
+
+    async def body() -> None:
+        async with opened(tmp_path) as house:
+            session = await house.session()
+            await house.workspaces.remove(session.directory)
+            with pytest.raises(StorageFailed):
+                await house.executions.create(
+                    Execution("exec-1", "s1", "", now()), session.directory, LANGUAGE
+                )
+            assert list((tmp_path / "sessions").iterdir()) == []
+
+    asyncio.run(body())

@@ -1,0 +1,205 @@
+"""Faults for real: the server's process is killed, and nothing that was answered is lost."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import signal
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from era_kernels.errors import SessionNotFound
+from era_kernels.models import Done, ExecutionStatus
+from tests.storage.house import ROOT, House, everything, opened, text
+
+ROUNDS = 5
+LONG_ROUNDS = 100
+
+# A server that does everything at once and tells, by a write of its own, what it has answered.
+BUSY = """
+import asyncio, dataclasses, json, os, sys
+from pathlib import Path
+from era_kernels.models import *
+from tests.storage.house import LANGUAGE, done, opened
+
+def tell(*fact):
+    os.write(1, (json.dumps(fact) + "\\n").encode())
+
+async def churn(house, worker):
+    for n in range(100_000):
+        session = await house.session(f"s{worker}-{n}", data={"n": n})
+        tell("created", session.id)
+        await house.sessions.update(session, data={"n": n, "x": "y" * (n % 5000)})
+        tell("updated", session.id, n % 5000)
+        if n % 3 == 0:
+            await house.sessions.delete(session.id)
+            tell("deleted", session.id)
+            await house.workspaces.remove(session.directory)
+
+async def runs(house, session, worker):
+    for n in range(100_000):
+        execution = Execution(f"exec-{worker}-{n}", session.id, "code", now())
+        log = await house.executions.create(execution, session.directory, LANGUAGE)
+        for m in range(1 + n % 7):
+            await log.append([Stdout(f"{m}:" + "z" * (n * 37 % 3000) + "\\n")])
+            tell("said", execution.id, log.text_bytes["stdout"])
+        await log.append([dataclasses.replace(done(execution), exit_code=n % 100)])
+        tell("finished", execution.id, n % 100)
+        house.executions.update_soon(dataclasses.replace(
+            execution, status=ExecutionStatus.FINISHED, finished_at=now(), exit_code=n % 100), log)
+        await log.aclose()
+        if n % 50 == 0:
+            await house.executions.trim(session.id, session.directory, 10**6, 1 << 40)
+
+async def main():
+    async with opened(Path(sys.argv[1])) as house:
+        session = await house.sessions.find("runs") or await house.session("runs")
+        tell("ready")
+        stamp = sys.argv[2]
+        await asyncio.gather(
+            *(churn(house, f"{stamp}-{w}") for w in range(4)),
+            *(runs(house, session, f"{stamp}-{w}") for w in range(3)))
+asyncio.run(main())
+"""
+
+
+def _killed_server(path: Path, stamp: str, answers: int) -> list[list[object]]:
+    """What a server had answered, in order; it is killed after so many answers."""
+    server = subprocess.Popen(
+        [sys.executable, "-c", BUSY, str(path), stamp], cwd=ROOT, stdout=subprocess.PIPE
+    )
+    with server:
+        assert server.stdout is not None
+        assert json.loads(server.stdout.readline()) == ["ready"]
+        lines = [server.stdout.readline() for _ in range(answers)]
+        server.kill()
+        lines += server.stdout.readlines()
+        assert server.wait() == -signal.SIGKILL
+    found = []
+    for line in lines:
+        with suppress(ValueError):  # the last one may be torn
+            found.append(json.loads(line))
+    return found
+
+
+async def _check_sessions(house: House, facts: list[list[object]]) -> None:
+    last: dict[object, list[object]] = {}
+    for fact in facts:
+        if fact[0] in ("created", "updated", "deleted"):
+            last[fact[1]] = fact
+    newest = {str(name).rpartition("-")[0]: name for name in last}.values()
+    for name, fact in last.items():
+        try:
+            session = await house.sessions.get(str(name))
+        except SessionNotFound:
+            # Deleted, or its deletion was committed but not told any more.
+            assert fact[0] == "deleted" or name in newest
+            continue
+        assert fact[0] != "deleted"
+        if fact[0] == "updated":
+            assert len(session.data.get("x", "")) == fact[2]
+
+
+async def _check_runs(house: House, facts: list[list[object]]) -> None:
+    session = await house.sessions.get("runs")
+    said = {fact[1]: fact[2] for fact in facts if fact[0] == "said"}
+    ended = {fact[1]: fact[2] for fact in facts if fact[0] == "finished"}
+    for name, size in said.items():
+        row = await house.executions.get("runs", str(name))
+        assert row.status is ExecutionStatus.FINISHED
+        log = await house.executions.open_log(session.directory, str(name))
+        events = await everything(log)
+        assert [one.seq for one in events] == list(range(1, len(events) + 1))
+        assert len(await text(log, "stdout")) == log.text_bytes["stdout"] >= size
+        end = events[-1].event
+        assert isinstance(end, Done)
+        assert end.exit_code == row.exit_code == ended.get(name, row.exit_code)
+        assert name in ended or end.exit_code == 137 or len(events) > 1
+
+
+def _rounds(path: Path, count: int) -> None:
+    chance = random.Random(4)
+
+    async def check(facts: list[list[object]]) -> None:
+        async with opened(path) as house:
+            rows = await house.database.read(
+                lambda c: c.execute("PRAGMA integrity_check").fetchall()
+            )
+            assert rows == [("ok",)]
+            await house.executions.close_unfinished()
+            sessions, _ = await house.sessions.list_sessions()
+            await house.workspaces.sweep({session.directory for session in sessions})
+            await _check_sessions(house, facts)
+            await _check_runs(house, facts)
+            left = {entry.name for entry in (path / "sessions").iterdir()}
+            assert left == {session.directory for session in sessions}
+
+    answered = set()
+    for number in range(count):
+        facts = _killed_server(path, str(number), chance.randrange(20, 600))
+        asyncio.run(check(facts))
+        answered |= {fact[0] for fact in facts}
+    assert answered == {"created", "updated", "deleted", "said", "finished"}
+
+
+def test_a_killed_server_loses_nothing_it_answered(tmp_path: Path) -> None:
+    """SIGKILL in the middle of everything: sessions are as answered, every output that was
+    appended is there, every execution has one end, nothing half is left."""
+    _rounds(tmp_path, ROUNDS)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1200)
+def test_a_killed_server_loses_nothing_it_answered_long(tmp_path: Path) -> None:
+    """The same, a hundred times."""
+    _rounds(tmp_path, LONG_ROUNDS)
+
+
+def test_nothing_blocks_the_loop(tmp_path: Path) -> None:
+    """No store makes a blocking call on the event loop."""
+    code = """
+import asyncio, dataclasses, sys
+from pathlib import Path
+from blockbuster import BlockBuster
+from era_kernels.models import *
+from tests.storage.house import LANGUAGE, done, everything, lines, opened, text
+
+async def main():
+    async with opened(Path(sys.argv[1])) as house:
+        session = await house.session()
+        await house.sessions.update(session, data={"a": 1})
+        house.sessions.update_soon(session, file_count=1)
+        await house.sessions.list_sessions()
+        for size in (3, 30_000):
+            execution = await house.finished(session, f"exec-{size}", *lines(size))
+            log = await house.executions.open_log(session.directory, execution.id)
+            assert len(await everything(log)) == size + 1
+            await text(log, "stdout", 5, 10)
+            await house.executions.list_executions(session.id)
+        await house.executions.trim(session.id, session.directory, 1, 1)
+        await house.executions.close_unfinished()
+        mirror = await house.workspaces.before_run(session.directory, {}, None)
+        snapshot = await house.workspaces.scan(session.directory)
+        await house.workspaces.after_run(session.directory, snapshot, mirror)
+        await house.workspaces.empty(session.directory)
+        await house.database.check()
+        await house.sessions.delete(session.id)
+        await house.workspaces.remove(session.directory)
+        await house.workspaces.sweep(set())
+
+guard = BlockBuster()
+guard.activate()
+asyncio.run(main())
+guard.deactivate()
+print("fine")
+"""
+    result = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)],
+        cwd=ROOT, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert (result.stdout, result.returncode) == ("fine\n", 0), result.stderr

@@ -1,0 +1,58 @@
+"""The schema of era.db: complete, applied once, fit for the queries."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+
+import pytest
+import sqlite_utils
+
+from era_kernels.models import Execution, Session
+from era_kernels.storage.migrations import MIGRATIONS
+
+
+@pytest.fixture
+def database() -> sqlite_utils.Database:
+    database = sqlite_utils.Database(memory=True)
+    MIGRATIONS.apply(database)
+    return database
+
+
+def test_applying_twice_changes_nothing(database: sqlite_utils.Database) -> None:
+    """A second start finds nothing pending."""
+    schema = database.schema
+    MIGRATIONS.apply(database)
+    assert database.schema == schema
+    assert MIGRATIONS.pending(database) == []
+
+
+def test_every_field_has_a_column(database: sqlite_utils.Database) -> None:
+    """A field that is added to the models needs a migration; `position` is only in memory."""
+    columns = set(database.table("sessions").columns_dict)
+    assert columns == {field.name for field in fields(Session)}
+    columns = set(database.table("executions").columns_dict)
+    wanted = {field.name for field in fields(Execution)} - {"position"}
+    assert columns == wanted | {"directory", "size"}
+
+
+def test_what_may_be_long_stands_last(database: sqlite_utils.Database) -> None:
+    """SQLite reads a row from its beginning: lists must not read over data or code."""
+    assert list(database.table("sessions").columns_dict)[-2:] == ["metadata", "data"]
+    assert list(database.table("executions").columns_dict)[-1] == "code"
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "SELECT id FROM sessions ORDER BY created_at, rowid",
+        "SELECT id FROM sessions WHERE language = 'x' ORDER BY created_at, rowid",
+        "UPDATE sessions SET file_count = 1 WHERE directory = 'x'",
+        "SELECT id FROM executions WHERE session_id = 'x' ORDER BY created_at, rowid",
+        "SELECT id FROM executions WHERE status != 'finished'",
+        "DELETE FROM executions WHERE session_id = 'x'",
+    ],
+)
+def test_queries_use_an_index(database: sqlite_utils.Database, query: str) -> None:
+    """No common query sorts, or scans a table without an index."""
+    plan = [row[3] for row in database.execute(f"EXPLAIN QUERY PLAN {query}")]
+    assert all("INDEX" in step and "TEMP B-TREE" not in step for step in plan), plan

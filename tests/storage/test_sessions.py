@@ -1,0 +1,209 @@
+"""The sessions' rows: exact, in order, each change for the session it was meant for."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import time
+from pathlib import Path
+
+import pytest
+
+from era_kernels.errors import SessionExists, SessionNotFound
+from era_kernels.models import Session
+from tests.storage.house import LANGUAGE, THEN, a_session, an_execution, opened
+
+
+def test_every_field_is_kept_exactly(tmp_path: Path) -> None:
+    """What was created is what `get` gives, after a restart too: any integer, text, time."""
+    session = Session(
+        id="s.1_X-y",
+        language="any",
+        directory="0123456789abcdef",
+        created_at=THEN.replace(microsecond=123456),
+        persistent=False,
+        data={"big": 2**200, "neg": -(10**60), "half": 0.1,
+              "é\u2028\x00": ["\U0001f600", 1.0, True]},
+        metadata={"": {"deep": [[[]]]}},
+        last_run_at=THEN,
+        default_timeout=0.25,
+        allow_internet=True,
+        allow_public=True,
+        file_count=3,
+        total_size=2**63 - 1,
+        kernel_generation=7,
+    )  # fmt: skip
+
+    async def body() -> None:
+        async with opened(tmp_path) as house:
+            await house.sessions.create(session)
+            assert await house.sessions.get(session.id) == session
+        async with opened(tmp_path) as house:
+            found = await house.sessions.find(session.id)
+            assert found == session
+            assert found is not None
+            assert isinstance(found.persistent, bool)
+            assert found.data["é\u2028\x00"][2] is True
+
+    asyncio.run(body())
+
+
+def test_a_taken_id_changes_nothing(tmp_path: Path) -> None:
+    """Of many creations with one id exactly one wins, the others are SessionExists."""
+
+    async def body() -> None:
+        async with opened(tmp_path) as house:
+            wishes = [a_session(n, id="same") for n in range(20)]
+            outcomes = await asyncio.gather(
+                *map(house.sessions.create, wishes), return_exceptions=True
+            )
+            assert [type(o) for o in outcomes] == [type(None), *[SessionExists] * 19]
+            assert await house.sessions.get("same") == wishes[0]
+
+    asyncio.run(body())
+
+
+def test_what_is_not_there(tmp_path: Path) -> None:
+    """get, update and delete raise SessionNotFound; find and update_soon do not."""
+
+    async def body() -> None:
+        async with opened(tmp_path) as house:
+            store = house.sessions
+            assert await store.find("s1") is None
+            for call in (
+                store.get("s1"),
+                store.delete("s1"),
+                store.update(a_session(1), file_count=1),
+            ):
+                with pytest.raises(SessionNotFound, match="s1"):
+                    await call
+            store.update_soon(a_session(1), file_count=1)
+            assert await store.list_sessions() == ([], 0)
+
+    asyncio.run(body())
+
+
+def test_lists(tmp_path: Path) -> None:
+    """Oldest first, then as created; pages and languages; the total is that of the filter."""
+
+    async def body() -> None:
+        async with opened(tmp_path) as house:
+            made = [a_session(n, created_at=THEN, language="ab"[n % 2]) for n in range(10, 20)]
+            made.insert(0, a_session(5, language="a", data={"x": 1}, metadata={"m": 1}))
+            made[0] = dataclasses.replace(made[0], created_at=THEN.replace(year=2024))
+            for session in [*made[1:], made[0]]:
+                await house.sessions.create(session)
+            listed = house.sessions.list_sessions
+            expected = [dataclasses.replace(one, data={}) for one in made]
+            assert await listed() == (expected, 11)
+            assert await listed(limit=3, offset=2) == (expected[2:5], 11)
+            assert await listed(offset=9) == (expected[9:], 11)
+            assert await listed(limit=0) == ([], 11)
+            assert await listed(offset=50) == ([], 11)
+            only = [one for one in expected if one.language == "b"]
+            assert await listed(limit=2, language="b") == (only[:2], 5)
+            assert await listed(language="none") == ([], 0)
+
+    asyncio.run(body())
+
+
+def test_lists_do_not_read_data(tmp_path: Path) -> None:
+    """A list of sessions with much data takes hardly longer than one of sessions without."""
+
+    async def seconds(path: Path, data: dict[str, str]) -> float:
+        path.mkdir()
+        async with opened(path) as house:
+            await asyncio.gather(
+                *(house.sessions.create(a_session(n, data=data)) for n in range(300))
+            )
+            times = []
+            for _ in range(5):
+                began = time.perf_counter()
+                sessions, _ = await house.sessions.list_sessions()
+                times.append(time.perf_counter() - began)
+                assert not any(session.data for session in sessions)
+            return min(times)
+
+    async def body() -> None:
+        light = await seconds(tmp_path / "light", {})
+        heavy = await seconds(tmp_path / "heavy", {"x": "y" * 200_000})
+        # Reading the 60 MB would take more than ten times as long.
+        assert heavy < 5 * light + 0.02
+
+    asyncio.run(body())
+
+
+def test_updates(tmp_path: Path) -> None:
+    """Fields change alone; `update` is durable, `update_soon` is seen by every later read."""
+
+    async def body() -> None:
+        async with opened(tmp_path) as house:
+            session = await house.session(data={"a": 1})
+            await house.sessions.update(session, data={"b": 2}, default_timeout=3.5)
+            await house.sessions.update(session)
+            house.sessions.update_soon(session, last_run_at=THEN, file_count=4, total_size=5)
+            expected = dataclasses.replace(
+                session, data={"b": 2}, default_timeout=3.5, last_run_at=THEN,
+                file_count=4, total_size=5,
+            )  # fmt: skip
+            assert await house.sessions.get("s1") == expected
+            house.sessions.update_soon(session, kernel_generation=9)
+            (listed,), _ = await house.sessions.list_sessions()
+            assert listed.kernel_generation == 9
+            await house.sessions.update(session, default_timeout=None)
+            assert (await house.sessions.get("s1")).default_timeout is None
+            with pytest.raises(TypeError, match="colour"):
+                await house.sessions.update(session, colour="red")
+
+    asyncio.run(body())
+
+
+def test_changes_for_a_deleted_session_do_not_reach_its_successor(tmp_path: Path) -> None:
+    """A new session with the id of a deleted one is untouched by late changes for the old one."""
+
+    async def body() -> None:
+        async with opened(tmp_path) as house:
+            old = await house.session()
+            await house.sessions.delete("s1")
+            new = await house.session()
+            house.sessions.update_soon(old, file_count=99)
+            with pytest.raises(SessionNotFound):
+                await house.sessions.update(old, data={"old": 1})
+            assert await house.sessions.get("s1") == new
+            execution = an_execution(old)
+            log = await house.executions.create(execution, old.directory, LANGUAGE)
+            await log.aclose()
+            assert await house.executions.list_executions("s1") == ([], 0)
+
+    asyncio.run(body())
+
+
+def test_deletion_takes_executions_along(tmp_path: Path) -> None:
+    """delete removes the row, the index of its executions, and no others; the id is free."""
+
+    async def body() -> None:
+        async with opened(tmp_path) as house:
+            one, other = await house.session("one"), await house.session("other")
+            for session in (one, other):
+                await house.finished(session, f"exec-{session.id}")
+            assert await house.sessions.delete("one") == one
+            assert (await house.executions.list_executions("one"))[1] == 0
+            assert (await house.executions.list_executions("other"))[1] == 1
+            await house.session("one")
+
+    asyncio.run(body())
+
+
+def test_delete_all(tmp_path: Path) -> None:
+    """Everything goes, and is told without `data`."""
+
+    async def body() -> None:
+        async with opened(tmp_path) as house:
+            made = [a_session(n, data={"n": n}) for n in range(50)]
+            await asyncio.gather(*map(house.sessions.create, made))
+            gone = await house.sessions.delete_all()
+            assert gone == [dataclasses.replace(one, data={}) for one in made]
+            assert await house.sessions.list_sessions() == ([], 0)
+            assert await house.sessions.delete_all() == []
+
+    asyncio.run(body())

@@ -1,0 +1,111 @@
+"""Threads and lanes: outcomes come back, orders are kept, nothing hangs."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import gc
+import threading
+import time
+from collections.abc import Callable
+
+import pytest
+
+from era_kernels.errors import InsufficientStorage, StorageFailed
+from era_kernels.storage.threads import Lane, Threads
+
+
+@pytest.fixture
+def threads() -> object:
+    threads = Threads("test", 4)
+    yield threads
+    threads.close()
+
+
+def _fail(error: BaseException) -> None:
+    raise error
+
+
+@pytest.mark.gen_test
+async def test_outcomes(threads: Threads) -> None:
+    """Results and own exceptions come back as they are, foreign ones in domain words."""
+    assert await threads.run(divmod, 7, 2) == (3, 1)
+    with pytest.raises(ZeroDivisionError):
+        await threads.run(_fail, ZeroDivisionError())
+    with pytest.raises(InsufficientStorage) as caught:
+        await threads.run(_fail, OSError(errno.ENOSPC, "full"))
+    assert isinstance(caught.value.__cause__, OSError)
+
+
+@pytest.mark.gen_test
+async def test_side_by_side(threads: Threads) -> None:
+    """As many functions run at once as there are threads."""
+    barrier = threading.Barrier(4, timeout=10)
+    await asyncio.gather(*(threads.run(barrier.wait) for _ in range(8)))
+
+
+@pytest.mark.gen_test
+async def test_closed_threads_refuse(threads: Threads) -> None:
+    """Closing finishes what was started; afterwards a start is StorageFailed."""
+    started = threads.start(time.sleep, 0.05)
+    threads.close()
+    assert await started is None
+    with pytest.raises(StorageFailed):
+        await threads.run(int)
+    threads.hand_over(int)
+    threads.close()
+
+
+def test_forgotten_threads_end() -> None:
+    """Threads that nobody closed end when nobody can use them any more."""
+
+    async def body() -> list[threading.Thread]:
+        threads = Threads("forgotten", 3)
+        await asyncio.gather(*(threads.run(time.sleep, 0.01) for _ in range(3)))
+        return [t for t in threading.enumerate() if t.name == "era-forgotten"]
+
+    left = asyncio.run(body())
+    gc.collect()
+    for thread in left:
+        thread.join(5)
+    assert len(left) == 3
+    assert not any(thread.is_alive() for thread in left)
+
+
+@pytest.mark.gen_test
+async def test_a_lane_keeps_the_order(threads: Threads) -> None:
+    """Functions of one lane run one at a time, in the order of the calls, failures included."""
+    lane, seen, running = Lane(threads), [], []
+
+    def step(number: int) -> int:
+        running.append(number)
+        time.sleep(0.001 * (number % 3))
+        seen.append(number)
+        assert running == [number]
+        running.clear()
+        return number if number % 5 else 1 // 0
+
+    outcomes = await asyncio.gather(
+        *(lane.run(step, number) for number in range(30)), return_exceptions=True
+    )
+    assert seen == list(range(30))
+    assert [o for n, o in enumerate(outcomes) if n % 5] == [n for n in range(30) if n % 5]
+    assert all(isinstance(outcomes[n], ZeroDivisionError) for n in range(0, 30, 5))
+
+
+@pytest.mark.gen_test
+async def test_a_cancelled_caller_loses_no_turn(threads: Threads) -> None:
+    """What a cancelled caller asked for still runs, before what was asked later."""
+    lane, seen = Lane(threads), []
+    first = asyncio.create_task(lane.run(_slow, seen.append, 1))
+    second = asyncio.create_task(lane.run(_slow, seen.append, 2))
+    await asyncio.sleep(0.01)
+    first.cancel()
+    second.cancel()
+    await lane.run(seen.append, 3)
+    assert seen == [1, 2, 3]
+
+
+def _slow(function: Callable[[int], None], value: int) -> None:
+    time.sleep(0.03)
+    function(value)
