@@ -1,0 +1,184 @@
+"""What walls this host would allow, found out by trying in children that are thrown away."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+CLONE_NEWNS = 0x00020000
+CLONE_NEWCGROUP = 0x02000000
+CLONE_NEWUTS = 0x04000000
+CLONE_NEWIPC = 0x08000000
+CLONE_NEWUSER = 0x10000000
+CLONE_NEWPID = 0x20000000
+CLONE_NEWNET = 0x40000000
+NAMESPACES = (
+    CLONE_NEWNS | CLONE_NEWCGROUP | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWPID | CLONE_NEWNET
+)
+MS_REC, MS_SLAVE = 0x4000, 0x80000
+SYS_LANDLOCK_CREATE_RULESET = 444  # the same number on every architecture
+LANDLOCK_CREATE_RULESET_VERSION = 1
+PR_SET_SECCOMP = 22
+SECCOMP_MODE_FILTER = 2
+EFAULT = 14
+
+_CGROUP = Path("/sys/fs/cgroup")
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.syscall.restype = ctypes.c_long
+
+
+@dataclass(frozen=True, slots=True)
+class Fact:
+    """One thing that walls are made of: is it there, and what was seen."""
+
+    name: str
+    there: bool
+    seen: str
+
+
+def facts() -> list[Fact]:
+    """Everything that the isolation to come can use (blocking, some milliseconds).
+
+    The calling process must have no other threads: it is forked.
+    """
+    return [namespaces(), own_proc(), landlock(), seccomp(), cgroups(), tunnel()]
+
+
+def namespaces() -> Fact:
+    """Can a process get mounts, processes and a network of its own?"""
+    return _tried("namespaces", _enter_namespaces, f"mounts, processes and network, as {_who()}")
+
+
+def own_proc() -> Fact:
+    """Can a process in its own namespaces get a /proc of its own? Many containers refuse it."""
+    return _tried("own /proc", _mount_proc, "mounted in a process namespace")
+
+
+def landlock() -> Fact:
+    """Is Landlock there, and which version of it? See landlock(7)."""
+    version = _libc.syscall(
+        SYS_LANDLOCK_CREATE_RULESET,
+        None,
+        ctypes.c_size_t(0),
+        ctypes.c_uint32(LANDLOCK_CREATE_RULESET_VERSION),
+    )
+    if version < 0:
+        return Fact("Landlock", False, os.strerror(ctypes.get_errno()))
+    return Fact("Landlock", True, f"version {version}")
+
+
+def seccomp() -> Fact:
+    """Can a process filter its system calls? A missing filter is EFAULT where it could."""
+    none = ctypes.c_ulong(0)
+    _libc.prctl(PR_SET_SECCOMP, ctypes.c_ulong(SECCOMP_MODE_FILTER), none, none, none)
+    number = ctypes.get_errno()
+    there = number == EFAULT
+    return Fact("seccomp", there, "filters can be set" if there else os.strerror(number))
+
+
+def cgroups() -> Fact:
+    """May we make groups below our own, to bound memory and processes? Nothing is made here."""
+    groups = _own_groups()
+    closed = [group for group in groups if not os.access(group, os.W_OK)]
+    if not groups:
+        return Fact("cgroups", False, "no hierarchy bounds memory and processes")
+    if closed:
+        return Fact("cgroups", False, f"{closed[0]} is not ours to write")
+    return Fact("cgroups", True, f"memory and processes, version {3 - len(groups)}")
+
+
+def tunnel() -> Fact:
+    """Can a network namespace be given a way out?"""
+    try:
+        os.close(os.open("/dev/net/tun", os.O_RDWR | os.O_CLOEXEC))
+    except OSError as error:
+        return Fact("/dev/net/tun", False, error.strerror or str(error))
+    return Fact("/dev/net/tun", True, "can be opened")
+
+
+def kernel() -> str:
+    """The kernel's release and the architecture."""
+    return f"{platform.system()} {platform.release()} {platform.machine()}"
+
+
+# ---------------------------------------------------------------- trying
+
+
+def _tried(name: str, attempt: Callable[[], None], seen: str) -> Fact:
+    number = _in_child(attempt)
+    return Fact(name, number == 0, os.strerror(number) if number else seen)
+
+
+def _in_child(attempt: Callable[[], None]) -> int:
+    """The error number with which an attempt ends in a forked process; 0 when it succeeds."""
+    child = os.fork()
+    if child == 0:
+        number = 255
+        try:
+            attempt()
+            number = 0
+        except OSError as error:
+            number = error.errno or 255
+        finally:
+            os._exit(number)
+    _, status = os.waitpid(child, 0)
+    return os.waitstatus_to_exitcode(status)
+
+
+def _enter_namespaces() -> None:
+    """Unshare, and use what was got: some hosts allow the first and refuse the second."""
+    user, group = os.getuid(), os.getgid()
+    rootless = os.geteuid() != 0
+    _check(_libc.unshare(NAMESPACES | (CLONE_NEWUSER if rootless else 0)), "unshare")
+    if rootless:
+        Path("/proc/self/setgroups").write_text("deny", "ascii")
+        Path("/proc/self/uid_map").write_text(f"0 {user} 1", "ascii")
+        Path("/proc/self/gid_map").write_text(f"0 {group} 1", "ascii")
+    _mount(b"none", b"/", None, MS_REC | MS_SLAVE)
+
+
+def _mount_proc() -> None:
+    _enter_namespaces()
+    number = _in_child(lambda: _mount(b"proc", b"/proc", b"proc", 0))  # pid 1 of the namespace
+    if number:
+        raise OSError(number, os.strerror(number))
+
+
+def _mount(source: bytes, target: bytes, kind: bytes | None, flags: int) -> None:
+    _check(_libc.mount(source, target, kind, ctypes.c_ulong(flags), None), "mount")
+
+
+def _check(result: int, what: str) -> None:
+    if result < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"{what}: {os.strerror(number)}")
+
+
+def _who() -> str:
+    return "root" if os.geteuid() == 0 else "an ordinary user"
+
+
+def _own_groups() -> list[Path]:
+    """Our directories in the hierarchies that bound memory and processes; see cgroups(7).
+
+    Version 2 has one hierarchy, version 1 one for each; empty where there is neither.
+    """
+    lines = _words(Path("/proc/self/cgroup"), "\n")
+    own = {names: path.lstrip("/") for _, names, path in (line.split(":", 2) for line in lines)}
+    if "" in own:
+        group = _CGROUP / own[""]
+        if {"memory", "pids"} <= set(_words(group / "cgroup.controllers", None)):
+            return [group]
+    return [_CGROUP / name / own[name] for name in ("memory", "pids") if name in own]
+
+
+def _words(file: Path, between: str | None) -> list[str]:
+    """What a file of the kernel holds; empty when it is not there."""
+    try:
+        return [word for word in file.read_text("utf-8").split(between) if word]
+    except OSError:
+        return []
