@@ -1,0 +1,1 @@
+"""Everything that knows Jupyter: kernelspecs, messages, kernels, machines."""

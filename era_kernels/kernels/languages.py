@@ -1,0 +1,249 @@
+"""What can be run here: the only reader of the kernelspec folders.
+
+A language is a folder with a `kernel.json`, as Jupyter defines it, whose `metadata.era_kernels`
+tells what we need beside. Folders named in the settings win over those that come with the package.
+"""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from importlib.machinery import PathFinder
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from era_kernels.errors import LanguageUnavailable, StartError, UnsupportedLanguage
+from era_kernels.kernels.environment import filled, search_path
+from era_kernels.models import JsonObject
+
+_NAME = r"^[a-z][a-z0-9_+-]*$"
+
+
+class _Extras(BaseModel):
+    """`metadata.era_kernels` of a kernel.json. Unknown keys are mistakes."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    aliases: list[str] = []
+    entry: str | None = Field(None, pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")
+    preload: list[str] = []
+    extension: str = ""
+    transport: Literal["ipc"] = "ipc"
+    capabilities: list[str] = []
+
+
+class _Metadata(BaseModel):
+    era_kernels: _Extras = _Extras()
+
+
+class _Spec(BaseModel):
+    """A kernel.json; keys that are Jupyter's but not ours are ignored."""
+
+    argv: list[str] = Field(min_length=1)
+    display_name: str
+    language: str = Field(pattern=_NAME)
+    interrupt_mode: Literal["signal", "message"] = "signal"
+    env: dict[str, str] = {}
+    metadata: _Metadata = _Metadata()
+
+
+@dataclass(frozen=True, slots=True)
+class Language:
+    """A language and the kernel that runs it.
+
+    `argv` starts it by exec, `entry` ("module:function") in a forked process that has imported
+    `preload`. `reason` says what is missing on this host; None when nothing is.
+    """
+
+    name: str
+    aliases: tuple[str, ...]
+    directory: Path
+    argv: tuple[str, ...]
+    entry: str | None
+    preload: tuple[str, ...]
+    env: Mapping[str, str]
+    interrupt_mode: Literal["signal", "message"]
+    transport: Literal["ipc"]
+    extension: str
+    capabilities: tuple[str, ...]
+    kernels: tuple[str, ...]
+    version: str | None = None
+    reason: str | None = None
+
+    @property
+    def available(self) -> bool:
+        return self.reason is None
+
+    def command(self, connection_file: Path) -> tuple[str, ...]:
+        """The command that starts the kernel, its program as an absolute path."""
+        values = {
+            "{python}": sys.executable,
+            "{connection_file}": str(connection_file),
+            "{resource_dir}": str(self.directory),
+        }
+        program, *rest = (filled(part, values) for part in self.argv)
+        return (_found(program) or program, *rest)
+
+    def describe(self) -> JsonObject:
+        """The language as the API lists it."""
+        told: JsonObject = {
+            "name": self.name,
+            "aliases": list(self.aliases),
+            "available": self.available,
+            "version": self.version,
+            "kernels": list(self.kernels),
+            "capabilities": list(self.capabilities),
+        }
+        return told if self.reason is None else {**told, "reason": self.reason}
+
+
+class Languages:
+    """All languages that there is a folder for, by name and alias in any case."""
+
+    def __init__(self, languages: Iterable[Language]) -> None:
+        """Raises StartError when two of them claim the same name or alias."""
+        self._by_name: dict[str, Language] = {}
+        self._all = sorted(languages, key=lambda language: language.name)
+        for language in self._all:
+            for name in (language.name, *language.aliases):
+                other = self._by_name.setdefault(name.lower(), language)
+                if other is not language:
+                    raise StartError(
+                        f'"{name}" is claimed by two kernelspecs: {other.directory} and '
+                        f"{language.directory}. Remove one of them."
+                    )
+
+    @classmethod
+    def load(cls, extra: Sequence[Path] = (), builtin: Path | None = None) -> Languages:
+        """Read the folders in `extra`, the first wins, then the built-in ones. Blocking.
+
+        Raises StartError naming the file that is broken.
+        """
+        found: dict[str, Language] = {}
+        for directory in (*extra, builtin or builtin_dir()):
+            for language in _languages_in(directory):
+                found.setdefault(language.name, language)
+        return cls(found.values())
+
+    def __iter__(self) -> Iterator[Language]:
+        return iter(self._all)
+
+    def resolve(self, name: str) -> Language:
+        """The language of that name or alias. Raises UnsupportedLanguage listing the known ones."""
+        language = self._by_name.get(name.lower())
+        if language is None:
+            known = [language.name for language in self._all]
+            raise UnsupportedLanguage(
+                f'The language "{name[:64]}" is not supported. Supported: {", ".join(known)}.',
+                details={"supported": known},
+            )
+        return language
+
+    def available(self, name: str) -> Language:
+        """Like `resolve`; raises LanguageUnavailable when something is missing on this host."""
+        language = self.resolve(name)
+        if language.reason is not None:
+            raise LanguageUnavailable(
+                f"{language.name} cannot run on this server: {language.reason}."
+            )
+        return language
+
+    @property
+    def preload(self) -> tuple[str, ...]:
+        """The modules that forked kernels want to find imported, each once."""
+        names = (name for language in self._forked() for name in language.preload)
+        return tuple(dict.fromkeys(names))
+
+    @property
+    def entry_paths(self) -> tuple[Path, ...]:
+        """The folders in which the entries of forked kernels lie."""
+        return tuple(language.directory for language in self._forked())
+
+    def _forked(self) -> list[Language]:
+        return [one for one in self._all if one.entry is not None and one.available]
+
+
+def builtin_dir() -> Path:
+    """The kernelspecs that come with the package, or those of the source tree."""
+    package = Path(__file__).resolve().parent.parent
+    shipped = package / "kernelspecs"
+    return shipped if shipped.is_dir() else package.parent / "kernelspecs"
+
+
+def _languages_in(directory: Path) -> list[Language]:
+    try:
+        folders = sorted(directory.iterdir())
+    except OSError as error:
+        raise StartError(f"The kernelspec folder {directory} cannot be read: {error}.") from error
+    return [_language(folder) for folder in folders if (folder / "kernel.json").exists()]
+
+
+def _language(folder: Path) -> Language:
+    file = folder / "kernel.json"
+    try:
+        spec = _Spec.model_validate_json(file.read_bytes())
+    except OSError as error:
+        raise StartError(f"{file} cannot be read: {error}.") from error
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(map(str, first["loc"])) or "the file"
+        raise StartError(f"{file} is no valid kernelspec: {where}: {first['msg']}.") from error
+    return _checked(_as_language(spec, folder.absolute()))
+
+
+def _as_language(spec: _Spec, folder: Path) -> Language:
+    extras = spec.metadata.era_kernels
+    return Language(
+        name=spec.language,
+        aliases=tuple(extras.aliases),
+        directory=folder,
+        argv=tuple(spec.argv),
+        entry=extras.entry,
+        preload=tuple(extras.preload),
+        env=spec.env,
+        interrupt_mode=spec.interrupt_mode,
+        transport=extras.transport,
+        extension=extras.extension,
+        capabilities=tuple(extras.capabilities),
+        kernels=(folder.name,),
+    )
+
+
+def _checked(language: Language) -> Language:
+    """The same with what this host has and lacks."""
+    if language.entry is None:
+        program = language.command(Path())[0]
+        if _found(program) is None:
+            return replace(language, reason=f"the program {program} is not installed")
+        return language
+    module = language.entry.partition(":")[0]
+    find = partial(_importable, paths=[str(language.directory), *sys.path])
+    missing = [name for name in (module, *language.preload) if not find(name)]
+    if missing:
+        return replace(language, reason=f"modules are not installed: {', '.join(missing)}")
+    return replace(language, version=platform.python_version())
+
+
+def _found(program: str) -> str | None:
+    return shutil.which(program, path=search_path())
+
+
+def _importable(name: str, paths: Sequence[str]) -> bool:
+    """Is there such a module? Nothing is imported, unlike by `importlib.util.find_spec`."""
+    full = ""
+    for part in name.split("."):
+        full = f"{full}.{part}" if full else part
+        if full in sys.builtin_module_names:
+            paths = []
+            continue
+        spec = PathFinder.find_spec(full, list(paths))
+        if spec is None:
+            return False
+        paths = spec.submodule_search_locations or []
+    return True

@@ -1,0 +1,121 @@
+"""Jupyter's wire format: where a kernel's sockets are, and signed multipart messages.
+
+Follows "The wire protocol" and "Connection files" of the Jupyter documentation. Messages are made
+and signed by jupyter_client; reading is done here, because its `deserialize` also parses dates,
+keeps digests and adapts versions, which triples the cost of a message, and raises what it likes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from dataclasses import dataclass
+from hmac import compare_digest
+from pathlib import Path
+from typing import Any
+
+from jupyter_client.session import DELIM, Session
+
+from era_kernels.models import JsonObject
+
+_PORTS = {"shell": 1, "iopub": 2, "stdin": 3, "control": 4, "hb": 5}
+# JSON knows no NaN and no infinities, though Python's parser does.
+_decoder = json.JSONDecoder(parse_constant=lambda _: None)
+
+
+class BrokenMessage(Exception):
+    """Bytes from a kernel that are no message signed by it; the text is a constant."""
+
+
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """The five sockets of a kernel, as unix sockets in `directory`, and the key of its messages.
+
+    The longest path is that of `directory` and 4 bytes; a unix socket's path may have 107.
+    """
+
+    directory: Path
+    key: str
+
+    @classmethod
+    def new(cls, directory: Path) -> Connection:
+        """A connection with a key of its own."""
+        return cls(directory, secrets.token_hex(32))
+
+    @property
+    def file(self) -> Path:
+        """The connection file that the kernel is told of."""
+        return self.directory / "kernel.json"
+
+    def address(self, channel: str) -> str:
+        """The ZeroMQ address of `shell`, `iopub`, `stdin`, `control` or `hb`."""
+        return f"ipc://{self.directory}/k-{_PORTS[channel]}"
+
+    def write(self) -> None:
+        """Write the connection file, readable by its owner only. Blocking; raises OSError."""
+        told = {
+            "transport": "ipc",
+            "ip": f"{self.directory}/k",
+            "key": self.key,
+            "signature_scheme": "hmac-sha256",
+            **{f"{channel}_port": number for channel, number in _PORTS.items()},
+        }
+        number = os.open(self.file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+        with os.fdopen(number, "w") as file:
+            json.dump(told, file)
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """A message from a kernel: `parent` is the id of the request that it answers, or "".
+
+    `size` is that of its content in bytes.
+    """
+
+    kind: str
+    parent: str
+    content: JsonObject
+    size: int
+
+
+class Wire:
+    """Makes requests and reads what comes back, with one kernel's key."""
+
+    def __init__(self, key: str) -> None:
+        # No digests are kept: whoever has the key can make new messages as well as send old ones.
+        self._session = Session(key=key.encode(), username="era", digest_history_size=0)
+
+    def pack(
+        self, kind: str, content: JsonObject, metadata: JsonObject | None = None
+    ) -> tuple[str, list[bytes]]:
+        """A request's id, and its parts, signed."""
+        message = self._session.msg(kind, content, metadata=metadata)
+        return message["msg_id"], self._session.serialize(message)
+
+    def unpack(self, parts: list[bytes]) -> Message:
+        """Raises BrokenMessage when the parts are no message, or one signed by somebody else."""
+        try:
+            start = parts.index(DELIM) + 1
+            signature, header, parent, metadata, content = parts[start : start + 5]
+        except ValueError as error:
+            raise BrokenMessage("parts are missing") from error
+        if not compare_digest(self._session.sign([header, parent, metadata, content]), signature):
+            raise BrokenMessage("the signature is wrong")
+        kind = _parse(header).get("msg_type")
+        answered = _parse(parent).get("msg_id", "")
+        if not isinstance(kind, str) or not isinstance(answered, str):
+            raise BrokenMessage("a header has the wrong shape")
+        return Message(kind, answered, _parse(content), len(content))
+
+
+def _parse(part: bytes) -> JsonObject:
+    """A JSON object. Bytes that are not UTF-8 become U+FFFD: a program may print any."""
+    try:
+        value: Any = _decoder.decode(part.decode("utf-8", "replace"))
+    # Deep nesting, numbers of thousands of digits, more than fits: the parser says no in many ways.
+    except (ValueError, RecursionError, MemoryError) as error:
+        raise BrokenMessage("a part is no JSON") from error
+    if not isinstance(value, dict):
+        raise BrokenMessage("a part is no JSON object")
+    return value

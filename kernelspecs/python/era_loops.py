@@ -1,0 +1,127 @@
+"""asyncio.run and its kin, callable from a cell although the kernel's own loop is running.
+
+A cell is called from within the kernel's loop, so that `asyncio.create_task` works and tasks go on
+after it. `asyncio.run`, `Runner.run` and `run_until_complete` refuse to work there; here they step
+out of the loop for as long as they take. Inside the user's own tasks they refuse, as they must.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import asyncio.events
+import asyncio.tasks
+import contextlib
+import functools
+import signal
+import threading
+from asyncio import AbstractEventLoop, BaseEventLoop
+from collections.abc import Callable, Iterator
+from typing import Any
+
+
+class Loops:
+    """The kernel's loop, and the task in which it runs cells (None: none runs)."""
+
+    def __init__(self, loop: AbstractEventLoop) -> None:
+        self.loop = loop
+        self.cell: asyncio.Task[Any] | None = None
+        self.canceller: Any = None  # the handler of SIGINT while the cell is awaited
+
+    def install(self) -> None:
+        """Patch asyncio."""
+        run = self._outside(asyncio.run)
+        asyncio.run = asyncio.runners.run = run
+        asyncio.Runner.run = self._outside(asyncio.Runner.run)  # type: ignore[method-assign]
+        for name in ("run_until_complete", "run_forever"):
+            setattr(BaseEventLoop, name, self._of_any_loop(getattr(BaseEventLoop, name)))
+
+    def in_cell(self) -> bool:
+        """Is this the code of a cell itself, and not of a task of the user's?"""
+        return (
+            self.cell is not None
+            and threading.current_thread() is threading.main_thread()
+            and asyncio._get_running_loop() is self.loop
+            and asyncio.current_task(self.loop) in (self.cell, None)
+        )
+
+    def _outside(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(function)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            if not self.in_cell():
+                return function(*args, **kwargs)
+            with self._stepped_out():
+                return function(*args, **kwargs)
+
+        return call
+
+    def _of_any_loop(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(function)
+        def call(loop: BaseEventLoop, *args: Any) -> Any:
+            if not self.in_cell():
+                return function(loop, *args)
+            with self._stepped_out():
+                if loop is self.loop:
+                    return _nested(loop, *args)
+                return function(loop, *args)
+
+        return call
+
+    @contextlib.contextmanager
+    def _stepped_out(self) -> Iterator[None]:
+        """No loop is running and no task is current, as in a plain program."""
+        task = asyncio.current_task(self.loop)
+        handler = signal.getsignal(signal.SIGINT)
+        _swap_task(self.loop, task, None)
+        asyncio._set_running_loop(None)
+        ours = handler is self.canceller  # which needs the loop to run
+        if ours:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+        try:
+            yield
+        finally:
+            if ours:
+                signal.signal(signal.SIGINT, handler)
+            asyncio._set_running_loop(self.loop)
+            asyncio.set_event_loop(self.loop)  # runners leave none behind
+            _swap_task(self.loop, None, task)
+
+
+def _swap_task(loop: AbstractEventLoop, old: Any, new: Any) -> None:
+    """Change which task is the current one of the running loop."""
+    if hasattr(asyncio.tasks, "_swap_current_task"):  # since 3.12
+        asyncio.tasks._swap_current_task(loop, new)
+        return
+    if old is not None:
+        asyncio.tasks._leave_task(loop, old)
+    if new is not None:
+        asyncio.tasks._enter_task(loop, new)
+
+
+def _nested(loop: Any, future: Any = None) -> Any:
+    """Turn the kernel's own loop further, until `future` is done; without one, until it is stopped.
+
+    The loop counts beforehand how many callbacks it is going to call in a turn. Those that are
+    called here are replaced by cancelled ones, which it passes over.
+    """
+    asyncio._set_running_loop(loop)
+    expected = len(loop._ready)
+    if future is not None:
+        future = asyncio.ensure_future(future, loop=loop)
+    try:
+        while not (loop._stopping if future is None else future.done()):
+            loop._run_once()
+    except BaseException:
+        if future is not None:
+            future.cancel()  # with a plain program it would be gone
+        raise
+    finally:
+        loop._stopping = False
+        for _ in range(expected):
+            handle = asyncio.Handle(_nothing, (), loop)
+            handle.cancel()
+            loop._ready.appendleft(handle)
+    return None if future is None else future.result()
+
+
+def _nothing() -> None:
+    """What a cancelled handle would call."""

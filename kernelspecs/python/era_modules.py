@@ -1,0 +1,95 @@
+"""Lets a run see the user's modules as they are on disk, not as an earlier run imported them."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from pathlib import Path
+from types import ModuleType
+
+Stamp = tuple[int, int, int] | None
+
+
+class Modules:
+    """The modules that were imported from the workspace, with the state of their files."""
+
+    def __init__(self, workspace: Path) -> None:
+        self._prefix = f"{workspace.resolve()}{os.sep}"
+        self._stamps: dict[str, Stamp] = {}
+        self._last = next(reversed(sys.modules), "")
+
+    def note(self) -> None:
+        """Remember what this run imported. `sys.modules` is in the order of imports."""
+        fresh = []
+        for name in reversed(sys.modules):
+            if name == self._last:
+                break
+            fresh.append(name)
+        if fresh:
+            self._last = fresh[0]
+        for name in fresh:
+            file = self._file(sys.modules.get(name))
+            if file is not None:
+                self._stamps[name] = _stamp(file)
+
+    def refresh(self) -> None:
+        """Forget the modules whose files changed, and those that imported something from them."""
+        for path, finder in sys.path_importer_cache.items():
+            if finder is not None and (path + os.sep).startswith(self._prefix):
+                finder.invalidate_caches()
+        changed = {name for name, stamp in self._stamps.items() if self._now(name) != stamp}
+        found = changed
+        while found:
+            found = {name for name in self._stamps.keys() - changed if self._uses(name, changed)}
+            changed |= found
+        for name in changed:
+            sys.modules.pop(name, None)
+            del self._stamps[name]
+        self._last = next(reversed(sys.modules))  # what comes back, comes after it
+
+    def _now(self, name: str) -> Stamp:
+        file = self._file(sys.modules.get(name))
+        return None if file is None else _stamp(file)
+
+    def _file(self, module: ModuleType | None) -> str | None:
+        """Its file when it lies in the workspace."""
+        file = getattr(module, "__file__", None)
+        if not isinstance(file, str):
+            return None
+        return file if f"{Path.cwd() / file}".startswith(self._prefix) else None
+
+    def _uses(self, name: str, changed: set[str]) -> bool:
+        """Does it hold a module, class or function of a changed one, or name one in an import?"""
+        module = sys.modules.get(name)
+        if module is None:
+            return False
+        values = tuple(vars(module).values())
+        if any(_origin(value) in changed for value in values):
+            return True
+        names = "|".join(re.escape(one.rpartition(".")[2]) for one in changed)
+        imports = re.compile(rf"^\s*(from|import)\b.*\b({names})\b", re.MULTILINE)
+        return imports.search(_source(module)) is not None
+
+
+def _origin(value: object) -> str | None:
+    """The name of a module, and of that in which a class or function was defined."""
+    if isinstance(value, ModuleType):
+        return value.__name__
+    origin = getattr(value, "__module__", None) if callable(value) else None
+    return origin if isinstance(origin, str) else None
+
+
+def _source(module: ModuleType) -> str:
+    try:
+        return Path(str(module.__file__)).read_text(errors="replace")
+    except OSError:
+        return ""
+
+
+def _stamp(file: str) -> Stamp:
+    try:
+        status = Path(file).stat()
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_size, status.st_ino

@@ -1,0 +1,184 @@
+"""IPython's shell without a terminal, a history or caches: rich output, magics, completion.
+
+Cells are compiled and run by `era_program`; of IPython's own way only what tools build on is kept:
+the events around a run, formatters, magics, and `get_ipython()`.
+"""
+
+from __future__ import annotations
+
+import atexit
+import builtins
+import sys
+from collections.abc import Callable
+from functools import cached_property
+from typing import Any
+
+import era_runs
+from ipykernel.jsonutil import encode_images, json_clean
+from IPython.core.displayhook import DisplayHook
+from IPython.core.displaypub import DisplayPublisher
+from IPython.core.error import UsageError
+from IPython.core.interactiveshell import ExecutionInfo, ExecutionResult, InteractiveShell
+from IPython.core.prefilter import PrefilterManager
+from traitlets import Any as AnyTrait
+from traitlets import Type, default
+
+_HIDDEN = ("__builtin__", "_", "__", "___")
+
+
+class EraDisplayHook(DisplayHook):
+    """Sends the value of a last expression as an `execute_result`, and keeps nothing of it."""
+
+    def __call__(self, result: Any = None) -> None:
+        if result is None:
+            return
+        data, metadata = self.compute_format_data(result)
+        self.fill_exec_result(result)
+        if data:
+            run = era_runs.current()
+            content = {
+                "execution_count": run.number,
+                "data": encode_images(data),
+                "metadata": metadata,
+            }
+            self.shell.publish("execute_result", content)
+
+    def update_user_ns(self, result: Any) -> None:
+        """There is no `Out`."""
+
+
+class EraDisplayPublisher(DisplayPublisher):
+    """Sends what `display()` is given."""
+
+    def publish(
+        self,
+        data: dict[str, Any],
+        metadata: dict[str, Any] | None = None,
+        *,
+        transient: dict[str, Any] | None = None,
+        update: bool = False,
+        **_: Any,
+    ) -> None:
+        self._validate_data(data, metadata)
+        content = {
+            "data": encode_images(data),
+            "metadata": metadata or {},
+            "transient": transient or {},
+        }
+        self.shell.publish("update_display_data" if update else "display_data", content)
+
+    def clear_output(self, wait: bool = False) -> None:
+        self.shell.publish("clear_output", {"wait": wait})
+
+
+class EraShell(InteractiveShell):
+    """The shell of the user's program; `sys.modules["__main__"]` is its namespace.
+
+    Not a subclass of ipykernel's shell: libraries that find one print for a notebook's front-end,
+    where a plain program's output is wanted.
+    """
+
+    displayhook_class = Type(EraDisplayHook)
+    display_pub_class = Type(EraDisplayPublisher)
+    kernel = AnyTrait()
+    failure: BaseException | None = None  # that a magic or a formatter has shown in this run
+    system = InteractiveShell.system_raw  # its output comes by the descriptors, like all children's
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(user_module=sys.modules["__main__"], **kwargs)
+        atexit.unregister(self.atexit_operations)  # it empties the namespace before user callbacks
+        self.on_failure: Callable[[BaseException], None] = _forget
+        # Nothing that would move or change lines which are valid Python.
+        self.input_transformer_manager.cleanup_transforms = [
+            transform
+            for transform in self.input_transformer_manager.cleanup_transforms
+            if getattr(transform, "__name__", "") == "cell_magic"
+        ]
+        self.builtin_trap.auto_builtins = {"get_ipython": self.get_ipython}
+        builtins.get_ipython = self.get_ipython  # type: ignore[attr-defined]
+        for name in _HIDDEN:
+            self.user_ns.pop(name, None)
+
+    @default("exiter")
+    def _exiter(self) -> Any:
+        return None
+
+    def publish(self, kind: str, content: dict[str, Any]) -> None:
+        """Send a message of the run that the calling code belongs to."""
+        kernel = self.kernel
+        if kernel.iopub_socket.in_child:  # a fork has no connection
+            return
+        kernel.session.send(
+            kernel.iopub_socket,
+            kind,
+            json_clean(content),
+            parent=era_runs.current().parent,
+            ident=kind.encode(),
+        )
+
+    # ------------------------------------------------------------ around a run
+
+    def before(self, code: str) -> ExecutionResult:
+        """Tell extensions that a run begins."""
+        self.failure = None
+        info = ExecutionInfo(code, False, False, True, None, None, transformed_cell=code)
+        result = ExecutionResult(info)
+        self.events.trigger("pre_execute")
+        self.events.trigger("pre_run_cell", info)
+        return result
+
+    def after(self, result: ExecutionResult) -> None:
+        """Tell extensions that a run has ended; matplotlib's shows figures now."""
+        self.events.trigger("post_execute")
+        self.events.trigger("post_run_cell", result)
+
+    # ------------------------------------------------------------ errors, as plain text on stderr
+
+    def showtraceback(self, exc_tuple: Any = None, *_: Any, **__: Any) -> None:
+        error = exc_tuple[1] if exc_tuple and exc_tuple[0] else sys.exc_info()[1]
+        if error is not None:
+            self.failure = error
+            if not isinstance(error, SystemExit):
+                self.on_failure(error)
+
+    def showsyntaxerror(self, *_: Any, **__: Any) -> None:
+        self.showtraceback()
+
+    def showindentationerror(self) -> None:
+        self.showtraceback()
+
+    # ------------------------------------------------------------ what a plain program has not
+
+    def enable_gui(self, gui: str | None = None) -> None:
+        if gui is not None:
+            raise UsageError(f"There is no display here for {gui}.")
+
+    @cached_property
+    def prefilter_manager(self) -> PrefilterManager:
+        """For `get_ipython().run_cell()`. Made when needed: it is a fifth of the shell's start."""
+        return PrefilterManager(shell=self, parent=self)
+
+    def init_prefilter(self) -> None:
+        """Later."""
+
+    def init_environment(self) -> None:
+        """No variables that ask programs for colours."""
+
+    def init_user_ns(self) -> None:
+        """No `In`, `Out`, `exit` or `open` of IPython's among the user's names."""
+
+    def init_prompts(self) -> None:
+        """No `sys.ps1`: it tells libraries that somebody types."""
+
+    def init_sys_modules(self) -> None:
+        """`__main__` is there."""
+
+    def init_virtualenv(self) -> None:
+        """sys.path is the server's to set."""
+
+    def init_logstart(self) -> None:
+        """No log of what was run."""
+
+
+def _forget(error: BaseException) -> None:
+    """Until the kernel says where errors go."""

@@ -1,0 +1,87 @@
+"""Tracebacks as the plain interpreter prints them: the user's frames only, named `<cell N>`."""
+
+from __future__ import annotations
+
+import linecache
+import os
+import traceback
+from collections import deque
+from pathlib import Path
+from types import TracebackType
+
+import IPython
+
+KEPT = 8 * 1024 * 1024  # characters of source of earlier cells, for tracebacks through them
+
+_OURS = (str(Path(__file__).parent) + os.sep, str(Path(IPython.__file__).parent) + os.sep)
+
+
+class Sources:
+    """The source of cells, where tracebacks, warnings and `inspect` look for lines."""
+
+    def __init__(self) -> None:
+        self._names: deque[tuple[str, int]] = deque()
+        self._size = 0
+
+    def add(self, name: str, source: str) -> None:
+        # Without a time of modification, linecache never looks for a file of that name.
+        lines = [line + "\n" for line in source.splitlines()]
+        linecache.cache[name] = (len(source), None, lines, name)
+        self._names.append((name, len(source)))
+        self._size += len(source)
+        while self._size > KEPT and len(self._names) > 1:
+            old, size = self._names.popleft()
+            linecache.cache.pop(old, None)
+            self._size -= size
+
+
+def clean(error: BaseException) -> None:
+    """Remove the frames of kernel and IPython from an exception and all that it came from."""
+    seen: set[int] = set()
+    waiting = [error]
+    while waiting:
+        one = waiting.pop()
+        if id(one) in seen:
+            continue
+        seen.add(id(one))
+        one.__traceback__ = _without_ours(one.__traceback__)
+        waiting += [other for other in (one.__cause__, one.__context__) if other is not None]
+        if isinstance(one, BaseExceptionGroup):
+            waiting += one.exceptions
+
+
+def text(error: BaseException) -> str:
+    """What a plain interpreter prints for an uncaught exception."""
+    try:
+        told = traceback.TracebackException(type(error), error, error.__traceback__, compact=True)
+        return _sendable("".join(told.format()))
+    except Exception as problem:  # an exception class may do anything in its hooks
+        return f"{type(error).__qualname__}: <traceback failed: {type(problem).__name__}>\n"
+
+
+def value(error: BaseException) -> str:
+    """What `str` says of an exception."""
+    try:
+        return _sendable(str(error))
+    except Exception:
+        return "<exception str() failed>"
+
+
+def _sendable(told: str) -> str:
+    """Text as sys.stderr would write it: with lone surrogates escaped."""
+    return told.encode(errors="backslashreplace").decode()
+
+
+def _without_ours(first: TracebackType | None) -> TracebackType | None:
+    while first is not None and _is_ours(first):
+        first = first.tb_next
+    link = first
+    while link is not None:
+        while link.tb_next is not None and _is_ours(link.tb_next):
+            link.tb_next = link.tb_next.tb_next
+        link = link.tb_next
+    return first
+
+
+def _is_ours(link: TracebackType) -> bool:
+    return link.tb_frame.f_code.co_filename.startswith(_OURS)

@@ -1,0 +1,66 @@
+"""A real host of kernels for a module, and the loop that it lives in."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from era_kernels.kernels.languages import Languages
+from era_kernels.kernels.machine import KernelHost, Machine
+from era_kernels.models import Limits, Place
+from era_kernels.sandbox.sandbox import Sandboxes
+
+LANGUAGE = "python"
+
+
+@asynccontextmanager
+async def a_host(languages: Languages) -> AsyncIterator[KernelHost]:
+    """A host with a zygote of its own; nothing is left of both afterwards."""
+    async with AsyncExitStack() as stack:
+        runtime = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="era-")))
+        sandboxes = await Sandboxes.open(runtime, languages.preload, languages.entry_paths)
+        stack.push_async_callback(sandboxes.aclose)
+        host = KernelHost(languages, sandboxes)
+        stack.push_async_callback(host.aclose)
+        yield host
+
+
+def a_place(directory: Path) -> Place:
+    place = Place(directory / "workspace", directory / "packages", directory / "cache")
+    for path in (place.workspace, place.packages, place.cache):
+        path.mkdir(parents=True)
+    return place
+
+
+@pytest.fixture(scope="module")
+def runner() -> Iterator[asyncio.Runner]:
+    """The loop of a module: what is opened in one test lives on in the next."""
+    with asyncio.Runner() as runner:
+        yield runner
+
+
+@pytest.fixture(scope="module")
+def host(runner: asyncio.Runner) -> Iterator[KernelHost]:
+    languages = Languages.load()
+    reason = languages.resolve(LANGUAGE).reason
+    if reason is not None:
+        pytest.skip(reason)
+    manager = a_host(languages)
+    yield runner.run(manager.__aenter__())
+    runner.run(manager.__aexit__(None, None, None))
+
+
+@pytest.fixture(scope="module")
+def machine(
+    runner: asyncio.Runner, host: KernelHost, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Machine]:
+    """One machine for all tests that leave it as it was."""
+    place = a_place(tmp_path_factory.mktemp("place"))
+    machine = runner.run(host.open(LANGUAGE, place, Limits(), {"ERA_SESSION": "true"}))
+    yield machine
+    runner.run(machine.aclose())

@@ -1,0 +1,575 @@
+"""The kernel's side that faces the server, against kernels that behave well and badly."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import threading
+from collections.abc import Awaitable, Callable
+from contextlib import aclosing
+from pathlib import Path
+
+import pytest
+
+from era_kernels.errors import KernelStartFailed
+from era_kernels.kernels import channels
+from era_kernels.kernels.channels import make_context
+from era_kernels.kernels.kernel import InterruptMode, Kernel
+from era_kernels.kernels.run import HELD_BYTES, SILENT, Patience
+from era_kernels.kernels.wire import Connection
+from era_kernels.models import Ending, ExceptionInfo, Finished, Reason, Result, Stderr, Stdout
+from tests.kernels.scripted import (
+    QUICK,
+    Keeper,
+    Message,
+    Script,
+    ScriptedKernel,
+    Stage,
+    a_request,
+    staged,
+)
+
+pytestmark = pytest.mark.timeout(30)
+
+
+@pytest.fixture
+def on_stage(tmp_path: Path) -> Callable[..., None]:
+    """Runs a coroutine on a stage with the given script."""
+
+    def play(
+        script: Script,
+        act: Callable[[Stage], Awaitable[None]],
+        patience: Patience = QUICK,
+        interrupt_mode: InterruptMode = "signal",
+    ) -> None:
+        async def body() -> None:
+            async with staged(tmp_path, script, patience, interrupt_mode) as stage:
+                await act(stage)
+
+        asyncio.run(body())
+
+    return play
+
+
+def well_behaved(other: ScriptedKernel, request: Message) -> None:
+    other.out(request, "a\n")
+    other.end(request)
+
+
+# ---------------------------------------------------------------- runs that end
+
+
+def test_run_is_output_and_then_finished(on_stage: Callable[..., None]) -> None:
+    """A run yields its output in order and at last how it ended; neighbours are one text."""
+
+    def script(other: ScriptedKernel, request: Message) -> None:
+        other.out(request, "a\n")
+        other.out(request, "b\n")
+        other.out(request, "oh\n", "stderr")
+        other.publish("execute_result", {"data": {"text/plain": "3"}, "metadata": {}}, request)
+        other.end(request, 3)
+
+    async def act(stage: Stage) -> None:
+        *outputs, finished = await stage.run()
+        text = "".join(item.content for item in outputs if isinstance(item, Stdout))
+        assert text == "a\nb\n"
+        assert outputs[-2:] == [Stderr("oh\n"), Result({"text/plain": "3"})]
+        assert finished == Finished(3)
+
+    on_stage(script, act)
+
+
+def test_request_carries_everything_in_its_metadata(on_stage: Callable[..., None]) -> None:
+    """One execute_request has the code, and environment, number and nonce beside it as data."""
+
+    async def act(stage: Stage) -> None:
+        await stage.run(number=7)
+        request = stage.other.requests[0]
+        assert request["content"]["code"] == "code"
+        assert request["content"]["allow_stdin"] is False
+        era = request["metadata"]["era"]
+        assert (era["number"], era["env"]) == (7, {"NAME": "value"})
+        assert len(era["nonce"]) == 32
+
+    on_stage(well_behaved, act)
+
+
+def test_reply_before_fence_waits_for_the_output(on_stage: Callable[..., None]) -> None:
+    """Output between an early reply and the fence belongs to the run."""
+
+    def script(other: ScriptedKernel, request: Message) -> None:
+        other.reply(request)
+        threading.Event().wait(0.1)
+        other.out(request, "after the reply")
+        other.fence(request)
+
+    async def act(stage: Stage) -> None:
+        assert await stage.run() == [Stdout("after the reply"), Finished(0)]
+
+    on_stage(script, act)
+
+
+def test_fence_before_reply_waits_for_the_reply(on_stage: Callable[..., None]) -> None:
+    """The reply tells the exit code and the exception, however late it comes."""
+    told = {"name": "E", "value": "v", "traceback": ["l"]}
+
+    def script(other: ScriptedKernel, request: Message) -> None:
+        other.fence(request)
+        threading.Event().wait(0.1)
+        other.reply(request, 1, exception=told)
+
+    async def act(stage: Stage) -> None:
+        assert await stage.run() == [Finished(1, ExceptionInfo("E", "v", ["l"]))]
+
+    on_stage(script, act)
+
+
+def test_runs_follow_each_other(on_stage: Callable[..., None]) -> None:
+    """A kernel serves one run after the other without leftovers."""
+
+    async def act(stage: Stage) -> None:
+        for _ in range(50):
+            assert await stage.run() == [Stdout("a\n"), Finished(0)]
+        assert stage.late == []
+
+    on_stage(well_behaved, act)
+
+
+# ---------------------------------------------------------------- kernels that break the protocol
+
+
+def test_missing_fence_ends_the_machine(on_stage: Callable[..., None]) -> None:
+    """A reply without a fence is waited for, then the run is lost with its machine."""
+
+    async def act(stage: Stage) -> None:
+        (finished,) = await stage.run()
+        assert finished == Finished(137, state="lost", ending=Ending(reason=SILENT))
+
+    on_stage(lambda other, request: other.reply(request), act)
+
+
+def test_missing_reply_ends_the_machine(on_stage: Callable[..., None]) -> None:
+    """A fence without a reply is waited for, then the run is lost with its machine."""
+
+    async def act(stage: Stage) -> None:
+        (finished,) = await stage.run()
+        assert finished == Finished(137, state="lost", ending=Ending(reason=SILENT))
+
+    on_stage(lambda other, request: other.fence(request), act)
+
+
+def test_output_after_the_reply_extends_the_wait(on_stage: Callable[..., None]) -> None:
+    """As long as output of the run arrives, its fence may stay away."""
+
+    def script(other: ScriptedKernel, request: Message) -> None:
+        other.reply(request)
+        for _ in range(6):
+            threading.Event().wait(0.15)
+            other.out(request, ".")
+        other.fence(request)
+
+    async def act(stage: Stage) -> None:
+        *outputs, finished = await stage.run()
+        assert "".join(item.content for item in outputs if isinstance(item, Stdout)) == "......"
+        assert finished == Finished(0)
+
+    on_stage(script, act)
+
+
+def test_slow_consumer_is_not_a_missing_fence(on_stage: Callable[..., None]) -> None:
+    """While the consumer keeps the kernel from being read, no fence is missed."""
+    line = "x" * 65536
+
+    def script(other: ScriptedKernel, request: Message) -> None:
+        for _ in range(64):
+            other.out(request, line)
+        other.end(request)
+
+    async def act(stage: Stage) -> None:
+        total = 0
+        async with aclosing(stage.kernel.execute(a_request())) as batches:
+            async for batch in batches:
+                total += sum(len(item.content) for item in batch if isinstance(item, Stdout))
+                if total < 2 * HELD_BYTES:
+                    await asyncio.sleep(0.5)
+        assert total == 64 * 65536
+        assert batch[-1] == Finished(0)
+
+    on_stage(script, act)
+
+
+def test_forged_fences_and_replies_are_nobodys(on_stage: Callable[..., None]) -> None:
+    """A fence with another nonce, or a reply to another request, ends nothing."""
+
+    def script(other: ScriptedKernel, request: Message) -> None:
+        stranger = {"header": {**request["header"], "msg_id": "other"}}
+        other.fence(request, "0" * 32)
+        other.reply({**request, **stranger}, 9)
+        other.reply(request, "zero")
+        other.reply(request, True)
+        other.out(request, "still here")
+        other.end(request)
+
+    async def act(stage: Stage) -> None:
+        assert await stage.run() == [Stdout("still here"), Finished(0)]
+
+    on_stage(script, act)
+
+
+def test_output_of_other_parents_is_late(on_stage: Callable[..., None]) -> None:
+    """What an old run, nobody, or this run after its fence prints is in no run's output."""
+
+    def script(other: ScriptedKernel, request: Message) -> None:
+        if len(other.requests) == 2:
+            other.out(other.requests[0], "old")
+            other.publish("stream", {"name": "stderr", "text": "orphan"}, None)
+        other.end(request)
+        other.out(request, "after the fence")
+
+    async def act(stage: Stage) -> None:
+        assert await stage.run() == [Finished(0)]
+        assert await stage.run() == [Finished(0)]
+        while len(stage.late) < 4:
+            await asyncio.sleep(0.01)
+        late = [Stdout("after the fence"), Stdout("old"), Stderr("orphan")]
+        assert stage.late[:3] == late
+
+    on_stage(script, act)
+
+
+def test_broken_messages_are_dropped_and_counted(
+    on_stage: Callable[..., None], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nothing a kernel sends raises or is repeated in a log; the run goes on."""
+    deep = b"[" * 100_000 + b"]" * 100_000
+    bodies = [b"", b"[]", b"\xff", b"{", deep, b'{"secret": ' + b"9" * 5000 + b"}"]
+
+    def script(other: ScriptedKernel, request: Message) -> None:
+        header, parent = (
+            b'{"msg_type": "stream"}',
+            json.dumps({"msg_id": request["msg_id"]}).encode(),
+        )
+        for body in bodies:
+            other.publish_raw([header, parent, b"{}", body])
+        for other_header in (b"{}", b'{"msg_type": 5}', b"null"):
+            other.publish_raw([other_header, parent, b"{}", b"{}"])
+        other.publish_raw([header, b'{"msg_id": []}', b"{}", b"{}"])
+        other.publish_raw([header, parent, b"{}", b'{"name": "stdout", "text": 5}'])
+        other.publish_raw([header, parent, b"{}", b"{}"], key=False)
+        other.iopub.send_multipart([b"topic"])
+        other.iopub.send_multipart([b"<IDS|MSG>", b"", b""])
+        other.out(request, "fine")
+        other.end(request)
+
+    async def act(stage: Stage) -> None:
+        assert await stage.run() == [Stdout("fine"), Finished(0)]
+        assert stage.kernel.dropped == len(bodies) + 8
+        assert stage.late == []
+
+    on_stage(script, act)
+    assert 0 < len(caplog.records) < 6
+    assert "secret" not in caplog.text
+
+
+def test_message_that_is_too_long_is_not_received(
+    on_stage: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A message over the bound is refused by libzmq; its fence is missing then."""
+    monkeypatch.setattr(channels, "MESSAGE_BYTES", 100_000)
+
+    def script(other: ScriptedKernel, request: Message) -> None:
+        other.out(request, "x" * 200_000)
+        other.end(request)
+
+    async def act(stage: Stage) -> None:
+        (finished,) = await stage.run()
+        assert finished == Finished(137, state="lost", ending=Ending(reason=SILENT))
+
+    on_stage(script, act)
+
+
+def test_backlog_of_a_slow_consumer_stays_in_the_kernel(on_stage: Callable[..., None]) -> None:
+    """Of 32 MiB in a burst, no more than the bound and one message wait on our side at a time."""
+    line = "x" * 65536
+
+    def script(other: ScriptedKernel, request: Message) -> None:
+        for _ in range(512):
+            other.out(request, line)
+        other.end(request)
+
+    async def act(stage: Stage) -> None:
+        sizes = []
+        async with aclosing(stage.kernel.execute(a_request())) as batches:
+            async for batch in batches:
+                sizes.append(sum(len(item.content) for item in batch if isinstance(item, Stdout)))
+                await asyncio.sleep(0.02)
+        assert sum(sizes) == 512 * 65536
+        assert max(sizes) <= HELD_BYTES + len(line)
+
+    on_stage(script, act)
+
+
+# ---------------------------------------------------------------- deadlines and interrupts
+
+
+def test_interrupted_in_time_keeps_the_state(on_stage: Callable[..., None]) -> None:
+    """A program that stops when interrupted at its deadline has exit code 124 and its state."""
+    stopped = threading.Event()
+
+    def script(other: ScriptedKernel, request: Message) -> None:
+        other.out(request, "before")
+        stopped.wait(10)
+        other.end(request, 130)
+
+    async def act(stage: Stage) -> None:
+        signals = stage.keeper.signals
+        stage.keeper.signal = _noting(signals, stopped.set)  # type: ignore[method-assign]
+        assert await stage.run(timeout=0.2) == [Stdout("before"), Finished(124, timed_out=True)]
+        assert signals == [signal.SIGINT]
+        assert not stage.keeper.ended.done()
+
+    on_stage(script, act)
+
+
+def _noting(signals: list[int], then: Callable[[], None]) -> Callable[[int], Awaitable[None]]:
+    async def note(number: int) -> None:
+        signals.append(number)
+        then()
+
+    return note
+
+
+def test_deaf_program_ends_with_its_machine(on_stage: Callable[..., None]) -> None:
+    """The ladder: two interrupts, a message that wakes deaf kernels, then the end, state lost."""
+    release = threading.Event()
+
+    async def act(stage: Stage) -> None:
+        (finished,) = await stage.run(timeout=0.2)
+        assert finished == Finished(
+            124, state="lost", ending=Ending(reason=Reason.TIMEOUT), timed_out=True
+        )
+        assert stage.keeper.signals == [signal.SIGINT] * 2
+        asked = stage.other.asked.count("kernel_info_request")
+        release.set()
+        while stage.other.asked.count("kernel_info_request") == asked:
+            await asyncio.sleep(0.01)
+
+    on_stage(lambda other, request: release.wait(10) and None, act)
+
+
+def test_program_that_has_replied_is_not_interrupted(on_stage: Callable[..., None]) -> None:
+    """At the deadline, a run of which only the fence is missing has not timed out."""
+
+    def script(other: ScriptedKernel, request: Message) -> None:
+        other.reply(request, 5)
+        threading.Event().wait(0.3)
+        other.fence(request)
+
+    async def act(stage: Stage) -> None:
+        assert await stage.run(timeout=0.1) == [Finished(5)]
+        assert stage.keeper.signals == []
+
+    on_stage(script, act, Patience(missing=5))
+
+
+def test_interrupt_by_message(on_stage: Callable[..., None]) -> None:
+    """A kernelspec may say that its kernel is interrupted by a message on control."""
+
+    async def act(stage: Stage) -> None:
+        await stage.kernel.interrupt()
+        while "interrupt_request" not in stage.other.asked:
+            await asyncio.sleep(0.01)
+        assert stage.keeper.signals == []
+
+    on_stage(well_behaved, act, interrupt_mode="message")
+
+
+def test_ladder_survives_a_failing_interrupt(on_stage: Callable[..., None]) -> None:
+    """Where interrupting fails, the ladder goes on to the end of the machine."""
+    release = threading.Event()
+
+    async def refuse(number: int) -> None:
+        raise OSError("no such process")
+
+    async def act(stage: Stage) -> None:
+        stage.keeper.signal = refuse  # type: ignore[method-assign]
+        (finished,) = await stage.run(timeout=0.1)
+        assert isinstance(finished, Finished)
+        assert (finished.exit_code, finished.state) == (124, "lost")
+        release.set()
+
+    on_stage(lambda other, request: release.wait(10) and None, act)
+
+
+# ---------------------------------------------------------------- ends
+
+
+def test_death_in_a_run_gives_its_output_first(on_stage: Callable[..., None]) -> None:
+    """What a process wrote before it ended comes before the news of its end."""
+    said = threading.Event()
+
+    def script(other: ScriptedKernel, request: Message) -> None:
+        for _ in range(20):
+            other.out(request, "x" * 10_000)
+        said.set()
+
+    async def act(stage: Stage) -> None:
+        run = asyncio.create_task(stage.run())
+        await asyncio.to_thread(said.wait)
+        stage.keeper.end(Ending(code=7))
+        *outputs, finished = await run
+        assert sum(len(item.content) for item in outputs if isinstance(item, Stdout)) == 200_000
+        assert finished == Finished(7, state="lost", ending=Ending(code=7))
+
+    on_stage(script, act)
+
+
+def test_death_with_endless_output_is_bounded(on_stage: Callable[..., None]) -> None:
+    """A child that holds a dead kernel's sockets cannot keep the run open."""
+    stop = threading.Event()
+
+    def script(other: ScriptedKernel, request: Message) -> None:
+        while not stop.wait(0.01):
+            other.out(request, "more")
+
+    async def act(stage: Stage) -> None:
+        run = asyncio.create_task(stage.run())
+        await asyncio.sleep(0.1)
+        stage.keeper.end(Ending(signal=9))
+        last = (await run)[-1]
+        stop.set()
+        assert last == Finished(137, state="lost", ending=Ending(signal=9))
+
+    on_stage(script, act)
+
+
+def test_machine_ended_for_a_reason_ends_the_run_at_once(on_stage: Callable[..., None]) -> None:
+    """A deletion in a run is told as 137 with its reason, also by the consumer of that run."""
+    release = threading.Event()
+
+    def script(other: ScriptedKernel, request: Message) -> None:
+        other.out(request, "before")
+        release.wait(10)
+
+    async def act(stage: Stage) -> None:
+        items = []
+        async with aclosing(stage.kernel.execute(a_request())) as batches:
+            async for batch in batches:
+                items += batch
+                await stage.keeper.aclose(Reason.DELETED)
+        ending = Ending(reason=Reason.DELETED)
+        assert items == [Stdout("before"), Finished(137, state="lost", ending=ending)]
+        release.set()
+
+    on_stage(script, act)
+
+
+def test_run_on_an_ended_machine_says_so(on_stage: Callable[..., None]) -> None:
+    """A kernel that ended between runs is told by the next one's end, not by an exception."""
+
+    async def act(stage: Stage) -> None:
+        stage.keeper.end(Ending(signal=11))
+        assert await stage.run() == [Finished(139, state="lost", ending=Ending(signal=11))]
+        await asyncio.sleep(0)
+        assert await stage.run() == [Finished(139, state="lost", ending=Ending(signal=11))]
+
+    on_stage(well_behaved, act)
+
+
+def test_abandoned_run_goes_on_and_the_next_waits(on_stage: Callable[..., None]) -> None:
+    """An abandoned run goes on in the kernel, its output is late, and the next run waits for it."""
+    release = threading.Event()
+
+    def script(other: ScriptedKernel, request: Message) -> None:
+        if len(other.requests) == 1:
+            other.out(request, "first")
+            release.wait(10)
+            other.out(request, "x" * 3 * HELD_BYTES)
+        other.end(request)
+
+    async def act(stage: Stage) -> None:
+        async with aclosing(stage.kernel.execute(a_request())) as batches:
+            async for batch in batches:
+                assert batch == [Stdout("first")]
+                break
+        following = asyncio.create_task(stage.run())
+        await asyncio.sleep(0.1)
+        assert len(stage.other.requests) == 1
+        release.set()
+        assert await following == [Finished(0)]
+        assert stage.late == [Stdout("x" * 3 * HELD_BYTES)]
+
+    on_stage(script, act)
+
+
+def test_abandoned_run_still_has_its_deadline(on_stage: Callable[..., None]) -> None:
+    """Nobody waits for an abandoned run, and still its ladder ends it."""
+    release = threading.Event()
+
+    async def act(stage: Stage) -> None:
+        task = asyncio.create_task(stage.run(timeout=0.2))
+        await asyncio.sleep(0.1)
+        task.cancel()
+        ending = await asyncio.wait_for(stage.keeper.ended, 10)
+        assert ending == Ending(reason=Reason.TIMEOUT)
+        release.set()
+
+    on_stage(lambda other, request: release.wait(10) and None, act)
+
+
+# ---------------------------------------------------------------- readiness
+
+
+def _unborn(tmp_path: Path, act: Callable[[Kernel, Keeper], Awaitable[None]]) -> None:
+    """A kernel of which nothing is there yet."""
+
+    async def body() -> None:
+        context, keeper = make_context(), Keeper()
+        kernel = Kernel(context, Connection.new(tmp_path), keeper)
+        try:
+            await act(kernel, keeper)
+        finally:
+            keeper.end(Ending(reason=Reason.STOPPED))
+            await asyncio.sleep(0)
+            await asyncio.to_thread(context.term)
+
+    asyncio.run(body())
+
+
+def test_kernel_that_never_answers_is_given_up(tmp_path: Path) -> None:
+    """A kernel that is not there in time has failed to start."""
+
+    async def act(kernel: Kernel, keeper: Keeper) -> None:
+        with pytest.raises(KernelStartFailed, match=r"not ready within 0\.3 seconds"):
+            await kernel.wait_ready(0.3)
+
+    _unborn(tmp_path, act)
+
+
+def test_kernel_that_ends_before_it_is_ready(tmp_path: Path) -> None:
+    """A kernel that ends while it starts is told at once, with the cause."""
+
+    async def act(kernel: Kernel, keeper: Keeper) -> None:
+        asyncio.get_running_loop().call_later(0.05, keeper.end, Ending(code=3))
+        with pytest.raises(KernelStartFailed, match="exit 3"):
+            await kernel.wait_ready(20)
+
+    _unborn(tmp_path, act)
+
+
+def test_kernel_may_come_later_than_its_client(tmp_path: Path) -> None:
+    """Our sockets are there before the kernel's, and find them when they come."""
+
+    async def body() -> None:
+        connection, context, keeper = Connection.new(tmp_path), make_context(), Keeper()
+        kernel = Kernel(context, connection, keeper)
+        waiting = asyncio.create_task(kernel.wait_ready(10))
+        await asyncio.sleep(0.3)
+        with ScriptedKernel(connection, well_behaved).serving():
+            await waiting
+        keeper.end(Ending(reason=Reason.STOPPED))
+        await asyncio.sleep(0)
+        await asyncio.to_thread(context.term)
+
+    asyncio.run(body())

@@ -1,0 +1,377 @@
+"""Machines with real kernels: what runs, what is stopped, what is left when they end."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import aclosing
+from pathlib import Path
+
+import psutil
+import pytest
+
+from era_kernels.errors import KernelStartFailed, LanguageUnavailable, ShuttingDown
+from era_kernels.kernels.languages import Languages
+from era_kernels.kernels.machine import KernelHost, Machine
+from era_kernels.models import Ending, Finished, Limits, Output, Reason, Request, Stderr, Stdout
+from tests.kernels.conftest import LANGUAGE, a_host, a_place
+from tests.kernels.test_languages import add
+
+
+async def run(machine: Machine, code: str, timeout: float = 30) -> tuple[str, Finished]:
+    """All that a run wrote to stdout, and its end."""
+    request = Request(code, {}, timeout, 1)
+    items = [item async for batch in machine.kernel.execute(request) for item in batch]
+    text = "".join(item.content for item in items if isinstance(item, Stdout))
+    assert isinstance(items[-1], Finished), items
+    return text, items[-1]
+
+
+@pytest.fixture
+def fresh(
+    runner: asyncio.Runner, host: KernelHost, tmp_path: Path
+) -> Iterator[Callable[[Callable[[Machine], Awaitable[None]]], None]]:
+    """Runs a coroutine with a machine of its own, which is closed afterwards."""
+
+    async def body(act: Callable[[Machine], Awaitable[None]]) -> None:
+        machine = await host.open(LANGUAGE, a_place(tmp_path), Limits(), {})
+        try:
+            await act(machine)
+        finally:
+            await machine.aclose()
+
+    yield lambda act: runner.run(body(act))
+
+
+# ---------------------------------------------------------------- runs
+
+
+def test_state_lives_from_run_to_run(runner: asyncio.Runner, machine: Machine) -> None:
+    """What one run defines, the next one sees."""
+    assert runner.run(run(machine, "x = 41")) == ("", Finished(0))
+    assert runner.run(run(machine, "print(x + 1)")) == ("42\n", Finished(0))
+
+
+def test_environment_is_built_from_empty(
+    runner: asyncio.Runner, host: KernelHost, machine: Machine
+) -> None:
+    """A kernel has the session's variables, and none of the server's."""
+    names, _ = runner.run(run(machine, "import os; print(*os.environ)"))
+    assert {"ERA_SESSION", "HOME", "PATH", "LANG", "JPY_PARENT_PID"} <= set(names.split())
+    own = {"HOME", "PATH", "LANG", "LC_ALL", "TMPDIR", *host.languages.resolve(LANGUAGE).env}
+    foreign = set(os.environ) - own
+    assert not foreign & set(names.split())
+
+
+def test_home_is_the_working_directory(runner: asyncio.Runner, machine: Machine) -> None:
+    """Code starts in its workspace, which is empty."""
+    code = "import os; print(os.getcwd() == os.environ['HOME'], os.listdir())"
+    assert runner.run(run(machine, code))[0] == "True []\n"
+
+
+def test_both_streams_keep_their_order(runner: asyncio.Runner, machine: Machine) -> None:
+    """Texts of the two streams come in the order in which they were written."""
+    code = "import sys\nfor n in range(20):\n    print(n)\n    print(n, file=sys.stderr)"
+
+    async def body() -> list[Output | Finished]:
+        request = Request(code, {}, 30, 1)
+        return [item async for batch in machine.kernel.execute(request) for item in batch]
+
+    texts = [item for item in runner.run(body()) if isinstance(item, Stdout | Stderr)]
+    assert texts == [kind(f"{n}\n") for n in range(20) for kind in (Stdout, Stderr)]
+
+
+def test_ten_megabytes_arrive_whole(runner: asyncio.Runner, machine: Machine) -> None:
+    """Not one byte of 100 000 lines is lost, also when the consumer is slow."""
+    code = "for n in range(100_000): print(f'{n:06d}', 'x' * 92)"
+
+    async def body() -> str:
+        pieces = []
+        async with aclosing(machine.kernel.execute(Request(code, {}, 60, 1))) as batches:
+            async for batch in batches:
+                pieces += [item.content for item in batch if isinstance(item, Stdout)]
+                await asyncio.sleep(0.005)
+        return "".join(pieces)
+
+    text = runner.run(body())
+    assert len(text) == 10_000_000
+    assert text == "".join(f"{n:06d} {'x' * 92}\n" for n in range(100_000))
+
+
+def test_late_output_is_told_as_late(runner: asyncio.Runner, machine: Machine) -> None:
+    """What a daemon thread prints after its run belongs to no run."""
+    code = (
+        "import threading, time\n"
+        "def work():\n    time.sleep(0.5)\n    print('late')\n"
+        "threading.Thread(target=work, daemon=True).start()"
+    )
+
+    async def body() -> None:
+        late: list[Output] = []
+        machine.kernel.late = late.extend
+        assert await run(machine, code) == ("", Finished(0))
+        assert await run(machine, "import time; time.sleep(1); print('now')") == (
+            "now\n",
+            Finished(0),
+        )
+        assert late == [Stdout("late\n")]
+
+    runner.run(body())
+
+
+# ---------------------------------------------------------------- interrupts and deadlines
+
+
+def test_interrupt_keeps_the_state(runner: asyncio.Runner, machine: Machine) -> None:
+    """An interrupted run ends with 130 and the kernel goes on at once."""
+
+    async def body() -> None:
+        running = asyncio.create_task(
+            run(machine, "y = 5\nprint('in'); import time; time.sleep(60)")
+        )
+        await asyncio.sleep(0.5)
+        began = time.monotonic()
+        await machine.kernel.interrupt()
+        text, finished = await running
+        assert time.monotonic() - began < 5
+        assert (text, finished.exit_code, finished.state) == ("in\n", 130, "preserved")
+        assert await run(machine, "print(y)") == ("5\n", Finished(0))
+
+    runner.run(body())
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import time; time.sleep(60)",
+        "while True: pass",
+        "import asyncio; await asyncio.sleep(60)",
+        "import asyncio; asyncio.run(asyncio.sleep(60))",
+    ],
+)
+def test_program_that_stops_at_its_deadline(
+    runner: asyncio.Runner, machine: Machine, code: str
+) -> None:
+    """A program that can be interrupted has exit code 124 and keeps its variables."""
+
+    async def body() -> None:
+        await run(machine, "kept = 1")
+        _, finished = await run(machine, code, timeout=0.5)
+        assert finished == Finished(124, timed_out=True)
+        assert await run(machine, "print(kept)") == ("1\n", Finished(0))
+
+    runner.run(body())
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import time\nwhile True:\n    try: time.sleep(60)\n    except BaseException: pass",
+        "sum(range(10**12))",
+        "import signal; signal.pthread_sigmask(signal.SIG_BLOCK, [2])\nwhile True: pass",
+    ],
+)
+def test_deaf_program_ends_with_its_machine(fresh: Callable[..., None], code: str) -> None:
+    """A program that does not listen ends within five seconds of its deadline, state lost."""
+
+    async def act(machine: Machine) -> None:
+        began = time.monotonic()
+        _, finished = await run(machine, code, timeout=0.5)
+        assert time.monotonic() - began < 5.5
+        ending = Ending(reason=Reason.TIMEOUT)
+        assert finished == Finished(124, state="lost", ending=ending, timed_out=True)
+        assert machine.ended.result() == ending
+
+    fresh(act)
+
+
+# ---------------------------------------------------------------- ends
+
+
+@pytest.mark.parametrize(
+    ("code", "ending"),
+    [
+        ("import os; os._exit(7)", Ending(code=7)),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", Ending(signal=9)),
+        ("import ctypes; ctypes.string_at(0)", Ending(signal=11)),
+    ],
+)
+def test_death_in_a_run_is_told(fresh: Callable[..., None], code: str, ending: Ending) -> None:
+    """A kernel that dies in a run is told with its own exit code, after its output."""
+
+    async def act(machine: Machine) -> None:
+        began = time.monotonic()
+        text, finished = await run(machine, f"print('before', flush=True)\n{code}")
+        assert time.monotonic() - began < 5
+        assert finished == Finished(ending.exit_code, state="lost", ending=ending)
+        assert text == "before\n"
+        assert machine.ended.result() == ending
+
+    fresh(act)
+
+
+def test_death_between_runs_is_told(fresh: Callable[..., None]) -> None:
+    """A kernel that dies while nothing runs is told by its machine, and by the next run."""
+    code = (
+        "import os, threading\n"
+        "timer = threading.Timer(0.3, os._exit, [3])\ntimer.daemon = True\ntimer.start()"
+    )
+
+    async def act(machine: Machine) -> None:
+        assert await run(machine, code) == ("", Finished(0))
+        assert await asyncio.wait_for(machine.ended, 10) == Ending(code=3)
+        assert (await run(machine, "1"))[1] == Finished(3, state="lost", ending=Ending(code=3))
+
+    fresh(act)
+
+
+def test_everything_dies_with_its_kernel(fresh: Callable[..., None]) -> None:
+    """Children and daemons do not outlive the kernel, whatever group they are in."""
+    code = (
+        "import subprocess\n"
+        "a = subprocess.Popen(['sleep', '600'])\n"
+        "b = subprocess.Popen(['sleep', '600'], start_new_session=True)\n"
+        "print(a.pid, b.pid)"
+    )
+
+    async def act(machine: Machine) -> None:
+        text, _ = await run(machine, code)
+        pids = [int(pid) for pid in text.split()]
+        assert all(psutil.pid_exists(pid) for pid in pids)
+        await run(machine, "import os; os._exit(0)")
+        await machine.aclose()
+        assert not any(psutil.pid_exists(pid) for pid in pids)
+
+    fresh(act)
+
+
+def test_closing_ends_the_run_with_the_reason(fresh: Callable[..., None]) -> None:
+    """A machine that is closed in a run says why, to the consumer of that run."""
+
+    async def act(machine: Machine) -> None:
+        running = asyncio.create_task(run(machine, "print('in', flush=True)\nwhile True: pass"))
+        await asyncio.sleep(0.5)
+        await machine.aclose(Reason.DELETED)
+        ending = Ending(reason=Reason.DELETED)
+        assert await running == ("in\n", Finished(137, state="lost", ending=ending))
+
+    fresh(act)
+
+
+# ---------------------------------------------------------------- openings
+
+
+def test_many_machines_leave_nothing_behind(
+    runner: asyncio.Runner, host: KernelHost, tmp_path: Path
+) -> None:
+    """Twenty machines at once work apart from each other; then no trace of them is left."""
+    own = psutil.Process()
+
+    def traces() -> tuple[int, int, int]:
+        return own.num_fds(), own.num_threads(), len(own.children(recursive=True))
+
+    async def one(number: int) -> None:
+        machine = await host.open(LANGUAGE, a_place(tmp_path / str(number)), Limits(), {})
+        await run(machine, f"mine = {number}")
+        assert await run(machine, "print(mine)") == (f"{number}\n", Finished(0))
+        await machine.aclose()
+
+    async def body() -> None:
+        await one(100)
+        await asyncio.gather(*(one(101 + n) for n in range(5)))  # threads of the loop's pool
+        before = traces()
+        await asyncio.gather(*(one(n) for n in range(20)))
+        async with asyncio.timeout(10):  # libzmq closes sockets in a thread of its own
+            while traces()[0] > before[0] or traces()[2] > before[2]:
+                await asyncio.sleep(0.05)
+        assert traces()[1] <= before[1] + 32  # the loop's pool may have grown
+
+    runner.run(body())
+
+
+def test_kernel_that_does_not_start(runner: asyncio.Runner, tmp_path: Path) -> None:
+    """A kernel that ends instead of starting is refused with its cause, and nothing is left."""
+    folder = add(tmp_path / "specs", "alpha", argv=["false", "{connection_file}"])
+    add(tmp_path / "specs", "beta", argv=["no-such-program-1"])
+    forked = add(tmp_path / "specs", "gamma", era={"entry": "broken:main"})
+    (forked / "broken.py").write_text("def main(file): raise RuntimeError('the last words')")
+    assert folder.is_dir()
+
+    async def body() -> None:
+        before = psutil.Process().num_fds()
+        async with a_host(Languages.load(builtin=tmp_path / "specs")) as host:
+            place = a_place(tmp_path / "place")
+            with pytest.raises(KernelStartFailed, match="exit 1"):
+                await host.open("alpha", place, Limits(), {})
+            with pytest.raises(LanguageUnavailable, match="no-such-program-1"):
+                await host.open("beta", place, Limits(), {})
+            with pytest.raises(KernelStartFailed, match="exit 1"):
+                await host.open("gamma", place, Limits(), {})
+            with pytest.raises(KernelStartFailed, match="could not be started"):
+                await host.open("alpha", place, Limits(), {"NUL": "\0"})
+            place.workspace.rmdir()
+            with pytest.raises(KernelStartFailed, match="could not be started"):
+                await host.open("alpha", place, Limits(), {})
+        assert psutil.Process().num_fds() <= before
+
+    runner.run(body())
+
+
+def test_last_words_are_logged(
+    runner: asyncio.Runner, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Why a kernel does not start stands in the server's log, not in the caller's answer."""
+    forked = add(tmp_path / "specs", "alpha", era={"entry": "broken:main"})
+    (forked / "broken.py").write_text("def main(file): raise RuntimeError('the last words')")
+
+    async def body() -> None:
+        async with a_host(Languages.load(builtin=tmp_path / "specs")) as host:
+            with pytest.raises(KernelStartFailed) as caught:
+                await host.open("alpha", a_place(tmp_path / "place"), Limits(), {})
+            assert "last words" not in caught.value.message
+
+    runner.run(body())
+    assert any("the last words" in getattr(record, "words", "") for record in caplog.records)
+
+
+def test_cancelled_opening_leaves_nothing(
+    runner: asyncio.Runner, host: KernelHost, tmp_path: Path
+) -> None:
+    """Who stops waiting for a machine leaves no process behind, at whatever moment."""
+    own = psutil.Process()
+
+    async def body() -> None:
+        before = len(own.children(recursive=True))
+        for number in range(8):
+            place = a_place(tmp_path / str(number))
+            opening = asyncio.create_task(host.open(LANGUAGE, place, Limits(), {}))
+            await asyncio.sleep(number * 0.01)
+            opening.cancel()
+            await asyncio.wait([opening])
+            if not opening.cancelled():  # it was there already
+                await opening.result().aclose()
+        async with asyncio.timeout(10):
+            while len(own.children(recursive=True)) > before:
+                await asyncio.sleep(0.05)
+
+    runner.run(body())
+
+
+def test_host_ends_what_is_still_there(runner: asyncio.Runner, tmp_path: Path) -> None:
+    """Closing the host ends its machines; then it opens none."""
+
+    async def body() -> None:
+        async with a_host(Languages.load()) as host:
+            machine = await host.open(LANGUAGE, a_place(tmp_path / "a"), Limits(), {})
+            running = asyncio.create_task(run(machine, "while True: pass"))
+            await asyncio.sleep(0.2)
+            assert host.isolation.tier in range(1, 5)
+            await host.check()
+        ending = Ending(reason=Reason.STOPPED)
+        assert (await running)[1] == Finished(137, state="lost", ending=ending)
+        with pytest.raises(ShuttingDown):
+            await host.open(LANGUAGE, a_place(tmp_path / "b"), Limits(), {})
+
+    runner.run(body())

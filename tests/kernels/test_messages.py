@@ -1,0 +1,182 @@
+"""The table from messages to events, fed with good, odd and hostile contents."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from era_kernels.kernels import messages
+from era_kernels.kernels.messages import DEPTH, FENCE, Reply, event, fence, reply
+from era_kernels.models import (
+    ClearOutput,
+    Display,
+    ExceptionInfo,
+    Result,
+    Stderr,
+    Stdout,
+    UpdateDisplay,
+    event_to_json,
+)
+
+KINDS = ["stream", "execute_result", "display_data", "update_display_data", "clear_output"]
+
+anything = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters()),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(st.characters()), inner),
+    max_leaves=8,
+)
+contents = st.dictionaries(
+    st.sampled_from(["name", "text", "data", "metadata", "transient", "wait", "era", "status"]),
+    anything | st.sampled_from(["stdout", "error", {"exit_code": 1, "exception": {}}]),
+)
+
+
+@pytest.mark.parametrize(
+    ("kind", "content", "expected"),
+    [
+        ("stream", {"name": "stdout", "text": "é\0\n"}, Stdout("é\0\n")),
+        ("stream", {"name": "stderr", "text": ""}, Stderr("")),
+        ("execute_result", {"data": {"text/plain": "3"}}, Result({"text/plain": "3"})),
+        (
+            "display_data",
+            {"data": {"a/b": 1}, "metadata": {"w": 2}, "transient": {"display_id": "d"}},
+            Display({"a/b": 1}, {"w": 2}, "d"),
+        ),
+        (
+            "update_display_data",
+            {"data": {}, "metadata": {}, "transient": {"display_id": "d"}},
+            UpdateDisplay({}, {}, "d"),
+        ),
+        ("clear_output", {"wait": True}, ClearOutput(True)),
+        ("clear_output", {}, ClearOutput(False)),
+        ("status", {"execution_state": "idle"}, None),
+        ("error", {"ename": "E", "evalue": "v", "traceback": []}, None),
+        ("no_such_type", {}, None),
+    ],
+)
+def test_each_type_has_its_event(kind: str, content: dict[str, Any], expected: object) -> None:
+    """A message of a known type and shape is its event, all else is none."""
+    assert event(kind, content) == expected
+
+
+@pytest.mark.parametrize(
+    ("kind", "content"),
+    [
+        ("stream", {}),
+        ("stream", {"name": "stdin", "text": "x"}),
+        ("stream", {"name": [], "text": "x"}),
+        ("stream", {"name": "stdout", "text": ["x"]}),
+        ("execute_result", {"data": "text"}),
+        ("execute_result", {"data": {}, "metadata": 5}),
+        ("display_data", {"data": None}),
+    ],
+)
+def test_wrong_shape_is_none(kind: str, content: dict[str, Any]) -> None:
+    """A message that is not what its type promises is none, without an exception."""
+    assert event(kind, content) is None
+    assert messages.is_output(kind)
+
+
+def test_values_become_valid_json() -> None:
+    """Numbers that JSON lacks become null, halves of surrogate pairs U+FFFD."""
+    content = {"data": {"a": [float("nan"), 1e999, 2.5, True], "\ud800b": {"\udc00": "x\udfff"}}}
+    assert event("execute_result", content) == Result(
+        {"a": [None, None, 2.5, True], "\ufffdb": {"\ufffd": "x\ufffd"}}
+    )
+    assert event("stream", {"name": "stdout", "text": "a\ud83d"}) == Stdout("a\ufffd")
+
+
+def test_nesting_is_bounded() -> None:
+    """A bundle may nest as deep as any honest one, and not so deep that writing it would fail."""
+
+    def nested(depth: int) -> Any:
+        value: Any = 1
+        for _ in range(depth):
+            value = [value]
+        return {"data": {"application/json": value}}
+
+    assert event("display_data", nested(DEPTH)) is not None
+    assert event("display_data", nested(DEPTH + 1)) is None
+    assert event("display_data", nested(900)) is None
+
+
+@pytest.mark.parametrize("wrong", [5, ["d"], None, "d" * 2000])
+def test_wrong_display_id_is_ignored(wrong: object) -> None:
+    """A display without a proper id is still shown."""
+    content = {"data": {}, "transient": {"display_id": wrong}}
+    assert event("display_data", content) == Display({}, {}, None)
+    assert event("display_data", {"data": {}, "transient": wrong}) == Display({}, {}, None)
+
+
+def test_fence_has_a_nonce_and_is_no_output() -> None:
+    """The fence is known by its MIME type; it never shows, whatever its nonce is."""
+    good = {"data": {FENCE: {"nonce": "abc"}}}
+    assert fence("display_data", good) == "abc"
+    assert event("display_data", good) is None
+    for body in ({}, {"nonce": 5}, "abc", None):
+        assert fence("display_data", {"data": {FENCE: body}}) == ""
+        assert event("display_data", {"data": {FENCE: body}}) is None
+    assert fence("stream", good) is None
+    assert fence("display_data", {"data": [FENCE]}) is None
+
+
+def test_reply_tells_code_and_exception() -> None:
+    """The `era` object of a reply is the truth about a run, whatever its status says."""
+    told = {"name": "ValueError", "value": "no", "traceback": ["a", "b"]}
+    content = {"status": "ok", "era": {"exit_code": 1, "exception": told}}
+    assert reply(content) == Reply(1, ExceptionInfo("ValueError", "no", ["a", "b"]))
+    assert reply({"era": {"exit_code": 300, "exception": None}}) == Reply(44)
+
+
+def test_reply_of_a_kernel_without_era_is_its_status() -> None:
+    """Other kernels are believed their status."""
+    assert reply({"status": "ok"}) == Reply(0)
+    failed = {"status": "error", "ename": "E", "evalue": "v", "traceback": ["t"]}
+    assert reply(failed) == Reply(1, ExceptionInfo("E", "v", ["t"]))
+    assert reply({"status": "error"}) == Reply(1)
+
+
+@pytest.mark.parametrize("content", [{}, {"status": "aborted"}, {"era": {"exit_code": "0"}}])
+def test_reply_of_wrong_shape_is_none(content: dict[str, Any]) -> None:
+    """A reply without an outcome is none."""
+    assert reply(content) is None
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        5,
+        {},
+        {"name": "E", "value": 1, "traceback": []},
+        {"name": "E", "value": "", "traceback": [1]},
+    ],
+)
+def test_exception_of_wrong_shape_leaves_the_code(told: object) -> None:
+    """A broken exception does not hide the exit code."""
+    assert reply({"era": {"exit_code": 1, "exception": told}}) == Reply(1)
+
+
+def test_exception_is_cut() -> None:
+    """An exception has a bounded size; stderr tells all of it."""
+    told = {"name": "E", "value": "v" * 1_000_000, "traceback": ["l" * 1000] * 1000}
+    found = reply({"era": {"exit_code": 1, "exception": told}})
+    assert found is not None
+    assert found.exception is not None
+    assert len(found.exception.value) == messages.VALUE_LENGTH
+    assert sum(map(len, found.exception.traceback)) <= messages.TRACEBACK_LENGTH
+
+
+@given(st.sampled_from(KINDS), contents)
+def test_no_content_raises_and_every_event_can_be_written(
+    kind: str, content: dict[str, Any]
+) -> None:
+    """Whatever a kernel sends, an event comes out that is valid JSON in UTF-8, or none."""
+    found = event(kind, content)
+    fence(kind, content)
+    reply(content)
+    if found is not None:
+        json.dumps(event_to_json(found), allow_nan=False, ensure_ascii=False).encode()

@@ -1,0 +1,100 @@
+"""The rule of the Python kernel: what a user sees is what `python main.py` would show."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from era_kernels.kernels.machine import KernelHost, Machine
+from era_kernels.models import Finished, Limits, Output, Request, Stderr, Stdout
+from tests.kernels.conftest import a_place
+from tests.kernels.programs import PROGRAMS
+from tests.kernels.test_machine import run
+
+Ending = tuple[str, str, int]
+
+
+def plain(directory: Path, program: str) -> Ending:
+    """stdout, stderr and exit code of the plain interpreter, its file named as cells are."""
+    file = directory / "main.py"
+    file.write_text(program)
+    done = subprocess.run(
+        [sys.executable, "main.py"],
+        cwd=directory,
+        env={"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8"},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        encoding="utf-8",
+        errors="replace",
+        start_new_session=True,
+        timeout=60,
+    )
+    stderr = done.stderr.replace(str(file), "<cell 1>").replace("main.py:", "<cell 1>:")
+    return done.stdout, stderr, done.returncode
+
+
+async def in_session(host: KernelHost, directory: Path, program: str) -> Ending:
+    """The same of a kernel of its own."""
+    machine = await host.open("python", a_place(directory), Limits(), {})
+    late: list[Output] = []
+    machine.kernel.late = late.extend
+    request = Request(program, {}, 60, 1)
+    items = [item async for batch in machine.kernel.execute(request) for item in batch]
+    await machine.aclose()
+    assert not late
+    assert not machine.last_words
+    finished = items[-1]
+    assert isinstance(finished, Finished)
+    stdout = "".join(item.content for item in items if isinstance(item, Stdout))
+    stderr = "".join(item.content for item in items if isinstance(item, Stderr))
+    return stdout, stderr, finished.exit_code
+
+
+def without_addresses(ending: Ending) -> Ending:
+    stdout, stderr, code = ending
+    return re.sub("0x[0-9a-f]+", "0x", stdout), re.sub("0x[0-9a-f]+", "0x", stderr), code
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_program(runner: asyncio.Runner, host: KernelHost, tmp_path: Path, name: str) -> None:
+    """Output, errors and exit code are those of the plain interpreter, to the last byte."""
+    expected = plain(tmp_path, PROGRAMS[name])
+    found = runner.run(in_session(host, tmp_path / "place", PROGRAMS[name]))
+    assert without_addresses(found) == without_addresses(expected)
+
+
+ENDLESS = [
+    "while True: print(1)",
+    "import os\nwhile True:\n    print(1, flush=True)\n    os.write(1, b'2\\n')",
+    "import subprocess\nwhile True:\n    print(1)\n    subprocess.run(['echo', '2'])",
+    "while True: display(1)",
+    "import asyncio\nwhile True:\n    print(1)\n    await asyncio.sleep(0)",
+    "import asyncio\nawait asyncio.sleep(60)",
+    "import asyncio\nasync def f():\n    while True: await asyncio.sleep(0)\nasyncio.run(f())",
+    "import asyncio\nasyncio.get_event_loop().run_until_complete(asyncio.sleep(60))",
+    "import threading\nwhile True:\n    t = threading.Thread(None, print)\n    t.start(); t.join()",
+]
+
+
+@pytest.mark.parametrize("program", ENDLESS)
+def test_interrupt_at_any_moment(runner: asyncio.Runner, machine: Machine, program: str) -> None:
+    """Whenever an interrupt strikes, also while a run begins, it ends the run and nothing else."""
+
+    async def body() -> None:
+        for attempt in range(6):
+            running = asyncio.create_task(run(machine, program))
+            await asyncio.sleep(attempt * 0.004)
+            while not running.done():  # before the program runs, there is nothing to interrupt
+                await machine.kernel.interrupt()
+                await asyncio.wait([running], timeout=1)
+            _, finished = running.result()
+            assert (finished.exit_code, finished.state) == (130, "preserved")
+            assert await run(machine, "print('whole')") == ("whole\n", Finished(0))
+
+    runner.run(body())

@@ -1,0 +1,116 @@
+"""Connection files and signed messages, read by jupyter_client and written by it."""
+
+from __future__ import annotations
+
+import json
+import stat
+from pathlib import Path
+
+import pytest
+from jupyter_client.blocking.client import BlockingKernelClient
+from jupyter_client.session import DELIM, Session
+
+from era_kernels.kernels.wire import BrokenMessage, Connection, Wire
+
+KEY = "a key"
+
+
+def _sent(kind: str = "stream", **content: object) -> list[bytes]:
+    session = Session(key=KEY.encode())
+    parent = session.msg("execute_request")
+    message = session.msg(kind, content, parent=parent)
+    return session.serialize(message, ident=b"topic")
+
+
+def test_connection_file_is_what_jupyter_reads(tmp_path: Path) -> None:
+    """jupyter_client finds the same addresses and key in the file, which only its owner reads."""
+    connection = Connection.new(tmp_path)
+    connection.write()
+    assert stat.S_IMODE(connection.file.stat().st_mode) == 0o600
+    client = BlockingKernelClient()
+    client.load_connection_file(str(connection.file))
+    for channel in ("shell", "iopub", "stdin", "control", "hb"):
+        assert client._make_url(channel) == connection.address(channel)
+    assert client.session.key == connection.key.encode()
+
+
+def test_connection_file_is_written_once(tmp_path: Path) -> None:
+    """What lies in the way of a connection file is not followed and not overwritten."""
+    connection = Connection.new(tmp_path)
+    connection.file.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(FileExistsError):
+        connection.write()
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_keys_are_of_their_own(tmp_path: Path) -> None:
+    """No two connections share a key."""
+    assert Connection.new(tmp_path).key != Connection.new(tmp_path).key
+
+
+def test_request_is_what_jupyter_reads() -> None:
+    """A packed request verifies and parses with the kernel's side of jupyter_client."""
+    request_id, parts = Wire(KEY).pack("execute_request", {"code": "é"}, {"era": {"n": 1}})
+    session = Session(key=KEY.encode())
+    _, rest = session.feed_identities(parts)
+    message = session.deserialize(rest)
+    assert message["header"]["msg_id"] == request_id
+    assert message["content"] == {"code": "é"}
+    assert message["metadata"] == {"era": {"n": 1}}
+
+
+def test_message_of_jupyter_is_unpacked() -> None:
+    """Type, parent and content of a message that jupyter_client made, with its size."""
+    parts = _sent(name="stdout", text="x")
+    message = Wire(KEY).unpack([*parts, b"a buffer"])
+    assert message.kind == "stream"
+    assert message.parent == json.loads(parts[4])["msg_id"]
+    assert message.content == {"name": "stdout", "text": "x"}
+    assert message.size == len(parts[-1])
+
+
+def test_message_may_have_no_parent() -> None:
+    """What nobody asked for has the empty parent."""
+    session = Session(key=KEY.encode())
+    parts = session.serialize(session.msg("status", {}))
+    assert Wire(KEY).unpack(parts).parent == ""
+
+
+def test_bytes_that_are_no_utf8_become_replacement_characters() -> None:
+    """A stream of any bytes is still a message."""
+    wire, session = Wire(KEY), Session(key=KEY.encode())
+    body = [b'{"msg_type": "stream"}', b"{}", b"{}", b'{"text": "a\xff"}']
+    assert wire.unpack([DELIM, session.sign(body), *body]).content == {"text": "a\ufffd"}
+
+
+def test_numbers_that_json_lacks_are_null() -> None:
+    """NaN and Infinity, which Python writes and JSON lacks, are read as null."""
+    session = Session(key=KEY.encode())
+    body = [b'{"msg_type": "x"}', b"{}", b"{}", b'{"a": NaN, "b": [-Infinity]}']
+    assert Wire(KEY).unpack([DELIM, session.sign(body), *body]).content == {"a": None, "b": [None]}
+
+
+@pytest.mark.parametrize("position", range(7))
+def test_changed_part_breaks_the_signature(position: int) -> None:
+    """Every signed part is covered: a changed one is refused. The topic is nobody's concern."""
+    parts = _sent(name="stdout", text="x")
+    parts[position] = parts[position] + b" "
+    wire = Wire(KEY)
+    if position == 0:
+        wire.unpack(parts)
+    else:
+        with pytest.raises(BrokenMessage):
+            wire.unpack(parts)
+
+
+@pytest.mark.parametrize("length", range(7))
+def test_missing_parts_are_refused(length: int) -> None:
+    """A message that is too short is broken, not an error of ours."""
+    with pytest.raises(BrokenMessage):
+        Wire(KEY).unpack(_sent()[:length])
+
+
+def test_other_keys_are_refused() -> None:
+    """A message signed with another kernel's key is no message."""
+    with pytest.raises(BrokenMessage, match="signature"):
+        Wire("another key").unpack(_sent())

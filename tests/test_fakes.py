@@ -1,0 +1,70 @@
+"""The stand-ins keep the contract of what they stand for."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from pathlib import Path
+
+from era_kernels.kernels.kernel import Kernel
+from era_kernels.kernels.machine import KernelHost, Machine
+from era_kernels.models import Ending, Finished, Limits, Place, Reason, Request, Stdout
+from tests.fakes import FakeHost, FakeKernel, FakeMachine, Item, Script, endless
+
+PLACE = Place(Path("/w"), Path("/p"), Path("/c"))
+
+
+async def played(script: Script, timeout: float = 30) -> tuple[FakeMachine, list[Item]]:
+    machine = await FakeHost(script).open("ALPHA", PLACE, Limits(), {})
+    request = Request("code", {}, timeout, 1)
+    return machine, [item async for batch in machine.kernel.execute(request) for item in batch]
+
+
+def test_fakes_have_the_methods_of_the_real_ones() -> None:
+    """What services call on the real things, they can call on the fakes, by the same names."""
+    shared = {"execute", "interrupt", "wait_ready", "open", "check", "aclose"}
+    for real, fake in ((Kernel, FakeKernel), (Machine, FakeMachine), (KernelHost, FakeHost)):
+        for name, method in inspect.getmembers(real, inspect.isfunction):
+            if name in shared:
+                expected = list(inspect.signature(method).parameters)
+                assert list(inspect.signature(getattr(fake, name)).parameters) == expected
+
+
+def test_script_is_played_and_finished() -> None:
+    """A script's outputs come as batches; it need not say how it ended."""
+
+    async def script(machine: FakeMachine, request: Request) -> AsyncIterator[Item | list[Item]]:
+        yield Stdout("a")
+        yield [Stdout("b"), Stdout("c")]
+
+    machine, items = asyncio.run(played(script))
+    assert items == [Stdout("a"), Stdout("b"), Stdout("c"), Finished(0)]
+    assert [request.code for request in machine.kernel.requests] == ["code"]
+
+
+def test_end_of_the_machine_ends_the_run() -> None:
+    """A machine that ends in a run is told by the run's end, with the reason."""
+
+    async def script(machine: FakeMachine, request: Request) -> AsyncIterator[Item]:
+        yield Stdout("a")
+        await machine.aclose(Reason.DELETED)
+        await asyncio.sleep(60)
+
+    ending = Ending(reason=Reason.DELETED)
+    _, items = asyncio.run(played(script))
+    assert items == [Stdout("a"), Finished(137, state="lost", ending=ending)]
+
+
+def test_endless_program_obeys() -> None:
+    """The endless script ends at its deadline, or when it is interrupted."""
+
+    async def interrupted() -> list[Item]:
+        machine = await FakeHost(endless).open("alpha", PLACE, Limits(), {})
+        asyncio.get_running_loop().call_later(0.05, machine.kernel.interrupted.set)
+        async with aclosing(machine.kernel.execute(Request("", {}, 30, 1))) as batches:
+            return [item async for batch in batches for item in batch]
+
+    assert asyncio.run(interrupted()) == [Finished(130)]
+    assert asyncio.run(played(endless, 0.05))[1] == [Finished(124, timed_out=True)]
