@@ -1,0 +1,44 @@
+"""A session's desk: its workspace before, between and after runs."""
+
+from __future__ import annotations
+
+import asyncio
+
+from era_kernels.models import JsonObject
+from era_kernels.storage.workspaces import AfterRun, Mirror, Snapshot, Workspaces
+
+
+class Desk:
+    """Remembers what the workspace and the mirror of `data` looked like after the last run.
+
+    Who works at it holds its `lock`, so that the session's data and its mirror change together.
+    All steps raise StorageFailed, InsufficientStorage.
+    """
+
+    def __init__(self, workspaces: Workspaces, directory: str) -> None:
+        self.lock = asyncio.Lock()
+        self._workspaces = workspaces
+        self._directory = directory
+        self._mirror: Mirror | None = None
+        self._snapshot: Snapshot | None = None
+
+    async def prepare(self, data: JsonObject) -> None:
+        """Before a run: the mirror of `data` is written, the state of the files is known."""
+        if self._snapshot is None:
+            self._snapshot = await self._workspaces.scan(self._directory)
+        await self.mirror(data)
+
+    async def mirror(self, data: JsonObject) -> None:
+        """Write the mirror of `data`, also while code runs."""
+        self._mirror = await self._workspaces.before_run(self._directory, data, self._mirror)
+
+    async def settle(self) -> AfterRun:
+        """After a run: what changed."""
+        after = await self._workspaces.after_run(self._directory, self._snapshot, self._mirror)
+        self._snapshot, self._mirror = after.snapshot, after.mirror
+        return after
+
+    async def clear(self) -> None:
+        """Drop all files."""
+        self._snapshot = self._mirror = None
+        await self._workspaces.empty(self._directory)

@@ -1,0 +1,354 @@
+"""A live session: an actor with a FIFO queue, sole owner of its machine."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import logging
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from era_kernels.errors import EraError, SessionNotFound, StorageFailed, TooLarge
+from era_kernels.kernels.machine import KernelHost, Machine
+from era_kernels.models import (
+    Event,
+    Finished,
+    JsonObject,
+    Limits,
+    Queued,
+    Reason,
+    Request,
+    Session,
+    SessionStatus,
+    Submission,
+    now,
+)
+from era_kernels.services.desk import Desk
+from era_kernels.services.executions import Executions, Running
+from era_kernels.services.outcome import Timing, done_of, ended_for, failure_of
+from era_kernels.services.pump import pump
+from era_kernels.services.rules import Rules, check_size, merged
+from era_kernels.services.runs import Runs, Ticket
+from era_kernels.services.seat import Seat, Seats
+from era_kernels.storage.sessions import SessionStore
+from era_kernels.storage.workspaces import Workspaces
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Tools:
+    """What every live session works with."""
+
+    host: KernelHost
+    store: SessionStore
+    workspaces: Workspaces
+    executions: Executions
+    seats: Seats
+    rules: Rules
+    limits: Limits
+
+
+class LiveSession:
+    """Runs, restarts and ends one session; everything about it goes through here, in order."""
+
+    def __init__(self, session: Session, tools: Tools, *, stored: bool = True) -> None:
+        self.session = session
+        self._tools = tools
+        self._stored = stored
+        self._begun = 0  # runs
+        self._users = 0
+        self._end: tuple[Reason, EraError] | None = None
+        self._desk = Desk(tools.workspaces, session.directory)
+        self._seat = Seat(self._open_machine, self._drop_files)
+        self._runs = Runs(tools.rules.max_queue, self._serve, self._put_in_order)
+
+    @property
+    def status(self) -> SessionStatus:
+        if self._seat.starting:
+            return SessionStatus.STARTING
+        if self._runs:
+            return SessionStatus.BUSY
+        return SessionStatus.IDLE if self._seat.alive else SessionStatus.STOPPED
+
+    @contextmanager
+    def used(self) -> Iterator[None]:
+        """As long as a call is under way, the session does not rest."""
+        self._users += 1
+        try:
+            yield
+        finally:
+            self._users -= 1
+
+    @property
+    def resting(self) -> bool:
+        """Nothing of it is alive: it may be forgotten and read from the store again."""
+        return self._seat.resting and not (self._runs.working or self._users)
+
+    # ------------------------------------------------------------ the queue
+
+    async def submit(self, submission: Submission) -> Running:
+        """Take a place in the queue; answers when the execution's log is open.
+
+        A caller that is cancelled meanwhile leaves its run behind, which goes on.
+        Raises InvalidRequest (timeout), QueueFull, Capacity, StorageFailed, SessionNotFound.
+        """
+        self._check_open()
+        timeout = self._tools.rules.timeout(submission.timeout, self.session.default_timeout)
+        self._runs.check_room()
+        self._tools.seats.take(self)
+        ticket = Ticket(submission, timeout)
+        ticket.opening = asyncio.create_task(self._open(ticket))
+        self._runs.add(ticket)
+        return await asyncio.shield(ticket.opening)
+
+    async def _open(self, ticket: Ticket) -> Running:
+        running = await self._tools.executions.open(
+            self.session, ticket.submission.code, stored=self._stored
+        )
+        ticket.running = running
+        position = self._runs.position(ticket)
+        if position:
+            running.execution = dataclasses.replace(running.execution, position=position)
+            try:
+                await running.publish([Queued(position)])
+            except StorageFailed as problem:
+                await self._abort(ticket, running, problem)
+                raise
+        return running
+
+    async def _serve(self, ticket: Ticket) -> None:
+        assert ticket.opening is not None
+        try:
+            await asyncio.wait([ticket.opening])
+            if ticket.running is not None and not ticket.running.finished.is_set():
+                await self._turn(ticket, ticket.running)
+        except Exception:
+            log.exception("a run failed inside the server", extra={"session": self.session.id})
+        finally:
+            self._tools.seats.free(self)
+
+    # ------------------------------------------------------------ a run
+
+    async def _turn(self, ticket: Ticket, running: Running) -> None:
+        timing = Timing(queued=time.monotonic() - ticket.queued_at)
+        modified = 0
+        try:
+            if self._end is not None:
+                reason, running.problem = self._end
+                finished = ended_for(reason)
+            else:
+                finished = await self._run(ticket, running, timing)
+                modified = await self._settle(ticket, running)
+            await self._finish(ticket, running, finished, timing, modified)
+        except Exception as problem:
+            await self._abort(ticket, running, _told(problem))
+            raise
+        if self._stored and self._end is None:
+            await self._tools.executions.trim(self.session)
+
+    async def _run(self, ticket: Ticket, running: Running, timing: Timing) -> Finished:
+        self._tools.executions.start(running)
+        try:
+            return await self._on_kernel(ticket, running, timing)
+        except EraError as problem:
+            if self._end is not None:
+                return ended_for(self._end[0])
+            running.problem = problem
+            return self._failed()
+
+    async def _on_kernel(self, ticket: Ticket, running: Running, timing: Timing) -> Finished:
+        submission = ticket.submission
+        if submission.update_data:
+            async with self._desk.lock:
+                await self._change_data(merged(self.session.data, submission.update_data))
+        env = self._environment(submission)
+        asked = time.monotonic()
+        machine, timing.started_from = await self._seat.machine(env)
+        ticket.seated = True
+        timing.start = time.monotonic() - asked
+        async with self._desk.lock:
+            await self._desk.prepare(self.session.data)
+        self._begun += 1
+        request = Request(submission.code, {**submission.env, **env}, ticket.timeout, self._begun)
+        began = time.monotonic()
+        try:
+            return await pump(running, machine, request, self._tools.rules.max_execution_output)
+        finally:
+            timing.execution = time.monotonic() - began
+
+    async def _settle(self, ticket: Ticket, running: Running) -> int:
+        """What the run did to the workspace and to `.session_data.json`; files modified."""
+        if not ticket.seated or self._deleted:
+            return 0
+        try:
+            async with self._desk.lock:
+                after = await self._desk.settle()
+                if after.data is not None:
+                    await self._adopt(after.data)
+            self._note(
+                last_run_at=now(),
+                file_count=after.snapshot.count,
+                total_size=after.snapshot.total_size,
+            )
+            if not self.session.persistent:
+                await self._seat.clear()
+        except SessionNotFound:  # it is just being deleted
+            return 0
+        except EraError as problem:
+            running.problem = running.problem or problem
+            return 0
+        return after.files_modified
+
+    async def _adopt(self, data: JsonObject) -> None:
+        """What the code wrote to `.session_data.json` becomes the session's data, if it fits."""
+        try:
+            await self._change_data(data)
+        except TooLarge:
+            return
+
+    async def _finish(
+        self, ticket: Ticket, running: Running, finished: Finished, timing: Timing, modified: int
+    ) -> None:
+        """Tell how it ended, whether or not that can be written down."""
+        failure = failure_of(finished, ticket.timeout, running.problem)
+        done = done_of(
+            finished,
+            timing,
+            session=self.session,
+            execution_id=running.id,
+            files_modified=modified,
+            data=self.session.data,
+        )
+        events: Sequence[Event] = [done] if failure is None else [failure, done]
+        try:
+            await running.publish(events)
+        except Exception as problem:
+            log.warning("the end of a run was not logged", exc_info=problem)
+            running.problem = running.problem or _told(problem)
+            running.publish_unlogged(events)
+        await self._tools.executions.finish(running, done.exit_code, done.cause)
+
+    async def _abort(self, ticket: Ticket, running: Running, problem: EraError) -> None:
+        """Nobody may be left waiting for the end of a run, whatever failed in the server."""
+        if running.finished.is_set():
+            return
+        running.problem = running.problem or problem
+        await self._finish(ticket, running, self._failed(), Timing(), 0)
+
+    def _failed(self) -> Finished:
+        return Finished(1, state="preserved" if self._seat.alive else "lost")
+
+    # ------------------------------------------------------------ everything else
+
+    async def update(self, **changes: object) -> None:
+        """Change stored fields; the answer waits until they are durable. Raises SessionNotFound."""
+        if "data" not in changes:
+            await self._change(**changes)
+            return
+        async with self._desk.lock:
+            await self._change(**changes)
+            try:
+                await self._desk.mirror(self.session.data)
+            except StorageFailed as problem:  # it is written anew before the next run
+                self._warn("the mirror of the data was not written", problem)
+
+    async def restart(self, base_url: str) -> int:
+        """A fresh kernel with the same files and data; queued runs go on with it.
+
+        So does a run whose kernel was only starting. Raises Capacity, KernelStartFailed.
+        """
+        self._check_open()
+        seated = self._runs.seated
+        with self._tools.seats.held(self):
+            await self._seat.end(Reason.RESTARTED)
+            for ticket in seated:
+                await ticket.left.wait()
+            await self._seat.renew(self._environment(Submission("", base_url=base_url)))
+        return self.session.kernel_generation
+
+    async def end(self, reason: Reason, refusal: EraError) -> None:
+        """End the kernel, the run on it and the queue; afterwards every call raises `refusal`."""
+        if self._end is None:
+            self._end = (reason, refusal)
+        await self._seat.close(*self._end)
+        await self.wait_idle()
+        await self._put_in_order()
+
+    async def wait_idle(self) -> None:
+        """Until no run is under way or waits."""
+        await self._runs.wait_idle()
+
+    @property
+    def _deleted(self) -> bool:
+        return self._end is not None and self._end[0] is not Reason.STOPPED
+
+    def _check_open(self) -> None:
+        if self._end is not None:
+            raise self._end[1]
+
+    async def _change_data(self, data: JsonObject) -> None:
+        check_size(data, "data")
+        await self._change(data=data)
+
+    async def _change(self, **changes: object) -> None:
+        if self._stored:
+            await self._tools.store.update(self.session, **changes)
+        self.session = dataclasses.replace(self.session, **changes)  # type: ignore[arg-type]
+
+    def _note(self, **changes: object) -> None:
+        """Like `_change`, but nothing waits for it."""
+        if self._stored:
+            self._tools.store.update_soon(self.session, **changes)
+        self.session = dataclasses.replace(self.session, **changes)  # type: ignore[arg-type]
+
+    # ------------------------------------------------------------ the machine
+
+    async def _open_machine(self, env: Mapping[str, str]) -> Machine:
+        place = self._tools.workspaces.place(self.session.directory)
+        machine = await self._tools.host.open(self.session.language, place, self._tools.limits, env)
+        self._tools.seats.take(self)
+        machine.ended.add_done_callback(lambda _: self._on_ended())
+        self._note(kernel_generation=self.session.kernel_generation + 1)
+        return machine
+
+    def _on_ended(self) -> None:
+        self._tools.seats.free(self)
+        if self._end is None:
+            self._runs.wake()
+
+    async def _put_in_order(self) -> None:
+        try:
+            await self._seat.clear()
+        except EraError as problem:  # the next run tries again, and is told
+            self._warn("the files of a kernel were not dropped", problem)
+
+    async def _drop_files(self) -> None:
+        """The files of a session that is not persistent go with its kernel."""
+        if self.session.persistent or not self._stored or self._deleted:
+            return
+        async with self._desk.lock:
+            await self._desk.clear()
+        self._note(file_count=0, total_size=0)
+
+    def _warn(self, message: str, problem: EraError) -> None:
+        log.warning(message, extra={"session": self.session.id, "why": problem.message})
+
+    def _environment(self, submission: Submission) -> Mapping[str, str]:
+        session = self.session
+        return {
+            "ERA_SESSION": "true",
+            "ERA_SESSION_ID": session.id,
+            "ERA_LANGUAGE": session.language,
+            "ERA_BASE_URL": submission.base_url,
+            "ERA_PROXY_URL": f"{submission.base_url}/proxy/{session.id}",
+        }
+
+
+def _told(problem: Exception) -> EraError:
+    """What callers are told of a failure; nothing of a foreign exception's text."""
+    if isinstance(problem, EraError):
+        return problem
+    return EraError("The run failed inside the server; the server's log tells more.")

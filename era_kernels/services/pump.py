@@ -1,0 +1,55 @@
+"""The pump: what a kernel says of a run goes to the log, then to the readers, until its end."""
+
+from __future__ import annotations
+
+from contextlib import aclosing
+
+from era_kernels.errors import StorageFailed
+from era_kernels.kernels.machine import Machine
+from era_kernels.models import Finished, Reason, Request
+from era_kernels.services.executions import Running
+from era_kernels.services.outcome import ended_with
+
+UNHEARD = "the output of the run could not be kept"
+
+
+async def pump(running: Running, machine: Machine, request: Request, most: int) -> Finished:
+    """Run the request and publish what it says; how it ended.
+
+    A run whose log grows past `most` bytes is ended. So is one that cannot be written down: a
+    program must not go on when nobody can see what it does.
+    """
+    try:
+        return await _pumped(running, machine, request, most)
+    except Exception as problem:
+        await machine.aclose(UNHEARD)
+        if not isinstance(problem, StorageFailed):
+            raise
+        running.problem = problem
+        return ended_with(machine.ended.result())
+
+
+async def _pumped(running: Running, machine: Machine, request: Request, most: int) -> Finished:
+    async with aclosing(machine.kernel.execute(request)) as batches:
+        async for batch in batches:
+            last = batch[-1]
+            events = [event for event in batch if not isinstance(event, Finished)]
+            if events:
+                await running.publish(events)
+            if isinstance(last, Finished):
+                return last
+            if running.log.size > most:
+                await machine.aclose(f"{Reason.OUTPUT_LIMIT} {size_text(most)}")
+    raise RuntimeError("a kernel's events ended without an end")
+
+
+def size_text(size: int) -> str:
+    """A size for people, in powers of 1024.
+
+    >>> size_text(1 << 30), size_text(10 << 20), size_text(1000)
+    ('1 GiB', '10 MiB', '1000 bytes')
+    """
+    for unit, name in ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")):
+        if size >= unit and size % unit == 0:
+            return f"{size // unit} {name}"
+    return f"{size} bytes"

@@ -1,0 +1,58 @@
+"""The numbers that bound sessions, as the services need them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+from era_kernels.errors import InvalidRequest, TooLarge
+from era_kernels.models import JsonObject
+
+MAX_SESSION_JSON = 1024 * 1024  # bytes of `data`, and of `metadata`, as JSON
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """Times in seconds, sizes in bytes."""
+
+    default_timeout: float
+    max_timeout: float
+    max_queue: int
+    max_sessions: int
+    max_kernels: int
+    max_execution_output: int
+    public_by_default: bool
+
+    def timeout(self, asked: float | None, of_session: float | None) -> float:
+        """The run's timeout: what was asked, else the session's, else the server's.
+
+        Raises InvalidRequest above `max_timeout` or below zero.
+        """
+        if not asked:
+            return min(of_session or self.default_timeout, self.max_timeout)
+        self.check_timeout(asked, "timeout")
+        return asked
+
+    def check_timeout(self, seconds: float, name: str) -> None:
+        """Raises InvalidRequest unless 0 < seconds ≤ `max_timeout`."""
+        if not 0 < seconds <= self.max_timeout:
+            raise InvalidRequest(
+                f"{name} must be above 0 and at most {self.max_timeout:g} seconds, "
+                f"and {seconds:g} is not."
+            )
+
+
+def check_size(value: object, name: str) -> None:
+    """Raises TooLarge when a session's `data` or `metadata` takes too many bytes as JSON."""
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    size = len(text.encode("utf-8", "surrogatepass"))
+    if size > MAX_SESSION_JSON:
+        raise TooLarge(
+            f"The session's {name} would take {size} bytes as JSON, "
+            f"and {MAX_SESSION_JSON} are allowed."
+        )
+
+
+def merged(data: JsonObject, update: JsonObject) -> JsonObject:
+    """A shallow merge: keys of `update` win."""
+    return {**data, **update}

@@ -1,0 +1,148 @@
+"""A session's seat: the at most one machine it has, and the place that it takes among all."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Awaitable, Callable, Coroutine, Hashable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from era_kernels.errors import Capacity, EraError
+from era_kernels.kernels.machine import Machine
+from era_kernels.models import Reason
+
+RETRY_AFTER = 5  # seconds that a caller is asked to wait for a free kernel or session
+
+
+class Seats:
+    """How many sessions may have a kernel at once, and which have one or are about to.
+
+    A session takes its place as often as it has reasons to, and has it until all are gone.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._reasons: Counter[Hashable] = Counter()
+
+    @property
+    def taken(self) -> int:
+        return len(self._reasons)
+
+    def take(self, holder: Hashable) -> None:
+        """Raises Capacity when all are taken; one's own is there to be taken again."""
+        if holder not in self._reasons and self.taken >= self._most:
+            raise Capacity(
+                f"All {self._most} kernels are in use.",
+                hint="Delete a session that is not needed, or raise max_kernels.",
+                retry_after=RETRY_AFTER,
+            )
+        self._reasons[holder] += 1
+
+    def free(self, holder: Hashable) -> None:
+        """Take back one `take`."""
+        self._reasons[holder] -= 1
+        if not self._reasons[holder]:
+            del self._reasons[holder]
+
+    @contextmanager
+    def held(self, holder: Hashable) -> Iterator[None]:
+        """Raises Capacity as `take` does."""
+        self.take(holder)
+        try:
+            yield
+        finally:
+            self.free(holder)
+
+
+class Seat:
+    """Opens a session's machine when it is needed and ends it when told.
+
+    `clear` is called when nothing is left of a machine that has ended, before the next is opened.
+    """
+
+    def __init__(
+        self,
+        open_machine: Callable[[Mapping[str, str]], Coroutine[Any, Any, Machine]],
+        clear: Callable[[], Awaitable[None]],
+    ) -> None:
+        self._open = open_machine
+        self._on_clear = clear
+        self._lock = asyncio.Lock()
+        self._opening: asyncio.Task[Machine] | None = None
+        self._machine: Machine | None = None
+        self._unused = True  # nothing has run on the machine yet
+        self._refusal: EraError | None = None
+
+    @property
+    def alive(self) -> bool:
+        """A machine is there and has not ended."""
+        return self._machine is not None and not self._machine.ended.done()
+
+    @property
+    def starting(self) -> bool:
+        return self._opening is not None
+
+    @property
+    def resting(self) -> bool:
+        """No machine is there, and nothing is about to change that."""
+        return not self.alive and not self._lock.locked()
+
+    async def machine(self, env: Mapping[str, str]) -> tuple[Machine, str]:
+        """The machine for a run, and `started_from`; opened when there is none.
+
+        Raises KernelStartFailed, LanguageUnavailable, StorageFailed, or what `close` was given.
+        """
+        async with self._lock:
+            machine = await self._opened(env)
+            started_from, self._unused = ("fresh" if self._unused else "live"), False
+            return machine, started_from
+
+    async def renew(self, env: Mapping[str, str]) -> None:
+        """Have a machine, on which nothing need run. Raises as `machine` does."""
+        async with self._lock:
+            await self._opened(env)
+
+    async def _opened(self, env: Mapping[str, str]) -> Machine:
+        if self._refusal is not None:
+            raise self._refusal
+        if self._machine is None or self._machine.ended.done():
+            await self._clear()
+            self._unused = True
+            self._machine = await self._new(env)
+        return self._machine
+
+    async def _new(self, env: Mapping[str, str]) -> Machine:
+        self._opening = asyncio.create_task(self._open(env))
+        try:
+            await asyncio.wait([self._opening])
+            if self._opening.cancelled() and self._refusal is not None:
+                raise self._refusal
+            return self._opening.result()
+        finally:
+            self._opening.cancel()  # nothing, unless the caller was cancelled
+            self._opening = None
+
+    async def end(self, reason: Reason) -> None:
+        """End the machine, whatever runs on it; a kernel that only starts is new enough."""
+        if self._machine is not None:
+            await self._machine.aclose(reason)
+
+    async def clear(self) -> None:
+        """Put in order what a machine that has ended left behind; nothing when it has not."""
+        async with self._lock:
+            await self._clear()
+
+    async def _clear(self) -> None:
+        if self._machine is not None and self._machine.ended.done():
+            await self._machine.aclose()  # until nothing is left of it
+            await self._on_clear()
+            self._machine = None
+
+    async def close(self, reason: Reason, refusal: EraError) -> None:
+        """End the machine for good; who asks for one from now on gets the refusal."""
+        if self._refusal is None and self._opening is not None:
+            self._opening.cancel()
+        self._refusal = refusal
+        async with self._lock:
+            await self.end(reason)

@@ -1,0 +1,309 @@
+"""All sessions: creates, finds, changes and ends them, within the caps."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import logging
+import re
+import secrets
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import datetime
+
+from era_kernels.errors import (
+    Capacity,
+    InvalidId,
+    SessionExists,
+    SessionNotFound,
+    ShuttingDown,
+)
+from era_kernels.models import (
+    FileInfo,
+    NewSession,
+    Reason,
+    Session,
+    SessionStatus,
+    SessionView,
+    Submission,
+    now,
+)
+from era_kernels.services.errands import Errands
+from era_kernels.services.executions import Running
+from era_kernels.services.live import LiveSession, Tools
+from era_kernels.services.rules import check_size
+from era_kernels.services.seat import RETRY_AFTER
+from era_kernels.services.throwaways import Throwaways
+
+log = logging.getLogger(__name__)
+
+ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+ENDING_AT_ONCE = 16  # sessions that are ended side by side
+REMEMBERED = 64  # sessions in memory from which on those that rest are forgotten
+
+
+class LiveSessions:
+    """What the web room talks to. One live session per id; the rest sleeps in the store."""
+
+    def __init__(self, tools: Tools) -> None:
+        self._tools = tools
+        self._live: dict[str, LiveSession] = {}
+        self._errands = Errands()
+        self._throwaways = Throwaways(tools, self._errands, self._check_open)
+        self._count = 0
+        self._deletions = 0
+        self._forget_at = REMEMBERED
+        self._closing = False
+
+    async def open(self) -> None:
+        """After a start: what a former server left behind is put in order."""
+        sessions, self._count = await self._tools.store.list_sessions()
+        await self._tools.workspaces.sweep({session.directory for session in sessions})
+        for session in sessions:
+            if not session.persistent and session.kernel_generation:
+                await self._tools.workspaces.empty(session.directory)
+
+    # ------------------------------------------------------------ sessions
+
+    async def create(self, new: NewSession) -> SessionView:
+        """Raises InvalidId, InvalidRequest, UnsupportedLanguage, SessionExists, Capacity, TooLarge.
+
+        Nothing changes then.
+        """
+        self._check_open()
+        self._check_new(new)
+        language = self._tools.host.languages.resolve(new.language)
+        return self._view(await self._errands.run(self._create(new, language.name)))
+
+    async def _create(self, new: NewSession, language: str) -> Session:
+        if self._count >= self._tools.rules.max_sessions:
+            raise Capacity(
+                f"There are {self._count} sessions, which is as many as this server keeps.",
+                hint="Delete a session that is not needed, or raise max_sessions.",
+                retry_after=RETRY_AFTER,
+            )
+        self._count += 1
+        try:
+            return await self._store_new(new, language)
+        except BaseException:
+            self._count -= 1
+            raise
+
+    def _check_new(self, new: NewSession) -> None:
+        if new.id is not None and not ID.fullmatch(new.id):
+            raise InvalidId(f"A session id must match ^{ID.pattern}$.")
+        self._check_changes(data=new.data, metadata=new.metadata)
+        if new.default_timeout is not None:
+            self._tools.rules.check_timeout(new.default_timeout, "default_timeout")
+
+    async def _store_new(self, new: NewSession, language: str) -> Session:
+        if new.id is not None and await self._tools.store.find(new.id):
+            raise SessionExists(f"The session {new.id} exists already.", id=new.id)
+        public = self._tools.rules.public_by_default
+        directory = await self._tools.workspaces.create()
+        session = Session(
+            id=new.id or f"sess-{secrets.token_hex(16)}",
+            language=language,
+            directory=directory,
+            created_at=now(),
+            persistent=new.persistent,
+            data=new.data,
+            metadata=new.metadata,
+            default_timeout=new.default_timeout,
+            allow_internet=bool(new.allow_internet),
+            allow_public=public if new.allow_public is None else new.allow_public,
+        )
+        try:
+            await self._tools.store.create(session)
+        except BaseException:
+            await self._tools.workspaces.remove(directory)
+            raise
+        return session
+
+    async def get(self, id: str) -> SessionView:  # noqa: A002 - the word of the API
+        """Raises SessionNotFound."""
+        return self._view(await self.session(id))
+
+    async def session(self, id: str) -> Session:  # noqa: A002
+        """The session's present values. Raises SessionNotFound."""
+        live = self._live.get(id)
+        return live.session if live else await self._tools.store.get(id)
+
+    async def list_sessions(
+        self,
+        limit: int | None = None,
+        offset: int = 0,
+        language: str | None = None,
+    ) -> tuple[list[SessionView], int]:
+        """Views without `data`, oldest first, and how many there are in all."""
+        name = self._tools.host.languages.resolve(language).name if language else None
+        sessions, total = await self._tools.store.list_sessions(limit, offset, name)
+        return [self._view(self._present(session)) for session in sessions], total
+
+    def _present(self, stored: Session) -> Session:
+        """What a live session knows better than its row; without `data`, as lists are."""
+        live = self._live.get(stored.id)
+        if live is None or live.session.directory != stored.directory:
+            return stored
+        return dataclasses.replace(live.session, data={})
+
+    async def files(self, id: str) -> list[FileInfo]:  # noqa: A002
+        """The user's files as they are now. Raises SessionNotFound."""
+        session = await self.session(id)
+        return (await self._tools.workspaces.scan(session.directory)).files
+
+    async def update(self, id: str, **changes: object) -> SessionView:  # noqa: A002
+        """Change `default_timeout`, `allow_internet`, `allow_public`, `metadata` or `data`.
+
+        Raises SessionNotFound, InvalidRequest, TooLarge.
+        """
+        self._check_changes(**changes)
+        timeout = changes.get("default_timeout")
+        if isinstance(timeout, int | float):
+            self._tools.rules.check_timeout(timeout, "default_timeout")
+        return self._view(await self._errands.run(self._update(id, changes)))
+
+    async def _update(self, id: str, changes: dict[str, object]) -> Session:  # noqa: A002
+        async with self._using(id) as live:
+            await live.update(**changes)
+            return live.session
+
+    async def delete(self, id: str) -> datetime:  # noqa: A002
+        """The id is free at once; kernel, children and files are gone when this returns.
+
+        Raises SessionNotFound.
+        """
+        await self._errands.run(self._delete(id))
+        return now()
+
+    async def _delete(self, id: str) -> None:  # noqa: A002
+        session = await self._tools.store.delete(id)
+        await self._end_all([session])
+
+    async def delete_all(self) -> list[str]:
+        """Delete every session there is; their ids."""
+        return await self._errands.run(self._delete_all())
+
+    async def _delete_all(self) -> list[str]:
+        sessions = await self._tools.store.delete_all()
+        await self._end_all(sessions)
+        return [session.id for session in sessions]
+
+    async def _end_all(self, deleted: list[Session]) -> None:
+        """What is left to do when rows are gone. The ids are free before anything is waited for."""
+        self._count -= len(deleted)
+        self._deletions += 1
+        gate = asyncio.Semaphore(ENDING_AT_ONCE)
+
+        async def end(session: Session, live: LiveSession | None) -> None:
+            async with gate:
+                if live is not None:
+                    await live.end(Reason.DELETED, _not_found(session.id))
+                await self._tools.workspaces.remove(session.directory)
+
+        ends = [end(session, self._pop(session)) for session in deleted]
+        for problem in await asyncio.gather(*ends, return_exceptions=True):
+            if problem is not None:
+                raise problem
+
+    def _pop(self, session: Session) -> LiveSession | None:
+        """The live session of that row, and not one that has its id by now."""
+        live = self._live.get(session.id)
+        if live is None or live.session.directory != session.directory:
+            return None
+        return self._live.pop(session.id)
+
+    async def restart(self, id: str, base_url: str) -> int:  # noqa: A002
+        """A fresh kernel; its generation. Raises SessionNotFound, Capacity, KernelStartFailed."""
+        self._check_open()
+        return await self._errands.run(self._restart(id, base_url))
+
+    async def _restart(self, id: str, base_url: str) -> int:  # noqa: A002
+        async with self._using(id) as live:
+            self._check_open()
+            return await live.restart(base_url)
+
+    # ------------------------------------------------------------ runs
+
+    async def submit(self, id: str, submission: Submission) -> Running:  # noqa: A002
+        """Queue a run. Raises what `LiveSession.submit` does."""
+        self._check_open()
+        async with self._using(id) as live:
+            self._check_open()
+            self._tools.host.languages.available(live.session.language)
+            return await live.submit(submission)
+
+    async def execute(self, language: str, submission: Submission) -> Running:
+        """A run in a throw-away session, which is gone when the run has ended."""
+        self._check_open()
+        name = self._tools.host.languages.available(language).name
+        return await self._throwaways.run(name, submission)
+
+    # ------------------------------------------------------------ the end
+
+    async def drain(self, grace: float) -> None:
+        """No new runs; those under way get `grace` seconds."""
+        self._closing = True
+        waits = [asyncio.create_task(live.wait_idle()) for live in self._all()]
+        if waits:
+            _, pending = await asyncio.wait(waits, timeout=grace)
+            for task in pending:
+                task.cancel()
+            await asyncio.wait(waits)
+
+    async def aclose(self) -> None:
+        """End every kernel; runs that are still under way end as `server stopped`."""
+        self._closing = True
+        refusal = ShuttingDown("The server is stopping.", retry_after=RETRY_AFTER)
+        for live in self._all():
+            self._errands.start(live.end(Reason.STOPPED, refusal))
+        await self._errands.aclose()
+        self._live.clear()
+
+    def _all(self) -> list[LiveSession]:
+        return [*self._live.values(), *self._throwaways.live]
+
+    # ------------------------------------------------------------ inside
+
+    @asynccontextmanager
+    async def _using(self, id: str) -> AsyncIterator[LiveSession]:  # noqa: A002
+        """The live session, which is not forgotten meanwhile. Raises SessionNotFound."""
+        live = await self._find(id)
+        with live.used():
+            yield live
+
+    async def _find(self, id: str) -> LiveSession:  # noqa: A002
+        while id not in self._live:
+            deletions = self._deletions
+            session = await self._tools.store.get(id)
+            # A row read before a deletion must not come to life after it; and another call may
+            # have been faster while this one read.
+            if deletions == self._deletions and id not in self._live:
+                self._forget()
+                self._live[id] = LiveSession(session, self._tools)
+        return self._live[id]
+
+    def _forget(self) -> None:
+        """Sessions that rest are read from the store again when they are asked for."""
+        if len(self._live) >= self._forget_at:
+            self._live = {id: live for id, live in self._live.items() if not live.resting}  # noqa: A001
+            self._forget_at = max(REMEMBERED, 2 * len(self._live))
+
+    def _view(self, session: Session) -> SessionView:
+        live = self._live.get(session.id)
+        status = SessionStatus.STOPPED if live is None else live.status
+        return SessionView(session, status, self._tools.host.isolation)
+
+    def _check_open(self) -> None:
+        if self._closing:
+            raise ShuttingDown("The server is stopping.", retry_after=RETRY_AFTER)
+
+    def _check_changes(self, **changes: object) -> None:
+        for name in ("data", "metadata"):
+            value = changes.get(name)
+            if value is not None:
+                check_size(value, name)
+
+
+def _not_found(id: str) -> SessionNotFound:  # noqa: A002
+    return SessionNotFound(f"There is no session {id}.", id=id)

@@ -1,0 +1,238 @@
+"""The services on real stores in a temporary directory; kernels play a small language.
+
+A program is a list of instructions, one a line: `out TEXT`, `err TEXT`, `show TEXT` (a display),
+`wait` (for its end from outside), `gate NAME` (until the test opens it), `write NAME TEXT`,
+`read NAME`, `remove NAME`, `env NAME`, `data TEXT` (into `.session_data.json`), `exit CODE`,
+`timeout`, `stuck` (a timeout that costs the kernel), `die CODE`, `bug`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any, cast
+
+from era_kernels.kernels.machine import KernelHost
+from era_kernels.models import (
+    Display,
+    Done,
+    Ending,
+    Event,
+    Failure,
+    Finished,
+    Limits,
+    NewSession,
+    Place,
+    Reason,
+    Recorded,
+    Request,
+    Session,
+    Stderr,
+    Stdout,
+    Submission,
+)
+from era_kernels.services.executions import Executions, Running
+from era_kernels.services.fold import RunAnswer
+from era_kernels.services.live import Tools
+from era_kernels.services.rules import Rules
+from era_kernels.services.seat import Seats
+from era_kernels.services.sessions import LiveSessions
+from era_kernels.storage.execution_log import ExecutionStore
+from era_kernels.storage.migrations import MIGRATIONS
+from era_kernels.storage.paths import DataDirectory
+from era_kernels.storage.sessions import SessionStore
+from era_kernels.storage.sqlite import Database
+from era_kernels.storage.workspaces import Workspaces
+from tests.fakes import FakeHost, FakeMachine, Item
+
+LANGUAGE = "alpha"
+DATA = ".session_data.json"
+PLACE = Place(Path("/w"), Path("/p"), Path("/c"))  # where nothing is looked at
+
+RULES: dict[str, Any] = {
+    "default_timeout": 30.0,
+    "max_timeout": 3600.0,
+    "max_queue": 100,
+    "max_sessions": 1000,
+    "max_kernels": 100,
+    "max_execution_output": 1 << 30,
+    "public_by_default": True,
+}
+
+
+def some_rules(**changes: Any) -> Rules:
+    return Rules(**{**RULES, **changes})
+
+
+class House:
+    """Everything of the services that tests look at."""
+
+    def __init__(self, path: Path, keep: int = 100, bound: int = 1 << 20, **rules: Any) -> None:
+        self.path = path
+        self.host = FakeHost(self._play)
+        self.gates: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
+        self._keep = keep
+        self._bound = bound
+        self._rules = some_rules(**rules)
+        self._stack = AsyncExitStack()
+
+    async def open(self) -> None:
+        directory = DataDirectory.open(self.path)
+        self._stack.callback(directory.close)
+        self.database = await Database.open(directory.database, MIGRATIONS)
+        self._stack.push_async_callback(self.database.aclose)
+        self.store = SessionStore(self.database)
+        self.execution_store = ExecutionStore(self.database, directory.sessions)
+        self._stack.push_async_callback(self.execution_store.aclose)
+        self.workspaces = Workspaces(directory.sessions)
+        self._stack.push_async_callback(self.workspaces.aclose)
+        self.executions = Executions(
+            self.execution_store, keep=self._keep, keep_bytes=1 << 30, answer_bound=self._bound
+        )
+        self.seats = Seats(self._rules.max_kernels)
+        self.tools = Tools(
+            host=cast(KernelHost, self.host),
+            store=self.store,
+            workspaces=self.workspaces,
+            executions=self.executions,
+            seats=self.seats,
+            rules=self._rules,
+            limits=Limits(),
+        )
+        self.sessions = LiveSessions(self.tools)
+        self._stack.push_async_callback(self.sessions.aclose)
+        await self.sessions.open()
+
+    async def aclose(self) -> None:
+        for event in (self.host.opening, self.host.closing, *self.gates.values()):
+            if event is not None:
+                event.set()
+        await self._stack.aclose()
+
+    # ------------------------------------------------------------ what tests do
+
+    async def create(self, id: str = "s1", **fields: Any) -> Session:  # noqa: A002
+        return (await self.sessions.create(NewSession(LANGUAGE, id=id, **fields))).session
+
+    async def submit(self, code: str, id: str = "s1", **fields: Any) -> Running:  # noqa: A002
+        return await self.sessions.submit(id, Submission(code, **fields))
+
+    async def run(self, code: str, id: str = "s1", **fields: Any) -> RunAnswer:  # noqa: A002
+        return await (await self.submit(code, id, **fields)).answer()
+
+    async def session(self, id: str = "s1") -> Session:  # noqa: A002
+        return await self.sessions.session(id)
+
+    async def until_running(self, count: int) -> None:
+        """Until so many requests have reached a kernel."""
+        while sum(len(machine.kernel.requests) for machine in self.host.machines) < count:
+            await soon()
+
+    async def until_starting(self, id: str = "s1") -> None:  # noqa: A002
+        while (await self.sessions.get(id)).status != "starting":
+            await soon()
+
+    async def until(self, free_seats: int) -> None:
+        """Until so many kernels may be started."""
+        while self._rules.max_kernels - self.seats.taken != free_seats:
+            await soon()
+
+    async def workspace(self, id: str = "s1") -> Path:  # noqa: A002
+        return self.workspaces.place((await self.session(id)).directory).workspace
+
+    @property
+    def directories(self) -> list[str]:
+        return sorted(path.name for path in (self.path / "sessions").iterdir())
+
+    # ------------------------------------------------------------ what kernels do
+
+    async def _play(self, machine: FakeMachine, request: Request) -> AsyncIterator[Item]:
+        for line in request.code.splitlines():
+            word, _, rest = line.partition(" ")
+            if word == "gate":
+                await self.gates[rest].wait()
+            else:
+                item = await _step(machine, request, word, rest)
+                if item is not None:
+                    yield item
+                if isinstance(item, Finished):
+                    return
+
+
+async def _step(machine: FakeMachine, request: Request, word: str, rest: str) -> Item | None:
+    assert machine.place is not None
+    name, _, text = rest.partition(" ")
+    workspace = machine.place.workspace
+    match word:
+        case "out":
+            return Stdout(rest + "\n")
+        case "err":
+            return Stderr(rest + "\n")
+        case "show":
+            return Display({"text/plain": rest})
+        case "env":
+            return Stdout(request.env[rest])
+        case "number":
+            return Stdout(str(request.number))
+        case "write":
+            (workspace / name).write_text(text)
+        case "remove":
+            (workspace / name).unlink()
+        case "read":
+            file = workspace / name
+            return Stdout(file.read_text() if file.exists() else "nothing")
+        case "data":
+            (workspace / DATA).write_text(rest)
+        case "exit":
+            return Finished(int(rest))
+        case "timeout":
+            return Finished(124, timed_out=True)
+        case "stuck":
+            machine.die(Ending(reason=Reason.TIMEOUT))
+            return Finished(124, None, "lost", machine.ended.result(), timed_out=True)
+        case "die":
+            machine.die(Ending(code=int(rest)))
+            await asyncio.Event().wait()
+        case "wait":
+            await asyncio.Event().wait()
+        case "bug":
+            raise RuntimeError("a bug")
+    return None
+
+
+def failing(problem: Exception) -> Any:
+    async def call(*arguments: object, **named: object) -> None:
+        raise problem
+
+    return call
+
+
+async def end_of(running: Running) -> tuple[list[str], Done]:
+    """The codes of the failures, and the last event."""
+    events = await events_of(running)
+    assert isinstance(events[-1], Done)
+    assert [event for event in events if isinstance(event, Done)] == [events[-1]]
+    return [event.code for event in events if isinstance(event, Failure)], events[-1]
+
+
+async def soon() -> None:
+    """Let threads and tasks get on."""
+    await asyncio.sleep(0.0005)
+
+
+async def moment(n: int) -> None:
+    """The n-th moment: first single steps of the loop, then as long as threads need."""
+    for _ in range(min(n, 20)):
+        await asyncio.sleep(0)
+    await asyncio.sleep(max(0, n - 20) / 2000)
+
+
+async def events_of(running: Running, after: int = 0) -> list[Event]:
+    return [item.event for item in await recorded_of(running, after)]
+
+
+async def recorded_of(running: Running, after: int = 0) -> list[Recorded]:
+    return [item async for batch in running.follow(after) for item in batch]

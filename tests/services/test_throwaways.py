@@ -1,0 +1,189 @@
+"""Runs in throw-away sessions: nothing is left of them, whoever leaves when."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from era_kernels.errors import (
+    Capacity,
+    InsufficientStorage,
+    InvalidRequest,
+    KernelStartFailed,
+    LanguageUnavailable,
+    ShuttingDown,
+    StorageFailed,
+    UnsupportedLanguage,
+)
+from era_kernels.kernels.languages import Languages
+from era_kernels.models import Submission
+from era_kernels.services.fold import RunAnswer
+from tests.fakes import a_language, start_failure
+from tests.services.conftest import OpenHouse
+from tests.services.house import House, failing, moment, soon
+
+
+async def execute(house: House, code: str, language: str = "alpha") -> RunAnswer:
+    return await (await house.sessions.execute(language, Submission(code))).answer()
+
+
+async def until_nothing_is_left(house: House) -> None:
+    while house.directories or house.seats.taken or house.sessions._throwaways.live:
+        await soon()
+    assert all(machine.ended.done() for machine in house.host.machines)
+    assert house.executions._live == {}
+    assert house.sessions._live == {}
+
+
+@pytest.mark.gen_test
+async def test_execute(house: House) -> None:
+    """The answer is a run's; the session is in no list, and nothing of it stays."""
+    answer = await execute(house, "env ERA_SESSION_ID\nexit 3", "ALPHA")
+    assert (answer.stdout, answer.exit_code) == (answer.session_id, 3)
+    assert answer.started_from == "fresh"
+    await until_nothing_is_left(house)
+    assert await house.sessions.list_sessions() == ([], 0)
+    _, total = await house.executions.list_executions(answer.session_id)
+    assert total == 0
+
+
+@pytest.mark.gen_test
+async def test_data_and_files_of_an_execute(house: House) -> None:
+    """A throw-away session is a session while it lives."""
+    answer = await execute(house, 'write f 1\ndata {"a": 1}\nread f')
+    assert (answer.stdout, answer.files_modified, answer.data) == ("1", 1, {"a": 1})
+
+
+@pytest.mark.gen_test
+@pytest.mark.parametrize("code", ["die 7", "stuck", "timeout", "bug"])
+async def test_execute_that_ends_badly(house: House, code: str) -> None:
+    """However the run ends, nothing is left."""
+    running = await house.sessions.execute("alpha", Submission(code))
+    await running.finished.wait()
+    await until_nothing_is_left(house)
+
+
+@pytest.mark.gen_test
+async def test_execute_whose_kernel_does_not_start(house: House) -> None:
+    """Who asked is told, and nothing is left."""
+    house.host.failure = start_failure()
+    with pytest.raises(KernelStartFailed):
+        await execute(house, "out a")
+    await until_nothing_is_left(house)
+
+
+@pytest.mark.gen_test
+async def test_execute_that_cannot_begin(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is refused before the run leaves nothing."""
+    house.host.languages = Languages([a_language("alpha"), a_language("beta", reason="no beta")])
+    with pytest.raises(UnsupportedLanguage):
+        await execute(house, "out a", "gamma")
+    with pytest.raises(LanguageUnavailable):
+        await execute(house, "out a", "beta")
+    with pytest.raises(InvalidRequest):
+        await house.sessions.execute("alpha", Submission("out a", timeout=1e6))
+    monkeypatch.setattr(house.execution_store, "create", failing(InsufficientStorage("No room.")))
+    with pytest.raises(InsufficientStorage):
+        await execute(house, "out a")
+    monkeypatch.setattr(house.workspaces, "create", failing(InsufficientStorage("No room.")))
+    with pytest.raises(InsufficientStorage):
+        await execute(house, "out a")
+    await until_nothing_is_left(house)
+
+
+@pytest.fixture
+def one_kernel(open_house: OpenHouse) -> House:
+    return open_house(max_kernels=1)
+
+
+@pytest.mark.gen_test
+async def test_execute_takes_a_seat(one_kernel: House) -> None:
+    """It counts as a kernel while it runs, and no longer."""
+    house = one_kernel
+    running = await house.sessions.execute("alpha", Submission("gate a"))
+    with pytest.raises(Capacity):
+        await house.sessions.execute("alpha", Submission("out b"))
+    house.gates["a"].set()
+    await running.answer()
+    await until_nothing_is_left(house)
+    for _ in range(5):
+        await execute(house, "out c")
+        await house.until(free_seats=1)
+    await until_nothing_is_left(house)
+
+
+@pytest.mark.gen_test
+async def test_abandoned_execute_is_ended(house: House) -> None:
+    """When its client leaves, the run ends, and nothing is left when that is known."""
+    running = await house.sessions.execute("alpha", Submission("wait"))
+    await house.until_running(1)
+    await asyncio.gather(running.abandon(), running.abandon())
+    assert running.finished.is_set()
+    assert running.execution.cause == "client gone"
+    await until_nothing_is_left(house)
+
+
+@pytest.mark.gen_test
+async def test_abandoned_after_its_end(house: House) -> None:
+    """To abandon a run that has ended is nothing."""
+    running = await house.sessions.execute("alpha", Submission("exit 0"))
+    await running.answer()
+    await running.abandon()
+    await until_nothing_is_left(house)
+
+
+@pytest.mark.gen_test(timeout=20)
+async def test_abandoned_at_any_moment(house: House) -> None:
+    """Whenever the client leaves, also while it is not yet told that it has a run."""
+    for steps in range(40):
+        client = asyncio.create_task(execute(house, "out a\nwait"))
+        await moment(steps)
+        for running in list(house.executions._live.values()):
+            await running.abandon()
+        client.cancel()
+        await asyncio.wait([client])
+        await until_nothing_is_left(house)
+
+
+@pytest.mark.gen_test(timeout=20)
+async def test_client_that_is_cancelled_before_it_has_its_run(house: House) -> None:
+    """A call that is cancelled at any step of its beginning leaves no run behind."""
+    for steps in range(40):
+        call = asyncio.create_task(house.sessions.execute("alpha", Submission("wait")))
+        await moment(steps)
+        if call.done():
+            await call.result().abandon()
+        else:
+            call.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await call
+        await until_nothing_is_left(house)
+
+
+@pytest.mark.gen_test
+async def test_files_that_cannot_be_removed(
+    house: House, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is logged; the answer is given, and the session is forgotten."""
+    with monkeypatch.context() as patch:
+        patch.setattr(house.workspaces, "remove", failing(StorageFailed("It stays.")))
+        assert (await execute(house, "out a")).stdout == "a\n"
+        while house.sessions._throwaways.live:
+            await soon()
+    assert "not removed" in caplog.text
+    assert house.seats.taken == 0
+
+
+@pytest.mark.gen_test
+async def test_server_that_closes_during_an_execute(house: House) -> None:
+    """The run ends as `server stopped`, or is refused; no directory is left."""
+    running = await house.sessions.execute("alpha", Submission("wait"))
+    await house.until_running(1)
+    late = asyncio.create_task(house.sessions.execute("alpha", Submission("wait")))
+    await asyncio.sleep(0)
+    await house.sessions.aclose()
+    assert (await running.answer()).cause == "server stopped"
+    with pytest.raises(ShuttingDown):
+        await late
+    await until_nothing_is_left(house)
