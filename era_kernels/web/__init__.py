@@ -1,0 +1,1 @@
+"""HTTP: parse a request, call one thing, write the answer."""

@@ -1,0 +1,155 @@
+"""Who may come in: tokens, and without tokens only this machine and its own pages."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Awaitable, Sequence
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from tornado.httputil import HTTPServerRequest
+
+from era_kernels.errors import Forbidden, InvalidRequest, Unauthorized
+from era_kernels.web.tokens import Tokens
+
+_PORTS = {"http": 80, "https": 443}
+_EXPOSED = "X-Request-Id, X-Execution-Id, Retry-After, Allow, Content-Range, Accept-Ranges"
+_TAKEN = "Authorization, X-API-Key, Content-Type, Last-Event-ID, Range, X-Request-Id"
+
+
+class Access:
+    """Decides about one request by its headers.
+
+    With tokens, protected paths need one. Without, the Host must be loopback or allowed (a page of
+    another site could otherwise reach this server by rebinding its own name), and an Origin must be
+    the server's own or allowed.
+    """
+
+    def __init__(
+        self,
+        *,
+        tokens: Sequence[str] = (),
+        token_file: Path | None = None,
+        allowed_hosts: Sequence[str] = (),
+        allowed_origins: Sequence[str] = (),
+        public_url: str | None = None,
+        trust_forwarded: bool = False,
+    ) -> None:
+        """Reads the token file (blocking). Raises StartError when that fails."""
+        self._tokens = Tokens(tokens, token_file)
+        self._hosts = frozenset(host.lower() for host in allowed_hosts)
+        self._origins = frozenset(origin.lower().rstrip("/") for origin in allowed_origins)
+        self._public_url = public_url.rstrip("/") if public_url else None
+        self._trust_forwarded = trust_forwarded
+
+    def refresh(self) -> Awaitable[None] | None:
+        """Something to await before `check` when the token file is due for a look, else None."""
+        return self._tokens.refresh()
+
+    def check(self, request: HTTPServerRequest, *, protected: bool) -> None:
+        """Raises Unauthorized (no valid token) or Forbidden (foreign Host or Origin)."""
+        if not self._tokens:
+            self._check_hosts(request)
+            self._check_origin(request)
+        elif protected and request.method != "OPTIONS" and not self._tokens.accept(_shown(request)):
+            raise Unauthorized(
+                "This server needs an API token.",
+                hint="Send it as `Authorization: Bearer <token>` or as `X-API-Key: <token>`.",
+            )
+
+    def base_url(self, request: HTTPServerRequest) -> str:
+        """`public_url`, else scheme and host of the request; without a slash at the end."""
+        return self._public_url or f"{self._scheme(request)}://{self._host(request)}"
+
+    def cors_headers(self, request: HTTPServerRequest) -> dict[str, str]:
+        """What tells a browser that the page may read the answer; only for allowed origins."""
+        if not self._origins:
+            return {}
+        origin = request.headers.get("Origin")
+        if origin is None or not self._is_allowed(origin):
+            return {"Vary": "Origin"}
+        headers = {
+            "Vary": "Origin",
+            "Access-Control-Allow-Origin": origin,
+            "Access-Control-Expose-Headers": _EXPOSED,
+        }
+        if request.method == "OPTIONS":
+            headers["Access-Control-Allow-Headers"] = _TAKEN
+            headers["Access-Control-Max-Age"] = "600"
+        return headers
+
+    def _check_hosts(self, request: HTTPServerRequest) -> None:
+        # The real Host is checked as well: a page that rebinds can send any forwarding header.
+        for host in {request.host, self._host(request)}:
+            name, _ = _split_host(host)
+            if not _is_loopback(name) and not self._hosts & {name, host.lower(), "*"}:
+                raise Forbidden(
+                    f"This server does not answer to the host name {name}.",
+                    hint="Add it to the setting allowed_hosts, or set an API token.",
+                )
+
+    def _check_origin(self, request: HTTPServerRequest) -> None:
+        origin = request.headers.get("Origin")
+        if origin is None or self._is_allowed(origin):
+            return
+        scheme, _, host = origin.lower().partition("://")
+        own = [request.host, self._host(request), urlsplit(self._public_url or "").netloc]
+        asking = _authority(host, scheme)
+        if asking is None or asking not in [_authority(one, scheme) for one in own]:
+            raise Forbidden(
+                "This server does not answer to pages of other origins.",
+                hint="Add the origin to the setting allowed_origins.",
+            )
+
+    def _is_allowed(self, origin: str) -> bool:
+        """`*` stands for every site, but not for `null`, which is what sandboxed pages send."""
+        named = origin.lower() in self._origins
+        return named or ("*" in self._origins and origin.lower() != "null")
+
+    def _host(self, request: HTTPServerRequest) -> str:
+        return self._forwarded(request, "X-Forwarded-Host") or request.host
+
+    def _scheme(self, request: HTTPServerRequest) -> str:
+        scheme = self._forwarded(request, "X-Forwarded-Proto").lower()
+        return scheme if scheme in _PORTS else request.protocol
+
+    def _forwarded(self, request: HTTPServerRequest, name: str) -> str:
+        """What the nearest proxy says, where proxies are trusted; else empty."""
+        if not self._trust_forwarded:
+            return ""
+        return request.headers.get(name, "").rpartition(",")[2].strip()
+
+
+def _shown(request: HTTPServerRequest) -> list[str]:
+    """What the caller shows as a token."""
+    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+    shown = [token.strip()] if scheme.lower() == "bearer" else []
+    return [*shown, *request.headers.get_list("X-API-Key")]
+
+
+def _split_host(host: str) -> tuple[str, int | None]:
+    """Name in lower case without brackets or a last dot, and port. Raises InvalidRequest."""
+    try:
+        parts = urlsplit(f"//{host}")
+        name, port = parts.hostname or "", parts.port
+    except ValueError:
+        raise InvalidRequest("The Host header is malformed.") from None
+    return name.removesuffix("."), port
+
+
+def _authority(host: str, scheme: str) -> tuple[str, int | None] | None:
+    """Comparable host and port, or None for what is no host (`null`)."""
+    try:
+        name, port = _split_host(host)
+    except InvalidRequest:
+        return None
+    return (name, port or _PORTS.get(scheme)) if name else None
+
+
+def _is_loopback(name: str) -> bool:
+    if name == "localhost" or name.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False

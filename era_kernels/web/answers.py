@@ -1,0 +1,190 @@
+"""What runs and executions answer: the models that the document shows, and who fills them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from era_kernels.models import ExceptionInfo, JsonObject
+
+if TYPE_CHECKING:
+    from era_kernels.services import fold
+
+TIMEOUT = "EXECUTION_TIMEOUT"
+
+
+class Answer(BaseModel):
+    """A JSON answer. Handlers build plain objects; tests hold them against these models."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class ErrorAnswer(Answer):
+    """Every error, whatever went wrong."""
+
+    error: str = Field(description="A short phrase.")
+    message: str = Field(description="One full sentence that helps.")
+    code: str = Field(description="A stable name of what is wrong.")
+    details: Any = None
+    hint: str | None = None
+    id: str | None = None
+
+
+class Uncaught(Answer):
+    """An uncaught error of the program."""
+
+    name: str
+    value: str
+    traceback: list[str]
+
+
+class RichOutput(Answer):
+    """The value of the last expression, or something displayed."""
+
+    type: Literal["execute_result", "display_data"]
+    data: dict[str, Any] = Field(description="A MIME bundle.")
+    metadata: dict[str, Any]
+
+
+class FullOutput(Answer):
+    """Where the whole text of a truncated run is, as URL paths."""
+
+    stdout: str
+    stderr: str
+
+
+class RunAnswer(Answer):
+    """Everything a run produced."""
+
+    execution_id: str
+    session_id: str
+    stdout: str
+    stderr: str
+    exit_code: int
+    execution_time_ms: float
+    duration: str = Field(examples=["15.3ms"])
+    files_modified: int
+    data: dict[str, Any] = Field(description="The session's data after the run.")
+    results: list[RichOutput]
+    exception: Uncaught | None
+    state: Literal["preserved", "lost"] = Field(description="Are the variables still there?")
+    started_from: Literal["live", "fresh", "restored"]
+    kernel_generation: int
+    queued_ms: float
+    start_ms: float
+    cause: str = Field("", description="Why the run was ended; only when it was.")
+    truncated: bool = Field(False, description="Output was left out; only when it was.")
+    full_output: FullOutput | None = None
+
+
+class TimedOutRunAnswer(RunAnswer):
+    """A run that was ended at its timeout: what there is, and the error beside it."""
+
+    error: str
+    message: str
+    code: Literal["EXECUTION_TIMEOUT"]
+
+
+class ExecuteAnswer(Answer):
+    """Everything a run in a throw-away session produced."""
+
+    session_id: str
+    vm_id: str = Field(description="The same as `session_id`, under its other name.")
+    language: str
+    stdout: str
+    stderr: str
+    exit_code: int
+    execution_time_ms: float
+    duration: str
+    results: list[RichOutput]
+    cause: str = ""
+    truncated: bool = False
+
+
+class TimedOutExecuteAnswer(ExecuteAnswer):
+    """A throw-away run that was ended at its timeout."""
+
+    error: str
+    message: str
+    code: Literal["EXECUTION_TIMEOUT"]
+
+
+# ---------------------------------------------------------------- filling
+
+
+def run_object(answer: fold.RunAnswer) -> JsonObject:
+    """The run answer; what only the end tells is null while the run goes on."""
+    out: JsonObject = {
+        "execution_id": answer.execution_id,
+        "session_id": answer.session_id,
+        "stdout": answer.stdout,
+        "stderr": answer.stderr,
+        "exit_code": answer.exit_code,
+        "execution_time_ms": answer.execution_time_ms,
+        "duration": answer.duration,
+        "files_modified": answer.files_modified,
+        "data": answer.data,
+        "results": answer.results,
+        "exception": exception_object(answer.exception),
+        "state": answer.state,
+        "started_from": answer.started_from,
+        "kernel_generation": answer.kernel_generation,
+        "queued_ms": answer.queued_ms,
+        "start_ms": answer.start_ms,
+    }
+    _add_where_they_apply(out, answer)
+    if answer.truncated:
+        place = f"/api/sessions/{answer.session_id}/executions/{answer.execution_id}"
+        out["full_output"] = {"stdout": f"{place}/stdout", "stderr": f"{place}/stderr"}
+    return out
+
+
+def execute_object(answer: fold.RunAnswer, language: str) -> JsonObject:
+    """The answer of a throw-away run; nothing of it can be asked for later."""
+    out: JsonObject = {
+        "session_id": answer.session_id,
+        "vm_id": answer.session_id,
+        "language": language,
+        "stdout": answer.stdout,
+        "stderr": answer.stderr,
+        "exit_code": answer.exit_code,
+        "execution_time_ms": answer.execution_time_ms,
+        "duration": answer.duration,
+        "results": answer.results,
+    }
+    _add_where_they_apply(out, answer)
+    return out
+
+
+def _add_where_they_apply(out: JsonObject, answer: fold.RunAnswer) -> None:
+    if answer.cause is not None:
+        out["cause"] = answer.cause
+    if answer.truncated:
+        out["truncated"] = True
+
+
+def exception_object(info: ExceptionInfo | None) -> JsonObject | None:
+    if info is None:
+        return None
+    return {"name": info.name, "value": info.value, "traceback": info.traceback}
+
+
+def with_timeout(answer: fold.RunAnswer, out: JsonObject) -> tuple[JsonObject, int]:
+    """The answer and its status: 408 with the error beside the rest when the timeout ended it."""
+    failure = answer.failure
+    if failure is None or failure.code != TIMEOUT:
+        return out, 200
+    triple = {"error": failure.error, "message": failure.message, "code": failure.code}
+    return {**triple, **out}, 408
+
+
+def size_of(answer: fold.RunAnswer) -> int:
+    """About how many bytes the answer takes as JSON."""
+    rich = sum(
+        len(text)
+        for result in answer.results
+        for text in result["data"].values()
+        if isinstance(text, str)
+    )
+    return len(answer.stdout) + len(answer.stderr) + rich

@@ -1,0 +1,388 @@
+"""What every handler shares: admission, the body, JSON in and out, errors in one shape."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import secrets
+import sys
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, ClassVar, NoReturn, ParamSpec, TypeVar
+
+from pydantic import BaseModel
+from tornado.iostream import StreamClosedError
+from tornado.web import HTTPError, RequestHandler, stream_request_body
+
+from era_kernels.errors import (
+    EraError,
+    InvalidId,
+    InvalidRequest,
+    MethodNotAllowed,
+    NotFound,
+    TooLarge,
+    Unauthorized,
+)
+from era_kernels.models import JsonObject
+from era_kernels.web import bodies, json_text
+from era_kernels.web.access import Access
+from era_kernels.web.operations import Operation
+
+log = logging.getLogger(__name__)
+
+SERVER = "era-kernels"
+DRAINED = 64 * 1024 * 1024  # bytes of a refused body that are read, so that the answer arrives
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@~-]{1,128}")
+_LENGTH = re.compile(r"([0-9]{1,18})(?:,[ \t]*\1)*")
+_RETRY_AFTER = {429: 1, 503: 5}  # seconds, where the error does not know better
+
+M = TypeVar("M", bound=BaseModel)
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class ClientGone(Exception):
+    """The client closed its connection before it had its answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Edge:
+    """What every handler needs. `max_body` in bytes, `comment_every` in seconds.
+
+    `waiting` are the requests whose clients have not got all of their answer yet.
+    """
+
+    access: Access
+    max_body: int
+    comment_every: float = 5.0
+    waiting: set[BaseHandler] = field(default_factory=set)
+
+
+@stream_request_body
+class BaseHandler(RequestHandler):
+    """Refuses or admits a request by its headers, collects its body, and answers in JSON.
+
+    Bodies are taken as a stream because Tornado would otherwise parse forms, whatever we expect.
+    """
+
+    operations: ClassVar[Mapping[str, Operation]] = {}
+    edge: Edge
+
+    # ------------------------------------------------------------ Tornado's life cycle
+
+    def initialize(self, edge: Edge) -> None:
+        self.edge = edge
+        edge.waiting.add(self)
+        self.gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.body = b""
+        self._chunks: list[bytes] = []
+        self._received = 0
+        self._refusal: EraError | None = None
+        self._admitted = False
+        self._lasting: dict[str, str] = {}
+        self.request_id = _request_id(self.request.headers)
+        self.set_lasting_header("X-Request-Id", self.request_id)
+        for name, value in edge.access.cors_headers(self.request).items():
+            self.set_lasting_header(name, value)
+
+    def set_default_headers(self) -> None:
+        self.set_header("Server", SERVER)
+        self.set_header("Content-Type", "application/json; charset=utf-8")
+        self.set_header("Cache-Control", "no-store")
+        self.set_header("X-Content-Type-Options", "nosniff")
+        for name, value in getattr(self, "_lasting", {}).items():
+            self.set_header(name, value)
+
+    def set_lasting_header(self, name: str, value: str) -> None:
+        """A header that also stands on the answer when the request fails later."""
+        self._lasting[name] = value
+        self.set_header(name, value)
+
+    def compute_etag(self) -> None:
+        """Answers are not cached: hashing each of them would cost more than it saves."""
+
+    def decode_argument(self, value: bytes, name: str | None = None) -> str:
+        """What is not UTF-8 fails the check of ids, with its code, like any other bad id."""
+        return value.decode("utf-8", "replace")
+
+    def prepare(self) -> Awaitable[None] | None:
+        # data_received counts instead: Tornado's own limit closes the connection without JSON.
+        self.request.connection.set_max_body_size(sys.maxsize)  # type: ignore[union-attr]
+        due = self.edge.access.refresh()
+        if due is not None:
+            return self._admit_after(due)
+        self._admit()
+        return None
+
+    def data_received(self, chunk: bytes) -> None:
+        self._received += len(chunk)
+        if self._refusal is None and self._received > self.edge.max_body:
+            self._refuse(self._too_large())
+        if self._refusal is None:
+            self._chunks.append(chunk)
+        elif self._received > DRAINED and not self._finished:
+            self._hang_up()
+            self.fail(self._refusal)
+
+    def on_finish(self) -> None:
+        self.edge.waiting.discard(self)
+
+    def on_connection_close(self) -> None:
+        super().on_connection_close()
+        self.edge.waiting.discard(self)
+        if not self.gone.done():
+            self.gone.set_result(None)
+
+    def head(self, *args: str) -> Awaitable[None] | None:
+        return self.get(*args)
+
+    def options(self, *args: str) -> None:
+        self.set_status(204)
+        self.set_header("Allow", self.allowed())
+        if "Access-Control-Allow-Origin" in self._lasting:
+            self.set_header("Access-Control-Allow-Methods", self.allowed())
+
+    # ------------------------------------------------------------ admission
+
+    @property
+    def protected(self) -> bool:
+        """Does this need a token, on a server that has tokens?"""
+        return True
+
+    def check_path(self) -> None:
+        """Raises InvalidId. Every part of a path that is not fixed is an id, unless overridden."""
+        for part in self.path_args:
+            if not bodies.ID.fullmatch(part):
+                raise InvalidId(f"An id {bodies.ID_WORDS}.")
+
+    def allowed(self) -> str:
+        """The methods of this path, as the `Allow` header lists them."""
+        methods = list(self.operations)
+        if "GET" in methods:
+            methods.insert(methods.index("GET") + 1, "HEAD")
+        return ", ".join([*methods, "OPTIONS"])
+
+    async def _admit_after(self, due: Awaitable[None]) -> None:
+        await due
+        self._admit()
+
+    def _admit(self) -> None:
+        """Refuse by the headers alone: after the body where it can be read, else at once."""
+        length = _checked_length(self.request.headers)
+        try:
+            self.edge.access.check(self.request, protected=self.protected)
+            if self.request.method not in self.allowed().split(", "):
+                raise MethodNotAllowed(f"This path takes {self.allowed()}.")
+            self.check_path()
+            if length > self.edge.max_body:
+                raise self._too_large()
+        except EraError as refusal:
+            if length > DRAINED or "Expect" in self.request.headers:
+                raise
+            self._refuse(refusal)
+        self._admitted = True
+
+    def _refuse(self, refusal: EraError) -> None:
+        """Answer with this when the body has been read: who still writes does not read answers."""
+        self._refusal = refusal
+        self._chunks.clear()
+        # Tornado has no hook between the end of the body and the method.
+        setattr(self, str(self.request.method).lower(), self._raise_refusal)
+
+    def _hang_up(self) -> None:
+        """Say that the rest of the body is not read; Tornado closes the connection then."""
+        self.set_lasting_header("Connection", "close")
+
+    def _raise_refusal(self, *args: str) -> NoReturn:
+        assert self._refusal is not None
+        raise self._refusal
+
+    def _too_large(self) -> TooLarge:
+        return TooLarge(f"The body is larger than {self.edge.max_body} bytes.")
+
+    # ------------------------------------------------------------ in and out
+
+    async def read(self, model: type[M]) -> M:
+        """The body as `model`. Raises InvalidJson, InvalidRequest, InvalidId."""
+        self.body = b"".join(self._chunks)
+        self._chunks.clear()
+        value = await _computed(len(self.body), json_text.parse, self.body)
+        return bodies.validated(model, value)
+
+    async def env(self, given: Mapping[str, Any] | None) -> dict[str, str]:
+        """The variables that the body gave, as strings; numbers as they are written there."""
+        return await _computed(len(self.body), bodies.env_of, given, self.body)
+
+    def query(self, model: type[M]) -> M:
+        """The query string as `model`. Raises InvalidRequest."""
+        return bodies.query_of(model, self.request.query_arguments)
+
+    async def answer(self, value: JsonObject, status: int = 200, *, size: int = 0) -> None:
+        """Finish with a JSON object; `size` is about how many bytes it will take."""
+        data = await _computed(size, json_text.encode, value)
+        self.set_status(status)
+        self.finish(data)
+
+    async def send(self, data: bytes) -> None:
+        """Write a part of an answer; returns when the client took it. Raises ClientGone."""
+        self.write(data)
+        sent = self.flush()
+        # Tornado forgets this future when the connection closes; `gone` does not.
+        await self.wait(sent)
+        if sent.exception() is not None or self.gone.done():
+            raise ClientGone
+
+    async def wait(self, future: asyncio.Future[T], seconds: float | None = None) -> bool:
+        """Is it done, after at most `seconds`? Raises ClientGone when the client leaves before."""
+        if not future.done():
+            both: set[asyncio.Future[Any]] = {future, self.gone}
+            await asyncio.wait(both, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        if self.gone.done() and not future.done():
+            raise ClientGone
+        return future.done()
+
+    async def while_connected(self, work: Awaitable[T]) -> T:
+        """The result of `work`; cancelled, with ClientGone, when the client leaves."""
+        task = asyncio.ensure_future(work)
+        try:
+            await self.wait(task)
+            return task.result()
+        finally:
+            await settled(task)
+
+    # ------------------------------------------------------------ errors
+
+    def fail(self, problem: BaseException) -> None:
+        """Finish with an error, from outside the handler's own method."""
+        self.send_error(500, exc_info=(type(problem), problem, problem.__traceback__))
+
+    def problem_of(self, cause: BaseException | None, status: int) -> EraError:
+        """The domain error that a caller is told of; nothing of a foreign exception's text."""
+        if isinstance(cause, EraError):
+            return cause
+        if isinstance(cause, HTTPError) and status < 500:
+            if status == 404:
+                return NotFound("There is nothing at this path.")
+            if status == 405:
+                return MethodNotAllowed(f"This path takes {self.allowed()}.")
+            return InvalidRequest("The request is malformed.")
+        return EraError(
+            f"The server failed; its log tells more under the request id {self.request_id}."
+        )
+
+    def write_error(self, status_code: int, **kwargs: Any) -> None:
+        cause = kwargs["exc_info"][1] if "exc_info" in kwargs else None
+        if isinstance(cause, ClientGone):
+            self.set_status(499, "Client Closed Request")
+            self.finish()
+            return
+        if not self._admitted:
+            self._hang_up()  # the answer goes out before the body was read
+        problem = self.problem_of(cause, status_code)
+        self.set_status(problem.status)
+        retry_after = problem.retry_after or _RETRY_AFTER.get(problem.status)
+        if retry_after is not None:
+            self.set_header("Retry-After", retry_after)
+        if isinstance(problem, MethodNotAllowed):
+            self.set_header("Allow", self.allowed())
+        if isinstance(problem, Unauthorized):
+            self.set_header("WWW-Authenticate", "Bearer")
+        self.finish(json_text.encode(error_object(problem)))
+
+    def log_exception(
+        self,
+        typ: type[BaseException] | None,
+        value: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
+        if isinstance(value, HTTPError | ClientGone | StreamClosedError):
+            return
+        if isinstance(value, EraError) and value.status != 500:
+            return
+        log.error(
+            "a request failed",
+            exc_info=(typ, value, tb) if typ and value else None,
+            extra={
+                "request_id": self.request_id,
+                "method": self.request.method,
+                "path": self.request.path,
+            },
+        )
+
+
+class NotFoundHandler(BaseHandler):
+    """Every path that is not there."""
+
+    @property
+    def protected(self) -> bool:
+        return self.request.path.startswith(("/api/", "/mcp", "/jupyter/", "/metrics"))
+
+    def check_path(self) -> None:
+        raise NotFound("There is nothing at this path.", hint="GET /openapi.json tells what is.")
+
+    def allowed(self) -> str:
+        """Whatever the method, the answer is 404."""
+        return str(self.request.method)
+
+    def problem_of(self, cause: BaseException | None, status: int) -> EraError:
+        if isinstance(cause, HTTPError) and status == 405:
+            return NotFound("There is nothing at this path.")
+        return super().problem_of(cause, status)
+
+
+async def _computed(size: int, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """What `work` gives; beside the event loop when the bytes that it handles are many."""
+    if size > json_text.BIG:
+        return await asyncio.to_thread(work, *args, **kwargs)
+    return work(*args, **kwargs)
+
+
+async def settled(task: asyncio.Future[Any]) -> None:
+    """End a task that nobody waits for any more; what it raised is of no interest then."""
+    task.cancel()
+    await asyncio.wait({task})
+    if not task.cancelled():
+        task.exception()
+
+
+def error_object(problem: EraError) -> JsonObject:
+    """The triple `error`, `message`, `code`, and what else helps."""
+    shown: JsonObject = {
+        "error": problem.title,
+        "message": problem.message,
+        "code": problem.code,
+    }
+    for name in ("details", "hint", "id"):
+        value = getattr(problem, name)
+        if value is not None:
+            shown[name] = value
+    return shown
+
+
+def _request_id(headers: Mapping[str, str]) -> str:
+    """The caller's, when it is sane, else a new one."""
+    given = headers.get("X-Request-Id", "")
+    return given if _REQUEST_ID.fullmatch(given) else f"req-{secrets.token_hex(8)}"
+
+
+def _checked_length(headers: Mapping[str, str]) -> int:
+    """The body's declared length, 0 when there is none.
+
+    Raises InvalidRequest for a framing that Tornado would refuse without an answer in JSON.
+    """
+    encoding = headers.get("Transfer-Encoding")
+    length = headers.get("Content-Length")
+    if encoding is not None:
+        if length is not None:
+            raise InvalidRequest("A request has a Content-Length or a Transfer-Encoding, not both.")
+        if encoding.lower() != "chunked":
+            raise InvalidRequest("The only Transfer-Encoding known here is chunked.")
+        return 0
+    if length is None:
+        return 0
+    found = _LENGTH.fullmatch(length)
+    if found is None:
+        raise InvalidRequest("The Content-Length is no number of bytes.")
+    return int(found[1])

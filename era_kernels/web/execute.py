@@ -1,0 +1,73 @@
+"""One-shot runs in a throw-away session."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+
+from era_kernels.models import Submission
+from era_kernels.web.answers import (
+    ExecuteAnswer,
+    TimedOutExecuteAnswer,
+    execute_object,
+    size_of,
+    with_timeout,
+)
+from era_kernels.web.base import BaseHandler, ClientGone, Edge
+from era_kernels.web.bodies import Env, Timed
+from era_kernels.web.operations import Operation
+
+if TYPE_CHECKING:
+    from era_kernels.services.fold import RunAnswer
+    from era_kernels.services.sessions import LiveSessions
+
+
+class ExecuteRequest(Timed):
+    """A program to run once."""
+
+    language: str = Field(description="A language or an alias, in any case.")
+    code: str
+    env: Env | None = None
+
+
+class ExecuteHandler(BaseHandler):
+    """A run in a session of its own, which is gone afterwards."""
+
+    operations = {
+        "POST": Operation(
+            "Run code once",
+            {200: ExecuteAnswer, 408: TimedOutExecuteAnswer},
+            request=ExecuteRequest,
+        ),
+    }
+
+    def initialize(  # type: ignore[override]
+        self, edge: Edge, sessions: LiveSessions, names: Mapping[str, str]
+    ) -> None:
+        """`names`: from every name and alias of a language, in lower case, to its name."""
+        super().initialize(edge)
+        self.sessions = sessions
+        self.names = names
+
+    async def post(self) -> None:
+        body = await self.read(ExecuteRequest)
+        submission = Submission(
+            code=body.code,
+            timeout=body.timeout_seconds(),
+            env=await self.env(body.env),
+            base_url=self.edge.access.base_url(self.request),
+        )
+        answer = await self._run(body.language, submission)
+        language = self.names.get(body.language.lower(), body.language)
+        out, status = with_timeout(answer, execute_object(answer, language))
+        await self.answer(out, status, size=size_of(answer))
+
+    async def _run(self, language: str, submission: Submission) -> RunAnswer:
+        running = await self.sessions.execute(language, submission)
+        try:
+            return await self.while_connected(running.answer())
+        except ClientGone:
+            await running.abandon()
+            raise

@@ -1,0 +1,296 @@
+"""Runs in a session, and what became of them: run, stream, list, show, read again."""
+
+from __future__ import annotations
+
+from contextlib import aclosing, suppress
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field
+
+from era_kernels.errors import InvalidRequest, RangeNotSatisfiable
+from era_kernels.models import Execution, JsonObject, Submission, iso
+from era_kernels.web import ranges
+from era_kernels.web.answers import (
+    Answer,
+    RunAnswer,
+    TimedOutRunAnswer,
+    run_object,
+    size_of,
+    with_timeout,
+)
+from era_kernels.web.base import BaseHandler, ClientGone, Edge
+from era_kernels.web.bodies import Count, Env, Paging, Query, Seconds, Timed
+from era_kernels.web.operations import Media, Operation
+from era_kernels.web.sse import EventStream
+
+if TYPE_CHECKING:
+    from era_kernels.services.executions import Executions, Running
+    from era_kernels.services.sessions import LiveSessions
+
+MANY = 200  # executions whose list is encoded beside the event loop
+_MANY_BYTES = 2 * 1024 * 1024
+_EVENTS = Media(
+    "text/event-stream",
+    "Frames with `id`, `event` and one line of JSON as `data`; `done` is always the last.",
+)
+_PLAIN = Media("text/plain", "The text so far; byte ranges are served.")
+
+
+class RunRequest(Timed):
+    """Code to run in a session."""
+
+    code: str | None = None
+    update_data: dict[str, Any] | None = Field(
+        None, description="Merged into the session's data before the run."
+    )
+    env: Env | None = None
+
+
+class ExecutionQuery(Query):
+    """How long to wait for the end."""
+
+    wait: Seconds = Field(0, allow_inf_nan=False, description="Seconds.")
+
+
+class ReplayQuery(Query):
+    """Where to go on; the header `Last-Event-ID` says the same."""
+
+    last_event_id: Count = 0
+
+
+class ExecutionAnswer(Answer):
+    """The run answer so far; what only the end tells is null until then."""
+
+    execution_id: str
+    session_id: str
+    status: Literal["queued", "running", "finished"]
+    position: int = Field(0, description="In the queue, from 1; only while queued.")
+    stdout: str
+    stderr: str
+    exit_code: int | None
+    execution_time_ms: float | None
+    duration: str | None
+    files_modified: int | None
+    data: dict[str, Any] | None
+    results: list[dict[str, Any]]
+    exception: dict[str, Any] | None
+    state: str | None
+    started_from: str | None
+    kernel_generation: int | None
+    queued_ms: float | None
+    start_ms: float | None
+    cause: str = ""
+    truncated: bool = False
+    full_output: dict[str, str] | None = None
+
+
+class ExecutionListed(Answer):
+    """An execution in a list."""
+
+    execution_id: str
+    status: Literal["queued", "running", "finished"]
+    position: int = Field(0, description="In the queue, from 1; only while queued.")
+    code: str
+    created_at: str
+    started_at: str
+    finished_at: str
+    exit_code: int | None
+    cause: str | None
+
+
+class ExecutionsAnswer(Answer):
+    """Executions, oldest first: `count` are listed, `total` there are."""
+
+    executions: list[ExecutionListed]
+    count: int
+    total: int
+
+
+# ---------------------------------------------------------------- running
+
+
+class SubmittingHandler(BaseHandler):
+    """What run and stream share: the body becomes a submission, the session takes it."""
+
+    def initialize(self, edge: Edge, sessions: LiveSessions) -> None:  # type: ignore[override]
+        super().initialize(edge)
+        self.sessions = sessions
+
+    async def submit(self, id: str) -> Running:  # noqa: A002 - the word of the API
+        body = await self.read(RunRequest)
+        if body.code is None:
+            raise InvalidRequest("`code` is required.")
+        submission = Submission(
+            code=body.code,
+            timeout=body.timeout_seconds(),
+            env=await self.env(body.env),
+            update_data=body.update_data,
+            base_url=self.edge.access.base_url(self.request),
+        )
+        running = await self.sessions.submit(id, submission)
+        self.set_lasting_header("X-Execution-Id", running.id)
+        return running
+
+
+class RunHandler(SubmittingHandler):
+    """A run whose answer comes at its end. It goes on when the client leaves."""
+
+    operations = {
+        "POST": Operation(
+            "Run code in a session",
+            {200: RunAnswer, 408: TimedOutRunAnswer},
+            request=RunRequest,
+        ),
+    }
+
+    async def post(self, id: str) -> None:  # noqa: A002
+        running = await self.submit(id)
+        answer = await running.answer()
+        out, status = with_timeout(answer, run_object(answer))
+        await self.answer(out, status, size=size_of(answer))
+
+
+class StreamHandler(SubmittingHandler):
+    """A run whose events come as they happen. It goes on when the client leaves."""
+
+    operations = {"POST": Operation("Run code and follow it", {200: _EVENTS}, request=RunRequest)}
+
+    async def post(self, id: str) -> None:  # noqa: A002
+        running = await self.submit(id)
+        async with aclosing(running.follow()) as batches:  # type: ignore[type-var]
+            await EventStream(self, lambda: running.problem).send(batches)
+
+
+# ---------------------------------------------------------------- what became of them
+
+
+class ReadingHandler(BaseHandler):
+    """What the handlers of stored and live executions share."""
+
+    def initialize(  # type: ignore[override]
+        self, edge: Edge, sessions: LiveSessions, executions: Executions
+    ) -> None:
+        super().initialize(edge)
+        self.sessions = sessions
+        self.executions = executions
+
+
+class ExecutionsHandler(ReadingHandler):
+    """The executions of a session."""
+
+    operations = {"GET": Operation("List executions", {200: ExecutionsAnswer}, query=Paging)}
+
+    async def get(self, id: str) -> None:  # noqa: A002
+        query = self.query(Paging)
+        await self.sessions.session(id)
+        found, total = await self.executions.list_executions(id, query.limit, query.offset)
+        listed = [listed_object(execution) for execution in found]
+        size = _MANY_BYTES if len(listed) > MANY else sum(len(one.code) for one in found)
+        await self.answer({"executions": listed, "count": len(listed), "total": total}, size=size)
+
+
+class ExecutionHandler(ReadingHandler):
+    """One execution: its answer so far, or at its end."""
+
+    operations = {
+        "GET": Operation("Show an execution", {200: ExecutionAnswer}, query=ExecutionQuery),
+    }
+
+    async def get(self, id: str, execution_id: str) -> None:  # noqa: A002
+        wait = self.query(ExecutionQuery).wait
+        session = await self.sessions.session(id)
+        execution, answer = await self.while_connected(
+            self.executions.answer(session, execution_id, wait)
+        )
+        out = {**run_object(answer), **_status(execution)}
+        await self.answer(out, size=size_of(answer))
+
+
+class ReplayHandler(ReadingHandler):
+    """An execution's events, from any of them on, then live."""
+
+    operations = {
+        "GET": Operation("Follow an execution", {200: _EVENTS}, query=ReplayQuery),
+    }
+
+    async def get(self, id: str, execution_id: str) -> None:  # noqa: A002
+        after = self._after()
+        session = await self.sessions.session(id)
+        if self.request.method == "HEAD":
+            await self.executions.get(id, execution_id)
+            return
+        batches = self.executions.follow(session, execution_id, after)
+        async with aclosing(batches):  # type: ignore[type-var]
+            await EventStream(self).send(batches, after)
+
+    def _after(self) -> int:
+        """The header wins: a reader that connects again sends it beside its first address."""
+        header = self.request.headers.get("Last-Event-ID", "")
+        if not header:
+            return self.query(ReplayQuery).last_event_id
+        if not (header.isascii() and header.isdigit() and len(header) <= 15):
+            raise InvalidRequest("`Last-Event-ID` must be the number of an event.")
+        return int(header)
+
+
+class TextHandler(ReadingHandler):
+    """What an execution wrote to one of its two streams, as plain text."""
+
+    operations = {"GET": Operation("Read an execution's output", {200: _PLAIN, 206: _PLAIN})}
+
+    def initialize(  # type: ignore[override]
+        self, edge: Edge, sessions: LiveSessions, executions: Executions, stream: str
+    ) -> None:
+        super().initialize(edge, sessions, executions)
+        self.stream = stream
+
+    async def get(self, id: str, execution_id: str) -> None:  # noqa: A002
+        session = await self.sessions.session(id)
+        text = await self.executions.text(session, execution_id, self.stream)
+        start, stop = self._range(text.total)
+        self.set_header("Content-Type", "text/plain; charset=utf-8")
+        self.set_header("Accept-Ranges", "bytes")
+        self.set_header("Content-Length", stop - start)
+        if self.request.method == "HEAD" or start == stop:
+            return
+        with suppress(ClientGone):
+            async with aclosing(text.read(start, stop)) as chunks:  # type: ignore[type-var]
+                async for chunk in chunks:
+                    await self.send(chunk)
+
+    def _range(self, total: int) -> tuple[int, int]:
+        """What to send. The text has no validator, so a condition on one asks for the whole."""
+        header = self.request.headers.get("Range")
+        if header is None or "If-Range" in self.request.headers:
+            return 0, total
+        try:
+            asked = ranges.requested(header, total)
+        except RangeNotSatisfiable:
+            self.set_lasting_header("Content-Range", f"bytes */{total}")
+            raise
+        if asked is None:
+            return 0, total
+        self.set_status(206)
+        self.set_header("Content-Range", f"bytes {asked[0]}-{asked[1] - 1}/{total}")
+        return asked
+
+
+def listed_object(execution: Execution) -> JsonObject:
+    """An execution as lists show it."""
+    return {
+        "execution_id": execution.id,
+        **_status(execution),
+        "code": execution.code,
+        "created_at": iso(execution.created_at),
+        "started_at": iso(execution.started_at),
+        "finished_at": iso(execution.finished_at),
+        "exit_code": execution.exit_code,
+        "cause": execution.cause,
+    }
+
+
+def _status(execution: Execution) -> JsonObject:
+    status: JsonObject = {"status": execution.status.value}
+    if execution.position is not None:
+        status["position"] = execution.position
+    return status

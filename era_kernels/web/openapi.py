@@ -1,0 +1,148 @@
+"""The OpenAPI document, made from the models that validate and what handlers declare."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
+from http import HTTPStatus
+
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+
+from era_kernels import __version__
+from era_kernels.models import JsonObject
+from era_kernels.web import json_text
+from era_kernels.web.answers import ErrorAnswer
+from era_kernels.web.base import BaseHandler, Edge
+from era_kernels.web.bodies import ID
+from era_kernels.web.operations import Media, Operation, Route
+
+_SCHEMAS = "#/components/schemas/"
+_PARAMETER = re.compile(r"\{(\w+)\}")
+_ABOUT = (
+    "Sessions on live interpreters behind HTTP. Every error is a JSON object with `error`, "
+    "`message` and `code`; every answer carries `X-Request-Id`."
+)
+
+
+class Document:
+    """The document of some routes; made when it is first asked for."""
+
+    def __init__(self, routes: Sequence[Route]) -> None:
+        self._routes = routes
+
+    @cached_property
+    def data(self) -> bytes:
+        return json_text.encode(self.value)
+
+    @cached_property
+    def value(self) -> JsonObject:
+        return {
+            "openapi": "3.1.0",
+            "info": {"title": "ERA kernels", "version": __version__, "description": _ABOUT},
+            "paths": {path: item for path, item in self._paths() if item},
+            "components": {
+                "schemas": self._schemas(),
+                "securitySchemes": {
+                    "bearer": {"type": "http", "scheme": "bearer"},
+                    "key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+                },
+            },
+            "security": [{}, {"bearer": []}, {"key": []}],
+        }
+
+    def _paths(self) -> Iterator[tuple[str, JsonObject]]:
+        for route in self._routes:
+            item: JsonObject = {
+                method.lower(): _operation(route, method, operation)
+                for method, operation in route.handler.operations.items()
+                if operation.listed
+            }
+            parameters = [_path_parameter(name) for name in _PARAMETER.findall(route.path)]
+            if item and parameters:
+                item["parameters"] = parameters
+            yield route.path, item
+
+    def _schemas(self) -> JsonObject:
+        models = {model: None for route in self._routes for model in _models(route)}
+        models[ErrorAnswer] = None
+        _, schema = models_json_schema(
+            [(model, "validation") for model in models], ref_template=_SCHEMAS + "{model}"
+        )
+        definitions: JsonObject = schema["$defs"]
+        return definitions
+
+
+def _models(route: Route) -> Iterator[type[BaseModel]]:
+    for operation in route.handler.operations.values():
+        if operation.request is not None and operation.listed:
+            yield operation.request
+        for answer in operation.answers.values():
+            if not isinstance(answer, Media) and operation.listed:
+                yield answer
+
+
+def _operation(route: Route, method: str, operation: Operation) -> JsonObject:
+    out: JsonObject = {
+        "summary": operation.summary,
+        "operationId": _operation_id(route.path, method),
+        "tags": [route.tag],
+        "responses": dict(_responses(operation)),
+    }
+    if operation.description:
+        out["description"] = operation.description
+    if operation.query is not None:
+        out["parameters"] = list(_query_parameters(operation.query))
+    if operation.request is not None:
+        out["requestBody"] = {"content": _json(operation.request), "required": True}
+    return out
+
+
+def _operation_id(path: str, method: str) -> str:
+    """`GET /api/sessions/{id}` is `get_api_sessions_id`."""
+    return "_".join([method.lower(), *re.findall(r"\w+", path)])
+
+
+def _responses(operation: Operation) -> Iterable[tuple[str, JsonObject]]:
+    for status, answer in operation.answers.items():
+        if isinstance(answer, Media):
+            content: JsonObject = {answer.type: {"schema": {"type": "string"}}}
+            yield str(status), {"description": answer.description, "content": content}
+        else:
+            phrase = HTTPStatus(status).phrase
+            yield str(status), {"description": phrase, "content": _json(answer)}
+    yield "default", {"description": "What went wrong.", "content": _json(ErrorAnswer)}
+
+
+def _json(model: type[BaseModel]) -> JsonObject:
+    return {"application/json": {"schema": {"$ref": _SCHEMAS + model.__name__}}}
+
+
+def _path_parameter(name: str) -> JsonObject:
+    schema = {"type": "string", "pattern": f"^{ID.pattern}$"}
+    return {"name": name, "in": "path", "required": True, "schema": schema}
+
+
+def _query_parameters(model: type[BaseModel]) -> Iterator[JsonObject]:
+    schema = model.model_json_schema()
+    for name, field in schema["properties"].items():
+        description = field.pop("description", "")
+        yield {"name": name, "in": "query", "schema": field, "description": description}
+
+
+class OpenApiHandler(BaseHandler):
+    """The document itself; open, it holds nothing of anybody's."""
+
+    operations = {"GET": Operation("This document", listed=False)}
+
+    def initialize(self, edge: Edge, document: Document) -> None:  # type: ignore[override]
+        super().initialize(edge)
+        self.document = document
+
+    @property
+    def protected(self) -> bool:
+        return False
+
+    def get(self) -> None:
+        self.finish(self.document.data)

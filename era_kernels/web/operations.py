@@ -1,0 +1,43 @@
+"""What an endpoint takes and gives, as data: handlers declare it, routing and OpenAPI read it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import BaseModel
+
+
+@dataclass(frozen=True, slots=True)
+class Media:
+    """An answer that is no JSON object: its media type, and what it holds."""
+
+    type: str
+    description: str
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One method of one path.
+
+    `request` validates the body and `query` the query string; `answers` tells by status what comes
+    back. Errors look the same everywhere and are not repeated here.
+    """
+
+    summary: str
+    answers: Mapping[int, type[BaseModel] | Media] = field(default_factory=dict)
+    request: type[BaseModel] | None = None
+    query: type[BaseModel] | None = None
+    description: str = ""
+    listed: bool = True  # in the OpenAPI document
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """A path such as `/api/sessions/{id}`, who handles it, and with what."""
+
+    path: str
+    handler: type[Any]
+    needs: Mapping[str, object] = field(default_factory=dict)
+    tag: str = ""

@@ -1,0 +1,297 @@
+"""Sessions: create, list, show, change, delete, restart."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field
+
+from era_kernels.models import FileInfo, JsonObject, NewSession, SessionView, iso, now
+from era_kernels.web.answers import Answer
+from era_kernels.web.base import BaseHandler, Edge
+from era_kernels.web.bodies import Body, Paging, SessionId, SomeSeconds
+from era_kernels.web.operations import Operation
+
+if TYPE_CHECKING:
+    from era_kernels.services.sessions import LiveSessions
+
+MANY = 200  # sessions whose list is encoded beside the event loop
+_MANY_BYTES = 2 * 1024 * 1024
+
+
+class CreateSession(Body):
+    """A wish for a session."""
+
+    language: str = Field(description="A language or an alias, in any case.")
+    persistent: bool | None = Field(None, description="Default true.")
+    session_id: SessionId | None = Field(None, description="Default: a random id.")
+    id: SessionId | None = Field(None, description="The same as `session_id`.")
+    data: dict[str, Any] | None = Field(None, description="Runtime state, at most 1 MiB.")
+    metadata: dict[str, Any] | None = Field(None, description="Labels, at most 1 MiB.")
+    default_timeout: SomeSeconds | None = Field(None, description="Seconds.")
+    allowInternetAccess: bool | None = None
+    allowPublicAccess: bool | None = None
+
+
+class ChangeSession(Body):
+    """What to change; what is absent stays. Values are replaced whole."""
+
+    default_timeout: SomeSeconds | None = Field(None, description="Seconds; null unsets it.")
+    allowInternetAccess: bool = Field(default_factory=bool)
+    allowPublicAccess: bool = Field(default_factory=bool)
+    metadata: dict[str, Any] = Field(default_factory=dict)
+    data: dict[str, Any] = Field(default_factory=dict)
+
+
+class SessionsQuery(Paging):
+    """Which sessions to list."""
+
+    language: str | None = None
+
+
+class IsolationAnswer(Answer):
+    """How strong the walls are: tier 1 (all) to 4 (none), and what is not enforced."""
+
+    tier: int
+    missing: list[str]
+
+
+class SessionListed(Answer):
+    """A session in a list: without its data."""
+
+    id: str
+    session_id: str
+    created_at: str
+    last_run_at: str = Field(description="Empty before the first run.")
+    language: str
+    persistent: bool
+    file_count: int
+    total_size_bytes: int
+    metadata: dict[str, Any]
+    allowInternetAccess: bool
+    allowPublicAccess: bool
+    status: Literal["idle", "busy", "starting", "stopped"]
+    kernel_generation: int
+    isolation: IsolationAnswer
+    default_timeout: float | None = Field(None, description="Seconds; only when set.")
+
+
+class SessionAnswer(SessionListed):
+    """A session."""
+
+    data: dict[str, Any]
+
+
+class FileAnswer(Answer):
+    """One file of a session's workspace."""
+
+    path: str
+    size: int
+    modified_at: str
+
+
+class SessionWithFiles(SessionAnswer):
+    """A session and its files."""
+
+    files: list[FileAnswer]
+
+
+class SessionsAnswer(Answer):
+    """Sessions, oldest first: `count` are listed, `total` there are."""
+
+    sessions: list[SessionListed]
+    count: int
+    total: int
+
+
+class ChangedAnswer(Answer):
+    """The whole session, under the name that the API gives it here."""
+
+    success: Literal[True]
+    id: str
+    metadata: SessionAnswer
+    updated_at: str
+
+
+class DeletedAnswer(Answer):
+    """The session is gone, and its id is free."""
+
+    success: Literal[True]
+    id: str
+    deleted_at: str
+
+
+class AllDeletedAnswer(Answer):
+    """Every session is gone."""
+
+    success: Literal[True]
+    deleted_count: int
+    deleted_sessions: list[str]
+    deleted_at: str
+
+
+class RestartedAnswer(Answer):
+    """The session has a fresh kernel."""
+
+    success: Literal[True]
+    id: str
+    kernel_generation: int
+
+
+# ---------------------------------------------------------------- handlers
+
+
+class SessionsHandler(BaseHandler):
+    """All sessions."""
+
+    operations = {
+        "GET": Operation("List sessions", {200: SessionsAnswer}, query=SessionsQuery),
+        "POST": Operation("Create a session", {201: SessionAnswer}, request=CreateSession),
+        "DELETE": Operation("Delete every session", {200: AllDeletedAnswer}),
+    }
+
+    def initialize(self, edge: Edge, sessions: LiveSessions) -> None:  # type: ignore[override]
+        super().initialize(edge)
+        self.sessions = sessions
+
+    async def get(self) -> None:
+        query = self.query(SessionsQuery)
+        views, total = await self.sessions.list_sessions(query.limit, query.offset, query.language)
+        listed = [listed_object(view) for view in views]
+        out = {"sessions": listed, "count": len(listed), "total": total}
+        await self.answer(out, size=_MANY_BYTES if len(listed) > MANY else 0)
+
+    async def post(self) -> None:
+        view = await self.sessions.create(_new_session(await self.read(CreateSession)))
+        await self.answer(session_object(view), 201)
+
+    async def delete(self) -> None:
+        ids = await self.sessions.delete_all()
+        await self.answer(
+            {
+                "success": True,
+                "deleted_count": len(ids),
+                "deleted_sessions": ids,
+                "deleted_at": iso(now()),
+            }
+        )
+
+
+class SessionHandler(BaseHandler):
+    """One session."""
+
+    operations = {
+        "GET": Operation("Show a session and its files", {200: SessionWithFiles}),
+        "PATCH": Operation("Change a session", {200: ChangedAnswer}, request=ChangeSession),
+        "DELETE": Operation("Delete a session", {200: DeletedAnswer}),
+    }
+
+    def initialize(self, edge: Edge, sessions: LiveSessions) -> None:  # type: ignore[override]
+        super().initialize(edge)
+        self.sessions = sessions
+
+    async def get(self, id: str) -> None:  # noqa: A002 - the word of the API
+        view = await self.sessions.get(id)
+        files = [file_object(file) for file in await self.sessions.files(id)]
+        size = _MANY_BYTES if len(files) > MANY else 0
+        await self.answer({**session_object(view), "files": files}, size=size)
+
+    async def patch(self, id: str) -> None:  # noqa: A002
+        changes = _changes(await self.read(ChangeSession))
+        view = await self.sessions.update(id, **changes)
+        await self.answer(
+            {
+                "success": True,
+                "id": id,
+                "metadata": session_object(view),
+                "updated_at": iso(now()),
+            }
+        )
+
+    async def delete(self, id: str) -> None:  # noqa: A002
+        deleted_at = await self.sessions.delete(id)
+        await self.answer({"success": True, "id": id, "deleted_at": iso(deleted_at)})
+
+
+class RestartHandler(BaseHandler):
+    """A session's kernel, made new."""
+
+    operations = {"POST": Operation("Start a fresh kernel", {200: RestartedAnswer})}
+
+    def initialize(self, edge: Edge, sessions: LiveSessions) -> None:  # type: ignore[override]
+        super().initialize(edge)
+        self.sessions = sessions
+
+    async def post(self, id: str) -> None:  # noqa: A002
+        base_url = self.edge.access.base_url(self.request)
+        generation = await self.sessions.restart(id, base_url)
+        await self.answer({"success": True, "id": id, "kernel_generation": generation})
+
+
+# ---------------------------------------------------------------- in and out
+
+
+def _new_session(body: CreateSession) -> NewSession:
+    return NewSession(
+        language=body.language,
+        id=body.session_id or body.id,
+        persistent=body.persistent is not False,
+        data=body.data or {},
+        metadata=body.metadata or {},
+        default_timeout=body.default_timeout,
+        allow_internet=body.allowInternetAccess,
+        allow_public=body.allowPublicAccess,
+    )
+
+
+_CHANGES: Mapping[str, str] = {
+    "default_timeout": "default_timeout",
+    "allowInternetAccess": "allow_internet",
+    "allowPublicAccess": "allow_public",
+    "metadata": "metadata",
+    "data": "data",
+}
+
+
+def _changes(body: ChangeSession) -> dict[str, object]:
+    """Only what was given, under the names of the domain."""
+    return {_CHANGES[name]: getattr(body, name) for name in body.model_fields_set}
+
+
+def listed_object(view: SessionView) -> JsonObject:
+    """A session as lists show it."""
+    session = view.session
+    out: JsonObject = {
+        "id": session.id,
+        "session_id": session.id,
+        "created_at": iso(session.created_at),
+        "last_run_at": iso(session.last_run_at),
+        "language": session.language,
+        "persistent": session.persistent,
+        "file_count": session.file_count,
+        "total_size_bytes": session.total_size,
+        "metadata": session.metadata,
+        "allowInternetAccess": session.allow_internet,
+        "allowPublicAccess": session.allow_public,
+        "status": view.status.value,
+        "kernel_generation": session.kernel_generation,
+        "isolation": {"tier": view.isolation.tier, "missing": list(view.isolation.missing)},
+    }
+    if session.default_timeout is not None:
+        out["default_timeout"] = _plain(session.default_timeout)
+    return out
+
+
+def session_object(view: SessionView) -> JsonObject:
+    """A session as every call but the list shows it."""
+    return {**listed_object(view), "data": view.session.data}
+
+
+def file_object(file: FileInfo) -> JsonObject:
+    return {"path": file.path, "size": file.size, "modified_at": iso(file.modified_at)}
+
+
+def _plain(seconds: float) -> float:
+    """120 seconds are shown as 120, as they were given, not as 120.0."""
+    return int(seconds) if seconds == int(seconds) else seconds

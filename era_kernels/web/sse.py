@@ -1,0 +1,130 @@
+"""Server-sent events: a run's events as frames, live or again from where a reader left off."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable, Sequence
+
+from era_kernels.errors import EraError
+from era_kernels.models import Failure, JsonObject, Recorded, event_to_json
+from era_kernels.web import json_text
+from era_kernels.web.base import BaseHandler, ClientGone, settled
+
+log = logging.getLogger(__name__)
+
+HOLD = 1.0  # seconds in which the first batch may still turn out to be a plain JSON error
+COMMENT = b": still here\n\n"
+
+# Characters that some readers take for the end of a line, though the standard does not.
+_LINE_ENDS = (
+    (b"\xc2\x85", b"\\u0085"),
+    (b"\xe2\x80\xa8", b"\\u2028"),
+    (b"\xe2\x80\xa9", b"\\u2029"),
+)
+
+
+def frame(seq: int, event: JsonObject) -> bytes:
+    """One event: `id`, `event` and exactly one line of `data`."""
+    data = json_text.encode(event)
+    if not data.isascii():
+        for raw, escaped in _LINE_ENDS:
+            data = data.replace(raw, escaped)
+    return b"id: %d\nevent: %b\ndata: %b\n\n" % (seq, event["type"].encode(), data)
+
+
+def frames(batch: Sequence[Recorded]) -> bytes:
+    """A batch as one piece of bytes."""
+    return b"".join(frame(item.seq, _shown(item)) for item in batch)
+
+
+def _shown(item: Recorded) -> JsonObject:
+    event = event_to_json(item.event)
+    if item.event.type == "done":
+        del event["data"]  # the log keeps it; the contract's frame has none
+    return event
+
+
+class EventStream:
+    """Sends batches of events to one client, with comments while nothing happens.
+
+    `problem` tells why a run never began; asked once, before the first frame.
+    """
+
+    def __init__(
+        self, handler: BaseHandler, problem: Callable[[], EraError | None] = lambda: None
+    ) -> None:
+        self._handler = handler
+        self._problem = problem
+        self._last_seq = 0
+        self._begun = False
+
+    async def send(self, batches: AsyncIterator[list[Recorded]], after: int = 0) -> None:
+        """Until the last event or until the client goes.
+
+        Raises what is wrong before the first frame; later it becomes an `error` frame. Memory is
+        bounded: the next batch is taken when the client took the last one.
+        """
+        self._last_seq = after
+        try:
+            await self._send(batches)
+        except ClientGone:
+            return
+        except Exception as problem:
+            if not self._begun:
+                raise
+            await self._send_problem(problem)
+
+    async def _send(self, batches: AsyncIterator[list[Recorded]]) -> None:
+        while True:
+            coming = asyncio.ensure_future(_next(batches))
+            try:
+                batch = await self._batch(coming)
+            finally:
+                await settled(coming)
+            if batch is None:
+                await self._put(b"")
+                return
+            self._last_seq = batch[-1].seq
+            await self._put(frames(batch))
+
+    async def _batch(self, coming: asyncio.Future[list[Recorded] | None]) -> list[Recorded] | None:
+        """The next batch, None after the last; comments while it takes long. Raises ClientGone."""
+        pause = self._handler.edge.comment_every if self._begun else HOLD
+        while not await self._handler.wait(coming, pause):
+            await self._put(COMMENT if self._begun else b"")
+            pause = self._handler.edge.comment_every
+        batch = coming.result()
+        if not self._begun:
+            self._check(batch)
+        return batch
+
+    def _check(self, batch: list[Recorded] | None) -> None:
+        problem = self._problem()
+        if problem is not None and batch and isinstance(batch[0].event, Failure):
+            raise problem
+
+    async def _put(self, data: bytes) -> None:
+        if not self._begun:
+            self._begun = True
+            self._begin()
+        await self._handler.send(data)
+
+    def _begin(self) -> None:
+        handler = self._handler
+        handler.set_header("Content-Type", "text/event-stream; charset=utf-8")
+        handler.set_header("Cache-Control", "no-cache")
+        handler.set_header("X-Accel-Buffering", "no")
+        # Nagle's algorithm would hold each small frame for 40 ms.
+        handler.request.connection.stream.set_nodelay(True)  # type: ignore[union-attr]
+
+    async def _send_problem(self, problem: Exception) -> None:
+        if not isinstance(problem, EraError):
+            self._handler.log_exception(type(problem), problem, problem.__traceback__)
+            problem = self._handler.problem_of(problem, 500)
+        failure = event_to_json(Failure(problem.title, problem.message, problem.code))
+        await self._put(frame(self._last_seq, failure))
+
+
+async def _next(batches: AsyncIterator[list[Recorded]]) -> list[Recorded] | None:
+    return await anext(batches, None)

@@ -1,0 +1,125 @@
+"""A real server over the fake services, in a thread of its own, on a free port."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+
+from era_kernels.web.access import Access
+from era_kernels.web.base import Edge
+from era_kernels.web.routes import make_application
+from era_kernels.web.server import WebServer
+from tests.web.fakes import FakeExecutions, FakeSessions, FakeStatus
+
+MAX_BODY = 4 * 1024 * 1024
+
+
+@dataclass
+class Reply:
+    """A parsed answer to raw bytes."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+@dataclass
+class Served:
+    """A server under test: its address, its fakes, and ways to talk to it."""
+
+    url: str
+    port: int
+    sessions: FakeSessions
+    executions: FakeExecutions
+    status: FakeStatus
+    http: httpx.Client
+
+    def raw(self, data: bytes, *, timeout: float = 20) -> bytes:
+        """Everything the server says to these bytes until it closes or is silent for a second."""
+        with socket.create_connection(("127.0.0.1", self.port), timeout=timeout) as wire:
+            wire.sendall(data)
+            return read_all(wire)
+
+    def reply(self, data: bytes) -> Reply:
+        """The one answer to these bytes."""
+        return parsed(self.raw(data))
+
+
+def read_all(wire: socket.socket, silence: float = 1.0) -> bytes:
+    """What comes until the end, or until nothing came for a while."""
+    wire.settimeout(silence)
+    got = bytearray()
+    with contextlib.suppress(TimeoutError, ConnectionResetError):
+        while chunk := wire.recv(65536):
+            got += chunk
+    return bytes(got)
+
+
+def parsed(raw: bytes) -> Reply:
+    head, _, body = raw.partition(b"\r\n\r\n")
+    lines = head.decode("latin1").split("\r\n")
+    headers = dict(line.lower().split(": ", 1) for line in lines[1:])
+    return Reply(int(lines[0].split()[1]), headers, body)
+
+
+@contextmanager
+def serving(
+    access: Access | None = None,
+    max_body: int = MAX_BODY,
+    comment_every: float = 5.0,
+    **options: Any,
+) -> Iterator[Served]:
+    """A server that is up, with `options` of WebServer.open."""
+    ready: list[Any] = []
+    started = threading.Event()
+
+    async def run() -> None:
+        sessions, status, stop = FakeSessions(), FakeStatus(), asyncio.Event()
+        executions = FakeExecutions(sessions)
+        edge = Edge(access or Access(), max_body, comment_every)
+        application = make_application(
+            sessions=sessions,  # type: ignore[arg-type]
+            executions=executions,  # type: ignore[arg-type]
+            status=status,  # type: ignore[arg-type]
+            edge=edge,
+        )
+        server = WebServer.open(application, edge, "127.0.0.1", 0, **options)
+        ready.extend([server.url, sessions, executions, status, asyncio.get_running_loop(), stop])
+        started.set()
+        await stop.wait()
+        await server.aclose()
+
+    thread = threading.Thread(target=asyncio.run, args=(run(),))
+    thread.start()
+    started.wait()
+    url, sessions, executions, status, loop, stop = ready
+    try:
+        with httpx.Client(base_url=url, timeout=30) as http:
+            port = int(url.rpartition(":")[2])
+            yield Served(url, port, sessions, executions, status, http)
+    finally:
+        loop.call_soon_threadsafe(stop.set)
+        thread.join()
+
+
+def eventually(condition: Callable[[], bool], seconds: float = 5) -> bool:
+    """Does it become true in time?"""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if condition():
+            return True
+        time.sleep(0.01)
+    return condition()

@@ -1,0 +1,108 @@
+"""JSON in is strict, JSON out is compact and always valid."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from era_kernels.errors import InvalidJson, InvalidRequest
+from era_kernels.web import json_text
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(st.characters(exclude_categories=["Cs"])),
+    lambda inner: (
+        st.lists(inner) | st.dictionaries(st.text(st.characters(exclude_categories=["Cs"])), inner)
+    ),
+    max_leaves=20,
+)  # fmt: skip
+
+
+@given(st.dictionaries(st.text(st.characters(exclude_categories=["Cs"])), VALUES))
+def test_round_trip(value: dict[str, object]) -> None:
+    """What is encoded is parsed as the same value."""
+    assert json_text.parse(json_text.encode(value)) == value
+
+
+@pytest.mark.parametrize("body", [b"", b" \r\n\t "])
+def test_empty(body: bytes) -> None:
+    """An empty body is the empty object."""
+    assert json_text.parse(body) == {}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"{", b"{'a':1}", b'{"a":1,}', b'{"a":01}', b'{"a":1} x', b'{"a":"\n"}', b'{"a":"\xff"}',
+        b'{"a":NaN}', b'{"a":Infinity}', b'{"a":-Infinity}', b'{"a":1e999}',
+        b'{"a":"\\ud800"}', b'{"\\uDFFF":1}', b'{"a":["\\ud83d\\u0041"]}', b"\x00", b'{"a":+1}',
+        b'{"a":' + b"9" * 5000 + b"}",
+    ],
+)  # fmt: skip
+def test_malformed(body: bytes) -> None:
+    """What is not JSON, or is no number or no character, is INVALID_JSON."""
+    with pytest.raises(InvalidJson):
+        json_text.parse(body)
+
+
+@pytest.mark.parametrize("body", [b"[]", b'"x"', b"null", b"1", b"true"])
+def test_not_an_object(body: bytes) -> None:
+    """JSON that is no object is a wrong request, not wrong JSON."""
+    with pytest.raises(InvalidRequest) as caught:
+        json_text.parse(body)
+    assert caught.value.code == "INVALID_REQUEST"
+
+
+@pytest.mark.parametrize("depth", [json_text.MAX_DEPTH, 1000, 100_000, 5_000_000])
+@pytest.mark.parametrize("pair", [(b"[", b"]"), (b'{"a":', b"}")])
+def test_deep_nesting(depth: int, pair: tuple[bytes, bytes]) -> None:
+    """Nesting beyond the bound is refused, whatever the interpreter would do with it."""
+    with pytest.raises(InvalidJson):
+        json_text.parse(b'{"a":' + pair[0] * depth + b"1" + pair[1] * depth + b"}")
+
+
+def test_nesting_within_the_bound() -> None:
+    """What is accepted can also be written again."""
+    inside = json_text.MAX_DEPTH - 1
+    body = b'{"a":' + b"[" * inside + b"]" * inside + b"}"
+    assert json_text.encode(json_text.parse(body)) == body
+
+
+def test_many_brackets_are_not_depth() -> None:
+    """A long flat list and brackets in strings are not deep."""
+    body = json.dumps({"a": [[] for _ in range(5000)], "b": "[" * 5000}).encode()
+    assert len(json_text.parse(body)["a"]) == 5000
+
+
+def test_leniency() -> None:
+    """The last duplicate wins, a byte order mark is skipped, big integers and pairs survive."""
+    body = b'\xef\xbb\xbf{"a":1,"a":2,"b":%d,"c":"\\ud83d\\ude00","d":"\\\\ud800"}' % 10**300
+    assert json_text.parse(body) == {"a": 2, "b": 10**300, "c": "😀", "d": "\\ud800"}
+
+
+def test_mistakes_are_told_by_place() -> None:
+    """The message tells where the mistake is, and repeats nothing of the body."""
+    with pytest.raises(InvalidJson) as caught:
+        json_text.parse(b'{"secret": tomato}')
+    assert "line 1, column 12" in caught.value.message
+    assert "tomato" not in caught.value.message
+
+
+def test_out_is_compact_utf8() -> None:
+    """No spaces, no escapes of what UTF-8 can say."""
+    assert json_text.encode({"id": "é", "n": [1, 2.5]}) == '{"id":"é","n":[1,2.5]}'.encode()
+
+
+def test_out_is_mended() -> None:
+    """NaN becomes null and a lone surrogate U+FFFD, so that clients can parse every answer."""
+    value = {"x": [float("nan"), float("inf"), {"y": "a\ud800b"}], "t": (1, float("-inf"))}
+    assert json.loads(json_text.encode(value)) == {"x": [None, None, {"y": "a�b"}], "t": [1, None]}
+
+
+def test_numbers_as_written() -> None:
+    """Numbers can be had as they stand in the body."""
+    written = json_text.numbers_as_written(b'{"env":{"a":1.50,"b":-0,"c":1E5,"d":true}}')
+    assert written == {"env": {"a": "1.50", "b": "-0", "c": "1E5", "d": True}}

@@ -1,0 +1,243 @@
+"""The document: every route, every answer as its model says."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import httpx
+import pytest
+from pydantic import BaseModel
+
+from era_kernels import __version__
+from era_kernels.web.answers import ErrorAnswer
+from era_kernels.web.bodies import ID
+from era_kernels.web.operations import Media, Operation, Route
+from era_kernels.web.routes import make_routes
+from tests.web.fakes import LANGUAGE, FakeExecutions, FakeSessions, FakeStatus
+from tests.web.serving import Served
+
+_SESSIONS = FakeSessions()
+ROUTES: list[Route] = make_routes(_SESSIONS, FakeExecutions(_SESSIONS), FakeStatus())  # type: ignore[arg-type]
+OPERATIONS: dict[tuple[str, str], Operation] = {
+    (method, route.path): operation
+    for route in ROUTES
+    for method, operation in route.handler.operations.items()
+}
+RUN = "/api/sessions/{id}/run"
+EXECUTE = "/api/execute"
+EXECUTION = "/api/sessions/{id}/executions/{execution_id}"
+
+
+@pytest.fixture(scope="module")
+def document(server: Served) -> dict[str, Any]:
+    answer = server.http.get("/openapi.json")
+    assert answer.headers["Content-Type"].startswith("application/json")
+    found: dict[str, Any] = answer.json()
+    return found
+
+
+# ---------------------------------------------------------------- the document
+
+
+def test_head(document: dict[str, Any]) -> None:
+    """The document tells its own version and the server's."""
+    assert document["openapi"] == "3.1.0"
+    assert document["info"]["version"] == __version__
+
+
+def test_every_route_is_listed(document: dict[str, Any]) -> None:
+    """Every method of every path of the API is there, and nothing else."""
+    listed = {
+        (method.upper(), path)
+        for path, item in document["paths"].items()
+        for method in item
+        if method != "parameters"
+    }
+    assert listed == set(OPERATIONS)
+
+
+def test_every_declared_answer_is_listed(document: dict[str, Any]) -> None:
+    """Each operation lists its statuses, the error among them, and has a name of its own."""
+    names = []
+    for (method, path), operation in OPERATIONS.items():
+        shown = document["paths"][path][method.lower()]
+        assert set(shown["responses"]) == {*map(str, operation.answers), "default"}
+        assert shown["summary"] and shown["tags"]
+        assert ("requestBody" in shown) == (operation.request is not None)
+        names.append(shown["operationId"])
+    assert len(names) == len(set(names))
+
+
+def test_path_parameters(document: dict[str, Any]) -> None:
+    """Each part of a path that is not fixed is a parameter with the pattern of ids."""
+    for path, item in document["paths"].items():
+        shown = item.get("parameters", [])
+        assert [one["name"] for one in shown] == re.findall(r"\{(\w+)\}", path)
+        assert all(one["schema"]["pattern"] == f"^{ID.pattern}$" for one in shown)
+
+
+def test_query_parameters(document: dict[str, Any]) -> None:
+    """Query parameters are listed from the models that read them."""
+    for (method, path), operation in OPERATIONS.items():
+        shown = document["paths"][path][method.lower()].get("parameters", [])
+        expected = list(operation.query.model_fields) if operation.query else []
+        assert [one["name"] for one in shown] == expected
+        assert all(one["in"] == "query" for one in shown)
+
+
+def references(value: Any) -> Iterator[str]:
+    """Every `$ref` in it."""
+    if isinstance(value, dict):
+        if isinstance(value.get("$ref"), str):
+            yield value["$ref"]
+        for item in value.values():
+            yield from references(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from references(item)
+
+
+def test_references(document: dict[str, Any]) -> None:
+    """Whatever is referred to is there, and whatever is there is referred to."""
+    schemas = document["components"]["schemas"]
+    found = set(references(document))
+    assert found == {f"#/components/schemas/{name}" for name in schemas}
+
+
+def test_words_of_the_contract(document: dict[str, Any]) -> None:
+    """Required fields, both units of the timeout and both names of an id are shown."""
+    schemas = document["components"]["schemas"]
+    assert schemas["ExecuteRequest"]["required"] == ["language", "code"]
+    assert {"timeout", "timeout_ms", "env"} <= set(schemas["RunRequest"]["properties"])
+    assert {"id", "session_id"} <= set(schemas["CreateSession"]["properties"])
+    assert schemas["ErrorAnswer"]["required"] == ["error", "message", "code"]
+
+
+# ---------------------------------------------------------------- the answers
+
+
+Ask = Callable[[Served], httpx.Response]
+
+
+def asking(method: str, path: str, body: Any = None) -> Ask:
+    """A request to a path of session s1 and its execution exec-1."""
+
+    def ask(server: Served) -> httpx.Response:
+        place = path.format(id="s1", execution_id="exec-1")
+        return server.http.request(method, place, json=body)
+
+    return ask
+
+
+def unhealthy(path: str) -> Ask:
+    """A request while a part is down."""
+
+    def ask(server: Served) -> httpx.Response:
+        server.status.down = {"store": "The disk is gone."}
+        try:
+            return server.http.get(path)
+        finally:
+            server.status.down = {}
+
+    return ask
+
+
+def case(method: str, path: str, status: int, body: Any = None, name: str = "") -> Any:
+    ask = asking(method, path, body)
+    return pytest.param(method, path, status, ask, id=f"{method} {path} {status} {name}".strip())
+
+
+CREATE: dict[str, Any] = {"language": LANGUAGE, "session_id": "s2", "default_timeout": 1.5}
+PROGRAM: dict[str, Any] = {"language": LANGUAGE, "code": "out a\nshow b\nfail E\ntruncate"}
+CASES = [
+    case("POST", EXECUTE, 200, PROGRAM),
+    case("POST", EXECUTE, 200, {**PROGRAM, "code": "die 9"}, "death"),
+    case("POST", EXECUTE, 408, {**PROGRAM, "code": "timeout"}),
+    case("GET", "/api/sessions", 200),
+    case("POST", "/api/sessions", 201, CREATE),
+    case("DELETE", "/api/sessions", 200),
+    case("GET", "/api/sessions/{id}", 200),
+    case("PATCH", "/api/sessions/{id}", 200, {"default_timeout": 3}),
+    case("DELETE", "/api/sessions/{id}", 200),
+    case("POST", "/api/sessions/{id}/restart", 200),
+    case("POST", RUN, 200, PROGRAM),
+    case("POST", RUN, 200, {"code": "die 9"}, "death"),
+    case("POST", RUN, 408, {"code": "timeout\ntruncate"}),
+    case("POST", "/api/sessions/{id}/stream", 200, PROGRAM),
+    case("GET", "/api/sessions/{id}/executions", 200),
+    case("GET", EXECUTION, 200),
+    case("GET", f"{EXECUTION}/stream", 200),
+    case("GET", f"{EXECUTION}/stdout", 200),
+    case("GET", f"{EXECUTION}/stderr", 200),
+    case("GET", "/health", 200),
+    case("GET", "/api/health", 200),
+    pytest.param("GET", "/health", 503, unhealthy("/health"), id="/health 503"),
+    pytest.param("GET", "/api/health", 503, unhealthy("/api/health"), id="/api/health 503"),
+    case("GET", "/api/languages", 200),
+    case("GET", "/api/limits", 200),
+]
+
+
+@pytest.mark.parametrize(("method", "path", "status", "ask"), CASES)
+def test_answer_is_as_declared(
+    server: Served, session: str, method: str, path: str, status: int, ask: Ask
+) -> None:
+    """Each answer is what its operation declares: all fields, no others, exact types."""
+    server.http.post(f"{session}/run", json={"code": "out a\nshow b\nfail E\ntruncate"})
+    answer = ask(server)
+    assert answer.status_code == status, answer.text
+    declared = OPERATIONS[method, path].answers[status]
+    if isinstance(declared, Media):
+        assert answer.headers["Content-Type"].partition(";")[0] == declared.type
+    else:
+        assert issubclass(declared, BaseModel)
+        declared.model_validate_json(answer.content)
+
+
+def test_every_declared_answer_is_tried() -> None:
+    """The table above leaves out nothing that is declared but parts of a text."""
+    tried = {(param.values[0], param.values[1], param.values[2]) for param in CASES}
+    declared = {
+        (method, path, status)
+        for (method, path), operation in OPERATIONS.items()
+        for status in operation.answers
+        if status != 206
+    }
+    assert tried == declared
+
+
+def test_running_answer_is_as_declared(server: Served, session: str) -> None:
+    """An execution that has not ended is what its operation declares, too."""
+    with server.http.stream("POST", f"{session}/stream", json={"code": "out a\nsleep 60"}) as live:
+        next(live.iter_lines())
+        answer = server.http.get(f"{session}/executions/exec-1")
+        listed = server.http.get(f"{session}/executions")
+    for found, path in ((answer, EXECUTION), (listed, "/api/sessions/{id}/executions")):
+        declared = OPERATIONS["GET", path].answers[200]
+        assert not isinstance(declared, Media)
+        declared.model_validate_json(found.content)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [
+        ("GET", "/nothing", None),
+        ("PUT", "/health", None),
+        ("POST", "/api/sessions", {}),
+        ("POST", "/api/sessions", {"language": "latin"}),
+        ("POST", "/api/sessions", {"language": LANGUAGE, "id": "s1"}),
+        ("GET", "/api/sessions/gone", None),
+        ("GET", "/api/sessions/s1/executions/gone", None),
+        ("GET", "/api/sessions/bug", None),
+        ("POST", RUN.format(id="s1"), {"code": "refuse"}),
+    ],
+)
+def test_error_is_as_declared(
+    server: Served, session: str, method: str, path: str, body: dict[str, Any] | None
+) -> None:
+    """Every error has the one shape of errors."""
+    answer = server.http.request(method, path, json=body)
+    assert answer.status_code >= 400
+    ErrorAnswer.model_validate_json(answer.content)

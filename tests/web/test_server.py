@@ -1,0 +1,210 @@
+"""The wire: malformed HTTP, slow and vanished clients, big refusals."""
+
+from __future__ import annotations
+
+import socket
+import time
+
+import pytest
+
+from era_kernels.errors import StartError
+from era_kernels.web import server as server_module
+from era_kernels.web.access import Access
+from era_kernels.web.base import Edge
+from era_kernels.web.routes import make_application
+from era_kernels.web.server import WebServer
+from tests.web.fakes import FakeExecutions, FakeSessions, FakeStatus
+from tests.web.serving import Served, eventually, parsed, read_all, serving
+
+HEAD = b"POST /api/sessions HTTP/1.1\r\nHost: localhost\r\n"
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"GARBAGE\r\n\r\n",
+        b"GET /health\r\n\r\n",
+        b"GET /health HTTP/1.1\r\n\r\n",
+        b"GET /health HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n",
+        b"GET /health HTTP/1.1\r\nHost: localhost\r\nNo colon\r\n\r\n",
+        b"GET /health HTTP/1.1\r\nHost: localhost\r\nX-Bad: a\x01b\r\n\r\n",
+        b"GET /health HTTP/1.1\r\nHost: localhost\r\nX Bad: a\r\n\r\n",
+        b"GET /health HTTP/1.1\r\nHost: localhost\r\nX-Bad: \x00\r\n\r\n",
+        b"GET /hea\x7flth HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"GET /health HTTP/1.1\r\nHost: loc<>alhost\r\n\r\n",
+        b"GET /health HTTP/1.1\r\nHost: localhost\r\n folded: x\r\n\r\n",
+        b"GET /health?" + b"&".join([b"a=1"] * 5000) + b" HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"GET /health HTTP/1.1\r\nHost: localhost\r\nX-Big: " + b"x" * 70_000 + b"\r\n\r\n",
+        HEAD + b"Transfer-Encoding: gzip\r\n\r\n",
+        HEAD + b"Transfer-Encoding: chunked\r\nContent-Length: 3\r\n\r\n{}",
+        HEAD + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n",
+        HEAD + b"Transfer-Encoding: chunked\r\n\r\n2\r\n{}xx0\r\n\r\n",
+        HEAD + b"Transfer-Encoding: chunked\r\n\r\n" + b"1" * 200,
+        HEAD + b"Content-Length: -1\r\n\r\n",
+        HEAD + b"Content-Length: 2x\r\n\r\n{}",
+        HEAD + b"Content-Length: 2, 3\r\n\r\n{}",
+        HEAD + b"Content-Length: " + b"9" * 5000 + b"\r\n\r\n{}",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n",
+    ],
+    ids=range(23),
+)
+def test_malformed_http(server: Served, data: bytes) -> None:
+    """What is no HTTP is refused once, in JSON, and the connection is closed."""
+    raw = server.raw(data)
+    assert raw.count(b"HTTP/1.1 ") == 1, raw
+    reply = parsed(raw)
+    assert (reply.status, reply.json()["code"]) == (400, "INVALID_REQUEST")
+    assert reply.headers["x-request-id"].startswith("req-")
+    assert reply.headers["server"] == "era-kernels"
+    assert int(reply.headers["content-length"]) == len(reply.body)
+    assert reply.headers["connection"] == "close"
+
+
+def test_server_lives_on(server: Served) -> None:
+    """After all that the server answers."""
+    server.raw(b"\x00" * 100_000)
+    assert server.http.get("/health").status_code == 200
+
+
+def test_repeated_equal_length(server: Served) -> None:
+    """A length that a proxy repeated is one length."""
+    reply = server.reply(HEAD + b"Content-Length: 2, 2\r\n\r\n{}")
+    assert reply.status == 400
+    assert "language" in reply.json()["message"]
+
+
+def test_expect_continue(server: Served) -> None:
+    """A client that asks first is told to go on, or that its body is too large, without it."""
+    small = server.raw(HEAD + b"Expect: 100-continue\r\nContent-Length: 2\r\n\r\n{}")
+    assert small.startswith(b"HTTP/1.1 100 ")
+    large = server.reply(HEAD + b"Expect: 100-continue\r\nContent-Length: 99999999\r\n\r\n")
+    assert (large.status, large.json()["code"]) == (413, "TOO_LARGE")
+
+
+@pytest.mark.parametrize(
+    ("extra", "status"),
+    [(b"Content-Length: 999999999999\r\n", 413), (b"Content-Length: 20000000\r\n", 413)],
+)
+def test_giant_declared(server: Served, extra: bytes, status: int) -> None:
+    """A giant that is only declared costs nothing; a client that then sends it gets its answer."""
+    with socket.create_connection(("127.0.0.1", server.port), timeout=20) as wire:
+        wire.sendall(HEAD + extra + b"\r\n")
+        if b"999999" not in extra:
+            wire.sendall(b"x" * 20_000_000)
+        reply = parsed(read_all(wire))
+    assert (reply.status, reply.json()["code"]) == (status, "TOO_LARGE")
+
+
+def test_endless_chunks(server: Served) -> None:
+    """A body without an end is cut off after a bounded part."""
+    sent = 0
+    with socket.create_connection(("127.0.0.1", server.port), timeout=20) as wire:
+        wire.sendall(HEAD + b"Transfer-Encoding: chunked\r\n\r\n")
+        piece = b"100000\r\n" + b"x" * 0x100000 + b"\r\n"
+        try:
+            while sent < 300:
+                wire.sendall(piece)
+                sent += 1
+        except OSError:
+            pass
+    assert 60 < sent < 150
+    assert server.http.get("/health").status_code == 200
+
+
+def test_keep_alive_after_refusals(server: Served) -> None:
+    """Errors do not cost the connection: several requests on one, in order."""
+    requests = (
+        b"GET /api/sessions/gone HTTP/1.1\r\nHost: localhost\r\n\r\n"
+        b"PUT /api/sessions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\n\r\nabcde"
+        b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+    )
+    raw = server.raw(requests)
+    statuses = [raw[at + 9 : at + 12] for at in range(len(raw)) if raw.startswith(b"HTTP/1.1 ", at)]
+    assert statuses == [b"404", b"405", b"200"]
+
+
+@pytest.mark.parametrize("start", [b"BREW /coffee", b"TRACE /health", b"SEND_ERROR /health"])
+@pytest.mark.parametrize("body", [b"", b"abcde"])
+def test_unknown_method_costs_the_connection(server: Served, start: bytes, body: bytes) -> None:
+    """Where the connection cannot go on after an answer, the answer says so."""
+    head = start + b" HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(body)
+    reply = server.reply(head + body)
+    assert reply.status in (404, 405)
+    assert reply.headers["connection"] == "close"
+
+
+def test_http_1_0(server: Served) -> None:
+    """A client of HTTP/1.0 without a Host is served."""
+    assert server.reply(b"GET /health HTTP/1.0\r\n\r\n").status == 200
+
+
+@pytest.mark.parametrize(
+    "start", [b"", b"GET /hea", HEAD + b"Content-Length: 10\r\n\r\n{", HEAD[:-2]]
+)
+def test_slow_clients(start: bytes) -> None:
+    """Who does not finish a request in time is disconnected."""
+    with (
+        serving(idle_timeout=0.5, body_timeout=0.5) as server,
+        socket.create_connection(("127.0.0.1", server.port), timeout=10) as wire,
+    ):
+        wire.sendall(start)
+        began = time.monotonic()
+        assert wire.recv(1000) == b""
+        assert time.monotonic() - began < 8
+
+
+def test_dripping_body() -> None:
+    """A body that comes a byte at a time does not hold its connection beyond the timeout."""
+    with (
+        serving(body_timeout=1) as server,
+        socket.create_connection(("127.0.0.1", server.port), timeout=10) as wire,
+    ):
+        wire.sendall(HEAD + b"Content-Length: 1000\r\n\r\n")
+        with pytest.raises(OSError):  # broken pipe or reset
+            for _ in range(100):
+                wire.sendall(b"x")
+                time.sleep(0.1)
+
+
+def test_pipelining_is_bounded(server: Served, session: str) -> None:
+    """What a client sends before anybody asked for it stays in the socket, not in memory."""
+    body = b'{"code":"sleep 20"}'
+    run = b"POST %s/run HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n%s"
+    with socket.create_connection(("127.0.0.1", server.port), timeout=2) as wire:
+        wire.sendall(run % (session.encode(), len(body), body))
+        with pytest.raises(TimeoutError):
+            for _ in range(64):
+                wire.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n" * 20_000)
+
+
+def test_reader_that_does_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client that takes nothing costs bounded memory, and is cut off after a while."""
+    monkeypatch.setattr(server_module, "DEAD_AFTER", 1.0)
+    with serving() as server, socket.socket() as wire:
+        server.http.post("/api/sessions", json={"language": "lingo", "session_id": "s1"})
+        server.http.post("/api/sessions/s1/run", json={"code": "endless"})
+        wire.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        wire.connect(("127.0.0.1", server.port))
+        path = b"/api/sessions/s1/executions/exec-1/stream"
+        wire.sendall(b"GET " + path + b" HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert eventually(lambda: server.executions.taken > 0)
+        time.sleep(0.5)
+        assert server.executions.taken < 200
+        assert eventually(lambda: server.executions.left, 20)
+
+
+def test_port_in_use() -> None:
+    """A port that is taken is told in a sentence that says what to do."""
+    sessions = FakeSessions()
+    edge = Edge(Access(), 1000)
+    application = make_application(
+        sessions=sessions,  # type: ignore[arg-type]
+        executions=FakeExecutions(sessions),  # type: ignore[arg-type]
+        status=FakeStatus(),  # type: ignore[arg-type]
+        edge=edge,
+    )
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        with pytest.raises(StartError, match="--port"):
+            WebServer.open(application, edge, "127.0.0.1", taken.getsockname()[1])
+        with pytest.raises(StartError, match="cannot listen"):
+            WebServer.open(application, edge, "no such host", 0)
