@@ -1,0 +1,26 @@
+# docker build -t era-kernels .
+# docker run --rm -p 127.0.0.1:8787:8787 -v era:/data -e ERA_API_TOKENS="$(openssl rand -hex 32)" era-kernels
+#
+# The server listens on all addresses of the container, and refuses to do so without a token.
+
+FROM python:3.11-slim AS build
+WORKDIR /source
+COPY pyproject.toml README.md LICENSE ./
+COPY era_kernels era_kernels
+COPY kernelspecs kernelspecs
+RUN pip wheel --no-cache-dir --wheel-dir /wheels '.[science]'
+
+FROM python:3.11-slim
+RUN --mount=type=bind,from=build,source=/wheels,target=/wheels \
+    pip install --no-cache-dir --no-index --find-links /wheels 'era-kernels[science]' \
+    && era-kernels install \
+    && useradd --system --uid 10001 --no-create-home --home-dir /data era \
+    && install -d -o era -m 700 /data
+USER era
+ENV ERA_HOST=0.0.0.0 ERA_PORT=8787 ERA_DATA_DIR=/data
+VOLUME /data
+EXPOSE 8787
+HEALTHCHECK --start-period=30s --interval=15s --timeout=5s CMD ["python", "-c", \
+    "import os, urllib.request; urllib.request.urlopen(f'http://127.0.0.1:{os.environ[\"ERA_PORT\"]}/health', timeout=4)"]
+ENTRYPOINT ["era-kernels"]
+CMD ["serve"]

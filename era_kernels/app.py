@@ -1,0 +1,190 @@
+"""The composition: builds every object, opens them in line order and closes them in the reverse."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import shutil
+import signal
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from era_kernels.kernels.languages import Languages
+from era_kernels.kernels.machine import KernelHost
+from era_kernels.models import Isolation, Limits
+from era_kernels.sandbox.sandbox import Sandboxes
+from era_kernels.services.executions import Executions
+from era_kernels.services.live import Tools
+from era_kernels.services.rules import Rules
+from era_kernels.services.seat import Seats
+from era_kernels.services.sessions import LiveSessions
+from era_kernels.services.status import Status
+from era_kernels.settings import Settings
+from era_kernels.storage.execution_log import ExecutionStore
+from era_kernels.storage.migrations import MIGRATIONS
+from era_kernels.storage.paths import DataDirectory
+from era_kernels.storage.sessions import SessionStore
+from era_kernels.storage.sqlite import Database
+from era_kernels.storage.workspaces import Workspaces
+from era_kernels.web.access import Access
+from era_kernels.web.base import Edge
+from era_kernels.web.routes import make_application
+from era_kernels.web.server import WebServer
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class App:
+    """A server that is up."""
+
+    url: str
+    isolation: Isolation
+    languages: list[str]
+    sessions: LiveSessions
+    web: WebServer
+
+
+@dataclass(frozen=True, slots=True)
+class Stores:
+    """Everything that is on disk."""
+
+    database: Database
+    sessions: SessionStore
+    executions: ExecutionStore
+    workspaces: Workspaces
+
+
+@asynccontextmanager
+async def opened(settings: Settings) -> AsyncIterator[App]:
+    """Everything built and open; closed in the reverse order when left.
+
+    Raises StartError with a sentence that says what to do.
+    """
+    async with AsyncExitStack() as stack:
+        stores = await _open_stores(stack, settings)
+        host = await _open_host(stack, settings)
+        executions = Executions(
+            stores.executions,
+            keep=settings.keep_executions,
+            keep_bytes=settings.keep_executions_bytes,
+            answer_bound=settings.max_answer_output,
+        )
+        sessions = await _open_sessions(stack, settings, stores, host, executions)
+        edge = Edge(_access(settings), settings.max_json_body)
+        application = make_application(
+            sessions=sessions,
+            executions=executions,
+            status=Status(host, stores.database, settings.limits()),
+            edge=edge,
+        )
+        web = WebServer.open(application, edge, settings.host, settings.port)
+        stack.push_async_callback(web.aclose)
+        # Before that: what still runs ends, so that its clients are told.
+        stack.push_async_callback(sessions.aclose)
+        names = [language.name for language in host.languages if language.available]
+        yield App(web.url, host.isolation, names, sessions, web)
+
+
+async def _open_stores(stack: AsyncExitStack, settings: Settings) -> Stores:
+    directory = DataDirectory.open(settings.data_dir)
+    stack.callback(directory.close)
+    database = await Database.open(directory.database, MIGRATIONS)
+    stack.push_async_callback(database.aclose)
+    executions = ExecutionStore(database, directory.sessions)
+    stack.push_async_callback(executions.aclose)
+    await executions.close_unfinished()
+    workspaces = Workspaces(directory.sessions)
+    stack.push_async_callback(workspaces.aclose)
+    return Stores(database, SessionStore(database), executions, workspaces)
+
+
+async def _open_host(stack: AsyncExitStack, settings: Settings) -> KernelHost:
+    runtime = _runtime_directory(stack)
+    languages = Languages.load(settings.kernelspec_dirs)
+    sandboxes = await Sandboxes.open(runtime, languages.preload, languages.entry_paths)
+    stack.push_async_callback(sandboxes.aclose)
+    host = KernelHost(languages, sandboxes)
+    stack.push_async_callback(host.aclose)
+    return host
+
+
+async def _open_sessions(
+    stack: AsyncExitStack,
+    settings: Settings,
+    stores: Stores,
+    host: KernelHost,
+    executions: Executions,
+) -> LiveSessions:
+    rules = _rules(settings)
+    sessions = LiveSessions(
+        Tools(
+            host=host,
+            store=stores.sessions,
+            workspaces=stores.workspaces,
+            executions=executions,
+            seats=Seats(rules.max_kernels),
+            rules=rules,
+            limits=Limits(),
+        )
+    )
+    stack.push_async_callback(sessions.aclose)
+    await sessions.open()
+    return sessions
+
+
+async def serve(settings: Settings, announce: Callable[[str], None]) -> None:
+    """Run the server until SIGTERM or SIGINT, then close in order."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    async with opened(settings) as app:
+        announce(ready_line(app))
+        if app.isolation.tier == 4:
+            log.warning("code is not isolated: it runs with this server's rights")
+        await stop.wait()
+        log.info("stopping")
+        app.web.stop()
+        await app.sessions.drain(settings.shutdown_grace)
+    log.info("stopped")
+
+
+def ready_line(app: App) -> str:
+    """One line: where, how strong the walls are, and which languages."""
+    walls = "no isolation" if app.isolation.tier == 4 else f"isolation tier {app.isolation.tier}"
+    return f"era-kernels on {app.url} ({walls}; {', '.join(app.languages) or 'no language'})"
+
+
+def _runtime_directory(stack: AsyncExitStack) -> Path:
+    """A short private directory for sockets: their paths may have 107 bytes."""
+    runtime = Path(tempfile.mkdtemp(prefix="era-"))
+    stack.callback(shutil.rmtree, runtime, ignore_errors=True)
+    return runtime
+
+
+def _rules(settings: Settings) -> Rules:
+    return Rules(
+        default_timeout=settings.default_timeout,
+        max_timeout=settings.max_timeout,
+        max_queue=settings.max_queue,
+        max_sessions=sys.maxsize if settings.max_sessions is None else settings.max_sessions,
+        max_kernels=settings.max_kernels,
+        max_execution_output=settings.max_execution_output,
+        public_by_default=not settings.has_tokens,
+    )
+
+
+def _access(settings: Settings) -> Access:
+    return Access(
+        tokens=settings.api_tokens,
+        token_file=settings.api_token_file,
+        allowed_hosts=settings.allowed_hosts,
+        allowed_origins=settings.allowed_origins,
+        public_url=settings.public_url,
+        trust_forwarded=settings.trust_forwarded,
+    )

@@ -1,0 +1,125 @@
+"""The command line: `era-kernels serve`, `install` and `doctor`."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import json
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from era_kernels import __version__, app, logs
+from era_kernels.doctor import Finding, can_serve, examine
+from era_kernels.errors import EraError, InvalidSetting, StartError, UnsupportedLanguage
+from era_kernels.install import Readiness, chosen, prepare
+from era_kernels.settings import Settings, default_text, flag_of, variable_of
+
+_COLOURS = {"ok": "green", "lacks": "yellow", "broken": "red"}
+
+
+class Refusal(click.ClickException):
+    """One sentence on stderr, exit code 1: it cannot be done here and now."""
+
+
+class Misuse(Refusal):
+    """One sentence on stderr, exit code 2: what the caller wrote is wrong."""
+
+    exit_code = 2
+
+
+class Commands(click.Group):
+    """Commands whose known problems end in a sentence, not in a traceback."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (InvalidSetting, UnsupportedLanguage) as problem:
+            raise Misuse(str(problem)) from problem
+        except (StartError, EraError) as problem:
+            raise Refusal(str(problem)) from problem
+
+
+def with_settings(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command a flag for every setting; those that were given arrive as `flags`."""
+    for name, field in reversed(Settings.model_fields.items()):
+        flag = flag_of(name)
+        spelling = f"{flag}/--no-{flag[2:]}" if field.annotation is bool else flag
+        told = f"{field.description} [{variable_of(name)}; default: {default_text(field)}]"
+        option: dict[str, Any] = {"default": None, "help": told}
+        if field.annotation is not bool:
+            option["metavar"] = "VALUE"
+        command = click.option(spelling, name, **option)(command)
+    return command
+
+
+def _given(flags: dict[str, object]) -> dict[str, object]:
+    return {name: value for name, value in flags.items() if value is not None}
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="era-kernels")
+def main() -> None:
+    """An HTTP server that runs code in managed Jupyter kernels."""
+
+
+@main.command()
+@with_settings
+def serve(**flags: object) -> None:
+    """Run the server until SIGTERM or Ctrl-C.
+
+    Every setting can be given as a flag, as a variable of the environment, or in a TOML file.
+    """
+    settings = Settings.read(_given(flags))
+    logs.configure(settings.log_format)
+    asyncio.run(app.serve(settings, click.echo))
+
+
+@main.command()
+@click.argument("languages", nargs=-1, metavar="[LANGUAGE]...")
+@click.option("--kernelspec-dirs", default=None, metavar="VALUE", help="As for `serve`.")
+def install(languages: tuple[str, ...], kernelspec_dirs: str | None) -> None:
+    """Make languages ready, all without a name: load what their kernels load, once.
+
+    Nothing is downloaded. Ends with 1 when a language that was named is not ready, or when none is.
+    """
+    flags = _given({"kernelspec_dirs": kernelspec_dirs})
+    ready = [prepare(one) for one in chosen(Settings.read(flags).kernelspec_dirs, languages)]
+    for one in ready:
+        click.echo(_readiness_line(one))
+    wanted = all if languages else any
+    if not wanted(one.problem is None for one in ready):
+        raise click.exceptions.Exit(1)
+
+
+@main.command()
+@with_settings
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def doctor(as_json: bool, **flags: object) -> None:
+    """Say what this host has and lacks, and what to do about it.
+
+    Ends with 0 when a server with these settings can run, else with 1.
+    """
+    findings = examine(Settings.read(_given(flags)))
+    fine = can_serve(findings)
+    if as_json:
+        told = [dataclasses.asdict(finding) for finding in findings]
+        click.echo(json.dumps({"can_serve": fine, "findings": told}, indent=2))
+    else:
+        for finding in findings:
+            click.echo(_finding_lines(finding))
+        click.echo("The server can run." if fine else "The server cannot run.")
+    if not fine:
+        raise click.exceptions.Exit(1)
+
+
+def _readiness_line(one: Readiness) -> str:
+    name = f"{one.language} {one.version}" if one.version else one.language
+    return f"{name}: {'ready' if one.problem is None else f'not ready: {one.problem}'}"
+
+
+def _finding_lines(finding: Finding) -> str:
+    level = click.style(f"{finding.level:7}", fg=_COLOURS[finding.level])
+    advice = f"\n{'':8}{finding.advice}" if finding.advice else ""
+    return f"{level} {finding.subject}: {finding.text}{advice}"

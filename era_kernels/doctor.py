@@ -1,0 +1,178 @@
+"""What this host has and lacks, and what to do about it: the checks of `era-kernels doctor`."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import platform
+import resource
+import shutil
+import socket
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from era_kernels.errors import StartError
+from era_kernels.kernels.languages import Languages
+from era_kernels.sandbox import probe
+from era_kernels.setting_types import GIB, total_memory
+from era_kernels.settings import Settings
+
+OLDEST = (3, 11)
+LITTLE_DISK = GIB
+LONGEST_TEMPORARY = 70  # bytes; sockets lie two short names deeper, and a path may have 107
+FILES_PER_KERNEL = 12  # descriptors: 8 were seen for an idle one, and a run with a caller has more
+
+
+class Level(StrEnum):
+    """How bad it is: all is well, the server runs but lacks something, the server cannot run."""
+
+    OK = "ok"
+    LACKS = "lacks"
+    BROKEN = "broken"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked at; `advice` says what to do when it is not well."""
+
+    level: Level
+    subject: str
+    text: str
+    advice: str = ""
+
+
+def examine(settings: Settings) -> list[Finding]:
+    """Look at everything that a server with these settings needs (blocking, under a second)."""
+    return [
+        _interpreter(),
+        _system(),
+        *_languages(settings),
+        *_data(settings),
+        _temporary(),
+        _address(settings),
+        _memory(settings),
+        _open_files(settings),
+        *_walls(),
+    ]
+
+
+def can_serve(findings: list[Finding]) -> bool:
+    return all(finding.level is not Level.BROKEN for finding in findings)
+
+
+def _interpreter() -> Finding:
+    text = f"{platform.python_version()} in {sys.prefix}"
+    if sys.version_info < OLDEST:
+        return Finding(Level.BROKEN, "interpreter", text, "Install Python 3.11 or newer.")
+    return Finding(Level.OK, "interpreter", text)
+
+
+def _system() -> Finding:
+    if sys.platform != "linux":
+        advice = "Run it on Linux, for example in a container or a virtual machine."
+        return Finding(Level.BROKEN, "system", probe.kernel(), advice)
+    return Finding(Level.OK, "system", probe.kernel())
+
+
+def _languages(settings: Settings) -> Iterator[Finding]:
+    try:
+        languages = list(Languages.load(settings.kernelspec_dirs))
+    except StartError as problem:
+        yield Finding(Level.BROKEN, "languages", str(problem), "Mend or remove that kernelspec.")
+        return
+    for one in languages:
+        if one.available:
+            yield Finding(Level.OK, one.name, one.version or "available")
+        else:
+            advice = "Install what is missing, then run: era-kernels install"
+            yield Finding(Level.LACKS, one.name, str(one.reason), advice)
+    if not any(one.available for one in languages):
+        yield Finding(Level.BROKEN, "languages", "none can run", "See the lines above.")
+
+
+def _data(settings: Settings) -> Iterator[Finding]:
+    directory = settings.data_dir
+    there = next(path for path in (directory, *directory.parents) if path.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        advice = "Make it writable for this user, or name another with --data-dir."
+        yield Finding(Level.BROKEN, "data directory", f"{there} cannot be written", advice)
+        return
+    if _is_locked(directory / "lock"):
+        advice = "Stop that server first, or name another directory with --data-dir."
+        text = f"{directory} is in use by a server that runs"
+        yield Finding(Level.LACKS, "data directory", text, advice)
+    else:
+        made = "" if there == directory else " will be made"
+        yield Finding(Level.OK, "data directory", f"{directory}{made}")
+    free = shutil.disk_usage(there).free
+    advice = "" if free >= LITTLE_DISK else "Make room: writes are refused when the disk is full."
+    level = Level.LACKS if advice else Level.OK
+    yield Finding(level, "disk", f"{free / GIB:.1f} GiB free", advice)
+
+
+def _is_locked(lock: Path) -> bool:
+    """Does a running server hold the lock? Asking takes a shared lock for a moment."""
+    try:
+        with lock.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False  # there is none yet, or it is not ours to open
+    return False
+
+
+def _temporary() -> Finding:
+    try:
+        where = tempfile.gettempdir()
+    except FileNotFoundError as error:
+        return Finding(Level.BROKEN, "temporary files", str(error), "Set TMPDIR to a directory.")
+    if len(os.fsencode(where)) > LONGEST_TEMPORARY:
+        advice = "Set TMPDIR to a directory with a shorter path, such as /tmp."
+        return Finding(Level.BROKEN, "temporary files", f"{where} is too long for sockets", advice)
+    return Finding(Level.OK, "temporary files", where)
+
+
+def _address(settings: Settings) -> Finding:
+    where = f"{settings.host} port {settings.port}"
+    try:
+        family, _, _, _, address = socket.getaddrinfo(
+            settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        socket.create_server((str(address[0]), settings.port), family=family).close()
+    except (OSError, UnicodeError) as error:
+        advice = "Choose another with --host and --port, or stop what listens there."
+        level = Level.LACKS if _is_locked(settings.data_dir / "lock") else Level.BROKEN
+        return Finding(level, "address", f"{where}: {error}", advice)
+    return Finding(Level.OK, "address", where)
+
+
+def _memory(settings: Settings) -> Finding:
+    text = f"{total_memory() / GIB:.1f} GiB, at most {settings.max_kernels} kernels at once"
+    return Finding(Level.OK, "memory", text)
+
+
+def _open_files(settings: Settings) -> Finding:
+    most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = settings.max_kernels * FILES_PER_KERNEL
+    text = "no limit" if most == resource.RLIM_INFINITY else f"at most {most}"
+    if most != resource.RLIM_INFINITY and most < needed:
+        advice = f"Run `ulimit -n {needed}` before the server, or lower --max-kernels."
+        return Finding(Level.LACKS, "open files", text, advice)
+    return Finding(Level.OK, "open files", text)
+
+
+def _walls() -> Iterator[Finding]:
+    yield Finding(
+        Level.LACKS,
+        "isolation",
+        "none is built in yet: code runs with this server's rights and reads what it can read",
+        "Let only people use the server who may do all that this user may; do not expose it.",
+    )
+    for fact in probe.facts():
+        text = fact.seen if fact.there else f"not available: {fact.seen}"
+        yield Finding(Level.OK, f"for later: {fact.name}", text)

@@ -1,0 +1,76 @@
+"""How log lines look: for people, or as JSON; both with what a call gave as `extra`."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import time
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+# Chatty at INFO about their own insides, or (access) said better by our own lines.
+_QUIET = ("asyncio", "tornado", "traitlets", "py.warnings")
+
+
+def configure(log_format: Literal["human", "json"]) -> None:
+    """Write everything from INFO on to stderr, warnings of Python included."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonFormatter() if log_format == "json" else HumanFormatter())
+    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+    logging.captureWarnings(True)
+    for name in _QUIET:
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+class HumanFormatter(logging.Formatter):
+    """`12:30:00.123 INFO web.routes: answered status=200 path="/a b"`, in local time."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        clock = time.strftime("%H:%M:%S", time.localtime(record.created))
+        name = record.name.removeprefix("era_kernels.")
+        head = f"{clock}.{int(record.msecs):03d} {record.levelname} {name}: {_line(record)}"
+        line = " ".join(
+            [head, *(f"{key}={_shown(value)}" for key, value in extras(record).items())]
+        )
+        trace = self._trace(record)
+        return f"{line}\n{trace}" if trace else line
+
+    def _trace(self, record: logging.LogRecord) -> str:
+        return self.formatException(record.exc_info) if record.exc_info else ""
+
+
+class JsonFormatter(logging.Formatter):
+    """One object a line: `time` (UTC), `level`, `logger`, `message`, then what `extra` holds."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        moment = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
+        out: dict[str, Any] = {
+            **extras(record),
+            "time": moment.replace("+00:00", "Z"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if record.exc_info:
+            out["exception"] = self.formatException(record.exc_info)
+        return json.dumps(out, default=str)
+
+
+def extras(record: logging.LogRecord) -> dict[str, object]:
+    """What the call gave as `extra`."""
+    return {key: value for key, value in vars(record).items() if key not in _STANDARD}
+
+
+def _line(record: logging.LogRecord) -> str:
+    """The message with what could forge a line of its own made visible."""
+    text = record.getMessage()
+    return text if text.isprintable() else json.dumps(text)[1:-1]
+
+
+def _shown(value: object) -> str:
+    """A word as it is, anything else quoted: no value can look like another field or line."""
+    text = str(value)
+    plain = text.isprintable() and text and not set(text) & set(" \"'=")
+    return text if plain else json.dumps(text, ensure_ascii=not text.isprintable())

@@ -1,0 +1,154 @@
+"""The kinds of values that settings have, how people write them, and what this host suggests."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic_core import PydanticCustomError
+from pydantic_settings import NoDecode
+
+from era_kernels.errors import InvalidSetting
+
+ENV_PREFIX = "ERA_"
+MIN_TOKEN = 16  # characters
+KIB, MIB, GIB, TIB = 1024, 1024**2, 1024**3, 1024**4
+MEMORY_PER_KERNEL = 64 * MIB
+MOST_KERNELS = 500
+
+_SIZE = re.compile(r"(\d+)([KMGT]?)", re.IGNORECASE)
+_UNITS = {"": 1, "K": KIB, "M": MIB, "G": GIB, "T": TIB}
+_URL = re.compile(r"https?://[^/?#\s@]+(/[^?#\s]*)?")
+_ORIGIN = re.compile(r"\*|null|[a-z][a-z0-9+.-]*://[^/?#\s@]+/?", re.IGNORECASE)
+_CGROUP_LIMITS = ("memory.max", "memory/memory.limit_in_bytes")  # version 2, version 1
+
+
+# ---------------------------------------------------------------- kinds of values
+
+
+def must_be(what: str, name: str = "") -> NoReturn:
+    """Refuse a value; `what` completes the sentence "… must be".
+
+    `name` is the setting, where pydantic cannot know it.
+    """
+    raise PydanticCustomError("setting", "{what}", {"what": what, "name": name})
+
+
+def _number(value: object) -> object:
+    """Python takes true for 1; a person who writes it means something else."""
+    if isinstance(value, bool):
+        must_be("a number")
+    return value
+
+
+def parse_size(value: object) -> int:
+    """Bytes of a size as people write it: plain, or with K, M, G or T (powers of 1024).
+
+    >>> parse_size("512M"), parse_size(1000)
+    (536870912, 1000)
+    """
+    found = _SIZE.fullmatch(value.strip()) if isinstance(value, str) else None
+    if found is not None:
+        return int(found[1]) * _UNITS[found[2].upper()]
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    must_be("a size in bytes, such as 512M or 1G")
+
+
+def size_text(size: int) -> str:
+    """A size as `parse_size` reads it, in the greatest unit that divides it.
+
+    >>> size_text(32 * MIB), size_text(1000)
+    ('32M', '1000')
+    """
+    for unit in ("T", "G", "M", "K"):
+        if size and size % _UNITS[unit] == 0:
+            return f"{size // _UNITS[unit]}{unit}"
+    return str(size)
+
+
+def _split(value: object) -> object:
+    """Lists are written with commas; the file may also use a list of TOML."""
+    if isinstance(value, str):
+        return tuple(part.strip() for part in value.split(",") if part.strip())
+    if isinstance(value, list | tuple) and all(isinstance(part, str | Path) for part in value):
+        return tuple(value)
+    must_be("a list, written with commas")
+
+
+def _full_path(path: Path) -> Path:
+    try:
+        return path.expanduser().absolute()
+    except RuntimeError:
+        must_be("a path whose ~ names a home directory")
+
+
+def _strong(tokens: tuple[str, ...]) -> tuple[str, ...]:
+    if any(len(token) < MIN_TOKEN for token in tokens):
+        must_be(f"tokens of at least {MIN_TOKEN} characters (make one with: openssl rand -hex 32)")
+    return tokens
+
+
+def _url(value: str) -> str:
+    if not _URL.fullmatch(value):
+        must_be("an address such as https://era.example.org")
+    return value.rstrip("/")
+
+
+def _origins(values: tuple[str, ...]) -> tuple[str, ...]:
+    if not all(_ORIGIN.fullmatch(value) for value in values):
+        must_be("origins such as https://app.example.org, or *")
+    return values
+
+
+Number = BeforeValidator(_number)
+Size = Annotated[int, BeforeValidator(parse_size), Field(ge=1)]
+Seconds = Annotated[float, Number, Field(gt=0, allow_inf_nan=False)]
+Count = Annotated[int, Number, Field(ge=1)]
+FullPath = Annotated[Path, AfterValidator(_full_path)]
+Grace = Annotated[float, Number, Field(ge=0, allow_inf_nan=False)]
+Port = Annotated[int, Number, Field(ge=0, le=65535)]
+Words = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
+Tokens = Annotated[Words, AfterValidator(_strong)]
+Origins = Annotated[Words, AfterValidator(_origins)]
+Url = Annotated[str, AfterValidator(_url)]
+Paths = Annotated[tuple[FullPath, ...], NoDecode, BeforeValidator(_split)]
+
+
+# ---------------------------------------------------------------- defaults of this host
+
+
+def default_data_dir() -> Path:
+    """`$XDG_DATA_HOME/era_kernels`, else `~/.local/share/era_kernels`.
+
+    Raises InvalidSetting where there is no home directory.
+    """
+    base = os.environ.get("XDG_DATA_HOME", "")
+    try:
+        home = Path(base) if Path(base).is_absolute() else Path.home() / ".local" / "share"
+    except RuntimeError:
+        raise InvalidSetting(
+            "There is no home directory to keep data in: name a directory with --data-dir "
+            f"or {ENV_PREFIX}DATA_DIR."
+        ) from None
+    return home / "era_kernels"
+
+
+def total_memory() -> int:
+    """Bytes of memory that this host, or the container that we are in, has."""
+    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    for name in _CGROUP_LIMITS:
+        try:
+            limit = int(Path("/sys/fs/cgroup", name).read_text("ascii"))
+        except (OSError, ValueError):  # not this version; no limit ("max")
+            continue
+        total = min(total, limit)
+    return total
+
+
+def default_max_kernels() -> int:
+    """As many as memory suffices for when they are idle, and never more than 500."""
+    return max(1, min(MOST_KERNELS, total_memory() // MEMORY_PER_KERNEL))

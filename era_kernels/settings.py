@@ -1,0 +1,296 @@
+"""One frozen Settings, read once from flags, environment (`ERA_…`), a TOML file and defaults."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import tomllib
+from collections.abc import Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import Field, ValidationError, model_validator
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
+from pydantic_settings import (
+    BaseSettings,
+    InitSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+
+from era_kernels.errors import InvalidSetting
+from era_kernels.setting_types import (
+    ENV_PREFIX,
+    GIB,
+    KIB,
+    MIB,
+    MIN_TOKEN,
+    MOST_KERNELS,
+    Count,
+    FullPath,
+    Grace,
+    Origins,
+    Paths,
+    Port,
+    Seconds,
+    Size,
+    Tokens,
+    Url,
+    Words,
+    default_data_dir,
+    default_max_kernels,
+    must_be,
+    size_text,
+)
+
+LIMITS = (  # what `GET /api/limits` tells
+    "default_timeout",
+    "max_timeout",
+    "max_queue",
+    "max_sessions",
+    "max_kernels",
+    "max_json_body",
+    "max_answer_output",
+    "max_execution_output",
+    "keep_executions",
+    "keep_executions_bytes",
+)
+
+# ---------------------------------------------------------------- the settings
+
+
+class Settings(BaseSettings):
+    """Sizes in bytes, times in seconds. `read` says what is wrong in words."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=ENV_PREFIX,
+        env_ignore_empty=True,
+        extra="forbid",
+        frozen=True,
+        validate_default=False,
+    )
+
+    config: FullPath | None = Field(None, description="A TOML file with settings.")
+    host: str = Field("127.0.0.1", min_length=1, description="The address to listen on.")
+    port: Port = Field(8787, description="The port to listen on; 0 takes any free one.")
+    data_dir: FullPath = Field(
+        default_factory=default_data_dir,
+        description="Where sessions and everything stored lie.",
+        json_schema_extra={
+            "default": "$XDG_DATA_HOME/era_kernels, else ~/.local/share/era_kernels"
+        },
+    )
+    log_format: Literal["human", "json"] = Field(
+        "human", description="How log lines look: human or json."
+    )
+    shutdown_grace: Grace = Field(
+        5.0, description="Seconds that runs get to finish when the server stops."
+    )
+    kernelspec_dirs: Paths = Field(
+        (), description="Folders with kernelspecs that win over those that come along."
+    )
+
+    api_tokens: Tokens = Field(
+        (),
+        repr=False,
+        description=f"Tokens of {MIN_TOKEN} characters or more, one of which callers must show.",
+    )
+    api_token_file: FullPath | None = Field(
+        None, description="A file with one token a line; read again when it changes."
+    )
+    allowed_hosts: Words = Field(
+        (), description="Host names that a server without tokens answers to, beside loopback ones."
+    )
+    allowed_origins: Origins = Field(
+        (), description="Origins of web pages that may call the API; * for all."
+    )
+    public_url: Url | None = Field(
+        None, description="The address under which callers reach this server."
+    )
+    trust_forwarded: bool = Field(
+        False, description="Believe X-Forwarded-Host and X-Forwarded-Proto of a proxy."
+    )
+
+    default_timeout: Seconds = Field(
+        30.0, description="Seconds that a run may take when nothing else is said."
+    )
+    max_timeout: Seconds = Field(
+        3600.0, description="The longest timeout to be asked for, in seconds."
+    )
+    max_queue: Count = Field(100, description="How many runs may wait in one session.")
+    max_sessions: Count | None = Field(None, description="How many sessions there may be.")
+    max_kernels: Count = Field(
+        default_factory=default_max_kernels,
+        description="How many kernels may run at once.",
+        json_schema_extra={"default": f"memory / 64M, at most {MOST_KERNELS}"},
+    )
+    max_json_body: Size = Field(32 * MIB, description="The largest JSON body that is taken.")
+    max_answer_output: Size = Field(
+        10 * MIB,
+        description="How much output and results one answer holds; the rest is a download.",
+    )
+    max_execution_output: Size = Field(
+        GIB, description="How much one run may print before it is ended."
+    )
+    keep_executions: Count = Field(100, description="How many executions are kept per session.")
+    keep_executions_bytes: Size = Field(
+        GIB, description="How much the kept executions of a session may take together."
+    )
+
+    @classmethod
+    def read(cls, flags: Mapping[str, object] | None = None) -> Settings:
+        """Settings with these flags (by field name), else environment, else file, else default.
+
+        Raises InvalidSetting naming the setting and where its value came from.
+        """
+        given = dict(flags or {})
+        try:
+            return cls(**given)  # type: ignore[arg-type]
+        except ValidationError as mistakes:
+            first = mistakes.errors(include_url=False, include_context=True)[0]
+            raise InvalidSetting(_sentence(first, given)) from None
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        named = init_settings().get("config") or env_settings().get("config")
+        file = InitSettingsSource(settings_cls, _from_file(Path(str(named))) if named else {})
+        return init_settings, env_settings, file
+
+    @model_validator(mode="after")
+    def _check_together(self) -> Self:
+        given = "default_timeout" in self.model_fields_set
+        if given and self.default_timeout > self.max_timeout:
+            must_be(f"at most max_timeout, which is {self.max_timeout:g}", "default_timeout")
+        if not self.has_tokens and not _is_loopback(self.host):
+            must_be(
+                "127.0.0.1 or ::1 as long as there is no API token, since anybody could run code "
+                "otherwise; set one with ERA_API_TOKENS or --api-token-file",
+                "host",
+            )
+        return self
+
+    @property
+    def has_tokens(self) -> bool:
+        """Must callers show a token?"""
+        return bool(self.api_tokens) or self.api_token_file is not None
+
+    def limits(self) -> dict[str, int | float | None]:
+        """The bounds in force, as `GET /api/limits` tells them; None where there is none."""
+        told = {name: getattr(self, name) for name in LIMITS}
+        told["default_timeout"] = min(self.default_timeout, self.max_timeout)
+        return {
+            name: int(value) if isinstance(value, float) and value.is_integer() else value
+            for name, value in told.items()
+        }
+
+
+# ---------------------------------------------------------------- telling about settings
+
+
+def flag_of(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def variable_of(name: str) -> str:
+    return ENV_PREFIX + name.upper()
+
+
+def is_secret(field: FieldInfo) -> bool:
+    """May its value never be shown?"""
+    return not field.repr
+
+
+def default_text(field: FieldInfo) -> str:
+    """The default as a person would write it; `none` when there is none."""
+    extra = field.json_schema_extra
+    if isinstance(extra, dict):
+        return str(extra["default"])
+    value = field.default
+    if isinstance(value, bool):
+        return str(value).lower()
+    if value is None or value == ():
+        return "none"
+    if isinstance(value, int) and value >= KIB and value % KIB == 0:
+        return size_text(value)
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+# ---------------------------------------------------------------- mistakes in words
+
+_MUST_BE = {
+    "int_parsing": "a whole number",
+    "int_from_float": "a whole number",
+    "int_type": "a whole number",
+    "float_parsing": "a number",
+    "float_type": "a number",
+    "finite_number": "a finite number",
+    "bool_parsing": "true or false",
+    "bool_type": "true or false",
+    "string_type": "text",
+    "string_too_short": "text that is not empty",
+    "path_type": "a path",
+    "literal_error": "{expected}",
+    "greater_than": "above {gt}",
+    "greater_than_equal": "at least {ge}",
+    "less_than_equal": "at most {le}",
+    "setting": "{what}",
+}
+
+
+def _sentence(mistake: ErrorDetails, flags: Mapping[str, object]) -> str:
+    """What must change, where it stands, and what stands there now (unless it is a secret)."""
+    context = mistake.get("ctx", {})
+    name = str(mistake["loc"][0] if mistake["loc"] else context["name"])
+    field = Settings.model_fields.get(name)
+    if field is None:
+        return f'There is no setting "{name}".'
+    words = _MUST_BE.get(mistake["type"], "a valid value").format(**context)
+    shown = "" if is_secret(field) or not mistake["loc"] else f", not {_short(mistake['input'])}"
+    return f"{name} (from {_origin(name, flags)}) must be {words}{shown}."
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:79] + "…"
+
+
+def _origin(name: str, flags: Mapping[str, object]) -> str:
+    if name in flags:
+        return flag_of(name)
+    for variable, value in os.environ.items():
+        if value and variable.upper() == variable_of(name):
+            return variable
+    return "the configuration file"
+
+
+def _from_file(path: Path) -> dict[str, Any]:
+    """The settings of a TOML file. Raises InvalidSetting."""
+    try:
+        found = tomllib.loads(path.expanduser().read_text("utf-8"))
+    except (OSError, RuntimeError) as error:
+        raise InvalidSetting(f"The configuration file {path} cannot be read: {error}.") from error
+    except ValueError as error:  # no TOML, no UTF-8
+        raise InvalidSetting(f"The configuration file {path} is no TOML: {error}.") from error
+    known = set(Settings.model_fields) - {"config"}
+    for key in found:
+        if key not in known:
+            near = get_close_matches(key, known, 1)
+            hint = f" Did you mean {near[0]}?" if near else ""
+            raise InvalidSetting(f'There is no setting "{key}", which {path} holds.{hint}')
+    return found
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return host.lower() == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

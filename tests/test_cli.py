@@ -1,0 +1,274 @@
+"""The command line, as users call it: exit codes, one line where one line is promised."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+from pathlib import Path
+
+import httpx
+import pytest
+from click.testing import CliRunner
+
+from era_kernels import __version__, cli, doctor, install
+from era_kernels.doctor import Finding, Level
+from era_kernels.errors import LanguageUnavailable, StartError
+from era_kernels.kernels.languages import Languages
+from era_kernels.settings import Settings, flag_of, variable_of
+from tests.launching import COMMAND, Launcher
+
+TOKEN = "0123456789abcdef"
+KERNEL = {"argv": ["{python}", "-c", "pass"], "display_name": "Mini", "language": "mini"}
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Commands see no settings of whoever runs the tests, and no data of theirs."""
+    for name in os.environ:
+        if name.upper().startswith("ERA_"):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("ERA_DATA_DIR", str(tmp_path / "data"))
+    monkeypatch.setenv("ERA_PORT", "0")
+
+
+def called(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """The command in a process of its own."""
+    return subprocess.run(
+        [COMMAND, *arguments], capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+def kernelspec(directory: Path, **changes: object) -> str:
+    """A folder of kernelspecs with one language in it."""
+    folder = directory / "specs" / "mini"
+    folder.mkdir(parents=True)
+    (folder / "kernel.json").write_text(json.dumps({**KERNEL, **changes}), "utf-8")
+    return str(folder.parent)
+
+
+# ---------------------------------------------------------------- help and mistakes
+
+
+def test_version() -> None:
+    """`--version` tells the name and the version."""
+    assert called("--version").stdout == f"era-kernels, version {__version__}\n"
+
+
+@pytest.mark.parametrize("command", ["serve", "doctor"])
+def test_every_setting_is_a_flag(command: str) -> None:
+    """The help of a command shows each setting with its flag, variable and description."""
+    told = " ".join(CliRunner().invoke(cli.main, [command, "--help"]).output.split())
+    for name, field in Settings.model_fields.items():
+        assert f"{flag_of(name)} " in told
+        assert variable_of(name) in told
+        assert str(field.description) in told
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["serve", "--port", "x"], "port (from --port) must be a whole number, not 'x'."),
+        (["serve", "--host", "0.0.0.0"], "set one with ERA_API_TOKENS or --api-token-file"),
+        (["serve", "--config", "/none.toml"], "The configuration file /none.toml"),
+        (["doctor", "--max-queue", "0"], "max_queue (from --max-queue)"),
+        (["install", "cobol"], 'The language "cobol" is not supported.'),
+    ],
+)
+def test_misuse(arguments: list[str], words: str) -> None:
+    """What the caller wrote wrong is one sentence on stderr and exit code 2."""
+    done = called(*arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("Error: ")
+    assert words in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_unknown_flag() -> None:
+    """A flag that does not exist is refused by name."""
+    done = called("serve", "--prot", "1")
+    assert done.returncode == 2
+    assert "--prot" in done.stderr
+
+
+def test_weak_token_is_not_told() -> None:
+    """A token that is refused is not repeated."""
+    done = called("serve", "--api-tokens", "hunter2")
+    assert done.returncode == 2
+    assert "hunter2" not in done.stderr
+
+
+@pytest.mark.parametrize("problem", [StartError("no"), LanguageUnavailable("no")])
+def test_refusal(monkeypatch: pytest.MonkeyPatch, problem: Exception) -> None:
+    """What cannot be done here and now is one sentence and exit code 1."""
+
+    def refuse(*_: object) -> None:
+        raise problem
+
+    monkeypatch.setattr(cli, "examine", refuse)
+    done = CliRunner().invoke(cli.main, ["doctor"])
+    assert (done.exit_code, done.output) == (1, "Error: no\n")
+
+
+# ---------------------------------------------------------------- serve
+
+
+def test_ready_line(launcher: Launcher) -> None:
+    """One line on stdout: the address with the port that was taken, isolation, languages."""
+    server = launcher.start()
+    assert server.ready_line.startswith(f"era-kernels on {server.base_url} (")
+    assert not server.base_url.endswith(":0")
+    assert "no isolation" in server.ready_line
+    assert httpx.get(f"{server.base_url}/health").status_code == 200
+    assert "code is not isolated" in server.logged
+
+
+def test_port_in_use() -> None:
+    """A taken port is one sentence and exit code 1."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        done = called("serve", "--port", str(port))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert f"cannot listen on 127.0.0.1 port {port}" in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signals(launcher: Launcher, number: signal.Signals) -> None:
+    """SIGTERM and Ctrl-C end the server in order, also when they come twice."""
+    server = launcher.start()
+    server.process.send_signal(number)
+    server.process.send_signal(number)
+    assert server.process.wait(30) == 0
+    assert "stopped" in server.logged.splitlines()[-1]
+    assert "Traceback" not in server.logged
+
+
+def test_limits_are_the_settings(launcher: Launcher) -> None:
+    """`GET /api/limits` tells what flags, environment and file made of the settings."""
+    server = launcher.start("--max-queue", "7", env={"ERA_MAX_JSON_BODY": "2M"})
+    told = httpx.get(f"{server.base_url}/api/limits").json()
+    assert (told["max_queue"], told["max_json_body"]) == (7, 2 * 1024 * 1024)
+    assert set(told) == set(Settings.read().limits())
+
+
+def test_json_logs(launcher: Launcher) -> None:
+    """With `--log-format json` every line on stderr is an object."""
+    server = launcher.start("--log-format", "json")
+    httpx.get(f"{server.base_url}/health")
+    server.stop()
+    lines = [json.loads(line) for line in server.logged.splitlines()]
+    [answered] = [line for line in lines if line["message"] == "answered"]
+    assert (answered["path"], answered["status"]) == ("/health", 200)
+
+
+# ---------------------------------------------------------------- install
+
+
+def test_install_everything() -> None:
+    """Without a name every language is tried; with one ready it is a success."""
+    done = called("install")
+    assert done.returncode == 0, done.stderr
+    assert "ready" in done.stdout
+    assert len(done.stdout.splitlines()) == len(list(Languages.load()))
+
+
+def test_install_takes_aliases_once(tmp_path: Path) -> None:
+    """Names and aliases in any case choose languages, each once."""
+    specs = kernelspec(tmp_path, metadata={"era_kernels": {"aliases": ["mi"]}})
+    done = called("install", "mini", "MI", "--kernelspec-dirs", specs)
+    assert (done.returncode, done.stdout) == (0, "mini: ready\n")
+
+
+def test_install_of_what_is_missing(tmp_path: Path) -> None:
+    """A named language that cannot run is told with the reason, and exit code 1."""
+    specs = kernelspec(tmp_path, argv=["no-such-program"])
+    done = called("install", "mini", "--kernelspec-dirs", specs)
+    assert done.returncode == 1
+    assert done.stdout == "mini: not ready: the program no-such-program is not installed\n"
+
+
+def test_install_really_imports(tmp_path: Path) -> None:
+    """A module that is there and cannot be imported is found out."""
+    extras = {"entry": "broken:main", "preload": ["json"]}
+    specs = kernelspec(tmp_path, metadata={"era_kernels": extras})
+    module = Path(specs, "mini", "broken.py")
+    module.write_text("raise RuntimeError('out of order')\n", "utf-8")
+    [language] = install.chosen([Path(specs)], ["mini"])
+    assert install.prepare(language).problem == "RuntimeError: out of order"
+    module.write_text("", "utf-8")
+    assert install.prepare(language).problem is None
+    assert (module.parent / "__pycache__").is_dir()
+
+
+# ---------------------------------------------------------------- doctor
+
+
+def test_doctor() -> None:
+    """On a host where the tests run the server runs; that nothing is isolated is said plainly."""
+    done = called("doctor")
+    assert done.returncode == 0, done.stdout
+    assert "none is built in yet" in done.stdout
+    assert done.stdout.endswith("The server can run.\n")
+
+
+def test_doctor_for_programs() -> None:
+    """`--json` is one object with the verdict and every finding."""
+    told = json.loads(called("doctor", "--json").stdout)
+    assert told["can_serve"] is True
+    assert {finding["level"] for finding in told["findings"]} <= set(Level)
+    subjects = {finding["subject"] for finding in told["findings"]}
+    assert subjects >= {"interpreter", "data directory", "disk", "address", "memory", "isolation"}
+
+
+def test_doctor_leaves_nothing(tmp_path: Path) -> None:
+    """Looking makes no data directory."""
+    called("doctor")
+    assert not (tmp_path / "data").exists()
+
+
+def test_doctor_says_no(tmp_path: Path) -> None:
+    """Where the server cannot run, the exit code is 1 and every problem comes with advice."""
+    blocked = tmp_path / "file"
+    blocked.touch()
+    done = called("doctor", "--json", "--data-dir", str(blocked / "data"))
+    told = json.loads(done.stdout)
+    broken = [one for one in told["findings"] if one["level"] == Level.BROKEN]
+    assert (done.returncode, told["can_serve"]) == (1, False)
+    assert [one["subject"] for one in broken] == ["data directory"]
+    assert all(one["advice"] for one in told["findings"] if one["level"] != Level.OK)
+
+
+def test_doctor_beside_a_server(launcher: Launcher) -> None:
+    """A directory and port that a server of ours uses are no reason to say that it cannot run."""
+    server = launcher.start()
+    port = server.base_url.rpartition(":")[2]
+    done = called("doctor", "--data-dir", str(server.data_dir), "--port", port)
+    assert done.returncode == 0, done.stdout
+    assert "in use by a server that runs" in done.stdout
+    assert httpx.get(f"{server.base_url}/health").status_code == 200
+
+
+def test_doctor_finds_a_taken_port() -> None:
+    """A port that something else uses is."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        done = called("doctor", "--port", str(taken.getsockname()[1]))
+    assert done.returncode == 1
+    assert "Choose another with --host and --port" in done.stdout
+
+
+def test_doctor_finds_broken_kernelspecs(tmp_path: Path) -> None:
+    """A kernelspec that cannot be read would stop the server."""
+    specs = kernelspec(tmp_path, argv=[])
+    done = called("doctor", "--kernelspec-dirs", specs)
+    assert done.returncode == 1
+    assert "kernel.json" in done.stdout
+
+
+def test_verdict() -> None:
+    """Lacks are no hindrance, one broken thing is."""
+    lacks = Finding(Level.LACKS, "a", "b", "c")
+    assert doctor.can_serve([lacks])
+    assert not doctor.can_serve([lacks, Finding(Level.BROKEN, "a", "b", "c")])

@@ -1,0 +1,317 @@
+"""Settings: where values come from, how they are written, and what is said when one is wrong."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from era_kernels import setting_types
+from era_kernels.errors import InvalidSetting, StartError
+from era_kernels.setting_types import GIB, MIB, parse_size, size_text
+from era_kernels.settings import Settings, default_text
+
+TOKEN = "0123456789abcdef"
+WEAK = "hunter2"
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No variable of whoever runs the tests counts."""
+    for name in os.environ:
+        if name.upper().startswith("ERA_"):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "share"))
+
+
+def refusal(**flags: object) -> str:
+    with pytest.raises(InvalidSetting) as caught:
+        Settings.read(flags)
+    return str(caught.value)
+
+
+def written(path: Path, text: str) -> str:
+    path.write_text(text, "utf-8")
+    return str(path)
+
+
+# ---------------------------------------------------------------- where values come from
+
+
+def test_defaults_are_those_of_the_contract() -> None:
+    """Without flags, environment and file the documented numbers are in force."""
+    limits = Settings.read().limits()
+    kernels = limits.pop("max_kernels")
+    assert isinstance(kernels, int)
+    assert 1 <= kernels <= 500
+    assert limits == {
+        "default_timeout": 30,
+        "max_timeout": 3600,
+        "max_queue": 100,
+        "max_sessions": None,
+        "max_json_body": 32 * MIB,
+        "max_answer_output": 10 * MIB,
+        "max_execution_output": GIB,
+        "keep_executions": 100,
+        "keep_executions_bytes": GIB,
+    }
+
+
+def test_default_address() -> None:
+    """A server without settings is reachable from this machine only."""
+    settings = Settings.read()
+    assert (settings.host, settings.port, settings.has_tokens) == ("127.0.0.1", 8787, False)
+
+
+def test_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Flags win over environment, environment over file, file over default."""
+    file = written(tmp_path / "era.toml", "port = 1\nmax_queue = 1\nmax_kernels = 1\n")
+    monkeypatch.setenv("ERA_CONFIG", file)
+    monkeypatch.setenv("ERA_PORT", "2")
+    monkeypatch.setenv("ERA_MAX_QUEUE", "2")
+    settings = Settings.read({"port": "3"})
+    assert (settings.port, settings.max_queue, settings.max_kernels) == (3, 2, 1)
+    assert settings.keep_executions == 100
+
+
+def test_config_flag_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file that the flag names is read, not the one of the environment."""
+    monkeypatch.setenv("ERA_CONFIG", written(tmp_path / "one.toml", "port = 1"))
+    other = written(tmp_path / "two.toml", "port = 2")
+    assert Settings.read({"config": other}).port == 2
+
+
+def test_file_has_types_of_its_own(tmp_path: Path) -> None:
+    """TOML's numbers, lists and booleans are taken as they are, texts as in the environment."""
+    file = written(
+        tmp_path / "era.toml",
+        f'max_json_body = "2M"\nmax_answer_output = 4096\nmax_timeout = 1.5\n'
+        f'trust_forwarded = true\napi_tokens = ["{TOKEN}"]\nallowed_hosts = "a.example, b"\n',
+    )
+    settings = Settings.read({"config": file})
+    assert settings.max_json_body == 2 * MIB
+    assert settings.max_answer_output == 4096
+    assert settings.max_timeout == 1.5
+    assert settings.trust_forwarded is True
+    assert settings.api_tokens == (TOKEN,)
+    assert settings.allowed_hosts == ("a.example", "b")
+
+
+def test_unknown_variables_are_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server started inside a session finds that session's variables, which mean nothing."""
+    monkeypatch.setenv("ERA_SESSION", "true")
+    monkeypatch.setenv("ERA_BASE_URL", "http://127.0.0.1:1")
+    Settings.read()
+
+
+def test_empty_variables_are_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An empty variable is one that is not set, as compose files write it."""
+    monkeypatch.setenv("ERA_PORT", "")
+    assert Settings.read().port == 8787
+
+
+def test_lists_are_written_with_commas(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the environment and in flags a list is one text."""
+    monkeypatch.setenv("ERA_API_TOKENS", f"{TOKEN}, {TOKEN[::-1]},")
+    assert Settings.read().api_tokens == (TOKEN, TOKEN[::-1])
+    dirs = Settings.read({"kernelspec_dirs": "/a,b"}).kernelspec_dirs
+    assert dirs == (Path("/a"), Path.cwd() / "b")
+
+
+def test_frozen() -> None:
+    """Nobody changes a setting while the server runs."""
+    settings = Settings.read()
+    with pytest.raises(ValidationError):
+        settings.port = 1  # type: ignore[misc]
+
+
+# ---------------------------------------------------------------- how values are written
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("512M", 512 * MIB), ("1g", GIB), ("10K", 10240), ("2T", 2048 * GIB), ("77", 77), (77, 77)],
+)
+def test_sizes(text: str | int, size: int) -> None:
+    """Sizes are bytes, or K, M, G and T in powers of 1024."""
+    assert parse_size(text) == size
+    assert parse_size(size_text(size)) == size
+
+
+@pytest.mark.parametrize("text", ["", "M", "1.5G", "-1", "1 M", "1MB", True, 1.5, None])
+def test_no_sizes(text: object) -> None:
+    """What is no size is refused, not guessed."""
+    assert "max_json_body (from --max-json-body) must be a size" in refusal(max_json_body=text)
+
+
+def test_a_bound_of_nothing_is_refused() -> None:
+    """Zero is no bound: it would refuse everything."""
+    assert "must be at least 1" in refusal(max_json_body="0")
+    assert "must be at least 1" in refusal(max_queue="0")
+    assert "must be above 0" in refusal(max_timeout="0")
+
+
+def test_home_is_expanded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """`~` in a path means the home directory, wherever the path is written."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert Settings.read({"data_dir": "~/era"}).data_dir == tmp_path / "era"
+
+
+def test_data_directory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Data lies in XDG_DATA_HOME when that is an absolute path, else below the home."""
+    assert Settings.read().data_dir == tmp_path / "share" / "era_kernels"
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("XDG_DATA_HOME", "relative")
+    assert Settings.read().data_dir == tmp_path / ".local" / "share" / "era_kernels"
+
+
+def test_no_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a home directory the caller is told to name a directory."""
+
+    def no_home() -> Path:
+        raise RuntimeError
+
+    monkeypatch.delenv("XDG_DATA_HOME")
+    monkeypatch.setattr(Path, "home", no_home)
+    assert "--data-dir" in refusal()
+
+
+def test_default_timeout_fits() -> None:
+    """A lower max_timeout lowers the default timeout, but not one that was asked for."""
+    assert Settings.read({"max_timeout": "10"}).limits()["default_timeout"] == 10
+    assert "at most max_timeout" in refusal(max_timeout="10", default_timeout="20")
+
+
+def test_kernels_by_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """64 MiB a kernel, at least one and at most 500."""
+    for memory, kernels in ((MIB, 1), (640 * MIB, 10), (1024 * GIB, 500)):
+        monkeypatch.setattr(setting_types, "total_memory", lambda memory=memory: memory)
+        assert Settings.read().max_kernels == kernels
+
+
+# ---------------------------------------------------------------- what is said
+
+
+def test_origin_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who wrote a wrong value learns which setting it is and where it stands."""
+    assert refusal(port="x") == "port (from --port) must be a whole number, not 'x'."
+    file = written(tmp_path / "era.toml", "port = 70000")
+    assert refusal(config=file) == (
+        "port (from the configuration file) must be at most 65535, not 70000."
+    )
+    monkeypatch.setenv("ERA_PORT", "y")
+    assert refusal(config=file) == "port (from ERA_PORT) must be a whole number, not 'y'."
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("port", "-1", "at least 0"),
+        ("port", True, "a number"),
+        ("max_timeout", "soon", "a number"),
+        ("max_timeout", "inf", "a finite number"),
+        ("shutdown_grace", "-1", "at least 0"),
+        ("max_kernels", "5.5", "a whole number"),
+        ("log_format", "xml", "'human' or 'json'"),
+        ("trust_forwarded", "maybe", "true or false"),
+        ("host", "", "text that is not empty"),
+        ("public_url", "era.example.org", "an address such as https://era.example.org"),
+        ("allowed_origins", "app.example.org", "origins such as"),
+        ("allowed_hosts", 5, "a list, written with commas"),
+        ("data_dir", "~nobody-has-this-name/x", "a path whose ~ names a home directory"),
+    ],
+)
+def test_wrong_values(name: str, value: object, words: str) -> None:
+    """Every kind of setting says in one sentence what it must be."""
+    said = refusal(**{name: value})
+    assert said.startswith(f"{name} (from --{name.replace('_', '-')}) must be {words}")
+    assert "\n" not in said
+
+
+def test_every_kind_of_mistake_has_words() -> None:
+    """No setting falls back to the sentence that says nothing."""
+    for name in Settings.model_fields:
+        for value in (True, -1, 1.5, "\0", [], {}, object()):
+            try:
+                Settings.read({"api_tokens": TOKEN, name: value})
+            except StartError as problem:
+                assert "a valid value" not in str(problem), (name, value)
+
+
+def test_unknown_key_in_the_file(tmp_path: Path) -> None:
+    """A misspelt key is refused by name, with the one that was probably meant."""
+    said = refusal(config=written(tmp_path / "era.toml", "max_ques = 1"))
+    assert said.startswith('There is no setting "max_ques"')
+    assert said.endswith("Did you mean max_queue?")
+
+
+def test_config_is_not_of_the_file(tmp_path: Path) -> None:
+    """A file cannot name another file."""
+    said = refusal(config=written(tmp_path / "era.toml", 'config = "x"'))
+    assert said.startswith('There is no setting "config"')
+
+
+@pytest.mark.parametrize("text", ["port =", "port = 1\nport = 2"])
+def test_broken_file(tmp_path: Path, text: str) -> None:
+    """A file that is no TOML is refused with its path and the place in it."""
+    file = written(tmp_path / "era.toml", text)
+    said = refusal(config=file)
+    assert said.startswith(f"The configuration file {file} is no TOML")
+    assert "(at " in said
+
+
+def test_missing_file(tmp_path: Path) -> None:
+    """A file that was named and is not there is a mistake, not an empty file."""
+    assert "cannot be read" in refusal(config=str(tmp_path / "none.toml"))
+
+
+# ---------------------------------------------------------------- tokens
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "era.example.org"])
+def test_open_door(host: str) -> None:
+    """Without a token only loopback is bound; the refusal says how to set one."""
+    said = refusal(host=host)
+    assert said.startswith("host (from --host) must be 127.0.0.1")
+    assert "ERA_API_TOKENS" in said
+    assert Settings.read({"host": host, "api_tokens": TOKEN}).host == host
+    assert Settings.read({"host": host, "api_token_file": "/run/token"}).has_tokens
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.8.8.8", "::1", "localhost"])
+def test_loopback(host: str) -> None:
+    """Loopback needs no token."""
+    assert Settings.read({"host": host}).host == host
+
+
+@pytest.mark.parametrize("value", [WEAK, f"{TOKEN},{WEAK}", [WEAK], {"a": WEAK}, 12345])
+def test_tokens_are_never_told(value: object) -> None:
+    """A refusal of tokens does not repeat them."""
+    said = refusal(api_tokens=value)
+    assert said.startswith("api_tokens (from --api-tokens) must be")
+    assert WEAK not in said
+    assert "12345" not in said
+
+
+def test_tokens_are_not_in_the_repr() -> None:
+    """Printing the settings, also by a debugger or a log, shows no token."""
+    settings = Settings.read({"api_tokens": TOKEN})
+    assert TOKEN not in f"{settings!r} {settings} {settings.limits()}"
+
+
+def test_limits_tell_no_paths() -> None:
+    """What every caller may ask for holds numbers only."""
+    values = Settings.read().limits().values()
+    assert all(value is None or isinstance(value, int | float) for value in values)
+
+
+# ---------------------------------------------------------------- telling about settings
+
+
+def test_everything_is_described() -> None:
+    """Each setting has a sentence and a default in words: the help and the docs show them."""
+    for name, field in Settings.model_fields.items():
+        assert (field.description or "").endswith("."), name
+        assert default_text(field), name
