@@ -1,0 +1,85 @@
+"""What contract tests look for again and again."""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+import httpx
+
+from tests.client import SessionClient
+from tests.launching import wait_until
+from tests.web.serving import Reply, parsed, read_all
+
+TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
+DURATION = re.compile(r"\d+(\.\d+)?ms|\d+\.\d\ds|(\d+h)?\d+m\d+s")
+JSON_TYPE = "application/json; charset=utf-8"
+
+SLEEPER = "open('ready', 'w').close()\nimport time\ntime.sleep(60)"
+
+
+def check(answer: dict[str, Any], **expected: object) -> None:
+    """Compare the fields named, showing the whole answer when one differs."""
+    assert {name: answer.get(name) for name in expected} == expected, answer
+
+
+def check_error(answer: httpx.Response, status: int, code: str) -> dict[str, Any]:
+    """The one shape of errors: the triple, a full sentence, nothing of the inside."""
+    assert answer.status_code == status, answer.text
+    assert answer.headers["Content-Type"] == JSON_TYPE
+    return check_error_object(answer.json(), code)
+
+
+def check_error_object(shown: dict[str, Any], code: str) -> dict[str, Any]:
+    assert set(shown) <= {"error", "message", "code", "details", "hint", "id"}
+    assert shown["code"] == code, shown
+    assert len(shown["error"]) < 40
+    assert shown["message"].endswith(".")
+    assert "Traceback" not in json.dumps(shown)
+    return shown
+
+
+def ask(port: int, data: bytes, silence: float = 1.0) -> bytes:
+    """Everything the server says to these bytes."""
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as wire:
+        wire.sendall(data)
+        return read_all(wire, silence)
+
+
+def reply(port: int, data: bytes) -> Reply:
+    """The one answer to these bytes."""
+    raw = ask(port, data)
+    assert raw.count(b"HTTP/1.1 ") == 1, raw
+    return parsed(raw)
+
+
+@contextmanager
+def beside(session: SessionClient) -> Iterator[Callable[..., Future[httpx.Response]]]:
+    """Starts runs whose answers come later."""
+    with ThreadPoolExecutor(8) as pool:
+
+        def start(code: str, **body: Any) -> Future[httpx.Response]:
+            request = {"code": code, **body}
+            return pool.submit(session.http.post, f"{session.path}/run", json=request)
+
+        yield start
+
+
+def wait_for_file(session: SessionClient, path: str = "ready") -> None:
+    """Until code in the session has made that file."""
+
+    def made() -> bool:
+        return any(file["path"] == path for file in session.get()["files"])
+
+    assert wait_until(made, 20), f"no file {path}"
+
+
+def wait_for_executions(session: SessionClient, number: int) -> None:
+    """Until that many executions are listed."""
+    path = f"{session.path}/executions"
+    assert wait_until(lambda: session.http.get(path).json()["total"] == number, 20)

@@ -1,0 +1,305 @@
+"""Access: tokens, and without tokens only this machine and its own pages."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.client import Client
+from tests.contract.checks import check, check_error
+from tests.launching import COMMAND, Server, launching, wait_until
+
+TOKEN = "a-token-of-the-environment"
+IN_FILE = "a-token-of-the-file"
+LATER = "a-token-that-comes-later"
+PUBLIC = "https://public.example/era"
+BEARER = {"Authorization": f"Bearer {TOKEN}"}
+
+
+@pytest.fixture(scope="module")
+def token_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file with a token."""
+    file = tmp_path_factory.mktemp("tokens") / "tokens"
+    file.write_text(f"# people\n{IN_FILE}\n")
+    return file
+
+
+@pytest.fixture(scope="module")
+def closed_server(token_file: Path) -> Iterator[Server]:
+    """A server with tokens, on every address, with a public one."""
+    flags = ["--host", "0.0.0.0", "--public-url", f"{PUBLIC}/", "--api-token-file", str(token_file)]
+    with launching() as launcher:
+        yield launcher.start(*flags, env={"ERA_API_TOKENS": TOKEN})
+
+
+@pytest.fixture(scope="module")
+def closed(closed_server: Server) -> Iterator[Client]:
+    """A client that shows no token by itself."""
+    client = Client(closed_server.base_url)
+    yield client
+    client.close()
+
+
+@pytest.fixture(scope="module")
+def named() -> Iterator[Client]:
+    """A server that is known under other names, behind a proxy that is trusted."""
+    with launching() as launcher:
+        server = launcher.start(
+            "--allowed-hosts", "era.example,other.example",
+            "--allowed-origins", "https://app.example",
+            "--trust-forwarded",
+        )  # fmt: skip
+        client = Client(server.base_url)
+        yield client
+        client.close()
+
+
+def refused(*flags: str, data_dir: Path, env: dict[str, str] | None = None) -> str:
+    """What a server says that does not start."""
+    command = [str(COMMAND), "serve", "--port", "0", "--data-dir", str(data_dir), *flags]
+    ended = subprocess.run(
+        command, capture_output=True, text=True, timeout=60, env={**os.environ, **(env or {})}
+    )
+    assert ended.returncode != 0
+    assert "Traceback" not in ended.stderr
+    assert ended.stdout == ""
+    return ended.stderr
+
+
+# ---------------------------------------------------------------- start
+
+
+def test_default_address(server: Server) -> None:
+    """The server listens on loopback and needs no token."""
+    assert server.base_url.startswith("http://127.0.0.1:")
+
+
+def test_open_address_without_token(tmp_path: Path) -> None:
+    """Any other address without a token is refused at start, with what to do."""
+    said = refused("--host", "0.0.0.0", data_dir=tmp_path / "data")
+    assert "token" in said
+    assert "ERA_API_TOKENS" in said or "--api-token" in said
+
+
+def test_open_address_with_token(closed_server: Server) -> None:
+    """With a token any address will do."""
+    assert "0.0.0.0" in closed_server.base_url
+
+
+def test_short_token(tmp_path: Path) -> None:
+    """A token that can be guessed is refused at start, and not repeated."""
+    said = refused(data_dir=tmp_path / "data", env={"ERA_API_TOKENS": "tomato"})
+    assert "16" in said
+    assert "tomato" not in said
+
+
+# ---------------------------------------------------------------- tokens
+
+PROTECTED = [
+    ("GET", "/api/sessions"),
+    ("POST", "/api/sessions"),
+    ("DELETE", "/api/sessions"),
+    ("GET", "/api/sessions/any"),
+    ("POST", "/api/sessions/any/run"),
+    ("POST", "/api/sessions/any/stream"),
+    ("POST", "/api/execute"),
+    ("GET", "/api/limits"),
+    ("GET", "/api/languages"),
+    ("GET", "/api/nothing"),
+    ("GET", "/api/sessions/%2e%2e"),
+    ("GET", "/metrics"),
+    ("POST", "/mcp"),
+    ("GET", "/jupyter/api"),
+]
+NOT_A_TOKEN: list[dict[str, str]] = [
+    {},
+    {"Authorization": "Bearer"},
+    {"Authorization": f"Bearer {TOKEN}x"},
+    {"Authorization": f"Bearer {TOKEN[:-1]}"},
+    {"Authorization": f"Basic {TOKEN}"},
+    {"Authorization": TOKEN},
+    {"X-API-Key": ""},
+    {"X-API-Key": TOKEN.upper()},
+    {"Cookie": f"token={TOKEN}"},
+]
+
+
+@pytest.mark.parametrize(("method", "path"), PROTECTED)
+@pytest.mark.parametrize("headers", NOT_A_TOKEN, ids=range(len(NOT_A_TOKEN)))
+def test_without_token(closed: Client, method: str, path: str, headers: dict[str, str]) -> None:
+    """Without a valid token everything of the API is 401, whatever else is wrong with it."""
+    answer = closed.http.request(method, path, content=b"{", headers=headers)
+    check_error(answer, 401, "UNAUTHORIZED")
+    assert answer.headers["WWW-Authenticate"] == "Bearer"
+    assert answer.headers["X-Request-Id"]
+
+
+@pytest.mark.parametrize("headers", [BEARER, {"authorization": f"bearer {TOKEN}"},
+                                     {"X-API-Key": TOKEN}])  # fmt: skip
+def test_with_token(closed: Client, headers: dict[str, str]) -> None:
+    """The token is taken as a bearer and as a key."""
+    assert closed.http.get("/api/sessions", headers=headers).status_code == 200
+    answer = closed.http.post(
+        "/api/execute", json={"language": "python", "code": "print(1)"}, headers=headers
+    )
+    check(answer.json(), stdout="1\n")
+
+
+@pytest.mark.parametrize("path", ["/health", "/api/health"])
+def test_health_stays_open(closed: Client, path: str) -> None:
+    """Load balancers have no token."""
+    assert closed.http.get(path).status_code == 200
+
+
+def test_options_without_token(closed: Client) -> None:
+    """OPTIONS is answered without a token: browsers ask that way."""
+    answer = closed.http.options("/api/sessions")
+    assert (answer.status_code, answer.headers["Allow"]) == (
+        204,
+        "GET, HEAD, POST, DELETE, OPTIONS",
+    )
+
+
+def test_public_default_with_tokens(closed: Client) -> None:
+    """On a server with tokens sessions are not public unless that is said."""
+    for given, expected in ((None, False), (True, True), (False, False)):
+        answer = closed.http.post(
+            "/api/sessions",
+            json={"language": "python", "allowPublicAccess": given},
+            headers=BEARER,
+        )
+        check(answer.json(), allowPublicAccess=expected, allowInternetAccess=False)
+
+
+def test_foreign_host_with_token(closed: Client) -> None:
+    """Where there are tokens, they are the proof: any Host and Origin may come in."""
+    headers = {**BEARER, "Host": "era.example", "Origin": "https://era.example"}
+    assert closed.http.get("/api/sessions", headers=headers).status_code == 200
+
+
+def test_token_is_nowhere(closed_server: Server, closed: Client) -> None:
+    """Tokens stand neither in the log nor in what code sees."""
+    code = "import os; print(os.environ); print(open('/proc/self/environ').read())"
+    body = {"language": "python", "code": code}
+    answer = closed.http.post("/api/execute", json=body, headers=BEARER).json()
+    assert answer["exit_code"] == 0
+    assert TOKEN not in answer["stdout"]
+    closed.http.get("/api/sessions", headers={"Authorization": "Bearer a-wrong-secret-token"})
+    assert TOKEN not in closed_server.logged + closed_server.ready_line
+    assert "a-wrong-secret-token" not in closed_server.logged
+
+
+def test_token_file(closed: Client, token_file: Path) -> None:
+    """A token file is read again when it changes: old tokens end, new ones work."""
+
+    def statuses() -> list[int]:
+        return [
+            closed.http.get("/api/sessions", headers={"X-API-Key": token}).status_code
+            for token in (TOKEN, IN_FILE, LATER)
+        ]
+
+    assert statuses() == [200, 200, 401]
+    token_file.write_text(f"{LATER}\n")
+    assert wait_until(lambda: statuses() == [200, 401, 200])
+
+
+# ---------------------------------------------------------------- hosts and origins
+
+
+@pytest.mark.parametrize("host", ["localhost", "LOCALHOST:99", "127.0.0.1", "127.1.2.3:1",
+                                  "[::1]:8787", "era.localhost"])  # fmt: skip
+def test_loopback(client: Client, host: str) -> None:
+    """Without tokens, names of this machine are answered."""
+    assert client.http.get("/api/sessions", headers={"Host": host}).status_code == 200
+
+
+@pytest.mark.parametrize("host", ["evil.example", "evil.example:8787", "10.0.0.1", "0.0.0.0",
+                                  "127.0.0.1.evil.example", "localhost.evil.example"])  # fmt: skip
+@pytest.mark.parametrize(
+    ("method", "path"), [("GET", "/api/sessions"), ("POST", "/api/execute"), ("GET", "/health"),
+                         ("DELETE", "/api/sessions"), ("GET", "/docs")],
+)  # fmt: skip
+def test_rebinding(client: Client, host: str, method: str, path: str) -> None:
+    """Without tokens, a foreign name is refused: a page could have bound it to this machine."""
+    answer = client.http.request(method, path, headers={"Host": host})
+    check_error(answer, 403, "FORBIDDEN")
+
+
+def test_own_origin(client: Client) -> None:
+    """Pages of the server itself may ask it."""
+    answer = client.http.get("/api/sessions", headers={"Origin": client.base_url})
+    assert answer.status_code == 200
+    assert "Access-Control-Allow-Origin" not in answer.headers
+
+
+@pytest.mark.parametrize(
+    "origin",
+    ["null", "https://evil.example", "http://localhost", "http://127.0.0.1", "http://127.0.0.1:1",
+     "file://", "{url}.evil.example", "{url}@evil.example", "http://localhost:{port}"],
+)  # fmt: skip
+@pytest.mark.parametrize("method", ["GET", "POST", "PATCH", "DELETE", "OPTIONS"])
+def test_foreign_origin(client: Client, origin: str, method: str) -> None:
+    """Without tokens, pages of anybody else may not, not even of another port; `null` neither."""
+    port = client.base_url.rpartition(":")[2]
+    headers = {"Origin": origin.format(url=client.base_url, port=port)}
+    answer = client.http.request(method, "/api/sessions", headers=headers)
+    check_error(answer, 403, "FORBIDDEN")
+    assert "Access-Control-Allow-Origin" not in answer.headers
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"Host": "era.example"}, 200),
+        ({"Host": "Other.Example:1234"}, 200),
+        ({"Host": "x.era.example"}, 403),
+        ({"Origin": "https://app.example"}, 200),
+        ({"Origin": "http://app.example"}, 403),
+        ({"Origin": "https://app.example:444"}, 403),
+        ({"Origin": "null"}, 403),
+        ({"X-Forwarded-Host": "era.example"}, 200),
+        ({"X-Forwarded-Host": "evil.example"}, 403),
+        ({"Host": "evil.example", "X-Forwarded-Host": "era.example"}, 403),
+        ({"X-Forwarded-Host": "era.example", "Origin": "https://era.example"}, 200),
+    ],
+)
+def test_allowed_names(named: Client, headers: dict[str, str], status: int) -> None:
+    """The settings name the hosts and origins that are let in beside the own ones."""
+    assert named.http.get("/api/sessions", headers=headers).status_code == status
+
+
+def test_cors(named: Client) -> None:
+    """CORS headers follow the setting, on errors too, and let no cookies in."""
+    for path in ("/api/sessions", "/api/sessions/gone"):
+        headers = named.http.get(path, headers={"Origin": "https://app.example"}).headers
+        assert headers["Access-Control-Allow-Origin"] == "https://app.example"
+        assert "Access-Control-Allow-Credentials" not in headers
+        assert "Origin" in headers["Vary"]
+    preflight = named.http.options(
+        "/api/sessions",
+        headers={"Origin": "https://app.example", "Access-Control-Request-Method": "POST"},
+    )
+    assert preflight.status_code == 204
+    assert "POST" in preflight.headers["Access-Control-Allow-Methods"]
+    assert "Content-Type" in preflight.headers["Access-Control-Allow-Headers"]
+
+
+def test_forwarded_address(named: Client) -> None:
+    """Where a proxy is trusted, code sees the address under which the caller came."""
+    headers = {"X-Forwarded-Host": "era.example", "X-Forwarded-Proto": "https"}
+    code = "import os; print(os.environ['ERA_BASE_URL'])"
+    body = {"language": "python", "code": code}
+    answer = named.http.post("/api/execute", json=body, headers=headers)
+    check(answer.json(), stdout="https://era.example\n")
+
+
+def test_public_url(closed: Client) -> None:
+    """`public_url` is what code sees as the server's address, without a slash at the end."""
+    code = "import os; print(os.environ['ERA_BASE_URL'])"
+    body = {"language": "python", "code": code}
+    answer = closed.http.post("/api/execute", json=body, headers=BEARER)
+    check(answer.json(), stdout=f"{PUBLIC}\n")

@@ -1,0 +1,488 @@
+"""Sessions: create, list, show, change, delete, restart, and what survives."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.client import Client, SessionClient
+from tests.contract.checks import TIME, check, check_error
+from tests.launching import Launcher, Server, launching, wait_until
+
+MIRROR = ".session_data.json"
+FIELDS = {
+    "id", "session_id", "created_at", "last_run_at", "language", "persistent", "file_count",
+    "total_size_bytes", "metadata", "data", "allowInternetAccess", "allowPublicAccess", "status",
+    "kernel_generation", "isolation",
+}  # fmt: skip
+
+
+# ---------------------------------------------------------------- create
+
+
+def test_create(client: Client) -> None:
+    """A session is made by its language alone; the answer is the session object."""
+    answer = client.http.post("/api/sessions", json={"language": "python"})
+    assert answer.status_code == 201
+    shown = answer.json()
+    assert set(shown) == FIELDS
+    check(
+        shown,
+        session_id=shown["id"],
+        last_run_at="",
+        language="python",
+        persistent=True,
+        file_count=0,
+        total_size_bytes=0,
+        metadata={},
+        data={},
+        allowInternetAccess=False,
+        allowPublicAccess=True,
+        status="stopped",
+        kernel_generation=0,
+    )
+    assert shown["isolation"] == client.http.get("/health").json()["isolation"]
+    client.http.delete(f"/api/sessions/{shown['id']}")
+
+
+def test_create_with_everything(client: Client) -> None:
+    """What was asked for is what the session has."""
+    wish = {
+        "session_id": "mine",
+        "persistent": False,
+        "data": {"user": "developer"},
+        "metadata": {"team": "é"},
+        "default_timeout": 120,
+        "allowInternetAccess": True,
+        "allowPublicAccess": False,
+    }
+    answer = client.http.post("/api/sessions", json={"language": "PY", **wish})
+    assert answer.status_code == 201, answer.text
+    check(answer.json(), **wish, id="mine", language="python")
+    assert '"default_timeout":120' in answer.text
+    assert client.http.get("/api/sessions/mine").json() == {**answer.json(), "files": []}
+    client.http.delete("/api/sessions/mine")
+
+
+def test_nulls(client: Client) -> None:
+    """Null is the default."""
+    names = [
+        "persistent", "session_id", "id", "data", "metadata", "default_timeout",
+        "allowInternetAccess", "allowPublicAccess",
+    ]  # fmt: skip
+    answer = client.http.post("/api/sessions", json={"language": "python", **dict.fromkeys(names)})
+    check(answer.json(), persistent=True, data={}, metadata={})
+    client.http.delete(f"/api/sessions/{answer.json()['id']}")
+
+
+def test_taken_id(client: Client, session: SessionClient) -> None:
+    """A taken id is 409 SESSION_EXISTS with the id, and nothing changes."""
+    session.run("x = 1", update_data={"a": 1})
+    before = session.get()
+    wish = {"language": "python", "session_id": session.id, "data": {"b": 2}, "metadata": {"c": 3}}
+    shown = check_error(client.http.post("/api/sessions", json=wish), 409, "SESSION_EXISTS")
+    assert shown["id"] == session.id
+    assert session.get() == before
+    check(session.run("print(x)"), stdout="1\n", started_from="live")
+
+
+def test_same_id_at_once(client: Client) -> None:
+    """Of many that want one id at once exactly one gets it."""
+    wish = {"language": "python", "id": "wanted"}
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda _: client.http.post("/api/sessions", json=wish), range(16)))
+    assert sorted(answer.status_code for answer in answers) == [201] + [409] * 15
+    client.http.delete("/api/sessions/wanted")
+
+
+@pytest.mark.parametrize("language", ["latin", "", "python2", "PY THON", "../../etc"])
+def test_unknown_language(client: Client, language: str) -> None:
+    """An unknown language is UNSUPPORTED_LANGUAGE listing the known ones."""
+    answer = client.http.post("/api/sessions", json={"language": language})
+    assert "python" in check_error(answer, 400, "UNSUPPORTED_LANGUAGE")["message"]
+
+
+@pytest.mark.parametrize("name", ["data", "metadata"])
+def test_too_big(client: Client, session: SessionClient, name: str) -> None:
+    """Data and metadata take a mebibyte each, at creation and later."""
+    fits, too_big = {"a": "x" * 1_048_560}, {"a": "x" * 1_048_570}
+    wish = {"language": "python", "id": "big"}
+    answer = client.http.post("/api/sessions", json={**wish, name: too_big})
+    check_error(answer, 413, "TOO_LARGE")
+    check_error(client.http.get("/api/sessions/big"), 404, "SESSION_NOT_FOUND")
+    assert client.http.post("/api/sessions", json={**wish, name: fits}).status_code == 201
+    client.http.delete("/api/sessions/big")
+    assert client.http.patch(session.path, json={name: fits}).status_code == 200
+    check_error(client.http.patch(session.path, json={name: too_big}), 413, "TOO_LARGE")
+    assert session.get()[name] == fits
+
+
+# ---------------------------------------------------------------- list, show
+
+
+@pytest.fixture
+def listed(client: Client) -> Iterator[Client]:
+    """Five sessions, in the order of their names, and no others."""
+    for name in "abcde":
+        client.session("python", session_id=name, data={"secret": name})
+    yield client
+    for name in "abcde":
+        client.http.delete(f"/api/sessions/{name}")
+
+
+def test_list(listed: Client) -> None:
+    """Sessions are listed oldest first, without their data."""
+    answer = listed.http.get("/api/sessions").json()
+    assert set(answer) == {"sessions", "count", "total"}
+    check(answer, count=5, total=5)
+    assert [one["id"] for one in answer["sessions"]] == list("abcde")
+    assert all(set(one) == FIELDS - {"data"} for one in answer["sessions"])
+
+
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [
+        ("limit=2", "ab"),
+        ("limit=2&offset=1", "bc"),
+        ("offset=3", "de"),
+        ("limit=0", ""),
+        ("offset=99", ""),
+        ("limit=9999999999999", "abcde"),
+        ("offset=9999999999999999999999", ""),
+        ("language=python", "abcde"),
+        ("language=Py&limit=1&offset=4", "e"),
+    ],
+)
+def test_pages(listed: Client, query: str, expected: str) -> None:
+    """`count` is what is listed, `total` what there is."""
+    answer = listed.http.get(f"/api/sessions?{query}").json()
+    assert [one["id"] for one in answer["sessions"]] == list(expected)
+    check(answer, count=len(expected), total=5)
+
+
+def test_list_of_an_unknown_language(listed: Client) -> None:
+    """A language that is none is told, as everywhere."""
+    answer = listed.http.get("/api/sessions?language=latin")
+    check_error(answer, 400, "UNSUPPORTED_LANGUAGE")
+
+
+def test_show(session: SessionClient) -> None:
+    """A session is shown with its files, and counts that are right."""
+    session.run("import os; os.mkdir('d'); open('d/b é', 'w').write('12'); open('a', 'w').close()")
+    shown = session.get()
+    assert set(shown) == FIELDS | {"files"}
+    assert [(one["path"], one["size"]) for one in shown["files"]] == [("a", 0), ("d/b é", 2)]
+    assert all(set(one) == {"path", "size", "modified_at"} for one in shown["files"])
+    assert all(TIME.fullmatch(one["modified_at"]) for one in shown["files"])
+    check(shown, file_count=2, total_size_bytes=2, kernel_generation=1)
+
+
+def test_odd_file_names(session: SessionClient) -> None:
+    """Whatever code names its files, the answer is JSON and counts what is there; links lead
+    nowhere."""
+    code = """
+import os
+for name in b"a\\xff", b"b\\n", "é".encode(), b"x" * 255, b"-", b" ":
+    open(name, "w").close()
+os.symlink(".", "loop"); os.symlink("/", "root"); os.mkfifo("pipe"); os.mkdir("empty")
+"""
+    check(session.run(code), exit_code=0, stderr="")
+    shown = session.get()
+    paths = {file["path"] for file in shown["files"]}
+    assert {"a\ufffd", "b\n", "é", "x" * 255, "-", " "} <= paths
+    assert not any(path.startswith(("loop/", "root/", "empty")) for path in paths)
+    assert shown["file_count"] == len(shown["files"])
+
+
+def test_workspace_that_code_removed(session: SessionClient) -> None:
+    """Code that removes its own directory harms itself only: the session goes on."""
+    session.run("import os, shutil; shutil.rmtree(os.getcwd())", update_data={"a": 1})
+    check(session.run("print(1)"), stdout="1\n", exit_code=0, data={"a": 1})
+    check(session.get(), files=[], file_count=0)
+
+
+def test_hidden_files(client: Client, session: SessionClient) -> None:
+    """The mirror, caches and installed packages are in neither list nor count."""
+    code = f"""
+import os
+for path in ".cache/x", "node_modules/m/index.js", "__pycache__/a.pyc", "d/__pycache__/b.pyc":
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    open(path, "w").write("x")
+open(".hidden", "w").write("mine")
+assert os.path.exists({MIRROR!r})
+"""
+    check(session.run(code, update_data={"a": 1}), exit_code=0)
+    shown = session.get()
+    assert [one["path"] for one in shown["files"]] == [".hidden"]
+    check(shown, file_count=1, total_size_bytes=4)
+
+
+def test_status(session: SessionClient) -> None:
+    """The status tells what the kernel does."""
+    assert session.get()["status"] == "stopped"
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(session.run, "import time; time.sleep(0.6)")
+        assert wait_until(lambda: session.get()["status"] == "busy")
+        running.result()
+    assert wait_until(lambda: session.get()["status"] == "idle")
+    session.run("import os; os._exit(1)")
+    assert wait_until(lambda: session.get()["status"] == "stopped")
+
+
+# ---------------------------------------------------------------- change
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"default_timeout": 300},
+        {"default_timeout": 0.5},
+        {"allowPublicAccess": False},
+        {"metadata": {"b": [2]}},
+        {"data": {"c": {"d": None}}},
+        {"metadata": {}, "data": {}, "default_timeout": 600, "allowPublicAccess": False},
+    ],
+)
+def test_change(client: Client, session: SessionClient, change: dict[str, Any]) -> None:
+    """Only what is given changes, whole; the answer holds the whole session."""
+    client.http.patch(session.path, json={"metadata": {"a": 1}, "data": {"a": 1}})
+    before = session.get()
+    answer = client.http.patch(session.path, json=change)
+    assert answer.status_code == 200
+    shown = answer.json()
+    assert set(shown) == {"success", "id", "metadata", "updated_at"}
+    check(shown, success=True, id=session.id)
+    assert TIME.fullmatch(shown["updated_at"])
+    assert {**shown["metadata"], "files": []} == {**before, **change} == session.get()
+
+
+@pytest.mark.parametrize("allowed", [True, False])
+def test_change_of_internet_access(client: Client, session: SessionClient, allowed: bool) -> None:
+    """What the walls cannot enforce is 409, never a silent OK; without walls it is stored."""
+    answer = client.http.patch(session.path, json={"allowInternetAccess": allowed})
+    if answer.status_code == 409:
+        check_error(answer, 409, "NOT_ENFORCEABLE")
+    else:
+        assert answer.json()["metadata"]["allowInternetAccess"] is allowed
+        if session.get()["isolation"]["tier"] == 4:
+            assert session.get()["isolation"]["missing"]
+
+
+def test_unset_timeout(client: Client, session: SessionClient) -> None:
+    """`default_timeout: null` unsets it, and it is no longer shown."""
+    client.http.patch(session.path, json={"default_timeout": 1})
+    shown = client.http.patch(session.path, json={"default_timeout": None}).json()
+    assert "default_timeout" not in shown["metadata"]
+    assert "default_timeout" not in session.get()
+
+
+def test_change_takes_effect_at_once(client: Client, session: SessionClient) -> None:
+    """A change of a live session needs no restart."""
+    session.run("x = 1")
+    client.http.patch(session.path, json={"default_timeout": 0.5, "data": {"new": 1}})
+    code = f"print(x, open({MIRROR!r}).read(), flush=True)\nimport time; time.sleep(60)"
+    answer = session.run(code)
+    check(answer, exit_code=124, started_from="live", kernel_generation=1)
+    assert answer["stdout"] == '1 {"new":1}\n' or json.loads(answer["stdout"][2:]) == {"new": 1}
+
+
+def test_change_during_a_run(client: Client, session: SessionClient) -> None:
+    """A change does not wait for a run, and the run does not undo it."""
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(session.run, "import time; time.sleep(0.8)")
+        assert wait_until(lambda: session.get()["status"] == "busy")
+        change = {"metadata": {"a": 1}, "data": {"b": 2}}
+        assert client.http.patch(session.path, json=change).status_code == 200
+        assert not running.done()
+        check(running.result(), exit_code=0, data={"b": 2})
+    check(session.get(), **change)
+
+
+def test_code_never_sees_metadata(client: Client, session: SessionClient) -> None:
+    """Labels are the caller's: neither file nor variable shows them to code."""
+    client.http.patch(session.path, json={"metadata": {"label": "tomato"}})
+    code = (
+        "import os; print(os.environ, [open(f).read() for f in os.listdir() if os.path.isfile(f)])"
+    )
+    answer = session.run(code)
+    check(answer, exit_code=0)
+    assert "tomato" not in json.dumps(answer)
+
+
+# ---------------------------------------------------------------- delete
+
+
+def alive(pid: int) -> bool:
+    """A process that is neither gone nor a zombie."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"
+
+
+def test_delete(client: Client, server: Server) -> None:
+    """Afterwards the session is 404, its id free, kernel and children dead, files gone."""
+    before = set((server.data_dir / "sessions").iterdir())
+    session = client.session("python", session_id="doomed")
+    code = """
+import os, subprocess
+child = subprocess.Popen(["sleep", "300"], start_new_session=True)
+print(os.getpid(), child.pid)
+open("file", "w").close()
+"""
+    pids = [int(word) for word in session.run(code)["stdout"].split()]
+    assert len(pids) == 2
+    answer = client.http.delete(session.path).json()
+    check(answer, success=True, id="doomed")
+    assert TIME.fullmatch(answer["deleted_at"])
+    for method in ("GET", "PATCH", "DELETE"):
+        check_error(client.http.request(method, session.path), 404, "SESSION_NOT_FOUND")
+    if session_tier(client) == 4:
+        assert wait_until(lambda: not any(map(alive, pids)))
+    assert wait_until(lambda: set((server.data_dir / "sessions").iterdir()) == before)
+    again = client.session("python", session_id="doomed")
+    check(again.get(), files=[], data={}, kernel_generation=0, last_run_at="")
+    again.delete()
+
+
+def session_tier(client: Client) -> int:
+    """How strong the walls are; below 4 a session's pids are not the host's."""
+    tier: int = client.http.get("/health").json()["isolation"]["tier"]
+    return tier
+
+
+def test_delete_twice_at_once(client: Client) -> None:
+    """Of two that delete a session one does."""
+    session = client.session("python")
+    session.run("pass")
+    with ThreadPoolExecutor(4) as pool:
+        answers = list(pool.map(lambda _: client.http.delete(session.path), range(4)))
+    assert sorted(answer.status_code for answer in answers) == [200, 404, 404, 404]
+
+
+def test_delete_all(client: Client) -> None:
+    """All sessions go, any number of them, and are named."""
+    with ThreadPoolExecutor(8) as pool:
+        made = list(pool.map(lambda _: client.session("python"), range(100)))
+    running = [session.run("import os; print(os.getpid())")["stdout"] for session in made[:5]]
+    answer = client.http.delete("/api/sessions").json()
+    assert set(answer) == {"success", "deleted_count", "deleted_sessions", "deleted_at"}
+    check(answer, success=True, deleted_count=100)
+    assert sorted(answer["deleted_sessions"]) == sorted(session.id for session in made)
+    assert client.http.get("/api/sessions").json() == {"sessions": [], "count": 0, "total": 0}
+    if session_tier(client) == 4:
+        assert wait_until(lambda: not any(alive(int(pid)) for pid in running))
+    check(client.http.delete("/api/sessions").json(), deleted_count=0, deleted_sessions=[])
+
+
+# ---------------------------------------------------------------- restart
+
+
+def test_restart(client: Client, session: SessionClient) -> None:
+    """A restart is a fresh kernel with the same files and data."""
+    session.run("x = 1; open('kept', 'w').close()", update_data={"kept": True})
+    answer = client.http.post(f"{session.path}/restart")
+    assert answer.json() == {"success": True, "id": session.id, "kernel_generation": 2}
+    code = "import os; print(os.path.exists('kept'), 'x' in globals())"
+    after = session.run(code)
+    check(after, stdout="True False\n", data={"kept": True}, started_from="fresh")
+    check(after, kernel_generation=2, files_modified=0)
+
+
+def test_restart_before_the_first_run(client: Client, session: SessionClient) -> None:
+    """A session that never ran can be restarted: it has a kernel then."""
+    answer = client.http.post(f"{session.path}/restart")
+    check(answer.json(), success=True, kernel_generation=1)
+    check(session.run("print(1)"), stdout="1\n", kernel_generation=1)
+
+
+def test_not_persistent(client: Client) -> None:
+    """Files and variables of a session that is not persistent go with its kernel; data stay."""
+    session = client.session("python", persistent=False)
+    look = "import os; print(os.path.exists('file'), 'x' in globals())"
+    for end in ("restart", "death"):
+        session.run("x = 1; open('file', 'w').close()", update_data={"kept": 1})
+        check(session.run(look), stdout="True True\n")
+        if end == "restart":
+            client.http.post(f"{session.path}/restart").raise_for_status()
+        else:
+            session.run("import os; os._exit(1)")
+        check(session.run(look), stdout="False False\n", data={"kept": 1})
+        check(session.get(), files=[], file_count=0)
+    session.delete()
+
+
+# ---------------------------------------------------------------- survival, bounds
+
+
+def test_after_a_restart_of_the_server(launcher: Launcher) -> None:
+    """Sessions outlive the server; their kernels start again at the next run."""
+    values = {"big": 10**400 + 1, "text": "é\x00☃", "deep": [[[{"a": None}]]]}
+    client = Client(launcher.start().base_url)
+    kept = client.session(
+        "python", session_id="kept", data=values, metadata=values, default_timeout=7
+    )
+    kept.run("x = 1; open('file', 'w').write('1234')")
+    client.session("python", session_id="fleeting", persistent=False).run(
+        "open('file', 'w').close()", update_data={"a": 1}
+    )
+    client.session("python", session_id="gone").delete()
+    before = kept.get()
+    client.close()
+    launcher.started[0].stop()
+
+    client = Client(launcher.start().base_url)
+    kept, fleeting = SessionClient(client.http, "kept"), SessionClient(client.http, "fleeting")
+    after = kept.get()
+    assert after == {**before, "status": "stopped"}
+    assert after["data"] == values
+    check(client.http.get("/api/sessions").json(), count=2, total=2)
+    check(
+        kept.run("print('x' in globals(), open('file').read())"),
+        stdout="False 1234\n", started_from="fresh", kernel_generation=2, data=values,
+    )  # fmt: skip
+    check(fleeting.run("import os; print(os.path.exists('file'))"), stdout="False\n", data={"a": 1})
+    client.close()
+
+
+@pytest.fixture(scope="module")
+def small() -> Iterator[Client]:
+    """A server for two sessions and one kernel."""
+    with launching() as launcher:
+        server = launcher.start("--max-sessions", "2", "--max-kernels", "1")
+        client = Client(server.base_url)
+        yield client
+        client.close()
+
+
+def test_too_many_sessions(small: Client) -> None:
+    """More sessions than there may be are 503 CAPACITY, until one is deleted."""
+    one, two = small.session("python"), small.session("python")
+    answer = small.http.post("/api/sessions", json={"language": "python", "id": "three"})
+    check_error(answer, 503, "CAPACITY")
+    assert int(answer.headers["Retry-After"]) > 0
+    check_error(small.http.get("/api/sessions/three"), 404, "SESSION_NOT_FOUND")
+    one.delete()
+    three = small.session("python", id="three")
+    for session in (two, three):
+        session.delete()
+
+
+def test_too_many_kernels(small: Client) -> None:
+    """More kernels than there may be are 503 CAPACITY, until one ends."""
+    one, two = small.session("python"), small.session("python")
+    one.run("x = 1")
+    for path in (f"{two.path}/run", f"{two.path}/stream", "/api/execute"):
+        answer = small.http.post(path, json={"language": "python", "code": "print(1)"})
+        check_error(answer, 503, "CAPACITY")
+        assert int(answer.headers["Retry-After"]) > 0
+    check(one.run("print(x)"), stdout="1\n")
+    one.delete()
+    check(two.run("print(2)"), stdout="2\n")
+    two.delete()
