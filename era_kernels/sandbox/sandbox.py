@@ -172,8 +172,8 @@ class Sandbox:
         await _happens(self.ended)
         if not self._clean:
             self._zygote.kill(self._number)
-            if not await _happens(self._gone.wait()):
-                log.error("processes may have survived", extra={"number": self._number})
+        if not await _happens(self._gone.wait()):
+            log.error("processes may have survived", extra={"number": self._number})
         if not self._ended.done():  # neither the init nor the zygote could be moved
             self._control.close()
             self._on_end()

@@ -29,14 +29,14 @@ def daemon():
         os.setsid()
         if os.fork() == 0:
             deaf()
-            print(os.getpid(), flush=True)
+            os.write(1, b"%d\\n" % os.getpid())  # one write: others write, too
             time.sleep(600)
         os._exit(0)
     os.wait()
 deaf()
 for _ in range(3):
     daemon()
-print(os.getpid(), flush=True)
+os.write(1, b"%d\\n" % os.getpid())
 time.sleep(600)
 """
 

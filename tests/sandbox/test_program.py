@@ -168,7 +168,8 @@ def test_an_executed_program_gets_default_signals() -> None:
     )
     _, out, _ = in_sandbox_run(command)
     masks = [int(line.split()[1], 16) for line in out.splitlines()]
-    assert masks == [0, 0]
+    handled = sum(1 << (number - 1) for number in signal.valid_signals())  # libc keeps two
+    assert [mask & handled for mask in masks] == [0, 0]
 
 
 def test_forks_do_not_share_their_chance() -> None:
