@@ -37,7 +37,7 @@ clean: ## remove .venv and everything that tools left
 
 # Made again when the dependencies change. The stamp is written last: what was cut short is done anew.
 $(STAMP): pyproject.toml | $(VENV)/bin/python
-	@echo "Installing into $(VENV) ..."
+	@echo "Installing into $(VENV); the first time takes about a minute ..."
 	@$(PIP) install --quiet --editable '.[science,dev]'
 	@$(VENV)/bin/era-kernels install
 	@touch $@

@@ -9,36 +9,18 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass
 from statistics import median
 
-from benchmarks import limit, served
+from benchmarks import files, limit, scale, served
 from benchmarks.served import PATH, Caller
+from benchmarks.table import MEGABYTE, Row, ms
 from tests.launching import Server, launching
 
 RUNS = 200
 LINES = "for n in range(100_000):\n    print('%08d' % n + '.' * 91)"
 EXPECTED = "".join(f"{n:08d}{'.' * 91}\n" for n in range(100_000))
 ONE_SHOT = "print(sum(range(1000)))"
-MEGABYTE = 1024 * 1024
-
-
-@dataclass(frozen=True)
-class Row:
-    """One line of the table. A row without a target informs only."""
-
-    what: str
-    figure: str
-    target: str = ""
-    reached: bool = True
-
-    def __str__(self) -> str:
-        verdict = "" if not self.target else ("ok" if self.reached else "MISSED")
-        return f"{self.what:<58} {self.figure:>26}  {self.target:<24} {verdict}".rstrip()
-
-
-def ms(seconds: float) -> str:
-    return f"{seconds * 1000:.1f} ms"
+FILE_SIZES, LONG_SIZES = [50], [1024]  # MB
 
 
 def limits() -> Iterator[Row]:
@@ -117,8 +99,11 @@ _measured: dict[str, float] = {}
 
 
 def main() -> int:
-    """Measure everything; the number of targets that were missed is the exit code."""
-    missed = 0
+    """Measure everything; the number of targets that were missed is the exit code.
+
+    `--long` moves a large file, too.
+    """
+    missed, long = 0, "--long" in sys.argv
 
     def show(rows: Iterator[Row]) -> None:
         nonlocal missed
@@ -135,9 +120,11 @@ def main() -> int:
                 lambda: one_shots(caller),
                 lambda: output(caller, server),
                 lambda: crowd(caller, server),
+                lambda: files.rows(caller, server, FILE_SIZES + LONG_SIZES * long),
             ]
             for part in parts:
                 show(part())
+    show(scale.rows())
     return missed
 
 

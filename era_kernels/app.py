@@ -17,14 +17,19 @@ from era_kernels.kernels.languages import Languages
 from era_kernels.kernels.machine import KernelHost
 from era_kernels.models import Isolation, Limits
 from era_kernels.sandbox.sandbox import Sandboxes
+from era_kernels.services.codes import SessionCodes
 from era_kernels.services.executions import Executions
-from era_kernels.services.live import Tools
+from era_kernels.services.files import SessionFiles
+from era_kernels.services.meters import Meters, Watched
 from era_kernels.services.rules import Rules
 from era_kernels.services.seat import Seats
 from era_kernels.services.sessions import LiveSessions
 from era_kernels.services.status import Status
+from era_kernels.services.tools import Tools
 from era_kernels.settings import Settings
+from era_kernels.storage.codes import CodeStore
 from era_kernels.storage.execution_log import ExecutionStore
+from era_kernels.storage.files import Files
 from era_kernels.storage.migrations import MIGRATIONS
 from era_kernels.storage.paths import DataDirectory
 from era_kernels.storage.sessions import SessionStore
@@ -55,8 +60,10 @@ class Stores:
 
     database: Database
     sessions: SessionStore
+    codes: CodeStore
     executions: ExecutionStore
     workspaces: Workspaces
+    files: Files
 
 
 @asynccontextmanager
@@ -66,7 +73,8 @@ async def opened(settings: Settings) -> AsyncIterator[App]:
     Raises StartError with a sentence that says what to do.
     """
     async with AsyncExitStack() as stack:
-        stores = await _open_stores(stack, settings)
+        meters = Meters()
+        stores = await _open_stores(stack, settings, meters)
         host = await _open_host(stack, settings)
         executions = Executions(
             stores.executions,
@@ -74,15 +82,26 @@ async def opened(settings: Settings) -> AsyncIterator[App]:
             keep_bytes=settings.keep_executions_bytes,
             answer_bound=settings.max_answer_output,
         )
-        sessions = await _open_sessions(stack, settings, stores, host, executions)
-        edge = Edge(_access(settings), settings.max_json_body)
+        sessions = await _open_sessions(stack, settings, stores, host, executions, meters)
+        edge = Edge(
+            _access(settings),
+            settings.max_json_body,
+            settings.max_upload,
+            meters=meters,
+            visit=sessions.visiting,
+        )
         application = make_application(
             sessions=sessions,
             executions=executions,
             status=Status(host, stores.database, settings.limits()),
+            codes=SessionCodes(sessions, stores.codes),
+            files=SessionFiles(sessions, stores.files, settings.session_workspace),
             edge=edge,
         )
-        web = WebServer.open(application, edge, settings.host, settings.port)
+        web = WebServer.open(
+            application, edge, settings.host, settings.port, settings.max_connections
+        )
+        _watch(meters, sessions, web)
         stack.push_async_callback(web.aclose)
         # Before that: what still runs ends, so that its clients are told.
         stack.push_async_callback(sessions.aclose)
@@ -90,17 +109,22 @@ async def opened(settings: Settings) -> AsyncIterator[App]:
         yield App(web.url, host.isolation, names, sessions, web)
 
 
-async def _open_stores(stack: AsyncExitStack, settings: Settings) -> Stores:
+async def _open_stores(stack: AsyncExitStack, settings: Settings, meters: Meters) -> Stores:
     directory = DataDirectory.open(settings.data_dir)
     stack.callback(directory.close)
-    database = await Database.open(directory.database, MIGRATIONS)
+    database = await Database.open(directory.database, MIGRATIONS, meters.committed)
     stack.push_async_callback(database.aclose)
     executions = ExecutionStore(database, directory.sessions)
     stack.push_async_callback(executions.aclose)
     await executions.close_unfinished()
     workspaces = Workspaces(directory.sessions)
     stack.push_async_callback(workspaces.aclose)
-    return Stores(database, SessionStore(database), executions, workspaces)
+    files = Files(directory.sessions, directory.incoming)
+    stack.push_async_callback(files.aclose)
+    await files.sweep()
+    return Stores(
+        database, SessionStore(database), CodeStore(database), executions, workspaces, files
+    )
 
 
 async def _open_host(stack: AsyncExitStack, settings: Settings) -> KernelHost:
@@ -119,22 +143,34 @@ async def _open_sessions(
     stores: Stores,
     host: KernelHost,
     executions: Executions,
+    meters: Meters,
 ) -> LiveSessions:
     rules = _rules(settings)
     sessions = LiveSessions(
         Tools(
             host=host,
             store=stores.sessions,
+            codes=stores.codes,
             workspaces=stores.workspaces,
+            files=stores.files,
             executions=executions,
             seats=Seats(rules.max_kernels),
             rules=rules,
             limits=Limits(),
+            meters=meters,
         )
     )
     stack.push_async_callback(sessions.aclose)
     await sessions.open()
     return sessions
+
+
+def _watch(meters: Meters, sessions: LiveSessions, web: WebServer) -> None:
+    """What is counted only when somebody asks."""
+    meters.watch(Watched.SESSIONS, lambda: sessions.count)
+    meters.watch(Watched.RUNS_RUNNING, lambda: len(sessions.queues()))
+    meters.watch(Watched.RUNS_WAITING, lambda: sum(sessions.queues()) - len(sessions.queues()))
+    meters.watch(Watched.CONNECTIONS, lambda: web.connections)
 
 
 async def serve(settings: Settings, announce: Callable[[str], None]) -> None:
@@ -175,6 +211,7 @@ def _rules(settings: Settings) -> Rules:
         max_sessions=sys.maxsize if settings.max_sessions is None else settings.max_sessions,
         max_kernels=settings.max_kernels,
         max_execution_output=settings.max_execution_output,
+        max_workspace=settings.session_workspace,
         public_by_default=not settings.has_tokens,
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import json
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +16,10 @@ from era_kernels.doctor import Finding, can_serve, examine
 from era_kernels.errors import EraError, InvalidSetting, StartError, UnsupportedLanguage
 from era_kernels.install import Readiness, chosen, prepare
 from era_kernels.settings import Settings, default_text, flag_of, variable_of
+
+# Seconds for which a thread keeps the interpreter from others that wait. With Python's 5 ms, each
+# short step of the readers and the writer waits that long behind a long list on the loop.
+SWITCHES = 0.0005
 
 _COLOURS = {"ok": "green", "lacks": "yellow", "broken": "red"}
 
@@ -73,6 +78,7 @@ def serve(**flags: object) -> None:
     """
     settings = Settings.read(_given(flags))
     logs.configure(settings.log_format)
+    sys.setswitchinterval(SWITCHES)
     asyncio.run(app.serve(settings, click.echo))
 
 

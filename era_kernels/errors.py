@@ -20,6 +20,7 @@ EraError                      500 INTERNAL_ERROR
 ├── TooLarge                  413 TOO_LARGE
 │   └── QuotaExceeded         413 QUOTA_EXCEEDED
 ├── QueueFull                 429 QUEUE_FULL
+├── UnsupportedMediaType      415 UNSUPPORTED_MEDIA_TYPE
 ├── RangeNotSatisfiable       416 RANGE_NOT_SATISFIABLE
 ├── StorageFailed             500 STORAGE_FAILED
 │   └── InsufficientStorage   507 INSUFFICIENT_STORAGE
@@ -136,6 +137,10 @@ class TooLarge(EraError):
 
 class QuotaExceeded(TooLarge):
     code, title = "QUOTA_EXCEEDED", "Quota exceeded"
+
+
+class UnsupportedMediaType(EraError):
+    status, code, title = 415, "UNSUPPORTED_MEDIA_TYPE", "Unsupported media type"
 
 
 class RangeNotSatisfiable(EraError):

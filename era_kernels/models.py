@@ -27,7 +27,8 @@ def iso(time: datetime | None) -> str:
     """
     if time is None:
         return ""
-    return time.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    utc = time if time.tzinfo is UTC else time.astimezone(UTC)
+    return utc.isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
 
 
 def duration_text(seconds: float) -> str:
@@ -61,6 +62,7 @@ class Session:
     metadata: JsonObject = field(default_factory=dict)
     last_run_at: datetime | None = None
     default_timeout: float | None = None
+    ttl: float | None = None  # seconds without a request after which it is deleted
     allow_internet: bool = False
     allow_public: bool = False
     file_count: int = 0
@@ -104,6 +106,7 @@ class NewSession:
     data: JsonObject = field(default_factory=dict)
     metadata: JsonObject = field(default_factory=dict)
     default_timeout: float | None = None
+    ttl: float | None = None
     allow_internet: bool | None = None
     allow_public: bool | None = None
 
@@ -193,6 +196,7 @@ class Submission:
     env: Mapping[str, str] = field(default_factory=dict)
     update_data: JsonObject | None = None
     base_url: str = ""
+    files: Mapping[str, str] = field(default_factory=dict)  # path → text, there before the run
 
 
 @dataclass(frozen=True, slots=True)

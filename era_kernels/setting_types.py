@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
+from resource import RLIM_INFINITY, RLIMIT_NOFILE, getrlimit
 from typing import Annotated, NoReturn
 
 from pydantic import AfterValidator, BeforeValidator, Field
@@ -18,6 +19,7 @@ MIN_TOKEN = 16  # characters
 KIB, MIB, GIB, TIB = 1024, 1024**2, 1024**3, 1024**4
 MEMORY_PER_KERNEL = 64 * MIB
 MOST_KERNELS = 500
+MOST_CONNECTIONS = 1000
 
 _SIZE = re.compile(r"(\d+)([KMGT]?)", re.IGNORECASE)
 _UNITS = {"": 1, "K": KIB, "M": MIB, "G": GIB, "T": TIB}
@@ -152,3 +154,9 @@ def total_memory() -> int:
 def default_max_kernels() -> int:
     """As many as memory suffices for when they are idle, and never more than 500."""
     return max(1, min(MOST_KERNELS, total_memory() // MEMORY_PER_KERNEL))
+
+
+def default_max_connections() -> int:
+    """Half of the descriptors that this process may have: kernels and files need some as well."""
+    most, _ = getrlimit(RLIMIT_NOFILE)
+    return MOST_CONNECTIONS if most == RLIM_INFINITY else max(1, min(MOST_CONNECTIONS, most // 2))

@@ -27,6 +27,7 @@ from era_kernels.setting_types import (
     KIB,
     MIB,
     MIN_TOKEN,
+    MOST_CONNECTIONS,
     MOST_KERNELS,
     Count,
     FullPath,
@@ -40,6 +41,7 @@ from era_kernels.setting_types import (
     Url,
     Words,
     default_data_dir,
+    default_max_connections,
     default_max_kernels,
     must_be,
     size_text,
@@ -51,11 +53,14 @@ LIMITS = (  # what `GET /api/limits` tells
     "max_queue",
     "max_sessions",
     "max_kernels",
+    "max_connections",
     "max_json_body",
+    "max_upload",
     "max_answer_output",
     "max_execution_output",
     "keep_executions",
     "keep_executions_bytes",
+    "session_workspace",
 )
 
 # ---------------------------------------------------------------- the settings
@@ -126,7 +131,15 @@ class Settings(BaseSettings):
         description="How many kernels may run at once.",
         json_schema_extra={"default": f"memory / 64M, at most {MOST_KERNELS}"},
     )
+    max_connections: Count = Field(
+        default_factory=default_max_connections,
+        description="How many connections of clients may be open at once.",
+        json_schema_extra={
+            "default": f"half of the open files allowed, at most {MOST_CONNECTIONS}"
+        },
+    )
     max_json_body: Size = Field(32 * MIB, description="The largest JSON body that is taken.")
+    max_upload: Size = Field(5 * GIB, description="The largest file that is taken.")
     max_answer_output: Size = Field(
         10 * MIB,
         description="How much output and results one answer holds; the rest is a download.",
@@ -137,6 +150,9 @@ class Settings(BaseSettings):
     keep_executions: Count = Field(100, description="How many executions are kept per session.")
     keep_executions_bytes: Size = Field(
         GIB, description="How much the kept executions of a session may take together."
+    )
+    session_workspace: Size = Field(
+        2 * GIB, description="How much the files of one session may take together."
     )
 
     @classmethod
@@ -172,8 +188,8 @@ class Settings(BaseSettings):
             must_be(f"at most max_timeout, which is {self.max_timeout:g}", "default_timeout")
         if not self.has_tokens and not _is_loopback(self.host):
             must_be(
-                "127.0.0.1 or ::1 as long as there is no API token, since anybody could run code "
-                "otherwise; set one with ERA_API_TOKENS or --api-token-file",
+                "localhost, 127.0.0.1 or ::1 as long as there is no API token, since anybody could "
+                "run code otherwise; set one with ERA_API_TOKENS or --api-token-file",
                 "host",
             )
         return self

@@ -17,7 +17,12 @@ from era_kernels.settings import Settings, default_text, flag_of, variable_of
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
 ADDRESS = "http://127.0.0.1:8787"
-EXAMPLES = re.findall(r"```bash\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), re.DOTALL)
+# Each with the output that is shown below it, if any; "…" stands for what is left out there.
+EXAMPLES = re.findall(
+    r"```bash\n(.*?)```(?:\n```\w*\n(.*?)```)?",
+    (ROOT / "README.md").read_text("utf-8"),
+    re.DOTALL,
+)
 
 
 class Served(Protocol):
@@ -61,8 +66,8 @@ def test_there_are_examples() -> None:
 
 
 def test_examples_run(server: Served) -> None:
-    """The README's examples work as they are printed, one after the other."""
-    for example in EXAMPLES:
+    """The README's examples work as they are printed, and give what is printed below them."""
+    for example, shown in EXAMPLES:
         done = subprocess.run(
             ["bash", "-eu", "-o", "pipefail", "-c", example.replace(ADDRESS, server.base_url)],
             capture_output=True,
@@ -73,6 +78,8 @@ def test_examples_run(server: Served) -> None:
         assert done.returncode == 0, done.stderr
         assert done.stdout, example
         assert '"error":' not in done.stdout, (example, done.stdout)
+        parts = [re.escape(part.strip()) for part in shown.split("…")]
+        assert re.search(".*".join(parts), done.stdout, re.DOTALL), (shown, done.stdout)
 
 
 if __name__ == "__main__":

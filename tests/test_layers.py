@@ -63,7 +63,10 @@ LANGUAGE_WORDS = {
     "python", "py", "node", "js", "javascript", "nodejs", "typescript", "ts", "go", "golang", "deno"
 }  # fmt: skip
 # File → words it may hold, with the reason beside it.
-MAY_NAME: dict[str, set[str]] = {}
+MAY_NAME: dict[str, set[str]] = {
+    "web/execute.py": {"python"},  # the example in the document
+    "web/sessions.py": {"python"},  # the same
+}
 
 MAX_FILE = 400  # lines
 MAX_FUNCTION = 50  # lines

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from resource import RLIM_INFINITY
 
 import pytest
 from pydantic import ValidationError
@@ -46,16 +47,21 @@ def test_defaults_are_those_of_the_contract() -> None:
     kernels = limits.pop("max_kernels")
     assert isinstance(kernels, int)
     assert 1 <= kernels <= 500
+    connections = limits.pop("max_connections")
+    assert isinstance(connections, int)
+    assert 1 <= connections <= 1000
     assert limits == {
         "default_timeout": 30,
         "max_timeout": 3600,
         "max_queue": 100,
         "max_sessions": None,
         "max_json_body": 32 * MIB,
+        "max_upload": 5 * GIB,
         "max_answer_output": 10 * MIB,
         "max_execution_output": GIB,
         "keep_executions": 100,
         "keep_executions_bytes": GIB,
+        "session_workspace": 2 * GIB,
     }
 
 
@@ -191,6 +197,13 @@ def test_kernels_by_memory(monkeypatch: pytest.MonkeyPatch) -> None:
         assert Settings.read().max_kernels == kernels
 
 
+def test_connections_by_descriptors(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half of the files that may be open, at least one and at most 1000."""
+    for most, connections in ((1, 1), (1024, 512), (1 << 20, 1000), (RLIM_INFINITY, 1000)):
+        monkeypatch.setattr(setting_types, "getrlimit", lambda _, most=most: (most, most))
+        assert Settings.read().max_connections == connections
+
+
 # ---------------------------------------------------------------- what is said
 
 
@@ -274,7 +287,7 @@ def test_missing_file(tmp_path: Path) -> None:
 def test_open_door(host: str) -> None:
     """Without a token only loopback is bound; the refusal says how to set one."""
     said = refusal(host=host)
-    assert said.startswith("host (from --host) must be 127.0.0.1")
+    assert said.startswith("host (from --host) must be localhost, 127.0.0.1 or ::1")
     assert "ERA_API_TOKENS" in said
     assert Settings.read({"host": host, "api_tokens": TOKEN}).host == host
     assert Settings.read({"host": host, "api_token_file": "/run/token"}).has_tokens

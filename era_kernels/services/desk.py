@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 
 from era_kernels.models import JsonObject
-from era_kernels.storage.workspaces import AfterRun, Mirror, Snapshot, Workspaces
+from era_kernels.storage.workspaces import AfterRun, Change, Mirror, Snapshot, Workspaces
 
 
 class Desk:
@@ -37,6 +38,13 @@ class Desk:
         after = await self._workspaces.after_run(self._directory, self._snapshot, self._mirror)
         self._snapshot, self._mirror = after.snapshot, after.mirror
         return after
+
+    async def change_file(self, step: Callable[[], Awaitable[Change]]) -> Change:
+        """A file is put or deleted by a caller: no run did that. Raises what the step does."""
+        change = await step()
+        if self._snapshot is not None:
+            self._snapshot = self._snapshot.with_change(change)
+        return change
 
     async def clear(self) -> None:
         """Drop all files."""

@@ -6,17 +6,16 @@ import asyncio
 import dataclasses
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager, nullcontext
 
 from era_kernels.errors import EraError, SessionNotFound, StorageFailed, TooLarge
-from era_kernels.kernels.machine import KernelHost, Machine
+from era_kernels.kernels.machine import Machine
 from era_kernels.models import (
+    Ending,
     Event,
     Finished,
     JsonObject,
-    Limits,
     Queued,
     Reason,
     Request,
@@ -26,29 +25,16 @@ from era_kernels.models import (
     now,
 )
 from era_kernels.services.desk import Desk
-from era_kernels.services.executions import Executions, Running
-from era_kernels.services.outcome import Timing, done_of, ended_for, failure_of
+from era_kernels.services.executions import Running
+from era_kernels.services.outcome import Timing, done_of, ended_for, failure_of, outcome_of
 from era_kernels.services.pump import pump
-from era_kernels.services.rules import Rules, check_size, merged
+from era_kernels.services.rules import check_size, merged
 from era_kernels.services.runs import Runs, Ticket
-from era_kernels.services.seat import Seat, Seats
-from era_kernels.storage.sessions import SessionStore
-from era_kernels.storage.workspaces import Workspaces
+from era_kernels.services.seat import Seat
+from era_kernels.services.tools import Tools
+from era_kernels.storage.workspaces import Change
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Tools:
-    """What every live session works with."""
-
-    host: KernelHost
-    store: SessionStore
-    workspaces: Workspaces
-    executions: Executions
-    seats: Seats
-    rules: Rules
-    limits: Limits
 
 
 class LiveSession:
@@ -73,6 +59,11 @@ class LiveSession:
             return SessionStatus.BUSY
         return SessionStatus.IDLE if self._seat.alive else SessionStatus.STOPPED
 
+    @property
+    def runs(self) -> int:
+        """How many runs there are: one is under way, the others wait."""
+        return len(self._runs)
+
     @contextmanager
     def used(self) -> Iterator[None]:
         """As long as a call is under way, the session does not rest."""
@@ -87,6 +78,11 @@ class LiveSession:
         """Nothing of it is alive: it may be forgotten and read from the store again."""
         return self._seat.resting and not (self._runs.working or self._users)
 
+    @property
+    def quiet_since(self) -> float | None:
+        """When the last run ended (monotonic); None while something is under way."""
+        return None if self._runs or self._users else self._runs.idle_since
+
     # ------------------------------------------------------------ the queue
 
     async def submit(self, submission: Submission) -> Running:
@@ -95,7 +91,7 @@ class LiveSession:
         A caller that is cancelled meanwhile leaves its run behind, which goes on.
         Raises InvalidRequest (timeout), QueueFull, Capacity, StorageFailed, SessionNotFound.
         """
-        self._check_open()
+        self.check_open()
         timeout = self._tools.rules.timeout(submission.timeout, self.session.default_timeout)
         self._runs.check_room()
         self._tools.seats.take(self)
@@ -229,6 +225,8 @@ class LiveSession:
             log.warning("the end of a run was not logged", exc_info=problem)
             running.problem = running.problem or _told(problem)
             running.publish_unlogged(events)
+        outcome, printed = outcome_of(finished, failure), running.log.text_bytes
+        self._tools.meters.run_ended(self.session.language, outcome, timing, printed)
         await self._tools.executions.finish(running, done.exit_code, done.cause)
 
     async def _abort(self, ticket: Ticket, running: Running, problem: EraError) -> None:
@@ -255,12 +253,33 @@ class LiveSession:
             except StorageFailed as problem:  # it is written anew before the next run
                 self._warn("the mirror of the data was not written", problem)
 
+    async def change_file(self, step: Callable[[], Awaitable[Change]]) -> None:
+        """Let the step put or delete a file, not while a run is just being settled."""
+        self.check_open()
+        async with self._desk.lock:
+            change = await self._desk.change_file(step)
+        self._note(
+            file_count=max(0, self.session.file_count + change.files),
+            total_size=max(0, self.session.total_size + change.growth),
+        )
+
+    @asynccontextmanager
+    async def still(self, *, in_turn: bool) -> AsyncIterator[None]:
+        """For a copy of the files: none are dropped meanwhile, and in its turn no run is under way.
+
+        Raises QueueFull, SessionNotFound.
+        """
+        async with self._runs.turn() if in_turn else nullcontext():
+            self.check_open()
+            async with nullcontext() if self.session.persistent else self._desk.lock:
+                yield
+
     async def restart(self, base_url: str) -> int:
         """A fresh kernel with the same files and data; queued runs go on with it.
 
         So does a run whose kernel was only starting. Raises Capacity, KernelStartFailed.
         """
-        self._check_open()
+        self.check_open()
         seated = self._runs.seated
         with self._tools.seats.held(self):
             await self._seat.end(Reason.RESTARTED)
@@ -285,7 +304,12 @@ class LiveSession:
     def _deleted(self) -> bool:
         return self._end is not None and self._end[0] is not Reason.STOPPED
 
-    def _check_open(self) -> None:
+    @property
+    def ended(self) -> bool:
+        return self._end is not None
+
+    def check_open(self) -> None:
+        """Raises what `end` was given."""
         if self._end is not None:
             raise self._end[1]
 
@@ -308,13 +332,16 @@ class LiveSession:
 
     async def _open_machine(self, env: Mapping[str, str]) -> Machine:
         place = self._tools.workspaces.place(self.session.directory)
-        machine = await self._tools.host.open(self.session.language, place, self._tools.limits, env)
+        language, meters = self.session.language, self._tools.meters
+        with meters.kernel_starting(language):
+            machine = await self._tools.host.open(language, place, self._tools.limits, env)
         self._tools.seats.take(self)
-        machine.ended.add_done_callback(lambda _: self._on_ended())
+        machine.ended.add_done_callback(self._on_ended)
         self._note(kernel_generation=self.session.kernel_generation + 1)
         return machine
 
-    def _on_ended(self) -> None:
+    def _on_ended(self, ended: asyncio.Future[Ending]) -> None:
+        self._tools.meters.kernel_ended(self.session.language, ended.result())
         self._tools.seats.free(self)
         if self._end is None:
             self._runs.wake()

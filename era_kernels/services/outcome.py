@@ -43,6 +43,16 @@ _REASONS: dict[str, Failure] = {
     ),
 }
 
+_EXITS = {0: "ok", 130: "interrupted"}
+_OUTCOMES = {
+    "EXECUTION_TIMEOUT": "timeout",
+    "SESSION_DELETED": "deleted",
+    "SESSION_RESTARTED": "restarted",
+    "SERVER_STOPPED": "stopped",
+    "OUTPUT_LIMIT": "output limit",
+    "KERNEL_DIED": "lost",
+}
+
 
 def failure_of(
     finished: Finished, timeout: float, problem: EraError | None = None
@@ -54,7 +64,7 @@ def failure_of(
     if finished.timed_out:
         return Failure(
             "Execution timeout",
-            f"The run did not end within {timeout:g} seconds; its variables are {_kept(finished)}.",
+            f"The run did not end within {timeout:g} s.",
             "EXECUTION_TIMEOUT",
         )
     ending = finished.ending
@@ -74,8 +84,14 @@ def failure_of(
     )
 
 
-def _kept(finished: Finished) -> str:
-    return "kept" if finished.state == "preserved" else "lost"
+def outcome_of(finished: Finished, failure: Failure | None) -> str:
+    """How the run ended, in one of a few words that can be counted."""
+    if failure is None:
+        return _EXITS.get(finished.exit_code, "error")
+    ending = finished.ending
+    if ending is not None and ending.reason == Reason.CLIENT_GONE:
+        return "client gone"
+    return _OUTCOMES.get(failure.code, "failed")
 
 
 def _cause(finished: Finished) -> str | None:

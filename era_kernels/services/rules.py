@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 
-from era_kernels.errors import InvalidRequest, TooLarge
+from era_kernels.errors import Conflict, InvalidRequest, QuotaExceeded, TooLarge
 from era_kernels.models import JsonObject
+from era_kernels.storage.files import checked_path
+from era_kernels.storage.snapshot import MIRROR
 
 MAX_SESSION_JSON = 1024 * 1024  # bytes of `data`, and of `metadata`, as JSON
 
@@ -21,6 +23,7 @@ class Rules:
     max_sessions: int
     max_kernels: int
     max_execution_output: int
+    max_workspace: int
     public_by_default: bool
 
     def timeout(self, asked: float | None, of_session: float | None) -> float:
@@ -56,3 +59,27 @@ def check_size(value: object, name: str) -> None:
 def merged(data: JsonObject, update: JsonObject) -> JsonObject:
     """A shallow merge: keys of `update` win."""
     return {**data, **update}
+
+
+def seed_of(data: JsonObject) -> str | None:
+    """The code that a session's first data brings along, to be stored apart from them."""
+    code = data.get("code")
+    return code if isinstance(code, str) else None
+
+
+def check_room(size: int, room: int) -> None:
+    """Raises QuotaExceeded."""
+    if size > room:
+        raise QuotaExceeded(
+            f"The session's workspace has room for {max(room, 0)} more bytes.",
+            hint="Delete files that are not needed.",
+        )
+
+
+def check_writable(path: str) -> None:
+    """A path at which callers may put and delete files. Raises InvalidPath, Conflict."""
+    if checked_path(path) == MIRROR:
+        raise Conflict(
+            f"{MIRROR} mirrors the session's data and is written by the server.",
+            hint="Change `data` with PATCH on the session, or `update_data` of a run.",
+        )

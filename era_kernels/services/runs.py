@@ -1,4 +1,4 @@
-"""The runs of a session: one at a time, first come first served."""
+"""The queue of a session: runs and copies, one at a time, first come first served."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import asyncio
 import dataclasses
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 from era_kernels.errors import QueueFull
@@ -15,8 +16,25 @@ from era_kernels.services.executions import Running
 from era_kernels.services.seat import RETRY_AFTER
 
 
+@dataclass(slots=True, eq=False, kw_only=True)
+class Turn:
+    """A place in the queue, and what becomes of it: `reached` once, `left` in the end."""
+
+    seated: bool = False  # it has had the session's machine
+    reached: asyncio.Event = field(default_factory=asyncio.Event)
+    left: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def serve(self, serve_run: Callable[[Ticket], Awaitable[None]]) -> None:
+        """Its time has come: who waits for it goes on, and says when it is over."""
+        self.reached.set()
+        await self.left.wait()
+
+    def move_up(self, position: int) -> None:
+        """So many are before it now."""
+
+
 @dataclass(slots=True, eq=False)
-class Ticket:
+class Ticket(Turn):
     """A run's place in the queue. `opening` ends when its log is open, or could not be."""
 
     submission: Submission
@@ -24,8 +42,15 @@ class Ticket:
     queued_at: float = field(default_factory=time.monotonic)
     opening: asyncio.Task[Running] | None = None
     running: Running | None = None
-    seated: bool = False  # it has had the session's machine
-    left: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def serve(self, serve_run: Callable[[Ticket], Awaitable[None]]) -> None:
+        await serve_run(self)
+
+    def move_up(self, position: int) -> None:
+        if self.running is not None:
+            self.running.execution = dataclasses.replace(
+                self.running.execution, position=position or None
+            )
 
 
 class Runs:
@@ -43,17 +68,18 @@ class Runs:
         self._most_waiting = most_waiting
         self._serve = serve
         self._rest = rest
-        self._tickets: deque[Ticket] = deque()
+        self._turns: deque[Turn] = deque()
         self._worker: asyncio.Task[None] | None = None
+        self.idle_since = time.monotonic()
 
     def __len__(self) -> int:
         """How many run or wait."""
-        return len(self._tickets)
+        return len(self._turns)
 
     @property
-    def seated(self) -> list[Ticket]:
+    def seated(self) -> list[Turn]:
         """The run that has the machine, if there is one."""
-        return [ticket for ticket in self._tickets if ticket.seated]
+        return [turn for turn in self._turns if turn.seated]
 
     @property
     def working(self) -> bool:
@@ -66,13 +92,31 @@ class Runs:
                 f"{len(self) - 1} runs wait in this session already.", retry_after=RETRY_AFTER
             )
 
-    def add(self, ticket: Ticket) -> None:
-        self._tickets.append(ticket)
+    def add(self, turn: Turn) -> None:
+        self._turns.append(turn)
         self.wake()
 
-    def position(self, ticket: Ticket) -> int:
+    @asynccontextmanager
+    async def turn(self) -> AsyncIterator[None]:
+        """One's turn among the runs, for as long as the context is open. Raises QueueFull.
+
+        Who is cancelled while waiting gives the place back.
+        """
+        self.check_room()
+        turn = Turn()
+        self.add(turn)
+        try:
+            await turn.reached.wait()
+            yield
+        finally:
+            turn.left.set()
+            if self._turns[0] is not turn:
+                self._turns.remove(turn)
+                self._move_up()
+
+    def position(self, turn: Turn) -> int:
         """How many are before it."""
-        return self._tickets.index(ticket)
+        return self._turns.index(turn)
 
     def wake(self) -> None:
         """Serve who is there, and then rest."""
@@ -86,20 +130,18 @@ class Runs:
 
     async def _work(self) -> None:
         rested = False
-        while self._tickets or not rested:
-            rested = not self._tickets
+        while self._turns or not rested:
+            rested = not self._turns
             if rested:
                 await self._rest()
                 continue
             try:
-                await self._serve(self._tickets[0])
+                await self._turns[0].serve(self._serve)
             finally:
-                self._tickets.popleft().left.set()
+                self._turns.popleft().left.set()
+                self.idle_since = time.monotonic()
                 self._move_up()
 
     def _move_up(self) -> None:
-        for position, ticket in enumerate(self._tickets):
-            if ticket.running is not None:
-                ticket.running.execution = dataclasses.replace(
-                    ticket.running.execution, position=position or None
-                )
+        for position, turn in enumerate(self._turns):
+            turn.move_up(position)

@@ -33,8 +33,9 @@ class Seats:
         """Raises Capacity when all are taken; one's own is there to be taken again."""
         if holder not in self._reasons and self.taken >= self._most:
             raise Capacity(
-                f"All {self._most} kernels are in use.",
-                hint="Delete a session that is not needed, or raise max_kernels.",
+                f"No kernel is free: max_kernels is {self._most}.",
+                hint="A session keeps its kernel while it is idle: delete one that is not needed, "
+                "or raise max_kernels.",
                 retry_after=RETRY_AFTER,
             )
         self._reasons[holder] += 1

@@ -7,8 +7,8 @@ import dataclasses
 import logging
 import re
 import secrets
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
 from datetime import datetime
 
 from era_kernels.errors import (
@@ -19,7 +19,6 @@ from era_kernels.errors import (
     ShuttingDown,
 )
 from era_kernels.models import (
-    FileInfo,
     NewSession,
     Reason,
     Session,
@@ -28,12 +27,17 @@ from era_kernels.models import (
     Submission,
     now,
 )
+from era_kernels.services.duplicates import Duplicates, Wish
 from era_kernels.services.errands import Errands
 from era_kernels.services.executions import Running
-from era_kernels.services.live import LiveSession, Tools
-from era_kernels.services.rules import check_size
+from era_kernels.services.expiry import Expiry, Watch
+from era_kernels.services.live import LiveSession
+from era_kernels.services.rules import check_size, seed_of
 from era_kernels.services.seat import RETRY_AFTER
 from era_kernels.services.throwaways import Throwaways
+from era_kernels.services.tools import Tools
+from era_kernels.storage.codes import StoredCode
+from era_kernels.storage.workspaces import Snapshot
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +54,9 @@ class LiveSessions:
         self._live: dict[str, LiveSession] = {}
         self._errands = Errands()
         self._throwaways = Throwaways(tools, self._errands, self._check_open)
+        self._duplicates = Duplicates(tools, self._errands, self._counted, self._watch)
+        self._expiry = Expiry(self._quiet_since, self._expire)
+        self._expired: set[str] = set()  # whose rows are just being deleted
         self._count = 0
         self._deletions = 0
         self._forget_at = REMEMBERED
@@ -57,11 +64,13 @@ class LiveSessions:
 
     async def open(self) -> None:
         """After a start: what a former server left behind is put in order."""
-        sessions, self._count = await self._tools.store.list_sessions()
+        stored, self._count = await self._tools.store.list_sessions()
+        sessions = list(stored)
         await self._tools.workspaces.sweep({session.directory for session in sessions})
         for session in sessions:
             if not session.persistent and session.kernel_generation:
                 await self._tools.workspaces.empty(session.directory)
+            self._watch(session)
 
     # ------------------------------------------------------------ sessions
 
@@ -76,6 +85,14 @@ class LiveSessions:
         return self._view(await self._errands.run(self._create(new, language.name)))
 
     async def _create(self, new: NewSession, language: str) -> Session:
+        with self._counted():
+            session = await self._store_new(new, language)
+        self._watch(session)
+        return session
+
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        """A place for one more session, given back when it could not be made. Raises Capacity."""
         if self._count >= self._tools.rules.max_sessions:
             raise Capacity(
                 f"There are {self._count} sessions, which is as many as this server keeps.",
@@ -84,14 +101,13 @@ class LiveSessions:
             )
         self._count += 1
         try:
-            return await self._store_new(new, language)
+            yield
         except BaseException:
             self._count -= 1
             raise
 
     def _check_new(self, new: NewSession) -> None:
-        if new.id is not None and not ID.fullmatch(new.id):
-            raise InvalidId(f"A session id must match ^{ID.pattern}$.")
+        _check_id(new.id)
         self._check_changes(data=new.data, metadata=new.metadata)
         if new.default_timeout is not None:
             self._tools.rules.check_timeout(new.default_timeout, "default_timeout")
@@ -110,15 +126,29 @@ class LiveSessions:
             data=new.data,
             metadata=new.metadata,
             default_timeout=new.default_timeout,
+            ttl=new.ttl,
             allow_internet=bool(new.allow_internet),
             allow_public=public if new.allow_public is None else new.allow_public,
         )
+        seed = seed_of(new.data)
+        code = None if seed is None else StoredCode(seed, "", session.created_at)
         try:
-            await self._tools.store.create(session)
+            await self._tools.store.create(session, code)
         except BaseException:
             await self._tools.workspaces.remove(directory)
             raise
         return session
+
+    async def duplicate(self, id: str, wish: Wish) -> SessionView:  # noqa: A002
+        """A new session like this one, but for its variables; see `Duplicates.make`.
+
+        Raises InvalidId besides.
+        """
+        self._check_open()
+        _check_id(wish.id)
+        self._check_changes(data=wish.data)
+        async with self.using(id) as source:
+            return self._view(await self._duplicates.make(source, wish))
 
     async def get(self, id: str) -> SessionView:  # noqa: A002 - the word of the API
         """Raises SessionNotFound."""
@@ -126,6 +156,7 @@ class LiveSessions:
 
     async def session(self, id: str) -> Session:  # noqa: A002
         """The session's present values. Raises SessionNotFound."""
+        self._check_there(id)
         live = self._live.get(id)
         return live.session if live else await self._tools.store.get(id)
 
@@ -134,11 +165,14 @@ class LiveSessions:
         limit: int | None = None,
         offset: int = 0,
         language: str | None = None,
-    ) -> tuple[list[SessionView], int]:
-        """Views without `data`, oldest first, and how many there are in all."""
+    ) -> tuple[Iterator[SessionView], int]:
+        """Views without `data`, oldest first, and how many there are in all.
+
+        Each is made when it is asked for, with the status of then.
+        """
         name = self._tools.host.languages.resolve(language).name if language else None
         sessions, total = await self._tools.store.list_sessions(limit, offset, name)
-        return [self._view(self._present(session)) for session in sessions], total
+        return (self._view(self._present(session)) for session in sessions), total
 
     def _present(self, stored: Session) -> Session:
         """What a live session knows better than its row; without `data`, as lists are."""
@@ -147,13 +181,13 @@ class LiveSessions:
             return stored
         return dataclasses.replace(live.session, data={})
 
-    async def files(self, id: str) -> list[FileInfo]:  # noqa: A002
+    async def files(self, id: str) -> Snapshot:  # noqa: A002
         """The user's files as they are now. Raises SessionNotFound."""
         session = await self.session(id)
-        return (await self._tools.workspaces.scan(session.directory)).files
+        return await self._tools.workspaces.scan(session.directory)
 
     async def update(self, id: str, **changes: object) -> SessionView:  # noqa: A002
-        """Change `default_timeout`, `allow_internet`, `allow_public`, `metadata` or `data`.
+        """Change `default_timeout`, `ttl`, `allow_internet`, `allow_public`, `metadata`, `data`.
 
         Raises SessionNotFound, InvalidRequest, TooLarge.
         """
@@ -164,8 +198,10 @@ class LiveSessions:
         return self._view(await self._errands.run(self._update(id, changes)))
 
     async def _update(self, id: str, changes: dict[str, object]) -> Session:  # noqa: A002
-        async with self._using(id) as live:
+        async with self.using(id) as live:
             await live.update(**changes)
+            if "ttl" in changes:
+                self._watch(live.session)
             return live.session
 
     async def delete(self, id: str) -> datetime:  # noqa: A002
@@ -177,6 +213,7 @@ class LiveSessions:
         return now()
 
     async def _delete(self, id: str) -> None:  # noqa: A002
+        self._check_there(id)
         session = await self._tools.store.delete(id)
         await self._end_all([session])
 
@@ -191,6 +228,8 @@ class LiveSessions:
 
     async def _end_all(self, deleted: list[Session]) -> None:
         """What is left to do when rows are gone. The ids are free before anything is waited for."""
+        for session in deleted:
+            self._expiry.forget(session.id, session.directory)
         self._count -= len(deleted)
         self._deletions += 1
         gate = asyncio.Semaphore(ENDING_AT_ONCE)
@@ -219,16 +258,44 @@ class LiveSessions:
         return await self._errands.run(self._restart(id, base_url))
 
     async def _restart(self, id: str, base_url: str) -> int:  # noqa: A002
-        async with self._using(id) as live:
+        async with self.using(id) as live:
             self._check_open()
             return await live.restart(base_url)
+
+    # ------------------------------------------------------------ time to live
+
+    def visiting(self, id: str) -> AbstractContextManager[None]:  # noqa: A002
+        """Around a request to a session: it is not expired meanwhile, and its time begins anew."""
+        return self._expiry.visit(id)
+
+    def _watch(self, session: Session) -> None:
+        self._expiry.watch(session.id, session.directory, session.ttl)
+
+    def _quiet_since(self, watch: Watch) -> float | None:
+        live = self._live.get(watch.id)
+        return 0.0 if live is None else live.quiet_since
+
+    def _expire(self, watches: list[Watch]) -> None:
+        """From here on nobody finds them, so that none is deleted with a run in it."""
+        self._expired.update(watch.id for watch in watches)
+        self._errands.start(self._delete_expired(watches))
+
+    async def _delete_expired(self, watches: list[Watch]) -> None:
+        deletions = [self._tools.store.delete(watch.id, watch.directory) for watch in watches]
+        outcomes = await asyncio.gather(*deletions, return_exceptions=True)
+        self._expired.difference_update(watch.id for watch in watches)
+        for watch, outcome in zip(watches, outcomes, strict=True):
+            if isinstance(outcome, BaseException) and not isinstance(outcome, SessionNotFound):
+                log.warning("a session outlives its ttl", exc_info=outcome)
+                self._expiry.watch(watch.id, watch.directory, watch.ttl)
+        await self._end_all([one for one in outcomes if isinstance(one, Session)])
 
     # ------------------------------------------------------------ runs
 
     async def submit(self, id: str, submission: Submission) -> Running:  # noqa: A002
         """Queue a run. Raises what `LiveSession.submit` does."""
         self._check_open()
-        async with self._using(id) as live:
+        async with self.using(id) as live:
             self._check_open()
             self._tools.host.languages.available(live.session.language)
             return await live.submit(submission)
@@ -254,11 +321,21 @@ class LiveSessions:
     async def aclose(self) -> None:
         """End every kernel; runs that are still under way end as `server stopped`."""
         self._closing = True
+        self._expiry.close()
         refusal = ShuttingDown("The server is stopping.", retry_after=RETRY_AFTER)
         for live in self._all():
             self._errands.start(live.end(Reason.STOPPED, refusal))
         await self._errands.aclose()
         self._live.clear()
+
+    @property
+    def count(self) -> int:
+        """How many sessions are stored."""
+        return self._count
+
+    def queues(self) -> list[int]:
+        """How many runs each session has that has any: one is under way, the others wait."""
+        return [live.runs for live in self._all() if live.runs]
 
     def _all(self) -> list[LiveSession]:
         return [*self._live.values(), *self._throwaways.live]
@@ -266,16 +343,18 @@ class LiveSessions:
     # ------------------------------------------------------------ inside
 
     @asynccontextmanager
-    async def _using(self, id: str) -> AsyncIterator[LiveSession]:  # noqa: A002
+    async def using(self, id: str) -> AsyncIterator[LiveSession]:  # noqa: A002
         """The live session, which is not forgotten meanwhile. Raises SessionNotFound."""
         live = await self._find(id)
         with live.used():
             yield live
 
     async def _find(self, id: str) -> LiveSession:  # noqa: A002
+        self._check_there(id)
         while id not in self._live:
             deletions = self._deletions
             session = await self._tools.store.get(id)
+            self._check_there(id)
             # A row read before a deletion must not come to life after it; and another call may
             # have been faster while this one read.
             if deletions == self._deletions and id not in self._live:
@@ -298,6 +377,10 @@ class LiveSessions:
         if self._closing:
             raise ShuttingDown("The server is stopping.", retry_after=RETRY_AFTER)
 
+    def _check_there(self, id: str) -> None:  # noqa: A002
+        if id in self._expired:
+            raise _not_found(id)
+
     def _check_changes(self, **changes: object) -> None:
         for name in ("data", "metadata"):
             value = changes.get(name)
@@ -307,3 +390,8 @@ class LiveSessions:
 
 def _not_found(id: str) -> SessionNotFound:  # noqa: A002
     return SessionNotFound(f"There is no session {id}.", id=id)
+
+
+def _check_id(id: str | None) -> None:  # noqa: A002
+    if id is not None and not ID.fullmatch(id):
+        raise InvalidId(f"A session id must match ^{ID.pattern}$.")

@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from era_kernels.errors import EraError, SessionNotFound
 from era_kernels.models import Reason, Session, Submission, now
 from era_kernels.services.errands import Errands
 from era_kernels.services.executions import Running
-from era_kernels.services.live import LiveSession, Tools
+from era_kernels.services.live import LiveSession
+from era_kernels.services.rules import check_room, check_writable
+from era_kernels.services.tools import Tools
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +30,8 @@ class Throwaways:
     async def run(self, language: str, submission: Submission) -> Running:
         """The run in a session of its own. Its `abandon` ends it; so does leaving before.
 
-        Raises what `LiveSession.submit` does; nothing is left then.
+        Raises what `LiveSession.submit` does, and InvalidPath, Conflict or QuotaExceeded for its
+        files; nothing is left then.
         """
         beginning = self._errands.start(self._begin(language, submission))
         try:
@@ -49,6 +52,7 @@ class Throwaways:
         self.live.add(live)
         try:
             self._check_open()
+            await self._write(session, submission.files)
             running = await live.submit(submission)
         except BaseException:
             await self._end(live)
@@ -61,6 +65,15 @@ class Throwaways:
 
         running.abandon = abandon
         return running
+
+    async def _write(self, session: Session, files: Mapping[str, str]) -> None:
+        room = self._tools.rules.max_workspace
+        for path, text in files.items():
+            data = text.encode()
+            check_writable(path)
+            check_room(len(data), room)
+            room -= len(data)
+            await self._tools.files.write(session.directory, path, data)
 
     async def _end_after(self, live: LiveSession, running: Running) -> None:
         await running.finished.wait()

@@ -11,6 +11,7 @@ import os
 import stat
 
 SYS_OPENAT2 = 437  # the same number on every architecture
+RESOLVE_NO_XDEV = 0x01
 RESOLVE_NO_MAGICLINKS = 0x02
 RESOLVE_NO_SYMLINKS = 0x04
 RESOLVE_BENEATH = 0x08
@@ -36,9 +37,11 @@ def open_beneath(
     """A descriptor of what lies below a directory; it never blocks and is not inherited.
 
     `links` follows symbolic links, as long as they stay below. Raises OSError: EXDEV for what
-    leads out, ELOOP for a link that is not followed.
+    leads out or lies on another mount (a FUSE mount answers when its owner likes), ELOOP for a
+    link that is not followed, EAGAIN where somebody renames without a pause.
     """
-    resolve = RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS | (0 if links else RESOLVE_NO_SYMLINKS)
+    resolve = RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS | RESOLVE_NO_XDEV
+    resolve |= 0 if links else RESOLVE_NO_SYMLINKS
     flags |= os.O_CLOEXEC | (0 if flags & os.O_PATH else os.O_NONBLOCK)
     how = _OpenHow(flags, mode, resolve)
     name = ctypes.c_char_p(os.fsencode(path))
@@ -77,6 +80,13 @@ def open_regular(directory: int, path: str, *, links: bool = False) -> int:
         return os.open(f"/proc/self/fd/{place}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     finally:
         os.close(place)
+
+
+def sync_file_system(descriptor: int) -> None:
+    """Write all that the file system of a descriptor has to write: syncfs(2). Raises OSError."""
+    if _libc.syncfs(descriptor):
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
 
 
 def let_in(directory: int, path: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlite_utils import Database, Migrations
+from era_kernels.storage.migrating import Database, Migrations
 
 MIGRATIONS = Migrations("era_kernels")
 
@@ -59,3 +59,17 @@ def m002_executions(db: Database) -> None:
     db.execute(
         "CREATE INDEX executions_unfinished ON executions (status) WHERE status != 'finished'"
     )
+
+
+@MIGRATIONS()
+def m003_codes_and_ttl(db: Database) -> None:
+    """Stored code, in a table of its own because it may be long; a session's time to live."""
+    db.table("codes").create(
+        {"directory": str, "updated_at": str, "description": str, "code": str},
+        pk="directory",
+        not_null={"updated_at", "description", "code"},
+    )
+    sessions = db.table("sessions")
+    short = [name for name in sessions.columns_dict if name not in ("metadata", "data")]
+    sessions.add_column("ttl", float)
+    sessions.transform(column_order=[*short, "ttl"])

@@ -53,6 +53,11 @@ class DataDirectory:
     def sessions(self) -> Path:
         return self.path / "sessions"
 
+    @property
+    def incoming(self) -> Path:
+        """Uploads on their way, out of the sight of all code."""
+        return self.path / "incoming"
+
     def close(self) -> None:
         """Let go of the lock; a second call is fine."""
         lock, self._lock = self._lock, -1

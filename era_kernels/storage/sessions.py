@@ -4,20 +4,30 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import fields
 from functools import partial
 from typing import Any
 
 from era_kernels.errors import SessionExists, SessionNotFound
-from era_kernels.models import Session
+from era_kernels.models import JsonObject, Session
+from era_kernels.storage import codes
+from era_kernels.storage.codes import StoredCode
 from era_kernels.storage.rows import json_text, time_from, time_text
 from era_kernels.storage.sqlite import Database
 
 COLUMNS = tuple(field.name for field in fields(Session))
 _ALL = ", ".join(COLUMNS)
 # `data` may have a megabyte per session, and lists do without it.
-_LISTED = ", ".join("'{}' AS data" if name == "data" else name for name in COLUMNS)
+_LISTED = ", ".join("NULL AS data" if name == "data" else name for name in COLUMNS)
+
+_parse = json.JSONDecoder().raw_decode  # text of our own; a third of what json.loads takes
+
+
+def _object_from(text: str | None) -> JsonObject:
+    value: JsonObject = {} if text is None else _parse(text)[0]
+    return value
+
 
 _TO_COLUMN: dict[str, Callable[[Any], Any]] = {
     "created_at": time_text,
@@ -28,12 +38,15 @@ _TO_COLUMN: dict[str, Callable[[Any], Any]] = {
 _FROM_COLUMN: dict[str, Callable[[Any], Any]] = {
     "created_at": time_from,
     "last_run_at": time_from,
-    "data": json.loads,
-    "metadata": json.loads,
+    "data": _object_from,
+    "metadata": _object_from,
     "persistent": bool,
     "allow_internet": bool,
     "allow_public": bool,
 }
+
+
+_CONVERTED = tuple((COLUMNS.index(name), convert) for name, convert in _FROM_COLUMN.items())
 
 
 class SessionStore:
@@ -43,9 +56,12 @@ class SessionStore:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def create(self, session: Session) -> None:
-        """Durable when it returns. Raises SessionExists when the id is taken."""
-        await self._database.write(partial(_insert, session))
+    async def create(self, session: Session, code: StoredCode | None = None) -> None:
+        """A session and the code stored with it. Durable when it returns.
+
+        Raises SessionExists when the id is taken.
+        """
+        await self._database.write(partial(_insert, session, code))
 
     async def get(self, id: str) -> Session:  # noqa: A002 - the word of the API
         """Raises SessionNotFound."""
@@ -61,10 +77,14 @@ class SessionStore:
 
     async def list_sessions(
         self, limit: int | None = None, offset: int = 0, language: str | None = None
-    ) -> tuple[list[Session], int]:
-        """Sessions with empty `data`, oldest first, and how many there are of that language."""
+    ) -> tuple[Iterator[Session], int]:
+        """Sessions with empty `data`, oldest first, and how many there are of that language.
+
+        Each is made of its row when it is asked for: ten thousand at once hold everybody up.
+        """
         await self._database.settled()
-        return await self._database.read(partial(_list, limit, offset, language))
+        rows, total = await self._database.read(partial(_list, limit, offset, language))
+        return map(_session, rows), total
 
     async def update(self, session: Session, **changes: object) -> None:
         """Change fields of that very session, durably. Raises SessionNotFound when it is gone."""
@@ -75,9 +95,12 @@ class SessionStore:
         """Change fields of that very session, if it is still there, without waiting."""
         self._database.write_soon(partial(_update, session, changes))
 
-    async def delete(self, id: str) -> Session:  # noqa: A002
-        """Delete a session and the index of its executions. Raises SessionNotFound."""
-        return await self._database.write(partial(_delete, id))
+    async def delete(self, id: str, directory: str | None = None) -> Session:  # noqa: A002
+        """Delete a session, the index of its executions and its code.
+
+        Raises SessionNotFound, also when it is not the one in that directory.
+        """
+        return await self._database.write(partial(_delete, id, directory))
 
     async def delete_all(self) -> list[Session]:
         """Delete every session; what was deleted, with empty `data`."""
@@ -97,16 +120,16 @@ def _columns(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _session(row: tuple[Any, ...]) -> Session:
-    values = dict(zip(COLUMNS, row, strict=True))
-    for name, convert in _FROM_COLUMN.items():
-        values[name] = convert(values[name])
-    return Session(**values)
+    values = list(row)
+    for index, convert in _CONVERTED:
+        values[index] = convert(values[index])
+    return Session(*values)
 
 
 # ---------------------------------------------------------------- in the database's threads
 
 
-def _insert(session: Session, connection: sqlite3.Connection) -> None:
+def _insert(session: Session, code: StoredCode | None, connection: sqlite3.Connection) -> None:
     values = _columns({name: getattr(session, name) for name in COLUMNS})
     marks = ", ".join(f":{name}" for name in COLUMNS)
     done = connection.execute(
@@ -114,6 +137,8 @@ def _insert(session: Session, connection: sqlite3.Connection) -> None:
     )
     if not done.rowcount:
         raise SessionExists(f"The session {session.id} exists already.", id=session.id)
+    if code is not None:
+        codes.insert(session.directory, code, connection)
 
 
 def _select(id: str, connection: sqlite3.Connection) -> Session | None:  # noqa: A002
@@ -123,14 +148,14 @@ def _select(id: str, connection: sqlite3.Connection) -> Session | None:  # noqa:
 
 def _list(
     limit: int | None, offset: int, language: str | None, connection: sqlite3.Connection
-) -> tuple[list[Session], int]:
+) -> tuple[list[tuple[Any, ...]], int]:
     where, values = ("", ()) if language is None else ("WHERE language = ?", (language,))
     (total,) = connection.execute(f"SELECT count(*) FROM sessions {where}", values).fetchone()
     rows = connection.execute(
         f"SELECT {_LISTED} FROM sessions {where} ORDER BY created_at, rowid LIMIT ? OFFSET ?",
         (*values, -1 if limit is None else limit, offset),
     )
-    return [_session(row) for row in rows], total
+    return rows.fetchall(), total
 
 
 def _update(session: Session, changes: dict[str, Any], connection: sqlite3.Connection) -> bool:
@@ -146,17 +171,19 @@ def _update(session: Session, changes: dict[str, Any], connection: sqlite3.Conne
     return done.rowcount > 0
 
 
-def _delete(id: str, connection: sqlite3.Connection) -> Session:  # noqa: A002
+def _delete(id: str, directory: str | None, connection: sqlite3.Connection) -> Session:  # noqa: A002
     session = _select(id, connection)
-    if session is None:
+    if session is None or directory not in (None, session.directory):
         raise _not_found(id)
+    connection.execute("DELETE FROM codes WHERE directory = ?", (session.directory,))
     connection.execute("DELETE FROM executions WHERE session_id = ?", (id,))
     connection.execute("DELETE FROM sessions WHERE id = ?", (id,))
     return session
 
 
 def _delete_all(connection: sqlite3.Connection) -> list[Session]:
-    sessions, _ = _list(None, 0, None, connection)
+    rows, _ = _list(None, 0, None, connection)
+    connection.execute("DELETE FROM codes")
     connection.execute("DELETE FROM executions")
     connection.execute("DELETE FROM sessions")
-    return sessions
+    return [_session(row) for row in rows]

@@ -14,6 +14,7 @@ from era_kernels.storage.mirror import Stamp
 from era_kernels.storage.trees import walk
 
 MOST_ENTRIES = 200_000  # files and directories that are looked at; more are not counted
+MIRROR = mirror.NAME  # in every workspace, and no file of the user's
 LARGEST_TOTAL = 2**63 - 1  # sparse files can claim any size, a column cannot hold it
 
 # Directories that no user thinks of as files: caches of tools, and what installers unpack.
@@ -29,6 +30,29 @@ HIDDEN_AT_HOME = frozenset(
 
 _EARLIEST = datetime.min.replace(tzinfo=UTC)
 _LATEST = datetime.max.replace(tzinfo=UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One file was put or deleted: its stamps before and after, None where there was none."""
+
+    path: str
+    before: Stamp | None
+    after: Stamp | None
+
+    @property
+    def files(self) -> int:
+        """How many more user files there are."""
+        if is_hidden(self.path):
+            return 0
+        return (self.after is not None) - (self.before is not None)
+
+    @property
+    def growth(self) -> int:
+        """How many more bytes of user files there are."""
+        if is_hidden(self.path):
+            return 0
+        return _size(self.after) - _size(self.before)
 
 
 @dataclass(frozen=True)
@@ -49,11 +73,21 @@ class Snapshot:
         Made when it is first asked for, which takes a while for very many files.
         """
         return [
-            FileInfo(_shown(path), size, _time(mtime_ns))
+            FileInfo(_shown(path), size, time_of(mtime_ns))
             for path, (_, size, mtime_ns) in sorted(
-                self.entries.items(), key=lambda item: os.fsencode(item[0])
+                self.entries.items(), key=lambda item: item[0].encode("utf-8", "surrogateescape")
             )
         ]
+
+    def with_change(self, change: Change) -> Snapshot:
+        """The same after one file was put or deleted."""
+        if is_hidden(change.path):
+            return self
+        entries = dict(self.entries)
+        entries.pop(change.path, None)
+        if change.after is not None:
+            entries[change.path] = change.after
+        return Snapshot(entries, min(max(0, self.total_size + change.growth), LARGEST_TOTAL))
 
     def changes(self, before: Snapshot) -> int:
         """How many files were created, changed or deleted since."""
@@ -66,10 +100,22 @@ def taken(workspace: int) -> Snapshot:
     entries = {
         path: (status.st_ino, status.st_size, status.st_mtime_ns)
         for path, status in walk(workspace, _hidden, MOST_ENTRIES)
-        if path != mirror.NAME
+        if path != MIRROR
     }
     total_size = sum(size for _, size, _ in entries.values())
     return Snapshot(entries, min(total_size, LARGEST_TOTAL))
+
+
+def is_hidden(path: str) -> bool:
+    """A file that lists and counts leave out."""
+    *folders, _ = path.split("/")
+    return path == MIRROR or any(
+        _hidden("/".join(folders[:depth]), name) for depth, name in enumerate(folders)
+    )
+
+
+def _size(stamp: Stamp | None) -> int:
+    return 0 if stamp is None else stamp[1]
 
 
 def _hidden(folder: str, name: str) -> bool:
@@ -80,7 +126,7 @@ def _shown(path: str) -> str:
     return path if path.isascii() else os.fsencode(path).decode("utf-8", "replace")
 
 
-def _time(mtime_ns: int) -> datetime:
+def time_of(mtime_ns: int) -> datetime:
     """The nearest that a datetime can hold: code may set any time."""
     try:
         return datetime.fromtimestamp(mtime_ns / 1e9, UTC)

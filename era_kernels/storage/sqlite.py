@@ -10,19 +10,22 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
-import sqlite_utils
-from sqlite_utils import Migrations
-
 from era_kernels.errors import StartError, StorageFailed
+from era_kernels.storage import migrating
 from era_kernels.storage.failures import FOREIGN
+from era_kernels.storage.migrating import Migrations
 from era_kernels.storage.threads import Threads
-from era_kernels.storage.writer import Writer
+from era_kernels.storage.writer import Report, Writer
 
 T = TypeVar("T")
 Work = Callable[[sqlite3.Connection], T]  # what it returns must not need the connection any more
 
 READERS = 3  # connections and threads that read side by side
 BUSY_MS = 2000  # that a statement waits for another process, or a checkpoint for readers
+
+
+def _unheard(seconds: float, writes: int, failures: int) -> None:
+    """Nobody measures."""
 
 
 class Database:
@@ -43,8 +46,8 @@ class Database:
         self._threads = Threads("reader", len(readers))
 
     @classmethod
-    async def open(cls, path: Path, migrations: Migrations) -> Database:
-        """Open the file, made or migrated where needed.
+    async def open(cls, path: Path, migrations: Migrations, report: Report = _unheard) -> Database:
+        """Open the file, made or migrated where needed; `report` is told of every transaction.
 
         Raises StartError when it is none of ours, or a newer version's.
         """
@@ -55,7 +58,7 @@ class Database:
                 f"The database {path} cannot be opened ({error}): restore it from a backup, or "
                 "choose another directory with --data-dir."
             ) from error
-        return cls(path, identity, Writer(connection, path), readers)
+        return cls(path, identity, Writer(connection, path, report), readers)
 
     async def write(self, function: Work[T]) -> T:
         """Run the function in a transaction; what it returns, once that is safe on disk.
@@ -167,9 +170,9 @@ def _connect(path: Path, mode: str) -> sqlite3.Connection:
 
 
 def _migrate(connection: sqlite3.Connection, path: Path, migrations: Migrations) -> None:
-    database = sqlite_utils.Database(connection, execute_plugins=False)
+    database = migrating.Database(connection, execute_plugins=False)
     # For an empty database, everything that is known is pending.
-    known = {one.name for one in migrations.pending(sqlite_utils.Database(memory=True))}
+    known = {one.name for one in migrations.pending(migrating.Database(memory=True))}
     newer = {one.name for one in migrations.applied(database)} - known
     if newer:
         raise StartError(

@@ -70,6 +70,17 @@ def remove_tree(parent: int, name: str) -> None:
         _remains(name, error)
 
 
+def make_directory(home: int, name: str) -> None:
+    """Make it where it is missing, also where something else has its name. Raises OSError."""
+    try:
+        os.mkdir(name, 0o700, dir_fd=home)
+    except FileExistsError:
+        mode = os.stat(name, dir_fd=home, follow_symlinks=False).st_mode
+        if not stat.S_ISDIR(mode):
+            os.unlink(name, dir_fd=home)
+            os.mkdir(name, 0o700, dir_fd=home)
+
+
 class _Removal:
     """Empties a directory. What lies deep is moved up first, so any depth needs two descriptors."""
 

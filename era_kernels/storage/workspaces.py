@@ -12,7 +12,7 @@ import os
 import re
 import secrets
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,19 +22,22 @@ from era_kernels.models import JsonObject, Place
 from era_kernels.storage import mirror as mirrors
 from era_kernels.storage import snapshot as snapshots
 from era_kernels.storage.beneath import open_directory
+from era_kernels.storage.copies import Copies, Stopped
 from era_kernels.storage.mirror import Mirror
-from era_kernels.storage.snapshot import Snapshot
+from era_kernels.storage.snapshot import Change, Snapshot
 from era_kernels.storage.threads import Threads
-from era_kernels.storage.trees import opened, remove_tree
+from era_kernels.storage.trees import make_directory, opened, remove_tree
 
 log = logging.getLogger(__name__)
 
-__all__ = ["AfterRun", "Mirror", "Snapshot", "Workspaces"]
+__all__ = ["AfterRun", "Change", "Mirror", "Snapshot", "Stopped", "Workspaces"]
 
 WORKSPACE = "workspace"
 PARTS = (WORKSPACE, "packages", "executions", "state", "cache")
+COPIED = (WORKSPACE, "packages")  # what a duplicate gets; runs, logs and caches are its own
 QUICK = 4  # threads for what a run waits for
 SLOW = 4  # threads for what walks or removes whole trees
+COPYING = 2  # threads for what copies them, which may take long
 
 _OURS = re.compile(r"(removed-)?[0-9a-f]{16}")  # names that `create` and `remove` give
 
@@ -56,6 +59,7 @@ class Workspaces:
         self._sessions = sessions
         self._quick = Threads("workspace", QUICK)
         self._slow = Threads("tree", SLOW)
+        self._copying = Threads("copy", COPYING)
 
     def place(self, directory: str) -> Place:
         """Where code finds its things."""
@@ -103,6 +107,17 @@ class Workspaces:
         """
         await self._slow.run(self._remove, directory)
 
+    async def copy(
+        self, source: str, target: str, data: JsonObject, stopped: Callable[[], bool]
+    ) -> Snapshot:
+        """Copy files and packages into a new session's directory, with a mirror of `data`.
+
+        Durable when it returns. Code may run in the source: what it changes meanwhile is copied
+        before or after. `stopped` is asked in a thread. Raises Stopped, TooLarge, StorageFailed,
+        InsufficientStorage; the target is then to be removed.
+        """
+        return await self._copying.run(self._copy, source, target, data, stopped)
+
     async def sweep(self, known: set[str]) -> None:
         """After a start: remove directories that no session names, make those that are missing.
 
@@ -112,7 +127,7 @@ class Workspaces:
 
     async def aclose(self) -> None:
         """Finish what was begun; a second call is fine."""
-        for threads in (self._quick, self._slow):
+        for threads in (self._quick, self._slow, self._copying):
             await asyncio.to_thread(threads.close)
 
     # ------------------------------------------------------------ in a thread
@@ -126,7 +141,7 @@ class Workspaces:
     def _before_run(self, directory: str, data: JsonObject, mirror: Mirror | None) -> Mirror:
         with self._opened(directory) as home:
             for part in PARTS:
-                _make_directory(home, part)
+                make_directory(home, part)
             with opened(open_directory(home, WORKSPACE)) as workspace:
                 _make_usable(workspace)
                 with opened(open_directory(home, "state")) as state:
@@ -160,8 +175,28 @@ class Workspaces:
             trash = _trash_name()
             with suppress(FileNotFoundError):
                 os.rename(WORKSPACE, trash, src_dir_fd=home, dst_dir_fd=sessions)
-                _make_directory(home, WORKSPACE)
+                make_directory(home, WORKSPACE)
                 remove_tree(sessions, trash)
+
+    def _copy(
+        self, source: str, target: str, data: JsonObject, stopped: Callable[[], bool]
+    ) -> Snapshot:
+        copies = Copies(stopped)
+        with (
+            self._opened(source) as old,
+            self._opened(target) as place,
+            opened(open_directory(place, ".")) as new,
+            opened(open_directory(new, WORKSPACE)) as workspace,
+            opened(open_directory(new, "state")) as state,
+        ):
+            for part in COPIED:
+                copies.copy(old, new, part)
+            mirrors.written(workspace, state, data, None)
+            snapshot = snapshots.taken(workspace)
+            copies.settle(new)
+        with opened(os.open(self._sessions, os.O_RDONLY | os.O_CLOEXEC)) as sessions:
+            os.fsync(sessions)
+        return snapshot
 
     def _remove(self, directory: str) -> None:
         with self._opened("") as sessions:
@@ -204,17 +239,6 @@ def _after(
 
 def _trash_name() -> str:
     return f"removed-{secrets.token_hex(8)}"
-
-
-def _make_directory(home: int, name: str) -> None:
-    """Make it where it is missing, also where something else has its name. Raises OSError."""
-    try:
-        os.mkdir(name, 0o700, dir_fd=home)
-    except FileExistsError:
-        mode = os.stat(name, dir_fd=home, follow_symlinks=False).st_mode
-        if not stat.S_ISDIR(mode):
-            os.unlink(name, dir_fd=home)
-            os.mkdir(name, 0o700, dir_fd=home)
 
 
 def _make_usable(workspace: int) -> None:

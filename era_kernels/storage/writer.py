@@ -12,6 +12,7 @@ import logging
 import queue
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ from era_kernels.storage.failures import FOREIGN, failure_of
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+Report = Callable[[float, int, int], object]  # seconds, writes, and how many of them failed
 
 MOST_AT_ONCE = 256  # jobs in one transaction: the first must not wait for an endless queue
 GATHER = 0.01  # seconds that a write waits for others when nobody waits for it
@@ -53,8 +55,10 @@ class Outcome:
 class Writer:
     """Owns the only writing connection, in autocommit mode, of a file in WAL mode."""
 
-    def __init__(self, connection: sqlite3.Connection, file: Path) -> None:
+    def __init__(self, connection: sqlite3.Connection, file: Path, report: Report) -> None:
+        """`report` is told of every transaction, in the writer's thread; it must not raise."""
         self._connection = connection
+        self._report = report
         self._wal = file.with_name(f"{file.name}-wal")
         self._jobs: queue.SimpleQueue[list[Job] | None] = queue.SimpleQueue()
         self._gathered: list[Job] = []
@@ -142,10 +146,13 @@ class Writer:
         return batch, False
 
     def _settle(self, batch: Sequence[Job]) -> None:
+        began = time.monotonic()
         try:
             outcomes = self._commit(batch)
         except Exception as failure:
             outcomes = [Outcome(error=failure) for _ in batch]
+        failed = sum(isinstance(outcome.error, FOREIGN) for outcome in outcomes)
+        self._report(time.monotonic() - began, len(batch), failed)
         self._dirty = True
         waiting = []
         for job, outcome in zip(batch, outcomes, strict=True):

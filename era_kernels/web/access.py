@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Awaitable, Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -13,8 +14,12 @@ from era_kernels.errors import Forbidden, InvalidRequest, Unauthorized
 from era_kernels.web.tokens import Tokens
 
 _PORTS = {"http": 80, "https": 443}
-_EXPOSED = "X-Request-Id, X-Execution-Id, Retry-After, Allow, Content-Range, Accept-Ranges"
-_TAKEN = "Authorization, X-API-Key, Content-Type, Last-Event-ID, Range, X-Request-Id"
+_AUTHORITY = re.compile(r"[A-Za-z0-9._-]+(:[0-9]{1,5})?|\[[0-9A-Fa-f:.]+\](:[0-9]{1,5})?")
+_EXPOSED = "X-Request-Id, X-Execution-Id, Retry-After, Allow, Content-Range, Accept-Ranges, ETag"
+_TAKEN = (
+    "Authorization, X-API-Key, Content-Type, Last-Event-ID, Range, If-Range, If-Match, "
+    "If-None-Match, If-Modified-Since, If-Unmodified-Since, X-Request-Id"
+)
 
 
 class Access:
@@ -52,10 +57,7 @@ class Access:
             self._check_hosts(request)
             self._check_origin(request)
         elif protected and request.method != "OPTIONS" and not self._tokens.accept(_shown(request)):
-            raise Unauthorized(
-                "This server needs an API token.",
-                hint="Send it as `Authorization: Bearer <token>` or as `X-API-Key: <token>`.",
-            )
+            raise _unauthorized(request)
 
     def base_url(self, request: HTTPServerRequest) -> str:
         """`public_url`, else scheme and host of the request; without a slash at the end."""
@@ -107,7 +109,9 @@ class Access:
         return named or ("*" in self._origins and origin.lower() != "null")
 
     def _host(self, request: HTTPServerRequest) -> str:
-        return self._forwarded(request, "X-Forwarded-Host") or request.host
+        """What a proxy says, if that is a host: it becomes a part of addresses."""
+        forwarded = self._forwarded(request, "X-Forwarded-Host")
+        return forwarded if _AUTHORITY.fullmatch(forwarded) else request.host
 
     def _scheme(self, request: HTTPServerRequest) -> str:
         scheme = self._forwarded(request, "X-Forwarded-Proto").lower()
@@ -125,6 +129,17 @@ def _shown(request: HTTPServerRequest) -> list[str]:
     scheme, _, token = request.headers.get("Authorization", "").partition(" ")
     shown = [token.strip()] if scheme.lower() == "bearer" else []
     return [*shown, *request.headers.get_list("X-API-Key")]
+
+
+def _unauthorized(request: HTTPServerRequest) -> Unauthorized:
+    """The token that was shown is wrong, or none was shown."""
+    hint = "Send it as `Authorization: Bearer <token>` or as `X-API-Key: <token>`."
+    if any(_shown(request)):
+        return Unauthorized("This API token is not valid.", hint=hint)
+    said = request.headers.get("Authorization", "").strip()
+    if said and said.lower() != "bearer":
+        hint = "The header lacks the word Bearer: `Authorization: Bearer <token>`."
+    return Unauthorized("This server needs an API token.", hint=hint)
 
 
 def _split_host(host: str) -> tuple[str, int | None]:

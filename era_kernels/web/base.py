@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import logging
-import re
-import secrets
 import sys
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, ClassVar, NoReturn, ParamSpec, TypeVar
@@ -26,7 +26,8 @@ from era_kernels.errors import (
     Unauthorized,
 )
 from era_kernels.models import JsonObject
-from era_kernels.web import bodies, json_text
+from era_kernels.services.meters import Meters
+from era_kernels.web import bodies, headers, json_text
 from era_kernels.web.access import Access
 from era_kernels.web.operations import Operation
 
@@ -34,8 +35,6 @@ log = logging.getLogger(__name__)
 
 SERVER = "era-kernels"
 DRAINED = 64 * 1024 * 1024  # bytes of a refused body that are read, so that the answer arrives
-_REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@~-]{1,128}")
-_LENGTH = re.compile(r"([0-9]{1,18})(?:,[ \t]*\1)*")
 _RETRY_AFTER = {429: 1, 503: 5}  # seconds, where the error does not know better
 
 M = TypeVar("M", bound=BaseModel)
@@ -49,15 +48,24 @@ class ClientGone(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Edge:
-    """What every handler needs. `max_body` in bytes, `comment_every` in seconds.
+    """What every handler needs. `max_body` and `max_upload` in bytes, `comment_every` in seconds.
 
-    `waiting` are the requests whose clients have not got all of their answer yet.
+    `waiting` are the requests whose clients have not got all of their answer yet; `route` is the
+    pattern of the path, empty where there is none. `visit` is around a request to a session.
     """
 
     access: Access
     max_body: int
+    max_upload: int = 5 * 1024**3
     comment_every: float = 5.0
     waiting: set[BaseHandler] = field(default_factory=set)
+    meters: Meters = field(default_factory=Meters)
+    route: str = ""
+    visit: Callable[[str], AbstractContextManager[object]] = nullcontext
+
+    def at(self, route: str) -> Edge:
+        """The same for the handlers of one route."""
+        return dataclasses.replace(self, route=route)
 
 
 @stream_request_body
@@ -78,11 +86,12 @@ class BaseHandler(RequestHandler):
         self.gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.body = b""
         self._chunks: list[bytes] = []
-        self._received = 0
+        self.received = 0
         self._refusal: EraError | None = None
         self._admitted = False
+        self._visit = ExitStack()
         self._lasting: dict[str, str] = {}
-        self.request_id = _request_id(self.request.headers)
+        self.request_id = headers.request_id(self.request.headers)
         self.set_lasting_header("X-Request-Id", self.request_id)
         for name, value in edge.access.cors_headers(self.request).items():
             self.set_lasting_header(name, value)
@@ -114,23 +123,26 @@ class BaseHandler(RequestHandler):
         if due is not None:
             return self._admit_after(due)
         self._admit()
-        return None
+        return self._begin_body()
 
-    def data_received(self, chunk: bytes) -> None:
-        self._received += len(chunk)
-        if self._refusal is None and self._received > self.edge.max_body:
-            self._refuse(self._too_large())
+    def data_received(self, chunk: bytes) -> Awaitable[None] | None:
+        self.received += len(chunk)
+        if self._refusal is None and self.received > self.max_body:
+            self.refuse(self._too_large())
         if self._refusal is None:
-            self._chunks.append(chunk)
-        elif self._received > DRAINED and not self._finished:
+            return self.take(chunk)
+        if self.received > DRAINED and not self._finished:
             self._hang_up()
             self.fail(self._refusal)
+        return None
 
     def on_finish(self) -> None:
+        self._visit.close()
         self.edge.waiting.discard(self)
 
     def on_connection_close(self) -> None:
         super().on_connection_close()
+        self._visit.close()
         self.edge.waiting.discard(self)
         if not self.gone.done():
             self.gone.set_result(None)
@@ -151,11 +163,24 @@ class BaseHandler(RequestHandler):
         """Does this need a token, on a server that has tokens?"""
         return True
 
+    @property
+    def max_body(self) -> int:
+        """Bytes of a body that are taken."""
+        return self.edge.max_body
+
     def check_path(self) -> None:
         """Raises InvalidId. Every part of a path that is not fixed is an id, unless overridden."""
         for part in self.path_args:
-            if not bodies.ID.fullmatch(part):
-                raise InvalidId(f"An id {bodies.ID_WORDS}.")
+            check_id(part)
+
+    def begin_body(self) -> Awaitable[None] | None:
+        """Something to do before the first piece of the body is taken; an EraError refuses it."""
+        return None
+
+    def take(self, chunk: bytes) -> Awaitable[None] | None:
+        """A piece of the body; the next one comes when the result is done."""
+        self._chunks.append(chunk)
+        return None
 
     def allowed(self) -> str:
         """The methods of this path, as the `Allow` header lists them."""
@@ -167,29 +192,55 @@ class BaseHandler(RequestHandler):
     async def _admit_after(self, due: Awaitable[None]) -> None:
         await due
         self._admit()
+        beginning = self._begin_body()
+        if beginning is not None:
+            await beginning
+
+    def _begin_body(self) -> Awaitable[None] | None:
+        beginning = self.begin_body() if self._refusal is None else None
+        return beginning and self._unless_refused(beginning)
+
+    async def _unless_refused(self, beginning: Awaitable[None]) -> None:
+        try:
+            await beginning
+        except EraError as refusal:
+            self._turn_down(refusal)
 
     def _admit(self) -> None:
         """Refuse by the headers alone: after the body where it can be read, else at once."""
-        length = _checked_length(self.request.headers)
+        length = headers.checked_length(self.request.headers)
         try:
             self.edge.access.check(self.request, protected=self.protected)
             if self.request.method not in self.allowed().split(", "):
                 raise MethodNotAllowed(f"This path takes {self.allowed()}.")
             self.check_path()
-            if length > self.edge.max_body:
+            if length > self.max_body:
                 raise self._too_large()
         except EraError as refusal:
-            if length > DRAINED or "Expect" in self.request.headers:
-                raise
-            self._refuse(refusal)
+            self._turn_down(refusal)
         self._admitted = True
+        taken = self._refusal is None and not self.gone.done()
+        if taken and self.edge.route.startswith("/api/sessions/{id}"):
+            self._visit.enter_context(self.edge.visit(self.path_args[0]))
 
-    def _refuse(self, refusal: EraError) -> None:
+    def _turn_down(self, refusal: EraError) -> None:
+        """Refuse after the body where it can be read, else at once."""
+        length = headers.checked_length(self.request.headers)
+        if length > DRAINED or "Expect" in self.request.headers:
+            self._admitted = False
+            raise refusal
+        self.refuse(refusal)
+
+    def refuse(self, refusal: EraError) -> None:
         """Answer with this when the body has been read: who still writes does not read answers."""
         self._refusal = refusal
         self._chunks.clear()
         # Tornado has no hook between the end of the body and the method.
         setattr(self, str(self.request.method).lower(), self._raise_refusal)
+
+    def hang_up_now(self) -> None:
+        """Close the connection without an answer: the client does not keep its side."""
+        self.request.connection.stream.close()  # type: ignore[union-attr]
 
     def _hang_up(self) -> None:
         """Say that the rest of the body is not read; Tornado closes the connection then."""
@@ -200,20 +251,21 @@ class BaseHandler(RequestHandler):
         raise self._refusal
 
     def _too_large(self) -> TooLarge:
-        return TooLarge(f"The body is larger than {self.edge.max_body} bytes.")
+        return TooLarge(f"The body is larger than {self.max_body} bytes.")
 
     # ------------------------------------------------------------ in and out
 
     async def read(self, model: type[M]) -> M:
-        """The body as `model`. Raises InvalidJson, InvalidRequest, InvalidId."""
+        """The body as `model`. Raises InvalidJson, InvalidRequest, UnsupportedMediaType."""
+        headers.check_plain(self.request.headers)
         self.body = b"".join(self._chunks)
         self._chunks.clear()
-        value = await _computed(len(self.body), json_text.parse, self.body)
+        value = await computed(len(self.body), json_text.parse, self.body)
         return bodies.validated(model, value)
 
     async def env(self, given: Mapping[str, Any] | None) -> dict[str, str]:
         """The variables that the body gave, as strings; numbers as they are written there."""
-        return await _computed(len(self.body), bodies.env_of, given, self.body)
+        return await computed(len(self.body), bodies.env_of, given, self.body)
 
     def query(self, model: type[M]) -> M:
         """The query string as `model`. Raises InvalidRequest."""
@@ -221,7 +273,7 @@ class BaseHandler(RequestHandler):
 
     async def answer(self, value: JsonObject, status: int = 200, *, size: int = 0) -> None:
         """Finish with a JSON object; `size` is about how many bytes it will take."""
-        data = await _computed(size, json_text.encode, value)
+        data = await computed(size, json_text.encode, value)
         self.set_status(status)
         self.finish(data)
 
@@ -312,31 +364,17 @@ class BaseHandler(RequestHandler):
         )
 
 
-class NotFoundHandler(BaseHandler):
-    """Every path that is not there."""
-
-    @property
-    def protected(self) -> bool:
-        return self.request.path.startswith(("/api/", "/mcp", "/jupyter/", "/metrics"))
-
-    def check_path(self) -> None:
-        raise NotFound("There is nothing at this path.", hint="GET /openapi.json tells what is.")
-
-    def allowed(self) -> str:
-        """Whatever the method, the answer is 404."""
-        return str(self.request.method)
-
-    def problem_of(self, cause: BaseException | None, status: int) -> EraError:
-        if isinstance(cause, HTTPError) and status == 405:
-            return NotFound("There is nothing at this path.")
-        return super().problem_of(cause, status)
-
-
-async def _computed(size: int, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+async def computed(size: int, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """What `work` gives; beside the event loop when the bytes that it handles are many."""
     if size > json_text.BIG:
         return await asyncio.to_thread(work, *args, **kwargs)
     return work(*args, **kwargs)
+
+
+def check_id(text: str) -> None:
+    """Raises InvalidId."""
+    if not bodies.ID.fullmatch(text):
+        raise InvalidId(f"An id {bodies.ID_WORDS}.")
 
 
 async def settled(task: asyncio.Future[Any]) -> None:
@@ -359,30 +397,3 @@ def error_object(problem: EraError) -> JsonObject:
         if value is not None:
             shown[name] = value
     return shown
-
-
-def _request_id(headers: Mapping[str, str]) -> str:
-    """The caller's, when it is sane, else a new one."""
-    given = headers.get("X-Request-Id", "")
-    return given if _REQUEST_ID.fullmatch(given) else f"req-{secrets.token_hex(8)}"
-
-
-def _checked_length(headers: Mapping[str, str]) -> int:
-    """The body's declared length, 0 when there is none.
-
-    Raises InvalidRequest for a framing that Tornado would refuse without an answer in JSON.
-    """
-    encoding = headers.get("Transfer-Encoding")
-    length = headers.get("Content-Length")
-    if encoding is not None:
-        if length is not None:
-            raise InvalidRequest("A request has a Content-Length or a Transfer-Encoding, not both.")
-        if encoding.lower() != "chunked":
-            raise InvalidRequest("The only Transfer-Encoding known here is chunked.")
-        return 0
-    if length is None:
-        return 0
-    found = _LENGTH.fullmatch(length)
-    if found is None:
-        raise InvalidRequest("The Content-Length is no number of bytes.")
-    return int(found[1])

@@ -89,6 +89,10 @@ Env = Annotated[
     ),
 ]
 Seconds = Annotated[float, Field(ge=0)]
+_NO_TIMEOUT = (
+    "Absent, null or 0: the `default_timeout` of the session where there is one, else of the "
+    "server (see /api/limits)."
+)
 SomeSeconds = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=0), AfterValidator(lambda number: min(number, _MANY))]
 
@@ -97,9 +101,9 @@ class Timed(Body):
     """Bodies that may bound a run's time, in either unit."""
 
     timeout_ms: Seconds | None = Field(
-        None, description="Milliseconds; wins over `timeout`. 0: the session's default."
+        None, description=f"Milliseconds; wins over `timeout`. {_NO_TIMEOUT}"
     )
-    timeout: Seconds | None = Field(None, description="Seconds. 0: the session's default.")
+    timeout: Seconds | None = Field(None, description=f"Seconds. {_NO_TIMEOUT}")
 
     def timeout_seconds(self) -> float | None:
         """None when none was asked for."""

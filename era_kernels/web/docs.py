@@ -43,6 +43,20 @@ _START = b"""window.ui = SwaggerUIBundle({
 _FILES = frozenset({"swagger-ui.css", "swagger-ui-bundle.js", "favicon-32x32.png"})
 
 
+class RootHandler(BaseHandler):
+    """The address without a path, which people type: it leads to the page."""
+
+    operations = {"GET": Operation("Where the page is", listed=False)}
+
+    @property
+    def protected(self) -> bool:
+        return False
+
+    async def get(self) -> None:
+        self.set_header("Location", "docs")  # relative, as the addresses of the page are
+        await self.answer({"docs": "/docs", "openapi": "/openapi.json"}, 302)
+
+
 class DocsHandler(BaseHandler):
     """The page."""
 

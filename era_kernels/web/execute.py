@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from era_kernels.models import Submission
 from era_kernels.web.answers import (
@@ -27,9 +27,14 @@ if TYPE_CHECKING:
 class ExecuteRequest(Timed):
     """A program to run once."""
 
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"language": "python", "code": "print(6 * 7)"}]}
+    )
+
     language: str = Field(description="A language or an alias, in any case.")
     code: str
     env: Env | None = None
+    files: dict[str, str] | None = Field(None, description="Path → text, there before the run.")
 
 
 class ExecuteHandler(BaseHandler):
@@ -58,6 +63,7 @@ class ExecuteHandler(BaseHandler):
             timeout=body.timeout_seconds(),
             env=await self.env(body.env),
             base_url=self.edge.access.base_url(self.request),
+            files=body.files or {},
         )
         answer = await self._run(body.language, submission)
         language = self.names.get(body.language.lower(), body.language)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from contextlib import aclosing, suppress
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
-from era_kernels.errors import InvalidRequest, RangeNotSatisfiable
+from era_kernels.errors import InvalidRequest
 from era_kernels.models import Execution, JsonObject, Submission, iso
 from era_kernels.web import ranges
 from era_kernels.web.answers import (
@@ -24,6 +24,7 @@ from era_kernels.web.operations import Media, Operation
 from era_kernels.web.sse import EventStream
 
 if TYPE_CHECKING:
+    from era_kernels.services.codes import SessionCodes
     from era_kernels.services.executions import Executions, Running
     from era_kernels.services.sessions import LiveSessions
 
@@ -32,14 +33,32 @@ _MANY_BYTES = 2 * 1024 * 1024
 _EVENTS = Media(
     "text/event-stream",
     "Frames with `id`, `event` and one line of JSON as `data`; `done` is always the last.",
+    {
+        "type": "object",
+        "properties": {name: {"type": "string"} for name in ("id", "event", "data")},
+        "required": ["id", "event", "data"],
+    },
 )
+_TOLD = """Events, by their `type`, which is also the name of the frame's `event`:
+
+- `stdout`, `stderr` {content}: what the program wrote
+- `result`, `display`, `update_display`, `clear_output`: rich outputs, as MIME bundles
+- `queued` {position}: once, when the run has to wait
+- `error` {error, message, code}: the server ended the run, as `code` tells: EXECUTION_TIMEOUT,
+  KERNEL_DIED, OUTPUT_LIMIT, SESSION_DELETED, SESSION_RESTARTED or SERVER_STOPPED
+- `done` {exit_code, exception, state, …}: always the last
+
+What went wrong before the first event is an ordinary error. The header `X-Execution-Id` names the
+execution whose `/stream` goes on where a connection broke, after the `Last-Event-ID` given."""
 _PLAIN = Media("text/plain", "The text so far; byte ranges are served.")
 
 
 class RunRequest(Timed):
     """Code to run in a session."""
 
-    code: str | None = None
+    model_config = ConfigDict(json_schema_extra={"examples": [{"code": "print(6 * 7)"}]})
+
+    code: str | None = Field(None, description="Default: the code stored with the session.")
     update_data: dict[str, Any] | None = Field(
         None, description="Merged into the session's data before the run."
     )
@@ -112,16 +131,18 @@ class ExecutionsAnswer(Answer):
 class SubmittingHandler(BaseHandler):
     """What run and stream share: the body becomes a submission, the session takes it."""
 
-    def initialize(self, edge: Edge, sessions: LiveSessions) -> None:  # type: ignore[override]
+    def initialize(  # type: ignore[override]
+        self, edge: Edge, sessions: LiveSessions, codes: SessionCodes
+    ) -> None:
         super().initialize(edge)
         self.sessions = sessions
+        self.codes = codes
 
     async def submit(self, id: str) -> Running:  # noqa: A002 - the word of the API
         body = await self.read(RunRequest)
-        if body.code is None:
-            raise InvalidRequest("`code` is required.")
+        code = await self.codes.text(id) if body.code is None else body.code
         submission = Submission(
-            code=body.code,
+            code=code,
             timeout=body.timeout_seconds(),
             env=await self.env(body.env),
             update_data=body.update_data,
@@ -153,7 +174,11 @@ class RunHandler(SubmittingHandler):
 class StreamHandler(SubmittingHandler):
     """A run whose events come as they happen. It goes on when the client leaves."""
 
-    operations = {"POST": Operation("Run code and follow it", {200: _EVENTS}, request=RunRequest)}
+    operations = {
+        "POST": Operation(
+            "Run code and follow it", {200: _EVENTS}, request=RunRequest, description=_TOLD
+        )
+    }
 
     async def post(self, id: str) -> None:  # noqa: A002
         running = await self.submit(id)
@@ -210,7 +235,9 @@ class ReplayHandler(ReadingHandler):
     """An execution's events, from any of them on, then live."""
 
     operations = {
-        "GET": Operation("Follow an execution", {200: _EVENTS}, query=ReplayQuery),
+        "GET": Operation(
+            "Follow an execution", {200: _EVENTS}, query=ReplayQuery, description=_TOLD
+        ),
     }
 
     async def get(self, id: str, execution_id: str) -> None:  # noqa: A002
@@ -247,32 +274,15 @@ class TextHandler(ReadingHandler):
     async def get(self, id: str, execution_id: str) -> None:  # noqa: A002
         session = await self.sessions.session(id)
         text = await self.executions.text(session, execution_id, self.stream)
-        start, stop = self._range(text.total)
+        # The text has no validator, so a condition on one asks for the whole.
+        start, stop = ranges.begin(self, text.total, applies="If-Range" not in self.request.headers)
         self.set_header("Content-Type", "text/plain; charset=utf-8")
-        self.set_header("Accept-Ranges", "bytes")
-        self.set_header("Content-Length", stop - start)
         if self.request.method == "HEAD" or start == stop:
             return
         with suppress(ClientGone):
             async with aclosing(text.read(start, stop)) as chunks:  # type: ignore[type-var]
                 async for chunk in chunks:
                     await self.send(chunk)
-
-    def _range(self, total: int) -> tuple[int, int]:
-        """What to send. The text has no validator, so a condition on one asks for the whole."""
-        header = self.request.headers.get("Range")
-        if header is None or "If-Range" in self.request.headers:
-            return 0, total
-        try:
-            asked = ranges.requested(header, total)
-        except RangeNotSatisfiable:
-            self.set_lasting_header("Content-Range", f"bytes */{total}")
-            raise
-        if asked is None:
-            return 0, total
-        self.set_status(206)
-        self.set_header("Content-Range", f"bytes {asked[0]}-{asked[1] - 1}/{total}")
-        return asked
 
 
 def listed_object(execution: Execution) -> JsonObject:

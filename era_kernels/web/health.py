@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import ConfigDict
 
 from era_kernels import __version__
 from era_kernels.models import JsonObject, iso, now
@@ -59,11 +61,14 @@ class LanguagesAnswer(Answer):
 
 
 class LimitsAnswer(Answer):
-    """Setting → value, in bytes and seconds."""
+    """Setting → value, in bytes and seconds; null where there is no bound."""
 
-    model_config = {"extra": "allow"}
+    model_config = ConfigDict(
+        extra="allow",
+        json_schema_extra={"examples": [{"default_timeout": 30, "max_sessions": None}]},
+    )
 
-    __pydantic_extra__: dict[str, Any]
+    __pydantic_extra__: dict[str, float | None]
 
 
 class StatusHandler(BaseHandler):

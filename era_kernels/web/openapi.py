@@ -8,7 +8,7 @@ from functools import cached_property
 from http import HTTPStatus
 
 from pydantic import BaseModel
-from pydantic.json_schema import models_json_schema
+from pydantic.json_schema import GenerateJsonSchema, models_json_schema
 
 from era_kernels import __version__
 from era_kernels.models import JsonObject
@@ -24,6 +24,13 @@ _ABOUT = (
     "Sessions on live interpreters behind HTTP. Every error is a JSON object with `error`, "
     "`message` and `code`; every answer carries `X-Request-Id`."
 )
+
+
+class _Untitled(GenerateJsonSchema):
+    """Fields without the titles that pydantic makes of their names (`Allowinternetaccess`)."""
+
+    def field_title_should_be_set(self, schema: object) -> bool:
+        return False
 
 
 class Document:
@@ -68,7 +75,9 @@ class Document:
         models = {model: None for route in self._routes for model in _models(route)}
         models[ErrorAnswer] = None
         _, schema = models_json_schema(
-            [(model, "validation") for model in models], ref_template=_SCHEMAS + "{model}"
+            [(model, "validation") for model in models],
+            ref_template=_SCHEMAS + "{model}",
+            schema_generator=_Untitled,
         )
         definitions: JsonObject = schema["$defs"]
         return definitions
@@ -76,8 +85,9 @@ class Document:
 
 def _models(route: Route) -> Iterator[type[BaseModel]]:
     for operation in route.handler.operations.values():
-        if operation.request is not None and operation.listed:
-            yield operation.request
+        request = operation.request
+        if request is not None and not isinstance(request, Media) and operation.listed:
+            yield request
         for answer in operation.answers.values():
             if not isinstance(answer, Media) and operation.listed:
                 yield answer
@@ -95,7 +105,7 @@ def _operation(route: Route, method: str, operation: Operation) -> JsonObject:
     if operation.query is not None:
         out["parameters"] = list(_query_parameters(operation.query))
     if operation.request is not None:
-        out["requestBody"] = {"content": _json(operation.request), "required": True}
+        out["requestBody"] = {"content": _content(operation.request), "required": True}
     return out
 
 
@@ -106,13 +116,15 @@ def _operation_id(path: str, method: str) -> str:
 
 def _responses(operation: Operation) -> Iterable[tuple[str, JsonObject]]:
     for status, answer in operation.answers.items():
-        if isinstance(answer, Media):
-            content: JsonObject = {answer.type: {"schema": {"type": "string"}}}
-            yield str(status), {"description": answer.description, "content": content}
-        else:
-            phrase = HTTPStatus(status).phrase
-            yield str(status), {"description": phrase, "content": _json(answer)}
+        described = answer.description if isinstance(answer, Media) else HTTPStatus(status).phrase
+        yield str(status), {"description": described, "content": _content(answer)}
     yield "default", {"description": "What went wrong.", "content": _json(ErrorAnswer)}
+
+
+def _content(what: type[BaseModel] | Media) -> JsonObject:
+    if isinstance(what, Media):
+        return {what.type: {"schema": dict(what.schema)}}
+    return _json(what)
 
 
 def _json(model: type[BaseModel]) -> JsonObject:
@@ -120,12 +132,14 @@ def _json(model: type[BaseModel]) -> JsonObject:
 
 
 def _path_parameter(name: str) -> JsonObject:
-    schema = {"type": "string", "pattern": f"^{ID.pattern}$"}
+    schema: JsonObject = {"type": "string", "pattern": f"^{ID.pattern}$"}
+    if name == "path":  # the rest of the URL, which may hold slashes
+        schema = {"type": "string", "minLength": 1}
     return {"name": name, "in": "path", "required": True, "schema": schema}
 
 
 def _query_parameters(model: type[BaseModel]) -> Iterator[JsonObject]:
-    schema = model.model_json_schema()
+    schema = model.model_json_schema(schema_generator=_Untitled)
     for name, field in schema["properties"].items():
         description = field.pop("description", "")
         yield {"name": name, "in": "query", "schema": field, "description": description}

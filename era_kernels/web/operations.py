@@ -11,23 +11,27 @@ from pydantic import BaseModel
 
 @dataclass(frozen=True, slots=True)
 class Media:
-    """An answer that is no JSON object: its media type, and what it holds."""
+    """What is no JSON object: its media type, what it holds, and the schema of that.
+
+    The schema of an event stream is that of each event, as tools for OpenAPI 3.1 read it.
+    """
 
     type: str
     description: str
+    schema: Mapping[str, Any] = field(default_factory=lambda: {"type": "string"})
 
 
 @dataclass(frozen=True, slots=True)
 class Operation:
     """One method of one path.
 
-    `request` validates the body and `query` the query string; `answers` tells by status what comes
-    back. Errors look the same everywhere and are not repeated here.
+    `request` validates the body (or says what it is) and `query` the query string; `answers` tells
+    by status what comes back. Errors look the same everywhere and are not repeated here.
     """
 
     summary: str
     answers: Mapping[int, type[BaseModel] | Media] = field(default_factory=dict)
-    request: type[BaseModel] | None = None
+    request: type[BaseModel] | Media | None = None
     query: type[BaseModel] | None = None
     description: str = ""
     listed: bool = True  # in the OpenAPI document

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from era_kernels.errors import RangeNotSatisfiable
+from era_kernels.web.base import BaseHandler
 
 _RANGE = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})", re.IGNORECASE)
 
@@ -27,4 +28,24 @@ def requested(header: str | None, total: int) -> tuple[int, int] | None:
             return None
     if start >= stop:
         raise RangeNotSatisfiable(f"The range begins behind the end: there are {total} bytes.")
+    return start, stop
+
+
+def begin(handler: BaseHandler, total: int, *, applies: bool = True) -> tuple[int, int]:
+    """Set the status and the headers of an answer that serves ranges; the range to send.
+
+    `applies`: a condition on the range, if there was one, is met. Raises RangeNotSatisfiable.
+    """
+    try:
+        applies = applies and handler.request.method == "GET"  # HEAD tells of the whole
+        asked = requested(handler.request.headers.get("Range"), total) if applies else None
+    except RangeNotSatisfiable:
+        handler.set_lasting_header("Content-Range", f"bytes */{total}")
+        raise
+    start, stop = asked or (0, total)
+    handler.set_header("Accept-Ranges", "bytes")
+    handler.set_header("Content-Length", stop - start)
+    if asked is not None:
+        handler.set_status(206)
+        handler.set_header("Content-Range", f"bytes {start}-{stop - 1}/{total}")
     return start, stop

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 
 from tornado.web import Application, RequestHandler
 
-from era_kernels.web.base import BaseHandler, Edge, NotFoundHandler
-from era_kernels.web.docs import DocsFileHandler, DocsHandler
+from era_kernels.web.base import BaseHandler, Edge
+from era_kernels.web.code import CodeHandler
+from era_kernels.web.docs import DocsFileHandler, DocsHandler, RootHandler
+from era_kernels.web.duplicate import DuplicateHandler
 from era_kernels.web.execute import ExecuteHandler
 from era_kernels.web.executions import (
     ExecutionHandler,
@@ -20,19 +22,25 @@ from era_kernels.web.executions import (
     StreamHandler,
     TextHandler,
 )
+from era_kernels.web.files import FileHandler, FilesHandler
 from era_kernels.web.health import HealthHandler, LanguagesHandler, LimitsHandler
+from era_kernels.web.metrics import MetricsHandler
+from era_kernels.web.not_found import NotFoundHandler
 from era_kernels.web.openapi import Document, OpenApiHandler
 from era_kernels.web.operations import Route
 from era_kernels.web.sessions import RestartHandler, SessionHandler, SessionsHandler
 
 if TYPE_CHECKING:
+    from era_kernels.services.codes import SessionCodes
     from era_kernels.services.executions import Executions
+    from era_kernels.services.files import SessionFiles
     from era_kernels.services.sessions import LiveSessions
     from era_kernels.services.status import Status
 
 log = logging.getLogger(__name__)
 
 _PART = re.compile(r"\\\{\w+\\\}")
+_REST = re.escape("{path}")
 
 
 def make_application(
@@ -40,28 +48,38 @@ def make_application(
     sessions: LiveSessions,
     executions: Executions,
     status: Status,
+    codes: SessionCodes,
+    files: SessionFiles,
     edge: Edge,
 ) -> Application:
     """The whole HTTP side."""
-    routes = make_routes(sessions, executions, status)
+    routes = make_routes(sessions, executions, status, codes, files)
     document = Document(routes)
     routes = [
         *routes,
         Route("/openapi.json", OpenApiHandler, {"document": document}),
+        Route("/", RootHandler),
         Route("/docs", DocsHandler),
         Route("/docs/{name}", DocsFileHandler),
     ]
     return Application(
-        [(_pattern(r.path), r.handler, {"edge": edge, **r.needs}) for r in routes],
+        [(_pattern(r.path), r.handler, {"edge": edge.at(r.path), **r.needs}) for r in routes],
         default_handler_class=NotFoundHandler,
         default_handler_args={"edge": edge},
         log_function=log_request,
     )
 
 
-def make_routes(sessions: LiveSessions, executions: Executions, status: Status) -> list[Route]:
+def make_routes(
+    sessions: LiveSessions,
+    executions: Executions,
+    status: Status,
+    codes: SessionCodes,
+    files: SessionFiles,
+) -> list[Route]:
     """Every path of the API, in the order of the document."""
     one = {"sessions": sessions}
+    running = {"sessions": sessions, "codes": codes}
     many = {"sessions": sessions, "executions": executions}
     how = {"status": status}
     session = "/api/sessions/{id}"
@@ -71,8 +89,12 @@ def make_routes(sessions: LiveSessions, executions: Executions, status: Status) 
         Route("/api/sessions", SessionsHandler, one, "sessions"),
         Route(session, SessionHandler, one, "sessions"),
         Route(f"{session}/restart", RestartHandler, one, "sessions"),
-        Route(f"{session}/run", RunHandler, one, "runs"),
-        Route(f"{session}/stream", StreamHandler, one, "runs"),
+        Route(f"{session}/duplicate", DuplicateHandler, one, "sessions"),
+        Route(f"{session}/code", CodeHandler, {"codes": codes}, "code"),
+        Route(f"{session}/files", FilesHandler, {"files": files}, "files"),
+        Route(f"{session}/files/{{path}}", FileHandler, {"files": files}, "files"),
+        Route(f"{session}/run", RunHandler, running, "runs"),
+        Route(f"{session}/stream", StreamHandler, running, "runs"),
         Route(f"{session}/executions", ExecutionsHandler, many, "executions"),
         Route(execution, ExecutionHandler, many, "executions"),
         Route(f"{execution}/stream", ReplayHandler, many, "executions"),
@@ -82,12 +104,13 @@ def make_routes(sessions: LiveSessions, executions: Executions, status: Status) 
         Route("/api/health", HealthHandler, how, "server"),
         Route("/api/languages", LanguagesHandler, how, "server"),
         Route("/api/limits", LimitsHandler, how, "server"),
+        Route("/metrics", MetricsHandler, {}, "server"),
     ]
 
 
 def _pattern(path: str) -> str:
-    """`/api/sessions/{id}` as Tornado matches it."""
-    return _PART.sub("([^/]+)", re.escape(path))
+    """`/api/sessions/{id}` as Tornado matches it; `{path}` is all that follows."""
+    return _PART.sub("([^/]+)", re.escape(path).replace(_REST, "(.*)"))
 
 
 def _names(status: Status) -> Mapping[str, str]:
@@ -100,20 +123,25 @@ def _names(status: Status) -> Mapping[str, str]:
 
 
 def log_request(handler: RequestHandler) -> None:
-    """One line per answer; never a query, a body or a header of the caller but the request id."""
-    status = handler.get_status()
+    """Count the answer, and log it in one line.
+
+    Never a query, a body or a header of the caller but the request id.
+    """
+    assert isinstance(handler, BaseHandler)
+    request, edge = handler.request, handler.edge
+    status, seconds = handler.get_status(), request.request_time()
+    edge.meters.answered(edge.route, str(request.method), status, seconds)
     level = logging.WARNING if status >= 500 else logging.INFO
     if not log.isEnabledFor(level):
         return
-    assert isinstance(handler, BaseHandler)
     log.log(
         level,
         "answered",
         extra={
-            "method": handler.request.method,
-            "path": handler.request.path,
+            "method": request.method,
+            "path": request.path,
             "status": status,
-            "ms": round(handler.request.request_time() * 1000, 2),
+            "ms": round(seconds * 1000, 2),
             "request_id": handler.request_id,
         },
     )

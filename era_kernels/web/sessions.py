@@ -5,23 +5,27 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from era_kernels.models import FileInfo, JsonObject, NewSession, SessionView, iso, now
+from era_kernels.web import json_text
 from era_kernels.web.answers import Answer
-from era_kernels.web.base import BaseHandler, Edge
+from era_kernels.web.base import BaseHandler, Edge, computed
 from era_kernels.web.bodies import Body, Paging, SessionId, SomeSeconds
 from era_kernels.web.operations import Operation
 
 if TYPE_CHECKING:
     from era_kernels.services.sessions import LiveSessions
+    from era_kernels.storage.snapshot import Snapshot
 
-MANY = 200  # sessions whose list is encoded beside the event loop
-_MANY_BYTES = 2 * 1024 * 1024
+MANY = 200  # files whose list is encoded beside the event loop
+MANY_BYTES = 2 * 1024 * 1024
 
 
 class CreateSession(Body):
     """A wish for a session."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"language": "python"}]})
 
     language: str = Field(description="A language or an alias, in any case.")
     persistent: bool | None = Field(None, description="Default true.")
@@ -30,6 +34,9 @@ class CreateSession(Body):
     data: dict[str, Any] | None = Field(None, description="Runtime state, at most 1 MiB.")
     metadata: dict[str, Any] | None = Field(None, description="Labels, at most 1 MiB.")
     default_timeout: SomeSeconds | None = Field(None, description="Seconds.")
+    ttl: SomeSeconds | None = Field(
+        None, description="Seconds without a request, then it is deleted."
+    )
     allowInternetAccess: bool | None = None
     allowPublicAccess: bool | None = None
 
@@ -37,7 +44,12 @@ class CreateSession(Body):
 class ChangeSession(Body):
     """What to change; what is absent stays. Values are replaced whole."""
 
+    model_config = ConfigDict(json_schema_extra={"examples": [{"metadata": {"owner": "ada"}}]})
+
     default_timeout: SomeSeconds | None = Field(None, description="Seconds; null unsets it.")
+    ttl: SomeSeconds | None = Field(
+        None, description="Seconds without a request, then it is deleted; null unsets it."
+    )
     allowInternetAccess: bool = Field(default_factory=bool)
     allowPublicAccess: bool = Field(default_factory=bool)
     metadata: dict[str, Any] = Field(default_factory=dict)
@@ -75,6 +87,7 @@ class SessionListed(Answer):
     kernel_generation: int
     isolation: IsolationAnswer
     default_timeout: float | None = Field(None, description="Seconds; only when set.")
+    ttl: float | None = Field(None, description="Seconds; only when set.")
 
 
 class SessionAnswer(SessionListed):
@@ -158,9 +171,8 @@ class SessionsHandler(BaseHandler):
     async def get(self) -> None:
         query = self.query(SessionsQuery)
         views, total = await self.sessions.list_sessions(query.limit, query.offset, query.language)
-        listed = [listed_object(view) for view in views]
-        out = {"sessions": listed, "count": len(listed), "total": total}
-        await self.answer(out, size=_MANY_BYTES if len(listed) > MANY else 0)
+        listed, count = await json_text.encode_list(map(listed_object, views))
+        self.finish(b'{"sessions":%b,"count":%d,"total":%d}' % (listed, count, total))
 
     async def post(self) -> None:
         view = await self.sessions.create(_new_session(await self.read(CreateSession)))
@@ -193,8 +205,9 @@ class SessionHandler(BaseHandler):
 
     async def get(self, id: str) -> None:  # noqa: A002 - the word of the API
         view = await self.sessions.get(id)
-        files = [file_object(file) for file in await self.sessions.files(id)]
-        size = _MANY_BYTES if len(files) > MANY else 0
+        snapshot = await self.sessions.files(id)
+        size = MANY_BYTES if snapshot.count > MANY else 0
+        files = await computed(size, _files_shown, snapshot)
         await self.answer({**session_object(view), "files": files}, size=size)
 
     async def patch(self, id: str) -> None:  # noqa: A002
@@ -240,6 +253,7 @@ def _new_session(body: CreateSession) -> NewSession:
         data=body.data or {},
         metadata=body.metadata or {},
         default_timeout=body.default_timeout,
+        ttl=body.ttl,
         allow_internet=body.allowInternetAccess,
         allow_public=body.allowPublicAccess,
     )
@@ -247,6 +261,7 @@ def _new_session(body: CreateSession) -> NewSession:
 
 _CHANGES: Mapping[str, str] = {
     "default_timeout": "default_timeout",
+    "ttl": "ttl",
     "allowInternetAccess": "allow_internet",
     "allowPublicAccess": "allow_public",
     "metadata": "metadata",
@@ -278,8 +293,10 @@ def listed_object(view: SessionView) -> JsonObject:
         "kernel_generation": session.kernel_generation,
         "isolation": {"tier": view.isolation.tier, "missing": list(view.isolation.missing)},
     }
-    if session.default_timeout is not None:
-        out["default_timeout"] = _plain(session.default_timeout)
+    for name in ("default_timeout", "ttl"):
+        seconds = getattr(session, name)
+        if seconds is not None:
+            out[name] = _plain(seconds)
     return out
 
 
@@ -290,6 +307,10 @@ def session_object(view: SessionView) -> JsonObject:
 
 def file_object(file: FileInfo) -> JsonObject:
     return {"path": file.path, "size": file.size, "modified_at": iso(file.modified_at)}
+
+
+def _files_shown(snapshot: Snapshot) -> list[JsonObject]:
+    return [file_object(file) for file in snapshot.files]
 
 
 def _plain(seconds: float) -> float:

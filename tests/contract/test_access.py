@@ -7,11 +7,12 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 
 from tests.client import Client
 from tests.contract.checks import check, check_error
-from tests.launching import COMMAND, Server, launching, wait_until
+from tests.launching import COMMAND, Launcher, Server, launching, wait_until
 
 TOKEN = "a-token-of-the-environment"
 IN_FILE = "a-token-of-the-file"
@@ -207,6 +208,75 @@ def test_token_file(closed: Client, token_file: Path) -> None:
     assert wait_until(lambda: statuses() == [200, 401, 200])
 
 
+def rotated(launcher: Launcher, tmp_path: Path) -> tuple[Path, httpx.Client]:
+    """A server whose only token stands in a file, and a client that shows it."""
+    file = tmp_path / "tokens"
+    file.write_text(f"{IN_FILE}\n")
+    server = launcher.start("--api-token-file", str(file))
+    return file, httpx.Client(base_url=server.base_url, headers={"X-API-Key": IN_FILE})
+
+
+def test_emptied_token_file(launcher: Launcher, tmp_path: Path) -> None:
+    """A server whose only tokens were taken away lets nobody in, not even without one."""
+    file, http = rotated(launcher, tmp_path)
+    with http:
+        assert http.get("/api/sessions").status_code == 200
+        file.write_text("# nobody\n")
+        assert wait_until(lambda: http.get("/api/sessions").status_code == 401)
+        assert http.get("/api/sessions", headers={"X-API-Key": ""}).status_code == 401
+        assert http.get("/metrics").status_code == 401
+        assert http.get("/health").status_code == 200
+        file.write_text(f"{LATER}\n")
+        key = {"X-API-Key": LATER}
+        assert wait_until(lambda: http.get("/api/sessions", headers=key).status_code == 200)
+
+
+@pytest.mark.parametrize("way", ["gone", "a directory", "no text"])
+def test_unreadable_token_file(launcher: Launcher, tmp_path: Path, way: str) -> None:
+    """A token file that cannot be read changes nothing but the log, until it can be again."""
+    file, http = rotated(launcher, tmp_path)
+    with http:
+        file.unlink()
+        if way == "a directory":
+            file.mkdir()
+        elif way == "no text":
+            file.write_bytes(b"\xff" * 20)
+        server = launcher.started[-1]
+
+        def told() -> bool:
+            assert http.get("/api/sessions").status_code == 200
+            return "cannot be read" in server.logged
+
+        assert wait_until(told)
+        assert http.get("/api/sessions", headers={"X-API-Key": LATER}).status_code == 401
+        file.rmdir() if way == "a directory" else file.unlink(missing_ok=True)
+        file.write_text(f"{LATER}\n")
+        assert wait_until(lambda: http.get("/api/sessions").status_code == 401)
+
+
+def test_weak_token_that_comes_later(launcher: Launcher, tmp_path: Path) -> None:
+    """A token that can be guessed is not let in when it is written later, nor logged."""
+    file, http = rotated(launcher, tmp_path)
+    with http:
+        file.write_text(f"tomato\n{LATER}\n")
+        key = {"X-API-Key": LATER}
+        assert wait_until(lambda: http.get("/api/sessions", headers=key).status_code == 200)
+        assert http.get("/api/sessions", headers={"X-API-Key": "tomato"}).status_code == 401
+    assert "too short" in launcher.started[-1].logged
+    assert "tomato" not in launcher.started[-1].logged
+
+
+@pytest.mark.parametrize("content", ["", "# only a comment\n", "tomato\n", None], ids=range(4))
+def test_useless_token_file(tmp_path: Path, content: str | None) -> None:
+    """A token file that lets nobody in, or that is not there, is refused at start."""
+    file = tmp_path / "tokens"
+    if content is not None:
+        file.write_text(content)
+    said = refused("--api-token-file", str(file), data_dir=tmp_path / "data")
+    assert "token" in said
+    assert "tomato" not in said
+
+
 # ---------------------------------------------------------------- hosts and origins
 
 
@@ -288,18 +358,78 @@ def test_cors(named: Client) -> None:
     assert "Content-Type" in preflight.headers["Access-Control-Allow-Headers"]
 
 
-def test_forwarded_address(named: Client) -> None:
-    """Where a proxy is trusted, code sees the address under which the caller came."""
-    headers = {"X-Forwarded-Host": "era.example", "X-Forwarded-Proto": "https"}
-    code = "import os; print(os.environ['ERA_BASE_URL'])"
-    body = {"language": "python", "code": code}
-    answer = named.http.post("/api/execute", json=body, headers=headers)
-    check(answer.json(), stdout="https://era.example\n")
+@pytest.mark.parametrize("method", ["PUT", "PATCH", "DELETE"])
+def test_foreign_preflight(named: Client, method: str) -> None:
+    """A browser that asks for a page of nobody's is told nothing that would let it go on."""
+    answer = named.http.options(
+        "/api/sessions/s1",
+        headers={"Origin": "https://evil.example", "Access-Control-Request-Method": method},
+    )
+    check_error(answer, 403, "FORBIDDEN")
+    assert not [name for name in answer.headers if name.lower().startswith("access-control")]
 
 
-def test_public_url(closed: Client) -> None:
+def test_preflight_of_a_file(named: Client) -> None:
+    """A page may send what files take, and see what they answer."""
+    answer = named.http.options(
+        "/api/sessions/s1/files/a",
+        headers={"Origin": "https://app.example", "Access-Control-Request-Method": "PUT"},
+    )
+    assert "PUT" in answer.headers["Access-Control-Allow-Methods"]
+    assert "If-Match" in answer.headers["Access-Control-Allow-Headers"]
+    assert "ETag" in answer.headers["Access-Control-Expose-Headers"]
+
+
+# ---------------------------------------------------------------- the address that code sees
+
+
+def seen_address(client: Client, headers: dict[str, str]) -> str:
+    """The server's address as code sees it in `execute` and in a session."""
+    body = {"language": "python", "code": "import os; print(os.environ['ERA_BASE_URL'], end='')"}
+    answer = client.http.post("/api/execute", json=body, headers=headers)
+    made = client.http.post("/api/sessions", json={"language": "python"}, headers=headers)
+    run = f"/api/sessions/{made.json()['id']}/run"
+    seen = [answer, client.http.post(run, json=body, headers=headers)]
+    first, second = (str(one.raise_for_status().json()["stdout"]) for one in seen)
+    assert first == second
+    return first
+
+
+@pytest.mark.parametrize(
+    ("headers", "address"),
+    [
+        ({"X-Forwarded-Host": "era.example", "X-Forwarded-Proto": "https"}, "https://era.example"),
+        ({"X-Forwarded-Host": "era.example:8443", "X-Forwarded-Proto": "HTTPS"},
+         "https://era.example:8443"),
+        ({"X-Forwarded-Host": "evil.example, era.example"}, "http://era.example"),
+        ({"X-Forwarded-Proto": "https", "Host": "other.example"}, "https://other.example"),
+        ({"X-Forwarded-Proto": "javascript", "Host": "era.example"}, "http://era.example"),
+        ({"X-Forwarded-Host": "a b'c", "Host": "era.example"}, "http://era.example"),
+        ({"X-Forwarded-Host": "localhost/path?x", "Host": "era.example"}, "http://era.example"),
+        ({"Host": "era.example"}, "http://era.example"),
+    ],
+    ids=range(8),
+)  # fmt: skip
+def test_forwarded_address(named: Client, headers: dict[str, str], address: str) -> None:
+    """Where a proxy is trusted, code sees the address under which the caller came, if it is one."""
+    assert seen_address(named, headers) == address
+
+
+def test_forwarding_is_not_trusted(client: Client) -> None:
+    """Where no proxy is trusted, anybody could say anything: code sees the Host."""
+    headers = {"X-Forwarded-Host": "evil.example", "X-Forwarded-Proto": "https"}
+    assert seen_address(client, headers) == client.base_url
+
+
+@pytest.mark.parametrize("forwarded", [{}, {"X-Forwarded-Host": "era.example"}])
+def test_public_url(closed: Client, forwarded: dict[str, str]) -> None:
     """`public_url` is what code sees as the server's address, without a slash at the end."""
-    code = "import os; print(os.environ['ERA_BASE_URL'])"
-    body = {"language": "python", "code": code}
-    answer = closed.http.post("/api/execute", json=body, headers=BEARER)
-    check(answer.json(), stdout=f"{PUBLIC}\n")
+    assert seen_address(closed, {**BEARER, **forwarded}) == PUBLIC
+
+
+def test_public_url_wins(launcher: Launcher) -> None:
+    """A public address is the address, whatever a trusted proxy says."""
+    client = Client(launcher.start("--trust-forwarded", "--public-url", PUBLIC).base_url)
+    headers = {"X-Forwarded-Host": "localhost", "X-Forwarded-Proto": "https"}
+    assert seen_address(client, headers) == PUBLIC
+    client.close()

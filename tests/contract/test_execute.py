@@ -58,7 +58,7 @@ def test_each_run_begins_anew(execute: Execute) -> None:
     assert first["session_id"] != second["session_id"]
 
 
-@pytest.mark.parametrize("language", ["python", "Python", "PYTHON", "py", "PY"])
+@pytest.mark.parametrize("language", ["python", "PYTHON", "py", "PY", "Python3"])
 def test_aliases(execute: Execute, language: str) -> None:
     """A language is known by its aliases, in any case, and told by its name."""
     check(execute("print(1)", language=language).json(), language="python", stdout="1\n")

@@ -72,7 +72,7 @@ def test_languages(client: Client) -> None:
         if one["name"] == "python"
     ]  # fmt: skip
     assert set(python) == {"name", "aliases", "available", "version", "kernels", "capabilities"}
-    assert "py" in python["aliases"]
+    assert python["aliases"] == ["py", "python3"]
     assert python["available"] is True
     assert python["version"].startswith("3.")
 

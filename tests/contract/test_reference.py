@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -69,19 +70,42 @@ curl -X PATCH https://anewera.dev/api/sessions/my-session \
 "allowInternetAccess": true
 }'""",
 ]
+DUPLICATE = r"""curl -X POST https://anewera.dev/api/sessions/my-session/duplicate \
+-H "Content-Type: application/json" \
+-d '{
+"new_id": "my-session-backup"
+}'"""
 DELETE = "curl -X DELETE https://anewera.dev/api/sessions/my-session"
 DELETE_ALL = r"""# Delete all sessions
 curl -X DELETE https://anewera.dev/api/sessions"""
 HEALTH = "curl https://anewera.dev/health"
+FILES = "curl https://anewera.dev/api/sessions/my-session/files"
+DOWNLOADS = r"""# Download a file
+curl https://anewera.dev/api/sessions/my-session/files/data.json -o data.json
+# View text file content
+curl https://anewera.dev/api/sessions/my-session/files/output.txt"""
+UPLOADS = r"""# Upload JSON file
+curl -X PUT https://anewera.dev/api/sessions/my-session/files/data.json \
+-H "Content-Type: application/json" \
+--data-binary @data.json
+# Upload text file
+echo "Hello World" | curl -X PUT https://anewera.dev/api/sessions/my-session/files/hello.txt \
+--data-binary @-
+# Upload binary file
+curl -X PUT https://anewera.dev/api/sessions/my-session/files/image.png \
+-H "Content-Type: image/png" \
+--data-binary @image.png"""
 
 
 @pytest.fixture
-def curl(server: Server, client: Client) -> Iterator[Any]:
+def curl(server: Server, client: Client, tmp_path: Path) -> Iterator[Any]:
     """Runs lines of the page against the server, and gives what they print."""
 
     def run(lines: str) -> str:
         script = lines.replace(PAGE, server.base_url)
-        ended = subprocess.run(["bash", "-c", script], capture_output=True, timeout=60)
+        ended = subprocess.run(
+            ["bash", "-c", script], cwd=tmp_path, capture_output=True, timeout=60
+        )
         assert ended.returncode == 0, ended.stderr
         return ended.stdout.decode()
 
@@ -145,6 +169,57 @@ def test_stream(curl: Any) -> None:
     assert printed == "".join(f"Processing {number}\n" for number in range(5))
     check(data[-1], type="done", exit_code=0)
     assert isinstance(data[-1]["duration"], str)
+
+
+def test_duplicate(curl: Any) -> None:
+    """Clone an existing session with all its files and state."""
+    curl(CREATE)
+    answer = json.loads(curl(DUPLICATE))
+    check(answer, id="my-session-backup", source_session_id="my-session", language="python")
+    check(answer, persistent=True, file_count=0, total_size_bytes=0, data={"user": "developer"})
+    assert answer["created_at"].endswith("Z")
+
+
+def test_uploads(curl: Any, client: Client, tmp_path: Path) -> None:
+    """Upload files: each is there as it was, with the type that was said or its name tells."""
+    (tmp_path / "data.json").write_bytes(b'{"a": 1}\n')
+    (tmp_path / "image.png").write_bytes(b"\x89PNG\r\n\x1a\n\x00")
+    curl(CREATE)
+    text = curl(UPLOADS).replace("}{", "}\n{").splitlines()
+    assert [json.loads(line) for line in text] == [
+        {"path": "data.json", "size": 9},
+        {"path": "hello.txt", "size": 12},
+        {"path": "image.png", "size": 9},
+    ]
+    for name, kind in [
+        ("data.json", "application/json"), ("hello.txt", "text/plain"), ("image.png", "image/png"),
+    ]:  # fmt: skip
+        got = client.http.get(f"/api/sessions/my-session/files/{name}")
+        assert got.headers["Content-Type"] == kind
+        if name != "hello.txt":
+            assert got.content == (tmp_path / name).read_bytes()
+    assert got.content == b"\x89PNG\r\n\x1a\n\x00"
+
+
+def test_files(curl: Any) -> None:
+    """List all files in a session."""
+    curl(CREATE)
+    check(json.loads(curl(FILES)), files=[], total_count=0, total_size_bytes=0)
+    curl('echo "Hello World" > image.png; echo "{}" > data.json')
+    curl(UPLOADS)
+    answer = json.loads(curl(FILES))
+    check(answer, total_count=3, total_size_bytes=27)
+    assert [file["path"] for file in answer["files"]] == ["data.json", "hello.txt", "image.png"]
+    assert all({"path", "size", "modified_at"} <= set(file) for file in answer["files"])
+
+
+def test_downloads(curl: Any, client: Client, tmp_path: Path) -> None:
+    """Download files that code wrote."""
+    curl(CREATE)
+    code = "open('data.json', 'w').write('{}'); open('output.txt', 'w').write('shown')"
+    client.http.post("/api/sessions/my-session/run", json={"code": code})
+    assert curl(DOWNLOADS) == "shown"
+    assert (tmp_path / "data.json").read_bytes() == b"{}"
 
 
 def test_changes(curl: Any) -> None:

@@ -305,7 +305,7 @@ def test_slow_body(client: Client, port: int) -> None:
 @pytest.mark.parametrize(
     ("method", "path", "status", "code"),
     [
-        ("GET", "/", 404, "NOT_FOUND"),
+        ("GET", "/nothing", 404, "NOT_FOUND"),
         ("GET", "/api", 404, "NOT_FOUND"),
         ("GET", "/api/", 404, "NOT_FOUND"),
         ("POST", "/api/nothing", 404, "NOT_FOUND"),

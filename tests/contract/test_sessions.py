@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from tests.client import Client, SessionClient
@@ -58,6 +60,7 @@ def test_create_with_everything(client: Client) -> None:
         "data": {"user": "developer"},
         "metadata": {"team": "é"},
         "default_timeout": 120,
+        "ttl": 900,
         "allowInternetAccess": True,
         "allowPublicAccess": False,
     }
@@ -72,7 +75,7 @@ def test_create_with_everything(client: Client) -> None:
 def test_nulls(client: Client) -> None:
     """Null is the default."""
     names = [
-        "persistent", "session_id", "id", "data", "metadata", "default_timeout",
+        "persistent", "session_id", "id", "data", "metadata", "default_timeout", "ttl",
         "allowInternetAccess", "allowPublicAccess",
     ]  # fmt: skip
     answer = client.http.post("/api/sessions", json={"language": "python", **dict.fromkeys(names)})
@@ -416,6 +419,121 @@ def test_not_persistent(client: Client) -> None:
         check(session.run(look), stdout="False False\n", data={"kept": 1})
         check(session.get(), files=[], file_count=0)
     session.delete()
+
+
+# ---------------------------------------------------------------- time to live
+
+
+def is_listed(client: Client, session: SessionClient) -> bool:
+    """Whether it is there; asking so is no request to the session."""
+    listed = client.http.get("/api/sessions").json()["sessions"]
+    return any(one["id"] == session.id for one in listed)
+
+
+def lifetime(client: Client, session: SessionClient) -> float:
+    """Seconds until it is gone."""
+    began = time.monotonic()
+    assert wait_until(lambda: not is_listed(client, session), 20)
+    return time.monotonic() - began
+
+
+def test_ttl_is_shown_when_set(client: Client, session: SessionClient) -> None:
+    """`ttl` is in the session object only when it is set: at creation or by PATCH; null unsets."""
+    assert "ttl" not in session.get()
+    for value, text in ((60, '"ttl":60'), (0.5e6, '"ttl":500000'), (99.5, '"ttl":99.5')):
+        answer = client.http.patch(session.path, json={"ttl": value})
+        check(answer.json()["metadata"], ttl=value)
+        assert text in answer.text
+        check(session.get(), ttl=value)
+    assert "ttl" not in client.http.patch(session.path, json={"ttl": None}).json()["metadata"]
+    assert "ttl" not in session.get()
+    other = client.session("python", ttl=77)
+    check(other.get(), ttl=77)
+    assert [s.get("ttl") for s in client.http.get("/api/sessions").json()["sessions"]][-1] == 77
+    other.delete()
+
+
+@pytest.mark.parametrize("ttl", [0, -1, "60", True, []])
+def test_bad_ttl(client: Client, session: SessionClient, ttl: object) -> None:
+    """It is above zero, else 400, and nothing changes."""
+    answer = client.http.post("/api/sessions", json={"language": "python", "ttl": ttl, "id": "x"})
+    assert "`ttl`" in check_error(answer, 400, "INVALID_REQUEST")["message"]
+    check_error(client.http.get("/api/sessions/x"), 404, "SESSION_NOT_FOUND")
+    check_error(client.http.patch(session.path, json={"ttl": ttl}), 400, "INVALID_REQUEST")
+    assert "ttl" not in session.get()
+
+
+def test_ttl(client: Client, server: Server) -> None:
+    """After that many seconds without a request the session is deleted, as by DELETE."""
+    session = client.session("python", ttl=1.5)
+    pid = int(session.run("import os; open('file', 'w').close(); print(os.getpid())")["stdout"])
+    before = len(list((server.data_dir / "sessions").iterdir()))
+    assert 1 < lifetime(client, session) < 3.5
+    check_error(client.http.get(session.path), 404, "SESSION_NOT_FOUND")
+    assert wait_until(lambda: not psutil.pid_exists(pid))
+    directory = server.data_dir / "sessions"
+    assert wait_until(lambda: len(list(directory.iterdir())) == before - 1)
+    client.session("python", session_id=session.id).delete()
+
+
+def test_requests_keep_it(client: Client) -> None:
+    """Any call on the session counts as a request, also one that changes nothing."""
+    session = client.session("python", ttl=1)
+    calls = ["", "/files", "/executions", "/code", "/executions/none", "/files/none"]
+    for call in calls:
+        time.sleep(0.5)
+        assert is_listed(client, session), call
+        client.http.get(f"{session.path}{call}")
+    assert 0.5 < lifetime(client, session) < 3
+
+
+def test_runs_keep_it(client: Client) -> None:
+    """It is never deleted in a run, nor with runs that wait; its time begins at their end."""
+    session = client.session("python", ttl=0.5)
+    check(session.run("import time; time.sleep(2); print('whole')"), stdout="whole\n", exit_code=0)
+    with ThreadPoolExecutor(3) as pool:
+        code = "import time; time.sleep(1); print('whole')"
+        answers = list(pool.map(lambda _: session.run(code), range(3)))
+    assert [answer["stdout"] for answer in answers] == ["whole\n"] * 3
+    assert lifetime(client, session) < 2.5
+
+
+def test_readers_keep_it(client: Client) -> None:
+    """A stream that somebody reads counts as long as it is read; without readers, a run does."""
+    session = client.session("python", ttl=0.5)
+    with session.open_stream("import time; time.sleep(0.3); print(1); time.sleep(1.2)") as events:
+        next(events)
+    time.sleep(0.8)
+    assert is_listed(client, session)
+    assert lifetime(client, session) < 3
+
+
+def test_changed_ttl(client: Client) -> None:
+    """A change takes effect at once, and counts from then."""
+    session = client.session("python", ttl=1)
+    client.http.patch(session.path, json={"ttl": 1000}).raise_for_status()
+    time.sleep(1.5)
+    assert is_listed(client, session)
+    client.http.patch(session.path, json={"ttl": 0.5}).raise_for_status()
+    assert lifetime(client, session) < 2
+    kept = client.session("python", ttl=0.7)
+    client.http.patch(kept.path, json={"ttl": None}).raise_for_status()
+    time.sleep(1.2)
+    assert is_listed(client, kept)
+    kept.delete()
+
+
+def test_ttl_after_a_restart_of_the_server(launcher: Launcher) -> None:
+    """It is kept over a restart of the server, and its time begins anew."""
+    client = Client(launcher.start().base_url)
+    client.session("python", session_id="s", ttl=2)
+    launcher.started[0].kill()
+    client.close()
+    time.sleep(1.5)
+    client = Client(launcher.start().base_url)
+    session = SessionClient(client.http, "s")
+    assert 1 < lifetime(client, session) < 4
+    client.close()
 
 
 # ---------------------------------------------------------------- survival, bounds

@@ -36,11 +36,14 @@ from era_kernels.models import (
 )
 from era_kernels.services.executions import Executions, Running
 from era_kernels.services.fold import RunAnswer
-from era_kernels.services.live import Tools
+from era_kernels.services.meters import Meters
 from era_kernels.services.rules import Rules
 from era_kernels.services.seat import Seats
 from era_kernels.services.sessions import LiveSessions
+from era_kernels.services.tools import Tools
+from era_kernels.storage.codes import CodeStore
 from era_kernels.storage.execution_log import ExecutionStore
+from era_kernels.storage.files import Files
 from era_kernels.storage.migrations import MIGRATIONS
 from era_kernels.storage.paths import DataDirectory
 from era_kernels.storage.sessions import SessionStore
@@ -59,6 +62,7 @@ RULES: dict[str, Any] = {
     "max_sessions": 1000,
     "max_kernels": 100,
     "max_execution_output": 1 << 30,
+    "max_workspace": 1 << 30,
     "public_by_default": True,
 }
 
@@ -85,22 +89,30 @@ class House:
         self.database = await Database.open(directory.database, MIGRATIONS)
         self._stack.push_async_callback(self.database.aclose)
         self.store = SessionStore(self.database)
+        self.codes = CodeStore(self.database)
         self.execution_store = ExecutionStore(self.database, directory.sessions)
         self._stack.push_async_callback(self.execution_store.aclose)
         self.workspaces = Workspaces(directory.sessions)
         self._stack.push_async_callback(self.workspaces.aclose)
+        self.files = Files(directory.sessions, directory.incoming)
+        self._stack.push_async_callback(self.files.aclose)
+        await self.files.sweep()
         self.executions = Executions(
             self.execution_store, keep=self._keep, keep_bytes=1 << 30, answer_bound=self._bound
         )
+        self.meters = Meters()
         self.seats = Seats(self._rules.max_kernels)
         self.tools = Tools(
             host=cast(KernelHost, self.host),
             store=self.store,
+            codes=self.codes,
             workspaces=self.workspaces,
+            files=self.files,
             executions=self.executions,
             seats=self.seats,
             rules=self._rules,
             limits=Limits(),
+            meters=self.meters,
         )
         self.sessions = LiveSessions(self.tools)
         self._stack.push_async_callback(self.sessions.aclose)

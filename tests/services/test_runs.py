@@ -92,3 +92,97 @@ async def test_idle_queue_is_not_waited_for() -> None:
     counter.gate.set()
     await counter.runs.wait_idle()
     assert counter.story == ["a", "rest"]
+
+
+# ---------------------------------------------------------------- turns of others
+
+
+@pytest.mark.gen_test
+async def test_a_turn_waits_like_a_run() -> None:
+    """Who does something else has its turn between the runs before and behind it."""
+    counter = Counter()
+
+    async def other() -> None:
+        async with counter.runs.turn():
+            counter.story.append("other")
+            await asyncio.sleep(0.01)
+            counter.story.append("done")
+
+    counter.add("a")
+    work = asyncio.create_task(other())
+    await asyncio.sleep(0)
+    counter.add("b")
+    counter.gate.set()
+    await counter.runs.wait_idle()
+    assert counter.story == ["a", "other", "done", "b", "rest"]
+    await work
+
+
+@pytest.mark.gen_test
+@pytest.mark.parametrize("steps", range(8))
+async def test_a_turn_that_is_given_back(steps: int) -> None:
+    """Who is cancelled leaves no gap, at whatever moment; those behind it move up."""
+    counter = Counter()
+    counter.add("a")
+    turns = [asyncio.create_task(_take(counter)) for _ in range(2)]
+    await asyncio.sleep(0)
+    behind = counter.add("b")
+    counter.gate.set()
+    for _ in range(steps):
+        await asyncio.sleep(0)
+    for turn in turns:
+        turn.cancel()
+    await asyncio.wait(turns)
+    await counter.runs.wait_idle()
+    assert counter.story == ["a", "b", "rest"]
+    assert behind.left.is_set()
+    assert len(counter.runs) == 0
+
+
+async def _take(counter: Counter) -> None:
+    async with counter.runs.turn():
+        await asyncio.Event().wait()
+
+
+@pytest.mark.gen_test
+async def test_a_waiting_turn_counts() -> None:
+    """A turn takes room in the queue while it waits, and none when it was given back."""
+    counter = Counter(most=1)
+    counter.add("a")
+    turn = asyncio.create_task(_take(counter))
+    await asyncio.sleep(0)
+    with pytest.raises(QueueFull):
+        counter.runs.check_room()
+    with pytest.raises(QueueFull):
+        async with counter.runs.turn():
+            raise AssertionError
+    turn.cancel()
+    await asyncio.wait([turn])
+    counter.runs.check_room()
+    counter.gate.set()
+    await counter.runs.wait_idle()
+
+
+@pytest.mark.gen_test
+async def test_a_turn_that_fails() -> None:
+    """An error in a turn is its caller's; the queue goes on."""
+    counter = Counter()
+    counter.gate.set()
+    with pytest.raises(RuntimeError, match="mine"):
+        async with counter.runs.turn():
+            raise RuntimeError("mine")
+    counter.add("a")
+    await counter.runs.wait_idle()
+    assert "a" in counter.story
+
+
+@pytest.mark.gen_test
+async def test_idle_since() -> None:
+    """The end of the newest run is remembered."""
+    counter = Counter()
+    before = counter.runs.idle_since
+    counter.add("a")
+    await asyncio.sleep(0.01)
+    counter.gate.set()
+    await counter.runs.wait_idle()
+    assert counter.runs.idle_since > before

@@ -48,9 +48,10 @@ def test_seats_are_limited() -> None:
     seats = Seats(2)
     seats.take("a")
     seats.take("b")
-    with pytest.raises(Capacity, match="All 2 kernels are in use") as caught:
+    with pytest.raises(Capacity, match="max_kernels is 2") as caught:
         seats.take("c")
     assert caught.value.retry_after
+    assert "idle" in str(caught.value.hint)
     seats.free("a")
     seats.take("c")
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from era_kernels.storage.beneath import open_beneath, open_directory, open_regular
-from tests.storage.house import ROOT
+from tests.storage.house import ROOT, small_disk
 
 
 @pytest.fixture
@@ -152,3 +152,34 @@ def test_a_directory_is_not_a_file(folder: tuple[int, Path]) -> None:
     os.close(opened)
     with pytest.raises(NotADirectoryError):
         open_directory(folder[0], "file")
+
+
+def test_regular_files_through_links(folder: tuple[int, Path]) -> None:
+    """Where links are wanted, one that stays below is followed, and only to a regular file."""
+    descriptor, place = folder
+    os.mkfifo(place / "fifo")
+    for name, target in {
+        "in": "sub/deep", "down": "sub/../sub/deep", "fifo-link": "fifo", "dir-link": "sub",
+        "out": "../secret", "null": "/dev/null", "magic": "/proc/self/exe", "loop": "loop",
+    }.items():  # fmt: skip
+        (place / name).symlink_to(target)
+    for name in ("in", "down"):
+        opened = open_regular(descriptor, name, links=True)
+        assert os.read(opened, 10) == b"deep"
+        os.close(opened)
+    for name in ("fifo", "fifo-link", "dir-link", "out", "null", "magic", "loop"):
+        with pytest.raises(OSError, match=name):
+            open_regular(descriptor, name, links=True)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to mount")
+@pytest.mark.parametrize("links", [True, False])
+def test_mounts_are_not_entered(folder: tuple[int, Path], links: bool) -> None:
+    """What somebody mounted below, and may answer when he likes, is outside."""
+    descriptor, place = folder
+    with small_disk(place) as disk:
+        (disk / "f").write_text("mounted")
+        for path in ("disk", "disk/f"):
+            with pytest.raises(OSError) as caught:
+                open_beneath(descriptor, path, os.O_RDONLY, links=links)
+            assert caught.value.errno == errno.EXDEV

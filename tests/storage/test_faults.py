@@ -133,11 +133,12 @@ def _rounds(path: Path, count: int) -> None:
             assert rows == [("ok",)]
             await house.executions.close_unfinished()
             sessions, _ = await house.sessions.list_sessions()
-            await house.workspaces.sweep({session.directory for session in sessions})
+            directories = {session.directory for session in sessions}
+            await house.workspaces.sweep(directories)
             await _check_sessions(house, facts)
             await _check_runs(house, facts)
             left = {entry.name for entry in (path / "sessions").iterdir()}
-            assert left == {session.directory for session in sessions}
+            assert left == directories
 
     answered = set()
     for number in range(count):

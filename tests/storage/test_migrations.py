@@ -39,6 +39,21 @@ def test_what_may_be_long_stands_last(database: sqlite_utils.Database) -> None:
     """SQLite reads a row from its beginning: lists must not read over data or code."""
     assert list(database.table("sessions").columns_dict)[-2:] == ["metadata", "data"]
     assert list(database.table("executions").columns_dict)[-1] == "code"
+    assert list(database.table("codes").columns_dict)[-1] == "code"
+
+
+def test_sessions_of_an_older_version_are_kept() -> None:
+    """A step that rebuilds the table of sessions loses no row, and not their order."""
+    database = sqlite_utils.Database(memory=True)
+    MIGRATIONS.apply(database, stop_before="m003_codes_and_ttl")
+    sessions = database.table("sessions")
+    rest = {"language": "x", "created_at": "then", "metadata": "{}", "data": "[1]"}
+    names = ["c", "a", "b"]
+    sessions.insert_all({"id": name, "directory": f"{name}{name}", **rest} for name in names)
+    MIGRATIONS.apply(database)
+    rows = list(sessions.rows_where(order_by="created_at, rowid"))
+    assert [row["id"] for row in rows] == names
+    assert all(row["data"] == "[1]" and row["ttl"] is None for row in rows)
 
 
 @pytest.mark.parametrize(
@@ -50,6 +65,7 @@ def test_what_may_be_long_stands_last(database: sqlite_utils.Database) -> None:
         "SELECT id FROM executions WHERE session_id = 'x' ORDER BY created_at, rowid",
         "SELECT id FROM executions WHERE status != 'finished'",
         "DELETE FROM executions WHERE session_id = 'x'",
+        "SELECT code FROM codes WHERE directory = 'x'",
     ],
 )
 def test_queries_use_an_index(database: sqlite_utils.Database, query: str) -> None:

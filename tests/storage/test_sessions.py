@@ -6,12 +6,20 @@ import asyncio
 import dataclasses
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from era_kernels.errors import SessionExists, SessionNotFound
 from era_kernels.models import Session
+from era_kernels.storage.sessions import SessionStore
 from tests.storage.house import LANGUAGE, THEN, a_session, an_execution, opened
+
+
+async def listed(store: SessionStore, **page: Any) -> tuple[list[Session], int]:
+    """A whole list, and the total."""
+    sessions, total = await store.list_sessions(**page)
+    return list(sessions), total
 
 
 def test_every_field_is_kept_exactly(tmp_path: Path) -> None:
@@ -27,6 +35,7 @@ def test_every_field_is_kept_exactly(tmp_path: Path) -> None:
         metadata={"": {"deep": [[[]]]}},
         last_run_at=THEN,
         default_timeout=0.25,
+        ttl=1e300,
         allow_internet=True,
         allow_public=True,
         file_count=3,
@@ -78,7 +87,21 @@ def test_what_is_not_there(tmp_path: Path) -> None:
                 with pytest.raises(SessionNotFound, match="s1"):
                     await call
             store.update_soon(a_session(1), file_count=1)
-            assert await store.list_sessions() == ([], 0)
+            assert await listed(store) == ([], 0)
+
+    asyncio.run(body())
+
+
+def test_delete_of_one_directory(tmp_path: Path) -> None:
+    """A session that got the id of the one that was meant is not deleted."""
+
+    async def body() -> None:
+        async with opened(tmp_path) as house:
+            await house.sessions.create(a_session(1))
+            with pytest.raises(SessionNotFound, match="s1"):
+                await house.sessions.delete("s1", "another")
+            await house.sessions.delete("s1", a_session(1).directory)
+            assert await house.sessions.find("s1") is None
 
     asyncio.run(body())
 
@@ -93,16 +116,16 @@ def test_lists(tmp_path: Path) -> None:
             made[0] = dataclasses.replace(made[0], created_at=THEN.replace(year=2024))
             for session in [*made[1:], made[0]]:
                 await house.sessions.create(session)
-            listed = house.sessions.list_sessions
+            store = house.sessions
             expected = [dataclasses.replace(one, data={}) for one in made]
-            assert await listed() == (expected, 11)
-            assert await listed(limit=3, offset=2) == (expected[2:5], 11)
-            assert await listed(offset=9) == (expected[9:], 11)
-            assert await listed(limit=0) == ([], 11)
-            assert await listed(offset=50) == ([], 11)
+            assert await listed(store) == (expected, 11)
+            assert await listed(store, limit=3, offset=2) == (expected[2:5], 11)
+            assert await listed(store, offset=9) == (expected[9:], 11)
+            assert await listed(store, limit=0) == ([], 11)
+            assert await listed(store, offset=50) == ([], 11)
             only = [one for one in expected if one.language == "b"]
-            assert await listed(limit=2, language="b") == (only[:2], 5)
-            assert await listed(language="none") == ([], 0)
+            assert await listed(store, limit=2, language="b") == (only[:2], 5)
+            assert await listed(store, language="none") == ([], 0)
 
     asyncio.run(body())
 
@@ -148,8 +171,8 @@ def test_updates(tmp_path: Path) -> None:
             )  # fmt: skip
             assert await house.sessions.get("s1") == expected
             house.sessions.update_soon(session, kernel_generation=9)
-            (listed,), _ = await house.sessions.list_sessions()
-            assert listed.kernel_generation == 9
+            (one,), _ = await house.sessions.list_sessions()
+            assert one.kernel_generation == 9
             await house.sessions.update(session, default_timeout=None)
             assert (await house.sessions.get("s1")).default_timeout is None
             with pytest.raises(TypeError, match="colour"):
@@ -203,7 +226,7 @@ def test_delete_all(tmp_path: Path) -> None:
             await asyncio.gather(*map(house.sessions.create, made))
             gone = await house.sessions.delete_all()
             assert gone == [dataclasses.replace(one, data={}) for one in made]
-            assert await house.sessions.list_sessions() == ([], 0)
+            assert await listed(house.sessions) == ([], 0)
             assert await house.sessions.delete_all() == []
 
     asyncio.run(body())

@@ -46,6 +46,23 @@ def numbers(connection: sqlite3.Connection) -> list[int]:
     return [n for (n,) in connection.execute("SELECT n FROM t ORDER BY n")]
 
 
+def test_transactions_are_reported(tmp_path: Path) -> None:
+    """Each transaction is told: its seconds, its writes, and those that failed."""
+    told: list[tuple[float, int, int]] = []
+
+    async def body() -> None:
+        database = await Database.open(tmp_path / "t.db", SCHEMA, lambda *one: told.append(one))
+        await database.write(put(1))
+        with pytest.raises(StorageFailed):
+            await database.write(put(1))  # the key is taken
+        database.write_soon(put(2))
+        await database.aclose()
+
+    asyncio.run(body())
+    assert all(0 < seconds < 10 for seconds, _, _ in told)
+    assert [(writes, failures) for _, writes, failures in told] == [(1, 0), (1, 1), (1, 0)]
+
+
 def test_writes_are_read_and_survive(tmp_path: Path) -> None:
     """What `write` returned for is read at once, and after the file was opened again."""
 

@@ -25,3 +25,4 @@ def session(server: Served) -> Iterator[str]:
     server.sessions.sessions.clear()
     server.sessions.runs.clear()
     server.sessions.calls.clear()
+    server.codes.stored.clear()

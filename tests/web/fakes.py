@@ -11,15 +11,22 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import time
-from collections.abc import AsyncIterator
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
 from era_kernels.errors import (
     EraError,
     ExecutionNotFound,
+    FileNotFound,
+    InsufficientStorage,
+    InvalidRequest,
     KernelStartFailed,
+    NotFound,
     QueueFull,
+    QuotaExceeded,
     SessionExists,
     SessionNotFound,
     UnsupportedLanguage,
@@ -32,7 +39,6 @@ from era_kernels.models import (
     Execution,
     ExecutionStatus,
     Failure,
-    FileInfo,
     Isolation,
     NewSession,
     Recorded,
@@ -44,7 +50,12 @@ from era_kernels.models import (
     Submission,
     now,
 )
+from era_kernels.services.duplicates import Wish
+from era_kernels.services.files import Meant, always
 from era_kernels.services.fold import Fold, RunAnswer
+from era_kernels.storage.codes import StoredCode
+from era_kernels.storage.files import FileStatus
+from era_kernels.storage.snapshot import Snapshot
 
 THEN = datetime(2025, 1, 15, 10, 30, tzinfo=UTC)
 LANGUAGE = "lingo"
@@ -194,6 +205,8 @@ class FakeSessions:
         self.sessions: dict[str, Session] = {}
         self.runs: dict[str, FakeRunning] = {}
         self.calls: list[tuple[Any, ...]] = []
+        self.visits: list[str] = []
+        self.visitors: Counter[str] = Counter()
         self.full = False
 
     async def create(self, new: NewSession) -> SessionView:
@@ -211,6 +224,7 @@ class FakeSessions:
             data=new.data,
             metadata=new.metadata,
             default_timeout=new.default_timeout,
+            ttl=new.ttl,
             allow_internet=bool(new.allow_internet),
             allow_public=new.allow_public is not False,
         )
@@ -227,16 +241,16 @@ class FakeSessions:
             raise SessionNotFound(f"There is no session {id}.", id=id)
         return self.sessions[id]
 
-    async def files(self, id: str) -> list[FileInfo]:  # noqa: A002
-        return [FileInfo("made.txt", 4, THEN)]
+    async def files(self, id: str) -> Snapshot:  # noqa: A002
+        return Snapshot({"made.txt": (1, 4, int(THEN.timestamp()) * 10**9)}, 4)
 
     async def list_sessions(
         self, limit: int | None, offset: int, language: str | None
-    ) -> tuple[list[SessionView], int]:
+    ) -> tuple[Iterator[SessionView], int]:
         self.calls.append(("list", limit, offset, language))
         found = list(self.sessions.values())
         stop = None if limit is None else offset + limit
-        return [self._view(session) for session in found[offset:stop]], len(found)
+        return map(self._view, found[offset:stop]), len(found)
 
     async def update(self, id: str, **changes: Any) -> SessionView:  # noqa: A002
         self.calls.append(("update", id, changes))
@@ -252,6 +266,33 @@ class FakeSessions:
         ids = list(self.sessions)
         self.sessions.clear()
         return ids
+
+    async def duplicate(self, id: str, wish: Wish) -> SessionView:  # noqa: A002
+        """`full` in the id: there is no room on disk. `slow`: it never ends."""
+        self.calls.append(("duplicate", id, wish))
+        source = await self.session(id)
+        new = wish.id or f"sess-{len(self.sessions):032x}"
+        if new in self.sessions:
+            raise SessionExists(f"The session {new} exists already.", id=new)
+        if "full" in new:
+            raise InsufficientStorage("There is no room on the disk.")
+        if "slow" in new:
+            try:
+                await asyncio.Event().wait()
+            finally:
+                self.calls.append(("left", new))
+        data = source.data if wish.data is None else wish.data
+        self.sessions[new] = dataclasses.replace(source, id=new, data=data)
+        return self._view(self.sessions[new])
+
+    @contextmanager
+    def visiting(self, id: str) -> Iterator[None]:  # noqa: A002
+        self.visits.append(id)
+        self.visitors[id] += 1
+        try:
+            yield
+        finally:
+            self.visitors[id] -= 1
 
     async def restart(self, id: str, base_url: str) -> int:  # noqa: A002
         self.calls.append(("restart", id, base_url))
@@ -347,6 +388,136 @@ class FakeExecutions:
         if running is None or running.session_id != session_id:
             raise ExecutionNotFound(f"There is no execution {execution_id}.", id=execution_id)
         return running
+
+
+class FakeCodes:
+    """What the web room uses of `SessionCodes`."""
+
+    def __init__(self, sessions: FakeSessions) -> None:
+        self._sessions = sessions
+        self.stored: dict[str, StoredCode] = {}
+
+    async def get(self, id: str) -> StoredCode:  # noqa: A002
+        await self._sessions.session(id)
+        if id not in self.stored:
+            raise NotFound("No code is stored.", hint="PUT some.")
+        return self.stored[id]
+
+    async def put(self, id: str, code: str, description: str | None) -> StoredCode:  # noqa: A002
+        await self._sessions.session(id)
+        if description is None:
+            description = self.stored[id].description if id in self.stored else ""
+        self.stored[id] = StoredCode(code, description, THEN)
+        return self.stored[id]
+
+    async def text(self, id: str) -> str:  # noqa: A002
+        await self._sessions.session(id)
+        if id not in self.stored:
+            raise InvalidRequest("`code` is required, and none is stored.")
+        return self.stored[id].code
+
+
+@dataclasses.dataclass
+class FakeFile:
+    """A file to read; `cut` bytes of it are gone when it is read."""
+
+    data: bytes
+    status: FileStatus
+    cut: int = 0
+    closed: bool = False
+
+    async def read(self, start: int, stop: int) -> AsyncIterator[bytes]:
+        for at in range(start, min(stop, len(self.data) - self.cut), 65536):
+            await asyncio.sleep(0)
+            yield self.data[at : min(at + 65536, stop, len(self.data) - self.cut)]
+
+    async def aclose(self) -> None:
+        self.closed = True
+
+
+class FakeIncoming:
+    """An upload: a path with `full` in it finds no room on disk, one with `slow` takes long."""
+
+    def __init__(self, path: str, room: int) -> None:
+        self.path = path
+        self.data = b""
+        self.forgotten = False
+        self._room = room
+
+    async def write(self, data: bytes) -> None:
+        if len(self.data) + len(data) > self._room:
+            raise QuotaExceeded("There is no room in the session's workspace.")
+        if "full" in self.path:
+            raise InsufficientStorage("There is no room on the disk.")
+        if "slow" in self.path:
+            await asyncio.sleep(0.6)
+        self.data += data
+
+    def forget(self) -> None:
+        self.forgotten = True
+
+
+class FakeFiles:
+    """What the web room uses of `SessionFiles`: files by path, in every session the same."""
+
+    ROOM = 3 * 1024 * 1024  # bytes of one file
+
+    def __init__(self, sessions: FakeSessions) -> None:
+        self._sessions = sessions
+        self.files: dict[str, FakeFile] = {}
+        self.uploads: list[FakeIncoming] = []
+
+    def add(self, path: str, data: bytes, content_type: str = "text/plain") -> FakeFile:
+        etag = f'"{len(self.uploads)}-{len(data)}"'
+        self.files[path] = FakeFile(data, FileStatus(len(data), THEN, etag, content_type))
+        return self.files[path]
+
+    async def list_files(self, id: str) -> Snapshot:  # noqa: A002
+        await self._sessions.session(id)
+        stamps = {path: (1, len(file.data), 10**18) for path, file in self.files.items()}
+        return Snapshot(stamps, sum(size for _, size, _ in stamps.values()))
+
+    async def open(self, id: str, path: str) -> FakeFile:  # noqa: A002
+        await self._sessions.session(id)
+        if path not in self.files:
+            raise FileNotFound("There is no such file.")
+        return self.files[path]
+
+    async def begin(
+        self,
+        id: str,  # noqa: A002
+        path: str,
+        size: int,
+        meant: Meant = always,
+    ) -> FakeIncoming:
+        await self._sessions.session(id)
+        self._check(path, meant)
+        if size > self.ROOM:
+            raise QuotaExceeded("There is no room in the session's workspace.")
+        self.uploads.append(FakeIncoming(path, self.ROOM))
+        return self.uploads[-1]
+
+    async def put(
+        self,
+        id: str,  # noqa: A002
+        path: str,
+        incoming: FakeIncoming,
+        content_type: str,
+        meant: Meant = always,
+    ) -> int:
+        if "late" in path:
+            await asyncio.sleep(0.6)
+        self._check(path, meant)
+        self.add(path, incoming.data, content_type)
+        return len(incoming.data)
+
+    async def delete(self, id: str, path: str, meant: Meant = always) -> None:  # noqa: A002
+        await self.open(id, path)
+        self._check(path, meant)
+        del self.files[path]
+
+    def _check(self, path: str, meant: Meant) -> None:
+        meant(self.files[path].status if path in self.files else None)
 
 
 class FakeStatus:

@@ -19,7 +19,7 @@ from era_kernels.web.access import Access
 from era_kernels.web.base import Edge
 from era_kernels.web.routes import make_application
 from era_kernels.web.server import WebServer
-from tests.web.fakes import FakeExecutions, FakeSessions, FakeStatus
+from tests.web.fakes import FakeCodes, FakeExecutions, FakeFiles, FakeSessions, FakeStatus
 
 MAX_BODY = 4 * 1024 * 1024
 
@@ -45,6 +45,8 @@ class Served:
     sessions: FakeSessions
     executions: FakeExecutions
     status: FakeStatus
+    files: FakeFiles
+    codes: FakeCodes
     http: httpx.Client
 
     def raw(self, data: bytes, *, timeout: float = 20) -> bytes:
@@ -80,6 +82,7 @@ def serving(
     access: Access | None = None,
     max_body: int = MAX_BODY,
     comment_every: float = 5.0,
+    max_upload: int = 2 * MAX_BODY,
     **options: Any,
 ) -> Iterator[Served]:
     """A server that is up, with `options` of WebServer.open."""
@@ -88,16 +91,20 @@ def serving(
 
     async def run() -> None:
         sessions, status, stop = FakeSessions(), FakeStatus(), asyncio.Event()
-        executions = FakeExecutions(sessions)
-        edge = Edge(access or Access(), max_body, comment_every)
+        executions, files = FakeExecutions(sessions), FakeFiles(sessions)
+        codes, visit = FakeCodes(sessions), sessions.visiting
+        edge = Edge(access or Access(), max_body, max_upload, comment_every, visit=visit)
         application = make_application(
             sessions=sessions,  # type: ignore[arg-type]
             executions=executions,  # type: ignore[arg-type]
             status=status,  # type: ignore[arg-type]
+            codes=codes,  # type: ignore[arg-type]
+            files=files,  # type: ignore[arg-type]
             edge=edge,
         )
         server = WebServer.open(application, edge, "127.0.0.1", 0, **options)
-        ready.extend([server.url, sessions, executions, status, asyncio.get_running_loop(), stop])
+        loop = asyncio.get_running_loop()
+        ready.extend([server.url, sessions, executions, status, files, codes, loop, stop])
         started.set()
         await stop.wait()
         await server.aclose()
@@ -105,11 +112,11 @@ def serving(
     thread = threading.Thread(target=asyncio.run, args=(run(),))
     thread.start()
     started.wait()
-    url, sessions, executions, status, loop, stop = ready
+    url, sessions, executions, status, files, codes, loop, stop = ready
     try:
         with httpx.Client(base_url=url, timeout=30) as http:
             port = int(url.rpartition(":")[2])
-            yield Served(url, port, sessions, executions, status, http)
+            yield Served(url, port, sessions, executions, status, files, codes, http)
     finally:
         loop.call_soon_threadsafe(stop.set)
         thread.join()

@@ -88,6 +88,24 @@ def test_with_token(closed: Served, headers: dict[str, str]) -> None:
     assert closed.http.get("/api/sessions", headers=headers).status_code == 200
 
 
+@pytest.mark.parametrize(
+    ("headers", "message", "hint"),
+    [
+        ({}, "This server needs an API token.", "Send it as"),
+        ({"Authorization": "Bearer"}, "This server needs an API token.", "Send it as"),
+        ({"Authorization": TOKEN}, "This server needs an API token.", "lacks the word"),
+        ({"Authorization": f"Token {TOKEN}"}, "This server needs an API token.", "lacks the word"),
+        ({"Authorization": f"Bearer {TOKEN}x"}, "This API token is not valid.", "Send it as"),
+        ({"X-API-Key": "wrong"}, "This API token is not valid.", "Send it as"),
+    ],
+)
+def test_what_is_wrong(closed: Served, headers: dict[str, str], message: str, hint: str) -> None:
+    """No token, a wrong token and a token without its scheme are told apart."""
+    told = closed.http.get("/api/sessions", headers=headers).json()
+    assert told["message"] == message
+    assert hint in told["hint"]
+
+
 def test_token_in_the_query(closed: Served) -> None:
     """A token in an address is none: addresses are logged everywhere."""
     assert closed.http.get(f"/api/sessions?token={TOKEN}").status_code == 401

@@ -23,6 +23,14 @@ def test_page(server: Served) -> None:
     assert "//" not in answer.text.replace("<!DOCTYPE html>", "")
 
 
+def test_root(server: Served) -> None:
+    """The address without a path leads to the page, and tells programs where things are."""
+    answer = server.http.get("/")
+    assert (answer.status_code, answer.headers["Location"]) == (302, "docs")
+    assert answer.json() == {"docs": "/docs", "openapi": "/openapi.json"}
+    assert server.http.get("/", follow_redirects=True).url.path == "/docs"
+
+
 def test_policy(server: Served) -> None:
     """The browser is told to load nothing from anywhere else, whatever the scripts want."""
     policy = dict(

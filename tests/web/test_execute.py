@@ -49,6 +49,14 @@ def test_language_by_its_name(server: Served, language: str) -> None:
     assert execute(server, "", language=language).json()["language"] == LANGUAGE
 
 
+def test_files(server: Served) -> None:
+    """Files reach the service by their paths, none is the same as none given."""
+    for files, expected in (({"d/é": "text"}, {"d/é": "text"}), ({}, {}), (None, {})):
+        assert execute(server, "", files=files).status_code == 200
+        assert server.sessions.calls[-1][2].files == expected
+    assert execute(server, "", files={"a": 1}).json()["code"] == "INVALID_REQUEST"
+
+
 def test_submission(server: Served) -> None:
     """Timeout, environment and the server's address reach the service."""
     execute(server, "out x", timeout_ms=1500, env={"A": "b"})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 
 import pytest
@@ -91,6 +92,23 @@ def test_mistakes_are_told_by_place() -> None:
     assert "tomato" not in caught.value.message
 
 
+@pytest.mark.parametrize(
+    ("body", "message", "hint"),
+    [
+        (b'{"code": "a\nb"}', "Invalid control character at line 1, column 12.", r"\n"),
+        (b'{"code": "a', "Unterminated string starting at line 1, column 10.", "JSON object"),
+        (b"code=1", "Expecting value at line 1, column 1.", "JSON object"),
+        (b'{"code": "\xff"}', "it is not UTF-8.", "JSON object"),
+    ],
+)
+def test_mistakes_have_a_hint(body: bytes, message: str, hint: str) -> None:
+    """The place is told once, and the hint says what to send instead."""
+    with pytest.raises(InvalidJson) as caught:
+        json_text.parse(body)
+    assert caught.value.message == f"The body is not valid JSON: {message}"
+    assert hint in str(caught.value.hint)
+
+
 def test_out_is_compact_utf8() -> None:
     """No spaces, no escapes of what UTF-8 can say."""
     assert json_text.encode({"id": "é", "n": [1, 2.5]}) == '{"id":"é","n":[1,2.5]}'.encode()
@@ -100,6 +118,41 @@ def test_out_is_mended() -> None:
     """NaN becomes null and a lone surrogate U+FFFD, so that clients can parse every answer."""
     value = {"x": [float("nan"), float("inf"), {"y": "a\ud800b"}], "t": (1, float("-inf"))}
     assert json.loads(json_text.encode(value)) == {"x": [None, None, {"y": "a�b"}], "t": [1, None]}
+
+
+def test_out_may_be_deep() -> None:
+    """What is nested deeper than bodies may be is encoded all the same."""
+    value: dict[str, object] = {}
+    for _ in range(2 * json_text.MAX_DEPTH):
+        value = {"x": value}
+    assert json.loads(json_text.encode(value)) == value
+
+
+@pytest.mark.parametrize("items", [[], [{}], [{"a": "\ud800"}, {"b": [1.5, None]}]])
+def test_a_list_is_encoded_item_by_item(items: list[dict[str, object]]) -> None:
+    """It is the array of what each item is alone, and its length."""
+    text, count = asyncio.run(json_text.encode_list(iter(items)))
+    assert text == b"[" + b",".join(map(json_text.encode, items)) + b"]"
+    assert count == len(json.loads(text)) == len(items)
+
+
+def test_others_have_their_turn_while_a_list_is_encoded() -> None:
+    """However long it is, the loop does other things in between."""
+    turns = 0
+
+    async def body() -> None:
+        async def other() -> None:
+            nonlocal turns
+            while True:
+                turns += 1
+                await asyncio.sleep(0)
+
+        task = asyncio.create_task(other())
+        await json_text.encode_list({"n": n, "text": "x" * 1000} for n in range(20_000))
+        task.cancel()
+
+    asyncio.run(body())
+    assert turns > 1
 
 
 def test_numbers_as_written() -> None:

@@ -4,22 +4,35 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from typing import Any
+from fnmatch import fnmatch
+from typing import Any, get_args
 
 import httpx
 import pytest
 from pydantic import BaseModel
 
 from era_kernels import __version__
+from era_kernels.models import Event
 from era_kernels.web.answers import ErrorAnswer
-from era_kernels.web.bodies import ID
+from era_kernels.web.bodies import ID, Body, validated
+from era_kernels.web.code import PutCode
+from era_kernels.web.duplicate import DuplicateSession
+from era_kernels.web.execute import ExecuteRequest
+from era_kernels.web.executions import RunRequest
 from era_kernels.web.operations import Media, Operation, Route
 from era_kernels.web.routes import make_routes
-from tests.web.fakes import LANGUAGE, FakeExecutions, FakeSessions, FakeStatus
+from era_kernels.web.sessions import ChangeSession, CreateSession
+from tests.web.fakes import LANGUAGE, FakeCodes, FakeExecutions, FakeFiles, FakeSessions, FakeStatus
 from tests.web.serving import Served
 
 _SESSIONS = FakeSessions()
-ROUTES: list[Route] = make_routes(_SESSIONS, FakeExecutions(_SESSIONS), FakeStatus())  # type: ignore[arg-type]
+ROUTES: list[Route] = make_routes(
+    _SESSIONS,  # type: ignore[arg-type]
+    FakeExecutions(_SESSIONS),  # type: ignore[arg-type]
+    FakeStatus(),  # type: ignore[arg-type]
+    FakeCodes(_SESSIONS),  # type: ignore[arg-type]
+    FakeFiles(_SESSIONS),  # type: ignore[arg-type]
+)
 OPERATIONS: dict[tuple[str, str], Operation] = {
     (method, route.path): operation
     for route in ROUTES
@@ -28,6 +41,7 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
 RUN = "/api/sessions/{id}/run"
 EXECUTE = "/api/execute"
 EXECUTION = "/api/sessions/{id}/executions/{execution_id}"
+FILES = "/api/sessions/{id}/files"
 
 
 @pytest.fixture(scope="module")
@@ -71,11 +85,15 @@ def test_every_declared_answer_is_listed(document: dict[str, Any]) -> None:
 
 
 def test_path_parameters(document: dict[str, Any]) -> None:
-    """Each part of a path that is not fixed is a parameter with the pattern of ids."""
+    """Each part of a path that is not fixed is a parameter with the pattern of ids; the path of a
+    file is any text."""
     for path, item in document["paths"].items():
         shown = item.get("parameters", [])
         assert [one["name"] for one in shown] == re.findall(r"\{(\w+)\}", path)
-        assert all(one["schema"]["pattern"] == f"^{ID.pattern}$" for one in shown)
+        ids = [one["schema"] for one in shown if one["name"] != "path"]
+        assert all(schema["pattern"] == f"^{ID.pattern}$" for schema in ids)
+        if "{path}" in path:
+            assert shown[-1]["schema"] == {"type": "string", "minLength": 1}
 
 
 def test_query_parameters(document: dict[str, Any]) -> None:
@@ -115,6 +133,48 @@ def test_words_of_the_contract(document: dict[str, Any]) -> None:
     assert schemas["ErrorAnswer"]["required"] == ["error", "message", "code"]
 
 
+MODELS = [
+    ExecuteRequest, RunRequest, CreateSession, ChangeSession, DuplicateSession, PutCode
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_examples(document: dict[str, Any], model: type[Body]) -> None:
+    """The page fills its forms with an example that is a good body, not with null everywhere."""
+    [example] = document["components"]["schemas"][model.__name__]["examples"]
+    assert validated(model, example).model_fields_set == set(example)
+    assert None not in example.values()
+
+
+def test_no_titles_of_fields(document: dict[str, Any]) -> None:
+    """Fields have the names that the API gives them, and no others made of those."""
+    schemas = document["components"]["schemas"]
+    fields = [field for one in schemas.values() for field in one.get("properties", {}).values()]
+    parameters = [
+        one["schema"]
+        for item in document["paths"].values()
+        for operation in item.values()
+        if isinstance(operation, dict)
+        for one in operation.get("parameters", [])
+    ]
+    assert fields and parameters
+    assert [one for one in [*fields, *parameters] if "title" in one] == []
+
+
+def test_limits_are_numbers(document: dict[str, Any]) -> None:
+    """Whatever the limits are called, each is a number or null."""
+    kinds = document["components"]["schemas"]["LimitsAnswer"]["additionalProperties"]["anyOf"]
+    assert kinds == [{"type": "number"}, {"type": "null"}]
+
+
+@pytest.mark.parametrize("path", ["/api/sessions/{id}/stream", f"{EXECUTION}/stream"])
+def test_every_event_is_described(document: dict[str, Any], path: str) -> None:
+    """Both streams tell the types of their events and the codes of their errors."""
+    [operation] = [one for one in document["paths"][path].values() if isinstance(one, dict)]
+    named = set(re.findall(r"\w+", operation["description"]))
+    assert named >= {kind.type for kind in get_args(Event)}
+
+
 # ---------------------------------------------------------------- the answers
 
 
@@ -125,7 +185,7 @@ def asking(method: str, path: str, body: Any = None) -> Ask:
     """A request to a path of session s1 and its execution exec-1."""
 
     def ask(server: Served) -> httpx.Response:
-        place = path.format(id="s1", execution_id="exec-1")
+        place = path.format(id="s1", execution_id="exec-1", path="made")
         return server.http.request(method, place, json=body)
 
     return ask
@@ -149,7 +209,9 @@ def case(method: str, path: str, status: int, body: Any = None, name: str = "") 
     return pytest.param(method, path, status, ask, id=f"{method} {path} {status} {name}".strip())
 
 
-CREATE: dict[str, Any] = {"language": LANGUAGE, "session_id": "s2", "default_timeout": 1.5}
+CREATE: dict[str, Any] = {
+    "language": LANGUAGE, "session_id": "s2", "default_timeout": 1.5, "ttl": 60
+}  # fmt: skip
 PROGRAM: dict[str, Any] = {"language": LANGUAGE, "code": "out a\nshow b\nfail E\ntruncate"}
 CASES = [
     case("POST", EXECUTE, 200, PROGRAM),
@@ -162,6 +224,9 @@ CASES = [
     case("PATCH", "/api/sessions/{id}", 200, {"default_timeout": 3}),
     case("DELETE", "/api/sessions/{id}", 200),
     case("POST", "/api/sessions/{id}/restart", 200),
+    case("POST", "/api/sessions/{id}/duplicate", 201, {"new_id": "s3"}),
+    case("PUT", "/api/sessions/{id}/code", 200, {"code": "out a", "description": "b"}),
+    case("GET", "/api/sessions/{id}/code", 200),
     case("POST", RUN, 200, PROGRAM),
     case("POST", RUN, 200, {"code": "die 9"}, "death"),
     case("POST", RUN, 408, {"code": "timeout\ntruncate"}),
@@ -171,12 +236,17 @@ CASES = [
     case("GET", f"{EXECUTION}/stream", 200),
     case("GET", f"{EXECUTION}/stdout", 200),
     case("GET", f"{EXECUTION}/stderr", 200),
+    case("GET", FILES, 200),
+    case("GET", f"{FILES}/{{path}}", 200),
+    case("PUT", f"{FILES}/{{path}}", 200, {"any": "body"}),
+    case("DELETE", f"{FILES}/{{path}}", 200),
     case("GET", "/health", 200),
     case("GET", "/api/health", 200),
     pytest.param("GET", "/health", 503, unhealthy("/health"), id="/health 503"),
     pytest.param("GET", "/api/health", 503, unhealthy("/api/health"), id="/api/health 503"),
     case("GET", "/api/languages", 200),
     case("GET", "/api/limits", 200),
+    case("GET", "/metrics", 200),
 ]
 
 
@@ -185,12 +255,14 @@ def test_answer_is_as_declared(
     server: Served, session: str, method: str, path: str, status: int, ask: Ask
 ) -> None:
     """Each answer is what its operation declares: all fields, no others, exact types."""
+    server.http.put(f"{session}/code", json={"code": "out a"})
     server.http.post(f"{session}/run", json={"code": "out a\nshow b\nfail E\ntruncate"})
+    server.files.add("made", b"bytes", "application/octet-stream")
     answer = ask(server)
     assert answer.status_code == status, answer.text
     declared = OPERATIONS[method, path].answers[status]
     if isinstance(declared, Media):
-        assert answer.headers["Content-Type"].partition(";")[0] == declared.type
+        assert fnmatch(answer.headers["Content-Type"].partition(";")[0], declared.type)
     else:
         assert issubclass(declared, BaseModel)
         declared.model_validate_json(answer.content)

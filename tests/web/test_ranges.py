@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 
 from era_kernels.errors import RangeNotSatisfiable
@@ -43,3 +45,57 @@ def test_not_satisfiable(header: str, total: int) -> None:
     """A range behind the end is an error, not an empty answer."""
     with pytest.raises(RangeNotSatisfiable):
         ranges.requested(header, total)
+
+
+class Answer:
+    """What `begin` needs of a handler."""
+
+    def __init__(self, method: str, asked: str | None) -> None:
+        headers = {} if asked is None else {"Range": asked}
+        self.request = SimpleNamespace(method=method, headers=headers)
+        self.status = 200
+        self.headers: dict[str, object] = {}
+
+    def set_status(self, status: int) -> None:
+        self.status = status
+
+    def set_header(self, name: str, value: object) -> None:
+        self.headers[name] = value
+
+    set_lasting_header = set_header
+
+
+def begun(method: str, asked: str | None, *, applies: bool = True) -> tuple[Answer, int, int]:
+    answer = Answer(method, asked)
+    return answer, *ranges.begin(answer, 10, applies=applies)  # type: ignore[arg-type]
+
+
+def test_part() -> None:
+    """A range is 206, with its place and its length."""
+    answer, start, stop = begun("GET", "bytes=2-4")
+    assert (answer.status, start, stop) == (206, 2, 5)
+    assert answer.headers == {
+        "Accept-Ranges": "bytes",
+        "Content-Length": 3,
+        "Content-Range": "bytes 2-4/10",
+    }
+
+
+@pytest.mark.parametrize(
+    ("method", "asked", "applies"),
+    [("GET", None, True), ("GET", "lines=1-2", True), ("GET", "bytes=2-4", False),
+     ("HEAD", "bytes=2-4", True), ("HEAD", "bytes=99-", True), ("GET", "bytes=99-", False)],
+)  # fmt: skip
+def test_whole(method: str, asked: str | None, applies: bool) -> None:
+    """Nothing else asks for a part: no range, one whose condition is not met, HEAD."""
+    answer, start, stop = begun(method, asked, applies=applies)
+    assert (answer.status, start, stop) == (200, 0, 10)
+    assert answer.headers == {"Accept-Ranges": "bytes", "Content-Length": 10}
+
+
+def test_behind_the_end() -> None:
+    """Who asks behind the end is told where the end is."""
+    answer = Answer("GET", "bytes=10-")
+    with pytest.raises(RangeNotSatisfiable):
+        ranges.begin(answer, 10)  # type: ignore[arg-type]
+    assert answer.headers == {"Content-Range": "bytes */10"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import time
 
@@ -13,7 +14,7 @@ from era_kernels.web.access import Access
 from era_kernels.web.base import Edge
 from era_kernels.web.routes import make_application
 from era_kernels.web.server import WebServer
-from tests.web.fakes import FakeExecutions, FakeSessions, FakeStatus
+from tests.web.fakes import FakeExecutions, FakeFiles, FakeSessions, FakeStatus
 from tests.web.serving import Served, eventually, parsed, read_all, serving
 
 HEAD = b"POST /api/sessions HTTP/1.1\r\nHost: localhost\r\n"
@@ -193,6 +194,57 @@ def test_reader_that_does_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
         assert eventually(lambda: server.executions.left, 20)
 
 
+def test_connection_cap() -> None:
+    """Beyond the cap a connection is turned away in words; a closed one makes room at once."""
+    with serving(max_connections=2) as server:
+        address = ("127.0.0.1", server.port)
+        first, second = socket.create_connection(address), socket.create_connection(address)
+        with first, second:
+            first.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            assert parsed(read_all(first)).status == 200
+            reply = server.reply(HEAD + b"Content-Length: 2\r\n\r\n{}")
+            assert (reply.status, reply.json()["code"]) == (503, "CAPACITY")
+            assert (reply.headers["retry-after"], reply.headers["connection"]) == ("1", "close")
+            first.close()
+            assert eventually(lambda: server.reply(b"GET /health HTTP/1.0\r\n\r\n").status == 200)
+
+
+def test_turned_away_who_never_reads() -> None:
+    """Who is turned away and does not leave is cut off after a moment."""
+    with serving(max_connections=1) as server:
+        address = ("127.0.0.1", server.port)
+        with socket.create_connection(address), socket.create_connection(address, 10) as wire:
+            assert b"503" in read_all(wire, 5)
+            time.sleep(1.5)
+            with pytest.raises(OSError):  # broken pipe or reset
+                for _ in range(3):
+                    wire.sendall(b"x")
+                    time.sleep(0.1)
+
+
+def test_many_that_are_turned_away() -> None:
+    """Words are for so many at once; the rest is closed without any, and the server lives."""
+    with serving(max_connections=1) as server, contextlib.ExitStack() as stack:
+        address = ("127.0.0.1", server.port)
+        first, *rest = (stack.enter_context(socket.create_connection(address)) for _ in range(101))
+        said = [read_all(wire, 0.5) for wire in rest]
+        assert 60 <= len([one for one in said if b"503" in one]) <= 80
+        first.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert parsed(read_all(first)).status == 200
+
+
+@pytest.mark.parametrize("start", [b"", HEAD + b"Content-Length: 10\r\n\r\n{", HEAD])
+def test_half_open_clients(start: bytes) -> None:
+    """A client that ends its side in the middle of a request is let go at once."""
+    with (
+        serving() as server,
+        socket.create_connection(("127.0.0.1", server.port), timeout=5) as wire,
+    ):
+        wire.sendall(start)
+        wire.shutdown(socket.SHUT_WR)
+        assert wire.recv(1000) == b""
+
+
 def test_port_in_use() -> None:
     """A port that is taken is told in a sentence that says what to do."""
     sessions = FakeSessions()
@@ -201,10 +253,12 @@ def test_port_in_use() -> None:
         sessions=sessions,  # type: ignore[arg-type]
         executions=FakeExecutions(sessions),  # type: ignore[arg-type]
         status=FakeStatus(),  # type: ignore[arg-type]
+        codes=None,  # type: ignore[arg-type]
+        files=FakeFiles(sessions),  # type: ignore[arg-type]
         edge=edge,
     )
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        with pytest.raises(StartError, match="--port"):
+        with pytest.raises(StartError, match=r": the address is in use\. .*--port"):
             WebServer.open(application, edge, "127.0.0.1", taken.getsockname()[1])
         with pytest.raises(StartError, match="cannot listen"):
             WebServer.open(application, edge, "no such host", 0)

@@ -43,12 +43,16 @@ def test_create_with_everything(server: Served) -> None:
         data={"user": "ann"},
         metadata={"team": 7},
         default_timeout=120,
+        ttl=90,
         allowInternetAccess=True,
         allowPublicAccess=False,
         unknown="ignored",
     )
     assert server.sessions.calls == [
-        ("create", NewSession("LI", "mine", False, {"user": "ann"}, {"team": 7}, 120, True, False))
+        (
+            "create",
+            NewSession("LI", "mine", False, {"user": "ann"}, {"team": 7}, 120, 90, True, False),
+        )
     ]
     assert shown == {
         "id": "mine",
@@ -66,6 +70,7 @@ def test_create_with_everything(server: Served) -> None:
         "kernel_generation": 0,
         "isolation": {"tier": 4, "missing": ["files", "network"]},
         "default_timeout": 120,
+        "ttl": 90,
         "data": {"user": "ann"},
     }
 
@@ -81,6 +86,7 @@ def test_create_with_everything(server: Served) -> None:
             "data": None,
             "metadata": None,
             "default_timeout": None,
+            "ttl": None,
             "allowInternetAccess": None,
             "allowPublicAccess": None,
         },
@@ -91,7 +97,7 @@ def test_create_with_defaults(server: Served, body: dict[str, Any]) -> None:
     """What is absent or null is left to the service."""
     shown = create(server, **body)
     assert server.sessions.calls == [("create", NewSession(LANGUAGE))]
-    assert "default_timeout" not in shown
+    assert not {"default_timeout", "ttl"} & set(shown)
 
 
 @pytest.mark.parametrize(
@@ -217,6 +223,8 @@ def test_show(server: Served) -> None:
         ({"unknown": 1}, {}),
         ({"default_timeout": 5}, {"default_timeout": 5}),
         ({"default_timeout": None}, {"default_timeout": None}),
+        ({"ttl": 0.5}, {"ttl": 0.5}),
+        ({"ttl": None}, {"ttl": None}),
         ({"allowInternetAccess": False}, {"allow_internet": False}),
         ({"allowPublicAccess": True}, {"allow_public": True}),
         ({"metadata": {}}, {"metadata": {}}),
@@ -249,6 +257,9 @@ def test_changed_answer(server: Served) -> None:
         {"default_timeout": -1},
         {"default_timeout": "5"},
         {"default_timeout": True},
+        {"ttl": 0},
+        {"ttl": -1.5},
+        {"ttl": "60"},
         {"allowInternetAccess": None},
         {"allowPublicAccess": 1},
         {"metadata": None},

@@ -1,0 +1,115 @@
+"""Files up and down beside a bare upload handler, the server's memory meanwhile, and long lists."""
+
+from __future__ import annotations
+
+import http.client
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from statistics import median
+
+from benchmarks.served import Caller, peak_growth
+from benchmarks.table import MEGABYTE, Row, ms
+from tests.launching import Server
+
+PIECE = 256 * 1024
+FILES = 10_000
+BODY = bytes(range(256)) * (PIECE // 256)
+PLACE = "/api/sessions/files/files"
+MANY = f"""
+import os
+for folder in range(100):
+    os.mkdir(f"d{{folder:02}}")
+    for number in range({FILES // 100}):
+        with open(f"d{{folder:02}}/f{{number:03}}.txt", "w") as file:
+            file.write("small")
+"""
+
+
+def rows(caller: Caller, server: Server, megabytes: list[int]) -> Iterator[Row]:
+    """One session, with files of so many MB."""
+    caller.call("POST", "/api/sessions", {"language": "python", "session_id": "files"})
+    with bare() as peer:
+        for size in megabytes:
+            yield from _moved(server, peer, size)
+    caller.call("POST", "/api/sessions/files/run", {"code": MANY})
+    taken = median(_listed(caller) for _ in range(5))
+    yield Row(f"{FILES} files listed", ms(taken), "< 300 ms", taken < 0.3)
+    caller.call("DELETE", "/api/sessions/files")
+
+
+def _moved(server: Server, peer: str, size: int) -> Iterator[Row]:
+    ours = server.base_url.removeprefix("http://")
+    rounds = 5 if size < 500 else 1
+    for what, move in (("up", _put), ("down", _get)):
+        with peak_growth(server.process.pid) as grown:
+            pairs = [
+                (move(peer, "/f", size), move(ours, f"{PLACE}/f", size)) for _ in range(rounds)
+            ]
+        bare_seconds = median(bare for bare, _ in pairs)
+        taken = median(own for _, own in pairs)
+        ratio = bare_seconds / taken
+        figure = f"{size / taken:.0f} MB/s = {ratio:.2f} x bare"
+        yield Row(f"{size} MB {what}", figure, "≥ 0.5 x bare", ratio >= 0.5)
+        growth = grown[0] / MEGABYTE
+        yield Row("   server's memory grew by at most", f"{growth:.1f} MB", "< 25 MB", growth < 25)
+
+
+def _put(host: str, path: str, size: int) -> float:
+    """Seconds until so many MB are there, safe on disk."""
+    wire = http.client.HTTPConnection(host, timeout=300)
+    pieces = [BODY] * (size * MEGABYTE // PIECE)
+    began = time.perf_counter()
+    wire.request("PUT", path, iter(pieces), {"Content-Length": str(size * MEGABYTE)})
+    answer = wire.getresponse()
+    answer.read()
+    taken = time.perf_counter() - began
+    wire.close()
+    if answer.status != 200:
+        raise RuntimeError(f"PUT {path}: {answer.status}")
+    return taken
+
+
+def _get(host: str, path: str, size: int) -> float:
+    """Seconds until so many MB are here."""
+    wire = http.client.HTTPConnection(host, timeout=300)
+    began = time.perf_counter()
+    wire.request("GET", path)
+    answer = wire.getresponse()
+    buffer, got = memoryview(bytearray(PIECE)), 0
+    while count := answer.readinto(buffer):
+        got += count
+    taken = time.perf_counter() - began
+    wire.close()
+    if got != size * MEGABYTE:
+        raise RuntimeError(f"GET {path}: {got} bytes")
+    return taken
+
+
+def _listed(caller: Caller) -> float:
+    began = time.perf_counter()
+    found = caller.call("GET", PLACE)["total_count"]
+    taken = time.perf_counter() - began
+    if found < FILES:
+        raise RuntimeError(f"{found} files are listed")
+    return taken
+
+
+@contextmanager
+def bare() -> Iterator[str]:
+    """Host and port of the bare handler, in a process of its own, on the same disk."""
+    with (
+        tempfile.TemporaryDirectory(prefix="era-bench-") as directory,
+        subprocess.Popen(
+            [sys.executable, "-m", "benchmarks.bare_upload", directory],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        ) as process,
+    ):
+        assert process.stdin is not None and process.stdout is not None
+        yield f"127.0.0.1:{process.stdout.readline().strip()}"
+        process.stdin.close()

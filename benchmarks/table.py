@@ -1,0 +1,26 @@
+"""The table that a benchmark prints: one line for each figure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+MEGABYTE = 1024 * 1024
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table. A row without a target informs only."""
+
+    what: str
+    figure: str
+    target: str = ""
+    reached: bool = True
+
+    def __str__(self) -> str:
+        verdict = "" if not self.target else ("ok" if self.reached else "MISSED")
+        return f"{self.what:<58} {self.figure:>26}  {self.target:<24} {verdict}".rstrip()
+
+
+def ms(seconds: float) -> str:
+    """Seconds as milliseconds, to be read by people."""
+    return f"{seconds * 1000:.1f} ms"

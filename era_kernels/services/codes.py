@@ -1,0 +1,48 @@
+"""The code stored with a session: shown, replaced, and run where a run brings none."""
+
+from __future__ import annotations
+
+from era_kernels.errors import InvalidRequest, NotFound
+from era_kernels.services.rules import check_size
+from era_kernels.services.sessions import LiveSessions
+from era_kernels.storage.codes import CodeStore, StoredCode
+
+
+class SessionCodes:
+    """Finds a session's code and replaces it, durably."""
+
+    def __init__(self, sessions: LiveSessions, store: CodeStore) -> None:
+        self._sessions = sessions
+        self._store = store
+
+    async def get(self, id: str) -> StoredCode:  # noqa: A002 - the word of the API
+        """Raises SessionNotFound, NotFound where there is none."""
+        stored = await self._find(id)
+        if stored is None:
+            raise NotFound(
+                f"No code is stored in the session {id}.",
+                hint=f"Store some with PUT /api/sessions/{id}/code and a body like "
+                '{"code": "…"}.',
+            )
+        return stored
+
+    async def put(self, id: str, code: str, description: str | None = None) -> StoredCode:  # noqa: A002
+        """Replace it; without a description the old one stays. Raises SessionNotFound, TooLarge."""
+        check_size(description, "description")
+        session = await self._sessions.session(id)
+        return await self._store.put(session, code, description)
+
+    async def text(self, id: str) -> str:  # noqa: A002
+        """What a run without code runs. Raises SessionNotFound, InvalidRequest."""
+        stored = await self._find(id)
+        if stored is None:
+            raise InvalidRequest(
+                "`code` is required: the request has none, and none is stored in the session.",
+                details=[{"field": "code", "problem": "is required"}],
+                hint=f"PUT /api/sessions/{id}/code stores what runs without `code` run.",
+            )
+        return stored.code
+
+    async def _find(self, id: str) -> StoredCode | None:  # noqa: A002
+        session = await self._sessions.session(id)
+        return await self._store.find(session.directory)

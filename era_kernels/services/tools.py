@@ -1,0 +1,32 @@
+"""What the services work with: the stores, the kernels and the numbers that bound them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from era_kernels.kernels.machine import KernelHost
+from era_kernels.models import Limits
+from era_kernels.services.executions import Executions
+from era_kernels.services.meters import Meters
+from era_kernels.services.rules import Rules
+from era_kernels.services.seat import Seats
+from era_kernels.storage.codes import CodeStore
+from era_kernels.storage.files import Files
+from era_kernels.storage.sessions import SessionStore
+from era_kernels.storage.workspaces import Workspaces
+
+
+@dataclass(frozen=True, slots=True)
+class Tools:
+    """What every live session works with."""
+
+    host: KernelHost
+    store: SessionStore
+    codes: CodeStore
+    workspaces: Workspaces
+    files: Files
+    executions: Executions
+    seats: Seats
+    rules: Rules
+    limits: Limits
+    meters: Meters

@@ -1,0 +1,78 @@
+"""Duplicate: a new session with the files, packages, data and code of another."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import ConfigDict, Field
+
+from era_kernels.services.duplicates import Wish
+from era_kernels.web.answers import Answer
+from era_kernels.web.base import BaseHandler, Edge
+from era_kernels.web.bodies import Body, SessionId
+from era_kernels.web.operations import Operation
+from era_kernels.web.sessions import SessionAnswer, session_object
+
+if TYPE_CHECKING:
+    from era_kernels.services.sessions import LiveSessions
+
+
+class DuplicateSession(Body):
+    """A wish for a duplicate."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"new_id": "my-copy"}]})
+
+    new_id: SessionId | None = Field(None, description="Default: a random id.")
+    id: SessionId | None = Field(None, description="The same as `new_id`.")
+    data: dict[str, Any] | None = Field(None, description="Instead of the source's, whole.")
+    variables: bool | None = Field(
+        None, description="Default true: wait for the runs before it. False: copy at once."
+    )
+
+
+class LostVariable(Answer):
+    """A variable that the duplicate does not have."""
+
+    name: str
+    reason: str
+
+
+class CopyAnswer(Answer):
+    """What of the interpreter was copied; with `files`, no variables, and none were looked at."""
+
+    mode: Literal["files", "variables"]
+    copied: list[str]
+    lost: list[LostVariable]
+
+
+class DuplicateAnswer(SessionAnswer):
+    """The new session."""
+
+    source_session_id: str
+    copy_: CopyAnswer = Field(alias="copy")
+
+
+class DuplicateHandler(BaseHandler):
+    """A session, made again under another id."""
+
+    operations = {
+        "POST": Operation(
+            "Duplicate a session",
+            {201: DuplicateAnswer},
+            request=DuplicateSession,
+            description="Files, packages, data and stored code are copied. Nothing is made when "
+            "the client leaves before the answer.",
+        ),
+    }
+
+    def initialize(self, edge: Edge, sessions: LiveSessions) -> None:  # type: ignore[override]
+        super().initialize(edge)
+        self.sessions = sessions
+
+    async def post(self, id: str) -> None:  # noqa: A002 - the word of the API
+        body = await self.read(DuplicateSession)
+        wish = Wish(body.new_id or body.id, body.data, at_once=body.variables is False)
+        view = await self.while_connected(self.sessions.duplicate(id, wish))
+        copied = {"mode": "files", "copied": [], "lost": []}
+        out = {**session_object(view), "source_session_id": id, "copy": copied}
+        await self.answer(out, 201)

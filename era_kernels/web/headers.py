@@ -1,0 +1,48 @@
+"""What the headers of a request say before anything else is read."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Mapping
+
+from era_kernels.errors import InvalidRequest, UnsupportedMediaType
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@~-]{1,128}")
+_LENGTH = re.compile(r"([0-9]{1,18})(?:,[ \t]*\1)*")
+
+
+def request_id(headers: Mapping[str, str]) -> str:
+    """The caller's, when it is sane, else a new one."""
+    given = headers.get("X-Request-Id", "")
+    return given if _REQUEST_ID.fullmatch(given) else f"req-{secrets.token_hex(8)}"
+
+
+def checked_length(headers: Mapping[str, str]) -> int:
+    """The body's declared length, 0 when there is none.
+
+    Raises InvalidRequest for a framing that Tornado would refuse without an answer in JSON.
+    """
+    encoding = headers.get("Transfer-Encoding")
+    length = headers.get("Content-Length")
+    if encoding is not None:
+        if length is not None:
+            raise InvalidRequest("A request has a Content-Length or a Transfer-Encoding, not both.")
+        if encoding.lower() != "chunked":
+            raise InvalidRequest("The only Transfer-Encoding known here is chunked.")
+        return 0
+    if length is None:
+        return 0
+    found = _LENGTH.fullmatch(length)
+    if found is None:
+        raise InvalidRequest("The Content-Length is no number of bytes.")
+    return int(found[1])
+
+
+def check_plain(headers: Mapping[str, str]) -> None:
+    """Raises UnsupportedMediaType: unpacking could make gigabytes of a small body."""
+    encoding = headers.get("Content-Encoding", "")
+    if encoding.lower() not in ("", "identity"):
+        raise UnsupportedMediaType(
+            "A JSON body must not be compressed.", hint="Send it without Content-Encoding."
+        )

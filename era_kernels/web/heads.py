@@ -1,0 +1,24 @@
+"""Heads of requests that other programs on the way could read differently, and so are refused."""
+
+from __future__ import annotations
+
+import re
+
+MOST_FIELDS = 128  # header fields of a request
+
+_OLD = re.compile(rb"\A(?:\r\n)?[^\r]* HTTP/1\.0\r\n")
+_FRAMED = re.compile(rb"\ntransfer-encoding[ \t]*:", re.IGNORECASE)
+
+
+def is_ambiguous(head: bytes) -> bool:
+    """Is it unsafe to guess what this means? `head` ends with its empty line.
+
+    A lone LF or CR ends a line for some and is part of a value for others; HTTP/1.0 knows no
+    Transfer-Encoding. RFC 9112, sections 2.2 and 6.1. More than `MOST_FIELDS` are no request.
+    """
+    lines = head.count(b"\r\n")
+    if not lines == head.count(b"\n") == head.count(b"\r"):
+        return True
+    if lines > MOST_FIELDS and head.lstrip(b"\r\n").count(b"\n") > MOST_FIELDS + 2:
+        return True  # beside the first line and the empty one
+    return _OLD.match(head) is not None and _FRAMED.search(head) is not None

@@ -1,0 +1,34 @@
+"""Every path that is not there."""
+
+from __future__ import annotations
+
+from tornado.web import HTTPError
+
+from era_kernels.errors import EraError, NotFound
+from era_kernels.web.base import BaseHandler
+
+_HINT = "GET /openapi.json tells what is, and the page /docs shows it."
+
+
+class NotFoundHandler(BaseHandler):
+    """Answers 404 whatever the method."""
+
+    @property
+    def protected(self) -> bool:
+        return self.request.path.startswith(("/api/", "/mcp", "/jupyter/", "/metrics"))
+
+    def check_path(self) -> None:
+        raise _nothing()
+
+    def allowed(self) -> str:
+        """Whatever the method, the answer is 404."""
+        return str(self.request.method)
+
+    def problem_of(self, cause: BaseException | None, status: int) -> EraError:
+        if isinstance(cause, HTTPError) and status == 405:
+            return _nothing()
+        return super().problem_of(cause, status)
+
+
+def _nothing() -> NotFound:
+    return NotFound("There is nothing at this path.", hint=_HINT)

@@ -1,0 +1,96 @@
+"""Stored code: kept with its session, apart from the data, and run where a run brings none."""
+
+from __future__ import annotations
+
+import pytest
+
+from era_kernels.errors import InvalidRequest, NotFound, SessionNotFound, TooLarge
+from era_kernels.services.codes import SessionCodes
+from tests.services.house import House
+
+
+@pytest.fixture
+def codes(house: House) -> SessionCodes:
+    return SessionCodes(house.sessions, house.codes)
+
+
+@pytest.mark.gen_test
+async def test_put_and_get(house: House, codes: SessionCodes) -> None:
+    """What was put is shown; a description that is not given stays."""
+    await house.create()
+    await codes.put("s1", "one", "about")
+    stored = await codes.put("s1", "two")
+    assert (stored.code, stored.description) == ("two", "about")
+    assert await codes.get("s1") == stored
+    assert await codes.text("s1") == "two"
+
+
+@pytest.mark.gen_test
+async def test_none(house: House, codes: SessionCodes) -> None:
+    """Where there is none, a hint says how to store some; a run is told both ways."""
+    await house.create()
+    with pytest.raises(NotFound) as caught:
+        await codes.get("s1")
+    assert (caught.value.code, caught.value.status) == ("NOT_FOUND", 404)
+    assert caught.value.hint is not None
+    assert "PUT" in caught.value.hint
+    with pytest.raises(InvalidRequest, match=r"`code` is required.*none is stored"):
+        await codes.text("s1")
+
+
+@pytest.mark.gen_test
+async def test_no_session(codes: SessionCodes) -> None:
+    """A session that is not there has no code and gets none."""
+    for call in (codes.get("gone"), codes.put("gone", "x"), codes.text("gone")):
+        with pytest.raises(SessionNotFound, match="gone"):
+            await call
+
+
+@pytest.mark.gen_test
+async def test_too_long_a_description(house: House, codes: SessionCodes) -> None:
+    """A description has the bound of data; code has that of what may be run."""
+    await house.create()
+    with pytest.raises(TooLarge, match="description"):
+        await codes.put("s1", "x", "x" * 1_100_000)
+    await codes.put("s1", "x" * 5_000_000, "x" * 1_000_000)
+
+
+@pytest.mark.gen_test
+async def test_seed(house: House, codes: SessionCodes) -> None:
+    """`code` in the first data is stored as code too; what is no text is only data."""
+    await house.create(data={"code": "out seeded", "other": 1})
+    assert (await codes.get("s1")).code == "out seeded"
+    assert (await house.session()).data == {"code": "out seeded", "other": 1}
+    await house.create("s2", data={"code": 5})
+    with pytest.raises(NotFound):
+        await codes.get("s2")
+
+
+@pytest.mark.gen_test
+async def test_apart_from_the_data(house: House, codes: SessionCodes) -> None:
+    """Changes of the data change no code, and the other way round."""
+    await house.create(data={"code": "seed"})
+    await house.sessions.update("s1", data={"code": "other"})
+    await house.run("out x", update_data={"code": "another"})
+    assert await codes.text("s1") == "seed"
+    await codes.put("s1", "new")
+    assert (await house.session()).data == {"code": "another"}
+
+
+@pytest.mark.gen_test
+async def test_gone_with_the_session(house: House, codes: SessionCodes) -> None:
+    """The next session of that id has no code."""
+    await house.create()
+    await codes.put("s1", "x")
+    await house.sessions.delete("s1")
+    await house.create()
+    with pytest.raises(NotFound):
+        await codes.get("s1")
+
+
+@pytest.mark.gen_test
+async def test_stays_without_persistence(house: House, codes: SessionCodes) -> None:
+    """Files of a session that is not persistent go with its kernel, code and data stay."""
+    await house.create(persistent=False, data={"code": "out stored"})
+    await house.run("die 1")
+    assert await codes.text("s1") == "out stored"

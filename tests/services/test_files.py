@@ -1,0 +1,301 @@
+"""The files of sessions: quota, conditions, counts, and sessions that go while files come."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import pytest
+
+from era_kernels.errors import (
+    Conflict,
+    EraError,
+    FileNotFound,
+    InvalidPath,
+    PreconditionFailed,
+    QuotaExceeded,
+    SessionNotFound,
+)
+from era_kernels.models import Submission
+from era_kernels.services.files import SessionFiles, always
+from era_kernels.storage.files import FileStatus
+from tests.services.conftest import OpenHouse
+from tests.services.house import DATA, House, soon
+
+QUOTA = 1000
+
+
+@pytest.fixture
+def small_house(open_house: OpenHouse) -> House:
+    """Its throw-away sessions have the small quota, too."""
+    return open_house(max_workspace=QUOTA)
+
+
+@pytest.fixture
+def files(house: House) -> SessionFiles:
+    return SessionFiles(house.sessions, house.files, QUOTA)
+
+
+async def put(
+    files: SessionFiles,
+    path: str,
+    data: bytes = b"new",
+    id: str = "s1",  # noqa: A002
+    meant: Callable[[FileStatus | None], None] = always,
+) -> int:
+    incoming = await files.begin(id, path, len(data), meant)
+    try:
+        await incoming.write(data)
+        return await files.put(id, path, incoming, "", meant)
+    finally:
+        incoming.forget()
+
+
+async def read(files: SessionFiles, path: str) -> bytes:
+    file = await files.open("s1", path)
+    try:
+        return b"".join([piece async for piece in file.read(0, file.status.size)])
+    finally:
+        await file.aclose()
+
+
+@pytest.mark.gen_test
+async def test_put_read_list_delete(house: House, files: SessionFiles) -> None:
+    """A file that is put is read, listed, seen by code, and gone when it is deleted."""
+    await house.create()
+    assert await put(files, "d/f", b"text") == 4
+    assert await read(files, "d/f") == b"text"
+    assert [file.path for file in (await files.list_files("s1")).files] == ["d/f"]
+    assert (await house.run("read d/f")).stdout == "text"
+    await files.delete("s1", "d/f")
+    with pytest.raises(FileNotFound):
+        await files.open("s1", "d/f")
+
+
+@pytest.mark.gen_test
+async def test_counts(house: House, files: SessionFiles) -> None:
+    """The session's counts are as of the last upload, also after a restart of the server."""
+    await house.create()
+    await put(files, "a", b"123")
+    await put(files, "a", b"12345")
+    await put(files, "b", b"1")
+    await put(files, "node_modules/c", b"1")
+    await files.delete("s1", "b")
+    session = await house.session()
+    assert (session.file_count, session.total_size) == (1, 5)
+    await house.database.write(lambda connection: None)
+    stored = await house.store.get("s1")
+    assert (stored.file_count, stored.total_size) == (1, 5)
+
+
+@pytest.mark.gen_test
+async def test_uploads_are_no_modifications(house: House, files: SessionFiles) -> None:
+    """What a caller does between and during runs is not counted as the run's."""
+    await house.create()
+    await put(files, "before")
+    assert (await house.run("write mine x")).files_modified == 1
+    await put(files, "between")
+    await files.delete("s1", "before")
+    assert (await house.run("")).files_modified == 0
+    running = await house.submit("write own x\ngate on")
+    await house.until_running(3)
+    await put(files, "during")
+    await files.delete("s1", "mine")
+    house.gates["on"].set()
+    assert (await running.answer()).files_modified == 1
+    session = await house.session()
+    assert session.file_count == 3
+
+
+@pytest.mark.gen_test
+@pytest.mark.parametrize("path", [DATA, "../x", "", "a//b"])
+async def test_paths(house: House, files: SessionFiles, path: str) -> None:
+    """The mirror is written through `data`; other paths obey the rules of paths."""
+    await house.create()
+    expected = Conflict if path == DATA else InvalidPath
+    with pytest.raises(expected):
+        await files.begin("s1", path, 0)
+    with pytest.raises(expected):
+        await files.delete("s1", path)
+
+
+@pytest.mark.gen_test
+async def test_unknown_session(house: House, files: SessionFiles) -> None:
+    """Every call tells that there is no such session."""
+    for call in (files.list_files("s1"), files.open("s1", "f"), files.delete("s1", "f")):
+        with pytest.raises(SessionNotFound):
+            await call
+    with pytest.raises(SessionNotFound):
+        await files.begin("s1", "f", 0)
+
+
+# ---------------------------------------------------------------- quota
+
+
+@pytest.mark.gen_test
+async def test_quota(house: House, files: SessionFiles) -> None:
+    """All files together, the one that is replaced aside: told before, during and after."""
+    await house.create()
+    await put(files, "a", b"x" * 600)
+    with pytest.raises(QuotaExceeded):
+        await files.begin("s1", "b", 401)
+    incoming = await files.begin("s1", "b", 0)
+    await incoming.write(b"x" * 400)
+    with pytest.raises(QuotaExceeded):
+        await incoming.write(b"x")
+    incoming.forget()
+    await put(files, "b", b"x" * 400)
+    await put(files, "a", b"y" * 600)
+    with pytest.raises(QuotaExceeded):
+        await put(files, "c", b"x")
+    await put(files, "c", b"")
+    await files.delete("s1", "a")
+    await put(files, "c", b"x" * 600)
+
+
+@pytest.mark.gen_test
+async def test_quota_of_two_at_once(house: House, files: SessionFiles) -> None:
+    """Two that fit alone do not fit together: the second one is refused in the end."""
+    await house.create()
+    both = [await files.begin("s1", path, 600) for path in ("a", "b")]
+    for incoming in both:
+        await incoming.write(b"x" * 600)
+    await files.put("s1", "a", both[0], "")
+    with pytest.raises(QuotaExceeded):
+        await files.put("s1", "b", both[1], "")
+    for incoming in both:
+        incoming.forget()
+    assert [file.path for file in (await files.list_files("s1")).files] == ["a"]
+
+
+@pytest.mark.gen_test
+async def test_quota_of_what_is_hidden(house: House, files: SessionFiles) -> None:
+    """What lists leave out takes its room, too."""
+    await house.create()
+    await put(files, "node_modules/a", b"x" * 600)
+    with pytest.raises(QuotaExceeded):
+        await put(files, "node_modules/b", b"x" * 600)
+    await put(files, "node_modules/a", b"x" * 1000)
+
+
+@pytest.mark.gen_test
+async def test_quota_and_holes(house: House, files: SessionFiles) -> None:
+    """A hole of any size that code made makes no room."""
+    await house.create()
+    await put(files, "a", b"x" * 600)
+    with (await house.workspace() / "hole").open("w") as hole:
+        hole.truncate(2**40)
+    with pytest.raises(QuotaExceeded):
+        await files.begin("s1", "hole", QUOTA + 1)
+
+
+# ---------------------------------------------------------------- conditions
+
+
+def only_new(status: FileStatus | None) -> None:
+    if status is not None:
+        raise PreconditionFailed("There is one.")
+
+
+@pytest.mark.gen_test
+async def test_meant(house: House, files: SessionFiles) -> None:
+    """A change that is meant for another state is refused before the body and after it."""
+    await house.create()
+    incoming = await files.begin("s1", "f", 0, only_new)
+    await put(files, "f", b"first")
+    with pytest.raises(PreconditionFailed):
+        await files.put("s1", "f", incoming, "", only_new)
+    incoming.forget()
+    with pytest.raises(PreconditionFailed):
+        await files.begin("s1", "f", 0, only_new)
+    with pytest.raises(PreconditionFailed):
+        await files.delete("s1", "f", only_new)
+    assert await read(files, "f") == b"first"
+
+
+@pytest.mark.gen_test
+async def test_one_of_many_wins(house: House, files: SessionFiles) -> None:
+    """Check and change are one step: of many that create, one does."""
+    await house.create()
+
+    async def create(number: int) -> bool:
+        try:
+            await put(files, "f", b"%d" % number, meant=only_new)
+        except PreconditionFailed:
+            return False
+        return True
+
+    won = await asyncio.gather(*(create(number) for number in range(10)))
+    assert won.count(True) == 1
+    assert await read(files, "f") == b"%d" % won.index(True)
+
+
+# ---------------------------------------------------------------- sessions that go
+
+
+@pytest.mark.gen_test
+async def test_deleted_meanwhile(house: House, files: SessionFiles) -> None:
+    """An upload never reaches another session that has the id by now."""
+    await house.create()
+    incoming = await files.begin("s1", "f", 3)
+    await incoming.write(b"abc")
+    await house.sessions.delete("s1")
+    with pytest.raises(SessionNotFound):
+        await files.put("s1", "f", incoming, "")
+    await house.create()
+    with pytest.raises(SessionNotFound):
+        await files.put("s1", "f", incoming, "")
+    incoming.forget()
+    assert (await files.list_files("s1")).count == 0
+
+
+@pytest.mark.gen_test
+@pytest.mark.parametrize("n", range(0, 60, 6))
+async def test_delete_and_put_at_once(house: House, files: SessionFiles, n: int) -> None:
+    """Whoever comes first, nothing of the session is left."""
+    await house.create()
+    putting = asyncio.create_task(put(files, "d/f"))
+    for _ in range(n):
+        await asyncio.sleep(0.0001)
+    await house.sessions.delete("s1")
+    try:
+        await putting
+    except EraError as refusal:
+        assert isinstance(refusal, SessionNotFound), refusal
+    assert house.directories == []
+    while any((house.path / "incoming").iterdir()):
+        await soon()
+
+
+# ---------------------------------------------------------------- throw-away sessions
+
+
+@pytest.mark.gen_test
+async def test_execute_with_files(house: House) -> None:
+    """They are there before the run."""
+    submission = Submission("read d/f", files={"d/f": "té", "g": ""})
+    answer = await (await house.sessions.execute("alpha", submission)).answer()
+    assert answer.stdout == "té"
+
+
+@pytest.mark.gen_test
+@pytest.mark.parametrize(
+    ("given", "refusal"),
+    [
+        ({"ok": "", "../x": ""}, InvalidPath),
+        ({"a": "", "a/b": ""}, Conflict),
+        ({DATA: "{}"}, Conflict),
+        ({"a": "é" * 300, "b": "x" * 401}, QuotaExceeded),
+    ],
+)
+async def test_execute_with_files_refused(
+    small_house: House, given: dict[str, str], refusal: type[EraError]
+) -> None:
+    """The rules of paths and the quota hold, and nothing is left."""
+    house = small_house
+    with pytest.raises(refusal):
+        await house.sessions.execute("alpha", Submission("", files=given))
+    while house.directories:
+        await soon()
+    assert not any((house.path / "incoming").iterdir())
+    assert house.host.machines == []

@@ -1,0 +1,75 @@
+"""Content types: noted at the file, else guessed; what code notes counts only if it is one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from tornado.web import RequestHandler
+
+from era_kernels.storage import content_types
+
+ATTRIBUTE = "user.era_kernels.content_type"
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Iterator[int]:
+    descriptor = os.open(tmp_path / "file", os.O_RDWR | os.O_CREAT)
+    try:
+        os.setxattr(descriptor, ATTRIBUTE, b"a/b")
+        os.removexattr(descriptor, ATTRIBUTE)
+    except OSError:
+        pytest.skip("the file system has no user attributes")
+    yield descriptor
+    os.close(descriptor)
+
+
+@pytest.mark.parametrize(
+    "said",
+    ["image/png", "text/plain; charset=utf-8", "text/plain;charset=utf-8", 'a/b; c="d e"; f=g',
+     "multipart/form-data; boundary=----x", "application/vnd.api+json", "a/b;  x*=utf-8''%20"],
+)  # fmt: skip
+def test_what_was_said_is_told(file: int, said: str) -> None:
+    """A media type that the uploader named is told as it was."""
+    content_types.remember(file, said)
+    assert content_types.of(file, "x.html") == said
+
+
+@pytest.mark.parametrize(
+    "said",
+    ["", "nonsense", "a/", "/b", "a/b;", "a/b; c", "a/b; c=", "a/b\r\nX: y", 'a/b; c="\t"',
+     'a/b; c="\x01"', 'a/b; c="\x7f"', "a/b;\tc=d", "ü/b", "a/b; c=é", "a/b " * 80, "*/*", " a/b"],
+)  # fmt: skip
+def test_what_is_none_is_not_told(file: int, said: str) -> None:
+    """What is no media type is neither noted nor, where code noted it, believed."""
+    content_types.remember(file, said)
+    assert os.listxattr(file) == []
+    os.setxattr(file, ATTRIBUTE, said.encode())
+    assert content_types.of(file, "x.html") == "text/html"
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [("a.txt", "text/plain"), ("d.html/a", content_types.UNKNOWN), ("A.PNG", "image/png"),
+     ("a.tar.gz", content_types.UNKNOWN), ("a.txt.gz", content_types.UNKNOWN),
+     ("noname", content_types.UNKNOWN), (".html", content_types.UNKNOWN),
+     ("http://[x", content_types.UNKNOWN), ("data:text/html,x", content_types.UNKNOWN),
+     ("a?b.json", "application/json"), ("\udcff.json", "application/json")],
+)  # fmt: skip
+def test_guessed(file: int, path: str, expected: str) -> None:
+    """The name's end tells it; what is packed, and what nobody knows, is just bytes."""
+    assert content_types.of(file, path) == expected
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.binary(max_size=300), st.text())
+def test_always_a_header(file: int, noted: bytes, path: str) -> None:
+    """Whatever code notes and however it names a file, what is told can stand in a header."""
+    os.setxattr(file, ATTRIBUTE, noted)
+    told = content_types.of(file, path.replace("\0", ""))
+    assert told.isascii() and told.isprintable()
+    assert RequestHandler._convert_header_value(None, told) == told  # type: ignore[arg-type]

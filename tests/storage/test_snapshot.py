@@ -1,0 +1,75 @@
+"""Snapshots: hidden names, and the change that one upload or deletion makes."""
+
+from __future__ import annotations
+
+import pytest
+
+from era_kernels.storage.snapshot import LARGEST_TOTAL, Change, Snapshot, is_hidden
+
+OLD, NEW = (1, 10, 5), (2, 3, 6)  # inode, size, time
+
+
+@pytest.mark.parametrize(
+    "path",
+    [".session_data.json", "node_modules/a", "a/node_modules/b/c", "__pycache__/x", ".cache/x",
+     ".config/x/y", ".npm/x", "a/.ruff_cache/x"],
+)  # fmt: skip
+def test_hidden(path: str) -> None:
+    """The mirror, caches anywhere and tools' directories at home are hidden."""
+    assert is_hidden(path)
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["a", ".env", "a/.session_data.json", "node_modules", "a/.config/x", ".cache",
+     "a/b.node_modules/c", "NODE_MODULES/a"],
+)  # fmt: skip
+def test_not_hidden(path: str) -> None:
+    """Files that are only called like that are shown."""
+    assert not is_hidden(path)
+
+
+@pytest.mark.parametrize(
+    ("path", "before", "after", "files", "growth"),
+    [
+        ("f", None, NEW, 1, 3),
+        ("f", OLD, NEW, 0, -7),
+        ("f", OLD, None, -1, -10),
+        ("f", None, None, 0, 0),
+        ("node_modules/f", None, NEW, 0, 0),
+    ],
+)
+def test_change(
+    path: str, before: tuple[int, int, int], after: tuple[int, int, int], files: int, growth: int
+) -> None:
+    """How many files and bytes more there are; what is hidden does not count."""
+    change = Change(path, before, after)
+    assert (change.files, change.growth) == (files, growth)
+
+
+def test_with_change() -> None:
+    """A snapshot after a change is what a walk would find; the one before stays as it was."""
+    one = Snapshot({"a": OLD}, 10)
+    two = one.with_change(Change("b", None, NEW))
+    assert (two.entries, two.total_size) == ({"a": OLD, "b": NEW}, 13)
+    three = two.with_change(Change("a", OLD, NEW))
+    assert (three.entries, three.total_size) == ({"a": NEW, "b": NEW}, 6)
+    four = three.with_change(Change("a", NEW, None))
+    assert (four.entries, four.total_size) == ({"b": NEW}, 3)
+    assert four.with_change(Change("node_modules/x", None, OLD)) is four
+    assert (one.entries, one.total_size) == ({"a": OLD}, 10)
+
+
+def test_total_stays_in_bounds() -> None:
+    """Holes of any size that code makes do not break the count."""
+    full = Snapshot({"a": OLD}, LARGEST_TOTAL)
+    assert full.with_change(Change("b", None, NEW)).total_size == LARGEST_TOTAL
+    assert Snapshot({}, 3).with_change(Change("b", OLD, None)).total_size == 0
+
+
+def test_change_is_no_modification() -> None:
+    """A file that a caller put differs from none before, and what code does to it counts."""
+    before = Snapshot({"a": OLD}, 10).with_change(Change("b", None, NEW))
+    assert Snapshot({"a": OLD, "b": NEW}, 13).changes(before) == 0
+    assert Snapshot({"a": OLD, "b": OLD}, 20).changes(before) == 1
+    assert Snapshot({"a": OLD}, 10).changes(before) == 1

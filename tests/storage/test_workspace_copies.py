@@ -1,0 +1,92 @@
+"""Copies of sessions' directories: what a duplicate gets, and what is left when it fails."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from era_kernels.errors import InsufficientStorage, StorageFailed
+from era_kernels.storage.workspaces import PARTS, Stopped, Workspaces
+from tests.storage.house import small_disk
+
+MIRROR = ".session_data.json"
+
+
+@asynccontextmanager
+async def a_session(path: Path) -> AsyncIterator[tuple[Workspaces, str]]:
+    """The workspaces in a directory, with one session's."""
+    workspaces = Workspaces(path)
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    yield workspaces, await workspaces.create()
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+    await workspaces.aclose()
+
+
+def never() -> bool:
+    return False
+
+
+@pytest.mark.gen_test
+async def test_what_is_copied(tmp_path: Path) -> None:
+    """Files and packages go into the copy; runs, caches and state do not; data are mirrored."""
+    async with a_session(tmp_path) as (workspaces, source):
+        target = await workspaces.create()
+        for part in PARTS:
+            (tmp_path / source / part / "deep").mkdir()
+            (tmp_path / source / part / "deep" / "file").write_text(part)
+        await workspaces.before_run(source, {"old": 1}, None)
+        snapshot = await workspaces.copy(source, target, {"new": 2}, never)
+        assert (snapshot.count, snapshot.total_size) == (1, len("workspace"))
+        assert snapshot == await workspaces.scan(target)
+        new = tmp_path / target
+        files = {str(path.relative_to(new)) for path in new.rglob("*") if path.is_file()}
+        assert files == {f"workspace/{MIRROR}", "workspace/deep/file", "packages/deep/file"}
+        assert json.loads((new / "workspace" / MIRROR).read_text()) == {"new": 2}
+        old = tmp_path / source / "workspace" / MIRROR
+        assert json.loads(old.read_text()) == {"old": 1}
+
+
+@pytest.mark.gen_test
+async def test_copy_that_nobody_wants(tmp_path: Path) -> None:
+    """It ends when it is told to; what is there can be removed."""
+    async with a_session(tmp_path) as (workspaces, source):
+        (tmp_path / source / "workspace" / "file").write_text("x")
+        target = await workspaces.create()
+        with pytest.raises(Stopped):
+            await workspaces.copy(source, target, {}, lambda: True)
+        await workspaces.remove(target)
+        assert [path.name for path in tmp_path.iterdir()] == [source]
+
+
+@pytest.mark.gen_test
+async def test_workspace_that_is_gone(tmp_path: Path) -> None:
+    """Code removed its directory: the copy is empty. Where the session's is gone, that is told."""
+    async with a_session(tmp_path) as (workspaces, source):
+        target = await workspaces.create()
+        shutil.rmtree(tmp_path / source / "workspace")
+        assert (await workspaces.copy(source, target, {}, never)).count == 0
+        shutil.rmtree(tmp_path / source)
+        with pytest.raises(StorageFailed, match="gone"):
+            await workspaces.copy(source, target, {}, never)
+
+
+@pytest.mark.gen_test
+async def test_full_disk(tmp_path: Path) -> None:
+    """It is told, the source is whole, and with room it works."""
+    with small_disk(tmp_path, "4M") as disk:
+        async with a_session(disk) as (workspaces, source):
+            file = disk / source / "workspace" / "file"
+            file.write_bytes(b"x" * 2_500_000)
+            target = await workspaces.create()
+            with pytest.raises(InsufficientStorage):
+                await workspaces.copy(source, target, {}, never)
+            await workspaces.remove(target)
+            assert file.read_bytes() == b"x" * 2_500_000
+            file.write_bytes(b"y" * 1_000_000)
+            target = await workspaces.create()
+            assert (await workspaces.copy(source, target, {}, never)).total_size == 1_000_000
