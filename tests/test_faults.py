@@ -223,3 +223,19 @@ def test_the_servers_settings_do_not_leak(launcher: Launcher) -> None:
 def test_command_is_installed() -> None:
     """The console command that these tests start is the one that users start."""
     assert COMMAND.is_file()
+
+
+def test_the_generation_outlives_a_kill_in_the_first_moment_of_a_run(launcher: Launcher) -> None:
+    """The next run tells that variables were lost, and files that were to go with them went."""
+    server = launcher.start()
+    client = connected(server)
+    session = client.session("python", persistent=False)
+    with pytest.raises(httpx.HTTPError):
+        session.run(f"import os\nopen('f', 'w').close()\nos.kill({server.process.pid}, 9)")
+    client.close()
+    client = connected(launcher.start())
+    shown = client.http.get(session.path).json()
+    assert (shown["kernel_generation"], shown["files"]) == (1, [])
+    again = client.http.post(f"{session.path}/run", json={"code": "pass"}).json()
+    assert again["kernel_generation"] == 2
+    client.close()

@@ -277,7 +277,8 @@ class LiveSession:
     async def restart(self, base_url: str) -> int:
         """A fresh kernel with the same files and data; queued runs go on with it.
 
-        So does a run whose kernel was only starting. Raises Capacity, KernelStartFailed.
+        So does a run whose kernel was only starting. Raises Capacity, KernelStartFailed,
+        StorageFailed, InsufficientStorage.
         """
         self.check_open()
         seated = self._runs.seated
@@ -337,7 +338,13 @@ class LiveSession:
             machine = await self._tools.host.open(language, place, self._tools.limits, env)
         self._tools.seats.take(self)
         machine.ended.add_done_callback(self._on_ended)
-        self._note(kernel_generation=self.session.kernel_generation + 1)
+        try:
+            # Durable before any code runs: after a crash it alone tells that variables were lost,
+            # and that files of a session that is not persistent must go.
+            await self._change(kernel_generation=self.session.kernel_generation + 1)
+        except BaseException:
+            await machine.aclose()
+            raise
         return machine
 
     def _on_ended(self, ended: asyncio.Future[Ending]) -> None:
