@@ -32,6 +32,7 @@ class Patience:
     missing: float = (
         10.0  # for a fence after its reply, with no output; for a reply after its fence
     )
+    missing_most: float = 300.0  # for a fence after its reply, while output arrives
     drain: float = 0.05  # of silence on iopub after the process has ended
     drain_most: float = 2.0  # for the same when there is no silence: a child may hold the socket
 
@@ -116,12 +117,15 @@ class Run:
         """The reply is here. Only the first counts."""
         if self._reply is None:
             self._reply = reply
+            # No deadline holds any more, and code that forged the reply may print for ever.
+            self._bound(self._patience.missing_most, self._miss)
             self._next()
 
     def fence(self) -> None:
-        """All output of the run is here."""
-        self._fenced = True
-        self._next()
+        """All output of the run is here. Only the first counts: another is no sign of life."""
+        if not self._fenced:
+            self._fenced = True
+            self._next()
 
     def ended(self, ending: Ending) -> None:
         """The machine has ended. What the process wrote before its end is still on its way."""
@@ -132,7 +136,7 @@ class Run:
             self._finish()
             return
         self._wait(self._patience.drain, self._finish)
-        self._limit = Quiet(self._patience.drain_most, self._finish, self._held)
+        self._bound(self._patience.drain_most, self._finish)
 
     def _next(self) -> None:
         if self._fenced and (self._reply is not None or self._ending is not None):
@@ -144,6 +148,12 @@ class Run:
         if self._silence is not None:
             self._silence.cancel()
         self._silence = Quiet(seconds, then, self._held)
+
+    def _bound(self, seconds: float, then: Callable[[], None]) -> None:
+        """The same, but output does not start the time anew."""
+        if self._limit is not None:
+            self._limit.cancel()
+        self._limit = Quiet(seconds, then, self._held)
 
     def _miss(self) -> None:
         self._give_up(SILENT)

@@ -177,6 +177,43 @@ def test_output_after_the_reply_extends_the_wait(on_stage: Callable[..., None]) 
     on_stage(script, act)
 
 
+def test_output_after_the_reply_does_not_go_on_for_ever(on_stage: Callable[..., None]) -> None:
+    """Code that forges its reply and goes on to print escapes the deadline, but not the bound."""
+    over = threading.Event()
+
+    def script(other: ScriptedKernel, request: Message) -> None:
+        other.reply(request)
+        while not over.wait(0.1):
+            other.out(request, ".")
+
+    async def act(stage: Stage) -> None:
+        try:
+            finished = (await asyncio.wait_for(stage.run(timeout=0.2), 10))[-1]
+        finally:
+            over.set()
+        assert finished == Finished(137, state="lost", ending=Ending(reason=SILENT))
+
+    on_stage(script, act, Patience(missing=1, missing_most=1.5))
+
+
+def test_repeated_fence_is_no_sign_of_life(on_stage: Callable[..., None]) -> None:
+    """Code that sends its fence again and again does not put the end of its run off."""
+    over = threading.Event()
+
+    def script(other: ScriptedKernel, request: Message) -> None:
+        while not over.wait(0.1):
+            other.fence(request)
+
+    async def act(stage: Stage) -> None:
+        try:
+            (finished,) = await asyncio.wait_for(stage.run(timeout=0.2), 10)
+        finally:
+            over.set()
+        assert finished == Finished(137, state="lost", ending=Ending(reason=SILENT))
+
+    on_stage(script, act)
+
+
 def test_slow_consumer_is_not_a_missing_fence(on_stage: Callable[..., None]) -> None:
     """While the consumer keeps the kernel from being read, no fence is missed."""
     line = "x" * 65536
