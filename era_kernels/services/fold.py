@@ -88,15 +88,27 @@ class Clip:
         return self._tail[len(self._tail) - size :]
 
 
+@dataclass(slots=True)
+class _Named:
+    """The displays of one id: how many bytes they take together, and what updated them last."""
+
+    count: int = 0
+    size: int = 0
+    update: JsonObject = field(default_factory=dict)
+    fresh: list[int] = field(default_factory=list)  # outputs that came after the update
+
+
 class Displays:
     """The rich outputs of a run: in order, updated in place, cleared when told, bounded.
 
-    What does not fit is replaced by a note, and when there is no room for that, left out.
+    What does not fit is replaced by a note, and when there is no room for that, left out. An update
+    costs the same however many outputs there are: a program may send any number of both.
     """
 
     def __init__(self, bound: int) -> None:
         self._bound = bound
-        self._items: list[tuple[JsonObject, str | None, int]] = []
+        self._items: list[JsonObject | _Named] = []  # updated ones show what their id shows
+        self._named: dict[str, _Named] = {}
         self._clear_next = False
         self.size = 0
         self.omitted = False
@@ -104,40 +116,54 @@ class Displays:
     def add(self, kind: str, event: Result | Display, display_id: str | None) -> None:
         if self._clear_next:
             self.clear()
-        self._put(len(self._items), kind, event, display_id)
+        found = self._fitting(kind, event, self._bound - self.size)
+        if found is None:
+            return
+        item, size = found
+        if display_id is not None:
+            named = self._named.setdefault(display_id, _Named())
+            named.count += 1
+            named.size += size
+            named.fresh.append(len(self._items))
+        self._items.append(item)
+        self.size += size
 
     def update(self, event: UpdateDisplay) -> None:
-        if event.display_id is None:
+        named = None if event.display_id is None else self._named.get(event.display_id)
+        if named is None:
             return
-        for index, (item, display_id, _) in enumerate(self._items):
-            if display_id == event.display_id:
-                self._put(index, item["type"], event, display_id)
+        room = (self._bound - self.size + named.size) // named.count
+        found = self._fitting("display_data", event, room)
+        if found is not None:
+            named.update, size = found
+            for index in named.fresh:
+                self._items[index] = named
+            named.fresh.clear()
+            self.size += size * named.count - named.size
+            named.size = size * named.count
 
     def clear(self, wait: bool = False) -> None:
         self._clear_next = wait
         if not wait:
             self._items.clear()
+            self._named.clear()
             self.size, self.omitted = 0, False
 
     def results(self) -> list[JsonObject]:
-        return [item for item, _, _ in self._items]
+        return [item.update if isinstance(item, _Named) else item for item in self._items]
 
-    def _put(
-        self, index: int, kind: str, event: Result | Display | UpdateDisplay, display_id: str | None
-    ) -> None:
-        """Put it in that place, which may be the one after the last."""
+    def _fitting(
+        self, kind: str, event: Result | Display | UpdateDisplay, room: int
+    ) -> tuple[JsonObject, int] | None:
+        """What is shown of it in so much room, and its size; None when there is no room at all."""
         item: JsonObject = {"type": kind, "data": event.data, "metadata": event.metadata}
         size = len(json.dumps(item))
-        before = self._items[index][2] if index < len(self._items) else 0
-        room = self._bound - self.size + before
         if size > room:
             self.omitted = True
             note = {"text/plain": f"[... {size} bytes left out ...]"}
             item = {"type": kind, "data": note, "metadata": {}}
             size = len(json.dumps(item))
-        if size <= room:
-            self._items[index : index + 1] = [(item, display_id, size)]
-            self.size += size - before
+        return (item, size) if size <= room else None
 
 
 class Fold:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -174,6 +175,35 @@ def test_display_is_updated_in_place() -> None:
     )
     assert shown(answer) == ["new", "b", "new", "d"]
     assert {result["type"] for result in answer.results} == {"display_data"}
+
+
+def test_display_after_an_update_shows_its_own() -> None:
+    """An update replaces what was there; a later display of the id waits for the next update."""
+    shows = (
+        Display(text("a"), display_id="1"),
+        UpdateDisplay(text("new"), display_id="1"),
+        Display(text("b"), display_id="1"),
+    )
+    assert shown(folded(*shows)) == ["new", "b"]
+    assert shown(folded(*shows, UpdateDisplay(text("c"), display_id="1"))) == ["c", "c"]
+
+
+@pytest.mark.timeout(30)
+def test_updates_cost_the_same_however_many_displays_there_are() -> None:
+    """Ten thousands of both are folded in seconds, whether they share one id or have their own."""
+    for name in ("same", None):
+        fold = Fold("e1", "s1", 10 << 20)
+        fold.add(Display(text(""), display_id=name or str(n)) for n in range(40_000))
+        fold.add(UpdateDisplay(text("u"), display_id=name or str(n)) for n in range(40_000))
+        assert set(shown(fold.answer())) == {"u"}
+
+
+def test_update_past_the_bound_is_a_note() -> None:
+    """An update that does not fit for all displays of its id is a note in each of them."""
+    shows = [Display(text("." * 40), display_id="1") for _ in range(3)]
+    answer = folded(*shows, UpdateDisplay(text("x" * 200), display_id="1"), bound=400)
+    assert [value[:5] for value in shown(answer)] == ["[... "] * 3
+    assert answer.truncated
 
 
 def test_update_of_nothing_is_nothing() -> None:
