@@ -204,7 +204,6 @@ class Output:
 
     def _leave(self) -> None:
         self._drain()
-        self._socket.close(linger=1000)
         self._socket = None
 
     def _emit(self, texts: list[Text]) -> None:

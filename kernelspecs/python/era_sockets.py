@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import _thread
 import asyncio
+import fcntl
+import socket as sockets
+import termios
+import time
 from collections import deque
 from collections.abc import Mapping
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import zmq
 
 Socket = zmq.Socket[bytes]
 Parts = list[bytes]
+
+PATIENCE = 10.0  # seconds for which a client may read nothing of the last words
+LOOK = 0.002  # seconds between two looks whether it did
 
 
 class Sockets:
@@ -25,8 +34,27 @@ class Sockets:
         self.stdin = self._bind(told, zmq.ROUTER, "stdin")
 
     def close(self) -> None:
-        """Close them; what was sent is in the hands of the system when this returns."""
-        self._context.destroy(linger=1000)
+        """Close them; the client has read what was sent when this returns, or reads no more.
+
+        Handing it to the system is not enough: a client's libzmq that had stopped reading, since
+        its queue was full, looks no further into a connection whose other end is gone.
+        """
+        links = _links(self.iopub)
+        closed = _thread.allocate_lock()
+        closed.acquire()
+        _thread.start_new_thread(self._close, (closed,))
+        unread, since = -1, time.monotonic()
+        while (unread or closed.locked()) and time.monotonic() - since < PATIENCE:
+            time.sleep(LOOK)
+            now = sum(map(_unread, links))
+            if now != unread:
+                unread, since = now, time.monotonic()
+        for link in links:
+            link.close()
+
+    def _close(self, closed: _thread.LockType) -> None:
+        self._context.destroy(linger=-1)
+        closed.release()
 
     def _bind(self, told: Mapping[str, Any], kind: int, channel: str) -> Socket:
         socket = self._context.socket(kind)
@@ -37,6 +65,32 @@ class Sockets:
         gap = "-" if told["transport"] == "ipc" else ":"
         socket.bind(f"{told['transport']}://{told['ip']}{gap}{told[f'{channel}_port']}")
         return socket
+
+
+def _links(socket: Socket) -> list[sockets.socket]:
+    """Its connections over unix sockets: copies, so that they outlive it until all is read."""
+    path = socket.get(zmq.LAST_ENDPOINT).rstrip(b"\0").decode().removeprefix("ipc://")
+    links = []
+    for entry in Path("/proc/self/fd").iterdir():
+        with suppress(OSError):  # what listed them is closed by now
+            link = sockets.fromfd(int(entry.name), sockets.AF_UNIX, sockets.SOCK_STREAM)
+            if _is_link(link, path):
+                links.append(link)
+            else:
+                link.close()
+    return links
+
+
+def _is_link(link: sockets.socket, path: str) -> bool:
+    try:
+        return link.getsockname() == path and link.getpeername() is not None
+    except OSError:  # no socket, or the one that listens
+        return False
+
+
+def _unread(link: sockets.socket) -> int:
+    """About how many bytes its other end has not read; 0 when that is gone."""
+    return int.from_bytes(fcntl.ioctl(link, termios.TIOCOUTQ, bytes(4)), "little")
 
 
 class Inbox:

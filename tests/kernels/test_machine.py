@@ -100,6 +100,27 @@ def test_ten_megabytes_arrive_whole(runner: asyncio.Runner, machine: Machine) ->
     assert text == "".join(f"{n:06d} {'x' * 92}\n" for n in range(100_000))
 
 
+def test_last_words_arrive_whole(fresh: Callable[..., None]) -> None:
+    """A program that writes much and leaves at once is heard to its end by a slow consumer."""
+    code = (
+        "import os, sys\n"
+        "for n in range(4000):\n    print(f'{n:0500d}')\n    print(n, file=sys.stderr)\n"
+        "os._exit(7)"
+    )
+
+    async def act(machine: Machine) -> None:
+        items: list[Output | Finished] = []
+        async with aclosing(machine.kernel.execute(Request(code, {}, 60, 1))) as batches:
+            async for batch in batches:
+                items += batch
+                await asyncio.sleep(0.5)
+        text = "".join(item.content for item in items if isinstance(item, Stdout))
+        assert text == "".join(f"{n:0500d}\n" for n in range(4000))
+        assert items[-1] == Finished(7, state="lost", ending=Ending(code=7))
+
+    fresh(act)
+
+
 def test_late_output_is_told_as_late(runner: asyncio.Runner, machine: Machine) -> None:
     """What a daemon thread prints after its run belongs to no run."""
     code = (
