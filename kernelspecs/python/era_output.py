@@ -35,6 +35,7 @@ FENCE = "application/vnd.era.fence+json"
 JOIN = 0.02  # seconds for which texts are joined after one was sent
 BATCH = 64 * 1024  # bytes that are sent without waiting for more
 PIECE = 1024 * 1024  # characters of one message
+LONGEST = 127 * 1024 * 1024  # bytes of one message's part: from 128 MiB on the server hangs up
 BACKLOG = 8 * 1024 * 1024  # bytes in the queue at which a printing thread waits
 CAPACITY = 1024 * 1024  # bytes that fit into a pipe, at most
 GRACE = 0.0005  # seconds
@@ -101,7 +102,13 @@ class Output:
             self._flushed = time.monotonic()
 
     def send_multipart(self, parts: list[Any], copy: bool = True, **_: Any) -> None:
-        """Send a message that jupyter_client made, in order with the texts."""
+        """Send a message that jupyter_client made, in order with the texts.
+
+        Raises ValueError for one that nobody would take: the whole connection would be lost by it.
+        """
+        size = max(map(len, parts))
+        if size > LONGEST:
+            raise ValueError(f"{size} bytes are too many to be shown; at most {LONGEST} are taken")
         if not self.in_child:
             self._let_pipes_go_first()
             self._put(lambda: self._socket.send_multipart(parts, copy=copy))

@@ -359,6 +359,15 @@ def test_env_of_the_user_stays(session: SessionClient) -> None:
     assert answer["stdout"] == "1 None\n"
 
 
+def test_display_that_is_too_large(session: SessionClient) -> None:
+    """It is an error of the program, which keeps its variables, and not the end of its kernel."""
+    session.run("from IPython.display import HTML, display\nx = 1")
+    answer = session.run("display(HTML('x' * 140_000_000))", timeout=60)
+    assert (answer["exit_code"], answer["state"]) == (1, "preserved")
+    assert answer["exception"]["name"] == "ValueError"
+    assert session.run("print(x)")["stdout"] == "1\n"
+
+
 def test_figures(session: SessionClient) -> None:
     """plt.show() and a figure that was not shown give a PNG each, at their places."""
     pytest.importorskip("matplotlib")
