@@ -19,6 +19,8 @@ from jupyter_client.session import DELIM, Session
 
 from era_kernels.models import JsonObject
 
+VALUES = 1_000_000  # lists, objects and their items in one part; a million parse in half a second
+
 _PORTS = {"shell": 1, "iopub": 2, "stdin": 3, "control": 4, "hb": 5}
 # JSON knows no NaN and no infinities, though Python's parser does.
 _decoder = json.JSONDecoder(parse_constant=lambda _: None)
@@ -111,6 +113,9 @@ class Wire:
 
 def _parse(part: bytes) -> JsonObject:
     """A JSON object. Bytes that are not UTF-8 become U+FFFD: a program may print any."""
+    # Parsing cannot be interrupted, and each `[]` of a bomb takes 3 bytes there and 64 here.
+    if _marks(part) > VALUES and _marks(_without_strings(part)) > VALUES:
+        raise BrokenMessage("a part has too many values")
     try:
         value: Any = _decoder.decode(part.decode("utf-8", "replace"))
     # Deep nesting, numbers of thousands of digits, more than fits: the parser says no in many ways.
@@ -119,3 +124,14 @@ def _parse(part: bytes) -> JsonObject:
     if not isinstance(value, dict):
         raise BrokenMessage("a part is no JSON object")
     return value
+
+
+def _marks(part: bytes) -> int:
+    """How many values stand in JSON text, at most."""
+    return part.count(b",") + part.count(b"[") + part.count(b"{")
+
+
+def _without_strings(part: bytes) -> bytes:
+    """JSON text without what stands in its strings; as it is where those are too many anyway."""
+    bare = part.replace(rb"\\", b"").replace(rb"\"", b"")
+    return part if bare.count(b'"') > 4 * VALUES else b"".join(bare.split(b'"')[::2])

@@ -10,7 +10,7 @@ import pytest
 from jupyter_client.blocking.client import BlockingKernelClient
 from jupyter_client.session import DELIM, Session
 
-from era_kernels.kernels.wire import BrokenMessage, Connection, Wire
+from era_kernels.kernels.wire import VALUES, BrokenMessage, Connection, Wire
 
 KEY = "a key"
 
@@ -101,6 +101,18 @@ def test_changed_part_breaks_the_signature(position: int) -> None:
     else:
         with pytest.raises(BrokenMessage):
             wire.unpack(parts)
+
+
+def test_bombs_are_refused_and_long_texts_are_not() -> None:
+    """Millions of tiny values are not even parsed; the marks of JSON in a string are no values."""
+    wire, session = Wire(KEY), Session(key=KEY.encode())
+    head = [b'{"msg_type": "stream"}', b"{}", b"{}"]
+    bomb = [*head, b'{"a": [' + b"[]," * VALUES + b"[]]}"]
+    with pytest.raises(BrokenMessage, match="too many values"):
+        wire.unpack([DELIM, session.sign(bomb), *bomb])
+    text = [*head, b'{"text": "' + b'[\\"],{' * VALUES + b'"}']
+    found = wire.unpack([DELIM, session.sign(text), *text])
+    assert found.content == {"text": '["],{' * VALUES}
 
 
 @pytest.mark.parametrize("length", range(7))
