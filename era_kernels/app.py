@@ -42,6 +42,10 @@ from era_kernels.web.server import WebServer
 
 log = logging.getLogger(__name__)
 
+# Seconds. A run goes to threads a dozen times, and beside a loop that is busy each of them waits so
+# long for the interpreter; Python's own 5 ms would be most of what a run takes.
+SWITCH = 0.0005
+
 
 @dataclass(frozen=True, slots=True)
 class App:
@@ -175,6 +179,7 @@ def _watch(meters: Meters, sessions: LiveSessions, web: WebServer) -> None:
 
 async def serve(settings: Settings, announce: Callable[[str], None]) -> None:
     """Run the server until SIGTERM or SIGINT, then close in order."""
+    sys.setswitchinterval(SWITCH)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -25,7 +25,9 @@ MESSAGE_BYTES = 128 * 1024 * 1024  # a longer message ends its connection
 HIGH_WATER = 16  # messages that libzmq keeps for us; the rest waits inside the kernel
 RECONNECT_MS = 5
 TURN_BYTES = 1024 * 1024  # that one socket may hand over in one turn of the loop
-MESSAGE_COST = 1024  # what a message costs beside its bytes, counted in bytes
+MESSAGE_COST = 16 * 1024  # what a message costs beside its bytes, counted in bytes
+
+BREATH = 0.002  # seconds after such a turn that belong to others
 
 Context = zmq.Context[Any]
 
@@ -99,8 +101,9 @@ class Channel:
                 return
             room -= MESSAGE_COST + sum(map(len, parts))
             self._receive(parts)
-            if room < 0:  # others want their turn
-                self._schedule()
+            if room < 0:
+                self._scheduled = True
+                self._loop.call_later(BREATH, self._turn)
                 return
 
 

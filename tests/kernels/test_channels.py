@@ -134,6 +134,27 @@ def test_one_talker_leaves_the_loop_to_others(
     asyncio.run(body())
 
 
+def test_one_talker_leaves_time_to_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a full turn a socket rests, whatever else is there, and then goes on by itself."""
+    monkeypatch.setattr(channels, "TURN_BYTES", 100_000)
+    monkeypatch.setattr(channels, "BREATH", 0.5)
+
+    async def body() -> None:
+        async with paired(tmp_path) as (channel, other, received):
+            channel.pause()
+            for _ in range(16):
+                other.send(b"x" * 1000)
+            await asyncio.sleep(0.1)
+            channel.resume()
+            await asyncio.sleep(0.1)
+            channel.send([b"this wakes nobody"])
+            await asyncio.sleep(0.1)
+            assert 0 < len(received) < 16
+            await until(received, 16)
+
+    asyncio.run(body())
+
+
 def test_closed_channel_is_silent(tmp_path: Path) -> None:
     """Closing twice, and sending or resuming afterwards, is nothing."""
 
