@@ -71,12 +71,14 @@ class Database:
     def write_soon(self, function: Work[T], after: Callable[[T], object] | None = None) -> None:
         """Like `write`, in the same order, but nobody waits: a failure is only logged.
 
+        On a full disk it waits for room, and only what is awaited is tried before it.
+
         `after` gets the result once it is safe, in the writer's thread; it must not raise.
         """
         self._writer.write_soon(function, after)
 
     async def settled(self) -> None:
-        """Wait until what `write_soon` got before is safe on disk, or lost and logged."""
+        """Wait until what `write_soon` got before is safe on disk, lost, or waits for room."""
         if self._writer.behind:
             with suppress(StorageFailed):
                 await self._writer.write(_nothing)

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from era_kernels.errors import StorageFailed
+from era_kernels.errors import InsufficientStorage, StorageFailed
 from era_kernels.storage.failures import FOREIGN, failure_of
 
 log = logging.getLogger(__name__)
@@ -28,6 +28,7 @@ Report = Callable[[float, int, int], object]  # seconds, writes, and how many of
 
 MOST_AT_ONCE = 256  # jobs in one transaction: the first must not wait for an endless queue
 GATHER = 0.01  # seconds that a write waits for others when nobody waits for it
+MOST_HELD = 10_000  # writes that nobody waits for and that wait for room on a full disk
 IDLE = 1.0  # seconds without a write after which the WAL is written back
 WAL_BYTES = 64 * 1024 * 1024  # size of the WAL from which it is written back even if busy
 
@@ -63,6 +64,7 @@ class Writer:
         self._jobs: queue.SimpleQueue[list[Job] | None] = queue.SimpleQueue()
         self._gathered: list[Job] = []
         self._timer: asyncio.TimerHandle | None = None
+        self._held: list[Job] = []  # in their order
         self._dirty = False
         self._open = True
         self._soon_queued = 0  # counted by the callers' thread
@@ -88,7 +90,10 @@ class Writer:
         function: Callable[[sqlite3.Connection], T],
         after: Callable[[T], object] | None = None,
     ) -> None:
-        """Commit it with the next batch; a failure is logged. `after` must not raise."""
+        """Commit it with the next batch, on a full disk when there is room again.
+
+        Any other failure is logged. `after` must not raise.
+        """
         self._gather(Job(function, None, after))
         self._soon_queued += 1
         if self._timer is None:
@@ -122,14 +127,18 @@ class Writer:
         more = True
         while more:
             try:
-                first = self._jobs.get(timeout=IDLE if self._dirty else None)
+                first = self._jobs.get(timeout=IDLE if self._dirty or self._held else None)
             except queue.Empty:
+                self._settle([])
                 # The file keeps its size: growing anew would slow the next commits down.
                 self._write_back("PASSIVE")
                 continue
             batch, more = self._batch(first)
             if batch:
                 self._settle(batch)
+        self._settle([])
+        if self._held:
+            log.error("writes found no room until the end", extra={"count": len(self._held)})
         self._finish()
 
     def _batch(self, jobs: list[Job] | None) -> tuple[list[Job], bool]:
@@ -146,6 +155,18 @@ class Writer:
         return batch, False
 
     def _settle(self, batch: Sequence[Job]) -> None:
+        """First what found no room before: it is not to be overtaken by its like."""
+        held, self._held = self._held, []
+        if held:
+            self._perform(held)
+        if self._held:
+            for job in [job for job in batch if job.answer is None]:
+                self._hold(job)
+            batch = [job for job in batch if job.answer is not None]
+        if batch:
+            self._perform(batch)
+
+    def _perform(self, batch: Sequence[Job]) -> None:
         began = time.monotonic()
         try:
             outcomes = self._commit(batch)
@@ -167,10 +188,20 @@ class Writer:
             self._write_back("TRUNCATE")
 
     def _conclude(self, job: Job, result: Any, error: Exception | None) -> None:
+        if isinstance(error, InsufficientStorage):
+            self._hold(job)
+            return
         if error is not None:
             log.error("a write that nobody waits for is lost", exc_info=error)
         elif job.after is not None:
             job.after(result)
+        self._soon_done += 1
+
+    def _hold(self, job: Job) -> None:
+        if len(self._held) < MOST_HELD:
+            self._held.append(job)
+            return
+        log.error("a write that nobody waits for is lost: too many wait for room")
         self._soon_done += 1
 
     def _commit(self, batch: Sequence[Job]) -> list[Outcome]:

@@ -410,6 +410,35 @@ def test_a_full_disk(tmp_path: Path) -> None:
         asyncio.run(body(disk))
 
 
+def test_what_nobody_waits_for_waits_for_room(tmp_path: Path) -> None:
+    """On a full disk it is kept, in its order, and comes with the next write that finds room."""
+
+    async def body(disk: Path) -> None:
+        async with opened(disk) as database:
+            await database.write(put(0))
+            ballast = disk / "ballast"
+            await asyncio.to_thread(_fill, ballast)
+            after: list[object] = []
+            # No more can be held by what was allotted before the disk was full.
+            for n in range(1, 11):
+                database.write_soon(put(n, "x" * 200_000), after.append)
+            await database.settled()
+            assert len(await database.read(numbers)) < 11
+            database.write_soon(lambda connection: connection.execute("UPDATE t SET x = 'late'"))
+            ballast.unlink()
+            await database.settled()
+            assert await database.read(numbers) == list(range(11))
+            assert await database.read(_texts) == [("late",)]
+            assert after == [1] * 10
+
+    with small_disk(tmp_path, "6M") as disk:
+        asyncio.run(body(disk))
+
+
+def _texts(connection: sqlite3.Connection) -> list[tuple[str]]:
+    return connection.execute("SELECT DISTINCT x FROM t").fetchall()
+
+
 def _fill(path: Path) -> None:
     with path.open("wb", buffering=0) as file:
         try:
