@@ -80,6 +80,7 @@ class Crash:
         self.expected = contents(directory / "workspace")
         assert len(self.expected) == FILES
         self.known = {directory}
+        client.http.get("/api/sessions")  # lists wait for the counts, which runs do not
         server.kill()
         client.close()
 

@@ -242,10 +242,9 @@ async def test_files(house: House) -> None:
     """The user's files as they are now."""
     await house.create()
     await house.run("write b 12\nwrite a 1")
-    assert [(file.path, file.size) for file in await house.sessions.files("s1")] == [
-        ("a", 1),
-        ("b", 2),
-    ]
+    found = await house.sessions.files("s1")
+    assert [(file.path, file.size) for file in found.files] == [("a", 1), ("b", 2)]
+    assert (found.count, found.total_size) == (2, 3)
 
 
 @pytest.mark.gen_test

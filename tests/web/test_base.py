@@ -128,7 +128,6 @@ def test_bad_ids_in_paths(server: Served, session: str, path: str, bad: str) -> 
 @pytest.mark.parametrize(
     "path",
     [
-        "/",
         "/api",
         "/api/",
         "/api/nothing",
