@@ -14,6 +14,7 @@ from datetime import datetime
 from era_kernels.errors import (
     Capacity,
     InvalidId,
+    NotEnforceable,
     SessionExists,
     SessionNotFound,
     ShuttingDown,
@@ -39,6 +40,7 @@ log = logging.getLogger(__name__)
 
 ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 ENDING_AT_ONCE = 16  # sessions that are ended side by side
+NO_WALLS = 4  # the tier without any: flags are stored, and nothing enforces them
 REMEMBERED = 64  # sessions in memory from which on those that rest are forgotten
 
 
@@ -66,9 +68,8 @@ class LiveSessions:
     # ------------------------------------------------------------ sessions
 
     async def create(self, new: NewSession) -> SessionView:
-        """Raises InvalidId, InvalidRequest, UnsupportedLanguage, SessionExists, Capacity, TooLarge.
-
-        Nothing changes then.
+        """Raises InvalidId, InvalidRequest, UnsupportedLanguage, SessionExists, Capacity, TooLarge,
+        NotEnforceable. Nothing changes then.
         """
         self._check_open()
         self._check_new(new)
@@ -92,7 +93,7 @@ class LiveSessions:
     def _check_new(self, new: NewSession) -> None:
         if new.id is not None and not ID.fullmatch(new.id):
             raise InvalidId(f"A session id must match ^{ID.pattern}$.")
-        self._check_changes(data=new.data, metadata=new.metadata)
+        self._check_changes(data=new.data, metadata=new.metadata, allow_internet=new.allow_internet)
         if new.default_timeout is not None:
             self._tools.rules.check_timeout(new.default_timeout, "default_timeout")
 
@@ -155,7 +156,7 @@ class LiveSessions:
     async def update(self, id: str, **changes: object) -> SessionView:  # noqa: A002
         """Change `default_timeout`, `allow_internet`, `allow_public`, `metadata` or `data`.
 
-        Raises SessionNotFound, InvalidRequest, TooLarge.
+        Raises SessionNotFound, InvalidRequest, TooLarge, NotEnforceable.
         """
         self._check_changes(**changes)
         timeout = changes.get("default_timeout")
@@ -303,6 +304,11 @@ class LiveSessions:
             value = changes.get(name)
             if value is not None:
                 check_size(value, name)
+        if changes.get("allow_internet") and self._tools.host.isolation.tier < NO_WALLS:
+            raise NotEnforceable(
+                "Internet access cannot be given to sessions: the walls in force have no door.",
+                hint="Create the session without allowInternetAccess.",
+            )
 
 
 def _not_found(id: str) -> SessionNotFound:  # noqa: A002
