@@ -150,9 +150,13 @@ async def serve(settings: Settings, announce: Callable[[str], None]) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     async with opened(settings) as app:
-        announce(ready_line(app))
         if app.isolation.tier == 4:
             log.warning("code is not isolated: it runs with this server's rights")
+        else:
+            log.info("isolation", extra={"tier": app.isolation.tier})
+        for text in app.isolation.missing:
+            log.info("not in force", extra={"what": text})
+        announce(ready_line(app))
         await stop.wait()
         log.info("stopping")
         app.web.stop()

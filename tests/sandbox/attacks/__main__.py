@@ -149,9 +149,7 @@ def source(module: str) -> str:
 
 def program(sandbox: Sandbox, code: str) -> Command:
     env = {**ENV, "TMPDIR": str(sandbox.place.temporary)}
-    return Command(
-        argv=(sys.executable, "-c", code), env=env, cwd=str(sandbox.place.workspace)
-    )
+    return Command(argv=(sys.executable, "-c", code), env=env, cwd=str(sandbox.place.workspace))
 
 
 @contextlib.contextmanager

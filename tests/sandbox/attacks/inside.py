@@ -1,7 +1,8 @@
-"""Runs inside a sandbox: every attack of a module in a process of its own, one line of JSON each."""
+"""Runs inside a sandbox: each attack of a module in a process of its own, one line of JSON each."""
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -39,10 +40,8 @@ def tried(
     if not ready:
         os.killpg(child, signal.SIGKILL)
     _, status = os.waitpid(child, 0)
-    try:
+    with contextlib.suppress(OSError):
         os.killpg(child, signal.SIGKILL)
-    except OSError:
-        pass
     time.sleep(0.01)
     if text:
         through, by = json.loads(text)

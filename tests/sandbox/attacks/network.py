@@ -14,7 +14,8 @@ def _spoken(family: int, kind: int, address: object) -> object:
     with socket.socket(family, kind) as end:
         end.settimeout(2)
         end.connect(address)
-        end.send(b"hello")
+        if kind == socket.SOCK_DGRAM:
+            end.send(b"hello")
         return end.recv(16)
 
 

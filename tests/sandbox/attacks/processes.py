@@ -93,8 +93,9 @@ def steal_descriptor(host: Host) -> object:
 
 
 def init_descriptors(host: Host) -> object:
-    """Open the init's control socket through /proc."""
-    return os.listdir(f"/proc/{host['init']}/fd")
+    """Look at the init's control socket through /proc."""
+    place = f"/proc/{host['init']}/fd"
+    return [os.readlink(f"{place}/{number}") for number in os.listdir(place)]
 
 
 def init_environment(host: Host) -> object:
@@ -166,7 +167,10 @@ def raise_own_limit(host: Host) -> object:
     """Raise a limit again."""
     import resource
 
-    resource.setrlimit(resource.RLIMIT_NOFILE, (1 << 20, 1 << 20))
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (1 << 20, 1 << 20))
+    except ValueError as error:
+        raise OSError(1, str(error)) from None
     return "raised"
 
 
@@ -200,7 +204,8 @@ def become_root(host: Host) -> object:
 
 def gain_capability(host: Host) -> object:
     """Have a capability at all."""
-    lines = [line for line in open("/proc/self/status") if line.startswith("Cap")]
+    held = ("CapInh", "CapPrm", "CapEff", "CapAmb")  # no_new_privs makes the bounding set moot
+    lines = [line for line in open("/proc/self/status") if line.startswith(held)]
     return [line for line in lines if int(line.split()[1], 16)]
 
 
