@@ -16,7 +16,7 @@ from pathlib import Path
 from era_kernels.kernels.languages import Languages
 from era_kernels.kernels.machine import KernelHost
 from era_kernels.models import Isolation, Limits
-from era_kernels.sandbox.sandbox import Sandboxes
+from era_kernels.sandbox.sandbox import Sandboxes, Wish
 from era_kernels.services.codes import SessionCodes
 from era_kernels.services.executions import Executions
 from era_kernels.services.files import SessionFiles
@@ -134,7 +134,13 @@ async def _open_stores(stack: AsyncExitStack, settings: Settings, meters: Meters
 async def _open_host(stack: AsyncExitStack, settings: Settings) -> KernelHost:
     runtime = _runtime_directory(stack)
     languages = Languages.load(settings.kernelspec_dirs)
-    sandboxes = await Sandboxes.open(runtime, languages.preload, languages.entry_paths)
+    wish = Wish(
+        strongest=settings.strongest_tier,
+        weakest=4 if settings.allow_unsandboxed else settings.min_tier,
+        readable=languages.needed,
+        hidden=(settings.data_dir,),
+    )
+    sandboxes = await Sandboxes.open(runtime, languages.preload, languages.entry_paths, wish)
     stack.push_async_callback(sandboxes.aclose)
     host = KernelHost(languages, sandboxes)
     stack.push_async_callback(host.aclose)
@@ -160,7 +166,7 @@ async def _open_sessions(
             executions=executions,
             seats=Seats(rules.max_kernels),
             rules=rules,
-            limits=Limits(),
+            limits=_limits(settings),
             meters=meters,
         )
     )
@@ -185,9 +191,13 @@ async def serve(settings: Settings, announce: Callable[[str], None]) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     async with opened(settings) as app:
-        announce(ready_line(app))
         if app.isolation.tier == 4:
             log.warning("code is not isolated: it runs with this server's rights")
+        else:
+            log.info("isolation", extra={"tier": app.isolation.tier})
+        for text in app.isolation.missing:
+            log.info("not in force", extra={"what": text})
+        announce(ready_line(app))
         await stop.wait()
         log.info("stopping")
         app.web.stop()
@@ -206,6 +216,19 @@ def _runtime_directory(stack: AsyncExitStack) -> Path:
     runtime = Path(tempfile.mkdtemp(prefix="era-"))
     stack.callback(shutil.rmtree, runtime, ignore_errors=True)
     return runtime
+
+
+def _limits(settings: Settings) -> Limits:
+    return Limits(
+        memory=settings.session_memory,
+        processes=settings.session_processes,
+        cpu=settings.session_cpu,
+        open_files=settings.session_open_files,
+        file_size=settings.session_file_size or settings.session_workspace,
+        workspace=settings.session_workspace,
+        tmp=settings.session_tmp,
+        shm=settings.session_shm,
+    )
 
 
 def _rules(settings: Settings) -> Rules:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
 import os
 import platform
@@ -17,11 +18,14 @@ from pathlib import Path
 
 from era_kernels.errors import StartError
 from era_kernels.kernels.languages import Languages
+from era_kernels.models import Isolation
 from era_kernels.sandbox import probe
+from era_kernels.sandbox.sandbox import Sandboxes, Wish
 from era_kernels.setting_types import GIB, total_memory
 from era_kernels.settings import Settings
 
 OLDEST = (3, 11)
+WITHOUT = 4  # the tier without any walls
 LITTLE_DISK = GIB
 LONGEST_TEMPORARY = 70  # bytes; sockets lie two short names deeper, and a path may have 107
 FILES_PER_KERNEL = 12  # descriptors: 8 were seen for an idle one, and a run with a caller has more
@@ -46,7 +50,7 @@ class Finding:
 
 
 def examine(settings: Settings) -> list[Finding]:
-    """Look at everything that a server with these settings needs (blocking, under a second)."""
+    """Look at everything that a server with these settings needs (blocking, about a second)."""
     return [
         _interpreter(),
         _system(),
@@ -56,7 +60,7 @@ def examine(settings: Settings) -> list[Finding]:
         _address(settings),
         _memory(settings),
         _open_files(settings),
-        *_walls(),
+        *_walls(settings),
     ]
 
 
@@ -166,13 +170,35 @@ def _open_files(settings: Settings) -> Finding:
     return Finding(Level.OK, "open files", text)
 
 
-def _walls() -> Iterator[Finding]:
-    yield Finding(
-        Level.LACKS,
-        "isolation",
-        "none is built in yet: code runs with this server's rights and reads what it can read",
-        "Let only people use the server who may do all that this user may; do not expose it.",
-    )
-    for fact in probe.facts():
+def _walls(settings: Settings) -> Iterator[Finding]:
+    facts = probe.facts()  # first: it forks, and there are no threads yet
+    try:
+        isolation = asyncio.run(_tried(settings))
+    except StartError as problem:
+        advice = "Start with --allow-unsandboxed only for people who may do all that this user may."
+        yield Finding(Level.BROKEN, "isolation", str(problem), advice)
+        return
+    if isolation.tier == WITHOUT:
+        advice = "Let only people use the server who may do all that this user may."
+        yield Finding(Level.LACKS, "isolation", "none: code has this server's rights", advice)
+    else:
+        level = Level.OK if isolation.tier == 1 else Level.LACKS
+        advice = "" if isolation.tier == 1 else "docs/isolation.md tells what the next tier needs."
+        yield Finding(level, "isolation", f"tier {isolation.tier}", advice)
+    for text in isolation.missing:
+        yield Finding(Level.OK, "not in force", text)
+    for fact in facts:
         text = fact.seen if fact.there else f"not available: {fact.seen}"
-        yield Finding(Level.OK, f"for later: {fact.name}", text)
+        yield Finding(Level.OK, f"this host: {fact.name}", text)
+
+
+async def _tried(settings: Settings) -> Isolation:
+    """Raise the walls once, as the server does at its start. Raises StartError."""
+    with tempfile.TemporaryDirectory(prefix="era-") as directory:
+        wish = Wish(
+            strongest=settings.strongest_tier,
+            weakest=WITHOUT if settings.allow_unsandboxed else settings.min_tier,
+        )
+        sandboxes = await Sandboxes.open(Path(directory), (), (), wish)
+        await sandboxes.aclose()
+        return sandboxes.isolation

@@ -130,14 +130,21 @@ class Place:
     workspace: Path  # home and working directory of the code
     packages: Path  # what setup installed
     cache: Path  # what tools cache; outside the workspace, so that an import is no file of the user
+    temporary: Path = Path("/tmp")
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one session may use; None means no limit. Sizes in bytes."""
+    """What one session may use; None means no limit. Sizes in bytes, `cpu` in processors."""
 
     memory: int | None = None
     processes: int | None = None
+    cpu: float | None = None
+    open_files: int | None = None
+    file_size: int | None = None
+    workspace: int | None = None
+    tmp: int | None = None
+    shm: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -361,12 +368,8 @@ class Recorded:
     event: Event
 
 
-_EVENTS: dict[str, type[Any]] = {
-    cls.type: cls
-    for cls in (
-        Stdout, Stderr, Result, Display, UpdateDisplay, ClearOutput, Queued, Failure, Done,
-    )
-}  # fmt: skip
+_KINDS = (Stdout, Stderr, Result, Display, UpdateDisplay, ClearOutput, Queued, Failure, Done)
+_EVENTS: dict[str, type[Any]] = {cls.type: cls for cls in _KINDS}
 
 
 def event_to_json(event: Event) -> JsonObject:

@@ -29,6 +29,7 @@ from era_kernels.setting_types import (
     MIN_TOKEN,
     MOST_CONNECTIONS,
     MOST_KERNELS,
+    AnyTier,
     Count,
     FullPath,
     Grace,
@@ -37,6 +38,7 @@ from era_kernels.setting_types import (
     Port,
     Seconds,
     Size,
+    Tier,
     Tokens,
     Url,
     Words,
@@ -61,6 +63,13 @@ LIMITS = (  # what `GET /api/limits` tells
     "keep_executions",
     "keep_executions_bytes",
     "session_workspace",
+    "session_memory",
+    "session_processes",
+    "session_cpu",
+    "session_open_files",
+    "session_file_size",
+    "session_tmp",
+    "session_shm",
 )
 
 # ---------------------------------------------------------------- the settings
@@ -153,6 +162,35 @@ class Settings(BaseSettings):
     )
     session_workspace: Size = Field(
         2 * GIB, description="How much the files of one session may take together."
+    )
+
+    min_tier: Tier = Field(
+        3, description="The weakest isolation to start with: 1 (all walls) to 3; see isolation.md."
+    )
+    strongest_tier: AnyTier = Field(
+        1, description="The strongest isolation to try, for tests and in case of trouble."
+    )
+    allow_unsandboxed: bool = Field(
+        False, description="Start even where no walls can be had: code may do what the server may."
+    )
+    session_memory: Size = Field(GIB, description="How much memory one session may use.")
+    session_processes: Count = Field(
+        256, description="How many processes and threads one session may have."
+    )
+    session_cpu: Seconds | None = Field(
+        None, description="How many processors one session may keep busy, such as 0.5."
+    )
+    session_open_files: Count = Field(
+        1024, description="How many files one process of a session may have open."
+    )
+    session_file_size: Size | None = Field(
+        None,
+        description="How large one file of a session may grow.",
+        json_schema_extra={"default": "as session_workspace"},
+    )
+    session_tmp: Size = Field(256 * MIB, description="How much the /tmp of one session may hold.")
+    session_shm: Size = Field(
+        256 * MIB, description="How much the /dev/shm of one session may hold."
     )
 
     @classmethod

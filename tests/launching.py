@@ -9,9 +9,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+
+import psutil
 
 COMMAND = Path(sys.executable).parent / "era-kernels"
 STARTED = 60.0  # seconds until a server must be up
@@ -92,6 +94,23 @@ def launching() -> Iterator[Launcher]:
             yield launcher
         finally:
             launcher.stop_all()
+
+
+# A session's program prints where it is in the host's list of processes, for `host_pid`.
+PRINT_PID = "import os; print(os.getpid(), os.readlink('/proc/self/ns/pid'))"
+
+
+def host_pid(printed: str) -> int:
+    """The pid on the host of a process that ran PRINT_PID: inside walls it has another."""
+    pid, namespace = printed.split()
+    for process in psutil.process_iter():
+        with suppress(OSError):
+            if str(Path(f"/proc/{process.pid}/ns/pid").readlink()) == namespace:
+                status = Path(f"/proc/{process.pid}/status").read_text()
+                line = next(line for line in status.splitlines() if line.startswith("NSpid"))
+                if line.split()[-1] == pid:
+                    return int(process.pid)
+    raise LookupError(printed)
 
 
 def wait_until(condition: Callable[[], bool], seconds: float = 10) -> bool:

@@ -120,9 +120,22 @@ def test_ready_line(launcher: Launcher) -> None:
     server = launcher.start()
     assert server.ready_line.startswith(f"era-kernels on {server.base_url} (")
     assert not server.base_url.endswith(":0")
+    isolation = httpx.get(f"{server.base_url}/health").json()["isolation"]
+    assert f"isolation tier {isolation['tier']}" in server.ready_line
+
+
+def test_no_walls(launcher: Launcher) -> None:
+    """Where code is not isolated, the line and the log say so."""
+    server = launcher.start("--strongest-tier", "4", "--allow-unsandboxed")
     assert "no isolation" in server.ready_line
-    assert httpx.get(f"{server.base_url}/health").status_code == 200
     assert "code is not isolated" in server.logged
+
+
+def test_no_walls_unwanted(tmp_path: Path) -> None:
+    """Without walls there is no server, unless that was asked for."""
+    done = called("serve", "--strongest-tier", "4", "--data-dir", str(tmp_path), "--port", "0")
+    assert done.returncode == 1
+    assert "--allow-unsandboxed" in done.stderr
 
 
 def test_port_in_use() -> None:

@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from tests.client import Client, SessionClient
-from tests.launching import COMMAND, Launcher, Server, wait_until
+from tests.launching import COMMAND, PRINT_PID, Launcher, Server, host_pid, wait_until
 
 PID = "import os\nprint(os.getpid())"
 
@@ -26,8 +26,8 @@ def session(client: Client) -> Iterator[SessionClient]:
 
 
 def kernel_pid(session: SessionClient) -> int:
-    """The kernel's process, as the host sees it."""
-    return int(session.run(PID)["stdout"])
+    """The kernel's pid on the host."""
+    return host_pid(session.run(PRINT_PID)["stdout"])
 
 
 def connected(server: Server) -> Client:
@@ -61,15 +61,15 @@ def test_kill_of_the_server_leaves_no_process(launcher: Launcher) -> None:
     client = connected(server)
     session = client.session("python")
     with session.open_stream(
-        "import subprocess, time\nprint(subprocess.Popen(['sleep', '600']).pid, flush=True)\n"
+        "import subprocess, time\nsubprocess.Popen(['sleep', '600.25'])\nprint(1, flush=True)\n"
         "time.sleep(600)"
     ) as events:
-        child = int(next(events).data["content"])
+        next(events)
         family = [*psutil.Process(server.process.pid).children(recursive=True)]
+        assert any(process.cmdline() == ["sleep", "600.25"] for process in family)
         server.kill()
         with pytest.raises(httpx.HTTPError):
             list(events)
-    assert child in [process.pid for process in family]
     assert wait_until(lambda: not [p for p in family if p.is_running()], 5)
     client.close()
 

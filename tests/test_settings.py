@@ -62,6 +62,13 @@ def test_defaults_are_those_of_the_contract() -> None:
         "keep_executions": 100,
         "keep_executions_bytes": GIB,
         "session_workspace": 2 * GIB,
+        "session_memory": GIB,
+        "session_processes": 256,
+        "session_cpu": None,
+        "session_open_files": 1024,
+        "session_file_size": None,
+        "session_tmp": 256 * MIB,
+        "session_shm": 256 * MIB,
     }
 
 

@@ -29,7 +29,7 @@ def filled(template: str, values: Mapping[str, str]) -> str:
 def environment(
     templates: Mapping[str, str], place: Place, given: Mapping[str, str]
 ) -> dict[str, str]:
-    """The whole environment of a kernel in that place.
+    """The whole environment of a kernel in that place, which is as the kernel sees it.
 
     `templates` are the variables of its language, in which `{workspace}`, `{packages}` and
     `{cache}` stand for the place's directories; `given` are the session's own and win.
@@ -50,7 +50,7 @@ def _common(place: Place) -> dict[str, str]:
         "HOME": str(place.workspace),
         "LANG": "C.UTF-8",
         "LC_ALL": "C.UTF-8",
-        "TMPDIR": "/tmp",
+        "TMPDIR": str(place.temporary),
         "XDG_CACHE_HOME": str(place.cache / "xdg"),
         "XDG_CONFIG_HOME": str(place.cache / "config"),
         "XDG_DATA_HOME": str(place.cache / "data"),

@@ -165,6 +165,14 @@ class Languages:
         """The folders in which the entries of forked kernels lie."""
         return tuple(language.directory for language in self._forked())
 
+    @property
+    def needed(self) -> tuple[Path, ...]:
+        """The kernelspecs' folders and those of programs: what kernels must be able to read."""
+        ready = [one for one in self._all if one.available]
+        programs = [Path(one.command(Path())[0]) for one in ready if one.entry is None]
+        homes = [_installation(path) for path in programs]
+        return (*(one.directory for one in ready), *homes)
+
     def _forked(self) -> list[Language]:
         return [one for one in self._all if one.entry is not None and one.available]
 
@@ -232,6 +240,12 @@ def _checked(language: Language) -> Language:
 
 def _found(program: str) -> str | None:
     return shutil.which(program, path=search_path())
+
+
+def _installation(program: Path) -> Path:
+    """The folder that holds a program and what belongs to it."""
+    folder = program.resolve().parent
+    return folder.parent if folder.name == "bin" else folder
 
 
 def _importable(name: str, paths: Sequence[str]) -> bool:

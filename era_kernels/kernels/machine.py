@@ -105,9 +105,9 @@ class KernelHost:
         """
         spec = self.languages.available(language)
         sandbox = await self._sandboxes.open_sandbox(place, limits)
-        connection = Connection.new(sandbox.runtime)
+        connection = Connection.new(sandbox.runtime, sandbox.inside)
         try:
-            command = _command(spec, connection, place, env)
+            command = _command(spec, connection, sandbox.place, env)
             await asyncio.to_thread(connection.write)
         except (OSError, ValueError) as error:
             await sandbox.aclose()

@@ -21,6 +21,7 @@ from era_kernels.models import JsonObject
 
 VALUES = 1_000_000  # lists, objects and their items in one part; a million parse in half a second
 
+_FILE = "kernel.json"
 _PORTS = {"shell": 1, "iopub": 2, "stdin": 3, "control": 4, "hb": 5}
 # JSON knows no NaN and no infinities, though Python's parser does.
 _decoder = json.JSONDecoder(parse_constant=lambda _: None)
@@ -34,38 +35,42 @@ class BrokenMessage(Exception):
 class Connection:
     """The five sockets of a kernel, as unix sockets in `directory`, and the key of its messages.
 
-    The longest path is that of `directory` and 4 bytes; a unix socket's path may have 107.
+    `inside` is the same directory as the kernel sees it. The longest path is that of `directory`
+    and 4 bytes; a unix socket's path may have 107.
     """
 
     directory: Path
+    inside: Path
     key: str
 
     @classmethod
-    def new(cls, directory: Path) -> Connection:
+    def new(cls, directory: Path, inside: Path | None = None) -> Connection:
         """A connection with a key of its own."""
-        return cls(directory, secrets.token_hex(32))
+        return cls(directory, inside or directory, secrets.token_hex(32))
 
     @property
     def file(self) -> Path:
-        """The connection file that the kernel is told of."""
-        return self.directory / "kernel.json"
+        """The connection file that the kernel is told of, where it sees it."""
+        return self.inside / _FILE
 
     def address(self, channel: str) -> str:
         """The ZeroMQ address of `shell`, `iopub`, `stdin`, `control` or `hb`."""
         return f"ipc://{self.directory}/k-{_PORTS[channel]}"
 
     def write(self) -> None:
-        """Write the connection file, readable by its owner only. Blocking; raises OSError."""
+        """Write the connection file, for the directory's owner only. Blocking; raises OSError."""
         told = {
             "transport": "ipc",
-            "ip": f"{self.directory}/k",
+            "ip": f"{self.inside}/k",
             "key": self.key,
             "signature_scheme": "hmac-sha256",
             **{f"{channel}_port": number for channel, number in _PORTS.items()},
         }
-        number = os.open(self.file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+        number = os.open(self.directory / _FILE, flags, 0o600)
         with os.fdopen(number, "w") as file:
             json.dump(told, file)
+            os.fchown(number, self.directory.stat().st_uid, -1)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,10 +9,12 @@ import stat
 from pathlib import Path
 
 from era_kernels.errors import StartError
+from era_kernels.models import Place
 
 log = logging.getLogger(__name__)
 
 ZYGOTE = "zygote"  # the home of the zygote, for what its imports cache
+TRIAL = "trial"  # the place of the sandbox that tells whether walls stand
 LONGEST = 107  # bytes of a unix socket's path, see unix(7)
 _FAILURES = (OSError, RecursionError)  # directories may be nested deeper than Python goes
 _SOCKET = "kernel-00000"  # room for the longest socket name that kernels need
@@ -36,6 +38,12 @@ def prepare(base: Path) -> Path:
     except OSError as error:
         raise StartError(f"The runtime directory {base} cannot be made: {error}") from error
     return base
+
+
+def make(place: Place) -> None:
+    """Make a place's directories (blocking). Raises OSError."""
+    for directory in (place.workspace, place.packages, place.cache):
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
 
 
 def fresh(base: Path) -> Path:

@@ -6,7 +6,7 @@ come with an id and get one reply; `ended` comes by itself, after the reply that
     → {"op": "spawn", "id", "process", "command"} + descriptors 1 and 2 of the process
     ← {"id", "pid"} or {"id", "error"}              then {"ended": process, "code" or "signal"}
     → {"op": "signal", "process", "signal"}         with an id: ← {"id"}
-    ← {"ready": pid} at the start, {"clean": true} at the end when nothing is left
+    ← {"ready": pid} at the start, or {"failed": text}; {"clean": true} when nothing is left
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 from era_kernels.models import JsonObject
-from era_kernels.sandbox import program, syscalls, wire
+from era_kernels.sandbox import program, syscalls, walls, wire
 from era_kernels.sandbox.children import Deaths, end_all, reaped
+from era_kernels.sandbox.plan import Kind, Plan
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,9 +36,14 @@ class _Start:
 class Init:
     """The loop between the server and the processes."""
 
-    def __init__(self, control: socket.socket) -> None:
+    def __init__(self, control: socket.socket, plan: Plan) -> None:
         syscalls.close_except((0, 1, 2, control.fileno()))
         syscalls.prctl(syscalls.PR_SET_CHILD_SUBREAPER, 1)
+        if plan.kind is not Kind.NONE:
+            try:
+                walls.stand(plan)
+            except OSError as error:
+                give_up(control, error)
         self._control = control
         self._deaths = Deaths()
         self._poll = select.poll()
@@ -144,10 +150,20 @@ def _signal_group(pid: int, number: int) -> None:
             os.kill(pid, number)
 
 
+def give_up(control: socket.socket, error: OSError) -> NoReturn:
+    """A wall could not be raised: nothing is started without it."""
+    with contextlib.suppress(OSError):
+        wire.send(control, {"failed": str(error.strerror or error)})
+    os._exit(1)
+
+
 def _leave(control: socket.socket) -> NoReturn:
-    """The server closed the socket or is gone: end everything, then leave."""
+    """The server closed the socket or is gone: end everything, then leave.
+
+    Pid 1 of a namespace takes everything along, and is gone only after it.
+    """
     signal.set_wakeup_fd(-1)
-    if end_all():
+    if os.getpid() == 1 or end_all():
         with contextlib.suppress(OSError):  # nobody may be there to hear it
             wire.send(control, {"clean": True})
     os._exit(0)

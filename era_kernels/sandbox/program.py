@@ -70,6 +70,7 @@ def _settle(launch: Launch) -> None:
     os.dup2(launch.stdout, 1)
     os.dup2(launch.stderr, 2)
     syscalls.close_except((0, 1, 2, launch.status))
+    syscalls.prctl(syscalls.PR_SET_DUMPABLE, 1)  # unlike its init: its /proc/self is its own
     for number in IGNORED:
         signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())

@@ -19,42 +19,45 @@ from era_kernels.models import Ending, Isolation, JsonObject, Limits, Place
 from era_kernels.sandbox import directories
 from era_kernels.sandbox.channel import Channel, ChannelClosed
 from era_kernels.sandbox.command import Command
+from era_kernels.sandbox.identities import Identities, uids_of_host
+from era_kernels.sandbox.plan import Plan
 from era_kernels.sandbox.process import Output, Process
+from era_kernels.sandbox.quarters import Quarters
+from era_kernels.sandbox.tiers import NO_WALLS, NONE, Walls, Wish
+from era_kernels.sandbox.trial import Trial
+from era_kernels.sandbox.watch import INTERVAL, Watch
 from era_kernels.sandbox.wire import Oversized
 from era_kernels.sandbox.zygote_process import ZygoteProcess
 
-__all__ = ["Command", "Output", "Process", "Sandbox", "Sandboxes"]
+__all__ = ["NO_WALLS", "Command", "Output", "Process", "Sandbox", "Sandboxes", "Wish"]
 
 log = logging.getLogger(__name__)
 
 PATIENCE = 5.0  # seconds for an init to end everything, and then for the zygote to end it
-NO_WALLS = Isolation(
-    tier=4,
-    missing=(
-        "files: code reads and writes what the server may",
-        "network: code reaches what the host reaches, and its ports are the host's",
-        "processes: code sees and may signal those of the server's user",
-        "limits: memory, processes and disk are the host's",
-    ),
-)
 
 
 class Sandbox:
     """One init and the processes under it; made by `Sandboxes.open`."""
 
     def __init__(
-        self, runtime: Path, zygote: ZygoteProcess, forget: Callable[[Sandbox], None]
+        self,
+        quarters: Quarters,
+        plan: Plan,
+        zygote: ZygoteProcess,
+        forget: Callable[[Sandbox], None],
     ) -> None:
         """Order an init; `opened` waits for it. Raises ChannelClosed when the zygote is dead."""
         loop = asyncio.get_running_loop()
+        self.pid: int | None = None  # of the init, on the host; never for signals
+        self.failure: str | None = None  # why the walls could not be raised
         mine, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
-            self._number, self._gone = zygote.order(theirs)
+            self._number, self._gone = zygote.order(theirs, plan, self._entered)
         except ChannelClosed:
             mine.close()
             raise
-        self.runtime = runtime
-        self.pid: int | None = None  # of the init; for logs and tests, never for signals
+        self._quarters = quarters
+        self._plan = plan
         self._zygote = zygote
         self._forget = forget
         self._ready: asyncio.Future[bool] = loop.create_future()
@@ -64,7 +67,23 @@ class Sandbox:
         self._clean = False  # the init's last word: nothing is left
         self._reason: str | None = None
         self._closing: asyncio.Task[None] | None = None
+        self._watching: asyncio.Task[None] | None = None
         self._control = Channel(mine, self._on_message, self._on_end)
+
+    @property
+    def runtime(self) -> Path:
+        """The directory for sockets, on the host."""
+        return self._quarters.runtime
+
+    @property
+    def inside(self) -> Path:
+        """The same directory as the code sees it."""
+        return self._quarters.inside
+
+    @property
+    def place(self) -> Place:
+        """The session's directories as the code sees them."""
+        return self._quarters.place
 
     @property
     def ended(self) -> asyncio.Future[Ending]:
@@ -79,6 +98,10 @@ class Sandbox:
     async def opened(self) -> bool:
         """Wait until the init is ready; False when it died before."""
         return await asyncio.shield(self._ready)
+
+    def watch(self, workspace: Path, limits: Limits) -> None:
+        """From now on: end the sandbox when its processes together exceed a limit."""
+        self._watching = asyncio.create_task(self._watch(workspace, limits))
 
     async def spawn(self, command: Command) -> Process:
         """Start a process; when this returns it runs its program, or is about to import its entry.
@@ -116,6 +139,22 @@ class Sandbox:
             self._closing = asyncio.create_task(self._close())
         await asyncio.shield(self._closing)
 
+    async def _watch(self, workspace: Path, limits: Limits) -> None:
+        loop = asyncio.get_running_loop()
+        pause = INTERVAL
+        watch: Watch | None = None
+        while self.running:
+            await asyncio.sleep(pause)
+            if watch is None and self.pid is not None:
+                watch = Watch(self.pid, workspace, limits)
+            began = loop.time()
+            exceeded = None if watch is None else await asyncio.to_thread(watch.exceeded)
+            pause = max(INTERVAL, 20 * (loop.time() - began))
+            if exceeded and self.running:
+                log.warning("a session was ended", extra={"number": self._number, "why": exceeded})
+                self._reason = exceeded
+                self._closing = asyncio.create_task(self._close())
+
     def _new_process(self, command: Command) -> tuple[Process, list[int]]:
         """A process to be, and the write ends of its outputs."""
         for number in [n for n, process in self._processes.items() if process.finished]:
@@ -151,16 +190,22 @@ class Sandbox:
             if process is not None:
                 process.end(Ending(code=message.get("code"), signal=message.get("signal")))
         elif "ready" in message:
-            self.pid = message["ready"]
+            if not self._plan.namespaces:  # else it is 1 to itself
+                self.pid = message["ready"]
             self._ready.set_result(True)
+        elif "failed" in message:
+            self.failure = message["failed"]
         elif "clean" in message:
             self._clean = True
+
+    def _entered(self, pid: int) -> None:
+        self.pid = pid
 
     def _on_end(self) -> None:
         """The init is gone, and with it, but for a fault of its own, everything."""
         ending = Ending(signal=signal.SIGKILL.value, reason=self._reason)
         if self._closing is None:
-            log.error("an init died", extra={"number": self._number})
+            log.error("an init died", extra={"number": self._number, "why": self.failure})
         if not self._ready.done():
             self._ready.set_result(False)
         for process in self._processes.values():
@@ -168,6 +213,8 @@ class Sandbox:
         self._ended.set_result(ending)
 
     async def _close(self) -> None:
+        if self._watching is not None:
+            self._watching.cancel()
         self._control.finish()
         await _happens(self.ended)
         if not self._clean:
@@ -179,7 +226,7 @@ class Sandbox:
             self._on_end()
         for process in self._processes.values():
             process.close()
-        await asyncio.to_thread(directories.remove, self.runtime)
+        await asyncio.to_thread(self._quarters.clear)
         self._forget(self)
 
 
@@ -188,8 +235,9 @@ class Sandboxes:
 
     def __init__(self, runtime: Path, zygote: ZygoteProcess, paths: Sequence[Path]) -> None:
         """Use `open`."""
-        self.isolation = NO_WALLS
+        self.walls = Walls(tier=NONE, plan=Plan())
         self._runtime = runtime
+        self._identities = Identities(uids_of_host())
         self.zygote = zygote
         self._paths = tuple(paths)
         self._restarting: asyncio.Task[None] | None = None
@@ -197,15 +245,31 @@ class Sandboxes:
         self._closed = False
 
     @classmethod
-    async def open(cls, runtime: Path, preload: Sequence[str], paths: Sequence[Path]) -> Sandboxes:
+    async def open(
+        cls, runtime: Path, preload: Sequence[str], paths: Sequence[Path], wish: Wish | None = None
+    ) -> Sandboxes:
         """Start the zygote: `preload` names modules that it imports, `paths` where entries lie.
 
         `runtime` is a short directory (made where missing) for the sandboxes' own directories.
-        Raises StartError when that is no place for sockets, or the zygote does not start.
+        Without a wish there are no walls. Raises StartError when that is no place for sockets,
+        the zygote does not start, or no walls can be had that are strong enough.
         """
         runtime = await asyncio.to_thread(directories.prepare, runtime)
         zygote = await ZygoteProcess.start(preload, paths, runtime / directories.ZYGOTE)
-        return cls(runtime, zygote, paths)
+        sandboxes = cls(runtime, zygote, paths)
+        if wish is not None:
+            try:
+                trial = Trial(runtime / directories.TRIAL, sandboxes._order)
+                sandboxes.walls = await trial.strongest(wish) or sandboxes.walls
+            except BaseException:
+                await sandboxes.aclose()
+                raise
+        return sandboxes
+
+    @property
+    def isolation(self) -> Isolation:
+        """How strong the walls are."""
+        return self.walls.isolation
 
     async def open_sandbox(self, place: Place, limits: Limits) -> Sandbox:
         """A new sandbox with nothing in it but its init.
@@ -214,9 +278,13 @@ class Sandboxes:
         so. Raises KernelStartFailed, ShuttingDown.
         """
         for _ in range(2):  # once more when the zygote dies between the check and the answer
-            sandbox = await self._order()
-            if await self._opened(sandbox):
+            sandbox = await self._order(self.walls, place, limits)
+            if await self._stands(sandbox):
+                if self.walls.tier < NONE:
+                    sandbox.watch(place.workspace, limits)
                 return sandbox
+            if sandbox.failure is not None:
+                raise KernelStartFailed(f"The walls could not be raised: {sandbox.failure}.")
         raise KernelStartFailed("The process that forks kernels died, or cannot fork any more.")
 
     async def check(self) -> None:
@@ -233,24 +301,30 @@ class Sandboxes:
         await self.zygote.aclose()
         await asyncio.to_thread(directories.remove, self._runtime / directories.ZYGOTE)
 
-    async def _order(self) -> Sandbox:
+    async def _order(self, walls: Walls, place: Place, limits: Limits) -> Sandbox:
         zygote = await self._living_zygote()
+        quarters = Quarters(self._runtime, walls, place, self._identities)
         try:
-            sandbox = Sandbox(directories.fresh(self._runtime), zygote, self._sandboxes.discard)
+            plan = await _finished(quarters.furnish, limits)
+        except OSError as error:
+            await asyncio.to_thread(quarters.clear)
+            raise KernelStartFailed(f"A session's directory cannot be used: {error}.") from error
+        except asyncio.CancelledError:
+            await asyncio.to_thread(quarters.clear)
+            raise
+        try:
+            sandbox = Sandbox(quarters, plan, zygote, self._sandboxes.discard)
         except (ChannelClosed, OSError) as error:
+            await asyncio.to_thread(quarters.clear)
             raise KernelStartFailed("The process that forks kernels cannot be reached.") from error
         self._sandboxes.add(sandbox)
         return sandbox
 
-    async def _opened(self, sandbox: Sandbox) -> bool:
+    async def _stands(self, sandbox: Sandbox) -> bool:
         """Wait for a sandbox to stand; it is closed when it does not or nobody waits any more."""
         try:
-            await asyncio.to_thread(sandbox.runtime.mkdir, 0o700)
             if await sandbox.opened():
                 return True
-        except OSError as error:
-            await sandbox.aclose()
-            raise KernelStartFailed("A runtime directory could not be made.") from error
         except asyncio.CancelledError:
             await sandbox.aclose()
             raise
@@ -275,6 +349,16 @@ class Sandboxes:
         home = self._runtime / directories.ZYGOTE
         self.zygote = await ZygoteProcess.start(old.preload, self._paths, home)
         log.warning("the zygote was started again", extra={"pid": self.zygote.pid})
+
+
+async def _finished(furnish: Callable[[Limits], Plan], limits: Limits) -> Plan:
+    """Do it in a thread, to its end also when the caller is cancelled."""
+    task = asyncio.create_task(asyncio.to_thread(furnish, limits))
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        raise
 
 
 async def _happens(what: Awaitable[object]) -> bool:

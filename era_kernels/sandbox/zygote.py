@@ -6,8 +6,9 @@
 
 `main` walks this line in one process image: each step returns in its forked child only, with all
 that the step before needed let go, so that a program starts on an almost empty stack. Walls have
-their places between the steps: namespaces are entered before the init starts, the root is built
-at its start, rights are dropped in the program before it runs.
+their places between the steps: namespaces are entered by one more fork before the init starts
+(`walls.enter`), all other walls are raised by the init around itself (`walls.stand`), so that
+whatever it starts is born inside.
 
 The zygote holds nothing secret, no thread, no event loop; at the end of its control socket (the
 server is gone, however it went) it leaves.
@@ -24,11 +25,13 @@ import signal
 import socket
 import sys
 import time
+from dataclasses import dataclass
 from typing import NoReturn
 
 from era_kernels.models import JsonObject
-from era_kernels.sandbox import init, program, syscalls, wire
+from era_kernels.sandbox import init, program, syscalls, walls, wire
 from era_kernels.sandbox.children import Deaths, children, end_all, reaped
+from era_kernels.sandbox.plan import Plan
 
 LEAVE = 1.0  # seconds for inits to end by themselves when the server is gone
 
@@ -45,8 +48,16 @@ def main() -> None:
     syscalls.prctl(syscalls.PR_SET_CHILD_SUBREAPER, 1)
     interpreter = _warm_up(control)
     birth = Zygote(control).serve()
-    launch = init.Init(birth).serve()
+    launch = init.Init(birth.control, birth.plan).serve()
     program.run(launch, interpreter)
+
+
+@dataclass(frozen=True, slots=True)
+class Birth:
+    """What an init comes into the world with: its control socket, and the walls to raise."""
+
+    control: socket.socket
+    plan: Plan
 
 
 class Zygote:
@@ -56,9 +67,10 @@ class Zygote:
         self._control = control
         self._deaths = Deaths()
         self._inits: dict[int, int] = {}  # pid → number of the order
+        self._entering: dict[int, int] = {}  # where a pid in namespaces is told → number
 
-    def serve(self) -> socket.socket:
-        """Fork inits until the server is gone; returns in each child, with its control socket."""
+    def serve(self) -> Birth:
+        """Fork inits until the server is gone; returns in each of them."""
         poll = select.poll()
         poll.register(self._control, select.POLLIN)
         poll.register(self._deaths.descriptor, select.POLLIN)
@@ -71,45 +83,87 @@ class Zygote:
                 if received is None:
                     _leave()
                 else:
-                    control = self._obey(*received)
-                    if control is not None:
-                        return control
+                    birth = self._obey(*received)
+                    if birth is not None:
+                        return birth
 
-    def _obey(self, message: JsonObject, descriptors: list[int]) -> socket.socket | None:
+    def __contains__(self, pid: object) -> bool:
+        """Is this child an init? One in namespaces of its own becomes ours while we look."""
+        if pid not in self._inits:
+            self._note_entered()
+        return pid in self._inits
+
+    def _obey(self, message: JsonObject, descriptors: list[int]) -> Birth | None:
         if message["op"] == "kill":
+            self._note_entered()
             for pid, number in self._inits.items():
                 if number == message["number"]:
-                    os.kill(pid, signal.SIGKILL)  # ours and not waited for: it is still the one
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGKILL)  # ours and not waited for: still the one
             return None
-        return self._fork(message["number"], descriptors[0])
+        return self._fork(message["number"], Plan.from_json(message["plan"]), descriptors[0])
 
-    def _fork(self, number: int, descriptor: int) -> socket.socket | None:
-        """An init for this order; a socket in the child only."""
+    def _fork(self, number: int, plan: Plan, descriptor: int) -> Birth | None:
+        """An init for this order; returns something in the child only."""
+        told, tell = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         try:
             pid = os.fork()
         except OSError:  # too many processes: the server sees the end of its socket
-            os.close(descriptor)
             self._tell_gone(number)
-            return None
+            pid = None
         if pid == 0:
             self._control.close()
             self._deaths.close()
-            return socket.socket(fileno=descriptor)
+            return _born(Birth(socket.socket(fileno=descriptor), plan), tell)
         os.close(descriptor)
-        self._inits[pid] = number
+        os.close(tell)
+        if pid is None or not plan.namespaces:
+            os.close(told)
+        else:
+            self._entering[told] = number
+        if pid is not None:
+            self._inits[pid] = number
         return None
+
+    def _note_entered(self) -> None:
+        """Read the pids of those that entered namespaces, whose first parent ends then."""
+        for told, number in tuple(self._entering.items()):
+            with contextlib.suppress(BlockingIOError):
+                pid = os.read(told, 16)
+                if pid:
+                    self._inits[int(pid)] = number
+                    self._tell({"init": int(pid), "number": number})
+                os.close(told)
+                del self._entering[told]
 
     def _bury(self) -> None:
         """Reap; what inits that were killed left behind became our children, and ends here."""
         self._deaths.clear()
-        gone = [self._inits.pop(pid) for pid, _ in reaped() if pid in self._inits]
-        end_all(spared=self._inits)
+        dead = reaped()
+        self._note_entered()
+        gone = [self._inits.pop(pid) for pid, _ in dead if pid in self._inits]
+        end_all(spared=self)
         for number in gone:
-            self._tell_gone(number)
+            if number not in self._inits.values():
+                self._tell_gone(number)
 
     def _tell_gone(self, number: int) -> None:
+        self._tell({"gone": number})
+
+    def _tell(self, message: JsonObject) -> None:
         with contextlib.suppress(BrokenPipeError):  # the loop is about to see the end, too
-            wire.send(self._control, {"gone": number})
+            wire.send(self._control, message)
+
+
+def _born(birth: Birth, tell: int) -> Birth:
+    """In the forked child: enter the namespaces that were ordered, or end and say why."""
+    if birth.plan.namespaces:
+        syscalls.close_except((0, 1, 2, birth.control.fileno(), tell))
+        try:
+            walls.enter(birth.plan, tell)
+        except OSError as error:
+            init.give_up(birth.control, error)
+    return birth
 
 
 def _warm_up(control: socket.socket) -> program.Interpreter:

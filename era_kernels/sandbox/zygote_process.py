@@ -8,12 +8,13 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from era_kernels.errors import StartError
 from era_kernels.models import JsonObject
 from era_kernels.sandbox.channel import Channel, ChannelClosed
+from era_kernels.sandbox.plan import Plan
 from era_kernels.sandbox.process import Output
 
 log = logging.getLogger(__name__)
@@ -41,6 +42,7 @@ class ZygoteProcess:
         self._words = Output(words)
         self._ready: asyncio.Future[JsonObject] = asyncio.get_running_loop().create_future()
         self._gone: dict[int, asyncio.Event] = {}
+        self._entered: dict[int, Callable[[int], None]] = {}
         self._last_number = 0
         self._leaving = False
         self._reaping: asyncio.Task[None] | None = None
@@ -76,8 +78,12 @@ class ZygoteProcess:
         """Whether inits can be ordered."""
         return self._reaping is None and not self._leaving
 
-    def order(self, control: socket.socket) -> tuple[int, asyncio.Event]:
+    def order(
+        self, control: socket.socket, plan: Plan, entered: Callable[[int], None]
+    ) -> tuple[int, asyncio.Event]:
         """Have an init forked that listens on `control`, which is closed here.
+
+        `entered` is told the pid of an init in namespaces, where it is 1 to itself.
 
         Returns the order's number and an event that is set when the init and everything it left
         behind are dead, or nobody can know any more because the zygote is dead itself.
@@ -85,8 +91,10 @@ class ZygoteProcess:
         """
         self._last_number += 1
         gone = asyncio.Event()
-        self._control.send({"op": "open", "number": self._last_number}, [control.detach()])
+        order = {"op": "open", "number": self._last_number, "plan": plan.to_json()}
+        self._control.send(order, [control.detach()])
         self._gone[self._last_number] = gone
+        self._entered[self._last_number] = entered
         return self._last_number, gone
 
     def kill(self, number: int) -> None:
@@ -128,7 +136,10 @@ class ZygoteProcess:
 
     def _on_message(self, message: JsonObject) -> None:
         if "gone" in message:
+            self._entered.pop(message["gone"], None)
             self._gone.pop(message["gone"]).set()
+        elif "init" in message:
+            self._entered[message["number"]](message["init"])
         elif not self._ready.done():
             self._ready.set_result(message)
 

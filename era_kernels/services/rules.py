@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 
-from era_kernels.errors import Conflict, InvalidRequest, QuotaExceeded, TooLarge
-from era_kernels.models import JsonObject
+from era_kernels.errors import Conflict, InvalidRequest, NotEnforceable, QuotaExceeded, TooLarge
+from era_kernels.models import Isolation, JsonObject
 from era_kernels.storage.files import checked_path
 from era_kernels.storage.snapshot import MIRROR
 
 MAX_SESSION_JSON = 1024 * 1024  # bytes of `data`, and of `metadata`, as JSON
+NO_WALLS = 4  # the tier without any
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,4 +83,16 @@ def check_writable(path: str) -> None:
         raise Conflict(
             f"{MIRROR} mirrors the session's data and is written by the server.",
             hint="Change `data` with PATCH on the session, or `update_data` of a run.",
+        )
+
+
+def check_internet(isolation: Isolation) -> None:
+    """Raises NotEnforceable where there are walls: none of them has a door yet.
+
+    Without any, the wish is stored, and `isolation` tells that nothing enforces it.
+    """
+    if isolation.tier < NO_WALLS:
+        raise NotEnforceable(
+            "Internet access cannot be given to sessions: the walls in force have no door.",
+            hint="Create the session without allowInternetAccess.",
         )

@@ -32,7 +32,7 @@ from era_kernels.services.errands import Errands
 from era_kernels.services.executions import Running
 from era_kernels.services.expiry import Expiry, Watch
 from era_kernels.services.live import LiveSession
-from era_kernels.services.rules import check_size, seed_of
+from era_kernels.services.rules import check_internet, check_size, seed_of
 from era_kernels.services.seat import RETRY_AFTER
 from era_kernels.services.throwaways import Throwaways
 from era_kernels.services.tools import Tools
@@ -75,9 +75,8 @@ class LiveSessions:
     # ------------------------------------------------------------ sessions
 
     async def create(self, new: NewSession) -> SessionView:
-        """Raises InvalidId, InvalidRequest, UnsupportedLanguage, SessionExists, Capacity, TooLarge.
-
-        Nothing changes then.
+        """Raises InvalidId, InvalidRequest, UnsupportedLanguage, SessionExists, Capacity, TooLarge,
+        NotEnforceable. Nothing changes then.
         """
         self._check_open()
         self._check_new(new)
@@ -108,7 +107,7 @@ class LiveSessions:
 
     def _check_new(self, new: NewSession) -> None:
         _check_id(new.id)
-        self._check_changes(data=new.data, metadata=new.metadata)
+        self._check_changes(data=new.data, metadata=new.metadata, allow_internet=new.allow_internet)
         if new.default_timeout is not None:
             self._tools.rules.check_timeout(new.default_timeout, "default_timeout")
 
@@ -189,7 +188,7 @@ class LiveSessions:
     async def update(self, id: str, **changes: object) -> SessionView:  # noqa: A002
         """Change `default_timeout`, `ttl`, `allow_internet`, `allow_public`, `metadata`, `data`.
 
-        Raises SessionNotFound, InvalidRequest, TooLarge.
+        Raises SessionNotFound, InvalidRequest, TooLarge, NotEnforceable.
         """
         self._check_changes(**changes)
         timeout = changes.get("default_timeout")
@@ -386,6 +385,8 @@ class LiveSessions:
             value = changes.get(name)
             if value is not None:
                 check_size(value, name)
+        if changes.get("allow_internet"):
+            check_internet(self._tools.host.isolation)
 
 
 def _not_found(id: str) -> SessionNotFound:  # noqa: A002

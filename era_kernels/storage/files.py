@@ -22,6 +22,7 @@ from era_kernels.storage.beneath import (
     sync_file_system,
 )
 from era_kernels.storage.mirror import Stamp
+from era_kernels.storage.owners import give, give_path
 from era_kernels.storage.snapshot import MOST_ENTRIES, Change, time_of
 from era_kernels.storage.threads import Lane, Threads
 from era_kernels.storage.trees import make_directory, opened, walk
@@ -223,6 +224,7 @@ class Files:
             opened(_made_folder(workspace, folder, durable=durable)) as parent,
         ):
             place, before = _place(workspace, parent, path), _stamp_at(parent, name)
+            give_path(temporary, workspace)
             os.rename(temporary, name, dst_dir_fd=parent)
             if durable:
                 os.fsync(parent)
@@ -340,6 +342,7 @@ def _made_folder(workspace: int, folder: str, *, durable: bool) -> int:
                     os.mkdir(name, 0o755, dir_fd=above)
                 grown.append("/".join(parts[:depth]) or ".")
                 above = open_beneath(workspace, path, _FOLDER, links=True)
+                give(above, workspace)
     try:
         _sync_all(workspace, grown if durable else [])
     except BaseException:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from era_kernels.models import JsonObject
 from era_kernels.storage.beneath import open_regular
+from era_kernels.storage.owners import give
 from era_kernels.storage.strict_json import parse_object
 from era_kernels.storage.trees import opened
 
@@ -38,7 +39,7 @@ def written(workspace: int, state: int, data: JsonObject, mirror: Mirror | None)
         return mirror
     _drop_new(state)  # of a server that was killed
     try:
-        stamp = _made(state, encoded(data))
+        stamp = _made(state, workspace, encoded(data))
         return Mirror(data, stamp if _moved_in(workspace, state) else None)
     finally:
         _drop_new(state)
@@ -86,10 +87,11 @@ def _stamp(status: os.stat_result) -> Stamp:
     return status.st_ino, status.st_size, status.st_mtime_ns
 
 
-def _made(state: int, text: bytes) -> Stamp:
+def _made(state: int, workspace: int, text: bytes) -> Stamp:
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     with opened(os.open(_NEW, flags, 0o644, dir_fd=state)) as file:
         _write_all(file, text)
+        give(file, workspace)
         return _stamp(os.fstat(file))
 
 

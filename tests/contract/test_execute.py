@@ -13,7 +13,7 @@ import pytest
 
 from tests.client import Client
 from tests.contract.checks import DURATION, check, check_error
-from tests.launching import Server, wait_until
+from tests.launching import PRINT_PID, Server, host_pid, wait_until
 
 Execute = Callable[..., httpx.Response]
 
@@ -117,10 +117,14 @@ def test_addresses(execute: Execute, server: Server) -> None:
     assert shown["stdout"].split() == [session, url, f"{url}/proxy/{session}"]
 
 
-def test_client_that_leaves(client: Client, server: Server, tmp_path: Path) -> None:
+def test_client_that_leaves(client: Client, server: Server) -> None:
     """A run whose client left is ended: nobody else could read it."""
-    place = tmp_path / "pid"
-    code = f"import os, time; open({str(place)!r}, 'w').write(str(os.getpid())); time.sleep(300)"
+
+    def told() -> list[str]:
+        files = server.data_dir.glob("sessions/*/workspace/printed")
+        return [text for file in files if (text := file.read_text()).endswith("\n")]
+
+    code = f"{PRINT_PID[:-1]}, file=open('printed', 'w'), flush=True)\nimport time; time.sleep(300)"
     request = client.http.build_request(
         "POST", "/api/execute", json={"language": "python", "code": code}
     )
@@ -130,8 +134,8 @@ def test_client_that_leaves(client: Client, server: Server, tmp_path: Path) -> N
     port = int(server.base_url.rpartition(":")[2])
     with socket.create_connection(("127.0.0.1", port)) as wire:
         wire.sendall(head.encode() + b"\r\n\r\n" + request.content)
-        assert wait_until(lambda: place.exists() and place.read_text() != "", 20)
-        pid = int(place.read_text())
+        assert wait_until(lambda: told() != [], 20)
+        pid = host_pid(told()[0])
         assert Path(f"/proc/{pid}").exists()
     assert wait_until(lambda: not Path(f"/proc/{pid}").exists(), 20)
 

@@ -235,6 +235,9 @@ def test_changes(curl: Any) -> None:
         strict=True,
     ):
         answer = json.loads(curl(lines))
+        if answer.get("code") == "NOT_ENFORCEABLE":  # walls without a door say so
+            assert expected["allowInternetAccess"]
+            continue
         check(answer, success=True, id="my-session")
         check(answer["metadata"], **expected)
         assert "allowPublicAccess" in answer["metadata"]

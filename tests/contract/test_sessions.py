@@ -61,7 +61,7 @@ def test_create_with_everything(client: Client) -> None:
         "metadata": {"team": "é"},
         "default_timeout": 120,
         "ttl": 900,
-        "allowInternetAccess": True,
+        "allowInternetAccess": session_tier(client) == 4,
         "allowPublicAccess": False,
     }
     answer = client.http.post("/api/sessions", json={"language": "PY", **wish})
@@ -70,6 +70,18 @@ def test_create_with_everything(client: Client) -> None:
     assert '"default_timeout":120' in answer.text
     assert client.http.get("/api/sessions/mine").json() == {**answer.json(), "files": []}
     client.http.delete("/api/sessions/mine")
+
+
+def test_internet_that_walls_cannot_give(client: Client) -> None:
+    """Asked for at creation it is 409, and nothing was made; without walls it is stored."""
+    wish = {"language": "python", "session_id": "outward", "allowInternetAccess": True}
+    answer = client.http.post("/api/sessions", json=wish)
+    if session_tier(client) == 4:
+        check(answer.json(), allowInternetAccess=True)
+        client.http.delete("/api/sessions/outward")
+    else:
+        check_error(answer, 409, "NOT_ENFORCEABLE")
+        check_error(client.http.get("/api/sessions/outward"), 404, "SESSION_NOT_FOUND")
 
 
 def test_nulls(client: Client) -> None:

@@ -1,0 +1,88 @@
+"""Uids of sessions: each sandbox that root opens has one of its own, which owns its files."""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import stat
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+log = logging.getLogger(__name__)
+
+# Nobody gives these out: systemd.io/UIDS-GIDS calls 1879048192 to 2147483647 unused.
+WISHED = range(1_900_000_000, 2_000_000_000)
+_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+class Identities:
+    """Which uids are in use. A session keeps its uid as long as no other has it meanwhile."""
+
+    def __init__(self, uids: range) -> None:
+        self._uids = uids
+        self._taken: set[int] = set()
+
+    def take(self, directory: Path) -> int:
+        """A uid that no other sandbox has: the directory's owner, if that is one (blocking)."""
+        uid = directory.stat().st_uid
+        while uid not in self._uids or uid in self._taken:
+            uid = self._uids[secrets.randbelow(len(self._uids))]
+        self._taken.add(uid)
+        return uid
+
+    def free(self, uid: int | None) -> None:
+        """The sandbox has ended."""
+        self._taken.discard(-1 if uid is None else uid)
+
+
+def uids_of_host(table: str = "/proc/self/uid_map") -> range:
+    """Uids for sessions: the wished ones, or, in a container that maps few, its upper half."""
+    rows = [tuple(map(int, line.split())) for line in Path(table).read_text("ascii").splitlines()]
+    if any(first <= WISHED.start and WISHED.stop <= first + size for first, _, size in rows):
+        return WISHED
+    first, _, size = max(rows, key=lambda row: row[2])
+    return range(first + size // 2 + 1, first + size)
+
+
+def hand_over(directories: Iterable[Path], uid: int) -> None:
+    """Make that uid the owner of directories and of all in them (blocking).
+
+    Nothing is done where it is the owner already: who writes later must give it what he makes.
+    No link is followed; nothing may run in them. Raises OSError.
+    """
+    for directory in directories:
+        root = os.open(directory, _FLAGS)
+        try:
+            if os.fstat(root).st_uid != uid:
+                _hand_over_below(root, uid)
+                os.fchown(root, uid, uid)  # last: a crash before it is seen
+        finally:
+            os.close(root)
+
+
+def _hand_over_below(root: int, uid: int) -> None:
+    folders = ["."]
+    while folders:
+        folder = folders.pop()
+        try:
+            with _entries(root, folder) as entries:
+                for entry in entries:
+                    path = f"{folder}/{entry.name}"
+                    with suppress(FileNotFoundError):
+                        os.chown(path, uid, uid, dir_fd=root, follow_symlinks=False)
+                        if stat.S_ISDIR(entry.stat(follow_symlinks=False).st_mode):
+                            folders.append(path)
+        except OSError as error:  # deeper than a path may be long: the code sees the same error
+            log.warning("files keep their owner", extra={"path": folder[:200], "why": str(error)})
+
+
+@contextmanager
+def _entries(root: int, folder: str) -> Iterator[Iterator[os.DirEntry[str]]]:
+    descriptor = os.open(folder, _FLAGS, dir_fd=root)
+    try:
+        with os.scandir(descriptor) as entries:
+            yield entries
+    finally:
+        os.close(descriptor)

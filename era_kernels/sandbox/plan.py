@@ -1,0 +1,51 @@
+"""The plan of one sandbox's walls: made by the server, carried out by the init."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Self
+
+from era_kernels.models import JsonObject
+
+
+class Kind(StrEnum):
+    """What stands around a sandbox."""
+
+    ROOT = "root"  # namespaces made by root, each session under a uid of its own
+    USER = "user"  # namespaces inside a user namespace, for ordinary users
+    LANDLOCK = "landlock"  # no namespaces: Landlock and the filter of system calls
+    NONE = "none"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """Everything that the init must know; paths are the host's where nothing else is said."""
+
+    kind: Kind = Kind.NONE
+    own_proc: bool = True  # else the container's, with Landlock in front of it
+    landlock: bool = True
+    filter: str = ""  # of system calls: a BPF program in base64
+    uid: int | None = None  # of the session, where it has one of its own
+    readable: Sequence[str] = ()  # the same path inside
+    writable: Sequence[Sequence[str]] = ()  # pairs: the host's path, the path inside
+    hidden: Sequence[str] = ()  # nothing of these is seen, even where they lie in what is readable
+    home: str = "/home/user"  # inside
+    tmp: int = 0  # bytes
+    shm: int = 0  # bytes
+    limits: Mapping[str, int] = field(default_factory=dict)  # names of `resource` → value
+
+    @property
+    def namespaces(self) -> bool:
+        """Does the sandbox have mounts, processes and a network of its own?"""
+        return self.kind in (Kind.ROOT, Kind.USER)
+
+    def to_json(self) -> JsonObject:
+        """The plan as it travels."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, plan: JsonObject) -> Self:
+        return cls(**{**plan, "kind": Kind(plan["kind"])})

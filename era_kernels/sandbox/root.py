@@ -1,0 +1,144 @@
+"""The file system of a sandbox: a new root with what a program needs, nothing else of the host.
+
+Everything here runs in the init, in a mount namespace of its own, before it gives up its rights.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from era_kernels.sandbox import syscalls
+from era_kernels.sandbox.plan import Plan
+
+SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
+# What of /etc programs look for; the rest of it is the host's own business.
+ETC = (
+    "alternatives", "ca-certificates", "fonts", "gai.conf", "java", "ld.so.cache", "ld.so.conf",
+    "ld.so.conf.d", "localtime", "magic", "mime.types", "nsswitch.conf", "os-release", "pki",
+    "protocols", "services", "ssl/certs", "ssl/openssl.cnf", "terminfo", "timezone",
+)  # fmt: skip
+# Of /proc: what tells the kernel what to do. Some of it trusts the uid alone.
+SWITCHES = ("bus", "fs", "irq", "sys", "sysrq-trigger")
+DEVICES = ("full", "null", "random", "tty", "urandom", "zero")
+NAME = "sandbox"
+USER = 1000  # in a user namespace
+
+_STAGE = "/tmp"  # where the new root is put together; any directory will do
+_OLD = "/.old"
+_ROOT_SIZE = "1m"  # of the new root: it holds directories and a few lines of text
+_QUIET = syscalls.MS_NOSUID | syscalls.MS_NODEV
+_BOUND = syscalls.MOUNT_ATTR_NOSUID | syscalls.MOUNT_ATTR_NODEV
+_READ_ONLY = _BOUND | syscalls.MOUNT_ATTR_RDONLY
+
+
+def build(plan: Plan, uid: int) -> None:
+    """Make the new root and live in it; `uid` is the session's inside. Raises OSError."""
+    syscalls.mount(None, "/", None, syscalls.MS_REC | syscalls.MS_SLAVE)
+    syscalls.mount("tmpfs", _STAGE, "tmpfs", _QUIET, f"mode=755,size={_ROOT_SIZE}")
+    Path(_STAGE + _OLD).mkdir()
+    syscalls.pivot_root(_STAGE, _STAGE + _OLD)
+    os.chdir("/")
+    _system()
+    _devices(plan.shm)
+    _processes(plan.own_proc)
+    _temporary("/tmp", plan.tmp)
+    _places(plan)
+    _texts(uid, plan.home)
+    syscalls.detach(_OLD)
+    Path(_OLD).rmdir()
+    syscalls.mount_setattr("/", _READ_ONLY, recursive=False)
+
+
+def _system() -> None:
+    for path in SYSTEM:
+        old = Path(_OLD + path)
+        if old.is_symlink():
+            Path(path).symlink_to(old.readlink())
+        elif old.is_dir():
+            _bind(path, path, _READ_ONLY)
+    Path("/etc").mkdir()
+    for name in ETC:
+        old = Path(_OLD, "etc", name)
+        if old.is_symlink() and "/" not in name:
+            Path("/etc", name).symlink_to(old.readlink())
+        elif old.exists():
+            _bind(f"/etc/{name}", f"/etc/{name}", _READ_ONLY)
+
+
+def _devices(shm: int) -> None:
+    Path("/dev").mkdir()
+    syscalls.mount("tmpfs", "/dev", "tmpfs", syscalls.MS_NOSUID, "mode=755,size=64k")
+    for name in DEVICES:
+        Path("/dev", name).touch(0o666)
+        syscalls.mount(f"{_OLD}/dev/{name}", f"/dev/{name}", None, syscalls.MS_BIND)
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        Path("/dev", name).symlink_to(f"/proc/self/fd/{number}")
+    Path("/dev/fd").symlink_to("/proc/self/fd")
+    Path("/dev/ptmx").symlink_to("pts/ptmx")
+    Path("/dev/pts").mkdir()
+    flags = syscalls.MS_NOSUID | syscalls.MS_NOEXEC
+    syscalls.mount("devpts", "/dev/pts", "devpts", flags, "newinstance,ptmxmode=0666,mode=620")
+    _temporary("/dev/shm", shm)
+
+
+def _processes(own: bool) -> None:
+    Path("/proc").mkdir()
+    if own:
+        syscalls.mount("proc", "/proc", "proc", _QUIET | syscalls.MS_NOEXEC)
+    else:
+        syscalls.mount(f"{_OLD}/proc", "/proc", None, syscalls.MS_BIND | syscalls.MS_REC)
+    for name in SWITCHES:
+        path = f"/proc/{name}"
+        if Path(path).exists():
+            syscalls.mount(path, path, None, syscalls.MS_BIND | syscalls.MS_REC)
+            syscalls.mount_setattr(path, _READ_ONLY)
+
+
+def _temporary(path: str, size: int) -> None:
+    Path(path).mkdir()
+    syscalls.mount("tmpfs", path, "tmpfs", _QUIET, f"mode=1777,size={size}")
+
+
+def _places(plan: Plan) -> None:
+    """The interpreter and what belongs to it, read-only; the session's own directories."""
+    for path in plan.readable:
+        if not below(path, (*SYSTEM, *(done for done in plan.readable if done != path))):
+            _bind(path, path, _READ_ONLY)
+    for path in plan.hidden:
+        if Path(path).is_dir():  # else it is nowhere to be seen anyway
+            syscalls.mount("tmpfs", path, "tmpfs", _QUIET, "mode=000,size=4k")
+    for source, path in plan.writable:
+        _bind(source, path, _BOUND)
+
+
+def below(path: str, others: Iterable[str]) -> bool:
+    """Does the path lie in one of the others?"""
+    return any(path.startswith(other.rstrip("/") + "/") for other in others)
+
+
+def _texts(uid: int, home: str) -> None:
+    """Files that would tell of the host, or that the session has its own of."""
+    texts = {
+        "passwd": f"root:x:0:0:root:/:/bin/sh\nuser:x:{uid}:{uid}:user:{home}:/bin/sh\n"
+        "nobody:x:65534:65534:nobody:/:/bin/sh\n",
+        "group": f"root:x:0:\nuser:x:{uid}:\nnogroup:x:65534:\n",
+        "hosts": f"127.0.0.1 localhost {NAME}\n::1 localhost\n",
+        "hostname": f"{NAME}\n",
+        "resolv.conf": "",
+    }
+    for name, text in texts.items():
+        Path("/etc", name).write_text(text, "ascii")
+
+
+def _bind(source: str, target: str, attributes: int) -> None:
+    """Show a path of the host, and all that is mounted below it."""
+    old = Path(_OLD + source)
+    if old.is_dir():
+        Path(target).mkdir(parents=True, exist_ok=True)
+    else:
+        Path(target).parent.mkdir(parents=True, exist_ok=True)
+        Path(target).touch()
+    syscalls.mount(str(old), target, None, syscalls.MS_BIND | syscalls.MS_REC)
+    syscalls.mount_setattr(target, attributes)

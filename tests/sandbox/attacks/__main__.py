@@ -1,0 +1,210 @@
+"""Raises walls and has every attack tried behind them; prints one line of JSON each.
+
+`python -m tests.sandbox.attacks TIER`, as whatever user; needs nothing but the standard library.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib
+import inspect
+import json
+import os
+import socket
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from era_kernels.models import Limits, Place
+from era_kernels.sandbox.command import Command
+from era_kernels.sandbox.sandbox import Sandbox, Sandboxes, Wish
+
+HERE = Path(__file__).parent
+QUIET = ("files", "network", "processes", "kernel")
+GREEDY = "resources"  # one sandbox for each attack: some end it
+LOUD = "signal_everybody"  # in a sandbox of its own, too, and the neighbour tells
+MIB = 1024 * 1024
+TOKEN = "era-test-token-0123456789"
+BOUNDS = {
+    "memory": 256 * MIB, "processes": 40, "open_files": 128, "file_size": 16 * MIB,
+    "workspace": 64 * MIB, "tmp": 8 * MIB, "shm": 8 * MIB,
+}  # fmt: skip
+ENV = {"PATH": os.defpath, "LANG": "C.UTF-8"}
+NEIGHBOUR = """
+import os, signal, socket, time
+signal.signal(signal.SIGUSR1, lambda *_: os.write(1, b"reached\\n"))
+open("secret", "w").write("of the neighbour")
+end = socket.socket(socket.AF_UNIX); end.bind("k-1"); end.listen()
+os.chmod("k-1", 0o777)
+open(os.environ["TMPDIR"] + "/neighbours", "w").close()
+os.write(1, b"ready\\n")
+while True:
+    time.sleep(600)
+"""
+
+
+def names(module: ModuleType) -> dict[str, Callable[[dict[str, Any]], object]]:
+    """The attacks of a module, in the order in which they stand there."""
+    return {
+        name: function
+        for name, function in vars(module).items()
+        if inspect.isfunction(function)
+        and function.__module__ == module.__name__
+        and not name.startswith("_")
+    }
+
+
+def load(name: str) -> ModuleType:
+    return importlib.import_module(f"tests.sandbox.attacks.{name}")
+
+
+def attacks() -> dict[str, str]:
+    """Every attack's name and its sentence."""
+    modules = [load(name) for name in (*QUIET, GREEDY)]
+    return {n: (f.__doc__ or "").strip() for m in modules for n, f in names(m).items()}
+
+
+async def main(tier: int) -> None:
+    with tempfile.TemporaryDirectory(prefix="era-", dir="/tmp") as name:
+        base = Path(name)
+        with prey(base) as host:
+            wish = Wish(strongest=tier, weakest=tier, hidden=(base / "data",))
+            sandboxes = await Sandboxes.open(base / "r", (), (), wish)
+            try:
+                told = {"walls": sandboxes.walls.plan.kind, "tier": sandboxes.isolation.tier}
+                print(json.dumps(told), flush=True)
+                await all_attacks(sandboxes, base, host)
+            finally:
+                await sandboxes.aclose()
+
+
+async def all_attacks(sandboxes: Sandboxes, base: Path, host: dict[str, Any]) -> None:
+    neighbour = await opened(sandboxes, base / "n")
+    victim = await neighbour.spawn(program(neighbour, NEIGHBOUR))
+    async with asyncio.timeout(30):
+        while b"ready" not in victim.stdout.tail():
+            await asyncio.sleep(0.01)
+    pid = neighbour.pid if sandboxes.walls.plan.namespaces else victim.pid
+    host |= {
+        "neighbour": str(base / "n" / "w" / "secret"),
+        "neighbour_socket": str(base / "n" / "w" / "k-1"),
+        "neighbour_pid": pid,
+        "neighbour_cmdline": Path(f"/proc/{pid}/cmdline").read_text(),
+    }
+    for module in QUIET:
+        await attacked(sandboxes, base / module, module, None, host)
+    await attacked(sandboxes, base / "everybody", "processes", LOUD, host)
+    reached = b"reached" in victim.stdout.tail() or not victim.running
+    print(json.dumps({"attack": LOUD, "through": reached, "by": "nobody heard"}))
+    for attack in names(load(GREEDY)):
+        await attacked(sandboxes, base / attack, GREEDY, attack, host)
+
+
+async def opened(sandboxes: Sandboxes, directory: Path) -> Sandbox:
+    place = Place(directory / "w", directory / "p", directory / "c")
+    for part in (place.workspace, place.packages, place.cache):
+        part.mkdir(parents=True)
+    return await sandboxes.open_sandbox(place, Limits(**BOUNDS))
+
+
+async def attacked(
+    sandboxes: Sandboxes, directory: Path, module: str, attack: str | None, host: dict[str, Any]
+) -> None:
+    """The attacks of a module (or one of them) behind walls of their own."""
+    sandbox = await opened(sandboxes, directory)
+    host = {**host, "init": 1 if sandboxes.walls.plan.namespaces else sandbox.pid}
+    names_of = f"{{{attack!r}: {attack}}}" if attack else "attacks"
+    code = (
+        source(module)
+        + "attacks = {n: f for n, f in list(globals().items()) if callable(f)"
+        + f" and getattr(f, '__module__', '') == '__main__' and n[0] != '_' and n != {LOUD!r}}}\n"
+        + f"chosen = {names_of}\n"
+        + source("inside").partition('if __name__ == "__main__"')[0]
+        + f"import json\nmain(chosen, json.loads({json.dumps(host)!r}))\n"
+    )
+    try:
+        process = await sandbox.spawn(program(sandbox, code))
+        ending = await asyncio.wait_for(process.ended, 300)
+        text = process.stdout.tail().decode()
+        if attack == LOUD:
+            return
+        print(text, end="", flush=True)
+        if attack and not text:
+            by = ending.reason or ending.cause
+            print(json.dumps({"attack": attack, "through": False, "by": by}), flush=True)
+        elif ending.code != 0:
+            print(process.stderr.tail().decode(), file=sys.stderr)
+    finally:
+        await sandbox.aclose()
+
+
+def source(module: str) -> str:
+    return (HERE / f"{module}.py").read_text().replace("from __future__ import annotations", "")
+
+
+def program(sandbox: Sandbox, code: str) -> Command:
+    env = {**ENV, "TMPDIR": str(sandbox.place.temporary)}
+    return Command(argv=(sys.executable, "-c", code), env=env, cwd=str(sandbox.place.workspace))
+
+
+@contextlib.contextmanager
+def prey(base: Path) -> Iterator[dict[str, Any]]:
+    """What the host has that must not be reached."""
+    os.environ["ERA_API_TOKENS"] = TOKEN
+    (base / "data").mkdir()
+    secret = base / "data" / "era.db"
+    secret.write_text(f"the server's, with {TOKEN}")
+    name = base.name
+    shared = [Path("/tmp", f"{name}.txt"), Path("/dev/shm", f"{name}.txt")]
+    for path in shared:
+        path.write_text("shared")
+    with contextlib.ExitStack() as stack:
+        tcp = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+        udp = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+        udp.bind(("127.0.0.1", 0))
+        abstract = stack.enter_context(socket.socket(socket.AF_UNIX))
+        abstract.bind("\0" + name)
+        path_socket = stack.enter_context(socket.socket(socket.AF_UNIX))
+        path_socket.bind(f"/tmp/{name}.sock")
+        Path(f"/tmp/{name}.sock").chmod(0o777)
+        for listener in (abstract, path_socket):
+            listener.listen()
+        for listener in (tcp, abstract, path_socket):
+            threading.Thread(target=answer, args=(listener,), daemon=True).start()
+        threading.Thread(target=echo, args=(udp,), daemon=True).start()
+        yield {
+            **BOUNDS,
+            "secret": str(secret), "token": TOKEN, "server": os.getpid(), "address": id(TOKEN),
+            "server_cmdline": Path("/proc/self/cmdline").read_text(),
+            "tcp": tcp.getsockname()[1], "udp": udp.getsockname()[1],
+            "abstract": name, "path_socket": f"/tmp/{name}.sock",
+            "network": str(Path("/proc/self/ns/net").readlink()),
+            "in_tmp": [f"{name}.txt", f"{name}.sock", "neighbours"], "in_shm": [f"{name}.txt"],
+            "shm_id": -1,
+        }  # fmt: skip
+    for path in (*shared, Path(f"/tmp/{name}.sock")):
+        path.unlink()
+
+
+def answer(listener: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        while True:
+            end, _ = listener.accept()
+            end.send(b"hello back")
+            end.close()
+
+
+def echo(end: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        while True:
+            _, address = end.recvfrom(64)
+            end.sendto(b"hello back", address)
+
+
+if __name__ == "__main__":
+    asyncio.run(main(int(sys.argv[1])))

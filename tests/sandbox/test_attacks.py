@@ -1,0 +1,132 @@
+"""Every attack is stopped behind every kind of walls that this host can raise.
+
+`python -m tests.sandbox.test_attacks` prints the table for docs/isolation.md.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from tests.sandbox.attacks.__main__ import attacks
+
+ROOT = Path(__file__).parents[2]
+NOBODY = 65534
+SYSTEM_PYTHON = Path("/usr/bin/python3")  # that other users can execute
+OLDEST = "3.11"
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One kind of walls: the tier that is forced, and who raises them."""
+
+    name: str
+    tier: int
+    ordinary_user: bool = False
+
+
+VARIANTS = (
+    Variant("tier 1, root", 1),
+    Variant("tier 1, ordinary user", 1, ordinary_user=True),
+    Variant("tier 2, root", 2),
+    Variant("tier 3, root", 3),
+    Variant("tier 3, ordinary user", 3, ordinary_user=True),
+)
+# What a tier does not stop, as its `missing` says.
+LET_THROUGH = {2: {"list_processes"}, 3: {"path_socket", "list_processes", "list_connections"}}
+
+
+@cache
+def results(variant: Variant) -> dict[str, tuple[bool, str]]:
+    """Each attack's outcome: did it get through, and what stopped it. Empty where untried."""
+    command = [sys.executable, "-m", "tests.sandbox.attacks", str(variant.tier)]
+    environment = {"PYTHONPATH": str(ROOT), "PATH": os.defpath, "PYTHONDONTWRITEBYTECODE": "1"}
+    user = None
+    if variant.ordinary_user and os.geteuid() == 0:
+        command[0], user = str(SYSTEM_PYTHON), NOBODY
+    done = subprocess.run(
+        command, env=environment, cwd="/", capture_output=True, text=True, timeout=110, check=False,
+        user=user, group=user, extra_groups=None if user is None else [],
+    )  # fmt: skip
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert not lines or lines[0]["tier"] == variant.tier, done.stderr
+    if not lines:
+        _untried[variant] = done.stderr.strip().splitlines()[-1]
+    return {line["attack"]: (line["through"], line["by"]) for line in lines[1:]}
+
+
+_untried: dict[Variant, str] = {}
+
+
+def reason_to_skip(variant: Variant) -> str | None:
+    if not variant.ordinary_user:
+        return None if os.geteuid() == 0 else "needs root"
+    if os.geteuid() != 0:
+        return None
+    version = "import sys; assert sys.version_info >= (3, 11), sys.version"
+    usable = (
+        SYSTEM_PYTHON.exists()
+        and not subprocess.run(
+            [SYSTEM_PYTHON, "-c", version], capture_output=True, check=False
+        ).returncode
+    )
+    readable = subprocess.run(
+        ["test", "-r", str(ROOT / "era_kernels" / "__init__.py")],
+        user=NOBODY, group=NOBODY, extra_groups=[], check=False,
+    )  # fmt: skip
+    if not usable:
+        return f"ordinary users have no Python from {OLDEST} on in {SYSTEM_PYTHON}"
+    return "ordinary users cannot read this directory" if readable.returncode else None
+
+
+@pytest.fixture(params=VARIANTS, ids=lambda variant: variant.name)
+def variant(request: pytest.FixtureRequest) -> Variant:
+    chosen: Variant = request.param
+    reason = reason_to_skip(chosen)
+    if reason is not None:
+        pytest.skip(reason)
+    if not results(chosen):
+        pytest.skip(f"this host has no such walls: {_untried[chosen]}")
+    return chosen
+
+
+def test_there_are_many() -> None:
+    """At least sixty, each with a sentence."""
+    assert len(attacks()) >= 60
+    assert all(sentence.endswith(".") for sentence in attacks().values())
+
+
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize("attack", attacks())
+def test_attack(variant: Variant, attack: str) -> None:
+    """It is stopped, or said to be possible."""
+    through, by = results(variant)[attack]
+    assert not through or attack in LET_THROUGH.get(variant.tier, ()), by
+
+
+def table() -> str:
+    """Attack by tier: what stopped it."""
+    tried = [variant for variant in VARIANTS if not reason_to_skip(variant) and results(variant)]
+    rows = [
+        f"| attack | {' | '.join(variant.name for variant in tried)} |",
+        "|---" * (len(tried) + 1) + "|",
+    ]
+    for attack, sentence in attacks().items():
+        cells = [_cell(*results(variant)[attack]) for variant in tried]
+        rows.append(f"| {sentence.rstrip('.')} | {' | '.join(cells)} |")
+    return "\n".join(rows)
+
+
+def _cell(through: bool, by: str) -> str:
+    return "**gets through**" if through else by
+
+
+if __name__ == "__main__":
+    print(table())

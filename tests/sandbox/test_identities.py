@@ -1,0 +1,59 @@
+"""Uids of sessions, and files that change hands."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from era_kernels.sandbox.identities import WISHED, Identities, hand_over, uids_of_host
+
+root_only = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+
+
+def test_each_its_own(tmp_path: Path) -> None:
+    """No two have the same at once; what is free again may be taken again."""
+    identities = Identities(range(5, 8))
+    taken = {identities.take(tmp_path) for _ in range(3)}
+    assert taken == {5, 6, 7}
+    identities.free(6)
+    assert identities.take(tmp_path) == 6
+
+
+@root_only
+def test_owner_keeps_it(tmp_path: Path) -> None:
+    """Who owns the directory already gets the same uid, unless another has it now."""
+    identities = Identities(WISHED)
+    hand_over([tmp_path], WISHED.start + 7)
+    assert identities.take(tmp_path) == WISHED.start + 7
+    assert identities.take(tmp_path) != WISHED.start + 7
+
+
+@root_only
+def test_hand_over(tmp_path: Path) -> None:
+    """Everything changes hands, and no link is followed."""
+    outside = tmp_path / "outside"
+    outside.write_text("x")
+    inside = tmp_path / "inside"
+    (inside / "a" / "b").mkdir(parents=True)
+    (inside / "a" / "b" / "file").write_text("x")
+    (inside / "link").symlink_to(outside)
+    hand_over([inside], WISHED.start)
+    owners = {path.lstat().st_uid for path in (inside, *inside.rglob("*"))}
+    assert owners == {WISHED.start}
+    assert outside.stat().st_uid == 0
+
+
+@pytest.mark.parametrize(
+    ("table", "expected"),
+    [
+        ("0 0 4294967295\n", WISHED),
+        ("0 100000 65536\n", range(32769, 65536)),
+    ],
+)
+def test_uids_of_host(tmp_path: Path, table: str, expected: range) -> None:
+    """Where a container maps few uids, sessions get some of those."""
+    file = tmp_path / "uid_map"
+    file.write_text(table)
+    assert uids_of_host(str(file)) == expected

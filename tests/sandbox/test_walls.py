@@ -1,0 +1,228 @@
+"""Sandboxes behind walls: what they see, whose their files are, what is left of them: nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from era_kernels.errors import KernelStartFailed, StartError
+from era_kernels.models import Limits, Place
+from era_kernels.sandbox.sandbox import Sandboxes, Wish
+from tests.sandbox.house import (
+    ENTRIES,
+    descendants,
+    outcome,
+    program,
+    shell,
+    short_directory,
+    stubborn,
+    wait_until,
+)
+
+MIB = 1024 * 1024
+SOON = 2.0  # seconds in which nothing may be left
+
+
+def run_async(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
+    @wraps(test)
+    def run(*args: Any, **kwargs: Any) -> None:
+        asyncio.run(test(*args, **kwargs))
+
+    return run
+
+
+@asynccontextmanager
+async def walled(tier: int = 1) -> AsyncIterator[tuple[Sandboxes, Callable[[str], Place]]]:
+    """Sandboxes of that tier, and a maker of places."""
+    with short_directory() as base:
+
+        def place(name: str) -> Place:
+            made = Place(*(base / name / part for part in ("workspace", "packages", "cache")))
+            for part in (made.workspace, made.packages, made.cache):
+                part.mkdir(parents=True, exist_ok=True)
+            return made
+
+        try:
+            wish = Wish(strongest=tier, weakest=tier)
+            sandboxes = await Sandboxes.open(base / "r", (), (ENTRIES,), wish)
+        except StartError as error:
+            pytest.skip(str(error))
+        try:
+            yield sandboxes, place
+        finally:
+            await sandboxes.aclose()
+
+
+def mounts() -> int:
+    return len(Path("/proc/self/mountinfo").read_text().splitlines())
+
+
+@pytest.mark.parametrize("tier", [1, 2])
+@run_async
+async def test_where_code_is(tier: int) -> None:
+    """The workspace is /home/user, and nothing of the host's directories is in sight."""
+    async with walled(tier) as (sandboxes, place):
+        home = place("a")
+        sandbox = await sandboxes.open_sandbox(home, Limits())
+        text = "pwd; echo x > file; ls -d /home/* /root/.ssh /etc/shadow /sys 2>/dev/null; hostname"
+        ending, out, _ = await outcome(sandbox, shell(text, cwd="/home/user"))
+        assert (out.splitlines(), ending.code) == (["/home/user", "/home/user", "sandbox"], 0)
+        assert (home.workspace / "file").read_text() == "x\n"
+
+
+@run_async
+async def test_uid_of_its_own() -> None:
+    """As root each session has a uid, which owns its files and keeps them for its next kernel."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root")
+    async with walled() as (sandboxes, place):
+        home = place("a")
+        (home.workspace / "uploaded").write_text("by the server")
+        first = await sandboxes.open_sandbox(home, Limits())
+        other = await sandboxes.open_sandbox(place("b"), Limits())
+        text = "id -u; echo more >> uploaded; mkdir -p d/e"
+        ending, out, err = await outcome(first, shell(text, cwd="/home/user"))
+        assert (ending.code, err) == (0, "")
+        _, another, _ = await outcome(other, shell("id -u"))
+        uid = int(out)
+        assert uid not in (0, int(another))
+        assert {path.stat().st_uid for path in home.workspace.rglob("*")} == {uid}
+        await first.aclose()
+        again = await sandboxes.open_sandbox(home, Limits())
+        assert (await outcome(again, shell("id -u")))[1] == out
+
+
+@run_async
+async def test_loopback_of_its_own() -> None:
+    """A session talks to itself over TCP, and there is no other interface."""
+    async with walled() as (sandboxes, place):
+        sandbox = await sandboxes.open_sandbox(place("a"), Limits())
+        code = (
+            "import socket; s = socket.create_server(('127.0.0.1', 80000 - 70000));"
+            "c = socket.create_connection(s.getsockname()); print('connected')"
+        )
+        _, out, err = await outcome(sandbox, program(code))
+        assert (out, err) == ("connected\n", "")
+
+
+@pytest.mark.parametrize("tier", [1, 2, 3])
+@run_async
+async def test_memory_of_all(tier: int) -> None:
+    """What the processes take together ends the session, and the cause is told."""
+    async with walled(tier) as (sandboxes, place):
+        sandbox = await sandboxes.open_sandbox(place("a"), Limits(memory=64 * MIB))
+        code = (
+            "import os, time\n"
+            "for _ in range(4): os.fork()\n"
+            "data = b'x' * (30 << 20); time.sleep(60)"
+        )
+        ending, _, _ = await outcome(sandbox, program(code))
+        assert (ending.reason, ending.exit_code) == ("out of memory at 64 MB", 137)
+
+
+@run_async
+async def test_memory_of_one() -> None:
+    """One process that takes too much gets a MemoryError, and lives."""
+    async with walled() as (sandboxes, place):
+        sandbox = await sandboxes.open_sandbox(place("a"), Limits(memory=64 * MIB))
+        code = "try: bytearray(100 << 20)\nexcept MemoryError: print('told')"
+        assert (await outcome(sandbox, program(code)))[1] == "told\n"
+
+
+@run_async
+async def test_workspace_quota() -> None:
+    """Files that take more than the workspace may hold end the session."""
+    async with walled() as (sandboxes, place):
+        sandbox = await sandboxes.open_sandbox(place("a"), Limits(workspace=4 * MIB))
+        text = "head -c 8388608 /dev/zero > large; sleep 60"
+        ending, _, _ = await outcome(sandbox, shell(text, cwd="/home/user"))
+        assert ending.reason == "workspace larger than 4 MB"
+
+
+@pytest.mark.parametrize("tier", [1, 2, 3])
+@run_async
+async def test_clean_end(tier: int) -> None:
+    """Closed: daemons that ignore signals are gone, so are directory and mounts."""
+    async with walled(tier) as (sandboxes, place):
+        before = mounts()
+        sandbox = await sandboxes.open_sandbox(place("a"), Limits())
+        await stubborn(sandbox)
+        family = descendants(sandboxes.zygote.pid)
+        assert len(family) >= 5
+        began = time.monotonic()
+        await sandbox.aclose()
+        assert time.monotonic() - began < SOON
+        assert descendants(sandboxes.zygote.pid) == []
+        assert (sandbox.runtime.exists(), mounts()) == (False, before)
+
+
+@pytest.mark.parametrize("tier", [1, 2, 3])
+@run_async
+async def test_init_killed(tier: int) -> None:
+    """An init that is killed takes everything along."""
+    async with walled(tier) as (sandboxes, place):
+        sandbox = await sandboxes.open_sandbox(place("a"), Limits())
+        await stubborn(sandbox)
+        assert sandbox.pid is not None
+        os.kill(sandbox.pid, signal.SIGKILL)
+        ending = await asyncio.wait_for(sandbox.ended, SOON)
+        assert ending.exit_code == 137
+        assert wait_until(lambda: descendants(sandboxes.zygote.pid) == [], SOON)
+        await sandbox.aclose()
+        assert not sandbox.runtime.exists()
+
+
+@pytest.mark.parametrize("tier", [1, 2, 3])
+@run_async
+async def test_zygote_killed(tier: int) -> None:
+    """Without the zygote nothing lasts longer than the server holds it."""
+    async with walled(tier) as (sandboxes, place):
+        sandbox = await sandboxes.open_sandbox(place("a"), Limits())
+        await stubborn(sandbox)
+        assert sandbox.pid is not None
+        pid = sandbox.pid
+        os.kill(sandboxes.zygote.pid, signal.SIGKILL)
+        await sandbox.aclose()
+        assert wait_until(lambda: not Path(f"/proc/{pid}/fd").exists(), SOON)
+
+
+@run_async
+async def test_many_at_once() -> None:
+    """Twenty are opened and closed side by side; nothing is mixed up or left."""
+    async with walled() as (sandboxes, place):
+        places = [place(str(number)) for number in range(20)]
+        opened = await asyncio.gather(*(sandboxes.open_sandbox(p, Limits()) for p in places))
+        assert len({sandbox.pid for sandbox in opened}) == 20
+        await asyncio.gather(*(sandbox.aclose() for sandbox in opened))
+        assert descendants(sandboxes.zygote.pid) == []
+
+
+@run_async
+async def test_walls_that_fail() -> None:
+    """When a wall cannot be raised, nothing is started, and the reason is told."""
+    async with walled() as (sandboxes, place):
+        home = place("a")
+        home.cache.rmdir()
+        with pytest.raises(KernelStartFailed):
+            await sandboxes.open_sandbox(home, Limits())
+        assert wait_until(lambda: descendants(sandboxes.zygote.pid) == [], SOON)
+
+
+@run_async
+async def test_no_walls_to_be_had() -> None:
+    """A wish that nothing fulfils says what to do; one that includes tier 4 is content."""
+    with short_directory() as base:
+        with pytest.raises(StartError, match="--allow-unsandboxed"):
+            await Sandboxes.open(base / "r", (), (), Wish(strongest=4, weakest=3))
+        sandboxes = await Sandboxes.open(base / "r", (), (), Wish(strongest=4, weakest=4))
+        assert sandboxes.isolation.tier == 4
+        await sandboxes.aclose()
