@@ -12,7 +12,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from statistics import median
 
-from benchmarks import limit, served
+from benchmarks import limit, served, walls
 from benchmarks.served import PATH, Caller
 from tests.launching import Server, launching
 
@@ -48,6 +48,20 @@ def limits() -> Iterator[Row]:
     _measured["limit"] = stock
     yield Row("limit: bare client, stock ipykernel, `pass`", ms(stock))
     yield Row("       bare client, our launcher, `pass`", ms(own))
+
+
+def isolation() -> Iterator[Row]:
+    """The same kernels with and without walls."""
+    bare = asyncio.run(walls.cost(walls.NONE, 15))
+    inside = asyncio.run(walls.cost(1, 15))
+    yield Row("kernel to its first reply, no walls", ms(bare.start))
+    what = f"kernel to its first reply, tier {inside.tier}"
+    yield Row(what, ms(inside.start), "≤ 100 ms", inside.start <= 0.1)
+    more = inside.start - bare.start
+    yield Row("   more than without", ms(more), "≤ 15 ms", more <= 0.015)
+    yield Row("   20 at once", ms(inside.crowd), "≤ 1 200 ms", inside.crowd <= 1.2)
+    memory = inside.memory / MEGABYTE
+    yield Row("   an idle session's memory (PSS)", f"{memory:.1f} MB", "≤ 25 MB", memory <= 25)
 
 
 def runs(caller: Caller) -> Iterator[Row]:
@@ -127,6 +141,7 @@ def main() -> int:
             missed += not row.reached
 
     show(limits())
+    show(isolation())
     with launching() as launcher:
         server = launcher.start()
         with closing(Caller(server.base_url)) as caller:
