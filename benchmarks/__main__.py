@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from statistics import median
 
-from benchmarks import files, limit, scale, served
+from benchmarks import files, limit, scale, served, walls
 from benchmarks.served import PATH, Caller
 from benchmarks.table import MEGABYTE, Row, ms
 from tests.launching import Server, launching
@@ -30,6 +30,20 @@ def limits() -> Iterator[Row]:
     _measured["limit"] = stock
     yield Row("limit: bare client, stock ipykernel, `pass`", ms(stock))
     yield Row("       bare client, our launcher, `pass`", ms(own))
+
+
+def isolation() -> Iterator[Row]:
+    """The same kernels with and without walls."""
+    bare = asyncio.run(walls.cost(walls.NONE, 15))
+    inside = asyncio.run(walls.cost(1, 15))
+    yield Row("kernel to its first reply, no walls", ms(bare.start))
+    what = f"kernel to its first reply, tier {inside.tier}"
+    yield Row(what, ms(inside.start), "≤ 100 ms", inside.start <= 0.1)
+    more = inside.start - bare.start
+    yield Row("   more than without", ms(more), "≤ 15 ms", more <= 0.015)
+    yield Row("   20 at once", ms(inside.crowd), "≤ 1 200 ms", inside.crowd <= 1.2)
+    memory = inside.memory / MEGABYTE
+    yield Row("   an idle session's memory (PSS)", f"{memory:.1f} MB", "≤ 25 MB", memory <= 25)
 
 
 def runs(caller: Caller) -> Iterator[Row]:
@@ -112,6 +126,7 @@ def main() -> int:
             missed += not row.reached
 
     show(limits())
+    show(isolation())
     with launching() as launcher:
         server = launcher.start()
         with closing(Caller(server.base_url)) as caller:

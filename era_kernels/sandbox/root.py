@@ -129,16 +129,16 @@ def _texts(uid: int, home: str) -> None:
         "resolv.conf": "",
     }
     for name, text in texts.items():
-        Path("/etc", name).write_text(text, "ascii")
+        Path("/etc", name).write_bytes(text.encode())  # a codec may not be imported yet
 
 
 def _bind(source: str, target: str, attributes: int) -> None:
     """Show a path of the host, and all that is mounted below it."""
-    old = Path(_OLD + source)
-    if old.is_dir():
+    old = _OLD + source
+    if Path(old).is_dir():
         Path(target).mkdir(parents=True, exist_ok=True)
     else:
         Path(target).parent.mkdir(parents=True, exist_ok=True)
         Path(target).touch()
-    syscalls.mount(str(old), target, None, syscalls.MS_BIND | syscalls.MS_REC)
+    syscalls.mount(old, target, None, syscalls.MS_BIND | syscalls.MS_REC)
     syscalls.mount_setattr(target, attributes)

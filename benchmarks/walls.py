@@ -1,0 +1,92 @@
+"""What the walls cost: kernels started with and without them, memory of an idle session."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+from era_kernels.kernels.languages import Languages
+from era_kernels.kernels.machine import KernelHost, Machine
+from era_kernels.models import Limits, Place, Request
+from era_kernels.sandbox.sandbox import Sandboxes, Wish
+
+LANGUAGE = "python"
+NONE = 4
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Seconds from the order to the first reply; those of twenty at once; PSS of one in bytes."""
+
+    tier: int
+    start: float
+    crowd: float
+    memory: float
+
+
+async def cost(strongest: int, rounds: int) -> Cost:
+    """Measure with the strongest walls from that tier on."""
+    async with _host(strongest) as (host, sandboxes, base):
+        starts = [await _start(host, base / f"s{number}") for number in range(rounds)]
+        began = time.perf_counter()
+        machines = await asyncio.gather(*(_ready(host, base / f"c{n}") for n in range(20)))
+        crowd = time.perf_counter() - began
+        memory = _family_pss(sandboxes.zygote.pid) / len(machines)
+        await asyncio.gather(*(machine.aclose() for machine in machines))
+        return Cost(sandboxes.isolation.tier, median(starts), crowd, memory)
+
+
+@asynccontextmanager
+async def _host(strongest: int) -> AsyncIterator[tuple[KernelHost, Sandboxes, Path]]:
+    languages = Languages.load()
+    with tempfile.TemporaryDirectory(prefix="era-") as directory:
+        base = Path(directory)
+        wish = Wish(strongest=strongest, weakest=NONE, readable=languages.needed)
+        sandboxes = await Sandboxes.open(base / "r", languages.preload, languages.entry_paths, wish)
+        host = KernelHost(languages, sandboxes)
+        try:
+            yield host, sandboxes, base
+        finally:
+            await host.aclose()
+            await sandboxes.aclose()
+
+
+async def _start(host: KernelHost, directory: Path) -> float:
+    began = time.perf_counter()
+    machine = await _ready(host, directory)
+    taken = time.perf_counter() - began
+    await machine.aclose()
+    return taken
+
+
+async def _ready(host: KernelHost, directory: Path) -> Machine:
+    """A kernel that has answered its first run."""
+    parts = [directory / name for name in ("workspace", "packages", "cache")]
+    for part in parts:
+        part.mkdir(parents=True)
+    machine = await host.open(LANGUAGE, Place(*parts), Limits(), {})
+    async for _ in machine.kernel.execute(Request("pass", {}, 30, 1)):
+        pass
+    return machine
+
+
+def _family_pss(zygote: int) -> int:
+    """PSS of all that a zygote started."""
+    total, waiting = 0, _children(zygote)
+    while waiting:
+        pid = waiting.pop()
+        waiting += _children(pid)
+        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+            if line.startswith("Pss:"):
+                total += int(line.split()[1]) * 1024
+    return total
+
+
+def _children(pid: int) -> list[int]:
+    return [int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
