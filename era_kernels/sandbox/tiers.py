@@ -36,7 +36,7 @@ NO_WALLS = Isolation(
     ),
 )
 _LANDLOCK_ONLY = (
-    "processes: the host's are listed, though not to be looked into",
+    "processes: the host's are listed, though not to be looked into; so are its connections",
     "network: there is none at all, not even of the session's own",
     "files: /tmp and /dev/shm are closed, TMPDIR is the session's own",
     "sockets: those that the host's services have as files can be reached where modes allow it",

@@ -16,6 +16,13 @@ from tests.services.house import House
 OpenHouse = Callable[..., House]
 
 
+@pytest.fixture(scope="session", autouse=True)
+def only_new_garbage() -> None:
+    """What the whole test run has imported until now need not be searched after each test."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture
 def open_house(io_loop: IOLoop, tmp_path: Path) -> Iterator[OpenHouse]:
     """Opens services with rules of the test's own; again on the same directory, if need be."""
