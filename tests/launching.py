@@ -113,6 +113,9 @@ def host_pid(printed: str) -> int:
     raise LookupError(printed)
 
 
+UNWALLED = ("--allow-unsandboxed", "--strongest-tier", "4")  # flags
+
+
 def wait_until(condition: Callable[[], bool], seconds: float = 10) -> bool:
     """Whether the condition came true in time."""
     limit = time.monotonic() + seconds

@@ -13,7 +13,15 @@ import psutil
 import pytest
 
 from tests.client import Client, SessionClient
-from tests.launching import COMMAND, PRINT_PID, Launcher, Server, host_pid, wait_until
+from tests.launching import (
+    COMMAND,
+    PRINT_PID,
+    UNWALLED,
+    Launcher,
+    Server,
+    host_pid,
+    wait_until,
+)
 
 PID = "import os\nprint(os.getpid())"
 
@@ -227,7 +235,7 @@ def test_command_is_installed() -> None:
 
 def test_the_generation_outlives_a_kill_in_the_first_moment_of_a_run(launcher: Launcher) -> None:
     """The next run tells that variables were lost, and files that were to go with them went."""
-    server = launcher.start()
+    server = launcher.start(*UNWALLED)  # for the code is what kills it
     client = connected(server)
     session = client.session("python", persistent=False)
     with pytest.raises(httpx.HTTPError):

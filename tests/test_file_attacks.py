@@ -21,11 +21,18 @@ import pytest
 
 from tests.client import Client, SessionClient
 from tests.contract.checks import beside, wait_for_file
-from tests.launching import Server, wait_until
+from tests.launching import UNWALLED, Server, launching, wait_until
 
 SECRET = b"SECRET-that-lies-outside"
 RACE = 1.5  # seconds
 ORDINARY = {200, 206, 304, 400, 404, 409, 412, 413, 416}
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    """A server without walls: its file endpoints must hold even so."""
+    with launching() as launcher:
+        yield launcher.start(*UNWALLED)
 
 
 @pytest.fixture

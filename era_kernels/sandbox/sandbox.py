@@ -302,7 +302,6 @@ class Sandboxes:
         await asyncio.to_thread(directories.remove, self._runtime / directories.ZYGOTE)
 
     async def _order(self, walls: Walls, place: Place, limits: Limits) -> Sandbox:
-        zygote = await self._living_zygote()
         quarters = Quarters(self._runtime, walls, place, self._identities)
         try:
             plan = await _finished(quarters.furnish, limits)
@@ -313,10 +312,14 @@ class Sandboxes:
             await asyncio.to_thread(quarters.clear)
             raise
         try:
+            zygote = await self._living_zygote()  # last: it may die while anything is waited for
             sandbox = Sandbox(quarters, plan, zygote, self._sandboxes.discard)
         except (ChannelClosed, OSError) as error:
             await asyncio.to_thread(quarters.clear)
             raise KernelStartFailed("The process that forks kernels cannot be reached.") from error
+        except BaseException:
+            await asyncio.to_thread(quarters.clear)
+            raise
         self._sandboxes.add(sandbox)
         return sandbox
 

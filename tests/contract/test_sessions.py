@@ -14,7 +14,7 @@ import pytest
 
 from tests.client import Client, SessionClient
 from tests.contract.checks import TIME, check, check_error
-from tests.launching import Launcher, Server, launching, wait_until
+from tests.launching import PRINT_PID, Launcher, Server, host_pid, launching, wait_until
 
 MIRROR = ".session_data.json"
 FIELDS = {
@@ -478,7 +478,7 @@ def test_bad_ttl(client: Client, session: SessionClient, ttl: object) -> None:
 def test_ttl(client: Client, server: Server) -> None:
     """After that many seconds without a request the session is deleted, as by DELETE."""
     session = client.session("python", ttl=1.5)
-    pid = int(session.run("import os; open('file', 'w').close(); print(os.getpid())")["stdout"])
+    pid = host_pid(session.run(f"open('file', 'w').close()\n{PRINT_PID}")["stdout"])
     before = len(list((server.data_dir / "sessions").iterdir()))
     assert 1 < lifetime(client, session) < 3.5
     check_error(client.http.get(session.path), 404, "SESSION_NOT_FOUND")

@@ -52,7 +52,7 @@ def test_put(server: Served, size: int) -> None:
     assert (answer.status_code, answer.json()) == (200, {"path": "a/b c", "size": size})
     file = server.files.files["a/b c"]
     assert (file.data, file.status.content_type) == (data[:size], "image/png")
-    assert server.files.uploads[0].forgotten
+    assert eventually(lambda: server.files.uploads[0].forgotten)
 
 
 @pytest.mark.parametrize(
@@ -125,7 +125,7 @@ def test_refused_in_the_body(server: Served) -> None:
 
     assert code_of(put(server, "f", endless(5 * MIB))) == (413, "QUOTA_EXCEEDED")
     assert code_of(put(server, "full", endless(MIB))) == (507, "INSUFFICIENT_STORAGE")
-    assert all(upload.forgotten for upload in server.files.uploads)
+    assert eventually(lambda: all(upload.forgotten for upload in server.files.uploads))
     assert server.files.files == {}
 
 
@@ -135,7 +135,8 @@ def test_refused_beyond_the_cap(session: str) -> None:
         server.http.post("/api/sessions", json={"language": LANGUAGE, "session_id": "s1"})
         answer = put(server, "f", iter([b"x" * 65536] * 20))
         assert code_of(answer) == (413, "TOO_LARGE")
-        assert [upload.forgotten for upload in server.files.uploads] == [True]
+        # The answer may be here a moment before its request is over there.
+        assert eventually(lambda: [one.forgotten for one in server.files.uploads] == [True])
 
 
 def test_client_that_leaves_in_the_body(server: Served) -> None:
@@ -264,7 +265,7 @@ def test_file_that_is_cut_while_it_is_read(server: Served) -> None:
     server.files.add("f", b"x" * 200_000).cut = 100_000
     with pytest.raises(httpx.RemoteProtocolError):
         server.http.get(f"{FILES}/f")
-    assert server.files.files["f"].closed
+    assert eventually(lambda: server.files.files["f"].closed)
     assert server.http.get("/health").status_code == 200
 
 
