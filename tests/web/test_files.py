@@ -218,7 +218,7 @@ def test_get(server: Served) -> None:
     assert (shown["ETag"], shown["Cache-Control"]) == (file.status.etag, "no-cache")
     assert shown["Last-Modified"] == "Wed, 15 Jan 2025 10:30:00 GMT"
     assert shown["Accept-Ranges"] == "bytes"
-    assert file.closed
+    assert eventually(lambda: file.closed)
 
 
 def test_head(server: Served) -> None:
@@ -237,7 +237,7 @@ def test_not_modified(server: Served) -> None:
     assert (answer.status_code, answer.content) == (304, b"")
     assert answer.headers["ETag"] == file.status.etag
     assert "Content-Type" not in answer.headers
-    assert file.closed
+    assert eventually(lambda: file.closed)
 
 
 def test_ranges(server: Served) -> None:
