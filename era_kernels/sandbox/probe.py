@@ -9,26 +9,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-CLONE_NEWNS = 0x00020000
-CLONE_NEWCGROUP = 0x02000000
-CLONE_NEWUTS = 0x04000000
-CLONE_NEWIPC = 0x08000000
-CLONE_NEWUSER = 0x10000000
-CLONE_NEWPID = 0x20000000
-CLONE_NEWNET = 0x40000000
-NAMESPACES = (
-    CLONE_NEWNS | CLONE_NEWCGROUP | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWPID | CLONE_NEWNET
-)
-MS_REC, MS_SLAVE = 0x4000, 0x80000
-SYS_LANDLOCK_CREATE_RULESET = 444  # the same number on every architecture
-LANDLOCK_CREATE_RULESET_VERSION = 1
-PR_SET_SECCOMP = 22
+from era_kernels.sandbox import landlock as landlocks
+from era_kernels.sandbox import syscalls
+
 SECCOMP_MODE_FILTER = 2
 EFAULT = 14
 
 _CGROUP = Path("/sys/fs/cgroup")
 _libc = ctypes.CDLL(None, use_errno=True)
-_libc.syscall.restype = ctypes.c_long
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,21 +48,15 @@ def own_proc() -> Fact:
 
 def landlock() -> Fact:
     """Is Landlock there, and which version of it? See landlock(7)."""
-    version = _libc.syscall(
-        SYS_LANDLOCK_CREATE_RULESET,
-        None,
-        ctypes.c_size_t(0),
-        ctypes.c_uint32(LANDLOCK_CREATE_RULESET_VERSION),
-    )
-    if version < 0:
-        return Fact("Landlock", False, os.strerror(ctypes.get_errno()))
-    return Fact("Landlock", True, f"version {version}")
+    version = landlocks.version()
+    seen = f"version {version}" if version else "this kernel has none"
+    return Fact("Landlock", version > 0, seen)
 
 
 def seccomp() -> Fact:
     """Can a process filter its system calls? A missing filter is EFAULT where it could."""
     none = ctypes.c_ulong(0)
-    _libc.prctl(PR_SET_SECCOMP, ctypes.c_ulong(SECCOMP_MODE_FILTER), none, none, none)
+    _libc.prctl(syscalls.PR_SET_SECCOMP, ctypes.c_ulong(SECCOMP_MODE_FILTER), none, none, none)
     number = ctypes.get_errno()
     there = number == EFAULT
     return Fact("seccomp", there, "filters can be set" if there else os.strerror(number))
@@ -133,29 +115,19 @@ def _enter_namespaces() -> None:
     """Unshare, and use what was got: some hosts allow the first and refuse the second."""
     user, group = os.getuid(), os.getgid()
     rootless = os.geteuid() != 0
-    _check(_libc.unshare(NAMESPACES | (CLONE_NEWUSER if rootless else 0)), "unshare")
+    syscalls.unshare(syscalls.NAMESPACES | (syscalls.CLONE_NEWUSER if rootless else 0))
     if rootless:
         Path("/proc/self/setgroups").write_text("deny", "ascii")
         Path("/proc/self/uid_map").write_text(f"0 {user} 1", "ascii")
         Path("/proc/self/gid_map").write_text(f"0 {group} 1", "ascii")
-    _mount(b"none", b"/", None, MS_REC | MS_SLAVE)
+    syscalls.mount(None, "/", None, syscalls.MS_REC | syscalls.MS_SLAVE)
 
 
 def _mount_proc() -> None:
     _enter_namespaces()
-    number = _in_child(lambda: _mount(b"proc", b"/proc", b"proc", 0))  # pid 1 of the namespace
+    number = _in_child(lambda: syscalls.mount("proc", "/proc", "proc", 0))  # pid 1 of the namespace
     if number:
         raise OSError(number, os.strerror(number))
-
-
-def _mount(source: bytes, target: bytes, kind: bytes | None, flags: int) -> None:
-    _check(_libc.mount(source, target, kind, ctypes.c_ulong(flags), None), "mount")
-
-
-def _check(result: int, what: str) -> None:
-    if result < 0:
-        number = ctypes.get_errno()
-        raise OSError(number, f"{what}: {os.strerror(number)}")
 
 
 def _who() -> str:

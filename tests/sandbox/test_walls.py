@@ -73,7 +73,7 @@ async def test_where_code_is(tier: int) -> None:
     async with walled(tier) as (sandboxes, place):
         home = place("a")
         sandbox = await sandboxes.open_sandbox(home, Limits())
-        text = "pwd; echo x > file; ls -d /home/* /root/.ssh /etc/shadow /sys 2>/dev/null; hostname"
+        text = "pwd; echo x > file; ls -d /home/* /boot /srv /etc/shadow /sys 2>/dev/null; hostname"
         ending, out, _ = await outcome(sandbox, shell(text, cwd="/home/user"))
         assert (out.splitlines(), ending.code) == (["/home/user", "/home/user", "sandbox"], 0)
         assert (home.workspace / "file").read_text() == "x\n"
