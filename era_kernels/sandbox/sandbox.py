@@ -302,6 +302,7 @@ class Sandboxes:
         await asyncio.to_thread(directories.remove, self._runtime / directories.ZYGOTE)
 
     async def _order(self, walls: Walls, place: Place, limits: Limits) -> Sandbox:
+        await self._living_zygote()  # where there may be none any more, nothing is made
         quarters = Quarters(self._runtime, walls, place, self._identities)
         try:
             plan = await _finished(quarters.furnish, limits)
@@ -312,7 +313,7 @@ class Sandboxes:
             await asyncio.to_thread(quarters.clear)
             raise
         try:
-            zygote = await self._living_zygote()  # last: it may die while anything is waited for
+            zygote = await self._living_zygote()  # again: it may have died meanwhile
             sandbox = Sandbox(quarters, plan, zygote, self._sandboxes.discard)
         except (ChannelClosed, OSError) as error:
             await asyncio.to_thread(quarters.clear)
