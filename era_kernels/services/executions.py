@@ -21,6 +21,7 @@ from era_kernels.models import (
     Session,
     Stderr,
     Stdout,
+    Step,
     now,
 )
 from era_kernels.services.fold import Fold, RunAnswer
@@ -71,6 +72,8 @@ class Running:
         self.log = log
         self.finished = asyncio.Event()
         self.abandon: Callable[[], Awaitable[None]] = _nothing
+        # Set by who runs it: ends it and nothing else, and tells what that took.
+        self.interrupt: Callable[[], Awaitable[Sequence[Step]]] | None = None
         self._answer_bound = answer_bound
         self._tail = Tail()
         self._changed = asyncio.Event()

@@ -6,14 +6,13 @@ import asyncio
 import dataclasses
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, nullcontext
 
 from era_kernels.errors import EraError, SessionNotFound, StorageFailed, TooLarge
 from era_kernels.kernels.machine import Machine
 from era_kernels.models import (
     Ending,
-    Event,
     Finished,
     JsonObject,
     Queued,
@@ -24,9 +23,10 @@ from era_kernels.models import (
     Submission,
     now,
 )
+from era_kernels.services.conclusions import Conclusions
 from era_kernels.services.desk import Desk
 from era_kernels.services.executions import Running
-from era_kernels.services.outcome import Timing, done_of, ended_for, failure_of, outcome_of
+from era_kernels.services.outcome import Timing, ended_for
 from era_kernels.services.pump import pump
 from era_kernels.services.rules import check_size, merged
 from era_kernels.services.runs import Runs, Ticket
@@ -47,6 +47,7 @@ class LiveSession:
         self._begun = 0  # runs
         self._users = 0
         self._end: tuple[Reason, EraError] | None = None
+        self._conclusions = Conclusions(tools)
         self._desk = Desk(tools.workspaces, session.directory)
         self._seat = Seat(self._open_machine, self._drop_files)
         self._runs = Runs(tools.rules.max_queue, self._serve, self._put_in_order)
@@ -111,7 +112,7 @@ class LiveSession:
             try:
                 await running.publish([Queued(position)])
             except StorageFailed as problem:
-                await self._abort(ticket, running, problem)
+                await self._conclusions.abort(running, problem, self._failed(), self.session)
                 raise
         return running
 
@@ -138,9 +139,11 @@ class LiveSession:
             else:
                 finished = await self._run(ticket, running, timing)
                 modified = await self._settle(ticket, running)
-            await self._finish(ticket, running, finished, timing, modified)
+            await self._conclusions.finish(
+                running, finished, timing, self.session, ticket.timeout, modified
+            )
         except Exception as problem:
-            await self._abort(ticket, running, _told(problem))
+            await self._conclusions.abort(running, problem, self._failed(), self.session)
             raise
         if self._stored and self._end is None:
             await self._tools.executions.trim(self.session)
@@ -204,37 +207,6 @@ class LiveSession:
             await self._change_data(data)
         except TooLarge:
             return
-
-    async def _finish(
-        self, ticket: Ticket, running: Running, finished: Finished, timing: Timing, modified: int
-    ) -> None:
-        """Tell how it ended, whether or not that can be written down."""
-        failure = failure_of(finished, ticket.timeout, running.problem)
-        done = done_of(
-            finished,
-            timing,
-            session=self.session,
-            execution_id=running.id,
-            files_modified=modified,
-            data=self.session.data,
-        )
-        events: Sequence[Event] = [done] if failure is None else [failure, done]
-        try:
-            await running.publish(events)
-        except Exception as problem:
-            log.warning("the end of a run was not logged", exc_info=problem)
-            running.problem = running.problem or _told(problem)
-            running.publish_unlogged(events)
-        outcome, printed = outcome_of(finished, failure), running.log.text_bytes
-        self._tools.meters.run_ended(self.session.language, outcome, timing, printed)
-        await self._tools.executions.finish(running, done.exit_code, done.cause)
-
-    async def _abort(self, ticket: Ticket, running: Running, problem: EraError) -> None:
-        """Nobody may be left waiting for the end of a run, whatever failed in the server."""
-        if running.finished.is_set():
-            return
-        running.problem = running.problem or problem
-        await self._finish(ticket, running, self._failed(), Timing(), 0)
 
     def _failed(self) -> Finished:
         return Finished(1, state="preserved" if self._seat.alive else "lost")
@@ -379,10 +351,3 @@ class LiveSession:
             "ERA_BASE_URL": submission.base_url,
             "ERA_PROXY_URL": f"{submission.base_url}/proxy/{session.id}",
         }
-
-
-def _told(problem: Exception) -> EraError:
-    """What callers are told of a failure; nothing of a foreign exception's text."""
-    if isinstance(problem, EraError):
-        return problem
-    return EraError("The run failed inside the server; the server's log tells more.")

@@ -1,0 +1,153 @@
+"""Events: what an execution says, in order, as it is logged and sent."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, ClassVar
+
+from era_kernels.models.times import JsonObject
+
+
+@dataclass(frozen=True, slots=True)
+class ExceptionInfo:
+    """An uncaught error of the user's program."""
+
+    name: str
+    value: str
+    traceback: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Stdout:
+    """Text that the program wrote to its standard output."""
+
+    type: ClassVar[str] = "stdout"
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Stderr:
+    """Text that the program wrote to its standard error."""
+
+    type: ClassVar[str] = "stderr"
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """The value of a run's last expression, as a MIME bundle."""
+
+    type: ClassVar[str] = "result"
+    data: JsonObject
+    metadata: JsonObject = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Display:
+    """A rich output; `display_id` names it for later updates."""
+
+    type: ClassVar[str] = "display"
+    data: JsonObject
+    metadata: JsonObject = field(default_factory=dict)
+    display_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateDisplay:
+    """Replaces what the display of that id shows."""
+
+    type: ClassVar[str] = "update_display"
+    data: JsonObject
+    metadata: JsonObject = field(default_factory=dict)
+    display_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ClearOutput:
+    """Empties the rich outputs; `wait`: when the next one arrives."""
+
+    type: ClassVar[str] = "clear_output"
+    wait: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Queued:
+    """The run waits behind others; `position` counts from 1."""
+
+    type: ClassVar[str] = "queued"
+    position: int
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A condition of the server (never an error of the program): timeout, death, deletion."""
+
+    type: ClassVar[str] = "error"
+    error: str
+    message: str
+    code: str
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """Always the last event. Times in milliseconds; `data` is the session's data after the run."""
+
+    type: ClassVar[str] = "done"
+    exit_code: int
+    duration: str
+    execution_time_ms: float
+    files_modified: int
+    session_id: str
+    execution_id: str
+    state: str
+    started_from: str
+    kernel_generation: int
+    queued_ms: float
+    start_ms: float
+    exception: ExceptionInfo | None = None
+    cause: str | None = None
+    data: JsonObject = field(default_factory=dict)
+
+
+Output = Stdout | Stderr | Result | Display | UpdateDisplay | ClearOutput
+Event = Output | Queued | Failure | Done
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """An event as it stands in a log: `seq` counts from 1 without a gap."""
+
+    seq: int
+    time: datetime
+    event: Event
+
+
+_KINDS = (Stdout, Stderr, Result, Display, UpdateDisplay, ClearOutput, Queued, Failure, Done)
+_EVENTS: dict[str, type[Any]] = {cls.type: cls for cls in _KINDS}
+
+
+def event_to_json(event: Event) -> JsonObject:
+    """An event as a JSON object, `type` first; what is None is left out, but `exception`."""
+    out: JsonObject = {"type": event.type}
+    for name in event.__slots__:
+        value = getattr(event, name)
+        if name == "exception":
+            out[name] = None if value is None else dataclasses.asdict(value)
+        elif value is not None:
+            out[name] = value
+    return out
+
+
+def event_from_json(value: JsonObject) -> Event:
+    """The inverse of `event_to_json`; fields that are no event's are ignored.
+
+    Raises KeyError or TypeError when the object is no event.
+    """
+    cls = _EVENTS[value["type"]]
+    fields = {name: value[name] for name in cls.__slots__ if name in value}
+    if fields.get("exception") is not None:
+        fields["exception"] = ExceptionInfo(**fields["exception"])
+    event: Event = cls(**fields)
+    return event

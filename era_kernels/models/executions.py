@@ -1,0 +1,80 @@
+"""Executions: what is asked for, what stands in the index, how it ends."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+
+from era_kernels.models.events import ExceptionInfo
+from era_kernels.models.places import Ending
+from era_kernels.models.times import JsonObject
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """What a caller asks a session to run. `timeout` in seconds, None or 0 means the default.
+
+    `env` holds the caller's variables of this run; they are never stored and never logged.
+    """
+
+    code: str
+    timeout: float | None = None
+    env: Mapping[str, str] = field(default_factory=dict)
+    update_data: JsonObject | None = None
+    base_url: str = ""
+    files: Mapping[str, str] = field(default_factory=dict)  # path → text, there before the run
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a kernel is asked to run. `number` counts the runs of a session, from 1."""
+
+    code: str
+    env: Mapping[str, str]
+    timeout: float  # seconds
+    number: int
+
+
+class ExecutionStatus(StrEnum):
+    """Where an execution is on its way."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    FINISHED = "finished"
+
+
+@dataclass(frozen=True, slots=True)
+class Execution:
+    """One row of the index of executions."""
+
+    id: str
+    session_id: str
+    code: str
+    created_at: datetime
+    status: ExecutionStatus = ExecutionStatus.QUEUED
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    exit_code: int | None = None
+    cause: str | None = None
+    position: int | None = None  # in the queue, from 1; only while queued
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The last thing a kernel says of a run; the service makes `Failure` and `Done` of it."""
+
+    exit_code: int
+    exception: ExceptionInfo | None = None
+    state: str = "preserved"  # or "lost"
+    ending: Ending | None = None  # the machine ended in this run
+    timed_out: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What was done to interrupt an execution, `seconds` after somebody asked for it."""
+
+    action: str  # `cancel`, `interrupt`, `interrupt again`, `end`; at last `ended`
+    seconds: float

@@ -1,0 +1,40 @@
+"""Times as the domain has them, and as callers read them; and what JSON objects are here."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+JsonObject = dict[str, Any]
+
+
+def now() -> datetime:
+    """The present in UTC; every time in the domain is an aware UTC datetime."""
+    return datetime.now(UTC)
+
+
+def iso(time: datetime | None) -> str:
+    """UTC ISO 8601 with milliseconds and Z; None becomes the empty string.
+
+    >>> iso(datetime(2025, 1, 15, 10, 30, tzinfo=UTC))
+    '2025-01-15T10:30:00.000Z'
+    """
+    if time is None:
+        return ""
+    utc = time if time.tzinfo is UTC else time.astimezone(UTC)
+    return utc.isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
+
+
+def duration_text(seconds: float) -> str:
+    """A duration for people: `15.3ms`, `5.12s`, `1m2s`, `2h0m5s`.
+
+    >>> duration_text(0.0153), duration_text(5.123), duration_text(62.4)
+    ('15.3ms', '5.12s', '1m2s')
+    """
+    if seconds < 1:
+        return f"{seconds * 1000:.1f}ms"
+    if seconds < 60:
+        return f"{seconds:.2f}s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}h{minutes}m{rest}s" if hours else f"{minutes}m{rest}s"
