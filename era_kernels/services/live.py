@@ -5,30 +5,23 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import logging
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, nullcontext
 
-from era_kernels.errors import EraError, SessionNotFound, StorageFailed, TooLarge
+from era_kernels.errors import EraError, StorageFailed
 from era_kernels.kernels.machine import Machine
 from era_kernels.models import (
     Ending,
-    Finished,
-    JsonObject,
     Queued,
     Reason,
-    Request,
     Session,
     SessionStatus,
     Submission,
-    now,
 )
-from era_kernels.services.conclusions import Conclusions
 from era_kernels.services.desk import Desk
 from era_kernels.services.executions import Running
-from era_kernels.services.outcome import Timing, ended_for
-from era_kernels.services.pump import pump
-from era_kernels.services.rules import check_size, merged
+from era_kernels.services.passage import Passage
+from era_kernels.services.record import Record
 from era_kernels.services.runs import Runs, Ticket
 from era_kernels.services.seat import Seat
 from era_kernels.services.tools import Tools
@@ -41,16 +34,18 @@ class LiveSession:
     """Runs, restarts and ends one session; everything about it goes through here, in order."""
 
     def __init__(self, session: Session, tools: Tools, *, stored: bool = True) -> None:
-        self.session = session
+        self._record = Record(session, tools.store, stored=stored)
         self._tools = tools
-        self._stored = stored
-        self._begun = 0  # runs
         self._users = 0
-        self._end: tuple[Reason, EraError] | None = None
-        self._conclusions = Conclusions(tools)
         self._desk = Desk(tools.workspaces, session.directory)
         self._seat = Seat(self._open_machine, self._drop_files)
+        self._passage = Passage(self._record, tools, self._desk, self._seat)
         self._runs = Runs(tools.rules.max_queue, self._serve, self._put_in_order)
+
+    @property
+    def session(self) -> Session:
+        """Its present values."""
+        return self._record.session
 
     @property
     def status(self) -> SessionStatus:
@@ -103,7 +98,7 @@ class LiveSession:
 
     async def _open(self, ticket: Ticket) -> Running:
         running = await self._tools.executions.open(
-            self.session, ticket.submission.code, stored=self._stored
+            self.session, ticket.submission.code, stored=self._record.stored
         )
         ticket.running = running
         position = self._runs.position(ticket)
@@ -112,7 +107,7 @@ class LiveSession:
             try:
                 await running.publish([Queued(position)])
             except StorageFailed as problem:
-                await self._conclusions.abort(running, problem, self._failed(), self.session)
+                await self._passage.abort(running, problem)
                 raise
         return running
 
@@ -121,105 +116,21 @@ class LiveSession:
         try:
             await asyncio.wait([ticket.opening])
             if ticket.running is not None and not ticket.running.finished.is_set():
-                await self._turn(ticket, ticket.running)
+                await self._passage.take(ticket, ticket.running)
         except Exception:
             log.exception("a run failed inside the server", extra={"session": self.session.id})
         finally:
             self._tools.seats.free(self)
-
-    # ------------------------------------------------------------ a run
-
-    async def _turn(self, ticket: Ticket, running: Running) -> None:
-        timing = Timing(queued=time.monotonic() - ticket.queued_at)
-        modified = 0
-        try:
-            if self._end is not None:
-                reason, running.problem = self._end
-                finished = ended_for(reason)
-            else:
-                finished = await self._run(ticket, running, timing)
-                modified = await self._settle(ticket, running)
-            await self._conclusions.finish(
-                running, finished, timing, self.session, ticket.timeout, modified
-            )
-        except Exception as problem:
-            await self._conclusions.abort(running, problem, self._failed(), self.session)
-            raise
-        if self._stored and self._end is None:
-            await self._tools.executions.trim(self.session)
-
-    async def _run(self, ticket: Ticket, running: Running, timing: Timing) -> Finished:
-        self._tools.executions.start(running)
-        try:
-            return await self._on_kernel(ticket, running, timing)
-        except EraError as problem:
-            if self._end is not None:
-                return ended_for(self._end[0])
-            running.problem = problem
-            return self._failed()
-
-    async def _on_kernel(self, ticket: Ticket, running: Running, timing: Timing) -> Finished:
-        submission = ticket.submission
-        if submission.update_data:
-            async with self._desk.lock:
-                await self._change_data(merged(self.session.data, submission.update_data))
-        env = self._environment(submission)
-        asked = time.monotonic()
-        machine, timing.started_from = await self._seat.machine(env)
-        ticket.seated = True
-        timing.start = time.monotonic() - asked
-        async with self._desk.lock:
-            await self._desk.prepare(self.session.data)
-        self._begun += 1
-        request = Request(submission.code, {**submission.env, **env}, ticket.timeout, self._begun)
-        began = time.monotonic()
-        try:
-            return await pump(running, machine, request, self._tools.rules.max_execution_output)
-        finally:
-            timing.execution = time.monotonic() - began
-
-    async def _settle(self, ticket: Ticket, running: Running) -> int:
-        """What the run did to the workspace and to `.session_data.json`; files modified."""
-        if not ticket.seated or self._deleted:
-            return 0
-        try:
-            async with self._desk.lock:
-                after = await self._desk.settle()
-                if after.data is not None:
-                    await self._adopt(after.data)
-            self._note(
-                last_run_at=now(),
-                file_count=after.snapshot.count,
-                total_size=after.snapshot.total_size,
-            )
-            if not self.session.persistent:
-                await self._seat.clear()
-        except SessionNotFound:  # it is just being deleted
-            return 0
-        except EraError as problem:
-            running.problem = running.problem or problem
-            return 0
-        return after.files_modified
-
-    async def _adopt(self, data: JsonObject) -> None:
-        """What the code wrote to `.session_data.json` becomes the session's data, if it fits."""
-        try:
-            await self._change_data(data)
-        except TooLarge:
-            return
-
-    def _failed(self) -> Finished:
-        return Finished(1, state="preserved" if self._seat.alive else "lost")
 
     # ------------------------------------------------------------ everything else
 
     async def update(self, **changes: object) -> None:
         """Change stored fields; the answer waits until they are durable. Raises SessionNotFound."""
         if "data" not in changes:
-            await self._change(**changes)
+            await self._record.change(**changes)
             return
         async with self._desk.lock:
-            await self._change(**changes)
+            await self._record.change(**changes)
             try:
                 await self._desk.mirror(self.session.data)
             except StorageFailed as problem:  # it is written anew before the next run
@@ -230,7 +141,7 @@ class LiveSession:
         self.check_open()
         async with self._desk.lock:
             change = await self._desk.change_file(step)
-        self._note(
+        self._record.note(
             file_count=max(0, self.session.file_count + change.files),
             total_size=max(0, self.session.total_size + change.growth),
         )
@@ -258,14 +169,14 @@ class LiveSession:
             await self._seat.end(Reason.RESTARTED)
             for ticket in seated:
                 await ticket.left.wait()
-            await self._seat.renew(self._environment(Submission("", base_url=base_url)))
+            await self._seat.renew(self._record.environment(base_url))
         return self.session.kernel_generation
 
     async def end(self, reason: Reason, refusal: EraError) -> None:
         """End the kernel, the run on it and the queue; afterwards every call raises `refusal`."""
-        if self._end is None:
-            self._end = (reason, refusal)
-        await self._seat.close(*self._end)
+        if self._record.end is None:
+            self._record.end = (reason, refusal)
+        await self._seat.close(*self._record.end)
         await self.wait_idle()
         await self._put_in_order()
 
@@ -274,32 +185,12 @@ class LiveSession:
         await self._runs.wait_idle()
 
     @property
-    def _deleted(self) -> bool:
-        return self._end is not None and self._end[0] is not Reason.STOPPED
-
-    @property
     def ended(self) -> bool:
-        return self._end is not None
+        return self._record.end is not None
 
     def check_open(self) -> None:
         """Raises what `end` was given."""
-        if self._end is not None:
-            raise self._end[1]
-
-    async def _change_data(self, data: JsonObject) -> None:
-        check_size(data, "data")
-        await self._change(data=data)
-
-    async def _change(self, **changes: object) -> None:
-        if self._stored:
-            await self._tools.store.update(self.session, **changes)
-        self.session = dataclasses.replace(self.session, **changes)  # type: ignore[arg-type]
-
-    def _note(self, **changes: object) -> None:
-        """Like `_change`, but nothing waits for it."""
-        if self._stored:
-            self._tools.store.update_soon(self.session, **changes)
-        self.session = dataclasses.replace(self.session, **changes)  # type: ignore[arg-type]
+        self._record.check_open()
 
     # ------------------------------------------------------------ the machine
 
@@ -313,7 +204,7 @@ class LiveSession:
         try:
             # Durable before any code runs: after a crash it alone tells that variables were lost,
             # and that files of a session that is not persistent must go.
-            await self._change(kernel_generation=self.session.kernel_generation + 1)
+            await self._record.change(kernel_generation=self.session.kernel_generation + 1)
         except BaseException:
             await machine.aclose()
             raise
@@ -322,7 +213,7 @@ class LiveSession:
     def _on_ended(self, ended: asyncio.Future[Ending]) -> None:
         self._tools.meters.kernel_ended(self.session.language, ended.result())
         self._tools.seats.free(self)
-        if self._end is None:
+        if self._record.end is None:
             self._runs.wake()
 
     async def _put_in_order(self) -> None:
@@ -333,21 +224,11 @@ class LiveSession:
 
     async def _drop_files(self) -> None:
         """The files of a session that is not persistent go with its kernel."""
-        if self.session.persistent or not self._stored or self._deleted:
+        if self.session.persistent or not self._record.stored or self._record.deleted:
             return
         async with self._desk.lock:
             await self._desk.clear()
-        self._note(file_count=0, total_size=0)
+        self._record.note(file_count=0, total_size=0)
 
     def _warn(self, message: str, problem: EraError) -> None:
         log.warning(message, extra={"session": self.session.id, "why": problem.message})
-
-    def _environment(self, submission: Submission) -> Mapping[str, str]:
-        session = self.session
-        return {
-            "ERA_SESSION": "true",
-            "ERA_SESSION_ID": session.id,
-            "ERA_LANGUAGE": session.language,
-            "ERA_BASE_URL": submission.base_url,
-            "ERA_PROXY_URL": f"{submission.base_url}/proxy/{session.id}",
-        }
