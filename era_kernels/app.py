@@ -15,7 +15,7 @@ from pathlib import Path
 
 from era_kernels.kernels.languages import Languages
 from era_kernels.kernels.machine import KernelHost
-from era_kernels.models import Isolation, Limits
+from era_kernels.models import WITHOUT_WALLS, Isolation, Limits
 from era_kernels.sandbox.sandbox import Sandboxes, Wish
 from era_kernels.services.codes import SessionCodes
 from era_kernels.services.executions import Executions
@@ -136,7 +136,7 @@ async def _open_host(stack: AsyncExitStack, settings: Settings) -> KernelHost:
     languages = Languages.load(settings.kernelspec_dirs)
     wish = Wish(
         strongest=settings.strongest_tier,
-        weakest=4 if settings.allow_unsandboxed else settings.min_tier,
+        weakest=WITHOUT_WALLS if settings.allow_unsandboxed else settings.min_tier,
         readable=languages.needed,
         hidden=(settings.data_dir,),
     )
@@ -191,7 +191,7 @@ async def serve(settings: Settings, announce: Callable[[str], None]) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     async with opened(settings) as app:
-        if app.isolation.tier == 4:
+        if app.isolation.tier == WITHOUT_WALLS:
             log.warning("code is not isolated: it runs with this server's rights")
         else:
             log.info("isolation", extra={"tier": app.isolation.tier})
@@ -207,7 +207,8 @@ async def serve(settings: Settings, announce: Callable[[str], None]) -> None:
 
 def ready_line(app: App) -> str:
     """One line: where, how strong the walls are, and which languages."""
-    walls = "no isolation" if app.isolation.tier == 4 else f"isolation tier {app.isolation.tier}"
+    tier = app.isolation.tier
+    walls = "no isolation" if tier == WITHOUT_WALLS else f"isolation tier {tier}"
     return f"era-kernels on {app.url} ({walls}; {', '.join(app.languages) or 'no language'})"
 
 

@@ -18,14 +18,13 @@ from pathlib import Path
 
 from era_kernels.errors import StartError
 from era_kernels.kernels.languages import Languages
-from era_kernels.models import Isolation
+from era_kernels.models import WITHOUT_WALLS, Isolation
 from era_kernels.sandbox import probe
 from era_kernels.sandbox.sandbox import Sandboxes, Wish
 from era_kernels.setting_types import GIB, total_memory
 from era_kernels.settings import Settings
 
 OLDEST = (3, 11)
-WITHOUT = 4  # the tier without any walls
 LITTLE_DISK = GIB
 LONGEST_TEMPORARY = 70  # bytes; sockets lie two short names deeper, and a path may have 107
 FILES_PER_KERNEL = 12  # descriptors: 8 were seen for an idle one, and a run with a caller has more
@@ -178,7 +177,7 @@ def _walls(settings: Settings) -> Iterator[Finding]:
         advice = "Start with --allow-unsandboxed only for people who may do all that this user may."
         yield Finding(Level.BROKEN, "isolation", str(problem), advice)
         return
-    if isolation.tier == WITHOUT:
+    if isolation.tier == WITHOUT_WALLS:
         advice = "Let only people use the server who may do all that this user may."
         yield Finding(Level.LACKS, "isolation", "none: code has this server's rights", advice)
     else:
@@ -197,7 +196,7 @@ async def _tried(settings: Settings) -> Isolation:
     with tempfile.TemporaryDirectory(prefix="era-") as directory:
         wish = Wish(
             strongest=settings.strongest_tier,
-            weakest=WITHOUT if settings.allow_unsandboxed else settings.min_tier,
+            weakest=WITHOUT_WALLS if settings.allow_unsandboxed else settings.min_tier,
         )
         sandboxes = await Sandboxes.open(Path(directory), (), (), wish)
         await sandboxes.aclose()

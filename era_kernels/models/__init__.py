@@ -27,6 +27,7 @@ from era_kernels.models.executions import (
 )
 from era_kernels.models.places import Ending, Limits, Place, Reason
 from era_kernels.models.sessions import (
+    WITHOUT_WALLS,
     FileInfo,
     Isolation,
     NewSession,
@@ -37,6 +38,7 @@ from era_kernels.models.sessions import (
 from era_kernels.models.times import JsonObject, duration_text, iso, now
 
 __all__ = [
+    "WITHOUT_WALLS",
     "ClearOutput",
     "Display",
     "Done",

@@ -39,6 +39,9 @@ class SessionStatus(StrEnum):
     STOPPED = "stopped"
 
 
+WITHOUT_WALLS = 4  # the tier
+
+
 @dataclass(frozen=True, slots=True)
 class Isolation:
     """How strong the walls are: `tier` 1 (all) to 4 (none); `missing`: what is not enforced."""

@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 from era_kernels.errors import KernelStartFailed, ShuttingDown, StartError, Unavailable
-from era_kernels.models import Ending, Isolation, JsonObject, Limits, Place
+from era_kernels.models import WITHOUT_WALLS, Ending, Isolation, JsonObject, Limits, Place
 from era_kernels.sandbox import directories
 from era_kernels.sandbox.channel import Channel, ChannelClosed
 from era_kernels.sandbox.command import Command
@@ -23,7 +23,7 @@ from era_kernels.sandbox.identities import Identities, uids_of_host
 from era_kernels.sandbox.plan import Plan
 from era_kernels.sandbox.process import Output, Process
 from era_kernels.sandbox.quarters import Quarters
-from era_kernels.sandbox.tiers import NO_WALLS, NONE, Walls, Wish
+from era_kernels.sandbox.tiers import NO_WALLS, Walls, Wish
 from era_kernels.sandbox.trial import Trial
 from era_kernels.sandbox.watch import INTERVAL, Watch
 from era_kernels.sandbox.wire import Oversized
@@ -235,7 +235,7 @@ class Sandboxes:
 
     def __init__(self, runtime: Path, zygote: ZygoteProcess, paths: Sequence[Path]) -> None:
         """Use `open`."""
-        self.walls = Walls(tier=NONE, plan=Plan())
+        self.walls = Walls(tier=WITHOUT_WALLS, plan=Plan())
         self._runtime = runtime
         self._identities = Identities(uids_of_host())
         self.zygote = zygote
@@ -280,7 +280,7 @@ class Sandboxes:
         for _ in range(2):  # once more when the zygote dies between the check and the answer
             sandbox = await self._order(self.walls, place, limits)
             if await self._stands(sandbox):
-                if self.walls.tier < NONE:
+                if self.walls.tier < WITHOUT_WALLS:
                     sandbox.watch(place.workspace, limits)
                 return sandbox
             if sandbox.failure is not None:

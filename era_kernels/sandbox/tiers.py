@@ -17,17 +17,16 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from era_kernels.models import Isolation, Limits, Place
+from era_kernels.models import WITHOUT_WALLS, Isolation, Limits, Place
 from era_kernels.sandbox import landlock, root, seccomp
 from era_kernels.sandbox.plan import Kind, Plan
 
-NONE = 4
 RUNTIME = Path("/run/kernel")  # inside
 HOMES = ("/home/user", "/home/session")  # the second where the interpreter lies in the first
 TEMPORARY = 256 * 1024 * 1024  # bytes of /tmp and of /dev/shm when nothing else is said
 
 NO_WALLS = Isolation(
-    tier=NONE,
+    tier=WITHOUT_WALLS,
     missing=(
         "files: code reads and writes what the server may",
         "network: code reaches what the host reaches, and its ports are the host's",

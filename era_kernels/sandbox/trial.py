@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Protocol
 
 from era_kernels.errors import EraError, StartError
-from era_kernels.models import Limits, Place
+from era_kernels.models import WITHOUT_WALLS, Limits, Place
 from era_kernels.sandbox import directories
 from era_kernels.sandbox.command import Command
 from era_kernels.sandbox.process import Process
-from era_kernels.sandbox.tiers import NONE, Walls, Wish, candidates
+from era_kernels.sandbox.tiers import Walls, Wish, candidates
 
 PATIENCE = 20.0  # seconds for one trial on a busy machine
 
@@ -55,7 +55,7 @@ class Trial:
             if failure is None:
                 return replace(walls, notes=(*walls.notes, *failures))
             failures.append(f"tier {walls.tier} as {walls.plan.kind}: {failure}")
-        if wish.weakest >= NONE:
+        if wish.weakest >= WITHOUT_WALLS:
             return None
         why = "; ".join(failures) or "this host offers nothing that they could be made of"
         raise StartError(

@@ -137,9 +137,13 @@ class LiveSession:
                 self._warn("the mirror of the data was not written", problem)
 
     async def change_file(self, step: Callable[[], Awaitable[Change]]) -> None:
-        """Let the step put or delete a file, not while a run is just being settled."""
-        self.check_open()
+        """Let the step put or delete a file, not while a run is just being settled.
+
+        The end of the session waits for it, and nothing begins after that: what is to be removed
+        must not grow meanwhile.
+        """
         async with self._desk.lock:
+            self.check_open()
             change = await self._desk.change_file(step)
         self._record.note(
             file_count=max(0, self.session.file_count + change.files),
@@ -179,6 +183,8 @@ class LiveSession:
         await self._seat.close(*self._record.end)
         await self.wait_idle()
         await self._put_in_order()
+        async with self._desk.lock:  # a file that is just being put
+            pass
 
     async def wait_idle(self) -> None:
         """Until no run is under way or waits."""

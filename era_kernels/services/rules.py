@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 
-from era_kernels.errors import Conflict, InvalidRequest, NotEnforceable, QuotaExceeded, TooLarge
-from era_kernels.models import Isolation, JsonObject
+from era_kernels.errors import (
+    Conflict,
+    InvalidId,
+    InvalidRequest,
+    NotEnforceable,
+    QuotaExceeded,
+    TooLarge,
+)
+from era_kernels.models import WITHOUT_WALLS, Isolation, JsonObject
 from era_kernels.storage.files import checked_path
 from era_kernels.storage.snapshot import MIRROR
 
+ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 MAX_SESSION_JSON = 1024 * 1024  # bytes of `data`, and of `metadata`, as JSON
-NO_WALLS = 4  # the tier without any
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +52,22 @@ class Rules:
                 f"{name} must be above 0 and at most {self.max_timeout:g} seconds, "
                 f"and {seconds:g} is not."
             )
+
+
+def check_id(id: str | None) -> None:  # noqa: A002 - the word of the API
+    """A session's id; None stands for one that is made up. Raises InvalidId."""
+    if id is not None and not ID.fullmatch(id):
+        raise InvalidId(f"A session id must match ^{ID.pattern}$.")
+
+
+def check_changes(isolation: Isolation, **changes: object) -> None:
+    """New values of a session's fields. Raises TooLarge, NotEnforceable."""
+    for name in ("data", "metadata"):
+        value = changes.get(name)
+        if value is not None:
+            check_size(value, name)
+    if changes.get("allow_internet"):
+        check_internet(isolation)
 
 
 def check_size(value: object, name: str) -> None:
@@ -91,7 +115,7 @@ def check_internet(isolation: Isolation) -> None:
 
     Without any, the wish is stored, and `isolation` tells that nothing enforces it.
     """
-    if isolation.tier < NO_WALLS:
+    if isolation.tier < WITHOUT_WALLS:
         raise NotEnforceable(
             "Internet access cannot be given to sessions: the walls in force have no door.",
             hint="Create the session without allowInternetAccess.",

@@ -5,19 +5,11 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import logging
-import re
-import secrets
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
 from datetime import datetime
 
-from era_kernels.errors import (
-    Capacity,
-    InvalidId,
-    SessionExists,
-    SessionNotFound,
-    ShuttingDown,
-)
+from era_kernels.errors import Capacity, SessionNotFound, ShuttingDown
 from era_kernels.models import (
     NewSession,
     Reason,
@@ -27,21 +19,20 @@ from era_kernels.models import (
     Submission,
     now,
 )
+from era_kernels.services.creations import Creations
 from era_kernels.services.duplicates import Duplicates, Wish
 from era_kernels.services.errands import Errands
 from era_kernels.services.executions import Running
 from era_kernels.services.expiry import Expiry, Watch
 from era_kernels.services.live import LiveSession
-from era_kernels.services.rules import check_internet, check_size, seed_of
+from era_kernels.services.rules import check_changes, check_id
 from era_kernels.services.seat import RETRY_AFTER
 from era_kernels.services.throwaways import Throwaways
 from era_kernels.services.tools import Tools
-from era_kernels.storage.codes import StoredCode
 from era_kernels.storage.workspaces import Snapshot
 
 log = logging.getLogger(__name__)
 
-ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 ENDING_AT_ONCE = 16  # sessions that are ended side by side
 REMEMBERED = 64  # sessions in memory from which on those that rest are forgotten
 
@@ -54,6 +45,7 @@ class LiveSessions:
         self._live: dict[str, LiveSession] = {}
         self._errands = Errands()
         self._throwaways = Throwaways(tools, self._errands, self._check_open)
+        self._creations = Creations(tools, self._errands, self._counted, self._watch)
         self._duplicates = Duplicates(tools, self._errands, self._counted, self._watch)
         self._expiry = Expiry(self._quiet_since, self._expire)
         self._expired: set[str] = set()  # whose rows are just being deleted
@@ -75,19 +67,9 @@ class LiveSessions:
     # ------------------------------------------------------------ sessions
 
     async def create(self, new: NewSession) -> SessionView:
-        """Raises InvalidId, InvalidRequest, UnsupportedLanguage, SessionExists, Capacity, TooLarge,
-        NotEnforceable. Nothing changes then.
-        """
+        """Raises as `Creations.make` does. Nothing changes then."""
         self._check_open()
-        self._check_new(new)
-        language = self._tools.host.languages.resolve(new.language)
-        return self._view(await self._errands.run(self._create(new, language.name)))
-
-    async def _create(self, new: NewSession, language: str) -> Session:
-        with self._counted():
-            session = await self._store_new(new, language)
-        self._watch(session)
-        return session
+        return self._view(await self._creations.make(new))
 
     @contextmanager
     def _counted(self) -> Iterator[None]:
@@ -105,47 +87,14 @@ class LiveSessions:
             self._count -= 1
             raise
 
-    def _check_new(self, new: NewSession) -> None:
-        _check_id(new.id)
-        self._check_changes(data=new.data, metadata=new.metadata, allow_internet=new.allow_internet)
-        if new.default_timeout is not None:
-            self._tools.rules.check_timeout(new.default_timeout, "default_timeout")
-
-    async def _store_new(self, new: NewSession, language: str) -> Session:
-        if new.id is not None and await self._tools.store.find(new.id):
-            raise SessionExists(f"The session {new.id} exists already.", id=new.id)
-        public = self._tools.rules.public_by_default
-        directory = await self._tools.workspaces.create()
-        session = Session(
-            id=new.id or f"sess-{secrets.token_hex(16)}",
-            language=language,
-            directory=directory,
-            created_at=now(),
-            persistent=new.persistent,
-            data=new.data,
-            metadata=new.metadata,
-            default_timeout=new.default_timeout,
-            ttl=new.ttl,
-            allow_internet=bool(new.allow_internet),
-            allow_public=public if new.allow_public is None else new.allow_public,
-        )
-        seed = seed_of(new.data)
-        code = None if seed is None else StoredCode(seed, "", session.created_at)
-        try:
-            await self._tools.store.create(session, code)
-        except BaseException:
-            await self._tools.workspaces.remove(directory)
-            raise
-        return session
-
     async def duplicate(self, id: str, wish: Wish) -> SessionView:  # noqa: A002
         """A new session like this one, but for its variables; see `Duplicates.make`.
 
         Raises InvalidId besides.
         """
         self._check_open()
-        _check_id(wish.id)
-        self._check_changes(data=wish.data)
+        check_id(wish.id)
+        check_changes(self._tools.host.isolation, data=wish.data)
         async with self.using(id) as source:
             return self._view(await self._duplicates.make(source, wish))
 
@@ -190,7 +139,7 @@ class LiveSessions:
 
         Raises SessionNotFound, InvalidRequest, TooLarge, NotEnforceable.
         """
-        self._check_changes(**changes)
+        check_changes(self._tools.host.isolation, **changes)
         timeout = changes.get("default_timeout")
         if isinstance(timeout, int | float):
             self._tools.rules.check_timeout(timeout, "default_timeout")
@@ -380,19 +329,6 @@ class LiveSessions:
         if id in self._expired:
             raise _not_found(id)
 
-    def _check_changes(self, **changes: object) -> None:
-        for name in ("data", "metadata"):
-            value = changes.get(name)
-            if value is not None:
-                check_size(value, name)
-        if changes.get("allow_internet"):
-            check_internet(self._tools.host.isolation)
-
 
 def _not_found(id: str) -> SessionNotFound:  # noqa: A002
     return SessionNotFound(f"There is no session {id}.", id=id)
-
-
-def _check_id(id: str | None) -> None:  # noqa: A002
-    if id is not None and not ID.fullmatch(id):
-        raise InvalidId(f"A session id must match ^{ID.pattern}$.")

@@ -19,6 +19,7 @@ from era_kernels.errors import (
 from era_kernels.models import Submission
 from era_kernels.services.files import SessionFiles, always
 from era_kernels.storage.files import FileStatus
+from era_kernels.storage.snapshot import Change
 from tests.services.conftest import OpenHouse
 from tests.services.house import DATA, House, soon
 
@@ -265,6 +266,29 @@ async def test_delete_and_put_at_once(house: House, files: SessionFiles, n: int)
     assert house.directories == []
     while any((house.path / "incoming").iterdir()):
         await soon()
+
+
+@pytest.mark.gen_test
+async def test_delete_waits_for_a_put(house: House) -> None:
+    """A change of files that has begun ends first, so that nothing grows while it is removed."""
+    session = await house.create()
+
+    async def slow() -> Change:
+        await asyncio.sleep(0.2)  # longer than a deletion takes
+        workspace = house.workspaces.place(session.directory).workspace
+        assert workspace.is_dir()
+        (workspace / "f").touch()
+        return Change("f", None, (1, 0, 0))
+
+    async with house.sessions.using("s1") as live:
+        changing = asyncio.create_task(live.change_file(slow))
+        await soon()
+        late = asyncio.create_task(live.change_file(slow))
+        await house.sessions.delete("s1")
+    await changing
+    assert house.directories == []
+    with pytest.raises(SessionNotFound):
+        await late
 
 
 # ---------------------------------------------------------------- throw-away sessions
