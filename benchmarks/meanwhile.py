@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import multiprocessing
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from multiprocessing.synchronize import Event
-from statistics import quantiles
+from statistics import median, quantiles
 
 from benchmarks.served import Caller
 
 PAUSE = 0.01  # seconds between requests
+ALONE = 3.0  # seconds for which a neighbour is watched before the work begins
 
 # A thread would wait for this process, which parses and sends, and not only for the server.
 _processes = multiprocessing.get_context("spawn")
@@ -28,13 +29,59 @@ class Noticed:
     def p95(self) -> float:
         return quantiles(self.taken, n=20)[-1]
 
+    @property
+    def median(self) -> float:
+        return median(self.taken)
+
+
+@dataclass(frozen=True)
+class Suffered:
+    """Runs of `pass` in an idle session: before the work, and while it went on."""
+
+    alone: Noticed
+    beside: Noticed
+
+    @property
+    def more(self) -> float:
+        """Seconds by which the p95 rose."""
+        return self.beside.p95 - self.alone.p95
+
+    def __str__(self) -> str:
+        alone, beside = self.alone.p95 * 1000, self.beside.p95 * 1000
+        return f"{beside:.1f} ms (alone {alone:.1f})"
+
+
+def suffered(base_url: str, work: Callable[[], object], alone: float = ALONE) -> Suffered:
+    """What a session that only runs `pass` notices of the work; both figures from one server.
+
+    `work` is called here and returns when it is over: let it take a second or more.
+    """
+    with neighbour(base_url) as before:
+        time.sleep(alone)
+    with neighbour(base_url) as meanwhile:
+        work()
+    return Suffered(before, meanwhile)
+
+
+@contextmanager
+def neighbour(base_url: str) -> Iterator[Noticed]:
+    """Run `pass` in a session of its own, whose kernel is warm, all the time until the end."""
+    with _asking(_run, base_url) as noticed:
+        yield noticed
+
 
 @contextmanager
 def others(base_url: str, *, create: bool = False) -> Iterator[Noticed]:
     """Ask for the health, and create sessions where told, all the time until the block ends."""
+    with _asking(_ask, base_url, create) as noticed:
+        yield noticed
+
+
+@contextmanager
+def _asking(target: Callable[..., None], *args: object) -> Iterator[Noticed]:
     ready, stop = _processes.Event(), _processes.Event()
     here, there = _processes.Pipe(duplex=False)
-    process = _processes.Process(target=_ask, args=(base_url, create, ready, stop, there))
+    process = _processes.Process(target=target, args=(*args, ready, stop, there))
     process.start()
     there.close()
     noticed = Noticed()
@@ -57,6 +104,21 @@ def _ask(base_url: str, create: bool, ready: Event, stop: Event, there: object) 
             if create:
                 taken.append(_timed(caller, "POST", "/api/sessions", {"language": "python"}))
             time.sleep(PAUSE)
+    there.send(taken)  # type: ignore[attr-defined]
+
+
+def _run(base_url: str, ready: Event, stop: Event, there: object) -> None:
+    taken: list[float] = []
+    with closing(Caller(base_url)) as caller:
+        session = caller.call("POST", "/api/sessions", {"language": "python"})["id"]
+        path, body = f"/api/sessions/{session}/run", {"code": "pass"}
+        for _ in range(20):
+            caller.call("POST", path, body)
+        ready.set()
+        while not stop.is_set() or len(taken) < 2:
+            taken.append(_timed(caller, "POST", path, body))
+            time.sleep(PAUSE)
+        caller.call("DELETE", f"/api/sessions/{session}")
     there.send(taken)  # type: ignore[attr-defined]
 
 
