@@ -26,7 +26,7 @@ from era_kernels.sandbox import sockets
 log = logging.getLogger(__name__)
 
 TURN_BYTES = 1024 * 1024  # that one socket may hand over in one turn of the loop
-MESSAGE_COST = 16 * 1024  # what a message costs beside its bytes, counted in bytes
+TURN_SECONDS = 0.002  # that this may take
 CHUNK = 256 * 1024  # bytes that are read at once
 BREATH = 0.002  # seconds after such a turn that belong to others
 
@@ -157,13 +157,14 @@ class Channel:
         self._listen()
 
     def _read(self) -> None:
-        room = TURN_BYTES
+        room, end = TURN_BYTES, self._loop.time() + TURN_SECONDS
         try:
             while self._reading and room > 0:
                 found = self._decoder.next()
                 if found is not None:
-                    room -= MESSAGE_COST
                     self._take(found)
+                    if self._loop.time() > end:
+                        room = 0
                     continue
                 data = self._received()
                 if data is None:
