@@ -1,127 +1,255 @@
-"""The sockets to one kernel, read greedily by the event loop's own callbacks.
+"""The sockets to one kernel: our own ZMTP connections, read by the event loop's callbacks.
 
-libzmq gives each socket a descriptor that becomes readable at an *edge*: when something changed,
-not as long as something is there. So a reader takes all there is before it waits again, and looks
-once more after each send, which may have swallowed the edge. The sockets are plain ones read by
-callbacks, not those of `zmq.asyncio`: a burst of small messages is read in less than half the time
-(tried: 20 000 in 0.22 s against 0.5 s), no task waits per kernel, and a pause is exact.
+A connection is read only as far as somebody wants what comes: while it is paused, all waits at its
+other end, in the kernel's own memory. So no more than one message a channel is held here, whatever
+a kernel sends. (libzmq counts messages and not bytes, connects again to whatever has the name by
+then, and reads ahead in a thread of its own.) A kernel binds its sockets once, and a connection
+that is lost means its end.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
+import socket
 from collections.abc import Callable
-from typing import Any
+from functools import partial
+from pathlib import Path
 
-import zmq
-
+from era_kernels.kernels import zmtp
+from era_kernels.kernels.outbox import Outbox
 from era_kernels.kernels.wire import BrokenMessage, Connection, Message, Wire
 from era_kernels.models import JsonObject
+from era_kernels.sandbox import sockets
 
 log = logging.getLogger(__name__)
 
-MESSAGE_BYTES = 128 * 1024 * 1024  # a longer message ends its connection
-HIGH_WATER = 16  # messages that libzmq keeps for us; the rest waits inside the kernel
-RECONNECT_MS = 5
 TURN_BYTES = 1024 * 1024  # that one socket may hand over in one turn of the loop
-MESSAGE_COST = 16 * 1024  # what a message costs beside its bytes, counted in bytes
-
+TURN_SECONDS = 0.002  # that this may take
+CHUNK = 256 * 1024  # bytes that are read at once
 BREATH = 0.002  # seconds after such a turn that belong to others
 
-Context = zmq.Context[Any]
+RETRY = 0.003  # seconds between two looks whether the kernel has bound a socket
+UNSENT = 1024 * 1024  # bytes that may wait to be sent when one more message is added
+SMALL_BYTES = 1024 * 1024  # of a message where only small ones make sense
 
+BROKEN = "the kernel broke the protocol"
+LOST = "the kernel closed its connection"
+DEAF = "the kernel does not read what it is sent"
 
-def make_context() -> Context:
-    """One context, that is two threads of libzmq, serves all kernels."""
-    context: Context = zmq.Context()
-    # libzmq's own default, 1023 sockets, would be used up by 341 kernels.
-    context.set(zmq.MAX_SOCKETS, context.get(zmq.SOCKET_LIMIT))
-    return context
+Receive = Callable[[zmtp.Message], None]
 
 
 class Channel:
-    """One socket: what arrives goes to `receive`, message by message, unless it is paused."""
+    """One connection: what arrives goes to `receive`, message by message, unless it is paused.
 
-    def __init__(self, socket: zmq.Socket[bytes], receive: Callable[[list[bytes]], None]) -> None:
-        self._socket = socket
-        self._descriptor = int(socket.get(zmq.FD))
-        self._receive = receive
+    What is sent before the kernel is there waits for it. `broken` is called at most once, with the
+    reason in words, when nothing can come any more.
+    """
+
+    def __init__(
+        self,
+        kind: zmtp.Kind,
+        identity: bytes,
+        receive: Receive,
+        broken: Callable[[str], None],
+        most: int | None = None,
+    ) -> None:
+        """`most`: bytes of a message."""
         self._loop = asyncio.get_running_loop()
-        self._reading = False
+        self._kind = kind
+        self._receive = receive
+        self._broken = broken
+        self._decoder = zmtp.Decoder(zmtp.MESSAGE_BYTES if most is None else most)
+        self.received = 0  # bytes
+        self._socket: socket.socket | None = None
+        self._outbox = Outbox()
+        self._greeting = zmtp.greeting() + zmtp.ready(kind, identity)
+        self._early: list[bytes] | None = []  # to be sent when the kernel is ready
+        self._closed = False
+        self._wanted = True
+        self._held = False
+        self._listening = False
         self._scheduled = False  # a turn of reading is due
-        self.resume()
 
     @property
     def paused(self) -> bool:
-        return not self._reading and not self._socket.closed
+        """What comes is not wanted, or has to wait for a message that still is unpacked."""
+        return not self._closed and (self._held or not self._wanted)
+
+    def open(self, connection: socket.socket) -> None:
+        """The kernel is there: greet it."""
+        self._socket = connection
+        self._outbox.open(connection)
+        self._outbox.add([self._greeting])
+        self._listen()
 
     def send(self, parts: list[bytes]) -> None:
-        """Hand a message to libzmq, which sends it now or as soon as the kernel is there."""
-        if self._socket.closed:
+        """Send a message, now or as soon as the kernel takes it.
+
+        One of any size may wait, and others as long as little does; a kernel that reads nothing
+        in spite of all is given up.
+        """
+        if self._closed:
             return
-        self._socket.send_multipart(parts, zmq.NOBLOCK)
-        self._schedule()
+        pieces = zmtp.message(parts)
+        if self._early is not None:
+            self._early += pieces
+        elif self._outbox.size > UNSENT:
+            self._break(DEAF)
+        else:
+            self._outbox.add(pieces)
 
     def pause(self) -> None:
-        """Leave what arrives to libzmq, and so, beyond HIGH_WATER messages, to the kernel."""
-        if self._reading:
-            self._reading = False
-            self._loop.remove_reader(self._descriptor)
+        """Leave what comes to the kernel."""
+        self._wanted = False
+        self._listen()
 
     def resume(self) -> None:
-        if not self._reading and not self._socket.closed:
-            self._reading = True
-            self._loop.add_reader(self._descriptor, self._on_edge)
-            self._schedule()
+        if not self._wanted:
+            self._wanted = True
+            self._go_on()
+
+    def hold(self) -> None:
+        """Like a pause, of its own: until the last message is unpacked, none follows it."""
+        self._held = True
+        self._listen()
+
+    def release(self) -> None:
+        self._held = False
+        self._go_on()
 
     def close(self) -> None:
-        self.pause()
-        self._socket.close(linger=0)
+        """Nothing comes and nothing is sent any more. A second call is nothing."""
+        self._closed = True
+        self._early = []
+        self._listen()
+        self._outbox.close()
+        if self._socket is not None:
+            self._socket.close()
 
-    def _schedule(self) -> None:
-        if not self._scheduled:
+    # ------------------------------------------------------------ reading
+
+    @property
+    def _reading(self) -> bool:
+        return self._wanted and not self._held and not self._closed
+
+    def _listen(self) -> None:
+        """Be called when there is something to read, if it is to be read."""
+        wanted = self._reading and not self._scheduled and self._socket is not None
+        if wanted != self._listening and self._socket is not None:
+            self._listening = wanted
+            if wanted:
+                self._loop.add_reader(self._socket, self._read)
+            else:
+                self._loop.remove_reader(self._socket)
+
+    def _go_on(self) -> None:
+        """There may be messages that arrived before a pause."""
+        if not self._scheduled and self._reading and self._socket is not None:
             self._scheduled = True
             self._loop.call_soon(self._turn)
 
     def _turn(self) -> None:
         self._scheduled = False
         self._read()
-
-    def _on_edge(self) -> None:
-        if not self._scheduled:
-            self._read()
+        self._listen()
 
     def _read(self) -> None:
-        room = TURN_BYTES
-        while self._reading:
-            try:
-                parts = self._socket.recv_multipart(zmq.NOBLOCK)
-            except zmq.Again:
-                return
-            room -= MESSAGE_COST + sum(map(len, parts))
-            self._receive(parts)
-            if room < 0:
-                self._scheduled = True
-                self._loop.call_later(BREATH, self._turn)
-                return
+        room, end = TURN_BYTES, self._loop.time() + TURN_SECONDS
+        try:
+            while self._reading and room > 0:
+                found = self._decoder.next()
+                if found is not None:
+                    self._take(found)
+                    if self._loop.time() > end:
+                        room = 0
+                    continue
+                data = self._received()
+                if data is None:
+                    return
+                room -= len(data)
+                self.received += len(data)
+                self._decoder.feed(data)
+        except zmtp.ProtocolError as problem:
+            self._break(f"{BROKEN}: {problem}")
+        if room <= 0 and self._reading:
+            self._scheduled = True
+            self._listen()
+            self._loop.call_later(BREATH, self._turn)
+
+    def _received(self) -> bytes | None:
+        """What is there now; None when that is nothing, or nothing will be any more."""
+        assert self._socket is not None
+        try:
+            data = self._socket.recv(CHUNK)
+        except (BlockingIOError, InterruptedError):
+            return None
+        except OSError:  # it was closed with something of ours unread
+            data = b""
+        if not data:
+            self._break(LOST)
+        return data or None
+
+    def _take(self, found: zmtp.Message | zmtp.Command) -> None:
+        if isinstance(found, zmtp.Command):
+            self._obey(found)
+        elif self._early is not None:
+            raise zmtp.ProtocolError("a message came before READY")
+        else:
+            self._receive(found)
+
+    def _obey(self, command: zmtp.Command) -> None:
+        if command.name == b"READY" and self._early is not None:
+            zmtp.check_ready(self._kind, command.data)
+            assert self._decoder.version is not None
+            early, self._early = self._early, None
+            if self._kind == "SUB":
+                self._outbox.add([zmtp.subscription(self._decoder.version)])
+            self._outbox.add(early)
+        elif command.name == b"ERROR":
+            raise zmtp.ProtocolError("it answered with an error")
+        elif self._early is not None:
+            raise zmtp.ProtocolError("a command came before READY")
+        elif command.name == b"PING" and not self._outbox.size:
+            self._outbox.add([zmtp.pong(command.data)])
+
+    def _break(self, why: str) -> None:
+        if not self._closed:
+            self.close()
+            self._broken(why)
 
 
 class Channels:
-    """Shell, control and iopub of one kernel. What cannot be believed is dropped and counted."""
+    """The four of one kernel. What cannot be believed is dropped and counted.
+
+    Shell, control and stdin have one identity, by which a kernel knows whom to ask for input.
+    `on_broken` is called with the reason in words when one of them cannot be used any more. The
+    others are left open: a process that ends closes one after the other, the last words last.
+    """
 
     def __init__(
         self,
-        context: Context,
         connection: Connection,
         on_shell: Callable[[Message], None],
         on_iopub: Callable[[Message], None],
+        on_stdin: Callable[[Message], None],
+        on_broken: Callable[[str], None],
     ) -> None:
         self._wire = Wire(connection.key)
+        self._on_broken = on_broken
         self.dropped = 0
-        self.iopub = self._open(context, zmq.SUB, connection.address("iopub"), on_iopub)
-        self.shell = self._open(context, zmq.DEALER, connection.address("shell"), on_shell)
-        self.control = self._open(context, zmq.DEALER, connection.address("control"), _ignore)
+        identity = secrets.token_hex(16).encode()
+        self.iopub = self._channel("SUB", identity, on_iopub)
+        self.shell = self._channel("DEALER", identity, on_shell)
+        self.control = self._channel("DEALER", identity, _ignore)
+        self.stdin = self._channel("DEALER", identity, on_stdin, SMALL_BYTES)
+        self._all = (self.iopub, self.shell, self.control, self.stdin)
+        named = zip(("iopub", "shell", "control", "stdin"), self._all, strict=True)
+        self._unopened = [(channel, connection.path(name)) for name, channel in named]
+        self._retry: asyncio.TimerHandle | None = None
+        self._open()
 
     def request(
         self,
@@ -137,7 +265,9 @@ class Channels:
 
     def close(self) -> None:
         """Give the sockets back; a second call is nothing."""
-        for channel in (self.iopub, self.shell, self.control):
+        if self._retry is not None:
+            self._retry.cancel()
+        for channel in self._all:
             channel.close()
 
     def drop(self, why: str) -> None:
@@ -146,27 +276,47 @@ class Channels:
         if self.dropped & (self.dropped - 1) == 0:
             log.warning("messages of a kernel dropped", extra={"count": self.dropped, "why": why})
 
-    def _open(
-        self, context: Context, kind: int, address: str, deliver: Callable[[Message], None]
+    def _open(self) -> None:
+        """Connect to what the kernel has bound by now, one after the other; look again later."""
+        self._retry = None
+        while self._unopened:
+            channel, path = self._unopened[0]
+            connection = self._connected(path)
+            if connection is None:
+                return
+            del self._unopened[0]
+            channel.open(connection)
+
+    def _connected(self, path: Path) -> socket.socket | None:
+        try:
+            return sockets.connect(path)
+        except (FileNotFoundError, ConnectionRefusedError, BlockingIOError):
+            self._retry = asyncio.get_running_loop().call_later(RETRY, self._open)
+        except OSError as error:
+            log.warning("a kernel's socket is none", extra={"why": str(error)})
+            self._break(f"{BROKEN}: something else lies in the place of its sockets")
+        return None
+
+    def _channel(
+        self,
+        kind: zmtp.Kind,
+        identity: bytes,
+        deliver: Callable[[Message], None],
+        most: int | None = None,
     ) -> Channel:
-        socket: zmq.Socket[bytes] = context.socket(kind)
-        socket.set(zmq.LINGER, 0)
-        socket.set(zmq.RCVHWM, HIGH_WATER)
-        socket.set(zmq.MAXMSGSIZE, MESSAGE_BYTES)
-        socket.set(zmq.RECONNECT_IVL, RECONNECT_MS)
-        if kind == zmq.SUB:
-            socket.set(zmq.SUBSCRIBE, b"")
-        socket.connect(address)
+        return Channel(kind, identity, partial(self._deliver, deliver), self._break, most)
 
-        def receive(parts: list[bytes]) -> None:
-            try:
-                message = self._wire.unpack(parts)
-            except BrokenMessage as problem:
-                self.drop(str(problem))
-            else:
-                deliver(message)
+    def _deliver(self, deliver: Callable[[Message], None], parts: zmtp.Message) -> None:
+        try:
+            message = self._wire.unpack(parts)
+        except BrokenMessage as problem:
+            self.drop(str(problem))
+        else:
+            deliver(message)
 
-        return Channel(socket, receive)
+    def _break(self, why: str) -> None:
+        # Never from within the constructor or a call of ours.
+        asyncio.get_running_loop().call_soon(self._on_broken, why)
 
 
 def _ignore(message: Message) -> None:

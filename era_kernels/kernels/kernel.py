@@ -12,7 +12,7 @@ from typing import Any, Literal, Protocol
 
 from era_kernels.errors import KernelStartFailed
 from era_kernels.kernels import messages
-from era_kernels.kernels.channels import Channels, Context
+from era_kernels.kernels.channels import LOST, Channels
 from era_kernels.kernels.run import Patience, Run
 from era_kernels.kernels.wire import Connection, Message
 from era_kernels.models import Ending, Finished, JsonObject, Output, Reason, Request
@@ -43,7 +43,6 @@ class Kernel:
 
     def __init__(
         self,
-        context: Context,
         connection: Connection,
         keeper: Keeper,
         interrupt_mode: InterruptMode = "signal",
@@ -55,10 +54,13 @@ class Kernel:
         self._patience = patience or Patience()
         self._run: Run | None = None
         self._chores: set[asyncio.Task[None]] = set()  # ladders and ends that are under way
+        self._parting: asyncio.Task[None] | None = None
         self._answered = False  # on shell
         self._heard = False  # on iopub
         self._ready = asyncio.Event()
-        self._channels = Channels(context, connection, self._on_shell, self._on_iopub)
+        self._channels = Channels(
+            connection, self._on_shell, self._on_iopub, self._on_stdin, self._on_broken
+        )
         keeper.ended.add_done_callback(self._on_ended)
 
     @property
@@ -149,6 +151,9 @@ class Kernel:
             else:
                 run.replied(reply)
 
+    def _on_stdin(self, message: Message) -> None:
+        """Programs have no standard input: nobody answers."""
+
     def _on_iopub(self, message: Message) -> None:
         if not self._ready.is_set():
             self._on_heard()
@@ -213,6 +218,25 @@ class Kernel:
         else:
             self._channels.close()
         self._ready.set()
+
+    def _on_broken(self, reason: str) -> None:
+        self._parting = asyncio.create_task(self._part(reason))
+        self._parting.add_done_callback(self._on_chore_done)
+
+    async def _part(self, reason: str) -> None:
+        """End what cannot be talked to any more; a process that is just ending by itself may.
+
+        It closes its sockets before it ends, and the one with its last words when we have them.
+        """
+        iopub, ended = self._channels.iopub, self._keeper.ended
+        while reason == LOST and not ended.done():
+            before = iopub.received
+            await asyncio.wait([ended], timeout=self._patience.farewell)
+            if iopub.received == before and not iopub.paused:
+                break
+        if not ended.done():
+            log.warning("the connection to a kernel was lost", extra={"why": reason})
+            await self._keeper.aclose(reason)
 
     async def _settle(self) -> None:
         """Wait for ladders: an interrupt that is on its way must not hit the next run."""

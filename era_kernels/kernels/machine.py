@@ -7,7 +7,6 @@ import logging
 from collections.abc import Mapping
 
 from era_kernels.errors import KernelStartFailed
-from era_kernels.kernels.channels import Context, make_context
 from era_kernels.kernels.environment import environment
 from era_kernels.kernels.kernel import InterruptMode, Kernel
 from era_kernels.kernels.languages import Language, Languages
@@ -29,12 +28,10 @@ class Machine:
     `ended` tells how, as soon as it is known; `aclose` waits until nothing is left.
     """
 
-    def __init__(
-        self, context: Context, connection: Connection, sandbox: Sandbox, mode: InterruptMode
-    ) -> None:
+    def __init__(self, connection: Connection, sandbox: Sandbox, mode: InterruptMode) -> None:
         """Nothing runs yet: `start` does that."""
         self.ended: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
-        self.kernel = Kernel(context, connection, self, mode)
+        self.kernel = Kernel(connection, self, mode)
         self._sandbox = sandbox
         self._provisioner = SandboxProvisioner(sandbox)
         self._closing: asyncio.Task[None] | None = None
@@ -82,12 +79,11 @@ class Machine:
 
 
 class KernelHost:
-    """Opens machines. All kernels share one ZeroMQ context, that is two threads."""
+    """Opens machines and knows all of them."""
 
     def __init__(self, languages: Languages, sandboxes: Sandboxes) -> None:
         self.languages = languages
         self._sandboxes = sandboxes
-        self._context = make_context()
         self._machines: set[Machine] = set()
 
     @property
@@ -115,7 +111,7 @@ class KernelHost:
         except BaseException:
             await sandbox.aclose()
             raise
-        machine = Machine(self._context, connection, sandbox, spec.interrupt_mode)
+        machine = Machine(connection, sandbox, spec.interrupt_mode)
         self._machines.add(machine)
         machine.ended.add_done_callback(lambda _: self._machines.discard(machine))
         try:
@@ -132,7 +128,6 @@ class KernelHost:
     async def aclose(self) -> None:
         """End all machines that are still there."""
         await asyncio.gather(*(machine.aclose() for machine in tuple(self._machines)))
-        await asyncio.to_thread(self._context.destroy, 0)
 
 
 def _command(

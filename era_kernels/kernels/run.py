@@ -33,6 +33,7 @@ class Patience:
         10.0  # for a fence after its reply, with no output; for a reply after its fence
     )
     missing_most: float = 300.0  # for a fence after its reply, while output arrives
+    farewell: float = 5.0  # for the end of a process that has closed its sockets
     drain: float = 0.05  # of silence on iopub after the process has ended
     drain_most: float = 2.0  # for the same when there is no silence: a child may hold the socket
 

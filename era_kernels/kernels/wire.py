@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass
 from hmac import compare_digest
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Any
 
 from jupyter_client.session import DELIM, Session
 
+from era_kernels.kernels.zmtp import Part
 from era_kernels.models import JsonObject
 
 VALUES = 1_000_000  # lists, objects and their items in one part; a million parse in half a second
@@ -53,9 +55,13 @@ class Connection:
         """The connection file that the kernel is told of, where it sees it."""
         return self.inside / _FILE
 
+    def path(self, channel: str) -> Path:
+        """The socket of `shell`, `iopub`, `stdin`, `control` or `hb`."""
+        return self.directory / f"k-{_PORTS[channel]}"
+
     def address(self, channel: str) -> str:
-        """The ZeroMQ address of `shell`, `iopub`, `stdin`, `control` or `hb`."""
-        return f"ipc://{self.directory}/k-{_PORTS[channel]}"
+        """The same as a ZeroMQ address."""
+        return f"ipc://{self.path(channel)}"
 
     def write(self) -> None:
         """Write the connection file, for the directory's owner only. Blocking; raises OSError."""
@@ -100,7 +106,7 @@ class Wire:
         message = self._session.msg(kind, content, metadata=metadata)
         return message["msg_id"], self._session.serialize(message)
 
-    def unpack(self, parts: list[bytes]) -> Message:
+    def unpack(self, parts: Sequence[Part]) -> Message:
         """Raises BrokenMessage when the parts are no message, or one signed by somebody else."""
         try:
             start = parts.index(DELIM) + 1
@@ -116,7 +122,7 @@ class Wire:
         return Message(kind, answered, _parse(content), len(content))
 
 
-def _parse(part: bytes) -> JsonObject:
+def _parse(part: Part) -> JsonObject:
     """A JSON object. Bytes that are not UTF-8 become U+FFFD: a program may print any."""
     # Parsing cannot be interrupted, and each `[]` of a bomb takes 3 bytes there and 64 here.
     if _marks(part) > VALUES and _marks(_without_strings(part)) > VALUES:
@@ -131,12 +137,12 @@ def _parse(part: bytes) -> JsonObject:
     return value
 
 
-def _marks(part: bytes) -> int:
+def _marks(part: Part) -> int:
     """How many values stand in JSON text, at most."""
     return part.count(b",") + part.count(b"[") + part.count(b"{")
 
 
-def _without_strings(part: bytes) -> bytes:
+def _without_strings(part: Part) -> Part:
     """JSON text without what stands in its strings; as it is where those are too many anyway."""
     bare = part.replace(rb"\\", b"").replace(rb"\"", b"")
     return part if bare.count(b'"') > 4 * VALUES else b"".join(bare.split(b'"')[::2])

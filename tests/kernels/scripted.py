@@ -12,7 +12,6 @@ from typing import Any
 import zmq
 from jupyter_client.session import Session
 
-from era_kernels.kernels.channels import make_context
 from era_kernels.kernels.kernel import InterruptMode, Kernel
 from era_kernels.kernels.messages import FENCE
 from era_kernels.kernels.run import Patience
@@ -38,6 +37,7 @@ class ScriptedKernel:
         self.shell = self._bind(zmq.ROUTER, connection.address("shell"))
         self.control = self._bind(zmq.ROUTER, connection.address("control"))
         self.iopub = self._bind(zmq.PUB, connection.address("iopub"))
+        self.stdin = self._bind(zmq.ROUTER, connection.address("stdin"))
         self._thread = threading.Thread(target=self._serve)
 
     @contextmanager
@@ -157,15 +157,13 @@ async def staged(
 ) -> AsyncIterator[Stage]:
     """A ready kernel; everything is closed when left."""
     connection = Connection.new(directory)
-    context = make_context()
     keeper = Keeper()
     try:
         with ScriptedKernel(connection, script).serving() as other:
-            kernel = Kernel(context, connection, keeper, interrupt_mode, patience)
+            kernel = Kernel(connection, keeper, interrupt_mode, patience)
             await kernel.wait_ready(10)
             yield Stage(kernel, other, keeper)
     finally:
         keeper.end(Ending(reason=Reason.STOPPED))
         await asyncio.sleep(0)
         await asyncio.sleep(0)
-        await asyncio.to_thread(context.term)

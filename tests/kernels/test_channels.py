@@ -1,11 +1,11 @@
-"""Sockets read by the loop: greedy, fair, pausable, and gone when closed."""
+"""Connections read by the loop: whole, fair, pausable, and gone when closed; peers are pyzmq's."""
 
 from __future__ import annotations
 
 import asyncio
 import os
 import resource
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -13,27 +13,38 @@ from typing import Any
 import pytest
 import zmq
 
-from era_kernels.kernels import channels
-from era_kernels.kernels.channels import Channel, Channels, make_context
+from era_kernels.kernels import channels, zmtp
+from era_kernels.kernels.channels import DEAF, Channel, Channels
 from era_kernels.kernels.wire import Connection, Message
+from era_kernels.sandbox import sockets
 
 
 @asynccontextmanager
-async def paired(directory: Path) -> AsyncIterator[tuple[Channel, zmq.Socket[Any], list[bytes]]]:
+async def paired(
+    directory: Path,
+    kind: int = zmq.DEALER,
+    mine: zmtp.Kind = "DEALER",
+    options: Mapping[int, int] | None = None,
+) -> AsyncIterator[tuple[Channel, zmq.Socket[Any], list[bytes]]]:
     """A channel, the socket at its other end, and what the channel received."""
-    context, received = make_context(), []
-    other = context.socket(zmq.DEALER)
-    other.set(zmq.SNDHWM, 0)
+    context: zmq.Context[Any] = zmq.Context()
+    received: list[bytes] = []
+    other = context.socket(kind)
+    for option, value in {zmq.SNDHWM: 0, **(options or {})}.items():
+        other.set(option, value)
     other.bind(f"ipc://{directory}/s")
-    socket = context.socket(zmq.DEALER)
-    socket.connect(f"ipc://{directory}/s")
-    channel = Channel(socket, lambda parts: received.append(parts[-1]))
+    channel = Channel(mine, b"me", lambda parts: received.append(bytes(parts[-1])), _never)
+    channel.open(sockets.connect(directory / "s"))
     try:
         yield channel, other, received
     finally:
         channel.close()
         other.close(linger=0)
         await asyncio.to_thread(context.term)
+
+
+def _never(why: str) -> None:
+    raise AssertionError(why)
 
 
 async def until(received: list[bytes], count: int) -> None:
@@ -58,18 +69,86 @@ def test_all_that_arrives_is_received_in_order(tmp_path: Path) -> None:
     asyncio.run(body())
 
 
-def test_sending_does_not_hide_what_arrives(tmp_path: Path) -> None:
-    """Many round trips: no answer waits for the next event after its edge was swallowed."""
+def test_a_router_knows_the_identity(tmp_path: Path) -> None:
+    """A ROUTER, which is what kernels have, reads and answers by the identity that we gave."""
 
     async def body() -> None:
-        async with paired(tmp_path) as (channel, other, received):
-            for number in range(500):
-                channel.send([b"ping"])
-                await asyncio.to_thread(other.recv)
-                other.send(b"pong")
-                channel.send([b"more"])
-                await until(received, number + 1)
-                await asyncio.to_thread(other.recv)
+        async with paired(tmp_path, zmq.ROUTER) as (channel, other, received):
+            channel.send([b"", b"a" * 255, b"b" * 256, b"c" * 100_000, b"last"])
+            parts = await asyncio.to_thread(other.recv_multipart)
+            assert parts == [b"me", b"", b"a" * 255, b"b" * 256, b"c" * 100_000, b"last"]
+            other.send_multipart([b"me", b"answer"])
+            await until(received, 1)
+            assert received == [b"answer"]
+
+    asyncio.run(body())
+
+
+@pytest.mark.parametrize("kind", [zmq.PUB, zmq.XPUB])
+def test_a_publisher_is_subscribed_to(tmp_path: Path, kind: int) -> None:
+    """A PUB or an XPUB sends all that it publishes; an XPUB sees the subscription."""
+
+    async def body() -> None:
+        async with paired(tmp_path, kind, "SUB") as (_, other, received):
+            if kind == zmq.XPUB:
+                assert await asyncio.to_thread(other.recv) == b"\x01"
+            async with asyncio.timeout(10):
+                while not received:  # a PUB cannot be asked whether it has the subscription
+                    other.send_multipart([b"topic", b"x"])
+                    await asyncio.sleep(0.005)
+            other.send(b"y" * 300)
+            async with asyncio.timeout(10):
+                while received[-1] != b"y" * 300:
+                    await asyncio.sleep(0.005)
+
+    asyncio.run(body())
+
+
+def test_heartbeats_are_answered(tmp_path: Path) -> None:
+    """A peer that asks whether we are there, and hangs up when not answered, stays."""
+    beating = {zmq.HEARTBEAT_IVL: 20, zmq.HEARTBEAT_TIMEOUT: 100}
+
+    async def body() -> None:
+        async with paired(tmp_path, options=beating) as (channel, other, received):
+            await asyncio.sleep(0.5)
+            assert channel.received > 300  # bytes: some PINGs after the greeting
+            other.send(b"still here")
+            await until(received, 1)
+
+    asyncio.run(body())
+
+
+def test_a_long_message_is_sent_in_the_background(tmp_path: Path) -> None:
+    """32 MiB to a peer that reads late: the call returns at once, and all of it arrives."""
+
+    async def body() -> None:
+        async with paired(tmp_path) as (channel, other, _):
+            text = os.urandom(1 << 20) * 32
+            channel.send([b"a", text])
+            await asyncio.sleep(0.05)
+            assert await asyncio.to_thread(other.recv_multipart) == [b"a", text]
+
+    asyncio.run(body())
+
+
+def test_a_peer_that_reads_nothing_is_given_up(tmp_path: Path) -> None:
+    """One message of any size may wait; when more is added to it, the peer counts as lost."""
+
+    async def body() -> None:
+        lost: list[str] = []
+        context: zmq.Context[Any] = zmq.Context()
+        other = context.socket(zmq.DEALER)
+        other.set(zmq.RCVHWM, 1)
+        other.bind(f"ipc://{tmp_path}/s")
+        channel = Channel("DEALER", b"", lambda parts: None, lost.append)
+        channel.open(sockets.connect(tmp_path / "s"))
+        async with asyncio.timeout(10):
+            while not lost:
+                channel.send([bytes(1 << 20)])
+                await asyncio.sleep(0.01)
+        assert lost == [DEAF]
+        other.close(linger=0)
+        await asyncio.to_thread(context.term)
 
     asyncio.run(body())
 
@@ -112,11 +191,35 @@ def test_receiver_may_pause_in_the_middle_of_a_burst(tmp_path: Path) -> None:
     asyncio.run(body())
 
 
+def test_a_held_channel_waits_for_its_release(tmp_path: Path) -> None:
+    """Held and paused are two things: both must be over before anything comes."""
+
+    async def body() -> None:
+        async with paired(tmp_path) as (channel, other, received):
+            channel._receive = lambda parts: (received.append(parts[-1]), channel.hold())  # type: ignore
+            for _ in range(3):
+                other.send(b"x")
+            await until(received, 1)
+            channel.pause()
+            channel.release()
+            await asyncio.sleep(0.02)
+            assert (len(received), channel.paused) == (1, True)
+            channel.hold()
+            channel.resume()
+            await asyncio.sleep(0.02)
+            assert (len(received), channel.paused) == (1, True)
+            channel.release()
+            await until(received, 2)
+
+    asyncio.run(body())
+
+
 def test_one_talker_leaves_the_loop_to_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A socket hands over a bounded amount per turn of the loop."""
     monkeypatch.setattr(channels, "TURN_BYTES", 10_000)
+    monkeypatch.setattr(channels, "CHUNK", 10_000)
 
     async def body() -> None:
         async with paired(tmp_path) as (channel, other, received):
@@ -136,21 +239,25 @@ def test_one_talker_leaves_the_loop_to_others(
 
 def test_one_talker_leaves_time_to_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """After a full turn a socket rests, whatever else is there, and then goes on by itself."""
-    monkeypatch.setattr(channels, "TURN_BYTES", 100_000)
-    monkeypatch.setattr(channels, "BREATH", 0.5)
+    monkeypatch.setattr(channels, "TURN_SECONDS", 0)
 
     async def body() -> None:
         async with paired(tmp_path) as (channel, other, received):
+            await asyncio.sleep(0.1)  # for the greeting
+            monkeypatch.setattr(channels, "BREATH", 0.5)
             channel.pause()
-            for _ in range(16):
+            for _ in range(3):
                 other.send(b"x" * 1000)
             await asyncio.sleep(0.1)
             channel.resume()
             await asyncio.sleep(0.1)
             channel.send([b"this wakes nobody"])
+            before = os.times()
             await asyncio.sleep(0.1)
-            assert 0 < len(received) < 16
-            await until(received, 16)
+            after = os.times()
+            assert 0 < len(received) < 3
+            assert after.user + after.system - before.user - before.system < 0.05
+            await until(received, 3)
 
     asyncio.run(body())
 
@@ -164,6 +271,7 @@ def test_closed_channel_is_silent(tmp_path: Path) -> None:
             channel.close()
             channel.send([b"x"])
             channel.resume()
+            channel.release()
             assert not channel.paused
             await asyncio.sleep(0.05)
             assert received == []
@@ -182,21 +290,25 @@ def many_descriptors() -> Iterator[None]:
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-def test_many_kernels_share_a_context(tmp_path: Path, many_descriptors: None) -> None:
-    """Five hundred kernels have their sockets at once, on two threads of libzmq."""
+def test_many_kernels_take_no_threads(tmp_path: Path, many_descriptors: None) -> None:
+    """Five hundred kernels that are waited for take no thread, and no descriptor yet."""
 
     def ignore(message: Message) -> None:
         raise AssertionError
 
-    def threads() -> int:
-        return sum(1 for _ in Path("/proc/self/task").iterdir())
-
     async def body() -> None:
-        context, before = make_context(), threads()
-        opened = [Channels(context, Connection.new(tmp_path), ignore, ignore) for _ in range(500)]
-        assert threads() <= before + 2
+        before = _traces()
+        opened = [
+            Channels(Connection.new(tmp_path), ignore, ignore, ignore, _never) for _ in range(500)
+        ]
+        await asyncio.sleep(0.05)
+        assert _traces() == before
         for one in opened:
             one.close()
-        await asyncio.to_thread(context.term)
 
     asyncio.run(body())
+
+
+def _traces() -> tuple[int, int]:
+    tasks, files = (len([*Path(f"/proc/self/{what}").iterdir()]) for what in ("task", "fd"))
+    return tasks, files

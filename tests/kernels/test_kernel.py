@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from era_kernels.errors import KernelStartFailed
-from era_kernels.kernels import channels
-from era_kernels.kernels.channels import make_context
+from era_kernels.kernels import zmtp
+from era_kernels.kernels.channels import BROKEN
 from era_kernels.kernels.kernel import InterruptMode, Kernel
 from era_kernels.kernels.run import HELD_BYTES, SILENT, Patience
 from era_kernels.kernels.wire import Connection
@@ -312,16 +312,17 @@ def test_broken_messages_are_dropped_and_counted(
 def test_message_that_is_too_long_is_not_received(
     on_stage: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A message over the bound is refused by libzmq; its fence is missing then."""
-    monkeypatch.setattr(channels, "MESSAGE_BYTES", 100_000)
+    """A message over the bound ends the kernel, with the reason in words."""
+    monkeypatch.setattr(zmtp, "MESSAGE_BYTES", 2 << 20)
 
     def script(other: ScriptedKernel, request: Message) -> None:
-        other.out(request, "x" * 200_000)
+        other.out(request, "x" * (2 << 20))
         other.end(request)
 
     async def act(stage: Stage) -> None:
         (finished,) = await stage.run()
-        assert finished == Finished(137, state="lost", ending=Ending(reason=SILENT))
+        reason = f"{BROKEN}: a message has more than 2 MiB"
+        assert finished == Finished(137, state="lost", ending=Ending(reason=reason))
 
     on_stage(script, act)
 
@@ -562,14 +563,13 @@ def _unborn(tmp_path: Path, act: Callable[[Kernel, Keeper], Awaitable[None]]) ->
     """A kernel of which nothing is there yet."""
 
     async def body() -> None:
-        context, keeper = make_context(), Keeper()
-        kernel = Kernel(context, Connection.new(tmp_path), keeper)
+        keeper = Keeper()
+        kernel = Kernel(Connection.new(tmp_path), keeper)
         try:
             await act(kernel, keeper)
         finally:
             keeper.end(Ending(reason=Reason.STOPPED))
             await asyncio.sleep(0)
-            await asyncio.to_thread(context.term)
 
     asyncio.run(body())
 
@@ -599,14 +599,13 @@ def test_kernel_may_come_later_than_its_client(tmp_path: Path) -> None:
     """Our sockets are there before the kernel's, and find them when they come."""
 
     async def body() -> None:
-        connection, context, keeper = Connection.new(tmp_path), make_context(), Keeper()
-        kernel = Kernel(context, connection, keeper)
+        connection, keeper = Connection.new(tmp_path), Keeper()
+        kernel = Kernel(connection, keeper)
         waiting = asyncio.create_task(kernel.wait_ready(10))
         await asyncio.sleep(0.3)
         with ScriptedKernel(connection, well_behaved).serving():
             await waiting
         keeper.end(Ending(reason=Reason.STOPPED))
         await asyncio.sleep(0)
-        await asyncio.to_thread(context.term)
 
     asyncio.run(body())

@@ -1,0 +1,75 @@
+"""What waits to be sent on a non-blocking socket; sending never blocks the loop."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections import deque
+from collections.abc import Iterable
+from itertools import islice
+
+GATHERED = 16  # pieces that are handed to the system at once
+
+
+class Outbox:
+    """Sends pieces in order, now or as soon as the other end takes them.
+
+    When the other end is gone, what is added is dropped: its reader learns of it.
+    """
+
+    def __init__(self) -> None:
+        self.size = 0  # bytes that wait
+        self._loop = asyncio.get_running_loop()
+        self._pieces: deque[memoryview] = deque()
+        self._socket: socket.socket | None = None
+        self._waiting = False  # for the socket to take more
+        self._gone = False
+
+    def open(self, connection: socket.socket) -> None:
+        """From now on pieces are sent there."""
+        self._socket = connection
+        self._send()
+
+    def add(self, pieces: Iterable[bytes]) -> None:
+        if self._gone:
+            return
+        for piece in pieces:
+            if piece:
+                self._pieces.append(memoryview(piece))
+                self.size += len(piece)
+        if not self._waiting:
+            self._send()
+
+    def close(self) -> None:
+        """Before the socket is closed. A second call is nothing."""
+        if self._waiting and self._socket is not None:
+            self._loop.remove_writer(self._socket)
+        self._waiting, self._gone = False, True
+        self._pieces.clear()
+        self.size = 0
+
+    def _send(self) -> None:
+        if self._socket is None:
+            return
+        try:
+            while self._pieces:
+                self._sent(self._socket.sendmsg(list(islice(self._pieces, GATHERED))))
+        except BlockingIOError:
+            if not self._waiting:
+                self._waiting = True
+                self._loop.add_writer(self._socket, self._send)
+        except OSError:
+            self.close()
+        else:
+            if self._waiting:
+                self._waiting = False
+                self._loop.remove_writer(self._socket)
+
+    def _sent(self, count: int) -> None:
+        self.size -= count
+        while count:
+            piece = self._pieces.popleft()
+            if count < len(piece):
+                self._pieces.appendleft(piece[count:])
+                return
+            count -= len(piece)

@@ -1,0 +1,247 @@
+"""ZMTP, the protocol of ZeroMQ's sockets, as a client speaks it: bytes in, messages out; pure.
+
+RFC 23/ZMTP 3.0 and RFC 37/ZMTP 3.1 (rfc.zeromq.org), mechanism NULL, as DEALER or SUB. What a peer
+sends is hostile input: a message has a bounded number of parts and bytes, and takes memory only as
+its bytes really arrive, whatever length was announced.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+PARTS = 64  # of one message
+MESSAGE_BYTES = 128 * 1024 * 1024  # of one message, all parts together
+COMMAND_BYTES = 8192  # of one command; READY is the longest there is
+CONTEXT_BYTES = 16  # of a PING that is given back, RFC 37
+
+MORE, LONG, COMMAND = 0x01, 0x02, 0x04  # flags of a frame, RFC 23 "Framing"
+GREETING_BYTES = 64
+
+Kind = Literal["DEALER", "SUB"]
+# Who may be at the other end, RFC 23 "The Socket-Type Property".
+_PARTNERS = {
+    "DEALER": {b"REP", b"DEALER", b"ROUTER"},
+    "SUB": {b"PUB", b"XPUB"},
+}
+_SHORT = 255  # bytes of a body whose size is one byte
+
+
+class ProtocolError(Exception):
+    """A peer broke the protocol; the text tells how, for people."""
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A command frame: its name and the rest."""
+
+    name: bytes
+    data: bytes
+
+
+Part = bytes | bytearray
+Message = list[Part]
+
+
+# ---------------------------------------------------------------- what is sent
+
+
+def greeting() -> bytes:
+    """What a connection begins with: signature, version 3.1, mechanism NULL, as no server."""
+    return b"\xff" + bytes(8) + b"\x7f" + b"\x03\x01" + b"NULL".ljust(20, b"\0") + bytes(32)
+
+
+def ready(kind: Kind, identity: bytes = b"") -> bytes:
+    """The READY command of the NULL mechanism, RFC 23 "The NULL Security Mechanism".
+
+    A ROUTER addresses its peer by `identity`: at most 255 bytes, the first of them not zero.
+    """
+    properties = {b"Socket-Type": kind.encode()}
+    if kind == "DEALER":
+        properties[b"Identity"] = identity
+    data = b"".join(
+        bytes([len(name)]) + name + len(value).to_bytes(4) + value
+        for name, value in properties.items()
+    )
+    return command(b"READY", data)
+
+
+def subscription(version: tuple[int, int]) -> bytes:
+    """Subscribe to everything: since 3.1 by a command, before by a message that begins with 1."""
+    return command(b"SUBSCRIBE") if version >= (3, 1) else frame(b"\x01")
+
+
+def command(name: bytes, data: bytes = b"") -> bytes:
+    """A command as a frame; RFC 23 "Commands"."""
+    return frame(bytes([len(name)]) + name + data, COMMAND)
+
+
+def frame(body: bytes, flags: int = 0) -> bytes:
+    """A frame; RFC 23 "Framing"."""
+    return head(len(body), flags) + body
+
+
+def head(size: int, flags: int = 0) -> bytes:
+    """What stands before a body of that size."""
+    if size <= _SHORT:
+        return bytes([flags, size])
+    return bytes([flags | LONG]) + size.to_bytes(8)
+
+
+def message(parts: list[bytes]) -> list[bytes]:
+    """A message as pieces to be sent one after the other; long parts are not copied."""
+    pieces, small = [], bytearray()
+    for number, part in enumerate(parts, 1):
+        small += head(len(part), MORE if number < len(parts) else 0)
+        if len(part) <= COMMAND_BYTES:
+            small += part
+        else:
+            pieces += [bytes(small), part]
+            small.clear()
+    return [*pieces, bytes(small)] if small else pieces
+
+
+# ---------------------------------------------------------------- what is received
+
+
+class Decoder:
+    """Takes bytes as they arrive, cut anywhere, and gives what they mean, one by one.
+
+    First comes the greeting, of which `version` tells; then `next` gives commands and messages.
+    """
+
+    def __init__(self, size: int = MESSAGE_BYTES) -> None:
+        """`size`: the bytes that a message may have."""
+        self.version: tuple[int, int] | None = None
+        self._most_bytes = size
+        self._data = b""
+        self._at = 0  # where in the data the rest begins
+        self._message: Message = []  # its parts so far
+        self._size = 0  # of the message so far, as announced
+        self._flags = 0
+        self._body: bytearray | None = None  # a frame of which some is missing
+        self._missing = 0
+
+    def feed(self, data: bytes) -> None:
+        """Take more bytes. What was there must have been taken by `next` to its end."""
+        rest = self._data[self._at :]  # a piece of a head
+        self._data, self._at = rest + data if rest else data, 0
+
+    def next(self) -> Message | Command | None:
+        """The next message or command; None when more bytes are needed. Raises ProtocolError."""
+        if self.version is None and not self._greeted():
+            return None
+        while True:
+            body = self._frame()
+            if body is None:
+                if self._at >= len(self._data):
+                    self._data, self._at = b"", 0  # an idle connection keeps nothing
+                return None
+            if self._flags & COMMAND:
+                return _command(body)
+            self._message.append(body)
+            if not self._flags & MORE:
+                done, self._message, self._size = self._message, [], 0
+                return done
+
+    def _greeted(self) -> bool:
+        """Is the greeting there? What of it is wrong is told as soon as it is here."""
+        data = self._data
+        if data[:1] not in (b"", b"\xff") or data[9:10] not in (b"", b"\x7f"):
+            raise ProtocolError("its greeting is not that of ZMTP")
+        if data[10:11] and data[10] < 3:
+            raise ProtocolError("it speaks a version of ZMTP before 3.0")
+        if len(data) < GREETING_BYTES:
+            return False
+        if data[12:32].rstrip(b"\0") != b"NULL":
+            raise ProtocolError("it asks for a security mechanism")
+        self.version = (data[10], data[11])
+        self._at = GREETING_BYTES
+        return True
+
+    def _frame(self) -> Part | None:
+        """The body of the next frame, whole."""
+        if self._body is not None:
+            return self._continued(self._body)
+        data, at = self._data, self._at
+        if len(data) - at < 2:
+            return None
+        flags = data[at]
+        if flags & LONG:
+            if len(data) - at < 9:
+                return None
+            size, start = int.from_bytes(data[at + 1 : at + 9]), at + 9
+        else:
+            size, start = data[at + 1], at + 2
+        self._check(flags, size)
+        self._flags = flags
+        self._at = stop = start + size
+        if stop <= len(data):
+            return data[start:stop]
+        self._body, self._missing = bytearray(data[start:]), stop - len(data)
+        self._at = len(data)
+        return None
+
+    def _continued(self, body: bytearray) -> Part | None:
+        data = self._data
+        taken = data if not self._at and len(data) <= self._missing else None
+        if taken is None:
+            taken = data[self._at : self._at + self._missing]
+        body += taken
+        self._at += len(taken)
+        self._missing -= len(taken)
+        if self._missing:
+            return None
+        self._body = None
+        return body
+
+    def _check(self, flags: int, size: int) -> None:
+        """Refuse a frame for what its head says."""
+        if flags & ~(MORE | LONG | COMMAND) or flags & (MORE | COMMAND) == MORE | COMMAND:
+            raise ProtocolError("a frame has flags that mean nothing")
+        if flags & COMMAND:
+            if size > COMMAND_BYTES:
+                raise ProtocolError("a command is too long")
+            return
+        self._size += size
+        if self._size > self._most_bytes:
+            raise ProtocolError(f"a message has more than {self._most_bytes >> 20} MiB")
+        if len(self._message) >= PARTS:
+            raise ProtocolError(f"a message has more than {PARTS} parts")
+
+
+def _command(body: Part) -> Command:
+    length = body[0] if body else 0
+    if not length or len(body) < 1 + length:
+        raise ProtocolError("a command has no name")
+    return Command(bytes(body[1 : 1 + length]), bytes(body[1 + length :]))
+
+
+def check_ready(kind: Kind, data: bytes) -> None:
+    """Whether the peer of READY is one to talk to. Raises ProtocolError."""
+    partner = _properties(data).get(b"socket-type")
+    if partner not in _PARTNERS[kind]:
+        raise ProtocolError("its socket has the wrong type")
+
+
+def pong(data: bytes) -> bytes:
+    """The answer to a PING, whose data is a time to live of two bytes and a context, RFC 37."""
+    return command(b"PONG", data[2 : 2 + CONTEXT_BYTES])
+
+
+def _properties(data: bytes) -> Mapping[bytes, bytes]:
+    """Metadata, names in lower case; RFC 23 "Connection Metadata". Raises ProtocolError."""
+    return dict(_pairs(data))
+
+
+def _pairs(data: bytes) -> Iterable[tuple[bytes, bytes]]:
+    at = 0
+    while at < len(data):
+        name_end = at + 1 + data[at]
+        size_end = name_end + 4
+        stop = size_end + int.from_bytes(data[name_end:size_end])
+        if name_end == at + 1 or stop > len(data) or size_end > len(data):
+            raise ProtocolError("its metadata is torn")
+        yield data[at + 1 : name_end].lower(), data[size_end:stop]
+        at = stop

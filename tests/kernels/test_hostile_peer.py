@@ -1,0 +1,190 @@
+"""A peer that does not keep to the protocol: its kernel is ended with the cause, nothing hangs."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import threading
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+from era_kernels.errors import KernelStartFailed
+from era_kernels.kernels import zmtp
+from era_kernels.kernels.channels import BROKEN, LOST, Channel
+from era_kernels.kernels.kernel import Kernel
+from era_kernels.kernels.run import Patience
+from era_kernels.kernels.wire import Connection
+from era_kernels.models import Ending, Finished, Reason
+from era_kernels.sandbox import sockets
+from tests.kernels.scripted import QUICK, Keeper, ScriptedKernel, Stage, staged
+
+XPUB = zmtp.command(b"READY", b"\x0bSocket-Type\0\0\0\x04XPUB")
+BEGIN = zmtp.greeting() + XPUB
+
+
+def talk(directory: Path, *sent: bytes, hang_up: bool = False) -> list[str | list[bytes]]:
+    """What a SUB makes of those bytes: messages, and at last the reason why it was given up."""
+    found: list[str | list[bytes]] = []
+
+    async def body() -> None:
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(f"{directory}/s")
+            listener.listen()
+            over = asyncio.Event()
+
+            def broken(why: str) -> None:
+                found.append(why)
+                over.set()
+
+            def receive(parts: zmtp.Message) -> None:
+                found.append([bytes(part) for part in parts])
+
+            channel = Channel("SUB", b"", receive, broken)
+            channel.open(sockets.connect(directory / "s"))
+            with listener.accept()[0] as peer:
+                for data in sent:
+                    with contextlib.suppress(OSError):  # it hung up on us
+                        peer.sendall(data)
+                    await asyncio.sleep(0.02)
+                if hang_up:
+                    peer.close()
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(over.wait(), 0.3)
+            channel.close()
+
+    asyncio.run(body())
+    return found
+
+
+@pytest.mark.parametrize(
+    ("sent", "why"),
+    [
+        ([b"GET / HTTP/1.1\r\n"], "its greeting is not that of ZMTP"),
+        ([zmtp.greeting(), zmtp.frame(b"x")], "a message came before READY"),
+        ([zmtp.greeting(), zmtp.command(b"PING", b"\0\0")], "a command came before READY"),
+        ([zmtp.greeting(), zmtp.ready("DEALER")], "its socket has the wrong type"),
+        ([zmtp.greeting(), zmtp.command(b"ERROR", b"\x02no")], "it answered with an error"),
+        ([BEGIN, b"\xfd\x00"], "a frame has flags that mean nothing"),
+        ([BEGIN, b"\x01\x00" * 65], "a message has more than 64 parts"),
+        ([BEGIN, b"\x02" + b"\xff" * 8], "a message has more than 128 MiB"),
+    ],
+)
+def test_a_broken_protocol_is_told(tmp_path: Path, sent: list[bytes], why: str) -> None:
+    """The connection ends at once, with what was wrong in words."""
+    assert talk(tmp_path, *sent) == [f"{BROKEN}: {why}"]
+
+
+def test_what_came_before_an_end_is_received(tmp_path: Path) -> None:
+    """Messages that arrived whole are handed over; the torn one is not, and then comes the end."""
+    data = zmtp.frame(b"whole") + zmtp.frame(bytes(10))[:5]
+    assert talk(tmp_path, BEGIN + data, hang_up=True) == [[b"whole"], LOST]
+
+
+def test_a_peer_that_says_nothing_is_waited_for(tmp_path: Path) -> None:
+    """Silence is no end: whoever waits for an answer has a time of his own."""
+    assert talk(tmp_path, zmtp.greeting()[:10]) == []
+
+
+def test_pings_take_no_memory(tmp_path: Path) -> None:
+    """PINGs without an end to whoever reads no PONG are not answered for ever."""
+    flood = zmtp.command(b"PING", bytes(18)) * 200_000
+    sizes = []
+
+    async def body() -> None:
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(f"{tmp_path}/s")
+            listener.listen()
+            channel = Channel("SUB", b"", lambda parts: None, lambda why: None)
+            channel.open(sockets.connect(tmp_path / "s"))
+            peer, _ = listener.accept()
+            thread = threading.Thread(target=peer.sendall, args=(BEGIN + flood,))
+            thread.start()
+            while thread.is_alive():
+                sizes.append(channel._outbox.size)
+                await asyncio.sleep(0)
+            channel.close()
+            peer.close()
+
+    asyncio.run(body())
+    assert max(sizes) < 1000
+
+
+# ---------------------------------------------------------------- the kernel around it
+
+
+def on_stage(
+    directory: Path,
+    script: Callable[[ScriptedKernel, dict[str, object]], None],
+    act: Callable[[Stage], Awaitable[None]],
+    patience: Patience = QUICK,
+) -> None:
+    async def body() -> None:
+        async with staged(directory, script, patience) as stage:
+            await act(stage)
+
+    asyncio.run(body())
+
+
+def test_a_run_ends_with_the_cause(tmp_path: Path) -> None:
+    """A kernel that sends a message of too many parts in a run is ended, and the run says why."""
+
+    def script(other: ScriptedKernel, request: object) -> None:
+        other.iopub.send_multipart([b"x"] * 65)
+
+    async def act(stage: Stage) -> None:
+        reason = f"{BROKEN}: a message has more than 64 parts"
+        assert await stage.run() == [Finished(137, state="lost", ending=Ending(reason=reason))]
+
+    on_stage(tmp_path, script, act)
+
+
+@pytest.mark.parametrize("name", ["shell", "iopub", "control", "stdin"])
+def test_a_lost_connection_ends_the_kernel(tmp_path: Path, name: str) -> None:
+    """A socket that is closed while the process lives on: the machine is ended after a while."""
+
+    def script(other: ScriptedKernel, request: object) -> None:
+        getattr(other, name).close(linger=0)
+        other._stop = True  # it would only stumble
+
+    async def act(stage: Stage) -> None:
+        assert await stage.run() == [Finished(137, state="lost", ending=Ending(reason=LOST))]
+
+    on_stage(tmp_path, script, act, Patience(farewell=0.2))
+
+
+def test_a_process_that_ends_tells_how(tmp_path: Path) -> None:
+    """Its sockets close before it ends: its own ending is what counts."""
+
+    def script(other: ScriptedKernel, request: object) -> None:
+        other.iopub.close(linger=0)
+        other._stop = True
+
+    async def act(stage: Stage) -> None:
+        asyncio.get_running_loop().call_later(0.3, stage.keeper.end, Ending(code=7))
+        (finished,) = await stage.run()
+        assert finished == Finished(7, state="lost", ending=Ending(code=7))
+
+    on_stage(tmp_path, script, act, Patience(farewell=5))
+
+
+def test_a_link_in_the_place_of_a_socket_is_not_followed(tmp_path: Path) -> None:
+    """A kernel that puts a link to another's socket where its own should be has failed to start."""
+
+    async def body() -> None:
+        connection, keeper = Connection.new(tmp_path), Keeper()
+        with socket.socket(socket.AF_UNIX) as other:
+            other.bind(f"{tmp_path}/other")
+            other.listen()
+            other.setblocking(False)
+            connection.path("iopub").symlink_to(tmp_path / "other")
+            kernel = Kernel(connection, keeper)
+            with pytest.raises(KernelStartFailed, match="something else lies in the place"):
+                await kernel.wait_ready(10)
+            with pytest.raises(BlockingIOError):
+                other.accept()
+        keeper.end(Ending(reason=Reason.STOPPED))
+
+    asyncio.run(body())
