@@ -20,7 +20,7 @@ from era_kernels.web.answers import (
 )
 from era_kernels.web.base import BaseHandler, ClientGone, Edge, computed
 from era_kernels.web.bodies import Env, Timed
-from era_kernels.web.operations import Media, Operation
+from era_kernels.web.operations import Header, Media, Operation
 from era_kernels.web.sse import EventStream
 
 if TYPE_CHECKING:
@@ -31,9 +31,13 @@ if TYPE_CHECKING:
 
 KEY = "Idempotency-Key"
 MAX_KEY = 255  # characters
-_ONCE = f"""The header `{KEY}` (1 to {MAX_KEY} visible ASCII characters) makes a request safe to
-repeat: as long as its execution is kept, the same key in the same session gets the answer of that
-execution, and nothing runs again; with another body it is refused with IDEMPOTENCY_CONFLICT."""
+_ONCE = Header(
+    KEY,
+    f"^[!-~]{{1,{MAX_KEY}}}$",
+    "Makes the request safe to repeat: as long as its execution is kept, the same key in the same "
+    "session gets that execution, and nothing runs again. With another body it is refused with "
+    "IDEMPOTENCY_CONFLICT.",
+)
 EVENTS = Media(
     "text/event-stream",
     "Frames with `id`, `event` and one line of JSON as `data`; `done` is always the last.",
@@ -142,7 +146,7 @@ class RunHandler(SubmittingHandler):
             "Run code in a session",
             {200: RunAnswer, 202: StartedAnswer, 408: TimedOutRunAnswer},
             request=RunRequest,
-            description=_ONCE,
+            headers=(_ONCE,),
         ),
     }
 
@@ -176,7 +180,8 @@ class StreamHandler(SubmittingHandler):
             "Run code and follow it",
             {200: EVENTS},
             request=RunRequest,
-            description=f"{TOLD}\n\n{_ONCE}",
+            headers=(_ONCE,),
+            description=TOLD,
         )
     }
 

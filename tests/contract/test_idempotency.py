@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from tests.client import Client, SessionClient, frames
-from tests.contract.checks import SLEEPER, check, check_error, wait_for_file
+from tests.contract.checks import SLEEPER, check, check_error, wait_for_executions, wait_for_file
 from tests.launching import Launcher
 
 COUNTS = "n = globals().get('n', 0) + 1\nprint(n)"
@@ -159,10 +159,12 @@ def test_after_a_kill_in_the_run(launcher: Launcher) -> None:
     server = launcher.start()
     client = Client(server.base_url)
     session = client.session("python", session_id="s1")
+    code = f"print('begun', flush=True)\n{SLEEPER}"
     with ThreadPoolExecutor(2) as pool:
-        cut = pool.submit(post, session, "print('begun', flush=True)\n" + SLEEPER)
-        waiting = pool.submit(post, session, "print('never')", "l")
+        cut = pool.submit(post, session, code)
         wait_for_file(session)
+        waiting = pool.submit(post, session, "print('never')", "l")
+        wait_for_executions(session, 2)
         server.kill()
         for one in (cut, waiting):
             with contextlib.suppress(httpx.HTTPError):
@@ -170,7 +172,6 @@ def test_after_a_kill_in_the_run(launcher: Launcher) -> None:
     client.close()
     again = Client(launcher.start().base_url)
     session = SessionClient(again.http, "s1")
-    code = f"print('begun', flush=True)\n{SLEEPER}"
     answer = post(session, code)
     check(answer.json(), exit_code=137, cause="server stopped", state="lost", stdout="begun\n")
     events = list(
@@ -179,7 +180,9 @@ def test_after_a_kill_in_the_run(launcher: Launcher) -> None:
     assert [event.event for event in events] == ["stdout", "error", "done"]
     assert events[1].data["code"] == "SERVER_STOPPED"
     listed = session.http.get(f"{session.path}/executions").json()
-    assert all(one["status"] == "finished" for one in listed["executions"])
+    assert [(one["status"], one["exit_code"]) for one in listed["executions"]] == [
+        ("finished", 137), ("finished", 137),
+    ]  # fmt: skip
     path = f"{session.path}/executions/{answer.headers['X-Execution-Id']}/stream"
 
     def follow(after: int) -> list[Any]:
