@@ -21,6 +21,7 @@ from era_kernels.services.codes import SessionCodes
 from era_kernels.services.executions import Executions
 from era_kernels.services.files import SessionFiles
 from era_kernels.services.meters import Meters, Watched
+from era_kernels.services.repeats import Repeats
 from era_kernels.services.rules import Rules
 from era_kernels.services.seat import Seats
 from era_kernels.services.sessions import LiveSessions
@@ -32,6 +33,7 @@ from era_kernels.storage.execution_log import ExecutionStore
 from era_kernels.storage.files import Files
 from era_kernels.storage.migrations import MIGRATIONS
 from era_kernels.storage.paths import DataDirectory
+from era_kernels.storage.secret import secret_of
 from era_kernels.storage.sessions import SessionStore
 from era_kernels.storage.sqlite import Database
 from era_kernels.storage.workspaces import Workspaces
@@ -62,6 +64,7 @@ class App:
 class Stores:
     """Everything that is on disk."""
 
+    secret: bytes
     database: Database
     sessions: SessionStore
     codes: CodeStore
@@ -87,6 +90,8 @@ async def opened(settings: Settings) -> AsyncIterator[App]:
             answer_bound=settings.max_answer_output,
         )
         sessions = await _open_sessions(stack, settings, stores, host, executions, meters)
+        repeats = Repeats(sessions, executions, stores.secret)
+        stack.push_async_callback(repeats.aclose)
         edge = Edge(
             _access(settings),
             settings.max_json_body,
@@ -100,6 +105,7 @@ async def opened(settings: Settings) -> AsyncIterator[App]:
             status=Status(host, stores.database, settings.limits()),
             codes=SessionCodes(sessions, stores.codes),
             files=SessionFiles(sessions, stores.files, settings.session_workspace),
+            repeats=repeats,
             edge=edge,
         )
         web = WebServer.open(
@@ -116,6 +122,7 @@ async def opened(settings: Settings) -> AsyncIterator[App]:
 async def _open_stores(stack: AsyncExitStack, settings: Settings, meters: Meters) -> Stores:
     directory = DataDirectory.open(settings.data_dir)
     stack.callback(directory.close)
+    secret = await asyncio.to_thread(secret_of, directory.secret)
     database = await Database.open(directory.database, MIGRATIONS, meters.committed)
     stack.push_async_callback(database.aclose)
     executions = ExecutionStore(database, directory.sessions)
@@ -126,9 +133,8 @@ async def _open_stores(stack: AsyncExitStack, settings: Settings, meters: Meters
     files = Files(directory.sessions, directory.incoming)
     stack.push_async_callback(files.aclose)
     await files.sweep()
-    return Stores(
-        database, SessionStore(database), CodeStore(database), executions, workspaces, files
-    )
+    sessions, codes = SessionStore(database), CodeStore(database)
+    return Stores(secret, database, sessions, codes, executions, workspaces, files)
 
 
 async def _open_host(stack: AsyncExitStack, settings: Settings) -> KernelHost:
@@ -236,6 +242,7 @@ def _rules(settings: Settings) -> Rules:
     return Rules(
         default_timeout=settings.default_timeout,
         max_timeout=settings.max_timeout,
+        max_background_timeout=settings.max_background_timeout,
         max_queue=settings.max_queue,
         max_sessions=sys.maxsize if settings.max_sessions is None else settings.max_sessions,
         max_kernels=settings.max_kernels,

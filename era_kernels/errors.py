@@ -15,7 +15,9 @@ EraError                      500 INTERNAL_ERROR
 ├── MethodNotAllowed          405 METHOD_NOT_ALLOWED
 ├── Conflict                  409 CONFLICT
 │   ├── SessionExists         409 SESSION_EXISTS
-│   └── NotEnforceable        409 NOT_ENFORCEABLE
+│   ├── NotEnforceable        409 NOT_ENFORCEABLE
+│   ├── NotRunning            409 NOT_RUNNING
+│   └── IdempotencyConflict   409 IDEMPOTENCY_CONFLICT
 ├── PreconditionFailed        412 PRECONDITION_FAILED
 ├── TooLarge                  413 TOO_LARGE
 │   └── QuotaExceeded         413 QUOTA_EXCEEDED
@@ -125,6 +127,14 @@ class SessionExists(Conflict):
 
 class NotEnforceable(Conflict):
     code, title = "NOT_ENFORCEABLE", "Not enforceable"
+
+
+class NotRunning(Conflict):
+    code, title = "NOT_RUNNING", "Not running"
+
+
+class IdempotencyConflict(Conflict):
+    code, title = "IDEMPOTENCY_CONFLICT", "Idempotency conflict"
 
 
 class PreconditionFailed(EraError):

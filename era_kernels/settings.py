@@ -52,6 +52,7 @@ from era_kernels.setting_types import (
 LIMITS = (  # what `GET /api/limits` tells
     "default_timeout",
     "max_timeout",
+    "max_background_timeout",
     "max_queue",
     "max_sessions",
     "max_kernels",
@@ -132,6 +133,9 @@ class Settings(BaseSettings):
     )
     max_timeout: Seconds = Field(
         3600.0, description="The longest timeout to be asked for, in seconds."
+    )
+    max_background_timeout: Seconds = Field(
+        86400.0, description="The longest time that a run in the background may take, in seconds."
     )
     max_queue: Count = Field(100, description="How many runs may wait in one session.")
     max_sessions: Count | None = Field(None, description="How many sessions there may be.")

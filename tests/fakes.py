@@ -29,6 +29,7 @@ from era_kernels.models import (
     Place,
     Reason,
     Request,
+    Step,
 )
 
 NO_WALLS = Isolation(4, ("files", "network"))
@@ -57,6 +58,7 @@ class FakeKernel:
     def __init__(self, machine: FakeMachine, script: Script) -> None:
         self.script = script
         self.requests: list[Request] = []
+        self.stopped: list[Request] = []
         self.interrupts = 0
         self.interrupted = asyncio.Event()
         self.late: Callable[[list[Output]], None] = lambda events: None
@@ -68,6 +70,12 @@ class FakeKernel:
     async def interrupt(self) -> None:
         self.interrupts += 1
         self.interrupted.set()
+
+    async def stop(self, request: Request) -> list[Step]:
+        """The first rung of the ladder; the machine is not ended when nobody listens."""
+        self.stopped.append(request)
+        await self.interrupt()
+        return [Step("interrupt", 0.0)]
 
     async def execute(self, request: Request) -> AsyncGenerator[list[Item], None]:
         """What the script yields; the end of the machine wins over the script at any time."""

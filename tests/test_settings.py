@@ -53,6 +53,7 @@ def test_defaults_are_those_of_the_contract() -> None:
     assert limits == {
         "default_timeout": 30,
         "max_timeout": 3600,
+        "max_background_timeout": 86400,
         "max_queue": 100,
         "max_sessions": None,
         "max_json_body": 32 * MIB,

@@ -6,16 +6,17 @@ import asyncio
 import logging
 import secrets
 import signal
-from collections.abc import AsyncGenerator, Callable, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from contextlib import aclosing
 from typing import Any, Literal, Protocol
 
 from era_kernels.errors import KernelStartFailed
 from era_kernels.kernels import messages
 from era_kernels.kernels.channels import LOST, Channels
+from era_kernels.kernels.ladder import Ladder
 from era_kernels.kernels.run import Patience, Run
 from era_kernels.kernels.wire import Connection, Message
-from era_kernels.models import Ending, Finished, JsonObject, Output, Reason, Request
+from era_kernels.models import Ending, Finished, JsonObject, Output, Reason, Request, Step
 
 log = logging.getLogger(__name__)
 
@@ -114,10 +115,29 @@ class Kernel:
         else:
             self._channels.request(self._channels.control, "interrupt_request", {})
 
+    async def stop(self, request: Request) -> Sequence[Step]:
+        """End the run of that request, and no other, by the ladder; what that took.
+
+        Returns when it is over: interrupted, or ended with its machine. Where its deadline came
+        first, or somebody else, their ladder is shared. Nothing when it is over, or not there yet.
+        """
+        run = self._run
+        if run is None or run.request is not request or run.over.done():
+            return []
+        if run.ladder is None:
+            run.interrupted = True
+            run.ladder = self._climb(run, Reason.INTERRUPTED)
+        ladder, climbing = run.ladder
+        both: set[asyncio.Future[Any]] = {climbing, run.over}
+        await asyncio.wait(both)
+        return ladder.steps
+
     # ------------------------------------------------------------ what goes to the kernel
 
     def _start(self, request: Request) -> Run:
-        run = Run(secrets.token_hex(16), self._channels.iopub, self._patience, self._give_up)
+        run = Run(
+            request, secrets.token_hex(16), self._channels.iopub, self._patience, self._give_up
+        )
         content: JsonObject = {
             "code": request.code,
             "silent": False,
@@ -190,22 +210,16 @@ class Kernel:
     # ------------------------------------------------------------ how runs end
 
     def _on_deadline(self, run: Run) -> None:
-        if not run.done:
+        if not run.done and run.ladder is None:
             run.timed_out = True
-            self._spawn(self._climb(run))
+            run.ladder = self._climb(run, Reason.TIMEOUT)
 
-    async def _climb(self, run: Run) -> None:
-        """The ladder: an interrupt; another, and a message that wakes deaf kernels; the end."""
-        try:
-            await self.interrupt()
-            if await _ends_within(run, self._patience.again):
-                return
-            await self.interrupt()
-            self._ask()
-            await _ends_within(run, self._patience.give_up)
-        finally:  # also where interrupting failed
-            if not run.over.done():
-                await self._keeper.aclose(Reason.TIMEOUT)
+    def _climb(self, run: Run, reason: Reason) -> tuple[Ladder, asyncio.Task[None]]:
+        async def end() -> None:
+            await self._keeper.aclose(reason)
+
+        ladder = Ladder(run, self._patience, self.interrupt, self._ask, end)
+        return ladder, self._spawn(ladder.climb())
 
     def _give_up(self, reason: str) -> None:
         self._spawn(self._keeper.aclose(reason))
@@ -243,20 +257,16 @@ class Kernel:
         if self._chores:
             await asyncio.wait(self._chores)
 
-    def _spawn(self, chore: Coroutine[Any, Any, None]) -> None:
+    def _spawn(self, chore: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(chore)
         self._chores.add(task)
         task.add_done_callback(self._on_chore_done)
+        return task
 
     def _on_chore_done(self, task: asyncio.Task[None]) -> None:
         self._chores.discard(task)
         if not task.cancelled() and task.exception() is not None:
             log.error("a kernel could not be stopped", exc_info=task.exception())
-
-
-async def _ends_within(run: Run, seconds: float) -> bool:
-    await asyncio.wait([run.over], timeout=seconds)
-    return run.over.done()
 
 
 async def _set_within(event: asyncio.Event, seconds: float) -> None:

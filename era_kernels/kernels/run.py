@@ -11,10 +11,14 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable, Iterable
 from dataclasses import dataclass
 from itertools import groupby
+from typing import TYPE_CHECKING
 
 from era_kernels.kernels.channels import Channel
 from era_kernels.kernels.messages import Reply
-from era_kernels.models import Ending, Finished, Output, Stderr, Stdout
+from era_kernels.models import Ending, Finished, Output, Reason, Request, Stderr, Stdout
+
+if TYPE_CHECKING:
+    from era_kernels.kernels.ladder import Ladder
 
 HELD_BYTES = 1024 * 1024
 EVENT_COST = 200  # what an event costs beside its content, in bytes
@@ -72,11 +76,19 @@ class Run:
     """The state of one execute_request, and the hand-off between its reader and its consumer."""
 
     def __init__(
-        self, nonce: str, iopub: Channel, patience: Patience, give_up: Callable[[str], None]
+        self,
+        request: Request,
+        nonce: str,
+        iopub: Channel,
+        patience: Patience,
+        give_up: Callable[[str], None],
     ) -> None:
-        self.id = ""  # of the request, which is sent when the run is ready to take its answers
+        self.request = request
+        self.id = ""  # of the message, which is sent when the run is ready to take its answers
         self.nonce = nonce
-        self.timed_out = False
+        # Who set the ladder up: the deadline, or somebody who wants the run to end.
+        self.timed_out = self.interrupted = False
+        self.ladder: tuple[Ladder, asyncio.Task[None]] | None = None
         self.over: asyncio.Future[Finished] = asyncio.get_running_loop().create_future()
         self._iopub = iopub
         self._patience = patience
@@ -172,12 +184,21 @@ class Run:
 
     def _outcome(self) -> Finished:
         if self._ending is not None:
-            code = 124 if self.timed_out else self._ending.exit_code
-            return Finished(code, state="lost", ending=self._ending, timed_out=self.timed_out)
+            code = self._ending.exit_code
+            if self.timed_out or self._ending.reason == Reason.INTERRUPTED:
+                code = 124 if self.timed_out else 130
+            return Finished(
+                code,
+                state="lost",
+                ending=self._ending,
+                timed_out=self.timed_out,
+                interrupted=self.interrupted,
+            )
         if self.timed_out or self._reply is None:
             # The exception, if any, is our interrupt and not the program's own.
             return Finished(124, timed_out=True)
-        return Finished(self._reply.exit_code, self._reply.exception)
+        reply = self._reply
+        return Finished(reply.exit_code, reply.exception, interrupted=self.interrupted)
 
     # ------------------------------------------------------------ what goes to the consumer
 

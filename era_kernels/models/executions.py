@@ -13,6 +13,14 @@ from era_kernels.models.times import JsonObject
 
 
 @dataclass(frozen=True, slots=True)
+class Keyed:
+    """A caller's key for a submission, and a digest of what it asked for under that key."""
+
+    key: str
+    digest: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Submission:
     """What a caller asks a session to run. `timeout` in seconds, None or 0 means the default.
 
@@ -24,6 +32,9 @@ class Submission:
     env: Mapping[str, str] = field(default_factory=dict)
     update_data: JsonObject | None = None
     base_url: str = ""
+    background: bool = False  # nobody waits for it: another timeout is meant
+    ends_with_caller: bool = False  # it is interrupted when its caller leaves
+    keyed: Keyed | None = None
     files: Mapping[str, str] = field(default_factory=dict)  # path → text, there before the run
 
 
@@ -70,6 +81,8 @@ class Finished:
     state: str = "preserved"  # or "lost"
     ending: Ending | None = None  # the machine ended in this run
     timed_out: bool = False
+    interrupted: bool = False  # somebody asked for its end while the kernel had it
+    cancelled: bool = False  # somebody did before the kernel had it
 
 
 @dataclass(frozen=True, slots=True)

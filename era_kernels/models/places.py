@@ -69,5 +69,7 @@ class Reason(StrEnum):
     RESTARTED = "restarted"
     STOPPED = "server stopped"
     TIMEOUT = "timeout"
+    INTERRUPTED = "interrupted"
+    CANCELLED = "cancelled"
     CLIENT_GONE = "client gone"
     OUTPUT_LIMIT = "output limit"

@@ -11,12 +11,13 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from itertools import islice
 
-from era_kernels.errors import EraError, StorageFailed
+from era_kernels.errors import EraError, NotRunning, StorageFailed
 from era_kernels.models import (
     Done,
     Event,
     Execution,
     ExecutionStatus,
+    Keyed,
     Recorded,
     Session,
     Stderr,
@@ -71,9 +72,11 @@ class Running:
         self.problem: EraError | None = None  # the run never reached a kernel, or lost its log
         self.log = log
         self.finished = asyncio.Event()
-        self.abandon: Callable[[], Awaitable[None]] = _nothing
+        self.abandon: Callable[[], Awaitable[object]] = _nothing
+        self.done: Done | None = None  # its last event, when it has come
         # Set by who runs it: ends it and nothing else, and tells what that took.
         self.interrupt: Callable[[], Awaitable[Sequence[Step]]] | None = None
+        self._callers = 0
         self._answer_bound = answer_bound
         self._tail = Tail()
         self._changed = asyncio.Event()
@@ -86,6 +89,16 @@ class Running:
     def session_id(self) -> str:
         return self.execution.session_id
 
+    def join(self) -> None:
+        """One more of those who asked for it waits for it."""
+        self._callers += 1
+
+    async def leave(self) -> None:
+        """One of them left before the end. What that means is up to the last of them."""
+        self._callers -= 1
+        if not self._callers:
+            await self.abandon()
+
     async def publish(self, events: Sequence[Event]) -> None:
         """Append to the log, then tell the readers. Raises StorageFailed; nothing is told then."""
         self._tell(await self.log.append(events))
@@ -97,6 +110,9 @@ class Running:
 
     def _tell(self, batch: Sequence[Recorded]) -> None:
         self._tail.extend(batch)
+        last = batch[-1].event if batch else None
+        if isinstance(last, Done):
+            self.done = last
         self._wake()
 
     def end(self, exit_code: int, cause: str | None) -> None:
@@ -202,11 +218,13 @@ class Executions:
         self._answer_bound = answer_bound
         self._live: dict[str, Running] = {}
 
-    async def open(self, session: Session, code: str, stored: bool = True) -> Running:
+    async def open(
+        self, session: Session, code: str, stored: bool = True, keyed: Keyed | None = None
+    ) -> Running:
         """A new execution, queued, with its log. Raises StorageFailed, InsufficientStorage."""
         execution = Execution(f"exec-{secrets.token_hex(12)}", session.id, code, now())
         log = await self._store.create(
-            execution, session.directory, session.language, indexed=stored
+            execution, session.directory, session.language, indexed=stored, keyed=keyed
         )
         running = Running(execution, log, self._answer_bound)
         self._live[running.id] = running
@@ -238,7 +256,7 @@ class Executions:
 
     async def get(self, session_id: str, execution_id: str) -> Execution:
         """Raises ExecutionNotFound."""
-        running = self._find(session_id, execution_id)
+        running = self.find(session_id, execution_id)
         if running is not None:
             return running.execution
         return await self._store.get(session_id, execution_id)
@@ -256,7 +274,7 @@ class Executions:
         self, session: Session, execution_id: str, after: int = 0
     ) -> AsyncIterator[list[Recorded]]:
         """Events after a sequence number, then live ones. Raises ExecutionNotFound."""
-        running = self._find(session.id, execution_id)
+        running = self.find(session.id, execution_id)
         batches = (
             running.follow(after)
             if running is not None
@@ -270,7 +288,7 @@ class Executions:
         self, session: Session, execution_id: str, wait: float = 0
     ) -> tuple[Execution, RunAnswer]:
         """The answer so far, after at most `wait` seconds; earlier when the execution ends."""
-        running = self._find(session.id, execution_id)
+        running = self.find(session.id, execution_id)
         if running is not None:
             if wait > 0:
                 await _wait(running.finished, wait)
@@ -286,13 +304,39 @@ class Executions:
             answer.exit_code, answer.cause = execution.exit_code, execution.cause
         return execution, answer
 
+    async def find_key(self, session: Session, key: str) -> tuple[str, bytes] | None:
+        """The kept execution that a caller's key stands for, and the digest of its body."""
+        return await self._store.find_key(session.directory, key)
+
+    def release_key(self, running: Running) -> None:
+        """The key of a caller that it had is free again, for whoever looks from now on."""
+        self._store.release_key_soon(running.id)
+
+    async def interrupt(
+        self, session_id: str, execution_id: str
+    ) -> tuple[Execution, str, Sequence[Step]]:
+        """End an execution, and no other: how it ended, its `state`, and what that took.
+
+        Raises ExecutionNotFound, NotRunning.
+        """
+        running = self.find(session_id, execution_id)
+        if running is None:
+            await self._store.get(session_id, execution_id)
+            raise NotRunning("The execution has finished.", id=execution_id)
+        if running.interrupt is None:
+            raise NotRunning("The execution cannot be interrupted yet.", id=execution_id)
+        steps = await running.interrupt()
+        await running.finished.wait()
+        return running.execution, running.done.state if running.done else "lost", steps
+
     async def text(self, session: Session, execution_id: str, stream: str) -> Text:
         """What the execution wrote to `stdout` or `stderr` until now, as UTF-8."""
-        running = self._find(session.id, execution_id)
+        running = self.find(session.id, execution_id)
         log = running.log if running else await self._log(session, execution_id)
         return Text(log.text_bytes[stream], lambda start, stop: log.text(stream, start, stop))
 
-    def _find(self, session_id: str, execution_id: str) -> Running | None:
+    def find(self, session_id: str, execution_id: str) -> Running | None:
+        """A live execution."""
         running = self._live.get(execution_id)
         return running if running is not None and running.session_id == session_id else None
 

@@ -7,6 +7,7 @@ import dataclasses
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, nullcontext
+from functools import partial
 
 from era_kernels.errors import EraError, StorageFailed
 from era_kernels.kernels.machine import Machine
@@ -20,6 +21,7 @@ from era_kernels.models import (
 )
 from era_kernels.services.desk import Desk
 from era_kernels.services.executions import Running
+from era_kernels.services.interruption import Interruption
 from era_kernels.services.passage import Passage
 from era_kernels.services.record import Record
 from era_kernels.services.runs import Runs, Ticket
@@ -39,7 +41,9 @@ class LiveSession:
         self._users = 0
         self._desk = Desk(tools.workspaces, session.directory)
         self._seat = Seat(self._open_machine, self._drop_files)
-        self._passage = Passage(self._record, tools, self._desk, self._seat)
+        self._passage = Passage(
+            self._record, tools, self._desk, self._seat, partial(tools.seats.held, self)
+        )
         self._runs = Runs(tools.rules.max_queue, self._serve, self._put_in_order)
 
     @property
@@ -88,28 +92,44 @@ class LiveSession:
         Raises InvalidRequest (timeout), QueueFull, Capacity, StorageFailed, SessionNotFound.
         """
         self.check_open()
-        timeout = self._tools.rules.timeout(submission.timeout, self.session.default_timeout)
+        timeout = self._tools.rules.timeout_of(submission, self.session.default_timeout)
         self._runs.check_room()
         self._tools.seats.take(self)
-        ticket = Ticket(submission, timeout)
+        ticket = Ticket(submission, timeout, Interruption(lambda: self._withdraw(ticket)))
         ticket.opening = asyncio.create_task(self._open(ticket))
         self._runs.add(ticket)
         return await asyncio.shield(ticket.opening)
 
     async def _open(self, ticket: Ticket) -> Running:
         running = await self._tools.executions.open(
-            self.session, ticket.submission.code, stored=self._record.stored
+            self.session,
+            ticket.submission.code,
+            stored=self._record.stored,
+            keyed=ticket.submission.keyed,
         )
         ticket.running = running
+        running.interrupt = ticket.interruption
+        ticket.interruption.finished = running.finished
+        if ticket.submission.ends_with_caller:
+            running.abandon = ticket.interruption
         position = self._runs.position(ticket)
         if position:
             running.execution = dataclasses.replace(running.execution, position=position)
             try:
                 await running.publish([Queued(position)])
             except StorageFailed as problem:
-                await self._passage.abort(running, problem)
+                await self._passage.abort(ticket, running, problem)
                 raise
         return running
+
+    async def _withdraw(self, ticket: Ticket) -> None:
+        """Cancel a run that waits, unless the session's end has taken care of it already."""
+        if self.ended or ticket.running is None or not self._runs.withdraw(ticket):
+            return
+        try:
+            await self._passage.cancel(ticket, ticket.running)
+        finally:
+            self._tools.seats.free(self)
 
     async def _serve(self, ticket: Ticket) -> None:
         assert ticket.opening is not None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from signal import SIGINT
 
 from era_kernels.errors import EraError
 from era_kernels.models import (
@@ -72,7 +73,7 @@ def failure_of(
         return _REASONS[ending.reason]
     if problem is not None:
         return Failure(problem.title, problem.message, problem.code)
-    if ending is None:
+    if ending is None or _by_interrupt(finished, ending):
         return None
     if ending.reason is not None and ending.reason.startswith(Reason.OUTPUT_LIMIT):
         return Failure("Output limit", f"The run was ended: {ending.reason}.", "OUTPUT_LIMIT")
@@ -82,6 +83,13 @@ def failure_of(
         "and data stay, and the next run starts a new kernel.",
         "KERNEL_DIED",
     )
+
+
+def _by_interrupt(finished: Finished, ending: Ending) -> bool:
+    """Somebody wanted it to end, and it took its machine along: no condition of the server."""
+    if ending.reason is not None:
+        return ending.reason == Reason.INTERRUPTED
+    return finished.interrupted and ending.signal == SIGINT
 
 
 def outcome_of(finished: Finished, failure: Failure | None) -> str:
@@ -97,6 +105,8 @@ def outcome_of(finished: Finished, failure: Failure | None) -> str:
 def _cause(finished: Finished) -> str | None:
     if finished.timed_out:
         return Reason.TIMEOUT.value
+    if finished.cancelled:
+        return Reason.CANCELLED.value
     return None if finished.ending is None else finished.ending.cause
 
 
@@ -136,3 +146,8 @@ def ended_for(reason: str) -> Finished:
 def ended_with(ending: Ending) -> Finished:
     """A run whose machine ended before it did."""
     return Finished(ending.exit_code, state="lost", ending=ending)
+
+
+def cancelled(state: str) -> Finished:
+    """A run that its kernel never had, because somebody did not want it any more."""
+    return Finished(130, state=state, cancelled=True)

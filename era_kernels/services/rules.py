@@ -14,7 +14,7 @@ from era_kernels.errors import (
     QuotaExceeded,
     TooLarge,
 )
-from era_kernels.models import WITHOUT_WALLS, Isolation, JsonObject
+from era_kernels.models import WITHOUT_WALLS, Isolation, JsonObject, Submission
 from era_kernels.storage.files import checked_path
 from era_kernels.storage.snapshot import MIRROR
 
@@ -28,12 +28,25 @@ class Rules:
 
     default_timeout: float
     max_timeout: float
+    max_background_timeout: float
     max_queue: int
     max_sessions: int
     max_kernels: int
     max_execution_output: int
     max_workspace: int
     public_by_default: bool
+
+    def timeout_of(self, submission: Submission, of_session: float | None) -> float:
+        """The run's timeout. Raises InvalidRequest."""
+        if not submission.background:
+            return self.timeout(submission.timeout, of_session)
+        asked, most = submission.timeout or self.max_background_timeout, self.max_background_timeout
+        if asked > most:
+            raise InvalidRequest(
+                f"timeout of a run in the background must be at most {most:g} seconds, "
+                f"and {asked:g} is not."
+            )
+        return asked
 
     def timeout(self, asked: float | None, of_session: float | None) -> float:
         """The run's timeout: what was asked, else the session's, else the server's.

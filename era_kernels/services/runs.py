@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from era_kernels.errors import QueueFull
 from era_kernels.models import Submission
 from era_kernels.services.executions import Running
+from era_kernels.services.interruption import Interruption
 from era_kernels.services.seat import RETRY_AFTER
 
 
@@ -39,6 +40,7 @@ class Ticket(Turn):
 
     submission: Submission
     timeout: float
+    interruption: Interruption
     queued_at: float = field(default_factory=time.monotonic)
     opening: asyncio.Task[Running] | None = None
     running: Running | None = None
@@ -69,6 +71,7 @@ class Runs:
         self._serve = serve
         self._rest = rest
         self._turns: deque[Turn] = deque()
+        self._served: Turn | None = None
         self._worker: asyncio.Task[None] | None = None
         self.idle_since = time.monotonic()
 
@@ -96,6 +99,15 @@ class Runs:
         self._turns.append(turn)
         self.wake()
 
+    def withdraw(self, turn: Turn) -> bool:
+        """Give a place back, if it still waits for its turn; those behind it move up."""
+        if turn is self._served or turn.left.is_set():
+            return False
+        turn.left.set()
+        self._turns.remove(turn)
+        self._move_up()
+        return True
+
     @asynccontextmanager
     async def turn(self) -> AsyncIterator[None]:
         """One's turn among the runs, for as long as the context is open. Raises QueueFull.
@@ -109,10 +121,8 @@ class Runs:
             await turn.reached.wait()
             yield
         finally:
+            self.withdraw(turn)
             turn.left.set()
-            if self._turns[0] is not turn:
-                self._turns.remove(turn)
-                self._move_up()
 
     def position(self, turn: Turn) -> int:
         """How many are before it."""
@@ -135,10 +145,13 @@ class Runs:
             if rested:
                 await self._rest()
                 continue
+            turn = self._served = self._turns[0]
             try:
-                await self._turns[0].serve(self._serve)
+                await turn.serve(self._serve)
             finally:
-                self._turns.popleft().left.set()
+                self._served = None
+                self._turns.remove(turn)
+                turn.left.set()
                 self.idle_since = time.monotonic()
                 self._move_up()
 

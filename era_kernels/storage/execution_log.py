@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from era_kernels.errors import ExecutionNotFound, StorageFailed
-from era_kernels.models import Event, Execution, Recorded, now
+from era_kernels.models import Event, Execution, Keyed, Recorded, now
 from era_kernels.storage import execution_rows, log_repair
 from era_kernels.storage.log_index import LogIndex, index_path
 from era_kernels.storage.log_lines import Header, Line, encode, encode_header, pieces
@@ -107,18 +107,47 @@ class ExecutionStore:
         self._readers = Threads("log-reader", READERS)
 
     async def create(
-        self, execution: Execution, directory: str, language: str, indexed: bool = True
+        self,
+        execution: Execution,
+        directory: str,
+        language: str,
+        indexed: bool = True,
+        keyed: Keyed | None = None,
     ) -> ExecutionLog:
         """The log of a new execution. `indexed`: it is listed, as long as its session exists.
 
-        Raises StorageFailed, InsufficientStorage.
+        `keyed`: its key is durable when this returns. Raises StorageFailed, InsufficientStorage.
         """
         path = self._path(directory, execution.id)
         header = encode_header(Header(execution.code, language, execution.created_at))
         file = await self._appenders.run(_create, path, header)
-        if indexed:
+        if keyed is not None:
+            await self._insert_keyed(execution, directory, keyed, path, file)
+        elif indexed:
             self._database.write_soon(partial(execution_rows.insert, execution, directory))
         return ExecutionLog(path, file, LogIndex(len(header)), self._appenders, self._readers)
+
+    async def _insert_keyed(
+        self, execution: Execution, directory: str, keyed: Keyed, path: Path, file: int
+    ) -> None:
+        """After the log: a server killed in between leaves the key free, and no code has run."""
+        try:
+            await self._database.write(
+                partial(execution_rows.insert_keyed, execution, directory, keyed)
+            )
+        except BaseException:
+            os.close(file)
+            await self._readers.run(_unlink, [path])
+            raise
+
+    async def find_key(self, directory: str, key: str) -> tuple[str, bytes] | None:
+        """The execution that a caller's key stands for, and the digest of its body."""
+        await self._database.settled()
+        return await self._database.read(partial(execution_rows.find_key, directory, key))
+
+    def release_key_soon(self, execution_id: str) -> None:
+        """The key of that execution stands for nothing any more."""
+        self._database.write_soon(partial(execution_rows.release_key, execution_id))
 
     def update_soon(self, execution: Execution, log: ExecutionLog | None = None) -> None:
         """Store what changed of an execution, and how large its log is; where it is indexed."""

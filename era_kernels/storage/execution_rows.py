@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from era_kernels.models import Execution, ExecutionStatus, JsonObject
+from era_kernels.models import Execution, ExecutionStatus, JsonObject, Keyed
 from era_kernels.storage.rows import time_from, time_text
 
 _EXECUTION = "id, session_id, code, created_at, status, started_at, finished_at, exit_code, cause"
@@ -33,6 +33,34 @@ def insert(execution: Execution, directory: str, connection: sqlite3.Connection)
         ":exit_code, :cause, :directory, 0 "
         "WHERE EXISTS (SELECT 1 FROM sessions WHERE directory = :directory)",
         {**_values(execution), "directory": directory},
+    )
+
+
+def insert_keyed(
+    execution: Execution, directory: str, keyed: Keyed, connection: sqlite3.Connection
+) -> None:
+    """The same, under a caller's key. Raises sqlite3.IntegrityError when that is taken."""
+    insert(execution, directory, connection)
+    connection.execute(
+        "UPDATE executions SET idempotency_key = ?, body_digest = ? WHERE id = ?",
+        (keyed.key, keyed.digest, execution.id),
+    )
+
+
+def find_key(directory: str, key: str, connection: sqlite3.Connection) -> tuple[str, bytes] | None:
+    """The execution that a caller's key stands for, and the digest of its body."""
+    row: tuple[str, bytes] | None = connection.execute(
+        "SELECT id, body_digest FROM executions WHERE directory = ? AND idempotency_key = ?",
+        (directory, key),
+    ).fetchone()
+    return row
+
+
+def release_key(execution_id: str, connection: sqlite3.Connection) -> None:
+    """The key stands for nothing any more."""
+    connection.execute(
+        "UPDATE executions SET idempotency_key = NULL, body_digest = NULL WHERE id = ?",
+        (execution_id,),
     )
 
 

@@ -73,3 +73,16 @@ def m003_codes_and_ttl(db: Database) -> None:
     short = [name for name in sessions.columns_dict if name not in ("metadata", "data")]
     sessions.add_column("ttl", float)
     sessions.transform(column_order=[*short, "ttl"])
+
+
+@MIGRATIONS()
+def m005_idempotency(db: Database) -> None:
+    """The keys of callers: one names at most one execution of a session."""
+    executions = db.table("executions")
+    executions.add_column("idempotency_key", str)
+    executions.add_column("body_digest", bytes)
+    executions.transform(column_order=[name for name in executions.columns_dict if name != "code"])
+    db.execute(
+        "CREATE UNIQUE INDEX executions_keys ON executions (directory, idempotency_key) "
+        "WHERE idempotency_key IS NOT NULL"
+    )

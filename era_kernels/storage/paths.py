@@ -50,6 +50,11 @@ class DataDirectory:
         return self.path / "era.db"
 
     @property
+    def secret(self) -> Path:
+        """Apart from the database, so that a copy of that one tells nothing that it guards."""
+        return self.path / "secret"
+
+    @property
     def sessions(self) -> Path:
         return self.path / "sessions"
 

@@ -173,6 +173,7 @@ _WORDS = {
     "int_from_float": "must be an integer",
     "dict_type": "must be an object",
     "list_type": "must be a list",
+    "literal_error": "must be {expected}",
     "greater_than": "must be above {gt:g}",
     "greater_than_equal": "must be at least {ge:g}",
     "less_than_equal": "must be at most {le:g}",

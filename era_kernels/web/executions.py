@@ -1,68 +1,33 @@
-"""Runs in a session, and what became of them: run, stream, list, show, read again."""
+"""What became of runs: listed, shown, followed, read again."""
 
 from __future__ import annotations
 
 from contextlib import aclosing, suppress
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import Field
 
 from era_kernels.errors import InvalidRequest
-from era_kernels.models import Execution, JsonObject, Submission, iso
+from era_kernels.models import Execution, JsonObject, iso
 from era_kernels.web import ranges
 from era_kernels.web.answers import (
     Answer,
-    RunAnswer,
-    TimedOutRunAnswer,
     run_object,
     size_of,
-    with_timeout,
 )
 from era_kernels.web.base import BaseHandler, ClientGone, Edge
-from era_kernels.web.bodies import Count, Env, Paging, Query, Seconds, Timed
+from era_kernels.web.bodies import Count, Paging, Query, Seconds
 from era_kernels.web.operations import Media, Operation
+from era_kernels.web.runs import EVENTS, TOLD
 from era_kernels.web.sse import EventStream
 
 if TYPE_CHECKING:
-    from era_kernels.services.codes import SessionCodes
-    from era_kernels.services.executions import Executions, Running
+    from era_kernels.services.executions import Executions
     from era_kernels.services.sessions import LiveSessions
 
 MANY = 200  # executions whose list is encoded beside the event loop
 _MANY_BYTES = 2 * 1024 * 1024
-_EVENTS = Media(
-    "text/event-stream",
-    "Frames with `id`, `event` and one line of JSON as `data`; `done` is always the last.",
-    {
-        "type": "object",
-        "properties": {name: {"type": "string"} for name in ("id", "event", "data")},
-        "required": ["id", "event", "data"],
-    },
-)
-_TOLD = """Events, by their `type`, which is also the name of the frame's `event`:
-
-- `stdout`, `stderr` {content}: what the program wrote
-- `result`, `display`, `update_display`, `clear_output`: rich outputs, as MIME bundles
-- `queued` {position}: once, when the run has to wait
-- `error` {error, message, code}: the server ended the run, as `code` tells: EXECUTION_TIMEOUT,
-  KERNEL_DIED, OUTPUT_LIMIT, SESSION_DELETED, SESSION_RESTARTED or SERVER_STOPPED
-- `done` {exit_code, exception, state, …}: always the last
-
-What went wrong before the first event is an ordinary error. The header `X-Execution-Id` names the
-execution whose `/stream` goes on where a connection broke, after the `Last-Event-ID` given."""
 _PLAIN = Media("text/plain", "The text so far; byte ranges are served.")
-
-
-class RunRequest(Timed):
-    """Code to run in a session."""
-
-    model_config = ConfigDict(json_schema_extra={"examples": [{"code": "print(6 * 7)"}]})
-
-    code: str | None = Field(None, description="Default: the code stored with the session.")
-    update_data: dict[str, Any] | None = Field(
-        None, description="Merged into the session's data before the run."
-    )
-    env: Env | None = None
 
 
 class ExecutionQuery(Query):
@@ -125,67 +90,6 @@ class ExecutionsAnswer(Answer):
     total: int
 
 
-# ---------------------------------------------------------------- running
-
-
-class SubmittingHandler(BaseHandler):
-    """What run and stream share: the body becomes a submission, the session takes it."""
-
-    def initialize(  # type: ignore[override]
-        self, edge: Edge, sessions: LiveSessions, codes: SessionCodes
-    ) -> None:
-        super().initialize(edge)
-        self.sessions = sessions
-        self.codes = codes
-
-    async def submit(self, id: str) -> Running:  # noqa: A002 - the word of the API
-        body = await self.read(RunRequest)
-        code = await self.codes.text(id) if body.code is None else body.code
-        submission = Submission(
-            code=code,
-            timeout=body.timeout_seconds(),
-            env=await self.env(body.env),
-            update_data=body.update_data,
-            base_url=self.edge.access.base_url(self.request),
-        )
-        running = await self.sessions.submit(id, submission)
-        self.set_lasting_header("X-Execution-Id", running.id)
-        return running
-
-
-class RunHandler(SubmittingHandler):
-    """A run whose answer comes at its end. It goes on when the client leaves."""
-
-    operations = {
-        "POST": Operation(
-            "Run code in a session",
-            {200: RunAnswer, 408: TimedOutRunAnswer},
-            request=RunRequest,
-        ),
-    }
-
-    async def post(self, id: str) -> None:  # noqa: A002
-        running = await self.submit(id)
-        answer = await running.answer()
-        out, status = with_timeout(answer, run_object(answer))
-        await self.answer(out, status, size=size_of(answer))
-
-
-class StreamHandler(SubmittingHandler):
-    """A run whose events come as they happen. It goes on when the client leaves."""
-
-    operations = {
-        "POST": Operation(
-            "Run code and follow it", {200: _EVENTS}, request=RunRequest, description=_TOLD
-        )
-    }
-
-    async def post(self, id: str) -> None:  # noqa: A002
-        running = await self.submit(id)
-        async with aclosing(running.follow()) as batches:  # type: ignore[type-var]
-            await EventStream(self, lambda: running.problem).send(batches)
-
-
 # ---------------------------------------------------------------- what became of them
 
 
@@ -235,9 +139,7 @@ class ReplayHandler(ReadingHandler):
     """An execution's events, from any of them on, then live."""
 
     operations = {
-        "GET": Operation(
-            "Follow an execution", {200: _EVENTS}, query=ReplayQuery, description=_TOLD
-        ),
+        "GET": Operation("Follow an execution", {200: EVENTS}, query=ReplayQuery, description=TOLD),
     }
 
     async def get(self, id: str, execution_id: str) -> None:  # noqa: A002

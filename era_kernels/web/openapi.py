@@ -16,7 +16,7 @@ from era_kernels.web import json_text
 from era_kernels.web.answers import ErrorAnswer
 from era_kernels.web.base import BaseHandler, Edge
 from era_kernels.web.bodies import ID
-from era_kernels.web.operations import Media, Operation, Route
+from era_kernels.web.operations import Header, Media, Operation, Route
 
 _SCHEMAS = "#/components/schemas/"
 _PARAMETER = re.compile(r"\{(\w+)\}")
@@ -102,8 +102,11 @@ def _operation(route: Route, method: str, operation: Operation) -> JsonObject:
     }
     if operation.description:
         out["description"] = operation.description
+    parameters = [_header_parameter(header) for header in operation.headers]
     if operation.query is not None:
-        out["parameters"] = list(_query_parameters(operation.query))
+        parameters.extend(_query_parameters(operation.query))
+    if parameters:
+        out["parameters"] = parameters
     if operation.request is not None:
         out["requestBody"] = {"content": _content(operation.request), "required": True}
     return out
@@ -136,6 +139,12 @@ def _path_parameter(name: str) -> JsonObject:
     if name == "path":  # the rest of the URL, which may hold slashes
         schema = {"type": "string", "minLength": 1}
     return {"name": name, "in": "path", "required": True, "schema": schema}
+
+
+def _header_parameter(header: Header) -> JsonObject:
+    schema = {"type": "string", "pattern": header.pattern}
+    described = {"schema": schema, "description": header.description}
+    return {"name": header.name, "in": "header", **described}
 
 
 def _query_parameters(model: type[BaseModel]) -> Iterator[JsonObject]:

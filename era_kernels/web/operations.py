@@ -22,6 +22,15 @@ class Media:
 
 
 @dataclass(frozen=True, slots=True)
+class Header:
+    """A request header that means something to an operation, and the pattern of its values."""
+
+    name: str
+    pattern: str
+    description: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Operation:
     """One method of one path.
 
@@ -33,6 +42,7 @@ class Operation:
     answers: Mapping[int, type[BaseModel] | Media] = field(default_factory=dict)
     request: type[BaseModel] | Media | None = None
     query: type[BaseModel] | None = None
+    headers: tuple[Header, ...] = ()
     description: str = ""
     listed: bool = True  # in the OpenAPI document
 

@@ -18,22 +18,23 @@ from era_kernels.web.executions import (
     ExecutionHandler,
     ExecutionsHandler,
     ReplayHandler,
-    RunHandler,
-    StreamHandler,
     TextHandler,
 )
 from era_kernels.web.files import FileHandler, FilesHandler
 from era_kernels.web.health import HealthHandler, LanguagesHandler, LimitsHandler
+from era_kernels.web.interrupts import InterruptHandler
 from era_kernels.web.metrics import MetricsHandler
 from era_kernels.web.not_found import NotFoundHandler
 from era_kernels.web.openapi import Document, OpenApiHandler
 from era_kernels.web.operations import Route
+from era_kernels.web.runs import RunHandler, StreamHandler
 from era_kernels.web.sessions import RestartHandler, SessionHandler, SessionsHandler
 
 if TYPE_CHECKING:
     from era_kernels.services.codes import SessionCodes
     from era_kernels.services.executions import Executions
     from era_kernels.services.files import SessionFiles
+    from era_kernels.services.repeats import Repeats
     from era_kernels.services.sessions import LiveSessions
     from era_kernels.services.status import Status
 
@@ -50,10 +51,11 @@ def make_application(
     status: Status,
     codes: SessionCodes,
     files: SessionFiles,
+    repeats: Repeats,
     edge: Edge,
 ) -> Application:
     """The whole HTTP side."""
-    routes = make_routes(sessions, executions, status, codes, files)
+    routes = make_routes(sessions, executions, status, codes, files, repeats)
     document = Document(routes)
     routes = [
         *routes,
@@ -76,10 +78,11 @@ def make_routes(
     status: Status,
     codes: SessionCodes,
     files: SessionFiles,
+    repeats: Repeats,
 ) -> list[Route]:
     """Every path of the API, in the order of the document."""
     one = {"sessions": sessions}
-    running = {"sessions": sessions, "codes": codes}
+    running = {"sessions": sessions, "codes": codes, "repeats": repeats}
     many = {"sessions": sessions, "executions": executions}
     how = {"status": status}
     session = "/api/sessions/{id}"
@@ -98,6 +101,7 @@ def make_routes(
         Route(f"{session}/executions", ExecutionsHandler, many, "executions"),
         Route(execution, ExecutionHandler, many, "executions"),
         Route(f"{execution}/stream", ReplayHandler, many, "executions"),
+        Route(f"{execution}/interrupt", InterruptHandler, many, "executions"),
         Route(f"{execution}/stdout", TextHandler, {**many, "stream": "stdout"}, "executions"),
         Route(f"{execution}/stderr", TextHandler, {**many, "stream": "stderr"}, "executions"),
         Route("/health", HealthHandler, how, "server"),

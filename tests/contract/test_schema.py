@@ -53,6 +53,7 @@ def server() -> Iterator[Server]:
     with launching() as launcher:
         yield launcher.start(
             "--max-timeout", "1", "--default-timeout", "0.5", "--max-kernels", "8",
+            "--max-background-timeout", "1",
             "--max-answer-output", "64K", "--max-execution-output", "1M",
         )  # fmt: skip
 

@@ -6,7 +6,7 @@ import asyncio
 import json
 import signal
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing
 from pathlib import Path
 
@@ -18,7 +18,18 @@ from era_kernels.kernels.channels import BROKEN
 from era_kernels.kernels.kernel import InterruptMode, Kernel
 from era_kernels.kernels.run import HELD_BYTES, SILENT, Patience
 from era_kernels.kernels.wire import Connection
-from era_kernels.models import Ending, ExceptionInfo, Finished, Reason, Result, Stderr, Stdout
+from era_kernels.models import (
+    Ending,
+    ExceptionInfo,
+    Finished,
+    Output,
+    Reason,
+    Request,
+    Result,
+    Stderr,
+    Stdout,
+    Step,
+)
 from tests.kernels.scripted import (
     QUICK,
     Keeper,
@@ -438,6 +449,176 @@ def test_ladder_survives_a_failing_interrupt(on_stage: Callable[..., None]) -> N
         release.set()
 
     on_stage(lambda other, request: release.wait(10) and None, act)
+
+
+# ---------------------------------------------------------------- stopped by somebody
+
+
+def deaf(release: threading.Event) -> Script:
+    """A program that goes on until the test ends it."""
+    return lambda other, request: release.wait(10) and None
+
+
+async def _begun(stage: Stage, request: Request) -> asyncio.Task[list[Output | Finished]]:
+    """A run that has reached its kernel."""
+
+    async def run() -> list[Output | Finished]:
+        return [item async for batch in stage.kernel.execute(request) for item in batch]
+
+    task = asyncio.create_task(run())
+    while not stage.other.requests:
+        await asyncio.sleep(0.001)
+    return task
+
+
+def actions(steps: Sequence[Step]) -> list[str]:
+    times = [step.seconds for step in steps]
+    assert times == sorted(times)
+    return [step.action for step in steps]
+
+
+def test_stopped_in_time_keeps_the_state(on_stage: Callable[..., None]) -> None:
+    """A program that hears the interrupt ends as it likes, and its state is preserved."""
+    stopped = threading.Event()
+
+    def script(other: ScriptedKernel, request: Message) -> None:
+        stopped.wait(10)
+        other.end(request, 130)
+
+    async def act(stage: Stage) -> None:
+        request = a_request()
+        run = await _begun(stage, request)
+        stage.keeper.signal = _noting([], stopped.set)  # type: ignore[method-assign]
+        assert actions(await stage.kernel.stop(request)) == ["interrupt"]
+        assert await run == [Finished(130, interrupted=True)]
+        assert await stage.kernel.stop(request) == []
+        assert not stage.keeper.ended.done()
+
+    on_stage(script, act)
+
+
+def test_stop_of_a_deaf_program(on_stage: Callable[..., None]) -> None:
+    """Who does not listen is ended with the machine; all who asked get the same steps."""
+    release = threading.Event()
+
+    async def act(stage: Stage) -> None:
+        request = a_request()
+        run = await _begun(stage, request)
+        first, second = await asyncio.gather(*(stage.kernel.stop(request) for _ in range(2)))
+        assert actions(first) == ["interrupt", "interrupt again", "end"]
+        assert first == second
+        ending = Ending(reason=Reason.INTERRUPTED)
+        assert await run == [Finished(130, state="lost", ending=ending, interrupted=True)]
+        assert stage.keeper.signals == [signal.SIGINT] * 2
+        release.set()
+
+    on_stage(deaf(release), act)
+
+
+@pytest.mark.parametrize("after", [0.0, 0.05, 0.15])
+def test_stop_and_deadline(on_stage: Callable[..., None], after: float) -> None:
+    """There is one ladder: whoever comes first says how the run ended."""
+    release = threading.Event()
+
+    async def act(stage: Stage) -> None:
+        request = a_request(timeout=0.1)
+        run = await _begun(stage, request)
+        await asyncio.sleep(after)
+        steps = await stage.kernel.stop(request)
+        assert actions(steps) == ["interrupt", "interrupt again", "end"]
+        (finished,) = await run
+        assert isinstance(finished, Finished)
+        assert finished.exit_code == (124 if finished.timed_out else 130)
+        assert finished.timed_out is not finished.interrupted
+        assert after < 0.1 or finished.timed_out
+        assert stage.keeper.signals == [signal.SIGINT] * 2
+        release.set()
+
+    on_stage(deaf(release), act)
+
+
+def test_stop_of_another_run(on_stage: Callable[..., None]) -> None:
+    """What is not the run of now is left alone: nothing is sent."""
+
+    async def act(stage: Stage) -> None:
+        first, second = a_request(), a_request()
+        await (await _begun(stage, first))
+        run = await _begun(stage, second)
+        assert await stage.kernel.stop(first) == []
+        assert await stage.kernel.stop(a_request()) == []
+        await run
+        assert stage.keeper.signals == []
+
+    on_stage(well_behaved, act)
+
+
+def test_next_run_waits_for_the_interrupt(on_stage: Callable[..., None]) -> None:
+    """A run is not over for its consumer while an interrupt is on its way to the kernel."""
+    sent, arrive = threading.Event(), asyncio.Event()
+
+    def script(other: ScriptedKernel, request: Message) -> None:
+        sent.wait(10)
+        other.end(request)
+
+    async def slow(number: int) -> None:
+        sent.set()
+        await arrive.wait()
+
+    async def act(stage: Stage) -> None:
+        request = a_request()
+        run = await _begun(stage, request)
+        stage.keeper.signal = slow  # type: ignore[method-assign]
+        stopping = asyncio.create_task(stage.kernel.stop(request))
+        await asyncio.sleep(0.1)
+        assert not run.done()
+        arrive.set()
+        assert actions(await stopping) == ["interrupt"]
+        assert await run == [Finished(0, interrupted=True)]
+
+    on_stage(script, act)
+
+
+@pytest.mark.parametrize("ends", [False, True])
+def test_interrupt_that_hangs(on_stage: Callable[..., None], ends: bool) -> None:
+    """The ladder keeps its deadline; an interrupt that may still arrive costs the machine."""
+    release = threading.Event()
+
+    def script(other: ScriptedKernel, request: Message) -> None:
+        release.wait(0.1 if ends else 10)
+        other.end(request)
+
+    async def hang(number: int) -> None:
+        await asyncio.Event().wait()
+
+    async def act(stage: Stage) -> None:
+        request = a_request()
+        run = await _begun(stage, request)
+        stage.keeper.signal = hang  # type: ignore[method-assign]
+        assert actions(await stage.kernel.stop(request)) == ["interrupt", "end"]
+        assert stage.keeper.ended.done()
+        (finished,) = await run
+        assert isinstance(finished, Finished)
+        assert finished.exit_code == (0 if ends else 130)
+        release.set()
+
+    on_stage(script, act)
+
+
+def test_stop_of_what_has_replied(on_stage: Callable[..., None]) -> None:
+    """Only output is missing: no interrupt, which the next run could hear; but the deadline."""
+
+    def script(other: ScriptedKernel, request: Message) -> None:
+        other.reply(request, 5)
+
+    async def act(stage: Stage) -> None:
+        request = a_request()
+        run = await _begun(stage, request)
+        await asyncio.sleep(0.1)
+        assert actions(await stage.kernel.stop(request)) == ["end"]
+        assert stage.keeper.signals == []
+        await run
+
+    on_stage(script, act, Patience(again=0.1, give_up=0.3, missing=5))
 
 
 # ---------------------------------------------------------------- ends

@@ -1,9 +1,10 @@
 """The services on real stores in a temporary directory; kernels play a small language.
 
 A program is a list of instructions, one a line: `out TEXT`, `err TEXT`, `show TEXT` (a display),
-`wait` (for its end from outside), `gate NAME` (until the test opens it), `write NAME TEXT`,
-`read NAME`, `remove NAME`, `env NAME`, `data TEXT` (into `.session_data.json`), `exit CODE`,
-`timeout`, `stuck` (a timeout that costs the kernel), `die CODE`, `bug`.
+`wait` (for its end from outside), `listen` (for an interrupt), `gate NAME` (until the test opens
+it), `write NAME TEXT`, `read NAME`, `remove NAME`, `env NAME`, `data TEXT` (into
+`.session_data.json`), `exit CODE`, `timeout`, `stuck` (a timeout that costs the kernel),
+`die CODE`, `bug`.
 """
 
 from __future__ import annotations
@@ -58,6 +59,7 @@ PLACE = Place(Path("/w"), Path("/p"), Path("/c"))  # where nothing is looked at
 RULES: dict[str, Any] = {
     "default_timeout": 30.0,
     "max_timeout": 3600.0,
+    "max_background_timeout": 86400.0,
     "max_queue": 100,
     "max_sessions": 1000,
     "max_kernels": 100,
@@ -208,6 +210,9 @@ async def _step(machine: FakeMachine, request: Request, word: str, rest: str) ->
         case "die":
             machine.die(Ending(code=int(rest)))
             await asyncio.Event().wait()
+        case "listen":
+            await machine.kernel.interrupted.wait()
+            return Finished(130, interrupted=True)
         case "wait":
             await asyncio.Event().wait()
         case "bug":

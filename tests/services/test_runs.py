@@ -8,7 +8,12 @@ import pytest
 
 from era_kernels.errors import QueueFull
 from era_kernels.models import Submission
+from era_kernels.services.interruption import Interruption
 from era_kernels.services.runs import Runs, Ticket
+
+
+async def _nothing() -> None:
+    """No session is there to be told."""
 
 
 class Counter:
@@ -22,7 +27,7 @@ class Counter:
         self.story: list[str] = []
 
     def add(self, code: str) -> Ticket:
-        ticket = Ticket(Submission(code), 30)
+        ticket = Ticket(Submission(code), 30, Interruption(_nothing))
         self.runs.add(ticket)
         return ticket
 

@@ -32,7 +32,7 @@ def test_every_field_has_a_column(database: sqlite_utils.Database) -> None:
     assert columns == {field.name for field in fields(Session)}
     columns = set(database.table("executions").columns_dict)
     wanted = {field.name for field in fields(Execution)} - {"position"}
-    assert columns == wanted | {"directory", "size"}
+    assert columns == wanted | {"directory", "size", "idempotency_key", "body_digest"}
 
 
 def test_what_may_be_long_stands_last(database: sqlite_utils.Database) -> None:
@@ -64,6 +64,7 @@ def test_sessions_of_an_older_version_are_kept() -> None:
         "UPDATE sessions SET file_count = 1 WHERE directory = 'x'",
         "SELECT id FROM executions WHERE session_id = 'x' ORDER BY created_at, rowid",
         "SELECT id FROM executions WHERE status != 'finished'",
+        "SELECT id FROM executions WHERE directory = 'x' AND idempotency_key = 'k'",
         "DELETE FROM executions WHERE session_id = 'x'",
         "SELECT code FROM codes WHERE directory = 'x'",
     ],

@@ -21,10 +21,12 @@ from era_kernels.errors import (
     EraError,
     ExecutionNotFound,
     FileNotFound,
+    IdempotencyConflict,
     InsufficientStorage,
     InvalidRequest,
     KernelStartFailed,
     NotFound,
+    NotRunning,
     QueueFull,
     QuotaExceeded,
     SessionExists,
@@ -47,6 +49,7 @@ from era_kernels.models import (
     SessionView,
     Stderr,
     Stdout,
+    Step,
     Submission,
     now,
 )
@@ -71,6 +74,7 @@ class FakeRunning:
         self.submission = submission
         self.problem: EraError | None = None
         self.abandoned = False
+        self.callers = 0
         self.recorded: list[Recorded] = []
         self.finished = asyncio.Event()
         self.truncated = False
@@ -88,6 +92,14 @@ class FakeRunning:
     @property
     def session_id(self) -> str:
         return self.execution.session_id
+
+    def join(self) -> None:
+        self.callers += 1
+
+    async def leave(self) -> None:
+        self.callers -= 1
+        if not self.callers and self.submission.ends_with_caller:
+            await self.abandon()
 
     async def abandon(self) -> None:
         self.abandoned = True
@@ -329,6 +341,31 @@ class FakeText:
             yield self.data[at : min(at + 65536, stop)]
 
 
+class FakeRepeats:
+    """What the web room uses of `Repeats`: same key and body, same execution."""
+
+    def __init__(self, sessions: FakeSessions) -> None:
+        self._sessions = sessions
+        self.asked: dict[tuple[str, str], tuple[bytes, FakeRunning]] = {}
+
+    async def find(self, id: str, key: str, body: bytes) -> FakeRunning | None:  # noqa: A002
+        old, running = self.asked.get((id, key), (body, None))
+        if old != body:
+            raise IdempotencyConflict("This key was used with another body.")
+        return running
+
+    async def submit(
+        self,
+        id: str,  # noqa: A002
+        submission: Submission,
+        key: str,
+        body: bytes,
+    ) -> FakeRunning:
+        running = await self._sessions.submit(id, submission)
+        self.asked[id, key] = body, running
+        return running
+
+
 class FakeExecutions:
     """What the web room uses of `Executions`."""
 
@@ -377,6 +414,15 @@ class FakeExecutions:
         while time.monotonic() - began < wait and not running.finished.is_set():
             await asyncio.sleep(0.01)
         return running.execution, running.folded()
+
+    async def interrupt(
+        self, session_id: str, execution_id: str
+    ) -> tuple[Execution, str, list[Step]]:
+        running = self._find(session_id, execution_id)
+        if running.finished.is_set():
+            raise NotRunning("The execution has finished.", id=execution_id)
+        await running.abandon()
+        return running.execution, "preserved", [Step("interrupt", 0.0), Step("ended", 0.0123456)]
 
     async def text(self, session: Session, execution_id: str, stream: str) -> FakeText:
         answer = self._find(session.id, execution_id).folded()

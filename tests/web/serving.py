@@ -19,7 +19,14 @@ from era_kernels.web.access import Access
 from era_kernels.web.base import Edge
 from era_kernels.web.routes import make_application
 from era_kernels.web.server import WebServer
-from tests.web.fakes import FakeCodes, FakeExecutions, FakeFiles, FakeSessions, FakeStatus
+from tests.web.fakes import (
+    FakeCodes,
+    FakeExecutions,
+    FakeFiles,
+    FakeRepeats,
+    FakeSessions,
+    FakeStatus,
+)
 
 MAX_BODY = 4 * 1024 * 1024
 
@@ -100,6 +107,7 @@ def serving(
             status=status,  # type: ignore[arg-type]
             codes=codes,  # type: ignore[arg-type]
             files=files,  # type: ignore[arg-type]
+            repeats=FakeRepeats(sessions),  # type: ignore[arg-type]
             edge=edge,
         )
         server = WebServer.open(application, edge, "127.0.0.1", 0, **options)

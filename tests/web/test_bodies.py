@@ -10,7 +10,8 @@ import pytest
 from era_kernels.errors import InvalidId, InvalidRequest
 from era_kernels.web import bodies
 from era_kernels.web.execute import ExecuteRequest
-from era_kernels.web.executions import ExecutionQuery, ReplayQuery, RunRequest
+from era_kernels.web.executions import ExecutionQuery, ReplayQuery
+from era_kernels.web.runs import RunRequest
 from era_kernels.web.sessions import ChangeSession, CreateSession
 
 RUN = {"code": "x"}

@@ -145,6 +145,57 @@ def test_runner_that_leaves(server: Served, session: str) -> None:
     assert server.http.get(f"{session}/executions/exec-1").json()["stdout"] == "end\n"
 
 
+@pytest.mark.parametrize("call", ["run", "stream"])
+@pytest.mark.parametrize(("wish", "abandoned"), [("interrupt", True), ("continue", False)])
+def test_abandoned(server: Served, session: str, call: str, wish: str, abandoned: bool) -> None:
+    """The service is told when the last caller leaves; what that means is up to it."""
+    body = b'{"code": "out a\\nsleep 60", "on_disconnect": "%b"}' % wish.encode()
+    head = b"POST %b/%b HTTP/1.1\r\nHost: localhost:%d\r\nContent-Length: %d\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", server.port)) as wire:
+        wire.sendall(head % (session.encode(), call.encode(), server.port, len(body)) + body)
+        assert eventually(lambda: [one.callers for one in server.sessions.runs.values()] == [1])
+    [running] = server.sessions.runs.values()
+    assert eventually(lambda: running.callers == 0)
+    assert running.abandoned is abandoned
+
+
+def test_background(server: Served, session: str) -> None:
+    """It is answered when it has its place; nobody waits for it."""
+    answer = run(server, session, "sleep 60", background=True)
+    assert (answer.status_code, answer.json()) == (
+        202, {"execution_id": "exec-1", "session_id": "s1"},
+    )  # fmt: skip
+    [running] = server.sessions.runs.values()
+    assert running.submission.background
+    assert running.callers == 0
+
+
+def test_key(server: Served, session: str) -> None:
+    """The same key and body are one execution, the same key with another body a conflict."""
+    headers = {"Idempotency-Key": "k"}
+    answers = [
+        server.http.post(f"{session}/run", json={"code": code}, headers=headers)
+        for code in ("out a", "out a", "out b")
+    ]
+    assert [one.status_code for one in answers] == [200, 200, 409]
+    assert answers[0].content == answers[1].content
+    assert answers[2].json()["code"] == "IDEMPOTENCY_CONFLICT"
+    [running] = server.sessions.runs.values()
+    assert running.submission.code == "out a"
+
+
+def test_interrupt(server: Served, session: str) -> None:
+    """Steps are told in milliseconds."""
+    run(server, session, "sleep 60", background=True)
+    answer = server.http.post(f"{session}/executions/exec-1/interrupt")
+    assert answer.json() == {
+        "success": True,
+        "execution_id": "exec-1",
+        "state": "preserved",
+        "steps": [{"action": "interrupt", "ms": 0.0}, {"action": "ended", "ms": 12.346}],
+    }
+
+
 # ---------------------------------------------------------------- list
 
 

@@ -18,11 +18,19 @@ from era_kernels.web.bodies import ID, Body, validated
 from era_kernels.web.code import PutCode
 from era_kernels.web.duplicate import DuplicateSession
 from era_kernels.web.execute import ExecuteRequest
-from era_kernels.web.executions import RunRequest
 from era_kernels.web.operations import Media, Operation, Route
 from era_kernels.web.routes import make_routes
+from era_kernels.web.runs import RunRequest
 from era_kernels.web.sessions import ChangeSession, CreateSession
-from tests.web.fakes import LANGUAGE, FakeCodes, FakeExecutions, FakeFiles, FakeSessions, FakeStatus
+from tests.web.fakes import (
+    LANGUAGE,
+    FakeCodes,
+    FakeExecutions,
+    FakeFiles,
+    FakeRepeats,
+    FakeSessions,
+    FakeStatus,
+)
 from tests.web.serving import Served
 
 _SESSIONS = FakeSessions()
@@ -32,6 +40,7 @@ ROUTES: list[Route] = make_routes(
     FakeStatus(),  # type: ignore[arg-type]
     FakeCodes(_SESSIONS),  # type: ignore[arg-type]
     FakeFiles(_SESSIONS),  # type: ignore[arg-type]
+    FakeRepeats(_SESSIONS),  # type: ignore[arg-type]
 )
 OPERATIONS: dict[tuple[str, str], Operation] = {
     (method, route.path): operation
@@ -213,6 +222,16 @@ CREATE: dict[str, Any] = {
     "language": LANGUAGE, "session_id": "s2", "default_timeout": 1.5, "ttl": 60
 }  # fmt: skip
 PROGRAM: dict[str, Any] = {"language": LANGUAGE, "code": "out a\nshow b\nfail E\ntruncate"}
+
+
+def interrupting(server: Served) -> httpx.Response:
+    """Only what runs can be interrupted."""
+    body = {"code": "sleep 60", "background": True}
+    started = server.http.post(RUN.format(id="s1"), json=body).json()
+    path = EXECUTION.format(id="s1", execution_id=started["execution_id"])
+    return server.http.post(f"{path}/interrupt")
+
+
 CASES = [
     case("POST", EXECUTE, 200, PROGRAM),
     case("POST", EXECUTE, 200, {**PROGRAM, "code": "die 9"}, "death"),
@@ -229,11 +248,13 @@ CASES = [
     case("GET", "/api/sessions/{id}/code", 200),
     case("POST", RUN, 200, PROGRAM),
     case("POST", RUN, 200, {"code": "die 9"}, "death"),
+    case("POST", RUN, 202, {**PROGRAM, "background": True}),
     case("POST", RUN, 408, {"code": "timeout\ntruncate"}),
     case("POST", "/api/sessions/{id}/stream", 200, PROGRAM),
     case("GET", "/api/sessions/{id}/executions", 200),
     case("GET", EXECUTION, 200),
     case("GET", f"{EXECUTION}/stream", 200),
+    pytest.param("POST", f"{EXECUTION}/interrupt", 200, interrupting, id="interrupt"),
     case("GET", f"{EXECUTION}/stdout", 200),
     case("GET", f"{EXECUTION}/stderr", 200),
     case("GET", FILES, 200),

@@ -14,7 +14,7 @@ from era_kernels.web.access import Access
 from era_kernels.web.base import Edge
 from era_kernels.web.routes import make_application
 from era_kernels.web.server import WebServer
-from tests.web.fakes import FakeExecutions, FakeFiles, FakeSessions, FakeStatus
+from tests.web.fakes import FakeExecutions, FakeFiles, FakeRepeats, FakeSessions, FakeStatus
 from tests.web.serving import Served, eventually, parsed, read_all, serving
 
 HEAD = b"POST /api/sessions HTTP/1.1\r\nHost: localhost\r\n"
@@ -255,6 +255,7 @@ def test_port_in_use() -> None:
         status=FakeStatus(),  # type: ignore[arg-type]
         codes=None,  # type: ignore[arg-type]
         files=FakeFiles(sessions),  # type: ignore[arg-type]
+        repeats=FakeRepeats(sessions),  # type: ignore[arg-type]
         edge=edge,
     )
     with socket.create_server(("127.0.0.1", 0)) as taken:

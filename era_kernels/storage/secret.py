@@ -1,0 +1,42 @@
+"""The server's secret: random bytes in a file of their own, made once."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from contextlib import suppress
+from pathlib import Path
+
+from era_kernels.errors import StartError
+
+SIZE = 32  # bytes
+
+
+def secret_of(path: Path) -> bytes:
+    """The secret in that file, made where it is missing (blocking). Raises StartError."""
+    try:
+        with suppress(FileNotFoundError):
+            found = path.read_bytes()
+            if len(found) == SIZE:
+                return found
+        return _made(path)
+    except OSError as error:
+        raise StartError(f"The file {path} cannot be used ({error.strerror}).") from error
+
+
+def _made(path: Path) -> bytes:
+    """Whole and durable, or not at all."""
+    new = path.with_suffix(".new")
+    new.unlink(missing_ok=True)
+    made = secrets.token_bytes(SIZE)
+    with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        file.write(made)
+        file.flush()
+        os.fsync(file.fileno())
+    new.replace(path)
+    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+    return made

@@ -1,0 +1,46 @@
+"""Interrupts: one execution is ended, and nothing else."""
+
+from __future__ import annotations
+
+from era_kernels.web.answers import Answer
+from era_kernels.web.executions import ReadingHandler
+from era_kernels.web.operations import Operation
+
+_TOLD = """Waits until the execution has ended: one that waits for its turn or for its kernel is
+cancelled; one that runs is interrupted, once more after half a second, and if it goes on for three
+seconds its kernel is ended, with its variables (`state` is `lost`). It ends with exit code 130. Who
+asks for the same end meanwhile gets the same steps."""
+
+
+class StepTold(Answer):
+    """What was done, so many milliseconds after it was asked for."""
+
+    action: str
+    ms: float
+
+
+class InterruptedAnswer(Answer):
+    """The execution has ended; `steps` tell what that took."""
+
+    success: bool
+    execution_id: str
+    state: str
+    steps: list[StepTold]
+
+
+class InterruptHandler(ReadingHandler):
+    """The end of an execution, for whoever wants it."""
+
+    operations = {
+        "POST": Operation("Interrupt an execution", {200: InterruptedAnswer}, description=_TOLD),
+    }
+
+    async def post(self, id: str, execution_id: str) -> None:  # noqa: A002 - the word of the API
+        await self.sessions.session(id)
+        execution, state, steps = await self.while_connected(
+            self.executions.interrupt(id, execution_id)
+        )
+        told = [{"action": step.action, "ms": round(step.seconds * 1000, 3)} for step in steps]
+        await self.answer(
+            {"success": True, "execution_id": execution.id, "state": state, "steps": told}
+        )

@@ -1,0 +1,36 @@
+"""The server's secret is made once, is nobody else's to read, and stays."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from era_kernels.errors import StartError
+from era_kernels.storage.secret import SIZE, secret_of
+
+
+def test_made_once(tmp_path: Path) -> None:
+    """The second call finds what the first made; only the owner may read it."""
+    path = tmp_path / "secret"
+    secret = secret_of(path)
+    assert len(secret) == SIZE
+    assert secret_of(path) == secret
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert secret_of(tmp_path / "other") != secret
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["other", "secret"]
+
+
+@pytest.mark.parametrize("left", ["secret", "secret.new"])
+def test_torn(tmp_path: Path, left: str) -> None:
+    """What a crash or another hand left half-written is replaced."""
+    (tmp_path / left).write_bytes(b"half")
+    secret = secret_of(tmp_path / "secret")
+    assert secret_of(tmp_path / "secret") == secret
+    assert len(secret) == SIZE
+
+
+def test_cannot_be_made(tmp_path: Path) -> None:
+    """A server that could not keep its promises does not start."""
+    with pytest.raises(StartError, match="secret"):
+        secret_of(tmp_path / "missing" / "secret")
