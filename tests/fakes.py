@@ -12,9 +12,16 @@ lists of them, and at last a `Finished`; where it yields none, the run ends with
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Mapping,
+    Sequence,
+)
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -117,6 +124,46 @@ async def _played(
     yield [Finished(0)]
 
 
+class FakeProgram:
+    """Plays the script with the program's last argument for code; its end is the machine's, too."""
+
+    def __init__(self, machine: FakeMachine, script: Script, request: Request) -> None:
+        self.stdin: str | None = None
+        self.reasons: list[str] = []
+        self._machine = machine
+        self._script = script
+        self._request = request
+        self._ended: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
+
+    async def events(self, timeout: float) -> AsyncGenerator[list[Item], None]:
+        machine_ended = self._machine.ended
+        machine_ended.add_done_callback(lambda ended: self._end(ended.result()))
+        request = replace(self._request, timeout=timeout)
+        async with aclosing(_played(self._script(self._machine, request))) as batches:
+            while not self._ended.done():
+                batch = await _unless(self._ended, anext(batches))
+                if batch is None:
+                    break
+                yield batch
+                if isinstance(batch[-1], Finished):
+                    return
+        ending = self._ended.result()
+        state = "lost" if machine_ended.done() else "preserved"
+        yield [Finished(ending.exit_code, state=state, ending=ending)]
+
+    async def interrupt(self) -> list[Step]:
+        self._end(Ending(signal=2))
+        return [Step("interrupt", 0.0)]
+
+    async def end(self, reason: str) -> None:
+        self.reasons.append(reason)
+        self._end(Ending(reason=reason))
+
+    def _end(self, ending: Ending) -> None:
+        if not self._ended.done():
+            self._ended.set_result(ending)
+
+
 class FakeMachine:
     """A machine without a process. Scripts may look at `place`; `closing` makes its end slow."""
 
@@ -126,12 +173,45 @@ class FakeMachine:
         env: Mapping[str, str],
         place: Place | None = None,
         closing: asyncio.Event | None = None,
+        *,
+        kernel: bool = True,
     ) -> None:
         self.ended: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
         self.kernel = FakeKernel(self, script)
+        self.has_kernel = kernel
+        self.programs: list[FakeProgram] = []
+        self.starting: asyncio.Event | None = None
+        self.failure: Exception | None = None
         self.env = dict(env)
         self.place = place
         self.closing = closing
+
+    async def start_kernel(self, env: Mapping[str, str]) -> None:
+        """As a real one does: where it fails, or the machine ends meanwhile, all ends."""
+        try:
+            if self.starting is not None:
+                waiting = asyncio.ensure_future(self.starting.wait())
+                await asyncio.wait([waiting, self.ended], return_when=asyncio.FIRST_COMPLETED)
+                waiting.cancel()
+            if self.failure is not None:
+                raise self.failure
+            if self.ended.done():
+                raise start_failure()
+        except BaseException:
+            await self.aclose()
+            raise
+        self.env = dict(env)
+        self.has_kernel = True
+
+    async def run(
+        self, argv: Sequence[str], env: Mapping[str, str], stdin: str | None = None
+    ) -> FakeProgram:
+        if self.ended.done():
+            raise start_failure()
+        program = FakeProgram(self, self.kernel.script, Request(argv[-1], env, 0, 0))
+        program.stdin = stdin
+        self.programs.append(program)
+        return program
 
     def die(self, ending: Ending) -> None:
         """What a crash does."""
@@ -163,7 +243,13 @@ class FakeHost:
     places: list[Place] = field(default_factory=list)
 
     async def open(
-        self, language: str, place: Place, limits: Limits, env: Mapping[str, str]
+        self,
+        language: str,
+        place: Place,
+        limits: Limits,
+        env: Mapping[str, str],
+        *,
+        kernel: bool = True,
     ) -> FakeMachine:
         self.languages.available(language)
         if self.opening is not None:
@@ -171,7 +257,7 @@ class FakeHost:
         if self.failure is not None:
             failure, self.failure = self.failure, None
             raise failure
-        machine = FakeMachine(self.script, env, place, self.closing)
+        machine = FakeMachine(self.script, env, place, self.closing, kernel=kernel)
         self.machines.append(machine)
         self.places.append(place)
         return machine

@@ -1,51 +1,129 @@
-"""A machine is a sandbox with one kernel in it; the host opens machines and knows all of them."""
+"""A machine is a sandbox with at most one kernel in it; the host opens machines and knows all."""
 
 from __future__ import annotations
 
 import asyncio
+import errno
+import itertools
 import logging
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 
 from era_kernels.errors import KernelStartFailed
 from era_kernels.kernels.environment import environment
-from era_kernels.kernels.kernel import InterruptMode, Kernel
+from era_kernels.kernels.kernel import Kernel
 from era_kernels.kernels.languages import Language, Languages
+from era_kernels.kernels.program import Program, Unstarted
 from era_kernels.kernels.wire import Connection
-from era_kernels.models import Ending, Isolation, Limits, Place, Reason
-from era_kernels.sandbox.command import Command
+from era_kernels.models import Ending, Finished, Isolation, Limits, Place, Reason
+from era_kernels.sandbox.command import Command, NotStarted
 from era_kernels.sandbox.provisioner import SandboxProvisioner
 from era_kernels.sandbox.sandbox import Sandbox, Sandboxes
 
 log = logging.getLogger(__name__)
 
 START = 60.0  # seconds until a kernel must be ready, also on a host that starts many at once
+MOST_ARGUMENTS = 6 << 20  # characters of arguments and variables; the system takes no more bytes
 LAST_WORDS = 2000  # bytes of a kernel's own stderr that are logged when it does not start
+_OF_KERNELS = (Reason.TIMEOUT, Reason.OUTPUT_LIMIT)  # reasons that concern a run on the kernel
 
 
 class Machine:
-    """A kernel and the sandbox around it. When the kernel ends, whyever, all of it ends.
+    """A sandbox, programs in it, and a kernel once one is started.
 
-    `ended` tells how, as soon as it is known; `aclose` waits until nothing is left.
+    When the kernel ends, whyever, all of it ends. `ended` tells how, as soon as it is known;
+    `aclose` waits until nothing is left.
     """
 
-    def __init__(self, connection: Connection, sandbox: Sandbox, mode: InterruptMode) -> None:
-        """Nothing runs yet: `start` does that."""
+    def __init__(self, language: Language, sandbox: Sandbox) -> None:
+        """No kernel runs yet: `start_kernel` does that."""
         self.ended: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
-        self.kernel = Kernel(connection, self, mode)
+        self._language = language
         self._sandbox = sandbox
         self._provisioner = SandboxProvisioner(sandbox)
+        self._kernel: Kernel | None = None
         self._closing: asyncio.Task[None] | None = None
+        sandbox.ended.add_done_callback(self._on_sandbox_ended)
 
-    async def start(self, command: Command) -> None:
-        """Start the kernel and wait until it is ready. Raises KernelStartFailed."""
+    @property
+    def kernel(self) -> Kernel:
+        """The kernel, which has been started."""
+        if self._kernel is None:
+            raise RuntimeError("this machine has no kernel")
+        return self._kernel
+
+    @property
+    def has_kernel(self) -> bool:
+        """Whether a kernel has been started."""
+        return self._kernel is not None
+
+    @property
+    def standing(self) -> bool:
+        """Whether programs can run in it."""
+        return not self.ended.done() and self._sandbox.running
+
+    async def start_kernel(self, env: Mapping[str, str]) -> None:
+        """Start the kernel, beside the programs that run already, and wait until it is ready.
+
+        `env` is what the session adds to the environment. Raises KernelStartFailed; the machine
+        has ended then.
+        """
+        try:
+            await self._start_kernel(env)
+        except BaseException:
+            await self.aclose()
+            raise
+
+    async def _start_kernel(self, env: Mapping[str, str]) -> None:
+        connection = Connection.new(self._sandbox.runtime, self._sandbox.inside)
+        try:
+            command = self._command(connection, env)
+            await asyncio.to_thread(connection.write)
+        except (OSError, ValueError) as error:
+            raise KernelStartFailed(f"The kernel could not be started: {error}.") from error
+        self._kernel = Kernel(connection, self, self._language.interrupt_mode)
         await self._provisioner.launch_kernel([], command=command)
         self._provisioner.ended.add_done_callback(self._on_process_ended)
         try:
-            await self.kernel.wait_ready(START)
+            await self._kernel.wait_ready(START)
         except KernelStartFailed as error:
             extra = {"program": command.name, "why": error.message, "words": self.last_words}
             log.error("a kernel did not start", extra=extra)
             raise
+
+    async def run(
+        self, argv: Sequence[str], env: Mapping[str, str], stdin: str | None = None
+    ) -> Program | Unstarted:
+        """Run a program beside the kernel, in its directory and with an environment like its own.
+
+        `stdin` is what it reads on descriptor 0. What keeps it from starting is told by what it
+        answers, not raised. Raises ValueError for NUL, and KernelStartFailed when there is nobody
+        to start it.
+        """
+        whole = self._environment(env)
+        if sum(map(len, itertools.chain(argv, whole, whole.values()))) > MOST_ARGUMENTS:
+            return Unstarted.refused(argv[0], os.strerror(errno.E2BIG), errno.E2BIG)
+        command = Command(argv=tuple(argv), env=whole, cwd=self._cwd)
+        news = asyncio.Event()
+        given = None if stdin is None else stdin.encode()
+        try:
+            process = await self._sandbox.spawn(command, given, news)
+        except NotStarted as error:
+            return Unstarted.refused(command.name, error.reason, error.number)
+        except KernelStartFailed:
+            if self.standing:
+                raise
+            ending = await self.fate()
+            return Unstarted(Finished(ending.exit_code, state="lost", ending=ending))
+        return Program(process, news, self)
+
+    async def fate(self) -> Ending:
+        """How it ended, in words for programs that ended with it."""
+        ending = await asyncio.shield(self.ended)
+        if ending.reason is not None and not ending.reason.startswith(_OF_KERNELS):
+            return ending
+        who = "kernel" if self.has_kernel else "sandbox"
+        return Ending(reason=f"the {who} ended: {ending.cause}")
 
     async def signal(self, number: int) -> None:
         """Send a signal to the kernel's process group; nothing when it has ended."""
@@ -66,12 +144,34 @@ class Machine:
         tail = b"" if process is None else process.stderr.tail()
         return tail[-LAST_WORDS:].decode(errors="replace")
 
+    @property
+    def _cwd(self) -> str:
+        return str(self._sandbox.place.workspace)
+
+    def _environment(self, given: Mapping[str, str]) -> Mapping[str, str]:
+        return environment(self._language.env, self._sandbox.place, given)
+
+    def _command(self, connection: Connection, given: Mapping[str, str]) -> Command:
+        """What starts the kernel: its entry in a forked process, or its program.
+
+        Raises ValueError.
+        """
+        env, file = self._environment(given), connection.file
+        entry = self._language.entry
+        if entry is not None:
+            return Command(entry=entry, args=(str(file),), env=env, cwd=self._cwd)
+        return Command(argv=self._language.command(file), env=env, cwd=self._cwd)
+
     def _on_process_ended(self, ended: asyncio.Future[Ending]) -> None:
         if not ended.cancelled():
             ending = ended.result()
             self._end(ending)
             # Children that outlived the kernel must not keep its ports and files.
             self._closing = asyncio.create_task(self._sandbox.aclose(ending.cause))
+
+    def _on_sandbox_ended(self, ended: asyncio.Future[Ending]) -> None:
+        if not ended.cancelled():
+            self._end(ended.result())
 
     def _end(self, ending: Ending) -> None:
         if not self.ended.done():
@@ -92,33 +192,26 @@ class KernelHost:
         return self._sandboxes.isolation
 
     async def open(
-        self, language: str, place: Place, limits: Limits, env: Mapping[str, str]
+        self,
+        language: str,
+        place: Place,
+        limits: Limits,
+        env: Mapping[str, str],
+        *,
+        kernel: bool = True,
     ) -> Machine:
-        """A machine with a ready kernel, at home in `place`.
+        """A machine at home in `place`, with a ready kernel or with none yet.
 
-        `env` is what the session adds to the environment, which is built from empty otherwise.
-        Raises UnsupportedLanguage, LanguageUnavailable, KernelStartFailed, ShuttingDown.
+        `env` is what the session adds to the kernel's environment, which is built from empty
+        otherwise. Raises UnsupportedLanguage, LanguageUnavailable, KernelStartFailed, ShuttingDown.
         """
         spec = self.languages.available(language)
         sandbox = await self._sandboxes.open_sandbox(place, limits)
-        connection = Connection.new(sandbox.runtime, sandbox.inside)
-        try:
-            command = _command(spec, connection, sandbox.place, env)
-            await asyncio.to_thread(connection.write)
-        except (OSError, ValueError) as error:
-            await sandbox.aclose()
-            raise KernelStartFailed(f"The kernel could not be started: {error}.") from error
-        except BaseException:
-            await sandbox.aclose()
-            raise
-        machine = Machine(connection, sandbox, spec.interrupt_mode)
+        machine = Machine(spec, sandbox)
         self._machines.add(machine)
         machine.ended.add_done_callback(lambda _: self._machines.discard(machine))
-        try:
-            await machine.start(command)
-        except BaseException:
-            await machine.aclose()
-            raise
+        if kernel:
+            await machine.start_kernel(env)
         return machine
 
     async def check(self) -> None:
@@ -128,14 +221,3 @@ class KernelHost:
     async def aclose(self) -> None:
         """End all machines that are still there."""
         await asyncio.gather(*(machine.aclose() for machine in tuple(self._machines)))
-
-
-def _command(
-    language: Language, connection: Connection, place: Place, given: Mapping[str, str]
-) -> Command:
-    """What starts the kernel: its entry in a forked process, or its program. Raises ValueError."""
-    env = environment(language.env, place, given)
-    cwd = str(place.workspace)
-    if language.entry is not None:
-        return Command(entry=language.entry, args=(str(connection.file),), env=env, cwd=cwd)
-    return Command(argv=language.command(connection.file), env=env, cwd=cwd)

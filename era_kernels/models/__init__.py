@@ -18,6 +18,7 @@ from era_kernels.models.events import (
     event_to_json,
 )
 from era_kernels.models.executions import (
+    ExecSubmission,
     Execution,
     ExecutionStatus,
     Finished,
@@ -46,6 +47,7 @@ __all__ = [
     "Ending",
     "Event",
     "ExceptionInfo",
+    "ExecSubmission",
     "Execution",
     "ExecutionStatus",
     "Failure",

@@ -39,6 +39,22 @@ class Submission:
 
 
 @dataclass(frozen=True, slots=True)
+class ExecSubmission:
+    """A program that a caller asks to run beside a session's kernel.
+
+    `code` is how it is listed; `stdin`, `timeout` and `env` as for code, and neither `stdin` nor
+    `env` is stored or logged.
+    """
+
+    argv: tuple[str, ...]
+    code: str
+    timeout: float | None = None
+    env: Mapping[str, str] = field(default_factory=dict)
+    stdin: str | None = None  # None: nothing to read
+    base_url: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Request:
     """What a kernel is asked to run. `number` counts the runs of a session, from 1."""
 

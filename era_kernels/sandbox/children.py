@@ -6,7 +6,7 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import Container
+from collections.abc import Callable, Container
 from pathlib import Path
 from types import FrameType
 
@@ -33,15 +33,20 @@ class Deaths:
         os.close(self._write)
 
 
-def reaped() -> list[tuple[int, int]]:
-    """All children that are dead, as (pid, wait status)."""
+def reaped(before: Callable[[int], object] | None = None) -> list[tuple[int, int]]:
+    """All children that are dead, as (pid, wait status).
+
+    `before` is called with the pid of each while that cannot be the pid of another process yet.
+    """
     dead = []
     with contextlib.suppress(ChildProcessError):
         while True:
-            pid, status = os.waitpid(-1, os.WNOHANG)
-            if pid == 0:
+            found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            if found is None:
                 break
-            dead.append((pid, status))
+            if before is not None:
+                before(found.si_pid)
+            dead.append(os.waitpid(found.si_pid, 0))
     return dead
 
 

@@ -5,7 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from era_kernels.errors import KernelStartFailed
 from era_kernels.models import JsonObject
+
+
+class NotStarted(KernelStartFailed):
+    """The system refused to start a process: its `reason` in words, and the `number` of that."""
+
+    def __init__(self, name: str, reason: str, number: int) -> None:
+        super().__init__(f"{name} could not be started: {reason}.")
+        self.reason = reason
+        self.number = number
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,9 +3,10 @@
 It is trusted, and a subreaper: whatever its processes leave behind becomes its child. Requests
 come with an id and get one reply; `ended` comes by itself, after the reply that named the process.
 
-    → {"op": "spawn", "id", "process", "command"} + descriptors 1 and 2 of the process
-    ← {"id", "pid"} or {"id", "error"}              then {"ended": process, "code" or "signal"}
-    → {"op": "signal", "process", "signal"}         with an id: ← {"id"}
+    → {"op": "spawn", "id", "process", "command"} + descriptors 1, 2 and perhaps 0 of the process
+    ← {"id", "pid"} or {"id", "error", "errno"}     then {"ended": process, "code" or "signal"}
+    → {"op": "signal", "process", "signal"}         with an id: ← {"id"}; with "sweep": when the
+                                                    process dies, the rest of its group does, too
     ← {"ready": pid} at the start, or {"failed": text}; {"clean": true} when nothing is left
 """
 
@@ -49,6 +50,7 @@ class Init:
         self._poll = select.poll()
         self._processes: dict[int, int] = {}  # pid → the server's number of it
         self._starts: dict[int, _Start] = {}  # by the descriptor that tells how it went
+        self._swept: set[int] = set()  # pids whose process groups do not outlive them
 
     def serve(self) -> program.Launch:
         """Serve until the server is gone; returns in each forked child, with what it is to be."""
@@ -81,19 +83,21 @@ class Init:
 
     def _spawn(self, message: JsonObject, descriptors: list[int]) -> program.Launch | None:
         """Fork; the reply waits until the child runs its program or could not."""
-        stdout, stderr = descriptors
+        stdout, stderr, *stdin = descriptors
         told, status = os.pipe2(os.O_CLOEXEC)
         parent = os.getpid()
         try:
             pid = os.fork()
         except OSError as error:
-            wire.send(self._control, {"id": message["id"], "error": error.strerror})
+            reply = {"id": message["id"], "error": error.strerror, "errno": error.errno}
+            wire.send(self._control, reply)
             pid = None
         if pid == 0:
             self._let_go()
             os.close(told)
-            return program.Launch(message["command"], stdout, stderr, status, parent)
-        for descriptor in (stdout, stderr, status):
+            given = stdin[0] if stdin else None
+            return program.Launch(message["command"], given, stdout, stderr, status, parent)
+        for descriptor in (*descriptors, status):
             os.close(descriptor)
         if pid is None:
             os.close(told)
@@ -111,7 +115,8 @@ class Init:
         os.close(told)
         if error:
             del self._processes[start.pid]  # it never was a process to the server
-            reply = {"id": start.request, "error": error.decode(errors="replace")}
+            number, _, text = error.decode(errors="replace").partition(":")
+            reply = {"id": start.request, "error": text, "errno": int(number)}
         else:
             reply = {"id": start.request, "pid": start.pid}
         wire.send(self._control, reply)
@@ -119,7 +124,7 @@ class Init:
     def _bury(self) -> None:
         """Reap all that is dead, and report those that the server knows."""
         self._deaths.clear()
-        for pid, status in reaped():
+        for pid, status in reaped(self._sweep):
             for told, start in tuple(self._starts.items()):
                 if start.pid == pid:
                     self._started(told)
@@ -132,9 +137,17 @@ class Init:
     def _signal(self, message: JsonObject) -> None:
         for pid, number in self._processes.items():
             if number == message["process"]:
+                if message.get("sweep"):
+                    self._swept.add(pid)
                 _signal_group(pid, message["signal"])
         if "id" in message:
             wire.send(self._control, {"id": message["id"]})
+
+    def _sweep(self, pid: int) -> None:
+        """It is dead and not reaped: the number of its group is still its own."""
+        if pid in self._swept:
+            self._swept.discard(pid)
+            _signal_group(pid, signal.SIGKILL)
 
     def _let_go(self) -> None:
         """In a forked child: what belongs to the init only."""

@@ -9,9 +9,11 @@ from collections.abc import AsyncIterator
 
 from era_kernels.models import Ending
 from era_kernels.sandbox.channel import Channel, ChannelClosed
+from era_kernels.sandbox.feed import Feed
 
 TAIL = 64 * 1024  # bytes kept of each stream
 AHEAD = 1024 * 1024  # bytes read ahead of a slow consumer, then the process waits
+MUTED_PAUSE = 0.02  # seconds between two reads of what nobody wants; a flood costs no more
 _CHUNK = 64 * 1024
 
 
@@ -21,15 +23,20 @@ class Output:
     It is always drained, so that nobody blocks on a pipe that nobody reads, and the last 64 KiB
     are kept. One consumer may iterate: it gets first what was kept, then all that follows; while
     it is slow the process waits.
+
+    With `news` there is a consumer from the first byte on: whenever the event is set there is
+    something to `take`, or the end; until it calls `mute` nothing but that is kept.
     """
 
-    def __init__(self, descriptor: int) -> None:
+    def __init__(self, descriptor: int, news: asyncio.Event | None = None) -> None:
         os.set_blocking(descriptor, False)
         self._descriptor = descriptor
         self._loop = asyncio.get_running_loop()
         self._tail = bytearray()
-        self._ahead: bytearray | None = None  # what the consumer has not taken yet
-        self._changed = asyncio.Event()
+        self._ahead = None if news is None else bytearray()  # what the consumer has not taken yet
+        self._changed = news or asyncio.Event()
+        self._kept = news is None
+        self.muted = False
         self.open = True
         self._loop.add_reader(descriptor, self._readable)
 
@@ -56,6 +63,20 @@ class Output:
             self._ahead = None
             self._resume()
 
+    def take(self) -> bytes:
+        """All that its consumer has not had yet."""
+        if not self._ahead:
+            return b""
+        chunk = bytes(self._ahead)
+        self._ahead.clear()
+        self._resume()
+        return chunk
+
+    def mute(self) -> None:
+        """From now on what comes is read and thrown away; who writes much is slowed down."""
+        self._ahead, self.muted = None, True
+        self._resume()
+
     def drain(self) -> None:
         """Take what is in the pipe now; a pipe holds little, so this is quick."""
         for _ in range(16):
@@ -69,7 +90,12 @@ class Output:
 
     def _readable(self) -> None:
         self._take()
-        if self._ahead is not None and len(self._ahead) >= AHEAD:
+        if not self.open:
+            return
+        if self.muted:
+            self._loop.remove_reader(self._descriptor)
+            self._loop.call_later(MUTED_PAUSE, self._resume)
+        elif self._ahead is not None and len(self._ahead) >= AHEAD:
             self._loop.remove_reader(self._descriptor)
 
     def _resume(self) -> None:
@@ -85,9 +111,10 @@ class Output:
         if not chunk:
             self._shut()
             return False
-        self._tail += chunk
-        if len(self._tail) > 4 * TAIL:
-            del self._tail[:-TAIL]
+        if self._kept:
+            self._tail += chunk
+            if len(self._tail) > 4 * TAIL:
+                del self._tail[:-TAIL]
         if self._ahead is not None:
             self._ahead += chunk
         self._changed.set()
@@ -104,13 +131,14 @@ class Output:
 class Process:
     """One process of a sandbox, the leader of a process group and session of its own."""
 
-    def __init__(self, number: int, control: Channel, stdout: int, stderr: int) -> None:
-        """`number` names the process to the init; `stdout`, `stderr`: read ends, now owned."""
+    def __init__(self, number: int, control: Channel, stdout: Output, stderr: Output) -> None:
+        """`number` names the process to the init."""
         self.number = number
         self.pid: int | None = None  # as the init sees it; for logs and tests, never for signals
         self._ended: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
-        self.stdout = Output(stdout)
-        self.stderr = Output(stderr)
+        self.stdin: Feed | None = None
+        self.stdout = stdout
+        self.stderr = stderr
         self._control = control
 
     @property
@@ -131,23 +159,41 @@ class Process:
         """Whether it has ended and nobody can write to its outputs any more."""
         return not (self.running or self.stdout.open or self.stderr.open)
 
-    async def signal(self, number: int) -> None:
-        """Signal the process group; nothing happens when the process has ended."""
+    @property
+    def left(self) -> bool:
+        """Whether it has ended, and nobody wants what those print whom it has left behind."""
+        return not self.running and self.stdout.muted and self.stderr.muted
+
+    async def signal(self, number: int, *, sweep: bool = False) -> None:
+        """Signal the process group; nothing happens when the process has ended.
+
+        `sweep`: when it ends, whoever is left in its group is killed.
+        """
         if not self.running:
             return
+        message = {"op": "signal", "process": self.number, "signal": int(number), "sweep": sweep}
         with contextlib.suppress(ChannelClosed):  # the sandbox ended meanwhile
-            await self._control.request(
-                {"op": "signal", "process": self.number, "signal": int(number)}
-            )
+            await self._control.request(message)
 
     def end(self, ending: Ending) -> None:
         """The sandbox tells how the process ended; only the first call counts."""
         if self.running:
             self.stdout.drain()
             self.stderr.drain()
+            self._feed_no_more()
             self._ended.set_result(ending)
+
+    def mute(self) -> None:
+        """Nobody wants to know any more what it and its children print."""
+        self.stdout.mute()
+        self.stderr.mute()
 
     def close(self) -> None:
         """Let go of both outputs, when nothing can write to them any more."""
         self.stdout.close()
         self.stderr.close()
+        self._feed_no_more()
+
+    def _feed_no_more(self) -> None:
+        if self.stdin is not None:
+            self.stdin.close()

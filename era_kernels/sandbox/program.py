@@ -29,9 +29,10 @@ class Launch:
     """What a forked process is to become, and the descriptors that were handed in for it."""
 
     command: JsonObject
+    stdin: int | None  # None: /dev/null
     stdout: int
     stderr: int
-    status: int  # closed on execution; before that it takes the reason of a failure
+    status: int  # closed on execution; before that it takes the errno and the reason of a failure
     parent: int  # pid of the init
 
 
@@ -53,7 +54,8 @@ def run(launch: Launch, interpreter: Interpreter) -> None:
             _execute(command["argv"], command["env"])
         _become_plain(interpreter, command["env"])
     except (OSError, ValueError) as error:
-        os.write(launch.status, _reason(error).encode(errors="replace")[:4096])
+        told = f"{getattr(error, 'errno', None) or 0}:{_reason(error)}"
+        os.write(launch.status, told.encode(errors="replace")[:4096])
         os._exit(127)
     os.close(launch.status)
     _call(interpreter, command["entry"], command["args"])
@@ -66,7 +68,7 @@ def _settle(launch: Launch) -> None:
     syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != launch.parent:
         os._exit(1)
-    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    os.dup2(os.open(os.devnull, os.O_RDONLY) if launch.stdin is None else launch.stdin, 0)
     os.dup2(launch.stdout, 1)
     os.dup2(launch.stderr, 2)
     syscalls.close_except((0, 1, 2, launch.status))

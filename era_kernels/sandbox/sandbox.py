@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import os
 import signal
@@ -18,7 +19,8 @@ from era_kernels.errors import KernelStartFailed, ShuttingDown, StartError, Unav
 from era_kernels.models import WITHOUT_WALLS, Ending, Isolation, JsonObject, Limits, Place
 from era_kernels.sandbox import directories
 from era_kernels.sandbox.channel import Channel, ChannelClosed
-from era_kernels.sandbox.command import Command
+from era_kernels.sandbox.command import Command, NotStarted
+from era_kernels.sandbox.feed import Feed
 from era_kernels.sandbox.identities import Identities, uids_of_host
 from era_kernels.sandbox.plan import Plan
 from era_kernels.sandbox.process import Output, Process
@@ -34,6 +36,7 @@ __all__ = ["NO_WALLS", "Command", "Output", "Process", "Sandbox", "Sandboxes", "
 log = logging.getLogger(__name__)
 
 PATIENCE = 5.0  # seconds for an init to end everything, and then for the zygote to end it
+LEFTOVERS = 32  # processes that have ended while others hold their outputs; more are closed
 
 
 class Sandbox:
@@ -103,15 +106,19 @@ class Sandbox:
         """From now on: end the sandbox when its processes together exceed a limit."""
         self._watching = asyncio.create_task(self._watch(workspace, limits))
 
-    async def spawn(self, command: Command) -> Process:
+    async def spawn(
+        self, command: Command, stdin: bytes | None = None, news: asyncio.Event | None = None
+    ) -> Process:
         """Start a process; when this returns it runs its program, or is about to import its entry.
 
-        Descriptor 0 is /dev/null, 1 and 2 are pipes that are always read here.
-        Raises KernelStartFailed with the system's reason when it could not be started.
+        Descriptor 0 is a pipe with `stdin` in it, else /dev/null; 1 and 2 are pipes that are always
+        read here; who gives `news` takes what is in them, see `Output`.
+        Raises NotStarted with the system's reason when the process could not be started, and
+        KernelStartFailed when there is nobody to start it.
         """
         if not self.running:
             raise _refused(command, "its sandbox has ended")
-        process, ends = self._new_process(command)
+        process, ends = self._new_process(command, stdin, news)
         message = {"op": "spawn", "process": process.number, "command": command.to_json()}
         try:
             reply = await self._control.request(message, ends)
@@ -124,7 +131,7 @@ class Sandbox:
             raise _refused(command, why) from error
         if "error" in reply:
             self._drop(process)
-            raise _refused(command, reply["error"])
+            raise NotStarted(command.name, reply["error"], reply["errno"])
         process.pid = reply["pid"]
         return process
 
@@ -155,24 +162,36 @@ class Sandbox:
                 self._reason = exceeded
                 self._closing = asyncio.create_task(self._close())
 
-    def _new_process(self, command: Command) -> tuple[Process, list[int]]:
-        """A process to be, and the write ends of its outputs."""
+    def _new_process(
+        self, command: Command, stdin: bytes | None, news: asyncio.Event | None
+    ) -> tuple[Process, list[int]]:
+        """A process to be, and its own ends of its descriptors 1, 2 and 0."""
+        self._forget_processes()
+        pipes: list[tuple[int, int]] = []
+        try:
+            for _ in range(2 if stdin is None else 3):
+                pipes.append(os.pipe2(os.O_CLOEXEC))
+        except OSError as error:
+            for end in itertools.chain(*pipes):
+                os.close(end)
+            raise _refused(command, str(error)) from error
+        (out, out_end), (err, err_end), *rest = pipes
+        self._last_process += 1
+        process = Process(self._last_process, self._control, Output(out, news), Output(err, news))
+        ends = [out_end, err_end]
+        for read, write in rest:
+            process.stdin = Feed(write, stdin or b"")
+            ends.append(read)
+        self._processes[process.number] = process
+        return process, ends
+
+    def _forget_processes(self) -> None:
+        """Those that are over; of those that left others behind, all but the newest."""
         for number in [n for n, process in self._processes.items() if process.finished]:
             del self._processes[number]
-        try:
-            out, out_end = os.pipe2(os.O_CLOEXEC)
-            try:
-                err, err_end = os.pipe2(os.O_CLOEXEC)
-            except OSError:
-                os.close(out)
-                os.close(out_end)
-                raise
-        except OSError as error:
-            raise _refused(command, str(error)) from error
-        self._last_process += 1
-        process = Process(self._last_process, self._control, out, err)
-        self._processes[process.number] = process
-        return process, [out_end, err_end]
+        left = [process for process in self._processes.values() if process.left]
+        for process in left[:-LEFTOVERS]:
+            process.close()
 
     def _abandon(self, process: Process) -> None:
         """Nobody waits for the start any more: kill what may have started."""

@@ -25,18 +25,34 @@ class Desk:
 
     async def prepare(self, data: JsonObject) -> None:
         """Before a run: the mirror of `data` is written, the state of the files is known."""
+        await self._know()
+        await self.mirror(data)
+
+    async def join(self) -> JsonObject | None:
+        """Before something runs beside other code, which may just be writing the mirror.
+
+        So that is not written; the data, where the other code has changed them.
+        """
+        await self._know()
+        after = await self._workspaces.after_run(self._directory, self._snapshot, self._mirror)
+        self._mirror = after.mirror or self._mirror
+        return after.data
+
+    async def _know(self) -> None:
         if self._snapshot is None:
             self._snapshot = await self._workspaces.scan(self._directory)
-        await self.mirror(data)
 
     async def mirror(self, data: JsonObject) -> None:
         """Write the mirror of `data`, also while code runs."""
         self._mirror = await self._workspaces.before_run(self._directory, data, self._mirror)
 
     async def settle(self) -> AfterRun:
-        """After a run: what changed."""
+        """After a run: what changed since anything was settled last.
+
+        A mirror that is broken is still the one to compare with: who runs beside may complete it.
+        """
         after = await self._workspaces.after_run(self._directory, self._snapshot, self._mirror)
-        self._snapshot, self._mirror = after.snapshot, after.mirror
+        self._snapshot, self._mirror = after.snapshot, after.mirror or self._mirror
         return after
 
     async def change_file(self, step: Callable[[], Awaitable[Change]]) -> Change:

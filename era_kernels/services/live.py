@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, nullcontext
 from functools import partial
 
 from era_kernels.errors import EraError, StorageFailed
-from era_kernels.kernels.machine import Machine
 from era_kernels.models import (
-    Ending,
+    ExecSubmission,
     Queued,
     Reason,
     Session,
@@ -20,13 +19,16 @@ from era_kernels.models import (
     Submission,
 )
 from era_kernels.services.desk import Desk
+from era_kernels.services.execs import Execs
 from era_kernels.services.executions import Running
 from era_kernels.services.interruption import Interruption
+from era_kernels.services.openings import Openings
 from era_kernels.services.passage import Passage
 from era_kernels.services.record import Record
 from era_kernels.services.runs import Runs, Ticket
 from era_kernels.services.seat import Seat
 from era_kernels.services.tools import Tools
+from era_kernels.services.traces import Traces
 from era_kernels.storage.workspaces import Change
 
 log = logging.getLogger(__name__)
@@ -40,10 +42,12 @@ class LiveSession:
         self._tools = tools
         self._users = 0
         self._desk = Desk(tools.workspaces, session.directory)
-        self._seat = Seat(self._open_machine, self._drop_files)
-        self._passage = Passage(
-            self._record, tools, self._desk, self._seat, partial(tools.seats.held, self)
-        )
+        openings = Openings(self._record, tools, self, self._on_ended)
+        self._seat = Seat(openings.open, openings.start_kernel, self._drop_files)
+        traces = Traces(self._record, self._desk, self._seat)
+        held = partial(tools.seats.held, self)
+        self._passage = Passage(self._record, tools, traces, self._seat, held)
+        self._execs = Execs(self._record, tools, traces, self._seat, self)
         self._runs = Runs(tools.rules.max_queue, self._serve, self._put_in_order)
 
     @property
@@ -57,7 +61,7 @@ class LiveSession:
             return SessionStatus.STARTING
         if self._runs:
             return SessionStatus.BUSY
-        return SessionStatus.IDLE if self._seat.alive else SessionStatus.STOPPED
+        return SessionStatus.IDLE if self._seat.has_kernel else SessionStatus.STOPPED
 
     @property
     def runs(self) -> int:
@@ -76,22 +80,26 @@ class LiveSession:
     @property
     def resting(self) -> bool:
         """Nothing of it is alive: it may be forgotten and read from the store again."""
-        return self._seat.resting and not (self._runs.working or self._users)
+        return self._seat.resting and not (self._runs.working or self._users or self._execs)
 
     @property
     def quiet_since(self) -> float | None:
         """When the last run ended (monotonic); None while something is under way."""
-        return None if self._runs or self._users else self._runs.idle_since
+        if self._runs or self._users or self._execs:
+            return None
+        return max(self._runs.idle_since, self._execs.idle_since)
 
     # ------------------------------------------------------------ the queue
 
-    async def submit(self, submission: Submission) -> Running:
-        """Take a place in the queue; answers when the execution's log is open.
+    async def submit(self, submission: Submission | ExecSubmission) -> Running:
+        """Take a place in the queue, or run beside it; answers when the execution's log is open.
 
         A caller that is cancelled meanwhile leaves its run behind, which goes on.
         Raises InvalidRequest (timeout), QueueFull, Capacity, StorageFailed, SessionNotFound.
         """
         self.check_open()
+        if isinstance(submission, ExecSubmission):
+            return await self._execs.submit(submission)
         timeout = self._tools.rules.timeout_of(submission, self.session.default_timeout)
         self._runs.check_room()
         self._tools.seats.take(self)
@@ -193,6 +201,7 @@ class LiveSession:
             await self._seat.end(Reason.RESTARTED)
             for ticket in seated:
                 await ticket.left.wait()
+            await self._execs.settled()
             await self._seat.renew(self._record.environment(base_url))
         return self.session.kernel_generation
 
@@ -207,8 +216,9 @@ class LiveSession:
             pass
 
     async def wait_idle(self) -> None:
-        """Until no run is under way or waits."""
+        """Until no run is under way or waits, nor a program runs beside them."""
         await self._runs.wait_idle()
+        await self._execs.wait_idle()
 
     @property
     def ended(self) -> bool:
@@ -220,25 +230,7 @@ class LiveSession:
 
     # ------------------------------------------------------------ the machine
 
-    async def _open_machine(self, env: Mapping[str, str]) -> Machine:
-        place = self._tools.workspaces.place(self.session.directory)
-        language, meters = self.session.language, self._tools.meters
-        with meters.kernel_starting(language):
-            machine = await self._tools.host.open(language, place, self._tools.limits, env)
-        self._tools.seats.take(self)
-        machine.ended.add_done_callback(self._on_ended)
-        try:
-            # Durable before any code runs: after a crash it alone tells that variables were lost,
-            # and that files of a session that is not persistent must go.
-            await self._record.change(kernel_generation=self.session.kernel_generation + 1)
-        except BaseException:
-            await machine.aclose()
-            raise
-        return machine
-
-    def _on_ended(self, ended: asyncio.Future[Ending]) -> None:
-        self._tools.meters.kernel_ended(self.session.language, ended.result())
-        self._tools.seats.free(self)
+    def _on_ended(self) -> None:
         if self._record.end is None:
             self._runs.wake()
 
@@ -252,6 +244,7 @@ class LiveSession:
         """The files of a session that is not persistent go with its kernel."""
         if self.session.persistent or not self._record.stored or self._record.deleted:
             return
+        await self._execs.settled()  # those that the end of the machine has ended
         async with self._desk.lock:
             await self._desk.clear()
         self._record.note(file_count=0, total_size=0)

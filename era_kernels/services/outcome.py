@@ -77,6 +77,8 @@ def failure_of(
         return None
     if ending.reason is not None and ending.reason.startswith(Reason.OUTPUT_LIMIT):
         return Failure("Output limit", f"The run was ended: {ending.reason}.", "OUTPUT_LIMIT")
+    if finished.state == "preserved":  # a program beside the kernel ended, and nothing else
+        return None
     return Failure(
         "Kernel died",
         f"The kernel's process ended during the run: {ending.cause}. Variables are lost; files "

@@ -9,18 +9,17 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from functools import partial
 
-from era_kernels.errors import EraError, SessionNotFound, TooLarge
-from era_kernels.models import Finished, JsonObject, Request, now
+from era_kernels.errors import EraError
+from era_kernels.models import Finished, Request
 from era_kernels.services.conclusions import Conclusions
-from era_kernels.services.desk import Desk
 from era_kernels.services.executions import Running
 from era_kernels.services.outcome import Timing, cancelled, ended_for
 from era_kernels.services.pump import pump
 from era_kernels.services.record import Record
-from era_kernels.services.rules import merged
 from era_kernels.services.runs import Ticket
 from era_kernels.services.seat import Seat
 from era_kernels.services.tools import Tools
+from era_kernels.services.traces import Traces
 
 log = logging.getLogger(__name__)
 
@@ -32,14 +31,14 @@ class Passage:
         self,
         record: Record,
         tools: Tools,
-        desk: Desk,
+        traces: Traces,
         seat: Seat,
         held: Callable[[], AbstractContextManager[None]],
     ) -> None:
         """`held`: the session's place among those with kernels is not given back meanwhile."""
         self._record = record
         self._tools = tools
-        self._desk = desk
+        self._traces = traces
         self._seat = seat
         self._conclusions = Conclusions(tools)
         self._held = held
@@ -58,7 +57,9 @@ class Passage:
                 finished = self._cancelled()
             else:
                 finished = await self._run(ticket, running, timing)
-                modified = await self._settle(ticket, running)
+                if ticket.seated:
+                    modified = await self._traces.settle(running)
+                    await self._traces.tidy(running)
             await self._conclude(ticket, running, finished, timing, modified)
         except Exception as problem:
             await self.abort(ticket, running, problem)
@@ -95,7 +96,7 @@ class Passage:
     def _timing(self, ticket: Ticket) -> Timing:
         return Timing(
             queued=time.monotonic() - ticket.queued_at,
-            started_from="live" if self._seat.alive else "fresh",
+            started_from="live" if self._seat.has_kernel else "fresh",
         )
 
     async def abort(self, ticket: Ticket, running: Running, problem: Exception) -> None:
@@ -116,10 +117,7 @@ class Passage:
     async def _on_kernel(self, ticket: Ticket, running: Running, timing: Timing) -> Finished:
         submission = ticket.submission
         if submission.update_data:
-            async with self._desk.lock:
-                await self._record.change_data(
-                    merged(self._record.session.data, submission.update_data)
-                )
+            await self._traces.update(submission.update_data)
         env = self._record.environment(submission.base_url)
         asked = time.monotonic()
         if not await self._kernel_is_there(ticket, env):
@@ -127,8 +125,7 @@ class Passage:
         machine, timing.started_from = await self._seat.machine(env)
         ticket.seated = True
         timing.start = time.monotonic() - asked
-        async with self._desk.lock:
-            await self._desk.prepare(self._record.session.data)
+        await self._traces.begin(alone=True)
         if ticket.interruption.asked.is_set():
             return self._cancelled()
         self._begun += 1
@@ -142,7 +139,7 @@ class Passage:
 
     async def _kernel_is_there(self, ticket: Ticket, env: Mapping[str, str]) -> bool:
         """Wait for it, unless the run is cancelled: the start goes on then, for the next run."""
-        if self._seat.alive:
+        if self._seat.has_kernel:
             return True
         starting = asyncio.create_task(self._start(env))
         self._starts.add(starting)
@@ -164,38 +161,8 @@ class Passage:
 
     def _cancelled(self) -> Finished:
         """A run that its kernel never had took nothing away."""
-        there = self._seat.alive or self._seat.starting
+        there = self._seat.has_kernel or self._seat.starting
         return cancelled("preserved" if there else "lost")
-
-    async def _settle(self, ticket: Ticket, running: Running) -> int:
-        """What the run did to the workspace and to `.session_data.json`; files modified."""
-        if not ticket.seated or self._record.deleted:
-            return 0
-        try:
-            async with self._desk.lock:
-                after = await self._desk.settle()
-                if after.data is not None:
-                    await self._adopt(after.data)
-            self._record.note(
-                last_run_at=now(),
-                file_count=after.snapshot.count,
-                total_size=after.snapshot.total_size,
-            )
-            if not self._record.session.persistent:
-                await self._seat.clear()
-        except SessionNotFound:  # it is just being deleted
-            return 0
-        except EraError as problem:
-            running.problem = running.problem or problem
-            return 0
-        return after.files_modified
-
-    async def _adopt(self, data: JsonObject) -> None:
-        """What the code wrote to `.session_data.json` becomes the session's data, if it fits."""
-        try:
-            await self._record.change_data(data)
-        except TooLarge:
-            return
 
     def _failed(self) -> Finished:
         return Finished(1, state="preserved" if self._seat.alive else "lost")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 
 from era_kernels.errors import StorageFailed
 from era_kernels.kernels.machine import Machine
-from era_kernels.models import Finished, Reason, Request
+from era_kernels.kernels.program import Program, Unstarted
+from era_kernels.models import Ending, Finished, Output, Reason, Request
 from era_kernels.services.executions import Running
 from era_kernels.services.outcome import ended_with
 
@@ -20,7 +22,7 @@ async def pump(running: Running, machine: Machine, request: Request, most: int) 
     program must not go on when nobody can see what it does.
     """
     try:
-        return await _pumped(running, machine, request, most)
+        return await _pumped(running, machine.kernel.execute(request), most, machine.aclose)
     except Exception as problem:
         await machine.aclose(UNHEARD)
         if not isinstance(problem, StorageFailed):
@@ -29,8 +31,28 @@ async def pump(running: Running, machine: Machine, request: Request, most: int) 
         return ended_with(machine.ended.result())
 
 
-async def _pumped(running: Running, machine: Machine, request: Request, most: int) -> Finished:
-    async with aclosing(machine.kernel.execute(request)) as batches:
+async def pump_program(
+    running: Running, program: Program | Unstarted, timeout: float, most: int
+) -> Finished:
+    """The same for a program beside the kernel, which alone is ended."""
+    try:
+        return await _pumped(running, program.events(timeout), most, program.end)
+    except Exception as problem:
+        await program.end(UNHEARD)
+        if not isinstance(problem, StorageFailed):
+            raise
+        running.problem = problem
+        ending = Ending(reason=UNHEARD)
+        return Finished(ending.exit_code, ending=ending)
+
+
+async def _pumped(
+    running: Running,
+    stream: AsyncGenerator[list[Output | Finished], None],
+    most: int,
+    end: Callable[[str], Awaitable[None]],
+) -> Finished:
+    async with aclosing(stream) as batches:
         async for batch in batches:
             last = batch[-1]
             events = [event for event in batch if not isinstance(event, Finished)]
@@ -39,8 +61,8 @@ async def _pumped(running: Running, machine: Machine, request: Request, most: in
             if isinstance(last, Finished):
                 return last
             if running.log.size > most:
-                await machine.aclose(f"{Reason.OUTPUT_LIMIT} {size_text(most)}")
-    raise RuntimeError("a kernel's events ended without an end")
+                await end(f"{Reason.OUTPUT_LIMIT} {size_text(most)}")
+    raise RuntimeError("the events of a run ended without an end")
 
 
 def size_text(size: int) -> str:

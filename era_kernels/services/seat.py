@@ -6,11 +6,13 @@ import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Hashable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
-from era_kernels.errors import Capacity, EraError
+from era_kernels.errors import Capacity, EraError, KernelStartFailed
 from era_kernels.kernels.machine import Machine
 from era_kernels.models import Reason
+
+T = TypeVar("T")
 
 RETRY_AFTER = 5  # seconds that a caller is asked to wait for a free kernel or session
 
@@ -59,18 +61,23 @@ class Seats:
 class Seat:
     """Opens a session's machine when it is needed and ends it when told.
 
-    `clear` is called when nothing is left of a machine that has ended, before the next is opened.
+    `open_machine` opens one, with a kernel or with none yet; `start_kernel` starts one in it, and
+    ends it when that fails. `clear` is called when nothing is left of a machine that has ended,
+    before the next is opened.
     """
 
     def __init__(
         self,
-        open_machine: Callable[[Mapping[str, str]], Coroutine[Any, Any, Machine]],
+        open_machine: Callable[[Mapping[str, str], bool], Coroutine[Any, Any, Machine]],
+        start_kernel: Callable[[Machine, Mapping[str, str]], Coroutine[Any, Any, None]],
         clear: Callable[[], Awaitable[None]],
     ) -> None:
         self._open = open_machine
+        self._start_kernel = start_kernel
         self._on_clear = clear
         self._lock = asyncio.Lock()
-        self._opening: asyncio.Task[Machine] | None = None
+        self._opening: asyncio.Task[Any] | None = None
+        self.starting = False  # a kernel
         self._machine: Machine | None = None
         self._unused = True  # nothing has run on the machine yet
         self._refusal: EraError | None = None
@@ -81,8 +88,9 @@ class Seat:
         return self._machine is not None and not self._machine.ended.done()
 
     @property
-    def starting(self) -> bool:
-        return self._opening is not None
+    def has_kernel(self) -> bool:
+        """There is a kernel in it, too."""
+        return self._machine is not None and self.alive and self._machine.has_kernel
 
     @property
     def resting(self) -> bool:
@@ -99,33 +107,54 @@ class Seat:
             started_from, self._unused = ("fresh" if self._unused else "live"), False
             return machine, started_from
 
+    async def walls(self, env: Mapping[str, str]) -> tuple[Machine, str]:
+        """The machine for a program, and whether it was there: `live`, or `fresh`.
+
+        Where there is none, one without a kernel is opened. Raises as `machine` does.
+        """
+        async with self._lock:
+            started_from = "live" if self.alive else "fresh"
+            return await self._opened(env, kernel=False), started_from
+
     async def renew(self, env: Mapping[str, str]) -> None:
         """Have a machine, on which nothing need run. Raises as `machine` does."""
         async with self._lock:
             await self._opened(env)
 
-    async def _opened(self, env: Mapping[str, str]) -> Machine:
+    async def _opened(self, env: Mapping[str, str], *, kernel: bool = True) -> Machine:
         if self._refusal is not None:
             raise self._refusal
         if self._machine is None or self._machine.ended.done():
             await self._clear()
             self._unused = True
-            self._machine = await self._new(env)
+            self._machine = await self._begun(self._open(env, kernel), kernel)
+        elif kernel and not self._machine.has_kernel:
+            machine = self._machine
+            try:
+                await self._begun(self._start_kernel(machine, env), kernel)
+            except KernelStartFailed:
+                if not machine.ended.done() or machine.ended.result().reason != Reason.RESTARTED:
+                    raise
+                return await self._opened(env)
         return self._machine
 
-    async def _new(self, env: Mapping[str, str]) -> Machine:
-        self._opening = asyncio.create_task(self._open(env))
+    async def _begun(self, step: Coroutine[Any, Any, T], kernel: bool) -> T:
+        """The result of a step, which `close` may cut short."""
+        opening: asyncio.Task[T] = asyncio.create_task(step)
+        self._opening = opening
+        self.starting = kernel
         try:
-            await asyncio.wait([self._opening])
-            if self._opening.cancelled() and self._refusal is not None:
+            await asyncio.wait([opening])
+            if opening.cancelled() and self._refusal is not None:
                 raise self._refusal
-            return self._opening.result()
+            return opening.result()
         finally:
-            self._opening.cancel()  # nothing, unless the caller was cancelled
+            opening.cancel()  # nothing, unless the caller was cancelled
             self._opening = None
+            self.starting = False
 
     async def end(self, reason: Reason) -> None:
-        """End the machine, whatever runs on it; a kernel that only starts is new enough."""
+        """End the machine, whatever runs on it; one that is just opened is new enough."""
         if self._machine is not None:
             await self._machine.aclose(reason)
 
@@ -142,8 +171,9 @@ class Seat:
 
     async def close(self, reason: Reason, refusal: EraError) -> None:
         """End the machine for good; who asks for one from now on gets the refusal."""
-        if self._refusal is None and self._opening is not None:
+        if self._refusal is None and self._opening is not None and not self.alive:
             self._opening.cancel()
         self._refusal = refusal
+        await self.end(reason)  # also of one in which a kernel only starts
         async with self._lock:
             await self.end(reason)

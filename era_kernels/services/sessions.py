@@ -11,6 +11,7 @@ from datetime import datetime
 
 from era_kernels.errors import Capacity, SessionNotFound, ShuttingDown
 from era_kernels.models import (
+    ExecSubmission,
     NewSession,
     Reason,
     Session,
@@ -22,6 +23,7 @@ from era_kernels.models import (
 from era_kernels.services.creations import Creations
 from era_kernels.services.duplicates import Duplicates, Wish
 from era_kernels.services.errands import Errands
+from era_kernels.services.execs import has_run
 from era_kernels.services.executions import Running
 from era_kernels.services.expiry import Expiry, Watch
 from era_kernels.services.live import LiveSession
@@ -60,7 +62,7 @@ class LiveSessions:
         sessions = list(stored)
         await self._tools.workspaces.sweep({session.directory for session in sessions})
         for session in sessions:
-            if not session.persistent and session.kernel_generation:
+            if not session.persistent and await has_run(self._tools, session):
                 await self._tools.workspaces.empty(session.directory)
             self._watch(session)
 
@@ -240,8 +242,8 @@ class LiveSessions:
 
     # ------------------------------------------------------------ runs
 
-    async def submit(self, id: str, submission: Submission) -> Running:  # noqa: A002
-        """Queue a run. Raises what `LiveSession.submit` does."""
+    async def submit(self, id: str, submission: Submission | ExecSubmission) -> Running:  # noqa: A002
+        """Queue a run, or run beside the queue. Raises what `LiveSession.submit` does."""
         self._check_open()
         async with self.using(id) as live:
             self._check_open()

@@ -54,8 +54,8 @@ class FullOutput(Answer):
     stderr: str
 
 
-class RunAnswer(Answer):
-    """Everything a run produced."""
+class ExecAnswer(Answer):
+    """Everything a program beside the kernel produced."""
 
     execution_id: str
     session_id: str
@@ -66,7 +66,6 @@ class RunAnswer(Answer):
     duration: str = Field(examples=["15.3ms"])
     files_modified: int
     data: dict[str, Any] = Field(description="The session's data after the run.")
-    results: list[RichOutput]
     exception: Uncaught | None
     state: Literal["preserved", "lost"] = Field(description="Are the variables still there?")
     started_from: Literal["live", "fresh", "restored"]
@@ -76,6 +75,20 @@ class RunAnswer(Answer):
     cause: str = Field("", description="Why the run was ended; only when it was.")
     truncated: bool = Field(False, description="Output was left out; only when it was.")
     full_output: FullOutput | None = None
+
+
+class TimedOutExecAnswer(ExecAnswer):
+    """A program that was ended at its timeout: what there is, and the error beside it."""
+
+    error: str
+    message: str
+    code: Literal["EXECUTION_TIMEOUT"]
+
+
+class RunAnswer(ExecAnswer):
+    """Everything a run produced."""
+
+    results: list[RichOutput]
 
 
 class TimedOutRunAnswer(RunAnswer):
@@ -137,6 +150,13 @@ def run_object(answer: fold.RunAnswer) -> JsonObject:
     if answer.truncated:
         place = f"/api/sessions/{answer.session_id}/executions/{answer.execution_id}"
         out["full_output"] = {"stdout": f"{place}/stdout", "stderr": f"{place}/stderr"}
+    return out
+
+
+def exec_object(answer: fold.RunAnswer) -> JsonObject:
+    """The same for a program, which has no rich outputs."""
+    out = run_object(answer)
+    del out["results"]
     return out
 
 

@@ -174,6 +174,7 @@ _WORDS = {
     "dict_type": "must be an object",
     "list_type": "must be a list",
     "literal_error": "must be {expected}",
+    "too_short": "must not be empty",
     "greater_than": "must be above {gt:g}",
     "greater_than_equal": "must be at least {ge:g}",
     "less_than_equal": "must be at most {le:g}",

@@ -13,6 +13,7 @@ from era_kernels.web.base import BaseHandler, Edge
 from era_kernels.web.code import CodeHandler
 from era_kernels.web.docs import DocsFileHandler, DocsHandler, RootHandler
 from era_kernels.web.duplicate import DuplicateHandler
+from era_kernels.web.exec import ExecHandler
 from era_kernels.web.execute import ExecuteHandler
 from era_kernels.web.executions import (
     ExecutionHandler,
@@ -98,6 +99,7 @@ def make_routes(
         Route(f"{session}/files/{{path}}", FileHandler, {"files": files}, "files"),
         Route(f"{session}/run", RunHandler, running, "runs"),
         Route(f"{session}/stream", StreamHandler, running, "runs"),
+        Route(f"{session}/exec", ExecHandler, one, "runs"),
         Route(f"{session}/executions", ExecutionsHandler, many, "executions"),
         Route(execution, ExecutionHandler, many, "executions"),
         Route(f"{execution}/stream", ReplayHandler, many, "executions"),

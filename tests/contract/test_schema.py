@@ -45,6 +45,7 @@ PROGRAMS = [
     "raise SystemExit(2)",
     "input()",
 ]
+COMMANDS = ["true", "exit 3", "kill -9 $$", "sleep 9", "no-such-program", "seq 100000"]
 
 
 @pytest.fixture(scope="module")
@@ -100,6 +101,10 @@ def at_home(case: Case, estate: Estate, choices: st.DataObject) -> None:
     if isinstance(body.get("code"), str):
         printed = f"print({body['code'][:1000]!r})"
         body["code"] = choices.draw(st.sampled_from([printed, printed, *PROGRAMS]))
+    if isinstance(body.get("command"), str):
+        body["command"] = choices.draw(st.sampled_from(COMMANDS))
+    if isinstance(body.get("argv"), list) and body["argv"]:
+        body["argv"][0] = "true"
     if isinstance(body.get("language"), str) and choices.draw(st.booleans()):
         body["language"] = "python"
 

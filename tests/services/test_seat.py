@@ -25,10 +25,13 @@ class Opener:
         self.host = FakeHost()
         self.clears = 0
         self.clear_fails = False
-        self.seat = Seat(self._open, self._clear)
+        self.seat = Seat(self._open, self._start, self._clear)
 
-    async def _open(self, env: Mapping[str, str]) -> Machine:
-        return cast(Machine, await self.host.open("alpha", PLACE, Limits(), env))
+    async def _open(self, env: Mapping[str, str], kernel: bool) -> Machine:
+        return cast(Machine, await self.host.open("alpha", PLACE, Limits(), env, kernel=kernel))
+
+    async def _start(self, machine: Machine, env: Mapping[str, str]) -> None:
+        await machine.start_kernel(env)
 
     async def _clear(self) -> None:
         if self.clear_fails:

@@ -1,0 +1,182 @@
+"""Programs beside a session's queue: each is an execution, in the walls of the session's kernel."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+
+from era_kernels.errors import EraError, QueueFull
+from era_kernels.kernels.program import Program, Unstarted
+from era_kernels.models import ExecSubmission, Finished, Session
+from era_kernels.services.conclusions import Conclusions
+from era_kernels.services.executions import Running
+from era_kernels.services.interruption import Interruption
+from era_kernels.services.outcome import Timing, cancelled, ended_for
+from era_kernels.services.pump import pump_program
+from era_kernels.services.record import Record
+from era_kernels.services.seat import RETRY_AFTER, Seat
+from era_kernels.services.tools import Tools
+from era_kernels.services.traces import Traces
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True, eq=False)
+class Exec:
+    """One program on its way: `started` when it runs, or will not; `settled` when it is over."""
+
+    submission: ExecSubmission
+    timeout: float
+    opening: asyncio.Task[Running] | None = None
+    serving: asyncio.Task[None] | None = None
+    program: Program | Unstarted | None = None
+    interruption: Interruption = field(init=False)
+    seated: bool = False  # it has had the session's machine
+    started: asyncio.Event = field(default_factory=asyncio.Event)
+    settled: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+class Execs:
+    """The programs of one session that run at once; none waits for another, or for a run."""
+
+    def __init__(
+        self, record: Record, tools: Tools, traces: Traces, seat: Seat, holder: Hashable
+    ) -> None:
+        """`holder` is whose place among all kernels it is."""
+        self._record = record
+        self._tools = tools
+        self._traces = traces
+        self._holder = holder
+        self._seat = seat
+        self._conclusions = Conclusions(tools)
+        self._all: set[Exec] = set()
+        self.idle_since = time.monotonic()
+
+    def __len__(self) -> int:
+        return len(self._all)
+
+    async def submit(self, submission: ExecSubmission) -> Running:
+        """Run it; answers when the execution's log is open.
+
+        A caller that is cancelled meanwhile leaves its program behind, which goes on. Raises
+        InvalidRequest (timeout), QueueFull, Capacity, StorageFailed.
+        """
+        session, rules = self._record.session, self._tools.rules
+        timeout = rules.timeout(submission.timeout, session.default_timeout)
+        if len(self) >= max(1, rules.max_queue):
+            raise QueueFull(
+                f"{len(self)} programs run beside this session's queue already.",
+                retry_after=RETRY_AFTER,
+            )
+        self._tools.seats.take(self._holder)
+        one = Exec(submission, timeout)
+        one.interruption = Interruption(lambda: _withdraw(one))
+        self._all.add(one)
+        one.opening = asyncio.create_task(self._open(one))
+        one.serving = asyncio.create_task(self._serve(one))
+        return await asyncio.shield(one.opening)
+
+    async def settled(self) -> None:
+        """Until none is in the walls any more; those that wait for others do not count."""
+        for one in tuple(self._all):
+            if one.seated:
+                await one.settled.wait()
+
+    async def wait_idle(self) -> None:
+        """Until there is none."""
+        while self._all:
+            await asyncio.wait([one.serving for one in self._all if one.serving is not None])
+
+    async def _open(self, one: Exec) -> Running:
+        running = await self._tools.executions.open(
+            self._record.session, one.submission.code, stored=self._record.stored
+        )
+        running.interrupt = one.interruption
+        one.interruption.finished = running.finished
+        return running
+
+    async def _serve(self, one: Exec) -> None:
+        assert one.opening is not None
+        try:
+            await asyncio.wait([one.opening])
+            if not one.opening.cancelled() and one.opening.exception() is None:
+                await self._carry_out(one, one.opening.result())
+        except Exception:
+            extra = {"session": self._record.session.id}
+            log.exception("a program failed inside the server", extra=extra)
+        finally:
+            self._all.discard(one)
+            self.idle_since = time.monotonic()
+            one.started.set()
+            one.settled.set()
+            self._tools.seats.free(self._holder)
+
+    async def _carry_out(self, one: Exec, running: Running) -> None:
+        timing, modified = Timing(), 0
+        try:
+            finished = await self._run(one, running, timing)
+            if one.seated:
+                modified = await self._traces.settle(running)
+                one.settled.set()
+                await self._traces.tidy(running)
+            session = self._record.session
+            await self._conclusions.finish(
+                running, finished, timing, session, one.timeout, modified
+            )
+        except Exception as problem:
+            session = self._record.session
+            await self._conclusions.abort(running, problem, self._failed(), session)
+            raise
+        if self._record.stored and self._record.end is None:
+            await self._tools.executions.trim(self._record.session)
+
+    async def _run(self, one: Exec, running: Running, timing: Timing) -> Finished:
+        self._tools.executions.start(running)
+        try:
+            return await self._in_walls(one, running, timing)
+        except EraError as problem:
+            if self._record.end is not None:
+                return ended_for(self._record.end[0])
+            running.problem = problem
+            return self._failed()
+
+    async def _in_walls(self, one: Exec, running: Running, timing: Timing) -> Finished:
+        submission, asked = one.submission, time.monotonic()
+        env = self._record.environment(submission.base_url)
+        machine, timing.started_from = await self._seat.walls(env)
+        one.seated = True
+        await self._traces.begin(alone=False)
+        if one.interruption.asked.is_set():
+            return cancelled("preserved")
+        environment = {**submission.env, **env}
+        program = await machine.run(submission.argv, environment, submission.stdin)
+        one.program, one.interruption.stop = program, program.interrupt
+        one.started.set()
+        began = time.monotonic()
+        timing.start = began - asked
+        most = self._tools.rules.max_execution_output
+        try:
+            return await pump_program(running, program, one.timeout, most)
+        finally:
+            timing.execution = time.monotonic() - began
+
+    def _failed(self) -> Finished:
+        return Finished(1, state="preserved" if self._seat.alive else "lost")
+
+
+async def has_run(tools: Tools, session: Session) -> bool:
+    """Whether anything has ever run in the session, be it a kernel or only programs."""
+    if session.kernel_generation:
+        return True
+    _, total = await tools.executions.list_executions(session.id, limit=1)
+    return total > 0
+
+
+async def _withdraw(one: Exec) -> None:
+    """It never starts; or if it was just being started, it is interrupted."""
+    await one.started.wait()
+    if one.program is not None:
+        await one.program.interrupt()

@@ -1,0 +1,61 @@
+"""Openings: a session's machine is opened and a kernel started in it, and both are counted."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Hashable, Mapping
+from contextlib import nullcontext
+
+from era_kernels.kernels.machine import Machine
+from era_kernels.models import Ending
+from era_kernels.services.record import Record
+from era_kernels.services.tools import Tools
+
+
+class Openings:
+    """What a seat needs to have machines. Each has a place among all, which is the holder's."""
+
+    def __init__(
+        self, record: Record, tools: Tools, holder: Hashable, on_ended: Callable[[], None]
+    ) -> None:
+        self._record = record
+        self._tools = tools
+        self._holder = holder
+        self._tell_ended = on_ended
+
+    async def open(self, env: Mapping[str, str], kernel: bool) -> Machine:
+        """A new machine. Raises as the host does, StorageFailed, SessionNotFound."""
+        tools, session = self._tools, self._record.session
+        place = tools.workspaces.place(session.directory)
+        with tools.meters.kernel_starting(session.language) if kernel else nullcontext():
+            machine = await tools.host.open(
+                session.language, place, tools.limits, env, kernel=kernel
+            )
+        tools.seats.take(self._holder)
+        machine.ended.add_done_callback(self._on_ended)
+        if kernel:
+            await self._begin(machine)
+        return machine
+
+    async def start_kernel(self, machine: Machine, env: Mapping[str, str]) -> None:
+        """Start one in a machine that has none. Raises KernelStartFailed; it has ended then."""
+        with self._tools.meters.kernel_starting(self._record.session.language):
+            await machine.start_kernel(env)
+        await self._begin(machine)
+
+    async def _begin(self, machine: Machine) -> None:
+        machine.ended.add_done_callback(self._on_kernel_ended)
+        try:
+            # Durable before any code runs: after a crash it alone tells that variables were lost,
+            # and that files of a session that is not persistent must go.
+            await self._record.change(kernel_generation=self._record.session.kernel_generation + 1)
+        except BaseException:
+            await machine.aclose()
+            raise
+
+    def _on_kernel_ended(self, ended: asyncio.Future[Ending]) -> None:
+        self._tools.meters.kernel_ended(self._record.session.language, ended.result())
+
+    def _on_ended(self, ended: asyncio.Future[Ending]) -> None:
+        self._tools.seats.free(self._holder)
+        self._tell_ended()
