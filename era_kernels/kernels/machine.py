@@ -101,6 +101,8 @@ class Machine:
         to start it.
         """
         whole = self._environment(env)
+        if not argv[0]:
+            return Unstarted.refused("", os.strerror(errno.ENOENT), errno.ENOENT)
         if sum(map(len, itertools.chain(argv, whole, whole.values()))) > MOST_ARGUMENTS:
             return Unstarted.refused(argv[0], os.strerror(errno.E2BIG), errno.E2BIG)
         command = Command(argv=tuple(argv), env=whole, cwd=self._cwd)

@@ -171,7 +171,7 @@ class Program:
         return self._ended.done()
 
     async def _finished(self) -> Finished:
-        ending = self._ended.result()
+        ending = await asyncio.shield(self._ended)
         state = "preserved"
         if not self._machine.standing:
             state = "lost"
@@ -201,7 +201,7 @@ class Unstarted:
     def refused(cls, name: str, reason: str, number: int) -> Unstarted:
         """The system said no, with that errno."""
         code = NOT_FOUND if number in (errno.ENOENT, errno.ENOTDIR) else NOT_EXECUTABLE
-        if reason.endswith(name):  # the place where it was looked for last
+        if number and reason.endswith(name):  # the place where it was looked for last
             reason = os.strerror(number)
         return cls(Finished(code), f"{name}: {reason}\n")
 

@@ -99,3 +99,17 @@ print(signal.getsignal(signal.SIGCHLD) == signal.SIG_DFL, signal.set_wakeup_fd(-
 sleeper.returncode = 0
 """
     assert alone(code).splitlines() == ["[]", "True", "True []", "[]", "True -1"]
+
+
+def test_the_dead_keep_their_numbers_until_they_are_reaped() -> None:
+    """What is called before a child is reaped meets a dead one that is still there."""
+    code = """
+sleeper = subprocess.Popen(["sleep", "600"], start_new_session=True)
+sleeper.kill()
+os.waitid(os.P_PID, sleeper.pid, os.WEXITED | os.WNOWAIT)
+state = lambda pid: open(f"/proc/{pid}/stat").read().rpartition(")")[2].split()[0]
+print(children.reaped(lambda pid: print(pid == sleeper.pid, state(pid), os.getpgid(pid) == pid)) ==
+      [(sleeper.pid, signal.SIGKILL)], os.path.exists(f"/proc/{sleeper.pid}"))
+sleeper.returncode = 0
+"""
+    assert alone(code).splitlines() == ["True Z True", "True False"]

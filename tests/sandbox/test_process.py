@@ -10,7 +10,8 @@ import pytest
 
 from era_kernels.models import Ending
 from era_kernels.sandbox.process import AHEAD, TAIL, Output
-from tests.sandbox.house import one, shell
+from era_kernels.sandbox.sandbox import LEFTOVERS
+from tests.sandbox.house import descriptors, one, shell
 
 Pipe = tuple[Output, int]
 
@@ -149,5 +150,86 @@ def test_a_daemon_keeps_an_output_open_and_the_sandbox_closes_it() -> None:
             await sandbox.aclose()
             with pytest.raises(StopAsyncIteration):
                 await anext(stream)
+
+    asyncio.run(body())
+
+
+# ---------------------------------------------------------------- consumers from the beginning
+
+
+def with_news(test: Callable[[Output, int, asyncio.Event], Awaitable[None]]) -> None:
+    """Run the body of a test with an output that has a consumer from its first byte on."""
+
+    async def body() -> None:
+        read, write = os.pipe()
+        os.set_blocking(write, False)
+        news = asyncio.Event()
+        output = Output(read, news)
+        await test(output, write, news)
+        output.close()
+
+    asyncio.run(body())
+
+
+def test_nothing_is_lost_before_the_consumer_comes() -> None:
+    """All is kept until it is taken, up to a bound; then the process waits."""
+
+    async def body(output: Output, write: int, news: asyncio.Event) -> None:
+        sent = seen = b""
+        for number in range(60):
+            piece = bytes([number]) * 32768
+            try:
+                sent += piece[: os.write(write, piece)]
+            except BlockingIOError:
+                break
+            await asyncio.sleep(0.002)
+        else:
+            raise AssertionError("the process never had to wait")
+        assert len(sent) >= AHEAD
+        os.set_blocking(write, True)
+        os.close(write)
+        while output.open or not seen:
+            await asyncio.wait_for(news.wait(), 5)
+            news.clear()
+            seen += output.take()
+        assert seen + output.take() == sent
+        assert output.take() == b""
+
+    with_news(body)
+
+
+def test_muted_output_is_read_and_thrown_away() -> None:
+    """Who writes goes on, but not as fast as they like."""
+
+    async def body(output: Output, write: int, news: asyncio.Event) -> None:
+        output.mute()
+        written = 0
+        for _ in range(200):
+            try:
+                written += os.write(write, bytes(65536))
+            except BlockingIOError:
+                await asyncio.sleep(0.002)
+        assert 3 * 65536 <= written < 150 * 65536
+        os.close(write)
+        async with asyncio.timeout(5):
+            while output.open:
+                await asyncio.sleep(0.01)
+        assert output.tail() == output.take() == b""
+
+    with_news(body)
+
+
+def test_leftovers_are_bounded() -> None:
+    """Of processes that left others behind with their outputs, the newest are still read."""
+
+    async def body() -> None:
+        async with one() as sandbox:
+            before = descriptors(os.getpid())
+            for _ in range(LEFTOVERS + 20):
+                process = await sandbox.spawn(shell("sleep 600 & exit"), news=asyncio.Event())
+                await asyncio.wait_for(process.ended, 20)
+                process.mute()
+            assert process.stdout.open
+            assert descriptors(os.getpid()) - before <= 2 * LEFTOVERS + 2
 
     asyncio.run(body())

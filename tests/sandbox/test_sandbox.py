@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import signal
 from collections.abc import Awaitable, Callable
@@ -14,11 +15,13 @@ from blockbuster import blockbuster_ctx
 
 from era_kernels.errors import KernelStartFailed, ShuttingDown
 from era_kernels.models import Ending
+from era_kernels.sandbox.command import NotStarted
 from era_kernels.sandbox.sandbox import Command, Sandbox, Sandboxes
 from tests.sandbox.house import (
     ENV,
     descendants,
     descriptors,
+    lines,
     living,
     new,
     one,
@@ -159,6 +162,41 @@ def test_signals_reach_the_process_group() -> None:
         assert await asyncio.wait_for(process.ended, 30) == Ending(code=5)
         assert sorted(process.stdout.tail().split()) == [b"child", b"parent", b"ready"]
         await process.signal(signal.SIGUSR1)  # it has ended: nothing happens
+
+    in_sandbox(body)
+
+
+@pytest.mark.parametrize("sweep", [True, False])
+def test_sweep_ends_who_is_left_in_the_group(sweep: bool) -> None:
+    """They live on after the end of their leader, unless its signal came with a sweep."""
+    text = (
+        "(trap '' INT; exec sleep 600) & echo $!; trap 'exit 3' INT; while :; do sleep 0.01; done"
+    )
+
+    async def body(sandbox: Sandbox) -> None:
+        process = await sandbox.spawn(shell(text))
+        [left] = await lines(process, 1)
+        await process.signal(signal.SIGINT, sweep=sweep)
+        assert await asyncio.wait_for(process.ended, 20) == Ending(code=3)
+        if not sweep:
+            assert living([int(left)])
+            return
+        async with asyncio.timeout(10):
+            while living([int(left)]):
+                await asyncio.sleep(0.005)
+
+    in_sandbox(body)
+
+
+def test_why_a_start_failed_is_told_by_number() -> None:
+    """The system's number comes with its words."""
+
+    async def body(sandbox: Sandbox) -> None:
+        for path, number in (("/no/such", errno.ENOENT), ("/etc/passwd", errno.EACCES)):
+            with pytest.raises(NotStarted) as caught:
+                await sandbox.spawn(Command(argv=(path,), env=ENV, cwd="/tmp"))
+            assert caught.value.number == number
+            assert caught.value.reason == f"{os.strerror(number)}: {path}"
 
     in_sandbox(body)
 

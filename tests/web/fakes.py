@@ -38,6 +38,7 @@ from era_kernels.models import (
     Done,
     Event,
     ExceptionInfo,
+    ExecSubmission,
     Execution,
     ExecutionStatus,
     Failure,
@@ -68,7 +69,9 @@ WALLS = Isolation(4, ("files", "network"))
 class FakeRunning:
     """Plays one script; as many readers as like."""
 
-    def __init__(self, session: Session, submission: Submission, number: int) -> None:
+    def __init__(
+        self, session: Session, submission: Submission | ExecSubmission, number: int
+    ) -> None:
         self.execution = Execution(f"exec-{number}", session.id, submission.code, THEN)
         self.session = session
         self.submission = submission
@@ -311,7 +314,7 @@ class FakeSessions:
         await self.session(id)
         return 2
 
-    async def submit(self, id: str, submission: Submission) -> FakeRunning:  # noqa: A002
+    async def submit(self, id: str, submission: Submission | ExecSubmission) -> FakeRunning:  # noqa: A002
         session = await self.session(id)
         self.calls.append(("submit", id, submission))
         if self.full:

@@ -47,6 +47,7 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     for route in ROUTES
     for method, operation in route.handler.operations.items()
 }
+EXEC = "/api/sessions/{id}/exec"
 RUN = "/api/sessions/{id}/run"
 EXECUTE = "/api/execute"
 EXECUTION = "/api/sessions/{id}/executions/{execution_id}"
@@ -250,6 +251,9 @@ CASES = [
     case("POST", RUN, 200, {"code": "die 9"}, "death"),
     case("POST", RUN, 202, {**PROGRAM, "background": True}),
     case("POST", RUN, 408, {"code": "timeout\ntruncate"}),
+    case("POST", EXEC, 200, {"command": "out a\ntruncate"}),
+    case("POST", EXEC, 200, {"argv": ["die", "9"]}, "death"),
+    case("POST", EXEC, 408, {"command": "timeout"}),
     case("POST", "/api/sessions/{id}/stream", 200, PROGRAM),
     case("GET", "/api/sessions/{id}/executions", 200),
     case("GET", EXECUTION, 200),

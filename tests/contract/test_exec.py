@@ -1,0 +1,597 @@
+"""Programs beside the kernel: POST exec, through a real server."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.client import Client, SessionClient, frames
+from tests.contract.checks import SLEEPER, beside, check, check_error, wait_for_file
+from tests.launching import Launcher, wait_until
+
+FIELDS = {
+    "execution_id", "session_id", "stdout", "stderr", "exit_code", "execution_time_ms",
+    "duration", "files_modified", "data", "exception", "state", "started_from",
+    "kernel_generation", "queued_ms", "start_ms",
+}  # fmt: skip
+READY = "touch ready; "
+
+
+def exec_response(session: SessionClient, command: str | None = None, **body: Any) -> Any:
+    given = {"command": command, **body} if command is not None else body
+    return session.http.post(f"{session.path}/exec", json=given)
+
+
+def execute(session: SessionClient, command: str | None = None, **body: Any) -> dict[str, Any]:
+    """The answer; a timeout's answer (408) is an answer too."""
+    response = exec_response(session, command, **body)
+    assert response.status_code in (200, 408), response.text
+    answer: dict[str, Any] = response.json()
+    return answer
+
+
+@contextmanager
+def aside(session: SessionClient) -> Iterator[Callable[..., Future[dict[str, Any]]]]:
+    """Starts programs whose answers come later."""
+    with ThreadPoolExecutor(32) as pool:
+        yield lambda command, **body: pool.submit(execute, session, command, **body)
+
+
+def executions(session: SessionClient) -> list[dict[str, Any]]:
+    listed: list[dict[str, Any]] = session.http.get(f"{session.path}/executions").json()[
+        "executions"
+    ]
+    return listed
+
+
+def until_running(session: SessionClient, number: int = 1) -> str:
+    """The id of the newest execution, when so many are under way."""
+
+    def running() -> bool:
+        return sum(one["status"] == "running" for one in executions(session)) >= number
+
+    assert wait_until(running, 20)
+    return str(executions(session)[-1]["execution_id"])
+
+
+# ---------------------------------------------------------------- the answer
+
+
+def test_answer(session: SessionClient) -> None:
+    """The run answer without results, and the header that names the execution."""
+    response = exec_response(session, "echo out; echo err >&2; exit 3")
+    assert response.status_code == 200
+    answer = response.json()
+    assert set(answer) == FIELDS
+    assert response.headers["X-Execution-Id"] == answer["execution_id"]
+    check(
+        answer, stdout="out\n", stderr="err\n", exit_code=3, exception=None, state="preserved",
+        started_from="fresh", kernel_generation=0, queued_ms=0, files_modified=0, data={},
+    )  # fmt: skip
+    assert answer["start_ms"] > 0
+    assert execute(session, "true")["started_from"] == "live"
+
+
+def test_argv_is_executed_as_it_is(shared: SessionClient) -> None:
+    """No shell looks at the arguments; the program is looked up in PATH."""
+    answer = execute(shared, argv=["printf", "%s|", "a b", "$HOME", "*", ""])
+    check(answer, stdout="a b|$HOME|*||", exit_code=0)
+    assert executions(shared)[-1]["code"] == "printf '%s|' 'a b' '$HOME' '*' ''"
+    execute(shared, "echo a  b")
+    assert executions(shared)[-1]["code"] == "echo a  b"
+
+
+@pytest.mark.parametrize(
+    ("body", "exit_code", "words"),
+    [
+        ({"argv": ["no-such-program"]}, 127, "no-such-program: No such file or directory\n"),
+        ({"argv": ["/no/such"]}, 127, "/no/such: No such file or directory\n"),
+        ({"argv": ["/etc/passwd"]}, 126, "/etc/passwd: Permission denied\n"),
+        ({"argv": ["/etc"]}, 126, "/etc: Permission denied\n"),
+        ({"argv": [""]}, 127, ": No such file or directory\n"),
+        ({"argv": ["true", "x" * 200_000]}, 126, "true: Argument list too long\n"),
+        ({"argv": ["true", "é" * 7_000_000]}, 126, "true: Argument list too long\n"),
+        ({"argv": ["true"], "env": {"PATH": "/nowhere"}}, 127, "true: No such file or directory\n"),
+    ],
+)
+def test_what_cannot_be_started(
+    shared: SessionClient, body: dict[str, Any], exit_code: int, words: str
+) -> None:
+    """It is told as a shell would: 127 not found, 126 not executable, why on stderr."""
+    answer = execute(shared, **body)
+    check(answer, stdout="", stderr=words, exit_code=exit_code, state="preserved")
+
+
+def test_shell_tells_the_same(shared: SessionClient) -> None:
+    """So does the shell that runs commands."""
+    assert execute(shared, "no-such-program")["exit_code"] == 127
+    assert execute(shared, "/etc/passwd")["exit_code"] == 126
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {},
+        {"command": None},
+        {"command": "true", "argv": ["true"]},
+        {"argv": []},
+        {"argv": "true"},
+        {"argv": [1]},
+        {"command": ["true"]},
+        {"command": "a\0b"},
+        {"argv": ["a", "b\0"]},
+        {"command": "true", "stdin": 1},
+        {"command": "true", "timeout": -1},
+        {"command": "true", "timeout": 1e9},
+        {"command": "true", "env": {"A=": "1"}},
+        {"command": "true", "env": {"A": None}},
+    ],
+)
+def test_mistakes(shared: SessionClient, body: dict[str, Any]) -> None:
+    """They are 400, and nothing is run."""
+    before = len(executions(shared))
+    check_error(exec_response(shared, **body), 400, "INVALID_REQUEST")
+    assert len(executions(shared)) == before
+
+
+def test_no_session(client: Client) -> None:
+    """An unknown session is 404."""
+    answer = client.http.post("/api/sessions/nobody/exec", json={"command": "true"})
+    check_error(answer, 404, "SESSION_NOT_FOUND")
+
+
+# ---------------------------------------------------------------- what it finds
+
+
+def test_environment(shared: SessionClient) -> None:
+    """That of the kernel: built from empty, with what the session says and the caller adds."""
+    code = "import os, json; print(json.dumps(dict(os.environ)))"
+    command = ["python3", "-c", code]
+    env = {"MINE": "1", "NUMBER": 1.50, "ERA_SESSION_ID": "other", "PYTHONPATH": "/tmp"}
+    seen = json.loads(execute(shared, argv=command, env=env)["stdout"])
+    kernel = json.loads(shared.run(code)["stdout"])
+    own = {"MINE": "1", "NUMBER": "1.5", "PYTHONPATH": "/tmp"}
+    assert {name: seen[name] for name in own} == own
+    assert seen["ERA_SESSION_ID"] == shared.id
+    changed = {name for name in seen if seen[name] != kernel.get(name)}
+    assert changed <= {"MINE", "NUMBER", "PYTHONPATH"}
+    assert {name for name in kernel if name not in seen} <= {"COLUMNS", "LINES"}
+    assert "MINE" not in execute(shared, "env")["stdout"]
+
+
+def test_directory(session: SessionClient) -> None:
+    """It begins in the workspace, whose files are those of the kernel, and shares its /tmp."""
+    assert execute(session, "pwd; echo here > made; echo t > $TMPDIR/t")["files_modified"] == 1
+    code = (
+        "import os; print(os.getcwd(), open('made').read(), open(os.environ['TMPDIR']+'/t').read())"
+    )
+    where = execute(session, "pwd")["stdout"].strip()
+    assert session.run(code)["stdout"] == f"{where} here\n t\n\n"
+
+
+def test_stdin(shared: SessionClient) -> None:
+    """Text on descriptor 0, then end of file; without it there is nothing to read."""
+    assert execute(shared, "cat", stdin="hällo\0\n")["stdout"] == "hällo\0\n"
+    assert execute(shared, "cat", stdin="")["stdout"] == ""
+    assert execute(shared, "cat; readlink /proc/self/fd/0")["stdout"] == "/dev/null\n"
+    assert execute(shared, "wc -c", stdin="x" * 3_000_000)["stdout"].strip() == "3000000"
+
+
+def test_stdin_that_nobody_reads(shared: SessionClient) -> None:
+    """A program may leave without reading; a program that it leaves behind gets end of file."""
+    assert execute(shared, "true", stdin="x" * 3_000_000)["exit_code"] == 0
+    execute(shared, "(wc -c > count.new; mv count.new count) <&0 & exit 0", stdin="x" * 3_000_000)
+    wait_for_file(shared, "count")
+    assert 0 <= int(execute(shared, "cat count; rm count")["stdout"]) < 3_000_000
+
+
+def test_bytes_that_are_no_text(shared: SessionClient) -> None:
+    """They become U+FFFD; a character that comes in two pieces is whole."""
+    command = r"printf '\303'; sleep 0.1; printf '\244\377x\303'"
+    assert execute(shared, command)["stdout"] == "ä\ufffdx\ufffd"
+
+
+# ---------------------------------------------------------------- how it ends
+
+
+def test_killed(shared: SessionClient) -> None:
+    """128 and the signal, with the cause in words; the kernel knows nothing of it."""
+    shared.run("kept = 1")
+    check(
+        execute(shared, "echo a; kill -SEGV $$"), stdout="a\n", exit_code=139,
+        cause="signal 11 (SIGSEGV)", state="preserved",
+    )  # fmt: skip
+    check(execute(shared, "kill -9 $$"), exit_code=137, cause="signal 9 (SIGKILL)")
+    check(shared.run("print(kept)"), stdout="1\n", started_from="live")
+
+
+def test_timeout(session: SessionClient) -> None:
+    """408 with all output so far; nothing of its process group goes on."""
+    command = "trap '' INT; sleep 600.5 & echo before; sleep 600.5; sleep 600.5"
+    response = exec_response(session, command, timeout=0.3)
+    assert response.status_code == 408
+    answer = response.json()
+    check(
+        answer, code="EXECUTION_TIMEOUT", stdout="before\n", exit_code=124, state="preserved",
+        cause="timeout",
+    )  # fmt: skip
+    assert set(answer) == FIELDS | {"error", "message", "code", "cause"}
+    assert answer["execution_time_ms"] < 5000
+    assert (
+        "600.5" not in execute(session, "cat /proc/[0-9]*/cmdline | tr '\\0' ' '; true")["stdout"]
+    )
+
+
+def test_timeout_of_one_that_leaves_when_asked(session: SessionClient) -> None:
+    """It may clean up, but those that it leaves behind in its group do not outlive it."""
+    command = (
+        "(trap '' INT; sleep 600.75; sleep 600.75) & trap 'echo bye; exit 3' INT; "
+        "while :; do sleep 0.05; done"
+    )
+    check(execute(session, command, timeout_ms=300), stdout="bye\n", exit_code=124)
+    rest = "cat /proc/[0-9]*/cmdline | tr '\\0' ' '; true"
+    assert wait_until(lambda: "600.75" not in execute(session, rest)["stdout"], 5)
+
+
+def test_session_timeout(client: Client) -> None:
+    """Without a timeout of its own the session's counts."""
+    session = client.session("python", default_timeout=0.2)
+    assert execute(session, "sleep 30")["exit_code"] == 124
+    session.delete()
+
+
+def test_children_that_hold_the_outputs(session: SessionClient) -> None:
+    """The execution ends with its process; who is left behind serves on, and may print."""
+    port = 8123
+    server = f"nohup python3 -u -m http.server {port} --bind 127.0.0.1 & echo started"
+    answer = execute(session, server, timeout=20)
+    check(answer, exit_code=0)
+    assert answer["stdout"].startswith("started\n")
+    assert answer["execution_time_ms"] < 10_000
+    ask = (
+        "import urllib.request, time\n"
+        "for _ in range(200):\n"
+        "    try:\n"
+        f"        url = 'http://127.0.0.1:{port}/'\n"
+        "        n = [urllib.request.urlopen(url).status for _ in range(50)]\n"
+        "        break\n"
+        "    except OSError:\n"
+        "        time.sleep(0.05)\n"
+        "print(len(n), set(n))"
+    )
+    # A request prints a line; more of them than any pipe holds must not block it.
+    check(session.run(ask), stdout="50 {200}\n")
+    check(execute(session, "yes | head -c 3000000 & exit 0"), exit_code=0)
+    check(session.run(ask), stdout="50 {200}\n", started_from="live")
+
+
+def test_last_words_of_children(shared: SessionClient) -> None:
+    """What a child prints within a moment after the end of its parent is still heard."""
+    assert execute(shared, "(sleep 0.02; echo late) & echo early")["stdout"] == "early\nlate\n"
+
+
+# ---------------------------------------------------------------- output
+
+
+def test_much_output(shared: SessionClient) -> None:
+    """Not one byte is lost, of two streams at once."""
+    answer = execute(shared, "seq 300000; seq 300000 >&2")
+    text = "".join(f"{number}\n" for number in range(1, 300_001))
+    assert answer["stdout"] == text
+    assert answer["stderr"] == text
+
+
+def test_output_past_the_bounds(launcher: Launcher) -> None:
+    """The answer is cut and says where the rest is; past the last bound the program is ended."""
+    server = launcher.start("--max-answer-output", "64K", "--max-execution-output", "8M")
+    client = Client(server.base_url)
+    session = client.session("python")
+    session.run("kept = 1")
+    answer = execute(session, "seq 100000")
+    assert answer["truncated"] is True
+    text = client.http.get(answer["full_output"]["stdout"]).text
+    assert text == "".join(f"{number}\n" for number in range(1, 100_001))
+    answer = execute(session, "yes & yes", timeout=60)
+    check(answer, exit_code=137, cause="output limit 8 MiB", state="preserved")
+    assert "yes" not in execute(session, "cat /proc/[0-9]*/comm")["stdout"].split()
+    check(session.run("print(kept)"), stdout="1\n")
+    client.close()
+
+
+def test_stream_and_reading(session: SessionClient) -> None:
+    """Output comes as it is printed, and can be read like that of any execution."""
+    with aside(session) as start:
+        future = start(f"{READY} echo one; mkfifo go; echo two; cat go")
+        wait_for_file(session)
+        eid = until_running(session)
+        place = f"{session.path}/executions/{eid}"
+        with session.http.stream("GET", f"{place}/stream") as response:
+            events = frames(response.iter_lines())
+            assert next(events).data == {"type": "stdout", "content": "one\n"}
+            so_far = session.http.get(place).json()
+            check(so_far, status="running", exit_code=None, results=[])
+            assert so_far["stdout"].startswith("one\n")
+            execute(session, "until [ -p go ]; do sleep 0.01; done; echo three > go")
+            rest = list(events)
+        assert "".join(one.data.get("content", "") for one in rest) == "two\nthree\n"
+        assert rest[-1].event == "done"
+        assert future.result()["stdout"] == "one\ntwo\nthree\n"
+    assert session.http.get(f"{place}/stdout").text == "one\ntwo\nthree\n"
+    assert session.http.get(f"{place}/stderr").text == ""
+    check(session.http.get(f"{place}?wait=5").json(), status="finished", exit_code=0)
+
+
+# ---------------------------------------------------------------- beside the queue
+
+
+def test_beside_a_run(session: SessionClient) -> None:
+    """It does not wait for the run, nor make the session busy, nor does a run wait for it."""
+    with beside(session) as start:
+        run = start(SLEEPER)
+        wait_for_file(session)
+        assert session.get()["status"] == "busy"
+        check(execute(session, "echo now"), stdout="now\n", started_from="live")
+        session.http.post(f"{session.path}/restart").raise_for_status()
+        run.result()
+    with aside(session) as start_program:
+        program = start_program(f"{READY.replace('ready', 'two')} sleep 60 & wait")
+        wait_for_file(session, "two")
+        assert session.get()["status"] == "idle"
+        check(session.run("print(2)"), stdout="2\n")
+        session.http.post(f"{session.path}/restart").raise_for_status()
+        check(program.result(), exit_code=137, cause="restarted", state="lost")
+
+
+def test_kernel_starts_in_the_same_machine(session: SessionClient) -> None:
+    """A server that was started before there was a kernel is reached by the kernel."""
+    answer = execute(session, "(echo x > $TMPDIR/shared); sleep 600 > /dev/null 2>&1 & echo $!")
+    check(answer, started_from="fresh", kernel_generation=0)
+    assert session.get()["status"] == "stopped"
+    assert session.get()["kernel_generation"] == 0
+    pid = answer["stdout"].strip()
+    code = f"import os; print(open('/tmp/shared').read(), os.path.exists('/proc/{pid}'))"
+    if "tmp" in json.dumps(session.get()["isolation"]):
+        code = code.replace("'/tmp/shared'", "os.environ['TMPDIR'] + '/shared'")
+    check(session.run(code), stdout="x\n True\n", started_from="fresh", kernel_generation=1)
+    assert session.get()["status"] == "idle"
+    check(execute(session, "true"), started_from="live", kernel_generation=1)
+
+
+@pytest.mark.parametrize(
+    ("end", "exit_code", "cause"),
+    [
+        ("import os; os._exit(7)", 7, "the kernel ended: exit 7"),
+        ("import os; os.kill(os.getpid(), 11)", 139, "the kernel ended: signal 11 (SIGSEGV)"),
+    ],
+)
+def test_kernel_death(session: SessionClient, end: str, exit_code: int, cause: str) -> None:
+    """When the kernel ends all of the sandbox does, programs too, which say why."""
+    session.run("pass")
+    with aside(session) as start:
+        program = start(f"{READY} sleep 60")
+        wait_for_file(session)
+        check(session.run(end), exit_code=exit_code)
+        check(program.result(), exit_code=137, cause=cause, state="lost")
+    eid = executions(session)[-2]["execution_id"]
+    stream = session.http.get(f"{session.path}/executions/{eid}/stream").text
+    assert '"code":"KERNEL_DIED"' in stream
+    check(execute(session, "true"), started_from="fresh", kernel_generation=1)
+
+
+def test_twenty_at_once(session: SessionClient) -> None:
+    """All of them, and a run, meet one machine, which none of them finds there."""
+    with aside(session) as start, beside(session) as run:
+        programs = [start("readlink /proc/self/ns/pid; echo x >> $TMPDIR/all") for _ in range(20)]
+        code = "import os; print(os.readlink('/proc/self/ns/pid'))"
+        answer = run(code).result().json()
+        answers = [program.result() for program in programs]
+    assert {one["stdout"] for one in answers} == {answer["stdout"]}
+    assert execute(session, "wc -l < $TMPDIR/all")["stdout"].strip() == "20"
+    assert session.get()["kernel_generation"] == 1
+
+
+def test_too_many(launcher: Launcher) -> None:
+    """As many at once as may wait in the queue; the next is told to come again."""
+    client = Client(launcher.start("--max-queue", "2", "--max-kernels", "1").base_url)
+    session = client.session("python")
+    with aside(session) as start:
+        for name in ("one", "two"):
+            start(f"touch {name}; sleep 60")
+            wait_for_file(session, name)
+        refused = exec_response(session, "true")
+        check_error(refused, 429, "QUEUE_FULL")
+        assert int(refused.headers["Retry-After"]) > 0
+        other = client.session("python")
+        check_error(exec_response(other, "true"), 503, "CAPACITY")
+        session.delete()
+    check(execute(other, "echo in"), stdout="in\n")
+    client.close()
+
+
+def test_seat_is_kept(launcher: Launcher) -> None:
+    """A machine without a kernel takes the place of one."""
+    client = Client(launcher.start("--max-kernels", "1").base_url)
+    session, other = client.session("python"), client.session("python")
+    execute(session, "sleep 600 > /dev/null 2>&1 &")
+    answer = client.http.post(f"{other.path}/run", json={"code": "1"})
+    check_error(answer, 503, "CAPACITY")
+    session.delete()
+    assert other.run("print(1)")["stdout"] == "1\n"
+    client.close()
+
+
+# ---------------------------------------------------------------- files and data
+
+
+def test_files_are_counted_once(session: SessionClient) -> None:
+    """A change is told by the first that ends after it, be it a program or a run."""
+    check(execute(session, "echo 1 > a; echo 1 > b"), files_modified=2)
+    check(session.run("open('c', 'w').write('1')"), files_modified=1)
+    check(execute(session, "rm a; echo 2 > b"), files_modified=2)
+    check(execute(session, "true"), files_modified=0)
+    with beside(session) as start:
+        run = start("open('d', 'w').write('1')\n" + SLEEPER.replace("60", "1.5"))
+        wait_for_file(session)
+        check(execute(session, "echo 1 > e"), files_modified=3)
+        answer = run.result().json()
+        check(answer, files_modified=0, exit_code=0)
+    assert session.get()["file_count"] == 5
+
+
+def test_data_are_adopted(session: SessionClient) -> None:
+    """What a program writes to `.session_data.json` becomes the session's data."""
+    session.http.patch(session.path, json={"data": {"n": 1}}).raise_for_status()
+    assert json.loads(execute(session, "cat .session_data.json")["stdout"]) == {"n": 1}
+    check(execute(session, """echo '{"n": 2}' > .session_data.json"""), data={"n": 2})
+    assert session.get()["data"] == {"n": 2}
+    code = "import json; d = json.load(open('.session_data.json')); d['m'] = 1; "
+    session.run(code + "json.dump(d, open('.session_data.json', 'w'))")
+    assert session.get()["data"] == {"n": 2, "m": 1}
+
+
+def test_data_beside_a_run(session: SessionClient) -> None:
+    """Neither a run nor a program loses what the other has written."""
+    with beside(session) as start:
+        write = "import json; json.dump({'run': 1}, open('.session_data.json', 'w'))\n"
+        run = start(write + SLEEPER.replace("60", "1"))
+        wait_for_file(session)
+        assert json.loads(execute(session, "cat .session_data.json")["stdout"]) == {"run": 1}
+        assert run.result().json()["data"] == {"run": 1}
+    with aside(session) as start_program:
+        program = start_program(
+            """echo '{"program": 1}' > .session_data.json; touch two; sleep 1"""
+        )
+        wait_for_file(session, "two")
+        answer = session.run("print(open('.session_data.json').read())", update_data={"more": 2})
+        assert json.loads(answer["stdout"]) == {"program": 1, "more": 2}
+        assert program.result()["data"] == {"program": 1, "more": 2}
+
+
+def test_not_persistent(client: Client) -> None:
+    """The files of such a session live as long as its machine, with a kernel or without."""
+    session = client.session("python", persistent=False)
+    execute(session, "echo 1 > a")
+    assert execute(session, "cat a")["stdout"] == "1\n"
+    assert session.run("print(open('a').read())")["stdout"] == "1\n\n"
+    session.http.post(f"{session.path}/restart").raise_for_status()
+    assert execute(session, "ls")["stdout"] == ""
+    execute(session, "echo 1 > a")
+    session.run("import os; os._exit(1)")
+    assert wait_until(lambda: session.get()["files"] == [], 10)
+    session.delete()
+
+
+def test_not_persistent_after_a_crash(launcher: Launcher) -> None:
+    """Also when there was never a kernel, and the server was killed."""
+    server = launcher.start()
+    client = Client(server.base_url)
+    session = client.session("python", persistent=False, session_id="gone")
+    kept = client.session("python", persistent=False, session_id="kept")
+    assert execute(session, "echo 1 > a; ls")["stdout"] == "a\n"
+    client.http.put(f"{kept.path}/files/a", content=b"1").raise_for_status()
+    server.kill()
+    client.close()
+    client = Client(launcher.start().base_url)
+    assert SessionClient(client.http, "gone").get()["files"] == []
+    assert len(SessionClient(client.http, "kept").get()["files"]) == 1
+    client.close()
+
+
+# ---------------------------------------------------------------- clients, servers and deletion
+
+
+def test_client_leaves(session: SessionClient) -> None:
+    """The program goes on, and its answer is there to be read."""
+    with pytest.raises(httpx.ReadTimeout):
+        session.http.post(
+            f"{session.path}/exec", json={"command": "sleep 1; echo done"}, timeout=0.5
+        )
+    eid = until_running(session)
+    place = f"{session.path}/executions/{eid}"
+    check(session.http.get(f"{place}?wait=20").json(), stdout="done\n", exit_code=0)
+
+
+def test_deletion(client: Client) -> None:
+    """Programs of a session that is deleted end with it."""
+    session = client.session("python")
+    with aside(session) as start:
+        program = start(f"{READY} sleep 60")
+        wait_for_file(session)
+        session.delete()
+        check(program.result(), exit_code=137, cause="session deleted", state="lost")
+
+
+def test_deletion_of_one_that_starts(client: Client) -> None:
+    """Whenever the session is deleted, every program has an answer."""
+    for delay in (0, 0.01, 0.03, 0.06, 0.1):
+        session = client.session("python")
+        with ThreadPoolExecutor(8) as pool:
+            answers = [pool.submit(exec_response, session, "sleep 60") for _ in range(4)]
+            threading.Event().wait(delay)
+            session.delete()
+            for answer in answers:
+                response = answer.result()
+                assert response.status_code in (200, 404), response.text
+                if response.status_code == 200:
+                    check(response.json(), exit_code=137, cause="session deleted")
+
+
+def test_stop_of_the_server(launcher: Launcher) -> None:
+    """It is given the grace of a run, and then ended, which its client is told."""
+    server = launcher.start("--shutdown-grace", "1")
+    client = Client(server.base_url)
+    session = client.session("python")
+    with aside(session) as start:
+        short = start(f"{READY} sleep 0.5; echo done")
+        long = start("touch two; sleep 60")
+        wait_for_file(session)
+        wait_for_file(session, "two")
+        assert server.stop() == 0
+        check(short.result(), stdout="done\n", exit_code=0)
+        check(long.result(), exit_code=137, cause="server stopped", state="lost")
+    client.close()
+
+
+def test_kill_of_the_server(launcher: Launcher) -> None:
+    """After a kill -9 the execution has an honest end, and no process is left."""
+    server = launcher.start()
+    client = Client(server.base_url)
+    session = client.session("python", session_id="s1")
+    with ThreadPoolExecutor(1) as pool:
+        lost = pool.submit(exec_response, session, "echo before; touch ready; sleep 600.125")
+        wait_for_file(session)
+        eid = until_running(session)
+        path = f"/api/sessions/s1/executions/{eid}"
+        assert wait_until(lambda: client.http.get(path).json()["stdout"] == "before\n", 10)
+        server.kill()
+        with pytest.raises(httpx.HTTPError):
+            lost.result()
+    client.close()
+    pgrep = shutil.which("pgrep") or "pgrep"
+    search = [pgrep, "-f", "^sleep 600.125"]
+    assert wait_until(lambda: subprocess.run(search, check=False).returncode == 1, 5)
+    client = Client(launcher.start().base_url)
+    check(client.http.get(path).json(), status="finished", exit_code=137, stdout="before\n")
+    check(execute(SessionClient(client.http, "s1"), "cat ready; echo on"), stdout="on\n")
+    client.close()
+
+
+def test_ttl(client: Client) -> None:
+    """A session with a program in it is not expired; its time begins when that ends."""
+    session = client.session("python", ttl=0.5)
+    with pytest.raises(httpx.ReadTimeout):
+        session.http.post(f"{session.path}/exec", json={"command": "sleep 2"}, timeout=0.2)
+    threading.Event().wait(1.2)
+    assert client.http.get("/api/sessions").json()["count"] >= 1
+    assert session.id in client.http.get("/api/sessions").text
+    gone = wait_until(lambda: session.id not in client.http.get("/api/sessions").text, 10)
+    assert gone

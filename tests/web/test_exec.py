@@ -1,0 +1,98 @@
+"""Programs beside the kernel: what reaches the service, and what comes back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+
+from era_kernels.models import ExecSubmission
+from tests.web.fakes import LANGUAGE
+from tests.web.serving import Served
+
+
+@pytest.fixture(autouse=True)
+def session(server: Served) -> Iterator[str]:
+    """A session of its own, and no memory of other tests."""
+    server.http.post("/api/sessions", json={"language": LANGUAGE, "session_id": "exec"})
+    yield "exec"
+    server.http.delete("/api/sessions/exec")
+    server.sessions.runs.clear()
+    server.sessions.calls.clear()
+
+
+def execute(server: Served, **body: Any) -> httpx.Response:
+    return server.http.post("/api/sessions/exec/exec", json=body)
+
+
+def submitted(server: Served, **body: Any) -> ExecSubmission:
+    """What the service is asked."""
+    assert execute(server, **body).status_code == 200
+    submission = server.sessions.calls[-1][2]
+    assert isinstance(submission, ExecSubmission)
+    return submission
+
+
+def test_command(server: Served) -> None:
+    """It goes through the shell and is listed as it was given."""
+    submission = submitted(server, command="out a  b")
+    assert submission.argv == ("/bin/sh", "-c", "out a  b")
+    assert submission.code == "out a  b"
+    assert (submission.stdin, submission.timeout, submission.env) == (None, None, {})
+    assert submission.base_url == server.base_url
+
+
+def test_argv(server: Served) -> None:
+    """It stays what it is and is listed as a shell would take it."""
+    submission = submitted(server, argv=["a b", "$c", ""])
+    assert submission.argv == ("a b", "$c", "")
+    assert submission.code == "'a b' '$c' ''"
+
+
+def test_other_fields(server: Served) -> None:
+    """Timeouts, variables and the text to read arrive as for a run."""
+    submission = submitted(server, command="", timeout_ms=1500, env={"A": 1.50}, stdin="x\0")
+    assert (submission.timeout, submission.env, submission.stdin) == (1.5, {"A": "1.50"}, "x\0")
+    assert submitted(server, command="", timeout=2, stdin="").stdin == ""
+
+
+def test_answer(server: Served) -> None:
+    """It has no results, says where all of a cut output is, and names its execution."""
+    answer = execute(server, command="out a\nshow b\ntruncate")
+    told = answer.json()
+    assert answer.headers["X-Execution-Id"] == told["execution_id"]
+    assert "results" not in told
+    place = f"/api/sessions/exec/executions/{told['execution_id']}"
+    assert told["full_output"] == {"stdout": f"{place}/stdout", "stderr": f"{place}/stderr"}
+
+
+def test_timeout(server: Served) -> None:
+    """It is 408, with the error beside the rest."""
+    answer = execute(server, command="out a\ntimeout")
+    assert answer.status_code == 408
+    told = answer.json()
+    assert (told["code"], told["stdout"], told["exit_code"]) == ("EXECUTION_TIMEOUT", "a\n", 124)
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ({}, "Exactly one of `command` and `argv` is required."),
+        ({"command": "a", "argv": ["a"]}, "Exactly one of `command` and `argv` is required."),
+        ({"command": None, "argv": None}, "Exactly one of `command` and `argv` is required."),
+        ({"argv": []}, "`argv` must not be empty."),
+        ({"argv": ["a", 1]}, "`argv.1` must be a string."),
+        ({"argv": ["a", "b\0"]}, "`argv.1` must not hold a NUL character."),
+        ({"command": "\0"}, "`command` must not hold a NUL character."),
+        ({"command": "a", "stdin": ["a"]}, "`stdin` must be a string."),
+    ],
+)
+def test_mistakes(server: Served, body: dict[str, Any], words: str) -> None:
+    """They are told by the field, and nothing is asked of the service."""
+    asked = len(server.sessions.calls)
+    answer = execute(server, **body)
+    assert (answer.status_code, answer.json()["code"]) == (400, "INVALID_REQUEST")
+    assert answer.json()["message"] == words
+    assert len(server.sessions.calls) == asked
