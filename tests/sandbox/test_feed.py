@@ -24,7 +24,7 @@ def test_all_is_read() -> None:
     async def body() -> None:
         read, write = os.pipe()
         feed = Feed(write, MUCH)
-        with open(read, "rb") as file:
+        with os.fdopen(read, "rb") as file:
             assert await asyncio.to_thread(file.read) == MUCH
         await until_closed(feed)
 

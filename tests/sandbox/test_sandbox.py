@@ -170,7 +170,8 @@ def test_signals_reach_the_process_group() -> None:
 def test_sweep_ends_who_is_left_in_the_group(sweep: bool) -> None:
     """They live on after the end of their leader, unless its signal came with a sweep."""
     text = (
-        "(trap '' INT; exec sleep 600) & echo $!; trap 'exit 3' INT; while :; do sleep 0.01; done"
+        "trap '' INT; sleep 600 & left=$!; trap 'exit 3' INT; echo $left; "
+        "while :; do sleep 0.01; done"
     )
 
     async def body(sandbox: Sandbox) -> None:

@@ -41,7 +41,7 @@ def test_command(server: Served) -> None:
     assert submission.argv == ("/bin/sh", "-c", "out a  b")
     assert submission.code == "out a  b"
     assert (submission.stdin, submission.timeout, submission.env) == (None, None, {})
-    assert submission.base_url == server.base_url
+    assert submission.base_url == server.url
 
 
 def test_argv(server: Served) -> None:
@@ -53,8 +53,8 @@ def test_argv(server: Served) -> None:
 
 def test_other_fields(server: Served) -> None:
     """Timeouts, variables and the text to read arrive as for a run."""
-    submission = submitted(server, command="", timeout_ms=1500, env={"A": 1.50}, stdin="x\0")
-    assert (submission.timeout, submission.env, submission.stdin) == (1.5, {"A": "1.50"}, "x\0")
+    submission = submitted(server, command="", timeout_ms=1500, env={"A": 1.5}, stdin="x\0")
+    assert (submission.timeout, submission.env, submission.stdin) == (1.5, {"A": "1.5"}, "x\0")
     assert submitted(server, command="", timeout=2, stdin="").stdin == ""
 
 
