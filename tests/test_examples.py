@@ -51,8 +51,8 @@ def test_example_without_a_server(example: Path) -> None:
 def test_every_section_has_an_example() -> None:
     """One example for each section of the API, and one for the shell."""
     assert {example.stem for example in EXAMPLES} >= {
-        "execute", "sessions", "run_and_state", "stream", "executions", "duplicate", "files",
-        "stored_code", "tour",
+        "exec", "execute", "sessions", "run_and_state", "stream", "executions", "duplicate",
+        "files", "stored_code", "tour",
     }  # fmt: skip
 
 
