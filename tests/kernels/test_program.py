@@ -1,0 +1,359 @@
+"""Programs in machines: what they print, how they end, and that the kernel's walls are theirs."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import tempfile
+import time
+from collections.abc import AsyncIterator
+from contextlib import aclosing, asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from era_kernels.errors import StartError
+from era_kernels.kernels.languages import Languages
+from era_kernels.kernels.machine import KernelHost, Machine
+from era_kernels.kernels.program import Program
+from era_kernels.models import (
+    Ending,
+    Finished,
+    Limits,
+    Output,
+    Place,
+    Reason,
+    Request,
+    Stderr,
+    Stdout,
+    Step,
+)
+from era_kernels.sandbox.sandbox import Sandboxes, Wish
+from tests.kernels.conftest import LANGUAGE, a_place
+
+WALLS = (
+    "Uid", "Gid", "Groups", "CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb", "NoNewPrivs",
+    "Seccomp", "Seccomp_filters",
+)  # fmt: skip
+SHOW = """
+import os, re
+status = open("/proc/self/status").read()
+for name in sorted(os.listdir("/proc/self/ns")):
+    print(name, os.readlink(f"/proc/self/ns/{name}"))
+print(open("/proc/self/limits").read())
+print(*(line for line in status.splitlines() if line.split(":")[0] in WALLS), sep="\\n")
+try:
+    print(os.listdir("/root"))
+except OSError as error:
+    print(error.errno)
+try:
+    open("/etc/era-test", "w")
+except OSError as error:
+    print(error.errno)
+""".replace("WALLS", repr(WALLS))
+
+
+def shell(text: str) -> list[str]:
+    return ["/bin/sh", "-c", text]
+
+
+async def started(machine: Machine, text: str) -> Program:
+    """A command that prints a line when it is ready, and has."""
+    program = await machine.run(shell(text), {})
+    assert isinstance(program, Program)
+    return program
+
+
+async def items_of(
+    machine: Machine, text: str, timeout: float = 30
+) -> tuple[list[Output | Finished], Finished]:
+    program = await started(machine, text)
+    items = [item async for batch in program.events(timeout) for item in batch]
+    assert isinstance(items[-1], Finished)
+    return items[:-1], items[-1]
+
+
+async def outcome(machine: Machine, text: str, timeout: float = 30) -> tuple[str, Finished]:
+    items, finished = await items_of(machine, text, timeout)
+    return "".join(item.content for item in items if isinstance(item, Stdout | Stderr)), finished
+
+
+@asynccontextmanager
+async def without_kernel(host: KernelHost, directory: Path) -> AsyncIterator[Machine]:
+    machine = await host.open(LANGUAGE, a_place(directory), Limits(), {}, kernel=False)
+    try:
+        yield machine
+    finally:
+        await machine.aclose()
+
+
+# ---------------------------------------------------------------- output and ends
+
+
+def test_output_and_end(runner: asyncio.Runner, machine: Machine) -> None:
+    """Both streams, and the program's own exit code."""
+
+    async def body() -> None:
+        items, finished = await items_of(machine, "echo a; echo b >&2; exit 3")
+        assert Stdout("a\n") in items
+        assert Stderr("b\n") in items
+        assert finished == Finished(3)
+
+    runner.run(body())
+
+
+def test_output_comes_while_it_runs(runner: asyncio.Runner, machine: Machine) -> None:
+    """The first line is there before the program ends; many lines come in few batches."""
+
+    async def body() -> None:
+        program = await started(machine, "echo first; read line < /dev/null; sleep 600")
+        async with aclosing(program.events(60)) as batches:
+            assert await asyncio.wait_for(anext(batches), 10) == [Stdout("first\n")]
+            await program.end("enough")
+        program = await started(machine, "for i in $(seq 3000); do echo $i; done")
+        batches_of = [batch async for batch in program.events(60)]
+        text = "".join(i.content for b in batches_of for i in b if isinstance(i, Stdout))
+        assert text == "".join(f"{n}\n" for n in range(1, 3001))
+        assert len(batches_of) < 1000
+
+    runner.run(body())
+
+
+def test_slow_consumer_slows_the_program(runner: asyncio.Runner, machine: Machine) -> None:
+    """Who is not listened to waits; not a byte is lost and little is held."""
+
+    async def body() -> None:
+        program = await started(machine, "head -c 12000000 /dev/zero | tr '\\0' x; echo done >&2")
+        total, largest = 0, 0
+        async with aclosing(program.events(60)) as batches:
+            async for batch in batches:
+                size = sum(len(i.content) for i in batch if isinstance(i, Stdout))
+                total, largest = total + size, max(largest, size)
+                await asyncio.sleep(0.05)
+        assert total == 12_000_000
+        assert largest < 4 << 20
+
+    runner.run(body())
+
+
+def test_consumer_that_leaves(runner: asyncio.Runner, machine: Machine) -> None:
+    """The program goes on, and nobody needs to read what it prints."""
+
+    async def body() -> None:
+        program = await started(machine, "echo one; seq 200000; echo x > $TMPDIR/left; sleep 600")
+        async with aclosing(program.events(600)) as batches:
+            await anext(batches)
+        for _ in range(400):
+            if (await outcome(machine, "cat $TMPDIR/left"))[0] == "x\n":
+                break
+            await asyncio.sleep(0.05)
+        else:
+            raise AssertionError("it waits for a reader")
+        await program.end("enough")
+
+    runner.run(body())
+
+
+def test_signals(runner: asyncio.Runner, machine: Machine) -> None:
+    """A signal that ended it is told; the machine stands."""
+
+    async def body() -> None:
+        for name in ("SEGV", "KILL", "INT"):
+            _, finished = await outcome(machine, f"kill -{name} $$")
+            number = signal.Signals[f"SIG{name}"].value
+            assert finished == Finished(128 + number, ending=Ending(signal=number))
+        assert machine.standing
+
+    runner.run(body())
+
+
+def test_deadline(runner: asyncio.Runner, machine: Machine) -> None:
+    """At its deadline it is interrupted, and killed where that does not help."""
+
+    async def body() -> None:
+        assert await outcome(machine, "trap 'echo bye; exit 3' INT; sleep 60 & wait", 0.3) == (
+            "bye\n",
+            Finished(124, timed_out=True),
+        )
+        began = time.monotonic()
+        text, finished = await outcome(machine, "trap '' INT; echo on; sleep 60", 0.3)
+        assert (text, finished.exit_code, finished.state) == ("on\n", 124, "preserved")
+        assert time.monotonic() - began < 10
+
+    runner.run(body())
+
+
+# ---------------------------------------------------------------- interrupts
+
+
+async def interrupted(machine: Machine, text: str) -> tuple[str, Finished, list[Step]]:
+    """What became of a command that was interrupted when it had printed something."""
+    program = await started(machine, text)
+    items: list[Output | Finished] = []
+    first = asyncio.Event()
+
+    async def consume() -> None:
+        async with aclosing(program.events(60)) as batches:
+            async for batch in batches:
+                items.extend(batch)
+                first.set()
+
+    consumer = asyncio.create_task(consume())
+    await asyncio.wait_for(first.wait(), 20)
+    both = await asyncio.gather(program.interrupt(), program.interrupt())
+    assert both[0] == both[1]
+    await consumer
+    assert isinstance(items[-1], Finished)
+    return "".join(i.content for i in items if isinstance(i, Stdout)), items[-1], both[0]
+
+
+def test_interrupt(runner: asyncio.Runner, machine: Machine) -> None:
+    """One that listens ends at the first; its group hears it, too."""
+
+    async def body() -> None:
+        text, finished, steps = await interrupted(machine, "echo on; sleep 60; echo never")
+        assert (text, finished.exit_code) == ("on\n", 130)
+        assert finished.state == "preserved"
+        assert [step.action for step in steps] == ["interrupt"]
+
+    runner.run(body())
+
+
+def test_interrupt_twice(runner: asyncio.Runner, machine: Machine) -> None:
+    """One that only listens to the second gets it."""
+
+    async def body() -> None:
+        again = "trap 'trap \"exit 4\" INT' INT; echo on; while :; do sleep 0.05; done"
+        _, finished, steps = await interrupted(machine, again)
+        assert finished == Finished(4)
+        assert [step.action for step in steps] == ["interrupt", "interrupt again"]
+        assert steps[1].seconds >= 0.4
+
+    runner.run(body())
+
+
+def test_interrupt_of_the_deaf(runner: asyncio.Runner, machine: Machine) -> None:
+    """One that does not listen is killed; the kernel and its variables are still there."""
+
+    async def body() -> None:
+        items = [i async for b in machine.kernel.execute(Request("kept = 5", {}, 30, 1)) for i in b]
+        assert items == [Finished(0)]
+        _, finished, steps = await interrupted(machine, "trap '' INT; echo on; sleep 60")
+        assert finished == Finished(137, ending=Ending(reason=Reason.INTERRUPTED))
+        assert [step.action for step in steps] == ["interrupt", "interrupt again", "end"]
+        items = [
+            i async for b in machine.kernel.execute(Request("print(kept)", {}, 30, 2)) for i in b
+        ]
+        assert items == [Stdout("5\n"), Finished(0)]
+
+    runner.run(body())
+
+
+# ---------------------------------------------------------------- machines without a kernel
+
+
+def test_kernel_joins(runner: asyncio.Runner, host: KernelHost, tmp_path: Path) -> None:
+    """A kernel that is started later is in the same machine, and takes it along at its end."""
+
+    async def body() -> None:
+        async with without_kernel(host, tmp_path) as machine:
+            assert not machine.has_kernel
+            program = await started(machine, "echo $$; sleep 600")
+            events = program.events(60)
+            [first] = await anext(events)
+            assert isinstance(first, Stdout)
+            await machine.start_kernel({"ERA_SESSION": "true"})
+            assert machine.has_kernel
+            code = f"import os; os.kill({int(first.content)}, 0); os._exit(7)"
+            last = [i async for b in machine.kernel.execute(Request(code, {}, 30, 1)) for i in b]
+            assert last[-1] == Finished(7, state="lost", ending=Ending(code=7))
+            [end] = [item async for batch in events for item in batch]
+            ending = Ending(reason="the kernel ended: exit 7")
+            assert end == Finished(137, state="lost", ending=ending)
+            late = await machine.run(["true"], {})
+            assert [b async for b in late.events(1)] == [
+                [Finished(137, state="lost", ending=ending)]
+            ]
+
+    runner.run(body())
+
+
+@pytest.mark.parametrize("reason", [Reason.RESTARTED, Reason.DELETED])
+def test_reason_is_told(
+    runner: asyncio.Runner, host: KernelHost, tmp_path: Path, reason: Reason
+) -> None:
+    """When the machine is closed, programs say why."""
+
+    async def body() -> None:
+        async with without_kernel(host, tmp_path) as machine:
+            program = await started(machine, "sleep 600")
+            await machine.aclose(reason)
+            [end] = [item async for batch in program.events(60) for item in batch]
+            assert end == Finished(137, state="lost", ending=Ending(reason=reason))
+
+    runner.run(body())
+
+
+def test_connection_file_that_lies_there(
+    runner: asyncio.Runner, host: KernelHost, tmp_path: Path
+) -> None:
+    """Programs that were there first cannot have the server write elsewhere: no kernel starts."""
+
+    async def body() -> None:
+        async with without_kernel(host, tmp_path) as machine:
+            target = tmp_path / "target"
+            trap = machine._sandbox.runtime / "kernel.json"
+            trap.symlink_to(target)
+            with pytest.raises(Exception, match="could not be started"):
+                await machine.start_kernel({})
+            assert machine.ended.done()
+            assert not target.exists()
+
+    runner.run(body())
+
+
+# ---------------------------------------------------------------- the same walls
+
+
+@pytest.mark.parametrize("tier", [1, 2, 3])
+def test_walls_are_those_of_the_kernel(tier: int) -> None:
+    """Namespaces, uid, capabilities, filters and limits: nothing differs."""
+
+    async def body() -> None:
+        languages = Languages.load()
+        with tempfile.TemporaryDirectory(prefix="era-", dir="/tmp") as name:
+            base = Path(name)
+            place = Place(base / "w", base / "p", base / "c")
+            for part in (place.workspace, place.packages, place.cache):
+                part.mkdir()
+            wish = Wish(strongest=tier, weakest=tier, readable=languages.needed)
+            try:
+                sandboxes = await Sandboxes.open(
+                    base / "r", languages.preload, languages.entry_paths, wish
+                )
+            except StartError as error:
+                pytest.skip(str(error))
+            host = KernelHost(languages, sandboxes)
+            try:
+                limits = Limits(memory=1 << 30, processes=64, open_files=256, file_size=1 << 20)
+                machine = await host.open(LANGUAGE, place, limits, {})
+                program = await machine.run(["python3", "-c", SHOW], {})
+                items = [i async for b in program.events(60) for i in b]
+                request = Request(SHOW, {}, 60, 1)
+                told = [i async for b in machine.kernel.execute(request) for i in b]
+            finally:
+                await host.aclose()
+                await sandboxes.aclose()
+        texts = [
+            "".join(i.content for i in one if isinstance(i, Stdout | Stderr))
+            for one in (items, told)
+        ]
+        assert items[-1] == told[-1] == Finished(0), texts
+        assert texts[0] == texts[1]
+        assert "Seccomp:\t2" in texts[0]
+        assert "NoNewPrivs:\t1" in texts[0]
+
+    if os.geteuid() != 0 and tier == 2:
+        pytest.skip("needs root")
+    asyncio.run(body())
