@@ -22,6 +22,7 @@ from era_kernels.models import (
     Done,
     Ending,
     Event,
+    ExecSubmission,
     Failure,
     Finished,
     Limits,
@@ -136,6 +137,15 @@ class House:
 
     async def run(self, code: str, id: str = "s1", **fields: Any) -> RunAnswer:  # noqa: A002
         return await (await self.submit(code, id, **fields)).answer()
+
+    async def exec(self, code: str, id: str = "s1", **fields: Any) -> Running:  # noqa: A002
+        """A program that plays those instructions, beside the queue."""
+        return await self.sessions.submit(id, ExecSubmission(("play", code), code, **fields))
+
+    async def until_programs(self, count: int) -> None:
+        """Until so many programs have begun."""
+        while sum(len(machine.programs) for machine in self.host.machines) < count:
+            await soon()
 
     async def session(self, id: str = "s1") -> Session:  # noqa: A002
         return await self.sessions.session(id)

@@ -90,3 +90,39 @@ async def test_cleared_desk(bench: Bench) -> None:
     await bench.desk.prepare({"a": 1})
     assert bench.data() == {"a": 1}
     assert (await bench.desk.settle()).files_modified == 0
+
+
+# ---------------------------------------------------------------- beside others
+
+
+@pytest.mark.gen_test
+async def test_who_joins_overwrites_nothing(bench: Bench) -> None:
+    """What others have written is told, and what they have half written stays."""
+    await bench.desk.prepare({"a": 1})
+    assert await bench.desk.join() is None
+    (bench.workspace / DATA).write_text('{"a": 2}')
+    assert await bench.desk.join() == {"a": 2}
+    assert await bench.desk.join() is None
+    (bench.workspace / DATA).write_text('{"a":')
+    assert await bench.desk.join() is None
+    assert (bench.workspace / DATA).read_text() == '{"a":'
+
+
+@pytest.mark.gen_test
+async def test_half_written_data_are_completed(bench: Bench) -> None:
+    """Who is settled in the middle of another's write leaves the rest to be adopted later."""
+    await bench.desk.prepare({"a": 1})
+    (bench.workspace / DATA).write_text('{"a":')
+    assert (await bench.desk.settle()).data is None
+    (bench.workspace / DATA).write_text('{"a": 3}')
+    assert (await bench.desk.settle()).data == {"a": 3}
+
+
+@pytest.mark.gen_test
+async def test_joining_counts_no_files(bench: Bench) -> None:
+    """A change that is there when somebody joins is still to be counted."""
+    await bench.desk.prepare({})
+    (bench.workspace / "new").write_text("x")
+    await bench.desk.join()
+    assert (await bench.desk.settle()).files_modified == 1
+    assert (await bench.desk.settle()).files_modified == 0

@@ -8,7 +8,7 @@ from typing import cast
 
 import pytest
 
-from era_kernels.errors import Capacity, KernelStartFailed, SessionNotFound, StorageFailed
+from era_kernels.errors import Capacity, EraError, KernelStartFailed, SessionNotFound, StorageFailed
 from era_kernels.kernels.machine import Machine
 from era_kernels.models import Ending, Limits, Reason
 from era_kernels.services.seat import Seat, Seats
@@ -217,4 +217,96 @@ async def test_cancelled_caller_cancels_its_start() -> None:
         await run
     opener.host.opening.set()
     await opener.seat.machine({})
+    assert len(opener.host.machines) == 1
+
+
+# ---------------------------------------------------------------- without a kernel
+
+
+@pytest.mark.gen_test
+async def test_walls_without_a_kernel() -> None:
+    """Who needs no kernel opens none; whoever does starts it in the same machine."""
+    opener = Opener()
+    first, started_from = await opener.seat.walls({})
+    assert (started_from, opener.seat.alive, opener.seat.has_kernel) == ("fresh", True, False)
+    assert await opener.seat.walls({}) == (first, "live")
+    assert await opener.seat.machine({"A": "1"}) == (first, "fresh")
+    assert opener.seat.has_kernel
+    assert opener.host.machines[0].env == {"A": "1"}
+    assert await opener.seat.machine({}) == (first, "live")
+    assert await opener.seat.walls({}) == (first, "live")
+    assert len(opener.host.machines) == 1
+
+
+@pytest.mark.gen_test
+async def test_renewed_seat_has_a_kernel() -> None:
+    """A restart leaves a machine with a kernel, whatever was there before."""
+    opener = Opener()
+    await opener.seat.walls({})
+    await opener.seat.end(Reason.RESTARTED)
+    await opener.seat.renew({})
+    assert opener.seat.has_kernel
+    assert len(opener.host.machines) == 2
+
+
+@pytest.mark.gen_test
+async def test_walls_and_kernel_at_once() -> None:
+    """However they come, there is one machine; a kernel is told as starting, walls are not."""
+    opener = Opener()
+    opener.host.opening = asyncio.Event()
+    calls = [
+        asyncio.create_task(call({}))
+        for call in (opener.seat.walls, opener.seat.machine, opener.seat.walls)
+    ]
+    await asyncio.sleep(0.01)
+    assert not opener.seat.starting
+    opener.host.opening.set()
+    machines = {(await call)[0] for call in calls}
+    assert len(machines) == len(opener.host.machines) == 1
+    assert opener.seat.has_kernel
+
+
+@pytest.mark.gen_test
+async def test_kernel_that_fails_in_a_machine() -> None:
+    """The machine is gone, as it is after every end of a kernel; the next is another."""
+    opener = Opener()
+    await opener.seat.walls({})
+    opener.host.machines[0].failure = start_failure()
+    with pytest.raises(KernelStartFailed):
+        await opener.seat.machine({})
+    assert not opener.seat.alive
+    assert (await opener.seat.machine({}))[1] == "fresh"
+    assert len(opener.host.machines) == 2
+
+
+async def a_starting_kernel(opener: Opener) -> asyncio.Task[tuple[Machine, str]]:
+    """A run that waits for its kernel, in a machine that was there."""
+    await opener.seat.walls({})
+    opener.host.machines[0].starting = asyncio.Event()
+    run = asyncio.create_task(opener.seat.machine({}))
+    await opener.until_starting()
+    return run
+
+
+@pytest.mark.gen_test
+async def test_restart_while_a_kernel_starts_in_a_machine() -> None:
+    """The machine ends with all that runs in it; the run gets its kernel in the next."""
+    opener = Opener()
+    run = await a_starting_kernel(opener)
+    await opener.seat.end(Reason.RESTARTED)
+    await opener.seat.renew({})
+    assert (await run)[1] == "fresh"
+    assert len(opener.host.machines) == 2
+    assert opener.host.machines[0].ended.result().reason == "restarted"
+
+
+@pytest.mark.gen_test
+async def test_closing_while_a_kernel_starts_in_a_machine() -> None:
+    """All in it ends for the reason given, and the run is told."""
+    opener = Opener()
+    run = await a_starting_kernel(opener)
+    await opener.seat.close(Reason.DELETED, REFUSAL)
+    with pytest.raises(EraError):
+        await run
+    assert opener.host.machines[0].ended.result().reason == "session deleted"
     assert len(opener.host.machines) == 1
