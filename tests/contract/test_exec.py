@@ -279,6 +279,40 @@ def test_last_words_of_children(shared: SessionClient) -> None:
     assert execute(shared, "(sleep 0.02; echo late) & echo early")["stdout"] == "early\nlate\n"
 
 
+@pytest.mark.parametrize(
+    ("command", "exit_code", "actions"),
+    [
+        ("sleep 60; echo never", 130, ["interrupt", "ended"]),
+        ("trap 'exit 3' INT; while :; do sleep 0.05; done", 3, ["interrupt", "ended"]),
+        ("trap '' INT; sleep 60", 130, ["interrupt", "interrupt again", "end", "ended"]),
+    ],
+)
+def test_interrupt(
+    session: SessionClient, command: str, exit_code: int, actions: list[str]
+) -> None:
+    """The program ends, and nothing else: the kernel, its run and other programs go on."""
+    with aside(session) as start, beside(session) as run:
+        busy = run("open('busy', 'w').close(); import time; time.sleep(6); print('through')")
+        wait_for_file(session, "busy")
+        other = start("touch other; sleep 5; echo through")
+        wait_for_file(session, "other")
+        program = start(
+            f"{command.partition(';')[0]}; touch ready; {command.partition(';')[2]}"
+            if command.startswith("trap")
+            else f"touch ready; {command}"
+        )
+        wait_for_file(session)
+        eid = until_running(session, 3)
+        told = session.http.post(f"{session.path}/executions/{eid}/interrupt").json()
+        check(told, success=True, execution_id=eid, state="preserved")
+        assert [step["action"] for step in told["steps"]] == actions
+        check(program.result(), exit_code=exit_code, state="preserved", stdout="")
+        again = session.http.post(f"{session.path}/executions/{eid}/interrupt")
+        check_error(again, 409, "NOT_RUNNING")
+        assert other.result()["stdout"] == "through\n"
+        assert busy.result().json()["stdout"] == "through\n"
+
+
 # ---------------------------------------------------------------- output
 
 

@@ -226,7 +226,7 @@ def test_interrupt_twice(runner: asyncio.Runner, machine: Machine) -> None:
     async def body() -> None:
         again = "trap 'trap \"exit 4\" INT' INT; echo on; while :; do sleep 0.05; done"
         _, finished, steps = await interrupted(machine, again)
-        assert finished == Finished(4)
+        assert finished == Finished(4, interrupted=True)
         assert [step.action for step in steps] == ["interrupt", "interrupt again"]
         assert steps[1].seconds >= 0.4
 
@@ -240,7 +240,8 @@ def test_interrupt_of_the_deaf(runner: asyncio.Runner, machine: Machine) -> None
         items = [i async for b in machine.kernel.execute(Request("kept = 5", {}, 30, 1)) for i in b]
         assert items == [Finished(0)]
         _, finished, steps = await interrupted(machine, "trap '' INT; echo on; sleep 60")
-        assert finished == Finished(137, ending=Ending(reason=Reason.INTERRUPTED))
+        ending = Ending(reason=Reason.INTERRUPTED)
+        assert finished == Finished(130, ending=ending, interrupted=True)
         assert [step.action for step in steps] == ["interrupt", "interrupt again", "end"]
         items = [
             i async for b in machine.kernel.execute(Request("print(kept)", {}, 30, 2)) for i in b

@@ -161,7 +161,7 @@ async def test_interrupt_of_one_that_has_not_begun(house: House) -> None:
     house.host.opening.set()
     assert [step.action for step in await interrupting] == ["cancel", "ended"]
     answer = await running.answer()
-    assert (answer.exit_code, answer.cause, answer.stdout) == (130, "interrupted", "")
+    assert (answer.exit_code, answer.cause, answer.stdout) == (130, "cancelled", "")
     assert answer.failure is None
     assert house.host.machines[0].programs == []
 
