@@ -13,6 +13,7 @@ import json
 import re
 import time
 from collections.abc import Generator, Iterator
+from itertools import accumulate
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -22,6 +23,10 @@ Text = bytes | bytearray
 LONG = 256 * 1024  # bytes from which something is long
 VALUE_COST = 128  # what a value costs beside its text, counted in bytes
 PIECE = 32 * 1024  # characters of a string that one step takes
+RUN = 4096  # bytes of small values that one step takes
+MANY = 128  # items that are written at once
+SMALL = 4 * MANY * VALUE_COST  # what they may weigh
+TEXTS = 16  # that one step writes
 WORK = 0.0005  # seconds of steps before a rest
 REST = 0.001  # seconds of a rest
 
@@ -30,18 +35,24 @@ _STRING = re.compile(rb'"([^"\\\x00-\x1f]{0,4096}+)"')
 # Whole characters of a string, as far as they go: an escape is taken as one or not at all.
 _INSIDE = re.compile(rb'(?:[^"\\\x00-\x1f]++|\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4}))*+')
 _HALF = re.compile(rb"(\\*)\\u[dD][89abAB][0-9a-fA-F]{2}\Z")  # of a pair of escapes
-_FLAT = re.compile(rb'[^\[\]{}"]{1,4096}+')
+# What the interpreter's own parser must not be given: it makes surrogates and infinities of it.
+_RISKY = re.compile(rb"\\u[dD][89a-fA-F]|[eE]\+?[0-9]{3}|(?<![0-9])[0-9]{300}")
 _SCALAR = re.compile(rb"(?:-?Infinity|NaN|true|false|null|-?[0-9][-+0-9.eE]{0,4999}+)")
 _SURROGATES = re.compile("[\ud800-\udfff]")
 _INFINITE = (float("inf"), float("-inf"))
 _SCALARS = frozenset({int, float, bool, type(None)})
+_BUT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
+_DEEPER = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
 
 _decoder = json.JSONDecoder(parse_constant=lambda _: None)
 _encoder = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
 
 class Clean(dict[str, Any]):
-    """An object that was read here: all text in it is valid Unicode, and all numbers finite."""
+    """An object that was read here: all text in it is valid Unicode, and all numbers finite.
+
+    Objects in arrays are as clean, but plain.
+    """
 
 
 # ---------------------------------------------------------------- taking steps
@@ -97,17 +108,19 @@ def weigh(value: Any, most: int = LONG) -> int:
 def pieces(value: Any) -> Iterator[bytes]:
     """JSON as UTF-8, compact, in pieces of which each takes little time.
 
-    NaN and the infinities are null, lone surrogates stay.
+    Some are empty, only for a rest. NaN and the infinities are null, lone surrogates stay.
     """
     texts: list[str] = []
     size = 0
     for text in _texts(value):
         texts.append(text)
         size += len(text)
-        if size >= PIECE or len(texts) >= 512:
+        if size >= PIECE:
             yield "".join(texts).encode("utf-8", "surrogatepass")
             texts.clear()
             size = 0
+        elif len(texts) % TEXTS == 0:
+            yield b""
     yield "".join(texts).encode("utf-8", "surrogatepass")
 
 
@@ -125,10 +138,10 @@ def _texts(value: Any) -> Iterator[str]:
         yield "{}" if opening == "{" else "}"
     elif isinstance(value, list | tuple):
         yield "["
-        for start in range(0, len(value), 256):
+        for start in range(0, len(value), MANY):
             if start:
                 yield ","
-            yield from _item_texts(value[start : start + 256])
+            yield from _item_texts(value[start : start + MANY])
         yield "]"
     else:
         yield _scalar_text(value)
@@ -142,13 +155,16 @@ def _scalar_text(value: Any) -> str:
 
 
 def _item_texts(items: list[Any] | tuple[Any, ...]) -> Iterator[str]:
-    """The items of an array with commas between them; flat ones at once."""
-    if _SCALARS.issuperset(map(type, items)):
+    """The items of an array with commas between them; small ones at once."""
+    if (
+        _SCALARS.issuperset(map(type, items))
+        or weigh(items, 4 * MANY * VALUE_COST) <= 4 * MANY * VALUE_COST
+    ):
         try:
             yield _encoder.encode(items)[1:-1]
-        except ValueError:
-            yield ",".join(map(_scalar_text, items))
-        return
+            return
+        except ValueError:  # NaN or infinite
+            pass
     for number, item in enumerate(items):
         if number:
             yield ","
@@ -185,6 +201,7 @@ class _Reader:
         self._at = 0
         self._left = values
         self._depth = depth
+        self._slow = 0  # values that are taken one by one
         self._stack: list[tuple[list[Any] | Clean, str]] = []  # containers and their keys
         self._into: list[Any] | Clean = []  # the innermost; the first takes the whole value
         self._key = ""
@@ -195,7 +212,12 @@ class _Reader:
         yield from self._skip()
         while True:
             yield
-            value = yield from self._value()
+            if self._stack and self._run():
+                value = yield from self._after()
+                if value is _NOTHING:
+                    continue
+            else:
+                value = yield from self._value()
             while value is not _NOTHING:
                 self._put(value)
                 yield from self._skip()
@@ -215,7 +237,7 @@ class _Reader:
             return (yield from self._open([], b"]"))
         if mark == b"{":
             return (yield from self._open(Clean(), b"}"))
-        return self._flat() if isinstance(self._into, list) and self._stack else self._scalar()
+        return self._scalar()
 
     def _open(self, container: list[Any] | Clean, closing: bytes) -> Steps[Any]:
         if len(self._stack) >= self._depth:
@@ -280,26 +302,41 @@ class _Reader:
         value = _decoder.decode(found[0].decode("ascii"))
         return None if value in _INFINITE else value
 
-    def _flat(self) -> Any:
-        """As many of an array's numbers as one step may take; the last is not put yet."""
-        found = _FLAT.match(self._data, self._at)
-        if found is None:
-            raise ValueError("no value")
-        run = found[0]
-        if self._data[found.end() : found.end() + 1] != b"]":
-            cut = run.rfind(b",")
-            if cut < 0:
-                return self._scalar()
-            run = run[:cut]
-        values = _decoder.decode(f"[{run.decode('ascii')}]")
-        self._at += len(run)
-        self._count(len(values) - 1)
+    def _run(self) -> bool:
+        """Take as many small values of this array as one step may, by the interpreter's parser.
+
+        Values that it takes with brackets around them end where they seem to end: had they been
+        cut inside of a string or a container, that would not end. False when none were taken.
+        """
+        if self._slow or not isinstance(self._into, list):
+            self._slow -= self._slow > 0
+            return False
+        window = bytes(self._data[self._at : self._at + RUN])
+        for comma in (b"},", b"],", b","):
+            stop = window.rfind(comma) + len(comma) - 1
+            if stop > 0 and self._taken(window[:stop]):
+                return True
+        self._slow = 16  # look again after so many values
+        return False
+
+    def _taken(self, run: bytes) -> bool:
+        bare = run
+        if b'"' in run:
+            text = run.replace(rb"\\", b"").replace(rb"\"", b"")
+            bare = b"".join(text.split(b'"')[::2])
+        deep = accumulate(map(_DEEPER.__getitem__, bare.translate(None, _BUT_BRACKETS)))
+        if max(deep, default=0) > self._depth - len(self._stack) or _RISKY.search(run):
+            return False
+        try:
+            values = _decoder.decode(f"[{run.decode('utf-8', 'replace')}]")
+        except ValueError:
+            return False
         if not values:
-            raise ValueError("no value")
-        if any(infinite in values for infinite in _INFINITE):
-            values = [None if value in _INFINITE else value for value in values]
-        self._into += values[:-1]
-        return values[-1]
+            return False
+        self._count(bare.count(b",") + bare.count(b"[") + bare.count(b"{") + 1)
+        self._into += values
+        self._at += len(run)
+        return True
 
     def _string(self) -> Steps[str]:
         short = _STRING.match(self._data, self._at)

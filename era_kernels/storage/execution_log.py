@@ -268,7 +268,8 @@ def _write_all(file: int, data: bytes, offset: int) -> int:
 def _write_slowly(file: int, pieces: Iterable[bytes], offset: int) -> Steps[int]:
     """The same in steps."""
     for piece in pieces:
-        offset = _write_all(file, piece, offset)
+        if piece:
+            offset = _write_all(file, piece, offset)
         yield
     return offset
 

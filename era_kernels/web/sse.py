@@ -55,7 +55,8 @@ async def pieces(batch: Iterable[Recorded]) -> AsyncIterator[bytes]:
 async def _long_frame(seq: int, event: JsonObject) -> AsyncIterator[bytes]:
     yield b"id: %d\nevent: %b\ndata: " % (seq, event["type"].encode())
     for piece in json_text.pieces(event):
-        yield _one_line(piece)
+        if piece:
+            yield _one_line(piece)
         await asyncio.sleep(0)
     yield b"\n\n"
 
