@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -24,6 +25,7 @@ VALUES = 10_000_000  # in a line that is read; a kernel's message has fewer
 DEPTH = 1000  # of a line; the same
 STREAMS = (Stdout.type, Stderr.type)
 
+_TEXT = re.compile(rb'"type":"(?:stdout|stderr)"')
 _encoder = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 
 
@@ -95,7 +97,8 @@ def encode_header(header: Header) -> bytes:
 
 def decode(line: bytes) -> Recorded:
     """The inverse of `encode`. Raises ValueError for what is no event's line."""
-    values = _decoded(line) if len(line) <= long_json.LONG else _decoded_slowly(line)
+    long = len(line) > long_json.LONG and not _TEXT.search(line, 0, 200)
+    values = _decoded_slowly(line) if long else _decoded(line)
     try:
         time = datetime.fromisoformat(values["time"])
         return Recorded(values["seq"], time, event_from_json(values))

@@ -6,12 +6,8 @@ import asyncio
 import json
 import signal
 import threading
-<<<<<<< HEAD
-from collections.abc import Awaitable, Callable, Sequence
-=======
 import time
-from collections.abc import Awaitable, Callable
->>>>>>> 3a6d7b5 (Long messages are read, logged and sent in short steps)
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing
 from pathlib import Path
 
@@ -24,7 +20,7 @@ from era_kernels.kernels.kernel import InterruptMode, Kernel
 from era_kernels.kernels.run import HELD_BYTES, SILENT, Patience
 from era_kernels.kernels.wire import Connection
 from era_kernels.models import (
-<<<<<<< HEAD
+    Display,
     Ending,
     ExceptionInfo,
     Finished,
@@ -35,16 +31,6 @@ from era_kernels.models import (
     Stderr,
     Stdout,
     Step,
-=======
-    Display,
-    Ending,
-    ExceptionInfo,
-    Finished,
-    Reason,
-    Result,
-    Stderr,
-    Stdout,
->>>>>>> 3a6d7b5 (Long messages are read, logged and sent in short steps)
 )
 from tests.kernels.scripted import (
     QUICK,
