@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import gc
 import json
 import sys
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from era_kernels.settings import Settings, default_text, flag_of, variable_of
 # Seconds for which a thread keeps the interpreter from others that wait. With Python's 5 ms, each
 # short step of the readers and the writer waits that long behind a long list on the loop.
 SWITCHES = 0.0005
+FULL_COLLECTION = 200  # collections of middle-aged objects before one of all
 
 _COLOURS = {"ok": "green", "lacks": "yellow", "broken": "red"}
 
@@ -79,7 +81,19 @@ def serve(**flags: object) -> None:
     settings = Settings.read(_given(flags))
     logs.configure(settings.log_format)
     sys.setswitchinterval(SWITCHES)
+    _collect_seldom()
     asyncio.run(app.serve(settings, click.echo))
+
+
+def _collect_seldom() -> None:
+    """Let no large answer of a kernel set off full collections, which stop everything meanwhile.
+
+    JSON holds no cycles, but a collection looks at all of it: at a million lists for 70 ms, and
+    that several times while they are made. What is there by now is here to stay.
+    """
+    gc.freeze()
+    young, middle, _ = gc.get_threshold()
+    gc.set_threshold(young, middle, FULL_COLLECTION)
 
 
 @main.command()

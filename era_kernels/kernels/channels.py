@@ -14,12 +14,12 @@ import logging
 import secrets
 import socket
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 from era_kernels.kernels import zmtp
 from era_kernels.kernels.outbox import Outbox
-from era_kernels.kernels.wire import BrokenMessage, Connection, Message, Wire
+from era_kernels.kernels.wire import BrokenMessage, Connection, Message, Wire, is_long
+from era_kernels.long_json import leisurely
 from era_kernels.models import JsonObject
 from era_kernels.sandbox import sockets
 
@@ -39,6 +39,7 @@ LOST = "the kernel closed its connection"
 DEAF = "the kernel does not read what it is sent"
 
 Receive = Callable[[zmtp.Message], None]
+Deliver = Callable[[Message], None]
 
 
 class Channel:
@@ -232,14 +233,15 @@ class Channels:
     def __init__(
         self,
         connection: Connection,
-        on_shell: Callable[[Message], None],
-        on_iopub: Callable[[Message], None],
-        on_stdin: Callable[[Message], None],
+        on_shell: Deliver,
+        on_iopub: Deliver,
+        on_stdin: Deliver,
         on_broken: Callable[[str], None],
     ) -> None:
         self._wire = Wire(connection.key)
         self._on_broken = on_broken
         self.dropped = 0
+        self._unpacking: set[asyncio.Task[None]] = set()
         identity = secrets.token_hex(16).encode()
         self.iopub = self._channel("SUB", identity, on_iopub)
         self.shell = self._channel("DEALER", identity, on_shell)
@@ -267,6 +269,8 @@ class Channels:
         """Give the sockets back; a second call is nothing."""
         if self._retry is not None:
             self._retry.cancel()
+        for task in self._unpacking:
+            task.cancel()
         for channel in self._all:
             channel.close()
 
@@ -301,18 +305,38 @@ class Channels:
         self,
         kind: zmtp.Kind,
         identity: bytes,
-        deliver: Callable[[Message], None],
+        deliver: Deliver,
         most: int | None = None,
     ) -> Channel:
-        return Channel(kind, identity, partial(self._deliver, deliver), self._break, most)
+        channel = Channel(
+            kind, identity, lambda parts: self._unpack(channel, deliver, parts), self._break, most
+        )
+        return channel
 
-    def _deliver(self, deliver: Callable[[Message], None], parts: zmtp.Message) -> None:
+    def _unpack(self, channel: Channel, deliver: Deliver, parts: zmtp.Message) -> None:
+        if is_long(parts):
+            channel.hold()
+            task = asyncio.create_task(self._unpack_long(channel, deliver, parts))
+            self._unpacking.add(task)
+            task.add_done_callback(self._unpacking.discard)
+            return
         try:
             message = self._wire.unpack(parts)
         except BrokenMessage as problem:
             self.drop(str(problem))
         else:
             deliver(message)
+
+    async def _unpack_long(self, channel: Channel, deliver: Deliver, parts: zmtp.Message) -> None:
+        """In small steps: a message of 60 MB would stop everything else for half a second."""
+        try:
+            message = await leisurely(self._wire.unpacking(parts))
+        except BrokenMessage as problem:
+            self.drop(str(problem))
+        else:
+            deliver(message)
+        finally:
+            channel.release()
 
     def _break(self, why: str) -> None:
         # Never from within the constructor or a call of ours.

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from era_kernels.long_json import Clean
 from era_kernels.models import (
     ClearOutput,
     Display,
@@ -107,7 +108,8 @@ def _stream(content: JsonObject) -> Output:
     make = _STREAMS.get(_string(content.get("name")))
     if make is None:
         raise _WrongShape
-    return make(_text(content.get("text")))
+    text = content.get("text")
+    return make(_string(text) if isinstance(content, Clean) else _text(text))
 
 
 def _result(content: JsonObject) -> Output:
@@ -164,6 +166,8 @@ def _text(value: Any) -> str:
 def _bundle(value: Any) -> JsonObject:
     if not isinstance(value, dict):
         raise _WrongShape
+    if isinstance(value, Clean):
+        return value
     return {_text(name): _json(item, DEPTH) for name, item in value.items()}
 
 

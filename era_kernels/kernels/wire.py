@@ -19,9 +19,12 @@ from typing import Any
 from jupyter_client.session import DELIM, Session
 
 from era_kernels.kernels.zmtp import Part
+from era_kernels.long_json import LONG, PIECE, Steps, reading
 from era_kernels.models import JsonObject
 
-VALUES = 1_000_000  # lists, objects and their items in one part; a million parse in half a second
+VALUES = 1_000_000  # lists, objects and their items in one part; each takes some 64 bytes here
+VALUES_AT_ONCE = 5000  # that are parsed in one go
+DEPTH = 102  # of nested JSON: a MIME bundle may have 100 levels
 
 _FILE = "kernel.json"
 _PORTS = {"shell": 1, "iopub": 2, "stdin": 3, "control": 4, "hb": 5}
@@ -108,30 +111,85 @@ class Wire:
 
     def unpack(self, parts: Sequence[Part]) -> Message:
         """Raises BrokenMessage when the parts are no message, or one signed by somebody else."""
-        try:
-            start = parts.index(DELIM) + 1
-            signature, header, parent, metadata, content = parts[start : start + 5]
-        except ValueError as error:
-            raise BrokenMessage("parts are missing") from error
-        if not compare_digest(self._session.sign([header, parent, metadata, content]), signature):
+        signature, *signed = _signed(parts)
+        if not compare_digest(self._session.sign(signed), signature):
             raise BrokenMessage("the signature is wrong")
-        kind = _parse(header).get("msg_type")
-        answered = _parse(parent).get("msg_id", "")
-        if not isinstance(kind, str) or not isinstance(answered, str):
-            raise BrokenMessage("a header has the wrong shape")
-        return Message(kind, answered, _parse(content), len(content))
+        header, parent, _, content = signed
+        return _message(_parse(header), _parse(parent), _parse(content), len(content))
+
+    def unpacking(self, parts: Sequence[Part]) -> Steps[Message]:
+        """The same in steps, for a message that `is_long`."""
+        signature, *signed = _signed(parts)
+        if not compare_digest((yield from self._digest(signed)), signature):
+            raise BrokenMessage("the signature is wrong")
+        header, parent, _, content = signed
+        size = len(content)
+        return _message(
+            (yield from _parsing(header)),
+            (yield from _parsing(parent)),
+            (yield from _parsing(content)),
+            size,
+        )
+
+    def _digest(self, parts: Sequence[Part]) -> Steps[bytes]:
+        """What `Session.sign` gives."""
+        assert self._session.auth is not None  # there always is a key
+        digest = self._session.auth.copy()
+        for part in parts:
+            for start in range(0, len(part), PIECE):
+                digest.update(memoryview(part)[start : start + PIECE])
+                yield
+        return digest.hexdigest().encode()
+
+
+def is_long(parts: Sequence[Part]) -> bool:
+    """Whether unpacking a message keeps others waiting."""
+    if sum(map(len, parts)) > LONG:
+        return True
+    return any(
+        _marks(part) > VALUES_AT_ONCE and _marks(_without_strings(part)) > VALUES_AT_ONCE
+        for part in parts
+    )
+
+
+def _signed(parts: Sequence[Part]) -> Sequence[Part]:
+    """The signature, and the four parts that it signs."""
+    try:
+        start = parts.index(DELIM) + 1
+    except ValueError as error:
+        raise BrokenMessage("parts are missing") from error
+    if len(parts) < start + 5:
+        raise BrokenMessage("parts are missing")
+    return parts[start : start + 5]
+
+
+def _message(header: JsonObject, parent: JsonObject, content: JsonObject, size: int) -> Message:
+    kind, answered = header.get("msg_type"), parent.get("msg_id", "")
+    if not isinstance(kind, str) or not isinstance(answered, str):
+        raise BrokenMessage("a header has the wrong shape")
+    return Message(kind, answered, content, size)
 
 
 def _parse(part: Part) -> JsonObject:
     """A JSON object. Bytes that are not UTF-8 become U+FFFD: a program may print any."""
-    # Parsing cannot be interrupted, and each `[]` of a bomb takes 3 bytes there and 64 here.
-    if _marks(part) > VALUES and _marks(_without_strings(part)) > VALUES:
-        raise BrokenMessage("a part has too many values")
     try:
         value: Any = _decoder.decode(part.decode("utf-8", "replace"))
     # Deep nesting, numbers of thousands of digits, more than fits: the parser says no in many ways.
     except (ValueError, RecursionError, MemoryError) as error:
         raise BrokenMessage("a part is no JSON") from error
+    return _object(value)
+
+
+def _parsing(part: Part) -> Steps[JsonObject]:
+    # Each `[]` of a bomb takes 3 bytes there and 64 here.
+    try:
+        value = yield from reading(part, VALUES, DEPTH)
+    except (ValueError, MemoryError) as error:
+        raise BrokenMessage("a part is no JSON, or too much of it") from error
+    return _object(value)
+
+
+def _object(value: object) -> JsonObject:
     if not isinstance(value, dict):
         raise BrokenMessage("a part is no JSON object")
     return value
@@ -143,6 +201,6 @@ def _marks(part: Part) -> int:
 
 
 def _without_strings(part: Part) -> Part:
-    """JSON text without what stands in its strings; as it is where those are too many anyway."""
+    """JSON text without what stands in its strings."""
     bare = part.replace(rb"\\", b"").replace(rb"\"", b"")
-    return part if bare.count(b'"') > 4 * VALUES else b"".join(bare.split(b'"')[::2])
+    return b"".join(bare.split(b'"')[::2])

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from itertools import islice
 
 from era_kernels.errors import EraError, NotRunning, StorageFailed
+from era_kernels.long_json import weigh
 from era_kernels.models import (
     Done,
     Event,
@@ -61,7 +62,7 @@ class Tail:
 def _weight(event: Event) -> int:
     if isinstance(event, Stdout | Stderr):
         return len(event.content) + 100
-    return 100 + sum(len(str(value)) for value in getattr(event, "data", {}).values())
+    return 100 + weigh(getattr(event, "data", None), TAIL_BYTES)
 
 
 class Running:
@@ -174,7 +175,7 @@ class Running:
         fold = self._fold()
         async with aclosing(self.follow()) as batches:  # type: ignore[type-var]
             async for batch in batches:
-                fold.add(item.event for item in batch)
+                await fold.take(item.event for item in batch)
         if self.problem is not None:
             raise self.problem
         return fold.answer()
@@ -186,7 +187,7 @@ class Running:
         async with aclosing(self.follow()) as batches:  # type: ignore[type-var]
             while seq < last_seq:
                 batch = await anext(batches)
-                fold.add(item.event for item in batch if item.seq <= last_seq)
+                await fold.take(item.event for item in batch if item.seq <= last_seq)
                 seq = batch[-1].seq
         return execution, fold.answer()
 
@@ -298,7 +299,7 @@ class Executions:
         fold = Fold(execution_id, session.id, self._answer_bound)
         async with aclosing(log.read()) as batches:  # type: ignore[type-var]
             async for batch in batches:
-                fold.add(item.event for item in batch)
+                await fold.take(item.event for item in batch)
         answer = fold.answer()
         if answer.exit_code is None:  # its log could not be finished, its row could
             answer.exit_code, answer.cause = execution.exit_code, execution.cause

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from era_kernels.long_json import LONG, Steps, leisurely, pieces, weigh
 from era_kernels.models import (
     ClearOutput,
     Display,
@@ -19,6 +21,8 @@ from era_kernels.models import (
     Stdout,
     UpdateDisplay,
 )
+
+Rich = Result | Display | UpdateDisplay
 
 
 @dataclass(slots=True)
@@ -113,10 +117,13 @@ class Displays:
         self.size = 0
         self.omitted = False
 
-    def add(self, kind: str, event: Result | Display, display_id: str | None) -> None:
+    def add(
+        self, kind: str, event: Result | Display, display_id: str | None, size: int | None = None
+    ) -> None:
+        """`size` is that of the event's JSON, where it is known."""
         if self._clear_next:
             self.clear()
-        found = self._fitting(kind, event, self._bound - self.size)
+        found = self._fitting(kind, event, self._bound - self.size, size)
         if found is None:
             return
         item, size = found
@@ -128,19 +135,19 @@ class Displays:
         self._items.append(item)
         self.size += size
 
-    def update(self, event: UpdateDisplay) -> None:
+    def update(self, event: UpdateDisplay, size: int | None = None) -> None:
         named = None if event.display_id is None else self._named.get(event.display_id)
         if named is None:
             return
         room = (self._bound - self.size + named.size) // named.count
-        found = self._fitting("display_data", event, room)
+        found = self._fitting("display_data", event, room, size)
         if found is not None:
-            named.update, size = found
+            named.update, shown = found
             for index in named.fresh:
                 self._items[index] = named
             named.fresh.clear()
-            self.size += size * named.count - named.size
-            named.size = size * named.count
+            self.size += shown * named.count - named.size
+            named.size = shown * named.count
 
     def clear(self, wait: bool = False) -> None:
         self._clear_next = wait
@@ -153,11 +160,12 @@ class Displays:
         return [item.update if isinstance(item, _Named) else item for item in self._items]
 
     def _fitting(
-        self, kind: str, event: Result | Display | UpdateDisplay, room: int
+        self, kind: str, event: Rich, room: int, size: int | None
     ) -> tuple[JsonObject, int] | None:
         """What is shown of it in so much room, and its size; None when there is no room at all."""
         item: JsonObject = {"type": kind, "data": event.data, "metadata": event.metadata}
-        size = len(json.dumps(item))
+        if size is None:
+            size = len(json.dumps(item))
         if size > room:
             self.omitted = True
             note = {"text/plain": f"[... {size} bytes left out ...]"}
@@ -186,18 +194,28 @@ class Fold:
         for event in events:
             self._add(event)
 
-    def _add(self, event: Event) -> None:
+    async def take(self, events: Iterable[Event]) -> None:
+        """The same on the event loop, which others have in between when there is much to do."""
+        for number, event in enumerate(events, 1):
+            if isinstance(event, Result | Display | UpdateDisplay) and weigh(event.data) > LONG:
+                self._add(event, await leisurely(_measuring(event)))
+            else:
+                self._add(event)
+            if number % 64 == 0:
+                await asyncio.sleep(0)
+
+    def _add(self, event: Event, size: int | None = None) -> None:
         match event:
             case Stdout():
                 self._stdout.add(event.content)
             case Stderr():
                 self._stderr.add(event.content)
             case Result():
-                self._displays.add("execute_result", event, None)
+                self._displays.add("execute_result", event, None, size)
             case Display():
-                self._displays.add("display_data", event, event.display_id)
+                self._displays.add("display_data", event, event.display_id, size)
             case UpdateDisplay():
-                self._displays.update(event)
+                self._displays.update(event, size)
             case ClearOutput():
                 self._displays.clear(event.wait)
             case Failure():
@@ -220,6 +238,15 @@ class Fold:
         if self._done is not None:
             _end(answer, self._done)
         return answer
+
+
+def _measuring(event: Rich) -> Steps[int]:
+    """Steps to the size of an event's JSON."""
+    size = 0
+    for piece in pieces({"data": event.data, "metadata": event.metadata}):
+        size += len(piece)
+        yield
+    return size
 
 
 _OF_THE_END = (

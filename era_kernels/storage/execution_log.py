@@ -8,20 +8,29 @@ import os
 from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
+from time import sleep
 
 from era_kernels.errors import ExecutionNotFound, StorageFailed
+from era_kernels.long_json import REST, Steps, in_thread
 from era_kernels.models import Event, Execution, Keyed, Recorded, now
 from era_kernels.storage import execution_rows, log_repair
 from era_kernels.storage.log_index import LogIndex, index_path
-from era_kernels.storage.log_lines import Header, Line, encode, encode_header, pieces
-from era_kernels.storage.log_reader import LogReader
+from era_kernels.storage.log_lines import (
+    Header,
+    Line,
+    encode,
+    encode_header,
+    encoding,
+    is_long,
+    pieces,
+    take_long,
+)
+from era_kernels.storage.log_reader import LogReader, Pools
 from era_kernels.storage.sqlite import Database
-from era_kernels.storage.threads import Lane, Threads
+from era_kernels.storage.threads import Lane
 
 log = logging.getLogger(__name__)
 
-APPENDERS = 4  # threads that write to logs
-READERS = 4  # threads that read logs, and index or remove them
 GROUP = 1 << 20  # bytes that are written at once
 
 __all__ = ["ExecutionLog", "ExecutionStore"]
@@ -30,12 +39,10 @@ __all__ = ["ExecutionLog", "ExecutionStore"]
 class ExecutionLog(LogReader):
     """The log of a live execution: one appends, any number read meanwhile."""
 
-    def __init__(
-        self, path: Path, file: int, index: LogIndex, appenders: Threads, readers: Threads
-    ) -> None:
-        super().__init__(path, index, readers)
+    def __init__(self, path: Path, file: int, index: LogIndex, pools: Pools) -> None:
+        super().__init__(path, index, pools)
         self._file = file
-        self._lane = Lane(appenders)
+        self._lane = Lane(pools.appenders)
 
     async def append(self, events: Sequence[Event]) -> list[Recorded]:
         """Write events, in the order of the calls; how they stand in the log.
@@ -43,6 +50,8 @@ class ExecutionLog(LogReader):
         All or nothing. Raises StorageFailed, InsufficientStorage; the log stays whole then, and
         the next append may succeed.
         """
+        if take_long(events):
+            return await self._lane.start_on(self._pools.long, self._append, events)
         return await self._lane.run(self._append, events)
 
     async def aclose(self) -> None:
@@ -75,13 +84,21 @@ class ExecutionLog(LogReader):
         group: list[bytes] = []
         offset, size = self._index.size, 0
         for one in recorded:
+            if is_long(one.event):
+                offset = _write_all(self._file, b"".join(group), offset)
+                group, size = [], 0
+                end = in_thread(_write_slowly(self._file, encoding(one), offset))
+                lines.append(Line(end - offset))
+                offset = end
+                continue
+            if size >= GROUP:
+                offset = _write_all(self._file, b"".join(group), offset)
+                group, size = [], 0
+                sleep(REST)  # much text: others need the interpreter, too
             data, line = encode(one)
             lines.append(line)
             group.append(data)
             size += len(data)
-            if size >= GROUP:
-                offset = _write_all(self._file, b"".join(group), offset)
-                group, size = [], 0
         _write_all(self._file, b"".join(group), offset)
         return lines
 
@@ -103,8 +120,7 @@ class ExecutionStore:
     def __init__(self, database: Database, sessions: Path) -> None:
         self._database = database
         self._sessions = sessions
-        self._appenders = Threads("log", APPENDERS)
-        self._readers = Threads("log-reader", READERS)
+        self._pools = Pools()
 
     async def create(
         self,
@@ -120,12 +136,12 @@ class ExecutionStore:
         """
         path = self._path(directory, execution.id)
         header = encode_header(Header(execution.code, language, execution.created_at))
-        file = await self._appenders.run(_create, path, header)
+        file = await self._pools.appenders.run(_create, path, header)
         if keyed is not None:
             await self._insert_keyed(execution, directory, keyed, path, file)
         elif indexed:
             self._database.write_soon(partial(execution_rows.insert, execution, directory))
-        return ExecutionLog(path, file, LogIndex(len(header)), self._appenders, self._readers)
+        return ExecutionLog(path, file, LogIndex(len(header)), self._pools)
 
     async def _insert_keyed(
         self, execution: Execution, directory: str, keyed: Keyed, path: Path, file: int
@@ -137,7 +153,7 @@ class ExecutionStore:
             )
         except BaseException:
             os.close(file)
-            await self._readers.run(_unlink, [path])
+            await self._pools.readers.run(_unlink, [path])
             raise
 
     async def find_key(self, directory: str, key: str) -> tuple[str, bytes] | None:
@@ -172,7 +188,7 @@ class ExecutionStore:
     async def open_log(self, directory: str, execution_id: str) -> LogReader:
         """The log of an execution that is not live. Raises ExecutionNotFound, StorageFailed."""
         path = self._path(directory, execution_id)
-        return LogReader(path, await self._readers.run(_index, path), self._readers)
+        return LogReader(path, await self._pools.readers.run(_index, path), self._pools)
 
     async def trim(self, session_id: str, directory: str, keep: int, keep_bytes: int) -> None:
         """Drop the oldest executions beyond so many, or so many bytes together.
@@ -194,23 +210,22 @@ class ExecutionStore:
         for execution_id in await self._database.read(execution_rows.unfinished_ids):
             left = await self._database.read(partial(execution_rows.unfinished, execution_id))
             path = self._path(left.directory, execution_id)
-            execution, size = await self._readers.run(log_repair.closed, path, left)
+            execution, size = await self._pools.readers.run(log_repair.closed, path, left)
             await self._database.write(partial(execution_rows.update, execution, size))
 
     async def aclose(self) -> None:
         """After the last log is closed; a second call is fine."""
-        for threads in (self._appenders, self._readers):
-            await asyncio.to_thread(threads.close)
+        await asyncio.to_thread(self._pools.close)
 
     async def _adopt(self, directory: str, session_id: str) -> None:
         """List the logs whose rows were lost in a crash, as executions that did not finish."""
-        logs = await self._readers.run(log_repair.log_ids, self._path(directory, "").parent)
+        logs = await self._pools.readers.run(log_repair.log_ids, self._path(directory, "").parent)
         if not logs:
             return
         known = await self._database.read(partial(execution_rows.ids, session_id))
         for execution_id in sorted(logs - known):
             path = self._path(directory, execution_id)
-            execution = await self._readers.run(log_repair.execution_of, path, session_id)
+            execution = await self._pools.readers.run(log_repair.execution_of, path, session_id)
             if execution is None:
                 _unlink([path])
             else:
@@ -219,7 +234,7 @@ class ExecutionStore:
     def _unlink_soon(self, directory: str, execution_ids: Sequence[str]) -> None:
         if execution_ids:
             paths = [self._path(directory, id) for id in execution_ids]  # noqa: A001
-            self._readers.hand_over(_unlink, paths)
+            self._pools.readers.hand_over(_unlink, paths)
 
     def _path(self, directory: str, execution_id: str) -> Path:
         return self._sessions / directory / "executions" / f"{execution_id}.jsonl"
@@ -248,6 +263,15 @@ def _write_all(file: int, data: bytes, offset: int) -> int:
     while written < len(data):
         written += os.pwrite(file, data[written:] if written else data, offset + written)
     return offset + written
+
+
+def _write_slowly(file: int, pieces: Iterable[bytes], offset: int) -> Steps[int]:
+    """The same in steps."""
+    for piece in pieces:
+        if piece:
+            offset = _write_all(file, piece, offset)
+        yield
+    return offset
 
 
 def _index(path: Path) -> LogIndex:

@@ -155,6 +155,8 @@ class Lines:
             stop = data.rfind(b"\n") + 1
             if stop:
                 self._offset += stop
+                if data.find(b"\n") == stop - 1:  # one line, which may be long
+                    return [data[:stop]]
                 return [line + b"\n" for line in data[: stop - 1].split(b"\n")]
             if len(data) < size:
                 return []

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
+from era_kernels import long_json
 from era_kernels.models import (
     Event,
     JsonObject,
@@ -19,8 +21,11 @@ from era_kernels.models import (
 )
 
 PIECE = 1 << 20  # characters of text in one event; what is longer becomes several events
+VALUES = 10_000_000  # in a line that is read; a kernel's message has fewer
+DEPTH = 1000  # of a line; the same
 STREAMS = (Stdout.type, Stderr.type)
 
+_TEXT = re.compile(rb'"type":"(?:stdout|stderr)"')
 _encoder = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 
 
@@ -66,6 +71,24 @@ def encode(recorded: Recorded) -> tuple[bytes, Line]:
     return data, Line(len(data))
 
 
+def is_long(event: Event) -> bool:
+    """Whether its line is to be encoded in steps; a long text is cut instead."""
+    return long_json.weigh(getattr(event, "data", None)) > long_json.LONG
+
+
+def take_long(events: Sequence[Event]) -> bool:
+    """Whether writing them keeps a thread for long."""
+    text = sum(len(event.content) for event in events if isinstance(event, Stdout | Stderr))
+    return text > 4 * PIECE or any(map(is_long, events))
+
+
+def encoding(recorded: Recorded) -> Iterator[bytes]:
+    """The line of an event that `is_long`, in pieces of which each takes little time."""
+    values = {"seq": recorded.seq, "time": recorded.time.isoformat()}
+    yield from long_json.pieces({**values, **event_to_json(recorded.event)})
+    yield b"\n"
+
+
 def encode_header(header: Header) -> bytes:
     """The line with sequence number 0."""
     time = header.time.isoformat()
@@ -74,7 +97,8 @@ def encode_header(header: Header) -> bytes:
 
 def decode(line: bytes) -> Recorded:
     """The inverse of `encode`. Raises ValueError for what is no event's line."""
-    values = _decoded(line)
+    long = len(line) > long_json.LONG and not _TEXT.search(line, 0, 200)
+    values = _decoded_slowly(line) if long else _decoded(line)
     try:
         time = datetime.fromisoformat(values["time"])
         return Recorded(values["seq"], time, event_from_json(values))
@@ -125,6 +149,15 @@ def _decoded(line: bytes) -> JsonObject:
         values: Any = json.loads(line)
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
+    return _object(values)
+
+
+def _decoded_slowly(line: bytes) -> JsonObject:
+    """What a thread does with a long line, so that others have the interpreter in between."""
+    return _object(long_json.in_thread(long_json.reading(line, VALUES, DEPTH)))
+
+
+def _object(values: object) -> JsonObject:
     if not isinstance(values, dict):
         raise ValueError("no JSON object")
     return values

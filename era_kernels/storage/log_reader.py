@@ -6,19 +6,37 @@ from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 
 from era_kernels.errors import ExecutionNotFound
+from era_kernels.long_json import LONG
 from era_kernels.models import Recorded, Stdout
 from era_kernels.storage.log_index import Lines, LogIndex
 from era_kernels.storage.log_lines import decode, text_in
 from era_kernels.storage.threads import Lane, Threads
 
+APPENDERS = 4  # threads that write to logs
+READERS = 4  # threads that read logs, and index or remove them
+
+
+class Pools:
+    """The threads of all logs. `long` does what takes long, one after the other."""
+
+    def __init__(self) -> None:
+        self.appenders = Threads("log", APPENDERS)
+        self.readers = Threads("log-reader", READERS)
+        self.long = Threads("log-long", 1)
+
+    def close(self) -> None:
+        """Blocking; a second call is fine."""
+        for threads in (self.appenders, self.readers, self.long):
+            threads.close()
+
 
 class LogReader:
     """A log as readers see it: events and text. A read ends where the log ends at that time."""
 
-    def __init__(self, path: Path, index: LogIndex, threads: Threads) -> None:
+    def __init__(self, path: Path, index: LogIndex, pools: Pools) -> None:
         self._path = path
         self._index = index
-        self._threads = threads
+        self._pools = pools
 
     @property
     def size(self) -> int:
@@ -36,9 +54,11 @@ class LogReader:
         Raises ExecutionNotFound when the log is gone, StorageFailed.
         """
         lines = Lines(self._path, self._index.before_event(after + 1).offset)
-        lane = Lane(self._threads)
+        lane = Lane(self._pools.readers)
         try:
             while batch := await lane.run(_events, lines, self.size):
+                if isinstance(batch, Lots):
+                    batch = await lane.start_on(self._pools.long, _decoded, batch)
                 if batch[-1].seq > after:
                     yield [recorded for recorded in batch if recorded.seq > after]
         finally:
@@ -57,7 +77,7 @@ class LogReader:
         mark = self._index.before_text(stream, start)
         position = mark.stdout if stream == Stdout.type else mark.stderr
         lines = Lines(self._path, mark.offset)
-        lane = Lane(self._threads)
+        lane = Lane(self._pools.readers)
         try:
             while max(position, start) < stop:
                 data = await lane.run(_text, lines, self.size, stream)
@@ -71,8 +91,22 @@ class LogReader:
             lane.start(lines.close)
 
 
-def _events(lines: Lines, end: int) -> list[Recorded]:
-    return [decode(line) for line in _take(lines, end)]
+class Lots(list[bytes]):
+    """Lines that take long to decode."""
+
+
+def _events(lines: Lines, end: int) -> list[Recorded] | Lots:
+    taken = _take(lines, end)
+    if sum(map(len, taken)) > 16 * LONG:
+        return Lots(taken)
+    return [decode(line) for line in taken]
+
+
+def _decoded(lines: list[bytes]) -> list[Recorded]:
+    """Lets go of the lines, which are large."""
+    found = [decode(line) for line in lines]
+    lines.clear()
+    return found
 
 
 def _text(lines: Lines, end: int, stream: str) -> bytes | None:

@@ -81,15 +81,21 @@ class Lane:
 
     def __init__(self, threads: Threads) -> None:
         self._threads = threads
-        self._waiting: deque[tuple[Callable[[], Any], asyncio.Future[Any]]] = deque()
+        self._waiting: deque[tuple[Threads, Callable[[], Any], asyncio.Future[Any]]] = deque()
         self.busy = False
 
     def start(
         self, function: Callable[[*Arguments], T], *arguments: *Arguments
     ) -> asyncio.Future[T]:
         """Run it when its turn comes, whatever becomes of the future. It raises as Threads' do."""
+        return self.start_on(self._threads, function, *arguments)
+
+    def start_on(
+        self, threads: Threads, function: Callable[[*Arguments], T], *arguments: *Arguments
+    ) -> asyncio.Future[T]:
+        """The same in other threads, for what would keep the lane's own from others too long."""
         answer: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self._waiting.append((partial(function, *arguments), answer))
+        self._waiting.append((threads, partial(function, *arguments), answer))
         self._next()
         return answer
 
@@ -100,9 +106,9 @@ class Lane:
     def _next(self) -> None:
         if self.busy or not self._waiting:
             return
-        function, answer = self._waiting.popleft()
+        threads, function, answer = self._waiting.popleft()
         self.busy = True
-        self._threads.start(function).add_done_callback(partial(self._done, answer))
+        threads.start(function).add_done_callback(partial(self._done, answer))
 
     def _done(self, answer: asyncio.Future[Any], outcome: asyncio.Future[Any]) -> None:
         self.busy = False

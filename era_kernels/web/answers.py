@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from era_kernels.long_json import weigh
 from era_kernels.models import ExceptionInfo, JsonObject
+from era_kernels.web import json_text
 
 if TYPE_CHECKING:
     from era_kernels.services import fold
@@ -200,11 +202,5 @@ def with_timeout(answer: fold.RunAnswer, out: JsonObject) -> tuple[JsonObject, i
 
 
 def size_of(answer: fold.RunAnswer) -> int:
-    """About how many bytes the answer takes as JSON."""
-    rich = sum(
-        len(text)
-        for result in answer.results
-        for text in result["data"].values()
-        if isinstance(text, str)
-    )
-    return len(answer.stdout) + len(answer.stderr) + rich
+    """About how many bytes the answer takes as JSON; many small values count as more."""
+    return len(answer.stdout) + len(answer.stderr) + weigh(answer.results, json_text.HUGE)

@@ -273,7 +273,7 @@ class BaseHandler(RequestHandler):
 
     async def answer(self, value: JsonObject, status: int = 200, *, size: int = 0) -> None:
         """Finish with a JSON object; `size` is about how many bytes it will take."""
-        data = await computed(size, json_text.encode, value)
+        data = await json_text.encoded(value, size)
         self.set_status(status)
         self.finish(data)
 

@@ -7,15 +7,17 @@ import json
 import math
 import re
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NoReturn
 
 from pydantic_core import PydanticSerializationError, to_json
 
+from era_kernels import long_json
 from era_kernels.errors import InvalidJson, InvalidRequest
 from era_kernels.models import JsonObject
 
 BIG = 1024 * 1024  # bytes from which parsing and encoding leave the event loop
+HUGE = 4 * BIG  # bytes from which that is too much for a thread, which keeps the lock meanwhile
 SLICE = 0.002  # seconds of encoding after which others have their turn
 MAX_DEPTH = 200  # levels of nesting in a body; what comes in must go out again without a crash
 
@@ -88,6 +90,34 @@ def encode(value: Mapping[str, Any]) -> bytes:
         return to_json(value, inf_nan_mode="null")
     except PydanticSerializationError:  # a lone surrogate, or nested deeper than it goes
         return _mended(value)
+
+
+def pieces(value: Mapping[str, Any]) -> Iterator[bytes]:
+    """The same as `encode` gives, in pieces of which each takes little time."""
+    for piece in long_json.pieces(value):
+        try:
+            if not piece.isascii():
+                piece.decode()
+            yield piece
+        except UnicodeDecodeError:  # a lone surrogate
+            yield _SURROGATE.sub("\ufffd", piece.decode("utf-8", "surrogatepass")).encode()
+
+
+async def encoded(value: Mapping[str, Any], size: int) -> bytes:
+    """The same as `encode` gives, of about `size` bytes; others have their turn meanwhile."""
+    if size > HUGE:
+        return b"".join(await long_json.leisurely(_collecting(value)))
+    if size > BIG:
+        return await asyncio.to_thread(encode, value)
+    return encode(value)
+
+
+def _collecting(value: Mapping[str, Any]) -> long_json.Steps[list[bytes]]:
+    found = []
+    for piece in pieces(value):
+        found.append(piece)
+        yield
+    return found
 
 
 async def encode_list(items: Iterable[Mapping[str, Any]]) -> tuple[bytes, int]:

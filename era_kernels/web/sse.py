@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable
 
+from era_kernels import long_json
 from era_kernels.errors import EraError
 from era_kernels.models import Failure, JsonObject, Recorded, event_to_json
 from era_kernels.web import json_text
@@ -14,6 +15,7 @@ from era_kernels.web.base import BaseHandler, ClientGone, settled
 log = logging.getLogger(__name__)
 
 HOLD = 1.0  # seconds in which the first batch may still turn out to be a plain JSON error
+PIECE_BYTES = 256 * 1024  # that are sent at once
 COMMENT = b": still here\n\n"
 
 # Characters that some readers take for the end of a line, though the standard does not.
@@ -26,16 +28,44 @@ _LINE_ENDS = (
 
 def frame(seq: int, event: JsonObject) -> bytes:
     """One event: `id`, `event` and exactly one line of `data`."""
-    data = json_text.encode(event)
-    if not data.isascii():
-        for raw, escaped in _LINE_ENDS:
-            data = data.replace(raw, escaped)
+    data = _one_line(json_text.encode(event))
     return b"id: %d\nevent: %b\ndata: %b\n\n" % (seq, event["type"].encode(), data)
 
 
-def frames(batch: Sequence[Recorded]) -> bytes:
-    """A batch as one piece of bytes."""
-    return b"".join(frame(item.seq, _shown(item)) for item in batch)
+async def pieces(batch: Iterable[Recorded]) -> AsyncIterator[bytes]:
+    """A batch as bytes: short frames joined, a long one in pieces that take little time each."""
+    waiting: list[bytes] = []
+    size = 0
+    for item in batch:
+        shown = _shown(item)
+        if long_json.weigh(shown) <= long_json.LONG:
+            waiting.append(frame(item.seq, shown))
+            size += len(waiting[-1])
+        else:
+            yield b"".join(waiting)
+            waiting, size = [], 0
+            async for piece in _long_frame(item.seq, shown):
+                yield piece
+        if size > PIECE_BYTES:
+            yield b"".join(waiting)
+            waiting, size = [], 0
+    yield b"".join(waiting)
+
+
+async def _long_frame(seq: int, event: JsonObject) -> AsyncIterator[bytes]:
+    yield b"id: %d\nevent: %b\ndata: " % (seq, event["type"].encode())
+    for piece in json_text.pieces(event):
+        if piece:
+            yield _one_line(piece)
+        await asyncio.sleep(0)
+    yield b"\n\n"
+
+
+def _one_line(data: bytes) -> bytes:
+    if not data.isascii():
+        for raw, escaped in _LINE_ENDS:
+            data = data.replace(raw, escaped)
+    return data
 
 
 def _shown(item: Recorded) -> JsonObject:
@@ -86,7 +116,9 @@ class EventStream:
                 await self._put(b"")
                 return
             self._last_seq = batch[-1].seq
-            await self._put(frames(batch))
+            async for piece in pieces(batch):
+                if piece:
+                    await self._put(piece)
 
     async def _batch(self, coming: asyncio.Future[list[Recorded] | None]) -> list[Recorded] | None:
         """The next batch, None after the last; comments while it takes long. Raises ClientGone."""

@@ -6,6 +6,7 @@ import asyncio
 import json
 import signal
 import threading
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing
 from pathlib import Path
@@ -19,6 +20,7 @@ from era_kernels.kernels.kernel import InterruptMode, Kernel
 from era_kernels.kernels.run import HELD_BYTES, SILENT, Patience
 from era_kernels.kernels.wire import Connection
 from era_kernels.models import (
+    Display,
     Ending,
     ExceptionInfo,
     Finished,
@@ -318,6 +320,38 @@ def test_broken_messages_are_dropped_and_counted(
     on_stage(script, act)
     assert 0 < len(caplog.records) < 6
     assert "secret" not in caplog.text
+
+
+def test_long_messages_keep_their_place(on_stage: Callable[..., None]) -> None:
+    """What takes long to unpack comes before what was sent after it, and nothing waits for it."""
+    big, flat = "\u20ac" * 3_000_000, [1] * 20_000
+
+    def script(other: ScriptedKernel, request: Message) -> None:
+        for number in range(3):
+            other.out(request, f"{number}")
+            data = {"data": {"text/plain": big, "application/json": flat}, "metadata": {}}
+            other.publish("display_data", data, request)
+        other.end(request)
+
+    async def act(stage: Stage) -> None:
+        longest, last = 0.0, time.perf_counter()
+
+        async def watch() -> None:
+            nonlocal longest, last
+            while True:
+                await asyncio.sleep(0.001)
+                longest, last = max(longest, time.perf_counter() - last), time.perf_counter()
+
+        watching = asyncio.create_task(watch())
+        found = await stage.run()
+        watching.cancel()
+        display = Display({"text/plain": big, "application/json": flat}, {}, None)
+        texts = [Stdout("0"), Stdout("1"), Stdout("2")]
+        assert found == [item for text in texts for item in (text, display)] + [Finished(0)]
+        assert longest < 1  # seconds; some 10 ms on a quiet host
+        assert stage.kernel.dropped == 0
+
+    on_stage(script, act)
 
 
 def test_message_that_is_too_long_is_not_received(

@@ -10,7 +10,8 @@ import pytest
 from jupyter_client.blocking.client import BlockingKernelClient
 from jupyter_client.session import DELIM, Session
 
-from era_kernels.kernels.wire import VALUES, BrokenMessage, Connection, Wire
+from era_kernels.kernels.wire import VALUES, BrokenMessage, Connection, Wire, is_long
+from era_kernels.long_json import in_thread
 
 KEY = "a key"
 
@@ -104,15 +105,37 @@ def test_changed_part_breaks_the_signature(position: int) -> None:
 
 
 def test_bombs_are_refused_and_long_texts_are_not() -> None:
-    """Millions of tiny values are not even parsed; the marks of JSON in a string are no values."""
+    """Millions of tiny values are too many; the marks of JSON in a string are no values."""
     wire, session = Wire(KEY), Session(key=KEY.encode())
     head = [b'{"msg_type": "stream"}', b"{}", b"{}"]
     bomb = [*head, b'{"a": [' + b"[]," * VALUES + b"[]]}"]
-    with pytest.raises(BrokenMessage, match="too many values"):
-        wire.unpack([DELIM, session.sign(bomb), *bomb])
+    with pytest.raises(BrokenMessage, match="too much"):
+        in_thread(wire.unpacking([DELIM, session.sign(bomb), *bomb]))
     text = [*head, b'{"text": "' + b'[\\"],{' * VALUES + b'"}']
-    found = wire.unpack([DELIM, session.sign(text), *text])
+    found = in_thread(wire.unpacking([DELIM, session.sign(text), *text]))
     assert found.content == {"text": '["],{' * VALUES}
+
+
+def test_both_ways_to_unpack_are_one() -> None:
+    """In one go or in steps: the same message, the same refusals."""
+    wire = Wire(KEY)
+    for parts in (_sent(name="stdout", text="x"), _sent(a=[1.5, None, {"b": "é"}])):
+        assert in_thread(wire.unpacking(parts)).size == wire.unpack(parts).size
+        for position in range(1, 7):
+            wrong = [*parts[:position], parts[position] + b"x", *parts[position + 1 :]]
+            for unpack in (wire.unpack, lambda parts: in_thread(wire.unpacking(parts))):
+                with pytest.raises(BrokenMessage):
+                    unpack(wrong)
+                with pytest.raises(BrokenMessage):
+                    unpack(parts[:position])
+
+
+def test_what_is_long() -> None:
+    """Many bytes or many values, in whatever part; not the marks of JSON in a text."""
+    assert not is_long(_sent(text="x,[{" * 50_000))
+    assert is_long(_sent(text="x" * 300_000))
+    assert is_long(_sent(data=[[]] * 6000))
+    assert is_long([b"{" * 6000, b""])
 
 
 @pytest.mark.parametrize("length", range(7))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Any
 
@@ -257,3 +258,17 @@ def test_cleared_outputs_leave_room() -> None:
     big: dict[str, Any] = text("d" * 1000)
     answer = folded(Display(big), ClearOutput(), Display(text("e")), bound=300)
     assert (shown(answer), answer.truncated) == (["e"], False)
+
+
+def test_long_outputs_are_folded_in_steps() -> None:
+    """What is long is measured while others have their turn; the answer is the same."""
+    long: dict[str, Any] = {"text/plain": "x" * 400_000, "y": [[1]] * 5000}
+    events = [Result(long), Display(long, {}, "d"), UpdateDisplay(long, {}, "d"), Stdout("a")]
+    for bound in (300, 2_000_000):
+        fold = Fold("e1", "s1", bound)
+        asyncio.run(fold.take(events))
+        answer = fold.answer()
+        assert answer.stdout == "a"
+        if bound > 300:
+            assert [result["data"] for result in answer.results] == [long, long]
+        assert answer.truncated == (bound == 300)

@@ -509,3 +509,30 @@ def test_an_execution_without_a_session_directory(tmp_path: Path) -> None:
             assert list((tmp_path / "sessions").iterdir()) == []
 
     asyncio.run(body())
+
+
+def test_long_events_are_kept_like_all_others(tmp_path: Path) -> None:
+    """A large image and deep lists among short events: written and read back as they are."""
+    rich = {"image/png": "A" * 5_000_000, "text/plain": "\u20ac" * 300_000, "x": [[1.5]] * 9000}
+    events: list[Event] = [
+        Stdout("a"),
+        Display(rich, {}, "d"),
+        Stderr("b" * 9_000_000),
+        Stdout("c"),
+    ]
+
+    async def body() -> None:
+        async with opened(tmp_path) as house:
+            session = await house.session()
+            log = await house.executions.create(an_execution(session), session.directory, LANGUAGE)
+            await log.append(events)
+            await log.append([Stdout("d")])
+            found = [recorded.event for recorded in await everything(log)]
+            assert found[:2] == events[:2]
+            texts = [event for event in found if isinstance(event, Stdout)]
+            assert texts == [Stdout("a"), Stdout("c"), Stdout("d")]
+            assert await text(log, "stderr") == b"b" * 9_000_000
+            assert log.size == house.log_path(session, "exec-1").stat().st_size
+            await log.aclose()
+
+    asyncio.run(body())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import socket
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from era_kernels.models import Recorded, Stdout
+from era_kernels.models import Display, Recorded, Stdout, event_to_json
 from era_kernels.web import sse
 from tests.client import Frame, frames
 from tests.web.fakes import LANGUAGE, THEN
@@ -58,9 +59,25 @@ def test_frame() -> None:
 def test_line_ends(end: str) -> None:
     """Nothing in a text can end the data line, whatever a reader takes for the end of a line."""
     text = f"a{end}data: b{end}{end}é"
-    lines = sse.frames([Recorded(1, THEN, Stdout(text))]).decode().splitlines()
+    lines = sse.frame(1, {"type": "stdout", "content": text}).decode().splitlines()
     assert len(lines) == 4
     assert json.loads(lines[2].removeprefix("data: "))["content"] == text
+
+
+def test_a_long_event_is_one_frame_too() -> None:
+    """In pieces comes the same, to the byte, in its place between short ones."""
+    text = "a\u2028\x85\n\ud83d" * 200_000
+    long = Display({"text/plain": text, "x": [[1.5, None]] * 3000}, {}, "d")
+    events = [Stdout("a"), long, Stdout("b")]
+    batch = [Recorded(n, THEN, event) for n, event in enumerate(events, 1)]
+
+    async def body() -> list[bytes]:
+        return [piece async for piece in sse.pieces(batch)]
+
+    found = asyncio.run(body())
+    whole = [sse.frame(item.seq, event_to_json(item.event)) for item in batch]
+    assert b"".join(found) == b"".join(whole)
+    assert max(map(len, found)) < 500_000
 
 
 def test_stream(server: Served, session: str) -> None:
