@@ -36,6 +36,7 @@ class Plan:
     tmp: int = 0  # bytes
     shm: int = 0  # bytes
     limits: Mapping[str, int] = field(default_factory=dict)  # names of `resource` → value
+    doors: Sequence[str] = ()  # files by which a process joins the sandbox's control groups
 
     @property
     def namespaces(self) -> bool:

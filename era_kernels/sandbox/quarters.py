@@ -1,4 +1,4 @@
-"""What a sandbox has on the host while it lives: a uid of its own and a runtime directory."""
+"""What a sandbox has on the host while it lives: a uid, a runtime directory, control groups."""
 
 from __future__ import annotations
 
@@ -7,23 +7,41 @@ from pathlib import Path
 
 from era_kernels.models import Limits, Place
 from era_kernels.sandbox import directories
+from era_kernels.sandbox.groups import Group, Groups
 from era_kernels.sandbox.identities import Identities, hand_over
 from era_kernels.sandbox.plan import Kind, Plan
 from era_kernels.sandbox.tiers import Walls
+from era_kernels.sandbox.watch import Watch, out_of_memory
 
 
 class Quarters:
     """Made for one sandbox: `furnish` before it stands, `clear` when nothing of it runs."""
 
-    def __init__(self, base: Path, walls: Walls, place: Place, identities: Identities) -> None:
+    def __init__(
+        self, base: Path, walls: Walls, place: Place, limits: Limits, identities: Identities
+    ) -> None:
         self.runtime = directories.fresh(base)
         self.place, self.inside = walls.inside(place, self.runtime)  # as the code sees them
         self._walls = walls
         self._host = place
+        self._limits = limits
         self._identities = identities
         self._uid: int | None = None
+        self._group: Group | None = None
 
-    def furnish(self, limits: Limits) -> Plan:
+    @property
+    def alarm(self) -> int | None:
+        """A descriptor that becomes readable when memory runs out, where there is one."""
+        return None if self._group is None else self._group.alarm
+
+    @property
+    def overdrawn(self) -> str | None:
+        """The cause, when the kernel killed a process for want of memory."""
+        if self._group is None or self._limits.memory is None or not self._group.out_of_memory:
+            return None
+        return out_of_memory(self._limits.memory)
+
+    def furnish(self, groups: Groups) -> Plan:
         """Make everything ready (blocking): the plan of the walls. Raises OSError."""
         self.runtime.mkdir(0o700)
         if self._walls.plan.kind is Kind.LANDLOCK:
@@ -32,10 +50,19 @@ class Quarters:
             self._uid = self._identities.take(self._host.workspace)
             os.chown(self.runtime, self._uid, self._uid)
             hand_over((self._host.workspace, self._host.packages, self._host.cache), self._uid)
-        return self._walls.planned(self._host, self.runtime, limits, self._uid)
+        if self._walls.plan.kind is not Kind.NONE:
+            self._group = groups.make(self._limits)
+        doors = () if self._group is None else self._group.doors
+        return self._walls.planned(self._host, self.runtime, self._limits, self._uid, doors)
+
+    def watch(self, pid: int) -> Watch:
+        """A look at the limits that no group enforces; `pid` is the init's on the host."""
+        return Watch(pid, self._host.workspace, self._limits, self._walls.grouped)
 
     def clear(self) -> None:
         """Remove what only this sandbox had (blocking); a second call is fine."""
+        if self._group is not None:
+            self._group.remove()
         directories.remove(self.runtime)
         self._identities.free(self._uid)
         self._uid = None

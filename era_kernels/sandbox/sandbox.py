@@ -18,16 +18,18 @@ from pathlib import Path
 from era_kernels.errors import KernelStartFailed, ShuttingDown, StartError, Unavailable
 from era_kernels.models import WITHOUT_WALLS, Ending, Isolation, JsonObject, Limits, Place
 from era_kernels.sandbox import directories
+from era_kernels.sandbox.alarm import Alarm
 from era_kernels.sandbox.channel import Channel, ChannelClosed
 from era_kernels.sandbox.command import Command, NotStarted
 from era_kernels.sandbox.feed import Feed
+from era_kernels.sandbox.groups import Groups
 from era_kernels.sandbox.identities import Identities, uids_of_host
 from era_kernels.sandbox.plan import Plan
 from era_kernels.sandbox.process import Output, Process
 from era_kernels.sandbox.quarters import Quarters
 from era_kernels.sandbox.tiers import NO_WALLS, Walls, Wish
 from era_kernels.sandbox.trial import Trial
-from era_kernels.sandbox.watch import INTERVAL, Watch
+from era_kernels.sandbox.watch import Watch, Watcher
 from era_kernels.sandbox.wire import Oversized
 from era_kernels.sandbox.zygote_process import ZygoteProcess
 
@@ -35,6 +37,7 @@ __all__ = ["NO_WALLS", "Command", "Output", "Process", "Sandbox", "Sandboxes", "
 
 log = logging.getLogger(__name__)
 
+SIGKILL = signal.SIGKILL.value
 PATIENCE = 5.0  # seconds for an init to end everything, and then for the zygote to end it
 LEFTOVERS = 32  # processes that have ended while others hold their outputs; more are closed
 
@@ -70,8 +73,10 @@ class Sandbox:
         self._clean = False  # the init's last word: nothing is left
         self._reason: str | None = None
         self._closing: asyncio.Task[None] | None = None
-        self._watching: asyncio.Task[None] | None = None
+        self._watcher: Watcher | None = None
+        self._watch: Watch | None = None
         self._control = Channel(mine, self._on_message, self._on_end)
+        self._alarm = Alarm(quarters, self._exceeded)
 
     @property
     def runtime(self) -> Path:
@@ -102,9 +107,12 @@ class Sandbox:
         """Wait until the init is ready; False when it died before."""
         return await asyncio.shield(self._ready)
 
-    def watch(self, workspace: Path, limits: Limits) -> None:
+    def watch(self, watcher: Watcher) -> None:
         """From now on: end the sandbox when its processes together exceed a limit."""
-        self._watching = asyncio.create_task(self._watch(workspace, limits))
+        self._watcher = watcher
+        if self.pid is not None and self.running:
+            self._watch = self._quarters.watch(self.pid)
+            watcher.add(self._watch, self._exceeded)
 
     async def spawn(
         self, command: Command, stdin: bytes | None = None, news: asyncio.Event | None = None
@@ -146,22 +154,6 @@ class Sandbox:
             self._closing = asyncio.create_task(self._close())
         await asyncio.shield(self._closing)
 
-    async def _watch(self, workspace: Path, limits: Limits) -> None:
-        loop = asyncio.get_running_loop()
-        pause = INTERVAL
-        watch: Watch | None = None
-        while self.running:
-            await asyncio.sleep(pause)
-            if watch is None and self.pid is not None:
-                watch = Watch(self.pid, workspace, limits)
-            began = loop.time()
-            exceeded = None if watch is None else await asyncio.to_thread(watch.exceeded)
-            pause = max(INTERVAL, 20 * (loop.time() - began))
-            if exceeded and self.running:
-                log.warning("a session was ended", extra={"number": self._number, "why": exceeded})
-                self._reason = exceeded
-                self._closing = asyncio.create_task(self._close())
-
     def _new_process(
         self, command: Command, stdin: bytes | None, news: asyncio.Event | None
     ) -> tuple[Process, list[int]]:
@@ -196,7 +188,7 @@ class Sandbox:
     def _abandon(self, process: Process) -> None:
         """Nobody waits for the start any more: kill what may have started."""
         with contextlib.suppress(ChannelClosed):
-            message = {"op": "signal", "process": process.number, "signal": signal.SIGKILL.value}
+            message = {"op": "signal", "process": process.number, "signal": SIGKILL}
             self._control.send(message)
 
     def _drop(self, process: Process) -> None:
@@ -207,7 +199,8 @@ class Sandbox:
         if "ended" in message:
             process = self._processes.get(message["ended"])
             if process is not None:
-                process.end(Ending(code=message.get("code"), signal=message.get("signal")))
+                why = None if message.get("code") == 0 else self._quarters.overdrawn
+                process.end(Ending(message.get("code"), message.get("signal"), why))
         elif "ready" in message:
             if not self._plan.namespaces:  # else it is 1 to itself
                 self.pid = message["ready"]
@@ -219,10 +212,18 @@ class Sandbox:
 
     def _entered(self, pid: int) -> None:
         self.pid = pid
+        if self._watcher is not None:
+            self.watch(self._watcher)
+
+    def _exceeded(self, why: str) -> None:
+        if self.running:
+            log.warning("a session was ended", extra={"number": self._number, "why": why})
+            self._reason = why
+            self._closing = asyncio.create_task(self._close())
 
     def _on_end(self) -> None:
         """The init is gone, and with it, but for a fault of its own, everything."""
-        ending = Ending(signal=signal.SIGKILL.value, reason=self._reason)
+        ending = Ending(signal=SIGKILL, reason=self._reason or self._quarters.overdrawn)
         if self._closing is None:
             log.error("an init died", extra={"number": self._number, "why": self.failure})
         if not self._ready.done():
@@ -232,8 +233,9 @@ class Sandbox:
         self._ended.set_result(ending)
 
     async def _close(self) -> None:
-        if self._watching is not None:
-            self._watching.cancel()
+        if self._watcher is not None and self._watch is not None:
+            self._watcher.discard(self._watch)
+        self._alarm.close()
         self._control.finish()
         await _happens(self.ended)
         if not self._clean:
@@ -252,10 +254,14 @@ class Sandbox:
 class Sandboxes:
     """All sandboxes of a server, and the zygote that they come from."""
 
-    def __init__(self, runtime: Path, zygote: ZygoteProcess, paths: Sequence[Path]) -> None:
+    def __init__(
+        self, runtime: Path, zygote: ZygoteProcess, paths: Sequence[Path], groups: Groups
+    ) -> None:
         """Use `open`."""
         self.walls = Walls(tier=WITHOUT_WALLS, plan=Plan())
         self._runtime = runtime
+        self._groups = groups
+        self._watcher = Watcher()
         self._identities = Identities(uids_of_host())
         self.zygote = zygote
         self._paths = tuple(paths)
@@ -274,12 +280,19 @@ class Sandboxes:
         the zygote does not start, or no walls can be had that are strong enough.
         """
         runtime = await asyncio.to_thread(directories.prepare, runtime)
-        zygote = await ZygoteProcess.start(preload, paths, runtime / directories.ZYGOTE)
-        sandboxes = cls(runtime, zygote, paths)
+        groups = Groups() if wish is None else await asyncio.to_thread(Groups.open)
+        try:
+            home = runtime / directories.ZYGOTE
+            zygote = await ZygoteProcess.start(preload, paths, home, groups.homes)
+        except BaseException:
+            await asyncio.to_thread(groups.close)
+            raise
+        sandboxes = cls(runtime, zygote, paths, groups)
         if wish is not None:
             try:
                 trial = Trial(runtime / directories.TRIAL, sandboxes._order)
-                sandboxes.walls = await trial.strongest(wish) or sandboxes.walls
+                walls = await trial.strongest(wish) or sandboxes.walls
+                sandboxes.walls = walls.grouped_by(groups)
             except BaseException:
                 await sandboxes.aclose()
                 raise
@@ -289,6 +302,11 @@ class Sandboxes:
     def isolation(self) -> Isolation:
         """How strong the walls are."""
         return self.walls.isolation
+
+    @property
+    def enforced(self) -> frozenset[str]:
+        """The limits, by their names in `Limits`, that something enforces here."""
+        return self.walls.enforced
 
     async def open_sandbox(self, place: Place, limits: Limits) -> Sandbox:
         """A new sandbox with nothing in it but its init.
@@ -300,7 +318,7 @@ class Sandboxes:
             sandbox = await self._order(self.walls, place, limits)
             if await self._stands(sandbox):
                 if self.walls.tier < WITHOUT_WALLS:
-                    sandbox.watch(place.workspace, limits)
+                    sandbox.watch(self._watcher)
                 return sandbox
             if sandbox.failure is not None:
                 raise KernelStartFailed(f"The walls could not be raised: {sandbox.failure}.")
@@ -316,15 +334,17 @@ class Sandboxes:
         self._closed = True
         if self._restarting is not None:
             await asyncio.wait({self._restarting})
+        await self._watcher.aclose()
         await asyncio.gather(*(sandbox.aclose() for sandbox in tuple(self._sandboxes)))
         await self.zygote.aclose()
+        await asyncio.to_thread(self._groups.close)
         await asyncio.to_thread(directories.remove, self._runtime / directories.ZYGOTE)
 
     async def _order(self, walls: Walls, place: Place, limits: Limits) -> Sandbox:
         await self._living_zygote()  # where there may be none any more, nothing is made
-        quarters = Quarters(self._runtime, walls, place, self._identities)
+        quarters = Quarters(self._runtime, walls, place, limits, self._identities)
         try:
-            plan = await _finished(quarters.furnish, limits)
+            plan = await _finished(quarters.furnish, self._groups)
         except OSError as error:
             await asyncio.to_thread(quarters.clear)
             raise KernelStartFailed(f"A session's directory cannot be used: {error}.") from error
@@ -370,13 +390,14 @@ class Sandboxes:
         old = self.zygote
         await old.aclose()
         home = self._runtime / directories.ZYGOTE
-        self.zygote = await ZygoteProcess.start(old.preload, self._paths, home)
+        homes = self._groups.homes
+        self.zygote = await ZygoteProcess.start(old.preload, self._paths, home, homes)
         log.warning("the zygote was started again", extra={"pid": self.zygote.pid})
 
 
-async def _finished(furnish: Callable[[Limits], Plan], limits: Limits) -> Plan:
+async def _finished(furnish: Callable[[Groups], Plan], groups: Groups) -> Plan:
     """Do it in a thread, to its end also when the caller is cancelled."""
-    task = asyncio.create_task(asyncio.to_thread(furnish, limits))
+    task = asyncio.create_task(asyncio.to_thread(furnish, groups))
     try:
         return await asyncio.shield(task)
     except asyncio.CancelledError:

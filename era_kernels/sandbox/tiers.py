@@ -19,6 +19,7 @@ from pathlib import Path
 
 from era_kernels.models import WITHOUT_WALLS, Isolation, Limits, Place
 from era_kernels.sandbox import landlock, root, seccomp
+from era_kernels.sandbox.groups import Groups
 from era_kernels.sandbox.plan import Kind, Plan
 
 RUNTIME = Path("/run/kernel")  # inside
@@ -34,6 +35,8 @@ NO_WALLS = Isolation(
         "limits: memory, processes and disk are the host's",
     ),
 )
+_EVERYWHERE = frozenset({"memory", "processes", "open_files", "file_size", "workspace"})
+_OWN_MOUNTS = frozenset({"tmp", "shm"})
 _LANDLOCK_ONLY = (
     "processes: the host's are listed, though not to be looked into; so are its connections",
     "network: there is none at all, not even of the session's own",
@@ -63,6 +66,7 @@ class Walls:
     tier: int
     plan: Plan
     notes: tuple[str, ...] = ()  # what is missing of this tier on this host
+    grouped: frozenset[str] = frozenset()  # limits that control groups enforce
 
     @property
     def isolation(self) -> Isolation:
@@ -70,7 +74,22 @@ class Walls:
         if self.plan.kind is Kind.NONE:
             return NO_WALLS
         lacks = {2: ("processes: names of the container's are visible",), 3: _LANDLOCK_ONLY}
-        return Isolation(self.tier, (*lacks.get(self.tier, ()), *self.notes, *_limits(self.plan)))
+        lacks_limits = _limits(self.plan, self.grouped)
+        return Isolation(self.tier, (*lacks.get(self.tier, ()), *self.notes, *lacks_limits))
+
+    @property
+    def enforced(self) -> frozenset[str]:
+        """The limits, by their names in `Limits`, that anything here enforces: kernel or look."""
+        if self.plan.kind is Kind.NONE:
+            return frozenset()
+        return (_EVERYWHERE | _OWN_MOUNTS if self.plan.namespaces else _EVERYWHERE) | self.grouped
+
+    def grouped_by(self, groups: Groups) -> Walls:
+        """The same walls with these control groups behind them."""
+        if self.plan.kind is Kind.NONE:
+            return self
+        problems = tuple(f"control groups: {problem}" for problem in groups.problems)
+        return replace(self, grouped=groups.enforced, notes=(*self.notes, *problems))
 
     @property
     def own_uids(self) -> bool:
@@ -86,7 +105,14 @@ class Walls:
             return replace(place, temporary=runtime / "tmp"), runtime
         return place, runtime
 
-    def planned(self, place: Place, runtime: Path, limits: Limits, uid: int | None) -> Plan:
+    def planned(
+        self,
+        place: Place,
+        runtime: Path,
+        limits: Limits,
+        uid: int | None,
+        doors: Sequence[str] = (),
+    ) -> Plan:
         """The plan of one sandbox."""
         seen, seen_runtime = self.inside(place, runtime)
         pairs = (
@@ -102,6 +128,7 @@ class Walls:
             tmp=limits.tmp or TEMPORARY,
             shm=limits.shm or TEMPORARY,
             limits=dict(_rlimits(limits, self.plan)),
+            doors=doors,
         )
 
 
@@ -166,10 +193,12 @@ def _rlimits(limits: Limits, plan: Plan) -> Iterator[tuple[str, int]]:
         yield "RLIMIT_FSIZE", limits.file_size
 
 
-def _limits(plan: Plan) -> tuple[str, ...]:
+def _limits(plan: Plan, grouped: frozenset[str]) -> Iterator[str]:
     """How the bounds of sessions are enforced, where it is not by the kernel for the whole."""
-    polled = "memory and workspace" if plan.namespaces else "memory, processes and workspace"
-    return (
-        f"limits: {polled} are polled, memory is bounded per process beside that",
-        "limits: the share of processors is not enforced",
-    )
+    if "memory" not in grouped:
+        yield "limits: memory is polled, and bounded per process beside that"
+    if "processes" not in grouped and not plan.namespaces:
+        yield "limits: processes are polled"
+    yield "limits: workspace is polled"
+    if "cpu" not in grouped:
+        yield "limits: the share of processors is not enforced"

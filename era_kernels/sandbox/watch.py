@@ -1,22 +1,32 @@
-"""What a sandbox uses, looked at from outside: the kernel bounds each process, this all together.
+"""What sandboxes use, looked at from outside: for the limits that no group of the kernel enforces.
 
-Reads /proc of the init's family. A look at processes that did nothing since the last costs some
-microseconds each; only where something changed is more counted.
+One look serves all sandboxes. One that did nothing since the last costs some microseconds for each
+of its processes; only where something changed is more counted.
 """
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from era_kernels.models import Limits
+from era_kernels.sandbox.population import Population, Process, read
+from era_kernels.sandbox.sizes import sizes
+
+log = logging.getLogger(__name__)
 
 MIB = 1024 * 1024
-INTERVAL = 0.5  # seconds between two looks, and 20 times as long as one took
-_PAGE = os.sysconf("SC_PAGE_SIZE")
+INTERVAL = 0.5  # seconds between two looks
+SHARE = 4  # a pause lasts at least so many times as long as the look before it
+WALK = 0.05  # seconds of a look for all workspaces together
+LEAST_WALK = 0.002  # seconds of it for each
+REST = 20  # a workspace is left alone so many times as long as it took to measure
 _BLOCK = 512
 
 
@@ -33,63 +43,131 @@ class _Activity:
 class Watch:
     """The limits of one sandbox, whose init has that pid on the host."""
 
-    def __init__(self, pid: int, workspace: Path, limits: Limits) -> None:
-        self._pid = pid
+    def __init__(
+        self, pid: int, workspace: Path, limits: Limits, enforced: Collection[str] = ()
+    ) -> None:
+        """`enforced` names limits that need no look."""
+        self.pid = pid
+        self._processes = None if "processes" in enforced else limits.processes
+        self._memory = None if "memory" in enforced else limits.memory
+        self._bound = limits.workspace
         self._workspace = workspace
-        self._limits = limits
         self._last: _Activity | None = None
+        self._changed = False  # since the workspace was measured
+        self._walk: Iterator[int] | None = None
+        self._walked = 0.0  # seconds that the present or last measuring took
+        self._next_walk = 0.0
 
-    def exceeded(self) -> str | None:
-        """Which limit is exceeded, in words; None when all is well (blocking)."""
-        family = list(_family(self._pid))
+    def exceeded(self, family: Collection[Process], patience: float = WALK) -> str | None:
+        """Which limit is exceeded, in words; None when all is well (blocking).
+
+        `patience`: seconds to measure the workspace; what is not done goes on in the next look.
+        """
         activity = _activity(family)
-        if activity == self._last:
-            return None
-        self._last = activity
-        limits = self._limits
-        if limits.processes is not None and activity.threads - 1 > limits.processes:
-            return f"more than {limits.processes} processes"
-        if limits.memory is not None and _memory(family, activity, limits.memory):
-            return f"out of memory at {limits.memory // MIB} MB"
-        if limits.workspace is not None and _is_larger(self._workspace, limits.workspace):
-            return f"workspace larger than {limits.workspace // MIB} MB"
+        if activity != self._last:
+            self._last, self._changed = activity, True
+            if self._processes is not None and activity.threads - 1 > self._processes:
+                return f"more than {self._processes} processes"
+            if self._memory is not None and _is_more(family, activity, self._memory):
+                return out_of_memory(self._memory)
+        if self._bound is not None and self._is_larger(self._bound, patience):
+            return f"workspace larger than {self._bound // MIB} MB"
         return None
 
-
-def _family(pid: int) -> Iterator[int]:
-    """A process and all below it."""
-    waiting = [pid]
-    while waiting:
-        one = waiting.pop()
-        yield one
-        with suppress(OSError):
-            for task in os.listdir(f"/proc/{one}/task"):  # noqa: PTH208 - names, not paths
-                waiting += map(int, _read(f"/proc/{one}/task/{task}/children").split())
-
-
-def _activity(family: list[int]) -> _Activity:
-    threads = ticks = resident = 0
-    for pid in family:
-        # The name in parentheses may hold anything; behind it: state, ppid, …
-        fields = _read(f"/proc/{pid}/stat").rpartition(")")[2].split()
-        if fields:
-            ticks += int(fields[11]) + int(fields[12])
-            threads += int(fields[17])
-            resident += int(fields[21]) * _PAGE
-    return _Activity(len(family), threads, ticks, resident)
+    def _is_larger(self, bound: int, patience: float) -> bool:
+        """Do the files in the workspace take more, as far as they are measured?"""
+        began = time.monotonic()
+        if self._walk is None:
+            if not self._changed or began < self._next_walk:
+                return False
+            self._walk, self._walked, self._changed = sizes(self._workspace), 0.0, False
+        for total in self._walk:
+            if total > bound:
+                self._walk = None
+                return True
+            if time.monotonic() - began > patience:
+                self._walked += time.monotonic() - began
+                return False
+        self._walk = None
+        present = time.monotonic()
+        self._next_walk = present + REST * (self._walked + present - began)
+        return False
 
 
-def _memory(family: list[int], activity: _Activity, bound: int) -> bool:
+class Watcher:
+    """Looks at all sandboxes, in one thread, one after the other."""
+
+    def __init__(self) -> None:
+        self._watches: dict[Watch, Callable[[str], None]] = {}
+        self._population = Population()
+        self._task: asyncio.Task[None] | None = None
+
+    def add(self, watch: Watch, end: Callable[[str], None]) -> None:
+        """From now on: call `end` with the limit that is exceeded, until it is discarded."""
+        self._watches[watch] = end
+        if self._task is None:
+            self._task = asyncio.create_task(self._run())
+
+    def discard(self, watch: Watch) -> None:
+        """The sandbox ends; unknown ones are fine."""
+        self._watches.pop(watch, None)
+
+    async def aclose(self) -> None:
+        """Look no more; a second call is fine."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+
+    async def _run(self) -> None:
+        pause = INTERVAL
+        while True:
+            await asyncio.sleep(pause)
+            if not self._watches:
+                continue
+            began = time.monotonic()
+            try:
+                findings = await asyncio.to_thread(self.look, list(self._watches))
+            except Exception:  # one look that fails must not be the last
+                log.exception("a look at the sandboxes failed")
+                findings = []
+            for watch, why in findings:
+                if watch in self._watches:
+                    self._watches[watch](why)
+            pause = max(INTERVAL, SHARE * (time.monotonic() - began))
+
+    def look(self, watches: list[Watch]) -> list[tuple[Watch, str]]:
+        """Those that exceed a limit, and which (blocking)."""
+        families = self._population.families([watch.pid for watch in watches])
+        patience = max(LEAST_WALK, WALK / len(watches))
+        found = ((watch, watch.exceeded(families[watch.pid], patience)) for watch in watches)
+        return [(watch, why) for watch, why in found if why is not None]
+
+
+def out_of_memory(bound: int) -> str:
+    """The limit of memory as the cause of an end."""
+    return f"out of memory at {bound // MIB} MB"
+
+
+def _activity(family: Collection[Process]) -> _Activity:
+    return _Activity(
+        processes=len(family),
+        threads=sum(one.threads for one in family),
+        ticks=sum(one.ticks for one in family),
+        resident=sum(one.resident for one in family),
+    )
+
+
+def _is_more(family: Collection[Process], activity: _Activity, bound: int) -> bool:
     """Do they use more? What they share with others counts in part, what no one maps as well."""
-    hidden = sum(_hidden(pid) for pid in family)
+    hidden = sum(_hidden(one.pid) for one in family)
     if activity.resident + hidden <= bound:
         return False
-    return sum(_share(pid) for pid in family) + hidden > bound
+    return sum(_share(one.pid) for one in family) + hidden > bound
 
 
 def _share(pid: int) -> int:
-    for line in _read(f"/proc/{pid}/smaps_rollup").splitlines():
-        if line.startswith("Pss:"):
+    for line in read(f"/proc/{pid}/smaps_rollup").splitlines():
+        if line.startswith(b"Pss:"):
             return int(line.split()[1]) * 1024
     return 0
 
@@ -104,27 +182,3 @@ def _hidden(pid: int) -> int:
                 if os.readlink(path).startswith("/memfd:"):  # noqa: PTH115 - text, not a path
                     total += os.stat(path).st_blocks * _BLOCK  # noqa: PTH116 - by descriptor
     return total
-
-
-def _is_larger(directory: Path, bound: int) -> bool:
-    """Do the files below take more of the disk? No link is followed."""
-    total = 0
-    waiting = [str(directory)]
-    while waiting:
-        with suppress(OSError), os.scandir(waiting.pop()) as entries:
-            for entry in entries:
-                with suppress(OSError):
-                    total += entry.stat(follow_symlinks=False).st_blocks * _BLOCK
-                    if entry.is_dir(follow_symlinks=False):
-                        waiting.append(entry.path)
-        if total > bound:
-            return True
-    return False
-
-
-def _read(path: str) -> str:
-    """A file of /proc; empty when its process is gone."""
-    try:
-        return Path(path).read_text("utf-8", "replace")
-    except OSError:
-        return ""

@@ -25,12 +25,15 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NoReturn
 
 from era_kernels.models import JsonObject
 from era_kernels.sandbox import init, program, syscalls, walls, wire
 from era_kernels.sandbox.children import Deaths, children, end_all, reaped
+from era_kernels.sandbox.groups import join, remove_home
 from era_kernels.sandbox.plan import Plan
 
 LEAVE = 1.0  # seconds for inits to end by themselves when the server is gone
@@ -46,8 +49,8 @@ def main() -> None:
     for number in program.IGNORED:
         signal.signal(number, signal.SIG_IGN)
     syscalls.prctl(syscalls.PR_SET_CHILD_SUBREAPER, 1)
-    interpreter = _warm_up(control)
-    birth = Zygote(control).serve()
+    interpreter, homes = _warm_up(control)
+    birth = Zygote(control, homes).serve()
     launch = init.Init(birth.control, birth.plan).serve()
     program.run(launch, interpreter)
 
@@ -63,8 +66,10 @@ class Birth:
 class Zygote:
     """The loop: orders in, inits out, and an eye on what dead inits leave behind."""
 
-    def __init__(self, control: socket.socket) -> None:
+    def __init__(self, control: socket.socket, homes: Sequence[str]) -> None:
+        """`homes`: directories of control groups that nobody needs when the server is gone."""
         self._control = control
+        self._homes = homes
         self._deaths = Deaths()
         self._inits: dict[int, int] = {}  # pid → number of the order
         self._entering: dict[int, int] = {}  # where a pid in namespaces is told → number
@@ -81,7 +86,7 @@ class Zygote:
             if self._control.fileno() in ready:
                 received = wire.receive(self._control)
                 if received is None:
-                    _leave()
+                    _leave(self._homes)
                 else:
                     birth = self._obey(*received)
                     if birth is not None:
@@ -156,18 +161,26 @@ class Zygote:
 
 
 def _born(birth: Birth, tell: int) -> Birth:
-    """In the forked child: enter the namespaces that were ordered, or end and say why."""
-    if birth.plan.namespaces:
-        syscalls.close_except((0, 1, 2, birth.control.fileno(), tell))
-        try:
+    """In the forked child: join the groups and enter the namespaces that were ordered.
+
+    In this order: the namespace of groups begins where the process is. Ends and says why when
+    that fails.
+    """
+    try:
+        join(birth.plan.doors)
+        if birth.plan.namespaces:
+            syscalls.close_except((0, 1, 2, birth.control.fileno(), tell))
             walls.enter(birth.plan, tell)
-        except OSError as error:
-            init.give_up(birth.control, error)
+    except OSError as error:
+        init.give_up(birth.control, error)
     return birth
 
 
-def _warm_up(control: socket.socket) -> program.Interpreter:
-    """Import what the server names, and tell it what could not be had."""
+def _warm_up(control: socket.socket) -> tuple[program.Interpreter, Sequence[str]]:
+    """Import what the server names, and tell it what could not be had.
+
+    Also returns the homes of the server's control groups.
+    """
     path = sys.path[1:]  # the first is the working directory, for every interpreter with -c
     received = wire.receive(control)
     if received is None:
@@ -192,7 +205,8 @@ def _warm_up(control: socket.socket) -> program.Interpreter:
     wire.send(control, {"failed": failed})
     project = __name__.partition(".")[0]
     modules = [name for name in sys.modules if name.partition(".")[0] == project]
-    return program.Interpreter(path=path, entries=wish["paths"], modules=modules)
+    interpreter = program.Interpreter(path=path, entries=wish["paths"], modules=modules)
+    return interpreter, wish["homes"]
 
 
 def _residue(before: set[int]) -> str | None:
@@ -204,11 +218,14 @@ def _residue(before: set[int]) -> str | None:
     return None
 
 
-def _leave() -> NoReturn:
+def _leave(homes: Sequence[str]) -> NoReturn:
     """The server is gone: inits see that, too, and end everything; then nothing may be left."""
     limit = time.monotonic() + LEAVE
     while children() and time.monotonic() < limit:
         reaped()
         time.sleep(0.002)
     end_all()
+    for home in homes:
+        with contextlib.suppress(OSError):
+            remove_home(Path(home))
     os._exit(0)

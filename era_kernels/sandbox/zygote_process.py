@@ -51,19 +51,20 @@ class ZygoteProcess:
 
     @classmethod
     async def start(
-        cls, preload: Sequence[str], paths: Sequence[Path], home: Path
+        cls, preload: Sequence[str], paths: Sequence[Path], home: Path, groups: Sequence[str] = ()
     ) -> ZygoteProcess:
         """A zygote that has imported the modules of `preload`, with `paths` to find them.
 
         A module that cannot be imported, or that leaves threads or descriptors behind, which no
-        fork survives, is left out and logged. `home` is where imports may write their caches.
+        fork survives, is left out and logged. `home` is where imports may write their caches,
+        `groups` are directories of control groups to remove when the server is gone.
         Raises StartError.
         """
         wanted = list(preload)
         while True:
             zygote = cls(*await asyncio.to_thread(_launch, home))
             try:
-                ready = await zygote._prepare(wanted, paths)
+                ready = await zygote._prepare(wanted, paths, groups)
             except BaseException:
                 await zygote.aclose()
                 raise
@@ -114,8 +115,11 @@ class ZygoteProcess:
             await self._reaped.wait()
         self._words.close()
 
-    async def _prepare(self, preload: Sequence[str], paths: Sequence[Path]) -> JsonObject:
-        self._control.send({"preload": list(preload), "paths": [str(path) for path in paths]})
+    async def _prepare(
+        self, preload: Sequence[str], paths: Sequence[Path], groups: Sequence[str]
+    ) -> JsonObject:
+        wish = {"preload": preload, "paths": [str(path) for path in paths], "homes": groups}
+        self._control.send(wish)
         try:
             async with asyncio.timeout(READY):
                 ready = await self._ready

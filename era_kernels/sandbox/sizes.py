@@ -1,0 +1,109 @@
+"""How much of the disk a tree takes, measured in small steps while its owner may change it.
+
+It goes from folder to folder by descriptors and follows no link, so that nothing that is renamed
+meanwhile leads out of the tree. What is moved behind its back may be missed or counted twice.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+STEP = 64  # entries between two totals
+# An entry takes at least so much: a host may run out of inodes before it runs out of blocks.
+LEAST = 4096
+_BLOCK = 512
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+@dataclass(slots=True)
+class _Level:
+    """A folder on the way from the root to the one that is open."""
+
+    name: str
+    identity: tuple[int, int]
+    waiting: list[str] = field(default_factory=list)  # folders in it that nobody has entered yet
+
+
+def sizes(root: Path) -> Iterator[int]:
+    """Running totals in bytes, the last of them the whole (blocking, briefly each)."""
+    try:
+        folder = os.open(root, _FOLDER)
+    except OSError:
+        return
+    try:
+        levels = [_Level(str(root), _identity(folder))]
+        total = yield from _entries(folder, levels[0].waiting, 0)
+        while levels:
+            folder, entered = _next(folder, levels)
+            if entered:
+                total = yield from _entries(folder, levels[-1].waiting, total)
+    finally:
+        os.close(folder)
+
+
+def _entries(folder: int, folders: list[str], total: int) -> Generator[int, None, int]:
+    """Add up what lies in a folder, and note the folders in it; returns the new total."""
+    with suppress(OSError), os.scandir(folder) as entries:
+        for number, entry in enumerate(entries, 1):
+            with suppress(OSError):
+                total += max(LEAST, entry.stat(follow_symlinks=False).st_blocks * _BLOCK)
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append(entry.name)
+            if number % STEP == 0:
+                yield total
+    yield total
+    return total
+
+
+def _next(folder: int, levels: list[_Level]) -> tuple[int, bool]:
+    """Go one step down, or up where nothing waits; the folder in which one is then."""
+    if levels[-1].waiting:
+        name = levels[-1].waiting.pop()
+        with suppress(OSError):  # it is gone, or not a folder any more
+            below = os.open(name, _FOLDER, dir_fd=folder)
+            levels.append(_Level(name, _identity(below)))
+            os.close(folder)
+            return below, True
+        return folder, False
+    levels.pop()
+    if levels:
+        try:
+            above = _above(folder, levels)
+        except OSError:
+            levels.clear()
+        else:
+            os.close(folder)
+            return above, False
+    return folder, False
+
+
+def _above(folder: int, levels: list[_Level]) -> int:
+    """The last of these folders: usually the parent; after a rename it is looked for."""
+    above = os.open("..", _FOLDER, dir_fd=folder)
+    if _identity(above) == levels[-1].identity:
+        return above
+    os.close(above)
+    return _found(levels)
+
+
+def _found(levels: list[_Level]) -> int:
+    """The last of these folders from the root on; nothing more is entered where it is gone."""
+    folder = os.open(levels[0].name, _FOLDER)
+    for number, level in enumerate(levels[1:], 1):
+        try:
+            below = os.open(level.name, _FOLDER, dir_fd=folder)
+        except OSError:
+            del levels[number:]
+            break
+        os.close(folder)
+        folder = below
+    return folder
+
+
+def _identity(folder: int) -> tuple[int, int]:
+    status = os.fstat(folder)
+    return status.st_dev, status.st_ino

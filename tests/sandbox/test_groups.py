@@ -1,0 +1,270 @@
+"""Control groups: what they bound, how their ends are told, that none is left behind."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from era_kernels.models import Limits
+from era_kernels.sandbox.groups import Groups, join, sweep
+from era_kernels.sandbox.hierarchies import Hierarchy, hierarchies
+from tests.sandbox.house import outcome, program, wait_until
+from tests.sandbox.test_walls import MIB, run_async, walled
+
+BURN = (
+    "import time\nend = time.monotonic() + 2\nwhile time.monotonic() < end: pass\n"
+    "print(time.process_time())"
+)
+TIERS = pytest.mark.parametrize("tier", [1, 2, 3])
+
+
+@pytest.fixture
+def groups() -> Iterator[Groups]:
+    """Groups of a server of their own; root of a usual host can make all."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root")
+    made = Groups.open()
+    try:
+        assert made.enforced == {"memory", "processes", "cpu"}, made.problems
+        yield made
+    finally:
+        made.close()
+
+
+def there() -> set[Path]:
+    """The homes of all servers, in every hierarchy."""
+    found = {one.group for one in hierarchies()}
+    return {home for group in found for home in group.glob("era-*")}
+
+
+def in_group(doors: list[str], code: str) -> subprocess.Popen[bytes]:
+    """A program that joins before it does anything."""
+    text = f"from era_kernels.sandbox.groups import join\njoin({doors!r})\n{code}"
+    return subprocess.Popen([sys.executable, "-c", text], stdout=subprocess.PIPE)
+
+
+def test_memory(groups: Groups) -> None:
+    """Who takes more is killed by the kernel, and the group tells so."""
+    group = groups.make(Limits(memory=64 * MIB))
+    with in_group(group.doors, "x = bytearray(128 << 20)") as process:
+        process.wait(30)
+    assert (process.returncode, group.out_of_memory) == (-signal.SIGKILL, True)
+    group.remove()
+
+
+def test_memory_left(groups: Groups) -> None:
+    """Who keeps within the bound lives, and nothing is told."""
+    group = groups.make(Limits(memory=64 * MIB))
+    with in_group(group.doors, "x = bytearray(16 << 20)") as process:
+        process.wait(30)
+    assert (process.returncode, group.out_of_memory) == (0, False)
+    group.remove()
+
+
+def test_processes(groups: Groups) -> None:
+    """A fork too many fails."""
+    group = groups.make(Limits(processes=5))
+    code = (
+        "import os, time\nn = 1\n"
+        "try:\n    while os.fork(): n += 1\n    time.sleep(2)\n"
+        "except OSError as e: print(n, e.errno)"
+    )
+    with in_group(group.doors, code) as process:
+        out, _ = process.communicate(timeout=30)
+    assert out.split() == [b"6", b"11"]  # with the place of the init
+    group.remove()
+
+
+@TIERS
+@run_async
+async def test_share_of_processors(tier: int) -> None:
+    """A session that may use a fifth of a processor gets that."""
+    async with walled(tier) as (sandboxes, place):
+        assert "cpu" in sandboxes.enforced
+        sandbox = await sandboxes.open_sandbox(place("a"), Limits(cpu=0.2))
+        ending, out, err = await outcome(sandbox, program(BURN))
+        assert ending.code == 0, err
+        assert float(out) < 0.4 * 2
+
+
+@TIERS
+@run_async
+async def test_death_is_told(tier: int) -> None:
+    """A kernel that the kernel of the system killed: the cause is there with its end."""
+    async with walled(tier) as (sandboxes, place):
+        sandbox = await sandboxes.open_sandbox(place("a"), Limits(memory=64 * MIB))
+        # Shared memory is no data of a process, so that no other bound comes first.
+        code = (
+            "import mmap, sys\nprint('begun', flush=True)\n"
+            "m = mmap.mmap(-1, 128 << 20)\nfor i in range(0, 128 << 20, 4096): m[i] = 1"
+        )
+        process = await sandbox.spawn(program(code))
+        while b"begun" not in process.stdout.tail():
+            await asyncio.sleep(0.005)
+        ending = await asyncio.wait_for(process.ended, 10)
+        assert (ending.cause, ending.exit_code) == ("out of memory at 64 MB", 137)
+        assert (await asyncio.wait_for(sandbox.ended, 5)).reason == "out of memory at 64 MB"
+
+
+@TIERS
+@run_async
+async def test_death_of_a_child(tier: int) -> None:
+    """When a child of the kernel is killed, the session ends as well: one rule everywhere."""
+    async with walled(tier) as (sandboxes, place):
+        sandbox = await sandboxes.open_sandbox(place("a"), Limits(memory=64 * MIB))
+        code = (
+            "import mmap, os, time\n"
+            "if os.fork():\n    time.sleep(60)\n"
+            "m = mmap.mmap(-1, 128 << 20)\nfor i in range(0, 128 << 20, 4096): m[i] = 1"
+        )
+        ending, _, _ = await outcome(sandbox, program(code))
+        assert ending.cause == "out of memory at 64 MB"
+
+
+@TIERS
+@run_async
+async def test_nothing_of_them_inside(tier: int) -> None:
+    """Code sees no files of groups, and what /proc tells names no group of the host."""
+    async with walled(tier) as (sandboxes, place):
+        sandbox = await sandboxes.open_sandbox(place("a"), Limits(processes=50))
+        code = (
+            "import os\n"
+            "try: print(os.listdir('/sys/fs/cgroup'))\nexcept OSError as e: print('closed')\n"
+            "print(open('/proc/self/cgroup').read())"
+        )
+        _, out, err = await outcome(sandbox, program(code))
+        assert out.startswith("closed"), err
+        assert tier == 3 or "era-" not in out
+
+
+@TIERS
+@run_async
+async def test_all_are_members(tier: int) -> None:
+    """The init and all that it starts are in the group, and it is gone with them."""
+    async with walled(tier) as (sandboxes, place):
+        before = there()
+        sandbox = await sandboxes.open_sandbox(place("a"), Limits(processes=50))
+        process = await sandbox.spawn(program("import os, time; os.fork(); time.sleep(60)"))
+        assert process.running
+        groups = [Path(door).parent for door in sandbox._plan.doors]
+        assert len({*groups}) == 3
+        for group in groups:
+            members = (group / "cgroup.procs").read_text
+            assert wait_until(lambda members=members: len(members().split()) == 3)
+            assert str(sandbox.pid) in members().split()
+        await sandbox.aclose()
+        assert [group for group in groups if group.exists()] == []
+    assert there() < before
+
+
+def test_stale_ones(groups: Groups) -> None:
+    """Groups of a server that was killed are swept by the next; those of the living stay."""
+    text = (
+        "from era_kernels.models import Limits\n"
+        "from era_kernels.sandbox.groups import Groups\n"
+        "groups = Groups.open(); groups.make(Limits())\n"
+        "print(*groups.homes, flush=True); input()"
+    )
+    command = [sys.executable, "-c", text]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as other:
+        assert other.stdout is not None
+        homes = [Path(home) for home in other.stdout.readline().split()]
+        kept = groups.make(Limits())
+        Groups.open().close()
+        assert all(home.exists() for home in homes)
+        other.kill()
+    Groups.open().close()
+    assert [home for home in homes if home.exists()] == []
+    assert all(directory.exists() for directory in kept.directories)
+    kept.remove()
+
+
+@pytest.mark.parametrize("who", ["server", "both"])
+def test_server_killed(who: str) -> None:
+    """The zygote removes the groups of a server that was killed; the next server, if it cannot."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root")
+    text = (
+        "import asyncio\nfrom pathlib import Path\nfrom era_kernels.models import Limits\n"
+        "from tests.sandbox.test_walls import walled\n"
+        "async def main():\n"
+        "    async with walled() as (sandboxes, place):\n"
+        "        await sandboxes.open_sandbox(place('a'), Limits())\n"
+        "        print(sandboxes.zygote.pid, *sandboxes._groups.homes, flush=True)\n"
+        "        await asyncio.sleep(60)\n"
+        "asyncio.run(main())"
+    )
+    with subprocess.Popen([sys.executable, "-c", text], stdout=subprocess.PIPE, text=True) as one:
+        assert one.stdout is not None
+        zygote, *homes = one.stdout.readline().split()
+        if who == "both":
+            os.kill(int(zygote), signal.SIGSTOP)
+        one.kill()
+        if who == "both":
+            os.kill(int(zygote), signal.SIGKILL)
+    if who == "both":
+        time.sleep(0.5)  # for what was in the groups to die
+        Groups.open().close()
+    assert wait_until(lambda: not any(Path(home).exists() for home in homes))
+
+
+def test_who_may_not() -> None:
+    """An ordinary user is told why there are none, and nothing is made."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root")
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            os.setuid(12345)
+            groups = Groups.open()
+            status = int(bool(groups.enforced or groups.homes or not groups.problems))
+        finally:
+            os._exit(status)
+    assert os.waitpid(child, 0)[1] == 0
+
+
+def test_sweep_spares_others(tmp_path: Path) -> None:
+    """Only directories with our prefix are touched, and only those without a lock."""
+    for name in ("era-0", "other"):
+        (tmp_path / name / "1").mkdir(parents=True)
+    sweep(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["other"]
+
+
+def test_join_needs_a_door(tmp_path: Path) -> None:
+    """Where joining fails, the first process must not go on."""
+    with pytest.raises(OSError):
+        join([str(tmp_path / "nothing")])
+
+
+def test_files_of_both_versions() -> None:
+    """What is written for the same limits; the second version also ends all members at once."""
+    limits = Limits(memory=64 * MIB, processes=10, cpu=0.5)
+    size = str(64 * MIB)
+
+    def files(controller: str, version: int) -> dict[str, str]:
+        return dict(Hierarchy(controller, version, Path("/")).files(limits))
+
+    assert files("memory", 1) == {
+        "memory.limit_in_bytes": size,
+        "memory.memsw.limit_in_bytes?": size,
+    }
+    assert files("memory", 2) == {
+        "memory.max": size,
+        "memory.swap.max?": "0",
+        "memory.oom.group?": "1",
+    }
+    assert files("pids", 1) == files("pids", 2) == {"pids.max": "11"}
+    assert files("cpu", 1) == {"cpu.cfs_period_us": "100000", "cpu.cfs_quota_us": "50000"}
+    assert files("cpu", 2) == {"cpu.max": "50000 100000"}
+    assert not Hierarchy("cpu", 2, Path("/")).files(Limits())
