@@ -48,7 +48,9 @@ async def _host(strongest: int) -> AsyncIterator[tuple[KernelHost, Sandboxes, Pa
     with tempfile.TemporaryDirectory(prefix="era-") as directory:
         base = Path(directory)
         wish = Wish(strongest=strongest, weakest=NONE, readable=languages.needed)
-        sandboxes = await Sandboxes.open(base / "r", languages.preload, languages.entry_paths, wish)
+        sandboxes = await Sandboxes.open(
+            base / "r", languages.preload, languages.entry_paths, wish, spares=1
+        )
         host = KernelHost(languages, sandboxes)
         try:
             yield host, sandboxes, base

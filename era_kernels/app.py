@@ -146,7 +146,9 @@ async def _open_host(stack: AsyncExitStack, settings: Settings) -> KernelHost:
         readable=languages.needed,
         hidden=(settings.data_dir,),
     )
-    sandboxes = await Sandboxes.open(runtime, languages.preload, languages.entry_paths, wish)
+    sandboxes = await Sandboxes.open(
+        runtime, languages.preload, languages.entry_paths, wish, spares=1
+    )
     stack.push_async_callback(sandboxes.aclose)
     host = KernelHost(languages, sandboxes)
     stack.push_async_callback(host.aclose)

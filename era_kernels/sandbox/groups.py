@@ -46,27 +46,35 @@ _DEATHS = {1: "memory.oom_control", 2: "memory.events"}
 
 
 class Group:
-    """The groups of one sandbox: one directory in each hierarchy."""
+    """The groups of one sandbox: one directory in each hierarchy, which bind nobody yet."""
 
-    def __init__(self, directories: Sequence[Path], memory: tuple[Path, int] | None) -> None:
-        """`memory`: the directory that bounds it, and the version of its hierarchy."""
-        self.directories = directories
-        self._memory = memory
-        self.alarm = None if memory is None else _alarm(*memory)
+    def __init__(self, parts: Sequence[tuple[Hierarchy, Path]]) -> None:
+        """`parts`: each controller and its directory."""
+        self.directories = tuple(dict.fromkeys(directory for _, directory in parts))
+        self.alarm: int | None = None
+        self._parts = parts
+        self._deaths: Path | None = None
 
     @property
     def doors(self) -> list[str]:
         """The files by which a process joins."""
         return [str(directory / PROCESSES) for directory in self.directories]
 
+    def bind(self, limits: Limits) -> None:
+        """Bound all members together from now on (blocking, briefly). Raises OSError."""
+        for one, directory in self._parts:
+            write(directory, one.files(limits))
+            if one.controller == "memory" and limits.memory is not None:
+                self._deaths = directory / _DEATHS[one.version]
+                self.alarm = _alarm(self._deaths) if one.version == 1 else None
+
     @property
     def out_of_memory(self) -> bool:
         """Did the kernel kill a process because of the limit? Costs some microseconds."""
-        if self._memory is None:
+        if self._deaths is None:
             return False
-        directory, version = self._memory
         with suppress(OSError):
-            for line in (directory / _DEATHS[version]).read_text("ascii").splitlines():
+            for line in self._deaths.read_text("ascii").splitlines():
                 name, _, number = line.partition(" ")
                 if name == "oom_kill":
                     return int(number) > 0
@@ -113,22 +121,17 @@ class Groups:
         """The server's own directories, for the one who removes them when it cannot."""
         return [str(home) for home in self._homes]
 
-    def make(self, limits: Limits) -> Group:
+    def make(self) -> Group:
         """Groups for one sandbox (blocking, a fraction of a millisecond). Raises OSError."""
         name = str(next(self._numbers))
-        made = Group([home / name for home in self._homes], None)
+        made = Group([(one, home / name) for one, home in self._hierarchies])
         try:
             for directory in made.directories:
                 directory.mkdir()
-            memory = None
-            for one, home in self._hierarchies:
-                write(home / name, one.files(limits))
-                if one.controller == "memory" and limits.memory is not None:
-                    memory = (home / name, one.version)
-            return Group(made.directories, memory)
         except OSError:
             made.remove()
             raise
+        return made
 
     def close(self) -> None:
         """Remove everything (blocking); no sandbox lives. A second call is fine."""
@@ -157,8 +160,9 @@ class Groups:
     def _try(self) -> None:
         """Put a process into a group and see that it is bound; drop what does not bind."""
         try:
-            tried = self.make(_TRIED)
+            tried = self.make()
             try:
+                tried.bind(_TRIED)
                 inside, forked = _tried(tried)
             finally:
                 tried.remove()
@@ -255,18 +259,16 @@ def _tried(group: Group) -> tuple[list[Path], bool]:
     return inside, child.returncode != _STOPPED
 
 
-def _alarm(directory: Path, version: int) -> int | None:
+def _alarm(deaths: Path) -> int:
     """A descriptor that becomes readable when memory runs out, before anything is killed.
 
     Version 2 needs none: there the kernel ends all members, the init among them.
     """
-    if version != 1:
-        return None
     alarm = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
     try:
-        control = os.open(directory / _DEATHS[1], os.O_RDONLY | os.O_CLOEXEC)
+        control = os.open(deaths, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            (directory / "cgroup.event_control").write_text(f"{alarm} {control}")
+            (deaths.parent / "cgroup.event_control").write_text(f"{alarm} {control}")
         finally:
             os.close(control)
     except OSError:

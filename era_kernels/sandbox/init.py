@@ -3,6 +3,7 @@
 It is trusted, and a subreaper: whatever its processes leave behind becomes its child. Requests
 come with an id and get one reply; `ended` comes by itself, after the reply that named the process.
 
+    → {"op": "stand", "plan"}                       once, first: whose walls to raise
     → {"op": "spawn", "id", "process", "command"} + descriptors 1, 2 and perhaps 0 of the process
     ← {"id", "pid"} or {"id", "error", "errno"}     then {"ended": process, "code" or "signal"}
     → {"op": "signal", "process", "signal"}         with an id: ← {"id"}; with "sweep": when the
@@ -40,11 +41,16 @@ class Init:
     def __init__(self, control: socket.socket, plan: Plan) -> None:
         syscalls.close_except((0, 1, 2, control.fileno()))
         syscalls.prctl(syscalls.PR_SET_CHILD_SUBREAPER, 1)
-        if plan.kind is not Kind.NONE:
-            try:
+        try:
+            walls.prepare(plan)
+            received = wire.receive(control)
+            if received is None:  # nobody needed this init
+                os._exit(0)
+            plan = Plan.from_json(received[0]["plan"])
+            if plan.kind is not Kind.NONE:
                 walls.stand(plan)
-            except OSError as error:
-                give_up(control, error)
+        except OSError as error:
+            give_up(control, error)
         self._control = control
         self._deaths = Deaths()
         self._poll = select.poll()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from era_kernels.models import Limits, Place
 from era_kernels.sandbox import directories
-from era_kernels.sandbox.groups import Group, Groups
+from era_kernels.sandbox.groups import Group
 from era_kernels.sandbox.identities import Identities, hand_over
 from era_kernels.sandbox.plan import Kind, Plan
 from era_kernels.sandbox.tiers import Walls
@@ -41,8 +41,11 @@ class Quarters:
             return None
         return out_of_memory(self._limits.memory)
 
-    def furnish(self, groups: Groups) -> Plan:
-        """Make everything ready (blocking): the plan of the walls. Raises OSError."""
+    def furnish(self, group: Group | None) -> Plan:
+        """Make everything ready, those groups too (blocking): the plan of the walls.
+
+        Raises OSError.
+        """
         self.runtime.mkdir(0o700)
         if self._walls.plan.kind is Kind.LANDLOCK:
             self.place.temporary.mkdir(0o700)
@@ -50,10 +53,10 @@ class Quarters:
             self._uid = self._identities.take(self._host.workspace)
             os.chown(self.runtime, self._uid, self._uid)
             hand_over((self._host.workspace, self._host.packages, self._host.cache), self._uid)
-        if self._walls.plan.kind is not Kind.NONE:
-            self._group = groups.make(self._limits)
-        doors = () if self._group is None else self._group.doors
-        return self._walls.planned(self._host, self.runtime, self._limits, self._uid, doors)
+        if group is not None:
+            group.bind(self._limits)
+            self._group = group
+        return self._walls.planned(self._host, self.runtime, self._limits, self._uid)
 
     def watch(self, pid: int) -> Watch:
         """A look at the limits that no group enforces; `pid` is the init's on the host."""
@@ -61,8 +64,6 @@ class Quarters:
 
     def clear(self) -> None:
         """Remove what only this sandbox had (blocking); a second call is fine."""
-        if self._group is not None:
-            self._group.remove()
         directories.remove(self.runtime)
         self._identities.free(self._uid)
         self._uid = None

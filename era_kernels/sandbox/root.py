@@ -33,18 +33,26 @@ _BOUND = syscalls.MOUNT_ATTR_NOSUID | syscalls.MOUNT_ATTR_NODEV
 _READ_ONLY = _BOUND | syscalls.MOUNT_ATTR_RDONLY
 
 
-def build(plan: Plan, uid: int) -> None:
-    """Make the new root and live in it; `uid` is the session's inside. Raises OSError."""
+def begin(plan: Plan) -> None:
+    """Make the part of the new root that is the same for all sessions. Raises OSError."""
     syscalls.mount(None, "/", None, syscalls.MS_REC | syscalls.MS_SLAVE)
     syscalls.mount("tmpfs", _STAGE, "tmpfs", _QUIET, f"mode=755,size={_ROOT_SIZE}")
     Path(_STAGE + _OLD).mkdir()
     syscalls.pivot_root(_STAGE, _STAGE + _OLD)
     os.chdir("/")
     _system()
-    _devices(plan.shm)
+    _devices()
     _processes(plan.own_proc)
-    _temporary("/tmp", plan.tmp)
-    _places(plan)
+    _temporary("/tmp")
+    _shared(plan)
+
+
+def finish(plan: Plan, uid: int) -> None:
+    """Add what is the session's own, and shut the door; `uid` is its inside. Raises OSError."""
+    for path, size in (("/dev/shm", plan.shm), ("/tmp", plan.tmp)):
+        syscalls.mount(None, path, None, syscalls.MS_REMOUNT | _QUIET, f"size={size}")
+    for source, path in plan.writable:
+        _bind(source, path, _BOUND)
     _texts(uid, plan.home)
     syscalls.detach(_OLD)
     Path(_OLD).rmdir()
@@ -67,7 +75,7 @@ def _system() -> None:
             _bind(f"/etc/{name}", f"/etc/{name}", _READ_ONLY)
 
 
-def _devices(shm: int) -> None:
+def _devices() -> None:
     Path("/dev").mkdir()
     syscalls.mount("tmpfs", "/dev", "tmpfs", syscalls.MS_NOSUID, "mode=755,size=64k")
     for name in DEVICES:
@@ -80,7 +88,7 @@ def _devices(shm: int) -> None:
     Path("/dev/pts").mkdir()
     flags = syscalls.MS_NOSUID | syscalls.MS_NOEXEC
     syscalls.mount("devpts", "/dev/pts", "devpts", flags, "newinstance,ptmxmode=0666,mode=620")
-    _temporary("/dev/shm", shm)
+    _temporary("/dev/shm")
 
 
 def _processes(own: bool) -> None:
@@ -96,21 +104,20 @@ def _processes(own: bool) -> None:
             syscalls.mount_setattr(path, _READ_ONLY)
 
 
-def _temporary(path: str, size: int) -> None:
+def _temporary(path: str) -> None:
+    """Memory as a file system; its size is set for each session."""
     Path(path).mkdir()
-    syscalls.mount("tmpfs", path, "tmpfs", _QUIET, f"mode=1777,size={size}")
+    syscalls.mount("tmpfs", path, "tmpfs", _QUIET, f"mode=1777,size={_ROOT_SIZE}")
 
 
-def _places(plan: Plan) -> None:
-    """The interpreter and what belongs to it, read-only; the session's own directories."""
+def _shared(plan: Plan) -> None:
+    """The interpreter and what belongs to it, read-only."""
     for path in plan.readable:
         if not below(path, (*SYSTEM, *(done for done in plan.readable if done != path))):
             _bind(path, path, _READ_ONLY)
     for path in plan.hidden:
         if Path(path).is_dir():  # else it is nowhere to be seen anyway
             syscalls.mount("tmpfs", path, "tmpfs", _QUIET, "mode=000,size=4k")
-    for source, path in plan.writable:
-        _bind(source, path, _BOUND)
 
 
 def below(path: str, others: Iterable[str]) -> bool:

@@ -11,18 +11,18 @@ import itertools
 import logging
 import os
 import signal
-import socket
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from era_kernels.errors import KernelStartFailed, ShuttingDown, StartError, Unavailable
+from era_kernels.errors import KernelStartFailed, Unavailable
 from era_kernels.models import WITHOUT_WALLS, Ending, Isolation, JsonObject, Limits, Place
 from era_kernels.sandbox import directories
 from era_kernels.sandbox.alarm import Alarm
+from era_kernels.sandbox.cells import Cell, Cells, happens
 from era_kernels.sandbox.channel import Channel, ChannelClosed
 from era_kernels.sandbox.command import Command, NotStarted
 from era_kernels.sandbox.feed import Feed
-from era_kernels.sandbox.groups import Groups
+from era_kernels.sandbox.groups import Group, Groups
 from era_kernels.sandbox.identities import Identities, uids_of_host
 from era_kernels.sandbox.plan import Plan
 from era_kernels.sandbox.process import Output, Process
@@ -38,7 +38,6 @@ __all__ = ["NO_WALLS", "Command", "Output", "Process", "Sandbox", "Sandboxes", "
 log = logging.getLogger(__name__)
 
 SIGKILL = signal.SIGKILL.value
-PATIENCE = 5.0  # seconds for an init to end everything, and then for the zygote to end it
 LEFTOVERS = 32  # processes that have ended while others hold their outputs; more are closed
 
 
@@ -49,22 +48,16 @@ class Sandbox:
         self,
         quarters: Quarters,
         plan: Plan,
-        zygote: ZygoteProcess,
+        cell: Cell,
         forget: Callable[[Sandbox], None],
     ) -> None:
-        """Order an init; `opened` waits for it. Raises ChannelClosed when the zygote is dead."""
+        """Have the walls raised; `opened` waits for it. Raises OSError."""
         loop = asyncio.get_running_loop()
-        self.pid: int | None = None  # of the init, on the host; never for signals
+        self.pid = cell.pid  # of the init, on the host; never for signals
         self.failure: str | None = None  # why the walls could not be raised
-        mine, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        try:
-            self._number, self._gone = zygote.order(theirs, plan, self._entered)
-        except ChannelClosed:
-            mine.close()
-            raise
+        self._cell = cell
         self._quarters = quarters
         self._plan = plan
-        self._zygote = zygote
         self._forget = forget
         self._ready: asyncio.Future[bool] = loop.create_future()
         self._ended: asyncio.Future[Ending] = loop.create_future()
@@ -75,8 +68,10 @@ class Sandbox:
         self._closing: asyncio.Task[None] | None = None
         self._watcher: Watcher | None = None
         self._watch: Watch | None = None
-        self._control = Channel(mine, self._on_message, self._on_end)
+        self._control = Channel(cell.end, self._on_message, self._on_end)
         self._alarm = Alarm(quarters, self._exceeded)
+        cell.entered = self._entered
+        self._control.send({"op": "stand", "plan": plan.to_json()})
 
     @property
     def runtime(self) -> Path:
@@ -217,7 +212,7 @@ class Sandbox:
 
     def _exceeded(self, why: str) -> None:
         if self.running:
-            log.warning("a session was ended", extra={"number": self._number, "why": why})
+            log.warning("a session was ended", extra={"number": self._cell.number, "why": why})
             self._reason = why
             self._closing = asyncio.create_task(self._close())
 
@@ -225,7 +220,7 @@ class Sandbox:
         """The init is gone, and with it, but for a fault of its own, everything."""
         ending = Ending(signal=SIGKILL, reason=self._reason or self._quarters.overdrawn)
         if self._closing is None:
-            log.error("an init died", extra={"number": self._number, "why": self.failure})
+            log.error("an init died", extra={"number": self._cell.number, "why": self.failure})
         if not self._ready.done():
             self._ready.set_result(False)
         for process in self._processes.values():
@@ -237,16 +232,17 @@ class Sandbox:
             self._watcher.discard(self._watch)
         self._alarm.close()
         self._control.finish()
-        await _happens(self.ended)
+        await happens(self.ended)
         if not self._clean:
-            self._zygote.kill(self._number)
-        if not await _happens(self._gone.wait()):
-            log.error("processes may have survived", extra={"number": self._number})
+            self._cell.kill()
+        if not await self._cell.gone():
+            log.error("processes may have survived", extra={"number": self._cell.number})
         if not self._ended.done():  # neither the init nor the zygote could be moved
             self._control.close()
             self._on_end()
         for process in self._processes.values():
             process.close()
+        await self._cell.clear()
         await asyncio.to_thread(self._quarters.clear)
         self._forget(self)
 
@@ -254,29 +250,29 @@ class Sandbox:
 class Sandboxes:
     """All sandboxes of a server, and the zygote that they come from."""
 
-    def __init__(
-        self, runtime: Path, zygote: ZygoteProcess, paths: Sequence[Path], groups: Groups
-    ) -> None:
+    def __init__(self, runtime: Path, cells: Cells) -> None:
         """Use `open`."""
         self.walls = Walls(tier=WITHOUT_WALLS, plan=Plan())
         self._runtime = runtime
-        self._groups = groups
+        self._cells = cells
         self._watcher = Watcher()
         self._identities = Identities(uids_of_host())
-        self.zygote = zygote
-        self._paths = tuple(paths)
-        self._restarting: asyncio.Task[None] | None = None
         self._sandboxes: set[Sandbox] = set()
-        self._closed = False
 
     @classmethod
     async def open(
-        cls, runtime: Path, preload: Sequence[str], paths: Sequence[Path], wish: Wish | None = None
+        cls,
+        runtime: Path,
+        preload: Sequence[str],
+        paths: Sequence[Path],
+        wish: Wish | None = None,
+        spares: int = 0,
     ) -> Sandboxes:
         """Start the zygote: `preload` names modules that it imports, `paths` where entries lie.
 
         `runtime` is a short directory (made where missing) for the sandboxes' own directories.
-        Without a wish there are no walls. Raises StartError when that is no place for sockets,
+        Without a wish there are no walls. `spares` is how many inits wait, each of 3 MB, so that
+        the next sandbox stands 15 ms sooner. Raises StartError when that is no place for sockets,
         the zygote does not start, or no walls can be had that are strong enough.
         """
         runtime = await asyncio.to_thread(directories.prepare, runtime)
@@ -287,16 +283,22 @@ class Sandboxes:
         except BaseException:
             await asyncio.to_thread(groups.close)
             raise
-        sandboxes = cls(runtime, zygote, paths, groups)
+        sandboxes = cls(runtime, Cells(zygote, paths, home, groups))
         if wish is not None:
             try:
                 trial = Trial(runtime / directories.TRIAL, sandboxes._order)
                 walls = await trial.strongest(wish) or sandboxes.walls
                 sandboxes.walls = walls.grouped_by(groups)
+                await sandboxes._cells.keep(sandboxes.walls, spares)
             except BaseException:
                 await sandboxes.aclose()
                 raise
         return sandboxes
+
+    @property
+    def zygote(self) -> ZygoteProcess:
+        """The process from which all of them come."""
+        return self._cells.zygote
 
     @property
     def isolation(self) -> Isolation:
@@ -326,39 +328,29 @@ class Sandboxes:
 
     async def check(self) -> None:
         """Whether kernels can be started. Raises Unavailable when the zygote is dead."""
-        if not self.zygote.alive:
+        if not self._cells.zygote.alive:
             raise Unavailable("The process that forks kernels is not running.", retry_after=1)
 
     async def aclose(self) -> None:
         """End all sandboxes at once, then the zygote; a second call is fine."""
-        self._closed = True
-        if self._restarting is not None:
-            await asyncio.wait({self._restarting})
+        await self._cells.stop()
         await self._watcher.aclose()
         await asyncio.gather(*(sandbox.aclose() for sandbox in tuple(self._sandboxes)))
-        await self.zygote.aclose()
-        await asyncio.to_thread(self._groups.close)
+        await self._cells.aclose()
         await asyncio.to_thread(directories.remove, self._runtime / directories.ZYGOTE)
 
     async def _order(self, walls: Walls, place: Place, limits: Limits) -> Sandbox:
-        await self._living_zygote()  # where there may be none any more, nothing is made
+        cell = await self._cells.take(walls)  # its init is on its way while the rest is made
         quarters = Quarters(self._runtime, walls, place, limits, self._identities)
         try:
-            plan = await _finished(quarters.furnish, self._groups)
-        except OSError as error:
+            plan = await _finished(quarters.furnish, cell.group)
+            sandbox = Sandbox(quarters, plan, cell, self._sandboxes.discard)
+        except BaseException as error:
+            await cell.discard()
             await asyncio.to_thread(quarters.clear)
-            raise KernelStartFailed(f"A session's directory cannot be used: {error}.") from error
-        except asyncio.CancelledError:
-            await asyncio.to_thread(quarters.clear)
-            raise
-        try:
-            zygote = await self._living_zygote()  # again: it may have died meanwhile
-            sandbox = Sandbox(quarters, plan, zygote, self._sandboxes.discard)
-        except (ChannelClosed, OSError) as error:
-            await asyncio.to_thread(quarters.clear)
-            raise KernelStartFailed("The process that forks kernels cannot be reached.") from error
-        except BaseException:
-            await asyncio.to_thread(quarters.clear)
+            if isinstance(error, OSError):
+                why = f"A session's directory cannot be used: {error}."
+                raise KernelStartFailed(why) from error
             raise
         self._sandboxes.add(sandbox)
         return sandbox
@@ -374,45 +366,15 @@ class Sandboxes:
         await sandbox.aclose()
         return False
 
-    async def _living_zygote(self) -> ZygoteProcess:
-        while self._closed or not self.zygote.alive:
-            if self._closed:
-                raise ShuttingDown("The server is stopping.")
-            if self._restarting is None or self._restarting.done():
-                self._restarting = asyncio.create_task(self._restart())
-            try:
-                await asyncio.shield(self._restarting)
-            except StartError as error:
-                raise KernelStartFailed(str(error), retry_after=1) from error
-        return self.zygote
 
-    async def _restart(self) -> None:
-        old = self.zygote
-        await old.aclose()
-        home = self._runtime / directories.ZYGOTE
-        homes = self._groups.homes
-        self.zygote = await ZygoteProcess.start(old.preload, self._paths, home, homes)
-        log.warning("the zygote was started again", extra={"pid": self.zygote.pid})
-
-
-async def _finished(furnish: Callable[[Groups], Plan], groups: Groups) -> Plan:
+async def _finished(furnish: Callable[[Group | None], Plan], group: Group | None) -> Plan:
     """Do it in a thread, to its end also when the caller is cancelled."""
-    task = asyncio.create_task(asyncio.to_thread(furnish, groups))
+    task = asyncio.create_task(asyncio.to_thread(furnish, group))
     try:
         return await asyncio.shield(task)
     except asyncio.CancelledError:
         await asyncio.wait([task])
         raise
-
-
-async def _happens(what: Awaitable[object]) -> bool:
-    """Wait for it, for as long as is reasonable."""
-    try:
-        async with asyncio.timeout(PATIENCE):
-            await what
-    except TimeoutError:
-        return False
-    return True
 
 
 def _refused(command: Command, why: str) -> KernelStartFailed:

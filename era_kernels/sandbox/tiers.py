@@ -105,14 +105,7 @@ class Walls:
             return replace(place, temporary=runtime / "tmp"), runtime
         return place, runtime
 
-    def planned(
-        self,
-        place: Place,
-        runtime: Path,
-        limits: Limits,
-        uid: int | None,
-        doors: Sequence[str] = (),
-    ) -> Plan:
+    def planned(self, place: Place, runtime: Path, limits: Limits, uid: int | None) -> Plan:
         """The plan of one sandbox."""
         seen, seen_runtime = self.inside(place, runtime)
         pairs = (
@@ -128,7 +121,6 @@ class Walls:
             tmp=limits.tmp or TEMPORARY,
             shm=limits.shm or TEMPORARY,
             limits=dict(_rlimits(limits, self.plan)),
-            doors=doors,
         )
 
 

@@ -1,7 +1,8 @@
 """The walls themselves: namespaces, a new root, no network, no rights; raised by the init.
 
-`enter` is called in the process that the zygote forked, `stand` in the init; what fails in either
-ends the sandbox before any code of a session has run.
+`enter` is called in the process that the zygote forked, `prepare` in the init, before it is known
+for whom, `stand` when that is known; what fails in any of them ends the sandbox before any code of
+a session has run.
 """
 
 from __future__ import annotations
@@ -43,13 +44,19 @@ def enter(plan: Plan, told: int) -> None:
     os.close(told)
 
 
+def prepare(plan: Plan) -> None:
+    """Raise what is the same for all sessions. Raises OSError."""
+    if plan.namespaces:
+        root.begin(plan)
+        _loopback_up()
+        syscalls.set_host_name(root.NAME)
+
+
 def stand(plan: Plan) -> None:
     """Raise all walls around this process and give up its rights, for good. Raises OSError."""
     if plan.namespaces:
         inside = root.USER if plan.uid is None else plan.uid
-        root.build(plan, inside)
-        _loopback_up()
-        syscalls.set_host_name(root.NAME)
+        root.finish(plan, inside)
         _check()
     syscalls.drop_bounding_set()
     if plan.kind is not Kind.NONE:

@@ -15,7 +15,7 @@ import pytest
 
 from era_kernels.errors import KernelStartFailed, StartError, Unavailable
 from era_kernels.models import Ending
-from era_kernels.sandbox import sandbox as sandbox_module
+from era_kernels.sandbox import cells as cells_module
 from era_kernels.sandbox.sandbox import Sandboxes
 from tests.sandbox.house import (
     descendants,
@@ -97,7 +97,7 @@ def test_an_init_killed_in_a_spawn_is_an_error_of_the_spawn() -> None:
 
 def test_a_frozen_init_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
     """An init that does not answer (code of the same user may stop it) is ended by the zygote."""
-    monkeypatch.setattr(sandbox_module, "PATIENCE", 0.3)
+    monkeypatch.setattr(cells_module, "PATIENCE", 0.3)
 
     async def body() -> None:
         async with opened() as sandboxes:

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from era_kernels.models import Limits
-from era_kernels.sandbox.groups import Groups, join, sweep
+from era_kernels.sandbox.groups import Group, Groups, join, sweep
 from era_kernels.sandbox.hierarchies import Hierarchy, hierarchies
 from tests.sandbox.house import outcome, program, wait_until
 from tests.sandbox.test_walls import MIB, run_async, walled
@@ -39,6 +39,13 @@ def groups() -> Iterator[Groups]:
         made.close()
 
 
+def bound(groups: Groups, limits: Limits) -> Group:
+    """Groups that are bound at once."""
+    group = groups.make()
+    group.bind(limits)
+    return group
+
+
 def there() -> set[Path]:
     """The homes of all servers, in every hierarchy."""
     found = {one.group for one in hierarchies()}
@@ -53,7 +60,7 @@ def in_group(doors: list[str], code: str) -> subprocess.Popen[bytes]:
 
 def test_memory(groups: Groups) -> None:
     """Who takes more is killed by the kernel, and the group tells so."""
-    group = groups.make(Limits(memory=64 * MIB))
+    group = bound(groups, Limits(memory=64 * MIB))
     with in_group(group.doors, "x = bytearray(128 << 20)") as process:
         process.wait(30)
     assert (process.returncode, group.out_of_memory) == (-signal.SIGKILL, True)
@@ -62,7 +69,7 @@ def test_memory(groups: Groups) -> None:
 
 def test_memory_left(groups: Groups) -> None:
     """Who keeps within the bound lives, and nothing is told."""
-    group = groups.make(Limits(memory=64 * MIB))
+    group = bound(groups, Limits(memory=64 * MIB))
     with in_group(group.doors, "x = bytearray(16 << 20)") as process:
         process.wait(30)
     assert (process.returncode, group.out_of_memory) == (0, False)
@@ -71,7 +78,7 @@ def test_memory_left(groups: Groups) -> None:
 
 def test_processes(groups: Groups) -> None:
     """A fork too many fails."""
-    group = groups.make(Limits(processes=5))
+    group = bound(groups, Limits(processes=5))
     code = (
         "import os, time\nn = 1\n"
         "try:\n    while os.fork(): n += 1\n    time.sleep(2)\n"
@@ -154,7 +161,7 @@ async def test_all_are_members(tier: int) -> None:
         sandbox = await sandboxes.open_sandbox(place("a"), Limits(processes=50))
         process = await sandbox.spawn(program("import os, time; os.fork(); time.sleep(60)"))
         assert process.running
-        groups = [Path(door).parent for door in sandbox._plan.doors]
+        groups = [Path(door).parent for door in sandbox._cell.doors]
         assert len({*groups}) == 3
         for group in groups:
             members = (group / "cgroup.procs").read_text
@@ -170,7 +177,7 @@ def test_stale_ones(groups: Groups) -> None:
     text = (
         "from era_kernels.models import Limits\n"
         "from era_kernels.sandbox.groups import Groups\n"
-        "groups = Groups.open(); groups.make(Limits())\n"
+        "groups = Groups.open(); groups.make()\n"
         "print(*groups.homes, flush=True); input()"
     )
     command = [sys.executable, "-c", text]
@@ -178,7 +185,7 @@ def test_stale_ones(groups: Groups) -> None:
     with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as other:
         assert other.stdout is not None
         homes = [Path(home) for home in other.stdout.readline().split()]
-        kept = groups.make(Limits())
+        kept = bound(groups, Limits())
         Groups.open().close()
         assert all(home.exists() for home in homes)
         other.kill()
@@ -199,7 +206,7 @@ def test_server_killed(who: str) -> None:
         "async def main():\n"
         "    async with walled() as (sandboxes, place):\n"
         "        await sandboxes.open_sandbox(place('a'), Limits())\n"
-        "        print(sandboxes.zygote.pid, *sandboxes._groups.homes, flush=True)\n"
+        "        print(sandboxes.zygote.pid, *sandboxes._cells.groups.homes, flush=True)\n"
         "        await asyncio.sleep(60)\n"
         "asyncio.run(main())"
     )

@@ -1,0 +1,68 @@
+"""Which process belongs to which sandbox."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from era_kernels.sandbox.population import Population, look_up
+from tests.sandbox.house import wait_until
+
+TREE = """
+import os, sys, time
+if os.fork() == 0:
+    if os.fork() == 0:
+        time.sleep(600)
+    time.sleep(600)
+print("ready", flush=True)
+sys.stdin.read()
+"""
+
+
+def tree() -> subprocess.Popen[str]:
+    """A process with a child and a grandchild."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", TREE],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    return process
+
+
+def test_families() -> None:
+    """Each with all below it, and nobody twice; also those that were strangers before."""
+    population = Population()
+    first, second = tree(), tree()
+    try:
+        while len(population.families([first.pid])[first.pid]) < 3:
+            pass
+        families = population.families([first.pid, second.pid])
+        assert {len(family) for family in families.values()} == {3}
+        assert len({one.pid for family in families.values() for one in family}) == 6
+        assert os.getpid() not in {one.pid for family in families.values() for one in family}
+    finally:
+        for process in (first, second):
+            os.killpg(process.pid, 9)
+            process.communicate()
+    assert wait_until(lambda: population.families([first.pid]) == {first.pid: []})
+
+
+def test_what_is_told(tmp_path: Path) -> None:
+    """Parent, threads and memory of a process, whatever its name; nothing of one that is gone."""
+    own = look_up(os.getpid())
+    assert own is not None
+    assert own.parent == os.getppid()
+    assert own.threads >= 1 and own.resident > 1024 * 1024
+    odd = tmp_path / "a) R 1 (b"
+    odd.symlink_to("/bin/sleep")
+    with subprocess.Popen([odd, "60"]) as process:
+        shown = look_up(process.pid)
+        process.kill()
+    assert shown is not None and shown.parent == os.getpid()
+    assert look_up(process.pid) is None

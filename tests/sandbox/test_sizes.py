@@ -1,0 +1,97 @@
+"""The size of a tree, measured while its owner may be hostile."""
+
+from __future__ import annotations
+
+import os
+from itertools import pairwise
+from pathlib import Path
+
+from era_kernels.sandbox.sizes import LEAST, STEP, sizes
+
+MIB = 1024 * 1024
+
+
+def whole(root: Path) -> int:
+    return list(sizes(root))[-1]
+
+
+def test_all_of_it(tmp_path: Path) -> None:
+    """Files on all levels count, each with at least a block."""
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    (tmp_path / "c").mkdir()
+    for path in ("a/b/file", "c/file", "file"):
+        (tmp_path / path).write_bytes(bytes(MIB))
+    (tmp_path / "c" / "empty").touch()
+    assert 3 * MIB + 4 * LEAST <= whole(tmp_path) <= 3 * MIB + 16 * LEAST
+
+
+def test_totals_rise_in_small_steps(tmp_path: Path) -> None:
+    """A folder of many entries does not take one long step."""
+    for number in range(5 * STEP):
+        (tmp_path / str(number)).touch()
+    totals = list(sizes(tmp_path))
+    assert len(totals) >= 5
+    assert all(later - earlier <= STEP * LEAST for earlier, later in pairwise(totals))
+
+
+def test_links_are_not_followed(tmp_path: Path) -> None:
+    """Neither a link in the tree nor one that replaces a folder while it is measured."""
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "large").write_bytes(bytes(8 * MIB))
+    tree = tmp_path / "tree"
+    (tree / "folder").mkdir(parents=True)
+    (tree / "link").symlink_to(outside)
+    walk = sizes(tree)
+    next(walk)
+    (tree / "folder").rmdir()
+    (tree / "folder").symlink_to(outside)
+    assert max(walk, default=0) < MIB
+
+
+def test_a_folder_that_moves(tmp_path: Path) -> None:
+    """A folder that is carried off while it is measured does not lead out of the tree."""
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "large").write_bytes(bytes(8 * MIB))
+    tree = tmp_path / "tree"
+    (tree / "folder" / "deeper" / "deepest").mkdir(parents=True)
+    for number in range(STEP):
+        (tree / "folder" / "deeper" / str(number)).touch()
+    walk = sizes(tree)
+    for total in walk:
+        if total > 4 * LEAST:  # it is in the deeper one
+            break
+    (tree / "folder" / "deeper").rename(outside / "deeper")
+    assert max(walk) < MIB
+
+
+def test_deeper_than_a_path_may_be_long(tmp_path: Path) -> None:
+    """Nothing can be hidden by nesting."""
+    home = os.open(".", os.O_RDONLY)
+    os.chdir(tmp_path)
+    try:
+        for _ in range(3000):
+            Path("folder").mkdir()
+            os.chdir("folder")
+        Path("large").write_bytes(bytes(MIB))
+    finally:
+        os.fchdir(home)
+        os.close(home)
+    assert whole(tmp_path) >= MIB + 3000 * LEAST
+
+
+def test_gone(tmp_path: Path) -> None:
+    """A tree that is not there has no size."""
+    assert list(sizes(tmp_path / "nothing")) == []
+
+
+def test_no_descriptor_is_left(tmp_path: Path) -> None:
+    """Neither by a whole walk nor by one that is given up."""
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208
+    whole(tmp_path)
+    walk = sizes(tmp_path)
+    next(walk)
+    walk.close()
+    assert len(os.listdir("/proc/self/fd")) == before  # noqa: PTH208
