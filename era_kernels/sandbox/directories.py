@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
 import secrets
-import shutil
-import stat
 from pathlib import Path
 
 from era_kernels.errors import StartError
@@ -16,7 +15,7 @@ log = logging.getLogger(__name__)
 ZYGOTE = "zygote"  # the home of the zygote, for what its imports cache
 TRIAL = "trial"  # the place of the sandbox that tells whether walls stand
 LONGEST = 107  # bytes of a unix socket's path, see unix(7)
-_FAILURES = (OSError, RecursionError)  # directories may be nested deeper than Python goes
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _SOCKET = "kernel-00000"  # room for the longest socket name that kernels need
 
 
@@ -54,24 +53,57 @@ def fresh(base: Path) -> Path:
 def remove(path: Path) -> None:
     """Remove a directory and all in it (blocking), also what code made unwritable.
 
-    Never follows a symbolic link. Nothing may run in it any more. What still cannot be removed
-    is logged, since no caller could do more about it.
+    Goes by descriptors, follows no symbolic link, and no nesting is too deep. What still cannot
+    be removed is logged, since no caller could do more about it.
     """
     try:
-        shutil.rmtree(path)
+        parent = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except FileNotFoundError:
         return
-    except _FAILURES:
-        try:
-            _open_up(path)
-            shutil.rmtree(path)
-        except _FAILURES as error:
-            log.warning("a runtime directory remains", extra={"path": str(path), "error": error})
+    try:
+        _remove(path.name, parent)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        log.warning("a runtime directory remains", extra={"path": str(path), "error": error})
+    finally:
+        os.close(parent)
 
 
-def _open_up(directory: Path) -> None:
-    """Let the owner into every directory below, whatever modes were set."""
-    directory.chmod(0o700)
-    for child in directory.iterdir():
-        if stat.S_ISDIR(child.lstat().st_mode):
-            _open_up(child)
+def _remove(name: str, parent: int) -> None:
+    """Step down as long as there is a folder, and up when one is empty. Raises OSError."""
+    names = [name]
+    folder = _entered(name, parent)
+    try:
+        while names:
+            below = _emptied(folder)
+            if below is not None:
+                folder, left = _entered(below, folder), folder
+                names.append(below)
+            else:
+                folder, left = os.open("..", _FOLDER, dir_fd=folder), folder
+                os.rmdir(names.pop(), dir_fd=folder)
+            os.close(left)
+    finally:
+        os.close(folder)
+
+
+def _emptied(folder: int) -> str | None:
+    """Remove what is no folder; a folder that is left, or None."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                return entry.name
+            os.unlink(entry.name, dir_fd=folder)
+    return None
+
+
+def _entered(name: str, parent: int) -> int:
+    """A folder that its owner may read and write, whatever its mode was."""
+    place = os.open(name, os.O_PATH | _FOLDER, dir_fd=parent)
+    try:
+        own = f"/proc/self/fd/{place}"
+        os.chmod(own, 0o700)  # noqa: PTH101 - a descriptor, no path
+        return os.open(own, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    finally:
+        os.close(place)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -55,3 +56,32 @@ def test_what_cannot_be_removed_is_logged(caplog: pytest.LogCaptureFixture) -> N
     """A directory that stays is told of, and stops nobody from closing."""
     directories.remove(Path("/proc/self/fd"))
     assert caplog.messages == ["a runtime directory remains"]
+
+
+def test_remove_at_any_depth(tmp_path: Path) -> None:
+    """Directories may be nested deeper than a path may be long, or than Python goes."""
+    target, home = tmp_path / "target", os.open(".", os.O_RDONLY)
+    target.mkdir()
+    try:
+        os.chdir(target)
+        for _ in range(3000):
+            Path("folder").mkdir()
+            os.chdir("folder")
+        Path("file").touch()
+    finally:
+        os.fchdir(home)
+        os.close(home)
+    before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208
+    directories.remove(target)
+    assert not target.exists()
+    assert len(os.listdir("/proc/self/fd")) == before  # noqa: PTH208
+
+
+def test_remove_follows_nothing(tmp_path: Path) -> None:
+    """A link in the place of the directory is no directory of ours."""
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "kept").touch()
+    (tmp_path / "target").symlink_to(outside)
+    directories.remove(tmp_path / "target")
+    assert (outside / "kept").exists()
