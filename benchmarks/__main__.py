@@ -34,8 +34,7 @@ def limits() -> Iterator[Row]:
 
 def isolation() -> Iterator[Row]:
     """The same kernels with and without walls."""
-    bare = asyncio.run(walls.cost(walls.NONE, 15))
-    inside = asyncio.run(walls.cost(1, 15))
+    bare, inside = asyncio.run(walls.costs(20))
     yield Row("kernel to its first reply, no walls", ms(bare.start))
     what = f"kernel to its first reply, tier {inside.tier}"
     yield Row(what, ms(inside.start), "≤ 100 ms", inside.start <= 0.1)

@@ -30,16 +30,24 @@ class Cost:
     memory: float
 
 
-async def cost(strongest: int, rounds: int) -> Cost:
-    """Measure with the strongest walls from that tier on."""
-    async with _host(strongest) as (host, sandboxes, base):
-        starts = [await _start(host, base / f"s{number}") for number in range(rounds)]
-        began = time.perf_counter()
-        machines = await asyncio.gather(*(_ready(host, base / f"c{n}") for n in range(20)))
-        crowd = time.perf_counter() - began
-        memory = _family_pss(sandboxes.zygote.pid) / len(machines)
-        await asyncio.gather(*(machine.aclose() for machine in machines))
-        return Cost(sandboxes.isolation.tier, median(starts), crowd, memory)
+async def costs(rounds: int) -> tuple[Cost, Cost]:
+    """Without walls and with the strongest; in turns, so that a busy host slows both alike."""
+    async with _host(NONE) as bare, _host(1) as walled:
+        starts: list[list[float]] = [[], []]
+        for number in range(rounds):
+            for (host, _, base), taken in zip((bare, walled), starts, strict=True):
+                taken.append(await _start(host, base / f"s{number}"))
+        return (await _cost(bare, starts[0]), await _cost(walled, starts[1]))
+
+
+async def _cost(where: tuple[KernelHost, Sandboxes, Path], starts: list[float]) -> Cost:
+    host, sandboxes, base = where
+    began = time.perf_counter()
+    machines = await asyncio.gather(*(_ready(host, base / f"c{n}") for n in range(20)))
+    crowd = time.perf_counter() - began
+    memory = _family_pss(sandboxes.zygote.pid) / len(machines)
+    await asyncio.gather(*(machine.aclose() for machine in machines))
+    return Cost(sandboxes.isolation.tier, median(starts), crowd, memory)
 
 
 @asynccontextmanager
