@@ -50,13 +50,13 @@ for top, below in closed.items():
 syscalls.close_except((0, 1, 2))
 os.setgroups([])
 os.setgid(user)
-os.setuid(user)
+os.setuid(user)  # nothing changes for root
 os.execv(command[0], command)
 """
 
 
 @contextmanager
-def served(tier: int) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+def served(tier: int, user: int = USER) -> Iterator[tuple[str, subprocess.Popen[str]]]:
     """The address and the process of a server with such walls."""
     if os.geteuid() != 0:
         pytest.skip("needs root")
@@ -65,13 +65,13 @@ def served(tier: int) -> Iterator[tuple[str, subprocess.Popen[str]]]:
         directory.chmod(0o755)
         data = directory / "data"
         data.mkdir(0o700)
-        os.chown(data, USER, USER)
+        os.chown(data, user, user)
         flags = ["--port", "0", "--data-dir", str(data), "--strongest-tier", str(tier)]
         serve = [sys.executable, "-m", "era_kernels", "serve", *flags, "--min-tier", str(tier)]
         paths = sorted({str(ROOT), sys.prefix, sys.base_prefix})
         with (directory / "log").open("w+") as log:
             process = subprocess.Popen(
-                [sys.executable, "-c", AS_USER, json.dumps([USER, paths, serve])],
+                [sys.executable, "-c", AS_USER, json.dumps([user, paths, serve])],
                 env={"PATH": os.defpath, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"},
                 stdout=subprocess.PIPE,
                 stderr=log,
@@ -122,3 +122,24 @@ def test_from_end_to_end(tier: int) -> None:
         assert closed["exit_code"] != 0
         call("DELETE", home)
         assert wait_until(lambda: not Path(f"/proc/{pid}").exists())
+
+
+def test_a_uid_per_session_without_namespaces() -> None:
+    """Root's server gives each session a uid of its own in tier 3, too, where it can be let in."""
+    with served(3, user=0) as (url, _):
+        missing = call("GET", f"{url}/health")["isolation"]["missing"]
+        assert not any(text.startswith("users:") for text in missing), missing
+        uids = set()
+        for _ in range(2):
+            session = call("POST", f"{url}/api/sessions", {"language": "python"})["id"]
+            home = f"{url}/api/sessions/{session}"
+            ask("PUT", f"{home}/files/in.txt", b"hello")
+            code = (
+                "import os, tempfile\ntempfile.TemporaryFile()\n"
+                "open('out.txt', 'w').write(open('in.txt').read().upper())\nprint(os.getuid())"
+            )
+            done = call("POST", f"{home}/run", {"code": code})
+            assert done["exit_code"] == 0, done
+            assert ask("GET", f"{home}/files/out.txt") == b"HELLO"
+            uids.add(int(done["stdout"]))
+        assert len(uids) == 2 and not uids & {0, USER}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import secrets
@@ -24,6 +25,11 @@ class Identities:
         self._uids = uids
         self._taken: set[int] = set()
 
+    @property
+    def passage(self) -> int:
+        """A group that is nobody's own."""
+        return self._uids.start - 1
+
     def take(self, directory: Path) -> int:
         """A uid that no other sandbox has: the directory's owner, if that is one (blocking)."""
         uid = directory.stat().st_uid
@@ -44,6 +50,27 @@ def uids_of_host(table: str = "/proc/self/uid_map") -> range:
         return WISHED
     first, _, size = max(rows, key=lambda row: row[2])
     return range(first + size // 2 + 1, first + size)
+
+
+def is_passable(directory: Path) -> bool:
+    """May everybody walk through to it?"""
+    return all(above.stat().st_mode & stat.S_IXOTH for above in directory.absolute().parents)
+
+
+def let_pass(directory: Path, group: int, ours: Iterable[Path]) -> None:
+    """Let that group walk through `ours`, and what is below them, to a directory (blocking).
+
+    It may not list them, nor read what is in them. Raises OSError.
+    """
+    for above in directory.parents:
+        status = above.stat()
+        if status.st_mode & stat.S_IXOTH:
+            continue
+        if not any(above.is_relative_to(one) for one in ours):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(above))
+        if status.st_gid != group or not status.st_mode & stat.S_IXGRP:
+            os.chown(above, -1, group)
+            above.chmod(stat.S_IMODE(status.st_mode) & ~stat.S_IRWXG | stat.S_IXGRP)
 
 
 def hand_over(directories: Iterable[Path], uid: int) -> None:

@@ -29,6 +29,7 @@ class Plan:
     landlock: bool = True
     filter: str = ""  # of system calls: a BPF program in base64
     uid: int | None = None  # of the session, where it has one of its own
+    passage: int | None = None  # a group that may walk through the server's own directories
     readable: Sequence[str] = ()  # the same path inside
     writable: Sequence[Sequence[str]] = ()  # pairs: the host's path, the path inside
     hidden: Sequence[str] = ()  # nothing of these is seen, even where they lie in what is readable

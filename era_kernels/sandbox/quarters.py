@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 from era_kernels.models import Limits, Place
 from era_kernels.sandbox import directories
 from era_kernels.sandbox.groups import Group
-from era_kernels.sandbox.identities import Identities, hand_over
+from era_kernels.sandbox.identities import Identities, hand_over, let_pass
 from era_kernels.sandbox.plan import Kind, Plan
 from era_kernels.sandbox.tiers import Walls
 from era_kernels.sandbox.watch import Watch, out_of_memory
@@ -53,10 +54,20 @@ class Quarters:
             self._uid = self._identities.take(self._host.workspace)
             os.chown(self.runtime, self._uid, self._uid)
             hand_over((self._host.workspace, self._host.packages, self._host.cache), self._uid)
+            if self._walls.separate:
+                self._let_pass(self._uid)
         if group is not None:
             group.bind(self._limits)
             self._group = group
-        return self._walls.planned(self._host, self.runtime, self._limits, self._uid)
+        plan = self._walls.planned(self._host, self.runtime, self._limits, self._uid)
+        return replace(plan, passage=self._identities.passage) if self._walls.separate else plan
+
+    def _let_pass(self, uid: int) -> None:
+        """Without a root of its own the code walks through the directories of the server."""
+        os.chown(self.place.temporary, uid, uid)
+        ours = (self.runtime.parent, *map(Path, self._walls.plan.hidden))
+        for directory in (self.runtime, self._host.workspace, self._host.packages):
+            let_pass(directory, self._identities.passage, ours)
 
     def watch(self, pid: int) -> Watch:
         """A look at the limits that no group enforces; `pid` is the init's on the host."""

@@ -20,6 +20,7 @@ from pathlib import Path
 from era_kernels.models import WITHOUT_WALLS, Isolation, Limits, Place
 from era_kernels.sandbox import landlock, root, seccomp
 from era_kernels.sandbox.groups import Groups
+from era_kernels.sandbox.identities import is_passable
 from era_kernels.sandbox.plan import Kind, Plan
 
 RUNTIME = Path("/run/kernel")  # inside
@@ -67,6 +68,7 @@ class Walls:
     plan: Plan
     notes: tuple[str, ...] = ()  # what is missing of this tier on this host
     grouped: frozenset[str] = frozenset()  # limits that control groups enforce
+    separate: bool = False  # without namespaces: has each session a uid of its own all the same?
 
     @property
     def isolation(self) -> Isolation:
@@ -74,6 +76,8 @@ class Walls:
         if self.plan.kind is Kind.NONE:
             return NO_WALLS
         lacks = {2: ("processes: names of the container's are visible",), 3: _LANDLOCK_ONLY}
+        if self.plan.kind is Kind.LANDLOCK and not self.separate:
+            lacks[3] = (*_LANDLOCK_ONLY, "users: sessions have the server's uid")
         lacks_limits = _limits(self.plan, self.grouped)
         return Isolation(self.tier, (*lacks.get(self.tier, ()), *self.notes, *lacks_limits))
 
@@ -94,7 +98,12 @@ class Walls:
     @property
     def own_uids(self) -> bool:
         """Does each session get a uid of its own?"""
-        return self.plan.kind is Kind.ROOT
+        return self.plan.kind is Kind.ROOT or self.separate
+
+    @property
+    def name(self) -> str:
+        """What they are called where they could not be raised."""
+        return f"tier {self.tier} as {self.plan.kind}{', a uid per session' * self.separate}"
 
     def inside(self, place: Place, runtime: Path) -> tuple[Place, Path]:
         """A place and a runtime directory as the code sees them."""
@@ -143,6 +152,8 @@ def candidates(wish: Wish) -> Iterator[Walls]:
     ]
     if os.geteuid() == 0:
         offered.insert(0, Walls(1, replace(common, kind=Kind.ROOT), notes))
+        if all(is_passable(path) for path in wish.hidden):
+            offered.insert(-1, replace(offered[-1], separate=True))
     for walls in offered:
         bare = (walls.tier > 1 and not has_landlock) or (walls.tier == 3 and not common.filter)
         if wish.strongest <= walls.tier <= wish.weakest and not bare:

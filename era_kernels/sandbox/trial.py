@@ -54,7 +54,7 @@ class Trial:
             failure = await self._tried(walls)
             if failure is None:
                 return replace(walls, notes=(*walls.notes, *failures))
-            failures.append(f"tier {walls.tier} as {walls.plan.kind}: {failure}")
+            failures.append(f"{walls.name}: {failure}")
         if wish.weakest >= WITHOUT_WALLS:
             return None
         why = "; ".join(failures) or "this host offers nothing that they could be made of"

@@ -66,7 +66,7 @@ def stand(plan: Plan) -> None:
     for name, value in plan.limits.items():
         _limit(name, value)
     if plan.uid is not None:
-        os.setgroups([])
+        os.setgroups([] if plan.passage is None else [plan.passage])
         os.setresgid(plan.uid, plan.uid, plan.uid)
         os.setresuid(plan.uid, plan.uid, plan.uid)
     syscalls.drop_capabilities()

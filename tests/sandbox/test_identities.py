@@ -7,7 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from era_kernels.sandbox.identities import WISHED, Identities, hand_over, uids_of_host
+from era_kernels.sandbox.identities import (
+    WISHED,
+    Identities,
+    hand_over,
+    is_passable,
+    let_pass,
+    uids_of_host,
+)
+from tests.sandbox.house import short_directory
 
 root_only = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
@@ -57,3 +65,22 @@ def test_uids_of_host(tmp_path: Path, table: str, expected: range) -> None:
     file = tmp_path / "uid_map"
     file.write_text(table)
     assert uids_of_host(str(file)) == expected
+
+
+@root_only
+def test_passage() -> None:
+    """A group may walk through what is ours, not list it; what is not ours is left alone."""
+    with short_directory() as theirs:
+        ours = theirs / "ours"
+        target = ours / "a" / "b"
+        target.mkdir(parents=True)
+        for path in (ours, ours / "a", theirs):
+            path.chmod(0o700)
+        assert not is_passable(target)
+        with pytest.raises(PermissionError):
+            let_pass(target, 4321, [ours])
+        assert theirs.stat().st_mode & 0o777 == 0o700
+        theirs.chmod(0o711)
+        let_pass(target, 4321, [ours])
+        for path in (ours, ours / "a"):
+            assert (path.stat().st_mode & 0o777, path.stat().st_gid) == (0o710, 4321)
