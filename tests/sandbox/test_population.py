@@ -40,8 +40,9 @@ def test_families() -> None:
     population = Population()
     first, second = tree(), tree()
     try:
-        while len(population.families([first.pid])[first.pid]) < 3:
-            pass
+        assert wait_until(lambda: len(population.families([first.pid])[first.pid]) == 3)
+        pair = [first.pid, second.pid]
+        assert wait_until(lambda: all(len(f) == 3 for f in population.families(pair).values()))
         families = population.families([first.pid, second.pid])
         assert {len(family) for family in families.values()} == {3}
         assert len({one.pid for family in families.values() for one in family}) == 6
