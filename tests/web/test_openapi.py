@@ -107,12 +107,13 @@ def test_path_parameters(document: dict[str, Any]) -> None:
 
 
 def test_query_parameters(document: dict[str, Any]) -> None:
-    """Query parameters are listed from the models that read them."""
+    """Headers are listed as declared, query parameters from the models that read them."""
     for (method, path), operation in OPERATIONS.items():
         shown = document["paths"][path][method.lower()].get("parameters", [])
-        expected = list(operation.query.model_fields) if operation.query else []
-        assert [one["name"] for one in shown] == expected
-        assert all(one["in"] == "query" for one in shown)
+        expected = [("header", header.name) for header in operation.headers]
+        if operation.query:
+            expected += [("query", name) for name in operation.query.model_fields]
+        assert [(one["in"], one["name"]) for one in shown] == expected
 
 
 def references(value: Any) -> Iterator[str]:
