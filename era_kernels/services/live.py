@@ -68,6 +68,11 @@ class LiveSession:
         """How many runs there are: one is under way, the others wait."""
         return len(self._runs)
 
+    @property
+    def machine(self) -> Machine | None:
+        """The machine that it has now, if any."""
+        return self._seat.present
+
     @contextmanager
     def used(self) -> Iterator[None]:
         """As long as a call is under way, the session does not rest."""
