@@ -66,7 +66,8 @@ class Input:
             with contextlib.suppress(Exception):
                 stream.flush()
         run = era_runs.current()
-        told: dict[str, Any] = {"prompt": prompt[:PROMPT], "password": password}
+        shown = str(prompt)[:PROMPT].encode(errors="replace").decode()
+        told: dict[str, Any] = {"prompt": shown, "password": password}
         if run.nonce is None:
             assert run.client is not None
             return self._control.ask_plainly(run.client, run.parent, told)

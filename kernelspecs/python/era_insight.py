@@ -292,12 +292,15 @@ def _type_name(kind: type) -> str:
 # ---------------------------------------------------------------- shapes
 
 
+_TABLES = {"DataFrame", "Series", "Index", "RangeIndex", "DatetimeIndex", "MultiIndex"}
+
+
 def _shape(value: object) -> list[int] | None:
     """That of an array or a table; None when it is none, or cannot be told without its own code."""
     kind = type(value)
     if _is_array(kind):
         return list(_namespace(kind)["shape"].__get__(value))
-    if _type_name(kind) not in ("DataFrame", "Series", "Index", "RangeIndex"):
+    if _type_name(kind) not in _TABLES:
         return None
     block = _attribute(value, "_mgr")
     axes = None if block is None else _attribute(block, "axes")
@@ -313,6 +316,10 @@ def _axis(index: object) -> int | None:
     held = _attribute(index, "_range")
     if type(held) is range:
         return len(held)
+    codes = _attribute(index, "_codes")  # of several levels, each as long as the index
+    if list in _mro(type(codes)) and list.__len__(codes):
+        level = list.__getitem__(codes, 0)
+        return _shape(level)[0] if _is_array(type(level)) else None  # type: ignore[index]
     for name in ("_data", "_ndarray"):
         held = _attribute(index if name == "_data" else held, name)
         if _is_array(type(held)):

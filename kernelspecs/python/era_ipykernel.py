@@ -179,6 +179,7 @@ class EraKernel(IPythonKernel):
         run.client = ident if content.get("allow_stdin", False) else None
         with self._prepared(run, era.get("env") or {}):
             outcome = await self._program.run(run, content["code"])
+        run.client = None
         self._output.finish(run)
         reply = self._reply(run, outcome, content.get("user_expressions") or {})
         self.session.send(stream, "execute_reply", json_clean(reply), parent, ident)
