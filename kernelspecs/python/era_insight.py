@@ -45,7 +45,7 @@ _frames = sys._current_frames
 _of_type = {name: type.__dict__[name].__get__ for name in ("__name__", "__module__", "__flags__")}
 _mro, _namespace = type.__dict__["__mro__"].__get__, type.__dict__["__dict__"].__get__
 _HEAP = 1 << 9  # flag of a type that was not compiled in
-_RUNNERS = {Program._start.__code__}  # from where cells are called
+_CALL = Program._start.__code__  # from where cells are called
 _STEP = Handle._run.__code__  # from where an event loop calls what is due
 
 
@@ -91,7 +91,7 @@ class Insight:
         """Innermost first; nothing when no program is on the main thread's stack."""
         every = list(islice(_outwards(_frames().get(self._main)), STEPS))
         codes = [frame.f_code for frame, _ in every]
-        ends = [at for at, code in enumerate(codes) if _is_ours(code) and code in _RUNNERS]
+        ends = [at for at, code in enumerate(codes) if code is _CALL]
         ends = ends or [at for at, code in enumerate(codes) if code is _STEP]
         if not ends and len(every) < STEPS:
             return []
@@ -125,7 +125,8 @@ class Insight:
             if len(told) == NAMES or len(name) > NAME:
                 left_out = True
                 continue
-            variable = {"name": name, "type": _type_name(type(value)), **_described(value)}
+            variable = {"name": _cut(name, NAME), "type": _type_name(type(value))}
+            variable |= _described(value)
             size = _weight(variable)
             if size > room:
                 left_out = True
@@ -199,13 +200,12 @@ def _cut(text: str, length: int) -> str:
 
 def _described(value: object) -> Content:
     """What is told of a value beside its type."""
-    kind = type(value)
-    describe = _DESCRIBE.get(kind)
+    describe = _DESCRIBE.get(id(type(value)))
     if describe is not None:
         return describe(value)
-    for base, length in _LENGTHS.items():
-        if base in _mro(kind):
-            return {"size": length(value)}
+    for base in _mro(type(value)):
+        if id(base) in _LENGTHS:
+            return {"size": _LENGTHS[id(base)](value)}
     shape = _shape(value)
     return {} if shape is None else {"shape": shape}
 
@@ -248,8 +248,8 @@ def _plain(value: Any, room: list[int]) -> Any:
         raise _Untold
     if value is None or kind is bool or kind is str:
         return _cut(value, TEXT) if kind is str else value
-    if kind in (int, float):
-        told = _DESCRIBE[kind](value)
+    if kind is int or kind is float:
+        told = _DESCRIBE[id(kind)](value)
         if "value" not in told:
             raise _Untold
         return told["value"]
@@ -258,25 +258,26 @@ def _plain(value: Any, room: list[int]) -> Any:
         if any(type(key) is not str for key, _ in pairs):
             raise _Untold
         return {_plain(key, room): _plain(item, room) for key, item in pairs}
-    if kind in (list, tuple, set, frozenset):
+    if id(kind) in _LENGTHS and kind is not bytes and kind is not bytearray:
         return [_plain(item, room) for item in list(islice(value, ITEMS + 1))]
     raise _Untold
 
 
-_DESCRIBE: dict[type, Any] = {
-    type(None): lambda value: {"value": value},
-    bool: lambda value: {"value": value},
-    int: _integer,
-    float: _float,
-    complex: lambda value: {"value": repr(value)},
-    str: _text,
-    bytes: _bytes,
-    bytearray: _bytes,
-    **dict.fromkeys((list, tuple, dict, set, frozenset), _container),
-    range: lambda value: {"value": repr(value)},
+# By the ids of the types: a class may have a metaclass that says how it is hashed and compared.
+_DESCRIBE: dict[int, Any] = {
+    id(type(None)): lambda value: {"value": value},
+    id(bool): lambda value: {"value": value},
+    id(int): _integer,
+    id(float): _float,
+    id(complex): lambda value: {"value": repr(value)},
+    id(str): _text,
+    id(bytes): _bytes,
+    id(bytearray): _bytes,
+    **dict.fromkeys(map(id, (list, tuple, dict, set, frozenset)), _container),
+    id(range): lambda value: {"value": repr(value)},
 }
-_LENGTHS: dict[type, Any] = {
-    kind: kind.__len__ for kind in (str, bytes, bytearray, list, tuple, dict, set, frozenset)
+_LENGTHS: dict[int, Any] = {
+    id(kind): kind.__len__ for kind in (str, bytes, bytearray, list, tuple, dict, set, frozenset)
 }
 
 
@@ -317,7 +318,7 @@ def _axis(index: object) -> int | None:
     if type(held) is range:
         return len(held)
     codes = _attribute(index, "_codes")  # of several levels, each as long as the index
-    if list in _mro(type(codes)) and list.__len__(codes):
+    if any(base is list for base in _mro(type(codes))) and list.__len__(codes):
         level = list.__getitem__(codes, 0)
         return _shape(level)[0] if _is_array(type(level)) else None  # type: ignore[index]
     for name in ("_data", "_ndarray"):

@@ -14,7 +14,12 @@ from tests.client import SessionClient
 from tests.contract.checks import beside, check, check_error, wait_for_executions, wait_for_file
 
 READY = "open('ready', 'w').close()\n"
-HEAVY = "import re\ndef g(s):\n    return re.match('(a+)+$', s)\ndef h(n):\n    return g('a' * n + 'b')\n"
+HEAVY = """import re
+def g(s):
+    return re.match('(a+)+$', s)
+def h(n):
+    return g('a' * n + 'b')
+"""
 
 
 @contextmanager
@@ -134,17 +139,19 @@ def test_looking_changes_nothing(session: SessionClient) -> None:
 
 def test_queued_and_unknown(session: SessionClient) -> None:
     """What has not begun, and what is not there, has no stack."""
-    with running(
-        session, READY + "import time, os\nwhile not os.path.exists('go'): time.sleep(0.1)"
+    with (
+        running(
+            session, READY + "import time, os\nwhile not os.path.exists('go'): time.sleep(0.1)"
+        ),
+        beside(session) as start,
     ):
-        with beside(session) as start:
-            coming = start("pass")
-            wait_for_executions(session, 2)
-            listed = session.http.get(f"{session.path}/executions").json()["executions"]
-            path = f"{session.path}/executions/{listed[-1]['execution_id']}"
-            check_error(session.http.get(f"{path}/stack"), 409, "NOT_RUNNING")
-            session.http.put(f"{session.path}/files/go", content=b"")
-            coming.result()
+        coming = start("pass")
+        wait_for_executions(session, 2)
+        listed = session.http.get(f"{session.path}/executions").json()["executions"]
+        path = f"{session.path}/executions/{listed[-1]['execution_id']}"
+        check_error(session.http.get(f"{path}/stack"), 409, "NOT_RUNNING")
+        session.http.put(f"{session.path}/files/go", content=b"")
+        coming.result()
     unknown = session.http.get(f"{session.path}/executions/exec-0/stack")
     check_error(unknown, 404, "EXECUTION_NOT_FOUND")
     check_error(session.http.get("/api/sessions/none/variables"), 404, "SESSION_NOT_FOUND")
