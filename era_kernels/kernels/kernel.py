@@ -196,7 +196,7 @@ class Kernel:
                 run.replied(reply)
 
     def _on_stdin(self, message: Message) -> None:
-        """Nobody answers: where programs are to ask, they do by iopub, in order with their output."""
+        """Nobody answers: programs ask by iopub, in order with their output."""
 
     def _on_iopub(self, message: Message) -> None:
         if not self._ready.is_set():

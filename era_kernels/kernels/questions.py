@@ -11,6 +11,7 @@ from era_kernels.kernels.wire import Message
 from era_kernels.models import JsonObject
 
 RETRY_AFTER = 2  # seconds
+TOLD = 1000  # messages; a program has fewer threads that could each ask for something
 
 T = TypeVar("T")
 Send = Callable[[str, JsonObject], str]
@@ -22,6 +23,7 @@ class Questions:
     def __init__(self, send: Send) -> None:
         self._send = send
         self._open: dict[str, asyncio.Future[JsonObject]] = {}
+        self._told: set[str] = set()
 
     async def ask(self, kind: str, content: JsonObject, seconds: float) -> JsonObject:
         """The answer's content. Raises KernelSilent when there is none after so many seconds."""
@@ -38,11 +40,17 @@ class Questions:
             self._open.pop(request, None)
 
     def tell(self, kind: str, content: JsonObject) -> None:
-        """Send what needs no answer."""
-        self._send(kind, content)
+        """Send what nobody waits for to be answered.
+
+        Not past TOLD that are unanswered: what a program provokes by the thousand must not fill the
+        way to its kernel.
+        """
+        if len(self._told) < TOLD:
+            self._told.add(self._send(kind, content))
 
     def on_message(self, message: Message) -> None:
         """What came on control; answers that nobody waits for are of no interest."""
+        self._told.discard(message.parent)
         answer = self._open.get(message.parent)
         if answer is not None and not answer.done():
             answer.set_result(message.content)

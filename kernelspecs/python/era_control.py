@@ -43,7 +43,8 @@ class Control:
     """The thread, and what others may ask of it. For them it is the socket `control`, too."""
 
     def __init__(self, session: Session, sockets: Sockets, words: int) -> None:
-        self._session = session  # its own: they are not made for two threads
+        self._session = session.clone()  # they are not made for two threads
+        self._session.digest_history_size = 0  # it would grow with each question
         self._control, self._stdin = sockets.control, sockets.stdin
         self._words = words
         self._queue: deque[Callable[[], object]] = deque()

@@ -104,7 +104,7 @@ class EraKernel(IPythonKernel):
         self._program = Program(
             self.shell, self._streams, Interrupts(), loops, self._context, sources
         )
-        self._control = Control(session.clone(), sockets, words)
+        self._control = Control(session, sockets, words)
         self._insight = Insight(self.shell.user_ns, sources, loops)
         if dump is not None:
             self._insight.dump_into(dump)
