@@ -47,7 +47,7 @@ class Past:
         return answer
 
     async def listen(self) -> AsyncIterator[list[Recorded]]:
-        """All of its events; it asks nothing any more. `problem` is known with the first of them."""
+        """All of its events; nothing is asked any more. `problem` is known with the first."""
         batches = self._executions.follow(self._session, self.id)
         async with aclosing(batches):  # type: ignore[type-var]
             async for batch in batches:

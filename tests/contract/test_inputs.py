@@ -156,8 +156,7 @@ def test_reader_that_comes_later(session: SessionClient) -> None:
     started = session.http.post(
         f"{session.path}/run", json={"code": WHEN_TOLD + "print(input('? '))", "background": True}
     )
-    if started.status_code != 202:
-        pytest.skip("there are no background runs yet")
+    assert started.status_code == 202
     execution = started.json()["execution_id"]
     with follow(session, execution) as live:
         program = Asking(session, frames(live.iter_lines()), execution)
@@ -252,6 +251,18 @@ def test_timeout(session: SessionClient) -> None:
         done = program.until("done")
     assert (done["exit_code"], done["state"]) == (124, "preserved")
     check_error(program.answer("late"), 409, "NO_INPUT_PENDING")
+    check(session.run("print(x)"), stdout="1\n")
+
+
+def test_interrupt(session: SessionClient) -> None:
+    """An interrupt ends waiting at once, with KeyboardInterrupt, and keeps the variables."""
+    with asking(session, "x = 1\ninput('? ')") as program:
+        program.until("input_request")
+        answer = session.http.post(f"{program.path}/interrupt").raise_for_status().json()
+        done = program.until("done")
+    assert (done["exit_code"], done["exception"]["name"]) == (130, "KeyboardInterrupt")
+    assert (answer["success"], answer["state"]) == (True, "preserved")
+    assert [step["action"] for step in answer["steps"]] == ["interrupt", "ended"]
     check(session.run("print(x)"), stdout="1\n")
 
 

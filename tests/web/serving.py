@@ -23,8 +23,8 @@ from tests.web.fakes import (
     FakeCodes,
     FakeExecutions,
     FakeFiles,
-    FakeRepeats,
     FakeInsights,
+    FakeRepeats,
     FakeSessions,
     FakeStatus,
 )

@@ -27,8 +27,8 @@ from tests.web.fakes import (
     FakeCodes,
     FakeExecutions,
     FakeFiles,
-    FakeRepeats,
     FakeInsights,
+    FakeRepeats,
     FakeSessions,
     FakeStatus,
 )
