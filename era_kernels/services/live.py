@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager, contextmanager, nullcontext
 from functools import partial
 
 from era_kernels.errors import EraError, StorageFailed
+from era_kernels.kernels.machine import Machine
 from era_kernels.models import (
     ExecSubmission,
     Queued,
