@@ -20,6 +20,7 @@ from era_kernels.sandbox.sandbox import Sandboxes, Wish
 from era_kernels.services.codes import SessionCodes
 from era_kernels.services.executions import Executions
 from era_kernels.services.files import SessionFiles
+from era_kernels.services.inside import Insights
 from era_kernels.services.meters import Meters, Watched
 from era_kernels.services.repeats import Repeats
 from era_kernels.services.rules import Rules
@@ -104,6 +105,7 @@ async def opened(settings: Settings) -> AsyncIterator[App]:
             executions=executions,
             status=Status(host, stores.database, settings.limits()),
             codes=SessionCodes(sessions, stores.codes),
+            insights=Insights(sessions, executions, host.languages),
             files=SessionFiles(sessions, stores.files, settings.session_workspace),
             repeats=repeats,
             edge=edge,

@@ -30,6 +30,7 @@ from era_kernels.kernels.languages import Language, Languages
 from era_kernels.models import (
     Ending,
     Finished,
+    Frame,
     Isolation,
     Limits,
     Output,
@@ -37,6 +38,7 @@ from era_kernels.models import (
     Reason,
     Request,
     Step,
+    Variables,
 )
 
 NO_WALLS = Isolation(4, ("files", "network"))
@@ -59,11 +61,43 @@ async def endless(machine: FakeMachine, request: Request) -> AsyncIterator[Item]
         yield Finished(124, timed_out=True)
 
 
+class FakeInside:
+    """What is asked of a kernel beside its runs; `variables_found` and `frames` are told."""
+
+    def __init__(self) -> None:
+        self.frames: list[Frame] = []
+        self.variables_found = Variables()
+        self.answers: dict[str, str | None] = {}  # by their keys; None: nobody was there
+        self.gone: set[str] = set()  # keys of questions that do not wait any more
+
+    async def stack(self) -> list[Frame]:
+        return self.frames
+
+    async def variables(self) -> Variables:
+        return self.variables_found
+
+    async def give_input(self, key: str, value: str) -> bool:
+        if key in self.gone:
+            return False
+        self.answers[key] = value
+        return True
+
+    def refuse_input(self, key: str) -> None:
+        self.answers[key] = None
+
+    async def answer_to(self, key: str) -> str | None:
+        """What a program does that waits for its input."""
+        while key not in self.answers:
+            await asyncio.sleep(0.001)
+        return self.answers.pop(key)
+
+
 class FakeKernel:
     """Notes the requests and plays the script."""
 
     def __init__(self, machine: FakeMachine, script: Script) -> None:
         self.script = script
+        self.inside = FakeInside()
         self.requests: list[Request] = []
         self.stopped: list[Request] = []
         self.interrupts = 0

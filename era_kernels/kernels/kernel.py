@@ -13,10 +13,21 @@ from typing import Any, Literal, Protocol
 from era_kernels.errors import KernelStartFailed
 from era_kernels.kernels import messages
 from era_kernels.kernels.channels import LOST, Channels
+from era_kernels.kernels.inside import Inside
 from era_kernels.kernels.ladder import Ladder
+from era_kernels.kernels.questions import Questions
 from era_kernels.kernels.run import Patience, Run
 from era_kernels.kernels.wire import Connection, Message
-from era_kernels.models import Ending, Finished, JsonObject, Output, Reason, Request, Step
+from era_kernels.models import (
+    Ending,
+    Finished,
+    InputRequest,
+    JsonObject,
+    Output,
+    Reason,
+    Request,
+    Step,
+)
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +59,7 @@ class Kernel:
         keeper: Keeper,
         interrupt_mode: InterruptMode = "signal",
         patience: Patience | None = None,
+        stuck_signal: int | None = None,
     ) -> None:
         self.late: Callable[[list[Output]], None] = _forget
         self._keeper = keeper
@@ -59,9 +71,17 @@ class Kernel:
         self._answered = False  # on shell
         self._heard = False  # on iopub
         self._ready = asyncio.Event()
+        self._questions = Questions(self._request_control)
         self._channels = Channels(
-            connection, self._on_shell, self._on_iopub, self._on_stdin, self._on_broken
+            connection,
+            self._on_shell,
+            self._on_iopub,
+            self._questions.on_message,
+            self._on_stdin,
+            self._on_broken,
         )
+        dump = (connection.dump, stuck_signal)
+        self.inside = Inside(self._questions, keeper.signal, *dump)
         keeper.ended.add_done_callback(self._on_ended)
 
     @property
@@ -113,7 +133,7 @@ class Kernel:
         if self._interrupt_mode == "signal":
             await self._keeper.signal(signal.SIGINT)
         else:
-            self._channels.request(self._channels.control, "interrupt_request", {})
+            self._request_control("interrupt_request", {})
 
     async def stop(self, request: Request) -> Sequence[Step]:
         """End the run of that request, and no other, by the ladder; what that took.
@@ -135,6 +155,7 @@ class Kernel:
     # ------------------------------------------------------------ what goes to the kernel
 
     def _start(self, request: Request) -> Run:
+        self.inside.runs(request)
         run = Run(
             request, secrets.token_hex(16), self._channels.iopub, self._patience, self._give_up
         )
@@ -155,6 +176,9 @@ class Kernel:
         run.over.add_done_callback(lambda _: deadline.cancel())
         return run
 
+    def _request_control(self, kind: str, content: JsonObject) -> str:
+        return self._channels.request(self._channels.control, kind, content)
+
     def _ask(self) -> None:
         self._channels.request(self._channels.shell, "kernel_info_request", {})
 
@@ -172,7 +196,7 @@ class Kernel:
                 run.replied(reply)
 
     def _on_stdin(self, message: Message) -> None:
-        """Programs have no standard input: nobody answers."""
+        """Nobody answers: programs ask by iopub, in order with their output."""
 
     def _on_iopub(self, message: Message) -> None:
         if not self._ready.is_set():
@@ -191,6 +215,8 @@ class Kernel:
             self._channels.drop("an output has the wrong shape")
         elif self._run is not None and self._run.takes(message.parent):
             self._run.put(event, message.size)
+        elif isinstance(event, InputRequest):
+            self.inside.refuse_input(event.key)  # nobody follows what is left of a run
         else:
             self.late([event])
 
@@ -226,6 +252,7 @@ class Kernel:
 
     def _on_ended(self, ended: asyncio.Future[Ending]) -> None:
         run = self._run
+        self._questions.close()
         if run is not None:
             run.ended(ended.result())
             run.over.add_done_callback(lambda _: self._channels.close())

@@ -36,6 +36,8 @@ class _Extras(BaseModel):
     extension: str = ""
     transport: Literal["ipc"] = "ipc"
     capabilities: list[str] = []
+    # Ones that do nothing to a process which does not know them.
+    stuck_signal: Literal["SIGURG", "SIGWINCH"] | None = None
 
 
 class _Metadata(BaseModel):
@@ -73,6 +75,7 @@ class Language:
     extension: str
     capabilities: tuple[str, ...]
     kernels: tuple[str, ...]
+    stuck_signal: str | None = None  # makes it write its stack when it can do nothing else
     version: str | None = None
     reason: str | None = None
 
@@ -219,6 +222,7 @@ def _as_language(spec: _Spec, folder: Path) -> Language:
         transport=extras.transport,
         extension=extras.extension,
         capabilities=tuple(extras.capabilities),
+        stuck_signal=extras.stuck_signal,
         kernels=(folder.name,),
     )
 

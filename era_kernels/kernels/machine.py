@@ -7,6 +7,7 @@ import errno
 import itertools
 import logging
 import os
+import signal
 from collections.abc import Mapping, Sequence
 
 from era_kernels.errors import KernelStartFailed
@@ -81,7 +82,10 @@ class Machine:
             await asyncio.to_thread(connection.write)
         except (OSError, ValueError) as error:
             raise KernelStartFailed(f"The kernel could not be started: {error}.") from error
-        self._kernel = Kernel(connection, self, self._language.interrupt_mode)
+        name = self._language.stuck_signal
+        stuck = None if name is None else signal.Signals[name]
+        mode = self._language.interrupt_mode
+        self._kernel = Kernel(connection, self, mode, stuck_signal=stuck)
         await self._provisioner.launch_kernel([], command=command)
         self._provisioner.ended.add_done_callback(self._on_process_ended)
         try:

@@ -12,12 +12,14 @@ from dataclasses import dataclass
 from itertools import islice
 
 from era_kernels.errors import EraError, NotRunning, StorageFailed
+from era_kernels.kernels.inside import Inside
 from era_kernels.long_json import weigh
 from era_kernels.models import (
     Done,
     Event,
     Execution,
     ExecutionStatus,
+    InputRequest,
     Keyed,
     Recorded,
     Session,
@@ -27,6 +29,7 @@ from era_kernels.models import (
     now,
 )
 from era_kernels.services.fold import Fold, RunAnswer
+from era_kernels.services.inputs import Inputs
 from era_kernels.storage.execution_log import ExecutionLog, ExecutionStore
 from era_kernels.storage.log_reader import LogReader
 
@@ -62,6 +65,8 @@ class Tail:
 def _weight(event: Event) -> int:
     if isinstance(event, Stdout | Stderr):
         return len(event.content) + 100
+    if isinstance(event, InputRequest):
+        return len(event.prompt) + 100
     return 100 + weigh(getattr(event, "data", None), TAIL_BYTES)
 
 
@@ -77,6 +82,8 @@ class Running:
         self.done: Done | None = None  # its last event, when it has come
         # Set by who runs it: ends it and nothing else, and tells what that took.
         self.interrupt: Callable[[], Awaitable[Sequence[Step]]] | None = None
+        self.inputs = Inputs()
+        self.inside: Inside | None = None  # of the kernel that runs it, while it does
         self._callers = 0
         self._answer_bound = answer_bound
         self._tail = Tail()
@@ -158,6 +165,13 @@ class Running:
                 return
             else:
                 await changed.wait()
+
+    async def listen(self, after: int = 0) -> AsyncIterator[list[Recorded]]:
+        """The same for a reader who may answer what the program asks."""
+        with self.inputs.listening():
+            async with aclosing(self.follow(after)) as batches:  # type: ignore[type-var]
+                async for batch in batches:
+                    yield batch
 
     async def _from_file(self, after: int) -> AsyncIterator[list[Recorded]]:
         """What the tail no longer holds; stops as soon as the tail can go on from there."""
@@ -262,6 +276,13 @@ class Executions:
             return running.execution
         return await self._store.get(session_id, execution_id)
 
+    async def find_running(self, session_id: str, execution_id: str) -> Running | None:
+        """The execution, unless it has ended. Raises ExecutionNotFound."""
+        running = self.find(session_id, execution_id)
+        if running is None:
+            await self._store.get(session_id, execution_id)
+        return running
+
     async def list_executions(
         self, session_id: str, limit: int | None = None, offset: int = 0
     ) -> tuple[list[Execution], int]:
@@ -277,7 +298,7 @@ class Executions:
         """Events after a sequence number, then live ones. Raises ExecutionNotFound."""
         running = self.find(session.id, execution_id)
         batches = (
-            running.follow(after)
+            running.listen(after)
             if running is not None
             else (await self._log(session, execution_id)).read(after)
         )

@@ -31,6 +31,7 @@ class Run:
         self.parent = parent
         self.number = number
         self.nonce = nonce  # to be sent when all output is out; None: nobody waits for it
+        self.client: list[bytes] | None = None  # who answers `input()` on the channel stdin
         self.stdout = Strand("stdout", parent)
         self.stderr = Strand("stderr", parent)
         self.futures: set[concurrent.futures.Future[Any]] = set()

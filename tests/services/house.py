@@ -4,7 +4,7 @@ A program is a list of instructions, one a line: `out TEXT`, `err TEXT`, `show T
 `wait` (for its end from outside), `listen` (for an interrupt), `gate NAME` (until the test opens
 it), `write NAME TEXT`, `read NAME`, `remove NAME`, `env NAME`, `data TEXT` (into
 `.session_data.json`), `exit CODE`, `timeout`, `stuck` (a timeout that costs the kernel),
-`die CODE`, `bug`.
+`die CODE`, `bug`, `ask PROMPT` (and print the answer, or that there is none).
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from era_kernels.models import (
     ExecSubmission,
     Failure,
     Finished,
+    InputRequest,
     Limits,
     NewSession,
     Place,
@@ -178,6 +179,10 @@ class House:
             word, _, rest = line.partition(" ")
             if word == "gate":
                 await self.gates[rest].wait()
+            elif word == "ask":
+                yield InputRequest(rest, key=rest)
+                answer = await machine.kernel.inside.answer_to(rest)
+                yield Stdout("end of file" if answer is None else answer)
             else:
                 item = await _step(machine, request, word, rest)
                 if item is not None:

@@ -23,6 +23,7 @@ from tests.web.fakes import (
     FakeCodes,
     FakeExecutions,
     FakeFiles,
+    FakeInsights,
     FakeRepeats,
     FakeSessions,
     FakeStatus,
@@ -54,6 +55,7 @@ class Served:
     status: FakeStatus
     files: FakeFiles
     codes: FakeCodes
+    insights: FakeInsights
     http: httpx.Client
 
     def raw(self, data: bytes, *, timeout: float = 20) -> bytes:
@@ -100,6 +102,7 @@ def serving(
         sessions, status, stop = FakeSessions(), FakeStatus(), asyncio.Event()
         executions, files = FakeExecutions(sessions), FakeFiles(sessions)
         codes, visit = FakeCodes(sessions), sessions.visiting
+        insights = FakeInsights(sessions)
         edge = Edge(access or Access(), max_body, max_upload, comment_every, visit=visit)
         application = make_application(
             sessions=sessions,  # type: ignore[arg-type]
@@ -108,11 +111,13 @@ def serving(
             codes=codes,  # type: ignore[arg-type]
             files=files,  # type: ignore[arg-type]
             repeats=FakeRepeats(sessions),  # type: ignore[arg-type]
+            insights=insights,  # type: ignore[arg-type]
             edge=edge,
         )
         server = WebServer.open(application, edge, "127.0.0.1", 0, **options)
         loop = asyncio.get_running_loop()
-        ready.extend([server.url, sessions, executions, status, files, codes, loop, stop])
+        fakes = [sessions, executions, status, files, codes, insights]
+        ready.extend([server.url, fakes, loop, stop])
         started.set()
         await stop.wait()
         await server.aclose()
@@ -120,11 +125,11 @@ def serving(
     thread = threading.Thread(target=asyncio.run, args=(run(),))
     thread.start()
     started.wait()
-    url, sessions, executions, status, files, codes, loop, stop = ready
+    url, fakes, loop, stop = ready
     try:
         with httpx.Client(base_url=url, timeout=30) as http:
             port = int(url.rpartition(":")[2])
-            yield Served(url, port, sessions, executions, status, files, codes, http)
+            yield Served(url, port, *fakes, http)
     finally:
         loop.call_soon_threadsafe(stop.set)
         thread.join()
