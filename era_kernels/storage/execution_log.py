@@ -31,6 +31,7 @@ from era_kernels.storage.threads import Lane
 
 log = logging.getLogger(__name__)
 
+MANY = 32  # events that are encoded without a rest
 GROUP = 1 << 20  # bytes that are written at once
 
 __all__ = ["ExecutionLog", "ExecutionStore"]
@@ -83,7 +84,9 @@ class ExecutionLog(LogReader):
         lines: list[Line] = []
         group: list[bytes] = []
         offset, size = self._index.size, 0
-        for one in recorded:
+        for number, one in enumerate(recorded, 1):
+            if number % MANY == 0:
+                sleep(REST / 4)  # many events: others need the interpreter, too
             if is_long(one.event):
                 offset = _write_all(self._file, b"".join(group), offset)
                 group, size = [], 0
@@ -94,7 +97,7 @@ class ExecutionLog(LogReader):
             if size >= GROUP:
                 offset = _write_all(self._file, b"".join(group), offset)
                 group, size = [], 0
-                sleep(REST)  # much text: others need the interpreter, too
+                sleep(REST)  # much text: the same
             data, line = encode(one)
             lines.append(line)
             group.append(data)

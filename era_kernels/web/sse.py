@@ -16,6 +16,7 @@ log = logging.getLogger(__name__)
 
 HOLD = 1.0  # seconds in which the first batch may still turn out to be a plain JSON error
 PIECE_BYTES = 256 * 1024  # that are sent at once
+FRAMES = 32  # that are made before others have their turn
 COMMENT = b": still here\n\n"
 
 # Characters that some readers take for the end of a line, though the standard does not.
@@ -36,7 +37,9 @@ async def pieces(batch: Iterable[Recorded]) -> AsyncIterator[bytes]:
     """A batch as bytes: short frames joined, a long one in pieces that take little time each."""
     waiting: list[bytes] = []
     size = 0
-    for item in batch:
+    for number, item in enumerate(batch, 1):
+        if number % FRAMES == 0:
+            await asyncio.sleep(0)
         shown = _shown(item)
         if long_json.weigh(shown) <= long_json.LONG:
             waiting.append(frame(item.seq, shown))
