@@ -484,5 +484,5 @@ def test_any_history_of_an_event_log() -> None:
 def test_any_history_of_an_event_log_long() -> None:
     """The same, with many more histories."""
     run_state_machine_as_test(  # type: ignore[no-untyped-call]
-        EventLogs, settings=settings(SHORT, max_examples=1000, stateful_step_count=40)
+        EventLogs, settings=settings(SHORT, max_examples=300, stateful_step_count=30)
     )
