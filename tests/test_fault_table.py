@@ -16,7 +16,8 @@ def functions(file: str) -> set[str]:
     """The names of a test file's functions."""
     path = ROOT / file
     tree = ast.parse(path.read_text("utf-8")) if path.exists() else ast.Module([], [])
-    return {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
+    kinds = (ast.FunctionDef, ast.AsyncFunctionDef)
+    return {node.name for node in ast.walk(tree) if isinstance(node, kinds)}
 
 
 def test_every_fault_has_a_test() -> None:
