@@ -45,15 +45,19 @@ INTERRUPTED = {
     "a C call that holds the interpreter": ("sum(range(10 ** 12))", DEAF),
     "`except BaseException: pass`": (STUBBORN, DEAF),
 }
-# Shared memory, for which no allocation fails: what ends it is the limit of all processes.
+# Two processes, neither of which takes more than one may: what ends them is the limit of all.
 MEMORY = """
-import mmap, time
-kept = []
-while True:
-    kept.append(mmap.mmap(-1, 16 << 20))
-    kept[-1].write(b"x" * (16 << 20))
-    print(repr(time.time()), flush=True)
-    time.sleep(0.02)
+import os, time
+piece = 16 << 20
+kept = bytearray(b"x") * (600 << 20)
+if os.fork() == 0:
+    for at in range(0, len(kept), piece):
+        kept[at:at + piece] = b"y" * piece
+        print(repr(time.time()), flush=True)
+    while True:
+        print(repr(time.time()), flush=True)
+        time.sleep(0.005)
+time.sleep(60)
 """
 PRINTER = """
 import time
@@ -148,7 +152,7 @@ def _interrupt(server: Server, caller: Caller, code: str, ladder: Ladder) -> Non
 
 
 def out_of_memory(caller: Caller) -> Iterator[Row]:
-    """The program tells the time after each piece that it got; its death is after the last one."""
+    """The program tells the time again and again; its death is after the last one that came."""
     last, told, cause = 0.0, 0.0, ""
     for frame in caller.stream(f"{PATH}/stream", {"code": MEMORY}):
         if frame.event == "stdout":
@@ -159,7 +163,8 @@ def out_of_memory(caller: Caller) -> Iterator[Row]:
     began = time.perf_counter()
     caller.call("POST", f"{PATH}/run", {"code": "pass"})
     taken = time.perf_counter() - began
-    yield Row("   the next run answered after", ms(taken), "≤ 150 ms", taken <= 0.15)
+    # A gigabyte is given back first, which takes the system some tenths of a second.
+    yield Row("   the next run answered after", ms(taken), "≤ 1 s", taken <= 1)
 
 
 def client_gone(server: Server, caller: Caller) -> Iterator[Row]:
@@ -181,21 +186,20 @@ def client_gone(server: Server, caller: Caller) -> Iterator[Row]:
 def slow_reader(server: Server, caller: Caller) -> Iterator[Row]:
     """Ten megabytes to one who takes 1 MB a second, and what the run and others notice."""
     count = 100_000
-    alone = _run_seconds(server, caller, count)
+    alone, beside = [], []
+    for _ in range(3):
+        alone.append(_run_seconds(server, caller, count))
+        slow = Reader(piece=16_384, pause=0.015, receive=16_384)
+        beside.append(_run_seconds(server, caller, count, slow))
     slow = Reader(piece=16_384, pause=0.015, receive=16_384)
-    taken = 0.0
-
-    def work() -> None:
-        nonlocal taken
-        taken = _run_seconds(server, caller, count, slow)
-
     with peak_growth(server.process.pid) as grown:
-        noticed = suffered(server.base_url, work)
+        noticed = suffered(server.base_url, lambda: _run_seconds(server, caller, count, slow))
     whole = slow.text() == _printed(count)
     yield Row("slow reader of 10 MB got", "byte-exact" if whole else "NOT WHOLE", "byte-exact",
               whole)  # fmt: skip
-    yield Row("   the run took", f"{taken:.2f} s (alone {alone:.2f})", "≤ 1.5 x",
-              taken <= 1.5 * alone)  # fmt: skip
+    taken, without = median(beside), median(alone)
+    yield Row("   the run took", f"{taken:.2f} s (alone {without:.2f})", "≤ 1.5 x",
+              taken <= 1.5 * without)  # fmt: skip
     growth = grown[0] / MEGABYTE
     yield Row("   server's memory grew by at most", f"{growth:.1f} MB", "< 50 MB", growth < 50)
     yield Row("   another session's run of `pass` meanwhile, p95", str(noticed))
