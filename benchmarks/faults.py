@@ -152,19 +152,32 @@ def _interrupt(server: Server, caller: Caller, code: str, ladder: Ladder) -> Non
 
 
 def out_of_memory(caller: Caller) -> Iterator[Row]:
-    """The program tells the time again and again; its death is after the last one that came."""
-    last, told, cause = 0.0, 0.0, ""
+    """All processes of a session together take more than they may."""
+    told: list[float] = []
+    usable: list[float] = []
+    cause = ""
+    for _ in range(3):
+        seconds, cause = _out_of_memory(caller)
+        told.append(seconds)
+        began = time.perf_counter()
+        caller.call("POST", f"{PATH}/run", {"code": "pass"})
+        usable.append(time.perf_counter() - began)
+    taken = median(told)
+    yield Row(f"{cause}: told to a reader after", ms(taken), "≤ 100 ms", taken <= 0.1)
+    # A gigabyte is given back first, which takes the system some tenths of a second.
+    taken = median(usable)
+    yield Row("   the next run answered after", ms(taken), "≤ 1 s", taken <= 1)
+
+
+def _out_of_memory(caller: Caller) -> tuple[float, str]:
+    """Seconds from the last time that the program told until its end is here, and the cause."""
+    last = 0.0
     for frame in caller.stream(f"{PATH}/stream", {"code": MEMORY}):
         if frame.event == "stdout":
             last = float(frame.data["content"].split()[-1])
         elif frame.event == "done":
-            told, cause = time.time() - last, frame.data["cause"]
-    yield Row(f"{cause}: told to a reader after", ms(told), "≤ 100 ms", told <= 0.1)
-    began = time.perf_counter()
-    caller.call("POST", f"{PATH}/run", {"code": "pass"})
-    taken = time.perf_counter() - began
-    # A gigabyte is given back first, which takes the system some tenths of a second.
-    yield Row("   the next run answered after", ms(taken), "≤ 1 s", taken <= 1)
+            return time.time() - last, frame.data["cause"]
+    raise RuntimeError("a stream without an end")
 
 
 def client_gone(server: Server, caller: Caller) -> Iterator[Row]:
