@@ -171,13 +171,13 @@ def out_of_memory(caller: Caller) -> Iterator[Row]:
 
 def _out_of_memory(caller: Caller) -> tuple[float, str]:
     """Seconds from the last time that the program told until its end is here, and the cause."""
-    last = 0.0
+    text, ended, cause = "", 0.0, ""
     for frame in caller.stream(f"{PATH}/stream", {"code": MEMORY}):
         if frame.event == "stdout":
-            last = float(frame.data["content"].split()[-1])
+            text += frame.data["content"]
         elif frame.event == "done":
-            return time.time() - last, frame.data["cause"]
-    raise RuntimeError("a stream without an end")
+            ended, cause = time.time(), frame.data["cause"]
+    return ended - float(text.rpartition("\n")[0].split("\n")[-1]), cause
 
 
 def client_gone(server: Server, caller: Caller) -> Iterator[Row]:
