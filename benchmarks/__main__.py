@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from statistics import median
 
-from benchmarks import files, hostile, limit, scale, served, walls
+from benchmarks import faults, files, hostile, limit, scale, served, walls
 from benchmarks.served import PATH, Caller
 from benchmarks.table import MEGABYTE, Row, ms
 from tests.launching import Server, launching
@@ -141,6 +141,7 @@ def main() -> int:
             for part in parts:
                 show(part())
     show(scale.rows())
+    show(faults.rows())
     return missed
 
 

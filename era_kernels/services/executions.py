@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 
 from era_kernels.errors import EraError, NotRunning, StorageFailed
@@ -30,6 +31,7 @@ from era_kernels.models import (
 )
 from era_kernels.services.fold import Fold, RunAnswer
 from era_kernels.services.inputs import Inputs
+from era_kernels.services.replay import replay
 from era_kernels.storage.execution_log import ExecutionLog, ExecutionStore
 from era_kernels.storage.log_reader import LogReader
 
@@ -50,7 +52,7 @@ class Tail:
             self._events.append(item)
             self._size += _weight(item.event)
             self.last_seq = item.seq
-        while self._size > self._bound and len(self._events) > len(batch):
+        while self._size > self._bound and len(self._events) > max(len(batch), 1):
             self._size -= _weight(self._events.popleft().event)
 
     def after(self, seq: int) -> list[Recorded] | None:
@@ -232,6 +234,8 @@ class Executions:
         self._keep_bytes = keep_bytes
         self._answer_bound = answer_bound
         self._live: dict[str, Running] = {}
+        # Ended, and not stored yet: on a full disk that may take long.
+        self._ended: dict[str, Execution] = {}
 
     async def open(
         self, session: Session, code: str, stored: bool = True, keyed: Keyed | None = None
@@ -258,8 +262,10 @@ class Executions:
     async def finish(self, running: Running, exit_code: int, cause: str | None) -> None:
         """Tell that it has ended, keep the outcome, close the log. Raises StorageFailed."""
         running.end(exit_code, cause)
+        self._ended[running.id] = running.execution
+        stored = partial(self._ended.pop, running.id)
         try:
-            self._store.update_soon(running.execution, running.log)
+            self._store.update_soon(running.execution, running.log, stored)
         finally:
             # From here on it is found in the store.
             del self._live[running.id]
@@ -274,13 +280,16 @@ class Executions:
         running = self.find(session_id, execution_id)
         if running is not None:
             return running.execution
+        ended = self._ended.get(execution_id)
+        if ended is not None and ended.session_id == session_id:
+            return ended
         return await self._store.get(session_id, execution_id)
 
     async def find_running(self, session_id: str, execution_id: str) -> Running | None:
         """The execution, unless it has ended. Raises ExecutionNotFound."""
         running = self.find(session_id, execution_id)
         if running is None:
-            await self._store.get(session_id, execution_id)
+            await self.get(session_id, execution_id)
         return running
 
     async def list_executions(
@@ -289,7 +298,8 @@ class Executions:
         """Executions of a session, oldest first, and how many there are."""
         stored, total = await self._store.list_executions(session_id, limit, offset)
         return [
-            self._live[one.id].execution if one.id in self._live else one for one in stored
+            self._live[one.id].execution if one.id in self._live else self._ended.get(one.id, one)
+            for one in stored
         ], total
 
     async def follow(
@@ -297,11 +307,11 @@ class Executions:
     ) -> AsyncIterator[list[Recorded]]:
         """Events after a sequence number, then live ones. Raises ExecutionNotFound."""
         running = self.find(session.id, execution_id)
-        batches = (
-            running.listen(after)
-            if running is not None
-            else (await self._log(session, execution_id)).read(after)
-        )
+        if running is not None:
+            batches = running.listen(after)
+        else:
+            execution, log = await self._stored(session, execution_id)
+            batches = replay(log, execution, session, after)
         async with aclosing(batches):  # type: ignore[type-var]
             async for batch in batches:
                 yield batch
@@ -315,16 +325,12 @@ class Executions:
             if wait > 0:
                 await _wait(running.finished, wait)
             return await running.so_far()
-        execution = await self._store.get(session.id, execution_id)
-        log = await self._store.open_log(session.directory, execution_id)
+        execution, log = await self._stored(session, execution_id)
         fold = Fold(execution_id, session.id, self._answer_bound)
-        async with aclosing(log.read()) as batches:  # type: ignore[type-var]
+        async with aclosing(replay(log, execution, session)) as batches:  # type: ignore[type-var]
             async for batch in batches:
                 await fold.take(item.event for item in batch)
-        answer = fold.answer()
-        if answer.exit_code is None:  # its log could not be finished, its row could
-            answer.exit_code, answer.cause = execution.exit_code, execution.cause
-        return execution, answer
+        return execution, fold.answer()
 
     async def find_key(self, session: Session, key: str) -> tuple[str, bytes] | None:
         """The kept execution that a caller's key stands for, and the digest of its body."""
@@ -343,7 +349,7 @@ class Executions:
         """
         running = self.find(session_id, execution_id)
         if running is None:
-            await self._store.get(session_id, execution_id)
+            await self.get(session_id, execution_id)
             raise NotRunning("The execution has finished.", id=execution_id)
         if running.interrupt is None:
             raise NotRunning("The execution cannot be interrupted yet.", id=execution_id)
@@ -354,7 +360,7 @@ class Executions:
     async def text(self, session: Session, execution_id: str, stream: str) -> Text:
         """What the execution wrote to `stdout` or `stderr` until now, as UTF-8."""
         running = self.find(session.id, execution_id)
-        log = running.log if running else await self._log(session, execution_id)
+        log = running.log if running else (await self._stored(session, execution_id))[1]
         return Text(log.text_bytes[stream], lambda start, stop: log.text(stream, start, stop))
 
     def find(self, session_id: str, execution_id: str) -> Running | None:
@@ -362,9 +368,10 @@ class Executions:
         running = self._live.get(execution_id)
         return running if running is not None and running.session_id == session_id else None
 
-    async def _log(self, session: Session, execution_id: str) -> LogReader:
-        await self._store.get(session.id, execution_id)
-        return await self._store.open_log(session.directory, execution_id)
+    async def _stored(self, session: Session, execution_id: str) -> tuple[Execution, LogReader]:
+        """One that has ended. Raises ExecutionNotFound, StorageFailed."""
+        execution = await self.get(session.id, execution_id)
+        return execution, await self._store.open_log(session.directory, execution_id)
 
 
 async def _wait(event: asyncio.Event, seconds: float) -> None:

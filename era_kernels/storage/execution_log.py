@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from time import sleep
@@ -168,10 +168,18 @@ class ExecutionStore:
         """The key of that execution stands for nothing any more."""
         self._database.write_soon(partial(execution_rows.release_key, execution_id))
 
-    def update_soon(self, execution: Execution, log: ExecutionLog | None = None) -> None:
-        """Store what changed of an execution, and how large its log is; where it is indexed."""
+    def update_soon(
+        self,
+        execution: Execution,
+        log: ExecutionLog | None = None,
+        after: Callable[[None], object] | None = None,
+    ) -> None:
+        """Store what changed of an execution, and how large its log is; where it is indexed.
+
+        `after` is called in another thread once it is safe; it must not raise.
+        """
         size = None if log is None else log.size
-        self._database.write_soon(partial(execution_rows.update, execution, size))
+        self._database.write_soon(partial(execution_rows.update, execution, size), after)
 
     async def get(self, session_id: str, execution_id: str) -> Execution:
         """Raises ExecutionNotFound."""
