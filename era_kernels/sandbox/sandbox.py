@@ -290,6 +290,11 @@ class Sandboxes:
         """How strong the walls are."""
         return self.walls.isolation
 
+    @property
+    def enforceable(self) -> frozenset[str]:
+        """Which wishes for one session the walls enforce: names of `Limits`, and `mounts`."""
+        return self.walls.enforceable
+
     async def open_sandbox(self, place: Place, limits: Limits) -> Sandbox:
         """A new sandbox with nothing in it but its init.
 
@@ -328,7 +333,7 @@ class Sandboxes:
         except OSError as error:
             await asyncio.to_thread(quarters.clear)
             raise KernelStartFailed(f"A session's directory cannot be used: {error}.") from error
-        except asyncio.CancelledError:
+        except (KernelStartFailed, asyncio.CancelledError):
             await asyncio.to_thread(quarters.clear)
             raise
         try:
