@@ -99,13 +99,15 @@ def _offered(directories: dict[str, Path]) -> dict[str, Path]:
     for name, path in directories.items():
         if not _MOUNT.fullmatch(name):
             must_be(f"names of up to 64 letters, digits, dots, _ and -, which {name!r:.70} is not")
-        readable = path.is_absolute() and os.access(path, os.R_OK | os.X_OK)
-        if not readable or not path.is_dir():
+        named = path.is_absolute() and "\0" not in str(path)
+        if not named or not os.access(path, os.R_OK | os.X_OK) or not path.is_dir():
             must_be(f"absolute paths of directories that this user can read, which {path} is not")
     return directories
 
 
 def _full_path(path: Path) -> Path:
+    if "\0" in str(path):
+        must_be("a path without NUL")
     try:
         return path.expanduser().absolute()
     except RuntimeError:
