@@ -196,7 +196,7 @@ class KernelHost:
     @property
     def enforceable(self) -> frozenset[str]:
         """Which wishes for one session the walls enforce: names of `Limits`, and `mounts`."""
-        return self._sandboxes.enforceable
+        return self._sandboxes.walls.enforceable
 
     async def open(
         self,

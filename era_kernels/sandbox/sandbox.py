@@ -290,11 +290,6 @@ class Sandboxes:
         """How strong the walls are."""
         return self.walls.isolation
 
-    @property
-    def enforceable(self) -> frozenset[str]:
-        """Which wishes for one session the walls enforce: names of `Limits`, and `mounts`."""
-        return self.walls.enforceable
-
     async def open_sandbox(self, place: Place, limits: Limits) -> Sandbox:
         """A new sandbox with nothing in it but its init.
 

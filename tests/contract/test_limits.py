@@ -150,6 +150,19 @@ def test_memory(client: Client) -> None:
     session.delete()
 
 
+def test_programs_beside_the_kernel(client: Client) -> None:
+    """They hold for programs, too, whether there is a kernel or not."""
+    walled(client)
+    session = client.session("python", limits={"memory_mb": 128})
+    program = {"argv": ["python3", "-c", "bytearray(200 << 20)"]}
+    for _ in range(2):
+        answer = client.http.post(f"{session.path}/exec", json=program).json()
+        assert answer["exit_code"] == 1
+        assert answer["stderr"].endswith("MemoryError\n")
+        check(session.run("pass"), exit_code=0)
+    session.delete()
+
+
 def test_memory_of_others(client: Client) -> None:
     """The limits of one session are not those of its neighbour."""
     small = client.session("python", limits={"memory_mb": 128})

@@ -65,6 +65,15 @@ def test_read_and_not_written(walled: Client, offered: Path) -> None:
     assert (offered / "rows").read_text() == "1,2,3"
 
 
+def test_programs_beside_the_kernel(walled: Client) -> None:
+    """A program sees it before there is a kernel, and the kernel after it."""
+    session = walled.session("python", mounts=["data"])
+    answer = walled.http.post(f"{session.path}/exec", json={"command": "cat /mnt/data/rows"})
+    check(answer.json(), stdout="1,2,3", exit_code=0)
+    check(session.run(READ), stdout="1,2,3\n")
+    session.delete()
+
+
 def test_only_who_asked(walled: Client) -> None:
     """Others see nothing of it; a duplicate sees what its source does."""
     session = walled.session("python", mounts=["again", "data", "again"])

@@ -195,5 +195,5 @@ async def test_gone(data: Path, change: Callable[[Path, Path], None], why: str) 
 async def test_enforceable(tier: int, there: bool) -> None:
     """Mounts need namespaces."""
     async with walled(tier) as (sandboxes, _):
-        assert ("mounts" in sandboxes.enforceable) is there
-        assert {"memory", "processes", "workspace"} <= sandboxes.enforceable
+        assert ("mounts" in sandboxes.walls.enforceable) is there
+        assert {"memory", "processes", "workspace"} <= sandboxes.walls.enforceable
