@@ -22,6 +22,7 @@ from era_kernels.services.executions import Executions
 from era_kernels.services.files import SessionFiles
 from era_kernels.services.inside import Insights
 from era_kernels.services.meters import Meters, Watched
+from era_kernels.services.mounts import Mounts
 from era_kernels.services.repeats import Repeats
 from era_kernels.services.rules import Rules
 from era_kernels.services.seat import Seats
@@ -175,6 +176,7 @@ async def _open_sessions(
             seats=Seats(rules.max_kernels),
             rules=rules,
             limits=_limits(settings),
+            mounts=Mounts(settings.mounts, host),
             meters=meters,
         )
     )

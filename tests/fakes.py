@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Literal
 
 from era_kernels.errors import EraError, KernelStartFailed
-from era_kernels.kernels.languages import Language, Languages
+from era_kernels.kernels.languages import NO_FLOORS, Language, Languages
 from era_kernels.models import (
     Ending,
     Finished,
@@ -269,12 +269,14 @@ class FakeHost:
     script: Script = quiet
     languages: Languages = field(default_factory=lambda: Languages([a_language("alpha")]))
     isolation: Isolation = NO_WALLS
+    enforceable: frozenset[str] = frozenset()
     failure: Exception | None = None
     broken: EraError | None = None
     opening: asyncio.Event | None = None
     closing: asyncio.Event | None = None
     machines: list[FakeMachine] = field(default_factory=list)
     places: list[Place] = field(default_factory=list)
+    limits: list[Limits] = field(default_factory=list)
 
     async def open(
         self,
@@ -294,6 +296,7 @@ class FakeHost:
         machine = FakeMachine(self.script, env, place, self.closing, kernel=kernel)
         self.machines.append(machine)
         self.places.append(place)
+        self.limits.append(limits)
         return machine
 
     async def check(self) -> None:
@@ -310,7 +313,9 @@ def start_failure() -> KernelStartFailed:
     return KernelStartFailed("The kernel ended before it was ready: exit 1.")
 
 
-def a_language(name: str, *aliases: str, reason: str | None = None) -> Language:
+def a_language(
+    name: str, *aliases: str, reason: str | None = None, floors: Limits = NO_FLOORS
+) -> Language:
     """A language that runs, or does not for a reason."""
     mode: Literal["signal"] = "signal"
     return Language(
@@ -327,4 +332,5 @@ def a_language(name: str, *aliases: str, reason: str | None = None) -> Language:
         capabilities=(),
         kernels=(name,),
         reason=reason,
+        floors=floors,
     )

@@ -197,6 +197,11 @@ class KernelHost:
         """How strong the walls around every machine are."""
         return self._sandboxes.isolation
 
+    @property
+    def enforceable(self) -> frozenset[str]:
+        """Which wishes for one session the walls enforce: names of `Limits`, and `mounts`."""
+        return self._sandboxes.walls.enforceable
+
     async def open(
         self,
         language: str,

@@ -31,6 +31,7 @@ class Plan:
     uid: int | None = None  # of the session, where it has one of its own
     readable: Sequence[str] = ()  # the same path inside
     writable: Sequence[Sequence[str]] = ()  # pairs: the host's path, the path inside
+    mounts: Sequence[Sequence[str]] = ()  # pairs, too; read-only
     hidden: Sequence[str] = ()  # nothing of these is seen, even where they lie in what is readable
     home: str = "/home/user"  # inside
     tmp: int = 0  # bytes

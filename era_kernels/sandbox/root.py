@@ -111,6 +111,9 @@ def _places(plan: Plan) -> None:
             syscalls.mount("tmpfs", path, "tmpfs", _QUIET, "mode=000,size=4k")
     for source, path in plan.writable:
         _bind(source, path, _BOUND)
+    for source, path in plan.mounts:
+        # Private: what the host mounts below it later would not be read-only.
+        _bind(source, path, _READ_ONLY, syscalls.MS_PRIVATE)
 
 
 def below(path: str, others: Iterable[str]) -> bool:
@@ -132,7 +135,7 @@ def _texts(uid: int, home: str) -> None:
         Path("/etc", name).write_bytes(text.encode())  # a codec may not be imported yet
 
 
-def _bind(source: str, target: str, attributes: int) -> None:
+def _bind(source: str, target: str, attributes: int, propagation: int = 0) -> None:
     """Show a path of the host, and all that is mounted below it."""
     old = _OLD + source
     if Path(old).is_dir():
@@ -141,4 +144,4 @@ def _bind(source: str, target: str, attributes: int) -> None:
         Path(target).parent.mkdir(parents=True, exist_ok=True)
         Path(target).touch()
     syscalls.mount(old, target, None, syscalls.MS_BIND | syscalls.MS_REC)
-    syscalls.mount_setattr(target, attributes)
+    syscalls.mount_setattr(target, attributes, propagation=propagation)

@@ -328,7 +328,7 @@ class Sandboxes:
         except OSError as error:
             await asyncio.to_thread(quarters.clear)
             raise KernelStartFailed(f"A session's directory cannot be used: {error}.") from error
-        except asyncio.CancelledError:
+        except (KernelStartFailed, asyncio.CancelledError):
             await asyncio.to_thread(quarters.clear)
             raise
         try:

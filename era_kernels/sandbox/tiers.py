@@ -22,6 +22,7 @@ from era_kernels.sandbox import landlock, root, seccomp
 from era_kernels.sandbox.plan import Kind, Plan
 
 RUNTIME = Path("/run/kernel")  # inside
+MOUNTS = "/mnt"  # inside
 HOMES = ("/home/user", "/home/session")  # the second where the interpreter lies in the first
 TEMPORARY = 256 * 1024 * 1024  # bytes of /tmp and of /dev/shm when nothing else is said
 
@@ -34,10 +35,12 @@ NO_WALLS = Isolation(
         "limits: memory, processes and disk are the host's",
     ),
 )
+_ENFORCED = frozenset({"memory", "processes", "workspace"})
 _LANDLOCK_ONLY = (
     "processes: the host's are listed, though not to be looked into; so are its connections",
     "network: there is none at all, not even of the session's own",
     "files: /tmp and /dev/shm are closed, TMPDIR is the session's own",
+    "files: modes and times of what the server's user owns can be changed, what is in it cannot",
     "sockets: those that the host's services have as files can be reached where modes allow it",
 )
 
@@ -73,6 +76,13 @@ class Walls:
         return Isolation(self.tier, (*lacks.get(self.tier, ()), *self.notes, *_limits(self.plan)))
 
     @property
+    def enforceable(self) -> frozenset[str]:
+        """What of the wishes for one session is enforced: fields of `Limits`, and `mounts`."""
+        if self.plan.kind is Kind.NONE:
+            return frozenset()
+        return _ENFORCED | {"mounts"} if self.plan.namespaces else _ENFORCED
+
+    @property
     def own_uids(self) -> bool:
         """Does each session get a uid of its own?"""
         return self.plan.kind is Kind.ROOT
@@ -99,6 +109,7 @@ class Walls:
             self.plan,
             uid=uid,
             writable=tuple((str(host), str(inside)) for host, inside in pairs),
+            mounts=tuple((str(host), f"{MOUNTS}/{name}") for name, host in place.mounts),
             tmp=limits.tmp or TEMPORARY,
             shm=limits.shm or TEMPORARY,
             limits=dict(_rlimits(limits, self.plan)),

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from era_kernels.kernels.machine import KernelHost
-from era_kernels.models import Limits
+from era_kernels.models import Limits, Place, Session
 from era_kernels.services.executions import Executions
 from era_kernels.services.meters import Meters
+from era_kernels.services.mounts import Mounts
 from era_kernels.services.rules import Rules
 from era_kernels.services.seat import Seats
 from era_kernels.storage.codes import CodeStore
@@ -29,4 +30,14 @@ class Tools:
     seats: Seats
     rules: Rules
     limits: Limits
+    mounts: Mounts
     meters: Meters
+
+    def limits_of(self, session: Session) -> Limits:
+        """What the session's processes may use: the server's limits, lowered by its own."""
+        return self.limits.lowered(session.limits)
+
+    def place_of(self, session: Session) -> Place:
+        """Where its processes live, with its mounts. Raises Unavailable, NotEnforceable."""
+        place = self.workspaces.place(session.directory)
+        return replace(place, mounts=self.mounts.of(session.mounts))

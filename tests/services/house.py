@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -40,6 +40,7 @@ from era_kernels.models import (
 from era_kernels.services.executions import Executions, Running
 from era_kernels.services.fold import RunAnswer
 from era_kernels.services.meters import Meters
+from era_kernels.services.mounts import Mounts
 from era_kernels.services.rules import Rules
 from era_kernels.services.seat import Seats
 from era_kernels.services.sessions import LiveSessions
@@ -78,12 +79,22 @@ def some_rules(**changes: Any) -> Rules:
 class House:
     """Everything of the services that tests look at."""
 
-    def __init__(self, path: Path, keep: int = 100, bound: int = 1 << 20, **rules: Any) -> None:
+    def __init__(
+        self,
+        path: Path,
+        keep: int = 100,
+        bound: int = 1 << 20,
+        limits: Limits = Limits(),  # noqa: B008 - frozen
+        offered: Mapping[str, Path] | None = None,
+        **rules: Any,
+    ) -> None:
         self.path = path
         self.host = FakeHost(self._play)
         self.gates: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
         self._keep = keep
         self._bound = bound
+        self._limits = limits
+        self._offered = offered or {}
         self._rules = some_rules(**rules)
         self._stack = AsyncExitStack()
 
@@ -115,7 +126,8 @@ class House:
             executions=self.executions,
             seats=self.seats,
             rules=self._rules,
-            limits=Limits(),
+            limits=self._limits,
+            mounts=Mounts(self._offered, cast(KernelHost, self.host)),
             meters=self.meters,
         )
         self.sessions = LiveSessions(self.tools)
@@ -127,6 +139,17 @@ class House:
             if event is not None:
                 event.set()
         await self._stack.aclose()
+
+    @asynccontextmanager
+    async def again(self, **fields: Any) -> AsyncIterator[House]:
+        """Another on the same directory, as after a restart of the server; this one is closed."""
+        house = House(self.path, **fields)
+        house.host.isolation, house.host.enforceable = self.host.isolation, self.host.enforceable
+        await house.open()
+        try:
+            yield house
+        finally:
+            await house.aclose()
 
     # ------------------------------------------------------------ what tests do
 

@@ -264,6 +264,8 @@ class FakeSessions:
             ttl=new.ttl,
             allow_internet=bool(new.allow_internet),
             allow_public=new.allow_public is not False,
+            limits=new.limits,
+            mounts=new.mounts,
         )
         self.sessions[session.id] = session
         return self._view(session)
