@@ -10,6 +10,7 @@ from era_kernels.services.executions import Executions
 from era_kernels.services.meters import Meters
 from era_kernels.services.rules import Rules
 from era_kernels.services.seat import Seats
+from era_kernels.services.session_logs import SessionLogs
 from era_kernels.storage.codes import CodeStore
 from era_kernels.storage.files import Files
 from era_kernels.storage.sessions import SessionStore
@@ -26,6 +27,7 @@ class Tools:
     workspaces: Workspaces
     files: Files
     executions: Executions
+    logs: SessionLogs
     seats: Seats
     rules: Rules
     limits: Limits

@@ -24,6 +24,7 @@ from era_kernels.web.executions import (
 from era_kernels.web.files import FileHandler, FilesHandler
 from era_kernels.web.health import HealthHandler, LanguagesHandler, LimitsHandler
 from era_kernels.web.interrupts import InterruptHandler
+from era_kernels.web.log import LogHandler
 from era_kernels.web.metrics import MetricsHandler
 from era_kernels.web.not_found import NotFoundHandler
 from era_kernels.web.openapi import Document, OpenApiHandler
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from era_kernels.services.executions import Executions
     from era_kernels.services.files import SessionFiles
     from era_kernels.services.repeats import Repeats
+    from era_kernels.services.session_logs import SessionLogs
     from era_kernels.services.sessions import LiveSessions
     from era_kernels.services.status import Status
 
@@ -53,10 +55,11 @@ def make_application(
     codes: SessionCodes,
     files: SessionFiles,
     repeats: Repeats,
+    logs: SessionLogs,
     edge: Edge,
 ) -> Application:
     """The whole HTTP side."""
-    routes = make_routes(sessions, executions, status, codes, files, repeats)
+    routes = make_routes(sessions, executions, status, codes, files, repeats, logs)
     document = Document(routes)
     routes = [
         *routes,
@@ -80,6 +83,7 @@ def make_routes(
     codes: SessionCodes,
     files: SessionFiles,
     repeats: Repeats,
+    logs: SessionLogs,
 ) -> list[Route]:
     """Every path of the API, in the order of the document."""
     one = {"sessions": sessions}
@@ -106,6 +110,7 @@ def make_routes(
         Route(f"{execution}/interrupt", InterruptHandler, many, "executions"),
         Route(f"{execution}/stdout", TextHandler, {**many, "stream": "stdout"}, "executions"),
         Route(f"{execution}/stderr", TextHandler, {**many, "stream": "stderr"}, "executions"),
+        Route(f"{session}/log", LogHandler, {**one, "logs": logs}, "executions"),
         Route("/health", HealthHandler, how, "server"),
         Route("/api/health", HealthHandler, how, "server"),
         Route("/api/languages", LanguagesHandler, how, "server"),

@@ -41,6 +41,7 @@ ROUTES: list[Route] = make_routes(
     FakeCodes(_SESSIONS),  # type: ignore[arg-type]
     FakeFiles(_SESSIONS),  # type: ignore[arg-type]
     FakeRepeats(_SESSIONS),  # type: ignore[arg-type]
+    None,  # type: ignore[arg-type]
 )
 OPERATIONS: dict[tuple[str, str], Operation] = {
     (method, route.path): operation
