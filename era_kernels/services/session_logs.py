@@ -59,22 +59,20 @@ class Held:
             self.size -= len(oldest.content) + COST
             self._left_out += len(oldest.content)
 
-    def lose(self, texts: Iterable[Timed]) -> None:
-        """These could not be written: only their size is told."""
-        self._left_out += sum(len(text.content) for _, text in texts)
+    def lose(self, texts: Iterable[Timed], left_out: int) -> None:
+        """What was taken could not be written: only its size is told."""
+        self._left_out += left_out + sum(len(text.content) for _, text in texts)
 
-    def take(self) -> list[Timed]:
-        """All there is, neighbours of one stream made one; first, what was left out before it."""
+    def take(self) -> tuple[list[Timed], int]:
+        """All there is, neighbours of one stream made one, and what was left out before it."""
         taken: list[Timed] = []
         for kind, group in groupby(self._texts, lambda one: type(one[1])):
             texts = list(group)
             taken.append((texts[0][0], kind("".join(text.content for _, text in texts))))
-        if self._left_out:
-            note = f"[... {self._left_out} characters left out ...]\n"
-            taken.insert(0, (taken[0][0] if taken else now(), Stderr(note)))
+        left_out = self._left_out
         self._texts.clear()
         self.size = self._left_out = 0
-        return taken
+        return taken, left_out
 
 
 class LiveLog:
@@ -128,12 +126,13 @@ class LiveLog:
             self._writer = None
 
     async def _write_once(self) -> bool:
-        texts = self._held.take()
+        texts, left_out = self._held.take()
+        note = [(now(), Stderr(f"[... {left_out} characters left out ...]\n"))] if left_out else []
         try:
-            entries = await self.stored.append(texts)
+            entries = await self.stored.append([*note, *texts])
         except StorageFailed as problem:
             if not self._ended:
-                self._held.lose(texts)
+                self._held.lose(texts, left_out)
                 self._failed(problem)
             self._tail = Tail()  # a part of them may stand in the file
             return False
