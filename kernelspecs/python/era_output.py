@@ -98,6 +98,8 @@ class Output:
             os.eventfd_write(self._wake, 1)
         if size > BACKLOG:
             self._wait_for(_nothing)
+        elif name == "stderr" and data.endswith(b"\n"):
+            self.flush()  # as in every interpreter: what comes before a crash is its explanation
 
     def flush(self) -> None:
         """What was written is on its way when this returns, unless that was so just before."""

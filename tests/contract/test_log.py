@@ -23,9 +23,12 @@ def tick():
         print("tick", n)
 threading.Thread(target=tick, daemon=True).start()
 """
-FLOOD = (
-    "import threading\ndef flood():\n    {}\nthreading.Thread(target=flood, daemon=True).start()"
-)
+FLOOD = """
+import sys, threading
+def flood():
+    while True: {}
+threading.Thread(target=flood, daemon=True).start()
+"""
 
 
 def entries(session: SessionClient) -> list[dict[str, str]]:
@@ -70,7 +73,8 @@ LATE = {
     "task = asyncio.get_event_loop().create_task(late())",
     "child": "import subprocess\nsubprocess.Popen(['sh', '-c', 'sleep 0.3; echo late'])",
     "grandchild": "import subprocess\nsubprocess.run('(sleep 0.3; echo late) &', shell=True)",
-    "fork": "import os, time\nif not os.fork():\n    time.sleep(0.3)\n    print('late')\n    os._exit(0)",
+    "fork": "import os, time\n"
+    "if not os.fork():\n    time.sleep(0.3)\n    print('late')\n    os._exit(0)",
     "descriptor": "import os, threading, time\n"
     "def late(fd=os.dup(1)):\n    time.sleep(0.3)\n    os.write(fd, b'late\\n')\n"
     "threading.Thread(target=late, daemon=True).start()",
@@ -105,7 +109,13 @@ def test_server_of_an_earlier_run(session: SessionClient) -> None:
         "threading.Thread(target=server.serve_forever, daemon=True).start()"
     )
     session.run(code)
-    ask = "import urllib.request\ntry: urllib.request.urlopen('http://127.0.0.1:%d/x' % server.server_port)\nexcept Exception as e: print(e.code)"
+    ask = """
+import urllib.request
+try:
+    urllib.request.urlopen(f"http://127.0.0.1:{server.server_port}/x")
+except Exception as error:
+    print(error.code)
+"""
     check(session.run(ask), stdout="501\n", stderr="")
     assert wait_until(lambda: '"GET /x HTTP/1.1" 501' in text(session, "stderr"), 20)
 
@@ -114,7 +124,8 @@ def test_rich_output(session: SessionClient) -> None:
     """A display that comes late is text in the log, and nobody's result."""
     code = (
         "import threading, time\nfrom IPython.display import display\n"
-        "def late():\n    time.sleep(0.2)\n    display({'text/plain': 'plain', 'text/html': '<b>'}, raw=True)\n"
+        "data = {'text/plain': 'plain', 'text/html': '<b>'}\n"
+        "def late():\n    time.sleep(0.2)\n    display(data, raw=True)\n"
         "threading.Thread(target=late, daemon=True).start()"
     )
     session.run(code)
@@ -225,10 +236,10 @@ def test_workspace_does_not_show_it(session: SessionClient) -> None:
 
 
 FLOODS = {
-    "lines": FLOOD.format("while True: print('x' * 50)"),
-    "much at once": FLOOD.format("while True: print('x' * 100_000)"),
-    "alternating": FLOOD.format("import sys\n    while True: print('x'); sys.stderr.write('y')"),
-    "child": "import subprocess; subprocess.Popen(['yes'])",
+    "lines": FLOOD.format("print('x' * 50)"),
+    "much at once": FLOOD.format("print('x' * 100_000)"),
+    "alternating": FLOOD.format("print('x'); sys.stderr.write('y')"),
+    "child": "import subprocess\nsubprocess.Popen(['yes'])",
 }
 
 
