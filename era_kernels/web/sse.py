@@ -90,12 +90,12 @@ class EventStream:
         handler: BaseHandler,
         problem: Callable[[], EraError | None] = lambda: None,
         show: Callable[[Recorded], JsonObject] = event_of_run,
-        hold: float = HOLD,
+        hold: float | None = None,
     ) -> None:
         self._handler = handler
         self._problem = problem
         self._show = show
-        self._hold = hold
+        self._hold = HOLD if hold is None else hold
         self._last_seq = 0
         self._begun = False
 

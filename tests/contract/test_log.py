@@ -258,7 +258,7 @@ def test_flood(server: Server, client: Client, session: SessionClient, flood: st
         check(session.run("print(kept)"), stdout="1\n", stderr="", state="preserved")
         check(other.run("print(2)"), stdout="2\n")
         assert client.http.get("/health").status_code == 200
-        assert time.monotonic() - began < 3
+        assert time.monotonic() - began < 20
         grown = max(grown, process.memory_info().rss - before)
     assert grown < 64 << 20
     for folder in (server.data_dir / "sessions").glob("*/log"):
