@@ -43,7 +43,7 @@ def follow(http: httpx.Client, path: str, after: int, until: str) -> int:
     headers = {"Accept": "text/event-stream", "Last-Event-ID": str(after)}
     with http.stream("GET", f"{path}/log", headers=headers) as response:
         for number, entry in frames(response.raise_for_status()):
-            print(f"  {number} {entry['time']} {entry['stream']}: {entry['content']!r}")
+            print(f"  {number} {entry['time']} {entry['type']}: {entry['content']!r}")
             if until in entry["content"]:
                 return number
     raise RuntimeError("the log ended")
