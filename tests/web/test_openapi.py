@@ -262,6 +262,7 @@ CASES = [
     pytest.param("POST", f"{EXECUTION}/interrupt", 200, interrupting, id="interrupt"),
     case("GET", f"{EXECUTION}/stdout", 200),
     case("GET", f"{EXECUTION}/stderr", 200),
+    case("GET", "/api/sessions/{id}/log", 200),
     case("GET", FILES, 200),
     case("GET", f"{FILES}/{{path}}", 200),
     case("PUT", f"{FILES}/{{path}}", 200, {"any": "body"}),
