@@ -80,6 +80,11 @@ class Channel:
         """What comes is not wanted, or has to wait for a message that still is unpacked."""
         return not self._closed and (self._held or not self._wanted)
 
+    @property
+    def closed(self) -> bool:
+        """All that came before the end was received, and nothing more will come."""
+        return self._closed
+
     def open(self, connection: socket.socket) -> None:
         """The kernel is there: greet it."""
         self._socket = connection

@@ -16,7 +16,7 @@ from era_kernels.kernels.channels import LOST, Channels
 from era_kernels.kernels.inside import Inside
 from era_kernels.kernels.ladder import Ladder
 from era_kernels.kernels.questions import Questions
-from era_kernels.kernels.run import Patience, Run
+from era_kernels.kernels.run import Patience, Quiet, Run
 from era_kernels.kernels.wire import Connection, Message
 from era_kernels.models import (
     Ending,
@@ -26,6 +26,7 @@ from era_kernels.models import (
     Output,
     Reason,
     Request,
+    Stderr,
     Step,
 )
 
@@ -45,12 +46,16 @@ class Keeper(Protocol):
     async def aclose(self, reason: str | None = None) -> None:
         """End everything in the machine; `ended` tells the reason at once."""
 
+    def last_words(self) -> str:
+        """What the process wrote to its own stderr since this was asked last; bounded."""
+
 
 class Kernel:
     """A kernel's side that faces the server. It runs one request at a time.
 
     `late` is called with output that belongs to no run of now: what threads, old children and
-    timers print afterwards, and what an abandoned run still prints.
+    timers print afterwards, and what an abandoned run still prints; at last with how the kernel
+    ended when no run tells. `closed` is done when nothing more is heard of it.
     """
 
     def __init__(
@@ -68,6 +73,8 @@ class Kernel:
         self._run: Run | None = None
         self._chores: set[asyncio.Task[None]] = set()  # ladders and ends that are under way
         self._parting: asyncio.Task[None] | None = None
+        self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._silence: Quiet | None = None  # after the end, while late output is on its way
         self._answered = False  # on shell
         self._heard = False  # on iopub
         self._ready = asyncio.Event()
@@ -156,6 +163,7 @@ class Kernel:
 
     def _start(self, request: Request) -> Run:
         self.inside.runs(request)
+        self._keeper.last_words()  # of before, which are not the run's
         run = Run(
             request, secrets.token_hex(16), self._channels.iopub, self._patience, self._give_up
         )
@@ -218,6 +226,8 @@ class Kernel:
         elif isinstance(event, InputRequest):
             self.inside.refuse_input(event.key)  # nobody follows what is left of a run
         else:
+            if self._silence is not None:
+                self._silence.note()
             self.late([event])
 
     def _on_answer(self) -> None:
@@ -251,16 +261,23 @@ class Kernel:
         self._spawn(self._keeper.aclose(reason))
 
     def _on_ended(self, ended: asyncio.Future[Ending]) -> None:
-        run = self._run
         self._questions.close()
-        if run is not None:
-            run.ended(ended.result())
-            run.over.add_done_callback(lambda _: self._channels.close())
+        run, ending = self._run, ended.result()
+        if run is not None and not run.over.done():
+            run.ended(ending, self._keeper.last_words)
+            run.over.add_done_callback(lambda _: self._close())
+        elif not self._ready.is_set() or ending.ordered:
+            self._close()
         else:
-            self._channels.close()
+            self._silence = Quiet(self._patience.drain, self._bury)
+            if self._channels.iopub.closed:
+                self._bury()
+            asyncio.get_running_loop().call_later(self._patience.drain_most, self._bury)
         self._ready.set()
 
     def _on_broken(self, reason: str) -> None:
+        if self._channels.iopub.closed:
+            self._on_all_heard()
         self._parting = asyncio.create_task(self._part(reason))
         self._parting.add_done_callback(self._on_chore_done)
 
@@ -278,6 +295,28 @@ class Kernel:
         if not ended.done():
             log.warning("the connection to a kernel was lost", extra={"why": reason})
             await self._keeper.aclose(reason)
+
+    def _on_all_heard(self) -> None:
+        """Nothing comes on iopub any more, so nobody has to wait whether something does."""
+        if self._run is not None:
+            self._run.cut_off()
+        if self._silence is not None:
+            self._bury()
+
+    def _bury(self) -> None:
+        """It ended in no run, and what it said before has been heard: so the log tells of it."""
+        if not self.closed.done():
+            cause = self._keeper.ended.result().cause
+            told = f"{self._keeper.last_words()}The kernel's process ended: {cause}.\n"
+            self.late([Stderr(told)])
+            self._close()
+
+    def _close(self) -> None:
+        if self._silence is not None:
+            self._silence.cancel()
+        self._channels.close()
+        if not self.closed.done():
+            self.closed.set_result(None)
 
     async def _settle(self) -> None:
         """Wait for ladders: an interrupt that is on its way must not hit the next run."""

@@ -73,6 +73,11 @@ class Ending:
         return 137
 
     @property
+    def ordered(self) -> bool:
+        """Whether somebody wanted it: nothing went wrong."""
+        return self.reason in set(Reason)
+
+    @property
     def cause(self) -> str:
         """The ending in words: `exit 7`, `signal 11 (SIGSEGV)`, `session deleted`."""
         if self.reason is not None:

@@ -59,7 +59,7 @@ class Tail:
         """The events after `seq`, oldest first; None when some of them are only in the file."""
         if seq >= self.last_seq:
             return []
-        if self._events[0].seq > seq + 1:
+        if not self._events or self._events[0].seq > seq + 1:
             return None
         return list(islice(self._events, seq + 1 - self._events[0].seq, None))
 

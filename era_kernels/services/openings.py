@@ -42,6 +42,8 @@ class Openings:
         await self._begin(machine)
 
     async def _begin(self, machine: Machine) -> None:
+        if self._record.stored:
+            machine.kernel.late = self._tools.logs.live(self._record.session.directory).take
         machine.ended.add_done_callback(self._on_kernel_ended)
         try:
             # Durable before any code runs: after a crash it alone tells that variables were lost,

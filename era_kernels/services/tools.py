@@ -11,6 +11,7 @@ from era_kernels.services.meters import Meters
 from era_kernels.services.mounts import Mounts
 from era_kernels.services.rules import Rules
 from era_kernels.services.seat import Seats
+from era_kernels.services.session_logs import SessionLogs
 from era_kernels.storage.codes import CodeStore
 from era_kernels.storage.files import Files
 from era_kernels.storage.sessions import SessionStore
@@ -27,6 +28,7 @@ class Tools:
     workspaces: Workspaces
     files: Files
     executions: Executions
+    logs: SessionLogs
     seats: Seats
     rules: Rules
     limits: Limits

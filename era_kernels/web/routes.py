@@ -26,6 +26,7 @@ from era_kernels.web.health import HealthHandler, LanguagesHandler, LimitsHandle
 from era_kernels.web.inputs import InputHandler
 from era_kernels.web.inside import StackHandler, VariablesHandler
 from era_kernels.web.interrupts import InterruptHandler
+from era_kernels.web.log import LogHandler
 from era_kernels.web.metrics import MetricsHandler
 from era_kernels.web.not_found import NotFoundHandler
 from era_kernels.web.openapi import Document, OpenApiHandler
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from era_kernels.services.files import SessionFiles
     from era_kernels.services.inside import Insights
     from era_kernels.services.repeats import Repeats
+    from era_kernels.services.session_logs import SessionLogs
     from era_kernels.services.sessions import LiveSessions
     from era_kernels.services.status import Status
 
@@ -57,10 +59,11 @@ def make_application(
     files: SessionFiles,
     repeats: Repeats,
     insights: Insights,
+    logs: SessionLogs,
     edge: Edge,
 ) -> Application:
     """The whole HTTP side."""
-    routes = make_routes(sessions, executions, status, codes, files, repeats, insights)
+    routes = make_routes(sessions, executions, status, codes, files, repeats, insights, logs)
     document = Document(routes)
     routes = [
         *routes,
@@ -85,6 +88,7 @@ def make_routes(
     files: SessionFiles,
     repeats: Repeats,
     insights: Insights,
+    logs: SessionLogs,
 ) -> list[Route]:
     """Every path of the API, in the order of the document."""
     one = {"sessions": sessions}
@@ -115,6 +119,7 @@ def make_routes(
         Route(f"{execution}/input", InputHandler, many, "executions"),
         Route(f"{execution}/stack", StackHandler, look, "executions"),
         Route(f"{session}/variables", VariablesHandler, look, "sessions"),
+        Route(f"{session}/log", LogHandler, {**one, "logs": logs}, "executions"),
         Route("/health", HealthHandler, how, "server"),
         Route("/api/health", HealthHandler, how, "server"),
         Route("/api/languages", LanguagesHandler, how, "server"),

@@ -21,6 +21,7 @@ class Strand:
     def __init__(self, name: str, parent: dict[str, Any]) -> None:
         self.name = name
         self.parent = parent  # the header of the request that output is told to belong to
+        self.late = False  # the run is over, and all that it wrote until then is out
         self.decode = codecs.getincrementaldecoder("utf-8")("replace").decode
 
 

@@ -120,12 +120,17 @@ class Keeper:
     def __init__(self) -> None:
         self.ended: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
         self.signals: list[int] = []
+        self.words = ""
 
     async def signal(self, number: int) -> None:
         self.signals.append(number)
 
     async def aclose(self, reason: str | None = None) -> None:
         self.end(Ending(reason=reason or Reason.STOPPED))
+
+    def last_words(self) -> str:
+        words, self.words = self.words, ""
+        return words
 
     def end(self, ending: Ending) -> None:
         if not self.ended.done():

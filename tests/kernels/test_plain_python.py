@@ -53,7 +53,7 @@ async def in_session(host: KernelHost, directory: Path, program: str) -> Ending:
                 machine.kernel.inside.refuse_input(item.key)
     await machine.aclose()
     assert not late
-    assert not machine.last_words
+    assert not machine.last_words()
     finished = items[-1]
     assert isinstance(finished, Finished)
     stdout = "".join(item.content for item in items if isinstance(item, Stdout))

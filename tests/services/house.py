@@ -43,6 +43,7 @@ from era_kernels.services.meters import Meters
 from era_kernels.services.mounts import Mounts
 from era_kernels.services.rules import Rules
 from era_kernels.services.seat import Seats
+from era_kernels.services.session_logs import SessionLogs
 from era_kernels.services.sessions import LiveSessions
 from era_kernels.services.tools import Tools
 from era_kernels.storage.codes import CodeStore
@@ -50,6 +51,7 @@ from era_kernels.storage.execution_log import ExecutionStore
 from era_kernels.storage.files import Files
 from era_kernels.storage.migrations import MIGRATIONS
 from era_kernels.storage.paths import DataDirectory
+from era_kernels.storage.session_log import SessionLogStore
 from era_kernels.storage.sessions import SessionStore
 from era_kernels.storage.sqlite import Database
 from era_kernels.storage.workspaces import Workspaces
@@ -115,6 +117,8 @@ class House:
         self.executions = Executions(
             self.execution_store, keep=self._keep, keep_bytes=1 << 30, answer_bound=self._bound
         )
+        self.logs = SessionLogs(SessionLogStore(directory.sessions))
+        self._stack.push_async_callback(self.logs.aclose)
         self.meters = Meters()
         self.seats = Seats(self._rules.max_kernels)
         self.tools = Tools(
@@ -124,6 +128,7 @@ class House:
             workspaces=self.workspaces,
             files=self.files,
             executions=self.executions,
+            logs=self.logs,
             seats=self.seats,
             rules=self._rules,
             limits=self._limits,

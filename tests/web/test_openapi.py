@@ -43,6 +43,7 @@ ROUTES: list[Route] = make_routes(
     FakeFiles(_SESSIONS),  # type: ignore[arg-type]
     FakeRepeats(_SESSIONS),  # type: ignore[arg-type]
     FakeInsights(_SESSIONS),  # type: ignore[arg-type]
+    None,  # type: ignore[arg-type]
 )
 OPERATIONS: dict[tuple[str, str], Operation] = {
     (method, route.path): operation
@@ -276,6 +277,7 @@ CASES = [
     pytest.param("POST", f"{EXECUTION}/input", 200, answered, id="input 200"),
     case("GET", f"{EXECUTION}/stack", 200),
     case("GET", "/api/sessions/{id}/variables", 200),
+    case("GET", "/api/sessions/{id}/log", 200),
     case("GET", FILES, 200),
     case("GET", f"{FILES}/{{path}}", 200),
     case("PUT", f"{FILES}/{{path}}", 200, {"any": "body"}),
