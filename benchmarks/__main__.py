@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from statistics import median
 
-from benchmarks import files, hostile, limit, scale, served, walls
+from benchmarks import deaths, faults, files, hostile, limit, scale, served, walls
 from benchmarks.served import PATH, Caller
 from benchmarks.table import MEGABYTE, Row, ms
 from tests.launching import Server, launching
@@ -134,12 +134,14 @@ def main() -> int:
                 lambda: one_shots(caller),
                 lambda: output(caller, server),
                 lambda: crowd(caller, server),
+                lambda: deaths.rows(caller),
                 lambda: files.rows(caller, server, FILE_SIZES + LONG_SIZES * long),
                 lambda: hostile.rows(server),
             ]
             for part in parts:
                 show(part())
     show(scale.rows())
+    show(faults.rows())
     return missed
 
 

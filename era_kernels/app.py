@@ -20,10 +20,13 @@ from era_kernels.sandbox.sandbox import Sandboxes, Wish
 from era_kernels.services.codes import SessionCodes
 from era_kernels.services.executions import Executions
 from era_kernels.services.files import SessionFiles
+from era_kernels.services.inside import Insights
 from era_kernels.services.meters import Meters, Watched
+from era_kernels.services.mounts import Mounts
 from era_kernels.services.repeats import Repeats
 from era_kernels.services.rules import Rules
 from era_kernels.services.seat import Seats
+from era_kernels.services.session_logs import SessionLogs
 from era_kernels.services.sessions import LiveSessions
 from era_kernels.services.status import Status
 from era_kernels.services.tools import Tools
@@ -34,6 +37,7 @@ from era_kernels.storage.files import Files
 from era_kernels.storage.migrations import MIGRATIONS
 from era_kernels.storage.paths import DataDirectory
 from era_kernels.storage.secret import secret_of
+from era_kernels.storage.session_log import SessionLogStore
 from era_kernels.storage.sessions import SessionStore
 from era_kernels.storage.sqlite import Database
 from era_kernels.storage.workspaces import Workspaces
@@ -71,6 +75,7 @@ class Stores:
     executions: ExecutionStore
     workspaces: Workspaces
     files: Files
+    logs: SessionLogStore
 
 
 @asynccontextmanager
@@ -89,7 +94,8 @@ async def opened(settings: Settings) -> AsyncIterator[App]:
             keep_bytes=settings.keep_executions_bytes,
             answer_bound=settings.max_answer_output,
         )
-        sessions = await _open_sessions(stack, settings, stores, host, executions, meters)
+        logs = SessionLogs(stores.logs)
+        sessions = await _open_sessions(stack, settings, stores, host, executions, logs, meters)
         repeats = Repeats(sessions, executions, stores.secret)
         stack.push_async_callback(repeats.aclose)
         edge = Edge(
@@ -104,8 +110,10 @@ async def opened(settings: Settings) -> AsyncIterator[App]:
             executions=executions,
             status=Status(host, stores.database, settings.limits()),
             codes=SessionCodes(sessions, stores.codes),
+            insights=Insights(sessions, executions, host.languages),
             files=SessionFiles(sessions, stores.files, settings.session_workspace),
             repeats=repeats,
+            logs=logs,
             edge=edge,
         )
         web = WebServer.open(
@@ -113,6 +121,7 @@ async def opened(settings: Settings) -> AsyncIterator[App]:
         )
         _watch(meters, sessions, web)
         stack.push_async_callback(web.aclose)
+        stack.push_async_callback(logs.aclose)
         # Before that: what still runs ends, so that its clients are told.
         stack.push_async_callback(sessions.aclose)
         names = [language.name for language in host.languages if language.available]
@@ -133,8 +142,10 @@ async def _open_stores(stack: AsyncExitStack, settings: Settings, meters: Meters
     files = Files(directory.sessions, directory.incoming)
     stack.push_async_callback(files.aclose)
     await files.sweep()
+    logs = SessionLogStore(directory.sessions)
+    stack.callback(logs.close)
     sessions, codes = SessionStore(database), CodeStore(database)
-    return Stores(secret, database, sessions, codes, executions, workspaces, files)
+    return Stores(secret, database, sessions, codes, executions, workspaces, files, logs)
 
 
 async def _open_host(stack: AsyncExitStack, settings: Settings) -> KernelHost:
@@ -161,6 +172,7 @@ async def _open_sessions(
     stores: Stores,
     host: KernelHost,
     executions: Executions,
+    logs: SessionLogs,
     meters: Meters,
 ) -> LiveSessions:
     rules = _rules(settings)
@@ -172,9 +184,11 @@ async def _open_sessions(
             workspaces=stores.workspaces,
             files=stores.files,
             executions=executions,
+            logs=logs,
             seats=Seats(rules.max_kernels),
             rules=rules,
             limits=_limits(settings),
+            mounts=Mounts(settings.mounts, host),
             meters=meters,
         )
     )

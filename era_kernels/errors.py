@@ -17,6 +17,8 @@ EraError                      500 INTERNAL_ERROR
 │   ├── SessionExists         409 SESSION_EXISTS
 │   ├── NotEnforceable        409 NOT_ENFORCEABLE
 │   ├── NotRunning            409 NOT_RUNNING
+│   ├── NoInputPending        409 NO_INPUT_PENDING
+│   ├── NotSupported          409 NOT_SUPPORTED
 │   └── IdempotencyConflict   409 IDEMPOTENCY_CONFLICT
 ├── PreconditionFailed        412 PRECONDITION_FAILED
 ├── TooLarge                  413 TOO_LARGE
@@ -30,6 +32,7 @@ EraError                      500 INTERNAL_ERROR
     ├── Capacity              503 CAPACITY
     ├── LanguageUnavailable   503 LANGUAGE_UNAVAILABLE
     ├── KernelStartFailed     503 KERNEL_START_FAILED
+    ├── KernelSilent          503 KERNEL_SILENT
     └── ShuttingDown          503 SHUTTING_DOWN
 
 StartError stands beside the tree: the server (or a command) cannot start, and its text says what
@@ -129,8 +132,16 @@ class NotEnforceable(Conflict):
     code, title = "NOT_ENFORCEABLE", "Not enforceable"
 
 
+class NoInputPending(Conflict):
+    code, title = "NO_INPUT_PENDING", "No input pending"
+
+
 class NotRunning(Conflict):
     code, title = "NOT_RUNNING", "Not running"
+
+
+class NotSupported(Conflict):
+    code, title = "NOT_SUPPORTED", "Not supported"
 
 
 class IdempotencyConflict(Conflict):
@@ -183,6 +194,10 @@ class LanguageUnavailable(Unavailable):
 
 class KernelStartFailed(Unavailable):
     code, title = "KERNEL_START_FAILED", "Kernel start failed"
+
+
+class KernelSilent(Unavailable):
+    code, title = "KERNEL_SILENT", "Kernel silent"
 
 
 class ShuttingDown(Unavailable):

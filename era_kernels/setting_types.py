@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from resource import RLIM_INFINITY, RLIMIT_NOFILE, getrlimit
 from typing import Annotated, NoReturn
@@ -24,6 +25,7 @@ MOST_CONNECTIONS = 1000
 _SIZE = re.compile(r"(\d+)([KMGT]?)", re.IGNORECASE)
 _UNITS = {"": 1, "K": KIB, "M": MIB, "G": GIB, "T": TIB}
 _URL = re.compile(r"https?://[^/?#\s@]+(/[^?#\s]*)?")
+_MOUNT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _ORIGIN = re.compile(r"\*|null|[a-z][a-z0-9+.-]*://[^/?#\s@]+/?", re.IGNORECASE)
 _CGROUP_LIMITS = ("memory.max", "memory/memory.limit_in_bytes")  # version 2, version 1
 
@@ -72,7 +74,7 @@ def size_text(size: int) -> str:
     return str(size)
 
 
-def _split(value: object) -> object:
+def _split(value: object) -> tuple[str | Path, ...]:
     """Lists are written with commas; the file may also use a list of TOML."""
     if isinstance(value, str):
         return tuple(part.strip() for part in value.split(",") if part.strip())
@@ -81,7 +83,31 @@ def _split(value: object) -> object:
     must_be("a list, written with commas")
 
 
+def _named(value: object) -> object:
+    """Names are written as NAME=VALUE with commas; the file may also use a table of TOML."""
+    if isinstance(value, Mapping):
+        return dict(value)
+    parts = [str(part).partition("=") for part in _split(value)]
+    names = [name.strip() for name, _, _ in parts]
+    if not all(sign for _, sign, _ in parts) or len(set(names)) < len(names):
+        must_be("names and directories such as data=/srv/data, each name once, between commas")
+    return {name: path.strip() for name, (_, _, path) in zip(names, parts, strict=True)}
+
+
+def _offered(directories: dict[str, Path]) -> dict[str, Path]:
+    """Directories that sessions may be shown (blocking: they are looked at)."""
+    for name, path in directories.items():
+        if not _MOUNT.fullmatch(name):
+            must_be(f"names of up to 64 letters, digits, dots, _ and -, which {name!r:.70} is not")
+        named = path.is_absolute() and "\0" not in str(path)
+        if not named or not os.access(path, os.R_OK | os.X_OK) or not path.is_dir():
+            must_be(f"absolute paths of directories that this user can read, which {path} is not")
+    return directories
+
+
 def _full_path(path: Path) -> Path:
+    if "\0" in str(path):
+        must_be("a path without NUL")
     try:
         return path.expanduser().absolute()
     except RuntimeError:
@@ -119,6 +145,9 @@ Words = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
 Tokens = Annotated[Words, AfterValidator(_strong)]
 Origins = Annotated[Words, AfterValidator(_origins)]
 Url = Annotated[str, AfterValidator(_url)]
+Directories = Annotated[
+    dict[str, Path], NoDecode, BeforeValidator(_named), AfterValidator(_offered)
+]
 Paths = Annotated[tuple[FullPath, ...], NoDecode, BeforeValidator(_split)]
 
 

@@ -31,6 +31,7 @@ from era_kernels.setting_types import (
     MOST_KERNELS,
     AnyTier,
     Count,
+    Directories,
     FullPath,
     Grace,
     Origins,
@@ -168,6 +169,11 @@ class Settings(BaseSettings):
         2 * GIB, description="How much the files of one session may take together."
     )
 
+    mounts: Directories = Field(
+        {},
+        description="Directories that sessions may ask for, read-only at /mnt/NAME: "
+        "data=/srv/data,models=/srv/models.",
+    )
     min_tier: Tier = Field(
         3, description="The weakest isolation to start with: 1 (all walls) to 3; see isolation.md."
     )
@@ -234,6 +240,11 @@ class Settings(BaseSettings):
                 "run code otherwise; set one with ERA_API_TOKENS or --api-token-file",
                 "host",
             )
+        home = Path(os.path.realpath(self.data_dir))
+        for path in self.mounts.values():
+            real = Path(os.path.realpath(path))
+            if real.is_relative_to(home) or home.is_relative_to(real):
+                must_be(f"apart from the data directory, which {path} is not", "mounts")
         return self
 
     @property
@@ -275,7 +286,7 @@ def default_text(field: FieldInfo) -> str:
     value = field.default
     if isinstance(value, bool):
         return str(value).lower()
-    if value is None or value == ():
+    if value is None or value in ((), {}):
         return "none"
     if isinstance(value, int) and value >= KIB and value % KIB == 0:
         return size_text(value)

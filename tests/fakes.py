@@ -26,10 +26,11 @@ from pathlib import Path
 from typing import Literal
 
 from era_kernels.errors import EraError, KernelStartFailed
-from era_kernels.kernels.languages import Language, Languages
+from era_kernels.kernels.languages import NO_FLOORS, Language, Languages
 from era_kernels.models import (
     Ending,
     Finished,
+    Frame,
     Isolation,
     Limits,
     Output,
@@ -37,6 +38,7 @@ from era_kernels.models import (
     Reason,
     Request,
     Step,
+    Variables,
 )
 
 NO_WALLS = Isolation(4, ("files", "network"))
@@ -59,11 +61,43 @@ async def endless(machine: FakeMachine, request: Request) -> AsyncIterator[Item]
         yield Finished(124, timed_out=True)
 
 
+class FakeInside:
+    """What is asked of a kernel beside its runs; `variables_found` and `frames` are told."""
+
+    def __init__(self) -> None:
+        self.frames: list[Frame] = []
+        self.variables_found = Variables()
+        self.answers: dict[str, str | None] = {}  # by their keys; None: nobody was there
+        self.gone: set[str] = set()  # keys of questions that do not wait any more
+
+    async def stack(self) -> list[Frame]:
+        return self.frames
+
+    async def variables(self) -> Variables:
+        return self.variables_found
+
+    async def give_input(self, key: str, value: str) -> bool:
+        if key in self.gone:
+            return False
+        self.answers[key] = value
+        return True
+
+    def refuse_input(self, key: str) -> None:
+        self.answers[key] = None
+
+    async def answer_to(self, key: str) -> str | None:
+        """What a program does that waits for its input."""
+        while key not in self.answers:
+            await asyncio.sleep(0.001)
+        return self.answers.pop(key)
+
+
 class FakeKernel:
     """Notes the requests and plays the script."""
 
     def __init__(self, machine: FakeMachine, script: Script) -> None:
         self.script = script
+        self.inside = FakeInside()
         self.requests: list[Request] = []
         self.stopped: list[Request] = []
         self.interrupts = 0
@@ -235,12 +269,14 @@ class FakeHost:
     script: Script = quiet
     languages: Languages = field(default_factory=lambda: Languages([a_language("alpha")]))
     isolation: Isolation = NO_WALLS
+    enforceable: frozenset[str] = frozenset()
     failure: Exception | None = None
     broken: EraError | None = None
     opening: asyncio.Event | None = None
     closing: asyncio.Event | None = None
     machines: list[FakeMachine] = field(default_factory=list)
     places: list[Place] = field(default_factory=list)
+    limits: list[Limits] = field(default_factory=list)
 
     async def open(
         self,
@@ -260,6 +296,7 @@ class FakeHost:
         machine = FakeMachine(self.script, env, place, self.closing, kernel=kernel)
         self.machines.append(machine)
         self.places.append(place)
+        self.limits.append(limits)
         return machine
 
     async def check(self) -> None:
@@ -276,7 +313,9 @@ def start_failure() -> KernelStartFailed:
     return KernelStartFailed("The kernel ended before it was ready: exit 1.")
 
 
-def a_language(name: str, *aliases: str, reason: str | None = None) -> Language:
+def a_language(
+    name: str, *aliases: str, reason: str | None = None, floors: Limits = NO_FLOORS
+) -> Language:
     """A language that runs, or does not for a reason."""
     mode: Literal["signal"] = "signal"
     return Language(
@@ -293,4 +332,5 @@ def a_language(name: str, *aliases: str, reason: str | None = None) -> Language:
         capabilities=(),
         kernels=(name,),
         reason=reason,
+        floors=floors,
     )

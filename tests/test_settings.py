@@ -336,3 +336,66 @@ def test_everything_is_described() -> None:
     for name, field in Settings.model_fields.items():
         assert (field.description or "").endswith("."), name
         assert default_text(field), name
+
+
+# ---------------------------------------------------------------- mounts
+
+
+def test_mounts_are_written_in_three_ways(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As one text for flag, environment and file, or as a table of the file."""
+    one, two = tmp_path / "one", tmp_path / "a=b"
+    one.mkdir()
+    two.mkdir()
+    text = f"data={one}, x.1-y_Z={two},"
+    expected = {"data": one, "x.1-y_Z": two}
+    assert Settings.read({"mounts": text}).mounts == expected
+    table = f'[mounts]\ndata = "{one}"\n"x.1-y_Z" = "{two}"\n'
+    assert Settings.read({"config": written(tmp_path / "1.toml", table)}).mounts == expected
+    line = f'mounts = "{text}"'
+    assert Settings.read({"config": written(tmp_path / "2.toml", line)}).mounts == expected
+    monkeypatch.setenv("ERA_MOUNTS", text)
+    assert Settings.read().mounts == expected
+
+
+def test_mounts_are_not_merged(tmp_path: Path) -> None:
+    """A flag replaces the table of the file as a whole."""
+    directory = tmp_path / "mine"
+    directory.mkdir()
+    file = written(tmp_path / "era.toml", f'[mounts]\ndata = "{directory}"\n')
+    flags = {"config": file, "mounts": f"other={directory}"}
+    assert Settings.read(flags).mounts == {"other": directory}
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("/srv", "must be names and directories such as data=/srv/data"),
+        ("a={0},a={0}", "each name once"),
+        ("={0}", "must be names of up to 64 letters"),
+        (".a={0}", "must be names of up to 64 letters"),
+        ("a/b={0}", "must be names of up to 64 letters"),
+        ("a" * 65 + "={0}", "must be names of up to 64 letters"),
+        ("a=", "must be absolute paths of directories"),
+        ("a=relative", "must be absolute paths of directories"),
+        ("a={0}/nowhere", "must be absolute paths of directories"),
+        ("a={0}/file", "must be absolute paths of directories"),
+        ("a={0}/loop", "must be absolute paths of directories"),
+    ],
+)
+def test_mounts_that_cannot_be(tmp_path: Path, text: str, words: str) -> None:
+    """What is wrong is said at the start."""
+    (tmp_path / "file").touch()
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    said = refusal(mounts=text.format(tmp_path))
+    assert said.startswith("mounts (from --mounts) must be ")
+    assert words in said
+
+
+@pytest.mark.parametrize("where", ["/", "{0}", "{0}/data", "{0}/data/sessions", "{0}/link"])
+def test_mounts_apart_from_the_data(tmp_path: Path, where: str) -> None:
+    """No session is shown the data directory, by whatever name or from above."""
+    (tmp_path / "data" / "sessions").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "data")
+    mounts = f"all={where.format(tmp_path)}"
+    said = refusal(mounts=mounts, data_dir=str(tmp_path / "data"))
+    assert "apart from the data directory" in said

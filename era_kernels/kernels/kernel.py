@@ -13,10 +13,22 @@ from typing import Any, Literal, Protocol
 from era_kernels.errors import KernelStartFailed
 from era_kernels.kernels import messages
 from era_kernels.kernels.channels import LOST, Channels
+from era_kernels.kernels.inside import Inside
 from era_kernels.kernels.ladder import Ladder
-from era_kernels.kernels.run import Patience, Run
+from era_kernels.kernels.questions import Questions
+from era_kernels.kernels.run import Patience, Quiet, Run
 from era_kernels.kernels.wire import Connection, Message
-from era_kernels.models import Ending, Finished, JsonObject, Output, Reason, Request, Step
+from era_kernels.models import (
+    Ending,
+    Finished,
+    InputRequest,
+    JsonObject,
+    Output,
+    Reason,
+    Request,
+    Stderr,
+    Step,
+)
 
 log = logging.getLogger(__name__)
 
@@ -34,12 +46,16 @@ class Keeper(Protocol):
     async def aclose(self, reason: str | None = None) -> None:
         """End everything in the machine; `ended` tells the reason at once."""
 
+    def last_words(self) -> str:
+        """What the process wrote to its own stderr since this was asked last; bounded."""
+
 
 class Kernel:
     """A kernel's side that faces the server. It runs one request at a time.
 
     `late` is called with output that belongs to no run of now: what threads, old children and
-    timers print afterwards, and what an abandoned run still prints.
+    timers print afterwards, and what an abandoned run still prints; at last with how the kernel
+    ended when no run tells. `closed` is done when nothing more is heard of it.
     """
 
     def __init__(
@@ -48,6 +64,7 @@ class Kernel:
         keeper: Keeper,
         interrupt_mode: InterruptMode = "signal",
         patience: Patience | None = None,
+        stuck_signal: int | None = None,
     ) -> None:
         self.late: Callable[[list[Output]], None] = _forget
         self._keeper = keeper
@@ -56,12 +73,22 @@ class Kernel:
         self._run: Run | None = None
         self._chores: set[asyncio.Task[None]] = set()  # ladders and ends that are under way
         self._parting: asyncio.Task[None] | None = None
+        self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._silence: Quiet | None = None  # after the end, while late output is on its way
         self._answered = False  # on shell
         self._heard = False  # on iopub
         self._ready = asyncio.Event()
+        self._questions = Questions(self._request_control)
         self._channels = Channels(
-            connection, self._on_shell, self._on_iopub, self._on_stdin, self._on_broken
+            connection,
+            self._on_shell,
+            self._on_iopub,
+            self._questions.on_message,
+            self._on_stdin,
+            self._on_broken,
         )
+        dump = (connection.dump, stuck_signal)
+        self.inside = Inside(self._questions, keeper.signal, *dump)
         keeper.ended.add_done_callback(self._on_ended)
 
     @property
@@ -113,7 +140,7 @@ class Kernel:
         if self._interrupt_mode == "signal":
             await self._keeper.signal(signal.SIGINT)
         else:
-            self._channels.request(self._channels.control, "interrupt_request", {})
+            self._request_control("interrupt_request", {})
 
     async def stop(self, request: Request) -> Sequence[Step]:
         """End the run of that request, and no other, by the ladder; what that took.
@@ -135,6 +162,8 @@ class Kernel:
     # ------------------------------------------------------------ what goes to the kernel
 
     def _start(self, request: Request) -> Run:
+        self.inside.runs(request)
+        self._keeper.last_words()  # of before, which are not the run's
         run = Run(
             request, secrets.token_hex(16), self._channels.iopub, self._patience, self._give_up
         )
@@ -155,6 +184,9 @@ class Kernel:
         run.over.add_done_callback(lambda _: deadline.cancel())
         return run
 
+    def _request_control(self, kind: str, content: JsonObject) -> str:
+        return self._channels.request(self._channels.control, kind, content)
+
     def _ask(self) -> None:
         self._channels.request(self._channels.shell, "kernel_info_request", {})
 
@@ -172,7 +204,7 @@ class Kernel:
                 run.replied(reply)
 
     def _on_stdin(self, message: Message) -> None:
-        """Programs have no standard input: nobody answers."""
+        """Nobody answers: programs ask by iopub, in order with their output."""
 
     def _on_iopub(self, message: Message) -> None:
         if not self._ready.is_set():
@@ -191,7 +223,11 @@ class Kernel:
             self._channels.drop("an output has the wrong shape")
         elif self._run is not None and self._run.takes(message.parent):
             self._run.put(event, message.size)
+        elif isinstance(event, InputRequest):
+            self.inside.refuse_input(event.key)  # nobody follows what is left of a run
         else:
+            if self._silence is not None:
+                self._silence.note()
             self.late([event])
 
     def _on_answer(self) -> None:
@@ -225,15 +261,23 @@ class Kernel:
         self._spawn(self._keeper.aclose(reason))
 
     def _on_ended(self, ended: asyncio.Future[Ending]) -> None:
-        run = self._run
-        if run is not None:
-            run.ended(ended.result())
-            run.over.add_done_callback(lambda _: self._channels.close())
+        self._questions.close()
+        run, ending = self._run, ended.result()
+        if run is not None and not run.over.done():
+            run.ended(ending, self._keeper.last_words)
+            run.over.add_done_callback(lambda _: self._close())
+        elif not self._ready.is_set() or ending.ordered:
+            self._close()
         else:
-            self._channels.close()
+            self._silence = Quiet(self._patience.drain, self._bury)
+            if self._channels.iopub.closed:
+                self._bury()
+            asyncio.get_running_loop().call_later(self._patience.drain_most, self._bury)
         self._ready.set()
 
     def _on_broken(self, reason: str) -> None:
+        if self._channels.iopub.closed:
+            self._on_all_heard()
         self._parting = asyncio.create_task(self._part(reason))
         self._parting.add_done_callback(self._on_chore_done)
 
@@ -251,6 +295,28 @@ class Kernel:
         if not ended.done():
             log.warning("the connection to a kernel was lost", extra={"why": reason})
             await self._keeper.aclose(reason)
+
+    def _on_all_heard(self) -> None:
+        """Nothing comes on iopub any more, so nobody has to wait whether something does."""
+        if self._run is not None:
+            self._run.cut_off()
+        if self._silence is not None:
+            self._bury()
+
+    def _bury(self) -> None:
+        """It ended in no run, and what it said before has been heard: so the log tells of it."""
+        if not self.closed.done():
+            cause = self._keeper.ended.result().cause
+            told = f"{self._keeper.last_words()}The kernel's process ended: {cause}.\n"
+            self.late([Stderr(told)])
+            self._close()
+
+    def _close(self) -> None:
+        if self._silence is not None:
+            self._silence.cancel()
+        self._channels.close()
+        if not self.closed.done():
+            self.closed.set_result(None)
 
     async def _settle(self) -> None:
         """Wait for ladders: an interrupt that is on its way must not hit the next run."""

@@ -20,9 +20,25 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from era_kernels.errors import LanguageUnavailable, StartError, UnsupportedLanguage
 from era_kernels.kernels.environment import filled, search_path
-from era_kernels.models import JsonObject
+from era_kernels.models import JsonObject, Limits
 
+NO_FLOORS = Limits()
+_MIB = 1024 * 1024
 _NAME = r"^[a-z][a-z0-9_+-]*$"
+
+
+class _Floors(BaseModel):
+    """The least with which a kernel starts and runs a program that does nothing."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    memory_mb: int | None = Field(None, gt=0)
+    processes: int | None = Field(None, gt=0)
+    cpu: float | None = Field(None, gt=0)
+
+    def limits(self) -> Limits:
+        memory = None if self.memory_mb is None else self.memory_mb * _MIB
+        return Limits(memory=memory, processes=self.processes, cpu=self.cpu)
 
 
 class _Extras(BaseModel):
@@ -36,6 +52,9 @@ class _Extras(BaseModel):
     extension: str = ""
     transport: Literal["ipc"] = "ipc"
     capabilities: list[str] = []
+    # Ones that do nothing to a process which does not know them.
+    stuck_signal: Literal["SIGURG", "SIGWINCH"] | None = None
+    floors: _Floors = _Floors()
 
 
 class _Metadata(BaseModel):
@@ -73,8 +92,10 @@ class Language:
     extension: str
     capabilities: tuple[str, ...]
     kernels: tuple[str, ...]
+    stuck_signal: str | None = None  # makes it write its stack when it can do nothing else
     version: str | None = None
     reason: str | None = None
+    floors: Limits = NO_FLOORS  # what its kernel needs at least
 
     @property
     def available(self) -> bool:
@@ -219,7 +240,9 @@ def _as_language(spec: _Spec, folder: Path) -> Language:
         transport=extras.transport,
         extension=extras.extension,
         capabilities=tuple(extras.capabilities),
+        stuck_signal=extras.stuck_signal,
         kernels=(folder.name,),
+        floors=extras.floors.limits(),
     )
 
 

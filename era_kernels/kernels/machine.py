@@ -7,12 +7,14 @@ import errno
 import itertools
 import logging
 import os
+import signal
 from collections.abc import Mapping, Sequence
 
 from era_kernels.errors import KernelStartFailed
 from era_kernels.kernels.environment import environment
 from era_kernels.kernels.kernel import Kernel
 from era_kernels.kernels.languages import Language, Languages
+from era_kernels.kernels.last_words import last_words
 from era_kernels.kernels.program import Program, Unstarted
 from era_kernels.kernels.wire import Connection
 from era_kernels.models import Ending, Finished, Isolation, Limits, Place, Reason
@@ -24,7 +26,6 @@ log = logging.getLogger(__name__)
 
 START = 60.0  # seconds until a kernel must be ready, also on a host that starts many at once
 MOST_ARGUMENTS = 6 << 20  # characters of arguments and variables; the system takes no more bytes
-LAST_WORDS = 2000  # bytes of a kernel's own stderr that are logged when it does not start
 _OF_KERNELS = (Reason.TIMEOUT, Reason.OUTPUT_LIMIT)  # reasons that concern a run on the kernel
 
 
@@ -43,6 +44,7 @@ class Machine:
         self._provisioner = SandboxProvisioner(sandbox)
         self._kernel: Kernel | None = None
         self._closing: asyncio.Task[None] | None = None
+        self._told = 0  # bytes of the kernel's own stderr
         sandbox.ended.add_done_callback(self._on_sandbox_ended)
 
     @property
@@ -81,13 +83,16 @@ class Machine:
             await asyncio.to_thread(connection.write)
         except (OSError, ValueError) as error:
             raise KernelStartFailed(f"The kernel could not be started: {error}.") from error
-        self._kernel = Kernel(connection, self, self._language.interrupt_mode)
+        name = self._language.stuck_signal
+        stuck = None if name is None else signal.Signals[name]
+        mode = self._language.interrupt_mode
+        self._kernel = Kernel(connection, self, mode, stuck_signal=stuck)
         await self._provisioner.launch_kernel([], command=command)
         self._provisioner.ended.add_done_callback(self._on_process_ended)
         try:
             await self._kernel.wait_ready(START)
         except KernelStartFailed as error:
-            extra = {"program": command.name, "why": error.message, "words": self.last_words}
+            extra = {"program": command.name, "why": error.message, "words": self.last_words()}
             log.error("a kernel did not start", extra=extra)
             raise
 
@@ -139,12 +144,14 @@ class Machine:
         self._end(Ending(reason=reason or Reason.STOPPED))
         await self._sandbox.aclose(reason)
 
-    @property
     def last_words(self) -> str:
-        """The last that the kernel's process wrote to its own stderr, past any protocol."""
+        """What the kernel's process wrote to its own stderr and was not told before."""
         process = self._provisioner.process
-        tail = b"" if process is None else process.stderr.tail()
-        return tail[-LAST_WORDS:].decode(errors="replace")
+        if process is None:
+            return ""
+        process.stderr.drain()
+        told, self._told = self._told, process.stderr.total
+        return last_words(process.stderr.tail(), self._told - told, self._language.directory)
 
     @property
     def _cwd(self) -> str:
@@ -192,6 +199,11 @@ class KernelHost:
     def isolation(self) -> Isolation:
         """How strong the walls around every machine are."""
         return self._sandboxes.isolation
+
+    @property
+    def enforceable(self) -> frozenset[str]:
+        """Which wishes for one session the walls enforce: names of `Limits`, and `mounts`."""
+        return self._sandboxes.walls.enforceable
 
     async def open(
         self,

@@ -21,6 +21,7 @@ from era_kernels.models import (
     ClearOutput,
     Display,
     ExceptionInfo,
+    InputRequest,
     JsonObject,
     Output,
     Result,
@@ -32,6 +33,8 @@ from era_kernels.models import (
 FENCE = "application/vnd.era.fence+json"
 DEPTH = 100  # of nested JSON in a MIME bundle
 ID_LENGTH = 1024  # characters of a display id
+KEY_LENGTH = 64  # characters of the key of a request for input
+PROMPT_LENGTH = 8192  # characters of its prompt
 VALUE_LENGTH = 64 * 1024  # characters of an exception's name or text; stderr has all of it
 TRACEBACK_LENGTH = 256 * 1024  # characters of a traceback's lines together
 
@@ -132,6 +135,13 @@ def _clear_output(content: JsonObject) -> Output:
     return ClearOutput(content.get("wait") is True)
 
 
+def _input_request(content: JsonObject) -> Output:
+    prompt, key = _text(content.get("prompt")), _text(content.get("key"))
+    if len(key) > KEY_LENGTH:
+        raise _WrongShape
+    return InputRequest(prompt[:PROMPT_LENGTH], content.get("password") is True, key)
+
+
 _STREAMS: dict[str, Callable[[str], Output]] = {"stdout": Stdout, "stderr": Stderr}
 _EVENTS: dict[str, Callable[[JsonObject], Output]] = {
     "stream": _stream,
@@ -139,6 +149,7 @@ _EVENTS: dict[str, Callable[[JsonObject], Output]] = {
     "display_data": _display,
     "update_display_data": _update_display,
     "clear_output": _clear_output,
+    "input_request": _input_request,  # Jupyter sends it on stdin, where no order holds
 }
 
 
@@ -220,3 +231,8 @@ def _lines(value: Any) -> list[str]:
             break
         lines.append(line)
     return lines
+
+
+def valid_json(value: Any, depth: int = DEPTH) -> Any:
+    """The same as valid JSON. Raises ValueError."""
+    return _json(value, depth)

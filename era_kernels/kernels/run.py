@@ -99,6 +99,7 @@ class Run:
         self._silence: Quiet | None = None
         self._limit: Quiet | None = None
         self._abandoned = False
+        self._last_words: Callable[[], str] = str
         self._waiting: list[Output] = []
         self._size = 0
         self._news = asyncio.Event()
@@ -140,16 +141,26 @@ class Run:
             self._fenced = True
             self._next()
 
-    def ended(self, ending: Ending) -> None:
-        """The machine has ended. What the process wrote before its end is still on its way."""
+    def ended(self, ending: Ending, last_words: Callable[[], str] = str) -> None:
+        """The machine has ended. What the process wrote before its end is still on its way.
+
+        `last_words` are those past any protocol, to be asked for when all else is here.
+        """
         if self.over.done():
             return
         self._ending = ending
-        if ending.reason is not None or self._fenced:
+        if not ending.ordered:
+            self._last_words = last_words
+        if ending.reason is not None or self._fenced or self._iopub.closed:
             self._finish()
             return
         self._wait(self._patience.drain, self._finish)
         self._bound(self._patience.drain_most, self._finish)
+
+    def cut_off(self) -> None:
+        """Nothing more can come; it matters when the machine has ended."""
+        if self._ending is not None:
+            self._finish()
 
     def _next(self) -> None:
         if self._fenced and (self._reply is not None or self._ending is not None):
@@ -179,6 +190,8 @@ class Run:
             if timer is not None:
                 timer.cancel()
         if not self.over.done():
+            if words := self._last_words():
+                self._waiting.append(Stderr(words))
             self.over.set_result(self._outcome())
             self._news.set()
 

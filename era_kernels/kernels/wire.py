@@ -27,6 +27,7 @@ VALUES_AT_ONCE = 5000  # that are parsed in one go
 DEPTH = 102  # of nested JSON: a MIME bundle may have 100 levels
 
 _FILE = "kernel.json"
+_DUMP = "dump"
 _PORTS = {"shell": 1, "iopub": 2, "stdin": 3, "control": 4, "hb": 5}
 # JSON knows no NaN and no infinities, though Python's parser does.
 _decoder = json.JSONDecoder(parse_constant=lambda _: None)
@@ -62,6 +63,11 @@ class Connection:
         """The socket of `shell`, `iopub`, `stdin`, `control` or `hb`."""
         return self.directory / f"k-{_PORTS[channel]}"
 
+    @property
+    def dump(self) -> Path:
+        """Where a kernel that can do nothing else writes its stack, if it is one that does."""
+        return self.directory / _DUMP
+
     def address(self, channel: str) -> str:
         """The same as a ZeroMQ address."""
         return f"ipc://{self.path(channel)}"
@@ -73,6 +79,7 @@ class Connection:
             "ip": f"{self.inside}/k",
             "key": self.key,
             "signature_scheme": "hmac-sha256",
+            "dump": f"{self.inside}/{_DUMP}",
             **{f"{channel}_port": number for channel, number in _PORTS.items()},
         }
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW

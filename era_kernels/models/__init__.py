@@ -7,6 +7,7 @@ from era_kernels.models.events import (
     Event,
     ExceptionInfo,
     Failure,
+    InputRequest,
     Output,
     Queued,
     Recorded,
@@ -27,6 +28,7 @@ from era_kernels.models.executions import (
     Step,
     Submission,
 )
+from era_kernels.models.inside import ABSENT, Frame, Variable, Variables
 from era_kernels.models.places import Ending, Limits, Place, Reason
 from era_kernels.models.sessions import (
     WITHOUT_WALLS,
@@ -40,6 +42,7 @@ from era_kernels.models.sessions import (
 from era_kernels.models.times import JsonObject, duration_text, iso, now
 
 __all__ = [
+    "ABSENT",
     "WITHOUT_WALLS",
     "ClearOutput",
     "Display",
@@ -53,6 +56,8 @@ __all__ = [
     "Failure",
     "FileInfo",
     "Finished",
+    "Frame",
+    "InputRequest",
     "Isolation",
     "JsonObject",
     "Keyed",
@@ -73,6 +78,8 @@ __all__ = [
     "Step",
     "Submission",
     "UpdateDisplay",
+    "Variable",
+    "Variables",
     "duration_text",
     "event_from_json",
     "event_to_json",

@@ -73,6 +73,16 @@ class ClearOutput:
 
 
 @dataclass(frozen=True, slots=True)
+class InputRequest:
+    """The program waits for a line; `password`: it is not to be shown while it is typed."""
+
+    type: ClassVar[str] = "input_request"
+    prompt: str
+    password: bool = False
+    key: str = ""  # by which the kernel knows the answer; nobody else is told
+
+
+@dataclass(frozen=True, slots=True)
 class Queued:
     """The run waits behind others; `position` counts from 1."""
 
@@ -111,7 +121,7 @@ class Done:
     data: JsonObject = field(default_factory=dict)
 
 
-Output = Stdout | Stderr | Result | Display | UpdateDisplay | ClearOutput
+Output = Stdout | Stderr | Result | Display | UpdateDisplay | ClearOutput | InputRequest
 Event = Output | Queued | Failure | Done
 
 
@@ -124,7 +134,9 @@ class Recorded:
     event: Event
 
 
-_KINDS = (Stdout, Stderr, Result, Display, UpdateDisplay, ClearOutput, Queued, Failure, Done)
+_KINDS = (
+    Stdout, Stderr, Result, Display, UpdateDisplay, ClearOutput, InputRequest, Queued, Failure, Done
+)  # fmt: skip
 _EVENTS: dict[str, type[Any]] = {cls.type: cls for cls in _KINDS}
 
 
@@ -135,7 +147,7 @@ def event_to_json(event: Event) -> JsonObject:
         value = getattr(event, name)
         if name == "exception":
             out[name] = None if value is None else dataclasses.asdict(value)
-        elif value is not None:
+        elif value is not None and name != "key":
             out[name] = value
     return out
 

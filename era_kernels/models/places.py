@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import signal as signals
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, replace
 from enum import StrEnum
 from pathlib import Path
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,6 +17,7 @@ class Place:
     packages: Path  # what setup installed
     cache: Path  # what tools cache; outside the workspace, so that an import is no file of the user
     temporary: Path = Path("/tmp")
+    mounts: tuple[tuple[str, Path], ...] = ()  # of the operator: name, directory of the host
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +32,27 @@ class Limits:
     workspace: int | None = None
     tmp: int | None = None
     shm: int | None = None
+
+    def lowered(self, other: Limits | None) -> Limits:
+        """These, or the other's where they are lower.
+
+        No file may be larger than a workspace that was lowered, and /tmp and /dev/shm, which are
+        memory, hold no more than memory that was.
+        """
+        if other is None:
+            return self
+        least = Limits(*(_least(a, b) for a, b in zip(astuple(self), astuple(other), strict=True)))
+        return replace(
+            least,
+            file_size=_least(least.file_size, other.workspace),
+            tmp=_least(least.tmp, other.memory),
+            shm=_least(least.shm, other.memory),
+        )
+
+
+def _least(*values: Any) -> Any:
+    """The least number; None when there is none."""
+    return min((value for value in values if value is not None), default=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +71,11 @@ class Ending:
         if self.code is not None and self.reason is None:
             return self.code
         return 137
+
+    @property
+    def ordered(self) -> bool:
+        """Whether somebody wanted it: nothing went wrong."""
+        return self.reason in set(Reason)
 
     @property
     def cause(self) -> str:

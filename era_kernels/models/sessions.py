@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 
+from era_kernels.models.places import Limits
 from era_kernels.models.times import JsonObject
 
 
@@ -28,6 +29,8 @@ class Session:
     file_count: int = 0
     total_size: int = 0
     kernel_generation: int = 0
+    limits: Limits | None = None  # of its own, lower than the server's
+    mounts: tuple[str, ...] = ()  # names of what the operator offers
 
 
 class SessionStatus(StrEnum):
@@ -72,6 +75,8 @@ class NewSession:
     ttl: float | None = None
     allow_internet: bool | None = None
     allow_public: bool | None = None
+    limits: Limits | None = None
+    mounts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,6 +32,7 @@ class Plan:
     passage: int | None = None  # a group that may walk through the server's own directories
     readable: Sequence[str] = ()  # the same path inside
     writable: Sequence[Sequence[str]] = ()  # pairs: the host's path, the path inside
+    mounts: Sequence[Sequence[str]] = ()  # pairs, too; read-only
     hidden: Sequence[str] = ()  # nothing of these is seen, even where they lie in what is readable
     home: str = "/home/user"  # inside
     tmp: int = 0  # bytes

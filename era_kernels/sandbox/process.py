@@ -38,6 +38,7 @@ class Output:
         self._kept = news is None
         self.muted = False
         self.open = True
+        self.total = 0  # bytes that were written so far
         self._loop.add_reader(descriptor, self._readable)
 
     def tail(self) -> bytes:
@@ -111,6 +112,7 @@ class Output:
         if not chunk:
             self._shut()
             return False
+        self.total += len(chunk)
         if self._kept:
             self._tail += chunk
             if len(self._tail) > 4 * TAIL:

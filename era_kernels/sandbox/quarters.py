@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import os
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from era_kernels.errors import KernelStartFailed
 from era_kernels.models import Limits, Place
 from era_kernels.sandbox import directories
 from era_kernels.sandbox.groups import Group
@@ -13,6 +16,9 @@ from era_kernels.sandbox.identities import Identities, hand_over, let_pass
 from era_kernels.sandbox.plan import Kind, Plan
 from era_kernels.sandbox.tiers import Walls
 from era_kernels.sandbox.watch import Watch, out_of_memory
+
+MENDED = 60  # seconds after which a caller may try again what an operator has to mend
+log = logging.getLogger(__name__)
 
 
 class Quarters:
@@ -45,8 +51,9 @@ class Quarters:
     def furnish(self, group: Group | None) -> Plan:
         """Make everything ready, those groups too (blocking): the plan of the walls.
 
-        Raises OSError.
+        Raises OSError, KernelStartFailed.
         """
+        place = replace(self._host, mounts=tuple(self._mounts()))
         self.runtime.mkdir(0o700)
         if self._walls.plan.kind is Kind.LANDLOCK:
             self.place.temporary.mkdir(0o700)
@@ -59,7 +66,7 @@ class Quarters:
         if group is not None:
             group.bind(self._limits)
             self._group = group
-        plan = self._walls.planned(self._host, self.runtime, self._limits, self._uid)
+        plan = self._walls.planned(place, self.runtime, self._limits, self._uid)
         return replace(plan, passage=self._identities.passage) if self._walls.separate else plan
 
     def _let_pass(self, uid: int) -> None:
@@ -73,8 +80,34 @@ class Quarters:
         """A look at the limits that no group enforces; `pid` is the init's on the host."""
         return Watch(pid, self._host.workspace, self._limits, self._walls.grouped)
 
+    def _mounts(self) -> Iterator[tuple[str, Path]]:
+        """Where the operator's directories are now: links to them may have changed.
+
+        Raises KernelStartFailed.
+        """
+        kept = [_real(path) for path in (*self._walls.plan.hidden, str(self.runtime.parent))]
+        for name, path in self._host.mounts:
+            real = _real(path)
+            extra = {"mount": name, "path": str(path)}
+            if not (os.access(real, os.R_OK | os.X_OK) and real.is_dir()):
+                log.error("the directory of a mount is not there", extra=extra)
+                raise _unshown(f"The directory that the mount {name} shows is not there.")
+            if any(real.is_relative_to(one) or one.is_relative_to(real) for one in kept):
+                log.error("the directory of a mount holds what is the server's", extra=extra)
+                raise _unshown(f"The mount {name} would show what is the server's own.")
+            yield name, real
+
     def clear(self) -> None:
         """Remove what only this sandbox had (blocking); a second call is fine."""
         directories.remove(self.runtime)
         self._identities.free(self._uid)
         self._uid = None
+
+
+def _real(path: str | Path) -> Path:
+    return Path(os.path.realpath(path))
+
+
+def _unshown(message: str) -> KernelStartFailed:
+    hint = "Ask who runs the server: its setting `mounts` names the directory."
+    return KernelStartFailed(message, hint=hint, retry_after=MENDED)

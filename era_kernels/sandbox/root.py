@@ -53,6 +53,9 @@ def finish(plan: Plan, uid: int) -> None:
         syscalls.mount(None, path, None, syscalls.MS_REMOUNT | _QUIET, f"size={size}")
     for source, path in plan.writable:
         _bind(source, path, _BOUND)
+    for source, path in plan.mounts:
+        # Private: what the host mounts below it later would not be read-only.
+        _bind(source, path, _READ_ONLY, syscalls.MS_PRIVATE)
     _texts(uid, plan.home)
     syscalls.detach(_OLD)
     Path(_OLD).rmdir()
@@ -139,7 +142,7 @@ def _texts(uid: int, home: str) -> None:
         Path("/etc", name).write_bytes(text.encode())  # a codec may not be imported yet
 
 
-def _bind(source: str, target: str, attributes: int) -> None:
+def _bind(source: str, target: str, attributes: int, propagation: int = 0) -> None:
     """Show a path of the host, and all that is mounted below it."""
     old = _OLD + source
     if Path(old).is_dir():
@@ -148,4 +151,4 @@ def _bind(source: str, target: str, attributes: int) -> None:
         Path(target).parent.mkdir(parents=True, exist_ok=True)
         Path(target).touch()
     syscalls.mount(old, target, None, syscalls.MS_BIND | syscalls.MS_REC)
-    syscalls.mount_setattr(target, attributes)
+    syscalls.mount_setattr(target, attributes, propagation=propagation)

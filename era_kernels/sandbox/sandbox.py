@@ -305,11 +305,6 @@ class Sandboxes:
         """How strong the walls are."""
         return self.walls.isolation
 
-    @property
-    def enforced(self) -> frozenset[str]:
-        """The limits, by their names in `Limits`, that something enforces here."""
-        return self.walls.enforced
-
     async def open_sandbox(self, place: Place, limits: Limits) -> Sandbox:
         """A new sandbox with nothing in it but its init.
 

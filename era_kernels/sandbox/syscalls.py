@@ -20,7 +20,7 @@ NAMESPACES = (
 
 MS_NOSUID, MS_NODEV, MS_NOEXEC = 2, 4, 8
 MS_REMOUNT = 32
-MS_BIND, MS_REC, MS_SLAVE = 0x1000, 0x4000, 0x80000
+MS_BIND, MS_REC, MS_PRIVATE, MS_SLAVE = 0x1000, 0x4000, 0x40000, 0x80000
 MNT_DETACH = 2
 MOUNT_ATTR_RDONLY, MOUNT_ATTR_NOSUID, MOUNT_ATTR_NODEV = 1, 2, 4
 AT_FDCWD, AT_RECURSIVE = -100, 0x8000
@@ -80,9 +80,11 @@ def mount(
     check(result, f"mount {target}")
 
 
-def mount_setattr(target: str, attributes: int, recursive: bool = True) -> None:
+def mount_setattr(
+    target: str, attributes: int, recursive: bool = True, propagation: int = 0
+) -> None:
     """Set attributes of a mount, and of all below it: mount_setattr(2). Raises OSError."""
-    wanted = (ctypes.c_uint64 * 4)(attributes, 0, 0, 0)
+    wanted = (ctypes.c_uint64 * 4)(attributes, 0, propagation, 0)
     result = call(
         SYS_MOUNT_SETATTR,
         AT_FDCWD,

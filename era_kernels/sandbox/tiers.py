@@ -24,6 +24,7 @@ from era_kernels.sandbox.identities import is_passable
 from era_kernels.sandbox.plan import Kind, Plan
 
 RUNTIME = Path("/run/kernel")  # inside
+MOUNTS = "/mnt"  # inside
 HOMES = ("/home/user", "/home/session")  # the second where the interpreter lies in the first
 TEMPORARY = 256 * 1024 * 1024  # bytes of /tmp and of /dev/shm when nothing else is said
 
@@ -42,6 +43,7 @@ _LANDLOCK_ONLY = (
     "processes: the host's are listed, though not to be looked into; so are its connections",
     "network: there is none at all, not even of the session's own",
     "files: /tmp and /dev/shm are closed, TMPDIR is the session's own",
+    "files: modes and times of what the server's user owns can be changed, what is in it cannot",
     "sockets: those that the host's services have as files can be reached where modes allow it",
 )
 
@@ -96,6 +98,11 @@ class Walls:
         return replace(self, grouped=groups.enforced, notes=(*self.notes, *problems))
 
     @property
+    def enforceable(self) -> frozenset[str]:
+        """What of the wishes for one session is enforced: fields of `Limits`, and `mounts`."""
+        return self.enforced | {"mounts"} if self.plan.namespaces else self.enforced
+
+    @property
     def own_uids(self) -> bool:
         """Does each session get a uid of its own?"""
         return self.plan.kind is Kind.ROOT or self.separate
@@ -127,6 +134,7 @@ class Walls:
             self.plan,
             uid=uid,
             writable=tuple((str(host), str(inside)) for host, inside in pairs),
+            mounts=tuple((str(host), f"{MOUNTS}/{name}") for name, host in place.mounts),
             tmp=limits.tmp or TEMPORARY,
             shm=limits.shm or TEMPORARY,
             limits=dict(_rlimits(limits, self.plan)),

@@ -65,8 +65,8 @@ class Trial:
 
     async def _tried(self, walls: Walls) -> str | None:
         """Raise such walls once and run the interpreter behind them; what went wrong."""
-        parts = (self._directory / name for name in ("workspace", "packages", "cache"))
-        place = Place(*parts)
+        home = self._directory
+        place = Place(home / "workspace", home / "packages", home / "cache")
         try:
             await asyncio.to_thread(directories.make, place)
             sandbox = await self._order(walls, place, Limits())

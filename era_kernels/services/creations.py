@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager
 
 from era_kernels.errors import SessionExists
 from era_kernels.models import NewSession, Session, now
+from era_kernels.services.bounds import check_limits
 from era_kernels.services.errands import Errands
 from era_kernels.services.rules import check_changes, check_id, seed_of
 from era_kernels.services.tools import Tools
@@ -37,6 +38,9 @@ class Creations:
         """
         self._check(new)
         language = self._tools.host.languages.resolve(new.language)
+        if new.limits is not None:
+            check_limits(new.limits, self._tools.limits, language, self._tools.host)
+        self._tools.mounts.check(new.mounts)
         return await self._errands.run(self._make(new, language.name))
 
     def _check(self, new: NewSession) -> None:
@@ -73,6 +77,8 @@ class Creations:
             ttl=new.ttl,
             allow_internet=bool(new.allow_internet),
             allow_public=public if new.allow_public is None else new.allow_public,
+            limits=new.limits,
+            mounts=tuple(dict.fromkeys(new.mounts)),
         )
         seed = seed_of(new.data)
         code = None if seed is None else StoredCode(seed, "", session.created_at)

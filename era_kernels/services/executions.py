@@ -9,15 +9,18 @@ from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 
 from era_kernels.errors import EraError, NotRunning, StorageFailed
+from era_kernels.kernels.inside import Inside
 from era_kernels.long_json import weigh
 from era_kernels.models import (
     Done,
     Event,
     Execution,
     ExecutionStatus,
+    InputRequest,
     Keyed,
     Recorded,
     Session,
@@ -27,6 +30,8 @@ from era_kernels.models import (
     now,
 )
 from era_kernels.services.fold import Fold, RunAnswer
+from era_kernels.services.inputs import Inputs
+from era_kernels.services.replay import replay
 from era_kernels.storage.execution_log import ExecutionLog, ExecutionStore
 from era_kernels.storage.log_reader import LogReader
 
@@ -47,14 +52,14 @@ class Tail:
             self._events.append(item)
             self._size += _weight(item.event)
             self.last_seq = item.seq
-        while self._size > self._bound and len(self._events) > len(batch):
+        while self._size > self._bound and len(self._events) > max(len(batch), 1):
             self._size -= _weight(self._events.popleft().event)
 
     def after(self, seq: int) -> list[Recorded] | None:
         """The events after `seq`, oldest first; None when some of them are only in the file."""
         if seq >= self.last_seq:
             return []
-        if self._events[0].seq > seq + 1:
+        if not self._events or self._events[0].seq > seq + 1:
             return None
         return list(islice(self._events, seq + 1 - self._events[0].seq, None))
 
@@ -62,6 +67,8 @@ class Tail:
 def _weight(event: Event) -> int:
     if isinstance(event, Stdout | Stderr):
         return len(event.content) + 100
+    if isinstance(event, InputRequest):
+        return len(event.prompt) + 100
     return 100 + weigh(getattr(event, "data", None), TAIL_BYTES)
 
 
@@ -77,6 +84,8 @@ class Running:
         self.done: Done | None = None  # its last event, when it has come
         # Set by who runs it: ends it and nothing else, and tells what that took.
         self.interrupt: Callable[[], Awaitable[Sequence[Step]]] | None = None
+        self.inputs = Inputs()
+        self.inside: Inside | None = None  # of the kernel that runs it, while it does
         self._callers = 0
         self._answer_bound = answer_bound
         self._tail = Tail()
@@ -159,6 +168,13 @@ class Running:
             else:
                 await changed.wait()
 
+    async def listen(self, after: int = 0) -> AsyncIterator[list[Recorded]]:
+        """The same for a reader who may answer what the program asks."""
+        with self.inputs.listening():
+            async with aclosing(self.follow(after)) as batches:  # type: ignore[type-var]
+                async for batch in batches:
+                    yield batch
+
     async def _from_file(self, after: int) -> AsyncIterator[list[Recorded]]:
         """What the tail no longer holds; stops as soon as the tail can go on from there."""
         async with aclosing(self.log.read(after)) as batches:  # type: ignore[type-var]
@@ -218,6 +234,8 @@ class Executions:
         self._keep_bytes = keep_bytes
         self._answer_bound = answer_bound
         self._live: dict[str, Running] = {}
+        # Ended, and not stored yet: on a full disk that may take long.
+        self._ended: dict[str, Execution] = {}
 
     async def open(
         self, session: Session, code: str, stored: bool = True, keyed: Keyed | None = None
@@ -244,8 +262,10 @@ class Executions:
     async def finish(self, running: Running, exit_code: int, cause: str | None) -> None:
         """Tell that it has ended, keep the outcome, close the log. Raises StorageFailed."""
         running.end(exit_code, cause)
+        self._ended[running.id] = running.execution
+        stored = partial(self._ended.pop, running.id)
         try:
-            self._store.update_soon(running.execution, running.log)
+            self._store.update_soon(running.execution, running.log, stored)
         finally:
             # From here on it is found in the store.
             del self._live[running.id]
@@ -260,7 +280,17 @@ class Executions:
         running = self.find(session_id, execution_id)
         if running is not None:
             return running.execution
+        ended = self._ended.get(execution_id)
+        if ended is not None and ended.session_id == session_id:
+            return ended
         return await self._store.get(session_id, execution_id)
+
+    async def find_running(self, session_id: str, execution_id: str) -> Running | None:
+        """The execution, unless it has ended. Raises ExecutionNotFound."""
+        running = self.find(session_id, execution_id)
+        if running is None:
+            await self.get(session_id, execution_id)
+        return running
 
     async def list_executions(
         self, session_id: str, limit: int | None = None, offset: int = 0
@@ -268,7 +298,8 @@ class Executions:
         """Executions of a session, oldest first, and how many there are."""
         stored, total = await self._store.list_executions(session_id, limit, offset)
         return [
-            self._live[one.id].execution if one.id in self._live else one for one in stored
+            self._live[one.id].execution if one.id in self._live else self._ended.get(one.id, one)
+            for one in stored
         ], total
 
     async def follow(
@@ -276,11 +307,11 @@ class Executions:
     ) -> AsyncIterator[list[Recorded]]:
         """Events after a sequence number, then live ones. Raises ExecutionNotFound."""
         running = self.find(session.id, execution_id)
-        batches = (
-            running.follow(after)
-            if running is not None
-            else (await self._log(session, execution_id)).read(after)
-        )
+        if running is not None:
+            batches = running.listen(after)
+        else:
+            execution, log = await self._stored(session, execution_id)
+            batches = replay(log, execution, session, after)
         async with aclosing(batches):  # type: ignore[type-var]
             async for batch in batches:
                 yield batch
@@ -294,16 +325,12 @@ class Executions:
             if wait > 0:
                 await _wait(running.finished, wait)
             return await running.so_far()
-        execution = await self._store.get(session.id, execution_id)
-        log = await self._store.open_log(session.directory, execution_id)
+        execution, log = await self._stored(session, execution_id)
         fold = Fold(execution_id, session.id, self._answer_bound)
-        async with aclosing(log.read()) as batches:  # type: ignore[type-var]
+        async with aclosing(replay(log, execution, session)) as batches:  # type: ignore[type-var]
             async for batch in batches:
                 await fold.take(item.event for item in batch)
-        answer = fold.answer()
-        if answer.exit_code is None:  # its log could not be finished, its row could
-            answer.exit_code, answer.cause = execution.exit_code, execution.cause
-        return execution, answer
+        return execution, fold.answer()
 
     async def find_key(self, session: Session, key: str) -> tuple[str, bytes] | None:
         """The kept execution that a caller's key stands for, and the digest of its body."""
@@ -322,7 +349,7 @@ class Executions:
         """
         running = self.find(session_id, execution_id)
         if running is None:
-            await self._store.get(session_id, execution_id)
+            await self.get(session_id, execution_id)
             raise NotRunning("The execution has finished.", id=execution_id)
         if running.interrupt is None:
             raise NotRunning("The execution cannot be interrupted yet.", id=execution_id)
@@ -333,7 +360,7 @@ class Executions:
     async def text(self, session: Session, execution_id: str, stream: str) -> Text:
         """What the execution wrote to `stdout` or `stderr` until now, as UTF-8."""
         running = self.find(session.id, execution_id)
-        log = running.log if running else await self._log(session, execution_id)
+        log = running.log if running else (await self._stored(session, execution_id))[1]
         return Text(log.text_bytes[stream], lambda start, stop: log.text(stream, start, stop))
 
     def find(self, session_id: str, execution_id: str) -> Running | None:
@@ -341,9 +368,10 @@ class Executions:
         running = self._live.get(execution_id)
         return running if running is not None and running.session_id == session_id else None
 
-    async def _log(self, session: Session, execution_id: str) -> LogReader:
-        await self._store.get(session.id, execution_id)
-        return await self._store.open_log(session.directory, execution_id)
+    async def _stored(self, session: Session, execution_id: str) -> tuple[Execution, LogReader]:
+        """One that has ended. Raises ExecutionNotFound, StorageFailed."""
+        execution = await self.get(session.id, execution_id)
+        return execution, await self._store.open_log(session.directory, execution_id)
 
 
 async def _wait(event: asyncio.Event, seconds: float) -> None:

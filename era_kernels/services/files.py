@@ -123,4 +123,6 @@ class SessionFiles:
         if is_hidden(path):
             used = await self._files.used(session.directory)
         # Code may have made a file, or a hole of any size, that was not counted yet.
-        return self._quota - max(0, used - (0 if old is None else old.size))
+        own = None if session.limits is None else session.limits.workspace
+        quota = self._quota if own is None else min(own, self._quota)
+        return quota - max(0, used - (0 if old is None else old.size))

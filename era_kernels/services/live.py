@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager, contextmanager, nullcontext
 from functools import partial
 
 from era_kernels.errors import EraError, StorageFailed
+from era_kernels.kernels.machine import Machine
 from era_kernels.models import (
     ExecSubmission,
     Queued,
@@ -67,6 +68,11 @@ class LiveSession:
     def runs(self) -> int:
         """How many runs there are: one is under way, the others wait."""
         return len(self._runs)
+
+    @property
+    def machine(self) -> Machine | None:
+        """The machine that it has now, if any."""
+        return self._seat.present
 
     @contextmanager
     def used(self) -> Iterator[None]:

@@ -26,11 +26,9 @@ class Openings:
     async def open(self, env: Mapping[str, str], kernel: bool) -> Machine:
         """A new machine. Raises as the host does, StorageFailed, SessionNotFound."""
         tools, session = self._tools, self._record.session
-        place = tools.workspaces.place(session.directory)
+        place, limits = tools.place_of(session), tools.limits_of(session)
         with tools.meters.kernel_starting(session.language) if kernel else nullcontext():
-            machine = await tools.host.open(
-                session.language, place, tools.limits, env, kernel=kernel
-            )
+            machine = await tools.host.open(session.language, place, limits, env, kernel=kernel)
         tools.seats.take(self._holder)
         machine.ended.add_done_callback(self._on_ended)
         if kernel:
@@ -44,6 +42,8 @@ class Openings:
         await self._begin(machine)
 
     async def _begin(self, machine: Machine) -> None:
+        if self._record.stored:
+            machine.kernel.late = self._tools.logs.live(self._record.session.directory).take
         machine.ended.add_done_callback(self._on_kernel_ended)
         try:
             # Durable before any code runs: after a crash it alone tells that variables were lost,

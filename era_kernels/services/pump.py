@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from contextlib import aclosing, contextmanager
 
 from era_kernels.errors import StorageFailed
+from era_kernels.kernels.inside import Inside
 from era_kernels.kernels.machine import Machine
 from era_kernels.kernels.program import Program, Unstarted
-from era_kernels.models import Ending, Finished, Output, Reason, Request
+from era_kernels.models import Ending, Finished, InputRequest, Output, Reason, Request
 from era_kernels.services.executions import Running
 from era_kernels.services.outcome import ended_with
 
@@ -22,13 +23,25 @@ async def pump(running: Running, machine: Machine, request: Request, most: int) 
     program must not go on when nobody can see what it does.
     """
     try:
-        return await _pumped(running, machine.kernel.execute(request), most, machine.aclose)
+        with _seen(running, machine.kernel.inside):
+            return await _pumped(running, machine.kernel.execute(request), most, machine.aclose)
     except Exception as problem:
         await machine.aclose(UNHEARD)
         if not isinstance(problem, StorageFailed):
             raise
         running.problem = problem
         return ended_with(machine.ended.result())
+
+
+@contextmanager
+def _seen(running: Running, inside: Inside) -> Iterator[None]:
+    """What the run asks comes from there; who asks for its stack gets it from there."""
+    running.inside = inside
+    try:
+        with running.inputs.of(inside):
+            yield
+    finally:
+        running.inside = None
 
 
 async def pump_program(
@@ -55,7 +68,12 @@ async def _pumped(
     async with aclosing(stream) as batches:
         async for batch in batches:
             last = batch[-1]
-            events = [event for event in batch if not isinstance(event, Finished)]
+            events = [
+                event
+                for event in batch
+                if not isinstance(event, Finished)
+                and (not isinstance(event, InputRequest) or running.inputs.take(event))
+            ]
             if events:
                 await running.publish(events)
             if isinstance(last, Finished):

@@ -46,8 +46,8 @@ class Past:
             raise self.problem
         return answer
 
-    async def follow(self) -> AsyncIterator[list[Recorded]]:
-        """All of its events. `problem` is known with the first of them."""
+    async def listen(self) -> AsyncIterator[list[Recorded]]:
+        """All of its events; nothing is asked any more. `problem` is known with the first."""
         batches = self._executions.follow(self._session, self.id)
         async with aclosing(batches):  # type: ignore[type-var]
             async for batch in batches:

@@ -93,6 +93,11 @@ class Seat:
         return self._machine is not None and self.alive and self._machine.has_kernel
 
     @property
+    def present(self) -> Machine | None:
+        """The machine, if its kernel is there; none is started for it."""
+        return self._machine if self.has_kernel and not self.starting else None
+
+    @property
     def resting(self) -> bool:
         """No machine is there, and nothing is about to change that."""
         return not self.alive and not self._lock.locked()

@@ -188,6 +188,7 @@ class LiveSessions:
             async with gate:
                 if live is not None:
                     await live.end(Reason.DELETED, _not_found(session.id))
+                self._tools.logs.end(session.directory)
                 await self._tools.workspaces.remove(session.directory)
 
         ends = [end(session, self._pop(session)) for session in deleted]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from time import sleep
@@ -31,6 +31,7 @@ from era_kernels.storage.threads import Lane
 
 log = logging.getLogger(__name__)
 
+MANY = 32  # events that are encoded without a rest
 GROUP = 1 << 20  # bytes that are written at once
 
 __all__ = ["ExecutionLog", "ExecutionStore"]
@@ -83,7 +84,9 @@ class ExecutionLog(LogReader):
         lines: list[Line] = []
         group: list[bytes] = []
         offset, size = self._index.size, 0
-        for one in recorded:
+        for number, one in enumerate(recorded, 1):
+            if number % MANY == 0:
+                sleep(REST / 4)  # many events: others need the interpreter, too
             if is_long(one.event):
                 offset = _write_all(self._file, b"".join(group), offset)
                 group, size = [], 0
@@ -94,7 +97,7 @@ class ExecutionLog(LogReader):
             if size >= GROUP:
                 offset = _write_all(self._file, b"".join(group), offset)
                 group, size = [], 0
-                sleep(REST)  # much text: others need the interpreter, too
+                sleep(REST)  # much text: the same
             data, line = encode(one)
             lines.append(line)
             group.append(data)
@@ -165,10 +168,18 @@ class ExecutionStore:
         """The key of that execution stands for nothing any more."""
         self._database.write_soon(partial(execution_rows.release_key, execution_id))
 
-    def update_soon(self, execution: Execution, log: ExecutionLog | None = None) -> None:
-        """Store what changed of an execution, and how large its log is; where it is indexed."""
+    def update_soon(
+        self,
+        execution: Execution,
+        log: ExecutionLog | None = None,
+        after: Callable[[None], object] | None = None,
+    ) -> None:
+        """Store what changed of an execution, and how large its log is; where it is indexed.
+
+        `after` is called in another thread once it is safe; it must not raise.
+        """
         size = None if log is None else log.size
-        self._database.write_soon(partial(execution_rows.update, execution, size))
+        self._database.write_soon(partial(execution_rows.update, execution, size), after)
 
     async def get(self, session_id: str, execution_id: str) -> Execution:
         """Raises ExecutionNotFound."""

@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from era_kernels.models import Stderr, Stdout
-from era_kernels.storage.log_lines import Line, measure
+from era_kernels.storage.log_lines import Line, decode_header, measure
 
 log = logging.getLogger(__name__)
 
 STEP = 256 * 1024  # bytes of log from one mark to the next
 CHUNK = 256 * 1024  # bytes that are read at once
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 class Mark(NamedTuple):
@@ -44,9 +45,10 @@ class LogIndex:
         if self.size - self.marks[-1].offset >= STEP:
             self.marks.append(Mark(self.last_seq + 1, self.size, *self.text_bytes.values()))
         self.last_seq += 1
+        # First the bytes, then what they hold: a reader never looks for text beyond them.
+        self.size += line.size
         if line.stream is not None:
             self.text_bytes[line.stream] += line.text_size
-        self.size += line.size
 
     @property
     def worth_saving(self) -> bool:
@@ -87,8 +89,8 @@ class LogIndex:
         with closing(Lines(path, 0)) as lines:
             end = lines.file_size()
             batch = lines.take(end)
-            index = cls(len(batch[0]) if batch else 0)
-            batch = batch[1:] or lines.take(end)
+            index = cls(_header_size(path, batch))
+            batch = (batch[1:] or lines.take(end)) if index.size else []
             while batch:
                 for line in batch:
                     try:
@@ -102,6 +104,7 @@ class LogIndex:
     def save(self, path: Path) -> None:
         """Keep it beside a finished log; best effort, for it can be counted again."""
         values = {
+            "boot": boot_id(),
             "size": self.size,
             "last_seq": self.last_seq,
             "text_bytes": self.text_bytes,
@@ -113,10 +116,26 @@ class LogIndex:
             log.warning("an index was not saved", extra={"log": path.name, "why": str(error)})
 
 
+def _header_size(path: Path, lines: list[bytes]) -> int:
+    """Bytes of the header; 0 when it is torn, and then the log holds nothing."""
+    try:
+        decode_header(lines[0] if lines else b"")
+    except ValueError as error:
+        log.warning("a log is torn", extra={"log": path.name, "why": str(error)})
+        return 0
+    return len(lines[0])
+
+
 def _load(path: Path) -> LogIndex | None:
-    """The saved index, if there is one and it fits the log."""
+    """The saved index, if there is one and it fits the log.
+
+    One from before the machine's last start may count what a power loss took, though the log has
+    its old size: its last blocks may hold zeros then.
+    """
     try:
         values = json.loads(index_path(path).read_bytes())
+        if values["boot"] != boot_id():
+            return None
         index = LogIndex(0)
         index.size, index.last_seq = values["size"], values["last_seq"]
         index.text_bytes = {stream: values["text_bytes"][stream] for stream in index.text_bytes}
@@ -126,6 +145,14 @@ def _load(path: Path) -> LogIndex | None:
     except (ValueError, KeyError, TypeError):  # torn by a crash
         return None
     return index if index.size == path.stat().st_size else None
+
+
+def boot_id() -> str:
+    """Differs after each start of the machine; empty where it is not told."""
+    try:
+        return BOOT_ID.read_text("ascii").strip()
+    except OSError:
+        return ""
 
 
 def index_path(path: Path) -> Path:

@@ -131,7 +131,9 @@ def text_in(line: bytes, stream: str) -> bytes:
     """The text of that stream in a line: UTF-8, empty where the line holds none."""
     if b'"type":"%b"' % stream.encode() not in line[:200]:
         return b""
-    return text_of(_decoded(line)["content"])
+    values = _decoded(line)
+    # Rich output may have the same words at its beginning.
+    return text_of(values["content"]) if values["type"] == stream else b""
 
 
 def text_of(content: str) -> bytes:

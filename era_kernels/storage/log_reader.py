@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
-from era_kernels.errors import ExecutionNotFound
+from era_kernels.errors import ExecutionNotFound, StorageFailed
 from era_kernels.long_json import LONG
 from era_kernels.models import Recorded, Stdout
-from era_kernels.storage.log_index import Lines, LogIndex
+from era_kernels.storage.log_index import Lines, LogIndex, last_line
 from era_kernels.storage.log_lines import decode, text_in
 from era_kernels.storage.threads import Lane, Threads
 
@@ -48,6 +49,20 @@ class LogReader:
         """Stream → bytes of its text so far, as UTF-8."""
         return self._index.text_bytes
 
+    @property
+    def last_seq(self) -> int:
+        """The number of the newest event, 0 without any."""
+        return self._index.last_seq
+
+    async def last(self) -> Recorded | None:
+        """The newest event of a log that does not grow any more.
+
+        Raises ExecutionNotFound when the log is gone, StorageFailed.
+        """
+        if self.last_seq == 0:
+            return None
+        return await self._pools.readers.run(_last, self._path, self._index)
+
     async def read(self, after: int = 0) -> AsyncIterator[list[Recorded]]:
         """Batches of the events after that sequence number, oldest first.
 
@@ -58,7 +73,7 @@ class LogReader:
         try:
             while batch := await lane.run(_events, lines, self.size):
                 if isinstance(batch, Lots):
-                    batch = await lane.start_on(self._pools.long, _decoded, batch)
+                    batch = await lane.start_on(self._pools.long, _all_decoded, batch)
                 if batch[-1].seq > after:
                     yield [recorded for recorded in batch if recorded.seq > after]
         finally:
@@ -99,14 +114,22 @@ def _events(lines: Lines, end: int) -> list[Recorded] | Lots:
     taken = _take(lines, end)
     if sum(map(len, taken)) > 16 * LONG:
         return Lots(taken)
-    return [decode(line) for line in taken]
+    return [_decoded(line) for line in taken]
 
 
-def _decoded(lines: list[bytes]) -> list[Recorded]:
+def _all_decoded(lines: list[bytes]) -> list[Recorded]:
     """Lets go of the lines, which are large."""
-    found = [decode(line) for line in lines]
+    found = [_decoded(line) for line in lines]
     lines.clear()
     return found
+
+
+def _decoded(line: bytes) -> Recorded:
+    try:
+        return decode(line)
+    except ValueError as error:
+        # The lines were whole when they were counted: something else wrote into the file.
+        raise StorageFailed("The log of this execution is damaged.") from error
 
 
 def _text(lines: Lines, end: int, stream: str) -> bytes | None:
@@ -116,7 +139,18 @@ def _text(lines: Lines, end: int, stream: str) -> bytes | None:
 
 
 def _take(lines: Lines, end: int) -> list[bytes]:
-    try:
+    with _gone():
         return lines.take(end)
+
+
+def _last(path: Path, index: LogIndex) -> Recorded:
+    with _gone():
+        return _decoded(last_line(path, index))
+
+
+@contextmanager
+def _gone() -> Iterator[None]:
+    try:
+        yield
     except FileNotFoundError as error:
         raise ExecutionNotFound("The log of this execution is gone.") from error

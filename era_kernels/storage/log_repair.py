@@ -20,7 +20,7 @@ from era_kernels.models import (
     now,
 )
 from era_kernels.storage.execution_rows import Unfinished
-from era_kernels.storage.log_index import LogIndex, first_line, last_line
+from era_kernels.storage.log_index import LogIndex, first_line, index_path, last_line
 from era_kernels.storage.log_lines import (
     Header,
     decode,
@@ -67,6 +67,9 @@ def closed(path: Path, left: Unfinished) -> tuple[Execution, int]:
 def _made_whole(path: Path, left: Unfinished) -> LogIndex:
     """The log's index, after what is torn was cut off, or the header written where it is lost."""
     index = LogIndex.counted(path) if path.exists() else LogIndex(0)
+    if index.size == 0 or path.stat().st_size > index.size:
+        # What was saved before fits the log no more, though its size may come to be the same.
+        index_path(path).unlink(missing_ok=True)
     if index.size == 0:
         execution = left.execution
         header = encode_header(Header(execution.code, left.language, execution.created_at))

@@ -76,6 +76,16 @@ def m003_codes_and_ttl(db: Database) -> None:
 
 
 @MIGRATIONS()
+def m004_limits_and_mounts(db: Database) -> None:
+    """What a session has of its own: limits as a JSON object, names of mounts as a JSON list."""
+    sessions = db.table("sessions")
+    short = [name for name in sessions.columns_dict if name not in ("metadata", "data")]
+    sessions.add_column("limits", str)
+    sessions.add_column("mounts", str)
+    sessions.transform(column_order=[*short, "limits", "mounts"])
+
+
+@MIGRATIONS()
 def m005_idempotency(db: Database) -> None:
     """The keys of callers: one names at most one execution of a session."""
     executions = db.table("executions")

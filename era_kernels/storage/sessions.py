@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Callable, Iterator
-from dataclasses import fields
+from dataclasses import asdict, fields
 from functools import partial
 from typing import Any
 
 from era_kernels.errors import SessionExists, SessionNotFound
-from era_kernels.models import JsonObject, Session
+from era_kernels.models import JsonObject, Limits, Session
 from era_kernels.storage import codes
 from era_kernels.storage.codes import StoredCode
 from era_kernels.storage.rows import json_text, time_from, time_text
@@ -29,11 +29,31 @@ def _object_from(text: str | None) -> JsonObject:
     return value
 
 
+def _limits_text(limits: Limits | None) -> str | None:
+    if limits is None:
+        return None
+    return json_text({name: value for name, value in asdict(limits).items() if value is not None})
+
+
+def _limits_from(text: str | None) -> Limits | None:
+    return None if text is None else Limits(**_object_from(text))
+
+
+def _names_text(names: tuple[str, ...]) -> str | None:
+    return json.dumps(names) if names else None
+
+
+def _names_from(text: str | None) -> tuple[str, ...]:
+    return () if text is None else tuple(json.loads(text))
+
+
 _TO_COLUMN: dict[str, Callable[[Any], Any]] = {
     "created_at": time_text,
     "last_run_at": time_text,
     "data": json_text,
     "metadata": json_text,
+    "limits": _limits_text,
+    "mounts": _names_text,
 }
 _FROM_COLUMN: dict[str, Callable[[Any], Any]] = {
     "created_at": time_from,
@@ -43,6 +63,8 @@ _FROM_COLUMN: dict[str, Callable[[Any], Any]] = {
     "persistent": bool,
     "allow_internet": bool,
     "allow_public": bool,
+    "limits": _limits_from,
+    "mounts": _names_from,
 }
 
 

@@ -6,7 +6,7 @@ import asyncio
 import os
 import sqlite3
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -174,7 +174,8 @@ def _connect(path: Path, mode: str) -> sqlite3.Connection:
 def _migrate(connection: sqlite3.Connection, path: Path, migrations: Migrations) -> None:
     database = migrating.Database(connection, execute_plugins=False)
     # For an empty database, everything that is known is pending.
-    known = {one.name for one in migrations.pending(migrating.Database(memory=True))}
+    with closing(migrating.Database(memory=True)) as empty:
+        known = {one.name for one in migrations.pending(empty)}
     newer = {one.name for one in migrations.applied(database)} - known
     if newer:
         raise StartError(

@@ -25,6 +25,7 @@ ID_WORDS = (
     "and begin with a letter or a digit"
 )
 _MANY = 2**62  # a count above this is this: stores have integers of 64 bits
+_MANY_PROCESSORS = 65536  # what no host has
 _LONG_AGO = 1e12  # seconds; any greater timeout is refused for the same reason as this one
 
 M = TypeVar("M", bound=BaseModel)
@@ -93,6 +94,8 @@ _NO_TIMEOUT = (
     "Absent, null or 0: the `default_timeout` of the session where there is one, else of the "
     "server (see /api/limits)."
 )
+AtLeastOne = Annotated[int, Field(ge=1)]
+Processors = Annotated[float, Field(gt=0, le=_MANY_PROCESSORS)]
 SomeSeconds = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=0), AfterValidator(lambda number: min(number, _MANY))]
 
@@ -172,6 +175,8 @@ _WORDS = {
     "int_parsing_size": "is too large",
     "int_from_float": "must be an integer",
     "dict_type": "must be an object",
+    "model_type": "must be an object",
+    "model_attributes_type": "must be an object",
     "list_type": "must be a list",
     "literal_error": "must be {expected}",
     "too_short": "must not be empty",

@@ -143,7 +143,7 @@ class ReplayHandler(ReadingHandler):
     }
 
     async def get(self, id: str, execution_id: str) -> None:  # noqa: A002
-        after = self._after()
+        after = last_event_id(self)
         session = await self.sessions.session(id)
         if self.request.method == "HEAD":
             await self.executions.get(id, execution_id)
@@ -151,15 +151,6 @@ class ReplayHandler(ReadingHandler):
         batches = self.executions.follow(session, execution_id, after)
         async with aclosing(batches):  # type: ignore[type-var]
             await EventStream(self).send(batches, after)
-
-    def _after(self) -> int:
-        """The header wins: a reader that connects again sends it beside its first address."""
-        header = self.request.headers.get("Last-Event-ID", "")
-        if not header:
-            return self.query(ReplayQuery).last_event_id
-        if not (header.isascii() and header.isdigit() and len(header) <= 15):
-            raise InvalidRequest("`Last-Event-ID` must be the number of an event.")
-        return int(header)
 
 
 class TextHandler(ReadingHandler):
@@ -185,6 +176,19 @@ class TextHandler(ReadingHandler):
             async with aclosing(text.read(start, stop)) as chunks:  # type: ignore[type-var]
                 async for chunk in chunks:
                     await self.send(chunk)
+
+
+def last_event_id(handler: BaseHandler) -> int:
+    """The number of the last event that a reader has. Raises InvalidRequest.
+
+    The header wins: a reader that connects again sends it beside its first address.
+    """
+    header = handler.request.headers.get("Last-Event-ID", "")
+    if not header:
+        return handler.query(ReplayQuery).last_event_id
+    if not (header.isascii() and header.isdigit() and len(header) <= 15):
+        raise InvalidRequest("`Last-Event-ID` must be the number of an event.")
+    return int(header)
 
 
 def listed_object(execution: Execution) -> JsonObject:

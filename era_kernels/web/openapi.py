@@ -120,7 +120,10 @@ def _operation_id(path: str, method: str) -> str:
 def _responses(operation: Operation) -> Iterable[tuple[str, JsonObject]]:
     for status, answer in operation.answers.items():
         described = answer.description if isinstance(answer, Media) else HTTPStatus(status).phrase
-        yield str(status), {"description": described, "content": _content(answer)}
+        content = _content(answer)
+        if status == 200 and operation.events is not None:
+            content |= _content(operation.events)
+        yield str(status), {"description": described, "content": content}
     yield "default", {"description": "What went wrong.", "content": _json(ErrorAnswer)}
 
 

@@ -35,7 +35,8 @@ class Operation:
     """One method of one path.
 
     `request` validates the body (or says what it is) and `query` the query string; `answers` tells
-    by status what comes back. Errors look the same everywhere and are not repeated here.
+    by status what comes back, `events` what those get with 200 who accept event streams. Errors
+    look the same everywhere and are not repeated here.
     """
 
     summary: str
@@ -44,6 +45,7 @@ class Operation:
     query: type[BaseModel] | None = None
     headers: tuple[Header, ...] = ()
     description: str = ""
+    events: Media | None = None
     listed: bool = True  # in the OpenAPI document
 
 

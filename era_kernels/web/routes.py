@@ -23,7 +23,10 @@ from era_kernels.web.executions import (
 )
 from era_kernels.web.files import FileHandler, FilesHandler
 from era_kernels.web.health import HealthHandler, LanguagesHandler, LimitsHandler
+from era_kernels.web.inputs import InputHandler
+from era_kernels.web.inside import StackHandler, VariablesHandler
 from era_kernels.web.interrupts import InterruptHandler
+from era_kernels.web.log import LogHandler
 from era_kernels.web.metrics import MetricsHandler
 from era_kernels.web.not_found import NotFoundHandler
 from era_kernels.web.openapi import Document, OpenApiHandler
@@ -35,7 +38,9 @@ if TYPE_CHECKING:
     from era_kernels.services.codes import SessionCodes
     from era_kernels.services.executions import Executions
     from era_kernels.services.files import SessionFiles
+    from era_kernels.services.inside import Insights
     from era_kernels.services.repeats import Repeats
+    from era_kernels.services.session_logs import SessionLogs
     from era_kernels.services.sessions import LiveSessions
     from era_kernels.services.status import Status
 
@@ -53,10 +58,12 @@ def make_application(
     codes: SessionCodes,
     files: SessionFiles,
     repeats: Repeats,
+    insights: Insights,
+    logs: SessionLogs,
     edge: Edge,
 ) -> Application:
     """The whole HTTP side."""
-    routes = make_routes(sessions, executions, status, codes, files, repeats)
+    routes = make_routes(sessions, executions, status, codes, files, repeats, insights, logs)
     document = Document(routes)
     routes = [
         *routes,
@@ -80,12 +87,15 @@ def make_routes(
     codes: SessionCodes,
     files: SessionFiles,
     repeats: Repeats,
+    insights: Insights,
+    logs: SessionLogs,
 ) -> list[Route]:
     """Every path of the API, in the order of the document."""
     one = {"sessions": sessions}
     running = {"sessions": sessions, "codes": codes, "repeats": repeats}
     many = {"sessions": sessions, "executions": executions}
     how = {"status": status}
+    look = {"insights": insights}
     session = "/api/sessions/{id}"
     execution = f"{session}/executions/{{execution_id}}"
     return [
@@ -106,6 +116,10 @@ def make_routes(
         Route(f"{execution}/interrupt", InterruptHandler, many, "executions"),
         Route(f"{execution}/stdout", TextHandler, {**many, "stream": "stdout"}, "executions"),
         Route(f"{execution}/stderr", TextHandler, {**many, "stream": "stderr"}, "executions"),
+        Route(f"{execution}/input", InputHandler, many, "executions"),
+        Route(f"{execution}/stack", StackHandler, look, "executions"),
+        Route(f"{session}/variables", VariablesHandler, look, "sessions"),
+        Route(f"{session}/log", LogHandler, {**one, "logs": logs}, "executions"),
         Route("/health", HealthHandler, how, "server"),
         Route("/api/health", HealthHandler, how, "server"),
         Route("/api/languages", LanguagesHandler, how, "server"),

@@ -51,6 +51,8 @@ TOLD = """Events, by their `type`, which is also the name of the frame's `event`
 
 - `stdout`, `stderr` {content}: what the program wrote
 - `result`, `display`, `update_display`, `clear_output`: rich outputs, as MIME bundles
+- `input_request` {prompt, password}: the program waits for a line, to be sent to the execution's
+  `/input`; it asks only while somebody reads its stream
 - `queued` {position}: once, when the run has to wait
 - `error` {error, message, code}: the server ended the run, as `code` tells: EXECUTION_TIMEOUT,
   KERNEL_DIED, OUTPUT_LIMIT, SESSION_DELETED, SESSION_RESTARTED or SERVER_STOPPED
@@ -194,7 +196,7 @@ class StreamHandler(SubmittingHandler):
             )
         running = await self.submit(id, body)
         running.join()
-        async with aclosing(running.follow()) as batches:  # type: ignore[type-var]
+        async with aclosing(running.listen()) as batches:  # type: ignore[type-var]
             await EventStream(self, lambda: running.problem).send(batches)
         if self.gone.done():
             await running.leave()

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import ConfigDict, Field
 
-from era_kernels.models import FileInfo, JsonObject, NewSession, SessionView, iso, now
+from era_kernels.models import FileInfo, JsonObject, Limits, NewSession, SessionView, iso, now
+from era_kernels.services.bounds import BOUNDS
 from era_kernels.web import json_text
 from era_kernels.web.answers import Answer
 from era_kernels.web.base import BaseHandler, Edge, computed
-from era_kernels.web.bodies import Body, Paging, SessionId, SomeSeconds
+from era_kernels.web.bodies import AtLeastOne, Body, Paging, Processors, SessionId, SomeSeconds
 from era_kernels.web.operations import Operation
 
 if TYPE_CHECKING:
@@ -20,6 +21,15 @@ if TYPE_CHECKING:
 
 MANY = 200  # files whose list is encoded beside the event loop
 MANY_BYTES = 2 * 1024 * 1024
+
+
+class SessionLimits(Body):
+    """What this session may use; only lower than what the server allows, see /api/limits."""
+
+    memory_mb: AtLeastOne | None = Field(None, description="All processes together, in MiB.")
+    processes: AtLeastOne | None = Field(None, description="Processes and threads.")
+    workspace_mb: AtLeastOne | None = Field(None, description="All files together, in MiB.")
+    cpu: Processors | None = Field(None, description="Processors kept busy, such as 0.5.")
 
 
 class CreateSession(Body):
@@ -39,6 +49,10 @@ class CreateSession(Body):
     )
     allowInternetAccess: bool | None = None
     allowPublicAccess: bool | None = None
+    limits: SessionLimits | None = Field(None, description="Default: those of the server.")
+    mounts: list[str] | None = Field(
+        None, description="Names of directories that the operator offers, read-only at /mnt/NAME."
+    )
 
 
 class ChangeSession(Body):
@@ -69,6 +83,15 @@ class IsolationAnswer(Answer):
     missing: list[str]
 
 
+class OwnLimitsAnswer(Answer):
+    """The limits of this session alone; the server's hold beside them."""
+
+    memory_mb: int | None = None
+    processes: int | None = None
+    workspace_mb: int | None = None
+    cpu: float | None = None
+
+
 class SessionListed(Answer):
     """A session in a list: without its data."""
 
@@ -88,6 +111,8 @@ class SessionListed(Answer):
     isolation: IsolationAnswer
     default_timeout: float | None = Field(None, description="Seconds; only when set.")
     ttl: float | None = Field(None, description="Seconds; only when set.")
+    limits: OwnLimitsAnswer | None = Field(None, description="Only when set.")
+    mounts: list[str] | None = Field(None, description="Only when there are any.")
 
 
 class SessionAnswer(SessionListed):
@@ -256,7 +281,26 @@ def _new_session(body: CreateSession) -> NewSession:
         ttl=body.ttl,
         allow_internet=body.allowInternetAccess,
         allow_public=body.allowPublicAccess,
+        limits=_limits(body.limits),
+        mounts=tuple(body.mounts or ()),
     )
+
+
+def _limits(wish: SessionLimits | None) -> Limits | None:
+    """In bytes; None when there is none that is set."""
+    given = [(bound, getattr(wish, bound.name, None)) for bound in BOUNDS]
+    values = {bound.field: value * bound.unit for bound, value in given if value is not None}
+    return Limits(**values) if values else None
+
+
+def _limits_object(limits: Limits) -> JsonObject:
+    """As callers write them, and only those that are set."""
+    values = [(bound, getattr(limits, bound.field)) for bound in BOUNDS]
+    return {
+        bound.name: value if bound.unit == 1 else value // bound.unit
+        for bound, value in values
+        if value is not None
+    }
 
 
 _CHANGES: Mapping[str, str] = {
@@ -297,6 +341,10 @@ def listed_object(view: SessionView) -> JsonObject:
         seconds = getattr(session, name)
         if seconds is not None:
             out[name] = _plain(seconds)
+    if session.limits is not None:
+        out["limits"] = _limits_object(session.limits)
+    if session.mounts:
+        out["mounts"] = list(session.mounts)
     return out
 
 

@@ -16,6 +16,7 @@ log = logging.getLogger(__name__)
 
 HOLD = 1.0  # seconds in which the first batch may still turn out to be a plain JSON error
 PIECE_BYTES = 256 * 1024  # that are sent at once
+FRAMES = 32  # that are made before others have their turn
 COMMENT = b": still here\n\n"
 
 # Characters that some readers take for the end of a line, though the standard does not.
@@ -32,12 +33,24 @@ def frame(seq: int, event: JsonObject) -> bytes:
     return b"id: %d\nevent: %b\ndata: %b\n\n" % (seq, event["type"].encode(), data)
 
 
-async def pieces(batch: Iterable[Recorded]) -> AsyncIterator[bytes]:
+def event_of_run(item: Recorded) -> JsonObject:
+    """An event as the frames of a run show it."""
+    event = event_to_json(item.event)
+    if item.event.type == "done":
+        del event["data"]  # the log keeps it; the contract's frame has none
+    return event
+
+
+async def pieces(
+    batch: Iterable[Recorded], show: Callable[[Recorded], JsonObject] = event_of_run
+) -> AsyncIterator[bytes]:
     """A batch as bytes: short frames joined, a long one in pieces that take little time each."""
     waiting: list[bytes] = []
     size = 0
-    for item in batch:
-        shown = _shown(item)
+    for number, item in enumerate(batch, 1):
+        if number % FRAMES == 0:
+            await asyncio.sleep(0)
+        shown = show(item)
         if long_json.weigh(shown) <= long_json.LONG:
             waiting.append(frame(item.seq, shown))
             size += len(waiting[-1])
@@ -68,24 +81,24 @@ def _one_line(data: bytes) -> bytes:
     return data
 
 
-def _shown(item: Recorded) -> JsonObject:
-    event = event_to_json(item.event)
-    if item.event.type == "done":
-        del event["data"]  # the log keeps it; the contract's frame has none
-    return event
-
-
 class EventStream:
     """Sends batches of events to one client, with comments while nothing happens.
 
-    `problem` tells why a run never began; asked once, before the first frame.
+    `problem` tells why a run never began; asked once, before the first frame. `hold`: seconds for
+    which the first batch is waited for, before the head of the answer goes out without one.
     """
 
     def __init__(
-        self, handler: BaseHandler, problem: Callable[[], EraError | None] = lambda: None
+        self,
+        handler: BaseHandler,
+        problem: Callable[[], EraError | None] = lambda: None,
+        show: Callable[[Recorded], JsonObject] = event_of_run,
+        hold: float | None = None,
     ) -> None:
         self._handler = handler
         self._problem = problem
+        self._show = show
+        self._hold = HOLD if hold is None else hold
         self._last_seq = 0
         self._begun = False
 
@@ -116,13 +129,13 @@ class EventStream:
                 await self._put(b"")
                 return
             self._last_seq = batch[-1].seq
-            async for piece in pieces(batch):
+            async for piece in pieces(batch, self._show):
                 if piece:
                     await self._put(piece)
 
     async def _batch(self, coming: asyncio.Future[list[Recorded] | None]) -> list[Recorded] | None:
         """The next batch, None after the last; comments while it takes long. Raises ClientGone."""
-        pause = self._handler.edge.comment_every if self._begun else HOLD
+        pause = self._handler.edge.comment_every if self._begun else self._hold
         while not await self._handler.wait(coming, pause):
             await self._put(COMMENT if self._begun else b"")
             pause = self._handler.edge.comment_every

@@ -43,5 +43,7 @@ def install(farewell: Callable[[], object], last_words: int) -> None:
     os.kill = kill_orderly
     os.abort = abort_orderly  # type: ignore[assignment]
     faulthandler.enable = enable_aside
+    # A plain interpreter dies without a word, its shell has one; here the server tells these.
+    enable(last_words, all_threads=False)
     # Python 3.12 warns of threads, but those are ours and not the program's.
     warnings.filterwarnings("ignore", ".*multi-threaded, use of", DeprecationWarning)

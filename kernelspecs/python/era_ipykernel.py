@@ -11,9 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import atexit
-import builtins
 import contextvars
-import getpass
 import json
 import logging
 import os
@@ -29,6 +27,9 @@ import comm
 import era_guards
 import era_hooks
 import era_runs
+from era_control import Control
+from era_input import Input
+from era_insight import Insight
 from era_interrupts import Interrupts
 from era_loops import Loops
 from era_modules import Modules
@@ -38,6 +39,7 @@ from era_runs import Run
 from era_shell import EraShell
 from era_sockets import Inbox, Parts, Socket, Sockets
 from era_streams import Streams
+from era_traceback import Sources
 from ipykernel.ipkernel import IPythonKernel
 from ipykernel.jsonutil import json_clean
 from jupyter_client.session import Session
@@ -57,7 +59,12 @@ def main(connection_file: str) -> None:
     loop = asyncio.new_event_loop()
     asyncio.set_event_loop(loop)
     kernel = EraKernel.instance(
-        session=session, output=output, sockets=sockets, loops=Loops(loop), words=os.dup(2)
+        session=session,
+        output=output,
+        sockets=sockets,
+        loops=Loops(loop),
+        words=os.dup(2),
+        dump=told.get("dump"),
     )
     kernel.serve()
     atexit._run_exitfuncs()  # what they print is still to be heard
@@ -65,16 +72,22 @@ def main(connection_file: str) -> None:
 
 
 class EraKernel(IPythonKernel):
-    """Answers requests. Of ipykernel's class it takes completion, inspection, comms and input."""
+    """Answers requests. Of ipykernel's class it takes completion, inspection and comms."""
 
     debugger_class = AnyTrait()  # the real one would be imported, with 9 MB that nobody needs
 
     def __init__(
-        self, session: Session, output: Output, sockets: Sockets, loops: Loops, words: int
+        self,
+        session: Session,
+        output: Output,
+        sockets: Sockets,
+        loops: Loops,
+        words: int,
+        dump: str | None,
     ) -> None:
         # Past IPythonKernel's own, which starts a debugger and another shell.
         super(IPythonKernel, self).__init__(
-            session=session, iopub_socket=output, stdin_socket=sockets.stdin, log=_silent_logger()
+            session=session, iopub_socket=output, log=_silent_logger()
         )
         self._output, self._sockets, self._loops, self._words = output, sockets, loops, words
         self._parent: dict[str, Any] = {}
@@ -87,7 +100,15 @@ class EraKernel(IPythonKernel):
         output.begin(Run({}))
         self._streams.install()
         self.shell = EraShell.instance(kernel=self, config=_config())
-        self._program = Program(self.shell, self._streams, Interrupts(), loops, self._context)
+        sources = Sources()
+        self._program = Program(
+            self.shell, self._streams, Interrupts(), loops, self._context, sources
+        )
+        self._control = Control(session, sockets, words)
+        self._insight = Insight(self.shell.user_ns, sources, loops)
+        if dump is not None:
+            self._insight.dump_into(dump)
+        Input(self._control, output, self.shell.publish).install()
         self._listen_to_comms()
         era_hooks.install(self._streams.complain)
         era_runs.install()
@@ -98,8 +119,10 @@ class EraKernel(IPythonKernel):
         """Answer requests until one asks for the end, whatever a program does to the loop."""
         loop = self._loops.loop
         # Neither among `asyncio.all_tasks()` of a program, which may cancel them all.
-        task = loop.create_task(self._serve(Inbox(loop, self._sockets)), context=self._context)
+        inbox = Inbox(loop, self._sockets.shell, self._control)
+        task = loop.create_task(self._serve(inbox), context=self._context)
         asyncio.tasks._unregister_task(task)
+        self._control.start(self._insight.answers, inbox.put)
         self._send("status", {"execution_state": "starting"})
         while not self._stopped:
             try:
@@ -112,6 +135,7 @@ class EraKernel(IPythonKernel):
         if not self._closed:
             self._closed = True
             self._streams.flush()
+            self._control.close()
             self._output.close()
             self._sockets.close()
 
@@ -152,14 +176,16 @@ class EraKernel(IPythonKernel):
         if not silent:
             told = {"code": content["code"], "execution_count": run.number}
             self._send("execute_input", told)
-        with self._prepared(run, era.get("env") or {}, content.get("allow_stdin", False)):
+        run.client = ident if content.get("allow_stdin", False) else None
+        with self._prepared(run, era.get("env") or {}):
             outcome = await self._program.run(run, content["code"])
+        run.client = None
         self._output.finish(run)
         reply = self._reply(run, outcome, content.get("user_expressions") or {})
         self.session.send(stream, "execute_reply", json_clean(reply), parent, ident)
 
     @contextmanager
-    def _prepared(self, run: Run, env: Mapping[str, str], allow_stdin: bool) -> Iterator[None]:
+    def _prepared(self, run: Run, env: Mapping[str, str]) -> Iterator[None]:
         """What is as at the start of a program, and the variables of this run only."""
         era_runs.enter(run)
         self._output.begin(run)
@@ -169,8 +195,7 @@ class EraKernel(IPythonKernel):
         previous = {name: os.environ.get(name) for name in env}
         os.environ.update(env)
         try:
-            with self._asking(allow_stdin):
-                yield
+            yield
         finally:
             for name, value in previous.items():
                 if value is None:
@@ -178,21 +203,6 @@ class EraKernel(IPythonKernel):
                 else:
                     os.environ[name] = value
             self._modules.note()
-
-    @contextmanager
-    def _asking(self, allowed: bool) -> Iterator[None]:
-        """`input` and `getpass` ask the client where it wants that, else read from stdin."""
-        if not allowed:
-            yield
-            return
-        self._allow_stdin = True
-        own = builtins.input, getpass.getpass
-        builtins.input, getpass.getpass = self.raw_input, self.getpass  # type: ignore[assignment]
-        try:
-            yield
-        finally:
-            builtins.input, getpass.getpass = own
-            self._allow_stdin = False
 
     def _reply(self, run: Run, outcome: Outcome, expressions: dict[str, str]) -> dict[str, Any]:
         error = outcome.exception

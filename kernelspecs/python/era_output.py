@@ -28,6 +28,7 @@ from typing import Any
 
 import era_runs
 import zmq
+from era_pace import Pace
 from era_runs import Run, Strand
 from jupyter_client.session import DELIM, Session
 
@@ -57,7 +58,8 @@ class Output:
         self._queued = 0  # bytes, roughly: threads may miss each other's
         self._wake_at = _NEVER  # bytes at which the sleeping thread is to be woken
         self._urgent = False  # a step is queued, which is not to be joined with what may come
-        self._pipes = _Pipes()
+        self._pace = Pace()
+        self._pipes = _Pipes(self._pace)
         self._words = os.dup(2)  # what goes wrong in here is told to the server, not to the user
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._written = False  # since the last flush
@@ -82,15 +84,22 @@ class Output:
         if self.in_child:
             _write_all(1 if name == "stdout" else 2, data)
             return
+        run = era_runs.current()
+        strand = run.stdout if name == "stdout" else run.stderr
+        if strand.late:
+            self._pace.take(len(data), strand)
+            if pause := self._pace.wait():
+                time.sleep(pause)
         self._let_pipes_go_first()
         self._written = True
-        run = era_runs.current()
-        self._queue.append((run.stdout if name == "stdout" else run.stderr, data))
+        self._queue.append((strand, data))
         size = self._queued = self._queued + len(data)
         if size >= self._wake_at:
             os.eventfd_write(self._wake, 1)
         if size > BACKLOG:
             self._wait_for(_nothing)
+        elif name == "stderr" and data.endswith(b"\n"):
+            self.flush()  # as in every interpreter: what comes before a crash is its explanation
 
     def flush(self) -> None:
         """What was written is on its way when this returns, unless that was so just before."""
@@ -205,6 +214,7 @@ class Output:
         self._drain()
         for strand in (run.stdout, run.stderr):
             self._send(strand, strand.decode(b"", True))
+            strand.late = True
         if run.nonce is not None:
             content = {"data": {FENCE: {"nonce": run.nonce}}, "metadata": {}, "transient": {}}
             self._publish("display_data", content, run.parent)
@@ -290,9 +300,11 @@ class _Pending:
 class _Pipes:
     """The read ends of the descriptors 1 and 2 of all runs that somebody can still write to."""
 
-    def __init__(self) -> None:
+    def __init__(self, pace: Pace) -> None:
         self.lock = _thread.allocate_lock()  # reading a pipe and queueing the data are one step
         self._strands: dict[int, Strand] = {}
+        self._pace = pace  # of what old children write
+        self._paused: set[int] = set()
         self._epoll = select.epoll()
         self._newest = select.poll()
 
@@ -320,18 +332,32 @@ class _Pipes:
             return bool(self._newest.poll(0))
 
     def wait(self, seconds: float | None) -> list[int]:
+        if self._paused:
+            pause = self._pace.wait()
+            seconds = pause if seconds is None else min(seconds, pause)
+            if not pause:
+                for descriptor in self._paused:
+                    self._epoll.register(descriptor, select.EPOLLIN)
+                self._paused.clear()
         return [descriptor for descriptor, _ in self._epoll.poll(seconds)]
 
     def read(self, descriptor: int) -> list[Text]:
-        """What can be read at once; a pipe at its end is closed."""
+        """What can be read at once, and may be; a pipe at its end is closed."""
         strand = self._strands.get(descriptor)
-        if strand is None:
+        if strand is None or descriptor in self._paused:
+            return []
+        if strand.late and self._pace.wait():
+            # Unregistered, for a hang-up is reported to who waits for nothing, too.
+            self._epoll.unregister(descriptor)
+            self._paused.add(descriptor)
             return []
         try:
             data = os.read(descriptor, BATCH)
         except BlockingIOError:
             return []
         if data:
+            if strand.late:
+                self._pace.take(len(data), strand)
             return [(strand, data)]
         del self._strands[descriptor]
         os.close(descriptor)

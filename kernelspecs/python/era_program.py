@@ -50,13 +50,14 @@ class Program:
         interrupts: Interrupts,
         loops: Loops,
         context: contextvars.Context,
+        sources: era_traceback.Sources,
     ) -> None:
         self._shell = shell
         self._streams = streams
         self._interrupts = interrupts
         self._loops = loops
         self._context = context  # of all cells: a ContextVar that one sets, the next one sees
-        self._sources = era_traceback.Sources()
+        self._sources = sources
         self._future = 0  # flags of `from __future__ import …` in earlier cells
         shell.on_failure = self._print
 

@@ -21,6 +21,7 @@ class Strand:
     def __init__(self, name: str, parent: dict[str, Any]) -> None:
         self.name = name
         self.parent = parent  # the header of the request that output is told to belong to
+        self.late = False  # the run is over, and all that it wrote until then is out
         self.decode = codecs.getincrementaldecoder("utf-8")("replace").decode
 
 
@@ -31,6 +32,7 @@ class Run:
         self.parent = parent
         self.number = number
         self.nonce = nonce  # to be sent when all output is out; None: nobody waits for it
+        self.client: list[bytes] | None = None  # who answers `input()` on the channel stdin
         self.stdout = Strand("stdout", parent)
         self.stderr = Strand("stderr", parent)
         self.futures: set[concurrent.futures.Future[Any]] = set()

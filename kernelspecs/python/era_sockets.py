@@ -24,7 +24,7 @@ LOOK = 0.002  # seconds between two looks whether it did
 
 
 class Sockets:
-    """The sockets that a connection file names, bound. All but `iopub` are the main thread's."""
+    """The sockets that a connection file names, bound. Only `shell` is the main thread's."""
 
     def __init__(self, told: Mapping[str, Any]) -> None:
         self._context: zmq.Context[Socket] = zmq.Context()
@@ -97,31 +97,39 @@ class Inbox:
     """Requests from shell and control, control first.
 
     libzmq tells of a change, not of a state, and sending may swallow that: so all there is is taken
-    each time, and looked for once more before waiting.
+    each time, and looked for once more before waiting. What comes by control is put in by the
+    thread that reads it.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, sockets: Sockets) -> None:
-        self._waiting: dict[Socket, deque[Parts]] = {
-            sockets.control: deque(),
-            sockets.shell: deque(),
-        }
+    def __init__(self, loop: asyncio.AbstractEventLoop, shell: Socket, control: Any) -> None:
+        self._loop = loop
+        self._shell = shell
+        self._control = control
+        self._requests: deque[Parts] = deque()
+        self._urgent: deque[Parts] = deque()
         self._news = asyncio.Event()
-        for socket in self._waiting:
-            loop.add_reader(int(socket.get(zmq.FD)), self._take)
+        loop.add_reader(int(shell.get(zmq.FD)), self._take)
 
-    async def next(self) -> tuple[Socket, Parts]:
-        """The next request, as soon as there is one."""
+    def put(self, parts: Parts) -> None:
+        """A request that came by control; called by another thread."""
+        self._urgent.append(parts)
+        with suppress(RuntimeError):  # the program closed the loop
+            self._loop.call_soon_threadsafe(self._news.set)
+
+    async def next(self) -> tuple[Any, Parts]:
+        """The next request, and what takes its answer, as soon as there is one."""
         while True:
             self._take()
-            for socket, waiting in self._waiting.items():
-                if waiting:
-                    return socket, waiting.popleft()
+            if self._urgent:
+                return self._control, self._urgent.popleft()
+            if self._requests:
+                return self._shell, self._requests.popleft()
             self._news.clear()
-            await self._news.wait()
+            if not self._urgent:
+                await self._news.wait()
 
     def _take(self) -> None:
-        for socket, waiting in self._waiting.items():
-            with suppress(zmq.Again):
-                while True:
-                    waiting.append(socket.recv_multipart(zmq.NOBLOCK))
-                    self._news.set()
+        with suppress(zmq.Again):
+            while True:
+                self._requests.append(self._shell.recv_multipart(zmq.NOBLOCK))
+                self._news.set()

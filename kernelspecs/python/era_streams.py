@@ -9,9 +9,12 @@ from __future__ import annotations
 import io
 import os
 import sys
+from collections import deque
 from typing import Any
 
 from era_output import Output
+
+FORMER = 64  # streams of earlier runs that are kept
 
 
 class Binary(io.BufferedIOBase):
@@ -66,8 +69,12 @@ class Streams:
         self._output = output
         # Lost references would close the descriptors that they are for.
         self._originals = (sys.__stdin__, sys.__stdout__, sys.__stderr__)
+        # A `print` that is under way in a thread uses sys.stdout without a reference of its own
+        # (before Python 3.14): the process would crash if the stream were gone when it goes on.
+        self._former: deque[io.TextIOBase | None] = deque(maxlen=FORMER)
 
     def install(self) -> None:
+        self._former += (sys.stdout, sys.stderr)  # type: ignore[arg-type]
         # Lenient as a plain interpreter is in the locale of sessions, C.UTF-8.
         sys.stdout = sys.__stdout__ = self._make("stdout", 1, "surrogateescape")
         sys.stderr = sys.__stderr__ = self._make("stderr", 2, "backslashreplace")

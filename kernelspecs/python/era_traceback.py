@@ -13,13 +13,14 @@ import IPython
 
 KEPT = 8 * 1024 * 1024  # characters of source of earlier cells, for tracebacks through them
 
-_OURS = (str(Path(__file__).parent) + os.sep, str(Path(IPython.__file__).parent) + os.sep)
+OURS = (str(Path(__file__).parent) + os.sep, str(Path(IPython.__file__).parent) + os.sep)
 
 
 class Sources:
     """The source of cells, where tracebacks, warnings and `inspect` look for lines."""
 
     def __init__(self) -> None:
+        self.lines: dict[str, list[str]] = {}  # the same, where no program changes them
         self._names: deque[tuple[str, int]] = deque()
         self._size = 0
 
@@ -27,11 +28,13 @@ class Sources:
         # Without a time of modification, linecache never looks for a file of that name.
         lines = [line + "\n" for line in source.splitlines()]
         linecache.cache[name] = (len(source), None, lines, name)
+        self.lines[name] = lines
         self._names.append((name, len(source)))
         self._size += len(source)
         while self._size > KEPT and len(self._names) > 1:
             old, size = self._names.popleft()
             linecache.cache.pop(old, None)
+            self.lines.pop(old, None)
             self._size -= size
 
 
@@ -84,4 +87,4 @@ def _without_ours(first: TracebackType | None) -> TracebackType | None:
 
 
 def _is_ours(link: TracebackType) -> bool:
-    return link.tb_frame.f_code.co_filename.startswith(_OURS)
+    return link.tb_frame.f_code.co_filename.startswith(OURS)

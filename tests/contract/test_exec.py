@@ -282,9 +282,13 @@ def test_last_words_of_children(shared: SessionClient) -> None:
 @pytest.mark.parametrize(
     ("command", "exit_code", "actions"),
     [
-        ("sleep 60; echo never", 130, ["interrupt", "ended"]),
-        ("trap 'exit 3' INT; while :; do sleep 0.05; done", 3, ["interrupt", "ended"]),
-        ("trap '' INT; sleep 60", 130, ["interrupt", "interrupt again", "end", "ended"]),
+        (f'python3 -c "{SLEEPER}"; echo never', 130, ["interrupt", "ended"]),
+        (f"trap 'exit 3' INT; {READY} while :; do sleep 0.05; done", 3, ["interrupt", "ended"]),
+        (
+            f"trap '' INT; {READY} sleep 60",
+            130,
+            ["interrupt", "interrupt again", "end", "ended"],
+        ),
     ],
 )
 def test_interrupt(
@@ -296,11 +300,7 @@ def test_interrupt(
         wait_for_file(session, "busy")
         other = start("touch other; sleep 5; echo through")
         wait_for_file(session, "other")
-        program = start(
-            f"{command.partition(';')[0]}; touch ready; {command.partition(';')[2]}"
-            if command.startswith("trap")
-            else f"touch ready; {command}"
-        )
+        program = start(command)
         wait_for_file(session)
         eid = until_running(session, 3)
         told = session.http.post(f"{session.path}/executions/{eid}/interrupt").json()

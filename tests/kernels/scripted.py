@@ -31,6 +31,7 @@ class ScriptedKernel:
         self.script = script
         self.asked: list[str] = []  # the types of all requests, in order
         self.requests: list[Message] = []
+        self.on_control: Script = lambda kernel, request: None  # it answers nothing
         self._stop = False
         self._session = Session(key=connection.key.encode(), digest_history_size=0)
         self._context: zmq.Context[Any] = zmq.Context()
@@ -70,6 +71,10 @@ class ScriptedKernel:
         self.fence(request)
         self.reply(request, exit_code)
 
+    def tell(self, request: Message, content: Message, kind: str = "reply") -> None:
+        """Answer a request that came by control."""
+        self._session.send(self.control, kind, content, parent=request, ident=request["ident"])
+
     def publish(self, kind: str, content: Message, parent: Message | None) -> None:
         self._session.send(self.iopub, kind, content, parent=parent)
 
@@ -105,6 +110,8 @@ class ScriptedKernel:
         elif message["msg_type"] == "execute_request":
             self.requests.append(message)
             self.script(self, message)
+        elif socket is self.control:
+            self.on_control(self, message)
 
 
 class Keeper:
@@ -113,12 +120,17 @@ class Keeper:
     def __init__(self) -> None:
         self.ended: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
         self.signals: list[int] = []
+        self.words = ""
 
     async def signal(self, number: int) -> None:
         self.signals.append(number)
 
     async def aclose(self, reason: str | None = None) -> None:
         self.end(Ending(reason=reason or Reason.STOPPED))
+
+    def last_words(self) -> str:
+        words, self.words = self.words, ""
+        return words
 
     def end(self, ending: Ending) -> None:
         if not self.ended.done():

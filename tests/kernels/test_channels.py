@@ -298,9 +298,7 @@ def test_many_kernels_take_no_threads(tmp_path: Path, many_descriptors: None) ->
 
     async def body() -> None:
         before = _traces()
-        opened = [
-            Channels(Connection.new(tmp_path), ignore, ignore, ignore, _never) for _ in range(500)
-        ]
+        opened = [Channels(Connection.new(tmp_path), *[ignore] * 4, _never) for _ in range(500)]
         await asyncio.sleep(0.05)
         assert _traces() == before
         for one in opened:

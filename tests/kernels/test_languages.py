@@ -11,6 +11,7 @@ import pytest
 
 from era_kernels.errors import LanguageUnavailable, StartError, UnsupportedLanguage
 from era_kernels.kernels.languages import Language, Languages, builtin_dir
+from era_kernels.models import Limits
 
 
 def add(root: Path, name: str, **changes: Any) -> Path:
@@ -49,6 +50,20 @@ def test_a_folder_is_a_language(tmp_path: Path) -> None:
     assert language.env == {"A": "{cache}"}
     assert language.directory == folder
     assert language.available
+
+
+def test_floors(tmp_path: Path) -> None:
+    """What the kernel needs at least is told in the units of the API, and kept in bytes."""
+    add(tmp_path, "alpha", era={"floors": {"memory_mb": 64, "processes": 8, "cpu": 0.5}})
+    assert only(tmp_path).floors == Limits(memory=64 * 1024 * 1024, processes=8, cpu=0.5)
+
+
+@pytest.mark.parametrize("floors", [{"memory": 1}, {"processes": 0}, {"memory_mb": "1"}])
+def test_floors_that_are_wrong(tmp_path: Path, floors: dict[str, object]) -> None:
+    """A mistake in them is refused at the start."""
+    add(tmp_path, "alpha", era={"floors": floors})
+    with pytest.raises(StartError, match="floors"):
+        load(tmp_path)
 
 
 def test_names_and_aliases_are_found_in_any_case(tmp_path: Path) -> None:

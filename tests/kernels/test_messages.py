@@ -15,6 +15,7 @@ from era_kernels.models import (
     ClearOutput,
     Display,
     ExceptionInfo,
+    InputRequest,
     Result,
     Stderr,
     Stdout,
@@ -22,7 +23,10 @@ from era_kernels.models import (
     event_to_json,
 )
 
-KINDS = ["stream", "execute_result", "display_data", "update_display_data", "clear_output"]
+KINDS = [
+    "stream", "execute_result", "display_data", "update_display_data", "clear_output",
+    "input_request",
+]  # fmt: skip
 
 anything = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters()),
@@ -30,7 +34,9 @@ anything = st.recursive(
     max_leaves=8,
 )
 contents = st.dictionaries(
-    st.sampled_from(["name", "text", "data", "metadata", "transient", "wait", "era", "status"]),
+    st.sampled_from(
+        ["name", "text", "data", "metadata", "transient", "wait", "era", "status", "prompt"]
+    ),
     anything | st.sampled_from(["stdout", "error", {"exit_code": 1, "exception": {}}]),
 )
 
@@ -53,6 +59,12 @@ contents = st.dictionaries(
         ),
         ("clear_output", {"wait": True}, ClearOutput(True)),
         ("clear_output", {}, ClearOutput(False)),
+        ("input_request", {"prompt": "? ", "key": "k"}, InputRequest("? ", False, "k")),
+        (
+            "input_request",
+            {"prompt": "x" * 10_000, "password": True, "key": ""},
+            InputRequest("x" * 8192, True),
+        ),
         ("status", {"execution_state": "idle"}, None),
         ("error", {"ename": "E", "evalue": "v", "traceback": []}, None),
         ("no_such_type", {}, None),
@@ -73,6 +85,9 @@ def test_each_type_has_its_event(kind: str, content: dict[str, Any], expected: o
         ("execute_result", {"data": "text"}),
         ("execute_result", {"data": {}, "metadata": 5}),
         ("display_data", {"data": None}),
+        ("input_request", {"prompt": "? "}),
+        ("input_request", {"prompt": 5, "key": "k"}),
+        ("input_request", {"prompt": "", "key": "k" * 65}),
     ],
 )
 def test_wrong_shape_is_none(kind: str, content: dict[str, Any]) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from era_kernels.kernels.machine import KernelHost, Machine
-from era_kernels.models import Finished, Limits, Output, Request, Stderr, Stdout
+from era_kernels.models import Finished, InputRequest, Limits, Output, Request, Stderr, Stdout
 from tests.kernels.conftest import a_place
 from tests.kernels.programs import PROGRAMS
 from tests.kernels.test_machine import run
@@ -45,10 +45,15 @@ async def in_session(host: KernelHost, directory: Path, program: str) -> Ending:
     late: list[Output] = []
     machine.kernel.late = late.extend
     request = Request(program, {}, 60, 1)
-    items = [item async for batch in machine.kernel.execute(request) for item in batch]
+    items: list[Output | Finished] = []
+    async for batch in machine.kernel.execute(request):
+        items += batch
+        for item in batch:
+            if isinstance(item, InputRequest):
+                machine.kernel.inside.refuse_input(item.key)
     await machine.aclose()
     assert not late
-    assert not machine.last_words
+    assert not machine.last_words()
     finished = items[-1]
     assert isinstance(finished, Finished)
     stdout = "".join(item.content for item in items if isinstance(item, Stdout))

@@ -212,7 +212,9 @@ def test_interrupt(runner: asyncio.Runner, machine: Machine) -> None:
     """One that listens ends at the first; its group hears it, too."""
 
     async def body() -> None:
-        text, finished, steps = await interrupted(machine, "echo on; sleep 60; echo never")
+        # Not `sleep`: a shell that is just starting a child may miss the first interrupt.
+        child = "python3 -c 'import time; print(\"on\", flush=True); time.sleep(60)'"
+        text, finished, steps = await interrupted(machine, f"{child}; echo never")
         assert (text, finished.exit_code) == ("on\n", 130)
         assert finished.state == "preserved"
         assert [step.action for step in steps] == ["interrupt"]

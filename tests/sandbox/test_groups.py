@@ -95,7 +95,7 @@ def test_processes(groups: Groups) -> None:
 async def test_share_of_processors(tier: int) -> None:
     """A session that may use a fifth of a processor gets that."""
     async with walled(tier) as (sandboxes, place):
-        assert "cpu" in sandboxes.enforced
+        assert "cpu" in sandboxes.walls.enforced
         sandbox = await sandboxes.open_sandbox(place("a"), Limits(cpu=0.2))
         ending, out, err = await outcome(sandbox, program(BURN))
         assert ending.code == 0, err

@@ -4,15 +4,15 @@ A program is a list of instructions, one a line: `out TEXT`, `err TEXT`, `show T
 `wait` (for its end from outside), `listen` (for an interrupt), `gate NAME` (until the test opens
 it), `write NAME TEXT`, `read NAME`, `remove NAME`, `env NAME`, `data TEXT` (into
 `.session_data.json`), `exit CODE`, `timeout`, `stuck` (a timeout that costs the kernel),
-`die CODE`, `bug`.
+`die CODE`, `bug`, `ask PROMPT` (and print the answer, or that there is none).
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -25,6 +25,7 @@ from era_kernels.models import (
     ExecSubmission,
     Failure,
     Finished,
+    InputRequest,
     Limits,
     NewSession,
     Place,
@@ -39,8 +40,10 @@ from era_kernels.models import (
 from era_kernels.services.executions import Executions, Running
 from era_kernels.services.fold import RunAnswer
 from era_kernels.services.meters import Meters
+from era_kernels.services.mounts import Mounts
 from era_kernels.services.rules import Rules
 from era_kernels.services.seat import Seats
+from era_kernels.services.session_logs import SessionLogs
 from era_kernels.services.sessions import LiveSessions
 from era_kernels.services.tools import Tools
 from era_kernels.storage.codes import CodeStore
@@ -48,6 +51,7 @@ from era_kernels.storage.execution_log import ExecutionStore
 from era_kernels.storage.files import Files
 from era_kernels.storage.migrations import MIGRATIONS
 from era_kernels.storage.paths import DataDirectory
+from era_kernels.storage.session_log import SessionLogStore
 from era_kernels.storage.sessions import SessionStore
 from era_kernels.storage.sqlite import Database
 from era_kernels.storage.workspaces import Workspaces
@@ -77,12 +81,22 @@ def some_rules(**changes: Any) -> Rules:
 class House:
     """Everything of the services that tests look at."""
 
-    def __init__(self, path: Path, keep: int = 100, bound: int = 1 << 20, **rules: Any) -> None:
+    def __init__(
+        self,
+        path: Path,
+        keep: int = 100,
+        bound: int = 1 << 20,
+        limits: Limits = Limits(),  # noqa: B008 - frozen
+        offered: Mapping[str, Path] | None = None,
+        **rules: Any,
+    ) -> None:
         self.path = path
         self.host = FakeHost(self._play)
         self.gates: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
         self._keep = keep
         self._bound = bound
+        self._limits = limits
+        self._offered = offered or {}
         self._rules = some_rules(**rules)
         self._stack = AsyncExitStack()
 
@@ -103,6 +117,8 @@ class House:
         self.executions = Executions(
             self.execution_store, keep=self._keep, keep_bytes=1 << 30, answer_bound=self._bound
         )
+        self.logs = SessionLogs(SessionLogStore(directory.sessions))
+        self._stack.push_async_callback(self.logs.aclose)
         self.meters = Meters()
         self.seats = Seats(self._rules.max_kernels)
         self.tools = Tools(
@@ -112,9 +128,11 @@ class House:
             workspaces=self.workspaces,
             files=self.files,
             executions=self.executions,
+            logs=self.logs,
             seats=self.seats,
             rules=self._rules,
-            limits=Limits(),
+            limits=self._limits,
+            mounts=Mounts(self._offered, cast(KernelHost, self.host)),
             meters=self.meters,
         )
         self.sessions = LiveSessions(self.tools)
@@ -126,6 +144,17 @@ class House:
             if event is not None:
                 event.set()
         await self._stack.aclose()
+
+    @asynccontextmanager
+    async def again(self, **fields: Any) -> AsyncIterator[House]:
+        """Another on the same directory, as after a restart of the server; this one is closed."""
+        house = House(self.path, **fields)
+        house.host.isolation, house.host.enforceable = self.host.isolation, self.host.enforceable
+        await house.open()
+        try:
+            yield house
+        finally:
+            await house.aclose()
 
     # ------------------------------------------------------------ what tests do
 
@@ -178,6 +207,10 @@ class House:
             word, _, rest = line.partition(" ")
             if word == "gate":
                 await self.gates[rest].wait()
+            elif word == "ask":
+                yield InputRequest(rest, key=rest)
+                answer = await machine.kernel.inside.answer_to(rest)
+                yield Stdout("end of file" if answer is None else answer)
             else:
                 item = await _step(machine, request, word, rest)
                 if item is not None:

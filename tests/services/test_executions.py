@@ -91,6 +91,15 @@ def test_tail_has_the_last_batch_whatever_its_size() -> None:
     assert tail.after(0) is None
 
 
+def test_tail_keeps_the_newest_when_nothing_is_added() -> None:
+    """An empty batch after much was said leaves the newest event where readers look for it."""
+    tail = Tail(bound=10)
+    events = recorded("x" * 100)
+    tail.extend(events)
+    tail.extend([])
+    assert tail.after(0) == events
+
+
 def test_tail_weighs_rich_outputs() -> None:
     """Rich outputs count by what they hold."""
     tail = Tail(bound=1000)

@@ -37,7 +37,7 @@ async def ask(repeats: Repeats, code: str, key: str = "k", **fields: Any) -> Ask
 
 
 async def told(asked: Asked) -> list[Event]:
-    async with aclosing(asked.follow()) as batches:  # type: ignore[type-var]
+    async with aclosing(asked.listen()) as batches:  # type: ignore[type-var]
         return [item.event async for batch in batches for item in batch]
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from era_kernels.errors import SessionExists, SessionNotFound
-from era_kernels.models import Session
+from era_kernels.models import Limits, Session
 from era_kernels.storage.sessions import SessionStore
 from tests.storage.house import LANGUAGE, THEN, a_session, an_execution, opened
 
@@ -41,6 +41,8 @@ def test_every_field_is_kept_exactly(tmp_path: Path) -> None:
         file_count=3,
         total_size=2**63 - 1,
         kernel_generation=7,
+        limits=Limits(memory=2**40, processes=1, cpu=0.1),
+        mounts=("b", "a.1"),
     )  # fmt: skip
 
     async def body() -> None:

@@ -2,8 +2,8 @@
 
 A program is a list of instructions, one a line: `out TEXT`, `err TEXT`, `big N` (N times "x"),
 `many N` (N events), `sleep SECONDS`, `show TEXT` (a display), `nan`, `fail NAME`, `timeout`,
-`die SIGNAL`, `truncate`, `refuse` (the kernel does not start), `break` (a bug in a service);
-`endless` alone: a stored execution without an end.
+`die SIGNAL`, `truncate`, `ask PROMPT` (and wait for a line), `refuse` (the kernel does not start),
+`break` (a bug in a service); `endless` alone: a stored execution without an end.
 """
 
 from __future__ import annotations
@@ -42,6 +42,8 @@ from era_kernels.models import (
     Execution,
     ExecutionStatus,
     Failure,
+    Frame,
+    InputRequest,
     Isolation,
     NewSession,
     Recorded,
@@ -52,11 +54,13 @@ from era_kernels.models import (
     Stdout,
     Step,
     Submission,
+    Variables,
     now,
 )
 from era_kernels.services.duplicates import Wish
 from era_kernels.services.files import Meant, always
 from era_kernels.services.fold import Fold, RunAnswer
+from era_kernels.services.inputs import Inputs
 from era_kernels.storage.codes import StoredCode
 from era_kernels.storage.files import FileStatus
 from era_kernels.storage.snapshot import Snapshot
@@ -86,6 +90,8 @@ class FakeRunning:
         self._exit_code = 0
         self._exception: ExceptionInfo | None = None
         self._cause: str | None = None
+        self.inputs = Inputs()
+        self.lines: list[str] = []  # that it was given
         self._task = asyncio.create_task(self._play())
 
     @property
@@ -103,6 +109,13 @@ class FakeRunning:
         self.callers -= 1
         if not self.callers and self.submission.ends_with_caller:
             await self.abandon()
+
+    async def give_input(self, key: str, value: str) -> bool:
+        self.lines.append(value)
+        return True
+
+    def refuse_input(self, key: str) -> None:
+        """Nobody listens."""
 
     async def abandon(self) -> None:
         self.abandoned = True
@@ -124,6 +137,8 @@ class FakeRunning:
                     await changed.wait()
         finally:
             self.readers -= 1
+
+    listen = follow
 
     async def answer(self) -> RunAnswer:
         if "at once" in self.submission.code:
@@ -171,6 +186,13 @@ class FakeRunning:
                     await asyncio.sleep(0)
             case "sleep":
                 await asyncio.sleep(float(rest))
+            case "ask":
+                request = InputRequest(rest, key="key")
+                with self.inputs.of(self), self.inputs.listening():
+                    assert self.inputs.take(request)
+                    self._tell(request)
+                    while not self.lines:
+                        await asyncio.sleep(0.001)
             case "show":
                 self._tell(Display({"text/plain": rest}))
             case "nan":
@@ -242,6 +264,8 @@ class FakeSessions:
             ttl=new.ttl,
             allow_internet=bool(new.allow_internet),
             allow_public=new.allow_public is not False,
+            limits=new.limits,
+            mounts=new.mounts,
         )
         self.sessions[session.id] = session
         return self._view(session)
@@ -399,6 +423,10 @@ class FakeExecutions:
             if "break" in running.submission.code:
                 raise RuntimeError("a text that nobody must see")
 
+    async def find_running(self, session_id: str, execution_id: str) -> FakeRunning | None:
+        running = self._find(session_id, execution_id)
+        return None if running.finished.is_set() else running
+
     async def _endless(self) -> AsyncIterator[list[Recorded]]:
         """64 KiB whenever somebody asks for more."""
         try:
@@ -437,6 +465,28 @@ class FakeExecutions:
         if running is None or running.session_id != session_id:
             raise ExecutionNotFound(f"There is no execution {execution_id}.", id=execution_id)
         return running
+
+
+@dataclasses.dataclass
+class FakeInsights:
+    """What the web room uses of `Insights`."""
+
+    sessions: FakeSessions
+    frames: list[Frame] = dataclasses.field(default_factory=list)
+    found: Variables = Variables()  # noqa: RUF009 - it is frozen
+    problem: EraError | None = None
+
+    async def stack(self, id: str, execution_id: str) -> tuple[list[Frame], str]:  # noqa: A002
+        session = await self.sessions.session(id)
+        if self.problem is not None:
+            raise self.problem
+        return self.frames, session.language
+
+    async def variables(self, id: str) -> Variables:  # noqa: A002
+        await self.sessions.session(id)
+        if self.problem is not None:
+            raise self.problem
+        return self.found
 
 
 class FakeCodes:

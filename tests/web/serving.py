@@ -5,16 +5,21 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import shutil
 import socket
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import httpx
 
+from era_kernels.services.session_logs import SessionLogs
+from era_kernels.storage.session_log import SessionLogStore
 from era_kernels.web.access import Access
 from era_kernels.web.base import Edge
 from era_kernels.web.routes import make_application
@@ -23,6 +28,7 @@ from tests.web.fakes import (
     FakeCodes,
     FakeExecutions,
     FakeFiles,
+    FakeInsights,
     FakeRepeats,
     FakeSessions,
     FakeStatus,
@@ -54,6 +60,9 @@ class Served:
     status: FakeStatus
     files: FakeFiles
     codes: FakeCodes
+    insights: FakeInsights
+    logs: SessionLogs
+    loop: asyncio.AbstractEventLoop
     http: httpx.Client
 
     def raw(self, data: bytes, *, timeout: float = 20) -> bytes:
@@ -96,10 +105,14 @@ def serving(
     ready: list[Any] = []
     started = threading.Event()
 
+    directory = tempfile.mkdtemp(prefix="era-test-")
+
     async def run() -> None:
         sessions, status, stop = FakeSessions(), FakeStatus(), asyncio.Event()
         executions, files = FakeExecutions(sessions), FakeFiles(sessions)
         codes, visit = FakeCodes(sessions), sessions.visiting
+        insights = FakeInsights(sessions)
+        logs = SessionLogs(SessionLogStore(Path(directory)))
         edge = Edge(access or Access(), max_body, max_upload, comment_every, visit=visit)
         application = make_application(
             sessions=sessions,  # type: ignore[arg-type]
@@ -108,26 +121,31 @@ def serving(
             codes=codes,  # type: ignore[arg-type]
             files=files,  # type: ignore[arg-type]
             repeats=FakeRepeats(sessions),  # type: ignore[arg-type]
+            insights=insights,  # type: ignore[arg-type]
+            logs=logs,
             edge=edge,
         )
         server = WebServer.open(application, edge, "127.0.0.1", 0, **options)
         loop = asyncio.get_running_loop()
-        ready.extend([server.url, sessions, executions, status, files, codes, loop, stop])
+        fakes = [sessions, executions, status, files, codes, insights, logs, loop]
+        ready.extend([server.url, fakes, loop, stop])
         started.set()
         await stop.wait()
+        await logs.aclose()
         await server.aclose()
 
     thread = threading.Thread(target=asyncio.run, args=(run(),))
     thread.start()
     started.wait()
-    url, sessions, executions, status, files, codes, loop, stop = ready
+    url, fakes, loop, stop = ready
     try:
         with httpx.Client(base_url=url, timeout=30) as http:
             port = int(url.rpartition(":")[2])
-            yield Served(url, port, sessions, executions, status, files, codes, http)
+            yield Served(url, port, *fakes, http)
     finally:
         loop.call_soon_threadsafe(stop.set)
         thread.join()
+        shutil.rmtree(directory)
 
 
 def eventually(condition: Callable[[], bool], seconds: float = 5) -> bool:

@@ -12,7 +12,7 @@ import pytest
 from pydantic import BaseModel
 
 from era_kernels import __version__
-from era_kernels.models import Event
+from era_kernels.models import Event, Frame, Variable, Variables
 from era_kernels.web.answers import ErrorAnswer
 from era_kernels.web.bodies import ID, Body, validated
 from era_kernels.web.code import PutCode
@@ -27,6 +27,7 @@ from tests.web.fakes import (
     FakeCodes,
     FakeExecutions,
     FakeFiles,
+    FakeInsights,
     FakeRepeats,
     FakeSessions,
     FakeStatus,
@@ -41,6 +42,8 @@ ROUTES: list[Route] = make_routes(
     FakeCodes(_SESSIONS),  # type: ignore[arg-type]
     FakeFiles(_SESSIONS),  # type: ignore[arg-type]
     FakeRepeats(_SESSIONS),  # type: ignore[arg-type]
+    FakeInsights(_SESSIONS),  # type: ignore[arg-type]
+    None,  # type: ignore[arg-type]
 )
 OPERATIONS: dict[tuple[str, str], Operation] = {
     (method, route.path): operation
@@ -107,12 +110,13 @@ def test_path_parameters(document: dict[str, Any]) -> None:
 
 
 def test_query_parameters(document: dict[str, Any]) -> None:
-    """Query parameters are listed from the models that read them."""
+    """Headers are listed as declared, query parameters from the models that read them."""
     for (method, path), operation in OPERATIONS.items():
         shown = document["paths"][path][method.lower()].get("parameters", [])
-        expected = list(operation.query.model_fields) if operation.query else []
-        assert [one["name"] for one in shown] == expected
-        assert all(one["in"] == "query" for one in shown)
+        expected = [("header", header.name) for header in operation.headers]
+        if operation.query:
+            expected += [("query", name) for name in operation.query.model_fields]
+        assert [(one["in"], one["name"]) for one in shown] == expected
 
 
 def references(value: Any) -> Iterator[str]:
@@ -201,6 +205,15 @@ def asking(method: str, path: str, body: Any = None) -> Ask:
     return ask
 
 
+def answered(server: Served) -> httpx.Response:
+    """A line for a program that waits for one."""
+    session = "/api/sessions/s1"
+    with server.http.stream("POST", f"{session}/stream", json={"code": "ask ?"}) as live:
+        next(live.iter_lines())
+        place = f"{session}/executions/{live.headers['X-Execution-Id']}/input"
+        return server.http.post(place, json={"value": "a"})
+
+
 def unhealthy(path: str) -> Ask:
     """A request while a part is down."""
 
@@ -261,6 +274,10 @@ CASES = [
     pytest.param("POST", f"{EXECUTION}/interrupt", 200, interrupting, id="interrupt"),
     case("GET", f"{EXECUTION}/stdout", 200),
     case("GET", f"{EXECUTION}/stderr", 200),
+    pytest.param("POST", f"{EXECUTION}/input", 200, answered, id="input 200"),
+    case("GET", f"{EXECUTION}/stack", 200),
+    case("GET", "/api/sessions/{id}/variables", 200),
+    case("GET", "/api/sessions/{id}/log", 200),
     case("GET", FILES, 200),
     case("GET", f"{FILES}/{{path}}", 200),
     case("PUT", f"{FILES}/{{path}}", 200, {"any": "body"}),
@@ -283,6 +300,14 @@ def test_answer_is_as_declared(
     server.http.put(f"{session}/code", json={"code": "out a"})
     server.http.post(f"{session}/run", json={"code": "out a\nshow b\nfail E\ntruncate"})
     server.files.add("made", b"bytes", "application/octet-stream")
+    server.insights.frames = [Frame("f", 1, "g", "s")]
+    server.insights.found = Variables(
+        (
+            Variable("a", "int", value=1),
+            Variable("b", "t", shape=(2, 3)),
+            Variable("c", "s", size=9),
+        )
+    )
     answer = ask(server)
     assert answer.status_code == status, answer.text
     declared = OPERATIONS[method, path].answers[status]

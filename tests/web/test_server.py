@@ -256,6 +256,8 @@ def test_port_in_use() -> None:
         codes=None,  # type: ignore[arg-type]
         files=FakeFiles(sessions),  # type: ignore[arg-type]
         repeats=FakeRepeats(sessions),  # type: ignore[arg-type]
+        insights=None,  # type: ignore[arg-type]
+        logs=None,  # type: ignore[arg-type]
         edge=edge,
     )
     with socket.create_server(("127.0.0.1", 0)) as taken:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from era_kernels.models import NewSession
+from era_kernels.models import Limits, NewSession
 from tests.web.fakes import LANGUAGE, THEN
 from tests.web.serving import Served
 
@@ -46,12 +46,26 @@ def test_create_with_everything(server: Served) -> None:
         ttl=90,
         allowInternetAccess=True,
         allowPublicAccess=False,
+        limits={"memory_mb": 256, "cpu": 1},
+        mounts=["data"],
         unknown="ignored",
     )
     assert server.sessions.calls == [
         (
             "create",
-            NewSession("LI", "mine", False, {"user": "ann"}, {"team": 7}, 120, 90, True, False),
+            NewSession(
+                "LI",
+                "mine",
+                False,
+                {"user": "ann"},
+                {"team": 7},
+                120,
+                90,
+                True,
+                False,
+                Limits(memory=256 * 1024 * 1024, cpu=1),
+                ("data",),
+            ),
         )
     ]
     assert shown == {
@@ -71,6 +85,8 @@ def test_create_with_everything(server: Served) -> None:
         "isolation": {"tier": 4, "missing": ["files", "network"]},
         "default_timeout": 120,
         "ttl": 90,
+        "limits": {"memory_mb": 256, "cpu": 1},
+        "mounts": ["data"],
         "data": {"user": "ann"},
     }
 
@@ -89,6 +105,8 @@ def test_create_with_everything(server: Served) -> None:
             "ttl": None,
             "allowInternetAccess": None,
             "allowPublicAccess": None,
+            "limits": None,
+            "mounts": None,
         },
     ],
     ids=["absent", "null"],
@@ -97,7 +115,7 @@ def test_create_with_defaults(server: Served, body: dict[str, Any]) -> None:
     """What is absent or null is left to the service."""
     shown = create(server, **body)
     assert server.sessions.calls == [("create", NewSession(LANGUAGE))]
-    assert not {"default_timeout", "ttl"} & set(shown)
+    assert not {"default_timeout", "ttl", "limits", "mounts"} & set(shown)
 
 
 @pytest.mark.parametrize(

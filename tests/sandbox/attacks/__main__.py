@@ -29,6 +29,7 @@ QUIET = ("files", "network", "processes", "kernel")
 GREEDY = "resources"  # one sandbox for each attack: some end it
 LOUD = "signal_everybody"  # in a sandbox of its own, too, and the neighbour tells
 MIB = 1024 * 1024
+MOUNT = "offered"  # the directory that the operator offers
 TOKEN = "era-test-token-0123456789"
 BOUNDS = {
     "memory": 256 * MIB, "processes": 40, "open_files": 128, "file_size": 16 * MIB,
@@ -94,6 +95,7 @@ async def all_attacks(sandboxes: Sandboxes, base: Path, host: dict[str, Any]) ->
         "neighbour": str(base / "n" / "w" / "secret"),
         "neighbour_socket": str(base / "n" / "w" / "k-1"),
         "neighbour_pid": pid,
+        "mount": "/mnt/data",
         "neighbour_cmdline": Path(f"/proc/{pid}/cmdline").read_text(),
     }
     for module in QUIET:
@@ -106,7 +108,8 @@ async def all_attacks(sandboxes: Sandboxes, base: Path, host: dict[str, Any]) ->
 
 
 async def opened(sandboxes: Sandboxes, directory: Path) -> Sandbox:
-    place = Place(directory / "w", directory / "p", directory / "c")
+    mounts = (("data", directory.parent / MOUNT),) if sandboxes.walls.plan.namespaces else ()
+    place = Place(directory / "w", directory / "p", directory / "c", mounts=mounts)
     for part in (place.workspace, place.packages, place.cache):
         part.mkdir(parents=True)
     return await sandboxes.open_sandbox(place, Limits(**BOUNDS))
@@ -159,6 +162,10 @@ def prey(base: Path) -> Iterator[dict[str, Any]]:
     (base / "data").mkdir()
     secret = base / "data" / "era.db"
     secret.write_text(f"the server's, with {TOKEN}")
+    (base / MOUNT).mkdir()
+    (base / MOUNT / "rows").write_text("of the operator")
+    for path in (base / MOUNT, base / MOUNT / "rows"):
+        path.chmod(0o777)  # nothing but the mount keeps code from writing
     name = base.name
     shared = [Path("/tmp", f"{name}.txt"), Path("/dev/shm", f"{name}.txt")]
     for path in shared:

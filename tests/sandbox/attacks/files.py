@@ -168,3 +168,67 @@ def shared_tmp(host: Host) -> object:
 def shared_shm(host: Host) -> object:
     """Find shared memory of others in /dev/shm."""
     return [name for name in os.listdir("/dev/shm") if name in host["in_shm"]]
+
+
+def chmod_server_data(host: Host) -> object:
+    """Take the server's rights to its own file."""
+    os.chmod(host["secret"], 0o600)
+    return True
+
+
+def write_mount(host: Host) -> object:
+    """Change a file of a directory that the operator offers."""
+    with open(host["mount"] + "/rows", "r+") as file:
+        return file.write("x")
+
+
+def grow_mount(host: Host) -> object:
+    """Make a file in a directory that the operator offers."""
+    with open(host["mount"] + "/new", "w") as file:
+        return file.write("x")
+
+
+def empty_mount(host: Host) -> object:
+    """Delete a file of a directory that the operator offers."""
+    return os.unlink(host["mount"] + "/rows") or True
+
+
+def chmod_mount(host: Host) -> object:
+    """Take others' rights to a file of a directory that the operator offers."""
+    return os.chmod(host["mount"] + "/rows", 0) or True
+
+
+def reopen_mount(host: Host) -> object:
+    """Open a file of the operator to read, and again to write through /proc."""
+    number = os.open(host["mount"] + "/rows", os.O_RDONLY)
+    return os.open(f"/proc/self/fd/{number}", os.O_RDWR)
+
+
+def link_mount(host: Host) -> object:
+    """Link a file of the operator into the workspace, to write it there."""
+    os.link(host["mount"] + "/rows", "rows")
+    with open("rows", "r+") as file:
+        return file.write("x")
+
+
+def remount_mount(host: Host) -> object:
+    """Make the operator's directory writable by a remount."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.mount(None, host["mount"].encode(), None, ctypes.c_ulong(32 | 4096), None) < 0:
+        raise OSError(ctypes.get_errno(), "mount")
+    return True
+
+
+def reset_mount(host: Host) -> object:
+    """Make it writable by clearing the attribute."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    wanted = struct.pack("QQQQ", 0, 1, 0, 0)
+    if libc.syscall(442, -100, host["mount"].encode(), 0, wanted, len(wanted)) < 0:
+        raise OSError(ctypes.get_errno(), "mount_setattr")
+    return True
+
+
+def dots_out_of_mount(host: Host) -> object:
+    """Walk up from the operator's directory to what lies beside it."""
+    secret = os.path.basename(host["secret"])
+    return open(f"{host['mount']}/../data/{secret}").read()

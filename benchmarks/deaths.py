@@ -1,0 +1,80 @@
+"""How soon a reader of a stream learns that a kernel died, and how soon the session is usable."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass, field
+from statistics import median
+
+from benchmarks.served import Caller
+from benchmarks.table import Row, ms
+from tests.launching import launching
+
+DEATHS = {
+    "os.kill(os.getpid(), 9)": "os.kill(os.getpid(), 9)",
+    "os._exit(7)": "os._exit(7)",
+    "a segmentation fault": "ctypes.string_at(0)",
+    "abort()": "os.abort()",
+}
+COUNT = 20
+PATH = "/api/sessions/deaths"
+# The clock is read by the dying process itself, and its line is out before it dies.
+PROGRAM = "import ctypes, os, time\nprint(repr(time.time()), flush=True)\n{}"
+
+
+@dataclass
+class Taken:
+    """Seconds from each death to its `error` frame, to `done`, and from there to the next run."""
+
+    told: list[float] = field(default_factory=list)
+    done: list[float] = field(default_factory=list)
+    usable: list[float] = field(default_factory=list)
+
+
+def rows(caller: Caller, count: int = COUNT) -> Iterator[Row]:
+    """One line for each way to die, and one for the run after it."""
+    caller.call("POST", "/api/sessions", {"language": "python", "session_id": "deaths"})
+    usable: list[float] = []
+    for name, code in DEATHS.items():
+        taken = measured(caller, code, count)
+        usable += taken.usable
+        told = median(taken.told)
+        figure = f"{ms(told)}, done {ms(median(taken.done))}"
+        yield Row(f"{name}: told to a reader after", figure, "≤ 100 ms", told <= 0.1)
+    next_run = median(usable)
+    yield Row("   the next run answered after", ms(next_run), "≤ 150 ms", next_run <= 0.15)
+    caller.call("DELETE", PATH)
+
+
+def measured(caller: Caller, code: str, count: int) -> Taken:
+    """Kill so many kernels of the session."""
+    taken = Taken()
+    for _ in range(count):
+        caller.call("POST", f"{PATH}/run", {"code": "pass"})
+        died = 0.0
+        for frame in caller.stream(f"{PATH}/stream", {"code": PROGRAM.format(code)}):
+            if frame.event == "stdout":
+                died = float(frame.data["content"])
+            elif frame.event == "error":
+                taken.told.append(time.time() - died)
+            elif frame.event == "done":
+                taken.done.append(time.time() - died)
+        began = time.perf_counter()
+        answer = caller.call("POST", f"{PATH}/run", {"code": "print(1)"})
+        taken.usable.append(time.perf_counter() - began)
+        if answer["stdout"] != "1\n":
+            raise RuntimeError(json.dumps(answer))
+    return taken
+
+
+def main() -> None:
+    with launching() as launcher, closing(Caller(launcher.start().base_url)) as caller:
+        for row in rows(caller):
+            print(row, flush=True)
+
+
+if __name__ == "__main__":
+    main()

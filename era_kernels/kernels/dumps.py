@@ -1,0 +1,85 @@
+"""The stack of a program in a call that lets no other thread of its interpreter run.
+
+Such a kernel answers no request. But a signal handler of its interpreter may write the frames to a
+file, innermost first, as fault handlers print them:
+
+    Stack (most recent call first):
+      File "<cell 1>", line 3 in f
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import stat
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from pathlib import Path
+
+from era_kernels.kernels.insights import LINE
+from era_kernels.models import Frame
+
+READ = 256 * 1024  # bytes of the file's end that are read
+LOOK = 0.02  # seconds between two looks at it; it is whole when nothing was added meanwhile
+
+_FRAME = re.compile(r'  File "(.*)", line (\d{1,9}) in (.*)')
+_HEAD = re.compile(r"^.*\(most recent call first\):$", re.MULTILINE)
+_CELL = re.compile(r"<cell \d{1,18}>")
+
+
+async def dumped(file: Path, ask: Callable[[], Awaitable[None]], seconds: float) -> str | None:
+    """What was written to the file after `ask` was called; None when nothing was by then."""
+    before, _ = await asyncio.to_thread(_read, file)
+    await ask()
+    last = before
+    for _ in range(round(seconds / LOOK)):
+        await asyncio.sleep(LOOK)
+        size, text = await asyncio.to_thread(_read, file)
+        if size > before and size == last:
+            return text
+        last = size
+    return None
+
+
+def _read(file: Path) -> tuple[int, str]:
+    """How long the file is, and its end. The kernel owns it, and may have put anything there."""
+    try:
+        number = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return 0, ""
+    with os.fdopen(number, "rb") as opened:
+        status = os.fstat(number)
+        if not stat.S_ISREG(status.st_mode):
+            return 0, ""
+        return status.st_size, os.pread(
+            opened.fileno(), READ, max(0, status.st_size - READ)
+        ).decode(errors="replace")
+
+
+def frames(text: str, sources: Mapping[str, Sequence[str]]) -> list[Frame]:
+    """The frames of the last stack in the text, innermost last; only those of the program.
+
+    Of a kernel's own frames there are the outermost ones, down to the first cell, and between the
+    program's those of files that lie beside the one which called that cell.
+    """
+    starts = [match.end() for match in _HEAD.finditer(text)]
+    lines = text[starts[-1] :].splitlines() if starts else []
+    found = [match for match in map(_FRAME.fullmatch, lines) if match is not None]
+    cells = [at for at, match in enumerate(found) if _CELL.fullmatch(match[1])]
+    if not cells:
+        return []
+    outside = found[cells[-1] + 1][1] if cells[-1] + 1 < len(found) else ""
+    folder = outside.rpartition("/")[0]
+    inner = [
+        match
+        for match in found[: cells[-1] + 1]
+        if not folder or match[1].rpartition("/")[0] != folder
+    ]
+    return [_frame(match, sources) for match in reversed(inner)]
+
+
+def _frame(match: re.Match[str], sources: Mapping[str, Sequence[str]]) -> Frame:
+    file, line = match[1][:LINE], int(match[2])
+    lines = sources.get(file, ())
+    source = lines[line - 1].strip()[:LINE] if 0 < line <= len(lines) else ""
+    return Frame(file, line, match[3][:LINE], source)

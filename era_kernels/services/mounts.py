@@ -1,0 +1,54 @@
+"""Mounts: directories that the operator offers, which sessions that ask for them may read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from era_kernels.errors import InvalidRequest, NotEnforceable, Unavailable
+from era_kernels.kernels.machine import KernelHost
+
+RETRY_AFTER = 60  # seconds: an operator must do something
+
+
+class Mounts:
+    """What is offered: name → directory of the host."""
+
+    def __init__(self, offered: Mapping[str, Path], host: KernelHost) -> None:
+        self._offered = dict(offered)
+        self._host = host
+
+    def check(self, names: Iterable[str]) -> None:
+        """A wish. Raises InvalidRequest listing what there is, NotEnforceable."""
+        wished = tuple(names)
+        unknown = [name for name in wished if name not in self._offered]
+        if unknown:
+            known = sorted(self._offered)
+            raise InvalidRequest(
+                f"`mounts` names {unknown[0][:64]!r}, and this server offers "
+                f"{', '.join(known) or 'none'}.",
+                details={"known": known},
+            )
+        if wished:
+            self._check_walls()
+
+    def of(self, names: Iterable[str]) -> tuple[tuple[str, Path], ...]:
+        """Those that a session has, for its machine. Raises Unavailable, NotEnforceable."""
+        found = []
+        for name in names:
+            self._check_walls()
+            if name not in self._offered:
+                raise Unavailable(
+                    f"The mount {name} of this session is not offered by the server any more.",
+                    hint="Ask who runs the server, or create a session without it.",
+                    retry_after=RETRY_AFTER,
+                )
+            found.append((name, self._offered[name]))
+        return tuple(found)
+
+    def _check_walls(self) -> None:
+        if "mounts" not in self._host.enforceable:
+            raise NotEnforceable(
+                "Mounts need mount namespaces, which the isolation of this server does without.",
+                hint="Create the session without mounts.",
+            )

@@ -1,0 +1,101 @@
+"""A session's log: what came between and after its runs, as a list or followed live."""
+
+from __future__ import annotations
+
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field
+
+from era_kernels.errors import SessionNotFound
+from era_kernels.models import JsonObject, Recorded, event_to_json, iso
+from era_kernels.web.answers import Answer
+from era_kernels.web.base import BaseHandler, Edge
+from era_kernels.web.executions import ReplayQuery, last_event_id
+from era_kernels.web.operations import Operation
+from era_kernels.web.runs import EVENTS
+from era_kernels.web.sse import EventStream
+
+if TYPE_CHECKING:
+    from era_kernels.services.session_logs import SessionLogs
+    from era_kernels.services.sessions import LiveSessions
+
+_ABOUT = """What threads, timers, servers and child processes of earlier runs printed when no run of
+theirs was under way any more, and how a kernel ended that ended between runs.
+
+With `Accept: text/event-stream` the entries are followed live: frames with the number of the entry
+as `id`, its stream as `event`, and as `data` one line of JSON with `type` (the same as `event`),
+`time` and `content`; after the entries that are kept, or after the `Last-Event-ID` given. The
+stream ends when the session is deleted."""
+
+
+class LogEntry(Answer):
+    """What was written to one of the two streams at a time."""
+
+    time: str
+    stream: Literal["stdout", "stderr"]
+    content: str
+
+
+class LogAnswer(Answer):
+    """The entries that are kept, oldest first."""
+
+    entries: list[LogEntry]
+    truncated: bool = Field(description="Whether older entries were dropped.")
+
+
+class LogHandler(BaseHandler):
+    """The log of a session."""
+
+    operations = {
+        "GET": Operation(
+            "Read or follow the log",
+            {200: LogAnswer},
+            query=ReplayQuery,
+            description=_ABOUT,
+            events=EVENTS,
+        )
+    }
+
+    def initialize(  # type: ignore[override]
+        self, edge: Edge, sessions: LiveSessions, logs: SessionLogs
+    ) -> None:
+        super().initialize(edge)
+        self.sessions = sessions
+        self.logs = logs
+
+    async def get(self, id: str) -> None:  # noqa: A002 - the word of the API
+        after = last_event_id(self)
+        self.set_header("Vary", "Accept")
+        directory = (await self.sessions.session(id)).directory
+        if self._follows():
+            await self._follow(id, directory, after)
+            return
+        view = await self.logs.view(directory)
+        entries = [entry_object(entry) for entry in view.entries if entry.seq > after]
+        size = sum(len(entry["content"]) for entry in entries)
+        await self.answer({"entries": entries, "truncated": view.truncated}, size=size)
+
+    def _follows(self) -> bool:
+        return "text/event-stream" in self.request.headers.get("Accept", "").lower()
+
+    async def _follow(self, id: str, directory: str, after: int) -> None:  # noqa: A002
+        live = self.logs.live(directory)
+        # Looked up again: one that is deleted from here on ends what is followed.
+        if (await self.sessions.session(id)).directory != directory:
+            raise SessionNotFound(f"There is no session {id}.", id=id)
+        if self.request.method == "HEAD":
+            return
+        async with aclosing(live.follow(after)) as batches:  # type: ignore[type-var]
+            await EventStream(self, show=_followed, hold=0).send(batches, after)
+
+
+def entry_object(entry: Recorded) -> JsonObject:
+    """An entry as the list shows it."""
+    told = event_to_json(entry.event)
+    return {"time": iso(entry.time), "stream": told["type"], "content": told["content"]}
+
+
+def _followed(entry: Recorded) -> JsonObject:
+    told = event_to_json(entry.event)
+    return {"type": told["type"], "time": iso(entry.time), "content": told["content"]}

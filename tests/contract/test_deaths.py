@@ -1,0 +1,124 @@
+"""A kernel that dies in a run: its last words are the run's stderr, once, before it ends."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.client import Client, SessionClient
+from tests.contract.checks import check
+
+SEGFAULT = "import ctypes\ndef inner():\n    ctypes.string_at(0)\ninner()"
+FATAL = "Fatal Python error: Segmentation fault\n"
+
+
+def test_segmentation_fault(session: SessionClient) -> None:
+    """The program's own frames, innermost first, and none of the kernel's."""
+    answer = session.run(SEGFAULT)
+    check(answer, exit_code=139, state="lost", cause="signal 11 (SIGSEGV)")
+    stderr = answer["stderr"]
+    assert stderr.count(FATAL) == 1
+    assert stderr.startswith(FATAL)
+    assert 'File "<cell 1>", line 3 in inner\n  File "<cell 1>", line 4 in <module>\n' in stderr
+    assert "era_" not in stderr
+    assert "asyncio" not in stderr
+
+
+def test_order(session: SessionClient) -> None:
+    """All that was printed, then the last words, then `error`, then `done`."""
+    code = f"import sys\nprint('out')\nprint('err', file=sys.stderr)\n{SEGFAULT}"
+    events = session.stream(code)
+    kinds = [event.event for event in events]
+    assert kinds[0] == "stdout"
+    assert kinds[-3:] == ["stderr", "error", "done"]
+    assert "".join(e.data["content"] for e in events if e.event == "stdout") == "out\n"
+    stderr = "".join(e.data["content"] for e in events if e.event == "stderr")
+    assert stderr.startswith(f"err\n{FATAL}")
+    assert "signal 11 (SIGSEGV)" in events[-2].data["message"]
+    replayed = session.http.get(
+        f"{session.path}/executions/{events[-1].data['execution_id']}/stderr"
+    )
+    assert replayed.text == stderr
+
+
+@pytest.mark.parametrize(
+    "own",
+    [
+        "faulthandler.enable()",
+        "faulthandler.enable(all_threads=False)",
+        "faulthandler.enable(sys.stderr)",
+        "faulthandler.enable(2)",
+        "faulthandler.enable(open('dump', 'w'))",
+        "faulthandler.disable()",
+    ],
+)
+def test_program_with_a_faulthandler_of_its_own(session: SessionClient, own: str) -> None:
+    """It works as in every program, and nothing is told twice."""
+    answer = session.run(f"import faulthandler, sys\n{own}\n{SEGFAULT}")
+    check(answer, exit_code=139, cause="signal 11 (SIGSEGV)")
+    assert answer["stderr"].count(FATAL) <= 1
+    if "dump" in own:
+        dump = session.http.get(f"{session.path}/files/dump").text
+        assert dump.count(FATAL) == 1
+        assert 'File "<cell 1>", line 5 in inner' in dump
+    if own == "faulthandler.enable()":
+        assert FATAL in answer["stderr"]
+    if "d" in own and "disable" in own:
+        assert answer["stderr"] == ""
+
+
+def test_faulthandler_functions(session: SessionClient) -> None:
+    """What else a program does with it is untouched by ours."""
+    code = """
+import faulthandler, os, signal, sys
+faulthandler.register(signal.SIGUSR1, file=open("dump", "w"), all_threads=False)
+os.kill(os.getpid(), signal.SIGUSR1)
+faulthandler.unregister(signal.SIGUSR1)
+faulthandler.dump_traceback(open("other", "w"))
+faulthandler.disable()
+print(faulthandler.is_enabled(), '"<cell 1>", line 4' in open("dump").read(), len(open("other").read()) > 50)
+faulthandler.enable()
+print(faulthandler.is_enabled())
+"""  # noqa: E501
+    check(session.run(code), stdout="False True True\nTrue\n", stderr="", exit_code=0)
+
+
+def test_handlers_of_signals(session: SessionClient) -> None:
+    """A program that handles the signals of crashes itself is asked first."""
+    code = """
+import os, signal
+signal.signal(signal.SIGFPE, lambda *_: print("handled"))
+os.kill(os.getpid(), signal.SIGFPE)
+"""
+    check(session.run(code), stdout="handled\n", stderr="", exit_code=0, state="preserved")
+
+
+def test_quiet_deaths(session: SessionClient) -> None:
+    """Who leaves without a word has no last words, also when an earlier kernel had some."""
+    assert FATAL in session.run(SEGFAULT)["stderr"]
+    for code, cause in (("os._exit(7)", "exit 7"), ("os.kill(os.getpid(), 9)", "signal 9")):
+        answer = session.run(f"import os, sys\nprint('x', file=sys.stderr)\n{code}")
+        assert answer["stderr"] == "x\n"
+        assert answer["cause"].startswith(cause)
+
+
+def test_deep_stack(session: SessionClient) -> None:
+    """Last words are bounded, however deep the program was."""
+    code = "import ctypes\ndef f(n):\n    ctypes.string_at(0) if n == 0 else f(n - 1)\nf(800)"
+    stderr = session.run(code)["stderr"]
+    assert FATAL in stderr
+    assert stderr.count("in f\n") > 50
+    assert len(stderr) <= 8192
+
+
+def test_execute(client: Client) -> None:
+    """Last words are told by `execute`, too."""
+    answer = client.http.post("/api/execute", json={"language": "python", "code": SEGFAULT}).json()
+    check(answer, exit_code=139)
+    assert answer["stderr"].startswith(FATAL)
+
+
+def test_no_entry_in_the_log(session: SessionClient) -> None:
+    """What a run tells, the log does not."""
+    session.run(SEGFAULT)
+    session.run("pass")
+    assert session.http.get(f"{session.path}/log").json()["entries"] == []

@@ -1,0 +1,247 @@
+"""Limits of one session: asked for at creation, shown, kept, and in force."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.client import Client, SessionClient
+from tests.contract.checks import check, check_error
+from tests.launching import Launcher, Server, launching
+
+FLAGS = ("--session-memory", "512M", "--session-processes", "100", "--session-workspace", "64M")
+LEAST = {"memory_mb": 64, "processes": 8}
+TAKE = """
+import os, time
+for _ in range(4): os.fork()
+data = b"x" * (20 << 20)
+time.sleep(60)
+"""
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    """A server whose own limits are near."""
+    with launching() as launcher:
+        yield launcher.start(*FLAGS)
+
+
+def tier(client: Client) -> int:
+    found: int = client.http.get("/health").json()["isolation"]["tier"]
+    return found
+
+
+def walled(client: Client) -> None:
+    if tier(client) == 4:
+        pytest.skip("this host has no walls")
+
+
+def wish(client: Client, **limits: Any) -> Any:
+    return client.http.post("/api/sessions", json={"language": "python", "limits": limits})
+
+
+# ---------------------------------------------------------------- what is taken
+
+
+def test_shown_when_set(client: Client) -> None:
+    """As they were asked for, in every answer that shows a session; a duplicate has them, too."""
+    limits = {"memory_mb": 256, "processes": 50, "workspace_mb": 8}
+    session = client.session("python", limits={**limits, "unknown": 1})
+    check(session.get(), limits=limits)
+    (listed,) = client.http.get("/api/sessions").json()["sessions"]
+    check(listed, limits=limits)
+    changed = client.http.patch(session.path, json={"metadata": {}}).json()["metadata"]
+    check(changed, limits=limits)
+    copy = client.http.post(f"{session.path}/duplicate", json={"variables": False}).json()
+    check(copy, limits=limits)
+    client.http.delete("/api/sessions")
+
+
+@pytest.mark.parametrize("limits", [None, {}, {"memory_mb": None}])
+def test_not_shown_when_not_set(client: Client, limits: object) -> None:
+    """Null and nothing are no limits of the session's own."""
+    session = client.session("python", limits=limits)
+    assert "limits" not in session.get()
+    session.delete()
+
+
+@pytest.mark.parametrize(
+    ("limits", "words"),
+    [
+        ('{"memory_mb": "256"}', "`limits.memory_mb` must be an integer"),
+        ('{"memory_mb": 256.0}', "`limits.memory_mb` must be an integer"),
+        ('{"memory_mb": true}', "`limits.memory_mb` must be an integer"),
+        ('{"processes": 0}', "`limits.processes` must be at least 1"),
+        ('{"workspace_mb": -1}', "`limits.workspace_mb` must be at least 1"),
+        ('{"cpu": 0}', "`limits.cpu` must be above 0"),
+        ('{"cpu": "1"}', "`limits.cpu` must be a number"),
+        ('{"cpu": 1e300}', "`limits.cpu` must be at most"),
+        ("[]", "`limits` must be an object"),
+        ("7", "`limits` must be an object"),
+        ('{"memory_mb": 513}', "`limits.memory_mb` must be at most 512, session_memory"),
+        ('{"processes": 101}', "`limits.processes` must be at most 100, session_processes"),
+        ('{"workspace_mb": 65}', "`limits.workspace_mb` must be at most 64, session_workspace"),
+        (f'{{"memory_mb": {10**60}}}', "`limits.memory_mb` must be at most 512"),
+        ('{"memory_mb": 63}', "`limits.memory_mb` must be at least 64, which python needs"),
+        ('{"processes": 7}', "`limits.processes` must be at least 8, which python needs"),
+    ],
+)
+def test_refused(client: Client, limits: str, words: str) -> None:
+    """400 that names the field and the bound, and nothing was made."""
+    body = f'{{"language": "python", "session_id": "s", "limits": {limits}}}'
+    answer = client.http.post("/api/sessions", content=body)
+    shown = check_error(answer, 400, "INVALID_REQUEST")
+    assert shown["message"].startswith(words), shown
+    assert shown["details"][0]["field"] in words
+    check_error(client.http.get("/api/sessions/s"), 404, "SESSION_NOT_FOUND")
+
+
+def test_processors(client: Client) -> None:
+    """Taken where something enforces it, or where nothing enforces anything; else 409."""
+    answer = wish(client, cpu=0.5)
+    missing = client.http.get("/health").json()["isolation"]["missing"]
+    if tier(client) < 4 and any("processors" in text for text in missing):
+        check_error(answer, 409, "NOT_ENFORCEABLE")
+    else:
+        check(answer.json(), limits={"cpu": 0.5})
+    client.http.delete("/api/sessions")
+
+
+def test_without_walls(launcher: Launcher) -> None:
+    """They are stored, `isolation` tells that nothing enforces them; uploads are held to them."""
+    server = launcher.start("--allow-unsandboxed", "--strongest-tier", "4")
+    client = Client(server.base_url)
+    session = client.session("python", limits={"workspace_mb": 1, "cpu": 2})
+    shown = session.get()
+    check(shown, limits={"workspace_mb": 1, "cpu": 2})
+    assert any("limits" in text for text in shown["isolation"]["missing"])
+    check(session.run("print(6 * 7)"), stdout="42\n")
+    path = f"{session.path}/files/f"
+    check_error(client.http.put(path, content=bytes(1024**2 + 1)), 413, "QUOTA_EXCEEDED")
+    client.close()
+
+
+# ---------------------------------------------------------------- what they do
+
+
+def test_the_least_is_enough(client: Client) -> None:
+    """With the least that is taken a kernel starts, runs, and restarts."""
+    walled(client)
+    session = client.session("python", limits=LEAST)
+    check(session.run("x = 41"), exit_code=0)
+    check(session.run("import json; print(x + 1)"), stdout="42\n", exit_code=0)
+    client.http.post(f"{session.path}/restart").raise_for_status()
+    check(session.run("print(6 * 7)"), stdout="42\n", state="preserved")
+    session.delete()
+
+
+def test_memory(client: Client) -> None:
+    """One process that takes too much gets a MemoryError; too many together end the kernel."""
+    walled(client)
+    session = client.session("python", limits={"memory_mb": 128})
+    answer = session.run("bytearray(200 << 20)")
+    assert answer["exit_code"] == 1
+    assert answer["exception"]["name"] == "MemoryError"
+    check(session.run(TAKE), exit_code=137, state="lost", cause="out of memory at 128 MB")
+    check(session.run("print(6 * 7)"), stdout="42\n", started_from="fresh")
+    session.delete()
+
+
+def test_programs_beside_the_kernel(client: Client) -> None:
+    """They hold for programs, too, whether there is a kernel or not."""
+    walled(client)
+    session = client.session("python", limits={"memory_mb": 128})
+    program = {"argv": ["python3", "-c", "bytearray(200 << 20)"]}
+    for _ in range(2):
+        answer = client.http.post(f"{session.path}/exec", json=program).json()
+        assert answer["exit_code"] == 1
+        assert answer["stderr"].endswith("MemoryError\n")
+        check(session.run("pass"), exit_code=0)
+    session.delete()
+
+
+def test_memory_of_others(client: Client) -> None:
+    """The limits of one session are not those of its neighbour."""
+    small = client.session("python", limits={"memory_mb": 128})
+    other = client.session("python")
+    check(small.run("pass"), exit_code=0)
+    check(other.run("print(len(bytearray(200 << 20)))"), stdout="209715200\n")
+    for session in (small, other):
+        session.delete()
+
+
+def test_processes(client: Client) -> None:
+    """More cannot be started, or end the kernel, and that is told."""
+    walled(client)
+    session = client.session("python", limits={"processes": 20})
+    code = (
+        "import os, time\n"
+        "try:\n"
+        "    for n in range(60):\n"
+        "        if os.fork() == 0: time.sleep(60)\n"
+        "except BlockingIOError: print(n < 20)\n"
+        "else: time.sleep(60)"
+    )
+    answer = session.run(code)
+    assert answer["stdout"] == "True\n" or answer["cause"] == "more than 20 processes", answer
+    session.delete()
+
+
+def test_workspace(client: Client) -> None:
+    """Code that writes more is ended, one file cannot be larger; uploads are refused."""
+    walled(client)
+    session = client.session("python", limits={"workspace_mb": 4})
+    code = (
+        "import os\n"
+        "try: open('large', 'wb').write(bytes(5 << 20))\n"
+        "except OSError as error: print(error)\n"
+        "os.unlink('large')"  # at once: with its directory it is more than the workspace may hold
+    )
+    check(session.run(code), stdout="[Errno 27] File too large\n", exit_code=0)
+    put = client.http.put(f"{session.path}/files/a", content=bytes(3 << 20))
+    assert put.status_code == 200, put.text
+    refused = client.http.put(f"{session.path}/files/b", content=bytes(2 << 20))
+    check_error(refused, 413, "QUOTA_EXCEEDED")
+    # It goes on: a process that did nothing since the last look is not looked at again.
+    code = "open('b', 'wb').write(bytes(2 << 20))\nwhile True: pass"
+    check(session.run(code), exit_code=137, cause="workspace larger than 4 MB")
+    session.delete()
+
+
+def test_temporary_files(client: Client) -> None:
+    """/tmp is memory: it holds no more than the session may have."""
+    if tier(client) > 2:
+        pytest.skip("sessions have no /tmp of their own here")
+    session = client.session("python", limits={"memory_mb": 64})
+    code = "import os; s = os.statvfs('/tmp'); print(s.f_blocks * s.f_frsize >> 20)"
+    check(session.run(code), stdout="64\n")
+    session.delete()
+
+
+def test_kept(launcher: Launcher) -> None:
+    """They survive the server, killed; where it is started with less, that is what counts."""
+    server = launcher.start(*FLAGS)
+    client = Client(server.base_url)
+    walled(client)
+    limits = {"memory_mb": 200}
+    session = client.session("python", limits=limits)
+    server.kill()
+    client.close()
+    client = Client(launcher.start("--session-memory", "100M").base_url)
+    session = SessionClient(client.http, session.id)
+    check(session.get(), limits=limits)
+    code = "import resource; print(resource.getrlimit(resource.RLIMIT_DATA)[0] >> 20)"
+    check(session.run(code), stdout="100\n")
+    client.close()
+
+
+def test_not_by_patch(client: Client) -> None:
+    """They are for life: what is sent later is ignored like any unknown field."""
+    session = client.session("python", limits={"processes": 50})
+    body = json.dumps({"limits": {"processes": 60}})
+    changed = client.http.patch(session.path, content=body).json()["metadata"]
+    check(changed, limits={"processes": 50})
+    session.delete()

@@ -1,0 +1,95 @@
+"""Stacks that a signal handler wrote, read from a file that anything may be in."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+
+import pytest
+
+from era_kernels.kernels import dumps
+from era_kernels.models import Frame
+
+DUMP = """Stack (most recent call first):
+  File "/lib/re.py", line 9 in match
+  File "<cell 2>", line 2 in g
+  File "/launcher/loops.py", line 7 in call
+  File "<cell 2>", line 3 in <module>
+  File "/launcher/program.py", line 5 in run
+  File "/launcher/kernel.py", line 1 in main
+"""
+SOURCES = {"<cell 2>": ["def g():", "    match()", "g()"]}
+
+
+def test_frames() -> None:
+    """Innermost last, without the kernel's own frames, with the lines of the cell."""
+    assert dumps.frames(DUMP, SOURCES) == [
+        Frame("<cell 2>", 3, "<module>", "g()"),
+        Frame("<cell 2>", 2, "g", "match()"),
+        Frame("/lib/re.py", 9, "match", ""),
+    ]
+
+
+def test_last_stack_counts() -> None:
+    """Earlier stacks in the file are of no interest."""
+    earlier = DUMP.replace("line 2 in g", "line 1 in g")
+    assert dumps.frames(earlier + DUMP, SOURCES) == dumps.frames(DUMP, SOURCES)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "nothing", "Stack (most recent call first):\n", DUMP.replace("<cell 2>", "cell"),
+     "Stack (most recent call first):\n  File \"<cell 2>\", line x in g\n"],
+)  # fmt: skip
+def test_no_cell_is_no_frame(text: str) -> None:
+    """A text that tells of no cell has no frames."""
+    assert dumps.frames(text, SOURCES) == []
+
+
+def test_line_that_is_not_there() -> None:
+    """A line past the end of the source has no text."""
+    text = 'X (most recent call first):\n  File "<cell 2>", line 999999999 in g\n'
+    assert dumps.frames(text, SOURCES) == [Frame("<cell 2>", 999999999, "g", "")]
+
+
+def ask_and_read(file: Path, *pieces: str) -> str | None:
+    async def ask() -> None:
+        for piece in pieces:
+            with file.open("a") as sink:
+                sink.write(piece)
+
+    return asyncio.run(dumps.dumped(file, ask, 0.2))
+
+
+def test_what_is_written_is_read(tmp_path: Path) -> None:
+    """What comes after the question is read, also where something was there before."""
+    file = tmp_path / "dump"
+    assert ask_and_read(file, "a", "b") == "ab"
+    assert ask_and_read(file, "c") == "abc"
+    assert ask_and_read(file) is None
+
+
+def test_only_the_end_of_a_large_file_is_read(tmp_path: Path) -> None:
+    """A program that fills the file costs no memory."""
+    file = tmp_path / "dump"
+    with file.open("w") as sink:
+        sink.truncate(1 << 40)
+    found = ask_and_read(file, "end")
+    assert found is not None
+    assert len(found) == dumps.READ
+    assert found.endswith("end")
+
+
+def test_what_is_no_file_is_not_read(tmp_path: Path) -> None:
+    """Links and pipes are left alone, and do not hang the server."""
+    target = tmp_path / "secret"
+    target.write_text("secret")
+    (tmp_path / "link").symlink_to(target)
+    os.mkfifo(tmp_path / "pipe")
+
+    async def ask() -> None:
+        """Nothing is written."""
+
+    for name in ("link", "pipe", "absent"):
+        assert asyncio.run(dumps.dumped(tmp_path / name, ask, 0.1)) is None

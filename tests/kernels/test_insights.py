@@ -1,0 +1,116 @@
+"""What kernels tell of stacks and variables, fed with good, odd and hostile answers."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from era_kernels.kernels import insights
+from era_kernels.kernels.insights import FRAMES, LINE, NAMES, VALUES
+from era_kernels.models import ABSENT, Frame, Variable, Variables
+
+FRAME = {"file": "<cell 1>", "line": 3, "function": "f", "source": "x"}
+
+anything = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters()),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(st.characters()), inner),
+    max_leaves=8,
+)
+words = st.sampled_from(
+    ["file", "line", "function", "source", "name", "type", "shape", "size", "value"]
+)
+items = st.dictionaries(words, anything)
+answers = st.dictionaries(
+    st.sampled_from(["frames", "variables", "truncated"]), anything | st.lists(items | anything)
+)
+
+
+def test_frames() -> None:
+    """Frames are told in the order of the answer."""
+    inner = {**FRAME, "line": 4, "source": None}
+    assert insights.frames({"frames": [FRAME, inner]}) == [
+        Frame("<cell 1>", 3, "f", "x"),
+        Frame("<cell 1>", 4, "f", ""),
+    ]
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [None, 5, {}, {**FRAME, "line": -1}, {**FRAME, "line": True}, {**FRAME, "file": 1},
+     {**FRAME, "line": 1 << 63}, {**FRAME, "function": []}],
+)  # fmt: skip
+def test_bad_frames_are_left_out(bad: object) -> None:
+    """What is no frame is none."""
+    assert insights.frames({"frames": [bad, FRAME]}) == [Frame("<cell 1>", 3, "f", "x")]
+
+
+def test_frames_are_bounded() -> None:
+    """The innermost frames are kept, and their texts cut."""
+    many = [{**FRAME, "line": n, "source": "x" * 10_000} for n in range(1000)]
+    found = insights.frames({"frames": many})
+    assert [frame.line for frame in found] == list(range(1000 - FRAMES, 1000))
+    assert {len(frame.source) for frame in found} == {LINE}
+
+
+@pytest.mark.parametrize("content", [{}, {"frames": None}, {"frames": {}}, {"frames": "f"}])
+def test_no_frames(content: dict[str, Any]) -> None:
+    """An answer without frames has none."""
+    assert insights.frames(content) == []
+
+
+def test_variables() -> None:
+    """A variable may have a shape, a size and a value; null is a value."""
+    told = [
+        {"name": "a", "type": "int", "value": 5},
+        {"name": "b", "type": "NoneType", "value": None},
+        {"name": "c", "type": "ndarray", "shape": [3, 4]},
+        {"name": "d", "type": "str", "size": 3, "value": "abc"},
+        {"name": "e", "type": "E"},
+    ]
+    assert insights.variables({"variables": told, "truncated": False}) == Variables(
+        (
+            Variable("a", "int", value=5),
+            Variable("b", "NoneType", value=None),
+            Variable("c", "ndarray", shape=(3, 4)),
+            Variable("d", "str", size=3, value="abc"),
+            Variable("e", "E"),
+        )
+    )
+
+
+@pytest.mark.parametrize(
+    "field",
+    [{"shape": [1, -1]}, {"shape": "3"}, {"shape": [1] * 33}, {"shape": [1.5]}, {"size": -1},
+     {"size": True}, {"size": 1 << 63}],
+)  # fmt: skip
+def test_bad_fields_are_left_out(field: dict[str, Any]) -> None:
+    """A shape or size that is none is not told."""
+    told = [{"name": "a", "type": "int", **field}]
+    (found,) = insights.variables({"variables": told}).variables
+    assert found == Variable("a", "int")
+
+
+def test_too_many_variables() -> None:
+    """What is too much is left out, and that is told."""
+    told = [{"name": f"v{n}", "type": "int"} for n in range(NAMES + 5)]
+    found = insights.variables({"variables": told, "truncated": False})
+    assert (len(found.variables), found.truncated) == (NAMES, True)
+    told = [{"name": f"v{n}", "type": "str", "value": "x" * 500_000} for n in range(10)]
+    found = insights.variables({"variables": told, "truncated": False})
+    assert (len(found.variables), found.truncated) == (VALUES // 500_002, True)
+
+
+@given(answers)
+def test_nothing_breaks_it(content: dict[str, Any]) -> None:
+    """Whatever a kernel says, what is told of it is valid JSON and UTF-8."""
+    for frame in insights.frames(content):
+        f"{frame.file}{frame.function}{frame.source}".encode()
+        assert 0 <= frame.line < 1 << 63
+    for variable in insights.variables(content).variables:
+        f"{variable.name}{variable.type}".encode()
+        if variable.value is not ABSENT:
+            json.dumps(variable.value, ensure_ascii=False, allow_nan=False).encode()

@@ -1,0 +1,47 @@
+"""Last words: what a dying process wrote, without the kernel's own frames."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from era_kernels.kernels.last_words import MOST, last_words
+
+FOLDER = Path("/k/spec")
+HEAD = "Fatal error\n\nStack (most recent call first):\n"
+USER = '  File "<cell 1>", line 2 in f\n  File "/lib/x", line 3 in g\n'
+OWN = '  File "/k/spec/launcher", line 4 in run\n'
+BELOW = '  File "/lib/loop", line 5 in run\n  File "<string>", line 1 in <module>\n'
+FOOT = "\nExtension modules: a, b (total: 2)\n"
+
+TEXTS = {
+    "plain": ("free(): invalid pointer\n", "free(): invalid pointer\n"),
+    "stack": (HEAD + USER + OWN + BELOW + OWN + FOOT, HEAD + USER + FOOT),
+    "own frames on top": (HEAD + OWN + USER + OWN + BELOW + FOOT, HEAD + USER + FOOT),
+    "only own frames": (HEAD + OWN + OWN + FOOT, HEAD + FOOT),
+    "two stacks": (HEAD + OWN + "\n" + HEAD + USER + OWN + BELOW, HEAD + "\n" + HEAD + USER),
+    "names it alone": ("cannot open /k/spec/file\n", "cannot open /k/spec/file\n"),
+    "folder of a like name": (HEAD + '  File "/k/special/x"\n', HEAD + '  File "/k/special/x"\n'),
+    "no newline": ("abc", "abc"),
+}
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_frames(name: str) -> None:
+    """The program's frames stay; those of the launcher, and what is below them, do not."""
+    text, told = TEXTS[name]
+    assert last_words(text.encode(), len(text), FOLDER) == told
+
+
+def test_only_what_is_new() -> None:
+    """What was there before is not told again."""
+    assert last_words(b"old\nnew\n", 4, FOLDER) == "new\n"
+    assert last_words(b"old\n", 0, FOLDER) == ""
+    assert last_words(b"", 0, FOLDER) == ""
+
+
+def test_bounded() -> None:
+    """Of much, its end; bytes that are no text do no harm."""
+    data = b"\xff" * 60_000 + b"end"
+    assert last_words(data, 10**6, FOLDER) == "\ufffd" * (MOST - 3) + "end"

@@ -1,0 +1,211 @@
+"""Who is asked for input, who answers, and when a program is told that there is nobody."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from era_kernels.errors import NoInputPending
+from era_kernels.models import InputRequest, Stdout
+from era_kernels.services.executions import Running
+from era_kernels.services.inputs import MOST, Inputs
+from tests.fakes import FakeInside
+from tests.services.house import House, events_of, soon
+
+
+def question(key: str) -> InputRequest:
+    return InputRequest("? ", key=key)
+
+
+async def until_asked(running: Running) -> None:
+    """Until the question is among the events."""
+    async for batch in running.follow():
+        if any(isinstance(item.event, InputRequest) for item in batch):
+            return
+
+
+async def heard(running: Running) -> list[object]:
+    """What a reader hears who may answer."""
+    return [item.event async for batch in running.listen() for item in batch]
+
+
+# ---------------------------------------------------------------- the rules
+
+
+@pytest.mark.gen_test
+async def test_nobody_listens() -> None:
+    """Without a reader the program is told at once, and nobody else is."""
+    inputs, kernel = Inputs(), FakeInside()
+    with inputs.of(kernel):
+        assert not inputs.take(question("a"))
+        assert kernel.answers == {"a": None}
+        with pytest.raises(NoInputPending):
+            await inputs.give("line")
+
+
+@pytest.mark.gen_test
+async def test_oldest_question_is_answered_first() -> None:
+    """Several threads of a program may ask; each gets a line in the order of the questions."""
+    inputs, kernel = Inputs(), FakeInside()
+    with inputs.of(kernel), inputs.listening():
+        assert inputs.take(question("a"))
+        assert inputs.take(question("b"))
+        await inputs.give("1")
+        await inputs.give("2")
+        assert kernel.answers == {"a": "1", "b": "2"}
+        with pytest.raises(NoInputPending):
+            await inputs.give("3")
+
+
+@pytest.mark.gen_test
+async def test_question_that_was_withdrawn() -> None:
+    """A line goes to the oldest question that still waits: an interrupt may have ended others."""
+    inputs, kernel = Inputs(), FakeInside()
+    kernel.gone = {"a", "c"}
+    with inputs.of(kernel), inputs.listening():
+        for key in "abc":
+            inputs.take(question(key))
+        await inputs.give("1")
+        assert kernel.answers == {"b": "1"}
+        with pytest.raises(NoInputPending):
+            await inputs.give("2")
+
+
+@pytest.mark.gen_test
+async def test_questions_are_bounded() -> None:
+    """A program that asks without end is refused what is too much."""
+    inputs, kernel = Inputs(), FakeInside()
+    with inputs.of(kernel), inputs.listening():
+        taken = [inputs.take(question(str(n))) for n in range(1000)]
+    assert sum(taken) == MOST
+    assert len(kernel.answers) == 1000 - MOST
+
+
+@pytest.mark.gen_test
+async def test_last_reader_leaves() -> None:
+    """Some time after the last reader has left, the program is told that there is nobody."""
+    inputs, kernel = Inputs(patience=0.05), FakeInside()
+    with inputs.of(kernel):
+        with inputs.listening():
+            with inputs.listening():
+                inputs.take(question("a"))
+            await asyncio.sleep(0.1)
+            assert not kernel.answers
+        assert not kernel.answers
+        assert await kernel.answer_to("a") is None
+        with pytest.raises(NoInputPending):
+            await inputs.give("late")
+
+
+@pytest.mark.gen_test
+async def test_reader_comes_back() -> None:
+    """A reader that comes back in time finds the question still open."""
+    inputs, kernel = Inputs(patience=0.05), FakeInside()
+    with inputs.of(kernel):
+        with inputs.listening():
+            inputs.take(question("a"))
+        with inputs.listening():
+            await asyncio.sleep(0.1)
+            assert not kernel.answers
+            await inputs.give("line")
+    assert kernel.answers == {"a": "line"}
+
+
+@pytest.mark.gen_test
+async def test_answer_without_a_reader_in_time() -> None:
+    """Until then a line is taken although nobody listens; a new question is refused."""
+    inputs, kernel = Inputs(patience=5), FakeInside()
+    with inputs.of(kernel):
+        with inputs.listening():
+            inputs.take(question("a"))
+        assert not inputs.take(question("b"))
+        await inputs.give("line")
+    assert kernel.answers == {"a": "line", "b": None}
+
+
+@pytest.mark.gen_test
+async def test_end_of_the_run_ends_questions() -> None:
+    """A question dies with its run, also while nobody listens."""
+    inputs, kernel = Inputs(patience=0.02), FakeInside()
+    with inputs.listening():
+        with inputs.of(kernel):
+            inputs.take(question("a"))
+        with pytest.raises(NoInputPending):
+            await inputs.give("line")
+        assert not inputs.take(question("b"))
+    await asyncio.sleep(0.05)
+    assert not kernel.answers
+
+
+# ---------------------------------------------------------------- in a session
+
+
+@pytest.mark.gen_test
+async def test_run_without_readers(house: House) -> None:
+    """A run whose caller waits for the answer only has nobody to ask; the event is not kept."""
+    await house.create()
+    running = await house.submit("ask name?")
+    answer = await running.answer()
+    assert answer.stdout == "end of file"
+    assert not [event for event in await events_of(running) if isinstance(event, InputRequest)]
+
+
+@pytest.mark.gen_test
+async def test_run_with_a_reader(house: House) -> None:
+    """A reader sees the question and answers it; neither is a part of the output."""
+    await house.create()
+    running = await house.submit("gate go\nask name?\nout end")
+    reading = asyncio.create_task(heard(running))
+    await soon()
+    house.gates["go"].set()
+    await until_asked(running)
+    await running.inputs.give("Ada")
+    events, answer = await reading, await running.answer()
+    assert [event.prompt for event in events if isinstance(event, InputRequest)] == ["name?"]
+    assert Stdout("Ada") in events  # which the program printed itself
+    assert answer.stdout == "Adaend\n"
+    assert running.inside is None
+
+
+@pytest.mark.gen_test
+async def test_key_is_not_kept(house: House) -> None:
+    """The log holds the question without the key by which its kernel knows the answer."""
+    await house.create()
+    running = await house.submit("gate go\nask name?")
+    reading = asyncio.create_task(heard(running))
+    await soon()
+    house.gates["go"].set()
+    await until_asked(running)
+    await running.inputs.give("Ada")
+    await reading
+    session = await house.session()
+    kept = [
+        item.event
+        async for batch in house.executions.follow(session, running.id)
+        for item in batch
+        if isinstance(item.event, InputRequest)
+    ]
+    assert kept == [InputRequest("name?", False, "")]
+
+
+@pytest.mark.gen_test
+@pytest.mark.parametrize("end", ["delete", "restart", "die"])
+async def test_end_while_it_waits(house: House, end: str) -> None:
+    """Deletion, restart and death end a run that waits for input as any other."""
+    await house.create()
+    running = await house.submit("gate go\nask name?")
+    reading = asyncio.create_task(heard(running))
+    await soon()
+    house.gates["go"].set()
+    await until_asked(running)
+    if end == "delete":
+        await house.sessions.delete("s1")
+    elif end == "restart":
+        await house.sessions.restart("s1", "")
+    else:
+        await house.host.machines[0].aclose()
+    await reading
+    assert (await running.answer()).exit_code == 137
+    with pytest.raises(NoInputPending):
+        await running.inputs.give("late")

@@ -1,0 +1,324 @@
+"""Session logs: late output is kept, then told; a flood and a failing disk harm nobody."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing
+from pathlib import Path
+
+import pytest
+
+from era_kernels.errors import InsufficientStorage
+from era_kernels.models import (
+    ClearOutput,
+    Display,
+    Recorded,
+    Result,
+    Stderr,
+    Stdout,
+    Submission,
+    UpdateDisplay,
+)
+from era_kernels.services.session_logs import HELD_BYTES, Held, SessionLogs, text_of
+from era_kernels.storage.session_log import SessionLogStore
+from tests.services.house import House, failing, soon
+
+PLAIN = {"text/plain": "<Figure>", "image/png": "aGk="}
+
+
+async def opened(path: Path) -> SessionLogs:
+    for name in ("s", "t"):
+        (path / name).mkdir(exist_ok=True)
+    return SessionLogs(SessionLogStore(path))
+
+
+def shown(entries: list[Recorded]) -> list[tuple[str, str]]:
+    return [(entry.event.type, entry.event.content) for entry in entries]  # type: ignore[union-attr]
+
+
+async def until(condition: Callable[[], bool], seconds: float = 20) -> None:
+    async with asyncio.timeout(seconds):
+        while not condition():
+            await soon()
+
+
+class Follower:
+    """Follows a log in a task of its own."""
+
+    def __init__(self, batches: AsyncIterator[list[Recorded]]) -> None:
+        self.entries: list[Recorded] = []
+        self.task = asyncio.create_task(self._follow(batches))
+
+    async def _follow(self, batches: AsyncIterator[list[Recorded]]) -> None:
+        async with aclosing(batches):  # type: ignore[type-var]
+            async for batch in batches:
+                self.entries += batch
+
+    async def until(self, seq: int) -> None:
+        await until(lambda: bool(self.entries) and self.entries[-1].seq >= seq)
+
+
+# ---------------------------------------------------------------- what is kept
+
+
+@pytest.mark.parametrize(
+    ("event", "text"),
+    [
+        (Stdout("a"), Stdout("a")),
+        (Stderr("b"), Stderr("b")),
+        (Display(PLAIN), Stdout("<Figure>\n")),
+        (UpdateDisplay({"text/plain": "50 %"}, {}, "d"), Stdout("50 %\n")),
+        (Result({"text/html": "x", "image/png": "y"}), Stdout("[text/html, image/png]\n")),
+        (Display({"text/plain": 5}), Stdout("[text/plain]\n")),
+        (ClearOutput(), None),
+    ],
+    ids=str,
+)
+def test_rich_outputs_as_text(event: object, text: object) -> None:
+    """The log is text: of a rich output its plain form, or what it has."""
+    assert text_of(event) == text  # type: ignore[arg-type]
+
+
+def test_neighbours_are_joined() -> None:
+    """Texts of one stream that wait together become one entry, with the first one's time."""
+    held = Held()
+    for text in (Stdout("a"), Stdout("b"), Stderr("c"), Stdout("d")):
+        held.add(text)
+    taken, left_out = held.take()
+    assert [text for _, text in taken] == [Stdout("ab"), Stderr("c"), Stdout("d")]
+    assert not left_out
+    assert not held
+    assert held.take() == ([], 0)
+
+
+@pytest.mark.parametrize("size", [1, 1000, 3 * HELD_BYTES])
+def test_the_newest_of_a_flood(size: int) -> None:
+    """What waits is bounded, the newest of it is kept, and all the rest is counted."""
+    held = Held()
+    total = 0
+    for n in range(5 * HELD_BYTES // (size + 100) + 5):
+        held.add(Stdout(f"{n % 10}" * size))
+        total += size
+        assert held.size <= HELD_BYTES + 100
+    ((_, kept),), left_out = held.take()
+    assert left_out + len(kept.content) == total
+    assert kept.content.endswith(f"{n % 10}")
+
+
+@pytest.mark.gen_test
+async def test_view(tmp_path: Path) -> None:
+    """What was taken is read back, by whoever reads later, also after a restart."""
+    logs = await opened(tmp_path)
+    log = logs.live("s")
+    log.take([Stdout("a"), ClearOutput(), Stdout(""), Stderr("b")])
+    await logs.aclose()
+    again = await opened(tmp_path)
+    view = await again.view("s")
+    assert (shown(view.entries), view.truncated) == ([("stdout", "a"), ("stderr", "b")], False)
+    assert (await again.view("t")).entries == []
+    await again.aclose()
+
+
+@pytest.mark.gen_test
+async def test_truncated(tmp_path: Path) -> None:
+    """The view tells when older entries are gone."""
+    logs = await opened(tmp_path)
+    log = logs.live("s")
+    for n in range(6):
+        log.take([Stdout(f"{n}" * 900_000)])
+        await until(lambda: not log._held)
+    await until(lambda: log._writer is None)
+    view = await logs.view("s")
+    assert view.truncated
+    assert view.entries[-1].event.content.endswith("5")  # type: ignore[union-attr]
+    await logs.aclose()
+
+
+# ---------------------------------------------------------------- followers
+
+
+@pytest.mark.gen_test
+async def test_follow(tmp_path: Path) -> None:
+    """A follower gets what is kept and then what comes, once each and in order."""
+    logs = await opened(tmp_path)
+    log = logs.live("s")
+    log.take([Stdout("old")])
+    await until(lambda: log._writer is None)
+    first = Follower(logs.follow("s"))
+    await first.until(1)
+    for n in range(50):
+        log.take([Stdout(f"{n};")])
+        await asyncio.sleep(0.002)
+    await until(lambda: log._writer is None)
+    last = await log.stored.last_seq()
+    assert last < 40, "what comes close together is written together"
+    await first.until(last)
+    assert [entry.seq for entry in first.entries] == list(range(1, last + 1))
+    text = "".join(content for _, content in shown(first.entries))
+    assert text == "old" + "".join(f"{n};" for n in range(50))
+    resumed = Follower(logs.follow("s", after=3))
+    await resumed.until(last)
+    assert resumed.entries == first.entries[3:]
+    logs.end("s")
+    await asyncio.wait_for(asyncio.gather(first.task, resumed.task), 5)
+    await logs.aclose()
+
+
+@pytest.mark.gen_test
+async def test_follow_from_beyond_the_end(tmp_path: Path) -> None:
+    """A number that the log has not reached, as after a power cut, hides nothing new."""
+    logs = await opened(tmp_path)
+    log = logs.live("s")
+    log.take([Stdout("old")])
+    await until(lambda: log._writer is None)
+    follower = Follower(log.follow(1000))
+    await asyncio.sleep(0.05)
+    log.take([Stdout("new")])
+    await follower.until(2)
+    assert shown(follower.entries) == [("stdout", "new")]
+    await logs.aclose()
+    await asyncio.wait_for(follower.task, 5)
+
+
+@pytest.mark.gen_test
+async def test_slow_follower_reads_from_the_file(tmp_path: Path) -> None:
+    """What has left the memory meanwhile is read from the file, in order."""
+    logs = await opened(tmp_path)
+    log = logs.live("s")
+    batches = log.follow(0)
+    log.take([Stdout("first")])
+    assert shown(await anext(batches)) == [("stdout", "first")]
+    for n in range(8):
+        log.take([Stdout(f"{n}" * 100_000)])
+        await until(lambda: log._writer is None)
+    rest: list[Recorded] = []
+    while not rest or rest[-1].seq < await log.stored.last_seq():
+        rest += await anext(batches)
+    assert [entry.seq for entry in rest] == list(range(2, 18))
+    await batches.aclose()  # type: ignore[attr-defined]
+    await logs.aclose()
+
+
+@pytest.mark.gen_test
+async def test_forgotten_when_nobody_uses_it(tmp_path: Path) -> None:
+    """A log without a writer and a follower costs nothing but its files."""
+    logs = await opened(tmp_path)
+    logs.live("s").take([Stdout("a")])
+    gc.collect()
+    await soon()
+    assert shown((await logs.view("s")).entries) == [("stdout", "a")], "the writer keeps it"
+    await until(lambda: gc.collect() < 0 or not logs._live)
+    await logs.aclose()
+
+
+# ---------------------------------------------------------------- faults
+
+
+@pytest.mark.gen_test
+async def test_full_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What cannot be written is counted, and told as soon as something can be written again."""
+    logs = await opened(tmp_path)
+    log = logs.live("s")
+    log.take([Stdout("before")])
+    await until(lambda: log._writer is None)
+    with monkeypatch.context() as patch:
+        patch.setattr(log.stored, "append", failing(InsufficientStorage("There is no room.")))
+        patch.setattr("era_kernels.services.session_logs.RETRY", 0.05)
+        for _ in range(5):
+            log.take([Stdout("lost!")])
+            await asyncio.sleep(0.03)
+    log.take([Stdout("after")])
+    follower = Follower(log.follow(1))
+    await follower.until(3)
+    note, after = shown(follower.entries)
+    lost = int(note[1].split()[1])
+    assert note == ("stderr", f"[... {lost} characters left out ...]\n")
+    assert after[0] == "stdout"
+    assert lost + len(after[1]) == 5 * len("lost!") + len("after")
+    assert after[1].endswith("after")
+    messages = [record.message for record in caplog.records]
+    assert set(messages) == {"late output could not be written"}
+    assert "lost!" not in caplog.text
+    await logs.aclose()
+
+
+@pytest.mark.gen_test
+async def test_close_with_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk without room does not keep the server from stopping."""
+    logs = await opened(tmp_path)
+    log = logs.live("s")
+    monkeypatch.setattr(log.stored, "append", failing(InsufficientStorage("There is no room.")))
+    log.take([Stdout("lost")])
+    await asyncio.wait_for(logs.aclose(), 5)
+
+
+@pytest.mark.gen_test
+async def test_nothing_after_the_end(tmp_path: Path) -> None:
+    """What a kernel still says when its session is gone is dropped, without a word in the log."""
+    logs = await opened(tmp_path)
+    log = logs.live("s")
+    logs.end("s")
+    log.take([Stdout("a")])
+    assert log._writer is None
+    assert [batch async for batch in log.follow(0)] == []
+    await logs.aclose()
+
+
+# ---------------------------------------------------------------- sessions
+
+
+@pytest.mark.gen_test
+async def test_late_output_of_a_session(house: House) -> None:
+    """What its kernel says beside runs goes to its log, that of the next kernel too."""
+    session = await house.create()
+    await house.run("out a")
+    house.host.machines[0].kernel.late([Stdout("late")])
+    await house.sessions.restart("s1", "")
+    house.host.machines[1].kernel.late([Stderr("later")])
+    await until(lambda: house.logs.live(session.directory)._writer is None)
+    view = await house.logs.view(session.directory)
+    assert "".join(content for _, content in shown(view.entries)) == "latelater"
+    assert (await house.run("out b")).stdout == "b\n"
+
+
+@pytest.mark.gen_test
+async def test_files_go_and_the_log_stays(house: House) -> None:
+    """A session that is not persistent loses its files with its kernel, and not its log."""
+    session = await house.create(persistent=False)
+    await house.run("write f x")
+    house.host.machines[0].kernel.late([Stdout("late")])
+    await until(lambda: house.logs.live(session.directory)._writer is None)
+    await house.run("die 1")
+    await house.until(free_seats=100)
+    assert not (await house.workspace()).joinpath("f").exists()
+    assert shown((await house.logs.view(session.directory)).entries) == [("stdout", "late")]
+
+
+@pytest.mark.gen_test
+async def test_deletion(house: House) -> None:
+    """Followers of a deleted session are let go, whether or not it had a kernel."""
+    for name in ("s1", "s2"):
+        session = await house.create(name)
+        if name == "s1":
+            await house.run("out a", name)
+        follower = Follower(house.logs.follow(session.directory))
+        await asyncio.sleep(0.05)
+        assert not follower.task.done()
+        await house.sessions.delete(name)
+        await asyncio.wait_for(follower.task, 5)
+    assert house.directories == []
+
+
+@pytest.mark.gen_test
+async def test_throwaway(house: House) -> None:
+    """Nobody can read the log of a throw-away session, so it has none."""
+    running = await house.sessions.execute("alpha", Submission("gate g"))
+    await house.until_running(1)
+    house.host.machines[0].kernel.late([Stdout("late")])
+    assert not len(house.logs._live)
+    house.gates["g"].set()
+    await running.answer()

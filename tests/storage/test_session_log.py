@@ -1,0 +1,244 @@
+"""The log of a session on disk: whole entries, bounded, and what faults leave of it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+from era_kernels.errors import InsufficientStorage, StorageFailed
+from era_kernels.models import Recorded, Stderr, Stdout
+from era_kernels.storage import session_log
+from era_kernels.storage.session_log import DIRECTORY, NEWER, OLDER, PIECE, SessionLogStore
+from tests.storage.house import THEN, small_disk
+
+Act = Callable[[SessionLogStore], Awaitable[None]]
+
+
+def with_store(sessions: Path, act: Act) -> None:
+    """Runs it with a store of sessions, one of which, `s`, has a directory."""
+    (sessions / "s").mkdir(exist_ok=True)
+
+    async def body() -> None:
+        store = SessionLogStore(sessions)
+        try:
+            await act(store)
+        finally:
+            await asyncio.to_thread(store.close)
+
+    asyncio.run(body())
+
+
+def seqs(entries: list[Recorded]) -> list[int]:
+    return [entry.seq for entry in entries]
+
+
+def text(entries: list[Recorded]) -> str:
+    return "".join(entry.event.content for entry in entries)  # type: ignore[union-attr]
+
+
+def test_entries_come_back(tmp_path: Path) -> None:
+    """Entries count from 1, with their times and streams, also for who opens the log later."""
+
+    async def act(store: SessionLogStore) -> None:
+        log = store.log("s")
+        assert await log.read() == []
+        assert await log.last_seq() == 0
+        assert not (tmp_path / "s" / DIRECTORY).exists(), "reading makes nothing"
+        first = await log.append([(THEN, Stdout("é\r\n\x00\ud800")), (THEN, Stderr("b"))])
+        assert first == [
+            Recorded(1, THEN, Stdout("é\r\n\x00\ud800")),
+            Recorded(2, THEN, Stderr("b")),
+        ]
+        again = store.log("s")
+        assert await again.read() == first
+        assert await again.append([(THEN, Stdout("c"))]) == [Recorded(3, THEN, Stdout("c"))]
+        assert seqs(await again.read(after=1)) == [2, 3]
+        assert await again.last_seq() == 3
+
+    with_store(tmp_path, act)
+
+
+def test_long_texts_become_several_entries(tmp_path: Path) -> None:
+    """No entry is longer than a piece, and none is empty."""
+
+    async def act(store: SessionLogStore) -> None:
+        long = "".join(chr(97 + n % 26) for n in range(2 * PIECE + 10))
+        entries = await store.log("s").append([(THEN, Stdout("")), (THEN, Stdout(long))])
+        assert seqs(entries) == [1, 2, 3]
+        assert text(entries) == long
+
+    with_store(tmp_path, act)
+
+
+@pytest.mark.parametrize("character", ["x", "\x01", "\ud800"])
+def test_bounded(tmp_path: Path, character: str) -> None:
+    """The newest of much is kept: at least one file of it, at most two, in whole entries."""
+
+    async def act(store: SessionLogStore) -> None:
+        log = store.log("s")
+        for n in range(40):
+            await log.append([(THEN, Stdout(f"{n}".ljust(6) + character * 100_000))])
+            files = list((tmp_path / "s" / DIRECTORY).iterdir())
+            assert {file.name for file in files} <= {NEWER, OLDER}
+            assert all(file.stat().st_size <= session_log.HALF for file in files)
+        entries = await log.read()
+        assert entries[0].seq > 1
+        assert seqs(entries) == list(range(entries[0].seq, 81))
+        assert sum(file.stat().st_size for file in files) > session_log.HALF
+        assert await store.log("s").read() == entries
+
+    with_store(tmp_path, act)
+
+
+def test_one_append_that_is_longer_than_the_log(tmp_path: Path) -> None:
+    """Its end is what is kept."""
+
+    async def act(store: SessionLogStore) -> None:
+        log = store.log("s")
+        written = await log.append([(THEN, Stdout(f"{n}" * 50_000)) for n in range(100, 250)])
+        kept = await log.read()
+        assert kept == written[-len(kept) :]
+        assert 4 < len(kept) < len(written)
+
+    with_store(tmp_path, act)
+
+
+TORN = [b'{"seq":3', b'{"seq":3,"time":"', b"\x00" * 100, b"\xff"]
+
+
+@pytest.mark.parametrize("torn", TORN, ids=range(len(TORN)))
+def test_torn_last_line(tmp_path: Path, torn: bytes) -> None:
+    """What a crash left of the last line is no entry, and the next one takes its number."""
+
+    async def act(store: SessionLogStore) -> None:
+        await store.log("s").append([(THEN, Stdout("a")), (THEN, Stdout("b"))])
+        path = tmp_path / "s" / DIRECTORY / NEWER
+        with path.open("ab") as file:
+            file.write(torn)
+        log = store.log("s")
+        assert seqs(await log.read()) == [1, 2]
+        await log.append([(THEN, Stdout("c"))])
+        assert (seqs(await log.read()), text(await log.read())) == ([1, 2, 3], "abc")
+        assert [json.loads(line)["seq"] for line in path.read_text().splitlines()] == [1, 2, 3]
+
+    with_store(tmp_path, act)
+
+
+def test_every_byte_may_be_the_last(tmp_path: Path) -> None:
+    """However much of the file a crash left, its whole lines are entries and it goes on."""
+
+    async def act(store: SessionLogStore) -> None:
+        await store.log("s").append([(THEN, Stdout("a")), (THEN, Stderr("b"))])
+        path = tmp_path / "s" / DIRECTORY / NEWER
+        whole = path.read_bytes()
+        for size in range(len(whole) + 1):
+            path.write_bytes(whole[:size])
+            log, left = store.log("s"), whole[:size].count(b"\n")
+            assert seqs(await log.append([(THEN, Stdout("c"))])) == [left + 1]
+            assert seqs(await log.read()) == list(range(1, left + 2))
+
+    with_store(tmp_path, act)
+
+
+def test_crash_while_the_files_turn(tmp_path: Path) -> None:
+    """When only the older file is there, the numbers go on after its last."""
+
+    async def act(store: SessionLogStore) -> None:
+        await store.log("s").append([(THEN, Stdout("a")), (THEN, Stdout("b"))])
+        folder = tmp_path / "s" / DIRECTORY
+        (folder / NEWER).rename(folder / OLDER)
+        log = store.log("s")
+        assert await log.last_seq() == 2
+        assert seqs(await log.append([(THEN, Stdout("c"))])) == [3]
+        assert text(await log.read()) == "abc"
+
+    with_store(tmp_path, act)
+
+
+def test_lines_that_are_no_entries(tmp_path: Path) -> None:
+    """Garbage in the middle is passed over."""
+
+    async def act(store: SessionLogStore) -> None:
+        await store.log("s").append([(THEN, Stdout("a"))])
+        path = tmp_path / "s" / DIRECTORY / NEWER
+        line = path.read_bytes()
+        display = line.replace(b'"stdout"', b'"clear_output"')
+        path.write_bytes(b"null\n\n[1]\n\xff\n" + display + line + b'{"seq":"x"}\n')
+        log = store.log("s")
+        assert seqs(await log.read()) == [1]
+        assert seqs(await log.append([(THEN, Stdout("b"))])) == [2]
+
+    with_store(tmp_path, act)
+
+
+def test_full_disk(tmp_path: Path) -> None:
+    """An append that finds no room says so and leaves a whole log; with room it goes on."""
+    with small_disk(tmp_path, "256k") as disk:
+
+        async def act(store: SessionLogStore) -> None:
+            log = store.log("s")
+            await log.append([(THEN, Stdout("a"))])
+            filler = disk / "filler"
+            space = os.statvfs(disk)
+            filler.write_bytes(bytes(space.f_bavail * space.f_frsize - 8192))
+            with pytest.raises(InsufficientStorage):
+                await log.append([(THEN, Stdout("x" * 60_000))])
+            assert text(await log.read()) == "a"
+            assert (disk / "s" / DIRECTORY / NEWER).read_bytes().endswith(b"\n")
+            filler.unlink()
+            assert seqs(await log.append([(THEN, Stdout("b"))])) == [2]
+            assert text(await log.read()) == "ab"
+
+        with_store(disk, act)
+
+
+def test_session_that_is_gone(tmp_path: Path) -> None:
+    """Nothing is made anew for a session whose directory was removed."""
+
+    async def act(store: SessionLogStore) -> None:
+        with pytest.raises(StorageFailed):
+            await store.log("gone").append([(THEN, Stdout("a"))])
+        assert await store.log("gone").read() == []
+        assert not (tmp_path / "gone").exists()
+
+    with_store(tmp_path, act)
+
+
+def test_appends_and_reads_at_once(tmp_path: Path) -> None:
+    """Readers see a run of whole entries at any time, also while the files turn."""
+
+    async def act(store: SessionLogStore) -> None:
+        log = store.log("s")
+
+        async def write() -> None:
+            for _ in range(60):
+                await log.append([(THEN, Stdout("x" * 60_000))])
+
+        writing = asyncio.create_task(write())
+        reads = 0
+        while not writing.done():
+            found = seqs(await log.read())
+            assert found == list(range(found[0], found[-1] + 1)) if found else True
+            reads += 1
+        await writing
+        assert reads > 10
+        assert (await log.read())[-1].seq == 60
+
+    with_store(tmp_path, act)
+
+
+def test_mode(tmp_path: Path) -> None:
+    """Nobody but the server reads it."""
+
+    async def act(store: SessionLogStore) -> None:
+        await store.log("s").append([(THEN, Stdout("a"))])
+        folder = tmp_path / "s" / DIRECTORY
+        assert folder.stat().st_mode & 0o777 == 0o700
+        assert (folder / NEWER).stat().st_mode & 0o777 == 0o600
+
+    with_store(tmp_path, act)
