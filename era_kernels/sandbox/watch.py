@@ -26,6 +26,7 @@ INTERVAL = 0.5  # seconds between two looks
 SHARE = 4  # a pause lasts at least so many times as long as the look before it
 WALK = 0.05  # seconds of a look for all workspaces together
 LEAST_WALK = 0.002  # seconds of it for each
+MEASURINGS = 2  # of a workspace after a change: a tick of the clock is long, and may hide another
 REST = 20  # a workspace is left alone so many times as long as it took to measure
 _BLOCK = 512
 
@@ -53,7 +54,7 @@ class Watch:
         self._bound = limits.workspace
         self._workspace = workspace
         self._last: _Activity | None = None
-        self._changed = False  # since the workspace was measured
+        self._due = 0  # times that the workspace is to be measured
         self._walk: Iterator[int] | None = None
         self._walked = 0.0  # seconds that the present or last measuring took
         self._next_walk = 0.0
@@ -65,7 +66,7 @@ class Watch:
         """
         activity = _activity(family)
         if activity != self._last:
-            self._last, self._changed = activity, True
+            self._last, self._due = activity, MEASURINGS
             if self._processes is not None and activity.threads - 1 > self._processes:
                 return f"more than {self._processes} processes"
             if self._memory is not None and _is_more(family, activity, self._memory):
@@ -78,9 +79,10 @@ class Watch:
         """Do the files in the workspace take more, as far as they are measured?"""
         began = time.monotonic()
         if self._walk is None:
-            if not self._changed or began < self._next_walk:
+            if not self._due or began < self._next_walk:
                 return False
-            self._walk, self._walked, self._changed = sizes(self._workspace), 0.0, False
+            self._walk, self._walked = sizes(self._workspace), 0.0
+            self._due -= 1
         for total in self._walk:
             if total > bound:
                 self._walk = None
