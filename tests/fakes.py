@@ -213,6 +213,7 @@ class FakeMachine:
         self.ended: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
         self.kernel = FakeKernel(self, script)
         self.has_kernel = kernel
+        self.late: Callable[[list[Output]], None] = lambda late: None
         self.programs: list[FakeProgram] = []
         self.starting: asyncio.Event | None = None
         self.failure: Exception | None = None

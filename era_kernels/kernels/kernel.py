@@ -66,7 +66,7 @@ class Kernel:
         patience: Patience | None = None,
         stuck_signal: int | None = None,
     ) -> None:
-        self.late: Callable[[list[Output]], None] = _forget
+        self.late: Callable[[list[Output]], None] = forget
         self._keeper = keeper
         self._interrupt_mode = interrupt_mode
         self._patience = patience or Patience()
@@ -342,5 +342,5 @@ async def _set_within(event: asyncio.Event, seconds: float) -> None:
         return
 
 
-def _forget(late: list[Output]) -> None:
+def forget(late: list[Output]) -> None:
     """Output that nobody asked for."""

@@ -8,16 +8,16 @@ import itertools
 import logging
 import os
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from era_kernels.errors import KernelStartFailed
 from era_kernels.kernels.environment import environment
-from era_kernels.kernels.kernel import Kernel
+from era_kernels.kernels.kernel import Kernel, forget
 from era_kernels.kernels.languages import Language, Languages
 from era_kernels.kernels.last_words import last_words
 from era_kernels.kernels.program import Program, Unstarted
 from era_kernels.kernels.wire import Connection
-from era_kernels.models import Ending, Finished, Isolation, Limits, Place, Reason
+from era_kernels.models import Ending, Finished, Isolation, Limits, Output, Place, Reason
 from era_kernels.sandbox.command import Command, NotStarted
 from era_kernels.sandbox.provisioner import SandboxProvisioner
 from era_kernels.sandbox.sandbox import Sandbox, Sandboxes
@@ -45,6 +45,8 @@ class Machine:
         self._kernel: Kernel | None = None
         self._closing: asyncio.Task[None] | None = None
         self._told = 0  # bytes of the kernel's own stderr
+        # Called with what nobody waits for: it comes from children that programs left behind.
+        self.late: Callable[[list[Output]], None] = forget
         sandbox.ended.add_done_callback(self._on_sandbox_ended)
 
     @property
@@ -122,7 +124,7 @@ class Machine:
                 raise
             ending = await self.fate()
             return Unstarted(Finished(ending.exit_code, state="lost", ending=ending))
-        return Program(process, news, self)
+        return Program(process, news, self, self.late)
 
     async def fate(self) -> Ending:
         """How it ended, in words for programs that ended with it."""

@@ -13,8 +13,9 @@ import errno
 import logging
 import os
 import signal
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 from era_kernels.models import Ending, Finished, Output, Reason, Stderr, Stdout, Step
@@ -60,12 +61,17 @@ class Program:
         process: Process,
         news: asyncio.Event,
         machine: Around,
+        late: Callable[[list[Output]], None],
         patience: Patience | None = None,
     ) -> None:
-        """`news` is what the process was started with."""
+        """`news` is what the process was started with.
+
+        `late` is called with what those print whom it has left behind.
+        """
         self._process = process
         self._news = news
         self._machine = machine
+        self._late = late
         self._patience = patience or Patience()
         self._ended = process.ended
         self._ended.add_done_callback(lambda _: news.set())
@@ -82,7 +88,7 @@ class Program:
         """Batches of output as they come, the last item of the last one is `Finished`.
 
         Past `timeout` seconds it is ended. What it or its children print when the consumer has
-        left is thrown away.
+        left is `late`.
         """
         deadline = asyncio.get_running_loop().call_later(timeout, self._on_deadline)
         try:
@@ -97,7 +103,8 @@ class Program:
             yield [*self._taken(final=True), await self._finished()]
         finally:
             deadline.cancel()
-            self._process.mute()
+            for stream, kind, _ in self._streams:
+                stream.leave(partial(self._hand_on, kind, _decoder()))
 
     async def interrupt(self) -> list[Step]:
         """Interrupt it, again where it does not listen, and then kill it; what that took.
@@ -124,6 +131,12 @@ class Program:
             if text := decoder.decode(stream.take(), final):
                 batch.append(kind(text))
         return batch
+
+    def _hand_on(
+        self, kind: type[Stdout | Stderr], decoder: codecs.IncrementalDecoder, chunk: bytes
+    ) -> None:
+        if text := decoder.decode(chunk):
+            self._late([kind(text)])
 
     async def _drain(self) -> None:
         """What it wrote is here; its last children may have something to add."""

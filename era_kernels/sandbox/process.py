@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 from era_kernels.models import Ending
 from era_kernels.sandbox.channel import Channel, ChannelClosed
@@ -13,7 +13,7 @@ from era_kernels.sandbox.feed import Feed
 
 TAIL = 64 * 1024  # bytes kept of each stream
 AHEAD = 1024 * 1024  # bytes read ahead of a slow consumer, then the process waits
-MUTED_PAUSE = 0.02  # seconds between two reads of what nobody wants; a flood costs no more
+LATE_PAUSE = 0.05  # seconds between two reads of what nobody waits for; a flood costs no more
 _CHUNK = 64 * 1024
 
 
@@ -25,7 +25,7 @@ class Output:
     it is slow the process waits.
 
     With `news` there is a consumer from the first byte on: whenever the event is set there is
-    something to `take`, or the end; until it calls `mute` nothing but that is kept.
+    something to `take`, or the end; until it calls `leave` nothing but that is kept.
     """
 
     def __init__(self, descriptor: int, news: asyncio.Event | None = None) -> None:
@@ -36,7 +36,8 @@ class Output:
         self._ahead = None if news is None else bytearray()  # what the consumer has not taken yet
         self._changed = news or asyncio.Event()
         self._kept = news is None
-        self.muted = False
+        self.left = False  # by its consumer
+        self._late: Callable[[bytes], None] = _forget
         self.open = True
         self.total = 0  # bytes that were written so far
         self._loop.add_reader(descriptor, self._readable)
@@ -73,9 +74,10 @@ class Output:
         self._resume()
         return chunk
 
-    def mute(self) -> None:
-        """From now on what comes is read and thrown away; who writes much is slowed down."""
-        self._ahead, self.muted = None, True
+    def leave(self, late: Callable[[bytes], None] | None = None) -> None:
+        """From now on what comes is handed to `late`; who writes much is slowed down."""
+        self._ahead, self.left = None, True
+        self._late = late or _forget
         self._resume()
 
     def drain(self) -> None:
@@ -93,9 +95,9 @@ class Output:
         self._take()
         if not self.open:
             return
-        if self.muted:
+        if self.left:
             self._loop.remove_reader(self._descriptor)
-            self._loop.call_later(MUTED_PAUSE, self._resume)
+            self._loop.call_later(LATE_PAUSE, self._resume)
         elif self._ahead is not None and len(self._ahead) >= AHEAD:
             self._loop.remove_reader(self._descriptor)
 
@@ -119,6 +121,8 @@ class Output:
                 del self._tail[:-TAIL]
         if self._ahead is not None:
             self._ahead += chunk
+        elif self.left:
+            self._late(chunk)
         self._changed.set()
         return True
 
@@ -163,8 +167,8 @@ class Process:
 
     @property
     def left(self) -> bool:
-        """Whether it has ended, and nobody wants what those print whom it has left behind."""
-        return not self.running and self.stdout.muted and self.stderr.muted
+        """Whether it has ended, and nobody waits for what those print whom it has left behind."""
+        return not self.running and self.stdout.left and self.stderr.left
 
     async def signal(self, number: int, *, sweep: bool = False) -> None:
         """Signal the process group; nothing happens when the process has ended.
@@ -185,11 +189,6 @@ class Process:
             self._feed_no_more()
             self._ended.set_result(ending)
 
-    def mute(self) -> None:
-        """Nobody wants to know any more what it and its children print."""
-        self.stdout.mute()
-        self.stderr.mute()
-
     def close(self) -> None:
         """Let go of both outputs, when nothing can write to them any more."""
         self.stdout.close()
@@ -199,3 +198,7 @@ class Process:
     def _feed_no_more(self) -> None:
         if self.stdin is not None:
             self.stdin.close()
+
+
+def _forget(late: bytes) -> None:
+    """Output that nobody wants."""

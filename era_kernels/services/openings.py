@@ -29,6 +29,8 @@ class Openings:
         place, limits = tools.place_of(session), tools.limits_of(session)
         with tools.meters.kernel_starting(session.language) if kernel else nullcontext():
             machine = await tools.host.open(session.language, place, limits, env, kernel=kernel)
+        if self._record.stored:
+            machine.late = tools.logs.live(session.directory).take
         tools.seats.take(self._holder)
         machine.ended.add_done_callback(self._on_ended)
         if kernel:
@@ -42,8 +44,7 @@ class Openings:
         await self._begin(machine)
 
     async def _begin(self, machine: Machine) -> None:
-        if self._record.stored:
-            machine.kernel.late = self._tools.logs.live(self._record.session.directory).take
+        machine.kernel.late = machine.late
         machine.ended.add_done_callback(self._on_kernel_ended)
         try:
             # Durable before any code runs: after a crash it alone tells that variables were lost,

@@ -66,6 +66,15 @@ def test_thread(session: SessionClient) -> None:
     assert session.http.get(f"{session.path}/log").json()["truncated"] is False
 
 
+def test_what_a_program_left_behind(session: SessionClient) -> None:
+    """So is what children of a program beside the kernel print after its end, without a kernel."""
+    command = "(sleep 1; echo grüße; echo oh >&2) & echo now"
+    answer = session.http.post(f"{session.path}/exec", json={"command": command}).json()
+    check(answer, stdout="now\n", stderr="", exit_code=0)
+    assert logged(session, "grüße\n")
+    assert logged(session, "oh\n", "stderr")
+
+
 LATE = {
     "timer": "import threading\nt = threading.Timer(0.3, print, ['late'])\n"
     "t.daemon = True\nt.start()",

@@ -198,11 +198,12 @@ def test_nothing_is_lost_before_the_consumer_comes() -> None:
     with_news(body)
 
 
-def test_muted_output_is_read_and_thrown_away() -> None:
-    """Who writes goes on, but not as fast as they like."""
+def test_late_output_is_handed_on() -> None:
+    """Who writes when the consumer has left goes on, but not as fast as they like."""
 
     async def body(output: Output, write: int, news: asyncio.Event) -> None:
-        output.mute()
+        late = bytearray()
+        output.leave(late.extend)
         written = 0
         for _ in range(200):
             try:
@@ -215,6 +216,7 @@ def test_muted_output_is_read_and_thrown_away() -> None:
             while output.open:
                 await asyncio.sleep(0.01)
         assert output.tail() == output.take() == b""
+        assert late == bytes(written)
 
     with_news(body)
 
@@ -228,7 +230,8 @@ def test_leftovers_are_bounded() -> None:
             for _ in range(LEFTOVERS + 20):
                 process = await sandbox.spawn(shell("sleep 600 & exit"), news=asyncio.Event())
                 await asyncio.wait_for(process.ended, 20)
-                process.mute()
+                process.stdout.leave()
+                process.stderr.leave()
             assert process.stdout.open
             assert descriptors(os.getpid()) - before <= 2 * LEFTOVERS + 2
 
