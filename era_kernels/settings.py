@@ -171,7 +171,7 @@ class Settings(BaseSettings):
 
     mounts: Directories = Field(
         {},
-        description="Directories that sessions may ask for, read-only at /mnt/NAME: "
+        description="Directories that sessions may read, where they ask for it, at /mnt/NAME: "
         "data=/srv/data,models=/srv/models.",
     )
     min_tier: Tier = Field(
