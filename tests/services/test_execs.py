@@ -18,6 +18,7 @@ from era_kernels.errors import (
     StorageFailed,
 )
 from era_kernels.models import Ending, ExecutionStatus, Reason
+from era_kernels.services.openings import UNRECORDED
 from era_kernels.services.pump import UNHEARD
 from tests.fakes import start_failure
 from tests.services.conftest import OpenHouse
@@ -260,6 +261,32 @@ async def test_deletion(house: House) -> None:
     assert (await end_of(running))[0] == ["SESSION_DELETED"]
     with pytest.raises(SessionNotFound):
         await house.exec("out a")
+
+
+@pytest.mark.gen_test
+async def test_deletion_while_a_kernel_starts(house: House) -> None:
+    """Programs are told of the deletion also when the kernel is the first to notice it."""
+    await house.create()
+    program = await house.exec("wait")
+    await house.until_programs(1)
+    await house.store.delete("s1")
+    with pytest.raises(SessionNotFound):
+        await house.run("out a")
+    codes, done = await end_of(program)
+    assert (codes, done.cause) == (["SESSION_DELETED"], "session deleted")
+
+
+@pytest.mark.gen_test
+async def test_start_that_cannot_be_recorded(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No kernel runs code then; programs beside it are told why they ended."""
+    await house.create()
+    program = await house.exec("wait")
+    await house.until_programs(1)
+    monkeypatch.setattr(house.store, "update", failing(StorageFailed("No.")))
+    with pytest.raises(StorageFailed):
+        await house.run("out a")
+    codes, done = await end_of(program)
+    assert (codes, done.exit_code, done.cause) == (["KERNEL_DIED"], 137, UNRECORDED)
 
 
 @pytest.mark.gen_test
