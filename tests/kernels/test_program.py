@@ -290,7 +290,7 @@ def test_end_while_a_kernel_starts(
     async def body() -> None:
         async with without_kernel(host, tmp_path) as machine:
             starting = asyncio.create_task(machine.start_kernel({}))
-            while not machine.has_kernel:
+            while machine._provisioner.process is None:
                 await asyncio.sleep(0)
             await machine.aclose(Reason.RESTARTED)
             with pytest.raises(KernelStartFailed):
