@@ -98,18 +98,18 @@ async def test_runs(house: House) -> None:
 async def test_a_run_at_the_last_moment(house: House) -> None:
     """A run is either refused or runs to its end: it is never ended by the time to live."""
     refused, pause = 0, 0.0185
-    for _ in range(30):
+    for _ in range(24):
         await house.create(ttl=0.02)
         await asyncio.sleep(pause)
         try:
             failures, done = await end_of(await house.submit("out x"))
             assert (failures, done.exit_code) == ([], 0)
-            pause += 0.0002
+            pause += 0.001
         except SessionNotFound:  # too late: on a busy machine a sleep takes longer
             refused += 1
-            pause = max(0, pause - 0.001)
+            pause = max(0, pause - 0.0007)
         await gone(house)
-    assert refused < 30
+    assert refused < 24
 
 
 @pytest.mark.gen_test
