@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 
 START = 60.0  # seconds until a kernel must be ready, also on a host that starts many at once
 MOST_ARGUMENTS = 6 << 20  # characters of arguments and variables; the system takes no more bytes
+NO_KERNEL = "the kernel did not start"
 _OF_KERNELS = (Reason.TIMEOUT, Reason.OUTPUT_LIMIT)  # reasons that concern a run on the kernel
 
 
@@ -74,6 +75,9 @@ class Machine:
         """
         try:
             await self._start_kernel(env)
+        except KernelStartFailed:
+            await self.aclose(NO_KERNEL)
+            raise
         except BaseException:
             await self.aclose()
             raise
@@ -94,6 +98,8 @@ class Machine:
         try:
             await self._kernel.wait_ready(START)
         except KernelStartFailed as error:
+            if self.ended.done() and self.ended.result().ordered:
+                raise
             extra = {"program": command.name, "why": error.message, "words": self.last_words()}
             log.error("a kernel did not start", extra=extra)
             raise

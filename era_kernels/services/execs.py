@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 
 from era_kernels.errors import EraError, QueueFull
+from era_kernels.kernels.machine import Machine
 from era_kernels.kernels.program import Program, Unstarted
 from era_kernels.models import ExecSubmission, Finished, Session
 from era_kernels.services.conclusions import Conclusions
+from era_kernels.services.errands import Errands
 from era_kernels.services.executions import Running
 from era_kernels.services.interruption import Interruption
 from era_kernels.services.outcome import Timing, cancelled, ended_for
@@ -52,6 +54,7 @@ class Execs:
         self._holder = holder
         self._seat = seat
         self._conclusions = Conclusions(tools)
+        self._errands = Errands()
         self._all: set[Exec] = set()
         self.idle_since = time.monotonic()
 
@@ -79,11 +82,10 @@ class Execs:
         one.serving = asyncio.create_task(self._serve(one))
         return await asyncio.shield(one.opening)
 
-    async def settled(self) -> None:
-        """Until none is in the walls any more; those that wait for others do not count."""
-        for one in tuple(self._all):
-            if one.seated:
-                await one.settled.wait()
+    @property
+    def seated(self) -> list[Exec]:
+        """Those that are in the walls; those that wait for others do not count."""
+        return [one for one in self._all if one.seated]
 
     async def wait_idle(self) -> None:
         """Until there is none."""
@@ -146,8 +148,10 @@ class Execs:
     async def _in_walls(self, one: Exec, running: Running, timing: Timing) -> Finished:
         submission, asked = one.submission, time.monotonic()
         env = self._record.environment(submission.base_url)
-        machine, timing.started_from = await self._seat.walls(env)
-        one.seated = True
+        walls = await self._walls(one, env)
+        if walls is None:
+            return cancelled("preserved")
+        machine, timing.started_from = walls
         await self._traces.begin(alone=False)
         if one.interruption.asked.is_set():
             return cancelled("preserved")
@@ -162,6 +166,22 @@ class Execs:
             return await pump_program(running, program, one.timeout, most)
         finally:
             timing.execution = time.monotonic() - began
+
+    async def _walls(self, one: Exec, env: Mapping[str, str]) -> tuple[Machine, str] | None:
+        """Its walls, or None when it is cancelled: they are raised all the same, for the next."""
+        raising = self._errands.start(self._raised(one, env))
+        given_up = asyncio.create_task(one.interruption.asked.wait())
+        try:
+            await asyncio.wait([raising, given_up], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            given_up.cancel()
+        return raising.result() if raising.done() else None
+
+    async def _raised(self, one: Exec, env: Mapping[str, str]) -> tuple[Machine, str]:
+        with self._tools.seats.held(self._holder):
+            walls = await self._seat.walls(env)
+        one.seated = not one.interruption.asked.is_set()
+        return walls
 
     def _failed(self) -> Finished:
         return Finished(1, state="preserved" if self._seat.alive else "lost")

@@ -202,12 +202,14 @@ class LiveSession:
         StorageFailed, InsufficientStorage.
         """
         self.check_open()
-        seated = self._runs.seated
+        # What comes meanwhile may get the next machine, and is not waited for.
+        runs, programs = self._runs.seated, self._execs.seated
         with self._tools.seats.held(self):
             await self._seat.end(Reason.RESTARTED)
-            for ticket in seated:
-                await ticket.left.wait()
-            await self._execs.settled()
+            for run in runs:
+                await run.left.wait()
+            for program in programs:
+                await program.settled.wait()
             await self._seat.renew(self._record.environment(base_url))
         return self.session.kernel_generation
 
@@ -250,7 +252,8 @@ class LiveSession:
         """The files of a session that is not persistent go with its kernel."""
         if self.session.persistent or not self._record.stored or self._record.deleted:
             return
-        await self._execs.settled()  # those that the end of the machine has ended
+        for program in self._execs.seated:  # the end of the machine has ended them
+            await program.settled.wait()
         async with self._desk.lock:
             await self._desk.clear()
         self._record.note(file_count=0, total_size=0)

@@ -6,10 +6,13 @@ import asyncio
 from collections.abc import Callable, Hashable, Mapping
 from contextlib import nullcontext
 
+from era_kernels.errors import SessionNotFound
 from era_kernels.kernels.machine import Machine
-from era_kernels.models import Ending
+from era_kernels.models import Ending, Reason
 from era_kernels.services.record import Record
 from era_kernels.services.tools import Tools
+
+UNRECORDED = "the start of the kernel could not be recorded"
 
 
 class Openings:
@@ -50,8 +53,11 @@ class Openings:
             # Durable before any code runs: after a crash it alone tells that variables were lost,
             # and that files of a session that is not persistent must go.
             await self._record.change(kernel_generation=self._record.session.kernel_generation + 1)
+        except SessionNotFound:  # its row goes first
+            await machine.aclose(Reason.DELETED)
+            raise
         except BaseException:
-            await machine.aclose()
+            await machine.aclose(UNRECORDED)
             raise
 
     def _on_kernel_ended(self, ended: asyncio.Future[Ending]) -> None:

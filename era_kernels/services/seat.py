@@ -115,8 +115,11 @@ class Seat:
     async def walls(self, env: Mapping[str, str]) -> tuple[Machine, str]:
         """The machine for a program, and whether it was there: `live`, or `fresh`.
 
-        Where there is none, one without a kernel is opened. Raises as `machine` does.
+        Where there is none, one without a kernel is opened; where there is one, nobody waits for
+        the kernel that may just be starting in it. Raises as `machine` does.
         """
+        if self._machine is not None and self.alive and self._refusal is None:
+            return self._machine, "live"
         async with self._lock:
             started_from = "live" if self.alive else "fresh"
             return await self._opened(env, kernel=False), started_from

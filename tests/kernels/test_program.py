@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from era_kernels.errors import StartError
+from era_kernels.errors import KernelStartFailed, StartError
 from era_kernels.kernels.languages import Languages
 from era_kernels.kernels.machine import KernelHost, Machine
 from era_kernels.kernels.program import Program
@@ -282,6 +282,25 @@ def test_kernel_joins(runner: asyncio.Runner, host: KernelHost, tmp_path: Path) 
     runner.run(body())
 
 
+def test_end_while_a_kernel_starts(
+    runner: asyncio.Runner, host: KernelHost, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Who wanted the end of the machine has no failure in the server's log."""
+
+    async def body() -> None:
+        async with without_kernel(host, tmp_path) as machine:
+            starting = asyncio.create_task(machine.start_kernel({}))
+            while machine._provisioner.process is None:
+                await asyncio.sleep(0)
+            await machine.aclose(Reason.RESTARTED)
+            with pytest.raises(KernelStartFailed):
+                await starting
+            assert machine.ended.result() == Ending(reason=Reason.RESTARTED)
+
+    runner.run(body())
+    assert [record for record in caplog.records if record.levelname == "ERROR"] == []
+
+
 @pytest.mark.parametrize("reason", [Reason.RESTARTED, Reason.DELETED])
 def test_reason_is_told(
     runner: asyncio.Runner, host: KernelHost, tmp_path: Path, reason: Reason
@@ -301,10 +320,14 @@ def test_reason_is_told(
 def test_connection_file_that_lies_there(
     runner: asyncio.Runner, host: KernelHost, tmp_path: Path
 ) -> None:
-    """Programs that were there first cannot have the server write elsewhere: no kernel starts."""
+    """Programs that were there first cannot have the server write elsewhere: no kernel starts.
+
+    They end with the machine, and are told that.
+    """
 
     async def body() -> None:
         async with without_kernel(host, tmp_path) as machine:
+            program = await started(machine, "sleep 600")
             target = tmp_path / "target"
             trap = machine._sandbox.runtime / "kernel.json"
             trap.symlink_to(target)
@@ -312,6 +335,9 @@ def test_connection_file_that_lies_there(
                 await machine.start_kernel({})
             assert machine.ended.done()
             assert not target.exists()
+            [end] = [item async for batch in program.events(60) for item in batch]
+            ending = Ending(reason="the kernel did not start")
+            assert end == Finished(137, state="lost", ending=ending)
 
     runner.run(body())
 

@@ -18,6 +18,7 @@ from era_kernels.errors import (
     StorageFailed,
 )
 from era_kernels.models import Ending, ExecutionStatus, Reason
+from era_kernels.services.openings import UNRECORDED
 from era_kernels.services.pump import UNHEARD
 from tests.fakes import start_failure
 from tests.services.conftest import OpenHouse
@@ -151,19 +152,40 @@ async def test_interrupt(house: House) -> None:
 
 @pytest.mark.gen_test
 async def test_interrupt_of_one_that_has_not_begun(house: House) -> None:
-    """It is cancelled, and never begins."""
+    """It is cancelled at once, and never begins; the walls are there for the next one."""
     await house.create()
     house.host.opening = asyncio.Event()
     running = await house.exec("out a")
     assert running.interrupt is not None
-    interrupting = asyncio.ensure_future(running.interrupt())
+    await soon()
+    steps = await asyncio.wait_for(running.interrupt(), 10)
+    assert [step.action for step in steps] == ["cancel", "ended"]
+    next_one = await house.exec("gate b")
     await soon()
     house.host.opening.set()
-    assert [step.action for step in await interrupting] == ["cancel", "ended"]
+    await house.until_programs(1)
     answer = await running.answer()
     assert (answer.exit_code, answer.cause, answer.stdout) == (130, "cancelled", "")
     assert answer.failure is None
-    assert house.host.machines[0].programs == []
+    house.gates["b"].set()
+    assert (await next_one.answer()).exit_code == 0
+    assert [len(machine.programs) for machine in house.host.machines] == [1]
+    await until_quiet(house)
+    assert house.seats.taken == 1
+
+
+@pytest.mark.gen_test
+async def test_it_waits_for_no_kernel_that_starts(house: House) -> None:
+    """Where walls stand, a kernel may take its time to start in them."""
+    await house.create()
+    await (await house.exec("out a")).answer()
+    house.host.machines[0].starting = asyncio.Event()
+    run = await house.submit("out b")
+    await house.until_starting()
+    program = await house.exec("out c")
+    assert (await asyncio.wait_for(program.answer(), 10)).stdout == "c\n"
+    house.host.machines[0].starting.set()
+    assert (await run.answer()).stdout == "b\n"
 
 
 # ---------------------------------------------------------------- ends of others
@@ -201,6 +223,28 @@ async def test_restart(house: House) -> None:
 
 
 @pytest.mark.gen_test
+async def test_restart_while_others_come(house: House) -> None:
+    """A program that comes during a restart has the next machine, and is not waited for."""
+    await house.create()
+    run = await house.submit("wait")
+    await house.until_running(1)
+    async with house.sessions.using("s1") as live:
+        desk = live._desk  # whoever has its lock keeps the run from being settled
+    async with desk.lock:
+        restarting = asyncio.ensure_future(house.sessions.restart("s1", ""))
+        while not house.host.machines[0].ended.done():
+            await soon()
+        program = await house.exec("gate a\nout a")
+        while len(house.host.machines) < 2:
+            await soon()
+    assert await asyncio.wait_for(restarting, 10) == 2
+    assert (await end_of(run))[1].cause == "restarted"
+    assert not program.finished.is_set()
+    house.gates["a"].set()
+    assert (await program.answer()).stdout == "a\n"
+
+
+@pytest.mark.gen_test
 async def test_deletion(house: House) -> None:
     """So they do when the session is deleted, also those that only wait for walls."""
     await house.create()
@@ -217,6 +261,32 @@ async def test_deletion(house: House) -> None:
     assert (await end_of(running))[0] == ["SESSION_DELETED"]
     with pytest.raises(SessionNotFound):
         await house.exec("out a")
+
+
+@pytest.mark.gen_test
+async def test_deletion_while_a_kernel_starts(house: House) -> None:
+    """Programs are told of the deletion also when the kernel is the first to notice it."""
+    await house.create()
+    program = await house.exec("wait")
+    await house.until_programs(1)
+    await house.store.delete("s1")
+    with pytest.raises(SessionNotFound):
+        await house.run("out a")
+    codes, done = await end_of(program)
+    assert (codes, done.cause) == (["SESSION_DELETED"], "session deleted")
+
+
+@pytest.mark.gen_test
+async def test_start_that_cannot_be_recorded(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No kernel runs code then; programs beside it are told why they ended."""
+    await house.create()
+    program = await house.exec("wait")
+    await house.until_programs(1)
+    monkeypatch.setattr(house.store, "update", failing(StorageFailed("No.")))
+    with pytest.raises(StorageFailed):
+        await house.run("out a")
+    codes, done = await end_of(program)
+    assert (codes, done.exit_code, done.cause) == (["KERNEL_DIED"], 137, UNRECORDED)
 
 
 @pytest.mark.gen_test

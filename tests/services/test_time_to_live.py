@@ -97,17 +97,19 @@ async def test_runs(house: House) -> None:
 @pytest.mark.gen_test
 async def test_a_run_at_the_last_moment(house: House) -> None:
     """A run is either refused or runs to its end: it is never ended by the time to live."""
-    refused = 0
-    for number in range(30):
+    refused, pause = 0, 0.0185
+    for _ in range(24):
         await house.create(ttl=0.02)
-        await asyncio.sleep(0.0185 + number / 10_000)
+        await asyncio.sleep(pause)
         try:
             failures, done = await end_of(await house.submit("out x"))
             assert (failures, done.exit_code) == ([], 0)
-        except SessionNotFound:
+            pause += 0.001
+        except SessionNotFound:  # too late: on a busy machine a sleep takes longer
             refused += 1
+            pause = max(0, pause - 0.0007)
         await gone(house)
-    assert refused < 30
+    assert refused < 24
 
 
 @pytest.mark.gen_test
