@@ -6,7 +6,6 @@ import asyncio
 import dataclasses
 import gc
 import json
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -18,9 +17,6 @@ from era_kernels.errors import EraError, InvalidSetting, StartError, Unsupported
 from era_kernels.install import Readiness, chosen, prepare
 from era_kernels.settings import Settings, default_text, flag_of, variable_of
 
-# Seconds for which a thread keeps the interpreter from others that wait. With Python's 5 ms, each
-# short step of the readers and the writer waits that long behind a long list on the loop.
-SWITCHES = 0.0005
 FULL_COLLECTION = 200  # collections of middle-aged objects before one of all
 
 _COLOURS = {"ok": "green", "lacks": "yellow", "broken": "red"}
@@ -80,7 +76,6 @@ def serve(**flags: object) -> None:
     """
     settings = Settings.read(_given(flags))
     logs.configure(settings.log_format)
-    sys.setswitchinterval(SWITCHES)
     _collect_seldom()
     asyncio.run(app.serve(settings, click.echo))
 

@@ -26,9 +26,10 @@ from era_kernels.sandbox import sockets
 log = logging.getLogger(__name__)
 
 TURN_BYTES = 1024 * 1024  # that one socket may hand over in one turn of the loop
-TURN_SECONDS = 0.002  # that this may take
+TURN_SECONDS = 0.002  # that this may take, in slices between which others have their turn:
+SLICE_SECONDS = 0.0003  # a request makes some thirty steps, and each may wait for a slice
 CHUNK = 256 * 1024  # bytes that are read at once
-BREATH = 0.002  # seconds after such a turn that belong to others
+BREATH = 0.004  # seconds after such a turn that belong to others
 
 RETRY = 0.003  # seconds between two looks whether the kernel has bound a socket
 UNSENT = 1024 * 1024  # bytes that may wait to be sent when one more message is added
@@ -74,6 +75,7 @@ class Channel:
         self._held = False
         self._listening = False
         self._scheduled = False  # a turn of reading is due
+        self._room, self._spent = TURN_BYTES, 0.0  # what is left of the turn, and what was spent
 
     @property
     def paused(self) -> bool:
@@ -164,26 +166,37 @@ class Channel:
         self._listen()
 
     def _read(self) -> None:
-        room, end = TURN_BYTES, self._loop.time() + TURN_SECONDS
+        began = self._loop.time()
+        room, end = self._room, began + SLICE_SECONDS
         try:
             while self._reading and room > 0:
                 found = self._decoder.next()
                 if found is not None:
                     self._take(found)
                     if self._loop.time() > end:
-                        room = 0
+                        break
                     continue
                 data = self._received()
                 if data is None:
+                    self._room, self._spent = TURN_BYTES, 0.0
                     return
                 room -= len(data)
                 self.received += len(data)
                 self._decoder.feed(data)
         except zmtp.ProtocolError as problem:
             self._break(f"{BROKEN}: {problem}")
-        if room <= 0 and self._reading:
-            self._scheduled = True
-            self._listen()
+        if self._reading:
+            self._go_on_later(room, self._loop.time() - began)
+
+    def _go_on_later(self, room: int, seconds: float) -> None:
+        """There may be more: in the next slice of this turn, or after it in the next turn."""
+        self._scheduled = True
+        self._listen()
+        self._room, self._spent = room, self._spent + seconds
+        if room > 0 and self._spent < TURN_SECONDS:
+            self._loop.call_soon(self._turn)
+        else:
+            self._room, self._spent = TURN_BYTES, 0.0
             self._loop.call_later(BREATH, self._turn)
 
     def _received(self) -> bytes | None:
