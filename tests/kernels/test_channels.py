@@ -240,6 +240,7 @@ def test_one_talker_leaves_the_loop_to_others(
 def test_one_talker_leaves_time_to_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """After a full turn a socket rests, whatever else is there, and then goes on by itself."""
     monkeypatch.setattr(channels, "TURN_SECONDS", 0)
+    monkeypatch.setattr(channels, "SLICE_SECONDS", 0)
 
     async def body() -> None:
         async with paired(tmp_path) as (channel, other, received):
