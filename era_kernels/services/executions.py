@@ -145,8 +145,10 @@ class Running:
     async def follow(self, after: int = 0) -> AsyncIterator[list[Recorded]]:
         """Batches of events after that sequence number, then live ones; ends after `Done`.
 
-        A reader that is slower than the run reads from the file, so it costs no memory.
+        A reader that is slower than the run reads from the file, so it costs no memory. A number
+        that the run has not reached stands for its last.
         """
+        after = min(after, self._tail.last_seq)
         while True:
             changed = self._changed
             batch = self._tail.after(after)

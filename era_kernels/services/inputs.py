@@ -62,14 +62,19 @@ class Inputs:
                 self._timer = loop.call_later(self._patience, self._refuse_all)
 
     def take(self, request: InputRequest) -> bool:
-        """Are the readers to be asked? If not, the program is told that there is nobody."""
+        """Are the readers to be asked? If not, the program is told that there is nobody.
+
+        Where too many wait, the oldest waits no more: it may be one that the program has given up.
+        """
         if self._asker is None:
             return False
-        if self._listeners and len(self._waiting) < MOST:
-            self._waiting.append(request.key)
-            return True
-        self._asker.refuse_input(request.key)
-        return False
+        if not self._listeners:
+            self._asker.refuse_input(request.key)
+            return False
+        self._waiting.append(request.key)
+        if len(self._waiting) > MOST:
+            self._asker.refuse_input(self._waiting.pop(0))
+        return True
 
     async def give(self, value: str) -> None:
         """Answer the oldest question that still waits. Raises NoInputPending."""

@@ -130,10 +130,10 @@ class Seat:
             await self._opened(env)
 
     async def _opened(self, env: Mapping[str, str], *, kernel: bool = True) -> Machine:
-        if self._refusal is not None:
-            raise self._refusal
+        self._check_open()
         if self._machine is None or self._machine.ended.done():
             await self._clear()
+            self._check_open()  # what is left of a machine may take long to go
             self._unused = True
             self._machine = await self._begun(self._open(env, kernel), kernel)
         elif kernel and not self._machine.has_kernel:
@@ -145,6 +145,10 @@ class Seat:
                     raise
                 return await self._opened(env)
         return self._machine
+
+    def _check_open(self) -> None:
+        if self._refusal is not None:
+            raise self._refusal
 
     async def _begun(self, step: Coroutine[Any, Any, T], kernel: bool) -> T:
         """The result of a step, which `close` may cut short."""

@@ -19,7 +19,7 @@ from era_kernels.web.base import BaseHandler, ClientGone, Edge
 from era_kernels.web.bodies import Count, Paging, Query, Seconds
 from era_kernels.web.operations import Media, Operation
 from era_kernels.web.runs import EVENTS, TOLD
-from era_kernels.web.sse import EventStream
+from era_kernels.web.sse import TYPE, EventStream
 
 if TYPE_CHECKING:
     from era_kernels.services.executions import Executions
@@ -147,6 +147,7 @@ class ReplayHandler(ReadingHandler):
         session = await self.sessions.session(id)
         if self.request.method == "HEAD":
             await self.executions.get(id, execution_id)
+            self.set_header("Content-Type", TYPE)
             return
         batches = self.executions.follow(session, execution_id, after)
         async with aclosing(batches):  # type: ignore[type-var]

@@ -14,7 +14,7 @@ from era_kernels.web.base import BaseHandler, Edge
 from era_kernels.web.executions import ReplayQuery, last_event_id
 from era_kernels.web.operations import Operation
 from era_kernels.web.runs import EVENTS
-from era_kernels.web.sse import EventStream
+from era_kernels.web.sse import TYPE, EventStream
 
 if TYPE_CHECKING:
     from era_kernels.services.session_logs import SessionLogs
@@ -85,6 +85,7 @@ class LogHandler(BaseHandler):
         if (await self.sessions.session(id)).directory != directory:
             raise SessionNotFound(f"There is no session {id}.", id=id)
         if self.request.method == "HEAD":
+            self.set_header("Content-Type", TYPE)
             return
         async with aclosing(live.follow(after)) as batches:  # type: ignore[type-var]
             await EventStream(self, show=_followed, hold=0).send(batches, after)

@@ -17,6 +17,7 @@ log = logging.getLogger(__name__)
 HOLD = 1.0  # seconds in which the first batch may still turn out to be a plain JSON error
 PIECE_BYTES = 256 * 1024  # that are sent at once
 FRAMES = 32  # that are made before others have their turn
+TYPE = "text/event-stream; charset=utf-8"
 COMMENT = b": still here\n\n"
 
 # Characters that some readers take for the end of a line, though the standard does not.
@@ -157,7 +158,7 @@ class EventStream:
 
     def _begin(self) -> None:
         handler = self._handler
-        handler.set_header("Content-Type", "text/event-stream; charset=utf-8")
+        handler.set_header("Content-Type", TYPE)
         handler.set_header("Cache-Control", "no-cache")
         handler.set_header("X-Accel-Buffering", "no")
         # Nagle's algorithm would hold each small frame for 40 ms.

@@ -162,6 +162,14 @@ def test_follow_and_resume(session: SessionClient) -> None:
     assert [one.id for one in rest] == [4, 5, 6]
 
 
+def test_head(session: SessionClient) -> None:
+    """HEAD tells of what GET would send, and waits for nothing."""
+    for accept in ("text/event-stream", "application/json"):
+        head = session.http.head(f"{session.path}/log", headers={"Accept": accept})
+        assert (head.status_code, head.content) == (200, b"")
+        assert head.headers["Content-Type"].startswith(accept)
+
+
 def test_deletion_ends_it(session: SessionClient) -> None:
     """A follower of a session that is deleted has heard all."""
     with following(session) as events, ThreadPoolExecutor(1) as pool:

@@ -370,6 +370,8 @@ def test_methods(
     if "HEAD" in allow:
         head = client.http.head(path)
         assert (head.status_code, head.content) == (200, b"")
+        if path.endswith("/stream"):
+            assert head.headers["Content-Type"].startswith("text/event-stream")
 
 
 # ---------------------------------------------------------------- times, ids, durations

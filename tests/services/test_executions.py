@@ -245,6 +245,17 @@ async def test_follow_of_a_live_execution(house: House) -> None:
 
 
 @pytest.mark.gen_test
+async def test_number_that_a_live_execution_has_not_reached(house: House) -> None:
+    """It stands for the last there is: a reader that lost count still learns of the end."""
+    live = await Live.open(house)
+    await live.running.publish([Stdout("a")])
+    reader = asyncio.create_task(recorded_of(live.running, after=1000))
+    await soon()
+    await live.finish()
+    assert seqs(await reader) == [2]
+
+
+@pytest.mark.gen_test
 async def test_foreign_execution_is_not_found(house: House) -> None:
     """An execution belongs to its session: another's, live or finished, is not found."""
     await house.create("s1")

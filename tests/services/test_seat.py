@@ -206,6 +206,24 @@ async def test_closing_does_not_wait_for_a_start() -> None:
 
 
 @pytest.mark.gen_test
+async def test_closing_while_the_last_machine_goes() -> None:
+    """Who waits until nothing is left of the last machine gets no other one after that."""
+    opener = Opener()
+    await opener.seat.machine({})
+    opener.host.closing = opener.host.machines[0].closing = asyncio.Event()
+    opener.host.machines[0].die(Ending(code=7))
+    again = asyncio.create_task(opener.seat.machine({}))
+    await asyncio.sleep(0.01)
+    closing = asyncio.create_task(opener.seat.close(Reason.DELETED, REFUSAL))
+    await asyncio.sleep(0.01)
+    opener.host.closing.set()
+    with pytest.raises(SessionNotFound):
+        await again
+    await closing
+    assert len(opener.host.machines) == 1
+
+
+@pytest.mark.gen_test
 async def test_cancelled_caller_cancels_its_start() -> None:
     """Who is cancelled while a machine starts leaves none behind, and the seat usable."""
     opener = Opener()
