@@ -146,7 +146,8 @@ class Zygote:
         self._deaths.clear()
         dead = reaped()
         self._note_entered()
-        gone = [self._inits.pop(pid) for pid, _ in dead if pid in self._inits]
+        # Both processes of one init may have died: it is told once.
+        gone = {self._inits.pop(pid) for pid, _ in dead if pid in self._inits}
         end_all(spared=self)
         for number in gone:
             if number not in self._inits.values():

@@ -6,6 +6,8 @@ import asyncio
 import logging
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -115,3 +117,37 @@ def test_an_init_holds_nothing_but_its_socket() -> None:
             await asyncio.sleep(0)
 
     asyncio.run(body())
+
+
+# Both processes of one init have died before either was reaped. In a process of its own: burying
+# ends all children there are.
+_BOTH_DEAD = """
+import os, socket
+from era_kernels.sandbox import wire
+from era_kernels.sandbox.zygote import Zygote
+
+def dead():
+    pid = os.fork()
+    if not pid:
+        os._exit(0)
+    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+    return pid
+
+server, control = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+zygote = Zygote(control, [])
+told, tell = os.pipe()
+zygote._inits[dead()] = 7
+zygote._entering[told] = 7
+os.write(tell, str(dead()).encode())
+zygote._bury()
+control.close()
+del zygote
+while (received := wire.receive(server)) is not None:
+    print(*received[0])
+"""
+
+
+def test_an_init_that_dies_at_once_is_told_once() -> None:
+    """Its first parent and itself may be found dead together: that is one end, not two."""
+    told = subprocess.check_output([sys.executable, "-c", _BOTH_DEAD], text=True, timeout=30)
+    assert told.split("\n") == ["init number", "gone", ""]
