@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import shutil
 import signal
 import sys
-import tempfile
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 from era_kernels.kernels.languages import Languages
 from era_kernels.kernels.machine import KernelHost
 from era_kernels.models import WITHOUT_WALLS, Isolation, Limits
+from era_kernels.sandbox import directories
 from era_kernels.sandbox.sandbox import Sandboxes, Wish
 from era_kernels.services.codes import SessionCodes
 from era_kernels.services.executions import Executions
@@ -149,7 +147,7 @@ async def _open_stores(stack: AsyncExitStack, settings: Settings, meters: Meters
 
 
 async def _open_host(stack: AsyncExitStack, settings: Settings) -> KernelHost:
-    runtime = _runtime_directory(stack)
+    runtime = stack.enter_context(directories.own())
     languages = Languages.load(settings.kernelspec_dirs)
     wish = Wish(
         strongest=settings.strongest_tier,
@@ -232,13 +230,6 @@ def ready_line(app: App) -> str:
     tier = app.isolation.tier
     walls = "no isolation" if tier == WITHOUT_WALLS else f"isolation tier {tier}"
     return f"era-kernels on {app.url} ({walls}; {', '.join(app.languages) or 'no language'})"
-
-
-def _runtime_directory(stack: AsyncExitStack) -> Path:
-    """A short private directory for sockets: their paths may have 107 bytes."""
-    runtime = Path(tempfile.mkdtemp(prefix="era-"))
-    stack.callback(shutil.rmtree, runtime, ignore_errors=True)
-    return runtime
 
 
 def _limits(settings: Settings) -> Limits:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import os
 import secrets
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from era_kernels.errors import StartError
@@ -14,9 +18,50 @@ log = logging.getLogger(__name__)
 
 ZYGOTE = "zygote"  # the home of the zygote, for what its imports cache
 TRIAL = "trial"  # the place of the sandbox that tells whether walls stand
+PREFIX = "era-run-"  # of the directories that `own` makes
 LONGEST = 107  # bytes of a unix socket's path, see unix(7)
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _SOCKET = "kernel-00000"  # room for the longest socket name that kernels need
+
+
+@contextmanager
+def own() -> Iterator[Path]:
+    """A short private directory for `prepare`, gone at the end (blocking).
+
+    Those of servers that were killed go first, with all that code left in them; a lock tells them
+    from those of neighbours. Raises OSError.
+    """
+    _sweep(Path(tempfile.gettempdir()))
+    path, lock = _locked()
+    try:
+        yield path
+    finally:
+        remove(path)
+        os.close(lock)
+
+
+def _sweep(parent: Path) -> None:
+    for path in parent.glob(f"{PREFIX}*/"):
+        with suppress(OSError):  # somebody else's, locked, or gone by now
+            lock = os.open(path, _FOLDER)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if os.fstat(lock).st_uid == os.geteuid():
+                    remove(path)
+            finally:
+                os.close(lock)
+
+
+def _locked() -> tuple[Path, int]:
+    """A new one and the descriptor of its lock; before it is locked it may be swept."""
+    while True:
+        path = Path(tempfile.mkdtemp(prefix=PREFIX))
+        with suppress(FileNotFoundError):
+            lock = os.open(path, _FOLDER)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if path.exists():
+                return path, lock
+            os.close(lock)
 
 
 def prepare(base: Path) -> Path:

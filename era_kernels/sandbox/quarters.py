@@ -78,7 +78,8 @@ class Quarters:
 
     def watch(self, pid: int) -> Watch:
         """A look at the limits that no group enforces; `pid` is the init's on the host."""
-        return Watch(pid, self._host.workspace, self._limits, self._walls.grouped)
+        beside = (self._host.packages, self._host.cache, self.runtime)
+        return Watch(pid, self._host.workspace, self._limits, self._walls.grouped, beside)
 
     def _mounts(self) -> Iterator[tuple[str, Path]]:
         """Where the operator's directories are now: links to them may have changed.

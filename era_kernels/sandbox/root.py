@@ -28,6 +28,8 @@ USER = 1000  # in a user namespace
 _STAGE = "/tmp"  # where the new root is put together; any directory will do
 _OLD = "/.old"
 _ROOT_SIZE = "1m"  # of the new root: it holds directories and a few lines of text
+_PAGE = 4096  # bytes that a file with anything in it takes
+_FILES = 1024  # that may lie in any file system in memory
 _QUIET = syscalls.MS_NOSUID | syscalls.MS_NODEV
 _BOUND = syscalls.MOUNT_ATTR_NOSUID | syscalls.MOUNT_ATTR_NODEV
 _READ_ONLY = _BOUND | syscalls.MOUNT_ATTR_RDONLY
@@ -50,7 +52,9 @@ def begin(plan: Plan) -> None:
 def finish(plan: Plan, uid: int) -> None:
     """Add what is the session's own, and shut the door; `uid` is its inside. Raises OSError."""
     for path, size in (("/dev/shm", plan.shm), ("/tmp", plan.tmp)):
-        syscalls.mount(None, path, None, syscalls.MS_REMOUNT | _QUIET, f"size={size}")
+        # Empty files take no room of it, but a kilobyte of the system's memory each.
+        bounds = f"size={size},nr_inodes={max(_FILES, size // _PAGE)}"
+        syscalls.mount(None, path, None, syscalls.MS_REMOUNT | _QUIET, bounds)
     for source, path in plan.writable:
         _bind(source, path, _BOUND)
     for source, path in plan.mounts:
@@ -80,7 +84,8 @@ def _system() -> None:
 
 def _devices() -> None:
     Path("/dev").mkdir()
-    syscalls.mount("tmpfs", "/dev", "tmpfs", syscalls.MS_NOSUID, "mode=755,size=64k")
+    bounds = f"mode=755,size=64k,nr_inodes={_FILES}"
+    syscalls.mount("tmpfs", "/dev", "tmpfs", syscalls.MS_NOSUID, bounds)
     for name in DEVICES:
         Path("/dev", name).touch(0o666)
         syscalls.mount(f"{_OLD}/dev/{name}", f"/dev/{name}", None, syscalls.MS_BIND)
@@ -110,7 +115,8 @@ def _processes(own: bool) -> None:
 def _temporary(path: str) -> None:
     """Memory as a file system; its size is set for each session."""
     Path(path).mkdir()
-    syscalls.mount("tmpfs", path, "tmpfs", _QUIET, f"mode=1777,size={_ROOT_SIZE}")
+    bounds = f"mode=1777,size={_ROOT_SIZE},nr_inodes={_FILES}"
+    syscalls.mount("tmpfs", path, "tmpfs", _QUIET, bounds)
 
 
 def _shared(plan: Plan) -> None:

@@ -28,19 +28,27 @@ class _Level:
     waiting: list[str] = field(default_factory=list)  # folders in it that nobody has entered yet
 
 
-def sizes(root: Path) -> Iterator[int]:
+def sizes(*roots: Path) -> Iterator[int]:
     """Running totals in bytes, the last of them the whole (blocking, briefly each)."""
+    total = 0
+    for root in roots:
+        total = yield from _tree(root, total)
+
+
+def _tree(root: Path, total: int) -> Generator[int, None, int]:
+    """Add up one tree; returns the new total."""
     try:
         folder = os.open(root, _FOLDER)
     except OSError:
-        return
+        return total
     try:
         levels = [_Level(str(root), _identity(folder))]
-        total = yield from _entries(folder, levels[0].waiting, 0)
+        total = yield from _entries(folder, levels[0].waiting, total)
         while levels:
             folder, entered = _next(folder, levels)
             if entered:
                 total = yield from _entries(folder, levels[-1].waiting, total)
+        return total
     finally:
         os.close(folder)
 

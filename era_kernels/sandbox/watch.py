@@ -10,7 +10,7 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,8 +26,9 @@ INTERVAL = 0.5  # seconds between two looks
 SHARE = 4  # a pause lasts at least so many times as long as the look before it
 WALK = 0.05  # seconds of a look for all workspaces together
 LEAST_WALK = 0.002  # seconds of it for each
-MEASURINGS = 2  # of a workspace after a change: a tick of the clock is long, and may hide another
+MEASURINGS = 2  # of a workspace after a change: the file system may count some of it later
 REST = 20  # a workspace is left alone so many times as long as it took to measure
+BESIDE = 512 * MIB  # that all else may take where the workspace may have less: packages are large
 _BLOCK = 512
 
 
@@ -37,63 +38,87 @@ class _Activity:
 
     processes: int
     threads: int
-    ticks: int
+    cpu: int  # nanoseconds
     resident: int  # bytes; what is shared counts for each
+
+
+class Disk:
+    """Directories that may take so many bytes together, measured bit by bit."""
+
+    def __init__(self, name: str, roots: Sequence[Path], bound: int) -> None:
+        """`name` is what they are called when they take more."""
+        self.next_walk = 0.0  # they are left alone until then
+        self._name = name
+        self._roots = roots
+        self._bound = bound
+        self._due = 0  # times that they are to be measured
+        self._walk: Iterator[int] | None = None
+        self._walked = 0.0  # seconds that the present or last measuring took
+
+    def touch(self) -> None:
+        """Something may have changed."""
+        self._due = MEASURINGS
+
+    def exceeded(self, patience: float) -> str | None:
+        """Do they take more, as far as they are measured? In words."""
+        began = time.monotonic()
+        if self._walk is None:
+            if not self._due or began < self.next_walk:
+                return None
+            self._walk, self._walked = sizes(*self._roots), 0.0
+            self._due -= 1
+        for total in self._walk:
+            if total > self._bound:
+                self._walk = None
+                return f"{self._name} larger than {self._bound // MIB} MB"
+            if time.monotonic() - began > patience:
+                self._walked += time.monotonic() - began
+                return None
+        self._walk = None
+        present = time.monotonic()
+        self.next_walk = present + REST * (self._walked + present - began)
+        return None
 
 
 class Watch:
     """The limits of one sandbox, whose init has that pid on the host."""
 
     def __init__(
-        self, pid: int, workspace: Path, limits: Limits, enforced: Collection[str] = ()
+        self,
+        pid: int,
+        workspace: Path,
+        limits: Limits,
+        enforced: Collection[str] = (),
+        beside: Sequence[Path] = (),
     ) -> None:
-        """`enforced` names limits that need no look."""
+        """`enforced` names limits that need no look, `beside` is where the code writes, too."""
         self.pid = pid
         self._processes = None if "processes" in enforced else limits.processes
         self._memory = None if "memory" in enforced else limits.memory
-        self._bound = limits.workspace
-        self._workspace = workspace
+        self.disks: tuple[Disk, ...] = ()
+        if limits.workspace is not None:
+            self.disks = (
+                Disk("workspace", [workspace], limits.workspace),
+                Disk("files beside the workspace", beside, max(limits.workspace, BESIDE)),
+            )
         self._last: _Activity | None = None
-        self._due = 0  # times that the workspace is to be measured
-        self._walk: Iterator[int] | None = None
-        self._walked = 0.0  # seconds that the present or last measuring took
-        self._next_walk = 0.0
 
     def exceeded(self, family: Collection[Process], patience: float = WALK) -> str | None:
         """Which limit is exceeded, in words; None when all is well (blocking).
 
-        `patience`: seconds to measure the workspace; what is not done goes on in the next look.
+        `patience`: seconds to measure files; what is not done goes on in the next look.
         """
         activity = _activity(family)
         if activity != self._last:
-            self._last, self._due = activity, MEASURINGS
+            self._last = activity
+            for disk in self.disks:
+                disk.touch()
             if self._processes is not None and activity.threads - 1 > self._processes:
                 return f"more than {self._processes} processes"
             if self._memory is not None and _is_more(family, activity, self._memory):
                 return out_of_memory(self._memory)
-        if self._bound is not None and self._is_larger(self._bound, patience):
-            return f"workspace larger than {self._bound // MIB} MB"
-        return None
-
-    def _is_larger(self, bound: int, patience: float) -> bool:
-        """Do the files in the workspace take more, as far as they are measured?"""
-        began = time.monotonic()
-        if self._walk is None:
-            if not self._due or began < self._next_walk:
-                return False
-            self._walk, self._walked = sizes(self._workspace), 0.0
-            self._due -= 1
-        for total in self._walk:
-            if total > bound:
-                self._walk = None
-                return True
-            if time.monotonic() - began > patience:
-                self._walked += time.monotonic() - began
-                return False
-        self._walk = None
-        present = time.monotonic()
-        self._next_walk = present + REST * (self._walked + present - began)
-        return False
+        found = (disk.exceeded(patience / len(self.disks)) for disk in self.disks)
+        return next((why for why in found if why is not None), None)
 
 
 class Watcher:
@@ -154,7 +179,7 @@ def _activity(family: Collection[Process]) -> _Activity:
     return _Activity(
         processes=len(family),
         threads=sum(one.threads for one in family),
-        ticks=sum(one.ticks for one in family),
+        cpu=sum(one.cpu for one in family),
         resident=sum(one.resident for one in family),
     )
 

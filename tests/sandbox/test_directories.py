@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -85,3 +88,32 @@ def test_remove_follows_nothing(tmp_path: Path) -> None:
     (tmp_path / "target").symlink_to(outside)
     directories.remove(tmp_path / "target")
     assert (outside / "kept").exists()
+
+
+KILLED = """
+import os, signal
+from era_kernels.sandbox import directories
+with directories.own() as path:
+    (path / "session").mkdir(mode=0)
+    print(path, flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_what_a_killed_server_left_goes_with_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing stays of it, whatever is in it; the directories of living neighbours do."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    other = tmp_path / "era-run-link"
+    other.symlink_to("/etc")
+    with directories.own() as neighbour:
+        command = [sys.executable, "-c", KILLED]
+        environment = {**os.environ, "TMPDIR": str(tmp_path)}
+        told = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        left = Path(told.stdout.strip())
+        assert (left / "session").is_dir(), told.stderr
+        with directories.own() as own:
+            assert set(tmp_path.iterdir()) == {other, neighbour, own}
+        assert set(tmp_path.iterdir()) == {other, neighbour}
+    assert set(tmp_path.iterdir()) == {other}

@@ -67,3 +67,23 @@ def test_what_is_told(tmp_path: Path) -> None:
         process.kill()
     assert shown is not None and shown.parent == os.getpid()
     assert look_up(process.pid) is None
+
+
+def test_the_smallest_step_shows() -> None:
+    """One call of the system changes a process's time, which a tick of 10 ms would hide."""
+    with subprocess.Popen(["/bin/cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin is not None and process.stdout is not None
+        seen = set()
+        for _ in range(5):
+            os.write(process.stdin.fileno(), b"x")
+            os.read(process.stdout.fileno(), 1)
+            assert wait_until(lambda: _sleeps(process.pid))
+            idle = look_up(process.pid)
+            assert idle is not None and idle == look_up(process.pid)
+            seen.add(idle.cpu)
+        assert len(seen) == 5
+        process.stdin.close()
+
+
+def _sleeps(pid: int) -> bool:
+    return Path(f"/proc/{pid}/stat").read_text("ascii").rpartition(")")[2].split()[0] == "S"

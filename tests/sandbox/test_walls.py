@@ -16,6 +16,7 @@ import pytest
 
 from era_kernels.errors import KernelStartFailed, StartError
 from era_kernels.models import Limits, Place
+from era_kernels.sandbox import watch
 from era_kernels.sandbox.sandbox import Sandboxes, Wish
 from tests.sandbox.house import (
     ENTRIES,
@@ -146,6 +147,34 @@ async def test_workspace_quota() -> None:
         text = "head -c 8388608 /dev/zero > large; sleep 60"
         ending, _, _ = await outcome(sandbox, shell(text, cwd="/home/user"))
         assert ending.reason == "workspace larger than 4 MB"
+
+
+@pytest.mark.parametrize("where", ["packages", "cache", "runtime"])
+@run_async
+async def test_quota_beside_the_workspace(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It holds wherever else code may write on the disk."""
+    monkeypatch.setattr(watch, "BESIDE", 4 * MIB)
+    async with walled() as (sandboxes, place):
+        sandbox = await sandboxes.open_sandbox(place("a"), Limits(workspace=4 * MIB))
+        folder = sandbox.inside if where == "runtime" else getattr(sandbox.place, where)
+        text = f"head -c 8388608 /dev/zero > {folder}/large; sleep 60"
+        ending, _, _ = await outcome(sandbox, shell(text, cwd="/home/user"))
+        assert ending.reason == "files beside the workspace larger than 4 MB"
+
+
+@pytest.mark.parametrize("folder", ["/tmp", "/dev/shm"])
+@run_async
+async def test_empty_files_in_memory(folder: str) -> None:
+    """They take memory of the system, so there are no more than the size makes likely."""
+    async with walled() as (sandboxes, place):
+        sandbox = await sandboxes.open_sandbox(place("a"), Limits(tmp=8 * MIB, shm=8 * MIB))
+        code = (
+            "import itertools, os\n"
+            "try:\n"
+            f"    for n in itertools.count(): open(f'{folder}/{{n}}', 'x').close()\n"
+            "except OSError as error: print(error.errno, 1000 < n < 2048)"
+        )
+        assert (await outcome(sandbox, program(code)))[1] == "28 True\n"
 
 
 @pytest.mark.parametrize("tier", [1, 2, 3])
