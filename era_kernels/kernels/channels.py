@@ -18,6 +18,7 @@ from pathlib import Path
 
 from era_kernels.kernels import zmtp
 from era_kernels.kernels.outbox import Outbox
+from era_kernels.kernels.unfinished import Unfinished
 from era_kernels.kernels.wire import BrokenMessage, Connection, Message, Wire, is_long
 from era_kernels.long_json import leisurely
 from era_kernels.models import JsonObject
@@ -39,9 +40,12 @@ CONTROL_BYTES = 4 * 1024 * 1024  # of an answer on control: stacks and variables
 BROKEN = "the kernel broke the protocol"
 LOST = "the kernel closed its connection"
 DEAF = "the kernel does not read what it is sent"
+STALLED = "the kernel does not finish what it sends"
 
 Receive = Callable[[zmtp.Message], None]
 Deliver = Callable[[Message], None]
+
+_unfinished = Unfinished()  # of all kernels of this process
 
 
 class Channel:
@@ -133,6 +137,8 @@ class Channel:
         """Nothing comes and nothing is sent any more. A second call is nothing."""
         self._closed = True
         self._early = []
+        self._decoder = zmtp.Decoder()  # what was here of a message may be a lot
+        _unfinished.release(self)
         self._listen()
         self._outbox.close()
         if self._socket is not None:
@@ -185,6 +191,8 @@ class Channel:
                 self._decoder.feed(data)
         except zmtp.ProtocolError as problem:
             self._break(f"{BROKEN}: {problem}")
+        finally:
+            _unfinished.hold(self, self._decoder.held, self._stalled)
         if self._reading:
             self._go_on_later(room, self._loop.time() - began)
 
@@ -218,6 +226,7 @@ class Channel:
         elif self._early is not None:
             raise zmtp.ProtocolError("a message came before READY")
         else:
+            _unfinished.release(self)
             self._receive(found)
 
     def _obey(self, command: zmtp.Command) -> None:
@@ -234,6 +243,9 @@ class Channel:
             raise zmtp.ProtocolError("a command came before READY")
         elif command.name == b"PING" and not self._outbox.size:
             self._outbox.add([zmtp.pong(command.data)])
+
+    def _stalled(self) -> None:
+        self._break(STALLED)
 
     def _break(self, why: str) -> None:
         if not self._closed:

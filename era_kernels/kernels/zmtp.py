@@ -123,6 +123,11 @@ class Decoder:
         self._body: bytearray | None = None  # a frame of which some is missing
         self._missing = 0
 
+    @property
+    def held(self) -> int:
+        """The bytes that are here of a message that is not whole."""
+        return sum(map(len, self._message)) + (0 if self._body is None else len(self._body))
+
     def feed(self, data: bytes) -> None:
         """Take more bytes. What was there must have been taken by `next` to its end."""
         rest = self._data[self._at :]  # a piece of a head

@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 
 from era_kernels.errors import KernelStartFailed
-from era_kernels.kernels import zmtp
-from era_kernels.kernels.channels import BROKEN, LOST, Channel
+from era_kernels.kernels import channels, zmtp
+from era_kernels.kernels.channels import BROKEN, LOST, STALLED, Channel
 from era_kernels.kernels.kernel import Kernel
 from era_kernels.kernels.run import Patience
+from era_kernels.kernels.unfinished import Unfinished
 from era_kernels.kernels.wire import Connection
 from era_kernels.models import Ending, Finished, Reason
 from era_kernels.sandbox import sockets
@@ -23,6 +24,12 @@ from tests.kernels.scripted import QUICK, Keeper, ScriptedKernel, Stage, staged
 
 XPUB = zmtp.command(b"READY", b"\x0bSocket-Type\0\0\0\x04XPUB")
 BEGIN = zmtp.greeting() + XPUB
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not condition():
+            await asyncio.sleep(0.005)
 
 
 def talk(directory: Path, *sent: bytes, hang_up: bool = False) -> list[str | list[bytes]]:
@@ -86,6 +93,50 @@ def test_what_came_before_an_end_is_received(tmp_path: Path) -> None:
 def test_a_peer_that_says_nothing_is_waited_for(tmp_path: Path) -> None:
     """Silence is no end: whoever waits for an answer has a time of his own."""
     assert talk(tmp_path, zmtp.greeting()[:10]) == []
+
+
+def test_messages_that_never_end_take_little_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Past a bound for all peers the one that began first is given up, and its memory is free."""
+    most, each = 3 << 20, 2 << 20
+    monkeypatch.setattr(channels, "_unfinished", Unfinished(most))
+    told: list[tuple[int, str]] = []
+    whole: list[int] = []
+
+    async def body() -> None:
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(f"{tmp_path}/s")
+            listener.listen()
+            opened = []
+            for number in range(3):
+                channel = Channel(
+                    "SUB",
+                    b"",
+                    lambda parts: whole.append(len(parts[0])),
+                    lambda why, number=number: told.append((number, why)),  # type: ignore[misc]
+                )
+                channel.open(sockets.connect(tmp_path / "s"))
+                peer, _ = listener.accept()
+                opened.append((channel, peer))
+                begin = BEGIN + zmtp.head(each + 1) + bytes(each)
+                await asyncio.to_thread(_send, peer, begin)
+                await until(lambda: channel._decoder.held == each)  # noqa: B023
+                assert sum(one._decoder.held for one, _ in opened) <= most
+            assert told == [(0, STALLED), (1, STALLED)]
+            opened[2][1].sendall(b"x")
+            await until(lambda: whole == [each + 1])
+            for channel, peer in opened:
+                channel.close()
+                peer.close()
+        assert not channels._unfinished._held
+
+    asyncio.run(body())
+
+
+def _send(peer: socket.socket, data: bytes) -> None:
+    with contextlib.suppress(OSError):  # it hung up on us
+        peer.sendall(data)
 
 
 def test_pings_take_no_memory(tmp_path: Path) -> None:
