@@ -20,9 +20,9 @@ _CHUNK = 64 * 1024
 class Output:
     """What a process and its children write to one descriptor.
 
-    It is always drained, so that nobody blocks on a pipe that nobody reads, and the last 64 KiB
-    are kept. One consumer may iterate: it gets first what was kept, then all that follows; while
-    it is slow the process waits.
+    It is always drained, so that nobody blocks on a pipe that nobody reads, though who writes much
+    is slowed down; the last 64 KiB are kept. One consumer may iterate: it gets first what was kept,
+    then all that follows; while it is slow the process waits.
 
     With `news` there is a consumer from the first byte on: whenever the event is set there is
     something to `take`, or the end; until it calls `leave` nothing but that is kept.
@@ -95,10 +95,10 @@ class Output:
         self._take()
         if not self.open:
             return
-        if self.left:
+        if self._ahead is None:
             self._loop.remove_reader(self._descriptor)
             self._loop.call_later(LATE_PAUSE, self._resume)
-        elif self._ahead is not None and len(self._ahead) >= AHEAD:
+        elif len(self._ahead) >= AHEAD:
             self._loop.remove_reader(self._descriptor)
 
     def _resume(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 from collections.abc import Awaitable, Callable
 
 import pytest
@@ -120,6 +121,22 @@ def test_nobody_has_to_read() -> None:
             assert await asyncio.wait_for(process.ended, 10) == Ending(code=0)
             assert process.stderr.tail().endswith(b"end\n")
             assert len(process.stdout.tail()) == TAIL
+
+    asyncio.run(body())
+
+
+def test_a_flood_that_nobody_takes_is_slowed_down() -> None:
+    """It would keep a processor of the server busy; the last of it is there all the same."""
+
+    async def body() -> None:
+        async with one() as sandbox:
+            process = await sandbox.spawn(shell("exec yes >&2"))
+            await asyncio.sleep(0.5)
+            assert TAIL < process.stderr.total < 50 * TAIL
+            await process.signal(signal.SIGKILL)
+            await asyncio.wait_for(process.ended, 10)
+            assert process.stderr.tail().strip(b"y\n") == b""
+            assert len(process.stderr.tail()) == TAIL
 
     asyncio.run(body())
 
