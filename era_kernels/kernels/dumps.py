@@ -16,7 +16,7 @@ import stat
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 
-from era_kernels.kernels.insights import LINE
+from era_kernels.kernels.insights import FRAMES, LINE
 from era_kernels.models import Frame
 
 READ = 256 * 1024  # bytes of the file's end that are read
@@ -47,13 +47,14 @@ def _read(file: Path) -> tuple[int, str]:
         number = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
         return 0, ""
-    with os.fdopen(number, "rb") as opened:
+    try:
         status = os.fstat(number)
         if not stat.S_ISREG(status.st_mode):
             return 0, ""
-        return status.st_size, os.pread(
-            opened.fileno(), READ, max(0, status.st_size - READ)
-        ).decode(errors="replace")
+        end = os.pread(number, READ, max(0, status.st_size - READ))
+        return status.st_size, end.decode(errors="replace")
+    finally:
+        os.close(number)
 
 
 def frames(text: str, sources: Mapping[str, Sequence[str]]) -> list[Frame]:
@@ -75,7 +76,7 @@ def frames(text: str, sources: Mapping[str, Sequence[str]]) -> list[Frame]:
         for match in found[: cells[-1] + 1]
         if not folder or match[1].rpartition("/")[0] != folder
     ]
-    return [_frame(match, sources) for match in reversed(inner)]
+    return [_frame(match, sources) for match in reversed(inner[:FRAMES])]
 
 
 def _frame(match: re.Match[str], sources: Mapping[str, Sequence[str]]) -> Frame:

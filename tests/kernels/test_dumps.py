@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from era_kernels.kernels import dumps
+from era_kernels.kernels.insights import FRAMES
 from era_kernels.models import Frame
 
 DUMP = """Stack (most recent call first):
@@ -82,14 +83,24 @@ def test_only_the_end_of_a_large_file_is_read(tmp_path: Path) -> None:
 
 
 def test_what_is_no_file_is_not_read(tmp_path: Path) -> None:
-    """Links and pipes are left alone, and do not hang the server."""
+    """Links, pipes and folders are left alone; they neither hang the server nor stay open."""
     target = tmp_path / "secret"
     target.write_text("secret")
     (tmp_path / "link").symlink_to(target)
     os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
 
     async def ask() -> None:
         """Nothing is written."""
 
-    for name in ("link", "pipe", "absent"):
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    for name in ("link", "pipe", "folder", "absent"):
         assert asyncio.run(dumps.dumped(tmp_path / name, ask, 0.1)) is None
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+def test_frames_without_an_end() -> None:
+    """Of a forged stack the innermost frames are told, as many as of any other."""
+    lines = "".join(f'  File "<cell 2>", line 1 in f{n}\n' for n in range(5000))
+    found = dumps.frames("Stack (most recent call first):\n" + lines, SOURCES)
+    assert [frame.function for frame in found] == [f"f{n}" for n in reversed(range(FRAMES))]
