@@ -7,6 +7,7 @@ meanwhile leads out of the tree. What is moved behind its back may be missed or 
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Generator, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ STEP = 64  # entries between two totals
 # An entry takes at least so much: a host may run out of inodes before it runs out of blocks.
 LEAST = 4096
 _BLOCK = 512
+_LOOK = stat.S_IRUSR | stat.S_IXUSR
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -38,7 +40,7 @@ def sizes(*roots: Path) -> Iterator[int]:
 def _tree(root: Path, total: int) -> Generator[int, None, int]:
     """Add up one tree; returns the new total."""
     try:
-        folder = os.open(root, _FOLDER)
+        folder = _entered(str(root), None)
     except OSError:
         return total
     try:
@@ -58,7 +60,7 @@ def _entries(folder: int, folders: list[str], total: int) -> Generator[int, None
     with suppress(OSError), os.scandir(folder) as entries:
         for number, entry in enumerate(entries, 1):
             with suppress(OSError):
-                total += max(LEAST, entry.stat(follow_symlinks=False).st_blocks * _BLOCK)
+                total += max(LEAST, _blocks(entry, folder) * _BLOCK)
                 if entry.is_dir(follow_symlinks=False):
                     folders.append(entry.name)
             if number % STEP == 0:
@@ -67,12 +69,42 @@ def _entries(folder: int, folders: list[str], total: int) -> Generator[int, None
     return total
 
 
+def _blocks(entry: os.DirEntry[str], folder: int) -> int:
+    try:
+        return entry.stat(follow_symlinks=False).st_blocks
+    except PermissionError:
+        _allow(folder)
+        return entry.stat(follow_symlinks=False).st_blocks
+
+
+def _entered(name: str, parent: int | None) -> int:
+    """A folder to be read. Raises OSError."""
+    try:
+        return os.open(name, _FOLDER, dir_fd=parent)
+    except PermissionError:
+        place = os.open(name, os.O_PATH | _FOLDER, dir_fd=parent)
+        try:
+            _allow(place)
+        finally:
+            os.close(place)
+        return os.open(name, _FOLDER, dir_fd=parent)
+
+
+def _allow(folder: int) -> None:
+    """Its owner may look into it from now on: that is us where code has the server's uid.
+
+    Else who takes that right from himself would hide what is in it. Raises OSError.
+    """
+    mode = stat.S_IMODE(os.fstat(folder).st_mode)
+    os.chmod(f"/proc/self/fd/{folder}", mode | _LOOK)  # noqa: PTH101 - a descriptor, no path
+
+
 def _next(folder: int, levels: list[_Level]) -> tuple[int, bool]:
     """Go one step down, or up where nothing waits; the folder in which one is then."""
     if levels[-1].waiting:
         name = levels[-1].waiting.pop()
         with suppress(OSError):  # it is gone, or not a folder any more
-            below = os.open(name, _FOLDER, dir_fd=folder)
+            below = _entered(name, folder)
             levels.append(_Level(name, _identity(below)))
             os.close(folder)
             return below, True

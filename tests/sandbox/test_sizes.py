@@ -7,7 +7,10 @@ import subprocess
 from itertools import pairwise
 from pathlib import Path
 
+import pytest
+
 from era_kernels.sandbox.sizes import LEAST, STEP, sizes
+from tests.sandbox.house import short_directory
 
 MIB = 1024 * 1024
 
@@ -98,3 +101,32 @@ def test_no_descriptor_is_left(tmp_path: Path) -> None:
     next(walk)
     walk.close()
     assert len(os.listdir("/proc/self/fd")) == before  # noqa: PTH208
+
+
+@pytest.mark.parametrize("mode", [0, 0o300, 0o400])
+def test_what_its_owner_hides(mode: int) -> None:
+    """Where code has the uid of the server it cannot take from it the right to look."""
+    with short_directory() as root:
+        os.chown(root, *_somebody())
+        folder = root / "a" / "b"
+        if (pid := os.fork()) == 0:
+            os._exit(_hidden(root, folder, mode))
+        _, status = os.waitpid(pid, 0)
+        assert os.waitstatus_to_exitcode(status) == 0
+
+
+def _somebody() -> tuple[int, int]:
+    """Who is bound by modes."""
+    return (65534, 65534) if os.geteuid() == 0 else (os.getuid(), os.getgid())
+
+
+def _hidden(root: Path, folder: Path, mode: int) -> int:
+    uid, gid = _somebody()
+    os.setresgid(gid, gid, gid)
+    os.setresuid(uid, uid, uid)
+    folder.mkdir(parents=True)
+    (folder / "large").write_bytes(bytes(MIB))
+    folder.chmod(mode)
+    folder.parent.chmod(mode)
+    root.chmod(mode)
+    return 0 if whole(root) > MIB else 1
