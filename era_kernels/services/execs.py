@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Hashable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from era_kernels.errors import EraError, QueueFull
 from era_kernels.kernels.machine import Machine
@@ -111,6 +111,8 @@ class Execs:
             log.exception("a program failed inside the server", extra=extra)
         finally:
             self._all.discard(one)
+            # It is part of a ring, and may be here for long after; its texts may be large.
+            one.submission = replace(one.submission, stdin=None, env={})
             self.idle_since = time.monotonic()
             one.started.set()
             one.settled.set()

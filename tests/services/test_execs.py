@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
+import sys
 
 import pytest
 
@@ -57,6 +59,24 @@ async def test_program_is_an_execution(house: House) -> None:
     assert (listed.code, listed.exit_code) == ("out a\nerr b\nwrite f x\nexit 3", 3)
     assert (await house.session()).last_run_at is not None
     assert (await house.sessions.get("s1")).status == "stopped"
+
+
+@pytest.mark.gen_test
+async def test_what_it_read_is_not_kept(house: House) -> None:
+    """A large text is gone with its program, and not when the collector comes round."""
+    await house.create()
+    text = "x" * 1000
+    before = sys.getrefcount(text)
+    gc.disable()
+    try:
+        await (await house.exec("out a", stdin=text)).answer()
+        await until_quiet(house)
+        house.host.machines[0].programs[0].stdin = None  # the fake's own
+        async with asyncio.timeout(2):
+            while sys.getrefcount(text) != before:
+                await soon()
+    finally:
+        gc.enable()
 
 
 @pytest.mark.gen_test
