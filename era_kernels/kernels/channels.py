@@ -45,8 +45,6 @@ STALLED = "the kernel does not finish what it sends"
 Receive = Callable[[zmtp.Message], None]
 Deliver = Callable[[Message], None]
 
-_unfinished = Unfinished()  # of all kernels of this process
-
 
 class Channel:
     """One connection: what arrives goes to `receive`, message by message, unless it is paused.
@@ -62,12 +60,14 @@ class Channel:
         receive: Receive,
         broken: Callable[[str], None],
         most: int | None = None,
+        unfinished: Unfinished | None = None,
     ) -> None:
-        """`most`: bytes of a message."""
+        """`most`: bytes of a message; `unfinished`: what of messages is here of all kernels."""
         self._loop = asyncio.get_running_loop()
         self._kind = kind
         self._receive = receive
         self._broken = broken
+        self._unfinished = unfinished or Unfinished()
         self._decoder = zmtp.Decoder(zmtp.MESSAGE_BYTES if most is None else most)
         self.received = 0  # bytes
         self._socket: socket.socket | None = None
@@ -138,7 +138,7 @@ class Channel:
         self._closed = True
         self._early = []
         self._decoder = zmtp.Decoder()  # what was here of a message may be a lot
-        _unfinished.release(self)
+        self._unfinished.release(self)
         self._listen()
         self._outbox.close()
         if self._socket is not None:
@@ -192,7 +192,7 @@ class Channel:
         except zmtp.ProtocolError as problem:
             self._break(f"{BROKEN}: {problem}")
         finally:
-            _unfinished.hold(self, self._decoder.held, self._stalled)
+            self._unfinished.hold(self, self._decoder.held, self._stalled)
         if self._reading:
             self._go_on_later(room, self._loop.time() - began)
 
@@ -226,7 +226,7 @@ class Channel:
         elif self._early is not None:
             raise zmtp.ProtocolError("a message came before READY")
         else:
-            _unfinished.release(self)
+            self._unfinished.release(self)
             self._receive(found)
 
     def _obey(self, command: zmtp.Command) -> None:
@@ -269,9 +269,11 @@ class Channels:
         on_control: Deliver,
         on_stdin: Deliver,
         on_broken: Callable[[str], None],
+        unfinished: Unfinished | None = None,
     ) -> None:
         self._wire = Wire(connection.key)
         self._on_broken = on_broken
+        self._unfinished = unfinished
         self.dropped = 0
         self._unpacking: set[asyncio.Task[None]] = set()
         identity = secrets.token_hex(16).encode()
@@ -340,9 +342,10 @@ class Channels:
         deliver: Deliver,
         most: int | None = None,
     ) -> Channel:
-        channel = Channel(
-            kind, identity, lambda parts: self._unpack(channel, deliver, parts), self._break, most
-        )
+        def receive(parts: zmtp.Message) -> None:
+            self._unpack(channel, deliver, parts)
+
+        channel = Channel(kind, identity, receive, self._break, most, self._unfinished)
         return channel
 
     def _unpack(self, channel: Channel, deliver: Deliver, parts: zmtp.Message) -> None:

@@ -17,6 +17,7 @@ from era_kernels.kernels.inside import Inside
 from era_kernels.kernels.ladder import Ladder
 from era_kernels.kernels.questions import Questions
 from era_kernels.kernels.run import Patience, Quiet, Run
+from era_kernels.kernels.unfinished import Unfinished
 from era_kernels.kernels.wire import Connection, Message
 from era_kernels.models import (
     Ending,
@@ -65,6 +66,7 @@ class Kernel:
         interrupt_mode: InterruptMode = "signal",
         patience: Patience | None = None,
         stuck_signal: int | None = None,
+        unfinished: Unfinished | None = None,
     ) -> None:
         self.late: Callable[[list[Output]], None] = forget
         self._keeper = keeper
@@ -86,6 +88,7 @@ class Kernel:
             self._questions.on_message,
             self._on_stdin,
             self._on_broken,
+            unfinished,
         )
         dump = (connection.dump, stuck_signal)
         self.inside = Inside(self._questions, keeper.signal, *dump)

@@ -16,6 +16,7 @@ from era_kernels.kernels.kernel import Kernel, forget
 from era_kernels.kernels.languages import Language, Languages
 from era_kernels.kernels.last_words import last_words
 from era_kernels.kernels.program import Program, Unstarted
+from era_kernels.kernels.unfinished import Unfinished
 from era_kernels.kernels.wire import Connection
 from era_kernels.models import Ending, Finished, Isolation, Limits, Output, Place, Reason
 from era_kernels.sandbox.command import Command, NotStarted
@@ -37,10 +38,11 @@ class Machine:
     `aclose` waits until nothing is left.
     """
 
-    def __init__(self, language: Language, sandbox: Sandbox) -> None:
-        """No kernel runs yet: `start_kernel` does that."""
+    def __init__(self, language: Language, sandbox: Sandbox, unfinished: Unfinished) -> None:
+        """No kernel runs yet: `start_kernel` does that. `unfinished` is that of all machines."""
         self.ended: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
         self._language = language
+        self._unfinished = unfinished
         self._sandbox = sandbox
         self._provisioner = SandboxProvisioner(sandbox)
         self._kernel: Kernel | None = None
@@ -92,7 +94,9 @@ class Machine:
         name = self._language.stuck_signal
         stuck = None if name is None else signal.Signals[name]
         mode = self._language.interrupt_mode
-        self._kernel = Kernel(connection, self, mode, stuck_signal=stuck)
+        self._kernel = Kernel(
+            connection, self, mode, stuck_signal=stuck, unfinished=self._unfinished
+        )
         await self._provisioner.launch_kernel([], command=command)
         self._provisioner.ended.add_done_callback(self._on_process_ended)
         try:
@@ -202,6 +206,7 @@ class KernelHost:
         self.languages = languages
         self._sandboxes = sandboxes
         self._machines: set[Machine] = set()
+        self._unfinished = Unfinished()
 
     @property
     def isolation(self) -> Isolation:
@@ -229,7 +234,7 @@ class KernelHost:
         """
         spec = self.languages.available(language)
         sandbox = await self._sandboxes.open_sandbox(place, limits)
-        machine = Machine(spec, sandbox)
+        machine = Machine(spec, sandbox, self._unfinished)
         self._machines.add(machine)
         machine.ended.add_done_callback(lambda _: self._machines.discard(machine))
         if kernel:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from era_kernels.errors import KernelStartFailed
-from era_kernels.kernels import channels, zmtp
+from era_kernels.kernels import zmtp
 from era_kernels.kernels.channels import BROKEN, LOST, STALLED, Channel
 from era_kernels.kernels.kernel import Kernel
 from era_kernels.kernels.run import Patience
@@ -95,12 +95,10 @@ def test_a_peer_that_says_nothing_is_waited_for(tmp_path: Path) -> None:
     assert talk(tmp_path, zmtp.greeting()[:10]) == []
 
 
-def test_messages_that_never_end_take_little_together(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_messages_that_never_end_take_little_together(tmp_path: Path) -> None:
     """Past a bound for all peers the one that began first is given up, and its memory is free."""
     most, each = 3 << 20, 2 << 20
-    monkeypatch.setattr(channels, "_unfinished", Unfinished(most))
+    unfinished = Unfinished(most)
     told: list[tuple[int, str]] = []
     whole: list[int] = []
 
@@ -115,6 +113,7 @@ def test_messages_that_never_end_take_little_together(
                     b"",
                     lambda parts: whole.append(len(parts[0])),
                     lambda why, number=number: told.append((number, why)),  # type: ignore[misc]
+                    unfinished=unfinished,
                 )
                 channel.open(sockets.connect(tmp_path / "s"))
                 peer, _ = listener.accept()
@@ -129,7 +128,7 @@ def test_messages_that_never_end_take_little_together(
             for channel, peer in opened:
                 channel.close()
                 peer.close()
-        assert not channels._unfinished._held
+        assert not unfinished._held
 
     asyncio.run(body())
 
