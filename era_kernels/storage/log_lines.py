@@ -23,7 +23,6 @@ from era_kernels.models import (
 PIECE = 1 << 20  # characters of text in one event; what is longer becomes several events
 VALUES = 10_000_000  # in a line that is read; a kernel's message has fewer
 DEPTH = 1000  # of a line; the same
-STREAMS = (Stdout.type, Stderr.type)
 
 _TEXT = re.compile(rb'"type":"(?:stdout|stderr)"')
 _encoder = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
