@@ -50,6 +50,9 @@ PROGRAMS = {
     ),
 }  # fmt: skip
 
-# This ends its kernel, with the cause in words.
-TOO_MANY_PARTS = _REACH + "sockets.iopub.send_multipart([b''] * 65)\nimport time; time.sleep(60)"
+# This ends its kernel, with the cause in words. The kernel's own thread may send by the same socket
+# in the midst of a message, which then arrives as two; so it is sent again.
+TOO_MANY_PARTS = _REACH + (
+    "import time\nwhile True: sockets.iopub.send_multipart([b''] * 65); time.sleep(0.05)"
+)
 TOO_LONG = _REACH + "sockets.iopub.send(bytes(129 << 20))\nimport time; time.sleep(60)"
