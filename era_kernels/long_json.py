@@ -23,12 +23,15 @@ Text = bytes | bytearray
 LONG = 256 * 1024  # bytes from which something is long
 VALUE_COST = 128  # what a value costs beside its text, counted in bytes
 PIECE = 32 * 1024  # characters of a string that one step takes
+SHALLOW = 8  # levels that are counted quickly
 RUN = 4096  # bytes of small values that one step takes
 MANY = 128  # items that are written at once
 SMALL = 4 * MANY * VALUE_COST  # what they may weigh
 TEXTS = 16  # that one step writes
 WORK = 0.0005  # seconds of steps before a rest
 REST = 0.001  # seconds of a rest
+LONG_REST = 0.004  # of the next one, if others made use of the last
+USE = 0.00015  # seconds of processor in a rest that mean that; to rest takes a third of them
 
 _SPACE = re.compile(rb"[ \t\n\r]{0,4096}+")
 _STRING = re.compile(rb'"([^"\\\x00-\x1f]{0,4096}+)"')
@@ -40,6 +43,7 @@ _RISKY = re.compile(rb"\\u[dD][89a-fA-F]|[eE]\+?[0-9]{3}|(?<![0-9])[0-9]{300}")
 _SCALAR = re.compile(rb"(?:-?Infinity|NaN|true|false|null|-?[0-9][-+0-9.eE]{0,4999}+)")
 _SURROGATES = re.compile("[\ud800-\udfff]")
 _INFINITE = (float("inf"), float("-inf"))
+_CONTAINERS = (dict, list, tuple)
 _SCALARS = frozenset({int, float, bool, type(None)})
 _BUT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 _DEEPER = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
@@ -58,16 +62,36 @@ class Clean(dict[str, Any]):
 # ---------------------------------------------------------------- taking steps
 
 
+class Pace:
+    """When whoever works in steps on the event loop rests: now and then, and longer beside others.
+
+    A request takes some thirty turns of the loop, and each may have to wait for such a work.
+    """
+
+    def __init__(self) -> None:
+        self._rest = REST
+        self._end = time.perf_counter() + WORK
+
+    async def step(self) -> None:
+        """A step was taken: rest, if it is time to."""
+        if time.perf_counter() < self._end:
+            return
+        before = time.thread_time()
+        await asyncio.sleep(self._rest)
+        used = time.thread_time() - before
+        self._rest = LONG_REST if used > USE else REST
+        self._end = time.perf_counter() + WORK
+
+
 async def leisurely(steps: Steps[T]) -> T:
     """Take the steps on the event loop, a few at a time; what they come to."""
+    pace = Pace()
     while True:
-        end = time.perf_counter() + WORK
         try:
-            while time.perf_counter() < end:
-                next(steps)
+            next(steps)
         except StopIteration as stop:
             return stop.value  # type: ignore[no-any-return]
-        await asyncio.sleep(REST)
+        await pace.step()
 
 
 def in_thread(steps: Steps[T]) -> T:
@@ -84,21 +108,18 @@ def in_thread(steps: Steps[T]) -> T:
 
 def weigh(value: Any, most: int = LONG) -> int:
     """About how much work a JSON value is, in bytes; not counted much further than `most`."""
-    total, waiting = 0, [value]
-    while waiting and total <= most:
-        item = waiting.pop()
-        total += VALUE_COST
-        if isinstance(item, str):
-            total += len(item)
-        elif isinstance(item, dict):
-            if len(item) * VALUE_COST > most:
-                return total + len(item) * VALUE_COST
-            waiting += item.values()
-            total += sum(map(len, item))
-        elif isinstance(item, list | tuple):
-            if len(item) * VALUE_COST > most:
-                return total + len(item) * VALUE_COST
-            waiting += item
+    total, level = 0, [value]
+    while level:
+        total += len(level) * VALUE_COST
+        total += sum([len(item) for item in level if isinstance(item, str)])
+        inner = [item for item in level if isinstance(item, _CONTAINERS) and item]
+        within = sum(map(len, inner)) * VALUE_COST
+        if total + within > most:
+            return total + within
+        level = []
+        for item in inner:
+            level += item.values() if isinstance(item, dict) else item
+            total += sum(map(len, item)) if isinstance(item, dict) else 0
     return total
 
 
@@ -324,8 +345,8 @@ class _Reader:
         if b'"' in run:
             text = run.replace(rb"\\", b"").replace(rb"\"", b"")
             bare = b"".join(text.split(b'"')[::2])
-        deep = accumulate(map(_DEEPER.__getitem__, bare.translate(None, _BUT_BRACKETS)))
-        if max(deep, default=0) > self._depth - len(self._stack) or _RISKY.search(run):
+        brackets = bare.translate(None, _BUT_BRACKETS)
+        if not _shallow(brackets, self._depth - len(self._stack)) or _RISKY.search(run):
             return False
         try:
             values = _decoder.decode(f"[{run.decode('utf-8', 'replace')}]")
@@ -369,6 +390,17 @@ class _Reader:
 
 
 _NOTHING = object()
+
+
+def _shallow(brackets: bytes, depth: int) -> bool:
+    """Whether brackets are nested so deep at most."""
+    most = 0
+    while brackets and most < min(depth - 1, SHALLOW):
+        # A replacement takes the innermost of a kind, and so one level at most.
+        brackets = brackets.replace(b"[]", b"").replace(b"{}", b"")
+        most += 2
+    deep = accumulate(map(_DEEPER.__getitem__, brackets))
+    return most + max(deep, default=0) <= depth
 
 
 def _torn(raw: Text) -> int:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -112,6 +114,18 @@ def test_what_is_no_json_is_refused(text: str) -> None:
         read(text.encode())
 
 
+@pytest.mark.parametrize("levels", range(1, 24))
+def test_levels_are_counted(levels: int) -> None:
+    """Also where many values are taken at once: to the bound and no further."""
+    opening = "".join('[{"a":' if n % 2 else "[" for n in range(levels))
+    closing = "".join("}]" if n % 2 else "]" for n in reversed(range(levels)))
+    text = json.dumps([json.loads(f"{opening}1{closing}")] * 200).encode()
+    deep = 1 + opening.count("[") + opening.count("{")
+    assert read(text, depth=deep) == json.loads(text)
+    with pytest.raises(ValueError, match="too deeply"):
+        read(text, depth=deep - 1)
+
+
 def test_values_are_counted() -> None:
     """Past the bound reading stops: in flat arrays, nested ones and objects."""
     assert read(b"[" + b"1," * 99 + b"1]", 101) == [1] * 100
@@ -136,6 +150,15 @@ BIG: dict[str, Any] = {
 }
 
 
+@pytest.fixture
+def uncollected() -> Iterator[None]:
+    """No collection looks at all that this process holds, as none does in a server."""
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.mark.usefixtures("uncollected")
 @pytest.mark.parametrize("name", [*BIG])
 def test_no_step_is_long(name: str) -> None:
     """Whatever is long about a value: no single step keeps the lock for long."""
@@ -168,6 +191,32 @@ def test_both_ways_to_take_steps() -> None:
     assert turns > 100
 
 
+def test_the_loop_is_left_to_others_who_need_it() -> None:
+    """As long as they do something in each rest, the next is a long one."""
+
+    def steps() -> long_json.Steps[None]:
+        for _ in range(21):
+            time.sleep(long_json.WORK)
+            yield
+
+    async def others() -> None:
+        while True:
+            end = time.thread_time() + 2 * long_json.USE
+            while time.thread_time() < end:
+                pass
+            await asyncio.sleep(0)
+
+    async def body() -> float:
+        busy = asyncio.create_task(others())
+        began = time.monotonic()
+        await leisurely(steps())
+        taken = time.monotonic() - began
+        busy.cancel()
+        return taken
+
+    assert asyncio.run(body()) >= 20 * long_json.LONG_REST
+
+
 def test_errors_come_out_of_both() -> None:
     """What a step raises, its taker raises."""
     with pytest.raises(ValueError, match="no value"):
@@ -176,6 +225,7 @@ def test_errors_come_out_of_both() -> None:
         in_thread(reading(b"x", 1, 1))
 
 
+@pytest.mark.usefixtures("uncollected")
 def test_weight() -> None:
     """A value is weighed by its text and the number of its values, and no further than needed."""
     assert weigh("x" * 1000) == 1000 + long_json.VALUE_COST

@@ -27,10 +27,10 @@ from era_kernels.sandbox import sockets
 log = logging.getLogger(__name__)
 
 TURN_BYTES = 1024 * 1024  # that one socket may hand over in one turn of the loop
-TURN_SECONDS = 0.002  # that this may take, in slices between which others have their turn:
+TURN_SECONDS = 0.001  # that this may take, in slices between which others have their turn:
 SLICE_SECONDS = 0.0003  # a request makes some thirty steps, and each may wait for a slice
 CHUNK = 256 * 1024  # bytes that are read at once
-BREATH = 0.004  # seconds after such a turn that belong to others
+BREATH = 0.008  # seconds after such a turn that belong to others
 
 RETRY = 0.003  # seconds between two looks whether the kernel has bound a socket
 UNSENT = 1024 * 1024  # bytes that may wait to be sent when one more message is added

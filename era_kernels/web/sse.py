@@ -68,10 +68,11 @@ async def pieces(
 
 async def _long_frame(seq: int, event: JsonObject) -> AsyncIterator[bytes]:
     yield b"id: %d\nevent: %b\ndata: " % (seq, event["type"].encode())
+    pace = long_json.Pace()
     for piece in json_text.pieces(event):
         if piece:
             yield _one_line(piece)
-        await asyncio.sleep(0)
+        await pace.step()
     yield b"\n\n"
 
 
