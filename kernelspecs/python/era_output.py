@@ -28,7 +28,7 @@ from typing import Any
 
 import era_runs
 import zmq
-from era_pace import Pace
+from era_pace import Allowance, Pace
 from era_runs import Run, Strand
 from jupyter_client.session import DELIM, Session
 
@@ -40,7 +40,6 @@ LONGEST = 127 * 1024 * 1024  # bytes of one message's part: from 128 MiB on the 
 BACKLOG = 8 * 1024 * 1024  # bytes in the queue at which a printing thread waits
 CAPACITY = 1024 * 1024  # bytes that fit into a pipe, at most
 GRACE = 0.0005  # seconds
-PAUSE = 0.005  # seconds: explicit flushes closer together than this wait for nobody
 _NEVER = 1 << 62
 
 Step = Callable[[], object]
@@ -63,7 +62,7 @@ class Output:
         self._words = os.dup(2)  # what goes wrong in here is told to the server, not to the user
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._written = False  # since the last flush
-        self._flushed = 0.0  # when somebody last waited for that
+        self._allowance = Allowance()
         self._sent = 0.0  # when a text was last sent
         self._parent: dict[str, Any] = {}
         self._packed_parent = b"{}"
@@ -102,13 +101,15 @@ class Output:
             self.flush()  # as in every interpreter: what comes before a crash is its explanation
 
     def flush(self) -> None:
-        """What was written is on its way when this returns, unless that was so just before."""
-        if self.in_child:
-            return
-        if self._written and time.monotonic() - self._flushed > PAUSE:
+        """What was written is on its way when this returns, unless that is asked all the time.
+
+        The thread that sends it may have no chance to do so later: C code that keeps the
+        interpreter's lock may follow, or a crash.
+        """
+        if self._written and not self.in_child and self._allowance.left():
             self._written = False
-            self._wait_for(_grace)
-            self._flushed = time.monotonic()
+            with self._allowance:
+                self._wait_for(_grace)
 
     def send_multipart(self, parts: list[Any], copy: bool = True, **_: Any) -> None:
         """Send a message that jupyter_client made, in order with the texts.

@@ -185,6 +185,18 @@ time.sleep(0.4)
         assert later - earlier > 0.2
 
 
+def test_what_is_flushed_is_seen(shared: SessionClient) -> None:
+    """Each time, also where nothing else in the kernel can do anything from then on."""
+    said = "".join(f"print({n}, flush=True)\n" for n in range(10))
+    for _ in range(10):  # one at once after the other: a run ends with a flush of its own
+        shared.run("print(1)")
+        with shared.open_stream(f"{said}_ = sum(range(3 * 10 ** 7))") as events:
+            times = [(event.data.get("content"), time.monotonic()) for event in events]
+        (last, seen), (_, ended) = times[-2:]
+        assert str(last).endswith("9\n")
+        assert ended - seen > 0.15  # seconds; the sum takes some 0.4
+
+
 # ---------------------------------------------------------------- errors
 
 
