@@ -2,22 +2,19 @@
 
 The interpreter's own parser is quicker, but cannot be interrupted, and keeps the interpreter's lock
 also in a thread: an image of 50 MB or a list of a million items stops the server for as long. Here
-each step is short. `leisurely` takes them on the event loop, `in_thread` in a thread; both rest in
-between, so that others have the lock when they need it.
+each step is short.
 """
 
 from __future__ import annotations
 
-import asyncio
 import json
 import re
-import time
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from itertools import accumulate
-from typing import Any, TypeVar
+from typing import Any
 
-T = TypeVar("T")
-Steps = Generator[None, None, T]
+from era_kernels.steps import Steps
+
 Text = bytes | bytearray
 
 LONG = 256 * 1024  # bytes from which something is long
@@ -28,10 +25,6 @@ RUN = 4096  # bytes of small values that one step takes
 MANY = 128  # items that are written at once
 SMALL = 4 * MANY * VALUE_COST  # what they may weigh
 TEXTS = 16  # that one step writes
-WORK = 0.0005  # seconds of steps before a rest
-REST = 0.001  # seconds of a rest
-LONG_REST = 0.004  # of the next one, if others made use of the last
-USE = 0.00015  # seconds of processor in a rest that mean that; to rest takes a third of them
 
 _SPACE = re.compile(rb"[ \t\n\r]{0,4096}+")
 _STRING = re.compile(rb'"([^"\\\x00-\x1f]{0,4096}+)"')
@@ -57,53 +50,6 @@ class Clean(dict[str, Any]):
 
     Objects in arrays are as clean, but plain.
     """
-
-
-# ---------------------------------------------------------------- taking steps
-
-
-class Pace:
-    """When whoever works in steps on the event loop rests: now and then, and longer beside others.
-
-    A request takes some thirty turns of the loop, and each may have to wait for such a work.
-    """
-
-    def __init__(self) -> None:
-        self._rest = REST
-        self._end = time.perf_counter() + WORK
-
-    async def step(self) -> None:
-        """A step was taken: rest, if it is time to."""
-        if time.perf_counter() < self._end:
-            return
-        before = time.thread_time()
-        await asyncio.sleep(self._rest)
-        used = time.thread_time() - before
-        self._rest = LONG_REST if used > USE else REST
-        self._end = time.perf_counter() + WORK
-
-
-async def leisurely(steps: Steps[T]) -> T:
-    """Take the steps on the event loop, a few at a time; what they come to."""
-    pace = Pace()
-    while True:
-        try:
-            next(steps)
-        except StopIteration as stop:
-            return stop.value  # type: ignore[no-any-return]
-        await pace.step()
-
-
-def in_thread(steps: Steps[T]) -> T:
-    """The same in a thread."""
-    while True:
-        end = time.perf_counter() + WORK
-        try:
-            while time.perf_counter() < end:
-                next(steps)
-        except StopIteration as stop:
-            return stop.value  # type: ignore[no-any-return]
-        time.sleep(REST)
 
 
 def weigh(value: Any, most: int = LONG) -> int:
@@ -177,10 +123,7 @@ def _scalar_text(value: Any) -> str:
 
 def _item_texts(items: list[Any] | tuple[Any, ...]) -> Iterator[str]:
     """The items of an array with commas between them; small ones at once."""
-    if (
-        _SCALARS.issuperset(map(type, items))
-        or weigh(items, 4 * MANY * VALUE_COST) <= 4 * MANY * VALUE_COST
-    ):
+    if _SCALARS.issuperset(map(type, items)) or weigh(items, SMALL) <= SMALL:
         try:
             yield _encoder.encode(items)[1:-1]
             return

@@ -16,25 +16,27 @@ PACKAGE = "era_kernels"
 FILES = sorted((ROOT / PACKAGE).rglob("*.py"))
 
 BELOW_APP = frozenset(
-    {"errors", "models", "long_json", "setting_types", "settings", "logs"}
+    {"errors", "models", "steps", "long_json", "setting_types", "settings", "logs"}
     | {"storage", "sandbox", "kernels", "services", "web"}
 )
 
 # The table of ARCHITECTURE.md, "Who may import whom". `doctor` and `install` are commands that put
 # rooms together, like `app`; `logs` is a part of `cli` that knows only the standard library;
-# `setting_types` is the lower half of `settings`; `long_json` knows nothing but JSON.
+# `setting_types` is the lower half of `settings`; `steps` and `long_json` know
+# nothing but time and JSON.
 MAY_IMPORT = {
     "errors": frozenset(),
     "models": frozenset(),
-    "long_json": frozenset(),
+    "steps": frozenset(),
+    "long_json": frozenset({"steps"}),
     "logs": frozenset(),
     "setting_types": frozenset({"errors"}),
     "settings": frozenset({"setting_types", "errors"}),
-    "storage": frozenset({"models", "long_json", "errors"}),
+    "storage": frozenset({"models", "long_json", "steps", "errors"}),
     "sandbox": frozenset({"models", "errors"}),
-    "kernels": frozenset({"sandbox", "models", "long_json", "errors"}),
-    "services": frozenset({"kernels", "storage", "models", "long_json", "errors"}),
-    "web": frozenset({"services", "storage", "models", "long_json", "errors"}),
+    "kernels": frozenset({"sandbox", "models", "long_json", "steps", "errors"}),
+    "services": frozenset({"kernels", "storage", "models", "long_json", "steps", "errors"}),
+    "web": frozenset({"services", "storage", "models", "long_json", "steps", "errors"}),
     "doctor": BELOW_APP,
     "install": BELOW_APP,
     "app": BELOW_APP,
@@ -55,6 +57,7 @@ NEVER = {
 STANDARD_LIBRARY_ONLY = {
     "errors": set(),
     "models": set(),
+    "steps": set(),
     "long_json": set(),
     "logs": set(),
     "sandbox": {"pyseccomp"},

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import gc
 import json
 import time
@@ -14,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from era_kernels import long_json
-from era_kernels.long_json import PIECE, in_thread, leisurely, pieces, reading, weigh
+from era_kernels.long_json import PIECE, pieces, reading, weigh
 
 scalars = st.one_of(
     st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False, allow_infinity=False),
@@ -172,57 +171,6 @@ def test_no_step_is_long(name: str) -> None:
     for _ in pieces(BIG[name]):
         longest, before = max(longest, time.thread_time() - before), time.thread_time()
     assert longest < 0.1  # seconds; some 0.5 ms on a quiet host
-
-
-def test_both_ways_to_take_steps() -> None:
-    """On the loop others have their turn in between; in a thread it comes to the same."""
-    text = json.dumps(BIG["objects"]).encode()
-    turns = 0
-
-    async def body() -> Any:
-        nonlocal turns
-        task = asyncio.create_task(leisurely(reading(text, 1_000_000, 100)))
-        while not task.done():
-            turns += 1
-            await asyncio.sleep(0)
-        return task.result()
-
-    assert asyncio.run(body()) == in_thread(reading(text, 1_000_000, 100)) == BIG["objects"]
-    assert turns > 100
-
-
-def test_the_loop_is_left_to_others_who_need_it() -> None:
-    """As long as they do something in each rest, the next is a long one."""
-
-    def steps() -> long_json.Steps[None]:
-        for _ in range(21):
-            time.sleep(long_json.WORK)
-            yield
-
-    async def others() -> None:
-        while True:
-            end = time.thread_time() + 2 * long_json.USE
-            while time.thread_time() < end:
-                pass
-            await asyncio.sleep(0)
-
-    async def body() -> float:
-        busy = asyncio.create_task(others())
-        began = time.monotonic()
-        await leisurely(steps())
-        taken = time.monotonic() - began
-        busy.cancel()
-        return taken
-
-    assert asyncio.run(body()) >= 20 * long_json.LONG_REST
-
-
-def test_errors_come_out_of_both() -> None:
-    """What a step raises, its taker raises."""
-    with pytest.raises(ValueError, match="no value"):
-        asyncio.run(leisurely(reading(b"x", 1, 1)))
-    with pytest.raises(ValueError, match="no value"):
-        in_thread(reading(b"x", 1, 1))
 
 
 @pytest.mark.usefixtures("uncollected")

@@ -20,9 +20,9 @@ from era_kernels.kernels import zmtp
 from era_kernels.kernels.outbox import Outbox
 from era_kernels.kernels.unfinished import Unfinished
 from era_kernels.kernels.wire import BrokenMessage, Connection, Message, Wire, is_long
-from era_kernels.long_json import leisurely
 from era_kernels.models import JsonObject
 from era_kernels.sandbox import sockets
+from era_kernels.steps import leisurely
 
 log = logging.getLogger(__name__)
 

@@ -19,8 +19,9 @@ from typing import Any
 from jupyter_client.session import DELIM, Session
 
 from era_kernels.kernels.zmtp import Part
-from era_kernels.long_json import LONG, PIECE, Steps, reading
+from era_kernels.long_json import LONG, PIECE, reading
 from era_kernels.models import JsonObject
+from era_kernels.steps import Steps
 
 VALUES = 1_000_000  # lists, objects and their items in one part; each takes some 64 bytes here
 VALUES_AT_ONCE = 5000  # that are parsed in one go

@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from era_kernels.long_json import LONG, Steps, leisurely, pieces, weigh
+from era_kernels.long_json import LONG, pieces, weigh
 from era_kernels.models import (
     ClearOutput,
     Display,
@@ -21,6 +21,7 @@ from era_kernels.models import (
     Stdout,
     UpdateDisplay,
 )
+from era_kernels.steps import Steps, leisurely
 
 Rich = Result | Display | UpdateDisplay
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from time import sleep
 
 from era_kernels.errors import ExecutionNotFound, StorageFailed
-from era_kernels.long_json import REST, Steps, in_thread
 from era_kernels.models import Event, Execution, Keyed, Recorded, now
+from era_kernels.steps import REST, Steps, in_thread
 from era_kernels.storage import execution_rows, log_repair
 from era_kernels.storage.log_index import LogIndex, index_path
 from era_kernels.storage.log_lines import (

@@ -19,6 +19,7 @@ from era_kernels.models import (
     event_from_json,
     event_to_json,
 )
+from era_kernels.steps import in_thread
 
 PIECE = 1 << 20  # characters of text in one event; what is longer becomes several events
 VALUES = 10_000_000  # in a line that is read; a kernel's message has fewer
@@ -155,7 +156,7 @@ def _decoded(line: bytes) -> JsonObject:
 
 def _decoded_slowly(line: bytes) -> JsonObject:
     """What a thread does with a long line, so that others have the interpreter in between."""
-    return _object(long_json.in_thread(long_json.reading(line, VALUES, DEPTH)))
+    return _object(in_thread(long_json.reading(line, VALUES, DEPTH)))
 
 
 def _object(values: object) -> JsonObject:

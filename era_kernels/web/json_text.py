@@ -15,6 +15,7 @@ from pydantic_core import PydanticSerializationError, to_json
 from era_kernels import long_json
 from era_kernels.errors import InvalidJson, InvalidRequest
 from era_kernels.models import JsonObject
+from era_kernels.steps import Steps, leisurely
 
 BIG = 1024 * 1024  # bytes from which parsing and encoding leave the event loop
 HUGE = 4 * BIG  # bytes from which that is too much for a thread, which keeps the lock meanwhile
@@ -106,13 +107,13 @@ def pieces(value: Mapping[str, Any]) -> Iterator[bytes]:
 async def encoded(value: Mapping[str, Any], size: int) -> bytes:
     """The same as `encode` gives, of about `size` bytes; others have their turn meanwhile."""
     if size > HUGE:
-        return b"".join(await long_json.leisurely(_collecting(value)))
+        return b"".join(await leisurely(_collecting(value)))
     if size > BIG:
         return await asyncio.to_thread(encode, value)
     return encode(value)
 
 
-def _collecting(value: Mapping[str, Any]) -> long_json.Steps[list[bytes]]:
+def _collecting(value: Mapping[str, Any]) -> Steps[list[bytes]]:
     found = []
     for piece in pieces(value):
         found.append(piece)

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from era_kernels import long_json
 from era_kernels.errors import EraError
 from era_kernels.models import Failure, JsonObject, Recorded, event_to_json
+from era_kernels.steps import Pace
 from era_kernels.web import json_text
 from era_kernels.web.base import BaseHandler, ClientGone, settled
 
@@ -68,7 +69,7 @@ async def pieces(
 
 async def _long_frame(seq: int, event: JsonObject) -> AsyncIterator[bytes]:
     yield b"id: %d\nevent: %b\ndata: " % (seq, event["type"].encode())
-    pace = long_json.Pace()
+    pace = Pace()
     for piece in json_text.pieces(event):
         if piece:
             yield _one_line(piece)

@@ -11,7 +11,7 @@ from jupyter_client.blocking.client import BlockingKernelClient
 from jupyter_client.session import DELIM, Session
 
 from era_kernels.kernels.wire import VALUES, BrokenMessage, Connection, Wire, is_long
-from era_kernels.long_json import in_thread
+from era_kernels.steps import in_thread
 
 KEY = "a key"
 
