@@ -12,10 +12,13 @@ from typing import Protocol
 
 import pytest
 
+from era_kernels.errors import EraError
+from era_kernels.services.outcome import OUTCOMES
 from era_kernels.settings import Settings, default_text, flag_of, variable_of
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
+TIMEOUT = "EXECUTION_TIMEOUT"  # an answer with an error's fields, and no error of the tree
 ADDRESS = "http://127.0.0.1:8787"
 # Each with the output that is shown below it, if any; "…" stands for what is left out there.
 EXAMPLES = re.findall(
@@ -44,6 +47,22 @@ def settings_table() -> str:
 def test_settings_are_documented() -> None:
     """docs/settings.md lists every setting as the code describes it."""
     assert settings_table() in (ROOT / "docs" / "settings.md").read_text("utf-8")
+
+
+def test_errors_are_documented() -> None:
+    """docs/errors.md lists every error of the tree with its status, and what ends a run."""
+    page = (ROOT / "docs" / "errors.md").read_text("utf-8")
+    waiting, kinds = [EraError], set()
+    while waiting:
+        kind = waiting.pop()
+        waiting += [one for one in kind.__subclasses__() if one.__module__ == kind.__module__]
+        kinds.add((str(kind.status), kind.code))
+    assert {*re.findall(r"^\| (\d+) \| `(\w+)` \|", page, re.MULTILINE)} == {
+        *kinds,
+        ("408", TIMEOUT),
+    }
+    ends = {*re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE)}
+    assert ends == OUTCOMES.keys() - {TIMEOUT}
 
 
 def test_commands_are_documented() -> None:

@@ -45,7 +45,7 @@ _REASONS: dict[str, Failure] = {
 }
 
 _EXITS = {0: "ok", 130: "interrupted"}
-_OUTCOMES = {
+OUTCOMES = {
     "EXECUTION_TIMEOUT": "timeout",
     "SESSION_DELETED": "deleted",
     "SESSION_RESTARTED": "restarted",
@@ -101,7 +101,7 @@ def outcome_of(finished: Finished, failure: Failure | None) -> str:
     ending = finished.ending
     if ending is not None and ending.reason == Reason.CLIENT_GONE:
         return "client gone"
-    return _OUTCOMES.get(failure.code, "failed")
+    return OUTCOMES.get(failure.code, "failed")
 
 
 def _cause(finished: Finished) -> str | None:
