@@ -42,10 +42,7 @@ class Rules:
             return self.timeout(submission.timeout, of_session)
         asked, most = submission.timeout or self.max_background_timeout, self.max_background_timeout
         if asked > most:
-            raise InvalidRequest(
-                f"timeout of a run in the background must be at most {most:g} seconds, "
-                f"and {asked:g} is not."
-            )
+            raise _unfit("timeout", asked, f"of a run in the background must be at most {most:g}")
         return asked
 
     def timeout(self, asked: float | None, of_session: float | None) -> float:
@@ -55,16 +52,19 @@ class Rules:
         """
         if not asked:
             return min(of_session or self.default_timeout, self.max_timeout)
-        self.check_timeout(asked, "timeout")
+        if not 0 < asked <= self.max_timeout:
+            raise _unfit("timeout", asked, f"must be at most {self.max_timeout:g}")
         return asked
 
     def check_timeout(self, seconds: float, name: str) -> None:
         """Raises InvalidRequest unless 0 < seconds ≤ `max_timeout`."""
         if not 0 < seconds <= self.max_timeout:
-            raise InvalidRequest(
-                f"{name} must be above 0 and at most {self.max_timeout:g} seconds, "
-                f"and {seconds:g} is not."
-            )
+            raise _unfit(name, seconds, f"must be above 0 and at most {self.max_timeout:g}")
+
+
+def _unfit(name: str, seconds: float, rule: str) -> InvalidRequest:
+    details = [{"field": name, "problem": f"{rule} seconds"}]
+    return InvalidRequest(f"`{name}` {rule} seconds, and {seconds:g} is not.", details=details)
 
 
 def check_id(id: str | None) -> None:  # noqa: A002 - the word of the API

@@ -511,10 +511,11 @@ def test_default_timeout(client: Client) -> None:
 def test_timeout_too_long(
     client: Client, shared: SessionClient, path: str, body: dict[str, Any]
 ) -> None:
-    """A timeout above `max_timeout` is refused, not cut."""
+    """A timeout above `max_timeout` is refused, not cut; the field is named."""
     request = {"language": "python", "code": "", **body}
     answer = client.http.post(path.format(session=shared.path), json=request)
-    assert "timeout" in check_error(answer, 400, "INVALID_REQUEST")["message"]
+    [detail] = check_error(answer, 400, "INVALID_REQUEST")["details"]
+    assert detail["field"] == "timeout"
 
 
 # ---------------------------------------------------------------- headers
