@@ -138,6 +138,16 @@ def test_no_walls_unwanted(tmp_path: Path) -> None:
     assert "--allow-unsandboxed" in done.stderr
 
 
+def test_no_walls_to_try(tmp_path: Path) -> None:
+    """Settings that leave no tier are told as such: the host is not to blame."""
+    flags = ("--strongest-tier", "2", "--min-tier", "1", "--data-dir", str(tmp_path))
+    done = called("serve", *flags, "--port", "0")
+    assert done.returncode == 1
+    assert "strongest_tier (2)" in done.stderr
+    assert "min_tier" in done.stderr
+    assert "host" not in done.stderr
+
+
 def test_port_in_use() -> None:
     """A taken port is one sentence and exit code 1."""
     with socket.create_server(("127.0.0.1", 0)) as taken:

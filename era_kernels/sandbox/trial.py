@@ -57,11 +57,7 @@ class Trial:
             failures.append(f"{walls.name}: {failure}")
         if wish.weakest >= WITHOUT_WALLS:
             return None
-        why = "; ".join(failures) or "this host offers nothing that they could be made of"
-        raise StartError(
-            f"No walls of tier {wish.weakest} or stronger can be had: {why}. Run `era-kernels "
-            "doctor`, or let code run with all rights of this user by --allow-unsandboxed."
-        )
+        raise _nothing(wish, failures)
 
     async def _tried(self, walls: Walls) -> str | None:
         """Raise such walls once and run the interpreter behind them; what went wrong."""
@@ -81,6 +77,20 @@ class Trial:
             return str(error)
         finally:
             await asyncio.to_thread(directories.remove, self._directory)
+
+
+def _nothing(wish: Wish, failures: list[str]) -> StartError:
+    if wish.strongest > wish.weakest:
+        return StartError(
+            f"strongest_tier ({wish.strongest}) leaves no walls to try: they must be of tier "
+            f"{wish.weakest} or stronger. Change it or min_tier, or let code run with all rights "
+            "of this user by --allow-unsandboxed."
+        )
+    why = "; ".join(failures) or "this host offers nothing that they could be made of"
+    return StartError(
+        f"No walls of tier {wish.weakest} or stronger can be had: {why}. Run `era-kernels "
+        "doctor`, or let code run with all rights of this user by --allow-unsandboxed."
+    )
 
 
 async def _failure(sandbox: Tried) -> str | None:
