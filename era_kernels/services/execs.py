@@ -96,7 +96,7 @@ class Execs:
         running = await self._tools.executions.open(
             self._record.session, one.submission.code, stored=self._record.stored
         )
-        running.interrupt = one.interruption
+        running.interrupt, running.beside = one.interruption, True
         one.interruption.finished = running.finished
         return running
 

@@ -86,6 +86,7 @@ class Running:
         self.interrupt: Callable[[], Awaitable[Sequence[Step]]] | None = None
         self.inputs = Inputs()
         self.inside: Inside | None = None  # of the kernel that runs it, while it does
+        self.beside = False  # is it a program beside the kernel?
         self._callers = 0
         self._answer_bound = answer_bound
         self._tail = Tail()

@@ -29,6 +29,8 @@ class Insights:
         running = await self._executions.find_running(id, execution_id)
         if running is None or running.execution.status is not ExecutionStatus.RUNNING:
             raise _not_running(execution_id)
+        if running.beside:
+            raise NotSupported("A program beside the kernel cannot tell its stack.")
         self._check(session.language, "stack")
         frames = [] if running.inside is None else await running.inside.stack()
         if running.finished.is_set():

@@ -342,7 +342,7 @@ def test_output_past_the_bounds(launcher: Launcher) -> None:
 
 
 def test_stream_and_reading(session: SessionClient) -> None:
-    """Output comes as it is printed, and can be read like that of any execution."""
+    """Output comes as it is printed, and is read like that of any execution; no stack is told."""
     with aside(session) as start:
         future = start(f"{READY} echo one; mkfifo go; echo two; cat go")
         wait_for_file(session)
@@ -354,6 +354,7 @@ def test_stream_and_reading(session: SessionClient) -> None:
             so_far = session.http.get(place).json()
             check(so_far, status="running", exit_code=None, results=[])
             assert so_far["stdout"].startswith("one\n")
+            check_error(session.http.get(f"{place}/stack"), 409, "NOT_SUPPORTED")
             execute(session, "until [ -p go ]; do sleep 0.01; done; echo three > go")
             rest = list(events)
         assert "".join(one.data.get("content", "") for one in rest) == "two\nthree\n"
