@@ -16,9 +16,8 @@ from __future__ import annotations
 
 import _thread
 import contextlib
-import fcntl
+import itertools
 import os
-import select
 import signal
 import time
 import traceback
@@ -29,6 +28,7 @@ from typing import Any
 import era_runs
 import zmq
 from era_pace import Allowance, Pace
+from era_pipes import Pipes, Text
 from era_runs import Run, Strand
 from jupyter_client.session import DELIM, Session
 
@@ -38,12 +38,10 @@ BATCH = 64 * 1024  # bytes that are sent without waiting for more
 PIECE = 1024 * 1024  # characters of one message
 LONGEST = 127 * 1024 * 1024  # bytes of one message's part: from 128 MiB on the server hangs up
 BACKLOG = 8 * 1024 * 1024  # bytes in the queue at which a printing thread waits
-CAPACITY = 1024 * 1024  # bytes that fit into a pipe, at most
 GRACE = 0.0005  # seconds
 _NEVER = 1 << 62
 
 Step = Callable[[], object]
-Text = tuple[Strand, bytes]
 Item = Text | Step | Run  # a run stands for its end
 
 
@@ -58,10 +56,12 @@ class Output:
         self._wake_at = _NEVER  # bytes at which the sleeping thread is to be woken
         self._urgent = False  # a step is queued, which is not to be joined with what may come
         self._pace = Pace()
-        self._pipes = _Pipes(self._pace)
+        self._pipes = Pipes(self._pace)
         self._words = os.dup(2)  # what goes wrong in here is told to the server, not to the user
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        self._written = False  # since the last flush
+        self._numbers = itertools.count(1)  # of texts
+        self._written = 0  # the newest one
+        self._flushed = 0  # up to which somebody waited
         self._allowance = Allowance()
         self._sent = 0.0  # when a text was last sent
         self._parent: dict[str, Any] = {}
@@ -90,8 +90,8 @@ class Output:
             if pause := self._pace.wait():
                 time.sleep(pause)
         self._let_pipes_go_first()
-        self._written = True
         self._queue.append((strand, data))
+        self._written = next(self._numbers)
         size = self._queued = self._queued + len(data)
         if size >= self._wake_at:
             os.eventfd_write(self._wake, 1)
@@ -106,10 +106,11 @@ class Output:
         The thread that sends it may have no chance to do so later: C code that keeps the
         interpreter's lock may follow, or a crash.
         """
-        if self._written and not self.in_child and self._allowance.left():
-            self._written = False
+        written = self._written
+        if written != self._flushed and not self.in_child and self._allowance.left():
             with self._allowance:
                 self._wait_for(_grace)
+            self._flushed = written
 
     def send_multipart(self, parts: list[Any], copy: bool = True, **_: Any) -> None:
         """Send a message that jupyter_client made, in order with the texts.
@@ -147,7 +148,9 @@ class Output:
             os.eventfd_write(self._wake, 1)
 
     def _wait_for(self, step: Step) -> None:
-        """Until the thread has done `step` and all that was queued before."""
+        """Until the thread has done `step` and all that was queued before, if one may wait here."""
+        if self._pipes.is_busy():
+            return
         done = _thread.allocate_lock()
         done.acquire()
         self._put(lambda: (step(), done.release()))
@@ -161,6 +164,7 @@ class Output:
     def _serve(self) -> None:
         # Signals are for the main thread: only there Python's handlers run.
         signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        self._pipes.busy.add(_thread.get_ident())  # user code may run here: it destructs objects
         pending = _Pending()
         while self._socket is not None:
             for item in self._take(self._wait(pending)):
@@ -296,93 +300,6 @@ class _Pending:
 
     def _is_whole(self) -> bool:
         return self._texts[-1][1].endswith(b"\n")
-
-
-class _Pipes:
-    """The read ends of the descriptors 1 and 2 of all runs that somebody can still write to."""
-
-    def __init__(self, pace: Pace) -> None:
-        self.lock = _thread.allocate_lock()  # reading a pipe and queueing the data are one step
-        self._strands: dict[int, Strand] = {}
-        self._pace = pace  # of what old children write
-        self._paused: set[int] = set()
-        self._epoll = select.epoll()
-        self._newest = select.poll()
-
-    def watch(self, *descriptors: int) -> None:
-        for descriptor in descriptors:
-            self._epoll.register(descriptor, select.EPOLLIN)
-
-    def open(self, run: Run) -> None:
-        """New pipes in the places of descriptors 1 and 2."""
-        newest = select.poll()
-        for number, strand in ((1, run.stdout), (2, run.stderr)):
-            reader, writer = map(_moved, os.pipe2(os.O_CLOEXEC))
-            os.set_blocking(reader, False)
-            os.dup2(writer, number)
-            os.close(writer)
-            self._strands[reader] = strand
-            self._epoll.register(reader, select.EPOLLIN)
-            newest.register(reader, select.POLLIN)
-        with self.lock:
-            self._newest = newest
-
-    def waiting(self) -> bool:
-        """Is there something in the newest pipes that has not been queued?"""
-        with self.lock:
-            return bool(self._newest.poll(0))
-
-    def wait(self, seconds: float | None) -> list[int]:
-        if self._paused:
-            pause = self._pace.wait()
-            seconds = pause if seconds is None else min(seconds, pause)
-            if not pause:
-                for descriptor in self._paused:
-                    self._epoll.register(descriptor, select.EPOLLIN)
-                self._paused.clear()
-        return [descriptor for descriptor, _ in self._epoll.poll(seconds)]
-
-    def read(self, descriptor: int) -> list[Text]:
-        """What can be read at once, and may be; a pipe at its end is closed."""
-        strand = self._strands.get(descriptor)
-        if strand is None or descriptor in self._paused:
-            return []
-        if strand.late and self._pace.wait():
-            # Unregistered, for a hang-up is reported to who waits for nothing, too.
-            self._epoll.unregister(descriptor)
-            self._paused.add(descriptor)
-            return []
-        try:
-            data = os.read(descriptor, BATCH)
-        except BlockingIOError:
-            return []
-        if data:
-            if strand.late:
-                self._pace.take(len(data), strand)
-            return [(strand, data)]
-        del self._strands[descriptor]
-        os.close(descriptor)
-        return []
-
-    def read_all(self) -> list[Text]:
-        """What is in the pipes now; not all that somebody goes on to write."""
-        texts = []
-        for descriptor in tuple(self._strands):
-            for _ in range(CAPACITY // BATCH):
-                found = self.read(descriptor)
-                if not found:
-                    break
-                texts += found
-        return texts
-
-
-def _moved(descriptor: int) -> int:
-    """Out of the way of the standard ones, which a program may have closed."""
-    if descriptor > 2:
-        return descriptor
-    moved = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 3)
-    os.close(descriptor)
-    return moved
 
 
 def _write_all(descriptor: int, data: bytes) -> None:

@@ -46,7 +46,9 @@ class Pace:
 class Allowance:
     """How much time may go into waiting for flushes: a bucket that fills at SHARE.
 
-    Threads may miss each other's waiting.
+    Threads that wait together count once, or a little more. A wait that is long because a flood
+    goes first must not keep the program from being seen for minutes: it never takes more than the
+    bucket holds.
     """
 
     def __init__(self) -> None:
@@ -62,6 +64,7 @@ class Allowance:
         self._began = time.monotonic()
 
     def __exit__(self, *_: object) -> None:
-        filled = min(AT_ONCE, self._room + (self._began - self._ended) * SHARE)
-        self._ended = time.monotonic()
-        self._room = filled - (self._ended - self._began)
+        began, now = max(self._began, self._ended), time.monotonic()
+        filled = min(AT_ONCE, self._room + (began - self._ended) * SHARE)
+        self._ended = now
+        self._room = max(filled - (now - began), -AT_ONCE)

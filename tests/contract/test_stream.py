@@ -197,6 +197,26 @@ def test_what_is_flushed_is_seen(shared: SessionClient) -> None:
         assert ended - seen > 0.15  # seconds; the sum takes some 0.4
 
 
+def test_signal_handlers_print(shared: SessionClient) -> None:
+    """Wherever a signal strikes, in the midst of a print, too: its handler can print."""
+    code = """
+import signal
+count = 0
+def handler(*_):
+    global count
+    count += 1
+    print("struck")
+_ = signal.signal(signal.SIGALRM, handler)
+signal.setitimer(signal.ITIMER_REAL, 0.001, 0.001)
+for n in range(30_000): print(n)
+_ = signal.setitimer(signal.ITIMER_REAL, 0, 0)
+print("struck", count)
+"""
+    text, _, count = shared.run(code)["stdout"].rpartition("struck ")
+    assert text.count("struck\n") == int(count)
+    assert text.replace("struck\n", "") == "".join(f"{n}\n" for n in range(30_000))
+
+
 # ---------------------------------------------------------------- errors
 
 

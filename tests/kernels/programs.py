@@ -189,6 +189,16 @@ PROGRAMS: dict[str, str] = {
     "os.write in order": (
         "import os\nfor n in range(50):\n    print(n, flush=True)\n    os.write(1, b'w\\n')"
     ),
+    "destructors": (  # wherever they run, also in a thread that is not the program's
+        "import gc, sys, time\n"
+        "class Loud:\n    def __del__(self): print('gone', file=sys.stderr)\n"
+        "gc.disable(); gc.set_threshold(1, 1, 1)\n"
+        "for n in range(10):\n"
+        "    one = Loud(); one.me = one; del one\n"
+        "    print(n)\n"
+        "    gc.enable(); time.sleep(0.03); gc.disable()\n"
+        "gc.set_threshold(700, 10, 10); gc.enable(); _ = gc.collect()"
+    ),
     "os.system": "import os\nprint('a', flush=True)\nos.system('echo b')\nprint('c')",
     "buffer": "import sys\n_ = sys.stdout.buffer.write('é☃'.encode())\nprint(sys.stdout.fileno())",
     "raw": "import sys\n_ = sys.stdout.buffer.raw.write(b'raw\\n')",
