@@ -20,7 +20,7 @@ from benchmarks.table import MEGABYTE, Row, ms
 from tests.client import Frame
 from tests.launching import Launcher, Server, launching
 from tests.reading import Reader, started
-from tests.storage.house import small_disk
+from tests.storage.stores import small_disk
 
 NAME = "faults"
 PATH = f"/api/sessions/{NAME}"

@@ -29,15 +29,15 @@ from era_kernels.services.sessions import LiveSessions
 from era_kernels.services.status import Status
 from era_kernels.services.tools import Tools
 from era_kernels.settings import Settings
-from era_kernels.storage.codes import CodeStore
+from era_kernels.storage.data_directory import DataDirectory
+from era_kernels.storage.database import Database
 from era_kernels.storage.execution_log import ExecutionStore
-from era_kernels.storage.files import Files
+from era_kernels.storage.files import FileStore
 from era_kernels.storage.migrations import MIGRATIONS
-from era_kernels.storage.paths import DataDirectory
-from era_kernels.storage.secret import secret_of
+from era_kernels.storage.secret import load_or_create_secret
 from era_kernels.storage.session_log import SessionLogStore
 from era_kernels.storage.sessions import SessionStore
-from era_kernels.storage.sqlite import Database
+from era_kernels.storage.stored_code import CodeStore
 from era_kernels.storage.workspaces import Workspaces
 from era_kernels.web.access import Access
 from era_kernels.web.base import Edge
@@ -72,7 +72,7 @@ class Stores:
     codes: CodeStore
     executions: ExecutionStore
     workspaces: Workspaces
-    files: Files
+    files: FileStore
     logs: SessionLogStore
 
 
@@ -129,7 +129,7 @@ async def opened(settings: Settings) -> AsyncIterator[App]:
 async def _open_stores(stack: AsyncExitStack, settings: Settings, meters: Meters) -> Stores:
     directory = DataDirectory.open(settings.data_dir)
     stack.callback(directory.close)
-    secret = await asyncio.to_thread(secret_of, directory.secret)
+    secret = await asyncio.to_thread(load_or_create_secret, directory.secret)
     database = await Database.open(directory.database, MIGRATIONS, meters.committed)
     stack.push_async_callback(database.aclose)
     executions = ExecutionStore(database, directory.sessions)
@@ -137,9 +137,9 @@ async def _open_stores(stack: AsyncExitStack, settings: Settings, meters: Meters
     await executions.close_unfinished()
     workspaces = Workspaces(directory.sessions)
     stack.push_async_callback(workspaces.aclose)
-    files = Files(directory.sessions, directory.incoming)
+    files = FileStore(directory.sessions, directory.incoming)
     stack.push_async_callback(files.aclose)
-    await files.sweep()
+    await files.remove_unfinished()
     logs = SessionLogStore(directory.sessions)
     stack.callback(logs.close)
     sessions, codes = SessionStore(database), CodeStore(database)

@@ -61,7 +61,7 @@ class EraError(Exception):
         *,
         details: Any = None,
         hint: str | None = None,
-        id: str | None = None,  # noqa: A002 - the word of the API
+        id: str | None = None,
         retry_after: int | None = None,
     ) -> None:
         super().__init__(message)

@@ -10,7 +10,7 @@ import pytest
 from tests.client import Client, SessionClient
 from tests.contract.checks import check, check_error
 from tests.launching import Launcher, Server
-from tests.storage.house import small_disk
+from tests.storage.stores import small_disk
 
 MEGABYTE = 1024 * 1024
 

@@ -14,7 +14,7 @@ from tests.client import Client, Frame, SessionClient
 from tests.contract.checks import check
 from tests.launching import Launcher, Server, wait_until
 from tests.reading import Reader, slow, started
-from tests.storage.house import small_disk
+from tests.storage.stores import small_disk
 
 LINE = "é{n:06}☃"
 # Prints on and on, more than slow readers can follow.

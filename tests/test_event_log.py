@@ -48,7 +48,7 @@ from era_kernels.models import (
 )
 from era_kernels.services.executions import Executions, Running
 from era_kernels.storage.log_index import boot_id, index_path
-from tests.storage.house import House, done, opened
+from tests.storage.stores import Stores, done_event, open_stores
 
 T = TypeVar("T")
 STREAMS = ("stdout", "stderr")
@@ -178,7 +178,7 @@ def survivors(story: Story, before: bytes, after: bytes) -> int:
     """How many events' lines are whole, up to the first byte that was damaged, now or earlier."""
     if not after.startswith(story.header):
         return 0
-    same = len(os.path.commonprefix([before, after]))  # noqa: RUF071 - bytes, no paths
+    same = len(os.path.commonprefix([before, after]))
     return min(before[:same].count(b"\n") - 1, story.stored)
 
 
@@ -201,7 +201,7 @@ class EventLogs(RuleBasedStateMachine):
     def start(self) -> None:
         async def start() -> None:
             await self._open()
-            self.session: Session = await self.house.session(data={"kept": 2**70})
+            self.session: Session = await self.stores.create_session(data={"kept": 2**70})
 
         self.do(start())
 
@@ -231,7 +231,7 @@ class EventLogs(RuleBasedStateMachine):
         async def begin() -> None:
             running = await self.executions.open(self.session, "print('é')")
             self.executions.start(running)
-            header = self.house.log_path(self.session, running.id).read_bytes()
+            header = self.stores.log_path(self.session, running.id).read_bytes()
             self.stories[running.id] = Story(running.execution, header, running=running)
 
         self.do(begin())
@@ -285,7 +285,11 @@ class EventLogs(RuleBasedStateMachine):
         story = data.draw(st.sampled_from(self.live()))
         exit_code, cause, exception, kept = end
         last = dataclasses.replace(
-            done(story.execution), exit_code=exit_code, cause=cause, exception=exception, data=kept
+            done_event(story.execution),
+            exit_code=exit_code,
+            cause=cause,
+            exception=exception,
+            data=kept,
         )
 
         async def finish() -> None:
@@ -316,7 +320,7 @@ class EventLogs(RuleBasedStateMachine):
             for one in self.stories.values():
                 await self._stop_readers(one)
             await self._crash()
-            log = self.house.log_path(self.session, story.execution.id)
+            log = self.stores.log_path(self.session, story.execution.id)
             before = log.read_bytes()
             after = damage.torn(before)
             log.write_bytes(after)
@@ -327,7 +331,7 @@ class EventLogs(RuleBasedStateMachine):
             await self._damage_row(story, damage.row)
             story.listed &= damage.row == "as it is"
             for _ in range(2):
-                await self.house.executions.close_unfinished()
+                await self.stores.executions.close_unfinished()
             if damage.row == "lost" and not after.startswith(story.header):
                 # Neither the index nor the log knows of it any more.
                 del self.stories[story.execution.id]
@@ -369,9 +373,9 @@ class EventLogs(RuleBasedStateMachine):
 
     async def _open(self) -> None:
         self.stack = AsyncExitStack()
-        self.house: House = await self.stack.enter_async_context(opened(self.path))
+        self.stores: Stores = await self.stack.enter_async_context(open_stores(self.path))
         self.executions = Executions(
-            self.house.executions, keep=1000, keep_bytes=1 << 40, answer_bound=1 << 20
+            self.stores.executions, keep=1000, keep_bytes=1 << 40, answer_bound=1 << 20
         )
 
     async def _crash(self) -> None:
@@ -458,7 +462,7 @@ class EventLogs(RuleBasedStateMachine):
             "behind": "UPDATE executions SET status = 'running' WHERE id = ?",
         }
         if how in statement:
-            await self.house.database.write(
+            await self.stores.database.write(
                 lambda c: c.execute(statement[how], (story.execution.id,)).rowcount
             )
 

@@ -16,13 +16,13 @@ import socket
 from collections.abc import Callable
 from pathlib import Path
 
+from era_kernels.concurrency.cooperative import run_cooperatively
 from era_kernels.kernels import zmtp
 from era_kernels.kernels.outbox import Outbox
 from era_kernels.kernels.unfinished import Unfinished
 from era_kernels.kernels.wire import BrokenMessage, Connection, Message, Wire, is_long
 from era_kernels.models import JsonObject
 from era_kernels.sandbox import sockets
-from era_kernels.steps import leisurely
 
 log = logging.getLogger(__name__)
 
@@ -365,7 +365,7 @@ class Channels:
     async def _unpack_long(self, channel: Channel, deliver: Deliver, parts: zmtp.Message) -> None:
         """In small steps: a message of 60 MB would stop everything else for half a second."""
         try:
-            message = await leisurely(self._wire.unpacking(parts))
+            message = await run_cooperatively(self._wire.unpacking(parts))
         except BrokenMessage as problem:
             self.drop(str(problem))
         else:

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from era_kernels.long_json import Clean
+from era_kernels.json_incremental import SanitizedDict
 from era_kernels.models import (
     ClearOutput,
     Display,
@@ -112,7 +112,7 @@ def _stream(content: JsonObject) -> Output:
     if make is None:
         raise _WrongShape
     text = content.get("text")
-    return make(_string(text) if isinstance(content, Clean) else _text(text))
+    return make(_string(text) if isinstance(content, SanitizedDict) else _text(text))
 
 
 def _result(content: JsonObject) -> Output:
@@ -177,7 +177,7 @@ def _text(value: Any) -> str:
 def _bundle(value: Any) -> JsonObject:
     if not isinstance(value, dict):
         raise _WrongShape
-    if isinstance(value, Clean):
+    if isinstance(value, SanitizedDict):
         return value
     return {_text(name): _json(item, DEPTH) for name, item in value.items()}
 

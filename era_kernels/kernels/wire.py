@@ -18,10 +18,10 @@ from typing import Any
 
 from jupyter_client.session import DELIM, Session
 
+from era_kernels.concurrency.cooperative import Stepwise
+from era_kernels.json_incremental import CHUNK_CHARS, LARGE_BYTES, iterparse
 from era_kernels.kernels.zmtp import Part
-from era_kernels.long_json import LONG, PIECE, reading
 from era_kernels.models import JsonObject
-from era_kernels.steps import Steps
 
 VALUES = 1_000_000  # lists, objects and their items in one part; each takes some 64 bytes here
 VALUES_AT_ONCE = 5000  # that are parsed in one go
@@ -125,7 +125,7 @@ class Wire:
         header, parent, _, content = signed
         return _message(_parse(header), _parse(parent), _parse(content), len(content))
 
-    def unpacking(self, parts: Sequence[Part]) -> Steps[Message]:
+    def unpacking(self, parts: Sequence[Part]) -> Stepwise[Message]:
         """The same in steps, for a message that `is_long`."""
         signature, *signed = _signed(parts)
         if not compare_digest((yield from self._digest(signed)), signature):
@@ -139,20 +139,20 @@ class Wire:
             size,
         )
 
-    def _digest(self, parts: Sequence[Part]) -> Steps[bytes]:
+    def _digest(self, parts: Sequence[Part]) -> Stepwise[bytes]:
         """What `Session.sign` gives."""
         assert self._session.auth is not None  # there always is a key
         digest = self._session.auth.copy()
         for part in parts:
-            for start in range(0, len(part), PIECE):
-                digest.update(memoryview(part)[start : start + PIECE])
+            for start in range(0, len(part), CHUNK_CHARS):
+                digest.update(memoryview(part)[start : start + CHUNK_CHARS])
                 yield
         return digest.hexdigest().encode()
 
 
 def is_long(parts: Sequence[Part]) -> bool:
     """Whether unpacking a message keeps others waiting."""
-    if sum(map(len, parts)) > LONG:
+    if sum(map(len, parts)) > LARGE_BYTES:
         return True
     return any(
         _marks(part) > VALUES_AT_ONCE and _marks(_without_strings(part)) > VALUES_AT_ONCE
@@ -188,10 +188,10 @@ def _parse(part: Part) -> JsonObject:
     return _object(value)
 
 
-def _parsing(part: Part) -> Steps[JsonObject]:
+def _parsing(part: Part) -> Stepwise[JsonObject]:
     # Each `[]` of a bomb takes 3 bytes there and 64 here.
     try:
-        value = yield from reading(part, VALUES, DEPTH)
+        value = yield from iterparse(part, VALUES, DEPTH)
     except (ValueError, MemoryError) as error:
         raise BrokenMessage("a part is no JSON, or too much of it") from error
     return _object(value)

@@ -148,7 +148,7 @@ def _entered(name: str, parent: int) -> int:
     place = os.open(name, os.O_PATH | _FOLDER, dir_fd=parent)
     try:
         own = f"/proc/self/fd/{place}"
-        os.chmod(own, 0o700)  # noqa: PTH101 - a descriptor, no path
+        os.chmod(own, 0o700)
         return os.open(own, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     finally:
         os.close(place)

@@ -41,7 +41,7 @@ class Population:
     def families(self, inits: Collection[int]) -> dict[int, list[Process]]:
         """Init → it and all below it, as they are now (blocking)."""
         self._forget(set(inits))
-        there = {int(name) for name in os.listdir("/proc") if name.isdecimal()}  # noqa: PTH208
+        there = {int(name) for name in os.listdir("/proc") if name.isdecimal()}
         self._strangers &= there
         found: dict[int, Process] = {}
         for pid in there - self._strangers:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from era_kernels.errors import InvalidRequest, NotFound
 from era_kernels.services.rules import check_size
 from era_kernels.services.sessions import LiveSessions
-from era_kernels.storage.codes import CodeStore, StoredCode
+from era_kernels.storage.stored_code import CodeStore, StoredCode
 
 
 class SessionCodes:
@@ -15,7 +15,7 @@ class SessionCodes:
         self._sessions = sessions
         self._store = store
 
-    async def get(self, id: str) -> StoredCode:  # noqa: A002 - the word of the API
+    async def get(self, id: str) -> StoredCode:
         """Raises SessionNotFound, NotFound where there is none."""
         stored = await self._find(id)
         if stored is None:
@@ -26,13 +26,13 @@ class SessionCodes:
             )
         return stored
 
-    async def put(self, id: str, code: str, description: str | None = None) -> StoredCode:  # noqa: A002
+    async def put(self, id: str, code: str, description: str | None = None) -> StoredCode:
         """Replace it; without a description the old one stays. Raises SessionNotFound, TooLarge."""
         check_size(description, "description")
         session = await self._sessions.session(id)
         return await self._store.put(session, code, description)
 
-    async def text(self, id: str) -> str:  # noqa: A002
+    async def text(self, id: str) -> str:
         """What a run without code runs. Raises SessionNotFound, InvalidRequest."""
         stored = await self._find(id)
         if stored is None:
@@ -43,6 +43,6 @@ class SessionCodes:
             )
         return stored.code
 
-    async def _find(self, id: str) -> StoredCode | None:  # noqa: A002
+    async def _find(self, id: str) -> StoredCode | None:
         session = await self._sessions.session(id)
         return await self._store.find(session.directory)

@@ -12,7 +12,7 @@ from era_kernels.services.bounds import check_limits
 from era_kernels.services.errands import Errands
 from era_kernels.services.rules import check_changes, check_id, seed_of
 from era_kernels.services.tools import Tools
-from era_kernels.storage.codes import StoredCode
+from era_kernels.storage.stored_code import StoredCode
 
 
 class Creations:

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 from era_kernels.models import JsonObject
-from era_kernels.storage.workspaces import AfterRun, Change, Mirror, Snapshot, Workspaces
+from era_kernels.storage.workspaces import AfterRun, Change, DataFile, Snapshot, Workspaces
 
 
 class Desk:
@@ -20,7 +20,7 @@ class Desk:
         self.lock = asyncio.Lock()
         self._workspaces = workspaces
         self._directory = directory
-        self._mirror: Mirror | None = None
+        self._mirror: DataFile | None = None
         self._snapshot: Snapshot | None = None
 
     async def prepare(self, data: JsonObject) -> None:
@@ -35,7 +35,7 @@ class Desk:
         """
         await self._know()
         after = await self._workspaces.after_run(self._directory, self._snapshot, self._mirror)
-        self._mirror = after.mirror or self._mirror
+        self._mirror = after.data_file or self._mirror
         return after.data
 
     async def _know(self) -> None:
@@ -52,7 +52,7 @@ class Desk:
         A mirror that is broken is still the one to compare with: who runs beside may complete it.
         """
         after = await self._workspaces.after_run(self._directory, self._snapshot, self._mirror)
-        self._snapshot, self._mirror = after.snapshot, after.mirror or self._mirror
+        self._snapshot, self._mirror = after.snapshot, after.data_file or self._mirror
         return after
 
     async def change_file(self, step: Callable[[], Awaitable[Change]]) -> Change:
@@ -65,4 +65,4 @@ class Desk:
     async def clear(self) -> None:
         """Drop all files."""
         self._snapshot = self._mirror = None
-        await self._workspaces.empty(self._directory)
+        await self._workspaces.clear_files(self._directory)

@@ -15,7 +15,7 @@ from era_kernels.models import JsonObject, Session, now
 from era_kernels.services.errands import Errands
 from era_kernels.services.live import LiveSession
 from era_kernels.services.tools import Tools
-from era_kernels.storage.workspaces import Stopped
+from era_kernels.storage.workspaces import CopyCancelled
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +80,7 @@ class Duplicates:
             files = await self._tools.workspaces.copy(
                 old.directory, directory, data, lambda: left.is_set() or source.ended
             )
-        except Stopped:
+        except CopyCancelled:
             source.check_open()
             raise asyncio.CancelledError from None  # the caller has left
         finally:

@@ -13,8 +13,8 @@ from functools import partial
 from itertools import islice
 
 from era_kernels.errors import EraError, NotRunning, StorageFailed
+from era_kernels.json_incremental import estimate_size
 from era_kernels.kernels.inside import Inside
-from era_kernels.long_json import weigh
 from era_kernels.models import (
     Done,
     Event,
@@ -69,7 +69,7 @@ def _weight(event: Event) -> int:
         return len(event.content) + 100
     if isinstance(event, InputRequest):
         return len(event.prompt) + 100
-    return 100 + weigh(getattr(event, "data", None), TAIL_BYTES)
+    return 100 + estimate_size(getattr(event, "data", None), TAIL_BYTES)
 
 
 class Running:
@@ -246,7 +246,7 @@ class Executions:
         """A new execution, queued, with its log. Raises StorageFailed, InsufficientStorage."""
         execution = Execution(f"exec-{secrets.token_hex(12)}", session.id, code, now())
         log = await self._store.create(
-            execution, session.directory, session.language, indexed=stored, keyed=keyed
+            execution, session.directory, session.language, is_indexed=stored, idempotency=keyed
         )
         running = Running(execution, log, self._answer_bound)
         self._live[running.id] = running

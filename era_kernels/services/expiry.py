@@ -47,7 +47,7 @@ class Expiry:
         self._numbers = itertools.count()
         self._timer: asyncio.TimerHandle | None = None
 
-    def watch(self, id: str, directory: str, ttl: float | None) -> None:  # noqa: A002
+    def watch(self, id: str, directory: str, ttl: float | None) -> None:
         """From now on, or not at all, if `ttl` is None."""
         self._watched.pop(id, None)
         if ttl is not None:
@@ -55,13 +55,13 @@ class Expiry:
             self._plan(watch, watch.asked_at + ttl)
             self._wind()
 
-    def forget(self, id: str, directory: str) -> None:  # noqa: A002
+    def forget(self, id: str, directory: str) -> None:
         """It is gone; another one may have its id by now."""
         if id in self._watched and self._watched[id].directory == directory:
             del self._watched[id]
 
     @contextmanager
-    def visit(self, id: str) -> Iterator[None]:  # noqa: A002
+    def visit(self, id: str) -> Iterator[None]:
         """As long as a request is under way, its session stays; at its end, the time begins."""
         self._visits[id] += 1
         try:

@@ -8,7 +8,7 @@ from era_kernels.errors import SessionNotFound
 from era_kernels.models import Session
 from era_kernels.services.rules import check_room, check_writable
 from era_kernels.services.sessions import LiveSessions
-from era_kernels.storage.files import Files, FileStatus, OpenFile
+from era_kernels.storage.files import FileStatus, FileStore, OpenFile
 from era_kernels.storage.snapshot import Change, Snapshot, is_hidden
 from era_kernels.storage.uploads import Upload
 
@@ -35,7 +35,7 @@ class Incoming:
 
     def forget(self) -> None:
         """Nothing is left of it, unless it was put. A second call is fine."""
-        self.upload.forget()
+        self.upload.discard()
 
 
 class SessionFiles:
@@ -44,23 +44,23 @@ class SessionFiles:
     Raises what `Files` does, and SessionNotFound.
     """
 
-    def __init__(self, sessions: LiveSessions, files: Files, quota: int) -> None:
+    def __init__(self, sessions: LiveSessions, files: FileStore, quota: int) -> None:
         self._sessions = sessions
         self._files = files
         self._quota = quota
 
-    async def list_files(self, id: str) -> Snapshot:  # noqa: A002 - the word of the API
+    async def list_files(self, id: str) -> Snapshot:
         """The user's files as they are now."""
         return await self._sessions.files(id)
 
-    async def open(self, id: str, path: str) -> OpenFile:  # noqa: A002
+    async def open(self, id: str, path: str) -> OpenFile:
         """The caller closes it. Raises FileNotFound, InvalidPath, Conflict."""
         session = await self._sessions.session(id)
         return await self._files.open(session.directory, path)
 
     async def begin(
         self,
-        id: str,  # noqa: A002
+        id: str,
         path: str,
         size: int,
         meant: Meant = always,
@@ -75,11 +75,11 @@ class SessionFiles:
         meant(old)
         room = await self._room(session, path, old)
         check_room(size, room)
-        return Incoming(await self._files.upload(), session, room)
+        return Incoming(await self._files.create_upload(), session, room)
 
     async def put(
         self,
-        id: str,  # noqa: A002
+        id: str,
         path: str,
         incoming: Incoming,
         content_type: str,
@@ -91,7 +91,7 @@ class SessionFiles:
         QuotaExceeded, InsufficientStorage, StorageFailed, and what `meant` does.
         """
         upload, directory = incoming.upload, incoming.session.directory
-        await upload.finished(content_type)
+        await upload.finish(content_type)
         async with self._sessions.using(id) as live:
             if live.session.directory != directory:  # another one has its id by now
                 raise SessionNotFound("The session was deleted meanwhile.", id=id)
@@ -105,7 +105,7 @@ class SessionFiles:
             await live.change_file(step)
         return upload.size
 
-    async def delete(self, id: str, path: str, meant: Meant = always) -> None:  # noqa: A002
+    async def delete(self, id: str, path: str, meant: Meant = always) -> None:
         """Durable when it returns. Raises FileNotFound, InvalidPath, Conflict, as `meant` does."""
         check_writable(path)
         async with self._sessions.using(id) as live:
@@ -121,7 +121,7 @@ class SessionFiles:
         """How many bytes a file at that path may have."""
         used = session.total_size  # without what lists leave out
         if is_hidden(path):
-            used = await self._files.used(session.directory)
+            used = await self._files.used_bytes(session.directory)
         # Code may have made a file, or a hole of any size, that was not counted yet.
         own = None if session.limits is None else session.limits.workspace
         quota = self._quota if own is None else min(own, self._quota)

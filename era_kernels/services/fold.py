@@ -7,7 +7,8 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from era_kernels.long_json import LONG, pieces, weigh
+from era_kernels.concurrency.cooperative import Stepwise, run_cooperatively
+from era_kernels.json_incremental import LARGE_BYTES, estimate_size, iterencode
 from era_kernels.models import (
     ClearOutput,
     Display,
@@ -21,7 +22,6 @@ from era_kernels.models import (
     Stdout,
     UpdateDisplay,
 )
-from era_kernels.steps import Steps, leisurely
 
 Rich = Result | Display | UpdateDisplay
 
@@ -198,8 +198,11 @@ class Fold:
     async def take(self, events: Iterable[Event]) -> None:
         """The same on the event loop, which others have in between when there is much to do."""
         for number, event in enumerate(events, 1):
-            if isinstance(event, Result | Display | UpdateDisplay) and weigh(event.data) > LONG:
-                self._add(event, await leisurely(_measuring(event)))
+            if (
+                isinstance(event, Result | Display | UpdateDisplay)
+                and estimate_size(event.data) > LARGE_BYTES
+            ):
+                self._add(event, await run_cooperatively(_measuring(event)))
             else:
                 self._add(event)
             if number % 64 == 0:
@@ -241,10 +244,10 @@ class Fold:
         return answer
 
 
-def _measuring(event: Rich) -> Steps[int]:
+def _measuring(event: Rich) -> Stepwise[int]:
     """Steps to the size of an event's JSON."""
     size = 0
-    for piece in pieces({"data": event.data, "metadata": event.metadata}):
+    for piece in iterencode({"data": event.data, "metadata": event.metadata}):
         size += len(piece)
         yield
     return size

@@ -19,7 +19,7 @@ class Insights:
         self._executions = executions
         self._languages = languages
 
-    async def stack(self, id: str, execution_id: str) -> tuple[list[Frame], str]:  # noqa: A002
+    async def stack(self, id: str, execution_id: str) -> tuple[list[Frame], str]:
         """The calls that the execution is in, innermost last, and the language.
 
         None while its kernel only starts. Raises SessionNotFound, ExecutionNotFound, NotRunning,
@@ -37,7 +37,7 @@ class Insights:
             raise _not_running(execution_id)
         return frames, session.language
 
-    async def variables(self, id: str) -> Variables:  # noqa: A002
+    async def variables(self, id: str) -> Variables:
         """Those of the session; none without a kernel.
 
         Raises SessionNotFound, NotSupported, KernelSilent.

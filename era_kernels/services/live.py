@@ -180,8 +180,8 @@ class LiveSession:
             self.check_open()
             change = await self._desk.change_file(step)
         self._record.note(
-            file_count=max(0, self.session.file_count + change.files),
-            total_size=max(0, self.session.total_size + change.growth),
+            file_count=max(0, self.session.file_count + change.count_delta),
+            total_size=max(0, self.session.total_size + change.size_delta),
         )
 
     @asynccontextmanager

@@ -67,13 +67,13 @@ class Repeats:
         self._errands = Errands()
         self._locks: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
 
-    async def find(self, id: str, key: str, body: bytes) -> Running | Past | None:  # noqa: A002
+    async def find(self, id: str, key: str, body: bytes) -> Running | Past | None:
         """The execution of that key. Raises SessionNotFound, IdempotencyConflict."""
         return await self._found(await self._sessions.session(id), self._keyed(key, body))
 
     async def submit(
         self,
-        id: str,  # noqa: A002 - the word of the API
+        id: str,
         submission: Submission,
         key: str,
         body: bytes,
@@ -90,7 +90,7 @@ class Repeats:
 
     async def _submit(
         self,
-        id: str,  # noqa: A002
+        id: str,
         submission: Submission,
         keyed: Keyed,
     ) -> Running | Past:

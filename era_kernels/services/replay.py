@@ -37,7 +37,7 @@ async def replay(
     async with aclosing(log.read(after)) as batches:  # type: ignore[type-var]
         async for batch in batches:
             yield batch
-    last = batch[-1] if batch else await log.last()
+    last = batch[-1] if batch else await log.last_event()
     if last is not None and isinstance(last.event, Done):
         return
     end = [END_LOST, _end(execution, session)]

@@ -15,8 +15,8 @@ from era_kernels.errors import (
     TooLarge,
 )
 from era_kernels.models import WITHOUT_WALLS, Isolation, JsonObject, Submission
-from era_kernels.storage.files import checked_path
-from era_kernels.storage.snapshot import MIRROR
+from era_kernels.storage.files import validate_path
+from era_kernels.storage.snapshot import DATA_FILE_NAME
 
 ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 MAX_SESSION_JSON = 1024 * 1024  # bytes of `data`, and of `metadata`, as JSON
@@ -67,7 +67,7 @@ def _unfit(name: str, seconds: float, rule: str) -> InvalidRequest:
     return InvalidRequest(f"`{name}` {rule} seconds, and {seconds:g} is not.", details=details)
 
 
-def check_id(id: str | None) -> None:  # noqa: A002 - the word of the API
+def check_id(id: str | None) -> None:
     """A session's id; None stands for one that is made up. Raises InvalidId."""
     if id is not None and not ID.fullmatch(id):
         raise InvalidId(f"A session id must match ^{ID.pattern}$.")
@@ -116,9 +116,9 @@ def check_room(size: int, room: int) -> None:
 
 def check_writable(path: str) -> None:
     """A path at which callers may put and delete files. Raises InvalidPath, Conflict."""
-    if checked_path(path) == MIRROR:
+    if validate_path(path) == DATA_FILE_NAME:
         raise Conflict(
-            f"{MIRROR} mirrors the session's data and is written by the server.",
+            f"{DATA_FILE_NAME} mirrors the session's data and is written by the server.",
             hint="Change `data` with PATCH on the session, or `update_data` of a run.",
         )
 

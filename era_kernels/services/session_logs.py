@@ -18,7 +18,7 @@ from itertools import groupby
 from era_kernels.errors import StorageFailed
 from era_kernels.models import ClearOutput, InputRequest, Output, Recorded, Stderr, Stdout, now
 from era_kernels.services.executions import Tail
-from era_kernels.storage.session_log import SessionLog, SessionLogStore, Text, Timed
+from era_kernels.storage.session_log import SessionLog, SessionLogStore, TextEvent, TimedText
 
 log = logging.getLogger(__name__)
 
@@ -41,14 +41,14 @@ class Held:
     """Texts that wait to be written: the newest HELD_BYTES, and a count of what was left out."""
 
     def __init__(self) -> None:
-        self._texts: deque[Timed] = deque()
+        self._texts: deque[TimedText] = deque()
         self.size = 0
         self._left_out = 0  # characters
 
     def __bool__(self) -> bool:
         return bool(self._texts or self._left_out)
 
-    def add(self, text: Text) -> None:
+    def add(self, text: TextEvent) -> None:
         """Take a text. It must not be longer than a message of a kernel may be."""
         kept = type(text)(text.content[-HELD_BYTES:])
         self._left_out += len(text.content) - len(kept.content)
@@ -59,13 +59,13 @@ class Held:
             self.size -= len(oldest.content) + COST
             self._left_out += len(oldest.content)
 
-    def lose(self, texts: Iterable[Timed], left_out: int) -> None:
+    def lose(self, texts: Iterable[TimedText], left_out: int) -> None:
         """What was taken could not be written: only its size is told."""
         self._left_out += left_out + sum(len(text.content) for _, text in texts)
 
-    def take(self) -> tuple[list[Timed], int]:
+    def take(self) -> tuple[list[TimedText], int]:
         """All there is, neighbours of one stream made one, and what was left out before it."""
-        taken: list[Timed] = []
+        taken: list[TimedText] = []
         for kind, group in groupby(self._texts, lambda one: type(one[1])):
             texts = list(group)
             taken.append((texts[0][0], kind("".join(text.content for _, text in texts))))
@@ -181,7 +181,7 @@ class SessionLogs:
         """The log to write to, or to follow. There is at most one of each at a time."""
         found = self._live.get(directory)
         if found is None:
-            found = self._live[directory] = LiveLog(self._store.log(directory))
+            found = self._live[directory] = LiveLog(self._store.open_log(directory))
         return found
 
     async def view(self, directory: str) -> LogView:
@@ -206,7 +206,7 @@ class SessionLogs:
         await asyncio.to_thread(self._store.close)
 
 
-def text_of(event: Output) -> Text | None:
+def text_of(event: Output) -> TextEvent | None:
     """An output as text: of a rich one its `text/plain`, or else the names of what it has."""
     if isinstance(event, Stdout | Stderr):
         return event

@@ -60,10 +60,10 @@ class LiveSessions:
         """After a start: what a former server left behind is put in order."""
         stored, self._count = await self._tools.store.list_sessions()
         sessions = list(stored)
-        await self._tools.workspaces.sweep({session.directory for session in sessions})
+        await self._tools.workspaces.reconcile({session.directory for session in sessions})
         for session in sessions:
             if not session.persistent and await has_run(self._tools, session):
-                await self._tools.workspaces.empty(session.directory)
+                await self._tools.workspaces.clear_files(session.directory)
             self._watch(session)
 
     # ------------------------------------------------------------ sessions
@@ -89,7 +89,7 @@ class LiveSessions:
             self._count -= 1
             raise
 
-    async def duplicate(self, id: str, wish: Wish) -> SessionView:  # noqa: A002
+    async def duplicate(self, id: str, wish: Wish) -> SessionView:
         """A new session like this one, but for its variables; see `Duplicates.make`.
 
         Raises InvalidId besides.
@@ -100,11 +100,11 @@ class LiveSessions:
         async with self.using(id) as source:
             return self._view(await self._duplicates.make(source, wish))
 
-    async def get(self, id: str) -> SessionView:  # noqa: A002 - the word of the API
+    async def get(self, id: str) -> SessionView:
         """Raises SessionNotFound."""
         return self._view(await self.session(id))
 
-    async def session(self, id: str) -> Session:  # noqa: A002
+    async def session(self, id: str) -> Session:
         """The session's present values. Raises SessionNotFound."""
         self._check_there(id)
         live = self._live.get(id)
@@ -131,12 +131,12 @@ class LiveSessions:
             return stored
         return dataclasses.replace(live.session, data={})
 
-    async def files(self, id: str) -> Snapshot:  # noqa: A002
+    async def files(self, id: str) -> Snapshot:
         """The user's files as they are now. Raises SessionNotFound."""
         session = await self.session(id)
         return await self._tools.workspaces.scan(session.directory)
 
-    async def update(self, id: str, **changes: object) -> SessionView:  # noqa: A002
+    async def update(self, id: str, **changes: object) -> SessionView:
         """Change `default_timeout`, `ttl`, `allow_internet`, `allow_public`, `metadata`, `data`.
 
         Raises SessionNotFound, InvalidRequest, TooLarge, NotEnforceable.
@@ -147,14 +147,14 @@ class LiveSessions:
             self._tools.rules.check_timeout(timeout, "default_timeout")
         return self._view(await self._errands.run(self._update(id, changes)))
 
-    async def _update(self, id: str, changes: dict[str, object]) -> Session:  # noqa: A002
+    async def _update(self, id: str, changes: dict[str, object]) -> Session:
         async with self.using(id) as live:
             await live.update(**changes)
             if "ttl" in changes:
                 self._watch(live.session)
             return live.session
 
-    async def delete(self, id: str) -> datetime:  # noqa: A002
+    async def delete(self, id: str) -> datetime:
         """The id is free at once; kernel, children and files are gone when this returns.
 
         Raises SessionNotFound.
@@ -162,7 +162,7 @@ class LiveSessions:
         await self._errands.run(self._delete(id))
         return now()
 
-    async def _delete(self, id: str) -> None:  # noqa: A002
+    async def _delete(self, id: str) -> None:
         self._check_there(id)
         session = await self._tools.store.delete(id)
         await self._end_all([session])
@@ -203,19 +203,19 @@ class LiveSessions:
             return None
         return self._live.pop(session.id)
 
-    async def restart(self, id: str, base_url: str) -> int:  # noqa: A002
+    async def restart(self, id: str, base_url: str) -> int:
         """A fresh kernel; its generation. Raises SessionNotFound, Capacity, KernelStartFailed."""
         self._check_open()
         return await self._errands.run(self._restart(id, base_url))
 
-    async def _restart(self, id: str, base_url: str) -> int:  # noqa: A002
+    async def _restart(self, id: str, base_url: str) -> int:
         async with self.using(id) as live:
             self._check_open()
             return await live.restart(base_url)
 
     # ------------------------------------------------------------ time to live
 
-    def visiting(self, id: str) -> AbstractContextManager[None]:  # noqa: A002
+    def visiting(self, id: str) -> AbstractContextManager[None]:
         """Around a request to a session: it is not expired meanwhile, and its time begins anew."""
         return self._expiry.visit(id)
 
@@ -243,7 +243,7 @@ class LiveSessions:
 
     # ------------------------------------------------------------ runs
 
-    async def submit(self, id: str, submission: Submission | ExecSubmission) -> Running:  # noqa: A002
+    async def submit(self, id: str, submission: Submission | ExecSubmission) -> Running:
         """Queue a run, or run beside the queue. Raises what `LiveSession.submit` does."""
         self._check_open()
         async with self.using(id) as live:
@@ -294,13 +294,13 @@ class LiveSessions:
     # ------------------------------------------------------------ inside
 
     @asynccontextmanager
-    async def using(self, id: str) -> AsyncIterator[LiveSession]:  # noqa: A002
+    async def using(self, id: str) -> AsyncIterator[LiveSession]:
         """The live session, which is not forgotten meanwhile. Raises SessionNotFound."""
         live = await self._find(id)
         with live.used():
             yield live
 
-    async def _find(self, id: str) -> LiveSession:  # noqa: A002
+    async def _find(self, id: str) -> LiveSession:
         self._check_there(id)
         while id not in self._live:
             deletions = self._deletions
@@ -316,7 +316,7 @@ class LiveSessions:
     def _forget(self) -> None:
         """Sessions that rest are read from the store again when they are asked for."""
         if len(self._live) >= self._forget_at:
-            self._live = {id: live for id, live in self._live.items() if not live.resting}  # noqa: A001
+            self._live = {id: live for id, live in self._live.items() if not live.resting}
             self._forget_at = max(REMEMBERED, 2 * len(self._live))
 
     def _view(self, session: Session) -> SessionView:
@@ -328,10 +328,10 @@ class LiveSessions:
         if self._closing:
             raise ShuttingDown("The server is stopping.", retry_after=RETRY_AFTER)
 
-    def _check_there(self, id: str) -> None:  # noqa: A002
+    def _check_there(self, id: str) -> None:
         if id in self._expired:
             raise _not_found(id)
 
 
-def _not_found(id: str) -> SessionNotFound:  # noqa: A002
+def _not_found(id: str) -> SessionNotFound:
     return SessionNotFound(f"There is no session {id}.", id=id)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from era_kernels.errors import EraError
 from era_kernels.kernels.machine import KernelHost
 from era_kernels.models import Isolation, JsonObject
-from era_kernels.storage.sqlite import Database
+from era_kernels.storage.database import Database
 
 
 class Status:

@@ -12,9 +12,9 @@ from era_kernels.services.mounts import Mounts
 from era_kernels.services.rules import Rules
 from era_kernels.services.seat import Seats
 from era_kernels.services.session_logs import SessionLogs
-from era_kernels.storage.codes import CodeStore
-from era_kernels.storage.files import Files
+from era_kernels.storage.files import FileStore
 from era_kernels.storage.sessions import SessionStore
+from era_kernels.storage.stored_code import CodeStore
 from era_kernels.storage.workspaces import Workspaces
 
 
@@ -26,7 +26,7 @@ class Tools:
     store: SessionStore
     codes: CodeStore
     workspaces: Workspaces
-    files: Files
+    files: FileStore
     executions: Executions
     logs: SessionLogs
     seats: Seats
@@ -41,5 +41,5 @@ class Tools:
 
     def place_of(self, session: Session) -> Place:
         """Where its processes live, with its mounts. Raises Unavailable, NotEnforceable."""
-        place = self.workspaces.place(session.directory)
+        place = self.workspaces.session_paths(session.directory)
         return replace(place, mounts=self.mounts.of(session.mounts))

@@ -10,29 +10,29 @@ from functools import partial
 from pathlib import Path
 from time import sleep
 
+from era_kernels.concurrency.cooperative import YIELD_SECONDS, Stepwise, run_in_slices
 from era_kernels.errors import ExecutionNotFound, StorageFailed
 from era_kernels.models import Event, Execution, Keyed, Recorded, now
-from era_kernels.steps import REST, Steps, in_thread
-from era_kernels.storage import execution_rows, log_repair
-from era_kernels.storage.log_index import LogIndex, index_path
-from era_kernels.storage.log_lines import (
+from era_kernels.storage import executions_table, log_recovery
+from era_kernels.storage.database import Database
+from era_kernels.storage.log_format import (
     Header,
-    Line,
+    LineInfo,
     encode,
     encode_header,
-    encoding,
     is_long,
-    pieces,
-    take_long,
+    is_slow_to_write,
+    iterencode,
+    split_long_texts,
 )
-from era_kernels.storage.log_reader import LogReader, Pools
-from era_kernels.storage.sqlite import Database
-from era_kernels.storage.threads import Lane
+from era_kernels.storage.log_index import LogIndex, index_path
+from era_kernels.storage.log_reader import LogReader, LogThreads
+from era_kernels.storage.threads import SerialExecutor
 
 log = logging.getLogger(__name__)
 
-MANY = 32  # events that are encoded without a rest
-GROUP = 1 << 20  # bytes that are written at once
+EVENTS_PER_YIELD = 32  # events that are encoded without a rest
+WRITE_BYTES = 1 << 20  # bytes that are written at once
 
 __all__ = ["ExecutionLog", "ExecutionStore"]
 
@@ -40,10 +40,10 @@ __all__ = ["ExecutionLog", "ExecutionStore"]
 class ExecutionLog(LogReader):
     """The log of a live execution: one appends, any number read meanwhile."""
 
-    def __init__(self, path: Path, file: int, index: LogIndex, pools: Pools) -> None:
-        super().__init__(path, index, pools)
+    def __init__(self, path: Path, file: int, index: LogIndex, threads: LogThreads) -> None:
+        super().__init__(path, index, threads)
         self._file = file
-        self._lane = Lane(pools.appenders)
+        self._executor = SerialExecutor(threads.appenders)
 
     async def append(self, events: Sequence[Event]) -> list[Recorded]:
         """Write events, in the order of the calls; how they stand in the log.
@@ -51,14 +51,14 @@ class ExecutionLog(LogReader):
         All or nothing. Raises StorageFailed, InsufficientStorage; the log stays whole then, and
         the next append may succeed.
         """
-        if take_long(events):
-            return await self._lane.start_on(self._pools.long, self._append, events)
-        return await self._lane.run(self._append, events)
+        if is_slow_to_write(events):
+            return await self._executor.submit_to(self._threads.slow, self._append, events)
+        return await self._executor.run(self._append, events)
 
     async def aclose(self) -> None:
         """No more appends; readers may go on. A second call is fine."""
-        if self._lane.busy or self._index.worth_saving:
-            await self._lane.run(self._close)
+        if self._executor.is_busy or self._index.is_worth_saving:
+            await self._executor.run(self._close)
         else:
             # Closing a small file waits for nothing, and a hop to a thread costs more than this.
             self._close()
@@ -69,7 +69,9 @@ class ExecutionLog(LogReader):
         if self._file < 0:
             raise StorageFailed("The log of this execution is closed.")
         time, first = now(), self._index.last_seq + 1
-        recorded = [Recorded(first + n, time, event) for n, event in enumerate(pieces(events))]
+        recorded = [
+            Recorded(first + n, time, event) for n, event in enumerate(split_long_texts(events))
+        ]
         try:
             lines = self._write(recorded)
         except BaseException:
@@ -79,25 +81,25 @@ class ExecutionLog(LogReader):
             self._index.add(line)
         return recorded
 
-    def _write(self, recorded: Iterable[Recorded]) -> list[Line]:
+    def _write(self, recorded: Iterable[Recorded]) -> list[LineInfo]:
         """A group of lines at a time, so that what is long is never encoded as a whole."""
-        lines: list[Line] = []
+        lines: list[LineInfo] = []
         group: list[bytes] = []
         offset, size = self._index.size, 0
         for number, one in enumerate(recorded, 1):
-            if number % MANY == 0:
-                sleep(REST / 4)  # many events: others need the interpreter, too
+            if number % EVENTS_PER_YIELD == 0:
+                sleep(YIELD_SECONDS / 4)  # many events: others need the interpreter, too
             if is_long(one.event):
                 offset = _write_all(self._file, b"".join(group), offset)
                 group, size = [], 0
-                end = in_thread(_write_slowly(self._file, encoding(one), offset))
-                lines.append(Line(end - offset))
+                end = run_in_slices(_write_stepwise(self._file, iterencode(one), offset))
+                lines.append(LineInfo(end - offset))
                 offset = end
                 continue
-            if size >= GROUP:
+            if size >= WRITE_BYTES:
                 offset = _write_all(self._file, b"".join(group), offset)
                 group, size = [], 0
-                sleep(REST)  # much text: the same
+                sleep(YIELD_SECONDS)  # much text: the same
             data, line = encode(one)
             lines.append(line)
             group.append(data)
@@ -109,7 +111,7 @@ class ExecutionLog(LogReader):
         file, self._file = self._file, -1
         if file >= 0:
             os.close(file)
-            if self._index.worth_saving:
+            if self._index.is_worth_saving:
                 self._index.save(self._path)
 
 
@@ -123,68 +125,68 @@ class ExecutionStore:
     def __init__(self, database: Database, sessions: Path) -> None:
         self._database = database
         self._sessions = sessions
-        self._pools = Pools()
+        self._threads = LogThreads()
 
     async def create(
         self,
         execution: Execution,
         directory: str,
         language: str,
-        indexed: bool = True,
-        keyed: Keyed | None = None,
+        is_indexed: bool = True,
+        idempotency: Keyed | None = None,
     ) -> ExecutionLog:
-        """The log of a new execution. `indexed`: it is listed, as long as its session exists.
+        """The log of a new execution. `is_indexed`: it is listed, as long as its session exists.
 
-        `keyed`: its key is durable when this returns. Raises StorageFailed, InsufficientStorage.
+        `idempotency`: its key is durable when this returns. Raises StorageFailed, InsufficientStorage.
         """
         path = self._path(directory, execution.id)
         header = encode_header(Header(execution.code, language, execution.created_at))
-        file = await self._pools.appenders.run(_create, path, header)
-        if keyed is not None:
-            await self._insert_keyed(execution, directory, keyed, path, file)
-        elif indexed:
-            self._database.write_soon(partial(execution_rows.insert, execution, directory))
-        return ExecutionLog(path, file, LogIndex(len(header)), self._pools)
+        file = await self._threads.appenders.run(_create, path, header)
+        if idempotency is not None:
+            await self._insert_with_key(execution, directory, idempotency, path, file)
+        elif is_indexed:
+            self._database.write_soon(partial(executions_table.insert, execution, directory))
+        return ExecutionLog(path, file, LogIndex(len(header)), self._threads)
 
-    async def _insert_keyed(
-        self, execution: Execution, directory: str, keyed: Keyed, path: Path, file: int
+    async def _insert_with_key(
+        self, execution: Execution, directory: str, idempotency: Keyed, path: Path, file: int
     ) -> None:
         """After the log: a server killed in between leaves the key free, and no code has run."""
         try:
             await self._database.write(
-                partial(execution_rows.insert_keyed, execution, directory, keyed)
+                partial(executions_table.insert_with_key, execution, directory, idempotency)
             )
         except BaseException:
             os.close(file)
-            await self._pools.readers.run(_unlink, [path])
+            await self._threads.readers.run(_unlink_logs, [path])
             raise
 
     async def find_key(self, directory: str, key: str) -> tuple[str, bytes] | None:
         """The execution that a caller's key stands for, and the digest of its body."""
-        await self._database.settled()
-        return await self._database.read(partial(execution_rows.find_key, directory, key))
+        await self._database.flush()
+        return await self._database.read(partial(executions_table.find_key, directory, key))
 
     def release_key_soon(self, execution_id: str) -> None:
         """The key of that execution stands for nothing any more."""
-        self._database.write_soon(partial(execution_rows.release_key, execution_id))
+        self._database.write_soon(partial(executions_table.release_key, execution_id))
 
     def update_soon(
         self,
         execution: Execution,
         log: ExecutionLog | None = None,
-        after: Callable[[None], object] | None = None,
+        on_committed: Callable[[None], object] | None = None,
     ) -> None:
         """Store what changed of an execution, and how large its log is; where it is indexed.
 
-        `after` is called in another thread once it is safe; it must not raise.
+        `on_committed` is called in another thread once it is safe; it must not raise.
         """
         size = None if log is None else log.size
-        self._database.write_soon(partial(execution_rows.update, execution, size), after)
+        self._database.write_soon(partial(executions_table.update, execution, size), on_committed)
 
     async def get(self, session_id: str, execution_id: str) -> Execution:
         """Raises ExecutionNotFound."""
-        await self._database.settled()
-        found = await self._database.read(partial(execution_rows.select, session_id, execution_id))
+        await self._database.flush()
+        found = await self._database.read(partial(executions_table.find, session_id, execution_id))
         if found is None:
             raise ExecutionNotFound(f"There is no execution {execution_id}.", id=execution_id)
         return found
@@ -193,20 +195,22 @@ class ExecutionStore:
         self, session_id: str, limit: int | None = None, offset: int = 0
     ) -> tuple[list[Execution], int]:
         """Executions of a session, oldest first, and how many there are."""
-        await self._database.settled()
-        return await self._database.read(partial(execution_rows.listed, session_id, limit, offset))
+        await self._database.flush()
+        return await self._database.read(
+            partial(executions_table.list_page, session_id, limit, offset)
+        )
 
     async def open_log(self, directory: str, execution_id: str) -> LogReader:
         """The log of an execution that is not live. Raises ExecutionNotFound, StorageFailed."""
         path = self._path(directory, execution_id)
-        return LogReader(path, await self._pools.readers.run(_index, path), self._pools)
+        return LogReader(path, await self._threads.readers.run(_load_index, path), self._threads)
 
     async def trim(self, session_id: str, directory: str, keep: int, keep_bytes: int) -> None:
         """Drop the oldest executions beyond so many, or so many bytes together.
 
         Never the newest, nor one that has not finished. Nobody waits for it to happen.
         """
-        work = partial(execution_rows.trim, session_id, directory, keep, keep_bytes)
+        work = partial(executions_table.trim, session_id, directory, keep, keep_bytes)
         self._database.write_soon(work, partial(self._unlink_soon, directory))
 
     async def close_unfinished(self) -> None:
@@ -214,38 +218,46 @@ class ExecutionStore:
 
         Does no harm when it is repeated, or killed at any point.
         """
-        await self._database.settled()
-        sessions = await self._database.read(execution_rows.session_ids)
+        await self._database.flush()
+        sessions = await self._database.read(executions_table.session_ids)
         for directory, session_id in sessions.items():
-            await self._adopt(directory, session_id)
-        for execution_id in await self._database.read(execution_rows.unfinished_ids):
-            left = await self._database.read(partial(execution_rows.unfinished, execution_id))
-            path = self._path(left.directory, execution_id)
-            execution, size = await self._pools.readers.run(log_repair.closed, path, left)
-            await self._database.write(partial(execution_rows.update, execution, size))
+            await self._index_orphaned_logs(directory, session_id)
+        for execution_id in await self._database.read(executions_table.unfinished_ids):
+            unfinished = await self._database.read(
+                partial(executions_table.get_unfinished, execution_id)
+            )
+            path = self._path(unfinished.directory, execution_id)
+            execution, size = await self._threads.readers.run(
+                log_recovery.recover, path, unfinished
+            )
+            await self._database.write(partial(executions_table.update, execution, size))
 
     async def aclose(self) -> None:
         """After the last log is closed; a second call is fine."""
-        await asyncio.to_thread(self._pools.close)
+        await asyncio.to_thread(self._threads.close)
 
-    async def _adopt(self, directory: str, session_id: str) -> None:
+    async def _index_orphaned_logs(self, directory: str, session_id: str) -> None:
         """List the logs whose rows were lost in a crash, as executions that did not finish."""
-        logs = await self._pools.readers.run(log_repair.log_ids, self._path(directory, "").parent)
+        logs = await self._threads.readers.run(
+            log_recovery.logged_execution_ids, self._path(directory, "").parent
+        )
         if not logs:
             return
-        known = await self._database.read(partial(execution_rows.ids, session_id))
+        known = await self._database.read(partial(executions_table.execution_ids, session_id))
         for execution_id in sorted(logs - known):
             path = self._path(directory, execution_id)
-            execution = await self._pools.readers.run(log_repair.execution_of, path, session_id)
+            execution = await self._threads.readers.run(
+                log_recovery.execution_from_header, path, session_id
+            )
             if execution is None:
-                _unlink([path])
+                _unlink_logs([path])
             else:
-                await self._database.write(partial(execution_rows.insert, execution, directory))
+                await self._database.write(partial(executions_table.insert, execution, directory))
 
     def _unlink_soon(self, directory: str, execution_ids: Sequence[str]) -> None:
         if execution_ids:
-            paths = [self._path(directory, id) for id in execution_ids]  # noqa: A001
-            self._pools.readers.hand_over(_unlink, paths)
+            paths = [self._path(directory, id) for id in execution_ids]
+            self._threads.readers.submit_detached(_unlink_logs, paths)
 
     def _path(self, directory: str, execution_id: str) -> Path:
         return self._sessions / directory / "executions" / f"{execution_id}.jsonl"
@@ -276,7 +288,7 @@ def _write_all(file: int, data: bytes, offset: int) -> int:
     return offset + written
 
 
-def _write_slowly(file: int, pieces: Iterable[bytes], offset: int) -> Steps[int]:
+def _write_stepwise(file: int, pieces: Iterable[bytes], offset: int) -> Stepwise[int]:
     """The same in steps."""
     for piece in pieces:
         if piece:
@@ -285,14 +297,14 @@ def _write_slowly(file: int, pieces: Iterable[bytes], offset: int) -> Steps[int]
     return offset
 
 
-def _index(path: Path) -> LogIndex:
+def _load_index(path: Path) -> LogIndex:
     try:
-        return LogIndex.of(path)
+        return LogIndex.load_or_build(path)
     except FileNotFoundError as error:
         raise ExecutionNotFound("The log of this execution is gone.", id=path.stem) from error
 
 
-def _unlink(paths: Iterable[Path]) -> None:
+def _unlink_logs(paths: Iterable[Path]) -> None:
     """Remove logs and their indexes; what remains is swept with its session."""
     for path in paths:
         for file in (path, index_path(path)):

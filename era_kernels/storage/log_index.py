@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from era_kernels.models import Stderr, Stdout
-from era_kernels.storage.log_lines import Line, decode_header, measure
+from era_kernels.storage.log_format import LineInfo, decode_header, measure
 
 log = logging.getLogger(__name__)
 
-STEP = 256 * 1024  # bytes of log from one mark to the next
-CHUNK = 256 * 1024  # bytes that are read at once
+MARK_INTERVAL_BYTES = 256 * 1024  # bytes of log from one mark to the next
+CHUNK_BYTES = 256 * 1024  # bytes that are read at once
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -40,9 +40,9 @@ class LogIndex:
         self.text_bytes = {Stdout.type: 0, Stderr.type: 0}
         self.marks = [Mark(1, start, 0, 0)]
 
-    def add(self, line: Line) -> None:
+    def add(self, line: LineInfo) -> None:
         """Count one more line at the end."""
-        if self.size - self.marks[-1].offset >= STEP:
+        if self.size - self.marks[-1].offset >= MARK_INTERVAL_BYTES:
             self.marks.append(Mark(self.last_seq + 1, self.size, *self.text_bytes.values()))
         self.last_seq += 1
         # First the bytes, then what they hold: a reader never looks for text beyond them.
@@ -51,26 +51,26 @@ class LogIndex:
             self.text_bytes[line.stream] += line.text_size
 
     @property
-    def worth_saving(self) -> bool:
+    def is_worth_saving(self) -> bool:
         """Counting a short log again costs less than one more file."""
         return len(self.marks) > 1
 
-    def before_event(self, seq: int) -> Mark:
+    def mark_for_event(self, seq: int) -> Mark:
         """The last mark that is not beyond that event."""
-        return self._mark("seq", seq)
+        return self._last_mark_up_to("seq", seq)
 
-    def before_text(self, stream: str, position: int) -> Mark:
+    def mark_for_text(self, stream: str, position: int) -> Mark:
         """The last mark that is not beyond that byte of a stream's text."""
-        return self._mark(stream, position)
+        return self._last_mark_up_to(stream, position)
 
-    def _mark(self, field: str, value: int) -> Mark:
+    def _last_mark_up_to(self, field: str, value: int) -> Mark:
         key = itemgetter(Mark._fields.index(field))
         return self.marks[max(bisect_right(self.marks, value, key=key) - 1, 0)]
 
     # ------------------------------------------------------------ on disk (blocking)
 
     @classmethod
-    def of(cls, path: Path) -> LogIndex:
+    def load_or_build(cls, path: Path) -> LogIndex:
         """The index of a log that nobody writes to: as it was saved, else counted and saved.
 
         It ends before the first line that is torn or wrong. Raises OSError.
@@ -78,19 +78,19 @@ class LogIndex:
         saved = _load(path)
         if saved is not None:
             return saved
-        index = cls.counted(path)
-        if index.worth_saving:
+        index = cls.build(path)
+        if index.is_worth_saving:
             index.save(path)
         return index
 
     @classmethod
-    def counted(cls, path: Path) -> LogIndex:
+    def build(cls, path: Path) -> LogIndex:
         """Read the whole log, a chunk at a time."""
-        with closing(Lines(path, 0)) as lines:
+        with closing(LineReader(path, 0)) as lines:
             end = lines.file_size()
-            batch = lines.take(end)
+            batch = lines.read(end)
             index = cls(_header_size(path, batch))
-            batch = (batch[1:] or lines.take(end)) if index.size else []
+            batch = (batch[1:] or lines.read(end)) if index.size else []
             while batch:
                 for line in batch:
                     try:
@@ -98,7 +98,7 @@ class LogIndex:
                     except ValueError as error:
                         log.warning("a log is torn", extra={"log": path.name, "why": str(error)})
                         return index
-                batch = lines.take(end)
+                batch = lines.read(end)
         return index
 
     def save(self, path: Path) -> None:
@@ -160,7 +160,7 @@ def index_path(path: Path) -> Path:
     return path.with_suffix(".index")
 
 
-class Lines:
+class LineReader:
     """The whole lines of a log from an offset on, a chunk at a time (blocking).
 
     The file is opened by the first step, so that none is left open when there is no such step.
@@ -171,14 +171,14 @@ class Lines:
         self._offset = offset
         self._file = -1
 
-    def take(self, end: int) -> list[bytes]:
+    def read(self, end: int) -> list[bytes]:
         """The next lines before that offset, with their newlines; empty at the end.
 
         Raises OSError.
         """
-        size = CHUNK
+        size = CHUNK_BYTES
         while True:
-            data = os.pread(self._opened(), min(size, end - self._offset), self._offset)
+            data = os.pread(self._open(), min(size, end - self._offset), self._offset)
             stop = data.rfind(b"\n") + 1
             if stop:
                 self._offset += stop
@@ -191,14 +191,14 @@ class Lines:
 
     def file_size(self) -> int:
         """Raises OSError."""
-        return os.fstat(self._opened()).st_size
+        return os.fstat(self._open()).st_size
 
     def close(self) -> None:
         """Called once, as the last step."""
         if self._file >= 0:
             os.close(self._file)
 
-    def _opened(self) -> int:
+    def _open(self) -> int:
         if self._file < 0:
             self._file = os.open(self._path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         return self._file
@@ -206,14 +206,14 @@ class Lines:
 
 def first_line(path: Path) -> bytes:
     """The header's line; empty when it is torn. Raises OSError."""
-    with closing(Lines(path, 0)) as lines:
-        return b"".join(lines.take(lines.file_size())[:1])
+    with closing(LineReader(path, 0)) as lines:
+        return b"".join(lines.read(lines.file_size())[:1])
 
 
 def last_line(path: Path, index: LogIndex) -> bytes:
     """The line of the last event that the index counts, empty without any. Raises OSError."""
     line = b""
-    with closing(Lines(path, index.marks[-1].offset)) as lines:
-        while taken := lines.take(index.size):
-            line = taken[-1]
+    with closing(LineReader(path, index.marks[-1].offset)) as lines:
+        while batch := lines.read(index.size):
+            line = batch[-1]
     return line

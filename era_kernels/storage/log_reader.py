@@ -7,37 +7,37 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from era_kernels.errors import ExecutionNotFound, StorageFailed
-from era_kernels.long_json import LONG
+from era_kernels.json_incremental import LARGE_BYTES
 from era_kernels.models import Recorded, Stdout
-from era_kernels.storage.log_index import Lines, LogIndex, last_line
-from era_kernels.storage.log_lines import decode, text_in
-from era_kernels.storage.threads import Lane, Threads
+from era_kernels.storage.log_format import decode, decode_text
+from era_kernels.storage.log_index import LineReader, LogIndex, last_line
+from era_kernels.storage.threads import SerialExecutor, StorageThreads
 
-APPENDERS = 4  # threads that write to logs
-READERS = 4  # threads that read logs, and index or remove them
+APPENDER_THREADS = 4  # threads that write to logs
+READER_THREADS = 4  # threads that read logs, and index or remove them
 
 
-class Pools:
-    """The threads of all logs. `long` does what takes long, one after the other."""
+class LogThreads:
+    """The threads of all logs. `slow` does what takes long, one after the other."""
 
     def __init__(self) -> None:
-        self.appenders = Threads("log", APPENDERS)
-        self.readers = Threads("log-reader", READERS)
-        self.long = Threads("log-long", 1)
+        self.appenders = StorageThreads("log", APPENDER_THREADS)
+        self.readers = StorageThreads("log-reader", READER_THREADS)
+        self.slow = StorageThreads("log-long", 1)
 
     def close(self) -> None:
         """Blocking; a second call is fine."""
-        for threads in (self.appenders, self.readers, self.long):
+        for threads in (self.appenders, self.readers, self.slow):
             threads.close()
 
 
 class LogReader:
     """A log as readers see it: events and text. A read ends where the log ends at that time."""
 
-    def __init__(self, path: Path, index: LogIndex, pools: Pools) -> None:
+    def __init__(self, path: Path, index: LogIndex, threads: LogThreads) -> None:
         self._path = path
         self._index = index
-        self._pools = pools
+        self._threads = threads
 
     @property
     def size(self) -> int:
@@ -54,31 +54,31 @@ class LogReader:
         """The number of the newest event, 0 without any."""
         return self._index.last_seq
 
-    async def last(self) -> Recorded | None:
+    async def last_event(self) -> Recorded | None:
         """The newest event of a log that does not grow any more.
 
         Raises ExecutionNotFound when the log is gone, StorageFailed.
         """
         if self.last_seq == 0:
             return None
-        return await self._pools.readers.run(_last, self._path, self._index)
+        return await self._threads.readers.run(_read_last_event, self._path, self._index)
 
     async def read(self, after: int = 0) -> AsyncIterator[list[Recorded]]:
         """Batches of the events after that sequence number, oldest first.
 
         Raises ExecutionNotFound when the log is gone, StorageFailed.
         """
-        lines = Lines(self._path, self._index.before_event(after + 1).offset)
-        lane = Lane(self._pools.readers)
+        lines = LineReader(self._path, self._index.mark_for_event(after + 1).offset)
+        executor = SerialExecutor(self._threads.readers)
         try:
-            while batch := await lane.run(_events, lines, self.size):
-                if isinstance(batch, Lots):
-                    batch = await lane.start_on(self._pools.long, _all_decoded, batch)
+            while batch := await executor.run(_read_events, lines, self.size):
+                if isinstance(batch, LargeBatch):
+                    batch = await executor.submit_to(self._threads.slow, _decode_all, batch)
                 if batch[-1].seq > after:
                     yield [recorded for recorded in batch if recorded.seq > after]
         finally:
             # Nobody waits: the last one to close a deleted log may have to wait for the disk.
-            lane.start(lines.close)
+            executor.submit(lines.close)
 
     async def text(
         self, stream: str, start: int = 0, stop: int | None = None
@@ -89,13 +89,13 @@ class LogReader:
         """
         total = self.text_bytes[stream]
         stop = total if stop is None else min(stop, total)
-        mark = self._index.before_text(stream, start)
+        mark = self._index.mark_for_text(stream, start)
         position = mark.stdout if stream == Stdout.type else mark.stderr
-        lines = Lines(self._path, mark.offset)
-        lane = Lane(self._pools.readers)
+        lines = LineReader(self._path, mark.offset)
+        executor = SerialExecutor(self._threads.readers)
         try:
             while max(position, start) < stop:
-                data = await lane.run(_text, lines, self.size, stream)
+                data = await executor.run(_read_text, lines, self.size, stream)
                 if data is None:
                     return
                 piece = data[max(0, start - position) : stop - position]
@@ -103,28 +103,28 @@ class LogReader:
                 if piece:
                     yield piece
         finally:
-            lane.start(lines.close)
+            executor.submit(lines.close)
 
 
-class Lots(list[bytes]):
+class LargeBatch(list[bytes]):
     """Lines that take long to decode."""
 
 
-def _events(lines: Lines, end: int) -> list[Recorded] | Lots:
-    taken = _take(lines, end)
-    if sum(map(len, taken)) > 16 * LONG:
-        return Lots(taken)
-    return [_decoded(line) for line in taken]
+def _read_events(lines: LineReader, end: int) -> list[Recorded] | LargeBatch:
+    batch = _read_lines(lines, end)
+    if sum(map(len, batch)) > 16 * LARGE_BYTES:
+        return LargeBatch(batch)
+    return [_decode(line) for line in batch]
 
 
-def _all_decoded(lines: list[bytes]) -> list[Recorded]:
+def _decode_all(lines: list[bytes]) -> list[Recorded]:
     """Lets go of the lines, which are large."""
-    found = [_decoded(line) for line in lines]
+    found = [_decode(line) for line in lines]
     lines.clear()
     return found
 
 
-def _decoded(line: bytes) -> Recorded:
+def _decode(line: bytes) -> Recorded:
     try:
         return decode(line)
     except ValueError as error:
@@ -132,24 +132,24 @@ def _decoded(line: bytes) -> Recorded:
         raise StorageFailed("The log of this execution is damaged.") from error
 
 
-def _text(lines: Lines, end: int, stream: str) -> bytes | None:
+def _read_text(lines: LineReader, end: int, stream: str) -> bytes | None:
     """The text of the next lines; None at the end."""
-    taken = _take(lines, end)
-    return b"".join(text_in(line, stream) for line in taken) if taken else None
+    batch = _read_lines(lines, end)
+    return b"".join(decode_text(line, stream) for line in batch) if batch else None
 
 
-def _take(lines: Lines, end: int) -> list[bytes]:
-    with _gone():
-        return lines.take(end)
+def _read_lines(lines: LineReader, end: int) -> list[bytes]:
+    with _missing_as_not_found():
+        return lines.read(end)
 
 
-def _last(path: Path, index: LogIndex) -> Recorded:
-    with _gone():
-        return _decoded(last_line(path, index))
+def _read_last_event(path: Path, index: LogIndex) -> Recorded:
+    with _missing_as_not_found():
+        return _decode(last_line(path, index))
 
 
 @contextmanager
-def _gone() -> Iterator[None]:
+def _missing_as_not_found() -> Iterator[None]:
     try:
         yield
     except FileNotFoundError as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from era_kernels.storage.migrating import Database, Migrations
+from era_kernels.storage.sqlite_utils_import import Database, Migrations
 
 MIGRATIONS = Migrations("era_kernels")
 

@@ -9,28 +9,28 @@ from pathlib import Path
 
 from era_kernels.errors import StartError
 
-SIZE = 32  # bytes
+SECRET_BYTES = 32  # bytes
 
 
-def secret_of(path: Path) -> bytes:
+def load_or_create_secret(path: Path) -> bytes:
     """The secret in that file, made where it is missing (blocking). Raises StartError."""
     try:
         with suppress(FileNotFoundError):
             found = path.read_bytes()
-            if len(found) == SIZE:
+            if len(found) == SECRET_BYTES:
                 return found
-        return _made(path)
+        return _create(path)
     except OSError as error:
         raise StartError(f"The file {path} cannot be used ({error.strerror}).") from error
 
 
-def _made(path: Path) -> bytes:
+def _create(path: Path) -> bytes:
     """Whole and durable, or not at all."""
     new = path.with_suffix(".new")
     new.unlink(missing_ok=True)
-    made = secrets.token_bytes(SIZE)
+    secret = secrets.token_bytes(SECRET_BYTES)
     with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-        file.write(made)
+        file.write(secret)
         file.flush()
         os.fsync(file.fileno())
     new.replace(path)
@@ -39,4 +39,4 @@ def _made(path: Path) -> bytes:
         os.fsync(directory)
     finally:
         os.close(directory)
-    return made
+    return secret

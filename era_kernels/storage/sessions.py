@@ -11,28 +11,30 @@ from typing import Any
 
 from era_kernels.errors import SessionExists, SessionNotFound
 from era_kernels.models import JsonObject, Limits, Session
-from era_kernels.storage import codes
-from era_kernels.storage.codes import StoredCode
-from era_kernels.storage.rows import json_text, time_from, time_text
-from era_kernels.storage.sqlite import Database
+from era_kernels.storage import stored_code
+from era_kernels.storage.database import Database
+from era_kernels.storage.sql_values import json_to_text, time_from_text, time_to_text
+from era_kernels.storage.stored_code import StoredCode
 
 COLUMNS = tuple(field.name for field in fields(Session))
-_ALL = ", ".join(COLUMNS)
+_ALL_COLUMNS = ", ".join(COLUMNS)
 # `data` may have a megabyte per session, and lists do without it.
-_LISTED = ", ".join("NULL AS data" if name == "data" else name for name in COLUMNS)
+_LIST_COLUMNS = ", ".join("NULL AS data" if name == "data" else name for name in COLUMNS)
 
-_parse = json.JSONDecoder().raw_decode  # text of our own; a third of what json.loads takes
+_raw_decode = json.JSONDecoder().raw_decode  # text of our own; a third of what json.loads takes
 
 
 def _object_from(text: str | None) -> JsonObject:
-    value: JsonObject = {} if text is None else _parse(text)[0]
+    value: JsonObject = {} if text is None else _raw_decode(text)[0]
     return value
 
 
 def _limits_text(limits: Limits | None) -> str | None:
     if limits is None:
         return None
-    return json_text({name: value for name, value in asdict(limits).items() if value is not None})
+    return json_to_text(
+        {name: value for name, value in asdict(limits).items() if value is not None}
+    )
 
 
 def _limits_from(text: str | None) -> Limits | None:
@@ -48,16 +50,16 @@ def _names_from(text: str | None) -> tuple[str, ...]:
 
 
 _TO_COLUMN: dict[str, Callable[[Any], Any]] = {
-    "created_at": time_text,
-    "last_run_at": time_text,
-    "data": json_text,
-    "metadata": json_text,
+    "created_at": time_to_text,
+    "last_run_at": time_to_text,
+    "data": json_to_text,
+    "metadata": json_to_text,
     "limits": _limits_text,
     "mounts": _names_text,
 }
 _FROM_COLUMN: dict[str, Callable[[Any], Any]] = {
-    "created_at": time_from,
-    "last_run_at": time_from,
+    "created_at": time_from_text,
+    "last_run_at": time_from_text,
     "data": _object_from,
     "metadata": _object_from,
     "persistent": bool,
@@ -68,7 +70,7 @@ _FROM_COLUMN: dict[str, Callable[[Any], Any]] = {
 }
 
 
-_CONVERTED = tuple((COLUMNS.index(name), convert) for name, convert in _FROM_COLUMN.items())
+_CONVERSIONS = tuple((COLUMNS.index(name), convert) for name, convert in _FROM_COLUMN.items())
 
 
 class SessionStore:
@@ -85,17 +87,17 @@ class SessionStore:
         """
         await self._database.write(partial(_insert, session, code))
 
-    async def get(self, id: str) -> Session:  # noqa: A002 - the word of the API
+    async def get(self, session_id: str) -> Session:
         """Raises SessionNotFound."""
-        session = await self.find(id)
+        session = await self.find(session_id)
         if session is None:
-            raise _not_found(id)
+            raise _not_found(session_id)
         return session
 
-    async def find(self, id: str) -> Session | None:  # noqa: A002
+    async def find(self, session_id: str) -> Session | None:
         """The session, if there is one of that id."""
-        await self._database.settled()
-        return await self._database.read(partial(_select, id))
+        await self._database.flush()
+        return await self._database.read(partial(_find, session_id))
 
     async def list_sessions(
         self, limit: int | None = None, offset: int = 0, language: str | None = None
@@ -104,9 +106,9 @@ class SessionStore:
 
         Each is made of its row when it is asked for: ten thousand at once hold everybody up.
         """
-        await self._database.settled()
+        await self._database.flush()
         rows, total = await self._database.read(partial(_list, limit, offset, language))
-        return map(_session, rows), total
+        return map(_from_row, rows), total
 
     async def update(self, session: Session, **changes: object) -> None:
         """Change fields of that very session, durably. Raises SessionNotFound when it is gone."""
@@ -117,23 +119,23 @@ class SessionStore:
         """Change fields of that very session, if it is still there, without waiting."""
         self._database.write_soon(partial(_update, session, changes))
 
-    async def delete(self, id: str, directory: str | None = None) -> Session:  # noqa: A002
+    async def delete(self, session_id: str, directory: str | None = None) -> Session:
         """Delete a session, the index of its executions and its code.
 
         Raises SessionNotFound, also when it is not the one in that directory.
         """
-        return await self._database.write(partial(_delete, id, directory))
+        return await self._database.write(partial(_delete, session_id, directory))
 
     async def delete_all(self) -> list[Session]:
         """Delete every session; what was deleted, with empty `data`."""
         return await self._database.write(_delete_all)
 
 
-def _not_found(id: str) -> SessionNotFound:  # noqa: A002
-    return SessionNotFound(f"There is no session {id}.", id=id)
+def _not_found(session_id: str) -> SessionNotFound:
+    return SessionNotFound(f"There is no session {session_id}.", id=session_id)
 
 
-def _columns(values: dict[str, Any]) -> dict[str, Any]:
+def _to_columns(values: dict[str, Any]) -> dict[str, Any]:
     """Fields by name as their columns hold them."""
     return {
         name: _TO_COLUMN[name](value) if name in _TO_COLUMN else value
@@ -141,9 +143,9 @@ def _columns(values: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _session(row: tuple[Any, ...]) -> Session:
+def _from_row(row: tuple[Any, ...]) -> Session:
     values = list(row)
-    for index, convert in _CONVERTED:
+    for index, convert in _CONVERSIONS:
         values[index] = convert(values[index])
     return Session(*values)
 
@@ -152,20 +154,23 @@ def _session(row: tuple[Any, ...]) -> Session:
 
 
 def _insert(session: Session, code: StoredCode | None, connection: sqlite3.Connection) -> None:
-    values = _columns({name: getattr(session, name) for name in COLUMNS})
-    marks = ", ".join(f":{name}" for name in COLUMNS)
-    done = connection.execute(
-        f"INSERT INTO sessions ({_ALL}) VALUES ({marks}) ON CONFLICT (id) DO NOTHING", values
+    values = _to_columns({name: getattr(session, name) for name in COLUMNS})
+    placeholders = ", ".join(f":{name}" for name in COLUMNS)
+    cursor = connection.execute(
+        f"INSERT INTO sessions ({_ALL_COLUMNS}) VALUES ({placeholders}) ON CONFLICT (id) DO NOTHING",
+        values,
     )
-    if not done.rowcount:
+    if not cursor.rowcount:
         raise SessionExists(f"The session {session.id} exists already.", id=session.id)
     if code is not None:
-        codes.insert(session.directory, code, connection)
+        stored_code.insert(session.directory, code, connection)
 
 
-def _select(id: str, connection: sqlite3.Connection) -> Session | None:  # noqa: A002
-    row = connection.execute(f"SELECT {_ALL} FROM sessions WHERE id = ?", (id,)).fetchone()
-    return None if row is None else _session(row)
+def _find(session_id: str, connection: sqlite3.Connection) -> Session | None:
+    row = connection.execute(
+        f"SELECT {_ALL_COLUMNS} FROM sessions WHERE id = ?", (session_id,)
+    ).fetchone()
+    return None if row is None else _from_row(row)
 
 
 def _list(
@@ -174,7 +179,7 @@ def _list(
     where, values = ("", ()) if language is None else ("WHERE language = ?", (language,))
     (total,) = connection.execute(f"SELECT count(*) FROM sessions {where}", values).fetchone()
     rows = connection.execute(
-        f"SELECT {_LISTED} FROM sessions {where} ORDER BY created_at, rowid LIMIT ? OFFSET ?",
+        f"SELECT {_LIST_COLUMNS} FROM sessions {where} ORDER BY created_at, rowid LIMIT ? OFFSET ?",
         (*values, -1 if limit is None else limit, offset),
     )
     return rows.fetchall(), total
@@ -185,21 +190,21 @@ def _update(session: Session, changes: dict[str, Any], connection: sqlite3.Conne
     unknown = changes.keys() - set(COLUMNS)
     if unknown:
         raise TypeError(f"a session has no {', '.join(sorted(unknown))}")
-    settings = ", ".join(f"{name} = :{name}" for name in changes) or "id = id"
-    done = connection.execute(
-        f"UPDATE sessions SET {settings} WHERE directory = :this_directory",
-        {**_columns(changes), "this_directory": session.directory},
+    assignments = ", ".join(f"{name} = :{name}" for name in changes) or "id = id"
+    cursor = connection.execute(
+        f"UPDATE sessions SET {assignments} WHERE directory = :this_directory",
+        {**_to_columns(changes), "this_directory": session.directory},
     )
-    return done.rowcount > 0
+    return cursor.rowcount > 0
 
 
-def _delete(id: str, directory: str | None, connection: sqlite3.Connection) -> Session:  # noqa: A002
-    session = _select(id, connection)
+def _delete(session_id: str, directory: str | None, connection: sqlite3.Connection) -> Session:
+    session = _find(session_id, connection)
     if session is None or directory not in (None, session.directory):
-        raise _not_found(id)
+        raise _not_found(session_id)
     connection.execute("DELETE FROM codes WHERE directory = ?", (session.directory,))
-    connection.execute("DELETE FROM executions WHERE session_id = ?", (id,))
-    connection.execute("DELETE FROM sessions WHERE id = ?", (id,))
+    connection.execute("DELETE FROM executions WHERE session_id = ?", (session_id,))
+    connection.execute("DELETE FROM sessions WHERE id = ?", (session_id,))
     return session
 
 
@@ -208,4 +213,4 @@ def _delete_all(connection: sqlite3.Connection) -> list[Session]:
     connection.execute("DELETE FROM codes")
     connection.execute("DELETE FROM executions")
     connection.execute("DELETE FROM sessions")
-    return [_session(row) for row in rows]
+    return [_from_row(row) for row in rows]

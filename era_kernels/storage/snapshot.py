@@ -9,13 +9,13 @@ from datetime import UTC, datetime
 from functools import cached_property
 
 from era_kernels.models import FileInfo
-from era_kernels.storage import mirror
-from era_kernels.storage.mirror import Stamp
-from era_kernels.storage.trees import walk
+from era_kernels.safe_fs.tree import walk
+from era_kernels.storage import data_file
+from era_kernels.storage.data_file import FileStamp
 
-MOST_ENTRIES = 200_000  # files and directories that are looked at; more are not counted
-MIRROR = mirror.NAME  # in every workspace, and no file of the user's
-LARGEST_TOTAL = 2**63 - 1  # sparse files can claim any size, a column cannot hold it
+MAX_ENTRIES = 200_000  # files and directories that are looked at; more are not counted
+DATA_FILE_NAME = data_file.NAME  # in every workspace, and no file of the user's
+MAX_TOTAL_SIZE = 2**63 - 1  # sparse files can claim any size, a column cannot hold it
 
 # Directories that no user thinks of as files: caches of tools, and what installers unpack.
 HIDDEN_ANYWHERE = frozenset(
@@ -37,18 +37,18 @@ class Change:
     """One file was put or deleted: its stamps before and after, None where there was none."""
 
     path: str
-    before: Stamp | None
-    after: Stamp | None
+    before: FileStamp | None
+    after: FileStamp | None
 
     @property
-    def files(self) -> int:
+    def count_delta(self) -> int:
         """How many more user files there are."""
         if is_hidden(self.path):
             return 0
         return (self.after is not None) - (self.before is not None)
 
     @property
-    def growth(self) -> int:
+    def size_delta(self) -> int:
         """How many more bytes of user files there are."""
         if is_hidden(self.path):
             return 0
@@ -59,7 +59,7 @@ class Change:
 class Snapshot:
     """The user's regular files: path, as Python decodes names, → inode, size, mtime in ns."""
 
-    entries: Mapping[str, Stamp] = field(default_factory=dict)
+    entries: Mapping[str, FileStamp] = field(default_factory=dict)
     total_size: int = 0  # bytes of all files together
 
     @property
@@ -73,7 +73,7 @@ class Snapshot:
         Made when it is first asked for, which takes a while for very many files.
         """
         return [
-            FileInfo(_shown(path), size, time_of(mtime_ns))
+            FileInfo(_display_path(path), size, time_from_mtime(mtime_ns))
             for path, (_, size, mtime_ns) in sorted(
                 self.entries.items(), key=lambda item: item[0].encode("utf-8", "surrogateescape")
             )
@@ -87,46 +87,46 @@ class Snapshot:
         entries.pop(change.path, None)
         if change.after is not None:
             entries[change.path] = change.after
-        return Snapshot(entries, min(max(0, self.total_size + change.growth), LARGEST_TOTAL))
+        return Snapshot(entries, min(max(0, self.total_size + change.size_delta), MAX_TOTAL_SIZE))
 
-    def changes(self, before: Snapshot) -> int:
+    def count_changes(self, before: Snapshot) -> int:
         """How many files were created, changed or deleted since."""
         differing = self.entries.items() ^ before.entries.items()
         return len({path for path, _ in differing})
 
 
-def taken(workspace: int) -> Snapshot:
+def scan(workspace: int) -> Snapshot:
     """One walk through a workspace (blocking)."""
     entries = {
         path: (status.st_ino, status.st_size, status.st_mtime_ns)
-        for path, status in walk(workspace, _hidden, MOST_ENTRIES)
-        if path != MIRROR
+        for path, status in walk(workspace, _is_hidden_directory, MAX_ENTRIES)
+        if path != DATA_FILE_NAME
     }
     total_size = sum(size for _, size, _ in entries.values())
-    return Snapshot(entries, min(total_size, LARGEST_TOTAL))
+    return Snapshot(entries, min(total_size, MAX_TOTAL_SIZE))
 
 
 def is_hidden(path: str) -> bool:
     """A file that lists and counts leave out."""
     *folders, _ = path.split("/")
-    return path == MIRROR or any(
-        _hidden("/".join(folders[:depth]), name) for depth, name in enumerate(folders)
+    return path == DATA_FILE_NAME or any(
+        _is_hidden_directory("/".join(folders[:depth]), name) for depth, name in enumerate(folders)
     )
 
 
-def _size(stamp: Stamp | None) -> int:
+def _size(stamp: FileStamp | None) -> int:
     return 0 if stamp is None else stamp[1]
 
 
-def _hidden(folder: str, name: str) -> bool:
+def _is_hidden_directory(folder: str, name: str) -> bool:
     return name in HIDDEN_ANYWHERE or (not folder and name in HIDDEN_AT_HOME)
 
 
-def _shown(path: str) -> str:
+def _display_path(path: str) -> str:
     return path if path.isascii() else os.fsencode(path).decode("utf-8", "replace")
 
 
-def time_of(mtime_ns: int) -> datetime:
+def time_from_mtime(mtime_ns: int) -> datetime:
     """The nearest that a datetime can hold: code may set any time."""
     try:
         return datetime.fromtimestamp(mtime_ns / 1e9, UTC)

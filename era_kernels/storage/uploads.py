@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import TypeVar
 
 from era_kernels.storage import content_types
-from era_kernels.storage.threads import Lane, Threads
+from era_kernels.storage.threads import SerialExecutor, StorageThreads
 
 log = logging.getLogger(__name__)
 
-PIECE = 512 * 1024  # bytes that are written in one step
-_CREATE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+CHUNK_BYTES = 512 * 1024  # bytes that are written in one step
+_CREATE_FLAGS = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 T = TypeVar("T")
 
@@ -24,11 +24,11 @@ T = TypeVar("T")
 class Upload:
     """A file on its way in. Its writes are done one after the other, in threads."""
 
-    def __init__(self, temporary: Path, descriptor: int, threads: Threads) -> None:
+    def __init__(self, temporary: Path, descriptor: int, threads: StorageThreads) -> None:
         self.size = 0
         self._temporary = temporary
         self._descriptor = descriptor
-        self._lane = Lane(threads)
+        self._executor = SerialExecutor(threads)
         self._pending: list[bytes] = []
         self._pending_size = 0
         self._writing: asyncio.Future[None] | None = None
@@ -41,7 +41,7 @@ class Upload:
         self._pending.append(data)
         self._pending_size += len(data)
         self.size += len(data)
-        if self._pending_size >= PIECE:
+        if self._pending_size >= CHUNK_BYTES:
             await self._flush()
 
     async def _flush(self) -> None:
@@ -49,10 +49,10 @@ class Upload:
         if self._writing is not None:
             await self._writing
         pending, self._pending, self._pending_size = self._pending, [], 0
-        self._writing = self._lane.start(_write_all, self._descriptor, pending)
-        self._writing.add_done_callback(_heard)
+        self._writing = self._executor.submit(_write_chunks, self._descriptor, pending)
+        self._writing.add_done_callback(_ignore_error)
 
-    async def finished(self, content_type: str) -> None:
+    async def finish(self, content_type: str) -> None:
         """All bytes, and what kind they are, are safe on disk.
 
         Raises InsufficientStorage, StorageFailed.
@@ -60,22 +60,24 @@ class Upload:
         await self._flush()
         if self._writing is not None:
             await self._writing
-        await self._lane.run(_make_safe, self._descriptor, content_type)
+        await self._executor.run(_sync, self._descriptor, content_type)
 
     async def move(self, function: Callable[[Path, int], T]) -> T:
         """Let the function put the file, by its path, in its place."""
-        return await self._lane.run(function, self._temporary, self._descriptor)
+        return await self._executor.run(function, self._temporary, self._descriptor)
 
-    def forget(self) -> None:
+    def discard(self) -> None:
         """Nothing is left of it, unless it was moved. A second call is fine; nobody waits."""
         descriptor, self._descriptor = self._descriptor, -1
         if descriptor >= 0:
-            self._lane.start(_forget, self._temporary, descriptor).add_done_callback(_heard)
+            self._executor.submit(_discard, self._temporary, descriptor).add_done_callback(
+                _ignore_error
+            )
 
 
-def created(temporary: Path) -> int:
+def create_temporary(temporary: Path) -> int:
     """A new file to write to (blocking)."""
-    return os.open(temporary, _CREATE, 0o644)
+    return os.open(temporary, _CREATE_FLAGS, 0o644)
 
 
 def write_all(descriptor: int, data: bytes) -> None:
@@ -85,7 +87,7 @@ def write_all(descriptor: int, data: bytes) -> None:
         view = view[os.write(descriptor, view) :]
 
 
-def remove_all(directory: Path) -> None:
+def remove_unfinished(directory: Path) -> None:
     """The directory stands, and nothing of a former server is in it (blocking)."""
     directory.mkdir(mode=0o700, exist_ok=True)
     for left in directory.iterdir():
@@ -94,22 +96,22 @@ def remove_all(directory: Path) -> None:
             left.unlink()
 
 
-def _heard(outcome: asyncio.Future[None]) -> None:
+def _ignore_error(outcome: asyncio.Future[None]) -> None:
     """Who was to wait for it may be gone: what it raised is of no interest then."""
     if not outcome.cancelled():
         outcome.exception()
 
 
-def _write_all(descriptor: int, pieces: list[bytes]) -> None:
+def _write_chunks(descriptor: int, pieces: list[bytes]) -> None:
     for piece in pieces:
         write_all(descriptor, piece)
 
 
-def _make_safe(descriptor: int, content_type: str) -> None:
-    content_types.remember(descriptor, content_type)
+def _sync(descriptor: int, content_type: str) -> None:
+    content_types.store(descriptor, content_type)
     os.fsync(descriptor)
 
 
-def _forget(temporary: Path, descriptor: int) -> None:
+def _discard(temporary: Path, descriptor: int) -> None:
     os.close(descriptor)
     temporary.unlink(missing_ok=True)

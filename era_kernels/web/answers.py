@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from era_kernels.long_json import weigh
+from era_kernels import json_codec
+from era_kernels.json_incremental import estimate_size
 from era_kernels.models import ExceptionInfo, JsonObject
-from era_kernels.web import json_text
 
 if TYPE_CHECKING:
     from era_kernels.services import fold
@@ -203,4 +203,8 @@ def with_timeout(answer: fold.RunAnswer, out: JsonObject) -> tuple[JsonObject, i
 
 def size_of(answer: fold.RunAnswer) -> int:
     """About how many bytes the answer takes as JSON; many small values count as more."""
-    return len(answer.stdout) + len(answer.stderr) + weigh(answer.results, json_text.HUGE)
+    return (
+        len(answer.stdout)
+        + len(answer.stderr)
+        + estimate_size(answer.results, json_codec.SLICE_BYTES)
+    )

@@ -16,6 +16,7 @@ from pydantic import BaseModel
 from tornado.iostream import StreamClosedError
 from tornado.web import HTTPError, RequestHandler, stream_request_body
 
+from era_kernels import json_codec
 from era_kernels.errors import (
     EraError,
     InvalidId,
@@ -27,7 +28,7 @@ from era_kernels.errors import (
 )
 from era_kernels.models import JsonObject
 from era_kernels.services.meters import Meters
-from era_kernels.web import bodies, headers, json_text
+from era_kernels.web import bodies, headers
 from era_kernels.web.access import Access
 from era_kernels.web.operations import Operation
 
@@ -260,7 +261,7 @@ class BaseHandler(RequestHandler):
         headers.check_plain(self.request.headers)
         self.body = b"".join(self._chunks)
         self._chunks.clear()
-        value = await computed(len(self.body), json_text.parse, self.body)
+        value = await computed(len(self.body), json_codec.loads_object, self.body)
         return bodies.validated(model, value)
 
     async def env(self, given: Mapping[str, Any] | None) -> dict[str, str]:
@@ -273,7 +274,7 @@ class BaseHandler(RequestHandler):
 
     async def answer(self, value: JsonObject, status: int = 200, *, size: int = 0) -> None:
         """Finish with a JSON object; `size` is about how many bytes it will take."""
-        data = await json_text.encoded(value, size)
+        data = await json_codec.dumps_async(value, size)
         self.set_status(status)
         self.finish(data)
 
@@ -341,7 +342,7 @@ class BaseHandler(RequestHandler):
             self.set_header("Allow", self.allowed())
         if isinstance(problem, Unauthorized):
             self.set_header("WWW-Authenticate", "Bearer")
-        self.finish(json_text.encode(error_object(problem)))
+        self.finish(json_codec.dumps(error_object(problem)))
 
     def log_exception(
         self,
@@ -366,7 +367,7 @@ class BaseHandler(RequestHandler):
 
 async def computed(size: int, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """What `work` gives; beside the event loop when the bytes that it handles are many."""
-    if size > json_text.BIG:
+    if size > json_codec.THREAD_BYTES:
         return await asyncio.to_thread(work, *args, **kwargs)
     return work(*args, **kwargs)
 

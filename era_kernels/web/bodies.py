@@ -17,7 +17,7 @@ from pydantic import (
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from era_kernels.errors import InvalidId, InvalidRequest
-from era_kernels.web.json_text import numbers_as_written
+from era_kernels.json_codec import loads_numbers_as_text
 
 ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 ID_WORDS = (
@@ -130,7 +130,7 @@ def env_of(env: Mapping[str, Any] | None, body: bytes) -> dict[str, str]:
         return {}
     if all(isinstance(value, str) for value in env.values()):
         return dict(env)
-    written = numbers_as_written(body)["env"]
+    written = loads_numbers_as_text(body)["env"]
     return {
         name: written[name] if not isinstance(value, bool) else str(value).lower()
         for name, value in env.items()

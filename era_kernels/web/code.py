@@ -54,7 +54,7 @@ class CodeHandler(BaseHandler):
         super().initialize(edge)
         self.codes = codes
 
-    async def get(self, id: str) -> None:  # noqa: A002 - the word of the API
+    async def get(self, id: str) -> None:
         stored = await self.codes.get(id)
         await self.answer(
             {
@@ -66,7 +66,7 @@ class CodeHandler(BaseHandler):
             size=len(stored.code) + len(stored.description),
         )
 
-    async def put(self, id: str) -> None:  # noqa: A002
+    async def put(self, id: str) -> None:
         body = await self.read(PutCode)
         stored = await self.codes.put(id, body.code, body.description)
         await self.answer(

@@ -69,7 +69,7 @@ class DuplicateHandler(BaseHandler):
         super().initialize(edge)
         self.sessions = sessions
 
-    async def post(self, id: str) -> None:  # noqa: A002 - the word of the API
+    async def post(self, id: str) -> None:
         body = await self.read(DuplicateSession)
         wish = Wish(body.new_id or body.id, body.data, at_once=body.variables is False)
         view = await self.while_connected(self.sessions.duplicate(id, wish))

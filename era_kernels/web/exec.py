@@ -88,7 +88,7 @@ class ExecHandler(BaseHandler):
         super().initialize(edge)
         self.sessions = sessions
 
-    async def post(self, id: str) -> None:  # noqa: A002
+    async def post(self, id: str) -> None:
         body = await self.read(ExecRequest)
         argv, shown = body.program()
         submission = ExecSubmission(

@@ -109,7 +109,7 @@ class ExecutionsHandler(ReadingHandler):
 
     operations = {"GET": Operation("List executions", {200: ExecutionsAnswer}, query=Paging)}
 
-    async def get(self, id: str) -> None:  # noqa: A002
+    async def get(self, id: str) -> None:
         query = self.query(Paging)
         await self.sessions.session(id)
         found, total = await self.executions.list_executions(id, query.limit, query.offset)
@@ -125,7 +125,7 @@ class ExecutionHandler(ReadingHandler):
         "GET": Operation("Show an execution", {200: ExecutionAnswer}, query=ExecutionQuery),
     }
 
-    async def get(self, id: str, execution_id: str) -> None:  # noqa: A002
+    async def get(self, id: str, execution_id: str) -> None:
         wait = self.query(ExecutionQuery).wait
         session = await self.sessions.session(id)
         execution, answer = await self.while_connected(
@@ -142,7 +142,7 @@ class ReplayHandler(ReadingHandler):
         "GET": Operation("Follow an execution", {200: EVENTS}, query=ReplayQuery, description=TOLD),
     }
 
-    async def get(self, id: str, execution_id: str) -> None:  # noqa: A002
+    async def get(self, id: str, execution_id: str) -> None:
         after = last_event_id(self)
         session = await self.sessions.session(id)
         if self.request.method == "HEAD":
@@ -165,7 +165,7 @@ class TextHandler(ReadingHandler):
         super().initialize(edge, sessions, executions)
         self.stream = stream
 
-    async def get(self, id: str, execution_id: str) -> None:  # noqa: A002
+    async def get(self, id: str, execution_id: str) -> None:
         session = await self.sessions.session(id)
         text = await self.executions.text(session, execution_id, self.stream)
         # The text has no validator, so a condition on one asks for the whole.

@@ -12,7 +12,7 @@ from pydantic import Field
 
 from era_kernels.errors import EraError, InvalidRequest
 from era_kernels.models import JsonObject, iso, now
-from era_kernels.storage.files import checked_path
+from era_kernels.storage.files import validate_path
 from era_kernels.web import conditions, headers, ranges
 from era_kernels.web.answers import Answer
 from era_kernels.web.base import BaseHandler, ClientGone, Edge, check_id, computed
@@ -78,7 +78,7 @@ class FilesHandler(BaseHandler):
         super().initialize(edge)
         self.files = files
 
-    async def get(self, id: str) -> None:  # noqa: A002 - the word of the API
+    async def get(self, id: str) -> None:
         snapshot = await self.files.list_files(id)
         size = MANY_BYTES if snapshot.count > MANY else 0
         await self.answer(await computed(size, _listing, snapshot), size=size)
@@ -119,7 +119,7 @@ class FileHandler(BaseHandler):
 
     def check_path(self) -> None:
         check_id(self.id)
-        checked_path(self.path)
+        validate_path(self.path)
 
     # ------------------------------------------------------------ put
 

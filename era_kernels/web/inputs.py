@@ -40,7 +40,7 @@ class InputHandler(ReadingHandler):
         )
     }
 
-    async def post(self, id: str, execution_id: str) -> None:  # noqa: A002
+    async def post(self, id: str, execution_id: str) -> None:
         value = line_of((await self.read(InputBody)).value)
         await self.sessions.session(id)
         running = await self.executions.find_running(id, execution_id)

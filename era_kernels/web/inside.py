@@ -66,7 +66,7 @@ class StackHandler(InsightHandler):
 
     operations = {"GET": Operation("Show where a run is", {200: StackAnswer})}
 
-    async def get(self, id: str, execution_id: str) -> None:  # noqa: A002
+    async def get(self, id: str, execution_id: str) -> None:
         found = self.insights.stack(id, execution_id)
         frames, language = await self.while_connected(found)
         await self.answer({"frames": [asdict(frame) for frame in frames], "language": language})
@@ -77,7 +77,7 @@ class VariablesHandler(InsightHandler):
 
     operations = {"GET": Operation("List variables", {200: VariablesAnswer})}
 
-    async def get(self, id: str) -> None:  # noqa: A002
+    async def get(self, id: str) -> None:
         found = await self.while_connected(self.insights.variables(id))
         listed = [variable_object(one) for one in found.variables]
         out = {"variables": listed, "truncated": found.truncated}

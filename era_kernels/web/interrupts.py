@@ -35,7 +35,7 @@ class InterruptHandler(ReadingHandler):
         "POST": Operation("Interrupt an execution", {200: InterruptedAnswer}, description=_TOLD),
     }
 
-    async def post(self, id: str, execution_id: str) -> None:  # noqa: A002 - the word of the API
+    async def post(self, id: str, execution_id: str) -> None:
         await self.sessions.session(id)
         execution, state, steps = await self.while_connected(
             self.executions.interrupt(id, execution_id)

@@ -64,7 +64,7 @@ class LogHandler(BaseHandler):
         self.sessions = sessions
         self.logs = logs
 
-    async def get(self, id: str) -> None:  # noqa: A002 - the word of the API
+    async def get(self, id: str) -> None:
         after = last_event_id(self)
         self.set_header("Vary", "Accept")
         directory = (await self.sessions.session(id)).directory
@@ -79,7 +79,7 @@ class LogHandler(BaseHandler):
     def _follows(self) -> bool:
         return "text/event-stream" in self.request.headers.get("Accept", "").lower()
 
-    async def _follow(self, id: str, directory: str, after: int) -> None:  # noqa: A002
+    async def _follow(self, id: str, directory: str, after: int) -> None:
         live = self.logs.live(directory)
         # Looked up again: one that is deleted from here on ends what is followed.
         if (await self.sessions.session(id)).directory != directory:

@@ -10,9 +10,8 @@ from http import HTTPStatus
 from pydantic import BaseModel
 from pydantic.json_schema import GenerateJsonSchema, models_json_schema
 
-from era_kernels import __version__
+from era_kernels import __version__, json_codec
 from era_kernels.models import JsonObject
-from era_kernels.web import json_text
 from era_kernels.web.answers import ErrorAnswer
 from era_kernels.web.base import BaseHandler, Edge
 from era_kernels.web.bodies import ID
@@ -41,7 +40,7 @@ class Document:
 
     @cached_property
     def data(self) -> bytes:
-        return json_text.encode(self.value)
+        return json_codec.dumps(self.value)
 
     @cached_property
     def value(self) -> JsonObject:

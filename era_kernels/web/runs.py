@@ -102,7 +102,7 @@ class SubmittingHandler(BaseHandler):
         self.codes = codes
         self.repeats = repeats
 
-    async def submit(self, id: str, body: RunRequest) -> Running | Past:  # noqa: A002 - API's word
+    async def submit(self, id: str, body: RunRequest) -> Running | Past:
         key = self._key()
         env = await self.env(body.env)
         if key is None:
@@ -119,7 +119,7 @@ class SubmittingHandler(BaseHandler):
 
     async def _submission(
         self,
-        id: str,  # noqa: A002
+        id: str,
         body: RunRequest,
         env: dict[str, str],
     ) -> Submission:
@@ -152,7 +152,7 @@ class RunHandler(SubmittingHandler):
         ),
     }
 
-    async def post(self, id: str) -> None:  # noqa: A002
+    async def post(self, id: str) -> None:
         body = await self.read(RunRequest)
         if not body.background:
             await self._wait(await self.submit(id, body))
@@ -187,7 +187,7 @@ class StreamHandler(SubmittingHandler):
         )
     }
 
-    async def post(self, id: str) -> None:  # noqa: A002
+    async def post(self, id: str) -> None:
         body = await self.read(RunRequest)
         if body.background:
             raise InvalidRequest(

@@ -17,8 +17,9 @@ from tornado.httputil import HTTPInputError
 from tornado.iostream import IOStream, UnsatisfiableReadError
 from tornado.web import Application
 
+from era_kernels import json_codec
 from era_kernels.errors import Capacity, EraError, InvalidRequest, StartError
-from era_kernels.web import heads, json_text
+from era_kernels.web import heads
 from era_kernels.web.base import SERVER, Edge, error_object
 
 CHUNK = 64 * 1024  # bytes that are read at once
@@ -95,7 +96,7 @@ class WebServer:
         self._server.stop()
         limit = time.monotonic() + LAST_WORDS
         # The system does not tell when it took what was said: hence the looking again.
-        while (self._edge.waiting or self._server.writing) and time.monotonic() < limit:  # noqa: ASYNC110
+        while (self._edge.waiting or self._server.writing) and time.monotonic() < limit:
             await asyncio.sleep(0.01)
         await self._server.close_all_connections()
 
@@ -259,7 +260,7 @@ def _too_many(most: int) -> bytes:
 
 def _refusal(problem: EraError) -> bytes:
     """A whole answer, where there is no handler to make it."""
-    body = json_text.encode(error_object(problem))
+    body = json_codec.dumps(error_object(problem))
     retry = f"Retry-After: {problem.retry_after}\r\n" if problem.retry_after else ""
     head = (
         f"HTTP/1.1 {problem.status} {HTTPStatus(problem.status).phrase}\r\n"

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import ConfigDict, Field
 
+from era_kernels import json_codec
 from era_kernels.models import FileInfo, JsonObject, Limits, NewSession, SessionView, iso, now
 from era_kernels.services.bounds import BOUNDS
-from era_kernels.web import json_text
 from era_kernels.web.answers import Answer
 from era_kernels.web.base import BaseHandler, Edge, computed
 from era_kernels.web.bodies import AtLeastOne, Body, Paging, Processors, SessionId, SomeSeconds
@@ -196,7 +196,7 @@ class SessionsHandler(BaseHandler):
     async def get(self) -> None:
         query = self.query(SessionsQuery)
         views, total = await self.sessions.list_sessions(query.limit, query.offset, query.language)
-        listed, count = await json_text.encode_list(map(listed_object, views))
+        listed, count = await json_codec.dumps_array(map(listed_object, views))
         self.finish(b'{"sessions":%b,"count":%d,"total":%d}' % (listed, count, total))
 
     async def post(self) -> None:
@@ -228,14 +228,14 @@ class SessionHandler(BaseHandler):
         super().initialize(edge)
         self.sessions = sessions
 
-    async def get(self, id: str) -> None:  # noqa: A002 - the word of the API
+    async def get(self, id: str) -> None:
         view = await self.sessions.get(id)
         snapshot = await self.sessions.files(id)
         size = MANY_BYTES if snapshot.count > MANY else 0
         files = await computed(size, _files_shown, snapshot)
         await self.answer({**session_object(view), "files": files}, size=size)
 
-    async def patch(self, id: str) -> None:  # noqa: A002
+    async def patch(self, id: str) -> None:
         changes = _changes(await self.read(ChangeSession))
         view = await self.sessions.update(id, **changes)
         await self.answer(
@@ -247,7 +247,7 @@ class SessionHandler(BaseHandler):
             }
         )
 
-    async def delete(self, id: str) -> None:  # noqa: A002
+    async def delete(self, id: str) -> None:
         deleted_at = await self.sessions.delete(id)
         await self.answer({"success": True, "id": id, "deleted_at": iso(deleted_at)})
 
@@ -261,7 +261,7 @@ class RestartHandler(BaseHandler):
         super().initialize(edge)
         self.sessions = sessions
 
-    async def post(self, id: str) -> None:  # noqa: A002
+    async def post(self, id: str) -> None:
         base_url = self.edge.access.base_url(self.request)
         generation = await self.sessions.restart(id, base_url)
         await self.answer({"success": True, "id": id, "kernel_generation": generation})

@@ -6,11 +6,10 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Iterable
 
-from era_kernels import long_json
+from era_kernels import json_codec, json_incremental
+from era_kernels.concurrency.cooperative import Yielder
 from era_kernels.errors import EraError
 from era_kernels.models import Failure, JsonObject, Recorded, event_to_json
-from era_kernels.steps import Pace
-from era_kernels.web import json_text
 from era_kernels.web.base import BaseHandler, ClientGone, settled
 
 log = logging.getLogger(__name__)
@@ -31,7 +30,7 @@ _LINE_ENDS = (
 
 def frame(seq: int, event: JsonObject) -> bytes:
     """One event: `id`, `event` and exactly one line of `data`."""
-    data = _one_line(json_text.encode(event))
+    data = _one_line(json_codec.dumps(event))
     return b"id: %d\nevent: %b\ndata: %b\n\n" % (seq, event["type"].encode(), data)
 
 
@@ -53,7 +52,7 @@ async def pieces(
         if number % FRAMES == 0:
             await asyncio.sleep(0)
         shown = show(item)
-        if long_json.weigh(shown) <= long_json.LONG:
+        if json_incremental.estimate_size(shown) <= json_incremental.LARGE_BYTES:
             waiting.append(frame(item.seq, shown))
             size += len(waiting[-1])
         else:
@@ -69,11 +68,11 @@ async def pieces(
 
 async def _long_frame(seq: int, event: JsonObject) -> AsyncIterator[bytes]:
     yield b"id: %d\nevent: %b\ndata: " % (seq, event["type"].encode())
-    pace = Pace()
-    for piece in json_text.pieces(event):
+    pace = Yielder()
+    for piece in json_codec.iterdumps(event):
         if piece:
             yield _one_line(piece)
-        await pace.step()
+        await pace.checkpoint()
     yield b"\n\n"
 
 

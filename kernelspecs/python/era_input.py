@@ -34,7 +34,7 @@ class Input:
         """Once, so that what a program puts into their place stays there."""
 
         @functools.wraps(builtins.input)
-        def input(prompt: object = "", /) -> str:  # noqa: A001 - its name is seen
+        def input(prompt: object = "", /) -> str:
             if not self._is_asked():
                 return self._input(prompt)
             prompt = str(prompt)

@@ -78,7 +78,7 @@ faulthandler.disable()
 print(faulthandler.is_enabled(), '"<cell 1>", line 4' in open("dump").read(), len(open("other").read()) > 50)
 faulthandler.enable()
 print(faulthandler.is_enabled())
-"""  # noqa: E501
+"""
     check(session.run(code), stdout="False True True\nTrue\n", stderr="", exit_code=0)
 
 

@@ -34,7 +34,7 @@ for folder, folders, files in sorted(os.walk(".")):
         if name != "pipe":
             found.update(path.encode() + (b"" if name == ".session_data.json" else open(path, "rb").read()))
 print(found.hexdigest())
-"""  # noqa: E501
+"""
 
 
 def ask(session: SessionClient, **body: Any) -> httpx.Response:

@@ -120,7 +120,7 @@ def test_messages_that_never_end_take_little_together(tmp_path: Path) -> None:
                 opened.append((channel, peer))
                 begin = BEGIN + zmtp.head(each + 1) + bytes(each)
                 await asyncio.to_thread(_send, peer, begin)
-                await until(lambda: channel._decoder.held == each)  # noqa: B023
+                await until(lambda: channel._decoder.held == each)
                 assert sum(one._decoder.held for one, _ in opened) <= most
             assert told == [(0, STALLED), (1, STALLED)]
             opened[2][1].sendall(b"x")

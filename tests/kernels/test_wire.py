@@ -10,8 +10,8 @@ import pytest
 from jupyter_client.blocking.client import BlockingKernelClient
 from jupyter_client.session import DELIM, Session
 
+from era_kernels.concurrency.cooperative import run_in_slices
 from era_kernels.kernels.wire import VALUES, BrokenMessage, Connection, Wire, is_long
-from era_kernels.steps import in_thread
 
 KEY = "a key"
 
@@ -110,9 +110,9 @@ def test_bombs_are_refused_and_long_texts_are_not() -> None:
     head = [b'{"msg_type": "stream"}', b"{}", b"{}"]
     bomb = [*head, b'{"a": [' + b"[]," * VALUES + b"[]]}"]
     with pytest.raises(BrokenMessage, match="too much"):
-        in_thread(wire.unpacking([DELIM, session.sign(bomb), *bomb]))
+        run_in_slices(wire.unpacking([DELIM, session.sign(bomb), *bomb]))
     text = [*head, b'{"text": "' + b'[\\"],{' * VALUES + b'"}']
-    found = in_thread(wire.unpacking([DELIM, session.sign(text), *text]))
+    found = run_in_slices(wire.unpacking([DELIM, session.sign(text), *text]))
     assert found.content == {"text": '["],{' * VALUES}
 
 
@@ -120,10 +120,10 @@ def test_both_ways_to_unpack_are_one() -> None:
     """In one go or in steps: the same message, the same refusals."""
     wire = Wire(KEY)
     for parts in (_sent(name="stdout", text="x"), _sent(a=[1.5, None, {"b": "é"}])):
-        assert in_thread(wire.unpacking(parts)).size == wire.unpack(parts).size
+        assert run_in_slices(wire.unpacking(parts)).size == wire.unpack(parts).size
         for position in range(1, 7):
             wrong = [*parts[:position], parts[position] + b"x", *parts[position + 1 :]]
-            for unpack in (wire.unpack, lambda parts: in_thread(wire.unpacking(parts))):
+            for unpack in (wire.unpack, lambda parts: run_in_slices(wire.unpacking(parts))):
                 with pytest.raises(BrokenMessage):
                     unpack(wrong)
                 with pytest.raises(BrokenMessage):

@@ -92,7 +92,7 @@ async def test_nothing_is_left() -> None:
             while not (family := descendants(sandboxes.zygote.pid)):
                 await asyncio.sleep(0.005)
     assert there() == before
-    assert wait_until(lambda: not any(os.path.exists(f"/proc/{pid}") for pid in family))  # noqa: PTH110
+    assert wait_until(lambda: not any(os.path.exists(f"/proc/{pid}") for pid in family))
 
 
 @run_async

@@ -74,10 +74,10 @@ def test_remove_at_any_depth(tmp_path: Path) -> None:
     finally:
         os.fchdir(home)
         os.close(home)
-    before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208
+    before = len(os.listdir("/proc/self/fd"))
     directories.remove(target)
     assert not target.exists()
-    assert len(os.listdir("/proc/self/fd")) == before  # noqa: PTH208
+    assert len(os.listdir("/proc/self/fd")) == before
 
 
 def test_remove_follows_nothing(tmp_path: Path) -> None:

@@ -46,14 +46,14 @@ from era_kernels.services.seat import Seats
 from era_kernels.services.session_logs import SessionLogs
 from era_kernels.services.sessions import LiveSessions
 from era_kernels.services.tools import Tools
-from era_kernels.storage.codes import CodeStore
+from era_kernels.storage.data_directory import DataDirectory
+from era_kernels.storage.database import Database
 from era_kernels.storage.execution_log import ExecutionStore
-from era_kernels.storage.files import Files
+from era_kernels.storage.files import FileStore
 from era_kernels.storage.migrations import MIGRATIONS
-from era_kernels.storage.paths import DataDirectory
 from era_kernels.storage.session_log import SessionLogStore
 from era_kernels.storage.sessions import SessionStore
-from era_kernels.storage.sqlite import Database
+from era_kernels.storage.stored_code import CodeStore
 from era_kernels.storage.workspaces import Workspaces
 from tests.fakes import FakeHost, FakeMachine, Item
 
@@ -86,7 +86,7 @@ class House:
         path: Path,
         keep: int = 100,
         bound: int = 1 << 20,
-        limits: Limits = Limits(),  # noqa: B008 - frozen
+        limits: Limits = Limits(),
         offered: Mapping[str, Path] | None = None,
         **rules: Any,
     ) -> None:
@@ -111,9 +111,9 @@ class House:
         self._stack.push_async_callback(self.execution_store.aclose)
         self.workspaces = Workspaces(directory.sessions)
         self._stack.push_async_callback(self.workspaces.aclose)
-        self.files = Files(directory.sessions, directory.incoming)
+        self.files = FileStore(directory.sessions, directory.incoming)
         self._stack.push_async_callback(self.files.aclose)
-        await self.files.sweep()
+        await self.files.remove_unfinished()
         self.executions = Executions(
             self.execution_store, keep=self._keep, keep_bytes=1 << 30, answer_bound=self._bound
         )
@@ -158,16 +158,16 @@ class House:
 
     # ------------------------------------------------------------ what tests do
 
-    async def create(self, id: str = "s1", **fields: Any) -> Session:  # noqa: A002
+    async def create(self, id: str = "s1", **fields: Any) -> Session:
         return (await self.sessions.create(NewSession(LANGUAGE, id=id, **fields))).session
 
-    async def submit(self, code: str, id: str = "s1", **fields: Any) -> Running:  # noqa: A002
+    async def submit(self, code: str, id: str = "s1", **fields: Any) -> Running:
         return await self.sessions.submit(id, Submission(code, **fields))
 
-    async def run(self, code: str, id: str = "s1", **fields: Any) -> RunAnswer:  # noqa: A002
+    async def run(self, code: str, id: str = "s1", **fields: Any) -> RunAnswer:
         return await (await self.submit(code, id, **fields)).answer()
 
-    async def exec(self, code: str, id: str = "s1", **fields: Any) -> Running:  # noqa: A002
+    async def exec(self, code: str, id: str = "s1", **fields: Any) -> Running:
         """A program that plays those instructions, beside the queue."""
         return await self.sessions.submit(id, ExecSubmission(("play", code), code, **fields))
 
@@ -176,7 +176,7 @@ class House:
         while sum(len(machine.programs) for machine in self.host.machines) < count:
             await soon()
 
-    async def session(self, id: str = "s1") -> Session:  # noqa: A002
+    async def session(self, id: str = "s1") -> Session:
         return await self.sessions.session(id)
 
     async def until_running(self, count: int) -> None:
@@ -184,7 +184,7 @@ class House:
         while sum(len(machine.kernel.requests) for machine in self.host.machines) < count:
             await soon()
 
-    async def until_starting(self, id: str = "s1") -> None:  # noqa: A002
+    async def until_starting(self, id: str = "s1") -> None:
         while (await self.sessions.get(id)).status != "starting":
             await soon()
 
@@ -193,8 +193,8 @@ class House:
         while self._rules.max_kernels - self.seats.taken != free_seats:
             await soon()
 
-    async def workspace(self, id: str = "s1") -> Path:  # noqa: A002
-        return self.workspaces.place((await self.session(id)).directory).workspace
+    async def workspace(self, id: str = "s1") -> Path:
+        return self.workspaces.session_paths((await self.session(id)).directory).workspace
 
     @property
     def directories(self) -> list[str]:

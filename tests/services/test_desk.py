@@ -20,7 +20,7 @@ class Bench:
 
     def __init__(self, workspaces: Workspaces, directory: str) -> None:
         self.desk = Desk(workspaces, directory)
-        self.workspace = workspaces.place(directory).workspace
+        self.workspace = workspaces.session_paths(directory).workspace
 
     def data(self) -> JsonObject:
         value: JsonObject = json.loads((self.workspace / DATA).read_text())

@@ -23,17 +23,17 @@ from era_kernels.errors import (
     TooLarge,
 )
 from era_kernels.models import Session
+from era_kernels.safe_fs.copy import TreeCopier
 from era_kernels.services.duplicates import Wish
-from era_kernels.storage.copies import Copies
 from tests.services.conftest import OpenHouse
 from tests.services.house import DATA, House, failing, moment, soon
 
 
-async def duplicate(house: House, id: str | None = "s2", **wish: Any) -> Session:  # noqa: A002
+async def duplicate(house: House, id: str | None = "s2", **wish: Any) -> Session:
     return (await house.sessions.duplicate("s1", Wish(id, **wish))).session
 
 
-async def files(house: House, id: str) -> dict[str, str]:  # noqa: A002
+async def files(house: House, id: str) -> dict[str, str]:
     workspace = await house.workspace(id)
     return {
         str(path.relative_to(workspace)): path.read_text()
@@ -62,15 +62,15 @@ class Gate:
 
 @pytest.fixture
 def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
-    gate, look = Gate(), Copies._look
+    gate, look = Gate(), TreeCopier._check_cancelled
 
-    def held(copies: Copies) -> None:
+    def held(copies: TreeCopier) -> None:
         gate.reached.set()
         while not gate.open.wait(0.001):
             look(copies)
         look(copies)
 
-    monkeypatch.setattr(Copies, "_look", held)
+    monkeypatch.setattr(TreeCopier, "_check_cancelled", held)
     yield gate
     gate.open.set()
 
@@ -86,7 +86,7 @@ async def test_everything_is_copied(house: House) -> None:
         allow_internet=True, allow_public=False,
     )  # fmt: skip
     await house.run("write file text")
-    packages = house.workspaces.place(source.directory).packages
+    packages = house.workspaces.session_paths(source.directory).packages
     (packages / "module").write_text("package")
     before = await house.session()
     copy = await duplicate(house)
@@ -97,7 +97,7 @@ async def test_everything_is_copied(house: House) -> None:
     assert copy.created_at > before.created_at
     assert copy == await house.store.get("s2")
     assert await files(house, "s2") == {"file": "text"}
-    place = house.workspaces.place(copy.directory)
+    place = house.workspaces.session_paths(copy.directory)
     assert (place.packages / "module").read_text() == "package"
     code = await house.codes.find(copy.directory)
     assert code is not None
@@ -401,6 +401,6 @@ async def test_half_copies_are_swept(house: House) -> None:
     """What a killed server leaves of a copy is a directory of no session: it goes at the start."""
     await house.create()
     half = await house.workspaces.create()
-    (house.workspaces.place(half).workspace / "file").write_text("half")
-    await house.workspaces.sweep({(await house.session()).directory})
+    (house.workspaces.session_paths(half).workspace / "file").write_text("half")
+    await house.workspaces.reconcile({(await house.session()).directory})
     assert half not in house.directories

@@ -489,7 +489,7 @@ async def test_files_go_after_a_crash(house: House) -> None:
     await (await house.exec("write f x", id="used")).answer()
     (await house.workspace("new") / "f").write_text("uploaded")
     (await house.workspace("used") / "f").write_text("left")
-    await house.database.settled()
+    await house.database.flush()
     await house.sessions.open()  # what the next server does
     assert list((await house.workspace("used")).iterdir()) == []
     assert [path.name for path in (await house.workspace("new")).iterdir()] == ["f"]

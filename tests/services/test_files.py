@@ -41,7 +41,7 @@ async def put(
     files: SessionFiles,
     path: str,
     data: bytes = b"new",
-    id: str = "s1",  # noqa: A002
+    id: str = "s1",
     meant: Callable[[FileStatus | None], None] = always,
 ) -> int:
     incoming = await files.begin(id, path, len(data), meant)
@@ -275,7 +275,7 @@ async def test_delete_waits_for_a_put(house: House) -> None:
 
     async def slow() -> Change:
         await asyncio.sleep(0.2)  # longer than a deletion takes
-        workspace = house.workspaces.place(session.directory).workspace
+        workspace = house.workspaces.session_paths(session.directory).workspace
         assert workspace.is_dir()
         (workspace / "f").touch()
         return Change("f", None, (1, 0, 0))

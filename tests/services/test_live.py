@@ -779,7 +779,7 @@ async def test_files_that_cannot_be_dropped(
     await house.create(persistent=False)
     await house.run("write f 1")
     with monkeypatch.context() as patch:
-        patch.setattr(house.workspaces, "empty", failing(StorageFailed("It stays.")))
+        patch.setattr(house.workspaces, "clear_files", failing(StorageFailed("It stays.")))
         house.host.machines[0].die(Ending(code=1))
         await house.until(free_seats=100)
         await house.sessions._live["s1"].wait_idle()

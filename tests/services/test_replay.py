@@ -10,23 +10,23 @@ from pathlib import Path
 from era_kernels.models import Done, Event, Execution, ExecutionStatus, Failure, Session, now
 from era_kernels.services.executions import Executions
 from era_kernels.services.replay import END_LOST
-from tests.storage.house import House, an_execution, done, lines, opened
+from tests.storage.stores import Stores, done_event, make_execution, open_stores, output_lines
 
 
-def _executions(house: House) -> Executions:
-    return Executions(house.executions, keep=100, keep_bytes=1 << 30, answer_bound=1 << 20)
+def _executions(stores: Stores) -> Executions:
+    return Executions(stores.executions, keep=100, keep_bytes=1 << 30, answer_bound=1 << 20)
 
 
-async def _ended(house: House, session: Session, *events: Event) -> Execution:
+async def _ended(stores: Stores, session: Session, *events: Event) -> Execution:
     """An execution that is listed as ended, with these events and no more in its log."""
-    execution = an_execution(session)
-    log = await house.executions.create(execution, session.directory, session.language)
+    execution = make_execution(session)
+    log = await stores.executions.create(execution, session.directory, session.language)
     execution = dataclasses.replace(
         execution, status=ExecutionStatus.FINISHED, started_at=now(), finished_at=now(),
         exit_code=7, cause="exit 7",
     )  # fmt: skip
     await log.append(events)
-    house.executions.update_soon(execution, log)
+    stores.executions.update_soon(execution, log)
     await log.aclose()
     return execution
 
@@ -43,13 +43,13 @@ def test_an_end_that_is_not_in_the_log(tmp_path: Path) -> None:
     whatever event a reader goes on; the answer agrees."""
 
     async def body() -> None:
-        async with opened(tmp_path) as house:
-            session = await house.session(data={"a": 1}, kernel_generation=3)
-            execution = await _ended(house, session, *lines(3))
-            executions = _executions(house)
+        async with open_stores(tmp_path) as stores:
+            session = await stores.create_session(data={"a": 1}, kernel_generation=3)
+            execution = await _ended(stores, session, *output_lines(3))
+            executions = _executions(stores)
             found = await _events(executions, session)
             assert [seq for seq, _ in found] == [1, 2, 3, 4, 5]
-            assert [event for _, event in found[:4]] == [*lines(3), END_LOST]
+            assert [event for _, event in found[:4]] == [*output_lines(3), END_LOST]
             end = found[-1][1]
             assert isinstance(end, Done)
             assert (end.exit_code, end.cause, end.state) == (7, "exit 7", "lost")
@@ -68,13 +68,13 @@ def test_an_end_that_is_in_the_log(tmp_path: Path) -> None:
     """It is the only one, also for a reader that had it already."""
 
     async def body() -> None:
-        async with opened(tmp_path) as house:
-            session = await house.session()
-            end = done(an_execution(session))
-            await _ended(house, session, *lines(2), Failure("E", "m", "C"), end)
-            executions = _executions(house)
+        async with open_stores(tmp_path) as stores:
+            session = await stores.create_session()
+            end = done_event(make_execution(session))
+            await _ended(stores, session, *output_lines(2), Failure("E", "m", "C"), end)
+            executions = _executions(stores)
             found = await _events(executions, session)
-            assert [event for _, event in found] == [*lines(2), Failure("E", "m", "C"), end]
+            assert [event for _, event in found] == [*output_lines(2), Failure("E", "m", "C"), end]
             for after in range(6):
                 assert await _events(executions, session, after) == found[after:]
 
@@ -85,11 +85,11 @@ def test_a_log_of_which_nothing_is_left(tmp_path: Path) -> None:
     """Also then a reader learns that the execution ended, and how."""
 
     async def body() -> None:
-        async with opened(tmp_path) as house:
-            session = await house.session()
-            await _ended(house, session, *lines(2))
-            os.truncate(house.log_path(session, "exec-1"), 0)
-            found = await _events(_executions(house), session)
+        async with open_stores(tmp_path) as stores:
+            session = await stores.create_session()
+            await _ended(stores, session, *output_lines(2))
+            os.truncate(stores.log_path(session, "exec-1"), 0)
+            found = await _events(_executions(stores), session)
             assert [(seq, event.type) for seq, event in found] == [(1, "error"), (2, "done")]
 
     asyncio.run(body())

@@ -410,7 +410,7 @@ async def test_row_that_was_read_before_a_deletion(
     await house.create()
     get, reading = house.store.get, asyncio.Event()
 
-    async def slow_get(id: str) -> Any:  # noqa: A002
+    async def slow_get(id: str) -> Any:
         session = await get(id)
         reading.set()
         await house.gates["read"].wait()
@@ -608,7 +608,7 @@ async def test_call_that_was_reading_while_the_server_closed(
     await house.create()
     get, reading = house.store.get, asyncio.Event()
 
-    async def slow_get(id: str) -> Any:  # noqa: A002
+    async def slow_get(id: str) -> Any:
         session = await get(id)
         reading.set()
         await house.gates["read"].wait()

@@ -14,7 +14,7 @@ from tests.services.conftest import OpenHouse
 from tests.services.house import LANGUAGE, House, end_of, failing, soon
 
 
-async def gone(house: House, id: str = "s1") -> float:  # noqa: A002
+async def gone(house: House, id: str = "s1") -> float:
     """Seconds until that session was not stored any more."""
     began = time.monotonic()
     while await house.store.find(id):

@@ -35,8 +35,8 @@ def file(tmp_path: Path) -> Iterator[int]:
 )  # fmt: skip
 def test_what_was_said_is_told(file: int, said: str) -> None:
     """A media type that the uploader named is told as it was."""
-    content_types.remember(file, said)
-    assert content_types.of(file, "x.html") == said
+    content_types.store(file, said)
+    assert content_types.detect(file, "x.html") == said
 
 
 @pytest.mark.parametrize(
@@ -46,23 +46,23 @@ def test_what_was_said_is_told(file: int, said: str) -> None:
 )  # fmt: skip
 def test_what_is_none_is_not_told(file: int, said: str) -> None:
     """What is no media type is neither noted nor, where code noted it, believed."""
-    content_types.remember(file, said)
+    content_types.store(file, said)
     assert os.listxattr(file) == []
     os.setxattr(file, ATTRIBUTE, said.encode())
-    assert content_types.of(file, "x.html") == "text/html"
+    assert content_types.detect(file, "x.html") == "text/html"
 
 
 @pytest.mark.parametrize(
     ("path", "expected"),
-    [("a.txt", "text/plain"), ("d.html/a", content_types.UNKNOWN), ("A.PNG", "image/png"),
-     ("a.tar.gz", content_types.UNKNOWN), ("a.txt.gz", content_types.UNKNOWN),
-     ("noname", content_types.UNKNOWN), (".html", content_types.UNKNOWN),
-     ("http://[x", content_types.UNKNOWN), ("data:text/html,x", content_types.UNKNOWN),
+    [("a.txt", "text/plain"), ("d.html/a", content_types.DEFAULT), ("A.PNG", "image/png"),
+     ("a.tar.gz", content_types.DEFAULT), ("a.txt.gz", content_types.DEFAULT),
+     ("noname", content_types.DEFAULT), (".html", content_types.DEFAULT),
+     ("http://[x", content_types.DEFAULT), ("data:text/html,x", content_types.DEFAULT),
      ("a?b.json", "application/json"), ("\udcff.json", "application/json")],
 )  # fmt: skip
 def test_guessed(file: int, path: str, expected: str) -> None:
     """The name's end tells it; what is packed, and what nobody knows, is just bytes."""
-    assert content_types.of(file, path) == expected
+    assert content_types.detect(file, path) == expected
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -70,6 +70,6 @@ def test_guessed(file: int, path: str, expected: str) -> None:
 def test_always_a_header(file: int, noted: bytes, path: str) -> None:
     """Whatever code notes and however it names a file, what is told can stand in a header."""
     os.setxattr(file, ATTRIBUTE, noted)
-    told = content_types.of(file, path.replace("\0", ""))
+    told = content_types.detect(file, path.replace("\0", ""))
     assert told.isascii() and told.isprintable()
     assert RequestHandler._convert_header_value(None, told) == told  # type: ignore[arg-type]

@@ -32,18 +32,18 @@ from era_kernels.models import (
     UpdateDisplay,
     now,
 )
-from era_kernels.storage import execution_log, log_lines
-from era_kernels.storage.log_index import STEP, index_path
-from tests.storage.house import (
+from era_kernels.storage import execution_log, log_format
+from era_kernels.storage.log_index import MARK_INTERVAL_BYTES, index_path
+from tests.storage.stores import (
     LANGUAGE,
-    House,
-    an_execution,
-    done,
-    everything,
-    lines,
-    opened,
+    Stores,
+    done_event,
+    make_execution,
+    open_stores,
+    output_lines,
+    read_events,
+    read_text,
     small_disk,
-    text,
 )
 
 
@@ -51,10 +51,10 @@ def test_events_come_back_as_they_went_in(tmp_path: Path) -> None:
     """Every kind of event, with any text, number and time, is read from the log unchanged."""
 
     async def body() -> None:
-        async with opened(tmp_path) as house:
-            session = await house.session()
-            execution = an_execution(session)
-            log = await house.executions.create(execution, session.directory, LANGUAGE)
+        async with open_stores(tmp_path) as stores:
+            session = await stores.create_session()
+            execution = make_execution(session)
+            log = await stores.executions.create(execution, session.directory, LANGUAGE)
             events: list[Event] = [
                 Queued(2),
                 Stdout("é\r\n\x00\u2028\U0001f600 \ud800 lone \ud83d\ude00 pair"),
@@ -64,17 +64,17 @@ def test_events_come_back_as_they_went_in(tmp_path: Path) -> None:
                 UpdateDisplay({"text/plain": "x"}, {}, "d"),
                 ClearOutput(True),
                 Failure("E", "m", "C"),
-                done(execution),
+                done_event(execution),
             ]
             recorded = [*await log.append(events[:3]), *await log.append(events[3:])]
             assert [one.event for one in recorded] == events
             assert [one.seq for one in recorded] == list(range(1, 10))
-            assert await everything(log) == recorded
+            assert await read_events(log) == recorded
             await log.aclose()
-            again = await house.executions.open_log(session.directory, execution.id)
-            assert await everything(again) == recorded
-            assert await everything(again, after=7) == recorded[7:]
-            assert await everything(again, after=9) == []
+            again = await stores.executions.open_log(session.directory, execution.id)
+            assert await read_events(again) == recorded
+            assert await read_events(again, after=7) == recorded[7:]
+            assert await read_events(again, after=9) == []
 
     asyncio.run(body())
 
@@ -83,14 +83,14 @@ def test_the_header(tmp_path: Path) -> None:
     """The first line has number 0 and tells code, language and time; nothing else."""
 
     async def body() -> None:
-        async with opened(tmp_path) as house:
-            session = await house.session()
-            execution = an_execution(session)
-            log = await house.executions.create(execution, session.directory, LANGUAGE)
-            assert await everything(log) == []
-            assert log.size == house.log_path(session, execution.id).stat().st_size
+        async with open_stores(tmp_path) as stores:
+            session = await stores.create_session()
+            execution = make_execution(session)
+            log = await stores.executions.create(execution, session.directory, LANGUAGE)
+            assert await read_events(log) == []
+            assert log.size == stores.log_path(session, execution.id).stat().st_size
             await log.aclose()
-            first = json.loads(house.log_path(session, execution.id).read_bytes())
+            first = json.loads(stores.log_path(session, execution.id).read_bytes())
             time = execution.created_at.isoformat()
             assert first == {"seq": 0, "time": time, "code": "code", "language": LANGUAGE}
 
@@ -101,22 +101,24 @@ def test_concurrent_appends_keep_their_order(tmp_path: Path) -> None:
     """Appends are written in the order of the calls, without a gap, also when callers leave."""
 
     async def body() -> None:
-        async with opened(tmp_path) as house:
-            session = await house.session()
-            log = await house.executions.create(an_execution(session), session.directory, LANGUAGE)
-            tasks = [asyncio.create_task(log.append(lines(2, 2 * n))) for n in range(100)]
+        async with open_stores(tmp_path) as stores:
+            session = await stores.create_session()
+            log = await stores.executions.create(
+                make_execution(session), session.directory, LANGUAGE
+            )
+            tasks = [asyncio.create_task(log.append(output_lines(2, 2 * n))) for n in range(100)]
             await asyncio.sleep(0)
             for task in tasks[::3]:
                 task.cancel()
             outcomes = await asyncio.gather(*tasks, return_exceptions=True)
             assert sum(isinstance(o, asyncio.CancelledError) for o in outcomes) == 34
             await log.append([])
-            recorded = await everything(log)
-            assert [one.event for one in recorded] == lines(200)
+            recorded = await read_events(log)
+            assert [one.event for one in recorded] == output_lines(200)
             assert [one.seq for one in recorded] == list(range(1, 201))
             await log.aclose()
             with pytest.raises(StorageFailed):
-                await log.append(lines(1))
+                await log.append(output_lines(1))
             await log.aclose()
 
     asyncio.run(body())
@@ -126,23 +128,25 @@ def test_readers_follow_a_growing_log(tmp_path: Path) -> None:
     """A reader that starts at any time gets whole events only, in order, up to what is there."""
 
     async def body() -> None:
-        async with opened(tmp_path) as house:
-            session = await house.session()
-            log = await house.executions.create(an_execution(session), session.directory, LANGUAGE)
+        async with open_stores(tmp_path) as stores:
+            session = await stores.create_session()
+            log = await stores.executions.create(
+                make_execution(session), session.directory, LANGUAGE
+            )
 
             async def write() -> None:
                 for n in range(200):
-                    await log.append(lines(50, 50 * n))
+                    await log.append(output_lines(50, 50 * n))
 
             writing, reads = asyncio.create_task(write()), 0
             while not writing.done():
-                recorded = await everything(log, after=20 * reads)
+                recorded = await read_events(log, after=20 * reads)
                 first = 20 * reads + 1
                 assert [one.seq for one in recorded] == list(range(first, first + len(recorded)))
                 reads += 1
             await writing
             assert reads > 3
-            assert [one.event for one in await everything(log)] == lines(10_000)
+            assert [one.event for one in await read_events(log)] == output_lines(10_000)
             await log.aclose()
 
     asyncio.run(body())
@@ -150,16 +154,18 @@ def test_readers_follow_a_growing_log(tmp_path: Path) -> None:
 
 def test_a_long_text_is_cut_into_events(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No line grows without bound: a long text becomes several events, and not a byte is lost."""
-    monkeypatch.setattr(log_lines, "PIECE", 1000)
+    monkeypatch.setattr(log_format, "MAX_TEXT_CHARS", 1000)
     content = "".join(chr(0x3B1 + n % 20) for n in range(10_500))
 
     async def body() -> None:
-        async with opened(tmp_path) as house:
-            session = await house.session()
-            log = await house.executions.create(an_execution(session), session.directory, LANGUAGE)
+        async with open_stores(tmp_path) as stores:
+            session = await stores.create_session()
+            log = await stores.executions.create(
+                make_execution(session), session.directory, LANGUAGE
+            )
             recorded = await log.append([Stdout(content), Stderr("end")])
             assert [one.seq for one in recorded] == list(range(1, 13))
-            assert await text(log, "stdout") == content.encode()
+            assert await read_text(log, "stdout") == content.encode()
             assert dict(log.text_bytes) == {"stdout": 21_000, "stderr": 3}
             await log.aclose()
 
@@ -175,28 +181,28 @@ def test_ranges_of_text(tmp_path: Path) -> None:
     err = "".join(e.content for e in pieces if isinstance(e, Stderr)).encode()
 
     async def body() -> None:
-        async with opened(tmp_path) as house:
-            session = await house.session()
-            execution = an_execution(session)
-            log = await house.executions.create(execution, session.directory, LANGUAGE)
+        async with open_stores(tmp_path) as stores:
+            session = await stores.create_session()
+            execution = make_execution(session)
+            log = await stores.executions.create(execution, session.directory, LANGUAGE)
             for start in range(0, len(pieces), 500):
                 await log.append(pieces[start : start + 500])
-            assert log.size > 3 * STEP
+            assert log.size > 3 * MARK_INTERVAL_BYTES
             await log.aclose()
-            reopened = await house.executions.open_log(session.directory, execution.id)
-            index_path(house.log_path(session, execution.id)).unlink()
-            counted = await house.executions.open_log(session.directory, execution.id)
+            reopened = await stores.executions.open_log(session.directory, execution.id)
+            index_path(stores.log_path(session, execution.id)).unlink()
+            counted = await stores.executions.open_log(session.directory, execution.id)
             for reader in (log, reopened, counted):
                 assert dict(reader.text_bytes) == {"stdout": len(out), "stderr": len(err)}
-                assert await text(reader, "stderr") == err
+                assert await read_text(reader, "stderr") == err
                 total = len(out)
                 for start, stop in (
                     (0, 1), (0, total), (1, 2), (total - 1, total), (total // 2, total // 2 + 9),
                     (100, 100), (300_000, 700_001), (5, 4), (total, total + 5),
                     (total - 3, total * 2),
                 ):  # fmt: skip
-                    assert await text(reader, "stdout", start, stop) == out[start:stop]
-                assert await text(reader, "stdout", 77_777) == out[77_777:]
+                    assert await read_text(reader, "stdout", start, stop) == out[start:stop]
+                assert await read_text(reader, "stdout", 77_777) == out[77_777:]
 
     asyncio.run(body())
 
@@ -205,20 +211,20 @@ def test_late_readers_do_not_read_from_the_start(tmp_path: Path) -> None:
     """Reading the end of a long log reads little of the file."""
 
     async def body() -> None:
-        async with opened(tmp_path) as house:
-            session = await house.session()
-            execution = an_execution(session)
-            log = await house.executions.create(execution, session.directory, LANGUAGE)
+        async with open_stores(tmp_path) as stores:
+            session = await stores.create_session()
+            execution = make_execution(session)
+            log = await stores.executions.create(execution, session.directory, LANGUAGE)
             for _ in range(20):
                 await log.append([Stdout("x" * 100_000) for _ in range(10)])
             await log.aclose()
-            path = house.log_path(session, execution.id)
+            path = stores.log_path(session, execution.id)
             with path.open("r+b") as file:  # what is not read may be anything
                 file.seek(path.stat().st_size // 10)
                 file.write(b"\xff" * (path.stat().st_size // 2))
-            for reader in (log, await house.executions.open_log(session.directory, execution.id)):
-                assert len(await everything(reader, after=195)) == 5
-                assert await text(reader, "stdout", 19_999_990) == b"x" * 10
+            for reader in (log, await stores.executions.open_log(session.directory, execution.id)):
+                assert len(await read_events(reader, after=195)) == 5
+                assert await read_text(reader, "stdout", 19_999_990) == b"x" * 10
 
     asyncio.run(body())
 
@@ -227,29 +233,31 @@ def test_a_reader_that_leaves_or_comes_too_late(tmp_path: Path) -> None:
     """Readers that stop leave no descriptor; a log that is gone is ExecutionNotFound."""
 
     async def body() -> None:
-        async with opened(tmp_path) as house:
-            session = await house.session()
-            await house.finished(session, "exec-1", *[Stdout("x" * 50_000) for _ in range(40)])
-            log = await house.executions.open_log(session.directory, "exec-1")
+        async with open_stores(tmp_path) as stores:
+            session = await stores.create_session()
+            await stores.create_finished_execution(
+                session, "exec-1", *[Stdout("x" * 50_000) for _ in range(40)]
+            )
+            log = await stores.executions.open_log(session.directory, "exec-1")
             before = len(list(Path("/proc/self/fd").iterdir()))
             for _ in range(5):
                 async with aclosing(log.read()) as batches:
                     await anext(batches)
                 async with aclosing(log.text("stdout")) as pieces:
                     await anext(pieces)
-                task = asyncio.create_task(everything(log))
+                task = asyncio.create_task(read_events(log))
                 await asyncio.sleep(0)
                 task.cancel()
                 await asyncio.wait([task])
             async with asyncio.timeout(10):
                 while len(list(Path("/proc/self/fd").iterdir())) > before:
                     await asyncio.sleep(0.01)
-            house.log_path(session, "exec-1").unlink()
-            for read in (everything(log), text(log, "stdout")):
+            stores.log_path(session, "exec-1").unlink()
+            for read in (read_events(log), read_text(log, "stdout")):
                 with pytest.raises(ExecutionNotFound):
                     await read
             with pytest.raises(ExecutionNotFound):
-                await house.executions.open_log(session.directory, "exec-2")
+                await stores.executions.open_log(session.directory, "exec-2")
 
     asyncio.run(body())
 
@@ -259,26 +267,28 @@ def test_a_full_disk_leaves_the_log_whole(tmp_path: Path) -> None:
     on when there is room; where not even a header fits, nothing is left of the log."""
 
     async def body(disk: Path) -> None:
-        async with opened(tmp_path) as house:
-            session = await house.session()
-            where = house.path / "sessions" / session.directory / "executions"
+        async with open_stores(tmp_path) as stores:
+            session = await stores.create_session()
+            where = stores.path / "sessions" / session.directory / "executions"
             where.rmdir()
             where.symlink_to(disk)
-            log = await house.executions.create(an_execution(session), session.directory, LANGUAGE)
-            kept = await log.append(lines(10))
+            log = await stores.executions.create(
+                make_execution(session), session.directory, LANGUAGE
+            )
+            kept = await log.append(output_lines(10))
             size = log.size
             with pytest.raises(InsufficientStorage):
-                await log.append([*lines(5), *[Stdout("x" * 100_000) for _ in range(30)]])
+                await log.append([*output_lines(5), *[Stdout("x" * 100_000) for _ in range(30)]])
             assert log.size == size == (disk / "exec-1.jsonl").stat().st_size
-            assert await everything(log) == kept
-            kept += await log.append(lines(3, 10))
+            assert await read_events(log) == kept
+            kept += await log.append(output_lines(3, 10))
             assert [one.seq for one in kept] == list(range(1, 14))
-            assert await everything(log) == kept
+            assert await read_events(log) == kept
             await log.aclose()
             await asyncio.to_thread(_fill, disk / "ballast")
             with pytest.raises(InsufficientStorage):
-                await house.executions.create(
-                    an_execution(session, "exec-2"), session.directory, LANGUAGE
+                await stores.executions.create(
+                    make_execution(session, "exec-2"), session.directory, LANGUAGE
                 )
             assert not (disk / "exec-2.jsonl").exists()
 
@@ -299,18 +309,20 @@ def test_an_event_that_is_no_json_leaves_the_log_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A bug of the caller's costs its own append, not what others wrote or will write."""
-    monkeypatch.setattr(execution_log, "GROUP", 10)
+    monkeypatch.setattr(execution_log, "WRITE_BYTES", 10)
 
     async def body() -> None:
-        async with opened(tmp_path) as house:
-            session = await house.session()
-            log = await house.executions.create(an_execution(session), session.directory, LANGUAGE)
-            kept = await log.append(lines(2))
+        async with open_stores(tmp_path) as stores:
+            session = await stores.create_session()
+            log = await stores.executions.create(
+                make_execution(session), session.directory, LANGUAGE
+            )
+            kept = await log.append(output_lines(2))
             with pytest.raises(TypeError):
-                await log.append([*lines(50), Display({"x": object()})])
-            assert log.size == house.log_path(session, "exec-1").stat().st_size
-            kept += await log.append(lines(1))
-            assert await everything(log) == kept
+                await log.append([*output_lines(50), Display({"x": object()})])
+            assert log.size == stores.log_path(session, "exec-1").stat().st_size
+            kept += await log.append(output_lines(1))
+            assert await read_events(log) == kept
             await log.aclose()
 
     asyncio.run(body())
@@ -323,26 +335,26 @@ def test_the_index_follows_an_execution(tmp_path: Path) -> None:
     """A row is read right after it was handed in, at each step; unknown ids are not found."""
 
     async def body() -> None:
-        async with opened(tmp_path) as house:
-            session = await house.session()
-            execution = an_execution(session)
-            log = await house.executions.create(execution, session.directory, LANGUAGE)
-            assert await house.executions.get("s1", "exec-1") == execution
+        async with open_stores(tmp_path) as stores:
+            session = await stores.create_session()
+            execution = make_execution(session)
+            log = await stores.executions.create(execution, session.directory, LANGUAGE)
+            assert await stores.executions.get("s1", "exec-1") == execution
             execution = dataclasses.replace(
                 execution, status=ExecutionStatus.RUNNING, started_at=now()
             )
-            house.executions.update_soon(execution)
-            assert await house.executions.get("s1", "exec-1") == execution
+            stores.executions.update_soon(execution)
+            assert await stores.executions.get("s1", "exec-1") == execution
             execution = dataclasses.replace(
                 execution, status=ExecutionStatus.FINISHED, finished_at=now(), exit_code=-9,
                 cause="signal 9",
             )  # fmt: skip
-            house.executions.update_soon(execution, log)
-            assert await house.executions.get("s1", "exec-1") == execution
+            stores.executions.update_soon(execution, log)
+            assert await stores.executions.get("s1", "exec-1") == execution
             await log.aclose()
             for ids in (("s1", "exec-2"), ("s2", "exec-1")):
                 with pytest.raises(ExecutionNotFound):
-                    await house.executions.get(*ids)
+                    await stores.executions.get(*ids)
 
     asyncio.run(body())
 
@@ -351,14 +363,16 @@ def test_lists(tmp_path: Path) -> None:
     """Executions of one session, oldest first, by pages; those without index are not listed."""
 
     async def body() -> None:
-        async with opened(tmp_path) as house:
-            session, other = await house.session(), await house.session("s2")
-            made = [await house.finished(session, f"exec-{n}") for n in (3, 1, 2)]
-            await house.finished(other, "exec-other")
-            hidden = an_execution(session, "exec-hidden")
-            log = await house.executions.create(hidden, session.directory, LANGUAGE, indexed=False)
+        async with open_stores(tmp_path) as stores:
+            session, other = await stores.create_session(), await stores.create_session("s2")
+            made = [await stores.create_finished_execution(session, f"exec-{n}") for n in (3, 1, 2)]
+            await stores.create_finished_execution(other, "exec-other")
+            hidden = make_execution(session, "exec-hidden")
+            log = await stores.executions.create(
+                hidden, session.directory, LANGUAGE, is_indexed=False
+            )
             await log.aclose()
-            listed = house.executions.list_executions
+            listed = stores.executions.list_executions
             assert await listed("s1") == (made, 3)
             assert await listed("s1", 1, 1) == (made[1:2], 3)
             assert await listed("s1", None, 2) == (made[2:], 3)
@@ -367,17 +381,17 @@ def test_lists(tmp_path: Path) -> None:
     asyncio.run(body())
 
 
-async def _kept(house: House, session: Session) -> list[str]:
-    kept, total = await house.executions.list_executions(session.id)
+async def _kept(stores: Stores, session: Session) -> list[str]:
+    kept, total = await stores.executions.list_executions(session.id)
     assert total == len(kept)
     return [one.id for one in kept]
 
 
-async def _logs(house: House, session: Session) -> list[str]:
+async def _logs(stores: Stores, session: Session) -> list[str]:
     """The logs on disk, once the removal of others had its time."""
-    folder = house.log_path(session, "x").parent
+    folder = stores.log_path(session, "x").parent
     async with asyncio.timeout(10):
-        while len(list(folder.glob("*.jsonl"))) > len(await _kept(house, session)):
+        while len(list(folder.glob("*.jsonl"))) > len(await _kept(stores, session)):
             await asyncio.sleep(0.01)
     return sorted(path.name for path in folder.iterdir())
 
@@ -386,18 +400,18 @@ def test_trim_by_count(tmp_path: Path) -> None:
     """The newest so many stay, with their logs; a queued or running one and the newest always."""
 
     async def body() -> None:
-        async with opened(tmp_path) as house:
-            session = await house.session()
-            running = await house.executions.create(
-                an_execution(session, "exec-0"), session.directory, LANGUAGE
+        async with open_stores(tmp_path) as stores:
+            session = await stores.create_session()
+            running = await stores.executions.create(
+                make_execution(session, "exec-0"), session.directory, LANGUAGE
             )
             for n in range(1, 7):
-                await house.finished(session, f"exec-{n}")
-            await house.executions.trim("s1", session.directory, 3, 1 << 30)
-            assert await _kept(house, session) == ["exec-0", "exec-4", "exec-5", "exec-6"]
-            assert await _logs(house, session) == [f"exec-{n}.jsonl" for n in (0, 4, 5, 6)]
-            await house.executions.trim("s1", session.directory, 0, 0)
-            assert await _kept(house, session) == ["exec-0", "exec-6"]
+                await stores.create_finished_execution(session, f"exec-{n}")
+            await stores.executions.trim("s1", session.directory, 3, 1 << 30)
+            assert await _kept(stores, session) == ["exec-0", "exec-4", "exec-5", "exec-6"]
+            assert await _logs(stores, session) == [f"exec-{n}.jsonl" for n in (0, 4, 5, 6)]
+            await stores.executions.trim("s1", session.directory, 0, 0)
+            assert await _kept(stores, session) == ["exec-0", "exec-6"]
             await running.aclose()
 
     asyncio.run(body())
@@ -407,16 +421,16 @@ def test_trim_by_size(tmp_path: Path) -> None:
     """The newest stay as long as they fit together; indexes of long logs go with them."""
 
     async def body() -> None:
-        async with opened(tmp_path) as house:
-            session = await house.session()
+        async with open_stores(tmp_path) as stores:
+            session = await stores.create_session()
             for n in range(5):
-                await house.finished(
+                await stores.create_finished_execution(
                     session, f"exec-{n}", *[Stdout("x" * 100_000) for _ in range(10)]
                 )
-            assert len(await _logs(house, session)) == 10
-            await house.executions.trim("s1", session.directory, 100, 3_500_000)
-            assert await _kept(house, session) == ["exec-2", "exec-3", "exec-4"]
-            assert len(await _logs(house, session)) == 6
+            assert len(await _logs(stores, session)) == 10
+            await stores.executions.trim("s1", session.directory, 100, 3_500_000)
+            assert await _kept(stores, session) == ["exec-2", "exec-3", "exec-4"]
+            assert len(await _logs(stores, session)) == 6
 
     asyncio.run(body())
 
@@ -439,20 +453,20 @@ def test_any_crash_leaves_a_prefix_of_the_truth(
     the repair at the next start it ends with `done`, once, however often that is repeated."""
 
     async def body(path: Path) -> None:
-        async with opened(path) as house:
-            session = await house.session()
-            execution = an_execution(session)
-            log = await house.executions.create(execution, session.directory, LANGUAGE)
+        async with open_stores(path) as stores:
+            session = await stores.create_session()
+            execution = make_execution(session)
+            log = await stores.executions.create(execution, session.directory, LANGUAGE)
             truth: list[Recorded] = []
             for step in [*steps, again]:
                 truth += await log.append(step)
             await log.aclose()
-            assert await everything(log) == truth
-        file = house.log_path(session, execution.id)
+            assert await read_events(log) == truth
+        file = stores.log_path(session, execution.id)
         os.truncate(file, int(file.stat().st_size * crash))
-        async with opened(path) as house:
-            torn = await house.executions.open_log(session.directory, execution.id)
-            kept = await everything(torn)
+        async with open_stores(path) as stores:
+            torn = await stores.executions.open_log(session.directory, execution.id)
+            kept = await read_events(torn)
             assert kept == truth[: len(kept)]
             for stream in ("stdout", "stderr"):
                 expected = "".join(
@@ -460,17 +474,17 @@ def test_any_crash_leaves_a_prefix_of_the_truth(
                     for one in kept
                     if one.event.type == stream
                 ).encode("utf-8", "replace")
-                assert await text(torn, stream) == expected
+                assert await read_text(torn, stream) == expected
                 assert torn.text_bytes[stream] == len(expected)
             for _ in range(2):
-                await house.executions.close_unfinished()
-                whole = await house.executions.open_log(session.directory, execution.id)
-                replayed = await everything(whole)
+                await stores.executions.close_unfinished()
+                whole = await stores.executions.open_log(session.directory, execution.id)
+                replayed = await read_events(whole)
                 assert replayed[: len(kept)] == kept
                 added = replayed[len(kept) :]
                 assert [one.event.type for one in added] == ["error", "done"]
                 assert [one.seq for one in replayed] == list(range(1, len(replayed) + 1))
-                row = await house.executions.get("s1", execution.id)
+                row = await stores.executions.get("s1", execution.id)
                 assert (row.status, row.exit_code) == (ExecutionStatus.FINISHED, 137)
 
     with tempfile.TemporaryDirectory() as directory:
@@ -481,13 +495,15 @@ def test_time_goes_on_in_a_log(tmp_path: Path) -> None:
     """Each event has the time of its append, in UTC."""
 
     async def body() -> None:
-        async with opened(tmp_path) as house:
-            session = await house.session()
-            log = await house.executions.create(an_execution(session), session.directory, LANGUAGE)
+        async with open_stores(tmp_path) as stores:
+            session = await stores.create_session()
+            log = await stores.executions.create(
+                make_execution(session), session.directory, LANGUAGE
+            )
             began = now()
-            (first,) = await log.append(lines(1))
+            (first,) = await log.append(output_lines(1))
             await asyncio.sleep(0.01)
-            (second,) = await log.append(lines(1))
+            (second,) = await log.append(output_lines(1))
             assert began <= first.time < second.time <= now()
             assert first.time.utcoffset() == timedelta(0)
             await log.aclose()
@@ -499,11 +515,11 @@ def test_an_execution_without_a_session_directory(tmp_path: Path) -> None:
     """Where the session's directory is gone, create is StorageFailed, and makes no new one."""
 
     async def body() -> None:
-        async with opened(tmp_path) as house:
-            session = await house.session()
-            await house.workspaces.remove(session.directory)
+        async with open_stores(tmp_path) as stores:
+            session = await stores.create_session()
+            await stores.workspaces.remove(session.directory)
             with pytest.raises(StorageFailed):
-                await house.executions.create(
+                await stores.executions.create(
                     Execution("exec-1", "s1", "", now()), session.directory, LANGUAGE
                 )
             assert list((tmp_path / "sessions").iterdir()) == []
@@ -522,17 +538,19 @@ def test_long_events_are_kept_like_all_others(tmp_path: Path) -> None:
     ]
 
     async def body() -> None:
-        async with opened(tmp_path) as house:
-            session = await house.session()
-            log = await house.executions.create(an_execution(session), session.directory, LANGUAGE)
+        async with open_stores(tmp_path) as stores:
+            session = await stores.create_session()
+            log = await stores.executions.create(
+                make_execution(session), session.directory, LANGUAGE
+            )
             await log.append(events)
             await log.append([Stdout("d")])
-            found = [recorded.event for recorded in await everything(log)]
+            found = [recorded.event for recorded in await read_events(log)]
             assert found[:2] == events[:2]
             texts = [event for event in found if isinstance(event, Stdout)]
             assert texts == [Stdout("a"), Stdout("c"), Stdout("d")]
-            assert await text(log, "stderr") == b"b" * 9_000_000
-            assert log.size == house.log_path(session, "exec-1").stat().st_size
+            assert await read_text(log, "stderr") == b"b" * 9_000_000
+            assert log.size == stores.log_path(session, "exec-1").stat().st_size
             await log.aclose()
 
     asyncio.run(body())

@@ -15,7 +15,7 @@ import pytest
 
 from era_kernels.errors import SessionNotFound
 from era_kernels.models import Done, ExecutionStatus
-from tests.storage.house import ROOT, House, everything, opened, text
+from tests.storage.stores import ROOT, Stores, open_stores, read_events, read_text
 
 ROUNDS = 5
 LONG_ROUNDS = 100
@@ -25,45 +25,45 @@ BUSY = """
 import asyncio, dataclasses, json, os, sys
 from pathlib import Path
 from era_kernels.models import *
-from tests.storage.house import LANGUAGE, done, opened
+from tests.storage.stores import LANGUAGE, done_event, open_stores
 
 def tell(*fact):
     os.write(1, (json.dumps(fact) + "\\n").encode())
 
-async def churn(house, worker):
+async def churn(stores, worker):
     for n in range(100_000):
-        session = await house.session(f"s{worker}-{n}", data={"n": n})
+        session = await stores.create_session(f"s{worker}-{n}", data={"n": n})
         tell("created", session.id)
-        await house.sessions.update(session, data={"n": n, "x": "y" * (n % 5000)})
+        await stores.sessions.update(session, data={"n": n, "x": "y" * (n % 5000)})
         tell("updated", session.id, n % 5000)
         if n % 3 == 0:
-            await house.sessions.delete(session.id)
+            await stores.sessions.delete(session.id)
             tell("deleted", session.id)
-            await house.workspaces.remove(session.directory)
+            await stores.workspaces.remove(session.directory)
 
-async def runs(house, session, worker):
+async def runs(stores, session, worker):
     for n in range(100_000):
         execution = Execution(f"exec-{worker}-{n}", session.id, "code", now())
-        log = await house.executions.create(execution, session.directory, LANGUAGE)
+        log = await stores.executions.create(execution, session.directory, LANGUAGE)
         for m in range(1 + n % 7):
             await log.append([Stdout(f"{m}:" + "z" * (n * 37 % 3000) + "\\n")])
             tell("said", execution.id, log.text_bytes["stdout"])
-        await log.append([dataclasses.replace(done(execution), exit_code=n % 100)])
+        await log.append([dataclasses.replace(done_event(execution), exit_code=n % 100)])
         tell("finished", execution.id, n % 100)
-        house.executions.update_soon(dataclasses.replace(
+        stores.executions.update_soon(dataclasses.replace(
             execution, status=ExecutionStatus.FINISHED, finished_at=now(), exit_code=n % 100), log)
         await log.aclose()
         if n % 50 == 0:
-            await house.executions.trim(session.id, session.directory, 10**6, 1 << 40)
+            await stores.executions.trim(session.id, session.directory, 10**6, 1 << 40)
 
 async def main():
-    async with opened(Path(sys.argv[1])) as house:
-        session = await house.sessions.find("runs") or await house.session("runs")
+    async with open_stores(Path(sys.argv[1])) as stores:
+        session = await stores.sessions.find("runs") or await stores.create_session("runs")
         tell("ready")
         stamp = sys.argv[2]
         await asyncio.gather(
-            *(churn(house, f"{stamp}-{w}") for w in range(4)),
-            *(runs(house, session, f"{stamp}-{w}") for w in range(3)))
+            *(churn(stores, f"{stamp}-{w}") for w in range(4)),
+            *(runs(stores, session, f"{stamp}-{w}") for w in range(3)))
 asyncio.run(main())
 """
 
@@ -87,7 +87,7 @@ def _killed_server(path: Path, stamp: str, answers: int) -> list[list[object]]:
     return found
 
 
-async def _check_sessions(house: House, facts: list[list[object]]) -> None:
+async def _check_sessions(stores: Stores, facts: list[list[object]]) -> None:
     last: dict[object, list[object]] = {}
     for fact in facts:
         if fact[0] in ("created", "updated", "deleted"):
@@ -95,7 +95,7 @@ async def _check_sessions(house: House, facts: list[list[object]]) -> None:
     newest = {str(name).rpartition("-")[0]: name for name in last}.values()
     for name, fact in last.items():
         try:
-            session = await house.sessions.get(str(name))
+            session = await stores.sessions.get(str(name))
         except SessionNotFound:
             # Deleted, or its deletion was committed but not told any more.
             assert fact[0] == "deleted" or name in newest
@@ -105,17 +105,17 @@ async def _check_sessions(house: House, facts: list[list[object]]) -> None:
             assert len(session.data.get("x", "")) == fact[2]
 
 
-async def _check_runs(house: House, facts: list[list[object]]) -> None:
-    session = await house.sessions.get("runs")
+async def _check_runs(stores: Stores, facts: list[list[object]]) -> None:
+    session = await stores.sessions.get("runs")
     said = {fact[1]: fact[2] for fact in facts if fact[0] == "said"}
     ended = {fact[1]: fact[2] for fact in facts if fact[0] == "finished"}
     for name, size in said.items():
-        row = await house.executions.get("runs", str(name))
+        row = await stores.executions.get("runs", str(name))
         assert row.status is ExecutionStatus.FINISHED
-        log = await house.executions.open_log(session.directory, str(name))
-        events = await everything(log)
+        log = await stores.executions.open_log(session.directory, str(name))
+        events = await read_events(log)
         assert [one.seq for one in events] == list(range(1, len(events) + 1))
-        assert len(await text(log, "stdout")) == log.text_bytes["stdout"] >= size
+        assert len(await read_text(log, "stdout")) == log.text_bytes["stdout"] >= size
         end = events[-1].event
         assert isinstance(end, Done)
         assert end.exit_code == row.exit_code == ended.get(name, row.exit_code)
@@ -126,17 +126,17 @@ def _rounds(path: Path, count: int) -> None:
     chance = random.Random(4)
 
     async def check(facts: list[list[object]]) -> None:
-        async with opened(path) as house:
-            rows = await house.database.read(
+        async with open_stores(path) as stores:
+            rows = await stores.database.read(
                 lambda c: c.execute("PRAGMA integrity_check").fetchall()
             )
             assert rows == [("ok",)]
-            await house.executions.close_unfinished()
-            sessions, _ = await house.sessions.list_sessions()
+            await stores.executions.close_unfinished()
+            sessions, _ = await stores.sessions.list_sessions()
             directories = {session.directory for session in sessions}
-            await house.workspaces.sweep(directories)
-            await _check_sessions(house, facts)
-            await _check_runs(house, facts)
+            await stores.workspaces.reconcile(directories)
+            await _check_sessions(stores, facts)
+            await _check_runs(stores, facts)
             left = {entry.name for entry in (path / "sessions").iterdir()}
             assert left == directories
 
@@ -168,30 +168,30 @@ import asyncio, dataclasses, sys
 from pathlib import Path
 from blockbuster import BlockBuster
 from era_kernels.models import *
-from tests.storage.house import LANGUAGE, done, everything, lines, opened, text
+from tests.storage.stores import LANGUAGE, done_event, open_stores, output_lines, read_events, read_text
 
 async def main():
-    async with opened(Path(sys.argv[1])) as house:
-        session = await house.session()
-        await house.sessions.update(session, data={"a": 1})
-        house.sessions.update_soon(session, file_count=1)
-        await house.sessions.list_sessions()
+    async with open_stores(Path(sys.argv[1])) as stores:
+        session = await stores.create_session()
+        await stores.sessions.update(session, data={"a": 1})
+        stores.sessions.update_soon(session, file_count=1)
+        await stores.sessions.list_sessions()
         for size in (3, 30_000):
-            execution = await house.finished(session, f"exec-{size}", *lines(size))
-            log = await house.executions.open_log(session.directory, execution.id)
-            assert len(await everything(log)) == size + 1
-            await text(log, "stdout", 5, 10)
-            await house.executions.list_executions(session.id)
-        await house.executions.trim(session.id, session.directory, 1, 1)
-        await house.executions.close_unfinished()
-        mirror = await house.workspaces.before_run(session.directory, {}, None)
-        snapshot = await house.workspaces.scan(session.directory)
-        await house.workspaces.after_run(session.directory, snapshot, mirror)
-        await house.workspaces.empty(session.directory)
-        await house.database.check()
-        await house.sessions.delete(session.id)
-        await house.workspaces.remove(session.directory)
-        await house.workspaces.sweep(set())
+            execution = await stores.create_finished_execution(session, f"exec-{size}", *output_lines(size))
+            log = await stores.executions.open_log(session.directory, execution.id)
+            assert len(await read_events(log)) == size + 1
+            await read_text(log, "stdout", 5, 10)
+            await stores.executions.list_executions(session.id)
+        await stores.executions.trim(session.id, session.directory, 1, 1)
+        await stores.executions.close_unfinished()
+        data_file = await stores.workspaces.before_run(session.directory, {}, None)
+        snapshot = await stores.workspaces.scan(session.directory)
+        await stores.workspaces.after_run(session.directory, snapshot, data_file)
+        await stores.workspaces.clear_files(session.directory)
+        await stores.database.check()
+        await stores.sessions.delete(session.id)
+        await stores.workspaces.remove(session.directory)
+        await stores.workspaces.reconcile(set())
 
 guard = BlockBuster()
 guard.activate()

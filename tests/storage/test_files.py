@@ -24,23 +24,23 @@ from era_kernels.errors import (
     SessionNotFound,
     StorageFailed,
 )
+from era_kernels.safe_fs.tree import closing_fd as closing
+from era_kernels.safe_fs.tree import remove_tree
 from era_kernels.storage import uploads as uploads_module
-from era_kernels.storage.files import Files, checked_path
+from era_kernels.storage.files import FileStore, validate_path
 from era_kernels.storage.snapshot import Change
-from era_kernels.storage.trees import opened as closing
-from era_kernels.storage.trees import remove_tree
-from tests.storage.house import ROOT, small_disk
+from tests.storage.stores import ROOT, small_disk
 
 DIRECTORY = "0123456789abcdef"
 
 
 @asynccontextmanager
-async def opened(path: Path) -> AsyncIterator[Files]:
+async def open_files(path: Path) -> AsyncIterator[FileStore]:
     """The files of one session in a data directory."""
     workspace_of(path).mkdir(parents=True, exist_ok=True)
-    files = Files(path / "sessions", path / "incoming")
+    files = FileStore(path / "sessions", path / "incoming")
     try:
-        await files.sweep()
+        await files.remove_unfinished()
         yield files
     finally:
         await files.aclose()
@@ -50,17 +50,17 @@ def workspace_of(path: Path) -> Path:
     return path / "sessions" / DIRECTORY / "workspace"
 
 
-async def put(files: Files, path: str, data: bytes = b"new", content_type: str = "") -> Change:
-    upload = await files.upload()
+async def put(files: FileStore, path: str, data: bytes = b"new", content_type: str = "") -> Change:
+    upload = await files.create_upload()
     try:
         await upload.write(data)
-        await upload.finished(content_type)
+        await upload.finish(content_type)
         return await files.put(DIRECTORY, path, upload)
     finally:
-        upload.forget()
+        upload.discard()
 
 
-async def read(files: Files, path: str, start: int = 0, stop: int | None = None) -> bytes:
+async def read(files: FileStore, path: str, start: int = 0, stop: int | None = None) -> bytes:
     file = await files.open(DIRECTORY, path)
     try:
         stop = file.status.size if stop is None else stop
@@ -79,7 +79,7 @@ async def read(files: Files, path: str, start: int = 0, stop: int | None = None)
 )  # fmt: skip
 def test_paths(path: str) -> None:
     """A path is what Linux takes as one, as it was given."""
-    assert checked_path(path) == path
+    assert validate_path(path) == path
 
 
 @pytest.mark.parametrize(
@@ -90,15 +90,15 @@ def test_paths(path: str) -> None:
 def test_what_is_no_path(path: str) -> None:
     """Nothing is normalised: what would need it is refused."""
     with pytest.raises(InvalidPath):
-        checked_path(path)
+        validate_path(path)
 
 
 def test_every_call_checks_its_path(tmp_path: Path) -> None:
     """No way to a file goes around the check."""
 
     async def main() -> None:
-        async with opened(tmp_path) as files:
-            upload = await files.upload()
+        async with open_files(tmp_path) as files:
+            upload = await files.create_upload()
             for call in (
                 files.open(DIRECTORY, "../x"),
                 files.find(DIRECTORY, "../x"),
@@ -108,7 +108,7 @@ def test_every_call_checks_its_path(tmp_path: Path) -> None:
             ):
                 with pytest.raises(InvalidPath):
                     await call
-            upload.forget()
+            upload.discard()
 
     asyncio.run(main())
 
@@ -120,10 +120,10 @@ def test_put_and_read(tmp_path: Path) -> None:
     """What was put is read, whole or in part, with its size, type and a time of whole seconds."""
 
     async def main() -> None:
-        async with opened(tmp_path) as files:
+        async with open_files(tmp_path) as files:
             data = os.urandom(3_000_000)
             change = await put(files, "a/b/c.bin", data, "image/png")
-            assert (change.path, change.before, change.files, change.growth) == (
+            assert (change.path, change.before, change.count_delta, change.size_delta) == (
                 "a/b/c.bin", None, 1, len(data),
             )  # fmt: skip
             assert await read(files, "a/b/c.bin") == data
@@ -145,12 +145,12 @@ def test_put_replaces(tmp_path: Path) -> None:
     """A new file takes the name; who reads the old one reads on, and other names keep it."""
 
     async def main() -> None:
-        async with opened(tmp_path) as files:
+        async with open_files(tmp_path) as files:
             await put(files, "f", b"old")
             os.link(workspace_of(tmp_path) / "f", tmp_path / "other")
             file = await files.open(DIRECTORY, "f")
             change = await put(files, "f", b"newer")
-            assert (change.files, change.growth) == (0, 2)
+            assert (change.count_delta, change.size_delta) == (0, 2)
             assert [piece async for piece in file.read(0, 3)] == [b"old"]
             await file.aclose()
             assert await read(files, "f") == b"newer"
@@ -165,15 +165,15 @@ def test_delete(tmp_path: Path) -> None:
     """A file goes, a link goes itself, a directory is a conflict."""
 
     async def main() -> None:
-        async with opened(tmp_path) as files:
+        async with open_files(tmp_path) as files:
             workspace = workspace_of(tmp_path)
             await put(files, "d/f", b"123")
             (workspace / "link").symlink_to("d/f")
-            assert (await files.delete(DIRECTORY, "link")).files == 0
+            assert (await files.delete(DIRECTORY, "link")).count_delta == 0
             with pytest.raises(Conflict):
                 await files.delete(DIRECTORY, "d")
             change = await files.delete(DIRECTORY, "d/f")
-            assert (change.files, change.growth) == (-1, -3)
+            assert (change.count_delta, change.size_delta) == (-1, -3)
             for path in ("d/f", "no/f", "d/f/x"):
                 with pytest.raises(FileNotFound):
                     await files.delete(DIRECTORY, path)
@@ -185,7 +185,7 @@ def test_change_tells_the_path_without_links(tmp_path: Path) -> None:
     """A file that was put through a link is known by the path under which a walk finds it."""
 
     async def main() -> None:
-        async with opened(tmp_path) as files:
+        async with open_files(tmp_path) as files:
             workspace = workspace_of(tmp_path)
             (workspace / "real").mkdir()
             (workspace / "link").symlink_to("real")
@@ -201,7 +201,7 @@ def test_write(tmp_path: Path) -> None:
     """A small file of a short session; what cannot be put leaves nothing."""
 
     async def main() -> None:
-        async with opened(tmp_path) as files:
+        async with open_files(tmp_path) as files:
             await files.write(DIRECTORY, "a/f", b"text")
             assert await read(files, "a/f") == b"text"
             with pytest.raises(Conflict):
@@ -213,14 +213,14 @@ def test_write(tmp_path: Path) -> None:
     asyncio.run(main())
 
 
-def test_used(tmp_path: Path) -> None:
+def test_used_bytes(tmp_path: Path) -> None:
     """Every file counts, also those that lists leave out."""
 
     async def main() -> None:
-        async with opened(tmp_path) as files:
+        async with open_files(tmp_path) as files:
             await put(files, "f", b"123")
             await put(files, "node_modules/deep/m", b"12345")
-            assert await files.used(DIRECTORY) == 8
+            assert await files.used_bytes(DIRECTORY) == 8
 
     asyncio.run(main())
 
@@ -230,7 +230,7 @@ def test_in_the_way(tmp_path: Path, path: str) -> None:
     """A file where a directory is needed, a directory where a file is: Conflict."""
 
     async def main() -> None:
-        async with opened(tmp_path) as files:
+        async with open_files(tmp_path) as files:
             (workspace_of(tmp_path) / "d/d").mkdir(parents=True)
             await put(files, "f", b"old")
             with pytest.raises(Conflict):
@@ -244,9 +244,9 @@ def test_session_that_is_gone(tmp_path: Path) -> None:
     """Every call tells that there is no such session any more."""
 
     async def main() -> None:
-        async with opened(tmp_path) as files:
-            upload = await files.upload()
-            await upload.finished("")
+        async with open_files(tmp_path) as files:
+            upload = await files.create_upload()
+            await upload.finish("")
             (tmp_path / "sessions" / DIRECTORY).rename(tmp_path / "sessions" / "removed")
             for call in (
                 files.open(DIRECTORY, "f"), files.find(DIRECTORY, "f"),
@@ -254,7 +254,7 @@ def test_session_that_is_gone(tmp_path: Path) -> None:
             ):  # fmt: skip
                 with pytest.raises(SessionNotFound):
                     await call
-            upload.forget()
+            upload.discard()
 
     asyncio.run(main())
 
@@ -264,7 +264,7 @@ def test_workspace_that_code_replaced(tmp_path: Path, instead: str) -> None:
     """There are no files then, and a put makes the directory anew."""
 
     async def main() -> None:
-        async with opened(tmp_path) as files:
+        async with open_files(tmp_path) as files:
             workspace, outside = workspace_of(tmp_path), tmp_path / "outside"
             workspace.rmdir()
             outside.mkdir()
@@ -291,7 +291,7 @@ def test_depth(tmp_path: Path, count: int) -> None:
     """As many parents as a path can hold are made, without recursion."""
 
     async def main() -> None:
-        async with opened(tmp_path) as files:
+        async with open_files(tmp_path) as files:
             path = "d/" * count + "f"
             await put(files, path, b"deep")
             assert await read(files, path) == b"deep"
@@ -308,7 +308,7 @@ def test_any_time(tmp_path: Path) -> None:
 
     async def main() -> None:
         with small_disk(tmp_path) as disk:
-            async with opened(disk) as files:
+            async with open_files(disk) as files:
                 for seconds in (0, -1, -(2**55), 2**40, 2**55):
                     await put(files, "f")
                     os.utime(workspace_of(disk) / "f", (0, seconds))
@@ -325,7 +325,7 @@ SHUT_OUT = """
 import asyncio, concurrent.futures.thread, os, sys
 from pathlib import Path
 from era_kernels.errors import EraError
-from tests.storage.test_files import DIRECTORY, opened, put, read
+from tests.storage.test_files import DIRECTORY, open_files, put, read
 path = Path(sys.argv[1])
 os.setgroups([]); os.setgid(65534); os.setuid(65534)
 
@@ -337,7 +337,7 @@ async def tell(call):
         print(type(refusal).__name__)
 
 async def main():
-    async with opened(path) as files:
+    async with open_files(path) as files:
         for name in ("unreadable", "stuck/f", "closed/f"):
             await put(files, name)
         workspace = path / "sessions" / DIRECTORY / "workspace"
@@ -380,7 +380,7 @@ def test_hard_links_to_files_of_others(tmp_path: Path) -> None:
     """A file of somebody else that has another name is not read; the session's own are."""
 
     async def main() -> None:
-        async with opened(tmp_path) as files:
+        async with open_files(tmp_path) as files:
             for name, owner in (("mine", 0), ("theirs", 65534)):
                 (tmp_path / name).write_text(name)
                 os.chown(tmp_path / name, owner, owner)
@@ -397,56 +397,56 @@ def test_hard_links_to_files_of_others(tmp_path: Path) -> None:
 
 def test_upload_is_written_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Little is held in memory, whatever the sizes of the writes."""
-    monkeypatch.setattr(uploads_module, "PIECE", 1000)
+    monkeypatch.setattr(uploads_module, "CHUNK_BYTES", 1000)
 
     async def main() -> None:
-        async with opened(tmp_path) as files:
-            upload = await files.upload()
+        async with open_files(tmp_path) as files:
+            upload = await files.create_upload()
             for size in (1, 999, 1, 5000, 0, 998):
                 await upload.write(b"x" * size)
             assert upload.size == 6999
             [temporary] = (tmp_path / "incoming").iterdir()
             assert temporary.stat().st_size >= 1000
-            await upload.finished("")
+            await upload.finish("")
             assert temporary.stat().st_size == 6999
             assert stat.S_IMODE(temporary.stat().st_mode) & 0o111 == 0
-            upload.forget()
-            upload.forget()
+            upload.discard()
+            upload.discard()
         assert not temporary.exists()
 
     asyncio.run(main())
 
 
-def test_forgotten_upload(tmp_path: Path) -> None:
+def test_discarded_upload(tmp_path: Path) -> None:
     """Whatever was under way, nothing is left: no file, no descriptor, no complaint."""
 
     async def main() -> list[dict[str, Any]]:
         complaints: list[dict[str, Any]] = []
         asyncio.get_running_loop().set_exception_handler(lambda _, what: complaints.append(what))
-        before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208
-        async with opened(tmp_path) as files:
+        before = len(os.listdir("/proc/self/fd"))
+        async with open_files(tmp_path) as files:
             for _ in range(20):
-                upload = await files.upload()
+                upload = await files.create_upload()
                 await upload.write(b"x" * 1_000_000)
-                upload.forget()
-            late = await files.upload()
-        late.forget()  # when the store is closed: its file is swept at the next start
-        assert len(os.listdir("/proc/self/fd")) <= before + 1  # noqa: PTH208
+                upload.discard()
+            late = await files.create_upload()
+        late.discard()  # when the store is closed: its file is swept at the next start
+        assert len(os.listdir("/proc/self/fd")) <= before + 1
         assert len(list((tmp_path / "incoming").iterdir())) <= 1
-        async with opened(tmp_path):
+        async with open_files(tmp_path):
             assert not list((tmp_path / "incoming").iterdir())
         return complaints
 
     assert asyncio.run(main()) == []
 
 
-def test_sweep(tmp_path: Path) -> None:
+def test_remove_unfinished(tmp_path: Path) -> None:
     """At a start what a former server was taking is removed, and nothing else."""
     (tmp_path / "incoming" / "kept").mkdir(parents=True)
     (tmp_path / "incoming" / "half").write_text("half")
 
     async def main() -> None:
-        async with opened(tmp_path):
+        async with open_files(tmp_path):
             assert [path.name for path in (tmp_path / "incoming").iterdir()] == ["kept"]
 
     asyncio.run(main())
@@ -457,7 +457,7 @@ def test_full_disk(tmp_path: Path) -> None:
 
     async def main() -> None:
         with small_disk(tmp_path) as disk:
-            async with opened(disk) as files:
+            async with open_files(disk) as files:
                 await put(files, "f", b"old")
                 with pytest.raises(InsufficientStorage):
                     await put(files, "f", b"x" * 3_000_000)
@@ -473,7 +473,7 @@ def test_closed(tmp_path: Path) -> None:
     """After the end every call is refused."""
 
     async def main() -> None:
-        async with opened(tmp_path) as files:
+        async with open_files(tmp_path) as files:
             pass
         await files.aclose()
         with pytest.raises(StorageFailed):
@@ -512,7 +512,7 @@ def test_parents_that_come_and_go(tmp_path: Path, code: str) -> None:
     """Directories that vanish while they are made: the file is there or it is a Conflict."""
 
     async def main() -> None:
-        async with opened(tmp_path) as files:
+        async with open_files(tmp_path) as files:
             with racing(workspace_of(tmp_path), code):
                 for _ in range(300):
                     for call in (
@@ -534,18 +534,18 @@ def test_nothing_blocks_the_loop(tmp_path: Path) -> None:
 import asyncio, sys
 from pathlib import Path
 from blockbuster import BlockBuster
-from tests.storage.test_files import DIRECTORY, opened, put, read
+from tests.storage.test_files import DIRECTORY, open_files, put, read
 
 async def main():
-    async with opened(Path(sys.argv[1])) as files:
+    async with open_files(Path(sys.argv[1])) as files:
         guard.activate()
         await put(files, "d/f", b"x" * 2_000_000, "a/b")
         await read(files, "d/f")
         await files.write(DIRECTORY, "g", b"x")
         await files.find(DIRECTORY, "g")
-        await files.used(DIRECTORY)
+        await files.used_bytes(DIRECTORY)
         await files.delete(DIRECTORY, "g")
-        await files.sweep()
+        await files.remove_unfinished()
         guard.deactivate()
 
 guard = BlockBuster()

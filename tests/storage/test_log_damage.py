@@ -10,19 +10,21 @@ import pytest
 
 from era_kernels.errors import ExecutionNotFound, StorageFailed
 from era_kernels.models import Display, Event, Result, Stdout
-from era_kernels.storage.log_index import STEP, boot_id, index_path
-from tests.storage.house import (
+from era_kernels.storage.log_index import MARK_INTERVAL_BYTES, boot_id, index_path
+from tests.storage.stores import (
     LANGUAGE,
-    House,
-    an_execution,
-    done,
-    everything,
-    lines,
-    opened,
-    text,
+    Stores,
+    done_event,
+    make_execution,
+    open_stores,
+    output_lines,
+    read_events,
+    read_text,
 )
 
-MANY: list[Event] = [Stdout(f"{n:06}" + "x" * 10_000) for n in range(3 * STEP // 10_000)]
+MANY: list[Event] = [
+    Stdout(f"{n:06}" + "x" * 10_000) for n in range(3 * MARK_INTERVAL_BYTES // 10_000)
+]
 
 
 def test_rich_output_in_the_words_of_the_log(tmp_path: Path) -> None:
@@ -34,22 +36,22 @@ def test_rich_output_in_the_words_of_the_log(tmp_path: Path) -> None:
     ]
 
     async def body() -> None:
-        async with opened(tmp_path) as house:
-            session = await house.session()
-            await house.finished(session, "exec-1", *words)
-            log = await house.executions.open_log(session.directory, "exec-1")
-            assert [one.event for one in await everything(log)][:3] == words
-            assert await text(log, "stdout") == b'"type":"stderr"'
-            assert await text(log, "stderr") == b""
+        async with open_stores(tmp_path) as stores:
+            session = await stores.create_session()
+            await stores.create_finished_execution(session, "exec-1", *words)
+            log = await stores.executions.open_log(session.directory, "exec-1")
+            assert [one.event for one in await read_events(log)][:3] == words
+            assert await read_text(log, "stdout") == b'"type":"stderr"'
+            assert await read_text(log, "stderr") == b""
 
     asyncio.run(body())
 
 
-async def _long(house: House) -> Path:
+async def _long(stores: Stores) -> Path:
     """The path of a finished log that is long enough for an index of its own."""
-    session = await house.session()
-    await house.finished(session, "exec-1", *MANY)
-    path = house.log_path(session, "exec-1")
+    session = await stores.create_session()
+    await stores.create_finished_execution(session, "exec-1", *MANY)
+    path = stores.log_path(session, "exec-1")
     assert index_path(path).exists()
     return path
 
@@ -59,16 +61,16 @@ def test_an_index_from_before_a_power_loss(tmp_path: Path) -> None:
     start, whatever its index says; and the new count is kept."""
 
     async def body() -> None:
-        async with opened(tmp_path) as house:
-            path = await _long(house)
+        async with open_stores(tmp_path) as stores:
+            path = await _long(stores)
             data = path.read_bytes()
             path.write_bytes(data[:-5000] + bytes(5000))
             index = index_path(path)
             index.write_bytes(index.read_bytes().replace(boot_id().encode(), b"before"))
             for _ in range(2):
-                log = await house.executions.open_log(path.parent.parent.name, "exec-1")
-                assert [one.event for one in await everything(log)] == MANY[:-1]
-                assert len(await text(log, "stdout")) == log.text_bytes["stdout"]
+                log = await stores.executions.open_log(path.parent.parent.name, "exec-1")
+                assert [one.event for one in await read_events(log)] == MANY[:-1]
+                assert len(await read_text(log, "stdout")) == log.text_bytes["stdout"]
             assert boot_id() in index.read_text()
 
     asyncio.run(body())
@@ -78,16 +80,16 @@ def test_an_index_that_only_happens_to_fit(tmp_path: Path) -> None:
     """When a log is repaired its old index goes: the new end may give it the size of before."""
 
     async def body() -> None:
-        async with opened(tmp_path) as house:
-            path = await _long(house)
-            await house.database.write(
+        async with open_stores(tmp_path) as stores:
+            path = await _long(stores)
+            await stores.database.write(
                 lambda c: c.execute("UPDATE executions SET status = 'running'").rowcount
             )
             os.truncate(path, path.stat().st_size - 20)
-            await house.executions.close_unfinished()
+            await stores.executions.close_unfinished()
             assert not index_path(path).exists()
-            log = await house.executions.open_log(path.parent.parent.name, "exec-1")
-            ends = [one.event.type for one in await everything(log)][len(MANY) :]
+            log = await stores.executions.open_log(path.parent.parent.name, "exec-1")
+            ends = [one.event.type for one in await read_events(log)][len(MANY) :]
             assert ends == ["error", "done"]
 
     asyncio.run(body())
@@ -97,19 +99,21 @@ def test_a_header_of_zeros(tmp_path: Path) -> None:
     """What follows a header that is lost is not trusted; the repair writes a new one."""
 
     async def body() -> None:
-        async with opened(tmp_path) as house:
-            session = await house.session()
-            log = await house.executions.create(an_execution(session), session.directory, LANGUAGE)
-            await log.append(lines(20))
+        async with open_stores(tmp_path) as stores:
+            session = await stores.create_session()
+            log = await stores.executions.create(
+                make_execution(session), session.directory, LANGUAGE
+            )
+            await log.append(output_lines(20))
             await log.aclose()
-            path = house.log_path(session, "exec-1")
+            path = stores.log_path(session, "exec-1")
             with path.open("r+b") as file:
                 file.write(bytes(30))
-            torn = await house.executions.open_log(session.directory, "exec-1")
-            assert (await everything(torn), torn.size) == ([], 0)
-            await house.executions.close_unfinished()
-            whole = await house.executions.open_log(session.directory, "exec-1")
-            assert [one.event.type for one in await everything(whole)] == ["error", "done"]
+            torn = await stores.executions.open_log(session.directory, "exec-1")
+            assert (await read_events(torn), torn.size) == ([], 0)
+            await stores.executions.close_unfinished()
+            whole = await stores.executions.open_log(session.directory, "exec-1")
+            assert [one.event.type for one in await read_events(whole)] == ["error", "done"]
             assert path.read_bytes().startswith(b'{"seq":0,')
 
     asyncio.run(body())
@@ -119,21 +123,23 @@ def test_the_last_event(tmp_path: Path) -> None:
     """It is found without reading the rest; an empty log has none."""
 
     async def body() -> None:
-        async with opened(tmp_path) as house:
-            session = await house.session()
-            log = await house.executions.create(an_execution(session), session.directory, LANGUAGE)
-            assert (await log.last(), log.last_seq) == (None, 0)
-            recorded = await log.append([*MANY, done(an_execution(session))])
-            assert (await log.last(), log.last_seq) == (recorded[-1], len(MANY) + 1)
+        async with open_stores(tmp_path) as stores:
+            session = await stores.create_session()
+            log = await stores.executions.create(
+                make_execution(session), session.directory, LANGUAGE
+            )
+            assert (await log.last_event(), log.last_seq) == (None, 0)
+            recorded = await log.append([*MANY, done_event(make_execution(session))])
+            assert (await log.last_event(), log.last_seq) == (recorded[-1], len(MANY) + 1)
             await log.aclose()
-            path = house.log_path(session, "exec-1")
+            path = stores.log_path(session, "exec-1")
             path.write_bytes(path.read_bytes()[:-10] + bytes(9) + b"\n")
             with pytest.raises(StorageFailed):
-                await log.last()
+                await log.last_event()
             with pytest.raises(StorageFailed):
-                await everything(log)
+                await read_events(log)
             path.unlink()
             with pytest.raises(ExecutionNotFound):
-                await log.last()
+                await log.last_event()
 
     asyncio.run(body())

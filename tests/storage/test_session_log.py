@@ -13,8 +13,14 @@ import pytest
 from era_kernels.errors import InsufficientStorage, StorageFailed
 from era_kernels.models import Recorded, Stderr, Stdout
 from era_kernels.storage import session_log
-from era_kernels.storage.session_log import DIRECTORY, NEWER, OLDER, PIECE, SessionLogStore
-from tests.storage.house import THEN, small_disk
+from era_kernels.storage.session_log import (
+    DIRECTORY,
+    MAX_ENTRY_CHARS,
+    NEWER,
+    OLDER,
+    SessionLogStore,
+)
+from tests.storage.stores import CREATED_AT, small_disk
 
 Act = Callable[[SessionLogStore], Awaitable[None]]
 
@@ -45,18 +51,22 @@ def test_entries_come_back(tmp_path: Path) -> None:
     """Entries count from 1, with their times and streams, also for who opens the log later."""
 
     async def act(store: SessionLogStore) -> None:
-        log = store.log("s")
+        log = store.open_log("s")
         assert await log.read() == []
         assert await log.last_seq() == 0
         assert not (tmp_path / "s" / DIRECTORY).exists(), "reading makes nothing"
-        first = await log.append([(THEN, Stdout("é\r\n\x00\ud800")), (THEN, Stderr("b"))])
+        first = await log.append(
+            [(CREATED_AT, Stdout("é\r\n\x00\ud800")), (CREATED_AT, Stderr("b"))]
+        )
         assert first == [
-            Recorded(1, THEN, Stdout("é\r\n\x00\ud800")),
-            Recorded(2, THEN, Stderr("b")),
+            Recorded(1, CREATED_AT, Stdout("é\r\n\x00\ud800")),
+            Recorded(2, CREATED_AT, Stderr("b")),
         ]
-        again = store.log("s")
+        again = store.open_log("s")
         assert await again.read() == first
-        assert await again.append([(THEN, Stdout("c"))]) == [Recorded(3, THEN, Stdout("c"))]
+        assert await again.append([(CREATED_AT, Stdout("c"))]) == [
+            Recorded(3, CREATED_AT, Stdout("c"))
+        ]
         assert seqs(await again.read(after=1)) == [2, 3]
         assert await again.last_seq() == 3
 
@@ -67,8 +77,10 @@ def test_long_texts_become_several_entries(tmp_path: Path) -> None:
     """No entry is longer than a piece, and none is empty."""
 
     async def act(store: SessionLogStore) -> None:
-        long = "".join(chr(97 + n % 26) for n in range(2 * PIECE + 10))
-        entries = await store.log("s").append([(THEN, Stdout("")), (THEN, Stdout(long))])
+        long = "".join(chr(97 + n % 26) for n in range(2 * MAX_ENTRY_CHARS + 10))
+        entries = await store.open_log("s").append(
+            [(CREATED_AT, Stdout("")), (CREATED_AT, Stdout(long))]
+        )
         assert seqs(entries) == [1, 2, 3]
         assert text(entries) == long
 
@@ -80,17 +92,17 @@ def test_bounded(tmp_path: Path, character: str) -> None:
     """The newest of much is kept: at least one file of it, at most two, in whole entries."""
 
     async def act(store: SessionLogStore) -> None:
-        log = store.log("s")
+        log = store.open_log("s")
         for n in range(40):
-            await log.append([(THEN, Stdout(f"{n}".ljust(6) + character * 100_000))])
+            await log.append([(CREATED_AT, Stdout(f"{n}".ljust(6) + character * 100_000))])
             files = list((tmp_path / "s" / DIRECTORY).iterdir())
             assert {file.name for file in files} <= {NEWER, OLDER}
-            assert all(file.stat().st_size <= session_log.HALF for file in files)
+            assert all(file.stat().st_size <= session_log.MAX_FILE_BYTES for file in files)
         entries = await log.read()
         assert entries[0].seq > 1
         assert seqs(entries) == list(range(entries[0].seq, 81))
-        assert sum(file.stat().st_size for file in files) > session_log.HALF
-        assert await store.log("s").read() == entries
+        assert sum(file.stat().st_size for file in files) > session_log.MAX_FILE_BYTES
+        assert await store.open_log("s").read() == entries
 
     with_store(tmp_path, act)
 
@@ -99,8 +111,8 @@ def test_one_append_that_is_longer_than_the_log(tmp_path: Path) -> None:
     """Its end is what is kept."""
 
     async def act(store: SessionLogStore) -> None:
-        log = store.log("s")
-        written = await log.append([(THEN, Stdout(f"{n}" * 50_000)) for n in range(100, 250)])
+        log = store.open_log("s")
+        written = await log.append([(CREATED_AT, Stdout(f"{n}" * 50_000)) for n in range(100, 250)])
         kept = await log.read()
         assert kept == written[-len(kept) :]
         assert 4 < len(kept) < len(written)
@@ -116,13 +128,13 @@ def test_torn_last_line(tmp_path: Path, torn: bytes) -> None:
     """What a crash left of the last line is no entry, and the next one takes its number."""
 
     async def act(store: SessionLogStore) -> None:
-        await store.log("s").append([(THEN, Stdout("a")), (THEN, Stdout("b"))])
+        await store.open_log("s").append([(CREATED_AT, Stdout("a")), (CREATED_AT, Stdout("b"))])
         path = tmp_path / "s" / DIRECTORY / NEWER
         with path.open("ab") as file:
             file.write(torn)
-        log = store.log("s")
+        log = store.open_log("s")
         assert seqs(await log.read()) == [1, 2]
-        await log.append([(THEN, Stdout("c"))])
+        await log.append([(CREATED_AT, Stdout("c"))])
         assert (seqs(await log.read()), text(await log.read())) == ([1, 2, 3], "abc")
         assert [json.loads(line)["seq"] for line in path.read_text().splitlines()] == [1, 2, 3]
 
@@ -133,28 +145,28 @@ def test_every_byte_may_be_the_last(tmp_path: Path) -> None:
     """However much of the file a crash left, its whole lines are entries and it goes on."""
 
     async def act(store: SessionLogStore) -> None:
-        await store.log("s").append([(THEN, Stdout("a")), (THEN, Stderr("b"))])
+        await store.open_log("s").append([(CREATED_AT, Stdout("a")), (CREATED_AT, Stderr("b"))])
         path = tmp_path / "s" / DIRECTORY / NEWER
         whole = path.read_bytes()
         for size in range(len(whole) + 1):
             path.write_bytes(whole[:size])
-            log, left = store.log("s"), whole[:size].count(b"\n")
-            assert seqs(await log.append([(THEN, Stdout("c"))])) == [left + 1]
+            log, left = store.open_log("s"), whole[:size].count(b"\n")
+            assert seqs(await log.append([(CREATED_AT, Stdout("c"))])) == [left + 1]
             assert seqs(await log.read()) == list(range(1, left + 2))
 
     with_store(tmp_path, act)
 
 
-def test_crash_while_the_files_turn(tmp_path: Path) -> None:
+def test_crash_while_the_files_rotate(tmp_path: Path) -> None:
     """When only the older file is there, the numbers go on after its last."""
 
     async def act(store: SessionLogStore) -> None:
-        await store.log("s").append([(THEN, Stdout("a")), (THEN, Stdout("b"))])
+        await store.open_log("s").append([(CREATED_AT, Stdout("a")), (CREATED_AT, Stdout("b"))])
         folder = tmp_path / "s" / DIRECTORY
         (folder / NEWER).rename(folder / OLDER)
-        log = store.log("s")
+        log = store.open_log("s")
         assert await log.last_seq() == 2
-        assert seqs(await log.append([(THEN, Stdout("c"))])) == [3]
+        assert seqs(await log.append([(CREATED_AT, Stdout("c"))])) == [3]
         assert text(await log.read()) == "abc"
 
     with_store(tmp_path, act)
@@ -164,14 +176,14 @@ def test_lines_that_are_no_entries(tmp_path: Path) -> None:
     """Garbage in the middle is passed over."""
 
     async def act(store: SessionLogStore) -> None:
-        await store.log("s").append([(THEN, Stdout("a"))])
+        await store.open_log("s").append([(CREATED_AT, Stdout("a"))])
         path = tmp_path / "s" / DIRECTORY / NEWER
         line = path.read_bytes()
         display = line.replace(b'"stdout"', b'"clear_output"')
         path.write_bytes(b"null\n\n[1]\n\xff\n" + display + line + b'{"seq":"x"}\n')
-        log = store.log("s")
+        log = store.open_log("s")
         assert seqs(await log.read()) == [1]
-        assert seqs(await log.append([(THEN, Stdout("b"))])) == [2]
+        assert seqs(await log.append([(CREATED_AT, Stdout("b"))])) == [2]
 
     with_store(tmp_path, act)
 
@@ -181,17 +193,17 @@ def test_full_disk(tmp_path: Path) -> None:
     with small_disk(tmp_path, "256k") as disk:
 
         async def act(store: SessionLogStore) -> None:
-            log = store.log("s")
-            await log.append([(THEN, Stdout("a"))])
+            log = store.open_log("s")
+            await log.append([(CREATED_AT, Stdout("a"))])
             filler = disk / "filler"
             space = os.statvfs(disk)
             filler.write_bytes(bytes(space.f_bavail * space.f_frsize - 8192))
             with pytest.raises(InsufficientStorage):
-                await log.append([(THEN, Stdout("x" * 60_000))])
+                await log.append([(CREATED_AT, Stdout("x" * 60_000))])
             assert text(await log.read()) == "a"
             assert (disk / "s" / DIRECTORY / NEWER).read_bytes().endswith(b"\n")
             filler.unlink()
-            assert seqs(await log.append([(THEN, Stdout("b"))])) == [2]
+            assert seqs(await log.append([(CREATED_AT, Stdout("b"))])) == [2]
             assert text(await log.read()) == "ab"
 
         with_store(disk, act)
@@ -202,8 +214,8 @@ def test_session_that_is_gone(tmp_path: Path) -> None:
 
     async def act(store: SessionLogStore) -> None:
         with pytest.raises(StorageFailed):
-            await store.log("gone").append([(THEN, Stdout("a"))])
-        assert await store.log("gone").read() == []
+            await store.open_log("gone").append([(CREATED_AT, Stdout("a"))])
+        assert await store.open_log("gone").read() == []
         assert not (tmp_path / "gone").exists()
 
     with_store(tmp_path, act)
@@ -213,11 +225,11 @@ def test_appends_and_reads_at_once(tmp_path: Path) -> None:
     """Readers see a run of whole entries at any time, also while the files turn."""
 
     async def act(store: SessionLogStore) -> None:
-        log = store.log("s")
+        log = store.open_log("s")
 
         async def write() -> None:
             for _ in range(60):
-                await log.append([(THEN, Stdout("x" * 60_000))])
+                await log.append([(CREATED_AT, Stdout("x" * 60_000))])
 
         writing = asyncio.create_task(write())
         reads = 0
@@ -236,7 +248,7 @@ def test_mode(tmp_path: Path) -> None:
     """Nobody but the server reads it."""
 
     async def act(store: SessionLogStore) -> None:
-        await store.log("s").append([(THEN, Stdout("a"))])
+        await store.open_log("s").append([(CREATED_AT, Stdout("a"))])
         folder = tmp_path / "s" / DIRECTORY
         assert folder.stat().st_mode & 0o777 == 0o700
         assert (folder / NEWER).stat().st_mode & 0o777 == 0o600

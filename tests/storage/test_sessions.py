@@ -13,7 +13,7 @@ import pytest
 from era_kernels.errors import SessionExists, SessionNotFound
 from era_kernels.models import Limits, Session
 from era_kernels.storage.sessions import SessionStore
-from tests.storage.house import LANGUAGE, THEN, a_session, an_execution, opened
+from tests.storage.stores import CREATED_AT, LANGUAGE, make_execution, make_session, open_stores
 
 
 async def listed(store: SessionStore, **page: Any) -> tuple[list[Session], int]:
@@ -28,12 +28,12 @@ def test_every_field_is_kept_exactly(tmp_path: Path) -> None:
         id="s.1_X-y",
         language="any",
         directory="0123456789abcdef",
-        created_at=THEN.replace(microsecond=123456),
+        created_at=CREATED_AT.replace(microsecond=123456),
         persistent=False,
         data={"big": 2**200, "neg": -(10**60), "half": 0.1,
               "é\u2028\x00": ["\U0001f600", 1.0, True]},
         metadata={"": {"deep": [[[]]]}},
-        last_run_at=THEN,
+        last_run_at=CREATED_AT,
         default_timeout=0.25,
         ttl=1e300,
         allow_internet=True,
@@ -46,11 +46,11 @@ def test_every_field_is_kept_exactly(tmp_path: Path) -> None:
     )  # fmt: skip
 
     async def body() -> None:
-        async with opened(tmp_path) as house:
-            await house.sessions.create(session)
-            assert await house.sessions.get(session.id) == session
-        async with opened(tmp_path) as house:
-            found = await house.sessions.find(session.id)
+        async with open_stores(tmp_path) as stores:
+            await stores.sessions.create(session)
+            assert await stores.sessions.get(session.id) == session
+        async with open_stores(tmp_path) as stores:
+            found = await stores.sessions.find(session.id)
             assert found == session
             assert found is not None
             assert isinstance(found.persistent, bool)
@@ -63,13 +63,13 @@ def test_a_taken_id_changes_nothing(tmp_path: Path) -> None:
     """Of many creations with one id exactly one wins, the others are SessionExists."""
 
     async def body() -> None:
-        async with opened(tmp_path) as house:
-            wishes = [a_session(n, id="same") for n in range(20)]
+        async with open_stores(tmp_path) as stores:
+            wishes = [make_session(n, id="same") for n in range(20)]
             outcomes = await asyncio.gather(
-                *map(house.sessions.create, wishes), return_exceptions=True
+                *map(stores.sessions.create, wishes), return_exceptions=True
             )
             assert [type(o) for o in outcomes] == [type(None), *[SessionExists] * 19]
-            assert await house.sessions.get("same") == wishes[0]
+            assert await stores.sessions.get("same") == wishes[0]
 
     asyncio.run(body())
 
@@ -78,17 +78,17 @@ def test_what_is_not_there(tmp_path: Path) -> None:
     """get, update and delete raise SessionNotFound; find and update_soon do not."""
 
     async def body() -> None:
-        async with opened(tmp_path) as house:
-            store = house.sessions
+        async with open_stores(tmp_path) as stores:
+            store = stores.sessions
             assert await store.find("s1") is None
             for call in (
                 store.get("s1"),
                 store.delete("s1"),
-                store.update(a_session(1), file_count=1),
+                store.update(make_session(1), file_count=1),
             ):
                 with pytest.raises(SessionNotFound, match="s1"):
                     await call
-            store.update_soon(a_session(1), file_count=1)
+            store.update_soon(make_session(1), file_count=1)
             assert await listed(store) == ([], 0)
 
     asyncio.run(body())
@@ -98,12 +98,12 @@ def test_delete_of_one_directory(tmp_path: Path) -> None:
     """A session that got the id of the one that was meant is not deleted."""
 
     async def body() -> None:
-        async with opened(tmp_path) as house:
-            await house.sessions.create(a_session(1))
+        async with open_stores(tmp_path) as stores:
+            await stores.sessions.create(make_session(1))
             with pytest.raises(SessionNotFound, match="s1"):
-                await house.sessions.delete("s1", "another")
-            await house.sessions.delete("s1", a_session(1).directory)
-            assert await house.sessions.find("s1") is None
+                await stores.sessions.delete("s1", "another")
+            await stores.sessions.delete("s1", make_session(1).directory)
+            assert await stores.sessions.find("s1") is None
 
     asyncio.run(body())
 
@@ -112,13 +112,15 @@ def test_lists(tmp_path: Path) -> None:
     """Oldest first, then as created; pages and languages; the total is that of the filter."""
 
     async def body() -> None:
-        async with opened(tmp_path) as house:
-            made = [a_session(n, created_at=THEN, language="ab"[n % 2]) for n in range(10, 20)]
-            made.insert(0, a_session(5, language="a", data={"x": 1}, metadata={"m": 1}))
-            made[0] = dataclasses.replace(made[0], created_at=THEN.replace(year=2024))
+        async with open_stores(tmp_path) as stores:
+            made = [
+                make_session(n, created_at=CREATED_AT, language="ab"[n % 2]) for n in range(10, 20)
+            ]
+            made.insert(0, make_session(5, language="a", data={"x": 1}, metadata={"m": 1}))
+            made[0] = dataclasses.replace(made[0], created_at=CREATED_AT.replace(year=2024))
             for session in [*made[1:], made[0]]:
-                await house.sessions.create(session)
-            store = house.sessions
+                await stores.sessions.create(session)
+            store = stores.sessions
             expected = [dataclasses.replace(one, data={}) for one in made]
             assert await listed(store) == (expected, 11)
             assert await listed(store, limit=3, offset=2) == (expected[2:5], 11)
@@ -137,14 +139,14 @@ def test_lists_do_not_read_data(tmp_path: Path) -> None:
 
     async def seconds(path: Path, data: dict[str, str]) -> float:
         path.mkdir()
-        async with opened(path) as house:
+        async with open_stores(path) as stores:
             await asyncio.gather(
-                *(house.sessions.create(a_session(n, data=data)) for n in range(300))
+                *(stores.sessions.create(make_session(n, data=data)) for n in range(300))
             )
             times = []
             for _ in range(5):
                 began = time.perf_counter()
-                sessions, _ = await house.sessions.list_sessions()
+                sessions, _ = await stores.sessions.list_sessions()
                 times.append(time.perf_counter() - began)
                 assert not any(session.data for session in sessions)
             return min(times)
@@ -162,23 +164,23 @@ def test_updates(tmp_path: Path) -> None:
     """Fields change alone; `update` is durable, `update_soon` is seen by every later read."""
 
     async def body() -> None:
-        async with opened(tmp_path) as house:
-            session = await house.session(data={"a": 1})
-            await house.sessions.update(session, data={"b": 2}, default_timeout=3.5)
-            await house.sessions.update(session)
-            house.sessions.update_soon(session, last_run_at=THEN, file_count=4, total_size=5)
+        async with open_stores(tmp_path) as stores:
+            session = await stores.create_session(data={"a": 1})
+            await stores.sessions.update(session, data={"b": 2}, default_timeout=3.5)
+            await stores.sessions.update(session)
+            stores.sessions.update_soon(session, last_run_at=CREATED_AT, file_count=4, total_size=5)
             expected = dataclasses.replace(
-                session, data={"b": 2}, default_timeout=3.5, last_run_at=THEN,
+                session, data={"b": 2}, default_timeout=3.5, last_run_at=CREATED_AT,
                 file_count=4, total_size=5,
             )  # fmt: skip
-            assert await house.sessions.get("s1") == expected
-            house.sessions.update_soon(session, kernel_generation=9)
-            (one,), _ = await house.sessions.list_sessions()
+            assert await stores.sessions.get("s1") == expected
+            stores.sessions.update_soon(session, kernel_generation=9)
+            (one,), _ = await stores.sessions.list_sessions()
             assert one.kernel_generation == 9
-            await house.sessions.update(session, default_timeout=None)
-            assert (await house.sessions.get("s1")).default_timeout is None
+            await stores.sessions.update(session, default_timeout=None)
+            assert (await stores.sessions.get("s1")).default_timeout is None
             with pytest.raises(TypeError, match="colour"):
-                await house.sessions.update(session, colour="red")
+                await stores.sessions.update(session, colour="red")
 
     asyncio.run(body())
 
@@ -187,18 +189,18 @@ def test_changes_for_a_deleted_session_do_not_reach_its_successor(tmp_path: Path
     """A new session with the id of a deleted one is untouched by late changes for the old one."""
 
     async def body() -> None:
-        async with opened(tmp_path) as house:
-            old = await house.session()
-            await house.sessions.delete("s1")
-            new = await house.session()
-            house.sessions.update_soon(old, file_count=99)
+        async with open_stores(tmp_path) as stores:
+            old = await stores.create_session()
+            await stores.sessions.delete("s1")
+            new = await stores.create_session()
+            stores.sessions.update_soon(old, file_count=99)
             with pytest.raises(SessionNotFound):
-                await house.sessions.update(old, data={"old": 1})
-            assert await house.sessions.get("s1") == new
-            execution = an_execution(old)
-            log = await house.executions.create(execution, old.directory, LANGUAGE)
+                await stores.sessions.update(old, data={"old": 1})
+            assert await stores.sessions.get("s1") == new
+            execution = make_execution(old)
+            log = await stores.executions.create(execution, old.directory, LANGUAGE)
             await log.aclose()
-            assert await house.executions.list_executions("s1") == ([], 0)
+            assert await stores.executions.list_executions("s1") == ([], 0)
 
     asyncio.run(body())
 
@@ -207,14 +209,14 @@ def test_deletion_takes_executions_along(tmp_path: Path) -> None:
     """delete removes the row, the index of its executions, and no others; the id is free."""
 
     async def body() -> None:
-        async with opened(tmp_path) as house:
-            one, other = await house.session("one"), await house.session("other")
+        async with open_stores(tmp_path) as stores:
+            one, other = await stores.create_session("one"), await stores.create_session("other")
             for session in (one, other):
-                await house.finished(session, f"exec-{session.id}")
-            assert await house.sessions.delete("one") == one
-            assert (await house.executions.list_executions("one"))[1] == 0
-            assert (await house.executions.list_executions("other"))[1] == 1
-            await house.session("one")
+                await stores.create_finished_execution(session, f"exec-{session.id}")
+            assert await stores.sessions.delete("one") == one
+            assert (await stores.executions.list_executions("one"))[1] == 0
+            assert (await stores.executions.list_executions("other"))[1] == 1
+            await stores.create_session("one")
 
     asyncio.run(body())
 
@@ -223,12 +225,12 @@ def test_delete_all(tmp_path: Path) -> None:
     """Everything goes, and is told without `data`."""
 
     async def body() -> None:
-        async with opened(tmp_path) as house:
-            made = [a_session(n, data={"n": n}) for n in range(50)]
-            await asyncio.gather(*map(house.sessions.create, made))
-            gone = await house.sessions.delete_all()
+        async with open_stores(tmp_path) as stores:
+            made = [make_session(n, data={"n": n}) for n in range(50)]
+            await asyncio.gather(*map(stores.sessions.create, made))
+            gone = await stores.sessions.delete_all()
             assert gone == [dataclasses.replace(one, data={}) for one in made]
-            assert await listed(house.sessions) == ([], 0)
-            assert await house.sessions.delete_all() == []
+            assert await listed(stores.sessions) == ([], 0)
+            assert await stores.sessions.delete_all() == []
 
     asyncio.run(body())

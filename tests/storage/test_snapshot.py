@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from era_kernels.storage.snapshot import LARGEST_TOTAL, Change, Snapshot, is_hidden
+from era_kernels.storage.snapshot import MAX_TOTAL_SIZE, Change, Snapshot, is_hidden
 
 OLD, NEW = (1, 10, 5), (2, 3, 6)  # inode, size, time
 
@@ -44,7 +44,7 @@ def test_change(
 ) -> None:
     """How many files and bytes more there are; what is hidden does not count."""
     change = Change(path, before, after)
-    assert (change.files, change.growth) == (files, growth)
+    assert (change.count_delta, change.size_delta) == (files, growth)
 
 
 def test_with_change() -> None:
@@ -62,14 +62,14 @@ def test_with_change() -> None:
 
 def test_total_stays_in_bounds() -> None:
     """Holes of any size that code makes do not break the count."""
-    full = Snapshot({"a": OLD}, LARGEST_TOTAL)
-    assert full.with_change(Change("b", None, NEW)).total_size == LARGEST_TOTAL
+    full = Snapshot({"a": OLD}, MAX_TOTAL_SIZE)
+    assert full.with_change(Change("b", None, NEW)).total_size == MAX_TOTAL_SIZE
     assert Snapshot({}, 3).with_change(Change("b", OLD, None)).total_size == 0
 
 
 def test_change_is_no_modification() -> None:
     """A file that a caller put differs from none before, and what code does to it counts."""
     before = Snapshot({"a": OLD}, 10).with_change(Change("b", None, NEW))
-    assert Snapshot({"a": OLD, "b": NEW}, 13).changes(before) == 0
-    assert Snapshot({"a": OLD, "b": OLD}, 20).changes(before) == 1
-    assert Snapshot({"a": OLD}, 10).changes(before) == 1
+    assert Snapshot({"a": OLD, "b": NEW}, 13).count_changes(before) == 0
+    assert Snapshot({"a": OLD, "b": OLD}, 20).count_changes(before) == 1
+    assert Snapshot({"a": OLD}, 10).count_changes(before) == 1

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from era_kernels.storage.strict_json import parse_object
+from era_kernels.storage.strict_json import loads_object_or_none
 
 
 @pytest.mark.parametrize(
@@ -24,7 +24,7 @@ from era_kernels.storage.strict_json import parse_object
 )  # fmt: skip
 def test_what_is_broken(data: bytes) -> None:
     """No object, no valid JSON, or what no JSON answer could hold."""
-    assert parse_object(data) is None
+    assert loads_object_or_none(data) is None
 
 
 @pytest.mark.parametrize(
@@ -40,7 +40,7 @@ def test_what_is_broken(data: bytes) -> None:
 )
 def test_what_is_fine(data: bytes, value: dict[str, object] | None) -> None:
     """Any object, any text, integers of any size, and nesting up to the limit."""
-    assert parse_object(data) == (value or json.loads(data))
+    assert loads_object_or_none(data) == (value or json.loads(data))
 
 
 @given(
@@ -59,4 +59,4 @@ def test_what_is_fine(data: bytes, value: dict[str, object] | None) -> None:
 def test_what_json_says_comes_back(value: dict[str, object]) -> None:
     """Every object that strict JSON can tell is read as it was written, escaped or not."""
     for ascii_only in (True, False):
-        assert parse_object(json.dumps(value, ensure_ascii=ascii_only).encode()) == value
+        assert loads_object_or_none(json.dumps(value, ensure_ascii=ascii_only).encode()) == value

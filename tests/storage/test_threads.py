@@ -12,12 +12,12 @@ from collections.abc import Callable
 import pytest
 
 from era_kernels.errors import InsufficientStorage, StorageFailed
-from era_kernels.storage.threads import Lane, Threads
+from era_kernels.storage.threads import SerialExecutor, StorageThreads
 
 
 @pytest.fixture
 def threads() -> object:
-    threads = Threads("test", 4)
+    threads = StorageThreads("test", 4)
     yield threads
     threads.close()
 
@@ -27,7 +27,7 @@ def _fail(error: BaseException) -> None:
 
 
 @pytest.mark.gen_test
-async def test_outcomes(threads: Threads) -> None:
+async def test_outcomes(threads: StorageThreads) -> None:
     """Results and own exceptions come back as they are, foreign ones in domain words."""
     assert await threads.run(divmod, 7, 2) == (3, 1)
     with pytest.raises(ZeroDivisionError):
@@ -38,21 +38,21 @@ async def test_outcomes(threads: Threads) -> None:
 
 
 @pytest.mark.gen_test
-async def test_side_by_side(threads: Threads) -> None:
+async def test_side_by_side(threads: StorageThreads) -> None:
     """As many functions run at once as there are threads."""
     barrier = threading.Barrier(4, timeout=10)
     await asyncio.gather(*(threads.run(barrier.wait) for _ in range(8)))
 
 
 @pytest.mark.gen_test
-async def test_closed_threads_refuse(threads: Threads) -> None:
+async def test_closed_threads_refuse(threads: StorageThreads) -> None:
     """Closing finishes what was started; afterwards a start is StorageFailed."""
-    started = threads.start(time.sleep, 0.05)
+    started = threads.submit(time.sleep, 0.05)
     threads.close()
     assert await started is None
     with pytest.raises(StorageFailed):
         await threads.run(int)
-    threads.hand_over(int)
+    threads.submit_detached(int)
     threads.close()
 
 
@@ -60,7 +60,7 @@ def test_forgotten_threads_end() -> None:
     """Threads that nobody closed end when nobody can use them any more."""
 
     async def body() -> list[threading.Thread]:
-        threads = Threads("forgotten", 3)
+        threads = StorageThreads("forgotten", 3)
         await asyncio.gather(*(threads.run(time.sleep, 0.01) for _ in range(3)))
         return [t for t in threading.enumerate() if t.name == "era-forgotten"]
 
@@ -73,9 +73,9 @@ def test_forgotten_threads_end() -> None:
 
 
 @pytest.mark.gen_test
-async def test_a_lane_keeps_the_order(threads: Threads) -> None:
+async def test_a_serial_executor_keeps_the_order(threads: StorageThreads) -> None:
     """Functions of one lane run one at a time, in the order of the calls, failures included."""
-    lane, seen, running = Lane(threads), [], []
+    lane, seen, running = SerialExecutor(threads), [], []
 
     def step(number: int) -> int:
         running.append(number)
@@ -94,9 +94,9 @@ async def test_a_lane_keeps_the_order(threads: Threads) -> None:
 
 
 @pytest.mark.gen_test
-async def test_a_cancelled_caller_loses_no_turn(threads: Threads) -> None:
+async def test_a_cancelled_caller_loses_no_turn(threads: StorageThreads) -> None:
     """What a cancelled caller asked for still runs, before what was asked later."""
-    lane, seen = Lane(threads), []
+    lane, seen = SerialExecutor(threads), []
     first = asyncio.create_task(lane.run(_slow, seen.append, 1))
     second = asyncio.create_task(lane.run(_slow, seen.append, 2))
     await asyncio.sleep(0.01)

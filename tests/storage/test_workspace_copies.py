@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from era_kernels.errors import InsufficientStorage, StorageFailed
-from era_kernels.storage.workspaces import PARTS, Stopped, Workspaces
-from tests.storage.house import small_disk
+from era_kernels.storage.workspaces import SUBDIRECTORIES, CopyCancelled, Workspaces
+from tests.storage.stores import small_disk
 
-MIRROR = ".session_data.json"
+DATA_FILE_NAME = ".session_data.json"
 
 
 @asynccontextmanager
@@ -36,7 +36,7 @@ async def test_what_is_copied(tmp_path: Path) -> None:
     """Files and packages go into the copy; runs, caches and state do not; data are mirrored."""
     async with a_session(tmp_path) as (workspaces, source):
         target = await workspaces.create()
-        for part in PARTS:
+        for part in SUBDIRECTORIES:
             (tmp_path / source / part / "deep").mkdir()
             (tmp_path / source / part / "deep" / "file").write_text(part)
         await workspaces.before_run(source, {"old": 1}, None)
@@ -45,9 +45,9 @@ async def test_what_is_copied(tmp_path: Path) -> None:
         assert snapshot == await workspaces.scan(target)
         new = tmp_path / target
         files = {str(path.relative_to(new)) for path in new.rglob("*") if path.is_file()}
-        assert files == {f"workspace/{MIRROR}", "workspace/deep/file", "packages/deep/file"}
-        assert json.loads((new / "workspace" / MIRROR).read_text()) == {"new": 2}
-        old = tmp_path / source / "workspace" / MIRROR
+        assert files == {f"workspace/{DATA_FILE_NAME}", "workspace/deep/file", "packages/deep/file"}
+        assert json.loads((new / "workspace" / DATA_FILE_NAME).read_text()) == {"new": 2}
+        old = tmp_path / source / "workspace" / DATA_FILE_NAME
         assert json.loads(old.read_text()) == {"old": 1}
 
 
@@ -57,7 +57,7 @@ async def test_copy_that_nobody_wants(tmp_path: Path) -> None:
     async with a_session(tmp_path) as (workspaces, source):
         (tmp_path / source / "workspace" / "file").write_text("x")
         target = await workspaces.create()
-        with pytest.raises(Stopped):
+        with pytest.raises(CopyCancelled):
             await workspaces.copy(source, target, {}, lambda: True)
         await workspaces.remove(target)
         assert [path.name for path in tmp_path.iterdir()] == [source]

@@ -18,41 +18,41 @@ from pytest import MonkeyPatch
 
 from era_kernels.errors import InsufficientStorage, StorageFailed
 from era_kernels.models import Place
-from era_kernels.storage import mirror as mirror_module
+from era_kernels.storage import data_file as data_file_module
 from era_kernels.storage import snapshot as snapshot_module
-from era_kernels.storage.workspaces import AfterRun, Mirror, Snapshot, Workspaces
-from tests.storage.house import small_disk
+from era_kernels.storage.workspaces import AfterRun, DataFile, Snapshot, Workspaces
+from tests.storage.stores import small_disk
 
 NAME = ".session_data.json"
 
 
-class Desk:
+class RunSimulator:
     """One session's directory, and what its last run left."""
 
     def __init__(self, workspaces: Workspaces, directory: str) -> None:
         self.workspaces = workspaces
         self.directory = directory
-        self.place = workspaces.place(directory)
-        self.work = self.place.workspace
-        self.file = self.work / NAME
-        self.mirror: Mirror | None = None
+        self.paths = workspaces.session_paths(directory)
+        self.workspace = self.paths.workspace
+        self.file = self.workspace / NAME
+        self.data_file: DataFile | None = None
         self.snapshot: Snapshot | None = Snapshot()
         self.data: dict[str, Any] = {}
 
     async def run(self, *code: Callable[[], object]) -> AfterRun:
         """What a run does that consists of these steps."""
-        self.mirror = await self.workspaces.before_run(self.directory, self.data, self.mirror)
+        self.data_file = await self.workspaces.before_run(self.directory, self.data, self.data_file)
         for step in code:
             step()
-        after = await self.workspaces.after_run(self.directory, self.snapshot, self.mirror)
-        self.snapshot, self.mirror = after.snapshot, after.mirror
+        after = await self.workspaces.after_run(self.directory, self.snapshot, self.data_file)
+        self.snapshot, self.data_file = after.snapshot, after.data_file
         self.data = self.data if after.data is None else after.data
         return after
 
     def write(self, path: str, content: str = "x") -> Callable[[], object]:
         def step() -> None:
-            (self.work / path).parent.mkdir(parents=True, exist_ok=True)
-            (self.work / path).write_text(content)
+            (self.workspace / path).parent.mkdir(parents=True, exist_ok=True)
+            (self.workspace / path).write_text(content)
 
         return step
 
@@ -60,15 +60,15 @@ class Desk:
         return json.loads(self.file.read_bytes())
 
 
-def on_desk(tmp_path: Path, body: Callable[[Desk], Awaitable[None]]) -> None:
-    """Run the body at a new desk, and see that no descriptor is left."""
+def with_simulator(tmp_path: Path, body: Callable[[RunSimulator], Awaitable[None]]) -> None:
+    """Run the body at a new simulator, and see that no descriptor is left."""
 
     async def main() -> None:
         (tmp_path / "sessions").mkdir()
         workspaces = Workspaces(tmp_path / "sessions")
-        desk = Desk(workspaces, await workspaces.create())
+        simulator = RunSimulator(workspaces, await workspaces.create())
         before = len(list(Path("/proc/self/fd").iterdir()))
-        await body(desk)
+        await body(simulator)
         assert len(list(Path("/proc/self/fd").iterdir())) == before
         await workspaces.aclose()
 
@@ -85,114 +85,114 @@ def paths(snapshot: Snapshot) -> list[str]:
 def test_a_new_directory(tmp_path: Path) -> None:
     """It has a random name and every part, for its owner only; place names them."""
 
-    async def body(desk: Desk) -> None:
-        home = tmp_path / "sessions" / desk.directory
-        assert desk.place == Place(home / "workspace", home / "packages", home / "cache")
+    async def body(simulator: RunSimulator) -> None:
+        home = tmp_path / "sessions" / simulator.directory
+        assert simulator.paths == Place(home / "workspace", home / "packages", home / "cache")
         parts = {"workspace", "packages", "executions", "state", "cache"}
         assert {path.name for path in home.iterdir()} == parts
         assert {path.stat().st_mode & 0o777 for path in [home, *home.iterdir()]} == {0o700}
-        assert len({await desk.workspaces.create() for _ in range(20)}) == 20
+        assert len({await simulator.workspaces.create() for _ in range(20)}) == 20
 
-    on_desk(tmp_path, body)
+    with_simulator(tmp_path, body)
 
 
 def test_remove(tmp_path: Path) -> None:
     """The directory is gone when it returns; a second removal is fine; others stay."""
 
-    async def body(desk: Desk) -> None:
-        other = await desk.workspaces.create()
-        await desk.run(desk.write("a/b/c"))
-        await desk.workspaces.remove(desk.directory)
-        await desk.workspaces.remove(desk.directory)
-        assert os.listdir(tmp_path / "sessions") == [other]  # noqa: PTH208
+    async def body(simulator: RunSimulator) -> None:
+        other = await simulator.workspaces.create()
+        await simulator.run(simulator.write("a/b/c"))
+        await simulator.workspaces.remove(simulator.directory)
+        await simulator.workspaces.remove(simulator.directory)
+        assert os.listdir(tmp_path / "sessions") == [other]
         with pytest.raises(StorageFailed, match="gone"):
-            await desk.workspaces.scan(desk.directory)
+            await simulator.workspaces.scan(simulator.directory)
         with pytest.raises(StorageFailed, match="gone"):
-            await desk.run()
+            await simulator.run()
 
-    on_desk(tmp_path, body)
+    with_simulator(tmp_path, body)
 
 
-def test_sweep(tmp_path: Path) -> None:
+def test_reconcile(tmp_path: Path) -> None:
     """What no session names goes, also what a killed removal left; foreign names stay; what is
     named and missing is made."""
 
-    async def body(desk: Desk) -> None:
+    async def body(simulator: RunSimulator) -> None:
         sessions = tmp_path / "sessions"
-        lost, half = await desk.workspaces.create(), await desk.workspaces.create()
+        lost, half = await simulator.workspaces.create(), await simulator.workspaces.create()
         (sessions / half).rename(sessions / f"removed-{half}")
         for name in ("notes", "0123", "ABCDEF0123456789", "removed-x", f"{lost}.bak"):
             (sessions / name).mkdir()
         missing = "f" * 16
-        await desk.workspaces.sweep({desk.directory, missing})
+        await simulator.workspaces.reconcile({simulator.directory, missing})
         left = {path.name for path in sessions.iterdir()}
         assert left == {
-            desk.directory, missing, "notes", "0123", "ABCDEF0123456789", "removed-x",
+            simulator.directory, missing, "notes", "0123", "ABCDEF0123456789", "removed-x",
             f"{lost}.bak",
         }  # fmt: skip
         assert (sessions / missing / "workspace").is_dir()
 
-    on_desk(tmp_path, body)
+    with_simulator(tmp_path, body)
 
 
-def test_empty(tmp_path: Path) -> None:
+def test_clear_files(tmp_path: Path) -> None:
     """Only the files of the workspace go; executions and packages stay, and runs go on."""
 
-    async def body(desk: Desk) -> None:
-        await desk.run(desk.write("a/b"), desk.write("c"))
-        home = desk.work.parent
+    async def body(simulator: RunSimulator) -> None:
+        await simulator.run(simulator.write("a/b"), simulator.write("c"))
+        home = simulator.workspace.parent
         (home / "executions" / "log").write_text("x")
         (home / "packages" / "module").write_text("x")
-        await desk.workspaces.empty(desk.directory)
-        assert list(desk.work.iterdir()) == []
+        await simulator.workspaces.clear_files(simulator.directory)
+        assert list(simulator.workspace.iterdir()) == []
         assert (home / "executions" / "log").exists()
         assert (home / "packages" / "module").exists()
-        assert [path.name for path in (tmp_path / "sessions").iterdir()] == [desk.directory]
-        desk.snapshot = desk.mirror = None
-        after = await desk.run(desk.write("new"))
+        assert [path.name for path in (tmp_path / "sessions").iterdir()] == [simulator.directory]
+        simulator.snapshot = simulator.data_file = None
+        after = await simulator.run(simulator.write("new"))
         assert paths(after.snapshot) == ["new"]
-        shutil.rmtree(desk.work)
-        await desk.workspaces.empty(desk.directory)
+        shutil.rmtree(simulator.workspace)
+        await simulator.workspaces.clear_files(simulator.directory)
 
-    on_desk(tmp_path, body)
+    with_simulator(tmp_path, body)
 
 
 @pytest.mark.parametrize("harm", ["removed", "file", "link", "shut", "emptied", "fifo"])
 def test_a_spoilt_workspace(tmp_path: Path, harm: str) -> None:
     """Whatever code does to its workspace, the run ends well and the next one has a good one."""
 
-    async def body(desk: Desk) -> None:
-        desk.data = {"a": 1}
+    async def body(simulator: RunSimulator) -> None:
+        simulator.data = {"a": 1}
         outside = tmp_path / "outside"
         outside.mkdir()
         (outside / "kept").write_text("x")
 
         def spoil() -> None:
             if harm == "shut":
-                desk.work.chmod(0)
+                simulator.workspace.chmod(0)
                 return
-            shutil.rmtree(desk.work)
+            shutil.rmtree(simulator.workspace)
             if harm == "file":
-                desk.work.write_text("x")
+                simulator.workspace.write_text("x")
             elif harm == "link":
-                desk.work.symlink_to(outside)
+                simulator.workspace.symlink_to(outside)
             elif harm == "fifo":
-                os.mkfifo(desk.work)
+                os.mkfifo(simulator.workspace)
             elif harm == "emptied":
-                desk.work.mkdir()
+                simulator.workspace.mkdir()
 
-        await desk.run(desk.write("mine"))
-        after = await desk.run(spoil)
+        await simulator.run(simulator.write("mine"))
+        after = await simulator.run(spoil)
         assert after.files_modified == (0 if harm == "shut" else 1)
         assert after.data is None
-        assert (await desk.workspaces.scan(desk.directory)).count == (harm == "shut")
-        after = await desk.run(desk.write("again"))
+        assert (await simulator.workspaces.scan(simulator.directory)).count == (harm == "shut")
+        after = await simulator.run(simulator.write("again"))
         assert "again" in paths(after.snapshot)
-        assert desk.shown() == {"a": 1}
-        assert desk.work.stat().st_mode & 0o700 == 0o700
+        assert simulator.shown() == {"a": 1}
+        assert simulator.workspace.stat().st_mode & 0o700 == 0o700
         assert [path.name for path in outside.iterdir()] == ["kept"]
 
-    on_desk(tmp_path, body)
+    with_simulator(tmp_path, body)
 
 
 # ---------------------------------------------------------------- files
@@ -201,42 +201,46 @@ def test_a_spoilt_workspace(tmp_path: Path, harm: str) -> None:
 def test_files_modified(tmp_path: Path) -> None:
     """Created, changed, replaced, renamed and deleted files count; reading and links do not."""
 
-    async def body(desk: Desk) -> None:
-        work = desk.work
-        assert (await desk.run()).files_modified == 0
+    async def body(simulator: RunSimulator) -> None:
+        work = simulator.workspace
+        assert (await simulator.run()).files_modified == 0
         assert (
-            await desk.run(desk.write("a"), desk.write("d/b"), desk.write("c"))
+            await simulator.run(simulator.write("a"), simulator.write("d/b"), simulator.write("c"))
         ).files_modified == 3
-        assert (await desk.run((work / "a").read_text)).files_modified == 0
-        assert (await desk.run(lambda: work.joinpath("a").write_text("other"))).files_modified == 1
-        assert (await desk.run(lambda: os.utime(work / "c", (1, 1)))).files_modified == 1
-        assert (await desk.run(lambda: (work / "d").rename(work / "e"))).files_modified == 2
-        assert (await desk.run((work / "a").unlink, (work / "c").unlink)).files_modified == 2
-        assert (await desk.run(lambda: (work / "l").symlink_to("e/b"))).files_modified == 0
-        assert (await desk.run(lambda: desk.file.write_text('{"x":1}'))).files_modified == 0
-        desk.snapshot = None
-        assert (await desk.run(desk.write("z"))).files_modified == 0
+        assert (await simulator.run((work / "a").read_text)).files_modified == 0
+        assert (
+            await simulator.run(lambda: work.joinpath("a").write_text("other"))
+        ).files_modified == 1
+        assert (await simulator.run(lambda: os.utime(work / "c", (1, 1)))).files_modified == 1
+        assert (await simulator.run(lambda: (work / "d").rename(work / "e"))).files_modified == 2
+        assert (await simulator.run((work / "a").unlink, (work / "c").unlink)).files_modified == 2
+        assert (await simulator.run(lambda: (work / "l").symlink_to("e/b"))).files_modified == 0
+        assert (
+            await simulator.run(lambda: simulator.file.write_text('{"x":1}'))
+        ).files_modified == 0
+        simulator.snapshot = None
+        assert (await simulator.run(simulator.write("z"))).files_modified == 0
 
-    on_desk(tmp_path, body)  # fmt: skip
+    with_simulator(tmp_path, body)  # fmt: skip
 
 
 def test_the_list(tmp_path: Path) -> None:
     """Regular files with size and time, sorted by the bytes of their paths; caches are hidden."""
 
-    async def body(desk: Desk) -> None:
+    async def body(simulator: RunSimulator) -> None:
         names = ["b", "B", "a/x", "a-b", "é", "\U0001f600", "\uffee", ".hidden", "x/.env", "cache"]
         hidden = [
             NAME, "node_modules/m", "x/node_modules/m", "x/__pycache__/m.pyc", ".cache/c",
             ".ipython/p", ".local/share/x", ".config/y", ".npm/z", ".matplotlib/f", "x/.cache/y",
         ]  # fmt: skip
         for name in [*names, *hidden]:
-            desk.write(name, name)()
-        desk.write(f"x/{NAME}")()
-        desk.write("y/node_modules")()
-        os.mkfifo(desk.work / "fifo")
-        (desk.work / "link").symlink_to("b")
-        os.utime(desk.work / "b", ns=(0, 1_736_937_000_123_456_789))
-        snapshot = await desk.workspaces.scan(desk.directory)
+            simulator.write(name, name)()
+        simulator.write(f"x/{NAME}")()
+        simulator.write("y/node_modules")()
+        os.mkfifo(simulator.workspace / "fifo")
+        (simulator.workspace / "link").symlink_to("b")
+        os.utime(simulator.workspace / "b", ns=(0, 1_736_937_000_123_456_789))
+        snapshot = await simulator.workspaces.scan(simulator.directory)
         shown = [*names, f"x/{NAME}", "y/node_modules"]
         assert paths(snapshot) == sorted(shown, key=str.encode)
         assert snapshot.count == len(shown)
@@ -244,32 +248,32 @@ def test_the_list(tmp_path: Path) -> None:
         (b,) = [file for file in snapshot.files if file.path == "b"]
         assert b.size == 1
         assert b.modified_at.replace(microsecond=0) == datetime(2025, 1, 15, 10, 30, tzinfo=UTC)
-        assert (await desk.run()).snapshot.files == snapshot.files
+        assert (await simulator.run()).snapshot.files == snapshot.files
 
-    on_desk(tmp_path, body)
+    with_simulator(tmp_path, body)
 
 
 def test_odd_files(tmp_path: Path) -> None:
     """Names that are no UTF-8 show as U+FFFD and count; absurd times and sizes are bounded."""
 
-    async def body(desk: Desk) -> None:
+    async def body(simulator: RunSimulator) -> None:
         for name in (b"\xff", b"a\xfe/b\n", b"\xed\xa0\x80"):
-            desk.write(os.fsdecode(name))()
-        snapshot = await desk.workspaces.scan(desk.directory)
+            simulator.write(os.fsdecode(name))()
+        snapshot = await simulator.workspaces.scan(simulator.directory)
         assert paths(snapshot) == ["a\ufffd/b\n", "\ufffd\ufffd\ufffd", "\ufffd"]
         json.dumps(paths(snapshot), ensure_ascii=False).encode()
         for number, seconds in enumerate((-(10**11), 2**33, 10**12)):
-            desk.write(f"t{number}")()
-            os.utime(desk.work / f"t{number}", (seconds, seconds))
+            simulator.write(f"t{number}")()
+            os.utime(simulator.workspace / f"t{number}", (seconds, seconds))
         for number in range(3):
-            with (desk.work / f"s{number}").open("wb") as file:
+            with (simulator.workspace / f"s{number}").open("wb") as file:
                 file.truncate(2**43)
-        snapshot = await desk.workspaces.scan(desk.directory)
+        snapshot = await simulator.workspaces.scan(simulator.directory)
         assert snapshot.count == 9
         assert snapshot.total_size == 3 * 2**43 + 6
         assert all(file.modified_at.tzinfo is UTC for file in snapshot.files)
 
-    on_desk(tmp_path, body)
+    with_simulator(tmp_path, body)
 
 
 @pytest.mark.parametrize(
@@ -282,14 +286,14 @@ def test_any_time_is_a_datetime(nanoseconds: int, year: int) -> None:
 
 def test_totals_fit_a_column(tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
     """Sparse files may claim more than a column holds."""
-    monkeypatch.setattr(snapshot_module, "LARGEST_TOTAL", 1000)
+    monkeypatch.setattr(snapshot_module, "MAX_TOTAL_SIZE", 1000)
 
-    async def body(desk: Desk) -> None:
-        desk.write("a", "x" * 700)()
-        desk.write("b", "x" * 700)()
-        assert (await desk.workspaces.scan(desk.directory)).total_size == 1000
+    async def body(simulator: RunSimulator) -> None:
+        simulator.write("a", "x" * 700)()
+        simulator.write("b", "x" * 700)()
+        assert (await simulator.workspaces.scan(simulator.directory)).total_size == 1000
 
-    on_desk(tmp_path, body)
+    with_simulator(tmp_path, body)
 
 
 def test_walks_while_code_changes_everything(tmp_path: Path) -> None:
@@ -297,118 +301,120 @@ def test_walks_while_code_changes_everything(tmp_path: Path) -> None:
     (tmp_path / "outside").mkdir()
     (tmp_path / "outside" / "secret").write_text("x")
 
-    async def body(desk: Desk) -> None:
+    async def body(simulator: RunSimulator) -> None:
         stop = False
 
         def hostile() -> None:
             while not stop:
                 for n in range(5):
-                    folder = desk.work / f"d{n}"
+                    folder = simulator.workspace / f"d{n}"
                     folder.mkdir(exist_ok=True)
                     (folder / "f").write_text("x")
-                    folder.rename(desk.work / "moved")
+                    folder.rename(simulator.workspace / "moved")
                     folder.symlink_to(tmp_path / "outside")
                     folder.unlink()
-                    shutil.rmtree(desk.work / "moved")
+                    shutil.rmtree(simulator.workspace / "moved")
 
         task = asyncio.create_task(asyncio.to_thread(hostile))
         until = time.monotonic() + 1
         while time.monotonic() < until:
-            for path in paths(await desk.workspaces.scan(desk.directory)):
+            for path in paths(await simulator.workspaces.scan(simulator.directory)):
                 assert path.endswith("/f")
-            await desk.run()
+            await simulator.run()
         stop = True
         await task
 
-    on_desk(tmp_path, body)
+    with_simulator(tmp_path, body)
 
 
 # ---------------------------------------------------------------- the mirror
 
 
-def test_the_mirror_shows_the_data(tmp_path: Path) -> None:
+def test_the_data_file_shows_the_data(tmp_path: Path) -> None:
     """It is there before the first run, follows the data, and is not written without need."""
 
-    async def body(desk: Desk) -> None:
-        await desk.run(lambda: desk.shown() == {} or pytest.fail())
-        first = desk.file.stat().st_mtime_ns
-        await desk.run()
-        desk.data = dict(desk.data)
-        await desk.run()
-        assert desk.file.stat().st_mtime_ns == first
+    async def body(simulator: RunSimulator) -> None:
+        await simulator.run(lambda: simulator.shown() == {} or pytest.fail())
+        first = simulator.file.stat().st_mtime_ns
+        await simulator.run()
+        simulator.data = dict(simulator.data)
+        await simulator.run()
+        assert simulator.file.stat().st_mtime_ns == first
         for data in ({"a": 1}, {"a": 1.0}, {"a": True}, {"a": 2**100, "é": "\U0001f600"}):
-            desk.data = data
-            assert (await desk.run()).data is None
-            assert json.dumps(desk.shown()) == json.dumps(data)
-        assert desk.file.stat().st_mtime_ns != first
-        assert list((desk.work.parent / "state").iterdir()) == []
+            simulator.data = data
+            assert (await simulator.run()).data is None
+            assert json.dumps(simulator.shown()) == json.dumps(data)
+        assert simulator.file.stat().st_mtime_ns != first
+        assert list((simulator.workspace.parent / "state").iterdir()) == []
 
-    on_desk(tmp_path, body)
+    with_simulator(tmp_path, body)
 
 
 def test_code_replaces_the_data(tmp_path: Path) -> None:
     """A new object in the file, written in any way, is the new data, and stays there."""
 
-    async def body(desk: Desk) -> None:
-        desk.data = {"a": 1, "b": 2}
-        assert (await desk.run(lambda: desk.file.write_text('{"a": true}'))).data == {"a": True}
-        assert desk.data["a"] is True
+    async def body(simulator: RunSimulator) -> None:
+        simulator.data = {"a": 1, "b": 2}
+        assert (await simulator.run(lambda: simulator.file.write_text('{"a": true}'))).data == {
+            "a": True
+        }
+        assert simulator.data["a"] is True
 
         def replaced() -> None:
-            (desk.work / "new").write_text('{"n": 123456789012345678901234567890}')
-            (desk.work / "new").replace(desk.file)
+            (simulator.workspace / "new").write_text('{"n": 123456789012345678901234567890}')
+            (simulator.workspace / "new").replace(simulator.file)
 
-        assert (await desk.run(replaced)).data == {"n": 123456789012345678901234567890}
-        assert (await desk.run()).data is None
-        assert (await desk.run(lambda: os.utime(desk.file, (5, 5)))).data is None
-        assert (await desk.run(lambda: desk.file.write_text(" {}\n"))).data == {}
+        assert (await simulator.run(replaced)).data == {"n": 123456789012345678901234567890}
+        assert (await simulator.run()).data is None
+        assert (await simulator.run(lambda: os.utime(simulator.file, (5, 5)))).data is None
+        assert (await simulator.run(lambda: simulator.file.write_text(" {}\n"))).data == {}
 
-    on_desk(tmp_path, body)
+    with_simulator(tmp_path, body)
 
 
 def test_data_changed_by_both(tmp_path: Path) -> None:
     """Data that the API changed in a run the code did not write in stays; else the code's wins."""
 
-    async def body(desk: Desk) -> None:
+    async def body(simulator: RunSimulator) -> None:
         def patch() -> None:
-            desk.data = {"api": 1}
+            simulator.data = {"api": 1}
 
-        assert (await desk.run(patch)).data is None
-        await desk.run(lambda: desk.shown() == {"api": 1} or pytest.fail())
-        after = await desk.run(patch, lambda: desk.file.write_text('{"code":1}'))
+        assert (await simulator.run(patch)).data is None
+        await simulator.run(lambda: simulator.shown() == {"api": 1} or pytest.fail())
+        after = await simulator.run(patch, lambda: simulator.file.write_text('{"code":1}'))
         assert after.data == {"code": 1}
 
-    on_desk(tmp_path, body)
+    with_simulator(tmp_path, body)
 
 
-def _harms(desk: Desk, outside: Path) -> dict[str, Callable[[], object]]:
+def _harms(simulator: RunSimulator, outside: Path) -> dict[str, Callable[[], object]]:
     def fifo() -> None:
-        desk.file.unlink()
-        os.mkfifo(desk.file)
+        simulator.file.unlink()
+        os.mkfifo(simulator.file)
 
     def link() -> None:
-        desk.file.unlink()
-        desk.file.symlink_to(outside)
+        simulator.file.unlink()
+        simulator.file.symlink_to(outside)
 
     def directory() -> None:
-        desk.file.unlink()
-        desk.file.mkdir()
+        simulator.file.unlink()
+        simulator.file.mkdir()
 
     def end() -> None:
-        desk.file.unlink()
-        os.mknod(desk.file, stat.S_IFSOCK | 0o600)
+        simulator.file.unlink()
+        os.mknod(simulator.file, stat.S_IFSOCK | 0o600)
 
     return {
-        "missing": desk.file.unlink,
-        "broken": lambda: desk.file.write_text('{"a":'),
-        "empty": lambda: desk.file.write_text(""),
-        "list": lambda: desk.file.write_text("[1]"),
-        "nan": lambda: desk.file.write_text('{"a":NaN}'),
-        "surrogate": lambda: desk.file.write_text('{"a":"\\ud800"}'),
-        "bomb": lambda: desk.file.write_text('{"a":' * 100_000),
-        "digits": lambda: desk.file.write_text('{"a":' + "9" * 10_000 + "}"),
-        "large": lambda: desk.file.write_text('{"a":"' + "x" * 1024 * 1024 + '"}'),
-        "sparse": lambda: os.truncate(desk.file, 2**40),
+        "missing": simulator.file.unlink,
+        "broken": lambda: simulator.file.write_text('{"a":'),
+        "empty": lambda: simulator.file.write_text(""),
+        "list": lambda: simulator.file.write_text("[1]"),
+        "nan": lambda: simulator.file.write_text('{"a":NaN}'),
+        "surrogate": lambda: simulator.file.write_text('{"a":"\\ud800"}'),
+        "bomb": lambda: simulator.file.write_text('{"a":' * 100_000),
+        "digits": lambda: simulator.file.write_text('{"a":' + "9" * 10_000 + "}"),
+        "large": lambda: simulator.file.write_text('{"a":"' + "x" * 1024 * 1024 + '"}'),
+        "sparse": lambda: os.truncate(simulator.file, 2**40),
         "fifo": fifo,
         "link": link,
         "directory": directory,
@@ -416,58 +422,58 @@ def _harms(desk: Desk, outside: Path) -> dict[str, Callable[[], object]]:
     }
 
 
-@pytest.mark.parametrize("harm", _harms(Desk(Workspaces(Path("/")), "x"), Path("/")))
-def test_a_broken_mirror_keeps_the_data(tmp_path: Path, harm: str) -> None:
+@pytest.mark.parametrize("harm", _harms(RunSimulator(Workspaces(Path("/")), "x"), Path("/")))
+def test_a_broken_data_file_keeps_the_data(tmp_path: Path, harm: str) -> None:
     """Missing, broken, too large or no file at all: the old data stays and is written anew."""
     outside = tmp_path / "outside.json"
     outside.write_text('{"stolen":1}')
 
-    async def body(desk: Desk) -> None:
-        desk.data = {"kept": 1}
-        after = await asyncio.wait_for(desk.run(_harms(desk, outside)[harm]), 20)
-        assert (after.data, desk.data) == (None, {"kept": 1})
-        await desk.run(lambda: desk.shown() == {"kept": 1} or pytest.fail())
-        assert desk.file.is_file()
-        assert not desk.file.is_symlink()
+    async def body(simulator: RunSimulator) -> None:
+        simulator.data = {"kept": 1}
+        after = await asyncio.wait_for(simulator.run(_harms(simulator, outside)[harm]), 20)
+        assert (after.data, simulator.data) == (None, {"kept": 1})
+        await simulator.run(lambda: simulator.shown() == {"kept": 1} or pytest.fail())
+        assert simulator.file.is_file()
+        assert not simulator.file.is_symlink()
         assert outside.read_text() == '{"stolen":1}'
 
-    on_desk(tmp_path, body)
+    with_simulator(tmp_path, body)
 
 
 def test_a_full_directory_in_the_way_stays(tmp_path: Path) -> None:
     """The user's files are never removed for the mirror; it comes back when they are gone."""
 
-    async def body(desk: Desk) -> None:
-        desk.data = {"kept": 1}
+    async def body(simulator: RunSimulator) -> None:
+        simulator.data = {"kept": 1}
 
         def block() -> None:
-            desk.file.unlink()
-            desk.file.mkdir()
-            (desk.file / "mine").write_text("x")
+            simulator.file.unlink()
+            simulator.file.mkdir()
+            (simulator.file / "mine").write_text("x")
 
-        await desk.run(block)
+        await simulator.run(block)
         for _ in range(2):
-            assert (await desk.run()).data is None
-        assert (desk.file / "mine").read_text() == "x"
-        assert list((desk.work.parent / "state").iterdir()) == []
-        shutil.rmtree(desk.file)
-        await desk.run()
-        assert desk.shown() == {"kept": 1}
+            assert (await simulator.run()).data is None
+        assert (simulator.file / "mine").read_text() == "x"
+        assert list((simulator.workspace.parent / "state").iterdir()) == []
+        shutil.rmtree(simulator.file)
+        await simulator.run()
+        assert simulator.shown() == {"kept": 1}
 
-    on_desk(tmp_path, body)
+    with_simulator(tmp_path, body)
 
 
 def test_a_file_of_just_the_largest_size(tmp_path: Path) -> None:
     """1 MiB is read, one byte more is not."""
-    room = mirror_module.LARGEST - len('{"a":""}')
+    room = data_file_module.MAX_BYTES - len('{"a":""}')
 
-    async def body(desk: Desk) -> None:
+    async def body(simulator: RunSimulator) -> None:
         for extra, taken in ((1, False), (0, True)):
             text = '{"a":"' + "x" * (room + extra) + '"}'
-            after = await desk.run(lambda text=text: desk.file.write_text(text))
+            after = await simulator.run(lambda text=text: simulator.file.write_text(text))
             assert (after.data is not None) == taken
 
-    on_desk(tmp_path, body)
+    with_simulator(tmp_path, body)
 
 
 def test_a_full_disk(tmp_path: Path) -> None:
@@ -475,17 +481,17 @@ def test_a_full_disk(tmp_path: Path) -> None:
 
     async def body(disk: Path) -> None:
         workspaces = Workspaces(disk)
-        desk = Desk(workspaces, await workspaces.create())
-        desk.data = {"old": 1}
-        await desk.run()
-        desk.data = {"new": "x" * 900_000}
+        simulator = RunSimulator(workspaces, await workspaces.create())
+        simulator.data = {"old": 1}
+        await simulator.run()
+        simulator.data = {"new": "x" * 900_000}
         (disk / "ballast").write_bytes(b"x" * 500_000)
         with pytest.raises(InsufficientStorage):
-            await desk.run()
-        assert desk.shown() == {"old": 1}
+            await simulator.run()
+        assert simulator.shown() == {"old": 1}
         (disk / "ballast").unlink()
-        await desk.run()
-        assert desk.shown() == desk.data
+        await simulator.run()
+        assert simulator.shown() == simulator.data
         await workspaces.aclose()
 
     with small_disk(tmp_path, "1200k") as disk:

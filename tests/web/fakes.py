@@ -61,9 +61,9 @@ from era_kernels.services.duplicates import Wish
 from era_kernels.services.files import Meant, always
 from era_kernels.services.fold import Fold, RunAnswer
 from era_kernels.services.inputs import Inputs
-from era_kernels.storage.codes import StoredCode
 from era_kernels.storage.files import FileStatus
 from era_kernels.storage.snapshot import Snapshot
+from era_kernels.storage.stored_code import StoredCode
 
 THEN = datetime(2025, 1, 15, 10, 30, tzinfo=UTC)
 LANGUAGE = "lingo"
@@ -270,17 +270,17 @@ class FakeSessions:
         self.sessions[session.id] = session
         return self._view(session)
 
-    async def get(self, id: str) -> SessionView:  # noqa: A002
+    async def get(self, id: str) -> SessionView:
         return self._view(await self.session(id))
 
-    async def session(self, id: str) -> Session:  # noqa: A002
+    async def session(self, id: str) -> Session:
         if id == "bug":
             raise RuntimeError("a text that nobody must see")
         if id not in self.sessions:
             raise SessionNotFound(f"There is no session {id}.", id=id)
         return self.sessions[id]
 
-    async def files(self, id: str) -> Snapshot:  # noqa: A002
+    async def files(self, id: str) -> Snapshot:
         return Snapshot({"made.txt": (1, 4, int(THEN.timestamp()) * 10**9)}, 4)
 
     async def list_sessions(
@@ -291,12 +291,12 @@ class FakeSessions:
         stop = None if limit is None else offset + limit
         return map(self._view, found[offset:stop]), len(found)
 
-    async def update(self, id: str, **changes: Any) -> SessionView:  # noqa: A002
+    async def update(self, id: str, **changes: Any) -> SessionView:
         self.calls.append(("update", id, changes))
         self.sessions[id] = dataclasses.replace(await self.session(id), **changes)
         return self._view(self.sessions[id])
 
-    async def delete(self, id: str) -> datetime:  # noqa: A002
+    async def delete(self, id: str) -> datetime:
         await self.session(id)
         del self.sessions[id]
         return THEN
@@ -306,7 +306,7 @@ class FakeSessions:
         self.sessions.clear()
         return ids
 
-    async def duplicate(self, id: str, wish: Wish) -> SessionView:  # noqa: A002
+    async def duplicate(self, id: str, wish: Wish) -> SessionView:
         """`full` in the id: there is no room on disk. `slow`: it never ends."""
         self.calls.append(("duplicate", id, wish))
         source = await self.session(id)
@@ -325,7 +325,7 @@ class FakeSessions:
         return self._view(self.sessions[new])
 
     @contextmanager
-    def visiting(self, id: str) -> Iterator[None]:  # noqa: A002
+    def visiting(self, id: str) -> Iterator[None]:
         self.visits.append(id)
         self.visitors[id] += 1
         try:
@@ -333,12 +333,12 @@ class FakeSessions:
         finally:
             self.visitors[id] -= 1
 
-    async def restart(self, id: str, base_url: str) -> int:  # noqa: A002
+    async def restart(self, id: str, base_url: str) -> int:
         self.calls.append(("restart", id, base_url))
         await self.session(id)
         return 2
 
-    async def submit(self, id: str, submission: Submission | ExecSubmission) -> FakeRunning:  # noqa: A002
+    async def submit(self, id: str, submission: Submission | ExecSubmission) -> FakeRunning:
         session = await self.session(id)
         self.calls.append(("submit", id, submission))
         if self.full:
@@ -375,7 +375,7 @@ class FakeRepeats:
         self._sessions = sessions
         self.asked: dict[tuple[str, str], tuple[bytes, FakeRunning]] = {}
 
-    async def find(self, id: str, key: str, body: bytes) -> FakeRunning | None:  # noqa: A002
+    async def find(self, id: str, key: str, body: bytes) -> FakeRunning | None:
         old, running = self.asked.get((id, key), (body, None))
         if old != body:
             raise IdempotencyConflict("This key was used with another body.")
@@ -383,7 +383,7 @@ class FakeRepeats:
 
     async def submit(
         self,
-        id: str,  # noqa: A002
+        id: str,
         submission: Submission,
         key: str,
         body: bytes,
@@ -473,16 +473,16 @@ class FakeInsights:
 
     sessions: FakeSessions
     frames: list[Frame] = dataclasses.field(default_factory=list)
-    found: Variables = Variables()  # noqa: RUF009 - it is frozen
+    found: Variables = Variables()
     problem: EraError | None = None
 
-    async def stack(self, id: str, execution_id: str) -> tuple[list[Frame], str]:  # noqa: A002
+    async def stack(self, id: str, execution_id: str) -> tuple[list[Frame], str]:
         session = await self.sessions.session(id)
         if self.problem is not None:
             raise self.problem
         return self.frames, session.language
 
-    async def variables(self, id: str) -> Variables:  # noqa: A002
+    async def variables(self, id: str) -> Variables:
         await self.sessions.session(id)
         if self.problem is not None:
             raise self.problem
@@ -496,20 +496,20 @@ class FakeCodes:
         self._sessions = sessions
         self.stored: dict[str, StoredCode] = {}
 
-    async def get(self, id: str) -> StoredCode:  # noqa: A002
+    async def get(self, id: str) -> StoredCode:
         await self._sessions.session(id)
         if id not in self.stored:
             raise NotFound("No code is stored.", hint="PUT some.")
         return self.stored[id]
 
-    async def put(self, id: str, code: str, description: str | None) -> StoredCode:  # noqa: A002
+    async def put(self, id: str, code: str, description: str | None) -> StoredCode:
         await self._sessions.session(id)
         if description is None:
             description = self.stored[id].description if id in self.stored else ""
         self.stored[id] = StoredCode(code, description, THEN)
         return self.stored[id]
 
-    async def text(self, id: str) -> str:  # noqa: A002
+    async def text(self, id: str) -> str:
         await self._sessions.session(id)
         if id not in self.stored:
             raise InvalidRequest("`code` is required, and none is stored.")
@@ -571,12 +571,12 @@ class FakeFiles:
         self.files[path] = FakeFile(data, FileStatus(len(data), THEN, etag, content_type))
         return self.files[path]
 
-    async def list_files(self, id: str) -> Snapshot:  # noqa: A002
+    async def list_files(self, id: str) -> Snapshot:
         await self._sessions.session(id)
         stamps = {path: (1, len(file.data), 10**18) for path, file in self.files.items()}
         return Snapshot(stamps, sum(size for _, size, _ in stamps.values()))
 
-    async def open(self, id: str, path: str) -> FakeFile:  # noqa: A002
+    async def open(self, id: str, path: str) -> FakeFile:
         await self._sessions.session(id)
         if path not in self.files:
             raise FileNotFound("There is no such file.")
@@ -584,7 +584,7 @@ class FakeFiles:
 
     async def begin(
         self,
-        id: str,  # noqa: A002
+        id: str,
         path: str,
         size: int,
         meant: Meant = always,
@@ -598,7 +598,7 @@ class FakeFiles:
 
     async def put(
         self,
-        id: str,  # noqa: A002
+        id: str,
         path: str,
         incoming: FakeIncoming,
         content_type: str,
@@ -610,7 +610,7 @@ class FakeFiles:
         self.add(path, incoming.data, content_type)
         return len(incoming.data)
 
-    async def delete(self, id: str, path: str, meant: Meant = always) -> None:  # noqa: A002
+    async def delete(self, id: str, path: str, meant: Meant = always) -> None:
         await self.open(id, path)
         self._check(path, meant)
         del self.files[path]

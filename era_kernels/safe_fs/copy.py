@@ -1,0 +1,257 @@
+"""Copies of trees that hostile code made and may be changing: by descriptors, without recursion.
+
+Everything here blocks. Regular files are cloned where the file system can, their holes stay holes;
+symbolic links are copied as they are and never followed; pipes, sockets and devices are left out.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import fcntl
+import os
+import stat
+from collections.abc import Callable
+from contextlib import suppress
+
+from era_kernels.errors import TooLarge
+from era_kernels.safe_fs.openat import open_beneath, open_directory, open_regular
+from era_kernels.safe_fs.tree import closing_fd
+from era_kernels.storage import content_types
+
+MAX_ENTRIES = 500_000  # of a tree that is copied; what has more is refused, never copied in part
+MAX_SYNCED_ENTRIES = (
+    32  # files and directories up to which each is synced, instead of the whole file system
+)
+CHUNK_BYTES = 16 * 1024 * 1024  # bytes between two looks at whether somebody still wants the copy
+
+FICLONE = 0x40049409  # ioctl_ficlone(2)
+
+_CREATE_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+
+# What a name shows that is not, or not any more, what a listing said: code was faster.
+_CHANGED_ERRNOS = frozenset(
+    {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EXDEV, errno.EINVAL, errno.ENXIO}
+    | {errno.ESTALE}
+)
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class CopyCancelled(Exception):
+    """Nobody wants the copy any more; a part of it is there."""
+
+
+class TreeCopier:
+    """One copy of several directories. `is_cancelled` is asked now and then, in the copying thread."""
+
+    def __init__(self, is_cancelled: Callable[[], bool]) -> None:
+        self._is_cancelled = is_cancelled
+        self._entries = 0
+        self._can_clone = True  # until the file system says that it cannot
+        self._can_copy_range = True
+
+    def copy(self, source: int, target: int, name: str) -> None:
+        """Copy the directory of that name in `source` into the empty one in `target`.
+
+        What vanishes meanwhile is left out; so is all of it where there is no such directory.
+        Raises CopyCancelled, TooLarge, OSError.
+        """
+        with (
+            suppress(_SourceChanged),
+            closing_fd(_open_source_directory(source, name)) as old,
+            closing_fd(open_directory(target, name)) as new,
+        ):
+            self._copy_tree(old, new)
+            if self._entries <= MAX_SYNCED_ENTRIES:
+                os.fsync(new)
+
+    def sync(self, directory: int) -> None:
+        """What was copied below that directory survives a power cut from now on.
+
+        Few files were synced one by one. For many, one syncfs(2) costs one commit of the file
+        system's journal, where they would need one each. Raises OSError.
+        """
+        if self._entries > MAX_SYNCED_ENTRIES and _libc.syncfs(directory):
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number))
+        os.fsync(directory)
+
+    # ------------------------------------------------------------ directories
+
+    def _copy_tree(self, source: int, target: int) -> None:
+        """Depth first: a directory gets its mode and time when all in it is there."""
+        tasks: list[tuple[str, os.stat_result | None]] = [("", None)]
+        while tasks:
+            path, directory_status = tasks.pop()
+            if directory_status is not None:
+                self._finish_directory(target, path, directory_status)
+                continue
+            for name, status in self._copy_directory(source, target, path):
+                tasks.append((path + name, status))
+                tasks.append((f"{path}{name}/", None))
+
+    def _copy_directory(
+        self, source: int, target: int, path: str
+    ) -> list[tuple[str, os.stat_result]]:
+        """Copy what is in one directory; its directories are made, and still empty."""
+        folders: list[tuple[str, os.stat_result]] = []
+        with (
+            suppress(_SourceChanged),
+            closing_fd(_open_source_directory(source, path or ".")) as old,
+            closing_fd(open_directory(target, path or ".")) as new,
+            os.scandir(old) as entries,
+        ):
+            for entry in entries:
+                self._count_entry()
+                with suppress(_SourceChanged, FileExistsError):  # renamed meanwhile, and seen twice
+                    status = self._copy_entry(old, new, entry)
+                    if status is not None:
+                        folders.append((entry.name, status))
+        return folders
+
+    def _copy_entry(
+        self, source: int, target: int, entry: os.DirEntry[str]
+    ) -> os.stat_result | None:
+        """The status of a directory, which is made; all else is copied."""
+        if entry.is_dir(follow_symlinks=False):
+            status = _stat_source(source, entry.name)
+            os.mkdir(entry.name, 0o700, dir_fd=target)
+            return status
+        if entry.is_symlink():
+            _copy_link(source, target, entry.name)
+        elif entry.is_file(follow_symlinks=False):
+            self._copy_file(source, target, entry.name)
+        return None
+
+    def _finish_directory(self, target: int, path: str, status: os.stat_result) -> None:
+        with closing_fd(open_directory(target, path)) as folder:
+            if self._entries <= MAX_SYNCED_ENTRIES:
+                os.fsync(folder)
+            _copy_mode_and_times(folder, status)
+
+    def _count_entry(self) -> None:
+        self._entries += 1
+        if self._entries > MAX_ENTRIES:
+            raise TooLarge(f"The session has more than {MAX_ENTRIES} files and directories.")
+        self._check_cancelled()
+
+    def _check_cancelled(self) -> None:
+        if self._is_cancelled():
+            raise CopyCancelled
+
+    # ------------------------------------------------------------ files
+
+    def _copy_file(self, source: int, target: int, name: str) -> None:
+        with closing_fd(_open_source_file(source, name)) as old:
+            status = os.fstat(old)
+            with closing_fd(os.open(name, _CREATE_FLAGS, 0o600, dir_fd=target)) as new:
+                if status.st_size and not self._try_clone(old, new):
+                    self._copy_extents(old, new, status.st_size)
+                content_types.copy(old, new)
+                _copy_mode_and_times(new, status)
+                if self._entries <= MAX_SYNCED_ENTRIES:
+                    os.fsync(new)
+
+    def _try_clone(self, source: int, target: int) -> bool:
+        """Let both share the same blocks, where the file system can."""
+        if self._can_clone:
+            try:
+                fcntl.ioctl(target, FICLONE, source)
+            except OSError:
+                self._can_clone = False
+        return self._can_clone
+
+    def _copy_extents(self, source: int, target: int, size: int) -> None:
+        """Copy the data and leave the holes; what code writes behind `size` meanwhile is not it."""
+        offset = 0
+        while offset < size:
+            try:
+                offset = os.lseek(source, offset, os.SEEK_DATA)
+                end = min(size, os.lseek(source, offset, os.SEEK_HOLE))
+            except OSError as error:
+                if error.errno != errno.ENXIO:  # there is only a hole from here on
+                    raise
+                break
+            while offset < end:
+                self._check_cancelled()
+                moved = self._copy_range(source, target, offset, min(CHUNK_BYTES, end - offset))
+                offset = offset + moved if moved else size  # 0: code has just cut it short
+        os.ftruncate(target, min(size, os.fstat(source).st_size))
+
+    def _copy_range(self, source: int, target: int, offset: int, count: int) -> int:
+        """Bytes that went from one file to the other, at the same place; never through Python."""
+        if self._can_copy_range:
+            try:
+                return os.copy_file_range(source, target, count, offset, offset)
+            except OSError as error:
+                if error.errno not in (errno.EXDEV, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL):
+                    raise
+                self._can_copy_range = False
+        os.lseek(target, offset, os.SEEK_SET)
+        return os.sendfile(target, source, offset, count)
+
+
+class _SourceChanged(Exception):
+    """Code removed or replaced it just now."""
+
+
+def _translate_error(error: OSError) -> Exception:
+    """What an error at the original means for the copy."""
+    if error.errno == errno.ENAMETOOLONG:
+        return TooLarge("The session has directories that are nested too deep to be copied.")
+    return _SourceChanged() if error.errno in _CHANGED_ERRNOS else error
+
+
+def _open_source_directory(directory: int, path: str) -> int:
+    try:
+        return open_directory(directory, path)
+    except OSError as error:
+        raise _translate_error(error) from error
+
+
+def _open_source_file(directory: int, name: str) -> int:
+    """A regular file to read, also one that its owner may not read. Raises _SourceChanged, OSError."""
+    try:
+        try:
+            return open_regular(directory, name)
+        except PermissionError:
+            return _open_unreadable_file(directory, name)
+    except OSError as error:
+        raise _translate_error(error) from error
+
+
+def _open_unreadable_file(directory: int, name: str) -> int:
+    with closing_fd(open_beneath(directory, name, os.O_PATH | os.O_NOFOLLOW)) as path_descriptor:
+        path, mode = f"/proc/self/fd/{path_descriptor}", os.fstat(path_descriptor).st_mode
+        if not stat.S_ISREG(mode):
+            raise _SourceChanged
+        os.chmod(path, 0o400)
+        try:
+            return os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        finally:
+            os.chmod(path, stat.S_IMODE(mode))
+
+
+def _copy_link(source: int, target: int, name: str) -> None:
+    status = _stat_source(source, name)
+    try:
+        text = os.readlink(name, dir_fd=source)
+    except OSError as error:
+        raise _translate_error(error) from error
+    os.symlink(text, name, dir_fd=target)
+    times = (status.st_atime_ns, status.st_mtime_ns)
+    os.utime(name, ns=times, dir_fd=target, follow_symlinks=False)
+
+
+def _stat_source(directory: int, name: str) -> os.stat_result:
+    try:
+        return os.stat(name, dir_fd=directory, follow_symlinks=False)
+    except OSError as error:
+        raise _translate_error(error) from error
+
+
+def _copy_mode_and_times(descriptor: int, status: os.stat_result) -> None:
+    """Mode and times of the original; its owner and set-id bits are nobody's business."""
+    os.fchmod(descriptor, status.st_mode & 0o777)
+    os.utime(descriptor, ns=(status.st_atime_ns, status.st_mtime_ns))

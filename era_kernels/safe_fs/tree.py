@@ -1,0 +1,153 @@
+"""Trees of files that hostile code made: walked and removed without recursion (all blocking)."""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import logging
+import os
+import secrets
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+
+from era_kernels.safe_fs.openat import grant_owner_access, open_directory
+
+log = logging.getLogger(__name__)
+
+
+@contextmanager
+def closing_fd(descriptor: int) -> Iterator[int]:
+    """Closes the descriptor at the end."""
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def walk(
+    root: int, skip: Callable[[str, str], bool], max_entries: int
+) -> Iterator[tuple[str, os.stat_result]]:
+    """The regular files below a directory: relative path and status, in no order.
+
+    Goes into no directory for which `skip(folder, name)`, nor into one that cannot be opened or
+    whose path is longer than a path may be; stops after `max_entries` entries.
+    """
+    entries_left = max_entries
+    folders = [""]
+    while folders:
+        folder = folders.pop()
+        with suppress(OSError), closing_fd(open_directory(root, folder or ".")) as directory:
+            for entry in _list_entries(directory):
+                entries_left -= 1
+                if entries_left < 0:
+                    log.warning(
+                        "a workspace is too large to be listed", extra={"most": max_entries}
+                    )
+                    return
+                path = folder + entry.name
+                if entry.is_dir(follow_symlinks=False):
+                    if not skip(folder, entry.name):
+                        folders.append(path + "/")
+                elif entry.is_file(follow_symlinks=False):
+                    with suppress(FileNotFoundError):  # removed just now
+                        yield path, entry.stat(follow_symlinks=False)
+
+
+def remove_tree(parent: int, name: str) -> None:
+    """Remove a directory and all in it, also what code made unwritable, or a file of that name.
+
+    Never follows a symbolic link. What cannot be removed is logged and remains.
+    """
+    try:
+        if not stat.S_ISDIR(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode):
+            os.unlink(name, dir_fd=parent)
+            return
+        with closing_fd(open_directory(parent, name)) as root:
+            _TreeRemover(root).run()
+        os.rmdir(name, dir_fd=parent)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        _log_remaining(name, error)
+
+
+def ensure_directory(parent: int, name: str) -> None:
+    """Make it where it is missing, also where something else has its name. Raises OSError."""
+    try:
+        os.mkdir(name, 0o700, dir_fd=parent)
+    except FileExistsError:
+        mode = os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode
+        if not stat.S_ISDIR(mode):
+            os.unlink(name, dir_fd=parent)
+            os.mkdir(name, 0o700, dir_fd=parent)
+
+
+class _TreeRemover:
+    """Empties a directory. What lies deep is moved up first, so any depth needs two descriptors."""
+
+    def __init__(self, root: int) -> None:
+        self._root = root
+        self._folders: list[str] = []  # of the root, still to be removed
+        self._new_names = (f"{secrets.token_hex(8)}-{n}" for n in itertools.count())
+        self._has_failed = False
+
+    def run(self) -> None:
+        # Once more after a success: a directory that shrinks may hide entries from a listing.
+        while self._remove_entries(self._root, self._folders.append) and not self._has_failed:
+            while self._folders:
+                name = self._folders.pop()
+                try:
+                    self._remove(name)
+                except OSError as error:
+                    self._on_failure(name, error)
+
+    def _remove(self, name: str) -> None:
+        with closing_fd(open_directory(self._root, name)) as folder:
+            with suppress(PermissionError):
+                os.fchmod(folder, 0o700)
+            removed = self._remove_entries(folder, lambda child: self._move_up(folder, child))
+        try:
+            os.rmdir(name, dir_fd=self._root)
+        except OSError as error:
+            if error.errno != errno.ENOTEMPTY or not removed:
+                raise
+            self._folders.append(name)
+
+    def _remove_entries(self, folder: int, on_directory: Callable[[str], None]) -> int:
+        """Remove the files of a directory, do that with its directories; how many went."""
+        removed = 0
+        for entry in _list_entries(folder):
+            try:
+                if entry.is_dir(follow_symlinks=False):
+                    on_directory(entry.name)
+                else:
+                    os.unlink(entry.name, dir_fd=folder)
+                removed += 1
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                self._on_failure(entry.name, error)
+        return removed
+
+    def _move_up(self, folder: int, child: str) -> None:
+        name = next(self._new_names)
+        try:
+            os.rename(child, name, src_dir_fd=folder, dst_dir_fd=self._root)
+        except PermissionError:  # a directory that its owner may not write to cannot be moved
+            grant_owner_access(folder, child)
+            os.rename(child, name, src_dir_fd=folder, dst_dir_fd=self._root)
+        self._folders.append(name)
+
+    def _on_failure(self, name: str, error: OSError) -> None:
+        self._has_failed = True
+        _log_remaining(name, error)
+
+
+def _list_entries(directory: int) -> Iterator[os.DirEntry[str]]:
+    with os.scandir(directory) as entries:
+        yield from entries
+
+
+def _log_remaining(name: str, error: OSError) -> None:
+    log.warning("what was to be removed remains", extra={"path": repr(name), "why": str(error)})

@@ -1,0 +1,86 @@
+"""The data directory: where everything lies, and the lock that keeps a second server out."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from pathlib import Path
+
+from era_kernels.errors import StartError
+
+
+class DataDirectory:
+    """Holds the lock of a data directory until it is closed."""
+
+    def __init__(self, path: Path, lock: int) -> None:
+        self.path = path
+        self._lock = lock
+
+    @classmethod
+    def open(cls, path: Path) -> DataDirectory:
+        """Make the directory where it is missing, and lock it (blocking).
+
+        Raises StartError when it cannot be used, or when another server uses it.
+        """
+        path = path.absolute()
+        try:
+            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _check_not_foreign(path)
+            path.chmod(0o700)
+            lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise _unusable_error(path, error) from error
+        directory = cls(path, lock)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            directory.sessions.mkdir(mode=0o700, exist_ok=True)
+        except BlockingIOError as error:
+            directory.close()
+            raise StartError(
+                f"Another server uses the data directory {path}: stop it, or choose another "
+                "directory with --data-dir."
+            ) from error
+        except OSError as error:
+            directory.close()
+            raise _unusable_error(path, error) from error
+        return directory
+
+    @property
+    def database(self) -> Path:
+        return self.path / "era.db"
+
+    @property
+    def secret(self) -> Path:
+        """Apart from the database, so that a copy of that one tells nothing that it guards."""
+        return self.path / "secret"
+
+    @property
+    def sessions(self) -> Path:
+        return self.path / "sessions"
+
+    @property
+    def incoming(self) -> Path:
+        """Uploads on their way, out of the sight of all code."""
+        return self.path / "incoming"
+
+    def close(self) -> None:
+        """Let go of the lock; a second call is fine."""
+        lock, self._lock = self._lock, -1
+        if lock >= 0:
+            os.close(lock)
+
+
+def _check_not_foreign(path: Path) -> None:
+    """Somebody else's directory is not made private by mistake. Raises StartError, OSError."""
+    if any(path.iterdir()) and not (path / "lock").exists():
+        raise StartError(
+            f"The directory {path} holds files that are not this server's: choose an empty one, "
+            "or one that does not exist, with --data-dir."
+        )
+
+
+def _unusable_error(path: Path, error: OSError) -> StartError:
+    return StartError(
+        f"The data directory {path} cannot be used ({error.strerror}): "
+        "make it a directory that this user may write to, or choose another with --data-dir."
+    )

@@ -1,0 +1,191 @@
+"""A SQLite file for many callers: one writer with group commit, readers that never wait for it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import TypeVar
+
+from era_kernels.errors import StartError, StorageFailed
+from era_kernels.storage import sqlite_utils_import
+from era_kernels.storage.error_mapping import FOREIGN_ERRORS
+from era_kernels.storage.group_commit import GroupCommitWriter, TransactionReport
+from era_kernels.storage.sqlite_utils_import import Migrations
+from era_kernels.storage.threads import StorageThreads
+
+T = TypeVar("T")
+SqlFunction = Callable[
+    [sqlite3.Connection], T
+]  # what it returns must not need the connection any more
+
+READER_THREADS = 3  # connections and threads that read side by side
+BUSY_TIMEOUT_MS = 2000  # that a statement waits for another process, or a checkpoint for readers
+
+
+def _ignore_report(seconds: float, writes: int, failures: int) -> None:
+    """Nobody measures."""
+
+
+class Database:
+    """Durable when `write` returns; `read` sees what was committed before it began."""
+
+    def __init__(
+        self,
+        path: Path,
+        identity: tuple[int, int],
+        writer: GroupCommitWriter,
+        readers: list[sqlite3.Connection],
+    ) -> None:
+        self._path = path
+        self._identity = identity
+        self._writer = writer
+        self._readers = readers
+        self._idle_readers = list(readers)
+        self._threads = StorageThreads("reader", len(readers))
+
+    @classmethod
+    async def open(
+        cls, path: Path, migrations: Migrations, on_transaction: TransactionReport = _ignore_report
+    ) -> Database:
+        """Open the file, made or migrated where needed; `on_transaction` is told of every transaction.
+
+        Raises StartError when it is none of ours, or a newer version's.
+        """
+        try:
+            identity, connection, readers = await asyncio.to_thread(_open, path, migrations)
+        except FOREIGN_ERRORS as error:
+            raise StartError(
+                f"The database {path} cannot be opened ({error}): restore it from a backup, or "
+                "choose another directory with --data-dir."
+            ) from error
+        return cls(path, identity, GroupCommitWriter(connection, path, on_transaction), readers)
+
+    async def write(self, function: SqlFunction[T]) -> T:
+        """Run the function in a transaction; what it returns, once that is safe on disk.
+
+        An exception of the function undoes what it did, and nothing else. It runs in the writer's
+        thread, also when the caller is cancelled. Raises StorageFailed, InsufficientStorage.
+        """
+        return await self._writer.write(function)
+
+    def write_soon(
+        self, function: SqlFunction[T], on_committed: Callable[[T], object] | None = None
+    ) -> None:
+        """Like `write`, in the same order, but nobody waits: a failure is only logged.
+
+        On a full disk it waits for room, and only what is awaited is tried before it.
+
+        `on_committed` gets the result once it is safe, in the writer's thread; it must not raise.
+        """
+        self._writer.write_soon(function, on_committed)
+
+    async def flush(self) -> None:
+        """Wait until what `write_soon` got before is safe on disk, lost, or waits for room."""
+        if self._writer.has_pending:
+            with suppress(StorageFailed):
+                await self._writer.write(_no_op)
+
+    async def read(self, function: SqlFunction[T]) -> T:
+        """What the function returns, which sees one state of the file. Raises StorageFailed."""
+        return await self._threads.run(self._read, function)
+
+    async def check(self) -> None:
+        """Raises StorageFailed when the file cannot be read, written, or is not there any more."""
+        await self.read(self._probe)
+        await self.write(_no_op)
+
+    async def aclose(self) -> None:
+        """Finish every write and read, then close the file; a second call is fine."""
+        await asyncio.to_thread(self._threads.close)
+        for reader in self._readers:
+            reader.close()
+        # The last connection to close removes the WAL, which readers may not.
+        await self._writer.aclose()
+
+    # ------------------------------------------------------------ in a reader's thread
+
+    def _read(self, function: SqlFunction[T]) -> T:
+        connection = self._idle_readers.pop()  # there are as many as threads
+        try:
+            connection.execute("BEGIN")
+            try:
+                return function(connection)
+            finally:
+                connection.execute("COMMIT")
+        finally:
+            self._idle_readers.append(connection)
+
+    def _probe(self, connection: sqlite3.Connection) -> None:
+        connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        if _identity(self._path) != self._identity:
+            raise StorageFailed("The database file was replaced while the server runs.")
+
+
+def _no_op(connection: sqlite3.Connection) -> None:
+    """Commits nothing, but in its turn."""
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    status = path.stat()
+    return status.st_dev, status.st_ino
+
+
+def _open(
+    path: Path, migrations: Migrations
+) -> tuple[tuple[int, int], sqlite3.Connection, list[sqlite3.Connection]]:
+    _create_durably(path)
+    connections: list[sqlite3.Connection] = []
+    try:
+        connections.append(_connect(path, "rw"))
+        connections[0].execute("PRAGMA journal_mode = wal")
+        connections[0].execute("PRAGMA synchronous = full")
+        _migrate(connections[0], path, migrations)
+        for _ in range(READER_THREADS):
+            connections.append(_connect(path, "ro"))
+            connections[-1].execute("PRAGMA query_only = on")
+    except BaseException:
+        for connection in connections:
+            connection.close()
+        raise
+    return _identity(path), connections[0], connections[1:]
+
+
+def _create_durably(path: Path) -> None:
+    """A file for its owner only; the WAL gets the same mode from SQLite."""
+    path.touch(mode=0o600)
+    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+
+
+def _connect(path: Path, mode: str) -> sqlite3.Connection:
+    connection = sqlite3.connect(
+        f"{path.as_uri()}?mode={mode}",
+        uri=True,
+        isolation_level=None,  # transactions are ours to begin
+        check_same_thread=False,  # one thread at a time has it
+        timeout=BUSY_TIMEOUT_MS / 1000,
+    )
+    # Nothing may need room outside the data directory.
+    connection.execute("PRAGMA temp_store = memory")
+    return connection
+
+
+def _migrate(connection: sqlite3.Connection, path: Path, migrations: Migrations) -> None:
+    database = sqlite_utils_import.Database(connection, execute_plugins=False)
+    # For an empty database, everything that is known is pending.
+    with closing(sqlite_utils_import.Database(memory=True)) as empty:
+        known = {one.name for one in migrations.pending(empty)}
+    newer = {one.name for one in migrations.applied(database)} - known
+    if newer:
+        raise StartError(
+            f"The data directory {path.parent} was written by a newer version of this server "
+            f"({', '.join(sorted(newer))}): run that version, or choose another directory."
+        )
+    migrations.apply(database)

@@ -1,0 +1,176 @@
+"""The index of executions, as rows: what the database's threads do for `ExecutionStore`."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from era_kernels.models import Execution, ExecutionStatus, JsonObject, Keyed
+from era_kernels.storage.sql_values import time_from_text, time_to_text
+
+_COLUMNS = "id, session_id, code, created_at, status, started_at, finished_at, exit_code, cause"
+
+
+@dataclass(frozen=True, slots=True)
+class UnfinishedExecution:
+    """An execution that a former server left open, and what is known of its session."""
+
+    execution: Execution
+    directory: str
+    language: str
+    kernel_generation: int
+    data: JsonObject
+
+
+def insert(execution: Execution, directory: str, connection: sqlite3.Connection) -> None:
+    """List an execution, unless its session is gone: a new one may have its id by now."""
+    connection.execute(
+        f"INSERT OR IGNORE INTO executions ({_COLUMNS}, directory, size) "
+        "SELECT :id, :session_id, :code, :created_at, :status, :started_at, :finished_at, "
+        ":exit_code, :cause, :directory, 0 "
+        "WHERE EXISTS (SELECT 1 FROM sessions WHERE directory = :directory)",
+        {**_to_columns(execution), "directory": directory},
+    )
+
+
+def insert_with_key(
+    execution: Execution, directory: str, idempotency: Keyed, connection: sqlite3.Connection
+) -> None:
+    """The same, under a caller's key. Raises sqlite3.IntegrityError when that is taken."""
+    insert(execution, directory, connection)
+    connection.execute(
+        "UPDATE executions SET idempotency_key = ?, body_digest = ? WHERE id = ?",
+        (idempotency.key, idempotency.digest, execution.id),
+    )
+
+
+def find_key(directory: str, key: str, connection: sqlite3.Connection) -> tuple[str, bytes] | None:
+    """The execution that a caller's key stands for, and the digest of its body."""
+    row: tuple[str, bytes] | None = connection.execute(
+        "SELECT id, body_digest FROM executions WHERE directory = ? AND idempotency_key = ?",
+        (directory, key),
+    ).fetchone()
+    return row
+
+
+def release_key(execution_id: str, connection: sqlite3.Connection) -> None:
+    """The key stands for nothing any more."""
+    connection.execute(
+        "UPDATE executions SET idempotency_key = NULL, body_digest = NULL WHERE id = ?",
+        (execution_id,),
+    )
+
+
+def update(execution: Execution, size: int | None, connection: sqlite3.Connection) -> None:
+    """Store everything that may change; `size` of the log in bytes where it is known."""
+    connection.execute(
+        "UPDATE executions SET status = :status, started_at = :started_at, "
+        "finished_at = :finished_at, exit_code = :exit_code, cause = :cause, "
+        "size = coalesce(:size, size) WHERE id = :id",
+        {**_to_columns(execution), "size": size},
+    )
+
+
+def find(session_id: str, execution_id: str, connection: sqlite3.Connection) -> Execution | None:
+    row = connection.execute(
+        f"SELECT {_COLUMNS} FROM executions WHERE id = ? AND session_id = ?",
+        (execution_id, session_id),
+    ).fetchone()
+    return None if row is None else _from_row(row)
+
+
+def list_page(
+    session_id: str, limit: int | None, offset: int, connection: sqlite3.Connection
+) -> tuple[list[Execution], int]:
+    """Oldest first, and how many there are."""
+    (total,) = connection.execute(
+        "SELECT count(*) FROM executions WHERE session_id = ?", (session_id,)
+    ).fetchone()
+    rows = connection.execute(
+        f"SELECT {_COLUMNS} FROM executions WHERE session_id = ? "
+        "ORDER BY created_at, rowid LIMIT ? OFFSET ?",
+        (session_id, -1 if limit is None else limit, offset),
+    )
+    return [_from_row(row) for row in rows], total
+
+
+def trim(
+    session_id: str, directory: str, keep: int, keep_bytes: int, connection: sqlite3.Connection
+) -> list[str]:
+    """Delete the oldest rows beyond what is kept; their ids."""
+    rows = connection.execute(
+        "SELECT id FROM ("
+        "  SELECT id, status, row_number() OVER newer AS place, sum(size) OVER newer AS bytes"
+        "  FROM executions WHERE session_id = :session AND directory = :directory"
+        "  WINDOW newer AS (ORDER BY created_at DESC, rowid DESC)"
+        ") WHERE place > 1 AND status = 'finished' AND (place > :keep OR bytes > :keep_bytes)",
+        {
+            "session": session_id,
+            "directory": directory,
+            "keep": keep,
+            "keep_bytes": keep_bytes,
+        },
+    ).fetchall()
+    connection.executemany("DELETE FROM executions WHERE id = ?", rows)
+    return [id for (id,) in rows]
+
+
+# ---------------------------------------------------------------- after a start
+
+
+def session_ids(connection: sqlite3.Connection) -> dict[str, str]:
+    """Directory → session id, for every session."""
+    return dict(connection.execute("SELECT directory, id FROM sessions"))
+
+
+def execution_ids(session_id: str, connection: sqlite3.Connection) -> set[str]:
+    """The ids of a session's executions."""
+    rows = connection.execute("SELECT id FROM executions WHERE session_id = ?", (session_id,))
+    return {id for (id,) in rows}
+
+
+def unfinished_ids(connection: sqlite3.Connection) -> list[str]:
+    """The executions that are queued or running."""
+    rows = connection.execute(
+        "SELECT executions.id FROM executions JOIN sessions USING (directory) "
+        "WHERE status != 'finished' ORDER BY executions.created_at, executions.rowid"
+    )
+    return [id for (id,) in rows]
+
+
+def get_unfinished(execution_id: str, connection: sqlite3.Connection) -> UnfinishedExecution:
+    """One of `unfinished_ids`, with what closing it needs."""
+    names = ", ".join(f"executions.{name}" for name in _COLUMNS.split(", "))
+    *row, directory, language, generation, data = connection.execute(
+        f"SELECT {names}, executions.directory, language, kernel_generation, data "
+        "FROM executions JOIN sessions USING (directory) WHERE executions.id = ?",
+        (execution_id,),
+    ).fetchone()
+    return UnfinishedExecution(_from_row(row), directory, language, generation, json.loads(data))
+
+
+# ---------------------------------------------------------------- columns
+
+
+def _to_columns(execution: Execution) -> Mapping[str, Any]:
+    return {
+        "id": execution.id,
+        "session_id": execution.session_id,
+        "code": execution.code,
+        "created_at": time_to_text(execution.created_at),
+        "status": execution.status.value,
+        "started_at": time_to_text(execution.started_at),
+        "finished_at": time_to_text(execution.finished_at),
+        "exit_code": execution.exit_code,
+        "cause": execution.cause,
+    }
+
+
+def _from_row(row: Any) -> Execution:
+    values = dict(zip(_COLUMNS.split(", "), row, strict=True))
+    for name in ("created_at", "started_at", "finished_at"):
+        values[name] = time_from_text(values[name])
+    return Execution(**{**values, "status": ExecutionStatus(values["status"])})

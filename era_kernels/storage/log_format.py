@@ -1,0 +1,169 @@
+"""One line of an event log: an event as JSON, and back; pure."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any
+
+from era_kernels import json_incremental
+from era_kernels.concurrency.cooperative import run_in_slices
+from era_kernels.models import (
+    Event,
+    JsonObject,
+    Recorded,
+    Stderr,
+    Stdout,
+    event_from_json,
+    event_to_json,
+)
+
+MAX_TEXT_CHARS = 1 << 20  # characters of text in one event; what is longer becomes several events
+MAX_VALUES = 10_000_000  # in a line that is read; a kernel's message has fewer
+MAX_DEPTH = 1000  # of a line; the same
+
+_TEXT_EVENT = re.compile(rb'"type":"(?:stdout|stderr)"')
+_encoder = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
+
+
+@dataclass(frozen=True, slots=True)
+class LineInfo:
+    """A line as the index counts it: its bytes, and how much text of which stream it holds."""
+
+    size: int
+    stream: str | None = None
+    text_size: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """The first line of a log, which readers do not get: what was asked, never its variables."""
+
+    code: str
+    language: str
+    time: datetime
+
+
+def split_long_texts(events: Iterable[Event]) -> Iterator[Event]:
+    """The same events with long texts cut, so that no reader needs a whole one in memory."""
+    for event in events:
+        if isinstance(event, Stdout | Stderr) and len(event.content) > MAX_TEXT_CHARS:
+            for start in range(0, len(event.content), MAX_TEXT_CHARS):
+                yield replace(event, content=event.content[start : start + MAX_TEXT_CHARS])
+        else:
+            yield event
+
+
+def encode(recorded: Recorded) -> tuple[bytes, LineInfo]:
+    """An event's line, ending in a newline, and what the index counts of it."""
+    event = recorded.event
+    values = {
+        "seq": recorded.seq,
+        "time": recorded.time.isoformat(),
+        **event_to_json(event),
+    }
+    data = _encode_object(values)
+    if isinstance(event, Stdout | Stderr):
+        return data, LineInfo(len(data), event.type, len(encode_text(event.content)))
+    return data, LineInfo(len(data))
+
+
+def is_long(event: Event) -> bool:
+    """Whether its line is to be encoded in steps; a long text is cut instead."""
+    return (
+        json_incremental.estimate_size(getattr(event, "data", None)) > json_incremental.LARGE_BYTES
+    )
+
+
+def is_slow_to_write(events: Sequence[Event]) -> bool:
+    """Whether writing them keeps a thread for long."""
+    text = sum(len(event.content) for event in events if isinstance(event, Stdout | Stderr))
+    return text > 4 * MAX_TEXT_CHARS or any(map(is_long, events))
+
+
+def iterencode(recorded: Recorded) -> Iterator[bytes]:
+    """The line of an event that `is_long`, in pieces of which each takes little time."""
+    values = {"seq": recorded.seq, "time": recorded.time.isoformat()}
+    yield from json_incremental.iterencode({**values, **event_to_json(recorded.event)})
+    yield b"\n"
+
+
+def encode_header(header: Header) -> bytes:
+    """The line with sequence number 0."""
+    time = header.time.isoformat()
+    return _encode_object(
+        {"seq": 0, "time": time, "code": header.code, "language": header.language}
+    )
+
+
+def decode(line: bytes) -> Recorded:
+    """The inverse of `encode`. Raises ValueError for what is no event's line."""
+    long = len(line) > json_incremental.LARGE_BYTES and not _TEXT_EVENT.search(line, 0, 200)
+    values = _decode_object_in_slices(line) if long else _decode_object(line)
+    try:
+        time = datetime.fromisoformat(values["time"])
+        return Recorded(values["seq"], time, event_from_json(values))
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"no event: {error}") from error
+
+
+def decode_header(line: bytes) -> Header:
+    """The inverse of `encode_header`. Raises ValueError for what is no header."""
+    values = _decode_object(line)
+    try:
+        time = datetime.fromisoformat(values["time"])
+        return Header(values["code"], values["language"], time)
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"no header: {error}") from error
+
+
+def measure(line: bytes, seq: int) -> LineInfo:
+    """What the index counts of an event's line. Raises ValueError unless it is number `seq`."""
+    recorded = decode(line)
+    if recorded.seq != seq:
+        raise ValueError(f"event {recorded.seq} stands in the place of {seq}")
+    event = recorded.event
+    if isinstance(event, Stdout | Stderr):
+        return LineInfo(len(line), event.type, len(encode_text(event.content)))
+    return LineInfo(len(line))
+
+
+def decode_text(line: bytes, stream: str) -> bytes:
+    """The text of that stream in a line: UTF-8, empty where the line holds none."""
+    if b'"type":"%b"' % stream.encode() not in line[:200]:
+        return b""
+    values = _decode_object(line)
+    # Rich output may have the same words at its beginning.
+    return encode_text(values["content"]) if values["type"] == stream else b""
+
+
+def encode_text(content: str) -> bytes:
+    """A text as UTF-8; a lone surrogate, which no UTF-8 can hold, becomes a question mark."""
+    return content.encode("utf-8", "replace")
+
+
+def _encode_object(values: JsonObject) -> bytes:
+    # A program may print half a surrogate pair: json.loads takes it back as it is.
+    return _encoder.encode(values).encode("utf-8", "surrogatepass") + b"\n"
+
+
+def _decode_object(line: bytes) -> JsonObject:
+    try:
+        values: Any = json.loads(line)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+    return _check_object(values)
+
+
+def _decode_object_in_slices(line: bytes) -> JsonObject:
+    """What a thread does with a long line, so that others have the interpreter in between."""
+    return _check_object(run_in_slices(json_incremental.iterparse(line, MAX_VALUES, MAX_DEPTH)))
+
+
+def _check_object(values: object) -> JsonObject:
+    if not isinstance(values, dict):
+        raise ValueError("no JSON object")
+    return values

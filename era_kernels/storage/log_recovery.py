@@ -1,0 +1,139 @@
+"""After a crash: logs are made whole again, and get the end that their server could not write."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+
+from era_kernels.models import (
+    Done,
+    Ending,
+    Event,
+    Execution,
+    ExecutionStatus,
+    Failure,
+    Reason,
+    Recorded,
+    duration_text,
+    now,
+)
+from era_kernels.storage.executions_table import UnfinishedExecution
+from era_kernels.storage.log_format import Header, decode, decode_header, encode, encode_header
+from era_kernels.storage.log_index import LogIndex, first_line, index_path, last_line
+
+SERVER_STOPPED = Failure("Server stopped", "The server stopped during the run.", "SERVER_STOPPED")
+
+
+def logged_execution_ids(directory: Path) -> set[str]:
+    """The executions that have a log in a directory (blocking). Raises OSError."""
+    try:
+        return {path.stem for path in directory.iterdir() if path.suffix == ".jsonl"}
+    except FileNotFoundError:
+        return set()
+
+
+def execution_from_header(path: Path, session_id: str) -> Execution | None:
+    """What a log's header tells of its execution (blocking); None when not even that is whole."""
+    try:
+        header = decode_header(first_line(path))
+    except (FileNotFoundError, ValueError):
+        return None
+    return Execution(path.stem, session_id, header.code, header.time, ExecutionStatus.RUNNING)
+
+
+def recover(path: Path, unfinished: UnfinishedExecution) -> tuple[Execution, int]:
+    """Give a log its end (blocking): the execution as it ended, and the size of its log.
+
+    Whatever is torn is cut off first. A log that has its end already keeps it. Raises OSError.
+    """
+    if not path.parent.is_dir():
+        return _finished_execution(
+            unfinished.execution, now(), _done_event(unfinished, unfinished.execution.created_at)
+        ), 0
+    index = _repair(path, unfinished)
+    last = _read_last_event(path, index)
+    if last is None or not isinstance(last.event, Done):
+        last = _append_end(path, index, unfinished, last)
+    assert isinstance(last.event, Done)
+    return _finished_execution(unfinished.execution, last.time, last.event), index.size
+
+
+def _repair(path: Path, unfinished: UnfinishedExecution) -> LogIndex:
+    """The log's index, after what is torn was cut off, or the header written where it is lost."""
+    index = LogIndex.build(path) if path.exists() else LogIndex(0)
+    if index.size == 0 or path.stat().st_size > index.size:
+        # What was saved before fits the log no more, though its size may come to be the same.
+        index_path(path).unlink(missing_ok=True)
+    if index.size == 0:
+        execution = unfinished.execution
+        header = encode_header(Header(execution.code, unfinished.language, execution.created_at))
+        _replace_file(path, header)
+        return LogIndex(len(header))
+    if path.stat().st_size > index.size:
+        os.truncate(path, index.size)
+    return index
+
+
+def _replace_file(path: Path, data: bytes) -> None:
+    """Whole or not at all."""
+    new = path.with_suffix(".new")
+    new.write_bytes(data)
+    new.replace(path)
+
+
+def _read_last_event(path: Path, index: LogIndex) -> Recorded | None:
+    return decode(last_line(path, index)) if index.last_seq else None
+
+
+def _append_end(
+    path: Path, index: LogIndex, unfinished: UnfinishedExecution, last: Recorded | None
+) -> Recorded:
+    """Write what a reader needs to stop; the `Done`."""
+    until = unfinished.execution.created_at if last is None else last.time
+    events: list[Event] = [_done_event(unfinished, until)]
+    if last is None or not isinstance(last.event, Failure):
+        events.insert(0, SERVER_STOPPED)
+    time, first = now(), index.last_seq + 1
+    recorded = [Recorded(first + n, time, event) for n, event in enumerate(events)]
+    encoded = [encode(one) for one in recorded]
+    with path.open("ab") as file:
+        file.write(b"".join(data for data, _ in encoded))
+    for _, line in encoded:
+        index.add(line)
+    return recorded[-1]
+
+
+def _done_event(unfinished: UnfinishedExecution, until: datetime) -> Done:
+    """The last event of a run whose server died; it went on at least `until` then."""
+    execution = unfinished.execution
+    started_at = execution.started_at or execution.created_at
+    seconds = max(0.0, (until - started_at).total_seconds()) if execution.started_at else 0.0
+    ending = Ending(reason=Reason.STOPPED.value)
+    return Done(
+        exit_code=ending.exit_code,
+        duration=duration_text(seconds),
+        execution_time_ms=round(seconds * 1000, 3),
+        files_modified=0,
+        session_id=execution.session_id,
+        execution_id=execution.id,
+        state="lost",
+        started_from="fresh",
+        kernel_generation=unfinished.kernel_generation,
+        queued_ms=0.0,
+        start_ms=0.0,
+        cause=ending.cause,
+        data=unfinished.data,
+    )
+
+
+def _finished_execution(execution: Execution, time: datetime, done: Done) -> Execution:
+    return replace(
+        execution,
+        status=ExecutionStatus.FINISHED,
+        finished_at=time,
+        exit_code=done.exit_code,
+        cause=done.cause,
+        position=None,
+    )

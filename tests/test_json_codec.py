@@ -1,0 +1,161 @@
+"""JSON in is strict, JSON out is compact and always valid."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from era_kernels import json_codec
+from era_kernels.errors import InvalidJson, InvalidRequest
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(st.characters(exclude_categories=["Cs"])),
+    lambda inner: (
+        st.lists(inner) | st.dictionaries(st.text(st.characters(exclude_categories=["Cs"])), inner)
+    ),
+    max_leaves=20,
+)  # fmt: skip
+
+
+@given(st.dictionaries(st.text(st.characters(exclude_categories=["Cs"])), VALUES))
+def test_round_trip(value: dict[str, object]) -> None:
+    """What is encoded is parsed as the same value."""
+    assert json_codec.loads_object(json_codec.dumps(value)) == value
+
+
+@pytest.mark.parametrize("body", [b"", b" \r\n\t "])
+def test_empty(body: bytes) -> None:
+    """An empty body is the empty object."""
+    assert json_codec.loads_object(body) == {}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"{", b"{'a':1}", b'{"a":1,}', b'{"a":01}', b'{"a":1} x', b'{"a":"\n"}', b'{"a":"\xff"}',
+        b'{"a":NaN}', b'{"a":Infinity}', b'{"a":-Infinity}', b'{"a":1e999}',
+        b'{"a":"\\ud800"}', b'{"\\uDFFF":1}', b'{"a":["\\ud83d\\u0041"]}', b"\x00", b'{"a":+1}',
+        b'{"a":' + b"9" * 5000 + b"}",
+    ],
+)  # fmt: skip
+def test_malformed(body: bytes) -> None:
+    """What is not JSON, or is no number or no character, is INVALID_JSON."""
+    with pytest.raises(InvalidJson):
+        json_codec.loads_object(body)
+
+
+@pytest.mark.parametrize("body", [b"[]", b'"x"', b"null", b"1", b"true"])
+def test_not_an_object(body: bytes) -> None:
+    """JSON that is no object is a wrong request, not wrong JSON."""
+    with pytest.raises(InvalidRequest) as caught:
+        json_codec.loads_object(body)
+    assert caught.value.code == "INVALID_REQUEST"
+
+
+@pytest.mark.parametrize("depth", [json_codec.MAX_DEPTH, 1000, 100_000, 5_000_000])
+@pytest.mark.parametrize("pair", [(b"[", b"]"), (b'{"a":', b"}")])
+def test_deep_nesting(depth: int, pair: tuple[bytes, bytes]) -> None:
+    """Nesting beyond the bound is refused, whatever the interpreter would do with it."""
+    with pytest.raises(InvalidJson):
+        json_codec.loads_object(b'{"a":' + pair[0] * depth + b"1" + pair[1] * depth + b"}")
+
+
+def test_nesting_within_the_bound() -> None:
+    """What is accepted can also be written again."""
+    inside = json_codec.MAX_DEPTH - 1
+    body = b'{"a":' + b"[" * inside + b"]" * inside + b"}"
+    assert json_codec.dumps(json_codec.loads_object(body)) == body
+
+
+def test_many_brackets_are_not_depth() -> None:
+    """A long flat list and brackets in strings are not deep."""
+    body = json.dumps({"a": [[] for _ in range(5000)], "b": "[" * 5000}).encode()
+    assert len(json_codec.loads_object(body)["a"]) == 5000
+
+
+def test_leniency() -> None:
+    """The last duplicate wins, a byte order mark is skipped, big integers and pairs survive."""
+    body = b'\xef\xbb\xbf{"a":1,"a":2,"b":%d,"c":"\\ud83d\\ude00","d":"\\\\ud800"}' % 10**300
+    assert json_codec.loads_object(body) == {"a": 2, "b": 10**300, "c": "😀", "d": "\\ud800"}
+
+
+def test_mistakes_are_told_by_place() -> None:
+    """The message tells where the mistake is, and repeats nothing of the body."""
+    with pytest.raises(InvalidJson) as caught:
+        json_codec.loads_object(b'{"secret": tomato}')
+    assert "line 1, column 12" in caught.value.message
+    assert "tomato" not in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("body", "message", "hint"),
+    [
+        (b'{"code": "a\nb"}', "Invalid control character at line 1, column 12.", r"\n"),
+        (b'{"code": "a', "Unterminated string starting at line 1, column 10.", "JSON object"),
+        (b"code=1", "Expecting value at line 1, column 1.", "JSON object"),
+        (b'{"code": "\xff"}', "it is not UTF-8.", "JSON object"),
+    ],
+)
+def test_mistakes_have_a_hint(body: bytes, message: str, hint: str) -> None:
+    """The place is told once, and the hint says what to send instead."""
+    with pytest.raises(InvalidJson) as caught:
+        json_codec.loads_object(body)
+    assert caught.value.message == f"The body is not valid JSON: {message}"
+    assert hint in str(caught.value.hint)
+
+
+def test_out_is_compact_utf8() -> None:
+    """No spaces, no escapes of what UTF-8 can say."""
+    assert json_codec.dumps({"id": "é", "n": [1, 2.5]}) == '{"id":"é","n":[1,2.5]}'.encode()
+
+
+def test_out_is_repaired() -> None:
+    """NaN becomes null and a lone surrogate U+FFFD, so that clients can parse every answer."""
+    value = {"x": [float("nan"), float("inf"), {"y": "a\ud800b"}], "t": (1, float("-inf"))}
+    assert json.loads(json_codec.dumps(value)) == {"x": [None, None, {"y": "a�b"}], "t": [1, None]}
+
+
+def test_out_may_be_deep() -> None:
+    """What is nested deeper than bodies may be is encoded all the same."""
+    value: dict[str, object] = {}
+    for _ in range(2 * json_codec.MAX_DEPTH):
+        value = {"x": value}
+    assert json.loads(json_codec.dumps(value)) == value
+
+
+@pytest.mark.parametrize("items", [[], [{}], [{"a": "\ud800"}, {"b": [1.5, None]}]])
+def test_an_array_is_encoded_item_by_item(items: list[dict[str, object]]) -> None:
+    """It is the array of what each item is alone, and its length."""
+    text, count = asyncio.run(json_codec.dumps_array(iter(items)))
+    assert text == b"[" + b",".join(map(json_codec.dumps, items)) + b"]"
+    assert count == len(json.loads(text)) == len(items)
+
+
+def test_others_have_their_turn_while_a_list_is_encoded() -> None:
+    """However long it is, the loop does other things in between."""
+    turns = 0
+
+    async def body() -> None:
+        async def other() -> None:
+            nonlocal turns
+            while True:
+                turns += 1
+                await asyncio.sleep(0)
+
+        task = asyncio.create_task(other())
+        await json_codec.dumps_array({"n": n, "text": "x" * 1000} for n in range(20_000))
+        task.cancel()
+
+    asyncio.run(body())
+    assert turns > 1
+
+
+def test_numbers_as_text() -> None:
+    """Numbers can be had as they stand in the body."""
+    written = json_codec.loads_numbers_as_text(b'{"env":{"a":1.50,"b":-0,"c":1E5,"d":true}}')
+    assert written == {"env": {"a": "1.50", "b": "-0", "c": "1E5", "d": True}}
