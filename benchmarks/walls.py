@@ -55,7 +55,7 @@ async def _host(strongest: int) -> AsyncIterator[tuple[KernelHost, Sandboxes, Pa
     languages = Languages.load()
     with tempfile.TemporaryDirectory(prefix="era-") as directory:
         base = Path(directory)
-        wish = Wish(strongest=strongest, weakest=NONE, readable=languages.needed)
+        wish = Wish(strongest=strongest, weakest=NONE, readable=languages.readable_paths)
         sandboxes = await Sandboxes.open(
             base / "r", languages.preload, languages.entry_paths, wish, spares=1
         )

@@ -122,7 +122,7 @@ async def opened(settings: Settings) -> AsyncIterator[App]:
         stack.push_async_callback(logs.aclose)
         # Before that: what still runs ends, so that its clients are told.
         stack.push_async_callback(sessions.aclose)
-        names = [language.name for language in host.languages if language.available]
+        names = [language.name for language in host.languages if language.is_available]
         yield App(web.url, host.isolation, names, sessions, web)
 
 
@@ -152,7 +152,7 @@ async def _open_host(stack: AsyncExitStack, settings: Settings) -> KernelHost:
     wish = Wish(
         strongest=settings.strongest_tier,
         weakest=WITHOUT_WALLS if settings.allow_unsandboxed else settings.min_tier,
-        readable=languages.needed,
+        readable=languages.readable_paths,
         hidden=(settings.data_dir,),
     )
     sandboxes = await Sandboxes.open(

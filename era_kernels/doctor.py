@@ -88,12 +88,12 @@ def _languages(settings: Settings) -> Iterator[Finding]:
         yield Finding(Level.BROKEN, "languages", str(problem), "Mend or remove that kernelspec.")
         return
     for one in languages:
-        if one.available:
+        if one.is_available:
             yield Finding(Level.OK, one.name, one.version or "available")
         else:
             advice = "Install what is missing, then run: era-kernels install"
-            yield Finding(Level.LACKS, one.name, str(one.reason), advice)
-    if not any(one.available for one in languages):
+            yield Finding(Level.LACKS, one.name, str(one.unavailable_reason), advice)
+    if not any(one.is_available for one in languages):
         yield Finding(Level.BROKEN, "languages", "none can run", "See the lines above.")
 
 

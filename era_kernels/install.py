@@ -54,7 +54,7 @@ def prepare(language: Language) -> Readiness:
     Nothing is downloaded: what kernels need comes with this package or from the operator. What is
     left behind is the compiled bytecode, so that the first start of the server is a quick one.
     """
-    problem = language.reason
+    problem = language.unavailable_reason
     if problem is None and language.entry is not None:
         module = language.entry.partition(":")[0]
         problem = _import_problem(language.directory, [*language.preload, module])

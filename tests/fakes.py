@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Literal
 
 from era_kernels.errors import EraError, KernelStartFailed
-from era_kernels.kernels.languages import NO_FLOORS, Language, Languages
+from era_kernels.kernels.languages import NO_MINIMUMS, Language, Languages
 from era_kernels.models import (
     Ending,
     Finished,
@@ -112,7 +112,7 @@ class FakeKernel:
         self.interrupts += 1
         self.interrupted.set()
 
-    async def stop(self, request: Request) -> list[Step]:
+    async def escalate_interrupt(self, request: Request) -> list[Step]:
         """The first rung of the ladder; the machine is not ended when nobody listens."""
         self.stopped.append(request)
         await self.interrupt()
@@ -189,7 +189,7 @@ class FakeProgram:
         self._end(Ending(signal=2))
         return [Step("interrupt", 0.0)]
 
-    async def end(self, reason: str) -> None:
+    async def kill(self, reason: str) -> None:
         self.reasons.append(reason)
         self._end(Ending(reason=reason))
 
@@ -288,7 +288,7 @@ class FakeHost:
         *,
         kernel: bool = True,
     ) -> FakeMachine:
-        self.languages.available(language)
+        self.languages.resolve_available(language)
         if self.opening is not None:
             await self.opening.wait()
         if self.failure is not None:
@@ -315,7 +315,7 @@ def start_failure() -> KernelStartFailed:
 
 
 def a_language(
-    name: str, *aliases: str, reason: str | None = None, floors: Limits = NO_FLOORS
+    name: str, *aliases: str, reason: str | None = None, floors: Limits = NO_MINIMUMS
 ) -> Language:
     """A language that runs, or does not for a reason."""
     mode: Literal["signal"] = "signal"
@@ -332,6 +332,6 @@ def a_language(
         extension=".txt",
         capabilities=(),
         kernels=(name,),
-        reason=reason,
-        floors=floors,
+        unavailable_reason=reason,
+        minimums=floors,
     )

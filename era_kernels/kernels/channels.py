@@ -18,9 +18,15 @@ from pathlib import Path
 
 from era_kernels.concurrency.cooperative import run_cooperatively
 from era_kernels.kernels import zmtp
-from era_kernels.kernels.outbox import Outbox
-from era_kernels.kernels.unfinished import Unfinished
-from era_kernels.kernels.wire import BrokenMessage, Connection, Message, Wire, is_long
+from era_kernels.kernels.receive_budget import ReceiveBudget
+from era_kernels.kernels.socket_writer import SocketWriter
+from era_kernels.kernels.wire_protocol import (
+    ConnectionInfo,
+    InvalidMessage,
+    Message,
+    MessageCodec,
+    is_slow_to_unpack,
+)
 from era_kernels.models import JsonObject
 from era_kernels.sandbox import sockets
 
@@ -29,24 +35,24 @@ log = logging.getLogger(__name__)
 TURN_BYTES = 1024 * 1024  # that one socket may hand over in one turn of the loop
 TURN_SECONDS = 0.001  # that this may take, in slices between which others have their turn:
 SLICE_SECONDS = 0.0003  # a request makes some thirty steps, and each may wait for a slice
-CHUNK = 256 * 1024  # bytes that are read at once
-BREATH = 0.008  # seconds after such a turn that belong to others
+READ_BYTES = 256 * 1024  # bytes that are read at once
+BACKOFF_SECONDS = 0.008  # seconds after such a turn that belong to others
 
-RETRY = 0.003  # seconds between two looks whether the kernel has bound a socket
-UNSENT = 1024 * 1024  # bytes that may wait to be sent when one more message is added
-SMALL_BYTES = 1024 * 1024  # of a message where only small ones make sense
-CONTROL_BYTES = 4 * 1024 * 1024  # of an answer on control: stacks and variables are bounded
+CONNECT_RETRY_INTERVAL = 0.003  # seconds between two looks whether the kernel has bound a socket
+MAX_UNSENT_BYTES = 1024 * 1024  # bytes that may wait to be sent when one more message is added
+MAX_STDIN_BYTES = 1024 * 1024  # of a message where only small ones make sense
+MAX_CONTROL_BYTES = 4 * 1024 * 1024  # of an answer on control: stacks and variables are bounded
 
-BROKEN = "the kernel broke the protocol"
-LOST = "the kernel closed its connection"
-DEAF = "the kernel does not read what it is sent"
-STALLED = "the kernel does not finish what it sends"
+PROTOCOL_VIOLATION = "the kernel broke the protocol"
+CONNECTION_CLOSED = "the kernel closed its connection"
+NOT_READING = "the kernel does not read what it is sent"
+MESSAGE_STALLED = "the kernel does not finish what it sends"
 
-Receive = Callable[[zmtp.Message], None]
-Deliver = Callable[[Message], None]
+OnMultipart = Callable[[zmtp.Multipart], None]
+OnMessage = Callable[[Message], None]
 
 
-class Channel:
+class ChannelConnection:
     """One connection: what arrives goes to `receive`, message by message, unless it is paused.
 
     What is sent before the kernel is there waits for it. `broken` is called at most once, with the
@@ -55,48 +61,53 @@ class Channel:
 
     def __init__(
         self,
-        kind: zmtp.Kind,
+        socket_type: zmtp.SocketType,
         identity: bytes,
-        receive: Receive,
-        broken: Callable[[str], None],
-        most: int | None = None,
-        unfinished: Unfinished | None = None,
+        on_multipart: OnMultipart,
+        on_lost: Callable[[str], None],
+        max_message_bytes: int | None = None,
+        receive_budget: ReceiveBudget | None = None,
     ) -> None:
         """`most`: bytes of a message; `unfinished`: what of messages is here of all kernels."""
         self._loop = asyncio.get_running_loop()
-        self._kind = kind
-        self._receive = receive
-        self._broken = broken
-        self._unfinished = unfinished or Unfinished()
-        self._decoder = zmtp.Decoder(zmtp.MESSAGE_BYTES if most is None else most)
-        self.received = 0  # bytes
+        self._socket_type = socket_type
+        self._on_multipart = on_multipart
+        self._on_lost = on_lost
+        self._receive_budget = receive_budget or ReceiveBudget()
+        self._decoder = zmtp.Decoder(
+            zmtp.MAX_MESSAGE_BYTES if max_message_bytes is None else max_message_bytes
+        )
+        self.received_bytes = 0  # bytes
         self._socket: socket.socket | None = None
-        self._outbox = Outbox()
-        self._greeting = zmtp.greeting() + zmtp.ready(kind, identity)
-        self._early: list[bytes] | None = []  # to be sent when the kernel is ready
-        self._closed = False
-        self._wanted = True
-        self._held = False
-        self._listening = False
-        self._scheduled = False  # a turn of reading is due
-        self._room, self._spent = TURN_BYTES, 0.0  # what is left of the turn, and what was spent
+        self._writer = SocketWriter()
+        self._greeting = zmtp.greeting() + zmtp.ready(socket_type, identity)
+        self._unsent: list[bytes] | None = []  # to be sent when the kernel is ready
+        self._is_closed = False
+        self._is_resumed = True
+        self._is_decoding_paused = False
+        self._has_reader = False
+        self._is_turn_scheduled = False  # a turn of reading is due
+        self._turn_bytes_left, self._turn_seconds_spent = (
+            TURN_BYTES,
+            0.0,
+        )  # what is left of the turn, and what was spent
 
     @property
-    def paused(self) -> bool:
+    def is_paused(self) -> bool:
         """What comes is not wanted, or has to wait for a message that still is unpacked."""
-        return not self._closed and (self._held or not self._wanted)
+        return not self._is_closed and (self._is_decoding_paused or not self._is_resumed)
 
     @property
-    def closed(self) -> bool:
+    def is_closed(self) -> bool:
         """All that came before the end was received, and nothing more will come."""
-        return self._closed
+        return self._is_closed
 
-    def open(self, connection: socket.socket) -> None:
+    def open(self, sock: socket.socket) -> None:
         """The kernel is there: greet it."""
-        self._socket = connection
-        self._outbox.open(connection)
-        self._outbox.add([self._greeting])
-        self._listen()
+        self._socket = sock
+        self._writer.open(sock)
+        self._writer.write([self._greeting])
+        self._update_reader()
 
     def send(self, parts: list[bytes]) -> None:
         """Send a message, now or as soon as the kernel takes it.
@@ -104,156 +115,159 @@ class Channel:
         One of any size may wait, and others as long as little does; a kernel that reads nothing
         in spite of all is given up.
         """
-        if self._closed:
+        if self._is_closed:
             return
         pieces = zmtp.message(parts)
-        if self._early is not None:
-            self._early += pieces
-        elif self._outbox.size > UNSENT:
-            self._break(DEAF)
+        if self._unsent is not None:
+            self._unsent += pieces
+        elif self._writer.pending_bytes > MAX_UNSENT_BYTES:
+            self._fail(NOT_READING)
         else:
-            self._outbox.add(pieces)
+            self._writer.write(pieces)
 
     def pause(self) -> None:
         """Leave what comes to the kernel."""
-        self._wanted = False
-        self._listen()
+        self._is_resumed = False
+        self._update_reader()
 
     def resume(self) -> None:
-        if not self._wanted:
-            self._wanted = True
-            self._go_on()
+        if not self._is_resumed:
+            self._is_resumed = True
+            self._schedule_turn()
 
-    def hold(self) -> None:
+    def pause_decoding(self) -> None:
         """Like a pause, of its own: until the last message is unpacked, none follows it."""
-        self._held = True
-        self._listen()
+        self._is_decoding_paused = True
+        self._update_reader()
 
-    def release(self) -> None:
-        self._held = False
-        self._go_on()
+    def resume_decoding(self) -> None:
+        self._is_decoding_paused = False
+        self._schedule_turn()
 
     def close(self) -> None:
         """Nothing comes and nothing is sent any more. A second call is nothing."""
-        self._closed = True
-        self._early = []
+        self._is_closed = True
+        self._unsent = []
         self._decoder = zmtp.Decoder()  # what was here of a message may be a lot
-        self._unfinished.release(self)
-        self._listen()
-        self._outbox.close()
+        self._receive_budget.release(self)
+        self._update_reader()
+        self._writer.close()
         if self._socket is not None:
             self._socket.close()
 
     # ------------------------------------------------------------ reading
 
     @property
-    def _reading(self) -> bool:
-        return self._wanted and not self._held and not self._closed
+    def _is_reading(self) -> bool:
+        return self._is_resumed and not self._is_decoding_paused and not self._is_closed
 
-    def _listen(self) -> None:
+    def _update_reader(self) -> None:
         """Be called when there is something to read, if it is to be read."""
-        wanted = self._reading and not self._scheduled and self._socket is not None
-        if wanted != self._listening and self._socket is not None:
-            self._listening = wanted
-            if wanted:
-                self._loop.add_reader(self._socket, self._read)
+        needs_reader = self._is_reading and not self._is_turn_scheduled and self._socket is not None
+        if needs_reader != self._has_reader and self._socket is not None:
+            self._has_reader = needs_reader
+            if needs_reader:
+                self._loop.add_reader(self._socket, self._read_slice)
             else:
                 self._loop.remove_reader(self._socket)
 
-    def _go_on(self) -> None:
+    def _schedule_turn(self) -> None:
         """There may be messages that arrived before a pause."""
-        if not self._scheduled and self._reading and self._socket is not None:
-            self._scheduled = True
-            self._loop.call_soon(self._turn)
+        if not self._is_turn_scheduled and self._is_reading and self._socket is not None:
+            self._is_turn_scheduled = True
+            self._loop.call_soon(self._run_turn)
 
-    def _turn(self) -> None:
-        self._scheduled = False
-        self._read()
-        self._listen()
+    def _run_turn(self) -> None:
+        self._is_turn_scheduled = False
+        self._read_slice()
+        self._update_reader()
 
-    def _read(self) -> None:
-        began = self._loop.time()
-        room, end = self._room, began + SLICE_SECONDS
+    def _read_slice(self) -> None:
+        started_at = self._loop.time()
+        bytes_left, slice_end = self._turn_bytes_left, started_at + SLICE_SECONDS
         try:
-            while self._reading and room > 0:
-                found = self._decoder.next()
-                if found is not None:
-                    self._take(found)
-                    if self._loop.time() > end:
+            while self._is_reading and bytes_left > 0:
+                item = self._decoder.next()
+                if item is not None:
+                    self._dispatch(item)
+                    if self._loop.time() > slice_end:
                         break
                     continue
-                data = self._received()
+                data = self._recv_available()
                 if data is None:
-                    self._room, self._spent = TURN_BYTES, 0.0
+                    self._turn_bytes_left, self._turn_seconds_spent = TURN_BYTES, 0.0
                     return
-                room -= len(data)
-                self.received += len(data)
+                bytes_left -= len(data)
+                self.received_bytes += len(data)
                 self._decoder.feed(data)
         except zmtp.ProtocolError as problem:
-            self._break(f"{BROKEN}: {problem}")
+            self._fail(f"{PROTOCOL_VIOLATION}: {problem}")
         finally:
-            self._unfinished.hold(self, self._decoder.held, self._stalled)
-        if self._reading:
-            self._go_on_later(room, self._loop.time() - began)
+            self._receive_budget.update(self, self._decoder.buffered_bytes, self._on_evicted)
+        if self._is_reading:
+            self._schedule_next_slice(bytes_left, self._loop.time() - started_at)
 
-    def _go_on_later(self, room: int, seconds: float) -> None:
+    def _schedule_next_slice(self, bytes_left: int, seconds: float) -> None:
         """There may be more: in the next slice of this turn, or after it in the next turn."""
-        self._scheduled = True
-        self._listen()
-        self._room, self._spent = room, self._spent + seconds
-        if room > 0 and self._spent < TURN_SECONDS:
-            self._loop.call_soon(self._turn)
+        self._is_turn_scheduled = True
+        self._update_reader()
+        self._turn_bytes_left, self._turn_seconds_spent = (
+            bytes_left,
+            self._turn_seconds_spent + seconds,
+        )
+        if bytes_left > 0 and self._turn_seconds_spent < TURN_SECONDS:
+            self._loop.call_soon(self._run_turn)
         else:
-            self._room, self._spent = TURN_BYTES, 0.0
-            self._loop.call_later(BREATH, self._turn)
+            self._turn_bytes_left, self._turn_seconds_spent = TURN_BYTES, 0.0
+            self._loop.call_later(BACKOFF_SECONDS, self._run_turn)
 
-    def _received(self) -> bytes | None:
+    def _recv_available(self) -> bytes | None:
         """What is there now; None when that is nothing, or nothing will be any more."""
         assert self._socket is not None
         try:
-            data = self._socket.recv(CHUNK)
+            data = self._socket.recv(READ_BYTES)
         except (BlockingIOError, InterruptedError):
             return None
         except OSError:  # it was closed with something of ours unread
             data = b""
         if not data:
-            self._break(LOST)
+            self._fail(CONNECTION_CLOSED)
         return data or None
 
-    def _take(self, found: zmtp.Message | zmtp.Command) -> None:
-        if isinstance(found, zmtp.Command):
-            self._obey(found)
-        elif self._early is not None:
+    def _dispatch(self, item: zmtp.Multipart | zmtp.Command) -> None:
+        if isinstance(item, zmtp.Command):
+            self._on_command(item)
+        elif self._unsent is not None:
             raise zmtp.ProtocolError("a message came before READY")
         else:
-            self._unfinished.release(self)
-            self._receive(found)
+            self._receive_budget.release(self)
+            self._on_multipart(item)
 
-    def _obey(self, command: zmtp.Command) -> None:
-        if command.name == b"READY" and self._early is not None:
-            zmtp.check_ready(self._kind, command.data)
+    def _on_command(self, command: zmtp.Command) -> None:
+        if command.name == b"READY" and self._unsent is not None:
+            zmtp.check_ready(self._socket_type, command.data)
             assert self._decoder.version is not None
-            early, self._early = self._early, None
-            if self._kind == "SUB":
-                self._outbox.add([zmtp.subscription(self._decoder.version)])
-            self._outbox.add(early)
+            unsent, self._unsent = self._unsent, None
+            if self._socket_type == "SUB":
+                self._writer.write([zmtp.subscription(self._decoder.version)])
+            self._writer.write(unsent)
         elif command.name == b"ERROR":
             raise zmtp.ProtocolError("it answered with an error")
-        elif self._early is not None:
+        elif self._unsent is not None:
             raise zmtp.ProtocolError("a command came before READY")
-        elif command.name == b"PING" and not self._outbox.size:
-            self._outbox.add([zmtp.pong(command.data)])
+        elif command.name == b"PING" and not self._writer.pending_bytes:
+            self._writer.write([zmtp.pong(command.data)])
 
-    def _stalled(self) -> None:
-        self._break(STALLED)
+    def _on_evicted(self) -> None:
+        self._fail(MESSAGE_STALLED)
 
-    def _break(self, why: str) -> None:
-        if not self._closed:
+    def _fail(self, why: str) -> None:
+        if not self._is_closed:
             self.close()
-            self._broken(why)
+            self._on_lost(why)
 
 
-class Channels:
+class KernelChannels:
     """The four of one kernel. What cannot be believed is dropped and counted.
 
     Shell, control and stdin have one identity, by which a kernel knows whom to ask for input.
@@ -263,116 +277,133 @@ class Channels:
 
     def __init__(
         self,
-        connection: Connection,
-        on_shell: Deliver,
-        on_iopub: Deliver,
-        on_control: Deliver,
-        on_stdin: Deliver,
-        on_broken: Callable[[str], None],
-        unfinished: Unfinished | None = None,
+        connection_info: ConnectionInfo,
+        on_shell: OnMessage,
+        on_iopub: OnMessage,
+        on_control: OnMessage,
+        on_stdin: OnMessage,
+        on_connection_lost: Callable[[str], None],
+        receive_budget: ReceiveBudget | None = None,
     ) -> None:
-        self._wire = Wire(connection.key)
-        self._on_broken = on_broken
-        self._unfinished = unfinished
-        self.dropped = 0
-        self._unpacking: set[asyncio.Task[None]] = set()
+        self._codec = MessageCodec(connection_info.key)
+        self._on_connection_lost = on_connection_lost
+        self._receive_budget = receive_budget
+        self.dropped_count = 0
+        self._unpack_tasks: set[asyncio.Task[None]] = set()
         identity = secrets.token_hex(16).encode()
-        self.iopub = self._channel("SUB", identity, on_iopub)
-        self.shell = self._channel("DEALER", identity, on_shell)
-        self.control = self._channel("DEALER", identity, on_control, CONTROL_BYTES)
-        self.stdin = self._channel("DEALER", identity, on_stdin, SMALL_BYTES)
+        self.iopub = self._make_channel("SUB", identity, on_iopub)
+        self.shell = self._make_channel("DEALER", identity, on_shell)
+        self.control = self._make_channel("DEALER", identity, on_control, MAX_CONTROL_BYTES)
+        self.stdin = self._make_channel("DEALER", identity, on_stdin, MAX_STDIN_BYTES)
         self._all = (self.iopub, self.shell, self.control, self.stdin)
         named = zip(("iopub", "shell", "control", "stdin"), self._all, strict=True)
-        self._unopened = [(channel, connection.path(name)) for name, channel in named]
-        self._retry: asyncio.TimerHandle | None = None
-        self._open()
+        self._unopened = [(channel, connection_info.socket_path(name)) for name, channel in named]
+        self._retry_timer: asyncio.TimerHandle | None = None
+        self._connect_sockets()
 
     def request(
         self,
-        channel: Channel,
-        kind: str,
+        channel: ChannelConnection,
+        msg_type: str,
         content: JsonObject,
         metadata: JsonObject | None = None,
     ) -> str:
         """Send a request; the id by which its answers name it."""
-        request_id, parts = self._wire.pack(kind, content, metadata)
+        request_id, parts = self._codec.pack(msg_type, content, metadata)
         channel.send(parts)
         return request_id
 
     def close(self) -> None:
         """Give the sockets back; a second call is nothing."""
-        if self._retry is not None:
-            self._retry.cancel()
-        for task in self._unpacking:
+        if self._retry_timer is not None:
+            self._retry_timer.cancel()
+        for task in self._unpack_tasks:
             task.cancel()
         for channel in self._all:
             channel.close()
 
-    def drop(self, why: str) -> None:
+    def count_dropped(self, why: str) -> None:
         """Count a message that makes no sense. The 1st, 2nd, 4th, 8th … are logged."""
-        self.dropped += 1
-        if self.dropped & (self.dropped - 1) == 0:
-            log.warning("messages of a kernel dropped", extra={"count": self.dropped, "why": why})
+        self.dropped_count += 1
+        if self.dropped_count & (self.dropped_count - 1) == 0:
+            log.warning(
+                "messages of a kernel dropped", extra={"count": self.dropped_count, "why": why}
+            )
 
-    def _open(self) -> None:
+    def _connect_sockets(self) -> None:
         """Connect to what the kernel has bound by now, one after the other; look again later."""
-        self._retry = None
+        self._retry_timer = None
         while self._unopened:
             channel, path = self._unopened[0]
-            connection = self._connected(path)
-            if connection is None:
+            sock = self._try_connect(path)
+            if sock is None:
                 return
             del self._unopened[0]
-            channel.open(connection)
+            channel.open(sock)
 
-    def _connected(self, path: Path) -> socket.socket | None:
+    def _try_connect(self, path: Path) -> socket.socket | None:
         try:
             return sockets.connect(path)
         except (FileNotFoundError, ConnectionRefusedError, BlockingIOError):
-            self._retry = asyncio.get_running_loop().call_later(RETRY, self._open)
+            self._retry_timer = asyncio.get_running_loop().call_later(
+                CONNECT_RETRY_INTERVAL, self._connect_sockets
+            )
         except OSError as error:
             log.warning("a kernel's socket is none", extra={"why": str(error)})
-            self._break(f"{BROKEN}: something else lies in the place of its sockets")
+            self._report_lost(
+                f"{PROTOCOL_VIOLATION}: something else lies in the place of its sockets"
+            )
         return None
 
-    def _channel(
+    def _make_channel(
         self,
-        kind: zmtp.Kind,
+        socket_type: zmtp.SocketType,
         identity: bytes,
-        deliver: Deliver,
-        most: int | None = None,
-    ) -> Channel:
-        def receive(parts: zmtp.Message) -> None:
-            self._unpack(channel, deliver, parts)
+        on_message: OnMessage,
+        max_message_bytes: int | None = None,
+    ) -> ChannelConnection:
+        def on_multipart(parts: zmtp.Multipart) -> None:
+            self._unpack(channel, on_message, parts)
 
-        channel = Channel(kind, identity, receive, self._break, most, self._unfinished)
+        channel = ChannelConnection(
+            socket_type,
+            identity,
+            on_multipart,
+            self._report_lost,
+            max_message_bytes,
+            self._receive_budget,
+        )
         return channel
 
-    def _unpack(self, channel: Channel, deliver: Deliver, parts: zmtp.Message) -> None:
-        if is_long(parts):
-            channel.hold()
-            task = asyncio.create_task(self._unpack_long(channel, deliver, parts))
-            self._unpacking.add(task)
-            task.add_done_callback(self._unpacking.discard)
+    def _unpack(
+        self, channel: ChannelConnection, on_message: OnMessage, parts: zmtp.Multipart
+    ) -> None:
+        if is_slow_to_unpack(parts):
+            channel.pause_decoding()
+            task = asyncio.create_task(self._unpack_stepwise(channel, on_message, parts))
+            self._unpack_tasks.add(task)
+            task.add_done_callback(self._unpack_tasks.discard)
             return
         try:
-            message = self._wire.unpack(parts)
-        except BrokenMessage as problem:
-            self.drop(str(problem))
+            message = self._codec.unpack(parts)
+        except InvalidMessage as problem:
+            self.count_dropped(str(problem))
         else:
-            deliver(message)
+            on_message(message)
 
-    async def _unpack_long(self, channel: Channel, deliver: Deliver, parts: zmtp.Message) -> None:
+    async def _unpack_stepwise(
+        self, channel: ChannelConnection, on_message: OnMessage, parts: zmtp.Multipart
+    ) -> None:
         """In small steps: a message of 60 MB would stop everything else for half a second."""
         try:
-            message = await run_cooperatively(self._wire.unpacking(parts))
-        except BrokenMessage as problem:
-            self.drop(str(problem))
+            message = await run_cooperatively(self._codec.unpack_stepwise(parts))
+        except InvalidMessage as problem:
+            self.count_dropped(str(problem))
         else:
-            deliver(message)
+            on_message(message)
         finally:
-            channel.release()
+            channel.resume_decoding()
 
-    def _break(self, why: str) -> None:
+    def _report_lost(self, why: str) -> None:
         # Never from within the constructor or a call of ours.
-        asyncio.get_running_loop().call_soon(self._on_broken, why)
+        asyncio.get_running_loop().call_soon(self._on_connection_lost, why)

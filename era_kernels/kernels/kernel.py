@@ -12,13 +12,13 @@ from typing import Any, Literal, Protocol
 
 from era_kernels.errors import KernelStartFailed
 from era_kernels.kernels import messages
-from era_kernels.kernels.channels import LOST, Channels
-from era_kernels.kernels.inside import Inside
-from era_kernels.kernels.ladder import Ladder
-from era_kernels.kernels.questions import Questions
-from era_kernels.kernels.run import Patience, Quiet, Run
-from era_kernels.kernels.unfinished import Unfinished
-from era_kernels.kernels.wire import Connection, Message
+from era_kernels.kernels.active_run import ActiveRun, IdleTimer, KernelTimeouts
+from era_kernels.kernels.channels import CONNECTION_CLOSED, KernelChannels
+from era_kernels.kernels.control_client import ControlClient
+from era_kernels.kernels.control_requests import ControlRequests
+from era_kernels.kernels.interrupt_escalation import InterruptEscalation
+from era_kernels.kernels.receive_budget import ReceiveBudget
+from era_kernels.kernels.wire_protocol import ConnectionInfo, Message
 from era_kernels.models import (
     Ending,
     Finished,
@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 InterruptMode = Literal["signal", "message"]
 
 
-class Keeper(Protocol):
+class MachineHandle(Protocol):
     """What a kernel needs of the machine that it runs in."""
 
     ended: asyncio.Future[Ending]
@@ -47,7 +47,7 @@ class Keeper(Protocol):
     async def aclose(self, reason: str | None = None) -> None:
         """End everything in the machine; `ended` tells the reason at once."""
 
-    def last_words(self) -> str:
+    def take_stderr(self) -> str:
         """What the process wrote to its own stderr since this was asked last; bounded."""
 
 
@@ -61,43 +61,43 @@ class Kernel:
 
     def __init__(
         self,
-        connection: Connection,
-        keeper: Keeper,
+        connection_info: ConnectionInfo,
+        machine: MachineHandle,
         interrupt_mode: InterruptMode = "signal",
-        patience: Patience | None = None,
-        stuck_signal: int | None = None,
-        unfinished: Unfinished | None = None,
+        timeouts: KernelTimeouts | None = None,
+        dump_signal: int | None = None,
+        receive_budget: ReceiveBudget | None = None,
     ) -> None:
-        self.late: Callable[[list[Output]], None] = forget
-        self._keeper = keeper
+        self.on_late_output: Callable[[list[Output]], None] = discard_output
+        self._machine = machine
         self._interrupt_mode = interrupt_mode
-        self._patience = patience or Patience()
-        self._run: Run | None = None
-        self._chores: set[asyncio.Task[None]] = set()  # ladders and ends that are under way
-        self._parting: asyncio.Task[None] | None = None
+        self._timeouts = timeouts or KernelTimeouts()
+        self._run: ActiveRun | None = None
+        self._tasks: set[asyncio.Task[None]] = set()  # ladders and ends that are under way
+        self._connection_lost_task: asyncio.Task[None] | None = None
         self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._silence: Quiet | None = None  # after the end, while late output is on its way
-        self._answered = False  # on shell
-        self._heard = False  # on iopub
+        self._drain_timer: IdleTimer | None = None  # after the end, while late output is on its way
+        self._has_shell_reply = False  # on shell
+        self._has_iopub_message = False  # on iopub
         self._ready = asyncio.Event()
-        self._questions = Questions(self._request_control)
-        self._channels = Channels(
-            connection,
+        self._control_requests = ControlRequests(self._request_control)
+        self._channels = KernelChannels(
+            connection_info,
             self._on_shell,
             self._on_iopub,
-            self._questions.on_message,
+            self._control_requests.on_message,
             self._on_stdin,
-            self._on_broken,
-            unfinished,
+            self._on_connection_lost,
+            receive_budget,
         )
-        dump = (connection.dump, stuck_signal)
-        self.inside = Inside(self._questions, keeper.signal, *dump)
-        keeper.ended.add_done_callback(self._on_ended)
+        dump = (connection_info.dump_file, dump_signal)
+        self.control = ControlClient(self._control_requests, machine.signal, *dump)
+        machine.ended.add_done_callback(self._on_machine_ended)
 
     @property
-    def dropped(self) -> int:
+    def dropped_count(self) -> int:
         """Messages that made no sense."""
-        return self._channels.dropped
+        return self._channels.dropped_count
 
     async def wait_ready(self, timeout: float) -> None:
         """Until the kernel answers on shell and is heard on iopub.
@@ -107,15 +107,15 @@ class Kernel:
         try:
             async with asyncio.timeout(timeout):
                 while not self._ready.is_set():
-                    self._ask()
-                    await _set_within(self._ready, self._patience.probe)
+                    self._request_kernel_info()
+                    await _wait_event(self._ready, self._timeouts.probe_interval)
         except TimeoutError as error:
             raise KernelStartFailed(
                 f"The kernel was not ready within {timeout:g} seconds."
             ) from error
-        if self._keeper.ended.done():
-            cause = self._keeper.ended.result().cause
-            raise KernelStartFailed(f"The kernel ended before it was ready: {cause}.")
+        if self._machine.ended.done():
+            description = self._machine.ended.result().cause
+            raise KernelStartFailed(f"The kernel ended before it was ready: {description}.")
 
     async def execute(self, request: Request) -> AsyncGenerator[list[Output | Finished], None]:
         """Run it; batches of output as they come, the last item of the last one is `Finished`.
@@ -125,50 +125,54 @@ class Kernel:
         interrupted or reaches its deadline, its output is `late`, and the next request waits for
         it. To end it sooner is up to the caller.
         """
-        while self._run is not None and not self._run.over.done():
-            await asyncio.wait([self._run.over])
-        if self._keeper.ended.done():
-            ending = self._keeper.ended.result()
-            yield [Finished(ending.exit_code, state="lost", ending=ending)]
+        while self._run is not None and not self._run.finished.done():
+            await asyncio.wait([self._run.finished])
+        if self._machine.ended.done():
+            exit_info = self._machine.ended.result()
+            yield [Finished(exit_info.exit_code, state="lost", ending=exit_info)]
             return
-        run = self._run = self._start(request)
+        run = self._run = self._start_run(request)
         async with aclosing(run.batches()) as batches:
             async for batch in batches:
-                if run.over.done():
-                    await self._settle()
+                if run.finished.done():
+                    await self._wait_for_interrupts()
                 yield batch
 
     async def interrupt(self) -> None:
         """Ask the running program to stop, as the kernelspec says; once, without any promise."""
         if self._interrupt_mode == "signal":
-            await self._keeper.signal(signal.SIGINT)
+            await self._machine.signal(signal.SIGINT)
         else:
             self._request_control("interrupt_request", {})
 
-    async def stop(self, request: Request) -> Sequence[Step]:
+    async def escalate_interrupt(self, request: Request) -> Sequence[Step]:
         """End the run of that request, and no other, by the ladder; what that took.
 
         Returns when it is over: interrupted, or ended with its machine. Where its deadline came
         first, or somebody else, their ladder is shared. Nothing when it is over, or not there yet.
         """
         run = self._run
-        if run is None or run.request is not request or run.over.done():
+        if run is None or run.request is not request or run.finished.done():
             return []
-        if run.ladder is None:
+        if run.escalation is None:
             run.interrupted = True
-            run.ladder = self._climb(run, Reason.INTERRUPTED)
-        ladder, climbing = run.ladder
-        both: set[asyncio.Future[Any]] = {climbing, run.over}
-        await asyncio.wait(both)
-        return ladder.steps
+            run.escalation = self._start_escalation(run, Reason.INTERRUPTED)
+        escalation, escalation_task = run.escalation
+        futures: set[asyncio.Future[Any]] = {escalation_task, run.finished}
+        await asyncio.wait(futures)
+        return escalation.steps
 
     # ------------------------------------------------------------ what goes to the kernel
 
-    def _start(self, request: Request) -> Run:
-        self.inside.runs(request)
-        self._keeper.last_words()  # of before, which are not the run's
-        run = Run(
-            request, secrets.token_hex(16), self._channels.iopub, self._patience, self._give_up
+    def _start_run(self, request: Request) -> ActiveRun:
+        self.control.set_request(request)
+        self._machine.take_stderr()  # of before, which are not the run's
+        run = ActiveRun(
+            request,
+            secrets.token_hex(16),
+            self._channels.iopub,
+            self._timeouts,
+            self._close_machine,
         )
         content: JsonObject = {
             "code": request.code,
@@ -179,171 +183,181 @@ class Kernel:
             "stop_on_error": False,
         }
         era = {"nonce": run.nonce, "number": request.number, "env": dict(request.env)}
-        run.id = self._channels.request(
+        run.msg_id = self._channels.request(
             self._channels.shell, "execute_request", content, {"era": era}
         )
         loop = asyncio.get_running_loop()
         deadline = loop.call_later(request.timeout, self._on_deadline, run)
-        run.over.add_done_callback(lambda _: deadline.cancel())
+        run.finished.add_done_callback(lambda _: deadline.cancel())
         return run
 
-    def _request_control(self, kind: str, content: JsonObject) -> str:
-        return self._channels.request(self._channels.control, kind, content)
+    def _request_control(self, msg_type: str, content: JsonObject) -> str:
+        return self._channels.request(self._channels.control, msg_type, content)
 
-    def _ask(self) -> None:
+    def _request_kernel_info(self) -> None:
         self._channels.request(self._channels.shell, "kernel_info_request", {})
 
     # ------------------------------------------------------------ what comes from the kernel
 
     def _on_shell(self, message: Message) -> None:
         run = self._run
-        if message.kind == "kernel_info_reply":
-            self._on_answer()
-        elif run is not None and message.kind == "execute_reply" and message.parent == run.id:
-            reply = messages.reply(message.content)
+        if message.msg_type == "kernel_info_reply":
+            self._on_kernel_info_reply()
+        elif (
+            run is not None
+            and message.msg_type == "execute_reply"
+            and message.parent_id == run.msg_id
+        ):
+            reply = messages.parse_reply(message.content)
             if reply is None:
-                self._channels.drop("a reply has the wrong shape")
+                self._channels.count_dropped("a reply has the wrong shape")
             else:
-                run.replied(reply)
+                run.on_reply(reply)
 
     def _on_stdin(self, message: Message) -> None:
         """Nobody answers: programs ask by iopub, in order with their output."""
 
     def _on_iopub(self, message: Message) -> None:
         if not self._ready.is_set():
-            self._on_heard()
+            self._on_first_iopub_message()
         run = self._run
-        nonce = messages.fence(message.kind, message.content)
+        nonce = messages.fence_nonce(message.msg_type, message.content)
         if nonce is not None:
             if run is not None and nonce == run.nonce:
-                run.fence()
-        elif messages.is_output(message.kind):
+                run.on_fence()
+        elif messages.is_output(message.msg_type):
             self._on_output(message)
 
     def _on_output(self, message: Message) -> None:
-        event = messages.event(message.kind, message.content)
+        event = messages.to_event(message.msg_type, message.content)
         if event is None:
-            self._channels.drop("an output has the wrong shape")
-        elif self._run is not None and self._run.takes(message.parent):
-            self._run.put(event, message.size)
+            self._channels.count_dropped("an output has the wrong shape")
+        elif self._run is not None and self._run.accepts(message.parent_id):
+            self._run.add_output(event, message.size)
         elif isinstance(event, InputRequest):
-            self.inside.refuse_input(event.key)  # nobody follows what is left of a run
+            self.control.send_eof(event.key)  # nobody follows what is left of a run
         else:
-            if self._silence is not None:
-                self._silence.note()
-            self.late([event])
+            if self._drain_timer is not None:
+                self._drain_timer.touch()
+            self.on_late_output([event])
 
-    def _on_answer(self) -> None:
-        self._answered = True
-        if self._heard:
+    def _on_kernel_info_reply(self) -> None:
+        self._has_shell_reply = True
+        if self._has_iopub_message:
             self._ready.set()
         elif not self._ready.is_set():
             # It subscribed us later than it answered. The next answer makes noise on iopub.
-            asyncio.get_running_loop().call_later(self._patience.welcome, self._ask)
+            asyncio.get_running_loop().call_later(
+                self._timeouts.iopub_probe_interval, self._request_kernel_info
+            )
 
-    def _on_heard(self) -> None:
-        self._heard = True
-        if self._answered:
+    def _on_first_iopub_message(self) -> None:
+        self._has_iopub_message = True
+        if self._has_shell_reply:
             self._ready.set()
 
     # ------------------------------------------------------------ how runs end
 
-    def _on_deadline(self, run: Run) -> None:
-        if not run.done and run.ladder is None:
+    def _on_deadline(self, run: ActiveRun) -> None:
+        if not run.has_program_ended and run.escalation is None:
             run.timed_out = True
-            run.ladder = self._climb(run, Reason.TIMEOUT)
+            run.escalation = self._start_escalation(run, Reason.TIMEOUT)
 
-    def _climb(self, run: Run, reason: Reason) -> tuple[Ladder, asyncio.Task[None]]:
-        async def end() -> None:
-            await self._keeper.aclose(reason)
+    def _start_escalation(
+        self, run: ActiveRun, reason: Reason
+    ) -> tuple[InterruptEscalation, asyncio.Task[None]]:
+        async def close_machine() -> None:
+            await self._machine.aclose(reason)
 
-        ladder = Ladder(run, self._patience, self.interrupt, self._ask, end)
-        return ladder, self._spawn(ladder.climb())
+        escalation = InterruptEscalation(
+            run, self._timeouts, self.interrupt, self._request_kernel_info, close_machine
+        )
+        return escalation, self._spawn(escalation.run())
 
-    def _give_up(self, reason: str) -> None:
-        self._spawn(self._keeper.aclose(reason))
+    def _close_machine(self, reason: str) -> None:
+        self._spawn(self._machine.aclose(reason))
 
-    def _on_ended(self, ended: asyncio.Future[Ending]) -> None:
-        self._questions.close()
-        run, ending = self._run, ended.result()
-        if run is not None and not run.over.done():
-            run.ended(ending, self._keeper.last_words)
-            run.over.add_done_callback(lambda _: self._close())
-        elif not self._ready.is_set() or ending.ordered:
-            self._close()
+    def _on_machine_ended(self, ended: asyncio.Future[Ending]) -> None:
+        self._control_requests.close()
+        run, exit_info = self._run, ended.result()
+        if run is not None and not run.finished.done():
+            run.on_machine_ended(exit_info, self._machine.take_stderr)
+            run.finished.add_done_callback(lambda _: self._close_channels())
+        elif not self._ready.is_set() or exit_info.ordered:
+            self._close_channels()
         else:
-            self._silence = Quiet(self._patience.drain, self._bury)
-            if self._channels.iopub.closed:
-                self._bury()
-            asyncio.get_running_loop().call_later(self._patience.drain_most, self._bury)
+            self._drain_timer = IdleTimer(self._timeouts.drain, self._report_death)
+            if self._channels.iopub.is_closed:
+                self._report_death()
+            asyncio.get_running_loop().call_later(self._timeouts.max_drain, self._report_death)
         self._ready.set()
 
-    def _on_broken(self, reason: str) -> None:
-        if self._channels.iopub.closed:
-            self._on_all_heard()
-        self._parting = asyncio.create_task(self._part(reason))
-        self._parting.add_done_callback(self._on_chore_done)
+    def _on_connection_lost(self, reason: str) -> None:
+        if self._channels.iopub.is_closed:
+            self._on_iopub_closed()
+        self._connection_lost_task = asyncio.create_task(self._close_unless_exiting(reason))
+        self._connection_lost_task.add_done_callback(self._on_task_done)
 
-    async def _part(self, reason: str) -> None:
+    async def _close_unless_exiting(self, reason: str) -> None:
         """End what cannot be talked to any more; a process that is just ending by itself may.
 
         It closes its sockets before it ends, and the one with its last words when we have them.
         """
-        iopub, ended = self._channels.iopub, self._keeper.ended
-        while reason == LOST and not ended.done():
-            before = iopub.received
-            await asyncio.wait([ended], timeout=self._patience.farewell)
-            if iopub.received == before and not iopub.paused:
+        iopub, ended = self._channels.iopub, self._machine.ended
+        while reason == CONNECTION_CLOSED and not ended.done():
+            received_before = iopub.received_bytes
+            await asyncio.wait([ended], timeout=self._timeouts.exit)
+            if iopub.received_bytes == received_before and not iopub.is_paused:
                 break
         if not ended.done():
             log.warning("the connection to a kernel was lost", extra={"why": reason})
-            await self._keeper.aclose(reason)
+            await self._machine.aclose(reason)
 
-    def _on_all_heard(self) -> None:
+    def _on_iopub_closed(self) -> None:
         """Nothing comes on iopub any more, so nobody has to wait whether something does."""
         if self._run is not None:
-            self._run.cut_off()
-        if self._silence is not None:
-            self._bury()
+            self._run.on_iopub_closed()
+        if self._drain_timer is not None:
+            self._report_death()
 
-    def _bury(self) -> None:
+    def _report_death(self) -> None:
         """It ended in no run, and what it said before has been heard: so the log tells of it."""
         if not self.closed.done():
-            cause = self._keeper.ended.result().cause
-            told = f"{self._keeper.last_words()}The kernel's process ended: {cause}.\n"
-            self.late([Stderr(told)])
-            self._close()
+            description = self._machine.ended.result().cause
+            text = f"{self._machine.take_stderr()}The kernel's process ended: {description}.\n"
+            self.on_late_output([Stderr(text)])
+            self._close_channels()
 
-    def _close(self) -> None:
-        if self._silence is not None:
-            self._silence.cancel()
+    def _close_channels(self) -> None:
+        if self._drain_timer is not None:
+            self._drain_timer.cancel()
         self._channels.close()
         if not self.closed.done():
             self.closed.set_result(None)
 
-    async def _settle(self) -> None:
+    async def _wait_for_interrupts(self) -> None:
         """Wait for ladders: an interrupt that is on its way must not hit the next run."""
-        if self._chores:
-            await asyncio.wait(self._chores)
+        if self._tasks:
+            await asyncio.wait(self._tasks)
 
-    def _spawn(self, chore: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        task = asyncio.create_task(chore)
-        self._chores.add(task)
-        task.add_done_callback(self._on_chore_done)
+    def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._on_task_done)
         return task
 
-    def _on_chore_done(self, task: asyncio.Task[None]) -> None:
-        self._chores.discard(task)
+    def _on_task_done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
         if not task.cancelled() and task.exception() is not None:
             log.error("a kernel could not be stopped", exc_info=task.exception())
 
 
-async def _set_within(event: asyncio.Event, seconds: float) -> None:
+async def _wait_event(event: asyncio.Event, timeout: float) -> None:
     try:
-        await asyncio.wait_for(event.wait(), seconds)
+        await asyncio.wait_for(event.wait(), timeout)
     except TimeoutError:
         return
 
 
-def forget(late: list[Output]) -> None:
+def discard_output(events: list[Output]) -> None:
     """Output that nobody asked for."""

@@ -19,15 +19,15 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from era_kernels.errors import LanguageUnavailable, StartError, UnsupportedLanguage
-from era_kernels.kernels.environment import filled, search_path
+from era_kernels.kernels.environment import fill_placeholders, search_path
 from era_kernels.models import JsonObject, Limits
 
-NO_FLOORS = Limits()
+NO_MINIMUMS = Limits()
 _MIB = 1024 * 1024
 _NAME = r"^[a-z][a-z0-9_+-]*$"
 
 
-class _Floors(BaseModel):
+class _Minimums(BaseModel):
     """The least with which a kernel starts and runs a program that does nothing."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
@@ -36,12 +36,12 @@ class _Floors(BaseModel):
     processes: int | None = Field(None, gt=0)
     cpu: float | None = Field(None, gt=0)
 
-    def limits(self) -> Limits:
+    def to_limits(self) -> Limits:
         memory = None if self.memory_mb is None else self.memory_mb * _MIB
         return Limits(memory=memory, processes=self.processes, cpu=self.cpu)
 
 
-class _Extras(BaseModel):
+class _EraMetadata(BaseModel):
     """`metadata.era_kernels` of a kernel.json. Unknown keys are mistakes."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
@@ -54,14 +54,14 @@ class _Extras(BaseModel):
     capabilities: list[str] = []
     # Ones that do nothing to a process which does not know them.
     stuck_signal: Literal["SIGURG", "SIGWINCH"] | None = None
-    floors: _Floors = _Floors()
+    floors: _Minimums = _Minimums()
 
 
 class _Metadata(BaseModel):
-    era_kernels: _Extras = _Extras()
+    era_kernels: _EraMetadata = _EraMetadata()
 
 
-class _Spec(BaseModel):
+class _KernelJson(BaseModel):
     """A kernel.json; keys that are Jupyter's but not ours are ignored."""
 
     argv: list[str] = Field(min_length=1)
@@ -77,7 +77,7 @@ class Language:
     """A language and the kernel that runs it.
 
     `argv` starts it by exec, `entry` ("module:function") in a forked process that has imported
-    `preload`. `reason` says what is missing on this host; None when nothing is.
+    `preload`. `unavailable_reason` says what is missing on this host, if anything is.
     """
 
     name: str
@@ -92,14 +92,14 @@ class Language:
     extension: str
     capabilities: tuple[str, ...]
     kernels: tuple[str, ...]
-    stuck_signal: str | None = None  # makes it write its stack when it can do nothing else
+    dump_signal: str | None = None  # makes it write its stack when it can do nothing else
     version: str | None = None
-    reason: str | None = None
-    floors: Limits = NO_FLOORS  # what its kernel needs at least
+    unavailable_reason: str | None = None
+    minimums: Limits = NO_MINIMUMS  # what its kernel needs at least
 
     @property
-    def available(self) -> bool:
-        return self.reason is None
+    def is_available(self) -> bool:
+        return self.unavailable_reason is None
 
     def command(self, connection_file: Path) -> tuple[str, ...]:
         """The command that starts the kernel, its program as an absolute path."""
@@ -108,20 +108,24 @@ class Language:
             "{connection_file}": str(connection_file),
             "{resource_dir}": str(self.directory),
         }
-        program, *rest = (filled(part, values) for part in self.argv)
-        return (_found(program) or program, *rest)
+        program, *rest = (fill_placeholders(part, values) for part in self.argv)
+        return (_find_program(program) or program, *rest)
 
     def describe(self) -> JsonObject:
         """The language as the API lists it."""
-        told: JsonObject = {
+        description: JsonObject = {
             "name": self.name,
             "aliases": list(self.aliases),
-            "available": self.available,
+            "available": self.is_available,
             "version": self.version,
             "kernels": list(self.kernels),
             "capabilities": list(self.capabilities),
         }
-        return told if self.reason is None else {**told, "reason": self.reason}
+        return (
+            description
+            if self.unavailable_reason is None
+            else {**description, "reason": self.unavailable_reason}
+        )
 
 
 class Languages:
@@ -148,7 +152,7 @@ class Languages:
         """
         found: dict[str, Language] = {}
         for directory in (*extra, builtin or builtin_dir()):
-            for language in _languages_in(directory):
+            for language in _load_languages(directory):
                 found.setdefault(language.name, language)
         return cls(found.values())
 
@@ -166,36 +170,36 @@ class Languages:
             )
         return language
 
-    def available(self, name: str) -> Language:
+    def resolve_available(self, name: str) -> Language:
         """Like `resolve`; raises LanguageUnavailable when something is missing on this host."""
         language = self.resolve(name)
-        if language.reason is not None:
+        if language.unavailable_reason is not None:
             raise LanguageUnavailable(
-                f"{language.name} cannot run on this server: {language.reason}."
+                f"{language.name} cannot run on this server: {language.unavailable_reason}."
             )
         return language
 
     @property
     def preload(self) -> tuple[str, ...]:
         """The modules that forked kernels want to find imported, each once."""
-        names = (name for language in self._forked() for name in language.preload)
+        names = (name for language in self._forked_languages() for name in language.preload)
         return tuple(dict.fromkeys(names))
 
     @property
     def entry_paths(self) -> tuple[Path, ...]:
         """The folders in which the entries of forked kernels lie."""
-        return tuple(language.directory for language in self._forked())
+        return tuple(language.directory for language in self._forked_languages())
 
     @property
-    def needed(self) -> tuple[Path, ...]:
+    def readable_paths(self) -> tuple[Path, ...]:
         """The kernelspecs' folders and those of programs: what kernels must be able to read."""
-        ready = [one for one in self._all if one.available]
-        programs = [Path(one.command(Path())[0]) for one in ready if one.entry is None]
-        homes = [_installation(path) for path in programs]
-        return (*(one.directory for one in ready), *homes)
+        available = [one for one in self._all if one.is_available]
+        programs = [Path(one.command(Path())[0]) for one in available if one.entry is None]
+        installations = [_installation_root(path) for path in programs]
+        return (*(one.directory for one in available), *installations)
 
-    def _forked(self) -> list[Language]:
-        return [one for one in self._all if one.entry is not None and one.available]
+    def _forked_languages(self) -> list[Language]:
+        return [one for one in self._all if one.entry is not None and one.is_available]
 
 
 def builtin_dir() -> Path:
@@ -205,73 +209,73 @@ def builtin_dir() -> Path:
     return shipped if shipped.is_dir() else package.parent / "kernelspecs"
 
 
-def _languages_in(directory: Path) -> list[Language]:
+def _load_languages(directory: Path) -> list[Language]:
     try:
         folders = sorted(directory.iterdir())
     except OSError as error:
         raise StartError(f"The kernelspec folder {directory} cannot be read: {error}.") from error
-    return [_language(folder) for folder in folders if (folder / "kernel.json").exists()]
+    return [_load_language(folder) for folder in folders if (folder / "kernel.json").exists()]
 
 
-def _language(folder: Path) -> Language:
+def _load_language(folder: Path) -> Language:
     file = folder / "kernel.json"
     try:
-        spec = _Spec.model_validate_json(file.read_bytes())
+        spec = _KernelJson.model_validate_json(file.read_bytes())
     except OSError as error:
         raise StartError(f"{file} cannot be read: {error}.") from error
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(map(str, first["loc"])) or "the file"
         raise StartError(f"{file} is no valid kernelspec: {where}: {first['msg']}.") from error
-    return _checked(_as_language(spec, folder.absolute()))
+    return _with_availability(_to_language(spec, folder.absolute()))
 
 
-def _as_language(spec: _Spec, folder: Path) -> Language:
-    extras = spec.metadata.era_kernels
+def _to_language(spec: _KernelJson, folder: Path) -> Language:
+    metadata = spec.metadata.era_kernels
     return Language(
         name=spec.language,
-        aliases=tuple(extras.aliases),
+        aliases=tuple(metadata.aliases),
         directory=folder,
         argv=tuple(spec.argv),
-        entry=extras.entry,
-        preload=tuple(extras.preload),
+        entry=metadata.entry,
+        preload=tuple(metadata.preload),
         env=spec.env,
         interrupt_mode=spec.interrupt_mode,
-        transport=extras.transport,
-        extension=extras.extension,
-        capabilities=tuple(extras.capabilities),
-        stuck_signal=extras.stuck_signal,
+        transport=metadata.transport,
+        extension=metadata.extension,
+        capabilities=tuple(metadata.capabilities),
+        dump_signal=metadata.stuck_signal,
         kernels=(folder.name,),
-        floors=extras.floors.limits(),
+        minimums=metadata.floors.to_limits(),
     )
 
 
-def _checked(language: Language) -> Language:
+def _with_availability(language: Language) -> Language:
     """The same with what this host has and lacks."""
     if language.entry is None:
         program = language.command(Path())[0]
-        if _found(program) is None:
+        if _find_program(program) is None:
             return replace(language, reason=f"the program {program} is not installed")
         return language
     module = language.entry.partition(":")[0]
-    find = partial(_importable, paths=[str(language.directory), *sys.path])
+    find = partial(_is_importable, paths=[str(language.directory), *sys.path])
     missing = [name for name in (module, *language.preload) if not find(name)]
     if missing:
         return replace(language, reason=f"modules are not installed: {', '.join(missing)}")
     return replace(language, version=platform.python_version())
 
 
-def _found(program: str) -> str | None:
+def _find_program(program: str) -> str | None:
     return shutil.which(program, path=search_path())
 
 
-def _installation(program: Path) -> Path:
+def _installation_root(program: Path) -> Path:
     """The folder that holds a program and what belongs to it."""
     folder = program.resolve().parent
     return folder.parent if folder.name == "bin" else folder
 
 
-def _importable(name: str, paths: Sequence[str]) -> bool:
+def _is_importable(name: str, paths: Sequence[str]) -> bool:
     """Is there such a module? Nothing is imported, unlike by `importlib.util.find_spec`."""
     full = ""
     for part in name.split("."):

@@ -11,13 +11,13 @@ import signal
 from collections.abc import Callable, Mapping, Sequence
 
 from era_kernels.errors import KernelStartFailed
-from era_kernels.kernels.environment import environment
-from era_kernels.kernels.kernel import Kernel, forget
+from era_kernels.kernels.crash_output import crash_stderr
+from era_kernels.kernels.environment import build_environment
+from era_kernels.kernels.exec_process import ExecProcess, FailedExec
+from era_kernels.kernels.kernel import Kernel, discard_output
 from era_kernels.kernels.languages import Language, Languages
-from era_kernels.kernels.last_words import last_words
-from era_kernels.kernels.program import Program, Unstarted
-from era_kernels.kernels.unfinished import Unfinished
-from era_kernels.kernels.wire import Connection
+from era_kernels.kernels.receive_budget import ReceiveBudget
+from era_kernels.kernels.wire_protocol import ConnectionInfo
 from era_kernels.models import Ending, Finished, Isolation, Limits, Output, Place, Reason
 from era_kernels.sandbox.command import Command, NotStarted
 from era_kernels.sandbox.provisioner import SandboxProvisioner
@@ -25,10 +25,14 @@ from era_kernels.sandbox.sandbox import Sandbox, Sandboxes
 
 log = logging.getLogger(__name__)
 
-START = 60.0  # seconds until a kernel must be ready, also on a host that starts many at once
-MOST_ARGUMENTS = 6 << 20  # characters of arguments and variables; the system takes no more bytes
-NO_KERNEL = "the kernel did not start"
-_OF_KERNELS = (Reason.TIMEOUT, Reason.OUTPUT_LIMIT)  # reasons that concern a run on the kernel
+START_TIMEOUT = (
+    60.0  # seconds until a kernel must be ready, also on a host that starts many at once
+)
+MAX_ARGUMENTS_LENGTH = (
+    6 << 20
+)  # characters of arguments and variables; the system takes no more bytes
+KERNEL_NOT_STARTED = "the kernel did not start"
+_RUN_REASONS = (Reason.TIMEOUT, Reason.OUTPUT_LIMIT)  # reasons that concern a run on the kernel
 
 
 class Machine:
@@ -38,18 +42,18 @@ class Machine:
     `aclose` waits until nothing is left.
     """
 
-    def __init__(self, language: Language, sandbox: Sandbox, unfinished: Unfinished) -> None:
-        """No kernel runs yet: `start_kernel` does that. `unfinished` is that of all machines."""
+    def __init__(self, language: Language, sandbox: Sandbox, receive_budget: ReceiveBudget) -> None:
+        """No kernel runs yet: `start_kernel` does that. `receive_budget` is that of all."""
         self.ended: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
         self._language = language
-        self._unfinished = unfinished
+        self._receive_budget = receive_budget
         self._sandbox = sandbox
         self._provisioner = SandboxProvisioner(sandbox)
         self._kernel: Kernel | None = None
-        self._closing: asyncio.Task[None] | None = None
-        self._told = 0  # bytes of the kernel's own stderr
+        self._close_task: asyncio.Task[None] | None = None
+        self._reported_stderr_bytes = 0  # bytes of the kernel's own stderr
         # Called with what nobody waits for: it comes from children that programs left behind.
-        self.late: Callable[[list[Output]], None] = forget
+        self.on_late_output: Callable[[list[Output]], None] = discard_output
         sandbox.ended.add_done_callback(self._on_sandbox_ended)
 
     @property
@@ -65,7 +69,7 @@ class Machine:
         return self._kernel is not None
 
     @property
-    def standing(self) -> bool:
+    def is_running(self) -> bool:
         """Whether programs can run in it."""
         return not self.ended.done() and self._sandbox.running
 
@@ -78,71 +82,75 @@ class Machine:
         try:
             await self._start_kernel(env)
         except KernelStartFailed:
-            await self.aclose(NO_KERNEL)
+            await self.aclose(KERNEL_NOT_STARTED)
             raise
         except BaseException:
             await self.aclose()
             raise
 
     async def _start_kernel(self, env: Mapping[str, str]) -> None:
-        connection = Connection.new(self._sandbox.runtime, self._sandbox.inside)
+        connection_info = ConnectionInfo.new(self._sandbox.runtime, self._sandbox.inside)
         try:
-            command = self._command(connection, env)
-            await asyncio.to_thread(connection.write)
+            command = self._command(connection_info, env)
+            await asyncio.to_thread(connection_info.write_file)
         except (OSError, ValueError) as error:
             raise KernelStartFailed(f"The kernel could not be started: {error}.") from error
-        name = self._language.stuck_signal
-        stuck = None if name is None else signal.Signals[name]
+        signal_name = self._language.dump_signal
+        dump_signal = None if signal_name is None else signal.Signals[signal_name]
         mode = self._language.interrupt_mode
         self._kernel = Kernel(
-            connection, self, mode, stuck_signal=stuck, unfinished=self._unfinished
+            connection_info,
+            self,
+            mode,
+            dump_signal=dump_signal,
+            receive_budget=self._receive_budget,
         )
         await self._provisioner.launch_kernel([], command=command)
         self._provisioner.ended.add_done_callback(self._on_process_ended)
         try:
-            await self._kernel.wait_ready(START)
+            await self._kernel.wait_ready(START_TIMEOUT)
         except KernelStartFailed as error:
             if self.ended.done() and self.ended.result().ordered:
                 raise
-            extra = {"program": command.name, "why": error.message, "words": self.last_words()}
+            extra = {"program": command.name, "why": error.message, "words": self.take_stderr()}
             log.error("a kernel did not start", extra=extra)
             raise
 
     async def run(
         self, argv: Sequence[str], env: Mapping[str, str], stdin: str | None = None
-    ) -> Program | Unstarted:
+    ) -> ExecProcess | FailedExec:
         """Run a program beside the kernel, in its directory and with an environment like its own.
 
         `stdin` is what it reads on descriptor 0. What keeps it from starting is told by what it
         answers, not raised. Raises ValueError for NUL, and KernelStartFailed when there is nobody
         to start it.
         """
-        whole = self._environment(env)
+        full_env = self._environment(env)
         if not argv[0]:
-            return Unstarted.refused("", os.strerror(errno.ENOENT), errno.ENOENT)
-        if sum(map(len, itertools.chain(argv, whole, whole.values()))) > MOST_ARGUMENTS:
-            return Unstarted.refused(argv[0], os.strerror(errno.E2BIG), errno.E2BIG)
-        command = Command(argv=tuple(argv), env=whole, cwd=self._cwd)
-        news = asyncio.Event()
-        given = None if stdin is None else stdin.encode()
+            return FailedExec.from_os_error("", os.strerror(errno.ENOENT), errno.ENOENT)
+        if sum(map(len, itertools.chain(argv, full_env, full_env.values()))) > MAX_ARGUMENTS_LENGTH:
+            return FailedExec.from_os_error(argv[0], os.strerror(errno.E2BIG), errno.E2BIG)
+        command = Command(argv=tuple(argv), env=full_env, cwd=self._cwd)
+        readable = asyncio.Event()
+        stdin_bytes = None if stdin is None else stdin.encode()
         try:
-            process = await self._sandbox.spawn(command, given, news)
+            process = await self._sandbox.spawn(command, stdin_bytes, readable)
         except NotStarted as error:
-            return Unstarted.refused(command.name, error.reason, error.number)
+            return FailedExec.from_os_error(command.name, error.reason, error.number)
         except KernelStartFailed:
-            if self.standing:
+            if self.is_running:
                 raise
-            ending = await self.fate()
-            return Unstarted(Finished(ending.exit_code, state="lost", ending=ending))
-        return Program(process, news, self, self.late)
+            exit_info = await self.exit_info_for_commands()
+            return FailedExec(Finished(exit_info.exit_code, state="lost", ending=exit_info))
+        return ExecProcess(process, readable, self, self.on_late_output)
 
-    async def fate(self) -> Ending:
+    async def exit_info_for_commands(self) -> Ending:
         """How it ended, in words for programs that ended with it."""
-        ending = await asyncio.shield(self.ended)
-        if ending.reason is not None and not ending.reason.startswith(_OF_KERNELS):
-            return ending
-        who = "kernel" if self.has_kernel else "sandbox"
-        return Ending(reason=f"the {who} ended: {ending.cause}")
+        exit_info = await asyncio.shield(self.ended)
+        if exit_info.reason is not None and not exit_info.reason.startswith(_RUN_REASONS):
+            return exit_info
+        what_ended = "kernel" if self.has_kernel else "sandbox"
+        return Ending(reason=f"the {what_ended} ended: {exit_info.cause}")
 
     async def signal(self, number: int) -> None:
         """Send a signal to the kernel's process group; nothing when it has ended."""
@@ -153,31 +161,38 @@ class Machine:
 
         Nothing is left of its processes when this returns. A second call waits, too.
         """
-        self._end(Ending(reason=reason or Reason.STOPPED))
+        self._set_ended(Ending(reason=reason or Reason.STOPPED))
         await self._sandbox.aclose(reason)
 
-    def last_words(self) -> str:
+    def take_stderr(self) -> str:
         """What the kernel's process wrote to its own stderr and was not told before."""
         process = self._provisioner.process
         if process is None:
             return ""
         process.stderr.drain()
-        told, self._told = self._told, process.stderr.total
-        return last_words(process.stderr.tail(), self._told - told, self._language.directory)
+        reported_before, self._reported_stderr_bytes = (
+            self._reported_stderr_bytes,
+            process.stderr.total,
+        )
+        return crash_stderr(
+            process.stderr.tail(),
+            self._reported_stderr_bytes - reported_before,
+            self._language.directory,
+        )
 
     @property
     def _cwd(self) -> str:
         return str(self._sandbox.place.workspace)
 
-    def _environment(self, given: Mapping[str, str]) -> Mapping[str, str]:
-        return environment(self._language.env, self._sandbox.place, given)
+    def _environment(self, session_env: Mapping[str, str]) -> Mapping[str, str]:
+        return build_environment(self._language.env, self._sandbox.place, session_env)
 
-    def _command(self, connection: Connection, given: Mapping[str, str]) -> Command:
+    def _command(self, connection_info: ConnectionInfo, session_env: Mapping[str, str]) -> Command:
         """What starts the kernel: its entry in a forked process, or its program.
 
         Raises ValueError.
         """
-        env, file = self._environment(given), connection.file
+        env, file = self._environment(session_env), connection_info.file_in_sandbox
         entry = self._language.entry
         if entry is not None:
             return Command(entry=entry, args=(str(file),), env=env, cwd=self._cwd)
@@ -185,18 +200,18 @@ class Machine:
 
     def _on_process_ended(self, ended: asyncio.Future[Ending]) -> None:
         if not ended.cancelled():
-            ending = ended.result()
-            self._end(ending)
+            exit_info = ended.result()
+            self._set_ended(exit_info)
             # Children that outlived the kernel must not keep its ports and files.
-            self._closing = asyncio.create_task(self._sandbox.aclose(ending.cause))
+            self._close_task = asyncio.create_task(self._sandbox.aclose(exit_info.cause))
 
     def _on_sandbox_ended(self, ended: asyncio.Future[Ending]) -> None:
         if not ended.cancelled():
-            self._end(ended.result())
+            self._set_ended(ended.result())
 
-    def _end(self, ending: Ending) -> None:
+    def _set_ended(self, exit_info: Ending) -> None:
         if not self.ended.done():
-            self.ended.set_result(ending)
+            self.ended.set_result(exit_info)
 
 
 class KernelHost:
@@ -206,7 +221,7 @@ class KernelHost:
         self.languages = languages
         self._sandboxes = sandboxes
         self._machines: set[Machine] = set()
-        self._unfinished = Unfinished()
+        self._receive_budget = ReceiveBudget()
 
     @property
     def isolation(self) -> Isolation:
@@ -221,20 +236,20 @@ class KernelHost:
     async def open(
         self,
         language: str,
-        place: Place,
+        paths: Place,
         limits: Limits,
         env: Mapping[str, str],
         *,
         kernel: bool = True,
     ) -> Machine:
-        """A machine at home in `place`, with a ready kernel or with none yet.
+        """A machine at home in `paths`, with a ready kernel or with none yet.
 
         `env` is what the session adds to the kernel's environment, which is built from empty
         otherwise. Raises UnsupportedLanguage, LanguageUnavailable, KernelStartFailed, ShuttingDown.
         """
-        spec = self.languages.available(language)
-        sandbox = await self._sandboxes.open_sandbox(place, limits)
-        machine = Machine(spec, sandbox, self._unfinished)
+        spec = self.languages.resolve_available(language)
+        sandbox = await self._sandboxes.open_sandbox(paths, limits)
+        machine = Machine(spec, sandbox, self._receive_budget)
         self._machines.add(machine)
         machine.ended.add_done_callback(lambda _: self._machines.discard(machine))
         if kernel:

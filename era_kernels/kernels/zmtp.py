@@ -11,21 +11,21 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-PARTS = 64  # of one message
-MESSAGE_BYTES = 128 * 1024 * 1024  # of one message, all parts together
-COMMAND_BYTES = 8192  # of one command; READY is the longest there is
-CONTEXT_BYTES = 16  # of a PING that is given back, RFC 37
+MAX_PARTS = 64  # of one message
+MAX_MESSAGE_BYTES = 128 * 1024 * 1024  # of one message, all parts together
+MAX_COMMAND_BYTES = 8192  # of one command; READY is the longest there is
+MAX_CONTEXT_BYTES = 16  # of a PING that is given back, RFC 37
 
 MORE, LONG, COMMAND = 0x01, 0x02, 0x04  # flags of a frame, RFC 23 "Framing"
 GREETING_BYTES = 64
 
-Kind = Literal["DEALER", "SUB"]
+SocketType = Literal["DEALER", "SUB"]
 # Who may be at the other end, RFC 23 "The Socket-Type Property".
-_PARTNERS = {
+_PEER_TYPES = {
     "DEALER": {b"REP", b"DEALER", b"ROUTER"},
     "SUB": {b"PUB", b"XPUB"},
 }
-_SHORT = 255  # bytes of a body whose size is one byte
+_MAX_SHORT_BYTES = 255  # bytes of a body whose size is one byte
 
 
 class ProtocolError(Exception):
@@ -41,7 +41,7 @@ class Command:
 
 
 Part = bytes | bytearray
-Message = list[Part]
+Multipart = list[Part]
 
 
 # ---------------------------------------------------------------- what is sent
@@ -52,13 +52,13 @@ def greeting() -> bytes:
     return b"\xff" + bytes(8) + b"\x7f" + b"\x03\x01" + b"NULL".ljust(20, b"\0") + bytes(32)
 
 
-def ready(kind: Kind, identity: bytes = b"") -> bytes:
+def ready(socket_type: SocketType, identity: bytes = b"") -> bytes:
     """The READY command of the NULL mechanism, RFC 23 "The NULL Security Mechanism".
 
     A ROUTER addresses its peer by `identity`: at most 255 bytes, the first of them not zero.
     """
-    properties = {b"Socket-Type": kind.encode()}
-    if kind == "DEALER":
+    properties = {b"Socket-Type": socket_type.encode()}
+    if socket_type == "DEALER":
         properties[b"Identity"] = identity
     data = b"".join(
         bytes([len(name)]) + name + len(value).to_bytes(4) + value
@@ -79,12 +79,12 @@ def command(name: bytes, data: bytes = b"") -> bytes:
 
 def frame(body: bytes, flags: int = 0) -> bytes:
     """A frame; RFC 23 "Framing"."""
-    return head(len(body), flags) + body
+    return frame_header(len(body), flags) + body
 
 
-def head(size: int, flags: int = 0) -> bytes:
+def frame_header(size: int, flags: int = 0) -> bytes:
     """What stands before a body of that size."""
-    if size <= _SHORT:
+    if size <= _MAX_SHORT_BYTES:
         return bytes([flags, size])
     return bytes([flags | LONG]) + size.to_bytes(8)
 
@@ -93,8 +93,8 @@ def message(parts: list[bytes]) -> list[bytes]:
     """A message as pieces to be sent one after the other; long parts are not copied."""
     pieces, small = [], bytearray()
     for number, part in enumerate(parts, 1):
-        small += head(len(part), MORE if number < len(parts) else 0)
-        if len(part) <= COMMAND_BYTES:
+        small += frame_header(len(part), MORE if number < len(parts) else 0)
+        if len(part) <= MAX_COMMAND_BYTES:
             small += part
         else:
             pieces += [bytes(small), part]
@@ -111,46 +111,48 @@ class Decoder:
     First comes the greeting, of which `version` tells; then `next` gives commands and messages.
     """
 
-    def __init__(self, size: int = MESSAGE_BYTES) -> None:
-        """`size`: the bytes that a message may have."""
+    def __init__(self, max_message_bytes: int = MAX_MESSAGE_BYTES) -> None:
+        """`max_message_bytes`: the bytes that a message may have."""
         self.version: tuple[int, int] | None = None
-        self._most_bytes = size
+        self._max_message_bytes = max_message_bytes
         self._data = b""
-        self._at = 0  # where in the data the rest begins
-        self._message: Message = []  # its parts so far
-        self._size = 0  # of the message so far, as announced
+        self._position = 0  # where in the data the rest begins
+        self._parts: Multipart = []  # its parts so far
+        self._message_bytes = 0  # of the message so far, as announced
         self._flags = 0
-        self._body: bytearray | None = None  # a frame of which some is missing
-        self._missing = 0
+        self._partial_body: bytearray | None = None  # a frame of which some is missing
+        self._missing_bytes = 0
 
     @property
-    def held(self) -> int:
+    def buffered_bytes(self) -> int:
         """The bytes that are here of a message that is not whole."""
-        return sum(map(len, self._message)) + (0 if self._body is None else len(self._body))
+        return sum(map(len, self._parts)) + (
+            0 if self._partial_body is None else len(self._partial_body)
+        )
 
     def feed(self, data: bytes) -> None:
         """Take more bytes. What was there must have been taken by `next` to its end."""
-        rest = self._data[self._at :]  # a piece of a head
-        self._data, self._at = rest + data if rest else data, 0
+        rest = self._data[self._position :]  # a piece of a head
+        self._data, self._position = rest + data if rest else data, 0
 
-    def next(self) -> Message | Command | None:
+    def next(self) -> Multipart | Command | None:
         """The next message or command; None when more bytes are needed. Raises ProtocolError."""
-        if self.version is None and not self._greeted():
+        if self.version is None and not self._read_greeting():
             return None
         while True:
-            body = self._frame()
+            body = self._next_frame()
             if body is None:
-                if self._at >= len(self._data):
-                    self._data, self._at = b"", 0  # an idle connection keeps nothing
+                if self._position >= len(self._data):
+                    self._data, self._position = b"", 0  # an idle connection keeps nothing
                 return None
             if self._flags & COMMAND:
-                return _command(body)
-            self._message.append(body)
+                return _parse_command(body)
+            self._parts.append(body)
             if not self._flags & MORE:
-                done, self._message, self._size = self._message, [], 0
+                done, self._parts, self._message_bytes = self._parts, [], 0
                 return done
 
-    def _greeted(self) -> bool:
+    def _read_greeting(self) -> bool:
         """Is the greeting there? What of it is wrong is told as soon as it is here."""
         data = self._data
         if data[:1] not in (b"", b"\xff") or data[9:10] not in (b"", b"\x7f"):
@@ -162,14 +164,14 @@ class Decoder:
         if data[12:32].rstrip(b"\0") != b"NULL":
             raise ProtocolError("it asks for a security mechanism")
         self.version = (data[10], data[11])
-        self._at = GREETING_BYTES
+        self._position = GREETING_BYTES
         return True
 
-    def _frame(self) -> Part | None:
+    def _next_frame(self) -> Part | None:
         """The body of the next frame, whole."""
-        if self._body is not None:
-            return self._continued(self._body)
-        data, at = self._data, self._at
+        if self._partial_body is not None:
+            return self._continue_frame(self._partial_body)
+        data, at = self._data, self._position
         if len(data) - at < 2:
             return None
         flags = data[at]
@@ -179,68 +181,68 @@ class Decoder:
             size, start = int.from_bytes(data[at + 1 : at + 9]), at + 9
         else:
             size, start = data[at + 1], at + 2
-        self._check(flags, size)
+        self._check_frame_header(flags, size)
         self._flags = flags
-        self._at = stop = start + size
+        self._position = stop = start + size
         if stop <= len(data):
             return data[start:stop]
-        self._body, self._missing = bytearray(data[start:]), stop - len(data)
-        self._at = len(data)
+        self._partial_body, self._missing_bytes = bytearray(data[start:]), stop - len(data)
+        self._position = len(data)
         return None
 
-    def _continued(self, body: bytearray) -> Part | None:
+    def _continue_frame(self, body: bytearray) -> Part | None:
         data = self._data
-        taken = data if not self._at and len(data) <= self._missing else None
+        taken = data if not self._position and len(data) <= self._missing_bytes else None
         if taken is None:
-            taken = data[self._at : self._at + self._missing]
+            taken = data[self._position : self._position + self._missing_bytes]
         body += taken
-        self._at += len(taken)
-        self._missing -= len(taken)
-        if self._missing:
+        self._position += len(taken)
+        self._missing_bytes -= len(taken)
+        if self._missing_bytes:
             return None
-        self._body = None
+        self._partial_body = None
         return body
 
-    def _check(self, flags: int, size: int) -> None:
+    def _check_frame_header(self, flags: int, size: int) -> None:
         """Refuse a frame for what its head says."""
         if flags & ~(MORE | LONG | COMMAND) or flags & (MORE | COMMAND) == MORE | COMMAND:
             raise ProtocolError("a frame has flags that mean nothing")
         if flags & COMMAND:
-            if size > COMMAND_BYTES:
+            if size > MAX_COMMAND_BYTES:
                 raise ProtocolError("a command is too long")
             return
-        self._size += size
-        if self._size > self._most_bytes:
-            raise ProtocolError(f"a message has more than {self._most_bytes >> 20} MiB")
-        if len(self._message) >= PARTS:
-            raise ProtocolError(f"a message has more than {PARTS} parts")
+        self._message_bytes += size
+        if self._message_bytes > self._max_message_bytes:
+            raise ProtocolError(f"a message has more than {self._max_message_bytes >> 20} MiB")
+        if len(self._parts) >= MAX_PARTS:
+            raise ProtocolError(f"a message has more than {MAX_PARTS} parts")
 
 
-def _command(body: Part) -> Command:
+def _parse_command(body: Part) -> Command:
     length = body[0] if body else 0
     if not length or len(body) < 1 + length:
         raise ProtocolError("a command has no name")
     return Command(bytes(body[1 : 1 + length]), bytes(body[1 + length :]))
 
 
-def check_ready(kind: Kind, data: bytes) -> None:
+def check_ready(socket_type: SocketType, data: bytes) -> None:
     """Whether the peer of READY is one to talk to. Raises ProtocolError."""
-    partner = _properties(data).get(b"socket-type")
-    if partner not in _PARTNERS[kind]:
+    peer_type = _parse_properties(data).get(b"socket-type")
+    if peer_type not in _PEER_TYPES[socket_type]:
         raise ProtocolError("its socket has the wrong type")
 
 
 def pong(data: bytes) -> bytes:
     """The answer to a PING, whose data is a time to live of two bytes and a context, RFC 37."""
-    return command(b"PONG", data[2 : 2 + CONTEXT_BYTES])
+    return command(b"PONG", data[2 : 2 + MAX_CONTEXT_BYTES])
 
 
-def _properties(data: bytes) -> Mapping[bytes, bytes]:
+def _parse_properties(data: bytes) -> Mapping[bytes, bytes]:
     """Metadata, names in lower case; RFC 23 "Connection Metadata". Raises ProtocolError."""
-    return dict(_pairs(data))
+    return dict(_iter_properties(data))
 
 
-def _pairs(data: bytes) -> Iterable[tuple[bytes, bytes]]:
+def _iter_properties(data: bytes) -> Iterable[tuple[bytes, bytes]]:
     at = 0
     while at < len(data):
         name_end = at + 1 + data[at]

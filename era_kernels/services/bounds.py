@@ -51,7 +51,7 @@ def check_limits(wish: Limits, server: Limits, language: Language, host: KernelH
     are taken, as all wishes are: `isolation` tells that nothing enforces them.
     """
     for bound, value in _given(wish):
-        most, least = bound.of(server), bound.of(language.floors)
+        most, least = bound.of(server), bound.of(language.minimums)
         if most is not None and value > most:
             end = f"must be at most {bound.told(most)}, {bound.setting} of this server"
             raise _refusal(bound, end)

@@ -9,8 +9,8 @@ from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field, replace
 
 from era_kernels.errors import EraError, QueueFull
+from era_kernels.kernels.exec_process import ExecProcess, FailedExec
 from era_kernels.kernels.machine import Machine
-from era_kernels.kernels.program import Program, Unstarted
 from era_kernels.models import ExecSubmission, Finished, Session
 from era_kernels.services.conclusions import Conclusions
 from era_kernels.services.errands import Errands
@@ -34,7 +34,7 @@ class Exec:
     timeout: float
     opening: asyncio.Task[Running] | None = None
     serving: asyncio.Task[None] | None = None
-    program: Program | Unstarted | None = None
+    program: ExecProcess | FailedExec | None = None
     interruption: Interruption = field(init=False)
     seated: bool = False  # it has had the session's machine
     started: asyncio.Event = field(default_factory=asyncio.Event)

@@ -14,7 +14,7 @@ from itertools import islice
 
 from era_kernels.errors import EraError, NotRunning, StorageFailed
 from era_kernels.json_incremental import estimate_size
-from era_kernels.kernels.inside import Inside
+from era_kernels.kernels.control_client import ControlClient
 from era_kernels.models import (
     Done,
     Event,
@@ -85,7 +85,7 @@ class Running:
         # Set by who runs it: ends it and nothing else, and tells what that took.
         self.interrupt: Callable[[], Awaitable[Sequence[Step]]] | None = None
         self.inputs = Inputs()
-        self.inside: Inside | None = None  # of the kernel that runs it, while it does
+        self.inside: ControlClient | None = None  # of the kernel that runs it, while it does
         self.beside = False  # is it a program beside the kernel?
         self._callers = 0
         self._answer_bound = answer_bound

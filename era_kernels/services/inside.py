@@ -45,7 +45,7 @@ class Insights:
         async with self._sessions.using(id) as live:
             self._check(live.session.language, "variables")
             machine = live.machine
-            return Variables() if machine is None else await machine.kernel.inside.variables()
+            return Variables() if machine is None else await machine.kernel.control.variables()
 
     def _check(self, language: str, capability: str) -> None:
         if capability not in self._languages.resolve(language).capabilities:

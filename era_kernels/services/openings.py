@@ -33,7 +33,7 @@ class Openings:
         with tools.meters.kernel_starting(session.language) if kernel else nullcontext():
             machine = await tools.host.open(session.language, place, limits, env, kernel=kernel)
         if self._record.stored:
-            machine.late = tools.logs.live(session.directory).take
+            machine.on_late_output = tools.logs.live(session.directory).take
         tools.seats.take(self._holder)
         machine.ended.add_done_callback(self._on_ended)
         if kernel:
@@ -47,7 +47,7 @@ class Openings:
         await self._begin(machine)
 
     async def _begin(self, machine: Machine) -> None:
-        machine.kernel.late = machine.late
+        machine.kernel.on_late_output = machine.on_late_output
         machine.ended.add_done_callback(self._on_kernel_ended)
         try:
             # Durable before any code runs: after a crash it alone tells that variables were lost,

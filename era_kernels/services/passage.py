@@ -130,7 +130,7 @@ class Passage:
             return self._cancelled()
         self._begun += 1
         request = Request(submission.code, {**submission.env, **env}, ticket.timeout, self._begun)
-        ticket.interruption.stop = partial(machine.kernel.stop, request)
+        ticket.interruption.stop = partial(machine.kernel.escalate_interrupt, request)
         began = time.monotonic()
         try:
             return await pump(running, machine, request, self._tools.rules.max_execution_output)

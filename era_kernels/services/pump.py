@@ -6,9 +6,9 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from contextlib import aclosing, contextmanager
 
 from era_kernels.errors import StorageFailed
-from era_kernels.kernels.inside import Inside
+from era_kernels.kernels.control_client import ControlClient
+from era_kernels.kernels.exec_process import ExecProcess, FailedExec
 from era_kernels.kernels.machine import Machine
-from era_kernels.kernels.program import Program, Unstarted
 from era_kernels.models import Ending, Finished, InputRequest, Output, Reason, Request
 from era_kernels.services.executions import Running
 from era_kernels.services.outcome import ended_with
@@ -23,7 +23,7 @@ async def pump(running: Running, machine: Machine, request: Request, most: int) 
     program must not go on when nobody can see what it does.
     """
     try:
-        with _seen(running, machine.kernel.inside):
+        with _seen(running, machine.kernel.control):
             return await _pumped(running, machine.kernel.execute(request), most, machine.aclose)
     except Exception as problem:
         await machine.aclose(UNHEARD)
@@ -34,7 +34,7 @@ async def pump(running: Running, machine: Machine, request: Request, most: int) 
 
 
 @contextmanager
-def _seen(running: Running, inside: Inside) -> Iterator[None]:
+def _seen(running: Running, inside: ControlClient) -> Iterator[None]:
     """What the run asks comes from there; who asks for its stack gets it from there."""
     running.inside = inside
     try:
@@ -45,13 +45,13 @@ def _seen(running: Running, inside: Inside) -> Iterator[None]:
 
 
 async def pump_program(
-    running: Running, program: Program | Unstarted, timeout: float, most: int
+    running: Running, program: ExecProcess | FailedExec, timeout: float, most: int
 ) -> Finished:
     """The same for a program beside the kernel, which alone is ended."""
     try:
-        return await _pumped(running, program.events(timeout), most, program.end)
+        return await _pumped(running, program.events(timeout), most, program.kill)
     except Exception as problem:
-        await program.end(UNHEARD)
+        await program.kill(UNHEARD)
         if not isinstance(problem, StorageFailed):
             raise
         running.problem = problem

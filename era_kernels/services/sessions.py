@@ -248,13 +248,13 @@ class LiveSessions:
         self._check_open()
         async with self.using(id) as live:
             self._check_open()
-            self._tools.host.languages.available(live.session.language)
+            self._tools.host.languages.resolve_available(live.session.language)
             return await live.submit(submission)
 
     async def execute(self, language: str, submission: Submission) -> Running:
         """A run in a throw-away session, which is gone when the run has ended."""
         self._check_open()
-        name = self._tools.host.languages.available(language).name
+        name = self._tools.host.languages.resolve_available(language).name
         return await self._throwaways.run(name, submission)
 
     # ------------------------------------------------------------ the end

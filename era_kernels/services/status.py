@@ -34,7 +34,7 @@ class Status:
 
     def availability(self) -> dict[str, bool]:
         """Language → does it run on this host."""
-        return {language.name: language.available for language in self._host.languages}
+        return {language.name: language.is_available for language in self._host.languages}
 
     def languages(self) -> list[JsonObject]:
         """What `GET /api/languages` lists."""

@@ -19,7 +19,7 @@ LANGUAGE = "python"
 
 
 @asynccontextmanager
-async def a_host(languages: Languages) -> AsyncIterator[KernelHost]:
+async def open_host(languages: Languages) -> AsyncIterator[KernelHost]:
     """A host with a zygote of its own; nothing is left of both afterwards."""
     async with AsyncExitStack() as stack:
         runtime = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="era-")))
@@ -30,11 +30,11 @@ async def a_host(languages: Languages) -> AsyncIterator[KernelHost]:
         yield host
 
 
-def a_place(directory: Path) -> Place:
-    place = Place(directory / "workspace", directory / "packages", directory / "cache")
-    for path in (place.workspace, place.packages, place.cache):
+def make_paths(directory: Path) -> Place:
+    paths = Place(directory / "workspace", directory / "packages", directory / "cache")
+    for path in (paths.workspace, paths.packages, paths.cache):
         path.mkdir(parents=True)
-    return place
+    return paths
 
 
 @pytest.fixture(scope="module")
@@ -47,10 +47,10 @@ def runner() -> Iterator[asyncio.Runner]:
 @pytest.fixture(scope="module")
 def host(runner: asyncio.Runner) -> Iterator[KernelHost]:
     languages = Languages.load()
-    reason = languages.resolve(LANGUAGE).reason
+    reason = languages.resolve(LANGUAGE).unavailable_reason
     if reason is not None:
         pytest.skip(reason)
-    manager = a_host(languages)
+    manager = open_host(languages)
     yield runner.run(manager.__aenter__())
     runner.run(manager.__aexit__(None, None, None))
 
@@ -60,7 +60,7 @@ def machine(
     runner: asyncio.Runner, host: KernelHost, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Machine]:
     """One machine for all tests that leave it as it was."""
-    place = a_place(tmp_path_factory.mktemp("place"))
-    machine = runner.run(host.open(LANGUAGE, place, Limits(), {"ERA_SESSION": "true"}))
+    paths = make_paths(tmp_path_factory.mktemp("place"))
+    machine = runner.run(host.open(LANGUAGE, paths, Limits(), {"ERA_SESSION": "true"}))
     yield machine
     runner.run(machine.aclose())

@@ -14,18 +14,18 @@ import pytest
 import zmq
 
 from era_kernels.kernels import channels, zmtp
-from era_kernels.kernels.channels import DEAF, Channel, Channels
-from era_kernels.kernels.wire import Connection, Message
+from era_kernels.kernels.channels import NOT_READING, ChannelConnection, KernelChannels
+from era_kernels.kernels.wire_protocol import ConnectionInfo, Message
 from era_kernels.sandbox import sockets
 
 
 @asynccontextmanager
-async def paired(
+async def connected_pair(
     directory: Path,
     kind: int = zmq.DEALER,
-    mine: zmtp.Kind = "DEALER",
+    socket_type: zmtp.SocketType = "DEALER",
     options: Mapping[int, int] | None = None,
-) -> AsyncIterator[tuple[Channel, zmq.Socket[Any], list[bytes]]]:
+) -> AsyncIterator[tuple[ChannelConnection, zmq.Socket[Any], list[bytes]]]:
     """A channel, the socket at its other end, and what the channel received."""
     context: zmq.Context[Any] = zmq.Context()
     received: list[bytes] = []
@@ -33,7 +33,9 @@ async def paired(
     for option, value in {zmq.SNDHWM: 0, **(options or {})}.items():
         other.set(option, value)
     other.bind(f"ipc://{directory}/s")
-    channel = Channel(mine, b"me", lambda parts: received.append(bytes(parts[-1])), _never)
+    channel = ChannelConnection(
+        socket_type, b"me", lambda parts: received.append(bytes(parts[-1])), _never
+    )
     channel.open(sockets.connect(directory / "s"))
     try:
         yield channel, other, received
@@ -47,7 +49,7 @@ def _never(why: str) -> None:
     raise AssertionError(why)
 
 
-async def until(received: list[bytes], count: int) -> None:
+async def wait_for_count(received: list[bytes], count: int) -> None:
     async with asyncio.timeout(10):
         while len(received) < count:
             await asyncio.sleep(0.005)
@@ -57,13 +59,13 @@ def test_all_that_arrives_is_received_in_order(tmp_path: Path) -> None:
     """A burst comes whole and in order, also while we send in between."""
 
     async def body() -> None:
-        async with paired(tmp_path) as (channel, other, received):
+        async with connected_pair(tmp_path) as (channel, other, received):
             for number in range(2000):
                 other.send(str(number).encode())
                 if number % 100 == 0:
                     channel.send([b"x"])
                     await asyncio.sleep(0)
-            await until(received, 2000)
+            await wait_for_count(received, 2000)
             assert received == [str(number).encode() for number in range(2000)]
 
     asyncio.run(body())
@@ -73,12 +75,12 @@ def test_a_router_knows_the_identity(tmp_path: Path) -> None:
     """A ROUTER, which is what kernels have, reads and answers by the identity that we gave."""
 
     async def body() -> None:
-        async with paired(tmp_path, zmq.ROUTER) as (channel, other, received):
+        async with connected_pair(tmp_path, zmq.ROUTER) as (channel, other, received):
             channel.send([b"", b"a" * 255, b"b" * 256, b"c" * 100_000, b"last"])
             parts = await asyncio.to_thread(other.recv_multipart)
             assert parts == [b"me", b"", b"a" * 255, b"b" * 256, b"c" * 100_000, b"last"]
             other.send_multipart([b"me", b"answer"])
-            await until(received, 1)
+            await wait_for_count(received, 1)
             assert received == [b"answer"]
 
     asyncio.run(body())
@@ -89,7 +91,7 @@ def test_a_publisher_is_subscribed_to(tmp_path: Path, kind: int) -> None:
     """A PUB or an XPUB sends all that it publishes; an XPUB sees the subscription."""
 
     async def body() -> None:
-        async with paired(tmp_path, kind, "SUB") as (_, other, received):
+        async with connected_pair(tmp_path, kind, "SUB") as (_, other, received):
             if kind == zmq.XPUB:
                 assert await asyncio.to_thread(other.recv) == b"\x01"
             async with asyncio.timeout(10):
@@ -109,11 +111,11 @@ def test_heartbeats_are_answered(tmp_path: Path) -> None:
     beating = {zmq.HEARTBEAT_IVL: 20, zmq.HEARTBEAT_TIMEOUT: 100}
 
     async def body() -> None:
-        async with paired(tmp_path, options=beating) as (channel, other, received):
+        async with connected_pair(tmp_path, options=beating) as (channel, other, received):
             await asyncio.sleep(0.5)
-            assert channel.received > 300  # bytes: some PINGs after the greeting
+            assert channel.received_bytes > 300  # bytes: some PINGs after the greeting
             other.send(b"still here")
-            await until(received, 1)
+            await wait_for_count(received, 1)
 
     asyncio.run(body())
 
@@ -122,7 +124,7 @@ def test_a_long_message_is_sent_in_the_background(tmp_path: Path) -> None:
     """32 MiB to a peer that reads late: the call returns at once, and all of it arrives."""
 
     async def body() -> None:
-        async with paired(tmp_path) as (channel, other, _):
+        async with connected_pair(tmp_path) as (channel, other, _):
             text = os.urandom(1 << 20) * 32
             channel.send([b"a", text])
             await asyncio.sleep(0.05)
@@ -140,13 +142,13 @@ def test_a_peer_that_reads_nothing_is_given_up(tmp_path: Path) -> None:
         other = context.socket(zmq.DEALER)
         other.set(zmq.RCVHWM, 1)
         other.bind(f"ipc://{tmp_path}/s")
-        channel = Channel("DEALER", b"", lambda parts: None, lost.append)
+        channel = ChannelConnection("DEALER", b"", lambda parts: None, lost.append)
         channel.open(sockets.connect(tmp_path / "s"))
         async with asyncio.timeout(10):
             while not lost:
                 channel.send([bytes(1 << 20)])
                 await asyncio.sleep(0.01)
-        assert lost == [DEAF]
+        assert lost == [NOT_READING]
         other.close(linger=0)
         await asyncio.to_thread(context.term)
 
@@ -157,7 +159,7 @@ def test_pause_leaves_everything_for_later(tmp_path: Path) -> None:
     """A paused channel receives nothing and burns no time; resumed, it loses nothing."""
 
     async def body() -> None:
-        async with paired(tmp_path) as (channel, other, received):
+        async with connected_pair(tmp_path) as (channel, other, received):
             channel.pause()
             for number in range(100):
                 other.send(str(number).encode())
@@ -165,10 +167,10 @@ def test_pause_leaves_everything_for_later(tmp_path: Path) -> None:
             await asyncio.sleep(0.3)
             after = os.times()
             assert received == []
-            assert channel.paused
+            assert channel.is_paused
             assert after.user + after.system - before.user - before.system < 0.2
             channel.resume()
-            await until(received, 100)
+            await wait_for_count(received, 100)
             assert received[-1] == b"99"
 
     asyncio.run(body())
@@ -178,12 +180,12 @@ def test_receiver_may_pause_in_the_middle_of_a_burst(tmp_path: Path) -> None:
     """After a pause not one more message comes, whatever lies there already."""
 
     async def body() -> None:
-        async with paired(tmp_path) as (channel, other, received):
-            channel._receive = lambda parts: (received.append(parts[-1]), channel.pause())  # type: ignore
+        async with connected_pair(tmp_path) as (channel, other, received):
+            channel._on_multipart = lambda parts: (received.append(parts[-1]), channel.pause())  # type: ignore
             for _ in range(10):
                 other.send(b"x")
             for count in range(1, 11):
-                await until(received, count)
+                await wait_for_count(received, count)
                 await asyncio.sleep(0.02)
                 assert len(received) == count
                 channel.resume()
@@ -191,25 +193,28 @@ def test_receiver_may_pause_in_the_middle_of_a_burst(tmp_path: Path) -> None:
     asyncio.run(body())
 
 
-def test_a_held_channel_waits_for_its_release(tmp_path: Path) -> None:
+def test_paused_decoding_waits_to_be_resumed(tmp_path: Path) -> None:
     """Held and paused are two things: both must be over before anything comes."""
 
     async def body() -> None:
-        async with paired(tmp_path) as (channel, other, received):
-            channel._receive = lambda parts: (received.append(parts[-1]), channel.hold())  # type: ignore
+        async with connected_pair(tmp_path) as (channel, other, received):
+            channel._on_multipart = lambda parts: (
+                received.append(parts[-1]),
+                channel.pause_decoding(),
+            )  # type: ignore
             for _ in range(3):
                 other.send(b"x")
-            await until(received, 1)
+            await wait_for_count(received, 1)
             channel.pause()
-            channel.release()
+            channel.resume_decoding()
             await asyncio.sleep(0.02)
-            assert (len(received), channel.paused) == (1, True)
-            channel.hold()
+            assert (len(received), channel.is_paused) == (1, True)
+            channel.pause_decoding()
             channel.resume()
             await asyncio.sleep(0.02)
-            assert (len(received), channel.paused) == (1, True)
-            channel.release()
-            await until(received, 2)
+            assert (len(received), channel.is_paused) == (1, True)
+            channel.resume_decoding()
+            await wait_for_count(received, 2)
 
     asyncio.run(body())
 
@@ -219,10 +224,10 @@ def test_one_talker_leaves_the_loop_to_others(
 ) -> None:
     """A socket hands over a bounded amount per turn of the loop."""
     monkeypatch.setattr(channels, "TURN_BYTES", 10_000)
-    monkeypatch.setattr(channels, "CHUNK", 10_000)
+    monkeypatch.setattr(channels, "READ_BYTES", 10_000)
 
     async def body() -> None:
-        async with paired(tmp_path) as (channel, other, received):
+        async with connected_pair(tmp_path) as (channel, other, received):
             channel.pause()
             for _ in range(500):
                 other.send(b"x" * 1000)
@@ -243,9 +248,9 @@ def test_one_talker_leaves_time_to_others(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(channels, "SLICE_SECONDS", 0)
 
     async def body() -> None:
-        async with paired(tmp_path) as (channel, other, received):
+        async with connected_pair(tmp_path) as (channel, other, received):
             await asyncio.sleep(0.1)  # for the greeting
-            monkeypatch.setattr(channels, "BREATH", 0.5)
+            monkeypatch.setattr(channels, "BACKOFF_SECONDS", 0.5)
             channel.pause()
             for _ in range(3):
                 other.send(b"x" * 1000)
@@ -258,7 +263,7 @@ def test_one_talker_leaves_time_to_others(tmp_path: Path, monkeypatch: pytest.Mo
             after = os.times()
             assert 0 < len(received) < 3
             assert after.user + after.system - before.user - before.system < 0.05
-            await until(received, 3)
+            await wait_for_count(received, 3)
 
     asyncio.run(body())
 
@@ -267,13 +272,13 @@ def test_closed_channel_is_silent(tmp_path: Path) -> None:
     """Closing twice, and sending or resuming afterwards, is nothing."""
 
     async def body() -> None:
-        async with paired(tmp_path) as (channel, _, received):
+        async with connected_pair(tmp_path) as (channel, _, received):
             channel.close()
             channel.close()
             channel.send([b"x"])
             channel.resume()
-            channel.release()
-            assert not channel.paused
+            channel.resume_decoding()
+            assert not channel.is_paused
             await asyncio.sleep(0.05)
             assert received == []
 
@@ -298,16 +303,18 @@ def test_many_kernels_take_no_threads(tmp_path: Path, many_descriptors: None) ->
         raise AssertionError
 
     async def body() -> None:
-        before = _traces()
-        opened = [Channels(Connection.new(tmp_path), *[ignore] * 4, _never) for _ in range(500)]
+        before = _count_threads_and_files()
+        opened = [
+            KernelChannels(ConnectionInfo.new(tmp_path), *[ignore] * 4, _never) for _ in range(500)
+        ]
         await asyncio.sleep(0.05)
-        assert _traces() == before
+        assert _count_threads_and_files() == before
         for one in opened:
             one.close()
 
     asyncio.run(body())
 
 
-def _traces() -> tuple[int, int]:
+def _count_threads_and_files() -> tuple[int, int]:
     tasks, files = (len([*Path(f"/proc/self/{what}").iterdir()]) for what in ("task", "fd"))
     return tasks, files

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from era_kernels.kernels.environment import environment, filled, search_path
+from era_kernels.kernels.environment import build_environment, fill_placeholders, search_path
 from era_kernels.models import Place
 
 
@@ -22,7 +22,7 @@ def test_nothing_of_the_server_leaks_in(place: Place, monkeypatch: pytest.Monkey
     """A variable of the server is in no kernel's environment."""
     monkeypatch.setenv("ERA_API_TOKENS", "a secret")
     monkeypatch.setenv("LD_PRELOAD", "evil.so")
-    env = environment({}, place, {"ERA_SESSION": "true"})
+    env = build_environment({}, place, {"ERA_SESSION": "true"})
     assert env["ERA_SESSION"] == "true"
     assert not {"ERA_API_TOKENS", "LD_PRELOAD"} & set(env)
     assert "a secret" not in str(env)
@@ -30,7 +30,7 @@ def test_nothing_of_the_server_leaks_in(place: Place, monkeypatch: pytest.Monkey
 
 def test_home_is_the_workspace_and_caches_are_not_in_it(place: Place) -> None:
     """Code is at home in its workspace; what tools keep for themselves lies elsewhere."""
-    env = environment({}, place, {})
+    env = build_environment({}, place, {})
     assert env["HOME"] == str(place.workspace)
     inside = [name for name, value in env.items() if str(place.workspace) in value]
     assert inside == ["HOME"]
@@ -39,13 +39,13 @@ def test_home_is_the_workspace_and_caches_are_not_in_it(place: Place) -> None:
 
 def test_templates_of_the_language_are_filled(place: Place) -> None:
     """A kernelspec names its caches relative to the session's directories."""
-    env = environment({"MINE": "{cache}/m:{packages}:{workspace}:{other}"}, place, {})
+    env = build_environment({"MINE": "{cache}/m:{packages}:{workspace}:{other}"}, place, {})
     assert env["MINE"] == f"{place.cache}/m:{place.packages}:{place.workspace}:{{other}}"
 
 
 def test_the_session_wins_over_the_language(place: Place) -> None:
     """What the session gives replaces what the kernelspec says."""
-    assert environment({"A": "spec"}, place, {"A": "session"})["A"] == "session"
+    assert build_environment({"A": "spec"}, place, {"A": "session"})["A"] == "session"
 
 
 def test_tools_of_this_installation_come_first() -> None:
@@ -57,4 +57,4 @@ def test_tools_of_this_installation_come_first() -> None:
 
 def test_values_are_not_templates() -> None:
     """What fills a placeholder is not looked at again as a format."""
-    assert filled("{a}", {"{a}": "{0!r}"}) == "{0!r}"
+    assert fill_placeholders("{a}", {"{a}": "{0!r}"}) == "{0!r}"

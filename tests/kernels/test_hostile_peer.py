@@ -13,14 +13,25 @@ import pytest
 
 from era_kernels.errors import KernelStartFailed
 from era_kernels.kernels import zmtp
-from era_kernels.kernels.channels import BROKEN, LOST, STALLED, Channel
+from era_kernels.kernels.active_run import KernelTimeouts
+from era_kernels.kernels.channels import (
+    CONNECTION_CLOSED,
+    MESSAGE_STALLED,
+    PROTOCOL_VIOLATION,
+    ChannelConnection,
+)
 from era_kernels.kernels.kernel import Kernel
-from era_kernels.kernels.run import Patience
-from era_kernels.kernels.unfinished import Unfinished
-from era_kernels.kernels.wire import Connection
+from era_kernels.kernels.receive_budget import ReceiveBudget
+from era_kernels.kernels.wire_protocol import ConnectionInfo
 from era_kernels.models import Ending, Finished, Reason
 from era_kernels.sandbox import sockets
-from tests.kernels.scripted import QUICK, Keeper, ScriptedKernel, Stage, staged
+from tests.kernels.scripted_kernel import (
+    SHORT_TIMEOUTS,
+    FakeMachineHandle,
+    KernelHarness,
+    ScriptedKernel,
+    open_harness,
+)
 
 XPUB = zmtp.command(b"READY", b"\x0bSocket-Type\0\0\0\x04XPUB")
 BEGIN = zmtp.greeting() + XPUB
@@ -32,7 +43,7 @@ async def until(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0.005)
 
 
-def talk(directory: Path, *sent: bytes, hang_up: bool = False) -> list[str | list[bytes]]:
+def receive_all(directory: Path, *sent: bytes, hang_up: bool = False) -> list[str | list[bytes]]:
     """What a SUB makes of those bytes: messages, and at last the reason why it was given up."""
     found: list[str | list[bytes]] = []
 
@@ -42,14 +53,14 @@ def talk(directory: Path, *sent: bytes, hang_up: bool = False) -> list[str | lis
             listener.listen()
             over = asyncio.Event()
 
-            def broken(why: str) -> None:
+            def on_lost(why: str) -> None:
                 found.append(why)
                 over.set()
 
-            def receive(parts: zmtp.Message) -> None:
+            def receive(parts: zmtp.Multipart) -> None:
                 found.append([bytes(part) for part in parts])
 
-            channel = Channel("SUB", b"", receive, broken)
+            channel = ChannelConnection("SUB", b"", receive, on_lost)
             channel.open(sockets.connect(directory / "s"))
             with listener.accept()[0] as peer:
                 for data in sent:
@@ -81,24 +92,24 @@ def talk(directory: Path, *sent: bytes, hang_up: bool = False) -> list[str | lis
 )
 def test_a_broken_protocol_is_told(tmp_path: Path, sent: list[bytes], why: str) -> None:
     """The connection ends at once, with what was wrong in words."""
-    assert talk(tmp_path, *sent) == [f"{BROKEN}: {why}"]
+    assert receive_all(tmp_path, *sent) == [f"{PROTOCOL_VIOLATION}: {why}"]
 
 
 def test_what_came_before_an_end_is_received(tmp_path: Path) -> None:
     """Messages that arrived whole are handed over; the torn one is not, and then comes the end."""
     data = zmtp.frame(b"whole") + zmtp.frame(bytes(10))[:5]
-    assert talk(tmp_path, BEGIN + data, hang_up=True) == [[b"whole"], LOST]
+    assert receive_all(tmp_path, BEGIN + data, hang_up=True) == [[b"whole"], CONNECTION_CLOSED]
 
 
 def test_a_peer_that_says_nothing_is_waited_for(tmp_path: Path) -> None:
     """Silence is no end: whoever waits for an answer has a time of his own."""
-    assert talk(tmp_path, zmtp.greeting()[:10]) == []
+    assert receive_all(tmp_path, zmtp.greeting()[:10]) == []
 
 
 def test_messages_that_never_end_take_little_together(tmp_path: Path) -> None:
     """Past a bound for all peers the one that began first is given up, and its memory is free."""
     most, each = 3 << 20, 2 << 20
-    unfinished = Unfinished(most)
+    unfinished = ReceiveBudget(most)
     told: list[tuple[int, str]] = []
     whole: list[int] = []
 
@@ -108,27 +119,27 @@ def test_messages_that_never_end_take_little_together(tmp_path: Path) -> None:
             listener.listen()
             opened = []
             for number in range(3):
-                channel = Channel(
+                channel = ChannelConnection(
                     "SUB",
                     b"",
                     lambda parts: whole.append(len(parts[0])),
                     lambda why, number=number: told.append((number, why)),  # type: ignore[misc]
-                    unfinished=unfinished,
+                    receive_budget=unfinished,
                 )
                 channel.open(sockets.connect(tmp_path / "s"))
                 peer, _ = listener.accept()
                 opened.append((channel, peer))
-                begin = BEGIN + zmtp.head(each + 1) + bytes(each)
+                begin = BEGIN + zmtp.frame_header(each + 1) + bytes(each)
                 await asyncio.to_thread(_send, peer, begin)
-                await until(lambda: channel._decoder.held == each)
+                await until(lambda: channel._decoder.buffered_bytes == each)
                 assert sum(one._decoder.held for one, _ in opened) <= most
-            assert told == [(0, STALLED), (1, STALLED)]
+            assert told == [(0, MESSAGE_STALLED), (1, MESSAGE_STALLED)]
             opened[2][1].sendall(b"x")
             await until(lambda: whole == [each + 1])
             for channel, peer in opened:
                 channel.close()
                 peer.close()
-        assert not unfinished._held
+        assert not unfinished._entries
 
     asyncio.run(body())
 
@@ -147,13 +158,13 @@ def test_pings_take_no_memory(tmp_path: Path) -> None:
         with socket.socket(socket.AF_UNIX) as listener:
             listener.bind(f"{tmp_path}/s")
             listener.listen()
-            channel = Channel("SUB", b"", lambda parts: None, lambda why: None)
+            channel = ChannelConnection("SUB", b"", lambda parts: None, lambda why: None)
             channel.open(sockets.connect(tmp_path / "s"))
             peer, _ = listener.accept()
             thread = threading.Thread(target=peer.sendall, args=(BEGIN + flood,))
             thread.start()
             while thread.is_alive():
-                sizes.append(channel._outbox.size)
+                sizes.append(channel._writer.pending_bytes)
                 await asyncio.sleep(0)
             channel.close()
             peer.close()
@@ -165,15 +176,15 @@ def test_pings_take_no_memory(tmp_path: Path) -> None:
 # ---------------------------------------------------------------- the kernel around it
 
 
-def on_stage(
+def run_in_harness(
     directory: Path,
     script: Callable[[ScriptedKernel, dict[str, object]], None],
-    act: Callable[[Stage], Awaitable[None]],
-    patience: Patience = QUICK,
+    act: Callable[[KernelHarness], Awaitable[None]],
+    patience: KernelTimeouts = SHORT_TIMEOUTS,
 ) -> None:
     async def body() -> None:
-        async with staged(directory, script, patience) as stage:
-            await act(stage)
+        async with open_harness(directory, script, patience) as harness:
+            await act(harness)
 
     asyncio.run(body())
 
@@ -181,55 +192,57 @@ def on_stage(
 def test_a_run_ends_with_the_cause(tmp_path: Path) -> None:
     """A kernel that sends a message of too many parts in a run is ended, and the run says why."""
 
-    def script(other: ScriptedKernel, request: object) -> None:
-        other.iopub.send_multipart([b"x"] * 65)
+    def script(scripted: ScriptedKernel, request: object) -> None:
+        scripted.iopub.send_multipart([b"x"] * 65)
 
-    async def act(stage: Stage) -> None:
-        reason = f"{BROKEN}: a message has more than 64 parts"
-        assert await stage.run() == [Finished(137, state="lost", ending=Ending(reason=reason))]
+    async def act(harness: KernelHarness) -> None:
+        reason = f"{PROTOCOL_VIOLATION}: a message has more than 64 parts"
+        assert await harness.run() == [Finished(137, state="lost", ending=Ending(reason=reason))]
 
-    on_stage(tmp_path, script, act)
+    run_in_harness(tmp_path, script, act)
 
 
 @pytest.mark.parametrize("name", ["shell", "iopub", "control", "stdin"])
 def test_a_lost_connection_ends_the_kernel(tmp_path: Path, name: str) -> None:
     """A socket that is closed while the process lives on: the machine is ended after a while."""
 
-    def script(other: ScriptedKernel, request: object) -> None:
-        getattr(other, name).close(linger=0)
-        other._stop = True  # it would only stumble
+    def script(scripted: ScriptedKernel, request: object) -> None:
+        getattr(scripted, name).close(linger=0)
+        scripted._is_stopped = True  # it would only stumble
 
-    async def act(stage: Stage) -> None:
-        assert await stage.run() == [Finished(137, state="lost", ending=Ending(reason=LOST))]
+    async def act(harness: KernelHarness) -> None:
+        assert await harness.run() == [
+            Finished(137, state="lost", ending=Ending(reason=CONNECTION_CLOSED))
+        ]
 
-    on_stage(tmp_path, script, act, Patience(farewell=0.2))
+    run_in_harness(tmp_path, script, act, KernelTimeouts(exit=0.2))
 
 
 def test_a_process_that_ends_tells_how(tmp_path: Path) -> None:
     """Its sockets close before it ends: its own ending is what counts."""
 
-    def script(other: ScriptedKernel, request: object) -> None:
-        other.iopub.close(linger=0)
-        other._stop = True
+    def script(scripted: ScriptedKernel, request: object) -> None:
+        scripted.iopub.close(linger=0)
+        scripted._is_stopped = True
 
-    async def act(stage: Stage) -> None:
-        asyncio.get_running_loop().call_later(0.3, stage.keeper.end, Ending(code=7))
-        (finished,) = await stage.run()
+    async def act(harness: KernelHarness) -> None:
+        asyncio.get_running_loop().call_later(0.3, harness.machine.end, Ending(code=7))
+        (finished,) = await harness.run()
         assert finished == Finished(7, state="lost", ending=Ending(code=7))
 
-    on_stage(tmp_path, script, act, Patience(farewell=5))
+    run_in_harness(tmp_path, script, act, KernelTimeouts(exit=5))
 
 
 def test_a_link_in_the_place_of_a_socket_is_not_followed(tmp_path: Path) -> None:
     """A kernel that puts a link to another's socket where its own should be has failed to start."""
 
     async def body() -> None:
-        connection, keeper = Connection.new(tmp_path), Keeper()
+        connection, keeper = ConnectionInfo.new(tmp_path), FakeMachineHandle()
         with socket.socket(socket.AF_UNIX) as other:
             other.bind(f"{tmp_path}/other")
             other.listen()
             other.setblocking(False)
-            connection.path("iopub").symlink_to(tmp_path / "other")
+            connection.socket_path("iopub").symlink_to(tmp_path / "other")
             kernel = Kernel(connection, keeper)
             with pytest.raises(KernelStartFailed, match="something else lies in the place"):
                 await kernel.wait_ready(10)

@@ -15,10 +15,10 @@ import pytest
 
 from era_kernels.errors import KernelStartFailed
 from era_kernels.kernels import zmtp
-from era_kernels.kernels.channels import BROKEN
+from era_kernels.kernels.active_run import MAX_PENDING_BYTES, NOT_ANSWERING, KernelTimeouts
+from era_kernels.kernels.channels import PROTOCOL_VIOLATION
 from era_kernels.kernels.kernel import InterruptMode, Kernel
-from era_kernels.kernels.run import HELD_BYTES, SILENT, Patience
-from era_kernels.kernels.wire import Connection
+from era_kernels.kernels.wire_protocol import ConnectionInfo
 from era_kernels.models import (
     Display,
     Ending,
@@ -32,308 +32,310 @@ from era_kernels.models import (
     Stdout,
     Step,
 )
-from tests.kernels.scripted import (
-    QUICK,
-    Keeper,
-    Message,
+from tests.kernels.scripted_kernel import (
+    SHORT_TIMEOUTS,
+    FakeMachineHandle,
+    JupyterMessage,
+    KernelHarness,
     Script,
     ScriptedKernel,
-    Stage,
-    a_request,
-    staged,
+    make_request,
+    open_harness,
 )
 
 pytestmark = pytest.mark.timeout(30)
 
 
 @pytest.fixture
-def on_stage(tmp_path: Path) -> Callable[..., None]:
-    """Runs a coroutine on a stage with the given script."""
+def run_in_harness(tmp_path: Path) -> Callable[..., None]:
+    """Runs a coroutine in a harness with the given script."""
 
     def play(
         script: Script,
-        act: Callable[[Stage], Awaitable[None]],
-        patience: Patience = QUICK,
+        act: Callable[[KernelHarness], Awaitable[None]],
+        patience: KernelTimeouts = SHORT_TIMEOUTS,
         interrupt_mode: InterruptMode = "signal",
     ) -> None:
         async def body() -> None:
-            async with staged(tmp_path, script, patience, interrupt_mode) as stage:
-                await act(stage)
+            async with open_harness(tmp_path, script, patience, interrupt_mode) as harness:
+                await act(harness)
 
         asyncio.run(body())
 
     return play
 
 
-def well_behaved(other: ScriptedKernel, request: Message) -> None:
-    other.out(request, "a\n")
-    other.end(request)
+def well_behaved(scripted: ScriptedKernel, request: JupyterMessage) -> None:
+    scripted.publish_stream(request, "a\n")
+    scripted.finish_run(request)
 
 
 # ---------------------------------------------------------------- runs that end
 
 
-def test_run_is_output_and_then_finished(on_stage: Callable[..., None]) -> None:
+def test_run_is_output_and_then_finished(run_in_harness: Callable[..., None]) -> None:
     """A run yields its output in order and at last how it ended; neighbours are one text."""
 
-    def script(other: ScriptedKernel, request: Message) -> None:
-        other.out(request, "a\n")
-        other.out(request, "b\n")
-        other.out(request, "oh\n", "stderr")
-        other.publish("execute_result", {"data": {"text/plain": "3"}, "metadata": {}}, request)
-        other.end(request, 3)
+    def script(scripted: ScriptedKernel, request: JupyterMessage) -> None:
+        scripted.publish_stream(request, "a\n")
+        scripted.publish_stream(request, "b\n")
+        scripted.publish_stream(request, "oh\n", "stderr")
+        scripted.publish("execute_result", {"data": {"text/plain": "3"}, "metadata": {}}, request)
+        scripted.finish_run(request, 3)
 
-    async def act(stage: Stage) -> None:
-        *outputs, finished = await stage.run()
+    async def act(harness: KernelHarness) -> None:
+        *outputs, finished = await harness.run()
         text = "".join(item.content for item in outputs if isinstance(item, Stdout))
         assert text == "a\nb\n"
         assert outputs[-2:] == [Stderr("oh\n"), Result({"text/plain": "3"})]
         assert finished == Finished(3)
 
-    on_stage(script, act)
+    run_in_harness(script, act)
 
 
-def test_request_carries_everything_in_its_metadata(on_stage: Callable[..., None]) -> None:
+def test_request_carries_everything_in_its_metadata(run_in_harness: Callable[..., None]) -> None:
     """One execute_request has the code, and environment, number and nonce beside it as data."""
 
-    async def act(stage: Stage) -> None:
-        await stage.run(number=7)
-        request = stage.other.requests[0]
+    async def act(harness: KernelHarness) -> None:
+        await harness.run(number=7)
+        request = harness.scripted.requests[0]
         assert request["content"]["code"] == "code"
         assert request["content"]["allow_stdin"] is False
         era = request["metadata"]["era"]
         assert (era["number"], era["env"]) == (7, {"NAME": "value"})
         assert len(era["nonce"]) == 32
 
-    on_stage(well_behaved, act)
+    run_in_harness(well_behaved, act)
 
 
-def test_reply_before_fence_waits_for_the_output(on_stage: Callable[..., None]) -> None:
+def test_reply_before_fence_waits_for_the_output(run_in_harness: Callable[..., None]) -> None:
     """Output between an early reply and the fence belongs to the run."""
 
-    def script(other: ScriptedKernel, request: Message) -> None:
-        other.reply(request)
+    def script(scripted: ScriptedKernel, request: JupyterMessage) -> None:
+        scripted.send_reply(request)
         threading.Event().wait(0.1)
-        other.out(request, "after the reply")
-        other.fence(request)
+        scripted.publish_stream(request, "after the reply")
+        scripted.publish_fence(request)
 
-    async def act(stage: Stage) -> None:
-        assert await stage.run() == [Stdout("after the reply"), Finished(0)]
+    async def act(harness: KernelHarness) -> None:
+        assert await harness.run() == [Stdout("after the reply"), Finished(0)]
 
-    on_stage(script, act)
+    run_in_harness(script, act)
 
 
-def test_fence_before_reply_waits_for_the_reply(on_stage: Callable[..., None]) -> None:
+def test_fence_before_reply_waits_for_the_reply(run_in_harness: Callable[..., None]) -> None:
     """The reply tells the exit code and the exception, however late it comes."""
     told = {"name": "E", "value": "v", "traceback": ["l"]}
 
-    def script(other: ScriptedKernel, request: Message) -> None:
-        other.fence(request)
+    def script(scripted: ScriptedKernel, request: JupyterMessage) -> None:
+        scripted.publish_fence(request)
         threading.Event().wait(0.1)
-        other.reply(request, 1, exception=told)
+        scripted.send_reply(request, 1, exception=told)
 
-    async def act(stage: Stage) -> None:
-        assert await stage.run() == [Finished(1, ExceptionInfo("E", "v", ["l"]))]
+    async def act(harness: KernelHarness) -> None:
+        assert await harness.run() == [Finished(1, ExceptionInfo("E", "v", ["l"]))]
 
-    on_stage(script, act)
+    run_in_harness(script, act)
 
 
-def test_runs_follow_each_other(on_stage: Callable[..., None]) -> None:
+def test_runs_follow_each_other(run_in_harness: Callable[..., None]) -> None:
     """A kernel serves one run after the other without leftovers."""
 
-    async def act(stage: Stage) -> None:
+    async def act(harness: KernelHarness) -> None:
         for _ in range(50):
-            assert await stage.run() == [Stdout("a\n"), Finished(0)]
-        assert stage.late == []
+            assert await harness.run() == [Stdout("a\n"), Finished(0)]
+        assert harness.late_output == []
 
-    on_stage(well_behaved, act)
+    run_in_harness(well_behaved, act)
 
 
 # ---------------------------------------------------------------- kernels that break the protocol
 
 
-def test_missing_fence_ends_the_machine(on_stage: Callable[..., None]) -> None:
+def test_missing_fence_ends_the_machine(run_in_harness: Callable[..., None]) -> None:
     """A reply without a fence is waited for, then the run is lost with its machine."""
 
-    async def act(stage: Stage) -> None:
-        (finished,) = await stage.run()
-        assert finished == Finished(137, state="lost", ending=Ending(reason=SILENT))
+    async def act(harness: KernelHarness) -> None:
+        (finished,) = await harness.run()
+        assert finished == Finished(137, state="lost", ending=Ending(reason=NOT_ANSWERING))
 
-    on_stage(lambda other, request: other.reply(request), act)
+    run_in_harness(lambda scripted, request: scripted.reply(request), act)
 
 
-def test_missing_reply_ends_the_machine(on_stage: Callable[..., None]) -> None:
+def test_missing_reply_ends_the_machine(run_in_harness: Callable[..., None]) -> None:
     """A fence without a reply is waited for, then the run is lost with its machine."""
 
-    async def act(stage: Stage) -> None:
-        (finished,) = await stage.run()
-        assert finished == Finished(137, state="lost", ending=Ending(reason=SILENT))
+    async def act(harness: KernelHarness) -> None:
+        (finished,) = await harness.run()
+        assert finished == Finished(137, state="lost", ending=Ending(reason=NOT_ANSWERING))
 
-    on_stage(lambda other, request: other.fence(request), act)
+    run_in_harness(lambda scripted, request: scripted.fence(request), act)
 
 
-def test_output_after_the_reply_extends_the_wait(on_stage: Callable[..., None]) -> None:
+def test_output_after_the_reply_extends_the_wait(run_in_harness: Callable[..., None]) -> None:
     """As long as output of the run arrives, its fence may stay away."""
 
-    def script(other: ScriptedKernel, request: Message) -> None:
-        other.reply(request)
+    def script(scripted: ScriptedKernel, request: JupyterMessage) -> None:
+        scripted.send_reply(request)
         for _ in range(6):
             threading.Event().wait(0.15)
-            other.out(request, ".")
-        other.fence(request)
+            scripted.publish_stream(request, ".")
+        scripted.publish_fence(request)
 
-    async def act(stage: Stage) -> None:
-        *outputs, finished = await stage.run()
+    async def act(harness: KernelHarness) -> None:
+        *outputs, finished = await harness.run()
         assert "".join(item.content for item in outputs if isinstance(item, Stdout)) == "......"
         assert finished == Finished(0)
 
-    on_stage(script, act)
+    run_in_harness(script, act)
 
 
-def test_output_after_the_reply_does_not_go_on_for_ever(on_stage: Callable[..., None]) -> None:
+def test_output_after_the_reply_does_not_go_on_for_ever(
+    run_in_harness: Callable[..., None],
+) -> None:
     """Code that forges its reply and goes on to print escapes the deadline, but not the bound."""
     over = threading.Event()
 
-    def script(other: ScriptedKernel, request: Message) -> None:
-        other.reply(request)
+    def script(scripted: ScriptedKernel, request: JupyterMessage) -> None:
+        scripted.send_reply(request)
         while not over.wait(0.1):
-            other.out(request, ".")
+            scripted.publish_stream(request, ".")
 
-    async def act(stage: Stage) -> None:
+    async def act(harness: KernelHarness) -> None:
         try:
-            finished = (await asyncio.wait_for(stage.run(timeout=0.2), 10))[-1]
+            finished = (await asyncio.wait_for(harness.run(timeout=0.2), 10))[-1]
         finally:
             over.set()
-        assert finished == Finished(137, state="lost", ending=Ending(reason=SILENT))
+        assert finished == Finished(137, state="lost", ending=Ending(reason=NOT_ANSWERING))
 
-    on_stage(script, act, Patience(missing=1, missing_most=1.5))
+    run_in_harness(script, act, KernelTimeouts(run_end=1, max_run_end=1.5))
 
 
-def test_repeated_fence_is_no_sign_of_life(on_stage: Callable[..., None]) -> None:
+def test_repeated_fence_is_no_sign_of_life(run_in_harness: Callable[..., None]) -> None:
     """Code that sends its fence again and again does not put the end of its run off."""
     over = threading.Event()
 
-    def script(other: ScriptedKernel, request: Message) -> None:
+    def script(scripted: ScriptedKernel, request: JupyterMessage) -> None:
         while not over.wait(0.1):
-            other.fence(request)
+            scripted.publish_fence(request)
 
-    async def act(stage: Stage) -> None:
+    async def act(harness: KernelHarness) -> None:
         try:
-            (finished,) = await asyncio.wait_for(stage.run(timeout=0.2), 10)
+            (finished,) = await asyncio.wait_for(harness.run(timeout=0.2), 10)
         finally:
             over.set()
-        assert finished == Finished(137, state="lost", ending=Ending(reason=SILENT))
+        assert finished == Finished(137, state="lost", ending=Ending(reason=NOT_ANSWERING))
 
-    on_stage(script, act)
+    run_in_harness(script, act)
 
 
-def test_slow_consumer_is_not_a_missing_fence(on_stage: Callable[..., None]) -> None:
+def test_slow_consumer_is_not_a_missing_fence(run_in_harness: Callable[..., None]) -> None:
     """While the consumer keeps the kernel from being read, no fence is missed."""
     line = "x" * 65536
 
-    def script(other: ScriptedKernel, request: Message) -> None:
+    def script(scripted: ScriptedKernel, request: JupyterMessage) -> None:
         for _ in range(64):
-            other.out(request, line)
-        other.end(request)
+            scripted.publish_stream(request, line)
+        scripted.finish_run(request)
 
-    async def act(stage: Stage) -> None:
+    async def act(harness: KernelHarness) -> None:
         total = 0
-        async with aclosing(stage.kernel.execute(a_request())) as batches:
+        async with aclosing(harness.kernel.execute(make_request())) as batches:
             async for batch in batches:
                 total += sum(len(item.content) for item in batch if isinstance(item, Stdout))
-                if total < 2 * HELD_BYTES:
+                if total < 2 * MAX_PENDING_BYTES:
                     await asyncio.sleep(0.5)
         assert total == 64 * 65536
         assert batch[-1] == Finished(0)
 
-    on_stage(script, act)
+    run_in_harness(script, act)
 
 
-def test_forged_fences_and_replies_are_nobodys(on_stage: Callable[..., None]) -> None:
+def test_forged_fences_and_replies_are_nobodys(run_in_harness: Callable[..., None]) -> None:
     """A fence with another nonce, or a reply to another request, ends nothing."""
 
-    def script(other: ScriptedKernel, request: Message) -> None:
+    def script(scripted: ScriptedKernel, request: JupyterMessage) -> None:
         stranger = {"header": {**request["header"], "msg_id": "other"}}
-        other.fence(request, "0" * 32)
-        other.reply({**request, **stranger}, 9)
-        other.reply(request, "zero")
-        other.reply(request, True)
-        other.out(request, "still here")
-        other.end(request)
+        scripted.publish_fence(request, "0" * 32)
+        scripted.send_reply({**request, **stranger}, 9)
+        scripted.send_reply(request, "zero")
+        scripted.send_reply(request, True)
+        scripted.publish_stream(request, "still here")
+        scripted.finish_run(request)
 
-    async def act(stage: Stage) -> None:
-        assert await stage.run() == [Stdout("still here"), Finished(0)]
+    async def act(harness: KernelHarness) -> None:
+        assert await harness.run() == [Stdout("still here"), Finished(0)]
 
-    on_stage(script, act)
+    run_in_harness(script, act)
 
 
-def test_output_of_other_parents_is_late(on_stage: Callable[..., None]) -> None:
+def test_output_of_other_parents_is_late(run_in_harness: Callable[..., None]) -> None:
     """What an old run, nobody, or this run after its fence prints is in no run's output."""
 
-    def script(other: ScriptedKernel, request: Message) -> None:
-        if len(other.requests) == 2:
-            other.out(other.requests[0], "old")
-            other.publish("stream", {"name": "stderr", "text": "orphan"}, None)
-        other.end(request)
-        other.out(request, "after the fence")
+    def script(scripted: ScriptedKernel, request: JupyterMessage) -> None:
+        if len(scripted.requests) == 2:
+            scripted.publish_stream(scripted.requests[0], "old")
+            scripted.publish("stream", {"name": "stderr", "text": "orphan"}, None)
+        scripted.finish_run(request)
+        scripted.publish_stream(request, "after the fence")
 
-    async def act(stage: Stage) -> None:
-        assert await stage.run() == [Finished(0)]
-        assert await stage.run() == [Finished(0)]
-        while len(stage.late) < 4:
+    async def act(harness: KernelHarness) -> None:
+        assert await harness.run() == [Finished(0)]
+        assert await harness.run() == [Finished(0)]
+        while len(harness.late_output) < 4:
             await asyncio.sleep(0.01)
         late = [Stdout("after the fence"), Stdout("old"), Stderr("orphan")]
-        assert stage.late[:3] == late
+        assert harness.late_output[:3] == late
 
-    on_stage(script, act)
+    run_in_harness(script, act)
 
 
 def test_broken_messages_are_dropped_and_counted(
-    on_stage: Callable[..., None], caplog: pytest.LogCaptureFixture
+    run_in_harness: Callable[..., None], caplog: pytest.LogCaptureFixture
 ) -> None:
     """Nothing a kernel sends raises or is repeated in a log; the run goes on."""
     deep = b"[" * 100_000 + b"]" * 100_000
     bodies = [b"", b"[]", b"\xff", b"{", deep, b'{"secret": ' + b"9" * 5000 + b"}"]
 
-    def script(other: ScriptedKernel, request: Message) -> None:
+    def script(scripted: ScriptedKernel, request: JupyterMessage) -> None:
         header, parent = (
             b'{"msg_type": "stream"}',
             json.dumps({"msg_id": request["msg_id"]}).encode(),
         )
         for body in bodies:
-            other.publish_raw([header, parent, b"{}", body])
+            scripted.publish_raw([header, parent, b"{}", body])
         for other_header in (b"{}", b'{"msg_type": 5}', b"null"):
-            other.publish_raw([other_header, parent, b"{}", b"{}"])
-        other.publish_raw([header, b'{"msg_id": []}', b"{}", b"{}"])
-        other.publish_raw([header, parent, b"{}", b'{"name": "stdout", "text": 5}'])
-        other.publish_raw([header, parent, b"{}", b"{}"], key=False)
-        other.iopub.send_multipart([b"topic"])
-        other.iopub.send_multipart([b"<IDS|MSG>", b"", b""])
-        other.out(request, "fine")
-        other.end(request)
+            scripted.publish_raw([other_header, parent, b"{}", b"{}"])
+        scripted.publish_raw([header, b'{"msg_id": []}', b"{}", b"{}"])
+        scripted.publish_raw([header, parent, b"{}", b'{"name": "stdout", "text": 5}'])
+        scripted.publish_raw([header, parent, b"{}", b"{}"], is_signed=False)
+        scripted.iopub.send_multipart([b"topic"])
+        scripted.iopub.send_multipart([b"<IDS|MSG>", b"", b""])
+        scripted.publish_stream(request, "fine")
+        scripted.finish_run(request)
 
-    async def act(stage: Stage) -> None:
-        assert await stage.run() == [Stdout("fine"), Finished(0)]
-        assert stage.kernel.dropped == len(bodies) + 8
-        assert stage.late == []
+    async def act(harness: KernelHarness) -> None:
+        assert await harness.run() == [Stdout("fine"), Finished(0)]
+        assert harness.kernel.dropped_count == len(bodies) + 8
+        assert harness.late_output == []
 
-    on_stage(script, act)
+    run_in_harness(script, act)
     assert 0 < len(caplog.records) < 6
     assert "secret" not in caplog.text
 
 
-def test_long_messages_keep_their_place(on_stage: Callable[..., None]) -> None:
+def test_long_messages_keep_their_place(run_in_harness: Callable[..., None]) -> None:
     """What takes long to unpack comes before what was sent after it, and nothing waits for it."""
     big, flat = "\u20ac" * 3_000_000, [1] * 20_000
 
-    def script(other: ScriptedKernel, request: Message) -> None:
+    def script(scripted: ScriptedKernel, request: JupyterMessage) -> None:
         for number in range(3):
-            other.out(request, f"{number}")
+            scripted.publish_stream(request, f"{number}")
             data = {"data": {"text/plain": big, "application/json": flat}, "metadata": {}}
-            other.publish("display_data", data, request)
-        other.end(request)
+            scripted.publish("display_data", data, request)
+        scripted.finish_run(request)
 
-    async def act(stage: Stage) -> None:
+    async def act(harness: KernelHarness) -> None:
         longest, last = 0.0, time.perf_counter()
 
         async def watch() -> None:
@@ -343,79 +345,81 @@ def test_long_messages_keep_their_place(on_stage: Callable[..., None]) -> None:
                 longest, last = max(longest, time.perf_counter() - last), time.perf_counter()
 
         watching = asyncio.create_task(watch())
-        found = await stage.run()
+        found = await harness.run()
         watching.cancel()
         display = Display({"text/plain": big, "application/json": flat}, {}, None)
         texts = [Stdout("0"), Stdout("1"), Stdout("2")]
         assert found == [item for text in texts for item in (text, display)] + [Finished(0)]
         assert longest < 1  # seconds; some 10 ms on a quiet host
-        assert stage.kernel.dropped == 0
+        assert harness.kernel.dropped_count == 0
 
-    on_stage(script, act)
+    run_in_harness(script, act)
 
 
 def test_message_that_is_too_long_is_not_received(
-    on_stage: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+    run_in_harness: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A message over the bound ends the kernel, with the reason in words."""
-    monkeypatch.setattr(zmtp, "MESSAGE_BYTES", 2 << 20)
+    monkeypatch.setattr(zmtp, "MAX_MESSAGE_BYTES", 2 << 20)
 
-    def script(other: ScriptedKernel, request: Message) -> None:
-        other.out(request, "x" * (2 << 20))
-        other.end(request)
+    def script(scripted: ScriptedKernel, request: JupyterMessage) -> None:
+        scripted.publish_stream(request, "x" * (2 << 20))
+        scripted.finish_run(request)
 
-    async def act(stage: Stage) -> None:
-        (finished,) = await stage.run()
-        reason = f"{BROKEN}: a message has more than 2 MiB"
+    async def act(harness: KernelHarness) -> None:
+        (finished,) = await harness.run()
+        reason = f"{PROTOCOL_VIOLATION}: a message has more than 2 MiB"
         assert finished == Finished(137, state="lost", ending=Ending(reason=reason))
 
-    on_stage(script, act)
+    run_in_harness(script, act)
 
 
-def test_backlog_of_a_slow_consumer_stays_in_the_kernel(on_stage: Callable[..., None]) -> None:
+def test_backlog_of_a_slow_consumer_stays_in_the_kernel(
+    run_in_harness: Callable[..., None],
+) -> None:
     """Of 32 MiB in a burst, no more than the bound and one message wait on our side at a time."""
     line = "x" * 65536
 
-    def script(other: ScriptedKernel, request: Message) -> None:
+    def script(scripted: ScriptedKernel, request: JupyterMessage) -> None:
         for _ in range(512):
-            other.out(request, line)
-        other.end(request)
+            scripted.publish_stream(request, line)
+        scripted.finish_run(request)
 
-    async def act(stage: Stage) -> None:
+    async def act(harness: KernelHarness) -> None:
         sizes = []
-        async with aclosing(stage.kernel.execute(a_request())) as batches:
+        async with aclosing(harness.kernel.execute(make_request())) as batches:
             async for batch in batches:
                 sizes.append(sum(len(item.content) for item in batch if isinstance(item, Stdout)))
                 await asyncio.sleep(0.02)
         assert sum(sizes) == 512 * 65536
-        assert max(sizes) <= HELD_BYTES + len(line)
+        assert max(sizes) <= MAX_PENDING_BYTES + len(line)
 
-    on_stage(script, act)
+    run_in_harness(script, act)
 
 
 # ---------------------------------------------------------------- deadlines and interrupts
 
 
-def test_interrupted_in_time_keeps_the_state(on_stage: Callable[..., None]) -> None:
+def test_interrupted_in_time_keeps_the_state(run_in_harness: Callable[..., None]) -> None:
     """A program that stops when interrupted at its deadline has exit code 124 and its state."""
     stopped = threading.Event()
 
-    def script(other: ScriptedKernel, request: Message) -> None:
-        other.out(request, "before")
+    def script(scripted: ScriptedKernel, request: JupyterMessage) -> None:
+        scripted.publish_stream(request, "before")
         stopped.wait(10)
-        other.end(request, 130)
+        scripted.finish_run(request, 130)
 
-    async def act(stage: Stage) -> None:
-        signals = stage.keeper.signals
-        stage.keeper.signal = _noting(signals, stopped.set)  # type: ignore[method-assign]
-        assert await stage.run(timeout=0.2) == [Stdout("before"), Finished(124, timed_out=True)]
+    async def act(harness: KernelHarness) -> None:
+        signals = harness.machine.signals
+        harness.machine.signal = _recording(signals, stopped.set)  # type: ignore[method-assign]
+        assert await harness.run(timeout=0.2) == [Stdout("before"), Finished(124, timed_out=True)]
         assert signals == [signal.SIGINT]
-        assert not stage.keeper.ended.done()
+        assert not harness.machine.ended.done()
 
-    on_stage(script, act)
+    run_in_harness(script, act)
 
 
-def _noting(signals: list[int], then: Callable[[], None]) -> Callable[[int], Awaitable[None]]:
+def _recording(signals: list[int], then: Callable[[], None]) -> Callable[[int], Awaitable[None]]:
     async def note(number: int) -> None:
         signals.append(number)
         then()
@@ -423,84 +427,86 @@ def _noting(signals: list[int], then: Callable[[], None]) -> Callable[[int], Awa
     return note
 
 
-def test_deaf_program_ends_with_its_machine(on_stage: Callable[..., None]) -> None:
+def test_deaf_program_ends_with_its_machine(run_in_harness: Callable[..., None]) -> None:
     """The ladder: two interrupts, a message that wakes deaf kernels, then the end, state lost."""
     release = threading.Event()
 
-    async def act(stage: Stage) -> None:
-        (finished,) = await stage.run(timeout=0.2)
+    async def act(harness: KernelHarness) -> None:
+        (finished,) = await harness.run(timeout=0.2)
         assert finished == Finished(
             124, state="lost", ending=Ending(reason=Reason.TIMEOUT), timed_out=True
         )
-        assert stage.keeper.signals == [signal.SIGINT] * 2
-        asked = stage.other.asked.count("kernel_info_request")
+        assert harness.machine.signals == [signal.SIGINT] * 2
+        asked = harness.scripted.request_types.count("kernel_info_request")
         release.set()
-        while stage.other.asked.count("kernel_info_request") == asked:
+        while harness.scripted.request_types.count("kernel_info_request") == asked:
             await asyncio.sleep(0.01)
 
-    on_stage(lambda other, request: release.wait(10) and None, act)
+    run_in_harness(lambda scripted, request: release.wait(10) and None, act)
 
 
-def test_program_that_has_replied_is_not_interrupted(on_stage: Callable[..., None]) -> None:
+def test_program_that_has_replied_is_not_interrupted(run_in_harness: Callable[..., None]) -> None:
     """At the deadline, a run of which only the fence is missing has not timed out."""
 
-    def script(other: ScriptedKernel, request: Message) -> None:
-        other.reply(request, 5)
+    def script(scripted: ScriptedKernel, request: JupyterMessage) -> None:
+        scripted.send_reply(request, 5)
         threading.Event().wait(0.3)
-        other.fence(request)
+        scripted.publish_fence(request)
 
-    async def act(stage: Stage) -> None:
-        assert await stage.run(timeout=0.1) == [Finished(5)]
-        assert stage.keeper.signals == []
+    async def act(harness: KernelHarness) -> None:
+        assert await harness.run(timeout=0.1) == [Finished(5)]
+        assert harness.machine.signals == []
 
-    on_stage(script, act, Patience(missing=5))
+    run_in_harness(script, act, KernelTimeouts(run_end=5))
 
 
-def test_interrupt_by_message(on_stage: Callable[..., None]) -> None:
+def test_interrupt_by_message(run_in_harness: Callable[..., None]) -> None:
     """A kernelspec may say that its kernel is interrupted by a message on control."""
 
-    async def act(stage: Stage) -> None:
-        await stage.kernel.interrupt()
-        while "interrupt_request" not in stage.other.asked:
+    async def act(harness: KernelHarness) -> None:
+        await harness.kernel.interrupt()
+        while "interrupt_request" not in harness.scripted.request_types:
             await asyncio.sleep(0.01)
-        assert stage.keeper.signals == []
+        assert harness.machine.signals == []
 
-    on_stage(well_behaved, act, interrupt_mode="message")
+    run_in_harness(well_behaved, act, interrupt_mode="message")
 
 
-def test_ladder_survives_a_failing_interrupt(on_stage: Callable[..., None]) -> None:
+def test_escalation_survives_a_failing_interrupt(run_in_harness: Callable[..., None]) -> None:
     """Where interrupting fails, the ladder goes on to the end of the machine."""
     release = threading.Event()
 
     async def refuse(number: int) -> None:
         raise OSError("no such process")
 
-    async def act(stage: Stage) -> None:
-        stage.keeper.signal = refuse  # type: ignore[method-assign]
-        (finished,) = await stage.run(timeout=0.1)
+    async def act(harness: KernelHarness) -> None:
+        harness.machine.signal = refuse  # type: ignore[method-assign]
+        (finished,) = await harness.run(timeout=0.1)
         assert isinstance(finished, Finished)
         assert (finished.exit_code, finished.state) == (124, "lost")
         release.set()
 
-    on_stage(lambda other, request: release.wait(10) and None, act)
+    run_in_harness(lambda scripted, request: release.wait(10) and None, act)
 
 
 # ---------------------------------------------------------------- stopped by somebody
 
 
-def deaf(release: threading.Event) -> Script:
+def uninterruptible(release: threading.Event) -> Script:
     """A program that goes on until the test ends it."""
-    return lambda other, request: release.wait(10) and None
+    return lambda scripted, request: release.wait(10) and None
 
 
-async def _begun(stage: Stage, request: Request) -> asyncio.Task[list[Output | Finished]]:
+async def _start_run(
+    harness: KernelHarness, request: Request
+) -> asyncio.Task[list[Output | Finished]]:
     """A run that has reached its kernel."""
 
     async def run() -> list[Output | Finished]:
-        return [item async for batch in stage.kernel.execute(request) for item in batch]
+        return [item async for batch in harness.kernel.execute(request) for item in batch]
 
     task = asyncio.create_task(run())
-    while not stage.other.requests:
+    while not harness.scripted.requests:
         await asyncio.sleep(0.001)
     return task
 
@@ -511,275 +517,281 @@ def actions(steps: Sequence[Step]) -> list[str]:
     return [step.action for step in steps]
 
 
-def test_stopped_in_time_keeps_the_state(on_stage: Callable[..., None]) -> None:
+def test_stopped_in_time_keeps_the_state(run_in_harness: Callable[..., None]) -> None:
     """A program that hears the interrupt ends as it likes, and its state is preserved."""
     stopped = threading.Event()
 
-    def script(other: ScriptedKernel, request: Message) -> None:
+    def script(scripted: ScriptedKernel, request: JupyterMessage) -> None:
         stopped.wait(10)
-        other.end(request, 130)
+        scripted.finish_run(request, 130)
 
-    async def act(stage: Stage) -> None:
-        request = a_request()
-        run = await _begun(stage, request)
-        stage.keeper.signal = _noting([], stopped.set)  # type: ignore[method-assign]
-        assert actions(await stage.kernel.stop(request)) == ["interrupt"]
+    async def act(harness: KernelHarness) -> None:
+        request = make_request()
+        run = await _start_run(harness, request)
+        harness.machine.signal = _recording([], stopped.set)  # type: ignore[method-assign]
+        assert actions(await harness.kernel.escalate_interrupt(request)) == ["interrupt"]
         assert await run == [Finished(130, interrupted=True)]
-        assert await stage.kernel.stop(request) == []
-        assert not stage.keeper.ended.done()
+        assert await harness.kernel.escalate_interrupt(request) == []
+        assert not harness.machine.ended.done()
 
-    on_stage(script, act)
+    run_in_harness(script, act)
 
 
-def test_stop_of_a_deaf_program(on_stage: Callable[..., None]) -> None:
+def test_stop_of_a_deaf_program(run_in_harness: Callable[..., None]) -> None:
     """Who does not listen is ended with the machine; all who asked get the same steps."""
     release = threading.Event()
 
-    async def act(stage: Stage) -> None:
-        request = a_request()
-        run = await _begun(stage, request)
-        first, second = await asyncio.gather(*(stage.kernel.stop(request) for _ in range(2)))
+    async def act(harness: KernelHarness) -> None:
+        request = make_request()
+        run = await _start_run(harness, request)
+        first, second = await asyncio.gather(
+            *(harness.kernel.escalate_interrupt(request) for _ in range(2))
+        )
         assert actions(first) == ["interrupt", "interrupt again", "end"]
         assert first == second
         ending = Ending(reason=Reason.INTERRUPTED)
         assert await run == [Finished(130, state="lost", ending=ending, interrupted=True)]
-        assert stage.keeper.signals == [signal.SIGINT] * 2
+        assert harness.machine.signals == [signal.SIGINT] * 2
         release.set()
 
-    on_stage(deaf(release), act)
+    run_in_harness(uninterruptible(release), act)
 
 
 @pytest.mark.parametrize("after", [0.0, 0.05, 0.15])
-def test_stop_and_deadline(on_stage: Callable[..., None], after: float) -> None:
+def test_stop_and_deadline(run_in_harness: Callable[..., None], after: float) -> None:
     """There is one ladder: whoever comes first says how the run ended."""
     release = threading.Event()
 
-    async def act(stage: Stage) -> None:
-        request = a_request(timeout=0.1)
-        run = await _begun(stage, request)
+    async def act(harness: KernelHarness) -> None:
+        request = make_request(timeout=0.1)
+        run = await _start_run(harness, request)
         await asyncio.sleep(after)
-        steps = await stage.kernel.stop(request)
+        steps = await harness.kernel.escalate_interrupt(request)
         assert actions(steps) == ["interrupt", "interrupt again", "end"]
         (finished,) = await run
         assert isinstance(finished, Finished)
         assert finished.exit_code == (124 if finished.timed_out else 130)
         assert finished.timed_out is not finished.interrupted
         assert after < 0.1 or finished.timed_out
-        assert stage.keeper.signals == [signal.SIGINT] * 2
+        assert harness.machine.signals == [signal.SIGINT] * 2
         release.set()
 
-    on_stage(deaf(release), act)
+    run_in_harness(uninterruptible(release), act)
 
 
-def test_stop_of_another_run(on_stage: Callable[..., None]) -> None:
+def test_stop_of_another_run(run_in_harness: Callable[..., None]) -> None:
     """What is not the run of now is left alone: nothing is sent."""
 
-    async def act(stage: Stage) -> None:
-        first, second = a_request(), a_request()
-        await (await _begun(stage, first))
-        run = await _begun(stage, second)
-        assert await stage.kernel.stop(first) == []
-        assert await stage.kernel.stop(a_request()) == []
+    async def act(harness: KernelHarness) -> None:
+        first, second = make_request(), make_request()
+        await (await _start_run(harness, first))
+        run = await _start_run(harness, second)
+        assert await harness.kernel.escalate_interrupt(first) == []
+        assert await harness.kernel.escalate_interrupt(make_request()) == []
         await run
-        assert stage.keeper.signals == []
+        assert harness.machine.signals == []
 
-    on_stage(well_behaved, act)
+    run_in_harness(well_behaved, act)
 
 
-def test_next_run_waits_for_the_interrupt(on_stage: Callable[..., None]) -> None:
+def test_next_run_waits_for_the_interrupt(run_in_harness: Callable[..., None]) -> None:
     """A run is not over for its consumer while an interrupt is on its way to the kernel."""
     sent, arrive = threading.Event(), asyncio.Event()
 
-    def script(other: ScriptedKernel, request: Message) -> None:
+    def script(scripted: ScriptedKernel, request: JupyterMessage) -> None:
         sent.wait(10)
-        other.end(request)
+        scripted.finish_run(request)
 
     async def slow(number: int) -> None:
         sent.set()
         await arrive.wait()
 
-    async def act(stage: Stage) -> None:
-        request = a_request()
-        run = await _begun(stage, request)
-        stage.keeper.signal = slow  # type: ignore[method-assign]
-        stopping = asyncio.create_task(stage.kernel.stop(request))
+    async def act(harness: KernelHarness) -> None:
+        request = make_request()
+        run = await _start_run(harness, request)
+        harness.machine.signal = slow  # type: ignore[method-assign]
+        stopping = asyncio.create_task(harness.kernel.escalate_interrupt(request))
         await asyncio.sleep(0.1)
         assert not run.done()
         arrive.set()
         assert actions(await stopping) == ["interrupt"]
         assert await run == [Finished(0, interrupted=True)]
 
-    on_stage(script, act)
+    run_in_harness(script, act)
 
 
 @pytest.mark.parametrize("ends", [False, True])
-def test_interrupt_that_hangs(on_stage: Callable[..., None], ends: bool) -> None:
+def test_interrupt_that_hangs(run_in_harness: Callable[..., None], ends: bool) -> None:
     """The ladder keeps its deadline; an interrupt that may still arrive costs the machine."""
     release = threading.Event()
 
-    def script(other: ScriptedKernel, request: Message) -> None:
+    def script(scripted: ScriptedKernel, request: JupyterMessage) -> None:
         release.wait(0.1 if ends else 10)
-        other.end(request)
+        scripted.finish_run(request)
 
     async def hang(number: int) -> None:
         await asyncio.Event().wait()
 
-    async def act(stage: Stage) -> None:
-        request = a_request()
-        run = await _begun(stage, request)
-        stage.keeper.signal = hang  # type: ignore[method-assign]
-        assert actions(await stage.kernel.stop(request)) == ["interrupt", "end"]
-        assert stage.keeper.ended.done()
+    async def act(harness: KernelHarness) -> None:
+        request = make_request()
+        run = await _start_run(harness, request)
+        harness.machine.signal = hang  # type: ignore[method-assign]
+        assert actions(await harness.kernel.escalate_interrupt(request)) == ["interrupt", "end"]
+        assert harness.machine.ended.done()
         (finished,) = await run
         assert isinstance(finished, Finished)
         assert finished.exit_code == (0 if ends else 130)
         release.set()
 
-    on_stage(script, act)
+    run_in_harness(script, act)
 
 
-def test_stop_of_what_has_replied(on_stage: Callable[..., None]) -> None:
+def test_stop_of_what_has_replied(run_in_harness: Callable[..., None]) -> None:
     """Only output is missing: no interrupt, which the next run could hear; but the deadline."""
 
-    def script(other: ScriptedKernel, request: Message) -> None:
-        other.reply(request, 5)
+    def script(scripted: ScriptedKernel, request: JupyterMessage) -> None:
+        scripted.send_reply(request, 5)
 
-    async def act(stage: Stage) -> None:
-        request = a_request()
-        run = await _begun(stage, request)
+    async def act(harness: KernelHarness) -> None:
+        request = make_request()
+        run = await _start_run(harness, request)
         await asyncio.sleep(0.1)
-        assert actions(await stage.kernel.stop(request)) == ["end"]
-        assert stage.keeper.signals == []
+        assert actions(await harness.kernel.escalate_interrupt(request)) == ["end"]
+        assert harness.machine.signals == []
         await run
 
-    on_stage(script, act, Patience(again=0.1, give_up=0.3, missing=5))
+    run_in_harness(script, act, KernelTimeouts(second_interrupt=0.1, kill=0.3, run_end=5))
 
 
 # ---------------------------------------------------------------- ends
 
 
-def test_death_in_a_run_gives_its_output_first(on_stage: Callable[..., None]) -> None:
+def test_death_in_a_run_gives_its_output_first(run_in_harness: Callable[..., None]) -> None:
     """What a process wrote before it ended comes before the news of its end."""
     said = threading.Event()
 
-    def script(other: ScriptedKernel, request: Message) -> None:
+    def script(scripted: ScriptedKernel, request: JupyterMessage) -> None:
         for _ in range(20):
-            other.out(request, "x" * 10_000)
+            scripted.publish_stream(request, "x" * 10_000)
         said.set()
 
-    async def act(stage: Stage) -> None:
-        run = asyncio.create_task(stage.run())
+    async def act(harness: KernelHarness) -> None:
+        run = asyncio.create_task(harness.run())
         await asyncio.to_thread(said.wait)
-        stage.keeper.end(Ending(code=7))
+        harness.machine.end(Ending(code=7))
         *outputs, finished = await run
         assert sum(len(item.content) for item in outputs if isinstance(item, Stdout)) == 200_000
         assert finished == Finished(7, state="lost", ending=Ending(code=7))
 
-    on_stage(script, act)
+    run_in_harness(script, act)
 
 
-def test_death_with_endless_output_is_bounded(on_stage: Callable[..., None]) -> None:
+def test_death_with_endless_output_is_bounded(run_in_harness: Callable[..., None]) -> None:
     """A child that holds a dead kernel's sockets cannot keep the run open."""
     stop = threading.Event()
 
-    def script(other: ScriptedKernel, request: Message) -> None:
+    def script(scripted: ScriptedKernel, request: JupyterMessage) -> None:
         while not stop.wait(0.01):
-            other.out(request, "more")
+            scripted.publish_stream(request, "more")
 
-    async def act(stage: Stage) -> None:
-        run = asyncio.create_task(stage.run())
+    async def act(harness: KernelHarness) -> None:
+        run = asyncio.create_task(harness.run())
         await asyncio.sleep(0.1)
-        stage.keeper.end(Ending(signal=9))
+        harness.machine.end(Ending(signal=9))
         last = (await run)[-1]
         stop.set()
         assert last == Finished(137, state="lost", ending=Ending(signal=9))
 
-    on_stage(script, act)
+    run_in_harness(script, act)
 
 
-def test_machine_ended_for_a_reason_ends_the_run_at_once(on_stage: Callable[..., None]) -> None:
+def test_machine_ended_for_a_reason_ends_the_run_at_once(
+    run_in_harness: Callable[..., None],
+) -> None:
     """A deletion in a run is told as 137 with its reason, also by the consumer of that run."""
     release = threading.Event()
 
-    def script(other: ScriptedKernel, request: Message) -> None:
-        other.out(request, "before")
+    def script(scripted: ScriptedKernel, request: JupyterMessage) -> None:
+        scripted.publish_stream(request, "before")
         release.wait(10)
 
-    async def act(stage: Stage) -> None:
+    async def act(harness: KernelHarness) -> None:
         items = []
-        async with aclosing(stage.kernel.execute(a_request())) as batches:
+        async with aclosing(harness.kernel.execute(make_request())) as batches:
             async for batch in batches:
                 items += batch
-                await stage.keeper.aclose(Reason.DELETED)
+                await harness.machine.aclose(Reason.DELETED)
         ending = Ending(reason=Reason.DELETED)
         assert items == [Stdout("before"), Finished(137, state="lost", ending=ending)]
         release.set()
 
-    on_stage(script, act)
+    run_in_harness(script, act)
 
 
-def test_run_on_an_ended_machine_says_so(on_stage: Callable[..., None]) -> None:
+def test_run_on_an_ended_machine_says_so(run_in_harness: Callable[..., None]) -> None:
     """A kernel that ended between runs is told by the next one's end, not by an exception."""
 
-    async def act(stage: Stage) -> None:
-        stage.keeper.end(Ending(signal=11))
-        assert await stage.run() == [Finished(139, state="lost", ending=Ending(signal=11))]
+    async def act(harness: KernelHarness) -> None:
+        harness.machine.end(Ending(signal=11))
+        assert await harness.run() == [Finished(139, state="lost", ending=Ending(signal=11))]
         await asyncio.sleep(0)
-        assert await stage.run() == [Finished(139, state="lost", ending=Ending(signal=11))]
+        assert await harness.run() == [Finished(139, state="lost", ending=Ending(signal=11))]
 
-    on_stage(well_behaved, act)
+    run_in_harness(well_behaved, act)
 
 
-def test_abandoned_run_goes_on_and_the_next_waits(on_stage: Callable[..., None]) -> None:
+def test_abandoned_run_goes_on_and_the_next_waits(run_in_harness: Callable[..., None]) -> None:
     """An abandoned run goes on in the kernel, its output is late, and the next run waits for it."""
     release = threading.Event()
 
-    def script(other: ScriptedKernel, request: Message) -> None:
-        if len(other.requests) == 1:
-            other.out(request, "first")
+    def script(scripted: ScriptedKernel, request: JupyterMessage) -> None:
+        if len(scripted.requests) == 1:
+            scripted.publish_stream(request, "first")
             release.wait(10)
-            other.out(request, "x" * 3 * HELD_BYTES)
-        other.end(request)
+            scripted.publish_stream(request, "x" * 3 * MAX_PENDING_BYTES)
+        scripted.finish_run(request)
 
-    async def act(stage: Stage) -> None:
-        async with aclosing(stage.kernel.execute(a_request())) as batches:
+    async def act(harness: KernelHarness) -> None:
+        async with aclosing(harness.kernel.execute(make_request())) as batches:
             async for batch in batches:
                 assert batch == [Stdout("first")]
                 break
-        following = asyncio.create_task(stage.run())
+        following = asyncio.create_task(harness.run())
         await asyncio.sleep(0.1)
-        assert len(stage.other.requests) == 1
+        assert len(harness.scripted.requests) == 1
         release.set()
         assert await following == [Finished(0)]
-        assert stage.late == [Stdout("x" * 3 * HELD_BYTES)]
+        assert harness.late_output == [Stdout("x" * 3 * MAX_PENDING_BYTES)]
 
-    on_stage(script, act)
+    run_in_harness(script, act)
 
 
-def test_abandoned_run_still_has_its_deadline(on_stage: Callable[..., None]) -> None:
+def test_abandoned_run_still_has_its_deadline(run_in_harness: Callable[..., None]) -> None:
     """Nobody waits for an abandoned run, and still its ladder ends it."""
     release = threading.Event()
 
-    async def act(stage: Stage) -> None:
-        task = asyncio.create_task(stage.run(timeout=0.2))
+    async def act(harness: KernelHarness) -> None:
+        task = asyncio.create_task(harness.run(timeout=0.2))
         await asyncio.sleep(0.1)
         task.cancel()
-        ending = await asyncio.wait_for(stage.keeper.ended, 10)
+        ending = await asyncio.wait_for(harness.machine.ended, 10)
         assert ending == Ending(reason=Reason.TIMEOUT)
         release.set()
 
-    on_stage(lambda other, request: release.wait(10) and None, act)
+    run_in_harness(lambda scripted, request: release.wait(10) and None, act)
 
 
 # ---------------------------------------------------------------- readiness
 
 
-def _unborn(tmp_path: Path, act: Callable[[Kernel, Keeper], Awaitable[None]]) -> None:
+def _run_without_kernel(
+    tmp_path: Path, act: Callable[[Kernel, FakeMachineHandle], Awaitable[None]]
+) -> None:
     """A kernel of which nothing is there yet."""
 
     async def body() -> None:
-        keeper = Keeper()
-        kernel = Kernel(Connection.new(tmp_path), keeper)
+        keeper = FakeMachineHandle()
+        kernel = Kernel(ConnectionInfo.new(tmp_path), keeper)
         try:
             await act(kernel, keeper)
         finally:
@@ -792,29 +804,29 @@ def _unborn(tmp_path: Path, act: Callable[[Kernel, Keeper], Awaitable[None]]) ->
 def test_kernel_that_never_answers_is_given_up(tmp_path: Path) -> None:
     """A kernel that is not there in time has failed to start."""
 
-    async def act(kernel: Kernel, keeper: Keeper) -> None:
+    async def act(kernel: Kernel, keeper: FakeMachineHandle) -> None:
         with pytest.raises(KernelStartFailed, match=r"not ready within 0\.3 seconds"):
             await kernel.wait_ready(0.3)
 
-    _unborn(tmp_path, act)
+    _run_without_kernel(tmp_path, act)
 
 
 def test_kernel_that_ends_before_it_is_ready(tmp_path: Path) -> None:
     """A kernel that ends while it starts is told at once, with the cause."""
 
-    async def act(kernel: Kernel, keeper: Keeper) -> None:
+    async def act(kernel: Kernel, keeper: FakeMachineHandle) -> None:
         asyncio.get_running_loop().call_later(0.05, keeper.end, Ending(code=3))
         with pytest.raises(KernelStartFailed, match="exit 3"):
             await kernel.wait_ready(20)
 
-    _unborn(tmp_path, act)
+    _run_without_kernel(tmp_path, act)
 
 
 def test_kernel_may_come_later_than_its_client(tmp_path: Path) -> None:
     """Our sockets are there before the kernel's, and find them when they come."""
 
     async def body() -> None:
-        connection, keeper = Connection.new(tmp_path), Keeper()
+        connection, keeper = ConnectionInfo.new(tmp_path), FakeMachineHandle()
         kernel = Kernel(connection, keeper)
         waiting = asyncio.create_task(kernel.wait_ready(10))
         await asyncio.sleep(0.3)

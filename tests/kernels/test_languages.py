@@ -14,7 +14,7 @@ from era_kernels.kernels.languages import Language, Languages, builtin_dir
 from era_kernels.models import Limits
 
 
-def add(root: Path, name: str, **changes: Any) -> Path:
+def add_kernelspec(root: Path, name: str, **changes: Any) -> Path:
     """A folder with a kernel.json; `era` replaces `metadata.era_kernels`."""
     folder = root / name
     folder.mkdir(parents=True)
@@ -33,7 +33,7 @@ def load(*roots: Path) -> Languages:
     return Languages.load(extra, builtin)
 
 
-def only(root: Path) -> Language:
+def load_only(root: Path) -> Language:
     (language,) = load(root)
     return language
 
@@ -41,42 +41,44 @@ def only(root: Path) -> Language:
 def test_a_folder_is_a_language(tmp_path: Path) -> None:
     """Everything about a language is read from its folder."""
     era = {"aliases": ["al"], "capabilities": ["stack"], "extension": ".a", "transport": "ipc"}
-    folder = add(tmp_path, "alpha", era=era, interrupt_mode="message", env={"A": "{cache}"})
-    language = only(tmp_path)
+    folder = add_kernelspec(
+        tmp_path, "alpha", era=era, interrupt_mode="message", env={"A": "{cache}"}
+    )
+    language = load_only(tmp_path)
     assert language.name == "alpha"
     assert language.aliases == ("al",)
     assert language.capabilities == ("stack",)
     assert language.interrupt_mode == "message"
     assert language.env == {"A": "{cache}"}
     assert language.directory == folder
-    assert language.available
+    assert language.is_available
 
 
-def test_floors(tmp_path: Path) -> None:
+def test_minimums(tmp_path: Path) -> None:
     """What the kernel needs at least is told in the units of the API, and kept in bytes."""
-    add(tmp_path, "alpha", era={"floors": {"memory_mb": 64, "processes": 8, "cpu": 0.5}})
-    assert only(tmp_path).floors == Limits(memory=64 * 1024 * 1024, processes=8, cpu=0.5)
+    add_kernelspec(tmp_path, "alpha", era={"floors": {"memory_mb": 64, "processes": 8, "cpu": 0.5}})
+    assert load_only(tmp_path).minimums == Limits(memory=64 * 1024 * 1024, processes=8, cpu=0.5)
 
 
 @pytest.mark.parametrize("floors", [{"memory": 1}, {"processes": 0}, {"memory_mb": "1"}])
-def test_floors_that_are_wrong(tmp_path: Path, floors: dict[str, object]) -> None:
+def test_minimums_that_are_wrong(tmp_path: Path, floors: dict[str, object]) -> None:
     """A mistake in them is refused at the start."""
-    add(tmp_path, "alpha", era={"floors": floors})
+    add_kernelspec(tmp_path, "alpha", era={"floors": floors})
     with pytest.raises(StartError, match="floors"):
         load(tmp_path)
 
 
 def test_names_and_aliases_are_found_in_any_case(tmp_path: Path) -> None:
     """A language is resolved by its name or an alias, however it is written."""
-    add(tmp_path, "alpha", era={"aliases": ["Al"]})
+    add_kernelspec(tmp_path, "alpha", era={"aliases": ["Al"]})
     languages = load(tmp_path)
     assert {languages.resolve(name).name for name in ("alpha", "ALPHA", "al", "AL")} == {"alpha"}
 
 
 def test_unknown_language_lists_the_known_ones(tmp_path: Path) -> None:
     """Who asks for a language that is not there is told which are."""
-    add(tmp_path, "beta")
-    add(tmp_path, "alpha")
+    add_kernelspec(tmp_path, "beta")
+    add_kernelspec(tmp_path, "alpha")
     with pytest.raises(UnsupportedLanguage, match="alpha, beta") as caught:
         load(tmp_path).resolve("x" * 1000)
     assert caught.value.details == {"supported": ["alpha", "beta"]}
@@ -85,9 +87,9 @@ def test_unknown_language_lists_the_known_ones(tmp_path: Path) -> None:
 
 def test_folders_of_the_settings_win(tmp_path: Path) -> None:
     """The same language in an earlier folder replaces the later one as a whole."""
-    add(tmp_path / "mine", "alpha", era={"aliases": ["mine"]})
-    add(tmp_path / "builtin", "alpha", era={"aliases": ["theirs"]})
-    add(tmp_path / "builtin", "beta")
+    add_kernelspec(tmp_path / "mine", "alpha", era={"aliases": ["mine"]})
+    add_kernelspec(tmp_path / "builtin", "alpha", era={"aliases": ["theirs"]})
+    add_kernelspec(tmp_path / "builtin", "beta")
     languages = load(tmp_path / "mine", tmp_path / "builtin")
     assert [language.name for language in languages] == ["alpha", "beta"]
     assert languages.resolve("alpha").aliases == ("mine",)
@@ -95,8 +97,8 @@ def test_folders_of_the_settings_win(tmp_path: Path) -> None:
 
 def test_two_languages_cannot_share_an_alias(tmp_path: Path) -> None:
     """An alias that would be ambiguous is refused, naming both folders."""
-    add(tmp_path, "alpha", era={"aliases": ["x"]})
-    add(tmp_path, "beta", era={"aliases": ["X"]})
+    add_kernelspec(tmp_path, "alpha", era={"aliases": ["x"]})
+    add_kernelspec(tmp_path, "beta", era={"aliases": ["X"]})
     with pytest.raises(StartError, match=r"alpha.*beta"):
         load(tmp_path)
 
@@ -123,7 +125,7 @@ def test_folders_without_a_kernel_json_are_no_languages(tmp_path: Path) -> None:
 )
 def test_broken_folder_is_named(tmp_path: Path, changes: dict[str, Any], named: str) -> None:
     """A kernel.json that is wrong stops the start with its path and the place in it."""
-    folder = add(tmp_path, "alpha", **changes)
+    folder = add_kernelspec(tmp_path, "alpha", **changes)
     with pytest.raises(StartError, match=named) as caught:
         load(tmp_path)
     assert str(folder / "kernel.json") in str(caught.value)
@@ -132,7 +134,7 @@ def test_broken_folder_is_named(tmp_path: Path, changes: dict[str, Any], named: 
 @pytest.mark.parametrize("text", ["", "{", "[]", "\udcff"])
 def test_file_that_is_no_json_object_is_named(tmp_path: Path, text: str) -> None:
     """So does one that is no JSON."""
-    folder = add(tmp_path, "alpha")
+    folder = add_kernelspec(tmp_path, "alpha")
     (folder / "kernel.json").write_text(text, errors="surrogateescape")
     with pytest.raises(StartError, match=r"kernel\.json"):
         load(tmp_path)
@@ -149,57 +151,65 @@ def test_missing_folder_of_the_settings_is_named(tmp_path: Path) -> None:
 
 def test_program_that_is_missing_makes_a_language_unavailable(tmp_path: Path) -> None:
     """A known language that cannot run says what is missing, to those who ask for it."""
-    add(tmp_path, "alpha", argv=["no-such-program-1"])
+    add_kernelspec(tmp_path, "alpha", argv=["no-such-program-1"])
     languages = load(tmp_path)
-    assert languages.resolve("alpha").reason == "the program no-such-program-1 is not installed"
+    assert (
+        languages.resolve("alpha").unavailable_reason
+        == "the program no-such-program-1 is not installed"
+    )
     with pytest.raises(LanguageUnavailable, match="no-such-program-1"):
-        languages.available("alpha")
+        languages.resolve_available("alpha")
 
 
 def test_command_is_absolute(tmp_path: Path) -> None:
     """The program is named by its path, and placeholders are filled."""
-    folder = add(tmp_path, "alpha", argv=["sh", "{resource_dir}/x", "{connection_file}"])
-    program, *rest = only(tmp_path).command(Path("/run/k.json"))
+    folder = add_kernelspec(tmp_path, "alpha", argv=["sh", "{resource_dir}/x", "{connection_file}"])
+    program, *rest = load_only(tmp_path).command(Path("/run/k.json"))
     assert Path(program).is_absolute()
     assert rest == [f"{folder}/x", "/run/k.json"]
 
 
 def test_placeholder_of_the_interpreter(tmp_path: Path) -> None:
     """`{python}` is the interpreter that runs the server."""
-    add(tmp_path, "alpha", argv=["{python}", "-c", "1"])
-    assert only(tmp_path).available
-    assert only(tmp_path).command(Path("x"))[0] == sys.executable
+    add_kernelspec(tmp_path, "alpha", argv=["{python}", "-c", "1"])
+    assert load_only(tmp_path).is_available
+    assert load_only(tmp_path).command(Path("x"))[0] == sys.executable
 
 
 def test_forked_language_needs_its_modules(tmp_path: Path) -> None:
     """The module of the entry and the preload must be there; else it says which are not."""
     era = {"entry": "launcher:main", "preload": ["json", "no_such_module.x", "sys", "os.path.x"]}
-    folder = add(tmp_path, "alpha", era=era)
+    folder = add_kernelspec(tmp_path, "alpha", era=era)
     missing = "modules are not installed: launcher, no_such_module.x, os.path.x"
-    assert only(tmp_path).reason == missing
+    assert load_only(tmp_path).unavailable_reason == missing
     (folder / "launcher.py").touch()
-    assert only(tmp_path).reason == "modules are not installed: no_such_module.x, os.path.x"
+    assert (
+        load_only(tmp_path).unavailable_reason
+        == "modules are not installed: no_such_module.x, os.path.x"
+    )
 
 
 def test_looking_for_modules_imports_none(tmp_path: Path) -> None:
     """Nothing of a launcher or a preload runs in the server."""
-    folder = add(tmp_path, "alpha", era={"entry": "launcher:main", "preload": ["pack.part"]})
+    folder = add_kernelspec(
+        tmp_path, "alpha", era={"entry": "launcher:main", "preload": ["pack.part"]}
+    )
     (folder / "launcher.py").write_text("raise SystemExit('imported')")
     (folder / "pack").mkdir()
     for name in ("__init__", "part"):
         (folder / "pack" / f"{name}.py").write_text("raise SystemExit('imported')")
-    language = only(tmp_path)
-    assert language.available
+    language = load_only(tmp_path)
+    assert language.is_available
     assert language.version is not None
     assert "pack" not in sys.modules
 
 
 def test_preload_is_that_of_all_available_forked_languages(tmp_path: Path) -> None:
     """The zygote gets each module once, and nothing of languages that cannot run."""
-    add(tmp_path, "alpha", era={"entry": "one:main", "preload": ["json", "email"]})
-    add(tmp_path, "beta", era={"entry": "two:main", "preload": ["json", "csv"]})
-    add(tmp_path, "gamma", era={"entry": "missing:main", "preload": ["wave"]})
-    add(tmp_path, "delta", era={"preload": ["queue"]})
+    add_kernelspec(tmp_path, "alpha", era={"entry": "one:main", "preload": ["json", "email"]})
+    add_kernelspec(tmp_path, "beta", era={"entry": "two:main", "preload": ["json", "csv"]})
+    add_kernelspec(tmp_path, "gamma", era={"entry": "missing:main", "preload": ["wave"]})
+    add_kernelspec(tmp_path, "delta", era={"preload": ["queue"]})
     (tmp_path / "alpha" / "one.py").touch()
     (tmp_path / "beta" / "two.py").touch()
     languages = load(tmp_path)
@@ -209,8 +219,8 @@ def test_preload_is_that_of_all_available_forked_languages(tmp_path: Path) -> No
 
 def test_description_is_what_the_api_lists(tmp_path: Path) -> None:
     """A reason is told only where there is one."""
-    add(tmp_path, "alpha")
-    add(tmp_path, "beta", argv=["no-such-program-1"])
+    add_kernelspec(tmp_path, "alpha")
+    add_kernelspec(tmp_path, "beta", argv=["no-such-program-1"])
     alpha, beta = (language.describe() for language in load(tmp_path))
     assert alpha == {
         "name": "alpha",

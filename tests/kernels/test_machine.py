@@ -16,8 +16,8 @@ from era_kernels.errors import KernelStartFailed, LanguageUnavailable, ShuttingD
 from era_kernels.kernels.languages import Languages
 from era_kernels.kernels.machine import KernelHost, Machine
 from era_kernels.models import Ending, Finished, Limits, Output, Reason, Request, Stderr, Stdout
-from tests.kernels.conftest import LANGUAGE, a_host, a_place
-from tests.kernels.test_languages import add
+from tests.kernels.conftest import LANGUAGE, make_paths, open_host
+from tests.kernels.test_languages import add_kernelspec
 
 
 async def run(machine: Machine, code: str, timeout: float = 30) -> tuple[str, Finished]:
@@ -30,13 +30,13 @@ async def run(machine: Machine, code: str, timeout: float = 30) -> tuple[str, Fi
 
 
 @pytest.fixture
-def fresh(
+def with_own_machine(
     runner: asyncio.Runner, host: KernelHost, tmp_path: Path
 ) -> Iterator[Callable[[Callable[[Machine], Awaitable[None]]], None]]:
     """Runs a coroutine with a machine of its own, which is closed afterwards."""
 
     async def body(act: Callable[[Machine], Awaitable[None]]) -> None:
-        machine = await host.open(LANGUAGE, a_place(tmp_path), Limits(), {})
+        machine = await host.open(LANGUAGE, make_paths(tmp_path), Limits(), {})
         try:
             await act(machine)
         finally:
@@ -100,7 +100,7 @@ def test_ten_megabytes_arrive_whole(runner: asyncio.Runner, machine: Machine) ->
     assert text == "".join(f"{n:06d} {'x' * 92}\n" for n in range(100_000))
 
 
-def test_last_words_arrive_whole(fresh: Callable[..., None]) -> None:
+def test_last_words_arrive_whole(with_own_machine: Callable[..., None]) -> None:
     """A program that writes much and leaves at once is heard to its end by a slow consumer."""
     code = (
         "import os, sys\n"
@@ -118,7 +118,7 @@ def test_last_words_arrive_whole(fresh: Callable[..., None]) -> None:
         assert text == "".join(f"{n:0500d}\n" for n in range(4000))
         assert items[-1] == Finished(7, state="lost", ending=Ending(code=7))
 
-    fresh(act)
+    with_own_machine(act)
 
 
 def test_late_output_is_told_as_late(runner: asyncio.Runner, machine: Machine) -> None:
@@ -131,7 +131,7 @@ def test_late_output_is_told_as_late(runner: asyncio.Runner, machine: Machine) -
 
     async def body() -> None:
         late: list[Output] = []
-        machine.kernel.late = late.extend
+        machine.kernel.on_late_output = late.extend
         assert await run(machine, code) == ("", Finished(0))
         assert await run(machine, "import time; time.sleep(1); print('now')") == (
             "now\n",
@@ -194,7 +194,9 @@ def test_program_that_stops_at_its_deadline(
         "import signal; signal.pthread_sigmask(signal.SIG_BLOCK, [2])\nwhile True: pass",
     ],
 )
-def test_deaf_program_ends_with_its_machine(fresh: Callable[..., None], code: str) -> None:
+def test_deaf_program_ends_with_its_machine(
+    with_own_machine: Callable[..., None], code: str
+) -> None:
     """A program that does not listen ends within five seconds of its deadline, state lost."""
 
     async def act(machine: Machine) -> None:
@@ -205,7 +207,7 @@ def test_deaf_program_ends_with_its_machine(fresh: Callable[..., None], code: st
         assert finished == Finished(124, state="lost", ending=ending, timed_out=True)
         assert machine.ended.result() == ending
 
-    fresh(act)
+    with_own_machine(act)
 
 
 # ---------------------------------------------------------------- ends
@@ -219,7 +221,9 @@ def test_deaf_program_ends_with_its_machine(fresh: Callable[..., None], code: st
         ("import ctypes; ctypes.string_at(0)", Ending(signal=11)),
     ],
 )
-def test_death_in_a_run_is_told(fresh: Callable[..., None], code: str, ending: Ending) -> None:
+def test_death_in_a_run_is_told(
+    with_own_machine: Callable[..., None], code: str, ending: Ending
+) -> None:
     """A kernel that dies in a run is told with its own exit code, after its output."""
 
     async def act(machine: Machine) -> None:
@@ -230,10 +234,10 @@ def test_death_in_a_run_is_told(fresh: Callable[..., None], code: str, ending: E
         assert text == "before\n"
         assert machine.ended.result() == ending
 
-    fresh(act)
+    with_own_machine(act)
 
 
-def test_death_between_runs_is_told(fresh: Callable[..., None]) -> None:
+def test_death_between_runs_is_told(with_own_machine: Callable[..., None]) -> None:
     """A kernel that dies while nothing runs is told by its machine, and by the next run."""
     code = (
         "import os, threading\n"
@@ -245,10 +249,10 @@ def test_death_between_runs_is_told(fresh: Callable[..., None]) -> None:
         assert await asyncio.wait_for(machine.ended, 10) == Ending(code=3)
         assert (await run(machine, "1"))[1] == Finished(3, state="lost", ending=Ending(code=3))
 
-    fresh(act)
+    with_own_machine(act)
 
 
-def test_everything_dies_with_its_kernel(fresh: Callable[..., None]) -> None:
+def test_everything_dies_with_its_kernel(with_own_machine: Callable[..., None]) -> None:
     """Children and daemons do not outlive the kernel, whatever group they are in."""
     code = (
         "import subprocess\n"
@@ -265,10 +269,10 @@ def test_everything_dies_with_its_kernel(fresh: Callable[..., None]) -> None:
         await machine.aclose()
         assert not any(psutil.pid_exists(pid) for pid in pids)
 
-    fresh(act)
+    with_own_machine(act)
 
 
-def test_closing_ends_the_run_with_the_reason(fresh: Callable[..., None]) -> None:
+def test_closing_ends_the_run_with_the_reason(with_own_machine: Callable[..., None]) -> None:
     """A machine that is closed in a run says why, to the consumer of that run."""
 
     async def act(machine: Machine) -> None:
@@ -278,7 +282,7 @@ def test_closing_ends_the_run_with_the_reason(fresh: Callable[..., None]) -> Non
         ending = Ending(reason=Reason.DELETED)
         assert await running == ("in\n", Finished(137, state="lost", ending=ending))
 
-    fresh(act)
+    with_own_machine(act)
 
 
 # ---------------------------------------------------------------- openings
@@ -294,7 +298,7 @@ def test_many_machines_leave_nothing_behind(
         return own.num_fds(), own.num_threads(), len(own.children(recursive=True))
 
     async def one(number: int) -> None:
-        machine = await host.open(LANGUAGE, a_place(tmp_path / str(number)), Limits(), {})
+        machine = await host.open(LANGUAGE, make_paths(tmp_path / str(number)), Limits(), {})
         await run(machine, f"mine = {number}")
         assert await run(machine, "print(mine)") == (f"{number}\n", Finished(0))
         await machine.aclose()
@@ -314,16 +318,16 @@ def test_many_machines_leave_nothing_behind(
 
 def test_kernel_that_does_not_start(runner: asyncio.Runner, tmp_path: Path) -> None:
     """A kernel that ends instead of starting is refused with its cause, and nothing is left."""
-    folder = add(tmp_path / "specs", "alpha", argv=["false", "{connection_file}"])
-    add(tmp_path / "specs", "beta", argv=["no-such-program-1"])
-    forked = add(tmp_path / "specs", "gamma", era={"entry": "broken:main"})
+    folder = add_kernelspec(tmp_path / "specs", "alpha", argv=["false", "{connection_file}"])
+    add_kernelspec(tmp_path / "specs", "beta", argv=["no-such-program-1"])
+    forked = add_kernelspec(tmp_path / "specs", "gamma", era={"entry": "broken:main"})
     (forked / "broken.py").write_text("def main(file): raise RuntimeError('the last words')")
     assert folder.is_dir()
 
     async def body() -> None:
         before = psutil.Process().num_fds()
-        async with a_host(Languages.load(builtin=tmp_path / "specs")) as host:
-            place = a_place(tmp_path / "place")
+        async with open_host(Languages.load(builtin=tmp_path / "specs")) as host:
+            place = make_paths(tmp_path / "place")
             with pytest.raises(KernelStartFailed, match="exit 1"):
                 await host.open("alpha", place, Limits(), {})
             with pytest.raises(LanguageUnavailable, match="no-such-program-1"):
@@ -344,13 +348,13 @@ def test_last_words_are_logged(
     runner: asyncio.Runner, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Why a kernel does not start stands in the server's log, not in the caller's answer."""
-    forked = add(tmp_path / "specs", "alpha", era={"entry": "broken:main"})
+    forked = add_kernelspec(tmp_path / "specs", "alpha", era={"entry": "broken:main"})
     (forked / "broken.py").write_text("def main(file): raise RuntimeError('the last words')")
 
     async def body() -> None:
-        async with a_host(Languages.load(builtin=tmp_path / "specs")) as host:
+        async with open_host(Languages.load(builtin=tmp_path / "specs")) as host:
             with pytest.raises(KernelStartFailed) as caught:
-                await host.open("alpha", a_place(tmp_path / "place"), Limits(), {})
+                await host.open("alpha", make_paths(tmp_path / "place"), Limits(), {})
             assert "last words" not in caught.value.message
 
     runner.run(body())
@@ -366,7 +370,7 @@ def test_cancelled_opening_leaves_nothing(
     async def body() -> None:
         before = len(own.children(recursive=True))
         for number in range(8):
-            place = a_place(tmp_path / str(number))
+            place = make_paths(tmp_path / str(number))
             opening = asyncio.create_task(host.open(LANGUAGE, place, Limits(), {}))
             await asyncio.sleep(number * 0.01)
             opening.cancel()
@@ -384,8 +388,8 @@ def test_host_ends_what_is_still_there(runner: asyncio.Runner, tmp_path: Path) -
     """Closing the host ends its machines; then it opens none."""
 
     async def body() -> None:
-        async with a_host(Languages.load()) as host:
-            machine = await host.open(LANGUAGE, a_place(tmp_path / "a"), Limits(), {})
+        async with open_host(Languages.load()) as host:
+            machine = await host.open(LANGUAGE, make_paths(tmp_path / "a"), Limits(), {})
             running = asyncio.create_task(run(machine, "while True: pass"))
             await asyncio.sleep(0.2)
             assert host.isolation.tier in range(1, 5)
@@ -393,6 +397,6 @@ def test_host_ends_what_is_still_there(runner: asyncio.Runner, tmp_path: Path) -
         ending = Ending(reason=Reason.STOPPED)
         assert (await running)[1] == Finished(137, state="lost", ending=ending)
         with pytest.raises(ShuttingDown):
-            await host.open(LANGUAGE, a_place(tmp_path / "b"), Limits(), {})
+            await host.open(LANGUAGE, make_paths(tmp_path / "b"), Limits(), {})
 
     runner.run(body())

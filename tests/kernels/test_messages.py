@@ -10,7 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from era_kernels.kernels import messages
-from era_kernels.kernels.messages import DEPTH, FENCE, Reply, event, fence, reply
+from era_kernels.kernels.messages import (
+    FENCE_MIME_TYPE,
+    MAX_DEPTH,
+    Reply,
+    fence_nonce,
+    parse_reply,
+    to_event,
+)
 from era_kernels.models import (
     ClearOutput,
     Display,
@@ -72,7 +79,7 @@ contents = st.dictionaries(
 )
 def test_each_type_has_its_event(kind: str, content: dict[str, Any], expected: object) -> None:
     """A message of a known type and shape is its event, all else is none."""
-    assert event(kind, content) == expected
+    assert to_event(kind, content) == expected
 
 
 @pytest.mark.parametrize(
@@ -92,17 +99,17 @@ def test_each_type_has_its_event(kind: str, content: dict[str, Any], expected: o
 )
 def test_wrong_shape_is_none(kind: str, content: dict[str, Any]) -> None:
     """A message that is not what its type promises is none, without an exception."""
-    assert event(kind, content) is None
+    assert to_event(kind, content) is None
     assert messages.is_output(kind)
 
 
 def test_values_become_valid_json() -> None:
     """Numbers that JSON lacks become null, halves of surrogate pairs U+FFFD."""
     content = {"data": {"a": [float("nan"), 1e999, 2.5, True], "\ud800b": {"\udc00": "x\udfff"}}}
-    assert event("execute_result", content) == Result(
+    assert to_event("execute_result", content) == Result(
         {"a": [None, None, 2.5, True], "\ufffdb": {"\ufffd": "x\ufffd"}}
     )
-    assert event("stream", {"name": "stdout", "text": "a\ud83d"}) == Stdout("a\ufffd")
+    assert to_event("stream", {"name": "stdout", "text": "a\ud83d"}) == Stdout("a\ufffd")
 
 
 def test_nesting_is_bounded() -> None:
@@ -114,51 +121,51 @@ def test_nesting_is_bounded() -> None:
             value = [value]
         return {"data": {"application/json": value}}
 
-    assert event("display_data", nested(DEPTH)) is not None
-    assert event("display_data", nested(DEPTH + 1)) is None
-    assert event("display_data", nested(900)) is None
+    assert to_event("display_data", nested(MAX_DEPTH)) is not None
+    assert to_event("display_data", nested(MAX_DEPTH + 1)) is None
+    assert to_event("display_data", nested(900)) is None
 
 
 @pytest.mark.parametrize("wrong", [5, ["d"], None, "d" * 2000])
 def test_wrong_display_id_is_ignored(wrong: object) -> None:
     """A display without a proper id is still shown."""
     content = {"data": {}, "transient": {"display_id": wrong}}
-    assert event("display_data", content) == Display({}, {}, None)
-    assert event("display_data", {"data": {}, "transient": wrong}) == Display({}, {}, None)
+    assert to_event("display_data", content) == Display({}, {}, None)
+    assert to_event("display_data", {"data": {}, "transient": wrong}) == Display({}, {}, None)
 
 
 def test_fence_has_a_nonce_and_is_no_output() -> None:
     """The fence is known by its MIME type; it never shows, whatever its nonce is."""
-    good = {"data": {FENCE: {"nonce": "abc"}}}
-    assert fence("display_data", good) == "abc"
-    assert event("display_data", good) is None
+    good = {"data": {FENCE_MIME_TYPE: {"nonce": "abc"}}}
+    assert fence_nonce("display_data", good) == "abc"
+    assert to_event("display_data", good) is None
     for body in ({}, {"nonce": 5}, "abc", None):
-        assert fence("display_data", {"data": {FENCE: body}}) == ""
-        assert event("display_data", {"data": {FENCE: body}}) is None
-    assert fence("stream", good) is None
-    assert fence("display_data", {"data": [FENCE]}) is None
+        assert fence_nonce("display_data", {"data": {FENCE_MIME_TYPE: body}}) == ""
+        assert to_event("display_data", {"data": {FENCE_MIME_TYPE: body}}) is None
+    assert fence_nonce("stream", good) is None
+    assert fence_nonce("display_data", {"data": [FENCE_MIME_TYPE]}) is None
 
 
 def test_reply_tells_code_and_exception() -> None:
     """The `era` object of a reply is the truth about a run, whatever its status says."""
     told = {"name": "ValueError", "value": "no", "traceback": ["a", "b"]}
     content = {"status": "ok", "era": {"exit_code": 1, "exception": told}}
-    assert reply(content) == Reply(1, ExceptionInfo("ValueError", "no", ["a", "b"]))
-    assert reply({"era": {"exit_code": 300, "exception": None}}) == Reply(44)
+    assert parse_reply(content) == Reply(1, ExceptionInfo("ValueError", "no", ["a", "b"]))
+    assert parse_reply({"era": {"exit_code": 300, "exception": None}}) == Reply(44)
 
 
 def test_reply_of_a_kernel_without_era_is_its_status() -> None:
     """Other kernels are believed their status."""
-    assert reply({"status": "ok"}) == Reply(0)
+    assert parse_reply({"status": "ok"}) == Reply(0)
     failed = {"status": "error", "ename": "E", "evalue": "v", "traceback": ["t"]}
-    assert reply(failed) == Reply(1, ExceptionInfo("E", "v", ["t"]))
-    assert reply({"status": "error"}) == Reply(1)
+    assert parse_reply(failed) == Reply(1, ExceptionInfo("E", "v", ["t"]))
+    assert parse_reply({"status": "error"}) == Reply(1)
 
 
 @pytest.mark.parametrize("content", [{}, {"status": "aborted"}, {"era": {"exit_code": "0"}}])
 def test_reply_of_wrong_shape_is_none(content: dict[str, Any]) -> None:
     """A reply without an outcome is none."""
-    assert reply(content) is None
+    assert parse_reply(content) is None
 
 
 @pytest.mark.parametrize(
@@ -172,17 +179,17 @@ def test_reply_of_wrong_shape_is_none(content: dict[str, Any]) -> None:
 )
 def test_exception_of_wrong_shape_leaves_the_code(told: object) -> None:
     """A broken exception does not hide the exit code."""
-    assert reply({"era": {"exit_code": 1, "exception": told}}) == Reply(1)
+    assert parse_reply({"era": {"exit_code": 1, "exception": told}}) == Reply(1)
 
 
 def test_exception_is_cut() -> None:
     """An exception has a bounded size; stderr tells all of it."""
     told = {"name": "E", "value": "v" * 1_000_000, "traceback": ["l" * 1000] * 1000}
-    found = reply({"era": {"exit_code": 1, "exception": told}})
+    found = parse_reply({"era": {"exit_code": 1, "exception": told}})
     assert found is not None
     assert found.exception is not None
-    assert len(found.exception.value) == messages.VALUE_LENGTH
-    assert sum(map(len, found.exception.traceback)) <= messages.TRACEBACK_LENGTH
+    assert len(found.exception.value) == messages.MAX_EXCEPTION_LENGTH
+    assert sum(map(len, found.exception.traceback)) <= messages.MAX_TRACEBACK_LENGTH
 
 
 @given(st.sampled_from(KINDS), contents)
@@ -190,8 +197,8 @@ def test_no_content_raises_and_every_event_can_be_written(
     kind: str, content: dict[str, Any]
 ) -> None:
     """Whatever a kernel sends, an event comes out that is valid JSON in UTF-8, or none."""
-    found = event(kind, content)
-    fence(kind, content)
-    reply(content)
+    found = to_event(kind, content)
+    fence_nonce(kind, content)
+    parse_reply(content)
     if found is not None:
         json.dumps(event_to_json(found), allow_nan=False, ensure_ascii=False).encode()

@@ -1,7 +1,7 @@
 """What Python programs must do in a session, beside the rows that every language has.
 
 That they do what `python main.py` does is compared program by program in
-`tests/kernels/test_plain_python.py`; here are the rows by name, and what only a session has.
+`tests/kernelspecs/python/test_plain_python.py`; here rows by name, and what only a session has.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-PACE = Path(__file__).parents[2] / "kernelspecs" / "python" / "era_pace.py"
+PACE = Path(__file__).parents[3] / "kernelspecs" / "python" / "era_pace.py"
 pace: dict[str, Any] = runpy.run_path(str(PACE))
 AT_ONCE: float = pace["AT_ONCE"]
 

@@ -11,12 +11,18 @@ from jupyter_client.blocking.client import BlockingKernelClient
 from jupyter_client.session import DELIM, Session
 
 from era_kernels.concurrency.cooperative import run_in_slices
-from era_kernels.kernels.wire import VALUES, BrokenMessage, Connection, Wire, is_long
+from era_kernels.kernels.wire_protocol import (
+    MAX_VALUES,
+    ConnectionInfo,
+    InvalidMessage,
+    MessageCodec,
+    is_slow_to_unpack,
+)
 
 KEY = "a key"
 
 
-def _sent(kind: str = "stream", **content: object) -> list[bytes]:
+def _pack_with_jupyter(kind: str = "stream", **content: object) -> list[bytes]:
     session = Session(key=KEY.encode())
     parent = session.msg("execute_request")
     message = session.msg(kind, content, parent=parent)
@@ -25,11 +31,11 @@ def _sent(kind: str = "stream", **content: object) -> list[bytes]:
 
 def test_connection_file_is_what_jupyter_reads(tmp_path: Path) -> None:
     """jupyter_client finds the same addresses and key in the file, which only its owner reads."""
-    connection = Connection.new(tmp_path)
-    connection.write()
-    assert stat.S_IMODE(connection.file.stat().st_mode) == 0o600
+    connection = ConnectionInfo.new(tmp_path)
+    connection.write_file()
+    assert stat.S_IMODE(connection.file_in_sandbox.stat().st_mode) == 0o600
     client = BlockingKernelClient()
-    client.load_connection_file(str(connection.file))
+    client.load_connection_file(str(connection.file_in_sandbox))
     for channel in ("shell", "iopub", "stdin", "control", "hb"):
         assert client._make_url(channel) == connection.address(channel)
     assert client.session.key == connection.key.encode()
@@ -37,21 +43,21 @@ def test_connection_file_is_what_jupyter_reads(tmp_path: Path) -> None:
 
 def test_connection_file_is_written_once(tmp_path: Path) -> None:
     """What lies in the way of a connection file is not followed and not overwritten."""
-    connection = Connection.new(tmp_path)
-    connection.file.symlink_to(tmp_path / "elsewhere")
+    connection = ConnectionInfo.new(tmp_path)
+    connection.file_in_sandbox.symlink_to(tmp_path / "elsewhere")
     with pytest.raises(FileExistsError):
-        connection.write()
+        connection.write_file()
     assert not (tmp_path / "elsewhere").exists()
 
 
 def test_keys_are_of_their_own(tmp_path: Path) -> None:
     """No two connections share a key."""
-    assert Connection.new(tmp_path).key != Connection.new(tmp_path).key
+    assert ConnectionInfo.new(tmp_path).key != ConnectionInfo.new(tmp_path).key
 
 
 def test_request_is_what_jupyter_reads() -> None:
     """A packed request verifies and parses with the kernel's side of jupyter_client."""
-    request_id, parts = Wire(KEY).pack("execute_request", {"code": "é"}, {"era": {"n": 1}})
+    request_id, parts = MessageCodec(KEY).pack("execute_request", {"code": "é"}, {"era": {"n": 1}})
     session = Session(key=KEY.encode())
     _, rest = session.feed_identities(parts)
     message = session.deserialize(rest)
@@ -62,10 +68,10 @@ def test_request_is_what_jupyter_reads() -> None:
 
 def test_message_of_jupyter_is_unpacked() -> None:
     """Type, parent and content of a message that jupyter_client made, with its size."""
-    parts = _sent(name="stdout", text="x")
-    message = Wire(KEY).unpack([*parts, b"a buffer"])
-    assert message.kind == "stream"
-    assert message.parent == json.loads(parts[4])["msg_id"]
+    parts = _pack_with_jupyter(name="stdout", text="x")
+    message = MessageCodec(KEY).unpack([*parts, b"a buffer"])
+    assert message.msg_type == "stream"
+    assert message.parent_id == json.loads(parts[4])["msg_id"]
     assert message.content == {"name": "stdout", "text": "x"}
     assert message.size == len(parts[-1])
 
@@ -74,12 +80,12 @@ def test_message_may_have_no_parent() -> None:
     """What nobody asked for has the empty parent."""
     session = Session(key=KEY.encode())
     parts = session.serialize(session.msg("status", {}))
-    assert Wire(KEY).unpack(parts).parent == ""
+    assert MessageCodec(KEY).unpack(parts).parent_id == ""
 
 
 def test_bytes_that_are_no_utf8_become_replacement_characters() -> None:
     """A stream of any bytes is still a message."""
-    wire, session = Wire(KEY), Session(key=KEY.encode())
+    wire, session = MessageCodec(KEY), Session(key=KEY.encode())
     body = [b'{"msg_type": "stream"}', b"{}", b"{}", b'{"text": "a\xff"}']
     assert wire.unpack([DELIM, session.sign(body), *body]).content == {"text": "a\ufffd"}
 
@@ -88,64 +94,70 @@ def test_numbers_that_json_lacks_are_null() -> None:
     """NaN and Infinity, which Python writes and JSON lacks, are read as null."""
     session = Session(key=KEY.encode())
     body = [b'{"msg_type": "x"}', b"{}", b"{}", b'{"a": NaN, "b": [-Infinity]}']
-    assert Wire(KEY).unpack([DELIM, session.sign(body), *body]).content == {"a": None, "b": [None]}
+    assert MessageCodec(KEY).unpack([DELIM, session.sign(body), *body]).content == {
+        "a": None,
+        "b": [None],
+    }
 
 
 @pytest.mark.parametrize("position", range(7))
 def test_changed_part_breaks_the_signature(position: int) -> None:
     """Every signed part is covered: a changed one is refused. The topic is nobody's concern."""
-    parts = _sent(name="stdout", text="x")
+    parts = _pack_with_jupyter(name="stdout", text="x")
     parts[position] = parts[position] + b" "
-    wire = Wire(KEY)
+    wire = MessageCodec(KEY)
     if position == 0:
         wire.unpack(parts)
     else:
-        with pytest.raises(BrokenMessage):
+        with pytest.raises(InvalidMessage):
             wire.unpack(parts)
 
 
 def test_bombs_are_refused_and_long_texts_are_not() -> None:
     """Millions of tiny values are too many; the marks of JSON in a string are no values."""
-    wire, session = Wire(KEY), Session(key=KEY.encode())
+    wire, session = MessageCodec(KEY), Session(key=KEY.encode())
     head = [b'{"msg_type": "stream"}', b"{}", b"{}"]
-    bomb = [*head, b'{"a": [' + b"[]," * VALUES + b"[]]}"]
-    with pytest.raises(BrokenMessage, match="too much"):
-        run_in_slices(wire.unpacking([DELIM, session.sign(bomb), *bomb]))
-    text = [*head, b'{"text": "' + b'[\\"],{' * VALUES + b'"}']
-    found = run_in_slices(wire.unpacking([DELIM, session.sign(text), *text]))
-    assert found.content == {"text": '["],{' * VALUES}
+    bomb = [*head, b'{"a": [' + b"[]," * MAX_VALUES + b"[]]}"]
+    with pytest.raises(InvalidMessage, match="too much"):
+        run_in_slices(wire.unpack_stepwise([DELIM, session.sign(bomb), *bomb]))
+    text = [*head, b'{"text": "' + b'[\\"],{' * MAX_VALUES + b'"}']
+    found = run_in_slices(wire.unpack_stepwise([DELIM, session.sign(text), *text]))
+    assert found.content == {"text": '["],{' * MAX_VALUES}
 
 
 def test_both_ways_to_unpack_are_one() -> None:
     """In one go or in steps: the same message, the same refusals."""
-    wire = Wire(KEY)
-    for parts in (_sent(name="stdout", text="x"), _sent(a=[1.5, None, {"b": "é"}])):
-        assert run_in_slices(wire.unpacking(parts)).size == wire.unpack(parts).size
+    wire = MessageCodec(KEY)
+    for parts in (
+        _pack_with_jupyter(name="stdout", text="x"),
+        _pack_with_jupyter(a=[1.5, None, {"b": "é"}]),
+    ):
+        assert run_in_slices(wire.unpack_stepwise(parts)).size == wire.unpack(parts).size
         for position in range(1, 7):
             wrong = [*parts[:position], parts[position] + b"x", *parts[position + 1 :]]
-            for unpack in (wire.unpack, lambda parts: run_in_slices(wire.unpacking(parts))):
-                with pytest.raises(BrokenMessage):
+            for unpack in (wire.unpack, lambda parts: run_in_slices(wire.unpack_stepwise(parts))):
+                with pytest.raises(InvalidMessage):
                     unpack(wrong)
-                with pytest.raises(BrokenMessage):
+                with pytest.raises(InvalidMessage):
                     unpack(parts[:position])
 
 
 def test_what_is_long() -> None:
     """Many bytes or many values, in whatever part; not the marks of JSON in a text."""
-    assert not is_long(_sent(text="x,[{" * 50_000))
-    assert is_long(_sent(text="x" * 300_000))
-    assert is_long(_sent(data=[[]] * 6000))
-    assert is_long([b"{" * 6000, b""])
+    assert not is_slow_to_unpack(_pack_with_jupyter(text="x,[{" * 50_000))
+    assert is_slow_to_unpack(_pack_with_jupyter(text="x" * 300_000))
+    assert is_slow_to_unpack(_pack_with_jupyter(data=[[]] * 6000))
+    assert is_slow_to_unpack([b"{" * 6000, b""])
 
 
 @pytest.mark.parametrize("length", range(7))
 def test_missing_parts_are_refused(length: int) -> None:
     """A message that is too short is broken, not an error of ours."""
-    with pytest.raises(BrokenMessage):
-        Wire(KEY).unpack(_sent()[:length])
+    with pytest.raises(InvalidMessage):
+        MessageCodec(KEY).unpack(_pack_with_jupyter()[:length])
 
 
 def test_other_keys_are_refused() -> None:
     """A message signed with another kernel's key is no message."""
-    with pytest.raises(BrokenMessage, match="signature"):
-        Wire("another key").unpack(_sent())
+    with pytest.raises(InvalidMessage, match="signature"):
+        MessageCodec("another key").unpack(_pack_with_jupyter())

@@ -9,8 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from era_kernels.kernels import insights
-from era_kernels.kernels.insights import FRAMES, LINE, NAMES, VALUES
+from era_kernels.kernels import inspection_replies
+from era_kernels.kernels.inspection_replies import (
+    MAX_FRAMES,
+    MAX_LINE_LENGTH,
+    MAX_VALUES_LENGTH,
+    MAX_VARIABLES,
+)
 from era_kernels.models import ABSENT, Frame, Variable, Variables
 
 FRAME = {"file": "<cell 1>", "line": 3, "function": "f", "source": "x"}
@@ -32,7 +37,7 @@ answers = st.dictionaries(
 def test_frames() -> None:
     """Frames are told in the order of the answer."""
     inner = {**FRAME, "line": 4, "source": None}
-    assert insights.frames({"frames": [FRAME, inner]}) == [
+    assert inspection_replies.parse_frames({"frames": [FRAME, inner]}) == [
         Frame("<cell 1>", 3, "f", "x"),
         Frame("<cell 1>", 4, "f", ""),
     ]
@@ -45,21 +50,23 @@ def test_frames() -> None:
 )  # fmt: skip
 def test_bad_frames_are_left_out(bad: object) -> None:
     """What is no frame is none."""
-    assert insights.frames({"frames": [bad, FRAME]}) == [Frame("<cell 1>", 3, "f", "x")]
+    assert inspection_replies.parse_frames({"frames": [bad, FRAME]}) == [
+        Frame("<cell 1>", 3, "f", "x")
+    ]
 
 
 def test_frames_are_bounded() -> None:
     """The innermost frames are kept, and their texts cut."""
     many = [{**FRAME, "line": n, "source": "x" * 10_000} for n in range(1000)]
-    found = insights.frames({"frames": many})
-    assert [frame.line for frame in found] == list(range(1000 - FRAMES, 1000))
-    assert {len(frame.source) for frame in found} == {LINE}
+    found = inspection_replies.parse_frames({"frames": many})
+    assert [frame.line for frame in found] == list(range(1000 - MAX_FRAMES, 1000))
+    assert {len(frame.source) for frame in found} == {MAX_LINE_LENGTH}
 
 
 @pytest.mark.parametrize("content", [{}, {"frames": None}, {"frames": {}}, {"frames": "f"}])
 def test_no_frames(content: dict[str, Any]) -> None:
     """An answer without frames has none."""
-    assert insights.frames(content) == []
+    assert inspection_replies.parse_frames(content) == []
 
 
 def test_variables() -> None:
@@ -71,7 +78,7 @@ def test_variables() -> None:
         {"name": "d", "type": "str", "size": 3, "value": "abc"},
         {"name": "e", "type": "E"},
     ]
-    assert insights.variables({"variables": told, "truncated": False}) == Variables(
+    assert inspection_replies.parse_variables({"variables": told, "truncated": False}) == Variables(
         (
             Variable("a", "int", value=5),
             Variable("b", "NoneType", value=None),
@@ -90,27 +97,27 @@ def test_variables() -> None:
 def test_bad_fields_are_left_out(field: dict[str, Any]) -> None:
     """A shape or size that is none is not told."""
     told = [{"name": "a", "type": "int", **field}]
-    (found,) = insights.variables({"variables": told}).variables
+    (found,) = inspection_replies.parse_variables({"variables": told}).variables
     assert found == Variable("a", "int")
 
 
 def test_too_many_variables() -> None:
     """What is too much is left out, and that is told."""
-    told = [{"name": f"v{n}", "type": "int"} for n in range(NAMES + 5)]
-    found = insights.variables({"variables": told, "truncated": False})
-    assert (len(found.variables), found.truncated) == (NAMES, True)
+    told = [{"name": f"v{n}", "type": "int"} for n in range(MAX_VARIABLES + 5)]
+    found = inspection_replies.parse_variables({"variables": told, "truncated": False})
+    assert (len(found.variables), found.truncated) == (MAX_VARIABLES, True)
     told = [{"name": f"v{n}", "type": "str", "value": "x" * 500_000} for n in range(10)]
-    found = insights.variables({"variables": told, "truncated": False})
-    assert (len(found.variables), found.truncated) == (VALUES // 500_002, True)
+    found = inspection_replies.parse_variables({"variables": told, "truncated": False})
+    assert (len(found.variables), found.truncated) == (MAX_VALUES_LENGTH // 500_002, True)
 
 
 @given(answers)
 def test_nothing_breaks_it(content: dict[str, Any]) -> None:
     """Whatever a kernel says, what is told of it is valid JSON and UTF-8."""
-    for frame in insights.frames(content):
+    for frame in inspection_replies.parse_frames(content):
         f"{frame.file}{frame.function}{frame.source}".encode()
         assert 0 <= frame.line < 1 << 63
-    for variable in insights.variables(content).variables:
+    for variable in inspection_replies.parse_variables(content).variables:
         f"{variable.name}{variable.type}".encode()
         if variable.value is not ABSENT:
             json.dumps(variable.value, ensure_ascii=False, allow_nan=False).encode()

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from era_kernels.kernels import dumps
-from era_kernels.kernels.insights import FRAMES
+from era_kernels.kernels import stack_dump
+from era_kernels.kernels.inspection_replies import MAX_FRAMES
 from era_kernels.models import Frame
 
 DUMP = """Stack (most recent call first):
@@ -25,7 +25,7 @@ SOURCES = {"<cell 2>": ["def g():", "    match()", "g()"]}
 
 def test_frames() -> None:
     """Innermost last, without the kernel's own frames, with the lines of the cell."""
-    assert dumps.frames(DUMP, SOURCES) == [
+    assert stack_dump.parse_dump(DUMP, SOURCES) == [
         Frame("<cell 2>", 3, "<module>", "g()"),
         Frame("<cell 2>", 2, "g", "match()"),
         Frame("/lib/re.py", 9, "match", ""),
@@ -35,7 +35,7 @@ def test_frames() -> None:
 def test_last_stack_counts() -> None:
     """Earlier stacks in the file are of no interest."""
     earlier = DUMP.replace("line 2 in g", "line 1 in g")
-    assert dumps.frames(earlier + DUMP, SOURCES) == dumps.frames(DUMP, SOURCES)
+    assert stack_dump.parse_dump(earlier + DUMP, SOURCES) == stack_dump.parse_dump(DUMP, SOURCES)
 
 
 @pytest.mark.parametrize(
@@ -45,13 +45,13 @@ def test_last_stack_counts() -> None:
 )  # fmt: skip
 def test_no_cell_is_no_frame(text: str) -> None:
     """A text that tells of no cell has no frames."""
-    assert dumps.frames(text, SOURCES) == []
+    assert stack_dump.parse_dump(text, SOURCES) == []
 
 
 def test_line_that_is_not_there() -> None:
     """A line past the end of the source has no text."""
     text = 'X (most recent call first):\n  File "<cell 2>", line 999999999 in g\n'
-    assert dumps.frames(text, SOURCES) == [Frame("<cell 2>", 999999999, "g", "")]
+    assert stack_dump.parse_dump(text, SOURCES) == [Frame("<cell 2>", 999999999, "g", "")]
 
 
 def ask_and_read(file: Path, *pieces: str) -> str | None:
@@ -60,7 +60,7 @@ def ask_and_read(file: Path, *pieces: str) -> str | None:
             with file.open("a") as sink:
                 sink.write(piece)
 
-    return asyncio.run(dumps.dumped(file, ask, 0.2))
+    return asyncio.run(stack_dump.request_dump(file, ask, 0.2))
 
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:
@@ -78,7 +78,7 @@ def test_only_the_end_of_a_large_file_is_read(tmp_path: Path) -> None:
         sink.truncate(1 << 40)
     found = ask_and_read(file, "end")
     assert found is not None
-    assert len(found) == dumps.READ
+    assert len(found) == stack_dump.MAX_READ_BYTES
     assert found.endswith("end")
 
 
@@ -95,12 +95,12 @@ def test_what_is_no_file_is_not_read(tmp_path: Path) -> None:
 
     before = len(list(Path("/proc/self/fd").iterdir()))
     for name in ("link", "pipe", "folder", "absent"):
-        assert asyncio.run(dumps.dumped(tmp_path / name, ask, 0.1)) is None
+        assert asyncio.run(stack_dump.request_dump(tmp_path / name, ask, 0.1)) is None
     assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
 def test_frames_without_an_end() -> None:
     """Of a forged stack the innermost frames are told, as many as of any other."""
     lines = "".join(f'  File "<cell 2>", line 1 in f{n}\n' for n in range(5000))
-    found = dumps.frames("Stack (most recent call first):\n" + lines, SOURCES)
-    assert [frame.function for frame in found] == [f"f{n}" for n in reversed(range(FRAMES))]
+    found = stack_dump.parse_dump("Stack (most recent call first):\n" + lines, SOURCES)
+    assert [frame.function for frame in found] == [f"f{n}" for n in reversed(range(MAX_FRAMES))]

@@ -12,27 +12,27 @@ from typing import Any
 import zmq
 from jupyter_client.session import Session
 
+from era_kernels.kernels.active_run import KernelTimeouts
 from era_kernels.kernels.kernel import InterruptMode, Kernel
-from era_kernels.kernels.messages import FENCE
-from era_kernels.kernels.run import Patience
-from era_kernels.kernels.wire import Connection
+from era_kernels.kernels.messages import FENCE_MIME_TYPE
+from era_kernels.kernels.wire_protocol import ConnectionInfo
 from era_kernels.models import Ending, Finished, Output, Reason, Request
 
-Message = dict[str, Any]
-Script = Callable[["ScriptedKernel", Message], None]
+JupyterMessage = dict[str, Any]
+Script = Callable[["ScriptedKernel", JupyterMessage], None]
 
-QUICK = Patience(again=0.1, give_up=0.3, missing=0.3, drain_most=1.0)
+SHORT_TIMEOUTS = KernelTimeouts(second_interrupt=0.1, kill=0.3, run_end=0.3, max_drain=1.0)
 
 
 class ScriptedKernel:
     """Answers kernel_info by itself; each execute_request is handed to `script`."""
 
-    def __init__(self, connection: Connection, script: Script) -> None:
+    def __init__(self, connection: ConnectionInfo, script: Script) -> None:
         self.script = script
-        self.asked: list[str] = []  # the types of all requests, in order
-        self.requests: list[Message] = []
+        self.request_types: list[str] = []  # the types of all requests, in order
+        self.requests: list[JupyterMessage] = []
         self.on_control: Script = lambda kernel, request: None  # it answers nothing
-        self._stop = False
+        self._is_stopped = False
         self._session = Session(key=connection.key.encode(), digest_history_size=0)
         self._context: zmq.Context[Any] = zmq.Context()
         self.shell = self._bind(zmq.ROUTER, connection.address("shell"))
@@ -47,46 +47,50 @@ class ScriptedKernel:
         try:
             yield self
         finally:
-            self._stop = True
+            self._is_stopped = True
             self._thread.join()
             self._context.destroy(linger=0)
 
     # what scripts say
 
-    def out(self, request: Message, text: str, name: str = "stdout") -> None:
+    def publish_stream(self, request: JupyterMessage, text: str, name: str = "stdout") -> None:
         self.publish("stream", {"name": name, "text": text}, request)
 
-    def fence(self, request: Message, nonce: str | None = None) -> None:
+    def publish_fence(self, request: JupyterMessage, nonce: str | None = None) -> None:
         own = request["metadata"]["era"]["nonce"]
-        self.publish("display_data", {"data": {FENCE: {"nonce": nonce or own}}}, request)
+        self.publish("display_data", {"data": {FENCE_MIME_TYPE: {"nonce": nonce or own}}}, request)
 
-    def reply(self, request: Message, exit_code: object = 0, **era: object) -> None:
+    def send_reply(self, request: JupyterMessage, exit_code: object = 0, **era: object) -> None:
         content = {"status": "ok", "era": {"exit_code": exit_code, "exception": None, **era}}
         self._session.send(
             self.shell, "execute_reply", content, parent=request, ident=request["ident"]
         )
 
-    def end(self, request: Message, exit_code: object = 0) -> None:
+    def finish_run(self, request: JupyterMessage, exit_code: object = 0) -> None:
         """A run that ends as it should."""
-        self.fence(request)
-        self.reply(request, exit_code)
+        self.publish_fence(request)
+        self.send_reply(request, exit_code)
 
-    def tell(self, request: Message, content: Message, kind: str = "reply") -> None:
+    def reply_on_control(
+        self, request: JupyterMessage, content: JupyterMessage, msg_type: str = "reply"
+    ) -> None:
         """Answer a request that came by control."""
-        self._session.send(self.control, kind, content, parent=request, ident=request["ident"])
+        self._session.send(self.control, msg_type, content, parent=request, ident=request["ident"])
 
-    def publish(self, kind: str, content: Message, parent: Message | None) -> None:
-        self._session.send(self.iopub, kind, content, parent=parent)
+    def publish(
+        self, msg_type: str, content: JupyterMessage, parent: JupyterMessage | None
+    ) -> None:
+        self._session.send(self.iopub, msg_type, content, parent=parent)
 
-    def publish_raw(self, parts: list[bytes], key: bool = True) -> None:
-        """Header, parent, metadata and content as they are; signed unless `key` is False."""
-        signature = self._session.sign(parts) if key else b"0" * 64
+    def publish_raw(self, parts: list[bytes], is_signed: bool = True) -> None:
+        """Header, parent, metadata and content as they are; signed if `is_signed`."""
+        signature = self._session.sign(parts) if is_signed else b"0" * 64
         self.iopub.send_multipart([b"topic", b"<IDS|MSG>", signature, *parts])
 
     # the machinery
 
-    def _bind(self, kind: int, address: str) -> zmq.Socket[bytes]:
-        socket = self._context.socket(kind)
+    def _bind(self, socket_type: int, address: str) -> zmq.Socket[bytes]:
+        socket = self._context.socket(socket_type)
         socket.set(zmq.SNDHWM, 0)
         socket.bind(address)
         return socket
@@ -95,7 +99,7 @@ class ScriptedKernel:
         poller = zmq.Poller()
         poller.register(self.shell, zmq.POLLIN)
         poller.register(self.control, zmq.POLLIN)
-        while not self._stop:
+        while not self._is_stopped:
             for socket, _ in poller.poll(10):
                 self._handle(socket)
 
@@ -103,7 +107,7 @@ class ScriptedKernel:
         ident, message = self._session.recv(socket)
         assert message is not None
         message["ident"] = ident
-        self.asked.append(message["msg_type"])
+        self.request_types.append(message["msg_type"])
         if message["msg_type"] == "kernel_info_request":
             self.publish("status", {"execution_state": "idle"}, message)
             self._session.send(socket, "kernel_info_reply", {}, parent=message, ident=ident)
@@ -114,13 +118,13 @@ class ScriptedKernel:
             self.on_control(self, message)
 
 
-class Keeper:
+class FakeMachineHandle:
     """A machine in words: notes signals, and ends when told."""
 
     def __init__(self) -> None:
         self.ended: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
         self.signals: list[int] = []
-        self.words = ""
+        self.stderr = ""
 
     async def signal(self, number: int) -> None:
         self.signals.append(number)
@@ -128,54 +132,56 @@ class Keeper:
     async def aclose(self, reason: str | None = None) -> None:
         self.end(Ending(reason=reason or Reason.STOPPED))
 
-    def last_words(self) -> str:
-        words, self.words = self.words, ""
-        return words
+    def take_stderr(self) -> str:
+        stderr, self.stderr = self.stderr, ""
+        return stderr
 
     def end(self, ending: Ending) -> None:
         if not self.ended.done():
             self.ended.set_result(ending)
 
 
-class Stage:
+class KernelHarness:
     """A scripted kernel and our side of it, connected."""
 
-    def __init__(self, kernel: Kernel, other: ScriptedKernel, keeper: Keeper) -> None:
+    def __init__(
+        self, kernel: Kernel, scripted: ScriptedKernel, machine: FakeMachineHandle
+    ) -> None:
         self.kernel = kernel
-        self.other = other
-        self.keeper = keeper
-        self.late: list[Output] = []
-        kernel.late = self.late.extend
+        self.scripted = scripted
+        self.machine = machine
+        self.late_output: list[Output] = []
+        kernel.on_late_output = self.late_output.extend
 
     async def run(self, timeout: float = 30.0, number: int = 1) -> list[Output | Finished]:
         """All that one run yields."""
         return [
             item
-            async for batch in self.kernel.execute(a_request(timeout, number))
+            async for batch in self.kernel.execute(make_request(timeout, number))
             for item in batch
         ]
 
 
-def a_request(timeout: float = 30.0, number: int = 1) -> Request:
+def make_request(timeout: float = 30.0, number: int = 1) -> Request:
     return Request("code", {"NAME": "value"}, timeout, number)
 
 
 @asynccontextmanager
-async def staged(
+async def open_harness(
     directory: Path,
     script: Script,
-    patience: Patience = QUICK,
+    timeouts: KernelTimeouts = SHORT_TIMEOUTS,
     interrupt_mode: InterruptMode = "signal",
-) -> AsyncIterator[Stage]:
+) -> AsyncIterator[KernelHarness]:
     """A ready kernel; everything is closed when left."""
-    connection = Connection.new(directory)
-    keeper = Keeper()
+    connection = ConnectionInfo.new(directory)
+    machine = FakeMachineHandle()
     try:
-        with ScriptedKernel(connection, script).serving() as other:
-            kernel = Kernel(connection, keeper, interrupt_mode, patience)
+        with ScriptedKernel(connection, script).serving() as scripted:
+            kernel = Kernel(connection, machine, interrupt_mode, timeouts)
             await kernel.wait_ready(10)
-            yield Stage(kernel, other, keeper)
+            yield KernelHarness(kernel, scripted, machine)
     finally:
-        keeper.end(Ending(reason=Reason.STOPPED))
+        machine.end(Ending(reason=Reason.STOPPED))
         await asyncio.sleep(0)
         await asyncio.sleep(0)

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from era_kernels.errors import KernelStartFailed, StartError
+from era_kernels.kernels.exec_process import ExecProcess
 from era_kernels.kernels.languages import Languages
 from era_kernels.kernels.machine import KernelHost, Machine
-from era_kernels.kernels.program import Program
 from era_kernels.models import (
     Ending,
     Finished,
@@ -30,19 +30,19 @@ from era_kernels.models import (
     Step,
 )
 from era_kernels.sandbox.sandbox import Sandboxes, Wish
-from tests.kernels.conftest import LANGUAGE, a_place
+from tests.kernels.conftest import LANGUAGE, make_paths
 
-WALLS = (
+STATUS_FIELDS = (
     "Uid", "Gid", "Groups", "CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb", "NoNewPrivs",
     "Seccomp", "Seccomp_filters",
 )  # fmt: skip
-SHOW = """
+PRINT_ISOLATION = """
 import os, re
 status = open("/proc/self/status").read()
 for name in sorted(os.listdir("/proc/self/ns")):
     print(name, os.readlink(f"/proc/self/ns/{name}"))
 print(open("/proc/self/limits").read())
-print(*(line for line in status.splitlines() if line.split(":")[0] in WALLS), sep="\\n")
+print(*(line for line in status.splitlines() if line.split(":")[0] in STATUS_FIELDS), sep="\\n")
 try:
     print(os.listdir("/root"))
 except OSError as error:
@@ -51,37 +51,37 @@ try:
     open("/etc/era-test", "w")
 except OSError as error:
     print(error.errno)
-""".replace("WALLS", repr(WALLS))
+""".replace("STATUS_FIELDS", repr(STATUS_FIELDS))
 
 
-def shell(text: str) -> list[str]:
+def shell_argv(text: str) -> list[str]:
     return ["/bin/sh", "-c", text]
 
 
-async def started(machine: Machine, text: str) -> Program:
+async def start_command(machine: Machine, text: str) -> ExecProcess:
     """A command that prints a line when it is ready, and has."""
-    program = await machine.run(shell(text), {})
-    assert isinstance(program, Program)
+    program = await machine.run(shell_argv(text), {})
+    assert isinstance(program, ExecProcess)
     return program
 
 
-async def items_of(
+async def collect_items(
     machine: Machine, text: str, timeout: float = 30
 ) -> tuple[list[Output | Finished], Finished]:
-    program = await started(machine, text)
+    program = await start_command(machine, text)
     items = [item async for batch in program.events(timeout) for item in batch]
     assert isinstance(items[-1], Finished)
     return items[:-1], items[-1]
 
 
-async def outcome(machine: Machine, text: str, timeout: float = 30) -> tuple[str, Finished]:
-    items, finished = await items_of(machine, text, timeout)
+async def run_command(machine: Machine, text: str, timeout: float = 30) -> tuple[str, Finished]:
+    items, finished = await collect_items(machine, text, timeout)
     return "".join(item.content for item in items if isinstance(item, Stdout | Stderr)), finished
 
 
 @asynccontextmanager
-async def without_kernel(host: KernelHost, directory: Path) -> AsyncIterator[Machine]:
-    machine = await host.open(LANGUAGE, a_place(directory), Limits(), {}, kernel=False)
+async def machine_without_kernel(host: KernelHost, directory: Path) -> AsyncIterator[Machine]:
+    machine = await host.open(LANGUAGE, make_paths(directory), Limits(), {}, kernel=False)
     try:
         yield machine
     finally:
@@ -95,7 +95,7 @@ def test_output_and_end(runner: asyncio.Runner, machine: Machine) -> None:
     """Both streams, and the program's own exit code."""
 
     async def body() -> None:
-        items, finished = await items_of(machine, "echo a; echo b >&2; exit 3")
+        items, finished = await collect_items(machine, "echo a; echo b >&2; exit 3")
         assert Stdout("a\n") in items
         assert Stderr("b\n") in items
         assert finished == Finished(3)
@@ -107,11 +107,11 @@ def test_output_comes_while_it_runs(runner: asyncio.Runner, machine: Machine) ->
     """The first line is there before the program ends; many lines come in few batches."""
 
     async def body() -> None:
-        program = await started(machine, "echo first; read line < /dev/null; sleep 600")
+        program = await start_command(machine, "echo first; read line < /dev/null; sleep 600")
         async with aclosing(program.events(60)) as batches:
             assert await asyncio.wait_for(anext(batches), 10) == [Stdout("first\n")]
-            await program.end("enough")
-        program = await started(machine, "for i in $(seq 3000); do echo $i; done")
+            await program.kill("enough")
+        program = await start_command(machine, "for i in $(seq 3000); do echo $i; done")
         batches_of = [batch async for batch in program.events(60)]
         text = "".join(i.content for b in batches_of for i in b if isinstance(i, Stdout))
         assert text == "".join(f"{n}\n" for n in range(1, 3001))
@@ -124,7 +124,9 @@ def test_slow_consumer_slows_the_program(runner: asyncio.Runner, machine: Machin
     """Who is not listened to waits; not a byte is lost and little is held."""
 
     async def body() -> None:
-        program = await started(machine, "head -c 12000000 /dev/zero | tr '\\0' x; echo done >&2")
+        program = await start_command(
+            machine, "head -c 12000000 /dev/zero | tr '\\0' x; echo done >&2"
+        )
         total, largest = 0, 0
         async with aclosing(program.events(60)) as batches:
             async for batch in batches:
@@ -141,16 +143,18 @@ def test_consumer_that_leaves(runner: asyncio.Runner, machine: Machine) -> None:
     """The program goes on, and nobody needs to read what it prints."""
 
     async def body() -> None:
-        program = await started(machine, "echo one; seq 200000; echo x > $TMPDIR/left; sleep 600")
+        program = await start_command(
+            machine, "echo one; seq 200000; echo x > $TMPDIR/left; sleep 600"
+        )
         async with aclosing(program.events(600)) as batches:
             await anext(batches)
         for _ in range(400):
-            if (await outcome(machine, "cat $TMPDIR/left"))[0] == "x\n":
+            if (await run_command(machine, "cat $TMPDIR/left"))[0] == "x\n":
                 break
             await asyncio.sleep(0.05)
         else:
             raise AssertionError("it waits for a reader")
-        await program.end("enough")
+        await program.kill("enough")
 
     runner.run(body())
 
@@ -160,10 +164,10 @@ def test_signals(runner: asyncio.Runner, machine: Machine) -> None:
 
     async def body() -> None:
         for name in ("SEGV", "KILL", "INT"):
-            _, finished = await outcome(machine, f"kill -{name} $$")
+            _, finished = await run_command(machine, f"kill -{name} $$")
             number = signal.Signals[f"SIG{name}"].value
             assert finished == Finished(128 + number, ending=Ending(signal=number))
-        assert machine.standing
+        assert machine.is_running
 
     runner.run(body())
 
@@ -172,12 +176,12 @@ def test_deadline(runner: asyncio.Runner, machine: Machine) -> None:
     """At its deadline it is interrupted, and killed where that does not help."""
 
     async def body() -> None:
-        assert await outcome(machine, "trap 'echo bye; exit 3' INT; sleep 60 & wait", 0.3) == (
+        assert await run_command(machine, "trap 'echo bye; exit 3' INT; sleep 60 & wait", 0.3) == (
             "bye\n",
             Finished(124, timed_out=True),
         )
         began = time.monotonic()
-        text, finished = await outcome(machine, "trap '' INT; echo on; sleep 60", 0.3)
+        text, finished = await run_command(machine, "trap '' INT; echo on; sleep 60", 0.3)
         assert (text, finished.exit_code, finished.state) == ("on\n", 124, "preserved")
         assert time.monotonic() - began < 10
 
@@ -187,9 +191,9 @@ def test_deadline(runner: asyncio.Runner, machine: Machine) -> None:
 # ---------------------------------------------------------------- interrupts
 
 
-async def interrupted(machine: Machine, text: str) -> tuple[str, Finished, list[Step]]:
+async def interrupt_command(machine: Machine, text: str) -> tuple[str, Finished, list[Step]]:
     """What became of a command that was interrupted when it had printed something."""
-    program = await started(machine, text)
+    program = await start_command(machine, text)
     items: list[Output | Finished] = []
     first = asyncio.Event()
 
@@ -214,7 +218,7 @@ def test_interrupt(runner: asyncio.Runner, machine: Machine) -> None:
     async def body() -> None:
         # Not `sleep`: a shell that is just starting a child may miss the first interrupt.
         child = "python3 -c 'import time; print(\"on\", flush=True); time.sleep(60)'"
-        text, finished, steps = await interrupted(machine, f"{child}; echo never")
+        text, finished, steps = await interrupt_command(machine, f"{child}; echo never")
         assert (text, finished.exit_code) == ("on\n", 130)
         assert finished.state == "preserved"
         assert [step.action for step in steps] == ["interrupt"]
@@ -227,7 +231,7 @@ def test_interrupt_twice(runner: asyncio.Runner, machine: Machine) -> None:
 
     async def body() -> None:
         again = "trap 'trap \"exit 4\" INT' INT; echo on; while :; do sleep 0.05; done"
-        _, finished, steps = await interrupted(machine, again)
+        _, finished, steps = await interrupt_command(machine, again)
         assert finished == Finished(4, interrupted=True)
         assert [step.action for step in steps] == ["interrupt", "interrupt again"]
         assert steps[1].seconds >= 0.4
@@ -241,7 +245,7 @@ def test_interrupt_of_the_deaf(runner: asyncio.Runner, machine: Machine) -> None
     async def body() -> None:
         items = [i async for b in machine.kernel.execute(Request("kept = 5", {}, 30, 1)) for i in b]
         assert items == [Finished(0)]
-        _, finished, steps = await interrupted(machine, "trap '' INT; echo on; sleep 60")
+        _, finished, steps = await interrupt_command(machine, "trap '' INT; echo on; sleep 60")
         ending = Ending(reason=Reason.INTERRUPTED)
         assert finished == Finished(130, ending=ending, interrupted=True)
         assert [step.action for step in steps] == ["interrupt", "interrupt again", "end"]
@@ -260,9 +264,9 @@ def test_kernel_joins(runner: asyncio.Runner, host: KernelHost, tmp_path: Path) 
     """A kernel that is started later is in the same machine, and takes it along at its end."""
 
     async def body() -> None:
-        async with without_kernel(host, tmp_path) as machine:
+        async with machine_without_kernel(host, tmp_path) as machine:
             assert not machine.has_kernel
-            program = await started(machine, "echo $$; sleep 600")
+            program = await start_command(machine, "echo $$; sleep 600")
             events = program.events(60)
             [first] = await anext(events)
             assert isinstance(first, Stdout)
@@ -288,7 +292,7 @@ def test_end_while_a_kernel_starts(
     """Who wanted the end of the machine has no failure in the server's log."""
 
     async def body() -> None:
-        async with without_kernel(host, tmp_path) as machine:
+        async with machine_without_kernel(host, tmp_path) as machine:
             starting = asyncio.create_task(machine.start_kernel({}))
             while machine._provisioner.process is None:
                 await asyncio.sleep(0)
@@ -308,8 +312,8 @@ def test_reason_is_told(
     """When the machine is closed, programs say why."""
 
     async def body() -> None:
-        async with without_kernel(host, tmp_path) as machine:
-            program = await started(machine, "sleep 600")
+        async with machine_without_kernel(host, tmp_path) as machine:
+            program = await start_command(machine, "sleep 600")
             await machine.aclose(reason)
             [end] = [item async for batch in program.events(60) for item in batch]
             assert end == Finished(137, state="lost", ending=Ending(reason=reason))
@@ -326,8 +330,8 @@ def test_connection_file_that_lies_there(
     """
 
     async def body() -> None:
-        async with without_kernel(host, tmp_path) as machine:
-            program = await started(machine, "sleep 600")
+        async with machine_without_kernel(host, tmp_path) as machine:
+            program = await start_command(machine, "sleep 600")
             target = tmp_path / "target"
             trap = machine._sandbox.runtime / "kernel.json"
             trap.symlink_to(target)
@@ -356,7 +360,7 @@ def test_walls_are_those_of_the_kernel(tier: int) -> None:
             place = Place(base / "w", base / "p", base / "c")
             for part in (place.workspace, place.packages, place.cache):
                 part.mkdir()
-            wish = Wish(strongest=tier, weakest=tier, readable=languages.needed)
+            wish = Wish(strongest=tier, weakest=tier, readable=languages.readable_paths)
             try:
                 sandboxes = await Sandboxes.open(
                     base / "r", languages.preload, languages.entry_paths, wish
@@ -367,9 +371,9 @@ def test_walls_are_those_of_the_kernel(tier: int) -> None:
             try:
                 limits = Limits(memory=1 << 30, processes=64, open_files=256, file_size=1 << 20)
                 machine = await host.open(LANGUAGE, place, limits, {})
-                program = await machine.run(["python3", "-c", SHOW], {})
+                program = await machine.run(["python3", "-c", PRINT_ISOLATION], {})
                 items = [i async for b in program.events(60) for i in b]
-                request = Request(SHOW, {}, 60, 1)
+                request = Request(PRINT_ISOLATION, {}, 60, 1)
                 told = [i async for b in machine.kernel.execute(request) for i in b]
             finally:
                 await host.aclose()

@@ -13,14 +13,14 @@ import pytest
 
 from era_kernels.kernels.machine import KernelHost, Machine
 from era_kernels.models import Finished, InputRequest, Limits, Output, Request, Stderr, Stdout
-from tests.kernels.conftest import a_place
-from tests.kernels.programs import PROGRAMS
+from tests.kernels.conftest import make_paths
 from tests.kernels.test_machine import run
+from tests.kernelspecs.python.programs import PROGRAMS
 
-Ending = tuple[str, str, int]
+ProgramResult = tuple[str, str, int]
 
 
-def plain(directory: Path, program: str) -> Ending:
+def run_plain(directory: Path, program: str) -> ProgramResult:
     """stdout, stderr and exit code of the plain interpreter, its file named as cells are."""
     file = directory / "main.py"
     file.write_text(program)
@@ -39,21 +39,21 @@ def plain(directory: Path, program: str) -> Ending:
     return done.stdout, stderr, done.returncode
 
 
-async def in_session(host: KernelHost, directory: Path, program: str) -> Ending:
+async def run_in_session(host: KernelHost, directory: Path, program: str) -> ProgramResult:
     """The same of a kernel of its own."""
-    machine = await host.open("python", a_place(directory), Limits(), {})
+    machine = await host.open("python", make_paths(directory), Limits(), {})
     late: list[Output] = []
-    machine.kernel.late = late.extend
+    machine.kernel.on_late_output = late.extend
     request = Request(program, {}, 60, 1)
     items: list[Output | Finished] = []
     async for batch in machine.kernel.execute(request):
         items += batch
         for item in batch:
             if isinstance(item, InputRequest):
-                machine.kernel.inside.refuse_input(item.key)
+                machine.kernel.control.send_eof(item.key)
     await machine.aclose()
     assert not late
-    assert not machine.last_words()
+    assert not machine.take_stderr()
     finished = items[-1]
     assert isinstance(finished, Finished)
     stdout = "".join(item.content for item in items if isinstance(item, Stdout))
@@ -61,7 +61,7 @@ async def in_session(host: KernelHost, directory: Path, program: str) -> Ending:
     return stdout, stderr, finished.exit_code
 
 
-def without_addresses(ending: Ending) -> Ending:
+def without_addresses(ending: ProgramResult) -> ProgramResult:
     stdout, stderr, code = ending
     return re.sub("0x[0-9a-f]+", "0x", stdout), re.sub("0x[0-9a-f]+", "0x", stderr), code
 
@@ -69,8 +69,8 @@ def without_addresses(ending: Ending) -> Ending:
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_program(runner: asyncio.Runner, host: KernelHost, tmp_path: Path, name: str) -> None:
     """Output, errors and exit code are those of the plain interpreter, to the last byte."""
-    expected = plain(tmp_path, PROGRAMS[name])
-    found = runner.run(in_session(host, tmp_path / "place", PROGRAMS[name]))
+    expected = run_plain(tmp_path, PROGRAMS[name])
+    found = runner.run(run_in_session(host, tmp_path / "place", PROGRAMS[name]))
     assert without_addresses(found) == without_addresses(expected)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from era_kernels.kernels.run import Quiet, merged
+from era_kernels.kernels.active_run import IdleTimer, merge_adjacent_texts
 from era_kernels.models import ClearOutput, Output, Stderr, Stdout
 
 
@@ -18,47 +18,53 @@ def test_neighbouring_texts_of_one_stream_are_joined() -> None:
         ClearOutput(),
         Stdout("e"),
     ]
-    assert merged(events) == [Stdout("ab"), Stderr("c"), Stdout("d"), ClearOutput(), Stdout("e")]
-    assert merged([ClearOutput(), ClearOutput()]) == [ClearOutput(), ClearOutput()]
-    assert merged([]) == []
+    assert merge_adjacent_texts(events) == [
+        Stdout("ab"),
+        Stderr("c"),
+        Stdout("d"),
+        ClearOutput(),
+        Stdout("e"),
+    ]
+    assert merge_adjacent_texts([ClearOutput(), ClearOutput()]) == [ClearOutput(), ClearOutput()]
+    assert merge_adjacent_texts([]) == []
 
 
-def test_quiet_fires_after_the_last_note() -> None:
+def test_idle_timer_fires_after_the_last_touch() -> None:
     """Each note starts the time anew."""
 
     async def body() -> None:
         fired = asyncio.Event()
-        quiet = Quiet(0.2, fired.set)
+        timer = IdleTimer(0.2, fired.set)
         for _ in range(5):
             await asyncio.sleep(0.1)
-            quiet.note()
+            timer.touch()
             assert not fired.is_set()
         await asyncio.wait_for(fired.wait(), 5)
 
     asyncio.run(body())
 
 
-def test_quiet_stands_still_while_held() -> None:
+def test_idle_timer_stands_still_while_paused() -> None:
     """No time passes while the kernel is not read."""
 
     async def body() -> None:
         fired = asyncio.Event()
-        held = [True]
-        Quiet(0.05, fired.set, lambda: held[0])
+        paused = [True]
+        IdleTimer(0.05, fired.set, lambda: paused[0])
         await asyncio.sleep(0.3)
         assert not fired.is_set()
-        held[0] = False
+        paused[0] = False
         await asyncio.wait_for(fired.wait(), 5)
 
     asyncio.run(body())
 
 
-def test_quiet_can_be_cancelled() -> None:
+def test_idle_timer_can_be_cancelled() -> None:
     """A cancelled wait never fires."""
 
     async def body() -> None:
         fired = asyncio.Event()
-        Quiet(0.05, fired.set).cancel()
+        IdleTimer(0.05, fired.set).cancel()
         await asyncio.sleep(0.2)
         assert not fired.is_set()
 

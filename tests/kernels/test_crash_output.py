@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from era_kernels.kernels.last_words import MOST, last_words
+from era_kernels.kernels.crash_output import MAX_LENGTH, crash_stderr
 
 FOLDER = Path("/k/spec")
 HEAD = "Fatal error\n\nStack (most recent call first):\n"
@@ -31,17 +31,17 @@ TEXTS = {
 def test_frames(name: str) -> None:
     """The program's frames stay; those of the launcher, and what is below them, do not."""
     text, told = TEXTS[name]
-    assert last_words(text.encode(), len(text), FOLDER) == told
+    assert crash_stderr(text.encode(), len(text), FOLDER) == told
 
 
 def test_only_what_is_new() -> None:
     """What was there before is not told again."""
-    assert last_words(b"old\nnew\n", 4, FOLDER) == "new\n"
-    assert last_words(b"old\n", 0, FOLDER) == ""
-    assert last_words(b"", 0, FOLDER) == ""
+    assert crash_stderr(b"old\nnew\n", 4, FOLDER) == "new\n"
+    assert crash_stderr(b"old\n", 0, FOLDER) == ""
+    assert crash_stderr(b"", 0, FOLDER) == ""
 
 
 def test_bounded() -> None:
     """Of much, its end; bytes that are no text do no harm."""
     data = b"\xff" * 60_000 + b"end"
-    assert last_words(data, 10**6, FOLDER) == "\ufffd" * (MOST - 3) + "end"
+    assert crash_stderr(data, 10**6, FOLDER) == "\ufffd" * (MAX_LENGTH - 3) + "end"

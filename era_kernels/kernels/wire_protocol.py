@@ -23,126 +23,126 @@ from era_kernels.json_incremental import CHUNK_CHARS, LARGE_BYTES, iterparse
 from era_kernels.kernels.zmtp import Part
 from era_kernels.models import JsonObject
 
-VALUES = 1_000_000  # lists, objects and their items in one part; each takes some 64 bytes here
-VALUES_AT_ONCE = 5000  # that are parsed in one go
-DEPTH = 102  # of nested JSON: a MIME bundle may have 100 levels
+MAX_VALUES = 1_000_000  # lists, objects and their items in one part; each takes some 64 bytes here
+MAX_VALUES_AT_ONCE = 5000  # that are parsed in one go
+MAX_DEPTH = 102  # of nested JSON: a MIME bundle may have 100 levels
 
-_FILE = "kernel.json"
-_DUMP = "dump"
+_CONNECTION_FILE = "kernel.json"
+_DUMP_FILE = "dump"
 _PORTS = {"shell": 1, "iopub": 2, "stdin": 3, "control": 4, "hb": 5}
 # JSON knows no NaN and no infinities, though Python's parser does.
-_decoder = json.JSONDecoder(parse_constant=lambda _: None)
+_json_decoder = json.JSONDecoder(parse_constant=lambda _: None)
 
 
-class BrokenMessage(Exception):
+class InvalidMessage(Exception):
     """Bytes from a kernel that are no message signed by it; the text is a constant."""
 
 
 @dataclass(frozen=True, slots=True)
-class Connection:
+class ConnectionInfo:
     """The five sockets of a kernel, as unix sockets in `directory`, and the key of its messages.
 
-    `inside` is the same directory as the kernel sees it. The longest path is that of `directory`
+    `sandbox_directory` is it as the kernel sees it. The longest path is that of `directory`
     and 4 bytes; a unix socket's path may have 107.
     """
 
     directory: Path
-    inside: Path
+    sandbox_directory: Path
     key: str
 
     @classmethod
-    def new(cls, directory: Path, inside: Path | None = None) -> Connection:
+    def new(cls, directory: Path, sandbox_directory: Path | None = None) -> ConnectionInfo:
         """A connection with a key of its own."""
-        return cls(directory, inside or directory, secrets.token_hex(32))
+        return cls(directory, sandbox_directory or directory, secrets.token_hex(32))
 
     @property
-    def file(self) -> Path:
+    def file_in_sandbox(self) -> Path:
         """The connection file that the kernel is told of, where it sees it."""
-        return self.inside / _FILE
+        return self.sandbox_directory / _CONNECTION_FILE
 
-    def path(self, channel: str) -> Path:
+    def socket_path(self, channel: str) -> Path:
         """The socket of `shell`, `iopub`, `stdin`, `control` or `hb`."""
         return self.directory / f"k-{_PORTS[channel]}"
 
     @property
-    def dump(self) -> Path:
+    def dump_file(self) -> Path:
         """Where a kernel that can do nothing else writes its stack, if it is one that does."""
-        return self.directory / _DUMP
+        return self.directory / _DUMP_FILE
 
     def address(self, channel: str) -> str:
         """The same as a ZeroMQ address."""
-        return f"ipc://{self.path(channel)}"
+        return f"ipc://{self.socket_path(channel)}"
 
-    def write(self) -> None:
+    def write_file(self) -> None:
         """Write the connection file, for the directory's owner only. Blocking; raises OSError."""
-        told = {
+        content = {
             "transport": "ipc",
-            "ip": f"{self.inside}/k",
+            "ip": f"{self.sandbox_directory}/k",
             "key": self.key,
             "signature_scheme": "hmac-sha256",
-            "dump": f"{self.inside}/{_DUMP}",
+            "dump": f"{self.sandbox_directory}/{_DUMP_FILE}",
             **{f"{channel}_port": number for channel, number in _PORTS.items()},
         }
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
-        number = os.open(self.directory / _FILE, flags, 0o600)
+        number = os.open(self.directory / _CONNECTION_FILE, flags, 0o600)
         with os.fdopen(number, "w") as file:
-            json.dump(told, file)
+            json.dump(content, file)
             os.fchown(number, self.directory.stat().st_uid, -1)
 
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """A message from a kernel: `parent` is the id of the request that it answers, or "".
+    """A message from a kernel: `parent_id` is the id of the request that it answers, or "".
 
     `size` is that of its content in bytes.
     """
 
-    kind: str
-    parent: str
+    msg_type: str
+    parent_id: str
     content: JsonObject
     size: int
 
 
-class Wire:
+class MessageCodec:
     """Makes requests and reads what comes back, with one kernel's key."""
 
     def __init__(self, key: str) -> None:
         # No digests are kept: whoever has the key can make new messages as well as send old ones.
-        self._session = Session(key=key.encode(), username="era", digest_history_size=0)
+        self._signer = Session(key=key.encode(), username="era", digest_history_size=0)
 
     def pack(
-        self, kind: str, content: JsonObject, metadata: JsonObject | None = None
+        self, msg_type: str, content: JsonObject, metadata: JsonObject | None = None
     ) -> tuple[str, list[bytes]]:
         """A request's id, and its parts, signed."""
-        message = self._session.msg(kind, content, metadata=metadata)
-        return message["msg_id"], self._session.serialize(message)
+        message = self._signer.msg(msg_type, content, metadata=metadata)
+        return message["msg_id"], self._signer.serialize(message)
 
     def unpack(self, parts: Sequence[Part]) -> Message:
-        """Raises BrokenMessage when the parts are no message, or one signed by somebody else."""
-        signature, *signed = _signed(parts)
-        if not compare_digest(self._session.sign(signed), signature):
-            raise BrokenMessage("the signature is wrong")
+        """Raises InvalidMessage when the parts are no message, or one signed by somebody else."""
+        signature, *signed = _split_signed(parts)
+        if not compare_digest(self._signer.sign(signed), signature):
+            raise InvalidMessage("the signature is wrong")
         header, parent, _, content = signed
-        return _message(_parse(header), _parse(parent), _parse(content), len(content))
+        return _to_message(_parse(header), _parse(parent), _parse(content), len(content))
 
-    def unpacking(self, parts: Sequence[Part]) -> Stepwise[Message]:
-        """The same in steps, for a message that `is_long`."""
-        signature, *signed = _signed(parts)
-        if not compare_digest((yield from self._digest(signed)), signature):
-            raise BrokenMessage("the signature is wrong")
+    def unpack_stepwise(self, parts: Sequence[Part]) -> Stepwise[Message]:
+        """The same in steps, for a message that `is_slow_to_unpack`."""
+        signature, *signed = _split_signed(parts)
+        if not compare_digest((yield from self._sign_stepwise(signed)), signature):
+            raise InvalidMessage("the signature is wrong")
         header, parent, _, content = signed
         size = len(content)
-        return _message(
-            (yield from _parsing(header)),
-            (yield from _parsing(parent)),
-            (yield from _parsing(content)),
+        return _to_message(
+            (yield from _parse_stepwise(header)),
+            (yield from _parse_stepwise(parent)),
+            (yield from _parse_stepwise(content)),
             size,
         )
 
-    def _digest(self, parts: Sequence[Part]) -> Stepwise[bytes]:
+    def _sign_stepwise(self, parts: Sequence[Part]) -> Stepwise[bytes]:
         """What `Session.sign` gives."""
-        assert self._session.auth is not None  # there always is a key
-        digest = self._session.auth.copy()
+        assert self._signer.auth is not None  # there always is a key
+        digest = self._signer.auth.copy()
         for part in parts:
             for start in range(0, len(part), CHUNK_CHARS):
                 digest.update(memoryview(part)[start : start + CHUNK_CHARS])
@@ -150,65 +150,68 @@ class Wire:
         return digest.hexdigest().encode()
 
 
-def is_long(parts: Sequence[Part]) -> bool:
+def is_slow_to_unpack(parts: Sequence[Part]) -> bool:
     """Whether unpacking a message keeps others waiting."""
     if sum(map(len, parts)) > LARGE_BYTES:
         return True
     return any(
-        _marks(part) > VALUES_AT_ONCE and _marks(_without_strings(part)) > VALUES_AT_ONCE
+        _count_values(part) > MAX_VALUES_AT_ONCE
+        and _count_values(_strip_strings(part)) > MAX_VALUES_AT_ONCE
         for part in parts
     )
 
 
-def _signed(parts: Sequence[Part]) -> Sequence[Part]:
+def _split_signed(parts: Sequence[Part]) -> Sequence[Part]:
     """The signature, and the four parts that it signs."""
     try:
         start = parts.index(DELIM) + 1
     except ValueError as error:
-        raise BrokenMessage("parts are missing") from error
+        raise InvalidMessage("parts are missing") from error
     if len(parts) < start + 5:
-        raise BrokenMessage("parts are missing")
+        raise InvalidMessage("parts are missing")
     return parts[start : start + 5]
 
 
-def _message(header: JsonObject, parent: JsonObject, content: JsonObject, size: int) -> Message:
-    kind, answered = header.get("msg_type"), parent.get("msg_id", "")
-    if not isinstance(kind, str) or not isinstance(answered, str):
-        raise BrokenMessage("a header has the wrong shape")
-    return Message(kind, answered, content, size)
+def _to_message(
+    header: JsonObject, parent_header: JsonObject, content: JsonObject, size: int
+) -> Message:
+    msg_type, parent_id = header.get("msg_type"), parent_header.get("msg_id", "")
+    if not isinstance(msg_type, str) or not isinstance(parent_id, str):
+        raise InvalidMessage("a header has the wrong shape")
+    return Message(msg_type, parent_id, content, size)
 
 
 def _parse(part: Part) -> JsonObject:
     """A JSON object. Bytes that are not UTF-8 become U+FFFD: a program may print any."""
     try:
-        value: Any = _decoder.decode(part.decode("utf-8", "replace"))
+        value: Any = _json_decoder.decode(part.decode("utf-8", "replace"))
     # Deep nesting, numbers of thousands of digits, more than fits: the parser says no in many ways.
     except (ValueError, RecursionError, MemoryError) as error:
-        raise BrokenMessage("a part is no JSON") from error
-    return _object(value)
+        raise InvalidMessage("a part is no JSON") from error
+    return _require_object(value)
 
 
-def _parsing(part: Part) -> Stepwise[JsonObject]:
+def _parse_stepwise(part: Part) -> Stepwise[JsonObject]:
     # Each `[]` of a bomb takes 3 bytes there and 64 here.
     try:
-        value = yield from iterparse(part, VALUES, DEPTH)
+        value = yield from iterparse(part, MAX_VALUES, MAX_DEPTH)
     except (ValueError, MemoryError) as error:
-        raise BrokenMessage("a part is no JSON, or too much of it") from error
-    return _object(value)
+        raise InvalidMessage("a part is no JSON, or too much of it") from error
+    return _require_object(value)
 
 
-def _object(value: object) -> JsonObject:
+def _require_object(value: object) -> JsonObject:
     if not isinstance(value, dict):
-        raise BrokenMessage("a part is no JSON object")
+        raise InvalidMessage("a part is no JSON object")
     return value
 
 
-def _marks(part: Part) -> int:
+def _count_values(part: Part) -> int:
     """How many values stand in JSON text, at most."""
     return part.count(b",") + part.count(b"[") + part.count(b"{")
 
 
-def _without_strings(part: Part) -> Part:
+def _strip_strings(part: Part) -> Part:
     """JSON text without what stands in its strings."""
-    bare = part.replace(rb"\\", b"").replace(rb"\"", b"")
-    return b"".join(bare.split(b'"')[::2])
+    unescaped = part.replace(rb"\\", b"").replace(rb"\"", b"")
+    return b"".join(unescaped.split(b'"')[::2])

@@ -16,54 +16,58 @@ import stat
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 
-from era_kernels.kernels.insights import FRAMES, LINE
+from era_kernels.kernels.inspection_replies import MAX_FRAMES, MAX_LINE_LENGTH
 from era_kernels.models import Frame
 
-READ = 256 * 1024  # bytes of the file's end that are read
-LOOK = 0.02  # seconds between two looks at it; it is whole when nothing was added meanwhile
+MAX_READ_BYTES = 256 * 1024  # bytes of the file's end that are read
+POLL_INTERVAL = (
+    0.02  # seconds between two looks at it; it is whole when nothing was added meanwhile
+)
 
 _FRAME = re.compile(r'  File "(.*)", line (\d{1,9}) in (.*)')
-_HEAD = re.compile(r"^.*\(most recent call first\):$", re.MULTILINE)
+_HEADER = re.compile(r"^.*\(most recent call first\):$", re.MULTILINE)
 _CELL = re.compile(r"<cell \d{1,18}>")
 
 
-async def dumped(file: Path, ask: Callable[[], Awaitable[None]], seconds: float) -> str | None:
-    """What was written to the file after `ask` was called; None when nothing was by then."""
-    before, _ = await asyncio.to_thread(_read, file)
-    await ask()
+async def request_dump(
+    file: Path, send_signal: Callable[[], Awaitable[None]], timeout: float
+) -> str | None:
+    """What was written to the file after `send_signal`; None when nothing was by then."""
+    before, _ = await asyncio.to_thread(_read_end, file)
+    await send_signal()
     last = before
-    for _ in range(round(seconds / LOOK)):
-        await asyncio.sleep(LOOK)
-        size, text = await asyncio.to_thread(_read, file)
+    for _ in range(round(timeout / POLL_INTERVAL)):
+        await asyncio.sleep(POLL_INTERVAL)
+        size, text = await asyncio.to_thread(_read_end, file)
         if size > before and size == last:
             return text
         last = size
     return None
 
 
-def _read(file: Path) -> tuple[int, str]:
+def _read_end(file: Path) -> tuple[int, str]:
     """How long the file is, and its end. The kernel owns it, and may have put anything there."""
     try:
-        number = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        descriptor = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
         return 0, ""
     try:
-        status = os.fstat(number)
+        status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             return 0, ""
-        end = os.pread(number, READ, max(0, status.st_size - READ))
+        end = os.pread(descriptor, MAX_READ_BYTES, max(0, status.st_size - MAX_READ_BYTES))
         return status.st_size, end.decode(errors="replace")
     finally:
-        os.close(number)
+        os.close(descriptor)
 
 
-def frames(text: str, sources: Mapping[str, Sequence[str]]) -> list[Frame]:
+def parse_dump(text: str, sources: Mapping[str, Sequence[str]]) -> list[Frame]:
     """The frames of the last stack in the text, innermost last; only those of the program.
 
     Of a kernel's own frames there are the outermost ones, down to the first cell, and between the
     program's those of files that lie beside the one which called that cell.
     """
-    starts = [match.end() for match in _HEAD.finditer(text)]
+    starts = [match.end() for match in _HEADER.finditer(text)]
     lines = text[starts[-1] :].splitlines() if starts else []
     found = [match for match in map(_FRAME.fullmatch, lines) if match is not None]
     cells = [at for at, match in enumerate(found) if _CELL.fullmatch(match[1])]
@@ -76,11 +80,11 @@ def frames(text: str, sources: Mapping[str, Sequence[str]]) -> list[Frame]:
         for match in found[: cells[-1] + 1]
         if not folder or match[1].rpartition("/")[0] != folder
     ]
-    return [_frame(match, sources) for match in reversed(inner[:FRAMES])]
+    return [_to_frame(match, sources) for match in reversed(inner[:MAX_FRAMES])]
 
 
-def _frame(match: re.Match[str], sources: Mapping[str, Sequence[str]]) -> Frame:
-    file, line = match[1][:LINE], int(match[2])
+def _to_frame(match: re.Match[str], sources: Mapping[str, Sequence[str]]) -> Frame:
+    file, line = match[1][:MAX_LINE_LENGTH], int(match[2])
     lines = sources.get(file, ())
-    source = lines[line - 1].strip()[:LINE] if 0 < line <= len(lines) else ""
-    return Frame(file, line, match[3][:LINE], source)
+    source = lines[line - 1].strip()[:MAX_LINE_LENGTH] if 0 < line <= len(lines) else ""
+    return Frame(file, line, match[3][:MAX_LINE_LENGTH], source)

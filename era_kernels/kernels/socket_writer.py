@@ -8,65 +8,65 @@ from collections import deque
 from collections.abc import Iterable
 from itertools import islice
 
-GATHERED = 16  # pieces that are handed to the system at once
+MAX_IOVECS = 16  # pieces that are handed to the system at once
 
 
-class Outbox:
+class SocketWriter:
     """Sends pieces in order, now or as soon as the other end takes them.
 
     When the other end is gone, what is added is dropped: its reader learns of it.
     """
 
     def __init__(self) -> None:
-        self.size = 0  # bytes that wait
+        self.pending_bytes = 0  # bytes that wait
         self._loop = asyncio.get_running_loop()
         self._pieces: deque[memoryview] = deque()
         self._socket: socket.socket | None = None
-        self._waiting = False  # for the socket to take more
-        self._gone = False
+        self._has_writer = False  # for the socket to take more
+        self._is_closed = False
 
-    def open(self, connection: socket.socket) -> None:
+    def open(self, sock: socket.socket) -> None:
         """From now on pieces are sent there."""
-        self._socket = connection
+        self._socket = sock
         self._send()
 
-    def add(self, pieces: Iterable[bytes]) -> None:
-        if self._gone:
+    def write(self, pieces: Iterable[bytes]) -> None:
+        if self._is_closed:
             return
         for piece in pieces:
             if piece:
                 self._pieces.append(memoryview(piece))
-                self.size += len(piece)
-        if not self._waiting:
+                self.pending_bytes += len(piece)
+        if not self._has_writer:
             self._send()
 
     def close(self) -> None:
         """Before the socket is closed. A second call is nothing."""
-        if self._waiting and self._socket is not None:
+        if self._has_writer and self._socket is not None:
             self._loop.remove_writer(self._socket)
-        self._waiting, self._gone = False, True
+        self._has_writer, self._is_closed = False, True
         self._pieces.clear()
-        self.size = 0
+        self.pending_bytes = 0
 
     def _send(self) -> None:
         if self._socket is None:
             return
         try:
             while self._pieces:
-                self._sent(self._socket.sendmsg(list(islice(self._pieces, GATHERED))))
+                self._discard_sent(self._socket.sendmsg(list(islice(self._pieces, MAX_IOVECS))))
         except BlockingIOError:
-            if not self._waiting:
-                self._waiting = True
+            if not self._has_writer:
+                self._has_writer = True
                 self._loop.add_writer(self._socket, self._send)
         except OSError:
             self.close()
         else:
-            if self._waiting:
-                self._waiting = False
+            if self._has_writer:
+                self._has_writer = False
                 self._loop.remove_writer(self._socket)
 
-    def _sent(self, count: int) -> None:
-        self.size -= count
+    def _discard_sent(self, count: int) -> None:
+        self.pending_bytes -= count
         while count:
             piece = self._pieces.popleft()
             if count < len(piece):

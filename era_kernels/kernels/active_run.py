@@ -1,0 +1,256 @@
+"""One run on its way: what has come, what is missing, and when it is over.
+
+A run is over when its reply and its fence are here; or when its machine has ended; or when one of
+the two stays away for too long, which ends the machine. Until then its output is handed on in
+batches, and while over MAX_PENDING_BYTES of it wait for a slow consumer, the kernel is not read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Iterable
+from dataclasses import dataclass
+from itertools import groupby
+from typing import TYPE_CHECKING
+
+from era_kernels.kernels.channels import ChannelConnection
+from era_kernels.kernels.messages import Reply
+from era_kernels.models import Ending, Finished, Output, Reason, Request, Stderr, Stdout
+
+if TYPE_CHECKING:
+    from era_kernels.kernels.interrupt_escalation import InterruptEscalation
+
+MAX_PENDING_BYTES = 1024 * 1024
+EVENT_OVERHEAD = 200  # what an event costs beside its content, in bytes
+NOT_ANSWERING = "the kernel stopped answering"
+
+
+@dataclass(frozen=True, slots=True)
+class KernelTimeouts:
+    """How long a kernel is waited for, in seconds."""
+
+    probe_interval: float = 0.2  # between two questions whether a new kernel is there
+    iopub_probe_interval: float = (
+        0.02  # the same when it has answered, but its output is not heard yet
+    )
+    second_interrupt: float = 0.5  # from the first interrupt to the second
+    kill: float = 2.5  # from the second interrupt to the end of the machine
+    run_end: float = (
+        10.0  # for a fence after its reply, with no output; for a reply after its fence
+    )
+    max_run_end: float = 300.0  # for a fence after its reply, while output arrives
+    exit: float = 5.0  # for the end of a process that has closed its sockets
+    drain: float = 0.05  # of silence on iopub after the process has ended
+    max_drain: float = 2.0  # for the same when there is no silence: a child may hold the socket
+
+
+class IdleTimer:
+    """Calls `on_idle` after `timeout` seconds without `touch`; while `is_paused()` none count."""
+
+    def __init__(
+        self,
+        timeout: float,
+        on_idle: Callable[[], None],
+        is_paused: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._timeout = timeout
+        self._on_idle = on_idle
+        self._is_paused = is_paused
+        self._last_touch = self._loop.time()
+        self._timer = self._loop.call_later(timeout, self._on_timer)
+
+    def touch(self) -> None:
+        """Something happened: the time starts anew."""
+        self._last_touch = self._loop.time()
+
+    def cancel(self) -> None:
+        self._timer.cancel()
+
+    def _on_timer(self) -> None:
+        if self._is_paused():
+            self.touch()
+        remaining = self._last_touch + self._timeout - self._loop.time()
+        if remaining > 0:
+            self._timer = self._loop.call_later(remaining, self._on_timer)
+        else:
+            self._on_idle()
+
+
+class ActiveRun:
+    """The state of one execute_request, and the hand-off between its reader and its consumer."""
+
+    def __init__(
+        self,
+        request: Request,
+        nonce: str,
+        iopub: ChannelConnection,
+        timeouts: KernelTimeouts,
+        close_machine: Callable[[str], None],
+    ) -> None:
+        self.request = request
+        self.msg_id = ""  # of the message, which is sent when the run is ready to take its answers
+        self.nonce = nonce
+        # Who set the ladder up: the deadline, or somebody who wants the run to end.
+        self.timed_out = self.interrupted = False
+        self.escalation: tuple[InterruptEscalation, asyncio.Task[None]] | None = None
+        self.finished: asyncio.Future[Finished] = asyncio.get_running_loop().create_future()
+        self._iopub = iopub
+        self._timeouts = timeouts
+        self._close_machine = close_machine
+        self._reply: Reply | None = None
+        self._has_fence = False
+        self._exit_info: Ending | None = None
+        self._idle_timer: IdleTimer | None = None
+        self._limit_timer: IdleTimer | None = None
+        self._is_abandoned = False
+        self._take_stderr: Callable[[], str] = str
+        self._pending: list[Output] = []
+        self._pending_bytes = 0
+        self._batch_ready = asyncio.Event()
+
+    # ------------------------------------------------------------ what comes from the kernel
+
+    @property
+    def has_program_ended(self) -> bool:
+        """The program has ended, or its process has: there is nothing to interrupt any more."""
+        return self._reply is not None or self._has_fence or self._exit_info is not None
+
+    def accepts(self, parent_id: str) -> bool:
+        """Output with that parent belongs to this run, and somebody wants it."""
+        return (
+            parent_id == self.msg_id
+            and not self._is_abandoned
+            and not self._has_fence
+            and not self.finished.done()
+        )
+
+    def add_output(self, event: Output, size: int) -> None:
+        """Take an output that cost `size` bytes on the wire."""
+        self._pending.append(event)
+        self._pending_bytes += size + EVENT_OVERHEAD
+        self._batch_ready.set()
+        if self._idle_timer is not None:
+            self._idle_timer.touch()
+        if self._pending_bytes > MAX_PENDING_BYTES:
+            self._iopub.pause()
+
+    def on_reply(self, reply: Reply) -> None:
+        """The reply is here. Only the first counts."""
+        if self._reply is None:
+            self._reply = reply
+            # No deadline holds any more, and code that forged the reply may print for ever.
+            self._start_limit_timer(self._timeouts.max_run_end, self._on_run_end_timeout)
+            self._check_complete()
+
+    def on_fence(self) -> None:
+        """All output of the run is here. Only the first counts: another is no sign of life."""
+        if not self._has_fence:
+            self._has_fence = True
+            self._check_complete()
+
+    def on_machine_ended(self, exit_info: Ending, take_stderr: Callable[[], str] = str) -> None:
+        """The machine has ended. What the process wrote before its end is still on its way.
+
+        `take_stderr` gives what it wrote past any protocol; called when all else is here.
+        """
+        if self.finished.done():
+            return
+        self._exit_info = exit_info
+        if not exit_info.ordered:
+            self._take_stderr = take_stderr
+        if exit_info.reason is not None or self._has_fence or self._iopub.is_closed:
+            self._finish()
+            return
+        self._start_idle_timer(self._timeouts.drain, self._finish)
+        self._start_limit_timer(self._timeouts.max_drain, self._finish)
+
+    def on_iopub_closed(self) -> None:
+        """Nothing more can come; it matters when the machine has ended."""
+        if self._exit_info is not None:
+            self._finish()
+
+    def _check_complete(self) -> None:
+        if self._has_fence and (self._reply is not None or self._exit_info is not None):
+            self._finish()
+        elif self._exit_info is None:
+            self._start_idle_timer(self._timeouts.run_end, self._on_run_end_timeout)
+
+    def _start_idle_timer(self, timeout: float, on_timeout: Callable[[], None]) -> None:
+        if self._idle_timer is not None:
+            self._idle_timer.cancel()
+        self._idle_timer = IdleTimer(timeout, on_timeout, self._is_iopub_paused)
+
+    def _start_limit_timer(self, timeout: float, on_timeout: Callable[[], None]) -> None:
+        """The same, but output does not start the time anew."""
+        if self._limit_timer is not None:
+            self._limit_timer.cancel()
+        self._limit_timer = IdleTimer(timeout, on_timeout, self._is_iopub_paused)
+
+    def _on_run_end_timeout(self) -> None:
+        self._close_machine(NOT_ANSWERING)
+
+    def _is_iopub_paused(self) -> bool:
+        return self._iopub.is_paused
+
+    def _finish(self) -> None:
+        for timer in (self._idle_timer, self._limit_timer):
+            if timer is not None:
+                timer.cancel()
+        if not self.finished.done():
+            if stderr := self._take_stderr():
+                self._pending.append(Stderr(stderr))
+            self.finished.set_result(self._make_finished())
+            self._batch_ready.set()
+
+    def _make_finished(self) -> Finished:
+        if self._exit_info is not None:
+            code = self._exit_info.exit_code
+            if self.timed_out or self._exit_info.reason == Reason.INTERRUPTED:
+                code = 124 if self.timed_out else 130
+            return Finished(
+                code,
+                state="lost",
+                ending=self._exit_info,
+                timed_out=self.timed_out,
+                interrupted=self.interrupted,
+            )
+        if self.timed_out or self._reply is None:
+            # The exception, if any, is our interrupt and not the program's own.
+            return Finished(124, timed_out=True)
+        reply = self._reply
+        return Finished(reply.exit_code, reply.exception, interrupted=self.interrupted)
+
+    # ------------------------------------------------------------ what goes to the consumer
+
+    async def batches(self) -> AsyncGenerator[list[Output | Finished], None]:
+        """All output since the last batch, in order; at last the `Finished`."""
+        try:
+            while True:
+                await self._batch_ready.wait()
+                self._batch_ready.clear()
+                batch = self._take_batch()
+                if self.finished.done():
+                    yield [*batch, self.finished.result()]
+                    return
+                yield batch
+        finally:
+            self._is_abandoned = True
+            self._take_batch()
+
+    def _take_batch(self) -> list[Output | Finished]:
+        batch = merge_adjacent_texts(self._pending)
+        self._pending, self._pending_bytes = [], 0
+        self._iopub.resume()
+        return batch
+
+
+def merge_adjacent_texts(events: Iterable[Output]) -> list[Output | Finished]:
+    """The same events with neighbouring texts of one stream made one."""
+    merged_events: list[Output | Finished] = []
+    for kind, group in groupby(events, key=type):
+        if kind is Stdout or kind is Stderr:
+            merged_events.append(kind("".join(event.content for event in group)))  # type: ignore
+        else:
+            merged_events.extend(group)
+    return merged_events

@@ -1,0 +1,239 @@
+"""A program beside the kernel: what it prints becomes events, how it ends the last of them.
+
+It is the leader of a process group. Its two outputs are pipes: what a slow consumer has not taken
+makes it wait. It is over when its own process is; children that still hold the pipes are heard for
+a moment, and may go on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import codecs
+import errno
+import logging
+import os
+import signal
+from collections.abc import AsyncGenerator, Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Protocol
+
+from era_kernels.models import Ending, Finished, Output, Reason, Stderr, Stdout, Step
+from era_kernels.sandbox.process import Process
+
+log = logging.getLogger(__name__)
+
+EXIT_NOT_FOUND = 127  # what shells report of a program that is not there
+EXIT_NOT_EXECUTABLE = 126  # and of one that cannot be run
+
+
+@dataclass(frozen=True, slots=True)
+class ExecTimeouts:
+    """How long a program is waited for, in seconds."""
+
+    batch_interval: float = 0.02  # between two batches of its output
+    second_interrupt: float = (
+        0.5  # from the first interrupt to the second; at its deadline to the end
+    )
+    kill: float = 2.5  # from the second interrupt to the end
+    close_machine: float = 5.0  # from the end to that of the whole machine
+    drain: float = 0.05  # of silence after its end, while children hold its outputs
+    max_drain: float = 0.5  # for the same when there is no silence
+
+
+class ExecHost(Protocol):
+    """What a program needs of the machine that it runs in."""
+
+    @property
+    def is_running(self) -> bool:
+        """Whether programs can run in it."""
+
+    async def exit_info_for_commands(self) -> Ending:
+        """How it ended, in words for programs that ended with it."""
+
+    async def aclose(self, reason: str | None = None) -> None:
+        """End everything in the machine."""
+
+
+class ExecProcess:
+    """One program that runs."""
+
+    def __init__(
+        self,
+        process: Process,
+        readable: asyncio.Event,
+        machine: ExecHost,
+        on_late_output: Callable[[list[Output]], None],
+        timeouts: ExecTimeouts | None = None,
+    ) -> None:
+        """`readable` is the event that the process was started with.
+
+        `on_late_output` is called with what its children print after it has ended.
+        """
+        self._process = process
+        self._readable = readable
+        self._machine = machine
+        self._on_late_output = on_late_output
+        self._timeouts = timeouts or ExecTimeouts()
+        self._ended = process.ended
+        self._ended.add_done_callback(lambda _: readable.set())
+        self._streams = (
+            (process.stdout, Stdout, _make_decoder()),
+            (process.stderr, Stderr, _make_decoder()),
+        )
+        self._kill_reason: str | None = None  # why we killed it
+        self._timed_out = False
+        self._escalation: asyncio.Task[list[Step]] | None = None
+        self._deadline_task: asyncio.Task[None] | None = None
+
+    async def events(self, timeout: float) -> AsyncGenerator[list[Output | Finished], None]:
+        """Batches of output as they come, the last item of the last one is `Finished`.
+
+        Past `timeout` seconds it is ended. What it or its children print when the consumer has
+        left is `late`.
+        """
+        deadline = asyncio.get_running_loop().call_later(timeout, self._on_deadline)
+        try:
+            while self._process.running:
+                await self._readable.wait()
+                self._readable.clear()
+                if batch := self._read_batch():
+                    yield batch
+                    await asyncio.wait([self._ended], timeout=self._timeouts.batch_interval)
+            deadline.cancel()
+            await self._drain()
+            yield [*self._read_batch(final=True), await self._make_finished()]
+        finally:
+            deadline.cancel()
+            for stream, kind, _ in self._streams:
+                stream.leave(partial(self._forward_late, kind, _make_decoder()))
+
+    async def interrupt(self) -> list[Step]:
+        """Interrupt it, again where it does not listen, and then kill it; what that took.
+
+        Whoever asks meanwhile waits for the same steps. It is over soon after this.
+        """
+        if self._escalation is None:
+            self._escalation = asyncio.create_task(self._escalate())
+        return await asyncio.shield(self._escalation)
+
+    async def kill(self, reason: str) -> None:
+        """Kill its process group; where even that does not help, the machine."""
+        self._kill_reason = self._kill_reason or reason
+        await self._process.signal(signal.SIGKILL)
+        if not await self._ends_within(self._timeouts.close_machine):
+            log.error("a program could not be ended", extra={"why": reason})
+            await self._machine.aclose(reason)
+
+    # ------------------------------------------------------------ its output
+
+    def _read_batch(self, final: bool = False) -> list[Output | Finished]:
+        batch: list[Output | Finished] = []
+        for stream, kind, decoder in self._streams:
+            if text := decoder.decode(stream.take(), final):
+                batch.append(kind(text))
+        return batch
+
+    def _forward_late(
+        self, kind: type[Stdout | Stderr], decoder: codecs.IncrementalDecoder, chunk: bytes
+    ) -> None:
+        if text := decoder.decode(chunk):
+            self._on_late_output([kind(text)])
+
+    async def _drain(self) -> None:
+        """What it wrote is here; its last children may have something to add."""
+        deadline = asyncio.get_running_loop().time() + self._timeouts.max_drain
+        self._readable.clear()
+        while any(stream.open for stream, _, _ in self._streams):
+            if asyncio.get_running_loop().time() > deadline:
+                return
+            try:
+                await asyncio.wait_for(self._readable.wait(), self._timeouts.drain)
+            except TimeoutError:
+                return
+            self._readable.clear()
+
+    # ------------------------------------------------------------ its end
+
+    def _on_deadline(self) -> None:
+        if self._process.running:
+            self._timed_out = True
+            self._deadline_task = asyncio.create_task(self._end_at_deadline())
+
+    async def _end_at_deadline(self) -> None:
+        """At the deadline: nothing of its process group goes on."""
+        await self._process.signal(signal.SIGINT, sweep=True)
+        if not await self._ends_within(self._timeouts.second_interrupt):
+            await self.kill(Reason.TIMEOUT)
+
+    async def _escalate(self) -> list[Step]:
+        started_at = asyncio.get_running_loop().time()
+        steps: list[Step] = []
+        for action, timeout in (
+            ("interrupt", self._timeouts.second_interrupt),
+            ("interrupt again", self._timeouts.kill),
+        ):
+            steps.append(Step(action, asyncio.get_running_loop().time() - started_at))
+            await self._process.signal(signal.SIGINT)
+            if await self._ends_within(timeout):
+                return steps
+        steps.append(Step("end", asyncio.get_running_loop().time() - started_at))
+        await self.kill(Reason.INTERRUPTED)
+        return steps
+
+    async def _ends_within(self, timeout: float) -> bool:
+        await asyncio.wait([self._ended], timeout=timeout)
+        return self._ended.done()
+
+    async def _make_finished(self) -> Finished:
+        exit_info = await asyncio.shield(self._ended)
+        state = "preserved"
+        if not self._machine.is_running:
+            state = "lost"
+            if exit_info.code is None:
+                exit_info = await self._machine.exit_info_for_commands()
+        elif exit_info.signal == signal.SIGKILL and self._kill_reason is not None:
+            exit_info = Ending(reason=self._kill_reason)
+        reported = exit_info if exit_info.code is None else None
+        code = 130 if exit_info.reason == Reason.INTERRUPTED else exit_info.exit_code
+        return Finished(
+            124 if self._timed_out else code,
+            state=state,
+            ending=reported,
+            timed_out=self._timed_out,
+            interrupted=self._escalation is not None,
+        )
+
+
+class FailedExec:
+    """A program that never ran, as a shell would tell of it: its words, and its end."""
+
+    def __init__(self, finished: Finished, stderr: str = "") -> None:
+        self._finished = finished
+        self._stderr = stderr
+
+    @classmethod
+    def from_os_error(cls, name: str, reason: str, error_number: int) -> FailedExec:
+        """The system said no, with that errno."""
+        code = (
+            EXIT_NOT_FOUND if error_number in (errno.ENOENT, errno.ENOTDIR) else EXIT_NOT_EXECUTABLE
+        )
+        if error_number and reason.endswith(name):  # the place where it was looked for last
+            reason = os.strerror(error_number)
+        return cls(Finished(code), f"{name}: {reason}\n")
+
+    async def events(self, timeout: float) -> AsyncGenerator[list[Output | Finished], None]:
+        """All there is to tell."""
+        output: list[Output | Finished] = [Stderr(self._stderr)] if self._stderr else []
+        yield [*output, self._finished]
+
+    async def interrupt(self) -> list[Step]:
+        """There is nothing to interrupt."""
+        return []
+
+    async def kill(self, reason: str) -> None:
+        """It has ended."""
+
+
+def _make_decoder() -> codecs.IncrementalDecoder:
+    return codecs.getincrementaldecoder("utf-8")("replace")

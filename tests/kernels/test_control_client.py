@@ -1,0 +1,267 @@
+"""What a kernel is asked beside its runs, against ones that answer, lie and are silent."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Awaitable, Callable
+from contextlib import aclosing
+from pathlib import Path
+
+import pytest
+
+from era_kernels.errors import KernelSilent
+from era_kernels.kernels import control_client
+from era_kernels.kernels.control_requests import MAX_UNANSWERED, ControlRequests
+from era_kernels.kernels.wire_protocol import Message as WireMessage
+from era_kernels.models import Frame, InputRequest, JsonObject, Stdout, Variable, Variables
+from tests.kernels.scripted_kernel import (
+    JupyterMessage,
+    KernelHarness,
+    ScriptedKernel,
+    make_request,
+    open_harness,
+)
+
+pytestmark = pytest.mark.timeout(30)
+
+FRAME = {"file": "<cell 1>", "line": 1, "function": "f", "source": "f()"}
+
+
+def run_in_harness(
+    directory: Path,
+    script: Callable[[ScriptedKernel, JupyterMessage], None],
+    act: Callable[[KernelHarness], Awaitable[None]],
+) -> None:
+    async def body() -> None:
+        async with open_harness(directory, script) as harness:
+            await act(harness)
+
+    asyncio.run(body())
+
+
+def does_nothing(scripted: ScriptedKernel, request: JupyterMessage) -> None:
+    """Runs nothing."""
+
+
+def test_answers(tmp_path: Path) -> None:
+    """The stack and the variables are what the kernel says, once it is checked."""
+
+    def answer(scripted: ScriptedKernel, request: JupyterMessage) -> None:
+        scripted.reply_on_control(
+            request, {"frames": [FRAME, 5], "variables": [{"name": "a", "type": "b"}]}
+        )
+
+    async def act(harness: KernelHarness) -> None:
+        harness.scripted.on_control = answer
+        assert await harness.kernel.control.stack() == [Frame("<cell 1>", 1, "f", "f()")]
+        found = await harness.kernel.control.variables()
+        assert found == Variables((Variable("a", "b"),), truncated=True)
+        assert harness.scripted.request_types[-2:] == ["stack_request", "variables_request"]
+
+    run_in_harness(tmp_path, does_nothing, act)
+
+
+def test_silent_kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kernel that does not answer is told so, in time; the next question is asked again."""
+    monkeypatch.setattr(control_client, "STACK_TIMEOUT", 0.1)
+    monkeypatch.setattr(control_client, "VARIABLES_TIMEOUT", 0.1)
+    monkeypatch.setattr(control_client, "DUMP_TIMEOUT", 0.1)
+
+    async def act(harness: KernelHarness) -> None:
+        for ask in (harness.kernel.control.stack, harness.kernel.control.variables):
+            for _ in range(2):
+                with pytest.raises(KernelSilent) as told:
+                    await ask()
+                assert told.value.retry_after
+        assert harness.machine.signals == []  # the kernelspec names none
+
+    run_in_harness(tmp_path, does_nothing, act)
+
+
+def test_callers_share_a_question(tmp_path: Path) -> None:
+    """A thousand callers at once cost the kernel one request; one that leaves spoils nothing."""
+
+    async def act(harness: KernelHarness) -> None:
+        answered = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        asked: list[JupyterMessage] = []
+
+        def later(scripted: ScriptedKernel, request: JupyterMessage) -> None:
+            asked.append(request)
+            loop.call_soon_threadsafe(answered.set)
+
+        harness.scripted.on_control = later
+        callers = [asyncio.create_task(harness.kernel.control.stack()) for _ in range(1000)]
+        await answered.wait()
+        callers.pop().cancel()
+        harness.scripted.reply_on_control(asked[0], {"frames": [FRAME]})
+        found = await asyncio.gather(*callers)
+        assert all(len(frames) == 1 for frames in found)
+        assert len(asked) == 1
+
+    run_in_harness(tmp_path, does_nothing, act)
+
+
+def test_end_of_the_kernel_ends_waiting(tmp_path: Path) -> None:
+    """Who waits for an answer is told at once that there will be none."""
+
+    async def act(harness: KernelHarness) -> None:
+        caller = asyncio.create_task(harness.kernel.control.variables())
+        await asyncio.sleep(0.05)
+        await harness.machine.aclose()
+        with pytest.raises(KernelSilent):
+            await asyncio.wait_for(caller, 1)
+
+    run_in_harness(tmp_path, does_nothing, act)
+
+
+def test_stuck_kernel_is_signalled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One whose kernelspec names a signal writes its stack itself."""
+    monkeypatch.setattr(control_client, "STACK_TIMEOUT", 0.1)
+    file = tmp_path / "dump"
+
+    async def on_signal(number: int) -> None:
+        assert number == signal.SIGURG
+        file.write_text('S (most recent call first):\n  File "<cell 1>", line 1 in f\n')
+
+    async def body() -> None:
+        questions = ControlRequests(lambda kind, content: "id")
+        look = control_client.ControlClient(questions, on_signal, file, signal.SIGURG)
+        look.set_request(make_request())
+        assert await look.stack() == [Frame("<cell 1>", 1, "f", "code")]
+
+    asyncio.run(body())
+
+
+def test_late_answer_wins_over_a_signal_without_effect(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A kernel that comes back while it is signalled is heard."""
+    monkeypatch.setattr(control_client, "STACK_TIMEOUT", 0.1)
+
+    async def body() -> None:
+        questions = ControlRequests(lambda kind, content: "id")
+
+        async def on_signal(number: int) -> None:
+            content: JsonObject = {"frames": [FRAME]}
+            questions.on_message(WireMessage("stack_reply", "id", content, 100))
+
+        look = control_client.ControlClient(questions, on_signal, tmp_path / "dump", signal.SIGURG)
+        assert await look.stack() == [Frame("<cell 1>", 1, "f", "f()")]
+
+    asyncio.run(body())
+
+
+def test_foreign_answers_are_none() -> None:
+    """An answer to another question is as if it had not come."""
+
+    async def body() -> None:
+        questions = ControlRequests(lambda kind, content: "id")
+        caller = asyncio.create_task(questions.request("stack_request", {}, 0.2))
+        await asyncio.sleep(0)
+        questions.on_message(WireMessage("stack_reply", "other", {}, 1))
+        questions.on_message(WireMessage("stack_reply", "", {}, 1))
+        with pytest.raises(KernelSilent):
+            await caller
+
+    asyncio.run(body())
+
+
+# ---------------------------------------------------------------- input
+
+
+def asks(scripted: ScriptedKernel, request: JupyterMessage) -> None:
+    """Prints, asks, and ends when it has its answer."""
+
+    def end(kernel: ScriptedKernel, reply: JupyterMessage) -> None:
+        content = reply["content"]
+        kernel.reply_on_control(reply, {"taken": content["key"] == "k"})
+        kernel.publish_stream(request, str(content.get("value")))
+        kernel.finish_run(request)
+
+    scripted.on_control = end
+    scripted.publish_stream(request, "before")
+    scripted.publish("input_request", {"prompt": "? ", "key": "k"}, request)
+
+
+def test_input_is_asked_in_order(tmp_path: Path) -> None:
+    """A request for input comes after what was printed before it; its answer is handed on."""
+
+    async def act(harness: KernelHarness) -> None:
+        heard = []
+        async with aclosing(harness.kernel.execute(make_request())) as batches:
+            async for batch in batches:
+                for item in batch:
+                    heard.append(item)
+                    if isinstance(item, InputRequest):
+                        assert await harness.kernel.control.send_input(item.key, "line")
+        assert heard[:-1] == [Stdout("before"), InputRequest("? ", False, "k"), Stdout("line")]
+
+    run_in_harness(tmp_path, asks, act)
+
+
+def test_refused_input_has_no_value(tmp_path: Path) -> None:
+    """That there is nobody is told by an answer without a value."""
+
+    async def act(harness: KernelHarness) -> None:
+        heard = []
+        async with aclosing(harness.kernel.execute(make_request())) as batches:
+            async for batch in batches:
+                heard += batch
+                for item in batch:
+                    if isinstance(item, InputRequest):
+                        harness.kernel.control.send_eof(item.key)
+        assert Stdout("None") in heard
+
+    run_in_harness(tmp_path, asks, act)
+
+
+def test_answer_that_is_not_taken(tmp_path: Path) -> None:
+    """A kernel tells when a question does not wait any more; one that is silent has the answer."""
+
+    def refuse(scripted: ScriptedKernel, request: JupyterMessage) -> None:
+        scripted.reply_on_control(request, {"taken": False})
+
+    async def act(harness: KernelHarness) -> None:
+        harness.scripted.on_control = refuse
+        assert not await harness.kernel.control.send_input("k", "line")
+
+    run_in_harness(tmp_path, does_nothing, act)
+
+
+def test_silent_kernel_has_the_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was sent to a kernel that is busy is taken for given."""
+    monkeypatch.setattr(control_client, "INPUT_TIMEOUT", 0.1)
+
+    async def act(harness: KernelHarness) -> None:
+        assert await harness.kernel.control.send_input("k", "line")
+
+    run_in_harness(tmp_path, does_nothing, act)
+
+
+@pytest.mark.parametrize("answers", [True, False])
+def test_forged_requests_outside_of_a_run(tmp_path: Path, answers: bool) -> None:
+    """Requests that belong to no run are refused at once, ten thousand of them like one.
+
+    A kernel that does not say that it has read the refusals is not sent any number of them.
+    """
+
+    def acknowledge(scripted: ScriptedKernel, request: JupyterMessage) -> None:
+        scripted.reply_on_control(request, {"taken": False})
+
+    async def act(harness: KernelHarness) -> None:
+        if answers:
+            harness.scripted.on_control = acknowledge
+        for n in range(10_000):
+            harness.scripted.publish("input_request", {"prompt": "x", "key": str(n)}, None)
+        async with asyncio.timeout(20):
+            while harness.scripted.request_types.count("input_reply") < MAX_UNANSWERED:
+                await asyncio.sleep(0.01)
+        assert harness.late_output == []
+        harness.scripted.script = lambda scripted, request: scripted.end(request)
+        assert len(await harness.run()) == 1
+        if not answers:
+            assert harness.scripted.request_types.count("input_reply") == MAX_UNANSWERED
+
+    run_in_harness(tmp_path, does_nothing, act)

@@ -1,0 +1,147 @@
+"""How a kernel's end is told: in its run, after all of its output, or as late output."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from era_kernels.models import Ending, Finished, Output, Reason, Stderr, Stdout
+from tests.kernels.scripted_kernel import (
+    JupyterMessage,
+    KernelHarness,
+    ScriptedKernel,
+    open_harness,
+)
+
+CRASH_STDERR = "free(): invalid pointer\n"
+
+
+def never_ends(scripted: ScriptedKernel, request: JupyterMessage) -> None:
+    """Says something, but never ends."""
+    scripted.publish_stream(request, "before")
+
+
+def ends_normally(scripted: ScriptedKernel, request: JupyterMessage) -> None:
+    scripted.finish_run(request)
+
+
+@pytest.fixture
+def run_in_harness(tmp_path: Path) -> Callable[..., None]:
+    """Plays `act` with a kernel that answers by `script`."""
+
+    def play(script: Any, act: Callable[[KernelHarness], Coroutine[Any, Any, None]]) -> None:
+        async def body() -> None:
+            async with asyncio.timeout(30), open_harness(tmp_path, script) as harness:
+                await act(harness)
+
+        asyncio.run(body())
+
+    return play
+
+
+async def wait_until_closed(harness: KernelHarness) -> None:
+    while not harness.kernel.closed.done():
+        await asyncio.sleep(0.005)
+
+
+def test_in_a_run(run_in_harness: Callable[..., None]) -> None:
+    """The last words are the run's, once, after its output; the log has nothing of them."""
+
+    async def act(harness: KernelHarness) -> None:
+        harness.machine.stderr = "of the time before the run"
+        running = asyncio.create_task(harness.run())
+        while not harness.scripted.requests:
+            await asyncio.sleep(0.005)
+        harness.machine.stderr = CRASH_STDERR
+        harness.machine.end(Ending(signal=6))
+        *outputs, finished = await running
+        assert outputs[0] == Stdout("before")
+        assert outputs[1:] == [Stderr(CRASH_STDERR)]
+        assert finished == Finished(134, state="lost", ending=Ending(signal=6))
+        await wait_until_closed(harness)
+        assert harness.late_output == []
+
+    run_in_harness(never_ends, act)
+
+
+@pytest.mark.parametrize("reason", list(Reason))
+def test_on_order(run_in_harness: Callable[..., None], reason: Reason) -> None:
+    """A kernel that is ended on purpose has no last words, in a run or between runs."""
+
+    async def act(harness: KernelHarness) -> None:
+        running = asyncio.create_task(harness.run())
+        while not harness.scripted.requests:
+            await asyncio.sleep(0.005)
+        harness.machine.stderr = CRASH_STDERR
+        harness.machine.end(Ending(reason=reason))
+        items = await running
+        assert not any(isinstance(item, Stderr) for item in items)
+        await wait_until_closed(harness)
+        assert harness.late_output == []
+
+    run_in_harness(never_ends, act)
+
+
+ENDINGS = [
+    (Ending(code=3), "exit 3"),
+    (Ending(signal=11), "signal 11 (SIGSEGV)"),
+    (Ending(signal=9, reason="out of memory at 512 MB"), "out of memory at 512 MB"),
+]
+
+
+@pytest.mark.parametrize("after_a_run", [False, True])
+@pytest.mark.parametrize(("ending", "cause"), ENDINGS)
+def test_between_runs(
+    run_in_harness: Callable[..., None], ending: Ending, cause: str, after_a_run: bool
+) -> None:
+    """Late output that is on its way comes first, then the last words and the cause, once."""
+
+    async def act(harness: KernelHarness) -> None:
+        if after_a_run:
+            await harness.run()
+        harness.machine.stderr = CRASH_STDERR
+        harness.scripted.publish("stream", {"name": "stdout", "text": "bye"}, None)
+        harness.machine.end(ending)
+        await wait_until_closed(harness)
+        told: list[Output] = [
+            Stdout("bye"),
+            Stderr(f"{CRASH_STDERR}The kernel's process ended: {cause}.\n"),
+        ]
+        assert harness.late_output == told
+        assert await harness.run() == [Finished(ending.exit_code, state="lost", ending=ending)]
+        await asyncio.sleep(0.1)
+        assert harness.late_output == told
+
+    run_in_harness(ends_normally, act)
+
+
+@pytest.mark.parametrize("reason", list(Reason))
+def test_on_order_between_runs(run_in_harness: Callable[..., None], reason: Reason) -> None:
+    """Nothing is told, and the connection is closed at once."""
+
+    async def act(harness: KernelHarness) -> None:
+        await harness.run()
+        harness.machine.end(Ending(reason=reason))
+        await asyncio.sleep(0)
+        assert harness.kernel.closed.done()
+        assert harness.late_output == []
+
+    run_in_harness(ends_normally, act)
+
+
+def test_child_that_goes_on_talking(run_in_harness: Callable[..., None]) -> None:
+    """Somebody who holds the socket cannot keep the end from being told."""
+
+    async def act(harness: KernelHarness) -> None:
+        harness.machine.end(Ending(code=1))
+        async with asyncio.timeout(5):
+            while not harness.kernel.closed.done():
+                harness.scripted.publish("stream", {"name": "stdout", "text": "x"}, None)
+                await asyncio.sleep(0.01)
+        assert harness.late_output[-1] == Stderr("The kernel's process ended: exit 1.\n")
+
+    run_in_harness(ends_normally, act)
