@@ -14,7 +14,7 @@ from statistics import median
 from era_kernels.kernels.languages import Languages
 from era_kernels.kernels.machine import KernelHost, Machine
 from era_kernels.models import Limits, Place, Request
-from era_kernels.sandbox.sandbox import Sandboxes, Wish
+from era_kernels.sandbox.server.sandbox import IsolationPolicy, Sandboxes
 
 LANGUAGE = "python"
 NONE = 4
@@ -55,9 +55,11 @@ async def _host(strongest: int) -> AsyncIterator[tuple[KernelHost, Sandboxes, Pa
     languages = Languages.load()
     with tempfile.TemporaryDirectory(prefix="era-") as directory:
         base = Path(directory)
-        wish = Wish(strongest=strongest, weakest=NONE, readable=languages.readable_paths)
+        wish = IsolationPolicy(
+            strongest_tier=strongest, weakest_tier=NONE, readable_paths=languages.readable_paths
+        )
         sandboxes = await Sandboxes.open(
-            base / "r", languages.preload, languages.entry_paths, wish, spares=1
+            base / "r", languages.preload, languages.entry_paths, wish, spare_count=1
         )
         host = KernelHost(languages, sandboxes)
         try:

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from era_kernels.kernels.languages import Languages
 from era_kernels.kernels.machine import KernelHost
 from era_kernels.models import WITHOUT_WALLS, Isolation, Limits
-from era_kernels.sandbox import directories
-from era_kernels.sandbox.sandbox import Sandboxes, Wish
+from era_kernels.sandbox.server import runtime_dirs
+from era_kernels.sandbox.server.sandbox import IsolationPolicy, Sandboxes
 from era_kernels.services.codes import SessionCodes
 from era_kernels.services.executions import Executions
 from era_kernels.services.files import SessionFiles
@@ -147,16 +147,16 @@ async def _open_stores(stack: AsyncExitStack, settings: Settings, meters: Meters
 
 
 async def _open_host(stack: AsyncExitStack, settings: Settings) -> KernelHost:
-    runtime = stack.enter_context(directories.own())
+    runtime = stack.enter_context(runtime_dirs.private_runtime_dir())
     languages = Languages.load(settings.kernelspec_dirs)
-    wish = Wish(
-        strongest=settings.strongest_tier,
-        weakest=WITHOUT_WALLS if settings.allow_unsandboxed else settings.min_tier,
-        readable=languages.readable_paths,
-        hidden=(settings.data_dir,),
+    wish = IsolationPolicy(
+        strongest_tier=settings.strongest_tier,
+        weakest_tier=WITHOUT_WALLS if settings.allow_unsandboxed else settings.min_tier,
+        readable_paths=languages.readable_paths,
+        hidden_paths=(settings.data_dir,),
     )
     sandboxes = await Sandboxes.open(
-        runtime, languages.preload, languages.entry_paths, wish, spares=1
+        runtime, languages.preload, languages.entry_paths, wish, spare_count=1
     )
     stack.push_async_callback(sandboxes.aclose)
     host = KernelHost(languages, sandboxes)

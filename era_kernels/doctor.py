@@ -19,8 +19,8 @@ from pathlib import Path
 from era_kernels.errors import StartError
 from era_kernels.kernels.languages import Languages
 from era_kernels.models import WITHOUT_WALLS, Isolation
-from era_kernels.sandbox import probe
-from era_kernels.sandbox.sandbox import Sandboxes, Wish
+from era_kernels.sandbox.server import host_features
+from era_kernels.sandbox.server.sandbox import IsolationPolicy, Sandboxes
 from era_kernels.setting_types import GIB, total_memory
 from era_kernels.settings import Settings
 
@@ -77,8 +77,8 @@ def _interpreter() -> Finding:
 def _system() -> Finding:
     if sys.platform != "linux":
         advice = "Run it on Linux, for example in a container or a virtual machine."
-        return Finding(Level.BROKEN, "system", probe.kernel(), advice)
-    return Finding(Level.OK, "system", probe.kernel())
+        return Finding(Level.BROKEN, "system", host_features.kernel_release(), advice)
+    return Finding(Level.OK, "system", host_features.kernel_release())
 
 
 def _languages(settings: Settings) -> Iterator[Finding]:
@@ -170,7 +170,7 @@ def _open_files(settings: Settings) -> Finding:
 
 
 def _walls(settings: Settings) -> Iterator[Finding]:
-    facts = probe.facts()  # first: it forks, and there are no threads yet
+    facts = host_features.list_host_features()  # first: it forks, and there are no threads yet
     try:
         isolation = asyncio.run(_tried(settings))
     except StartError as problem:
@@ -187,16 +187,16 @@ def _walls(settings: Settings) -> Iterator[Finding]:
     for text in isolation.missing:
         yield Finding(Level.OK, "not in force", text)
     for fact in facts:
-        text = fact.seen if fact.there else f"not available: {fact.seen}"
+        text = fact.detail if fact.is_available else f"not available: {fact.detail}"
         yield Finding(Level.OK, f"this host: {fact.name}", text)
 
 
 async def _tried(settings: Settings) -> Isolation:
     """Raise the walls once, as the server does at its start. Raises StartError."""
     with tempfile.TemporaryDirectory(prefix="era-") as directory:
-        wish = Wish(
-            strongest=settings.strongest_tier,
-            weakest=WITHOUT_WALLS if settings.allow_unsandboxed else settings.min_tier,
+        wish = IsolationPolicy(
+            strongest_tier=settings.strongest_tier,
+            weakest_tier=WITHOUT_WALLS if settings.allow_unsandboxed else settings.min_tier,
         )
         sandboxes = await Sandboxes.open(Path(directory), (), (), wish)
         await sandboxes.aclose()

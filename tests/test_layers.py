@@ -62,7 +62,7 @@ STANDARD_LIBRARY_ONLY = {
     "logs": set(),
     "sandbox": {"pyseccomp"},
 }
-EXTRA = {"sandbox/provisioner.py": {"jupyter_client"}}  # the provisioning base
+EXTRA = {"sandbox/server/jupyter_provisioner.py": {"jupyter_client"}}  # the provisioning base
 
 LANGUAGE_WORDS = {
     "python", "py", "node", "js", "javascript", "nodejs", "typescript", "ts", "go", "golang", "deno"

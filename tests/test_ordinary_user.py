@@ -20,14 +20,14 @@ from urllib.request import Request, urlopen
 import pytest
 
 from tests.launching import PRINT_PID, host_pid
-from tests.sandbox.house import wait_until
+from tests.sandbox.sandboxes import wait_until
 
 ROOT = Path(__file__).parents[1]
 USER = 12345
 AS_USER = """
 import json, os, sys
 from pathlib import Path
-from era_kernels.sandbox import syscalls
+from era_kernels.sandbox.linux import syscalls
 
 def open_to_all(path):
     return bool(path.stat().st_mode & 1)

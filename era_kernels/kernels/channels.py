@@ -28,7 +28,7 @@ from era_kernels.kernels.wire_protocol import (
     is_slow_to_unpack,
 )
 from era_kernels.models import JsonObject
-from era_kernels.sandbox import sockets
+from era_kernels.sandbox.server import unix_sockets
 
 log = logging.getLogger(__name__)
 
@@ -343,7 +343,7 @@ class KernelChannels:
 
     def _try_connect(self, path: Path) -> socket.socket | None:
         try:
-            return sockets.connect(path)
+            return unix_sockets.connect(path)
         except (FileNotFoundError, ConnectionRefusedError, BlockingIOError):
             self._retry_timer = asyncio.get_running_loop().call_later(
                 CONNECT_RETRY_INTERVAL, self._connect_sockets

@@ -19,7 +19,7 @@ from functools import partial
 from typing import Protocol
 
 from era_kernels.models import Ending, Finished, Output, Reason, Stderr, Stdout, Step
-from era_kernels.sandbox.process import Process
+from era_kernels.sandbox.server.process import Process
 
 log = logging.getLogger(__name__)
 
@@ -94,7 +94,7 @@ class ExecProcess:
         """
         deadline = asyncio.get_running_loop().call_later(timeout, self._on_deadline)
         try:
-            while self._process.running:
+            while self._process.is_running:
                 await self._readable.wait()
                 self._readable.clear()
                 if batch := self._read_batch():
@@ -106,7 +106,7 @@ class ExecProcess:
         finally:
             deadline.cancel()
             for stream, kind, _ in self._streams:
-                stream.leave(partial(self._forward_late, kind, _make_decoder()))
+                stream.detach(partial(self._forward_late, kind, _make_decoder()))
 
     async def interrupt(self) -> list[Step]:
         """Interrupt it, again where it does not listen, and then kill it; what that took.
@@ -130,7 +130,7 @@ class ExecProcess:
     def _read_batch(self, final: bool = False) -> list[Output | Finished]:
         batch: list[Output | Finished] = []
         for stream, kind, decoder in self._streams:
-            if text := decoder.decode(stream.take(), final):
+            if text := decoder.decode(stream.read_available(), final):
                 batch.append(kind(text))
         return batch
 
@@ -144,7 +144,7 @@ class ExecProcess:
         """What it wrote is here; its last children may have something to add."""
         deadline = asyncio.get_running_loop().time() + self._timeouts.max_drain
         self._readable.clear()
-        while any(stream.open for stream, _, _ in self._streams):
+        while any(stream.is_open for stream, _, _ in self._streams):
             if asyncio.get_running_loop().time() > deadline:
                 return
             try:
@@ -156,13 +156,13 @@ class ExecProcess:
     # ------------------------------------------------------------ its end
 
     def _on_deadline(self) -> None:
-        if self._process.running:
+        if self._process.is_running:
             self._timed_out = True
             self._deadline_task = asyncio.create_task(self._end_at_deadline())
 
     async def _end_at_deadline(self) -> None:
         """At the deadline: nothing of its process group goes on."""
-        await self._process.signal(signal.SIGINT, sweep=True)
+        await self._process.signal(signal.SIGINT, kill_group_on_exit=True)
         if not await self._ends_within(self._timeouts.second_interrupt):
             await self.kill(Reason.TIMEOUT)
 

@@ -19,9 +19,9 @@ from era_kernels.kernels.languages import Language, Languages
 from era_kernels.kernels.receive_budget import ReceiveBudget
 from era_kernels.kernels.wire_protocol import ConnectionInfo
 from era_kernels.models import Ending, Finished, Isolation, Limits, Output, Place, Reason
-from era_kernels.sandbox.command import Command, NotStarted
-from era_kernels.sandbox.provisioner import SandboxProvisioner
-from era_kernels.sandbox.sandbox import Sandbox, Sandboxes
+from era_kernels.sandbox.server.command import Command, ProcessNotStarted
+from era_kernels.sandbox.server.jupyter_provisioner import SandboxProvisioner
+from era_kernels.sandbox.server.sandbox import Sandbox, Sandboxes
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +71,7 @@ class Machine:
     @property
     def is_running(self) -> bool:
         """Whether programs can run in it."""
-        return not self.ended.done() and self._sandbox.running
+        return not self.ended.done() and self._sandbox.is_running
 
     async def start_kernel(self, env: Mapping[str, str]) -> None:
         """Start the kernel, beside the programs that run already, and wait until it is ready.
@@ -89,7 +89,9 @@ class Machine:
             raise
 
     async def _start_kernel(self, env: Mapping[str, str]) -> None:
-        connection_info = ConnectionInfo.new(self._sandbox.runtime, self._sandbox.inside)
+        connection_info = ConnectionInfo.new(
+            self._sandbox.runtime_directory, self._sandbox.inner_runtime_directory
+        )
         try:
             command = self._command(connection_info, env)
             await asyncio.to_thread(connection_info.write_file)
@@ -135,8 +137,8 @@ class Machine:
         stdin_bytes = None if stdin is None else stdin.encode()
         try:
             process = await self._sandbox.spawn(command, stdin_bytes, readable)
-        except NotStarted as error:
-            return FailedExec.from_os_error(command.name, error.reason, error.number)
+        except ProcessNotStarted as error:
+            return FailedExec.from_os_error(command.name, error.reason, error.errno)
         except KernelStartFailed:
             if self.is_running:
                 raise
@@ -172,7 +174,7 @@ class Machine:
         process.stderr.drain()
         reported_before, self._reported_stderr_bytes = (
             self._reported_stderr_bytes,
-            process.stderr.total,
+            process.stderr.total_bytes,
         )
         return crash_stderr(
             process.stderr.tail(),
@@ -182,10 +184,10 @@ class Machine:
 
     @property
     def _cwd(self) -> str:
-        return str(self._sandbox.place.workspace)
+        return str(self._sandbox.inner_paths.workspace)
 
     def _environment(self, session_env: Mapping[str, str]) -> Mapping[str, str]:
-        return build_environment(self._language.env, self._sandbox.place, session_env)
+        return build_environment(self._language.env, self._sandbox.inner_paths, session_env)
 
     def _command(self, connection_info: ConnectionInfo, session_env: Mapping[str, str]) -> Command:
         """What starts the kernel: its entry in a forked process, or its program.
@@ -231,7 +233,7 @@ class KernelHost:
     @property
     def enforceable(self) -> frozenset[str]:
         """Which wishes for one session the walls enforce: names of `Limits`, and `mounts`."""
-        return self._sandboxes.walls.enforceable
+        return self._sandboxes.profile.enforceable
 
     async def open(
         self,

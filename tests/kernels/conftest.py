@@ -13,7 +13,7 @@ import pytest
 from era_kernels.kernels.languages import Languages
 from era_kernels.kernels.machine import KernelHost, Machine
 from era_kernels.models import Limits, Place
-from era_kernels.sandbox.sandbox import Sandboxes
+from era_kernels.sandbox.server.sandbox import Sandboxes
 
 LANGUAGE = "python"
 

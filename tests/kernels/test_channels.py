@@ -16,7 +16,7 @@ import zmq
 from era_kernels.kernels import channels, zmtp
 from era_kernels.kernels.channels import NOT_READING, ChannelConnection, KernelChannels
 from era_kernels.kernels.wire_protocol import ConnectionInfo, Message
-from era_kernels.sandbox import sockets
+from era_kernels.sandbox.server import unix_sockets
 
 
 @asynccontextmanager
@@ -36,7 +36,7 @@ async def connected_pair(
     channel = ChannelConnection(
         socket_type, b"me", lambda parts: received.append(bytes(parts[-1])), _never
     )
-    channel.open(sockets.connect(directory / "s"))
+    channel.open(unix_sockets.connect(directory / "s"))
     try:
         yield channel, other, received
     finally:
@@ -143,7 +143,7 @@ def test_a_peer_that_reads_nothing_is_given_up(tmp_path: Path) -> None:
         other.set(zmq.RCVHWM, 1)
         other.bind(f"ipc://{tmp_path}/s")
         channel = ChannelConnection("DEALER", b"", lambda parts: None, lost.append)
-        channel.open(sockets.connect(tmp_path / "s"))
+        channel.open(unix_sockets.connect(tmp_path / "s"))
         async with asyncio.timeout(10):
             while not lost:
                 channel.send([bytes(1 << 20)])

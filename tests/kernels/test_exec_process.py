@@ -29,7 +29,7 @@ from era_kernels.models import (
     Stdout,
     Step,
 )
-from era_kernels.sandbox.sandbox import Sandboxes, Wish
+from era_kernels.sandbox.server.sandbox import IsolationPolicy, Sandboxes
 from tests.kernels.conftest import LANGUAGE, make_paths
 
 STATUS_FIELDS = (
@@ -333,7 +333,7 @@ def test_connection_file_that_lies_there(
         async with machine_without_kernel(host, tmp_path) as machine:
             program = await start_command(machine, "sleep 600")
             target = tmp_path / "target"
-            trap = machine._sandbox.runtime / "kernel.json"
+            trap = machine._sandbox.runtime_directory / "kernel.json"
             trap.symlink_to(target)
             with pytest.raises(Exception, match="could not be started"):
                 await machine.start_kernel({})
@@ -360,7 +360,9 @@ def test_walls_are_those_of_the_kernel(tier: int) -> None:
             place = Place(base / "w", base / "p", base / "c")
             for part in (place.workspace, place.packages, place.cache):
                 part.mkdir()
-            wish = Wish(strongest=tier, weakest=tier, readable=languages.readable_paths)
+            wish = IsolationPolicy(
+                strongest_tier=tier, weakest_tier=tier, readable_paths=languages.readable_paths
+            )
             try:
                 sandboxes = await Sandboxes.open(
                     base / "r", languages.preload, languages.entry_paths, wish

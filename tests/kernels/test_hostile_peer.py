@@ -24,7 +24,7 @@ from era_kernels.kernels.kernel import Kernel
 from era_kernels.kernels.receive_budget import ReceiveBudget
 from era_kernels.kernels.wire_protocol import ConnectionInfo
 from era_kernels.models import Ending, Finished, Reason
-from era_kernels.sandbox import sockets
+from era_kernels.sandbox.server import unix_sockets
 from tests.kernels.scripted_kernel import (
     SHORT_TIMEOUTS,
     FakeMachineHandle,
@@ -61,7 +61,7 @@ def receive_all(directory: Path, *sent: bytes, hang_up: bool = False) -> list[st
                 found.append([bytes(part) for part in parts])
 
             channel = ChannelConnection("SUB", b"", receive, on_lost)
-            channel.open(sockets.connect(directory / "s"))
+            channel.open(unix_sockets.connect(directory / "s"))
             with listener.accept()[0] as peer:
                 for data in sent:
                     with contextlib.suppress(OSError):  # it hung up on us
@@ -126,7 +126,7 @@ def test_messages_that_never_end_take_little_together(tmp_path: Path) -> None:
                     lambda why, number=number: told.append((number, why)),  # type: ignore[misc]
                     receive_budget=unfinished,
                 )
-                channel.open(sockets.connect(tmp_path / "s"))
+                channel.open(unix_sockets.connect(tmp_path / "s"))
                 peer, _ = listener.accept()
                 opened.append((channel, peer))
                 begin = BEGIN + zmtp.frame_header(each + 1) + bytes(each)
@@ -159,7 +159,7 @@ def test_pings_take_no_memory(tmp_path: Path) -> None:
             listener.bind(f"{tmp_path}/s")
             listener.listen()
             channel = ChannelConnection("SUB", b"", lambda parts: None, lambda why: None)
-            channel.open(sockets.connect(tmp_path / "s"))
+            channel.open(unix_sockets.connect(tmp_path / "s"))
             peer, _ = listener.accept()
             thread = threading.Thread(target=peer.sendall, args=(BEGIN + flood,))
             thread.start()

@@ -13,9 +13,9 @@ import pytest
 
 from era_kernels.errors import KernelStartFailed
 from era_kernels.models import Limits, Place
-from era_kernels.sandbox.sandbox import Sandbox, Sandboxes
-from tests.sandbox.house import outcome, shell
-from tests.sandbox.test_walls import run_async, walled
+from era_kernels.sandbox.server.sandbox import Sandbox, Sandboxes
+from tests.sandbox.sandboxes import run_to_end, shell_command
+from tests.sandbox.test_isolation import isolated_sandboxes, run_async_test
 
 NAMESPACES = pytest.mark.parametrize("tier", [1, 2])
 
@@ -32,13 +32,13 @@ def data(tmp_path: Path) -> Iterator[Path]:
     yield directory
 
 
-def shown(place: Place, **directories: Path) -> Place:
+def with_mounts(place: Place, **directories: Path) -> Place:
     return replace(place, mounts=tuple(directories.items()))
 
 
-async def said(sandbox: Sandbox, text: str) -> str:
+async def shell_output(sandbox: Sandbox, text: str) -> str:
     """What a shell inside says, on stderr too."""
-    _, out, err = await outcome(sandbox, shell(text, cwd="/home/user"))
+    _, out, err = await run_to_end(sandbox, shell_command(text, cwd="/home/user"))
     return out + err
 
 
@@ -62,68 +62,72 @@ def mounted(directory: Path) -> Iterator[None]:
 
 
 @NAMESPACES
-@run_async
+@run_async_test
 async def test_read_only(data: Path, tier: int) -> None:
     """Files are there to be read, whatever their modes allow beyond that."""
-    async with walled(tier) as (sandboxes, place):
-        sandbox = await opened(sandboxes, shown(place("a"), data=data))
-        assert await said(sandbox, "ls /mnt; cat /mnt/data/file") == "data\nrows"
+    async with isolated_sandboxes(tier) as (sandboxes, make_paths):
+        sandbox = await opened(sandboxes, with_mounts(make_paths("a"), data=data))
+        assert await shell_output(sandbox, "ls /mnt; cat /mnt/data/file") == "data\nrows"
         for attempt in ("echo x >> file", "touch new", "rm file", "chmod 600 file", "mkdir d"):
-            assert "Read-only file system" in await said(sandbox, f"cd /mnt/data; {attempt}")
-        assert "Read-only" in await said(sandbox, "touch /mnt/new")
-        options = await said(sandbox, "grep ' /mnt/data ' /proc/self/mountinfo")
+            assert "Read-only file system" in await shell_output(
+                sandbox, f"cd /mnt/data; {attempt}"
+            )
+        assert "Read-only" in await shell_output(sandbox, "touch /mnt/new")
+        options = await shell_output(sandbox, "grep ' /mnt/data ' /proc/self/mountinfo")
         assert {"ro", "nosuid", "nodev"} <= set(options.split()[5].split(","))
     assert sorted(path.name for path in data.iterdir()) == ["file"]
     assert (data / "file").read_text() == "rows"
 
 
 @NAMESPACES
-@run_async
+@run_async_test
 async def test_only_for_those_that_asked(data: Path, tmp_path: Path, tier: int) -> None:
     """Another session, and another mount, see nothing of it."""
     (tmp_path / "more").mkdir(mode=0o755)
-    async with walled(tier) as (sandboxes, place):
-        asked = await opened(sandboxes, shown(place("a"), data=data, more=tmp_path / "more"))
-        other = await opened(sandboxes, place("b"))
-        assert await said(asked, "ls /mnt") == "data\nmore\n"
-        assert "No such file" in await said(other, "ls /mnt")
-        assert "No such file" in await said(other, f"ls {data}")
+    async with isolated_sandboxes(tier) as (sandboxes, make_paths):
+        asked = await opened(
+            sandboxes, with_mounts(make_paths("a"), data=data, more=tmp_path / "more")
+        )
+        other = await opened(sandboxes, make_paths("b"))
+        assert await shell_output(asked, "ls /mnt") == "data\nmore\n"
+        assert "No such file" in await shell_output(other, "ls /mnt")
+        assert "No such file" in await shell_output(other, f"ls {data}")
 
 
 @NAMESPACES
-@run_async
+@run_async_test
 async def test_links_lead_nowhere(data: Path, tmp_path: Path, tier: int) -> None:
     """A link in the directory shows nothing of the host; one of the session's own stays inside."""
     secret = tmp_path / "secret"
     secret.write_text("of the host")
     (data / "absolute").symlink_to(secret)
     (data / "relative").symlink_to("../secret")
-    async with walled(tier) as (sandboxes, place):
-        sandbox = await opened(sandboxes, shown(place("a"), data=data))
+    async with isolated_sandboxes(tier) as (sandboxes, make_paths):
+        sandbox = await opened(sandboxes, with_mounts(make_paths("a"), data=data))
         for name in ("absolute", "relative"):
-            assert "No such file" in await said(sandbox, f"cat /mnt/data/{name}")
-        assert "cross-device" in await said(sandbox, "ln /mnt/data/file own")
-        assert "Read-only" in await said(sandbox, "ln -s /mnt/data d; touch d/new")
+            assert "No such file" in await shell_output(sandbox, f"cat /mnt/data/{name}")
+        assert "cross-device" in await shell_output(sandbox, "ln /mnt/data/file own")
+        assert "Read-only" in await shell_output(sandbox, "ln -s /mnt/data d; touch d/new")
 
 
 @NAMESPACES
-@run_async
+@run_async_test
 async def test_what_is_mounted_below(data: Path, tier: int) -> None:
     """File systems below it are read-only as well; those that come later are not seen."""
     with mounted(data / "below"):
         (data / "below" / "deep").write_text("deep")
         (data / "below").chmod(0o777)
-        async with walled(tier) as (sandboxes, place):
-            sandbox = await opened(sandboxes, shown(place("a"), data=data))
-            assert await said(sandbox, "cat /mnt/data/below/deep") == "deep"
-            assert "Read-only" in await said(sandbox, "touch /mnt/data/below/new")
+        async with isolated_sandboxes(tier) as (sandboxes, make_paths):
+            sandbox = await opened(sandboxes, with_mounts(make_paths("a"), data=data))
+            assert await shell_output(sandbox, "cat /mnt/data/below/deep") == "deep"
+            assert "Read-only" in await shell_output(sandbox, "touch /mnt/data/below/new")
             with mounted(data / "later"):
                 (data / "later" / "new").touch()
-                assert await said(sandbox, "ls /mnt/data/later") == ""
-                assert "Read-only" in await said(sandbox, "touch /mnt/data/later/mine")
+                assert await shell_output(sandbox, "ls /mnt/data/later") == ""
+                assert "Read-only" in await shell_output(sandbox, "touch /mnt/data/later/mine")
 
 
-@run_async
+@run_async_test
 async def test_link_to_the_directory(data: Path, tmp_path: Path) -> None:
     """The operator may switch a link: kernels that start from then on see what it leads to."""
     other = tmp_path / "other"
@@ -131,12 +135,14 @@ async def test_link_to_the_directory(data: Path, tmp_path: Path) -> None:
     (other / "file").write_text("newer rows")
     link = tmp_path / "current"
     link.symlink_to(data)
-    async with walled() as (sandboxes, place):
-        mine = shown(place("a"), data=link)
-        assert await said(await opened(sandboxes, mine), "cat /mnt/data/file") == "rows"
+    async with isolated_sandboxes() as (sandboxes, make_paths):
+        mine = with_mounts(make_paths("a"), data=link)
+        assert await shell_output(await opened(sandboxes, mine), "cat /mnt/data/file") == "rows"
         link.unlink()
         link.symlink_to(other)
-        assert await said(await opened(sandboxes, mine), "cat /mnt/data/file") == "newer rows"
+        assert (
+            await shell_output(await opened(sandboxes, mine), "cat /mnt/data/file") == "newer rows"
+        )
 
 
 def taken_away(data: Path, runtime: Path) -> None:
@@ -174,14 +180,14 @@ def led_in_a_circle(data: Path, runtime: Path) -> None:
         (led_above_the_server, "the server's own"),
     ],
 )
-@run_async
+@run_async_test
 async def test_gone(data: Path, change: Callable[[Path, Path], None], why: str) -> None:
     """A directory that is not what it was keeps the session from starting, and nothing is left."""
-    async with walled() as (sandboxes, place):
-        mine = shown(place("a"), data=data)
+    async with isolated_sandboxes() as (sandboxes, make_paths):
+        mine = with_mounts(make_paths("a"), data=data)
         first = await opened(sandboxes, mine)
         await first.aclose()
-        runtime = first.runtime.parent
+        runtime = first.runtime_directory.parent
         change(data, runtime)
         before = sorted(runtime.iterdir())
         with pytest.raises(KernelStartFailed, match=why) as caught:
@@ -191,9 +197,9 @@ async def test_gone(data: Path, change: Callable[[Path, Path], None], why: str) 
 
 
 @pytest.mark.parametrize(("tier", "there"), [(1, True), (2, True), (3, False)])
-@run_async
+@run_async_test
 async def test_enforceable(tier: int, there: bool) -> None:
     """Mounts need namespaces."""
-    async with walled(tier) as (sandboxes, _):
-        assert ("mounts" in sandboxes.walls.enforceable) is there
-        assert {"memory", "processes", "workspace"} <= sandboxes.walls.enforceable
+    async with isolated_sandboxes(tier) as (sandboxes, _):
+        assert ("mounts" in sandboxes.profile.enforceable) is there
+        assert {"memory", "processes", "workspace"} <= sandboxes.profile.enforceable

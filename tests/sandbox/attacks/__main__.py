@@ -21,13 +21,13 @@ from types import ModuleType
 from typing import Any
 
 from era_kernels.models import Limits, Place
-from era_kernels.sandbox.command import Command
-from era_kernels.sandbox.sandbox import Sandbox, Sandboxes, Wish
+from era_kernels.sandbox.server.command import Command
+from era_kernels.sandbox.server.sandbox import IsolationPolicy, Sandbox, Sandboxes
 
 HERE = Path(__file__).parent
-QUIET = ("files", "network", "processes", "kernel")
-GREEDY = "resources"  # one sandbox for each attack: some end it
-LOUD = "signal_everybody"  # in a sandbox of its own, too, and the neighbour tells
+SHARED_MODULES = ("files", "network", "processes", "kernel")
+SEPARATE_MODULE = "resources"  # one sandbox for each attack: some end it
+SEPARATE_ATTACK = "signal_everybody"  # in a sandbox of its own, too, and the neighbour tells
 MIB = 1024 * 1024
 MOUNT = "offered"  # the directory that the operator offers
 TOKEN = "era-test-token-0123456789"
@@ -49,7 +49,7 @@ while True:
 """
 
 
-def names(module: ModuleType) -> dict[str, Callable[[dict[str, Any]], object]]:
+def attacks_of(module: ModuleType) -> dict[str, Callable[[dict[str, Any]], object]]:
     """The attacks of a module, in the order in which they stand there."""
     return {
         name: function
@@ -66,18 +66,20 @@ def load(name: str) -> ModuleType:
 
 def attacks() -> dict[str, str]:
     """Every attack's name and its sentence."""
-    modules = [load(name) for name in (*QUIET, GREEDY)]
-    return {n: (f.__doc__ or "").strip() for m in modules for n, f in names(m).items()}
+    modules = [load(name) for name in (*SHARED_MODULES, SEPARATE_MODULE)]
+    return {n: (f.__doc__ or "").strip() for m in modules for n, f in attacks_of(m).items()}
 
 
 async def main(tier: int) -> None:
     with tempfile.TemporaryDirectory(prefix="era-", dir="/tmp") as name:
         base = Path(name)
-        with prey(base) as host:
-            wish = Wish(strongest=tier, weakest=tier, hidden=(base / "data",))
+        with host_targets(base) as host:
+            wish = IsolationPolicy(
+                strongest_tier=tier, weakest_tier=tier, hidden_paths=(base / "data",)
+            )
             sandboxes = await Sandboxes.open(base / "r", (), (), wish)
             try:
-                told = {"walls": sandboxes.walls.plan.kind, "tier": sandboxes.isolation.tier}
+                told = {"walls": sandboxes.profile.spec.kind, "tier": sandboxes.isolation.tier}
                 print(json.dumps(told), flush=True)
                 await all_attacks(sandboxes, base, host)
             finally:
@@ -85,12 +87,12 @@ async def main(tier: int) -> None:
 
 
 async def all_attacks(sandboxes: Sandboxes, base: Path, host: dict[str, Any]) -> None:
-    neighbour = await opened(sandboxes, base / "n")
+    neighbour = await open_sandbox(sandboxes, base / "n")
     victim = await neighbour.spawn(program(neighbour, NEIGHBOUR))
     async with asyncio.timeout(30):
         while b"ready" not in victim.stdout.tail():
             await asyncio.sleep(0.01)
-    pid = neighbour.pid if sandboxes.walls.plan.namespaces else victim.pid
+    pid = neighbour.pid if sandboxes.profile.spec.has_namespaces else victim.pid
     host |= {
         "neighbour": str(base / "n" / "w" / "secret"),
         "neighbour_socket": str(base / "n" / "w" / "k-1"),
@@ -98,43 +100,43 @@ async def all_attacks(sandboxes: Sandboxes, base: Path, host: dict[str, Any]) ->
         "mount": "/mnt/data",
         "neighbour_cmdline": Path(f"/proc/{pid}/cmdline").read_text(),
     }
-    for module in QUIET:
-        await attacked(sandboxes, base / module, module, None, host)
-    await attacked(sandboxes, base / "everybody", "processes", LOUD, host)
-    reached = b"reached" in victim.stdout.tail() or not victim.running
-    print(json.dumps({"attack": LOUD, "through": reached, "by": "nobody heard"}))
-    for attack in names(load(GREEDY)):
-        await attacked(sandboxes, base / attack, GREEDY, attack, host)
+    for module in SHARED_MODULES:
+        await run_attacks(sandboxes, base / module, module, None, host)
+    await run_attacks(sandboxes, base / "everybody", "processes", SEPARATE_ATTACK, host)
+    reached = b"reached" in victim.stdout.tail() or not victim.is_running
+    print(json.dumps({"attack": SEPARATE_ATTACK, "through": reached, "by": "nobody heard"}))
+    for attack in attacks_of(load(SEPARATE_MODULE)):
+        await run_attacks(sandboxes, base / attack, SEPARATE_MODULE, attack, host)
 
 
-async def opened(sandboxes: Sandboxes, directory: Path) -> Sandbox:
-    mounts = (("data", directory.parent / MOUNT),) if sandboxes.walls.plan.namespaces else ()
+async def open_sandbox(sandboxes: Sandboxes, directory: Path) -> Sandbox:
+    mounts = (("data", directory.parent / MOUNT),) if sandboxes.profile.spec.has_namespaces else ()
     place = Place(directory / "w", directory / "p", directory / "c", mounts=mounts)
     for part in (place.workspace, place.packages, place.cache):
         part.mkdir(parents=True)
     return await sandboxes.open_sandbox(place, Limits(**BOUNDS))
 
 
-async def attacked(
+async def run_attacks(
     sandboxes: Sandboxes, directory: Path, module: str, attack: str | None, host: dict[str, Any]
 ) -> None:
     """The attacks of a module (or one of them) behind walls of their own."""
-    sandbox = await opened(sandboxes, directory)
-    host = {**host, "init": 1 if sandboxes.walls.plan.namespaces else sandbox.pid}
+    sandbox = await open_sandbox(sandboxes, directory)
+    host = {**host, "init": 1 if sandboxes.profile.spec.has_namespaces else sandbox.pid}
     names_of = f"{{{attack!r}: {attack}}}" if attack else "attacks"
     code = (
         source(module)
         + "attacks = {n: f for n, f in list(globals().items()) if callable(f)"
-        + f" and getattr(f, '__module__', '') == '__main__' and n[0] != '_' and n != {LOUD!r}}}\n"
+        + f" and getattr(f, '__module__', '') == '__main__' and n[0] != '_' and n != {SEPARATE_ATTACK!r}}}\n"
         + f"chosen = {names_of}\n"
-        + source("inside").partition('if __name__ == "__main__"')[0]
+        + source("attack_runner").partition('if __name__ == "__main__"')[0]
         + f"import json\nmain(chosen, json.loads({json.dumps(host)!r}))\n"
     )
     try:
         process = await sandbox.spawn(program(sandbox, code))
         ending = await asyncio.wait_for(process.ended, 300)
         text = process.stdout.tail().decode()
-        if attack == LOUD:
+        if attack == SEPARATE_ATTACK:
             return
         print(text, end="", flush=True)
         if attack and not text:
@@ -151,12 +153,14 @@ def source(module: str) -> str:
 
 
 def program(sandbox: Sandbox, code: str) -> Command:
-    env = {**ENV, "TMPDIR": str(sandbox.place.temporary)}
-    return Command(argv=(sys.executable, "-c", code), env=env, cwd=str(sandbox.place.workspace))
+    env = {**ENV, "TMPDIR": str(sandbox.inner_paths.temporary)}
+    return Command(
+        argv=(sys.executable, "-c", code), env=env, cwd=str(sandbox.inner_paths.workspace)
+    )
 
 
 @contextlib.contextmanager
-def prey(base: Path) -> Iterator[dict[str, Any]]:
+def host_targets(base: Path) -> Iterator[dict[str, Any]]:
     """What the host has that must not be reached."""
     os.environ["ERA_API_TOKENS"] = TOKEN
     (base / "data").mkdir()

@@ -1,0 +1,149 @@
+"""How much of the disk a tree takes, measured in small steps while its owner may change it.
+
+It goes from folder to folder by descriptors and follows no link, so that nothing that is renamed
+meanwhile leads out of the tree. What is moved behind its back may be missed or counted twice.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Generator, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+ENTRIES_PER_STEP = 64  # entries between two totals
+# An entry takes at least so much: a host may run out of inodes before it runs out of blocks.
+MIN_ENTRY_BYTES = 4096
+_BLOCK = 512
+_OWNER_READ = stat.S_IRUSR | stat.S_IXUSR
+_DIRECTORY_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+@dataclass(slots=True)
+class _Level:
+    """A folder on the way from the root to the one that is open."""
+
+    name: str
+    identity: tuple[int, int]
+    unvisited: list[str] = field(default_factory=list)  # folders in it that nobody has entered yet
+
+
+def running_totals(*roots: Path) -> Iterator[int]:
+    """Running totals in bytes, the last of them the whole (blocking, briefly each)."""
+    total = 0
+    for root in roots:
+        total = yield from _add_tree(root, total)
+
+
+def _add_tree(root: Path, total: int) -> Generator[int, None, int]:
+    """Add up one tree; returns the new total."""
+    try:
+        folder = _open_directory(str(root), None)
+    except OSError:
+        return total
+    try:
+        levels = [_Level(str(root), _identity(folder))]
+        total = yield from _add_entries(folder, levels[0].unvisited, total)
+        while levels:
+            folder, entered = _step(folder, levels)
+            if entered:
+                total = yield from _add_entries(folder, levels[-1].unvisited, total)
+        return total
+    finally:
+        os.close(folder)
+
+
+def _add_entries(folder: int, folders: list[str], total: int) -> Generator[int, None, int]:
+    """Add up what lies in a folder, and note the folders in it; returns the new total."""
+    with suppress(OSError), os.scandir(folder) as entries:
+        for number, entry in enumerate(entries, 1):
+            with suppress(OSError):
+                total += max(MIN_ENTRY_BYTES, _blocks(entry, folder) * _BLOCK)
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append(entry.name)
+            if number % ENTRIES_PER_STEP == 0:
+                yield total
+    yield total
+    return total
+
+
+def _blocks(entry: os.DirEntry[str], folder: int) -> int:
+    try:
+        return entry.stat(follow_symlinks=False).st_blocks
+    except PermissionError:
+        _grant_owner_read(folder)
+        return entry.stat(follow_symlinks=False).st_blocks
+
+
+def _open_directory(name: str, parent: int | None) -> int:
+    """A folder to be read. Raises OSError."""
+    try:
+        return os.open(name, _DIRECTORY_FLAGS, dir_fd=parent)
+    except PermissionError:
+        path_fd = os.open(name, os.O_PATH | _DIRECTORY_FLAGS, dir_fd=parent)
+        try:
+            _grant_owner_read(path_fd)
+        finally:
+            os.close(path_fd)
+        return os.open(name, _DIRECTORY_FLAGS, dir_fd=parent)
+
+
+def _grant_owner_read(folder: int) -> None:
+    """Its owner may look into it from now on: that is us where code has the server's uid.
+
+    Else who takes that right from himself would hide what is in it. Raises OSError.
+    """
+    mode = stat.S_IMODE(os.fstat(folder).st_mode)
+    os.chmod(f"/proc/self/fd/{folder}", mode | _OWNER_READ)
+
+
+def _step(folder: int, levels: list[_Level]) -> tuple[int, bool]:
+    """Go one step down, or up where nothing waits; the folder in which one is then."""
+    if levels[-1].unvisited:
+        name = levels[-1].unvisited.pop()
+        with suppress(OSError):  # it is gone, or not a folder any more
+            below = _open_directory(name, folder)
+            levels.append(_Level(name, _identity(below)))
+            os.close(folder)
+            return below, True
+        return folder, False
+    levels.pop()
+    if levels:
+        try:
+            above = _open_parent(folder, levels)
+        except OSError:
+            levels.clear()
+        else:
+            os.close(folder)
+            return above, False
+    return folder, False
+
+
+def _open_parent(folder: int, levels: list[_Level]) -> int:
+    """The last of these folders: usually the parent; after a rename it is looked for."""
+    parent = os.open("..", _DIRECTORY_FLAGS, dir_fd=folder)
+    if _identity(parent) == levels[-1].identity:
+        return parent
+    os.close(parent)
+    return _reopen_from_root(levels)
+
+
+def _reopen_from_root(levels: list[_Level]) -> int:
+    """The last of these folders from the root on; nothing more is entered where it is gone."""
+    folder = os.open(levels[0].name, _DIRECTORY_FLAGS)
+    for number, level in enumerate(levels[1:], 1):
+        try:
+            below = os.open(level.name, _DIRECTORY_FLAGS, dir_fd=folder)
+        except OSError:
+            del levels[number:]
+            break
+        os.close(folder)
+        folder = below
+    return folder
+
+
+def _identity(folder: int) -> tuple[int, int]:
+    status = os.fstat(folder)
+    return status.st_dev, status.st_ino

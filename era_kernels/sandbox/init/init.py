@@ -1,0 +1,193 @@
+"""The init of a sandbox: starts processes, reaps, signals, and ends all when the server is gone.
+
+It is trusted, and a subreaper: whatever its processes leave behind becomes its child. Requests
+come with an id and get one reply; `ended` comes by itself, after the reply that named the process.
+
+    → {"op": "apply", "spec"}                       once, first: whose walls to raise
+    → {"op": "spawn", "id", "process", "command"} + descriptors 1, 2 and perhaps 0 of the process
+    ← {"id", "pid"} or {"id", "error", "errno"}     then {"ended": process, "code" or "signal"}
+    → {"op": "signal", "process", "signal"}         with an id: ← {"id"}; with "kill_group_on_exit": when the
+                                                    process dies, the rest of its group does, too
+    ← {"ready": pid} at the start, or {"failed": text}; {"clean": true} when nothing is left
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import socket
+from dataclasses import dataclass
+from typing import NoReturn
+
+from era_kernels.models import JsonObject
+from era_kernels.sandbox.init import fd_messages, isolation, launch
+from era_kernels.sandbox.init.reaper import SigchldPipe, kill_all, reap_all
+from era_kernels.sandbox.init.spec import IsolationKind, SandboxSpec
+from era_kernels.sandbox.linux import syscalls
+
+
+@dataclass(frozen=True, slots=True)
+class _PendingStart:
+    """A process that has been forked and does not run its program yet."""
+
+    request_id: int
+    pid: int
+
+
+class Init:
+    """The loop between the server and the processes."""
+
+    def __init__(self, control: socket.socket, spec: SandboxSpec) -> None:
+        syscalls.close_except((0, 1, 2, control.fileno()))
+        syscalls.prctl(syscalls.PR_SET_CHILD_SUBREAPER, 1)
+        try:
+            isolation.setup_mounts(spec)
+            received = fd_messages.receive(control)
+            if received is None:  # nobody needed this init
+                os._exit(0)
+            spec = SandboxSpec.from_json(received[0]["spec"])
+            if spec.kind is not IsolationKind.NONE:
+                isolation.apply(spec)
+        except OSError as error:
+            fail_and_exit(control, error)
+        self._control = control
+        self._sigchld = SigchldPipe()
+        self._poll = select.poll()
+        self._processes: dict[int, int] = {}  # pid → the server's number of it
+        self._pending_starts: dict[
+            int, _PendingStart
+        ] = {}  # by the descriptor that tells how it went
+        self._kill_group_on_exit: set[int] = set()  # pids whose process groups do not outlive them
+
+    def serve(self) -> launch.LaunchRequest:
+        """Serve until the server is gone; returns in each forked child, with what it is to be."""
+        self._poll.register(self._control, select.POLLIN)
+        self._poll.register(self._sigchld.descriptor, select.POLLIN)
+        try:
+            fd_messages.send(self._control, {"ready": os.getpid()})
+            while True:
+                request = self._handle_ready({descriptor for descriptor, _ in self._poll.poll()})
+                if request is not None:
+                    return request
+        except BrokenPipeError:  # the server left while it was told something
+            _shut_down(self._control)
+
+    def _handle_ready(self, ready: set[int]) -> launch.LaunchRequest | None:
+        for descriptor in ready & self._pending_starts.keys():
+            self._report_start(descriptor)
+        if self._sigchld.descriptor in ready:
+            self._reap()
+        if self._control.fileno() not in ready:
+            return None
+        received = fd_messages.receive(self._control)
+        if received is None:
+            _shut_down(self._control)
+        message, descriptors = received
+        if message["op"] == "spawn":
+            return self._spawn(message, descriptors)
+        self._signal(message)
+        return None
+
+    def _spawn(self, message: JsonObject, descriptors: list[int]) -> launch.LaunchRequest | None:
+        """Fork; the reply waits until the child runs its program or could not."""
+        stdout, stderr, *stdin = descriptors
+        status_read, status_write = os.pipe2(os.O_CLOEXEC)
+        parent = os.getpid()
+        try:
+            pid = os.fork()
+        except OSError as error:
+            reply = {"id": message["id"], "error": error.strerror, "errno": error.errno}
+            fd_messages.send(self._control, reply)
+            pid = None
+        if pid == 0:
+            self._close_in_child()
+            os.close(status_read)
+            stdin_fd = stdin[0] if stdin else None
+            return launch.LaunchRequest(
+                message["command"], stdin_fd, stdout, stderr, status_write, parent
+            )
+        for descriptor in (*descriptors, status_write):
+            os.close(descriptor)
+        if pid is None:
+            os.close(status_read)
+            return None
+        self._processes[pid] = message["process"]
+        self._pending_starts[status_read] = _PendingStart(message["id"], pid)
+        self._poll.register(status_read, select.POLLIN)
+        return None
+
+    def _report_start(self, status_read: int) -> None:
+        """A child has executed or is about to call its entry (end of file), or says why not."""
+        start = self._pending_starts.pop(status_read)
+        error = os.read(status_read, 4096)
+        self._poll.unregister(status_read)
+        os.close(status_read)
+        if error:
+            del self._processes[start.pid]  # it never was a process to the server
+            number, _, text = error.decode(errors="replace").partition(":")
+            reply = {"id": start.request_id, "error": text, "errno": int(number)}
+        else:
+            reply = {"id": start.request_id, "pid": start.pid}
+        fd_messages.send(self._control, reply)
+
+    def _reap(self) -> None:
+        """Reap all that is dead, and report those that the server knows."""
+        self._sigchld.drain()
+        for pid, status in reap_all(self._before_reap):
+            for status_read, start in tuple(self._pending_starts.items()):
+                if start.pid == pid:
+                    self._report_start(status_read)
+            number = self._processes.pop(pid, None)
+            if number is not None:
+                code = os.waitstatus_to_exitcode(status)
+                ending = {"signal": -code} if code < 0 else {"code": code}
+                fd_messages.send(self._control, {"ended": number, **ending})
+
+    def _signal(self, message: JsonObject) -> None:
+        for pid, number in self._processes.items():
+            if number == message["process"]:
+                if message.get("kill_group_on_exit"):
+                    self._kill_group_on_exit.add(pid)
+                _signal_group(pid, message["signal"])
+        if "id" in message:
+            fd_messages.send(self._control, {"id": message["id"]})
+
+    def _before_reap(self, pid: int) -> None:
+        """It is dead and not reaped: the number of its group is still its own."""
+        if pid in self._kill_group_on_exit:
+            self._kill_group_on_exit.discard(pid)
+            _signal_group(pid, signal.SIGKILL)
+
+    def _close_in_child(self) -> None:
+        """In a forked child: what belongs to the init only."""
+        self._control.close()
+        self._sigchld.close()
+
+
+def _signal_group(pid: int, number: int) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        try:
+            os.killpg(pid, number)
+        except ProcessLookupError:  # a child so young that it leads no group yet
+            os.kill(pid, number)
+
+
+def fail_and_exit(control: socket.socket, error: OSError) -> NoReturn:
+    """A wall could not be raised: nothing is started without it."""
+    with contextlib.suppress(OSError):
+        fd_messages.send(control, {"failed": str(error.strerror or error)})
+    os._exit(1)
+
+
+def _shut_down(control: socket.socket) -> NoReturn:
+    """The server closed the socket or is gone: end everything, then leave.
+
+    Pid 1 of a namespace takes everything along, and is gone only after it.
+    """
+    signal.set_wakeup_fd(-1)
+    if os.getpid() == 1 or kill_all():
+        with contextlib.suppress(OSError):  # nobody may be there to hear it
+            fd_messages.send(control, {"clean": True})
+    os._exit(0)

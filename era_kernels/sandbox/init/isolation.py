@@ -1,0 +1,132 @@
+"""The walls themselves: namespaces, a new root, no network, no rights; raised by the init.
+
+`unshare_and_fork` is called in the process that the zygote forked, `setup_mounts` in the init, before it is known
+for whom, `apply` when that is known; what fails in any of them ends the sandbox before any code of
+a session has run.
+"""
+
+from __future__ import annotations
+
+import base64
+import fcntl
+import os
+import resource
+import socket
+import struct
+from pathlib import Path
+
+from era_kernels.sandbox.init import rootfs
+from era_kernels.sandbox.init.spec import IsolationKind, SandboxSpec
+from era_kernels.sandbox.linux import landlock, syscalls
+
+SIOCSIFFLAGS, IFF_UP = 0x8914, 0x1
+# The kernel makes these in every network namespace when their modules are loaded. They are down.
+UNUSED_INTERFACES = (
+    "erspan",
+    "gre",
+    "gretap",
+    "ifb",
+    "ip_vti",
+    "ip6_vti",
+    "ip6gre",
+    "ip6tnl",
+    "sit",
+    "tunl",
+)
+WRITABLE_PATHS = ("/tmp", "/dev")  # inside namespaces, where they are the session's own
+# Without namespaces: what programs need, and that cannot hurt others.
+OPEN_DEVICES = tuple(f"/dev/{name}" for name in rootfs.DEVICES)
+READABLE_PATHS = (*rootfs.SYSTEM, *(f"/etc/{name}" for name in rootfs.ETC), "/proc", *OPEN_DEVICES)
+
+
+def unshare_and_fork(spec: SandboxSpec, pid_fd: int) -> None:
+    """Take new namespaces and fork; only the fork, pid 1 in them, returns.
+
+    Its pid as the zygote sees it is written to `told`. Raises OSError.
+    """
+    user, group = os.geteuid(), os.getegid()
+    rootless = spec.kind is IsolationKind.USER
+    syscalls.unshare(syscalls.NAMESPACES | (syscalls.CLONE_NEWUSER if rootless else 0))
+    if rootless:
+        _map_user(user, group)
+    pid = os.fork()
+    if pid:
+        os.write(pid_fd, b"%d" % pid)
+        os._exit(0)
+    os.close(pid_fd)
+
+
+def setup_mounts(spec: SandboxSpec) -> None:
+    """Raise what is the same for all sessions. Raises OSError."""
+    if spec.has_namespaces:
+        rootfs.build_base(spec)
+        _loopback_up()
+        syscalls.set_host_name(rootfs.HOST_NAME)
+
+
+def apply(spec: SandboxSpec) -> None:
+    """Raise all walls around this process and give up its rights, for good. Raises OSError."""
+    if spec.has_namespaces:
+        inner_uid = rootfs.USER_NAMESPACE_UID if spec.uid is None else spec.uid
+        rootfs.add_session(spec, inner_uid)
+        _verify()
+    syscalls.drop_bounding_set()
+    if spec.kind is not IsolationKind.NONE:
+        syscalls.prctl(syscalls.PR_SET_NO_NEW_PRIVS, 1)
+    if spec.landlock and spec.kind is not IsolationKind.NONE:
+        _apply_landlock(spec)
+    for name, value in spec.rlimits.items():
+        _set_rlimit(name, value)
+    if spec.uid is not None:
+        os.setgroups([] if spec.traverse_gid is None else [spec.traverse_gid])
+        os.setresgid(spec.uid, spec.uid, spec.uid)
+        os.setresuid(spec.uid, spec.uid, spec.uid)
+    syscalls.drop_capabilities()
+    if spec.seccomp_program:
+        syscalls.set_seccomp_filter(base64.b64decode(spec.seccomp_program))
+    # The code has the same uid: it must not trace its init, nor read its memory.
+    syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
+
+
+def _map_user(user: int, group: int) -> None:
+    """This user is the session's user inside, and nobody else exists there."""
+    Path("/proc/self/setgroups").write_text("deny", "ascii")
+    Path("/proc/self/uid_map").write_text(f"{rootfs.USER_NAMESPACE_UID} {user} 1", "ascii")
+    Path("/proc/self/gid_map").write_text(f"{rootfs.USER_NAMESPACE_UID} {group} 1", "ascii")
+
+
+def _loopback_up() -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+        fcntl.ioctl(any_socket, SIOCSIFFLAGS, struct.pack("16sH22x", b"lo", IFF_UP))
+
+
+def _verify() -> None:
+    """The walls that a mistake could leave out without a trace. Raises OSError."""
+    names = {name.rstrip("0123456789") for _, name in socket.if_nameindex()}
+    foreign = sorted(names - {"lo", *UNUSED_INTERFACES})
+    if os.getpid() != 1 or foreign:
+        raise OSError(0, f"the sandbox is not closed: pid {os.getpid()}, interfaces {foreign}")
+    if Path("/.old").exists():
+        raise OSError(0, "the host's files are still in sight")
+
+
+def _apply_landlock(spec: SandboxSpec) -> None:
+    if spec.has_namespaces:
+        inside = [path for _, path in spec.writable]
+        if spec.uid is not None:  # else the uid may be root's, which much in /proc trusts
+            inside.append("/proc")
+        landlock.restrict(("/",), (*WRITABLE_PATHS, *inside), deny_network_and_ipc=False)
+        return
+    own = (path for path, _ in spec.writable)
+    landlock.restrict(
+        (*READABLE_PATHS, *spec.readable), (*OPEN_DEVICES, *own), deny_network_and_ipc=True
+    )
+
+
+def _set_rlimit(name: str, value: int) -> None:
+    """Set a limit of this process and its children, as far as the present one allows."""
+    number = getattr(resource, name)
+    _, hard_limit = resource.getrlimit(number)
+    if hard_limit != resource.RLIM_INFINITY:
+        value = min(value, hard_limit)
+    resource.setrlimit(number, (value, value))

@@ -1,0 +1,160 @@
+"""The file system of a sandbox: a new root with what a program needs, nothing else of the host.
+
+Everything here runs in the init, in a mount namespace of its own, before it gives up its rights.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from era_kernels.sandbox.init.spec import SandboxSpec
+from era_kernels.sandbox.linux import syscalls
+
+SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
+# What of /etc programs look for; the rest of it is the host's own business.
+ETC = (
+    "alternatives", "ca-certificates", "fonts", "gai.conf", "java", "ld.so.cache", "ld.so.conf",
+    "ld.so.conf.d", "localtime", "magic", "mime.types", "nsswitch.conf", "os-release", "pki",
+    "protocols", "services", "ssl/certs", "ssl/openssl.cnf", "terminfo", "timezone",
+)  # fmt: skip
+# Of /proc: what tells the kernel what to do. Some of it trusts the uid alone.
+READ_ONLY_PROC = ("bus", "fs", "irq", "sys", "sysrq-trigger")
+DEVICES = ("full", "null", "random", "tty", "urandom", "zero")
+HOST_NAME = "sandbox"
+USER_NAMESPACE_UID = 1000  # in a user namespace
+
+_NEW_ROOT = "/tmp"  # where the new root is put together; any directory will do
+_OLD_ROOT = "/.old"
+_ROOT_SIZE = "1m"  # of the new root: it holds directories and a few lines of text
+_PAGE = 4096  # bytes that a file with anything in it takes
+_MIN_INODES = 1024  # that may lie in any file system in memory
+_TMPFS_FLAGS = syscalls.MS_NOSUID | syscalls.MS_NODEV
+_BIND_ATTRIBUTES = syscalls.MOUNT_ATTR_NOSUID | syscalls.MOUNT_ATTR_NODEV
+_READ_ONLY_ATTRIBUTES = _BIND_ATTRIBUTES | syscalls.MOUNT_ATTR_RDONLY
+
+
+def build_base(spec: SandboxSpec) -> None:
+    """Make the part of the new root that is the same for all sessions. Raises OSError."""
+    syscalls.mount(None, "/", None, syscalls.MS_REC | syscalls.MS_SLAVE)
+    syscalls.mount("tmpfs", _NEW_ROOT, "tmpfs", _TMPFS_FLAGS, f"mode=755,size={_ROOT_SIZE}")
+    Path(_NEW_ROOT + _OLD_ROOT).mkdir()
+    syscalls.pivot_root(_NEW_ROOT, _NEW_ROOT + _OLD_ROOT)
+    os.chdir("/")
+    _bind_system()
+    _make_devices()
+    _mount_proc(spec.own_proc)
+    _mount_tmpfs("/tmp")
+    _bind_readable(spec)
+
+
+def add_session(spec: SandboxSpec, uid: int) -> None:
+    """Add what is the session's own, and shut the door; `uid` is its inside. Raises OSError."""
+    for path, size in (("/dev/shm", spec.shm), ("/tmp", spec.tmp)):
+        # Empty files take no room of it, but a kilobyte of the system's memory each.
+        bounds = f"size={size},nr_inodes={max(_MIN_INODES, size // _PAGE)}"
+        syscalls.mount(None, path, None, syscalls.MS_REMOUNT | _TMPFS_FLAGS, bounds)
+    for source, path in spec.writable:
+        _bind(source, path, _BIND_ATTRIBUTES)
+    for source, path in spec.mounts:
+        # Private: what the host mounts below it later would not be read-only.
+        _bind(source, path, _READ_ONLY_ATTRIBUTES, syscalls.MS_PRIVATE)
+    _write_etc_files(uid, spec.home)
+    syscalls.detach_mount(_OLD_ROOT)
+    Path(_OLD_ROOT).rmdir()
+    syscalls.mount_setattr("/", _READ_ONLY_ATTRIBUTES, recursive=False)
+
+
+def _bind_system() -> None:
+    for path in SYSTEM:
+        old = Path(_OLD_ROOT + path)
+        if old.is_symlink():
+            Path(path).symlink_to(old.readlink())
+        elif old.is_dir():
+            _bind(path, path, _READ_ONLY_ATTRIBUTES)
+    Path("/etc").mkdir()
+    for name in ETC:
+        old = Path(_OLD_ROOT, "etc", name)
+        if old.is_symlink() and "/" not in name:
+            Path("/etc", name).symlink_to(old.readlink())
+        elif old.exists():
+            _bind(f"/etc/{name}", f"/etc/{name}", _READ_ONLY_ATTRIBUTES)
+
+
+def _make_devices() -> None:
+    Path("/dev").mkdir()
+    bounds = f"mode=755,size=64k,nr_inodes={_MIN_INODES}"
+    syscalls.mount("tmpfs", "/dev", "tmpfs", syscalls.MS_NOSUID, bounds)
+    for name in DEVICES:
+        Path("/dev", name).touch(0o666)
+        syscalls.mount(f"{_OLD_ROOT}/dev/{name}", f"/dev/{name}", None, syscalls.MS_BIND)
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        Path("/dev", name).symlink_to(f"/proc/self/fd/{number}")
+    Path("/dev/fd").symlink_to("/proc/self/fd")
+    Path("/dev/ptmx").symlink_to("pts/ptmx")
+    Path("/dev/pts").mkdir()
+    flags = syscalls.MS_NOSUID | syscalls.MS_NOEXEC
+    syscalls.mount("devpts", "/dev/pts", "devpts", flags, "newinstance,ptmxmode=0666,mode=620")
+    _mount_tmpfs("/dev/shm")
+
+
+def _mount_proc(own: bool) -> None:
+    Path("/proc").mkdir()
+    if own:
+        syscalls.mount("proc", "/proc", "proc", _TMPFS_FLAGS | syscalls.MS_NOEXEC)
+    else:
+        syscalls.mount(f"{_OLD_ROOT}/proc", "/proc", None, syscalls.MS_BIND | syscalls.MS_REC)
+    for name in READ_ONLY_PROC:
+        path = f"/proc/{name}"
+        if Path(path).exists():
+            syscalls.mount(path, path, None, syscalls.MS_BIND | syscalls.MS_REC)
+            syscalls.mount_setattr(path, _READ_ONLY_ATTRIBUTES)
+
+
+def _mount_tmpfs(path: str) -> None:
+    """Memory as a file system; its size is set for each session."""
+    Path(path).mkdir()
+    bounds = f"mode=1777,size={_ROOT_SIZE},nr_inodes={_MIN_INODES}"
+    syscalls.mount("tmpfs", path, "tmpfs", _TMPFS_FLAGS, bounds)
+
+
+def _bind_readable(spec: SandboxSpec) -> None:
+    """The interpreter and what belongs to it, read-only."""
+    for path in spec.readable:
+        if not is_below(path, (*SYSTEM, *(done for done in spec.readable if done != path))):
+            _bind(path, path, _READ_ONLY_ATTRIBUTES)
+    for path in spec.hidden:
+        if Path(path).is_dir():  # else it is nowhere to be seen anyway
+            syscalls.mount("tmpfs", path, "tmpfs", _TMPFS_FLAGS, "mode=000,size=4k")
+
+
+def is_below(path: str, others: Iterable[str]) -> bool:
+    """Does the path lie in one of the others?"""
+    return any(path.startswith(other.rstrip("/") + "/") for other in others)
+
+
+def _write_etc_files(uid: int, home: str) -> None:
+    """Files that would tell of the host, or that the session has its own of."""
+    texts = {
+        "passwd": f"root:x:0:0:root:/:/bin/sh\nuser:x:{uid}:{uid}:user:{home}:/bin/sh\n"
+        "nobody:x:65534:65534:nobody:/:/bin/sh\n",
+        "group": f"root:x:0:\nuser:x:{uid}:\nnogroup:x:65534:\n",
+        "hosts": f"127.0.0.1 localhost {HOST_NAME}\n::1 localhost\n",
+        "hostname": f"{HOST_NAME}\n",
+        "resolv.conf": "",
+    }
+    for name, text in texts.items():
+        Path("/etc", name).write_bytes(text.encode())  # a codec may not be imported yet
+
+
+def _bind(source: str, target: str, attributes: int, propagation: int = 0) -> None:
+    """Show a path of the host, and all that is mounted below it."""
+    old = _OLD_ROOT + source
+    if Path(old).is_dir():
+        Path(target).mkdir(parents=True, exist_ok=True)
+    else:
+        Path(target).parent.mkdir(parents=True, exist_ok=True)
+        Path(target).touch()
+    syscalls.mount(old, target, None, syscalls.MS_BIND | syscalls.MS_REC)
+    syscalls.mount_setattr(target, attributes, propagation=propagation)

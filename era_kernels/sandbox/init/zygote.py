@@ -1,0 +1,235 @@
+"""The zygote: a warm interpreter that forks an init for each sandbox.
+
+    server ──exec──▶ zygote ──fork──▶ init ──fork──▶ program
+                     imports,         reaps, signals,  becomes a plain interpreter
+                     single-threaded  reports, ends    or executes something else
+
+`main` walks this line in one process image: each step returns in its forked child only, with all
+that the step before needed let go, so that a program starts on an almost empty stack. Walls have
+their places between the steps: namespaces are entered by one more fork before the init starts
+(`isolation.unshare_and_fork`), all other walls are raised by the init around itself (`isolation.apply`), so that
+whatever it starts is born inside.
+
+The zygote holds nothing secret, no thread, no event loop; at the end of its control socket (the
+server is gone, however it went) it leaves.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import importlib
+import os
+import select
+import signal
+import socket
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+from era_kernels.models import JsonObject
+from era_kernels.sandbox.init import fd_messages, init, isolation, launch
+from era_kernels.sandbox.init.reaper import SigchldPipe, kill_all, list_children, reap_all
+from era_kernels.sandbox.init.spec import SandboxSpec
+from era_kernels.sandbox.linux import syscalls
+from era_kernels.sandbox.server.cgroups import join_cgroups, remove_server_cgroup
+
+INIT_EXIT_TIMEOUT = 1.0  # seconds for inits to end by themselves when the server is gone
+
+
+def main() -> None:
+    """Be a zygote, then in its child an init, then in its child a program.
+
+    Called in a fresh interpreter with the control socket's descriptor in `sys.argv[1]`.
+    """
+    control = socket.socket(fileno=int(sys.argv[1]))
+    control.set_inheritable(False)
+    for number in launch.IGNORED_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    syscalls.prctl(syscalls.PR_SET_CHILD_SUBREAPER, 1)
+    interpreter, cgroup_directories = _preload(control)
+    init_start = Zygote(control, cgroup_directories).serve()
+    launch_request = init.Init(init_start.control, init_start.spec).serve()
+    launch.run(launch_request, interpreter)
+
+
+@dataclass(frozen=True, slots=True)
+class InitStart:
+    """What an init comes into the world with: its control socket, and the walls to raise."""
+
+    control: socket.socket
+    spec: SandboxSpec
+
+
+class Zygote:
+    """The loop: orders in, inits out, and an eye on what dead inits leave behind."""
+
+    def __init__(self, control: socket.socket, cgroup_directories: Sequence[str]) -> None:
+        """`homes`: directories of control groups that nobody needs when the server is gone."""
+        self._control = control
+        self._cgroup_directories = cgroup_directories
+        self._sigchld = SigchldPipe()
+        self._inits: dict[int, int] = {}  # pid → number of the order
+        self._pending_pids: dict[int, int] = {}  # where a pid in namespaces is told → number
+
+    def serve(self) -> InitStart:
+        """Fork inits until the server is gone; returns in each of them."""
+        poll = select.poll()
+        poll.register(self._control, select.POLLIN)
+        poll.register(self._sigchld.descriptor, select.POLLIN)
+        while True:
+            ready = {descriptor for descriptor, _ in poll.poll()}
+            if self._sigchld.descriptor in ready:
+                self._reap()
+            if self._control.fileno() in ready:
+                received = fd_messages.receive(self._control)
+                if received is None:
+                    _shut_down(self._cgroup_directories)
+                else:
+                    init_start = self._handle(*received)
+                    if init_start is not None:
+                        return init_start
+
+    def __contains__(self, pid: object) -> bool:
+        """Is this child an init? One in namespaces of its own becomes ours while we look."""
+        if pid not in self._inits:
+            self._read_pids()
+        return pid in self._inits
+
+    def _handle(self, message: JsonObject, descriptors: list[int]) -> InitStart | None:
+        if message["op"] == "kill":
+            self._read_pids()
+            for pid, number in self._inits.items():
+                if number == message["number"]:
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGKILL)  # ours and not waited for: still the one
+            return None
+        return self._fork(message["number"], SandboxSpec.from_json(message["spec"]), descriptors[0])
+
+    def _fork(self, number: int, spec: SandboxSpec, descriptor: int) -> InitStart | None:
+        """An init for this order; returns something in the child only."""
+        pid_read, pid_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            pid = os.fork()
+        except OSError:  # too many processes: the server sees the end of its socket
+            self._report_gone(number)
+            pid = None
+        if pid == 0:
+            self._control.close()
+            self._sigchld.close()
+            return _enter_sandbox(InitStart(socket.socket(fileno=descriptor), spec), pid_write)
+        os.close(descriptor)
+        os.close(pid_write)
+        if pid is None or not spec.has_namespaces:
+            os.close(pid_read)
+        else:
+            self._pending_pids[pid_read] = number
+        if pid is not None:
+            self._inits[pid] = number
+        return None
+
+    def _read_pids(self) -> None:
+        """Read the pids of those that entered namespaces, whose first parent ends then."""
+        for pid_read, number in tuple(self._pending_pids.items()):
+            with contextlib.suppress(BlockingIOError):
+                pid = os.read(pid_read, 16)
+                if pid:
+                    self._inits[int(pid)] = number
+                    self._send({"init": int(pid), "number": number})
+                os.close(pid_read)
+                del self._pending_pids[pid_read]
+
+    def _reap(self) -> None:
+        """Reap; what inits that were killed left behind became our children, and ends here."""
+        self._sigchld.drain()
+        dead = reap_all()
+        self._read_pids()
+        # Both processes of one init may have died: it is told once.
+        exited = {self._inits.pop(pid) for pid, _ in dead if pid in self._inits}
+        kill_all(exclude=self)
+        for number in exited:
+            if number not in self._inits.values():
+                self._report_gone(number)
+
+    def _report_gone(self, number: int) -> None:
+        self._send({"gone": number})
+
+    def _send(self, message: JsonObject) -> None:
+        with contextlib.suppress(BrokenPipeError):  # the loop is about to see the end, too
+            fd_messages.send(self._control, message)
+
+
+def _enter_sandbox(init_start: InitStart, pid_write: int) -> InitStart:
+    """In the forked child: join the groups and enter the namespaces that were ordered.
+
+    In this order: the namespace of groups begins where the process is. Ends and says why when
+    that fails.
+    """
+    try:
+        join_cgroups(init_start.spec.cgroup_procs)
+        if init_start.spec.has_namespaces:
+            syscalls.close_except((0, 1, 2, init_start.control.fileno(), pid_write))
+            isolation.unshare_and_fork(init_start.spec, pid_write)
+    except OSError as error:
+        init.fail_and_exit(init_start.control, error)
+    return init_start
+
+
+def _preload(control: socket.socket) -> tuple[launch.Interpreter, Sequence[str]]:
+    """Import what the server names, and tell it what could not be had.
+
+    Also returns the homes of the server's control groups.
+    """
+    path = sys.path[1:]  # the first is the working directory, for every interpreter with -c
+    received = fd_messages.receive(control)
+    if received is None:
+        os._exit(0)
+    config, _ = received
+    sys.path[:] = [*path, *config["paths"]]
+    failed = {}
+    before = syscalls.descriptors()
+    for module in config["preload"]:
+        try:
+            importlib.import_module(module)
+        except BaseException as error:  # a broken package must not keep the others from starting
+            failed[module] = repr(error)
+        residue = _unforkable_state(before)
+        if residue is not None:
+            fd_messages.send(control, {"module": module, "residue": residue})
+            os._exit(0)
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    gc.collect()
+    gc.freeze()
+    fd_messages.send(control, {"failed": failed})
+    project = __name__.partition(".")[0]
+    modules = [name for name in sys.modules if name.partition(".")[0] == project]
+    interpreter = launch.Interpreter(
+        sys_path=path, entry_paths=config["paths"], project_modules=modules
+    )
+    return interpreter, config["cgroup_directories"]
+
+
+def _unforkable_state(before: set[int]) -> str | None:
+    """What an import left that would be missing or shared in every fork."""
+    if syscalls.threads() > 1:
+        return "threads"
+    if syscalls.descriptors() != before:
+        return "descriptors"
+    return None
+
+
+def _shut_down(cgroup_directories: Sequence[str]) -> NoReturn:
+    """The server is gone: inits see that, too, and end everything; then nothing may be left."""
+    deadline = time.monotonic() + INIT_EXIT_TIMEOUT
+    while list_children() and time.monotonic() < deadline:
+        reap_all()
+        time.sleep(0.002)
+    kill_all()
+    for directory in cgroup_directories:
+        with contextlib.suppress(OSError):
+            remove_server_cgroup(Path(directory))
+    os._exit(0)

@@ -1,0 +1,89 @@
+"""Landlock: what of the file system a process and its children may touch; see landlock(7)."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import stat
+from collections.abc import Iterable
+
+from era_kernels.sandbox.linux.syscalls import call, check
+
+# These have the same number on every architecture.
+SYS_CREATE_RULESET, SYS_ADD_RULE, SYS_RESTRICT_SELF = 444, 445, 446
+_VERSION = 1
+_PATH_BENEATH = 1
+
+EXECUTE, WRITE_FILE, READ_FILE, READ_DIR = 1 << 0, 1 << 1, 1 << 2, 1 << 3
+MAKE_CHAR, MAKE_BLOCK = 1 << 6, 1 << 11
+TRUNCATE, IOCTL_DEV = 1 << 14, 1 << 15
+_RIGHTS_V1 = (1 << 13) - 1  # the rights of the first version
+_RIGHTS_SINCE = {2: 1 << 13, 3: TRUNCATE, 5: IOCTL_DEV}
+_FILE_RIGHTS = EXECUTE | WRITE_FILE | READ_FILE | TRUNCATE | IOCTL_DEV
+_ALL_TCP, _ALL_SCOPES = 3, 3  # bind and connect; abstract unix sockets and signals
+_TCP_SINCE, SCOPES_SINCE = 4, 6
+
+READ = EXECUTE | READ_FILE | READ_DIR
+
+
+class _PathBeneath(ctypes.Structure):
+    _pack_ = 1
+    _fields_ = [("allowed", ctypes.c_uint64), ("parent", ctypes.c_int32)]
+
+
+def version() -> int:
+    """Which version this kernel has; 0 for none."""
+    none = ctypes.c_size_t(0)
+    return max(0, call(SYS_CREATE_RULESET, None, none, ctypes.c_uint32(_VERSION)))
+
+
+def restrict(
+    readable: Iterable[str], writable: Iterable[str], *, deny_network_and_ipc: bool
+) -> None:
+    """Allow this process and its children these files and what is below them, nothing else.
+
+    `alone`: also no TCP, no abstract unix sockets and no signals past this process and its
+    children, as far as this kernel's version goes. Needs no_new_privs. Raises OSError.
+    """
+    abi_version = version()
+    rights = _RIGHTS_V1
+    for since, right in _RIGHTS_SINCE.items():
+        rights |= right if abi_version >= since else 0
+    ruleset = _create_ruleset(rights, abi_version, deny_network_and_ipc)
+    try:
+        for path in readable:
+            _add_rule(ruleset, path, READ & rights)
+        for path in writable:
+            _add_rule(ruleset, path, rights & ~(MAKE_CHAR | MAKE_BLOCK))
+        check(call(SYS_RESTRICT_SELF, ruleset, ctypes.c_uint32(0)), "landlock_restrict_self")
+    finally:
+        os.close(ruleset)
+
+
+def _create_ruleset(rights: int, abi_version: int, deny_network_and_ipc: bool) -> int:
+    fields = [rights]
+    if abi_version >= _TCP_SINCE:
+        fields.append(_ALL_TCP if deny_network_and_ipc else 0)
+    if abi_version >= SCOPES_SINCE:
+        fields.append(_ALL_SCOPES if deny_network_and_ipc else 0)
+    attributes = (ctypes.c_uint64 * len(fields))(*fields)
+    size = ctypes.c_size_t(ctypes.sizeof(attributes))
+    result = call(SYS_CREATE_RULESET, ctypes.byref(attributes), size, ctypes.c_uint32(0))
+    return check(result, "landlock_create_ruleset")
+
+
+def _add_rule(ruleset: int, path: str, rights: int) -> None:
+    """Nothing is wrong with a path that this host does not have."""
+    try:
+        path_fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return
+    try:
+        if not stat.S_ISDIR(os.fstat(path_fd).st_mode):
+            rights &= _FILE_RIGHTS
+        rule = _PathBeneath(rights, path_fd)
+        none = ctypes.c_uint32(0)
+        result = call(SYS_ADD_RULE, ruleset, _PATH_BENEATH, ctypes.byref(rule), none)
+        check(result, f"landlock_add_rule {path}")
+    finally:
+        os.close(path_fd)

@@ -1,0 +1,149 @@
+"""The filter of system calls: rules by name through libseccomp, exported once as a BPF program.
+
+libseccomp knows the numbers of every architecture; the server makes the program, the init of each
+sandbox loads its bytes. The rules close what namespaces and missing capabilities leave open, and
+parts of the kernel that no session needs and that had many holes.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import socket
+import termios
+from ctypes.util import find_library
+
+from era_kernels.sandbox.linux.syscalls import (
+    CLONE_NEWCGROUP,
+    CLONE_NEWIPC,
+    CLONE_NEWNET,
+    CLONE_NEWNS,
+    CLONE_NEWPID,
+    CLONE_NEWUSER,
+    CLONE_NEWUTS,
+)
+
+CLONE_NEWTIME = 0x80
+TIOCLINUX = 0x541C
+AF_NETLINK, NETLINK_ROUTE = 16, 0
+_LIBRARY = "libseccomp.so.2"
+
+# seccomp.h
+_ALLOW, _KILL, _ERRNO = 0x7FFF0000, 0x80000000, 0x00050000
+_NE, _EQ, _GT, _MASKED_EQ = 1, 4, 6, 7
+_ACTION_BAD_ARCHITECTURE = 2
+_UNKNOWN = -1
+
+# Denied as if the rights were missing: new namespaces and mounts, the kernel's own tables, and
+# tools to look past the walls.
+DENIED_SYSCALLS = (
+    "unshare", "setns", "mount", "umount", "umount2", "pivot_root", "chroot",
+    "open_tree", "move_mount", "fsopen", "fsconfig", "fsmount", "fspick", "mount_setattr",
+    "bpf", "perf_event_open", "add_key", "request_key", "keyctl", "userfaultfd",
+    "open_by_handle_at", "name_to_handle_at", "fanotify_init",
+    "init_module", "finit_module", "delete_module", "kexec_load", "kexec_file_load", "reboot",
+    "swapon", "swapoff", "acct", "quotactl", "quotactl_fd", "syslog", "iopl", "ioperm",
+    "settimeofday", "clock_settime", "clock_adjtime", "sethostname", "setdomainname", "vhangup",
+)  # fmt: skip
+# Denied as if the kernel were older: libraries fall back to what is allowed. (The flags of clone3
+# are behind a pointer, which a filter cannot follow.)
+ENOSYS_SYSCALLS = ("clone3", "io_uring_setup", "io_uring_enter", "io_uring_register")
+NAMESPACE_FLAGS = (
+    CLONE_NEWTIME, CLONE_NEWNS, CLONE_NEWCGROUP, CLONE_NEWUTS, CLONE_NEWIPC, CLONE_NEWUSER,
+    CLONE_NEWPID, CLONE_NEWNET,
+)  # fmt: skip
+INTERNET_FAMILIES = (socket.AF_INET, socket.AF_INET6)
+
+
+class _Comparison(ctypes.Structure):
+    _fields_ = [
+        ("argument", ctypes.c_uint),
+        ("operator", ctypes.c_int),
+        ("a", ctypes.c_uint64),
+        ("b", ctypes.c_uint64),
+    ]
+
+
+def export_filter(*, internet: bool) -> bytes | None:
+    """The filter as a BPF program (blocking); None where libseccomp is not installed.
+
+    `internet` allows sockets of the internet's families, where a network namespace does the
+    denying. Raises OSError.
+    """
+    library = _library()
+    return None if library is None else _FilterBuilder(library).build(internet)
+
+
+def is_available() -> bool:
+    """Is libseccomp installed?"""
+    return _library() is not None
+
+
+def _library() -> ctypes.CDLL | None:
+    for name in (_LIBRARY, find_library("seccomp")):
+        try:
+            if name:
+                library = ctypes.CDLL(name)
+                library.seccomp_init.restype = ctypes.c_void_p
+                return library
+        except OSError:
+            continue
+    return None
+
+
+class _FilterBuilder:
+    """One filter in the making."""
+
+    def __init__(self, library: ctypes.CDLL) -> None:
+        self._library = library
+        self._context = ctypes.c_void_p(library.seccomp_init(ctypes.c_uint32(_ALLOW)))
+
+    def build(self, internet: bool) -> bytes:
+        try:
+            kill = ctypes.c_uint32(_KILL)
+            self._library.seccomp_attr_set(self._context, _ACTION_BAD_ARCHITECTURE, kill)
+            for name in DENIED_SYSCALLS:
+                self._deny(name, errno.EPERM)
+            for name in ENOSYS_SYSCALLS:
+                self._deny(name, errno.ENOSYS)
+            for flag in NAMESPACE_FLAGS:
+                self._deny("clone", errno.EPERM, (0, _MASKED_EQ, flag, flag))
+            for request in (termios.TIOCSTI, TIOCLINUX):
+                self._deny("ioctl", errno.EPERM, (1, _MASKED_EQ, 0xFFFFFFFF, request))
+            self._deny_families(
+                (socket.AF_UNIX, *(INTERNET_FAMILIES if internet else ()), AF_NETLINK)
+            )
+            return self._export()
+        finally:
+            self._library.seccomp_release(self._context)
+
+    def _deny_families(self, allowed: tuple[int, ...]) -> None:
+        """Only these families of sockets, and of netlink only what tells of interfaces."""
+        number = errno.EAFNOSUPPORT
+        for family in range(max(allowed)):
+            if family not in allowed:
+                self._deny("socket", number, (0, _EQ, family, 0))
+        self._deny("socket", number, (0, _GT, max(allowed), 0))
+        self._deny("socket", number, (0, _EQ, AF_NETLINK, 0), (2, _NE, NETLINK_ROUTE, 0))
+
+    def _deny(self, name: str, number: int, *comparisons: tuple[int, int, int, int]) -> None:
+        syscall = self._library.seccomp_syscall_resolve_name(name.encode())
+        if syscall == _UNKNOWN:  # to this version of libseccomp, or on this architecture
+            return
+        array = (_Comparison * len(comparisons))(*(_Comparison(*one) for one in comparisons))
+        result = self._library.seccomp_rule_add_array(
+            self._context, ctypes.c_uint32(_ERRNO | number), syscall, len(comparisons), array
+        )
+        if result < 0:
+            raise OSError(-result, f"a rule for {name}: {os.strerror(-result)}")
+
+    def _export(self) -> bytes:
+        memory = os.memfd_create("filter", os.MFD_CLOEXEC)
+        try:
+            result = self._library.seccomp_export_bpf(self._context, memory)
+            if result < 0:
+                raise OSError(-result, f"the filter: {os.strerror(-result)}")
+            return os.pread(memory, os.fstat(memory).st_size, 0)
+        finally:
+            os.close(memory)

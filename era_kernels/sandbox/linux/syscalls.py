@@ -1,0 +1,193 @@
+"""What Python's standard library does not offer of Linux: namespaces, mounts, rights, prctl(2)."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Iterable
+from itertools import count
+
+CLONE_NEWNS = 0x00020000
+CLONE_NEWCGROUP = 0x02000000
+CLONE_NEWUTS = 0x04000000
+CLONE_NEWIPC = 0x08000000
+CLONE_NEWUSER = 0x10000000
+CLONE_NEWPID = 0x20000000
+CLONE_NEWNET = 0x40000000
+NAMESPACES = (
+    CLONE_NEWNS | CLONE_NEWCGROUP | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWPID | CLONE_NEWNET
+)
+
+MS_NOSUID, MS_NODEV, MS_NOEXEC = 2, 4, 8
+MS_REMOUNT = 32
+MS_BIND, MS_REC, MS_PRIVATE, MS_SLAVE = 0x1000, 0x4000, 0x40000, 0x80000
+MNT_DETACH = 2
+MOUNT_ATTR_RDONLY, MOUNT_ATTR_NOSUID, MOUNT_ATTR_NODEV = 1, 2, 4
+AT_FDCWD, AT_RECURSIVE = -100, 0x8000
+
+PR_SET_PDEATHSIG = 1
+PR_SET_DUMPABLE = 4
+PR_SET_SECCOMP = 22
+PR_CAPBSET_DROP = 24
+PR_SET_CHILD_SUBREAPER = 36
+PR_SET_NO_NEW_PRIVS = 38
+PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL = 47, 4
+LINUX_CAPABILITY_VERSION_3 = 0x20080522
+# These have the same number on every architecture.
+SYS_CLOSE_RANGE = 436
+SYS_MOUNT_SETATTR = 442
+_MAX_DESCRIPTOR = 0xFFFFFFFF
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.syscall.restype = ctypes.c_long
+
+
+def prctl(option: int, argument: int = 0) -> None:
+    """prctl(2) with one number as its argument. Raises OSError."""
+    unused = ctypes.c_ulong(0)
+    result = _libc.prctl(option, ctypes.c_ulong(argument), unused, unused, unused)
+    check(result, f"prctl({option})")
+
+
+def check(result: int, what: str) -> int:
+    """The result of a call into the C library. Raises OSError naming `what` when it failed."""
+    if result < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"{what}: {os.strerror(number)}")
+    return result
+
+
+def call(number: int, *arguments: object) -> int:
+    """syscall(2), for calls that the C library has no function for; the result may be negative."""
+    return int(_libc.syscall(number, *arguments))
+
+
+# ---------------------------------------------------------------- namespaces and mounts
+
+
+def unshare(flags: int) -> None:
+    """unshare(2). Raises OSError."""
+    check(_libc.unshare(flags), "unshare")
+
+
+def mount(
+    source: str | None, target: str, kind: str | None = None, flags: int = 0, options: str = ""
+) -> None:
+    """mount(2). Raises OSError."""
+    result = _libc.mount(
+        _bytes(source), _bytes(target), _bytes(kind), ctypes.c_ulong(flags), _bytes(options or None)
+    )
+    check(result, f"mount {target}")
+
+
+def mount_setattr(
+    target: str, attributes: int, recursive: bool = True, propagation: int = 0
+) -> None:
+    """Set attributes of a mount, and of all below it: mount_setattr(2). Raises OSError."""
+    wanted = (ctypes.c_uint64 * 4)(attributes, 0, propagation, 0)
+    result = call(
+        SYS_MOUNT_SETATTR,
+        AT_FDCWD,
+        _bytes(target),
+        ctypes.c_uint(AT_RECURSIVE if recursive else 0),
+        ctypes.byref(wanted),
+        ctypes.c_size_t(ctypes.sizeof(wanted)),
+    )
+    check(result, f"mount_setattr {target}")
+
+
+def pivot_root(new: str, old: str) -> None:
+    """pivot_root(2). Raises OSError."""
+    check(_libc.pivot_root(_bytes(new), _bytes(old)), "pivot_root")
+
+
+def detach_mount(target: str) -> None:
+    """Take a mount out of sight at once, busy or not: umount2(2). Raises OSError."""
+    check(_libc.umount2(_bytes(target), MNT_DETACH), f"umount {target}")
+
+
+def set_host_name(name: str) -> None:
+    """sethostname(2). Raises OSError."""
+    data = name.encode()
+    check(_libc.sethostname(data, ctypes.c_size_t(len(data))), "sethostname")
+
+
+# ---------------------------------------------------------------- rights
+
+
+def drop_bounding_set() -> None:
+    """No program that is executed can gain a capability any more; needs CAP_SETPCAP."""
+    for number in count():
+        try:
+            prctl(PR_CAPBSET_DROP, number)
+        except OSError:  # past the last, or the right is missing: no_new_privs says the same
+            break
+
+
+def drop_capabilities() -> None:
+    """Give up all capabilities of this process. Raises OSError."""
+    none = ctypes.c_ulong(0)
+    _libc.prctl(PR_CAP_AMBIENT, ctypes.c_ulong(PR_CAP_AMBIENT_CLEAR_ALL), none, none, none)
+    header = (ctypes.c_uint32 * 2)(LINUX_CAPABILITY_VERSION_3, 0)
+    check(_libc.capset(ctypes.byref(header), ctypes.byref((ctypes.c_uint32 * 6)())), "capset")
+
+
+def set_seccomp_filter(program: bytes) -> None:
+    """Filter this process's system calls by a BPF program, for good. Raises OSError."""
+    size = len(program) // 8  # of an instruction: seccomp(2), struct sock_filter
+    code = ctypes.create_string_buffer(program, len(program))
+
+    class SockFprog(ctypes.Structure):
+        _fields_ = [("length", ctypes.c_ushort), ("filter", ctypes.c_void_p)]
+
+    filled = SockFprog(size, ctypes.addressof(code))
+    mode, none = ctypes.c_ulong(2), ctypes.c_ulong(0)
+    check(_libc.prctl(PR_SET_SECCOMP, mode, ctypes.byref(filled), none, none), "seccomp")
+
+
+# ---------------------------------------------------------------- descriptors and threads
+
+
+def close_except(keep: Iterable[int]) -> None:
+    """Close every descriptor of this process but these."""
+    first = 0
+    for descriptor in sorted(set(keep)):
+        _close_range(first, descriptor - 1)
+        first = descriptor + 1
+    _close_range(first, _MAX_DESCRIPTOR)
+
+
+def descriptors() -> set[int]:
+    """The descriptors that this process has open."""
+    with os.scandir("/proc/self/fd") as entries:
+        names = [entry.name for entry in entries]
+    # One of them was the directory itself, which is closed by now.
+    return {int(name) for name in names if _is_open(int(name))}
+
+
+def threads() -> int:
+    """How many threads this process has, those that Python knows nothing of included."""
+    return len(os.listdir("/proc/self/task"))
+
+
+def _close_range(first: int, last: int) -> None:
+    if first > last:
+        return
+    flags = ctypes.c_uint(0)
+    if _libc.syscall(SYS_CLOSE_RANGE, ctypes.c_uint(first), ctypes.c_uint(last), flags) == 0:
+        return
+    for descriptor in descriptors():  # before Linux 5.9
+        if first <= descriptor <= last:
+            os.close(descriptor)
+
+
+def _bytes(text: str | None) -> bytes | None:
+    return None if text is None else os.fsencode(text)
+
+
+def _is_open(descriptor: int) -> bool:
+    try:
+        os.fstat(descriptor)
+    except OSError:
+        return False
+    return True

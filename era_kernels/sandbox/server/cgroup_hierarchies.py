@@ -1,0 +1,175 @@
+"""Where control groups can be made on this host, in either version; see cgroups(7).
+
+Version 1 has a hierarchy for each controller, version 2 has one for all; a host may have both.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from era_kernels.models import Limits
+
+CPU_PERIOD = 100_000  # microseconds in which the share of processors is counted, both versions' own
+MIN_CPU_QUOTA = 1000  # microseconds of it, by the kernel
+INIT_PROCESSES = 1  # processes of a sandbox beside those of the session
+SERVER_LEAF = (
+    "server.era"  # where the server itself goes, since in version 2 only leaves have processes
+)
+CGROUP_PROCS = "cgroup.procs"
+
+# Which limit a controller enforces.
+LIMIT_BY_CONTROLLER = {"memory": "memory", "pids": "processes", "cpu": "cpu"}
+ControlFiles = Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Controller:
+    """The group in which this server is, for one controller."""
+
+    name: str
+    version: int
+    directory: Path
+
+    def control_files(self, limits: Limits) -> ControlFiles:
+        """What to write where for these limits. Optional files end in `?`."""
+        return _control_files(self.name, self.version, limits)
+
+
+def _control_files(controller: str, version: int, limits: Limits) -> ControlFiles:
+    if controller == "memory" and limits.memory is not None:
+        size = str(limits.memory)
+        if version == 1:  # the second bounds memory and swap together
+            return {"memory.limit_in_bytes": size, "memory.memsw.limit_in_bytes?": size}
+        return {"memory.max": size, "memory.swap.max?": "0", "memory.oom.group?": "1"}
+    if controller == "pids" and limits.processes is not None:
+        return {"pids.max": str(limits.processes + INIT_PROCESSES)}
+    if controller == "cpu" and limits.cpu is not None:
+        quota = max(MIN_CPU_QUOTA, round(limits.cpu * CPU_PERIOD))
+        if version == 1:
+            return {"cpu.cfs_period_us": str(CPU_PERIOD), "cpu.cfs_quota_us": str(quota)}
+        return {"cpu.max": f"{quota} {CPU_PERIOD}"}
+    return {}
+
+
+def write_control_files(directory: Path, files: ControlFiles) -> None:
+    """Write a group's files, those that this kernel has. Raises OSError."""
+    for name, text in files.items():
+        try:
+            _write_file(directory / name.rstrip("?"), text)
+        except FileNotFoundError:
+            if not name.endswith("?"):
+                raise
+
+
+def find_controllers(process: Path = Path("/proc/self")) -> list[Controller]:
+    """The controllers of this host that bound sandboxes, and our group in each (blocking)."""
+    own_cgroups = _own_cgroups(process)
+    found = [
+        Controller(name, 1, own_cgroups[name])
+        for name in LIMIT_BY_CONTROLLER
+        if name in own_cgroups
+    ]
+    unified = own_cgroups.get("")
+    if unified is not None:
+        # One that was started from within a server's leaf belongs beside it.
+        base = unified.parent if unified.name == SERVER_LEAF else unified
+        delegated = _read_or_empty(base / "cgroup.controllers").split()
+        found += [Controller(name, 2, base) for name in LIMIT_BY_CONTROLLER if name in delegated]
+    return found
+
+
+def delegate(directory: Path, controllers: Iterable[str]) -> None:
+    """Let children of a version 2 group have these controllers (blocking). Raises OSError.
+
+    Only a group without processes of its own may have such children, so the server moves into a
+    leaf; so do those that it was started by and those that it started. With anybody else in the
+    group it is not ours to rearrange.
+    """
+    change = " ".join(f"+{name}" for name in controllers)
+    try:
+        _write_file(directory / "cgroup.subtree_control", change)
+    except OSError:
+        family = _process_family()
+        members = {int(pid) for pid in _read_or_empty(directory / CGROUP_PROCS).split()}
+        if not members or members - family:
+            raise
+        leaf = directory / SERVER_LEAF
+        leaf.mkdir(exist_ok=True)
+        for pid in members:
+            with suppress(ProcessLookupError):
+                _write_file(leaf / CGROUP_PROCS, str(pid))
+        _write_file(directory / "cgroup.subtree_control", change)
+
+
+def _own_cgroups(process: Path) -> dict[str, Path]:
+    """Controller → directory of this process's group; version 2 has the empty name."""
+    member = {}
+    for line in _read_or_empty(process / "cgroup").splitlines():
+        _, names, path = line.split(":", 2)
+        member.update(dict.fromkeys(names.split(","), path))
+    found = {}
+    for kind, root, point, options in _mounts(process):
+        for name in [""] if kind == "cgroup2" else options:
+            if name in member and (inside := _path_in_mount(member[name], root)) is not None:
+                found[name] = Path(point, inside)
+    return found
+
+
+def _mounts(process: Path) -> Iterator[tuple[str, str, str, list[str]]]:
+    """Mounted hierarchies: type, root within the hierarchy, mount point, options."""
+    for line in _read_or_empty(process / "mountinfo").splitlines():
+        place, _, source = line.partition(" - ")
+        kind, _, options = source.split(" ", 2)
+        if kind in ("cgroup", "cgroup2"):
+            yield kind, place.split()[3], place.split()[4], options.split(",")
+
+
+def _path_in_mount(path: str, root: str) -> str | None:
+    """A group's path as seen from the root of a mount; None where it is not below it."""
+    if root == "/":
+        return path.lstrip("/")
+    if path == root or path.startswith(root + "/"):
+        return path[len(root) :].lstrip("/")
+    return None
+
+
+def _process_family() -> set[int]:
+    """This process, those above it and those below it."""
+    parents: dict[int, int] = {}
+    for entry in Path("/proc").glob("[0-9]*"):
+        # The name in parentheses may hold anything; behind it: state, ppid.
+        fields = _read_or_empty(entry / "stat").rpartition(")")[2].split()
+        if fields:
+            parents[int(entry.name)] = int(fields[1])
+    return {pid for pid in parents if os.getpid() in _ancestry(pid, parents)} | set(
+        _ancestry(os.getpid(), parents)
+    )
+
+
+def _ancestry(pid: int, parents: Mapping[int, int]) -> list[int]:
+    line = []
+    while pid and pid not in line:
+        line.append(pid)
+        pid = parents.get(pid, 0)
+    return line
+
+
+def _write_file(file: Path, text: str) -> None:
+    """One write, as these files want it; none of them is made by writing."""
+    descriptor = os.open(file, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(descriptor, text.encode())
+    finally:
+        os.close(descriptor)
+
+
+def _read_or_empty(file: Path) -> str:
+    """A file of the kernel; empty when it is not there."""
+    try:
+        return file.read_text("utf-8", "replace")
+    except OSError:
+        return ""

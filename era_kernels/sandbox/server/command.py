@@ -1,0 +1,71 @@
+"""What a sandbox is asked to start: a program, or a function in a fork of a warm interpreter."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from era_kernels.errors import KernelStartFailed
+from era_kernels.models import JsonObject
+
+
+class ProcessNotStarted(KernelStartFailed):
+    """The system refused to start a process: its `reason` in words, and the `number` of that."""
+
+    def __init__(self, name: str, reason: str, errno: int) -> None:
+        super().__init__(f"{name} could not be started: {reason}.")
+        self.reason = reason
+        self.errno = errno
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Command:
+    """One process to start: exactly one of `argv` and `entry`.
+
+    `argv` is executed; a program without a slash is looked up in the PATH of `env`.
+    `entry` is "module:function": the forked process goes on as a plain interpreter, imports the
+    module, and calls the function with `args`. What it returns is ignored, an uncaught error is
+    a traceback on descriptor 2 and exit code 1, SystemExit means what it means everywhere.
+    `env` is the whole environment, `cwd` an absolute directory.
+
+    Raises ValueError when a part could not be handed to the kernel of the system.
+    """
+
+    env: Mapping[str, str]
+    cwd: str
+    argv: tuple[str, ...] | None = None
+    entry: str | None = None
+    args: tuple[str, ...] = field(default=())
+
+    def __post_init__(self) -> None:
+        if (self.argv is None) == (self.entry is None):
+            raise ValueError("a command has either argv or entry")
+        if self.argv is not None and not self.argv:
+            raise ValueError("argv names no program")
+        if self.entry is not None and not all(self.entry.partition(":")):
+            raise ValueError("an entry is written module:function")
+        if not self.cwd.startswith("/"):
+            raise ValueError("the working directory must be absolute")
+        if any(not name or "=" in name for name in self.env):
+            raise ValueError("a variable's name is not empty and has no =")
+        if any("\0" in text for text in self._strings()):
+            raise ValueError("no part of a command holds NUL")
+
+    @property
+    def name(self) -> str:
+        """What is started, for messages: the program or the entry."""
+        return self.argv[0] if self.argv is not None else str(self.entry)
+
+    def to_json(self) -> JsonObject:
+        """The command as it travels to the init."""
+        return {
+            "env": dict(self.env),
+            "cwd": self.cwd,
+            "argv": self.argv,
+            "entry": self.entry,
+            "args": self.args,
+        }
+
+    def _strings(self) -> list[str]:
+        env = [text for item in self.env.items() for text in item]
+        return [self.cwd, *(self.argv or ()), *self.args, *env]

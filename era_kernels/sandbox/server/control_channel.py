@@ -1,0 +1,128 @@
+"""The server's end of a control socket: sends that never block, replies matched to requests."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections import deque
+from collections.abc import Callable, Iterable
+
+from era_kernels.models import JsonObject
+from era_kernels.sandbox.init import fd_messages
+
+
+class ChannelClosed(Exception):
+    """The peer is gone, or this end was closed, before an answer came."""
+
+
+class ControlChannel:
+    """One control socket on the event loop.
+
+    `on_message` gets every message that is no reply, `on_end` is called once, at the end of file.
+    """
+
+    def __init__(
+        self,
+        control_socket: socket.socket,
+        on_message: Callable[[JsonObject], None],
+        on_end: Callable[[], None],
+    ) -> None:
+        control_socket.setblocking(False)
+        self._socket = control_socket
+        self._on_message = on_message
+        self._on_end = on_end
+        self._loop = asyncio.get_running_loop()
+        self._unsent: deque[tuple[bytes, list[int]]] = deque()
+        self._replies: dict[int, asyncio.Future[JsonObject]] = {}
+        self._last_id = 0
+        self._is_open = True
+        self._loop.add_reader(control_socket.fileno(), self._on_readable)
+
+    def send(self, message: JsonObject, descriptors: Iterable[int] = ()) -> None:
+        """Queue a message; its descriptors belong to the channel from now on and get closed.
+
+        Raises ChannelClosed when the end of file was seen already, fd_messages.MessageTooLarge.
+        """
+        owned = list(descriptors)
+        try:
+            if not self._is_open:
+                raise ChannelClosed
+            data, memory = fd_messages.pack(message)
+        except BaseException:
+            _close_all(owned)
+            raise
+        self._unsent.append((data, owned + memory))
+        self._flush()
+
+    async def request(self, message: JsonObject, descriptors: Iterable[int] = ()) -> JsonObject:
+        """Send a message with an id and wait for the reply to it. Raises ChannelClosed."""
+        self._last_id += 1
+        request_id = self._last_id
+        reply: asyncio.Future[JsonObject] = self._loop.create_future()
+        self._replies[request_id] = reply
+        try:
+            self.send({**message, "id": request_id}, descriptors)
+            return await reply
+        finally:
+            self._replies.pop(request_id, None)
+
+    def close_write(self) -> None:
+        """Tell the peer that nothing more comes; what it still says is read."""
+        self._discard_unsent()
+        if self._is_open:
+            self._socket.shutdown(socket.SHUT_WR)
+
+    def close(self) -> None:
+        """Forget the socket, without a call of `on_end`; a second call is fine."""
+        if not self._is_open:
+            return
+        self._is_open = False
+        self._loop.remove_reader(self._socket.fileno())
+        self._loop.remove_writer(self._socket.fileno())
+        self._socket.close()
+        self._discard_unsent()
+        for reply in self._replies.values():
+            if not reply.done():
+                reply.set_exception(ChannelClosed())
+
+    def _on_readable(self) -> None:
+        try:
+            received = fd_messages.receive(self._socket)
+        except BlockingIOError:
+            return
+        if received is None:
+            self.close()
+            self._on_end()
+            return
+        message, descriptors = received
+        _close_all(descriptors)  # nothing that the server asks for today comes with any
+        reply = self._replies.get(message.get("id", 0))
+        if reply is None:
+            self._on_message(message)
+        elif not reply.done():
+            reply.set_result(message)
+
+    def _flush(self) -> None:
+        while self._unsent:
+            data, descriptors = self._unsent[0]
+            try:
+                socket.send_fds(self._socket, [data], descriptors)
+            except BlockingIOError:
+                self._loop.add_writer(self._socket.fileno(), self._flush)
+                return
+            except OSError:  # the peer is gone; the reader learns of it by itself
+                self._discard_unsent()
+                break
+            self._unsent.popleft()
+            _close_all(descriptors)
+        self._loop.remove_writer(self._socket.fileno())
+
+    def _discard_unsent(self) -> None:
+        while self._unsent:
+            _close_all(self._unsent.popleft()[1])
+
+
+def _close_all(descriptors: Iterable[int]) -> None:
+    for descriptor in descriptors:
+        os.close(descriptor)

@@ -1,0 +1,44 @@
+"""Tells the loop that the kernel killed a process of a sandbox for want of memory."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable
+
+from era_kernels.sandbox.server.host_resources import HostResources
+
+MAX_POLLS = 20  # at the kernel's own count, which follows its alarm
+POLL_INTERVAL = 0.005  # seconds between them
+
+
+class OomListener:
+    """Calls `told` with the cause, within some milliseconds, until it is closed."""
+
+    def __init__(self, resources: HostResources, on_oom: Callable[[str], None]) -> None:
+        self._resources = resources
+        self._on_oom = on_oom
+        self._eventfd = resources.oom_eventfd
+        self._loop = asyncio.get_running_loop()
+        if self._eventfd is not None:
+            self._loop.add_reader(self._eventfd, self._on_event, self._eventfd)
+
+    def close(self) -> None:
+        """Before the group is removed; a second call is fine."""
+        if self._eventfd is not None:
+            self._loop.remove_reader(self._eventfd)
+            self._eventfd = None
+
+    def _on_event(self, eventfd: int) -> None:
+        """The kernel is about to kill something, in this group or in one above it."""
+        os.eventfd_read(eventfd)
+        self._poll_cause(MAX_POLLS)
+
+    def _poll_cause(self, retries: int) -> None:
+        if self._eventfd is None:
+            return
+        cause = self._resources.oom_cause
+        if cause is not None:
+            self._on_oom(cause)
+        elif retries:
+            self._loop.call_later(POLL_INTERVAL, self._poll_cause, retries - 1)

@@ -1,0 +1,121 @@
+"""Who descends from whom: the processes of many sandboxes, found in one pass over /proc."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Collection
+from dataclasses import dataclass
+
+REFRESH_INTERVAL = 10.0  # seconds after which all that is known of strangers is looked up again
+_PAGE = os.sysconf("SC_PAGE_SIZE")
+_TICK = 10**9 // os.sysconf("SC_CLK_TCK")
+_CPUCLOCK_SCHED = 2  # CPUCLOCK_SCHED of the kernel: precise, of a whole process
+_NO_INIT = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ProcStat:
+    """What one line of /proc tells of a process."""
+
+    pid: int
+    parent_pid: int
+    cpu_ns: int  # nanoseconds of processor time
+    threads: int
+    start_time: int
+    resident_bytes: int  # bytes
+
+
+class ProcessTree:
+    """Knows to which init each process belongs, so that only new ones must be looked up.
+
+    Whoever descends from an init belongs to it for life: orphans become children of the init.
+    """
+
+    def __init__(self) -> None:
+        self._members: dict[int, tuple[int, int]] = {}  # pid → its init, when it was started
+        self._unrelated: set[int] = set()
+        self._inits: set[int] = set()
+        self._refreshed_at = 0.0
+
+    def by_init(self, inits: Collection[int]) -> dict[int, list[ProcStat]]:
+        """Init → it and all below it, as they are now (blocking)."""
+        self._refresh_unrelated(set(inits))
+        pids = {int(name) for name in os.listdir("/proc") if name.isdecimal()}
+        self._unrelated &= pids
+        found: dict[int, ProcStat] = {}
+        for pid in pids - self._unrelated:
+            if (process := read_stat(pid)) is not None:
+                found[pid] = process
+        families: dict[int, list[ProcStat]] = {init: [] for init in inits}
+        self._members = {
+            pid: (init, process.start_time)
+            for pid, process in found.items()
+            if (init := self._init_of(process, found)) != _NO_INIT
+        }
+        self._unrelated |= found.keys() - self._members.keys()
+        for pid, (init, _) in self._members.items():
+            families[init].append(found[pid])
+        return families
+
+    def _refresh_unrelated(self, inits: set[int]) -> None:
+        """A stranger may turn out to be of a new sandbox, or his pid may be another's by now."""
+        now = time.monotonic()
+        if inits - self._inits or now > self._refreshed_at + REFRESH_INTERVAL:
+            self._unrelated.clear()
+            self._refreshed_at = now
+        self._inits = inits
+
+    def _init_of(self, process: ProcStat, found: dict[int, ProcStat]) -> int:
+        visited = set()
+        one: ProcStat | None = process
+        while one is not None and one.pid not in visited:
+            if one.pid in self._inits:
+                return one.pid
+            init, started = self._members.get(one.pid, (_NO_INIT, 0))
+            if started == one.start_time and init in self._inits:
+                return init
+            visited.add(one.pid)
+            one = found.get(one.parent_pid)
+        return _NO_INIT
+
+
+def read_stat(pid: int) -> ProcStat | None:
+    """What the system says of a process; None when it is gone."""
+    # The name in parentheses may hold anything; behind it: state, ppid, …
+    fields = read_proc_file(f"/proc/{pid}/stat").rpartition(b")")[2].split()
+    if not fields:
+        return None
+    return ProcStat(
+        pid=pid,
+        parent_pid=int(fields[1]),
+        cpu_ns=_cpu_time_ns(pid, sum(map(int, fields[11:13]))),
+        threads=int(fields[17]),
+        start_time=int(fields[19]),
+        resident_bytes=int(fields[21]) * _PAGE,
+    )
+
+
+def _cpu_time_ns(pid: int, ticks: int) -> int:
+    """What all threads of it have used, to the nanosecond; see clock_getcpuclockid(3).
+
+    The ticks of /proc are 10 ms each, and a call that takes gigabytes of disk takes less.
+    """
+    try:
+        return time.clock_gettime_ns((~pid << 3) | _CPUCLOCK_SCHED)
+    except OSError:  # it is gone, or the system has no such clock
+        return ticks * _TICK
+
+
+def read_proc_file(path: str) -> bytes:
+    """A short file of /proc; empty when its process is gone."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return b""
+    try:
+        return os.read(descriptor, 8192)
+    except OSError:
+        return b""
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,401 @@
+"""Sandboxes: what is around a session's processes, and the one way to start a process.
+
+server → zygote (one) → init (one per sandbox) → processes; `init/zygote.py` shows the sequence.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import logging
+import os
+import signal
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from era_kernels.errors import KernelStartFailed, Unavailable
+from era_kernels.models import WITHOUT_WALLS, Ending, Isolation, JsonObject, Limits, Place
+from era_kernels.sandbox.init.fd_messages import MessageTooLarge
+from era_kernels.sandbox.init.spec import SandboxSpec
+from era_kernels.sandbox.server import runtime_dirs
+from era_kernels.sandbox.server.cgroups import CgroupTree, SandboxCgroup
+from era_kernels.sandbox.server.command import Command, ProcessNotStarted
+from era_kernels.sandbox.server.control_channel import ChannelClosed, ControlChannel
+from era_kernels.sandbox.server.host_resources import HostResources
+from era_kernels.sandbox.server.init_pool import InitPool, PreparedInit, within_timeout
+from era_kernels.sandbox.server.limit_monitor import LimitMonitor, MonitoredSandbox
+from era_kernels.sandbox.server.oom_listener import OomListener
+from era_kernels.sandbox.server.process import OutputPipe, Process
+from era_kernels.sandbox.server.stdin_writer import StdinWriter
+from era_kernels.sandbox.server.tier_probe import TierProbe
+from era_kernels.sandbox.server.tiers import UNSANDBOXED, IsolationPolicy, IsolationProfile
+from era_kernels.sandbox.server.uids import UidAllocator, available_uids
+from era_kernels.sandbox.server.zygote_client import ZygoteClient
+
+__all__ = [
+    "UNSANDBOXED",
+    "Command",
+    "OutputPipe",
+    "Process",
+    "Sandbox",
+    "Sandboxes",
+    "IsolationPolicy",
+]
+
+log = logging.getLogger(__name__)
+
+SIGKILL = signal.SIGKILL.value
+MAX_DETACHED = 32  # processes that have ended while others hold their outputs; more are closed
+
+
+class Sandbox:
+    """One init and the processes under it; made by `Sandboxes.open`."""
+
+    def __init__(
+        self,
+        resources: HostResources,
+        spec: SandboxSpec,
+        prepared_init: PreparedInit,
+        on_closed: Callable[[Sandbox], None],
+    ) -> None:
+        """Have the walls raised; `opened` waits for it. Raises OSError."""
+        loop = asyncio.get_running_loop()
+        self.pid = prepared_init.pid  # of the init, on the host; never for signals
+        self.isolation_error: str | None = None  # why the walls could not be raised
+        self._prepared_init = prepared_init
+        self._resources = resources
+        self._spec = spec
+        self._on_closed = on_closed
+        self._ready: asyncio.Future[bool] = loop.create_future()
+        self._ended: asyncio.Future[Ending] = loop.create_future()
+        self._processes: dict[int, Process] = {}
+        self._last_process = 0
+        self._is_clean = False  # the init's last word: nothing is left
+        self._reason: str | None = None
+        self._close_task: asyncio.Task[None] | None = None
+        self._limit_monitor: LimitMonitor | None = None
+        self._monitored: MonitoredSandbox | None = None
+        self._control = ControlChannel(prepared_init.control_socket, self._on_message, self._on_end)
+        self._oom_listener = OomListener(resources, self._on_limit_exceeded)
+        prepared_init.on_pid = self._on_init_pid
+        self._control.send({"op": "apply", "spec": spec.to_json()})
+
+    @property
+    def runtime_directory(self) -> Path:
+        """The directory for sockets, on the host."""
+        return self._resources.runtime_directory
+
+    @property
+    def inner_runtime_directory(self) -> Path:
+        """The same directory as the code sees it."""
+        return self._resources.inner_runtime_directory
+
+    @property
+    def inner_paths(self) -> Place:
+        """The session's directories as the code sees them."""
+        return self._resources.inner_paths
+
+    @property
+    def ended(self) -> asyncio.Future[Ending]:
+        """How the init ended; a future of the caller's own, that may be cancelled."""
+        return asyncio.shield(self._ended)
+
+    @property
+    def is_running(self) -> bool:
+        """Whether processes can be started."""
+        return self._close_task is None and not self._ended.done()
+
+    async def wait_ready(self) -> bool:
+        """Wait until the init is ready; False when it died before."""
+        return await asyncio.shield(self._ready)
+
+    def monitor(self, limit_monitor: LimitMonitor) -> None:
+        """From now on: end the sandbox when its processes together exceed a limit."""
+        self._limit_monitor = limit_monitor
+        if self.pid is not None and self.is_running:
+            self._monitored = self._resources.create_monitored(self.pid)
+            limit_monitor.add(self._monitored, self._on_limit_exceeded)
+
+    async def spawn(
+        self, command: Command, stdin: bytes | None = None, readable: asyncio.Event | None = None
+    ) -> Process:
+        """Start a process; when this returns it runs its program, or is about to import its entry.
+
+        Descriptor 0 is a pipe with `stdin` in it, else /dev/null; 1 and 2 are pipes that are always
+        read here; who gives `news` takes what is in them, see `Output`.
+        Raises NotStarted with the system's reason when the process could not be started, and
+        KernelStartFailed when there is nobody to start it.
+        """
+        if not self.is_running:
+            raise _spawn_error(command, "its sandbox has ended")
+        process, ends = self._new_process(command, stdin, readable)
+        message = {"op": "spawn", "process": process.number, "command": command.to_json()}
+        try:
+            reply = await self._control.request(message, ends)
+        except asyncio.CancelledError:
+            self._kill_abandoned(process)
+            raise
+        except (ChannelClosed, MessageTooLarge) as error:
+            self._discard(process)
+            why = str(error) or "its sandbox has ended"
+            raise _spawn_error(command, why) from error
+        if "error" in reply:
+            self._discard(process)
+            raise ProcessNotStarted(command.name, reply["error"], reply["errno"])
+        process.pid = reply["pid"]
+        return process
+
+    async def aclose(self, reason: str | None = None) -> None:
+        """End everything in it; all is dead and the directory gone when this returns.
+
+        `reason` becomes part of every ending. A second call waits for the first; the closing goes
+        on when a caller is cancelled.
+        """
+        if self._close_task is None:
+            self._reason = reason
+            self._close_task = asyncio.create_task(self._close())
+        await asyncio.shield(self._close_task)
+
+    def _new_process(
+        self, command: Command, stdin: bytes | None, readable: asyncio.Event | None
+    ) -> tuple[Process, list[int]]:
+        """A process to be, and its own ends of its descriptors 1, 2 and 0."""
+        self._discard_finished()
+        pipes: list[tuple[int, int]] = []
+        try:
+            for _ in range(2 if stdin is None else 3):
+                pipes.append(os.pipe2(os.O_CLOEXEC))
+        except OSError as error:
+            for end in itertools.chain(*pipes):
+                os.close(end)
+            raise _spawn_error(command, str(error)) from error
+        (out, out_end), (err, err_end), *rest = pipes
+        self._last_process += 1
+        process = Process(
+            self._last_process, self._control, OutputPipe(out, readable), OutputPipe(err, readable)
+        )
+        ends = [out_end, err_end]
+        for read, write in rest:
+            process.stdin = StdinWriter(write, stdin or b"")
+            ends.append(read)
+        self._processes[process.number] = process
+        return process, ends
+
+    def _discard_finished(self) -> None:
+        """Those that are over; of those that left others behind, all but the newest."""
+        for number in [n for n, process in self._processes.items() if process.is_finished]:
+            del self._processes[number]
+        detached = [process for process in self._processes.values() if process.is_detached]
+        for process in detached[:-MAX_DETACHED]:
+            process.close()
+
+    def _kill_abandoned(self, process: Process) -> None:
+        """Nobody waits for the start any more: kill what may have started."""
+        with contextlib.suppress(ChannelClosed):
+            message = {"op": "signal", "process": process.number, "signal": SIGKILL}
+            self._control.send(message)
+
+    def _discard(self, process: Process) -> None:
+        del self._processes[process.number]
+        process.close()
+
+    def _on_message(self, message: JsonObject) -> None:
+        if "ended" in message:
+            process = self._processes.get(message["ended"])
+            if process is not None:
+                why = None if message.get("code") == 0 else self._resources.oom_cause
+                process.on_ended(Ending(message.get("code"), message.get("signal"), why))
+        elif "ready" in message:
+            if not self._spec.has_namespaces:  # else it is 1 to itself
+                self.pid = message["ready"]
+            self._ready.set_result(True)
+        elif "failed" in message:
+            self.isolation_error = message["failed"]
+        elif "clean" in message:
+            self._is_clean = True
+
+    def _on_init_pid(self, pid: int) -> None:
+        self.pid = pid
+        if self._limit_monitor is not None:
+            self.monitor(self._limit_monitor)
+
+    def _on_limit_exceeded(self, why: str) -> None:
+        if self.is_running:
+            log.warning(
+                "a session was ended", extra={"number": self._prepared_init.number, "why": why}
+            )
+            self._reason = why
+            self._close_task = asyncio.create_task(self._close())
+
+    def _on_end(self) -> None:
+        """The init is gone, and with it, but for a fault of its own, everything."""
+        exit_info = Ending(signal=SIGKILL, reason=self._reason or self._resources.oom_cause)
+        if self._close_task is None:
+            log.error(
+                "an init died",
+                extra={"number": self._prepared_init.number, "why": self.isolation_error},
+            )
+        if not self._ready.done():
+            self._ready.set_result(False)
+        for process in self._processes.values():
+            process.on_ended(exit_info)
+        self._ended.set_result(exit_info)
+
+    async def _close(self) -> None:
+        if self._limit_monitor is not None and self._monitored is not None:
+            self._limit_monitor.discard(self._monitored)
+        self._oom_listener.close()
+        self._control.close_write()
+        await within_timeout(self.ended)
+        if not self._is_clean:
+            self._prepared_init.kill()
+        if not await self._prepared_init.wait_exit():
+            log.error("processes may have survived", extra={"number": self._prepared_init.number})
+        if not self._ended.done():  # neither the init nor the zygote could be moved
+            self._control.close()
+            self._on_end()
+        for process in self._processes.values():
+            process.close()
+        await self._prepared_init.remove_cgroups()
+        await asyncio.to_thread(self._resources.release)
+        self._on_closed(self)
+
+
+class Sandboxes:
+    """All sandboxes of a server, and the zygote that they come from."""
+
+    def __init__(self, runtime: Path, init_pool: InitPool) -> None:
+        """Use `open`."""
+        self.profile = IsolationProfile(tier=WITHOUT_WALLS, spec=SandboxSpec())
+        self._runtime = runtime
+        self._init_pool = init_pool
+        self._limit_monitor = LimitMonitor()
+        self._uid_allocator = UidAllocator(available_uids())
+        self._sandboxes: set[Sandbox] = set()
+
+    @classmethod
+    async def open(
+        cls,
+        runtime: Path,
+        preload: Sequence[str],
+        entry_paths: Sequence[Path],
+        policy: IsolationPolicy | None = None,
+        spare_count: int = 0,
+    ) -> Sandboxes:
+        """Start the zygote: `preload` names modules that it imports, `paths` where entries lie.
+
+        `runtime` is a short directory (made where missing) for the sandboxes' own directories.
+        Without a wish there are no walls. `spares` is how many inits wait, each of 3 MB, so that
+        the next sandbox stands 15 ms sooner. Raises StartError when that is no place for sockets,
+        the zygote does not start, or no walls can be had that are strong enough.
+        """
+        runtime = await asyncio.to_thread(runtime_dirs.create_base, runtime)
+        cgroups = CgroupTree() if policy is None else await asyncio.to_thread(CgroupTree.open)
+        try:
+            zygote_home = runtime / runtime_dirs.ZYGOTE_DIRECTORY
+            zygote = await ZygoteClient.start(
+                preload, entry_paths, zygote_home, cgroups.directories
+            )
+        except BaseException:
+            await asyncio.to_thread(cgroups.close)
+            raise
+        sandboxes = cls(runtime, InitPool(zygote, entry_paths, zygote_home, cgroups))
+        if policy is not None:
+            try:
+                probe = TierProbe(runtime / runtime_dirs.PROBE_DIRECTORY, sandboxes._create)
+                profile = await probe.find_strongest(policy) or sandboxes.profile
+                sandboxes.profile = profile.with_cgroups(cgroups)
+                await sandboxes._init_pool.keep_spares(sandboxes.profile, spare_count)
+            except BaseException:
+                await sandboxes.aclose()
+                raise
+        return sandboxes
+
+    @property
+    def zygote(self) -> ZygoteClient:
+        """The process from which all of them come."""
+        return self._init_pool.zygote
+
+    @property
+    def isolation(self) -> Isolation:
+        """How strong the walls are."""
+        return self.profile.isolation
+
+    async def open_sandbox(self, paths: Place, limits: Limits) -> Sandbox:
+        """A new sandbox with nothing in it but its init.
+
+        Without walls nothing is confined to `place`, and `limits` bind nobody: `isolation` says
+        so. Raises KernelStartFailed, ShuttingDown.
+        """
+        for _ in range(2):  # once more when the zygote dies between the check and the answer
+            sandbox = await self._create(self.profile, paths, limits)
+            if await self._wait_until_ready(sandbox):
+                if self.profile.tier < WITHOUT_WALLS:
+                    sandbox.monitor(self._limit_monitor)
+                return sandbox
+            if sandbox.isolation_error is not None:
+                raise KernelStartFailed(
+                    f"The walls could not be raised: {sandbox.isolation_error}."
+                )
+        raise KernelStartFailed("The process that forks kernels died, or cannot fork any more.")
+
+    async def check(self) -> None:
+        """Whether kernels can be started. Raises Unavailable when the zygote is dead."""
+        if not self._init_pool.zygote.is_alive:
+            raise Unavailable("The process that forks kernels is not running.", retry_after=1)
+
+    async def aclose(self) -> None:
+        """End all sandboxes at once, then the zygote; a second call is fine."""
+        await self._init_pool.begin_shutdown()
+        await self._limit_monitor.aclose()
+        await asyncio.gather(*(sandbox.aclose() for sandbox in tuple(self._sandboxes)))
+        await self._init_pool.aclose()
+        await asyncio.to_thread(
+            runtime_dirs.remove_tree, self._runtime / runtime_dirs.ZYGOTE_DIRECTORY
+        )
+
+    async def _create(self, profile: IsolationProfile, paths: Place, limits: Limits) -> Sandbox:
+        prepared_init = await self._init_pool.acquire(
+            profile
+        )  # its init is on its way while the rest is made
+        resources = HostResources(self._runtime, profile, paths, limits, self._uid_allocator)
+        try:
+            spec = await _prepare_uncancelled(resources.prepare, prepared_init.cgroup)
+            sandbox = Sandbox(resources, spec, prepared_init, self._sandboxes.discard)
+        except BaseException as error:
+            await prepared_init.discard()
+            await asyncio.to_thread(resources.release)
+            if isinstance(error, OSError):
+                why = f"A session's directory cannot be used: {error}."
+                raise KernelStartFailed(why) from error
+            raise
+        self._sandboxes.add(sandbox)
+        return sandbox
+
+    async def _wait_until_ready(self, sandbox: Sandbox) -> bool:
+        """Wait for a sandbox to stand; it is closed when it does not or nobody waits any more."""
+        try:
+            if await sandbox.wait_ready():
+                return True
+        except asyncio.CancelledError:
+            await sandbox.aclose()
+            raise
+        await sandbox.aclose()
+        return False
+
+
+async def _prepare_uncancelled(
+    prepare: Callable[[SandboxCgroup | None], SandboxSpec], cgroup: SandboxCgroup | None
+) -> SandboxSpec:
+    """Do it in a thread, to its end also when the caller is cancelled."""
+    task = asyncio.create_task(asyncio.to_thread(prepare, cgroup))
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        raise
+
+
+def _spawn_error(command: Command, why: str) -> KernelStartFailed:
+    return KernelStartFailed(f"{command.name} could not be started: {why}.")

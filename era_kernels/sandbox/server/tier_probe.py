@@ -1,0 +1,112 @@
+"""The trial at the start: walls are not concluded from switches of the system but raised once."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Protocol
+
+from era_kernels.errors import EraError, StartError
+from era_kernels.models import WITHOUT_WALLS, Limits, Place
+from era_kernels.sandbox.server import runtime_dirs
+from era_kernels.sandbox.server.command import Command
+from era_kernels.sandbox.server.process import Process
+from era_kernels.sandbox.server.tiers import IsolationPolicy, IsolationProfile, candidate_profiles
+
+PROBE_TIMEOUT = 20.0  # seconds for one trial on a busy machine
+
+
+class ProbeSandbox(Protocol):
+    """What of a sandbox is used here."""
+
+    isolation_error: str | None
+
+    @property
+    def inner_paths(self) -> Place: ...
+
+    async def wait_ready(self) -> bool: ...
+
+    async def spawn(self, command: Command) -> Process: ...
+
+    async def aclose(self) -> None: ...
+
+
+class TierProbe:
+    """Raises walls once, in a place of its own; `order` makes a sandbox behind such walls."""
+
+    def __init__(
+        self,
+        directory: Path,
+        open_sandbox: Callable[[IsolationProfile, Place, Limits], Awaitable[ProbeSandbox]],
+    ) -> None:
+        self._directory = directory
+        self._open_sandbox = open_sandbox
+
+    async def find_strongest(self, policy: IsolationPolicy) -> IsolationProfile | None:
+        """The first walls that stand; None where there are none and that is wished, too.
+
+        Raises StartError.
+        """
+        failures: list[str] = []
+        for profile in await asyncio.to_thread(lambda: list(candidate_profiles(policy))):
+            failure = await self._try_profile(profile)
+            if failure is None:
+                return replace(profile, notes=(*profile.notes, *failures))
+            failures.append(f"{profile.name}: {failure}")
+        if policy.weakest_tier >= WITHOUT_WALLS:
+            return None
+        raise _no_tier_error(policy, failures)
+
+    async def _try_profile(self, profile: IsolationProfile) -> str | None:
+        """Raise such walls once and run the interpreter behind them; what went wrong."""
+        home = self._directory
+        paths = Place(home / "workspace", home / "packages", home / "cache")
+        try:
+            await asyncio.to_thread(runtime_dirs.create_session_dirs, paths)
+            sandbox = await self._open_sandbox(profile, paths, Limits())
+            try:
+                async with asyncio.timeout(PROBE_TIMEOUT):
+                    return await _find_failure(sandbox)
+            finally:
+                await sandbox.aclose()
+        except TimeoutError:
+            return "it took too long"
+        except (EraError, OSError) as error:
+            return str(error)
+        finally:
+            await asyncio.to_thread(runtime_dirs.remove_tree, self._directory)
+
+
+def _no_tier_error(policy: IsolationPolicy, failures: list[str]) -> StartError:
+    if policy.strongest_tier > policy.weakest_tier:
+        return StartError(
+            f"strongest_tier ({policy.strongest_tier}) leaves no walls to try: they must be of tier "
+            f"{policy.weakest_tier} or stronger. Change it or min_tier, or let code run with all rights "
+            "of this user by --allow-unsandboxed."
+        )
+    why = "; ".join(failures) or "this host offers nothing that they could be made of"
+    return StartError(
+        f"No walls of tier {policy.weakest_tier} or stronger can be had: {why}. Run `era-kernels "
+        "doctor`, or let code run with all rights of this user by --allow-unsandboxed."
+    )
+
+
+async def _find_failure(sandbox: ProbeSandbox) -> str | None:
+    """What any kernel needs: the interpreter, its home, a place to write."""
+    if not await sandbox.wait_ready():
+        return sandbox.isolation_error or "its init died"
+    code = "import ctypes, socket, tempfile; open('x', 'w').close(); tempfile.TemporaryFile()"
+    command = Command(
+        argv=(sys.executable, "-c", code),
+        env={"PATH": os.defpath, "LANG": "C.UTF-8", "TMPDIR": str(sandbox.inner_paths.temporary)},
+        cwd=str(sandbox.inner_paths.workspace),
+    )
+    process = await sandbox.spawn(command)
+    ending = await process.ended
+    if ending.code == 0:
+        return None
+    return process.stderr.tail().decode(errors="replace").strip() or ending.cause

@@ -1,0 +1,237 @@
+"""How strong the walls are: what to try in which order, and what each tier lacks.
+
+| tier | what stands |
+|---|---|
+| 1 | namespaces: made by root, a uid per session; or in a user namespace, by anybody |
+| 2 | the same with the container's /proc, behind Landlock |
+| 3 | no namespaces: Landlock and the filter of system calls |
+| 4 | nothing |
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from era_kernels.models import WITHOUT_WALLS, Isolation, Limits, Place
+from era_kernels.sandbox.init import rootfs
+from era_kernels.sandbox.init.spec import IsolationKind, SandboxSpec
+from era_kernels.sandbox.linux import landlock, seccomp
+from era_kernels.sandbox.server.cgroups import CgroupTree
+from era_kernels.sandbox.server.uids import is_traversable
+
+INNER_RUNTIME = Path("/run/kernel")  # inside
+INNER_MOUNTS = "/mnt"  # inside
+HOME_CANDIDATES = (
+    "/home/user",
+    "/home/session",
+)  # the second where the interpreter lies in the first
+DEFAULT_TMP_BYTES = 256 * 1024 * 1024  # bytes of /tmp and of /dev/shm when nothing else is said
+
+UNSANDBOXED = Isolation(
+    tier=WITHOUT_WALLS,
+    missing=(
+        "files: code reads and writes what the server may",
+        "network: code reaches what the host reaches, and its ports are the host's",
+        "processes: code sees and may signal those of the server's user",
+        "limits: memory, processes and disk are the host's",
+    ),
+)
+_ALWAYS_ENFORCED = frozenset({"memory", "processes", "open_files", "file_size", "workspace"})
+_NAMESPACE_LIMITS = frozenset({"tmp", "shm"})
+_LANDLOCK_SHORTCOMINGS = (
+    "processes: the host's are listed, though not to be looked into; so are its connections",
+    "network: there is none at all, not even of the session's own",
+    "files: /tmp and /dev/shm are closed, TMPDIR is the session's own",
+    "files: modes and times of what the server's user owns can be changed, what is in it cannot",
+    "sockets: those that the host's services have as files can be reached where modes allow it",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class IsolationPolicy:
+    """What the operator wants of walls.
+
+    `strongest` is the tier to begin with, `weakest` the last that will do. `readable` are paths
+    that sessions see, read-only and where they are; `hidden` are seen even below those never.
+    """
+
+    strongest_tier: int = 1
+    weakest_tier: int = 3
+    readable_paths: Sequence[Path] = ()
+    hidden_paths: Sequence[Path] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class IsolationProfile:
+    """One way to build walls: a plan that lacks only what differs from session to session."""
+
+    tier: int
+    spec: SandboxSpec
+    notes: tuple[str, ...] = ()  # what is missing of this tier on this host
+    cgroup_limits: frozenset[str] = frozenset()  # limits that control groups enforce
+    per_session_uid: bool = (
+        False  # without namespaces: has each session a uid of its own all the same?
+    )
+
+    @property
+    def isolation(self) -> Isolation:
+        """What the outside is told."""
+        if self.spec.kind is IsolationKind.NONE:
+            return UNSANDBOXED
+        lacks = {2: ("processes: names of the container's are visible",), 3: _LANDLOCK_SHORTCOMINGS}
+        if self.spec.kind is IsolationKind.LANDLOCK and not self.per_session_uid:
+            lacks[3] = (*_LANDLOCK_SHORTCOMINGS, "users: sessions have the server's uid")
+        lacks_limits = _limit_notes(self.spec, self.cgroup_limits)
+        return Isolation(self.tier, (*lacks.get(self.tier, ()), *self.notes, *lacks_limits))
+
+    @property
+    def enforced_limits(self) -> frozenset[str]:
+        """The limits, by their names in `Limits`, that anything here enforces: kernel or look."""
+        if self.spec.kind is IsolationKind.NONE:
+            return frozenset()
+        return (
+            _ALWAYS_ENFORCED | _NAMESPACE_LIMITS if self.spec.has_namespaces else _ALWAYS_ENFORCED
+        ) | self.cgroup_limits
+
+    def with_cgroups(self, cgroups: CgroupTree) -> IsolationProfile:
+        """The same walls with these control groups behind them."""
+        if self.spec.kind is IsolationKind.NONE:
+            return self
+        problems = tuple(f"control groups: {problem}" for problem in cgroups.problems)
+        return replace(self, cgroup_limits=cgroups.enforced_limits, notes=(*self.notes, *problems))
+
+    @property
+    def enforceable(self) -> frozenset[str]:
+        """What of the wishes for one session is enforced: fields of `Limits`, and `mounts`."""
+        return (
+            self.enforced_limits | {"mounts"} if self.spec.has_namespaces else self.enforced_limits
+        )
+
+    @property
+    def has_session_uids(self) -> bool:
+        """Does each session get a uid of its own?"""
+        return self.spec.kind is IsolationKind.ROOT or self.per_session_uid
+
+    @property
+    def name(self) -> str:
+        """What they are called where they could not be raised."""
+        return f"tier {self.tier} as {self.spec.kind}{', a uid per session' * self.per_session_uid}"
+
+    def map_paths(self, paths: Place, runtime: Path) -> tuple[Place, Path]:
+        """A place and a runtime directory as the code sees them."""
+        if self.spec.has_namespaces:
+            home = Path(self.spec.home)
+            return Place(home, Path("/opt/packages"), Path("/var/cache/user")), INNER_RUNTIME
+        if self.spec.kind is IsolationKind.LANDLOCK:
+            return replace(paths, temporary=runtime / "tmp"), runtime
+        return paths, runtime
+
+    def spec_for(self, paths: Place, runtime: Path, limits: Limits, uid: int | None) -> SandboxSpec:
+        """The plan of one sandbox."""
+        inner_paths, inner_runtime = self.map_paths(paths, runtime)
+        pairs = (
+            (paths.workspace, inner_paths.workspace),
+            (paths.packages, inner_paths.packages),
+            (paths.cache, inner_paths.cache),
+            (runtime, inner_runtime),
+        )
+        return replace(
+            self.spec,
+            uid=uid,
+            writable=tuple((str(host), str(inside)) for host, inside in pairs),
+            mounts=tuple((str(host), f"{INNER_MOUNTS}/{name}") for name, host in paths.mounts),
+            tmp=limits.tmp or DEFAULT_TMP_BYTES,
+            shm=limits.shm or DEFAULT_TMP_BYTES,
+            rlimits=dict(_rlimits(limits, self.spec)),
+        )
+
+
+def candidate_profiles(policy: IsolationPolicy) -> Iterator[IsolationProfile]:
+    """What may be tried, the strongest first; what would be tier 4 never comes."""
+    readable = _readable_paths(policy.readable_paths)
+    has_landlock = landlock.version() > 0
+    common = SandboxSpec(
+        landlock=has_landlock,
+        seccomp_program=_seccomp_program(internet=True),
+        readable=readable,
+        hidden=tuple(str(path) for path in policy.hidden_paths),
+        home=next(
+            (home for home in HOME_CANDIDATES if not _contains(home, readable)), HOME_CANDIDATES[-1]
+        ),
+    )
+    notes = tuple(_notes(common))
+    offered = [
+        IsolationProfile(1, replace(common, kind=IsolationKind.USER), notes),
+        IsolationProfile(2, replace(common, kind=IsolationKind.USER, own_proc=False), notes),
+        IsolationProfile(
+            3,
+            replace(
+                common,
+                kind=IsolationKind.LANDLOCK,
+                seccomp_program=_seccomp_program(internet=False),
+            ),
+            notes,
+        ),
+    ]
+    if os.geteuid() == 0:
+        offered.insert(0, IsolationProfile(1, replace(common, kind=IsolationKind.ROOT), notes))
+        if all(is_traversable(path) for path in policy.hidden_paths):
+            offered.insert(-1, replace(offered[-1], per_session_uid=True))
+    for profile in offered:
+        bare = (profile.tier > 1 and not has_landlock) or (
+            profile.tier == 3 and not common.seccomp_program
+        )
+        if policy.strongest_tier <= profile.tier <= policy.weakest_tier and not bare:
+            yield profile
+
+
+def _notes(spec: SandboxSpec) -> Iterator[str]:
+    if not spec.seccomp_program:
+        yield "system calls: not filtered, libseccomp (libseccomp2) is not installed"
+    if not spec.landlock:
+        yield "Landlock: this kernel has none, so nothing stands behind the namespaces"
+
+
+def _seccomp_program(*, internet: bool) -> str:
+    program = seccomp.export_filter(internet=internet)
+    return "" if program is None else base64.b64encode(program).decode()
+
+
+def _readable_paths(more: Iterable[Path]) -> tuple[str, ...]:
+    """The interpreter, what is installed for it, and what else was named; each once."""
+    named = [Path(sys.prefix), Path(sys.base_prefix), *more]
+    paths = sorted({str(path.absolute()) for path in named})
+    kept = [path for path in paths if path not in rootfs.SYSTEM and path != "/"]
+    return tuple(path for path in kept if not rootfs.is_below(path, (*rootfs.SYSTEM, *kept)))
+
+
+def _contains(home: str, paths: Iterable[str]) -> bool:
+    return any(rootfs.is_below(path, [home]) or path == home for path in paths)
+
+
+def _rlimits(limits: Limits, spec: SandboxSpec) -> Iterator[tuple[str, int]]:
+    yield "RLIMIT_CORE", 0
+    if limits.memory is not None:
+        yield "RLIMIT_DATA", limits.memory
+    if limits.processes is not None and spec.has_namespaces:  # else it would count the whole user's
+        yield "RLIMIT_NPROC", limits.processes
+    if limits.open_files is not None:
+        yield "RLIMIT_NOFILE", limits.open_files
+    if limits.file_size is not None:
+        yield "RLIMIT_FSIZE", limits.file_size
+
+
+def _limit_notes(spec: SandboxSpec, cgroup_limits: frozenset[str]) -> Iterator[str]:
+    """How the bounds of sessions are enforced, where it is not by the kernel for the whole."""
+    if "memory" not in cgroup_limits:
+        yield "limits: memory is polled, and bounded per process beside that"
+    if "processes" not in cgroup_limits and not spec.has_namespaces:
+        yield "limits: processes are polled"
+    yield "limits: workspace is polled"
+    if "cpu" not in cgroup_limits:
+        yield "limits: the share of processors is not enforced"

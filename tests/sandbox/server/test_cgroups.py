@@ -1,0 +1,278 @@
+"""Control groups: what they bound, how their ends are told, that none is left behind."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from era_kernels.models import Limits
+from era_kernels.sandbox.server.cgroup_hierarchies import Controller, find_controllers
+from era_kernels.sandbox.server.cgroups import CgroupTree, SandboxCgroup, join_cgroups, remove_stale
+from tests.sandbox.sandboxes import forked_program, run_to_end, wait_until
+from tests.sandbox.test_isolation import MIB, isolated_sandboxes, run_async_test
+
+BURN = (
+    "import time\nend = time.monotonic() + 2\nwhile time.monotonic() < end: pass\n"
+    "print(time.process_time())"
+)
+TIERS = pytest.mark.parametrize("tier", [1, 2, 3])
+
+
+@pytest.fixture
+def groups() -> Iterator[CgroupTree]:
+    """Groups of a server of their own; root of a usual host can make all."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root")
+    made = CgroupTree.open()
+    try:
+        assert made.enforced_limits == {"memory", "processes", "cpu"}, made.problems
+        yield made
+    finally:
+        made.close()
+
+
+def create_limited(groups: CgroupTree, limits: Limits) -> SandboxCgroup:
+    """Groups that are bound at once."""
+    group = groups.create_cgroup()
+    group.apply_limits(limits)
+    return group
+
+
+def server_directories() -> set[Path]:
+    """The homes of all servers, in every hierarchy."""
+    found = {one.directory for one in find_controllers()}
+    return {home for group in found for home in group.glob("era-*")}
+
+
+def run_in_cgroup(cgroup_procs: list[str], code: str) -> subprocess.Popen[bytes]:
+    """A program that joins before it does anything."""
+    text = f"from era_kernels.sandbox.server.cgroups import join_cgroups\njoin_cgroups({cgroup_procs!r})\n{code}"
+    return subprocess.Popen([sys.executable, "-c", text], stdout=subprocess.PIPE)
+
+
+def test_memory(groups: CgroupTree) -> None:
+    """Who takes more is killed by the kernel, and the group tells so."""
+    group = create_limited(groups, Limits(memory=64 * MIB))
+    with run_in_cgroup(group.cgroup_procs, "x = bytearray(128 << 20)") as process:
+        process.wait(30)
+    assert (process.returncode, group.has_oom_kill) == (-signal.SIGKILL, True)
+    group.remove()
+
+
+def test_memory_left(groups: CgroupTree) -> None:
+    """Who keeps within the bound lives, and nothing is told."""
+    group = create_limited(groups, Limits(memory=64 * MIB))
+    with run_in_cgroup(group.cgroup_procs, "x = bytearray(16 << 20)") as process:
+        process.wait(30)
+    assert (process.returncode, group.has_oom_kill) == (0, False)
+    group.remove()
+
+
+def test_processes(groups: CgroupTree) -> None:
+    """A fork too many fails."""
+    group = create_limited(groups, Limits(processes=5))
+    code = (
+        "import os, time\nn = 1\n"
+        "try:\n    while os.fork(): n += 1\n    time.sleep(2)\n"
+        "except OSError as e: print(n, e.errno)"
+    )
+    with run_in_cgroup(group.cgroup_procs, code) as process:
+        out, _ = process.communicate(timeout=30)
+    assert out.split() == [b"6", b"11"]  # with the place of the init
+    group.remove()
+
+
+@TIERS
+@run_async_test
+async def test_share_of_processors(tier: int) -> None:
+    """A session that may use a fifth of a processor gets that."""
+    async with isolated_sandboxes(tier) as (sandboxes, make_paths):
+        assert "cpu" in sandboxes.profile.enforced_limits
+        sandbox = await sandboxes.open_sandbox(make_paths("a"), Limits(cpu=0.2))
+        ending, out, err = await run_to_end(sandbox, forked_program(BURN))
+        assert ending.code == 0, err
+        assert float(out) < 0.4 * 2
+
+
+@TIERS
+@run_async_test
+async def test_death_is_told(tier: int) -> None:
+    """A kernel that the kernel of the system killed: the cause is there with its end."""
+    async with isolated_sandboxes(tier) as (sandboxes, make_paths):
+        sandbox = await sandboxes.open_sandbox(make_paths("a"), Limits(memory=64 * MIB))
+        # Shared memory is no data of a process, so that no other bound comes first.
+        code = (
+            "import mmap, sys\nprint('begun', flush=True)\n"
+            "m = mmap.mmap(-1, 128 << 20)\nfor i in range(0, 128 << 20, 4096): m[i] = 1"
+        )
+        process = await sandbox.spawn(forked_program(code))
+        while b"begun" not in process.stdout.tail():
+            await asyncio.sleep(0.005)
+        ending = await asyncio.wait_for(process.ended, 10)
+        assert (ending.cause, ending.exit_code) == ("out of memory at 64 MB", 137)
+        assert (await asyncio.wait_for(sandbox.ended, 5)).reason == "out of memory at 64 MB"
+
+
+@TIERS
+@run_async_test
+async def test_death_of_a_child(tier: int) -> None:
+    """When a child of the kernel is killed, the session ends as well: one rule everywhere."""
+    async with isolated_sandboxes(tier) as (sandboxes, make_paths):
+        sandbox = await sandboxes.open_sandbox(make_paths("a"), Limits(memory=64 * MIB))
+        code = (
+            "import mmap, os, time\n"
+            "if os.fork():\n    time.sleep(60)\n"
+            "m = mmap.mmap(-1, 128 << 20)\nfor i in range(0, 128 << 20, 4096): m[i] = 1"
+        )
+        ending, _, _ = await run_to_end(sandbox, forked_program(code))
+        assert ending.cause == "out of memory at 64 MB"
+
+
+@TIERS
+@run_async_test
+async def test_nothing_of_them_inside(tier: int) -> None:
+    """Code sees no files of groups, and what /proc tells names no group of the host."""
+    async with isolated_sandboxes(tier) as (sandboxes, make_paths):
+        sandbox = await sandboxes.open_sandbox(make_paths("a"), Limits(processes=50))
+        code = (
+            "import os\n"
+            "try: print(os.listdir('/sys/fs/cgroup'))\nexcept OSError as e: print('closed')\n"
+            "print(open('/proc/self/cgroup').read())"
+        )
+        _, out, err = await run_to_end(sandbox, forked_program(code))
+        assert out.startswith("closed"), err
+        assert tier == 3 or "era-" not in out
+
+
+@TIERS
+@run_async_test
+async def test_all_are_members(tier: int) -> None:
+    """The init and all that it starts are in the group, and it is gone with them."""
+    async with isolated_sandboxes(tier) as (sandboxes, make_paths):
+        sandbox = await sandboxes.open_sandbox(make_paths("a"), Limits(processes=50))
+        process = await sandbox.spawn(forked_program("import os, time; os.fork(); time.sleep(60)"))
+        assert process.is_running
+        groups = [Path(door).parent for door in sandbox._prepared_init.cgroup_procs]
+        assert len({*groups}) == 3
+        for group in groups:
+            members = (group / "cgroup.procs").read_text
+            assert wait_until(lambda members=members: len(members().split()) == 3)
+            assert str(sandbox.pid) in members().split()
+        await sandbox.aclose()
+        assert [group for group in groups if group.exists()] == []
+        homes = [group.parent for group in groups]
+        assert server_directories().issuperset(homes)
+    assert [home for home in homes if home.exists()] == []
+
+
+def test_stale_ones(groups: CgroupTree) -> None:
+    """Groups of a server that was killed are swept by the next; those of the living stay."""
+    text = (
+        "from era_kernels.models import Limits\n"
+        "from era_kernels.sandbox.server.cgroups import CgroupTree\n"
+        "tree = CgroupTree.open(); tree.create_cgroup()\n"
+        "print(*tree.directories, flush=True); input()"
+    )
+    command = [sys.executable, "-c", text]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as other:
+        assert other.stdout is not None
+        homes = [Path(home) for home in other.stdout.readline().split()]
+        kept = create_limited(groups, Limits())
+        CgroupTree.open().close()
+        assert server_directories().issuperset(homes)
+        other.kill()
+    CgroupTree.open().close()
+    assert [home for home in homes if home.exists()] == []
+    assert all(directory.exists() for directory in kept.directories)
+    kept.remove()
+
+
+@pytest.mark.parametrize("who", ["server", "both"])
+def test_server_killed(who: str) -> None:
+    """The zygote removes the groups of a server that was killed; the next server, if it cannot."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root")
+    text = (
+        "import asyncio\nfrom pathlib import Path\nfrom era_kernels.models import Limits\n"
+        "from tests.sandbox.test_isolation import isolated_sandboxes\n"
+        "async def main():\n"
+        "    async with isolated_sandboxes() as (sandboxes, make_paths):\n"
+        "        await sandboxes.open_sandbox(make_paths('a'), Limits())\n"
+        "        print(sandboxes.zygote.pid, *sandboxes._init_pool.cgroups.directories, flush=True)\n"
+        "        await asyncio.sleep(60)\n"
+        "asyncio.run(main())"
+    )
+    with subprocess.Popen([sys.executable, "-c", text], stdout=subprocess.PIPE, text=True) as one:
+        assert one.stdout is not None
+        zygote, *homes = one.stdout.readline().split()
+        if who == "both":
+            os.kill(int(zygote), signal.SIGSTOP)
+        one.kill()
+        if who == "both":
+            os.kill(int(zygote), signal.SIGKILL)
+    if who == "both":
+        time.sleep(0.5)  # for what was in the groups to die
+        CgroupTree.open().close()
+    assert wait_until(lambda: not any(Path(home).exists() for home in homes))
+
+
+def test_who_may_not() -> None:
+    """An ordinary user is told why there are none, and nothing is made."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root")
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            os.setuid(12345)
+            groups = CgroupTree.open()
+            status = int(bool(groups.enforced_limits or groups.directories or not groups.problems))
+        finally:
+            os._exit(status)
+    assert os.waitpid(child, 0)[1] == 0
+
+
+def test_remove_stale_spares_others(tmp_path: Path) -> None:
+    """Only directories with our prefix are touched, and only those without a lock."""
+    for name in ("era-0", "other"):
+        (tmp_path / name / "1").mkdir(parents=True)
+    remove_stale(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["other"]
+
+
+def test_join_needs_cgroup_procs(tmp_path: Path) -> None:
+    """Where joining fails, the first process must not go on."""
+    with pytest.raises(OSError):
+        join_cgroups([str(tmp_path / "nothing")])
+
+
+def test_files_of_both_versions() -> None:
+    """What is written for the same limits; the second version also ends all members at once."""
+    limits = Limits(memory=64 * MIB, processes=10, cpu=0.5)
+    size = str(64 * MIB)
+
+    def files(controller: str, version: int) -> dict[str, str]:
+        return dict(Controller(controller, version, Path("/")).control_files(limits))
+
+    assert files("memory", 1) == {
+        "memory.limit_in_bytes": size,
+        "memory.memsw.limit_in_bytes?": size,
+    }
+    assert files("memory", 2) == {
+        "memory.max": size,
+        "memory.swap.max?": "0",
+        "memory.oom.group?": "1",
+    }
+    assert files("pids", 1) == files("pids", 2) == {"pids.max": "11"}
+    assert files("cpu", 1) == {"cpu.cfs_period_us": "100000", "cpu.cfs_quota_us": "50000"}
+    assert files("cpu", 2) == {"cpu.max": "50000 100000"}
+    assert not Controller("cpu", 2, Path("/")).control_files(Limits())

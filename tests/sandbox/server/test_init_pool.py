@@ -1,0 +1,113 @@
+"""Cells: spares are used, renewed, and never in anybody's way."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from era_kernels.models import Limits, Place
+from era_kernels.sandbox.server.init_pool import InitPool
+from era_kernels.sandbox.server.sandbox import IsolationPolicy, Sandboxes
+from tests.sandbox.sandboxes import (
+    ENTRIES,
+    descendants,
+    run_to_end,
+    shell_command,
+    short_directory,
+    wait_until,
+)
+from tests.sandbox.server.test_cgroups import server_directories
+from tests.sandbox.test_isolation import run_async_test
+
+
+@asynccontextmanager
+async def pool_with_spare(tier: int = 3) -> AsyncIterator[tuple[Sandboxes, InitPool, Place]]:
+    """Sandboxes that keep a spare, in walls that every user can have."""
+    with short_directory() as base:
+        place = Place(*(base / part for part in ("workspace", "packages", "cache")))
+        for part in (place.workspace, place.packages, place.cache):
+            part.mkdir()
+        wish = IsolationPolicy(strongest_tier=tier, weakest_tier=4, readable_paths=(ENTRIES,))
+        sandboxes = await Sandboxes.open(base / "r", (), (ENTRIES,), wish, spare_count=1)
+        try:
+            yield sandboxes, sandboxes._init_pool, place
+        finally:
+            await sandboxes.aclose()
+
+
+async def wait_for_spare(cells: InitPool) -> int:
+    """Wait until there is a spare; its number."""
+    async with asyncio.timeout(10):
+        while not cells._spares:
+            await asyncio.sleep(0.005)
+    return cells._spares[0].number
+
+
+@run_async_test
+async def test_a_spare_is_used_and_renewed() -> None:
+    """The next sandbox gets it, bounds and all, and there is another soon."""
+    async with pool_with_spare(1) as (sandboxes, cells, place):
+        first = await wait_for_spare(cells)
+        sandbox = await sandboxes.open_sandbox(place, Limits(processes=2))
+        assert sandbox._prepared_init.number == first
+        ending, _, err = await run_to_end(sandbox, shell_command("true & wait"))
+        assert ending.code != 0, err
+        assert await wait_for_spare(cells) != first
+
+
+@run_async_test
+async def test_a_dead_spare_is_no_loss() -> None:
+    """One that was killed is passed over."""
+    async with pool_with_spare() as (sandboxes, cells, place):
+        number = await wait_for_spare(cells)
+        async with asyncio.timeout(10):
+            while not (pids := descendants(sandboxes.zygote.pid)):
+                await asyncio.sleep(0.005)
+        os.kill(pids[0], signal.SIGKILL)
+        async with asyncio.timeout(10):
+            while cells._spares[0].is_usable:
+                await asyncio.sleep(0.005)
+        sandbox = await sandboxes.open_sandbox(place, Limits())
+        assert sandbox._prepared_init.number > number
+
+
+@run_async_test
+async def test_a_spare_ends_with_its_zygote() -> None:
+    """The spare of a dead zygote is not used: who would end it?"""
+    async with pool_with_spare() as (sandboxes, cells, place):
+        await wait_for_spare(cells)
+        old = sandboxes.zygote.pid
+        os.kill(old, signal.SIGKILL)
+        async with asyncio.timeout(10):
+            while sandboxes.zygote.is_alive:
+                await asyncio.sleep(0.005)
+        sandbox = await sandboxes.open_sandbox(place, Limits())
+        assert sandbox.pid in descendants(sandboxes.zygote.pid)
+        assert sandboxes.zygote.pid != old
+
+
+@run_async_test
+async def test_nothing_is_left() -> None:
+    """Spares end with the server, and so do their groups."""
+    before = server_directories()
+    async with pool_with_spare(1) as (sandboxes, cells, _):
+        await wait_for_spare(cells)
+        async with asyncio.timeout(10):
+            while not (family := descendants(sandboxes.zygote.pid)):
+                await asyncio.sleep(0.005)
+    assert server_directories() == before
+    assert wait_until(lambda: not any(os.path.exists(f"/proc/{pid}") for pid in family))
+
+
+@run_async_test
+async def test_a_crowd() -> None:
+    """Many at once get cells of their own, and one spare is left over, not twenty."""
+    async with pool_with_spare(1) as (sandboxes, cells, place):
+        opened = await asyncio.gather(*(sandboxes.open_sandbox(place, Limits()) for _ in range(20)))
+        assert len({sandbox._prepared_init.number for sandbox in opened}) == 20
+        await wait_for_spare(cells)
+        await asyncio.sleep(0.1)
+        assert len(cells._spares) == 1

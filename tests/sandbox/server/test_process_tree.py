@@ -1,0 +1,89 @@
+"""Which process belongs to which sandbox."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from era_kernels.sandbox.server.process_tree import ProcessTree, read_stat
+from tests.sandbox.sandboxes import wait_until
+
+TREE = """
+import os, sys, time
+if os.fork() == 0:
+    if os.fork() == 0:
+        time.sleep(600)
+    time.sleep(600)
+print("ready", flush=True)
+sys.stdin.read()
+"""
+
+
+def spawn_tree() -> subprocess.Popen[str]:
+    """A process with a child and a grandchild."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", TREE],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    return process
+
+
+def test_families() -> None:
+    """Each with all below it, and nobody twice; also those that were strangers before."""
+    population = ProcessTree()
+    first, second = spawn_tree(), spawn_tree()
+    try:
+        assert wait_until(lambda: len(population.by_init([first.pid])[first.pid]) == 3)
+        pair = [first.pid, second.pid]
+        assert wait_until(lambda: all(len(f) == 3 for f in population.by_init(pair).values()))
+        families = population.by_init([first.pid, second.pid])
+        assert {len(family) for family in families.values()} == {3}
+        assert len({one.pid for family in families.values() for one in family}) == 6
+        assert os.getpid() not in {one.pid for family in families.values() for one in family}
+    finally:
+        for process in (first, second):
+            os.killpg(process.pid, 9)
+            process.communicate()
+    assert wait_until(lambda: population.by_init([first.pid]) == {first.pid: []})
+
+
+def test_what_is_told(tmp_path: Path) -> None:
+    """Parent, threads and memory of a process, whatever its name; nothing of one that is gone."""
+    own = read_stat(os.getpid())
+    assert own is not None
+    assert own.parent_pid == os.getppid()
+    assert own.threads >= 1 and own.resident_bytes > 1024 * 1024
+    odd = tmp_path / "a) R 1 (b"
+    odd.symlink_to("/bin/sleep")
+    with subprocess.Popen([odd, "60"]) as process:
+        shown = read_stat(process.pid)
+        process.kill()
+    assert shown is not None and shown.parent_pid == os.getpid()
+    assert read_stat(process.pid) is None
+
+
+def test_the_smallest_step_shows() -> None:
+    """One call of the system changes a process's time, which a tick of 10 ms would hide."""
+    with subprocess.Popen(["/bin/cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin is not None and process.stdout is not None
+        seen = set()
+        for _ in range(5):
+            os.write(process.stdin.fileno(), b"x")
+            os.read(process.stdout.fileno(), 1)
+            assert wait_until(lambda: _sleeps(process.pid))
+            idle = read_stat(process.pid)
+            assert idle is not None and idle == read_stat(process.pid)
+            seen.add(idle.cpu_ns)
+        assert len(seen) == 5
+        process.stdin.close()
+
+
+def _sleeps(pid: int) -> bool:
+    return Path(f"/proc/{pid}/stat").read_text("ascii").rpartition(")")[2].split()[0] == "S"

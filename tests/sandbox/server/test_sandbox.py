@@ -1,0 +1,416 @@
+"""Sandboxes: processes start, tell how they ended, obey signals, and leave nothing behind."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import signal
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import psutil
+import pytest
+from blockbuster import blockbuster_ctx
+
+from era_kernels.errors import KernelStartFailed, ShuttingDown
+from era_kernels.models import Ending
+from era_kernels.sandbox.server.command import ProcessNotStarted
+from era_kernels.sandbox.server.sandbox import Command, Sandbox, Sandboxes
+from tests.sandbox.sandboxes import (
+    ENV,
+    count_descriptors,
+    descendants,
+    forked_program,
+    new_sandbox,
+    open_sandbox,
+    open_sandboxes,
+    run_to_end,
+    running_pids,
+    shell_command,
+    spawn_stubborn,
+    wait_for_lines,
+)
+
+
+def in_sandbox(test: Callable[[Sandbox], Awaitable[None]]) -> None:
+    """Run the body of a test with one sandbox."""
+
+    async def body() -> None:
+        async with open_sandbox() as sandbox:
+            await test(sandbox)
+
+    asyncio.run(body())
+
+
+@pytest.mark.parametrize(
+    ("text", "ending"),
+    [
+        ("exit 0", Ending(code=0)),
+        ("exit 7", Ending(code=7)),
+        ("kill -SEGV $$", Ending(signal=signal.SIGSEGV)),
+        ("kill -KILL $$", Ending(signal=signal.SIGKILL)),
+    ],
+)
+def test_a_process_ends_as_it_ends(text: str, ending: Ending) -> None:
+    """A process's own exit code or signal is what is reported."""
+
+    async def body(sandbox: Sandbox) -> None:
+        assert (await run_to_end(sandbox, shell_command(text)))[0] == ending
+
+    in_sandbox(body)
+
+
+def test_a_program_gets_what_its_command_says() -> None:
+    """Environment, working directory and arguments are the command's, and nothing besides."""
+
+    async def body(sandbox: Sandbox) -> None:
+        command = Command(argv=("/usr/bin/env",), env={"A": "ä b", "B": ""}, cwd="/")
+        assert (await run_to_end(sandbox, command))[1] == "A=ä b\nB=\n"
+        command = Command(argv=("sh", "-c", 'echo "$PWD" "$1"', "-", "x y"), env=ENV, cwd="/usr")
+        assert (await run_to_end(sandbox, command))[1] == "/usr x y\n"
+
+    in_sandbox(body)
+
+
+def test_a_program_has_three_descriptors() -> None:
+    """No descriptor but /dev/null and two pipes reaches a program, executed or called."""
+    code = "import os; print({fd: os.readlink(f'/proc/self/fd/{fd}') for fd in range(30) if "
+    code += "os.path.exists(f'/proc/self/fd/{fd}') or os.path.islink(f'/proc/self/fd/{fd}')})"
+
+    async def body(sandbox: Sandbox) -> None:
+        for command in (forked_program(code), shell_command("ls -l /proc/$$/fd")):
+            _, out, _ = await run_to_end(sandbox, command)
+            assert out.count("pipe:") == 2
+            assert out.count("/dev/null") == 1
+            assert out.count("/proc/") + out.count("socket:") == 0
+
+    in_sandbox(body)
+
+
+def test_streams_are_kept_apart() -> None:
+    """Descriptors 1 and 2 are two outputs."""
+
+    async def body(sandbox: Sandbox) -> None:
+        _, out, err = await run_to_end(sandbox, shell_command("echo out; echo err >&2"))
+        assert (out, err) == ("out\n", "err\n")
+
+    in_sandbox(body)
+
+
+def test_the_reason_of_a_failed_start_is_told() -> None:
+    """What cannot be executed is an error with the system's words, never an exit code."""
+    cases = [
+        (Command(argv=("/does/not/exist",), env={}, cwd="/"), "No such file or directory"),
+        (Command(argv=("nothing-of-that-name",), env=ENV, cwd="/"), "No such file or directory"),
+        (Command(argv=("/etc/passwd",), env={}, cwd="/"), "Permission denied"),
+        (Command(argv=("/bin/true",), env={}, cwd="/does/not/exist"), "/does/not/exist"),
+        (forked_program("", cwd="/etc/passwd"), "Not a directory"),
+        (Command(argv=("/bin/true",), env={"A": "\ud800"}, cwd="/"), "surrogates not allowed"),
+    ]
+
+    async def body(sandbox: Sandbox) -> None:
+        for command, words in cases:
+            with pytest.raises(KernelStartFailed, match=words):
+                await sandbox.spawn(command)
+        assert (await run_to_end(sandbox, shell_command("exit 3")))[0] == Ending(code=3)
+
+    in_sandbox(body)
+
+
+def test_a_failed_start_leaves_no_descriptor_and_no_process() -> None:
+    """After a failed start everything is as it was before."""
+
+    async def body(sandbox: Sandbox) -> None:
+        command = Command(argv=("/does/not/exist",), env={}, cwd="/")
+        before = count_descriptors(os.getpid())
+        for _ in range(20):
+            with pytest.raises(KernelStartFailed):
+                await sandbox.spawn(command)
+        assert count_descriptors(os.getpid()) == before
+        assert sandbox.pid is not None
+        await asyncio.sleep(0.1)
+        assert descendants(sandbox.pid) == []
+
+    in_sandbox(body)
+
+
+def test_a_large_environment_arrives() -> None:
+    """Environments and arguments of hundreds of kilobytes are no problem."""
+    env = {**ENV, **{f"BIG{number}": "x" * 100_000 for number in range(8)}}
+
+    async def body(sandbox: Sandbox) -> None:
+        command = shell_command("echo ${#BIG0} ${#BIG7}", env=env)
+        assert (await run_to_end(sandbox, command))[1] == "100000 100000\n"
+        command = forked_program("import os; print(sum(map(len, os.environ.values())))", env=env)
+        assert int((await run_to_end(sandbox, command))[1]) > 800_000
+
+    in_sandbox(body)
+
+
+def test_signals_reach_the_process_group() -> None:
+    """A signal goes to a process and to the children that stayed in its group."""
+    text = "trap 'echo parent; wait; exit 5' USR1; sh -c 'trap \"echo child; exit\" USR1; "
+    text += "echo ready; while :; do sleep 0.05; done' & while :; do sleep 0.05; done"
+
+    async def body(sandbox: Sandbox) -> None:
+        process = await sandbox.spawn(shell_command(text))
+        async for chunk in process.stdout:
+            if b"ready" in chunk:
+                break
+        await process.signal(signal.SIGUSR1)
+        assert await asyncio.wait_for(process.ended, 30) == Ending(code=5)
+        assert sorted(process.stdout.tail().split()) == [b"child", b"parent", b"ready"]
+        await process.signal(signal.SIGUSR1)  # it has ended: nothing happens
+
+    in_sandbox(body)
+
+
+@pytest.mark.parametrize("sweep", [True, False])
+def test_kill_group_on_exit(sweep: bool) -> None:
+    """They live on after the end of their leader, unless its signal came with a sweep."""
+    text = (
+        "trap '' INT; sleep 600 & left=$!; trap 'exit 3' INT; echo $left; "
+        "while :; do sleep 0.01; done"
+    )
+
+    async def body(sandbox: Sandbox) -> None:
+        process = await sandbox.spawn(shell_command(text))
+        [left] = await wait_for_lines(process, 1)
+        await process.signal(signal.SIGINT, kill_group_on_exit=sweep)
+        assert await asyncio.wait_for(process.ended, 20) == Ending(code=3)
+        if not sweep:
+            assert running_pids([int(left)])
+            return
+        async with asyncio.timeout(10):
+            while running_pids([int(left)]):
+                await asyncio.sleep(0.005)
+
+    in_sandbox(body)
+
+
+def test_why_a_start_failed_is_told_by_number() -> None:
+    """The system's number comes with its words."""
+
+    async def body(sandbox: Sandbox) -> None:
+        for path, number in (("/no/such", errno.ENOENT), ("/etc/passwd", errno.EACCES)):
+            with pytest.raises(ProcessNotStarted) as caught:
+                await sandbox.spawn(Command(argv=(path,), env=ENV, cwd="/tmp"))
+            assert caught.value.errno == number
+            assert caught.value.reason == f"{os.strerror(number)}: {path}"
+
+    in_sandbox(body)
+
+
+def test_a_signal_touches_its_process_only() -> None:
+    """Other processes of the sandbox are in groups of their own."""
+
+    async def body(sandbox: Sandbox) -> None:
+        first = await sandbox.spawn(shell_command("sleep 600"))
+        second = await sandbox.spawn(shell_command("sleep 600"))
+        await first.signal(signal.SIGTERM)
+        assert await asyncio.wait_for(first.ended, 30) == Ending(signal=signal.SIGTERM)
+        assert second.is_running
+        assert not first.is_running
+
+    in_sandbox(body)
+
+
+def test_waiting_for_an_ending_may_be_cancelled() -> None:
+    """Who gives up waiting takes nothing from others."""
+
+    async def body(sandbox: Sandbox) -> None:
+        process = await sandbox.spawn(shell_command("sleep 600"))
+        patient = asyncio.ensure_future(process.ended)
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(process.ended, 0.01)
+        await process.signal(signal.SIGKILL)
+        assert await asyncio.wait_for(patient, 30) == Ending(signal=signal.SIGKILL)
+
+    in_sandbox(body)
+
+
+def test_an_orphan_outlives_its_process_but_not_the_sandbox() -> None:
+    """Daemons live on when the process that started them has ended, until the sandbox closes."""
+
+    async def body(sandbox: Sandbox) -> None:
+        _, out, _ = await run_to_end(sandbox, shell_command("setsid sleep 600 & echo $!"))
+        daemon = [int(out)]
+        assert running_pids(daemon) == daemon
+        assert sandbox.is_running
+        await sandbox.aclose()
+        assert running_pids(daemon) == []
+
+    in_sandbox(body)
+
+
+def test_closing_ends_what_does_not_want_to_end() -> None:
+    """Deaf, double-forked processes in sessions of their own are dead when aclose returns."""
+
+    async def body(sandbox: Sandbox) -> None:
+        pids = await spawn_stubborn(sandbox)
+        (sandbox.runtime_directory / "left").mkdir(mode=0o000)
+        assert running_pids(pids) == pids
+        await sandbox.aclose("session deleted")
+        assert running_pids(pids) == []
+        assert not sandbox.runtime_directory.exists()
+        assert sandbox.pid is not None
+        assert not psutil.pid_exists(sandbox.pid)
+
+    in_sandbox(body)
+
+
+def test_the_reason_of_closing_is_part_of_every_ending() -> None:
+    """A reason is told by the sandbox and by what still ran, not by what had ended before."""
+
+    async def body(sandbox: Sandbox) -> None:
+        early = await sandbox.spawn(shell_command("exit 4"))
+        await early.ended
+        late = await sandbox.spawn(shell_command("sleep 600"))
+        await asyncio.gather(sandbox.aclose("session deleted"), sandbox.aclose("too late"))
+        await sandbox.aclose()
+        assert (await late.ended).cause == "session deleted"
+        assert (await late.ended).exit_code == 137
+        assert (await sandbox.ended).cause == "session deleted"
+        assert await early.ended == Ending(code=4)
+
+    in_sandbox(body)
+
+
+def test_a_closed_sandbox_starts_nothing() -> None:
+    """spawn on a sandbox that has ended is an error of the domain."""
+
+    async def body(sandbox: Sandbox) -> None:
+        await sandbox.aclose()
+        assert not sandbox.is_running
+        with pytest.raises(KernelStartFailed, match="its sandbox has ended"):
+            await sandbox.spawn(shell_command("exit 0"))
+
+    in_sandbox(body)
+
+
+def test_a_start_that_nobody_waits_for_is_undone() -> None:
+    """When the caller of spawn is cancelled, the process is killed."""
+
+    async def body(sandbox: Sandbox) -> None:
+        assert sandbox.pid is not None
+        for turns in range(12):
+            start = asyncio.ensure_future(sandbox.spawn(shell_command("sleep 600")))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            start.cancel()
+            await asyncio.wait({start})
+        await asyncio.sleep(0.5)
+        assert [pid for pid in descendants(sandbox.pid) if running_pids([pid])] == []
+
+    in_sandbox(body)
+
+
+def test_the_runtime_directory_is_private_and_short() -> None:
+    """Its mode is 0700, and sockets in it have paths that the kernel accepts."""
+
+    async def body(sandbox: Sandbox) -> None:
+        assert sandbox.runtime_directory.stat().st_mode & 0o777 == 0o700
+        assert len(str(sandbox.runtime_directory / "kernel-00000")) <= 107
+
+    in_sandbox(body)
+
+
+def test_a_cancelled_opening_leaves_nothing() -> None:
+    """Whenever the caller of open_sandbox gives up, no process and no directory is left."""
+
+    async def body() -> None:
+        async with open_sandboxes() as sandboxes:
+            first = await new_sandbox(sandboxes)
+            for turns in range(10):
+                opening = asyncio.ensure_future(new_sandbox(sandboxes))
+                await asyncio.sleep(0.0005 * turns)
+                opening.cancel()
+                await asyncio.wait({opening})
+                if not opening.cancelled():
+                    await opening.result().aclose()
+            assert descendants(sandboxes.zygote.pid) == [first.pid]
+            assert {path.name for path in first.runtime_directory.parent.iterdir()} == {
+                first.runtime_directory.name,
+                "zygote",
+            }
+
+    asyncio.run(body())
+
+
+def test_fifty_at_once() -> None:
+    """Fifty sandboxes open, run a program each, and close, all at the same time."""
+
+    async def life(sandboxes: Sandboxes, number: int) -> str:
+        sandbox = await new_sandbox(sandboxes)
+        _, out, _ = await run_to_end(sandbox, forked_program(f"print({number})"))
+        await sandbox.aclose()
+        return out
+
+    async def body() -> None:
+        async with open_sandboxes() as sandboxes:
+            outs = await asyncio.gather(*(life(sandboxes, number) for number in range(50)))
+            assert outs == [f"{number}\n" for number in range(50)]
+
+    asyncio.run(body())
+
+
+def test_a_hundred_cycles_leak_nothing() -> None:
+    """After 100 cycles server and zygote hold the same descriptors, processes, directories."""
+
+    async def count(pid: int, runtime: Path) -> tuple[int, int, int, int]:
+        here, there = count_descriptors(os.getpid()), count_descriptors(pid)
+        return here, there, len(descendants(pid)), len(list(runtime.iterdir()))
+
+    async def cycle(sandboxes: Sandboxes) -> Path:
+        sandbox = await new_sandbox(sandboxes)
+        await sandbox.spawn(shell_command("sleep 600 & exit 0"))
+        process = await sandbox.spawn(forked_program("print('x')"))
+        await process.ended
+        await sandbox.aclose()
+        return sandbox.runtime_directory.parent
+
+    async def body() -> None:
+        async with open_sandboxes() as sandboxes:
+            runtime = await cycle(sandboxes)
+            before = await count(sandboxes.zygote.pid, runtime)
+            for _ in range(25):
+                await asyncio.gather(*(cycle(sandboxes) for _ in range(4)))
+            assert await count(sandboxes.zygote.pid, runtime) == before
+
+    asyncio.run(body())
+
+
+def test_the_loop_is_never_blocked() -> None:
+    """Opening, starting, signalling and closing make no blocking call on the event loop."""
+
+    async def body() -> None:
+        async with open_sandboxes() as sandboxes:
+            with blockbuster_ctx("era_kernels"):
+                sandbox = await new_sandbox(sandboxes)
+                process = await sandbox.spawn(
+                    shell_command("sleep 600", env={**ENV, "B": "x" * 100_000})
+                )
+                await process.signal(signal.SIGTERM)
+                await process.ended
+                await sandbox.aclose()
+
+    asyncio.run(body())
+
+
+def test_closing_all_closes_each() -> None:
+    """When the sandboxes are closed everything is dead, the zygote too, and nothing opens."""
+
+    async def body() -> None:
+        async with open_sandboxes() as sandboxes:
+            pids = [
+                pid for _ in range(3) for pid in await spawn_stubborn(await new_sandbox(sandboxes))
+            ]
+            zygote = sandboxes.zygote.pid
+            await sandboxes.aclose()
+            await sandboxes.aclose()
+            assert running_pids([*pids, zygote]) == []
+            with pytest.raises(ShuttingDown):
+                await new_sandbox(sandboxes)
+
+    asyncio.run(body())

@@ -1,0 +1,78 @@
+"""What a process is given to read: all of it, then end of file, and nobody ever waits."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+
+from era_kernels.models import Ending
+from era_kernels.sandbox.server.stdin_writer import StdinWriter
+from tests.sandbox.sandboxes import count_descriptors, open_sandbox, shell_command
+
+MUCH = bytes(range(256)) * 8192  # more than a pipe holds
+
+
+async def until_closed(feed: StdinWriter) -> None:
+    async with asyncio.timeout(10):
+        while feed.is_open:
+            await asyncio.sleep(0.001)
+
+
+def test_all_is_read() -> None:
+    """A slow reader gets every byte, and end of file."""
+
+    async def body() -> None:
+        read, write = os.pipe()
+        feed = StdinWriter(write, MUCH)
+        with os.fdopen(read, "rb") as file:
+            assert await asyncio.to_thread(file.read) == MUCH
+        await until_closed(feed)
+
+    asyncio.run(body())
+
+
+def test_nobody_reads() -> None:
+    """When the last reader is gone it is closed; somebody who only waits does not block it."""
+
+    async def body() -> None:
+        read, write = os.pipe()
+        feed = StdinWriter(write, MUCH)
+        await asyncio.sleep(0.05)
+        assert feed.is_open
+        os.close(read)
+        await until_closed(feed)
+        feed.close()
+
+    asyncio.run(body())
+
+
+def test_process_reads_it() -> None:
+    """A process finds it on descriptor 0; an empty text is end of file at once."""
+
+    async def body() -> None:
+        async with open_sandbox() as sandbox:
+            for data in (MUCH, b""):
+                process = await sandbox.spawn(shell_command("wc -c"), stdin=data)
+                assert await asyncio.wait_for(process.ended, 20) == Ending(code=0)
+                assert int(process.stdout.tail()) == len(data)
+
+    asyncio.run(body())
+
+
+def test_end_of_the_process_ends_it() -> None:
+    """What a process leaves behind reads the end, whatever the process has not read."""
+
+    async def body() -> None:
+        async with open_sandbox() as sandbox:
+            # Redirected, or the shell would give its child /dev/null.
+            command = shell_command("exec 3<&0; (exec cat <&3 | wc -c) & exec true")
+            before = count_descriptors(os.getpid())
+            process = await sandbox.spawn(command, stdin=MUCH)
+            assert await asyncio.wait_for(process.ended, 20) == Ending(code=0)
+            async with asyncio.timeout(20):
+                while not process.is_finished:
+                    await asyncio.sleep(0.005)
+            assert 0 <= int(process.stdout.tail()) <= len(MUCH)
+            assert count_descriptors(os.getpid()) == before
+
+    asyncio.run(body())

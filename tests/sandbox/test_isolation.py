@@ -1,0 +1,269 @@
+"""Sandboxes behind walls: what they see, whose their files are, what is left of them: nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from era_kernels.errors import KernelStartFailed, StartError
+from era_kernels.models import Limits, Place
+from era_kernels.sandbox.server import limit_monitor
+from era_kernels.sandbox.server.sandbox import IsolationPolicy, Sandboxes
+from tests.sandbox.sandboxes import (
+    ENTRIES,
+    descendants,
+    forked_program,
+    run_to_end,
+    shell_command,
+    short_directory,
+    spawn_stubborn,
+    wait_until,
+)
+
+MIB = 1024 * 1024
+CLEANUP_SECONDS = 2.0  # seconds in which nothing may be left
+
+
+def run_async_test(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
+    @wraps(test)
+    def run(*args: Any, **kwargs: Any) -> None:
+        asyncio.run(test(*args, **kwargs))
+
+    return run
+
+
+@asynccontextmanager
+async def isolated_sandboxes(
+    tier: int = 1,
+) -> AsyncIterator[tuple[Sandboxes, Callable[[str], Place]]]:
+    """Sandboxes of that tier, and a maker of places."""
+    with short_directory() as base:
+
+        def make_paths(name: str) -> Place:
+            made = Place(*(base / name / part for part in ("workspace", "packages", "cache")))
+            for part in (made.workspace, made.packages, made.cache):
+                part.mkdir(parents=True, exist_ok=True)
+            return made
+
+        try:
+            wish = IsolationPolicy(
+                strongest_tier=tier, weakest_tier=tier, readable_paths=(ENTRIES,)
+            )
+            sandboxes = await Sandboxes.open(base / "r", (), (ENTRIES,), wish)
+        except StartError as error:
+            pytest.skip(str(error))
+        try:
+            yield sandboxes, make_paths
+        finally:
+            await sandboxes.aclose()
+
+
+def count_mounts() -> int:
+    return len(Path("/proc/self/mountinfo").read_text().splitlines())
+
+
+@pytest.mark.parametrize("tier", [1, 2])
+@run_async_test
+async def test_where_code_is(tier: int) -> None:
+    """The workspace is /home/user, and nothing of the host's directories is in sight."""
+    async with isolated_sandboxes(tier) as (sandboxes, make_paths):
+        home = make_paths("a")
+        sandbox = await sandboxes.open_sandbox(home, Limits())
+        text = "pwd; echo x > file; ls -d /home/* /boot /srv /etc/shadow /sys 2>/dev/null; hostname"
+        ending, out, _ = await run_to_end(sandbox, shell_command(text, cwd="/home/user"))
+        assert (out.splitlines(), ending.code) == (["/home/user", "/home/user", "sandbox"], 0)
+        assert (home.workspace / "file").read_text() == "x\n"
+
+
+@run_async_test
+async def test_uid_of_its_own() -> None:
+    """As root each session has a uid, which owns its files and keeps them for its next kernel."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root")
+    async with isolated_sandboxes() as (sandboxes, make_paths):
+        home = make_paths("a")
+        (home.workspace / "uploaded").write_text("by the server")
+        first = await sandboxes.open_sandbox(home, Limits())
+        other = await sandboxes.open_sandbox(make_paths("b"), Limits())
+        text = "id -u; echo more >> uploaded; mkdir -p d/e"
+        ending, out, err = await run_to_end(first, shell_command(text, cwd="/home/user"))
+        assert (ending.code, err) == (0, "")
+        _, another, _ = await run_to_end(other, shell_command("id -u"))
+        uid = int(out)
+        assert uid not in (0, int(another))
+        assert {path.stat().st_uid for path in home.workspace.rglob("*")} == {uid}
+        await first.aclose()
+        again = await sandboxes.open_sandbox(home, Limits())
+        assert (await run_to_end(again, shell_command("id -u")))[1] == out
+
+
+@run_async_test
+async def test_loopback_of_its_own() -> None:
+    """A session talks to itself over TCP, and there is no other interface."""
+    async with isolated_sandboxes() as (sandboxes, make_paths):
+        sandbox = await sandboxes.open_sandbox(make_paths("a"), Limits())
+        code = (
+            "import socket; s = socket.create_server(('127.0.0.1', 10000));"
+            "c = socket.create_connection(s.getsockname()); print('connected')"
+        )
+        _, out, err = await run_to_end(sandbox, forked_program(code))
+        assert (out, err) == ("connected\n", "")
+
+
+@pytest.mark.parametrize("tier", [1, 2, 3])
+@run_async_test
+async def test_memory_of_all(tier: int) -> None:
+    """What the processes take together ends the session, and the cause is told."""
+    async with isolated_sandboxes(tier) as (sandboxes, make_paths):
+        sandbox = await sandboxes.open_sandbox(make_paths("a"), Limits(memory=64 * MIB))
+        code = (
+            "import os, time\n"
+            "for _ in range(4): os.fork()\n"
+            "data = b'x' * (30 << 20); time.sleep(60)"
+        )
+        ending, _, _ = await run_to_end(sandbox, forked_program(code))
+        assert (ending.reason, ending.exit_code) == ("out of memory at 64 MB", 137)
+
+
+@run_async_test
+async def test_memory_of_one() -> None:
+    """One process that takes too much gets a MemoryError, and lives."""
+    async with isolated_sandboxes() as (sandboxes, make_paths):
+        sandbox = await sandboxes.open_sandbox(make_paths("a"), Limits(memory=64 * MIB))
+        code = "try: bytearray(100 << 20)\nexcept MemoryError: print('told')"
+        assert (await run_to_end(sandbox, forked_program(code)))[1] == "told\n"
+
+
+@run_async_test
+async def test_workspace_quota() -> None:
+    """Files that take more than the workspace may hold end the session."""
+    async with isolated_sandboxes() as (sandboxes, make_paths):
+        sandbox = await sandboxes.open_sandbox(make_paths("a"), Limits(workspace=4 * MIB))
+        text = "head -c 8388608 /dev/zero > large; sleep 60"
+        ending, _, _ = await run_to_end(sandbox, shell_command(text, cwd="/home/user"))
+        assert ending.reason == "workspace larger than 4 MB"
+
+
+@pytest.mark.parametrize("where", ["packages", "cache", "runtime"])
+@run_async_test
+async def test_quota_beside_the_workspace(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It holds wherever else code may write on the disk."""
+    monkeypatch.setattr(limit_monitor, "MIN_OTHER_WRITABLE", 4 * MIB)
+    async with isolated_sandboxes() as (sandboxes, make_paths):
+        sandbox = await sandboxes.open_sandbox(make_paths("a"), Limits(workspace=4 * MIB))
+        folder = (
+            sandbox.inner_runtime_directory
+            if where == "runtime"
+            else getattr(sandbox.inner_paths, where)
+        )
+        text = f"head -c 8388608 /dev/zero > {folder}/large; sleep 60"
+        ending, _, _ = await run_to_end(sandbox, shell_command(text, cwd="/home/user"))
+        assert ending.reason == "files beside the workspace larger than 4 MB"
+
+
+@pytest.mark.parametrize("folder", ["/tmp", "/dev/shm"])
+@run_async_test
+async def test_empty_files_in_memory(folder: str) -> None:
+    """They take memory of the system, so there are no more than the size makes likely."""
+    async with isolated_sandboxes() as (sandboxes, make_paths):
+        sandbox = await sandboxes.open_sandbox(make_paths("a"), Limits(tmp=8 * MIB, shm=8 * MIB))
+        code = (
+            "import itertools, os\n"
+            "try:\n"
+            f"    for n in itertools.count(): open(f'{folder}/{{n}}', 'x').close()\n"
+            "except OSError as error: print(error.errno, 1000 < n < 2048)"
+        )
+        assert (await run_to_end(sandbox, forked_program(code)))[1] == "28 True\n"
+
+
+@pytest.mark.parametrize("tier", [1, 2, 3])
+@run_async_test
+async def test_clean_end(tier: int) -> None:
+    """Closed: daemons that ignore signals are gone, so are directory and mounts."""
+    async with isolated_sandboxes(tier) as (sandboxes, make_paths):
+        before = count_mounts()
+        sandbox = await sandboxes.open_sandbox(make_paths("a"), Limits())
+        await spawn_stubborn(sandbox)
+        family = descendants(sandboxes.zygote.pid)
+        assert len(family) >= 5
+        began = time.monotonic()
+        await sandbox.aclose()
+        assert time.monotonic() - began < CLEANUP_SECONDS
+        assert descendants(sandboxes.zygote.pid) == []
+        assert (sandbox.runtime_directory.exists(), count_mounts()) == (False, before)
+
+
+@pytest.mark.parametrize("tier", [1, 2, 3])
+@run_async_test
+async def test_init_killed(tier: int) -> None:
+    """An init that is killed takes everything along."""
+    async with isolated_sandboxes(tier) as (sandboxes, make_paths):
+        sandbox = await sandboxes.open_sandbox(make_paths("a"), Limits())
+        await spawn_stubborn(sandbox)
+        assert sandbox.pid is not None
+        os.kill(sandbox.pid, signal.SIGKILL)
+        ending = await asyncio.wait_for(sandbox.ended, CLEANUP_SECONDS)
+        assert ending.exit_code == 137
+        assert wait_until(lambda: descendants(sandboxes.zygote.pid) == [], CLEANUP_SECONDS)
+        await sandbox.aclose()
+        assert not sandbox.runtime_directory.exists()
+
+
+@pytest.mark.parametrize("tier", [1, 2, 3])
+@run_async_test
+async def test_zygote_killed(tier: int) -> None:
+    """Without the zygote nothing lasts longer than the server holds it."""
+    async with isolated_sandboxes(tier) as (sandboxes, make_paths):
+        sandbox = await sandboxes.open_sandbox(make_paths("a"), Limits())
+        await spawn_stubborn(sandbox)
+        assert sandbox.pid is not None
+        pid = sandbox.pid
+        os.kill(sandboxes.zygote.pid, signal.SIGKILL)
+        await sandbox.aclose()
+        assert wait_until(lambda: not Path(f"/proc/{pid}/fd").exists(), CLEANUP_SECONDS)
+
+
+@run_async_test
+async def test_many_at_once() -> None:
+    """Twenty are opened and closed side by side; nothing is mixed up or left."""
+    async with isolated_sandboxes() as (sandboxes, make_paths):
+        places = [make_paths(str(number)) for number in range(20)]
+        opened = await asyncio.gather(*(sandboxes.open_sandbox(p, Limits()) for p in places))
+        assert len({sandbox.pid for sandbox in opened}) == 20
+        await asyncio.gather(*(sandbox.aclose() for sandbox in opened))
+        assert descendants(sandboxes.zygote.pid) == []
+
+
+@run_async_test
+async def test_isolation_that_fails() -> None:
+    """When a wall cannot be raised, nothing is started, and the reason is told."""
+    async with isolated_sandboxes() as (sandboxes, make_paths):
+        home = make_paths("a")
+        home.cache.rmdir()
+        with pytest.raises(KernelStartFailed):
+            await sandboxes.open_sandbox(home, Limits())
+        assert wait_until(lambda: descendants(sandboxes.zygote.pid) == [], CLEANUP_SECONDS)
+
+
+@run_async_test
+async def test_no_tier_available() -> None:
+    """A wish that nothing fulfils says what to do; one that includes tier 4 is content."""
+    with short_directory() as base:
+        with pytest.raises(StartError, match="--allow-unsandboxed"):
+            await Sandboxes.open(
+                base / "r", (), (), IsolationPolicy(strongest_tier=4, weakest_tier=3)
+            )
+        sandboxes = await Sandboxes.open(
+            base / "r", (), (), IsolationPolicy(strongest_tier=4, weakest_tier=4)
+        )
+        assert sandboxes.isolation.tier == 4
+        await sandboxes.aclose()
