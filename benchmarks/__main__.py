@@ -11,22 +11,22 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from statistics import median
 
-from benchmarks import deaths, faults, files, hostile, limit, scale, served, walls
-from benchmarks.served import PATH, Caller
+from benchmarks import api_caller, baseline, deaths, faults, files, hostile, isolation_cost, scale
+from benchmarks.api_caller import PATH, Caller
 from benchmarks.table import MEGABYTE, Row, ms
 from tests.launching import Server, launching
 
 RUNS = 200
-LINES = "for n in range(100_000):\n    print('%08d' % n + '.' * 91)"
-EXPECTED = "".join(f"{n:08d}{'.' * 91}\n" for n in range(100_000))
+PRINT_LINES = "for n in range(100_000):\n    print('%08d' % n + '.' * 91)"
+EXPECTED_OUTPUT = "".join(f"{n:08d}{'.' * 91}\n" for n in range(100_000))
 ONE_SHOT = "print(sum(range(1000)))"
-FILE_SIZES, LONG_SIZES = [50], [1024]  # MB
+FILE_SIZES, LONG_FILE_SIZES = [50], [1024]  # MB
 
 
-def limits() -> Iterator[Row]:
+def baselines() -> Iterator[Row]:
     """Round trips of `pass` in a kernel that is driven directly."""
-    stock = asyncio.run(limit.pass_median(limit.STOCK, RUNS))
-    own = asyncio.run(limit.pass_median(limit.own_argv("python"), RUNS))
+    stock = asyncio.run(baseline.pass_median(baseline.STOCK_ARGV, RUNS))
+    own = asyncio.run(baseline.pass_median(baseline.own_argv("python"), RUNS))
     _measured["limit"] = stock
     yield Row("limit: bare client, stock ipykernel, `pass`", ms(stock))
     yield Row("       bare client, our launcher, `pass`", ms(own))
@@ -34,32 +34,34 @@ def limits() -> Iterator[Row]:
 
 def isolation() -> Iterator[Row]:
     """The same kernels with and without walls."""
-    bare, inside = asyncio.run(walls.costs(20))
-    yield Row("kernel to its first reply, no walls", ms(bare.start))
-    what = f"kernel to its first reply, tier {inside.tier}"
-    yield Row(what, ms(inside.start), "≤ 100 ms", inside.start <= 0.1)
-    more = inside.start - bare.start
-    yield Row("   more than without", ms(more), "≤ 15 ms", more <= 0.015)
-    yield Row("   20 at once", ms(inside.crowd), "≤ 1 200 ms", inside.crowd <= 1.2)
-    memory = inside.memory / MEGABYTE
+    unsandboxed, sandboxed = asyncio.run(isolation_cost.measure_costs(20))
+    yield Row("kernel to its first reply, no walls", ms(unsandboxed.start_seconds))
+    what = f"kernel to its first reply, tier {sandboxed.tier}"
+    yield Row(what, ms(sandboxed.start_seconds), "≤ 100 ms", sandboxed.start_seconds <= 0.1)
+    difference = sandboxed.start_seconds - unsandboxed.start_seconds
+    yield Row("   more than without", ms(difference), "≤ 15 ms", difference <= 0.015)
+    yield Row(
+        "   20 at once", ms(sandboxed.twenty_seconds), "≤ 1 200 ms", sandboxed.twenty_seconds <= 1.2
+    )
+    memory = sandboxed.memory_bytes / MEGABYTE
     yield Row("   an idle session's memory (PSS)", f"{memory:.1f} MB", "≤ 25 MB", memory <= 25)
 
 
 def runs(caller: Caller) -> Iterator[Row]:
     caller.call("POST", "/api/sessions", {"language": "python", "session_id": "bench"})
-    taken = served.run_median(caller, RUNS)
+    taken = api_caller.run_median(caller, RUNS)
     ratio = taken / _measured["limit"]
     figure = f"{ms(taken)} = {ratio:.2f} x limit"
     yield Row("POST /run of `pass`", figure, "≤ 1.5 x limit", ratio <= 1.5)
-    first = served.first_event_median(caller, 20)
+    first = api_caller.first_event_median(caller, 20)
     yield Row("first stdout event after the print", ms(first), "≤ 30 ms", first <= 0.03)
-    fresh = served.fresh_median(caller, 20)
+    fresh = api_caller.fresh_median(caller, 20)
     yield Row("create a session and its first run", ms(fresh), "≤ 100 ms", fresh <= 0.1)
 
 
 def one_shots(caller: Caller) -> Iterator[Row]:
     plain = median(_plain_seconds() for _ in range(10))
-    taken = served.execute_median(caller, ONE_SHOT, 20)
+    taken = api_caller.execute_median(caller, ONE_SHOT, 20)
     ratio = taken / plain
     figure = f"{ms(taken)} = {ratio:.2f} x {ms(plain)}"
     yield Row("POST /api/execute against `python3 -c`", figure, "≤ 3 x", ratio <= 3)
@@ -72,35 +74,35 @@ def _plain_seconds() -> float:
 
 
 def output(caller: Caller, server: Server) -> Iterator[Row]:
-    bare = asyncio.run(limit.output_seconds(limit.STOCK, LINES))
-    with served.peak_growth(server.process.pid) as grown:
+    bare = asyncio.run(baseline.output_seconds(baseline.STOCK_ARGV, PRINT_LINES))
+    with api_caller.peak_growth(server.process.pid) as growths:
         began = time.perf_counter()
-        frames = list(caller.stream(f"{PATH}/stream", {"code": LINES}))
+        frames = list(caller.stream(f"{PATH}/stream", {"code": PRINT_LINES}))
         taken = time.perf_counter() - began
         stored = caller.bytes("GET", f"{PATH}/executions/{frames[-1].data['execution_id']}/stdout")
     streamed = "".join(frame.data["content"] for frame in frames if frame.event == "stdout")
-    whole = streamed == EXPECTED and stored == EXPECTED.encode()
-    yield Row("10 MB in 100 000 lines, /stream and /stdout", "byte-exact" if whole else "NOT WHOLE",
-              "byte-exact", whole)  # fmt: skip
+    is_whole = streamed == EXPECTED_OUTPUT and stored == EXPECTED_OUTPUT.encode()
+    yield Row("10 MB in 100 000 lines, /stream and /stdout", "byte-exact" if is_whole else "NOT WHOLE",
+              "byte-exact", is_whole)  # fmt: skip
     ratio = bare / taken
     figure = f"{10 / taken:.1f} MB/s = {ratio:.2f} x limit"
     yield Row("   throughput of /stream", figure, "≥ 0.5 x limit", ratio >= 0.5)
-    growth = grown[0] / MEGABYTE
+    growth = growths[0] / MEGABYTE
     yield Row("   server's memory grew by at most", f"{growth:.1f} MB", "< 50 MB", growth < 50)
 
 
-def crowd(caller: Caller, server: Server) -> Iterator[Row]:
+def concurrent_sessions(caller: Caller, server: Server) -> Iterator[Row]:
     """Twenty sessions at once; each thread has a connection of its own."""
     began = time.perf_counter()
     with ThreadPoolExecutor(20) as pool:
-        list(pool.map(_one_of_many, [(server.base_url, number) for number in range(20)]))
+        list(pool.map(_create_and_run, [(server.base_url, number) for number in range(20)]))
     taken = time.perf_counter() - began
     yield Row("20 sessions created and run at once", ms(taken), "≤ 1 200 ms", taken <= 1.2)
     for number in range(20):
         caller.call("DELETE", f"/api/sessions/crowd-{number}")
 
 
-def _one_of_many(job: tuple[str, int]) -> None:
+def _create_and_run(job: tuple[str, int]) -> None:
     base_url, number = job
     with closing(Caller(base_url)) as caller:
         created = {"language": "python", "session_id": f"crowd-{number}"}
@@ -122,9 +124,9 @@ def main() -> int:
         nonlocal missed
         for row in rows:
             print(row, flush=True)
-            missed += not row.reached
+            missed += not row.is_reached
 
-    show(limits())
+    show(baselines())
     show(isolation())
     with launching() as launcher:
         server = launcher.start()
@@ -133,9 +135,9 @@ def main() -> int:
                 lambda: runs(caller),
                 lambda: one_shots(caller),
                 lambda: output(caller, server),
-                lambda: crowd(caller, server),
+                lambda: concurrent_sessions(caller, server),
                 lambda: deaths.rows(caller),
-                lambda: files.rows(caller, server, FILE_SIZES + LONG_SIZES * long),
+                lambda: files.rows(caller, server, FILE_SIZES + LONG_FILE_SIZES * long),
                 lambda: hostile.rows(server),
             ]
             for part in parts:

@@ -14,8 +14,8 @@ from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_sockets
 from tornado.web import Application, RequestHandler, stream_request_body
 
-LARGEST = 1 << 40
-PIECE = 512 * 1024
+MAX_BODY_BYTES = 1 << 40
+PIECE_BYTES = 512 * 1024
 
 
 @stream_request_body
@@ -26,7 +26,7 @@ class FileHandler(RequestHandler):
         self.directory = directory
 
     def prepare(self) -> None:
-        self.request.connection.set_max_body_size(LARGEST)  # type: ignore[union-attr]
+        self.request.connection.set_max_body_size(MAX_BODY_BYTES)  # type: ignore[union-attr]
         if self.request.method == "PUT":
             self.file = (self.directory / "incoming").open("wb")
 
@@ -42,7 +42,7 @@ class FileHandler(RequestHandler):
     async def get(self, name: str) -> None:
         with (self.directory / name).open("rb") as file:
             self.set_header("Content-Length", os.fstat(file.fileno()).st_size)
-            while piece := file.read(PIECE):
+            while piece := file.read(PIECE_BYTES):
                 self.write(piece)
                 await self.flush()
 

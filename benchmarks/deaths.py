@@ -9,49 +9,49 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from statistics import median
 
-from benchmarks.served import Caller
+from benchmarks.api_caller import Caller
 from benchmarks.table import Row, ms
 from tests.launching import launching
 
-DEATHS = {
+DEATH_PROGRAMS = {
     "os.kill(os.getpid(), 9)": "os.kill(os.getpid(), 9)",
     "os._exit(7)": "os._exit(7)",
     "a segmentation fault": "ctypes.string_at(0)",
     "abort()": "os.abort()",
 }
-COUNT = 20
+ROUNDS = 20
 PATH = "/api/sessions/deaths"
 # The clock is read by the dying process itself, and its line is out before it dies.
 PROGRAM = "import ctypes, os, time\nprint(repr(time.time()), flush=True)\n{}"
 
 
 @dataclass
-class Taken:
+class DeathTimes:
     """Seconds from each death to its `error` frame, to `done`, and from there to the next run."""
 
-    told: list[float] = field(default_factory=list)
+    error: list[float] = field(default_factory=list)
     done: list[float] = field(default_factory=list)
     usable: list[float] = field(default_factory=list)
 
 
-def rows(caller: Caller, count: int = COUNT) -> Iterator[Row]:
+def rows(caller: Caller, count: int = ROUNDS) -> Iterator[Row]:
     """One line for each way to die, and one for the run after it."""
     caller.call("POST", "/api/sessions", {"language": "python", "session_id": "deaths"})
     usable: list[float] = []
-    for name, code in DEATHS.items():
-        taken = measured(caller, code, count)
-        usable += taken.usable
-        told = median(taken.told)
-        figure = f"{ms(told)}, done {ms(median(taken.done))}"
-        yield Row(f"{name}: told to a reader after", figure, "≤ 100 ms", told <= 0.1)
+    for name, code in DEATH_PROGRAMS.items():
+        times = measure_deaths(caller, code, count)
+        usable += times.usable
+        error = median(times.error)
+        figure = f"{ms(error)}, done {ms(median(times.done))}"
+        yield Row(f"{name}: told to a reader after", figure, "≤ 100 ms", error <= 0.1)
     next_run = median(usable)
     yield Row("   the next run answered after", ms(next_run), "≤ 150 ms", next_run <= 0.15)
     caller.call("DELETE", PATH)
 
 
-def measured(caller: Caller, code: str, count: int) -> Taken:
+def measure_deaths(caller: Caller, code: str, count: int) -> DeathTimes:
     """Kill so many kernels of the session."""
-    taken = Taken()
+    times = DeathTimes()
     for _ in range(count):
         caller.call("POST", f"{PATH}/run", {"code": "pass"})
         died = 0.0
@@ -59,15 +59,15 @@ def measured(caller: Caller, code: str, count: int) -> Taken:
             if frame.event == "stdout":
                 died = float(frame.data["content"])
             elif frame.event == "error":
-                taken.told.append(time.time() - died)
+                times.error.append(time.time() - died)
             elif frame.event == "done":
-                taken.done.append(time.time() - died)
+                times.done.append(time.time() - died)
         began = time.perf_counter()
         answer = caller.call("POST", f"{PATH}/run", {"code": "print(1)"})
-        taken.usable.append(time.perf_counter() - began)
+        times.usable.append(time.perf_counter() - began)
         if answer["stdout"] != "1\n":
             raise RuntimeError(json.dumps(answer))
-    return taken
+    return times
 
 
 def main() -> None:

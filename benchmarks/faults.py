@@ -14,20 +14,20 @@ from typing import Any
 
 import pytest
 
-from benchmarks.meanwhile import suffered
-from benchmarks.served import Caller, peak_growth
+from benchmarks.api_caller import Caller, peak_growth
+from benchmarks.interference import measure_interference
 from benchmarks.table import MEGABYTE, Row, ms
 from tests.client import Frame
 from tests.launching import Launcher, Server, launching
 from tests.reading import Reader, started
 from tests.storage.stores import small_disk
 
-NAME = "faults"
-PATH = f"/api/sessions/{NAME}"
-HEARD = 10  # interrupts of a program that hears them
-DEAF = 2  # interrupts of one that does not: each takes seconds
+SESSION_ID = "faults"
+PATH = f"/api/sessions/{SESSION_ID}"
+RESPONSIVE_ROUNDS = 10  # interrupts of a program that hears them
+UNRESPONSIVE_ROUNDS = 2  # interrupts of one that does not: each takes seconds
 
-STUBBORN = """
+SWALLOW_PROGRAM = """
 import time
 def go_on():
     try:
@@ -37,16 +37,19 @@ def go_on():
 go_on()
 """
 # Name → program, and how often it is interrupted.
-INTERRUPTED = {
-    "a sleep": ("import time; time.sleep(60)", HEARD),
-    "a busy loop": ("while True: pass", HEARD),
-    "a pending await": ("import asyncio; await asyncio.sleep(60)", HEARD),
-    "a child that is waited for": ("import subprocess; subprocess.run(['sleep', '60'])", HEARD),
-    "a C call that holds the interpreter": ("sum(range(10 ** 12))", DEAF),
-    "`except BaseException: pass`": (STUBBORN, DEAF),
+INTERRUPT_CASES = {
+    "a sleep": ("import time; time.sleep(60)", RESPONSIVE_ROUNDS),
+    "a busy loop": ("while True: pass", RESPONSIVE_ROUNDS),
+    "a pending await": ("import asyncio; await asyncio.sleep(60)", RESPONSIVE_ROUNDS),
+    "a child that is waited for": (
+        "import subprocess; subprocess.run(['sleep', '60'])",
+        RESPONSIVE_ROUNDS,
+    ),
+    "a C call that holds the interpreter": ("sum(range(10 ** 12))", UNRESPONSIVE_ROUNDS),
+    "`except BaseException: pass`": (SWALLOW_PROGRAM, UNRESPONSIVE_ROUNDS),
 }
 # Two processes, neither of which takes more than one may: what ends them is the limit of all.
-MEMORY = """
+MEMORY_PROGRAM = """
 import os, time
 piece = 16 << 20
 kept = bytearray(b"x") * (600 << 20)
@@ -59,13 +62,13 @@ if os.fork() == 0:
         time.sleep(0.005)
 time.sleep(60)
 """
-PRINTER = """
+PRINT_PROGRAM = """
 import time
 for n in range({}):
     print(n, "." * 90)
     if n % 1000 == 0: time.sleep(0.005)
 """
-FILLER = """
+FILL_DISK_PROGRAM = """
 import os, time
 print("on", flush=True)
 time.sleep(0.2)
@@ -87,15 +90,15 @@ def rows() -> Iterator[Row]:
     with launching() as launcher:
         server = launcher.start()
         with closing(Caller(server.base_url)) as caller:
-            caller.call("POST", "/api/sessions", {"language": "python", "session_id": NAME})
-            for name, (code, count) in INTERRUPTED.items():
-                yield from interrupted(server, caller, name, code, count)
+            caller.call("POST", "/api/sessions", {"language": "python", "session_id": SESSION_ID})
+            for name, (code, count) in INTERRUPT_CASES.items():
+                yield from interrupt_rows(server, caller, name, code, count)
             yield from out_of_memory(caller)
-            yield from client_gone(server, caller)
+            yield from client_disconnects(server, caller)
             yield from slow_reader(server, caller)
     for how in ("SIGTERM", "SIGKILL"):
         with launching() as launcher:
-            yield from server_gone(launcher, how)
+            yield from server_ends(launcher, how)
     yield from full_disk()
 
 
@@ -103,47 +106,49 @@ def rows() -> Iterator[Row]:
 
 
 @dataclass
-class Ladder:
+class InterruptTimes:
     """Seconds from each interrupt to its answer, to the run's end, and to the next run's answer."""
 
-    told: list[float] = field(default_factory=list)
+    answered: list[float] = field(default_factory=list)
     ended: list[float] = field(default_factory=list)
     usable: list[float] = field(default_factory=list)
     state: str = ""
 
     @property
-    def worst(self) -> float:
+    def max_usable(self) -> float:
         return max(self.usable)
 
 
-def interrupted(server: Server, caller: Caller, name: str, code: str, count: int) -> Iterator[Row]:
-    ladder = Ladder()
+def interrupt_rows(
+    server: Server, caller: Caller, name: str, code: str, count: int
+) -> Iterator[Row]:
+    times = InterruptTimes()
     for _ in range(count):
-        _interrupt(server, caller, code, ladder)
+        _interrupt(server, caller, code, times)
     what = f"interrupt of {name}: answered after"
-    soon = name == "a sleep"
-    told = median(ladder.told)
-    figure = f"{ms(told)}, {ladder.state}"
-    yield Row(what, figure, "≤ 50 ms" if soon else "", told <= 0.05 or not soon)
-    usable = f"{ladder.worst:.2f} s" if ladder.worst >= 1 else ms(ladder.worst)
-    yield Row("   the next run answered after at most", usable, "≤ 5 s", ladder.worst <= 5)
+    has_target = name == "a sleep"
+    answered = median(times.answered)
+    figure = f"{ms(answered)}, {times.state}"
+    yield Row(what, figure, "≤ 50 ms" if has_target else "", answered <= 0.05 or not has_target)
+    usable = f"{times.max_usable:.2f} s" if times.max_usable >= 1 else ms(times.max_usable)
+    yield Row("   the next run answered after at most", usable, "≤ 5 s", times.max_usable <= 5)
 
 
-def _interrupt(server: Server, caller: Caller, code: str, ladder: Ladder) -> None:
-    path = started(server.base_url, NAME, f"print(1, flush=True)\n{code}", timeout=120)
+def _interrupt(server: Server, caller: Caller, code: str, times: InterruptTimes) -> None:
+    path = started(server.base_url, SESSION_ID, f"print(1, flush=True)\n{code}", timeout=120)
     with ThreadPoolExecutor(1) as pool:
         reader = Reader()
         reading = pool.submit(reader.read, server.base_url, path)
-        _until(lambda: bool(reader.frames))
+        _wait_until(lambda: bool(reader.frames))
         time.sleep(0.05)  # seconds until the program is where it stays
         began = time.perf_counter()
         answer = caller.call("POST", path.replace("/stream", "/interrupt"))
-        ladder.told.append(time.perf_counter() - began)
+        times.answered.append(time.perf_counter() - began)
         reading.result()
-        ladder.ended.append(time.perf_counter() - began)
+        times.ended.append(time.perf_counter() - began)
     after = caller.call("POST", f"{PATH}/run", {"code": "print(1)"})
-    ladder.usable.append(time.perf_counter() - began)
-    ladder.state = answer["state"]
+    times.usable.append(time.perf_counter() - began)
+    times.state = answer["state"]
     if reader.frames[-1].data["exit_code"] != 130 or after["stdout"] != "1\n":
         raise RuntimeError(f"interrupt of {code!r}: {reader.frames[-1].data}, {after}")
 
@@ -153,16 +158,16 @@ def _interrupt(server: Server, caller: Caller, code: str, ladder: Ladder) -> Non
 
 def out_of_memory(caller: Caller) -> Iterator[Row]:
     """All processes of a session together take more than they may."""
-    told: list[float] = []
+    reported: list[float] = []
     usable: list[float] = []
     cause = ""
     for _ in range(3):
         seconds, cause = _out_of_memory(caller)
-        told.append(seconds)
+        reported.append(seconds)
         began = time.perf_counter()
         caller.call("POST", f"{PATH}/run", {"code": "pass"})
         usable.append(time.perf_counter() - began)
-    taken = median(told)
+    taken = median(reported)
     yield Row(f"{cause}: told to a reader after", ms(taken), "≤ 100 ms", taken <= 0.1)
     # A gigabyte is given back first, which takes the system some tenths of a second.
     taken = median(usable)
@@ -172,7 +177,7 @@ def out_of_memory(caller: Caller) -> Iterator[Row]:
 def _out_of_memory(caller: Caller) -> tuple[float, str]:
     """Seconds from the last time that the program told until its end is here, and the cause."""
     text, ended, cause = "", 0.0, ""
-    for frame in caller.stream(f"{PATH}/stream", {"code": MEMORY}):
+    for frame in caller.stream(f"{PATH}/stream", {"code": MEMORY_PROGRAM}):
         if frame.event == "stdout":
             text += frame.data["content"]
         elif frame.event == "done":
@@ -180,15 +185,15 @@ def _out_of_memory(caller: Caller) -> tuple[float, str]:
     return ended - float(text.rpartition("\n")[0].split("\n")[-1]), cause
 
 
-def client_gone(server: Server, caller: Caller) -> Iterator[Row]:
+def client_disconnects(server: Server, caller: Caller) -> Iterator[Row]:
     """A run goes on without its caller, or ends when it was told to."""
     count = 50_000
-    path = started(server.base_url, NAME, PRINTER.format(count))
-    whole = Reader().read(server.base_url, path).text() == _printed(count)
-    yield Row("client gone: the run went on", "byte-exact" if whole else "NOT WHOLE",
-              "byte-exact", whole)  # fmt: skip
+    path = started(server.base_url, SESSION_ID, PRINT_PROGRAM.format(count))
+    is_whole = Reader().read(server.base_url, path).text() == _printed(count)
+    yield Row("client gone: the run went on", "byte-exact" if is_whole else "NOT WHOLE",
+              "byte-exact", is_whole)  # fmt: skip
     body = {"on_disconnect": "interrupt", "timeout": 60}
-    path = started(server.base_url, NAME, "import time; time.sleep(60)", **body)
+    path = started(server.base_url, SESSION_ID, "import time; time.sleep(60)", **body)
     began = time.perf_counter()
     end = caller.call("GET", path.replace("/stream", "?wait=60"))
     taken = time.perf_counter() - began
@@ -199,29 +204,31 @@ def client_gone(server: Server, caller: Caller) -> Iterator[Row]:
 def slow_reader(server: Server, caller: Caller) -> Iterator[Row]:
     """Ten megabytes to one who takes 1 MB a second, and what the run and others notice."""
     count = 100_000
-    alone, beside = [], []
+    alone_seconds, slow_seconds = [], []
     for _ in range(3):
-        alone.append(_run_seconds(server, caller, count))
+        alone_seconds.append(_run_seconds(server, caller, count))
         slow = Reader(piece=16_384, pause=0.015, receive=16_384)
-        beside.append(_run_seconds(server, caller, count, slow))
+        slow_seconds.append(_run_seconds(server, caller, count, slow))
     slow = Reader(piece=16_384, pause=0.015, receive=16_384)
-    with peak_growth(server.process.pid) as grown:
-        noticed = suffered(server.base_url, lambda: _run_seconds(server, caller, count, slow))
-    whole = slow.text() == _printed(count)
-    yield Row("slow reader of 10 MB got", "byte-exact" if whole else "NOT WHOLE", "byte-exact",
-              whole)  # fmt: skip
-    taken, without = median(beside), median(alone)
+    with peak_growth(server.process.pid) as growths:
+        interference = measure_interference(
+            server.base_url, lambda: _run_seconds(server, caller, count, slow)
+        )
+    is_whole = slow.text() == _printed(count)
+    yield Row("slow reader of 10 MB got", "byte-exact" if is_whole else "NOT WHOLE", "byte-exact",
+              is_whole)  # fmt: skip
+    taken, without = median(slow_seconds), median(alone_seconds)
     yield Row("   the run took", f"{taken:.2f} s (alone {without:.2f})", "≤ 1.5 x",
               taken <= 1.5 * without)  # fmt: skip
-    growth = grown[0] / MEGABYTE
+    growth = growths[0] / MEGABYTE
     yield Row("   server's memory grew by at most", f"{growth:.1f} MB", "< 50 MB", growth < 50)
-    yield Row("   another session's run of `pass` meanwhile, p95", str(noticed))
+    yield Row("   another session's run of `pass` meanwhile, p95", str(interference))
 
 
 def _run_seconds(server: Server, caller: Caller, count: int, *readers: Reader) -> float:
     """How long a run took that was read by these, who may need longer."""
     began = time.perf_counter()
-    path = started(server.base_url, NAME, PRINTER.format(count), timeout=120)
+    path = started(server.base_url, SESSION_ID, PRINT_PROGRAM.format(count), timeout=120)
     with ThreadPoolExecutor(1 + len(readers)) as pool:
         for reader in readers:
             pool.submit(reader.read, server.base_url, path)
@@ -236,47 +243,49 @@ def _printed(count: int) -> str:
 # ---------------------------------------------------------------- the server
 
 
-def server_gone(launcher: Launcher, how: str) -> Iterator[Row]:
+def server_ends(launcher: Launcher, signal_name: str) -> Iterator[Row]:
     """It goes while a run prints and two read; the next one tells the story to its end."""
     server = launcher.start("--shutdown-grace", "1")
     with closing(Caller(server.base_url)) as caller:
-        caller.call("POST", "/api/sessions", {"language": "python", "session_id": NAME})
-        path = started(server.base_url, NAME, PRINTER.format(10_000_000), timeout=600)
+        caller.call("POST", "/api/sessions", {"language": "python", "session_id": SESSION_ID})
+        path = started(server.base_url, SESSION_ID, PRINT_PROGRAM.format(10_000_000), timeout=600)
         readers = [Reader(), Reader(piece=16_384, pause=0.02, receive=16_384)]
         with ThreadPoolExecutor(2) as pool:
             for reader in readers:
                 pool.submit(reader.read, server.base_url, path)
-            _until(lambda: len(readers[0].frames) > 20)
+            _wait_until(lambda: len(readers[0].frames) > 20)
             began = time.perf_counter()
-            server.stop() if how == "SIGTERM" else server.kill()
-            gone = time.perf_counter() - began
+            server.stop() if signal_name == "SIGTERM" else server.kill()
+            exit_seconds = time.perf_counter() - began
     began = time.perf_counter()
     server = launcher.start()
     with closing(Caller(server.base_url)) as caller:
         caller.call("GET", "/health")
-        healthy = time.perf_counter() - began
-        whole = Reader().read(server.base_url, path)
+        healthy_seconds = time.perf_counter() - began
+        reference = Reader().read(server.base_url, path)
         for reader in readers:
             if not reader.ended:
                 reader.read(server.base_url, path)
-        count = whole.text().count("\n") + 1
-        true = _printed(count).startswith(whole.text()) and _honest(whole.frames)
-        same = true and all(reader.frames == whole.frames for reader in readers)
+        count = reference.text().count("\n") + 1
+        is_true = _printed(count).startswith(reference.text()) and _is_valid_story(reference.frames)
+        is_same = is_true and all(reader.frames == reference.frames for reader in readers)
         began = time.perf_counter()
         caller.call("POST", f"{PATH}/run", {"code": "pass"})
-        usable = time.perf_counter() - began
-    yield Row(f"{how} of the server in a run: gone after", ms(gone))
-    yield Row("   the next one healthy after", f"{healthy:.2f} s", "≤ 5 s", healthy <= 5)
-    yield Row("   all readers went on to the same end", "yes" if same else "NO", "yes", same)
-    yield Row("   the next run, with a fresh kernel, answered after", ms(usable))
+        next_run_seconds = time.perf_counter() - began
+    yield Row(f"{signal_name} of the server in a run: gone after", ms(exit_seconds))
+    yield Row(
+        "   the next one healthy after", f"{healthy_seconds:.2f} s", "≤ 5 s", healthy_seconds <= 5
+    )
+    yield Row("   all readers went on to the same end", "yes" if is_same else "NO", "yes", is_same)
+    yield Row("   the next run, with a fresh kernel, answered after", ms(next_run_seconds))
 
 
-def _honest(frames: list[Frame]) -> bool:
-    end = frames[-1].data
+def _is_valid_story(frames: list[Frame]) -> bool:
+    done = frames[-1].data
     return (
         [frame.id for frame in frames] == list(range(1, len(frames) + 1))
         and frames[-2].data.get("code") == "SERVER_STOPPED"
-        and (end["exit_code"], end["cause"]) == (137, "server stopped")
+        and (done["exit_code"], done["cause"]) == (137, "server stopped")
     )
 
 
@@ -288,24 +297,28 @@ def full_disk() -> Iterator[Row]:
     with TemporaryDirectory(prefix="era-bench-") as directory:
         try:
             with small_disk(Path(directory), "48M") as disk:
-                yield from _full_disk(Launcher(disk / "data"))
+                yield from _fill_disk(Launcher(disk / "data"))
         except pytest.skip.Exception as reason:
             yield Row("disk full in a run", f"skipped: {reason}")
 
 
-def _full_disk(launcher: Launcher) -> Iterator[Row]:
+def _fill_disk(launcher: Launcher) -> Iterator[Row]:
     launcher.data_dir.mkdir()
     server = launcher.start()
     try:
         with closing(Caller(server.base_url)) as caller:
-            caller.call("POST", "/api/sessions", {"language": "python", "session_id": NAME})
+            caller.call("POST", "/api/sessions", {"language": "python", "session_id": SESSION_ID})
             caller.call("POST", f"{PATH}/run", {"code": "pass"})
             began = time.perf_counter()
-            frames = list(caller.stream(f"{PATH}/stream", {"code": FILLER, "timeout": 60}))
+            frames = list(
+                caller.stream(f"{PATH}/stream", {"code": FILL_DISK_PROGRAM, "timeout": 60})
+            )
             taken = time.perf_counter() - began
-            told = [frame.data.get("code") for frame in frames][-2:-1] == ["INSUFFICIENT_STORAGE"]
+            is_reported = [frame.data.get("code") for frame in frames][-2:-1] == [
+                "INSUFFICIENT_STORAGE"
+            ]
             yield Row("disk full in a run: filled, told, and ended within", ms(taken), "≤ 5 s",
-                      told and taken <= 5)  # fmt: skip
+                      is_reported and taken <= 5)  # fmt: skip
             caller.bytes("DELETE", f"{PATH}/files/filler")
             began = time.perf_counter()
             answer: Any = caller.call("POST", f"{PATH}/run", {"code": "print(1)"})
@@ -316,7 +329,7 @@ def _full_disk(launcher: Launcher) -> Iterator[Row]:
         launcher.stop_all()
 
 
-def _until(condition: Callable[[], bool]) -> None:
+def _wait_until(condition: Callable[[], bool]) -> None:
     limit = time.monotonic() + 30
     while not condition():
         if time.monotonic() > limit:

@@ -11,19 +11,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from statistics import median
 
-from benchmarks.served import Caller, peak_growth
+from benchmarks.api_caller import Caller, peak_growth
 from benchmarks.table import MEGABYTE, Row, ms
 from tests.launching import Server
 
 PIECE = 256 * 1024
-FILES = 10_000
+FILE_COUNT = 10_000
 BODY = bytes(range(256)) * (PIECE // 256)
-PLACE = "/api/sessions/files/files"
-MANY = f"""
+FILES_PATH = "/api/sessions/files/files"
+MAKE_FILES_PROGRAM = f"""
 import os
 for folder in range(100):
     os.mkdir(f"d{{folder:02}}")
-    for number in range({FILES // 100}):
+    for number in range({FILE_COUNT // 100}):
         with open(f"d{{folder:02}}/f{{number:03}}.txt", "w") as file:
             file.write("small")
 """
@@ -32,74 +32,75 @@ for folder in range(100):
 def rows(caller: Caller, server: Server, megabytes: list[int]) -> Iterator[Row]:
     """One session, with files of so many MB."""
     caller.call("POST", "/api/sessions", {"language": "python", "session_id": "files"})
-    with bare() as peer:
+    with bare_server() as peer:
         for size in megabytes:
-            yield from _moved(server, peer, size)
-    caller.call("POST", "/api/sessions/files/run", {"code": MANY})
-    taken = median(_listed(caller) for _ in range(5))
-    yield Row(f"{FILES} files listed", ms(taken), "< 300 ms", taken < 0.3)
+            yield from _transfer_rows(server, peer, size)
+    caller.call("POST", "/api/sessions/files/run", {"code": MAKE_FILES_PROGRAM})
+    taken = median(_list_seconds(caller) for _ in range(5))
+    yield Row(f"{FILE_COUNT} files listed", ms(taken), "< 300 ms", taken < 0.3)
     caller.call("DELETE", "/api/sessions/files")
 
 
-def _moved(server: Server, peer: str, size: int) -> Iterator[Row]:
-    ours = server.base_url.removeprefix("http://")
+def _transfer_rows(server: Server, peer: str, size: int) -> Iterator[Row]:
+    server_host = server.base_url.removeprefix("http://")
     rounds = 5 if size < 500 else 1
     for what, move in (("up", _put), ("down", _get)):
-        with peak_growth(server.process.pid) as grown:
+        with peak_growth(server.process.pid) as growths:
             pairs = [
-                (move(peer, "/f", size), move(ours, f"{PLACE}/f", size)) for _ in range(rounds)
+                (move(peer, "/f", size), move(server_host, f"{FILES_PATH}/f", size))
+                for _ in range(rounds)
             ]
         bare_seconds = median(bare for bare, _ in pairs)
         taken = median(own for _, own in pairs)
         ratio = bare_seconds / taken
         figure = f"{size / taken:.0f} MB/s = {ratio:.2f} x bare"
         yield Row(f"{size} MB {what}", figure, "≥ 0.5 x bare", ratio >= 0.5)
-        growth = grown[0] / MEGABYTE
+        growth = growths[0] / MEGABYTE
         yield Row("   server's memory grew by at most", f"{growth:.1f} MB", "< 25 MB", growth < 25)
 
 
 def _put(host: str, path: str, size: int) -> float:
     """Seconds until so many MB are there, safe on disk."""
-    wire = http.client.HTTPConnection(host, timeout=300)
+    connection = http.client.HTTPConnection(host, timeout=300)
     pieces = [BODY] * (size * MEGABYTE // PIECE)
     began = time.perf_counter()
-    wire.request("PUT", path, iter(pieces), {"Content-Length": str(size * MEGABYTE)})
-    answer = wire.getresponse()
-    answer.read()
+    connection.request("PUT", path, iter(pieces), {"Content-Length": str(size * MEGABYTE)})
+    response = connection.getresponse()
+    response.read()
     taken = time.perf_counter() - began
-    wire.close()
-    if answer.status != 200:
-        raise RuntimeError(f"PUT {path}: {answer.status}")
+    connection.close()
+    if response.status != 200:
+        raise RuntimeError(f"PUT {path}: {response.status}")
     return taken
 
 
 def _get(host: str, path: str, size: int) -> float:
     """Seconds until so many MB are here."""
-    wire = http.client.HTTPConnection(host, timeout=300)
+    connection = http.client.HTTPConnection(host, timeout=300)
     began = time.perf_counter()
-    wire.request("GET", path)
-    answer = wire.getresponse()
+    connection.request("GET", path)
+    response = connection.getresponse()
     buffer, got = memoryview(bytearray(PIECE)), 0
-    while count := answer.readinto(buffer):
+    while count := response.readinto(buffer):
         got += count
     taken = time.perf_counter() - began
-    wire.close()
+    connection.close()
     if got != size * MEGABYTE:
         raise RuntimeError(f"GET {path}: {got} bytes")
     return taken
 
 
-def _listed(caller: Caller) -> float:
+def _list_seconds(caller: Caller) -> float:
     began = time.perf_counter()
-    found = caller.call("GET", PLACE)["total_count"]
+    found = caller.call("GET", FILES_PATH)["total_count"]
     taken = time.perf_counter() - began
-    if found < FILES:
+    if found < FILE_COUNT:
         raise RuntimeError(f"{found} files are listed")
     return taken
 
 
 @contextmanager
-def bare() -> Iterator[str]:
+def bare_server() -> Iterator[str]:
     """Host and port of the bare handler, in a process of its own, on the same disk."""
     with (
         tempfile.TemporaryDirectory(prefix="era-bench-") as directory,

@@ -6,15 +6,15 @@ import time
 from collections.abc import Iterator
 from contextlib import closing
 
-from benchmarks import meanwhile, served
-from benchmarks.served import Caller
+from benchmarks import api_caller, interference
+from benchmarks.api_caller import Caller
 from benchmarks.table import MEGABYTE, Row
 from tests.hostile import PROGRAMS
 from tests.launching import Server
 
-LEAST = 4.0  # seconds for which others are watched
-GROWTH = 400 * MEGABYTE
-TIMES = 3  # by which the p95 of others may rise
+WATCH_SECONDS = 4.0  # seconds for which others are watched
+MAX_GROWTH = 400 * MEGABYTE
+MAX_SLOWDOWN = 3  # by which the p95 of others may rise
 
 
 def rows(server: Server) -> Iterator[Row]:
@@ -25,17 +25,17 @@ def rows(server: Server) -> Iterator[Row]:
             body = {"code": code, "timeout": 60}
 
             def work(body: dict[str, object] = body) -> None:
-                end = time.monotonic() + LEAST
+                end = time.monotonic() + WATCH_SECONDS
                 while time.monotonic() < end:
                     for _ in caller.stream("/api/sessions/hostile/stream", body):
                         pass
 
-            with served.peak_growth(server.process.pid) as grown:
-                found = meanwhile.suffered(server.base_url, work)
+            with api_caller.peak_growth(server.process.pid) as growths:
+                measured = interference.measure_interference(server.base_url, work)
             caller.call("DELETE", "/api/sessions/hostile")
-            ratio = found.beside.p95 / found.alone.p95
-            yield Row(f"others' p95 beside {name}", f"{found} = {ratio:.1f} x", "< 3 x alone",
-                      ratio < TIMES)  # fmt: skip
-            size = grown[0] / MEGABYTE
+            ratio = measured.beside.p95 / measured.alone.p95
+            yield Row(f"others' p95 beside {name}", f"{measured} = {ratio:.1f} x", "< 3 x alone",
+                      ratio < MAX_SLOWDOWN)  # fmt: skip
+            size = growths[0] / MEGABYTE
             yield Row("   server's memory grew by at most", f"{size:.0f} MB", "< 400 MB",
-                      grown[0] < GROWTH)  # fmt: skip
+                      growths[0] < MAX_GROWTH)  # fmt: skip

@@ -10,17 +10,17 @@ from statistics import median
 
 import psutil
 
-from benchmarks.meanwhile import others
-from benchmarks.served import Caller
+from benchmarks.api_caller import Caller
+from benchmarks.interference import polling_neighbour
 from benchmarks.table import MEGABYTE, Row, ms
 from tests.launching import Launcher, Server, launching
 
 SIZES = (1_000, 2_500, 5_000, 10_000)
-LISTED = 9  # lists of each size
+LIST_ROUNDS = 9  # lists of each size
 CALLERS = 8  # connections that create sessions side by side
 KERNELS = 50
-DELETED = 1_000
-REST = 10.0  # seconds for which the idle server is watched
+DELETED_SESSIONS = 1_000
+IDLE_SECONDS = 10.0  # seconds for which the idle server is watched
 
 
 def rows() -> Iterator[Row]:
@@ -40,9 +40,9 @@ def listing(launcher: Launcher) -> Iterator[Row]:
     with closing(Caller(server.base_url)) as caller:
         for size in SIZES:
             create(server, range(max(taken, default=0), size))
-            taken[size] = median(_list_seconds(caller) for _ in range(LISTED))
-        with others(server.base_url) as noticed:
-            for _ in range(LISTED):
+            taken[size] = median(_list_seconds(caller) for _ in range(LIST_ROUNDS))
+        with polling_neighbour(server.base_url) as latencies:
+            for _ in range(LIST_ROUNDS):
                 _list_seconds(caller)
     for size, seconds in taken.items():
         last = size == SIZES[-1]
@@ -52,7 +52,7 @@ def listing(launcher: Launcher) -> Iterator[Row]:
     linear = SIZES[-1] / SIZES[1]
     yield Row(f"   {SIZES[-1]} against {SIZES[1]}", f"{growth:.2f} x", f"≤ {linear * 1.25:.0f} x",
               growth <= linear * 1.25)  # fmt: skip
-    yield Row("   GET /health meanwhile, p95", ms(noticed.p95), "< 100 ms", noticed.p95 < 0.1)
+    yield Row("   GET /health meanwhile, p95", ms(latencies.p95), "< 100 ms", latencies.p95 < 0.1)
 
 
 def _list_seconds(caller: Caller) -> float:
@@ -68,21 +68,21 @@ def deletion(launcher: Launcher) -> Iterator[Row]:
     """`DELETE /api/sessions`, with a kernel in some of them."""
     server = launcher.start("--max-kernels", str(KERNELS))
     before = len(psutil.Process(server.process.pid).children(recursive=True))
-    create(server, range(DELETED))
+    create(server, range(DELETED_SESSIONS))
     start_kernels(server, range(KERNELS))
     with (
         closing(Caller(server.base_url)) as caller,
-        others(server.base_url, create=True) as noticed,
+        polling_neighbour(server.base_url, create=True) as latencies,
     ):
         began = time.perf_counter()
         deleted = caller.call("DELETE", "/api/sessions")["deleted_count"]
         taken = time.perf_counter() - began
     left = len(psutil.Process(server.process.pid).children(recursive=True))
     figure = f"{taken:.2f} s"
-    yield Row(f"deletion of {DELETED} sessions, {KERNELS} with a kernel", figure, "< 20 s",
-              taken < 20 and deleted >= DELETED)  # fmt: skip
-    yield Row("   GET /health and creations meanwhile, p95", ms(noticed.p95), "< 100 ms",
-              noticed.p95 < 0.1)  # fmt: skip
+    yield Row(f"deletion of {DELETED_SESSIONS} sessions, {KERNELS} with a kernel", figure, "< 20 s",
+              taken < 20 and deleted >= DELETED_SESSIONS)  # fmt: skip
+    yield Row("   GET /health and creations meanwhile, p95", ms(latencies.p95), "< 100 ms",
+              latencies.p95 < 0.1)  # fmt: skip
     yield Row("   processes that it left", str(left - before), "0", left <= before)
 
 
@@ -98,13 +98,13 @@ def idle(launcher: Launcher) -> Iterator[Row]:
     start_kernels(empty, range(KERNELS))
     time.sleep(2)  # seconds until what follows a run is over
     used, began = _cpu_seconds(process), time.perf_counter()
-    time.sleep(REST)
+    time.sleep(IDLE_SECONDS)
     share = (_cpu_seconds(process) - used) / (time.perf_counter() - began)
     all_used = f"{share * 100:.2f} % of a core"
     yield Row(f"{KERNELS} idle sessions: CPU of server and kernels", all_used, "≤ 2 %",
               share <= 0.02)  # fmt: skip
-    each = median(_session_pss(process)) / MEGABYTE
-    yield Row("   memory of each, PSS", f"{each:.1f} MB", "≤ 25 MB", each <= 25)
+    session_memory = median(_session_pss(process)) / MEGABYTE
+    yield Row("   memory of each, PSS", f"{session_memory:.1f} MB", "≤ 25 MB", session_memory <= 25)
     after = process.memory_info().rss / MEGABYTE
     yield Row("   the server's memory, RSS", f"{before:.0f} MB, then {after:.0f} MB")
 

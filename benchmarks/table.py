@@ -11,14 +11,14 @@ MEGABYTE = 1024 * 1024
 class Row:
     """One line of the table. A row without a target informs only."""
 
-    what: str
+    label: str
     figure: str
     target: str = ""
-    reached: bool = True
+    is_reached: bool = True
 
     def __str__(self) -> str:
-        verdict = "" if not self.target else ("ok" if self.reached else "MISSED")
-        return f"{self.what:<58} {self.figure:>26}  {self.target:<24} {verdict}".rstrip()
+        verdict = "" if not self.target else ("ok" if self.is_reached else "MISSED")
+        return f"{self.label:<58} {self.figure:>26}  {self.target:<24} {verdict}".rstrip()
 
 
 def ms(seconds: float) -> str:

@@ -46,25 +46,25 @@ def use(http: httpx.Client, path: str) -> None:
         seen, event = next(frames(response))
     print(f"{execution}: left after event {seen}, {event['content']!r}")
 
-    place = f"{path}/executions/{execution}"
-    so_far = http.get(place).raise_for_status().json()
+    execution_path = f"{path}/executions/{execution}"
+    so_far = http.get(execution_path).raise_for_status().json()
     print(f"meanwhile it is {so_far['status']}")
 
     headers = {"Last-Event-ID": str(seen)}
-    with http.stream("GET", f"{place}/stream", headers=headers) as response:
-        rest = list(frames(response.raise_for_status()))
-    numbers = [number for number, _ in rest]
+    with http.stream("GET", f"{execution_path}/stream", headers=headers) as response:
+        remaining = list(frames(response.raise_for_status()))
+    numbers = [number for number, _ in remaining]
     print(f"came back for events {numbers[0]} to {numbers[-1]}")
     assert numbers == list(range(seen + 1, numbers[-1] + 1))
-    assert rest[-1][1]["type"] == "done"
+    assert remaining[-1][1]["type"] == "done"
 
-    answer = http.get(place, params={"wait": 10}).raise_for_status().json()
+    answer = http.get(execution_path, params={"wait": 10}).raise_for_status().json()
     print(f"it {answer['status']} with exit code {answer['exit_code']}")
     assert answer["stdout"] == "".join(f"step {number}\n" for number in range(6))
 
-    part = http.get(f"{place}/stdout", headers={"Range": "bytes=0-5"})
-    print(f"the first bytes of its output: {part.text!r}")
-    assert (part.status_code, part.text) == (206, "step 0")
+    first_bytes = http.get(f"{execution_path}/stdout", headers={"Range": "bytes=0-5"})
+    print(f"the first bytes of its output: {first_bytes.text!r}")
+    assert (first_bytes.status_code, first_bytes.text) == (206, "step 0")
 
     listed = http.get(f"{path}/executions").raise_for_status().json()
     print(f"executions of the session: {listed['count']} of {listed['total']}")

@@ -32,20 +32,20 @@ def use(http: httpx.Client, path: str) -> None:
     """Begin, ask again as after a broken connection, interrupt, and look."""
     http.post(f"{path}/run", json={"code": "pass"}).raise_for_status()
     headers = {"Idempotency-Key": uuid.uuid4().hex}
-    wish = {"code": CODE, "background": True}
-    started, again = (http.post(f"{path}/run", json=wish, headers=headers) for _ in range(2))
+    body = {"code": CODE, "background": True}
+    started, again = (http.post(f"{path}/run", json=body, headers=headers) for _ in range(2))
     assert started.status_code == 202
     assert again.json() == started.json()
-    place = f"{path}/executions/{started.json()['execution_id']}"
+    execution_path = f"{path}/executions/{started.json()['execution_id']}"
     print("it runs once, as", started.json()["execution_id"])
 
-    running = http.get(place, params={"wait": 0.5}).raise_for_status().json()
+    running = http.get(execution_path, params={"wait": 0.5}).raise_for_status().json()
     assert running["status"] == "running"
-    ended = http.post(f"{place}/interrupt").raise_for_status().json()
+    ended = http.post(f"{execution_path}/interrupt").raise_for_status().json()
     print("interrupted:", ", ".join(step["action"] for step in ended["steps"]))
     assert ended["state"] == "preserved"
 
-    answer = http.get(place).raise_for_status().json()
+    answer = http.get(execution_path).raise_for_status().json()
     print("its exit code:", answer["exit_code"])
     assert answer["exit_code"] == 130
     counted = http.post(f"{path}/run", json={"code": "print(steps > 0)"}).raise_for_status().json()

@@ -12,27 +12,27 @@ URL = os.environ.get("ERA_URL", "http://127.0.0.1:8787")
 
 def main() -> None:
     with httpx.Client(base_url=URL, timeout=60) as http:
-        wish = {"language": "python", "limits": {"memory_mb": 10**9}}
-        refused = http.post("/api/sessions", json=wish)
+        body = {"language": "python", "limits": {"memory_mb": 10**9}}
+        refused = http.post("/api/sessions", json=body)
         print(f"refused: {refused.status_code} {refused.json()['message']}")
         assert refused.status_code == 400
 
-        wish["limits"] = {"memory_mb": 128, "workspace_mb": 2}
-        made = http.post("/api/sessions", json=wish).raise_for_status().json()
+        body["limits"] = {"memory_mb": 128, "workspace_mb": 2}
+        made = http.post("/api/sessions", json=body).raise_for_status().json()
         print(f"made with {made['limits']}")
         path = f"/api/sessions/{made['id']}"
         try:
-            use(http, path, walled=made["isolation"]["tier"] < 4)
+            use(http, path, is_isolated=made["isolation"]["tier"] < 4)
         finally:
             http.delete(path).raise_for_status()
 
 
-def use(http: httpx.Client, path: str, *, walled: bool) -> None:
+def use(http: httpx.Client, path: str, *, is_isolated: bool) -> None:
     """Upload too much; where there are walls, take too much memory, too."""
     upload = http.put(f"{path}/files/large", content=bytes(3 * 1024 * 1024))
     print(f"3 MB uploaded: {upload.status_code} {upload.json()['code']}")
     assert upload.status_code == 413
-    if walled:
+    if is_isolated:
         run = http.post(f"{path}/run", json={"code": "x = bytearray(200 * 1024 * 1024)"}).json()
         print(f"200 MB of memory: {run['exception']['name']}, state {run['state']}")
         assert (run["exception"]["name"], run["state"]) == ("MemoryError", "preserved")

@@ -23,9 +23,9 @@ def main() -> None:
             use(http, path)
         finally:
             http.delete(path).raise_for_status()
-        gone = http.get(path)
-        print(f"deleted: {gone.status_code} {gone.json()['code']}")
-        assert gone.status_code == 404
+        missing = http.get(path)
+        print(f"deleted: {missing.status_code} {missing.json()['code']}")
+        assert missing.status_code == 404
 
 
 def use(http: httpx.Client, path: str) -> None:

@@ -27,9 +27,9 @@ def main() -> None:
 
 def use(http: httpx.Client, path: str) -> None:
     """Store a program, show it, and run it with data of two people."""
-    none = http.get(f"{path}/code")
-    print(f"at first: {none.status_code}, {none.json()['hint']}")
-    assert none.status_code == 404
+    missing = http.get(f"{path}/code")
+    print(f"at first: {missing.status_code}, {missing.json()['hint']}")
+    assert missing.status_code == 404
 
     body = {"code": PROGRAM, "description": "Says hello."}
     stored = http.put(f"{path}/code", json=body).raise_for_status().json()

@@ -315,7 +315,7 @@ def start_failure() -> KernelStartFailed:
 
 
 def a_language(
-    name: str, *aliases: str, reason: str | None = None, floors: Limits = NO_MINIMUMS
+    name: str, *aliases: str, reason: str | None = None, minimums: Limits = NO_MINIMUMS
 ) -> Language:
     """A language that runs, or does not for a reason."""
     mode: Literal["signal"] = "signal"
@@ -333,5 +333,5 @@ def a_language(
         capabilities=(),
         kernels=(name,),
         unavailable_reason=reason,
-        minimums=floors,
+        minimums=minimums,
     )

@@ -7,8 +7,8 @@ _REACH = """
 import gc, json
 from IPython.display import display
 found = {type(one).__name__: one for one in gc.get_objects()
-         if type(one).__name__ in ("Sockets", "Session")}
-sockets, session = found["Sockets"], found["Session"]
+         if type(one).__name__ in ("KernelSockets", "Session")}
+sockets, session = found["KernelSockets"], found["Session"]
 """
 
 PROGRAMS = {

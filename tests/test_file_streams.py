@@ -14,7 +14,7 @@ import httpx
 import psutil
 import pytest
 
-from benchmarks.served import peak_growth
+from benchmarks.api_caller import peak_growth
 from tests.client import Client, SessionClient
 from tests.contract.checks import check_error
 from tests.launching import Launcher, Server, wait_until

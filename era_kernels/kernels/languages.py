@@ -53,8 +53,8 @@ class _EraMetadata(BaseModel):
     transport: Literal["ipc"] = "ipc"
     capabilities: list[str] = []
     # Ones that do nothing to a process which does not know them.
-    stuck_signal: Literal["SIGURG", "SIGWINCH"] | None = None
-    floors: _Minimums = _Minimums()
+    dump_signal: Literal["SIGURG", "SIGWINCH"] | None = None
+    minimums: _Minimums = _Minimums()
 
 
 class _Metadata(BaseModel):
@@ -244,9 +244,9 @@ def _to_language(spec: _KernelJson, folder: Path) -> Language:
         transport=metadata.transport,
         extension=metadata.extension,
         capabilities=tuple(metadata.capabilities),
-        dump_signal=metadata.stuck_signal,
+        dump_signal=metadata.dump_signal,
         kernels=(folder.name,),
-        minimums=metadata.floors.to_limits(),
+        minimums=metadata.minimums.to_limits(),
     )
 
 

@@ -56,15 +56,17 @@ def test_a_folder_is_a_language(tmp_path: Path) -> None:
 
 def test_minimums(tmp_path: Path) -> None:
     """What the kernel needs at least is told in the units of the API, and kept in bytes."""
-    add_kernelspec(tmp_path, "alpha", era={"floors": {"memory_mb": 64, "processes": 8, "cpu": 0.5}})
+    add_kernelspec(
+        tmp_path, "alpha", era={"minimums": {"memory_mb": 64, "processes": 8, "cpu": 0.5}}
+    )
     assert load_only(tmp_path).minimums == Limits(memory=64 * 1024 * 1024, processes=8, cpu=0.5)
 
 
-@pytest.mark.parametrize("floors", [{"memory": 1}, {"processes": 0}, {"memory_mb": "1"}])
-def test_minimums_that_are_wrong(tmp_path: Path, floors: dict[str, object]) -> None:
+@pytest.mark.parametrize("minimums", [{"memory": 1}, {"processes": 0}, {"memory_mb": "1"}])
+def test_minimums_that_are_wrong(tmp_path: Path, minimums: dict[str, object]) -> None:
     """A mistake in them is refused at the start."""
-    add_kernelspec(tmp_path, "alpha", era={"floors": floors})
-    with pytest.raises(StartError, match="floors"):
+    add_kernelspec(tmp_path, "alpha", era={"minimums": minimums})
+    with pytest.raises(StartError, match="minimums"):
         load(tmp_path)
 
 

@@ -19,8 +19,8 @@ from tests.services.conftest import OpenHouse
 from tests.services.house import LANGUAGE, House
 
 SERVER = Limits(memory=1024 * MIB, processes=256, workspace=2048 * MIB, tmp=256 * MIB, shm=1)
-FLOORS = Limits(memory=64 * MIB, processes=8, cpu=0.05)
-LANGUAGES = Languages([a_language(LANGUAGE, floors=FLOORS)])
+MINIMUMS = Limits(memory=64 * MIB, processes=8, cpu=0.05)
+LANGUAGES = Languages([a_language(LANGUAGE, minimums=MINIMUMS)])
 ALL = frozenset({"memory", "processes", "workspace", "cpu"})
 
 

@@ -7,28 +7,28 @@ import time
 from pathlib import Path
 from typing import Any
 
-PACE = Path(__file__).parents[3] / "kernelspecs" / "python" / "era_pace.py"
-pace: dict[str, Any] = runpy.run_path(str(PACE))
-AT_ONCE: float = pace["AT_ONCE"]
+RATE_LIMITS = Path(__file__).parents[3] / "kernelspecs" / "python" / "era_kernel" / "rate_limits.py"
+rate_limits: dict[str, Any] = runpy.run_path(str(RATE_LIMITS))
+FLUSH_BURST_SECONDS: float = rate_limits["FLUSH_BURST_SECONDS"]
 
 
-def waited(allowance: Any, seconds: float) -> None:
-    with allowance:
+def waited(budget: Any, seconds: float) -> None:
+    with budget:
         time.sleep(seconds)
 
 
-def test_allowance() -> None:
+def test_flush_budget() -> None:
     """So much waiting at once and no more, until time has passed."""
-    allowance = pace["Allowance"]()
-    assert allowance.left()
-    waited(allowance, AT_ONCE)
-    assert not allowance.left()
+    budget = rate_limits["FlushBudget"]()
+    assert budget.has_time()
+    waited(budget, FLUSH_BURST_SECONDS)
+    assert not budget.has_time()
 
 
 def test_one_long_wait() -> None:
     """However long: it costs no more later than the bucket holds."""
-    allowance = pace["Allowance"]()
-    waited(allowance, 5 * AT_ONCE)
-    assert not allowance.left()
-    time.sleep(1.1 * AT_ONCE / pace["SHARE"])
-    assert allowance.left()
+    budget = rate_limits["FlushBudget"]()
+    waited(budget, 5 * FLUSH_BURST_SECONDS)
+    assert not budget.has_time()
+    time.sleep(1.1 * FLUSH_BURST_SECONDS / rate_limits["FLUSH_SHARE"])
+    assert budget.has_time()

@@ -17,49 +17,53 @@ from era_kernels.models import Limits, Place, Request
 from era_kernels.sandbox.server.sandbox import IsolationPolicy, Sandboxes
 
 LANGUAGE = "python"
-NONE = 4
+UNSANDBOXED_TIER = 4
 
 
 @dataclass(frozen=True)
-class Cost:
+class IsolationCost:
     """Seconds from the order to the first reply; those of twenty at once; PSS of one in bytes."""
 
     tier: int
-    start: float
-    crowd: float
-    memory: float
+    start_seconds: float
+    twenty_seconds: float
+    memory_bytes: float
 
 
-async def costs(rounds: int) -> tuple[Cost, Cost]:
+async def measure_costs(rounds: int) -> tuple[IsolationCost, IsolationCost]:
     """Without walls and with the strongest; in turns, so that a busy host slows both alike."""
-    async with _host(NONE) as bare, _host(1) as walled:
+    async with _host(UNSANDBOXED_TIER) as unsandboxed, _host(1) as sandboxed:
         starts: list[list[float]] = [[], []]
         for number in range(rounds):
-            for (host, _, base), taken in zip((bare, walled), starts, strict=True):
-                taken.append(await _start(host, base / f"s{number}"))
-        return (await _cost(bare, starts[0]), await _cost(walled, starts[1]))
+            for (host, _, base), taken in zip((unsandboxed, sandboxed), starts, strict=True):
+                taken.append(await _start_seconds(host, base / f"s{number}"))
+        return (await _cost(unsandboxed, starts[0]), await _cost(sandboxed, starts[1]))
 
 
-async def _cost(where: tuple[KernelHost, Sandboxes, Path], starts: list[float]) -> Cost:
-    host, sandboxes, base = where
+async def _cost(
+    opened_host: tuple[KernelHost, Sandboxes, Path], starts: list[float]
+) -> IsolationCost:
+    host, sandboxes, base = opened_host
     began = time.perf_counter()
-    machines = await asyncio.gather(*(_ready(host, base / f"c{n}") for n in range(20)))
+    machines = await asyncio.gather(*(_ready_machine(host, base / f"c{n}") for n in range(20)))
     crowd = time.perf_counter() - began
     memory = _family_pss(sandboxes.zygote.pid) / len(machines)
     await asyncio.gather(*(machine.aclose() for machine in machines))
-    return Cost(sandboxes.isolation.tier, median(starts), crowd, memory)
+    return IsolationCost(sandboxes.isolation.tier, median(starts), crowd, memory)
 
 
 @asynccontextmanager
-async def _host(strongest: int) -> AsyncIterator[tuple[KernelHost, Sandboxes, Path]]:
+async def _host(strongest_tier: int) -> AsyncIterator[tuple[KernelHost, Sandboxes, Path]]:
     languages = Languages.load()
     with tempfile.TemporaryDirectory(prefix="era-") as directory:
         base = Path(directory)
-        wish = IsolationPolicy(
-            strongest_tier=strongest, weakest_tier=NONE, readable_paths=languages.readable_paths
+        policy = IsolationPolicy(
+            strongest_tier=strongest_tier,
+            weakest_tier=UNSANDBOXED_TIER,
+            readable_paths=languages.readable_paths,
         )
         sandboxes = await Sandboxes.open(
-            base / "r", languages.preload, languages.entry_paths, wish, spare_count=1
+            base / "r", languages.preload, languages.entry_paths, policy, spare_count=1
         )
         host = KernelHost(languages, sandboxes)
         try:
@@ -69,15 +73,15 @@ async def _host(strongest: int) -> AsyncIterator[tuple[KernelHost, Sandboxes, Pa
             await sandboxes.aclose()
 
 
-async def _start(host: KernelHost, directory: Path) -> float:
+async def _start_seconds(host: KernelHost, directory: Path) -> float:
     began = time.perf_counter()
-    machine = await _ready(host, directory)
+    machine = await _ready_machine(host, directory)
     taken = time.perf_counter() - began
     await machine.aclose()
     return taken
 
 
-async def _ready(host: KernelHost, directory: Path) -> Machine:
+async def _ready_machine(host: KernelHost, directory: Path) -> Machine:
     """A kernel that has answered its first run."""
     parts = [directory / name for name in ("workspace", "packages", "cache")]
     for part in parts:

@@ -8,71 +8,75 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
-Stamp = tuple[int, int, int] | None
+FileStamp = tuple[int, int, int] | None
 
 
-class Modules:
+class ModuleReloader:
     """The modules that were imported from the workspace, with the state of their files."""
 
     def __init__(self, workspace: Path) -> None:
-        self._prefix = f"{workspace.resolve()}{os.sep}"
-        self._stamps: dict[str, Stamp] = {}
-        self._last = next(reversed(sys.modules), "")
+        self._workspace_prefix = f"{workspace.resolve()}{os.sep}"
+        self._stamps: dict[str, FileStamp] = {}
+        self._last_name = next(reversed(sys.modules), "")
 
-    def note(self) -> None:
+    def remember_imports(self) -> None:
         """Remember what this run imported. `sys.modules` is in the order of imports."""
-        fresh = []
+        new_names = []
         for name in reversed(sys.modules):
-            if name == self._last:
+            if name == self._last_name:
                 break
-            fresh.append(name)
-        if fresh:
-            self._last = fresh[0]
-        for name in fresh:
-            file = self._file(sys.modules.get(name))
+            new_names.append(name)
+        if new_names:
+            self._last_name = new_names[0]
+        for name in new_names:
+            file = self._workspace_file(sys.modules.get(name))
             if file is not None:
-                self._stamps[name] = _stamp(file)
+                self._stamps[name] = _stat_file(file)
 
-    def refresh(self) -> None:
+    def forget_changed(self) -> None:
         """Forget the modules whose files changed, and those that imported something from them."""
         for path, finder in sys.path_importer_cache.items():
-            if finder is not None and (path + os.sep).startswith(self._prefix):
+            if finder is not None and (path + os.sep).startswith(self._workspace_prefix):
                 finder.invalidate_caches()
-        changed = {name for name, stamp in self._stamps.items() if self._now(name) != stamp}
+        changed = {
+            name for name, stamp in self._stamps.items() if self._current_stamp(name) != stamp
+        }
         found = changed
         while found:
-            found = {name for name in self._stamps.keys() - changed if self._uses(name, changed)}
+            found = {
+                name for name in self._stamps.keys() - changed if self._depends_on(name, changed)
+            }
             changed |= found
         for name in changed:
             sys.modules.pop(name, None)
             del self._stamps[name]
-        self._last = next(reversed(sys.modules))  # what comes back, comes after it
+        self._last_name = next(reversed(sys.modules))  # what comes back, comes after it
 
-    def _now(self, name: str) -> Stamp:
-        file = self._file(sys.modules.get(name))
-        return None if file is None else _stamp(file)
+    def _current_stamp(self, name: str) -> FileStamp:
+        file = self._workspace_file(sys.modules.get(name))
+        return None if file is None else _stat_file(file)
 
-    def _file(self, module: ModuleType | None) -> str | None:
+    def _workspace_file(self, module: ModuleType | None) -> str | None:
         """Its file when it lies in the workspace."""
         file = getattr(module, "__file__", None)
         if not isinstance(file, str):
             return None
-        return file if f"{Path.cwd() / file}".startswith(self._prefix) else None
+        return file if f"{Path.cwd() / file}".startswith(self._workspace_prefix) else None
 
-    def _uses(self, name: str, changed: set[str]) -> bool:
+    def _depends_on(self, name: str, changed: set[str]) -> bool:
         """Does it hold a module, class or function of a changed one, or name one in an import?"""
         module = sys.modules.get(name)
         if module is None:
             return False
         values = tuple(vars(module).values())
-        if any(_origin(value) in changed for value in values):
+        if any(_defining_module(value) in changed for value in values):
             return True
         names = "|".join(re.escape(one.rpartition(".")[2]) for one in changed)
         imports = re.compile(rf"^\s*(from|import)\b.*\b({names})\b", re.MULTILINE)
-        return imports.search(_source(module)) is not None
+        return imports.search(_read_source(module)) is not None
 
 
-def _origin(value: object) -> str | None:
+def _defining_module(value: object) -> str | None:
     """The name of a module, and of that in which a class or function was defined."""
     if isinstance(value, ModuleType):
         return value.__name__
@@ -80,14 +84,14 @@ def _origin(value: object) -> str | None:
     return origin if isinstance(origin, str) else None
 
 
-def _source(module: ModuleType) -> str:
+def _read_source(module: ModuleType) -> str:
     try:
         return Path(str(module.__file__)).read_text(errors="replace")
     except OSError:
         return ""
 
 
-def _stamp(file: str) -> Stamp:
+def _stat_file(file: str) -> FileStamp:
     try:
         status = Path(file).stat()
     except OSError:

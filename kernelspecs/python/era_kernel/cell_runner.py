@@ -16,93 +16,101 @@ from dataclasses import dataclass
 from types import CodeType
 from typing import Any, NoReturn
 
-import era_runs
-import era_traceback
-from era_interrupts import Interrupts
-from era_loops import Loops
-from era_runs import Run
-from era_shell import EraShell
-from era_streams import Streams
 from IPython.core.error import UsageError
 
-VALUE = 64 * 1024  # characters of an exception's text that the reply carries
-LINES = 256 * 1024  # characters of its traceback that the reply carries
+from era_kernel import run_context, tracebacks
+from era_kernel.nested_loops import NestedLoops
+from era_kernel.run_context import RunContext
+from era_kernel.shell import EraShell
+from era_kernel.sigint import SigintHandler
+from era_kernel.stdio import StandardStreams
 
-_FUTURE = sum(getattr(__future__, name).compiler_flag for name in __future__.all_feature_names)
+MAX_VALUE_CHARS = 64 * 1024  # characters of an exception's text that the reply carries
+MAX_TRACEBACK_CHARS = 256 * 1024  # characters of its traceback that the reply carries
+
+_FUTURE_FLAGS = sum(
+    getattr(__future__, name).compiler_flag for name in __future__.all_feature_names
+)
 _SEMICOLON = re.compile(r"[ \t]*;")
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class CellResult:
     """How a run ended: its exit code, and the uncaught exception, if any."""
 
     exit_code: int = 0
     exception: dict[str, Any] | None = None
 
 
-class Program:
+class CellRunner:
     """The user's program, of which each run is a piece."""
 
     def __init__(
         self,
         shell: EraShell,
-        streams: Streams,
-        interrupts: Interrupts,
-        loops: Loops,
+        streams: StandardStreams,
+        sigint_handler: SigintHandler,
+        loops: NestedLoops,
         context: contextvars.Context,
-        sources: era_traceback.Sources,
+        sources: tracebacks.CellSources,
     ) -> None:
         self._shell = shell
         self._streams = streams
-        self._interrupts = interrupts
+        self._sigint_handler = sigint_handler
         self._loops = loops
         self._context = context  # of all cells: a ContextVar that one sets, the next one sees
         self._sources = sources
-        self._future = 0  # flags of `from __future__ import …` in earlier cells
-        shell.on_failure = self._print
+        self._future_flags = 0  # flags of `from __future__ import …` in earlier cells
+        shell.on_error = self._print_exception
 
-    async def run(self, run: Run, code: str) -> Outcome:
+    async def run(self, run: RunContext, code: str) -> CellResult:
         """Run it to its end, that is until its non-daemon threads have ended, too."""
-        pid, children = os.getpid(), set(_children())
-        result, codes = self._shell.before(code), list[CodeType]()
-        self._interrupts.reset()
-        self._loops.cell = asyncio.current_task()
-        error = self._interrupts.guard(lambda: self._start(run, code, codes))
-        if error is None and _awaits(codes):
-            error = await self._await(codes)
-        outcome = self._outcome(error)
-        error = self._interrupts.guard(lambda: _wait_for_rest(run, children))
+        pid, children = os.getpid(), set(_multiprocessing_children())
+        result, codes = self._shell.before_run(code), list[CodeType]()
+        self._sigint_handler.reset()
+        self._loops.cell_task = asyncio.current_task()
+        error = self._sigint_handler.call_interruptible(
+            lambda: self._compile_and_run(run, code, codes)
+        )
+        if error is None and _has_await(codes):
+            error = await self._run_with_await(codes)
+        cell_result = self._to_result(error)
+        error = self._sigint_handler.call_interruptible(
+            lambda: _wait_for_threads_and_children(run, children)
+        )
         if os.getpid() == pid:
-            error = error or self._interrupts.guard(lambda: self._shell.after(result))
-        if outcome.exit_code == 0 and error is not None:
-            outcome = self._outcome(error)
-        elif outcome.exit_code == 0 and self._shell.failure is not None:
-            outcome = self._outcome(self._shell.failure, shown=True)
-        self._loops.cell = None
+            error = error or self._sigint_handler.call_interruptible(
+                lambda: self._shell.after_run(result)
+            )
+        if cell_result.exit_code == 0 and error is not None:
+            cell_result = self._to_result(error)
+        elif cell_result.exit_code == 0 and self._shell.shown_error is not None:
+            cell_result = self._to_result(self._shell.shown_error, is_shown=True)
+        self._loops.cell_task = None
         self._streams.flush()
         if os.getpid() != pid:
-            self._leave(outcome)
-        return outcome
+            self._exit_forked_child(cell_result)
+        return cell_result
 
     # ------------------------------------------------------------ code
 
-    def _start(self, run: Run, source: str, codes: list[CodeType]) -> None:
+    def _compile_and_run(self, run: RunContext, source: str, codes: list[CodeType]) -> None:
         """Compile, and run what can be run without waiting."""
         name = f"<cell {run.number}>"
         self._sources.add(name, source)
         try:
             codes.extend(self._compile(source, name))
         except SyntaxError as error:
-            _complete(error, source)
+            _add_source_line(error, source)
             raise
-        if not _awaits(codes):
+        if not _has_await(codes):
             value = None
             for code in codes:
                 value = eval(code, self._shell.user_ns)
             if len(codes) > 1:
-                self._show(value)
+                self._display(value)
 
-    def _show(self, value: object) -> None:
+    def _display(self, value: object) -> None:
         """Send the value of a last expression, unless the program has its own way for that."""
         own = sys.displayhook is not sys.__displayhook__
         (sys.displayhook if own else self._shell.displayhook)(value)
@@ -112,33 +120,33 @@ class Program:
         source, tree = self._parse(source, name)
         tree = self._shell.transform_ast(tree)
         last = tree.body[-1] if tree.body else None
-        flags = self._future | ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
+        flags = self._future_flags | ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
         if not isinstance(last, ast.Expr) or _is_silenced(source, last):
             codes = [compile(tree, name, "exec", flags, True)]
         else:
             del tree.body[-1]
             first = compile(tree, name, "exec", flags, True)
-            flags |= first.co_flags & _FUTURE
+            flags |= first.co_flags & _FUTURE_FLAGS
             codes = [first, compile(ast.Expression(last.value), name, "eval", flags, True)]
-        self._future |= codes[0].co_flags & _FUTURE
+        self._future_flags |= codes[0].co_flags & _FUTURE_FLAGS
         return codes
 
     def _parse(self, source: str, name: str) -> tuple[str, ast.Module]:
         """Python first: what is valid Python is never taken for one of IPython's magics."""
-        flags = self._future | ast.PyCF_ALLOW_TOP_LEVEL_AWAIT | ast.PyCF_ONLY_AST
+        flags = self._future_flags | ast.PyCF_ALLOW_TOP_LEVEL_AWAIT | ast.PyCF_ONLY_AST
         try:
             return source, compile(source, name, "exec", flags, True)
         except SyntaxError as error:
-            changed = _transformed(self._shell, source)
-            if changed is None:
+            transformed = _transform_magics(self._shell, source)
+            if transformed is None:
                 raise error.with_traceback(None) from None
-        return changed, compile(changed, name, "exec", flags, True)
+        return transformed, compile(transformed, name, "exec", flags, True)
 
-    async def _await(self, codes: list[CodeType]) -> BaseException | None:
+    async def _run_with_await(self, codes: list[CodeType]) -> BaseException | None:
         """Run code with a top-level await in a task of its own, which an interrupt cancels."""
         errors: list[BaseException] = []
 
-        async def cell() -> None:
+        async def run_cell() -> None:
             try:
                 value = None
                 for code in codes:
@@ -146,20 +154,20 @@ class Program:
                     if code.co_flags & inspect.CO_COROUTINE:
                         value = await value
                 if len(codes) > 1:
-                    self._show(value)
+                    self._display(value)
             except BaseException as error:
                 errors.append(error)
 
-        task = self._loops.loop.create_task(cell(), context=self._context)
-        self._loops.cell = task
-        with self._interrupts.cancelling(task, self._loops):
+        task = self._loops.loop.create_task(run_cell(), context=self._context)
+        self._loops.cell_task = task
+        with self._sigint_handler.cancelling(task, self._loops):
             await asyncio.wait([task])
-        self._loops.cell = asyncio.current_task()
+        self._loops.cell_task = asyncio.current_task()
         error = errors[0] if errors else None
         if error is None and not task.cancelled():
             return task.exception()
         if error is None or (
-            isinstance(error, asyncio.CancelledError) and self._interrupts.happened
+            isinstance(error, asyncio.CancelledError) and self._sigint_handler.has_interrupted
         ):
             trace = None if error is None else error.__traceback__
             return KeyboardInterrupt().with_traceback(trace)
@@ -167,45 +175,45 @@ class Program:
 
     # ------------------------------------------------------------ ends
 
-    def _outcome(self, error: BaseException | None, shown: bool = False) -> Outcome:
+    def _to_result(self, error: BaseException | None, is_shown: bool = False) -> CellResult:
         """What an uncaught exception means. It is told on stderr, unless it was shown there."""
         if error is None:
-            return Outcome()
+            return CellResult()
         if isinstance(error, SystemExit):
             if error.code is None or isinstance(error.code, int):
-                return Outcome((error.code or 0) & 0xFF)
-            self._streams.complain(f"{error.code}\n")
-            return Outcome(1)
-        if not shown:
-            self._print(error)
-        return _failed(error)
+                return CellResult((error.code or 0) & 0xFF)
+            self._streams.write_stderr(f"{error.code}\n")
+            return CellResult(1)
+        if not is_shown:
+            self._print_exception(error)
+        return _failed_result(error)
 
-    def _print(self, error: BaseException) -> None:
-        era_traceback.clean(error)
+    def _print_exception(self, error: BaseException) -> None:
+        tracebacks.remove_kernel_frames(error)
         if isinstance(error, UsageError):  # of a magic, about how it was called
-            self._streams.complain(f"UsageError: {error}\n")
+            self._streams.write_stderr(f"UsageError: {error}\n")
             return
         if sys.excepthook is sys.__excepthook__:
-            self._streams.complain(era_traceback.text(error))
+            self._streams.write_stderr(tracebacks.format_exception(error))
             return
-        problem = self._interrupts.guard(
+        problem = self._sigint_handler.call_interruptible(
             lambda: sys.excepthook(type(error), error, error.__traceback__)
         )
         if problem is not None:
-            self._streams.complain(era_traceback.text(error))
+            self._streams.write_stderr(tracebacks.format_exception(error))
 
-    def _leave(self, outcome: Outcome) -> NoReturn:
+    def _exit_forked_child(self, cell_result: CellResult) -> NoReturn:
         """A forked child has come to the end of the program."""
         atexit._run_exitfuncs()
         self._streams.flush()
-        os._exit(outcome.exit_code)
+        os._exit(cell_result.exit_code)
 
 
-def _awaits(codes: list[CodeType]) -> bool:
+def _has_await(codes: list[CodeType]) -> bool:
     return any(code.co_flags & inspect.CO_COROUTINE for code in codes)
 
 
-def _complete(error: SyntaxError, source: str) -> None:
+def _add_source_line(error: SyntaxError, source: str) -> None:
     """Add the line, which the compiler looks for in a file."""
     lines = source.splitlines()
     if error.text is None and error.lineno and error.lineno <= len(lines):
@@ -220,42 +228,42 @@ def _is_silenced(source: str, last: ast.Expr) -> bool:
     return _SEMICOLON.match(line[last.end_col_offset :].decode()) is not None
 
 
-def _transformed(shell: EraShell, source: str) -> str | None:
+def _transform_magics(shell: EraShell, source: str) -> str | None:
     """The code with its magics and shell escapes as calls; None when there are none."""
     try:
-        changed: str = shell.input_transformer_manager.transform_cell(source)
+        transformed: str = shell.input_transformer_manager.transform_cell(source)
     except SyntaxError:
         return None
-    return changed if changed.rstrip("\n") != source.rstrip("\n") else None
+    return transformed if transformed.rstrip("\n") != source.rstrip("\n") else None
 
 
-def _wait_for_rest(run: Run, before: set[Any]) -> None:
+def _wait_for_threads_and_children(run: RunContext, before: set[Any]) -> None:
     """Wait for what a plain interpreter waits for: threads, work in pools, multiprocessing."""
     while True:
-        threads = era_runs.threads_of(run)
+        threads = run_context.list_threads(run)
         for thread in threads:
             thread.join()
         concurrent.futures.wait(tuple(run.futures))
-        children = [child for child in _children() - before if not child.daemon]
+        children = [child for child in _multiprocessing_children() - before if not child.daemon]
         for child in children:
             child.join()
         if not threads and not run.futures and not children:
             return
 
 
-def _children() -> set[Any]:
+def _multiprocessing_children() -> set[Any]:
     """The processes that multiprocessing knows of."""
     module = sys.modules.get("multiprocessing.process")
     return set(module._children) if module is not None else set()
 
 
-def _failed(error: BaseException) -> Outcome:
-    lines, room = [], LINES
-    for line in era_traceback.text(error).splitlines():
-        room -= len(line) + 1
-        if room < 0:
+def _failed_result(error: BaseException) -> CellResult:
+    lines, remaining = [], MAX_TRACEBACK_CHARS
+    for line in tracebacks.format_exception(error).splitlines():
+        remaining -= len(line) + 1
+        if remaining < 0:
             break
         lines.append(line)
-    value = era_traceback.value(error)[:VALUE]
-    told = {"name": type(error).__name__, "value": value, "traceback": lines}
-    return Outcome(130 if isinstance(error, KeyboardInterrupt) else 1, told)
+    value = tracebacks.exception_text(error)[:MAX_VALUE_CHARS]
+    exception = {"name": type(error).__name__, "value": value, "traceback": lines}
+    return CellResult(130 if isinstance(error, KeyboardInterrupt) else 1, exception)

@@ -15,51 +15,53 @@ from contextvars import ContextVar
 from typing import Any
 
 
-class Strand:
+class OutputStream:
     """One of the two output streams of one run: bytes go in, whole characters come out."""
 
-    def __init__(self, name: str, parent: dict[str, Any]) -> None:
+    def __init__(self, name: str, parent_header: dict[str, Any]) -> None:
         self.name = name
-        self.parent = parent  # the header of the request that output is told to belong to
-        self.late = False  # the run is over, and all that it wrote until then is out
+        self.parent_header = parent_header  # of the request that its output belongs to
+        self.is_late = False  # the run is over, and all that it wrote until then is out
         self.decode = codecs.getincrementaldecoder("utf-8")("replace").decode
 
 
-class Run:
+class RunContext:
     """One request to run code, from its start until the last thread that it started ends."""
 
-    def __init__(self, parent: dict[str, Any], number: int = 0, nonce: str | None = None) -> None:
-        self.parent = parent
+    def __init__(
+        self, parent_header: dict[str, Any], number: int = 0, fence_nonce: str | None = None
+    ) -> None:
+        self.parent_header = parent_header
         self.number = number
-        self.nonce = nonce  # to be sent when all output is out; None: nobody waits for it
-        self.client: list[bytes] | None = None  # who answers `input()` on the channel stdin
-        self.stdout = Strand("stdout", parent)
-        self.stderr = Strand("stderr", parent)
+        self.fence_nonce = fence_nonce  # sent when all output is out; None: nobody waits for it
+        self.stdin_client: list[bytes] | None = None  # who answers `input()` on the channel stdin
+        self.stdout = OutputStream("stdout", parent_header)
+        self.stderr = OutputStream("stderr", parent_header)
         self.futures: set[concurrent.futures.Future[Any]] = set()
 
 
-_carried: ContextVar[Run] = ContextVar("era_run")
-_threads: dict[int, threading.Thread] = threading._active  # type: ignore[attr-defined]
-_latest = Run({})
+_current: ContextVar[RunContext] = ContextVar("era_run")
+_active_threads: dict[int, threading.Thread] = threading._active  # type: ignore[attr-defined]
+_latest_run = RunContext({})
 
 
-def enter(run: Run) -> None:
+def set_current(run: RunContext) -> None:
     """From here on, code of this context belongs to `run`."""
-    global _latest
-    _latest = run
-    _carried.set(run)
+    global _latest_run
+    _latest_run = run
+    _current.set(run)
 
 
-def current() -> Run:
+def current() -> RunContext:
     """The run of the calling code; the latest one where nothing tells."""
-    run = _carried.get(None)
+    run = _current.get(None)
     if run is None:
-        thread = _threads.get(threading.get_ident())
-        run = getattr(thread, "_era_run", _latest)
+        thread = _active_threads.get(threading.get_ident())
+        run = getattr(thread, "_era_run", _latest_run)
     return run
 
 
-def threads_of(run: Run) -> list[threading.Thread]:
+def list_threads(run: RunContext) -> list[threading.Thread]:
     """The threads that a plain interpreter would wait for at its end; idle pools are none."""
     pools = concurrent.futures.thread._threads_queues  # type: ignore[attr-defined]
     return [
@@ -72,21 +74,21 @@ def threads_of(run: Run) -> list[threading.Thread]:
     ]
 
 
-class _Carried:
+class _BoundToRun:
     """A function that runs in another thread, for the run that handed it over."""
 
     __slots__ = ("_function", "_run")
 
-    def __init__(self, run: Run, function: Callable[..., Any]) -> None:
+    def __init__(self, run: RunContext, function: Callable[..., Any]) -> None:
         self._run = run
         self._function = function
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        token = _carried.set(self._run)
+        token = _current.set(self._run)
         try:
             return self._function(*args, **kwargs)
         finally:
-            _carried.reset(token)
+            _current.reset(token)
 
 
 def install() -> None:
@@ -106,7 +108,7 @@ def install() -> None:
         **kwargs: Any,
     ) -> concurrent.futures.Future[Any]:
         run = current()
-        future = submit(self, _Carried(run, fn), *args, **kwargs)
+        future = submit(self, _BoundToRun(run, fn), *args, **kwargs)
         run.futures.add(future)
         future.add_done_callback(run.futures.discard)
         return future

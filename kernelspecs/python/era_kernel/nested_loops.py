@@ -19,67 +19,67 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 
-class Loops:
+class NestedLoops:
     """The kernel's loop, and the task in which it runs cells (None: none runs)."""
 
     def __init__(self, loop: AbstractEventLoop) -> None:
         self.loop = loop
-        self.cell: asyncio.Task[Any] | None = None
-        self.canceller: Any = None  # the handler of SIGINT while the cell is awaited
+        self.cell_task: asyncio.Task[Any] | None = None
+        self.cell_sigint_handler: Any = None  # the handler of SIGINT while the cell is awaited
 
     def install(self) -> None:
         """Patch asyncio."""
-        run = self._outside(asyncio.run)
+        run = self._wrap_function(asyncio.run)
         asyncio.run = asyncio.runners.run = run
-        asyncio.Runner.run = self._outside(asyncio.Runner.run)  # type: ignore[method-assign]
+        asyncio.Runner.run = self._wrap_function(asyncio.Runner.run)  # type: ignore[method-assign]
         for name in ("run_until_complete", "run_forever"):
-            setattr(BaseEventLoop, name, self._of_any_loop(getattr(BaseEventLoop, name)))
+            setattr(BaseEventLoop, name, self._wrap_loop_method(getattr(BaseEventLoop, name)))
 
-    def in_cell(self) -> bool:
+    def is_in_cell(self) -> bool:
         """Is this the code of a cell itself, and not of a task of the user's?"""
         return (
-            self.cell is not None
+            self.cell_task is not None
             and threading.current_thread() is threading.main_thread()
             and asyncio._get_running_loop() is self.loop
-            and asyncio.current_task(self.loop) in (self.cell, None)
+            and asyncio.current_task(self.loop) in (self.cell_task, None)
         )
 
-    def _outside(self, function: Callable[..., Any]) -> Callable[..., Any]:
+    def _wrap_function(self, function: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(function)
         def call(*args: Any, **kwargs: Any) -> Any:
-            if not self.in_cell():
+            if not self.is_in_cell():
                 return function(*args, **kwargs)
-            with self._stepped_out():
+            with self._outside_running_loop():
                 return function(*args, **kwargs)
 
         return call
 
-    def _of_any_loop(self, function: Callable[..., Any]) -> Callable[..., Any]:
+    def _wrap_loop_method(self, function: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(function)
         def call(loop: BaseEventLoop, *args: Any) -> Any:
-            if not self.in_cell():
+            if not self.is_in_cell():
                 return function(loop, *args)
-            with self._stepped_out():
+            with self._outside_running_loop():
                 if loop is self.loop:
-                    return _nested(loop, *args)
+                    return _run_nested(loop, *args)
                 return function(loop, *args)
 
         return call
 
     @contextlib.contextmanager
-    def _stepped_out(self) -> Iterator[None]:
+    def _outside_running_loop(self) -> Iterator[None]:
         """No loop is running and no task is current, as in a plain program."""
         task = asyncio.current_task(self.loop)
         handler = signal.getsignal(signal.SIGINT)
         _swap_task(self.loop, task, None)
         asyncio._set_running_loop(None)
-        ours = handler is self.canceller  # which needs the loop to run
-        if ours:
+        is_our_handler = handler is self.cell_sigint_handler  # which needs the loop to run
+        if is_our_handler:
             signal.signal(signal.SIGINT, signal.default_int_handler)
         try:
             yield
         finally:
-            if ours:
+            if is_our_handler:
                 signal.signal(signal.SIGINT, handler)
             asyncio._set_running_loop(self.loop)
             asyncio.set_event_loop(self.loop)  # runners leave none behind
@@ -97,7 +97,7 @@ def _swap_task(loop: AbstractEventLoop, old: Any, new: Any) -> None:
         asyncio.tasks._enter_task(loop, new)
 
 
-def _nested(loop: Any, future: Any = None) -> Any:
+def _run_nested(loop: Any, future: Any = None) -> Any:
     """Turn the kernel's own loop further, until `future` is done; without one, until it is stopped.
 
     The loop counts beforehand how many callbacks it is going to call in a turn. Those that are
@@ -117,11 +117,11 @@ def _nested(loop: Any, future: Any = None) -> Any:
     finally:
         loop._stopping = False
         for _ in range(expected):
-            handle = asyncio.Handle(_nothing, (), loop)
+            handle = asyncio.Handle(_do_nothing, (), loop)
             handle.cancel()
             loop._ready.appendleft(handle)
     return None if future is None else future.result()
 
 
-def _nothing() -> None:
+def _do_nothing() -> None:
     """What a cancelled handle would call."""

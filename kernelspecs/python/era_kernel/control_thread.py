@@ -17,63 +17,66 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import zmq
-from era_sockets import Parts, Sockets
 from jupyter_client.session import Session
 
+from era_kernel.sockets import KernelSockets, Parts
+
 Content = dict[str, Any]
-Answer = Callable[[Content], Content]
+RequestHandler = Callable[[Content], Content]
 
 
-class Question:
+class PendingInput:
     """One `input()` that waits. `value` is None when there is nobody to answer."""
 
-    __slots__ = ("answered", "value")
+    __slots__ = ("answered_lock", "value")
 
     def __init__(self) -> None:
         self.value: str | None = None
-        self.answered = _thread.allocate_lock()
-        self.answered.acquire()
+        self.answered_lock = _thread.allocate_lock()
+        self.answered_lock.acquire()
 
-    def answer(self, value: object) -> None:
+    def resolve(self, value: object) -> None:
         self.value = value if isinstance(value, str) else None
-        self.answered.release()
+        self.answered_lock.release()
 
 
-class Control:
+class ControlServer:
     """The thread, and what others may ask of it. For them it is the socket `control`, too."""
 
-    def __init__(self, session: Session, sockets: Sockets, words: int) -> None:
+    def __init__(self, session: Session, sockets: KernelSockets, stderr_fd: int) -> None:
         self._session = session.clone()  # they are not made for two threads
         self._session.digest_history_size = 0  # it would grow with each question
         self._control, self._stdin = sockets.control, sockets.stdin
-        self._words = words
+        self._stderr_fd = stderr_fd
         self._queue: deque[Callable[[], object]] = deque()
-        self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        self._questions: dict[str, Question] = {}
-        self._plain: deque[Question] = deque()  # of clients that name no question in a reply
-        self._answers: dict[str, Answer] = {"input_reply": self._on_reply}
-        self._forward: Callable[[Parts], object] = list
-        self._ident = 0
-        self._left = False
-        self._ended = _thread.allocate_lock()
+        self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._inputs_by_key: dict[str, PendingInput] = {}
+        self._inputs_on_stdin: deque[PendingInput] = deque()  # whose replies name no key
+        self._handlers: dict[str, RequestHandler] = {"input_reply": self._on_input_reply}
+        self._on_other_request: Callable[[Parts], object] = list
+        self._thread_id = 0
+        self._is_stopped = False
+        self._ended_lock = _thread.allocate_lock()
 
-    def start(self, answers: Mapping[str, Answer], forward: Callable[[Parts], object]) -> None:
+    def start(
+        self, handlers: Mapping[str, RequestHandler], on_other_request: Callable[[Parts], object]
+    ) -> None:
         """Serve: requests of these types are answered here, all others handed to `forward`."""
-        self._answers |= answers
-        self._forward = forward
-        self._ended.acquire()
+        self._handlers |= handlers
+        self._on_other_request = on_other_request
+        self._ended_lock.acquire()
         # Not a threading.Thread: user code that counts or lists threads must not see it.
-        self._ident = _thread.start_new_thread(self._serve, ())
+        self._thread_id = _thread.start_new_thread(self._serve, ())
 
     def close(self) -> None:
         """Send what there is and give the sockets up; they are the caller's again."""
-        self._put(self._leave)
-        if _thread.get_ident() != self._ident:
-            self._ended.acquire()
+        self._enqueue(self._stop)
+        if _thread.get_ident() != self._thread_id:
+            self._ended_lock.acquire()
 
     def send_multipart(self, parts: list[Any], **_: Any) -> None:
         """Send a message that jupyter_client made on control."""
-        self._put(lambda: self._control.send_multipart(parts))
+        self._enqueue(lambda: self._control.send_multipart(parts))
 
     # ------------------------------------------------------------ input
 
@@ -83,84 +86,84 @@ class Control:
         Any number of threads may ask at once. An interrupt ends the waiting; an answer that comes
         later is told that it was not taken.
         """
-        question = self._questions[key] = Question()
+        pending = self._inputs_by_key[key] = PendingInput()
         try:
             publish()
-            question.answered.acquire()
+            pending.answered_lock.acquire()
         finally:
-            self._questions.pop(key, None)
-        return question.value
+            self._inputs_by_key.pop(key, None)
+        return pending.value
 
-    def ask_plainly(self, client: Parts, parent: Content, content: Content) -> str | None:
+    def ask_via_stdin(self, client: Parts, parent: Content, content: Content) -> str | None:
         """The same by the channel stdin, for clients that speak plain Jupyter."""
         message = self._session.msg("input_request", content, parent=parent)
         parts = self._session.serialize(message, ident=client)
-        question = Question()
-        self._plain.append(question)
+        pending = PendingInput()
+        self._inputs_on_stdin.append(pending)
         try:
-            self._put(lambda: self._stdin.send_multipart(parts))
-            question.answered.acquire()
+            self._enqueue(lambda: self._stdin.send_multipart(parts))
+            pending.answered_lock.acquire()
         finally:
-            if question in self._plain:
-                self._plain.remove(question)
-        return question.value
+            if pending in self._inputs_on_stdin:
+                self._inputs_on_stdin.remove(pending)
+        return pending.value
 
-    def _on_reply(self, content: Content) -> Content:
-        question = self._questions.pop(str(content.get("key")), None)
-        if question is not None:
-            question.answer(content.get("value"))
-        return {"status": "ok", "taken": question is not None}
+    def _on_input_reply(self, content: Content) -> Content:
+        pending = self._inputs_by_key.pop(str(content.get("key")), None)
+        if pending is not None:
+            pending.resolve(content.get("value"))
+        return {"status": "ok", "taken": pending is not None}
 
     # ------------------------------------------------------------ the thread
 
-    def _put(self, step: Callable[[], object]) -> None:
-        self._queue.append(step)
-        os.eventfd_write(self._wake, 1)
+    def _enqueue(self, action: Callable[[], object]) -> None:
+        self._queue.append(action)
+        os.eventfd_write(self._wake_fd, 1)
 
     def _serve(self) -> None:
         # Signals are for the main thread: only there Python's handlers run.
         signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         poller = zmq.Poller()
-        for source in (self._control, self._stdin, self._wake):
+        for source in (self._control, self._stdin, self._wake_fd):
             poller.register(source, zmq.POLLIN)
         receivers = {
             self._control: lambda: self._on_control(self._control.recv_multipart()),
             self._stdin: lambda: self._on_stdin(self._stdin.recv_multipart()),
-            self._wake: self._on_wake,
+            self._wake_fd: self._on_wake,
         }
-        while not self._left:
+        while not self._is_stopped:
             for source, _ in poller.poll():
-                self._do(receivers[source])
-        self._ended.release()
+                self._run_safely(receivers[source])
+        self._ended_lock.release()
 
-    def _do(self, step: Callable[[], object]) -> None:
+    def _run_safely(self, action: Callable[[], object]) -> None:
         try:
-            step()
+            action()
         except Exception:  # nothing that anybody sends may silence the kernel
-            os.write(self._words, traceback.format_exc().encode(errors="replace"))
+            os.write(self._stderr_fd, traceback.format_exc().encode(errors="replace"))
 
     def _on_wake(self) -> None:
-        os.eventfd_read(self._wake)
+        os.eventfd_read(self._wake_fd)
         while self._queue:
-            self._do(self._queue.popleft())
+            self._run_safely(self._queue.popleft())
 
     def _on_control(self, parts: Parts) -> None:
         identities, frames = self._session.feed_identities(parts)
         request = self._session.deserialize(frames)
-        kind = request["header"]["msg_type"]
-        answer = self._answers.get(kind)
-        if answer is None:
-            self._forward(parts)
+        msg_type = request["header"]["msg_type"]
+        handler = self._handlers.get(msg_type)
+        if handler is None:
+            self._on_other_request(parts)
             return
-        reply = f"{kind.removesuffix('_request').removesuffix('_reply')}_reply"
-        content = answer(request["content"])
+        reply = f"{msg_type.removesuffix('_request').removesuffix('_reply')}_reply"
+        content = handler(request["content"])
         self._session.send(self._control, reply, content, request, identities)
 
     def _on_stdin(self, parts: Parts) -> None:
         _, frames = self._session.feed_identities(parts)
         reply = self._session.deserialize(frames)
-        if reply["header"]["msg_type"] == "input_reply" and self._plain:
-            self._plain.popleft().answer(reply["content"].get("value"))
+        if reply["header"]["msg_type"] == "input_reply" and self._inputs_on_stdin:
+            self._inputs_on_stdin.popleft().resolve(reply["content"].get("value"))
 
-    def _leave(self) -> None:
-        self._left = True
+    def _stop(self) -> None:
+        self._is_stopped = True

@@ -12,19 +12,19 @@ import sys
 from collections import deque
 from typing import Any
 
-from era_output import Output
+from era_kernel.output_publisher import OutputPublisher
 
-FORMER = 64  # streams of earlier runs that are kept
+MAX_FORMER_STREAMS = 64  # streams of earlier runs that are kept
 
 
-class Binary(io.BufferedIOBase):
+class StdioBuffer(io.BufferedIOBase):
     """`sys.stdout.buffer`: unbuffered, for the queue is the buffer."""
 
     mode = "wb"
 
-    def __init__(self, output: Output, name: str, descriptor: int) -> None:
+    def __init__(self, output: OutputPublisher, name: str, descriptor: int) -> None:
         self._output = output
-        self._stream = name
+        self._stream_name = name
         self._descriptor = descriptor
         self.name = f"<{name}>"
 
@@ -32,7 +32,7 @@ class Binary(io.BufferedIOBase):
         if self.closed:
             raise ValueError("write to closed file")
         data = bytes(memoryview(data))
-        self._output.write(self._stream, data)
+        self._output.write(self._stream_name, data)
         return len(data)
 
     def flush(self) -> None:
@@ -59,26 +59,26 @@ class Binary(io.BufferedIOBase):
         return True
 
 
-class Streams:
+class StandardStreams:
     """Puts the three streams in place: each run starts with new ones, whatever became of the old.
 
     Who kept an old one can go on using it.
     """
 
-    def __init__(self, output: Output) -> None:
+    def __init__(self, output: OutputPublisher) -> None:
         self._output = output
         # Lost references would close the descriptors that they are for.
         self._originals = (sys.__stdin__, sys.__stdout__, sys.__stderr__)
         # A `print` that is under way in a thread uses sys.stdout without a reference of its own
         # (before Python 3.14): the process would crash if the stream were gone when it goes on.
-        self._former: deque[io.TextIOBase | None] = deque(maxlen=FORMER)
+        self._former_streams: deque[io.TextIOBase | None] = deque(maxlen=MAX_FORMER_STREAMS)
 
     def install(self) -> None:
-        self._former += (sys.stdout, sys.stderr)  # type: ignore[arg-type]
+        self._former_streams += (sys.stdout, sys.stderr)  # type: ignore[arg-type]
         # Lenient as a plain interpreter is in the locale of sessions, C.UTF-8.
-        sys.stdout = sys.__stdout__ = self._make("stdout", 1, "surrogateescape")
-        sys.stderr = sys.__stderr__ = self._make("stderr", 2, "backslashreplace")
-        if sys.stdin is None or not _usable(sys.stdin):
+        sys.stdout = sys.__stdout__ = self._open_stream("stdout", 1, "surrogateescape")
+        sys.stderr = sys.__stderr__ = self._open_stream("stderr", 2, "backslashreplace")
+        if sys.stdin is None or not _is_usable(sys.stdin):
             sys.stdin = sys.__stdin__ = open(0, encoding="utf-8", closefd=False)
 
     def flush(self) -> None:
@@ -89,21 +89,21 @@ class Streams:
             except Exception:
                 continue
 
-    def complain(self, text: str) -> None:
+    def write_stderr(self, text: str) -> None:
         """Write to sys.stderr, whatever it is by now."""
         try:
             sys.stderr.write(text)
         except Exception:
             self._output.write("stderr", text.encode(errors="backslashreplace"))
 
-    def _make(self, name: str, descriptor: int, errors: str) -> io.TextIOWrapper:
-        binary = Binary(self._output, name, descriptor)
+    def _open_stream(self, name: str, descriptor: int, errors: str) -> io.TextIOWrapper:
+        binary = StdioBuffer(self._output, name, descriptor)
         stream = io.TextIOWrapper(binary, "utf-8", errors, newline="\n", write_through=True)
         stream.mode = "w"  # type: ignore[misc]
         return stream
 
 
-def _usable(stream: Any) -> bool:
+def _is_usable(stream: Any) -> bool:
     try:
         return not stream.closed and os.fstat(stream.fileno()) is not None
     except (ValueError, OSError, AttributeError):

@@ -23,7 +23,7 @@ class Caller:
 
     def __init__(self, base_url: str) -> None:
         self.host = base_url.removeprefix("http://")
-        self._wire = http.client.HTTPConnection(self.host, timeout=120)
+        self._connection = http.client.HTTPConnection(self.host, timeout=120)
 
     def call(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
         """The parsed answer; anything but success is an error."""
@@ -31,8 +31,8 @@ class Caller:
         return json.loads(data)
 
     def bytes(self, method: str, path: str, body: dict[str, Any] | None = None) -> bytes:
-        self._wire.request(method, path, None if body is None else json.dumps(body))
-        response = self._wire.getresponse()
+        self._connection.request(method, path, None if body is None else json.dumps(body))
+        response = self._connection.getresponse()
         data = response.read()
         if response.status >= 300:
             raise RuntimeError(f"{method} {path}: {response.status} {data[:300]!r}")
@@ -40,12 +40,12 @@ class Caller:
 
     def stream(self, path: str, body: dict[str, Any]) -> Iterator[Frame]:
         """The frames of a run as they come."""
-        self._wire.request("POST", path, json.dumps(body))
-        response = self._wire.getresponse()
+        self._connection.request("POST", path, json.dumps(body))
+        response = self._connection.getresponse()
         yield from frames(line.decode().rstrip("\n") for line in response)
 
     def close(self) -> None:
-        self._wire.close()
+        self._connection.close()
 
 
 def run_median(caller: Caller, count: int) -> float:
@@ -100,7 +100,7 @@ def peak_growth(pid: int) -> Iterator[list[int]]:
     process = psutil.Process(pid)
     before = peak = process.memory_info().rss
     stop = threading.Event()
-    grown: list[int] = []
+    growths: list[int] = []
 
     def watch() -> None:
         nonlocal peak
@@ -110,8 +110,8 @@ def peak_growth(pid: int) -> Iterator[list[int]]:
     watcher = threading.Thread(target=watch)
     watcher.start()
     try:
-        yield grown
+        yield growths
     finally:
         stop.set()
         watcher.join()
-        grown.append(peak - before)
+        growths.append(peak - before)

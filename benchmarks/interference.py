@@ -10,39 +10,39 @@ from dataclasses import dataclass, field
 from multiprocessing.synchronize import Event
 from statistics import median, quantiles
 
-from benchmarks.served import Caller
+from benchmarks.api_caller import Caller
 
-PAUSE = 0.01  # seconds between requests
-ALONE = 3.0  # seconds for which a neighbour is watched before the work begins
+REQUEST_INTERVAL = 0.01  # seconds between requests
+ALONE_SECONDS = 3.0  # seconds for which a neighbour is watched before the work begins
 
 # A thread would wait for this process, which parses and sends, and not only for the server.
 _processes = multiprocessing.get_context("spawn")
 
 
 @dataclass
-class Noticed:
+class Latencies:
     """Seconds that each request took, known when the time is over."""
 
-    taken: list[float] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
 
     @property
     def p95(self) -> float:
-        return quantiles(self.taken, n=20)[-1]
+        return quantiles(self.seconds, n=20)[-1]
 
     @property
     def median(self) -> float:
-        return median(self.taken)
+        return median(self.seconds)
 
 
 @dataclass(frozen=True)
-class Suffered:
+class Interference:
     """Runs of `pass` in an idle session: before the work, and while it went on."""
 
-    alone: Noticed
-    beside: Noticed
+    alone: Latencies
+    beside: Latencies
 
     @property
-    def more(self) -> float:
+    def p95_increase(self) -> float:
         """Seconds by which the p95 rose."""
         return self.beside.p95 - self.alone.p95
 
@@ -51,50 +51,52 @@ class Suffered:
         return f"{beside:.1f} ms (alone {alone:.1f})"
 
 
-def suffered(base_url: str, work: Callable[[], object], alone: float = ALONE) -> Suffered:
+def measure_interference(
+    base_url: str, work: Callable[[], object], alone: float = ALONE_SECONDS
+) -> Interference:
     """What a session that only runs `pass` notices of the work; both figures from one server.
 
     `work` is called here and returns when it is over: let it take a second or more.
     """
-    with neighbour(base_url) as before:
+    with running_neighbour(base_url) as before:
         time.sleep(alone)
-    with neighbour(base_url) as meanwhile:
+    with running_neighbour(base_url) as meanwhile:
         work()
-    return Suffered(before, meanwhile)
+    return Interference(before, meanwhile)
 
 
 @contextmanager
-def neighbour(base_url: str) -> Iterator[Noticed]:
+def running_neighbour(base_url: str) -> Iterator[Latencies]:
     """Run `pass` in a session of its own, whose kernel is warm, all the time until the end."""
-    with _asking(_run, base_url) as noticed:
-        yield noticed
+    with _neighbour_process(_run_pass, base_url) as latencies:
+        yield latencies
 
 
 @contextmanager
-def others(base_url: str, *, create: bool = False) -> Iterator[Noticed]:
+def polling_neighbour(base_url: str, *, create: bool = False) -> Iterator[Latencies]:
     """Ask for the health, and create sessions where told, all the time until the block ends."""
-    with _asking(_ask, base_url, create) as noticed:
-        yield noticed
+    with _neighbour_process(_poll_health, base_url, create) as latencies:
+        yield latencies
 
 
 @contextmanager
-def _asking(target: Callable[..., None], *args: object) -> Iterator[Noticed]:
+def _neighbour_process(target: Callable[..., None], *args: object) -> Iterator[Latencies]:
     ready, stop = _processes.Event(), _processes.Event()
-    here, there = _processes.Pipe(duplex=False)
-    process = _processes.Process(target=target, args=(*args, ready, stop, there))
+    receiver, sender = _processes.Pipe(duplex=False)
+    process = _processes.Process(target=target, args=(*args, ready, stop, sender))
     process.start()
-    there.close()
-    noticed = Noticed()
+    sender.close()
+    latencies = Latencies()
     try:
         ready.wait(60)
-        yield noticed
+        yield latencies
     finally:
         stop.set()
-        noticed.taken = here.recv()
+        latencies.seconds = receiver.recv()
         process.join()
 
 
-def _ask(base_url: str, create: bool, ready: Event, stop: Event, there: object) -> None:
+def _poll_health(base_url: str, create: bool, ready: Event, stop: Event, sender: object) -> None:
     taken: list[float] = []
     with closing(Caller(base_url)) as caller:
         caller.call("GET", "/health")
@@ -103,11 +105,11 @@ def _ask(base_url: str, create: bool, ready: Event, stop: Event, there: object) 
             taken.append(_timed(caller, "GET", "/health"))
             if create:
                 taken.append(_timed(caller, "POST", "/api/sessions", {"language": "python"}))
-            time.sleep(PAUSE)
-    there.send(taken)  # type: ignore[attr-defined]
+            time.sleep(REQUEST_INTERVAL)
+    sender.send(taken)  # type: ignore[attr-defined]
 
 
-def _run(base_url: str, ready: Event, stop: Event, there: object) -> None:
+def _run_pass(base_url: str, ready: Event, stop: Event, sender: object) -> None:
     taken: list[float] = []
     with closing(Caller(base_url)) as caller:
         session = caller.call("POST", "/api/sessions", {"language": "python"})["id"]
@@ -117,9 +119,9 @@ def _run(base_url: str, ready: Event, stop: Event, there: object) -> None:
         ready.set()
         while not stop.is_set() or len(taken) < 2:
             taken.append(_timed(caller, "POST", path, body))
-            time.sleep(PAUSE)
+            time.sleep(REQUEST_INTERVAL)
         caller.call("DELETE", f"/api/sessions/{session}")
-    there.send(taken)  # type: ignore[attr-defined]
+    sender.send(taken)  # type: ignore[attr-defined]
 
 
 def _timed(caller: Caller, method: str, path: str, body: dict[str, object] | None = None) -> float:

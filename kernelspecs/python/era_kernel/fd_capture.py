@@ -7,100 +7,100 @@ import fcntl
 import os
 import select
 
-from era_pace import Pace
-from era_runs import Run, Strand
+from era_kernel.rate_limits import TokenBucket
+from era_kernel.run_context import OutputStream, RunContext
 
-PART = 64 * 1024  # bytes that are read at once
-CAPACITY = 1024 * 1024  # bytes that fit into a pipe, at most
+READ_BYTES = 64 * 1024  # bytes that are read at once
+MAX_PIPE_BYTES = 1024 * 1024  # bytes that fit into a pipe, at most
 
-Text = tuple[Strand, bytes]
+StreamBytes = tuple[OutputStream, bytes]
 
 
-class Pipes:
+class CapturedPipes:
     """The read ends of the descriptors 1 and 2 of all runs that somebody can still write to."""
 
-    def __init__(self, pace: Pace) -> None:
+    def __init__(self, late_bucket: TokenBucket) -> None:
         self.lock = _thread.allocate_lock()  # reading a pipe and queueing the data are one step
         # Threads that have the lock. In the midst of that a signal's handler or a destructor may
         # print: to wait there would be for ever.
-        self.busy: set[int] = set()
-        self._strands: dict[int, Strand] = {}
-        self._pace = pace  # of what old children write
-        self._paused: set[int] = set()
+        self.lock_holders: set[int] = set()
+        self._streams_by_fd: dict[int, OutputStream] = {}
+        self._late_bucket = late_bucket  # of what old children write
+        self._paused_fds: set[int] = set()
         self._epoll = select.epoll()
-        self._newest = select.poll()
+        self._newest_poll = select.poll()
 
     def watch(self, *descriptors: int) -> None:
         for descriptor in descriptors:
             self._epoll.register(descriptor, select.EPOLLIN)
 
-    def open(self, run: Run) -> None:
+    def open_for_run(self, run: RunContext) -> None:
         """New pipes in the places of descriptors 1 and 2."""
         newest = select.poll()
-        for number, strand in ((1, run.stdout), (2, run.stderr)):
-            reader, writer = map(_moved, os.pipe2(os.O_CLOEXEC))
+        for number, stream in ((1, run.stdout), (2, run.stderr)):
+            reader, writer = map(_move_above_stdio, os.pipe2(os.O_CLOEXEC))
             os.set_blocking(reader, False)
             os.dup2(writer, number)
             os.close(writer)
-            self._strands[reader] = strand
+            self._streams_by_fd[reader] = stream
             self._epoll.register(reader, select.EPOLLIN)
             newest.register(reader, select.POLLIN)
         with self.lock:
-            self._newest = newest
+            self._newest_poll = newest
 
-    def waiting(self) -> bool:
+    def has_unread(self) -> bool:
         """Is there something in the newest pipes that has not been queued?"""
-        if self.is_busy():
+        if self.is_lock_holder():
             return False
         me = _thread.get_ident()
         try:
-            self.busy.add(me)
+            self.lock_holders.add(me)
             with self.lock:
-                return bool(self._newest.poll(0))
+                return bool(self._newest_poll.poll(0))
         finally:
-            self.busy.discard(me)
+            self.lock_holders.discard(me)
 
-    def is_busy(self) -> bool:
+    def is_lock_holder(self) -> bool:
         """Is the lock this thread's, so that it must wait for nothing?"""
-        return _thread.get_ident() in self.busy
+        return _thread.get_ident() in self.lock_holders
 
     def wait(self, seconds: float | None) -> list[int]:
-        if self._paused:
-            pause = self._pace.wait()
+        if self._paused_fds:
+            pause = self._late_bucket.seconds_until_ready()
             seconds = pause if seconds is None else min(seconds, pause)
             if not pause:
-                for descriptor in self._paused:
+                for descriptor in self._paused_fds:
                     self._epoll.register(descriptor, select.EPOLLIN)
-                self._paused.clear()
+                self._paused_fds.clear()
         return [descriptor for descriptor, _ in self._epoll.poll(seconds)]
 
-    def read(self, descriptor: int) -> list[Text]:
+    def read(self, descriptor: int) -> list[StreamBytes]:
         """What can be read at once, and may be; a pipe at its end is closed."""
-        strand = self._strands.get(descriptor)
-        if strand is None or descriptor in self._paused:
+        stream = self._streams_by_fd.get(descriptor)
+        if stream is None or descriptor in self._paused_fds:
             return []
-        if strand.late and self._pace.wait():
+        if stream.is_late and self._late_bucket.seconds_until_ready():
             # Unregistered, for a hang-up is reported to who waits for nothing, too.
             self._epoll.unregister(descriptor)
-            self._paused.add(descriptor)
+            self._paused_fds.add(descriptor)
             return []
         try:
-            data = os.read(descriptor, PART)
+            data = os.read(descriptor, READ_BYTES)
         except BlockingIOError:
             return []
         if data:
-            if strand.late:
-                self._pace.take(len(data), strand)
-            return [(strand, data)]
-        del self._strands[descriptor]
+            if stream.is_late:
+                self._late_bucket.consume(len(data), stream)
+            return [(stream, data)]
+        del self._streams_by_fd[descriptor]
         os.close(descriptor)
         return []
 
-    def read_all(self) -> list[Text]:
+    def read_all(self) -> list[StreamBytes]:
         """What is in the pipes now; not all that somebody goes on to write."""
         texts = []
-        for descriptor in tuple(self._strands):
-            for _ in range(CAPACITY // PART):
+        for descriptor in tuple(self._streams_by_fd):
+            for _ in range(MAX_PIPE_BYTES // READ_BYTES):
                 found = self.read(descriptor)
                 if not found:
                     break
@@ -108,7 +108,7 @@ class Pipes:
         return texts
 
 
-def _moved(descriptor: int) -> int:
+def _move_above_stdio(descriptor: int) -> int:
     """Out of the way of the standard ones, which a program may have closed."""
     if descriptor > 2:
         return descriptor

@@ -11,17 +11,19 @@ from types import TracebackType
 
 import IPython
 
-KEPT = 8 * 1024 * 1024  # characters of source of earlier cells, for tracebacks through them
+MAX_SOURCE_CHARS = (
+    8 * 1024 * 1024
+)  # characters of earlier cells' source, for tracebacks through them
 
-OURS = (str(Path(__file__).parent) + os.sep, str(Path(IPython.__file__).parent) + os.sep)
+KERNEL_PATHS = (str(Path(__file__).parent) + os.sep, str(Path(IPython.__file__).parent) + os.sep)
 
 
-class Sources:
+class CellSources:
     """The source of cells, where tracebacks, warnings and `inspect` look for lines."""
 
     def __init__(self) -> None:
         self.lines: dict[str, list[str]] = {}  # the same, where no program changes them
-        self._names: deque[tuple[str, int]] = deque()
+        self._cell_sizes: deque[tuple[str, int]] = deque()
         self._size = 0
 
     def add(self, name: str, source: str) -> None:
@@ -29,16 +31,16 @@ class Sources:
         lines = [line + "\n" for line in source.splitlines()]
         linecache.cache[name] = (len(source), None, lines, name)
         self.lines[name] = lines
-        self._names.append((name, len(source)))
+        self._cell_sizes.append((name, len(source)))
         self._size += len(source)
-        while self._size > KEPT and len(self._names) > 1:
-            old, size = self._names.popleft()
+        while self._size > MAX_SOURCE_CHARS and len(self._cell_sizes) > 1:
+            old, size = self._cell_sizes.popleft()
             linecache.cache.pop(old, None)
             self.lines.pop(old, None)
             self._size -= size
 
 
-def clean(error: BaseException) -> None:
+def remove_kernel_frames(error: BaseException) -> None:
     """Remove the frames of kernel and IPython from an exception and all that it came from."""
     seen: set[int] = set()
     waiting = [error]
@@ -47,44 +49,46 @@ def clean(error: BaseException) -> None:
         if id(one) in seen:
             continue
         seen.add(id(one))
-        one.__traceback__ = _without_ours(one.__traceback__)
+        one.__traceback__ = _without_kernel_frames(one.__traceback__)
         waiting += [other for other in (one.__cause__, one.__context__) if other is not None]
         if isinstance(one, BaseExceptionGroup):
             waiting += one.exceptions
 
 
-def text(error: BaseException) -> str:
+def format_exception(error: BaseException) -> str:
     """What a plain interpreter prints for an uncaught exception."""
     try:
-        told = traceback.TracebackException(type(error), error, error.__traceback__, compact=True)
-        return _sendable("".join(told.format()))
+        formatted = traceback.TracebackException(
+            type(error), error, error.__traceback__, compact=True
+        )
+        return _escape_surrogates("".join(formatted.format()))
     except Exception as problem:  # an exception class may do anything in its hooks
         return f"{type(error).__qualname__}: <traceback failed: {type(problem).__name__}>\n"
 
 
-def value(error: BaseException) -> str:
+def exception_text(error: BaseException) -> str:
     """What `str` says of an exception."""
     try:
-        return _sendable(str(error))
+        return _escape_surrogates(str(error))
     except Exception:
         return "<exception str() failed>"
 
 
-def _sendable(told: str) -> str:
+def _escape_surrogates(message: str) -> str:
     """Text as sys.stderr would write it: with lone surrogates escaped."""
-    return told.encode(errors="backslashreplace").decode()
+    return message.encode(errors="backslashreplace").decode()
 
 
-def _without_ours(first: TracebackType | None) -> TracebackType | None:
-    while first is not None and _is_ours(first):
+def _without_kernel_frames(first: TracebackType | None) -> TracebackType | None:
+    while first is not None and _is_kernel_frame(first):
         first = first.tb_next
     link = first
     while link is not None:
-        while link.tb_next is not None and _is_ours(link.tb_next):
+        while link.tb_next is not None and _is_kernel_frame(link.tb_next):
             link.tb_next = link.tb_next.tb_next
         link = link.tb_next
     return first
 
 
-def _is_ours(link: TracebackType) -> bool:
-    return link.tb_frame.f_code.co_filename.startswith(OURS)
+def _is_kernel_frame(link: TracebackType) -> bool:
+    return link.tb_frame.f_code.co_filename.startswith(KERNEL_PATHS)

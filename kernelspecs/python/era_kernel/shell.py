@@ -1,6 +1,6 @@
 """IPython's shell without a terminal, a history or caches: rich output, magics, completion.
 
-Cells are compiled and run by `era_program`; of IPython's own way only what tools build on is kept:
+Cells are compiled and run by `cell_runner`; of IPython's own way only what tools build on is kept:
 the events around a run, formatters, magics, and `get_ipython()`.
 """
 
@@ -13,7 +13,6 @@ from collections.abc import Callable
 from functools import cached_property
 from typing import Any
 
-import era_runs
 from ipykernel.jsonutil import encode_images, json_clean
 from IPython.core.displayhook import DisplayHook
 from IPython.core.displaypub import DisplayPublisher
@@ -23,7 +22,9 @@ from IPython.core.prefilter import PrefilterManager
 from traitlets import Any as AnyTrait
 from traitlets import Type, default
 
-_HIDDEN = ("__builtin__", "_", "__", "___")
+from era_kernel import run_context
+
+_HIDDEN_NAMES = ("__builtin__", "_", "__", "___")
 
 
 class EraDisplayHook(DisplayHook):
@@ -35,7 +36,7 @@ class EraDisplayHook(DisplayHook):
         data, metadata = self.compute_format_data(result)
         self.fill_exec_result(result)
         if data:
-            run = era_runs.current()
+            run = run_context.current()
             content = {
                 "execution_count": run.number,
                 "data": encode_images(data),
@@ -81,13 +82,13 @@ class EraShell(InteractiveShell):
     displayhook_class = Type(EraDisplayHook)
     display_pub_class = Type(EraDisplayPublisher)
     kernel = AnyTrait()
-    failure: BaseException | None = None  # that a magic or a formatter has shown in this run
+    shown_error: BaseException | None = None  # that a magic or a formatter has shown in this run
     system = InteractiveShell.system_raw  # its output comes by the descriptors, like all children's
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(user_module=sys.modules["__main__"], **kwargs)
         atexit.unregister(self.atexit_operations)  # it empties the namespace before user callbacks
-        self.on_failure: Callable[[BaseException], None] = _forget
+        self.on_error: Callable[[BaseException], None] = _ignore_error
         # Nothing that would move or change lines which are valid Python.
         self.input_transformer_manager.cleanup_transforms = [
             transform
@@ -96,38 +97,38 @@ class EraShell(InteractiveShell):
         ]
         self.builtin_trap.auto_builtins = {"get_ipython": self.get_ipython}
         builtins.get_ipython = self.get_ipython  # type: ignore[attr-defined]
-        for name in _HIDDEN:
+        for name in _HIDDEN_NAMES:
             self.user_ns.pop(name, None)
 
     @default("exiter")
     def _exiter(self) -> Any:
         return None
 
-    def publish(self, kind: str, content: dict[str, Any]) -> None:
+    def publish(self, msg_type: str, content: dict[str, Any]) -> None:
         """Send a message of the run that the calling code belongs to."""
         kernel = self.kernel
-        if kernel.iopub_socket.in_child:  # a fork has no connection
+        if kernel.iopub_socket.is_forked_child:  # a fork has no connection
             return
         kernel.session.send(
             kernel.iopub_socket,
-            kind,
+            msg_type,
             json_clean(content),
-            parent=era_runs.current().parent,
-            ident=kind.encode(),
+            parent=run_context.current().parent_header,
+            ident=msg_type.encode(),
         )
 
     # ------------------------------------------------------------ around a run
 
-    def before(self, code: str) -> ExecutionResult:
+    def before_run(self, code: str) -> ExecutionResult:
         """Tell extensions that a run begins."""
-        self.failure = None
+        self.shown_error = None
         info = ExecutionInfo(code, False, False, True, None, None, transformed_cell=code)
         result = ExecutionResult(info)
         self.events.trigger("pre_execute")
         self.events.trigger("pre_run_cell", info)
         return result
 
-    def after(self, result: ExecutionResult) -> None:
+    def after_run(self, result: ExecutionResult) -> None:
         """Tell extensions that a run has ended; matplotlib's shows figures now."""
         self.events.trigger("post_execute")
         self.events.trigger("post_run_cell", result)
@@ -137,9 +138,9 @@ class EraShell(InteractiveShell):
     def showtraceback(self, exc_tuple: Any = None, *_: Any, **__: Any) -> None:
         error = exc_tuple[1] if exc_tuple and exc_tuple[0] else sys.exc_info()[1]
         if error is not None:
-            self.failure = error
+            self.shown_error = error
             if not isinstance(error, SystemExit):
-                self.on_failure(error)
+                self.on_error(error)
 
     def showsyntaxerror(self, *_: Any, **__: Any) -> None:
         self.showtraceback()
@@ -180,5 +181,5 @@ class EraShell(InteractiveShell):
         """No log of what was run."""
 
 
-def _forget(error: BaseException) -> None:
+def _ignore_error(error: BaseException) -> None:
     """Until the kernel says where errors go."""

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
-class Column:
+class LanguagePrograms:
     """Programs of one language; a field that is None is a row that does not apply, with the reason
-    in `excused`."""
+    in `inapplicable_reasons`."""
 
     language: str
     hello: str  # prints "hello"
@@ -44,4 +44,4 @@ class Column:
     nul: str  # prints a, NUL, b
     invalid_utf8: str  # writes bytes 61 ff 62
     last_expression: str  # a program that ends in the expression 6 * 7
-    excused: dict[str, str] = field(default_factory=dict)
+    inapplicable_reasons: dict[str, str] = field(default_factory=dict)

@@ -15,7 +15,7 @@ from jupyter_client.kernelspec import KernelSpec
 
 from era_kernels.kernels.languages import builtin_dir
 
-STOCK = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+STOCK_ARGV = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
 
 
 def own_argv(language: str) -> list[str]:

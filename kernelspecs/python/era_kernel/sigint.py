@@ -10,61 +10,61 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-from era_loops import Loops
+from era_kernel.nested_loops import NestedLoops
 
-_HANDLE = asyncio.Handle._run.__code__  # from where the loop calls what is due
+_HANDLE_RUN_CODE = asyncio.Handle._run.__code__  # from where the loop calls what is due
 
 
-class Interrupts:
+class SigintHandler:
     """The handler of SIGINT. Children do not inherit one: it is never SIG_IGN."""
 
     def __init__(self) -> None:
-        self.happened = False  # while the program of this run was awaited
-        self._handler: Any = signal.default_int_handler  # the program's: it may set its own
+        self.has_interrupted = False  # while the program of this run was awaited
+        self._program_handler: Any = signal.default_int_handler  # the program's: it may set its own
         signal.signal(signal.SIGINT, _ignore)
 
     def reset(self) -> None:
         """A new run: it starts with Python's own handler."""
-        self._handler = signal.default_int_handler
-        self.happened = False
+        self._program_handler = signal.default_int_handler
+        self.has_interrupted = False
 
-    def guard(self, function: Callable[[], object]) -> BaseException | None:
+    def call_interruptible(self, function: Callable[[], object]) -> BaseException | None:
         """Call it, interruptible; what it raised, or None."""
         error: BaseException | None = None
         try:
             try:
-                signal.signal(signal.SIGINT, self._handler)
+                signal.signal(signal.SIGINT, self._program_handler)
                 function()
             except BaseException as raised:
                 error = raised
             finally:
-                self._handler = signal.signal(signal.SIGINT, _ignore) or signal.SIG_DFL
+                self._program_handler = signal.signal(signal.SIGINT, _ignore) or signal.SIG_DFL
         except BaseException as raised:  # it came between the end of the program and that line
             signal.signal(signal.SIGINT, _ignore)
             error = error or raised
         return error
 
     @contextmanager
-    def cancelling(self, task: asyncio.Task[None], loops: Loops) -> Iterator[None]:
+    def cancelling(self, task: asyncio.Task[None], loops: NestedLoops) -> Iterator[None]:
         """While the loop runs: cancel the program's task, raise in what computes."""
-        kernel = asyncio.current_task()
+        kernel_task = asyncio.current_task()
 
-        def interrupt(_: int, frame: FrameType | None) -> None:
-            self.happened = True
-            running = asyncio.current_task(loops.loop) if asyncio._get_running_loop() else None
-            computing = running not in (None, kernel) and _is_in_coroutine(frame)
-            if not computing or running is not task:
+        def on_sigint(_: int, frame: FrameType | None) -> None:
+            self.has_interrupted = True
+            current_task = asyncio.current_task(loops.loop) if asyncio._get_running_loop() else None
+            is_computing = current_task not in (None, kernel_task) and _is_in_coroutine(frame)
+            if not is_computing or current_task is not task:
                 loops.loop.call_soon_threadsafe(task.cancel)
-            if computing:
+            if is_computing:
                 raise KeyboardInterrupt
 
-        loops.canceller = interrupt
-        signal.signal(signal.SIGINT, interrupt)
+        loops.cell_sigint_handler = on_sigint
+        signal.signal(signal.SIGINT, on_sigint)
         try:
             yield
         finally:
             signal.signal(signal.SIGINT, _ignore)
-            loops.canceller = None
+            loops.cell_sigint_handler = None
 
 
 def _is_in_coroutine(frame: FrameType | None) -> bool:
@@ -73,7 +73,7 @@ def _is_in_coroutine(frame: FrameType | None) -> bool:
     A task is the current one also while the loop schedules its next step. An exception there would
     leave a task that is never called again.
     """
-    while frame is not None and frame.f_code is not _HANDLE:
+    while frame is not None and frame.f_code is not _HANDLE_RUN_CODE:
         if frame.f_code.co_flags & (inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR):
             return True
         frame = frame.f_back

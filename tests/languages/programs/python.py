@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from tests.languages.column import Column
+from tests.languages.language_programs import LanguagePrograms
 
-COLUMN = Column(
+PROGRAMS = LanguagePrograms(
     language="python",
     hello='print("hello")',
     to_stderr='import sys\nprint("problem", file=sys.stderr)',

@@ -1,0 +1,1 @@
+"""The Python kernel: IPython's, made to behave like the plain interpreter."""

@@ -1,0 +1,89 @@
+"""`input()` and `getpass.getpass()`: asked of who follows the run, else read from stdin as ever."""
+
+from __future__ import annotations
+
+import builtins
+import contextlib
+import functools
+import getpass
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from era_kernel import run_context
+from era_kernel.control_thread import ControlServer
+from era_kernel.output_publisher import OutputPublisher
+
+MAX_PROMPT_CHARS = 8192  # characters of a prompt that are sent; what is longer is for stdout
+
+
+class InputPatches:
+    """Takes the place of both functions. Where nobody is to be asked, the real ones are called."""
+
+    def __init__(
+        self,
+        control_server: ControlServer,
+        output: OutputPublisher,
+        publish: Callable[[str, Any], object],
+    ) -> None:
+        self._control_server = control_server
+        self._output = output
+        self._publish = publish
+        self._real_input, self._real_getpass = builtins.input, getpass.getpass
+        self._original_stdin = _file_identity(0)
+
+    def install(self) -> None:
+        """Once, so that what a program puts into their place stays there."""
+
+        @functools.wraps(builtins.input)
+        def input(prompt: object = "", /) -> str:
+            if not self._is_interactive():
+                return self._real_input(prompt)
+            prompt = str(prompt)
+            answer = self._ask(prompt, password=False)
+            return self._real_input(prompt) if answer is None else answer
+
+        @functools.wraps(getpass.getpass)
+        def ask_password(prompt: str = "Password: ", *args: Any, **kwargs: Any) -> str:
+            answer = self._ask(prompt, password=True) if self._is_interactive() else None
+            return self._real_getpass(prompt, *args, **kwargs) if answer is None else answer
+
+        builtins.input = input
+        getpass.getpass = ask_password
+
+    def _is_interactive(self) -> bool:
+        """Is stdin still the one of the start? A program may have put a text or a file there."""
+        run = run_context.current()
+        return (
+            not self._output.is_forked_child
+            and (run.fence_nonce is not None or run.stdin_client is not None)
+            and sys.stdin is sys.__stdin__
+            and not getattr(sys.stdin, "closed", True)
+            and _file_identity(0) == self._original_stdin
+        )
+
+    def _ask(self, prompt: str, password: bool) -> str | None:
+        """The answer; None when there is nobody, after what was printed so far has gone out."""
+        for stream in (sys.stderr, sys.stdout):
+            with contextlib.suppress(Exception):
+                stream.flush()
+        run = run_context.current()
+        shown = str(prompt)[:MAX_PROMPT_CHARS].encode(errors="replace").decode()
+        content: dict[str, Any] = {"prompt": shown, "password": password}
+        if run.fence_nonce is None:
+            assert run.stdin_client is not None
+            return self._control_server.ask_via_stdin(run.stdin_client, run.parent_header, content)
+        key = os.urandom(8).hex()
+        return self._control_server.ask(
+            key, lambda: self._publish("input_request", {**content, "key": key})
+        )
+
+
+def _file_identity(descriptor: int) -> tuple[int, int] | None:
+    """Which file that is."""
+    try:
+        status = os.fstat(descriptor)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino

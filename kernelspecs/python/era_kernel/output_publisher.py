@@ -1,0 +1,337 @@
+"""All that a kernel tells the world, in one order: printed text, children's output, messages.
+
+    print, display, status ──▶ queue ─┐
+    descriptors 1 and 2    ──▶ pipes ─┴▶ one thread ──▶ iopub
+
+The thread alone uses the socket. Other threads only append to a queue, which is one atomic step:
+an interrupt or a signal handler that raises can strike anywhere in the user's `print` and yet never
+tear a message apart.
+
+Before a text is queued, whatever waits in the pipes goes first: so what children, C code and
+`os.write` wrote stands in order with what Python prints. Each run has pipes of its own: what an old
+child writes later is known as such.
+"""
+
+from __future__ import annotations
+
+import _thread
+import contextlib
+import itertools
+import os
+import signal
+import time
+import traceback
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import zmq
+from jupyter_client.session import DELIM, Session
+
+from era_kernel import run_context
+from era_kernel.fd_capture import CapturedPipes, StreamBytes
+from era_kernel.rate_limits import FlushBudget, TokenBucket
+from era_kernel.run_context import OutputStream, RunContext
+
+FENCE_MIME = "application/vnd.era.fence+json"
+JOIN_SECONDS = 0.02  # seconds for which texts are joined after one was sent
+FULL_BATCH_BYTES = 64 * 1024  # bytes that are sent without waiting for more
+MAX_MESSAGE_CHARS = 1024 * 1024  # characters of one message
+MAX_PART_BYTES = 127 * 1024 * 1024  # bytes of a message's part: the server hangs up from 128 MiB on
+MAX_QUEUED_BYTES = 8 * 1024 * 1024  # bytes in the queue at which a printing thread waits
+GRACE_SECONDS = 0.0005  # seconds
+_NEVER_WAKE = 1 << 62
+
+Action = Callable[[], object]
+QueueItem = StreamBytes | Action | RunContext  # a run stands for its end
+
+
+class OutputPublisher:
+    """The queue, the pipes and the thread. Starts with `start`; nothing is sent before that."""
+
+    def __init__(self, session: Session, socket: zmq.Socket[bytes]) -> None:
+        self._session = session
+        self._socket = socket
+        self._queue: deque[QueueItem] = deque()
+        self._queued_bytes = 0  # bytes, roughly: threads may miss each other's
+        self._wake_at_bytes = _NEVER_WAKE  # bytes at which the sleeping thread is to be woken
+        self._has_urgent = False  # a step is queued, which is not to be joined with what may come
+        self._late_bucket = TokenBucket()
+        self._pipes = CapturedPipes(self._late_bucket)
+        self._stderr_fd = os.dup(2)  # for errors in here: they go to the server, not to the user
+        self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._write_numbers = itertools.count(1)  # of texts
+        self._last_written = 0  # the newest one
+        self._last_flushed = 0  # up to which somebody waited
+        self._flush_budget = FlushBudget()
+        self._last_sent_at = 0.0  # when a text was last sent
+        self._last_parent: dict[str, Any] = {}
+        self._packed_parent = b"{}"
+        self._ended_lock = _thread.allocate_lock()
+        self.is_forked_child = False
+        os.register_at_fork(after_in_child=self._on_fork)
+
+    # ------------------------------------------------------------ for all threads
+
+    def start(self) -> None:
+        self._pipes.watch(self._wake_fd, self._socket.get(zmq.FD))
+        self._ended_lock.acquire()
+        # Not a threading.Thread: user code that counts or lists threads must not see it.
+        _thread.start_new_thread(self._serve, ())
+
+    def write(self, name: str, data: bytes) -> None:
+        """Queue what a program wrote to its stdout or stderr."""
+        if self.is_forked_child:
+            _write_all(1 if name == "stdout" else 2, data)
+            return
+        run = run_context.current()
+        stream = run.stdout if name == "stdout" else run.stderr
+        if stream.is_late:
+            self._late_bucket.consume(len(data), stream)
+            if pause := self._late_bucket.seconds_until_ready():
+                time.sleep(pause)
+        self._drain_pipes_first()
+        self._queue.append((stream, data))
+        self._last_written = next(self._write_numbers)
+        size = self._queued_bytes = self._queued_bytes + len(data)
+        if size >= self._wake_at_bytes:
+            os.eventfd_write(self._wake_fd, 1)
+        if size > MAX_QUEUED_BYTES:
+            self._wait_until_done(_do_nothing)
+        elif name == "stderr" and data.endswith(b"\n"):
+            self.flush()  # as in every interpreter: what comes before a crash is its explanation
+
+    def flush(self) -> None:
+        """What was written is on its way when this returns, unless that is asked all the time.
+
+        The thread that sends it may have no chance to do so later: C code that keeps the
+        interpreter's lock may follow, or a crash.
+        """
+        written = self._last_written
+        if (
+            written != self._last_flushed
+            and not self.is_forked_child
+            and self._flush_budget.has_time()
+        ):
+            with self._flush_budget:
+                self._wait_until_done(_wait_for_libzmq)
+            self._last_flushed = written
+
+    def send_multipart(self, parts: list[Any], copy: bool = True, **_: Any) -> None:
+        """Send a message that jupyter_client made, in order with the texts.
+
+        Raises ValueError for one that nobody would take: the whole connection would be lost by it.
+        """
+        size = max(map(len, parts))
+        if size > MAX_PART_BYTES:
+            raise ValueError(
+                f"{size} bytes are too many to be shown; at most {MAX_PART_BYTES} are taken"
+            )
+        if not self.is_forked_child:
+            self._drain_pipes_first()
+            self._enqueue(lambda: self._socket.send_multipart(parts, copy=copy))
+
+    def begin_run(self, run: RunContext) -> None:
+        """From here on descriptors 1 and 2 belong to `run`."""
+        self._pipes.open_for_run(run)
+
+    def finish_run(self, run: RunContext) -> None:
+        """All that `run` wrote goes out, and then the fence that it waits for."""
+        self._enqueue(run)
+
+    def close(self) -> None:
+        """Send what there is and give the socket up; it is the caller's again."""
+        self._enqueue(self._stop)
+        self._ended_lock.acquire()
+
+    def _drain_pipes_first(self) -> None:
+        if self._pipes.has_unread():
+            self._wait_until_done(self._drain_pipes)
+
+    def _enqueue(self, action: Action | RunContext) -> None:
+        self._queue.append(action)
+        self._has_urgent = True
+        if self._wake_at_bytes < _NEVER_WAKE:
+            os.eventfd_write(self._wake_fd, 1)
+
+    def _wait_until_done(self, action: Action) -> None:
+        """Until the thread has done `step` and all that was queued before, if one may wait here."""
+        if self._pipes.is_lock_holder():
+            return
+        done = _thread.allocate_lock()
+        done.acquire()
+        self._enqueue(lambda: (action(), done.release()))
+        done.acquire()
+
+    def _on_fork(self) -> None:
+        self.is_forked_child = True  # where nobody serves the queue
+
+    # ------------------------------------------------------------ for the one thread
+
+    def _serve(self) -> None:
+        # Signals are for the main thread: only there Python's handlers run.
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        self._pipes.lock_holders.add(
+            _thread.get_ident()
+        )  # user code may run here: it destructs objects
+        pending = _PendingTexts()
+        while self._socket is not None:
+            for item in self._take_items(self._wait_for_work(pending)):
+                if isinstance(item, tuple):
+                    pending.add(item)
+                else:
+                    self._send_texts(pending.take())
+                    self._run_safely(item)
+            if pending.is_due(self._last_sent_at):
+                self._send_texts(pending.take())
+        self._ended_lock.release()
+
+    def _wait_for_work(self, pending: _PendingTexts) -> list[int]:
+        """Until there is something to do; the descriptors that are readable."""
+        seconds = pending.send_timeout(self._last_sent_at)
+        self._wake_at_bytes = pending.remaining_bytes(self._last_sent_at)
+        if self._has_urgent or (self._queue and self._queued_bytes >= self._wake_at_bytes):
+            seconds = 0
+        ready = self._pipes.wait(seconds)
+        self._wake_at_bytes = _NEVER_WAKE
+        if self._wake_fd in ready:
+            os.eventfd_read(self._wake_fd)
+        return ready
+
+    def _take_items(self, ready: Iterable[int]) -> list[QueueItem]:
+        """What is queued, then what is in the pipes, which came after it; then ends of runs."""
+        with self._pipes.lock:
+            self._has_urgent = False
+            items = [self._queue.popleft() for _ in range(len(self._queue))]
+            self._queued_bytes = 0
+            texts = [text for descriptor in ready for text in self._pipes.read(descriptor)]
+        end = next((n for n, item in enumerate(items) if isinstance(item, RunContext)), len(items))
+        items[end:end] = texts
+        self._send_welcome()
+        return items
+
+    def _run_safely(self, action: Action | RunContext) -> None:
+        try:
+            if isinstance(action, RunContext):
+                self._publish_run_end(action)
+            else:
+                action()
+        except Exception:  # one message that cannot be sent must not silence the kernel
+            os.write(self._stderr_fd, traceback.format_exc().encode(errors="replace"))
+
+    def _drain_pipes(self) -> None:
+        with self._pipes.lock:
+            texts = self._pipes.read_all()
+        self._send_texts(texts)
+
+    def _publish_run_end(self, run: RunContext) -> None:
+        self._drain_pipes()
+        for stream in (run.stdout, run.stderr):
+            self._send_text(stream, stream.decode(b"", True))
+            stream.is_late = True
+        if run.fence_nonce is not None:
+            content = {
+                "data": {FENCE_MIME: {"nonce": run.fence_nonce}},
+                "metadata": {},
+                "transient": {},
+            }
+            self._publish("display_data", content, run.parent_header)
+
+    def _stop(self) -> None:
+        self._drain_pipes()
+        self._socket = None
+
+    def _send_texts(self, texts: list[StreamBytes]) -> None:
+        """Send texts, neighbours of one strand in one message."""
+        start = 0
+        for end in range(1, len(texts) + 1):
+            stream = texts[start][0]
+            if end == len(texts) or texts[end][0] is not stream:
+                self._send_text(
+                    stream, stream.decode(b"".join([data for _, data in texts[start:end]]))
+                )
+                start = end
+
+    def _send_text(self, stream: OutputStream, text: str) -> None:
+        for start in range(0, len(text), MAX_MESSAGE_CHARS):
+            content = {"name": stream.name, "text": text[start : start + MAX_MESSAGE_CHARS]}
+            self._run_safely(
+                lambda content=content: self._publish("stream", content, stream.parent_header)
+            )
+            self._last_sent_at = time.monotonic()
+
+    def _publish(self, msg_type: str, content: dict[str, Any], parent: dict[str, Any]) -> None:
+        """Like `Session.send` in half its time; 20 000 alternating lines are 40 000 messages."""
+        if parent is not self._last_parent:
+            self._last_parent, self._packed_parent = parent, self._session.pack(parent)
+        header = self._session.pack(self._session.msg_header(msg_type))
+        parts = [header, self._packed_parent, b"{}", self._session.pack(content)]
+        self._socket.send_multipart([DELIM, self._session.sign(parts), *parts])
+
+    def _send_welcome(self) -> None:
+        """Greet who has subscribed (JEP 65). Sending eats libzmq's edges, so look every time."""
+        while self._socket is not None and self._socket.get(zmq.EVENTS) & zmq.POLLIN:
+            with contextlib.suppress(zmq.Again):
+                topic = self._socket.recv(zmq.NOBLOCK)
+                if topic[:1] == b"\1":
+                    self._publish("iopub_welcome", {"subscription": topic[1:].decode()}, {})
+
+
+class _PendingTexts:
+    """Texts that have been taken from the queue and not been sent.
+
+    Lines go at once when nothing was sent just before, else together with what comes meanwhile.
+    The beginning of a line waits for its end, but not for long.
+    """
+
+    def __init__(self) -> None:
+        self._texts: list[StreamBytes] = []
+        self._size = 0
+        self._first_added_at = 0.0
+
+    def add(self, text: StreamBytes) -> None:
+        if not self._texts:
+            self._first_added_at = time.monotonic()
+        self._texts.append(text)
+        self._size += len(text[1])
+
+    def take(self) -> list[StreamBytes]:
+        texts, self._texts, self._size = self._texts, [], 0
+        return texts
+
+    def is_due(self, last_sent_at: float) -> bool:
+        return bool(self._texts) and (
+            self._size >= FULL_BATCH_BYTES or self.send_timeout(last_sent_at) == 0
+        )
+
+    def send_timeout(self, last_sent_at: float) -> float | None:
+        """Seconds until the texts are to be sent, at the latest; None when there are none."""
+        if not self._texts:
+            return None
+        start = last_sent_at if self._has_whole_lines() else max(last_sent_at, self._first_added_at)
+        return max(0.0, start + JOIN_SECONDS - time.monotonic())
+
+    def remaining_bytes(self, last_sent_at: float) -> int:
+        """Bytes that may be added before it is time to look again."""
+        if not self._texts or (
+            not self._has_whole_lines() and time.monotonic() > last_sent_at + JOIN_SECONDS
+        ):
+            return 1
+        return FULL_BATCH_BYTES - self._size
+
+    def _has_whole_lines(self) -> bool:
+        return self._texts[-1][1].endswith(b"\n")
+
+
+def _write_all(descriptor: int, data: bytes) -> None:
+    while data:
+        data = data[os.write(descriptor, data) :]
+
+
+def _do_nothing() -> None:
+    """Waited for, this tells that all before it is done."""
+
+
+def _wait_for_libzmq() -> None:
+    """Let libzmq's own thread write what it was given: the program may be about to crash."""
+    time.sleep(GRACE_SECONDS)

@@ -1,0 +1,137 @@
+"""A kernel's sockets, and the requests that come by them."""
+
+from __future__ import annotations
+
+import _thread
+import asyncio
+import fcntl
+import socket as sockets
+import termios
+import time
+from collections import deque
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import zmq
+
+Socket = zmq.Socket[bytes]
+Parts = list[bytes]
+
+UNREAD_TIMEOUT = 10.0  # seconds for which a client may read nothing of the last words
+POLL_INTERVAL = 0.002  # seconds between two looks whether it did
+
+
+class KernelSockets:
+    """The sockets that a connection file names, bound. Only `shell` is the main thread's."""
+
+    def __init__(self, connection: Mapping[str, Any]) -> None:
+        self._context: zmq.Context[Socket] = zmq.Context()
+        self.iopub = self._bind(connection, zmq.XPUB, "iopub")
+        self.shell = self._bind(connection, zmq.ROUTER, "shell")
+        self.control = self._bind(connection, zmq.ROUTER, "control")
+        self.stdin = self._bind(connection, zmq.ROUTER, "stdin")
+
+    def close(self) -> None:
+        """Close them; the client has read what was sent when this returns, or reads no more.
+
+        Handing it to the system is not enough: a client's libzmq that had stopped reading, since
+        its queue was full, looks no further into a connection whose other end is gone.
+        """
+        connections = _connections(self.iopub)
+        closed = _thread.allocate_lock()
+        closed.acquire()
+        _thread.start_new_thread(self._destroy_context, (closed,))
+        unread, since = -1, time.monotonic()
+        while (unread or closed.locked()) and time.monotonic() - since < UNREAD_TIMEOUT:
+            time.sleep(POLL_INTERVAL)
+            now = sum(map(_unread_bytes, connections))
+            if now != unread:
+                unread, since = now, time.monotonic()
+        for connection in connections:
+            connection.close()
+
+    def _destroy_context(self, closed: _thread.LockType) -> None:
+        self._context.destroy(linger=-1)
+        closed.release()
+
+    def _bind(self, connection: Mapping[str, Any], socket_type: int, channel: str) -> Socket:
+        socket = self._context.socket(socket_type)
+        socket.set(zmq.LINGER, 1000)
+        socket.set(zmq.SNDHWM, 0)  # nothing is ever dropped: the backlog is this process's memory
+        if socket_type == zmq.ROUTER:
+            socket.set(zmq.ROUTER_HANDOVER, 1)
+        separator = "-" if connection["transport"] == "ipc" else ":"
+        socket.bind(
+            f"{connection['transport']}://{connection['ip']}{separator}{connection[f'{channel}_port']}"
+        )
+        return socket
+
+
+def _connections(socket: Socket) -> list[sockets.socket]:
+    """Its connections over unix sockets: copies, so that they outlive it until all is read."""
+    path = socket.get(zmq.LAST_ENDPOINT).rstrip(b"\0").decode().removeprefix("ipc://")
+    connections = []
+    for entry in Path("/proc/self/fd").iterdir():
+        with suppress(OSError):  # what listed them is closed by now
+            connection = sockets.fromfd(int(entry.name), sockets.AF_UNIX, sockets.SOCK_STREAM)
+            if _is_connection(connection, path):
+                connections.append(connection)
+            else:
+                connection.close()
+    return connections
+
+
+def _is_connection(connection: sockets.socket, path: str) -> bool:
+    try:
+        return connection.getsockname() == path and connection.getpeername() is not None
+    except OSError:  # no socket, or the one that listens
+        return False
+
+
+def _unread_bytes(connection: sockets.socket) -> int:
+    """About how many bytes its other end has not read; 0 when that is gone."""
+    return int.from_bytes(fcntl.ioctl(connection, termios.TIOCOUTQ, bytes(4)), "little")
+
+
+class RequestQueue:
+    """Requests from shell and control, control first.
+
+    libzmq tells of a change, not of a state, and sending may swallow that: so all there is is taken
+    each time, and looked for once more before waiting. What comes by control is put in by the
+    thread that reads it.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, shell: Socket, control: Any) -> None:
+        self._loop = loop
+        self._shell = shell
+        self._control = control
+        self._shell_requests: deque[Parts] = deque()
+        self._control_requests: deque[Parts] = deque()
+        self._arrived = asyncio.Event()
+        loop.add_reader(int(shell.get(zmq.FD)), self._receive_shell)
+
+    def put_control(self, parts: Parts) -> None:
+        """A request that came by control; called by another thread."""
+        self._control_requests.append(parts)
+        with suppress(RuntimeError):  # the program closed the loop
+            self._loop.call_soon_threadsafe(self._arrived.set)
+
+    async def next(self) -> tuple[Any, Parts]:
+        """The next request, and what takes its answer, as soon as there is one."""
+        while True:
+            self._receive_shell()
+            if self._control_requests:
+                return self._control, self._control_requests.popleft()
+            if self._shell_requests:
+                return self._shell, self._shell_requests.popleft()
+            self._arrived.clear()
+            if not self._control_requests:
+                await self._arrived.wait()
+
+    def _receive_shell(self) -> None:
+        with suppress(zmq.Again):
+            while True:
+                self._shell_requests.append(self._shell.recv_multipart(zmq.NOBLOCK))
+                self._arrived.set()
