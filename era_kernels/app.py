@@ -15,19 +15,19 @@ from era_kernels.kernels.machine import KernelHost
 from era_kernels.models import WITHOUT_WALLS, Isolation, Limits
 from era_kernels.sandbox.server import runtime_dirs
 from era_kernels.sandbox.server.sandbox import IsolationPolicy, Sandboxes
+from era_kernels.services.capacity import KernelLimiter
 from era_kernels.services.codes import SessionCodes
+from era_kernels.services.context import ServiceContext
 from era_kernels.services.executions import Executions
 from era_kernels.services.files import SessionFiles
 from era_kernels.services.inside import Insights
 from era_kernels.services.meters import Meters, Watched
 from era_kernels.services.mounts import Mounts
 from era_kernels.services.repeats import Repeats
-from era_kernels.services.rules import Rules
-from era_kernels.services.seat import Seats
 from era_kernels.services.session_logs import SessionLogs
-from era_kernels.services.sessions import LiveSessions
+from era_kernels.services.sessions import SessionService
 from era_kernels.services.status import Status
-from era_kernels.services.tools import Tools
+from era_kernels.services.validation import ServiceLimits
 from era_kernels.settings import Settings
 from era_kernels.storage.data_directory import DataDirectory
 from era_kernels.storage.database import Database
@@ -58,7 +58,7 @@ class App:
     url: str
     isolation: Isolation
     languages: list[str]
-    sessions: LiveSessions
+    sessions: SessionService
     web: WebServer
 
 
@@ -101,7 +101,7 @@ async def opened(settings: Settings) -> AsyncIterator[App]:
             settings.max_json_body,
             settings.max_upload,
             meters=meters,
-            visit=sessions.visiting,
+            visit=sessions.touch,
         )
         application = make_application(
             sessions=sessions,
@@ -172,10 +172,10 @@ async def _open_sessions(
     executions: Executions,
     logs: SessionLogs,
     meters: Meters,
-) -> LiveSessions:
+) -> SessionService:
     rules = _rules(settings)
-    sessions = LiveSessions(
-        Tools(
+    sessions = SessionService(
+        ServiceContext(
             host=host,
             store=stores.sessions,
             codes=stores.codes,
@@ -183,11 +183,11 @@ async def _open_sessions(
             files=stores.files,
             executions=executions,
             logs=logs,
-            seats=Seats(rules.max_kernels),
-            rules=rules,
+            kernel_limiter=KernelLimiter(rules.max_kernels),
+            service_limits=rules,
             limits=_limits(settings),
             mounts=Mounts(settings.mounts, host),
-            meters=meters,
+            metrics=meters,
         )
     )
     stack.push_async_callback(sessions.aclose)
@@ -195,11 +195,13 @@ async def _open_sessions(
     return sessions
 
 
-def _watch(meters: Meters, sessions: LiveSessions, web: WebServer) -> None:
+def _watch(meters: Meters, sessions: SessionService, web: WebServer) -> None:
     """What is counted only when somebody asks."""
     meters.watch(Watched.SESSIONS, lambda: sessions.count)
-    meters.watch(Watched.RUNS_RUNNING, lambda: len(sessions.queues()))
-    meters.watch(Watched.RUNS_WAITING, lambda: sum(sessions.queues()) - len(sessions.queues()))
+    meters.watch(Watched.RUNS_RUNNING, lambda: len(sessions.run_counts()))
+    meters.watch(
+        Watched.RUNS_WAITING, lambda: sum(sessions.run_counts()) - len(sessions.run_counts())
+    )
     meters.watch(Watched.CONNECTIONS, lambda: web.connections)
 
 
@@ -245,8 +247,8 @@ def _limits(settings: Settings) -> Limits:
     )
 
 
-def _rules(settings: Settings) -> Rules:
-    return Rules(
+def _rules(settings: Settings) -> ServiceLimits:
+    return ServiceLimits(
         default_timeout=settings.default_timeout,
         max_timeout=settings.max_timeout,
         max_background_timeout=settings.max_background_timeout,

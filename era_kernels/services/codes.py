@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from era_kernels.errors import InvalidRequest, NotFound
-from era_kernels.services.rules import check_size
-from era_kernels.services.sessions import LiveSessions
+from era_kernels.services.sessions import SessionService
+from era_kernels.services.validation import check_json_size
 from era_kernels.storage.stored_code import CodeStore, StoredCode
 
 
 class SessionCodes:
     """Finds a session's code and replaces it, durably."""
 
-    def __init__(self, sessions: LiveSessions, store: CodeStore) -> None:
+    def __init__(self, sessions: SessionService, store: CodeStore) -> None:
         self._sessions = sessions
         self._store = store
 
@@ -28,7 +28,7 @@ class SessionCodes:
 
     async def put(self, id: str, code: str, description: str | None = None) -> StoredCode:
         """Replace it; without a description the old one stays. Raises SessionNotFound, TooLarge."""
-        check_size(description, "description")
+        check_json_size(description, "description")
         session = await self._sessions.session(id)
         return await self._store.put(session, code, description)
 

@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 from era_kernels.errors import SessionNotFound
 from era_kernels.models import Session
-from era_kernels.services.rules import check_room, check_writable
-from era_kernels.services.sessions import LiveSessions
+from era_kernels.services.sessions import SessionService
+from era_kernels.services.validation import check_quota, check_writable_path
 from era_kernels.storage.files import FileStatus, FileStore, OpenFile
 from era_kernels.storage.snapshot import Change, Snapshot, is_hidden
 from era_kernels.storage.uploads import Upload
@@ -30,7 +30,7 @@ class Incoming:
 
     async def write(self, data: bytes) -> None:
         """Raises QuotaExceeded, InsufficientStorage, StorageFailed."""
-        check_room(self.upload.size + len(data), self._room)
+        check_quota(self.upload.size + len(data), self._room)
         await self.upload.write(data)
 
     def forget(self) -> None:
@@ -44,7 +44,7 @@ class SessionFiles:
     Raises what `Files` does, and SessionNotFound.
     """
 
-    def __init__(self, sessions: LiveSessions, files: FileStore, quota: int) -> None:
+    def __init__(self, sessions: SessionService, files: FileStore, quota: int) -> None:
         self._sessions = sessions
         self._files = files
         self._quota = quota
@@ -69,12 +69,12 @@ class SessionFiles:
 
         Raises InvalidPath, Conflict, QuotaExceeded, InsufficientStorage, and what `meant` does.
         """
-        check_writable(path)
+        check_writable_path(path)
         session = await self._sessions.session(id)
         old = await self._files.find(session.directory, path)
         meant(old)
         room = await self._room(session, path, old)
-        check_room(size, room)
+        check_quota(size, room)
         return Incoming(await self._files.create_upload(), session, room)
 
     async def put(
@@ -92,14 +92,14 @@ class SessionFiles:
         """
         upload, directory = incoming.upload, incoming.session.directory
         await upload.finish(content_type)
-        async with self._sessions.using(id) as live:
+        async with self._sessions.borrow(id) as live:
             if live.session.directory != directory:  # another one has its id by now
                 raise SessionNotFound("The session was deleted meanwhile.", id=id)
 
             async def step() -> Change:
                 old = await self._files.find(directory, path)
                 meant(old)
-                check_room(upload.size, await self._room(live.session, path, old))
+                check_quota(upload.size, await self._room(live.session, path, old))
                 return await self._files.put(directory, path, upload)
 
             await live.change_file(step)
@@ -107,8 +107,8 @@ class SessionFiles:
 
     async def delete(self, id: str, path: str, meant: Meant = always) -> None:
         """Durable when it returns. Raises FileNotFound, InvalidPath, Conflict, as `meant` does."""
-        check_writable(path)
-        async with self._sessions.using(id) as live:
+        check_writable_path(path)
+        async with self._sessions.borrow(id) as live:
             directory = live.session.directory
 
             async def step() -> Change:

@@ -6,14 +6,14 @@ from era_kernels.errors import NotRunning, NotSupported
 from era_kernels.kernels.languages import Languages
 from era_kernels.models import ExecutionStatus, Frame, Variables
 from era_kernels.services.executions import Executions
-from era_kernels.services.sessions import LiveSessions
+from era_kernels.services.sessions import SessionService
 
 
 class Insights:
     """Answers without a place in the queue, and without starting anything."""
 
     def __init__(
-        self, sessions: LiveSessions, executions: Executions, languages: Languages
+        self, sessions: SessionService, executions: Executions, languages: Languages
     ) -> None:
         self._sessions = sessions
         self._executions = executions
@@ -42,9 +42,9 @@ class Insights:
 
         Raises SessionNotFound, NotSupported, KernelSilent.
         """
-        async with self._sessions.using(id) as live:
+        async with self._sessions.borrow(id) as live:
             self._check(live.session.language, "variables")
-            machine = live.machine
+            machine = live.ready_machine
             return Variables() if machine is None else await machine.kernel.control.variables()
 
     def _check(self, language: str, capability: str) -> None:

@@ -14,12 +14,12 @@ from collections.abc import AsyncIterator
 from contextlib import aclosing
 from weakref import WeakValueDictionary
 
+from era_kernels.concurrency.background import BackgroundTasks
 from era_kernels.errors import EraError, IdempotencyConflict
 from era_kernels.models import Failure, Keyed, Recorded, Session, Submission
-from era_kernels.services.errands import Errands
 from era_kernels.services.executions import Executions, Running
 from era_kernels.services.fold import RunAnswer
-from era_kernels.services.sessions import LiveSessions
+from era_kernels.services.sessions import SessionService
 
 
 class Past:
@@ -60,11 +60,11 @@ class Past:
 class Repeats:
     """Finds what a key of a session stands for, and submits what is asked for the first time."""
 
-    def __init__(self, sessions: LiveSessions, executions: Executions, secret: bytes) -> None:
+    def __init__(self, sessions: SessionService, executions: Executions, secret: bytes) -> None:
         self._sessions = sessions
         self._executions = executions
         self._secret = secret
-        self._errands = Errands()
+        self._errands = BackgroundTasks()
         self._locks: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
 
     async def find(self, id: str, key: str, body: bytes) -> Running | Past | None:
@@ -80,11 +80,11 @@ class Repeats:
     ) -> Running | Past:
         """The execution of that key, begun if there is none; its key is durable by then.
 
-        Raises what `LiveSessions.submit` does, and IdempotencyConflict.
+        Raises what `SessionService.submit` does, and IdempotencyConflict.
         """
         keyed = self._keyed(key, body)
         # An errand: who comes next waits until it is known what has become of this one.
-        return await self._errands.run(
+        return await self._errands.run_shielded(
             self._submit(id, dataclasses.replace(submission, keyed=keyed), keyed)
         )
 

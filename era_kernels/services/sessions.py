@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
 from datetime import datetime
 
+from era_kernels.concurrency.background import BackgroundTasks
 from era_kernels.errors import Capacity, SessionNotFound, ShuttingDown
 from era_kernels.models import (
     ExecSubmission,
@@ -20,67 +21,68 @@ from era_kernels.models import (
     Submission,
     now,
 )
-from era_kernels.services.creations import Creations
-from era_kernels.services.duplicates import Duplicates, Wish
-from era_kernels.services.errands import Errands
+from era_kernels.services.capacity import RETRY_AFTER_SECONDS
+from era_kernels.services.context import ServiceContext
+from era_kernels.services.ephemeral import EphemeralSessions
 from era_kernels.services.execs import has_run
 from era_kernels.services.executions import Running
-from era_kernels.services.expiry import Expiry, Watch
-from era_kernels.services.live import LiveSession
-from era_kernels.services.rules import check_changes, check_id
-from era_kernels.services.seat import RETRY_AFTER
-from era_kernels.services.throwaways import Throwaways
-from era_kernels.services.tools import Tools
+from era_kernels.services.session.session import LiveSession
+from era_kernels.services.session_creation import SessionCreator
+from era_kernels.services.session_duplication import DuplicateRequest, SessionDuplicator
+from era_kernels.services.ttl import TtlEntry, TtlTimer
+from era_kernels.services.validation import check_changes, check_session_id
 from era_kernels.storage.workspaces import Snapshot
 
 log = logging.getLogger(__name__)
 
-ENDING_AT_ONCE = 16  # sessions that are ended side by side
-REMEMBERED = 64  # sessions in memory from which on those that rest are forgotten
+MAX_CONCURRENT_ENDS = 16  # sessions that are ended side by side
+EVICTION_THRESHOLD = 64  # sessions in memory from which on those that rest are forgotten
 
 
-class LiveSessions:
+class SessionService:
     """What the web room talks to. One live session per id; the rest sleeps in the store."""
 
-    def __init__(self, tools: Tools) -> None:
-        self._tools = tools
+    def __init__(self, context: ServiceContext) -> None:
+        self._context = context
         self._live: dict[str, LiveSession] = {}
-        self._errands = Errands()
-        self._throwaways = Throwaways(tools, self._errands, self._check_open)
-        self._creations = Creations(tools, self._errands, self._counted, self._watch)
-        self._duplicates = Duplicates(tools, self._errands, self._counted, self._watch)
-        self._expiry = Expiry(self._quiet_since, self._expire)
-        self._expired: set[str] = set()  # whose rows are just being deleted
+        self._background = BackgroundTasks()
+        self._ephemeral = EphemeralSessions(context, self._background, self._check_open)
+        self._creator = SessionCreator(context, self._background, self._reserve, self._set_ttl)
+        self._duplicator = SessionDuplicator(
+            context, self._background, self._reserve, self._set_ttl
+        )
+        self._ttl_timer = TtlTimer(self._idle_since, self._on_expired)
+        self._expired_ids: set[str] = set()  # whose rows are just being deleted
         self._count = 0
-        self._deletions = 0
-        self._forget_at = REMEMBERED
-        self._closing = False
+        self._deletion_count = 0
+        self._evict_at = EVICTION_THRESHOLD
+        self._is_closing = False
 
     async def open(self) -> None:
         """After a start: what a former server left behind is put in order."""
-        stored, self._count = await self._tools.store.list_sessions()
+        stored, self._count = await self._context.store.list_sessions()
         sessions = list(stored)
-        await self._tools.workspaces.reconcile({session.directory for session in sessions})
+        await self._context.workspaces.reconcile({session.directory for session in sessions})
         for session in sessions:
-            if not session.persistent and await has_run(self._tools, session):
-                await self._tools.workspaces.clear_files(session.directory)
-            self._watch(session)
+            if not session.persistent and await has_run(self._context, session):
+                await self._context.workspaces.clear_files(session.directory)
+            self._set_ttl(session)
 
     # ------------------------------------------------------------ sessions
 
     async def create(self, new: NewSession) -> SessionView:
-        """Raises as `Creations.make` does. Nothing changes then."""
+        """Raises as `SessionCreator.create` does. Nothing changes then."""
         self._check_open()
-        return self._view(await self._creations.make(new))
+        return self._view(await self._creator.create(new))
 
     @contextmanager
-    def _counted(self) -> Iterator[None]:
+    def _reserve(self) -> Iterator[None]:
         """A place for one more session, given back when it could not be made. Raises Capacity."""
-        if self._count >= self._tools.rules.max_sessions:
+        if self._count >= self._context.service_limits.max_sessions:
             raise Capacity(
                 f"There are {self._count} sessions, which is as many as this server keeps.",
                 hint="Delete a session that is not needed, or raise max_sessions.",
-                retry_after=RETRY_AFTER,
+                retry_after=RETRY_AFTER_SECONDS,
             )
         self._count += 1
         try:
@@ -89,26 +91,26 @@ class LiveSessions:
             self._count -= 1
             raise
 
-    async def duplicate(self, id: str, wish: Wish) -> SessionView:
-        """A new session like this one, but for its variables; see `Duplicates.make`.
+    async def duplicate(self, session_id: str, request: DuplicateRequest) -> SessionView:
+        """A new session like this one, but for its variables; see `SessionDuplicator.duplicate`.
 
         Raises InvalidId besides.
         """
         self._check_open()
-        check_id(wish.id)
-        check_changes(self._tools.host.isolation, data=wish.data)
-        async with self.using(id) as source:
-            return self._view(await self._duplicates.make(source, wish))
+        check_session_id(request.id)
+        check_changes(self._context.host.isolation, data=request.data)
+        async with self.borrow(session_id) as source:
+            return self._view(await self._duplicator.duplicate(source, request))
 
-    async def get(self, id: str) -> SessionView:
+    async def get(self, session_id: str) -> SessionView:
         """Raises SessionNotFound."""
-        return self._view(await self.session(id))
+        return self._view(await self.session(session_id))
 
-    async def session(self, id: str) -> Session:
+    async def session(self, session_id: str) -> Session:
         """The session's present values. Raises SessionNotFound."""
-        self._check_there(id)
-        live = self._live.get(id)
-        return live.session if live else await self._tools.store.get(id)
+        self._check_not_expired(session_id)
+        live = self._live.get(session_id)
+        return live.session if live else await self._context.store.get(session_id)
 
     async def list_sessions(
         self,
@@ -120,149 +122,151 @@ class LiveSessions:
 
         Each is made when it is asked for, with the status of then.
         """
-        name = self._tools.host.languages.resolve(language).name if language else None
-        sessions, total = await self._tools.store.list_sessions(limit, offset, name)
-        return (self._view(self._present(session)) for session in sessions), total
+        name = self._context.host.languages.resolve(language).name if language else None
+        sessions, total = await self._context.store.list_sessions(limit, offset, name)
+        return (self._view(self._with_live_values(session)) for session in sessions), total
 
-    def _present(self, stored: Session) -> Session:
+    def _with_live_values(self, stored: Session) -> Session:
         """What a live session knows better than its row; without `data`, as lists are."""
         live = self._live.get(stored.id)
         if live is None or live.session.directory != stored.directory:
             return stored
         return dataclasses.replace(live.session, data={})
 
-    async def files(self, id: str) -> Snapshot:
+    async def files(self, session_id: str) -> Snapshot:
         """The user's files as they are now. Raises SessionNotFound."""
-        session = await self.session(id)
-        return await self._tools.workspaces.scan(session.directory)
+        session = await self.session(session_id)
+        return await self._context.workspaces.scan(session.directory)
 
-    async def update(self, id: str, **changes: object) -> SessionView:
+    async def update(self, session_id: str, **changes: object) -> SessionView:
         """Change `default_timeout`, `ttl`, `allow_internet`, `allow_public`, `metadata`, `data`.
 
         Raises SessionNotFound, InvalidRequest, TooLarge, NotEnforceable.
         """
-        check_changes(self._tools.host.isolation, **changes)
+        check_changes(self._context.host.isolation, **changes)
         timeout = changes.get("default_timeout")
         if isinstance(timeout, int | float):
-            self._tools.rules.check_timeout(timeout, "default_timeout")
-        return self._view(await self._errands.run(self._update(id, changes)))
+            self._context.service_limits.check_timeout(timeout, "default_timeout")
+        return self._view(await self._background.run_shielded(self._update(session_id, changes)))
 
-    async def _update(self, id: str, changes: dict[str, object]) -> Session:
-        async with self.using(id) as live:
+    async def _update(self, session_id: str, changes: dict[str, object]) -> Session:
+        async with self.borrow(session_id) as live:
             await live.update(**changes)
             if "ttl" in changes:
-                self._watch(live.session)
+                self._set_ttl(live.session)
             return live.session
 
-    async def delete(self, id: str) -> datetime:
+    async def delete(self, session_id: str) -> datetime:
         """The id is free at once; kernel, children and files are gone when this returns.
 
         Raises SessionNotFound.
         """
-        await self._errands.run(self._delete(id))
+        await self._background.run_shielded(self._delete(session_id))
         return now()
 
-    async def _delete(self, id: str) -> None:
-        self._check_there(id)
-        session = await self._tools.store.delete(id)
+    async def _delete(self, session_id: str) -> None:
+        self._check_not_expired(session_id)
+        session = await self._context.store.delete(session_id)
         await self._end_all([session])
 
     async def delete_all(self) -> list[str]:
         """Delete every session there is; their ids."""
-        return await self._errands.run(self._delete_all())
+        return await self._background.run_shielded(self._delete_all())
 
     async def _delete_all(self) -> list[str]:
-        sessions = await self._tools.store.delete_all()
+        sessions = await self._context.store.delete_all()
         await self._end_all(sessions)
         return [session.id for session in sessions]
 
     async def _end_all(self, deleted: list[Session]) -> None:
         """What is left to do when rows are gone. The ids are free before anything is waited for."""
         for session in deleted:
-            self._expiry.forget(session.id, session.directory)
+            self._ttl_timer.discard(session.id, session.directory)
         self._count -= len(deleted)
-        self._deletions += 1
-        gate = asyncio.Semaphore(ENDING_AT_ONCE)
+        self._deletion_count += 1
+        semaphore = asyncio.Semaphore(MAX_CONCURRENT_ENDS)
 
         async def end(session: Session, live: LiveSession | None) -> None:
-            async with gate:
+            async with semaphore:
                 if live is not None:
                     await live.end(Reason.DELETED, _not_found(session.id))
-                self._tools.logs.end(session.directory)
-                await self._tools.workspaces.remove(session.directory)
+                self._context.logs.end(session.directory)
+                await self._context.workspaces.remove(session.directory)
 
-        ends = [end(session, self._pop(session)) for session in deleted]
+        ends = [end(session, self._pop_live(session)) for session in deleted]
         for problem in await asyncio.gather(*ends, return_exceptions=True):
             if problem is not None:
                 raise problem
 
-    def _pop(self, session: Session) -> LiveSession | None:
+    def _pop_live(self, session: Session) -> LiveSession | None:
         """The live session of that row, and not one that has its id by now."""
         live = self._live.get(session.id)
         if live is None or live.session.directory != session.directory:
             return None
         return self._live.pop(session.id)
 
-    async def restart(self, id: str, base_url: str) -> int:
+    async def restart(self, session_id: str, base_url: str) -> int:
         """A fresh kernel; its generation. Raises SessionNotFound, Capacity, KernelStartFailed."""
         self._check_open()
-        return await self._errands.run(self._restart(id, base_url))
+        return await self._background.run_shielded(self._restart(session_id, base_url))
 
-    async def _restart(self, id: str, base_url: str) -> int:
-        async with self.using(id) as live:
+    async def _restart(self, session_id: str, base_url: str) -> int:
+        async with self.borrow(session_id) as live:
             self._check_open()
             return await live.restart(base_url)
 
     # ------------------------------------------------------------ time to live
 
-    def visiting(self, id: str) -> AbstractContextManager[None]:
+    def touch(self, session_id: str) -> AbstractContextManager[None]:
         """Around a request to a session: it is not expired meanwhile, and its time begins anew."""
-        return self._expiry.visit(id)
+        return self._ttl_timer.hold(session_id)
 
-    def _watch(self, session: Session) -> None:
-        self._expiry.watch(session.id, session.directory, session.ttl)
+    def _set_ttl(self, session: Session) -> None:
+        self._ttl_timer.set_ttl(session.id, session.directory, session.ttl)
 
-    def _quiet_since(self, watch: Watch) -> float | None:
-        live = self._live.get(watch.id)
-        return 0.0 if live is None else live.quiet_since
+    def _idle_since(self, entry: TtlEntry) -> float | None:
+        live = self._live.get(entry.session_id)
+        return 0.0 if live is None else live.idle_since
 
-    def _expire(self, watches: list[Watch]) -> None:
+    def _on_expired(self, entries: list[TtlEntry]) -> None:
         """From here on nobody finds them, so that none is deleted with a run in it."""
-        self._expired.update(watch.id for watch in watches)
-        self._errands.start(self._delete_expired(watches))
+        self._expired_ids.update(entry.session_id for entry in entries)
+        self._background.spawn(self._delete_expired(entries))
 
-    async def _delete_expired(self, watches: list[Watch]) -> None:
-        deletions = [self._tools.store.delete(watch.id, watch.directory) for watch in watches]
+    async def _delete_expired(self, entries: list[TtlEntry]) -> None:
+        deletions = [
+            self._context.store.delete(entry.session_id, entry.directory) for entry in entries
+        ]
         outcomes = await asyncio.gather(*deletions, return_exceptions=True)
-        self._expired.difference_update(watch.id for watch in watches)
-        for watch, outcome in zip(watches, outcomes, strict=True):
+        self._expired_ids.difference_update(watch.session_id for watch in entries)
+        for watch, outcome in zip(entries, outcomes, strict=True):
             if isinstance(outcome, BaseException) and not isinstance(outcome, SessionNotFound):
                 log.warning("a session outlives its ttl", exc_info=outcome)
-                self._expiry.watch(watch.id, watch.directory, watch.ttl)
+                self._ttl_timer.set_ttl(watch.session_id, watch.directory, watch.ttl)
         await self._end_all([one for one in outcomes if isinstance(one, Session)])
 
     # ------------------------------------------------------------ runs
 
-    async def submit(self, id: str, submission: Submission | ExecSubmission) -> Running:
+    async def submit(self, session_id: str, submission: Submission | ExecSubmission) -> Running:
         """Queue a run, or run beside the queue. Raises what `LiveSession.submit` does."""
         self._check_open()
-        async with self.using(id) as live:
+        async with self.borrow(session_id) as live:
             self._check_open()
-            self._tools.host.languages.resolve_available(live.session.language)
+            self._context.host.languages.resolve_available(live.session.language)
             return await live.submit(submission)
 
     async def execute(self, language: str, submission: Submission) -> Running:
         """A run in a throw-away session, which is gone when the run has ended."""
         self._check_open()
-        name = self._tools.host.languages.resolve_available(language).name
-        return await self._throwaways.run(name, submission)
+        name = self._context.host.languages.resolve_available(language).name
+        return await self._ephemeral.run(name, submission)
 
     # ------------------------------------------------------------ the end
 
     async def drain(self, grace: float) -> None:
         """No new runs; those under way get `grace` seconds."""
-        self._closing = True
-        waits = [asyncio.create_task(live.wait_idle()) for live in self._all()]
+        self._is_closing = True
+        waits = [asyncio.create_task(live.wait_idle()) for live in self._all_live()]
         if waits:
             _, pending = await asyncio.wait(waits, timeout=grace)
             for task in pending:
@@ -271,12 +275,12 @@ class LiveSessions:
 
     async def aclose(self) -> None:
         """End every kernel; runs that are still under way end as `server stopped`."""
-        self._closing = True
-        self._expiry.close()
-        refusal = ShuttingDown("The server is stopping.", retry_after=RETRY_AFTER)
-        for live in self._all():
-            self._errands.start(live.end(Reason.STOPPED, refusal))
-        await self._errands.aclose()
+        self._is_closing = True
+        self._ttl_timer.close()
+        closed_error = ShuttingDown("The server is stopping.", retry_after=RETRY_AFTER_SECONDS)
+        for live in self._all_live():
+            self._background.spawn(live.end(Reason.STOPPED, closed_error))
+        await self._background.aclose()
         self._live.clear()
 
     @property
@@ -284,54 +288,56 @@ class LiveSessions:
         """How many sessions are stored."""
         return self._count
 
-    def queues(self) -> list[int]:
+    def run_counts(self) -> list[int]:
         """How many runs each session has that has any: one is under way, the others wait."""
-        return [live.runs for live in self._all() if live.runs]
+        return [live.run_count for live in self._all_live() if live.run_count]
 
-    def _all(self) -> list[LiveSession]:
-        return [*self._live.values(), *self._throwaways.live]
+    def _all_live(self) -> list[LiveSession]:
+        return [*self._live.values(), *self._ephemeral.live]
 
     # ------------------------------------------------------------ inside
 
     @asynccontextmanager
-    async def using(self, id: str) -> AsyncIterator[LiveSession]:
+    async def borrow(self, session_id: str) -> AsyncIterator[LiveSession]:
         """The live session, which is not forgotten meanwhile. Raises SessionNotFound."""
-        live = await self._find(id)
-        with live.used():
+        live = await self._get_live(session_id)
+        with live.borrow():
             yield live
 
-    async def _find(self, id: str) -> LiveSession:
-        self._check_there(id)
-        while id not in self._live:
-            deletions = self._deletions
-            session = await self._tools.store.get(id)
-            self._check_there(id)
+    async def _get_live(self, session_id: str) -> LiveSession:
+        self._check_not_expired(session_id)
+        while session_id not in self._live:
+            deletion_count = self._deletion_count
+            session = await self._context.store.get(session_id)
+            self._check_not_expired(session_id)
             # A row read before a deletion must not come to life after it; and another call may
             # have been faster while this one read.
-            if deletions == self._deletions and id not in self._live:
-                self._forget()
-                self._live[id] = LiveSession(session, self._tools)
-        return self._live[id]
+            if deletion_count == self._deletion_count and session_id not in self._live:
+                self._evict_idle()
+                self._live[session_id] = LiveSession(session, self._context)
+        return self._live[session_id]
 
-    def _forget(self) -> None:
+    def _evict_idle(self) -> None:
         """Sessions that rest are read from the store again when they are asked for."""
-        if len(self._live) >= self._forget_at:
-            self._live = {id: live for id, live in self._live.items() if not live.resting}
-            self._forget_at = max(REMEMBERED, 2 * len(self._live))
+        if len(self._live) >= self._evict_at:
+            self._live = {
+                session_id: live for session_id, live in self._live.items() if not live.is_evictable
+            }
+            self._evict_at = max(EVICTION_THRESHOLD, 2 * len(self._live))
 
     def _view(self, session: Session) -> SessionView:
         live = self._live.get(session.id)
         status = SessionStatus.STOPPED if live is None else live.status
-        return SessionView(session, status, self._tools.host.isolation)
+        return SessionView(session, status, self._context.host.isolation)
 
     def _check_open(self) -> None:
-        if self._closing:
-            raise ShuttingDown("The server is stopping.", retry_after=RETRY_AFTER)
+        if self._is_closing:
+            raise ShuttingDown("The server is stopping.", retry_after=RETRY_AFTER_SECONDS)
 
-    def _check_there(self, id: str) -> None:
-        if id in self._expired:
-            raise _not_found(id)
+    def _check_not_expired(self, session_id: str) -> None:
+        if session_id in self._expired_ids:
+            raise _not_found(session_id)
 
 
-def _not_found(id: str) -> SessionNotFound:
-    return SessionNotFound(f"There is no session {id}.", id=id)
+def _not_found(session_id: str) -> SessionNotFound:
+    return SessionNotFound(f"There is no session {session_id}.", id=session_id)

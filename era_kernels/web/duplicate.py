@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import ConfigDict, Field
 
-from era_kernels.services.duplicates import Wish
+from era_kernels.services.session_duplication import DuplicateRequest
 from era_kernels.web.answers import Answer
 from era_kernels.web.base import BaseHandler, Edge
 from era_kernels.web.bodies import Body, SessionId
@@ -14,7 +14,7 @@ from era_kernels.web.operations import Operation
 from era_kernels.web.sessions import SessionAnswer, session_object
 
 if TYPE_CHECKING:
-    from era_kernels.services.sessions import LiveSessions
+    from era_kernels.services.sessions import SessionService
 
 
 class DuplicateSession(Body):
@@ -65,13 +65,15 @@ class DuplicateHandler(BaseHandler):
         ),
     }
 
-    def initialize(self, edge: Edge, sessions: LiveSessions) -> None:  # type: ignore[override]
+    def initialize(self, edge: Edge, sessions: SessionService) -> None:  # type: ignore[override]
         super().initialize(edge)
         self.sessions = sessions
 
     async def post(self, id: str) -> None:
         body = await self.read(DuplicateSession)
-        wish = Wish(body.new_id or body.id, body.data, at_once=body.variables is False)
+        wish = DuplicateRequest(
+            body.new_id or body.id, body.data, skip_queue=body.variables is False
+        )
         view = await self.while_connected(self.sessions.duplicate(id, wish))
         copied = {"mode": "files", "copied": [], "lost": []}
         out = {**session_object(view), "source_session_id": id, "copy": copied}

@@ -22,7 +22,7 @@ from era_kernels.web.bodies import Env, Timed
 from era_kernels.web.operations import Operation
 
 if TYPE_CHECKING:
-    from era_kernels.services.sessions import LiveSessions
+    from era_kernels.services.sessions import SessionService
 
 SHELL = ("/bin/sh", "-c")
 _TOLD = """The program runs in the session's walls and its directory, beside the kernel and whatever
@@ -84,7 +84,7 @@ class ExecHandler(BaseHandler):
         ),
     }
 
-    def initialize(self, edge: Edge, sessions: LiveSessions) -> None:  # type: ignore[override]
+    def initialize(self, edge: Edge, sessions: SessionService) -> None:  # type: ignore[override]
         super().initialize(edge)
         self.sessions = sessions
 

@@ -21,7 +21,7 @@ from era_kernels.web.operations import Operation
 
 if TYPE_CHECKING:
     from era_kernels.services.fold import RunAnswer
-    from era_kernels.services.sessions import LiveSessions
+    from era_kernels.services.sessions import SessionService
 
 
 class ExecuteRequest(Timed):
@@ -49,7 +49,7 @@ class ExecuteHandler(BaseHandler):
     }
 
     def initialize(  # type: ignore[override]
-        self, edge: Edge, sessions: LiveSessions, names: Mapping[str, str]
+        self, edge: Edge, sessions: SessionService, names: Mapping[str, str]
     ) -> None:
         """`names`: from every name and alias of a language, in lower case, to its name."""
         super().initialize(edge)

@@ -23,7 +23,7 @@ from era_kernels.web.sse import TYPE, EventStream
 
 if TYPE_CHECKING:
     from era_kernels.services.executions import Executions
-    from era_kernels.services.sessions import LiveSessions
+    from era_kernels.services.sessions import SessionService
 
 MANY = 200  # executions whose list is encoded beside the event loop
 _MANY_BYTES = 2 * 1024 * 1024
@@ -97,7 +97,7 @@ class ReadingHandler(BaseHandler):
     """What the handlers of stored and live executions share."""
 
     def initialize(  # type: ignore[override]
-        self, edge: Edge, sessions: LiveSessions, executions: Executions
+        self, edge: Edge, sessions: SessionService, executions: Executions
     ) -> None:
         super().initialize(edge)
         self.sessions = sessions
@@ -160,7 +160,7 @@ class TextHandler(ReadingHandler):
     operations = {"GET": Operation("Read an execution's output", {200: _PLAIN, 206: _PLAIN})}
 
     def initialize(  # type: ignore[override]
-        self, edge: Edge, sessions: LiveSessions, executions: Executions, stream: str
+        self, edge: Edge, sessions: SessionService, executions: Executions, stream: str
     ) -> None:
         super().initialize(edge, sessions, executions)
         self.stream = stream

@@ -18,7 +18,7 @@ from era_kernels.web.sse import TYPE, EventStream
 
 if TYPE_CHECKING:
     from era_kernels.services.session_logs import SessionLogs
-    from era_kernels.services.sessions import LiveSessions
+    from era_kernels.services.sessions import SessionService
 
 _ABOUT = """What threads, timers, servers and child processes of earlier runs printed when no run of
 theirs was under way any more, and how a kernel ended that ended between runs.
@@ -58,7 +58,7 @@ class LogHandler(BaseHandler):
     }
 
     def initialize(  # type: ignore[override]
-        self, edge: Edge, sessions: LiveSessions, logs: SessionLogs
+        self, edge: Edge, sessions: SessionService, logs: SessionLogs
     ) -> None:
         super().initialize(edge)
         self.sessions = sessions

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from era_kernels.services.inside import Insights
     from era_kernels.services.repeats import Repeats
     from era_kernels.services.session_logs import SessionLogs
-    from era_kernels.services.sessions import LiveSessions
+    from era_kernels.services.sessions import SessionService
     from era_kernels.services.status import Status
 
 log = logging.getLogger(__name__)
@@ -52,7 +52,7 @@ _REST = re.escape("{path}")
 
 def make_application(
     *,
-    sessions: LiveSessions,
+    sessions: SessionService,
     executions: Executions,
     status: Status,
     codes: SessionCodes,
@@ -81,7 +81,7 @@ def make_application(
 
 
 def make_routes(
-    sessions: LiveSessions,
+    sessions: SessionService,
     executions: Executions,
     status: Status,
     codes: SessionCodes,

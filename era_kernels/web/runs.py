@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from era_kernels.services.codes import SessionCodes
     from era_kernels.services.executions import Running
     from era_kernels.services.repeats import Past, Repeats
-    from era_kernels.services.sessions import LiveSessions
+    from era_kernels.services.sessions import SessionService
 
 KEY = "Idempotency-Key"
 MAX_KEY = 255  # characters
@@ -95,7 +95,7 @@ class SubmittingHandler(BaseHandler):
     """What run and stream share: the body becomes a submission, the session takes it."""
 
     def initialize(  # type: ignore[override]
-        self, edge: Edge, sessions: LiveSessions, codes: SessionCodes, repeats: Repeats
+        self, edge: Edge, sessions: SessionService, codes: SessionCodes, repeats: Repeats
     ) -> None:
         super().initialize(edge)
         self.sessions = sessions

@@ -9,14 +9,14 @@ from pydantic import ConfigDict, Field
 
 from era_kernels import json_codec
 from era_kernels.models import FileInfo, JsonObject, Limits, NewSession, SessionView, iso, now
-from era_kernels.services.bounds import BOUNDS
+from era_kernels.services.session_limits import LIMIT_FIELDS
 from era_kernels.web.answers import Answer
 from era_kernels.web.base import BaseHandler, Edge, computed
 from era_kernels.web.bodies import AtLeastOne, Body, Paging, Processors, SessionId, SomeSeconds
 from era_kernels.web.operations import Operation
 
 if TYPE_CHECKING:
-    from era_kernels.services.sessions import LiveSessions
+    from era_kernels.services.sessions import SessionService
     from era_kernels.storage.snapshot import Snapshot
 
 MANY = 200  # files whose list is encoded beside the event loop
@@ -189,7 +189,7 @@ class SessionsHandler(BaseHandler):
         "DELETE": Operation("Delete every session", {200: AllDeletedAnswer}),
     }
 
-    def initialize(self, edge: Edge, sessions: LiveSessions) -> None:  # type: ignore[override]
+    def initialize(self, edge: Edge, sessions: SessionService) -> None:  # type: ignore[override]
         super().initialize(edge)
         self.sessions = sessions
 
@@ -224,7 +224,7 @@ class SessionHandler(BaseHandler):
         "DELETE": Operation("Delete a session", {200: DeletedAnswer}),
     }
 
-    def initialize(self, edge: Edge, sessions: LiveSessions) -> None:  # type: ignore[override]
+    def initialize(self, edge: Edge, sessions: SessionService) -> None:  # type: ignore[override]
         super().initialize(edge)
         self.sessions = sessions
 
@@ -257,7 +257,7 @@ class RestartHandler(BaseHandler):
 
     operations = {"POST": Operation("Start a fresh kernel", {200: RestartedAnswer})}
 
-    def initialize(self, edge: Edge, sessions: LiveSessions) -> None:  # type: ignore[override]
+    def initialize(self, edge: Edge, sessions: SessionService) -> None:  # type: ignore[override]
         super().initialize(edge)
         self.sessions = sessions
 
@@ -288,14 +288,14 @@ def _new_session(body: CreateSession) -> NewSession:
 
 def _limits(wish: SessionLimits | None) -> Limits | None:
     """In bytes; None when there is none that is set."""
-    given = [(bound, getattr(wish, bound.name, None)) for bound in BOUNDS]
+    given = [(bound, getattr(wish, bound.name, None)) for bound in LIMIT_FIELDS]
     values = {bound.field: value * bound.unit for bound, value in given if value is not None}
     return Limits(**values) if values else None
 
 
 def _limits_object(limits: Limits) -> JsonObject:
     """As callers write them, and only those that are set."""
-    values = [(bound, getattr(limits, bound.field)) for bound in BOUNDS]
+    values = [(bound, getattr(limits, bound.field)) for bound in LIMIT_FIELDS]
     return {
         bound.name: value if bound.unit == 1 else value // bound.unit
         for bound, value in values

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from tornado.ioloop import IOLoop
 
-from tests.services.house import House
+from tests.services.service_fixture import Services
 
-OpenHouse = Callable[..., House]
+OpenServices = Callable[..., Services]
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -24,22 +24,22 @@ def only_new_garbage() -> None:
 
 
 @pytest.fixture
-def open_house(io_loop: IOLoop, tmp_path: Path) -> Iterator[OpenHouse]:
+def open_services(io_loop: IOLoop, tmp_path: Path) -> Iterator[OpenServices]:
     """Opens services with rules of the test's own; again on the same directory, if need be."""
     loop: asyncio.AbstractEventLoop = io_loop.asyncio_loop  # type: ignore[attr-defined]
     complaints: list[dict[str, Any]] = []
     loop.set_exception_handler(lambda _, context: complaints.append(context))
-    opened: list[House] = []
+    opened: list[Services] = []
 
-    def opener(**rules: Any) -> House:
-        house = House(tmp_path / "data", **rules)
-        io_loop.run_sync(house.open)
-        opened.append(house)
-        return house
+    def opener(**options: Any) -> Services:
+        services = Services(tmp_path / "data", **options)
+        io_loop.run_sync(services.open)
+        opened.append(services)
+        return services
 
     yield opener
-    for house in opened:
-        io_loop.run_sync(house.aclose, timeout=5)
+    for services in opened:
+        io_loop.run_sync(services.aclose, timeout=5)
     gc.collect()  # what was left pending or unheard complains now
     io_loop.run_sync(loop.shutdown_asyncgens)
     assert not asyncio.all_tasks(loop)
@@ -47,5 +47,5 @@ def open_house(io_loop: IOLoop, tmp_path: Path) -> Iterator[OpenHouse]:
 
 
 @pytest.fixture
-def house(open_house: OpenHouse) -> House:
-    return open_house()
+def services(open_services: OpenServices) -> Services:
+    return open_services()

@@ -6,18 +6,18 @@ import pytest
 
 from era_kernels.errors import InvalidRequest, NotFound, SessionNotFound, TooLarge
 from era_kernels.services.codes import SessionCodes
-from tests.services.house import House
+from tests.services.service_fixture import Services
 
 
 @pytest.fixture
-def codes(house: House) -> SessionCodes:
-    return SessionCodes(house.sessions, house.codes)
+def codes(services: Services) -> SessionCodes:
+    return SessionCodes(services.sessions, services.codes)
 
 
 @pytest.mark.gen_test
-async def test_put_and_get(house: House, codes: SessionCodes) -> None:
+async def test_put_and_get(services: Services, codes: SessionCodes) -> None:
     """What was put is shown; a description that is not given stays."""
-    await house.create()
+    await services.create()
     await codes.put("s1", "one", "about")
     stored = await codes.put("s1", "two")
     assert (stored.code, stored.description) == ("two", "about")
@@ -26,9 +26,9 @@ async def test_put_and_get(house: House, codes: SessionCodes) -> None:
 
 
 @pytest.mark.gen_test
-async def test_none(house: House, codes: SessionCodes) -> None:
+async def test_none(services: Services, codes: SessionCodes) -> None:
     """Where there is none, a hint says how to store some; a run is told both ways."""
-    await house.create()
+    await services.create()
     with pytest.raises(NotFound) as caught:
         await codes.get("s1")
     assert (caught.value.code, caught.value.status) == ("NOT_FOUND", 404)
@@ -47,50 +47,50 @@ async def test_no_session(codes: SessionCodes) -> None:
 
 
 @pytest.mark.gen_test
-async def test_too_long_a_description(house: House, codes: SessionCodes) -> None:
+async def test_too_long_a_description(services: Services, codes: SessionCodes) -> None:
     """A description has the bound of data; code has that of what may be run."""
-    await house.create()
+    await services.create()
     with pytest.raises(TooLarge, match="description"):
         await codes.put("s1", "x", "x" * 1_100_000)
     await codes.put("s1", "x" * 5_000_000, "x" * 1_000_000)
 
 
 @pytest.mark.gen_test
-async def test_seed(house: House, codes: SessionCodes) -> None:
+async def test_seed(services: Services, codes: SessionCodes) -> None:
     """`code` in the first data is stored as code too; what is no text is only data."""
-    await house.create(data={"code": "out seeded", "other": 1})
+    await services.create(data={"code": "out seeded", "other": 1})
     assert (await codes.get("s1")).code == "out seeded"
-    assert (await house.session()).data == {"code": "out seeded", "other": 1}
-    await house.create("s2", data={"code": 5})
+    assert (await services.session()).data == {"code": "out seeded", "other": 1}
+    await services.create("s2", data={"code": 5})
     with pytest.raises(NotFound):
         await codes.get("s2")
 
 
 @pytest.mark.gen_test
-async def test_apart_from_the_data(house: House, codes: SessionCodes) -> None:
+async def test_apart_from_the_data(services: Services, codes: SessionCodes) -> None:
     """Changes of the data change no code, and the other way round."""
-    await house.create(data={"code": "seed"})
-    await house.sessions.update("s1", data={"code": "other"})
-    await house.run("out x", update_data={"code": "another"})
+    await services.create(data={"code": "seed"})
+    await services.sessions.update("s1", data={"code": "other"})
+    await services.run("out x", update_data={"code": "another"})
     assert await codes.text("s1") == "seed"
     await codes.put("s1", "new")
-    assert (await house.session()).data == {"code": "another"}
+    assert (await services.session()).data == {"code": "another"}
 
 
 @pytest.mark.gen_test
-async def test_gone_with_the_session(house: House, codes: SessionCodes) -> None:
+async def test_gone_with_the_session(services: Services, codes: SessionCodes) -> None:
     """The next session of that id has no code."""
-    await house.create()
+    await services.create()
     await codes.put("s1", "x")
-    await house.sessions.delete("s1")
-    await house.create()
+    await services.sessions.delete("s1")
+    await services.create()
     with pytest.raises(NotFound):
         await codes.get("s1")
 
 
 @pytest.mark.gen_test
-async def test_stays_without_persistence(house: House, codes: SessionCodes) -> None:
+async def test_stays_without_persistence(services: Services, codes: SessionCodes) -> None:
     """Files of a session that is not persistent go with its kernel, code and data stay."""
-    await house.create(persistent=False, data={"code": "out stored"})
-    await house.run("die 1")
+    await services.create(persistent=False, data={"code": "out stored"})
+    await services.run("die 1")
     assert await codes.text("s1") == "out stored"

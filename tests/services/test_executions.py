@@ -22,8 +22,8 @@ from era_kernels.models import (
     now,
 )
 from era_kernels.services.executions import TAIL_BYTES, Running, Tail
-from tests.services.conftest import OpenHouse
-from tests.services.house import House, events_of, recorded_of, soon
+from tests.services.conftest import OpenServices
+from tests.services.service_fixture import Services, events_of, recorded_of, sleep_briefly
 from tests.services.test_fold import DONE
 
 BLOCK = "x" * (TAIL_BYTES // 4)
@@ -40,19 +40,19 @@ def seqs(batch: Sequence[Recorded] | None) -> list[int] | None:
 class Live:
     """An execution that a test appends to by hand."""
 
-    def __init__(self, house: House, session: Session, running: Running) -> None:
-        self.house = house
+    def __init__(self, services: Services, session: Session, running: Running) -> None:
+        self.services = services
         self.session = session
         self.running = running
 
     @classmethod
-    async def open(cls, house: House) -> Live:
-        session = await house.create()
-        return cls(house, session, await house.executions.open(session, "code"))
+    async def open(cls, services: Services) -> Live:
+        session = await services.create()
+        return cls(services, session, await services.executions.open(session, "code"))
 
     async def finish(self) -> None:
         await self.running.publish([DONE])
-        await self.house.executions.finish(self.running, 1, "exit 1")
+        await self.services.executions.finish(self.running, 1, "exit 1")
 
     def fail_appends(self, monkeypatch: pytest.MonkeyPatch) -> None:
         async def append(events: Sequence[Event]) -> list[Recorded]:
@@ -113,9 +113,9 @@ def test_tail_weighs_rich_outputs() -> None:
 
 
 @pytest.mark.gen_test
-async def test_reader_gets_everything_once(house: House) -> None:
+async def test_reader_gets_everything_once(services: Services) -> None:
     """A reader from the start and one from the middle get each event once, in order."""
-    live = await Live.open(house)
+    live = await Live.open(services)
     await live.running.publish([Stdout("a"), Stderr("b")])
     readers = [asyncio.create_task(recorded_of(live.running, after)) for after in (0, 1)]
     await asyncio.sleep(0)
@@ -128,9 +128,9 @@ async def test_reader_gets_everything_once(house: House) -> None:
 
 
 @pytest.mark.gen_test
-async def test_slow_reader_reads_the_file(house: House) -> None:
+async def test_slow_reader_reads_the_file(services: Services) -> None:
     """A reader that stays far behind gets everything exactly once, in order, then goes live."""
-    live = await Live.open(house)
+    live = await Live.open(services)
     got: list[Recorded] = []
     async with aclosing(live.running.follow()) as batches:  # type: ignore[type-var]
         await live.running.publish([Stdout("0")])
@@ -150,9 +150,9 @@ async def test_slow_reader_reads_the_file(house: House) -> None:
 
 
 @pytest.mark.gen_test
-async def test_slow_reader_of_a_run_that_has_ended(house: House) -> None:
+async def test_slow_reader_of_a_run_that_has_ended(services: Services) -> None:
     """The end of the run does not take the file away from those who still read it."""
-    live = await Live.open(house)
+    live = await Live.open(services)
     for _ in range(10):
         await live.running.publish([Stdout(BLOCK)])
     await live.finish()
@@ -160,9 +160,11 @@ async def test_slow_reader_of_a_run_that_has_ended(house: House) -> None:
 
 
 @pytest.mark.gen_test
-async def test_end_that_cannot_be_logged(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_end_that_cannot_be_logged(
+    services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Also a slow reader is told an end that the log could not take, however large it is."""
-    live = await Live.open(house)
+    live = await Live.open(services)
     for _ in range(10):
         await live.running.publish([Stdout(BLOCK)])
     live.fail_appends(monkeypatch)
@@ -170,7 +172,7 @@ async def test_end_that_cannot_be_logged(house: House, monkeypatch: pytest.Monke
         await live.running.publish([Stdout("lost")])
     end: list[Event] = [Stderr(BLOCK * 5), DONE]
     live.running.publish_unlogged(end)
-    await house.executions.finish(live.running, 1, "exit 1")
+    await services.executions.finish(live.running, 1, "exit 1")
     events = await events_of(live.running)
     assert events == [Stdout(BLOCK)] * 10 + end
     _, answer = await live.running.so_far()
@@ -179,22 +181,22 @@ async def test_end_that_cannot_be_logged(house: House, monkeypatch: pytest.Monke
 
 @pytest.mark.gen_test
 async def test_nothing_is_told_that_was_not_logged(
-    house: House, monkeypatch: pytest.MonkeyPatch
+    services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """When the log cannot take a batch, readers do not see it."""
-    live = await Live.open(house)
+    live = await Live.open(services)
     live.fail_appends(monkeypatch)
     with pytest.raises(InsufficientStorage):
         await live.running.publish([Stdout("a")])
     assert live.running._tail.last_seq == 0
-    await house.executions.finish(live.running, 1, None)
+    await services.executions.finish(live.running, 1, None)
     assert await events_of(live.running) == []
 
 
 @pytest.mark.gen_test
-async def test_log_that_lost_events_is_no_endless_wait(house: House) -> None:
+async def test_log_that_lost_events_is_no_endless_wait(services: Services) -> None:
     """A reader that needs events which the file does not have is told so."""
-    live = await Live.open(house)
+    live = await Live.open(services)
     for _ in range(10):
         await live.running.publish([Stdout(BLOCK)])
     os.truncate(live.running.log._path, 0)
@@ -204,9 +206,9 @@ async def test_log_that_lost_events_is_no_endless_wait(house: House) -> None:
 
 
 @pytest.mark.gen_test
-async def test_reader_that_leaves(house: House) -> None:
+async def test_reader_that_leaves(services: Services) -> None:
     """A reader that is cancelled disturbs neither the run nor the other readers."""
-    live = await Live.open(house)
+    live = await Live.open(services)
     readers = [asyncio.create_task(recorded_of(live.running)) for _ in range(2)]
     await live.running.publish([Stdout("a")])
     readers[0].cancel()
@@ -220,24 +222,24 @@ async def test_reader_that_leaves(house: House) -> None:
 
 
 @pytest.mark.gen_test
-async def test_follow_of_a_finished_execution(house: House) -> None:
+async def test_follow_of_a_finished_execution(services: Services) -> None:
     """A finished execution is read from its log, from any event on."""
-    await house.create()
-    running = await house.submit("out a\nout b")
+    await services.create()
+    running = await services.submit("out a\nout b")
     await running.answer()
-    session = await house.session()
+    session = await services.session()
     for after in (0, 1, 2):
-        batches = house.executions.follow(session, running.id, after)
+        batches = services.executions.follow(session, running.id, after)
         found = [item async for batch in batches for item in batch]
         assert found == (await recorded_of(running))[after:]
     assert isinstance(found[-1].event, Done)
 
 
 @pytest.mark.gen_test
-async def test_follow_of_a_live_execution(house: House) -> None:
+async def test_follow_of_a_live_execution(services: Services) -> None:
     """A live execution is followed to its end."""
-    live = await Live.open(house)
-    batches = house.executions.follow(live.session, live.running.id)
+    live = await Live.open(services)
+    batches = services.executions.follow(live.session, live.running.id)
     await live.running.publish([Stdout("a")])
     assert seqs(await anext(batches)) == [1]
     await live.finish()
@@ -245,85 +247,85 @@ async def test_follow_of_a_live_execution(house: House) -> None:
 
 
 @pytest.mark.gen_test
-async def test_number_that_a_live_execution_has_not_reached(house: House) -> None:
+async def test_number_that_a_live_execution_has_not_reached(services: Services) -> None:
     """It stands for the last there is: a reader that lost count still learns of the end."""
-    live = await Live.open(house)
+    live = await Live.open(services)
     await live.running.publish([Stdout("a")])
     reader = asyncio.create_task(recorded_of(live.running, after=1000))
-    await soon()
+    await sleep_briefly()
     await live.finish()
     assert seqs(await reader) == [2]
 
 
 @pytest.mark.gen_test
-async def test_foreign_execution_is_not_found(house: House) -> None:
+async def test_foreign_execution_is_not_found(services: Services) -> None:
     """An execution belongs to its session: another's, live or finished, is not found."""
-    await house.create("s1")
-    other = await house.create("s2")
-    running = await house.submit("gate a")
+    await services.create("s1")
+    other = await services.create("s2")
+    running = await services.submit("gate a")
     for finished in (False, True):
         if finished:
-            house.gates["a"].set()
+            services.gates["a"].set()
             await running.answer()
         for call in (
-            house.executions.get("s2", running.id),
-            house.executions.answer(other, running.id),
-            house.executions.text(other, running.id, "stdout"),
-            anext(house.executions.follow(other, running.id)),
+            services.executions.get("s2", running.id),
+            services.executions.answer(other, running.id),
+            services.executions.text(other, running.id, "stdout"),
+            anext(services.executions.follow(other, running.id)),
         ):
             with pytest.raises(ExecutionNotFound):
                 await call
 
 
 @pytest.mark.gen_test
-async def test_answer_so_far_and_at_the_end(house: House) -> None:
+async def test_answer_so_far_and_at_the_end(services: Services) -> None:
     """Without `wait` the answer is of now; with it, of the end, as soon as that comes."""
-    session = await house.create()
-    running = await house.submit("out a\ngate b\nout c\nexit 3")
-    await house.until_running(1)
+    session = await services.create()
+    running = await services.submit("out a\ngate b\nout c\nexit 3")
+    await services.until_running(1)
     await anext(running.follow())
-    execution, answer = await house.executions.answer(session, running.id)
+    execution, answer = await services.executions.answer(session, running.id)
     assert (execution.status, answer.stdout, answer.exit_code) == ("running", "a\n", None)
-    execution, answer = await house.executions.answer(session, running.id, wait=0.01)
+    execution, answer = await services.executions.answer(session, running.id, wait=0.01)
     assert answer.exit_code is None
-    waiting = asyncio.create_task(house.executions.answer(session, running.id, wait=1e300))
+    waiting = asyncio.create_task(services.executions.answer(session, running.id, wait=1e300))
     await asyncio.sleep(0)
-    house.gates["b"].set()
+    services.gates["b"].set()
     execution, answer = await waiting
     assert (execution.status, execution.exit_code) == ("finished", 3)
     assert (answer.stdout, answer.exit_code) == ("a\nc\n", 3)
-    again = await house.executions.answer(session, running.id, wait=10)
+    again = await services.executions.answer(session, running.id, wait=10)
     assert again == (execution, answer)
 
 
 @pytest.mark.gen_test
-async def test_row_is_never_older_than_the_answer(house: House) -> None:
+async def test_row_is_never_older_than_the_answer(services: Services) -> None:
     """Who has a run's answer finds its execution finished, though nobody waited for its row."""
-    await house.create()
+    await services.create()
     for _ in range(20):
-        running = await house.submit("exit 3")
+        running = await services.submit("exit 3")
         await running.answer()
-        execution = await house.executions.get("s1", running.id)
+        execution = await services.executions.get("s1", running.id)
         assert (execution.status, execution.exit_code) == (ExecutionStatus.FINISHED, 3)
 
 
 @pytest.mark.gen_test
-async def test_finished_row_helps_a_log_without_an_end(house: House) -> None:
+async def test_finished_row_helps_a_log_without_an_end(services: Services) -> None:
     """A finished execution has its exit code, also when its log could not take the end."""
-    live = await Live.open(house)
+    live = await Live.open(services)
     await live.running.publish([Stdout("a")])
-    await house.executions.finish(live.running, 1, "exit 1")
-    _, answer = await house.executions.answer(live.session, live.running.id)
+    await services.executions.finish(live.running, 1, "exit 1")
+    _, answer = await services.executions.answer(live.session, live.running.id)
     assert (answer.stdout, answer.exit_code, answer.cause) == ("a", 1, "exit 1")
 
 
 @pytest.mark.gen_test
-async def test_list_shows_live_ones_as_they_are(house: House) -> None:
+async def test_list_shows_live_ones_as_they_are(services: Services) -> None:
     """The list has each execution's present state and place in the queue, oldest first."""
-    await house.create()
-    runs = [await house.submit(f"gate {name}") for name in "abc"]
-    await house.until_running(1)
-    listed, total = await house.executions.list_executions("s1")
+    await services.create()
+    runs = [await services.submit(f"gate {name}") for name in "abc"]
+    await services.until_running(1)
+    listed, total = await services.executions.list_executions("s1")
     assert total == 3
     assert [one.id for one in listed] == [run.id for run in runs]
     assert [(one.status.value, one.position) for one in listed] == [
@@ -331,36 +333,36 @@ async def test_list_shows_live_ones_as_they_are(house: House) -> None:
         ("queued", 1),
         ("queued", 2),
     ]
-    house.gates["a"].set()
-    await house.until_running(2)
-    listed, _ = await house.executions.list_executions("s1", limit=2, offset=1)
+    services.gates["a"].set()
+    await services.until_running(2)
+    listed, _ = await services.executions.list_executions("s1", limit=2, offset=1)
     assert [one.position for one in listed] == [None, 1]
 
 
 @pytest.mark.gen_test
-async def test_text_of_one_stream(house: House) -> None:
+async def test_text_of_one_stream(services: Services) -> None:
     """The text of a stream is bytes of UTF-8, any range of them, live and afterwards."""
-    session = await house.create()
-    running = await house.submit("out ä\nerr b\ngate c\nout d")
-    await house.until_running(1)
-    while (await house.executions.text(session, running.id, "stderr")).total == 0:
-        await soon()
-    text = await house.executions.text(session, running.id, "stdout")
+    session = await services.create()
+    running = await services.submit("out ä\nerr b\ngate c\nout d")
+    await services.until_running(1)
+    while (await services.executions.text(session, running.id, "stderr")).total == 0:
+        await sleep_briefly()
+    text = await services.executions.text(session, running.id, "stdout")
     assert text.total == 3
     assert [piece async for piece in text.read(0, 3)] == ["ä\n".encode()]
-    house.gates["c"].set()
+    services.gates["c"].set()
     await running.answer()
-    text = await house.executions.text(session, running.id, "stdout")
+    text = await services.executions.text(session, running.id, "stdout")
     assert b"".join([piece async for piece in text.read(2, text.total)]) == b"\nd\n"
 
 
 @pytest.fixture
-def keeps_two(open_house: OpenHouse) -> House:
-    return open_house(keep=2)
+def keeps_two(open_services: OpenServices) -> Services:
+    return open_services(keep=2)
 
 
 @pytest.mark.gen_test
-async def test_only_so_many_are_kept(keeps_two: House) -> None:
+async def test_only_so_many_are_kept(keeps_two: Services) -> None:
     """The oldest executions are dropped, never the newest."""
     await keeps_two.create()
     runs = [await keeps_two.submit(f"out {n}") for n in range(4)]

@@ -20,21 +20,21 @@ from era_kernels.models import Submission
 from era_kernels.services.files import SessionFiles, always
 from era_kernels.storage.files import FileStatus
 from era_kernels.storage.snapshot import Change
-from tests.services.conftest import OpenHouse
-from tests.services.house import DATA, House, soon
+from tests.services.conftest import OpenServices
+from tests.services.service_fixture import DATA, Services, sleep_briefly
 
 QUOTA = 1000
 
 
 @pytest.fixture
-def small_house(open_house: OpenHouse) -> House:
+def services_with_small_quota(open_services: OpenServices) -> Services:
     """Its throw-away sessions have the small quota, too."""
-    return open_house(max_workspace=QUOTA)
+    return open_services(max_workspace=QUOTA)
 
 
 @pytest.fixture
-def files(house: House) -> SessionFiles:
-    return SessionFiles(house.sessions, house.files, QUOTA)
+def files(services: Services) -> SessionFiles:
+    return SessionFiles(services.sessions, services.files, QUOTA)
 
 
 async def put(
@@ -61,58 +61,58 @@ async def read(files: SessionFiles, path: str) -> bytes:
 
 
 @pytest.mark.gen_test
-async def test_put_read_list_delete(house: House, files: SessionFiles) -> None:
+async def test_put_read_list_delete(services: Services, files: SessionFiles) -> None:
     """A file that is put is read, listed, seen by code, and gone when it is deleted."""
-    await house.create()
+    await services.create()
     assert await put(files, "d/f", b"text") == 4
     assert await read(files, "d/f") == b"text"
     assert [file.path for file in (await files.list_files("s1")).files] == ["d/f"]
-    assert (await house.run("read d/f")).stdout == "text"
+    assert (await services.run("read d/f")).stdout == "text"
     await files.delete("s1", "d/f")
     with pytest.raises(FileNotFound):
         await files.open("s1", "d/f")
 
 
 @pytest.mark.gen_test
-async def test_counts(house: House, files: SessionFiles) -> None:
+async def test_counts(services: Services, files: SessionFiles) -> None:
     """The session's counts are as of the last upload, also after a restart of the server."""
-    await house.create()
+    await services.create()
     await put(files, "a", b"123")
     await put(files, "a", b"12345")
     await put(files, "b", b"1")
     await put(files, "node_modules/c", b"1")
     await files.delete("s1", "b")
-    session = await house.session()
+    session = await services.session()
     assert (session.file_count, session.total_size) == (1, 5)
-    await house.database.write(lambda connection: None)
-    stored = await house.store.get("s1")
+    await services.database.write(lambda connection: None)
+    stored = await services.store.get("s1")
     assert (stored.file_count, stored.total_size) == (1, 5)
 
 
 @pytest.mark.gen_test
-async def test_uploads_are_no_modifications(house: House, files: SessionFiles) -> None:
+async def test_uploads_are_no_modifications(services: Services, files: SessionFiles) -> None:
     """What a caller does between and during runs is not counted as the run's."""
-    await house.create()
+    await services.create()
     await put(files, "before")
-    assert (await house.run("write mine x")).files_modified == 1
+    assert (await services.run("write mine x")).files_modified == 1
     await put(files, "between")
     await files.delete("s1", "before")
-    assert (await house.run("")).files_modified == 0
-    running = await house.submit("write own x\ngate on")
-    await house.until_running(3)
+    assert (await services.run("")).files_modified == 0
+    running = await services.submit("write own x\ngate on")
+    await services.until_running(3)
     await put(files, "during")
     await files.delete("s1", "mine")
-    house.gates["on"].set()
+    services.gates["on"].set()
     assert (await running.answer()).files_modified == 1
-    session = await house.session()
+    session = await services.session()
     assert session.file_count == 3
 
 
 @pytest.mark.gen_test
 @pytest.mark.parametrize("path", [DATA, "../x", "", "a//b"])
-async def test_paths(house: House, files: SessionFiles, path: str) -> None:
+async def test_paths(services: Services, files: SessionFiles, path: str) -> None:
     """The mirror is written through `data`; other paths obey the rules of paths."""
-    await house.create()
+    await services.create()
     expected = Conflict if path == DATA else InvalidPath
     with pytest.raises(expected):
         await files.begin("s1", path, 0)
@@ -121,7 +121,7 @@ async def test_paths(house: House, files: SessionFiles, path: str) -> None:
 
 
 @pytest.mark.gen_test
-async def test_unknown_session(house: House, files: SessionFiles) -> None:
+async def test_unknown_session(services: Services, files: SessionFiles) -> None:
     """Every call tells that there is no such session."""
     for call in (files.list_files("s1"), files.open("s1", "f"), files.delete("s1", "f")):
         with pytest.raises(SessionNotFound):
@@ -134,9 +134,9 @@ async def test_unknown_session(house: House, files: SessionFiles) -> None:
 
 
 @pytest.mark.gen_test
-async def test_quota(house: House, files: SessionFiles) -> None:
+async def test_quota(services: Services, files: SessionFiles) -> None:
     """All files together, the one that is replaced aside: told before, during and after."""
-    await house.create()
+    await services.create()
     await put(files, "a", b"x" * 600)
     with pytest.raises(QuotaExceeded):
         await files.begin("s1", "b", 401)
@@ -155,9 +155,9 @@ async def test_quota(house: House, files: SessionFiles) -> None:
 
 
 @pytest.mark.gen_test
-async def test_quota_of_two_at_once(house: House, files: SessionFiles) -> None:
+async def test_quota_of_two_at_once(services: Services, files: SessionFiles) -> None:
     """Two that fit alone do not fit together: the second one is refused in the end."""
-    await house.create()
+    await services.create()
     both = [await files.begin("s1", path, 600) for path in ("a", "b")]
     for incoming in both:
         await incoming.write(b"x" * 600)
@@ -170,9 +170,9 @@ async def test_quota_of_two_at_once(house: House, files: SessionFiles) -> None:
 
 
 @pytest.mark.gen_test
-async def test_quota_of_what_is_hidden(house: House, files: SessionFiles) -> None:
+async def test_quota_of_what_is_hidden(services: Services, files: SessionFiles) -> None:
     """What lists leave out takes its room, too."""
-    await house.create()
+    await services.create()
     await put(files, "node_modules/a", b"x" * 600)
     with pytest.raises(QuotaExceeded):
         await put(files, "node_modules/b", b"x" * 600)
@@ -180,11 +180,11 @@ async def test_quota_of_what_is_hidden(house: House, files: SessionFiles) -> Non
 
 
 @pytest.mark.gen_test
-async def test_quota_and_holes(house: House, files: SessionFiles) -> None:
+async def test_quota_and_holes(services: Services, files: SessionFiles) -> None:
     """A hole of any size that code made makes no room."""
-    await house.create()
+    await services.create()
     await put(files, "a", b"x" * 600)
-    with (await house.workspace() / "hole").open("w") as hole:
+    with (await services.workspace() / "hole").open("w") as hole:
         hole.truncate(2**40)
     with pytest.raises(QuotaExceeded):
         await files.begin("s1", "hole", QUOTA + 1)
@@ -199,9 +199,9 @@ def only_new(status: FileStatus | None) -> None:
 
 
 @pytest.mark.gen_test
-async def test_meant(house: House, files: SessionFiles) -> None:
+async def test_meant(services: Services, files: SessionFiles) -> None:
     """A change that is meant for another state is refused before the body and after it."""
-    await house.create()
+    await services.create()
     incoming = await files.begin("s1", "f", 0, only_new)
     await put(files, "f", b"first")
     with pytest.raises(PreconditionFailed):
@@ -215,9 +215,9 @@ async def test_meant(house: House, files: SessionFiles) -> None:
 
 
 @pytest.mark.gen_test
-async def test_one_of_many_wins(house: House, files: SessionFiles) -> None:
+async def test_one_of_many_wins(services: Services, files: SessionFiles) -> None:
     """Check and change are one step: of many that create, one does."""
-    await house.create()
+    await services.create()
 
     async def create(number: int) -> bool:
         try:
@@ -235,15 +235,15 @@ async def test_one_of_many_wins(house: House, files: SessionFiles) -> None:
 
 
 @pytest.mark.gen_test
-async def test_deleted_meanwhile(house: House, files: SessionFiles) -> None:
+async def test_deleted_meanwhile(services: Services, files: SessionFiles) -> None:
     """An upload never reaches another session that has the id by now."""
-    await house.create()
+    await services.create()
     incoming = await files.begin("s1", "f", 3)
     await incoming.write(b"abc")
-    await house.sessions.delete("s1")
+    await services.sessions.delete("s1")
     with pytest.raises(SessionNotFound):
         await files.put("s1", "f", incoming, "")
-    await house.create()
+    await services.create()
     with pytest.raises(SessionNotFound):
         await files.put("s1", "f", incoming, "")
     incoming.forget()
@@ -252,41 +252,41 @@ async def test_deleted_meanwhile(house: House, files: SessionFiles) -> None:
 
 @pytest.mark.gen_test
 @pytest.mark.parametrize("n", range(0, 60, 6))
-async def test_delete_and_put_at_once(house: House, files: SessionFiles, n: int) -> None:
+async def test_delete_and_put_at_once(services: Services, files: SessionFiles, n: int) -> None:
     """Whoever comes first, nothing of the session is left."""
-    await house.create()
+    await services.create()
     putting = asyncio.create_task(put(files, "d/f"))
     for _ in range(n):
         await asyncio.sleep(0.0001)
-    await house.sessions.delete("s1")
+    await services.sessions.delete("s1")
     try:
         await putting
     except EraError as refusal:
         assert isinstance(refusal, SessionNotFound), refusal
-    assert house.directories == []
-    while any((house.path / "incoming").iterdir()):
-        await soon()
+    assert services.directories == []
+    while any((services.path / "incoming").iterdir()):
+        await sleep_briefly()
 
 
 @pytest.mark.gen_test
-async def test_delete_waits_for_a_put(house: House) -> None:
+async def test_delete_waits_for_a_put(services: Services) -> None:
     """A change of files that has begun ends first, so that nothing grows while it is removed."""
-    session = await house.create()
+    session = await services.create()
 
     async def slow() -> Change:
         await asyncio.sleep(0.2)  # longer than a deletion takes
-        workspace = house.workspaces.session_paths(session.directory).workspace
+        workspace = services.workspaces.session_paths(session.directory).workspace
         assert workspace.is_dir()
         (workspace / "f").touch()
         return Change("f", None, (1, 0, 0))
 
-    async with house.sessions.using("s1") as live:
+    async with services.sessions.borrow("s1") as live:
         changing = asyncio.create_task(live.change_file(slow))
-        await soon()
+        await sleep_briefly()
         late = asyncio.create_task(live.change_file(slow))
-        await house.sessions.delete("s1")
+        await services.sessions.delete("s1")
     await changing
-    assert house.directories == []
+    assert services.directories == []
     with pytest.raises(SessionNotFound):
         await late
 
@@ -295,10 +295,10 @@ async def test_delete_waits_for_a_put(house: House) -> None:
 
 
 @pytest.mark.gen_test
-async def test_execute_with_files(house: House) -> None:
+async def test_execute_with_files(services: Services) -> None:
     """They are there before the run."""
     submission = Submission("read d/f", files={"d/f": "té", "g": ""})
-    answer = await (await house.sessions.execute("alpha", submission)).answer()
+    answer = await (await services.sessions.execute("alpha", submission)).answer()
     assert answer.stdout == "té"
 
 
@@ -313,13 +313,13 @@ async def test_execute_with_files(house: House) -> None:
     ],
 )
 async def test_execute_with_files_refused(
-    small_house: House, given: dict[str, str], refusal: type[EraError]
+    services_with_small_quota: Services, given: dict[str, str], refusal: type[EraError]
 ) -> None:
     """The rules of paths and the quota hold, and nothing is left."""
-    house = small_house
+    services = services_with_small_quota
     with pytest.raises(refusal):
-        await house.sessions.execute("alpha", Submission("", files=given))
-    while house.directories:
-        await soon()
-    assert not any((house.path / "incoming").iterdir())
-    assert house.host.machines == []
+        await services.sessions.execute("alpha", Submission("", files=given))
+    while services.directories:
+        await sleep_briefly()
+    assert not any((services.path / "incoming").iterdir())
+    assert services.host.machines == []

@@ -11,7 +11,7 @@ from era_kernels.models import InputRequest, Stdout
 from era_kernels.services.executions import Running
 from era_kernels.services.inputs import MOST, Inputs
 from tests.fakes import FakeInside
-from tests.services.house import House, events_of, soon
+from tests.services.service_fixture import Services, events_of, sleep_briefly
 
 
 def question(key: str) -> InputRequest:
@@ -143,23 +143,23 @@ async def test_end_of_the_run_ends_questions() -> None:
 
 
 @pytest.mark.gen_test
-async def test_run_without_readers(house: House) -> None:
+async def test_run_without_readers(services: Services) -> None:
     """A run whose caller waits for the answer only has nobody to ask; the event is not kept."""
-    await house.create()
-    running = await house.submit("ask name?")
+    await services.create()
+    running = await services.submit("ask name?")
     answer = await running.answer()
     assert answer.stdout == "end of file"
     assert not [event for event in await events_of(running) if isinstance(event, InputRequest)]
 
 
 @pytest.mark.gen_test
-async def test_run_with_a_reader(house: House) -> None:
+async def test_run_with_a_reader(services: Services) -> None:
     """A reader sees the question and answers it; neither is a part of the output."""
-    await house.create()
-    running = await house.submit("gate go\nask name?\nout end")
+    await services.create()
+    running = await services.submit("gate go\nask name?\nout end")
     reading = asyncio.create_task(heard(running))
-    await soon()
-    house.gates["go"].set()
+    await sleep_briefly()
+    services.gates["go"].set()
     await until_asked(running)
     await running.inputs.give("Ada")
     events, answer = await reading, await running.answer()
@@ -170,20 +170,20 @@ async def test_run_with_a_reader(house: House) -> None:
 
 
 @pytest.mark.gen_test
-async def test_key_is_not_kept(house: House) -> None:
+async def test_key_is_not_kept(services: Services) -> None:
     """The log holds the question without the key by which its kernel knows the answer."""
-    await house.create()
-    running = await house.submit("gate go\nask name?")
+    await services.create()
+    running = await services.submit("gate go\nask name?")
     reading = asyncio.create_task(heard(running))
-    await soon()
-    house.gates["go"].set()
+    await sleep_briefly()
+    services.gates["go"].set()
     await until_asked(running)
     await running.inputs.give("Ada")
     await reading
-    session = await house.session()
+    session = await services.session()
     kept = [
         item.event
-        async for batch in house.executions.follow(session, running.id)
+        async for batch in services.executions.follow(session, running.id)
         for item in batch
         if isinstance(item.event, InputRequest)
     ]
@@ -192,20 +192,20 @@ async def test_key_is_not_kept(house: House) -> None:
 
 @pytest.mark.gen_test
 @pytest.mark.parametrize("end", ["delete", "restart", "die"])
-async def test_end_while_it_waits(house: House, end: str) -> None:
+async def test_end_while_it_waits(services: Services, end: str) -> None:
     """Deletion, restart and death end a run that waits for input as any other."""
-    await house.create()
-    running = await house.submit("gate go\nask name?")
+    await services.create()
+    running = await services.submit("gate go\nask name?")
     reading = asyncio.create_task(heard(running))
-    await soon()
-    house.gates["go"].set()
+    await sleep_briefly()
+    services.gates["go"].set()
     await until_asked(running)
     if end == "delete":
-        await house.sessions.delete("s1")
+        await services.sessions.delete("s1")
     elif end == "restart":
-        await house.sessions.restart("s1", "")
+        await services.sessions.restart("s1", "")
     else:
-        await house.host.machines[0].aclose()
+        await services.host.machines[0].aclose()
     await reading
     assert (await running.answer()).exit_code == 137
     with pytest.raises(NoInputPending):

@@ -8,100 +8,100 @@ import pytest
 
 from era_kernels.errors import InvalidRequest, NotEnforceable, Unavailable
 from era_kernels.models import Isolation
-from era_kernels.services.duplicates import Wish
-from tests.services.conftest import OpenHouse
-from tests.services.house import House
+from era_kernels.services.session_duplication import DuplicateRequest
+from tests.services.conftest import OpenServices
+from tests.services.service_fixture import Services
 
 OFFERED = {"data": Path("/srv/data"), "models": Path("/srv/models")}
 
 
-def enclosed(house: House, tier: int) -> House:
+def enclosed(services: Services, tier: int) -> Services:
     """Behind walls of that tier."""
-    house.host.isolation = Isolation(tier, ())
-    house.host.enforceable = frozenset({"mounts"}) if tier < 3 else frozenset()
-    return house
+    services.host.isolation = Isolation(tier, ())
+    services.host.enforceable = frozenset({"mounts"}) if tier < 3 else frozenset()
+    return services
 
 
 @pytest.fixture
-def house(open_house: OpenHouse) -> House:
-    return enclosed(open_house(offered=OFFERED), 1)
+def services(open_services: OpenServices) -> Services:
+    return enclosed(open_services(offered=OFFERED), 1)
 
 
 @pytest.fixture
-def bare_house(open_house: OpenHouse) -> House:
+def services_without_mounts(open_services: OpenServices) -> Services:
     """Its operator offers nothing."""
-    return enclosed(open_house(), 1)
+    return enclosed(open_services(), 1)
 
 
 @pytest.mark.gen_test
-async def test_the_machine_gets_them(house: House) -> None:
+async def test_the_machine_gets_them(services: Services) -> None:
     """Those that were asked for, each once and in order; none without a wish."""
-    session = await house.create("s1", mounts=("models", "data", "models"))
+    session = await services.create("s1", mounts=("models", "data", "models"))
     assert session.mounts == ("models", "data")
-    await house.create("s2")
-    await house.run("", "s1")
-    await house.run("", "s2")
-    assert [place.mounts for place in house.host.places] == [
+    await services.create("s2")
+    await services.run("", "s1")
+    await services.run("", "s2")
+    assert [place.mounts for place in services.host.places] == [
         (("models", OFFERED["models"]), ("data", OFFERED["data"])),
         (),
     ]
 
 
 @pytest.mark.gen_test
-async def test_unknown(house: House) -> None:
+async def test_unknown(services: Services) -> None:
     """Who asks for what is not offered is told what is, and nothing was made."""
     with pytest.raises(InvalidRequest, match="offers data, models") as caught:
-        await house.create(mounts=("data", "other"))
+        await services.create(mounts=("data", "other"))
     assert caught.value.details == {"known": ["data", "models"]}
-    assert (house.directories, house.sessions.count) == ([], 0)
+    assert (services.directories, services.sessions.count) == ([], 0)
 
 
 @pytest.mark.gen_test
-async def test_unknown_where_there_is_none(bare_house: House) -> None:
+async def test_unknown_where_there_is_none(services_without_mounts: Services) -> None:
     """A server that offers none says so."""
     with pytest.raises(InvalidRequest, match="offers none"):
-        await bare_house.create(mounts=("x" * 1000,))
+        await services_without_mounts.create(mounts=("x" * 1000,))
 
 
 @pytest.mark.gen_test
 @pytest.mark.parametrize("tier", [3, 4])
-async def test_without_namespaces(house: House, tier: int) -> None:
+async def test_without_namespaces(services: Services, tier: int) -> None:
     """Where nothing can be mounted a wish is refused; sessions without one are not."""
-    enclosed(house, tier)
+    enclosed(services, tier)
     with pytest.raises(NotEnforceable):
-        await house.create(mounts=("data",))
-    await house.create(mounts=())
+        await services.create(mounts=("data",))
+    await services.create(mounts=())
 
 
 @pytest.mark.gen_test
-async def test_duplicates_have_them(house: House) -> None:
+async def test_duplicates_have_them(services: Services) -> None:
     """A duplicate sees what its source sees."""
-    await house.create("s1", mounts=("data",))
-    await house.sessions.duplicate("s1", Wish("s2"))
-    assert (await house.store.get("s2")).mounts == ("data",)
+    await services.create("s1", mounts=("data",))
+    await services.sessions.duplicate("s1", DuplicateRequest("s2"))
+    assert (await services.store.get("s2")).mounts == ("data",)
 
 
 @pytest.mark.gen_test
-async def test_not_offered_any_more(house: House) -> None:
+async def test_not_offered_any_more(services: Services) -> None:
     """After a start without it no kernel starts, which is told; with it again, all is well."""
-    await house.create("s1", mounts=("data",), data={"a": 1})
-    await house.aclose()
-    async with house.again() as without:
+    await services.create("s1", mounts=("data",), data={"a": 1})
+    await services.aclose()
+    async with services.restarted() as without:
         running = await without.submit("")
         await running.finished.wait()
         assert isinstance(running.problem, Unavailable)
         assert "mount data" in running.problem.message
         assert without.host.machines == []
-    async with house.again(offered=OFFERED) as again:
+    async with services.restarted(offered=OFFERED) as again:
         assert (await again.run("out hi")).stdout == "hi\n"
         assert (await again.session()).data == {"a": 1}
 
 
 @pytest.mark.gen_test
-async def test_weaker_walls_since(house: House) -> None:
+async def test_weaker_walls_since(services: Services) -> None:
     """A session with mounts does not start without them, when a host has lost its namespaces."""
-    await house.create("s1", mounts=("data",))
-    enclosed(house, 3)
-    running = await house.submit("")
+    await services.create("s1", mounts=("data",))
+    enclosed(services, 3)
+    running = await services.submit("")
     await running.finished.wait()
     assert isinstance(running.problem, NotEnforceable)

@@ -14,14 +14,14 @@ from era_kernels.models import Ending, Event, Finished, Limits, Recorded, Reques
 from era_kernels.services.executions import Running
 from era_kernels.services.pump import UNHEARD, pump, size_text
 from tests.fakes import FakeHost, FakeMachine, Item, Script
-from tests.services.house import PLACE, House
+from tests.services.service_fixture import PLACE, Services
 
 REQUEST = Request("code", {}, 30, 1)
 
 
-async def parts(house: House, script: Script) -> tuple[Running, FakeMachine]:
-    session = await house.create()
-    running = await house.executions.open(session, "code")
+async def parts(services: Services, script: Script) -> tuple[Running, FakeMachine]:
+    session = await services.create()
+    running = await services.executions.open(session, "code")
     return running, await FakeHost(script).open("alpha", PLACE, Limits(), {})
 
 
@@ -51,17 +51,17 @@ async def chatter(machine: FakeMachine, request: Request) -> AsyncIterator[Item]
 
 
 @pytest.mark.gen_test
-async def test_events_are_logged(house: House) -> None:
+async def test_events_are_logged(services: Services) -> None:
     """Everything but the end is in the log; the end is returned."""
-    running, machine = await parts(house, three)
+    running, machine = await parts(services, three)
     assert await pumped(running, machine) == Finished(3)
     assert await logged(running) == [Stdout("a"), Stdout("b"), Stdout("c")]
 
 
 @pytest.mark.gen_test
-async def test_log_comes_first(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_log_comes_first(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a reader has seen is written: nothing is published before the log has it."""
-    running, machine = await parts(house, three)
+    running, machine = await parts(services, three)
     written: list[Recorded] = []
     append = running.log.append
 
@@ -86,9 +86,9 @@ async def test_log_comes_first(house: House, monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.gen_test
-async def test_output_limit_ends_the_machine(house: House) -> None:
+async def test_output_limit_ends_the_machine(services: Services) -> None:
     """A run whose log grows past the limit is ended, and the cause names the limit."""
-    running, machine = await parts(house, chatter)
+    running, machine = await parts(services, chatter)
     finished = await pumped(running, machine, most=64 * 1024)
     assert (finished.exit_code, finished.state) == (137, "lost")
     assert finished.ending == Ending(reason="output limit 64 KiB")
@@ -96,9 +96,11 @@ async def test_output_limit_ends_the_machine(house: House) -> None:
 
 
 @pytest.mark.gen_test
-async def test_full_disk_ends_the_machine(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_full_disk_ends_the_machine(
+    services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What cannot be written down must not go on: the run ends, and the problem is known."""
-    running, machine = await parts(house, chatter)
+    running, machine = await parts(services, chatter)
 
     async def append(events: Sequence[Event]) -> list[Recorded]:
         raise InsufficientStorage("No room.")
@@ -110,9 +112,9 @@ async def test_full_disk_ends_the_machine(house: House, monkeypatch: pytest.Monk
 
 
 @pytest.mark.gen_test
-async def test_bug_ends_the_machine(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_bug_ends_the_machine(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
     """After a bug of the server the program does not go on unseen either."""
-    running, machine = await parts(house, chatter)
+    running, machine = await parts(services, chatter)
 
     async def append(events: Sequence[Event]) -> list[Recorded]:
         raise RuntimeError("a bug")

@@ -20,16 +20,16 @@ from era_kernels.models import Done, Event, Submission
 from era_kernels.services.executions import Running
 from era_kernels.services.repeats import Past, Repeats
 from tests.fakes import start_failure
-from tests.services.conftest import OpenHouse
-from tests.services.house import House, failing
+from tests.services.conftest import OpenServices
+from tests.services.service_fixture import Services, failing
 
 SECRET = b"s" * 32
 Asked = Running | Past
 
 
 @pytest.fixture
-def repeats(house: House) -> Repeats:
-    return Repeats(house.sessions, house.executions, SECRET)
+def repeats(services: Services) -> Repeats:
+    return Repeats(services.sessions, services.executions, SECRET)
 
 
 async def ask(repeats: Repeats, code: str, key: str = "k", **fields: Any) -> Asked:
@@ -41,52 +41,52 @@ async def told(asked: Asked) -> list[Event]:
         return [item.event async for batch in batches for item in batch]
 
 
-def requests(house: House) -> list[str]:
-    return [one.code for machine in house.host.machines for one in machine.kernel.requests]
+def requests(services: Services) -> list[str]:
+    return [one.code for machine in services.host.machines for one in machine.kernel.requests]
 
 
 @pytest.mark.gen_test
-async def test_runs_once(house: House, repeats: Repeats) -> None:
+async def test_runs_once(services: Services, repeats: Repeats) -> None:
     """While it runs and afterwards, the key stands for the one execution."""
-    await house.create()
+    await services.create()
     first = await ask(repeats, "out a\ngate open")
     again = await ask(repeats, "out a\ngate open")
     assert again is first
     assert await repeats.find("s1", "k", b"out a\ngate open") is first
-    house.gates["open"].set()
+    services.gates["open"].set()
     answer, events = await first.answer(), await told(first)
     past = await ask(repeats, "out a\ngate open")
     assert (past.id, past.session_id) == (first.id, "s1")
     assert await past.answer() == answer
     assert await told(past) == events
-    assert len(requests(house)) == 1
+    assert len(requests(services)) == 1
 
 
 @pytest.mark.gen_test
-async def test_many_at_once(house: House, repeats: Repeats) -> None:
+async def test_many_at_once(services: Services, repeats: Repeats) -> None:
     """Whoever comes first runs; the others get the same execution."""
-    await house.create()
+    await services.create()
     asked = await asyncio.gather(*(ask(repeats, "out a") for _ in range(20)))
     assert len({one.id for one in asked}) == 1
     assert {(await one.answer()).stdout for one in asked} == {"a\n"}
-    assert requests(house) == ["out a"]
+    assert requests(services) == ["out a"]
 
 
 @pytest.mark.gen_test
-async def test_caller_that_leaves_at_once(house: House, repeats: Repeats) -> None:
+async def test_caller_that_leaves_at_once(services: Services, repeats: Repeats) -> None:
     """A caller that leaves before it has an answer has begun the one execution."""
-    await house.create()
+    await services.create()
     leaving = asyncio.create_task(ask(repeats, "out a"))
     await asyncio.sleep(0)
     leaving.cancel()
     assert (await (await ask(repeats, "out a")).answer()).stdout == "a\n"
-    assert requests(house) == ["out a"]
+    assert requests(services) == ["out a"]
 
 
 @pytest.mark.gen_test
-async def test_other_body(house: House, repeats: Repeats) -> None:
+async def test_other_body(services: Services, repeats: Repeats) -> None:
     """It is refused while the first runs and afterwards, and nothing runs."""
-    await house.create()
+    await services.create()
     first = await ask(repeats, "out a")
     for _ in range(2):
         with pytest.raises(IdempotencyConflict) as refusal:
@@ -95,55 +95,55 @@ async def test_other_body(house: House, repeats: Repeats) -> None:
         await first.answer()
     with pytest.raises(IdempotencyConflict):
         await repeats.find("s1", "k", b"out b")
-    assert requests(house) == ["out a"]
+    assert requests(services) == ["out a"]
 
 
 @pytest.mark.gen_test
-async def test_keys_are_a_sessions_own(house: House, repeats: Repeats) -> None:
+async def test_keys_are_a_sessions_own(services: Services, repeats: Repeats) -> None:
     """Another key, another session, and a new session under the old id run anew."""
-    await house.create()
+    await services.create()
     first = await ask(repeats, "out a")
     assert (await ask(repeats, "out a", "l")).id != first.id
     await first.answer()
-    await house.sessions.delete("s1")
+    await services.sessions.delete("s1")
     with pytest.raises(SessionNotFound):
         await ask(repeats, "out a")
-    await house.create()
+    await services.create()
     assert (await ask(repeats, "out b")).id != first.id
 
 
 @pytest.fixture
-def forgetful(open_house: OpenHouse) -> House:
-    return open_house(keep=2, max_queue=0)
+def forgetful(open_services: OpenServices) -> Services:
+    return open_services(keep=2, max_queue=0)
 
 
 @pytest.mark.gen_test
-async def test_keys_of_dropped_executions_are_free(forgetful: House) -> None:
+async def test_keys_of_dropped_executions_are_free(forgetful: Services) -> None:
     """What is not kept any more cannot be answered: the key begins anew."""
-    house = forgetful
-    repeats = Repeats(house.sessions, house.executions, SECRET)
-    await house.create()
+    services = forgetful
+    repeats = Repeats(services.sessions, services.executions, SECRET)
+    await services.create()
     first = await ask(repeats, "out a")
     await first.answer()
     for name in "bc":
-        await house.run(f"out {name}")
+        await services.run(f"out {name}")
     again = await ask(repeats, "other")
     assert again.id != first.id
 
 
 @pytest.mark.gen_test
-async def test_durable_before_code_runs(house: House, repeats: Repeats) -> None:
+async def test_durable_before_code_runs(services: Services, repeats: Repeats) -> None:
     """The key is in the database before any code runs, beside a digest that needs the secret."""
-    await house.create()
-    house.host.opening = asyncio.Event()
+    await services.create()
+    services.host.opening = asyncio.Event()
     first = await ask(repeats, "out a")
-    with sqlite3.connect(house.path / "era.db") as database:
+    with sqlite3.connect(services.path / "era.db") as database:
         [(key, digest)] = database.execute("SELECT idempotency_key, body_digest FROM executions")
     assert key == "k"
     assert len(digest) == 32
-    house.host.opening.set()
+    services.host.opening.set()
     await first.answer()
-    another = Repeats(house.sessions, house.executions, b"t" * 32)
+    another = Repeats(services.sessions, services.executions, b"t" * 32)
     with pytest.raises(IdempotencyConflict):  # the digest is worth nothing without its secret
         await ask(another, "out a")
 
@@ -152,10 +152,12 @@ async def test_durable_before_code_runs(house: House, repeats: Repeats) -> None:
 
 
 @pytest.mark.gen_test
-async def test_what_did_not_run_may_be_asked_for_again(house: House, repeats: Repeats) -> None:
+async def test_what_did_not_run_may_be_asked_for_again(
+    services: Services, repeats: Repeats
+) -> None:
     """A kernel that does not start frees the key: the same request runs when it can."""
-    await house.create()
-    house.host.failure = start_failure()
+    await services.create()
+    services.host.failure = start_failure()
     first = await ask(repeats, "out a")
     with pytest.raises(KernelStartFailed):
         await first.answer()
@@ -163,54 +165,54 @@ async def test_what_did_not_run_may_be_asked_for_again(house: House, repeats: Re
 
 
 @pytest.mark.gen_test
-async def test_refused_runs_take_no_key(forgetful: House) -> None:
+async def test_refused_runs_take_no_key(forgetful: Services) -> None:
     """A queue that is full has taken nothing."""
-    house = forgetful
-    repeats = Repeats(house.sessions, house.executions, SECRET)
-    await house.create()
-    running = await house.submit("listen")
+    services = forgetful
+    repeats = Repeats(services.sessions, services.executions, SECRET)
+    await services.create()
+    running = await services.submit("listen")
     with pytest.raises(QueueFull):
         await ask(repeats, "out a")
-    await house.until_running(1)
-    await house.executions.interrupt("s1", running.id)
+    await services.until_running(1)
+    await services.executions.interrupt("s1", running.id)
     assert (await (await ask(repeats, "other")).answer()).exit_code == 0
 
 
 @pytest.mark.gen_test
 async def test_key_that_cannot_be_kept(
-    house: House, repeats: Repeats, monkeypatch: pytest.MonkeyPatch
+    services: Services, repeats: Repeats, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nothing runs whose key is not on disk, and no log is left of it."""
-    await house.create()
+    await services.create()
     full = InsufficientStorage("There is no room.")
-    monkeypatch.setattr(house.database, "write", failing(full))
+    monkeypatch.setattr(services.database, "write", failing(full))
     with pytest.raises(InsufficientStorage):
         await ask(repeats, "out a")
     monkeypatch.undo()
-    directory = (await house.session()).directory
-    assert list((house.path / "sessions" / directory / "executions").iterdir()) == []
+    directory = (await services.session()).directory
+    assert list((services.path / "sessions" / directory / "executions").iterdir()) == []
     assert (await (await ask(repeats, "out a")).answer()).stdout == "a\n"
-    assert requests(house) == ["out a"]
+    assert requests(services) == ["out a"]
 
 
 @pytest.mark.gen_test
-async def test_cancelled_run_keeps_its_key(house: House, repeats: Repeats) -> None:
+async def test_cancelled_run_keeps_its_key(services: Services, repeats: Repeats) -> None:
     """Who cancelled it did not want it to run: asking again does not make it run."""
-    await house.create()
-    first = await house.submit("listen")
-    await house.until_running(1)
+    await services.create()
+    first = await services.submit("listen")
+    await services.until_running(1)
     waiting = await ask(repeats, "out a")
-    await house.executions.interrupt("s1", waiting.id)
+    await services.executions.interrupt("s1", waiting.id)
     again = await ask(repeats, "out a")
     assert (await again.answer()).exit_code == 130
     assert isinstance((await told(again))[-1], Done)
-    await house.executions.interrupt("s1", first.id)
+    await services.executions.interrupt("s1", first.id)
 
 
 @pytest.mark.gen_test
-async def test_callers_are_counted(house: House, repeats: Repeats) -> None:
+async def test_callers_are_counted(services: Services, repeats: Repeats) -> None:
     """Of a finished execution nobody needs to be counted: leaving it is nothing."""
-    await house.create()
+    await services.create()
     await (await ask(repeats, "out a")).answer()
     past = await ask(repeats, "out a")
     past.join()

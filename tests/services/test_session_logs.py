@@ -23,7 +23,7 @@ from era_kernels.models import (
 )
 from era_kernels.services.session_logs import HELD_BYTES, Held, SessionLogs, text_of
 from era_kernels.storage.session_log import SessionLogStore
-from tests.services.house import House, failing, soon
+from tests.services.service_fixture import Services, failing, sleep_briefly
 
 PLAIN = {"text/plain": "<Figure>", "image/png": "aGk="}
 
@@ -41,7 +41,7 @@ def shown(entries: list[Recorded]) -> list[tuple[str, str]]:
 async def until(condition: Callable[[], bool], seconds: float = 20) -> None:
     async with asyncio.timeout(seconds):
         while not condition():
-            await soon()
+            await sleep_briefly()
 
 
 class Follower:
@@ -207,7 +207,7 @@ async def test_forgotten_when_nobody_uses_it(tmp_path: Path) -> None:
     logs = await opened(tmp_path)
     logs.live("s").take([Stdout("a")])
     gc.collect()
-    await soon()
+    await sleep_briefly()
     assert shown((await logs.view("s")).entries) == [("stdout", "a")], "the writer keeps it"
     await until(lambda: gc.collect() < 0 or not logs._live)
     await logs.aclose()
@@ -272,53 +272,53 @@ async def test_nothing_after_the_end(tmp_path: Path) -> None:
 
 
 @pytest.mark.gen_test
-async def test_late_output_of_a_session(house: House) -> None:
+async def test_late_output_of_a_session(services: Services) -> None:
     """What its kernel says beside runs goes to its log, that of the next kernel too."""
-    session = await house.create()
-    await house.run("out a")
-    house.host.machines[0].kernel.late([Stdout("late")])
-    await house.sessions.restart("s1", "")
-    house.host.machines[1].kernel.late([Stderr("later")])
-    await until(lambda: house.logs.live(session.directory)._writer is None)
-    view = await house.logs.view(session.directory)
+    session = await services.create()
+    await services.run("out a")
+    services.host.machines[0].kernel.late([Stdout("late")])
+    await services.sessions.restart("s1", "")
+    services.host.machines[1].kernel.late([Stderr("later")])
+    await until(lambda: services.logs.live(session.directory)._writer is None)
+    view = await services.logs.view(session.directory)
     assert "".join(content for _, content in shown(view.entries)) == "latelater"
-    assert (await house.run("out b")).stdout == "b\n"
+    assert (await services.run("out b")).stdout == "b\n"
 
 
 @pytest.mark.gen_test
-async def test_files_go_and_the_log_stays(house: House) -> None:
+async def test_files_go_and_the_log_stays(services: Services) -> None:
     """A session that is not persistent loses its files with its kernel, and not its log."""
-    session = await house.create(persistent=False)
-    await house.run("write f x")
-    house.host.machines[0].kernel.late([Stdout("late")])
-    await until(lambda: house.logs.live(session.directory)._writer is None)
-    await house.run("die 1")
-    await house.until(free_seats=100)
-    assert not (await house.workspace()).joinpath("f").exists()
-    assert shown((await house.logs.view(session.directory)).entries) == [("stdout", "late")]
+    session = await services.create(persistent=False)
+    await services.run("write f x")
+    services.host.machines[0].kernel.late([Stdout("late")])
+    await until(lambda: services.logs.live(session.directory)._writer is None)
+    await services.run("die 1")
+    await services.until_free(kernels=100)
+    assert not (await services.workspace()).joinpath("f").exists()
+    assert shown((await services.logs.view(session.directory)).entries) == [("stdout", "late")]
 
 
 @pytest.mark.gen_test
-async def test_deletion(house: House) -> None:
+async def test_deletion(services: Services) -> None:
     """Followers of a deleted session are let go, whether or not it had a kernel."""
     for name in ("s1", "s2"):
-        session = await house.create(name)
+        session = await services.create(name)
         if name == "s1":
-            await house.run("out a", name)
-        follower = Follower(house.logs.follow(session.directory))
+            await services.run("out a", name)
+        follower = Follower(services.logs.follow(session.directory))
         await asyncio.sleep(0.05)
         assert not follower.task.done()
-        await house.sessions.delete(name)
+        await services.sessions.delete(name)
         await asyncio.wait_for(follower.task, 5)
-    assert house.directories == []
+    assert services.directories == []
 
 
 @pytest.mark.gen_test
-async def test_throwaway(house: House) -> None:
+async def test_throwaway(services: Services) -> None:
     """Nobody can read the log of a throw-away session, so it has none."""
-    running = await house.sessions.execute("alpha", Submission("gate g"))
-    await house.until_running(1)
-    house.host.machines[0].kernel.late([Stdout("late")])
-    assert not len(house.logs._live)
-    house.gates["g"].set()
+    running = await services.sessions.execute("alpha", Submission("gate g"))
+    await services.until_running(1)
+    services.host.machines[0].kernel.late([Stdout("late")])
+    assert not len(services.logs._live)
+    services.gates["g"].set()
     await running.answer()

@@ -57,10 +57,10 @@ from era_kernels.models import (
     Variables,
     now,
 )
-from era_kernels.services.duplicates import Wish
 from era_kernels.services.files import Meant, always
 from era_kernels.services.fold import Fold, RunAnswer
 from era_kernels.services.inputs import Inputs
+from era_kernels.services.session_duplication import DuplicateRequest
 from era_kernels.storage.files import FileStatus
 from era_kernels.storage.snapshot import Snapshot
 from era_kernels.storage.stored_code import StoredCode
@@ -306,7 +306,7 @@ class FakeSessions:
         self.sessions.clear()
         return ids
 
-    async def duplicate(self, id: str, wish: Wish) -> SessionView:
+    async def duplicate(self, id: str, wish: DuplicateRequest) -> SessionView:
         """`full` in the id: there is no room on disk. `slow`: it never ends."""
         self.calls.append(("duplicate", id, wish))
         source = await self.session(id)

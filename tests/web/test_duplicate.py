@@ -8,32 +8,34 @@ from typing import Any
 
 import pytest
 
-from era_kernels.services.duplicates import Wish
+from era_kernels.services.session_duplication import DuplicateRequest
 from tests.web.serving import Served, eventually
 
 
-def wish_of(server: Served) -> Wish:
+def wish_of(server: Served) -> DuplicateRequest:
     wish = [call for call in server.sessions.calls if call[0] == "duplicate"][-1][2]
-    assert isinstance(wish, Wish)
+    assert isinstance(wish, DuplicateRequest)
     return wish
 
 
 @pytest.mark.parametrize(
     ("body", "expected"),
     [
-        ({}, Wish()),
-        ({"new_id": "c1"}, Wish("c1")),
-        ({"id": "c2"}, Wish("c2")),
-        ({"new_id": "c3", "id": "other"}, Wish("c3")),
-        ({"data": {}}, Wish(data={})),
-        ({"data": {"a": 2**70}}, Wish(data={"a": 2**70})),
-        ({"variables": True}, Wish()),
-        ({"variables": False}, Wish(at_once=True)),
-        ({"new_id": None, "id": None, "data": None, "variables": None}, Wish()),
-        ({"unknown": 1}, Wish()),
+        ({}, DuplicateRequest()),
+        ({"new_id": "c1"}, DuplicateRequest("c1")),
+        ({"id": "c2"}, DuplicateRequest("c2")),
+        ({"new_id": "c3", "id": "other"}, DuplicateRequest("c3")),
+        ({"data": {}}, DuplicateRequest(data={})),
+        ({"data": {"a": 2**70}}, DuplicateRequest(data={"a": 2**70})),
+        ({"variables": True}, DuplicateRequest()),
+        ({"variables": False}, DuplicateRequest(skip_queue=True)),
+        ({"new_id": None, "id": None, "data": None, "variables": None}, DuplicateRequest()),
+        ({"unknown": 1}, DuplicateRequest()),
     ],
 )
-def test_wish(server: Served, session: str, body: dict[str, Any], expected: Wish) -> None:
+def test_wish(
+    server: Served, session: str, body: dict[str, Any], expected: DuplicateRequest
+) -> None:
     """Both names of the id; data and variables as given; null is the default."""
     assert server.http.post(f"{session}/duplicate", json=body).status_code == 201
     assert wish_of(server) == expected
@@ -42,7 +44,7 @@ def test_wish(server: Served, session: str, body: dict[str, Any], expected: Wish
 def test_empty_body(server: Served, session: str) -> None:
     """An empty body is a wish, too."""
     assert server.http.post(f"{session}/duplicate").status_code == 201
-    assert wish_of(server) == Wish()
+    assert wish_of(server) == DuplicateRequest()
 
 
 def test_answer(server: Served, session: str) -> None:

@@ -1,0 +1,52 @@
+"""Limits how many sessions may have a kernel at once."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Hashable, Iterator
+from contextlib import contextmanager
+
+from era_kernels.errors import Capacity
+
+RETRY_AFTER_SECONDS = 5  # seconds that a caller is asked to wait for a free kernel or session
+
+
+class KernelLimiter:
+    """How many sessions may have a kernel at once, and which have one or are about to.
+
+    A session takes its place as often as it has reasons to, and has it until all are gone.
+    """
+
+    def __init__(self, max_kernels: int) -> None:
+        self._max_kernels = max_kernels
+        self._borrowers: Counter[Hashable] = Counter()
+
+    @property
+    def borrowed(self) -> int:
+        return len(self._borrowers)
+
+    def acquire(self, borrower: Hashable) -> None:
+        """Raises Capacity when all are taken; one's own is there to be taken again."""
+        if borrower not in self._borrowers and self.borrowed >= self._max_kernels:
+            raise Capacity(
+                f"No kernel is free: max_kernels is {self._max_kernels}.",
+                hint="A session keeps its kernel while it is idle: delete one that is not needed, "
+                "or raise max_kernels.",
+                retry_after=RETRY_AFTER_SECONDS,
+            )
+        self._borrowers[borrower] += 1
+
+    def release(self, borrower: Hashable) -> None:
+        """Take back one `acquire`."""
+        self._borrowers[borrower] -= 1
+        if not self._borrowers[borrower]:
+            del self._borrowers[borrower]
+
+    @contextmanager
+    def reserved(self, borrower: Hashable) -> Iterator[None]:
+        """Raises Capacity as `acquire` does."""
+        self.acquire(borrower)
+        try:
+            yield
+        finally:
+            self.release(borrower)

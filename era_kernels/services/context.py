@@ -1,0 +1,45 @@
+"""What the services work with: the stores, the kernels and the numbers that bound them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from era_kernels.kernels.machine import KernelHost
+from era_kernels.models import Limits, Place, Session
+from era_kernels.services.capacity import KernelLimiter
+from era_kernels.services.executions import Executions
+from era_kernels.services.meters import Meters
+from era_kernels.services.mounts import Mounts
+from era_kernels.services.session_logs import SessionLogs
+from era_kernels.services.validation import ServiceLimits
+from era_kernels.storage.files import FileStore
+from era_kernels.storage.sessions import SessionStore
+from era_kernels.storage.stored_code import CodeStore
+from era_kernels.storage.workspaces import Workspaces
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceContext:
+    """What every live session works with."""
+
+    host: KernelHost
+    store: SessionStore
+    codes: CodeStore
+    workspaces: Workspaces
+    files: FileStore
+    executions: Executions
+    logs: SessionLogs
+    kernel_limiter: KernelLimiter
+    service_limits: ServiceLimits
+    limits: Limits
+    mounts: Mounts
+    metrics: Meters
+
+    def limits_for(self, session: Session) -> Limits:
+        """What the session's processes may use: the server's limits, lowered by its own."""
+        return self.limits.lowered(session.limits)
+
+    def paths_for(self, session: Session) -> Place:
+        """Where its processes live, with its mounts. Raises Unavailable, NotEnforceable."""
+        paths = self.workspaces.session_paths(session.directory)
+        return replace(paths, mounts=self.mounts.of(session.mounts))

@@ -1,0 +1,102 @@
+"""Throw-away sessions: one run each, and nothing is left of them when it has ended."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Callable, Mapping
+
+from era_kernels.concurrency.background import BackgroundTasks
+from era_kernels.errors import EraError, SessionNotFound
+from era_kernels.models import Reason, Session, Submission, now
+from era_kernels.services.context import ServiceContext
+from era_kernels.services.executions import Running
+from era_kernels.services.session.session import LiveSession
+from era_kernels.services.validation import check_quota, check_writable_path
+
+log = logging.getLogger(__name__)
+
+
+class EphemeralSessions:
+    """Begins them and sees to their end. `check_open` raises when there may be no more."""
+
+    def __init__(
+        self, context: ServiceContext, background: BackgroundTasks, check_open: Callable[[], None]
+    ) -> None:
+        self._context = context
+        self._background = background
+        self._check_open = check_open
+        self.live: set[LiveSession] = set()
+
+    async def run(self, language: str, submission: Submission) -> Running:
+        """The run in a session of its own. Its `on_abandoned` ends it; so does leaving before.
+
+        Raises what `LiveSession.submit` does, and InvalidPath, Conflict or QuotaExceeded for its
+        files; nothing is left then.
+        """
+        start_task = self._background.spawn(self._start(language, submission))
+        try:
+            return await asyncio.shield(start_task)
+        except asyncio.CancelledError:
+            self._background.spawn(_abandon_when_started(start_task))
+            raise
+
+    async def _start(self, language: str, submission: Submission) -> Running:
+        session = Session(
+            id=f"sess-{secrets.token_hex(16)}",
+            language=language,
+            directory=await self._context.workspaces.create(),
+            created_at=now(),
+            persistent=False,
+        )
+        live = LiveSession(session, self._context, is_stored=False)
+        self.live.add(live)
+        try:
+            self._check_open()
+            await self._write_files(session, submission.files)
+            execution = await live.submit(submission)
+        except BaseException:
+            await self._end(live)
+            raise
+        end_task = self._background.spawn(self._end_after_run(live, execution))
+
+        async def on_abandoned() -> None:
+            await self._background.run_shielded(live.end(Reason.CLIENT_GONE, _closed_error(live)))
+            await asyncio.wait([end_task])
+
+        execution.abandon = on_abandoned
+        return execution
+
+    async def _write_files(self, session: Session, files: Mapping[str, str]) -> None:
+        available = self._context.service_limits.max_workspace
+        for path, text in files.items():
+            data = text.encode()
+            check_writable_path(path)
+            check_quota(len(data), available)
+            available -= len(data)
+            await self._context.files.write(session.directory, path, data)
+
+    async def _end_after_run(self, live: LiveSession, execution: Running) -> None:
+        await execution.finished.wait()
+        await self._end(live)
+
+    async def _end(self, live: LiveSession) -> None:
+        try:
+            await live.end(Reason.DELETED, _closed_error(live))
+            await self._context.workspaces.remove(live.session.directory)
+        except EraError as problem:
+            extra = {"directory": live.session.directory, "why": problem.message}
+            log.warning("a throw-away session was not removed", extra=extra)
+        finally:
+            self.live.discard(live)
+
+
+async def _abandon_when_started(start_task: asyncio.Task[Running]) -> None:
+    await asyncio.wait([start_task])
+    if not start_task.cancelled() and start_task.exception() is None:
+        await start_task.result().abandon()
+
+
+def _closed_error(live: LiveSession) -> SessionNotFound:
+    return SessionNotFound("The session has ended with its run.", id=live.session.id)

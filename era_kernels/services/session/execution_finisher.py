@@ -1,0 +1,70 @@
+"""Conclusions: how an execution ended goes to its log, its readers, the index and the meters."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+from era_kernels.errors import EraError
+from era_kernels.models import Event, Finished, Session
+from era_kernels.services.context import ServiceContext
+from era_kernels.services.executions import Running
+from era_kernels.services.outcome import Timing, done_of, failure_of, outcome_of
+
+log = logging.getLogger(__name__)
+
+
+class ExecutionFinisher:
+    """Ends executions, so that nobody is left waiting for their end."""
+
+    def __init__(self, context: ServiceContext) -> None:
+        self._context = context
+
+    async def finish(
+        self,
+        execution: Running,
+        end: Finished,
+        timing: Timing,
+        session: Session,
+        timeout: float,
+        files_modified: int = 0,
+    ) -> None:
+        """Tell how it ended, whether or not that can be written down.
+
+        `timeout` in seconds is what it had; `files_modified` files were modified.
+        """
+        failure = failure_of(end, timeout, execution.problem)
+        done = done_of(
+            end,
+            timing,
+            session=session,
+            execution_id=execution.id,
+            files_modified=files_modified,
+            data=session.data,
+        )
+        events: Sequence[Event] = [done] if failure is None else [failure, done]
+        try:
+            await execution.publish(events)
+        except Exception as problem:
+            log.warning("the end of a run was not logged", exc_info=problem)
+            execution.problem = execution.problem or _public_error(problem)
+            execution.publish_unlogged(events)
+        outcome, output_bytes = outcome_of(end, failure), execution.log.text_bytes
+        self._context.metrics.run_ended(session.language, outcome, timing, output_bytes)
+        await self._context.executions.finish(execution, done.exit_code, done.cause)
+
+    async def abort(
+        self, execution: Running, problem: Exception, end: Finished, session: Session
+    ) -> None:
+        """End it because something failed in the server, unless it has ended."""
+        if execution.finished.is_set():
+            return
+        execution.problem = execution.problem or _public_error(problem)
+        await self.finish(execution, end, Timing(), session, 0)
+
+
+def _public_error(problem: Exception) -> EraError:
+    """What callers are told of a failure; nothing of a foreign exception's text."""
+    if isinstance(problem, EraError):
+        return problem
+    return EraError("The run failed inside the server; the server's log tells more.")

@@ -1,0 +1,74 @@
+"""Openings: a session's machine is opened and a kernel started in it, and both are counted."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Hashable, Mapping
+from contextlib import nullcontext
+
+from era_kernels.errors import SessionNotFound
+from era_kernels.kernels.machine import Machine
+from era_kernels.models import Ending, Reason
+from era_kernels.services.context import ServiceContext
+from era_kernels.services.session.state import SessionState
+
+START_NOT_RECORDED = "the start of the kernel could not be recorded"
+
+
+class MachineOpener:
+    """What a seat needs to have machines. Each has a place among all, which is the holder's."""
+
+    def __init__(
+        self,
+        state: SessionState,
+        context: ServiceContext,
+        borrower: Hashable,
+        on_ended: Callable[[], None],
+    ) -> None:
+        self._state = state
+        self._context = context
+        self._borrower = borrower
+        self._notify_ended = on_ended
+
+    async def open(self, env: Mapping[str, str], with_kernel: bool) -> Machine:
+        """A new machine. Raises as the host does, StorageFailed, SessionNotFound."""
+        context, session = self._context, self._state.session
+        paths, limits = context.paths_for(session), context.limits_for(session)
+        with context.metrics.kernel_starting(session.language) if with_kernel else nullcontext():
+            machine = await context.host.open(
+                session.language, paths, limits, env, kernel=with_kernel
+            )
+        if self._state.is_stored:
+            machine.on_late_output = context.logs.live(session.directory).take
+        context.kernel_limiter.acquire(self._borrower)
+        machine.ended.add_done_callback(self._on_machine_ended)
+        if with_kernel:
+            await self._record_start(machine)
+        return machine
+
+    async def start_kernel(self, machine: Machine, env: Mapping[str, str]) -> None:
+        """Start one in a machine that has none. Raises KernelStartFailed; it has ended then."""
+        with self._context.metrics.kernel_starting(self._state.session.language):
+            await machine.start_kernel(env)
+        await self._record_start(machine)
+
+    async def _record_start(self, machine: Machine) -> None:
+        machine.kernel.on_late_output = machine.on_late_output
+        machine.ended.add_done_callback(self._on_kernel_ended)
+        try:
+            # Durable before any code runs: after a crash it alone tells that variables were lost,
+            # and that files of a session that is not persistent must go.
+            await self._state.update(kernel_generation=self._state.session.kernel_generation + 1)
+        except SessionNotFound:  # its row goes first
+            await machine.aclose(Reason.DELETED)
+            raise
+        except BaseException:
+            await machine.aclose(START_NOT_RECORDED)
+            raise
+
+    def _on_kernel_ended(self, ended: asyncio.Future[Ending]) -> None:
+        self._context.metrics.kernel_ended(self._state.session.language, ended.result())
+
+    def _on_machine_ended(self, ended: asyncio.Future[Ending]) -> None:
+        self._context.kernel_limiter.release(self._borrower)
+        self._notify_ended()

@@ -1,0 +1,161 @@
+"""The queue of a session: runs and copies, one at a time, first come first served."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+from era_kernels.errors import QueueFull
+from era_kernels.models import Submission
+from era_kernels.services.capacity import RETRY_AFTER_SECONDS
+from era_kernels.services.executions import Running
+from era_kernels.services.session.cancellation import Cancellation
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class QueueSlot:
+    """A place in the queue, and what becomes of it: `ready` once, `done` in the end."""
+
+    has_machine: bool = False  # it has had the session's machine
+    ready: asyncio.Event = field(default_factory=asyncio.Event)
+    done: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def run(self, run_queued: Callable[[QueuedRun], Awaitable[None]]) -> None:
+        """Its time has come: who waits for it goes on, and says when it is over."""
+        self.ready.set()
+        await self.done.wait()
+
+    def set_position(self, position: int) -> None:
+        """So many are before it now."""
+
+
+@dataclass(slots=True, eq=False)
+class QueuedRun(QueueSlot):
+    """A run's place in the queue. `open_task` ends when its log is open, or could not be."""
+
+    submission: Submission
+    timeout: float
+    cancellation: Cancellation
+    queued_at: float = field(default_factory=time.monotonic)
+    open_task: asyncio.Task[Running] | None = None
+    execution: Running | None = None
+
+    async def run(self, run_queued: Callable[[QueuedRun], Awaitable[None]]) -> None:
+        await run_queued(self)
+
+    def set_position(self, position: int) -> None:
+        if self.execution is not None:
+            self.execution.execution = dataclasses.replace(
+                self.execution.execution, position=position or None
+            )
+
+
+class RunQueue:
+    """The queue and its worker. `run_queued` takes the first, which stays in the queue meanwhile.
+
+    `on_idle` is called when the queue is empty. Neither may raise.
+    """
+
+    def __init__(
+        self,
+        max_waiting: int,
+        run_queued: Callable[[QueuedRun], Awaitable[None]],
+        on_idle: Callable[[], Awaitable[None]],
+    ) -> None:
+        self._max_waiting = max_waiting
+        self._run_queued = run_queued
+        self._on_idle = on_idle
+        self._slots: deque[QueueSlot] = deque()
+        self._current: QueueSlot | None = None
+        self._worker: asyncio.Task[None] | None = None
+        self.idle_since = time.monotonic()
+
+    def __len__(self) -> int:
+        """How many run or wait."""
+        return len(self._slots)
+
+    @property
+    def with_machine(self) -> list[QueueSlot]:
+        """The run that has the machine, if there is one."""
+        return [slot for slot in self._slots if slot.has_machine]
+
+    @property
+    def is_working(self) -> bool:
+        return self._worker is not None and not self._worker.done()
+
+    def check_capacity(self) -> None:
+        """Raises QueueFull."""
+        if len(self) > self._max_waiting:
+            raise QueueFull(
+                f"{len(self) - 1} runs wait in this session already.",
+                retry_after=RETRY_AFTER_SECONDS,
+            )
+
+    def add(self, slot: QueueSlot) -> None:
+        self._slots.append(slot)
+        self.wake()
+
+    def remove(self, slot: QueueSlot) -> bool:
+        """Give a place back, if it still waits for its turn; those behind it move up."""
+        if slot is self._current or slot.done.is_set():
+            return False
+        slot.done.set()
+        self._slots.remove(slot)
+        self._update_positions()
+        return True
+
+    @asynccontextmanager
+    async def slot(self) -> AsyncIterator[None]:
+        """One's turn among the runs, for as long as the context is open. Raises QueueFull.
+
+        Who is cancelled while waiting gives the place back.
+        """
+        self.check_capacity()
+        slot = QueueSlot()
+        self.add(slot)
+        try:
+            await slot.ready.wait()
+            yield
+        finally:
+            self.remove(slot)
+            slot.done.set()
+
+    def position(self, slot: QueueSlot) -> int:
+        """How many are before it."""
+        return self._slots.index(slot)
+
+    def wake(self) -> None:
+        """Serve who is there, and then rest."""
+        if not self.is_working:
+            self._worker = asyncio.create_task(self._run_all())
+
+    async def wait_idle(self) -> None:
+        """Until no run is under way or waits."""
+        if self._worker is not None:
+            await asyncio.wait([self._worker])
+
+    async def _run_all(self) -> None:
+        has_idled = False
+        while self._slots or not has_idled:
+            has_idled = not self._slots
+            if has_idled:
+                await self._on_idle()
+                continue
+            slot = self._current = self._slots[0]
+            try:
+                await slot.run(self._run_queued)
+            finally:
+                self._current = None
+                self._slots.remove(slot)
+                slot.done.set()
+                self.idle_since = time.monotonic()
+                self._update_positions()
+
+    def _update_positions(self) -> None:
+        for position, slot in enumerate(self._slots):
+            slot.set_position(position)

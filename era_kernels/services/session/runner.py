@@ -1,0 +1,192 @@
+"""A run's passage: from the queue onto its session's kernel, and what it left behind."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from functools import partial
+
+from era_kernels.errors import EraError
+from era_kernels.models import Finished, Request
+from era_kernels.services.context import ServiceContext
+from era_kernels.services.executions import Running
+from era_kernels.services.outcome import Timing, cancelled, ended_for
+from era_kernels.services.pump import pump
+from era_kernels.services.session.execution_finisher import ExecutionFinisher
+from era_kernels.services.session.machine import SessionMachine
+from era_kernels.services.session.queue import QueuedRun
+from era_kernels.services.session.state import SessionState
+from era_kernels.services.session.workspace import SessionWorkspace
+
+log = logging.getLogger(__name__)
+
+
+class KernelRunner:
+    """Takes the runs of one session through their turns, one at a time."""
+
+    def __init__(
+        self,
+        state: SessionState,
+        context: ServiceContext,
+        workspace: SessionWorkspace,
+        session_machine: SessionMachine,
+        reserve: Callable[[], AbstractContextManager[None]],
+    ) -> None:
+        """`reserve`: the session's place among those with kernels is not given back meanwhile."""
+        self._state = state
+        self._context = context
+        self._workspace = workspace
+        self._session_machine = session_machine
+        self._finisher = ExecutionFinisher(context)
+        self._reserve = reserve
+        self._start_tasks: set[asyncio.Task[None]] = (
+            set()
+        )  # of kernels for runs that were cancelled
+        self._run_count = 0  # runs
+
+    async def run(self, queued_run: QueuedRun, execution: Running) -> None:
+        """Run it, and tell how it ended. What fails in the server ends the run and is raised."""
+        timing = self._timing(queued_run)
+        files_modified = 0
+        try:
+            if self._state.closed_with is not None:
+                reason, execution.problem = self._state.closed_with
+                end = ended_for(reason)
+            elif queued_run.cancellation.requested.is_set():
+                end = self._cancelled_end()
+            else:
+                end = await self._try_execute(queued_run, execution, timing)
+                if queued_run.has_machine:
+                    files_modified = await self._workspace.after_run(execution)
+                    await self._workspace.cleanup(execution)
+            await self._finish(queued_run, execution, end, timing, files_modified)
+        except Exception as problem:
+            await self.abort(queued_run, execution, problem)
+            raise
+
+    async def finish_cancelled(self, queued_run: QueuedRun, execution: Running) -> None:
+        """Tell the end of a run that gave its place in the queue back. Raises as `run` does."""
+        try:
+            await self._finish(
+                queued_run, execution, self._cancelled_end(), self._timing(queued_run)
+            )
+        except Exception as problem:
+            await self.abort(queued_run, execution, problem)
+            raise
+
+    async def _finish(
+        self,
+        queued_run: QueuedRun,
+        execution: Running,
+        end: Finished,
+        timing: Timing,
+        files_modified: int = 0,
+    ) -> None:
+        session = self._state.session
+        self._release_key(queued_run, execution, execution.problem)
+        await self._finisher.finish(
+            execution, end, timing, session, queued_run.timeout, files_modified
+        )
+        if self._state.is_stored and self._state.closed_with is None:
+            await self._context.executions.trim(session)
+
+    def _release_key(
+        self, queued_run: QueuedRun, execution: Running, problem: Exception | None
+    ) -> None:
+        """Code that did not run because the server could not may be asked for again."""
+        idempotency_key, had_kernel = (
+            queued_run.submission.keyed,
+            queued_run.cancellation.interrupt is not None,
+        )
+        if idempotency_key is not None and problem is not None and not had_kernel:
+            self._context.executions.release_key(execution)
+
+    def _timing(self, queued_run: QueuedRun) -> Timing:
+        return Timing(
+            queued=time.monotonic() - queued_run.queued_at,
+            started_from="live" if self._session_machine.has_kernel else "fresh",
+        )
+
+    async def abort(self, queued_run: QueuedRun, execution: Running, problem: Exception) -> None:
+        """End it because something failed in the server, unless it has ended."""
+        self._release_key(queued_run, execution, problem)
+        await self._finisher.abort(execution, problem, self._failed_end(), self._state.session)
+
+    async def _try_execute(
+        self, queued_run: QueuedRun, execution: Running, timing: Timing
+    ) -> Finished:
+        self._context.executions.start(execution)
+        try:
+            return await self._execute(queued_run, execution, timing)
+        except EraError as problem:
+            if self._state.closed_with is not None:
+                return ended_for(self._state.closed_with[0])
+            execution.problem = problem
+            return self._failed_end()
+
+    async def _execute(self, queued_run: QueuedRun, execution: Running, timing: Timing) -> Finished:
+        submission = queued_run.submission
+        if submission.update_data:
+            await self._workspace.update_data(submission.update_data)
+        env = self._state.kernel_env(submission.base_url)
+        asked_at = time.monotonic()
+        if not await self._wait_for_kernel(queued_run, env):
+            return self._cancelled_end()
+        machine, timing.started_from = await self._session_machine.acquire(env)
+        queued_run.has_machine = True
+        timing.start = time.monotonic() - asked_at
+        await self._workspace.before_run(exclusive=True)
+        if queued_run.cancellation.requested.is_set():
+            return self._cancelled_end()
+        self._run_count += 1
+        request = Request(
+            submission.code, {**submission.env, **env}, queued_run.timeout, self._run_count
+        )
+        queued_run.cancellation.interrupt = partial(machine.kernel.escalate_interrupt, request)
+        began_at = time.monotonic()
+        try:
+            return await pump(
+                execution, machine, request, self._context.service_limits.max_execution_output
+            )
+        finally:
+            timing.execution = time.monotonic() - began_at
+
+    async def _wait_for_kernel(self, queued_run: QueuedRun, env: Mapping[str, str]) -> bool:
+        """Wait for it, unless the run is cancelled: the start goes on then, for the next run."""
+        if self._session_machine.has_kernel:
+            return True
+        start_task = asyncio.create_task(self._start_kernel(env))
+        self._start_tasks.add(start_task)
+        start_task.add_done_callback(self._start_tasks.discard)
+        cancel_wait = asyncio.create_task(queued_run.cancellation.requested.wait())
+        try:
+            await asyncio.wait([start_task, cancel_wait], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            cancel_wait.cancel()
+        if queued_run.cancellation.requested.is_set():
+            start_task.add_done_callback(_log_failed_start)
+            return False
+        start_task.result()  # what kept the kernel from starting is told to this run
+        return True
+
+    async def _start_kernel(self, env: Mapping[str, str]) -> None:
+        with self._reserve():
+            await self._session_machine.ensure_started(env)
+
+    def _cancelled_end(self) -> Finished:
+        """A run that its kernel never had took nothing away."""
+        has_kernel = self._session_machine.has_kernel or self._session_machine.is_starting
+        return cancelled("preserved" if has_kernel else "lost")
+
+    def _failed_end(self) -> Finished:
+        return Finished(1, state="preserved" if self._session_machine.is_alive else "lost")
+
+
+def _log_failed_start(start_task: asyncio.Task[None]) -> None:
+    """A start that no run waits for any more failed: the next run tries again, and is told."""
+    problem = None if start_task.cancelled() else start_task.exception()
+    if problem is not None and not isinstance(problem, EraError):
+        log.error("a kernel could not be started", exc_info=problem)

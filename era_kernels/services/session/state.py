@@ -1,0 +1,59 @@
+"""What is known of a session: its present values, as in its row, and whether it has ended."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+from era_kernels.errors import EraError
+from era_kernels.models import JsonObject, Reason, Session
+from era_kernels.services.validation import check_json_size
+from era_kernels.storage.sessions import SessionStore
+
+
+class SessionState:
+    """A session's values, in memory and in its row; not `is_stored`: in memory only."""
+
+    def __init__(self, session: Session, store: SessionStore, *, is_stored: bool = True) -> None:
+        self.session = session
+        self.is_stored = is_stored
+        self.closed_with: tuple[Reason, EraError] | None = (
+            None  # why it ended, what callers are told
+        )
+        self._store = store
+
+    @property
+    def is_deleted(self) -> bool:
+        return self.closed_with is not None and self.closed_with[0] is not Reason.STOPPED
+
+    def check_open(self) -> None:
+        """Raises what callers are told of the session's end."""
+        if self.closed_with is not None:
+            raise self.closed_with[1]
+
+    async def update(self, **changes: object) -> None:
+        """Change fields; durable when it returns. Raises SessionNotFound, StorageFailed."""
+        if self.is_stored:
+            await self._store.update(self.session, **changes)
+        self.session = dataclasses.replace(self.session, **changes)  # type: ignore[arg-type]
+
+    async def update_data(self, data: JsonObject) -> None:
+        """Raises TooLarge besides."""
+        check_json_size(data, "data")
+        await self.update(data=data)
+
+    def update_soon(self, **changes: object) -> None:
+        """Like `update`, but nothing waits for it."""
+        if self.is_stored:
+            self._store.update_soon(self.session, **changes)
+        self.session = dataclasses.replace(self.session, **changes)  # type: ignore[arg-type]
+
+    def kernel_env(self, base_url: str) -> Mapping[str, str]:
+        """The variables that code of this session sees and callers cannot override."""
+        return {
+            "ERA_SESSION": "true",
+            "ERA_SESSION_ID": self.session.id,
+            "ERA_LANGUAGE": self.session.language,
+            "ERA_BASE_URL": base_url,
+            "ERA_PROXY_URL": f"{base_url}/proxy/{self.session.id}",
+        }

@@ -1,0 +1,90 @@
+"""Creations: new sessions, from the checks of a wish to the stored row."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+
+from era_kernels.concurrency.background import BackgroundTasks
+from era_kernels.errors import SessionExists
+from era_kernels.models import NewSession, Session, now
+from era_kernels.services.context import ServiceContext
+from era_kernels.services.session_limits import check_limits
+from era_kernels.services.validation import check_changes, check_session_id, initial_code
+from era_kernels.storage.stored_code import StoredCode
+
+
+class SessionCreator:
+    """Makes them. `reserve` is a place for one more session, given back when an error leaves it."""
+
+    def __init__(
+        self,
+        context: ServiceContext,
+        background: BackgroundTasks,
+        reserve: Callable[[], AbstractContextManager[None]],
+        on_created: Callable[[Session], None],
+    ) -> None:
+        self._context = context
+        self._background = background
+        self._reserve = reserve
+        self._on_created = on_created
+
+    async def create(self, new: NewSession) -> Session:
+        """A new session, durable when this returns. Nothing is left of one that is refused.
+
+        Raises InvalidId, InvalidRequest, UnsupportedLanguage, SessionExists, Capacity, TooLarge,
+        NotEnforceable, InsufficientStorage, StorageFailed.
+        """
+        self._check(new)
+        language = self._context.host.languages.resolve(new.language)
+        if new.limits is not None:
+            check_limits(new.limits, self._context.limits, language, self._context.host)
+        self._context.mounts.check(new.mounts)
+        return await self._background.run_shielded(self._create(new, language.name))
+
+    def _check(self, new: NewSession) -> None:
+        check_session_id(new.id)
+        check_changes(
+            self._context.host.isolation,
+            data=new.data,
+            metadata=new.metadata,
+            allow_internet=new.allow_internet,
+        )
+        if new.default_timeout is not None:
+            self._context.service_limits.check_timeout(new.default_timeout, "default_timeout")
+
+    async def _create(self, new: NewSession, language: str) -> Session:
+        with self._reserve():
+            session = await self._create_stored(new, language)
+        self._on_created(session)
+        return session
+
+    async def _create_stored(self, new: NewSession, language: str) -> Session:
+        if new.id is not None and await self._context.store.find(new.id):
+            raise SessionExists(f"The session {new.id} exists already.", id=new.id)
+        public = self._context.service_limits.public_by_default
+        directory = await self._context.workspaces.create()
+        session = Session(
+            id=new.id or f"sess-{secrets.token_hex(16)}",
+            language=language,
+            directory=directory,
+            created_at=now(),
+            persistent=new.persistent,
+            data=new.data,
+            metadata=new.metadata,
+            default_timeout=new.default_timeout,
+            ttl=new.ttl,
+            allow_internet=bool(new.allow_internet),
+            allow_public=public if new.allow_public is None else new.allow_public,
+            limits=new.limits,
+            mounts=tuple(dict.fromkeys(new.mounts)),
+        )
+        source = initial_code(new.data)
+        code = None if source is None else StoredCode(source, "", session.created_at)
+        try:
+            await self._context.store.create(session, code)
+        except BaseException:
+            await self._context.workspaces.remove(directory)
+            raise
+        return session

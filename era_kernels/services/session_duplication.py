@@ -1,0 +1,114 @@
+"""Duplicates: new sessions with the files, packages, data and code of others."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import secrets
+import threading
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+from era_kernels.concurrency.background import BackgroundTasks
+from era_kernels.errors import SessionExists
+from era_kernels.models import JsonObject, Session, now
+from era_kernels.services.context import ServiceContext
+from era_kernels.services.session.session import LiveSession
+from era_kernels.storage.workspaces import CopyCancelled
+
+
+@dataclass(frozen=True, slots=True)
+class DuplicateRequest:
+    """For a duplicate: its id, random if None; its data, the source's if None.
+
+    `skip_queue`: do not wait for the runs of the source.
+    """
+
+    id: str | None = None
+    data: JsonObject | None = None
+    skip_queue: bool = False
+
+
+class SessionDuplicator:
+    """Makes them. `reserve` is a place for one more session, given back when an error leaves it."""
+
+    def __init__(
+        self,
+        context: ServiceContext,
+        background: BackgroundTasks,
+        reserve: Callable[[], AbstractContextManager[None]],
+        on_created: Callable[[Session], None],
+    ) -> None:
+        self._context = context
+        self._background = background
+        self._reserve = reserve
+        self._on_created = on_created
+
+    async def duplicate(self, source: LiveSession, request: DuplicateRequest) -> Session:
+        """A duplicate, durable when this returns. Nothing is left of one that could not be made.
+
+        Nor of one whose caller leaves before it is there. Raises SessionExists, SessionNotFound,
+        Capacity, QueueFull, TooLarge, InsufficientStorage, StorageFailed.
+        """
+        if request.id is not None and await self._context.store.find(request.id):
+            raise SessionExists(f"The session {request.id} exists already.", id=request.id)
+        caller_left = threading.Event()
+        try:
+            async with source.frozen_files(wait_in_queue=not request.skip_queue):
+                return await self._background.run_shielded(
+                    self._duplicate(source, request, caller_left)
+                )
+        except asyncio.CancelledError:
+            caller_left.set()
+            raise
+
+    async def _duplicate(
+        self, source: LiveSession, request: DuplicateRequest, caller_left: threading.Event
+    ) -> Session:
+        with self._reserve():
+            directory = await self._context.workspaces.create()
+            try:
+                return await self._copy(source, request, directory, caller_left)
+            except BaseException:
+                await self._context.workspaces.remove(directory)
+                raise
+
+    async def _copy(
+        self,
+        source: LiveSession,
+        request: DuplicateRequest,
+        directory: str,
+        caller_left: threading.Event,
+    ) -> Session:
+        """The row comes last: until then a killed server leaves a directory that is swept."""
+        original = source.session
+        data = original.data if request.data is None else request.data
+        try:
+            files = await self._context.workspaces.copy(
+                original.directory,
+                directory,
+                data,
+                lambda: caller_left.is_set() or source.is_closed,
+            )
+        except CopyCancelled:
+            source.check_open()
+            raise asyncio.CancelledError from None  # the caller has left
+        finally:
+            source.check_open()  # a source that was deleted was not copied whole
+        session = dataclasses.replace(
+            original,
+            id=request.id or f"sess-{secrets.token_hex(16)}",
+            directory=directory,
+            created_at=now(),
+            data=data,
+            last_run_at=None,
+            file_count=files.count,
+            total_size=files.total_size,
+            kernel_generation=0,
+        )
+        await self._context.store.create(
+            session, await self._context.codes.find(original.directory)
+        )
+        self._on_created(session)
+        return session

@@ -1,0 +1,79 @@
+"""Limits of one session: what a caller may wish, and what it may have of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from era_kernels.errors import InvalidRequest, NotEnforceable
+from era_kernels.kernels.languages import Language
+from era_kernels.kernels.machine import KernelHost
+from era_kernels.models import WITHOUT_WALLS, Limits
+
+MIB = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class LimitField:
+    """One limit that a session may have of its own: where it stands, and how callers write it."""
+
+    field: str  # of Limits
+    name: str
+    unit: int
+    setting: str
+
+    @property
+    def field_path(self) -> str:
+        return f"limits.{self.name}"
+
+    def value_in(self, limits: Limits) -> float | None:
+        """The value as `Limits` holds it."""
+        value: float | None = getattr(limits, self.field)
+        return value
+
+    def format(self, value: float) -> str:
+        """The value in the callers' unit; where it does not divide, what fits."""
+        return f"{value:g}" if isinstance(value, float) else str(value // self.unit)
+
+
+LIMIT_FIELDS = (
+    LimitField("memory", "memory_mb", MIB, "session_memory"),
+    LimitField("processes", "processes", 1, "session_processes"),
+    LimitField("workspace", "workspace_mb", MIB, "session_workspace"),
+    LimitField("cpu", "cpu", 1, "session_cpu"),
+)
+
+
+def check_limits(requested: Limits, server: Limits, language: Language, host: KernelHost) -> None:
+    """May a session in that language have these? They may be lower than the server's only.
+
+    Raises InvalidRequest naming the bound, NotEnforceable. Where there are no walls at all they
+    are taken, as all wishes are: `isolation` tells that nothing enforces them.
+    """
+    for limit_field, value in _requested_fields(requested):
+        maximum, minimum = limit_field.value_in(server), limit_field.value_in(language.minimums)
+        if maximum is not None and value > maximum:
+            rule = f"must be at most {limit_field.format(maximum)}, {limit_field.setting} of this server"
+            raise _limit_error(limit_field, rule)
+        if minimum is not None and value < minimum:
+            rule = f"must be at least {limit_field.format(minimum)}, which {language.name} needs to start"
+            raise _limit_error(limit_field, rule)
+    if host.isolation.tier == WITHOUT_WALLS:
+        return
+    for limit_field, _ in _requested_fields(requested):
+        if limit_field.field not in host.enforceable:
+            raise NotEnforceable(
+                f"`{limit_field.field_path}` cannot be enforced by the walls of this server."
+            )
+
+
+def _requested_fields(limits: Limits) -> Iterator[tuple[LimitField, float]]:
+    for limit_field in LIMIT_FIELDS:
+        value = limit_field.value_in(limits)
+        if value is not None:
+            yield limit_field, value
+
+
+def _limit_error(limit_field: LimitField, rule: str) -> InvalidRequest:
+    details = [{"field": limit_field.field_path, "problem": rule}]
+    return InvalidRequest(f"`{limit_field.field_path}` {rule}.", details=details)

@@ -1,0 +1,140 @@
+"""The numbers that bound sessions, as the services need them."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+
+from era_kernels.errors import (
+    Conflict,
+    InvalidId,
+    InvalidRequest,
+    NotEnforceable,
+    QuotaExceeded,
+    TooLarge,
+)
+from era_kernels.models import WITHOUT_WALLS, Isolation, JsonObject, Submission
+from era_kernels.storage.files import validate_path
+from era_kernels.storage.snapshot import DATA_FILE_NAME
+
+SESSION_ID_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+MAX_SESSION_JSON_BYTES = 1024 * 1024  # bytes of `data`, and of `metadata`, as JSON
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceLimits:
+    """Times in seconds, sizes in bytes."""
+
+    default_timeout: float
+    max_timeout: float
+    max_background_timeout: float
+    max_queue: int
+    max_sessions: int
+    max_kernels: int
+    max_execution_output: int
+    max_workspace: int
+    public_by_default: bool
+
+    def run_timeout(self, submission: Submission, session_default: float | None) -> float:
+        """The run's timeout. Raises InvalidRequest."""
+        if not submission.background:
+            return self.command_timeout(submission.timeout, session_default)
+        requested, maximum = (
+            submission.timeout or self.max_background_timeout,
+            self.max_background_timeout,
+        )
+        if requested > maximum:
+            raise _timeout_error(
+                "timeout", requested, f"of a run in the background must be at most {maximum:g}"
+            )
+        return requested
+
+    def command_timeout(self, requested: float | None, session_default: float | None) -> float:
+        """The run's timeout: what was asked, else the session's, else the server's.
+
+        Raises InvalidRequest above `max_timeout` or below zero.
+        """
+        if not requested:
+            return min(session_default or self.default_timeout, self.max_timeout)
+        if not 0 < requested <= self.max_timeout:
+            raise _timeout_error("timeout", requested, f"must be at most {self.max_timeout:g}")
+        return requested
+
+    def check_timeout(self, seconds: float, name: str) -> None:
+        """Raises InvalidRequest unless 0 < seconds ≤ `max_timeout`."""
+        if not 0 < seconds <= self.max_timeout:
+            raise _timeout_error(name, seconds, f"must be above 0 and at most {self.max_timeout:g}")
+
+
+def _timeout_error(name: str, seconds: float, rule: str) -> InvalidRequest:
+    details = [{"field": name, "problem": f"{rule} seconds"}]
+    return InvalidRequest(f"`{name}` {rule} seconds, and {seconds:g} is not.", details=details)
+
+
+def check_session_id(session_id: str | None) -> None:
+    """A session's id; None stands for one that is made up. Raises InvalidId."""
+    if session_id is not None and not SESSION_ID_PATTERN.fullmatch(session_id):
+        raise InvalidId(f"A session id must match ^{SESSION_ID_PATTERN.pattern}$.")
+
+
+def check_changes(isolation: Isolation, **changes: object) -> None:
+    """New values of a session's fields. Raises TooLarge, NotEnforceable."""
+    for name in ("data", "metadata"):
+        value = changes.get(name)
+        if value is not None:
+            check_json_size(value, name)
+    if changes.get("allow_internet"):
+        check_internet(isolation)
+
+
+def check_json_size(value: object, name: str) -> None:
+    """Raises TooLarge when a session's `data` or `metadata` takes too many bytes as JSON."""
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    size = len(text.encode("utf-8", "surrogatepass"))
+    if size > MAX_SESSION_JSON_BYTES:
+        raise TooLarge(
+            f"The session's {name} would take {size} bytes as JSON, "
+            f"and {MAX_SESSION_JSON_BYTES} are allowed."
+        )
+
+
+def merge_data(data: JsonObject, update: JsonObject) -> JsonObject:
+    """A shallow merge: keys of `update` win."""
+    return {**data, **update}
+
+
+def initial_code(data: JsonObject) -> str | None:
+    """The code that a session's first data brings along, to be stored apart from them."""
+    code = data.get("code")
+    return code if isinstance(code, str) else None
+
+
+def check_quota(size: int, available: int) -> None:
+    """Raises QuotaExceeded."""
+    if size > available:
+        raise QuotaExceeded(
+            f"The session's workspace has room for {max(available, 0)} more bytes.",
+            hint="Delete files that are not needed.",
+        )
+
+
+def check_writable_path(path: str) -> None:
+    """A path at which callers may put and delete files. Raises InvalidPath, Conflict."""
+    if validate_path(path) == DATA_FILE_NAME:
+        raise Conflict(
+            f"{DATA_FILE_NAME} mirrors the session's data and is written by the server.",
+            hint="Change `data` with PATCH on the session, or `update_data` of a run.",
+        )
+
+
+def check_internet(isolation: Isolation) -> None:
+    """Raises NotEnforceable where there are walls: none of them has a door yet.
+
+    Without any, the wish is stored, and `isolation` tells that nothing enforces it.
+    """
+    if isolation.tier < WITHOUT_WALLS:
+        raise NotEnforceable(
+            "Internet access cannot be given to sessions: the walls in force have no door.",
+            hint="Create the session without allowInternetAccess.",
+        )

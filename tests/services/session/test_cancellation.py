@@ -1,0 +1,292 @@
+"""One execution is ended for whoever asks, wherever it is on its way, and nothing else."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+import pytest
+
+from era_kernels.errors import ExecutionNotFound, InvalidRequest, NotRunning
+from era_kernels.models import Done, Ending, Queued, Step
+from era_kernels.services.executions import Running
+from tests.fakes import start_failure
+from tests.services.conftest import OpenServices
+from tests.services.service_fixture import Services, end_of, events_of, sleep_briefly
+
+
+@pytest.fixture
+def limited_services(open_services: OpenServices) -> Services:
+    """One kernel, one run that waits, two hours in the background."""
+    return open_services(max_queue=1, max_kernels=1, max_background_timeout=7200.0)
+
+
+async def interrupt(services: Services, running: Running) -> tuple[str, list[str]]:
+    """Its state, and what was done."""
+    execution, state, steps = await services.executions.interrupt("s1", running.id)
+    assert execution.status == "finished"
+    assert running.finished.is_set()
+    return state, actions(steps)
+
+
+def actions(steps: Sequence[Step]) -> list[str]:
+    assert [step.seconds for step in steps] == sorted(step.seconds for step in steps)
+    return [step.action for step in steps]
+
+
+# ---------------------------------------------------------------- on the kernel
+
+
+@pytest.mark.gen_test
+async def test_run_that_listens(services: Services) -> None:
+    """It ends with 130, without an error, and the next run has its kernel."""
+    await services.create()
+    running = await services.submit("out a\nlisten")
+    await services.until_running(1)
+    assert await interrupt(services, running) == ("preserved", ["interrupt", "ended"])
+    answer = await running.answer()
+    assert (answer.exit_code, answer.state, answer.cause) == (130, "preserved", None)
+    assert (answer.stdout, answer.failure) == ("a\n", None)
+    assert (await services.run("out b")).started_from == "live"
+
+
+@pytest.mark.gen_test
+async def test_two_at_once(services: Services) -> None:
+    """Both wait for the one end and learn the same steps; the program is asked once."""
+    await services.create()
+    running = await services.submit("listen")
+    await services.until_running(1)
+    first, second = await asyncio.gather(
+        *(services.executions.interrupt("s1", running.id) for _ in range(2))
+    )
+    assert first == second
+    assert services.host.machines[0].kernel.interrupts == 1
+
+
+@pytest.mark.gen_test
+async def test_caller_that_leaves(services: Services) -> None:
+    """The interrupt goes on when who asked for it has left."""
+    await services.create()
+    running = await services.submit("listen\ngate never")
+    await services.until_running(1)
+    asking = asyncio.create_task(services.executions.interrupt("s1", running.id))
+    await asyncio.sleep(0)
+    asking.cancel()
+    await running.finished.wait()
+    assert running.execution.exit_code == 130
+
+
+@pytest.mark.gen_test
+async def test_what_has_finished(services: Services) -> None:
+    """It cannot be interrupted, and what nobody knows is not found."""
+    await services.create("s1")
+    await services.create("s2")
+    running = await services.submit("out a")
+    await running.answer()
+    with pytest.raises(NotRunning):
+        await services.executions.interrupt("s1", running.id)
+    for session, execution in (("s1", "exec-none"), ("s2", running.id)):
+        with pytest.raises(ExecutionNotFound):
+            await services.executions.interrupt(session, execution)
+
+
+@pytest.mark.gen_test
+async def test_other_runs_are_left_alone(services: Services) -> None:
+    """What waits behind an interrupted run has its turn, and hears nothing."""
+    await services.create()
+    first = await services.submit("listen")
+    second = await services.submit("out b\ngate open\nout c")
+    await services.until_running(1)
+    await interrupt(services, first)
+    await services.until_running(2)
+    assert not services.host.machines[0].kernel.interrupted.is_set()
+    services.gates["open"].set()
+    answer = await second.answer()
+    assert (answer.exit_code, answer.stdout) == (0, "b\nc\n")
+
+
+@pytest.mark.gen_test
+async def test_death_while_it_is_interrupted(services: Services) -> None:
+    """The process may die of it: the run tells how, and nobody waits for ever."""
+    await services.create()
+    running = await services.submit("wait")
+    await services.until_running(1)
+    asking = asyncio.create_task(interrupt(services, running))
+    await sleep_briefly()
+    services.host.machines[0].die(Ending(signal=11))
+    assert await asking == ("lost", ["interrupt", "ended"])
+    assert await end_of(running) == (["KERNEL_DIED"], (await events_of(running))[-1])
+
+
+# ---------------------------------------------------------------- before the kernel has it
+
+
+@pytest.mark.gen_test
+async def test_queued_run(services: Services) -> None:
+    """It never runs; those behind it move up, and its log tells what happened."""
+    await services.create()
+    first = await services.submit("gate open")
+    second, third, fourth = [await services.submit(f"out {name}") for name in "bcd"]
+    await services.until_running(1)
+    assert await interrupt(services, second) == ("preserved", ["cancel", "ended"])
+    positions = [one.execution.position for one in (first, third, fourth)]
+    assert positions == [None, 1, 2]
+    assert await interrupt(services, fourth) == ("preserved", ["cancel", "ended"])
+    answer = await second.answer()
+    assert (answer.exit_code, answer.cause, answer.failure) == (130, "cancelled", None)
+    assert answer.started_from == "live"
+    [queued, done] = await events_of(second)
+    assert isinstance(queued, Queued)
+    assert isinstance(done, Done)
+    services.gates["open"].set()
+    assert (await third.answer()).stdout == "c\n"
+    assert [one.code for one in services.host.machines[0].kernel.requests] == ["gate open", "out c"]
+    stored, _ = await services.executions.list_executions("s1")
+    assert [one.exit_code for one in stored] == [0, 130, 0, 130]
+
+
+@pytest.mark.gen_test
+async def test_cancelled_runs_give_back_what_they_took(limited_services: Services) -> None:
+    """The place in the queue is free at once, and the seat when the last has gone."""
+    services = limited_services
+    await services.create()
+    first = await services.submit("listen")
+    await services.until_running(1)
+    for _ in range(3):
+        await interrupt(services, await services.submit("out b"))
+    await interrupt(services, first)
+    services.host.machines[0].die(Ending(code=0))
+    await services.until_free(kernels=1)
+
+
+@pytest.mark.gen_test
+async def test_run_whose_kernel_starts(services: Services) -> None:
+    """It is cancelled at once; the start goes on, and the next run has the kernel."""
+    services.host.opening = asyncio.Event()
+    await services.create()
+    running = await services.submit("out a")
+    await services.until_starting()
+    assert await interrupt(services, running) == ("preserved", ["cancel", "ended"])
+    assert (await services.sessions.get("s1")).status == "starting"
+    following = await services.submit("out b")
+    again = await services.submit("out c")
+    assert await interrupt(services, again) == ("preserved", ["cancel", "ended"])
+    services.host.opening.set()
+    answer = await following.answer()
+    assert (answer.stdout, answer.started_from, answer.kernel_generation) == ("b\n", "fresh", 1)
+    assert len(services.host.machines) == 1
+    assert [one.code for one in services.host.machines[0].kernel.requests] == ["out b"]
+    services.host.machines[0].die(Ending(code=0))
+    await services.until_free(kernels=100)
+
+
+@pytest.mark.gen_test
+async def test_start_that_fails_for_nobody(services: Services) -> None:
+    """A start that fails after its run was cancelled is tried again by the next run."""
+    services.host.opening, services.host.failure = asyncio.Event(), start_failure()
+    await services.create()
+    running = await services.submit("out a")
+    await services.until_starting()
+    await interrupt(services, running)
+    services.host.opening.set()
+    assert (await services.run("out b")).stdout == "b\n"
+
+
+@pytest.mark.gen_test
+@pytest.mark.parametrize("end", ["delete", "restart"])
+async def test_start_that_nobody_waits_for(services: Services, end: str) -> None:
+    """Deleting or restarting the session takes care of it, too."""
+    services.host.opening = asyncio.Event()
+    await services.create()
+    running = await services.submit("out a")
+    await services.until_starting()
+    await interrupt(services, running)
+    if end == "delete":
+        await services.sessions.delete("s1")
+        assert services.host.machines == []
+    else:
+        restarting = asyncio.create_task(services.sessions.restart("s1", ""))
+        await sleep_briefly()
+        services.host.opening.set()
+        assert await restarting == 1
+        services.host.machines[0].die(Ending(code=0))
+    await services.until_free(kernels=100)
+
+
+@pytest.mark.gen_test
+@pytest.mark.parametrize("steps", range(0, 40, 2))
+async def test_at_any_moment(services: Services, steps: int) -> None:
+    """Whenever it comes, the run ends, the next one runs, and everything is given back."""
+    await services.create()
+    running = await services.submit("listen", update_data={"a": 1})
+    for _ in range(steps):
+        await asyncio.sleep(0.0002)
+    state, done = await interrupt(services, running)
+    assert state in ("preserved", "lost")
+    assert done[0] in ("cancel", "interrupt")
+    assert (await running.answer()).exit_code == 130
+    answer = await services.run("out b")
+    assert (answer.stdout, answer.kernel_generation) == ("b\n", 1)
+    assert len(services.host.machines) == 1
+
+
+@pytest.mark.gen_test
+async def test_interrupt_and_delete_at_once(services: Services) -> None:
+    """Nobody waits for ever, whoever wins."""
+    for n in range(12):
+        await services.create()
+        first, second = await services.submit("listen"), await services.submit("out b")
+        asks = [
+            asyncio.create_task(services.executions.interrupt("s1", one.id))
+            for one in (first, second)
+        ]
+        await asyncio.sleep(n * 0.0005)
+        await services.sessions.delete("s1")
+        for found in await asyncio.gather(*asks, return_exceptions=True):
+            assert isinstance(found, tuple | NotRunning | ExecutionNotFound)
+        assert first.finished.is_set()
+        assert second.finished.is_set()
+    await services.until_free(kernels=100)
+
+
+# ---------------------------------------------------------------- callers that leave
+
+
+@pytest.mark.gen_test
+async def test_run_that_ends_with_its_caller(services: Services) -> None:
+    """It is interrupted when the last of those who asked for it leaves."""
+    await services.create()
+    running = await services.submit("listen", ends_with_caller=True)
+    await services.until_running(1)
+    running.join()
+    running.join()
+    await running.leave()
+    assert not running.finished.is_set()
+    await running.leave()
+    assert running.execution.exit_code == 130
+
+
+@pytest.mark.gen_test
+async def test_run_that_goes_on_without_its_caller(services: Services) -> None:
+    """Most runs do."""
+    await services.create()
+    running = await services.submit("gate open\nout a")
+    running.join()
+    await running.leave()
+    services.gates["open"].set()
+    assert (await running.answer()).stdout == "a\n"
+
+
+# ---------------------------------------------------------------- background
+
+
+@pytest.mark.gen_test
+async def test_timeouts_in_the_background(limited_services: Services) -> None:
+    """None asked: the most there is, whatever the session's default; more is refused."""
+    services = limited_services
+    await services.create(default_timeout=7.0)
+    for asked, expected in ((None, 7200), (0, 7200), (5000, 5000)):
+        await services.run("out a", timeout=asked, background=True)
+        assert services.host.machines[0].kernel.requests[-1].timeout == expected
+    with pytest.raises(InvalidRequest, match="background"):
+        await services.submit("out a", timeout=7201, background=True)

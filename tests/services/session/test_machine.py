@@ -1,0 +1,294 @@
+"""The one machine of a session: started, shared, stopped."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import cast
+
+import pytest
+
+from era_kernels.errors import EraError, KernelStartFailed, SessionNotFound, StorageFailed
+from era_kernels.kernels.machine import Machine
+from era_kernels.models import Ending, Limits, Reason
+from era_kernels.services.session.machine import SessionMachine
+from tests.fakes import FakeHost, start_failure
+from tests.services.service_fixture import PLACE
+
+CLOSED_ERROR = SessionNotFound("It is gone.")
+
+
+class MachineFixture:
+    """A session's machine on a fake host; counts what was reaped."""
+
+    def __init__(self) -> None:
+        self.host = FakeHost()
+        self.reap_count = 0
+        self.reap_fails = False
+        self.session_machine = SessionMachine(self._open, self._start, self._on_reaped)
+
+    async def _open(self, env: Mapping[str, str], kernel: bool) -> Machine:
+        return cast(Machine, await self.host.open("alpha", PLACE, Limits(), env, kernel=kernel))
+
+    async def _start(self, machine: Machine, env: Mapping[str, str]) -> None:
+        await machine.start_kernel(env)
+
+    async def _on_reaped(self) -> None:
+        if self.reap_fails:
+            raise StorageFailed("It stays.")
+        self.reap_count += 1
+
+    async def until_starting(self) -> None:
+        while not self.session_machine.is_starting:
+            await asyncio.sleep(0)
+
+
+# ---------------------------------------------------------------- one seat
+
+
+@pytest.mark.gen_test
+async def test_machine_is_opened_once() -> None:
+    """The first run meets a fresh machine, later ones the same, live."""
+    fixture = MachineFixture()
+    first = await fixture.session_machine.acquire({"A": "1"})
+    second = await fixture.session_machine.acquire({})
+    assert first[0] is second[0]
+    assert (first[1], second[1]) == ("fresh", "live")
+    assert fixture.host.machines[0].env == {"A": "1"}
+
+
+@pytest.mark.gen_test
+async def test_two_calls_at_once_open_one_machine() -> None:
+    """Whoever asks while a machine is opened waits for that one."""
+    fixture = MachineFixture()
+    await asyncio.gather(*(fixture.session_machine.acquire({}) for _ in range(3)))
+    assert len(fixture.host.machines) == 1
+
+
+@pytest.mark.gen_test
+async def test_ended_machine_is_replaced_when_nothing_is_left_of_it() -> None:
+    """The next machine is opened when the last is gone and its traces are cleared."""
+    fixture = MachineFixture()
+    fixture.host.closing = asyncio.Event()
+    await fixture.session_machine.acquire({})
+    fixture.host.machines[0].die(Ending(code=7))
+    assert not fixture.session_machine.is_alive
+    again = asyncio.create_task(fixture.session_machine.acquire({}))
+    await asyncio.sleep(0.01)
+    assert (fixture.reap_count, len(fixture.host.machines)) == (0, 1)
+    fixture.host.closing.set()
+    assert (await again)[1] == "fresh"
+    assert (fixture.reap_count, len(fixture.host.machines)) == (1, 2)
+
+
+@pytest.mark.gen_test
+async def test_ended_machine_is_reaped_once() -> None:
+    """Nothing is cleared while the machine lives, nor twice after its end."""
+    fixture = MachineFixture()
+    await fixture.session_machine.acquire({})
+    await fixture.session_machine.reap()
+    assert fixture.reap_count == 0
+    fixture.host.machines[0].die(Ending(code=7))
+    await fixture.session_machine.reap()
+    await fixture.session_machine.reap()
+    await fixture.session_machine.acquire({})
+    assert fixture.reap_count == 1
+
+
+@pytest.mark.gen_test
+async def test_reaping_that_fails_keeps_the_next_machine_away() -> None:
+    """Where clearing fails there is no next machine, until it succeeds."""
+    fixture = MachineFixture()
+    await fixture.session_machine.acquire({})
+    fixture.host.machines[0].die(Ending(code=7))
+    fixture.reap_fails = True
+    with pytest.raises(StorageFailed):
+        await fixture.session_machine.acquire({})
+    fixture.reap_fails = False
+    await fixture.session_machine.acquire({})
+    assert (fixture.reap_count, len(fixture.host.machines)) == (1, 2)
+
+
+@pytest.mark.gen_test
+async def test_failed_start_is_raised_and_tried_again() -> None:
+    """A machine that does not start leaves nothing: the next call opens another."""
+    fixture = MachineFixture()
+    fixture.host.failure = start_failure()
+    with pytest.raises(KernelStartFailed):
+        await fixture.session_machine.acquire({})
+    assert fixture.session_machine.is_idle
+    assert (await fixture.session_machine.acquire({}))[1] == "fresh"
+
+
+@pytest.mark.gen_test
+async def test_restarted_machine_is_still_fresh() -> None:
+    """After a restart, the first run is the first on its machine."""
+    fixture = MachineFixture()
+    await fixture.session_machine.acquire({})
+    await fixture.session_machine.stop(Reason.RESTARTED)
+    await fixture.session_machine.ensure_started({})
+    assert fixture.host.machines[0].ended.result().reason == "restarted"
+    assert (await fixture.session_machine.acquire({}))[1] == "fresh"
+    assert len(fixture.host.machines) == 2
+
+
+@pytest.mark.gen_test
+async def test_closed_machine_refuses() -> None:
+    """After closing, the machine has ended and nobody gets another."""
+    fixture = MachineFixture()
+    await fixture.session_machine.acquire({})
+    await fixture.session_machine.close(Reason.DELETED, CLOSED_ERROR)
+    assert fixture.host.machines[0].ended.result().reason == "session deleted"
+    for call in (fixture.session_machine.acquire, fixture.session_machine.ensure_started):
+        with pytest.raises(SessionNotFound):
+            await call({})
+
+
+@pytest.mark.gen_test
+async def test_closing_does_not_wait_for_a_start() -> None:
+    """A start that takes long is cancelled; who waited for it gets the refusal."""
+    fixture = MachineFixture()
+    fixture.host.opening = asyncio.Event()
+    runs = [asyncio.create_task(fixture.session_machine.acquire({})) for _ in range(2)]
+    await fixture.until_starting()
+    await asyncio.gather(
+        *(fixture.session_machine.close(Reason.DELETED, CLOSED_ERROR) for _ in range(2))
+    )
+    for run in runs:
+        with pytest.raises(SessionNotFound):
+            await run
+    assert fixture.host.machines == []
+    assert fixture.session_machine.is_idle
+
+
+@pytest.mark.gen_test
+async def test_closing_while_the_last_machine_goes() -> None:
+    """Who waits until nothing is left of the last machine gets no other one after that."""
+    fixture = MachineFixture()
+    await fixture.session_machine.acquire({})
+    fixture.host.closing = fixture.host.machines[0].closing = asyncio.Event()
+    fixture.host.machines[0].die(Ending(code=7))
+    again = asyncio.create_task(fixture.session_machine.acquire({}))
+    await asyncio.sleep(0.01)
+    closing = asyncio.create_task(fixture.session_machine.close(Reason.DELETED, CLOSED_ERROR))
+    await asyncio.sleep(0.01)
+    fixture.host.closing.set()
+    with pytest.raises(SessionNotFound):
+        await again
+    await closing
+    assert len(fixture.host.machines) == 1
+
+
+@pytest.mark.gen_test
+async def test_cancelled_caller_cancels_its_start() -> None:
+    """Who is cancelled while a machine starts leaves none behind, and the seat usable."""
+    fixture = MachineFixture()
+    fixture.host.opening = asyncio.Event()
+    run = asyncio.create_task(fixture.session_machine.acquire({}))
+    await fixture.until_starting()
+    run.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await run
+    fixture.host.opening.set()
+    await fixture.session_machine.acquire({})
+    assert len(fixture.host.machines) == 1
+
+
+# ---------------------------------------------------------------- without a kernel
+
+
+@pytest.mark.gen_test
+async def test_sandbox_without_a_kernel() -> None:
+    """Who needs no kernel opens none; whoever does starts it in the same machine."""
+    fixture = MachineFixture()
+    first, started_from = await fixture.session_machine.acquire_sandbox({})
+    assert (started_from, fixture.session_machine.is_alive, fixture.session_machine.has_kernel) == (
+        "fresh",
+        True,
+        False,
+    )
+    assert await fixture.session_machine.acquire_sandbox({}) == (first, "live")
+    assert await fixture.session_machine.acquire({"A": "1"}) == (first, "fresh")
+    assert fixture.session_machine.has_kernel
+    assert fixture.host.machines[0].env == {"A": "1"}
+    assert await fixture.session_machine.acquire({}) == (first, "live")
+    assert await fixture.session_machine.acquire_sandbox({}) == (first, "live")
+    assert len(fixture.host.machines) == 1
+
+
+@pytest.mark.gen_test
+async def test_restarted_machine_has_a_kernel() -> None:
+    """A restart leaves a machine with a kernel, whatever was there before."""
+    fixture = MachineFixture()
+    await fixture.session_machine.acquire_sandbox({})
+    await fixture.session_machine.stop(Reason.RESTARTED)
+    await fixture.session_machine.ensure_started({})
+    assert fixture.session_machine.has_kernel
+    assert len(fixture.host.machines) == 2
+
+
+@pytest.mark.gen_test
+async def test_sandbox_and_kernel_at_once() -> None:
+    """However they come, there is one machine; a kernel is told as starting, walls are not."""
+    fixture = MachineFixture()
+    fixture.host.opening = asyncio.Event()
+    calls = [
+        asyncio.create_task(call({}))
+        for call in (
+            fixture.session_machine.acquire_sandbox,
+            fixture.session_machine.acquire,
+            fixture.session_machine.acquire_sandbox,
+        )
+    ]
+    await asyncio.sleep(0.01)
+    assert not fixture.session_machine.is_starting
+    fixture.host.opening.set()
+    machines = {(await call)[0] for call in calls}
+    assert len(machines) == len(fixture.host.machines) == 1
+    assert fixture.session_machine.has_kernel
+
+
+@pytest.mark.gen_test
+async def test_kernel_that_fails_in_a_machine() -> None:
+    """The machine is gone, as it is after every end of a kernel; the next is another."""
+    fixture = MachineFixture()
+    await fixture.session_machine.acquire_sandbox({})
+    fixture.host.machines[0].failure = start_failure()
+    with pytest.raises(KernelStartFailed):
+        await fixture.session_machine.acquire({})
+    assert not fixture.session_machine.is_alive
+    assert (await fixture.session_machine.acquire({}))[1] == "fresh"
+    assert len(fixture.host.machines) == 2
+
+
+async def a_starting_kernel(fixture: MachineFixture) -> asyncio.Task[tuple[Machine, str]]:
+    """A run that waits for its kernel, in a machine that was there."""
+    await fixture.session_machine.acquire_sandbox({})
+    fixture.host.machines[0].starting = asyncio.Event()
+    run = asyncio.create_task(fixture.session_machine.acquire({}))
+    await fixture.until_starting()
+    return run
+
+
+@pytest.mark.gen_test
+async def test_restart_while_a_kernel_starts_in_a_machine() -> None:
+    """The machine ends with all that runs in it; the run gets its kernel in the next."""
+    fixture = MachineFixture()
+    run = await a_starting_kernel(fixture)
+    await fixture.session_machine.stop(Reason.RESTARTED)
+    await fixture.session_machine.ensure_started({})
+    assert (await run)[1] == "fresh"
+    assert len(fixture.host.machines) == 2
+    assert fixture.host.machines[0].ended.result().reason == "restarted"
+
+
+@pytest.mark.gen_test
+async def test_closing_while_a_kernel_starts_in_a_machine() -> None:
+    """All in it ends for the reason given, and the run is told."""
+    fixture = MachineFixture()
+    run = await a_starting_kernel(fixture)
+    await fixture.session_machine.close(Reason.DELETED, CLOSED_ERROR)
+    with pytest.raises(EraError):
+        await run
+    assert fixture.host.machines[0].ended.result().reason == "session deleted"
+    assert len(fixture.host.machines) == 1

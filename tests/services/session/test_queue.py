@@ -1,0 +1,193 @@
+"""The queue of a session: in order, one at a time, and it rests in between."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from era_kernels.errors import QueueFull
+from era_kernels.models import Submission
+from era_kernels.services.session.cancellation import Cancellation
+from era_kernels.services.session.queue import QueuedRun, RunQueue
+
+
+async def _nothing() -> None:
+    """No session is there to be told."""
+
+
+class QueueFixture:
+    """Serves when it is let; notes what happened."""
+
+    def __init__(self, max_waiting: int = 100) -> None:
+        self.queue = RunQueue(max_waiting, self._run_queued, self._on_idle)
+        self.gate = asyncio.Event()
+        self.may_idle = asyncio.Event()
+        self.may_idle.set()
+        self.events: list[str] = []
+
+    def add(self, code: str) -> QueuedRun:
+        queued_run = QueuedRun(Submission(code), 30, Cancellation(_nothing))
+        self.queue.add(queued_run)
+        return queued_run
+
+    async def _run_queued(self, queued_run: QueuedRun) -> None:
+        await self.gate.wait()
+        self.events.append(queued_run.submission.code)
+
+    async def _on_idle(self) -> None:
+        await self.may_idle.wait()
+        self.events.append("idle")
+
+
+@pytest.mark.gen_test
+async def test_first_come_first_served() -> None:
+    """Who is served keeps the first place until it is done; the others know theirs."""
+    fixture = QueueFixture()
+    queued_runs = [fixture.add(code) for code in "abc"]
+    await asyncio.sleep(0)
+    assert [fixture.queue.position(queued_run) for queued_run in queued_runs] == [0, 1, 2]
+    fixture.gate.set()
+    await queued_runs[1].done.wait()
+    assert len(fixture.queue) <= 1
+    await fixture.queue.wait_idle()
+    assert fixture.events == ["a", "b", "c", "idle"]
+    assert all(ticket.done.is_set() for ticket in queued_runs)
+
+
+@pytest.mark.gen_test
+async def test_who_comes_while_it_rests_is_served() -> None:
+    """The worker never ends with somebody in the queue; it rests again afterwards."""
+    fixture = QueueFixture()
+    fixture.gate.set()
+    fixture.may_idle.clear()
+    fixture.queue.wake()
+    await asyncio.sleep(0)
+    fixture.add("a")
+    fixture.may_idle.set()
+    await fixture.queue.wait_idle()
+    assert fixture.events == ["idle", "a", "idle"]
+    assert not fixture.queue.is_working
+
+
+@pytest.mark.gen_test
+async def test_capacity() -> None:
+    """One is served, so many wait, the next is refused."""
+    fixture = QueueFixture(max_waiting=1)
+    for code in "ab":
+        fixture.queue.check_capacity()
+        fixture.add(code)
+    with pytest.raises(QueueFull, match="1 runs wait"):
+        fixture.queue.check_capacity()
+    fixture.gate.set()
+    await fixture.queue.wait_idle()
+    fixture.queue.check_capacity()
+
+
+@pytest.mark.gen_test
+async def test_idle_queue_is_not_waited_for() -> None:
+    """Waiting for a queue that never worked is over at once; who leaves disturbs nobody."""
+    fixture = QueueFixture()
+    await fixture.queue.wait_idle()
+    fixture.add("a")
+    waiting = asyncio.create_task(fixture.queue.wait_idle())
+    await asyncio.sleep(0)
+    waiting.cancel()
+    await asyncio.wait([waiting])
+    fixture.gate.set()
+    await fixture.queue.wait_idle()
+    assert fixture.events == ["a", "idle"]
+
+
+# ---------------------------------------------------------------- turns of others
+
+
+@pytest.mark.gen_test
+async def test_a_turn_waits_like_a_run() -> None:
+    """Who does something else has its turn between the runs before and behind it."""
+    fixture = QueueFixture()
+
+    async def other() -> None:
+        async with fixture.queue.slot():
+            fixture.events.append("other")
+            await asyncio.sleep(0.01)
+            fixture.events.append("done")
+
+    fixture.add("a")
+    work = asyncio.create_task(other())
+    await asyncio.sleep(0)
+    fixture.add("b")
+    fixture.gate.set()
+    await fixture.queue.wait_idle()
+    assert fixture.events == ["a", "other", "done", "b", "idle"]
+    await work
+
+
+@pytest.mark.gen_test
+@pytest.mark.parametrize("steps", range(8))
+async def test_a_turn_that_is_given_back(steps: int) -> None:
+    """Who is cancelled leaves no gap, at whatever moment; those behind it move up."""
+    fixture = QueueFixture()
+    fixture.add("a")
+    turns = [asyncio.create_task(_hold_slot(fixture)) for _ in range(2)]
+    await asyncio.sleep(0)
+    behind = fixture.add("b")
+    fixture.gate.set()
+    for _ in range(steps):
+        await asyncio.sleep(0)
+    for turn in turns:
+        turn.cancel()
+    await asyncio.wait(turns)
+    await fixture.queue.wait_idle()
+    assert fixture.events == ["a", "b", "idle"]
+    assert behind.done.is_set()
+    assert len(fixture.queue) == 0
+
+
+async def _hold_slot(fixture: QueueFixture) -> None:
+    async with fixture.queue.slot():
+        await asyncio.Event().wait()
+
+
+@pytest.mark.gen_test
+async def test_a_waiting_turn_counts() -> None:
+    """A turn takes room in the queue while it waits, and none when it was given back."""
+    fixture = QueueFixture(max_waiting=1)
+    fixture.add("a")
+    turn = asyncio.create_task(_hold_slot(fixture))
+    await asyncio.sleep(0)
+    with pytest.raises(QueueFull):
+        fixture.queue.check_capacity()
+    with pytest.raises(QueueFull):
+        async with fixture.queue.slot():
+            raise AssertionError
+    turn.cancel()
+    await asyncio.wait([turn])
+    fixture.queue.check_capacity()
+    fixture.gate.set()
+    await fixture.queue.wait_idle()
+
+
+@pytest.mark.gen_test
+async def test_a_turn_that_fails() -> None:
+    """An error in a turn is its caller's; the queue goes on."""
+    fixture = QueueFixture()
+    fixture.gate.set()
+    with pytest.raises(RuntimeError, match="mine"):
+        async with fixture.queue.slot():
+            raise RuntimeError("mine")
+    fixture.add("a")
+    await fixture.queue.wait_idle()
+    assert "a" in fixture.events
+
+
+@pytest.mark.gen_test
+async def test_idle_since() -> None:
+    """The end of the newest run is remembered."""
+    fixture = QueueFixture()
+    before = fixture.queue.idle_since
+    fixture.add("a")
+    await asyncio.sleep(0.01)
+    fixture.gate.set()
+    await fixture.queue.wait_idle()
+    assert fixture.queue.idle_since > before

@@ -1,0 +1,1073 @@
+"""One live session: its queue, its kernel, its data and files, and how it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+
+from era_kernels.errors import (
+    Capacity,
+    EraError,
+    InsufficientStorage,
+    InvalidRequest,
+    KernelStartFailed,
+    QueueFull,
+    SessionNotFound,
+    StorageFailed,
+    TooLarge,
+)
+from era_kernels.models import (
+    Display,
+    Done,
+    Ending,
+    Failure,
+    Queued,
+    Recorded,
+    Stdout,
+    Submission,
+)
+from era_kernels.services.executions import Running
+from era_kernels.services.validation import MAX_SESSION_JSON_BYTES
+from tests.fakes import start_failure
+from tests.services.conftest import OpenServices
+from tests.services.service_fixture import (
+    DATA,
+    Services,
+    end_of,
+    events_of,
+    failing,
+    sleep_briefly,
+    sleep_steps,
+)
+
+
+def full() -> InsufficientStorage:
+    return InsufficientStorage("There is no room.")
+
+
+# ---------------------------------------------------------------- runs
+
+
+@pytest.mark.gen_test
+async def test_run(services: Services) -> None:
+    """A run's answer is the fold of what its kernel says, and how it ended."""
+    await services.create()
+    answer = await services.run("out a\nerr b\nshow c\nexit 3")
+    assert (answer.stdout, answer.stderr, answer.exit_code) == ("a\n", "b\n", 3)
+    assert answer.results[0]["data"] == {"text/plain": "c"}
+    assert (answer.state, answer.started_from, answer.kernel_generation) == (
+        "preserved",
+        "fresh",
+        1,
+    )
+    assert answer.failure is None
+
+
+@pytest.mark.gen_test
+async def test_events_of_a_run(services: Services) -> None:
+    """A stream has the outputs in their order, and `done` last; a run that need not wait is not
+    told that it does."""
+    await services.create()
+    events = await events_of(await services.submit("out a\nshow b"))
+    assert events[:-1] == [Stdout("a\n"), Display({"text/plain": "b"})]
+    assert isinstance(events[-1], Done)
+
+
+@pytest.mark.gen_test
+async def test_kernel_lives_from_run_to_run(services: Services) -> None:
+    """The second run meets the same kernel; runs are numbered from 1."""
+    await services.create()
+    first, second = await services.run("number"), await services.run("number")
+    assert (first.stdout, second.stdout) == ("1", "2")
+    assert (second.started_from, second.kernel_generation) == ("live", 1)
+    assert len(services.host.machines) == 1
+
+
+@pytest.mark.gen_test
+async def test_session_notes_its_run(services: Services) -> None:
+    """After a run the session's row tells when it was, and what files there are."""
+    await services.create()
+    await services.run("write f 12345")
+    stored = await services.store.get("s1")
+    assert stored == await services.session()
+    assert stored.last_run_at is not None
+    assert (stored.file_count, stored.total_size, stored.kernel_generation) == (1, 5, 1)
+
+
+@pytest.mark.gen_test
+async def test_files_modified(services: Services) -> None:
+    """Created, changed and deleted files count, since the last run."""
+    await services.create()
+    assert (await services.run("write a 1\nwrite b 2")).files_modified == 2
+    assert (await services.run("out nothing")).files_modified == 0
+    assert (await services.run("write a other\nremove b\nwrite c 3")).files_modified == 3
+
+
+@pytest.mark.gen_test
+async def test_environment(services: Services) -> None:
+    """The caller's variables reach the run; those of the server cannot be overridden."""
+    await services.create()
+    env = {"MINE": "1", "ERA_SESSION_ID": "forged"}
+    answer = await services.run(
+        "env MINE\nenv ERA_SESSION_ID\nenv ERA_PROXY_URL", env=env, base_url="http://h"
+    )
+    assert answer.stdout == "1s1http://h/proxy/s1"
+    assert "MINE" not in services.host.machines[0].env
+    assert services.host.machines[0].env["ERA_LANGUAGE"] == "alpha"
+    with pytest.raises(KeyError):
+        _ = (await _last_request(services)).env["OTHER"]
+
+
+async def _last_request(services: Services) -> Any:
+    return services.host.machines[-1].kernel.requests[-1]
+
+
+@pytest.mark.gen_test
+async def test_timeouts(services: Services) -> None:
+    """What was asked, else the session's default, else the server's; too much is refused."""
+    await services.create("s1", default_timeout=7.0)
+    await services.create("s2")
+    for id_, asked, expected in (("s1", None, 7), ("s1", 0, 7), ("s1", 2.5, 2.5), ("s2", None, 30)):
+        await services.run("out a", id_, timeout=asked)
+        assert (await _last_request(services)).timeout == expected
+    with pytest.raises(InvalidRequest):
+        await services.submit("out a", timeout=3601)
+
+
+@pytest.mark.gen_test
+async def test_timeout_keeps_the_kernel_where_it_can(services: Services) -> None:
+    """A run that was interrupted at its deadline ends with 124; the variables are kept."""
+    await services.create()
+    running = await services.submit("out a\ntimeout", timeout=1.5)
+    answer = await running.answer()
+    assert (answer.exit_code, answer.state, answer.cause) == (124, "preserved", "timeout")
+    assert answer.stdout == "a\n"
+    assert answer.failure is not None
+    assert answer.failure.code == "EXECUTION_TIMEOUT"
+    assert (await services.run("out b")).started_from == "live"
+
+
+@pytest.mark.gen_test
+async def test_timeout_of_a_deaf_kernel(services: Services) -> None:
+    """A kernel that would not stop is lost; its files and data stay, the next run is fresh."""
+    await services.create()
+    answer = await services.run('data {"a": 1}\nwrite f 1\nstuck')
+    assert (answer.exit_code, answer.state, answer.cause) == (124, "lost", "timeout")
+    assert answer.data == {"a": 1}
+    answer = await services.run("read f")
+    assert (answer.stdout, answer.started_from, answer.kernel_generation) == ("1", "fresh", 2)
+
+
+@pytest.mark.gen_test
+async def test_kernel_that_dies_in_a_run(services: Services) -> None:
+    """The run ends with the process's exit code and says that the kernel died."""
+    await services.create()
+    running = await services.submit("out a\ndie 7")
+    answer = await running.answer()
+    assert (answer.exit_code, answer.state, answer.cause) == (7, "lost", "exit 7")
+    assert answer.stdout == "a\n"
+    assert await end_of(running) == (["KERNEL_DIED"], (await events_of(running))[-1])
+    assert (await services.run("out b")).kernel_generation == 2
+
+
+@pytest.mark.gen_test
+async def test_kernel_that_dies_idle(services: Services) -> None:
+    """It is noticed at once: the seat is free, and the next run says `fresh`."""
+    await services.create()
+    await services.run("out a")
+    assert (await services.sessions.get("s1")).status == "idle"
+    services.host.machines[0].die(Ending(signal=9))
+    assert (await services.sessions.get("s1")).status == "stopped"
+    await services.until_free(kernels=100)
+    answer = await services.run("out b")
+    assert (answer.started_from, answer.kernel_generation) == ("fresh", 2)
+
+
+@pytest.mark.gen_test
+async def test_kernel_that_does_not_start(services: Services) -> None:
+    """Who asked is told; readers of the stream get its code and `done`; the next run tries anew."""
+    await services.create()
+    services.host.failure = start_failure()
+    running = await services.submit("out a")
+    with pytest.raises(KernelStartFailed):
+        await running.answer()
+    codes, done = await end_of(running)
+    assert (codes, done.exit_code, done.state) == (["KERNEL_START_FAILED"], 1, "lost")
+    assert (await services.executions.get("s1", running.id)).exit_code == 1
+    await services.until_free(kernels=100)
+    assert (await services.run("out b")).kernel_generation == 1
+
+
+# ---------------------------------------------------------------- data
+
+
+@pytest.mark.gen_test
+async def test_update_data_is_merged_before_the_run(services: Services) -> None:
+    """The code finds the merged data, and so does everybody afterwards."""
+    await services.create(data={"a": 1, "b": {"x": 1}})
+    answer = await services.run(f"read {DATA}", update_data={"b": {"y": 2}})
+    assert json.loads(answer.stdout) == {"a": 1, "b": {"y": 2}}
+    assert answer.data == (await services.store.get("s1")).data == {"a": 1, "b": {"y": 2}}
+
+
+@pytest.mark.gen_test
+async def test_update_data_of_a_queued_run_waits(services: Services) -> None:
+    """The data changes when the run's turn comes, not when it is submitted."""
+    await services.create()
+    first = await services.submit("gate a")
+    second = await services.submit("out b", update_data={"n": 2})
+    assert (await services.session()).data == {}
+    services.gates["a"].set()
+    assert (await first.answer()).data == {}
+    assert (await second.answer()).data == {"n": 2}
+
+
+@pytest.mark.gen_test
+@pytest.mark.parametrize("end", ["exit 1", "timeout", "stuck", "die 7"])
+async def test_code_replaces_the_data(services: Services, end: str) -> None:
+    """What the code wrote to the mirror replaces the data, however the run ended."""
+    await services.create(data={"a": 1})
+    answer = await services.run('data {"b": 2}\n' + end)
+    assert answer.data == (await services.store.get("s1")).data == {"b": 2}
+
+
+@pytest.mark.gen_test
+async def test_data_of_the_same_value_and_another_type(services: Services) -> None:
+    """1 and true compare as equal in Python, and are not the same JSON."""
+    await services.create(data={"a": 1})
+    answer = await services.run('data {"a": true}')
+    assert answer.data is not None
+    assert answer.data["a"] is True
+
+
+@pytest.mark.gen_test
+@pytest.mark.parametrize("text", ["{", "[1]", '{"a": NaN}', '{"a": "\\ud800"}', ""])
+async def test_broken_data_keeps_the_old(services: Services, text: str) -> None:
+    """A mirror that is no JSON object keeps the data, and is written anew before the next run."""
+    await services.create(data={"a": 1})
+    assert (await services.run("data " + text)).data == {"a": 1}
+    assert json.loads((await services.run(f"read {DATA}")).stdout) == {"a": 1}
+
+
+@pytest.mark.gen_test
+async def test_data_that_is_too_large_keeps_the_old(services: Services) -> None:
+    """A mirror within its bound whose data is not, once written out, does not fail the run."""
+    await services.create(data={"a": 1})
+    number = "1e15"  # 1000000000000000.0
+    count = MAX_SESSION_JSON_BYTES // (len(number) + 1) - 10
+    answer = await services.run('out done\ndata {"a":[' + ",".join([number] * count) + "]}")
+    assert (answer.stdout, answer.data) == ("done\n", {"a": 1})
+
+
+@pytest.mark.gen_test
+async def test_update_data_that_is_too_large(services: Services) -> None:
+    """The run does not begin, and the session goes on as it was."""
+    await services.create(data={"a": "x" * (MAX_SESSION_JSON_BYTES - 100)})
+    with pytest.raises(TooLarge):
+        await services.run("out a", update_data={"b": "y" * 200})
+    assert await (await services.submit("out b")).answer()
+
+
+@pytest.mark.gen_test
+async def test_data_changed_by_the_api_during_a_run(services: Services) -> None:
+    """The running code sees it; when it writes nothing itself, that is the data."""
+    await services.create(data={"a": 1})
+    running = await services.submit(f"gate g\nread {DATA}")
+    await services.until_running(1)
+    await services.sessions.update("s1", data={"a": 2})
+    services.gates["g"].set()
+    answer = await running.answer()
+    assert json.loads(answer.stdout) == {"a": 2}
+    assert answer.data == {"a": 2}
+
+
+@pytest.mark.gen_test
+async def test_data_changed_by_the_api_after_a_run(
+    services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last write wins also when it comes while the run's own data is still being stored."""
+    await services.create()
+    after_run, read = services.workspaces.after_run, asyncio.Event()
+
+    async def slow_after_run(*arguments: Any) -> Any:
+        after = await after_run(*arguments)
+        read.set()
+        await services.gates["settled"].wait()
+        return after
+
+    monkeypatch.setattr(services.workspaces, "after_run", slow_after_run)
+    running = await services.submit('data {"code": 1}')
+    await read.wait()
+    update = asyncio.create_task(services.sessions.update("s1", data={"api": 1}))
+    await sleep_briefly()
+    services.gates["settled"].set()
+    assert (await running.answer()).data == {"code": 1}
+    assert (await update).session.data == {"api": 1}
+    assert (await services.store.get("s1")).data == {"api": 1}
+    assert json.loads((await services.workspace() / DATA).read_text()) == {"api": 1}
+
+
+@pytest.mark.gen_test
+async def test_update_data_loses_no_change(services: Services) -> None:
+    """A merge is of what is there when it is stored: changes at the same time are not undone."""
+    await services.create()
+    await services.run("out a")
+    for n in range(20):
+        running = asyncio.create_task(services.run("out a", update_data={"run": n}))
+        await sleep_steps(n)
+        await services.sessions.update("s1", data={"api": n})
+        answer = await running
+        assert answer.data is not None
+        assert answer.data["api"] == n
+
+
+@pytest.mark.gen_test
+async def test_data_file_after_a_change_by_the_api(services: Services) -> None:
+    """The mirror shows new data at once, also without a kernel."""
+    await services.create()
+    await services.sessions.update("s1", data={"a": 2})
+    assert json.loads((await services.workspace() / DATA).read_text()) == {"a": 2}
+
+
+@pytest.mark.gen_test
+async def test_data_file_that_cannot_be_written(
+    services: Services, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The data is changed all the same: the mirror is written anew before the next run."""
+    await services.create()
+    monkeypatch.setattr(services.workspaces, "before_run", failing(full()))
+    view = await services.sessions.update("s1", data={"a": 2})
+    assert view.session.data == {"a": 2}
+    assert "mirror" in caplog.text
+
+
+# ---------------------------------------------------------------- the queue
+
+
+@pytest.mark.gen_test
+async def test_runs_queue_in_order(services: Services) -> None:
+    """One at a time, first come first served."""
+    await services.create()
+    runs = [await services.submit(f"gate {n}\nout {n}") for n in range(5)]
+    for n in reversed(range(5)):
+        services.gates[str(n)].set()
+    for running in runs:
+        await running.answer()
+    requests = services.host.machines[0].kernel.requests
+    assert [request.code[-1] for request in requests] == ["0", "1", "2", "3", "4"]
+    times = [running.execution.started_at for running in runs]
+    assert times == sorted(times, key=str)
+
+
+@pytest.mark.gen_test
+async def test_waiting_is_told_once(services: Services) -> None:
+    """A run that waits says its position, once and first; the list knows how it moves up."""
+    await services.create()
+    runs = [await services.submit(f"gate {n}") for n in range(3)]
+    await services.until_running(1)
+    assert [running.execution.position for running in runs] == [None, 1, 2]
+    services.gates["0"].set()
+    await services.until_running(2)
+    assert [running.execution.position for running in runs] == [None, None, 1]
+    services.gates["1"].set()
+    services.gates["2"].set()
+    events = [await events_of(running) for running in runs]
+    assert [type(one[0]) for one in events] == [Done, Queued, Queued]
+    assert [event for one in events for event in one if isinstance(event, Queued)] == [
+        Queued(1),
+        Queued(2),
+    ]
+
+
+@pytest.mark.gen_test
+async def test_queue_time_is_not_run_time(services: Services) -> None:
+    """`queued_ms` tells how long a run waited; its own time does not count that."""
+    await services.create()
+    first = await services.submit("gate a")
+    second = await services.submit("out b")
+    await asyncio.sleep(0.05)
+    services.gates["a"].set()
+    await first.answer()
+    answer = await second.answer()
+    assert answer.queued_ms is not None
+    assert answer.execution_time_ms is not None
+    assert answer.queued_ms >= 50
+    assert answer.execution_time_ms < 50
+
+
+@pytest.fixture
+def short_queue(open_services: OpenServices) -> Services:
+    return open_services(max_queue=2)
+
+
+@pytest.mark.gen_test
+async def test_queue_is_bounded(short_queue: Services) -> None:
+    """One runs, so many wait, the next is told to come again, and disturbs nobody."""
+    services = short_queue
+    await services.create()
+    runs = [await services.submit("gate a") for _ in range(3)]
+    with pytest.raises(QueueFull, match="2 runs wait") as caught:
+        await services.submit("out x")
+    assert caught.value.retry_after
+    services.gates["a"].set()
+    await runs[0].answer()
+    runs.append(await services.submit("out x"))
+    assert [(await running.answer()).exit_code for running in runs] == [0] * 4
+
+
+@pytest.mark.gen_test
+async def test_burst_never_overfills_the_queue(short_queue: Services) -> None:
+    """Of many submissions at once, as many are taken as there is room for."""
+    services = short_queue
+    await services.create()
+    outcomes = await asyncio.gather(
+        *(services.submit("gate a") for _ in range(20)), return_exceptions=True
+    )
+    taken = [one for one in outcomes if isinstance(one, Running)]
+    assert len(taken) == 3
+    assert all(isinstance(one, QueueFull) for one in outcomes if not isinstance(one, Running))
+    services.gates["a"].set()
+    for running in taken:
+        await running.answer()
+
+
+@pytest.mark.gen_test
+async def test_cancelled_submit_leaves_its_run_behind(services: Services) -> None:
+    """A caller that leaves while the log is opened does not take its run along, nor the queue."""
+    await services.create()
+    await services.run("out a")
+    submitting = asyncio.create_task(services.submit("out left"))
+    await asyncio.sleep(0)
+    submitting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await submitting
+    await services.run("out b")
+    listed, _ = await services.executions.list_executions("s1")
+    assert [(one.code, one.status.value) for one in listed] == [
+        ("out a", "finished"),
+        ("out left", "finished"),
+        ("out b", "finished"),
+    ]
+
+
+@pytest.mark.gen_test
+@pytest.mark.parametrize("problem", [full(), RuntimeError("a bug")])
+async def test_log_that_cannot_be_opened(
+    services: Services, monkeypatch: pytest.MonkeyPatch, problem: Exception
+) -> None:
+    """Who asked is told; nothing is left in the queue, and no seat is taken."""
+    await services.create()
+    with monkeypatch.context() as patch:
+        patch.setattr(services.execution_store, "create", failing(problem))
+        with pytest.raises(type(problem)):
+            await services.submit("out a")
+    await services.until_free(kernels=100)
+    assert (await services.run("out b")).stdout == "b\n"
+
+
+@pytest.mark.gen_test
+async def test_cancelled_submit_whose_log_cannot_be_opened(
+    services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A failure that nobody waits for any more harms nobody."""
+    await services.create()
+    await services.run("out a")
+    with monkeypatch.context() as patch:
+        patch.setattr(services.execution_store, "create", failing(full()))
+        submitting = asyncio.create_task(services.submit("out left"))
+        await asyncio.sleep(0)
+        submitting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await submitting
+        await asyncio.sleep(0)
+    assert (await services.run("out b")).stdout == "b\n"
+
+
+@pytest.mark.gen_test
+async def test_log_that_cannot_take_the_first_event(
+    services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that cannot even be told to wait is refused, and is no ghost in the list."""
+    await services.create()
+    first = await services.submit("gate a")
+    await services.until_running(1)
+    with monkeypatch.context() as patch:
+        patch.setattr("era_kernels.storage.execution_log.ExecutionLog.append", failing(full()))
+        with pytest.raises(InsufficientStorage):
+            await services.submit("out b")
+    services.gates["a"].set()
+    await first.answer()
+    await services.run("out c")
+    listed, _ = await services.executions.list_executions("s1")
+    assert [(one.status.value, one.exit_code) for one in listed] == [
+        ("finished", 0),
+        ("finished", 1),
+        ("finished", 0),
+    ]
+    assert services.executions._live == {}
+
+
+# ---------------------------------------------------------------- seats
+
+
+@pytest.fixture
+def one_kernel(open_services: OpenServices) -> Services:
+    return open_services(max_kernels=1)
+
+
+@pytest.mark.gen_test
+async def test_kernels_are_limited(one_kernel: Services) -> None:
+    """When all kernels are in use, another session is told to come again."""
+    services = one_kernel
+    await services.create("s1")
+    await services.create("s2")
+    await services.run("out a", "s1")
+    with pytest.raises(Capacity):
+        await services.submit("out b", "s2")
+    with pytest.raises(Capacity):
+        await services.sessions.restart("s2", "")
+    await services.run("out c", "s1")
+    await services.sessions.delete("s1")
+    assert (await services.run("out b", "s2")).exit_code == 0
+
+
+@pytest.mark.gen_test
+async def test_kernel_is_released_after_every_failure(
+    one_kernel: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever keeps a run or a restart from its kernel, the seat is there for the next."""
+    services = one_kernel
+    await services.create("s1")
+    await services.create("s2")
+
+    async def other_runs() -> None:
+        await services.until_free(kernels=1)
+        await services.run("die 1", "s2")
+        await services.until_free(kernels=1)
+
+    for failure in (start_failure(), RuntimeError("a bug")):
+        services.host.failure = failure
+        with pytest.raises(EraError):
+            await services.run("out a")
+        await other_runs()
+        services.host.failure = failure
+        with pytest.raises(type(failure)):
+            await services.sessions.restart("s1", "")
+        await other_runs()
+    with monkeypatch.context() as patch:
+        patch.setattr(services.workspaces, "before_run", failing(full()))
+        with pytest.raises(InsufficientStorage):
+            await services.run("out a")
+    services.host.machines[-1].die(Ending(code=1))
+    await other_runs()
+
+
+@pytest.mark.gen_test
+async def test_restart_keeps_its_place_in_the_limit(one_kernel: Services) -> None:
+    """Between the old kernel and the new one, nobody else gets the seat."""
+    services = one_kernel
+    await services.create("s1")
+    await services.create("s2")
+    await services.run("out a")
+    services.host.opening = asyncio.Event()
+    restart = asyncio.create_task(services.sessions.restart("s1", ""))
+    await services.until_starting()
+    with pytest.raises(Capacity):
+        await services.submit("out b", "s2")
+    services.host.opening.set()
+    assert await restart == 2
+    with pytest.raises(Capacity):
+        await services.submit("out b", "s2")
+    await services.sessions.delete("s1")
+    await services.run("out b", "s2")
+
+
+@pytest.mark.gen_test
+async def test_kernel_that_dies_during_its_start_again(one_kernel: Services) -> None:
+    """The end of an old kernel does not free the seat of the new one."""
+    services = one_kernel
+    await services.create("s1")
+    await services.create("s2")
+    await services.run("die 1")
+    await services.run("out a")
+    await asyncio.sleep(0)
+    with pytest.raises(Capacity):
+        await services.submit("out b", "s2")
+
+
+# ---------------------------------------------------------------- restart
+
+
+@pytest.mark.gen_test
+async def test_restart_of_an_idle_session(services: Services) -> None:
+    """A fresh kernel with the same files; its generation is told."""
+    await services.create()
+    await services.run("write f 1")
+    assert await services.sessions.restart("s1", "http://h") == 2
+    assert services.host.machines[1].env["ERA_BASE_URL"] == "http://h"
+    answer = await services.run("read f")
+    assert (answer.stdout, answer.started_from, answer.kernel_generation) == ("1", "fresh", 2)
+
+
+@pytest.mark.gen_test
+async def test_restart_of_a_session_that_never_ran(services: Services) -> None:
+    """It starts the first kernel."""
+    await services.create()
+    assert await services.sessions.restart("s1", "") == 1
+    assert (await services.sessions.get("s1")).status == "idle"
+
+
+@pytest.mark.gen_test
+async def test_restart_during_a_run(services: Services) -> None:
+    """The running one ends with 137, the queued ones go on with the fresh kernel."""
+    await services.create()
+    running = await services.submit("out a\nwait")
+    queued = [await services.submit("gate b\nout b"), await services.submit("out c")]
+    await services.until_running(1)
+    assert await services.sessions.restart("s1", "") == 2
+    codes, done = await end_of(running)
+    assert codes == ["SESSION_RESTARTED"]
+    assert (done.exit_code, done.cause, done.state) == (137, "restarted", "lost")
+    services.gates["b"].set()
+    answers = [await one.answer() for one in queued]
+    assert [answer.exit_code for answer in answers] == [0, 0]
+    assert [answer.kernel_generation for answer in answers] == [2, 2]
+    assert [answer.started_from for answer in answers] == ["fresh", "live"]
+
+
+@pytest.mark.gen_test
+async def test_restart_does_not_wait_for_the_next_run(services: Services) -> None:
+    """However slowly the old kernel ends, the restart is answered while the next run goes on."""
+    await services.create()
+    await services.submit("wait")
+    await services.until_running(1)
+    services.host.machines[0].closing = asyncio.Event()
+    queued = await services.submit("gate b")
+    restart = asyncio.create_task(services.sessions.restart("s1", ""))
+    await asyncio.sleep(0.01)
+    assert len(services.host.machines) == 1
+    services.host.machines[0].closing.set()
+    assert await restart == 2
+    await services.until_running(2)
+    assert not queued.finished.is_set()
+    services.gates["b"].set()
+    await queued.answer()
+
+
+@pytest.mark.gen_test
+async def test_restart_while_the_kernel_starts(services: Services) -> None:
+    """A kernel that is only starting is fresh: the run that waits for it goes on."""
+    await services.create()
+    services.host.opening = asyncio.Event()
+    running = await services.submit("out a")
+    await services.until_starting()
+    restart = asyncio.create_task(services.sessions.restart("s1", ""))
+    await asyncio.sleep(0)
+    services.host.opening.set()
+    assert await restart == 1
+    assert (await running.answer()).exit_code == 0
+    assert len(services.host.machines) == 1
+
+
+@pytest.mark.gen_test
+async def test_two_restarts_at_once(services: Services) -> None:
+    """Both are answered, and each caller has a kernel that is younger than its call."""
+    await services.create()
+    running = await services.submit("wait")
+    await services.until_running(1)
+    generations = await asyncio.gather(*(services.sessions.restart("s1", "") for _ in range(2)))
+    assert min(generations) >= 2
+    assert (await running.answer()).cause == "restarted"
+    assert (await services.run("out a")).exit_code == 0
+
+
+@pytest.mark.gen_test
+async def test_restart_whose_caller_leaves(services: Services) -> None:
+    """The restart is done all the same."""
+    await services.create()
+    await services.run("out a")
+    services.host.opening = asyncio.Event()
+    restart = asyncio.create_task(services.sessions.restart("s1", ""))
+    await services.until_starting()
+    restart.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await restart
+    services.host.opening.set()
+    assert (await services.run("out b")).kernel_generation == 2
+    assert len(services.host.machines) == 2
+
+
+@pytest.mark.gen_test
+async def test_restart_that_fails(services: Services) -> None:
+    """Who asked is told; the run ended all the same, and the next one tries anew."""
+    await services.create()
+    running = await services.submit("wait")
+    await services.until_running(1)
+    services.host.failure = start_failure()
+    with pytest.raises(KernelStartFailed):
+        await services.sessions.restart("s1", "")
+    assert (await running.answer()).cause == "restarted"
+    assert (await services.run("out a")).exit_code == 0
+
+
+# ---------------------------------------------------------------- files that do not last
+
+
+@pytest.mark.gen_test
+async def test_files_go_with_the_kernel_that_dies_idle(services: Services) -> None:
+    """They are dropped without waiting for the next run; the data stays."""
+    await services.create(persistent=False, data={"a": 1})
+    await services.run("write f 1")
+    assert (await services.run("read f")).stdout == "1"
+    services.host.machines[0].die(Ending(code=1))
+    await services.until_free(kernels=100)
+    await services.sessions._live["s1"].wait_idle()
+    assert list((await services.workspace()).iterdir()) == []
+    session = await services.store.get("s1")
+    assert (session.file_count, session.total_size, session.data) == (0, 0, {"a": 1})
+    assert (await services.run("read f")).stdout == "nothing"
+
+
+@pytest.mark.gen_test
+async def test_next_run_never_sees_the_files_of_a_lost_kernel(services: Services) -> None:
+    """Not even one that was submitted before the kernel's end was noticed."""
+    await services.create(persistent=False)
+    await services.run("write f 1")
+    services.host.machines[0].die(Ending(code=1))
+    answer = await services.run("read f")
+    assert (answer.stdout, answer.files_modified) == ("nothing", 0)
+
+
+@pytest.mark.gen_test
+@pytest.mark.parametrize("end", ["die 7", "stuck"])
+async def test_files_go_with_the_kernel_that_ends_in_a_run(services: Services, end: str) -> None:
+    """What the run did is still told and its data kept; then the files are gone."""
+    await services.create(persistent=False)
+    queued = asyncio.create_task(services.run(f'write f 1\ndata {{"a": 1}}\n{end}'))
+    answer = await queued
+    assert (answer.files_modified, answer.data) == (1, {"a": 1})
+    assert list((await services.workspace()).iterdir()) == []
+    assert (await services.store.get("s1")).file_count == 0
+    assert json.loads((await services.run(f"read {DATA}")).stdout) == {"a": 1}
+
+
+@pytest.mark.gen_test
+async def test_files_go_at_a_restart(services: Services) -> None:
+    """A restart drops them, and what the ended run wrote to its data is kept."""
+    await services.create(persistent=False)
+    running = await services.submit('write f 1\ndata {"a": 1}\nout ready\nwait')
+    queued = await services.submit("read f")
+    await anext(running.follow())
+    await services.sessions.restart("s1", "")
+    assert (await running.answer()).data == {"a": 1}
+    assert (await queued.answer()).stdout == "nothing"
+
+
+@pytest.mark.gen_test
+async def test_files_are_dropped_when_nothing_is_left_of_the_kernel(services: Services) -> None:
+    """What still runs in the workspace could write behind the broom."""
+    await services.create(persistent=False)
+    await services.run("write f 1")
+    services.host.machines[0].closing = asyncio.Event()
+    services.host.machines[0].die(Ending(code=1))
+    await asyncio.sleep(0.01)
+    assert (await services.workspace() / "f").exists()
+    services.host.machines[0].closing.set()
+    assert (await services.run("read f")).stdout == "nothing"
+
+
+@pytest.mark.gen_test
+async def test_files_that_cannot_be_dropped(
+    services: Services, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The next run is told and sees nothing; when it can be done, it is."""
+    await services.create(persistent=False)
+    await services.run("write f 1")
+    with monkeypatch.context() as patch:
+        patch.setattr(services.workspaces, "clear_files", failing(StorageFailed("It stays.")))
+        services.host.machines[0].die(Ending(code=1))
+        await services.until_free(kernels=100)
+        await services.sessions._live["s1"].wait_idle()
+        assert "not dropped" in caplog.text
+        with pytest.raises(StorageFailed):
+            await services.run("read f")
+    assert (await services.run("read f")).stdout == "nothing"
+
+
+@pytest.mark.gen_test
+async def test_files_of_a_persistent_session_stay(services: Services) -> None:
+    """They outlive any number of kernels."""
+    await services.create()
+    await services.run("write f 1\ndie 7")
+    await services.sessions.restart("s1", "")
+    assert (await services.run("read f")).stdout == "1"
+
+
+# ---------------------------------------------------------------- full disks, broken stores
+
+
+@pytest.mark.gen_test
+async def test_disk_that_fills_up_in_a_run(
+    services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run ends, and says why to everybody; the session goes on when there is room."""
+    await services.create()
+    running = await services.submit("out a\ngate b\nout c\nwait")
+    await services.until_running(1)
+    reader = asyncio.create_task(events_of(running))
+    await anext(running.follow())
+    with monkeypatch.context() as patch:
+        patch.setattr(running.log, "append", failing(full()))
+        services.gates["b"].set()
+        with pytest.raises(InsufficientStorage):
+            await running.answer()
+    events = await reader
+    assert events[0] == Stdout("a\n")
+    assert [event.code for event in events if isinstance(event, Failure)] == [
+        "INSUFFICIENT_STORAGE"
+    ]
+    done = events[-1]
+    assert isinstance(done, Done)
+    assert (done.exit_code, done.state) == (137, "lost")
+    execution = await services.executions.get("s1", running.id)
+    assert (execution.status, execution.exit_code) == ("finished", 137)
+    assert (await services.run("out d")).kernel_generation == 2
+
+
+@pytest.mark.gen_test
+async def test_disk_that_is_full_at_the_end(
+    services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When only the end cannot be logged, readers get it all the same."""
+    await services.create()
+    running = await services.submit("gate a")
+    await services.until_running(1)
+    monkeypatch.setattr(running.log, "append", failing(full()))
+    services.gates["a"].set()
+    events = await events_of(running)
+    assert isinstance(events[-1], Done)
+    with pytest.raises(InsufficientStorage):
+        await running.answer()
+
+
+@pytest.mark.gen_test
+@pytest.mark.parametrize("problem", [full(), StorageFailed("It failed.")])
+async def test_storage_that_fails_after_a_run(
+    services: Services, monkeypatch: pytest.MonkeyPatch, problem: StorageFailed
+) -> None:
+    """What could not be looked at or kept is told; the kernel and the queue go on."""
+    await services.create()
+    running = await services.submit("out a\ngate b\nexit 3")
+    await services.until_running(1)
+    with monkeypatch.context() as patch:
+        patch.setattr(services.workspaces, "after_run", failing(problem))
+        services.gates["b"].set()
+        codes, done = await end_of(running)
+        assert (codes, done.exit_code, done.state) == ([problem.code], 3, "preserved")
+        with pytest.raises(type(problem)):
+            await running.answer()
+    assert (await services.run("out c")).started_from == "live"
+
+
+@pytest.mark.gen_test
+async def test_data_that_cannot_be_stored(
+    services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Memory does not run ahead of the file."""
+    await services.create(data={"a": 1})
+    with monkeypatch.context() as patch:
+        patch.setattr(services.store, "update", failing(full()))
+        with pytest.raises(InsufficientStorage):
+            await services.run('data {"a": 2}')
+        with pytest.raises(InsufficientStorage):
+            await services.run("out a", update_data={"a": 3})
+        with pytest.raises(InsufficientStorage):
+            await services.sessions.update("s1", data={"a": 4})
+    assert (await services.session()).data == {"a": 1}
+
+
+@pytest.mark.gen_test
+@pytest.mark.parametrize(
+    "place",
+    [
+        "era_kernels.storage.execution_log.ExecutionLog.append",
+        "era_kernels.storage.execution_log.ExecutionLog.aclose",
+        "era_kernels.storage.execution_log.ExecutionStore.trim",
+        "era_kernels.storage.workspaces.Workspaces.before_run",
+        "era_kernels.storage.workspaces.Workspaces.after_run",
+        "era_kernels.storage.workspaces.Workspaces.scan",
+        "era_kernels.storage.sessions.SessionStore.update",
+    ],
+)
+async def test_bug_of_a_store(
+    services: Services,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    place: str,
+) -> None:
+    """A bug of ours ends the run for its readers, is logged, and does not stop the queue."""
+    await services.create()
+    with monkeypatch.context() as patch:
+        patch.setattr(place, failing(RuntimeError("a bug")))
+        runs = [await services.submit('out a\ndata {"n": 1}')]
+        codes, _ = await end_of(runs[0])
+        try:
+            await runs[0].answer()
+        except EraError as problem:
+            assert "a bug" not in problem.message
+            assert (codes, problem.code) == (["INTERNAL_ERROR"], "INTERNAL_ERROR")
+        await services.sessions._live["s1"].wait_idle()
+    assert "a bug" in caplog.text
+    assert (await services.run("out b")).stdout == "b\n"
+    assert services.executions._live == {}
+
+
+@pytest.mark.gen_test
+async def test_bug_of_a_kernel(services: Services, caplog: pytest.LogCaptureFixture) -> None:
+    """A kernel's side that fails costs its machine, not the session."""
+    await services.create()
+    running = await services.submit("out a\nbug")
+    codes, done = await end_of(running)
+    assert (codes, done.exit_code, done.state) == (["INTERNAL_ERROR"], 1, "lost")
+    with pytest.raises(EraError, match="failed inside the server"):
+        await running.answer()
+    assert (await services.run("out b")).kernel_generation == 2
+
+
+@pytest.fixture
+def small_logs(open_services: OpenServices) -> Services:
+    return open_services(max_execution_output=1024)
+
+
+@pytest.mark.gen_test
+async def test_output_limit(small_logs: Services) -> None:
+    """A run that says too much is ended, and the cause names the limit."""
+    await small_logs.create()
+    running = await small_logs.submit("\n".join(["out " + "x" * 200] * 100) + "\nwait")
+    codes, done = await end_of(running)
+    assert (codes, done.exit_code, done.cause) == (["OUTPUT_LIMIT"], 137, "output limit 1 KiB")
+    assert done.state == "lost"
+
+
+# ---------------------------------------------------------------- the end
+
+
+@pytest.mark.gen_test
+async def test_deleted_during_a_run(services: Services) -> None:
+    """The run ends with 137 and its cause, the queued ones with 404; later calls are refused."""
+    await services.create()
+    running = await services.submit("out a\nwait")
+    queued = [await services.submit("out b") for _ in range(2)]
+    await services.until_running(1)
+    live = services.sessions._live["s1"]
+    await services.sessions.delete("s1")
+    answer = await running.answer()
+    assert (answer.exit_code, answer.cause, answer.state) == (137, "session deleted", "lost")
+    assert answer.failure is not None
+    assert answer.failure.code == "SESSION_DELETED"
+    for one in queued:
+        with pytest.raises(SessionNotFound):
+            await one.answer()
+        codes, done = await end_of(one)
+        assert (codes, done.exit_code) == (["SESSION_DELETED"], 137)
+    for call in (live.submit(Submission("out c")), live.restart("")):
+        with pytest.raises(SessionNotFound):
+            await call
+
+
+@pytest.mark.gen_test
+async def test_deleted_while_the_kernel_starts(services: Services) -> None:
+    """Nobody waits for the start: the run ends with 137, no kernel is left."""
+    await services.create()
+    services.host.opening = asyncio.Event()
+    running = await services.submit("out a")
+    await services.until_starting()
+    await services.sessions.delete("s1")
+    answer = await running.answer()
+    assert (answer.exit_code, answer.cause) == (137, "session deleted")
+    assert services.host.machines == []
+    assert services.kernel_limiter.borrowed == 0
+
+
+@pytest.mark.gen_test
+async def test_deleted_during_a_restart(services: Services) -> None:
+    """The restart is told that the session is gone."""
+    await services.create()
+    await services.run("out a")
+    services.host.opening = asyncio.Event()
+    restart = asyncio.create_task(services.sessions.restart("s1", ""))
+    await services.until_starting()
+    await services.sessions.delete("s1")
+    with pytest.raises(SessionNotFound):
+        await restart
+    assert services.kernel_limiter.borrowed == 0
+
+
+@pytest.mark.gen_test
+async def test_deleted_while_the_log_is_opened(
+    services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that was just being submitted ends with 404, not never."""
+    await services.create()
+    create = services.execution_store.create
+
+    async def slow_create(*arguments: Any, **named: Any) -> Any:
+        await services.gates["log"].wait()
+        return await create(*arguments, **named)
+
+    monkeypatch.setattr(services.execution_store, "create", slow_create)
+    submitting = asyncio.create_task(services.submit("out b"))
+    while "s1" not in services.sessions._live:
+        await sleep_briefly()
+    deletion = asyncio.create_task(services.sessions.delete("s1"))
+    while "s1" in services.sessions._live:
+        await sleep_briefly()
+    services.gates["log"].set()
+    with pytest.raises(SessionNotFound):
+        await (await submitting).answer()
+    await deletion
+    assert services.directories == []
+
+
+@pytest.mark.gen_test(timeout=20)
+async def test_deleted_at_any_moment(services: Services) -> None:
+    """Whenever the deletion comes, the run ends, one way or the other, and nothing is left."""
+    for steps in range(40):
+        await services.create()
+        running = await services.submit("write f 1\nout a")
+        await sleep_steps(steps)
+        await services.sessions.delete("s1")
+        codes, done = await end_of(running)
+        assert (done.exit_code, codes) in [(0, []), (137, ["SESSION_DELETED"])]
+    assert services.directories == []
+    assert services.kernel_limiter.borrowed == 0
+    assert services.executions._live == {}
+
+
+@pytest.mark.gen_test
+async def test_row_that_vanishes_under_a_run(services: Services) -> None:
+    """A deletion that this run learns of only from the store does not fail it."""
+    await services.create()
+    running = await services.submit('gate a\ndata {"n": 1}')
+    await services.until_running(1)
+    await services.store.delete("s1")
+    services.gates["a"].set()
+    assert (await running.answer()).exit_code == 0
+    with pytest.raises(SessionNotFound):
+        await services.run("out b", update_data={"n": 2})
+
+
+@pytest.mark.gen_test
+async def test_log_of_a_reader(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a reader has seen stands in the log, byte for byte."""
+    await services.create()
+    running = await services.submit("\n".join(f"out {n}" for n in range(200)))
+    seen: list[Recorded] = []
+    async for batch in running.follow():
+        logged: list[Recorded] = [item async for part in running.log.read() for item in part]
+        seen += batch
+        assert logged[: len(seen)] == seen
+    assert [item.seq for item in seen] == list(range(1, 202))

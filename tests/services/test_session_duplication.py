@@ -1,0 +1,408 @@
+"""Duplicates: whole or not at all, in their turn, whatever happens to the source meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import json
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from era_kernels.errors import (
+    Capacity,
+    InsufficientStorage,
+    InvalidId,
+    QueueFull,
+    SessionExists,
+    SessionNotFound,
+    ShuttingDown,
+    StorageFailed,
+    TooLarge,
+)
+from era_kernels.models import Session
+from era_kernels.safe_fs.copy import TreeCopier
+from era_kernels.services.session_duplication import DuplicateRequest
+from tests.services.conftest import OpenServices
+from tests.services.service_fixture import DATA, Services, failing, sleep_briefly, sleep_steps
+
+
+async def duplicate(services: Services, session_id: str | None = "s2", **fields: Any) -> Session:
+    return (await services.sessions.duplicate("s1", DuplicateRequest(session_id, **fields))).session
+
+
+async def files(services: Services, session_id: str) -> dict[str, str]:
+    workspace = await services.workspace(session_id)
+    return {
+        str(path.relative_to(workspace)): path.read_text()
+        for path in workspace.rglob("*")
+        if path.is_file() and path.name != DATA
+    }
+
+
+@pytest.fixture
+def limited_services(open_services: OpenServices) -> Services:
+    """Two sessions, and one run that waits."""
+    return open_services(max_queue=1, max_sessions=2)
+
+
+@dataclasses.dataclass
+class Gate:
+    """Holds copies at their first file until it is opened, unless they are stopped."""
+
+    reached: threading.Event = dataclasses.field(default_factory=threading.Event)
+    open: threading.Event = dataclasses.field(default_factory=threading.Event)
+
+    async def wait(self) -> None:
+        while not self.reached.is_set():
+            await sleep_briefly()
+
+
+@pytest.fixture
+def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
+    gate, look = Gate(), TreeCopier._check_cancelled
+
+    def held(copies: TreeCopier) -> None:
+        gate.reached.set()
+        while not gate.open.wait(0.001):
+            look(copies)
+        look(copies)
+
+    monkeypatch.setattr(TreeCopier, "_check_cancelled", held)
+    yield gate
+    gate.open.set()
+
+
+# ---------------------------------------------------------------- what is copied
+
+
+@pytest.mark.gen_test
+async def test_everything_is_copied(services: Services) -> None:
+    """Files, data, code, labels and flags; the rest is that of a new session."""
+    source = await services.create(
+        data={"a": 1, "code": "out stored"}, metadata={"m": 2}, default_timeout=7, ttl=1000,
+        allow_internet=True, allow_public=False,
+    )  # fmt: skip
+    await services.run("write file text")
+    packages = services.workspaces.session_paths(source.directory).packages
+    (packages / "module").write_text("package")
+    before = await services.session()
+    copy = await duplicate(services)
+    for name in ("language", "persistent", "data", "metadata", "default_timeout", "ttl",
+                 "allow_internet", "allow_public", "file_count", "total_size"):  # fmt: skip
+        assert getattr(copy, name) == getattr(before, name), name
+    assert (copy.id, copy.last_run_at, copy.kernel_generation) == ("s2", None, 0)
+    assert copy.created_at > before.created_at
+    assert copy == await services.store.get("s2")
+    assert await files(services, "s2") == {"file": "text"}
+    place = services.workspaces.session_paths(copy.directory)
+    assert (place.packages / "module").read_text() == "package"
+    code = await services.codes.find(copy.directory)
+    assert code is not None
+    assert code == await services.codes.find(source.directory)
+    assert await services.session() == before
+    assert len(services.host.machines) == 1  # a copy needs no kernel
+    assert (await services.executions.list_executions("s2"))[1] == 0
+
+
+@pytest.mark.gen_test
+async def test_they_are_two(services: Services) -> None:
+    """What is done to one is not done to the other; either outlives the other."""
+    await services.create(data={"a": 1})
+    await services.run("write file one")
+    copy = await duplicate(services)
+    await services.run("write file two", update_data={"a": 2})
+    assert await files(services, "s2") == {"file": "one"}
+    await services.sessions.delete("s1")
+    answer = await services.run("read file\nread .session_data.json", "s2")
+    assert answer.stdout == 'one{"a":1}'
+    assert (await services.session("s2")).directory == copy.directory
+
+
+@pytest.mark.gen_test
+async def test_data(services: Services) -> None:
+    """Data that are given replace those of the source, whole; `.session_data.json` shows them."""
+    await services.create(data={"a": 1, "b": 2})
+    await services.run("out x")
+    for name, data, expected in (("s2", None, {"a": 1, "b": 2}), ("s3", {}, {}),
+                                 ("s4", {"c": 3}, {"c": 3})):  # fmt: skip
+        copy = await duplicate(services, name, data=data)
+        assert copy.data == expected
+        mirror = await services.workspace(name) / DATA
+        assert json.loads(mirror.read_text()) == expected
+    assert (await services.session()).data == {"a": 1, "b": 2}
+
+
+@pytest.mark.gen_test
+async def test_a_session_that_never_ran(services: Services) -> None:
+    """It can be duplicated, and no kernel is started; so can its duplicate."""
+    await services.create()
+    await duplicate(services)
+    copy = (await services.sessions.duplicate("s2", DuplicateRequest())).session
+    assert copy.id.startswith("sess-")
+    assert services.host.machines == []
+
+
+@pytest.mark.gen_test
+async def test_not_persistent(services: Services) -> None:
+    """The files of a session that is not persistent are copied, and go with the copy's kernel."""
+    await services.create(persistent=False)
+    await services.run("write file text")
+    await duplicate(services)
+    assert (await services.run("read file", "s2")).stdout == "text"
+    await services.run("die 1", "s2")
+    assert (await services.run("read file", "s2")).stdout == "nothing"
+    assert (await services.run("read file")).stdout == "text"
+
+
+@pytest.mark.gen_test
+async def test_a_copy_is_made_while_files_would_be_dropped(services: Services, gate: Gate) -> None:
+    """A restart of a session that is not persistent drops its files after the copy, or before."""
+    await services.create(persistent=False)
+    await services.run("write file text")
+    copying = asyncio.create_task(duplicate(services, skip_queue=True))
+    await gate.wait()
+    restart = asyncio.create_task(services.sessions.restart("s1", ""))
+    await asyncio.sleep(0.02)
+    assert not restart.done()
+    gate.open.set()
+    await asyncio.gather(copying, restart)
+    assert await files(services, "s2") == {"file": "text"}
+    assert await files(services, "s1") == {}
+
+
+# ---------------------------------------------------------------- its turn
+
+
+@pytest.mark.gen_test
+async def test_it_waits_its_turn(services: Services) -> None:
+    """It sees what the runs before it did, and nothing of the runs behind it."""
+    await services.create()
+    first = await services.submit("gate g\nwrite file before")
+    copying = asyncio.create_task(duplicate(services))
+    await asyncio.sleep(0.02)
+    behind = await services.submit("write file after")
+    assert behind.execution.position == 2
+    assert await services.store.find("s2") is None
+    assert (await services.sessions.get("s1")).status == "busy"
+    services.gates["g"].set()
+    await copying
+    await asyncio.gather(first.answer(), behind.answer())
+    assert await files(services, "s2") == {"file": "before"}
+
+
+@pytest.mark.gen_test
+async def test_at_once(services: Services) -> None:
+    """It does not wait when it need not, and the run goes on."""
+    await services.create()
+    running = await services.submit("write file before\ngate g\nwrite file after")
+    await services.until_running(1)
+    while not await files(services, "s1"):
+        await sleep_briefly()
+    await duplicate(services, skip_queue=True)
+    assert await files(services, "s2") == {"file": "before"}
+    services.gates["g"].set()
+    await running.answer()
+    assert await files(services, "s1") == {"file": "after"}
+
+
+@pytest.mark.gen_test
+async def test_runs_wait_for_it(services: Services, gate: Gate) -> None:
+    """A run that comes while files are copied in their turn changes them afterwards."""
+    await services.create()
+    await services.run("write file before")
+    copying = asyncio.create_task(duplicate(services))
+    await gate.wait()
+    behind = await services.submit("write file after")
+    await asyncio.sleep(0.02)
+    assert not behind.finished.is_set()
+    gate.open.set()
+    await asyncio.gather(copying, behind.answer())
+    assert await files(services, "s2") == {"file": "before"}
+
+
+@pytest.mark.gen_test
+async def test_full_queue(limited_services: Services) -> None:
+    """It takes a place in the queue, where there must be room; at once it needs none."""
+    services = limited_services
+    await services.create()
+    runs = [await services.submit("gate g") for _ in range(2)]
+    with pytest.raises(QueueFull):
+        await duplicate(services)
+    await duplicate(services, "s3", skip_queue=True)
+    services.gates["g"].set()
+    await asyncio.gather(*(run.answer() for run in runs))
+
+
+# ---------------------------------------------------------------- nothing is left
+
+
+@pytest.mark.gen_test
+async def test_taken(services: Services) -> None:
+    """A taken id is told at once, also while the source is busy, and nothing changes."""
+    await services.create()
+    other = await services.create("s2", data={"mine": 1})
+    await services.submit("gate g")
+    with pytest.raises(SessionExists) as caught:
+        await duplicate(services)
+    assert caught.value.id == "s2"
+    with pytest.raises(SessionExists):
+        await duplicate(services, "s1")
+    assert await services.session("s2") == other
+    assert len(services.directories) == services.sessions.count == 2
+    services.gates["g"].set()
+
+
+@pytest.mark.gen_test
+async def test_one_id_at_once(services: Services) -> None:
+    """Of many that want one id exactly one gets it; the others leave nothing."""
+    await services.create()
+    await services.run("write file text")
+    copies = [duplicate(services, skip_queue=number % 2 == 0) for number in range(10)]
+    outcomes = await asyncio.gather(*copies, return_exceptions=True)
+    assert sum(isinstance(one, Session) for one in outcomes) == 1
+    assert sum(isinstance(one, SessionExists) for one in outcomes) == 9
+    assert await files(services, "s2") == {"file": "text"}
+    assert len(services.directories) == services.sessions.count == 2
+
+
+@pytest.mark.gen_test
+async def test_refused(limited_services: Services) -> None:
+    """No room, no source, a bad id, data that are too large: told, and nothing is left."""
+    services = limited_services
+    await services.create()
+    await services.create("other")
+    with pytest.raises(Capacity, match="2 sessions"):
+        await duplicate(services)
+    with pytest.raises(InvalidId):
+        await duplicate(services, "../x")
+    with pytest.raises(TooLarge):
+        await duplicate(services, data={"a": "x" * 1_100_000})
+    with pytest.raises(SessionNotFound):
+        await services.sessions.duplicate("gone", DuplicateRequest())
+    assert len(services.directories) == services.sessions.count == 2
+    await services.sessions.delete("other")
+    await duplicate(services)
+
+
+@pytest.mark.gen_test
+@pytest.mark.parametrize("problem", [InsufficientStorage("full"), TooLarge("many")])
+@pytest.mark.parametrize("where", ["workspaces.copy", "store.create", "codes.find"])
+async def test_failure(
+    services: Services, monkeypatch: pytest.MonkeyPatch, where: str, problem: Exception
+) -> None:
+    """Whatever fails on the way is told; nothing is left, and the next one works."""
+    await services.create()
+    await services.run("write file text")
+    part, _, method = where.partition(".")
+    with monkeypatch.context() as patch:
+        patch.setattr(getattr(services, part), method, failing(problem))
+        with pytest.raises(type(problem)):
+            await duplicate(services)
+    assert len(services.directories) == services.sessions.count == 1
+    await duplicate(services)
+
+
+@pytest.mark.gen_test
+@pytest.mark.parametrize("n", [*range(0, 60, 3), 80, 100])
+async def test_client_that_leaves(services: Services, n: int) -> None:
+    """At whatever moment its client leaves: there is a whole duplicate, or nothing."""
+    await services.create()
+    await services.run("\n".join(f"write file{number} text" for number in range(50)))
+    copying = asyncio.create_task(duplicate(services))
+    await sleep_steps(n)
+    copying.cancel()
+    await asyncio.wait([copying])
+    while services.sessions._background._tasks:
+        await sleep_briefly()
+    made = await services.store.find("s2")
+    assert len(services.directories) == services.sessions.count == (1 if made is None else 2)
+    if made is not None:
+        assert len(await files(services, "s2")) == 50
+    assert (await services.run("out next")).stdout == "next\n"
+
+
+@pytest.mark.gen_test
+async def test_client_that_leaves_the_queue(services: Services) -> None:
+    """Who waits for a busy source and leaves makes nothing, and holds up nobody."""
+    await services.create()
+    running = await services.submit("gate g")
+    copying = asyncio.create_task(duplicate(services))
+    await asyncio.sleep(0.02)
+    behind = await services.submit("out behind")
+    copying.cancel()
+    await asyncio.wait([copying])
+    assert behind.execution.position == 1
+    services.gates["g"].set()
+    await asyncio.gather(running.answer(), behind.answer())
+    assert services.sessions.count == 1
+
+
+@pytest.mark.gen_test
+@pytest.mark.parametrize("skip_queue", [False, True])
+async def test_source_deleted_while_it_is_copied(
+    services: Services, gate: Gate, skip_queue: bool
+) -> None:
+    """The copy of a session that is deleted meanwhile ends at once, with 404, and is removed."""
+    await services.create()
+    await services.run("write file text")
+    copying = asyncio.create_task(duplicate(services, skip_queue=skip_queue))
+    await gate.wait()
+    await services.sessions.delete("s1")
+    with pytest.raises(SessionNotFound, match="s1"):
+        await copying
+    while services.directories:
+        await sleep_briefly()
+    assert services.sessions.count == 0
+
+
+@pytest.mark.gen_test
+async def test_source_deleted_while_it_waits(services: Services) -> None:
+    """A duplicate that waits behind a run is told when its source is deleted."""
+    await services.create()
+    running = await services.submit("wait")
+    copying = asyncio.create_task(duplicate(services))
+    await asyncio.sleep(0.02)
+    await services.sessions.delete("s1")
+    with pytest.raises(SessionNotFound):
+        await copying
+    assert running.execution.exit_code == 137
+    assert services.directories == []
+
+
+@pytest.mark.gen_test
+async def test_source_whose_directory_is_gone(services: Services) -> None:
+    """A failure of the store is told as what it is."""
+    session = await services.create()
+    await services.workspaces.remove(session.directory)
+    with pytest.raises(StorageFailed, match="gone"):
+        await duplicate(services)
+    assert services.sessions.count == 1
+
+
+@pytest.mark.gen_test
+@pytest.mark.parametrize("skip_queue", [False, True])
+async def test_server_that_stops(services: Services, gate: Gate, skip_queue: bool) -> None:
+    """A server that stops ends the copying, and tells; the next start finds nothing of it."""
+    await services.create()
+    await services.run("write file text")
+    copying = asyncio.create_task(duplicate(services, skip_queue=skip_queue))
+    await gate.wait()
+    await services.sessions.aclose()
+    with pytest.raises(ShuttingDown):
+        await copying
+    assert len(services.directories) == 1
+    with pytest.raises(ShuttingDown):
+        await duplicate(services)
+
+
+@pytest.mark.gen_test
+async def test_half_copies_are_swept(services: Services) -> None:
+    """What a killed server leaves of a copy is a directory of no session: it goes at the start."""
+    await services.create()
+    half = await services.workspaces.create()
+    (services.workspaces.session_paths(half).workspace / "file").write_text("half")
+    await services.workspaces.reconcile({(await services.session()).directory})
+    assert half not in services.directories

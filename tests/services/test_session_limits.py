@@ -1,0 +1,151 @@
+"""Limits of one session: which wishes are taken, and what they come to."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import cast
+
+import pytest
+
+from era_kernels.errors import InvalidRequest, NotEnforceable, QuotaExceeded
+from era_kernels.kernels.languages import Languages
+from era_kernels.kernels.machine import KernelHost
+from era_kernels.models import Isolation, Limits
+from era_kernels.services.files import SessionFiles
+from era_kernels.services.session_duplication import DuplicateRequest
+from era_kernels.services.session_limits import MIB, check_limits
+from tests.fakes import FakeHost, a_language
+from tests.services.conftest import OpenServices
+from tests.services.service_fixture import LANGUAGE, Services
+
+SERVER = Limits(memory=1024 * MIB, processes=256, workspace=2048 * MIB, tmp=256 * MIB, shm=1)
+MINIMUMS = Limits(memory=64 * MIB, processes=8, cpu=0.05)
+LANGUAGES = Languages([a_language(LANGUAGE, minimums=MINIMUMS)])
+ALL = frozenset({"memory", "processes", "workspace", "cpu"})
+
+
+def a_host(tier: int = 1, enforceable: frozenset[str] = ALL) -> FakeHost:
+    return FakeHost(languages=LANGUAGES, isolation=Isolation(tier, ()), enforceable=enforceable)
+
+
+def checked(limits: Limits, host: FakeHost | None = None) -> None:
+    language = LANGUAGES.resolve(LANGUAGE)
+    check_limits(limits, SERVER, language, cast(KernelHost, host or a_host()))
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [
+        Limits(),
+        Limits(memory=1024 * MIB, processes=256, workspace=2048 * MIB),
+        Limits(memory=64 * MIB, processes=8, cpu=0.05),
+        Limits(cpu=1000.0),
+        Limits(workspace=MIB),
+    ],
+)
+def test_fitting(limits: Limits) -> None:
+    """At most the server's, at least what the kernel needs; any where the server has none."""
+    checked(limits)
+
+
+@pytest.mark.parametrize(
+    ("limits", "sentence"),
+    [
+        (Limits(memory=1025 * MIB), "`limits.memory_mb` must be at most 1024, session_memory"),
+        (Limits(processes=257), "`limits.processes` must be at most 256, session_processes"),
+        (Limits(workspace=2049 * MIB), "`limits.workspace_mb` must be at most 2048, session_wo"),
+        (Limits(memory=63 * MIB), "`limits.memory_mb` must be at least 64, which alpha needs"),
+        (Limits(processes=7), "`limits.processes` must be at least 8, which alpha needs"),
+        (Limits(cpu=0.01), "`limits.cpu` must be at least 0.05, which alpha needs to start"),
+    ],
+)
+def test_not_fitting(limits: Limits, sentence: str) -> None:
+    """The field, the bound and where it comes from are named."""
+    for tier in (1, 4):
+        with pytest.raises(InvalidRequest) as caught:
+            checked(limits, a_host(tier))
+        assert caught.value.message.startswith(sentence)
+        assert caught.value.details[0]["field"] in sentence
+
+
+def test_not_enforceable() -> None:
+    """What the walls cannot enforce is refused; where there are none, it is stored."""
+    few = ALL - {"cpu"}
+    checked(Limits(memory=128 * MIB), a_host(3, few))
+    with pytest.raises(NotEnforceable, match=r"limits\.cpu"):
+        checked(Limits(memory=128 * MIB, cpu=0.5), a_host(3, few))
+    checked(Limits(memory=128 * MIB, cpu=0.5), a_host(4, frozenset()))
+
+
+def test_lowered() -> None:
+    """The lower of both, and what is memory or part of the workspace is no more than that."""
+    server = Limits(memory=10, processes=None, tmp=9, shm=5, file_size=8, workspace=8, cpu=2.0)
+    assert server.lowered(None) == server
+    assert server.lowered(Limits(memory=6, processes=3, workspace=7, cpu=1.0)) == Limits(
+        memory=6, processes=3, tmp=6, shm=5, file_size=7, workspace=7, cpu=1.0
+    )
+    assert server.lowered(Limits(memory=11, workspace=9)) == server
+
+
+# ---------------------------------------------------------------- sessions
+
+
+@pytest.fixture
+def services(open_services: OpenServices) -> Services:
+    services = open_services(limits=SERVER)
+    services.host.isolation, services.host.enforceable = Isolation(1, ()), ALL
+    return services
+
+
+@pytest.mark.gen_test
+async def test_the_host_gets_them(services: Services) -> None:
+    """A machine is opened with the session's limits, others with the server's."""
+    await services.create("s1", limits=Limits(memory=100 * MIB))
+    await services.create("s2")
+    await services.run("", "s1")
+    await services.run("", "s2")
+    assert services.host.limits == [
+        dataclasses.replace(SERVER, memory=100 * MIB, tmp=100 * MIB),
+        SERVER,
+    ]
+
+
+@pytest.mark.gen_test
+async def test_refused_leaves_nothing(services: Services) -> None:
+    """Neither a row nor a directory."""
+    with pytest.raises(InvalidRequest):
+        await services.create(limits=Limits(memory=2048 * MIB))
+    assert (services.directories, services.sessions.count) == ([], 0)
+
+
+@pytest.mark.gen_test
+async def test_duplicates_have_them(services: Services) -> None:
+    """A duplicate has its source's limits."""
+    limits = Limits(memory=100 * MIB, workspace=MIB)
+    await services.create("s1", limits=limits)
+    made = await services.sessions.duplicate("s1", DuplicateRequest("s2"))
+    assert made.session.limits == limits
+    assert (await services.store.get("s2")).limits == limits
+
+
+@pytest.mark.gen_test
+async def test_lower_settings_win(services: Services) -> None:
+    """A server that is started with less gives less, whatever was stored."""
+    await services.create("s1", limits=Limits(memory=512 * MIB))
+    await services.aclose()
+    async with services.restarted(limits=Limits(memory=256 * MIB)) as again:
+        await again.run("", "s1")
+        assert again.host.limits == [Limits(memory=256 * MIB, tmp=512 * MIB, shm=512 * MIB)]
+
+
+@pytest.mark.gen_test
+async def test_quota_of_uploads(services: Services) -> None:
+    """Uploads are held to the session's workspace, and to the server's where it is lower."""
+    for quota, most in ((2048 * MIB, MIB), (1000, 1000)):
+        files = SessionFiles(services.sessions, services.files, quota)
+        session = f"s{quota}"
+        await services.create(session, limits=Limits(workspace=MIB))
+        incoming = await files.begin(session, "f", most)
+        incoming.forget()
+        with pytest.raises(QuotaExceeded):
+            await files.begin(session, "f", most + 1)

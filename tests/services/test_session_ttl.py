@@ -1,0 +1,175 @@
+"""Sessions with a `ttl`: deleted as by DELETE when nobody asks for them, never in a run."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import pytest
+
+from era_kernels.errors import InsufficientStorage, SessionNotFound
+from era_kernels.models import NewSession
+from era_kernels.services.session_duplication import DuplicateRequest
+from tests.services.conftest import OpenServices
+from tests.services.service_fixture import LANGUAGE, Services, end_of, failing, sleep_briefly
+
+
+async def seconds_until_deleted(services: Services, session_id: str = "s1") -> float:
+    """Seconds until that session was not stored any more."""
+    began = time.monotonic()
+    while await services.store.find(session_id):
+        await sleep_briefly()
+    return time.monotonic() - began
+
+
+@pytest.mark.gen_test
+async def test_deleted(services: Services) -> None:
+    """Kernel, files, code and row go, and nothing else does; the id is free."""
+    await services.create("other")
+    await services.create(ttl=0.3, data={"code": "x"})
+    await services.run("write file text")
+    assert 0.2 < await seconds_until_deleted(services) < 1
+    while len(services.directories) > 1:
+        await sleep_briefly()
+    assert services.host.machines[0].ended.done()
+    assert services.sessions.count == 1
+    with pytest.raises(SessionNotFound):
+        await services.session()
+    await services.create()
+    assert await services.codes.find((await services.session()).directory) is None
+
+
+@pytest.mark.gen_test
+async def test_stored(services: Services) -> None:
+    """It is a field like others: created, changed, unset, duplicated."""
+    assert (await services.create(ttl=1000)).ttl == 1000
+    view = await services.sessions.update("s1", ttl=2000.5)
+    assert view.session.ttl == (await services.store.get("s1")).ttl == 2000.5
+    copy = await services.sessions.duplicate("s1", DuplicateRequest("s2"))
+    assert copy.session.ttl == 2000.5
+    view = await services.sessions.update("s1", ttl=None)
+    assert view.session.ttl is None
+    assert (await services.session("s2")).ttl == 2000.5
+
+
+@pytest.mark.gen_test
+async def test_changed(services: Services) -> None:
+    """A change counts from now; a duplicate has a time of its own."""
+    await services.create(ttl=0.2)
+    await services.sessions.duplicate("s1", DuplicateRequest("s2"))
+    await services.sessions.update("s1", ttl=None)
+    await seconds_until_deleted(services, "s2")
+    assert await services.store.find("s1")
+    await services.sessions.update("s1", ttl=0.1)
+    await seconds_until_deleted(services)
+
+
+@pytest.mark.gen_test
+async def test_requests(services: Services) -> None:
+    """A session that is asked for stays, and as long as a request is under way."""
+    await services.create(ttl=0.2)
+    for _ in range(4):
+        await asyncio.sleep(0.1)
+        with services.sessions.touch("s1"):
+            pass
+    with services.sessions.touch("s1"):
+        await asyncio.sleep(0.6)
+        assert await services.session()
+    assert await seconds_until_deleted(services) < 1
+
+
+@pytest.mark.gen_test
+async def test_runs(services: Services) -> None:
+    """A session with a run under way or waiting stays, and its time begins when they end."""
+    await services.create(ttl=0.2)
+    first, second = await services.submit("gate g\nout 1"), await services.submit("gate h\nout 2")
+    await asyncio.sleep(0.5)
+    services.gates["g"].set()
+    assert (await first.answer()).stdout == "1\n"
+    await asyncio.sleep(0.5)
+    services.gates["h"].set()
+    assert (await second.answer()).stdout == "2\n"
+    await asyncio.sleep(0.1)
+    assert await services.store.find("s1")
+    assert await seconds_until_deleted(services) < 1
+
+
+@pytest.mark.gen_test
+async def test_a_run_at_the_last_moment(services: Services) -> None:
+    """A run is either refused or runs to its end: it is never ended by the time to live."""
+    refused, pause = 0, 0.0185
+    for _ in range(24):
+        await services.create(ttl=0.02)
+        await asyncio.sleep(pause)
+        try:
+            failures, done = await end_of(await services.submit("out x"))
+            assert (failures, done.exit_code) == ([], 0)
+            pause += 0.001
+        except SessionNotFound:  # too late: on a busy machine a sleep takes longer
+            refused += 1
+            pause = max(0, pause - 0.0007)
+        await seconds_until_deleted(services)
+    assert refused < 24
+
+
+@pytest.mark.gen_test
+async def test_after_a_restart_of_the_server(
+    open_services: OpenServices, services: Services
+) -> None:
+    """The time begins anew with the server."""
+    await services.create(ttl=0.5)
+    await asyncio.sleep(0.3)
+    await services.aclose()
+    again = Services(services.path)
+    await again.open()
+    await asyncio.sleep(0.3)
+    assert await again.store.find("s1")
+    assert await seconds_until_deleted(again) < 1
+    await again.aclose()
+
+
+@pytest.mark.gen_test
+async def test_deletion_that_fails(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A session that could not be deleted is there as before, and is tried again."""
+    await services.create(ttl=0.3)
+    with monkeypatch.context() as patch:
+        patch.setattr(services.store, "delete", failing(InsufficientStorage("The disk is full.")))
+        await asyncio.sleep(0.4)
+        assert (await services.run("out x")).stdout == "x\n"
+    await seconds_until_deleted(services)
+
+
+@pytest.mark.gen_test
+async def test_deleted_before(services: Services) -> None:
+    """Who is deleted by a call is not deleted again, nor is the next one of that id."""
+    await services.create(ttl=0.2)
+    await services.sessions.delete("s1")
+    again = await services.create()
+    await services.create("s2", ttl=0.2)
+    await services.sessions.delete_all()
+    await services.create("s2")
+    await asyncio.sleep(0.4)
+    assert services.sessions.count == 1
+    with pytest.raises(SessionNotFound):
+        await services.session(again.id)
+
+
+@pytest.mark.gen_test
+async def test_many(services: Services) -> None:
+    """Many whose time is up together go together, and others are served meanwhile."""
+    await services.create("other")
+    wishes = [NewSession(LANGUAGE, id=f"n{number}", ttl=0.5) for number in range(200)]
+    await asyncio.gather(*map(services.sessions.create, wishes))
+    while services.sessions.count > 1:
+        assert (await services.run("out x", "other")).stdout == "x\n"
+    while len(services.directories) > 1:
+        await sleep_briefly()
+
+
+@pytest.mark.gen_test
+async def test_the_server_stops(services: Services) -> None:
+    """A server that stops deletes nothing any more."""
+    await services.create(ttl=0.1)
+    await services.sessions.aclose()
+    await asyncio.sleep(0.3)
+    assert await services.store.find("s1")
