@@ -14,7 +14,7 @@ from statistics import median
 from benchmarks import api_caller, baseline, deaths, faults, files, hostile, isolation_cost, scale
 from benchmarks.api_caller import PATH, Caller
 from benchmarks.table import MEGABYTE, Row, ms
-from tests.launching import Server, launching
+from tests.server_process import Server, temporary_launcher
 
 RUNS = 200
 PRINT_LINES = "for n in range(100_000):\n    print('%08d' % n + '.' * 91)"
@@ -128,7 +128,7 @@ def main() -> int:
 
     show(baselines())
     show(isolation())
-    with launching() as launcher:
+    with temporary_launcher() as launcher:
         server = launcher.start()
         with closing(Caller(server.base_url)) as caller:
             parts: list[Callable[[], Iterator[Row]]] = [

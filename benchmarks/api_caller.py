@@ -13,7 +13,7 @@ from typing import Any
 
 import psutil
 
-from tests.client import Frame, frames
+from tests.client import SseEvent, parse_sse
 
 PATH = "/api/sessions/bench"
 
@@ -38,11 +38,11 @@ class Caller:
             raise RuntimeError(f"{method} {path}: {response.status} {data[:300]!r}")
         return data
 
-    def stream(self, path: str, body: dict[str, Any]) -> Iterator[Frame]:
+    def stream(self, path: str, body: dict[str, Any]) -> Iterator[SseEvent]:
         """The frames of a run as they come."""
         self._connection.request("POST", path, json.dumps(body))
         response = self._connection.getresponse()
-        yield from frames(line.decode().rstrip("\n") for line in response)
+        yield from parse_sse(line.decode().rstrip("\n") for line in response)
 
     def close(self) -> None:
         self._connection.close()

@@ -11,7 +11,7 @@ from statistics import median
 
 from benchmarks.api_caller import Caller
 from benchmarks.table import Row, ms
-from tests.launching import launching
+from tests.server_process import temporary_launcher
 
 DEATH_PROGRAMS = {
     "os.kill(os.getpid(), 9)": "os.kill(os.getpid(), 9)",
@@ -71,7 +71,7 @@ def measure_deaths(caller: Caller, code: str, count: int) -> DeathTimes:
 
 
 def main() -> None:
-    with launching() as launcher, closing(Caller(launcher.start().base_url)) as caller:
+    with temporary_launcher() as launcher, closing(Caller(launcher.start().base_url)) as caller:
         for row in rows(caller):
             print(row, flush=True)
 

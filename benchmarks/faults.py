@@ -17,10 +17,10 @@ import pytest
 from benchmarks.api_caller import Caller, peak_growth
 from benchmarks.interference import measure_interference
 from benchmarks.table import MEGABYTE, Row, ms
-from tests.client import Frame
-from tests.launching import Launcher, Server, launching
-from tests.reading import Reader, started
+from tests.client import SseEvent
+from tests.server_process import Launcher, Server, temporary_launcher
 from tests.storage.stores import small_disk
+from tests.stream_readers import StreamReader, start_run
 
 SESSION_ID = "faults"
 PATH = f"/api/sessions/{SESSION_ID}"
@@ -87,7 +87,7 @@ time.sleep(60)
 
 def rows() -> Iterator[Row]:
     """All faults but the deaths of kernels by themselves, which `deaths` has."""
-    with launching() as launcher:
+    with temporary_launcher() as launcher:
         server = launcher.start()
         with closing(Caller(server.base_url)) as caller:
             caller.call("POST", "/api/sessions", {"language": "python", "session_id": SESSION_ID})
@@ -97,7 +97,7 @@ def rows() -> Iterator[Row]:
             yield from client_disconnects(server, caller)
             yield from slow_reader(server, caller)
     for how in ("SIGTERM", "SIGKILL"):
-        with launching() as launcher:
+        with temporary_launcher() as launcher:
             yield from server_ends(launcher, how)
     yield from full_disk()
 
@@ -135,11 +135,11 @@ def interrupt_rows(
 
 
 def _interrupt(server: Server, caller: Caller, code: str, times: InterruptTimes) -> None:
-    path = started(server.base_url, SESSION_ID, f"print(1, flush=True)\n{code}", timeout=120)
+    path = start_run(server.base_url, SESSION_ID, f"print(1, flush=True)\n{code}", timeout=120)
     with ThreadPoolExecutor(1) as pool:
-        reader = Reader()
+        reader = StreamReader()
         reading = pool.submit(reader.read, server.base_url, path)
-        _wait_until(lambda: bool(reader.frames))
+        _wait_until(lambda: bool(reader.events))
         time.sleep(0.05)  # seconds until the program is where it stays
         began = time.perf_counter()
         answer = caller.call("POST", path.replace("/stream", "/interrupt"))
@@ -149,8 +149,8 @@ def _interrupt(server: Server, caller: Caller, code: str, times: InterruptTimes)
     after = caller.call("POST", f"{PATH}/run", {"code": "print(1)"})
     times.usable.append(time.perf_counter() - began)
     times.state = answer["state"]
-    if reader.frames[-1].data["exit_code"] != 130 or after["stdout"] != "1\n":
-        raise RuntimeError(f"interrupt of {code!r}: {reader.frames[-1].data}, {after}")
+    if reader.events[-1].data["exit_code"] != 130 or after["stdout"] != "1\n":
+        raise RuntimeError(f"interrupt of {code!r}: {reader.events[-1].data}, {after}")
 
 
 # ---------------------------------------------------------------- kernels and clients
@@ -188,12 +188,12 @@ def _out_of_memory(caller: Caller) -> tuple[float, str]:
 def client_disconnects(server: Server, caller: Caller) -> Iterator[Row]:
     """A run goes on without its caller, or ends when it was told to."""
     count = 50_000
-    path = started(server.base_url, SESSION_ID, PRINT_PROGRAM.format(count))
-    is_whole = Reader().read(server.base_url, path).text() == _printed(count)
+    path = start_run(server.base_url, SESSION_ID, PRINT_PROGRAM.format(count))
+    is_whole = StreamReader().read(server.base_url, path).text() == _printed(count)
     yield Row("client gone: the run went on", "byte-exact" if is_whole else "NOT WHOLE",
               "byte-exact", is_whole)  # fmt: skip
     body = {"on_disconnect": "interrupt", "timeout": 60}
-    path = started(server.base_url, SESSION_ID, "import time; time.sleep(60)", **body)
+    path = start_run(server.base_url, SESSION_ID, "import time; time.sleep(60)", **body)
     began = time.perf_counter()
     end = caller.call("GET", path.replace("/stream", "?wait=60"))
     taken = time.perf_counter() - began
@@ -207,9 +207,9 @@ def slow_reader(server: Server, caller: Caller) -> Iterator[Row]:
     alone_seconds, slow_seconds = [], []
     for _ in range(3):
         alone_seconds.append(_run_seconds(server, caller, count))
-        slow = Reader(piece=16_384, pause=0.015, receive=16_384)
+        slow = StreamReader(chunk_size=16_384, chunk_pause=0.015, receive_buffer=16_384)
         slow_seconds.append(_run_seconds(server, caller, count, slow))
-    slow = Reader(piece=16_384, pause=0.015, receive=16_384)
+    slow = StreamReader(chunk_size=16_384, chunk_pause=0.015, receive_buffer=16_384)
     with peak_growth(server.process.pid) as growths:
         interference = measure_interference(
             server.base_url, lambda: _run_seconds(server, caller, count, slow)
@@ -225,10 +225,10 @@ def slow_reader(server: Server, caller: Caller) -> Iterator[Row]:
     yield Row("   another session's run of `pass` meanwhile, p95", str(interference))
 
 
-def _run_seconds(server: Server, caller: Caller, count: int, *readers: Reader) -> float:
+def _run_seconds(server: Server, caller: Caller, count: int, *readers: StreamReader) -> float:
     """How long a run took that was read by these, who may need longer."""
     began = time.perf_counter()
-    path = started(server.base_url, SESSION_ID, PRINT_PROGRAM.format(count), timeout=120)
+    path = start_run(server.base_url, SESSION_ID, PRINT_PROGRAM.format(count), timeout=120)
     with ThreadPoolExecutor(1 + len(readers)) as pool:
         for reader in readers:
             pool.submit(reader.read, server.base_url, path)
@@ -248,12 +248,15 @@ def server_ends(launcher: Launcher, signal_name: str) -> Iterator[Row]:
     server = launcher.start("--shutdown-grace", "1")
     with closing(Caller(server.base_url)) as caller:
         caller.call("POST", "/api/sessions", {"language": "python", "session_id": SESSION_ID})
-        path = started(server.base_url, SESSION_ID, PRINT_PROGRAM.format(10_000_000), timeout=600)
-        readers = [Reader(), Reader(piece=16_384, pause=0.02, receive=16_384)]
+        path = start_run(server.base_url, SESSION_ID, PRINT_PROGRAM.format(10_000_000), timeout=600)
+        readers = [
+            StreamReader(),
+            StreamReader(chunk_size=16_384, chunk_pause=0.02, receive_buffer=16_384),
+        ]
         with ThreadPoolExecutor(2) as pool:
             for reader in readers:
                 pool.submit(reader.read, server.base_url, path)
-            _wait_until(lambda: len(readers[0].frames) > 20)
+            _wait_until(lambda: len(readers[0].events) > 20)
             began = time.perf_counter()
             server.stop() if signal_name == "SIGTERM" else server.kill()
             exit_seconds = time.perf_counter() - began
@@ -262,13 +265,13 @@ def server_ends(launcher: Launcher, signal_name: str) -> Iterator[Row]:
     with closing(Caller(server.base_url)) as caller:
         caller.call("GET", "/health")
         healthy_seconds = time.perf_counter() - began
-        reference = Reader().read(server.base_url, path)
+        reference = StreamReader().read(server.base_url, path)
         for reader in readers:
-            if not reader.ended:
+            if not reader.has_ended:
                 reader.read(server.base_url, path)
         count = reference.text().count("\n") + 1
-        is_true = _printed(count).startswith(reference.text()) and _is_valid_story(reference.frames)
-        is_same = is_true and all(reader.frames == reference.frames for reader in readers)
+        is_true = _printed(count).startswith(reference.text()) and _is_valid_story(reference.events)
+        is_same = is_true and all(reader.events == reference.events for reader in readers)
         began = time.perf_counter()
         caller.call("POST", f"{PATH}/run", {"code": "pass"})
         next_run_seconds = time.perf_counter() - began
@@ -280,7 +283,7 @@ def server_ends(launcher: Launcher, signal_name: str) -> Iterator[Row]:
     yield Row("   the next run, with a fresh kernel, answered after", ms(next_run_seconds))
 
 
-def _is_valid_story(frames: list[Frame]) -> bool:
+def _is_valid_story(frames: list[SseEvent]) -> bool:
     done = frames[-1].data
     return (
         [frame.id for frame in frames] == list(range(1, len(frames) + 1))

@@ -13,7 +13,7 @@ from statistics import median
 
 from benchmarks.api_caller import Caller, peak_growth
 from benchmarks.table import MEGABYTE, Row, ms
-from tests.launching import Server
+from tests.server_process import Server
 
 PIECE = 256 * 1024
 FILE_COUNT = 10_000

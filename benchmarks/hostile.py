@@ -9,8 +9,8 @@ from contextlib import closing
 from benchmarks import api_caller, interference
 from benchmarks.api_caller import Caller
 from benchmarks.table import MEGABYTE, Row
-from tests.hostile import PROGRAMS
-from tests.launching import Server
+from tests.output_bombs import PROGRAMS
+from tests.server_process import Server
 
 WATCH_SECONDS = 4.0  # seconds for which others are watched
 MAX_GROWTH = 400 * MEGABYTE

@@ -13,7 +13,7 @@ import psutil
 from benchmarks.api_caller import Caller
 from benchmarks.interference import polling_neighbour
 from benchmarks.table import MEGABYTE, Row, ms
-from tests.launching import Launcher, Server, launching
+from tests.server_process import Launcher, Server, temporary_launcher
 
 SIZES = (1_000, 2_500, 5_000, 10_000)
 LIST_ROUNDS = 9  # lists of each size
@@ -26,7 +26,7 @@ IDLE_SECONDS = 10.0  # seconds for which the idle server is watched
 def rows() -> Iterator[Row]:
     """All that this file measures; each part has a server of its own."""
     for part in (listing, deletion, idle):
-        with launching() as launcher:
+        with temporary_launcher() as launcher:
             yield from part(launcher)
 
 

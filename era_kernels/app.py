@@ -16,17 +16,17 @@ from era_kernels.models import WITHOUT_WALLS, Isolation, Limits
 from era_kernels.sandbox.server import runtime_dirs
 from era_kernels.sandbox.server.sandbox import IsolationPolicy, Sandboxes
 from era_kernels.services.capacity import KernelLimiter
-from era_kernels.services.codes import SessionCodes
 from era_kernels.services.context import ServiceContext
-from era_kernels.services.executions import Executions
-from era_kernels.services.files import SessionFiles
-from era_kernels.services.inside import Insights
-from era_kernels.services.meters import Meters, Watched
+from era_kernels.services.executions.service import ExecutionService
+from era_kernels.services.files import FileService
+from era_kernels.services.idempotency import IdempotentRuns
+from era_kernels.services.inspection import InspectionService
+from era_kernels.services.metrics import Metrics, ScrapedGauge
 from era_kernels.services.mounts import Mounts
-from era_kernels.services.repeats import Repeats
+from era_kernels.services.server_info import ServerInfo
 from era_kernels.services.session_logs import SessionLogs
 from era_kernels.services.sessions import SessionService
-from era_kernels.services.status import Status
+from era_kernels.services.stored_code import StoredCodeService
 from era_kernels.services.validation import ServiceLimits
 from era_kernels.settings import Settings
 from era_kernels.storage.data_directory import DataDirectory
@@ -83,18 +83,18 @@ async def opened(settings: Settings) -> AsyncIterator[App]:
     Raises StartError with a sentence that says what to do.
     """
     async with AsyncExitStack() as stack:
-        meters = Meters()
+        meters = Metrics()
         stores = await _open_stores(stack, settings, meters)
         host = await _open_host(stack, settings)
-        executions = Executions(
+        executions = ExecutionService(
             stores.executions,
-            keep=settings.keep_executions,
-            keep_bytes=settings.keep_executions_bytes,
-            answer_bound=settings.max_answer_output,
+            max_kept=settings.keep_executions,
+            max_kept_bytes=settings.keep_executions_bytes,
+            max_result_bytes=settings.max_answer_output,
         )
         logs = SessionLogs(stores.logs)
         sessions = await _open_sessions(stack, settings, stores, host, executions, logs, meters)
-        repeats = Repeats(sessions, executions, stores.secret)
+        repeats = IdempotentRuns(sessions, executions, stores.secret)
         stack.push_async_callback(repeats.aclose)
         edge = Edge(
             _access(settings),
@@ -106,10 +106,10 @@ async def opened(settings: Settings) -> AsyncIterator[App]:
         application = make_application(
             sessions=sessions,
             executions=executions,
-            status=Status(host, stores.database, settings.limits()),
-            codes=SessionCodes(sessions, stores.codes),
-            insights=Insights(sessions, executions, host.languages),
-            files=SessionFiles(sessions, stores.files, settings.session_workspace),
+            status=ServerInfo(host, stores.database, settings.limits()),
+            codes=StoredCodeService(sessions, stores.codes),
+            insights=InspectionService(sessions, executions, host.languages),
+            files=FileService(sessions, stores.files, settings.session_workspace),
             repeats=repeats,
             logs=logs,
             edge=edge,
@@ -126,11 +126,11 @@ async def opened(settings: Settings) -> AsyncIterator[App]:
         yield App(web.url, host.isolation, names, sessions, web)
 
 
-async def _open_stores(stack: AsyncExitStack, settings: Settings, meters: Meters) -> Stores:
+async def _open_stores(stack: AsyncExitStack, settings: Settings, meters: Metrics) -> Stores:
     directory = DataDirectory.open(settings.data_dir)
     stack.callback(directory.close)
     secret = await asyncio.to_thread(load_or_create_secret, directory.secret)
-    database = await Database.open(directory.database, MIGRATIONS, meters.committed)
+    database = await Database.open(directory.database, MIGRATIONS, meters.transaction_ended)
     stack.push_async_callback(database.aclose)
     executions = ExecutionStore(database, directory.sessions)
     stack.push_async_callback(executions.aclose)
@@ -169,9 +169,9 @@ async def _open_sessions(
     settings: Settings,
     stores: Stores,
     host: KernelHost,
-    executions: Executions,
+    executions: ExecutionService,
     logs: SessionLogs,
-    meters: Meters,
+    meters: Metrics,
 ) -> SessionService:
     rules = _rules(settings)
     sessions = SessionService(
@@ -195,14 +195,14 @@ async def _open_sessions(
     return sessions
 
 
-def _watch(meters: Meters, sessions: SessionService, web: WebServer) -> None:
+def _watch(meters: Metrics, sessions: SessionService, web: WebServer) -> None:
     """What is counted only when somebody asks."""
-    meters.watch(Watched.SESSIONS, lambda: sessions.count)
-    meters.watch(Watched.RUNS_RUNNING, lambda: len(sessions.run_counts()))
-    meters.watch(
-        Watched.RUNS_WAITING, lambda: sum(sessions.run_counts()) - len(sessions.run_counts())
+    meters.register(ScrapedGauge.SESSIONS, lambda: sessions.count)
+    meters.register(ScrapedGauge.RUNS_RUNNING, lambda: len(sessions.run_counts()))
+    meters.register(
+        ScrapedGauge.RUNS_WAITING, lambda: sum(sessions.run_counts()) - len(sessions.run_counts())
     )
-    meters.watch(Watched.CONNECTIONS, lambda: web.connections)
+    meters.register(ScrapedGauge.CONNECTIONS, lambda: web.connections)
 
 
 async def serve(settings: Settings, announce: Callable[[str], None]) -> None:

@@ -12,7 +12,7 @@ import httpx
 
 
 @dataclass
-class Frame:
+class SseEvent:
     """One server-sent event."""
 
     id: int
@@ -20,13 +20,13 @@ class Frame:
     data: dict[str, Any]
 
 
-def frames(lines: Iterator[str]) -> Iterator[Frame]:
+def parse_sse(lines: Iterator[str]) -> Iterator[SseEvent]:
     """Parse server-sent events strictly: id, event, one data line, blank line."""
     fields: dict[str, str] = {}
     for line in lines:
         if line == "":
             if fields:
-                yield Frame(int(fields["id"]), fields["event"], json.loads(fields["data"]))
+                yield SseEvent(int(fields["id"]), fields["event"], json.loads(fields["data"]))
             fields = {}
         elif not line.startswith(":"):
             name, _, value = line.partition(": ")
@@ -50,18 +50,18 @@ class SessionClient:
         """The run answer; a timeout's answer (408) is an answer too."""
         response = self.http.post(f"{self.path}/run", json={"code": code, **body})
         assert response.status_code in (200, 408), response.text
-        answer: dict[str, Any] = response.json()
-        return answer
+        result: dict[str, Any] = response.json()
+        return result
 
     @contextmanager
-    def open_stream(self, code: str, **body: Any) -> Iterator[Iterator[Frame]]:
+    def open_stream(self, code: str, **body: Any) -> Iterator[Iterator[SseEvent]]:
         with self.http.stream(
             "POST", f"{self.path}/stream", json={"code": code, **body}
         ) as response:
             assert response.status_code == 200, response.read()
-            yield frames(response.iter_lines())
+            yield parse_sse(response.iter_lines())
 
-    def stream(self, code: str, **body: Any) -> list[Frame]:
+    def stream(self, code: str, **body: Any) -> list[SseEvent]:
         with self.open_stream(code, **body) as events:
             return list(events)
 

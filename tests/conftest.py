@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.client import Client
-from tests.launching import Launcher, Server, launching
+from tests.server_process import Launcher, Server, temporary_launcher
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -20,14 +20,14 @@ def no_loop_but_ours() -> None:
 @pytest.fixture
 def launcher() -> Iterator[Launcher]:
     """For tests that start, end and start servers."""
-    with launching() as launcher:
+    with temporary_launcher() as launcher:
         yield launcher
 
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
     """One server without tokens for the module."""
-    with launching() as launcher:
+    with temporary_launcher() as launcher:
         yield launcher.start()
 
 

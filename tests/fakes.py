@@ -41,7 +41,7 @@ from era_kernels.models import (
     Variables,
 )
 
-NO_WALLS = Isolation(4, ("files", "network"))
+UNSANDBOXED = Isolation(4, ("files", "network"))
 Item = Output | Finished
 Script = Callable[["FakeMachine", Request], AsyncIterator[Item | list[Item]]]
 
@@ -61,14 +61,14 @@ async def endless(machine: FakeMachine, request: Request) -> AsyncIterator[Item]
         yield Finished(124, timed_out=True)
 
 
-class FakeInside:
+class FakeControlClient:
     """What is asked of a kernel beside its runs; `variables_found` and `frames` are told."""
 
     def __init__(self) -> None:
         self.frames: list[Frame] = []
         self.variables_found = Variables()
         self.answers: dict[str, str | None] = {}  # by their keys; None: nobody was there
-        self.gone: set[str] = set()  # keys of questions that do not wait any more
+        self.withdrawn_keys: set[str] = set()  # keys of questions that do not wait any more
 
     async def stack(self) -> list[Frame]:
         return self.frames
@@ -76,16 +76,16 @@ class FakeInside:
     async def variables(self) -> Variables:
         return self.variables_found
 
-    async def give_input(self, key: str, value: str) -> bool:
-        if key in self.gone:
+    async def send_input(self, key: str, value: str) -> bool:
+        if key in self.withdrawn_keys:
             return False
         self.answers[key] = value
         return True
 
-    def refuse_input(self, key: str) -> None:
+    def send_eof(self, key: str) -> None:
         self.answers[key] = None
 
-    async def answer_to(self, key: str) -> str | None:
+    async def wait_for_answer(self, key: str) -> str | None:
         """What a program does that waits for its input."""
         while key not in self.answers:
             await asyncio.sleep(0.001)
@@ -97,24 +97,24 @@ class FakeKernel:
 
     def __init__(self, machine: FakeMachine, script: Script) -> None:
         self.script = script
-        self.inside = FakeInside()
+        self.control = FakeControlClient()
         self.requests: list[Request] = []
-        self.stopped: list[Request] = []
-        self.interrupts = 0
+        self.stopped_requests: list[Request] = []
+        self.interrupt_count = 0
         self.interrupted = asyncio.Event()
-        self.late: Callable[[list[Output]], None] = lambda events: None
+        self.on_late_output: Callable[[list[Output]], None] = lambda events: None
         self._machine = machine
 
     async def wait_ready(self, timeout: float) -> None:
         """Always."""
 
     async def interrupt(self) -> None:
-        self.interrupts += 1
+        self.interrupt_count += 1
         self.interrupted.set()
 
     async def escalate_interrupt(self, request: Request) -> list[Step]:
         """The first rung of the ladder; the machine is not ended when nobody listens."""
-        self.stopped.append(request)
+        self.stopped_requests.append(request)
         await self.interrupt()
         return [Step("interrupt", 0.0)]
 
@@ -123,19 +123,21 @@ class FakeKernel:
         self.requests.append(request)
         self.interrupted.clear()
         ended = self._machine.ended
-        async with aclosing(_played(self.script(self._machine, request))) as batches:
+        async with aclosing(_play(self.script(self._machine, request))) as batches:
             while not ended.done():
-                batch = await _unless(ended, anext(batches))
+                batch = await _unless_ended(ended, anext(batches))
                 if batch is None:
                     break
                 yield batch
                 if isinstance(batch[-1], Finished):
                     return
-        ending = ended.result()
-        yield [Finished(ending.exit_code, state="lost", ending=ending)]
+        exit_info = ended.result()
+        yield [Finished(exit_info.exit_code, state="lost", ending=exit_info)]
 
 
-async def _unless(ended: asyncio.Future[Ending], step: Awaitable[list[Item]]) -> list[Item] | None:
+async def _unless_ended(
+    ended: asyncio.Future[Ending], step: Awaitable[list[Item]]
+) -> list[Item] | None:
     """The step's result; None, and the step is cancelled, when the machine ends before."""
     task = asyncio.ensure_future(step)
     try:
@@ -147,7 +149,7 @@ async def _unless(ended: asyncio.Future[Ending], step: Awaitable[list[Item]]) ->
             await asyncio.wait([task])
 
 
-async def _played(
+async def _play(
     items: AsyncIterator[Item | list[Item]],
 ) -> AsyncGenerator[list[Item], None]:
     async for item in items:
@@ -158,12 +160,12 @@ async def _played(
     yield [Finished(0)]
 
 
-class FakeProgram:
+class FakeExecProcess:
     """Plays the script with the program's last argument for code; its end is the machine's, too."""
 
     def __init__(self, machine: FakeMachine, script: Script, request: Request) -> None:
         self.stdin: str | None = None
-        self.reasons: list[str] = []
+        self.end_reasons: list[str] = []
         self._machine = machine
         self._script = script
         self._request = request
@@ -173,29 +175,29 @@ class FakeProgram:
         machine_ended = self._machine.ended
         machine_ended.add_done_callback(lambda ended: self._end(ended.result()))
         request = replace(self._request, timeout=timeout)
-        async with aclosing(_played(self._script(self._machine, request))) as batches:
+        async with aclosing(_play(self._script(self._machine, request))) as batches:
             while not self._ended.done():
-                batch = await _unless(self._ended, anext(batches))
+                batch = await _unless_ended(self._ended, anext(batches))
                 if batch is None:
                     break
                 yield batch
                 if isinstance(batch[-1], Finished):
                     return
-        ending = self._ended.result()
+        exit_info = self._ended.result()
         state = "lost" if machine_ended.done() else "preserved"
-        yield [Finished(ending.exit_code, state=state, ending=ending)]
+        yield [Finished(exit_info.exit_code, state=state, ending=exit_info)]
 
     async def interrupt(self) -> list[Step]:
         self._end(Ending(signal=2))
         return [Step("interrupt", 0.0)]
 
     async def kill(self, reason: str) -> None:
-        self.reasons.append(reason)
+        self.end_reasons.append(reason)
         self._end(Ending(reason=reason))
 
-    def _end(self, ending: Ending) -> None:
+    def _end(self, exit_info: Ending) -> None:
         if not self._ended.done():
-            self._ended.set_result(ending)
+            self._ended.set_result(exit_info)
 
 
 class FakeMachine:
@@ -205,33 +207,33 @@ class FakeMachine:
         self,
         script: Script,
         env: Mapping[str, str],
-        place: Place | None = None,
-        closing: asyncio.Event | None = None,
+        paths: Place | None = None,
+        close_gate: asyncio.Event | None = None,
         *,
         kernel: bool = True,
     ) -> None:
         self.ended: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
         self.kernel = FakeKernel(self, script)
         self.has_kernel = kernel
-        self.late: Callable[[list[Output]], None] = lambda late: None
-        self.programs: list[FakeProgram] = []
-        self.starting: asyncio.Event | None = None
-        self.failure: Exception | None = None
+        self.on_late_output: Callable[[list[Output]], None] = lambda late: None
+        self.programs: list[FakeExecProcess] = []
+        self.start_gate: asyncio.Event | None = None
+        self.start_error: Exception | None = None
         self.env = dict(env)
-        self.place = place
-        self.closing = closing
+        self.paths = paths
+        self.close_gate = close_gate
 
     async def start_kernel(self, env: Mapping[str, str]) -> None:
         """As a real one does: where it fails, or the machine ends meanwhile, all ends."""
         try:
-            if self.starting is not None:
-                waiting = asyncio.ensure_future(self.starting.wait())
+            if self.start_gate is not None:
+                waiting = asyncio.ensure_future(self.start_gate.wait())
                 await asyncio.wait([waiting, self.ended], return_when=asyncio.FIRST_COMPLETED)
                 waiting.cancel()
-            if self.failure is not None:
-                raise self.failure
+            if self.start_error is not None:
+                raise self.start_error
             if self.ended.done():
-                raise start_failure()
+                raise make_start_error()
         except BaseException:
             await self.aclose()
             raise
@@ -240,23 +242,23 @@ class FakeMachine:
 
     async def run(
         self, argv: Sequence[str], env: Mapping[str, str], stdin: str | None = None
-    ) -> FakeProgram:
+    ) -> FakeExecProcess:
         if self.ended.done():
-            raise start_failure()
-        program = FakeProgram(self, self.kernel.script, Request(argv[-1], env, 0, 0))
-        program.stdin = stdin
-        self.programs.append(program)
-        return program
+            raise make_start_error()
+        process = FakeExecProcess(self, self.kernel.script, Request(argv[-1], env, 0, 0))
+        process.stdin = stdin
+        self.programs.append(process)
+        return process
 
-    def die(self, ending: Ending) -> None:
+    def die(self, exit_info: Ending) -> None:
         """What a crash does."""
         if not self.ended.done():
-            self.ended.set_result(ending)
+            self.ended.set_result(exit_info)
 
     async def aclose(self, reason: str | None = None) -> None:
         self.die(Ending(reason=reason or Reason.STOPPED))
-        if self.closing is not None:
-            await self.closing.wait()
+        if self.close_gate is not None:
+            await self.close_gate.wait()
 
 
 @dataclass
@@ -268,53 +270,53 @@ class FakeHost:
     """
 
     script: Script = quiet
-    languages: Languages = field(default_factory=lambda: Languages([a_language("alpha")]))
-    isolation: Isolation = NO_WALLS
+    languages: Languages = field(default_factory=lambda: Languages([make_language("alpha")]))
+    isolation: Isolation = UNSANDBOXED
     enforceable: frozenset[str] = frozenset()
-    failure: Exception | None = None
-    broken: EraError | None = None
-    opening: asyncio.Event | None = None
-    closing: asyncio.Event | None = None
+    open_error: Exception | None = None
+    check_error: EraError | None = None
+    open_gate: asyncio.Event | None = None
+    close_gate: asyncio.Event | None = None
     machines: list[FakeMachine] = field(default_factory=list)
-    places: list[Place] = field(default_factory=list)
-    limits: list[Limits] = field(default_factory=list)
+    opened_paths: list[Place] = field(default_factory=list)
+    opened_limits: list[Limits] = field(default_factory=list)
 
     async def open(
         self,
         language: str,
-        place: Place,
+        paths: Place,
         limits: Limits,
         env: Mapping[str, str],
         *,
         kernel: bool = True,
     ) -> FakeMachine:
         self.languages.resolve_available(language)
-        if self.opening is not None:
-            await self.opening.wait()
-        if self.failure is not None:
-            failure, self.failure = self.failure, None
-            raise failure
-        machine = FakeMachine(self.script, env, place, self.closing, kernel=kernel)
+        if self.open_gate is not None:
+            await self.open_gate.wait()
+        if self.open_error is not None:
+            error, self.open_error = self.open_error, None
+            raise error
+        machine = FakeMachine(self.script, env, paths, self.close_gate, kernel=kernel)
         self.machines.append(machine)
-        self.places.append(place)
-        self.limits.append(limits)
+        self.opened_paths.append(paths)
+        self.opened_limits.append(limits)
         return machine
 
     async def check(self) -> None:
-        if self.broken is not None:
-            raise self.broken
+        if self.check_error is not None:
+            raise self.check_error
 
     async def aclose(self) -> None:
         for machine in self.machines:
             await machine.aclose(Reason.STOPPED)
 
 
-def start_failure() -> KernelStartFailed:
+def make_start_error() -> KernelStartFailed:
     """What an opening raises when a kernel does not come up."""
     return KernelStartFailed("The kernel ended before it was ready: exit 1.")
 
 
-def a_language(
+def make_language(
     name: str, *aliases: str, reason: str | None = None, minimums: Limits = NO_MINIMUMS
 ) -> Language:
     """A language that runs, or does not for a reason."""

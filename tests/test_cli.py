@@ -18,7 +18,7 @@ from era_kernels.doctor import Finding, Level
 from era_kernels.errors import LanguageUnavailable, StartError
 from era_kernels.kernels.languages import Languages
 from era_kernels.settings import Settings, flag_of, variable_of
-from tests.launching import COMMAND, Launcher
+from tests.server_process import COMMAND, Launcher
 
 TOKEN = "0123456789abcdef"
 KERNEL = {"argv": ["{python}", "-c", "pass"], "display_name": "Mini", "language": "mini"}
@@ -128,7 +128,7 @@ def test_no_walls(launcher: Launcher) -> None:
     """Where code is not isolated, the line and the log say so."""
     server = launcher.start("--strongest-tier", "4", "--allow-unsandboxed")
     assert "no isolation" in server.ready_line
-    assert "code is not isolated" in server.logged
+    assert "code is not isolated" in server.log_text
 
 
 def test_no_walls_unwanted(tmp_path: Path) -> None:
@@ -165,8 +165,8 @@ def test_signals(launcher: Launcher, number: signal.Signals) -> None:
     server.process.send_signal(number)
     server.process.send_signal(number)
     assert server.process.wait(30) == 0
-    assert "stopped" in server.logged.splitlines()[-1]
-    assert "Traceback" not in server.logged
+    assert "stopped" in server.log_text.splitlines()[-1]
+    assert "Traceback" not in server.log_text
 
 
 def test_limits_are_the_settings(launcher: Launcher) -> None:
@@ -182,7 +182,7 @@ def test_json_logs(launcher: Launcher) -> None:
     server = launcher.start("--log-format", "json")
     httpx.get(f"{server.base_url}/health")
     server.stop()
-    lines = [json.loads(line) for line in server.logged.splitlines()]
+    lines = [json.loads(line) for line in server.log_text.splitlines()]
     [answered] = [line for line in lines if line["message"] == "answered"]
     assert (answered["path"], answered["status"]) == ("/health", 200)
 

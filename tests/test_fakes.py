@@ -13,11 +13,11 @@ from era_kernels.kernels.machine import KernelHost, Machine
 from era_kernels.models import Ending, Finished, Limits, Place, Reason, Request, Stdout
 from tests.fakes import FakeHost, FakeKernel, FakeMachine, Item, Script, endless
 
-PLACE = Place(Path("/w"), Path("/p"), Path("/c"))
+PATHS = Place(Path("/w"), Path("/p"), Path("/c"))
 
 
-async def played(script: Script, timeout: float = 30) -> tuple[FakeMachine, list[Item]]:
-    machine = await FakeHost(script).open("ALPHA", PLACE, Limits(), {})
+async def play(script: Script, timeout: float = 30) -> tuple[FakeMachine, list[Item]]:
+    machine = await FakeHost(script).open("ALPHA", PATHS, Limits(), {})
     request = Request("code", {}, timeout, 1)
     return machine, [item async for batch in machine.kernel.execute(request) for item in batch]
 
@@ -39,7 +39,7 @@ def test_script_is_played_and_finished() -> None:
         yield Stdout("a")
         yield [Stdout("b"), Stdout("c")]
 
-    machine, items = asyncio.run(played(script))
+    machine, items = asyncio.run(play(script))
     assert items == [Stdout("a"), Stdout("b"), Stdout("c"), Finished(0)]
     assert [request.code for request in machine.kernel.requests] == ["code"]
 
@@ -52,19 +52,19 @@ def test_end_of_the_machine_ends_the_run() -> None:
         await machine.aclose(Reason.DELETED)
         await asyncio.sleep(60)
 
-    ending = Ending(reason=Reason.DELETED)
-    _, items = asyncio.run(played(script))
-    assert items == [Stdout("a"), Finished(137, state="lost", ending=ending)]
+    exit_info = Ending(reason=Reason.DELETED)
+    _, items = asyncio.run(play(script))
+    assert items == [Stdout("a"), Finished(137, state="lost", ending=exit_info)]
 
 
 def test_endless_program_obeys() -> None:
     """The endless script ends at its deadline, or when it is interrupted."""
 
-    async def interrupted() -> list[Item]:
-        machine = await FakeHost(endless).open("alpha", PLACE, Limits(), {})
+    async def interrupt_run() -> list[Item]:
+        machine = await FakeHost(endless).open("alpha", PATHS, Limits(), {})
         asyncio.get_running_loop().call_later(0.05, machine.kernel.interrupted.set)
         async with aclosing(machine.kernel.execute(Request("", {}, 30, 1))) as batches:
             return [item async for batch in batches for item in batch]
 
-    assert asyncio.run(interrupted()) == [Finished(130)]
-    assert asyncio.run(played(endless, 0.05))[1] == [Finished(124, timed_out=True)]
+    assert asyncio.run(interrupt_run()) == [Finished(130)]
+    assert asyncio.run(play(endless, 0.05))[1] == [Finished(124, timed_out=True)]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.skips import VARIABLE
+from tests.strict_skips import VARIABLE
 
 ROOT = Path(__file__).parents[1]
 TESTS = """
@@ -31,7 +31,16 @@ def test_good(): pass
 def run(tests: Path, value: str) -> subprocess.CompletedProcess[str]:
     """Pytest on a directory of tests, with the variable set to that value."""
     return subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "tests.skips", "-p", "no:cacheprovider", tests],
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-p",
+            "tests.strict_skips",
+            "-p",
+            "no:cacheprovider",
+            tests,
+        ],
         cwd=ROOT,
         env={**os.environ, VARIABLE: value},
         capture_output=True,

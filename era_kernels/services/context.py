@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from era_kernels.kernels.machine import KernelHost
 from era_kernels.models import Limits, Place, Session
 from era_kernels.services.capacity import KernelLimiter
-from era_kernels.services.executions import Executions
-from era_kernels.services.meters import Meters
+from era_kernels.services.executions.service import ExecutionService
+from era_kernels.services.metrics import Metrics
 from era_kernels.services.mounts import Mounts
 from era_kernels.services.session_logs import SessionLogs
 from era_kernels.services.validation import ServiceLimits
@@ -27,13 +27,13 @@ class ServiceContext:
     codes: CodeStore
     workspaces: Workspaces
     files: FileStore
-    executions: Executions
+    executions: ExecutionService
     logs: SessionLogs
     kernel_limiter: KernelLimiter
     service_limits: ServiceLimits
     limits: Limits
     mounts: Mounts
-    metrics: Meters
+    metrics: Metrics
 
     def limits_for(self, session: Session) -> Limits:
         """What the session's processes may use: the server's limits, lowered by its own."""
@@ -42,4 +42,4 @@ class ServiceContext:
     def paths_for(self, session: Session) -> Place:
         """Where its processes live, with its mounts. Raises Unavailable, NotEnforceable."""
         paths = self.workspaces.session_paths(session.directory)
-        return replace(paths, mounts=self.mounts.of(session.mounts))
+        return replace(paths, mounts=self.mounts.resolve(session.mounts))

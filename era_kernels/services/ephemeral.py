@@ -11,7 +11,7 @@ from era_kernels.concurrency.background import BackgroundTasks
 from era_kernels.errors import EraError, SessionNotFound
 from era_kernels.models import Reason, Session, Submission, now
 from era_kernels.services.context import ServiceContext
-from era_kernels.services.executions import Running
+from era_kernels.services.executions.live import LiveExecution
 from era_kernels.services.session.session import LiveSession
 from era_kernels.services.validation import check_quota, check_writable_path
 
@@ -29,7 +29,7 @@ class EphemeralSessions:
         self._check_open = check_open
         self.live: set[LiveSession] = set()
 
-    async def run(self, language: str, submission: Submission) -> Running:
+    async def run(self, language: str, submission: Submission) -> LiveExecution:
         """The run in a session of its own. Its `on_abandoned` ends it; so does leaving before.
 
         Raises what `LiveSession.submit` does, and InvalidPath, Conflict or QuotaExceeded for its
@@ -42,7 +42,7 @@ class EphemeralSessions:
             self._background.spawn(_abandon_when_started(start_task))
             raise
 
-    async def _start(self, language: str, submission: Submission) -> Running:
+    async def _start(self, language: str, submission: Submission) -> LiveExecution:
         session = Session(
             id=f"sess-{secrets.token_hex(16)}",
             language=language,
@@ -65,7 +65,7 @@ class EphemeralSessions:
             await self._background.run_shielded(live.end(Reason.CLIENT_GONE, _closed_error(live)))
             await asyncio.wait([end_task])
 
-        execution.abandon = on_abandoned
+        execution.on_abandoned = on_abandoned
         return execution
 
     async def _write_files(self, session: Session, files: Mapping[str, str]) -> None:
@@ -77,7 +77,7 @@ class EphemeralSessions:
             available -= len(data)
             await self._context.files.write(session.directory, path, data)
 
-    async def _end_after_run(self, live: LiveSession, execution: Running) -> None:
+    async def _end_after_run(self, live: LiveSession, execution: LiveExecution) -> None:
         await execution.finished.wait()
         await self._end(live)
 
@@ -92,10 +92,10 @@ class EphemeralSessions:
             self.live.discard(live)
 
 
-async def _abandon_when_started(start_task: asyncio.Task[Running]) -> None:
+async def _abandon_when_started(start_task: asyncio.Task[LiveExecution]) -> None:
     await asyncio.wait([start_task])
     if not start_task.cancelled() and start_task.exception() is None:
-        await start_task.result().abandon()
+        await start_task.result().on_abandoned()
 
 
 def _closed_error(live: LiveSession) -> SessionNotFound:

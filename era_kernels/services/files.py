@@ -13,32 +13,32 @@ from era_kernels.storage.snapshot import Change, Snapshot, is_hidden
 from era_kernels.storage.uploads import Upload
 
 # Raises when a change is not meant for the file as it is now; None: there is no file.
-Meant = Callable[[FileStatus | None], None]
+Precondition = Callable[[FileStatus | None], None]
 
 
-def always(status: FileStatus | None) -> None:
+def unconditional(status: FileStatus | None) -> None:
     """The change is meant for whatever is there."""
 
 
-class Incoming:
+class QuotaUpload:
     """An upload to one path of a session, refused as soon as it is past the quota."""
 
-    def __init__(self, upload: Upload, session: Session, room: int) -> None:
+    def __init__(self, upload: Upload, session: Session, max_size: int) -> None:
         self.upload = upload
         self.session = session
-        self._room = room
+        self._max_size = max_size
 
     async def write(self, data: bytes) -> None:
         """Raises QuotaExceeded, InsufficientStorage, StorageFailed."""
-        check_quota(self.upload.size + len(data), self._room)
+        check_quota(self.upload.size + len(data), self._max_size)
         await self.upload.write(data)
 
-    def forget(self) -> None:
+    def discard(self) -> None:
         """Nothing is left of it, unless it was put. A second call is fine."""
         self.upload.discard()
 
 
-class SessionFiles:
+class FileService:
     """Lists, reads, puts and deletes. `quota`: bytes that a workspace may hold.
 
     Raises what `Files` does, and SessionNotFound.
@@ -49,75 +49,77 @@ class SessionFiles:
         self._files = files
         self._quota = quota
 
-    async def list_files(self, id: str) -> Snapshot:
+    async def list_files(self, session_id: str) -> Snapshot:
         """The user's files as they are now."""
-        return await self._sessions.files(id)
+        return await self._sessions.files(session_id)
 
-    async def open(self, id: str, path: str) -> OpenFile:
+    async def open(self, session_id: str, path: str) -> OpenFile:
         """The caller closes it. Raises FileNotFound, InvalidPath, Conflict."""
-        session = await self._sessions.session(id)
+        session = await self._sessions.session(session_id)
         return await self._files.open(session.directory, path)
 
-    async def begin(
+    async def start_upload(
         self,
-        id: str,
+        session_id: str,
         path: str,
         size: int,
-        meant: Meant = always,
-    ) -> Incoming:
+        precondition: Precondition = unconditional,
+    ) -> QuotaUpload:
         """An upload of `size` bytes, 0 where nobody knows. The caller forgets it in the end.
 
         Raises InvalidPath, Conflict, QuotaExceeded, InsufficientStorage, and what `meant` does.
         """
         check_writable_path(path)
-        session = await self._sessions.session(id)
+        session = await self._sessions.session(session_id)
         old = await self._files.find(session.directory, path)
-        meant(old)
-        room = await self._room(session, path, old)
-        check_quota(size, room)
-        return Incoming(await self._files.create_upload(), session, room)
+        precondition(old)
+        max_size = await self._max_file_size(session, path, old)
+        check_quota(size, max_size)
+        return QuotaUpload(await self._files.create_upload(), session, max_size)
 
     async def put(
         self,
-        id: str,
+        session_id: str,
         path: str,
-        incoming: Incoming,
+        quota_upload: QuotaUpload,
         content_type: str,
-        meant: Meant = always,
+        precondition: Precondition = unconditional,
     ) -> int:
         """The whole upload becomes the file; its size. Durable when it returns.
 
         Of two changes at once the second one sees the first one's outcome. Raises Conflict,
         QuotaExceeded, InsufficientStorage, StorageFailed, and what `meant` does.
         """
-        upload, directory = incoming.upload, incoming.session.directory
+        upload, directory = quota_upload.upload, quota_upload.session.directory
         await upload.finish(content_type)
-        async with self._sessions.borrow(id) as live:
-            if live.session.directory != directory:  # another one has its id by now
-                raise SessionNotFound("The session was deleted meanwhile.", id=id)
+        async with self._sessions.borrow(session_id) as live_session:
+            if live_session.session.directory != directory:  # another one has its id by now
+                raise SessionNotFound("The session was deleted meanwhile.", id=session_id)
 
-            async def step() -> Change:
+            async def replace_file() -> Change:
                 old = await self._files.find(directory, path)
-                meant(old)
-                check_quota(upload.size, await self._room(live.session, path, old))
+                precondition(old)
+                check_quota(upload.size, await self._max_file_size(live_session.session, path, old))
                 return await self._files.put(directory, path, upload)
 
-            await live.change_file(step)
+            await live_session.change_file(replace_file)
         return upload.size
 
-    async def delete(self, id: str, path: str, meant: Meant = always) -> None:
+    async def delete(
+        self, session_id: str, path: str, precondition: Precondition = unconditional
+    ) -> None:
         """Durable when it returns. Raises FileNotFound, InvalidPath, Conflict, as `meant` does."""
         check_writable_path(path)
-        async with self._sessions.borrow(id) as live:
-            directory = live.session.directory
+        async with self._sessions.borrow(session_id) as live_session:
+            directory = live_session.session.directory
 
-            async def step() -> Change:
-                meant(await self._files.find(directory, path))
+            async def delete_file() -> Change:
+                precondition(await self._files.find(directory, path))
                 return await self._files.delete(directory, path)
 
-            await live.change_file(step)
+            await live_session.change_file(delete_file)
 
-    async def _room(self, session: Session, path: str, old: FileStatus | None) -> int:
+    async def _max_file_size(self, session: Session, path: str, old: FileStatus | None) -> int:
         """How many bytes a file at that path may have."""
         used = session.total_size  # without what lists leave out
         if is_hidden(path):

@@ -8,7 +8,7 @@ from pathlib import Path
 from era_kernels.errors import InvalidRequest, NotEnforceable, Unavailable
 from era_kernels.kernels.machine import KernelHost
 
-RETRY_AFTER = 60  # seconds: an operator must do something
+RETRY_AFTER_SECONDS = 60  # seconds: an operator must do something
 
 
 class Mounts:
@@ -20,8 +20,8 @@ class Mounts:
 
     def check(self, names: Iterable[str]) -> None:
         """A wish. Raises InvalidRequest listing what there is, NotEnforceable."""
-        wished = tuple(names)
-        unknown = [name for name in wished if name not in self._offered]
+        requested = tuple(names)
+        unknown = [name for name in requested if name not in self._offered]
         if unknown:
             known = sorted(self._offered)
             raise InvalidRequest(
@@ -29,24 +29,24 @@ class Mounts:
                 f"{', '.join(known) or 'none'}.",
                 details={"known": known},
             )
-        if wished:
-            self._check_walls()
+        if requested:
+            self._check_enforceable()
 
-    def of(self, names: Iterable[str]) -> tuple[tuple[str, Path], ...]:
+    def resolve(self, names: Iterable[str]) -> tuple[tuple[str, Path], ...]:
         """Those that a session has, for its machine. Raises Unavailable, NotEnforceable."""
         found = []
         for name in names:
-            self._check_walls()
+            self._check_enforceable()
             if name not in self._offered:
                 raise Unavailable(
                     f"The mount {name} of this session is not offered by the server any more.",
                     hint="Ask who runs the server, or create a session without it.",
-                    retry_after=RETRY_AFTER,
+                    retry_after=RETRY_AFTER_SECONDS,
                 )
             found.append((name, self._offered[name]))
         return tuple(found)
 
-    def _check_walls(self) -> None:
+    def _check_enforceable(self) -> None:
         if "mounts" not in self._host.enforceable:
             raise NotEnforceable(
                 "Mounts need mount namespaces, which the isolation of this server does without.",

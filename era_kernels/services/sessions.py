@@ -24,8 +24,8 @@ from era_kernels.models import (
 from era_kernels.services.capacity import RETRY_AFTER_SECONDS
 from era_kernels.services.context import ServiceContext
 from era_kernels.services.ephemeral import EphemeralSessions
-from era_kernels.services.execs import has_run
-from era_kernels.services.executions import Running
+from era_kernels.services.executions.live import LiveExecution
+from era_kernels.services.session.commands import has_run
 from era_kernels.services.session.session import LiveSession
 from era_kernels.services.session_creation import SessionCreator
 from era_kernels.services.session_duplication import DuplicateRequest, SessionDuplicator
@@ -190,7 +190,7 @@ class SessionService:
             async with semaphore:
                 if live is not None:
                     await live.end(Reason.DELETED, _not_found(session.id))
-                self._context.logs.end(session.directory)
+                self._context.logs.close(session.directory)
                 await self._context.workspaces.remove(session.directory)
 
         ends = [end(session, self._pop_live(session)) for session in deleted]
@@ -247,7 +247,9 @@ class SessionService:
 
     # ------------------------------------------------------------ runs
 
-    async def submit(self, session_id: str, submission: Submission | ExecSubmission) -> Running:
+    async def submit(
+        self, session_id: str, submission: Submission | ExecSubmission
+    ) -> LiveExecution:
         """Queue a run, or run beside the queue. Raises what `LiveSession.submit` does."""
         self._check_open()
         async with self.borrow(session_id) as live:
@@ -255,7 +257,7 @@ class SessionService:
             self._context.host.languages.resolve_available(live.session.language)
             return await live.submit(submission)
 
-    async def execute(self, language: str, submission: Submission) -> Running:
+    async def execute(self, language: str, submission: Submission) -> LiveExecution:
         """A run in a throw-away session, which is gone when the run has ended."""
         self._check_open()
         name = self._context.host.languages.resolve_available(language).name

@@ -11,7 +11,7 @@ from era_kernels.json_incremental import estimate_size
 from era_kernels.models import ExceptionInfo, JsonObject
 
 if TYPE_CHECKING:
-    from era_kernels.services import fold
+    from era_kernels.services.executions import result
 
 TIMEOUT = "EXECUTION_TIMEOUT"
 
@@ -128,7 +128,7 @@ class TimedOutExecuteAnswer(ExecuteAnswer):
 # ---------------------------------------------------------------- filling
 
 
-def run_object(answer: fold.RunAnswer) -> JsonObject:
+def run_object(answer: result.RunResult) -> JsonObject:
     """The run answer; what only the end tells is null while the run goes on."""
     out: JsonObject = {
         "execution_id": answer.execution_id,
@@ -155,14 +155,14 @@ def run_object(answer: fold.RunAnswer) -> JsonObject:
     return out
 
 
-def exec_object(answer: fold.RunAnswer) -> JsonObject:
+def exec_object(answer: result.RunResult) -> JsonObject:
     """The same for a program, which has no rich outputs."""
     out = run_object(answer)
     del out["results"]
     return out
 
 
-def execute_object(answer: fold.RunAnswer, language: str) -> JsonObject:
+def execute_object(answer: result.RunResult, language: str) -> JsonObject:
     """The answer of a throw-away run; nothing of it can be asked for later."""
     out: JsonObject = {
         "session_id": answer.session_id,
@@ -179,7 +179,7 @@ def execute_object(answer: fold.RunAnswer, language: str) -> JsonObject:
     return out
 
 
-def _add_where_they_apply(out: JsonObject, answer: fold.RunAnswer) -> None:
+def _add_where_they_apply(out: JsonObject, answer: result.RunResult) -> None:
     if answer.cause is not None:
         out["cause"] = answer.cause
     if answer.truncated:
@@ -192,16 +192,16 @@ def exception_object(info: ExceptionInfo | None) -> JsonObject | None:
     return {"name": info.name, "value": info.value, "traceback": info.traceback}
 
 
-def with_timeout(answer: fold.RunAnswer, out: JsonObject) -> tuple[JsonObject, int]:
+def with_timeout(answer: result.RunResult, out: JsonObject) -> tuple[JsonObject, int]:
     """The answer and its status: 408 with the error beside the rest when the timeout ended it."""
-    failure = answer.failure
+    failure = answer.error
     if failure is None or failure.code != TIMEOUT:
         return out, 200
     triple = {"error": failure.error, "message": failure.message, "code": failure.code}
     return {**triple, **out}, 408
 
 
-def size_of(answer: fold.RunAnswer) -> int:
+def size_of(answer: result.RunResult) -> int:
     """About how many bytes the answer takes as JSON; many small values count as more."""
     return (
         len(answer.stdout)

@@ -27,7 +27,7 @@ from era_kernels.errors import (
     Unauthorized,
 )
 from era_kernels.models import JsonObject
-from era_kernels.services.meters import Meters
+from era_kernels.services.metrics import Metrics
 from era_kernels.web import bodies, headers
 from era_kernels.web.access import Access
 from era_kernels.web.operations import Operation
@@ -60,7 +60,7 @@ class Edge:
     max_upload: int = 5 * 1024**3
     comment_every: float = 5.0
     waiting: set[BaseHandler] = field(default_factory=set)
-    meters: Meters = field(default_factory=Meters)
+    meters: Metrics = field(default_factory=Metrics)
     route: str = ""
     visit: Callable[[str], AbstractContextManager[object]] = nullcontext
 

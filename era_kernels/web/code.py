@@ -13,7 +13,7 @@ from era_kernels.web.bodies import Body
 from era_kernels.web.operations import Operation
 
 if TYPE_CHECKING:
-    from era_kernels.services.codes import SessionCodes
+    from era_kernels.services.stored_code import StoredCodeService
 
 
 class PutCode(Body):
@@ -50,7 +50,7 @@ class CodeHandler(BaseHandler):
         "PUT": Operation("Store code", {200: CodePutAnswer}, request=PutCode),
     }
 
-    def initialize(self, edge: Edge, codes: SessionCodes) -> None:  # type: ignore[override]
+    def initialize(self, edge: Edge, codes: StoredCodeService) -> None:  # type: ignore[override]
         super().initialize(edge)
         self.codes = codes
 

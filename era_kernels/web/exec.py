@@ -101,6 +101,6 @@ class ExecHandler(BaseHandler):
         )
         running = await self.sessions.submit(id, submission)
         self.set_lasting_header("X-Execution-Id", running.id)
-        answer = await running.answer()
+        answer = await running.result()
         out, status = with_timeout(answer, exec_object(answer))
         await self.answer(out, status, size=size_of(answer))

@@ -20,7 +20,7 @@ from era_kernels.web.bodies import Env, Timed
 from era_kernels.web.operations import Operation
 
 if TYPE_CHECKING:
-    from era_kernels.services.fold import RunAnswer
+    from era_kernels.services.executions.result import RunResult
     from era_kernels.services.sessions import SessionService
 
 
@@ -70,10 +70,10 @@ class ExecuteHandler(BaseHandler):
         out, status = with_timeout(answer, execute_object(answer, language))
         await self.answer(out, status, size=size_of(answer))
 
-    async def _run(self, language: str, submission: Submission) -> RunAnswer:
+    async def _run(self, language: str, submission: Submission) -> RunResult:
         running = await self.sessions.execute(language, submission)
         try:
-            return await self.while_connected(running.answer())
+            return await self.while_connected(running.result())
         except ClientGone:
-            await running.abandon()
+            await running.on_abandoned()
             raise

@@ -22,7 +22,7 @@ from era_kernels.web.runs import EVENTS, TOLD
 from era_kernels.web.sse import TYPE, EventStream
 
 if TYPE_CHECKING:
-    from era_kernels.services.executions import Executions
+    from era_kernels.services.executions.service import ExecutionService
     from era_kernels.services.sessions import SessionService
 
 MANY = 200  # executions whose list is encoded beside the event loop
@@ -97,7 +97,7 @@ class ReadingHandler(BaseHandler):
     """What the handlers of stored and live executions share."""
 
     def initialize(  # type: ignore[override]
-        self, edge: Edge, sessions: SessionService, executions: Executions
+        self, edge: Edge, sessions: SessionService, executions: ExecutionService
     ) -> None:
         super().initialize(edge)
         self.sessions = sessions
@@ -129,7 +129,7 @@ class ExecutionHandler(ReadingHandler):
         wait = self.query(ExecutionQuery).wait
         session = await self.sessions.session(id)
         execution, answer = await self.while_connected(
-            self.executions.answer(session, execution_id, wait)
+            self.executions.result(session, execution_id, wait)
         )
         out = {**run_object(answer), **_status(execution)}
         await self.answer(out, size=size_of(answer))
@@ -160,7 +160,7 @@ class TextHandler(ReadingHandler):
     operations = {"GET": Operation("Read an execution's output", {200: _PLAIN, 206: _PLAIN})}
 
     def initialize(  # type: ignore[override]
-        self, edge: Edge, sessions: SessionService, executions: Executions, stream: str
+        self, edge: Edge, sessions: SessionService, executions: ExecutionService, stream: str
     ) -> None:
         super().initialize(edge, sessions, executions)
         self.stream = stream

@@ -21,7 +21,7 @@ from era_kernels.web.operations import Media, Operation
 from era_kernels.web.sessions import MANY, MANY_BYTES
 
 if TYPE_CHECKING:
-    from era_kernels.services.files import Incoming, SessionFiles
+    from era_kernels.services.files import FileService, QuotaUpload
     from era_kernels.storage.files import FileStatus, OpenFile
     from era_kernels.storage.snapshot import Snapshot
 
@@ -74,7 +74,7 @@ class FilesHandler(BaseHandler):
 
     operations = {"GET": Operation("List files", {200: FilesAnswer})}
 
-    def initialize(self, edge: Edge, files: SessionFiles) -> None:  # type: ignore[override]
+    def initialize(self, edge: Edge, files: FileService) -> None:  # type: ignore[override]
         super().initialize(edge)
         self.files = files
 
@@ -93,10 +93,10 @@ class FileHandler(BaseHandler):
         "DELETE": Operation("Delete a file", {200: FileDeletedAnswer}),
     }
 
-    def initialize(self, edge: Edge, files: SessionFiles) -> None:  # type: ignore[override]
+    def initialize(self, edge: Edge, files: FileService) -> None:  # type: ignore[override]
         super().initialize(edge)
         self.files = files
-        self._incoming: Incoming | None = None
+        self._incoming: QuotaUpload | None = None
         self._watch: asyncio.TimerHandle | None = None
         self._heard_at = 0.0
         self._taking = False
@@ -131,7 +131,9 @@ class FileHandler(BaseHandler):
         if "Content-Range" in self.request.headers:
             raise InvalidRequest("A file is put whole: no part of one is taken.")
         declared = headers.checked_length(self.request.headers)
-        self._incoming = await self.files.begin(self.id, self.path, declared, self._check_meant)
+        self._incoming = await self.files.start_upload(
+            self.id, self.path, declared, self._check_meant
+        )
         self.request.connection.set_body_timeout(LONGEST)  # type: ignore[union-attr]
         self._heard_at = asyncio.get_running_loop().time()
         self._watch_speed()
@@ -142,12 +144,12 @@ class FileHandler(BaseHandler):
             return super().take(chunk)
         return self._take(self._incoming, chunk)
 
-    async def _take(self, incoming: Incoming, chunk: bytes) -> None:
+    async def _take(self, incoming: QuotaUpload, chunk: bytes) -> None:
         self._taking = True
         try:
             await incoming.write(chunk)
         except EraError as refusal:
-            incoming.forget()
+            incoming.discard()
             self.refuse(refusal)
         finally:
             self._taking = False
@@ -162,7 +164,7 @@ class FileHandler(BaseHandler):
         try:
             size = await self.files.put(self.id, self.path, incoming, kind, self._check_meant)
         finally:
-            incoming.forget()
+            incoming.discard()
         await self.answer({"path": self.path, "size": size})
 
     def _check_meant(self, status: FileStatus | None) -> None:
@@ -194,7 +196,7 @@ class FileHandler(BaseHandler):
         if self._watch is not None:
             self._watch.cancel()
         if self._incoming is not None:
-            self._incoming.forget()
+            self._incoming.discard()
 
     # ------------------------------------------------------------ get and delete
 

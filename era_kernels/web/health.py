@@ -14,7 +14,7 @@ from era_kernels.web.operations import Operation
 from era_kernels.web.sessions import IsolationAnswer
 
 if TYPE_CHECKING:
-    from era_kernels.services.status import Status
+    from era_kernels.services.server_info import ServerInfo
 
 RETRY_AFTER = 5  # seconds
 
@@ -74,7 +74,7 @@ class LimitsAnswer(Answer):
 class StatusHandler(BaseHandler):
     """What the handlers of this section share."""
 
-    def initialize(self, edge: Edge, status: Status) -> None:  # type: ignore[override]
+    def initialize(self, edge: Edge, status: ServerInfo) -> None:  # type: ignore[override]
         super().initialize(edge)
         self.status = status
 
@@ -91,7 +91,7 @@ class HealthHandler(StatusHandler):
         return False
 
     async def get(self) -> None:
-        problems = await self.status.problems()
+        problems = await self.status.failures()
         present = iso(now())
         isolation = self.status.isolation
         out: JsonObject = {

@@ -43,10 +43,10 @@ class InputHandler(ReadingHandler):
     async def post(self, id: str, execution_id: str) -> None:
         value = line_of((await self.read(InputBody)).value)
         await self.sessions.session(id)
-        running = await self.executions.find_running(id, execution_id)
+        running = await self.executions.find_unfinished(id, execution_id)
         if running is None:
             raise NoInputPending("The execution has ended.", id=execution_id)
-        await running.inputs.give(value)
+        await running.stdin.reply(value)
         await self.answer({"success": True})
 
 

@@ -13,7 +13,7 @@ from era_kernels.web.base import BaseHandler, Edge
 from era_kernels.web.operations import Operation
 
 if TYPE_CHECKING:
-    from era_kernels.services.inside import Insights
+    from era_kernels.services.inspection import InspectionService
 
 EACH = 1024  # bytes that a variable takes, about
 
@@ -56,7 +56,7 @@ class VariablesAnswer(Answer):
 class InsightHandler(BaseHandler):
     """What both have in common: they neither queue nor start anything."""
 
-    def initialize(self, edge: Edge, insights: Insights) -> None:  # type: ignore[override]
+    def initialize(self, edge: Edge, insights: InspectionService) -> None:  # type: ignore[override]
         super().initialize(edge)
         self.insights = insights
 

@@ -80,7 +80,7 @@ class LogHandler(BaseHandler):
         return "text/event-stream" in self.request.headers.get("Accept", "").lower()
 
     async def _follow(self, id: str, directory: str, after: int) -> None:
-        live = self.logs.live(directory)
+        live = self.logs.live_log(directory)
         # Looked up again: one that is deleted from here on ends what is followed.
         if (await self.sessions.session(id)).directory != directory:
             raise SessionNotFound(f"There is no session {id}.", id=id)

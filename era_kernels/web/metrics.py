@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from era_kernels.services.meters import CONTENT_TYPE
+from era_kernels.services.metrics import CONTENT_TYPE
 from era_kernels.web.base import BaseHandler
 from era_kernels.web.operations import Media, Operation
 
@@ -15,6 +15,6 @@ class MetricsHandler(BaseHandler):
     }
 
     async def get(self) -> None:
-        text = await self.edge.meters.text()
+        text = await self.edge.meters.render()
         self.set_header("Content-Type", CONTENT_TYPE)
         self.finish(text)

@@ -35,14 +35,14 @@ from era_kernels.web.runs import RunHandler, StreamHandler
 from era_kernels.web.sessions import RestartHandler, SessionHandler, SessionsHandler
 
 if TYPE_CHECKING:
-    from era_kernels.services.codes import SessionCodes
-    from era_kernels.services.executions import Executions
-    from era_kernels.services.files import SessionFiles
-    from era_kernels.services.inside import Insights
-    from era_kernels.services.repeats import Repeats
+    from era_kernels.services.executions.service import ExecutionService
+    from era_kernels.services.files import FileService
+    from era_kernels.services.idempotency import IdempotentRuns
+    from era_kernels.services.inspection import InspectionService
+    from era_kernels.services.server_info import ServerInfo
     from era_kernels.services.session_logs import SessionLogs
     from era_kernels.services.sessions import SessionService
-    from era_kernels.services.status import Status
+    from era_kernels.services.stored_code import StoredCodeService
 
 log = logging.getLogger(__name__)
 
@@ -53,12 +53,12 @@ _REST = re.escape("{path}")
 def make_application(
     *,
     sessions: SessionService,
-    executions: Executions,
-    status: Status,
-    codes: SessionCodes,
-    files: SessionFiles,
-    repeats: Repeats,
-    insights: Insights,
+    executions: ExecutionService,
+    status: ServerInfo,
+    codes: StoredCodeService,
+    files: FileService,
+    repeats: IdempotentRuns,
+    insights: InspectionService,
     logs: SessionLogs,
     edge: Edge,
 ) -> Application:
@@ -82,12 +82,12 @@ def make_application(
 
 def make_routes(
     sessions: SessionService,
-    executions: Executions,
-    status: Status,
-    codes: SessionCodes,
-    files: SessionFiles,
-    repeats: Repeats,
-    insights: Insights,
+    executions: ExecutionService,
+    status: ServerInfo,
+    codes: StoredCodeService,
+    files: FileService,
+    repeats: IdempotentRuns,
+    insights: InspectionService,
     logs: SessionLogs,
 ) -> list[Route]:
     """Every path of the API, in the order of the document."""
@@ -133,7 +133,7 @@ def _pattern(path: str) -> str:
     return _PART.sub("([^/]+)", re.escape(path).replace(_REST, "(.*)"))
 
 
-def _names(status: Status) -> Mapping[str, str]:
+def _names(status: ServerInfo) -> Mapping[str, str]:
     """From every name and alias of a language, in lower case, to its name."""
     return {
         word.lower(): language["name"]
@@ -150,7 +150,7 @@ def log_request(handler: RequestHandler) -> None:
     assert isinstance(handler, BaseHandler)
     request, edge = handler.request, handler.edge
     status, seconds = handler.get_status(), request.request_time()
-    edge.meters.answered(edge.route, str(request.method), status, seconds)
+    edge.meters.request_answered(edge.route, str(request.method), status, seconds)
     level = logging.WARNING if status >= 500 else logging.INFO
     if not log.isEnabledFor(level):
         return

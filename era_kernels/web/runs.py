@@ -24,10 +24,10 @@ from era_kernels.web.operations import Header, Media, Operation
 from era_kernels.web.sse import EventStream
 
 if TYPE_CHECKING:
-    from era_kernels.services.codes import SessionCodes
-    from era_kernels.services.executions import Running
-    from era_kernels.services.repeats import Past, Repeats
+    from era_kernels.services.executions.live import LiveExecution
+    from era_kernels.services.idempotency import FinishedExecution, IdempotentRuns
     from era_kernels.services.sessions import SessionService
+    from era_kernels.services.stored_code import StoredCodeService
 
 KEY = "Idempotency-Key"
 MAX_KEY = 255  # characters
@@ -95,18 +95,22 @@ class SubmittingHandler(BaseHandler):
     """What run and stream share: the body becomes a submission, the session takes it."""
 
     def initialize(  # type: ignore[override]
-        self, edge: Edge, sessions: SessionService, codes: SessionCodes, repeats: Repeats
+        self,
+        edge: Edge,
+        sessions: SessionService,
+        codes: StoredCodeService,
+        repeats: IdempotentRuns,
     ) -> None:
         super().initialize(edge)
         self.sessions = sessions
         self.codes = codes
         self.repeats = repeats
 
-    async def submit(self, id: str, body: RunRequest) -> Running | Past:
+    async def submit(self, id: str, body: RunRequest) -> LiveExecution | FinishedExecution:
         key = self._key()
         env = await self.env(body.env)
         if key is None:
-            running: Running | Past = await self.sessions.submit(
+            running: LiveExecution | FinishedExecution = await self.sessions.submit(
                 id, await self._submission(id, body, env)
             )
         else:
@@ -124,7 +128,7 @@ class SubmittingHandler(BaseHandler):
         env: dict[str, str],
     ) -> Submission:
         return Submission(
-            code=await self.codes.text(id) if body.code is None else body.code,
+            code=await self.codes.get_text(id) if body.code is None else body.code,
             timeout=body.timeout_seconds(),
             env=env,
             update_data=body.update_data,
@@ -163,12 +167,12 @@ class RunHandler(SubmittingHandler):
         started = {"execution_id": running.id, "session_id": running.session_id}
         await self.answer(started, 202)
 
-    async def _wait(self, running: Running | Past) -> None:
-        running.join()
+    async def _wait(self, running: LiveExecution | FinishedExecution) -> None:
+        running.add_caller()
         try:
-            answer = await self.while_connected(running.answer())
+            answer = await self.while_connected(running.result())
         except ClientGone:
-            await running.leave()
+            await running.remove_caller()
             raise
         out, status = with_timeout(answer, run_object(answer))
         await self.answer(out, status, size=size_of(answer))
@@ -195,11 +199,11 @@ class StreamHandler(SubmittingHandler):
                 hint="Start it with run, and follow it at /executions/{execution_id}/stream.",
             )
         running = await self.submit(id, body)
-        running.join()
-        async with aclosing(running.listen()) as batches:  # type: ignore[type-var]
-            await EventStream(self, lambda: running.problem).send(batches)
+        running.add_caller()
+        async with aclosing(running.follow_with_input()) as batches:  # type: ignore[type-var]
+            await EventStream(self, lambda: running.error).send(batches)
         if self.gone.done():
-            await running.leave()
+            await running.remove_caller()
 
 
 def _canonical(body: RunRequest, env: dict[str, str]) -> bytes:

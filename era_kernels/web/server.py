@@ -77,7 +77,7 @@ class WebServer:
             idle_connection_timeout=idle_timeout,
             body_timeout=body_timeout,
             max_connections=max_connections,
-            turned_away=edge.meters.turned_away,
+            turned_away=edge.meters.connection_rejected,
         )
         server.add_sockets(sockets)
         return cls(server, edge, _url(host, sockets[0].getsockname()[1]))

@@ -12,7 +12,7 @@ import pytest
 
 from tests.client import Client
 from tests.contract.checks import check, check_error
-from tests.launching import COMMAND, Launcher, Server, launching, wait_until
+from tests.server_process import COMMAND, Launcher, Server, temporary_launcher, wait_until
 
 TOKEN = "a-token-of-the-environment"
 IN_FILE = "a-token-of-the-file"
@@ -33,7 +33,7 @@ def token_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def closed_server(token_file: Path) -> Iterator[Server]:
     """A server with tokens, on every address, with a public one."""
     flags = ["--host", "0.0.0.0", "--public-url", f"{PUBLIC}/", "--api-token-file", str(token_file)]
-    with launching() as launcher:
+    with temporary_launcher() as launcher:
         yield launcher.start(*flags, env={"ERA_API_TOKENS": TOKEN})
 
 
@@ -48,7 +48,7 @@ def closed(closed_server: Server) -> Iterator[Client]:
 @pytest.fixture(scope="module")
 def named() -> Iterator[Client]:
     """A server that is known under other names, behind a proxy that is trusted."""
-    with launching() as launcher:
+    with temporary_launcher() as launcher:
         server = launcher.start(
             "--allowed-hosts", "era.example,other.example",
             "--allowed-origins", "https://app.example",
@@ -190,8 +190,8 @@ def test_token_is_nowhere(closed_server: Server, closed: Client) -> None:
     assert answer["exit_code"] == 0
     assert TOKEN not in answer["stdout"]
     closed.http.get("/api/sessions", headers={"Authorization": "Bearer a-wrong-secret-token"})
-    assert TOKEN not in closed_server.logged + closed_server.ready_line
-    assert "a-wrong-secret-token" not in closed_server.logged
+    assert TOKEN not in closed_server.log_text + closed_server.ready_line
+    assert "a-wrong-secret-token" not in closed_server.log_text
 
 
 def test_token_file(closed: Client, token_file: Path) -> None:
@@ -241,11 +241,11 @@ def test_unreadable_token_file(launcher: Launcher, tmp_path: Path, way: str) -> 
             file.mkdir()
         elif way == "no text":
             file.write_bytes(b"\xff" * 20)
-        server = launcher.started[-1]
+        server = launcher.servers[-1]
 
         def told() -> bool:
             assert http.get("/api/sessions").status_code == 200
-            return "cannot be read" in server.logged
+            return "cannot be read" in server.log_text
 
         assert wait_until(told)
         assert http.get("/api/sessions", headers={"X-API-Key": LATER}).status_code == 401
@@ -262,8 +262,8 @@ def test_weak_token_that_comes_later(launcher: Launcher, tmp_path: Path) -> None
         key = {"X-API-Key": LATER}
         assert wait_until(lambda: http.get("/api/sessions", headers=key).status_code == 200)
         assert http.get("/api/sessions", headers={"X-API-Key": "tomato"}).status_code == 401
-    assert "too short" in launcher.started[-1].logged
-    assert "tomato" not in launcher.started[-1].logged
+    assert "too short" in launcher.servers[-1].log_text
+    assert "tomato" not in launcher.servers[-1].log_text
 
 
 @pytest.mark.parametrize("content", ["", "# only a comment\n", "tomato\n", None], ids=range(4))

@@ -9,9 +9,9 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.client import Client, SessionClient, frames
+from tests.client import Client, SessionClient, parse_sse
 from tests.contract.checks import SLEEPER, check, check_error, wait_for_file
-from tests.launching import Launcher, wait_until
+from tests.server_process import Launcher, wait_until
 
 
 def begin(session: SessionClient, code: str, **body: Any) -> dict[str, Any]:
@@ -159,6 +159,6 @@ def test_readers_do_not_hold_it(session: SessionClient) -> None:
             next(asked)
             path = f"{session.path}/executions/{listed(session)[0]['execution_id']}/stream"
             answer = reader.enter_context(session.http.stream("GET", path))
-            events = frames(answer.iter_lines())
+            events = parse_sse(answer.iter_lines())
             next(events)
         check(list(events)[-1].data, type="done", exit_code=130)

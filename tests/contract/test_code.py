@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from tests.client import Client, SessionClient, frames
+from tests.client import Client, SessionClient, parse_sse
 from tests.contract.checks import TIME, check, check_error
-from tests.launching import Launcher
+from tests.server_process import Launcher
 
 
 def put(session: SessionClient, code: str, **body: Any) -> dict[str, Any]:
@@ -74,7 +74,7 @@ def test_run_and_stream(session: SessionClient) -> None:
     answer = session.http.post(f"{session.path}/run", json={"update_data": {"a": 1}}).json()
     check(answer, stdout="stored 1\n", data={"a": 1})
     with session.http.stream("POST", f"{session.path}/stream", json={}) as response:
-        events = list(frames(response.iter_lines()))
+        events = list(parse_sse(response.iter_lines()))
     assert [event.data["content"] for event in events if event.event == "stdout"] == ["stored 2\n"]
     check(session.run("print('own', n)"), stdout="own 2\n")
     listed = session.http.get(f"{session.path}/executions").json()["executions"]
@@ -144,7 +144,7 @@ def test_survives_the_server(launcher: Launcher) -> None:
     """Code whose storing was answered is there after a kill -9 of the server."""
     client = Client(launcher.start().base_url)
     put(client.session("python", session_id="s"), "print('kept')", description="why")
-    launcher.started[-1].kill()
+    launcher.servers[-1].kill()
     client.close()
     client = Client(launcher.start().base_url)
     session = SessionClient(client.http, "s")

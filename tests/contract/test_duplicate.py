@@ -13,7 +13,7 @@ import pytest
 
 from tests.client import Client, SessionClient
 from tests.contract.checks import TIME, beside, check, check_error, wait_for_file
-from tests.launching import Launcher, Server, wait_until
+from tests.server_process import Launcher, Server, wait_until
 
 MANY_FILES = """
 import os, random
@@ -305,7 +305,7 @@ def test_survives_the_server(launcher: Launcher) -> None:
     source.run(MANY_FILES)
     digest = source.run(DIGEST)["stdout"]
     duplicate(source, id="copy")
-    launcher.started[-1].kill()
+    launcher.servers[-1].kill()
     client.close()
     client = Client(launcher.start().base_url)
     copy = SessionClient(client.http, "copy")

@@ -14,7 +14,7 @@ import pytest
 
 from tests.client import Client, SessionClient
 from tests.contract.checks import ask, check_error, check_error_object, reply
-from tests.launching import Launcher, Server, wait_until
+from tests.server_process import Launcher, Server, wait_until
 from tests.web.serving import parsed, read_all
 
 GET = b"GET /health HTTP/1.1\r\nHost: localhost\r\n"
@@ -35,7 +35,7 @@ def lives_on(client: Client, server: Server) -> Iterator[None]:
     """Whatever a test sends, the server answers afterwards, and has met no bug."""
     yield
     assert client.http.get("/health").status_code == 200
-    assert "Traceback" not in server.logged
+    assert "Traceback" not in server.log_text
 
 
 def port_of(server: Server) -> int:
@@ -291,7 +291,7 @@ def test_connection_cap(launcher: Launcher) -> None:
             return False
 
     assert wait_until(served)
-    assert "Traceback" not in server.logged
+    assert "Traceback" not in server.log_text
 
 
 def test_answer_that_nobody_reads(port: int, shared: SessionClient) -> None:
@@ -322,4 +322,4 @@ def test_hung_clients_do_not_hold_up_the_end(launcher: Launcher) -> None:
         began = time.monotonic()
         assert server.stop() == 0
         assert time.monotonic() - began < 15
-    assert "Traceback" not in server.logged
+    assert "Traceback" not in server.log_text

@@ -14,9 +14,9 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.client import Client, SessionClient, frames
+from tests.client import Client, SessionClient, parse_sse
 from tests.contract.checks import SLEEPER, beside, check, check_error, wait_for_file
-from tests.launching import Launcher, wait_until
+from tests.server_process import Launcher, wait_until
 
 FIELDS = {
     "execution_id", "session_id", "stdout", "stderr", "exit_code", "execution_time_ms",
@@ -349,7 +349,7 @@ def test_stream_and_reading(session: SessionClient) -> None:
         eid = until_running(session)
         place = f"{session.path}/executions/{eid}"
         with session.http.stream("GET", f"{place}/stream") as response:
-            events = frames(response.iter_lines())
+            events = parse_sse(response.iter_lines())
             assert next(events).data == {"type": "stdout", "content": "one\n"}
             so_far = session.http.get(place).json()
             check(so_far, status="running", exit_code=None, results=[])

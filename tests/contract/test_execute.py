@@ -13,7 +13,7 @@ import pytest
 
 from tests.client import Client
 from tests.contract.checks import DURATION, check, check_error
-from tests.launching import PRINT_PID, Server, host_pid, wait_until
+from tests.server_process import PRINT_PID, Server, host_pid, wait_until
 
 Execute = Callable[..., httpx.Response]
 

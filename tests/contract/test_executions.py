@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tests.client import Client, Frame, SessionClient, frames
+from tests.client import Client, SessionClient, SseEvent, parse_sse
 from tests.contract.checks import (
     SLEEPER,
     TIME,
@@ -18,7 +18,7 @@ from tests.contract.checks import (
     wait_for_executions,
     wait_for_file,
 )
-from tests.launching import Launcher, launching, wait_until
+from tests.server_process import Launcher, temporary_launcher, wait_until
 
 SLOW = """
 import time
@@ -28,14 +28,14 @@ print("last")
 """
 
 
-def follow(session: SessionClient, execution: str, **headers: str) -> list[Frame]:
+def follow(session: SessionClient, execution: str, **headers: str) -> list[SseEvent]:
     """The frames of an execution that is there already; `execution` may hold a query."""
     path = f"{session.path}/executions/{execution}"
     names = {name.replace("_", "-"): value for name, value in headers.items()}
     with session.http.stream("GET", path, headers=names) as answer:
         assert answer.status_code == 200, answer.read()
         assert answer.headers["Content-Type"].startswith("text/event-stream")
-        return list(frames(answer.iter_lines()))
+        return list(parse_sse(answer.iter_lines()))
 
 
 # ---------------------------------------------------------------- the client leaves
@@ -266,7 +266,7 @@ def test_gone_with_the_session(client: Client) -> None:
 
 def test_oldest_are_dropped() -> None:
     """Past what is kept the oldest go, never a running or the newest one."""
-    with launching() as launcher:
+    with temporary_launcher() as launcher:
         client = Client(launcher.start("--keep-executions", "3").base_url)
         session = client.session("python")
         ids = [session.run(f"print({number})")["execution_id"] for number in range(6)]

@@ -10,7 +10,7 @@ import pytest
 import era_kernels
 from tests.client import Client
 from tests.contract.checks import TIME, check_error
-from tests.launching import launching
+from tests.server_process import temporary_launcher
 
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 LIMITS: dict[str, Any] = {
@@ -87,7 +87,7 @@ def lacking(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
     config.write_text('max_queue = 3\nmax_json_body = "3M"\nkeep_executions = 3\n')
     env = {"ERA_CONFIG": str(config), "ERA_MAX_QUEUE": "2", "ERA_MAX_JSON_BODY": "2M"}
     flags = ["--max-json-body", "512K", "--kernelspec-dirs", str(directory)]
-    with launching() as launcher:
+    with temporary_launcher() as launcher:
         client = Client(launcher.start(*flags, env=env).base_url)
         yield client
         client.close()

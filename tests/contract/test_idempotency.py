@@ -9,9 +9,9 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.client import Client, SessionClient, frames
+from tests.client import Client, SessionClient, parse_sse
 from tests.contract.checks import SLEEPER, check, check_error, wait_for_executions, wait_for_file
-from tests.launching import Launcher
+from tests.server_process import Launcher
 
 COUNTS = "n = globals().get('n', 0) + 1\nprint(n)"
 
@@ -51,11 +51,11 @@ def test_same_outcome_of_every_kind(session: SessionClient) -> None:
 def test_streams_and_runs_share_it(session: SessionClient) -> None:
     """A stream replays from the start what a run has begun, and the other way round."""
     answer = post(session).json()
-    events = list(frames(post(session, call="stream").iter_lines()))
+    events = list(parse_sse(post(session, call="stream").iter_lines()))
     assert [event.id for event in events] == [n + 1 for n in range(len(events))]
     assert events[0].data["content"] == "1\n"
     assert events[-1].data["execution_id"] == answer["execution_id"]
-    streamed = list(frames(post(session, key="l", call="stream").iter_lines()))
+    streamed = list(parse_sse(post(session, key="l", call="stream").iter_lines()))
     answer = post(session, key="l").json()
     check(answer, stdout="2\n", execution_id=streamed[-1].data["execution_id"])
 
@@ -175,7 +175,9 @@ def test_after_a_kill_in_the_run(launcher: Launcher) -> None:
     answer = post(session, code)
     check(answer.json(), exit_code=137, cause="server stopped", state="lost", stdout="begun\n")
     events = list(
-        frames(post(session, "print('begun', flush=True)\n" + SLEEPER, call="stream").iter_lines())
+        parse_sse(
+            post(session, "print('begun', flush=True)\n" + SLEEPER, call="stream").iter_lines()
+        )
     )
     assert [event.event for event in events] == ["stdout", "error", "done"]
     assert events[1].data["code"] == "SERVER_STOPPED"
@@ -188,7 +190,7 @@ def test_after_a_kill_in_the_run(launcher: Launcher) -> None:
     def follow(after: int) -> list[Any]:
         headers = {"Last-Event-ID": str(after)}
         with again.http.stream("GET", path, headers=headers) as reader:
-            return list(frames(reader.iter_lines()))
+            return list(parse_sse(reader.iter_lines()))
 
     with ThreadPoolExecutor(4) as pool:
         for after, found in enumerate(pool.map(follow, range(4))):

@@ -12,9 +12,9 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.client import Client, Frame, SessionClient, frames
+from tests.client import Client, SessionClient, SseEvent, parse_sse
 from tests.contract.checks import beside, check, check_error, wait_for_file
-from tests.launching import Server, wait_until
+from tests.server_process import Server, wait_until
 
 SECRET = "correct-horse-battery"
 # Asks when it is told to, so that a reader can come first.
@@ -29,11 +29,11 @@ while not Path("go").exists():
 class Asking:
     """A stream that has come to a question."""
 
-    def __init__(self, session: SessionClient, events: Iterator[Frame], execution: str) -> None:
+    def __init__(self, session: SessionClient, events: Iterator[SseEvent], execution: str) -> None:
         self.session = session
         self.events = events
         self.path = f"{session.path}/executions/{execution}"
-        self.seen: list[Frame] = []
+        self.seen: list[SseEvent] = []
 
     def until(self, kind: str) -> dict[str, Any]:
         """The next event of that kind."""
@@ -56,7 +56,7 @@ def asking(session: SessionClient, code: str, **body: Any) -> Iterator[Asking]:
     """A program that is followed from its start."""
     request = {"code": code, **body}
     with session.http.stream("POST", f"{session.path}/stream", json=request) as live:
-        yield Asking(session, frames(live.iter_lines()), live.headers["X-Execution-Id"])
+        yield Asking(session, parse_sse(live.iter_lines()), live.headers["X-Execution-Id"])
 
 
 def follow(session: SessionClient, execution: str) -> Any:
@@ -96,7 +96,7 @@ def test_password_leaves_no_trace(server: Server, shared: SessionClient) -> None
         assert program.until("done")["exit_code"] == 0
     assert program.stdout == f"{len(SECRET)}\n"
     assert SECRET not in json.dumps([frame.data for frame in program.seen])
-    assert SECRET not in server.logged
+    assert SECRET not in server.log_text
     files = [path for path in server.data_dir.rglob("*") if path.is_file()]
     assert len(files) > 2
     assert not [path for path in files if SECRET.encode() in path.read_bytes()]
@@ -159,7 +159,7 @@ def test_reader_that_comes_later(session: SessionClient) -> None:
     assert started.status_code == 202
     execution = started.json()["execution_id"]
     with follow(session, execution) as live:
-        program = Asking(session, frames(live.iter_lines()), execution)
+        program = Asking(session, parse_sse(live.iter_lines()), execution)
         session.http.put(f"{session.path}/files/go", content=b"")
         program.until("input_request")
         assert program.answer("line").status_code == 200
@@ -174,7 +174,7 @@ def test_second_reader_keeps_the_question_open(session: SessionClient) -> None:
         execution = first.path.rpartition("/")[2]
         second_stream = follow(session, execution)
         live = second_stream.__enter__()
-        second = Asking(session, frames(live.iter_lines()), execution)
+        second = Asking(session, parse_sse(live.iter_lines()), execution)
         assert second.until("input_request")["prompt"] == "? "
     time.sleep(0.2)
     assert second.answer("still here").status_code == 200

@@ -15,7 +15,7 @@ import pytest
 
 from tests.client import Client, SessionClient
 from tests.contract.checks import beside, check, check_error, wait_for_executions, wait_for_file
-from tests.launching import PRINT_PID, host_pid, wait_until
+from tests.server_process import PRINT_PID, host_pid, wait_until
 
 READY = "open('ready', 'w').close()\n"
 QUICK = 1.0  # seconds that an interrupt may take on a busy machine; alone it takes 10 to 30 ms

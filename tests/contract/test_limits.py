@@ -10,7 +10,7 @@ import pytest
 
 from tests.client import Client, SessionClient
 from tests.contract.checks import check, check_error
-from tests.launching import Launcher, Server, launching
+from tests.server_process import Launcher, Server, temporary_launcher
 
 FLAGS = ("--session-memory", "512M", "--session-processes", "100", "--session-workspace", "64M")
 LEAST = {"memory_mb": 64, "processes": 8}
@@ -25,7 +25,7 @@ time.sleep(60)
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
     """A server whose own limits are near."""
-    with launching() as launcher:
+    with temporary_launcher() as launcher:
         yield launcher.start(*FLAGS)
 
 

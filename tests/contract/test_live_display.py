@@ -8,9 +8,9 @@ from typing import Any
 
 import psutil
 
-from tests.client import Client, Frame, SessionClient
+from tests.client import Client, SessionClient, SseEvent
 from tests.contract.checks import check
-from tests.launching import Server
+from tests.server_process import Server
 
 # The bytes that tqdm writes, made the way it makes them: \r before each line, flushed, and spaces
 # over what a shorter line would leave of a longer one; a line feed at the end.
@@ -66,7 +66,7 @@ class Outputs:
         self.shown: list[tuple[str | None, dict[str, Any]]] = []
         self._clear = False
 
-    def feed(self, event: Frame) -> None:
+    def feed(self, event: SseEvent) -> None:
         if event.event == "clear_output":
             self._clear = event.data["wait"]
             if not self._clear:

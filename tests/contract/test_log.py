@@ -10,9 +10,9 @@ from contextlib import contextmanager
 import psutil
 import pytest
 
-from tests.client import Client, Frame, SessionClient, frames
+from tests.client import Client, SessionClient, SseEvent, parse_sse
 from tests.contract.checks import TIME, check, check_error
-from tests.launching import Launcher, Server, wait_until
+from tests.server_process import Launcher, Server, wait_until
 
 EVENTS = {"Accept": "text/event-stream"}
 TICKER = """
@@ -47,11 +47,11 @@ def logged(session: SessionClient, expected: str, stream: str = "stdout") -> boo
 
 
 @contextmanager
-def following(session: SessionClient, after: int = 0) -> Iterator[Iterator[Frame]]:
+def following(session: SessionClient, after: int = 0) -> Iterator[Iterator[SseEvent]]:
     headers = {**EVENTS, "Last-Event-ID": str(after)}
     with session.http.stream("GET", f"{session.path}/log", headers=headers) as answer:
         assert answer.status_code == 200, answer.read()
-        yield frames(answer.iter_lines())
+        yield parse_sse(answer.iter_lines())
 
 
 # ---------------------------------------------------------------- what is late

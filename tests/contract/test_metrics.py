@@ -12,13 +12,13 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.client import Client
 from tests.contract.checks import SLEEPER, beside, reply, wait_for_executions, wait_for_file
-from tests.launching import Server, launching, wait_until
+from tests.server_process import Server, temporary_launcher, wait_until
 
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
     """A server whose runs may print little."""
-    with launching() as launcher:
+    with temporary_launcher() as launcher:
         yield launcher.start("--max-execution-output", "1M")
 
 

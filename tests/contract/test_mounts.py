@@ -12,7 +12,7 @@ import pytest
 
 from tests.client import Client, SessionClient
 from tests.contract.checks import check, check_error
-from tests.launching import UNWALLED, Launcher, Server, launching
+from tests.server_process import UNSANDBOXED_FLAGS, Launcher, Server, temporary_launcher
 
 READ = "print(open('/mnt/data/rows').read())"
 
@@ -35,7 +35,7 @@ def offer(directory: Path) -> None:
 
 @pytest.fixture(scope="module")
 def server(offered: Path) -> Iterator[Server]:
-    with launching() as launcher:
+    with temporary_launcher() as launcher:
         yield launcher.start("--mounts", f"data={offered},again={offered}")
 
 
@@ -125,7 +125,9 @@ def test_none(client: Client, mounts: object) -> None:
     session.delete()
 
 
-@pytest.mark.parametrize("flags", [("--strongest-tier", "3"), UNWALLED], ids=["tier 3", "tier 4"])
+@pytest.mark.parametrize(
+    "flags", [("--strongest-tier", "3"), UNSANDBOXED_FLAGS], ids=["tier 3", "tier 4"]
+)
 def test_without_namespaces(launcher: Launcher, offered: Path, flags: tuple[str, ...]) -> None:
     """Where nothing can be mounted it is 409, and nothing was made."""
     try:

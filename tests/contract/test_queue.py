@@ -11,7 +11,7 @@ import pytest
 
 from tests.client import Client, SessionClient
 from tests.contract.checks import SLEEPER, check, check_error, wait_for_file
-from tests.launching import Launcher
+from tests.server_process import Launcher
 
 RUNS = 60  # of the session that must not starve
 TRIES = 3  # on a busy machine, others disturb both

@@ -13,7 +13,7 @@ import pytest
 
 from tests.client import Client
 from tests.contract.checks import check
-from tests.launching import Server
+from tests.server_process import Server
 
 pytestmark = pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 

@@ -23,7 +23,7 @@ from tests.contract.checks import (
     check_error_object,
     reply,
 )
-from tests.launching import Server
+from tests.server_process import Server
 from tests.web.serving import parsed, read_all
 
 TAKING_BODIES = [

@@ -19,7 +19,7 @@ from tests.contract.checks import (
     wait_for_executions,
     wait_for_file,
 )
-from tests.launching import Server, launching
+from tests.server_process import Server, temporary_launcher
 
 MIRROR = ".session_data.json"
 
@@ -27,7 +27,7 @@ MIRROR = ".session_data.json"
 @pytest.fixture(scope="module")
 def small() -> Iterator[Client]:
     """A server with small bounds."""
-    with launching() as launcher:
+    with temporary_launcher() as launcher:
         server = launcher.start(
             "--max-answer-output", "1000", "--max-execution-output", "64K", "--max-queue", "2",
         )  # fmt: skip
@@ -269,7 +269,7 @@ def test_env_is_kept_nowhere(client: Client, session: SessionClient, server: Ser
         client.http.get(path).text,
         client.http.get(f"{path}/{answer['execution_id']}").text,
         client.http.get(f"{path}/{answer['execution_id']}/stream").text,
-        server.logged,
+        server.log_text,
     ]
     assert not any(secret in text for text in shown)
     files = [file for file in server.data_dir.rglob("*") if file.is_file()]
@@ -280,7 +280,7 @@ def test_env_is_kept_nowhere(client: Client, session: SessionClient, server: Ser
 def test_code_is_not_logged(session: SessionClient, server: Server) -> None:
     """User code and output stand in no line of the log."""
     session.run("print('potato-' + '91')")
-    assert "potato" not in server.logged
+    assert "potato" not in server.log_text
 
 
 def test_own_variables(session: SessionClient, server: Server) -> None:

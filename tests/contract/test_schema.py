@@ -25,7 +25,7 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from tests.client import Client
-from tests.launching import Server, launching
+from tests.server_process import Server, temporary_launcher
 
 CHECKS = [status_code_conformance, content_type_conformance, response_schema_conformance]
 MODES = [GenerationMode.POSITIVE, GenerationMode.NEGATIVE]
@@ -51,7 +51,7 @@ COMMANDS = ["true", "exit 3", "kill -9 $$", "sleep 9", "no-such-program", "seq 1
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
     """A server whose runs are short."""
-    with launching() as launcher:
+    with temporary_launcher() as launcher:
         yield launcher.start(
             "--max-timeout", "1", "--default-timeout", "0.5", "--max-kernels", "8",
             "--max-background-timeout", "1",
@@ -158,7 +158,7 @@ def test_answers_are_as_documented(client: Client, server: Server, schema: Any) 
     for operation in operations(schema):
         for mode in modes_of(operation):
             exercise(operation, mode, FEW, client=client, derandomize=True)
-    assert "Traceback" not in server.logged
+    assert "Traceback" not in server.log_text
 
 
 @pytest.mark.long
@@ -170,7 +170,7 @@ def test_answers_are_as_documented_for_long(client: Client, server: Server, sche
         for operation in operations(schema):
             for mode in modes_of(operation):
                 exercise(operation, mode, MANY, client=client)
-    assert "Traceback" not in server.logged
+    assert "Traceback" not in server.log_text
 
 
 def test_document_that_lies_is_found(client: Client, schema: Any) -> None:

@@ -14,7 +14,14 @@ import pytest
 
 from tests.client import Client, SessionClient
 from tests.contract.checks import TIME, check, check_error
-from tests.launching import PRINT_PID, Launcher, Server, host_pid, launching, wait_until
+from tests.server_process import (
+    PRINT_PID,
+    Launcher,
+    Server,
+    host_pid,
+    temporary_launcher,
+    wait_until,
+)
 
 MIRROR = ".session_data.json"
 FIELDS = {
@@ -539,7 +546,7 @@ def test_ttl_after_a_restart_of_the_server(launcher: Launcher) -> None:
     """It is kept over a restart of the server, and its time begins anew."""
     client = Client(launcher.start().base_url)
     client.session("python", session_id="s", ttl=2)
-    launcher.started[0].kill()
+    launcher.servers[0].kill()
     client.close()
     time.sleep(1.5)
     client = Client(launcher.start().base_url)
@@ -565,7 +572,7 @@ def test_after_a_restart_of_the_server(launcher: Launcher) -> None:
     client.session("python", session_id="gone").delete()
     before = kept.get()
     client.close()
-    launcher.started[0].stop()
+    launcher.servers[0].stop()
 
     client = Client(launcher.start().base_url)
     kept, fleeting = SessionClient(client.http, "kept"), SessionClient(client.http, "fleeting")
@@ -584,7 +591,7 @@ def test_after_a_restart_of_the_server(launcher: Launcher) -> None:
 @pytest.fixture(scope="module")
 def small() -> Iterator[Client]:
     """A server for two sessions and one kernel."""
-    with launching() as launcher:
+    with temporary_launcher() as launcher:
         server = launcher.start("--max-sessions", "2", "--max-kernels", "1")
         client = Client(server.base_url)
         yield client

@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.client import Client, Frame, SessionClient, frames
+from tests.client import Client, SessionClient, SseEvent, parse_sse
 from tests.contract.checks import (
     SLEEPER,
     beside,
@@ -23,7 +23,7 @@ from tests.contract.checks import (
     wait_for_executions,
     wait_for_file,
 )
-from tests.launching import Launcher, Server
+from tests.server_process import Launcher, Server
 from tests.web.serving import parsed, read_all
 
 FRAME = re.compile(r'id: (\d+)\nevent: (\w+)\ndata: (\{"type":"\w+".*\})')
@@ -34,7 +34,7 @@ DONE = {
 }  # fmt: skip
 
 
-def text_of(events: list[Frame], kind: str = "stdout") -> str:
+def text_of(events: list[SseEvent], kind: str = "stdout") -> str:
     """What was written to one of the two."""
     return "".join(event.data["content"] for event in events if event.event == kind)
 
@@ -88,7 +88,7 @@ def test_headers(client: Client, shared: SessionClient) -> None:
         assert answer.headers["Content-Type"].partition(";")[0] == "text/event-stream"
         assert answer.headers["Cache-Control"] == "no-cache"
         assert answer.headers["X-Accel-Buffering"] == "no"
-        assert list(frames(answer.iter_lines()))[-1].event == "done"
+        assert list(parse_sse(answer.iter_lines()))[-1].event == "done"
 
 
 def test_events(session: SessionClient) -> None:
@@ -231,7 +231,7 @@ def test_own_error(shared: SessionClient) -> None:
     assert "cause" not in done
 
 
-def check_end(events: list[Frame], code: str, exit_code: int, cause: str) -> None:
+def check_end(events: list[SseEvent], code: str, exit_code: int, cause: str) -> None:
     """An `error` frame of the server, and `done` after it."""
     failure, done = events[-2], events[-1]
     assert failure.event == "error"

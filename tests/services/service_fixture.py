@@ -39,9 +39,10 @@ from era_kernels.models import (
 )
 from era_kernels.services.capacity import KernelLimiter
 from era_kernels.services.context import ServiceContext
-from era_kernels.services.executions import Executions, Running
-from era_kernels.services.fold import RunAnswer
-from era_kernels.services.meters import Meters
+from era_kernels.services.executions.live import LiveExecution
+from era_kernels.services.executions.result import RunResult
+from era_kernels.services.executions.service import ExecutionService
+from era_kernels.services.metrics import Metrics
 from era_kernels.services.mounts import Mounts
 from era_kernels.services.session_logs import SessionLogs
 from era_kernels.services.sessions import SessionService
@@ -114,12 +115,15 @@ class Services:
         self.files = FileStore(directory.sessions, directory.incoming)
         self._stack.push_async_callback(self.files.aclose)
         await self.files.remove_unfinished()
-        self.executions = Executions(
-            self.execution_store, keep=self._keep, keep_bytes=1 << 30, answer_bound=self._bound
+        self.executions = ExecutionService(
+            self.execution_store,
+            max_kept=self._keep,
+            max_kept_bytes=1 << 30,
+            max_result_bytes=self._bound,
         )
         self.logs = SessionLogs(SessionLogStore(directory.sessions))
         self._stack.push_async_callback(self.logs.aclose)
-        self.metrics = Meters()
+        self.metrics = Metrics()
         self.kernel_limiter = KernelLimiter(self._service_limits.max_kernels)
         self.context = ServiceContext(
             host=cast(KernelHost, self.host),
@@ -140,7 +144,7 @@ class Services:
         await self.sessions.open()
 
     async def aclose(self) -> None:
-        for event in (self.host.opening, self.host.closing, *self.gates.values()):
+        for event in (self.host.open_gate, self.host.close_gate, *self.gates.values()):
             if event is not None:
                 event.set()
         await self._stack.aclose()
@@ -164,13 +168,13 @@ class Services:
     async def create(self, session_id: str = "s1", **fields: Any) -> Session:
         return (await self.sessions.create(NewSession(LANGUAGE, id=session_id, **fields))).session
 
-    async def submit(self, code: str, session_id: str = "s1", **fields: Any) -> Running:
+    async def submit(self, code: str, session_id: str = "s1", **fields: Any) -> LiveExecution:
         return await self.sessions.submit(session_id, Submission(code, **fields))
 
-    async def run(self, code: str, session_id: str = "s1", **fields: Any) -> RunAnswer:
-        return await (await self.submit(code, session_id, **fields)).answer()
+    async def run(self, code: str, session_id: str = "s1", **fields: Any) -> RunResult:
+        return await (await self.submit(code, session_id, **fields)).result()
 
-    async def exec(self, code: str, session_id: str = "s1", **fields: Any) -> Running:
+    async def exec(self, code: str, session_id: str = "s1", **fields: Any) -> LiveExecution:
         """A program that plays those instructions, beside the queue."""
         return await self.sessions.submit(
             session_id, ExecSubmission(("play", code), code, **fields)
@@ -214,7 +218,7 @@ class Services:
                 await self.gates[rest].wait()
             elif word == "ask":
                 yield InputRequest(rest, key=rest)
-                answer = await machine.kernel.inside.answer_to(rest)
+                answer = await machine.kernel.control.wait_for_answer(rest)
                 yield Stdout("end of file" if answer is None else answer)
             else:
                 item = await _step(machine, request, word, rest)
@@ -225,9 +229,9 @@ class Services:
 
 
 async def _step(machine: FakeMachine, request: Request, word: str, rest: str) -> Item | None:
-    assert machine.place is not None
+    assert machine.paths is not None
     name, _, text = rest.partition(" ")
-    workspace = machine.place.workspace
+    workspace = machine.paths.workspace
     match word:
         case "out":
             return Stdout(rest + "\n")
@@ -275,7 +279,7 @@ def failing(problem: Exception) -> Any:
     return call
 
 
-async def end_of(running: Running) -> tuple[list[str], Done]:
+async def end_of(running: LiveExecution) -> tuple[list[str], Done]:
     """The codes of the failures, and the last event."""
     events = await events_of(running)
     assert isinstance(events[-1], Done)
@@ -295,9 +299,9 @@ async def sleep_steps(steps: int) -> None:
     await asyncio.sleep(max(0, steps - 20) / 2000)
 
 
-async def events_of(running: Running, after: int = 0) -> list[Event]:
+async def events_of(running: LiveExecution, after: int = 0) -> list[Event]:
     return [item.event for item in await recorded_of(running, after)]
 
 
-async def recorded_of(running: Running, after: int = 0) -> list[Recorded]:
+async def recorded_of(running: LiveExecution, after: int = 0) -> list[Recorded]:
     return [item async for batch in running.follow(after) for item in batch]

@@ -18,23 +18,23 @@ from era_kernels.errors import (
 )
 from era_kernels.kernels.languages import Languages
 from era_kernels.models import Submission
-from era_kernels.services.fold import RunAnswer
-from tests.fakes import a_language, start_failure
+from era_kernels.services.executions.result import RunResult
+from tests.fakes import make_language, make_start_error
 from tests.services.conftest import OpenServices
 from tests.services.service_fixture import Services, failing, sleep_briefly, sleep_steps
 
 
-async def execute(services: Services, code: str, language: str = "alpha") -> RunAnswer:
-    return await (await services.sessions.execute(language, Submission(code))).answer()
+async def execute(services: Services, code: str, language: str = "alpha") -> RunResult:
+    return await (await services.sessions.execute(language, Submission(code))).result()
 
 
-async def execute_while_connected(services: Services, code: str) -> RunAnswer:
+async def execute_while_connected(services: Services, code: str) -> RunResult:
     """As the web room does it: who leaves before the answer abandons the run."""
     running = await services.sessions.execute("alpha", Submission(code))
     try:
-        return await running.answer()
+        return await running.result()
     except asyncio.CancelledError:
-        await running.abandon()
+        await running.on_abandoned()
         raise
 
 
@@ -81,7 +81,7 @@ async def test_execute_that_ends_badly(services: Services, code: str) -> None:
 @pytest.mark.gen_test
 async def test_execute_whose_kernel_does_not_start(services: Services) -> None:
     """Who asked is told, and nothing is left."""
-    services.host.failure = start_failure()
+    services.host.open_error = make_start_error()
     with pytest.raises(KernelStartFailed):
         await execute(services, "out a")
     await until_nothing_is_left(services)
@@ -92,7 +92,9 @@ async def test_execute_that_cannot_begin(
     services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever is refused before the run leaves nothing."""
-    services.host.languages = Languages([a_language("alpha"), a_language("beta", reason="no beta")])
+    services.host.languages = Languages(
+        [make_language("alpha"), make_language("beta", reason="no beta")]
+    )
     with pytest.raises(UnsupportedLanguage):
         await execute(services, "out a", "gamma")
     with pytest.raises(LanguageUnavailable):
@@ -123,7 +125,7 @@ async def test_execute_counts_as_a_kernel(one_kernel: Services) -> None:
     with pytest.raises(Capacity):
         await services.sessions.execute("alpha", Submission("out b"))
     services.gates["a"].set()
-    await running.answer()
+    await running.result()
     await until_nothing_is_left(services)
     for _ in range(5):
         await execute(services, "out c")
@@ -136,7 +138,7 @@ async def test_abandoned_execute_is_ended(services: Services) -> None:
     """When its client leaves, the run ends, and nothing is left when that is known."""
     running = await services.sessions.execute("alpha", Submission("wait"))
     await services.until_running(1)
-    await asyncio.gather(running.abandon(), running.abandon())
+    await asyncio.gather(running.on_abandoned(), running.on_abandoned())
     assert running.finished.is_set()
     assert running.execution.cause == "client gone"
     await until_nothing_is_left(services)
@@ -146,8 +148,8 @@ async def test_abandoned_execute_is_ended(services: Services) -> None:
 async def test_abandoned_after_its_end(services: Services) -> None:
     """To abandon a run that has ended is nothing."""
     running = await services.sessions.execute("alpha", Submission("exit 0"))
-    await running.answer()
-    await running.abandon()
+    await running.result()
+    await running.on_abandoned()
     await until_nothing_is_left(services)
 
 
@@ -169,7 +171,7 @@ async def test_client_that_is_cancelled_before_it_has_its_run(services: Services
         call = asyncio.create_task(services.sessions.execute("alpha", Submission("wait")))
         await sleep_steps(steps)
         if call.done():
-            await call.result().abandon()
+            await call.result().on_abandoned()
         else:
             call.cancel()
             with pytest.raises(asyncio.CancelledError):
@@ -199,7 +201,7 @@ async def test_server_that_closes_during_an_execute(services: Services) -> None:
     late = asyncio.create_task(services.sessions.execute("alpha", Submission("wait")))
     await asyncio.sleep(0)
     await services.sessions.aclose()
-    assert (await running.answer()).cause == "server stopped"
+    assert (await running.result()).cause == "server stopped"
     with pytest.raises(ShuttingDown):
         await late
     await until_nothing_is_left(services)

@@ -17,7 +17,7 @@ from era_kernels.errors import (
     SessionNotFound,
 )
 from era_kernels.models import Submission
-from era_kernels.services.files import SessionFiles, always
+from era_kernels.services.files import FileService, unconditional
 from era_kernels.storage.files import FileStatus
 from era_kernels.storage.snapshot import Change
 from tests.services.conftest import OpenServices
@@ -33,26 +33,26 @@ def services_with_small_quota(open_services: OpenServices) -> Services:
 
 
 @pytest.fixture
-def files(services: Services) -> SessionFiles:
-    return SessionFiles(services.sessions, services.files, QUOTA)
+def files(services: Services) -> FileService:
+    return FileService(services.sessions, services.files, QUOTA)
 
 
 async def put(
-    files: SessionFiles,
+    files: FileService,
     path: str,
     data: bytes = b"new",
-    id: str = "s1",
-    meant: Callable[[FileStatus | None], None] = always,
+    session_id: str = "s1",
+    precondition: Callable[[FileStatus | None], None] = unconditional,
 ) -> int:
-    incoming = await files.begin(id, path, len(data), meant)
+    upload = await files.start_upload(session_id, path, len(data), precondition)
     try:
-        await incoming.write(data)
-        return await files.put(id, path, incoming, "", meant)
+        await upload.write(data)
+        return await files.put(session_id, path, upload, "", precondition)
     finally:
-        incoming.forget()
+        upload.discard()
 
 
-async def read(files: SessionFiles, path: str) -> bytes:
+async def read(files: FileService, path: str) -> bytes:
     file = await files.open("s1", path)
     try:
         return b"".join([piece async for piece in file.read(0, file.status.size)])
@@ -61,7 +61,7 @@ async def read(files: SessionFiles, path: str) -> bytes:
 
 
 @pytest.mark.gen_test
-async def test_put_read_list_delete(services: Services, files: SessionFiles) -> None:
+async def test_put_read_list_delete(services: Services, files: FileService) -> None:
     """A file that is put is read, listed, seen by code, and gone when it is deleted."""
     await services.create()
     assert await put(files, "d/f", b"text") == 4
@@ -74,7 +74,7 @@ async def test_put_read_list_delete(services: Services, files: SessionFiles) -> 
 
 
 @pytest.mark.gen_test
-async def test_counts(services: Services, files: SessionFiles) -> None:
+async def test_counts(services: Services, files: FileService) -> None:
     """The session's counts are as of the last upload, also after a restart of the server."""
     await services.create()
     await put(files, "a", b"123")
@@ -90,7 +90,7 @@ async def test_counts(services: Services, files: SessionFiles) -> None:
 
 
 @pytest.mark.gen_test
-async def test_uploads_are_no_modifications(services: Services, files: SessionFiles) -> None:
+async def test_uploads_are_no_modifications(services: Services, files: FileService) -> None:
     """What a caller does between and during runs is not counted as the run's."""
     await services.create()
     await put(files, "before")
@@ -103,48 +103,48 @@ async def test_uploads_are_no_modifications(services: Services, files: SessionFi
     await put(files, "during")
     await files.delete("s1", "mine")
     services.gates["on"].set()
-    assert (await running.answer()).files_modified == 1
+    assert (await running.result()).files_modified == 1
     session = await services.session()
     assert session.file_count == 3
 
 
 @pytest.mark.gen_test
 @pytest.mark.parametrize("path", [DATA, "../x", "", "a//b"])
-async def test_paths(services: Services, files: SessionFiles, path: str) -> None:
+async def test_paths(services: Services, files: FileService, path: str) -> None:
     """The mirror is written through `data`; other paths obey the rules of paths."""
     await services.create()
     expected = Conflict if path == DATA else InvalidPath
     with pytest.raises(expected):
-        await files.begin("s1", path, 0)
+        await files.start_upload("s1", path, 0)
     with pytest.raises(expected):
         await files.delete("s1", path)
 
 
 @pytest.mark.gen_test
-async def test_unknown_session(services: Services, files: SessionFiles) -> None:
+async def test_unknown_session(services: Services, files: FileService) -> None:
     """Every call tells that there is no such session."""
     for call in (files.list_files("s1"), files.open("s1", "f"), files.delete("s1", "f")):
         with pytest.raises(SessionNotFound):
             await call
     with pytest.raises(SessionNotFound):
-        await files.begin("s1", "f", 0)
+        await files.start_upload("s1", "f", 0)
 
 
 # ---------------------------------------------------------------- quota
 
 
 @pytest.mark.gen_test
-async def test_quota(services: Services, files: SessionFiles) -> None:
+async def test_quota(services: Services, files: FileService) -> None:
     """All files together, the one that is replaced aside: told before, during and after."""
     await services.create()
     await put(files, "a", b"x" * 600)
     with pytest.raises(QuotaExceeded):
-        await files.begin("s1", "b", 401)
-    incoming = await files.begin("s1", "b", 0)
+        await files.start_upload("s1", "b", 401)
+    incoming = await files.start_upload("s1", "b", 0)
     await incoming.write(b"x" * 400)
     with pytest.raises(QuotaExceeded):
         await incoming.write(b"x")
-    incoming.forget()
+    incoming.discard()
     await put(files, "b", b"x" * 400)
     await put(files, "a", b"y" * 600)
     with pytest.raises(QuotaExceeded):
@@ -155,22 +155,22 @@ async def test_quota(services: Services, files: SessionFiles) -> None:
 
 
 @pytest.mark.gen_test
-async def test_quota_of_two_at_once(services: Services, files: SessionFiles) -> None:
+async def test_quota_of_two_at_once(services: Services, files: FileService) -> None:
     """Two that fit alone do not fit together: the second one is refused in the end."""
     await services.create()
-    both = [await files.begin("s1", path, 600) for path in ("a", "b")]
+    both = [await files.start_upload("s1", path, 600) for path in ("a", "b")]
     for incoming in both:
         await incoming.write(b"x" * 600)
     await files.put("s1", "a", both[0], "")
     with pytest.raises(QuotaExceeded):
         await files.put("s1", "b", both[1], "")
     for incoming in both:
-        incoming.forget()
+        incoming.discard()
     assert [file.path for file in (await files.list_files("s1")).files] == ["a"]
 
 
 @pytest.mark.gen_test
-async def test_quota_of_what_is_hidden(services: Services, files: SessionFiles) -> None:
+async def test_quota_of_what_is_hidden(services: Services, files: FileService) -> None:
     """What lists leave out takes its room, too."""
     await services.create()
     await put(files, "node_modules/a", b"x" * 600)
@@ -180,48 +180,48 @@ async def test_quota_of_what_is_hidden(services: Services, files: SessionFiles) 
 
 
 @pytest.mark.gen_test
-async def test_quota_and_holes(services: Services, files: SessionFiles) -> None:
+async def test_quota_and_holes(services: Services, files: FileService) -> None:
     """A hole of any size that code made makes no room."""
     await services.create()
     await put(files, "a", b"x" * 600)
     with (await services.workspace() / "hole").open("w") as hole:
         hole.truncate(2**40)
     with pytest.raises(QuotaExceeded):
-        await files.begin("s1", "hole", QUOTA + 1)
+        await files.start_upload("s1", "hole", QUOTA + 1)
 
 
 # ---------------------------------------------------------------- conditions
 
 
-def only_new(status: FileStatus | None) -> None:
+def if_absent(status: FileStatus | None) -> None:
     if status is not None:
         raise PreconditionFailed("There is one.")
 
 
 @pytest.mark.gen_test
-async def test_meant(services: Services, files: SessionFiles) -> None:
+async def test_meant(services: Services, files: FileService) -> None:
     """A change that is meant for another state is refused before the body and after it."""
     await services.create()
-    incoming = await files.begin("s1", "f", 0, only_new)
+    incoming = await files.start_upload("s1", "f", 0, if_absent)
     await put(files, "f", b"first")
     with pytest.raises(PreconditionFailed):
-        await files.put("s1", "f", incoming, "", only_new)
-    incoming.forget()
+        await files.put("s1", "f", incoming, "", if_absent)
+    incoming.discard()
     with pytest.raises(PreconditionFailed):
-        await files.begin("s1", "f", 0, only_new)
+        await files.start_upload("s1", "f", 0, if_absent)
     with pytest.raises(PreconditionFailed):
-        await files.delete("s1", "f", only_new)
+        await files.delete("s1", "f", if_absent)
     assert await read(files, "f") == b"first"
 
 
 @pytest.mark.gen_test
-async def test_one_of_many_wins(services: Services, files: SessionFiles) -> None:
+async def test_one_of_many_wins(services: Services, files: FileService) -> None:
     """Check and change are one step: of many that create, one does."""
     await services.create()
 
     async def create(number: int) -> bool:
         try:
-            await put(files, "f", b"%d" % number, meant=only_new)
+            await put(files, "f", b"%d" % number, precondition=if_absent)
         except PreconditionFailed:
             return False
         return True
@@ -235,10 +235,10 @@ async def test_one_of_many_wins(services: Services, files: SessionFiles) -> None
 
 
 @pytest.mark.gen_test
-async def test_deleted_meanwhile(services: Services, files: SessionFiles) -> None:
+async def test_deleted_meanwhile(services: Services, files: FileService) -> None:
     """An upload never reaches another session that has the id by now."""
     await services.create()
-    incoming = await files.begin("s1", "f", 3)
+    incoming = await files.start_upload("s1", "f", 3)
     await incoming.write(b"abc")
     await services.sessions.delete("s1")
     with pytest.raises(SessionNotFound):
@@ -246,13 +246,13 @@ async def test_deleted_meanwhile(services: Services, files: SessionFiles) -> Non
     await services.create()
     with pytest.raises(SessionNotFound):
         await files.put("s1", "f", incoming, "")
-    incoming.forget()
+    incoming.discard()
     assert (await files.list_files("s1")).count == 0
 
 
 @pytest.mark.gen_test
 @pytest.mark.parametrize("n", range(0, 60, 6))
-async def test_delete_and_put_at_once(services: Services, files: SessionFiles, n: int) -> None:
+async def test_delete_and_put_at_once(services: Services, files: FileService, n: int) -> None:
     """Whoever comes first, nothing of the session is left."""
     await services.create()
     putting = asyncio.create_task(put(files, "d/f"))
@@ -298,7 +298,7 @@ async def test_delete_waits_for_a_put(services: Services) -> None:
 async def test_execute_with_files(services: Services) -> None:
     """They are there before the run."""
     submission = Submission("read d/f", files={"d/f": "té", "g": ""})
-    answer = await (await services.sessions.execute("alpha", submission)).answer()
+    answer = await (await services.sessions.execute("alpha", submission)).result()
     assert answer.stdout == "té"
 
 

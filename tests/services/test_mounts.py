@@ -15,7 +15,7 @@ from tests.services.service_fixture import Services
 OFFERED = {"data": Path("/srv/data"), "models": Path("/srv/models")}
 
 
-def enclosed(services: Services, tier: int) -> Services:
+def with_tier(services: Services, tier: int) -> Services:
     """Behind walls of that tier."""
     services.host.isolation = Isolation(tier, ())
     services.host.enforceable = frozenset({"mounts"}) if tier < 3 else frozenset()
@@ -24,13 +24,13 @@ def enclosed(services: Services, tier: int) -> Services:
 
 @pytest.fixture
 def services(open_services: OpenServices) -> Services:
-    return enclosed(open_services(offered=OFFERED), 1)
+    return with_tier(open_services(offered=OFFERED), 1)
 
 
 @pytest.fixture
 def services_without_mounts(open_services: OpenServices) -> Services:
     """Its operator offers nothing."""
-    return enclosed(open_services(), 1)
+    return with_tier(open_services(), 1)
 
 
 @pytest.mark.gen_test
@@ -41,7 +41,7 @@ async def test_the_machine_gets_them(services: Services) -> None:
     await services.create("s2")
     await services.run("", "s1")
     await services.run("", "s2")
-    assert [place.mounts for place in services.host.places] == [
+    assert [place.mounts for place in services.host.opened_paths] == [
         (("models", OFFERED["models"]), ("data", OFFERED["data"])),
         (),
     ]
@@ -67,7 +67,7 @@ async def test_unknown_where_there_is_none(services_without_mounts: Services) ->
 @pytest.mark.parametrize("tier", [3, 4])
 async def test_without_namespaces(services: Services, tier: int) -> None:
     """Where nothing can be mounted a wish is refused; sessions without one are not."""
-    enclosed(services, tier)
+    with_tier(services, tier)
     with pytest.raises(NotEnforceable):
         await services.create(mounts=("data",))
     await services.create(mounts=())
@@ -89,8 +89,8 @@ async def test_not_offered_any_more(services: Services) -> None:
     async with services.restarted() as without:
         running = await without.submit("")
         await running.finished.wait()
-        assert isinstance(running.problem, Unavailable)
-        assert "mount data" in running.problem.message
+        assert isinstance(running.error, Unavailable)
+        assert "mount data" in running.error.message
         assert without.host.machines == []
     async with services.restarted(offered=OFFERED) as again:
         assert (await again.run("out hi")).stdout == "hi\n"
@@ -101,7 +101,7 @@ async def test_not_offered_any_more(services: Services) -> None:
 async def test_weaker_walls_since(services: Services) -> None:
     """A session with mounts does not start without them, when a host has lost its namespaces."""
     await services.create("s1", mounts=("data",))
-    enclosed(services, 3)
+    with_tier(services, 3)
     running = await services.submit("")
     await running.finished.wait()
-    assert isinstance(running.problem, NotEnforceable)
+    assert isinstance(running.error, NotEnforceable)

@@ -189,7 +189,7 @@ async def test_it_waits_its_turn(services: Services) -> None:
     assert (await services.sessions.get("s1")).status == "busy"
     services.gates["g"].set()
     await copying
-    await asyncio.gather(first.answer(), behind.answer())
+    await asyncio.gather(first.result(), behind.result())
     assert await files(services, "s2") == {"file": "before"}
 
 
@@ -204,7 +204,7 @@ async def test_at_once(services: Services) -> None:
     await duplicate(services, skip_queue=True)
     assert await files(services, "s2") == {"file": "before"}
     services.gates["g"].set()
-    await running.answer()
+    await running.result()
     assert await files(services, "s1") == {"file": "after"}
 
 
@@ -219,7 +219,7 @@ async def test_runs_wait_for_it(services: Services, gate: Gate) -> None:
     await asyncio.sleep(0.02)
     assert not behind.finished.is_set()
     gate.open.set()
-    await asyncio.gather(copying, behind.answer())
+    await asyncio.gather(copying, behind.result())
     assert await files(services, "s2") == {"file": "before"}
 
 
@@ -233,7 +233,7 @@ async def test_full_queue(limited_services: Services) -> None:
         await duplicate(services)
     await duplicate(services, "s3", skip_queue=True)
     services.gates["g"].set()
-    await asyncio.gather(*(run.answer() for run in runs))
+    await asyncio.gather(*(run.result() for run in runs))
 
 
 # ---------------------------------------------------------------- nothing is left
@@ -336,7 +336,7 @@ async def test_client_that_leaves_the_queue(services: Services) -> None:
     await asyncio.wait([copying])
     assert behind.execution.position == 1
     services.gates["g"].set()
-    await asyncio.gather(running.answer(), behind.answer())
+    await asyncio.gather(running.result(), behind.result())
     assert services.sessions.count == 1
 
 

@@ -11,16 +11,16 @@ from era_kernels.errors import InvalidRequest, NotEnforceable, QuotaExceeded
 from era_kernels.kernels.languages import Languages
 from era_kernels.kernels.machine import KernelHost
 from era_kernels.models import Isolation, Limits
-from era_kernels.services.files import SessionFiles
+from era_kernels.services.files import FileService
 from era_kernels.services.session_duplication import DuplicateRequest
 from era_kernels.services.session_limits import MIB, check_limits
-from tests.fakes import FakeHost, a_language
+from tests.fakes import FakeHost, make_language
 from tests.services.conftest import OpenServices
 from tests.services.service_fixture import LANGUAGE, Services
 
 SERVER = Limits(memory=1024 * MIB, processes=256, workspace=2048 * MIB, tmp=256 * MIB, shm=1)
 MINIMUMS = Limits(memory=64 * MIB, processes=8, cpu=0.05)
-LANGUAGES = Languages([a_language(LANGUAGE, minimums=MINIMUMS)])
+LANGUAGES = Languages([make_language(LANGUAGE, minimums=MINIMUMS)])
 ALL = frozenset({"memory", "processes", "workspace", "cpu"})
 
 
@@ -104,7 +104,7 @@ async def test_the_host_gets_them(services: Services) -> None:
     await services.create("s2")
     await services.run("", "s1")
     await services.run("", "s2")
-    assert services.host.limits == [
+    assert services.host.opened_limits == [
         dataclasses.replace(SERVER, memory=100 * MIB, tmp=100 * MIB),
         SERVER,
     ]
@@ -135,17 +135,17 @@ async def test_lower_settings_win(services: Services) -> None:
     await services.aclose()
     async with services.restarted(limits=Limits(memory=256 * MIB)) as again:
         await again.run("", "s1")
-        assert again.host.limits == [Limits(memory=256 * MIB, tmp=512 * MIB, shm=512 * MIB)]
+        assert again.host.opened_limits == [Limits(memory=256 * MIB, tmp=512 * MIB, shm=512 * MIB)]
 
 
 @pytest.mark.gen_test
 async def test_quota_of_uploads(services: Services) -> None:
     """Uploads are held to the session's workspace, and to the server's where it is lower."""
     for quota, most in ((2048 * MIB, MIB), (1000, 1000)):
-        files = SessionFiles(services.sessions, services.files, quota)
+        files = FileService(services.sessions, services.files, quota)
         session = f"s{quota}"
         await services.create(session, limits=Limits(workspace=MIB))
-        incoming = await files.begin(session, "f", most)
-        incoming.forget()
+        incoming = await files.start_upload(session, "f", most)
+        incoming.discard()
         with pytest.raises(QuotaExceeded):
-            await files.begin(session, "f", most + 1)
+            await files.start_upload(session, "f", most + 1)

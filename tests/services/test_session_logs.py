@@ -21,14 +21,19 @@ from era_kernels.models import (
     Submission,
     UpdateDisplay,
 )
-from era_kernels.services.session_logs import HELD_BYTES, Held, SessionLogs, text_of
+from era_kernels.services.session_logs import (
+    MAX_PENDING_BYTES,
+    PendingOutput,
+    SessionLogs,
+    event_text,
+)
 from era_kernels.storage.session_log import SessionLogStore
 from tests.services.service_fixture import Services, failing, sleep_briefly
 
 PLAIN = {"text/plain": "<Figure>", "image/png": "aGk="}
 
 
-async def opened(path: Path) -> SessionLogs:
+async def open_logs(path: Path) -> SessionLogs:
     for name in ("s", "t"):
         (path / name).mkdir(exist_ok=True)
     return SessionLogs(SessionLogStore(path))
@@ -78,31 +83,31 @@ class Follower:
 )
 def test_rich_outputs_as_text(event: object, text: object) -> None:
     """The log is text: of a rich output its plain form, or what it has."""
-    assert text_of(event) == text  # type: ignore[arg-type]
+    assert event_text(event) == text  # type: ignore[arg-type]
 
 
 def test_neighbours_are_joined() -> None:
     """Texts of one stream that wait together become one entry, with the first one's time."""
-    held = Held()
+    held = PendingOutput()
     for text in (Stdout("a"), Stdout("b"), Stderr("c"), Stdout("d")):
         held.add(text)
-    taken, left_out = held.take()
+    taken, left_out = held.drain()
     assert [text for _, text in taken] == [Stdout("ab"), Stderr("c"), Stdout("d")]
     assert not left_out
     assert not held
-    assert held.take() == ([], 0)
+    assert held.drain() == ([], 0)
 
 
-@pytest.mark.parametrize("size", [1, 1000, 3 * HELD_BYTES])
+@pytest.mark.parametrize("size", [1, 1000, 3 * MAX_PENDING_BYTES])
 def test_the_newest_of_a_flood(size: int) -> None:
     """What waits is bounded, the newest of it is kept, and all the rest is counted."""
-    held = Held()
+    held = PendingOutput()
     total = 0
-    for n in range(5 * HELD_BYTES // (size + 100) + 5):
+    for n in range(5 * MAX_PENDING_BYTES // (size + 100) + 5):
         held.add(Stdout(f"{n % 10}" * size))
         total += size
-        assert held.size <= HELD_BYTES + 100
-    ((_, kept),), left_out = held.take()
+        assert held.size <= MAX_PENDING_BYTES + 100
+    ((_, kept),), left_out = held.drain()
     assert left_out + len(kept.content) == total
     assert kept.content.endswith(f"{n % 10}")
 
@@ -110,11 +115,11 @@ def test_the_newest_of_a_flood(size: int) -> None:
 @pytest.mark.gen_test
 async def test_view(tmp_path: Path) -> None:
     """What was taken is read back, by whoever reads later, also after a restart."""
-    logs = await opened(tmp_path)
-    log = logs.live("s")
-    log.take([Stdout("a"), ClearOutput(), Stdout(""), Stderr("b")])
+    logs = await open_logs(tmp_path)
+    log = logs.live_log("s")
+    log.write([Stdout("a"), ClearOutput(), Stdout(""), Stderr("b")])
     await logs.aclose()
-    again = await opened(tmp_path)
+    again = await open_logs(tmp_path)
     view = await again.view("s")
     assert (shown(view.entries), view.truncated) == ([("stdout", "a"), ("stderr", "b")], False)
     assert (await again.view("t")).entries == []
@@ -124,12 +129,12 @@ async def test_view(tmp_path: Path) -> None:
 @pytest.mark.gen_test
 async def test_truncated(tmp_path: Path) -> None:
     """The view tells when older entries are gone."""
-    logs = await opened(tmp_path)
-    log = logs.live("s")
+    logs = await open_logs(tmp_path)
+    log = logs.live_log("s")
     for n in range(6):
-        log.take([Stdout(f"{n}" * 900_000)])
-        await until(lambda: not log._held)
-    await until(lambda: log._writer is None)
+        log.write([Stdout(f"{n}" * 900_000)])
+        await until(lambda: not log._pending)
+    await until(lambda: log._write_task is None)
     view = await logs.view("s")
     assert view.truncated
     assert view.entries[-1].event.content.endswith("5")  # type: ignore[union-attr]
@@ -142,17 +147,17 @@ async def test_truncated(tmp_path: Path) -> None:
 @pytest.mark.gen_test
 async def test_follow(tmp_path: Path) -> None:
     """A follower gets what is kept and then what comes, once each and in order."""
-    logs = await opened(tmp_path)
-    log = logs.live("s")
-    log.take([Stdout("old")])
-    await until(lambda: log._writer is None)
+    logs = await open_logs(tmp_path)
+    log = logs.live_log("s")
+    log.write([Stdout("old")])
+    await until(lambda: log._write_task is None)
     first = Follower(logs.follow("s"))
     await first.until(1)
     for n in range(50):
-        log.take([Stdout(f"{n};")])
+        log.write([Stdout(f"{n};")])
         await asyncio.sleep(0.002)
-    await until(lambda: log._writer is None)
-    last = await log.stored.last_seq()
+    await until(lambda: log._write_task is None)
+    last = await log.stored_log.last_seq()
     assert last < 40, "what comes close together is written together"
     await first.until(last)
     assert [entry.seq for entry in first.entries] == list(range(1, last + 1))
@@ -161,7 +166,7 @@ async def test_follow(tmp_path: Path) -> None:
     resumed = Follower(logs.follow("s", after=3))
     await resumed.until(last)
     assert resumed.entries == first.entries[3:]
-    logs.end("s")
+    logs.close("s")
     await asyncio.wait_for(asyncio.gather(first.task, resumed.task), 5)
     await logs.aclose()
 
@@ -169,13 +174,13 @@ async def test_follow(tmp_path: Path) -> None:
 @pytest.mark.gen_test
 async def test_follow_from_beyond_the_end(tmp_path: Path) -> None:
     """A number that the log has not reached, as after a power cut, hides nothing new."""
-    logs = await opened(tmp_path)
-    log = logs.live("s")
-    log.take([Stdout("old")])
-    await until(lambda: log._writer is None)
+    logs = await open_logs(tmp_path)
+    log = logs.live_log("s")
+    log.write([Stdout("old")])
+    await until(lambda: log._write_task is None)
     follower = Follower(log.follow(1000))
     await asyncio.sleep(0.05)
-    log.take([Stdout("new")])
+    log.write([Stdout("new")])
     await follower.until(2)
     assert shown(follower.entries) == [("stdout", "new")]
     await logs.aclose()
@@ -185,16 +190,16 @@ async def test_follow_from_beyond_the_end(tmp_path: Path) -> None:
 @pytest.mark.gen_test
 async def test_slow_follower_reads_from_the_file(tmp_path: Path) -> None:
     """What has left the memory meanwhile is read from the file, in order."""
-    logs = await opened(tmp_path)
-    log = logs.live("s")
+    logs = await open_logs(tmp_path)
+    log = logs.live_log("s")
     batches = log.follow(0)
-    log.take([Stdout("first")])
+    log.write([Stdout("first")])
     assert shown(await anext(batches)) == [("stdout", "first")]
     for n in range(8):
-        log.take([Stdout(f"{n}" * 100_000)])
-        await until(lambda: log._writer is None)
+        log.write([Stdout(f"{n}" * 100_000)])
+        await until(lambda: log._write_task is None)
     rest: list[Recorded] = []
-    while not rest or rest[-1].seq < await log.stored.last_seq():
+    while not rest or rest[-1].seq < await log.stored_log.last_seq():
         rest += await anext(batches)
     assert [entry.seq for entry in rest] == list(range(2, 18))
     await batches.aclose()  # type: ignore[attr-defined]
@@ -204,8 +209,8 @@ async def test_slow_follower_reads_from_the_file(tmp_path: Path) -> None:
 @pytest.mark.gen_test
 async def test_forgotten_when_nobody_uses_it(tmp_path: Path) -> None:
     """A log without a writer and a follower costs nothing but its files."""
-    logs = await opened(tmp_path)
-    logs.live("s").take([Stdout("a")])
+    logs = await open_logs(tmp_path)
+    logs.live_log("s").write([Stdout("a")])
     gc.collect()
     await sleep_briefly()
     assert shown((await logs.view("s")).entries) == [("stdout", "a")], "the writer keeps it"
@@ -221,17 +226,17 @@ async def test_full_disk(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """What cannot be written is counted, and told as soon as something can be written again."""
-    logs = await opened(tmp_path)
-    log = logs.live("s")
-    log.take([Stdout("before")])
-    await until(lambda: log._writer is None)
+    logs = await open_logs(tmp_path)
+    log = logs.live_log("s")
+    log.write([Stdout("before")])
+    await until(lambda: log._write_task is None)
     with monkeypatch.context() as patch:
-        patch.setattr(log.stored, "append", failing(InsufficientStorage("There is no room.")))
-        patch.setattr("era_kernels.services.session_logs.RETRY", 0.05)
+        patch.setattr(log.stored_log, "append", failing(InsufficientStorage("There is no room.")))
+        patch.setattr("era_kernels.services.session_logs.RETRY_INTERVAL", 0.05)
         for _ in range(5):
-            log.take([Stdout("lost!")])
+            log.write([Stdout("lost!")])
             await asyncio.sleep(0.03)
-    log.take([Stdout("after")])
+    log.write([Stdout("after")])
     follower = Follower(log.follow(1))
     await follower.until(3)
     note, after = shown(follower.entries)
@@ -249,21 +254,21 @@ async def test_full_disk(
 @pytest.mark.gen_test
 async def test_close_with_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A disk without room does not keep the server from stopping."""
-    logs = await opened(tmp_path)
-    log = logs.live("s")
-    monkeypatch.setattr(log.stored, "append", failing(InsufficientStorage("There is no room.")))
-    log.take([Stdout("lost")])
+    logs = await open_logs(tmp_path)
+    log = logs.live_log("s")
+    monkeypatch.setattr(log.stored_log, "append", failing(InsufficientStorage("There is no room.")))
+    log.write([Stdout("lost")])
     await asyncio.wait_for(logs.aclose(), 5)
 
 
 @pytest.mark.gen_test
 async def test_nothing_after_the_end(tmp_path: Path) -> None:
     """What a kernel still says when its session is gone is dropped, without a word in the log."""
-    logs = await opened(tmp_path)
-    log = logs.live("s")
-    logs.end("s")
-    log.take([Stdout("a")])
-    assert log._writer is None
+    logs = await open_logs(tmp_path)
+    log = logs.live_log("s")
+    logs.close("s")
+    log.write([Stdout("a")])
+    assert log._write_task is None
     assert [batch async for batch in log.follow(0)] == []
     await logs.aclose()
 
@@ -276,10 +281,10 @@ async def test_late_output_of_a_session(services: Services) -> None:
     """What its kernel says beside runs goes to its log, that of the next kernel too."""
     session = await services.create()
     await services.run("out a")
-    services.host.machines[0].kernel.late([Stdout("late")])
+    services.host.machines[0].kernel.on_late_output([Stdout("late")])
     await services.sessions.restart("s1", "")
-    services.host.machines[1].kernel.late([Stderr("later")])
-    await until(lambda: services.logs.live(session.directory)._writer is None)
+    services.host.machines[1].kernel.on_late_output([Stderr("later")])
+    await until(lambda: services.logs.live_log(session.directory)._write_task is None)
     view = await services.logs.view(session.directory)
     assert "".join(content for _, content in shown(view.entries)) == "latelater"
     assert (await services.run("out b")).stdout == "b\n"
@@ -290,8 +295,8 @@ async def test_files_go_and_the_log_stays(services: Services) -> None:
     """A session that is not persistent loses its files with its kernel, and not its log."""
     session = await services.create(persistent=False)
     await services.run("write f x")
-    services.host.machines[0].kernel.late([Stdout("late")])
-    await until(lambda: services.logs.live(session.directory)._writer is None)
+    services.host.machines[0].kernel.on_late_output([Stdout("late")])
+    await until(lambda: services.logs.live_log(session.directory)._write_task is None)
     await services.run("die 1")
     await services.until_free(kernels=100)
     assert not (await services.workspace()).joinpath("f").exists()
@@ -318,7 +323,7 @@ async def test_throwaway(services: Services) -> None:
     """Nobody can read the log of a throw-away session, so it has none."""
     running = await services.sessions.execute("alpha", Submission("gate g"))
     await services.until_running(1)
-    services.host.machines[0].kernel.late([Stdout("late")])
+    services.host.machines[0].kernel.on_late_output([Stdout("late")])
     assert not len(services.logs._live)
     services.gates["g"].set()
-    await running.answer()
+    await running.result()

@@ -85,10 +85,10 @@ async def test_runs(services: Services) -> None:
     first, second = await services.submit("gate g\nout 1"), await services.submit("gate h\nout 2")
     await asyncio.sleep(0.5)
     services.gates["g"].set()
-    assert (await first.answer()).stdout == "1\n"
+    assert (await first.result()).stdout == "1\n"
     await asyncio.sleep(0.5)
     services.gates["h"].set()
-    assert (await second.answer()).stdout == "2\n"
+    assert (await second.result()).stdout == "2\n"
     await asyncio.sleep(0.1)
     assert await services.store.find("s1")
     assert await seconds_until_deleted(services) < 1

@@ -24,9 +24,9 @@ from era_kernels.errors import (
 )
 from era_kernels.kernels.languages import Languages
 from era_kernels.models import Done, Ending, NewSession, SessionStatus, Submission
-from era_kernels.services.executions import Running
+from era_kernels.services.executions.live import LiveExecution
 from era_kernels.services.sessions import EVICTION_THRESHOLD
-from tests.fakes import NO_WALLS, a_language
+from tests.fakes import UNSANDBOXED, make_language
 from tests.services.conftest import OpenServices
 from tests.services.service_fixture import (
     LANGUAGE,
@@ -62,7 +62,7 @@ async def test_new_session(services: Services) -> None:
     assert session.language == "alpha"
     assert session.id.startswith("sess-")
     assert len(session.id) > 30
-    assert (view.status, view.isolation) == (SessionStatus.STOPPED, NO_WALLS)
+    assert (view.status, view.isolation) == (SessionStatus.STOPPED, UNSANDBOXED)
     assert (session.persistent, session.allow_internet, session.allow_public) == (True, False, True)
     assert (session.data, session.default_timeout, session.last_run_at) == ({"a": 1}, 2.5, None)
     assert (
@@ -192,7 +192,7 @@ async def test_creation_whose_caller_leaves(services: Services) -> None:
 @pytest.mark.gen_test
 async def test_list(services: Services) -> None:
     """Oldest first, without data, a part of them, by language and its aliases."""
-    services.host.languages = Languages([a_language("alpha", "a"), a_language("beta")])
+    services.host.languages = Languages([make_language("alpha", "a"), make_language("beta")])
     for n in range(3):
         await services.create(f"s{n}", data={"n": n})
     await services.sessions.create(NewSession("beta", id="b"))
@@ -219,7 +219,7 @@ async def test_list_shows_sessions_as_they_are(services: Services) -> None:
     assert [view.status for view in views] == ["busy", "stopped"]
     assert views[0].session == dataclasses.replace(await services.session(), data={})
     services.gates["a"].set()
-    await running.answer()
+    await running.result()
     assert (await services.sessions.get("s1")).status == "idle"
 
 
@@ -227,11 +227,11 @@ async def test_list_shows_sessions_as_they_are(services: Services) -> None:
 async def test_status_while_the_kernel_starts(services: Services) -> None:
     """A session whose kernel starts says so."""
     await services.create()
-    services.host.opening = asyncio.Event()
+    services.host.open_gate = asyncio.Event()
     running = await services.submit("out a")
     await services.until_starting()
-    services.host.opening.set()
-    await running.answer()
+    services.host.open_gate.set()
+    await running.result()
 
 
 @pytest.mark.gen_test
@@ -266,7 +266,7 @@ async def test_files(services: Services) -> None:
 @pytest.mark.gen_test
 async def test_language_that_does_not_run_here(services: Services) -> None:
     """A session of it can be made; its runs are refused before they are queued."""
-    services.host.languages = Languages([a_language("alpha", reason="no alpha")])
+    services.host.languages = Languages([make_language("alpha", reason="no alpha")])
     await services.create()
     with pytest.raises(LanguageUnavailable):
         await services.submit("out a")
@@ -353,18 +353,18 @@ async def test_id_is_free_at_once(services: Services) -> None:
     """While the old session still ends, a new one of its id lives, and is left in peace."""
     await services.create()
     await services.run("out a")
-    services.host.machines[0].closing = asyncio.Event()
+    services.host.machines[0].close_gate = asyncio.Event()
     deletion = asyncio.create_task(services.sessions.delete("s1"))
     while not services.host.machines[0].ended.done():
         await sleep_briefly()
     await services.create()
     running = await services.submit("gate b\nout b")
     await services.until_running(2)
-    services.host.machines[0].closing.set()
+    services.host.machines[0].close_gate.set()
     await deletion
     assert services.kernel_limiter.borrowed == 1
     services.gates["b"].set()
-    assert (await running.answer()).stdout == "b\n"
+    assert (await running.result()).stdout == "b\n"
 
 
 @pytest.mark.gen_test
@@ -375,18 +375,18 @@ async def test_delete_all_leaves_new_ones_in_peace(services: Services) -> None:
         await services.create(id_)
         await services.run("out a", id_)
     for machine in services.host.machines:
-        machine.closing = services.gates["closing"]
+        machine.close_gate = services.gates["closing"]
     deletion = asyncio.create_task(services.sessions.delete_all())
     while services.sessions._live:
         await sleep_briefly()
-    runs: list[Running] = []
+    runs: list[LiveExecution] = []
     for id_ in ids:
         await services.create(id_)
         runs.append(await services.submit("gate b\nout b", id_))
     services.gates["closing"].set()
     assert await deletion == ids
     services.gates["b"].set()
-    assert [(await running.answer()).stdout for running in runs] == ["b\n"] * 30
+    assert [(await running.result()).stdout for running in runs] == ["b\n"] * 30
     assert len(services.directories) == 30
 
 
@@ -414,7 +414,7 @@ async def test_deletion_whose_caller_leaves(services: Services) -> None:
         with suppress(SessionNotFound):  # it may have been cancelled before it began
             await services.sessions.delete("s1")
         assert services.directories == []
-        assert (await running.answer()).cause == "session deleted"
+        assert (await running.result()).cause == "session deleted"
     assert services.kernel_limiter.borrowed == 0
 
 
@@ -511,7 +511,7 @@ async def test_busy_sessions_are_not_evicted(services: Services) -> None:
         await services.create(f"s{n}")
         await services.sessions.update(f"s{n}", metadata={})
     services.gates["a"].set()
-    assert (await running.answer()).stdout == "a\n"
+    assert (await running.result()).stdout == "a\n"
     assert (await services.run("out b", "idle")).started_from == "live"
 
 
@@ -561,7 +561,7 @@ async def test_close_ends_runs(services: Services) -> None:
     assert (codes, done.exit_code, done.cause) == (["SERVER_STOPPED"], 137, "server stopped")
     assert done.data == {"a": 1}
     with pytest.raises(ShuttingDown):
-        await queued.answer()
+        await queued.result()
     codes, done = await end_of(queued)
     assert (codes, done.exit_code) == (["SERVER_STOPPED"], 137)
     for call in (services.submit("out c"), services.sessions.restart("s1", "")):
@@ -574,13 +574,13 @@ async def test_close_does_not_wait_for_starts(services: Services) -> None:
     """A kernel that is only starting holds nothing up."""
     await services.create("s1")
     await services.create("s2")
-    services.host.opening = asyncio.Event()
+    services.host.open_gate = asyncio.Event()
     running = await services.submit("out a", "s1")
     restart = asyncio.create_task(services.sessions.restart("s2", ""))
     await services.until_starting("s1")
     await services.until_starting("s2")
     await services.sessions.aclose()
-    assert (await running.answer()).cause == "server stopped"
+    assert (await running.result()).cause == "server stopped"
     with pytest.raises(ShuttingDown):
         await restart
     assert services.host.machines == []

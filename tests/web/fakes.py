@@ -57,9 +57,9 @@ from era_kernels.models import (
     Variables,
     now,
 )
-from era_kernels.services.files import Meant, always
-from era_kernels.services.fold import Fold, RunAnswer
-from era_kernels.services.inputs import Inputs
+from era_kernels.services.executions.result import ResultBuilder, RunResult
+from era_kernels.services.executions.stdin import StdinBroker
+from era_kernels.services.files import Precondition, unconditional
 from era_kernels.services.session_duplication import DuplicateRequest
 from era_kernels.storage.files import FileStatus
 from era_kernels.storage.snapshot import Snapshot
@@ -90,7 +90,7 @@ class FakeRunning:
         self._exit_code = 0
         self._exception: ExceptionInfo | None = None
         self._cause: str | None = None
-        self.inputs = Inputs()
+        self.stdin = StdinBroker()
         self.lines: list[str] = []  # that it was given
         self._task = asyncio.create_task(self._play())
 
@@ -138,9 +138,9 @@ class FakeRunning:
         finally:
             self.readers -= 1
 
-    listen = follow
+    follow_with_input = follow
 
-    async def answer(self) -> RunAnswer:
+    async def result(self) -> RunResult:
         if "at once" in self.submission.code:
             return self.folded()
         await self.finished.wait()
@@ -148,10 +148,10 @@ class FakeRunning:
             raise self.problem
         return self.folded()
 
-    def folded(self) -> RunAnswer:
-        fold = Fold(self.id, self.session_id, 100_000_000)
+    def folded(self) -> RunResult:
+        fold = ResultBuilder(self.id, self.session_id, 100_000_000)
         fold.add(item.event for item in self.recorded)
-        answer = fold.answer()
+        answer = fold.result()
         answer.truncated = self.truncated
         return answer
 
@@ -188,8 +188,8 @@ class FakeRunning:
                 await asyncio.sleep(float(rest))
             case "ask":
                 request = InputRequest(rest, key="key")
-                with self.inputs.of(self), self.inputs.listening():
-                    assert self.inputs.take(request)
+                with self.stdin.attach(self), self.stdin.reader():
+                    assert self.stdin.offer(request)
                     self._tell(request)
                     while not self.lines:
                         await asyncio.sleep(0.001)
@@ -423,7 +423,7 @@ class FakeExecutions:
             if "break" in running.submission.code:
                 raise RuntimeError("a text that nobody must see")
 
-    async def find_running(self, session_id: str, execution_id: str) -> FakeRunning | None:
+    async def find_unfinished(self, session_id: str, execution_id: str) -> FakeRunning | None:
         running = self._find(session_id, execution_id)
         return None if running.finished.is_set() else running
 
@@ -437,9 +437,9 @@ class FakeExecutions:
         finally:
             self.left = True
 
-    async def answer(
+    async def result(
         self, session: Session, execution_id: str, wait: float = 0
-    ) -> tuple[Execution, RunAnswer]:
+    ) -> tuple[Execution, RunResult]:
         running = self._find(session.id, execution_id)
         began = time.monotonic()
         while time.monotonic() - began < wait and not running.finished.is_set():
@@ -509,7 +509,7 @@ class FakeCodes:
         self.stored[id] = StoredCode(code, description, THEN)
         return self.stored[id]
 
-    async def text(self, id: str) -> str:
+    async def get_text(self, id: str) -> str:
         await self._sessions.session(id)
         if id not in self.stored:
             raise InvalidRequest("`code` is required, and none is stored.")
@@ -582,12 +582,12 @@ class FakeFiles:
             raise FileNotFound("There is no such file.")
         return self.files[path]
 
-    async def begin(
+    async def start_upload(
         self,
         id: str,
         path: str,
         size: int,
-        meant: Meant = always,
+        meant: Precondition = unconditional,
     ) -> FakeIncoming:
         await self._sessions.session(id)
         self._check(path, meant)
@@ -602,7 +602,7 @@ class FakeFiles:
         path: str,
         incoming: FakeIncoming,
         content_type: str,
-        meant: Meant = always,
+        meant: Precondition = unconditional,
     ) -> int:
         if "late" in path:
             await asyncio.sleep(0.6)
@@ -610,12 +610,12 @@ class FakeFiles:
         self.add(path, incoming.data, content_type)
         return len(incoming.data)
 
-    async def delete(self, id: str, path: str, meant: Meant = always) -> None:
+    async def delete(self, id: str, path: str, meant: Precondition = unconditional) -> None:
         await self.open(id, path)
         self._check(path, meant)
         del self.files[path]
 
-    def _check(self, path: str, meant: Meant) -> None:
+    def _check(self, path: str, meant: Precondition) -> None:
         meant(self.files[path].status if path in self.files else None)
 
 

@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from era_kernels.models import Output, Stderr, Stdout
-from tests.client import Frame, frames
+from tests.client import SseEvent, parse_sse
 from tests.contract.checks import TIME
 from tests.web.serving import Served, eventually, serving
 
@@ -33,7 +33,7 @@ def log(server: Served, session: str) -> Iterator[str]:
 
 
 def say(server: Served, *outputs: Output) -> None:
-    server.loop.call_soon_threadsafe(lambda: server.logs.live("d").take(outputs))
+    server.loop.call_soon_threadsafe(lambda: server.logs.live_log("d").write(outputs))
 
 
 def entries(answer: httpx.Response) -> list[dict[str, str]]:
@@ -43,11 +43,11 @@ def entries(answer: httpx.Response) -> list[dict[str, str]]:
 
 
 @contextmanager
-def following(server: Served, path: str, **headers: str) -> Iterator[Iterator[Frame]]:
+def following(server: Served, path: str, **headers: str) -> Iterator[Iterator[SseEvent]]:
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     with server.http.stream("GET", path, headers={**EVENTS, **named}) as answer:
         assert answer.status_code == 200, answer.read()
-        yield frames(answer.iter_lines())
+        yield parse_sse(answer.iter_lines())
 
 
 def test_list(server: Served, log: str) -> None:
@@ -88,7 +88,7 @@ def test_follow(server: Served, log: str, accept: str) -> None:
         say(server, Stdout("live"))
         third = next(events)
         assert (third.id, third.data["content"]) == (3, "live")
-        server.loop.call_soon_threadsafe(server.logs.end, "d")
+        server.loop.call_soon_threadsafe(server.logs.close, "d")
         assert list(events) == []
 
 

@@ -14,25 +14,25 @@ import pytest
 
 from era_kernels.models import Display, Recorded, Stdout, event_to_json
 from era_kernels.web import sse
-from tests.client import Frame, frames
+from tests.client import SseEvent, parse_sse
 from tests.web.fakes import LANGUAGE, THEN
 from tests.web.serving import Served, eventually, parsed, read_all, serving
 
 
-def stream(server: Served, session: str, code: str, **body: Any) -> list[Frame]:
+def stream(server: Served, session: str, code: str, **body: Any) -> list[SseEvent]:
     """Every frame of a run."""
     request = {"code": code, **body}
     with server.http.stream("POST", f"{session}/stream", json=request) as answer:
         assert answer.status_code == 200, answer.read()
-        return list(frames(answer.iter_lines()))
+        return list(parse_sse(answer.iter_lines()))
 
 
-def replay(server: Served, path: str, **headers: str) -> list[Frame]:
+def replay(server: Served, path: str, **headers: str) -> list[SseEvent]:
     """Every frame of an execution that was there before."""
     names = {name.replace("_", "-"): value for name, value in headers.items()}
     with server.http.stream("GET", path, headers=names) as answer:
         assert answer.status_code == 200, answer.read()
-        return list(frames(answer.iter_lines()))
+        return list(parse_sse(answer.iter_lines()))
 
 
 def open_stream(server: Served, session: str, code: str) -> socket.socket:
@@ -121,7 +121,7 @@ def test_http_1_0(server: Served, session: str) -> None:
     head = f"POST {session}/stream HTTP/1.0\r\nContent-Length: {len(body)}\r\n\r\n"
     reply = parsed(server.raw(head.encode() + body))
     assert reply.status == 200
-    assert [frame.event for frame in frames(iter(reply.body.decode().splitlines()))] == [
+    assert [frame.event for frame in parse_sse(iter(reply.body.decode().splitlines()))] == [
         "stdout",
         "done",
     ]
@@ -239,10 +239,10 @@ def test_several_readers(server: Served, session: str) -> None:
     with server.http.stream(
         "POST", f"{session}/stream", json={"code": "out a\nsleep 1\nout b"}
     ) as (first):
-        events = frames(first.iter_lines())
+        events = parse_sse(first.iter_lines())
         assert next(events).data["content"] == "a\n"
         with server.http.stream("GET", path) as second:
-            others = frames(second.iter_lines())
+            others = parse_sse(second.iter_lines())
             assert next(others).data["content"] == "a\n"
             assert eventually(lambda: server.sessions.runs["exec-1"].readers == 2)
             assert [e.id for e in events] == [e.id for e in others] == [2, 3]
@@ -330,6 +330,6 @@ def test_slow_reader(server: Served, session: str) -> None:
         assert server.http.get("/health").status_code == 200
         assert eventually(running.finished.is_set)
         text = parsed(read_all(wire, 5)).body.decode()
-    shown = list(frames(iter(text.splitlines())))
+    shown = list(parse_sse(iter(text.splitlines())))
     assert [frame.id for frame in shown] == list(range(1, 3002))
     assert all(f.data["content"].startswith(f"{n:07d}.") for n, f in enumerate(shown[:-1]))

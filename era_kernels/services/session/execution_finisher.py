@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from era_kernels.errors import EraError
 from era_kernels.models import Event, Finished, Session
 from era_kernels.services.context import ServiceContext
-from era_kernels.services.executions import Running
-from era_kernels.services.outcome import Timing, done_of, failure_of, outcome_of
+from era_kernels.services.executions.live import LiveExecution
+from era_kernels.services.executions.outcome import Timing, done_event, error_event, metric_label
 
 log = logging.getLogger(__name__)
 
@@ -22,7 +22,7 @@ class ExecutionFinisher:
 
     async def finish(
         self,
-        execution: Running,
+        execution: LiveExecution,
         end: Finished,
         timing: Timing,
         session: Session,
@@ -33,8 +33,8 @@ class ExecutionFinisher:
 
         `timeout` in seconds is what it had; `files_modified` files were modified.
         """
-        failure = failure_of(end, timeout, execution.problem)
-        done = done_of(
+        failure = error_event(end, timeout, execution.error)
+        done = done_event(
             end,
             timing,
             session=session,
@@ -47,19 +47,19 @@ class ExecutionFinisher:
             await execution.publish(events)
         except Exception as problem:
             log.warning("the end of a run was not logged", exc_info=problem)
-            execution.problem = execution.problem or _public_error(problem)
+            execution.error = execution.error or _public_error(problem)
             execution.publish_unlogged(events)
-        outcome, output_bytes = outcome_of(end, failure), execution.log.text_bytes
+        outcome, output_bytes = metric_label(end, failure), execution.log.text_bytes
         self._context.metrics.run_ended(session.language, outcome, timing, output_bytes)
         await self._context.executions.finish(execution, done.exit_code, done.cause)
 
     async def abort(
-        self, execution: Running, problem: Exception, end: Finished, session: Session
+        self, execution: LiveExecution, problem: Exception, end: Finished, session: Session
     ) -> None:
         """End it because something failed in the server, unless it has ended."""
         if execution.finished.is_set():
             return
-        execution.problem = execution.problem or _public_error(problem)
+        execution.error = execution.error or _public_error(problem)
         await self.finish(execution, end, Timing(), session, 0)
 
 

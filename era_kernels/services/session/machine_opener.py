@@ -39,7 +39,7 @@ class MachineOpener:
                 session.language, paths, limits, env, kernel=with_kernel
             )
         if self._state.is_stored:
-            machine.on_late_output = context.logs.live(session.directory).take
+            machine.on_late_output = context.logs.live_log(session.directory).write
         context.kernel_limiter.acquire(self._borrower)
         machine.ended.add_done_callback(self._on_machine_ended)
         if with_kernel:

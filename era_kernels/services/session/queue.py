@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from era_kernels.errors import QueueFull
 from era_kernels.models import Submission
 from era_kernels.services.capacity import RETRY_AFTER_SECONDS
-from era_kernels.services.executions import Running
+from era_kernels.services.executions.live import LiveExecution
 from era_kernels.services.session.cancellation import Cancellation
 
 
@@ -42,8 +42,8 @@ class QueuedRun(QueueSlot):
     timeout: float
     cancellation: Cancellation
     queued_at: float = field(default_factory=time.monotonic)
-    open_task: asyncio.Task[Running] | None = None
-    execution: Running | None = None
+    open_task: asyncio.Task[LiveExecution] | None = None
+    execution: LiveExecution | None = None
 
     async def run(self, run_queued: Callable[[QueuedRun], Awaitable[None]]) -> None:
         await run_queued(self)

@@ -12,11 +12,11 @@ from functools import partial
 from era_kernels.errors import EraError
 from era_kernels.models import Finished, Request
 from era_kernels.services.context import ServiceContext
-from era_kernels.services.executions import Running
-from era_kernels.services.outcome import Timing, cancelled, ended_for
-from era_kernels.services.pump import pump
+from era_kernels.services.executions.live import LiveExecution
+from era_kernels.services.executions.outcome import Timing, cancelled_before_start, session_closed
 from era_kernels.services.session.execution_finisher import ExecutionFinisher
 from era_kernels.services.session.machine import SessionMachine
+from era_kernels.services.session.pump import pump_kernel
 from era_kernels.services.session.queue import QueuedRun
 from era_kernels.services.session.state import SessionState
 from era_kernels.services.session.workspace import SessionWorkspace
@@ -47,14 +47,14 @@ class KernelRunner:
         )  # of kernels for runs that were cancelled
         self._run_count = 0  # runs
 
-    async def run(self, queued_run: QueuedRun, execution: Running) -> None:
+    async def run(self, queued_run: QueuedRun, execution: LiveExecution) -> None:
         """Run it, and tell how it ended. What fails in the server ends the run and is raised."""
         timing = self._timing(queued_run)
         files_modified = 0
         try:
             if self._state.closed_with is not None:
-                reason, execution.problem = self._state.closed_with
-                end = ended_for(reason)
+                reason, execution.error = self._state.closed_with
+                end = session_closed(reason)
             elif queued_run.cancellation.requested.is_set():
                 end = self._cancelled_end()
             else:
@@ -67,7 +67,7 @@ class KernelRunner:
             await self.abort(queued_run, execution, problem)
             raise
 
-    async def finish_cancelled(self, queued_run: QueuedRun, execution: Running) -> None:
+    async def finish_cancelled(self, queued_run: QueuedRun, execution: LiveExecution) -> None:
         """Tell the end of a run that gave its place in the queue back. Raises as `run` does."""
         try:
             await self._finish(
@@ -80,13 +80,13 @@ class KernelRunner:
     async def _finish(
         self,
         queued_run: QueuedRun,
-        execution: Running,
+        execution: LiveExecution,
         end: Finished,
         timing: Timing,
         files_modified: int = 0,
     ) -> None:
         session = self._state.session
-        self._release_key(queued_run, execution, execution.problem)
+        self._release_key(queued_run, execution, execution.error)
         await self._finisher.finish(
             execution, end, timing, session, queued_run.timeout, files_modified
         )
@@ -94,7 +94,7 @@ class KernelRunner:
             await self._context.executions.trim(session)
 
     def _release_key(
-        self, queued_run: QueuedRun, execution: Running, problem: Exception | None
+        self, queued_run: QueuedRun, execution: LiveExecution, problem: Exception | None
     ) -> None:
         """Code that did not run because the server could not may be asked for again."""
         idempotency_key, had_kernel = (
@@ -110,24 +110,28 @@ class KernelRunner:
             started_from="live" if self._session_machine.has_kernel else "fresh",
         )
 
-    async def abort(self, queued_run: QueuedRun, execution: Running, problem: Exception) -> None:
+    async def abort(
+        self, queued_run: QueuedRun, execution: LiveExecution, problem: Exception
+    ) -> None:
         """End it because something failed in the server, unless it has ended."""
         self._release_key(queued_run, execution, problem)
         await self._finisher.abort(execution, problem, self._failed_end(), self._state.session)
 
     async def _try_execute(
-        self, queued_run: QueuedRun, execution: Running, timing: Timing
+        self, queued_run: QueuedRun, execution: LiveExecution, timing: Timing
     ) -> Finished:
         self._context.executions.start(execution)
         try:
             return await self._execute(queued_run, execution, timing)
         except EraError as problem:
             if self._state.closed_with is not None:
-                return ended_for(self._state.closed_with[0])
-            execution.problem = problem
+                return session_closed(self._state.closed_with[0])
+            execution.error = problem
             return self._failed_end()
 
-    async def _execute(self, queued_run: QueuedRun, execution: Running, timing: Timing) -> Finished:
+    async def _execute(
+        self, queued_run: QueuedRun, execution: LiveExecution, timing: Timing
+    ) -> Finished:
         submission = queued_run.submission
         if submission.update_data:
             await self._workspace.update_data(submission.update_data)
@@ -148,7 +152,7 @@ class KernelRunner:
         queued_run.cancellation.interrupt = partial(machine.kernel.escalate_interrupt, request)
         began_at = time.monotonic()
         try:
-            return await pump(
+            return await pump_kernel(
                 execution, machine, request, self._context.service_limits.max_execution_output
             )
         finally:
@@ -179,7 +183,7 @@ class KernelRunner:
     def _cancelled_end(self) -> Finished:
         """A run that its kernel never had took nothing away."""
         has_kernel = self._session_machine.has_kernel or self._session_machine.is_starting
-        return cancelled("preserved" if has_kernel else "lost")
+        return cancelled_before_start("preserved" if has_kernel else "lost")
 
     def _failed_end(self) -> Finished:
         return Finished(1, state="preserved" if self._session_machine.is_alive else "lost")

@@ -20,9 +20,9 @@ from era_kernels.models import (
     Submission,
 )
 from era_kernels.services.context import ServiceContext
-from era_kernels.services.execs import Execs
-from era_kernels.services.executions import Running
+from era_kernels.services.executions.live import LiveExecution
 from era_kernels.services.session.cancellation import Cancellation
+from era_kernels.services.session.commands import CommandRunner
 from era_kernels.services.session.machine import SessionMachine
 from era_kernels.services.session.machine_opener import MachineOpener
 from era_kernels.services.session.queue import QueuedRun, RunQueue
@@ -50,7 +50,7 @@ class LiveSession:
         workspace = SessionWorkspace(self._state, self._tracker, self._session_machine)
         reserve = partial(context.kernel_limiter.reserved, self)
         self._runner = KernelRunner(self._state, context, workspace, self._session_machine, reserve)
-        self._commands = Execs(self._state, context, workspace, self._session_machine, self)
+        self._commands = CommandRunner(self._state, context, workspace, self._session_machine, self)
         self._queue = RunQueue(context.service_limits.max_queue, self._run_queued, self._cleanup)
 
     @property
@@ -101,7 +101,7 @@ class LiveSession:
 
     # ------------------------------------------------------------ the queue
 
-    async def submit(self, submission: Submission | ExecSubmission) -> Running:
+    async def submit(self, submission: Submission | ExecSubmission) -> LiveExecution:
         """Take a place in the queue, or run beside it; answers when the execution's log is open.
 
         A caller that is cancelled meanwhile leaves its run behind, which goes on.
@@ -120,18 +120,18 @@ class LiveSession:
         self._queue.add(queued_run)
         return await asyncio.shield(queued_run.open_task)
 
-    async def _open_log(self, queued_run: QueuedRun) -> Running:
+    async def _open_log(self, queued_run: QueuedRun) -> LiveExecution:
         execution = await self._context.executions.open(
             self.session,
             queued_run.submission.code,
             stored=self._state.is_stored,
-            keyed=queued_run.submission.keyed,
+            idempotency=queued_run.submission.keyed,
         )
         queued_run.execution = execution
         execution.interrupt = queued_run.cancellation
         queued_run.cancellation.finished = execution.finished
         if queued_run.submission.ends_with_caller:
-            execution.abandon = queued_run.cancellation
+            execution.on_abandoned = queued_run.cancellation
         position = self._queue.position(queued_run)
         if position:
             execution.execution = dataclasses.replace(execution.execution, position=position)
@@ -209,13 +209,13 @@ class LiveSession:
         """
         self.check_open()
         # What comes meanwhile may get the next machine, and is not waited for.
-        runs, commands = self._queue.with_machine, self._commands.seated
+        runs, commands = self._queue.with_machine, self._commands.with_machine
         with self._context.kernel_limiter.reserved(self):
             await self._session_machine.stop(Reason.RESTARTED)
             for run in runs:
                 await run.done.wait()
             for command in commands:
-                await command.settled.wait()
+                await command.released.wait()
             await self._session_machine.ensure_started(self._state.kernel_env(base_url))
         return self.session.kernel_generation
 
@@ -258,8 +258,8 @@ class LiveSession:
         """The files of a session that is not persistent go with its kernel."""
         if self.session.persistent or not self._state.is_stored or self._state.is_deleted:
             return
-        for command in self._commands.seated:  # the end of the machine has ended them
-            await command.settled.wait()
+        for command in self._commands.with_machine:  # the end of the machine has ended them
+            await command.released.wait()
         async with self._tracker.lock:
             await self._tracker.clear_files()
         self._state.update_soon(file_count=0, total_size=0)

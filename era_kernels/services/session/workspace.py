@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from era_kernels.errors import EraError, SessionNotFound, TooLarge
 from era_kernels.models import JsonObject, now
-from era_kernels.services.executions import Running
+from era_kernels.services.executions.live import LiveExecution
 from era_kernels.services.session.machine import SessionMachine
 from era_kernels.services.session.state import SessionState
 from era_kernels.services.session.workspace_tracker import WorkspaceTracker
@@ -46,7 +46,7 @@ class SessionWorkspace:
             if exclusive or self._active_count == 1:
                 await self._tracker.before_run(self._state.session.data)
 
-    async def after_run(self, execution: Running) -> int:
+    async def after_run(self, execution: LiveExecution) -> int:
         """What it did to the workspace and to `.session_data.json`; files modified."""
         try:
             async with self._tracker.lock:
@@ -63,18 +63,18 @@ class SessionWorkspace:
         except SessionNotFound:  # it is just being deleted
             return 0
         except EraError as problem:
-            execution.problem = execution.problem or problem
+            execution.error = execution.error or problem
             return 0
         return after.files_modified
 
-    async def cleanup(self, execution: Running) -> None:
+    async def cleanup(self, execution: LiveExecution) -> None:
         """After all that: the files of a session that is not persistent go with its machine."""
         if self._state.session.persistent or self._state.is_deleted:
             return
         try:
             await self._session_machine.reap()
         except EraError as problem:
-            execution.problem = execution.problem or problem
+            execution.error = execution.error or problem
 
     async def _adopt_changed_data(self) -> None:
         if self._active_count:

@@ -9,8 +9,8 @@ import pytest
 
 from era_kernels.errors import ExecutionNotFound, InvalidRequest, NotRunning
 from era_kernels.models import Done, Ending, Queued, Step
-from era_kernels.services.executions import Running
-from tests.fakes import start_failure
+from era_kernels.services.executions.live import LiveExecution
+from tests.fakes import make_start_error
 from tests.services.conftest import OpenServices
 from tests.services.service_fixture import Services, end_of, events_of, sleep_briefly
 
@@ -21,7 +21,7 @@ def limited_services(open_services: OpenServices) -> Services:
     return open_services(max_queue=1, max_kernels=1, max_background_timeout=7200.0)
 
 
-async def interrupt(services: Services, running: Running) -> tuple[str, list[str]]:
+async def interrupt(services: Services, running: LiveExecution) -> tuple[str, list[str]]:
     """Its state, and what was done."""
     execution, state, steps = await services.executions.interrupt("s1", running.id)
     assert execution.status == "finished"
@@ -44,9 +44,9 @@ async def test_run_that_listens(services: Services) -> None:
     running = await services.submit("out a\nlisten")
     await services.until_running(1)
     assert await interrupt(services, running) == ("preserved", ["interrupt", "ended"])
-    answer = await running.answer()
+    answer = await running.result()
     assert (answer.exit_code, answer.state, answer.cause) == (130, "preserved", None)
-    assert (answer.stdout, answer.failure) == ("a\n", None)
+    assert (answer.stdout, answer.error) == ("a\n", None)
     assert (await services.run("out b")).started_from == "live"
 
 
@@ -60,7 +60,7 @@ async def test_two_at_once(services: Services) -> None:
         *(services.executions.interrupt("s1", running.id) for _ in range(2))
     )
     assert first == second
-    assert services.host.machines[0].kernel.interrupts == 1
+    assert services.host.machines[0].kernel.interrupt_count == 1
 
 
 @pytest.mark.gen_test
@@ -82,7 +82,7 @@ async def test_what_has_finished(services: Services) -> None:
     await services.create("s1")
     await services.create("s2")
     running = await services.submit("out a")
-    await running.answer()
+    await running.result()
     with pytest.raises(NotRunning):
         await services.executions.interrupt("s1", running.id)
     for session, execution in (("s1", "exec-none"), ("s2", running.id)):
@@ -101,7 +101,7 @@ async def test_other_runs_are_left_alone(services: Services) -> None:
     await services.until_running(2)
     assert not services.host.machines[0].kernel.interrupted.is_set()
     services.gates["open"].set()
-    answer = await second.answer()
+    answer = await second.result()
     assert (answer.exit_code, answer.stdout) == (0, "b\nc\n")
 
 
@@ -132,14 +132,14 @@ async def test_queued_run(services: Services) -> None:
     positions = [one.execution.position for one in (first, third, fourth)]
     assert positions == [None, 1, 2]
     assert await interrupt(services, fourth) == ("preserved", ["cancel", "ended"])
-    answer = await second.answer()
-    assert (answer.exit_code, answer.cause, answer.failure) == (130, "cancelled", None)
+    answer = await second.result()
+    assert (answer.exit_code, answer.cause, answer.error) == (130, "cancelled", None)
     assert answer.started_from == "live"
     [queued, done] = await events_of(second)
     assert isinstance(queued, Queued)
     assert isinstance(done, Done)
     services.gates["open"].set()
-    assert (await third.answer()).stdout == "c\n"
+    assert (await third.result()).stdout == "c\n"
     assert [one.code for one in services.host.machines[0].kernel.requests] == ["gate open", "out c"]
     stored, _ = await services.executions.list_executions("s1")
     assert [one.exit_code for one in stored] == [0, 130, 0, 130]
@@ -162,7 +162,7 @@ async def test_cancelled_runs_give_back_what_they_took(limited_services: Service
 @pytest.mark.gen_test
 async def test_run_whose_kernel_starts(services: Services) -> None:
     """It is cancelled at once; the start goes on, and the next run has the kernel."""
-    services.host.opening = asyncio.Event()
+    services.host.open_gate = asyncio.Event()
     await services.create()
     running = await services.submit("out a")
     await services.until_starting()
@@ -171,8 +171,8 @@ async def test_run_whose_kernel_starts(services: Services) -> None:
     following = await services.submit("out b")
     again = await services.submit("out c")
     assert await interrupt(services, again) == ("preserved", ["cancel", "ended"])
-    services.host.opening.set()
-    answer = await following.answer()
+    services.host.open_gate.set()
+    answer = await following.result()
     assert (answer.stdout, answer.started_from, answer.kernel_generation) == ("b\n", "fresh", 1)
     assert len(services.host.machines) == 1
     assert [one.code for one in services.host.machines[0].kernel.requests] == ["out b"]
@@ -183,12 +183,12 @@ async def test_run_whose_kernel_starts(services: Services) -> None:
 @pytest.mark.gen_test
 async def test_start_that_fails_for_nobody(services: Services) -> None:
     """A start that fails after its run was cancelled is tried again by the next run."""
-    services.host.opening, services.host.failure = asyncio.Event(), start_failure()
+    services.host.open_gate, services.host.open_error = asyncio.Event(), make_start_error()
     await services.create()
     running = await services.submit("out a")
     await services.until_starting()
     await interrupt(services, running)
-    services.host.opening.set()
+    services.host.open_gate.set()
     assert (await services.run("out b")).stdout == "b\n"
 
 
@@ -196,7 +196,7 @@ async def test_start_that_fails_for_nobody(services: Services) -> None:
 @pytest.mark.parametrize("end", ["delete", "restart"])
 async def test_start_that_nobody_waits_for(services: Services, end: str) -> None:
     """Deleting or restarting the session takes care of it, too."""
-    services.host.opening = asyncio.Event()
+    services.host.open_gate = asyncio.Event()
     await services.create()
     running = await services.submit("out a")
     await services.until_starting()
@@ -207,7 +207,7 @@ async def test_start_that_nobody_waits_for(services: Services, end: str) -> None
     else:
         restarting = asyncio.create_task(services.sessions.restart("s1", ""))
         await sleep_briefly()
-        services.host.opening.set()
+        services.host.open_gate.set()
         assert await restarting == 1
         services.host.machines[0].die(Ending(code=0))
     await services.until_free(kernels=100)
@@ -224,7 +224,7 @@ async def test_at_any_moment(services: Services, steps: int) -> None:
     state, done = await interrupt(services, running)
     assert state in ("preserved", "lost")
     assert done[0] in ("cancel", "interrupt")
-    assert (await running.answer()).exit_code == 130
+    assert (await running.result()).exit_code == 130
     answer = await services.run("out b")
     assert (answer.stdout, answer.kernel_generation) == ("b\n", 1)
     assert len(services.host.machines) == 1
@@ -258,11 +258,11 @@ async def test_run_that_ends_with_its_caller(services: Services) -> None:
     await services.create()
     running = await services.submit("listen", ends_with_caller=True)
     await services.until_running(1)
-    running.join()
-    running.join()
-    await running.leave()
+    running.add_caller()
+    running.add_caller()
+    await running.remove_caller()
     assert not running.finished.is_set()
-    await running.leave()
+    await running.remove_caller()
     assert running.execution.exit_code == 130
 
 
@@ -271,10 +271,10 @@ async def test_run_that_goes_on_without_its_caller(services: Services) -> None:
     """Most runs do."""
     await services.create()
     running = await services.submit("gate open\nout a")
-    running.join()
-    await running.leave()
+    running.add_caller()
+    await running.remove_caller()
     services.gates["open"].set()
-    assert (await running.answer()).stdout == "a\n"
+    assert (await running.result()).stdout == "a\n"
 
 
 # ---------------------------------------------------------------- background

@@ -12,7 +12,7 @@ from era_kernels.errors import EraError, KernelStartFailed, SessionNotFound, Sto
 from era_kernels.kernels.machine import Machine
 from era_kernels.models import Ending, Limits, Reason
 from era_kernels.services.session.machine import SessionMachine
-from tests.fakes import FakeHost, start_failure
+from tests.fakes import FakeHost, make_start_error
 from tests.services.service_fixture import PLACE
 
 CLOSED_ERROR = SessionNotFound("It is gone.")
@@ -69,14 +69,14 @@ async def test_two_calls_at_once_open_one_machine() -> None:
 async def test_ended_machine_is_replaced_when_nothing_is_left_of_it() -> None:
     """The next machine is opened when the last is gone and its traces are cleared."""
     fixture = MachineFixture()
-    fixture.host.closing = asyncio.Event()
+    fixture.host.close_gate = asyncio.Event()
     await fixture.session_machine.acquire({})
     fixture.host.machines[0].die(Ending(code=7))
     assert not fixture.session_machine.is_alive
     again = asyncio.create_task(fixture.session_machine.acquire({}))
     await asyncio.sleep(0.01)
     assert (fixture.reap_count, len(fixture.host.machines)) == (0, 1)
-    fixture.host.closing.set()
+    fixture.host.close_gate.set()
     assert (await again)[1] == "fresh"
     assert (fixture.reap_count, len(fixture.host.machines)) == (1, 2)
 
@@ -113,7 +113,7 @@ async def test_reaping_that_fails_keeps_the_next_machine_away() -> None:
 async def test_failed_start_is_raised_and_tried_again() -> None:
     """A machine that does not start leaves nothing: the next call opens another."""
     fixture = MachineFixture()
-    fixture.host.failure = start_failure()
+    fixture.host.open_error = make_start_error()
     with pytest.raises(KernelStartFailed):
         await fixture.session_machine.acquire({})
     assert fixture.session_machine.is_idle
@@ -148,7 +148,7 @@ async def test_closed_machine_refuses() -> None:
 async def test_closing_does_not_wait_for_a_start() -> None:
     """A start that takes long is cancelled; who waited for it gets the refusal."""
     fixture = MachineFixture()
-    fixture.host.opening = asyncio.Event()
+    fixture.host.open_gate = asyncio.Event()
     runs = [asyncio.create_task(fixture.session_machine.acquire({})) for _ in range(2)]
     await fixture.until_starting()
     await asyncio.gather(
@@ -166,13 +166,13 @@ async def test_closing_while_the_last_machine_goes() -> None:
     """Who waits until nothing is left of the last machine gets no other one after that."""
     fixture = MachineFixture()
     await fixture.session_machine.acquire({})
-    fixture.host.closing = fixture.host.machines[0].closing = asyncio.Event()
+    fixture.host.close_gate = fixture.host.machines[0].close_gate = asyncio.Event()
     fixture.host.machines[0].die(Ending(code=7))
     again = asyncio.create_task(fixture.session_machine.acquire({}))
     await asyncio.sleep(0.01)
     closing = asyncio.create_task(fixture.session_machine.close(Reason.DELETED, CLOSED_ERROR))
     await asyncio.sleep(0.01)
-    fixture.host.closing.set()
+    fixture.host.close_gate.set()
     with pytest.raises(SessionNotFound):
         await again
     await closing
@@ -183,13 +183,13 @@ async def test_closing_while_the_last_machine_goes() -> None:
 async def test_cancelled_caller_cancels_its_start() -> None:
     """Who is cancelled while a machine starts leaves none behind, and the seat usable."""
     fixture = MachineFixture()
-    fixture.host.opening = asyncio.Event()
+    fixture.host.open_gate = asyncio.Event()
     run = asyncio.create_task(fixture.session_machine.acquire({}))
     await fixture.until_starting()
     run.cancel()
     with pytest.raises(asyncio.CancelledError):
         await run
-    fixture.host.opening.set()
+    fixture.host.open_gate.set()
     await fixture.session_machine.acquire({})
     assert len(fixture.host.machines) == 1
 
@@ -231,7 +231,7 @@ async def test_restarted_machine_has_a_kernel() -> None:
 async def test_sandbox_and_kernel_at_once() -> None:
     """However they come, there is one machine; a kernel is told as starting, walls are not."""
     fixture = MachineFixture()
-    fixture.host.opening = asyncio.Event()
+    fixture.host.open_gate = asyncio.Event()
     calls = [
         asyncio.create_task(call({}))
         for call in (
@@ -242,7 +242,7 @@ async def test_sandbox_and_kernel_at_once() -> None:
     ]
     await asyncio.sleep(0.01)
     assert not fixture.session_machine.is_starting
-    fixture.host.opening.set()
+    fixture.host.open_gate.set()
     machines = {(await call)[0] for call in calls}
     assert len(machines) == len(fixture.host.machines) == 1
     assert fixture.session_machine.has_kernel
@@ -253,7 +253,7 @@ async def test_kernel_that_fails_in_a_machine() -> None:
     """The machine is gone, as it is after every end of a kernel; the next is another."""
     fixture = MachineFixture()
     await fixture.session_machine.acquire_sandbox({})
-    fixture.host.machines[0].failure = start_failure()
+    fixture.host.machines[0].start_error = make_start_error()
     with pytest.raises(KernelStartFailed):
         await fixture.session_machine.acquire({})
     assert not fixture.session_machine.is_alive
@@ -264,7 +264,7 @@ async def test_kernel_that_fails_in_a_machine() -> None:
 async def a_starting_kernel(fixture: MachineFixture) -> asyncio.Task[tuple[Machine, str]]:
     """A run that waits for its kernel, in a machine that was there."""
     await fixture.session_machine.acquire_sandbox({})
-    fixture.host.machines[0].starting = asyncio.Event()
+    fixture.host.machines[0].start_gate = asyncio.Event()
     run = asyncio.create_task(fixture.session_machine.acquire({}))
     await fixture.until_starting()
     return run

@@ -29,9 +29,9 @@ from era_kernels.models import (
     Stdout,
     Submission,
 )
-from era_kernels.services.executions import Running
+from era_kernels.services.executions.live import LiveExecution
 from era_kernels.services.validation import MAX_SESSION_JSON_BYTES
-from tests.fakes import start_failure
+from tests.fakes import make_start_error
 from tests.services.conftest import OpenServices
 from tests.services.service_fixture import (
     DATA,
@@ -63,7 +63,7 @@ async def test_run(services: Services) -> None:
         "fresh",
         1,
     )
-    assert answer.failure is None
+    assert answer.error is None
 
 
 @pytest.mark.gen_test
@@ -142,11 +142,11 @@ async def test_timeout_keeps_the_kernel_where_it_can(services: Services) -> None
     """A run that was interrupted at its deadline ends with 124; the variables are kept."""
     await services.create()
     running = await services.submit("out a\ntimeout", timeout=1.5)
-    answer = await running.answer()
+    answer = await running.result()
     assert (answer.exit_code, answer.state, answer.cause) == (124, "preserved", "timeout")
     assert answer.stdout == "a\n"
-    assert answer.failure is not None
-    assert answer.failure.code == "EXECUTION_TIMEOUT"
+    assert answer.error is not None
+    assert answer.error.code == "EXECUTION_TIMEOUT"
     assert (await services.run("out b")).started_from == "live"
 
 
@@ -166,7 +166,7 @@ async def test_kernel_that_dies_in_a_run(services: Services) -> None:
     """The run ends with the process's exit code and says that the kernel died."""
     await services.create()
     running = await services.submit("out a\ndie 7")
-    answer = await running.answer()
+    answer = await running.result()
     assert (answer.exit_code, answer.state, answer.cause) == (7, "lost", "exit 7")
     assert answer.stdout == "a\n"
     assert await end_of(running) == (["KERNEL_DIED"], (await events_of(running))[-1])
@@ -190,10 +190,10 @@ async def test_kernel_that_dies_idle(services: Services) -> None:
 async def test_kernel_that_does_not_start(services: Services) -> None:
     """Who asked is told; readers of the stream get its code and `done`; the next run tries anew."""
     await services.create()
-    services.host.failure = start_failure()
+    services.host.open_error = make_start_error()
     running = await services.submit("out a")
     with pytest.raises(KernelStartFailed):
-        await running.answer()
+        await running.result()
     codes, done = await end_of(running)
     assert (codes, done.exit_code, done.state) == (["KERNEL_START_FAILED"], 1, "lost")
     assert (await services.executions.get("s1", running.id)).exit_code == 1
@@ -221,8 +221,8 @@ async def test_update_data_of_a_queued_run_waits(services: Services) -> None:
     second = await services.submit("out b", update_data={"n": 2})
     assert (await services.session()).data == {}
     services.gates["a"].set()
-    assert (await first.answer()).data == {}
-    assert (await second.answer()).data == {"n": 2}
+    assert (await first.result()).data == {}
+    assert (await second.result()).data == {"n": 2}
 
 
 @pytest.mark.gen_test
@@ -268,7 +268,7 @@ async def test_update_data_that_is_too_large(services: Services) -> None:
     await services.create(data={"a": "x" * (MAX_SESSION_JSON_BYTES - 100)})
     with pytest.raises(TooLarge):
         await services.run("out a", update_data={"b": "y" * 200})
-    assert await (await services.submit("out b")).answer()
+    assert await (await services.submit("out b")).result()
 
 
 @pytest.mark.gen_test
@@ -279,7 +279,7 @@ async def test_data_changed_by_the_api_during_a_run(services: Services) -> None:
     await services.until_running(1)
     await services.sessions.update("s1", data={"a": 2})
     services.gates["g"].set()
-    answer = await running.answer()
+    answer = await running.result()
     assert json.loads(answer.stdout) == {"a": 2}
     assert answer.data == {"a": 2}
 
@@ -304,7 +304,7 @@ async def test_data_changed_by_the_api_after_a_run(
     update = asyncio.create_task(services.sessions.update("s1", data={"api": 1}))
     await sleep_briefly()
     services.gates["settled"].set()
-    assert (await running.answer()).data == {"code": 1}
+    assert (await running.result()).data == {"code": 1}
     assert (await update).session.data == {"api": 1}
     assert (await services.store.get("s1")).data == {"api": 1}
     assert json.loads((await services.workspace() / DATA).read_text()) == {"api": 1}
@@ -355,7 +355,7 @@ async def test_runs_queue_in_order(services: Services) -> None:
     for n in reversed(range(5)):
         services.gates[str(n)].set()
     for running in runs:
-        await running.answer()
+        await running.result()
     requests = services.host.machines[0].kernel.requests
     assert [request.code[-1] for request in requests] == ["0", "1", "2", "3", "4"]
     times = [running.execution.started_at for running in runs]
@@ -390,8 +390,8 @@ async def test_queue_time_is_not_run_time(services: Services) -> None:
     second = await services.submit("out b")
     await asyncio.sleep(0.05)
     services.gates["a"].set()
-    await first.answer()
-    answer = await second.answer()
+    await first.result()
+    answer = await second.result()
     assert answer.queued_ms is not None
     assert answer.execution_time_ms is not None
     assert answer.queued_ms >= 50
@@ -413,9 +413,9 @@ async def test_queue_is_bounded(short_queue: Services) -> None:
         await services.submit("out x")
     assert caught.value.retry_after
     services.gates["a"].set()
-    await runs[0].answer()
+    await runs[0].result()
     runs.append(await services.submit("out x"))
-    assert [(await running.answer()).exit_code for running in runs] == [0] * 4
+    assert [(await running.result()).exit_code for running in runs] == [0] * 4
 
 
 @pytest.mark.gen_test
@@ -426,12 +426,12 @@ async def test_burst_never_overfills_the_queue(short_queue: Services) -> None:
     outcomes = await asyncio.gather(
         *(services.submit("gate a") for _ in range(20)), return_exceptions=True
     )
-    taken = [one for one in outcomes if isinstance(one, Running)]
+    taken = [one for one in outcomes if isinstance(one, LiveExecution)]
     assert len(taken) == 3
-    assert all(isinstance(one, QueueFull) for one in outcomes if not isinstance(one, Running))
+    assert all(isinstance(one, QueueFull) for one in outcomes if not isinstance(one, LiveExecution))
     services.gates["a"].set()
     for running in taken:
-        await running.answer()
+        await running.result()
 
 
 @pytest.mark.gen_test
@@ -499,7 +499,7 @@ async def test_log_that_cannot_take_the_first_event(
         with pytest.raises(InsufficientStorage):
             await services.submit("out b")
     services.gates["a"].set()
-    await first.answer()
+    await first.result()
     await services.run("out c")
     listed, _ = await services.executions.list_executions("s1")
     assert [(one.status.value, one.exit_code) for one in listed] == [
@@ -548,12 +548,12 @@ async def test_kernel_is_released_after_every_failure(
         await services.run("die 1", "s2")
         await services.until_free(kernels=1)
 
-    for failure in (start_failure(), RuntimeError("a bug")):
-        services.host.failure = failure
+    for failure in (make_start_error(), RuntimeError("a bug")):
+        services.host.open_error = failure
         with pytest.raises(EraError):
             await services.run("out a")
         await other_runs()
-        services.host.failure = failure
+        services.host.open_error = failure
         with pytest.raises(type(failure)):
             await services.sessions.restart("s1", "")
         await other_runs()
@@ -572,12 +572,12 @@ async def test_restart_keeps_its_place_in_the_limit(one_kernel: Services) -> Non
     await services.create("s1")
     await services.create("s2")
     await services.run("out a")
-    services.host.opening = asyncio.Event()
+    services.host.open_gate = asyncio.Event()
     restart = asyncio.create_task(services.sessions.restart("s1", ""))
     await services.until_starting()
     with pytest.raises(Capacity):
         await services.submit("out b", "s2")
-    services.host.opening.set()
+    services.host.open_gate.set()
     assert await restart == 2
     with pytest.raises(Capacity):
         await services.submit("out b", "s2")
@@ -632,7 +632,7 @@ async def test_restart_during_a_run(services: Services) -> None:
     assert codes == ["SESSION_RESTARTED"]
     assert (done.exit_code, done.cause, done.state) == (137, "restarted", "lost")
     services.gates["b"].set()
-    answers = [await one.answer() for one in queued]
+    answers = [await one.result() for one in queued]
     assert [answer.exit_code for answer in answers] == [0, 0]
     assert [answer.kernel_generation for answer in answers] == [2, 2]
     assert [answer.started_from for answer in answers] == ["fresh", "live"]
@@ -644,31 +644,31 @@ async def test_restart_does_not_wait_for_the_next_run(services: Services) -> Non
     await services.create()
     await services.submit("wait")
     await services.until_running(1)
-    services.host.machines[0].closing = asyncio.Event()
+    services.host.machines[0].close_gate = asyncio.Event()
     queued = await services.submit("gate b")
     restart = asyncio.create_task(services.sessions.restart("s1", ""))
     await asyncio.sleep(0.01)
     assert len(services.host.machines) == 1
-    services.host.machines[0].closing.set()
+    services.host.machines[0].close_gate.set()
     assert await restart == 2
     await services.until_running(2)
     assert not queued.finished.is_set()
     services.gates["b"].set()
-    await queued.answer()
+    await queued.result()
 
 
 @pytest.mark.gen_test
 async def test_restart_while_the_kernel_starts(services: Services) -> None:
     """A kernel that is only starting is fresh: the run that waits for it goes on."""
     await services.create()
-    services.host.opening = asyncio.Event()
+    services.host.open_gate = asyncio.Event()
     running = await services.submit("out a")
     await services.until_starting()
     restart = asyncio.create_task(services.sessions.restart("s1", ""))
     await asyncio.sleep(0)
-    services.host.opening.set()
+    services.host.open_gate.set()
     assert await restart == 1
-    assert (await running.answer()).exit_code == 0
+    assert (await running.result()).exit_code == 0
     assert len(services.host.machines) == 1
 
 
@@ -680,7 +680,7 @@ async def test_two_restarts_at_once(services: Services) -> None:
     await services.until_running(1)
     generations = await asyncio.gather(*(services.sessions.restart("s1", "") for _ in range(2)))
     assert min(generations) >= 2
-    assert (await running.answer()).cause == "restarted"
+    assert (await running.result()).cause == "restarted"
     assert (await services.run("out a")).exit_code == 0
 
 
@@ -689,13 +689,13 @@ async def test_restart_whose_caller_leaves(services: Services) -> None:
     """The restart is done all the same."""
     await services.create()
     await services.run("out a")
-    services.host.opening = asyncio.Event()
+    services.host.open_gate = asyncio.Event()
     restart = asyncio.create_task(services.sessions.restart("s1", ""))
     await services.until_starting()
     restart.cancel()
     with pytest.raises(asyncio.CancelledError):
         await restart
-    services.host.opening.set()
+    services.host.open_gate.set()
     assert (await services.run("out b")).kernel_generation == 2
     assert len(services.host.machines) == 2
 
@@ -706,10 +706,10 @@ async def test_restart_that_fails(services: Services) -> None:
     await services.create()
     running = await services.submit("wait")
     await services.until_running(1)
-    services.host.failure = start_failure()
+    services.host.open_error = make_start_error()
     with pytest.raises(KernelStartFailed):
         await services.sessions.restart("s1", "")
-    assert (await running.answer()).cause == "restarted"
+    assert (await running.result()).cause == "restarted"
     assert (await services.run("out a")).exit_code == 0
 
 
@@ -762,8 +762,8 @@ async def test_files_go_at_a_restart(services: Services) -> None:
     queued = await services.submit("read f")
     await anext(running.follow())
     await services.sessions.restart("s1", "")
-    assert (await running.answer()).data == {"a": 1}
-    assert (await queued.answer()).stdout == "nothing"
+    assert (await running.result()).data == {"a": 1}
+    assert (await queued.result()).stdout == "nothing"
 
 
 @pytest.mark.gen_test
@@ -771,11 +771,11 @@ async def test_files_are_dropped_when_nothing_is_left_of_the_kernel(services: Se
     """What still runs in the workspace could write behind the broom."""
     await services.create(persistent=False)
     await services.run("write f 1")
-    services.host.machines[0].closing = asyncio.Event()
+    services.host.machines[0].close_gate = asyncio.Event()
     services.host.machines[0].die(Ending(code=1))
     await asyncio.sleep(0.01)
     assert (await services.workspace() / "f").exists()
-    services.host.machines[0].closing.set()
+    services.host.machines[0].close_gate.set()
     assert (await services.run("read f")).stdout == "nothing"
 
 
@@ -823,7 +823,7 @@ async def test_disk_that_fills_up_in_a_run(
         patch.setattr(running.log, "append", failing(full()))
         services.gates["b"].set()
         with pytest.raises(InsufficientStorage):
-            await running.answer()
+            await running.result()
     events = await reader
     assert events[0] == Stdout("a\n")
     assert [event.code for event in events if isinstance(event, Failure)] == [
@@ -850,7 +850,7 @@ async def test_disk_that_is_full_at_the_end(
     events = await events_of(running)
     assert isinstance(events[-1], Done)
     with pytest.raises(InsufficientStorage):
-        await running.answer()
+        await running.result()
 
 
 @pytest.mark.gen_test
@@ -868,7 +868,7 @@ async def test_storage_that_fails_after_a_run(
         codes, done = await end_of(running)
         assert (codes, done.exit_code, done.state) == ([problem.code], 3, "preserved")
         with pytest.raises(type(problem)):
-            await running.answer()
+            await running.result()
     assert (await services.run("out c")).started_from == "live"
 
 
@@ -915,7 +915,7 @@ async def test_bug_of_a_store(
         runs = [await services.submit('out a\ndata {"n": 1}')]
         codes, _ = await end_of(runs[0])
         try:
-            await runs[0].answer()
+            await runs[0].result()
         except EraError as problem:
             assert "a bug" not in problem.message
             assert (codes, problem.code) == (["INTERNAL_ERROR"], "INTERNAL_ERROR")
@@ -933,7 +933,7 @@ async def test_bug_of_a_kernel(services: Services, caplog: pytest.LogCaptureFixt
     codes, done = await end_of(running)
     assert (codes, done.exit_code, done.state) == (["INTERNAL_ERROR"], 1, "lost")
     with pytest.raises(EraError, match="failed inside the server"):
-        await running.answer()
+        await running.result()
     assert (await services.run("out b")).kernel_generation == 2
 
 
@@ -964,13 +964,13 @@ async def test_deleted_during_a_run(services: Services) -> None:
     await services.until_running(1)
     live = services.sessions._live["s1"]
     await services.sessions.delete("s1")
-    answer = await running.answer()
+    answer = await running.result()
     assert (answer.exit_code, answer.cause, answer.state) == (137, "session deleted", "lost")
-    assert answer.failure is not None
-    assert answer.failure.code == "SESSION_DELETED"
+    assert answer.error is not None
+    assert answer.error.code == "SESSION_DELETED"
     for one in queued:
         with pytest.raises(SessionNotFound):
-            await one.answer()
+            await one.result()
         codes, done = await end_of(one)
         assert (codes, done.exit_code) == (["SESSION_DELETED"], 137)
     for call in (live.submit(Submission("out c")), live.restart("")):
@@ -982,11 +982,11 @@ async def test_deleted_during_a_run(services: Services) -> None:
 async def test_deleted_while_the_kernel_starts(services: Services) -> None:
     """Nobody waits for the start: the run ends with 137, no kernel is left."""
     await services.create()
-    services.host.opening = asyncio.Event()
+    services.host.open_gate = asyncio.Event()
     running = await services.submit("out a")
     await services.until_starting()
     await services.sessions.delete("s1")
-    answer = await running.answer()
+    answer = await running.result()
     assert (answer.exit_code, answer.cause) == (137, "session deleted")
     assert services.host.machines == []
     assert services.kernel_limiter.borrowed == 0
@@ -997,7 +997,7 @@ async def test_deleted_during_a_restart(services: Services) -> None:
     """The restart is told that the session is gone."""
     await services.create()
     await services.run("out a")
-    services.host.opening = asyncio.Event()
+    services.host.open_gate = asyncio.Event()
     restart = asyncio.create_task(services.sessions.restart("s1", ""))
     await services.until_starting()
     await services.sessions.delete("s1")
@@ -1027,7 +1027,7 @@ async def test_deleted_while_the_log_is_opened(
         await sleep_briefly()
     services.gates["log"].set()
     with pytest.raises(SessionNotFound):
-        await (await submitting).answer()
+        await (await submitting).result()
     await deletion
     assert services.directories == []
 
@@ -1055,7 +1055,7 @@ async def test_row_that_vanishes_under_a_run(services: Services) -> None:
     await services.until_running(1)
     await services.store.delete("s1")
     services.gates["a"].set()
-    assert (await running.answer()).exit_code == 0
+    assert (await running.result()).exit_code == 0
     with pytest.raises(SessionNotFound):
         await services.run("out b", update_data={"n": 2})
 

@@ -1,0 +1,213 @@
+"""One execution while it is queued or runs: its state, its latest events, and who follows it."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import aclosing
+from itertools import islice
+
+from era_kernels.errors import EraError, StorageFailed
+from era_kernels.json_incremental import estimate_size
+from era_kernels.kernels.control_client import ControlClient
+from era_kernels.models import (
+    Done,
+    Event,
+    Execution,
+    ExecutionStatus,
+    InputRequest,
+    Recorded,
+    Stderr,
+    Stdout,
+    Step,
+    now,
+)
+from era_kernels.services.executions.result import ResultBuilder, RunResult
+from era_kernels.services.executions.stdin import StdinBroker
+from era_kernels.storage.execution_log import ExecutionLog
+
+MAX_RECENT_BYTES = 256 * 1024  # of text that a live execution keeps in memory for its readers
+
+
+class RecentEvents:
+    """The newest events of a live execution: the last batch, and others bounded by their text."""
+
+    def __init__(self, max_bytes: int = MAX_RECENT_BYTES) -> None:
+        self._max_bytes = max_bytes
+        self._events: deque[Recorded] = deque()
+        self._size = 0
+        self.last_seq = 0
+
+    def extend(self, batch: Sequence[Recorded]) -> None:
+        for item in batch:
+            self._events.append(item)
+            self._size += _event_size(item.event)
+            self.last_seq = item.seq
+        while self._size > self._max_bytes and len(self._events) > max(len(batch), 1):
+            self._size -= _event_size(self._events.popleft().event)
+
+    def after(self, seq: int) -> list[Recorded] | None:
+        """The events after `seq`, oldest first; None when some of them are only in the file."""
+        if seq >= self.last_seq:
+            return []
+        if not self._events or self._events[0].seq > seq + 1:
+            return None
+        return list(islice(self._events, seq + 1 - self._events[0].seq, None))
+
+
+def _event_size(event: Event) -> int:
+    if isinstance(event, Stdout | Stderr):
+        return len(event.content) + 100
+    if isinstance(event, InputRequest):
+        return len(event.prompt) + 100
+    return 100 + estimate_size(getattr(event, "data", None), MAX_RECENT_BYTES)
+
+
+class LiveExecution:
+    """A live execution: appended to by its session, followed by any number of readers."""
+
+    def __init__(self, execution: Execution, log: ExecutionLog, max_result_bytes: int) -> None:
+        self.execution = execution
+        self.error: EraError | None = None  # the run never reached a kernel, or lost its log
+        self.log = log
+        self.finished = asyncio.Event()
+        self.on_abandoned: Callable[[], Awaitable[object]] = _do_nothing
+        self.done_event: Done | None = None  # its last event, when it has come
+        # Set by who runs it: ends it and nothing else, and tells what that took.
+        self.interrupt: Callable[[], Awaitable[Sequence[Step]]] | None = None
+        self.stdin = StdinBroker()
+        self.control: ControlClient | None = None  # of the kernel that runs it, while it does
+        self.is_command = False  # is it a program beside the kernel?
+        self._caller_count = 0
+        self._max_result_bytes = max_result_bytes
+        self._recent = RecentEvents()
+        self._changed = asyncio.Event()
+
+    @property
+    def id(self) -> str:
+        return self.execution.id
+
+    @property
+    def session_id(self) -> str:
+        return self.execution.session_id
+
+    def add_caller(self) -> None:
+        """One more of those who asked for it waits for it."""
+        self._caller_count += 1
+
+    async def remove_caller(self) -> None:
+        """One of them left before the end. What that means is up to the last of them."""
+        self._caller_count -= 1
+        if not self._caller_count:
+            await self.on_abandoned()
+
+    async def publish(self, events: Sequence[Event]) -> None:
+        """Append to the log, then tell the readers. Raises StorageFailed; nothing is told then."""
+        self._publish(await self.log.append(events))
+
+    def publish_unlogged(self, events: Sequence[Event]) -> None:
+        """Tell the readers the end of a run whose log cannot be written any more."""
+        seq = self._recent.last_seq
+        self._publish([Recorded(seq + n, now(), event) for n, event in enumerate(events, 1)])
+
+    def _publish(self, batch: Sequence[Recorded]) -> None:
+        self._recent.extend(batch)
+        last = batch[-1].event if batch else None
+        if isinstance(last, Done):
+            self.done_event = last
+        self._wake_readers()
+
+    def mark_finished(self, exit_code: int, cause: str | None) -> None:
+        """Nothing comes any more."""
+        self.execution = dataclasses.replace(
+            self.execution,
+            status=ExecutionStatus.FINISHED,
+            finished_at=now(),
+            exit_code=exit_code,
+            cause=cause,
+            position=None,
+        )
+        self.finished.set()
+        self._wake_readers()
+
+    def _wake_readers(self) -> None:
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()
+
+    async def follow(self, after: int = 0) -> AsyncIterator[list[Recorded]]:
+        """Batches of events after that sequence number, then live ones; ends after `Done`.
+
+        A reader that is slower than the run reads from the file, so it costs no memory. A number
+        that the run has not reached stands for its last.
+        """
+        after = min(after, self._recent.last_seq)
+        while True:
+            changed = self._changed
+            batch = self._recent.after(after)
+            if batch is None:
+                reached = after
+                async with aclosing(self._from_file(after)) as batches:  # type: ignore[type-var]
+                    async for batch in batches:
+                        after = batch[-1].seq
+                        yield batch
+                if after == reached:
+                    raise StorageFailed("The log of this execution has lost events.")
+            elif batch:
+                after = batch[-1].seq
+                yield batch
+                if isinstance(batch[-1].event, Done):
+                    return
+            elif self.finished.is_set():
+                return
+            else:
+                await changed.wait()
+
+    async def follow_with_input(self, after: int = 0) -> AsyncIterator[list[Recorded]]:
+        """The same for a reader who may answer what the program asks."""
+        with self.stdin.reader():
+            async with aclosing(self.follow(after)) as batches:  # type: ignore[type-var]
+                async for batch in batches:
+                    yield batch
+
+    async def _from_file(self, after: int) -> AsyncIterator[list[Recorded]]:
+        """What the tail no longer holds; stops as soon as the tail can go on from there."""
+        async with aclosing(self.log.read(after)) as batches:  # type: ignore[type-var]
+            async for batch in batches:
+                yield batch
+                if self._recent.after(batch[-1].seq) is not None:
+                    return
+
+    async def result(self) -> RunResult:
+        """The fold of the whole execution, when it has ended.
+
+        Raises the domain error that kept it from running at all.
+        """
+        builder = self._result_builder()
+        async with aclosing(self.follow()) as batches:  # type: ignore[type-var]
+            async for batch in batches:
+                await builder.add_cooperatively(item.event for item in batch)
+        if self.error is not None:
+            raise self.error
+        return builder.result()
+
+    async def partial_result(self) -> tuple[Execution, RunResult]:
+        """The execution as it is now, and the fold of what it has said."""
+        execution, last_seq = self.execution, self._recent.last_seq
+        builder, seq = self._result_builder(), 0
+        async with aclosing(self.follow()) as batches:  # type: ignore[type-var]
+            while seq < last_seq:
+                batch = await anext(batches)
+                await builder.add_cooperatively(
+                    item.event for item in batch if item.seq <= last_seq
+                )
+                seq = batch[-1].seq
+        return execution, builder.result()
+
+    def _result_builder(self) -> ResultBuilder:
+        return ResultBuilder(self.id, self.session_id, self._max_result_bytes)
+
+
+async def _do_nothing() -> None:
+    """Most executions go on when their client leaves."""

@@ -1,0 +1,153 @@
+"""How a run ended, in the words of the API: a pure step from `Finished` to the last events."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from signal import SIGINT
+
+from era_kernels.errors import EraError
+from era_kernels.models import (
+    Done,
+    Ending,
+    Failure,
+    Finished,
+    JsonObject,
+    Reason,
+    Session,
+    duration_text,
+)
+
+
+@dataclass(slots=True)
+class Timing:
+    """Where the time of a run went, in seconds; and what kind of kernel it met."""
+
+    queued: float = 0.0
+    start: float = 0.0
+    execution: float = 0.0
+    started_from: str = "fresh"
+
+
+def milliseconds(seconds: float) -> float:
+    return round(seconds * 1000, 3)
+
+
+_REASON_ERRORS: dict[str, Failure] = {
+    Reason.DELETED: Failure(
+        "Session deleted", "The session was deleted during the run.", "SESSION_DELETED"
+    ),
+    Reason.RESTARTED: Failure(
+        "Session restarted", "The kernel was restarted during the run.", "SESSION_RESTARTED"
+    ),
+    Reason.STOPPED: Failure(
+        "Server stopped", "The server stopped during the run.", "SERVER_STOPPED"
+    ),
+}
+
+_EXIT_LABELS = {0: "ok", 130: "interrupted"}
+ERROR_LABELS = {
+    "EXECUTION_TIMEOUT": "timeout",
+    "SESSION_DELETED": "deleted",
+    "SESSION_RESTARTED": "restarted",
+    "SERVER_STOPPED": "stopped",
+    "OUTPUT_LIMIT": "output limit",
+    "KERNEL_DIED": "lost",
+}
+
+
+def error_event(end: Finished, timeout: float, error: EraError | None = None) -> Failure | None:
+    """The server's condition that ended the run, if one did.
+
+    `problem` kept the run from its kernel, or its output from the log.
+    """
+    if end.timed_out:
+        return Failure(
+            "Execution timeout",
+            f"The run did not end within {timeout:g} s.",
+            "EXECUTION_TIMEOUT",
+        )
+    exit_info = end.ending
+    if exit_info is not None and exit_info.reason in _REASON_ERRORS:
+        return _REASON_ERRORS[exit_info.reason]
+    if error is not None:
+        return Failure(error.title, error.message, error.code)
+    if exit_info is None or _is_interrupt(end, exit_info):
+        return None
+    if exit_info.reason is not None and exit_info.reason.startswith(Reason.OUTPUT_LIMIT):
+        return Failure("Output limit", f"The run was ended: {exit_info.reason}.", "OUTPUT_LIMIT")
+    if end.state == "preserved":  # a program beside the kernel ended, and nothing else
+        return None
+    return Failure(
+        "Kernel died",
+        f"The kernel's process ended during the run: {exit_info.cause}. Variables are lost; files "
+        "and data stay, and the next run starts a new kernel.",
+        "KERNEL_DIED",
+    )
+
+
+def _is_interrupt(end: Finished, exit_info: Ending) -> bool:
+    """Somebody wanted it to end, and it took its machine along: no condition of the server."""
+    if exit_info.reason is not None:
+        return exit_info.reason == Reason.INTERRUPTED
+    return end.interrupted and exit_info.signal == SIGINT
+
+
+def metric_label(end: Finished, error: Failure | None) -> str:
+    """How the run ended, in one of a few words that can be counted."""
+    if error is None:
+        return _EXIT_LABELS.get(end.exit_code, "error")
+    exit_info = end.ending
+    if exit_info is not None and exit_info.reason == Reason.CLIENT_GONE:
+        return "client gone"
+    return ERROR_LABELS.get(error.code, "failed")
+
+
+def _cause(end: Finished) -> str | None:
+    if end.timed_out:
+        return Reason.TIMEOUT.value
+    if end.cancelled:
+        return Reason.CANCELLED.value
+    return None if end.ending is None else end.ending.cause
+
+
+def done_event(
+    end: Finished,
+    timing: Timing,
+    *,
+    session: Session,
+    execution_id: str,
+    files_modified: int,
+    data: JsonObject,
+) -> Done:
+    """The last event of a run."""
+    return Done(
+        exit_code=end.exit_code,
+        duration=duration_text(timing.execution),
+        execution_time_ms=milliseconds(timing.execution),
+        files_modified=files_modified,
+        session_id=session.id,
+        execution_id=execution_id,
+        state=end.state,
+        started_from=timing.started_from,
+        kernel_generation=session.kernel_generation,
+        queued_ms=milliseconds(timing.queued),
+        start_ms=milliseconds(timing.start),
+        exception=end.exception,
+        cause=_cause(end),
+        data=data,
+    )
+
+
+def session_closed(reason: str) -> Finished:
+    """A run whose session ended before its kernel had it."""
+    return machine_ended(Ending(reason=reason))
+
+
+def machine_ended(exit_info: Ending) -> Finished:
+    """A run whose machine ended before it did."""
+    return Finished(exit_info.exit_code, state="lost", ending=exit_info)
+
+
+def cancelled_before_start(state: str) -> Finished:
+    """A run that its kernel never had, because somebody did not want it any more."""
+    return Finished(130, state=state, cancelled=True)

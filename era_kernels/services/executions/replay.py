@@ -1,0 +1,70 @@
+"""Replay: a finished execution as its log tells it, with an end also where the log lost its own.
+
+A log has no end when the disk was full at that moment, or when a power loss took what the index of
+executions, which is safer, still knows: that the execution ended, when, and how.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+
+from era_kernels.models import (
+    Done,
+    Event,
+    Execution,
+    Failure,
+    Recorded,
+    Session,
+    duration_text,
+    now,
+)
+from era_kernels.storage.log_reader import LogReader
+
+END_LOST = Failure(
+    "Output lost", "The rest of what this execution said could not be kept.", "STORAGE_FAILED"
+)
+
+
+async def replay(
+    log: LogReader, execution: Execution, session: Session, after: int = 0
+) -> AsyncIterator[list[Recorded]]:
+    """Batches of events after that sequence number; the last one of all is `Done`.
+
+    Raises ExecutionNotFound when the log is gone, StorageFailed.
+    """
+    batch: list[Recorded] = []
+    async with aclosing(log.read(after)) as batches:  # type: ignore[type-var]
+        async for batch in batches:
+            yield batch
+    last = batch[-1] if batch else await log.last_event()
+    if last is not None and isinstance(last.event, Done):
+        return
+    end = [END_LOST, _done_from_index(execution, session)]
+    time = execution.finished_at or now()
+    recorded = [Recorded(log.last_seq + n, time, event) for n, event in enumerate(end, 1)]
+    if found := [one for one in recorded if one.seq > after]:
+        yield found
+
+
+def _done_from_index(execution: Execution, session: Session) -> Event:
+    """The last event, by what the index of executions knows."""
+    started_at, finished_at = execution.started_at, execution.finished_at
+    seconds = (
+        max(0.0, (finished_at - started_at).total_seconds()) if started_at and finished_at else 0.0
+    )
+    return Done(
+        exit_code=execution.exit_code or 0,
+        duration=duration_text(seconds),
+        execution_time_ms=round(seconds * 1000, 3),
+        files_modified=0,
+        session_id=session.id,
+        execution_id=execution.id,
+        state="lost",
+        started_from="fresh",
+        kernel_generation=session.kernel_generation,
+        queued_ms=0.0,
+        start_ms=0.0,
+        cause=execution.cause,
+        data=session.data,
+    )

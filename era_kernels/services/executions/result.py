@@ -1,0 +1,266 @@
+"""The fold: a run's events become one answer, with bounded memory; pure."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from era_kernels.concurrency.cooperative import Stepwise, run_cooperatively
+from era_kernels.json_incremental import LARGE_BYTES, estimate_size, iterencode
+from era_kernels.models import (
+    ClearOutput,
+    Display,
+    Done,
+    Event,
+    ExceptionInfo,
+    Failure,
+    JsonObject,
+    Result,
+    Stderr,
+    Stdout,
+    UpdateDisplay,
+)
+
+RichEvent = Result | Display | UpdateDisplay
+
+
+@dataclass(slots=True)
+class RunResult:
+    """Everything a run produced; what only its end can tell is None while it goes on.
+
+    `results` are `{type, data, metadata}`; `failure` is the server's condition, if there was one.
+    """
+
+    execution_id: str
+    session_id: str
+    stdout: str = ""
+    stderr: str = ""
+    results: list[JsonObject] = field(default_factory=list)
+    truncated: bool = False
+    exit_code: int | None = None
+    execution_time_ms: float | None = None
+    duration: str | None = None
+    files_modified: int | None = None
+    data: JsonObject | None = None
+    exception: ExceptionInfo | None = None
+    state: str | None = None
+    started_from: str | None = None
+    kernel_generation: int | None = None
+    queued_ms: float | None = None
+    start_ms: float | None = None
+    cause: str | None = None
+    error: Failure | None = None
+
+
+class HeadTailBuffer:
+    """A growing text of which the first `bound` bytes and the last half as many are kept."""
+
+    __slots__ = ("_max_bytes", "_head", "_tail", "size")
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._head = bytearray()
+        self._tail = bytearray()  # of what comes after the head
+        self.size = 0
+
+    def add(self, text: str) -> None:
+        data = text.encode("utf-8", "replace")
+        self.size += len(data)
+        remaining = self._max_bytes - len(self._head)
+        self._head += data[:remaining]
+        self._tail += data[remaining:]
+        del self._tail[: max(0, len(self._tail) - self._max_bytes // 2)]
+
+    def text(self, max_bytes: int) -> str:
+        """The whole when it has at most `bound` bytes (≤ the clip's own), else head and tail."""
+        if self.size <= max_bytes:
+            return self._head.decode("utf-8", "replace")
+        half = max_bytes // 2
+        marker = f"\n[... {self.size - 2 * half} bytes left out ...]\n"
+        # A cut may fall inside a character: what is left of it is dropped.
+        return (
+            self._head[:half].decode("utf-8", "ignore")
+            + marker
+            + self._last_bytes(half).decode("utf-8", "ignore")
+        )
+
+    def _last_bytes(self, size: int) -> bytes | bytearray:
+        """That many bytes of the end."""
+        if len(self._tail) < size:
+            return (self._head + self._tail)[-size:]
+        return self._tail[len(self._tail) - size :]
+
+
+@dataclass(slots=True)
+class _DisplayGroup:
+    """The displays of one id: how many bytes they take together, and what updated them last."""
+
+    count: int = 0
+    size: int = 0
+    last_update: JsonObject = field(default_factory=dict)
+    newer_indexes: list[int] = field(default_factory=list)  # outputs that came after the update
+
+
+class RichOutputs:
+    """The rich outputs of a run: in order, updated in place, cleared when told, bounded.
+
+    What does not fit is replaced by a note, and when there is no room for that, left out. An update
+    costs the same however many outputs there are: a program may send any number of both.
+    """
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._items: list[JsonObject | _DisplayGroup] = []  # updated ones show what their id shows
+        self._groups: dict[str, _DisplayGroup] = {}
+        self._clear_next = False
+        self.size = 0
+        self.has_omissions = False
+
+    def add(
+        self, kind: str, event: Result | Display, display_id: str | None, size: int | None = None
+    ) -> None:
+        """`size` is that of the event's JSON, where it is known."""
+        if self._clear_next:
+            self.clear()
+        fitted = self._fit(kind, event, self._max_bytes - self.size, size)
+        if fitted is None:
+            return
+        item, size = fitted
+        if display_id is not None:
+            group = self._groups.setdefault(display_id, _DisplayGroup())
+            group.count += 1
+            group.size += size
+            group.newer_indexes.append(len(self._items))
+        self._items.append(item)
+        self.size += size
+
+    def update(self, event: UpdateDisplay, size: int | None = None) -> None:
+        group = None if event.display_id is None else self._groups.get(event.display_id)
+        if group is None:
+            return
+        remaining = (self._max_bytes - self.size + group.size) // group.count
+        fitted = self._fit("display_data", event, remaining, size)
+        if fitted is not None:
+            group.last_update, item_size = fitted
+            for index in group.newer_indexes:
+                self._items[index] = group
+            group.newer_indexes.clear()
+            self.size += item_size * group.count - group.size
+            group.size = item_size * group.count
+
+    def clear(self, wait: bool = False) -> None:
+        self._clear_next = wait
+        if not wait:
+            self._items.clear()
+            self._groups.clear()
+            self.size, self.has_omissions = 0, False
+
+    def results(self) -> list[JsonObject]:
+        return [
+            item.last_update if isinstance(item, _DisplayGroup) else item for item in self._items
+        ]
+
+    def _fit(
+        self, kind: str, event: RichEvent, remaining: int, size: int | None
+    ) -> tuple[JsonObject, int] | None:
+        """What is shown of it in so much room, and its size; None when there is no room at all."""
+        item: JsonObject = {"type": kind, "data": event.data, "metadata": event.metadata}
+        if size is None:
+            size = len(json.dumps(item))
+        if size > remaining:
+            self.has_omissions = True
+            placeholder = {"text/plain": f"[... {size} bytes left out ...]"}
+            item = {"type": kind, "data": placeholder, "metadata": {}}
+            size = len(json.dumps(item))
+        return (item, size) if size <= remaining else None
+
+
+class ResultBuilder:
+    """Takes events one after the other; `answer()` may be asked at any time.
+
+    `bound` is the number of bytes that stdout, stderr and results may have together in the answer;
+    past it the answer keeps head and tail and says `truncated`. Results go first, then the two
+    streams share the rest.
+    """
+
+    def __init__(self, execution_id: str, session_id: str, max_bytes: int) -> None:
+        self._ids = (execution_id, session_id)
+        self._max_bytes = max_bytes
+        self._stdout, self._stderr = HeadTailBuffer(max_bytes), HeadTailBuffer(max_bytes)
+        self._rich_outputs = RichOutputs(max_bytes)
+        self._error: Failure | None = None
+        self._done: Done | None = None
+
+    def add(self, events: Iterable[Event]) -> None:
+        for event in events:
+            self._add(event)
+
+    async def add_cooperatively(self, events: Iterable[Event]) -> None:
+        """The same on the event loop, which others have in between when there is much to do."""
+        for number, event in enumerate(events, 1):
+            if (
+                isinstance(event, Result | Display | UpdateDisplay)
+                and estimate_size(event.data) > LARGE_BYTES
+            ):
+                self._add(event, await run_cooperatively(_measure_stepwise(event)))
+            else:
+                self._add(event)
+            if number % 64 == 0:
+                await asyncio.sleep(0)
+
+    def _add(self, event: Event, size: int | None = None) -> None:
+        match event:
+            case Stdout():
+                self._stdout.add(event.content)
+            case Stderr():
+                self._stderr.add(event.content)
+            case Result():
+                self._rich_outputs.add("execute_result", event, None, size)
+            case Display():
+                self._rich_outputs.add("display_data", event, event.display_id, size)
+            case UpdateDisplay():
+                self._rich_outputs.update(event, size)
+            case ClearOutput():
+                self._rich_outputs.clear(event.wait)
+            case Failure():
+                self._error = event
+            case Done():
+                self._done = event
+
+    def result(self) -> RunResult:
+        out, err = self._stdout, self._stderr
+        remaining = max(0, self._max_bytes - self._rich_outputs.size)
+        stderr_size = min(err.size, max(remaining // 2, remaining - out.size))
+        run_result = RunResult(
+            *self._ids,
+            stdout=out.text(remaining - stderr_size),
+            stderr=err.text(stderr_size),
+            results=self._rich_outputs.results(),
+            truncated=out.size + err.size > remaining or self._rich_outputs.has_omissions,
+            error=self._error,
+        )
+        if self._done is not None:
+            _copy_done(run_result, self._done)
+        return run_result
+
+
+def _measure_stepwise(event: RichEvent) -> Stepwise[int]:
+    """Steps to the size of an event's JSON."""
+    size = 0
+    for piece in iterencode({"data": event.data, "metadata": event.metadata}):
+        size += len(piece)
+        yield
+    return size
+
+
+_DONE_FIELDS = (
+    "exit_code", "execution_time_ms", "duration", "files_modified", "data", "exception", "state",
+    "started_from", "kernel_generation", "queued_ms", "start_ms", "cause",
+)  # fmt: skip
+
+
+def _copy_done(run_result: RunResult, done: Done) -> None:
+    for name in _DONE_FIELDS:
+        setattr(run_result, name, getattr(done, name))

@@ -1,0 +1,199 @@
+"""Executions: what a kernel says is logged first, then published to any number of readers."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import secrets
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from functools import partial
+
+from era_kernels.errors import NotRunning
+from era_kernels.models import (
+    Execution,
+    ExecutionStatus,
+    Keyed,
+    Recorded,
+    Session,
+    Step,
+    now,
+)
+from era_kernels.services.executions.live import LiveExecution
+from era_kernels.services.executions.replay import replay
+from era_kernels.services.executions.result import ResultBuilder, RunResult
+from era_kernels.storage.execution_log import ExecutionStore
+from era_kernels.storage.log_reader import LogReader
+
+
+@dataclass(frozen=True, slots=True)
+class OutputText:
+    """One stream of an execution: `total` bytes, of which `read(start, stop)` gives a range."""
+
+    total: int
+    read: Callable[[int, int], AsyncIterator[bytes]]
+
+
+class ExecutionService:
+    """Finds executions, live or stored; opens and finishes the live ones."""
+
+    def __init__(
+        self, store: ExecutionStore, *, max_kept: int, max_kept_bytes: int, max_result_bytes: int
+    ) -> None:
+        self._store = store
+        self._max_kept = max_kept
+        self._max_kept_bytes = max_kept_bytes
+        self._max_result_bytes = max_result_bytes
+        self._live: dict[str, LiveExecution] = {}
+        # Ended, and not stored yet: on a full disk that may take long.
+        self._unsaved: dict[str, Execution] = {}
+
+    async def open(
+        self, session: Session, code: str, stored: bool = True, idempotency: Keyed | None = None
+    ) -> LiveExecution:
+        """A new execution, queued, with its log. Raises StorageFailed, InsufficientStorage."""
+        execution = Execution(f"exec-{secrets.token_hex(12)}", session.id, code, now())
+        log = await self._store.create(
+            execution,
+            session.directory,
+            session.language,
+            is_indexed=stored,
+            idempotency=idempotency,
+        )
+        live = LiveExecution(execution, log, self._max_result_bytes)
+        self._live[live.id] = live
+        return live
+
+    def start(self, live: LiveExecution) -> None:
+        """The kernel gets it now."""
+        live.execution = dataclasses.replace(
+            live.execution,
+            status=ExecutionStatus.RUNNING,
+            started_at=now(),
+            position=None,
+        )
+        self._store.update_soon(live.execution)
+
+    async def finish(self, live: LiveExecution, exit_code: int, cause: str | None) -> None:
+        """Tell that it has ended, keep the outcome, close the log. Raises StorageFailed."""
+        live.mark_finished(exit_code, cause)
+        self._unsaved[live.id] = live.execution
+        on_stored = partial(self._unsaved.pop, live.id)
+        try:
+            self._store.update_soon(live.execution, live.log, on_stored)
+        finally:
+            # From here on it is found in the store.
+            del self._live[live.id]
+            await live.log.aclose()
+
+    async def trim(self, session: Session) -> None:
+        """Drop the oldest executions past what is kept per session."""
+        await self._store.trim(session.id, session.directory, self._max_kept, self._max_kept_bytes)
+
+    async def get(self, session_id: str, execution_id: str) -> Execution:
+        """Raises ExecutionNotFound."""
+        live = self.find_live(session_id, execution_id)
+        if live is not None:
+            return live.execution
+        unsaved = self._unsaved.get(execution_id)
+        if unsaved is not None and unsaved.session_id == session_id:
+            return unsaved
+        return await self._store.get(session_id, execution_id)
+
+    async def find_unfinished(self, session_id: str, execution_id: str) -> LiveExecution | None:
+        """The execution, unless it has ended. Raises ExecutionNotFound."""
+        live = self.find_live(session_id, execution_id)
+        if live is None:
+            await self.get(session_id, execution_id)
+        return live
+
+    async def list_executions(
+        self, session_id: str, limit: int | None = None, offset: int = 0
+    ) -> tuple[list[Execution], int]:
+        """Executions of a session, oldest first, and how many there are."""
+        stored, total = await self._store.list_executions(session_id, limit, offset)
+        return [
+            self._live[one.id].execution if one.id in self._live else self._unsaved.get(one.id, one)
+            for one in stored
+        ], total
+
+    async def follow(
+        self, session: Session, execution_id: str, after: int = 0
+    ) -> AsyncIterator[list[Recorded]]:
+        """Events after a sequence number, then live ones. Raises ExecutionNotFound."""
+        live = self.find_live(session.id, execution_id)
+        if live is not None:
+            batches = live.follow_with_input(after)
+        else:
+            execution, log = await self._open_stored(session, execution_id)
+            batches = replay(log, execution, session, after)
+        async with aclosing(batches):  # type: ignore[type-var]
+            async for batch in batches:
+                yield batch
+
+    async def result(
+        self, session: Session, execution_id: str, wait_timeout: float = 0
+    ) -> tuple[Execution, RunResult]:
+        """The answer so far, after at most `wait` seconds; earlier when the execution ends."""
+        live = self.find_live(session.id, execution_id)
+        if live is not None:
+            if wait_timeout > 0:
+                await _wait_at_most(live.finished, wait_timeout)
+            return await live.partial_result()
+        execution, log = await self._open_stored(session, execution_id)
+        builder = ResultBuilder(execution_id, session.id, self._max_result_bytes)
+        async with aclosing(replay(log, execution, session)) as batches:  # type: ignore[type-var]
+            async for batch in batches:
+                await builder.add_cooperatively(item.event for item in batch)
+        return execution, builder.result()
+
+    async def find_by_key(self, session: Session, key: str) -> tuple[str, bytes] | None:
+        """The kept execution that a caller's key stands for, and the digest of its body."""
+        return await self._store.find_key(session.directory, key)
+
+    def release_key(self, live: LiveExecution) -> None:
+        """The key of a caller that it had is free again, for whoever looks from now on."""
+        self._store.release_key_soon(live.id)
+
+    async def interrupt(
+        self, session_id: str, execution_id: str
+    ) -> tuple[Execution, str, Sequence[Step]]:
+        """End an execution, and no other: how it ended, its `state`, and what that took.
+
+        Raises ExecutionNotFound, NotRunning.
+        """
+        live = self.find_live(session_id, execution_id)
+        if live is None:
+            await self.get(session_id, execution_id)
+            raise NotRunning("The execution has finished.", id=execution_id)
+        if live.interrupt is None:
+            raise NotRunning("The execution cannot be interrupted yet.", id=execution_id)
+        steps = await live.interrupt()
+        await live.finished.wait()
+        return live.execution, live.done_event.state if live.done_event else "lost", steps
+
+    async def text(self, session: Session, execution_id: str, stream: str) -> OutputText:
+        """What the execution wrote to `stdout` or `stderr` until now, as UTF-8."""
+        live = self.find_live(session.id, execution_id)
+        log = live.log if live else (await self._open_stored(session, execution_id))[1]
+        return OutputText(log.text_bytes[stream], lambda start, stop: log.text(stream, start, stop))
+
+    def find_live(self, session_id: str, execution_id: str) -> LiveExecution | None:
+        """A live execution."""
+        live = self._live.get(execution_id)
+        return live if live is not None and live.session_id == session_id else None
+
+    async def _open_stored(
+        self, session: Session, execution_id: str
+    ) -> tuple[Execution, LogReader]:
+        """One that has ended. Raises ExecutionNotFound, StorageFailed."""
+        execution = await self.get(session.id, execution_id)
+        return execution, await self._store.open_log(session.directory, execution_id)
+
+
+async def _wait_at_most(event: asyncio.Event, seconds: float) -> None:
+    try:
+        await asyncio.wait_for(event.wait(), seconds)
+    except TimeoutError:
+        return

@@ -1,0 +1,56 @@
+"""A look inside a session while it runs: the stack of an execution, and the variables."""
+
+from __future__ import annotations
+
+from era_kernels.errors import NotRunning, NotSupported
+from era_kernels.kernels.languages import Languages
+from era_kernels.models import ExecutionStatus, Frame, Variables
+from era_kernels.services.executions.service import ExecutionService
+from era_kernels.services.sessions import SessionService
+
+
+class InspectionService:
+    """Answers without a place in the queue, and without starting anything."""
+
+    def __init__(
+        self, sessions: SessionService, executions: ExecutionService, languages: Languages
+    ) -> None:
+        self._sessions = sessions
+        self._executions = executions
+        self._languages = languages
+
+    async def stack(self, session_id: str, execution_id: str) -> tuple[list[Frame], str]:
+        """The calls that the execution is in, innermost last, and the language.
+
+        None while its kernel only starts. Raises SessionNotFound, ExecutionNotFound, NotRunning,
+        NotSupported, KernelSilent.
+        """
+        session = await self._sessions.session(session_id)
+        live = await self._executions.find_unfinished(session_id, execution_id)
+        if live is None or live.execution.status is not ExecutionStatus.RUNNING:
+            raise _not_running(execution_id)
+        if live.is_command:
+            raise NotSupported("A program beside the kernel cannot tell its stack.")
+        self._check_capability(session.language, "stack")
+        frames = [] if live.control is None else await live.control.stack()
+        if live.finished.is_set():
+            raise _not_running(execution_id)
+        return frames, session.language
+
+    async def variables(self, session_id: str) -> Variables:
+        """Those of the session; none without a kernel.
+
+        Raises SessionNotFound, NotSupported, KernelSilent.
+        """
+        async with self._sessions.borrow(session_id) as live_session:
+            self._check_capability(live_session.session.language, "variables")
+            machine = live_session.ready_machine
+            return Variables() if machine is None else await machine.kernel.control.variables()
+
+    def _check_capability(self, language: str, capability: str) -> None:
+        if capability not in self._languages.resolve(language).capabilities:
+            raise NotSupported(f"The kernel of {language} cannot tell its {capability}.")
+
+
+def _not_running(execution_id: str) -> NotRunning:
+    return NotRunning("The execution is not running.", id=execution_id)

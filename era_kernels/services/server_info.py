@@ -1,0 +1,45 @@
+"""What the server can do and how it is: health, languages, limits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from era_kernels.errors import EraError
+from era_kernels.kernels.machine import KernelHost
+from era_kernels.models import Isolation, JsonObject
+from era_kernels.storage.database import Database
+
+
+class ServerInfo:
+    """Asks the parts; an unhealthy one is named."""
+
+    def __init__(self, host: KernelHost, database: Database, limits: Mapping[str, object]) -> None:
+        self._host = host
+        self._database = database
+        self._limits = dict(limits)
+
+    async def failures(self) -> dict[str, str]:
+        """The parts that are down, with a sentence each; empty when all is well."""
+        failed = {}
+        for name, check in (("store", self._database.check), ("kernels", self._host.check)):
+            try:
+                await check()
+            except EraError as problem:
+                failed[name] = problem.message
+        return failed
+
+    @property
+    def isolation(self) -> Isolation:
+        return self._host.isolation
+
+    def availability(self) -> dict[str, bool]:
+        """Language → does it run on this host."""
+        return {language.name: language.is_available for language in self._host.languages}
+
+    def languages(self) -> list[JsonObject]:
+        """What `GET /api/languages` lists."""
+        return [language.describe() for language in self._host.languages]
+
+    def limits(self) -> dict[str, object]:
+        """Setting → value, in bytes and seconds."""
+        return dict(self._limits)

@@ -1,0 +1,99 @@
+"""The pump: what a kernel says of a run goes to the log, then to the readers, until its end."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from contextlib import aclosing, contextmanager
+
+from era_kernels.errors import StorageFailed
+from era_kernels.kernels.control_client import ControlClient
+from era_kernels.kernels.exec_process import ExecProcess, FailedExec
+from era_kernels.kernels.machine import Machine
+from era_kernels.models import Ending, Finished, InputRequest, Output, Reason, Request
+from era_kernels.services.executions.live import LiveExecution
+from era_kernels.services.executions.outcome import machine_ended
+
+OUTPUT_LOST = "the output of the run could not be kept"
+
+
+async def pump_kernel(
+    execution: LiveExecution, machine: Machine, request: Request, max_bytes: int
+) -> Finished:
+    """Run the request and publish what it says; how it ended.
+
+    A run whose log grows past `most` bytes is ended. So is one that cannot be written down: a
+    program must not go on when nobody can see what it does.
+    """
+    try:
+        with _attached(execution, machine.kernel.control):
+            return await _pump_batches(
+                execution, machine.kernel.execute(request), max_bytes, machine.aclose
+            )
+    except Exception as problem:
+        await machine.aclose(OUTPUT_LOST)
+        if not isinstance(problem, StorageFailed):
+            raise
+        execution.error = problem
+        return machine_ended(machine.ended.result())
+
+
+@contextmanager
+def _attached(execution: LiveExecution, control: ControlClient) -> Iterator[None]:
+    """What the run asks comes from there; who asks for its stack gets it from there."""
+    execution.control = control
+    try:
+        with execution.stdin.attach(control):
+            yield
+    finally:
+        execution.control = None
+
+
+async def pump_command(
+    execution: LiveExecution, process: ExecProcess | FailedExec, timeout: float, max_bytes: int
+) -> Finished:
+    """The same for a program beside the kernel, which alone is ended."""
+    try:
+        return await _pump_batches(execution, process.events(timeout), max_bytes, process.kill)
+    except Exception as problem:
+        await process.kill(OUTPUT_LOST)
+        if not isinstance(problem, StorageFailed):
+            raise
+        execution.error = problem
+        exit_info = Ending(reason=OUTPUT_LOST)
+        return Finished(exit_info.exit_code, ending=exit_info)
+
+
+async def _pump_batches(
+    execution: LiveExecution,
+    stream: AsyncGenerator[list[Output | Finished], None],
+    max_bytes: int,
+    terminate: Callable[[str], Awaitable[None]],
+) -> Finished:
+    async with aclosing(stream) as batches:
+        async for batch in batches:
+            last = batch[-1]
+            events = [
+                event
+                for event in batch
+                if not isinstance(event, Finished)
+                and (not isinstance(event, InputRequest) or execution.stdin.offer(event))
+            ]
+            if events:
+                await execution.publish(events)
+            if isinstance(last, Finished):
+                return last
+            if execution.log.size > max_bytes:
+                await terminate(f"{Reason.OUTPUT_LIMIT} {format_size(max_bytes)}")
+    raise RuntimeError("the events of a run ended without an end")
+
+
+def format_size(size: int) -> str:
+    """A size for people, in powers of 1024.
+
+    >>> format_size(1 << 30), format_size(10 << 20), format_size(1000)
+    ('1 GiB', '10 MiB', '1000 bytes')
+    """
+    for unit, name in ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")):
+        if size >= unit and size % unit == 0:
+            return f"{size // unit} {name}"
+    return f"{size} bytes"

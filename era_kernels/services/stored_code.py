@@ -1,0 +1,48 @@
+"""The code stored with a session: shown, replaced, and run where a run brings none."""
+
+from __future__ import annotations
+
+from era_kernels.errors import InvalidRequest, NotFound
+from era_kernels.services.sessions import SessionService
+from era_kernels.services.validation import check_json_size
+from era_kernels.storage.stored_code import CodeStore, StoredCode
+
+
+class StoredCodeService:
+    """Finds a session's code and replaces it, durably."""
+
+    def __init__(self, sessions: SessionService, store: CodeStore) -> None:
+        self._sessions = sessions
+        self._store = store
+
+    async def get(self, session_id: str) -> StoredCode:
+        """Raises SessionNotFound, NotFound where there is none."""
+        stored = await self._find(session_id)
+        if stored is None:
+            raise NotFound(
+                f"No code is stored in the session {session_id}.",
+                hint=f"Store some with PUT /api/sessions/{session_id}/code and a body like "
+                '{"code": "…"}.',
+            )
+        return stored
+
+    async def put(self, session_id: str, code: str, description: str | None = None) -> StoredCode:
+        """Replace it; without a description the old one stays. Raises SessionNotFound, TooLarge."""
+        check_json_size(description, "description")
+        session = await self._sessions.session(session_id)
+        return await self._store.put(session, code, description)
+
+    async def get_text(self, session_id: str) -> str:
+        """What a run without code runs. Raises SessionNotFound, InvalidRequest."""
+        stored = await self._find(session_id)
+        if stored is None:
+            raise InvalidRequest(
+                "`code` is required: the request has none, and none is stored in the session.",
+                details=[{"field": "code", "problem": "is required"}],
+                hint=f"PUT /api/sessions/{session_id}/code stores what runs without `code` run.",
+            )
+        return stored.code
+
+    async def _find(self, session_id: str) -> StoredCode | None:
+        session = await self._sessions.session(session_id)
+        return await self._store.find(session.directory)

@@ -1,0 +1,64 @@
+"""The examples work as they are, against a real server, and clean up after themselves."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.client import Client
+from tests.server_process import Server
+
+DIRECTORY = Path(__file__).parents[2] / "examples"
+EXAMPLES = sorted(file for file in DIRECTORY.iterdir() if file.suffix in (".py", ".sh"))
+NOBODY = "http://127.0.0.1:9"  # a port on which nothing listens
+
+
+def run(example: Path, url: str) -> subprocess.CompletedProcess[str]:
+    """The example as a user would run it, with the server's address in ERA_URL."""
+    if example.suffix == ".sh" and shutil.which("curl") is None:
+        pytest.skip("curl is not installed")
+    interpreter = "sh" if example.suffix == ".sh" else sys.executable
+    return subprocess.run(
+        [interpreter, str(example)],
+        env={**os.environ, "ERA_URL": url},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.name)
+def test_example(server: Server, client: Client, example: Path) -> None:
+    """An example ends well, prints what it did, and leaves no session behind."""
+    ended = run(example, server.base_url)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert ended.stderr == ""
+    assert len(ended.stdout.splitlines()) >= 4
+    assert client.http.get("/api/sessions").json()["total"] == 0
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.name)
+def test_example_without_a_server(example: Path) -> None:
+    """An example that cannot reach the server fails."""
+    assert run(example, NOBODY).returncode != 0
+
+
+def test_every_section_has_an_example() -> None:
+    """One example for each section of the API, and one for the shell."""
+    assert {example.stem for example in EXAMPLES} >= {
+        "exec", "execute", "sessions", "run_and_state", "stream", "executions", "duplicate",
+        "files", "stored_code", "log", "tour", "inside",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.name)
+def test_address(example: Path) -> None:
+    """An example takes the address from ERA_URL, else the server's default one."""
+    text = example.read_text()
+    assert "ERA_URL" in text
+    assert "http://127.0.0.1:8787" in text

@@ -1,0 +1,126 @@
+"""Real servers in processes of their own, started by the console command as users start them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+
+COMMAND = Path(sys.executable).parent / "era-kernels"
+START_TIMEOUT = 60.0  # seconds until a server must be up
+STOP_TIMEOUT = 30.0  # seconds until it must be gone after SIGTERM
+
+
+@dataclass
+class Server:
+    """A server in a process of its own, and how it was started."""
+
+    process: subprocess.Popen[str]
+    base_url: str
+    ready_line: str
+    data_dir: Path
+    log: Path
+
+    def stop(self) -> int:
+        """End it as a service manager would; its exit code."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(STOP_TIMEOUT)
+
+    def kill(self) -> None:
+        """End it as a power cut would."""
+        self.process.kill()
+        self.process.wait(STOP_TIMEOUT)
+
+    @property
+    def log_text(self) -> str:
+        """What it has logged until now."""
+        return self.log.read_text(errors="replace")
+
+
+@dataclass
+class Launcher:
+    """Starts servers on one data directory, one after the other."""
+
+    data_dir: Path
+    servers: list[Server] = field(default_factory=list)
+
+    def start(self, *flags: str, env: Mapping[str, str] | None = None) -> Server:
+        """A server that is up, on a free port."""
+        log = self.data_dir.parent / f"server-{len(self.servers)}.log"
+        command = [str(COMMAND), "serve", "--port", "0", *flags]
+        with log.open("w") as sink:
+            process = subprocess.Popen(
+                [*command, "--data-dir", str(self.data_dir)],
+                stdout=subprocess.PIPE,
+                stderr=sink,
+                stdin=subprocess.DEVNULL,
+                text=True,
+                env={**os.environ, "ERA_LOG_FORMAT": "json", **(env or {})},
+                start_new_session=True,
+            )
+        assert process.stdout is not None
+        with process.stdout:
+            line = process.stdout.readline()
+        if "http://" not in line:
+            process.wait(START_TIMEOUT)
+            raise RuntimeError(f"the server did not start: {line}{log.read_text()}")
+        url = next(word for word in line.split() if word.startswith("http://"))
+        server = Server(process, url, line, self.data_dir, log)
+        self.servers.append(server)
+        return server
+
+    def stop_all(self) -> None:
+        """End what still runs."""
+        for server in self.servers:
+            if server.process.poll() is None:
+                server.stop()
+
+
+@contextmanager
+def temporary_launcher() -> Iterator[Launcher]:
+    """A launcher with a data directory of its own; all its servers are gone afterwards."""
+    with tempfile.TemporaryDirectory(prefix="era-test-") as directory:
+        launcher = Launcher(Path(directory) / "data")
+        try:
+            yield launcher
+        finally:
+            launcher.stop_all()
+
+
+# A session's program prints where it is in the host's list of processes, for `host_pid`.
+PRINT_PID = "import os; print(os.getpid(), os.readlink('/proc/self/ns/pid'))"
+
+
+def host_pid(printed: str) -> int:
+    """The pid on the host of a process that ran PRINT_PID: inside walls it has another."""
+    pid, namespace = printed.split()
+    for process in psutil.process_iter():
+        with suppress(OSError):
+            if str(Path(f"/proc/{process.pid}/ns/pid").readlink()) == namespace:
+                status = Path(f"/proc/{process.pid}/status").read_text()
+                line = next(line for line in status.splitlines() if line.startswith("NSpid"))
+                if line.split()[-1] == pid:
+                    return int(process.pid)
+    raise LookupError(printed)
+
+
+UNSANDBOXED_FLAGS = ("--allow-unsandboxed", "--strongest-tier", "4")  # flags
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 10) -> bool:
+    """Whether the condition came true in time."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.01)
+    return True

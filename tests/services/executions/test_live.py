@@ -1,0 +1,215 @@
+"""One execution: its latest events, and those who follow it while it runs."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Sequence
+from contextlib import aclosing
+
+import pytest
+
+from era_kernels.errors import InsufficientStorage, StorageFailed
+from era_kernels.models import (
+    Display,
+    Event,
+    Recorded,
+    Session,
+    Stderr,
+    Stdout,
+    now,
+)
+from era_kernels.services.executions.live import MAX_RECENT_BYTES, LiveExecution, RecentEvents
+from tests.services.executions.test_result import DONE
+from tests.services.service_fixture import Services, events_of, recorded_of
+
+BLOCK = "x" * (MAX_RECENT_BYTES // 4)
+
+
+def recorded(*texts: str, first: int = 1) -> list[Recorded]:
+    return [Recorded(first + n, now(), Stdout(text)) for n, text in enumerate(texts)]
+
+
+def seqs(batch: Sequence[Recorded] | None) -> list[int] | None:
+    return None if batch is None else [item.seq for item in batch]
+
+
+class ManualExecution:
+    """An execution that a test appends to by hand."""
+
+    def __init__(self, services: Services, session: Session, running: LiveExecution) -> None:
+        self.services = services
+        self.session = session
+        self.running = running
+
+    @classmethod
+    async def open(cls, services: Services) -> ManualExecution:
+        session = await services.create()
+        return cls(services, session, await services.executions.open(session, "code"))
+
+    async def finish(self) -> None:
+        await self.running.publish([DONE])
+        await self.services.executions.finish(self.running, 1, "exit 1")
+
+    def fail_appends(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        async def append(events: Sequence[Event]) -> list[Recorded]:
+            raise InsufficientStorage("No room.")
+
+        monkeypatch.setattr(self.running.log, "append", append)
+
+
+# ---------------------------------------------------------------- the tail
+
+
+def test_recent_events_after_a_number() -> None:
+    """Any place within the tail is a place to go on from."""
+    tail = RecentEvents()
+    assert seqs(tail.after(0)) == []
+    tail.extend(recorded("a", "b", "c"))
+    assert [seqs(tail.after(seq)) for seq in (0, 1, 3, 9)] == [[1, 2, 3], [2, 3], [], []]
+
+
+def test_recent_events_are_bounded() -> None:
+    """What is too old is only in the file."""
+    tail = RecentEvents(max_bytes=1000)
+    for seq in range(1, 100):
+        tail.extend(recorded("x" * 100, first=seq))
+    assert tail.after(0) is None
+    assert tail.after(90) is None
+    assert seqs(tail.after(97)) == [98, 99]
+
+
+def test_recent_events_have_the_last_batch_whatever_its_size() -> None:
+    """A reader that keeps pace never needs the file, nor one that waits for an unlogged end."""
+    tail = RecentEvents(max_bytes=1000)
+    tail.extend(recorded("a"))
+    tail.extend(recorded("x" * 5000, "y" * 5000, first=2))
+    assert seqs(tail.after(1)) == [2, 3]
+    assert tail.after(0) is None
+
+
+def test_recent_events_keep_the_newest_when_nothing_is_added() -> None:
+    """An empty batch after much was said leaves the newest event where readers look for it."""
+    tail = RecentEvents(max_bytes=10)
+    events = recorded("x" * 100)
+    tail.extend(events)
+    tail.extend([])
+    assert tail.after(0) == events
+
+
+def test_recent_events_count_rich_outputs() -> None:
+    """Rich outputs count by what they hold."""
+    tail = RecentEvents(max_bytes=1000)
+    for seq in range(1, 4):
+        tail.extend([Recorded(seq, now(), Display({"image/png": "x" * 900}))])
+    assert tail.after(0) is None
+    assert seqs(tail.after(2)) == [3]
+
+
+# ---------------------------------------------------------------- followers
+
+
+@pytest.mark.gen_test
+async def test_reader_gets_everything_once(services: Services) -> None:
+    """A reader from the start and one from the middle get each event once, in order."""
+    live = await ManualExecution.open(services)
+    await live.running.publish([Stdout("a"), Stderr("b")])
+    readers = [asyncio.create_task(recorded_of(live.running, after)) for after in (0, 1)]
+    await asyncio.sleep(0)
+    await live.running.publish([Stdout("c")])
+    await live.finish()
+    first, second = await asyncio.gather(*readers)
+    assert seqs(first) == [1, 2, 3, 4]
+    assert seqs(second) == [2, 3, 4]
+    assert [item.event for item in first] == [Stdout("a"), Stderr("b"), Stdout("c"), DONE]
+
+
+@pytest.mark.gen_test
+async def test_slow_reader_reads_the_file(services: Services) -> None:
+    """A reader that stays far behind gets everything exactly once, in order, then goes live."""
+    live = await ManualExecution.open(services)
+    got: list[Recorded] = []
+    async with aclosing(live.running.follow()) as batches:  # type: ignore[type-var]
+        await live.running.publish([Stdout("0")])
+        got += await anext(batches)
+        for n in range(1, 30):
+            await live.running.publish([Stdout(f"{n} {BLOCK}")])
+        got += await anext(batches)
+        for n in range(30, 60):
+            await live.running.publish([Stdout(f"{n} {BLOCK}")])
+        while len(got) < 60:
+            got += await anext(batches)
+        await live.finish()
+        got += [item async for batch in batches for item in batch]
+    assert seqs(got) == list(range(1, 62))
+    numbers = [item.event.content.split()[0] for item in got if isinstance(item.event, Stdout)]
+    assert numbers == [str(n) for n in range(60)]
+
+
+@pytest.mark.gen_test
+async def test_slow_reader_of_a_run_that_has_ended(services: Services) -> None:
+    """The end of the run does not take the file away from those who still read it."""
+    live = await ManualExecution.open(services)
+    for _ in range(10):
+        await live.running.publish([Stdout(BLOCK)])
+    await live.finish()
+    assert seqs(await recorded_of(live.running)) == list(range(1, 12))
+
+
+@pytest.mark.gen_test
+async def test_end_that_cannot_be_logged(
+    services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also a slow reader is told an end that the log could not take, however large it is."""
+    live = await ManualExecution.open(services)
+    for _ in range(10):
+        await live.running.publish([Stdout(BLOCK)])
+    live.fail_appends(monkeypatch)
+    with pytest.raises(InsufficientStorage):
+        await live.running.publish([Stdout("lost")])
+    end: list[Event] = [Stderr(BLOCK * 5), DONE]
+    live.running.publish_unlogged(end)
+    await services.executions.finish(live.running, 1, "exit 1")
+    events = await events_of(live.running)
+    assert events == [Stdout(BLOCK)] * 10 + end
+    _, answer = await live.running.partial_result()
+    assert (answer.exit_code, answer.stderr) == (1, BLOCK * 5)
+
+
+@pytest.mark.gen_test
+async def test_nothing_is_told_that_was_not_logged(
+    services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When the log cannot take a batch, readers do not see it."""
+    live = await ManualExecution.open(services)
+    live.fail_appends(monkeypatch)
+    with pytest.raises(InsufficientStorage):
+        await live.running.publish([Stdout("a")])
+    assert live.running._recent.last_seq == 0
+    await services.executions.finish(live.running, 1, None)
+    assert await events_of(live.running) == []
+
+
+@pytest.mark.gen_test
+async def test_log_that_lost_events_is_no_endless_wait(services: Services) -> None:
+    """A reader that needs events which the file does not have is told so."""
+    live = await ManualExecution.open(services)
+    for _ in range(10):
+        await live.running.publish([Stdout(BLOCK)])
+    os.truncate(live.running.log._path, 0)
+    with pytest.raises(StorageFailed, match="lost events"):
+        await recorded_of(live.running)
+    await live.running.log.aclose()
+
+
+@pytest.mark.gen_test
+async def test_reader_that_leaves(services: Services) -> None:
+    """A reader that is cancelled disturbs neither the run nor the other readers."""
+    live = await ManualExecution.open(services)
+    readers = [asyncio.create_task(recorded_of(live.running)) for _ in range(2)]
+    await live.running.publish([Stdout("a")])
+    readers[0].cancel()
+    await live.finish()
+    assert seqs(await readers[1]) == [1, 2]
+    with pytest.raises(asyncio.CancelledError):
+        await readers[0]

@@ -1,0 +1,504 @@
+"""Programs beside the queue: executions that wait for nobody, and end with their machine."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+import sys
+
+import pytest
+
+from era_kernels.errors import (
+    Capacity,
+    EraError,
+    InvalidRequest,
+    KernelStartFailed,
+    QueueFull,
+    SessionNotFound,
+    ShuttingDown,
+    StorageFailed,
+)
+from era_kernels.models import Ending, ExecutionStatus, Reason
+from era_kernels.services.session.machine_opener import START_NOT_RECORDED
+from era_kernels.services.session.pump import OUTPUT_LOST
+from tests.fakes import make_start_error
+from tests.services.conftest import OpenServices
+from tests.services.service_fixture import (
+    DATA,
+    Services,
+    end_of,
+    failing,
+    sleep_briefly,
+    sleep_steps,
+)
+
+
+@pytest.fixture
+def limited_services(open_services: OpenServices) -> Services:
+    """One machine, and two programs in a session."""
+    return open_services(max_queue=2, max_kernels=1)
+
+
+@pytest.fixture
+def services_with_small_output(open_services: OpenServices) -> Services:
+    """Little may be said."""
+    return open_services(max_execution_output=1000)
+
+
+async def wait_idle(services: Services) -> None:
+    """Until no program and no run is left in s1."""
+    async with services.sessions.borrow("s1") as live:
+        await live.wait_idle()
+
+
+@pytest.mark.gen_test
+async def test_program_is_an_execution(services: Services) -> None:
+    """It is listed with its text, and answered like a run; no kernel is started for it."""
+    await services.create()
+    running = await services.exec("out a\nerr b\nwrite f x\nexit 3")
+    answer = await running.result()
+    assert (answer.stdout, answer.stderr, answer.exit_code) == ("a\n", "b\n", 3)
+    assert (answer.state, answer.started_from) == ("preserved", "fresh")
+    assert (answer.files_modified, answer.kernel_generation, answer.queued_ms) == (1, 0, 0.0)
+    assert not services.host.machines[0].has_kernel
+    [listed], _ = await services.executions.list_executions("s1")
+    assert (listed.code, listed.exit_code) == ("out a\nerr b\nwrite f x\nexit 3", 3)
+    assert (await services.session()).last_run_at is not None
+    assert (await services.sessions.get("s1")).status == "stopped"
+
+
+@pytest.mark.gen_test
+async def test_what_it_read_is_not_kept(services: Services) -> None:
+    """A large text is gone with its program, and not when the collector comes round."""
+    await services.create()
+    text = "x" * 1000
+    before = sys.getrefcount(text)
+    gc.disable()
+    try:
+        await (await services.exec("out a", stdin=text)).result()
+        await wait_idle(services)
+        services.host.machines[0].programs[0].stdin = None  # the fake's own
+        async with asyncio.timeout(2):
+            while sys.getrefcount(text) != before:
+                await sleep_briefly()
+    finally:
+        gc.enable()
+
+
+@pytest.mark.gen_test
+async def test_what_it_is_given(services: Services) -> None:
+    """Its variables, which never win over the session's, and what it reads."""
+    await services.create()
+    env = {"A": "1", "ERA_SESSION_ID": "other"}
+    running = await services.exec(
+        "env A\nenv ERA_SESSION_ID", env=env, stdin="text", base_url="http://x"
+    )
+    assert (await running.result()).stdout == "1s1"
+    assert services.host.machines[0].programs[0].stdin == "text"
+
+
+@pytest.mark.gen_test
+async def test_it_waits_for_no_run(services: Services) -> None:
+    """Neither waits for the other; both are in one machine, and the session counts no run more."""
+    await services.create()
+    run = await services.submit("gate run")
+    await services.until_running(1)
+    program = await services.exec("out now")
+    assert (await program.result()).stdout == "now\n"
+    services.gates["run"].set()
+    await run.result()
+    program = await services.exec("gate program")
+    await services.until_commands(2)
+    assert (await services.sessions.get("s1")).status == "idle"
+    assert services.sessions.run_counts() == []
+    assert (await services.run("out 2")).stdout == "2\n"
+    services.gates["program"].set()
+    await program.result()
+    assert len(services.host.machines) == 1
+    assert (await services.session()).kernel_generation == 1
+
+
+@pytest.mark.gen_test
+async def test_many_and_a_run_at_once(services: Services) -> None:
+    """They share one machine, whoever opens it."""
+    await services.create()
+    programs = [await services.exec(f"out {n}") for n in range(20)]
+    run = await services.submit("out run")
+    assert (await run.result()).started_from == "fresh"
+    answers = [await program.result() for program in programs]
+    assert [one.stdout for one in answers] == [f"{n}\n" for n in range(20)]
+    assert len(services.host.machines) == 1
+
+
+@pytest.mark.gen_test
+async def test_room(limited_services: Services) -> None:
+    """There is a bound; what is refused leaves nothing, and a place is free after an end."""
+    services = limited_services
+    await services.create()
+    await services.create("s2")
+    programs = [await services.exec("gate a") for _ in range(2)]
+    with pytest.raises(QueueFull) as caught:
+        await services.exec("out c")
+    assert caught.value.retry_after
+    with pytest.raises(Capacity):
+        await services.exec("out c", session_id="s2")
+    with pytest.raises(InvalidRequest):
+        await services.exec("out c", timeout=1e9)
+    services.gates["a"].set()
+    for program in programs:
+        await program.result()
+    await wait_idle(services)
+    assert (await (await services.exec("out c")).result()).stdout == "c\n"
+    with pytest.raises(Capacity):  # the machine is still there
+        await services.exec("out c", session_id="s2")
+    await services.sessions.delete("s1")
+    assert services.kernel_limiter.borrowed == 0
+    assert (await (await services.exec("out c", session_id="s2")).result()).stdout == "c\n"
+
+
+# ---------------------------------------------------------------- interrupts
+
+
+@pytest.mark.gen_test
+async def test_interrupt(services: Services) -> None:
+    """It ends this one and nothing else; the steps end when the execution has."""
+    await services.create()
+    other = await services.exec("gate other")
+    running = await services.exec("out a\nwait")
+    await services.until_commands(2)
+    assert running.interrupt is not None
+    steps = await running.interrupt()
+    assert [step.action for step in steps] == ["interrupt", "ended"]
+    assert running.execution.status is ExecutionStatus.FINISHED
+    assert (await running.result()).exit_code == 130
+    assert not other.finished.is_set()
+    services.gates["other"].set()
+    assert (await other.result()).exit_code == 0
+
+
+@pytest.mark.gen_test
+async def test_interrupt_of_one_that_has_not_begun(services: Services) -> None:
+    """It is cancelled at once, and never begins; the walls are there for the next one."""
+    await services.create()
+    services.host.open_gate = asyncio.Event()
+    running = await services.exec("out a")
+    assert running.interrupt is not None
+    await sleep_briefly()
+    steps = await asyncio.wait_for(running.interrupt(), 10)
+    assert [step.action for step in steps] == ["cancel", "ended"]
+    next_one = await services.exec("gate b")
+    await sleep_briefly()
+    services.host.open_gate.set()
+    await services.until_commands(1)
+    answer = await running.result()
+    assert (answer.exit_code, answer.cause, answer.stdout) == (130, "cancelled", "")
+    assert answer.error is None
+    services.gates["b"].set()
+    assert (await next_one.result()).exit_code == 0
+    assert [len(machine.programs) for machine in services.host.machines] == [1]
+    await wait_idle(services)
+    assert services.kernel_limiter.borrowed == 1
+
+
+@pytest.mark.gen_test
+async def test_it_waits_for_no_kernel_that_starts(services: Services) -> None:
+    """Where walls stand, a kernel may take its time to start in them."""
+    await services.create()
+    await (await services.exec("out a")).result()
+    services.host.machines[0].start_gate = asyncio.Event()
+    run = await services.submit("out b")
+    await services.until_starting()
+    program = await services.exec("out c")
+    assert (await asyncio.wait_for(program.result(), 10)).stdout == "c\n"
+    services.host.machines[0].start_gate.set()
+    assert (await run.result()).stdout == "b\n"
+
+
+# ---------------------------------------------------------------- ends of others
+
+
+@pytest.mark.parametrize(
+    ("ending", "code"),
+    [
+        (Ending(reason=Reason.RESTARTED), "SESSION_RESTARTED"),
+        (Ending(reason="out of memory at 512 MB"), "KERNEL_DIED"),
+    ],
+)
+@pytest.mark.gen_test
+async def test_end_of_the_machine(services: Services, ending: Ending, code: str) -> None:
+    """Programs end with 137 and the reason, and say that variables are lost."""
+    await services.create()
+    running = await services.exec("out a\nwait")
+    await services.until_commands(1)
+    services.host.machines[0].die(ending)
+    codes, done = await end_of(running)
+    assert codes == [code]
+    assert (done.exit_code, done.state, done.cause) == (137, "lost", ending.cause)
+    assert (await services.run("out b")).started_from == "fresh"
+
+
+@pytest.mark.gen_test
+async def test_restart(services: Services) -> None:
+    """Programs end with it, are told before it answers, and a kernel is there afterwards."""
+    await services.create()
+    running = await services.exec("wait")
+    await services.until_commands(1)
+    assert await services.sessions.restart("s1", "") == 1
+    assert (await end_of(running))[1].cause == "restarted"
+    assert (await services.sessions.get("s1")).status == "idle"
+
+
+@pytest.mark.gen_test
+async def test_restart_while_others_come(services: Services) -> None:
+    """A program that comes during a restart has the next machine, and is not waited for."""
+    await services.create()
+    run = await services.submit("wait")
+    await services.until_running(1)
+    async with services.sessions.borrow("s1") as live:
+        tracker = live._tracker  # whoever has its lock keeps the run from being settled
+    async with tracker.lock:
+        restarting = asyncio.ensure_future(services.sessions.restart("s1", ""))
+        while not services.host.machines[0].ended.done():
+            await sleep_briefly()
+        program = await services.exec("gate a\nout a")
+        while len(services.host.machines) < 2:
+            await sleep_briefly()
+    assert await asyncio.wait_for(restarting, 10) == 2
+    assert (await end_of(run))[1].cause == "restarted"
+    assert not program.finished.is_set()
+    services.gates["a"].set()
+    assert (await program.result()).stdout == "a\n"
+
+
+@pytest.mark.gen_test
+async def test_deletion(services: Services) -> None:
+    """So they do when the session is deleted, also those that only wait for walls."""
+    await services.create()
+    running = await services.exec("wait")
+    await services.until_commands(1)
+    await services.sessions.delete("s1")
+    codes, done = await end_of(running)
+    assert (codes, done.exit_code) == (["SESSION_DELETED"], 137)
+    await services.create()
+    services.host.open_gate = asyncio.Event()
+    running = await services.exec("wait")
+    await sleep_briefly()
+    await services.sessions.delete("s1")
+    assert (await end_of(running))[0] == ["SESSION_DELETED"]
+    with pytest.raises(SessionNotFound):
+        await services.exec("out a")
+
+
+@pytest.mark.gen_test
+async def test_deletion_while_a_kernel_starts(services: Services) -> None:
+    """Programs are told of the deletion also when the kernel is the first to notice it."""
+    await services.create()
+    program = await services.exec("wait")
+    await services.until_commands(1)
+    await services.store.delete("s1")
+    with pytest.raises(SessionNotFound):
+        await services.run("out a")
+    codes, done = await end_of(program)
+    assert (codes, done.cause) == (["SESSION_DELETED"], "session deleted")
+
+
+@pytest.mark.gen_test
+async def test_start_that_cannot_be_recorded(
+    services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No kernel runs code then; programs beside it are told why they ended."""
+    await services.create()
+    program = await services.exec("wait")
+    await services.until_commands(1)
+    monkeypatch.setattr(services.store, "update", failing(StorageFailed("No.")))
+    with pytest.raises(StorageFailed):
+        await services.run("out a")
+    codes, done = await end_of(program)
+    assert (codes, done.exit_code, done.cause) == (["KERNEL_DIED"], 137, START_NOT_RECORDED)
+
+
+@pytest.mark.gen_test
+async def test_shutdown(services: Services) -> None:
+    """The grace of a run is theirs, too; then they end."""
+    await services.create()
+    running = await services.exec("gate a\nout a")
+    await services.until_commands(1)
+    draining = asyncio.ensure_future(services.sessions.drain(20))
+    await sleep_briefly()
+    with pytest.raises(ShuttingDown):
+        await services.exec("out b")
+    assert not draining.done()
+    services.gates["a"].set()
+    await asyncio.wait_for(draining, 10)
+    assert (await running.result()).stdout == "a\n"
+
+
+@pytest.mark.gen_test
+async def test_grace_ends(services: Services) -> None:
+    """Who takes longer is told that the server stopped."""
+    await services.create()
+    running = await services.exec("wait")
+    await services.until_commands(1)
+    await services.sessions.drain(0.01)
+    await services.sessions.aclose()
+    assert (await end_of(running))[0] == ["SERVER_STOPPED"]
+
+
+@pytest.mark.gen_test
+async def test_session_with_a_program_is_not_evicted(services: Services) -> None:
+    """It is not forgotten, nor does its time run out, while a program runs."""
+    await services.create()
+    running = await services.exec("gate a")
+    async with services.sessions.borrow("s1") as live:
+        pass
+    assert not live.is_evictable
+    assert live.idle_since is None
+    services.gates["a"].set()
+    await running.result()
+    await live.wait_idle()
+    assert live.idle_since is not None
+
+
+# ---------------------------------------------------------------- failures
+
+
+@pytest.mark.gen_test
+async def test_sandbox_that_cannot_start(services: Services) -> None:
+    """The caller is told; the next one tries again."""
+    await services.create()
+    services.host.open_error = make_start_error()
+    with pytest.raises(KernelStartFailed):
+        await (await services.exec("out a")).result()
+    assert (await (await services.exec("out a")).result()).stdout == "a\n"
+
+
+@pytest.mark.gen_test
+async def test_bug(services: Services) -> None:
+    """A bug in the server is told as one, and nothing waits for the program any more."""
+    await services.create()
+    running = await services.exec("bug")
+    with pytest.raises(EraError, match="inside the server"):
+        await running.result()
+    await wait_idle(services)
+    assert (await (await services.exec("out a")).result()).stdout == "a\n"
+
+
+@pytest.mark.gen_test
+async def test_log_that_cannot_be_written(services: Services) -> None:
+    """A program that nobody could see any more is ended, and the machine is not."""
+    await services.create()
+    running = await services.exec("gate a\nout a\nwait")
+    await services.until_commands(1)
+    running.publish = failing(StorageFailed("The disk is gone."))  # type: ignore[method-assign]
+    services.gates["a"].set()
+    with pytest.raises(StorageFailed):
+        await running.result()
+    [machine] = services.host.machines
+    assert machine.programs[0].end_reasons == [OUTPUT_LOST]
+    assert not machine.ended.done()
+
+
+@pytest.mark.gen_test
+async def test_log_that_cannot_be_opened(services: Services) -> None:
+    """Nothing is run, and the place is free again."""
+    await services.create()
+    create = services.execution_store.create
+    services.execution_store.create = failing(StorageFailed("No."))  # type: ignore[method-assign]
+    with pytest.raises(StorageFailed):
+        await services.exec("out a")
+    services.execution_store.create = create  # type: ignore[method-assign]
+    await wait_idle(services)
+    assert services.kernel_limiter.borrowed == 0
+
+
+@pytest.mark.gen_test
+async def test_output_past_the_bound(services_with_small_output: Services) -> None:
+    """The program is ended, and nothing else."""
+    services = services_with_small_output
+    await services.create()
+    running = await services.exec("out " + "x" * 2000 + "\nwait")
+    codes, done = await end_of(running)
+    assert (codes, done.exit_code, done.state) == (["OUTPUT_LIMIT"], 137, "preserved")
+    assert done.cause == "output limit 1000 bytes"
+    assert not services.host.machines[0].ended.done()
+
+
+@pytest.mark.gen_test
+async def test_caller_that_leaves(services: Services) -> None:
+    """Whenever the caller of submit is cancelled, the program goes on."""
+    await services.create()
+    for n in range(0, 60, 3):
+        call = asyncio.ensure_future(services.exec(f"write f{n} x"))
+        await sleep_steps(n)
+        call.cancel()
+        await asyncio.wait([call])
+    await wait_idle(services)
+    listed, _ = await services.executions.list_executions("s1")
+    assert listed
+    assert {one.exit_code for one in listed} == {0}
+    files = {path.name for path in (await services.workspace()).iterdir()} - {DATA}
+    assert files == {one.code.split()[1] for one in listed}
+
+
+# ---------------------------------------------------------------- files and data
+
+
+@pytest.mark.gen_test
+async def test_changes_are_counted_once(services: Services) -> None:
+    """By whoever ends first after them."""
+    await services.create()
+    await services.run("out a")
+    run = await services.submit("write a 1\ngate run")
+    await services.until_running(2)
+    assert (await (await services.exec("write b 1")).result()).files_modified == 2
+    services.gates["run"].set()
+    assert (await run.result()).files_modified == 0
+    assert (await services.session()).file_count == 2
+
+
+@pytest.mark.gen_test
+async def test_data_of_both(services: Services) -> None:
+    """What a program has written is there when a run begins, and the other way round."""
+    await services.create(data={"n": 0})
+    program = await services.exec('data {"n": 1}\ngate a')
+    await services.until_commands(1)
+    answer = await services.run(f"read {DATA}", update_data={"m": 2})
+    assert json.loads(answer.stdout) == {"n": 1, "m": 2}
+    services.gates["a"].set()
+    assert (await program.result()).data == {"n": 1, "m": 2}
+    run = await services.submit('data {"n": 3}\ngate b')
+    await services.until_running(2)
+    assert json.loads((await (await services.exec(f"read {DATA}")).result()).stdout) == {"n": 3}
+    services.gates["b"].set()
+    assert (await run.result()).data == {"n": 3}
+
+
+@pytest.mark.gen_test
+async def test_files_go_with_the_machine(services: Services) -> None:
+    """Where files do not persist: after the programs were settled, before the next machine."""
+    await services.create(persistent=False)
+    running = await services.exec("write f x\nout a\nwait")
+    await services.until_commands(1)
+    async for batch in running.follow():
+        if batch:
+            break
+    services.host.machines[0].die(Ending(code=1))
+    _, done = await end_of(running)
+    assert done.files_modified == 1
+    assert (await (await services.exec("read f")).result()).stdout == "nothing"
+    assert (await services.session()).file_count == 0
+
+
+@pytest.mark.gen_test
+async def test_files_go_after_a_crash(services: Services) -> None:
+    """A server that finds traces of a program drops the files of such a session."""
+    for name in ("used", "new"):
+        await services.create(name, persistent=False)
+    await (await services.exec("write f x", session_id="used")).result()
+    (await services.workspace("new") / "f").write_text("uploaded")
+    (await services.workspace("used") / "f").write_text("left")
+    await services.database.flush()
+    await services.sessions.open()  # what the next server does
+    assert list((await services.workspace("used")).iterdir()) == []
+    assert [path.name for path in (await services.workspace("new")).iterdir()] == ["f"]

@@ -1,0 +1,137 @@
+"""What a kernel says goes to the log first, then to the readers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from typing import cast
+
+import pytest
+
+from era_kernels.errors import InsufficientStorage
+from era_kernels.kernels.machine import Machine
+from era_kernels.models import Ending, Event, Finished, Limits, Recorded, Request, Stdout
+from era_kernels.services.executions.live import LiveExecution
+from era_kernels.services.session.pump import OUTPUT_LOST, format_size, pump_kernel
+from tests.fakes import FakeHost, FakeMachine, Item, Script
+from tests.services.service_fixture import PLACE, Services
+
+REQUEST = Request("code", {}, 30, 1)
+
+
+async def open_parts(services: Services, script: Script) -> tuple[LiveExecution, FakeMachine]:
+    session = await services.create()
+    running = await services.executions.open(session, "code")
+    return running, await FakeHost(script).open("alpha", PLACE, Limits(), {})
+
+
+async def run_pump(
+    running: LiveExecution, machine: FakeMachine, max_bytes: int = 1 << 30
+) -> Finished:
+    end = await pump_kernel(running, cast(Machine, machine), REQUEST, max_bytes)
+    await close_log(running)
+    return end
+
+
+async def close_log(running: LiveExecution) -> None:
+    await running.log.aclose()
+
+
+async def logged_events(running: LiveExecution) -> list[Event]:
+    return [item.event async for batch in running.log.read() for item in batch]
+
+
+async def three_outputs(machine: FakeMachine, request: Request) -> AsyncIterator[Item | list[Item]]:
+    yield [Stdout("a"), Stdout("b")]
+    yield [Stdout("c"), Finished(3)]
+
+
+async def endless_output(machine: FakeMachine, request: Request) -> AsyncIterator[Item]:
+    """A program that goes on until it is ended."""
+    while True:
+        yield Stdout("x" * 1000)
+
+
+@pytest.mark.gen_test
+async def test_events_are_logged(services: Services) -> None:
+    """Everything but the end is in the log; the end is returned."""
+    running, machine = await open_parts(services, three_outputs)
+    assert await run_pump(running, machine) == Finished(3)
+    assert await logged_events(running) == [Stdout("a"), Stdout("b"), Stdout("c")]
+
+
+@pytest.mark.gen_test
+async def test_log_comes_first(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a reader has seen is written: nothing is published before the log has it."""
+    running, machine = await open_parts(services, three_outputs)
+    written: list[Recorded] = []
+    append = running.log.append
+
+    async def noted(events: Sequence[Event]) -> list[Recorded]:
+        recorded = await append(events)
+        written.extend(recorded)
+        return recorded
+
+    monkeypatch.setattr(running.log, "append", noted)
+    seen: list[Recorded] = []
+
+    async def read() -> None:
+        async for batch in running.follow():
+            seen.extend(batch)
+            assert written[: len(seen)] == seen
+
+    reader = asyncio.create_task(read())
+    await run_pump(running, machine)
+    running.mark_finished(3, None)
+    await reader
+    assert seen == written
+
+
+@pytest.mark.gen_test
+async def test_output_limit_ends_the_machine(services: Services) -> None:
+    """A run whose log grows past the limit is ended, and the cause names the limit."""
+    running, machine = await open_parts(services, endless_output)
+    finished = await run_pump(running, machine, max_bytes=64 * 1024)
+    assert (finished.exit_code, finished.state) == (137, "lost")
+    assert finished.ending == Ending(reason="output limit 64 KiB")
+    assert running.log.size < 70 * 1024
+
+
+@pytest.mark.gen_test
+async def test_full_disk_ends_the_machine(
+    services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What cannot be written down must not go on: the run ends, and the problem is known."""
+    running, machine = await open_parts(services, endless_output)
+
+    async def append(events: Sequence[Event]) -> list[Recorded]:
+        raise InsufficientStorage("No room.")
+
+    monkeypatch.setattr(running.log, "append", append)
+    finished = await run_pump(running, machine)
+    assert finished == Finished(137, state="lost", ending=Ending(reason=OUTPUT_LOST))
+    assert isinstance(running.error, InsufficientStorage)
+
+
+@pytest.mark.gen_test
+async def test_bug_ends_the_machine(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a bug of the server the program does not go on unseen either."""
+    running, machine = await open_parts(services, endless_output)
+
+    async def append(events: Sequence[Event]) -> list[Recorded]:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(running.log, "append", append)
+    with pytest.raises(RuntimeError):
+        await run_pump(running, machine)
+    assert machine.ended.done()
+    await close_log(running)
+
+
+@pytest.mark.parametrize(
+    ("size", "text"),
+    [(1 << 30, "1 GiB"), (10 << 20, "10 MiB"), (3 << 10, "3 KiB"), (1000, "1000 bytes")],
+)
+def test_sizes_in_words(size: int, text: str) -> None:
+    """Sizes are told in the largest unit in which they are whole."""
+    assert format_size(size) == text

@@ -1,0 +1,167 @@
+"""What operators measure."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from era_kernels.errors import InsufficientStorage, KernelStartFailed
+from era_kernels.models import Ending, Failure, Finished, Reason
+from era_kernels.services.executions.outcome import (
+    Timing,
+    error_event,
+    metric_label,
+    session_closed,
+)
+from era_kernels.services.metrics import OTHER_LABEL, Metrics, ScrapedGauge, cause_label
+
+DOCUMENT = Path(__file__).parents[2] / "docs" / "metrics.md"
+
+
+def values(metrics: Metrics) -> dict[str, float]:
+    """Every sample that is told, by its name and labels."""
+    text = asyncio.run(metrics.render()).decode()
+    return {
+        " ".join([sample.name, *sample.labels.values()]): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+@pytest.fixture
+def metrics() -> Iterator[Metrics]:
+    yield Metrics()
+
+
+def test_runs(metrics: Metrics) -> None:
+    """Runs are counted by language and outcome, with their times and bytes."""
+    timing = Timing(queued=0.2, execution=3)
+    metrics.run_ended("alpha", "ok", timing, {"stdout": 5, "stderr": 0})
+    metrics.run_ended("alpha", "ok", timing, {"stdout": 5, "stderr": 1})
+    metrics.run_ended("beta", "timeout", timing, {})
+    told = values(metrics)
+    assert told["era_runs_total alpha ok"] == 2
+    assert told["era_runs_total beta timeout"] == 1
+    assert told["era_run_seconds_sum alpha"] == 6
+    assert told["era_run_queued_seconds_count"] == 3
+    assert told["era_run_output_bytes_total stdout"] == 10
+    assert told["era_run_output_bytes_total stderr"] == 1
+
+
+def test_kernels(metrics: Metrics) -> None:
+    """A kernel lives from the end of its start to its death; a failed start is no kernel."""
+    for _ in range(2):
+        with metrics.kernel_starting("alpha"):
+            pass
+    with pytest.raises(KernelStartFailed), metrics.kernel_starting("alpha"):
+        raise KernelStartFailed("It did not.")
+    metrics.kernel_ended("alpha", Ending(signal=9))
+    told = values(metrics)
+    assert told["era_kernels_alive alpha"] == 1
+    assert told["era_kernel_start_seconds_count alpha"] == 2
+    assert told["era_kernel_start_failures_total alpha"] == 1
+    deaths = {name: told[name] for name in told if name.startswith("era_kernel_deaths")}
+    assert list(deaths.values()) == [1]
+    assert "SIGKILL" in next(iter(deaths))
+
+
+def test_cancelled_start(metrics: Metrics) -> None:
+    """A start that nobody wants any more is neither a kernel nor a failure."""
+    with pytest.raises(asyncio.CancelledError), metrics.kernel_starting("alpha"):
+        raise asyncio.CancelledError
+    assert not [name for name in values(metrics) if name.startswith("era_kernel")]
+
+
+def test_store(metrics: Metrics) -> None:
+    """Transactions are timed; their writes and failures are counted."""
+    metrics.transaction_ended(0.25, 3, 0)
+    metrics.transaction_ended(0.25, 2, 2)
+    told = values(metrics)
+    assert told["era_store_commit_seconds_count"] == 2
+    assert told["era_store_commit_seconds_sum"] == 0.5
+    assert told["era_store_writes_total"] == 5
+    assert told["era_store_write_failures_total"] == 2
+
+
+def test_requests(metrics: Metrics) -> None:
+    """Methods and paths that a caller makes up share one label."""
+    metrics.request_answered("/api/x", "GET", 200, 0.1)
+    for number in range(100):
+        metrics.request_answered("", f"BREW{number}", 405, 0.1)
+    names = [name for name in values(metrics) if name.startswith("era_http_requests")]
+    assert len(names) == 2
+    assert not [name for name in names if "BREW" in name]
+
+
+def test_watched(metrics: Metrics) -> None:
+    """What changes all the time is looked at when somebody asks."""
+    numbers = iter([5, 7])
+    metrics.register(ScrapedGauge.SESSIONS, lambda: next(numbers))
+    assert values(metrics)["era_sessions"] == 5
+    assert values(metrics)["era_sessions"] == 7
+
+
+def test_two_servers_share_nothing(metrics: Metrics) -> None:
+    """Everything that is counted belongs to one server of the process."""
+    metrics.transaction_ended(1, 1, 0)
+    assert values(Metrics())["era_store_writes_total"] == 0
+
+
+@pytest.mark.parametrize(
+    ("ending", "cause"),
+    [
+        (Ending(code=0), "exit"),
+        (Ending(code=7), "exit"),
+        (Ending(signal=11), "SIGSEGV"),
+        (Ending(signal=50), OTHER_LABEL),
+        (Ending(code=1, reason=Reason.RESTARTED), "restarted"),
+        (Ending(reason="output limit 1 GiB"), "output limit"),
+        (Ending(reason="output limit 2 GiB"), "output limit"),
+        (Ending(reason="anything that a kernel may say"), OTHER_LABEL),
+        *[(Ending(reason=one), one.value) for one in Reason],
+    ],
+)
+def test_causes_are_few(ending: Ending, cause: str) -> None:
+    """However kernels end, there are few words for it."""
+    assert cause_label(ending) == cause
+
+
+@pytest.mark.parametrize(
+    ("finished", "outcome"),
+    [
+        (Finished(0), "ok"),
+        (Finished(3), "error"),
+        (Finished(130), "interrupted"),
+        (Finished(124, timed_out=True), "timeout"),
+        (Finished(124, None, "lost", Ending(reason=Reason.TIMEOUT), timed_out=True), "timeout"),
+        (Finished(7, None, "lost", Ending(code=7)), "lost"),
+        (Finished(137, None, "lost", Ending(reason="output limit 1 GiB")), "output limit"),
+        (session_closed(Reason.DELETED), "deleted"),
+        (session_closed(Reason.RESTARTED), "restarted"),
+        (session_closed(Reason.STOPPED), "stopped"),
+        (session_closed(Reason.CLIENT_GONE), "client gone"),
+    ],
+)
+def test_outcomes(finished: Finished, outcome: str) -> None:
+    """Every way in which a run can end has its word."""
+    assert metric_label(finished, error_event(finished, 30)) == outcome
+
+
+def test_failed_run() -> None:
+    """A run that the server could not do is its failure, whatever the problem."""
+    problem = InsufficientStorage("No room.")
+    failure: Failure | None = error_event(Finished(1), 30, problem)
+    assert metric_label(Finished(1), failure) == "failed"
+
+
+def test_everything_is_documented(metrics: Metrics) -> None:
+    """docs/metrics.md names every metric."""
+    page = DOCUMENT.read_text("utf-8")
+    text = asyncio.run(metrics.render()).decode()
+    names = [line.split()[2] for line in text.splitlines() if line.startswith("# TYPE era_")]
+    assert len(names) > 12
+    assert [name for name in names if f"`{name}`" not in page] == []

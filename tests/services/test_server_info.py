@@ -1,0 +1,60 @@
+"""What the server tells of itself."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import pytest
+
+from era_kernels.errors import StorageFailed, Unavailable
+from era_kernels.kernels.languages import Languages
+from era_kernels.kernels.machine import KernelHost
+from era_kernels.services.server_info import ServerInfo
+from tests.fakes import UNSANDBOXED, make_language
+from tests.services.service_fixture import Services
+
+
+def make_server_info(services: Services) -> ServerInfo:
+    return ServerInfo(cast(KernelHost, services.host), services.database, {"max_queue": 100})
+
+
+@pytest.mark.gen_test
+async def test_healthy(services: Services) -> None:
+    """A server whose parts are well has no problems."""
+    assert await make_server_info(services).failures() == {}
+
+
+@pytest.mark.gen_test
+async def test_parts_that_are_down_are_named(
+    services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each part that is down is told with its own sentence."""
+    services.host.check_error = Unavailable("The zygote is gone.")
+    assert await make_server_info(services).failures() == {"kernels": "The zygote is gone."}
+
+    async def check() -> None:
+        raise StorageFailed("The store is gone.")
+
+    monkeypatch.setattr(services.database, "check", check)
+    assert await make_server_info(services).failures() == {
+        "store": "The store is gone.",
+        "kernels": "The zygote is gone.",
+    }
+
+
+def test_languages(services: Services) -> None:
+    """Every language is told, with whether it runs here."""
+    services.host.languages = Languages(
+        [make_language("one"), make_language("two", reason="no two")]
+    )
+    status = make_server_info(services)
+    assert status.availability() == {"one": True, "two": False}
+    assert [language["name"] for language in status.languages()] == ["one", "two"]
+    assert status.isolation == UNSANDBOXED
+
+
+def test_limits_are_a_copy(services: Services) -> None:
+    """Who gets the limits cannot change them for others."""
+    status = make_server_info(services)
+    status.limits()["max_queue"] = 1
+    assert status.limits() == {"max_queue": 100}

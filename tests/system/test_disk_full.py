@@ -1,0 +1,90 @@
+"""A disk that is full: told as 507, nothing that stood is lost, and it works again with room."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.client import Client, SessionClient
+from tests.contract.checks import check, check_error
+from tests.server_process import Launcher, Server
+from tests.storage.stores import small_disk
+
+MEGABYTE = 1024 * 1024
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    """A server whose data directory is a disk of 48 MB."""
+    with small_disk(tmp_path, "48M") as disk:
+        launcher = Launcher(disk)
+        try:
+            yield launcher.start()
+        finally:
+            launcher.stop_all()
+
+
+@pytest.fixture
+def client(server: Server) -> Iterator[Client]:
+    client = Client(server.base_url)
+    yield client
+    client.close()
+
+
+def fill(client: Client, session: SessionClient, left: int) -> str:
+    """A file that leaves so many bytes of the disk; its path."""
+    code = f"""
+import os
+s = os.statvfs('.')
+with open('filler', 'wb') as f:
+    f.write(bytes(s.f_bavail * s.f_frsize - {left}))
+"""
+    check(session.run(code), exit_code=0)
+    return f"{session.path}/files/filler"
+
+
+def test_upload(server: Server, client: Client) -> None:
+    """An upload that finds no room is 507 and leaves the old file; a smaller one works."""
+    session = client.session("python")
+    path = f"{session.path}/files/f"
+    client.http.put(path, content=b"old").raise_for_status()
+    filler = fill(client, session, 5 * MEGABYTE)
+    for body in (b"x" * 20 * MEGABYTE, iter([b"x" * MEGABYTE] * 20)):
+        check_error(client.http.put(path, content=body), 507, "INSUFFICIENT_STORAGE")
+        assert client.http.get(path).content == b"old"
+        assert not any((server.data_dir / "incoming").iterdir())
+    listed = client.http.get(f"{session.path}/files").json()["files"]
+    assert [file["path"] for file in listed] == ["f", "filler"]
+    client.http.put(path, content=b"y" * MEGABYTE).raise_for_status()
+    client.http.delete(filler).raise_for_status()
+    client.http.put(path, content=b"x" * 20 * MEGABYTE).raise_for_status()
+    assert client.http.get(path).content == b"x" * 20 * MEGABYTE
+
+
+def test_execute_with_files(server: Server, client: Client) -> None:
+    """Files of a throw-away session that find no room: 507, and nothing of it is left."""
+    session = client.session("python")
+    filler = fill(client, session, 2 * MEGABYTE)
+    body = {"language": "python", "code": "print(1)", "files": {"big": "x" * 8 * MEGABYTE}}
+    check_error(client.http.post("/api/execute", json=body), 507, "INSUFFICIENT_STORAGE")
+    assert len(list((server.data_dir / "sessions").iterdir())) == 1
+    assert not any((server.data_dir / "incoming").iterdir())
+    client.http.delete(filler).raise_for_status()
+    check(client.http.post("/api/execute", json=body).json(), stdout="1\n")
+
+
+def test_run_that_prints_much(client: Client) -> None:
+    """A run whose output finds no room is told so; files and data stay, and the next run works."""
+    session = client.session("python", data={"kept": True})
+    client.http.put(f"{session.path}/files/f", content=b"kept").raise_for_status()
+    filler = fill(client, session, 3 * MEGABYTE)
+    code = "for n in range(20_000): print('x' * 1000)"
+    answer = client.http.post(f"{session.path}/run", json={"code": code}, timeout=60)
+    check_error(answer, 507, "INSUFFICIENT_STORAGE")
+    assert client.http.get(f"{session.path}/files/f").content == b"kept"
+    assert client.http.get("/api/sessions").json()["total"] == 1
+    client.http.delete(filler).raise_for_status()
+    check(session.run("print(open('f').read())"), stdout="kept\n", exit_code=0)
+    check(session.get(), data={"kept": True})

@@ -1,0 +1,249 @@
+"""What really happens when processes are killed, clients vanish and servers stop."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+
+from tests.client import Client, SessionClient
+from tests.server_process import (
+    COMMAND,
+    PRINT_PID,
+    UNSANDBOXED_FLAGS,
+    Launcher,
+    Server,
+    host_pid,
+    wait_until,
+)
+
+PID = "import os\nprint(os.getpid())"
+
+
+@pytest.fixture
+def session(client: Client) -> Iterator[SessionClient]:
+    session = client.session("python")
+    yield session
+    session.delete()
+
+
+def kernel_pid(session: SessionClient) -> int:
+    """The kernel's pid on the host."""
+    return host_pid(session.run(PRINT_PID)["stdout"])
+
+
+def connected(server: Server) -> Client:
+    return Client(server.base_url)
+
+
+def test_kill_between_answered_writes(launcher: Launcher) -> None:
+    """What was answered is there after a kill -9 of the server, round after round."""
+    known: dict[str, Any] = {}
+    for turn in range(5):
+        client = connected(launcher.start())
+        for name, data in known.items():
+            assert client.http.get(f"/api/sessions/{name}").json()["data"] == data
+        session = client.session("python", session_id=f"s{turn}", data={"turn": turn})
+        session.run("x = 1", update_data={"ran": True})
+        client.http.patch(session.path, json={"metadata": {"label": turn}}).raise_for_status()
+        known[session.id] = {"turn": turn, "ran": True}
+        launcher.servers[-1].kill()
+        client.close()
+    client = connected(launcher.start())
+    listed = client.http.get("/api/sessions").json()["sessions"]
+    assert [(s["id"], s["metadata"]) for s in listed] == [
+        (f"s{turn}", {"label": turn}) for turn in range(5)
+    ]
+    client.close()
+
+
+def test_kill_of_the_server_leaves_no_process(launcher: Launcher) -> None:
+    """A kill -9 of the server in the middle of a run takes kernels and their children along."""
+    server = launcher.start()
+    client = connected(server)
+    session = client.session("python")
+    with session.open_stream(
+        "import subprocess, time\nsubprocess.Popen(['sleep', '600.25'])\nprint(1, flush=True)\n"
+        "time.sleep(600)"
+    ) as events:
+        next(events)
+        family = [*psutil.Process(server.process.pid).children(recursive=True)]
+        assert any(process.cmdline() == ["sleep", "600.25"] for process in family)
+        server.kill()
+        with pytest.raises(httpx.HTTPError):
+            list(events)
+    assert wait_until(lambda: not [p for p in family if p.is_running()], 5)
+    client.close()
+
+
+def test_an_interrupted_run_has_an_honest_end(launcher: Launcher) -> None:
+    """After a kill -9 in a run, a reader that comes back gets the end of the story."""
+    server = launcher.start()
+    client = connected(server)
+    session = client.session("python", session_id="s1")
+    with session.open_stream("import time\nprint('before')\ntime.sleep(600)") as events:
+        first = next(events)
+        [execution] = client.http.get(f"{session.path}/executions").json()["executions"]
+        server.kill()
+        with pytest.raises(httpx.HTTPError):
+            list(events)
+    client.close()
+    client = connected(launcher.start())
+    path = f"/api/sessions/s1/executions/{execution['execution_id']}"
+    told = client.http.get(path).json()
+    assert (told["status"], told["stdout"], told["exit_code"]) == ("finished", "before\n", 137)
+    assert told["state"] == "lost"
+    replay = client.http.get(f"{path}/stream", headers={"Last-Event-ID": str(first.id)})
+    assert "SERVER_STOPPED" in replay.text
+    assert replay.text.count("event: done") == 1
+    again = SessionClient(client.http, "s1").run("print('after')")
+    assert (again["stdout"], again["started_from"]) == ("after\n", "fresh")
+    assert again["kernel_generation"] == 2
+    client.close()
+
+
+def test_kill_of_a_kernel_in_a_run(session: SessionClient) -> None:
+    """The run that was on it ends at once and says how; the next one works."""
+    pid = kernel_pid(session)
+    killer = threading.Timer(0.5, lambda: psutil.Process(pid).kill())
+    killer.start()
+    began = time.monotonic()
+    answer = session.run("import time\nprint('here')\ntime.sleep(60)")
+    killer.join()
+    assert time.monotonic() - began < 5
+    assert (answer["stdout"], answer["exit_code"]) == ("here\n", 137)
+    assert (answer["state"], answer["cause"]) == ("lost", "signal 9 (SIGKILL)")
+    after = session.run("print('next')")
+    assert (after["stdout"], after["started_from"]) == ("next\n", "fresh")
+
+
+def test_kill_of_a_kernel_between_runs(session: SessionClient) -> None:
+    """A kernel that dies idle is noticed without a request, and the next run has a fresh one."""
+    session.run("x = 1")
+    psutil.Process(kernel_pid(session)).kill()
+    assert wait_until(lambda: session.get()["status"] == "stopped", 5)
+    after = session.run("print('x' in globals())")
+    assert (after["stdout"], after["exit_code"]) == ("False\n", 0)
+    assert (after["started_from"], after["kernel_generation"]) == ("fresh", 2)
+
+
+def test_a_client_that_vanishes(server: Server, session: SessionClient) -> None:
+    """The run goes on without its client, and all of it can be read afterwards."""
+    body = '{"code":"import time\\nfor n in range(20):\\n    print(n)\\n    time.sleep(0.05)"}'
+    host, port = server.base_url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port))) as wire:
+        head = f"POST {session.path}/stream HTTP/1.1\r\nHost: {host}:{port}\r\n"
+        wire.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n{body}".encode())
+        assert b"event: stdout" in wire.recv(65536) + wire.recv(65536)
+    [execution] = session.http.get(f"{session.path}/executions").json()["executions"]
+    path = f"{session.path}/executions/{execution['execution_id']}"
+    answer = session.http.get(path, params={"wait": 20}).json()
+    assert (answer["status"], answer["exit_code"]) == ("finished", 0)
+    assert answer["stdout"] == "".join(f"{n}\n" for n in range(20))
+
+
+def test_sigterm_closes_in_order(launcher: Launcher) -> None:
+    """SIGTERM: a run that ends within the grace is answered, nothing is left, the exit is 0."""
+    server = launcher.start("--shutdown-grace", "10")
+    client = connected(server)
+    session = client.session("python")
+    session.run("pass")
+    family = psutil.Process(server.process.pid).children(recursive=True)
+    assert family
+    answers: list[dict[str, Any]] = []
+    running = threading.Thread(
+        target=lambda: answers.append(session.run("import time\ntime.sleep(1)\nprint('done')"))
+    )
+    running.start()
+    assert wait_until(lambda: session.get()["status"] == "busy")
+    assert server.stop() == 0
+    running.join()
+    assert answers[0]["stdout"] == "done\n"
+    assert not [process for process in family if process.is_running()]
+    client.close()
+
+
+def test_sigterm_ends_what_does_not_end(launcher: Launcher) -> None:
+    """A run past the grace ends with 137 and the cause, and the server leaves with 0."""
+    server = launcher.start("--shutdown-grace", "0.5")
+    client = connected(server)
+    session = client.session("python")
+    with session.open_stream("import time\nprint('on')\ntime.sleep(600)") as events:
+        next(events)
+        began = time.monotonic()
+        server.process.terminate()
+        rest = list(events)
+    assert [frame.event for frame in rest[-2:]] == ["error", "done"]
+    assert rest[-2].data["code"] == "SERVER_STOPPED"
+    assert (rest[-1].data["exit_code"], rest[-1].data["cause"]) == (137, "server stopped")
+    assert server.process.wait(20) == 0
+    assert time.monotonic() - began < 10
+    client.close()
+
+
+def test_a_second_server_is_refused(launcher: Launcher) -> None:
+    """Two servers never share a data directory: the second says why and leaves."""
+    launcher.start()
+    with pytest.raises(RuntimeError, match=r"(?i)data directory"):
+        launcher.start()
+
+
+def test_no_secret_in_logs(launcher: Launcher) -> None:
+    """Code, values of env and tokens stand in no log, in no row and in no event log."""
+    token = "tok-0123456789abcdef"
+    server = launcher.start(env={"ERA_API_TOKENS": token})
+    client = Client(server.base_url, {"Authorization": f"Bearer {token}"})
+    session = client.session("python")
+    session.run("secret_code_word = 1; raise SystemExit(3)", env={"KEY": "secret-env-value"})
+    session.http.post(f"{session.path}/run", content=b'{"code": "secret_code_word", ').read()
+    session.http.get("/api/sessions?token=secret-query-word")
+    client.close()
+    assert server.stop() == 0
+    for word in (token, "secret_code_word", "secret-env-value", "secret-query-word"):
+        assert word not in server.log_text
+    stored = b"".join(p.read_bytes() for p in server.data_dir.rglob("*") if p.is_file())
+    assert b"secret-env-value" not in stored
+    assert token.encode() not in stored
+
+
+def test_the_servers_settings_do_not_leak(launcher: Launcher) -> None:
+    """A kernel's environment is built from empty: nothing of the server's is in it."""
+    token = "tok-0123456789abcdef"
+    server = launcher.start(env={"ERA_API_TOKENS": token, "MY_SECRET": "leaked"})
+    client = Client(server.base_url, {"Authorization": f"Bearer {token}"})
+    code = (
+        "import os, glob\nprint(dict(os.environ))\n"
+        "print(open('/proc/self/environ').read(), open('/proc/self/cmdline').read())"
+    )
+    answer = client.session("python").run(code)
+    assert answer["exit_code"] == 0
+    assert token not in answer["stdout"]
+    assert "MY_SECRET" not in answer["stdout"]
+    client.close()
+
+
+def test_command_is_installed() -> None:
+    """The console command that these tests start is the one that users start."""
+    assert COMMAND.is_file()
+
+
+def test_the_generation_outlives_a_kill_in_the_first_moment_of_a_run(launcher: Launcher) -> None:
+    """The next run tells that variables were lost, and files that were to go with them went."""
+    server = launcher.start(*UNSANDBOXED_FLAGS)  # for the code is what kills it
+    client = connected(server)
+    session = client.session("python", persistent=False)
+    with pytest.raises(httpx.HTTPError):
+        session.run(f"import os\nopen('f', 'w').close()\nos.kill({server.process.pid}, 9)")
+    client.close()
+    client = connected(launcher.start())
+    shown = client.http.get(session.path).json()
+    assert (shown["kernel_generation"], shown["files"]) == (1, [])
+    again = client.http.post(f"{session.path}/run", json={"code": "pass"}).json()
+    assert again["kernel_generation"] == 2
+    client.close()

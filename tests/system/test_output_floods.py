@@ -1,0 +1,145 @@
+"""Everything is bounded: a session that says too much suffers, the server and others do not."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import psutil
+import pytest
+
+from tests.client import Client, SessionClient
+from tests.output_bombs import PROGRAMS, TOO_LONG, TOO_MANY_PARTS
+from tests.server_process import Server, wait_until
+
+MEGABYTE = 1_000_000
+GROWTH = 500 * MEGABYTE
+LONGEST = 5.0  # seconds that a request of others may take; some 50 ms on a quiet host
+
+pytestmark = pytest.mark.timeout(300)
+
+
+@pytest.fixture
+def session(client: Client) -> Iterator[SessionClient]:
+    session = client.session("python")
+    session.run("pass")
+    yield session
+    session.delete()
+
+
+@pytest.fixture(scope="module")
+def neighbour(client: Client) -> SessionClient:
+    session = client.session("python")
+    session.run("pass")
+    return session
+
+
+@contextmanager
+def bounded(server: Server, neighbour: SessionClient, growth: int = GROWTH) -> Iterator[None]:
+    """Meanwhile the server grows by so little at most, and others are served."""
+    process = psutil.Process(server.process.pid)
+    before = peak = process.memory_info().rss
+    longest = 0.0
+    over = threading.Event()
+
+    def watch() -> None:
+        nonlocal peak
+        while not over.wait(0.01):
+            peak = max(peak, process.memory_info().rss)
+
+    def ask() -> None:
+        nonlocal longest
+        while not (over.wait(0.02) and longest):
+            began = time.monotonic()
+            assert neighbour.run("print(1)")["stdout"] == "1\n"
+            longest = max(longest, time.monotonic() - began)
+
+    threads = [threading.Thread(target=watch), threading.Thread(target=ask)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        for thread in threads:
+            thread.join()
+    assert peak - before < growth
+    assert 0 < longest < LONGEST
+
+
+@pytest.mark.parametrize("name", [*PROGRAMS])
+def test_programs_that_say_too_much(
+    server: Server, neighbour: SessionClient, session: SessionClient, name: str
+) -> None:
+    """Whatever they say: they come to an end, the server stays small, and others are served."""
+    with bounded(server, neighbour):
+        answer = session.run(PROGRAMS[name], timeout=120)
+    assert answer["exit_code"] == 0, answer["stderr"][-500:]
+    assert session.run("print('still here')")["stdout"] == "still here\n"
+
+
+@pytest.mark.parametrize(("code", "words"), [(TOO_MANY_PARTS, "parts"), (TOO_LONG, "128 MiB")])
+def test_what_no_message_may_be(
+    server: Server, neighbour: SessionClient, session: SessionClient, code: str, words: str
+) -> None:
+    """The kernel is ended with the cause in words, and the next run has a new one."""
+    with bounded(server, neighbour, 200 * MEGABYTE):
+        answer = session.run(code, timeout=50)
+    assert (answer["exit_code"], answer["state"]) == (137, "lost")
+    assert answer["cause"].startswith("the kernel broke the protocol")
+    assert words in answer["cause"]
+    assert session.run("print(1)")["started_from"] == "fresh"
+
+
+def test_a_large_image_is_streamed_whole(
+    server: Server, neighbour: SessionClient, session: SessionClient
+) -> None:
+    """50 MB as a result arrive as they are, live and again later."""
+    with bounded(server, neighbour):
+        result, done = session.stream(PROGRAMS["an image of 50 MB"], timeout=120)
+        assert result.data["data"]["image/png"] == "A" * 67_000_000
+        path = f"{session.path}/executions/{done.data['execution_id']}/stream"
+        again = session.http.get(path).text
+    assert json.loads(again.splitlines()[2].removeprefix("data: ")) == result.data
+
+
+def test_a_long_line_is_kept_whole(
+    server: Server, neighbour: SessionClient, session: SessionClient
+) -> None:
+    """100 MB without an end of line: the answer is cut and says so, the text is all there."""
+    with bounded(server, neighbour, 250 * MEGABYTE):
+        answer = session.run(PROGRAMS["a line of 100 MB"], timeout=120)
+        size = 0
+        with session.http.stream("GET", answer["full_output"]["stdout"]) as text:
+            for chunk in text.iter_bytes():
+                size += len(chunk)
+    assert answer["truncated"]
+    assert size == 100_000_001
+
+
+def test_a_reader_that_hardly_reads(
+    server: Server, neighbour: SessionClient, session: SessionClient
+) -> None:
+    """Some bytes a second: neither does the program wait for it nor does the server keep it all."""
+    body = json.dumps({"code": "for n in range(400_000): print('%099d' % n)"}).encode()
+    head = f"POST {session.path}/stream HTTP/1.0\r\nContent-Length: {len(body)}\r\n\r\n"
+    port = int(server.base_url.rpartition(":")[2])
+
+    def finished() -> bool:
+        [only] = session.http.get(f"{session.path}/executions").json()["executions"][1:]
+        return bool(only["status"] == "finished")
+
+    with bounded(server, neighbour, 60 * MEGABYTE), socket.socket() as wire:
+        wire.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        wire.connect(("127.0.0.1", port))
+        wire.sendall(head.encode() + body)
+        told = b""
+        for _ in range(15):
+            told += wire.recv(1)
+            time.sleep(0.1)
+        assert told == b"HTTP/1.1 200 OK"
+        assert wait_until(finished, 60)

@@ -1,0 +1,262 @@
+"""Every story has an end that all are told: after kills, stops and full disks, to any reader."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.client import Client, SessionClient, SseEvent
+from tests.contract.checks import check
+from tests.server_process import Launcher, Server, wait_until
+from tests.storage.stores import small_disk
+from tests.stream_readers import StreamReader, slow_stream_reader, start_run
+
+LINE = "é{n:06}☃"
+# Prints on and on, more than slow readers can follow.
+PRINTER = """
+import time
+n = 0
+while True:
+    for _ in range(2000):
+        print(f"é{n:06}☃")
+        n += 1
+    time.sleep(0.01)
+"""
+ENOUGH = 1 << 20  # bytes that are printed before something happens
+
+
+def check_printed(text: str) -> None:
+    """It is what the printer prints, up to a place that may be in a line."""
+    lines = text.split("\n")
+    expected = [LINE.format(n=n) for n in range(len(lines))]
+    assert lines[:-1] == expected[:-1]
+    assert expected[-1].startswith(lines[-1])
+
+
+def check_whole(frames: list[SseEvent]) -> dict[str, Any]:
+    """Numbered without gap or repeat, with one end; what that tells."""
+    assert [frame.id for frame in frames] == list(range(1, len(frames) + 1))
+    assert [frame.event for frame in frames].count("done") == 1
+    assert frames[-1].event == "done"
+    return frames[-1].data
+
+
+@contextmanager
+def reading(server: Server, path: str, readers: list[StreamReader]) -> Iterator[None]:
+    """All of them read, until the stream ends or the server does."""
+    with ThreadPoolExecutor(len(readers)) as pool:
+        working: list[Future[StreamReader]] = [
+            pool.submit(reader.read, server.base_url, path) for reader in readers
+        ]
+        yield
+        for one in working:
+            one.result()
+
+
+def some_readers() -> list[StreamReader]:
+    return [
+        StreamReader(),
+        slow_stream_reader(),
+        StreamReader(chunk_size=1000, chunk_pause=0.002, receive_buffer=4096),
+    ]
+
+
+def printed_enough(reader: StreamReader) -> bool:
+    return sum(len(one.data.get("content", "")) for one in reader.events) > ENOUGH
+
+
+@pytest.fixture
+def session(launcher: Launcher) -> Iterator[SessionClient]:
+    """A session of a server that gives runs half a second when it stops."""
+    client = Client(launcher.start("--shutdown-grace", "0.5").base_url)
+    yield client.session("python", session_id="s1", data={"kept": 2**70})
+    client.close()
+
+
+def replayed(server: Server, path: str) -> list[SseEvent]:
+    return StreamReader().read(server.base_url, path).events
+
+
+def stored(client: Client, path: str) -> dict[str, Any]:
+    answer: dict[str, Any] = client.http.get(path.removesuffix("/stream")).json()
+    return answer
+
+
+def check_stored_text(client: Client, path: str, text: str) -> None:
+    """The whole of stdout and a range of it are what the events say."""
+    data = text.encode()
+    plain = path.removesuffix("stream") + "stdout"
+    assert client.http.get(plain).content == data
+    start = len(data) // 2 + 1
+    part = client.http.get(plain, headers={"Range": f"bytes={start}-{start + 4999}"})
+    assert part.content == data[start : start + 5000]
+
+
+def test_kill_of_the_server_in_a_run(launcher: Launcher, session: SessionClient) -> None:
+    """SIGKILL while several read: each has a true beginning; after the restart each goes on with
+    its own `Last-Event-ID` and gets the rest of what was kept, byte for byte, and an honest end."""
+    server, readers = launcher.servers[0], some_readers()
+    path = start_run(server.base_url, session.id, PRINTER)
+    with reading(server, path, readers):
+        assert wait_until(lambda: printed_enough(readers[0]), 30)
+        server.kill()
+    server = launcher.start()
+    client = Client(server.base_url)
+    whole = replayed(server, path)
+    check(check_whole(whole), exit_code=137, cause="server stopped", state="lost")
+    assert [(one.event, one.data.get("code")) for one in whole[-2:-1]] == [
+        ("error", "SERVER_STOPPED")
+    ]
+    check_printed("".join(one.data["content"] for one in whole[:-2]))
+    for reader in readers:
+        seen = reader.last_seq
+        assert 0 < seen < len(whole)
+        reader.read(server.base_url, path)
+        assert reader.events == whole
+    assert readers[1].events == replayed(server, path)
+    check_stored_text(client, path, readers[0].text())
+    check(stored(client, path), status="finished", exit_code=137, data={"kept": 2**70})
+    again = SessionClient(client.http, "s1").run("print('after')")
+    check(again, stdout="after\n", started_from="fresh", kernel_generation=2)
+    client.close()
+
+
+def test_stop_of_the_server_in_a_run(launcher: Launcher, session: SessionClient) -> None:
+    """SIGTERM, past the grace: who keeps pace is told the end by the old server, who does not by
+    the next one, and it is the same story to the last byte."""
+    server, readers = launcher.servers[0], some_readers()
+    path = start_run(server.base_url, session.id, PRINTER)
+    with reading(server, path, readers):
+        assert wait_until(lambda: printed_enough(readers[0]), 30)
+        assert server.stop() == 0
+    end = check_whole(readers[0].events)
+    check(end, exit_code=137, cause="server stopped", state="lost")
+    assert readers[0].events[-2].data["code"] == "SERVER_STOPPED"
+    check_printed(readers[0].text())
+    server = launcher.start()
+    client = Client(server.base_url)
+    assert replayed(server, path) == readers[0].events
+    for reader in readers[1:]:
+        if not reader.has_ended:
+            reader.read(server.base_url, path)
+        assert reader.events == readers[0].events
+    check_stored_text(client, path, readers[0].text())
+    client.close()
+
+
+def test_a_finished_run_after_a_restart(launcher: Launcher, session: SessionClient) -> None:
+    """What a finished run said is the same after a stop and after a kill of the server: events,
+    answer, text, from any event on."""
+    server = launcher.servers[0]
+    code = "for n in range(30_000): print('é', n)\nimport sys; print('e', file=sys.stderr)\n1/0"
+    path = start_run(server.base_url, session.id, code)
+    before = replayed(server, path)
+    check(check_whole(before), exit_code=1, state="preserved")
+    told = session.http.get(path.removesuffix("/stream")).json()
+    for end in (Server.stop, Server.kill):
+        end(server)
+        server = launcher.start()
+        client = Client(server.base_url)
+        assert stored(client, path) == told
+        assert replayed(server, path) == before
+        for after in (0, 1, len(before) // 2, len(before) - 1, len(before), len(before) + 5):
+            reader = StreamReader(events=before[:after])
+            reader.read(server.base_url, path)
+            assert reader.events == before
+        check_stored_text(client, path, "".join(f"é {n}\n" for n in range(30_000)))
+        client.close()
+
+
+def test_kill_while_runs_wait(launcher: Launcher, session: SessionClient) -> None:
+    """Runs that never had their turn have an honest end as well."""
+    server = launcher.servers[0]
+    running = start_run(server.base_url, session.id, PRINTER)
+    waiting = [start_run(server.base_url, session.id, f"print({n})") for n in range(3)]
+    server.kill()
+    server = launcher.start()
+    client = Client(server.base_url)
+    for path in (running, *waiting):
+        check(check_whole(replayed(server, path)), exit_code=137, cause="server stopped")
+    for path in waiting:
+        kinds = [one.event for one in replayed(server, path)]
+        assert kinds == ["queued", "error", "done"]
+    listed = client.http.get(f"/api/sessions/{session.id}/executions").json()["executions"]
+    assert [one["status"] for one in listed] == ["finished"] * 4
+    client.close()
+
+
+# ---------------------------------------------------------------- a full disk
+
+
+@pytest.fixture
+def full(tmp_path: Path) -> Iterator[Launcher]:
+    """A launcher whose data directory is a disk of 48 MB."""
+    with small_disk(tmp_path, "48M") as disk:
+        launcher = Launcher(disk / "data")
+        launcher.data_dir.mkdir()
+        try:
+            yield launcher
+        finally:
+            launcher.stop_all()
+
+
+# Fills the disk, to the last byte, and prints: nobody can be shown what is not on disk.
+FILLER = """
+import os, time
+print("before")
+time.sleep(0.3)
+file = os.open("filler", os.O_CREAT | os.O_WRONLY)
+size = 1 << 20
+while size:
+    try:
+        os.write(file, bytes(size))
+    except OSError:
+        size //= 2
+for n in range(100_000):
+    print("x" * 1000)
+time.sleep(60)
+"""
+
+
+def test_a_full_disk_in_a_run(full: Launcher) -> None:
+    """All readers are told the same end, at once; a later one too, while the disk is still full,
+    after the restart, and when there is room again. The next run works then."""
+    server = full.start()
+    client = Client(server.base_url)
+    session = client.session("python", session_id="s1")
+    path = start_run(server.base_url, "s1", FILLER)
+    readers = [StreamReader(), slow_stream_reader()]
+    with reading(server, path, readers):
+        pass
+    end = check_whole(readers[0].events)
+    assert readers[0].events == readers[1].events
+    check(end, state="lost")
+    assert end["exit_code"] != 0
+    assert readers[0].events[-2].data["code"] == "INSUFFICIENT_STORAGE"
+    assert readers[0].text().startswith("before\n")
+
+    def check_again(server: Server, client: Client) -> None:
+        again = replayed(server, path)
+        later = check_whole(again)
+        assert again[-2].data["code"] in ("INSUFFICIENT_STORAGE", "STORAGE_FAILED")
+        assert [one.data for one in again[:-2]] == [one.data for one in readers[0].events[:-2]]
+        check(later, exit_code=end["exit_code"], cause=end["cause"], state="lost")
+        check(stored(client, path), status="finished", exit_code=end["exit_code"])
+        listed = client.http.get(f"{session.path}/executions").json()["executions"]
+        check(listed[0], status="finished", exit_code=end["exit_code"], cause=end["cause"])
+
+    check_again(server, client)
+    client.http.delete(f"{session.path}/files/filler").raise_for_status()
+    check(session.run("print('next')"), stdout="next\n", started_from="fresh")
+    check_again(server, client)
+    client.close()
+    server.kill()
+    server = full.start()
+    client = Client(server.base_url)
+    check_again(server, client)
+    client.close()
