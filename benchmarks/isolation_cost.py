@@ -13,7 +13,7 @@ from statistics import median
 
 from era_kernels.kernels.languages import Languages
 from era_kernels.kernels.machine import KernelHost, Machine
-from era_kernels.models import Limits, Place, Request
+from era_kernels.models import KernelRequest, Limits, SessionPaths
 from era_kernels.sandbox.server.sandbox import IsolationPolicy, Sandboxes
 
 LANGUAGE = "python"
@@ -86,8 +86,8 @@ async def _ready_machine(host: KernelHost, directory: Path) -> Machine:
     parts = [directory / name for name in ("workspace", "packages", "cache")]
     for part in parts:
         part.mkdir(parents=True)
-    machine = await host.open(LANGUAGE, Place(*parts), Limits(), {})
-    async for _ in machine.kernel.execute(Request("pass", {}, 30, 1)):
+    machine = await host.open(LANGUAGE, SessionPaths(*parts), Limits(), {})
+    async for _ in machine.kernel.execute(KernelRequest("pass", {}, 30, 1)):
         pass
     return machine
 

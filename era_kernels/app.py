@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from era_kernels.kernels.languages import Languages
 from era_kernels.kernels.machine import KernelHost
-from era_kernels.models import WITHOUT_WALLS, Isolation, Limits
+from era_kernels.models import UNSANDBOXED_TIER, Isolation, Limits
 from era_kernels.sandbox.server import runtime_dirs
 from era_kernels.sandbox.server.sandbox import IsolationPolicy, Sandboxes
 from era_kernels.services.capacity import KernelLimiter
@@ -40,7 +40,7 @@ from era_kernels.storage.sessions import SessionStore
 from era_kernels.storage.stored_code import CodeStore
 from era_kernels.storage.workspaces import Workspaces
 from era_kernels.web.access import Access
-from era_kernels.web.base import Edge
+from era_kernels.web.base import HandlerContext
 from era_kernels.web.routes import make_application
 from era_kernels.web.server import WebServer
 
@@ -48,7 +48,7 @@ log = logging.getLogger(__name__)
 
 # Seconds. A run goes to threads a dozen times, and beside a loop that is busy each of them waits so
 # long for the interpreter; Python's own 5 ms would be most of what a run takes.
-SWITCH = 0.0005
+SWITCH_INTERVAL = 0.0005
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,14 +77,14 @@ class Stores:
 
 
 @asynccontextmanager
-async def opened(settings: Settings) -> AsyncIterator[App]:
+async def open_app(settings: Settings) -> AsyncIterator[App]:
     """Everything built and open; closed in the reverse order when left.
 
     Raises StartError with a sentence that says what to do.
     """
     async with AsyncExitStack() as stack:
-        meters = Metrics()
-        stores = await _open_stores(stack, settings, meters)
+        metrics = Metrics()
+        stores = await _open_stores(stack, settings, metrics)
         host = await _open_host(stack, settings)
         executions = ExecutionService(
             stores.executions,
@@ -93,31 +93,31 @@ async def opened(settings: Settings) -> AsyncIterator[App]:
             max_result_bytes=settings.max_answer_output,
         )
         logs = SessionLogs(stores.logs)
-        sessions = await _open_sessions(stack, settings, stores, host, executions, logs, meters)
-        repeats = IdempotentRuns(sessions, executions, stores.secret)
-        stack.push_async_callback(repeats.aclose)
-        edge = Edge(
+        sessions = await _open_sessions(stack, settings, stores, host, executions, logs, metrics)
+        idempotent_runs = IdempotentRuns(sessions, executions, stores.secret)
+        stack.push_async_callback(idempotent_runs.aclose)
+        context = HandlerContext(
             _access(settings),
             settings.max_json_body,
             settings.max_upload,
-            meters=meters,
-            visit=sessions.touch,
+            metrics=metrics,
+            touch_session=sessions.touch,
         )
         application = make_application(
             sessions=sessions,
             executions=executions,
-            status=ServerInfo(host, stores.database, settings.limits()),
+            server_info=ServerInfo(host, stores.database, settings.limits()),
             codes=StoredCodeService(sessions, stores.codes),
-            insights=InspectionService(sessions, executions, host.languages),
+            inspection=InspectionService(sessions, executions, host.languages),
             files=FileService(sessions, stores.files, settings.session_workspace),
-            repeats=repeats,
+            idempotent_runs=idempotent_runs,
             logs=logs,
-            edge=edge,
+            context=context,
         )
         web = WebServer.open(
-            application, edge, settings.host, settings.port, settings.max_connections
+            application, context, settings.host, settings.port, settings.max_connections
         )
-        _watch(meters, sessions, web)
+        _register_gauges(metrics, sessions, web)
         stack.push_async_callback(web.aclose)
         stack.push_async_callback(logs.aclose)
         # Before that: what still runs ends, so that its clients are told.
@@ -126,11 +126,11 @@ async def opened(settings: Settings) -> AsyncIterator[App]:
         yield App(web.url, host.isolation, names, sessions, web)
 
 
-async def _open_stores(stack: AsyncExitStack, settings: Settings, meters: Metrics) -> Stores:
+async def _open_stores(stack: AsyncExitStack, settings: Settings, metrics: Metrics) -> Stores:
     directory = DataDirectory.open(settings.data_dir)
     stack.callback(directory.close)
     secret = await asyncio.to_thread(load_or_create_secret, directory.secret)
-    database = await Database.open(directory.database, MIGRATIONS, meters.transaction_ended)
+    database = await Database.open(directory.database, MIGRATIONS, metrics.transaction_ended)
     stack.push_async_callback(database.aclose)
     executions = ExecutionStore(database, directory.sessions)
     stack.push_async_callback(executions.aclose)
@@ -149,14 +149,14 @@ async def _open_stores(stack: AsyncExitStack, settings: Settings, meters: Metric
 async def _open_host(stack: AsyncExitStack, settings: Settings) -> KernelHost:
     runtime = stack.enter_context(runtime_dirs.private_runtime_dir())
     languages = Languages.load(settings.kernelspec_dirs)
-    wish = IsolationPolicy(
+    policy = IsolationPolicy(
         strongest_tier=settings.strongest_tier,
-        weakest_tier=WITHOUT_WALLS if settings.allow_unsandboxed else settings.min_tier,
+        weakest_tier=UNSANDBOXED_TIER if settings.allow_unsandboxed else settings.min_tier,
         readable_paths=languages.readable_paths,
         hidden_paths=(settings.data_dir,),
     )
     sandboxes = await Sandboxes.open(
-        runtime, languages.preload, languages.entry_paths, wish, spare_count=1
+        runtime, languages.preload, languages.entry_paths, policy, spare_count=1
     )
     stack.push_async_callback(sandboxes.aclose)
     host = KernelHost(languages, sandboxes)
@@ -171,9 +171,9 @@ async def _open_sessions(
     host: KernelHost,
     executions: ExecutionService,
     logs: SessionLogs,
-    meters: Metrics,
+    metrics: Metrics,
 ) -> SessionService:
-    rules = _rules(settings)
+    service_limits = _service_limits(settings)
     sessions = SessionService(
         ServiceContext(
             host=host,
@@ -183,11 +183,11 @@ async def _open_sessions(
             files=stores.files,
             executions=executions,
             logs=logs,
-            kernel_limiter=KernelLimiter(rules.max_kernels),
-            service_limits=rules,
-            limits=_limits(settings),
+            kernel_limiter=KernelLimiter(service_limits.max_kernels),
+            service_limits=service_limits,
+            limits=_session_limits(settings),
             mounts=Mounts(settings.mounts, host),
-            metrics=meters,
+            metrics=metrics,
         )
     )
     stack.push_async_callback(sessions.aclose)
@@ -195,31 +195,31 @@ async def _open_sessions(
     return sessions
 
 
-def _watch(meters: Metrics, sessions: SessionService, web: WebServer) -> None:
+def _register_gauges(metrics: Metrics, sessions: SessionService, web: WebServer) -> None:
     """What is counted only when somebody asks."""
-    meters.register(ScrapedGauge.SESSIONS, lambda: sessions.count)
-    meters.register(ScrapedGauge.RUNS_RUNNING, lambda: len(sessions.run_counts()))
-    meters.register(
+    metrics.register(ScrapedGauge.SESSIONS, lambda: sessions.count)
+    metrics.register(ScrapedGauge.RUNS_RUNNING, lambda: len(sessions.run_counts()))
+    metrics.register(
         ScrapedGauge.RUNS_WAITING, lambda: sum(sessions.run_counts()) - len(sessions.run_counts())
     )
-    meters.register(ScrapedGauge.CONNECTIONS, lambda: web.connections)
+    metrics.register(ScrapedGauge.CONNECTIONS, lambda: web.connections)
 
 
-async def serve(settings: Settings, announce: Callable[[str], None]) -> None:
+async def serve(settings: Settings, on_ready: Callable[[str], None]) -> None:
     """Run the server until SIGTERM or SIGINT, then close in order."""
-    sys.setswitchinterval(SWITCH)
+    sys.setswitchinterval(SWITCH_INTERVAL)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    async with opened(settings) as app:
-        if app.isolation.tier == WITHOUT_WALLS:
+    async with open_app(settings) as app:
+        if app.isolation.tier == UNSANDBOXED_TIER:
             log.warning("code is not isolated: it runs with this server's rights")
         else:
             log.info("isolation", extra={"tier": app.isolation.tier})
         for text in app.isolation.missing:
             log.info("not in force", extra={"what": text})
-        announce(ready_line(app))
+        on_ready(ready_line(app))
         await stop.wait()
         log.info("stopping")
         app.web.stop()
@@ -230,11 +230,11 @@ async def serve(settings: Settings, announce: Callable[[str], None]) -> None:
 def ready_line(app: App) -> str:
     """One line: where, how strong the walls are, and which languages."""
     tier = app.isolation.tier
-    walls = "no isolation" if tier == WITHOUT_WALLS else f"isolation tier {tier}"
-    return f"era-kernels on {app.url} ({walls}; {', '.join(app.languages) or 'no language'})"
+    isolation = "no isolation" if tier == UNSANDBOXED_TIER else f"isolation tier {tier}"
+    return f"era-kernels on {app.url} ({isolation}; {', '.join(app.languages) or 'no language'})"
 
 
-def _limits(settings: Settings) -> Limits:
+def _session_limits(settings: Settings) -> Limits:
     return Limits(
         memory=settings.session_memory,
         processes=settings.session_processes,
@@ -247,7 +247,7 @@ def _limits(settings: Settings) -> Limits:
     )
 
 
-def _rules(settings: Settings) -> ServiceLimits:
+def _service_limits(settings: Settings) -> ServiceLimits:
     return ServiceLimits(
         default_timeout=settings.default_timeout,
         max_timeout=settings.max_timeout,

@@ -12,75 +12,75 @@ from typing import Any
 import click
 
 from era_kernels import __version__, app, logs
-from era_kernels.doctor import Finding, can_serve, examine
+from era_kernels.doctor import Finding, can_serve, run_checks
 from era_kernels.errors import EraError, InvalidSetting, StartError, UnsupportedLanguage
-from era_kernels.install import Readiness, chosen, prepare
-from era_kernels.settings import Settings, default_text, flag_of, variable_of
+from era_kernels.install import Readiness, prepare, select_languages
+from era_kernels.settings import Settings, env_variable, flag_name, format_default
 
-FULL_COLLECTION = 200  # collections of middle-aged objects before one of all
+FULL_COLLECTION_THRESHOLD = 200  # collections of middle-aged objects before one of all
 
 _COLOURS = {"ok": "green", "lacks": "yellow", "broken": "red"}
 
 
-class Refusal(click.ClickException):
+class CommandFailed(click.ClickException):
     """One sentence on stderr, exit code 1: it cannot be done here and now."""
 
 
-class Misuse(Refusal):
+class InvalidUsage(CommandFailed):
     """One sentence on stderr, exit code 2: what the caller wrote is wrong."""
 
     exit_code = 2
 
 
-class Commands(click.Group):
+class CommandGroup(click.Group):
     """Commands whose known problems end in a sentence, not in a traceback."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except (InvalidSetting, UnsupportedLanguage) as problem:
-            raise Misuse(str(problem)) from problem
-        except (StartError, EraError) as problem:
-            raise Refusal(str(problem)) from problem
+        except (InvalidSetting, UnsupportedLanguage) as error:
+            raise InvalidUsage(str(error)) from error
+        except (StartError, EraError) as error:
+            raise CommandFailed(str(error)) from error
 
 
-def with_settings(command: Callable[..., None]) -> Callable[..., None]:
+def with_setting_flags(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command a flag for every setting; those that were given arrive as `flags`."""
     for name, field in reversed(Settings.model_fields.items()):
-        flag = flag_of(name)
+        flag = flag_name(name)
         spelling = f"{flag}/--no-{flag[2:]}" if field.annotation is bool else flag
-        told = f"{field.description} [{variable_of(name)}; default: {default_text(field)}]"
-        option: dict[str, Any] = {"default": None, "help": told}
+        help_text = f"{field.description} [{env_variable(name)}; default: {format_default(field)}]"
+        option: dict[str, Any] = {"default": None, "help": help_text}
         if field.annotation is not bool:
             option["metavar"] = "VALUE"
         command = click.option(spelling, name, **option)(command)
     return command
 
 
-def _given(flags: dict[str, object]) -> dict[str, object]:
+def _without_unset(flags: dict[str, object]) -> dict[str, object]:
     return {name: value for name, value in flags.items() if value is not None}
 
 
-@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=CommandGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="era-kernels")
 def main() -> None:
     """An HTTP server that runs code in managed Jupyter kernels."""
 
 
 @main.command()
-@with_settings
+@with_setting_flags
 def serve(**flags: object) -> None:
     """Run the server until SIGTERM or Ctrl-C.
 
     Every setting can be given as a flag, as a variable of the environment, or in a TOML file.
     """
-    settings = Settings.read(_given(flags))
+    settings = Settings.load(_without_unset(flags))
     logs.configure(settings.log_format)
-    _collect_seldom()
+    _tune_garbage_collection()
     asyncio.run(app.serve(settings, click.echo))
 
 
-def _collect_seldom() -> None:
+def _tune_garbage_collection() -> None:
     """Let no large answer of a kernel set off full collections, which stop everything meanwhile.
 
     JSON holds no cycles, but a collection looks at all of it: at a million lists for 70 ms, and
@@ -88,7 +88,7 @@ def _collect_seldom() -> None:
     """
     gc.freeze()
     young, middle, _ = gc.get_threshold()
-    gc.set_threshold(young, middle, FULL_COLLECTION)
+    gc.set_threshold(young, middle, FULL_COLLECTION_THRESHOLD)
 
 
 @main.command()
@@ -99,39 +99,41 @@ def install(languages: tuple[str, ...], kernelspec_dirs: str | None) -> None:
 
     Nothing is downloaded. Ends with 1 when a language that was named is not ready, or when none is.
     """
-    flags = _given({"kernelspec_dirs": kernelspec_dirs})
-    ready = [prepare(one) for one in chosen(Settings.read(flags).kernelspec_dirs, languages)]
-    for one in ready:
+    flags = _without_unset({"kernelspec_dirs": kernelspec_dirs})
+    results = [
+        prepare(one) for one in select_languages(Settings.load(flags).kernelspec_dirs, languages)
+    ]
+    for one in results:
         click.echo(_readiness_line(one))
     wanted = all if languages else any
-    if not wanted(one.problem is None for one in ready):
+    if not wanted(one.missing is None for one in results):
         raise click.exceptions.Exit(1)
 
 
 @main.command()
-@with_settings
+@with_setting_flags
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def doctor(as_json: bool, **flags: object) -> None:
     """Say what this host has and lacks, and what to do about it.
 
     Ends with 0 when a server with these settings can run, else with 1.
     """
-    findings = examine(Settings.read(_given(flags)))
-    fine = can_serve(findings)
+    findings = run_checks(Settings.load(_without_unset(flags)))
+    is_able = can_serve(findings)
     if as_json:
-        told = [dataclasses.asdict(finding) for finding in findings]
-        click.echo(json.dumps({"can_serve": fine, "findings": told}, indent=2))
+        listed = [dataclasses.asdict(finding) for finding in findings]
+        click.echo(json.dumps({"can_serve": is_able, "findings": listed}, indent=2))
     else:
         for finding in findings:
             click.echo(_finding_lines(finding))
-        click.echo("The server can run." if fine else "The server cannot run.")
-    if not fine:
+        click.echo("The server can run." if is_able else "The server cannot run.")
+    if not is_able:
         raise click.exceptions.Exit(1)
 
 
-def _readiness_line(one: Readiness) -> str:
-    name = f"{one.language} {one.version}" if one.version else one.language
-    return f"{name}: {'ready' if one.problem is None else f'not ready: {one.problem}'}"
+def _readiness_line(readiness: Readiness) -> str:
+    name = f"{readiness.language} {readiness.version}" if readiness.version else readiness.language
+    return f"{name}: {'ready' if readiness.missing is None else f'not ready: {readiness.missing}'}"
 
 
 def _finding_lines(finding: Finding) -> str:

@@ -18,15 +18,15 @@ from pathlib import Path
 
 from era_kernels.errors import StartError
 from era_kernels.kernels.languages import Languages
-from era_kernels.models import WITHOUT_WALLS, Isolation
+from era_kernels.models import UNSANDBOXED_TIER, Isolation
 from era_kernels.sandbox.server import host_features
 from era_kernels.sandbox.server.sandbox import IsolationPolicy, Sandboxes
 from era_kernels.setting_types import GIB, total_memory
 from era_kernels.settings import Settings
 
-OLDEST = (3, 11)
-LITTLE_DISK = GIB
-LONGEST_TEMPORARY = 70  # bytes; sockets lie two short names deeper, and a path may have 107
+MIN_PYTHON = (3, 11)
+MIN_FREE_DISK = GIB
+MAX_TEMPORARY_PATH = 70  # bytes; sockets lie two short names deeper, and a path may have 107
 FILES_PER_KERNEL = 12  # descriptors: 8 were seen for an idle one, and a run with a caller has more
 
 
@@ -48,18 +48,18 @@ class Finding:
     advice: str = ""
 
 
-def examine(settings: Settings) -> list[Finding]:
+def run_checks(settings: Settings) -> list[Finding]:
     """Look at everything that a server with these settings needs (blocking, about a second)."""
     return [
-        _interpreter(),
-        _system(),
-        *_languages(settings),
-        *_data(settings),
-        _temporary(),
-        _address(settings),
-        _memory(settings),
-        _open_files(settings),
-        *_walls(settings),
+        _check_interpreter(),
+        _check_system(),
+        *_check_languages(settings),
+        *_check_data_directory(settings),
+        _check_temporary_directory(),
+        _check_address(settings),
+        _check_memory(settings),
+        _check_open_files(settings),
+        *_check_isolation(settings),
     ]
 
 
@@ -67,52 +67,52 @@ def can_serve(findings: list[Finding]) -> bool:
     return all(finding.level is not Level.BROKEN for finding in findings)
 
 
-def _interpreter() -> Finding:
+def _check_interpreter() -> Finding:
     text = f"{platform.python_version()} in {sys.prefix}"
-    if sys.version_info < OLDEST:
+    if sys.version_info < MIN_PYTHON:
         return Finding(Level.BROKEN, "interpreter", text, "Install Python 3.11 or newer.")
     return Finding(Level.OK, "interpreter", text)
 
 
-def _system() -> Finding:
+def _check_system() -> Finding:
     if sys.platform != "linux":
         advice = "Run it on Linux, for example in a container or a virtual machine."
         return Finding(Level.BROKEN, "system", host_features.kernel_release(), advice)
     return Finding(Level.OK, "system", host_features.kernel_release())
 
 
-def _languages(settings: Settings) -> Iterator[Finding]:
+def _check_languages(settings: Settings) -> Iterator[Finding]:
     try:
         languages = list(Languages.load(settings.kernelspec_dirs))
     except StartError as problem:
         yield Finding(Level.BROKEN, "languages", str(problem), "Mend or remove that kernelspec.")
         return
-    for one in languages:
-        if one.is_available:
-            yield Finding(Level.OK, one.name, one.version or "available")
+    for language in languages:
+        if language.is_available:
+            yield Finding(Level.OK, language.name, language.version or "available")
         else:
             advice = "Install what is missing, then run: era-kernels install"
-            yield Finding(Level.LACKS, one.name, str(one.unavailable_reason), advice)
+            yield Finding(Level.LACKS, language.name, str(language.unavailable_reason), advice)
     if not any(one.is_available for one in languages):
         yield Finding(Level.BROKEN, "languages", "none can run", "See the lines above.")
 
 
-def _data(settings: Settings) -> Iterator[Finding]:
+def _check_data_directory(settings: Settings) -> Iterator[Finding]:
     directory = settings.data_dir
-    there = next(path for path in (directory, *directory.parents) if path.exists())
-    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+    existing = next(path for path in (directory, *directory.parents) if path.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
         advice = "Make it writable for this user, or name another with --data-dir."
-        yield Finding(Level.BROKEN, "data directory", f"{there} cannot be written", advice)
+        yield Finding(Level.BROKEN, "data directory", f"{existing} cannot be written", advice)
         return
     if _is_locked(directory / "lock"):
         advice = "Stop that server first, or name another directory with --data-dir."
         text = f"{directory} is in use by a server that runs"
         yield Finding(Level.LACKS, "data directory", text, advice)
     else:
-        made = "" if there == directory else " will be made"
+        made = "" if existing == directory else " will be made"
         yield Finding(Level.OK, "data directory", f"{directory}{made}")
-    free = shutil.disk_usage(there).free
-    advice = "" if free >= LITTLE_DISK else "Make room: writes are refused when the disk is full."
+    free = shutil.disk_usage(existing).free
+    advice = "" if free >= MIN_FREE_DISK else "Make room: writes are refused when the disk is full."
     level = Level.LACKS if advice else Level.OK
     yield Finding(level, "disk", f"{free / GIB:.1f} GiB free", advice)
 
@@ -129,18 +129,18 @@ def _is_locked(lock: Path) -> bool:
     return False
 
 
-def _temporary() -> Finding:
+def _check_temporary_directory() -> Finding:
     try:
         where = tempfile.gettempdir()
     except FileNotFoundError as error:
         return Finding(Level.BROKEN, "temporary files", str(error), "Set TMPDIR to a directory.")
-    if len(os.fsencode(where)) > LONGEST_TEMPORARY:
+    if len(os.fsencode(where)) > MAX_TEMPORARY_PATH:
         advice = "Set TMPDIR to a directory with a shorter path, such as /tmp."
         return Finding(Level.BROKEN, "temporary files", f"{where} is too long for sockets", advice)
     return Finding(Level.OK, "temporary files", where)
 
 
-def _address(settings: Settings) -> Finding:
+def _check_address(settings: Settings) -> Finding:
     where = f"{settings.host} port {settings.port}"
     try:
         family, _, _, _, address = socket.getaddrinfo(
@@ -154,30 +154,30 @@ def _address(settings: Settings) -> Finding:
     return Finding(Level.OK, "address", where)
 
 
-def _memory(settings: Settings) -> Finding:
+def _check_memory(settings: Settings) -> Finding:
     text = f"{total_memory() / GIB:.1f} GiB, at most {settings.max_kernels} kernels at once"
     return Finding(Level.OK, "memory", text)
 
 
-def _open_files(settings: Settings) -> Finding:
-    most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+def _check_open_files(settings: Settings) -> Finding:
+    max_open_files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     needed = settings.max_kernels * FILES_PER_KERNEL
-    text = "no limit" if most == resource.RLIM_INFINITY else f"at most {most}"
-    if most != resource.RLIM_INFINITY and most < needed:
+    text = "no limit" if max_open_files == resource.RLIM_INFINITY else f"at most {max_open_files}"
+    if max_open_files != resource.RLIM_INFINITY and max_open_files < needed:
         advice = f"Run `ulimit -n {needed}` before the server, or lower --max-kernels."
         return Finding(Level.LACKS, "open files", text, advice)
     return Finding(Level.OK, "open files", text)
 
 
-def _walls(settings: Settings) -> Iterator[Finding]:
-    facts = host_features.list_host_features()  # first: it forks, and there are no threads yet
+def _check_isolation(settings: Settings) -> Iterator[Finding]:
+    features = host_features.list_host_features()  # first: it forks, and there are no threads yet
     try:
-        isolation = asyncio.run(_tried(settings))
+        isolation = asyncio.run(_probe_isolation(settings))
     except StartError as problem:
         advice = "Start with --allow-unsandboxed only for people who may do all that this user may."
         yield Finding(Level.BROKEN, "isolation", str(problem), advice)
         return
-    if isolation.tier == WITHOUT_WALLS:
+    if isolation.tier == UNSANDBOXED_TIER:
         advice = "Let only people use the server who may do all that this user may."
         yield Finding(Level.LACKS, "isolation", "none: code has this server's rights", advice)
     else:
@@ -186,18 +186,18 @@ def _walls(settings: Settings) -> Iterator[Finding]:
         yield Finding(level, "isolation", f"tier {isolation.tier}", advice)
     for text in isolation.missing:
         yield Finding(Level.OK, "not in force", text)
-    for fact in facts:
-        text = fact.detail if fact.is_available else f"not available: {fact.detail}"
-        yield Finding(Level.OK, f"this host: {fact.name}", text)
+    for feature in features:
+        text = feature.detail if feature.is_available else f"not available: {feature.detail}"
+        yield Finding(Level.OK, f"this host: {feature.name}", text)
 
 
-async def _tried(settings: Settings) -> Isolation:
+async def _probe_isolation(settings: Settings) -> Isolation:
     """Raise the walls once, as the server does at its start. Raises StartError."""
     with tempfile.TemporaryDirectory(prefix="era-") as directory:
-        wish = IsolationPolicy(
+        policy = IsolationPolicy(
             strongest_tier=settings.strongest_tier,
-            weakest_tier=WITHOUT_WALLS if settings.allow_unsandboxed else settings.min_tier,
+            weakest_tier=UNSANDBOXED_TIER if settings.allow_unsandboxed else settings.min_tier,
         )
-        sandboxes = await Sandboxes.open(Path(directory), (), (), wish)
+        sandboxes = await Sandboxes.open(Path(directory), (), (), policy)
         await sandboxes.aclose()
         return sandboxes.isolation

@@ -29,7 +29,7 @@ EraError                      500 INTERNAL_ERROR
 ├── StorageFailed             500 STORAGE_FAILED
 │   └── InsufficientStorage   507 INSUFFICIENT_STORAGE
 └── Unavailable               503 UNAVAILABLE
-    ├── Capacity              503 CAPACITY
+    ├── AtCapacity            503 CAPACITY
     ├── LanguageUnavailable   503 LANGUAGE_UNAVAILABLE
     ├── KernelStartFailed     503 KERNEL_START_FAILED
     ├── KernelSilent          503 KERNEL_SILENT
@@ -61,7 +61,7 @@ class EraError(Exception):
         *,
         details: Any = None,
         hint: str | None = None,
-        id: str | None = None,
+        id: str | None = None,  # noqa: A002 - the word of the API
         retry_after: int | None = None,
     ) -> None:
         super().__init__(message)
@@ -184,7 +184,7 @@ class Unavailable(EraError):
     status, code, title = 503, "UNAVAILABLE", "Unavailable"
 
 
-class Capacity(Unavailable):
+class AtCapacity(Unavailable):
     code, title = "CAPACITY", "At capacity"
 
 

@@ -14,10 +14,10 @@ from typing import NoReturn
 from era_kernels.errors import StartError
 from era_kernels.kernels.languages import Language, Languages
 
-TRY_FOR = 120.0  # seconds; the first import of a large package on a cold disk is slow
+IMPORT_TIMEOUT = 120.0  # seconds; the first import of a large package on a cold disk is slow
 
 # argv holds a folder and modules.
-_IMPORT = (
+_IMPORT_SCRIPT = (
     "import importlib, sys; sys.path[0] = sys.argv[1]; "
     "[importlib.import_module(name) for name in sys.argv[2:]]"
 )
@@ -29,22 +29,22 @@ class Readiness:
 
     language: str
     version: str | None
-    problem: str | None
+    missing: str | None
 
 
-def chosen(kernelspec_dirs: Sequence[Path], names: Sequence[str]) -> list[Language]:
+def select_languages(kernelspec_dirs: Sequence[Path], names: Sequence[str]) -> list[Language]:
     """The languages of these names or aliases, each once; all when there is no name.
 
     Raises UnsupportedLanguage listing the known ones, or StartError for a broken kernelspec.
     """
     languages = Languages.load(kernelspec_dirs)
     if not names:
-        return list(languages) or _none()
+        return list(languages) or _raise_no_kernelspec()
     found = [languages.resolve(name) for name in names]
     return list({language.name: language for language in found}.values())
 
 
-def _none() -> NoReturn:
+def _raise_no_kernelspec() -> NoReturn:
     raise StartError("There is no kernelspec: this installation is not whole. Install it again.")
 
 
@@ -54,27 +54,27 @@ def prepare(language: Language) -> Readiness:
     Nothing is downloaded: what kernels need comes with this package or from the operator. What is
     left behind is the compiled bytecode, so that the first start of the server is a quick one.
     """
-    problem = language.unavailable_reason
-    if problem is None and language.entry is not None:
+    missing = language.unavailable_reason
+    if missing is None and language.entry is not None:
         module = language.entry.partition(":")[0]
-        problem = _import_problem(language.directory, [*language.preload, module])
-    return Readiness(language.name, language.version, problem)
+        missing = _import_failure(language.directory, [*language.preload, module])
+    return Readiness(language.name, language.version, missing)
 
 
-def _import_problem(directory: Path, modules: Sequence[str]) -> str | None:
+def _import_failure(directory: Path, modules: Sequence[str]) -> str | None:
     """What a fresh interpreter says when it imports these modules; None when all is well."""
-    command = [sys.executable, "-c", _IMPORT, str(directory), *modules]
+    command = [sys.executable, "-c", _IMPORT_SCRIPT, str(directory), *modules]
     try:
-        done = _run(command)
+        done = _run_in_empty_environment(command)
     except subprocess.TimeoutExpired:
-        return f"importing {', '.join(modules)} took more than {TRY_FOR:g} seconds"
+        return f"importing {', '.join(modules)} took more than {IMPORT_TIMEOUT:g} seconds"
     if done.returncode == 0:
         return None
     lines = done.stderr.strip().splitlines()
     return lines[-1] if lines else f"importing {', '.join(modules)} ended with {done.returncode}"
 
 
-def _run(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
+def _run_in_empty_environment(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
     """Run it as the zygote runs: an environment from empty, a home that is nobody's."""
     with tempfile.TemporaryDirectory(prefix="era-") as home:
         return subprocess.run(
@@ -84,6 +84,6 @@ def _run(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=TRY_FOR,
+            timeout=IMPORT_TIMEOUT,
             check=False,
         )

@@ -9,9 +9,13 @@ import time
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+_STANDARD_ATTRIBUTES = frozenset(vars(logging.makeLogRecord({}))) | {
+    "message",
+    "asctime",
+    "taskName",
+}
 # Chatty at INFO about their own insides, or (access) said better by our own lines.
-_QUIET = ("asyncio", "tornado", "traitlets", "py.warnings")
+_QUIET_LOGGERS = ("asyncio", "tornado", "traitlets", "py.warnings")
 
 
 def configure(log_format: Literal["human", "json"]) -> None:
@@ -20,7 +24,7 @@ def configure(log_format: Literal["human", "json"]) -> None:
     handler.setFormatter(JsonFormatter() if log_format == "json" else HumanFormatter())
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
     logging.captureWarnings(True)
-    for name in _QUIET:
+    for name in _QUIET_LOGGERS:
         logging.getLogger(name).setLevel(logging.WARNING)
 
 
@@ -30,14 +34,19 @@ class HumanFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         clock = time.strftime("%H:%M:%S", time.localtime(record.created))
         name = record.name.removeprefix("era_kernels.")
-        head = f"{clock}.{int(record.msecs):03d} {record.levelname} {name}: {_line(record)}"
-        line = " ".join(
-            [head, *(f"{key}={_shown(value)}" for key, value in extras(record).items())]
+        head = (
+            f"{clock}.{int(record.msecs):03d} {record.levelname} {name}: {_escaped_message(record)}"
         )
-        trace = self._trace(record)
+        line = " ".join(
+            [
+                head,
+                *(f"{key}={_quoted_value(value)}" for key, value in extra_fields(record).items()),
+            ]
+        )
+        trace = self._format_traceback(record)
         return f"{line}\n{trace}" if trace else line
 
-    def _trace(self, record: logging.LogRecord) -> str:
+    def _format_traceback(self, record: logging.LogRecord) -> str:
         return self.formatException(record.exc_info) if record.exc_info else ""
 
 
@@ -52,24 +61,28 @@ class JsonFormatter(logging.Formatter):
             "logger": record.name,
             "message": record.getMessage(),
         }
-        out = {**head, **extras(record), **head}  # the head is first, and no extra replaces it
+        out = {
+            **head,
+            **extra_fields(record),
+            **head,
+        }  # the head is first, and no extra replaces it
         if record.exc_info:
             out["exception"] = self.formatException(record.exc_info)
         return json.dumps(out, default=str)
 
 
-def extras(record: logging.LogRecord) -> dict[str, object]:
+def extra_fields(record: logging.LogRecord) -> dict[str, object]:
     """What the call gave as `extra`."""
-    return {key: value for key, value in vars(record).items() if key not in _STANDARD}
+    return {key: value for key, value in vars(record).items() if key not in _STANDARD_ATTRIBUTES}
 
 
-def _line(record: logging.LogRecord) -> str:
+def _escaped_message(record: logging.LogRecord) -> str:
     """The message with what could forge a line of its own made visible."""
     text = record.getMessage()
     return text if text.isprintable() else json.dumps(text)[1:-1]
 
 
-def _shown(value: object) -> str:
+def _quoted_value(value: object) -> str:
     """A word as it is, anything else quoted: no value can look like another field or line."""
     text = str(value)
     plain = text.isprintable() and text and not set(text) & set(" \"'=")

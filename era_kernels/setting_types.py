@@ -16,11 +16,11 @@ from pydantic_settings import NoDecode
 from era_kernels.errors import InvalidSetting
 
 ENV_PREFIX = "ERA_"
-MIN_TOKEN = 16  # characters
+MIN_TOKEN_LENGTH = 16  # characters
 KIB, MIB, GIB, TIB = 1024, 1024**2, 1024**3, 1024**4
 MEMORY_PER_KERNEL = 64 * MIB
-MOST_KERNELS = 500
-MOST_CONNECTIONS = 1000
+MAX_DEFAULT_KERNELS = 500
+MAX_DEFAULT_CONNECTIONS = 1000
 
 _SIZE = re.compile(r"(\d+)([KMGT]?)", re.IGNORECASE)
 _UNITS = {"": 1, "K": KIB, "M": MIB, "G": GIB, "T": TIB}
@@ -33,15 +33,15 @@ _CGROUP_LIMITS = ("memory.max", "memory/memory.limit_in_bytes")  # version 2, ve
 # ---------------------------------------------------------------- kinds of values
 
 
-def must_be(what: str, name: str = "") -> NoReturn:
+def must_be(requirement: str, name: str = "") -> NoReturn:
     """Refuse a value; `what` completes the sentence "… must be".
 
     `name` is the setting, where pydantic cannot know it.
     """
-    raise PydanticCustomError("setting", "{what}", {"what": what, "name": name})
+    raise PydanticCustomError("setting", "{what}", {"what": requirement, "name": name})
 
 
-def _number(value: object) -> object:
+def _reject_boolean(value: object) -> object:
     """Python takes true for 1; a person who writes it means something else."""
     if isinstance(value, bool):
         must_be("a number")
@@ -62,7 +62,7 @@ def parse_size(value: object) -> int:
     must_be("a size in bytes, such as 512M or 1G")
 
 
-def size_text(size: int) -> str:
+def format_size(size: int) -> str:
     """A size as `parse_size` reads it, in the greatest unit that divides it.
 
     >>> size_text(32 * MIB), size_text(1000)
@@ -74,7 +74,7 @@ def size_text(size: int) -> str:
     return str(size)
 
 
-def _split(value: object) -> tuple[str | Path, ...]:
+def _split_list(value: object) -> tuple[str | Path, ...]:
     """Lists are written with commas; the file may also use a list of TOML."""
     if isinstance(value, str):
         return tuple(part.strip() for part in value.split(",") if part.strip())
@@ -83,18 +83,18 @@ def _split(value: object) -> tuple[str | Path, ...]:
     must_be("a list, written with commas")
 
 
-def _named(value: object) -> object:
+def _split_named_paths(value: object) -> object:
     """Names are written as NAME=VALUE with commas; the file may also use a table of TOML."""
     if isinstance(value, Mapping):
         return dict(value)
-    parts = [str(part).partition("=") for part in _split(value)]
+    parts = [str(part).partition("=") for part in _split_list(value)]
     names = [name.strip() for name, _, _ in parts]
     if not all(sign for _, sign, _ in parts) or len(set(names)) < len(names):
         must_be("names and directories such as data=/srv/data, each name once, between commas")
     return {name: path.strip() for name, (_, _, path) in zip(names, parts, strict=True)}
 
 
-def _offered(directories: dict[str, Path]) -> dict[str, Path]:
+def _check_mountable(directories: dict[str, Path]) -> dict[str, Path]:
     """Directories that sessions may be shown (blocking: they are looked at)."""
     for name, path in directories.items():
         if not _MOUNT.fullmatch(name):
@@ -105,7 +105,7 @@ def _offered(directories: dict[str, Path]) -> dict[str, Path]:
     return directories
 
 
-def _full_path(path: Path) -> Path:
+def _to_absolute_path(path: Path) -> Path:
     if "\0" in str(path):
         must_be("a path without NUL")
     try:
@@ -114,41 +114,43 @@ def _full_path(path: Path) -> Path:
         must_be("a path whose ~ names a home directory")
 
 
-def _strong(tokens: tuple[str, ...]) -> tuple[str, ...]:
-    if any(len(token) < MIN_TOKEN for token in tokens):
-        must_be(f"tokens of at least {MIN_TOKEN} characters (make one with: openssl rand -hex 32)")
+def _check_token_lengths(tokens: tuple[str, ...]) -> tuple[str, ...]:
+    if any(len(token) < MIN_TOKEN_LENGTH for token in tokens):
+        must_be(
+            f"tokens of at least {MIN_TOKEN_LENGTH} characters (make one with: openssl rand -hex 32)"
+        )
     return tokens
 
 
-def _url(value: str) -> str:
+def _check_url(value: str) -> str:
     if not _URL.fullmatch(value):
         must_be("an address such as https://era.example.org")
     return value.rstrip("/")
 
 
-def _origins(values: tuple[str, ...]) -> tuple[str, ...]:
+def _check_origins(values: tuple[str, ...]) -> tuple[str, ...]:
     if not all(_ORIGIN.fullmatch(value) for value in values):
         must_be("origins such as https://app.example.org, or *")
     return values
 
 
-Number = BeforeValidator(_number)
+Number = BeforeValidator(_reject_boolean)
 Size = Annotated[int, BeforeValidator(parse_size), Field(ge=1)]
 Seconds = Annotated[float, Number, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Number, Field(ge=1)]
-FullPath = Annotated[Path, AfterValidator(_full_path)]
-Grace = Annotated[float, Number, Field(ge=0, allow_inf_nan=False)]
+AbsolutePath = Annotated[Path, AfterValidator(_to_absolute_path)]
+NonNegativeSeconds = Annotated[float, Number, Field(ge=0, allow_inf_nan=False)]
 Tier = Annotated[int, Number, Field(ge=1, le=3)]
 AnyTier = Annotated[int, Number, Field(ge=1, le=4)]
 Port = Annotated[int, Number, Field(ge=0, le=65535)]
-Words = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
-Tokens = Annotated[Words, AfterValidator(_strong)]
-Origins = Annotated[Words, AfterValidator(_origins)]
-Url = Annotated[str, AfterValidator(_url)]
-Directories = Annotated[
-    dict[str, Path], NoDecode, BeforeValidator(_named), AfterValidator(_offered)
+StringList = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split_list)]
+TokenList = Annotated[StringList, AfterValidator(_check_token_lengths)]
+OriginList = Annotated[StringList, AfterValidator(_check_origins)]
+Url = Annotated[str, AfterValidator(_check_url)]
+NamedDirectories = Annotated[
+    dict[str, Path], NoDecode, BeforeValidator(_split_named_paths), AfterValidator(_check_mountable)
 ]
-Paths = Annotated[tuple[FullPath, ...], NoDecode, BeforeValidator(_split)]
+PathList = Annotated[tuple[AbsolutePath, ...], NoDecode, BeforeValidator(_split_list)]
 
 
 # ---------------------------------------------------------------- defaults of this host
@@ -184,10 +186,14 @@ def total_memory() -> int:
 
 def default_max_kernels() -> int:
     """As many as memory suffices for when they are idle, and never more than 500."""
-    return max(1, min(MOST_KERNELS, total_memory() // MEMORY_PER_KERNEL))
+    return max(1, min(MAX_DEFAULT_KERNELS, total_memory() // MEMORY_PER_KERNEL))
 
 
 def default_max_connections() -> int:
     """Half of the descriptors that this process may have: kernels and files need some as well."""
-    most, _ = getrlimit(RLIMIT_NOFILE)
-    return MOST_CONNECTIONS if most == RLIM_INFINITY else max(1, min(MOST_CONNECTIONS, most // 2))
+    max_open_files, _ = getrlimit(RLIMIT_NOFILE)
+    return (
+        MAX_DEFAULT_CONNECTIONS
+        if max_open_files == RLIM_INFINITY
+        else max(1, min(MAX_DEFAULT_CONNECTIONS, max_open_files // 2))
+    )

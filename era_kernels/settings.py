@@ -25,32 +25,32 @@ from era_kernels.setting_types import (
     ENV_PREFIX,
     GIB,
     KIB,
+    MAX_DEFAULT_CONNECTIONS,
+    MAX_DEFAULT_KERNELS,
     MIB,
-    MIN_TOKEN,
-    MOST_CONNECTIONS,
-    MOST_KERNELS,
+    MIN_TOKEN_LENGTH,
+    AbsolutePath,
     AnyTier,
     Count,
-    Directories,
-    FullPath,
-    Grace,
-    Origins,
-    Paths,
+    NamedDirectories,
+    NonNegativeSeconds,
+    OriginList,
+    PathList,
     Port,
     Seconds,
     Size,
+    StringList,
     Tier,
-    Tokens,
+    TokenList,
     Url,
-    Words,
     default_data_dir,
     default_max_connections,
     default_max_kernels,
+    format_size,
     must_be,
-    size_text,
 )
 
-LIMITS = (  # what `GET /api/limits` tells
+PUBLIC_LIMITS = (  # what `GET /api/limits` tells
     "default_timeout",
     "max_timeout",
     "max_background_timeout",
@@ -88,10 +88,10 @@ class Settings(BaseSettings):
         validate_default=False,
     )
 
-    config: FullPath | None = Field(None, description="A TOML file with settings.")
+    config: AbsolutePath | None = Field(None, description="A TOML file with settings.")
     host: str = Field("127.0.0.1", min_length=1, description="The address to listen on.")
     port: Port = Field(8787, description="The port to listen on; 0 takes any free one.")
-    data_dir: FullPath = Field(
+    data_dir: AbsolutePath = Field(
         default_factory=default_data_dir,
         description="Where sessions and everything stored lie.",
         json_schema_extra={
@@ -101,25 +101,25 @@ class Settings(BaseSettings):
     log_format: Literal["human", "json"] = Field(
         "human", description="How log lines look: human or json."
     )
-    shutdown_grace: Grace = Field(
+    shutdown_grace: NonNegativeSeconds = Field(
         5.0, description="Seconds that runs get to finish when the server stops."
     )
-    kernelspec_dirs: Paths = Field(
+    kernelspec_dirs: PathList = Field(
         (), description="Folders with kernelspecs that win over those that come along."
     )
 
-    api_tokens: Tokens = Field(
+    api_tokens: TokenList = Field(
         (),
         repr=False,
-        description=f"Tokens of {MIN_TOKEN} characters or more, one of which callers must show.",
+        description=f"Tokens of {MIN_TOKEN_LENGTH} characters or more, one of which callers must show.",
     )
-    api_token_file: FullPath | None = Field(
+    api_token_file: AbsolutePath | None = Field(
         None, description="A file with one token a line; read again when it changes."
     )
-    allowed_hosts: Words = Field(
+    allowed_hosts: StringList = Field(
         (), description="Host names that a server without tokens answers to, beside loopback ones."
     )
-    allowed_origins: Origins = Field(
+    allowed_origins: OriginList = Field(
         (), description="Origins of web pages that may call the API; * for all."
     )
     public_url: Url | None = Field(
@@ -143,13 +143,13 @@ class Settings(BaseSettings):
     max_kernels: Count = Field(
         default_factory=default_max_kernels,
         description="How many kernels may run at once.",
-        json_schema_extra={"default": f"memory / 64M, at most {MOST_KERNELS}"},
+        json_schema_extra={"default": f"memory / 64M, at most {MAX_DEFAULT_KERNELS}"},
     )
     max_connections: Count = Field(
         default_factory=default_max_connections,
         description="How many connections of clients may be open at once.",
         json_schema_extra={
-            "default": f"half of the open files allowed, at most {MOST_CONNECTIONS}"
+            "default": f"half of the open files allowed, at most {MAX_DEFAULT_CONNECTIONS}"
         },
     )
     max_json_body: Size = Field(32 * MIB, description="The largest JSON body that is taken.")
@@ -169,7 +169,7 @@ class Settings(BaseSettings):
         2 * GIB, description="How much the files of one session may take together."
     )
 
-    mounts: Directories = Field(
+    mounts: NamedDirectories = Field(
         {},
         description="Directories that sessions may read, where they ask for it, at /mnt/NAME: "
         "data=/srv/data,models=/srv/models.",
@@ -204,17 +204,17 @@ class Settings(BaseSettings):
     )
 
     @classmethod
-    def read(cls, flags: Mapping[str, object] | None = None) -> Settings:
+    def load(cls, flags: Mapping[str, object] | None = None) -> Settings:
         """Settings with these flags (by field name), else environment, else file, else default.
 
         Raises InvalidSetting naming the setting and where its value came from.
         """
-        given = dict(flags or {})
+        values = dict(flags or {})
         try:
-            return cls(**given)  # type: ignore[arg-type]
-        except ValidationError as mistakes:
-            first = mistakes.errors(include_url=False, include_context=True)[0]
-            raise InvalidSetting(_sentence(first, given)) from None
+            return cls(**values)  # type: ignore[arg-type]
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_context=True)[0]
+            raise InvalidSetting(_error_sentence(first, values)) from None
 
     @classmethod
     def settings_customise_sources(
@@ -225,14 +225,16 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        named = init_settings().get("config") or env_settings().get("config")
-        file = InitSettingsSource(settings_cls, _from_file(Path(str(named))) if named else {})
+        config_path = init_settings().get("config") or env_settings().get("config")
+        file = InitSettingsSource(
+            settings_cls, _load_toml(Path(str(config_path))) if config_path else {}
+        )
         return init_settings, env_settings, file
 
     @model_validator(mode="after")
-    def _check_together(self) -> Self:
-        given = "default_timeout" in self.model_fields_set
-        if given and self.default_timeout > self.max_timeout:
+    def _check_combinations(self) -> Self:
+        has_default_timeout = "default_timeout" in self.model_fields_set
+        if has_default_timeout and self.default_timeout > self.max_timeout:
             must_be(f"at most max_timeout, which is {self.max_timeout:g}", "default_timeout")
         if not self.has_tokens and not _is_loopback(self.host):
             must_be(
@@ -254,22 +256,22 @@ class Settings(BaseSettings):
 
     def limits(self) -> dict[str, int | float | None]:
         """The bounds in force, as `GET /api/limits` tells them; None where there is none."""
-        told = {name: getattr(self, name) for name in LIMITS}
-        told["default_timeout"] = min(self.default_timeout, self.max_timeout)
+        values = {name: getattr(self, name) for name in PUBLIC_LIMITS}
+        values["default_timeout"] = min(self.default_timeout, self.max_timeout)
         return {
             name: int(value) if isinstance(value, float) and value.is_integer() else value
-            for name, value in told.items()
+            for name, value in values.items()
         }
 
 
 # ---------------------------------------------------------------- telling about settings
 
 
-def flag_of(name: str) -> str:
+def flag_name(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def variable_of(name: str) -> str:
+def env_variable(name: str) -> str:
     return ENV_PREFIX + name.upper()
 
 
@@ -278,7 +280,7 @@ def is_secret(field: FieldInfo) -> bool:
     return not field.repr
 
 
-def default_text(field: FieldInfo) -> str:
+def format_default(field: FieldInfo) -> str:
     """The default as a person would write it; `none` when there is none."""
     extra = field.json_schema_extra
     if isinstance(extra, dict):
@@ -289,13 +291,13 @@ def default_text(field: FieldInfo) -> str:
     if value is None or value in ((), {}):
         return "none"
     if isinstance(value, int) and value >= KIB and value % KIB == 0:
-        return size_text(value)
+        return format_size(value)
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 # ---------------------------------------------------------------- mistakes in words
 
-_MUST_BE = {
+_REQUIREMENTS = {
     "int_parsing": "a whole number",
     "int_from_float": "a whole number",
     "int_type": "a whole number",
@@ -315,33 +317,33 @@ _MUST_BE = {
 }
 
 
-def _sentence(mistake: ErrorDetails, flags: Mapping[str, object]) -> str:
+def _error_sentence(error: ErrorDetails, flags: Mapping[str, object]) -> str:
     """What must change, where it stands, and what stands there now (unless it is a secret)."""
-    context = mistake.get("ctx", {})
-    name = str(mistake["loc"][0] if mistake["loc"] else context["name"])
+    context = error.get("ctx", {})
+    name = str(error["loc"][0] if error["loc"] else context["name"])
     field = Settings.model_fields.get(name)
     if field is None:
         return f'There is no setting "{name}".'
-    words = _MUST_BE.get(mistake["type"], "a valid value").format(**context)
-    shown = "" if is_secret(field) or not mistake["loc"] else f", not {_short(mistake['input'])}"
-    return f"{name} (from {_origin(name, flags)}) must be {words}{shown}."
+    requirement = _REQUIREMENTS.get(error["type"], "a valid value").format(**context)
+    value_text = "" if is_secret(field) or not error["loc"] else f", not {_shorten(error['input'])}"
+    return f"{name} (from {_source_of(name, flags)}) must be {requirement}{value_text}."
 
 
-def _short(value: object) -> str:
+def _shorten(value: object) -> str:
     text = repr(value)
     return text if len(text) <= 80 else text[:79] + "…"
 
 
-def _origin(name: str, flags: Mapping[str, object]) -> str:
+def _source_of(name: str, flags: Mapping[str, object]) -> str:
     if name in flags:
-        return flag_of(name)
+        return flag_name(name)
     for variable, value in os.environ.items():
-        if value and variable.upper() == variable_of(name):
+        if value and variable.upper() == env_variable(name):
             return variable
     return "the configuration file"
 
 
-def _from_file(path: Path) -> dict[str, Any]:
+def _load_toml(path: Path) -> dict[str, Any]:
     """The settings of a TOML file. Raises InvalidSetting."""
     try:
         found = tomllib.loads(path.expanduser().read_text("utf-8"))

@@ -28,49 +28,49 @@ from typing import Literal
 from era_kernels.errors import EraError, KernelStartFailed
 from era_kernels.kernels.languages import NO_MINIMUMS, Language, Languages
 from era_kernels.models import (
-    Ending,
-    Finished,
-    Frame,
+    EndReason,
+    ExecutionEnd,
+    ExitInfo,
+    InterruptStep,
     Isolation,
+    KernelRequest,
     Limits,
     Output,
-    Place,
-    Reason,
-    Request,
-    Step,
+    SessionPaths,
+    StackFrame,
     Variables,
 )
 
 UNSANDBOXED = Isolation(4, ("files", "network"))
-Item = Output | Finished
-Script = Callable[["FakeMachine", Request], AsyncIterator[Item | list[Item]]]
+Item = Output | ExecutionEnd
+Script = Callable[["FakeMachine", KernelRequest], AsyncIterator[Item | list[Item]]]
 
 
-async def quiet(machine: FakeMachine, request: Request) -> AsyncIterator[Item]:
+async def quiet(machine: FakeMachine, request: KernelRequest) -> AsyncIterator[Item]:
     """A program that says nothing."""
-    yield Finished(0)
+    yield ExecutionEnd(0)
 
 
-async def endless(machine: FakeMachine, request: Request) -> AsyncIterator[Item]:
+async def endless(machine: FakeMachine, request: KernelRequest) -> AsyncIterator[Item]:
     """A program that ends when it is interrupted, at its deadline, or with its machine."""
     try:
         async with asyncio.timeout(request.timeout):
             await machine.kernel.interrupted.wait()
-        yield Finished(130)
+        yield ExecutionEnd(130)
     except TimeoutError:
-        yield Finished(124, timed_out=True)
+        yield ExecutionEnd(124, timed_out=True)
 
 
 class FakeControlClient:
     """What is asked of a kernel beside its runs; `variables_found` and `frames` are told."""
 
     def __init__(self) -> None:
-        self.frames: list[Frame] = []
+        self.frames: list[StackFrame] = []
         self.variables_found = Variables()
         self.answers: dict[str, str | None] = {}  # by their keys; None: nobody was there
         self.withdrawn_keys: set[str] = set()  # keys of questions that do not wait any more
 
-    async def stack(self) -> list[Frame]:
+    async def stack(self) -> list[StackFrame]:
         return self.frames
 
     async def variables(self) -> Variables:
@@ -98,8 +98,8 @@ class FakeKernel:
     def __init__(self, machine: FakeMachine, script: Script) -> None:
         self.script = script
         self.control = FakeControlClient()
-        self.requests: list[Request] = []
-        self.stopped_requests: list[Request] = []
+        self.requests: list[KernelRequest] = []
+        self.stopped_requests: list[KernelRequest] = []
         self.interrupt_count = 0
         self.interrupted = asyncio.Event()
         self.on_late_output: Callable[[list[Output]], None] = lambda events: None
@@ -112,13 +112,13 @@ class FakeKernel:
         self.interrupt_count += 1
         self.interrupted.set()
 
-    async def escalate_interrupt(self, request: Request) -> list[Step]:
+    async def escalate_interrupt(self, request: KernelRequest) -> list[InterruptStep]:
         """The first rung of the ladder; the machine is not ended when nobody listens."""
         self.stopped_requests.append(request)
         await self.interrupt()
-        return [Step("interrupt", 0.0)]
+        return [InterruptStep("interrupt", 0.0)]
 
-    async def execute(self, request: Request) -> AsyncGenerator[list[Item], None]:
+    async def execute(self, request: KernelRequest) -> AsyncGenerator[list[Item], None]:
         """What the script yields; the end of the machine wins over the script at any time."""
         self.requests.append(request)
         self.interrupted.clear()
@@ -129,14 +129,14 @@ class FakeKernel:
                 if batch is None:
                     break
                 yield batch
-                if isinstance(batch[-1], Finished):
+                if isinstance(batch[-1], ExecutionEnd):
                     return
         exit_info = ended.result()
-        yield [Finished(exit_info.exit_code, state="lost", ending=exit_info)]
+        yield [ExecutionEnd(exit_info.exit_code, state="lost", exit_info=exit_info)]
 
 
 async def _unless_ended(
-    ended: asyncio.Future[Ending], step: Awaitable[list[Item]]
+    ended: asyncio.Future[ExitInfo], step: Awaitable[list[Item]]
 ) -> list[Item] | None:
     """The step's result; None, and the step is cancelled, when the machine ends before."""
     task = asyncio.ensure_future(step)
@@ -155,21 +155,21 @@ async def _play(
     async for item in items:
         batch = item if isinstance(item, list) else [item]
         yield batch
-        if isinstance(batch[-1], Finished):
+        if isinstance(batch[-1], ExecutionEnd):
             return
-    yield [Finished(0)]
+    yield [ExecutionEnd(0)]
 
 
 class FakeExecProcess:
     """Plays the script with the program's last argument for code; its end is the machine's, too."""
 
-    def __init__(self, machine: FakeMachine, script: Script, request: Request) -> None:
+    def __init__(self, machine: FakeMachine, script: Script, request: KernelRequest) -> None:
         self.stdin: str | None = None
         self.end_reasons: list[str] = []
         self._machine = machine
         self._script = script
         self._request = request
-        self._ended: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
+        self._ended: asyncio.Future[ExitInfo] = asyncio.get_running_loop().create_future()
 
     async def events(self, timeout: float) -> AsyncGenerator[list[Item], None]:
         machine_ended = self._machine.ended
@@ -181,21 +181,21 @@ class FakeExecProcess:
                 if batch is None:
                     break
                 yield batch
-                if isinstance(batch[-1], Finished):
+                if isinstance(batch[-1], ExecutionEnd):
                     return
         exit_info = self._ended.result()
         state = "lost" if machine_ended.done() else "preserved"
-        yield [Finished(exit_info.exit_code, state=state, ending=exit_info)]
+        yield [ExecutionEnd(exit_info.exit_code, state=state, exit_info=exit_info)]
 
-    async def interrupt(self) -> list[Step]:
-        self._end(Ending(signal=2))
-        return [Step("interrupt", 0.0)]
+    async def interrupt(self) -> list[InterruptStep]:
+        self._end(ExitInfo(signal=2))
+        return [InterruptStep("interrupt", 0.0)]
 
     async def kill(self, reason: str) -> None:
         self.end_reasons.append(reason)
-        self._end(Ending(reason=reason))
+        self._end(ExitInfo(reason=reason))
 
-    def _end(self, exit_info: Ending) -> None:
+    def _end(self, exit_info: ExitInfo) -> None:
         if not self._ended.done():
             self._ended.set_result(exit_info)
 
@@ -207,12 +207,12 @@ class FakeMachine:
         self,
         script: Script,
         env: Mapping[str, str],
-        paths: Place | None = None,
+        paths: SessionPaths | None = None,
         close_gate: asyncio.Event | None = None,
         *,
         kernel: bool = True,
     ) -> None:
-        self.ended: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
+        self.ended: asyncio.Future[ExitInfo] = asyncio.get_running_loop().create_future()
         self.kernel = FakeKernel(self, script)
         self.has_kernel = kernel
         self.on_late_output: Callable[[list[Output]], None] = lambda late: None
@@ -245,18 +245,18 @@ class FakeMachine:
     ) -> FakeExecProcess:
         if self.ended.done():
             raise make_start_error()
-        process = FakeExecProcess(self, self.kernel.script, Request(argv[-1], env, 0, 0))
+        process = FakeExecProcess(self, self.kernel.script, KernelRequest(argv[-1], env, 0, 0))
         process.stdin = stdin
         self.programs.append(process)
         return process
 
-    def die(self, exit_info: Ending) -> None:
+    def die(self, exit_info: ExitInfo) -> None:
         """What a crash does."""
         if not self.ended.done():
             self.ended.set_result(exit_info)
 
     async def aclose(self, reason: str | None = None) -> None:
-        self.die(Ending(reason=reason or Reason.STOPPED))
+        self.die(ExitInfo(reason=reason or EndReason.STOPPED))
         if self.close_gate is not None:
             await self.close_gate.wait()
 
@@ -278,13 +278,13 @@ class FakeHost:
     open_gate: asyncio.Event | None = None
     close_gate: asyncio.Event | None = None
     machines: list[FakeMachine] = field(default_factory=list)
-    opened_paths: list[Place] = field(default_factory=list)
+    opened_paths: list[SessionPaths] = field(default_factory=list)
     opened_limits: list[Limits] = field(default_factory=list)
 
     async def open(
         self,
         language: str,
-        paths: Place,
+        paths: SessionPaths,
         limits: Limits,
         env: Mapping[str, str],
         *,
@@ -308,7 +308,7 @@ class FakeHost:
 
     async def aclose(self) -> None:
         for machine in self.machines:
-            await machine.aclose(Reason.STOPPED)
+            await machine.aclose(EndReason.STOPPED)
 
 
 def make_start_error() -> KernelStartFailed:

@@ -17,7 +17,7 @@ from era_kernels import __version__, cli, doctor, install
 from era_kernels.doctor import Finding, Level
 from era_kernels.errors import LanguageUnavailable, StartError
 from era_kernels.kernels.languages import Languages
-from era_kernels.settings import Settings, flag_of, variable_of
+from era_kernels.settings import Settings, env_variable, flag_name
 from tests.server_process import COMMAND, Launcher
 
 TOKEN = "0123456789abcdef"
@@ -62,8 +62,8 @@ def test_every_setting_is_a_flag(command: str) -> None:
     """The help of a command shows each setting with its flag, variable and description."""
     told = " ".join(CliRunner().invoke(cli.main, [command, "--help"]).output.split())
     for name, field in Settings.model_fields.items():
-        assert f"{flag_of(name)} " in told
-        assert variable_of(name) in told
+        assert f"{flag_name(name)} " in told
+        assert env_variable(name) in told
         assert str(field.description) in told
 
 
@@ -107,7 +107,7 @@ def test_refusal(monkeypatch: pytest.MonkeyPatch, problem: Exception) -> None:
     def refuse(*_: object) -> None:
         raise problem
 
-    monkeypatch.setattr(cli, "examine", refuse)
+    monkeypatch.setattr(cli, "run_checks", refuse)
     done = CliRunner().invoke(cli.main, ["doctor"])
     assert (done.exit_code, done.output) == (1, "Error: no\n")
 
@@ -174,7 +174,7 @@ def test_limits_are_the_settings(launcher: Launcher) -> None:
     server = launcher.start("--max-queue", "7", env={"ERA_MAX_JSON_BODY": "2M"})
     told = httpx.get(f"{server.base_url}/api/limits").json()
     assert (told["max_queue"], told["max_json_body"]) == (7, 2 * 1024 * 1024)
-    assert set(told) == set(Settings.read().limits())
+    assert set(told) == set(Settings.load().limits())
 
 
 def test_json_logs(launcher: Launcher) -> None:
@@ -219,10 +219,10 @@ def test_install_really_imports(tmp_path: Path) -> None:
     specs = kernelspec(tmp_path, metadata={"era_kernels": extras})
     module = Path(specs, "mini", "broken.py")
     module.write_text("raise RuntimeError('out of order')\n", "utf-8")
-    [language] = install.chosen([Path(specs)], ["mini"])
-    assert install.prepare(language).problem == "RuntimeError: out of order"
+    [language] = install.select_languages([Path(specs)], ["mini"])
+    assert install.prepare(language).missing == "RuntimeError: out of order"
     module.write_text("", "utf-8")
-    assert install.prepare(language).problem is None
+    assert install.prepare(language).missing is None
     assert (module.parent / "__pycache__").is_dir()
 
 

@@ -10,15 +10,23 @@ from pathlib import Path
 
 from era_kernels.kernels.kernel import Kernel
 from era_kernels.kernels.machine import KernelHost, Machine
-from era_kernels.models import Ending, Finished, Limits, Place, Reason, Request, Stdout
+from era_kernels.models import (
+    EndReason,
+    ExecutionEnd,
+    ExitInfo,
+    KernelRequest,
+    Limits,
+    SessionPaths,
+    Stdout,
+)
 from tests.fakes import FakeHost, FakeKernel, FakeMachine, Item, Script, endless
 
-PATHS = Place(Path("/w"), Path("/p"), Path("/c"))
+PATHS = SessionPaths(Path("/w"), Path("/p"), Path("/c"))
 
 
 async def play(script: Script, timeout: float = 30) -> tuple[FakeMachine, list[Item]]:
     machine = await FakeHost(script).open("ALPHA", PATHS, Limits(), {})
-    request = Request("code", {}, timeout, 1)
+    request = KernelRequest("code", {}, timeout, 1)
     return machine, [item async for batch in machine.kernel.execute(request) for item in batch]
 
 
@@ -35,26 +43,28 @@ def test_fakes_have_the_methods_of_the_real_ones() -> None:
 def test_script_is_played_and_finished() -> None:
     """A script's outputs come as batches; it need not say how it ended."""
 
-    async def script(machine: FakeMachine, request: Request) -> AsyncIterator[Item | list[Item]]:
+    async def script(
+        machine: FakeMachine, request: KernelRequest
+    ) -> AsyncIterator[Item | list[Item]]:
         yield Stdout("a")
         yield [Stdout("b"), Stdout("c")]
 
     machine, items = asyncio.run(play(script))
-    assert items == [Stdout("a"), Stdout("b"), Stdout("c"), Finished(0)]
+    assert items == [Stdout("a"), Stdout("b"), Stdout("c"), ExecutionEnd(0)]
     assert [request.code for request in machine.kernel.requests] == ["code"]
 
 
 def test_end_of_the_machine_ends_the_run() -> None:
     """A machine that ends in a run is told by the run's end, with the reason."""
 
-    async def script(machine: FakeMachine, request: Request) -> AsyncIterator[Item]:
+    async def script(machine: FakeMachine, request: KernelRequest) -> AsyncIterator[Item]:
         yield Stdout("a")
-        await machine.aclose(Reason.DELETED)
+        await machine.aclose(EndReason.DELETED)
         await asyncio.sleep(60)
 
-    exit_info = Ending(reason=Reason.DELETED)
+    exit_info = ExitInfo(reason=EndReason.DELETED)
     _, items = asyncio.run(play(script))
-    assert items == [Stdout("a"), Finished(137, state="lost", ending=exit_info)]
+    assert items == [Stdout("a"), ExecutionEnd(137, state="lost", exit_info=exit_info)]
 
 
 def test_endless_program_obeys() -> None:
@@ -63,8 +73,8 @@ def test_endless_program_obeys() -> None:
     async def interrupt_run() -> list[Item]:
         machine = await FakeHost(endless).open("alpha", PATHS, Limits(), {})
         asyncio.get_running_loop().call_later(0.05, machine.kernel.interrupted.set)
-        async with aclosing(machine.kernel.execute(Request("", {}, 30, 1))) as batches:
+        async with aclosing(machine.kernel.execute(KernelRequest("", {}, 30, 1))) as batches:
             return [item async for batch in batches for item in batch]
 
-    assert asyncio.run(interrupt_run()) == [Finished(130)]
-    assert asyncio.run(play(endless, 0.05))[1] == [Finished(124, timed_out=True)]
+    assert asyncio.run(interrupt_run()) == [ExecutionEnd(130)]
+    assert asyncio.run(play(endless, 0.05))[1] == [ExecutionEnd(124, timed_out=True)]

@@ -11,8 +11,8 @@ from pydantic import ValidationError
 
 from era_kernels import setting_types
 from era_kernels.errors import InvalidSetting, StartError
-from era_kernels.setting_types import GIB, MIB, parse_size, size_text
-from era_kernels.settings import Settings, default_text
+from era_kernels.setting_types import GIB, MIB, format_size, parse_size
+from era_kernels.settings import Settings, format_default
 
 TOKEN = "0123456789abcdef"
 WEAK = "hunter2"
@@ -29,7 +29,7 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 def refusal(**flags: object) -> str:
     with pytest.raises(InvalidSetting) as caught:
-        Settings.read(flags)
+        Settings.load(flags)
     return str(caught.value)
 
 
@@ -43,7 +43,7 @@ def written(path: Path, text: str) -> str:
 
 def test_defaults_are_those_of_the_contract() -> None:
     """Without flags, environment and file the documented numbers are in force."""
-    limits = Settings.read().limits()
+    limits = Settings.load().limits()
     kernels = limits.pop("max_kernels")
     assert isinstance(kernels, int)
     assert 1 <= kernels <= 500
@@ -75,7 +75,7 @@ def test_defaults_are_those_of_the_contract() -> None:
 
 def test_default_address() -> None:
     """A server without settings is reachable from this machine only."""
-    settings = Settings.read()
+    settings = Settings.load()
     assert (settings.host, settings.port, settings.has_tokens) == ("127.0.0.1", 8787, False)
 
 
@@ -85,7 +85,7 @@ def test_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ERA_CONFIG", file)
     monkeypatch.setenv("ERA_PORT", "2")
     monkeypatch.setenv("ERA_MAX_QUEUE", "2")
-    settings = Settings.read({"port": "3"})
+    settings = Settings.load({"port": "3"})
     assert (settings.port, settings.max_queue, settings.max_kernels) == (3, 2, 1)
     assert settings.keep_executions == 100
 
@@ -94,7 +94,7 @@ def test_config_flag_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     """The file that the flag names is read, not the one of the environment."""
     monkeypatch.setenv("ERA_CONFIG", written(tmp_path / "one.toml", "port = 1"))
     other = written(tmp_path / "two.toml", "port = 2")
-    assert Settings.read({"config": other}).port == 2
+    assert Settings.load({"config": other}).port == 2
 
 
 def test_file_has_types_of_its_own(tmp_path: Path) -> None:
@@ -104,7 +104,7 @@ def test_file_has_types_of_its_own(tmp_path: Path) -> None:
         f'max_json_body = "2M"\nmax_answer_output = 4096\nmax_timeout = 1.5\n'
         f'trust_forwarded = true\napi_tokens = ["{TOKEN}"]\nallowed_hosts = "a.example, b"\n',
     )
-    settings = Settings.read({"config": file})
+    settings = Settings.load({"config": file})
     assert settings.max_json_body == 2 * MIB
     assert settings.max_answer_output == 4096
     assert settings.max_timeout == 1.5
@@ -117,26 +117,26 @@ def test_unknown_variables_are_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
     """A server started inside a session finds that session's variables, which mean nothing."""
     monkeypatch.setenv("ERA_SESSION", "true")
     monkeypatch.setenv("ERA_BASE_URL", "http://127.0.0.1:1")
-    Settings.read()
+    Settings.load()
 
 
 def test_empty_variables_are_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
     """An empty variable is one that is not set, as compose files write it."""
     monkeypatch.setenv("ERA_PORT", "")
-    assert Settings.read().port == 8787
+    assert Settings.load().port == 8787
 
 
 def test_lists_are_written_with_commas(monkeypatch: pytest.MonkeyPatch) -> None:
     """In the environment and in flags a list is one text."""
     monkeypatch.setenv("ERA_API_TOKENS", f"{TOKEN}, {TOKEN[::-1]},")
-    assert Settings.read().api_tokens == (TOKEN, TOKEN[::-1])
-    dirs = Settings.read({"kernelspec_dirs": "/a,b"}).kernelspec_dirs
+    assert Settings.load().api_tokens == (TOKEN, TOKEN[::-1])
+    dirs = Settings.load({"kernelspec_dirs": "/a,b"}).kernelspec_dirs
     assert dirs == (Path("/a"), Path.cwd() / "b")
 
 
 def test_frozen() -> None:
     """Nobody changes a setting while the server runs."""
-    settings = Settings.read()
+    settings = Settings.load()
     with pytest.raises(ValidationError):
         settings.port = 1  # type: ignore[misc]
 
@@ -151,7 +151,7 @@ def test_frozen() -> None:
 def test_sizes(text: str | int, size: int) -> None:
     """Sizes are bytes, or K, M, G and T in powers of 1024."""
     assert parse_size(text) == size
-    assert parse_size(size_text(size)) == size
+    assert parse_size(format_size(size)) == size
 
 
 @pytest.mark.parametrize("text", ["", "M", "1.5G", "-1", "1 M", "1MB", True, 1.5, None])
@@ -170,15 +170,15 @@ def test_a_bound_of_nothing_is_refused() -> None:
 def test_home_is_expanded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """`~` in a path means the home directory, wherever the path is written."""
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert Settings.read({"data_dir": "~/era"}).data_dir == tmp_path / "era"
+    assert Settings.load({"data_dir": "~/era"}).data_dir == tmp_path / "era"
 
 
 def test_data_directory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Data lies in XDG_DATA_HOME when that is an absolute path, else below the home."""
-    assert Settings.read().data_dir == tmp_path / "share" / "era_kernels"
+    assert Settings.load().data_dir == tmp_path / "share" / "era_kernels"
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("XDG_DATA_HOME", "relative")
-    assert Settings.read().data_dir == tmp_path / ".local" / "share" / "era_kernels"
+    assert Settings.load().data_dir == tmp_path / ".local" / "share" / "era_kernels"
 
 
 def test_no_home(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -194,7 +194,7 @@ def test_no_home(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_default_timeout_fits() -> None:
     """A lower max_timeout lowers the default timeout, but not one that was asked for."""
-    assert Settings.read({"max_timeout": "10"}).limits()["default_timeout"] == 10
+    assert Settings.load({"max_timeout": "10"}).limits()["default_timeout"] == 10
     assert "at most max_timeout" in refusal(max_timeout="10", default_timeout="20")
 
 
@@ -202,14 +202,14 @@ def test_kernels_by_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """64 MiB a kernel, at least one and at most 500."""
     for memory, kernels in ((MIB, 1), (640 * MIB, 10), (1024 * GIB, 500)):
         monkeypatch.setattr(setting_types, "total_memory", lambda memory=memory: memory)
-        assert Settings.read().max_kernels == kernels
+        assert Settings.load().max_kernels == kernels
 
 
 def test_connections_by_descriptors(monkeypatch: pytest.MonkeyPatch) -> None:
     """Half of the files that may be open, at least one and at most 1000."""
     for most, connections in ((1, 1), (1024, 512), (1 << 20, 1000), (RLIM_INFINITY, 1000)):
         monkeypatch.setattr(setting_types, "getrlimit", lambda _, most=most: (most, most))
-        assert Settings.read().max_connections == connections
+        assert Settings.load().max_connections == connections
 
 
 # ---------------------------------------------------------------- what is said
@@ -256,7 +256,7 @@ def test_every_kind_of_mistake_has_words() -> None:
     for name in Settings.model_fields:
         for value in (True, -1, 1.5, "\0", [], {}, object()):
             try:
-                Settings.read({"api_tokens": TOKEN, name: value})
+                Settings.load({"api_tokens": TOKEN, name: value})
             except StartError as problem:
                 assert "a valid value" not in str(problem), (name, value)
 
@@ -297,14 +297,14 @@ def test_open_door(host: str) -> None:
     said = refusal(host=host)
     assert said.startswith("host (from --host) must be localhost, 127.0.0.1 or ::1")
     assert "ERA_API_TOKENS" in said
-    assert Settings.read({"host": host, "api_tokens": TOKEN}).host == host
-    assert Settings.read({"host": host, "api_token_file": "/run/token"}).has_tokens
+    assert Settings.load({"host": host, "api_tokens": TOKEN}).host == host
+    assert Settings.load({"host": host, "api_token_file": "/run/token"}).has_tokens
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.8.8.8", "::1", "localhost"])
 def test_loopback(host: str) -> None:
     """Loopback needs no token."""
-    assert Settings.read({"host": host}).host == host
+    assert Settings.load({"host": host}).host == host
 
 
 @pytest.mark.parametrize("value", [WEAK, f"{TOKEN},{WEAK}", [WEAK], {"a": WEAK}, 12345])
@@ -318,13 +318,13 @@ def test_tokens_are_never_told(value: object) -> None:
 
 def test_tokens_are_not_in_the_repr() -> None:
     """Printing the settings, also by a debugger or a log, shows no token."""
-    settings = Settings.read({"api_tokens": TOKEN})
+    settings = Settings.load({"api_tokens": TOKEN})
     assert TOKEN not in f"{settings!r} {settings} {settings.limits()}"
 
 
 def test_limits_tell_no_paths() -> None:
     """What every caller may ask for holds numbers only."""
-    values = Settings.read().limits().values()
+    values = Settings.load().limits().values()
     assert all(value is None or isinstance(value, int | float) for value in values)
 
 
@@ -335,7 +335,7 @@ def test_everything_is_described() -> None:
     """Each setting has a sentence and a default in words: the help and the docs show them."""
     for name, field in Settings.model_fields.items():
         assert (field.description or "").endswith("."), name
-        assert default_text(field), name
+        assert format_default(field), name
 
 
 # ---------------------------------------------------------------- mounts
@@ -348,13 +348,13 @@ def test_mounts_are_written_in_three_ways(tmp_path: Path, monkeypatch: pytest.Mo
     two.mkdir()
     text = f"data={one}, x.1-y_Z={two},"
     expected = {"data": one, "x.1-y_Z": two}
-    assert Settings.read({"mounts": text}).mounts == expected
+    assert Settings.load({"mounts": text}).mounts == expected
     table = f'[mounts]\ndata = "{one}"\n"x.1-y_Z" = "{two}"\n'
-    assert Settings.read({"config": written(tmp_path / "1.toml", table)}).mounts == expected
+    assert Settings.load({"config": written(tmp_path / "1.toml", table)}).mounts == expected
     line = f'mounts = "{text}"'
-    assert Settings.read({"config": written(tmp_path / "2.toml", line)}).mounts == expected
+    assert Settings.load({"config": written(tmp_path / "2.toml", line)}).mounts == expected
     monkeypatch.setenv("ERA_MOUNTS", text)
-    assert Settings.read().mounts == expected
+    assert Settings.load().mounts == expected
 
 
 def test_mounts_are_not_merged(tmp_path: Path) -> None:
@@ -363,7 +363,7 @@ def test_mounts_are_not_merged(tmp_path: Path) -> None:
     directory.mkdir()
     file = written(tmp_path / "era.toml", f'[mounts]\ndata = "{directory}"\n')
     flags = {"config": file, "mounts": f"other={directory}"}
-    assert Settings.read(flags).mounts == {"other": directory}
+    assert Settings.load(flags).mounts == {"other": directory}
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,15 @@ from typing import TYPE_CHECKING
 
 from era_kernels.kernels.channels import ChannelConnection
 from era_kernels.kernels.messages import Reply
-from era_kernels.models import Ending, Finished, Output, Reason, Request, Stderr, Stdout
+from era_kernels.models import (
+    EndReason,
+    ExecutionEnd,
+    ExitInfo,
+    KernelRequest,
+    Output,
+    Stderr,
+    Stdout,
+)
 
 if TYPE_CHECKING:
     from era_kernels.kernels.interrupt_escalation import InterruptEscalation
@@ -82,7 +90,7 @@ class ActiveRun:
 
     def __init__(
         self,
-        request: Request,
+        request: KernelRequest,
         nonce: str,
         iopub: ChannelConnection,
         timeouts: KernelTimeouts,
@@ -94,13 +102,13 @@ class ActiveRun:
         # Who set the ladder up: the deadline, or somebody who wants the run to end.
         self.timed_out = self.interrupted = False
         self.escalation: tuple[InterruptEscalation, asyncio.Task[None]] | None = None
-        self.finished: asyncio.Future[Finished] = asyncio.get_running_loop().create_future()
+        self.finished: asyncio.Future[ExecutionEnd] = asyncio.get_running_loop().create_future()
         self._iopub = iopub
         self._timeouts = timeouts
         self._close_machine = close_machine
         self._reply: Reply | None = None
         self._has_fence = False
-        self._exit_info: Ending | None = None
+        self._exit_info: ExitInfo | None = None
         self._idle_timer: IdleTimer | None = None
         self._limit_timer: IdleTimer | None = None
         self._is_abandoned = False
@@ -149,7 +157,7 @@ class ActiveRun:
             self._has_fence = True
             self._check_complete()
 
-    def on_machine_ended(self, exit_info: Ending, take_stderr: Callable[[], str] = str) -> None:
+    def on_machine_ended(self, exit_info: ExitInfo, take_stderr: Callable[[], str] = str) -> None:
         """The machine has ended. What the process wrote before its end is still on its way.
 
         `take_stderr` gives what it wrote past any protocol; called when all else is here.
@@ -157,7 +165,7 @@ class ActiveRun:
         if self.finished.done():
             return
         self._exit_info = exit_info
-        if not exit_info.ordered:
+        if not exit_info.is_intended:
             self._take_stderr = take_stderr
         if exit_info.reason is not None or self._has_fence or self._iopub.is_closed:
             self._finish()
@@ -203,27 +211,27 @@ class ActiveRun:
             self.finished.set_result(self._make_finished())
             self._batch_ready.set()
 
-    def _make_finished(self) -> Finished:
+    def _make_finished(self) -> ExecutionEnd:
         if self._exit_info is not None:
             code = self._exit_info.exit_code
-            if self.timed_out or self._exit_info.reason == Reason.INTERRUPTED:
+            if self.timed_out or self._exit_info.reason == EndReason.INTERRUPTED:
                 code = 124 if self.timed_out else 130
-            return Finished(
+            return ExecutionEnd(
                 code,
                 state="lost",
-                ending=self._exit_info,
+                exit_info=self._exit_info,
                 timed_out=self.timed_out,
                 interrupted=self.interrupted,
             )
         if self.timed_out or self._reply is None:
             # The exception, if any, is our interrupt and not the program's own.
-            return Finished(124, timed_out=True)
+            return ExecutionEnd(124, timed_out=True)
         reply = self._reply
-        return Finished(reply.exit_code, reply.exception, interrupted=self.interrupted)
+        return ExecutionEnd(reply.exit_code, reply.exception, interrupted=self.interrupted)
 
     # ------------------------------------------------------------ what goes to the consumer
 
-    async def batches(self) -> AsyncGenerator[list[Output | Finished], None]:
+    async def batches(self) -> AsyncGenerator[list[Output | ExecutionEnd], None]:
         """All output since the last batch, in order; at last the `Finished`."""
         try:
             while True:
@@ -238,16 +246,16 @@ class ActiveRun:
             self._is_abandoned = True
             self._take_batch()
 
-    def _take_batch(self) -> list[Output | Finished]:
+    def _take_batch(self) -> list[Output | ExecutionEnd]:
         batch = merge_adjacent_texts(self._pending)
         self._pending, self._pending_bytes = [], 0
         self._iopub.resume()
         return batch
 
 
-def merge_adjacent_texts(events: Iterable[Output]) -> list[Output | Finished]:
+def merge_adjacent_texts(events: Iterable[Output]) -> list[Output | ExecutionEnd]:
     """The same events with neighbouring texts of one stream made one."""
-    merged_events: list[Output | Finished] = []
+    merged_events: list[Output | ExecutionEnd] = []
     for kind, group in groupby(events, key=type):
         if kind is Stdout or kind is Stderr:
             merged_events.append(kind("".join(event.content for event in group)))  # type: ignore

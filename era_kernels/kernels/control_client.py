@@ -10,7 +10,7 @@ from pathlib import Path
 from era_kernels.errors import KernelSilent
 from era_kernels.kernels import inspection_replies, stack_dump
 from era_kernels.kernels.control_requests import ControlRequests, SingleFlight
-from era_kernels.models import Frame, Request, Variables
+from era_kernels.models import KernelRequest, StackFrame, Variables
 
 STACK_TIMEOUT = 1.0  # seconds for which an answer is waited for, before a signal asks for the same
 DUMP_TIMEOUT = 0.5  # seconds for which that may take, or the answer after all
@@ -35,19 +35,19 @@ class ControlClient:
         self._send_signal = send_signal
         self._dump_file = dump_file
         self._dump_signal = dump_signal
-        self._running_request: Request | None = None
+        self._running_request: KernelRequest | None = None
         self._shared_stack = SingleFlight(self._request_stack)
         self._shared_variables = SingleFlight(self._request_variables)
 
-    def set_request(self, request: Request) -> None:
+    def set_request(self, request: KernelRequest) -> None:
         """This is what the kernel runs now."""
         self._running_request = request
 
-    async def stack(self) -> list[Frame]:
+    async def stack(self) -> list[StackFrame]:
         """The calls that the program is in, innermost last. Raises KernelSilent."""
         return await self._shared_stack.run()
 
-    async def _request_stack(self) -> list[Frame]:
+    async def _request_stack(self) -> list[StackFrame]:
         reply_task = asyncio.create_task(
             self._control_requests.request("stack_request", {}, STACK_TIMEOUT + DUMP_TIMEOUT)
         )
@@ -90,4 +90,6 @@ class ControlClient:
         """The source lines of the cell that runs, under its name in tracebacks."""
         if self._running_request is None:
             return {}
-        return {f"<cell {self._running_request.number}>": self._running_request.code.splitlines()}
+        return {
+            f"<cell {self._running_request.run_number}>": self._running_request.code.splitlines()
+        }

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from era_kernels.models import Place
+from era_kernels.models import SessionPaths
 
 
 def search_path() -> str:
@@ -27,7 +27,7 @@ def fill_placeholders(template: str, values: Mapping[str, str]) -> str:
 
 
 def build_environment(
-    templates: Mapping[str, str], paths: Place, session_env: Mapping[str, str]
+    templates: Mapping[str, str], paths: SessionPaths, session_env: Mapping[str, str]
 ) -> dict[str, str]:
     """The whole environment of a kernel in that place, which is as the kernel sees it.
 
@@ -45,7 +45,7 @@ def build_environment(
     return {**_common_environment(paths), **language_env, **session_env}
 
 
-def _common_environment(paths: Place) -> dict[str, str]:
+def _common_environment(paths: SessionPaths) -> dict[str, str]:
     """What every language gets. Caches lie outside the workspace, which holds the user's files."""
     return {
         "PATH": search_path(),

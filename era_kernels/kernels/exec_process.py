@@ -18,7 +18,15 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
-from era_kernels.models import Ending, Finished, Output, Reason, Stderr, Stdout, Step
+from era_kernels.models import (
+    EndReason,
+    ExecutionEnd,
+    ExitInfo,
+    InterruptStep,
+    Output,
+    Stderr,
+    Stdout,
+)
 from era_kernels.sandbox.server.process import Process
 
 log = logging.getLogger(__name__)
@@ -48,7 +56,7 @@ class ExecHost(Protocol):
     def is_running(self) -> bool:
         """Whether programs can run in it."""
 
-    async def exit_info_for_commands(self) -> Ending:
+    async def exit_info_for_commands(self) -> ExitInfo:
         """How it ended, in words for programs that ended with it."""
 
     async def aclose(self, reason: str | None = None) -> None:
@@ -83,10 +91,10 @@ class ExecProcess:
         )
         self._kill_reason: str | None = None  # why we killed it
         self._timed_out = False
-        self._escalation: asyncio.Task[list[Step]] | None = None
+        self._escalation: asyncio.Task[list[InterruptStep]] | None = None
         self._deadline_task: asyncio.Task[None] | None = None
 
-    async def events(self, timeout: float) -> AsyncGenerator[list[Output | Finished], None]:
+    async def events(self, timeout: float) -> AsyncGenerator[list[Output | ExecutionEnd], None]:
         """Batches of output as they come, the last item of the last one is `Finished`.
 
         Past `timeout` seconds it is ended. What it or its children print when the consumer has
@@ -108,7 +116,7 @@ class ExecProcess:
             for stream, kind, _ in self._streams:
                 stream.detach(partial(self._forward_late, kind, _make_decoder()))
 
-    async def interrupt(self) -> list[Step]:
+    async def interrupt(self) -> list[InterruptStep]:
         """Interrupt it, again where it does not listen, and then kill it; what that took.
 
         Whoever asks meanwhile waits for the same steps. It is over soon after this.
@@ -127,8 +135,8 @@ class ExecProcess:
 
     # ------------------------------------------------------------ its output
 
-    def _read_batch(self, final: bool = False) -> list[Output | Finished]:
-        batch: list[Output | Finished] = []
+    def _read_batch(self, final: bool = False) -> list[Output | ExecutionEnd]:
+        batch: list[Output | ExecutionEnd] = []
         for stream, kind, decoder in self._streams:
             if text := decoder.decode(stream.read_available(), final):
                 batch.append(kind(text))
@@ -164,28 +172,28 @@ class ExecProcess:
         """At the deadline: nothing of its process group goes on."""
         await self._process.signal(signal.SIGINT, kill_group_on_exit=True)
         if not await self._ends_within(self._timeouts.second_interrupt):
-            await self.kill(Reason.TIMEOUT)
+            await self.kill(EndReason.TIMEOUT)
 
-    async def _escalate(self) -> list[Step]:
+    async def _escalate(self) -> list[InterruptStep]:
         started_at = asyncio.get_running_loop().time()
-        steps: list[Step] = []
+        steps: list[InterruptStep] = []
         for action, timeout in (
             ("interrupt", self._timeouts.second_interrupt),
             ("interrupt again", self._timeouts.kill),
         ):
-            steps.append(Step(action, asyncio.get_running_loop().time() - started_at))
+            steps.append(InterruptStep(action, asyncio.get_running_loop().time() - started_at))
             await self._process.signal(signal.SIGINT)
             if await self._ends_within(timeout):
                 return steps
-        steps.append(Step("end", asyncio.get_running_loop().time() - started_at))
-        await self.kill(Reason.INTERRUPTED)
+        steps.append(InterruptStep("end", asyncio.get_running_loop().time() - started_at))
+        await self.kill(EndReason.INTERRUPTED)
         return steps
 
     async def _ends_within(self, timeout: float) -> bool:
         await asyncio.wait([self._ended], timeout=timeout)
         return self._ended.done()
 
-    async def _make_finished(self) -> Finished:
+    async def _make_finished(self) -> ExecutionEnd:
         exit_info = await asyncio.shield(self._ended)
         state = "preserved"
         if not self._machine.is_running:
@@ -193,13 +201,13 @@ class ExecProcess:
             if exit_info.code is None:
                 exit_info = await self._machine.exit_info_for_commands()
         elif exit_info.signal == signal.SIGKILL and self._kill_reason is not None:
-            exit_info = Ending(reason=self._kill_reason)
+            exit_info = ExitInfo(reason=self._kill_reason)
         reported = exit_info if exit_info.code is None else None
-        code = 130 if exit_info.reason == Reason.INTERRUPTED else exit_info.exit_code
-        return Finished(
+        code = 130 if exit_info.reason == EndReason.INTERRUPTED else exit_info.exit_code
+        return ExecutionEnd(
             124 if self._timed_out else code,
             state=state,
-            ending=reported,
+            exit_info=reported,
             timed_out=self._timed_out,
             interrupted=self._escalation is not None,
         )
@@ -208,7 +216,7 @@ class ExecProcess:
 class FailedExec:
     """A program that never ran, as a shell would tell of it: its words, and its end."""
 
-    def __init__(self, finished: Finished, stderr: str = "") -> None:
+    def __init__(self, finished: ExecutionEnd, stderr: str = "") -> None:
         self._finished = finished
         self._stderr = stderr
 
@@ -220,14 +228,14 @@ class FailedExec:
         )
         if error_number and reason.endswith(name):  # the place where it was looked for last
             reason = os.strerror(error_number)
-        return cls(Finished(code), f"{name}: {reason}\n")
+        return cls(ExecutionEnd(code), f"{name}: {reason}\n")
 
-    async def events(self, timeout: float) -> AsyncGenerator[list[Output | Finished], None]:
+    async def events(self, timeout: float) -> AsyncGenerator[list[Output | ExecutionEnd], None]:
         """All there is to tell."""
-        output: list[Output | Finished] = [Stderr(self._stderr)] if self._stderr else []
+        output: list[Output | ExecutionEnd] = [Stderr(self._stderr)] if self._stderr else []
         yield [*output, self._finished]
 
-    async def interrupt(self) -> list[Step]:
+    async def interrupt(self) -> list[InterruptStep]:
         """There is nothing to interrupt."""
         return []
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from era_kernels.kernels.messages import valid_json
-from era_kernels.models import ABSENT, Frame, JsonObject, Variable, Variables
+from era_kernels.models import MISSING, JsonObject, StackFrame, Variable, Variables
 
 MAX_FRAMES = 200
 MAX_LINE_LENGTH = 500  # characters of a frame's texts
@@ -22,7 +22,7 @@ COUNT_LIMIT = 1 << 63  # line numbers, sizes and dimensions are below it
 MAX_VALUES_LENGTH = 2 * 1024 * 1024  # characters of all values together, as JSON
 
 
-def parse_frames(content: JsonObject) -> list[Frame]:
+def parse_frames(content: JsonObject) -> list[StackFrame]:
     """The frames of an answer, innermost last."""
     listed = content.get("frames")
     found = [_parse_frame(one) for one in listed[-MAX_FRAMES:]] if isinstance(listed, list) else []
@@ -38,7 +38,7 @@ def parse_variables(content: JsonObject) -> Variables:
     for one in listed[:MAX_VARIABLES]:
         variable = _parse_variable(one)
         if variable is not None:
-            length_left -= 0 if variable.value is ABSENT else len(json.dumps(variable.value))
+            length_left -= 0 if variable.value is MISSING else len(json.dumps(variable.value))
             if length_left < 0:
                 break
             found.append(variable)
@@ -46,7 +46,7 @@ def parse_variables(content: JsonObject) -> Variables:
     return Variables(tuple(found), truncated)
 
 
-def _parse_frame(value: Any) -> Frame | None:
+def _parse_frame(value: Any) -> StackFrame | None:
     if not isinstance(value, dict):
         return None
     file, function, source = (
@@ -55,7 +55,7 @@ def _parse_frame(value: Any) -> Frame | None:
     line = _parse_count(value.get("line"))
     if file is None or function is None or line is None:
         return None
-    return Frame(file, line, function, source or "")
+    return StackFrame(file, line, function, source or "")
 
 
 def _parse_variable(value: Any) -> Variable | None:
@@ -68,9 +68,9 @@ def _parse_variable(value: Any) -> Variable | None:
     if name is None or type_name is None:
         return None
     try:
-        json_value = valid_json(value["value"], MAX_VALUE_DEPTH) if "value" in value else ABSENT
+        json_value = valid_json(value["value"], MAX_VALUE_DEPTH) if "value" in value else MISSING
     except ValueError:
-        json_value = ABSENT
+        json_value = MISSING
     return Variable(
         name,
         type_name,

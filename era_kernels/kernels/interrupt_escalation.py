@@ -7,7 +7,7 @@ import time
 from collections.abc import Awaitable, Callable
 
 from era_kernels.kernels.active_run import ActiveRun, KernelTimeouts
-from era_kernels.models import Step
+from era_kernels.models import InterruptStep
 
 
 class InterruptEscalation:
@@ -25,7 +25,7 @@ class InterruptEscalation:
         nudge: Callable[[], None],
         close_machine: Callable[[], Awaitable[None]],
     ) -> None:
-        self.steps: list[Step] = []
+        self.steps: list[InterruptStep] = []
         self._run = run
         self._timeouts = timeouts
         self._interrupt = interrupt
@@ -66,7 +66,7 @@ class InterruptEscalation:
             await self._interrupt()
 
     def _record_step(self, action: str) -> None:
-        self.steps.append(Step(action, time.monotonic() - self._started_at))
+        self.steps.append(InterruptStep(action, time.monotonic() - self._started_at))
 
 
 async def _finishes_within(run: ActiveRun, timeout: float) -> bool:

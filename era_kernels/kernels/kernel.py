@@ -20,15 +20,15 @@ from era_kernels.kernels.interrupt_escalation import InterruptEscalation
 from era_kernels.kernels.receive_budget import ReceiveBudget
 from era_kernels.kernels.wire_protocol import ConnectionInfo, Message
 from era_kernels.models import (
-    Ending,
-    Finished,
+    EndReason,
+    ExecutionEnd,
+    ExitInfo,
     InputRequest,
+    InterruptStep,
     JsonObject,
+    KernelRequest,
     Output,
-    Reason,
-    Request,
     Stderr,
-    Step,
 )
 
 log = logging.getLogger(__name__)
@@ -39,7 +39,7 @@ InterruptMode = Literal["signal", "message"]
 class MachineHandle(Protocol):
     """What a kernel needs of the machine that it runs in."""
 
-    ended: asyncio.Future[Ending]
+    ended: asyncio.Future[ExitInfo]
 
     async def signal(self, number: int) -> None:
         """Send a signal to the kernel's process group; nothing when it has ended."""
@@ -114,10 +114,12 @@ class Kernel:
                 f"The kernel was not ready within {timeout:g} seconds."
             ) from error
         if self._machine.ended.done():
-            description = self._machine.ended.result().cause
+            description = self._machine.ended.result().description
             raise KernelStartFailed(f"The kernel ended before it was ready: {description}.")
 
-    async def execute(self, request: Request) -> AsyncGenerator[list[Output | Finished], None]:
+    async def execute(
+        self, request: KernelRequest
+    ) -> AsyncGenerator[list[Output | ExecutionEnd], None]:
         """Run it; batches of output as they come, the last item of the last one is `Finished`.
 
         A kernel that has ended, or ends meanwhile, is told by `Finished`, not raised. A consumer
@@ -129,7 +131,7 @@ class Kernel:
             await asyncio.wait([self._run.finished])
         if self._machine.ended.done():
             exit_info = self._machine.ended.result()
-            yield [Finished(exit_info.exit_code, state="lost", ending=exit_info)]
+            yield [ExecutionEnd(exit_info.exit_code, state="lost", exit_info=exit_info)]
             return
         run = self._run = self._start_run(request)
         async with aclosing(run.batches()) as batches:
@@ -145,7 +147,7 @@ class Kernel:
         else:
             self._request_control("interrupt_request", {})
 
-    async def escalate_interrupt(self, request: Request) -> Sequence[Step]:
+    async def escalate_interrupt(self, request: KernelRequest) -> Sequence[InterruptStep]:
         """End the run of that request, and no other, by the ladder; what that took.
 
         Returns when it is over: interrupted, or ended with its machine. Where its deadline came
@@ -156,7 +158,7 @@ class Kernel:
             return []
         if run.escalation is None:
             run.interrupted = True
-            run.escalation = self._start_escalation(run, Reason.INTERRUPTED)
+            run.escalation = self._start_escalation(run, EndReason.INTERRUPTED)
         escalation, escalation_task = run.escalation
         futures: set[asyncio.Future[Any]] = {escalation_task, run.finished}
         await asyncio.wait(futures)
@@ -164,7 +166,7 @@ class Kernel:
 
     # ------------------------------------------------------------ what goes to the kernel
 
-    def _start_run(self, request: Request) -> ActiveRun:
+    def _start_run(self, request: KernelRequest) -> ActiveRun:
         self.control.set_request(request)
         self._machine.take_stderr()  # of before, which are not the run's
         run = ActiveRun(
@@ -182,7 +184,7 @@ class Kernel:
             "allow_stdin": False,
             "stop_on_error": False,
         }
-        era = {"nonce": run.nonce, "number": request.number, "env": dict(request.env)}
+        era = {"nonce": run.nonce, "number": request.run_number, "env": dict(request.env)}
         run.msg_id = self._channels.request(
             self._channels.shell, "execute_request", content, {"era": era}
         )
@@ -261,10 +263,10 @@ class Kernel:
     def _on_deadline(self, run: ActiveRun) -> None:
         if not run.has_program_ended and run.escalation is None:
             run.timed_out = True
-            run.escalation = self._start_escalation(run, Reason.TIMEOUT)
+            run.escalation = self._start_escalation(run, EndReason.TIMEOUT)
 
     def _start_escalation(
-        self, run: ActiveRun, reason: Reason
+        self, run: ActiveRun, reason: EndReason
     ) -> tuple[InterruptEscalation, asyncio.Task[None]]:
         async def close_machine() -> None:
             await self._machine.aclose(reason)
@@ -277,13 +279,13 @@ class Kernel:
     def _close_machine(self, reason: str) -> None:
         self._spawn(self._machine.aclose(reason))
 
-    def _on_machine_ended(self, ended: asyncio.Future[Ending]) -> None:
+    def _on_machine_ended(self, ended: asyncio.Future[ExitInfo]) -> None:
         self._control_requests.close()
         run, exit_info = self._run, ended.result()
         if run is not None and not run.finished.done():
             run.on_machine_ended(exit_info, self._machine.take_stderr)
             run.finished.add_done_callback(lambda _: self._close_channels())
-        elif not self._ready.is_set() or exit_info.ordered:
+        elif not self._ready.is_set() or exit_info.is_intended:
             self._close_channels()
         else:
             self._drain_timer = IdleTimer(self._timeouts.drain, self._report_death)
@@ -323,7 +325,7 @@ class Kernel:
     def _report_death(self) -> None:
         """It ended in no run, and what it said before has been heard: so the log tells of it."""
         if not self.closed.done():
-            description = self._machine.ended.result().cause
+            description = self._machine.ended.result().description
             text = f"{self._machine.take_stderr()}The kernel's process ended: {description}.\n"
             self.on_late_output([Stderr(text)])
             self._close_channels()

@@ -255,13 +255,13 @@ def _with_availability(language: Language) -> Language:
     if language.entry is None:
         program = language.command(Path())[0]
         if _find_program(program) is None:
-            return replace(language, reason=f"the program {program} is not installed")
+            return replace(language, unavailable_reason=f"the program {program} is not installed")
         return language
     module = language.entry.partition(":")[0]
     find = partial(_is_importable, paths=[str(language.directory), *sys.path])
     missing = [name for name in (module, *language.preload) if not find(name)]
     if missing:
-        return replace(language, reason=f"modules are not installed: {', '.join(missing)}")
+        return replace(language, unavailable_reason=f"modules are not installed: {', '.join(missing)}")
     return replace(language, version=platform.python_version())
 
 

@@ -18,7 +18,15 @@ from era_kernels.kernels.kernel import Kernel, discard_output
 from era_kernels.kernels.languages import Language, Languages
 from era_kernels.kernels.receive_budget import ReceiveBudget
 from era_kernels.kernels.wire_protocol import ConnectionInfo
-from era_kernels.models import Ending, Finished, Isolation, Limits, Output, Place, Reason
+from era_kernels.models import (
+    EndReason,
+    ExecutionEnd,
+    ExitInfo,
+    Isolation,
+    Limits,
+    Output,
+    SessionPaths,
+)
 from era_kernels.sandbox.server.command import Command, ProcessNotStarted
 from era_kernels.sandbox.server.jupyter_provisioner import SandboxProvisioner
 from era_kernels.sandbox.server.sandbox import Sandbox, Sandboxes
@@ -32,7 +40,10 @@ MAX_ARGUMENTS_LENGTH = (
     6 << 20
 )  # characters of arguments and variables; the system takes no more bytes
 KERNEL_NOT_STARTED = "the kernel did not start"
-_RUN_REASONS = (Reason.TIMEOUT, Reason.OUTPUT_LIMIT)  # reasons that concern a run on the kernel
+_RUN_REASONS = (
+    EndReason.TIMEOUT,
+    EndReason.OUTPUT_LIMIT,
+)  # reasons that concern a run on the kernel
 
 
 class Machine:
@@ -44,7 +55,7 @@ class Machine:
 
     def __init__(self, language: Language, sandbox: Sandbox, receive_budget: ReceiveBudget) -> None:
         """No kernel runs yet: `start_kernel` does that. `receive_budget` is that of all."""
-        self.ended: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
+        self.ended: asyncio.Future[ExitInfo] = asyncio.get_running_loop().create_future()
         self._language = language
         self._receive_budget = receive_budget
         self._sandbox = sandbox
@@ -112,7 +123,7 @@ class Machine:
         try:
             await self._kernel.wait_ready(START_TIMEOUT)
         except KernelStartFailed as error:
-            if self.ended.done() and self.ended.result().ordered:
+            if self.ended.done() and self.ended.result().is_intended:
                 raise
             extra = {"program": command.name, "why": error.message, "words": self.take_stderr()}
             log.error("a kernel did not start", extra=extra)
@@ -143,16 +154,16 @@ class Machine:
             if self.is_running:
                 raise
             exit_info = await self.exit_info_for_commands()
-            return FailedExec(Finished(exit_info.exit_code, state="lost", ending=exit_info))
+            return FailedExec(ExecutionEnd(exit_info.exit_code, state="lost", exit_info=exit_info))
         return ExecProcess(process, readable, self, self.on_late_output)
 
-    async def exit_info_for_commands(self) -> Ending:
+    async def exit_info_for_commands(self) -> ExitInfo:
         """How it ended, in words for programs that ended with it."""
         exit_info = await asyncio.shield(self.ended)
         if exit_info.reason is not None and not exit_info.reason.startswith(_RUN_REASONS):
             return exit_info
         what_ended = "kernel" if self.has_kernel else "sandbox"
-        return Ending(reason=f"the {what_ended} ended: {exit_info.cause}")
+        return ExitInfo(reason=f"the {what_ended} ended: {exit_info.description}")
 
     async def signal(self, number: int) -> None:
         """Send a signal to the kernel's process group; nothing when it has ended."""
@@ -163,7 +174,7 @@ class Machine:
 
         Nothing is left of its processes when this returns. A second call waits, too.
         """
-        self._set_ended(Ending(reason=reason or Reason.STOPPED))
+        self._set_ended(ExitInfo(reason=reason or EndReason.STOPPED))
         await self._sandbox.aclose(reason)
 
     def take_stderr(self) -> str:
@@ -200,18 +211,18 @@ class Machine:
             return Command(entry=entry, args=(str(file),), env=env, cwd=self._cwd)
         return Command(argv=self._language.command(file), env=env, cwd=self._cwd)
 
-    def _on_process_ended(self, ended: asyncio.Future[Ending]) -> None:
+    def _on_process_ended(self, ended: asyncio.Future[ExitInfo]) -> None:
         if not ended.cancelled():
             exit_info = ended.result()
             self._set_ended(exit_info)
             # Children that outlived the kernel must not keep its ports and files.
-            self._close_task = asyncio.create_task(self._sandbox.aclose(exit_info.cause))
+            self._close_task = asyncio.create_task(self._sandbox.aclose(exit_info.description))
 
-    def _on_sandbox_ended(self, ended: asyncio.Future[Ending]) -> None:
+    def _on_sandbox_ended(self, ended: asyncio.Future[ExitInfo]) -> None:
         if not ended.cancelled():
             self._set_ended(ended.result())
 
-    def _set_ended(self, exit_info: Ending) -> None:
+    def _set_ended(self, exit_info: ExitInfo) -> None:
         if not self.ended.done():
             self.ended.set_result(exit_info)
 
@@ -238,7 +249,7 @@ class KernelHost:
     async def open(
         self,
         language: str,
-        paths: Place,
+        paths: SessionPaths,
         limits: Limits,
         env: Mapping[str, str],
         *,

@@ -17,7 +17,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 
 from era_kernels.kernels.inspection_replies import MAX_FRAMES, MAX_LINE_LENGTH
-from era_kernels.models import Frame
+from era_kernels.models import StackFrame
 
 MAX_READ_BYTES = 256 * 1024  # bytes of the file's end that are read
 POLL_INTERVAL = (
@@ -61,7 +61,7 @@ def _read_end(file: Path) -> tuple[int, str]:
         os.close(descriptor)
 
 
-def parse_dump(text: str, sources: Mapping[str, Sequence[str]]) -> list[Frame]:
+def parse_dump(text: str, sources: Mapping[str, Sequence[str]]) -> list[StackFrame]:
     """The frames of the last stack in the text, innermost last; only those of the program.
 
     Of a kernel's own frames there are the outermost ones, down to the first cell, and between the
@@ -83,8 +83,8 @@ def parse_dump(text: str, sources: Mapping[str, Sequence[str]]) -> list[Frame]:
     return [_to_frame(match, sources) for match in reversed(inner[:MAX_FRAMES])]
 
 
-def _to_frame(match: re.Match[str], sources: Mapping[str, Sequence[str]]) -> Frame:
+def _to_frame(match: re.Match[str], sources: Mapping[str, Sequence[str]]) -> StackFrame:
     file, line = match[1][:MAX_LINE_LENGTH], int(match[2])
     lines = sources.get(file, ())
     source = lines[line - 1].strip()[:MAX_LINE_LENGTH] if 0 < line <= len(lines) else ""
-    return Frame(file, line, match[3][:MAX_LINE_LENGTH], source)
+    return StackFrame(file, line, match[3][:MAX_LINE_LENGTH], source)

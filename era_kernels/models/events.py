@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, ClassVar
 
-from era_kernels.models.times import JsonObject
+from era_kernels.models.formats import JsonObject
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +91,7 @@ class Queued:
 
 
 @dataclass(frozen=True, slots=True)
-class Failure:
+class ErrorEvent:
     """A condition of the server (never an error of the program): timeout, death, deletion."""
 
     type: ClassVar[str] = "error"
@@ -122,11 +122,11 @@ class Done:
 
 
 Output = Stdout | Stderr | Result | Display | UpdateDisplay | ClearOutput | InputRequest
-Event = Output | Queued | Failure | Done
+Event = Output | Queued | ErrorEvent | Done
 
 
 @dataclass(frozen=True, slots=True)
-class Recorded:
+class LoggedEvent:
     """An event as it stands in a log: `seq` counts from 1 without a gap."""
 
     seq: int
@@ -134,10 +134,10 @@ class Recorded:
     event: Event
 
 
-_KINDS = (
-    Stdout, Stderr, Result, Display, UpdateDisplay, ClearOutput, InputRequest, Queued, Failure, Done
+_EVENT_TYPES = (
+    Stdout, Stderr, Result, Display, UpdateDisplay, ClearOutput, InputRequest, Queued, ErrorEvent, Done
 )  # fmt: skip
-_EVENTS: dict[str, type[Any]] = {cls.type: cls for cls in _KINDS}
+_TYPES_BY_NAME: dict[str, type[Any]] = {cls.type: cls for cls in _EVENT_TYPES}
 
 
 def event_to_json(event: Event) -> JsonObject:
@@ -157,7 +157,7 @@ def event_from_json(value: JsonObject) -> Event:
 
     Raises KeyError or TypeError when the object is no event.
     """
-    cls = _EVENTS[value["type"]]
+    cls = _TYPES_BY_NAME[value["type"]]
     fields = {name: value[name] for name in cls.__slots__ if name in value}
     if fields.get("exception") is not None:
         fields["exception"] = ExceptionInfo(**fields["exception"])

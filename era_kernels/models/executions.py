@@ -8,12 +8,12 @@ from datetime import datetime
 from enum import StrEnum
 
 from era_kernels.models.events import ExceptionInfo
-from era_kernels.models.places import Ending
-from era_kernels.models.times import JsonObject
+from era_kernels.models.formats import JsonObject
+from era_kernels.models.runtime import ExitInfo
 
 
 @dataclass(frozen=True, slots=True)
-class Keyed:
+class IdempotencyKey:
     """A caller's key for a submission, and a digest of what it asked for under that key."""
 
     key: str
@@ -33,8 +33,8 @@ class Submission:
     update_data: JsonObject | None = None
     base_url: str = ""
     background: bool = False  # nobody waits for it: another timeout is meant
-    ends_with_caller: bool = False  # it is interrupted when its caller leaves
-    keyed: Keyed | None = None
+    cancel_on_disconnect: bool = False  # it is interrupted when its caller leaves
+    idempotency: IdempotencyKey | None = None
     files: Mapping[str, str] = field(default_factory=dict)  # path → text, there before the run
 
 
@@ -55,13 +55,13 @@ class ExecSubmission:
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class KernelRequest:
     """What a kernel is asked to run. `number` counts the runs of a session, from 1."""
 
     code: str
     env: Mapping[str, str]
     timeout: float  # seconds
-    number: int
+    run_number: int
 
 
 class ExecutionStatus(StrEnum):
@@ -89,20 +89,20 @@ class Execution:
 
 
 @dataclass(frozen=True, slots=True)
-class Finished:
+class ExecutionEnd:
     """The last thing a kernel says of a run; the service makes `Failure` and `Done` of it."""
 
     exit_code: int
     exception: ExceptionInfo | None = None
     state: str = "preserved"  # or "lost"
-    ending: Ending | None = None  # the machine ended in this run
+    exit_info: ExitInfo | None = None  # the machine ended in this run
     timed_out: bool = False
     interrupted: bool = False  # somebody asked for its end while the kernel had it
     cancelled: bool = False  # somebody did before the kernel had it
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class InterruptStep:
     """What was done to interrupt an execution, `seconds` after somebody asked for it."""
 
     action: str  # `cancel`, `interrupt`, `interrupt again`, `end`; at last `ended`

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 
-from era_kernels.models.places import Limits
-from era_kernels.models.times import JsonObject
+from era_kernels.models.formats import JsonObject
+from era_kernels.models.runtime import Limits
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ class SessionStatus(StrEnum):
     STOPPED = "stopped"
 
 
-WITHOUT_WALLS = 4  # the tier
+UNSANDBOXED_TIER = 4  # the tier
 
 
 @dataclass(frozen=True, slots=True)

@@ -226,11 +226,11 @@ def _open_unreadable_file(directory: int, name: str) -> int:
         path, mode = f"/proc/self/fd/{path_descriptor}", os.fstat(path_descriptor).st_mode
         if not stat.S_ISREG(mode):
             raise _SourceChanged
-        os.chmod(path, 0o400)
+        os.chmod(path, 0o400)  # noqa: PTH101 - a descriptor, no path
         try:
             return os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         finally:
-            os.chmod(path, stat.S_IMODE(mode))
+            os.chmod(path, stat.S_IMODE(mode))  # noqa: PTH101
 
 
 def _copy_link(source: int, target: int, name: str) -> None:

@@ -95,6 +95,6 @@ def grant_owner_access(directory: int, path: str) -> None:
     """Give the owner of a directory all rights to it. Raises OSError, also for what is none."""
     path_descriptor = open_beneath(directory, path, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
-        os.chmod(f"/proc/self/fd/{path_descriptor}", 0o700)
+        os.chmod(f"/proc/self/fd/{path_descriptor}", 0o700)  # noqa: PTH101 - a descriptor, no path
     finally:
         os.close(path_descriptor)

@@ -96,7 +96,7 @@ def _grant_owner_read(folder: int) -> None:
     Else who takes that right from himself would hide what is in it. Raises OSError.
     """
     mode = stat.S_IMODE(os.fstat(folder).st_mode)
-    os.chmod(f"/proc/self/fd/{folder}", mode | _OWNER_READ)
+    os.chmod(f"/proc/self/fd/{folder}", mode | _OWNER_READ)  # noqa: PTH101 - a descriptor, no path
 
 
 def _step(folder: int, levels: list[_Level]) -> tuple[int, bool]:

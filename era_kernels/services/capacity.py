@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
 
-from era_kernels.errors import Capacity
+from era_kernels.errors import AtCapacity
 
 RETRY_AFTER_SECONDS = 5  # seconds that a caller is asked to wait for a free kernel or session
 
@@ -28,7 +28,7 @@ class KernelLimiter:
     def acquire(self, borrower: Hashable) -> None:
         """Raises Capacity when all are taken; one's own is there to be taken again."""
         if borrower not in self._borrowers and self.borrowed >= self._max_kernels:
-            raise Capacity(
+            raise AtCapacity(
                 f"No kernel is free: max_kernels is {self._max_kernels}.",
                 hint="A session keeps its kernel while it is idle: delete one that is not needed, "
                 "or raise max_kernels.",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from era_kernels.kernels.machine import KernelHost
-from era_kernels.models import Limits, Place, Session
+from era_kernels.models import Limits, Session, SessionPaths
 from era_kernels.services.capacity import KernelLimiter
 from era_kernels.services.executions.service import ExecutionService
 from era_kernels.services.metrics import Metrics
@@ -37,9 +37,9 @@ class ServiceContext:
 
     def limits_for(self, session: Session) -> Limits:
         """What the session's processes may use: the server's limits, lowered by its own."""
-        return self.limits.lowered(session.limits)
+        return self.limits.capped_by(session.limits)
 
-    def paths_for(self, session: Session) -> Place:
+    def paths_for(self, session: Session) -> SessionPaths:
         """Where its processes live, with its mounts. Raises Unavailable, NotEnforceable."""
         paths = self.workspaces.session_paths(session.directory)
         return replace(paths, mounts=self.mounts.resolve(session.mounts))

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 
 from era_kernels.concurrency.background import BackgroundTasks
 from era_kernels.errors import EraError, SessionNotFound
-from era_kernels.models import Reason, Session, Submission, now
+from era_kernels.models import EndReason, Session, Submission, now
 from era_kernels.services.context import ServiceContext
 from era_kernels.services.executions.live import LiveExecution
 from era_kernels.services.session.session import LiveSession
@@ -62,7 +62,9 @@ class EphemeralSessions:
         end_task = self._background.spawn(self._end_after_run(live, execution))
 
         async def on_abandoned() -> None:
-            await self._background.run_shielded(live.end(Reason.CLIENT_GONE, _closed_error(live)))
+            await self._background.run_shielded(
+                live.end(EndReason.CLIENT_DISCONNECTED, _closed_error(live))
+            )
             await asyncio.wait([end_task])
 
         execution.on_abandoned = on_abandoned
@@ -83,7 +85,7 @@ class EphemeralSessions:
 
     async def _end(self, live: LiveSession) -> None:
         try:
-            await live.end(Reason.DELETED, _closed_error(live))
+            await live.end(EndReason.DELETED, _closed_error(live))
             await self._context.workspaces.remove(live.session.directory)
         except EraError as problem:
             extra = {"directory": live.session.directory, "why": problem.message}

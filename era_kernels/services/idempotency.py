@@ -16,7 +16,7 @@ from weakref import WeakValueDictionary
 
 from era_kernels.concurrency.background import BackgroundTasks
 from era_kernels.errors import EraError, IdempotencyConflict
-from era_kernels.models import Failure, Keyed, Recorded, Session, Submission
+from era_kernels.models import ErrorEvent, IdempotencyKey, LoggedEvent, Session, Submission
 from era_kernels.services.executions.live import LiveExecution
 from era_kernels.services.executions.result import RunResult
 from era_kernels.services.executions.service import ExecutionService
@@ -47,13 +47,13 @@ class FinishedExecution:
             raise self.error
         return run_result
 
-    async def follow_with_input(self) -> AsyncIterator[list[Recorded]]:
+    async def follow_with_input(self) -> AsyncIterator[list[LoggedEvent]]:
         """All of its events; nothing is asked any more. `problem` is known with the first."""
         batches = self._executions.follow(self._session, self.id)
         async with aclosing(batches):  # type: ignore[type-var]
             async for batch in batches:
                 first = batch[0].event
-                if batch[0].seq == 1 and isinstance(first, Failure):
+                if batch[0].seq == 1 and isinstance(first, ErrorEvent):
                     self.error = _domain_error(first)
                 yield batch
 
@@ -93,7 +93,7 @@ class IdempotentRuns:
         # An errand: who comes next waits until it is known what has become of this one.
         return await self._background.run_shielded(
             self._submit(
-                session_id, dataclasses.replace(submission, keyed=idempotency), idempotency
+                session_id, dataclasses.replace(submission, idempotency=idempotency), idempotency
             )
         )
 
@@ -101,7 +101,7 @@ class IdempotentRuns:
         self,
         session_id: str,
         submission: Submission,
-        idempotency: Keyed,
+        idempotency: IdempotencyKey,
     ) -> LiveExecution | FinishedExecution:
         session = await self._sessions.session(session_id)
         lock = self._locks.setdefault((session.directory, idempotency.key), asyncio.Lock())
@@ -110,7 +110,7 @@ class IdempotentRuns:
             return found or await self._sessions.submit(session_id, submission)
 
     async def _find_same_body(
-        self, session: Session, idempotency: Keyed
+        self, session: Session, idempotency: IdempotencyKey
     ) -> LiveExecution | FinishedExecution | None:
         found = await self._executions.find_by_key(session, idempotency.key)
         if found is None:
@@ -125,15 +125,15 @@ class IdempotentRuns:
         live = self._executions.find_live(session.id, execution_id)
         return live or FinishedExecution(self._executions, session, execution_id)
 
-    def _make_key(self, key: str, body: bytes) -> Keyed:
-        return Keyed(key, hmac.digest(self._secret, body, "sha256"))
+    def _make_key(self, key: str, body: bytes) -> IdempotencyKey:
+        return IdempotencyKey(key, hmac.digest(self._secret, body, "sha256"))
 
     async def aclose(self) -> None:
         """Wait for submissions that are under way."""
         await self._background.aclose()
 
 
-def _domain_error(event: Failure) -> EraError | None:
+def _domain_error(event: ErrorEvent) -> EraError | None:
     """The domain error that a failure tells of; None where it is one of runs only."""
     found = _error_class(EraError, event.code)
     return None if found is None else found(event.message)

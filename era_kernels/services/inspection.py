@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from era_kernels.errors import NotRunning, NotSupported
 from era_kernels.kernels.languages import Languages
-from era_kernels.models import ExecutionStatus, Frame, Variables
+from era_kernels.models import ExecutionStatus, StackFrame, Variables
 from era_kernels.services.executions.service import ExecutionService
 from era_kernels.services.sessions import SessionService
 
@@ -19,7 +19,7 @@ class InspectionService:
         self._executions = executions
         self._languages = languages
 
-    async def stack(self, session_id: str, execution_id: str) -> tuple[list[Frame], str]:
+    async def stack(self, session_id: str, execution_id: str) -> tuple[list[StackFrame], str]:
         """The calls that the execution is in, innermost last, and the language.
 
         None while its kernel only starts. Raises SessionNotFound, ExecutionNotFound, NotRunning,

@@ -21,7 +21,7 @@ from prometheus_client import (
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.registry import Collector
 
-from era_kernels.models import Ending, Reason
+from era_kernels.models import EndReason, ExitInfo
 from era_kernels.services.executions.outcome import Timing
 
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
@@ -101,7 +101,7 @@ class Metrics:
         self._kernels.starts.labels(language).observe(time.monotonic() - began_at)
         self._kernels.alive.labels(language).inc()
 
-    def kernel_ended(self, language: str, exit_info: Ending) -> None:
+    def kernel_ended(self, language: str, exit_info: ExitInfo) -> None:
         """A kernel that had started is gone."""
         self._kernels.alive.labels(language).dec()
         self._kernels.deaths.labels(language, cause_label(exit_info)).inc()
@@ -133,14 +133,16 @@ class Metrics:
         return await asyncio.to_thread(generate_latest, _WithoutCreated(self._registry))
 
 
-def cause_label(exit_info: Ending) -> str:
+def cause_label(exit_info: ExitInfo) -> str:
     """How a kernel ended, in one of a bounded number of words.
 
     >>> cause_label(Ending(code=7)), cause_label(Ending(signal=11)), cause_label(Ending(reason="restarted"))
     ('exit', 'SIGSEGV', 'restarted')
     """
     if exit_info.reason is not None:
-        return next((one.value for one in Reason if exit_info.reason.startswith(one)), OTHER_LABEL)
+        return next(
+            (one.value for one in EndReason if exit_info.reason.startswith(one)), OTHER_LABEL
+        )
     if exit_info.signal is None:
         return "exit"
     try:

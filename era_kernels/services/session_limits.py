@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from era_kernels.errors import InvalidRequest, NotEnforceable
 from era_kernels.kernels.languages import Language
 from era_kernels.kernels.machine import KernelHost
-from era_kernels.models import WITHOUT_WALLS, Limits
+from era_kernels.models import UNSANDBOXED_TIER, Limits
 
 MIB = 1024 * 1024
 
@@ -58,7 +58,7 @@ def check_limits(requested: Limits, server: Limits, language: Language, host: Ke
         if minimum is not None and value < minimum:
             rule = f"must be at least {limit_field.format(minimum)}, which {language.name} needs to start"
             raise _limit_error(limit_field, rule)
-    if host.isolation.tier == WITHOUT_WALLS:
+    if host.isolation.tier == UNSANDBOXED_TIER:
         return
     for limit_field, _ in _requested_fields(requested):
         if limit_field.field not in host.enforceable:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from era_kernels.errors import StorageFailed
-from era_kernels.models import ClearOutput, InputRequest, Output, Recorded, Stderr, Stdout, now
+from era_kernels.models import ClearOutput, InputRequest, LoggedEvent, Output, Stderr, Stdout, now
 from era_kernels.services.executions.live import RecentEvents
 from era_kernels.storage.session_log import SessionLog, SessionLogStore, TextEvent, TimedText
 
@@ -33,7 +33,7 @@ ENTRY_OVERHEAD = 100  # what a text costs beside its characters, in bytes
 class LogView:
     """What is kept of a session's log; `truncated`: there was more before it."""
 
-    entries: list[Recorded]
+    entries: list[LoggedEvent]
     truncated: bool
 
 
@@ -159,7 +159,7 @@ class LiveSessionLog:
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
 
-    async def follow(self, after: int) -> AsyncIterator[list[Recorded]]:
+    async def follow(self, after: int) -> AsyncIterator[list[LoggedEvent]]:
         """Batches of entries after that number, then live ones, until the session is gone.
 
         A number that the log has not reached stands for its last. Raises StorageFailed.
@@ -197,7 +197,7 @@ class SessionLogs:
         entries = await self.live_log(directory).stored_log.read()
         return LogView(entries, truncated=bool(entries) and entries[0].seq > 1)
 
-    async def follow(self, directory: str, after: int = 0) -> AsyncIterator[list[Recorded]]:
+    async def follow(self, directory: str, after: int = 0) -> AsyncIterator[list[LoggedEvent]]:
         """See `LiveLog.follow`."""
         async for batch in self.live_log(directory).follow(after):
             yield batch

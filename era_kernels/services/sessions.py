@@ -10,11 +10,11 @@ from contextlib import AbstractContextManager, asynccontextmanager, contextmanag
 from datetime import datetime
 
 from era_kernels.concurrency.background import BackgroundTasks
-from era_kernels.errors import Capacity, SessionNotFound, ShuttingDown
+from era_kernels.errors import AtCapacity, SessionNotFound, ShuttingDown
 from era_kernels.models import (
+    EndReason,
     ExecSubmission,
     NewSession,
-    Reason,
     Session,
     SessionStatus,
     SessionView,
@@ -79,7 +79,7 @@ class SessionService:
     def _reserve(self) -> Iterator[None]:
         """A place for one more session, given back when it could not be made. Raises Capacity."""
         if self._count >= self._context.service_limits.max_sessions:
-            raise Capacity(
+            raise AtCapacity(
                 f"There are {self._count} sessions, which is as many as this server keeps.",
                 hint="Delete a session that is not needed, or raise max_sessions.",
                 retry_after=RETRY_AFTER_SECONDS,
@@ -189,7 +189,7 @@ class SessionService:
         async def end(session: Session, live: LiveSession | None) -> None:
             async with semaphore:
                 if live is not None:
-                    await live.end(Reason.DELETED, _not_found(session.id))
+                    await live.end(EndReason.DELETED, _not_found(session.id))
                 self._context.logs.close(session.directory)
                 await self._context.workspaces.remove(session.directory)
 
@@ -281,7 +281,7 @@ class SessionService:
         self._ttl_timer.close()
         closed_error = ShuttingDown("The server is stopping.", retry_after=RETRY_AFTER_SECONDS)
         for live in self._all_live():
-            self._background.spawn(live.end(Reason.STOPPED, closed_error))
+            self._background.spawn(live.end(EndReason.STOPPED, closed_error))
         await self._background.aclose()
         self._live.clear()
 

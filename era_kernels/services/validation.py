@@ -14,7 +14,7 @@ from era_kernels.errors import (
     QuotaExceeded,
     TooLarge,
 )
-from era_kernels.models import WITHOUT_WALLS, Isolation, JsonObject, Submission
+from era_kernels.models import UNSANDBOXED_TIER, Isolation, JsonObject, Submission
 from era_kernels.storage.files import validate_path
 from era_kernels.storage.snapshot import DATA_FILE_NAME
 
@@ -133,7 +133,7 @@ def check_internet(isolation: Isolation) -> None:
 
     Without any, the wish is stored, and `isolation` tells that nothing enforces it.
     """
-    if isolation.tier < WITHOUT_WALLS:
+    if isolation.tier < UNSANDBOXED_TIER:
         raise NotEnforceable(
             "Internet access cannot be given to sessions: the walls in force have no door.",
             hint="Create the session without allowInternetAccess.",

@@ -12,7 +12,7 @@ from time import sleep
 
 from era_kernels.concurrency.cooperative import YIELD_SECONDS, Stepwise, run_in_slices
 from era_kernels.errors import ExecutionNotFound, StorageFailed
-from era_kernels.models import Event, Execution, Keyed, Recorded, now
+from era_kernels.models import Event, Execution, IdempotencyKey, LoggedEvent, now
 from era_kernels.storage import executions_table, log_recovery
 from era_kernels.storage.database import Database
 from era_kernels.storage.log_format import (
@@ -45,7 +45,7 @@ class ExecutionLog(LogReader):
         self._file = file
         self._executor = SerialExecutor(threads.appenders)
 
-    async def append(self, events: Sequence[Event]) -> list[Recorded]:
+    async def append(self, events: Sequence[Event]) -> list[LoggedEvent]:
         """Write events, in the order of the calls; how they stand in the log.
 
         All or nothing. Raises StorageFailed, InsufficientStorage; the log stays whole then, and
@@ -65,12 +65,12 @@ class ExecutionLog(LogReader):
 
     # ------------------------------------------------------------ in a thread, one at a time
 
-    def _append(self, events: Iterable[Event]) -> list[Recorded]:
+    def _append(self, events: Iterable[Event]) -> list[LoggedEvent]:
         if self._file < 0:
             raise StorageFailed("The log of this execution is closed.")
         time, first = now(), self._index.last_seq + 1
         recorded = [
-            Recorded(first + n, time, event) for n, event in enumerate(split_long_texts(events))
+            LoggedEvent(first + n, time, event) for n, event in enumerate(split_long_texts(events))
         ]
         try:
             lines = self._write(recorded)
@@ -81,7 +81,7 @@ class ExecutionLog(LogReader):
             self._index.add(line)
         return recorded
 
-    def _write(self, recorded: Iterable[Recorded]) -> list[LineInfo]:
+    def _write(self, recorded: Iterable[LoggedEvent]) -> list[LineInfo]:
         """A group of lines at a time, so that what is long is never encoded as a whole."""
         lines: list[LineInfo] = []
         group: list[bytes] = []
@@ -133,7 +133,7 @@ class ExecutionStore:
         directory: str,
         language: str,
         is_indexed: bool = True,
-        idempotency: Keyed | None = None,
+        idempotency: IdempotencyKey | None = None,
     ) -> ExecutionLog:
         """The log of a new execution. `is_indexed`: it is listed, as long as its session exists.
 
@@ -149,7 +149,12 @@ class ExecutionStore:
         return ExecutionLog(path, file, LogIndex(len(header)), self._threads)
 
     async def _insert_with_key(
-        self, execution: Execution, directory: str, idempotency: Keyed, path: Path, file: int
+        self,
+        execution: Execution,
+        directory: str,
+        idempotency: IdempotencyKey,
+        path: Path,
+        file: int,
     ) -> None:
         """After the log: a server killed in between leaves the key free, and no code has run."""
         try:
@@ -256,7 +261,7 @@ class ExecutionStore:
 
     def _unlink_soon(self, directory: str, execution_ids: Sequence[str]) -> None:
         if execution_ids:
-            paths = [self._path(directory, id) for id in execution_ids]
+            paths = [self._path(directory, id) for id in execution_ids]  # noqa: A001
             self._threads.readers.submit_detached(_unlink_logs, paths)
 
     def _path(self, directory: str, execution_id: str) -> Path:

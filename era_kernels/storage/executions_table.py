@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from era_kernels.models import Execution, ExecutionStatus, JsonObject, Keyed
+from era_kernels.models import Execution, ExecutionStatus, IdempotencyKey, JsonObject
 from era_kernels.storage.sql_values import time_from_text, time_to_text
 
 _COLUMNS = "id, session_id, code, created_at, status, started_at, finished_at, exit_code, cause"
@@ -37,7 +37,10 @@ def insert(execution: Execution, directory: str, connection: sqlite3.Connection)
 
 
 def insert_with_key(
-    execution: Execution, directory: str, idempotency: Keyed, connection: sqlite3.Connection
+    execution: Execution,
+    directory: str,
+    idempotency: IdempotencyKey,
+    connection: sqlite3.Connection,
 ) -> None:
     """The same, under a caller's key. Raises sqlite3.IntegrityError when that is taken."""
     insert(execution, directory, connection)
@@ -115,7 +118,7 @@ def trim(
         },
     ).fetchall()
     connection.executemany("DELETE FROM executions WHERE id = ?", rows)
-    return [id for (id,) in rows]
+    return [id for (id,) in rows]  # noqa: A001 - the column's name
 
 
 # ---------------------------------------------------------------- after a start
@@ -129,7 +132,7 @@ def session_ids(connection: sqlite3.Connection) -> dict[str, str]:
 def execution_ids(session_id: str, connection: sqlite3.Connection) -> set[str]:
     """The ids of a session's executions."""
     rows = connection.execute("SELECT id FROM executions WHERE session_id = ?", (session_id,))
-    return {id for (id,) in rows}
+    return {id for (id,) in rows}  # noqa: A001 - the column's name
 
 
 def unfinished_ids(connection: sqlite3.Connection) -> list[str]:
@@ -138,7 +141,7 @@ def unfinished_ids(connection: sqlite3.Connection) -> list[str]:
         "SELECT executions.id FROM executions JOIN sessions USING (directory) "
         "WHERE status != 'finished' ORDER BY executions.created_at, executions.rowid"
     )
-    return [id for (id,) in rows]
+    return [id for (id,) in rows]  # noqa: A001 - the column's name
 
 
 def get_unfinished(execution_id: str, connection: sqlite3.Connection) -> UnfinishedExecution:

@@ -314,7 +314,7 @@ def _resolve_path(workspace: int, parent: int, path: str) -> str:
 
 
 def _path_of(descriptor: int) -> str:
-    return os.readlink(f"/proc/self/fd/{descriptor}")
+    return os.readlink(f"/proc/self/fd/{descriptor}")  # noqa: PTH115 - a descriptor, no path
 
 
 def _stamp_at(parent: int, name: str) -> FileStamp | None:

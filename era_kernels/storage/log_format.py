@@ -14,7 +14,7 @@ from era_kernels.concurrency.cooperative import run_in_slices
 from era_kernels.models import (
     Event,
     JsonObject,
-    Recorded,
+    LoggedEvent,
     Stderr,
     Stdout,
     event_from_json,
@@ -57,7 +57,7 @@ def split_long_texts(events: Iterable[Event]) -> Iterator[Event]:
             yield event
 
 
-def encode(recorded: Recorded) -> tuple[bytes, LineInfo]:
+def encode(recorded: LoggedEvent) -> tuple[bytes, LineInfo]:
     """An event's line, ending in a newline, and what the index counts of it."""
     event = recorded.event
     values = {
@@ -84,7 +84,7 @@ def is_slow_to_write(events: Sequence[Event]) -> bool:
     return text > 4 * MAX_TEXT_CHARS or any(map(is_long, events))
 
 
-def iterencode(recorded: Recorded) -> Iterator[bytes]:
+def iterencode(recorded: LoggedEvent) -> Iterator[bytes]:
     """The line of an event that `is_long`, in pieces of which each takes little time."""
     values = {"seq": recorded.seq, "time": recorded.time.isoformat()}
     yield from json_incremental.iterencode({**values, **event_to_json(recorded.event)})
@@ -99,13 +99,13 @@ def encode_header(header: Header) -> bytes:
     )
 
 
-def decode(line: bytes) -> Recorded:
+def decode(line: bytes) -> LoggedEvent:
     """The inverse of `encode`. Raises ValueError for what is no event's line."""
     long = len(line) > json_incremental.LARGE_BYTES and not _TEXT_EVENT.search(line, 0, 200)
     values = _decode_object_in_slices(line) if long else _decode_object(line)
     try:
         time = datetime.fromisoformat(values["time"])
-        return Recorded(values["seq"], time, event_from_json(values))
+        return LoggedEvent(values["seq"], time, event_from_json(values))
     except (KeyError, TypeError) as error:
         raise ValueError(f"no event: {error}") from error
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from era_kernels.errors import ExecutionNotFound, StorageFailed
 from era_kernels.json_incremental import LARGE_BYTES
-from era_kernels.models import Recorded, Stdout
+from era_kernels.models import LoggedEvent, Stdout
 from era_kernels.storage.log_format import decode, decode_text
 from era_kernels.storage.log_index import LineReader, LogIndex, last_line
 from era_kernels.storage.threads import SerialExecutor, StorageThreads
@@ -54,7 +54,7 @@ class LogReader:
         """The number of the newest event, 0 without any."""
         return self._index.last_seq
 
-    async def last_event(self) -> Recorded | None:
+    async def last_event(self) -> LoggedEvent | None:
         """The newest event of a log that does not grow any more.
 
         Raises ExecutionNotFound when the log is gone, StorageFailed.
@@ -63,7 +63,7 @@ class LogReader:
             return None
         return await self._threads.readers.run(_read_last_event, self._path, self._index)
 
-    async def read(self, after: int = 0) -> AsyncIterator[list[Recorded]]:
+    async def read(self, after: int = 0) -> AsyncIterator[list[LoggedEvent]]:
         """Batches of the events after that sequence number, oldest first.
 
         Raises ExecutionNotFound when the log is gone, StorageFailed.
@@ -110,21 +110,21 @@ class LargeBatch(list[bytes]):
     """Lines that take long to decode."""
 
 
-def _read_events(lines: LineReader, end: int) -> list[Recorded] | LargeBatch:
+def _read_events(lines: LineReader, end: int) -> list[LoggedEvent] | LargeBatch:
     batch = _read_lines(lines, end)
     if sum(map(len, batch)) > 16 * LARGE_BYTES:
         return LargeBatch(batch)
     return [_decode(line) for line in batch]
 
 
-def _decode_all(lines: list[bytes]) -> list[Recorded]:
+def _decode_all(lines: list[bytes]) -> list[LoggedEvent]:
     """Lets go of the lines, which are large."""
     found = [_decode(line) for line in lines]
     lines.clear()
     return found
 
 
-def _decode(line: bytes) -> Recorded:
+def _decode(line: bytes) -> LoggedEvent:
     try:
         return decode(line)
     except ValueError as error:
@@ -143,7 +143,7 @@ def _read_lines(lines: LineReader, end: int) -> list[bytes]:
         return lines.read(end)
 
 
-def _read_last_event(path: Path, index: LogIndex) -> Recorded:
+def _read_last_event(path: Path, index: LogIndex) -> LoggedEvent:
     with _missing_as_not_found():
         return _decode(last_line(path, index))
 

@@ -9,21 +9,23 @@ from pathlib import Path
 
 from era_kernels.models import (
     Done,
-    Ending,
+    EndReason,
+    ErrorEvent,
     Event,
     Execution,
     ExecutionStatus,
-    Failure,
-    Reason,
-    Recorded,
-    duration_text,
+    ExitInfo,
+    LoggedEvent,
+    format_duration,
     now,
 )
 from era_kernels.storage.executions_table import UnfinishedExecution
 from era_kernels.storage.log_format import Header, decode, decode_header, encode, encode_header
 from era_kernels.storage.log_index import LogIndex, first_line, index_path, last_line
 
-SERVER_STOPPED = Failure("Server stopped", "The server stopped during the run.", "SERVER_STOPPED")
+SERVER_STOPPED = ErrorEvent(
+    "Server stopped", "The server stopped during the run.", "SERVER_STOPPED"
+)
 
 
 def logged_execution_ids(directory: Path) -> set[str]:
@@ -83,20 +85,20 @@ def _replace_file(path: Path, data: bytes) -> None:
     new.replace(path)
 
 
-def _read_last_event(path: Path, index: LogIndex) -> Recorded | None:
+def _read_last_event(path: Path, index: LogIndex) -> LoggedEvent | None:
     return decode(last_line(path, index)) if index.last_seq else None
 
 
 def _append_end(
-    path: Path, index: LogIndex, unfinished: UnfinishedExecution, last: Recorded | None
-) -> Recorded:
+    path: Path, index: LogIndex, unfinished: UnfinishedExecution, last: LoggedEvent | None
+) -> LoggedEvent:
     """Write what a reader needs to stop; the `Done`."""
     until = unfinished.execution.created_at if last is None else last.time
     events: list[Event] = [_done_event(unfinished, until)]
-    if last is None or not isinstance(last.event, Failure):
+    if last is None or not isinstance(last.event, ErrorEvent):
         events.insert(0, SERVER_STOPPED)
     time, first = now(), index.last_seq + 1
-    recorded = [Recorded(first + n, time, event) for n, event in enumerate(events)]
+    recorded = [LoggedEvent(first + n, time, event) for n, event in enumerate(events)]
     encoded = [encode(one) for one in recorded]
     with path.open("ab") as file:
         file.write(b"".join(data for data, _ in encoded))
@@ -110,10 +112,10 @@ def _done_event(unfinished: UnfinishedExecution, until: datetime) -> Done:
     execution = unfinished.execution
     started_at = execution.started_at or execution.created_at
     seconds = max(0.0, (until - started_at).total_seconds()) if execution.started_at else 0.0
-    ending = Ending(reason=Reason.STOPPED.value)
+    ending = ExitInfo(reason=EndReason.STOPPED.value)
     return Done(
         exit_code=ending.exit_code,
-        duration=duration_text(seconds),
+        duration=format_duration(seconds),
         execution_time_ms=round(seconds * 1000, 3),
         files_modified=0,
         session_id=execution.session_id,
@@ -123,7 +125,7 @@ def _done_event(unfinished: UnfinishedExecution, until: datetime) -> Done:
         kernel_generation=unfinished.kernel_generation,
         queued_ms=0.0,
         start_ms=0.0,
-        cause=ending.cause,
+        cause=ending.description,
         data=unfinished.data,
     )
 

@@ -15,7 +15,7 @@ from datetime import datetime
 from itertools import chain
 from pathlib import Path
 
-from era_kernels.models import Recorded, Stderr, Stdout
+from era_kernels.models import LoggedEvent, Stderr, Stdout
 from era_kernels.storage.log_format import decode, encode
 from era_kernels.storage.threads import SerialExecutor, StorageThreads
 
@@ -40,7 +40,7 @@ class SessionLog:
         self._size: int | None = None  # of the newer file; None: it has not been looked at
         self._last_seq = 0
 
-    async def append(self, texts: Sequence[TimedText]) -> list[Recorded]:
+    async def append(self, texts: Sequence[TimedText]) -> list[LoggedEvent]:
         """Write texts, each with the time when it came; how they stand in the log.
 
         Raises StorageFailed, InsufficientStorage. The log is whole then, the next call may succeed,
@@ -48,7 +48,7 @@ class SessionLog:
         """
         return await self._executor.run(self._append, texts)
 
-    async def read(self, after: int = 0) -> list[Recorded]:
+    async def read(self, after: int = 0) -> list[LoggedEvent]:
         """The entries after that number that are kept, oldest first. Raises StorageFailed."""
         return await self._executor.run(self._read, after)
 
@@ -58,9 +58,9 @@ class SessionLog:
 
     # ------------------------------------------------------------ in a thread, one at a time
 
-    def _append(self, texts: Sequence[TimedText]) -> list[Recorded]:
+    def _append(self, texts: Sequence[TimedText]) -> list[LoggedEvent]:
         first = self._find_last_seq() + 1
-        entries = [Recorded(first + n, *text) for n, text in enumerate(_split_long_texts(texts))]
+        entries = [LoggedEvent(first + n, *text) for n, text in enumerate(_split_long_texts(texts))]
         try:
             for group in self._lines_per_file(entries):
                 self._write(group)
@@ -70,7 +70,7 @@ class SessionLog:
         self._last_seq += len(entries)
         return entries
 
-    def _lines_per_file(self, entries: Iterable[Recorded]) -> Iterator[bytes]:
+    def _lines_per_file(self, entries: Iterable[LoggedEvent]) -> Iterator[bytes]:
         """The lines of entries, as many together as go into one file; the files turn between."""
         lines: list[bytes] = []
         size = self._size or 0
@@ -84,7 +84,7 @@ class SessionLog:
             size += len(line)
         yield b"".join(lines)
 
-    def _read(self, after: int) -> list[Recorded]:
+    def _read(self, after: int) -> list[LoggedEvent]:
         found = chain.from_iterable(
             _read_entries(self._session_directory / DIRECTORY / n) for n in (OLDER, NEWER)
         )
@@ -158,7 +158,7 @@ def _split_long_texts(texts: Iterable[TimedText]) -> Iterator[TimedText]:
             )
 
 
-def _read_entries(path: Path) -> Iterator[Recorded]:
+def _read_entries(path: Path) -> Iterator[LoggedEvent]:
     """Those of a file, which need not be there. A line that is no entry is passed over."""
     try:
         data = path.read_bytes()

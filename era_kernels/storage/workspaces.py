@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from era_kernels.errors import StorageFailed
-from era_kernels.models import JsonObject, Place
+from era_kernels.models import JsonObject, SessionPaths
 from era_kernels.safe_fs.copy import CopyCancelled, TreeCopier
 from era_kernels.safe_fs.openat import open_directory
 from era_kernels.safe_fs.tree import closing_fd, ensure_directory, remove_tree
@@ -64,10 +64,10 @@ class Workspaces:
         self._tree_threads = StorageThreads("tree", TREE_THREADS)
         self._copy_threads = StorageThreads("copy", COPY_THREADS)
 
-    def session_paths(self, directory: str) -> Place:
+    def session_paths(self, directory: str) -> SessionPaths:
         """Where code finds its things."""
         session_directory = self._sessions / directory
-        return Place(
+        return SessionPaths(
             session_directory / WORKSPACE,
             session_directory / "packages",
             session_directory / "cache",
@@ -221,7 +221,7 @@ class Workspaces:
             remove_tree(sessions, trash)
 
     def _reconcile(self, known: set[str]) -> None:
-        found = set(os.listdir(self._sessions))
+        found = set(os.listdir(self._sessions))  # noqa: PTH208 - names, not paths
         for name in sorted(known - found):
             log.warning("the directory of a session was missing", extra={"directory": name})
             self._create(name)

@@ -11,12 +11,14 @@ from urllib.parse import urlsplit
 from tornado.httputil import HTTPServerRequest
 
 from era_kernels.errors import Forbidden, InvalidRequest, Unauthorized
-from era_kernels.web.tokens import Tokens
+from era_kernels.web.tokens import ApiTokens
 
-_PORTS = {"http": 80, "https": 443}
+_DEFAULT_PORTS = {"http": 80, "https": 443}
 _AUTHORITY = re.compile(r"[A-Za-z0-9._-]+(:[0-9]{1,5})?|\[[0-9A-Fa-f:.]+\](:[0-9]{1,5})?")
-_EXPOSED = "X-Request-Id, X-Execution-Id, Retry-After, Allow, Content-Range, Accept-Ranges, ETag"
-_TAKEN = (
+_EXPOSED_HEADERS = (
+    "X-Request-Id, X-Execution-Id, Retry-After, Allow, Content-Range, Accept-Ranges, ETag"
+)
+_ALLOWED_HEADERS = (
     "Authorization, X-API-Key, Content-Type, Last-Event-ID, Range, If-Range, If-Match, "
     "If-None-Match, If-Modified-Since, If-Unmodified-Since, X-Request-Id"
 )
@@ -41,22 +43,26 @@ class Access:
         trust_forwarded: bool = False,
     ) -> None:
         """Reads the token file (blocking). Raises StartError when that fails."""
-        self._tokens = Tokens(tokens, token_file)
+        self._tokens = ApiTokens(tokens, token_file)
         self._hosts = frozenset(host.lower() for host in allowed_hosts)
         self._origins = frozenset(origin.lower().rstrip("/") for origin in allowed_origins)
         self._public_url = public_url.rstrip("/") if public_url else None
         self._trust_forwarded = trust_forwarded
 
-    def refresh(self) -> Awaitable[None] | None:
+    def refresh_if_due(self) -> Awaitable[None] | None:
         """Something to await before `check` when the token file is due for a look, else None."""
-        return self._tokens.refresh()
+        return self._tokens.refresh_if_due()
 
-    def check(self, request: HTTPServerRequest, *, protected: bool) -> None:
+    def check(self, request: HTTPServerRequest, *, requires_token: bool) -> None:
         """Raises Unauthorized (no valid token) or Forbidden (foreign Host or Origin)."""
         if not self._tokens:
             self._check_hosts(request)
             self._check_origin(request)
-        elif protected and request.method != "OPTIONS" and not self._tokens.accept(_shown(request)):
+        elif (
+            requires_token
+            and request.method != "OPTIONS"
+            and not self._tokens.contains_any(_token_candidates(request))
+        ):
             raise _unauthorized(request)
 
     def base_url(self, request: HTTPServerRequest) -> str:
@@ -68,15 +74,15 @@ class Access:
         if not self._origins:
             return {}
         origin = request.headers.get("Origin")
-        if origin is None or not self._is_allowed(origin):
+        if origin is None or not self._is_allowed_origin(origin):
             return {"Vary": "Origin"}
         headers = {
             "Vary": "Origin",
             "Access-Control-Allow-Origin": origin,
-            "Access-Control-Expose-Headers": _EXPOSED,
+            "Access-Control-Expose-Headers": _EXPOSED_HEADERS,
         }
         if request.method == "OPTIONS":
-            headers["Access-Control-Allow-Headers"] = _TAKEN
+            headers["Access-Control-Allow-Headers"] = _ALLOWED_HEADERS
             headers["Access-Control-Max-Age"] = "600"
         return headers
 
@@ -92,18 +98,18 @@ class Access:
 
     def _check_origin(self, request: HTTPServerRequest) -> None:
         origin = request.headers.get("Origin")
-        if origin is None or self._is_allowed(origin):
+        if origin is None or self._is_allowed_origin(origin):
             return
         scheme, _, host = origin.lower().partition("://")
         own = [request.host, self._host(request), urlsplit(self._public_url or "").netloc]
-        asking = _authority(host, scheme)
-        if asking is None or asking not in [_authority(one, scheme) for one in own]:
+        caller = _authority(host, scheme)
+        if caller is None or caller not in [_authority(one, scheme) for one in own]:
             raise Forbidden(
                 "This server does not answer to pages of other origins.",
                 hint="Add the origin to the setting allowed_origins.",
             )
 
-    def _is_allowed(self, origin: str) -> bool:
+    def _is_allowed_origin(self, origin: str) -> bool:
         """`*` stands for every site, but not for `null`, which is what sandboxed pages send."""
         named = origin.lower() in self._origins
         return named or ("*" in self._origins and origin.lower() != "null")
@@ -115,7 +121,7 @@ class Access:
 
     def _scheme(self, request: HTTPServerRequest) -> str:
         scheme = self._forwarded(request, "X-Forwarded-Proto").lower()
-        return scheme if scheme in _PORTS else request.protocol
+        return scheme if scheme in _DEFAULT_PORTS else request.protocol
 
     def _forwarded(self, request: HTTPServerRequest, name: str) -> str:
         """What the nearest proxy says, where proxies are trusted; else empty."""
@@ -124,20 +130,20 @@ class Access:
         return request.headers.get(name, "").rpartition(",")[2].strip()
 
 
-def _shown(request: HTTPServerRequest) -> list[str]:
+def _token_candidates(request: HTTPServerRequest) -> list[str]:
     """What the caller shows as a token."""
     scheme, _, token = request.headers.get("Authorization", "").partition(" ")
-    shown = [token.strip()] if scheme.lower() == "bearer" else []
-    return [*shown, *request.headers.get_list("X-API-Key")]
+    candidates = [token.strip()] if scheme.lower() == "bearer" else []
+    return [*candidates, *request.headers.get_list("X-API-Key")]
 
 
 def _unauthorized(request: HTTPServerRequest) -> Unauthorized:
     """The token that was shown is wrong, or none was shown."""
     hint = "Send it as `Authorization: Bearer <token>` or as `X-API-Key: <token>`."
-    if any(_shown(request)):
+    if any(_token_candidates(request)):
         return Unauthorized("This API token is not valid.", hint=hint)
-    said = request.headers.get("Authorization", "").strip()
-    if said and said.lower() != "bearer":
+    header = request.headers.get("Authorization", "").strip()
+    if header and header.lower() != "bearer":
         hint = "The header lacks the word Bearer: `Authorization: Bearer <token>`."
     return Unauthorized("This server needs an API token.", hint=hint)
 
@@ -158,7 +164,7 @@ def _authority(host: str, scheme: str) -> tuple[str, int | None] | None:
         name, port = _split_host(host)
     except InvalidRequest:
         return None
-    return (name, port or _PORTS.get(scheme)) if name else None
+    return (name, port or _DEFAULT_PORTS.get(scheme)) if name else None
 
 
 def _is_loopback(name: str) -> bool:

@@ -28,27 +28,29 @@ from era_kernels.errors import (
 )
 from era_kernels.models import JsonObject
 from era_kernels.services.metrics import Metrics
-from era_kernels.web import bodies, headers
+from era_kernels.web import headers, requests
 from era_kernels.web.access import Access
 from era_kernels.web.operations import Operation
 
 log = logging.getLogger(__name__)
 
 SERVER = "era-kernels"
-DRAINED = 64 * 1024 * 1024  # bytes of a refused body that are read, so that the answer arrives
-_RETRY_AFTER = {429: 1, 503: 5}  # seconds, where the error does not know better
+MAX_DISCARDED_BODY = (
+    64 * 1024 * 1024
+)  # bytes of a refused body that are read, so that the answer arrives
+_RETRY_AFTER_SECONDS = {429: 1, 503: 5}  # seconds, where the error does not know better
 
 M = TypeVar("M", bound=BaseModel)
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
-class ClientGone(Exception):
+class ClientDisconnected(Exception):
     """The client closed its connection before it had its answer."""
 
 
 @dataclass(frozen=True, slots=True)
-class Edge:
+class HandlerContext:
     """What every handler needs. `max_body` and `max_upload` in bytes, `comment_every` in seconds.
 
     `waiting` are the requests whose clients have not got all of their answer yet; `route` is the
@@ -58,13 +60,13 @@ class Edge:
     access: Access
     max_body: int
     max_upload: int = 5 * 1024**3
-    comment_every: float = 5.0
-    waiting: set[BaseHandler] = field(default_factory=set)
-    meters: Metrics = field(default_factory=Metrics)
+    keepalive_interval: float = 5.0
+    active_handlers: set[BaseHandler] = field(default_factory=set)
+    metrics: Metrics = field(default_factory=Metrics)
     route: str = ""
-    visit: Callable[[str], AbstractContextManager[object]] = nullcontext
+    touch_session: Callable[[str], AbstractContextManager[object]] = nullcontext
 
-    def at(self, route: str) -> Edge:
+    def for_route(self, route: str) -> HandlerContext:
         """The same for the handlers of one route."""
         return dataclasses.replace(self, route=route)
 
@@ -77,37 +79,37 @@ class BaseHandler(RequestHandler):
     """
 
     operations: ClassVar[Mapping[str, Operation]] = {}
-    edge: Edge
+    context: HandlerContext
 
     # ------------------------------------------------------------ Tornado's life cycle
 
-    def initialize(self, edge: Edge) -> None:
-        self.edge = edge
-        edge.waiting.add(self)
-        self.gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    def initialize(self, context: HandlerContext) -> None:
+        self.context = context
+        context.active_handlers.add(self)
+        self.disconnected: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.body = b""
         self._chunks: list[bytes] = []
-        self.received = 0
-        self._refusal: EraError | None = None
-        self._admitted = False
-        self._visit = ExitStack()
-        self._lasting: dict[str, str] = {}
+        self.received_bytes = 0
+        self._rejection: EraError | None = None
+        self._is_admitted = False
+        self._session_touch = ExitStack()
+        self._sticky_headers: dict[str, str] = {}
         self.request_id = headers.request_id(self.request.headers)
-        self.set_lasting_header("X-Request-Id", self.request_id)
-        for name, value in edge.access.cors_headers(self.request).items():
-            self.set_lasting_header(name, value)
+        self.set_sticky_header("X-Request-Id", self.request_id)
+        for name, value in context.access.cors_headers(self.request).items():
+            self.set_sticky_header(name, value)
 
     def set_default_headers(self) -> None:
         self.set_header("Server", SERVER)
         self.set_header("Content-Type", "application/json; charset=utf-8")
         self.set_header("Cache-Control", "no-store")
         self.set_header("X-Content-Type-Options", "nosniff")
-        for name, value in getattr(self, "_lasting", {}).items():
+        for name, value in getattr(self, "_sticky_headers", {}).items():
             self.set_header(name, value)
 
-    def set_lasting_header(self, name: str, value: str) -> None:
+    def set_sticky_header(self, name: str, value: str) -> None:
         """A header that also stands on the answer when the request fails later."""
-        self._lasting[name] = value
+        self._sticky_headers[name] = value
         self.set_header(name, value)
 
     def compute_etag(self) -> None:
@@ -120,159 +122,159 @@ class BaseHandler(RequestHandler):
     def prepare(self) -> Awaitable[None] | None:
         # data_received counts instead: Tornado's own limit closes the connection without JSON.
         self.request.connection.set_max_body_size(sys.maxsize)  # type: ignore[union-attr]
-        due = self.edge.access.refresh()
-        if due is not None:
-            return self._admit_after(due)
+        refresh = self.context.access.refresh_if_due()
+        if refresh is not None:
+            return self._refresh_and_admit(refresh)
         self._admit()
-        return self._begin_body()
+        return self._run_before_body()
 
     def data_received(self, chunk: bytes) -> Awaitable[None] | None:
-        self.received += len(chunk)
-        if self._refusal is None and self.received > self.max_body:
-            self.refuse(self._too_large())
-        if self._refusal is None:
-            return self.take(chunk)
-        if self.received > DRAINED and not self._finished:
-            self._hang_up()
-            self.fail(self._refusal)
+        self.received_bytes += len(chunk)
+        if self._rejection is None and self.received_bytes > self.max_body:
+            self.reject(self._too_large())
+        if self._rejection is None:
+            return self.on_chunk(chunk)
+        if self.received_bytes > MAX_DISCARDED_BODY and not self._finished:
+            self._close_after_response()
+            self.finish_with_error(self._rejection)
         return None
 
     def on_finish(self) -> None:
-        self._visit.close()
-        self.edge.waiting.discard(self)
+        self._session_touch.close()
+        self.context.active_handlers.discard(self)
 
     def on_connection_close(self) -> None:
         super().on_connection_close()
-        self._visit.close()
-        self.edge.waiting.discard(self)
-        if not self.gone.done():
-            self.gone.set_result(None)
+        self._session_touch.close()
+        self.context.active_handlers.discard(self)
+        if not self.disconnected.done():
+            self.disconnected.set_result(None)
 
     def head(self, *args: str) -> Awaitable[None] | None:
         return self.get(*args)
 
     def options(self, *args: str) -> None:
         self.set_status(204)
-        self.set_header("Allow", self.allowed())
-        if "Access-Control-Allow-Origin" in self._lasting:
-            self.set_header("Access-Control-Allow-Methods", self.allowed())
+        self.set_header("Allow", self.allowed_methods())
+        if "Access-Control-Allow-Origin" in self._sticky_headers:
+            self.set_header("Access-Control-Allow-Methods", self.allowed_methods())
 
     # ------------------------------------------------------------ admission
 
     @property
-    def protected(self) -> bool:
+    def requires_token(self) -> bool:
         """Does this need a token, on a server that has tokens?"""
         return True
 
     @property
     def max_body(self) -> int:
         """Bytes of a body that are taken."""
-        return self.edge.max_body
+        return self.context.max_body
 
     def check_path(self) -> None:
         """Raises InvalidId. Every part of a path that is not fixed is an id, unless overridden."""
         for part in self.path_args:
             check_id(part)
 
-    def begin_body(self) -> Awaitable[None] | None:
+    def before_body(self) -> Awaitable[None] | None:
         """Something to do before the first piece of the body is taken; an EraError refuses it."""
         return None
 
-    def take(self, chunk: bytes) -> Awaitable[None] | None:
+    def on_chunk(self, chunk: bytes) -> Awaitable[None] | None:
         """A piece of the body; the next one comes when the result is done."""
         self._chunks.append(chunk)
         return None
 
-    def allowed(self) -> str:
+    def allowed_methods(self) -> str:
         """The methods of this path, as the `Allow` header lists them."""
         methods = list(self.operations)
         if "GET" in methods:
             methods.insert(methods.index("GET") + 1, "HEAD")
         return ", ".join([*methods, "OPTIONS"])
 
-    async def _admit_after(self, due: Awaitable[None]) -> None:
-        await due
+    async def _refresh_and_admit(self, refresh: Awaitable[None]) -> None:
+        await refresh
         self._admit()
-        beginning = self._begin_body()
-        if beginning is not None:
-            await beginning
+        preparation = self._run_before_body()
+        if preparation is not None:
+            await preparation
 
-    def _begin_body(self) -> Awaitable[None] | None:
-        beginning = self.begin_body() if self._refusal is None else None
-        return beginning and self._unless_refused(beginning)
+    def _run_before_body(self) -> Awaitable[None] | None:
+        preparation = self.before_body() if self._rejection is None else None
+        return preparation and self._reject_on_error(preparation)
 
-    async def _unless_refused(self, beginning: Awaitable[None]) -> None:
+    async def _reject_on_error(self, preparation: Awaitable[None]) -> None:
         try:
-            await beginning
-        except EraError as refusal:
-            self._turn_down(refusal)
+            await preparation
+        except EraError as error:
+            self._reject_early(error)
 
     def _admit(self) -> None:
         """Refuse by the headers alone: after the body where it can be read, else at once."""
-        length = headers.checked_length(self.request.headers)
+        length = headers.parse_content_length(self.request.headers)
         try:
-            self.edge.access.check(self.request, protected=self.protected)
-            if self.request.method not in self.allowed().split(", "):
-                raise MethodNotAllowed(f"This path takes {self.allowed()}.")
+            self.context.access.check(self.request, requires_token=self.requires_token)
+            if self.request.method not in self.allowed_methods().split(", "):
+                raise MethodNotAllowed(f"This path takes {self.allowed_methods()}.")
             self.check_path()
             if length > self.max_body:
                 raise self._too_large()
-        except EraError as refusal:
-            self._turn_down(refusal)
-        self._admitted = True
-        taken = self._refusal is None and not self.gone.done()
-        if taken and self.edge.route.startswith("/api/sessions/{id}"):
-            self._visit.enter_context(self.edge.visit(self.path_args[0]))
+        except EraError as error:
+            self._reject_early(error)
+        self._is_admitted = True
+        is_accepted = self._rejection is None and not self.disconnected.done()
+        if is_accepted and self.context.route.startswith("/api/sessions/{id}"):
+            self._session_touch.enter_context(self.context.touch_session(self.path_args[0]))
 
-    def _turn_down(self, refusal: EraError) -> None:
+    def _reject_early(self, error: EraError) -> None:
         """Refuse after the body where it can be read, else at once."""
-        length = headers.checked_length(self.request.headers)
-        if length > DRAINED or "Expect" in self.request.headers:
-            self._admitted = False
-            raise refusal
-        self.refuse(refusal)
+        length = headers.parse_content_length(self.request.headers)
+        if length > MAX_DISCARDED_BODY or "Expect" in self.request.headers:
+            self._is_admitted = False
+            raise error
+        self.reject(error)
 
-    def refuse(self, refusal: EraError) -> None:
+    def reject(self, error: EraError) -> None:
         """Answer with this when the body has been read: who still writes does not read answers."""
-        self._refusal = refusal
+        self._rejection = error
         self._chunks.clear()
         # Tornado has no hook between the end of the body and the method.
-        setattr(self, str(self.request.method).lower(), self._raise_refusal)
+        setattr(self, str(self.request.method).lower(), self._raise_rejection)
 
-    def hang_up_now(self) -> None:
+    def abort_connection(self) -> None:
         """Close the connection without an answer: the client does not keep its side."""
         self.request.connection.stream.close()  # type: ignore[union-attr]
 
-    def _hang_up(self) -> None:
+    def _close_after_response(self) -> None:
         """Say that the rest of the body is not read; Tornado closes the connection then."""
-        self.set_lasting_header("Connection", "close")
+        self.set_sticky_header("Connection", "close")
 
-    def _raise_refusal(self, *args: str) -> NoReturn:
-        assert self._refusal is not None
-        raise self._refusal
+    def _raise_rejection(self, *args: str) -> NoReturn:
+        assert self._rejection is not None
+        raise self._rejection
 
     def _too_large(self) -> TooLarge:
         return TooLarge(f"The body is larger than {self.max_body} bytes.")
 
     # ------------------------------------------------------------ in and out
 
-    async def read(self, model: type[M]) -> M:
+    async def read_body(self, model: type[M]) -> M:
         """The body as `model`. Raises InvalidJson, InvalidRequest, UnsupportedMediaType."""
-        headers.check_plain(self.request.headers)
+        headers.check_uncompressed(self.request.headers)
         self.body = b"".join(self._chunks)
         self._chunks.clear()
-        value = await computed(len(self.body), json_codec.loads_object, self.body)
-        return bodies.validated(model, value)
+        value = await in_thread_if_large(len(self.body), json_codec.loads_object, self.body)
+        return requests.validate(model, value)
 
-    async def env(self, given: Mapping[str, Any] | None) -> dict[str, str]:
+    async def read_env(self, given: Mapping[str, Any] | None) -> dict[str, str]:
         """The variables that the body gave, as strings; numbers as they are written there."""
-        return await computed(len(self.body), bodies.env_of, given, self.body)
+        return await in_thread_if_large(len(self.body), requests.env_strings, given, self.body)
 
-    def query(self, model: type[M]) -> M:
+    def read_query(self, model: type[M]) -> M:
         """The query string as `model`. Raises InvalidRequest."""
-        return bodies.query_of(model, self.request.query_arguments)
+        return requests.parse_query(model, self.request.query_arguments)
 
-    async def answer(self, value: JsonObject, status: int = 200, *, size: int = 0) -> None:
+    async def finish_json(self, value: JsonObject, status: int = 200, *, size: int = 0) -> None:
         """Finish with a JSON object; `size` is about how many bytes it will take."""
         data = await json_codec.dumps_async(value, size)
         self.set_status(status)
@@ -284,16 +286,16 @@ class BaseHandler(RequestHandler):
         sent = self.flush()
         # Tornado forgets this future when the connection closes; `gone` does not.
         await self.wait(sent)
-        if sent.exception() is not None or self.gone.done():
-            raise ClientGone
+        if sent.exception() is not None or self.disconnected.done():
+            raise ClientDisconnected
 
-    async def wait(self, future: asyncio.Future[T], seconds: float | None = None) -> bool:
+    async def wait(self, future: asyncio.Future[T], timeout: float | None = None) -> bool:
         """Is it done, after at most `seconds`? Raises ClientGone when the client leaves before."""
         if not future.done():
-            both: set[asyncio.Future[Any]] = {future, self.gone}
-            await asyncio.wait(both, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-        if self.gone.done() and not future.done():
-            raise ClientGone
+            both: set[asyncio.Future[Any]] = {future, self.disconnected}
+            await asyncio.wait(both, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+        if self.disconnected.done() and not future.done():
+            raise ClientDisconnected
         return future.done()
 
     async def while_connected(self, work: Awaitable[T]) -> T:
@@ -303,15 +305,15 @@ class BaseHandler(RequestHandler):
             await self.wait(task)
             return task.result()
         finally:
-            await settled(task)
+            await cancel_and_wait(task)
 
     # ------------------------------------------------------------ errors
 
-    def fail(self, problem: BaseException) -> None:
+    def finish_with_error(self, error: BaseException) -> None:
         """Finish with an error, from outside the handler's own method."""
-        self.send_error(500, exc_info=(type(problem), problem, problem.__traceback__))
+        self.send_error(500, exc_info=(type(error), error, error.__traceback__))
 
-    def problem_of(self, cause: BaseException | None, status: int) -> EraError:
+    def to_domain_error(self, cause: BaseException | None, status: int) -> EraError:
         """The domain error that a caller is told of; nothing of a foreign exception's text."""
         if isinstance(cause, EraError):
             return cause
@@ -319,7 +321,7 @@ class BaseHandler(RequestHandler):
             if status == 404:
                 return NotFound("There is nothing at this path.")
             if status == 405:
-                return MethodNotAllowed(f"This path takes {self.allowed()}.")
+                return MethodNotAllowed(f"This path takes {self.allowed_methods()}.")
             return InvalidRequest("The request is malformed.")
         return EraError(
             f"The server failed; its log tells more under the request id {self.request_id}."
@@ -327,22 +329,22 @@ class BaseHandler(RequestHandler):
 
     def write_error(self, status_code: int, **kwargs: Any) -> None:
         cause = kwargs["exc_info"][1] if "exc_info" in kwargs else None
-        if isinstance(cause, ClientGone):
+        if isinstance(cause, ClientDisconnected):
             self.set_status(499, "Client Closed Request")
             self.finish()
             return
-        if not self._admitted:
-            self._hang_up()  # the answer goes out before the body was read
-        problem = self.problem_of(cause, status_code)
-        self.set_status(problem.status)
-        retry_after = problem.retry_after or _RETRY_AFTER.get(problem.status)
+        if not self._is_admitted:
+            self._close_after_response()  # the answer goes out before the body was read
+        error = self.to_domain_error(cause, status_code)
+        self.set_status(error.status)
+        retry_after = error.retry_after or _RETRY_AFTER_SECONDS.get(error.status)
         if retry_after is not None:
             self.set_header("Retry-After", retry_after)
-        if isinstance(problem, MethodNotAllowed):
-            self.set_header("Allow", self.allowed())
-        if isinstance(problem, Unauthorized):
+        if isinstance(error, MethodNotAllowed):
+            self.set_header("Allow", self.allowed_methods())
+        if isinstance(error, Unauthorized):
             self.set_header("WWW-Authenticate", "Bearer")
-        self.finish(json_codec.dumps(error_object(problem)))
+        self.finish(json_codec.dumps(error_response(error)))
 
     def log_exception(
         self,
@@ -350,7 +352,7 @@ class BaseHandler(RequestHandler):
         value: BaseException | None,
         tb: TracebackType | None,
     ) -> None:
-        if isinstance(value, HTTPError | ClientGone | StreamClosedError):
+        if isinstance(value, HTTPError | ClientDisconnected | StreamClosedError):
             return
         if isinstance(value, EraError) and value.status != 500:
             return
@@ -365,7 +367,9 @@ class BaseHandler(RequestHandler):
         )
 
 
-async def computed(size: int, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+async def in_thread_if_large(
+    size: int, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs
+) -> T:
     """What `work` gives; beside the event loop when the bytes that it handles are many."""
     if size > json_codec.THREAD_BYTES:
         return await asyncio.to_thread(work, *args, **kwargs)
@@ -374,11 +378,11 @@ async def computed(size: int, work: Callable[P, T], *args: P.args, **kwargs: P.k
 
 def check_id(text: str) -> None:
     """Raises InvalidId."""
-    if not bodies.ID.fullmatch(text):
-        raise InvalidId(f"An id {bodies.ID_WORDS}.")
+    if not requests.ID_PATTERN.fullmatch(text):
+        raise InvalidId(f"An id {requests.ID_RULE}.")
 
 
-async def settled(task: asyncio.Future[Any]) -> None:
+async def cancel_and_wait(task: asyncio.Future[Any]) -> None:
     """End a task that nobody waits for any more; what it raised is of no interest then."""
     task.cancel()
     await asyncio.wait({task})
@@ -386,15 +390,15 @@ async def settled(task: asyncio.Future[Any]) -> None:
         task.exception()
 
 
-def error_object(problem: EraError) -> JsonObject:
+def error_response(error: EraError) -> JsonObject:
     """The triple `error`, `message`, `code`, and what else helps."""
-    shown: JsonObject = {
-        "error": problem.title,
-        "message": problem.message,
-        "code": problem.code,
+    out: JsonObject = {
+        "error": error.title,
+        "message": error.message,
+        "code": error.code,
     }
     for name in ("details", "hint", "id"):
-        value = getattr(problem, name)
+        value = getattr(error, name)
         if value is not None:
-            shown[name] = value
-    return shown
+            out[name] = value
+    return out

@@ -6,17 +6,17 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import ConfigDict, Field
 
-from era_kernels.models import iso
-from era_kernels.web.answers import Answer
-from era_kernels.web.base import BaseHandler, Edge
-from era_kernels.web.bodies import Body
+from era_kernels.models import to_iso
+from era_kernels.web.base import BaseHandler, HandlerContext
 from era_kernels.web.operations import Operation
+from era_kernels.web.requests import RequestModel
+from era_kernels.web.responses import ResponseModel
 
 if TYPE_CHECKING:
     from era_kernels.services.stored_code import StoredCodeService
 
 
-class PutCode(Body):
+class PutCode(RequestModel):
     """Code to keep with a session."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"code": "print(6 * 7)"}]})
@@ -25,7 +25,7 @@ class PutCode(Body):
     description: str | None = Field(None, description="When absent, the old one stays.")
 
 
-class CodeAnswer(Answer):
+class CodeAnswer(ResponseModel):
     """The code that is stored with a session."""
 
     code: str
@@ -34,7 +34,7 @@ class CodeAnswer(Answer):
     code_length: int = Field(description="In characters.")
 
 
-class CodePutAnswer(Answer):
+class CodePutAnswer(ResponseModel):
     """The code is stored."""
 
     success: Literal[True]
@@ -50,29 +50,29 @@ class CodeHandler(BaseHandler):
         "PUT": Operation("Store code", {200: CodePutAnswer}, request=PutCode),
     }
 
-    def initialize(self, edge: Edge, codes: StoredCodeService) -> None:  # type: ignore[override]
-        super().initialize(edge)
+    def initialize(self, context: HandlerContext, codes: StoredCodeService) -> None:  # type: ignore[override]
+        super().initialize(context)
         self.codes = codes
 
-    async def get(self, id: str) -> None:
-        stored = await self.codes.get(id)
-        await self.answer(
+    async def get(self, session_id: str) -> None:
+        stored = await self.codes.get(session_id)
+        await self.finish_json(
             {
                 "code": stored.code,
                 "description": stored.description,
-                "updated_at": iso(stored.updated_at),
+                "updated_at": to_iso(stored.updated_at),
                 "code_length": len(stored.code),
             },
             size=len(stored.code) + len(stored.description),
         )
 
-    async def put(self, id: str) -> None:
-        body = await self.read(PutCode)
-        stored = await self.codes.put(id, body.code, body.description)
-        await self.answer(
+    async def put(self, session_id: str) -> None:
+        body = await self.read_body(PutCode)
+        stored = await self.codes.put(session_id, body.code, body.description)
+        await self.finish_json(
             {
                 "success": True,
                 "code_length": len(stored.code),
-                "updated_at": iso(stored.updated_at),
+                "updated_at": to_iso(stored.updated_at),
             }
         )

@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import ConfigDict, Field
 
 from era_kernels.services.session_duplication import DuplicateRequest
-from era_kernels.web.answers import Answer
-from era_kernels.web.base import BaseHandler, Edge
-from era_kernels.web.bodies import Body, SessionId
+from era_kernels.web.base import BaseHandler, HandlerContext
 from era_kernels.web.operations import Operation
-from era_kernels.web.sessions import SessionAnswer, session_object
+from era_kernels.web.requests import RequestModel, SessionId
+from era_kernels.web.responses import ResponseModel
+from era_kernels.web.sessions import SessionAnswer, session_response
 
 if TYPE_CHECKING:
     from era_kernels.services.sessions import SessionService
 
 
-class DuplicateSession(Body):
+class DuplicateSession(RequestModel):
     """A wish for a duplicate."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"new_id": "my-copy"}]})
@@ -30,14 +30,14 @@ class DuplicateSession(Body):
     )
 
 
-class LostVariable(Answer):
+class LostVariable(ResponseModel):
     """A variable that the duplicate does not have."""
 
     name: str
     reason: str
 
 
-class CopyAnswer(Answer):
+class CopyAnswer(ResponseModel):
     """What of the interpreter was copied; with `files`, no variables, and none were looked at."""
 
     mode: Literal["files", "variables"]
@@ -65,16 +65,16 @@ class DuplicateHandler(BaseHandler):
         ),
     }
 
-    def initialize(self, edge: Edge, sessions: SessionService) -> None:  # type: ignore[override]
-        super().initialize(edge)
+    def initialize(self, context: HandlerContext, sessions: SessionService) -> None:  # type: ignore[override]
+        super().initialize(context)
         self.sessions = sessions
 
-    async def post(self, id: str) -> None:
-        body = await self.read(DuplicateSession)
-        wish = DuplicateRequest(
+    async def post(self, session_id: str) -> None:
+        body = await self.read_body(DuplicateSession)
+        duplicate_request = DuplicateRequest(
             body.new_id or body.id, body.data, skip_queue=body.variables is False
         )
-        view = await self.while_connected(self.sessions.duplicate(id, wish))
+        view = await self.while_connected(self.sessions.duplicate(session_id, duplicate_request))
         copied = {"mode": "files", "copied": [], "lost": []}
-        out = {**session_object(view), "source_session_id": id, "copy": copied}
-        await self.answer(out, 201)
+        out = {**session_response(view), "source_session_id": session_id, "copy": copied}
+        await self.finish_json(out, 201)

@@ -10,38 +10,38 @@ from pydantic_core import PydanticCustomError
 
 from era_kernels.errors import InvalidRequest
 from era_kernels.models import ExecSubmission
-from era_kernels.web.answers import (
+from era_kernels.web.base import BaseHandler, HandlerContext
+from era_kernels.web.operations import Operation
+from era_kernels.web.requests import Env, TimeoutFields
+from era_kernels.web.responses import (
     ExecAnswer,
     TimedOutExecAnswer,
-    exec_object,
-    size_of,
-    with_timeout,
+    estimated_size,
+    exec_response,
+    with_status,
 )
-from era_kernels.web.base import BaseHandler, Edge
-from era_kernels.web.bodies import Env, Timed
-from era_kernels.web.operations import Operation
 
 if TYPE_CHECKING:
     from era_kernels.services.sessions import SessionService
 
 SHELL = ("/bin/sh", "-c")
-_TOLD = """The program runs in the session's walls and its directory, beside the kernel and whatever
+_DESCRIPTION = """The program runs in the session's walls and its directory, beside the kernel and whatever
 runs there. It is an execution: listed, readable and followed like a run, and its header
 `X-Execution-Id` is sent with the answer. It goes on when the client leaves.
 
 It waits for no run and no run waits for it. Where the session has no kernel, none is started."""
 
 
-def _without_nul(text: str) -> str:
+def _check_no_nul(text: str) -> str:
     if "\0" in text:
         raise PydanticCustomError("nul", "must not hold a NUL character")
     return text
 
 
-Part = Annotated[str, AfterValidator(_without_nul)]
+ArgumentText = Annotated[str, AfterValidator(_check_no_nul)]
 
 
-class ExecRequest(Timed):
+class ExecRequest(TimeoutFields):
     """A program to run: either a `command` for the shell, or `argv`."""
 
     model_config = ConfigDict(
@@ -51,8 +51,8 @@ class ExecRequest(Timed):
         }
     )
 
-    command: Part | None = Field(None, description="What `sh -c` runs.")
-    argv: list[Part] | None = Field(
+    command: ArgumentText | None = Field(None, description="What `sh -c` runs.")
+    argv: list[ArgumentText] | None = Field(
         None, min_length=1, description="A program, looked up in PATH, and its arguments."
     )
     env: Env | None = None
@@ -60,7 +60,7 @@ class ExecRequest(Timed):
         None, description="What it reads on descriptor 0. Default: nothing, /dev/null."
     )
 
-    def program(self) -> tuple[tuple[str, ...], str]:
+    def command_line(self) -> tuple[tuple[str, ...], str]:
         """What is executed, and how it is listed. Raises InvalidRequest."""
         if self.command is not None and self.argv is None:
             return (*SHELL, self.command), self.command
@@ -80,27 +80,27 @@ class ExecHandler(BaseHandler):
             "Run a program beside the kernel",
             {200: ExecAnswer, 408: TimedOutExecAnswer},
             request=ExecRequest,
-            description=_TOLD,
+            description=_DESCRIPTION,
         ),
     }
 
-    def initialize(self, edge: Edge, sessions: SessionService) -> None:  # type: ignore[override]
-        super().initialize(edge)
+    def initialize(self, context: HandlerContext, sessions: SessionService) -> None:  # type: ignore[override]
+        super().initialize(context)
         self.sessions = sessions
 
-    async def post(self, id: str) -> None:
-        body = await self.read(ExecRequest)
-        argv, shown = body.program()
+    async def post(self, session_id: str) -> None:
+        body = await self.read_body(ExecRequest)
+        argv, listed_code = body.command_line()
         submission = ExecSubmission(
             argv=argv,
-            code=shown,
+            code=listed_code,
             timeout=body.timeout_seconds(),
-            env=await self.env(body.env),
+            env=await self.read_env(body.env),
             stdin=body.stdin,
-            base_url=self.edge.access.base_url(self.request),
+            base_url=self.context.access.base_url(self.request),
         )
-        running = await self.sessions.submit(id, submission)
-        self.set_lasting_header("X-Execution-Id", running.id)
-        answer = await running.result()
-        out, status = with_timeout(answer, exec_object(answer))
-        await self.answer(out, status, size=size_of(answer))
+        execution = await self.sessions.submit(session_id, submission)
+        self.set_sticky_header("X-Execution-Id", execution.id)
+        result = await execution.result()
+        out, status = with_status(result, exec_response(result))
+        await self.finish_json(out, status, size=estimated_size(result))

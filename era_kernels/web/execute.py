@@ -8,23 +8,23 @@ from typing import TYPE_CHECKING
 from pydantic import ConfigDict, Field
 
 from era_kernels.models import Submission
-from era_kernels.web.answers import (
+from era_kernels.web.base import BaseHandler, ClientDisconnected, HandlerContext
+from era_kernels.web.operations import Operation
+from era_kernels.web.requests import Env, TimeoutFields
+from era_kernels.web.responses import (
     ExecuteAnswer,
     TimedOutExecuteAnswer,
-    execute_object,
-    size_of,
-    with_timeout,
+    estimated_size,
+    execute_response,
+    with_status,
 )
-from era_kernels.web.base import BaseHandler, ClientGone, Edge
-from era_kernels.web.bodies import Env, Timed
-from era_kernels.web.operations import Operation
 
 if TYPE_CHECKING:
     from era_kernels.services.executions.result import RunResult
     from era_kernels.services.sessions import SessionService
 
 
-class ExecuteRequest(Timed):
+class ExecuteRequest(TimeoutFields):
     """A program to run once."""
 
     model_config = ConfigDict(
@@ -49,31 +49,31 @@ class ExecuteHandler(BaseHandler):
     }
 
     def initialize(  # type: ignore[override]
-        self, edge: Edge, sessions: SessionService, names: Mapping[str, str]
+        self, context: HandlerContext, sessions: SessionService, language_names: Mapping[str, str]
     ) -> None:
         """`names`: from every name and alias of a language, in lower case, to its name."""
-        super().initialize(edge)
+        super().initialize(context)
         self.sessions = sessions
-        self.names = names
+        self.language_names = language_names
 
     async def post(self) -> None:
-        body = await self.read(ExecuteRequest)
+        body = await self.read_body(ExecuteRequest)
         submission = Submission(
             code=body.code,
             timeout=body.timeout_seconds(),
-            env=await self.env(body.env),
-            base_url=self.edge.access.base_url(self.request),
+            env=await self.read_env(body.env),
+            base_url=self.context.access.base_url(self.request),
             files=body.files or {},
         )
-        answer = await self._run(body.language, submission)
-        language = self.names.get(body.language.lower(), body.language)
-        out, status = with_timeout(answer, execute_object(answer, language))
-        await self.answer(out, status, size=size_of(answer))
+        result = await self._run(body.language, submission)
+        language = self.language_names.get(body.language.lower(), body.language)
+        out, status = with_status(result, execute_response(result, language))
+        await self.finish_json(out, status, size=estimated_size(result))
 
     async def _run(self, language: str, submission: Submission) -> RunResult:
-        running = await self.sessions.execute(language, submission)
+        execution = await self.sessions.execute(language, submission)
         try:
-            return await self.while_connected(running.result())
-        except ClientGone:
-            await running.on_abandoned()
+            return await self.while_connected(execution.result())
+        except ClientDisconnected:
+            await execution.on_abandoned()
             raise

@@ -8,41 +8,37 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from era_kernels.errors import InvalidRequest
-from era_kernels.models import Execution, JsonObject, iso
+from era_kernels.models import Execution, JsonObject, to_iso
 from era_kernels.web import ranges
-from era_kernels.web.answers import (
-    Answer,
-    run_object,
-    size_of,
-)
-from era_kernels.web.base import BaseHandler, ClientGone, Edge
-from era_kernels.web.bodies import Count, Paging, Query, Seconds
+from era_kernels.web.base import BaseHandler, ClientDisconnected, HandlerContext
 from era_kernels.web.operations import Media, Operation
-from era_kernels.web.runs import EVENTS, TOLD
-from era_kernels.web.sse import TYPE, EventStream
+from era_kernels.web.requests import Count, Paging, QueryModel, Seconds
+from era_kernels.web.responses import ResponseModel, estimated_size, run_response
+from era_kernels.web.runs import EVENT_STREAM_MEDIA, EVENTS_DESCRIPTION
+from era_kernels.web.sse import EVENT_STREAM_TYPE, EventStream
 
 if TYPE_CHECKING:
     from era_kernels.services.executions.service import ExecutionService
     from era_kernels.services.sessions import SessionService
 
-MANY = 200  # executions whose list is encoded beside the event loop
-_MANY_BYTES = 2 * 1024 * 1024
-_PLAIN = Media("text/plain", "The text so far; byte ranges are served.")
+LARGE_LIST = 200  # executions whose list is encoded beside the event loop
+_LARGE_LIST_BYTES = 2 * 1024 * 1024
+_PLAIN_TEXT = Media("text/plain", "The text so far; byte ranges are served.")
 
 
-class ExecutionQuery(Query):
+class ExecutionQuery(QueryModel):
     """How long to wait for the end."""
 
     wait: Seconds = Field(0, allow_inf_nan=False, description="Seconds.")
 
 
-class ReplayQuery(Query):
+class ReplayQuery(QueryModel):
     """Where to go on; the header `Last-Event-ID` says the same."""
 
     last_event_id: Count = 0
 
 
-class ExecutionAnswer(Answer):
+class ExecutionAnswer(ResponseModel):
     """The run answer so far; what only the end tells is null until then."""
 
     execution_id: str
@@ -68,7 +64,7 @@ class ExecutionAnswer(Answer):
     full_output: dict[str, str] | None = None
 
 
-class ExecutionListed(Answer):
+class ExecutionListed(ResponseModel):
     """An execution in a list."""
 
     execution_id: str
@@ -82,7 +78,7 @@ class ExecutionListed(Answer):
     cause: str | None
 
 
-class ExecutionsAnswer(Answer):
+class ExecutionsAnswer(ResponseModel):
     """Executions, oldest first: `count` are listed, `total` there are."""
 
     executions: list[ExecutionListed]
@@ -93,87 +89,104 @@ class ExecutionsAnswer(Answer):
 # ---------------------------------------------------------------- what became of them
 
 
-class ReadingHandler(BaseHandler):
+class ExecutionHandlerBase(BaseHandler):
     """What the handlers of stored and live executions share."""
 
     def initialize(  # type: ignore[override]
-        self, edge: Edge, sessions: SessionService, executions: ExecutionService
+        self, context: HandlerContext, sessions: SessionService, executions: ExecutionService
     ) -> None:
-        super().initialize(edge)
+        super().initialize(context)
         self.sessions = sessions
         self.executions = executions
 
 
-class ExecutionsHandler(ReadingHandler):
+class ExecutionsHandler(ExecutionHandlerBase):
     """The executions of a session."""
 
     operations = {"GET": Operation("List executions", {200: ExecutionsAnswer}, query=Paging)}
 
-    async def get(self, id: str) -> None:
-        query = self.query(Paging)
-        await self.sessions.session(id)
-        found, total = await self.executions.list_executions(id, query.limit, query.offset)
-        listed = [listed_object(execution) for execution in found]
-        size = _MANY_BYTES if len(listed) > MANY else sum(len(one.code) for one in found)
-        await self.answer({"executions": listed, "count": len(listed), "total": total}, size=size)
+    async def get(self, session_id: str) -> None:
+        query = self.read_query(Paging)
+        await self.sessions.session(session_id)
+        found, total = await self.executions.list_executions(session_id, query.limit, query.offset)
+        listed = [execution_summary(execution) for execution in found]
+        size = (
+            _LARGE_LIST_BYTES if len(listed) > LARGE_LIST else sum(len(one.code) for one in found)
+        )
+        await self.finish_json(
+            {"executions": listed, "count": len(listed), "total": total}, size=size
+        )
 
 
-class ExecutionHandler(ReadingHandler):
+class ExecutionHandler(ExecutionHandlerBase):
     """One execution: its answer so far, or at its end."""
 
     operations = {
         "GET": Operation("Show an execution", {200: ExecutionAnswer}, query=ExecutionQuery),
     }
 
-    async def get(self, id: str, execution_id: str) -> None:
-        wait = self.query(ExecutionQuery).wait
-        session = await self.sessions.session(id)
-        execution, answer = await self.while_connected(
+    async def get(self, session_id: str, execution_id: str) -> None:
+        wait = self.read_query(ExecutionQuery).wait
+        session = await self.sessions.session(session_id)
+        execution, result = await self.while_connected(
             self.executions.result(session, execution_id, wait)
         )
-        out = {**run_object(answer), **_status(execution)}
-        await self.answer(out, size=size_of(answer))
+        out = {**run_response(result), **_status(execution)}
+        await self.finish_json(out, size=estimated_size(result))
 
 
-class ReplayHandler(ReadingHandler):
+class ExecutionStreamHandler(ExecutionHandlerBase):
     """An execution's events, from any of them on, then live."""
 
     operations = {
-        "GET": Operation("Follow an execution", {200: EVENTS}, query=ReplayQuery, description=TOLD),
+        "GET": Operation(
+            "Follow an execution",
+            {200: EVENT_STREAM_MEDIA},
+            query=ReplayQuery,
+            description=EVENTS_DESCRIPTION,
+        ),
     }
 
-    async def get(self, id: str, execution_id: str) -> None:
+    async def get(self, session_id: str, execution_id: str) -> None:
         after = last_event_id(self)
-        session = await self.sessions.session(id)
+        session = await self.sessions.session(session_id)
         if self.request.method == "HEAD":
-            await self.executions.get(id, execution_id)
-            self.set_header("Content-Type", TYPE)
+            await self.executions.get(session_id, execution_id)
+            self.set_header("Content-Type", EVENT_STREAM_TYPE)
             return
         batches = self.executions.follow(session, execution_id, after)
         async with aclosing(batches):  # type: ignore[type-var]
             await EventStream(self).send(batches, after)
 
 
-class TextHandler(ReadingHandler):
+class ExecutionOutputHandler(ExecutionHandlerBase):
     """What an execution wrote to one of its two streams, as plain text."""
 
-    operations = {"GET": Operation("Read an execution's output", {200: _PLAIN, 206: _PLAIN})}
+    operations = {
+        "GET": Operation("Read an execution's output", {200: _PLAIN_TEXT, 206: _PLAIN_TEXT})
+    }
 
     def initialize(  # type: ignore[override]
-        self, edge: Edge, sessions: SessionService, executions: ExecutionService, stream: str
+        self,
+        context: HandlerContext,
+        sessions: SessionService,
+        executions: ExecutionService,
+        stream: str,
     ) -> None:
-        super().initialize(edge, sessions, executions)
+        super().initialize(context, sessions, executions)
         self.stream = stream
 
-    async def get(self, id: str, execution_id: str) -> None:
-        session = await self.sessions.session(id)
+    async def get(self, session_id: str, execution_id: str) -> None:
+        session = await self.sessions.session(session_id)
         text = await self.executions.text(session, execution_id, self.stream)
         # The text has no validator, so a condition on one asks for the whole.
-        start, stop = ranges.begin(self, text.total, applies="If-Range" not in self.request.headers)
+        start, stop = ranges.prepare_range_response(
+            self, text.total, is_applicable="If-Range" not in self.request.headers
+        )
         self.set_header("Content-Type", "text/plain; charset=utf-8")
         if self.request.method == "HEAD" or start == stop:
             return
-        with suppress(ClientGone):
+        with suppress(ClientDisconnected):
             async with aclosing(text.read(start, stop)) as chunks:  # type: ignore[type-var]
                 async for chunk in chunks:
                     await self.send(chunk)
@@ -186,21 +199,21 @@ def last_event_id(handler: BaseHandler) -> int:
     """
     header = handler.request.headers.get("Last-Event-ID", "")
     if not header:
-        return handler.query(ReplayQuery).last_event_id
+        return handler.read_query(ReplayQuery).last_event_id
     if not (header.isascii() and header.isdigit() and len(header) <= 15):
         raise InvalidRequest("`Last-Event-ID` must be the number of an event.")
     return int(header)
 
 
-def listed_object(execution: Execution) -> JsonObject:
+def execution_summary(execution: Execution) -> JsonObject:
     """An execution as lists show it."""
     return {
         "execution_id": execution.id,
         **_status(execution),
         "code": execution.code,
-        "created_at": iso(execution.created_at),
-        "started_at": iso(execution.started_at),
-        "finished_at": iso(execution.finished_at),
+        "created_at": to_iso(execution.created_at),
+        "started_at": to_iso(execution.started_at),
+        "finished_at": to_iso(execution.finished_at),
         "exit_code": execution.exit_code,
         "cause": execution.cause,
     }

@@ -11,14 +11,20 @@ from urllib.parse import unquote_to_bytes
 from pydantic import Field
 
 from era_kernels.errors import EraError, InvalidRequest
-from era_kernels.models import JsonObject, iso, now
+from era_kernels.models import JsonObject, now, to_iso
 from era_kernels.storage.files import validate_path
-from era_kernels.web import conditions, headers, ranges
-from era_kernels.web.answers import Answer
-from era_kernels.web.base import BaseHandler, ClientGone, Edge, check_id, computed
-from era_kernels.web.conditions import Validators
+from era_kernels.web import conditional, headers, ranges
+from era_kernels.web.base import (
+    BaseHandler,
+    ClientDisconnected,
+    HandlerContext,
+    check_id,
+    in_thread_if_large,
+)
+from era_kernels.web.conditional import Validators
 from era_kernels.web.operations import Media, Operation
-from era_kernels.web.sessions import MANY, MANY_BYTES
+from era_kernels.web.responses import ResponseModel
+from era_kernels.web.sessions import LARGE_LIST, LARGE_LIST_BYTES
 
 if TYPE_CHECKING:
     from era_kernels.services.files import FileService, QuotaUpload
@@ -26,17 +32,21 @@ if TYPE_CHECKING:
     from era_kernels.storage.snapshot import Snapshot
 
 # What code put into a session must not act as the API's own page.
-POLICY = "sandbox allow-scripts allow-forms allow-popups allow-modals allow-downloads"
-PATIENCE = 60.0  # seconds that an upload may pause
-SLOWEST = 16 * 1024  # bytes a second that an upload must reach, beside what a body has anyway
-LONGEST = 7 * 24 * 3600.0  # seconds; the other two bounds are met first
+CONTENT_SECURITY_POLICY = (
+    "sandbox allow-scripts allow-forms allow-popups allow-modals allow-downloads"
+)
+UPLOAD_IDLE_TIMEOUT = 60.0  # seconds that an upload may pause
+MIN_UPLOAD_RATE = (
+    16 * 1024
+)  # bytes a second that an upload must reach, beside what a body has anyway
+UPLOAD_TIMEOUT = 7 * 24 * 3600.0  # seconds; the other two bounds are met first
 
-_FORM = "application/x-www-form-urlencoded"
-_BYTES = Media("application/octet-stream", "The file; its Content-Type is kept.")
-_FILE = Media("*/*", "The file; byte ranges are served.")
+_FORM_TYPE = "application/x-www-form-urlencoded"
+_UPLOADED_FILE = Media("application/octet-stream", "The file; its Content-Type is kept.")
+_SERVED_FILE = Media("*/*", "The file; byte ranges are served.")
 
 
-class FileListed(Answer):
+class FileListed(ResponseModel):
     """One file in a list."""
 
     path: str
@@ -45,7 +55,7 @@ class FileListed(Answer):
     uploaded: str = Field(description="The same as `modified_at`, under its other name.")
 
 
-class FilesAnswer(Answer):
+class FilesAnswer(ResponseModel):
     """The files, sorted by path."""
 
     files: list[FileListed]
@@ -54,14 +64,14 @@ class FilesAnswer(Answer):
     total_size_bytes: int
 
 
-class PutAnswer(Answer):
+class PutAnswer(ResponseModel):
     """The file stands."""
 
     path: str
     size: int
 
 
-class FileDeletedAnswer(Answer):
+class FileDeletedAnswer(ResponseModel):
     """The file is gone."""
 
     success: Literal[True]
@@ -74,40 +84,40 @@ class FilesHandler(BaseHandler):
 
     operations = {"GET": Operation("List files", {200: FilesAnswer})}
 
-    def initialize(self, edge: Edge, files: FileService) -> None:  # type: ignore[override]
-        super().initialize(edge)
+    def initialize(self, context: HandlerContext, files: FileService) -> None:  # type: ignore[override]
+        super().initialize(context)
         self.files = files
 
-    async def get(self, id: str) -> None:
-        snapshot = await self.files.list_files(id)
-        size = MANY_BYTES if snapshot.count > MANY else 0
-        await self.answer(await computed(size, _listing, snapshot), size=size)
+    async def get(self, session_id: str) -> None:
+        snapshot = await self.files.list_files(session_id)
+        size = LARGE_LIST_BYTES if snapshot.count > LARGE_LIST else 0
+        await self.finish_json(await in_thread_if_large(size, _files_response, snapshot), size=size)
 
 
 class FileHandler(BaseHandler):
     """One file of a session."""
 
     operations = {
-        "GET": Operation("Read a file", {200: _FILE, 206: _FILE}),
-        "PUT": Operation("Put a file", {200: PutAnswer}, request=_BYTES),
+        "GET": Operation("Read a file", {200: _SERVED_FILE, 206: _SERVED_FILE}),
+        "PUT": Operation("Put a file", {200: PutAnswer}, request=_UPLOADED_FILE),
         "DELETE": Operation("Delete a file", {200: FileDeletedAnswer}),
     }
 
-    def initialize(self, edge: Edge, files: FileService) -> None:  # type: ignore[override]
-        super().initialize(edge)
+    def initialize(self, context: HandlerContext, files: FileService) -> None:  # type: ignore[override]
+        super().initialize(context)
         self.files = files
-        self._incoming: QuotaUpload | None = None
-        self._watch: asyncio.TimerHandle | None = None
-        self._heard_at = 0.0
-        self._taking = False
-        self.set_lasting_header("Content-Security-Policy", POLICY)
+        self._upload: QuotaUpload | None = None
+        self._speed_timer: asyncio.TimerHandle | None = None
+        self._received_at = 0.0
+        self._is_writing = False
+        self.set_sticky_header("Content-Security-Policy", CONTENT_SECURITY_POLICY)
 
     @property
     def max_body(self) -> int:
-        return self.edge.max_upload if self.request.method == "PUT" else super().max_body
+        return self.context.max_upload if self.request.method == "PUT" else super().max_body
 
     @property
-    def id(self) -> str:
+    def session_id(self) -> str:
         return self.path_args[0]
 
     @property
@@ -118,90 +128,92 @@ class FileHandler(BaseHandler):
         return unquote_to_bytes(raw.encode("latin1")).decode("utf-8", "surrogateescape")
 
     def check_path(self) -> None:
-        check_id(self.id)
+        check_id(self.session_id)
         validate_path(self.path)
 
     # ------------------------------------------------------------ put
 
-    def begin_body(self) -> Awaitable[None] | None:
+    def before_body(self) -> Awaitable[None] | None:
         return self._begin_upload() if self.request.method == "PUT" else None
 
     async def _begin_upload(self) -> None:
         """Before the body: where it goes, or why it is not wanted."""
         if "Content-Range" in self.request.headers:
             raise InvalidRequest("A file is put whole: no part of one is taken.")
-        declared = headers.checked_length(self.request.headers)
-        self._incoming = await self.files.start_upload(
-            self.id, self.path, declared, self._check_meant
+        declared = headers.parse_content_length(self.request.headers)
+        self._upload = await self.files.start_upload(
+            self.session_id, self.path, declared, self._check_preconditions
         )
-        self.request.connection.set_body_timeout(LONGEST)  # type: ignore[union-attr]
-        self._heard_at = asyncio.get_running_loop().time()
-        self._watch_speed()
+        self.request.connection.set_body_timeout(UPLOAD_TIMEOUT)  # type: ignore[union-attr]
+        self._received_at = asyncio.get_running_loop().time()
+        self._check_speed()
 
-    def take(self, chunk: bytes) -> Awaitable[None] | None:
+    def on_chunk(self, chunk: bytes) -> Awaitable[None] | None:
         """A piece of the body; the next comes when this one is taken."""
-        if self._incoming is None:
-            return super().take(chunk)
-        return self._take(self._incoming, chunk)
+        if self._upload is None:
+            return super().on_chunk(chunk)
+        return self._write_chunk(self._upload, chunk)
 
-    async def _take(self, incoming: QuotaUpload, chunk: bytes) -> None:
-        self._taking = True
+    async def _write_chunk(self, upload: QuotaUpload, chunk: bytes) -> None:
+        self._is_writing = True
         try:
-            await incoming.write(chunk)
-        except EraError as refusal:
-            incoming.discard()
-            self.refuse(refusal)
+            await upload.write(chunk)
+        except EraError as error:
+            upload.discard()
+            self.reject(error)
         finally:
-            self._taking = False
-            self._heard_at = asyncio.get_running_loop().time()
+            self._is_writing = False
+            self._received_at = asyncio.get_running_loop().time()
 
     async def put(self, *args: str) -> None:
         # It is all here: from now on it is put, also for a client that does not wait.
-        incoming, self._incoming = self._incoming, None
-        assert incoming is not None
-        self._forget()
+        upload, self._upload = self._upload, None
+        assert upload is not None
+        self._discard_upload()
         kind = self._content_type()
         try:
-            size = await self.files.put(self.id, self.path, incoming, kind, self._check_meant)
+            size = await self.files.put(
+                self.session_id, self.path, upload, kind, self._check_preconditions
+            )
         finally:
-            incoming.discard()
-        await self.answer({"path": self.path, "size": size})
+            upload.discard()
+        await self.finish_json({"path": self.path, "size": size})
 
-    def _check_meant(self, status: FileStatus | None) -> None:
-        conditions.check_change(self.request.headers, _validators(status))
+    def _check_preconditions(self, status: FileStatus | None) -> None:
+        conditional.check_preconditions(self.request.headers, _validators(status))
 
     def _content_type(self) -> str:
         """What the uploader says it is. Clients call anything a form when nobody tells them."""
-        said = self.request.headers.get("Content-Type", "").strip()
-        return "" if said.lower().startswith(_FORM) else said
+        declared = self.request.headers.get("Content-Type", "").strip()
+        return "" if declared.lower().startswith(_FORM_TYPE) else declared
 
-    def _watch_speed(self, waited: float = 0.0) -> None:
+    def _check_speed(self, waited: float = 0.0) -> None:
         """Hang up on who stops sending, or sends by drops."""
-        loop, step = asyncio.get_running_loop(), PATIENCE / 4
-        silent = not self._taking and loop.time() - self._heard_at >= PATIENCE
-        if silent or self.received < (waited - 5 * PATIENCE) * SLOWEST:
-            self.hang_up_now()
+        loop, interval = asyncio.get_running_loop(), UPLOAD_IDLE_TIMEOUT / 4
+        is_idle = not self._is_writing and loop.time() - self._received_at >= UPLOAD_IDLE_TIMEOUT
+        if is_idle or self.received_bytes < (waited - 5 * UPLOAD_IDLE_TIMEOUT) * MIN_UPLOAD_RATE:
+            self.abort_connection()
             return
-        self._watch = loop.call_later(step, self._watch_speed, waited + step)
+        self._speed_timer = loop.call_later(interval, self._check_speed, waited + interval)
 
     def on_finish(self) -> None:
         super().on_finish()
-        self._forget()
+        self._discard_upload()
 
     def on_connection_close(self) -> None:
         super().on_connection_close()
-        self._forget()
+        self._discard_upload()
 
-    def _forget(self) -> None:
-        if self._watch is not None:
-            self._watch.cancel()
-        if self._incoming is not None:
-            self._incoming.discard()
+    def _discard_upload(self) -> None:
+        if self._speed_timer is not None:
+            self._speed_timer.cancel()
+        if self._upload is not None:
+            self._upload.discard()
 
     # ------------------------------------------------------------ get and delete
 
     async def get(self, *args: str) -> None:
-        file = await self.files.open(self.id, self.path)
+        file = await self.files.open(self.session_id, self.path)
         try:
             await self._send(file)
         finally:
@@ -213,36 +225,36 @@ class FileHandler(BaseHandler):
         self.set_header("ETag", validators.etag)
         self.set_header("Last-Modified", validators.last_modified)
         self.set_header("Cache-Control", "no-cache")
-        if conditions.unchanged(self.request.headers, validators):
+        if conditional.is_not_modified(self.request.headers, validators):
             self.clear_header("Content-Type")
             self.set_status(304)
             return
-        applies = conditions.range_applies(self.request.headers, validators)
-        start, stop = ranges.begin(self, status.size, applies=applies)
+        applies = conditional.range_applies(self.request.headers, validators)
+        start, stop = ranges.prepare_range_response(self, status.size, is_applicable=applies)
         self.set_header("Content-Type", status.content_type)
         if self.request.method == "HEAD" or start == stop:
             return
-        with suppress(ClientGone):
+        with suppress(ClientDisconnected):
             async with aclosing(file.read(start, stop)) as pieces:  # type: ignore[type-var]
                 async for piece in pieces:
                     start += len(piece)
                     await self.send(piece)
             if start < stop:  # code cut the file; only the end of the connection can tell that
-                self.hang_up_now()
+                self.abort_connection()
 
     async def delete(self, *args: str) -> None:
-        await self.files.delete(self.id, self.path, self._check_meant)
-        await self.answer({"success": True, "path": self.path, "deleted_at": iso(now())})
+        await self.files.delete(self.session_id, self.path, self._check_preconditions)
+        await self.finish_json({"success": True, "path": self.path, "deleted_at": to_iso(now())})
 
 
 def _validators(status: FileStatus | None) -> Validators | None:
     return None if status is None else Validators(status.etag, status.modified_at)
 
 
-def _listing(snapshot: Snapshot) -> JsonObject:
+def _files_response(snapshot: Snapshot) -> JsonObject:
     listed: list[JsonObject] = []
     for file in snapshot.files:
-        time = iso(file.modified_at)
+        time = to_iso(file.modified_at)
         listed.append({"path": file.path, "size": file.size, "modified_at": time, "uploaded": time})
     return {
         "files": listed,

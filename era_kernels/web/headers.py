@@ -18,7 +18,7 @@ def request_id(headers: Mapping[str, str]) -> str:
     return given if _REQUEST_ID.fullmatch(given) else f"req-{secrets.token_hex(8)}"
 
 
-def checked_length(headers: Mapping[str, str]) -> int:
+def parse_content_length(headers: Mapping[str, str]) -> int:
     """The body's declared length, 0 when there is none.
 
     Raises InvalidRequest for a framing that Tornado would refuse without an answer in JSON.
@@ -39,7 +39,7 @@ def checked_length(headers: Mapping[str, str]) -> int:
     return int(found[1])
 
 
-def check_plain(headers: Mapping[str, str]) -> None:
+def check_uncompressed(headers: Mapping[str, str]) -> None:
     """Raises UnsupportedMediaType: unpacking could make gigabytes of a small body."""
     encoding = headers.get("Content-Encoding", "")
     if encoding.lower() not in ("", "identity"):

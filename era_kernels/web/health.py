@@ -7,19 +7,19 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import ConfigDict
 
 from era_kernels import __version__
-from era_kernels.models import JsonObject, iso, now
-from era_kernels.web.answers import Answer
-from era_kernels.web.base import BaseHandler, Edge
+from era_kernels.models import JsonObject, now, to_iso
+from era_kernels.web.base import BaseHandler, HandlerContext
 from era_kernels.web.operations import Operation
+from era_kernels.web.responses import ResponseModel
 from era_kernels.web.sessions import IsolationAnswer
 
 if TYPE_CHECKING:
     from era_kernels.services.server_info import ServerInfo
 
-RETRY_AFTER = 5  # seconds
+RETRY_AFTER_SECONDS = 5  # seconds
 
 
-class HealthAnswer(Answer):
+class HealthAnswer(ResponseModel):
     """The server is well."""
 
     status: Literal["healthy"]
@@ -30,7 +30,7 @@ class HealthAnswer(Answer):
     languages: dict[str, bool]
 
 
-class UnhealthyAnswer(Answer):
+class UnhealthyAnswer(ResponseModel):
     """A part is down; `problems` tells which, in words."""
 
     status: Literal["unhealthy"]
@@ -42,7 +42,7 @@ class UnhealthyAnswer(Answer):
     problems: dict[str, str]
 
 
-class LanguageAnswer(Answer):
+class LanguageAnswer(ResponseModel):
     """One language; `reason` says what is missing when it is not available."""
 
     name: str
@@ -54,13 +54,13 @@ class LanguageAnswer(Answer):
     capabilities: list[str]
 
 
-class LanguagesAnswer(Answer):
+class LanguagesAnswer(ResponseModel):
     """Every language that the server knows."""
 
     languages: list[LanguageAnswer]
 
 
-class LimitsAnswer(Answer):
+class LimitsAnswer(ResponseModel):
     """Setting → value, in bytes and seconds; null where there is no bound."""
 
     model_config = ConfigDict(
@@ -71,15 +71,15 @@ class LimitsAnswer(Answer):
     __pydantic_extra__: dict[str, float | None]
 
 
-class StatusHandler(BaseHandler):
+class ServerInfoHandlerBase(BaseHandler):
     """What the handlers of this section share."""
 
-    def initialize(self, edge: Edge, status: ServerInfo) -> None:  # type: ignore[override]
-        super().initialize(edge)
-        self.status = status
+    def initialize(self, context: HandlerContext, server_info: ServerInfo) -> None:  # type: ignore[override]
+        super().initialize(context)
+        self.server_info = server_info
 
 
-class HealthHandler(StatusHandler):
+class HealthHandler(ServerInfoHandlerBase):
     """Open to everybody: load balancers have no token."""
 
     operations = {
@@ -87,40 +87,40 @@ class HealthHandler(StatusHandler):
     }
 
     @property
-    def protected(self) -> bool:
+    def requires_token(self) -> bool:
         return False
 
     async def get(self) -> None:
-        problems = await self.status.failures()
-        present = iso(now())
-        isolation = self.status.isolation
+        failures = await self.server_info.failures()
+        timestamp = to_iso(now())
+        isolation = self.server_info.isolation
         out: JsonObject = {
-            "status": "unhealthy" if problems else "healthy",
-            "timestamp": present,
-            "time": present,
+            "status": "unhealthy" if failures else "healthy",
+            "timestamp": timestamp,
+            "time": timestamp,
             "version": __version__,
             "isolation": {"tier": isolation.tier, "missing": list(isolation.missing)},
-            "languages": self.status.availability(),
+            "languages": self.server_info.availability(),
         }
-        if problems:
-            out["problems"] = problems
-            self.set_header("Retry-After", RETRY_AFTER)
-        await self.answer(out, 503 if problems else 200)
+        if failures:
+            out["problems"] = failures
+            self.set_header("Retry-After", RETRY_AFTER_SECONDS)
+        await self.finish_json(out, 503 if failures else 200)
 
 
-class LanguagesHandler(StatusHandler):
+class LanguagesHandler(ServerInfoHandlerBase):
     """What can be run here."""
 
     operations = {"GET": Operation("List languages", {200: LanguagesAnswer})}
 
     async def get(self) -> None:
-        await self.answer({"languages": self.status.languages()})
+        await self.finish_json({"languages": self.server_info.languages()})
 
 
-class LimitsHandler(StatusHandler):
+class LimitsHandler(ServerInfoHandlerBase):
     """The bounds in force."""
 
     operations = {"GET": Operation("Show the limits", {200: LimitsAnswer})}
 
     async def get(self) -> None:
-        await self.answer(self.status.limits())
+        await self.finish_json(self.server_info.limits())

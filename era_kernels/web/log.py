@@ -8,19 +8,19 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from era_kernels.errors import SessionNotFound
-from era_kernels.models import JsonObject, Recorded, event_to_json, iso
-from era_kernels.web.answers import Answer
-from era_kernels.web.base import BaseHandler, Edge
+from era_kernels.models import JsonObject, LoggedEvent, event_to_json, to_iso
+from era_kernels.web.base import BaseHandler, HandlerContext
 from era_kernels.web.executions import ReplayQuery, last_event_id
 from era_kernels.web.operations import Operation
-from era_kernels.web.runs import EVENTS
-from era_kernels.web.sse import TYPE, EventStream
+from era_kernels.web.responses import ResponseModel
+from era_kernels.web.runs import EVENT_STREAM_MEDIA
+from era_kernels.web.sse import EVENT_STREAM_TYPE, EventStream
 
 if TYPE_CHECKING:
     from era_kernels.services.session_logs import SessionLogs
     from era_kernels.services.sessions import SessionService
 
-_ABOUT = """What threads, timers, servers and child processes of earlier runs printed when no run of
+_DESCRIPTION = """What threads, timers, servers and child processes of earlier runs printed when no run of
 theirs was under way any more, and how a kernel ended that ended between runs.
 
 With `Accept: text/event-stream` the entries are followed live: frames with the number of the entry
@@ -29,7 +29,7 @@ as `id`, its stream as `event`, and as `data` one line of JSON with `type` (the 
 stream ends when the session is deleted."""
 
 
-class LogEntry(Answer):
+class LogEntry(ResponseModel):
     """What was written to one of the two streams at a time."""
 
     time: str
@@ -37,7 +37,7 @@ class LogEntry(Answer):
     content: str
 
 
-class LogAnswer(Answer):
+class LogAnswer(ResponseModel):
     """The entries that are kept, oldest first."""
 
     entries: list[LogEntry]
@@ -52,51 +52,51 @@ class LogHandler(BaseHandler):
             "Read or follow the log",
             {200: LogAnswer},
             query=ReplayQuery,
-            description=_ABOUT,
-            events=EVENTS,
+            description=_DESCRIPTION,
+            event_stream=EVENT_STREAM_MEDIA,
         )
     }
 
     def initialize(  # type: ignore[override]
-        self, edge: Edge, sessions: SessionService, logs: SessionLogs
+        self, context: HandlerContext, sessions: SessionService, logs: SessionLogs
     ) -> None:
-        super().initialize(edge)
+        super().initialize(context)
         self.sessions = sessions
         self.logs = logs
 
-    async def get(self, id: str) -> None:
+    async def get(self, session_id: str) -> None:
         after = last_event_id(self)
         self.set_header("Vary", "Accept")
-        directory = (await self.sessions.session(id)).directory
-        if self._follows():
-            await self._follow(id, directory, after)
+        directory = (await self.sessions.session(session_id)).directory
+        if self._wants_stream():
+            await self._follow(session_id, directory, after)
             return
         view = await self.logs.view(directory)
-        entries = [entry_object(entry) for entry in view.entries if entry.seq > after]
+        entries = [entry_response(entry) for entry in view.entries if entry.seq > after]
         size = sum(len(entry["content"]) for entry in entries)
-        await self.answer({"entries": entries, "truncated": view.truncated}, size=size)
+        await self.finish_json({"entries": entries, "truncated": view.truncated}, size=size)
 
-    def _follows(self) -> bool:
+    def _wants_stream(self) -> bool:
         return "text/event-stream" in self.request.headers.get("Accept", "").lower()
 
-    async def _follow(self, id: str, directory: str, after: int) -> None:
+    async def _follow(self, session_id: str, directory: str, after: int) -> None:
         live = self.logs.live_log(directory)
         # Looked up again: one that is deleted from here on ends what is followed.
-        if (await self.sessions.session(id)).directory != directory:
-            raise SessionNotFound(f"There is no session {id}.", id=id)
+        if (await self.sessions.session(session_id)).directory != directory:
+            raise SessionNotFound(f"There is no session {session_id}.", id=session_id)
         if self.request.method == "HEAD":
-            self.set_header("Content-Type", TYPE)
+            self.set_header("Content-Type", EVENT_STREAM_TYPE)
             return
         async with aclosing(live.follow(after)) as batches:  # type: ignore[type-var]
-            await EventStream(self, show=_followed, hold=0).send(batches, after)
+            await EventStream(self, to_json=_stream_entry, first_event_wait=0).send(batches, after)
 
 
-def entry_object(entry: Recorded) -> JsonObject:
+def entry_response(entry: LoggedEvent) -> JsonObject:
     """An entry as the list shows it."""
-    told = event_to_json(entry.event)
-    return {"time": iso(entry.time), "stream": told["type"], "content": told["content"]}
+    event = event_to_json(entry.event)
+    return {"time": to_iso(entry.time), "stream": event["type"], "content": event["content"]}
 
 
-def _followed(entry: Recorded) -> JsonObject:
-    told = event_to_json(entry.event)
-    return {"type": told["type"], "time": iso(entry.time), "content": told["content"]}
+def _stream_entry(entry: LoggedEvent) -> JsonObject:
+    event = event_to_json(entry.event)
+    return {"type": event["type"], "time": to_iso(entry.time), "content": event["content"]}

@@ -15,6 +15,6 @@ class MetricsHandler(BaseHandler):
     }
 
     async def get(self) -> None:
-        text = await self.edge.meters.render()
+        text = await self.context.metrics.render()
         self.set_header("Content-Type", CONTENT_TYPE)
         self.finish(text)

@@ -14,21 +14,21 @@ class NotFoundHandler(BaseHandler):
     """Answers 404 whatever the method."""
 
     @property
-    def protected(self) -> bool:
+    def requires_token(self) -> bool:
         return self.request.path.startswith(("/api/", "/mcp", "/jupyter/", "/metrics"))
 
     def check_path(self) -> None:
-        raise _nothing()
+        raise _not_found()
 
-    def allowed(self) -> str:
+    def allowed_methods(self) -> str:
         """Whatever the method, the answer is 404."""
         return str(self.request.method)
 
-    def problem_of(self, cause: BaseException | None, status: int) -> EraError:
+    def to_domain_error(self, cause: BaseException | None, status: int) -> EraError:
         if isinstance(cause, HTTPError) and status == 405:
-            return _nothing()
-        return super().problem_of(cause, status)
+            return _not_found()
+        return super().to_domain_error(cause, status)
 
 
-def _nothing() -> NotFound:
+def _not_found() -> NotFound:
     return NotFound("There is nothing at this path.", hint=_HINT)

@@ -12,20 +12,20 @@ from pydantic.json_schema import GenerateJsonSchema, models_json_schema
 
 from era_kernels import __version__, json_codec
 from era_kernels.models import JsonObject
-from era_kernels.web.answers import ErrorAnswer
-from era_kernels.web.base import BaseHandler, Edge
-from era_kernels.web.bodies import ID
+from era_kernels.web.base import BaseHandler, HandlerContext
 from era_kernels.web.operations import Header, Media, Operation, Route
+from era_kernels.web.requests import ID_PATTERN
+from era_kernels.web.responses import ErrorAnswer
 
 _SCHEMAS = "#/components/schemas/"
 _PARAMETER = re.compile(r"\{(\w+)\}")
-_ABOUT = (
+_DESCRIPTION = (
     "Sessions on live interpreters behind HTTP. Every error is a JSON object with `error`, "
     "`message` and `code`; every answer carries `X-Request-Id`."
 )
 
 
-class _Untitled(GenerateJsonSchema):
+class _UntitledSchema(GenerateJsonSchema):
     """Fields without the titles that pydantic makes of their names (`Allowinternetaccess`)."""
 
     def field_title_should_be_set(self, schema: object) -> bool:
@@ -46,7 +46,7 @@ class Document:
     def value(self) -> JsonObject:
         return {
             "openapi": "3.1.0",
-            "info": {"title": "ERA kernels", "version": __version__, "description": _ABOUT},
+            "info": {"title": "ERA kernels", "version": __version__, "description": _DESCRIPTION},
             "paths": {path: item for path, item in self._paths() if item},
             "components": {
                 "schemas": self._schemas(),
@@ -76,7 +76,7 @@ class Document:
         _, schema = models_json_schema(
             [(model, "validation") for model in models],
             ref_template=_SCHEMAS + "{model}",
-            schema_generator=_Untitled,
+            schema_generator=_UntitledSchema,
         )
         definitions: JsonObject = schema["$defs"]
         return definitions
@@ -87,9 +87,9 @@ def _models(route: Route) -> Iterator[type[BaseModel]]:
         request = operation.request
         if request is not None and not isinstance(request, Media) and operation.listed:
             yield request
-        for answer in operation.answers.values():
-            if not isinstance(answer, Media) and operation.listed:
-                yield answer
+        for response in operation.answers.values():
+            if not isinstance(response, Media) and operation.listed:
+                yield response
 
 
 def _operation(route: Route, method: str, operation: Operation) -> JsonObject:
@@ -117,19 +117,21 @@ def _operation_id(path: str, method: str) -> str:
 
 
 def _responses(operation: Operation) -> Iterable[tuple[str, JsonObject]]:
-    for status, answer in operation.answers.items():
-        described = answer.description if isinstance(answer, Media) else HTTPStatus(status).phrase
-        content = _content(answer)
-        if status == 200 and operation.events is not None:
-            content |= _content(operation.events)
-        yield str(status), {"description": described, "content": content}
+    for status, response in operation.responses.items():
+        description = (
+            response.description if isinstance(response, Media) else HTTPStatus(status).phrase
+        )
+        content = _content(response)
+        if status == 200 and operation.event_stream is not None:
+            content |= _content(operation.event_stream)
+        yield str(status), {"description": description, "content": content}
     yield "default", {"description": "What went wrong.", "content": _json(ErrorAnswer)}
 
 
-def _content(what: type[BaseModel] | Media) -> JsonObject:
-    if isinstance(what, Media):
-        return {what.type: {"schema": dict(what.schema)}}
-    return _json(what)
+def _content(body: type[BaseModel] | Media) -> JsonObject:
+    if isinstance(body, Media):
+        return {body.type: {"schema": dict(body.schema)}}
+    return _json(body)
 
 
 def _json(model: type[BaseModel]) -> JsonObject:
@@ -137,7 +139,7 @@ def _json(model: type[BaseModel]) -> JsonObject:
 
 
 def _path_parameter(name: str) -> JsonObject:
-    schema: JsonObject = {"type": "string", "pattern": f"^{ID.pattern}$"}
+    schema: JsonObject = {"type": "string", "pattern": f"^{ID_PATTERN.pattern}$"}
     if name == "path":  # the rest of the URL, which may hold slashes
         schema = {"type": "string", "minLength": 1}
     return {"name": name, "in": "path", "required": True, "schema": schema}
@@ -145,12 +147,12 @@ def _path_parameter(name: str) -> JsonObject:
 
 def _header_parameter(header: Header) -> JsonObject:
     schema = {"type": "string", "pattern": header.pattern}
-    described = {"schema": schema, "description": header.description}
-    return {"name": header.name, "in": "header", **described}
+    details = {"schema": schema, "description": header.description}
+    return {"name": header.name, "in": "header", **details}
 
 
 def _query_parameters(model: type[BaseModel]) -> Iterator[JsonObject]:
-    schema = model.model_json_schema(schema_generator=_Untitled)
+    schema = model.model_json_schema(schema_generator=_UntitledSchema)
     for name, field in schema["properties"].items():
         description = field.pop("description", "")
         yield {"name": name, "in": "query", "schema": field, "description": description}
@@ -159,14 +161,14 @@ def _query_parameters(model: type[BaseModel]) -> Iterator[JsonObject]:
 class OpenApiHandler(BaseHandler):
     """The document itself; open, it holds nothing of anybody's."""
 
-    operations = {"GET": Operation("This document", listed=False)}
+    operations = {"GET": Operation("This document", in_schema=False)}
 
-    def initialize(self, edge: Edge, document: Document) -> None:  # type: ignore[override]
-        super().initialize(edge)
+    def initialize(self, context: HandlerContext, document: Document) -> None:  # type: ignore[override]
+        super().initialize(context)
         self.document = document
 
     @property
-    def protected(self) -> bool:
+    def requires_token(self) -> bool:
         return False
 
     def get(self) -> None:

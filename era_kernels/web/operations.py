@@ -40,13 +40,13 @@ class Operation:
     """
 
     summary: str
-    answers: Mapping[int, type[BaseModel] | Media] = field(default_factory=dict)
+    responses: Mapping[int, type[BaseModel] | Media] = field(default_factory=dict)
     request: type[BaseModel] | Media | None = None
     query: type[BaseModel] | None = None
     headers: tuple[Header, ...] = ()
     description: str = ""
-    events: Media | None = None
-    listed: bool = True  # in the OpenAPI document
+    event_stream: Media | None = None
+    in_schema: bool = True  # in the OpenAPI document
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,5 +55,5 @@ class Route:
 
     path: str
     handler: type[Any]
-    needs: Mapping[str, object] = field(default_factory=dict)
+    dependencies: Mapping[str, object] = field(default_factory=dict)
     tag: str = ""

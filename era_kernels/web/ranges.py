@@ -10,7 +10,7 @@ from era_kernels.web.base import BaseHandler
 _RANGE = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})", re.IGNORECASE)
 
 
-def requested(header: str | None, total: int) -> tuple[int, int] | None:
+def parse_range(header: str | None, total: int) -> tuple[int, int] | None:
     """The half-open range of `total` bytes that is asked for, or None for the whole.
 
     A header that is malformed, of another unit or of several ranges is ignored, as the RFC allows.
@@ -31,21 +31,25 @@ def requested(header: str | None, total: int) -> tuple[int, int] | None:
     return start, stop
 
 
-def begin(handler: BaseHandler, total: int, *, applies: bool = True) -> tuple[int, int]:
+def prepare_range_response(
+    handler: BaseHandler, total: int, *, is_applicable: bool = True
+) -> tuple[int, int]:
     """Set the status and the headers of an answer that serves ranges; the range to send.
 
     `applies`: a condition on the range, if there was one, is met. Raises RangeNotSatisfiable.
     """
     try:
-        applies = applies and handler.request.method == "GET"  # HEAD tells of the whole
-        asked = requested(handler.request.headers.get("Range"), total) if applies else None
+        is_applicable = is_applicable and handler.request.method == "GET"  # HEAD tells of the whole
+        byte_range = (
+            parse_range(handler.request.headers.get("Range"), total) if is_applicable else None
+        )
     except RangeNotSatisfiable:
-        handler.set_lasting_header("Content-Range", f"bytes */{total}")
+        handler.set_sticky_header("Content-Range", f"bytes */{total}")
         raise
-    start, stop = asked or (0, total)
+    start, stop = byte_range or (0, total)
     handler.set_header("Accept-Ranges", "bytes")
     handler.set_header("Content-Length", stop - start)
-    if asked is not None:
+    if byte_range is not None:
         handler.set_status(206)
         handler.set_header("Content-Range", f"bytes {start}-{stop - 1}/{total}")
     return start, stop

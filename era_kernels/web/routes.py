@@ -9,23 +9,21 @@ from typing import TYPE_CHECKING
 
 from tornado.web import Application, RequestHandler
 
-from era_kernels.web.base import BaseHandler, Edge
+from era_kernels.web.base import BaseHandler, HandlerContext
 from era_kernels.web.code import CodeHandler
-from era_kernels.web.docs import DocsFileHandler, DocsHandler, RootHandler
 from era_kernels.web.duplicate import DuplicateHandler
 from era_kernels.web.exec import ExecHandler
 from era_kernels.web.execute import ExecuteHandler
 from era_kernels.web.executions import (
     ExecutionHandler,
+    ExecutionOutputHandler,
     ExecutionsHandler,
-    ReplayHandler,
-    TextHandler,
+    ExecutionStreamHandler,
 )
 from era_kernels.web.files import FileHandler, FilesHandler
 from era_kernels.web.health import HealthHandler, LanguagesHandler, LimitsHandler
-from era_kernels.web.inputs import InputHandler
-from era_kernels.web.inside import StackHandler, VariablesHandler
-from era_kernels.web.interrupts import InterruptHandler
+from era_kernels.web.input import InputHandler
+from era_kernels.web.interrupt import InterruptHandler
 from era_kernels.web.log import LogHandler
 from era_kernels.web.metrics import MetricsHandler
 from era_kernels.web.not_found import NotFoundHandler
@@ -33,6 +31,8 @@ from era_kernels.web.openapi import Document, OpenApiHandler
 from era_kernels.web.operations import Route
 from era_kernels.web.runs import RunHandler, StreamHandler
 from era_kernels.web.sessions import RestartHandler, SessionHandler, SessionsHandler
+from era_kernels.web.swagger_ui import DocsFileHandler, DocsHandler, RootHandler
+from era_kernels.web.variables import StackHandler, VariablesHandler
 
 if TYPE_CHECKING:
     from era_kernels.services.executions.service import ExecutionService
@@ -46,24 +46,26 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_PART = re.compile(r"\\\{\w+\\\}")
-_REST = re.escape("{path}")
+_PATH_PARAMETER = re.compile(r"\\\{\w+\\\}")
+_REST_OF_PATH = re.escape("{path}")
 
 
 def make_application(
     *,
     sessions: SessionService,
     executions: ExecutionService,
-    status: ServerInfo,
+    server_info: ServerInfo,
     codes: StoredCodeService,
     files: FileService,
-    repeats: IdempotentRuns,
-    insights: InspectionService,
+    idempotent_runs: IdempotentRuns,
+    inspection: InspectionService,
     logs: SessionLogs,
-    edge: Edge,
+    context: HandlerContext,
 ) -> Application:
     """The whole HTTP side."""
-    routes = make_routes(sessions, executions, status, codes, files, repeats, insights, logs)
+    routes = make_routes(
+        sessions, executions, server_info, codes, files, idempotent_runs, inspection, logs
+    )
     document = Document(routes)
     routes = [
         *routes,
@@ -73,9 +75,16 @@ def make_application(
         Route("/docs/{name}", DocsFileHandler),
     ]
     return Application(
-        [(_pattern(r.path), r.handler, {"edge": edge.at(r.path), **r.needs}) for r in routes],
+        [
+            (
+                _url_pattern(r.path),
+                r.handler,
+                {"context": context.for_route(r.path), **r.dependencies},
+            )
+            for r in routes
+        ],
         default_handler_class=NotFoundHandler,
-        default_handler_args={"edge": edge},
+        default_handler_args={"context": context},
         log_function=log_request,
     )
 
@@ -83,61 +92,76 @@ def make_application(
 def make_routes(
     sessions: SessionService,
     executions: ExecutionService,
-    status: ServerInfo,
+    server_info: ServerInfo,
     codes: StoredCodeService,
     files: FileService,
-    repeats: IdempotentRuns,
-    insights: InspectionService,
+    idempotent_runs: IdempotentRuns,
+    inspection: InspectionService,
     logs: SessionLogs,
 ) -> list[Route]:
     """Every path of the API, in the order of the document."""
-    one = {"sessions": sessions}
-    running = {"sessions": sessions, "codes": codes, "repeats": repeats}
-    many = {"sessions": sessions, "executions": executions}
-    how = {"status": status}
-    look = {"insights": insights}
-    session = "/api/sessions/{id}"
-    execution = f"{session}/executions/{{execution_id}}"
+    for_sessions = {"sessions": sessions}
+    for_runs = {"sessions": sessions, "codes": codes, "idempotent_runs": idempotent_runs}
+    for_executions = {"sessions": sessions, "executions": executions}
+    for_server_info = {"server_info": server_info}
+    for_inspection = {"inspection": inspection}
+    session_path = "/api/sessions/{id}"
+    execution_path = f"{session_path}/executions/{{execution_id}}"
     return [
-        Route("/api/execute", ExecuteHandler, {**one, "names": _names(status)}, "runs"),
-        Route("/api/sessions", SessionsHandler, one, "sessions"),
-        Route(session, SessionHandler, one, "sessions"),
-        Route(f"{session}/restart", RestartHandler, one, "sessions"),
-        Route(f"{session}/duplicate", DuplicateHandler, one, "sessions"),
-        Route(f"{session}/code", CodeHandler, {"codes": codes}, "code"),
-        Route(f"{session}/files", FilesHandler, {"files": files}, "files"),
-        Route(f"{session}/files/{{path}}", FileHandler, {"files": files}, "files"),
-        Route(f"{session}/run", RunHandler, running, "runs"),
-        Route(f"{session}/stream", StreamHandler, running, "runs"),
-        Route(f"{session}/exec", ExecHandler, one, "runs"),
-        Route(f"{session}/executions", ExecutionsHandler, many, "executions"),
-        Route(execution, ExecutionHandler, many, "executions"),
-        Route(f"{execution}/stream", ReplayHandler, many, "executions"),
-        Route(f"{execution}/interrupt", InterruptHandler, many, "executions"),
-        Route(f"{execution}/stdout", TextHandler, {**many, "stream": "stdout"}, "executions"),
-        Route(f"{execution}/stderr", TextHandler, {**many, "stream": "stderr"}, "executions"),
-        Route(f"{execution}/input", InputHandler, many, "executions"),
-        Route(f"{execution}/stack", StackHandler, look, "executions"),
-        Route(f"{session}/variables", VariablesHandler, look, "sessions"),
-        Route(f"{session}/log", LogHandler, {**one, "logs": logs}, "executions"),
-        Route("/health", HealthHandler, how, "server"),
-        Route("/api/health", HealthHandler, how, "server"),
-        Route("/api/languages", LanguagesHandler, how, "server"),
-        Route("/api/limits", LimitsHandler, how, "server"),
+        Route(
+            "/api/execute",
+            ExecuteHandler,
+            {**for_sessions, "language_names": _language_names(server_info)},
+            "runs",
+        ),
+        Route("/api/sessions", SessionsHandler, for_sessions, "sessions"),
+        Route(session_path, SessionHandler, for_sessions, "sessions"),
+        Route(f"{session_path}/restart", RestartHandler, for_sessions, "sessions"),
+        Route(f"{session_path}/duplicate", DuplicateHandler, for_sessions, "sessions"),
+        Route(f"{session_path}/code", CodeHandler, {"codes": codes}, "code"),
+        Route(f"{session_path}/files", FilesHandler, {"files": files}, "files"),
+        Route(f"{session_path}/files/{{path}}", FileHandler, {"files": files}, "files"),
+        Route(f"{session_path}/run", RunHandler, for_runs, "runs"),
+        Route(f"{session_path}/stream", StreamHandler, for_runs, "runs"),
+        Route(f"{session_path}/exec", ExecHandler, for_sessions, "runs"),
+        Route(f"{session_path}/executions", ExecutionsHandler, for_executions, "executions"),
+        Route(execution_path, ExecutionHandler, for_executions, "executions"),
+        Route(f"{execution_path}/stream", ExecutionStreamHandler, for_executions, "executions"),
+        Route(f"{execution_path}/interrupt", InterruptHandler, for_executions, "executions"),
+        Route(
+            f"{execution_path}/stdout",
+            ExecutionOutputHandler,
+            {**for_executions, "stream": "stdout"},
+            "executions",
+        ),
+        Route(
+            f"{execution_path}/stderr",
+            ExecutionOutputHandler,
+            {**for_executions, "stream": "stderr"},
+            "executions",
+        ),
+        Route(f"{execution_path}/input", InputHandler, for_executions, "executions"),
+        Route(f"{execution_path}/stack", StackHandler, for_inspection, "executions"),
+        Route(f"{session_path}/variables", VariablesHandler, for_inspection, "sessions"),
+        Route(f"{session_path}/log", LogHandler, {**for_sessions, "logs": logs}, "executions"),
+        Route("/health", HealthHandler, for_server_info, "server"),
+        Route("/api/health", HealthHandler, for_server_info, "server"),
+        Route("/api/languages", LanguagesHandler, for_server_info, "server"),
+        Route("/api/limits", LimitsHandler, for_server_info, "server"),
         Route("/metrics", MetricsHandler, {}, "server"),
     ]
 
 
-def _pattern(path: str) -> str:
+def _url_pattern(path: str) -> str:
     """`/api/sessions/{id}` as Tornado matches it; `{path}` is all that follows."""
-    return _PART.sub("([^/]+)", re.escape(path).replace(_REST, "(.*)"))
+    return _PATH_PARAMETER.sub("([^/]+)", re.escape(path).replace(_REST_OF_PATH, "(.*)"))
 
 
-def _names(status: ServerInfo) -> Mapping[str, str]:
+def _language_names(server_info: ServerInfo) -> Mapping[str, str]:
     """From every name and alias of a language, in lower case, to its name."""
     return {
         word.lower(): language["name"]
-        for language in status.languages()
+        for language in server_info.languages()
         for word in (language["name"], *language["aliases"])
     }
 
@@ -148,9 +172,9 @@ def log_request(handler: RequestHandler) -> None:
     Never a query, a body or a header of the caller but the request id.
     """
     assert isinstance(handler, BaseHandler)
-    request, edge = handler.request, handler.edge
+    request, context = handler.request, handler.context
     status, seconds = handler.get_status(), request.request_time()
-    edge.meters.request_answered(edge.route, str(request.method), status, seconds)
+    context.metrics.request_answered(context.route, str(request.method), status, seconds)
     level = logging.WARNING if status >= 500 else logging.INFO
     if not log.isEnabledFor(level):
         return

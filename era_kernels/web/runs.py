@@ -10,17 +10,17 @@ from pydantic import ConfigDict, Field
 
 from era_kernels.errors import InvalidRequest
 from era_kernels.models import Submission
-from era_kernels.web.answers import (
-    Answer,
+from era_kernels.web.base import BaseHandler, ClientDisconnected, HandlerContext, in_thread_if_large
+from era_kernels.web.operations import Header, Media, Operation
+from era_kernels.web.requests import Env, TimeoutFields
+from era_kernels.web.responses import (
+    ResponseModel,
     RunAnswer,
     TimedOutRunAnswer,
-    run_object,
-    size_of,
-    with_timeout,
+    estimated_size,
+    run_response,
+    with_status,
 )
-from era_kernels.web.base import BaseHandler, ClientGone, Edge, computed
-from era_kernels.web.bodies import Env, Timed
-from era_kernels.web.operations import Header, Media, Operation
 from era_kernels.web.sse import EventStream
 
 if TYPE_CHECKING:
@@ -29,16 +29,16 @@ if TYPE_CHECKING:
     from era_kernels.services.sessions import SessionService
     from era_kernels.services.stored_code import StoredCodeService
 
-KEY = "Idempotency-Key"
-MAX_KEY = 255  # characters
-_ONCE = Header(
-    KEY,
-    f"^[!-~]{{1,{MAX_KEY}}}$",
+IDEMPOTENCY_KEY = "Idempotency-Key"
+MAX_KEY_LENGTH = 255  # characters
+_IDEMPOTENCY_HEADER = Header(
+    IDEMPOTENCY_KEY,
+    f"^[!-~]{{1,{MAX_KEY_LENGTH}}}$",
     "Makes the request safe to repeat: as long as its execution is kept, the same key in the same "
     "session gets that execution, and nothing runs again. With another body it is refused with "
     "IDEMPOTENCY_CONFLICT.",
 )
-EVENTS = Media(
+EVENT_STREAM_MEDIA = Media(
     "text/event-stream",
     "Frames with `id`, `event` and one line of JSON as `data`; `done` is always the last.",
     {
@@ -47,7 +47,7 @@ EVENTS = Media(
         "required": ["id", "event", "data"],
     },
 )
-TOLD = """Events, by their `type`, which is also the name of the frame's `event`:
+EVENTS_DESCRIPTION = """Events, by their `type`, which is also the name of the frame's `event`:
 
 - `stdout`, `stderr` {content}: what the program wrote
 - `result`, `display`, `update_display`, `clear_output`: rich outputs, as MIME bundles
@@ -62,7 +62,7 @@ What went wrong before the first event is an ordinary error. The header `X-Execu
 execution whose `/stream` goes on where a connection broke, after the `Last-Event-ID` given."""
 
 
-class RunRequest(Timed):
+class RunRequest(TimeoutFields):
     """Code to run in a session."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"code": "print(6 * 7)"}]})
@@ -84,67 +84,73 @@ class RunRequest(Timed):
     )
 
 
-class StartedAnswer(Answer):
+class StartedAnswer(ResponseModel):
     """A run in the background that has its place in the queue."""
 
     execution_id: str
     session_id: str
 
 
-class SubmittingHandler(BaseHandler):
+class RunHandlerBase(BaseHandler):
     """What run and stream share: the body becomes a submission, the session takes it."""
 
     def initialize(  # type: ignore[override]
         self,
-        edge: Edge,
+        context: HandlerContext,
         sessions: SessionService,
         codes: StoredCodeService,
-        repeats: IdempotentRuns,
+        idempotent_runs: IdempotentRuns,
     ) -> None:
-        super().initialize(edge)
+        super().initialize(context)
         self.sessions = sessions
         self.codes = codes
-        self.repeats = repeats
+        self.idempotent_runs = idempotent_runs
 
-    async def submit(self, id: str, body: RunRequest) -> LiveExecution | FinishedExecution:
-        key = self._key()
-        env = await self.env(body.env)
+    async def submit(self, session_id: str, body: RunRequest) -> LiveExecution | FinishedExecution:
+        key = self._idempotency_key()
+        env = await self.read_env(body.env)
         if key is None:
-            running: LiveExecution | FinishedExecution = await self.sessions.submit(
-                id, await self._submission(id, body, env)
+            execution: LiveExecution | FinishedExecution = await self.sessions.submit(
+                session_id, await self._to_submission(session_id, body, env)
             )
         else:
-            canonical = await computed(len(self.body), _canonical, body, env)
-            running = await self.repeats.find(id, key, canonical) or await self.repeats.submit(
-                id, await self._submission(id, body, env), key, canonical
+            canonical = await in_thread_if_large(len(self.body), _canonical_request, body, env)
+            execution = await self.idempotent_runs.find(
+                session_id, key, canonical
+            ) or await self.idempotent_runs.submit(
+                session_id, await self._to_submission(session_id, body, env), key, canonical
             )
-        self.set_lasting_header("X-Execution-Id", running.id)
-        return running
+        self.set_sticky_header("X-Execution-Id", execution.id)
+        return execution
 
-    async def _submission(
+    async def _to_submission(
         self,
-        id: str,
+        session_id: str,
         body: RunRequest,
         env: dict[str, str],
     ) -> Submission:
         return Submission(
-            code=await self.codes.get_text(id) if body.code is None else body.code,
+            code=await self.codes.get_text(session_id) if body.code is None else body.code,
             timeout=body.timeout_seconds(),
             env=env,
             update_data=body.update_data,
-            base_url=self.edge.access.base_url(self.request),
+            base_url=self.context.access.base_url(self.request),
             background=body.background is True,
-            ends_with_caller=body.on_disconnect == "interrupt",
+            cancel_on_disconnect=body.on_disconnect == "interrupt",
         )
 
-    def _key(self) -> str | None:
-        key = self.request.headers.get(KEY)
-        if key is None or (0 < len(key) <= MAX_KEY and all("!" <= one <= "~" for one in key)):
+    def _idempotency_key(self) -> str | None:
+        key = self.request.headers.get(IDEMPOTENCY_KEY)
+        if key is None or (
+            0 < len(key) <= MAX_KEY_LENGTH and all("!" <= one <= "~" for one in key)
+        ):
             return key
-        raise InvalidRequest(f"`{KEY}` must be 1 to {MAX_KEY} visible ASCII characters.")
+        raise InvalidRequest(
+            f"`{IDEMPOTENCY_KEY}` must be 1 to {MAX_KEY_LENGTH} visible ASCII characters."
+        )
 
 
-class RunHandler(SubmittingHandler):
+class RunHandler(RunHandlerBase):
     """A run whose answer comes at its end, unless it is one in the background."""
 
     operations = {
@@ -152,61 +158,61 @@ class RunHandler(SubmittingHandler):
             "Run code in a session",
             {200: RunAnswer, 202: StartedAnswer, 408: TimedOutRunAnswer},
             request=RunRequest,
-            headers=(_ONCE,),
+            headers=(_IDEMPOTENCY_HEADER,),
         ),
     }
 
-    async def post(self, id: str) -> None:
-        body = await self.read(RunRequest)
+    async def post(self, session_id: str) -> None:
+        body = await self.read_body(RunRequest)
         if not body.background:
-            await self._wait(await self.submit(id, body))
+            await self._finish_at_end(await self.submit(session_id, body))
             return
         if body.on_disconnect == "interrupt":
             raise InvalidRequest("`on_disconnect` of a run in the background must be continue.")
-        running = await self.submit(id, body)
-        started = {"execution_id": running.id, "session_id": running.session_id}
-        await self.answer(started, 202)
+        execution = await self.submit(session_id, body)
+        started = {"execution_id": execution.id, "session_id": execution.session_id}
+        await self.finish_json(started, 202)
 
-    async def _wait(self, running: LiveExecution | FinishedExecution) -> None:
-        running.add_caller()
+    async def _finish_at_end(self, execution: LiveExecution | FinishedExecution) -> None:
+        execution.add_caller()
         try:
-            answer = await self.while_connected(running.result())
-        except ClientGone:
-            await running.remove_caller()
+            result = await self.while_connected(execution.result())
+        except ClientDisconnected:
+            await execution.remove_caller()
             raise
-        out, status = with_timeout(answer, run_object(answer))
-        await self.answer(out, status, size=size_of(answer))
+        out, status = with_status(result, run_response(result))
+        await self.finish_json(out, status, size=estimated_size(result))
 
 
-class StreamHandler(SubmittingHandler):
+class StreamHandler(RunHandlerBase):
     """A run whose events come as they happen."""
 
     operations = {
         "POST": Operation(
             "Run code and follow it",
-            {200: EVENTS},
+            {200: EVENT_STREAM_MEDIA},
             request=RunRequest,
-            headers=(_ONCE,),
-            description=TOLD,
+            headers=(_IDEMPOTENCY_HEADER,),
+            description=EVENTS_DESCRIPTION,
         )
     }
 
-    async def post(self, id: str) -> None:
-        body = await self.read(RunRequest)
+    async def post(self, session_id: str) -> None:
+        body = await self.read_body(RunRequest)
         if body.background:
             raise InvalidRequest(
                 "`background` is for run: a stream is followed.",
                 hint="Start it with run, and follow it at /executions/{execution_id}/stream.",
             )
-        running = await self.submit(id, body)
-        running.add_caller()
-        async with aclosing(running.follow_with_input()) as batches:  # type: ignore[type-var]
-            await EventStream(self, lambda: running.error).send(batches)
-        if self.gone.done():
-            await running.remove_caller()
+        execution = await self.submit(session_id, body)
+        execution.add_caller()
+        async with aclosing(execution.follow_with_input()) as batches:  # type: ignore[type-var]
+            await EventStream(self, lambda: execution.error).send(batches)
+        if self.disconnected.done():
+            await execution.remove_caller()
 
 
-def _canonical(body: RunRequest, env: dict[str, str]) -> bytes:
+def _canonical_request(body: RunRequest, env: dict[str, str]) -> bytes:
     """What was asked for, in one form: defaults, order and unknown fields make no difference."""
     asked = {**body.model_dump(exclude={"env"}), "env": env}
     return json.dumps(asked, sort_keys=True, separators=(",", ":")).encode()

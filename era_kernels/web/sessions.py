@@ -8,31 +8,38 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import ConfigDict, Field
 
 from era_kernels import json_codec
-from era_kernels.models import FileInfo, JsonObject, Limits, NewSession, SessionView, iso, now
+from era_kernels.models import FileInfo, JsonObject, Limits, NewSession, SessionView, now, to_iso
 from era_kernels.services.session_limits import LIMIT_FIELDS
-from era_kernels.web.answers import Answer
-from era_kernels.web.base import BaseHandler, Edge, computed
-from era_kernels.web.bodies import AtLeastOne, Body, Paging, Processors, SessionId, SomeSeconds
+from era_kernels.web.base import BaseHandler, HandlerContext, in_thread_if_large
 from era_kernels.web.operations import Operation
+from era_kernels.web.requests import (
+    Paging,
+    PositiveInt,
+    PositiveSeconds,
+    ProcessorCount,
+    RequestModel,
+    SessionId,
+)
+from era_kernels.web.responses import ResponseModel
 
 if TYPE_CHECKING:
     from era_kernels.services.sessions import SessionService
     from era_kernels.storage.snapshot import Snapshot
 
-MANY = 200  # files whose list is encoded beside the event loop
-MANY_BYTES = 2 * 1024 * 1024
+LARGE_LIST = 200  # files whose list is encoded beside the event loop
+LARGE_LIST_BYTES = 2 * 1024 * 1024
 
 
-class SessionLimits(Body):
+class SessionLimits(RequestModel):
     """What this session may use; only lower than what the server allows, see /api/limits."""
 
-    memory_mb: AtLeastOne | None = Field(None, description="All processes together, in MiB.")
-    processes: AtLeastOne | None = Field(None, description="Processes and threads.")
-    workspace_mb: AtLeastOne | None = Field(None, description="All files together, in MiB.")
-    cpu: Processors | None = Field(None, description="Processors kept busy, such as 0.5.")
+    memory_mb: PositiveInt | None = Field(None, description="All processes together, in MiB.")
+    processes: PositiveInt | None = Field(None, description="Processes and threads.")
+    workspace_mb: PositiveInt | None = Field(None, description="All files together, in MiB.")
+    cpu: ProcessorCount | None = Field(None, description="Processors kept busy, such as 0.5.")
 
 
-class CreateSession(Body):
+class CreateSession(RequestModel):
     """A wish for a session."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"language": "python"}]})
@@ -43,8 +50,8 @@ class CreateSession(Body):
     id: SessionId | None = Field(None, description="The same as `session_id`.")
     data: dict[str, Any] | None = Field(None, description="Runtime state, at most 1 MiB.")
     metadata: dict[str, Any] | None = Field(None, description="Labels, at most 1 MiB.")
-    default_timeout: SomeSeconds | None = Field(None, description="Seconds.")
-    ttl: SomeSeconds | None = Field(
+    default_timeout: PositiveSeconds | None = Field(None, description="Seconds.")
+    ttl: PositiveSeconds | None = Field(
         None, description="Seconds without a request, then it is deleted."
     )
     allowInternetAccess: bool | None = None
@@ -55,13 +62,13 @@ class CreateSession(Body):
     )
 
 
-class ChangeSession(Body):
+class ChangeSession(RequestModel):
     """What to change; what is absent stays. Values are replaced whole."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"metadata": {"owner": "ada"}}]})
 
-    default_timeout: SomeSeconds | None = Field(None, description="Seconds; null unsets it.")
-    ttl: SomeSeconds | None = Field(
+    default_timeout: PositiveSeconds | None = Field(None, description="Seconds; null unsets it.")
+    ttl: PositiveSeconds | None = Field(
         None, description="Seconds without a request, then it is deleted; null unsets it."
     )
     allowInternetAccess: bool = Field(default_factory=bool)
@@ -76,14 +83,14 @@ class SessionsQuery(Paging):
     language: str | None = None
 
 
-class IsolationAnswer(Answer):
+class IsolationAnswer(ResponseModel):
     """How strong the walls are: tier 1 (all) to 4 (none), and what is not enforced."""
 
     tier: int
     missing: list[str]
 
 
-class OwnLimitsAnswer(Answer):
+class OwnLimitsAnswer(ResponseModel):
     """The limits of this session alone; the server's hold beside them."""
 
     memory_mb: int | None = None
@@ -92,7 +99,7 @@ class OwnLimitsAnswer(Answer):
     cpu: float | None = None
 
 
-class SessionListed(Answer):
+class SessionListed(ResponseModel):
     """A session in a list: without its data."""
 
     id: str
@@ -121,7 +128,7 @@ class SessionAnswer(SessionListed):
     data: dict[str, Any]
 
 
-class FileAnswer(Answer):
+class FileAnswer(ResponseModel):
     """One file of a session's workspace."""
 
     path: str
@@ -135,7 +142,7 @@ class SessionWithFiles(SessionAnswer):
     files: list[FileAnswer]
 
 
-class SessionsAnswer(Answer):
+class SessionsAnswer(ResponseModel):
     """Sessions, oldest first: `count` are listed, `total` there are."""
 
     sessions: list[SessionListed]
@@ -143,7 +150,7 @@ class SessionsAnswer(Answer):
     total: int
 
 
-class ChangedAnswer(Answer):
+class ChangedAnswer(ResponseModel):
     """The whole session, under the name that the API gives it here."""
 
     success: Literal[True]
@@ -152,7 +159,7 @@ class ChangedAnswer(Answer):
     updated_at: str
 
 
-class DeletedAnswer(Answer):
+class DeletedAnswer(ResponseModel):
     """The session is gone, and its id is free."""
 
     success: Literal[True]
@@ -160,7 +167,7 @@ class DeletedAnswer(Answer):
     deleted_at: str
 
 
-class AllDeletedAnswer(Answer):
+class AllDeletedAnswer(ResponseModel):
     """Every session is gone."""
 
     success: Literal[True]
@@ -169,7 +176,7 @@ class AllDeletedAnswer(Answer):
     deleted_at: str
 
 
-class RestartedAnswer(Answer):
+class RestartedAnswer(ResponseModel):
     """The session has a fresh kernel."""
 
     success: Literal[True]
@@ -189,28 +196,28 @@ class SessionsHandler(BaseHandler):
         "DELETE": Operation("Delete every session", {200: AllDeletedAnswer}),
     }
 
-    def initialize(self, edge: Edge, sessions: SessionService) -> None:  # type: ignore[override]
-        super().initialize(edge)
+    def initialize(self, context: HandlerContext, sessions: SessionService) -> None:  # type: ignore[override]
+        super().initialize(context)
         self.sessions = sessions
 
     async def get(self) -> None:
-        query = self.query(SessionsQuery)
+        query = self.read_query(SessionsQuery)
         views, total = await self.sessions.list_sessions(query.limit, query.offset, query.language)
-        listed, count = await json_codec.dumps_array(map(listed_object, views))
+        listed, count = await json_codec.dumps_array(map(session_summary, views))
         self.finish(b'{"sessions":%b,"count":%d,"total":%d}' % (listed, count, total))
 
     async def post(self) -> None:
-        view = await self.sessions.create(_new_session(await self.read(CreateSession)))
-        await self.answer(session_object(view), 201)
+        view = await self.sessions.create(_new_session(await self.read_body(CreateSession)))
+        await self.finish_json(session_response(view), 201)
 
     async def delete(self) -> None:
         ids = await self.sessions.delete_all()
-        await self.answer(
+        await self.finish_json(
             {
                 "success": True,
                 "deleted_count": len(ids),
                 "deleted_sessions": ids,
-                "deleted_at": iso(now()),
+                "deleted_at": to_iso(now()),
             }
         )
 
@@ -224,32 +231,34 @@ class SessionHandler(BaseHandler):
         "DELETE": Operation("Delete a session", {200: DeletedAnswer}),
     }
 
-    def initialize(self, edge: Edge, sessions: SessionService) -> None:  # type: ignore[override]
-        super().initialize(edge)
+    def initialize(self, context: HandlerContext, sessions: SessionService) -> None:  # type: ignore[override]
+        super().initialize(context)
         self.sessions = sessions
 
-    async def get(self, id: str) -> None:
-        view = await self.sessions.get(id)
-        snapshot = await self.sessions.files(id)
-        size = MANY_BYTES if snapshot.count > MANY else 0
-        files = await computed(size, _files_shown, snapshot)
-        await self.answer({**session_object(view), "files": files}, size=size)
+    async def get(self, session_id: str) -> None:
+        view = await self.sessions.get(session_id)
+        snapshot = await self.sessions.files(session_id)
+        size = LARGE_LIST_BYTES if snapshot.count > LARGE_LIST else 0
+        files = await in_thread_if_large(size, _files_response, snapshot)
+        await self.finish_json({**session_response(view), "files": files}, size=size)
 
-    async def patch(self, id: str) -> None:
-        changes = _changes(await self.read(ChangeSession))
-        view = await self.sessions.update(id, **changes)
-        await self.answer(
+    async def patch(self, session_id: str) -> None:
+        changes = _changes(await self.read_body(ChangeSession))
+        view = await self.sessions.update(session_id, **changes)
+        await self.finish_json(
             {
                 "success": True,
-                "id": id,
-                "metadata": session_object(view),
-                "updated_at": iso(now()),
+                "id": session_id,
+                "metadata": session_response(view),
+                "updated_at": to_iso(now()),
             }
         )
 
-    async def delete(self, id: str) -> None:
-        deleted_at = await self.sessions.delete(id)
-        await self.answer({"success": True, "id": id, "deleted_at": iso(deleted_at)})
+    async def delete(self, session_id: str) -> None:
+        deleted_at = await self.sessions.delete(session_id)
+        await self.finish_json(
+            {"success": True, "id": session_id, "deleted_at": to_iso(deleted_at)}
+        )
 
 
 class RestartHandler(BaseHandler):
@@ -257,14 +266,14 @@ class RestartHandler(BaseHandler):
 
     operations = {"POST": Operation("Start a fresh kernel", {200: RestartedAnswer})}
 
-    def initialize(self, edge: Edge, sessions: SessionService) -> None:  # type: ignore[override]
-        super().initialize(edge)
+    def initialize(self, context: HandlerContext, sessions: SessionService) -> None:  # type: ignore[override]
+        super().initialize(context)
         self.sessions = sessions
 
-    async def post(self, id: str) -> None:
-        base_url = self.edge.access.base_url(self.request)
-        generation = await self.sessions.restart(id, base_url)
-        await self.answer({"success": True, "id": id, "kernel_generation": generation})
+    async def post(self, session_id: str) -> None:
+        base_url = self.context.access.base_url(self.request)
+        generation = await self.sessions.restart(session_id, base_url)
+        await self.finish_json({"success": True, "id": session_id, "kernel_generation": generation})
 
 
 # ---------------------------------------------------------------- in and out
@@ -281,19 +290,19 @@ def _new_session(body: CreateSession) -> NewSession:
         ttl=body.ttl,
         allow_internet=body.allowInternetAccess,
         allow_public=body.allowPublicAccess,
-        limits=_limits(body.limits),
+        limits=_to_limits(body.limits),
         mounts=tuple(body.mounts or ()),
     )
 
 
-def _limits(wish: SessionLimits | None) -> Limits | None:
+def _to_limits(requested: SessionLimits | None) -> Limits | None:
     """In bytes; None when there is none that is set."""
-    given = [(bound, getattr(wish, bound.name, None)) for bound in LIMIT_FIELDS]
+    given = [(bound, getattr(requested, bound.name, None)) for bound in LIMIT_FIELDS]
     values = {bound.field: value * bound.unit for bound, value in given if value is not None}
     return Limits(**values) if values else None
 
 
-def _limits_object(limits: Limits) -> JsonObject:
+def _limits_response(limits: Limits) -> JsonObject:
     """As callers write them, and only those that are set."""
     values = [(bound, getattr(limits, bound.field)) for bound in LIMIT_FIELDS]
     return {
@@ -303,7 +312,7 @@ def _limits_object(limits: Limits) -> JsonObject:
     }
 
 
-_CHANGES: Mapping[str, str] = {
+_DOMAIN_NAMES: Mapping[str, str] = {
     "default_timeout": "default_timeout",
     "ttl": "ttl",
     "allowInternetAccess": "allow_internet",
@@ -315,17 +324,17 @@ _CHANGES: Mapping[str, str] = {
 
 def _changes(body: ChangeSession) -> dict[str, object]:
     """Only what was given, under the names of the domain."""
-    return {_CHANGES[name]: getattr(body, name) for name in body.model_fields_set}
+    return {_DOMAIN_NAMES[name]: getattr(body, name) for name in body.model_fields_set}
 
 
-def listed_object(view: SessionView) -> JsonObject:
+def session_summary(view: SessionView) -> JsonObject:
     """A session as lists show it."""
     session = view.session
     out: JsonObject = {
         "id": session.id,
         "session_id": session.id,
-        "created_at": iso(session.created_at),
-        "last_run_at": iso(session.last_run_at),
+        "created_at": to_iso(session.created_at),
+        "last_run_at": to_iso(session.last_run_at),
         "language": session.language,
         "persistent": session.persistent,
         "file_count": session.file_count,
@@ -340,27 +349,27 @@ def listed_object(view: SessionView) -> JsonObject:
     for name in ("default_timeout", "ttl"):
         seconds = getattr(session, name)
         if seconds is not None:
-            out[name] = _plain(seconds)
+            out[name] = _int_if_whole(seconds)
     if session.limits is not None:
-        out["limits"] = _limits_object(session.limits)
+        out["limits"] = _limits_response(session.limits)
     if session.mounts:
         out["mounts"] = list(session.mounts)
     return out
 
 
-def session_object(view: SessionView) -> JsonObject:
+def session_response(view: SessionView) -> JsonObject:
     """A session as every call but the list shows it."""
-    return {**listed_object(view), "data": view.session.data}
+    return {**session_summary(view), "data": view.session.data}
 
 
-def file_object(file: FileInfo) -> JsonObject:
-    return {"path": file.path, "size": file.size, "modified_at": iso(file.modified_at)}
+def file_response(file: FileInfo) -> JsonObject:
+    return {"path": file.path, "size": file.size, "modified_at": to_iso(file.modified_at)}
 
 
-def _files_shown(snapshot: Snapshot) -> list[JsonObject]:
-    return [file_object(file) for file in snapshot.files]
+def _files_response(snapshot: Snapshot) -> list[JsonObject]:
+    return [file_response(file) for file in snapshot.files]
 
 
-def _plain(seconds: float) -> float:
+def _int_if_whole(seconds: float) -> float:
     """120 seconds are shown as 120, as they were given, not as 120.0."""
     return int(seconds) if seconds == int(seconds) else seconds

@@ -9,16 +9,18 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from era_kernels import json_codec, json_incremental
 from era_kernels.concurrency.cooperative import Yielder
 from era_kernels.errors import EraError
-from era_kernels.models import Failure, JsonObject, Recorded, event_to_json
-from era_kernels.web.base import BaseHandler, ClientGone, settled
+from era_kernels.models import ErrorEvent, JsonObject, LoggedEvent, event_to_json
+from era_kernels.web.base import BaseHandler, ClientDisconnected, cancel_and_wait
 
 log = logging.getLogger(__name__)
 
-HOLD = 1.0  # seconds in which the first batch may still turn out to be a plain JSON error
-PIECE_BYTES = 256 * 1024  # that are sent at once
-FRAMES = 32  # that are made before others have their turn
-TYPE = "text/event-stream; charset=utf-8"
-COMMENT = b": still here\n\n"
+FIRST_EVENT_WAIT = (
+    1.0  # seconds in which the first batch may still turn out to be a plain JSON error
+)
+MAX_WRITE_BYTES = 256 * 1024  # that are sent at once
+FRAMES_PER_SLICE = 32  # that are made before others have their turn
+EVENT_STREAM_TYPE = "text/event-stream; charset=utf-8"
+KEEPALIVE = b": still here\n\n"
 
 # Characters that some readers take for the end of a line, though the standard does not.
 _LINE_ENDS = (
@@ -28,13 +30,13 @@ _LINE_ENDS = (
 )
 
 
-def frame(seq: int, event: JsonObject) -> bytes:
+def encode_frame(seq: int, event: JsonObject) -> bytes:
     """One event: `id`, `event` and exactly one line of `data`."""
-    data = _one_line(json_codec.dumps(event))
+    data = _escape_line_ends(json_codec.dumps(event))
     return b"id: %d\nevent: %b\ndata: %b\n\n" % (seq, event["type"].encode(), data)
 
 
-def event_of_run(item: Recorded) -> JsonObject:
+def run_event_to_json(item: LoggedEvent) -> JsonObject:
     """An event as the frames of a run show it."""
     event = event_to_json(item.event)
     if item.event.type == "done":
@@ -42,41 +44,41 @@ def event_of_run(item: Recorded) -> JsonObject:
     return event
 
 
-async def pieces(
-    batch: Iterable[Recorded], show: Callable[[Recorded], JsonObject] = event_of_run
+async def encode_batch(
+    batch: Iterable[LoggedEvent], to_json: Callable[[LoggedEvent], JsonObject] = run_event_to_json
 ) -> AsyncIterator[bytes]:
     """A batch as bytes: short frames joined, a long one in pieces that take little time each."""
-    waiting: list[bytes] = []
+    pending: list[bytes] = []
     size = 0
     for number, item in enumerate(batch, 1):
-        if number % FRAMES == 0:
+        if number % FRAMES_PER_SLICE == 0:
             await asyncio.sleep(0)
-        shown = show(item)
-        if json_incremental.estimate_size(shown) <= json_incremental.LARGE_BYTES:
-            waiting.append(frame(item.seq, shown))
-            size += len(waiting[-1])
+        event = to_json(item)
+        if json_incremental.estimate_size(event) <= json_incremental.LARGE_BYTES:
+            pending.append(encode_frame(item.seq, event))
+            size += len(pending[-1])
         else:
-            yield b"".join(waiting)
-            waiting, size = [], 0
-            async for piece in _long_frame(item.seq, shown):
+            yield b"".join(pending)
+            pending, size = [], 0
+            async for piece in _encode_long_frame(item.seq, event):
                 yield piece
-        if size > PIECE_BYTES:
-            yield b"".join(waiting)
-            waiting, size = [], 0
-    yield b"".join(waiting)
+        if size > MAX_WRITE_BYTES:
+            yield b"".join(pending)
+            pending, size = [], 0
+    yield b"".join(pending)
 
 
-async def _long_frame(seq: int, event: JsonObject) -> AsyncIterator[bytes]:
+async def _encode_long_frame(seq: int, event: JsonObject) -> AsyncIterator[bytes]:
     yield b"id: %d\nevent: %b\ndata: " % (seq, event["type"].encode())
-    pace = Yielder()
+    yielder = Yielder()
     for piece in json_codec.iterdumps(event):
         if piece:
-            yield _one_line(piece)
-        await pace.checkpoint()
+            yield _escape_line_ends(piece)
+        await yielder.checkpoint()
     yield b"\n\n"
 
 
-def _one_line(data: bytes) -> bytes:
+def _escape_line_ends(data: bytes) -> bytes:
     if not data.isascii():
         for raw, escaped in _LINE_ENDS:
             data = data.replace(raw, escaped)
@@ -93,18 +95,18 @@ class EventStream:
     def __init__(
         self,
         handler: BaseHandler,
-        problem: Callable[[], EraError | None] = lambda: None,
-        show: Callable[[Recorded], JsonObject] = event_of_run,
-        hold: float | None = None,
+        get_error: Callable[[], EraError | None] = lambda: None,
+        to_json: Callable[[LoggedEvent], JsonObject] = run_event_to_json,
+        first_event_wait: float | None = None,
     ) -> None:
         self._handler = handler
-        self._problem = problem
-        self._show = show
-        self._hold = HOLD if hold is None else hold
+        self._get_error = get_error
+        self._to_json = to_json
+        self._first_event_wait = FIRST_EVENT_WAIT if first_event_wait is None else first_event_wait
         self._last_seq = 0
-        self._begun = False
+        self._has_begun = False
 
-    async def send(self, batches: AsyncIterator[list[Recorded]], after: int = 0) -> None:
+    async def send(self, batches: AsyncIterator[list[LoggedEvent]], after: int = 0) -> None:
         """Until the last event or until the client goes.
 
         Raises what is wrong before the first frame; later it becomes an `error` frame. Memory is
@@ -113,65 +115,69 @@ class EventStream:
         self._last_seq = after
         try:
             await self._send(batches)
-        except ClientGone:
+        except ClientDisconnected:
             return
-        except Exception as problem:
-            if not self._begun:
+        except Exception as error:
+            if not self._has_begun:
                 raise
-            await self._send_problem(problem)
+            await self._send_error(error)
 
-    async def _send(self, batches: AsyncIterator[list[Recorded]]) -> None:
+    async def _send(self, batches: AsyncIterator[list[LoggedEvent]]) -> None:
         while True:
-            coming = asyncio.ensure_future(_next(batches))
+            next_batch = asyncio.ensure_future(_next_or_none(batches))
             try:
-                batch = await self._batch(coming)
+                batch = await self._wait_for_batch(next_batch)
             finally:
-                await settled(coming)
+                await cancel_and_wait(next_batch)
             if batch is None:
-                await self._put(b"")
+                await self._write(b"")
                 return
             self._last_seq = batch[-1].seq
-            async for piece in pieces(batch, self._show):
+            async for piece in encode_batch(batch, self._to_json):
                 if piece:
-                    await self._put(piece)
+                    await self._write(piece)
 
-    async def _batch(self, coming: asyncio.Future[list[Recorded] | None]) -> list[Recorded] | None:
+    async def _wait_for_batch(
+        self, next_batch: asyncio.Future[list[LoggedEvent] | None]
+    ) -> list[LoggedEvent] | None:
         """The next batch, None after the last; comments while it takes long. Raises ClientGone."""
-        pause = self._handler.edge.comment_every if self._begun else self._hold
-        while not await self._handler.wait(coming, pause):
-            await self._put(COMMENT if self._begun else b"")
-            pause = self._handler.edge.comment_every
-        batch = coming.result()
-        if not self._begun:
-            self._check(batch)
+        interval = (
+            self._handler.context.keepalive_interval if self._has_begun else self._first_event_wait
+        )
+        while not await self._handler.wait(next_batch, interval):
+            await self._write(KEEPALIVE if self._has_begun else b"")
+            interval = self._handler.context.keepalive_interval
+        batch = next_batch.result()
+        if not self._has_begun:
+            self._raise_if_rejected(batch)
         return batch
 
-    def _check(self, batch: list[Recorded] | None) -> None:
-        problem = self._problem()
-        if problem is not None and batch and isinstance(batch[0].event, Failure):
-            raise problem
+    def _raise_if_rejected(self, batch: list[LoggedEvent] | None) -> None:
+        error = self._get_error()
+        if error is not None and batch and isinstance(batch[0].event, ErrorEvent):
+            raise error
 
-    async def _put(self, data: bytes) -> None:
-        if not self._begun:
-            self._begun = True
-            self._begin()
+    async def _write(self, data: bytes) -> None:
+        if not self._has_begun:
+            self._has_begun = True
+            self._send_head()
         await self._handler.send(data)
 
-    def _begin(self) -> None:
+    def _send_head(self) -> None:
         handler = self._handler
-        handler.set_header("Content-Type", TYPE)
+        handler.set_header("Content-Type", EVENT_STREAM_TYPE)
         handler.set_header("Cache-Control", "no-cache")
         handler.set_header("X-Accel-Buffering", "no")
         # Nagle's algorithm would hold each small frame for 40 ms.
         handler.request.connection.stream.set_nodelay(True)  # type: ignore[union-attr]
 
-    async def _send_problem(self, problem: Exception) -> None:
-        if not isinstance(problem, EraError):
-            self._handler.log_exception(type(problem), problem, problem.__traceback__)
-            problem = self._handler.problem_of(problem, 500)
-        failure = event_to_json(Failure(problem.title, problem.message, problem.code))
-        await self._put(frame(self._last_seq, failure))
+    async def _send_error(self, error: Exception) -> None:
+        if not isinstance(error, EraError):
+            self._handler.log_exception(type(error), error, error.__traceback__)
+            error = self._handler.to_domain_error(error, 500)
+        event = event_to_json(ErrorEvent(error.title, error.message, error.code))
+        await self._write(encode_frame(self._last_seq, event))
 
 
-async def _next(batches: AsyncIterator[list[Recorded]]) -> list[Recorded] | None:
+async def _next_or_none(batches: AsyncIterator[list[LoggedEvent]]) -> list[LoggedEvent] | None:
     return await anext(batches, None)

@@ -14,11 +14,11 @@ from era_kernels.errors import StartError
 
 log = logging.getLogger(__name__)
 
-MIN_LENGTH = 16  # characters of a token
-LOOK_EVERY = 1.0  # seconds between two looks at the file
+MIN_TOKEN_LENGTH = 16  # characters of a token
+CHECK_INTERVAL = 1.0  # seconds between two looks at the file
 
 
-class Tokens:
+class ApiTokens:
     """Tokens from the settings and from a file with one token a line (`#` starts a comment)."""
 
     def __init__(self, tokens: Sequence[str] = (), file: Path | None = None) -> None:
@@ -26,59 +26,59 @@ class Tokens:
 
         Raises StartError when the file cannot be read, or there is a token of under 16 characters.
         """
-        self._fixed = _digests(_strong(tokens, "the setting api_tokens"))
+        self._setting_digests = _hash_tokens(_check_lengths(tokens, "the setting api_tokens"))
         self._file = file
-        self._seen = self._stamp()
-        self._from_file = self._first_read()
-        self._looked_at = time.monotonic()
+        self._loaded_stamp = self._read_stamp()
+        self._file_digests = self._load_file()
+        self._checked_at = time.monotonic()
 
     def __bool__(self) -> bool:
         """A server that was started with tokens stays closed, also when its file is emptied."""
-        return self._file is not None or bool(self._fixed)
+        return self._file is not None or bool(self._setting_digests)
 
-    def accept(self, candidates: Iterable[str]) -> bool:
+    def contains_any(self, candidates: Iterable[str]) -> bool:
         """Is one of them a token? Takes as long whichever it is, and however much is right."""
         found = False
-        for digest in _digests(candidates):
-            for known in (*self._fixed, *self._from_file):
+        for digest in _hash_tokens(candidates):
+            for known in (*self._setting_digests, *self._file_digests):
                 found |= hmac.compare_digest(digest, known)
         return found
 
-    def refresh(self) -> Awaitable[None] | None:
+    def refresh_if_due(self) -> Awaitable[None] | None:
         """Something to await when it is time to look at the file again, else None."""
-        present = time.monotonic()
-        if self._file is None or present - self._looked_at < LOOK_EVERY:
+        current = time.monotonic()
+        if self._file is None or current - self._checked_at < CHECK_INTERVAL:
             return None
-        self._looked_at = present
-        return asyncio.to_thread(self._look)
+        self._checked_at = current
+        return asyncio.to_thread(self._reload_if_changed)
 
-    def _look(self) -> None:
-        stamp = self._stamp()
-        if stamp == self._seen or self._file is None:
+    def _reload_if_changed(self) -> None:
+        stamp = self._read_stamp()
+        if stamp == self._loaded_stamp or self._file is None:
             return
-        self._seen = stamp
+        self._loaded_stamp = stamp
         try:
-            lines = _lines(self._file)
+            lines = _read_tokens(self._file)
         except (OSError, UnicodeDecodeError):
             log.warning("the token file cannot be read; the tokens read before stay in force")
             return
-        weak = [line for line in lines if len(line) < MIN_LENGTH]
+        weak = [line for line in lines if len(line) < MIN_TOKEN_LENGTH]
         if weak:
             log.warning("tokens that are too short are ignored", extra={"count": len(weak)})
-        self._from_file = _digests(line for line in lines if len(line) >= MIN_LENGTH)
+        self._file_digests = _hash_tokens(line for line in lines if len(line) >= MIN_TOKEN_LENGTH)
 
-    def _first_read(self) -> tuple[bytes, ...]:
+    def _load_file(self) -> tuple[bytes, ...]:
         if self._file is None:
             return ()
         try:
-            lines = _lines(self._file)
+            lines = _read_tokens(self._file)
         except (OSError, UnicodeDecodeError) as problem:
             raise StartError(f"The token file {self._file} cannot be read: {problem}") from problem
-        if not lines and not self._fixed:
+        if not lines and not self._setting_digests:
             raise StartError(f"The token file {self._file} holds no token; write one a line.")
-        return _digests(_strong(lines, str(self._file)))
+        return _hash_tokens(_check_lengths(lines, str(self._file)))
 
-    def _stamp(self) -> tuple[int, int, int] | None:
+    def _read_stamp(self) -> tuple[int, int, int] | None:
         try:
             found = self._file.stat() if self._file else None
         except OSError:
@@ -86,21 +86,21 @@ class Tokens:
         return (found.st_mtime_ns, found.st_size, found.st_ino) if found else None
 
 
-def _lines(file: Path) -> list[str]:
+def _read_tokens(file: Path) -> list[str]:
     lines = (line.partition("#")[0].strip() for line in file.read_text("utf-8").splitlines())
     return [line for line in lines if line]
 
 
-def _strong(tokens: Iterable[str], where: str) -> Sequence[str]:
+def _check_lengths(tokens: Iterable[str], where: str) -> Sequence[str]:
     found = [token.strip() for token in tokens if token.strip()]
-    if any(len(token) < MIN_LENGTH for token in found):
+    if any(len(token) < MIN_TOKEN_LENGTH for token in found):
         raise StartError(
-            f"A token in {where} is shorter than {MIN_LENGTH} characters. "
+            f"A token in {where} is shorter than {MIN_TOKEN_LENGTH} characters. "
             "Make one with: openssl rand -hex 32"
         )
     return found
 
 
-def _digests(tokens: Iterable[str]) -> tuple[bytes, ...]:
+def _hash_tokens(tokens: Iterable[str]) -> tuple[bytes, ...]:
     """Digests have one length, so that comparing them does not tell a token's length."""
     return tuple(hashlib.sha256(token.encode("utf-8", "replace")).digest() for token in tokens)

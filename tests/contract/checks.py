@@ -14,13 +14,13 @@ import httpx
 
 from tests.client import SessionClient
 from tests.server_process import wait_until
-from tests.web.serving import Reply, parsed, read_all
+from tests.web.serving import RawResponse, parse_response, read_all
 
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
 DURATION = re.compile(r"\d+(\.\d+)?ms|\d+\.\d\ds|(\d+h)?\d+m\d+s")
 JSON_TYPE = "application/json; charset=utf-8"
 
-SLEEPER = "open('ready', 'w').close()\nimport time\ntime.sleep(60)"
+SLEEPING_CODE = "open('ready', 'w').close()\nimport time\ntime.sleep(60)"
 
 
 def check(answer: dict[str, Any], **expected: object) -> None:
@@ -44,22 +44,22 @@ def check_error_object(shown: dict[str, Any], code: str) -> dict[str, Any]:
     return shown
 
 
-def ask(port: int, data: bytes, silence: float = 1.0) -> bytes:
+def send_raw(port: int, data: bytes, silence: float = 1.0) -> bytes:
     """Everything the server says to these bytes."""
     with socket.create_connection(("127.0.0.1", port), timeout=20) as wire:
         wire.sendall(data)
         return read_all(wire, silence)
 
 
-def reply(port: int, data: bytes) -> Reply:
+def send_and_parse(port: int, data: bytes) -> RawResponse:
     """The one answer to these bytes."""
-    raw = ask(port, data)
+    raw = send_raw(port, data)
     assert raw.count(b"HTTP/1.1 ") == 1, raw
-    return parsed(raw)
+    return parse_response(raw)
 
 
 @contextmanager
-def beside(session: SessionClient) -> Iterator[Callable[..., Future[httpx.Response]]]:
+def background_runs(session: SessionClient) -> Iterator[Callable[..., Future[httpx.Response]]]:
     """Starts runs whose answers come later."""
     with ThreadPoolExecutor(8) as pool:
 

@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from tests.client import Client, SessionClient, parse_sse
-from tests.contract.checks import SLEEPER, check, check_error, wait_for_file
+from tests.contract.checks import SLEEPING_CODE, check, check_error, wait_for_file
 from tests.server_process import Launcher, wait_until
 
 
@@ -110,12 +110,12 @@ def leave_run(client: Client, session: SessionClient, **body: Any) -> None:
     """Ask for a run, and close the connection when it has begun."""
     timed_out = pytest.raises(httpx.ReadTimeout)
     with httpx.Client(base_url=client.base_url, timeout=1.0) as impatient, timed_out:
-        impatient.post(f"{session.path}/run", json={"code": SLEEPER, **body})
+        impatient.post(f"{session.path}/run", json={"code": SLEEPING_CODE, **body})
     wait_for_file(session)
 
 
 def leave_stream(session: SessionClient, **body: Any) -> None:
-    with session.open_stream(f"print(1, flush=True)\n{SLEEPER}", **body) as events:
+    with session.open_stream(f"print(1, flush=True)\n{SLEEPING_CODE}", **body) as events:
         next(events)
         wait_for_file(session)
 
@@ -141,7 +141,7 @@ def test_goes_on_when_the_caller_leaves(client: Client, session: SessionClient) 
 
 def test_queued_run_whose_caller_leaves(client: Client, session: SessionClient) -> None:
     """It is cancelled before it ever runs."""
-    first = begin(session, SLEEPER)
+    first = begin(session, SLEEPING_CODE)
     wait_for_file(session)
     timed_out = pytest.raises(httpx.ReadTimeout)
     with httpx.Client(base_url=client.base_url, timeout=0.5) as impatient, timed_out:
@@ -153,7 +153,7 @@ def test_queued_run_whose_caller_leaves(client: Client, session: SessionClient) 
 
 def test_readers_do_not_hold_it(session: SessionClient) -> None:
     """It follows those who asked for the run: another reader gets its end."""
-    code = f"print(1, flush=True)\n{SLEEPER}"
+    code = f"print(1, flush=True)\n{SLEEPING_CODE}"
     with ExitStack() as reader:
         with session.open_stream(code, on_disconnect="interrupt") as asked:
             next(asked)

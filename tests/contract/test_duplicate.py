@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from tests.client import Client, SessionClient
-from tests.contract.checks import TIME, beside, check, check_error, wait_for_file
+from tests.contract.checks import TIME, background_runs, check, check_error, wait_for_file
 from tests.server_process import Launcher, Server, wait_until
 
 MANY_FILES = """
@@ -169,7 +169,7 @@ def test_stopped_session(session: SessionClient) -> None:
 def test_busy_session(session: SessionClient) -> None:
     """While the source is busy the copy waits its turn, and runs that come later wait for it."""
     first = "open('ready', 'w').close(); import time; time.sleep(1.5); open('a', 'w').close()"
-    with beside(session) as start, ThreadPoolExecutor(1) as pool:
+    with background_runs(session) as start, ThreadPoolExecutor(1) as pool:
         running = start(first)
         wait_for_file(session)
         copying = pool.submit(ask, session, new_id="copy")
@@ -184,7 +184,7 @@ def test_busy_session(session: SessionClient) -> None:
 
 def test_at_once(session: SessionClient) -> None:
     """`variables: false` copies files at once, also while the source is busy."""
-    with beside(session) as start:
+    with background_runs(session) as start:
         running = start("open('ready', 'w').close(); import time; time.sleep(3)")
         wait_for_file(session)
         began = time.monotonic()
@@ -198,7 +198,7 @@ def test_at_once(session: SessionClient) -> None:
 
 def test_source_deleted_meanwhile(session: SessionClient) -> None:
     """A copy that waits for a session that is deleted is 404, and is not made."""
-    with beside(session) as start, ThreadPoolExecutor(1) as pool:
+    with background_runs(session) as start, ThreadPoolExecutor(1) as pool:
         start("open('ready', 'w').close(); import time; time.sleep(60)")
         wait_for_file(session)
         copying = pool.submit(ask, session, new_id="copy")
@@ -210,7 +210,7 @@ def test_source_deleted_meanwhile(session: SessionClient) -> None:
 
 def test_client_that_leaves(server: Server, session: SessionClient) -> None:
     """Nothing is made for a client that left while it waited."""
-    with beside(session) as start:
+    with background_runs(session) as start:
         running = start("open('ready', 'w').close(); import time; time.sleep(1.5)")
         wait_for_file(session)
         with pytest.raises(httpx.ReadTimeout):
@@ -288,7 +288,7 @@ while time.monotonic() < end:
             file.write("x" * 10000)
         os.rename(f"new{n}", f"old{n}")
 """
-    with beside(session) as start:
+    with background_runs(session) as start:
         running = start(code)
         wait_for_file(session)
         for number in range(5):

@@ -15,7 +15,7 @@ import httpx
 import pytest
 
 from tests.client import Client, SessionClient, parse_sse
-from tests.contract.checks import SLEEPER, beside, check, check_error, wait_for_file
+from tests.contract.checks import SLEEPING_CODE, background_runs, check, check_error, wait_for_file
 from tests.server_process import Launcher, wait_until
 
 FIELDS = {
@@ -40,7 +40,7 @@ def execute(session: SessionClient, command: str | None = None, **body: Any) -> 
 
 
 @contextmanager
-def aside(session: SessionClient) -> Iterator[Callable[..., Future[dict[str, Any]]]]:
+def background_commands(session: SessionClient) -> Iterator[Callable[..., Future[dict[str, Any]]]]:
     """Starts programs whose answers come later."""
     with ThreadPoolExecutor(32) as pool:
         yield lambda command, **body: pool.submit(execute, session, command, **body)
@@ -53,7 +53,7 @@ def executions(session: SessionClient) -> list[dict[str, Any]]:
     return listed
 
 
-def until_running(session: SessionClient, number: int = 1) -> str:
+def wait_until_running(session: SessionClient, number: int = 1) -> str:
     """The id of the newest execution, when so many are under way."""
 
     def running() -> bool:
@@ -282,7 +282,7 @@ def test_last_words_of_children(shared: SessionClient) -> None:
 @pytest.mark.parametrize(
     ("command", "exit_code", "actions"),
     [
-        (f'python3 -c "{SLEEPER}"; echo never', 130, ["interrupt", "ended"]),
+        (f'python3 -c "{SLEEPING_CODE}"; echo never', 130, ["interrupt", "ended"]),
         (f"trap 'exit 3' INT; {READY} while :; do sleep 0.05; done", 3, ["interrupt", "ended"]),
         (
             f"trap '' INT; {READY} sleep 60",
@@ -295,14 +295,14 @@ def test_interrupt(
     session: SessionClient, command: str, exit_code: int, actions: list[str]
 ) -> None:
     """The program ends, and nothing else: the kernel, its run and other programs go on."""
-    with aside(session) as start, beside(session) as run:
+    with background_commands(session) as start, background_runs(session) as run:
         busy = run("open('busy', 'w').close(); import time; time.sleep(6); print('through')")
         wait_for_file(session, "busy")
         other = start("touch other; sleep 5; echo through")
         wait_for_file(session, "other")
         program = start(command)
         wait_for_file(session)
-        eid = until_running(session, 3)
+        eid = wait_until_running(session, 3)
         told = session.http.post(f"{session.path}/executions/{eid}/interrupt").json()
         check(told, success=True, execution_id=eid, state="preserved")
         assert [step["action"] for step in told["steps"]] == actions
@@ -343,10 +343,10 @@ def test_output_past_the_bounds(launcher: Launcher) -> None:
 
 def test_stream_and_reading(session: SessionClient) -> None:
     """Output comes as it is printed, and is read like that of any execution; no stack is told."""
-    with aside(session) as start:
+    with background_commands(session) as start:
         future = start(f"{READY} echo one; mkfifo go; echo two; cat go")
         wait_for_file(session)
-        eid = until_running(session)
+        eid = wait_until_running(session)
         place = f"{session.path}/executions/{eid}"
         with session.http.stream("GET", f"{place}/stream") as response:
             events = parse_sse(response.iter_lines())
@@ -370,14 +370,14 @@ def test_stream_and_reading(session: SessionClient) -> None:
 
 def test_beside_a_run(session: SessionClient) -> None:
     """It does not wait for the run, nor make the session busy, nor does a run wait for it."""
-    with beside(session) as start:
-        run = start(SLEEPER)
+    with background_runs(session) as start:
+        run = start(SLEEPING_CODE)
         wait_for_file(session)
         assert session.get()["status"] == "busy"
         check(execute(session, "echo now"), stdout="now\n", started_from="live")
         session.http.post(f"{session.path}/restart").raise_for_status()
         run.result()
-    with aside(session) as start_program:
+    with background_commands(session) as start_program:
         program = start_program(f"{READY.replace('ready', 'two')} sleep 60 & wait")
         wait_for_file(session, "two")
         assert session.get()["status"] == "idle"
@@ -411,7 +411,7 @@ def test_kernel_starts_in_the_same_machine(session: SessionClient) -> None:
 def test_kernel_death(session: SessionClient, end: str, exit_code: int, cause: str) -> None:
     """When the kernel ends all of the sandbox does, programs too, which say why."""
     session.run("pass")
-    with aside(session) as start:
+    with background_commands(session) as start:
         program = start(f"{READY} sleep 60")
         wait_for_file(session)
         check(session.run(end), exit_code=exit_code)
@@ -424,7 +424,7 @@ def test_kernel_death(session: SessionClient, end: str, exit_code: int, cause: s
 
 def test_twenty_at_once(session: SessionClient) -> None:
     """All of them, and a run, meet one machine, which none of them finds there."""
-    with aside(session) as start, beside(session) as run:
+    with background_commands(session) as start, background_runs(session) as run:
         programs = [start("readlink /proc/self/ns/pid; echo x >> $TMPDIR/all") for _ in range(20)]
         code = "import os; print(os.readlink('/proc/self/ns/pid'))"
         answer = run(code).result().json()
@@ -438,7 +438,7 @@ def test_too_many(launcher: Launcher) -> None:
     """As many at once as may wait in the queue; the next is told to come again."""
     client = Client(launcher.start("--max-queue", "2", "--max-kernels", "1").base_url)
     session = client.session("python")
-    with aside(session) as start:
+    with background_commands(session) as start:
         for name in ("one", "two"):
             start(f"touch {name}; sleep 60")
             wait_for_file(session, name)
@@ -473,8 +473,8 @@ def test_files_are_counted_once(session: SessionClient) -> None:
     check(session.run("open('c', 'w').write('1')"), files_modified=1)
     check(execute(session, "rm a; echo 2 > b"), files_modified=2)
     check(execute(session, "true"), files_modified=0)
-    with beside(session) as start:
-        run = start("open('d', 'w').write('1')\n" + SLEEPER.replace("60", "1.5"))
+    with background_runs(session) as start:
+        run = start("open('d', 'w').write('1')\n" + SLEEPING_CODE.replace("60", "1.5"))
         wait_for_file(session)
         check(execute(session, "echo 1 > e"), files_modified=3)
         answer = run.result().json()
@@ -495,13 +495,13 @@ def test_data_are_adopted(session: SessionClient) -> None:
 
 def test_data_beside_a_run(session: SessionClient) -> None:
     """Neither a run nor a program loses what the other has written."""
-    with beside(session) as start:
+    with background_runs(session) as start:
         write = "import json; json.dump({'run': 1}, open('.session_data.json', 'w'))\n"
-        run = start(write + SLEEPER.replace("60", "1"))
+        run = start(write + SLEEPING_CODE.replace("60", "1"))
         wait_for_file(session)
         assert json.loads(execute(session, "cat .session_data.json")["stdout"]) == {"run": 1}
         assert run.result().json()["data"] == {"run": 1}
-    with aside(session) as start_program:
+    with background_commands(session) as start_program:
         program = start_program(
             """echo '{"program": 1}' > .session_data.json; touch two; sleep 1"""
         )
@@ -550,7 +550,7 @@ def test_client_leaves(session: SessionClient) -> None:
         session.http.post(
             f"{session.path}/exec", json={"command": "sleep 1; echo done"}, timeout=0.5
         )
-    eid = until_running(session)
+    eid = wait_until_running(session)
     place = f"{session.path}/executions/{eid}"
     check(session.http.get(f"{place}?wait=20").json(), stdout="done\n", exit_code=0)
 
@@ -558,7 +558,7 @@ def test_client_leaves(session: SessionClient) -> None:
 def test_deletion(client: Client) -> None:
     """Programs of a session that is deleted end with it."""
     session = client.session("python")
-    with aside(session) as start:
+    with background_commands(session) as start:
         program = start(f"{READY} sleep 60")
         wait_for_file(session)
         session.delete()
@@ -585,7 +585,7 @@ def test_stop_of_the_server(launcher: Launcher) -> None:
     server = launcher.start("--shutdown-grace", "1")
     client = Client(server.base_url)
     session = client.session("python")
-    with aside(session) as start:
+    with background_commands(session) as start:
         short = start(f"{READY} sleep 0.5; echo done")
         long = start("touch two; sleep 60")
         wait_for_file(session)
@@ -604,7 +604,7 @@ def test_kill_of_the_server(launcher: Launcher) -> None:
     with ThreadPoolExecutor(1) as pool:
         lost = pool.submit(exec_response, session, "echo before; touch ready; sleep 600.125")
         wait_for_file(session)
-        eid = until_running(session)
+        eid = wait_until_running(session)
         path = f"/api/sessions/s1/executions/{eid}"
         assert wait_until(lambda: client.http.get(path).json()["stdout"] == "before\n", 10)
         server.kill()

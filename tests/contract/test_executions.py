@@ -10,9 +10,9 @@ import pytest
 
 from tests.client import Client, SessionClient, SseEvent, parse_sse
 from tests.contract.checks import (
-    SLEEPER,
+    SLEEPING_CODE,
     TIME,
-    beside,
+    background_runs,
     check,
     check_error,
     wait_for_executions,
@@ -117,7 +117,7 @@ def test_pages(five: SessionClient, query: str, expected: list[int]) -> None:
 
 def test_states(session: SessionClient) -> None:
     """An execution is queued with its position, then running, then finished."""
-    with beside(session) as start:
+    with background_runs(session) as start:
         start("open('ready', 'w').close(); import time; time.sleep(0.8)")
         wait_for_file(session)
         for number in (2, 3):
@@ -288,7 +288,7 @@ def test_after_a_restart_of_the_server(launcher: Launcher) -> None:
     session = client.session("python", session_id="s")
     whole = session.stream("print('kept')")
     with ThreadPoolExecutor(1) as pool:
-        cut_off = pool.submit(session.stream, SLEEPER)
+        cut_off = pool.submit(session.stream, SLEEPING_CODE)
         wait_for_file(session)
         server.kill()
         assert cut_off.exception() is not None

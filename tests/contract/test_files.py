@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from tests.client import Client, SessionClient
-from tests.contract.checks import TIME, beside, check, check_error, wait_for_file
+from tests.contract.checks import TIME, background_runs, check, check_error, wait_for_file
 from tests.server_process import Server, wait_until
 
 POLICY = "sandbox allow-scripts allow-forms allow-popups allow-modals allow-downloads"
@@ -84,7 +84,7 @@ def test_code_and_callers_share_files(session: SessionClient) -> None:
     ran = session.run("print(open('in.txt').read()); open('out.txt', 'w').write('from inside')")
     check(ran, stdout="from outside\n", files_modified=1)
     assert get(session, "out.txt").content == b"from inside"
-    with beside(session) as start:
+    with background_runs(session) as start:
         waiting = "import os, time\nwhile not os.path.exists('go'): time.sleep(0.01)\n"
         answer = start("open('ready', 'w').write('1')\n" + waiting)
         wait_for_file(session)

@@ -24,7 +24,7 @@ LIMITS: dict[str, Any] = {
     "keep_executions_bytes": GIB,
 }
 # A language that is known, but whose program is not there.
-ABSENT = """{
+MISSING_LANGUAGE_SPEC = """{
   "argv": ["a-program-that-is-nowhere", "{connection_file}"],
   "display_name": "Lingo", "language": "lingo",
   "metadata": {"era_kernels": {"aliases": ["li"]}}
@@ -82,7 +82,7 @@ def lacking(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
     """A server with settings of all kinds; it knows a language that is not installed."""
     directory = tmp_path_factory.mktemp("kernelspecs")
     (directory / "lingo").mkdir()
-    (directory / "lingo" / "kernel.json").write_text(ABSENT)
+    (directory / "lingo" / "kernel.json").write_text(MISSING_LANGUAGE_SPEC)
     config = directory / "era.toml"
     config.write_text('max_queue = 3\nmax_json_body = "3M"\nkeep_executions = 3\n')
     env = {"ERA_CONFIG": str(config), "ERA_MAX_QUEUE": "2", "ERA_MAX_JSON_BODY": "2M"}

@@ -10,7 +10,13 @@ import httpx
 import pytest
 
 from tests.client import Client, SessionClient, parse_sse
-from tests.contract.checks import SLEEPER, check, check_error, wait_for_executions, wait_for_file
+from tests.contract.checks import (
+    SLEEPING_CODE,
+    check,
+    check_error,
+    wait_for_executions,
+    wait_for_file,
+)
 from tests.server_process import Launcher
 
 COUNTS = "n = globals().get('n', 0) + 1\nprint(n)"
@@ -159,7 +165,7 @@ def test_after_a_kill_in_the_run(launcher: Launcher) -> None:
     server = launcher.start()
     client = Client(server.base_url)
     session = client.session("python", session_id="s1")
-    code = f"print('begun', flush=True)\n{SLEEPER}"
+    code = f"print('begun', flush=True)\n{SLEEPING_CODE}"
     with ThreadPoolExecutor(2) as pool:
         cut = pool.submit(post, session, code)
         wait_for_file(session)
@@ -176,7 +182,9 @@ def test_after_a_kill_in_the_run(launcher: Launcher) -> None:
     check(answer.json(), exit_code=137, cause="server stopped", state="lost", stdout="begun\n")
     events = list(
         parse_sse(
-            post(session, "print('begun', flush=True)\n" + SLEEPER, call="stream").iter_lines()
+            post(
+                session, "print('begun', flush=True)\n" + SLEEPING_CODE, call="stream"
+            ).iter_lines()
         )
     )
     assert [event.event for event in events] == ["stdout", "error", "done"]

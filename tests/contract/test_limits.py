@@ -39,7 +39,7 @@ def walled(client: Client) -> None:
         pytest.skip("this host has no walls")
 
 
-def wish(client: Client, **limits: Any) -> Any:
+def create_session(client: Client, **limits: Any) -> Any:
     return client.http.post("/api/sessions", json={"language": "python", "limits": limits})
 
 
@@ -101,7 +101,7 @@ def test_refused(client: Client, limits: str, words: str) -> None:
 
 def test_processors(client: Client) -> None:
     """Taken where something enforces it, or where nothing enforces anything; else 409."""
-    answer = wish(client, cpu=0.5)
+    answer = create_session(client, cpu=0.5)
     missing = client.http.get("/health").json()["isolation"]["missing"]
     if tier(client) < 4 and any("processors" in text for text in missing):
         check_error(answer, 409, "NOT_ENFORCEABLE")

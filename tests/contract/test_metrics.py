@@ -11,7 +11,13 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.client import Client
-from tests.contract.checks import SLEEPER, beside, reply, wait_for_executions, wait_for_file
+from tests.contract.checks import (
+    SLEEPING_CODE,
+    background_runs,
+    send_and_parse,
+    wait_for_executions,
+    wait_for_file,
+)
 from tests.server_process import Server, temporary_launcher, wait_until
 
 
@@ -99,8 +105,8 @@ def test_throw_away_runs(client: Client) -> None:
 def test_queue(client: Client) -> None:
     """Runs that wait are told apart from those that run."""
     session, before = client.session("python"), Scrape(client)
-    with beside(session) as start:
-        first = start(SLEEPER)
+    with background_runs(session) as start:
+        first = start(SLEEPING_CODE)
         wait_for_file(session)
         rest = [start("1") for _ in range(3)]
         wait_for_executions(session, 4)
@@ -157,7 +163,7 @@ def test_store(client: Client) -> None:
 def test_malformed_requests(client: Client, server: Server) -> None:
     """What is no HTTP is counted as turned away."""
     before, port = Scrape(client), int(server.base_url.rpartition(":")[2])
-    assert reply(port, b"GARBAGE\r\n\r\n").status == 400
+    assert send_and_parse(port, b"GARBAGE\r\n\r\n").status == 400
     changed = Scrape(client).since(before)
     assert changed["era_http_turned_away_total", "why=malformed"] == 1
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import pytest
 
 from tests.client import Client, SessionClient
-from tests.contract.checks import SLEEPER, check, check_error, wait_for_file
+from tests.contract.checks import SLEEPING_CODE, check, check_error, wait_for_file
 from tests.server_process import Launcher
 
 RUNS = 60  # of the session that must not starve
@@ -58,7 +58,7 @@ def test_full_queue(launcher: Launcher) -> None:
     """One run more than may wait is refused, and told when to come again; one less is taken."""
     client = Client(launcher.start("--max-queue", "2").base_url)
     session = client.session("python")
-    body = {"code": SLEEPER, "background": True}
+    body = {"code": SLEEPING_CODE, "background": True}
     path = f"{session.path}/run"
     assert session.http.post(path, json=body).status_code == 202
     wait_for_file(session)
@@ -98,7 +98,7 @@ def test_deleted_with_a_full_queue(client: Client) -> None:
     """The run on the kernel ends with 137, those that wait with 404, all at once."""
     session = client.session("python")
     path = f"{session.path}/run"
-    session.http.post(path, json={"code": SLEEPER, "background": True}).raise_for_status()
+    session.http.post(path, json={"code": SLEEPING_CODE, "background": True}).raise_for_status()
     wait_for_file(session)
     answers: list[int] = []
 

@@ -42,7 +42,7 @@ RUN = r"""curl -X POST https://anewera.dev/api/sessions/my-session/run \
 "env": {
 "API_KEY": "secret123"
 }
-}'"""
+}'"""  # noqa: E501 - as printed
 STREAM = r"""# Simple streaming example
 curl -X POST https://anewera.dev/api/sessions/my-session/stream \
 -H "Content-Type: application/json" \

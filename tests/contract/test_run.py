@@ -12,8 +12,8 @@ import pytest
 from tests.client import Client, SessionClient
 from tests.contract.checks import (
     DURATION,
-    SLEEPER,
-    beside,
+    SLEEPING_CODE,
+    background_runs,
     check,
     check_error,
     wait_for_executions,
@@ -407,7 +407,7 @@ def test_files_modified_that_do_not_count(session: SessionClient) -> None:
 def test_queue(session: SessionClient) -> None:
     """Runs of a session queue in order, and the time in the queue is not their timeout's."""
     session.run("seen = []")
-    with beside(session) as start:
+    with background_runs(session) as start:
         first = start("open('ready', 'w').close(); import time; time.sleep(0.8); seen.append(1)")
         wait_for_file(session)
         later = []
@@ -424,7 +424,7 @@ def test_queue(session: SessionClient) -> None:
 def test_queue_full(small: Client) -> None:
     """More runs than may wait are 429 with a time to come again; the others are served."""
     session = small.session("python")
-    with beside(session) as start:
+    with background_runs(session) as start:
         runs = [start("open('ready', 'w').close(); import time; time.sleep(1)")]
         wait_for_file(session)
         for number in (2, 3):
@@ -440,8 +440,8 @@ def test_queue_full(small: Client) -> None:
 
 def test_delete_during_a_run(client: Client, session: SessionClient) -> None:
     """A deletion ends the running one with 137, and the queued ones with 404."""
-    with beside(session) as start:
-        running = start(SLEEPER)
+    with background_runs(session) as start:
+        running = start(SLEEPING_CODE)
         wait_for_file(session)
         queued = start("print('never')")
         wait_for_executions(session, 2)
@@ -454,8 +454,8 @@ def test_delete_during_a_run(client: Client, session: SessionClient) -> None:
 def test_restart_during_a_run(client: Client, session: SessionClient) -> None:
     """A restart ends the running one with 137; queued ones go on, with a fresh kernel."""
     session.run("x = 1")
-    with beside(session) as start:
-        running = start(SLEEPER)
+    with background_runs(session) as start:
+        running = start(SLEEPING_CODE)
         wait_for_file(session)
         queued = start("print('x' in globals())")
         wait_for_executions(session, 3)

@@ -29,7 +29,7 @@ from tests.server_process import Server, temporary_launcher
 
 CHECKS = [status_code_conformance, content_type_conformance, response_schema_conformance]
 MODES = [GenerationMode.POSITIVE, GenerationMode.NEGATIVE]
-PATIENCE = 20.0  # seconds until an answer counts as a hang
+ANSWER_TIMEOUT = 20.0  # seconds until an answer counts as a hang
 FEW = 8  # examples of an operation in a mode
 MANY = 40
 LONG = 600.0  # seconds
@@ -67,7 +67,7 @@ def schema(client: Client) -> Any:
     return schema
 
 
-class Estate:
+class ServerState:
     """A session with an execution, there again whenever a request has deleted it."""
 
     def __init__(self, http: httpx.Client) -> None:
@@ -88,7 +88,7 @@ class Estate:
         self._http.put(f"{path}/code", json={"code": "print(2)"}).raise_for_status()
 
 
-def at_home(case: Case, estate: Estate, choices: st.DataObject) -> None:
+def use_known_ids(case: Case, estate: ServerState, choices: st.DataObject) -> None:
     """Let most requests meet something that is there, and run nothing that was made up."""
     estate.ensure()
     known = {"id": KNOWN, "execution_id": estate.execution_id, "path": "a.txt"}
@@ -111,7 +111,7 @@ def at_home(case: Case, estate: Estate, choices: st.DataObject) -> None:
 
 def check(case: Case, session: requests.Session) -> None:
     """The answer comes in time, is no bug, and is what the document says."""
-    answer = case.call(session=session, timeout=PATIENCE)
+    answer = case.call(session=session, timeout=ANSWER_TIMEOUT)
     status = answer.status_code
     documented = str(status) in case.operation.definition.raw["responses"]
     fine = documented if status < 400 else status < 500 or status in (503, 507)
@@ -122,7 +122,7 @@ def check(case: Case, session: requests.Session) -> None:
 def exercise(operation: Any, mode: GenerationMode, examples: int, **options: Any) -> None:
     """Send requests that schemathesis makes of an operation."""
     client, session = options.pop("client"), requests.Session()
-    estate = Estate(client.http)
+    estate = ServerState(client.http)
     estate.clear()
 
     @settings(
@@ -135,7 +135,7 @@ def exercise(operation: Any, mode: GenerationMode, examples: int, **options: Any
     )
     @given(operation.as_strategy(generation_mode=mode), st.data())
     def send(case: Case, choices: st.DataObject) -> None:
-        at_home(case, estate, choices)
+        use_known_ids(case, estate, choices)
         check(case, session)
 
     with session:

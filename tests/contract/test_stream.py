@@ -16,15 +16,15 @@ import pytest
 
 from tests.client import Client, SessionClient, SseEvent, parse_sse
 from tests.contract.checks import (
-    SLEEPER,
-    beside,
+    SLEEPING_CODE,
+    background_runs,
     check,
     check_error,
     wait_for_executions,
     wait_for_file,
 )
 from tests.server_process import Launcher, Server
-from tests.web.serving import parsed, read_all
+from tests.web.serving import parse_response, read_all
 
 FRAME = re.compile(r'id: (\d+)\nevent: (\w+)\ndata: (\{"type":"\w+".*\})')
 DONE = {
@@ -46,7 +46,7 @@ def raw_stream(server: Server, session: SessionClient, code: str, silence: float
     port = int(server.base_url.rpartition(":")[2])
     with socket.create_connection(("127.0.0.1", port), timeout=20) as wire:
         wire.sendall(head.encode() + body)
-        return parsed(read_all(wire, silence)).body.decode()
+        return parse_response(read_all(wire, silence)).body.decode()
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -275,7 +275,7 @@ def test_end_from_outside(
 ) -> None:
     """A deletion or a restart during a run is an `error` frame, then `done` with 137."""
     with ThreadPoolExecutor(1) as pool:
-        running = pool.submit(session.stream, SLEEPER)
+        running = pool.submit(session.stream, SLEEPING_CODE)
         wait_for_file(session)
         assert client.http.request(method, session.path + part).status_code == 200
         check_end(running.result(), code, 137, cause)
@@ -289,7 +289,7 @@ def test_end_by_the_server(launcher: Launcher) -> None:
     check_end(events, "OUTPUT_LIMIT", 137, "output limit 64 KiB")
     session = client.session("python")
     with ThreadPoolExecutor(1) as pool:
-        running = pool.submit(session.stream, SLEEPER)
+        running = pool.submit(session.stream, SLEEPING_CODE)
         wait_for_file(session)
         assert server.stop() == 0
         check_end(running.result(), "SERVER_STOPPED", 137, "server stopped")
@@ -324,7 +324,7 @@ def test_problem_before_the_first_frame(
 
 def test_queued(session: SessionClient) -> None:
     """A run that waits is told its position, once, before anything else."""
-    with beside(session) as start, ThreadPoolExecutor(1) as pool:
+    with background_runs(session) as start, ThreadPoolExecutor(1) as pool:
         start("open('ready', 'w').close(); import time; time.sleep(1)")
         wait_for_file(session)
         start("pass")

@@ -14,7 +14,7 @@ import pytest
 
 from era_kernels.errors import EraError
 from era_kernels.services.executions.outcome import ERROR_LABELS
-from era_kernels.settings import Settings, default_text, flag_of, variable_of
+from era_kernels.settings import Settings, env_variable, flag_name, format_default
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
@@ -39,7 +39,7 @@ def settings_table() -> str:
     """Every setting as a row of a table in Markdown."""
     rows = ["| setting | default | flag | environment | what it is |", "|---|---|---|---|---|"]
     for name, field in Settings.model_fields.items():
-        flag, variable, default = flag_of(name), variable_of(name), default_text(field)
+        flag, variable, default = flag_name(name), env_variable(name), format_default(field)
         rows.append(f"| `{name}` | {default} | `{flag}` | `{variable}` | {field.description} |")
     return "\n".join(rows)
 

@@ -12,7 +12,7 @@ import pytest
 
 from era_kernels.kernels.languages import Languages
 from era_kernels.kernels.machine import KernelHost, Machine
-from era_kernels.models import Limits, Place
+from era_kernels.models import Limits, SessionPaths
 from era_kernels.sandbox.server.sandbox import Sandboxes
 
 LANGUAGE = "python"
@@ -30,8 +30,8 @@ async def open_host(languages: Languages) -> AsyncIterator[KernelHost]:
         yield host
 
 
-def make_paths(directory: Path) -> Place:
-    paths = Place(directory / "workspace", directory / "packages", directory / "cache")
+def make_paths(directory: Path) -> SessionPaths:
+    paths = SessionPaths(directory / "workspace", directory / "packages", directory / "cache")
     for path in (paths.workspace, paths.packages, paths.cache):
         path.mkdir(parents=True)
     return paths

@@ -16,7 +16,7 @@ from era_kernels.kernels.active_run import KernelTimeouts
 from era_kernels.kernels.kernel import InterruptMode, Kernel
 from era_kernels.kernels.messages import FENCE_MIME_TYPE
 from era_kernels.kernels.wire_protocol import ConnectionInfo
-from era_kernels.models import Ending, Finished, Output, Reason, Request
+from era_kernels.models import EndReason, ExecutionEnd, ExitInfo, KernelRequest, Output
 
 JupyterMessage = dict[str, Any]
 Script = Callable[["ScriptedKernel", JupyterMessage], None]
@@ -122,7 +122,7 @@ class FakeMachineHandle:
     """A machine in words: notes signals, and ends when told."""
 
     def __init__(self) -> None:
-        self.ended: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
+        self.ended: asyncio.Future[ExitInfo] = asyncio.get_running_loop().create_future()
         self.signals: list[int] = []
         self.stderr = ""
 
@@ -130,13 +130,13 @@ class FakeMachineHandle:
         self.signals.append(number)
 
     async def aclose(self, reason: str | None = None) -> None:
-        self.end(Ending(reason=reason or Reason.STOPPED))
+        self.end(ExitInfo(reason=reason or EndReason.STOPPED))
 
     def take_stderr(self) -> str:
         stderr, self.stderr = self.stderr, ""
         return stderr
 
-    def end(self, ending: Ending) -> None:
+    def end(self, ending: ExitInfo) -> None:
         if not self.ended.done():
             self.ended.set_result(ending)
 
@@ -153,7 +153,7 @@ class KernelHarness:
         self.late_output: list[Output] = []
         kernel.on_late_output = self.late_output.extend
 
-    async def run(self, timeout: float = 30.0, number: int = 1) -> list[Output | Finished]:
+    async def run(self, timeout: float = 30.0, number: int = 1) -> list[Output | ExecutionEnd]:
         """All that one run yields."""
         return [
             item
@@ -162,8 +162,8 @@ class KernelHarness:
         ]
 
 
-def make_request(timeout: float = 30.0, number: int = 1) -> Request:
-    return Request("code", {"NAME": "value"}, timeout, number)
+def make_request(timeout: float = 30.0, number: int = 1) -> KernelRequest:
+    return KernelRequest("code", {"NAME": "value"}, timeout, number)
 
 
 @asynccontextmanager
@@ -182,6 +182,6 @@ async def open_harness(
             await kernel.wait_ready(10)
             yield KernelHarness(kernel, scripted, machine)
     finally:
-        machine.end(Ending(reason=Reason.STOPPED))
+        machine.end(ExitInfo(reason=EndReason.STOPPED))
         await asyncio.sleep(0)
         await asyncio.sleep(0)

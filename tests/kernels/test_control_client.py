@@ -14,7 +14,7 @@ from era_kernels.errors import KernelSilent
 from era_kernels.kernels import control_client
 from era_kernels.kernels.control_requests import MAX_UNANSWERED, ControlRequests
 from era_kernels.kernels.wire_protocol import Message as WireMessage
-from era_kernels.models import Frame, InputRequest, JsonObject, Stdout, Variable, Variables
+from era_kernels.models import InputRequest, JsonObject, StackFrame, Stdout, Variable, Variables
 from tests.kernels.scripted_kernel import (
     JupyterMessage,
     KernelHarness,
@@ -54,7 +54,7 @@ def test_answers(tmp_path: Path) -> None:
 
     async def act(harness: KernelHarness) -> None:
         harness.scripted.on_control = answer
-        assert await harness.kernel.control.stack() == [Frame("<cell 1>", 1, "f", "f()")]
+        assert await harness.kernel.control.stack() == [StackFrame("<cell 1>", 1, "f", "f()")]
         found = await harness.kernel.control.variables()
         assert found == Variables((Variable("a", "b"),), truncated=True)
         assert harness.scripted.request_types[-2:] == ["stack_request", "variables_request"]
@@ -129,7 +129,7 @@ def test_stuck_kernel_is_signalled(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         questions = ControlRequests(lambda kind, content: "id")
         look = control_client.ControlClient(questions, on_signal, file, signal.SIGURG)
         look.set_request(make_request())
-        assert await look.stack() == [Frame("<cell 1>", 1, "f", "code")]
+        assert await look.stack() == [StackFrame("<cell 1>", 1, "f", "code")]
 
     asyncio.run(body())
 
@@ -148,7 +148,7 @@ def test_late_answer_wins_over_a_signal_without_effect(
             questions.on_message(WireMessage("stack_reply", "id", content, 100))
 
         look = control_client.ControlClient(questions, on_signal, tmp_path / "dump", signal.SIGURG)
-        assert await look.stack() == [Frame("<cell 1>", 1, "f", "f()")]
+        assert await look.stack() == [StackFrame("<cell 1>", 1, "f", "f()")]
 
     asyncio.run(body())
 

@@ -10,15 +10,17 @@ from pathlib import Path
 import pytest
 
 from era_kernels.kernels.environment import build_environment, fill_placeholders, search_path
-from era_kernels.models import Place
+from era_kernels.models import SessionPaths
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Place:
-    return Place(tmp_path / "workspace", tmp_path / "packages", tmp_path / "cache")
+def place(tmp_path: Path) -> SessionPaths:
+    return SessionPaths(tmp_path / "workspace", tmp_path / "packages", tmp_path / "cache")
 
 
-def test_nothing_of_the_server_leaks_in(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_of_the_server_leaks_in(
+    place: SessionPaths, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A variable of the server is in no kernel's environment."""
     monkeypatch.setenv("ERA_API_TOKENS", "a secret")
     monkeypatch.setenv("LD_PRELOAD", "evil.so")
@@ -28,7 +30,7 @@ def test_nothing_of_the_server_leaks_in(place: Place, monkeypatch: pytest.Monkey
     assert "a secret" not in str(env)
 
 
-def test_home_is_the_workspace_and_caches_are_not_in_it(place: Place) -> None:
+def test_home_is_the_workspace_and_caches_are_not_in_it(place: SessionPaths) -> None:
     """Code is at home in its workspace; what tools keep for themselves lies elsewhere."""
     env = build_environment({}, place, {})
     assert env["HOME"] == str(place.workspace)
@@ -37,13 +39,13 @@ def test_home_is_the_workspace_and_caches_are_not_in_it(place: Place) -> None:
     assert Path(env["XDG_CACHE_HOME"]).is_relative_to(place.cache)
 
 
-def test_templates_of_the_language_are_filled(place: Place) -> None:
+def test_templates_of_the_language_are_filled(place: SessionPaths) -> None:
     """A kernelspec names its caches relative to the session's directories."""
     env = build_environment({"MINE": "{cache}/m:{packages}:{workspace}:{other}"}, place, {})
     assert env["MINE"] == f"{place.cache}/m:{place.packages}:{place.workspace}:{{other}}"
 
 
-def test_the_session_wins_over_the_language(place: Place) -> None:
+def test_the_session_wins_over_the_language(place: SessionPaths) -> None:
     """What the session gives replaces what the kernelspec says."""
     assert build_environment({"A": "spec"}, place, {"A": "session"})["A"] == "session"
 

@@ -18,16 +18,16 @@ from era_kernels.kernels.exec_process import ExecProcess
 from era_kernels.kernels.languages import Languages
 from era_kernels.kernels.machine import KernelHost, Machine
 from era_kernels.models import (
-    Ending,
-    Finished,
+    EndReason,
+    ExecutionEnd,
+    ExitInfo,
+    InterruptStep,
+    KernelRequest,
     Limits,
     Output,
-    Place,
-    Reason,
-    Request,
+    SessionPaths,
     Stderr,
     Stdout,
-    Step,
 )
 from era_kernels.sandbox.server.sandbox import IsolationPolicy, Sandboxes
 from tests.kernels.conftest import LANGUAGE, make_paths
@@ -67,14 +67,14 @@ async def start_command(machine: Machine, text: str) -> ExecProcess:
 
 async def collect_items(
     machine: Machine, text: str, timeout: float = 30
-) -> tuple[list[Output | Finished], Finished]:
+) -> tuple[list[Output | ExecutionEnd], ExecutionEnd]:
     program = await start_command(machine, text)
     items = [item async for batch in program.events(timeout) for item in batch]
-    assert isinstance(items[-1], Finished)
+    assert isinstance(items[-1], ExecutionEnd)
     return items[:-1], items[-1]
 
 
-async def run_command(machine: Machine, text: str, timeout: float = 30) -> tuple[str, Finished]:
+async def run_command(machine: Machine, text: str, timeout: float = 30) -> tuple[str, ExecutionEnd]:
     items, finished = await collect_items(machine, text, timeout)
     return "".join(item.content for item in items if isinstance(item, Stdout | Stderr)), finished
 
@@ -98,7 +98,7 @@ def test_output_and_end(runner: asyncio.Runner, machine: Machine) -> None:
         items, finished = await collect_items(machine, "echo a; echo b >&2; exit 3")
         assert Stdout("a\n") in items
         assert Stderr("b\n") in items
-        assert finished == Finished(3)
+        assert finished == ExecutionEnd(3)
 
     runner.run(body())
 
@@ -166,7 +166,7 @@ def test_signals(runner: asyncio.Runner, machine: Machine) -> None:
         for name in ("SEGV", "KILL", "INT"):
             _, finished = await run_command(machine, f"kill -{name} $$")
             number = signal.Signals[f"SIG{name}"].value
-            assert finished == Finished(128 + number, ending=Ending(signal=number))
+            assert finished == ExecutionEnd(128 + number, exit_info=ExitInfo(signal=number))
         assert machine.is_running
 
     runner.run(body())
@@ -178,7 +178,7 @@ def test_deadline(runner: asyncio.Runner, machine: Machine) -> None:
     async def body() -> None:
         assert await run_command(machine, "trap 'echo bye; exit 3' INT; sleep 60 & wait", 0.3) == (
             "bye\n",
-            Finished(124, timed_out=True),
+            ExecutionEnd(124, timed_out=True),
         )
         began = time.monotonic()
         text, finished = await run_command(machine, "trap '' INT; echo on; sleep 60", 0.3)
@@ -191,10 +191,12 @@ def test_deadline(runner: asyncio.Runner, machine: Machine) -> None:
 # ---------------------------------------------------------------- interrupts
 
 
-async def interrupt_command(machine: Machine, text: str) -> tuple[str, Finished, list[Step]]:
+async def interrupt_command(
+    machine: Machine, text: str
+) -> tuple[str, ExecutionEnd, list[InterruptStep]]:
     """What became of a command that was interrupted when it had printed something."""
     program = await start_command(machine, text)
-    items: list[Output | Finished] = []
+    items: list[Output | ExecutionEnd] = []
     first = asyncio.Event()
 
     async def consume() -> None:
@@ -208,7 +210,7 @@ async def interrupt_command(machine: Machine, text: str) -> tuple[str, Finished,
     both = await asyncio.gather(program.interrupt(), program.interrupt())
     assert both[0] == both[1]
     await consumer
-    assert isinstance(items[-1], Finished)
+    assert isinstance(items[-1], ExecutionEnd)
     return "".join(i.content for i in items if isinstance(i, Stdout)), items[-1], both[0]
 
 
@@ -232,7 +234,7 @@ def test_interrupt_twice(runner: asyncio.Runner, machine: Machine) -> None:
     async def body() -> None:
         again = "trap 'trap \"exit 4\" INT' INT; echo on; while :; do sleep 0.05; done"
         _, finished, steps = await interrupt_command(machine, again)
-        assert finished == Finished(4, interrupted=True)
+        assert finished == ExecutionEnd(4, interrupted=True)
         assert [step.action for step in steps] == ["interrupt", "interrupt again"]
         assert steps[1].seconds >= 0.4
 
@@ -243,16 +245,20 @@ def test_interrupt_of_the_deaf(runner: asyncio.Runner, machine: Machine) -> None
     """One that does not listen is killed; the kernel and its variables are still there."""
 
     async def body() -> None:
-        items = [i async for b in machine.kernel.execute(Request("kept = 5", {}, 30, 1)) for i in b]
-        assert items == [Finished(0)]
+        items = [
+            i async for b in machine.kernel.execute(KernelRequest("kept = 5", {}, 30, 1)) for i in b
+        ]
+        assert items == [ExecutionEnd(0)]
         _, finished, steps = await interrupt_command(machine, "trap '' INT; echo on; sleep 60")
-        ending = Ending(reason=Reason.INTERRUPTED)
-        assert finished == Finished(130, ending=ending, interrupted=True)
+        ending = ExitInfo(reason=EndReason.INTERRUPTED)
+        assert finished == ExecutionEnd(130, exit_info=ending, interrupted=True)
         assert [step.action for step in steps] == ["interrupt", "interrupt again", "end"]
         items = [
-            i async for b in machine.kernel.execute(Request("print(kept)", {}, 30, 2)) for i in b
+            i
+            async for b in machine.kernel.execute(KernelRequest("print(kept)", {}, 30, 2))
+            for i in b
         ]
-        assert items == [Stdout("5\n"), Finished(0)]
+        assert items == [Stdout("5\n"), ExecutionEnd(0)]
 
     runner.run(body())
 
@@ -273,14 +279,16 @@ def test_kernel_joins(runner: asyncio.Runner, host: KernelHost, tmp_path: Path) 
             await machine.start_kernel({"ERA_SESSION": "true"})
             assert machine.has_kernel
             code = f"import os; os.kill({int(first.content)}, 0); os._exit(7)"
-            last = [i async for b in machine.kernel.execute(Request(code, {}, 30, 1)) for i in b]
-            assert last[-1] == Finished(7, state="lost", ending=Ending(code=7))
+            last = [
+                i async for b in machine.kernel.execute(KernelRequest(code, {}, 30, 1)) for i in b
+            ]
+            assert last[-1] == ExecutionEnd(7, state="lost", exit_info=ExitInfo(code=7))
             [end] = [item async for batch in events for item in batch]
-            ending = Ending(reason="the kernel ended: exit 7")
-            assert end == Finished(137, state="lost", ending=ending)
+            ending = ExitInfo(reason="the kernel ended: exit 7")
+            assert end == ExecutionEnd(137, state="lost", exit_info=ending)
             late = await machine.run(["true"], {})
             assert [b async for b in late.events(1)] == [
-                [Finished(137, state="lost", ending=ending)]
+                [ExecutionEnd(137, state="lost", exit_info=ending)]
             ]
 
     runner.run(body())
@@ -296,18 +304,18 @@ def test_end_while_a_kernel_starts(
             starting = asyncio.create_task(machine.start_kernel({}))
             while machine._provisioner.process is None:
                 await asyncio.sleep(0)
-            await machine.aclose(Reason.RESTARTED)
+            await machine.aclose(EndReason.RESTARTED)
             with pytest.raises(KernelStartFailed):
                 await starting
-            assert machine.ended.result() == Ending(reason=Reason.RESTARTED)
+            assert machine.ended.result() == ExitInfo(reason=EndReason.RESTARTED)
 
     runner.run(body())
     assert [record for record in caplog.records if record.levelname == "ERROR"] == []
 
 
-@pytest.mark.parametrize("reason", [Reason.RESTARTED, Reason.DELETED])
+@pytest.mark.parametrize("reason", [EndReason.RESTARTED, EndReason.DELETED])
 def test_reason_is_told(
-    runner: asyncio.Runner, host: KernelHost, tmp_path: Path, reason: Reason
+    runner: asyncio.Runner, host: KernelHost, tmp_path: Path, reason: EndReason
 ) -> None:
     """When the machine is closed, programs say why."""
 
@@ -316,7 +324,7 @@ def test_reason_is_told(
             program = await start_command(machine, "sleep 600")
             await machine.aclose(reason)
             [end] = [item async for batch in program.events(60) for item in batch]
-            assert end == Finished(137, state="lost", ending=Ending(reason=reason))
+            assert end == ExecutionEnd(137, state="lost", exit_info=ExitInfo(reason=reason))
 
     runner.run(body())
 
@@ -340,8 +348,8 @@ def test_connection_file_that_lies_there(
             assert machine.ended.done()
             assert not target.exists()
             [end] = [item async for batch in program.events(60) for item in batch]
-            ending = Ending(reason="the kernel did not start")
-            assert end == Finished(137, state="lost", ending=ending)
+            ending = ExitInfo(reason="the kernel did not start")
+            assert end == ExecutionEnd(137, state="lost", exit_info=ending)
 
     runner.run(body())
 
@@ -357,7 +365,7 @@ def test_walls_are_those_of_the_kernel(tier: int) -> None:
         languages = Languages.load()
         with tempfile.TemporaryDirectory(prefix="era-", dir="/tmp") as name:
             base = Path(name)
-            place = Place(base / "w", base / "p", base / "c")
+            place = SessionPaths(base / "w", base / "p", base / "c")
             for part in (place.workspace, place.packages, place.cache):
                 part.mkdir()
             wish = IsolationPolicy(
@@ -375,7 +383,7 @@ def test_walls_are_those_of_the_kernel(tier: int) -> None:
                 machine = await host.open(LANGUAGE, place, limits, {})
                 program = await machine.run(["python3", "-c", PRINT_ISOLATION], {})
                 items = [i async for b in program.events(60) for i in b]
-                request = Request(PRINT_ISOLATION, {}, 60, 1)
+                request = KernelRequest(PRINT_ISOLATION, {}, 60, 1)
                 told = [i async for b in machine.kernel.execute(request) for i in b]
             finally:
                 await host.aclose()
@@ -384,7 +392,7 @@ def test_walls_are_those_of_the_kernel(tier: int) -> None:
             "".join(i.content for i in one if isinstance(i, Stdout | Stderr))
             for one in (items, told)
         ]
-        assert items[-1] == told[-1] == Finished(0), texts
+        assert items[-1] == told[-1] == ExecutionEnd(0), texts
         assert texts[0] == texts[1]
         assert "Seccomp:\t2" in texts[0]
         assert "NoNewPrivs:\t1" in texts[0]

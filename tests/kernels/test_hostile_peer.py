@@ -23,7 +23,7 @@ from era_kernels.kernels.channels import (
 from era_kernels.kernels.kernel import Kernel
 from era_kernels.kernels.receive_budget import ReceiveBudget
 from era_kernels.kernels.wire_protocol import ConnectionInfo
-from era_kernels.models import Ending, Finished, Reason
+from era_kernels.models import EndReason, ExecutionEnd, ExitInfo
 from era_kernels.sandbox.server import unix_sockets
 from tests.kernels.scripted_kernel import (
     SHORT_TIMEOUTS,
@@ -131,7 +131,7 @@ def test_messages_that_never_end_take_little_together(tmp_path: Path) -> None:
                 opened.append((channel, peer))
                 begin = BEGIN + zmtp.frame_header(each + 1) + bytes(each)
                 await asyncio.to_thread(_send, peer, begin)
-                await until(lambda: channel._decoder.buffered_bytes == each)
+                await until(lambda: channel._decoder.buffered_bytes == each)  # noqa: B023
                 assert sum(one._decoder.held for one, _ in opened) <= most
             assert told == [(0, MESSAGE_STALLED), (1, MESSAGE_STALLED)]
             opened[2][1].sendall(b"x")
@@ -197,7 +197,9 @@ def test_a_run_ends_with_the_cause(tmp_path: Path) -> None:
 
     async def act(harness: KernelHarness) -> None:
         reason = f"{PROTOCOL_VIOLATION}: a message has more than 64 parts"
-        assert await harness.run() == [Finished(137, state="lost", ending=Ending(reason=reason))]
+        assert await harness.run() == [
+            ExecutionEnd(137, state="lost", exit_info=ExitInfo(reason=reason))
+        ]
 
     run_in_harness(tmp_path, script, act)
 
@@ -212,7 +214,7 @@ def test_a_lost_connection_ends_the_kernel(tmp_path: Path, name: str) -> None:
 
     async def act(harness: KernelHarness) -> None:
         assert await harness.run() == [
-            Finished(137, state="lost", ending=Ending(reason=CONNECTION_CLOSED))
+            ExecutionEnd(137, state="lost", exit_info=ExitInfo(reason=CONNECTION_CLOSED))
         ]
 
     run_in_harness(tmp_path, script, act, KernelTimeouts(exit=0.2))
@@ -226,9 +228,9 @@ def test_a_process_that_ends_tells_how(tmp_path: Path) -> None:
         scripted._is_stopped = True
 
     async def act(harness: KernelHarness) -> None:
-        asyncio.get_running_loop().call_later(0.3, harness.machine.end, Ending(code=7))
+        asyncio.get_running_loop().call_later(0.3, harness.machine.end, ExitInfo(code=7))
         (finished,) = await harness.run()
-        assert finished == Finished(7, state="lost", ending=Ending(code=7))
+        assert finished == ExecutionEnd(7, state="lost", exit_info=ExitInfo(code=7))
 
     run_in_harness(tmp_path, script, act, KernelTimeouts(exit=5))
 
@@ -248,6 +250,6 @@ def test_a_link_in_the_place_of_a_socket_is_not_followed(tmp_path: Path) -> None
                 await kernel.wait_ready(10)
             with pytest.raises(BlockingIOError):
                 other.accept()
-        keeper.end(Ending(reason=Reason.STOPPED))
+        keeper.end(ExitInfo(reason=EndReason.STOPPED))
 
     asyncio.run(body())

@@ -16,7 +16,7 @@ from era_kernels.kernels.inspection_replies import (
     MAX_VALUES_LENGTH,
     MAX_VARIABLES,
 )
-from era_kernels.models import ABSENT, Frame, Variable, Variables
+from era_kernels.models import MISSING, StackFrame, Variable, Variables
 
 FRAME = {"file": "<cell 1>", "line": 3, "function": "f", "source": "x"}
 
@@ -38,8 +38,8 @@ def test_frames() -> None:
     """Frames are told in the order of the answer."""
     inner = {**FRAME, "line": 4, "source": None}
     assert inspection_replies.parse_frames({"frames": [FRAME, inner]}) == [
-        Frame("<cell 1>", 3, "f", "x"),
-        Frame("<cell 1>", 4, "f", ""),
+        StackFrame("<cell 1>", 3, "f", "x"),
+        StackFrame("<cell 1>", 4, "f", ""),
     ]
 
 
@@ -51,7 +51,7 @@ def test_frames() -> None:
 def test_bad_frames_are_left_out(bad: object) -> None:
     """What is no frame is none."""
     assert inspection_replies.parse_frames({"frames": [bad, FRAME]}) == [
-        Frame("<cell 1>", 3, "f", "x")
+        StackFrame("<cell 1>", 3, "f", "x")
     ]
 
 
@@ -119,5 +119,5 @@ def test_nothing_breaks_it(content: dict[str, Any]) -> None:
         assert 0 <= frame.line < 1 << 63
     for variable in inspection_replies.parse_variables(content).variables:
         f"{variable.name}{variable.type}".encode()
-        if variable.value is not ABSENT:
+        if variable.value is not MISSING:
             json.dumps(variable.value, ensure_ascii=False, allow_nan=False).encode()

@@ -21,16 +21,16 @@ from era_kernels.kernels.kernel import InterruptMode, Kernel
 from era_kernels.kernels.wire_protocol import ConnectionInfo
 from era_kernels.models import (
     Display,
-    Ending,
+    EndReason,
     ExceptionInfo,
-    Finished,
+    ExecutionEnd,
+    ExitInfo,
+    InterruptStep,
+    KernelRequest,
     Output,
-    Reason,
-    Request,
     Result,
     Stderr,
     Stdout,
-    Step,
 )
 from tests.kernels.scripted_kernel import (
     SHORT_TIMEOUTS,
@@ -88,7 +88,7 @@ def test_run_is_output_and_then_finished(run_in_harness: Callable[..., None]) ->
         text = "".join(item.content for item in outputs if isinstance(item, Stdout))
         assert text == "a\nb\n"
         assert outputs[-2:] == [Stderr("oh\n"), Result({"text/plain": "3"})]
-        assert finished == Finished(3)
+        assert finished == ExecutionEnd(3)
 
     run_in_harness(script, act)
 
@@ -118,7 +118,7 @@ def test_reply_before_fence_waits_for_the_output(run_in_harness: Callable[..., N
         scripted.publish_fence(request)
 
     async def act(harness: KernelHarness) -> None:
-        assert await harness.run() == [Stdout("after the reply"), Finished(0)]
+        assert await harness.run() == [Stdout("after the reply"), ExecutionEnd(0)]
 
     run_in_harness(script, act)
 
@@ -133,7 +133,7 @@ def test_fence_before_reply_waits_for_the_reply(run_in_harness: Callable[..., No
         scripted.send_reply(request, 1, exception=told)
 
     async def act(harness: KernelHarness) -> None:
-        assert await harness.run() == [Finished(1, ExceptionInfo("E", "v", ["l"]))]
+        assert await harness.run() == [ExecutionEnd(1, ExceptionInfo("E", "v", ["l"]))]
 
     run_in_harness(script, act)
 
@@ -143,7 +143,7 @@ def test_runs_follow_each_other(run_in_harness: Callable[..., None]) -> None:
 
     async def act(harness: KernelHarness) -> None:
         for _ in range(50):
-            assert await harness.run() == [Stdout("a\n"), Finished(0)]
+            assert await harness.run() == [Stdout("a\n"), ExecutionEnd(0)]
         assert harness.late_output == []
 
     run_in_harness(well_behaved, act)
@@ -157,7 +157,7 @@ def test_missing_fence_ends_the_machine(run_in_harness: Callable[..., None]) -> 
 
     async def act(harness: KernelHarness) -> None:
         (finished,) = await harness.run()
-        assert finished == Finished(137, state="lost", ending=Ending(reason=NOT_ANSWERING))
+        assert finished == ExecutionEnd(137, state="lost", exit_info=ExitInfo(reason=NOT_ANSWERING))
 
     run_in_harness(lambda scripted, request: scripted.reply(request), act)
 
@@ -167,7 +167,7 @@ def test_missing_reply_ends_the_machine(run_in_harness: Callable[..., None]) -> 
 
     async def act(harness: KernelHarness) -> None:
         (finished,) = await harness.run()
-        assert finished == Finished(137, state="lost", ending=Ending(reason=NOT_ANSWERING))
+        assert finished == ExecutionEnd(137, state="lost", exit_info=ExitInfo(reason=NOT_ANSWERING))
 
     run_in_harness(lambda scripted, request: scripted.fence(request), act)
 
@@ -185,7 +185,7 @@ def test_output_after_the_reply_extends_the_wait(run_in_harness: Callable[..., N
     async def act(harness: KernelHarness) -> None:
         *outputs, finished = await harness.run()
         assert "".join(item.content for item in outputs if isinstance(item, Stdout)) == "......"
-        assert finished == Finished(0)
+        assert finished == ExecutionEnd(0)
 
     run_in_harness(script, act)
 
@@ -206,7 +206,7 @@ def test_output_after_the_reply_does_not_go_on_for_ever(
             finished = (await asyncio.wait_for(harness.run(timeout=0.2), 10))[-1]
         finally:
             over.set()
-        assert finished == Finished(137, state="lost", ending=Ending(reason=NOT_ANSWERING))
+        assert finished == ExecutionEnd(137, state="lost", exit_info=ExitInfo(reason=NOT_ANSWERING))
 
     run_in_harness(script, act, KernelTimeouts(run_end=1, max_run_end=1.5))
 
@@ -224,7 +224,7 @@ def test_repeated_fence_is_no_sign_of_life(run_in_harness: Callable[..., None]) 
             (finished,) = await asyncio.wait_for(harness.run(timeout=0.2), 10)
         finally:
             over.set()
-        assert finished == Finished(137, state="lost", ending=Ending(reason=NOT_ANSWERING))
+        assert finished == ExecutionEnd(137, state="lost", exit_info=ExitInfo(reason=NOT_ANSWERING))
 
     run_in_harness(script, act)
 
@@ -246,7 +246,7 @@ def test_slow_consumer_is_not_a_missing_fence(run_in_harness: Callable[..., None
                 if total < 2 * MAX_PENDING_BYTES:
                     await asyncio.sleep(0.5)
         assert total == 64 * 65536
-        assert batch[-1] == Finished(0)
+        assert batch[-1] == ExecutionEnd(0)
 
     run_in_harness(script, act)
 
@@ -264,7 +264,7 @@ def test_forged_fences_and_replies_are_nobodys(run_in_harness: Callable[..., Non
         scripted.finish_run(request)
 
     async def act(harness: KernelHarness) -> None:
-        assert await harness.run() == [Stdout("still here"), Finished(0)]
+        assert await harness.run() == [Stdout("still here"), ExecutionEnd(0)]
 
     run_in_harness(script, act)
 
@@ -280,8 +280,8 @@ def test_output_of_other_parents_is_late(run_in_harness: Callable[..., None]) ->
         scripted.publish_stream(request, "after the fence")
 
     async def act(harness: KernelHarness) -> None:
-        assert await harness.run() == [Finished(0)]
-        assert await harness.run() == [Finished(0)]
+        assert await harness.run() == [ExecutionEnd(0)]
+        assert await harness.run() == [ExecutionEnd(0)]
         while len(harness.late_output) < 4:
             await asyncio.sleep(0.01)
         late = [Stdout("after the fence"), Stdout("old"), Stderr("orphan")]
@@ -315,7 +315,7 @@ def test_broken_messages_are_dropped_and_counted(
         scripted.finish_run(request)
 
     async def act(harness: KernelHarness) -> None:
-        assert await harness.run() == [Stdout("fine"), Finished(0)]
+        assert await harness.run() == [Stdout("fine"), ExecutionEnd(0)]
         assert harness.kernel.dropped_count == len(bodies) + 8
         assert harness.late_output == []
 
@@ -349,7 +349,7 @@ def test_long_messages_keep_their_place(run_in_harness: Callable[..., None]) -> 
         watching.cancel()
         display = Display({"text/plain": big, "application/json": flat}, {}, None)
         texts = [Stdout("0"), Stdout("1"), Stdout("2")]
-        assert found == [item for text in texts for item in (text, display)] + [Finished(0)]
+        assert found == [item for text in texts for item in (text, display)] + [ExecutionEnd(0)]
         assert longest < 1  # seconds; some 10 ms on a quiet host
         assert harness.kernel.dropped_count == 0
 
@@ -369,7 +369,7 @@ def test_message_that_is_too_long_is_not_received(
     async def act(harness: KernelHarness) -> None:
         (finished,) = await harness.run()
         reason = f"{PROTOCOL_VIOLATION}: a message has more than 2 MiB"
-        assert finished == Finished(137, state="lost", ending=Ending(reason=reason))
+        assert finished == ExecutionEnd(137, state="lost", exit_info=ExitInfo(reason=reason))
 
     run_in_harness(script, act)
 
@@ -412,7 +412,10 @@ def test_interrupted_in_time_keeps_the_state(run_in_harness: Callable[..., None]
     async def act(harness: KernelHarness) -> None:
         signals = harness.machine.signals
         harness.machine.signal = _recording(signals, stopped.set)  # type: ignore[method-assign]
-        assert await harness.run(timeout=0.2) == [Stdout("before"), Finished(124, timed_out=True)]
+        assert await harness.run(timeout=0.2) == [
+            Stdout("before"),
+            ExecutionEnd(124, timed_out=True),
+        ]
         assert signals == [signal.SIGINT]
         assert not harness.machine.ended.done()
 
@@ -433,8 +436,8 @@ def test_deaf_program_ends_with_its_machine(run_in_harness: Callable[..., None])
 
     async def act(harness: KernelHarness) -> None:
         (finished,) = await harness.run(timeout=0.2)
-        assert finished == Finished(
-            124, state="lost", ending=Ending(reason=Reason.TIMEOUT), timed_out=True
+        assert finished == ExecutionEnd(
+            124, state="lost", exit_info=ExitInfo(reason=EndReason.TIMEOUT), timed_out=True
         )
         assert harness.machine.signals == [signal.SIGINT] * 2
         asked = harness.scripted.request_types.count("kernel_info_request")
@@ -454,7 +457,7 @@ def test_program_that_has_replied_is_not_interrupted(run_in_harness: Callable[..
         scripted.publish_fence(request)
 
     async def act(harness: KernelHarness) -> None:
-        assert await harness.run(timeout=0.1) == [Finished(5)]
+        assert await harness.run(timeout=0.1) == [ExecutionEnd(5)]
         assert harness.machine.signals == []
 
     run_in_harness(script, act, KernelTimeouts(run_end=5))
@@ -482,7 +485,7 @@ def test_escalation_survives_a_failing_interrupt(run_in_harness: Callable[..., N
     async def act(harness: KernelHarness) -> None:
         harness.machine.signal = refuse  # type: ignore[method-assign]
         (finished,) = await harness.run(timeout=0.1)
-        assert isinstance(finished, Finished)
+        assert isinstance(finished, ExecutionEnd)
         assert (finished.exit_code, finished.state) == (124, "lost")
         release.set()
 
@@ -498,11 +501,11 @@ def uninterruptible(release: threading.Event) -> Script:
 
 
 async def _start_run(
-    harness: KernelHarness, request: Request
-) -> asyncio.Task[list[Output | Finished]]:
+    harness: KernelHarness, request: KernelRequest
+) -> asyncio.Task[list[Output | ExecutionEnd]]:
     """A run that has reached its kernel."""
 
-    async def run() -> list[Output | Finished]:
+    async def run() -> list[Output | ExecutionEnd]:
         return [item async for batch in harness.kernel.execute(request) for item in batch]
 
     task = asyncio.create_task(run())
@@ -511,7 +514,7 @@ async def _start_run(
     return task
 
 
-def actions(steps: Sequence[Step]) -> list[str]:
+def actions(steps: Sequence[InterruptStep]) -> list[str]:
     times = [step.seconds for step in steps]
     assert times == sorted(times)
     return [step.action for step in steps]
@@ -530,7 +533,7 @@ def test_stopped_in_time_keeps_the_state(run_in_harness: Callable[..., None]) ->
         run = await _start_run(harness, request)
         harness.machine.signal = _recording([], stopped.set)  # type: ignore[method-assign]
         assert actions(await harness.kernel.escalate_interrupt(request)) == ["interrupt"]
-        assert await run == [Finished(130, interrupted=True)]
+        assert await run == [ExecutionEnd(130, interrupted=True)]
         assert await harness.kernel.escalate_interrupt(request) == []
         assert not harness.machine.ended.done()
 
@@ -549,8 +552,8 @@ def test_stop_of_a_deaf_program(run_in_harness: Callable[..., None]) -> None:
         )
         assert actions(first) == ["interrupt", "interrupt again", "end"]
         assert first == second
-        ending = Ending(reason=Reason.INTERRUPTED)
-        assert await run == [Finished(130, state="lost", ending=ending, interrupted=True)]
+        ending = ExitInfo(reason=EndReason.INTERRUPTED)
+        assert await run == [ExecutionEnd(130, state="lost", exit_info=ending, interrupted=True)]
         assert harness.machine.signals == [signal.SIGINT] * 2
         release.set()
 
@@ -569,7 +572,7 @@ def test_stop_and_deadline(run_in_harness: Callable[..., None], after: float) ->
         steps = await harness.kernel.escalate_interrupt(request)
         assert actions(steps) == ["interrupt", "interrupt again", "end"]
         (finished,) = await run
-        assert isinstance(finished, Finished)
+        assert isinstance(finished, ExecutionEnd)
         assert finished.exit_code == (124 if finished.timed_out else 130)
         assert finished.timed_out is not finished.interrupted
         assert after < 0.1 or finished.timed_out
@@ -615,7 +618,7 @@ def test_next_run_waits_for_the_interrupt(run_in_harness: Callable[..., None]) -
         assert not run.done()
         arrive.set()
         assert actions(await stopping) == ["interrupt"]
-        assert await run == [Finished(0, interrupted=True)]
+        assert await run == [ExecutionEnd(0, interrupted=True)]
 
     run_in_harness(script, act)
 
@@ -639,7 +642,7 @@ def test_interrupt_that_hangs(run_in_harness: Callable[..., None], ends: bool) -
         assert actions(await harness.kernel.escalate_interrupt(request)) == ["interrupt", "end"]
         assert harness.machine.ended.done()
         (finished,) = await run
-        assert isinstance(finished, Finished)
+        assert isinstance(finished, ExecutionEnd)
         assert finished.exit_code == (0 if ends else 130)
         release.set()
 
@@ -678,10 +681,10 @@ def test_death_in_a_run_gives_its_output_first(run_in_harness: Callable[..., Non
     async def act(harness: KernelHarness) -> None:
         run = asyncio.create_task(harness.run())
         await asyncio.to_thread(said.wait)
-        harness.machine.end(Ending(code=7))
+        harness.machine.end(ExitInfo(code=7))
         *outputs, finished = await run
         assert sum(len(item.content) for item in outputs if isinstance(item, Stdout)) == 200_000
-        assert finished == Finished(7, state="lost", ending=Ending(code=7))
+        assert finished == ExecutionEnd(7, state="lost", exit_info=ExitInfo(code=7))
 
     run_in_harness(script, act)
 
@@ -697,10 +700,10 @@ def test_death_with_endless_output_is_bounded(run_in_harness: Callable[..., None
     async def act(harness: KernelHarness) -> None:
         run = asyncio.create_task(harness.run())
         await asyncio.sleep(0.1)
-        harness.machine.end(Ending(signal=9))
+        harness.machine.end(ExitInfo(signal=9))
         last = (await run)[-1]
         stop.set()
-        assert last == Finished(137, state="lost", ending=Ending(signal=9))
+        assert last == ExecutionEnd(137, state="lost", exit_info=ExitInfo(signal=9))
 
     run_in_harness(script, act)
 
@@ -720,9 +723,9 @@ def test_machine_ended_for_a_reason_ends_the_run_at_once(
         async with aclosing(harness.kernel.execute(make_request())) as batches:
             async for batch in batches:
                 items += batch
-                await harness.machine.aclose(Reason.DELETED)
-        ending = Ending(reason=Reason.DELETED)
-        assert items == [Stdout("before"), Finished(137, state="lost", ending=ending)]
+                await harness.machine.aclose(EndReason.DELETED)
+        ending = ExitInfo(reason=EndReason.DELETED)
+        assert items == [Stdout("before"), ExecutionEnd(137, state="lost", exit_info=ending)]
         release.set()
 
     run_in_harness(script, act)
@@ -732,10 +735,14 @@ def test_run_on_an_ended_machine_says_so(run_in_harness: Callable[..., None]) ->
     """A kernel that ended between runs is told by the next one's end, not by an exception."""
 
     async def act(harness: KernelHarness) -> None:
-        harness.machine.end(Ending(signal=11))
-        assert await harness.run() == [Finished(139, state="lost", ending=Ending(signal=11))]
+        harness.machine.end(ExitInfo(signal=11))
+        assert await harness.run() == [
+            ExecutionEnd(139, state="lost", exit_info=ExitInfo(signal=11))
+        ]
         await asyncio.sleep(0)
-        assert await harness.run() == [Finished(139, state="lost", ending=Ending(signal=11))]
+        assert await harness.run() == [
+            ExecutionEnd(139, state="lost", exit_info=ExitInfo(signal=11))
+        ]
 
     run_in_harness(well_behaved, act)
 
@@ -760,7 +767,7 @@ def test_abandoned_run_goes_on_and_the_next_waits(run_in_harness: Callable[..., 
         await asyncio.sleep(0.1)
         assert len(harness.scripted.requests) == 1
         release.set()
-        assert await following == [Finished(0)]
+        assert await following == [ExecutionEnd(0)]
         assert harness.late_output == [Stdout("x" * 3 * MAX_PENDING_BYTES)]
 
     run_in_harness(script, act)
@@ -775,7 +782,7 @@ def test_abandoned_run_still_has_its_deadline(run_in_harness: Callable[..., None
         await asyncio.sleep(0.1)
         task.cancel()
         ending = await asyncio.wait_for(harness.machine.ended, 10)
-        assert ending == Ending(reason=Reason.TIMEOUT)
+        assert ending == ExitInfo(reason=EndReason.TIMEOUT)
         release.set()
 
     run_in_harness(lambda scripted, request: release.wait(10) and None, act)
@@ -795,7 +802,7 @@ def _run_without_kernel(
         try:
             await act(kernel, keeper)
         finally:
-            keeper.end(Ending(reason=Reason.STOPPED))
+            keeper.end(ExitInfo(reason=EndReason.STOPPED))
             await asyncio.sleep(0)
 
     asyncio.run(body())
@@ -815,7 +822,7 @@ def test_kernel_that_ends_before_it_is_ready(tmp_path: Path) -> None:
     """A kernel that ends while it starts is told at once, with the cause."""
 
     async def act(kernel: Kernel, keeper: FakeMachineHandle) -> None:
-        asyncio.get_running_loop().call_later(0.05, keeper.end, Ending(code=3))
+        asyncio.get_running_loop().call_later(0.05, keeper.end, ExitInfo(code=3))
         with pytest.raises(KernelStartFailed, match="exit 3"):
             await kernel.wait_ready(20)
 
@@ -832,7 +839,7 @@ def test_kernel_may_come_later_than_its_client(tmp_path: Path) -> None:
         await asyncio.sleep(0.3)
         with ScriptedKernel(connection, well_behaved).serving():
             await waiting
-        keeper.end(Ending(reason=Reason.STOPPED))
+        keeper.end(ExitInfo(reason=EndReason.STOPPED))
         await asyncio.sleep(0)
 
     asyncio.run(body())

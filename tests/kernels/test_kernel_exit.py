@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from era_kernels.models import Ending, Finished, Output, Reason, Stderr, Stdout
+from era_kernels.models import EndReason, ExecutionEnd, ExitInfo, Output, Stderr, Stdout
 from tests.kernels.scripted_kernel import (
     JupyterMessage,
     KernelHarness,
@@ -57,19 +57,19 @@ def test_in_a_run(run_in_harness: Callable[..., None]) -> None:
         while not harness.scripted.requests:
             await asyncio.sleep(0.005)
         harness.machine.stderr = CRASH_STDERR
-        harness.machine.end(Ending(signal=6))
+        harness.machine.end(ExitInfo(signal=6))
         *outputs, finished = await running
         assert outputs[0] == Stdout("before")
         assert outputs[1:] == [Stderr(CRASH_STDERR)]
-        assert finished == Finished(134, state="lost", ending=Ending(signal=6))
+        assert finished == ExecutionEnd(134, state="lost", exit_info=ExitInfo(signal=6))
         await wait_until_closed(harness)
         assert harness.late_output == []
 
     run_in_harness(never_ends, act)
 
 
-@pytest.mark.parametrize("reason", list(Reason))
-def test_on_order(run_in_harness: Callable[..., None], reason: Reason) -> None:
+@pytest.mark.parametrize("reason", list(EndReason))
+def test_on_order(run_in_harness: Callable[..., None], reason: EndReason) -> None:
     """A kernel that is ended on purpose has no last words, in a run or between runs."""
 
     async def act(harness: KernelHarness) -> None:
@@ -77,7 +77,7 @@ def test_on_order(run_in_harness: Callable[..., None], reason: Reason) -> None:
         while not harness.scripted.requests:
             await asyncio.sleep(0.005)
         harness.machine.stderr = CRASH_STDERR
-        harness.machine.end(Ending(reason=reason))
+        harness.machine.end(ExitInfo(reason=reason))
         items = await running
         assert not any(isinstance(item, Stderr) for item in items)
         await wait_until_closed(harness)
@@ -87,16 +87,16 @@ def test_on_order(run_in_harness: Callable[..., None], reason: Reason) -> None:
 
 
 ENDINGS = [
-    (Ending(code=3), "exit 3"),
-    (Ending(signal=11), "signal 11 (SIGSEGV)"),
-    (Ending(signal=9, reason="out of memory at 512 MB"), "out of memory at 512 MB"),
+    (ExitInfo(code=3), "exit 3"),
+    (ExitInfo(signal=11), "signal 11 (SIGSEGV)"),
+    (ExitInfo(signal=9, reason="out of memory at 512 MB"), "out of memory at 512 MB"),
 ]
 
 
 @pytest.mark.parametrize("after_a_run", [False, True])
 @pytest.mark.parametrize(("ending", "cause"), ENDINGS)
 def test_between_runs(
-    run_in_harness: Callable[..., None], ending: Ending, cause: str, after_a_run: bool
+    run_in_harness: Callable[..., None], ending: ExitInfo, cause: str, after_a_run: bool
 ) -> None:
     """Late output that is on its way comes first, then the last words and the cause, once."""
 
@@ -112,20 +112,22 @@ def test_between_runs(
             Stderr(f"{CRASH_STDERR}The kernel's process ended: {cause}.\n"),
         ]
         assert harness.late_output == told
-        assert await harness.run() == [Finished(ending.exit_code, state="lost", ending=ending)]
+        assert await harness.run() == [
+            ExecutionEnd(ending.exit_code, state="lost", exit_info=ending)
+        ]
         await asyncio.sleep(0.1)
         assert harness.late_output == told
 
     run_in_harness(ends_normally, act)
 
 
-@pytest.mark.parametrize("reason", list(Reason))
-def test_on_order_between_runs(run_in_harness: Callable[..., None], reason: Reason) -> None:
+@pytest.mark.parametrize("reason", list(EndReason))
+def test_on_order_between_runs(run_in_harness: Callable[..., None], reason: EndReason) -> None:
     """Nothing is told, and the connection is closed at once."""
 
     async def act(harness: KernelHarness) -> None:
         await harness.run()
-        harness.machine.end(Ending(reason=reason))
+        harness.machine.end(ExitInfo(reason=reason))
         await asyncio.sleep(0)
         assert harness.kernel.closed.done()
         assert harness.late_output == []
@@ -137,7 +139,7 @@ def test_child_that_goes_on_talking(run_in_harness: Callable[..., None]) -> None
     """Somebody who holds the socket cannot keep the end from being told."""
 
     async def act(harness: KernelHarness) -> None:
-        harness.machine.end(Ending(code=1))
+        harness.machine.end(ExitInfo(code=1))
         async with asyncio.timeout(5):
             while not harness.kernel.closed.done():
                 harness.scripted.publish("stream", {"name": "stdout", "text": "x"}, None)

@@ -15,17 +15,26 @@ import pytest
 from era_kernels.errors import KernelStartFailed, LanguageUnavailable, ShuttingDown
 from era_kernels.kernels.languages import Languages
 from era_kernels.kernels.machine import KernelHost, Machine
-from era_kernels.models import Ending, Finished, Limits, Output, Reason, Request, Stderr, Stdout
+from era_kernels.models import (
+    EndReason,
+    ExecutionEnd,
+    ExitInfo,
+    KernelRequest,
+    Limits,
+    Output,
+    Stderr,
+    Stdout,
+)
 from tests.kernels.conftest import LANGUAGE, make_paths, open_host
 from tests.kernels.test_languages import add_kernelspec
 
 
-async def run(machine: Machine, code: str, timeout: float = 30) -> tuple[str, Finished]:
+async def run(machine: Machine, code: str, timeout: float = 30) -> tuple[str, ExecutionEnd]:
     """All that a run wrote to stdout, and its end."""
-    request = Request(code, {}, timeout, 1)
+    request = KernelRequest(code, {}, timeout, 1)
     items = [item async for batch in machine.kernel.execute(request) for item in batch]
     text = "".join(item.content for item in items if isinstance(item, Stdout))
-    assert isinstance(items[-1], Finished), items
+    assert isinstance(items[-1], ExecutionEnd), items
     return text, items[-1]
 
 
@@ -50,8 +59,8 @@ def with_own_machine(
 
 def test_state_lives_from_run_to_run(runner: asyncio.Runner, machine: Machine) -> None:
     """What one run defines, the next one sees."""
-    assert runner.run(run(machine, "x = 41")) == ("", Finished(0))
-    assert runner.run(run(machine, "print(x + 1)")) == ("42\n", Finished(0))
+    assert runner.run(run(machine, "x = 41")) == ("", ExecutionEnd(0))
+    assert runner.run(run(machine, "print(x + 1)")) == ("42\n", ExecutionEnd(0))
 
 
 def test_environment_is_built_from_empty(
@@ -75,8 +84,8 @@ def test_both_streams_keep_their_order(runner: asyncio.Runner, machine: Machine)
     """Texts of the two streams come in the order in which they were written."""
     code = "import sys\nfor n in range(20):\n    print(n)\n    print(n, file=sys.stderr)"
 
-    async def body() -> list[Output | Finished]:
-        request = Request(code, {}, 30, 1)
+    async def body() -> list[Output | ExecutionEnd]:
+        request = KernelRequest(code, {}, 30, 1)
         return [item async for batch in machine.kernel.execute(request) for item in batch]
 
     texts = [item for item in runner.run(body()) if isinstance(item, Stdout | Stderr)]
@@ -89,7 +98,7 @@ def test_ten_megabytes_arrive_whole(runner: asyncio.Runner, machine: Machine) ->
 
     async def body() -> str:
         pieces = []
-        async with aclosing(machine.kernel.execute(Request(code, {}, 60, 1))) as batches:
+        async with aclosing(machine.kernel.execute(KernelRequest(code, {}, 60, 1))) as batches:
             async for batch in batches:
                 pieces += [item.content for item in batch if isinstance(item, Stdout)]
                 await asyncio.sleep(0.005)
@@ -109,14 +118,14 @@ def test_last_words_arrive_whole(with_own_machine: Callable[..., None]) -> None:
     )
 
     async def act(machine: Machine) -> None:
-        items: list[Output | Finished] = []
-        async with aclosing(machine.kernel.execute(Request(code, {}, 60, 1))) as batches:
+        items: list[Output | ExecutionEnd] = []
+        async with aclosing(machine.kernel.execute(KernelRequest(code, {}, 60, 1))) as batches:
             async for batch in batches:
                 items += batch
                 await asyncio.sleep(0.5)
         text = "".join(item.content for item in items if isinstance(item, Stdout))
         assert text == "".join(f"{n:0500d}\n" for n in range(4000))
-        assert items[-1] == Finished(7, state="lost", ending=Ending(code=7))
+        assert items[-1] == ExecutionEnd(7, state="lost", exit_info=ExitInfo(code=7))
 
     with_own_machine(act)
 
@@ -132,10 +141,10 @@ def test_late_output_is_told_as_late(runner: asyncio.Runner, machine: Machine) -
     async def body() -> None:
         late: list[Output] = []
         machine.kernel.on_late_output = late.extend
-        assert await run(machine, code) == ("", Finished(0))
+        assert await run(machine, code) == ("", ExecutionEnd(0))
         assert await run(machine, "import time; time.sleep(1); print('now')") == (
             "now\n",
-            Finished(0),
+            ExecutionEnd(0),
         )
         assert late == [Stdout("late\n")]
 
@@ -158,7 +167,7 @@ def test_interrupt_keeps_the_state(runner: asyncio.Runner, machine: Machine) -> 
         text, finished = await running
         assert time.monotonic() - began < 5
         assert (text, finished.exit_code, finished.state) == ("in\n", 130, "preserved")
-        assert await run(machine, "print(y)") == ("5\n", Finished(0))
+        assert await run(machine, "print(y)") == ("5\n", ExecutionEnd(0))
 
     runner.run(body())
 
@@ -180,8 +189,8 @@ def test_program_that_stops_at_its_deadline(
     async def body() -> None:
         await run(machine, "kept = 1")
         _, finished = await run(machine, code, timeout=0.5)
-        assert finished == Finished(124, timed_out=True)
-        assert await run(machine, "print(kept)") == ("1\n", Finished(0))
+        assert finished == ExecutionEnd(124, timed_out=True)
+        assert await run(machine, "print(kept)") == ("1\n", ExecutionEnd(0))
 
     runner.run(body())
 
@@ -203,8 +212,8 @@ def test_deaf_program_ends_with_its_machine(
         began = time.monotonic()
         _, finished = await run(machine, code, timeout=0.5)
         assert time.monotonic() - began < 5.5
-        ending = Ending(reason=Reason.TIMEOUT)
-        assert finished == Finished(124, state="lost", ending=ending, timed_out=True)
+        ending = ExitInfo(reason=EndReason.TIMEOUT)
+        assert finished == ExecutionEnd(124, state="lost", exit_info=ending, timed_out=True)
         assert machine.ended.result() == ending
 
     with_own_machine(act)
@@ -216,13 +225,13 @@ def test_deaf_program_ends_with_its_machine(
 @pytest.mark.parametrize(
     ("code", "ending"),
     [
-        ("import os; os._exit(7)", Ending(code=7)),
-        ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", Ending(signal=9)),
-        ("import ctypes; ctypes.string_at(0)", Ending(signal=11)),
+        ("import os; os._exit(7)", ExitInfo(code=7)),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", ExitInfo(signal=9)),
+        ("import ctypes; ctypes.string_at(0)", ExitInfo(signal=11)),
     ],
 )
 def test_death_in_a_run_is_told(
-    with_own_machine: Callable[..., None], code: str, ending: Ending
+    with_own_machine: Callable[..., None], code: str, ending: ExitInfo
 ) -> None:
     """A kernel that dies in a run is told with its own exit code, after its output."""
 
@@ -230,7 +239,7 @@ def test_death_in_a_run_is_told(
         began = time.monotonic()
         text, finished = await run(machine, f"print('before', flush=True)\n{code}")
         assert time.monotonic() - began < 5
-        assert finished == Finished(ending.exit_code, state="lost", ending=ending)
+        assert finished == ExecutionEnd(ending.exit_code, state="lost", exit_info=ending)
         assert text == "before\n"
         assert machine.ended.result() == ending
 
@@ -245,9 +254,11 @@ def test_death_between_runs_is_told(with_own_machine: Callable[..., None]) -> No
     )
 
     async def act(machine: Machine) -> None:
-        assert await run(machine, code) == ("", Finished(0))
-        assert await asyncio.wait_for(machine.ended, 10) == Ending(code=3)
-        assert (await run(machine, "1"))[1] == Finished(3, state="lost", ending=Ending(code=3))
+        assert await run(machine, code) == ("", ExecutionEnd(0))
+        assert await asyncio.wait_for(machine.ended, 10) == ExitInfo(code=3)
+        assert (await run(machine, "1"))[1] == ExecutionEnd(
+            3, state="lost", exit_info=ExitInfo(code=3)
+        )
 
     with_own_machine(act)
 
@@ -278,9 +289,9 @@ def test_closing_ends_the_run_with_the_reason(with_own_machine: Callable[..., No
     async def act(machine: Machine) -> None:
         running = asyncio.create_task(run(machine, "print('in', flush=True)\nwhile True: pass"))
         await asyncio.sleep(0.5)
-        await machine.aclose(Reason.DELETED)
-        ending = Ending(reason=Reason.DELETED)
-        assert await running == ("in\n", Finished(137, state="lost", ending=ending))
+        await machine.aclose(EndReason.DELETED)
+        ending = ExitInfo(reason=EndReason.DELETED)
+        assert await running == ("in\n", ExecutionEnd(137, state="lost", exit_info=ending))
 
     with_own_machine(act)
 
@@ -300,7 +311,7 @@ def test_many_machines_leave_nothing_behind(
     async def one(number: int) -> None:
         machine = await host.open(LANGUAGE, make_paths(tmp_path / str(number)), Limits(), {})
         await run(machine, f"mine = {number}")
-        assert await run(machine, "print(mine)") == (f"{number}\n", Finished(0))
+        assert await run(machine, "print(mine)") == (f"{number}\n", ExecutionEnd(0))
         await machine.aclose()
 
     async def body() -> None:
@@ -394,8 +405,8 @@ def test_host_ends_what_is_still_there(runner: asyncio.Runner, tmp_path: Path) -
             await asyncio.sleep(0.2)
             assert host.isolation.tier in range(1, 5)
             await host.check()
-        ending = Ending(reason=Reason.STOPPED)
-        assert (await running)[1] == Finished(137, state="lost", ending=ending)
+        ending = ExitInfo(reason=EndReason.STOPPED)
+        assert (await running)[1] == ExecutionEnd(137, state="lost", exit_info=ending)
         with pytest.raises(ShuttingDown):
             await host.open(LANGUAGE, make_paths(tmp_path / "b"), Limits(), {})
 

@@ -10,7 +10,7 @@ import pytest
 
 from era_kernels.kernels import stack_dump
 from era_kernels.kernels.inspection_replies import MAX_FRAMES
-from era_kernels.models import Frame
+from era_kernels.models import StackFrame
 
 DUMP = """Stack (most recent call first):
   File "/lib/re.py", line 9 in match
@@ -26,9 +26,9 @@ SOURCES = {"<cell 2>": ["def g():", "    match()", "g()"]}
 def test_frames() -> None:
     """Innermost last, without the kernel's own frames, with the lines of the cell."""
     assert stack_dump.parse_dump(DUMP, SOURCES) == [
-        Frame("<cell 2>", 3, "<module>", "g()"),
-        Frame("<cell 2>", 2, "g", "match()"),
-        Frame("/lib/re.py", 9, "match", ""),
+        StackFrame("<cell 2>", 3, "<module>", "g()"),
+        StackFrame("<cell 2>", 2, "g", "match()"),
+        StackFrame("/lib/re.py", 9, "match", ""),
     ]
 
 
@@ -51,7 +51,7 @@ def test_no_cell_is_no_frame(text: str) -> None:
 def test_line_that_is_not_there() -> None:
     """A line past the end of the source has no text."""
     text = 'X (most recent call first):\n  File "<cell 2>", line 999999999 in g\n'
-    assert stack_dump.parse_dump(text, SOURCES) == [Frame("<cell 2>", 999999999, "g", "")]
+    assert stack_dump.parse_dump(text, SOURCES) == [StackFrame("<cell 2>", 999999999, "g", "")]
 
 
 def ask_and_read(file: Path, *pieces: str) -> str | None:

@@ -97,12 +97,12 @@ def test_gone(tmp_path: Path) -> None:
 def test_no_descriptor_is_left(tmp_path: Path) -> None:
     """Neither by a whole walk nor by one that is given up."""
     (tmp_path / "a" / "b").mkdir(parents=True)
-    before = len(os.listdir("/proc/self/fd"))
+    before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208
     total_size(tmp_path)
     walk = running_totals(tmp_path)
     next(walk)
     walk.close()
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(os.listdir("/proc/self/fd")) == before  # noqa: PTH208
 
 
 @pytest.mark.parametrize("mode", [0, 0o300, 0o400])

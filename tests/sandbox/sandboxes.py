@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psutil
 
-from era_kernels.models import Ending, Limits, Place
+from era_kernels.models import ExitInfo, Limits, SessionPaths
 from era_kernels.sandbox.server.sandbox import Command, Process, Sandbox, Sandboxes
 
 ENTRIES = Path(__file__).parent / "entries"
@@ -71,7 +71,7 @@ async def open_sandbox(preload: Sequence[str] = ()) -> AsyncIterator[Sandbox]:
 async def new_sandbox(sandboxes: Sandboxes) -> Sandbox:
     """A sandbox at no place in particular."""
     nowhere = Path("/")
-    return await sandboxes.open_sandbox(Place(nowhere, nowhere, nowhere), Limits())
+    return await sandboxes.open_sandbox(SessionPaths(nowhere, nowhere, nowhere), Limits())
 
 
 def forked_program(
@@ -86,7 +86,7 @@ def shell_command(text: str, env: Mapping[str, str] = ENV, cwd: str = "/tmp") ->
     return Command(argv=("/bin/sh", "-c", text), env=env, cwd=cwd)
 
 
-async def run_to_end(sandbox: Sandbox, command: Command) -> tuple[Ending, str, str]:
+async def run_to_end(sandbox: Sandbox, command: Command) -> tuple[ExitInfo, str, str]:
     """Run a command to its end: the ending, stdout, stderr."""
     process = await sandbox.spawn(command)
     ending = await asyncio.wait_for(process.ended, 30)

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from era_kernels.errors import KernelStartFailed, StartError
-from era_kernels.models import Limits, Place
+from era_kernels.models import Limits, SessionPaths
 from era_kernels.sandbox.server import limit_monitor
 from era_kernels.sandbox.server.sandbox import IsolationPolicy, Sandboxes
 from tests.sandbox.sandboxes import (
@@ -44,12 +44,14 @@ def run_async_test(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[.
 @asynccontextmanager
 async def isolated_sandboxes(
     tier: int = 1,
-) -> AsyncIterator[tuple[Sandboxes, Callable[[str], Place]]]:
+) -> AsyncIterator[tuple[Sandboxes, Callable[[str], SessionPaths]]]:
     """Sandboxes of that tier, and a maker of places."""
     with short_directory() as base:
 
-        def make_paths(name: str) -> Place:
-            made = Place(*(base / name / part for part in ("workspace", "packages", "cache")))
+        def make_paths(name: str) -> SessionPaths:
+            made = SessionPaths(
+                *(base / name / part for part in ("workspace", "packages", "cache"))
+            )
             for part in (made.workspace, made.packages, made.cache):
                 part.mkdir(parents=True, exist_ok=True)
             return made

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from era_kernels.errors import KernelStartFailed, StartError, Unavailable
-from era_kernels.models import Ending
+from era_kernels.models import ExitInfo
 from era_kernels.sandbox.server import init_pool as init_pool_module
 from era_kernels.sandbox.server.sandbox import Sandboxes
 from tests.sandbox.sandboxes import (
@@ -59,7 +59,7 @@ def test_a_killed_init_takes_everything_along() -> None:
             pids, others = await spawn_stubborn(sandbox), await spawn_stubborn(other)
             process = await sandbox.spawn(shell_command("sleep 600"))
             os.kill(sandbox.pid or 0, signal.SIGKILL)
-            assert await asyncio.wait_for(sandbox.ended, 5) == Ending(signal=signal.SIGKILL)
+            assert await asyncio.wait_for(sandbox.ended, 5) == ExitInfo(signal=signal.SIGKILL)
             assert (await process.ended).exit_code == 137
             assert not sandbox.is_running
             with pytest.raises(KernelStartFailed):
@@ -68,7 +68,7 @@ def test_a_killed_init_takes_everything_along() -> None:
             assert running_pids(pids) == []
             assert not sandbox.runtime_directory.exists()
             assert running_pids(others) == others
-            assert (await run_to_end(other, shell_command("exit 3")))[0] == Ending(code=3)
+            assert (await run_to_end(other, shell_command("exit 3")))[0] == ExitInfo(code=3)
 
     asyncio.run(body())
 
@@ -106,7 +106,7 @@ def test_a_frozen_init_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
             os.kill(sandbox.pid or 0, signal.SIGSTOP)
             await asyncio.wait_for(sandbox.aclose("session deleted"), 10)
             assert running_pids([*pids, sandbox.pid or 0]) == []
-            assert (await sandbox.ended).cause == "session deleted"
+            assert (await sandbox.ended).description == "session deleted"
 
     asyncio.run(body())
 
@@ -125,11 +125,11 @@ def test_a_dead_zygote_is_replaced() -> None:
             await asyncio.sleep(0.1)
             with pytest.raises(Unavailable):
                 await sandboxes.check()
-            assert (await run_to_end(old, shell_command("exit 3")))[0] == Ending(code=3)
+            assert (await run_to_end(old, shell_command("exit 3")))[0] == ExitInfo(code=3)
             fresh = await asyncio.gather(*(new_sandbox(sandboxes) for _ in range(3)))
             await sandboxes.check()
             assert sandboxes.zygote.pid != first
-            assert (await run_to_end(fresh[0], shell_command("exit 4")))[0] == Ending(code=4)
+            assert (await run_to_end(fresh[0], shell_command("exit 4")))[0] == ExitInfo(code=4)
             await old.aclose()
             assert running_pids(pids) == []
 
@@ -148,7 +148,9 @@ def test_a_zygote_killed_in_an_opening_is_replaced() -> None:
                     os.kill(sandboxes.zygote.pid, signal.SIGKILL)
                 for opening in openings:
                     sandbox = await asyncio.wait_for(opening, 30)
-                    assert (await run_to_end(sandbox, shell_command("exit 3")))[0] == Ending(code=3)
+                    assert (await run_to_end(sandbox, shell_command("exit 3")))[0] == ExitInfo(
+                        code=3
+                    )
                     await sandbox.aclose()
 
     asyncio.run(body())
@@ -186,7 +188,7 @@ def test_zygote_and_init_wait_for_the_server() -> None:
             for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
                 os.kill(sandboxes.zygote.pid, number)
                 os.kill(sandbox.pid or 0, number)
-            assert (await run_to_end(sandbox, shell_command("kill -TERM $$")))[0] == Ending(
+            assert (await run_to_end(sandbox, shell_command("kill -TERM $$")))[0] == ExitInfo(
                 signal=signal.SIGTERM
             )
             assert (await new_sandbox(sandboxes)).is_running

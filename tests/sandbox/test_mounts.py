@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from era_kernels.errors import KernelStartFailed
-from era_kernels.models import Limits, Place
+from era_kernels.models import Limits, SessionPaths
 from era_kernels.sandbox.server.sandbox import Sandbox, Sandboxes
 from tests.sandbox.sandboxes import run_to_end, shell_command
 from tests.sandbox.test_isolation import isolated_sandboxes, run_async_test
@@ -32,7 +32,7 @@ def data(tmp_path: Path) -> Iterator[Path]:
     yield directory
 
 
-def with_mounts(place: Place, **directories: Path) -> Place:
+def with_mounts(place: SessionPaths, **directories: Path) -> SessionPaths:
     return replace(place, mounts=tuple(directories.items()))
 
 
@@ -42,7 +42,7 @@ async def shell_output(sandbox: Sandbox, text: str) -> str:
     return out + err
 
 
-async def opened(sandboxes: Sandboxes, place: Place) -> Sandbox:
+async def opened(sandboxes: Sandboxes, place: SessionPaths) -> Sandbox:
     return await sandboxes.open_sandbox(place, Limits())
 
 

@@ -20,19 +20,19 @@ from era_kernels.kernels.machine import KernelHost
 from era_kernels.models import (
     Display,
     Done,
-    Ending,
+    EndReason,
+    ErrorEvent,
     Event,
     ExecSubmission,
-    Failure,
-    Finished,
+    ExecutionEnd,
+    ExitInfo,
     InputRequest,
+    KernelRequest,
     Limits,
+    LoggedEvent,
     NewSession,
-    Place,
-    Reason,
-    Recorded,
-    Request,
     Session,
+    SessionPaths,
     Stderr,
     Stdout,
     Submission,
@@ -60,7 +60,7 @@ from tests.fakes import FakeHost, FakeMachine, Item
 
 LANGUAGE = "alpha"
 DATA = ".session_data.json"
-PLACE = Place(Path("/w"), Path("/p"), Path("/c"))  # where nothing is looked at
+PLACE = SessionPaths(Path("/w"), Path("/p"), Path("/c"))  # where nothing is looked at
 
 SERVICE_LIMITS: dict[str, Any] = {
     "default_timeout": 30.0,
@@ -87,7 +87,7 @@ class Services:
         path: Path,
         keep: int = 100,
         bound: int = 1 << 20,
-        limits: Limits = Limits(),
+        limits: Limits = Limits(),  # noqa: B008 - frozen
         offered: Mapping[str, Path] | None = None,
         **service_limits: Any,
     ) -> None:
@@ -211,7 +211,7 @@ class Services:
 
     # ------------------------------------------------------------ what kernels do
 
-    async def _play(self, machine: FakeMachine, request: Request) -> AsyncIterator[Item]:
+    async def _play(self, machine: FakeMachine, request: KernelRequest) -> AsyncIterator[Item]:
         for line in request.code.splitlines():
             word, _, rest = line.partition(" ")
             if word == "gate":
@@ -224,11 +224,11 @@ class Services:
                 item = await _step(machine, request, word, rest)
                 if item is not None:
                     yield item
-                if isinstance(item, Finished):
+                if isinstance(item, ExecutionEnd):
                     return
 
 
-async def _step(machine: FakeMachine, request: Request, word: str, rest: str) -> Item | None:
+async def _step(machine: FakeMachine, request: KernelRequest, word: str, rest: str) -> Item | None:
     assert machine.paths is not None
     name, _, text = rest.partition(" ")
     workspace = machine.paths.workspace
@@ -242,7 +242,7 @@ async def _step(machine: FakeMachine, request: Request, word: str, rest: str) ->
         case "env":
             return Stdout(request.env[rest])
         case "number":
-            return Stdout(str(request.number))
+            return Stdout(str(request.run_number))
         case "write":
             (workspace / name).write_text(text)
         case "remove":
@@ -253,18 +253,18 @@ async def _step(machine: FakeMachine, request: Request, word: str, rest: str) ->
         case "data":
             (workspace / DATA).write_text(rest)
         case "exit":
-            return Finished(int(rest))
+            return ExecutionEnd(int(rest))
         case "timeout":
-            return Finished(124, timed_out=True)
+            return ExecutionEnd(124, timed_out=True)
         case "stuck":
-            machine.die(Ending(reason=Reason.TIMEOUT))
-            return Finished(124, None, "lost", machine.ended.result(), timed_out=True)
+            machine.die(ExitInfo(reason=EndReason.TIMEOUT))
+            return ExecutionEnd(124, None, "lost", machine.ended.result(), timed_out=True)
         case "die":
-            machine.die(Ending(code=int(rest)))
+            machine.die(ExitInfo(code=int(rest)))
             await asyncio.Event().wait()
         case "listen":
             await machine.kernel.interrupted.wait()
-            return Finished(130, interrupted=True)
+            return ExecutionEnd(130, interrupted=True)
         case "wait":
             await asyncio.Event().wait()
         case "bug":
@@ -284,7 +284,7 @@ async def end_of(running: LiveExecution) -> tuple[list[str], Done]:
     events = await events_of(running)
     assert isinstance(events[-1], Done)
     assert [event for event in events if isinstance(event, Done)] == [events[-1]]
-    return [event.code for event in events if isinstance(event, Failure)], events[-1]
+    return [event.code for event in events if isinstance(event, ErrorEvent)], events[-1]
 
 
 async def sleep_briefly() -> None:
@@ -303,5 +303,5 @@ async def events_of(running: LiveExecution, after: int = 0) -> list[Event]:
     return [item.event for item in await recorded_of(running, after)]
 
 
-async def recorded_of(running: LiveExecution, after: int = 0) -> list[Recorded]:
+async def recorded_of(running: LiveExecution, after: int = 0) -> list[LoggedEvent]:
     return [item async for batch in running.follow(after) for item in batch]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from era_kernels.errors import Capacity
+from era_kernels.errors import AtCapacity
 from era_kernels.services.capacity import KernelLimiter
 
 
@@ -13,7 +13,7 @@ def test_kernels_are_limited() -> None:
     limiter = KernelLimiter(2)
     limiter.acquire("a")
     limiter.acquire("b")
-    with pytest.raises(Capacity, match="max_kernels is 2") as caught:
+    with pytest.raises(AtCapacity, match="max_kernels is 2") as caught:
         limiter.acquire("c")
     assert caught.value.retry_after
     assert "idle" in str(caught.value.hint)
@@ -28,7 +28,7 @@ def test_kernel_is_free_when_released_as_often_as_acquired() -> None:
     limiter.acquire("a")
     assert limiter.borrowed == 1
     limiter.release("a")
-    with pytest.raises(Capacity):
+    with pytest.raises(AtCapacity):
         limiter.acquire("b")
     limiter.release("a")
     assert limiter.borrowed == 0
@@ -46,6 +46,6 @@ def test_reserved_kernel_is_released() -> None:
 def test_refused_kernel_is_not_counted() -> None:
     """Who was refused holds nothing that could be freed."""
     limiter = KernelLimiter(0)
-    with pytest.raises(Capacity), limiter.reserved("a"):
+    with pytest.raises(AtCapacity), limiter.reserved("a"):
         pass
     assert limiter.borrowed == 0

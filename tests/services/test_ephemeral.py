@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from era_kernels.errors import (
-    Capacity,
+    AtCapacity,
     InsufficientStorage,
     InvalidRequest,
     KernelStartFailed,
@@ -122,7 +122,7 @@ async def test_execute_counts_as_a_kernel(one_kernel: Services) -> None:
     """It counts as a kernel while it runs, and no longer."""
     services = one_kernel
     running = await services.sessions.execute("alpha", Submission("gate a"))
-    with pytest.raises(Capacity):
+    with pytest.raises(AtCapacity):
         await services.sessions.execute("alpha", Submission("out b"))
     services.gates["a"].set()
     await running.result()

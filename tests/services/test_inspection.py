@@ -9,12 +9,12 @@ import pytest
 
 from era_kernels.errors import ExecutionNotFound, NotRunning, NotSupported, SessionNotFound
 from era_kernels.kernels.languages import Languages
-from era_kernels.models import Frame, Variable, Variables
+from era_kernels.models import StackFrame, Variable, Variables
 from era_kernels.services.inspection import InspectionService
 from tests.fakes import make_language
 from tests.services.service_fixture import Services, sleep_briefly
 
-FRAMES = [Frame("<cell 1>", 1, "f", "f()")]
+FRAMES = [StackFrame("<cell 1>", 1, "f", "f()")]
 FOUND = Variables((Variable("a", "int", value=1),))
 
 
@@ -60,7 +60,7 @@ async def test_run_that_ends_meanwhile(services: Services) -> None:
     running = await services.submit("gate go")
     await services.until_running(1)
 
-    async def slow() -> list[Frame]:
+    async def slow() -> list[StackFrame]:
         services.gates["go"].set()
         await running.result()
         return FRAMES

@@ -10,7 +10,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from era_kernels.errors import InsufficientStorage, KernelStartFailed
-from era_kernels.models import Ending, Failure, Finished, Reason
+from era_kernels.models import EndReason, ErrorEvent, ExecutionEnd, ExitInfo
 from era_kernels.services.executions.outcome import (
     Timing,
     error_event,
@@ -59,7 +59,7 @@ def test_kernels(metrics: Metrics) -> None:
             pass
     with pytest.raises(KernelStartFailed), metrics.kernel_starting("alpha"):
         raise KernelStartFailed("It did not.")
-    metrics.kernel_ended("alpha", Ending(signal=9))
+    metrics.kernel_ended("alpha", ExitInfo(signal=9))
     told = values(metrics)
     assert told["era_kernels_alive alpha"] == 1
     assert told["era_kernel_start_seconds_count alpha"] == 2
@@ -114,18 +114,18 @@ def test_two_servers_share_nothing(metrics: Metrics) -> None:
 @pytest.mark.parametrize(
     ("ending", "cause"),
     [
-        (Ending(code=0), "exit"),
-        (Ending(code=7), "exit"),
-        (Ending(signal=11), "SIGSEGV"),
-        (Ending(signal=50), OTHER_LABEL),
-        (Ending(code=1, reason=Reason.RESTARTED), "restarted"),
-        (Ending(reason="output limit 1 GiB"), "output limit"),
-        (Ending(reason="output limit 2 GiB"), "output limit"),
-        (Ending(reason="anything that a kernel may say"), OTHER_LABEL),
-        *[(Ending(reason=one), one.value) for one in Reason],
+        (ExitInfo(code=0), "exit"),
+        (ExitInfo(code=7), "exit"),
+        (ExitInfo(signal=11), "SIGSEGV"),
+        (ExitInfo(signal=50), OTHER_LABEL),
+        (ExitInfo(code=1, reason=EndReason.RESTARTED), "restarted"),
+        (ExitInfo(reason="output limit 1 GiB"), "output limit"),
+        (ExitInfo(reason="output limit 2 GiB"), "output limit"),
+        (ExitInfo(reason="anything that a kernel may say"), OTHER_LABEL),
+        *[(ExitInfo(reason=one), one.value) for one in EndReason],
     ],
 )
-def test_causes_are_few(ending: Ending, cause: str) -> None:
+def test_causes_are_few(ending: ExitInfo, cause: str) -> None:
     """However kernels end, there are few words for it."""
     assert cause_label(ending) == cause
 
@@ -133,20 +133,23 @@ def test_causes_are_few(ending: Ending, cause: str) -> None:
 @pytest.mark.parametrize(
     ("finished", "outcome"),
     [
-        (Finished(0), "ok"),
-        (Finished(3), "error"),
-        (Finished(130), "interrupted"),
-        (Finished(124, timed_out=True), "timeout"),
-        (Finished(124, None, "lost", Ending(reason=Reason.TIMEOUT), timed_out=True), "timeout"),
-        (Finished(7, None, "lost", Ending(code=7)), "lost"),
-        (Finished(137, None, "lost", Ending(reason="output limit 1 GiB")), "output limit"),
-        (session_closed(Reason.DELETED), "deleted"),
-        (session_closed(Reason.RESTARTED), "restarted"),
-        (session_closed(Reason.STOPPED), "stopped"),
-        (session_closed(Reason.CLIENT_GONE), "client gone"),
+        (ExecutionEnd(0), "ok"),
+        (ExecutionEnd(3), "error"),
+        (ExecutionEnd(130), "interrupted"),
+        (ExecutionEnd(124, timed_out=True), "timeout"),
+        (
+            ExecutionEnd(124, None, "lost", ExitInfo(reason=EndReason.TIMEOUT), timed_out=True),
+            "timeout",
+        ),
+        (ExecutionEnd(7, None, "lost", ExitInfo(code=7)), "lost"),
+        (ExecutionEnd(137, None, "lost", ExitInfo(reason="output limit 1 GiB")), "output limit"),
+        (session_closed(EndReason.DELETED), "deleted"),
+        (session_closed(EndReason.RESTARTED), "restarted"),
+        (session_closed(EndReason.STOPPED), "stopped"),
+        (session_closed(EndReason.CLIENT_DISCONNECTED), "client gone"),
     ],
 )
-def test_outcomes(finished: Finished, outcome: str) -> None:
+def test_outcomes(finished: ExecutionEnd, outcome: str) -> None:
     """Every way in which a run can end has its word."""
     assert metric_label(finished, error_event(finished, 30)) == outcome
 
@@ -154,8 +157,8 @@ def test_outcomes(finished: Finished, outcome: str) -> None:
 def test_failed_run() -> None:
     """A run that the server could not do is its failure, whatever the problem."""
     problem = InsufficientStorage("No room.")
-    failure: Failure | None = error_event(Finished(1), 30, problem)
-    assert metric_label(Finished(1), failure) == "failed"
+    failure: ErrorEvent | None = error_event(ExecutionEnd(1), 30, problem)
+    assert metric_label(ExecutionEnd(1), failure) == "failed"
 
 
 def test_everything_is_documented(metrics: Metrics) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from era_kernels.errors import (
-    Capacity,
+    AtCapacity,
     InsufficientStorage,
     InvalidId,
     QueueFull,
@@ -274,7 +274,7 @@ async def test_refused(limited_services: Services) -> None:
     services = limited_services
     await services.create()
     await services.create("other")
-    with pytest.raises(Capacity, match="2 sessions"):
+    with pytest.raises(AtCapacity, match="2 sessions"):
         await duplicate(services)
     with pytest.raises(InvalidId):
         await duplicate(services, "../x")

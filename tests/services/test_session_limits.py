@@ -80,11 +80,11 @@ def test_not_enforceable() -> None:
 def test_lowered() -> None:
     """The lower of both, and what is memory or part of the workspace is no more than that."""
     server = Limits(memory=10, processes=None, tmp=9, shm=5, file_size=8, workspace=8, cpu=2.0)
-    assert server.lowered(None) == server
-    assert server.lowered(Limits(memory=6, processes=3, workspace=7, cpu=1.0)) == Limits(
+    assert server.capped_by(None) == server
+    assert server.capped_by(Limits(memory=6, processes=3, workspace=7, cpu=1.0)) == Limits(
         memory=6, processes=3, tmp=6, shm=5, file_size=7, workspace=7, cpu=1.0
     )
-    assert server.lowered(Limits(memory=11, workspace=9)) == server
+    assert server.capped_by(Limits(memory=11, workspace=9)) == server
 
 
 # ---------------------------------------------------------------- sessions

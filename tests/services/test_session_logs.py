@@ -14,7 +14,7 @@ from era_kernels.errors import InsufficientStorage
 from era_kernels.models import (
     ClearOutput,
     Display,
-    Recorded,
+    LoggedEvent,
     Result,
     Stderr,
     Stdout,
@@ -39,7 +39,7 @@ async def open_logs(path: Path) -> SessionLogs:
     return SessionLogs(SessionLogStore(path))
 
 
-def shown(entries: list[Recorded]) -> list[tuple[str, str]]:
+def shown(entries: list[LoggedEvent]) -> list[tuple[str, str]]:
     return [(entry.event.type, entry.event.content) for entry in entries]  # type: ignore[union-attr]
 
 
@@ -52,11 +52,11 @@ async def until(condition: Callable[[], bool], seconds: float = 20) -> None:
 class Follower:
     """Follows a log in a task of its own."""
 
-    def __init__(self, batches: AsyncIterator[list[Recorded]]) -> None:
-        self.entries: list[Recorded] = []
+    def __init__(self, batches: AsyncIterator[list[LoggedEvent]]) -> None:
+        self.entries: list[LoggedEvent] = []
         self.task = asyncio.create_task(self._follow(batches))
 
-    async def _follow(self, batches: AsyncIterator[list[Recorded]]) -> None:
+    async def _follow(self, batches: AsyncIterator[list[LoggedEvent]]) -> None:
         async with aclosing(batches):  # type: ignore[type-var]
             async for batch in batches:
                 self.entries += batch
@@ -198,7 +198,7 @@ async def test_slow_follower_reads_from_the_file(tmp_path: Path) -> None:
     for n in range(8):
         log.write([Stdout(f"{n}" * 100_000)])
         await until(lambda: log._write_task is None)
-    rest: list[Recorded] = []
+    rest: list[LoggedEvent] = []
     while not rest or rest[-1].seq < await log.stored_log.last_seq():
         rest += await anext(batches)
     assert [entry.seq for entry in rest] == list(range(2, 18))

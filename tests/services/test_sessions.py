@@ -11,7 +11,7 @@ import pytest
 from tornado.ioloop import IOLoop
 
 from era_kernels.errors import (
-    Capacity,
+    AtCapacity,
     InvalidId,
     InvalidRequest,
     LanguageUnavailable,
@@ -23,7 +23,7 @@ from era_kernels.errors import (
     UnsupportedLanguage,
 )
 from era_kernels.kernels.languages import Languages
-from era_kernels.models import Done, Ending, NewSession, SessionStatus, Submission
+from era_kernels.models import Done, ExitInfo, NewSession, SessionStatus, Submission
 from era_kernels.services.executions.live import LiveExecution
 from era_kernels.services.sessions import EVICTION_THRESHOLD
 from tests.fakes import UNSANDBOXED, make_language
@@ -126,7 +126,7 @@ async def test_one_id_for_many_callers(three_sessions: Services) -> None:
     assert len(services.directories) == 1
     await services.create("s2")
     await services.create("s3")
-    with pytest.raises(Capacity):
+    with pytest.raises(AtCapacity):
         await services.create("s4")
 
 
@@ -137,11 +137,11 @@ async def test_sessions_are_limited(three_sessions: Services) -> None:
     outcomes = await asyncio.gather(
         *(services.create(f"s{n}") for n in range(10)), return_exceptions=True
     )
-    assert sum(isinstance(outcome, Capacity) for outcome in outcomes) == 7
-    assert all(o.retry_after for o in outcomes if isinstance(o, Capacity))
+    assert sum(isinstance(outcome, AtCapacity) for outcome in outcomes) == 7
+    assert all(o.retry_after for o in outcomes if isinstance(o, AtCapacity))
     await services.sessions.delete("s0")
     await services.create("s9")
-    with pytest.raises(Capacity):
+    with pytest.raises(AtCapacity):
         await services.create("s8")
 
 
@@ -426,7 +426,7 @@ async def test_row_that_was_read_before_a_deletion(
     await services.create()
     get, reading = services.store.get, asyncio.Event()
 
-    async def slow_get(id: str) -> Any:
+    async def slow_get(id: str) -> Any:  # noqa: A002
         session = await get(id)
         reading.set()
         await services.gates["read"].wait()
@@ -489,7 +489,7 @@ async def test_evicted_session_is_read_as_it_was(services: Services) -> None:
         await services.sessions.update(f"s{n}", metadata={})
     for generation in range(1, 4):
         await services.run("write f 1\nout a", "s")
-        services.host.machines[-1].die(Ending(code=1))
+        services.host.machines[-1].die(ExitInfo(code=1))
         await services.until_free(kernels=100)
         before = await services.session("s")
         await services.sessions._live["s"].wait_idle()
@@ -626,7 +626,7 @@ async def test_call_that_was_reading_while_the_server_closed(
     await services.create()
     get, reading = services.store.get, asyncio.Event()
 
-    async def slow_get(id: str) -> Any:
+    async def slow_get(id: str) -> Any:  # noqa: A002
         session = await get(id)
         reading.set()
         await services.gates["read"].wait()

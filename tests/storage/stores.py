@@ -18,7 +18,7 @@ from era_kernels.models import (
     Event,
     Execution,
     ExecutionStatus,
-    Recorded,
+    LoggedEvent,
     Session,
     Stdout,
     now,
@@ -119,7 +119,7 @@ def output_lines(count: int, first: int = 0) -> list[Event]:
     return [Stdout(f"line {number}\n") for number in range(first, first + count)]
 
 
-async def read_events(log: LogReader | ExecutionLog, after: int = 0) -> list[Recorded]:
+async def read_events(log: LogReader | ExecutionLog, after: int = 0) -> list[LoggedEvent]:
     return [recorded async for batch in log.read(after) for recorded in batch]
 
 

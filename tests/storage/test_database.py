@@ -121,7 +121,7 @@ def test_waiting_writes_share_a_commit(tmp_path: Path) -> None:
 
     async def body() -> None:
         async with open_database(tmp_path) as database:
-            trace = lambda text: commits.append(text) if text == "COMMIT" else None
+            trace = lambda text: commits.append(text) if text == "COMMIT" else None  # noqa: E731
             await database.write(lambda connection: connection.set_trace_callback(trace))
             slow = asyncio.create_task(database.write(lambda connection: time.sleep(0.1)))
             await asyncio.sleep(0.05)

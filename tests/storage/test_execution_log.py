@@ -19,12 +19,12 @@ from era_kernels.errors import ExecutionNotFound, InsufficientStorage, StorageFa
 from era_kernels.models import (
     ClearOutput,
     Display,
+    ErrorEvent,
     Event,
     Execution,
     ExecutionStatus,
-    Failure,
+    LoggedEvent,
     Queued,
-    Recorded,
     Result,
     Session,
     Stderr,
@@ -63,7 +63,7 @@ def test_events_come_back_as_they_went_in(tmp_path: Path) -> None:
                 Display({"image/png": "AAAA"}, display_id="d"),
                 UpdateDisplay({"text/plain": "x"}, {}, "d"),
                 ClearOutput(True),
-                Failure("E", "m", "C"),
+                ErrorEvent("E", "m", "C"),
                 done_event(execution),
             ]
             recorded = [*await log.append(events[:3]), *await log.append(events[3:])]
@@ -457,7 +457,7 @@ def test_any_crash_leaves_a_prefix_of_the_truth(
             session = await stores.create_session()
             execution = make_execution(session)
             log = await stores.executions.create(execution, session.directory, LANGUAGE)
-            truth: list[Recorded] = []
+            truth: list[LoggedEvent] = []
             for step in [*steps, again]:
                 truth += await log.append(step)
             await log.aclose()

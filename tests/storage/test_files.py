@@ -423,7 +423,7 @@ def test_discarded_upload(tmp_path: Path) -> None:
     async def main() -> list[dict[str, Any]]:
         complaints: list[dict[str, Any]] = []
         asyncio.get_running_loop().set_exception_handler(lambda _, what: complaints.append(what))
-        before = len(os.listdir("/proc/self/fd"))
+        before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208
         async with open_files(tmp_path) as files:
             for _ in range(20):
                 upload = await files.create_upload()
@@ -431,7 +431,7 @@ def test_discarded_upload(tmp_path: Path) -> None:
                 upload.discard()
             late = await files.create_upload()
         late.discard()  # when the store is closed: its file is swept at the next start
-        assert len(os.listdir("/proc/self/fd")) <= before + 1
+        assert len(os.listdir("/proc/self/fd")) <= before + 1  # noqa: PTH208
         assert len(list((tmp_path / "incoming").iterdir())) <= 1
         async with open_files(tmp_path):
             assert not list((tmp_path / "incoming").iterdir())

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from era_kernels.models import Done, Execution, ExecutionStatus, Failure, Session, Stdout, now
+from era_kernels.models import Done, ErrorEvent, Execution, ExecutionStatus, Session, Stdout, now
 from tests.storage.stores import (
     LANGUAGE,
     Stores,
@@ -20,7 +20,7 @@ from tests.storage.stores import (
     read_events,
 )
 
-STOPPED = Failure("Server stopped", "The server stopped during the run.", "SERVER_STOPPED")
+STOPPED = ErrorEvent("Server stopped", "The server stopped during the run.", "SERVER_STOPPED")
 
 
 async def _left_open(stores: Stores, session: Session, name: str, count: int = 3) -> Execution:

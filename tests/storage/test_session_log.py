@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from era_kernels.errors import InsufficientStorage, StorageFailed
-from era_kernels.models import Recorded, Stderr, Stdout
+from era_kernels.models import LoggedEvent, Stderr, Stdout
 from era_kernels.storage import session_log
 from era_kernels.storage.session_log import (
     DIRECTORY,
@@ -39,11 +39,11 @@ def with_store(sessions: Path, act: Act) -> None:
     asyncio.run(body())
 
 
-def seqs(entries: list[Recorded]) -> list[int]:
+def seqs(entries: list[LoggedEvent]) -> list[int]:
     return [entry.seq for entry in entries]
 
 
-def text(entries: list[Recorded]) -> str:
+def text(entries: list[LoggedEvent]) -> str:
     return "".join(entry.event.content for entry in entries)  # type: ignore[union-attr]
 
 
@@ -59,13 +59,13 @@ def test_entries_come_back(tmp_path: Path) -> None:
             [(CREATED_AT, Stdout("é\r\n\x00\ud800")), (CREATED_AT, Stderr("b"))]
         )
         assert first == [
-            Recorded(1, CREATED_AT, Stdout("é\r\n\x00\ud800")),
-            Recorded(2, CREATED_AT, Stderr("b")),
+            LoggedEvent(1, CREATED_AT, Stdout("é\r\n\x00\ud800")),
+            LoggedEvent(2, CREATED_AT, Stderr("b")),
         ]
         again = store.open_log("s")
         assert await again.read() == first
         assert await again.append([(CREATED_AT, Stdout("c"))]) == [
-            Recorded(3, CREATED_AT, Stdout("c"))
+            LoggedEvent(3, CREATED_AT, Stdout("c"))
         ]
         assert seqs(await again.read(after=1)) == [2, 3]
         assert await again.last_seq() == 3

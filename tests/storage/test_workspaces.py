@@ -17,7 +17,7 @@ import pytest
 from pytest import MonkeyPatch
 
 from era_kernels.errors import InsufficientStorage, StorageFailed
-from era_kernels.models import Place
+from era_kernels.models import SessionPaths
 from era_kernels.storage import data_file as data_file_module
 from era_kernels.storage import snapshot as snapshot_module
 from era_kernels.storage.workspaces import AfterRun, DataFile, Snapshot, Workspaces
@@ -87,7 +87,9 @@ def test_a_new_directory(tmp_path: Path) -> None:
 
     async def body(simulator: RunSimulator) -> None:
         home = tmp_path / "sessions" / simulator.directory
-        assert simulator.paths == Place(home / "workspace", home / "packages", home / "cache")
+        assert simulator.paths == SessionPaths(
+            home / "workspace", home / "packages", home / "cache"
+        )
         parts = {"workspace", "packages", "executions", "state", "cache"}
         assert {path.name for path in home.iterdir()} == parts
         assert {path.stat().st_mode & 0o777 for path in [home, *home.iterdir()]} == {0o700}
@@ -104,7 +106,7 @@ def test_remove(tmp_path: Path) -> None:
         await simulator.run(simulator.write("a/b/c"))
         await simulator.workspaces.remove(simulator.directory)
         await simulator.workspaces.remove(simulator.directory)
-        assert os.listdir(tmp_path / "sessions") == [other]
+        assert os.listdir(tmp_path / "sessions") == [other]  # noqa: PTH208
         with pytest.raises(StorageFailed, match="gone"):
             await simulator.workspaces.scan(simulator.directory)
         with pytest.raises(StorageFailed, match="gone"):

@@ -33,13 +33,13 @@ from era_kernels.models import (
     ClearOutput,
     Display,
     Done,
+    ErrorEvent,
     Event,
     ExceptionInfo,
     Execution,
     ExecutionStatus,
-    Failure,
+    LoggedEvent,
     Queued,
-    Recorded,
     Result,
     Session,
     Stderr,
@@ -83,7 +83,7 @@ _events: st.SearchStrategy[Event] = st.one_of(
     st.builds(UpdateDisplay, _bundles, _bundles, st.none() | _text),
     st.builds(ClearOutput, st.booleans()),
     st.builds(Queued, st.integers(1, 1000)),
-    st.builds(Failure, _text, _text, _text),
+    st.builds(ErrorEvent, _text, _text, _text),
 )
 _batches = st.lists(_events, max_size=5)
 _ends = st.tuples(st.integers(0, 255), st.none() | st.text(max_size=20), st.none() | st.builds(
@@ -96,7 +96,7 @@ _ends = st.tuples(st.integers(0, 255), st.none() | st.text(max_size=20), st.none
 Numbered = tuple[int, Event]
 
 
-def numbered(batch: Iterable[Recorded]) -> list[Numbered]:
+def numbered(batch: Iterable[LoggedEvent]) -> list[Numbered]:
     return [(one.seq, one.event) for one in batch]
 
 
@@ -179,7 +179,7 @@ def survivors(story: Story, before: bytes, after: bytes) -> int:
     """How many events' lines are whole, up to the first byte that was damaged, now or earlier."""
     if not after.startswith(story.header):
         return 0
-    same = len(os.path.commonprefix([before, after]))
+    same = len(os.path.commonprefix([before, after]))  # noqa: RUF071 - bytes, no paths
     return min(before[:same].count(b"\n") - 1, story.stored)
 
 
@@ -423,7 +423,7 @@ class EventLogs(RuleBasedStateMachine):
         kinds = ["error", "done"]
         if isinstance(last, Done):
             kinds = []
-        elif isinstance(last, Failure) and not story.listed:
+        elif isinstance(last, ErrorEvent) and not story.listed:
             kinds = ["done"]
         assert [event.type for _, event in found[known:]] == kinds
         assert [seq for seq, _ in found] == list(range(1, len(found) + 1))

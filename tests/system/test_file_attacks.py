@@ -20,7 +20,7 @@ import httpx
 import pytest
 
 from tests.client import Client, SessionClient
-from tests.contract.checks import beside, wait_for_file
+from tests.contract.checks import background_runs, wait_for_file
 from tests.server_process import UNSANDBOXED_FLAGS, Server, temporary_launcher, wait_until
 
 SECRET = b"SECRET-that-lies-outside"
@@ -401,7 +401,7 @@ def test_races(session: SessionClient, outside: Path, race: str) -> None:
         "import contextlib, os, shutil, time\nopen('ready', 'w').close()\nuntil = time.time() + 60"
         "\ndef go(): return time.time() < until and not os.path.lexists('stop')\n"
     )
-    with beside(session) as start:
+    with background_runs(session) as start:
         running = start(begin + lines)
         wait_for_file(session)
         with ThreadPoolExecutor(4) as pool:

@@ -7,17 +7,17 @@ from collections.abc import Iterator
 import pytest
 
 from tests.web.fakes import LANGUAGE
-from tests.web.serving import Served, serving
+from tests.web.serving import ServerUnderTest, run_server
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[Served]:
-    with serving() as served:
+def server() -> Iterator[ServerUnderTest]:
+    with run_server() as served:
         yield served
 
 
 @pytest.fixture
-def session(server: Served) -> Iterator[str]:
+def session(server: ServerUnderTest) -> Iterator[str]:
     """The path of a session."""
     answer = server.http.post("/api/sessions", json={"language": LANGUAGE, "session_id": "s1"})
     assert answer.status_code == 201, answer.text

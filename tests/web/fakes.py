@@ -36,23 +36,23 @@ from era_kernels.errors import (
 from era_kernels.models import (
     Display,
     Done,
+    ErrorEvent,
     Event,
     ExceptionInfo,
     ExecSubmission,
     Execution,
     ExecutionStatus,
-    Failure,
-    Frame,
     InputRequest,
+    InterruptStep,
     Isolation,
+    LoggedEvent,
     NewSession,
-    Recorded,
     Session,
     SessionStatus,
     SessionView,
+    StackFrame,
     Stderr,
     Stdout,
-    Step,
     Submission,
     Variables,
     now,
@@ -65,26 +65,26 @@ from era_kernels.storage.files import FileStatus
 from era_kernels.storage.snapshot import Snapshot
 from era_kernels.storage.stored_code import StoredCode
 
-THEN = datetime(2025, 1, 15, 10, 30, tzinfo=UTC)
+CREATED_AT = datetime(2025, 1, 15, 10, 30, tzinfo=UTC)
 LANGUAGE = "lingo"
-WALLS = Isolation(4, ("files", "network"))
+ISOLATION = Isolation(4, ("files", "network"))
 
 
-class FakeRunning:
+class FakeLiveExecution:
     """Plays one script; as many readers as like."""
 
     def __init__(
         self, session: Session, submission: Submission | ExecSubmission, number: int
     ) -> None:
-        self.execution = Execution(f"exec-{number}", session.id, submission.code, THEN)
+        self.execution = Execution(f"exec-{number}", session.id, submission.code, CREATED_AT)
         self.session = session
         self.submission = submission
-        self.problem: EraError | None = None
-        self.abandoned = False
+        self.error: EraError | None = None
+        self.is_abandoned = False
         self.callers = 0
-        self.recorded: list[Recorded] = []
+        self.logged: list[LoggedEvent] = []
         self.finished = asyncio.Event()
-        self.truncated = False
+        self.is_truncated = False
         self.readers = 0
         self._changed = asyncio.Event()
         self._exit_code = 0
@@ -102,31 +102,31 @@ class FakeRunning:
     def session_id(self) -> str:
         return self.execution.session_id
 
-    def join(self) -> None:
+    def add_caller(self) -> None:
         self.callers += 1
 
-    async def leave(self) -> None:
+    async def remove_caller(self) -> None:
         self.callers -= 1
-        if not self.callers and self.submission.ends_with_caller:
-            await self.abandon()
+        if not self.callers and self.submission.cancel_on_disconnect:
+            await self.on_abandoned()
 
-    async def give_input(self, key: str, value: str) -> bool:
+    async def send_input(self, key: str, value: str) -> bool:
         self.lines.append(value)
         return True
 
-    def refuse_input(self, key: str) -> None:
+    def send_eof(self, key: str) -> None:
         """Nobody listens."""
 
-    async def abandon(self) -> None:
-        self.abandoned = True
+    async def on_abandoned(self) -> None:
+        self.is_abandoned = True
         self._task.cancel()
 
-    async def follow(self, after: int = 0) -> AsyncIterator[list[Recorded]]:
+    async def follow(self, after: int = 0) -> AsyncIterator[list[LoggedEvent]]:
         self.readers += 1
         try:
             while True:
                 changed = self._changed
-                if batch := self.recorded[after:]:
+                if batch := self.logged[after:]:
                     after = batch[-1].seq
                     yield batch
                     if isinstance(batch[-1].event, Done):
@@ -142,27 +142,27 @@ class FakeRunning:
 
     async def result(self) -> RunResult:
         if "at once" in self.submission.code:
-            return self.folded()
+            return self.partial_result()
         await self.finished.wait()
-        if self.problem is not None:
-            raise self.problem
-        return self.folded()
+        if self.error is not None:
+            raise self.error
+        return self.partial_result()
 
-    def folded(self) -> RunResult:
-        fold = ResultBuilder(self.id, self.session_id, 100_000_000)
-        fold.add(item.event for item in self.recorded)
-        answer = fold.result()
-        answer.truncated = self.truncated
-        return answer
+    def partial_result(self) -> RunResult:
+        builder = ResultBuilder(self.id, self.session_id, 100_000_000)
+        builder.add(item.event for item in self.logged)
+        result = builder.result()
+        result.truncated = self.is_truncated
+        return result
 
     async def _play(self) -> None:
         try:
             for line in self.submission.code.splitlines():
                 await self._step(*line.partition(" ")[::2])
-        except EraError as problem:
-            self.problem = problem
-            self._tell(Failure(problem.title, problem.message, problem.code))
-        self._tell(self._done())
+        except EraError as error:
+            self.error = error
+            self._publish(ErrorEvent(error.title, error.message, error.code))
+        self._publish(self._done())
         self.execution = dataclasses.replace(
             self.execution,
             status=ExecutionStatus.FINISHED,
@@ -175,14 +175,14 @@ class FakeRunning:
     async def _step(self, word: str, rest: str) -> None:
         match word:
             case "out":
-                self._tell(Stdout(rest + "\n"))
+                self._publish(Stdout(rest + "\n"))
             case "err":
-                self._tell(Stderr(rest + "\n"))
+                self._publish(Stderr(rest + "\n"))
             case "big":
-                self._tell(Stdout("x" * int(rest)))
+                self._publish(Stdout("x" * int(rest)))
             case "many":
                 for number in range(int(rest)):
-                    self._tell(Stdout(f"{number:07d}" + "." * 1016 + "\n"))
+                    self._publish(Stdout(f"{number:07d}" + "." * 1016 + "\n"))
                     await asyncio.sleep(0)
             case "sleep":
                 await asyncio.sleep(float(rest))
@@ -190,23 +190,25 @@ class FakeRunning:
                 request = InputRequest(rest, key="key")
                 with self.stdin.attach(self), self.stdin.reader():
                     assert self.stdin.offer(request)
-                    self._tell(request)
+                    self._publish(request)
                     while not self.lines:
                         await asyncio.sleep(0.001)
             case "show":
-                self._tell(Display({"text/plain": rest}))
+                self._publish(Display({"text/plain": rest}))
             case "nan":
-                self._tell(Display({"application/json": {"x": float("nan"), "y": "\ud800"}}))
+                self._publish(Display({"application/json": {"x": float("nan"), "y": "\ud800"}}))
             case "fail":
                 self._exit_code, self._exception = 1, ExceptionInfo(rest, "boom", ["line 1"])
             case "timeout":
                 self._exit_code, self._cause = 124, "timeout"
-                self._tell(Failure("Execution timeout", "It took too long.", "EXECUTION_TIMEOUT"))
+                self._publish(
+                    ErrorEvent("Execution timeout", "It took too long.", "EXECUTION_TIMEOUT")
+                )
             case "die":
                 self._exit_code, self._cause = 128 + int(rest), f"signal {rest}"
-                self._tell(Failure("Kernel died", "It died.", "KERNEL_DIED"))
+                self._publish(ErrorEvent("Kernel died", "It died.", "KERNEL_DIED"))
             case "truncate":
-                self.truncated = True
+                self.is_truncated = True
             case "refuse":
                 self._exit_code = 1
                 raise KernelStartFailed("The kernel did not start.")
@@ -229,22 +231,22 @@ class FakeRunning:
             data={"secret": "only in the log"},
         )
 
-    def _tell(self, event: Event) -> None:
-        self.recorded.append(Recorded(len(self.recorded) + 1, THEN, event))
+    def _publish(self, event: Event) -> None:
+        self.logged.append(LoggedEvent(len(self.logged) + 1, CREATED_AT, event))
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
 
 
-class FakeSessions:
+class FakeSessionService:
     """What the web room uses of `LiveSessions`; `calls` remembers what it was asked."""
 
     def __init__(self) -> None:
         self.sessions: dict[str, Session] = {}
-        self.runs: dict[str, FakeRunning] = {}
+        self.runs: dict[str, FakeLiveExecution] = {}
         self.calls: list[tuple[Any, ...]] = []
-        self.visits: list[str] = []
-        self.visitors: Counter[str] = Counter()
-        self.full = False
+        self.touched: list[str] = []
+        self.active_touches: Counter[str] = Counter()
+        self.is_full = False
 
     async def create(self, new: NewSession) -> SessionView:
         self.calls.append(("create", new))
@@ -256,7 +258,7 @@ class FakeSessions:
             id=new.id or f"sess-{len(self.sessions):032x}",
             language=LANGUAGE,
             directory="d",
-            created_at=THEN,
+            created_at=CREATED_AT,
             persistent=new.persistent,
             data=new.data,
             metadata=new.metadata,
@@ -270,18 +272,18 @@ class FakeSessions:
         self.sessions[session.id] = session
         return self._view(session)
 
-    async def get(self, id: str) -> SessionView:
-        return self._view(await self.session(id))
+    async def get(self, session_id: str) -> SessionView:
+        return self._view(await self.session(session_id))
 
-    async def session(self, id: str) -> Session:
-        if id == "bug":
+    async def session(self, session_id: str) -> Session:
+        if session_id == "bug":
             raise RuntimeError("a text that nobody must see")
-        if id not in self.sessions:
-            raise SessionNotFound(f"There is no session {id}.", id=id)
-        return self.sessions[id]
+        if session_id not in self.sessions:
+            raise SessionNotFound(f"There is no session {session_id}.", id=session_id)
+        return self.sessions[session_id]
 
-    async def files(self, id: str) -> Snapshot:
-        return Snapshot({"made.txt": (1, 4, int(THEN.timestamp()) * 10**9)}, 4)
+    async def files(self, session_id: str) -> Snapshot:
+        return Snapshot({"made.txt": (1, 4, int(CREATED_AT.timestamp()) * 10**9)}, 4)
 
     async def list_sessions(
         self, limit: int | None, offset: int, language: str | None
@@ -291,26 +293,26 @@ class FakeSessions:
         stop = None if limit is None else offset + limit
         return map(self._view, found[offset:stop]), len(found)
 
-    async def update(self, id: str, **changes: Any) -> SessionView:
-        self.calls.append(("update", id, changes))
-        self.sessions[id] = dataclasses.replace(await self.session(id), **changes)
-        return self._view(self.sessions[id])
+    async def update(self, session_id: str, **changes: Any) -> SessionView:
+        self.calls.append(("update", session_id, changes))
+        self.sessions[session_id] = dataclasses.replace(await self.session(session_id), **changes)
+        return self._view(self.sessions[session_id])
 
-    async def delete(self, id: str) -> datetime:
-        await self.session(id)
-        del self.sessions[id]
-        return THEN
+    async def delete(self, session_id: str) -> datetime:
+        await self.session(session_id)
+        del self.sessions[session_id]
+        return CREATED_AT
 
     async def delete_all(self) -> list[str]:
         ids = list(self.sessions)
         self.sessions.clear()
         return ids
 
-    async def duplicate(self, id: str, wish: DuplicateRequest) -> SessionView:
+    async def duplicate(self, session_id: str, request: DuplicateRequest) -> SessionView:
         """`full` in the id: there is no room on disk. `slow`: it never ends."""
-        self.calls.append(("duplicate", id, wish))
-        source = await self.session(id)
-        new = wish.id or f"sess-{len(self.sessions):032x}"
+        self.calls.append(("duplicate", session_id, request))
+        source = await self.session(session_id)
+        new = request.id or f"sess-{len(self.sessions):032x}"
         if new in self.sessions:
             raise SessionExists(f"The session {new} exists already.", id=new)
         if "full" in new:
@@ -320,46 +322,48 @@ class FakeSessions:
                 await asyncio.Event().wait()
             finally:
                 self.calls.append(("left", new))
-        data = source.data if wish.data is None else wish.data
+        data = source.data if request.data is None else request.data
         self.sessions[new] = dataclasses.replace(source, id=new, data=data)
         return self._view(self.sessions[new])
 
     @contextmanager
-    def visiting(self, id: str) -> Iterator[None]:
-        self.visits.append(id)
-        self.visitors[id] += 1
+    def touch(self, session_id: str) -> Iterator[None]:
+        self.touched.append(session_id)
+        self.active_touches[session_id] += 1
         try:
             yield
         finally:
-            self.visitors[id] -= 1
+            self.active_touches[session_id] -= 1
 
-    async def restart(self, id: str, base_url: str) -> int:
-        self.calls.append(("restart", id, base_url))
-        await self.session(id)
+    async def restart(self, session_id: str, base_url: str) -> int:
+        self.calls.append(("restart", session_id, base_url))
+        await self.session(session_id)
         return 2
 
-    async def submit(self, id: str, submission: Submission | ExecSubmission) -> FakeRunning:
-        session = await self.session(id)
-        self.calls.append(("submit", id, submission))
-        if self.full:
+    async def submit(
+        self, session_id: str, submission: Submission | ExecSubmission
+    ) -> FakeLiveExecution:
+        session = await self.session(session_id)
+        self.calls.append(("submit", session_id, submission))
+        if self.is_full:
             raise QueueFull("100 runs wait in this session already.")
-        running = FakeRunning(session, submission, len(self.runs) + 1)
+        running = FakeLiveExecution(session, submission, len(self.runs) + 1)
         self.runs[running.id] = running
         return running
 
-    async def execute(self, language: str, submission: Submission) -> FakeRunning:
+    async def execute(self, language: str, submission: Submission) -> FakeLiveExecution:
         self.calls.append(("execute", language, submission))
-        session = Session("sess-throwaway", LANGUAGE, "d", THEN)
-        running = FakeRunning(session, submission, len(self.runs) + 1)
+        session = Session("sess-throwaway", LANGUAGE, "d", CREATED_AT)
+        running = FakeLiveExecution(session, submission, len(self.runs) + 1)
         self.runs[running.id] = running
         return running
 
     def _view(self, session: Session) -> SessionView:
-        return SessionView(session, SessionStatus.IDLE, WALLS)
+        return SessionView(session, SessionStatus.IDLE, ISOLATION)
 
 
 @dataclasses.dataclass(frozen=True)
-class FakeText:
+class FakeOutputText:
     total: int
     data: bytes
 
@@ -368,38 +372,38 @@ class FakeText:
             yield self.data[at : min(at + 65536, stop)]
 
 
-class FakeRepeats:
+class FakeIdempotentRuns:
     """What the web room uses of `Repeats`: same key and body, same execution."""
 
-    def __init__(self, sessions: FakeSessions) -> None:
+    def __init__(self, sessions: FakeSessionService) -> None:
         self._sessions = sessions
-        self.asked: dict[tuple[str, str], tuple[bytes, FakeRunning]] = {}
+        self.asked: dict[tuple[str, str], tuple[bytes, FakeLiveExecution]] = {}
 
-    async def find(self, id: str, key: str, body: bytes) -> FakeRunning | None:
-        old, running = self.asked.get((id, key), (body, None))
+    async def find(self, session_id: str, key: str, body: bytes) -> FakeLiveExecution | None:
+        old, running = self.asked.get((session_id, key), (body, None))
         if old != body:
             raise IdempotencyConflict("This key was used with another body.")
         return running
 
     async def submit(
         self,
-        id: str,
+        session_id: str,
         submission: Submission,
         key: str,
         body: bytes,
-    ) -> FakeRunning:
-        running = await self._sessions.submit(id, submission)
-        self.asked[id, key] = body, running
+    ) -> FakeLiveExecution:
+        running = await self._sessions.submit(session_id, submission)
+        self.asked[session_id, key] = body, running
         return running
 
 
-class FakeExecutions:
+class FakeExecutionService:
     """What the web room uses of `Executions`."""
 
-    def __init__(self, sessions: FakeSessions) -> None:
+    def __init__(self, sessions: FakeSessionService) -> None:
         self._sessions = sessions
-        self.taken = 0
-        self.left = False
+        self.batches_taken = 0
+        self.is_closed = False
 
     async def get(self, session_id: str, execution_id: str) -> Execution:
         return self._find(session_id, execution_id).execution
@@ -413,7 +417,7 @@ class FakeExecutions:
 
     async def follow(
         self, session: Session, execution_id: str, after: int = 0
-    ) -> AsyncIterator[list[Recorded]]:
+    ) -> AsyncIterator[list[LoggedEvent]]:
         running = self._find(session.id, execution_id)
         if running.submission.code == "endless":
             async for batch in self._endless():
@@ -423,19 +427,19 @@ class FakeExecutions:
             if "break" in running.submission.code:
                 raise RuntimeError("a text that nobody must see")
 
-    async def find_unfinished(self, session_id: str, execution_id: str) -> FakeRunning | None:
+    async def find_unfinished(self, session_id: str, execution_id: str) -> FakeLiveExecution | None:
         running = self._find(session_id, execution_id)
         return None if running.finished.is_set() else running
 
-    async def _endless(self) -> AsyncIterator[list[Recorded]]:
+    async def _endless(self) -> AsyncIterator[list[LoggedEvent]]:
         """64 KiB whenever somebody asks for more."""
         try:
             while True:
-                self.taken += 1
-                yield [Recorded(self.taken, THEN, Stdout("x" * 65536))]
+                self.batches_taken += 1
+                yield [LoggedEvent(self.batches_taken, CREATED_AT, Stdout("x" * 65536))]
                 await asyncio.sleep(0)
         finally:
-            self.left = True
+            self.is_closed = True
 
     async def result(
         self, session: Session, execution_id: str, wait: float = 0
@@ -444,23 +448,27 @@ class FakeExecutions:
         began = time.monotonic()
         while time.monotonic() - began < wait and not running.finished.is_set():
             await asyncio.sleep(0.01)
-        return running.execution, running.folded()
+        return running.execution, running.partial_result()
 
     async def interrupt(
         self, session_id: str, execution_id: str
-    ) -> tuple[Execution, str, list[Step]]:
+    ) -> tuple[Execution, str, list[InterruptStep]]:
         running = self._find(session_id, execution_id)
         if running.finished.is_set():
             raise NotRunning("The execution has finished.", id=execution_id)
-        await running.abandon()
-        return running.execution, "preserved", [Step("interrupt", 0.0), Step("ended", 0.0123456)]
+        await running.on_abandoned()
+        return (
+            running.execution,
+            "preserved",
+            [InterruptStep("interrupt", 0.0), InterruptStep("ended", 0.0123456)],
+        )
 
-    async def text(self, session: Session, execution_id: str, stream: str) -> FakeText:
-        answer = self._find(session.id, execution_id).folded()
+    async def text(self, session: Session, execution_id: str, stream: str) -> FakeOutputText:
+        answer = self._find(session.id, execution_id).partial_result()
         data = (answer.stdout if stream == "stdout" else answer.stderr).encode()
-        return FakeText(len(data), data)
+        return FakeOutputText(len(data), data)
 
-    def _find(self, session_id: str, execution_id: str) -> FakeRunning:
+    def _find(self, session_id: str, execution_id: str) -> FakeLiveExecution:
         running = self._sessions.runs.get(execution_id)
         if running is None or running.session_id != session_id:
             raise ExecutionNotFound(f"There is no execution {execution_id}.", id=execution_id)
@@ -468,48 +476,48 @@ class FakeExecutions:
 
 
 @dataclasses.dataclass
-class FakeInsights:
+class FakeInspectionService:
     """What the web room uses of `Insights`."""
 
-    sessions: FakeSessions
-    frames: list[Frame] = dataclasses.field(default_factory=list)
-    found: Variables = Variables()
-    problem: EraError | None = None
+    sessions: FakeSessionService
+    frames: list[StackFrame] = dataclasses.field(default_factory=list)
+    visible: Variables = Variables()  # noqa: RUF009 - it is frozen
+    error: EraError | None = None
 
-    async def stack(self, id: str, execution_id: str) -> tuple[list[Frame], str]:
-        session = await self.sessions.session(id)
-        if self.problem is not None:
-            raise self.problem
+    async def stack(self, session_id: str, execution_id: str) -> tuple[list[StackFrame], str]:
+        session = await self.sessions.session(session_id)
+        if self.error is not None:
+            raise self.error
         return self.frames, session.language
 
-    async def variables(self, id: str) -> Variables:
-        await self.sessions.session(id)
-        if self.problem is not None:
-            raise self.problem
-        return self.found
+    async def variables(self, session_id: str) -> Variables:
+        await self.sessions.session(session_id)
+        if self.error is not None:
+            raise self.error
+        return self.visible
 
 
-class FakeCodes:
+class FakeStoredCodeService:
     """What the web room uses of `SessionCodes`."""
 
-    def __init__(self, sessions: FakeSessions) -> None:
+    def __init__(self, sessions: FakeSessionService) -> None:
         self._sessions = sessions
         self.stored: dict[str, StoredCode] = {}
 
-    async def get(self, id: str) -> StoredCode:
-        await self._sessions.session(id)
-        if id not in self.stored:
+    async def get(self, session_id: str) -> StoredCode:
+        await self._sessions.session(session_id)
+        if session_id not in self.stored:
             raise NotFound("No code is stored.", hint="PUT some.")
-        return self.stored[id]
+        return self.stored[session_id]
 
-    async def put(self, id: str, code: str, description: str | None) -> StoredCode:
-        await self._sessions.session(id)
+    async def put(self, session_id: str, code: str, description: str | None) -> StoredCode:
+        await self._sessions.session(session_id)
         if description is None:
-            description = self.stored[id].description if id in self.stored else ""
-        self.stored[id] = StoredCode(code, description, THEN)
-        return self.stored[id]
+            description = self.stored[session_id].description if session_id in self.stored else ""
+        self.stored[session_id] = StoredCode(code, description, CREATED_AT)
+        return self.stored[session_id]
 
-    async def get_text(self, id: str) -> str:
+    async def get_text(self, id: str) -> str:  # noqa: A002
         await self._sessions.session(id)
         if id not in self.stored:
             raise InvalidRequest("`code` is required, and none is stored.")
@@ -522,25 +530,25 @@ class FakeFile:
 
     data: bytes
     status: FileStatus
-    cut: int = 0
+    cut_bytes: int = 0
     closed: bool = False
 
     async def read(self, start: int, stop: int) -> AsyncIterator[bytes]:
-        for at in range(start, min(stop, len(self.data) - self.cut), 65536):
+        for at in range(start, min(stop, len(self.data) - self.cut_bytes), 65536):
             await asyncio.sleep(0)
-            yield self.data[at : min(at + 65536, stop, len(self.data) - self.cut)]
+            yield self.data[at : min(at + 65536, stop, len(self.data) - self.cut_bytes)]
 
     async def aclose(self) -> None:
         self.closed = True
 
 
-class FakeIncoming:
+class FakeUpload:
     """An upload: a path with `full` in it finds no room on disk, one with `slow` takes long."""
 
     def __init__(self, path: str, room: int) -> None:
         self.path = path
         self.data = b""
-        self.forgotten = False
+        self.is_discarded = False
         self._room = room
 
     async def write(self, data: bytes) -> None:
@@ -552,83 +560,85 @@ class FakeIncoming:
             await asyncio.sleep(0.6)
         self.data += data
 
-    def forget(self) -> None:
-        self.forgotten = True
+    def discard(self) -> None:
+        self.is_discarded = True
 
 
-class FakeFiles:
+class FakeFileService:
     """What the web room uses of `SessionFiles`: files by path, in every session the same."""
 
     ROOM = 3 * 1024 * 1024  # bytes of one file
 
-    def __init__(self, sessions: FakeSessions) -> None:
+    def __init__(self, sessions: FakeSessionService) -> None:
         self._sessions = sessions
         self.files: dict[str, FakeFile] = {}
-        self.uploads: list[FakeIncoming] = []
+        self.uploads: list[FakeUpload] = []
 
     def add(self, path: str, data: bytes, content_type: str = "text/plain") -> FakeFile:
         etag = f'"{len(self.uploads)}-{len(data)}"'
-        self.files[path] = FakeFile(data, FileStatus(len(data), THEN, etag, content_type))
+        self.files[path] = FakeFile(data, FileStatus(len(data), CREATED_AT, etag, content_type))
         return self.files[path]
 
-    async def list_files(self, id: str) -> Snapshot:
-        await self._sessions.session(id)
+    async def list_files(self, session_id: str) -> Snapshot:
+        await self._sessions.session(session_id)
         stamps = {path: (1, len(file.data), 10**18) for path, file in self.files.items()}
         return Snapshot(stamps, sum(size for _, size, _ in stamps.values()))
 
-    async def open(self, id: str, path: str) -> FakeFile:
-        await self._sessions.session(id)
+    async def open(self, session_id: str, path: str) -> FakeFile:
+        await self._sessions.session(session_id)
         if path not in self.files:
             raise FileNotFound("There is no such file.")
         return self.files[path]
 
     async def start_upload(
         self,
-        id: str,
+        id: str,  # noqa: A002
         path: str,
         size: int,
         meant: Precondition = unconditional,
-    ) -> FakeIncoming:
+    ) -> FakeUpload:
         await self._sessions.session(id)
         self._check(path, meant)
         if size > self.ROOM:
             raise QuotaExceeded("There is no room in the session's workspace.")
-        self.uploads.append(FakeIncoming(path, self.ROOM))
+        self.uploads.append(FakeUpload(path, self.ROOM))
         return self.uploads[-1]
 
     async def put(
         self,
-        id: str,
+        session_id: str,
         path: str,
-        incoming: FakeIncoming,
+        quota_upload: FakeUpload,
         content_type: str,
-        meant: Precondition = unconditional,
+        precondition: Precondition = unconditional,
     ) -> int:
         if "late" in path:
             await asyncio.sleep(0.6)
-        self._check(path, meant)
-        self.add(path, incoming.data, content_type)
-        return len(incoming.data)
+        self._check(path, precondition)
+        self.add(path, quota_upload.data, content_type)
+        return len(quota_upload.data)
 
-    async def delete(self, id: str, path: str, meant: Precondition = unconditional) -> None:
-        await self.open(id, path)
-        self._check(path, meant)
+    async def delete(
+        self, session_id: str, path: str, precondition: Precondition = unconditional
+    ) -> None:
+        await self.open(session_id, path)
+        self._check(path, precondition)
         del self.files[path]
 
-    def _check(self, path: str, meant: Precondition) -> None:
-        meant(self.files[path].status if path in self.files else None)
+    def _check(self, path: str, precondition: Precondition) -> None:
+        precondition(self.files[path].status if path in self.files else None)
 
 
-class FakeStatus:
+class FakeServerInfo:
     """What the web room uses of `Status`."""
 
-    isolation = WALLS
+    isolation = ISOLATION
 
     def __init__(self) -> None:
-        self.down: dict[str, str] = {}
+        self.failed_parts: dict[str, str] = {}
 
-    async def problems(self) -> dict[str, str]:
-        return self.down
+    async def failures(self) -> dict[str, str]:
+        return self.failed_parts
 
     def availability(self) -> dict[str, bool]:
         return {LANGUAGE: True}

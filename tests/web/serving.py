@@ -21,24 +21,24 @@ import httpx
 from era_kernels.services.session_logs import SessionLogs
 from era_kernels.storage.session_log import SessionLogStore
 from era_kernels.web.access import Access
-from era_kernels.web.base import Edge
+from era_kernels.web.base import HandlerContext
 from era_kernels.web.routes import make_application
 from era_kernels.web.server import WebServer
 from tests.web.fakes import (
-    FakeCodes,
-    FakeExecutions,
-    FakeFiles,
-    FakeInsights,
-    FakeRepeats,
-    FakeSessions,
-    FakeStatus,
+    FakeExecutionService,
+    FakeFileService,
+    FakeIdempotentRuns,
+    FakeInspectionService,
+    FakeServerInfo,
+    FakeSessionService,
+    FakeStoredCodeService,
 )
 
 MAX_BODY = 4 * 1024 * 1024
 
 
 @dataclass
-class Reply:
+class RawResponse:
     """A parsed answer to raw bytes."""
 
     status: int
@@ -50,30 +50,30 @@ class Reply:
 
 
 @dataclass
-class Served:
+class ServerUnderTest:
     """A server under test: its address, its fakes, and ways to talk to it."""
 
     url: str
     port: int
-    sessions: FakeSessions
-    executions: FakeExecutions
-    status: FakeStatus
-    files: FakeFiles
-    codes: FakeCodes
-    insights: FakeInsights
+    sessions: FakeSessionService
+    executions: FakeExecutionService
+    server_info: FakeServerInfo
+    files: FakeFileService
+    codes: FakeStoredCodeService
+    inspection: FakeInspectionService
     logs: SessionLogs
     loop: asyncio.AbstractEventLoop
     http: httpx.Client
 
-    def raw(self, data: bytes, *, timeout: float = 20) -> bytes:
+    def send_raw(self, data: bytes, *, timeout: float = 20) -> bytes:
         """Everything the server says to these bytes until it closes or is silent for a second."""
         with socket.create_connection(("127.0.0.1", self.port), timeout=timeout) as wire:
             wire.sendall(data)
             return read_all(wire)
 
-    def reply(self, data: bytes) -> Reply:
+    def send_and_parse(self, data: bytes) -> RawResponse:
         """The one answer to these bytes."""
-        return parsed(self.raw(data))
+        return parse_response(self.send_raw(data))
 
 
 def read_all(wire: socket.socket, silence: float = 1.0) -> bytes:
@@ -86,21 +86,21 @@ def read_all(wire: socket.socket, silence: float = 1.0) -> bytes:
     return bytes(got)
 
 
-def parsed(raw: bytes) -> Reply:
+def parse_response(raw: bytes) -> RawResponse:
     head, _, body = raw.partition(b"\r\n\r\n")
     lines = head.decode("latin1").split("\r\n")
     headers = dict(line.lower().split(": ", 1) for line in lines[1:])
-    return Reply(int(lines[0].split()[1]), headers, body)
+    return RawResponse(int(lines[0].split()[1]), headers, body)
 
 
 @contextmanager
-def serving(
+def run_server(
     access: Access | None = None,
     max_body: int = MAX_BODY,
-    comment_every: float = 5.0,
+    keepalive_interval: float = 5.0,
     max_upload: int = 2 * MAX_BODY,
     **options: Any,
-) -> Iterator[Served]:
+) -> Iterator[ServerUnderTest]:
     """A server that is up, with `options` of WebServer.open."""
     ready: list[Any] = []
     started = threading.Event()
@@ -108,24 +108,26 @@ def serving(
     directory = tempfile.mkdtemp(prefix="era-test-")
 
     async def run() -> None:
-        sessions, status, stop = FakeSessions(), FakeStatus(), asyncio.Event()
-        executions, files = FakeExecutions(sessions), FakeFiles(sessions)
-        codes, visit = FakeCodes(sessions), sessions.visiting
-        insights = FakeInsights(sessions)
+        sessions, status, stop = FakeSessionService(), FakeServerInfo(), asyncio.Event()
+        executions, files = FakeExecutionService(sessions), FakeFileService(sessions)
+        codes, visit = FakeStoredCodeService(sessions), sessions.touch
+        insights = FakeInspectionService(sessions)
         logs = SessionLogs(SessionLogStore(Path(directory)))
-        edge = Edge(access or Access(), max_body, max_upload, comment_every, visit=visit)
+        context = HandlerContext(
+            access or Access(), max_body, max_upload, keepalive_interval, touch_session=visit
+        )
         application = make_application(
             sessions=sessions,  # type: ignore[arg-type]
             executions=executions,  # type: ignore[arg-type]
-            status=status,  # type: ignore[arg-type]
+            server_info=status,  # type: ignore[arg-type]
             codes=codes,  # type: ignore[arg-type]
             files=files,  # type: ignore[arg-type]
-            repeats=FakeRepeats(sessions),  # type: ignore[arg-type]
-            insights=insights,  # type: ignore[arg-type]
+            idempotent_runs=FakeIdempotentRuns(sessions),  # type: ignore[arg-type]
+            inspection=insights,  # type: ignore[arg-type]
             logs=logs,
-            edge=edge,
+            context=context,
         )
-        server = WebServer.open(application, edge, "127.0.0.1", 0, **options)
+        server = WebServer.open(application, context, "127.0.0.1", 0, **options)
         loop = asyncio.get_running_loop()
         fakes = [sessions, executions, status, files, codes, insights, logs, loop]
         ready.extend([server.url, fakes, loop, stop])
@@ -141,7 +143,7 @@ def serving(
     try:
         with httpx.Client(base_url=url, timeout=30) as http:
             port = int(url.rpartition(":")[2])
-            yield Served(url, port, *fakes, http)
+            yield ServerUnderTest(url, port, *fakes, http)
     finally:
         loop.call_soon_threadsafe(stop.set)
         thread.join()

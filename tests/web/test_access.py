@@ -8,39 +8,39 @@ import httpx
 import pytest
 
 from era_kernels.web.access import Access
-from tests.web.serving import Served, serving
+from tests.web.serving import ServerUnderTest, run_server
 
 TOKEN = "0123456789abcdef"
 
 
 @pytest.fixture(scope="module")
-def closed() -> Iterator[Served]:
+def closed() -> Iterator[ServerUnderTest]:
     """A server with a token."""
-    with serving(Access(tokens=[TOKEN], allowed_origins=["https://app.example"])) as served:
+    with run_server(Access(tokens=[TOKEN], allowed_origins=["https://app.example"])) as served:
         yield served
 
 
 @pytest.fixture(scope="module")
-def named() -> Iterator[Served]:
+def named() -> Iterator[ServerUnderTest]:
     """A server without tokens that is known under other names."""
     access = Access(
         allowed_hosts=["era.example", "port.example:81"],
         allowed_origins=["https://App.Example/", "http://dev.example:3000"],
         public_url="https://public.example/era/",
     )
-    with serving(access) as served:
+    with run_server(access) as served:
         yield served
 
 
 @pytest.fixture(scope="module")
-def behind() -> Iterator[Served]:
+def behind() -> Iterator[ServerUnderTest]:
     """A server behind a proxy that is trusted."""
     access = Access(allowed_hosts=["era.example"], trust_forwarded=True)
-    with serving(access) as served:
+    with run_server(access) as served:
         yield served
 
 
-def get(server: Served, path: str = "/api/sessions", **headers: str) -> httpx.Response:
+def get(server: ServerUnderTest, path: str = "/api/sessions", **headers: str) -> httpx.Response:
     return server.http.get(path, headers={n.replace("_", "-"): v for n, v in headers.items()})
 
 
@@ -65,7 +65,7 @@ def get(server: Served, path: str = "/api/sessions", **headers: str) -> httpx.Re
     ],
 )
 @pytest.mark.parametrize("path", ["/api/sessions", "/api/nothing", "/metrics", "/api/limits"])
-def test_without_token(closed: Served, headers: dict[str, str], path: str) -> None:
+def test_without_token(closed: ServerUnderTest, headers: dict[str, str], path: str) -> None:
     """Without a valid token protected paths are a 401 that says how."""
     encoded = {name: value.encode("latin1") for name, value in headers.items()}
     answer = closed.http.get(path, headers=encoded)
@@ -83,7 +83,7 @@ def test_without_token(closed: Served, headers: dict[str, str], path: str) -> No
         {"X-API-Key": TOKEN, "Authorization": "Basic abc"},
     ],
 )
-def test_with_token(closed: Served, headers: dict[str, str]) -> None:
+def test_with_token(closed: ServerUnderTest, headers: dict[str, str]) -> None:
     """A token is taken as a bearer and as a key."""
     assert closed.http.get("/api/sessions", headers=headers).status_code == 200
 
@@ -99,25 +99,27 @@ def test_with_token(closed: Served, headers: dict[str, str]) -> None:
         ({"X-API-Key": "wrong"}, "This API token is not valid.", "Send it as"),
     ],
 )
-def test_what_is_wrong(closed: Served, headers: dict[str, str], message: str, hint: str) -> None:
+def test_what_is_wrong(
+    closed: ServerUnderTest, headers: dict[str, str], message: str, hint: str
+) -> None:
     """No token, a wrong token and a token without its scheme are told apart."""
     told = closed.http.get("/api/sessions", headers=headers).json()
     assert told["message"] == message
     assert hint in told["hint"]
 
 
-def test_token_in_the_query(closed: Served) -> None:
+def test_token_in_the_query(closed: ServerUnderTest) -> None:
     """A token in an address is none: addresses are logged everywhere."""
     assert closed.http.get(f"/api/sessions?token={TOKEN}").status_code == 401
 
 
 @pytest.mark.parametrize("path", ["/health", "/api/health", "/docs", "/openapi.json"])
-def test_open_paths(closed: Served, path: str) -> None:
+def test_open_paths(closed: ServerUnderTest, path: str) -> None:
     """Health and the document of the API need no token."""
     assert closed.http.get(path).status_code == 200
 
 
-def test_options_without_token(closed: Served) -> None:
+def test_options_without_token(closed: ServerUnderTest) -> None:
     """OPTIONS is answered without a token, also as a browser's preflight."""
     assert closed.http.options("/api/sessions").status_code == 204
     preflight = closed.http.options(
@@ -130,21 +132,21 @@ def test_options_without_token(closed: Served) -> None:
     assert "Authorization" in preflight.headers["Access-Control-Allow-Headers"]
 
 
-def test_token_before_everything_else(closed: Served) -> None:
+def test_token_before_everything_else(closed: ServerUnderTest) -> None:
     """Who has no token learns nothing of ids, bodies or methods."""
     for method, path in [("GET", "/api/sessions/.."), ("BREW", "/api/x"), ("PUT", "/api/sessions")]:
         answer = closed.http.request(method, path.replace("..", "%2e%2e"), content=b"{")
         assert answer.status_code in (401, 404 if method == "BREW" else 401)
 
 
-def test_hosts_with_tokens(closed: Served) -> None:
+def test_hosts_with_tokens(closed: ServerUnderTest) -> None:
     """With a token every host and origin may come in: the token is the proof."""
     answer = get(closed, Host="evil.example", Origin="https://evil.example", X_API_Key=TOKEN)
     assert answer.status_code == 200
     assert "Access-Control-Allow-Origin" not in answer.headers
 
 
-def test_big_body_without_token(closed: Served) -> None:
+def test_big_body_without_token(closed: ServerUnderTest) -> None:
     """Who has no token is told so, also when it sends much."""
     answer = closed.http.post("/api/execute", content=b"x" * 3_000_000)
     assert answer.status_code == 401
@@ -157,7 +159,7 @@ def test_big_body_without_token(closed: Served) -> None:
     "host", ["localhost", "LOCALHOST:1", "127.0.0.1", "127.9.8.7:80", "[::1]", "[::1]:8000",
              "a.localhost:3", "localhost."],
 )  # fmt: skip
-def test_loopback(server: Served, host: str) -> None:
+def test_loopback(server: ServerUnderTest, host: str) -> None:
     """Names of this machine are answered."""
     assert get(server, Host=host).status_code == 200
 
@@ -167,7 +169,7 @@ def test_loopback(server: Served, host: str) -> None:
              "10.0.0.1", "0.0.0.0", "[::2]", "2130706433", "era.example", "xlocalhost"],
 )  # fmt: skip
 @pytest.mark.parametrize("method", ["GET", "POST", "OPTIONS"])
-def test_rebinding(server: Served, host: str, method: str) -> None:
+def test_rebinding(server: ServerUnderTest, host: str, method: str) -> None:
     """A foreign name is refused: a page could have bound it to this machine."""
     answer = server.http.request(method, "/api/sessions", headers={"Host": host})
     assert (answer.status_code, answer.json()["code"]) == (403, "FORBIDDEN")
@@ -175,7 +177,7 @@ def test_rebinding(server: Served, host: str, method: str) -> None:
 
 
 @pytest.mark.parametrize("host", ["[::1", "localhost:99999999", "a]b", ""])
-def test_malformed_host(server: Served, host: str) -> None:
+def test_malformed_host(server: ServerUnderTest, host: str) -> None:
     """A Host that is none is refused."""
     answer = server.http.get("/api/sessions", headers={"Host": host})
     assert answer.status_code in (400, 403)
@@ -192,7 +194,7 @@ def test_malformed_host(server: Served, host: str) -> None:
         ("localhost", 200),
     ],
 )
-def test_allowed_hosts(named: Served, host: str, status: int) -> None:
+def test_allowed_hosts(named: ServerUnderTest, host: str, status: int) -> None:
     """A named host is answered on any port, or on the one that is named."""
     assert get(named, Host=host).status_code == status
 
@@ -210,7 +212,7 @@ def test_allowed_hosts(named: Served, host: str, status: int) -> None:
         ("[::1]:8", "http://[::1]:8"),
     ],
 )
-def test_own_origin(server: Served, host: str, origin: str) -> None:
+def test_own_origin(server: ServerUnderTest, host: str, origin: str) -> None:
     """Pages of the server itself may ask it."""
     assert get(server, Host=host, Origin=origin).status_code == 200
 
@@ -222,7 +224,7 @@ def test_own_origin(server: Served, host: str, origin: str) -> None:
      "http://localhost:8000@evil.example"],
 )  # fmt: skip
 @pytest.mark.parametrize("method", ["GET", "POST", "DELETE", "OPTIONS"])
-def test_foreign_origin(server: Served, origin: str, method: str) -> None:
+def test_foreign_origin(server: ServerUnderTest, origin: str, method: str) -> None:
     """Pages of anybody else may not, whatever the method; `null` neither."""
     headers = {"Host": "localhost:8000", "Origin": origin}
     answer = server.http.request(method, "/api/sessions", headers=headers)
@@ -243,14 +245,14 @@ def test_foreign_origin(server: Served, origin: str, method: str) -> None:
         ("null", 403),
     ],
 )
-def test_allowed_origins(named: Served, origin: str, status: int) -> None:
+def test_allowed_origins(named: ServerUnderTest, origin: str, status: int) -> None:
     """Origins of the setting and of the public address may ask."""
     answer = get(named, Host="localhost", Origin=origin)
     assert answer.status_code == status
     assert answer.headers["Vary"] == "Origin"
 
 
-def test_cors_headers(named: Served) -> None:
+def test_cors_headers(named: ServerUnderTest) -> None:
     """A page of an allowed origin may read answers, errors too."""
     for path in ("/api/sessions", "/api/sessions/gone", "/nothing"):
         headers = get(named, path, Host="localhost", Origin="https://app.example").headers
@@ -261,7 +263,7 @@ def test_cors_headers(named: Served) -> None:
 
 def test_every_origin() -> None:
     """A star lets every site in, but not `null`: that is what pages of sessions send."""
-    with serving(Access(allowed_origins=["*"])) as server:
+    with run_server(Access(allowed_origins=["*"])) as server:
         answer = get(server, Host="localhost", Origin="https://any.example")
         assert answer.headers["Access-Control-Allow-Origin"] == "https://any.example"
         assert get(server, Host="localhost", Origin="null").status_code == 403
@@ -269,14 +271,14 @@ def test_every_origin() -> None:
 
 def test_null_can_be_named() -> None:
     """`null` is allowed only by its name."""
-    with serving(Access(allowed_origins=["null"])) as server:
+    with run_server(Access(allowed_origins=["null"])) as server:
         assert get(server, Host="localhost", Origin="null").status_code == 200
 
 
 # ---------------------------------------------------------------- addresses
 
 
-def base_url(server: Served, **headers: str) -> str:
+def base_url(server: ServerUnderTest, **headers: str) -> str:
     """The address that a restart hands on."""
     server.sessions.calls.clear()
     names = {n.replace("_", "-"): v for n, v in headers.items()}
@@ -285,14 +287,14 @@ def base_url(server: Served, **headers: str) -> str:
     return found
 
 
-def test_base_url(server: Served, named: Served) -> None:
+def test_base_url(server: ServerUnderTest, named: ServerUnderTest) -> None:
     """The address is the public one, else that of the request."""
     assert base_url(server) == server.url
     assert base_url(server, Host="localhost:77") == "http://localhost:77"
     assert base_url(named) == "https://public.example/era"
 
 
-def test_forwarded_address(server: Served, behind: Served) -> None:
+def test_forwarded_address(server: ServerUnderTest, behind: ServerUnderTest) -> None:
     """Only where proxies are trusted do they tell host and scheme."""
     told = {"X_Forwarded_Host": "era.example", "X_Forwarded_Proto": "https"}
     assert base_url(server, **told) == server.url
@@ -302,7 +304,7 @@ def test_forwarded_address(server: Served, behind: Served) -> None:
     assert base_url(behind, X_Forwarded_Proto="gopher") == behind.url
 
 
-def test_forwarded_host_is_checked(behind: Served) -> None:
+def test_forwarded_host_is_checked(behind: ServerUnderTest) -> None:
     """Neither the real nor the forwarded host may be foreign: a page can forge the latter."""
     assert get(behind, X_Forwarded_Host="era.example").status_code == 200
     assert get(behind, X_Forwarded_Host="evil.example").status_code == 403
@@ -310,7 +312,7 @@ def test_forwarded_host_is_checked(behind: Served) -> None:
     assert forged.status_code == 403
 
 
-def test_origin_behind_a_proxy(behind: Served) -> None:
+def test_origin_behind_a_proxy(behind: ServerUnderTest) -> None:
     """Pages that came through the proxy have its origin."""
     good = get(behind, X_Forwarded_Host="era.example", Origin="https://era.example")
     assert good.status_code == 200

@@ -10,9 +10,9 @@ from typing import Any
 import httpx
 import pytest
 
-from era_kernels.web.answers import ErrorAnswer
+from era_kernels.web.responses import ErrorAnswer
 from tests.web.fakes import LANGUAGE
-from tests.web.serving import MAX_BODY, Served, serving
+from tests.web.serving import MAX_BODY, ServerUnderTest, run_server
 
 JSON = "application/json; charset=utf-8"
 
@@ -28,7 +28,7 @@ def check_error(answer: httpx.Response, status: int, code: str) -> dict[str, Any
     return shown
 
 
-def test_json_out(server: Served, session: str) -> None:
+def test_json_out(server: ServerUnderTest, session: str) -> None:
     """Answers are compact UTF-8 JSON objects."""
     answer = server.http.patch(session, json={"metadata": {"name": "é"}})
     assert answer.headers["Content-Type"] == JSON
@@ -40,7 +40,7 @@ def test_json_out(server: Served, session: str) -> None:
     [None, "application/json", "text/plain", "application/x-www-form-urlencoded",
      "multipart/form-data; boundary=x", "multipart/form-data", "nonsense"],
 )  # fmt: skip
-def test_json_in_whatever_the_type(server: Served, content_type: str | None) -> None:
+def test_json_in_whatever_the_type(server: ServerUnderTest, content_type: str | None) -> None:
     """A body is JSON whatever its Content-Type says; forms are never parsed."""
     headers = {"Content-Type": content_type} if content_type else {}
     body = json.dumps({"language": LANGUAGE, "data": {"a": "b&c=d%20"}})
@@ -50,14 +50,14 @@ def test_json_in_whatever_the_type(server: Served, content_type: str | None) -> 
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "br", "identity, gzip"])
-def test_compressed_body(server: Served, encoding: str) -> None:
+def test_compressed_body(server: ServerUnderTest, encoding: str) -> None:
     """A body that claims an encoding is refused: no decompression bombs."""
     headers = {"Content-Encoding": encoding}
     answer = server.http.post("/api/sessions", content=b"\x1f\x8b\x08", headers=headers)
     check_error(answer, 415, "UNSUPPORTED_MEDIA_TYPE")
 
 
-def test_empty_body(server: Served) -> None:
+def test_empty_body(server: ServerUnderTest) -> None:
     """An empty body is an empty object, so what is missing is told."""
     answer = server.http.post("/api/sessions", content=b"")
     assert "language" in check_error(answer, 400, "INVALID_REQUEST")["message"]
@@ -66,7 +66,7 @@ def test_empty_body(server: Served) -> None:
 @pytest.mark.parametrize(
     "body", [b"{", b'{"a":NaN}', b'{"a":"\\ud800"}', b'{"a":' + b"[" * 100_000, b"\xff"]
 )
-def test_malformed_json(server: Served, session: str, body: bytes) -> None:
+def test_malformed_json(server: ServerUnderTest, session: str, body: bytes) -> None:
     """Malformed JSON is INVALID_JSON on every path that takes a body."""
     for method, path in [
         ("POST", "/api/execute"),
@@ -78,14 +78,14 @@ def test_malformed_json(server: Served, session: str, body: bytes) -> None:
         check_error(server.http.request(method, path, content=body), 400, "INVALID_JSON")
 
 
-def test_big_integers_survive(server: Served, session: str) -> None:
+def test_big_integers_survive(server: ServerUnderTest, session: str) -> None:
     """Integers of hundreds of digits come back as they were."""
     number = 10**400 + 1
     answer = server.http.patch(session, content=json.dumps({"data": {"n": number}}))
     assert answer.json()["metadata"]["data"]["n"] == number
 
 
-def test_big_bodies(server: Served, session: str) -> None:
+def test_big_bodies(server: ServerUnderTest, session: str) -> None:
     """A body beyond a megabyte is taken, and its answer comes whole."""
     data = {"text": "é" * 1_000_000, "list": list(range(100_000))}
     answer = server.http.patch(session, content=json.dumps({"data": data}, ensure_ascii=False))
@@ -94,7 +94,7 @@ def test_big_bodies(server: Served, session: str) -> None:
 
 @pytest.mark.parametrize("chunked", [False, True])
 @pytest.mark.parametrize("size", [MAX_BODY + 1, 3 * MAX_BODY])
-def test_too_large(server: Served, session: str, size: int, chunked: bool) -> None:
+def test_too_large(server: ServerUnderTest, session: str, size: int, chunked: bool) -> None:
     """A body over the bound is 413 in JSON, and the connection can be used again."""
     body = b'{"code":"' + b"x" * (size - 11) + b'"}'
     content = iter([body[:1000], body[1000:]]) if chunked else body
@@ -103,7 +103,7 @@ def test_too_large(server: Served, session: str, size: int, chunked: bool) -> No
     assert server.http.get(session).status_code == 200
 
 
-def test_largest(server: Served, session: str) -> None:
+def test_largest(server: ServerUnderTest, session: str) -> None:
     """A body of exactly the bound is taken."""
     body = b'{"code":"' + b"x" * (MAX_BODY - 11) + b'"}'
     assert len(body) == MAX_BODY
@@ -117,11 +117,11 @@ def test_largest(server: Served, session: str) -> None:
 @pytest.mark.parametrize(
     "path", ["/api/sessions/{}", "/api/sessions/{}/run", "/api/sessions/s1/executions/{}"]
 )
-def test_bad_ids_in_paths(server: Served, session: str, path: str, bad: str) -> None:
+def test_bad_ids_in_paths(server: ServerUnderTest, session: str, path: str, bad: str) -> None:
     """An id that is none is INVALID_ID, decoded once, wherever it stands."""
     method = "POST" if path.endswith("run") else "GET"
     raw = f"{method} {path.format(bad)} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
-    reply = server.reply(raw.encode("latin1"))
+    reply = server.send_and_parse(raw.encode("latin1"))
     assert (reply.status, reply.json()["code"]) == (400, "INVALID_ID")
 
 
@@ -139,7 +139,7 @@ def test_bad_ids_in_paths(server: Served, session: str, path: str, bad: str) -> 
     ],
 )
 @pytest.mark.parametrize("method", ["GET", "POST", "DELETE", "OPTIONS", "PUT"])
-def test_unknown_path(server: Served, path: str, method: str) -> None:
+def test_unknown_path(server: ServerUnderTest, path: str, method: str) -> None:
     """Unknown paths are a JSON 404, whatever the method."""
     check_error(server.http.request(method, path), 404, "NOT_FOUND")
 
@@ -156,7 +156,7 @@ def test_unknown_path(server: Served, path: str, method: str) -> None:
         ("TRACE", "/api/sessions", "GET, HEAD, POST, DELETE, OPTIONS"),
     ],
 )
-def test_wrong_method(server: Served, method: str, path: str, allow: str) -> None:
+def test_wrong_method(server: ServerUnderTest, method: str, path: str, allow: str) -> None:
     """A wrong method is a JSON 405 that lists the right ones."""
     answer = server.http.request(method, path, content=b"{}")
     assert (answer.status_code, answer.headers["Allow"]) == (405, allow)
@@ -164,12 +164,12 @@ def test_wrong_method(server: Served, method: str, path: str, allow: str) -> Non
         check_error(answer, 405, "METHOD_NOT_ALLOWED")
 
 
-def test_unknown_method_on_unknown_path(server: Served) -> None:
+def test_unknown_method_on_unknown_path(server: ServerUnderTest) -> None:
     """Where nothing is, no method is wrong."""
     check_error(server.http.request("BREW", "/nothing"), 404, "NOT_FOUND")
 
 
-def test_options(server: Served) -> None:
+def test_options(server: ServerUnderTest) -> None:
     """OPTIONS tells the methods and has no body."""
     answer = server.http.options("/api/sessions")
     assert (answer.status_code, answer.content) == (204, b"")
@@ -177,7 +177,7 @@ def test_options(server: Served) -> None:
 
 
 @pytest.mark.parametrize("path", ["/api/sessions", "/api/sessions/s1", "/health", "/openapi.json"])
-def test_head(server: Served, session: str, path: str) -> None:
+def test_head(server: ServerUnderTest, session: str, path: str) -> None:
     """HEAD gives the headers of GET and no body."""
     head, get = server.http.head(path), server.http.get(path)
     assert (head.status_code, head.content) == (200, b"")
@@ -185,7 +185,7 @@ def test_head(server: Served, session: str, path: str) -> None:
 
 
 @pytest.mark.parametrize("path", ["/health", "/nothing", "/api/sessions/..%2f", "/api/sessions/s1"])
-def test_request_id(server: Served, path: str) -> None:
+def test_request_id(server: ServerUnderTest, path: str) -> None:
     """Every answer carries a request id: the caller's when it is sane, else a new one."""
     made = server.http.get(path).headers["X-Request-Id"]
     assert re.fullmatch(r"req-[0-9a-f]{16}", made)
@@ -194,13 +194,13 @@ def test_request_id(server: Served, path: str) -> None:
 
 
 @pytest.mark.parametrize("bad", ["a b", "x" * 129, '"><script>', "é".encode()])
-def test_insane_request_id(server: Served, bad: str | bytes) -> None:
+def test_insane_request_id(server: ServerUnderTest, bad: str | bytes) -> None:
     """A request id that could confuse a log or a page is replaced."""
     answer = server.http.get("/health", headers={"X-Request-Id": bad})
     assert re.fullmatch(r"req-[0-9a-f]{16}", answer.headers["X-Request-Id"])
 
 
-def test_neutral_headers(server: Served) -> None:
+def test_neutral_headers(server: ServerUnderTest) -> None:
     """Answers do not tell what software this is made of, and are not sniffed or kept."""
     for path in ("/health", "/nothing"):
         headers = server.http.get(path).headers
@@ -210,7 +210,7 @@ def test_neutral_headers(server: Served) -> None:
         assert "Etag" not in headers
 
 
-def test_foreign_exception(server: Served, caplog: pytest.LogCaptureFixture) -> None:
+def test_foreign_exception(server: ServerUnderTest, caplog: pytest.LogCaptureFixture) -> None:
     """A bug is logged with the request id, and answered without its text."""
     with caplog.at_level(logging.ERROR):
         answer = server.http.get("/api/sessions/bug?q=hush", headers={"X-Request-Id": "trace-7"})
@@ -223,17 +223,17 @@ def test_foreign_exception(server: Served, caplog: pytest.LogCaptureFixture) -> 
     assert record.exc_info
 
 
-def test_domain_error(server: Served) -> None:
+def test_domain_error(server: ServerUnderTest) -> None:
     """A domain error carries its code, its sentence and the id it is about."""
     shown = check_error(server.http.get("/api/sessions/gone"), 404, "SESSION_NOT_FOUND")
     assert shown["id"] == "gone"
 
 
-def test_retry_after(server: Served, session: str) -> None:
+def test_retry_after(server: ServerUnderTest, session: str) -> None:
     """429 and 503 say when to come again."""
-    server.sessions.full = True
+    server.sessions.is_full = True
     answer = server.http.post(f"{session}/run", json={"code": "out x"})
-    server.sessions.full = False
+    server.sessions.is_full = False
     check_error(answer, 429, "QUEUE_FULL")
     assert int(answer.headers["Retry-After"]) > 0
     refused = server.http.post(f"{session}/run", json={"code": "refuse"})
@@ -244,7 +244,7 @@ def test_retry_after(server: Served, session: str) -> None:
 
 def test_log_of_answers(caplog: pytest.LogCaptureFixture) -> None:
     """One line per answer, with no query and nothing of the body."""
-    with caplog.at_level(logging.INFO, "era_kernels.web.routes"), serving() as server:
+    with caplog.at_level(logging.INFO, "era_kernels.web.routes"), run_server() as server:
         server.http.post("/api/execute?token=hush", json={"language": "li", "code": "out hush"})
     records = [r for r in caplog.records if r.name == "era_kernels.web.routes"]
     # Another module's server may still be at its last line.

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from era_kernels.services.session_duplication import DuplicateRequest
-from tests.web.serving import Served, eventually
+from tests.web.serving import ServerUnderTest, eventually
 
 
-def wish_of(server: Served) -> DuplicateRequest:
+def submitted_request(server: ServerUnderTest) -> DuplicateRequest:
     wish = [call for call in server.sessions.calls if call[0] == "duplicate"][-1][2]
     assert isinstance(wish, DuplicateRequest)
     return wish
@@ -34,20 +34,20 @@ def wish_of(server: Served) -> DuplicateRequest:
     ],
 )
 def test_wish(
-    server: Served, session: str, body: dict[str, Any], expected: DuplicateRequest
+    server: ServerUnderTest, session: str, body: dict[str, Any], expected: DuplicateRequest
 ) -> None:
     """Both names of the id; data and variables as given; null is the default."""
     assert server.http.post(f"{session}/duplicate", json=body).status_code == 201
-    assert wish_of(server) == expected
+    assert submitted_request(server) == expected
 
 
-def test_empty_body(server: Served, session: str) -> None:
+def test_empty_body(server: ServerUnderTest, session: str) -> None:
     """An empty body is a wish, too."""
     assert server.http.post(f"{session}/duplicate").status_code == 201
-    assert wish_of(server) == DuplicateRequest()
+    assert submitted_request(server) == DuplicateRequest()
 
 
-def test_answer(server: Served, session: str) -> None:
+def test_answer(server: ServerUnderTest, session: str) -> None:
     """The new session's object, where it comes from, and what of the interpreter was copied."""
     answer = server.http.post(f"{session}/duplicate", json={"new_id": "c4", "data": {"b": 1}})
     assert answer.status_code == 201
@@ -72,7 +72,7 @@ def test_answer(server: Served, session: str) -> None:
     ],
 )
 def test_bad_wish(
-    server: Served, session: str, body: dict[str, Any], code: str, field: str
+    server: ServerUnderTest, session: str, body: dict[str, Any], code: str, field: str
 ) -> None:
     """Wrong fields are named."""
     answer = server.http.post(f"{session}/duplicate", json=body)
@@ -80,7 +80,7 @@ def test_bad_wish(
     assert f"`{field}`" in answer.json()["message"]
 
 
-def test_refusals(server: Served, session: str) -> None:
+def test_refusals(server: ServerUnderTest, session: str) -> None:
     """A taken id, no source, no room: each has its status and code."""
     name = session.rpartition("/")[2]
     taken = server.http.post(f"{session}/duplicate", json={"new_id": name})
@@ -92,7 +92,7 @@ def test_refusals(server: Served, session: str) -> None:
     assert (full.status_code, full.json()["code"]) == (507, "INSUFFICIENT_STORAGE")
 
 
-def test_client_that_leaves(server: Served, session: str) -> None:
+def test_client_that_leaves(server: ServerUnderTest, session: str) -> None:
     """The copying ends when its client leaves."""
     body = json.dumps({"new_id": "slow"}).encode()
     with socket.create_connection(("127.0.0.1", server.port)) as wire:

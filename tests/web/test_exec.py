@@ -10,11 +10,11 @@ import pytest
 
 from era_kernels.models import ExecSubmission
 from tests.web.fakes import LANGUAGE
-from tests.web.serving import Served
+from tests.web.serving import ServerUnderTest
 
 
 @pytest.fixture(autouse=True)
-def session(server: Served) -> Iterator[str]:
+def session(server: ServerUnderTest) -> Iterator[str]:
     """A session of its own, and no memory of other tests."""
     server.http.post("/api/sessions", json={"language": LANGUAGE, "session_id": "exec"})
     yield "exec"
@@ -23,11 +23,11 @@ def session(server: Served) -> Iterator[str]:
     server.sessions.calls.clear()
 
 
-def execute(server: Served, **body: Any) -> httpx.Response:
+def execute(server: ServerUnderTest, **body: Any) -> httpx.Response:
     return server.http.post("/api/sessions/exec/exec", json=body)
 
 
-def submitted(server: Served, **body: Any) -> ExecSubmission:
+def submitted(server: ServerUnderTest, **body: Any) -> ExecSubmission:
     """What the service is asked."""
     assert execute(server, **body).status_code == 200
     submission = server.sessions.calls[-1][2]
@@ -35,7 +35,7 @@ def submitted(server: Served, **body: Any) -> ExecSubmission:
     return submission
 
 
-def test_command(server: Served) -> None:
+def test_command(server: ServerUnderTest) -> None:
     """It goes through the shell and is listed as it was given."""
     submission = submitted(server, command="out a  b")
     assert submission.argv == ("/bin/sh", "-c", "out a  b")
@@ -44,21 +44,21 @@ def test_command(server: Served) -> None:
     assert submission.base_url == server.url
 
 
-def test_argv(server: Served) -> None:
+def test_argv(server: ServerUnderTest) -> None:
     """It stays what it is and is listed as a shell would take it."""
     submission = submitted(server, argv=["a b", "$c", ""])
     assert submission.argv == ("a b", "$c", "")
     assert submission.code == "'a b' '$c' ''"
 
 
-def test_other_fields(server: Served) -> None:
+def test_other_fields(server: ServerUnderTest) -> None:
     """Timeouts, variables and the text to read arrive as for a run."""
     submission = submitted(server, command="", timeout_ms=1500, env={"A": 1.5}, stdin="x\0")
     assert (submission.timeout, submission.env, submission.stdin) == (1.5, {"A": "1.5"}, "x\0")
     assert submitted(server, command="", timeout=2, stdin="").stdin == ""
 
 
-def test_answer(server: Served) -> None:
+def test_answer(server: ServerUnderTest) -> None:
     """It has no results, says where all of a cut output is, and names its execution."""
     answer = execute(server, command="out a\nshow b\ntruncate")
     told = answer.json()
@@ -68,7 +68,7 @@ def test_answer(server: Served) -> None:
     assert told["full_output"] == {"stdout": f"{place}/stdout", "stderr": f"{place}/stderr"}
 
 
-def test_timeout(server: Served) -> None:
+def test_timeout(server: ServerUnderTest) -> None:
     """It is 408, with the error beside the rest."""
     answer = execute(server, command="out a\ntimeout")
     assert answer.status_code == 408
@@ -89,7 +89,7 @@ def test_timeout(server: Served) -> None:
         ({"command": "a", "stdin": ["a"]}, "`stdin` must be a string."),
     ],
 )
-def test_mistakes(server: Served, body: dict[str, Any], words: str) -> None:
+def test_mistakes(server: ServerUnderTest, body: dict[str, Any], words: str) -> None:
     """They are told by the field, and nothing is asked of the service."""
     asked = len(server.sessions.calls)
     answer = execute(server, **body)

@@ -10,23 +10,23 @@ import httpx
 import pytest
 
 from era_kernels.models import Submission
-from tests.web.fakes import LANGUAGE, FakeRunning
-from tests.web.serving import Served, eventually
+from tests.web.fakes import LANGUAGE, FakeLiveExecution
+from tests.web.serving import ServerUnderTest, eventually
 
 
 @pytest.fixture(autouse=True)
-def clean(server: Served) -> Iterator[None]:
+def clean(server: ServerUnderTest) -> Iterator[None]:
     """Each test sees its own runs only."""
     yield
     server.sessions.runs.clear()
     server.sessions.calls.clear()
 
 
-def execute(server: Served, code: str, **body: Any) -> httpx.Response:
+def execute(server: ServerUnderTest, code: str, **body: Any) -> httpx.Response:
     return server.http.post("/api/execute", json={"language": LANGUAGE, "code": code, **body})
 
 
-def test_answer(server: Served) -> None:
+def test_answer(server: ServerUnderTest) -> None:
     """The answer holds what was printed, and one id under two names."""
     answer = execute(server, "out hello\nerr oops\nshow rich")
     assert answer.status_code == 200
@@ -44,12 +44,12 @@ def test_answer(server: Served) -> None:
 
 
 @pytest.mark.parametrize("language", [LANGUAGE, "LINGO", "li", "Li"])
-def test_language_by_its_name(server: Served, language: str) -> None:
+def test_language_by_its_name(server: ServerUnderTest, language: str) -> None:
     """The answer tells the language by its name, whatever it was called."""
     assert execute(server, "", language=language).json()["language"] == LANGUAGE
 
 
-def test_files(server: Served) -> None:
+def test_files(server: ServerUnderTest) -> None:
     """Files reach the service by their paths, none is the same as none given."""
     for files, expected in (({"d/é": "text"}, {"d/é": "text"}), ({}, {}), (None, {})):
         assert execute(server, "", files=files).status_code == 200
@@ -57,7 +57,7 @@ def test_files(server: Served) -> None:
     assert execute(server, "", files={"a": 1}).json()["code"] == "INVALID_REQUEST"
 
 
-def test_submission(server: Served) -> None:
+def test_submission(server: ServerUnderTest) -> None:
     """Timeout, environment and the server's address reach the service."""
     execute(server, "out x", timeout_ms=1500, env={"A": "b"})
     assert server.sessions.calls == [
@@ -65,18 +65,18 @@ def test_submission(server: Served) -> None:
     ]
 
 
-def test_empty_code(server: Served) -> None:
+def test_empty_code(server: ServerUnderTest) -> None:
     """An empty program is a program."""
     assert execute(server, "").json()["exit_code"] == 0
 
 
-def test_failing_program(server: Served) -> None:
+def test_failing_program(server: ServerUnderTest) -> None:
     """A program that fails is no failure of the request."""
     answer = execute(server, "fail ValueError")
     assert (answer.status_code, answer.json()["exit_code"]) == (200, 1)
 
 
-def test_death(server: Served) -> None:
+def test_death(server: ServerUnderTest) -> None:
     """A program that dies is told with its cause."""
     answer = execute(server, "out before\ndie 9")
     assert answer.status_code == 200
@@ -84,7 +84,7 @@ def test_death(server: Served) -> None:
     assert answer.json()["stdout"] == "before\n"
 
 
-def test_timeout(server: Served) -> None:
+def test_timeout(server: ServerUnderTest) -> None:
     """A timeout is 408 with the error and everything that there is."""
     answer = execute(server, "out partial\ntimeout")
     shown = answer.json()
@@ -94,14 +94,14 @@ def test_timeout(server: Served) -> None:
     assert {"error", "message"} <= set(shown)
 
 
-def test_truncated(server: Served) -> None:
+def test_truncated(server: ServerUnderTest) -> None:
     """What was cut is told; nothing of a throw-away session can be asked for later."""
     shown = execute(server, "truncate").json()
     assert shown["truncated"] is True
     assert "full_output" not in shown
 
 
-def test_kernel_that_does_not_start(server: Served) -> None:
+def test_kernel_that_does_not_start(server: ServerUnderTest) -> None:
     """A kernel that does not come up is 503 with a time to come again."""
     answer = execute(server, "refuse")
     assert (answer.status_code, answer.json()["code"]) == (503, "KERNEL_START_FAILED")
@@ -121,7 +121,7 @@ def test_kernel_that_does_not_start(server: Served) -> None:
         ({"language": LANGUAGE, "code": "", "env": {"A": None}}, "env"),
     ],
 )
-def test_bad_body(server: Served, body: dict[str, Any], field: str) -> None:
+def test_bad_body(server: ServerUnderTest, body: dict[str, Any], field: str) -> None:
     """A wrong body is told by its field and runs nothing."""
     answer = server.http.post("/api/execute", json=body)
     assert (answer.status_code, answer.json()["code"]) == (400, "INVALID_REQUEST")
@@ -129,7 +129,7 @@ def test_bad_body(server: Served, body: dict[str, Any], field: str) -> None:
     assert server.sessions.calls == []
 
 
-def test_big_env_with_numbers(server: Served) -> None:
+def test_big_env_with_numbers(server: ServerUnderTest) -> None:
     """Numbers of a big body's environment are what was written."""
     code = "#" * 2_000_000
     body = f'{{"language":"{LANGUAGE}","code":"{code}","env":{{"A":1.50,"B":true}}}}'
@@ -137,7 +137,7 @@ def test_big_env_with_numbers(server: Served) -> None:
     assert server.sessions.calls[0][2].env == {"A": "1.50", "B": "true"}
 
 
-def test_client_that_leaves(server: Served) -> None:
+def test_client_that_leaves(server: ServerUnderTest) -> None:
     """Nobody else can read a one-shot run: it is ended when its client leaves."""
     body = b'{"language":"lingo","code":"sleep 60"}'
     head = b"POST /api/execute HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n"
@@ -145,9 +145,9 @@ def test_client_that_leaves(server: Served) -> None:
         wire.sendall(head % len(body) + body)
         assert eventually(lambda: bool(server.sessions.runs))
         [running] = server.sessions.runs.values()
-        assert not running.abandoned
+        assert not running.is_abandoned
     assert eventually(lambda: ended(running))
 
 
-def ended(running: FakeRunning) -> bool:
-    return running.abandoned
+def ended(running: FakeLiveExecution) -> bool:
+    return running.is_abandoned

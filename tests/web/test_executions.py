@@ -12,17 +12,17 @@ import pytest
 
 from era_kernels.models import Submission
 from tests.web.fakes import LANGUAGE
-from tests.web.serving import Served, eventually
+from tests.web.serving import ServerUnderTest, eventually
 
 FULL = "0123456789\n"
 
 
-def run(server: Served, session: str, code: str, **body: Any) -> httpx.Response:
+def run(server: ServerUnderTest, session: str, code: str, **body: Any) -> httpx.Response:
     return server.http.post(f"{session}/run", json={"code": code, **body})
 
 
 @pytest.fixture
-def text(server: Served, session: str) -> str:
+def text(server: ServerUnderTest, session: str) -> str:
     """The path of an execution that wrote `FULL` and an é."""
     answer = run(server, session, "out 0123456789\nerr é")
     return f"{session}/executions/{answer.json()['execution_id']}"
@@ -31,7 +31,7 @@ def text(server: Served, session: str) -> str:
 # ---------------------------------------------------------------- run
 
 
-def test_run(server: Served, session: str) -> None:
+def test_run(server: ServerUnderTest, session: str) -> None:
     """The run answer holds everything a run produced."""
     answer = run(server, session, "out a\nerr b\nout c\nshow rich")
     assert answer.status_code == 200
@@ -56,14 +56,14 @@ def test_run(server: Served, session: str) -> None:
     assert answer.headers["X-Execution-Id"] == "exec-1"
 
 
-def test_submission(server: Served, session: str) -> None:
+def test_submission(server: ServerUnderTest, session: str) -> None:
     """Everything of the body reaches the service, in the units of the house."""
     run(server, session, "out x", timeout=2, env={"A": 1}, update_data={"k": [1]}, unknown=1)
     expected = Submission("out x", 2, {"A": "1"}, {"k": [1]}, server.url)
     assert server.sessions.calls[-1] == ("submit", "s1", expected)
 
 
-def test_nothing_but_code(server: Served, session: str) -> None:
+def test_nothing_but_code(server: ServerUnderTest, session: str) -> None:
     """What is absent or null is left to the service."""
     nothing = dict.fromkeys(("timeout", "timeout_ms", "env", "update_data"))
     for body in ({}, nothing):
@@ -72,7 +72,7 @@ def test_nothing_but_code(server: Served, session: str) -> None:
         assert server.sessions.calls[-1] == ("submit", "s1", expected)
 
 
-def test_exception(server: Served, session: str) -> None:
+def test_exception(server: ServerUnderTest, session: str) -> None:
     """An uncaught error is told in its parts."""
     shown = run(server, session, "fail ValueError").json()
     assert shown["exit_code"] == 1
@@ -80,7 +80,7 @@ def test_exception(server: Served, session: str) -> None:
     assert "cause" not in shown
 
 
-def test_death(server: Served, session: str) -> None:
+def test_death(server: ServerUnderTest, session: str) -> None:
     """A kernel that died is a cause in words and a state that is lost, at status 200."""
     answer = run(server, session, "out a\ndie 11")
     assert answer.status_code == 200
@@ -89,7 +89,7 @@ def test_death(server: Served, session: str) -> None:
     assert "error" not in shown
 
 
-def test_timeout(server: Served, session: str) -> None:
+def test_timeout(server: ServerUnderTest, session: str) -> None:
     """A timeout is 408: the error beside the whole run answer."""
     answer = run(server, session, "out a\ntimeout")
     assert answer.status_code == 408
@@ -98,7 +98,7 @@ def test_timeout(server: Served, session: str) -> None:
     assert answer.headers["X-Execution-Id"] == shown["execution_id"]
 
 
-def test_truncated(server: Served, session: str) -> None:
+def test_truncated(server: ServerUnderTest, session: str) -> None:
     """What was cut says where the whole is."""
     shown = run(server, session, "truncate").json()
     place = f"{session}/executions/{shown['execution_id']}"
@@ -106,25 +106,25 @@ def test_truncated(server: Served, session: str) -> None:
     assert shown["full_output"] == {"stdout": f"{place}/stdout", "stderr": f"{place}/stderr"}
 
 
-def test_big_answer(server: Served, session: str) -> None:
+def test_big_answer(server: ServerUnderTest, session: str) -> None:
     """An answer of megabytes is encoded beside the event loop and comes whole."""
     assert run(server, session, "big 3000000").json()["stdout"] == "x" * 3_000_000
 
 
-def test_what_programs_make_of_json(server: Served, session: str) -> None:
+def test_what_programs_make_of_json(server: ServerUnderTest, session: str) -> None:
     """A rich output that is no JSON is mended: the answer can be parsed."""
     [shown] = run(server, session, "nan").json()["results"]
     assert shown["data"] == {"application/json": {"x": None, "y": "�"}}
 
 
-def test_no_session(server: Served) -> None:
+def test_no_session(server: ServerUnderTest) -> None:
     """A run in a session that is not there is 404, and starts nothing."""
     answer = run(server, "/api/sessions/gone", "out x")
     assert (answer.status_code, answer.json()["code"]) == (404, "SESSION_NOT_FOUND")
     assert "X-Execution-Id" not in answer.headers
 
 
-def test_no_code(server: Served, session: str) -> None:
+def test_no_code(server: ServerUnderTest, session: str) -> None:
     """A run without code is told what is missing."""
     for body in (b"", b"{}", b'{"code":null}'):
         answer = server.http.post(f"{session}/run", content=body)
@@ -132,7 +132,7 @@ def test_no_code(server: Served, session: str) -> None:
         assert "`code`" in answer.json()["message"]
 
 
-def test_runner_that_leaves(server: Served, session: str) -> None:
+def test_runner_that_leaves(server: ServerUnderTest, session: str) -> None:
     """A run belongs to the server: it goes on when its client leaves."""
     body = b'{"code":"sleep 0.5\\nout end"}'
     head = f"POST {session}/run HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n"
@@ -141,13 +141,15 @@ def test_runner_that_leaves(server: Served, session: str) -> None:
         assert eventually(lambda: bool(server.sessions.runs))
     running = server.sessions.runs["exec-1"]
     assert eventually(running.finished.is_set)
-    assert not running.abandoned
+    assert not running.is_abandoned
     assert server.http.get(f"{session}/executions/exec-1").json()["stdout"] == "end\n"
 
 
 @pytest.mark.parametrize("call", ["run", "stream"])
 @pytest.mark.parametrize(("wish", "abandoned"), [("interrupt", True), ("continue", False)])
-def test_abandoned(server: Served, session: str, call: str, wish: str, abandoned: bool) -> None:
+def test_abandoned(
+    server: ServerUnderTest, session: str, call: str, wish: str, abandoned: bool
+) -> None:
     """The service is told when the last caller leaves; what that means is up to it."""
     body = b'{"code": "out a\\nsleep 60", "on_disconnect": "%b"}' % wish.encode()
     head = b"POST %b/%b HTTP/1.1\r\nHost: localhost:%d\r\nContent-Length: %d\r\n\r\n"
@@ -156,10 +158,10 @@ def test_abandoned(server: Served, session: str, call: str, wish: str, abandoned
         assert eventually(lambda: [one.callers for one in server.sessions.runs.values()] == [1])
     [running] = server.sessions.runs.values()
     assert eventually(lambda: running.callers == 0)
-    assert running.abandoned is abandoned
+    assert running.is_abandoned is abandoned
 
 
-def test_background(server: Served, session: str) -> None:
+def test_background(server: ServerUnderTest, session: str) -> None:
     """It is answered when it has its place; nobody waits for it."""
     answer = run(server, session, "sleep 60", background=True)
     assert (answer.status_code, answer.json()) == (
@@ -170,7 +172,7 @@ def test_background(server: Served, session: str) -> None:
     assert running.callers == 0
 
 
-def test_key(server: Served, session: str) -> None:
+def test_key(server: ServerUnderTest, session: str) -> None:
     """The same key and body are one execution, the same key with another body a conflict."""
     headers = {"Idempotency-Key": "k"}
     answers = [
@@ -184,7 +186,7 @@ def test_key(server: Served, session: str) -> None:
     assert running.submission.code == "out a"
 
 
-def test_interrupt(server: Served, session: str) -> None:
+def test_interrupt(server: ServerUnderTest, session: str) -> None:
     """Steps are told in milliseconds."""
     run(server, session, "sleep 60", background=True)
     answer = server.http.post(f"{session}/executions/exec-1/interrupt")
@@ -199,7 +201,7 @@ def test_interrupt(server: Served, session: str) -> None:
 # ---------------------------------------------------------------- list
 
 
-def test_list(server: Served, session: str) -> None:
+def test_list(server: ServerUnderTest, session: str) -> None:
     """Executions are listed oldest first, and how many there are."""
     for code in ("out 1", "fail E", "out 3"):
         run(server, session, code)
@@ -230,7 +232,7 @@ def test_list(server: Served, session: str) -> None:
         ("offset=9", []),
     ],
 )
-def test_paging(server: Served, session: str, query: str, expected: list[str]) -> None:
+def test_paging(server: ServerUnderTest, session: str, query: str, expected: list[str]) -> None:
     """A part of the list is counted as listed, beside the total."""
     for _ in range(3):
         run(server, session, "")
@@ -242,7 +244,7 @@ def test_paging(server: Served, session: str, query: str, expected: list[str]) -
 # ---------------------------------------------------------------- show
 
 
-def test_show_finished(server: Served, session: str) -> None:
+def test_show_finished(server: ServerUnderTest, session: str) -> None:
     """A finished execution is its run answer and its status."""
     answer = run(server, session, "out a").json()
     assert server.http.get(f"{session}/executions/exec-1").json() == {
@@ -251,7 +253,7 @@ def test_show_finished(server: Served, session: str) -> None:
     }
 
 
-def test_show_running(server: Served, session: str) -> None:
+def test_show_running(server: ServerUnderTest, session: str) -> None:
     """Of a running one there is what it wrote; what only the end tells is null."""
     with server.http.stream("POST", f"{session}/stream", json={"code": "out a\nsleep 60"}) as live:
         next(live.iter_lines())
@@ -261,7 +263,7 @@ def test_show_running(server: Served, session: str) -> None:
         assert shown[name] is None
 
 
-def test_wait(server: Served, session: str) -> None:
+def test_wait(server: ServerUnderTest, session: str) -> None:
     """With `wait` the answer comes at the end, or after that time."""
     with server.http.stream("POST", f"{session}/stream", json={"code": "out a\nsleep 1"}) as live:
         next(live.iter_lines())
@@ -270,7 +272,7 @@ def test_wait(server: Served, session: str) -> None:
         assert server.http.get(f"{path}?wait=20").json()["exit_code"] == 0
 
 
-def test_waiter_that_leaves(server: Served, session: str) -> None:
+def test_waiter_that_leaves(server: ServerUnderTest, session: str) -> None:
     """A client that does not wait to the end costs nothing more, and ends nothing."""
     thread = threading.Thread(target=run, args=(server, session, "sleep 1\nout a"))
     thread.start()
@@ -285,7 +287,7 @@ def test_waiter_that_leaves(server: Served, session: str) -> None:
 
 
 @pytest.mark.parametrize("wait", ["x", "-1", "nan", "inf"])
-def test_bad_wait(server: Served, session: str, wait: str) -> None:
+def test_bad_wait(server: ServerUnderTest, session: str, wait: str) -> None:
     """A wait that is no time is told by its name."""
     answer = server.http.get(f"{session}/executions/exec-1?wait={wait}")
     assert (answer.status_code, answer.json()["code"]) == (400, "INVALID_REQUEST")
@@ -293,7 +295,7 @@ def test_bad_wait(server: Served, session: str, wait: str) -> None:
 
 
 @pytest.mark.parametrize("part", ["", "/stream", "/stdout", "/stderr"])
-def test_not_there(server: Served, session: str, part: str) -> None:
+def test_not_there(server: ServerUnderTest, session: str, part: str) -> None:
     """Neither an unknown execution nor one of another session is found."""
     run(server, session, "out hush")
     server.http.post("/api/sessions", json={"language": LANGUAGE, "id": "other"})
@@ -309,7 +311,7 @@ def test_not_there(server: Served, session: str, part: str) -> None:
 # ---------------------------------------------------------------- text
 
 
-def test_text(server: Served, text: str) -> None:
+def test_text(server: ServerUnderTest, text: str) -> None:
     """What was written to each stream is plain text in UTF-8."""
     for name, expected in (("stdout", FULL), ("stderr", "é\n")):
         answer = server.http.get(f"{text}/{name}")
@@ -328,7 +330,7 @@ def test_text(server: Served, text: str) -> None:
         ("bytes=0-999", FULL, "bytes 0-10/11"),
     ],
 )
-def test_range(server: Served, text: str, asked: str, content: str, told: str) -> None:
+def test_range(server: ServerUnderTest, text: str, asked: str, content: str, told: str) -> None:
     """A part of the text is 206 and tells where it stands; HEAD tells of the whole."""
     answer = server.http.get(f"{text}/stdout", headers={"Range": asked})
     assert (answer.status_code, answer.headers["Content-Range"]) == (206, told)
@@ -340,28 +342,30 @@ def test_range(server: Served, text: str, asked: str, content: str, told: str) -
 
 @pytest.mark.parametrize("headers", [{"Range": "lines=1-2"}, {"Range": "bytes=5-1"},
                                      {"Range": "bytes=0-1", "If-Range": '"tag"'}])  # fmt: skip
-def test_range_that_does_not_apply(server: Served, text: str, headers: dict[str, str]) -> None:
+def test_range_that_does_not_apply(
+    server: ServerUnderTest, text: str, headers: dict[str, str]
+) -> None:
     """A range that is none, or holds for another text, asks for the whole."""
     answer = server.http.get(f"{text}/stdout", headers=headers)
     assert (answer.status_code, answer.text) == (200, FULL)
     assert "Content-Range" not in answer.headers
 
 
-def test_range_behind_the_end(server: Served, text: str) -> None:
+def test_range_behind_the_end(server: ServerUnderTest, text: str) -> None:
     """A range behind the end is 416 in JSON, and tells how much there is."""
     answer = server.http.get(f"{text}/stdout", headers={"Range": "bytes=11-"})
     assert (answer.status_code, answer.json()["code"]) == (416, "RANGE_NOT_SATISFIABLE")
     assert answer.headers["Content-Range"] == "bytes */11"
 
 
-def test_empty_text(server: Served, session: str) -> None:
+def test_empty_text(server: ServerUnderTest, session: str) -> None:
     """No output is an empty text, not an error."""
     run(server, session, "")
     answer = server.http.get(f"{session}/executions/exec-1/stdout")
     assert (answer.status_code, answer.content) == (200, b"")
 
 
-def test_big_text_to_a_reader_that_leaves(server: Served, session: str) -> None:
+def test_big_text_to_a_reader_that_leaves(server: ServerUnderTest, session: str) -> None:
     """A reader that leaves in the middle of a big text costs nobody else anything."""
     run(server, session, "big 20000000")
     head = f"GET {session}/executions/exec-1/stdout HTTP/1.1\r\nHost: localhost\r\n\r\n"

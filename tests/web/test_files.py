@@ -11,9 +11,9 @@ import httpx
 import pytest
 
 from era_kernels.web import files as files_module
-from era_kernels.web.files import POLICY
-from tests.web.fakes import LANGUAGE, FakeFiles
-from tests.web.serving import Served, eventually, parsed, read_all, serving
+from era_kernels.web.files import CONTENT_SECURITY_POLICY
+from tests.web.fakes import LANGUAGE, FakeFileService
+from tests.web.serving import ServerUnderTest, eventually, parse_response, read_all, run_server
 
 FILES = "/api/sessions/s1/files"
 HEAD = f"PUT {FILES}/%s HTTP/1.1\r\nHost: localhost\r\n%s\r\n\r\n"
@@ -21,14 +21,14 @@ MIB = 1024 * 1024
 
 
 @pytest.fixture(autouse=True)
-def clean(server: Served, session: str) -> Iterator[None]:
+def clean(server: ServerUnderTest, session: str) -> Iterator[None]:
     """Each test sees its own files only."""
     yield
     server.files.files.clear()
     server.files.uploads.clear()
 
 
-def put(server: Served, path: str, data: Any = b"x", **headers: str) -> httpx.Response:
+def put(server: ServerUnderTest, path: str, data: Any = b"x", **headers: str) -> httpx.Response:
     shown = {name.replace("_", "-"): value for name, value in headers.items()}
     return server.http.put(f"{FILES}/{path}", content=data, headers=shown)
 
@@ -45,14 +45,14 @@ def head(path: str, *headers: str) -> bytes:
 
 
 @pytest.mark.parametrize("size", [0, 1, 65536, 65537, 3 * MIB])
-def test_put(server: Served, size: int) -> None:
+def test_put(server: ServerUnderTest, size: int) -> None:
     """A body reaches the service as it is, and its answer tells path and size."""
     data = bytes(range(256)) * (size // 256 + 1)
     answer = put(server, "a/b%20c", data[:size], Content_Type="image/png")
     assert (answer.status_code, answer.json()) == (200, {"path": "a/b c", "size": size})
     file = server.files.files["a/b c"]
     assert (file.data, file.status.content_type) == (data[:size], "image/png")
-    assert eventually(lambda: server.files.uploads[0].forgotten)
+    assert eventually(lambda: server.files.uploads[0].is_discarded)
 
 
 @pytest.mark.parametrize(
@@ -64,40 +64,42 @@ def test_put(server: Served, size: int) -> None:
         ("", ""),
     ],
 )
-def test_content_type_of_an_upload(server: Served, said: str, kept: str) -> None:
+def test_content_type_of_an_upload(server: ServerUnderTest, said: str, kept: str) -> None:
     """What the uploader says is kept; a form is what clients call anything."""
     put(server, "f", Content_Type=said)
     assert server.files.files["f"].status.content_type == kept
 
 
-def test_path_is_decoded_once(server: Served) -> None:
+def test_path_is_decoded_once(server: ServerUnderTest) -> None:
     """Percent-decoded once, from the raw bytes; what is no UTF-8 survives."""
     for raw in ("%252e", "a%2Fb", "%FF", "x/y/files/z"):
         put(server, raw)
-    reply = server.reply(b"PUT " + f"{FILES}/ü HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+    reply = server.send_and_parse(
+        b"PUT " + f"{FILES}/ü HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
+    )
     assert (reply.status, reply.json()["path"]) == (200, "ü")
     assert set(server.files.files) == {"%2e", "a/b", "\udcff", "x/y/files/z", "ü"}
 
 
-def test_repeated_equal_length(server: Served) -> None:
+def test_repeated_equal_length(server: ServerUnderTest) -> None:
     """A length that a proxy repeated is one length."""
-    reply = server.reply(head("f", "Content-Length: 2, 2") + b"ab")
+    reply = server.send_and_parse(head("f", "Content-Length: 2, 2") + b"ab")
     assert (reply.status, server.files.files["f"].data) == (200, b"ab")
 
 
 @pytest.mark.parametrize("path", ["a%2F..%2Fb", "%2e%2e/x", "a//b", "a%00b", "", "/etc/passwd"])
 @pytest.mark.parametrize("method", ["GET", "PUT", "DELETE"])
-def test_invalid_path(server: Served, method: str, path: str) -> None:
+def test_invalid_path(server: ServerUnderTest, method: str, path: str) -> None:
     """A path that is none is refused before anybody is asked, and the connection goes on."""
     wire = f"{method} {FILES}/{path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\nab"
     after = "GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
-    raw = server.raw((wire + after).encode())
+    raw = server.send_raw((wire + after).encode())
     assert raw.startswith(b"HTTP/1.1 400 ") and raw.count(b"HTTP/1.1 200") == 1
     assert b"INVALID_PATH" in raw
     assert server.files.uploads == []
 
 
-def test_refused_before_the_body(server: Served) -> None:
+def test_refused_before_the_body(server: ServerUnderTest) -> None:
     """A session that is not there, a state that is not meant, a size beyond quota or cap, a part
     of a file: told without taking the body."""
     server.files.add("f", b"old")
@@ -112,11 +114,11 @@ def test_refused_before_the_body(server: Served) -> None:
     assert code_of(put(server, "f", Content_Range="bytes 0-0/1")) == (400, "INVALID_REQUEST")
     assert server.files.uploads == []
     for expect in ("", "Expect: 100-continue"):
-        reply = server.reply(head("f", "Content-Length: 999999999999", expect or "X: y"))
+        reply = server.send_and_parse(head("f", "Content-Length: 999999999999", expect or "X: y"))
         assert (reply.status, reply.headers["connection"]) == (413, "close")
 
 
-def test_refused_in_the_body(server: Served) -> None:
+def test_refused_in_the_body(server: ServerUnderTest) -> None:
     """Quota, cap and a full disk are met while a body of unknown length comes: the upload is
     forgotten at once, the answer arrives."""
 
@@ -125,65 +127,65 @@ def test_refused_in_the_body(server: Served) -> None:
 
     assert code_of(put(server, "f", endless(5 * MIB))) == (413, "QUOTA_EXCEEDED")
     assert code_of(put(server, "full", endless(MIB))) == (507, "INSUFFICIENT_STORAGE")
-    assert eventually(lambda: all(upload.forgotten for upload in server.files.uploads))
+    assert eventually(lambda: all(upload.is_discarded for upload in server.files.uploads))
     assert server.files.files == {}
 
 
 def test_refused_beyond_the_cap(session: str) -> None:
     """A body that grows beyond the cap is told so, and is forgotten."""
-    with serving(max_upload=MIB) as server:
+    with run_server(max_upload=MIB) as server:
         server.http.post("/api/sessions", json={"language": LANGUAGE, "session_id": "s1"})
         answer = put(server, "f", iter([b"x" * 65536] * 20))
         assert code_of(answer) == (413, "TOO_LARGE")
         # The answer may be here a moment before its request is over there.
-        assert eventually(lambda: [one.forgotten for one in server.files.uploads] == [True])
+        assert eventually(lambda: [one.is_discarded for one in server.files.uploads] == [True])
 
 
-def test_client_that_leaves_in_the_body(server: Served) -> None:
+def test_client_that_leaves_in_the_body(server: ServerUnderTest) -> None:
     """What is half is forgotten."""
     with socket.create_connection(("127.0.0.1", server.port)) as wire:
         wire.sendall(head("f", "Content-Length: 1000") + b"x" * 500)
         assert eventually(lambda: bool(server.files.uploads and server.files.uploads[0].data))
-    assert eventually(lambda: server.files.uploads[0].forgotten)
+    assert eventually(lambda: server.files.uploads[0].is_discarded)
     assert server.files.files == {}
 
 
-def test_client_that_leaves_before_the_answer(server: Served) -> None:
+def test_client_that_leaves_before_the_answer(server: ServerUnderTest) -> None:
     """What is whole is put, whether or not its client waits."""
     with socket.create_connection(("127.0.0.1", server.port)) as wire:
         wire.sendall(head("late", "Content-Length: 3") + b"abc")
         assert eventually(lambda: bool(server.files.uploads))
     assert eventually(lambda: "late" in server.files.files)
     assert server.files.files["late"].data == b"abc"
-    assert eventually(lambda: server.files.uploads[0].forgotten)
+    assert eventually(lambda: server.files.uploads[0].is_discarded)
 
 
-def test_many_clients_that_leave_at_once(server: Served) -> None:
+def test_many_clients_that_leave_at_once(server: ServerUnderTest) -> None:
     """However early a client leaves, nothing of its upload remains."""
     for number in range(50):
         with socket.create_connection(("127.0.0.1", server.port)) as wire:
             wire.sendall(head(f"f{number}", "Content-Length: 10"))
     assert server.http.get("/health").status_code == 200
-    assert eventually(lambda: all(upload.forgotten for upload in server.files.uploads))
+    assert eventually(lambda: all(upload.is_discarded for upload in server.files.uploads))
     assert server.files.files == {}
 
 
-def test_patience(server: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_patience(server: ServerUnderTest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who stops sending is hung up on; the server's own slowness is not held against anybody."""
-    monkeypatch.setattr(files_module, "PATIENCE", 0.4)
+    monkeypatch.setattr(files_module, "UPLOAD_IDLE_TIMEOUT", 0.4)
     with socket.create_connection(("127.0.0.1", server.port), timeout=10) as wire:
         wire.sendall(head("f", "Content-Length: 1000") + b"x")
         began = time.monotonic()
         assert wire.recv(1000) == b""
         assert 0.3 < time.monotonic() - began < 5
-    assert eventually(lambda: server.files.uploads[0].forgotten)
+    assert eventually(lambda: server.files.uploads[0].is_discarded)
     for path in ("slow", "late"):
         assert put(server, path, b"x" * 1000).status_code == 200
 
 
-def test_drops(server: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_drops(server: ServerUnderTest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who sends by drops for long is hung up on, too."""
-    monkeypatch.setattr(files_module, "PATIENCE", 0.1)
+    monkeypatch.setattr(files_module, "UPLOAD_IDLE_TIMEOUT", 0.1)
     with socket.create_connection(("127.0.0.1", server.port), timeout=10) as wire:
         wire.sendall(head("f", "Content-Length: 100000"))
         with pytest.raises(OSError):  # broken pipe or reset
@@ -194,7 +196,7 @@ def test_drops(server: Served, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_slow_but_steady(monkeypatch: pytest.MonkeyPatch) -> None:
     """An upload may take longer than any other body."""
-    with serving(body_timeout=0.5) as server:
+    with run_server(body_timeout=0.5) as server:
         server.http.post("/api/sessions", json={"language": LANGUAGE, "session_id": "s1"})
 
         def body() -> Iterator[bytes]:
@@ -208,7 +210,7 @@ def test_slow_but_steady(monkeypatch: pytest.MonkeyPatch) -> None:
 # ---------------------------------------------------------------- get
 
 
-def test_get(server: Served) -> None:
+def test_get(server: ServerUnderTest) -> None:
     """Bytes and headers; nothing of JSON; the file is closed afterwards."""
     file = server.files.add("f", b"0123456789" * 20_000, "image/png")
     answer = server.http.get(f"{FILES}/f")
@@ -221,7 +223,7 @@ def test_get(server: Served) -> None:
     assert eventually(lambda: file.closed)
 
 
-def test_head(server: Served) -> None:
+def test_head(server: ServerUnderTest) -> None:
     """The same headers, no bytes, and no range."""
     server.files.add("f", b"0123456789")
     answer = server.http.head(f"{FILES}/f", headers={"Range": "bytes=1-2"})
@@ -230,7 +232,7 @@ def test_head(server: Served) -> None:
     assert "Content-Range" not in answer.headers
 
 
-def test_not_modified(server: Served) -> None:
+def test_not_modified(server: ServerUnderTest) -> None:
     """304 has no body and no type; what is cached stays as it is."""
     file = server.files.add("f", b"0123456789")
     answer = server.http.get(f"{FILES}/f", headers={"If-None-Match": file.status.etag})
@@ -240,7 +242,7 @@ def test_not_modified(server: Served) -> None:
     assert eventually(lambda: file.closed)
 
 
-def test_ranges(server: Served) -> None:
+def test_ranges(server: ServerUnderTest) -> None:
     """A range, a condition on it, and one that begins behind the end."""
     etag = server.files.add("f", b"0123456789").status.etag
 
@@ -260,16 +262,16 @@ def test_ranges(server: Served) -> None:
     assert "ETag" not in answer.headers
 
 
-def test_file_that_is_cut_while_it_is_read(server: Served) -> None:
+def test_file_that_is_cut_while_it_is_read(server: ServerUnderTest) -> None:
     """The connection ends, a client sees that bytes are missing; no other answer is mixed in."""
-    server.files.add("f", b"x" * 200_000).cut = 100_000
+    server.files.add("f", b"x" * 200_000).cut_bytes = 100_000
     with pytest.raises(httpx.RemoteProtocolError):
         server.http.get(f"{FILES}/f")
     assert eventually(lambda: server.files.files["f"].closed)
     assert server.http.get("/health").status_code == 200
 
 
-def test_client_that_leaves_while_it_reads(server: Served) -> None:
+def test_client_that_leaves_while_it_reads(server: ServerUnderTest) -> None:
     """The file is closed soon."""
     file = server.files.add("f", b"x" * 50 * MIB)
     with server.http.stream("GET", f"{FILES}/f") as answer:
@@ -280,7 +282,7 @@ def test_client_that_leaves_while_it_reads(server: Served) -> None:
 # ---------------------------------------------------------------- the rest
 
 
-def test_delete(server: Served) -> None:
+def test_delete(server: ServerUnderTest) -> None:
     """A file is deleted when it is the one that is meant."""
     server.files.add("d/f", b"x")
     answer = server.http.delete(f"{FILES}/d/f", headers={"If-Match": '"other"'})
@@ -291,7 +293,7 @@ def test_delete(server: Served) -> None:
 
 
 @pytest.mark.parametrize("count", [0, 3, 1000])
-def test_list(server: Served, count: int) -> None:
+def test_list(server: ServerUnderTest, count: int) -> None:
     """Each file under every name of its fields; many are written beside the loop."""
     for number in range(count):
         server.files.add(f"{number:04d}", b"ab")
@@ -302,7 +304,7 @@ def test_list(server: Served, count: int) -> None:
     assert all(file["uploaded"] == file["modified_at"] for file in shown["files"])
 
 
-def test_policy(server: Served) -> None:
+def test_policy(server: ServerUnderTest) -> None:
     """Every answer under /files/ has the policy, whatever becomes of the request; no other has."""
     server.files.add("f", b"x")
     for method, path in [
@@ -310,20 +312,20 @@ def test_policy(server: Served) -> None:
         ("OPTIONS", "f"), ("POST", "f"), ("PATCH", "f"), ("GET", "a%2F..%2Fb"), ("GET", ""),
     ]:  # fmt: skip
         answer = server.http.request(method, f"{FILES}/{path}")
-        assert answer.headers["Content-Security-Policy"] == POLICY
+        assert answer.headers["Content-Security-Policy"] == CONTENT_SECURITY_POLICY
         assert answer.headers["X-Content-Type-Options"] == "nosniff"
     assert "Content-Security-Policy" not in server.http.get(FILES).headers
 
 
 @pytest.mark.parametrize("method", ["POST", "PATCH"])
-def test_methods(server: Served, method: str) -> None:
+def test_methods(server: ServerUnderTest, method: str) -> None:
     """Other methods are told which there are."""
     answer = server.http.request(method, f"{FILES}/f", content=b"x")
     assert code_of(answer) == (405, "METHOD_NOT_ALLOWED")
     assert answer.headers["Allow"] == "GET, HEAD, PUT, DELETE, OPTIONS"
 
 
-def test_pipelined_after_an_upload(server: Served) -> None:
+def test_pipelined_after_an_upload(server: ServerUnderTest) -> None:
     """A request behind an upload on one connection has the ordinary bounds again."""
     wire = head("f", "Content-Length: 3") + b"abc"
     wire += b"GET %s/f HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n" % FILES.encode()
@@ -331,6 +333,6 @@ def test_pipelined_after_an_upload(server: Served) -> None:
         end.sendall(wire)
         raw = read_all(end)
     assert raw.count(b"HTTP/1.1 200") == 2
-    assert parsed(raw).headers["content-type"].startswith("application/json")
+    assert parse_response(raw).headers["content-type"].startswith("application/json")
     assert raw.endswith(b"abc")
-    assert FakeFiles.ROOM == 3 * MIB
+    assert FakeFileService.ROOM == 3 * MIB

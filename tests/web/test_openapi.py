@@ -12,37 +12,37 @@ import pytest
 from pydantic import BaseModel
 
 from era_kernels import __version__
-from era_kernels.models import Event, Frame, Variable, Variables
-from era_kernels.web.answers import ErrorAnswer
-from era_kernels.web.bodies import ID, Body, validated
+from era_kernels.models import Event, StackFrame, Variable, Variables
 from era_kernels.web.code import PutCode
 from era_kernels.web.duplicate import DuplicateSession
 from era_kernels.web.execute import ExecuteRequest
 from era_kernels.web.operations import Media, Operation, Route
+from era_kernels.web.requests import ID_PATTERN, RequestModel, validate
+from era_kernels.web.responses import ErrorAnswer
 from era_kernels.web.routes import make_routes
 from era_kernels.web.runs import RunRequest
 from era_kernels.web.sessions import ChangeSession, CreateSession
 from tests.web.fakes import (
     LANGUAGE,
-    FakeCodes,
-    FakeExecutions,
-    FakeFiles,
-    FakeInsights,
-    FakeRepeats,
-    FakeSessions,
-    FakeStatus,
+    FakeExecutionService,
+    FakeFileService,
+    FakeIdempotentRuns,
+    FakeInspectionService,
+    FakeServerInfo,
+    FakeSessionService,
+    FakeStoredCodeService,
 )
-from tests.web.serving import Served
+from tests.web.serving import ServerUnderTest
 
-_SESSIONS = FakeSessions()
+_SESSIONS = FakeSessionService()
 ROUTES: list[Route] = make_routes(
     _SESSIONS,  # type: ignore[arg-type]
-    FakeExecutions(_SESSIONS),  # type: ignore[arg-type]
-    FakeStatus(),  # type: ignore[arg-type]
-    FakeCodes(_SESSIONS),  # type: ignore[arg-type]
-    FakeFiles(_SESSIONS),  # type: ignore[arg-type]
-    FakeRepeats(_SESSIONS),  # type: ignore[arg-type]
-    FakeInsights(_SESSIONS),  # type: ignore[arg-type]
+    FakeExecutionService(_SESSIONS),  # type: ignore[arg-type]
+    FakeServerInfo(),  # type: ignore[arg-type]
+    FakeStoredCodeService(_SESSIONS),  # type: ignore[arg-type]
+    FakeFileService(_SESSIONS),  # type: ignore[arg-type]
+    FakeIdempotentRuns(_SESSIONS),  # type: ignore[arg-type]
+    FakeInspectionService(_SESSIONS),  # type: ignore[arg-type]
     None,  # type: ignore[arg-type]
 )
 OPERATIONS: dict[tuple[str, str], Operation] = {
@@ -58,7 +58,7 @@ FILES = "/api/sessions/{id}/files"
 
 
 @pytest.fixture(scope="module")
-def document(server: Served) -> dict[str, Any]:
+def document(server: ServerUnderTest) -> dict[str, Any]:
     answer = server.http.get("/openapi.json")
     assert answer.headers["Content-Type"].startswith("application/json")
     found: dict[str, Any] = answer.json()
@@ -90,7 +90,7 @@ def test_every_declared_answer_is_listed(document: dict[str, Any]) -> None:
     names = []
     for (method, path), operation in OPERATIONS.items():
         shown = document["paths"][path][method.lower()]
-        assert set(shown["responses"]) == {*map(str, operation.answers), "default"}
+        assert set(shown["responses"]) == {*map(str, operation.responses), "default"}
         assert shown["summary"] and shown["tags"]
         assert ("requestBody" in shown) == (operation.request is not None)
         names.append(shown["operationId"])
@@ -104,7 +104,7 @@ def test_path_parameters(document: dict[str, Any]) -> None:
         shown = item.get("parameters", [])
         assert [one["name"] for one in shown] == re.findall(r"\{(\w+)\}", path)
         ids = [one["schema"] for one in shown if one["name"] != "path"]
-        assert all(schema["pattern"] == f"^{ID.pattern}$" for schema in ids)
+        assert all(schema["pattern"] == f"^{ID_PATTERN.pattern}$" for schema in ids)
         if "{path}" in path:
             assert shown[-1]["schema"] == {"type": "string", "minLength": 1}
 
@@ -153,10 +153,10 @@ MODELS = [
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_examples(document: dict[str, Any], model: type[Body]) -> None:
+def test_examples(document: dict[str, Any], model: type[RequestModel]) -> None:
     """The page fills its forms with an example that is a good body, not with null everywhere."""
     [example] = document["components"]["schemas"][model.__name__]["examples"]
-    assert validated(model, example).model_fields_set == set(example)
+    assert validate(model, example).model_fields_set == set(example)
     assert None not in example.values()
 
 
@@ -192,20 +192,20 @@ def test_every_event_is_described(document: dict[str, Any], path: str) -> None:
 # ---------------------------------------------------------------- the answers
 
 
-Ask = Callable[[Served], httpx.Response]
+Ask = Callable[[ServerUnderTest], httpx.Response]
 
 
 def asking(method: str, path: str, body: Any = None) -> Ask:
     """A request to a path of session s1 and its execution exec-1."""
 
-    def ask(server: Served) -> httpx.Response:
+    def ask(server: ServerUnderTest) -> httpx.Response:
         place = path.format(id="s1", execution_id="exec-1", path="made")
         return server.http.request(method, place, json=body)
 
     return ask
 
 
-def answered(server: Served) -> httpx.Response:
+def answered(server: ServerUnderTest) -> httpx.Response:
     """A line for a program that waits for one."""
     session = "/api/sessions/s1"
     with server.http.stream("POST", f"{session}/stream", json={"code": "ask ?"}) as live:
@@ -217,12 +217,12 @@ def answered(server: Served) -> httpx.Response:
 def unhealthy(path: str) -> Ask:
     """A request while a part is down."""
 
-    def ask(server: Served) -> httpx.Response:
-        server.status.down = {"store": "The disk is gone."}
+    def ask(server: ServerUnderTest) -> httpx.Response:
+        server.server_info.failed_parts = {"store": "The disk is gone."}
         try:
             return server.http.get(path)
         finally:
-            server.status.down = {}
+            server.server_info.failed_parts = {}
 
     return ask
 
@@ -238,7 +238,7 @@ CREATE: dict[str, Any] = {
 PROGRAM: dict[str, Any] = {"language": LANGUAGE, "code": "out a\nshow b\nfail E\ntruncate"}
 
 
-def interrupting(server: Served) -> httpx.Response:
+def interrupting(server: ServerUnderTest) -> httpx.Response:
     """Only what runs can be interrupted."""
     body = {"code": "sleep 60", "background": True}
     started = server.http.post(RUN.format(id="s1"), json=body).json()
@@ -294,14 +294,14 @@ CASES = [
 
 @pytest.mark.parametrize(("method", "path", "status", "ask"), CASES)
 def test_answer_is_as_declared(
-    server: Served, session: str, method: str, path: str, status: int, ask: Ask
+    server: ServerUnderTest, session: str, method: str, path: str, status: int, ask: Ask
 ) -> None:
     """Each answer is what its operation declares: all fields, no others, exact types."""
     server.http.put(f"{session}/code", json={"code": "out a"})
     server.http.post(f"{session}/run", json={"code": "out a\nshow b\nfail E\ntruncate"})
     server.files.add("made", b"bytes", "application/octet-stream")
-    server.insights.frames = [Frame("f", 1, "g", "s")]
-    server.insights.found = Variables(
+    server.inspection.frames = [StackFrame("f", 1, "g", "s")]
+    server.inspection.visible = Variables(
         (
             Variable("a", "int", value=1),
             Variable("b", "t", shape=(2, 3)),
@@ -310,7 +310,7 @@ def test_answer_is_as_declared(
     )
     answer = ask(server)
     assert answer.status_code == status, answer.text
-    declared = OPERATIONS[method, path].answers[status]
+    declared = OPERATIONS[method, path].responses[status]
     if isinstance(declared, Media):
         assert fnmatch(answer.headers["Content-Type"].partition(";")[0], declared.type)
     else:
@@ -324,20 +324,20 @@ def test_every_declared_answer_is_tried() -> None:
     declared = {
         (method, path, status)
         for (method, path), operation in OPERATIONS.items()
-        for status in operation.answers
+        for status in operation.responses
         if status != 206
     }
     assert tried == declared
 
 
-def test_running_answer_is_as_declared(server: Served, session: str) -> None:
+def test_running_answer_is_as_declared(server: ServerUnderTest, session: str) -> None:
     """An execution that has not ended is what its operation declares, too."""
     with server.http.stream("POST", f"{session}/stream", json={"code": "out a\nsleep 60"}) as live:
         next(live.iter_lines())
         answer = server.http.get(f"{session}/executions/exec-1")
         listed = server.http.get(f"{session}/executions")
     for found, path in ((answer, EXECUTION), (listed, "/api/sessions/{id}/executions")):
-        declared = OPERATIONS["GET", path].answers[200]
+        declared = OPERATIONS["GET", path].responses[200]
         assert not isinstance(declared, Media)
         declared.model_validate_json(found.content)
 
@@ -357,7 +357,7 @@ def test_running_answer_is_as_declared(server: Served, session: str) -> None:
     ],
 )
 def test_error_is_as_declared(
-    server: Served, session: str, method: str, path: str, body: dict[str, Any] | None
+    server: ServerUnderTest, session: str, method: str, path: str, body: dict[str, Any] | None
 ) -> None:
     """Every error has the one shape of errors."""
     answer = server.http.request(method, path, json=body)

@@ -25,7 +25,7 @@ from era_kernels.web import ranges
 )
 def test_range(header: str, expected: tuple[int, int]) -> None:
     """A range is half open, and ends where the bytes end."""
-    assert ranges.requested(header, 10) == expected
+    assert ranges.parse_range(header, 10) == expected
 
 
 @pytest.mark.parametrize(
@@ -35,7 +35,7 @@ def test_range(header: str, expected: tuple[int, int]) -> None:
 )  # fmt: skip
 def test_ignored(header: str | None) -> None:
     """What is malformed, of another unit or of several ranges asks for the whole."""
-    assert ranges.requested(header, 10) is None
+    assert ranges.parse_range(header, 10) is None
 
 
 @pytest.mark.parametrize(
@@ -44,10 +44,10 @@ def test_ignored(header: str | None) -> None:
 def test_not_satisfiable(header: str, total: int) -> None:
     """A range behind the end is an error, not an empty answer."""
     with pytest.raises(RangeNotSatisfiable):
-        ranges.requested(header, total)
+        ranges.parse_range(header, total)
 
 
-class Answer:
+class FakeHandler:
     """What `begin` needs of a handler."""
 
     def __init__(self, method: str, asked: str | None) -> None:
@@ -62,12 +62,12 @@ class Answer:
     def set_header(self, name: str, value: object) -> None:
         self.headers[name] = value
 
-    set_lasting_header = set_header
+    set_sticky_header = set_header
 
 
-def begun(method: str, asked: str | None, *, applies: bool = True) -> tuple[Answer, int, int]:
-    answer = Answer(method, asked)
-    return answer, *ranges.begin(answer, 10, applies=applies)  # type: ignore[arg-type]
+def begun(method: str, asked: str | None, *, applies: bool = True) -> tuple[FakeHandler, int, int]:
+    answer = FakeHandler(method, asked)
+    return answer, *ranges.prepare_range_response(answer, 10, is_applicable=applies)  # type: ignore[arg-type]
 
 
 def test_part() -> None:
@@ -95,7 +95,7 @@ def test_whole(method: str, asked: str | None, applies: bool) -> None:
 
 def test_behind_the_end() -> None:
     """Who asks behind the end is told where the end is."""
-    answer = Answer("GET", "bytes=10-")
+    answer = FakeHandler("GET", "bytes=10-")
     with pytest.raises(RangeNotSatisfiable):
-        ranges.begin(answer, 10)  # type: ignore[arg-type]
+        ranges.prepare_range_response(answer, 10)  # type: ignore[arg-type]
     assert answer.headers == {"Content-Range": "bytes */10"}

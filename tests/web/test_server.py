@@ -11,11 +11,17 @@ import pytest
 from era_kernels.errors import StartError
 from era_kernels.web import server as server_module
 from era_kernels.web.access import Access
-from era_kernels.web.base import Edge
+from era_kernels.web.base import HandlerContext
 from era_kernels.web.routes import make_application
 from era_kernels.web.server import WebServer
-from tests.web.fakes import FakeExecutions, FakeFiles, FakeRepeats, FakeSessions, FakeStatus
-from tests.web.serving import Served, eventually, parsed, read_all, serving
+from tests.web.fakes import (
+    FakeExecutionService,
+    FakeFileService,
+    FakeIdempotentRuns,
+    FakeServerInfo,
+    FakeSessionService,
+)
+from tests.web.serving import ServerUnderTest, eventually, parse_response, read_all, run_server
 
 HEAD = b"POST /api/sessions HTTP/1.1\r\nHost: localhost\r\n"
 
@@ -49,11 +55,11 @@ HEAD = b"POST /api/sessions HTTP/1.1\r\nHost: localhost\r\n"
     ],
     ids=range(23),
 )
-def test_malformed_http(server: Served, data: bytes) -> None:
+def test_malformed_http(server: ServerUnderTest, data: bytes) -> None:
     """What is no HTTP is refused once, in JSON, and the connection is closed."""
-    raw = server.raw(data)
+    raw = server.send_raw(data)
     assert raw.count(b"HTTP/1.1 ") == 1, raw
-    reply = parsed(raw)
+    reply = parse_response(raw)
     assert (reply.status, reply.json()["code"]) == (400, "INVALID_REQUEST")
     assert reply.headers["x-request-id"].startswith("req-")
     assert reply.headers["server"] == "era-kernels"
@@ -61,24 +67,26 @@ def test_malformed_http(server: Served, data: bytes) -> None:
     assert reply.headers["connection"] == "close"
 
 
-def test_server_lives_on(server: Served) -> None:
+def test_server_lives_on(server: ServerUnderTest) -> None:
     """After all that the server answers."""
-    server.raw(b"\x00" * 100_000)
+    server.send_raw(b"\x00" * 100_000)
     assert server.http.get("/health").status_code == 200
 
 
-def test_repeated_equal_length(server: Served) -> None:
+def test_repeated_equal_length(server: ServerUnderTest) -> None:
     """A length that a proxy repeated is one length."""
-    reply = server.reply(HEAD + b"Content-Length: 2, 2\r\n\r\n{}")
+    reply = server.send_and_parse(HEAD + b"Content-Length: 2, 2\r\n\r\n{}")
     assert reply.status == 400
     assert "language" in reply.json()["message"]
 
 
-def test_expect_continue(server: Served) -> None:
+def test_expect_continue(server: ServerUnderTest) -> None:
     """A client that asks first is told to go on, or that its body is too large, without it."""
-    small = server.raw(HEAD + b"Expect: 100-continue\r\nContent-Length: 2\r\n\r\n{}")
+    small = server.send_raw(HEAD + b"Expect: 100-continue\r\nContent-Length: 2\r\n\r\n{}")
     assert small.startswith(b"HTTP/1.1 100 ")
-    large = server.reply(HEAD + b"Expect: 100-continue\r\nContent-Length: 99999999\r\n\r\n")
+    large = server.send_and_parse(
+        HEAD + b"Expect: 100-continue\r\nContent-Length: 99999999\r\n\r\n"
+    )
     assert (large.status, large.json()["code"]) == (413, "TOO_LARGE")
 
 
@@ -86,17 +94,17 @@ def test_expect_continue(server: Served) -> None:
     ("extra", "status"),
     [(b"Content-Length: 999999999999\r\n", 413), (b"Content-Length: 20000000\r\n", 413)],
 )
-def test_giant_declared(server: Served, extra: bytes, status: int) -> None:
+def test_giant_declared(server: ServerUnderTest, extra: bytes, status: int) -> None:
     """A giant that is only declared costs nothing; a client that then sends it gets its answer."""
     with socket.create_connection(("127.0.0.1", server.port), timeout=20) as wire:
         wire.sendall(HEAD + extra + b"\r\n")
         if b"999999" not in extra:
             wire.sendall(b"x" * 20_000_000)
-        reply = parsed(read_all(wire))
+        reply = parse_response(read_all(wire))
     assert (reply.status, reply.json()["code"]) == (status, "TOO_LARGE")
 
 
-def test_endless_chunks(server: Served) -> None:
+def test_endless_chunks(server: ServerUnderTest) -> None:
     """A body without an end is cut off after a bounded part."""
     sent = 0
     with socket.create_connection(("127.0.0.1", server.port), timeout=20) as wire:
@@ -112,31 +120,33 @@ def test_endless_chunks(server: Served) -> None:
     assert server.http.get("/health").status_code == 200
 
 
-def test_keep_alive_after_refusals(server: Served) -> None:
+def test_keep_alive_after_refusals(server: ServerUnderTest) -> None:
     """Errors do not cost the connection: several requests on one, in order."""
     requests = (
         b"GET /api/sessions/gone HTTP/1.1\r\nHost: localhost\r\n\r\n"
         b"PUT /api/sessions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\n\r\nabcde"
         b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
     )
-    raw = server.raw(requests)
+    raw = server.send_raw(requests)
     statuses = [raw[at + 9 : at + 12] for at in range(len(raw)) if raw.startswith(b"HTTP/1.1 ", at)]
     assert statuses == [b"404", b"405", b"200"]
 
 
 @pytest.mark.parametrize("start", [b"BREW /coffee", b"TRACE /health", b"SEND_ERROR /health"])
 @pytest.mark.parametrize("body", [b"", b"abcde"])
-def test_unknown_method_costs_the_connection(server: Served, start: bytes, body: bytes) -> None:
+def test_unknown_method_costs_the_connection(
+    server: ServerUnderTest, start: bytes, body: bytes
+) -> None:
     """Where the connection cannot go on after an answer, the answer says so."""
     head = start + b" HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(body)
-    reply = server.reply(head + body)
+    reply = server.send_and_parse(head + body)
     assert reply.status in (404, 405)
     assert reply.headers["connection"] == "close"
 
 
-def test_http_1_0(server: Served) -> None:
+def test_http_1_0(server: ServerUnderTest) -> None:
     """A client of HTTP/1.0 without a Host is served."""
-    assert server.reply(b"GET /health HTTP/1.0\r\n\r\n").status == 200
+    assert server.send_and_parse(b"GET /health HTTP/1.0\r\n\r\n").status == 200
 
 
 @pytest.mark.parametrize(
@@ -145,7 +155,7 @@ def test_http_1_0(server: Served) -> None:
 def test_slow_clients(start: bytes) -> None:
     """Who does not finish a request in time is disconnected."""
     with (
-        serving(idle_timeout=0.5, body_timeout=0.5) as server,
+        run_server(idle_timeout=0.5, body_timeout=0.5) as server,
         socket.create_connection(("127.0.0.1", server.port), timeout=10) as wire,
     ):
         wire.sendall(start)
@@ -157,7 +167,7 @@ def test_slow_clients(start: bytes) -> None:
 def test_dripping_body() -> None:
     """A body that comes a byte at a time does not hold its connection beyond the timeout."""
     with (
-        serving(body_timeout=1) as server,
+        run_server(body_timeout=1) as server,
         socket.create_connection(("127.0.0.1", server.port), timeout=10) as wire,
     ):
         wire.sendall(HEAD + b"Content-Length: 1000\r\n\r\n")
@@ -167,7 +177,7 @@ def test_dripping_body() -> None:
                 time.sleep(0.1)
 
 
-def test_pipelining_is_bounded(server: Served, session: str) -> None:
+def test_pipelining_is_bounded(server: ServerUnderTest, session: str) -> None:
     """What a client sends before anybody asked for it stays in the socket, not in memory."""
     body = b'{"code":"sleep 20"}'
     run = b"POST %s/run HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n%s"
@@ -180,38 +190,40 @@ def test_pipelining_is_bounded(server: Served, session: str) -> None:
 
 def test_reader_that_does_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
     """A client that takes nothing costs bounded memory, and is cut off after a while."""
-    monkeypatch.setattr(server_module, "DEAD_AFTER", 1.0)
-    with serving() as server, socket.socket() as wire:
+    monkeypatch.setattr(server_module, "UNACKNOWLEDGED_TIMEOUT", 1.0)
+    with run_server() as server, socket.socket() as wire:
         server.http.post("/api/sessions", json={"language": "lingo", "session_id": "s1"})
         server.http.post("/api/sessions/s1/run", json={"code": "endless"})
         wire.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         wire.connect(("127.0.0.1", server.port))
         path = b"/api/sessions/s1/executions/exec-1/stream"
         wire.sendall(b"GET " + path + b" HTTP/1.1\r\nHost: localhost\r\n\r\n")
-        assert eventually(lambda: server.executions.taken > 0)
+        assert eventually(lambda: server.executions.batches_taken > 0)
         time.sleep(0.5)
-        assert server.executions.taken < 200
-        assert eventually(lambda: server.executions.left, 20)
+        assert server.executions.batches_taken < 200
+        assert eventually(lambda: server.executions.is_closed, 20)
 
 
 def test_connection_cap() -> None:
     """Beyond the cap a connection is turned away in words; a closed one makes room at once."""
-    with serving(max_connections=2) as server:
+    with run_server(max_connections=2) as server:
         address = ("127.0.0.1", server.port)
         first, second = socket.create_connection(address), socket.create_connection(address)
         with first, second:
             first.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
-            assert parsed(read_all(first)).status == 200
-            reply = server.reply(HEAD + b"Content-Length: 2\r\n\r\n{}")
+            assert parse_response(read_all(first)).status == 200
+            reply = server.send_and_parse(HEAD + b"Content-Length: 2\r\n\r\n{}")
             assert (reply.status, reply.json()["code"]) == (503, "CAPACITY")
             assert (reply.headers["retry-after"], reply.headers["connection"]) == ("1", "close")
             first.close()
-            assert eventually(lambda: server.reply(b"GET /health HTTP/1.0\r\n\r\n").status == 200)
+            assert eventually(
+                lambda: server.send_and_parse(b"GET /health HTTP/1.0\r\n\r\n").status == 200
+            )
 
 
 def test_turned_away_who_never_reads() -> None:
     """Who is turned away and does not leave is cut off after a moment."""
-    with serving(max_connections=1) as server:
+    with run_server(max_connections=1) as server:
         address = ("127.0.0.1", server.port)
         with socket.create_connection(address), socket.create_connection(address, 10) as wire:
             assert b"503" in read_all(wire, 5)
@@ -224,20 +236,20 @@ def test_turned_away_who_never_reads() -> None:
 
 def test_many_that_are_turned_away() -> None:
     """Words are for so many at once; the rest is closed without any, and the server lives."""
-    with serving(max_connections=1) as server, contextlib.ExitStack() as stack:
+    with run_server(max_connections=1) as server, contextlib.ExitStack() as stack:
         address = ("127.0.0.1", server.port)
         first, *rest = (stack.enter_context(socket.create_connection(address)) for _ in range(101))
         said = [read_all(wire, 0.5) for wire in rest]
         assert 60 <= len([one for one in said if b"503" in one]) <= 80
         first.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
-        assert parsed(read_all(first)).status == 200
+        assert parse_response(read_all(first)).status == 200
 
 
 @pytest.mark.parametrize("start", [b"", HEAD + b"Content-Length: 10\r\n\r\n{", HEAD])
 def test_half_open_clients(start: bytes) -> None:
     """A client that ends its side in the middle of a request is let go at once."""
     with (
-        serving() as server,
+        run_server() as server,
         socket.create_connection(("127.0.0.1", server.port), timeout=5) as wire,
     ):
         wire.sendall(start)
@@ -247,21 +259,21 @@ def test_half_open_clients(start: bytes) -> None:
 
 def test_port_in_use() -> None:
     """A port that is taken is told in a sentence that says what to do."""
-    sessions = FakeSessions()
-    edge = Edge(Access(), 1000)
+    sessions = FakeSessionService()
+    context = HandlerContext(Access(), 1000)
     application = make_application(
         sessions=sessions,  # type: ignore[arg-type]
-        executions=FakeExecutions(sessions),  # type: ignore[arg-type]
-        status=FakeStatus(),  # type: ignore[arg-type]
+        executions=FakeExecutionService(sessions),  # type: ignore[arg-type]
+        server_info=FakeServerInfo(),  # type: ignore[arg-type]
         codes=None,  # type: ignore[arg-type]
-        files=FakeFiles(sessions),  # type: ignore[arg-type]
-        repeats=FakeRepeats(sessions),  # type: ignore[arg-type]
-        insights=None,  # type: ignore[arg-type]
+        files=FakeFileService(sessions),  # type: ignore[arg-type]
+        idempotent_runs=FakeIdempotentRuns(sessions),  # type: ignore[arg-type]
+        inspection=None,  # type: ignore[arg-type]
         logs=None,  # type: ignore[arg-type]
-        edge=edge,
+        context=context,
     )
     with socket.create_server(("127.0.0.1", 0)) as taken:
         with pytest.raises(StartError, match=r": the address is in use\. .*--port"):
-            WebServer.open(application, edge, "127.0.0.1", taken.getsockname()[1])
+            WebServer.open(application, context, "127.0.0.1", taken.getsockname()[1])
         with pytest.raises(StartError, match="cannot listen"):
-            WebServer.open(application, edge, "no such host", 0)
+            WebServer.open(application, context, "no such host", 0)

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 
 from era_kernels.models import Limits, NewSession
-from tests.web.fakes import LANGUAGE, THEN
-from tests.web.serving import Served
+from tests.web.fakes import CREATED_AT, LANGUAGE
+from tests.web.serving import ServerUnderTest
 
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
 
 
-def create(server: Served, **body: Any) -> dict[str, Any]:
+def create(server: ServerUnderTest, **body: Any) -> dict[str, Any]:
     """The answer to a wish for a session."""
     answer = server.http.post("/api/sessions", json={"language": LANGUAGE, **body})
     assert answer.status_code == 201, answer.text
@@ -24,7 +24,7 @@ def create(server: Served, **body: Any) -> dict[str, Any]:
 
 
 @pytest.fixture(autouse=True)
-def clean(server: Served) -> None:
+def clean(server: ServerUnderTest) -> None:
     """Each test begins without sessions."""
     server.sessions.sessions.clear()
     server.sessions.calls.clear()
@@ -33,7 +33,7 @@ def clean(server: Served) -> None:
 # ---------------------------------------------------------------- create
 
 
-def test_create_with_everything(server: Served) -> None:
+def test_create_with_everything(server: ServerUnderTest) -> None:
     """Every field of the wish reaches the service, and is shown."""
     shown = create(
         server,
@@ -111,7 +111,7 @@ def test_create_with_everything(server: Served) -> None:
     ],
     ids=["absent", "null"],
 )
-def test_create_with_defaults(server: Served, body: dict[str, Any]) -> None:
+def test_create_with_defaults(server: ServerUnderTest, body: dict[str, Any]) -> None:
     """What is absent or null is left to the service."""
     shown = create(server, **body)
     assert server.sessions.calls == [("create", NewSession(LANGUAGE))]
@@ -127,19 +127,19 @@ def test_create_with_defaults(server: Served, body: dict[str, Any]) -> None:
         ({"session_id": None, "id": "b"}, "b"),
     ],
 )
-def test_both_names_of_the_id(server: Served, body: dict[str, Any], expected: str) -> None:
+def test_both_names_of_the_id(server: ServerUnderTest, body: dict[str, Any], expected: str) -> None:
     """The id may be given under either name; `session_id` wins."""
     assert create(server, **body)["id"] == expected
 
 
-def test_created_text(server: Served) -> None:
+def test_created_text(server: ServerUnderTest) -> None:
     """Existing shell clients find the id without a parser, and no `error` in the answer."""
     answer = server.http.post("/api/sessions", json={"language": LANGUAGE, "id": "x"})
     assert answer.text.startswith('{"id":"x","session_id":"x",')
     assert "error" not in answer.text
 
 
-def test_created_twice(server: Served) -> None:
+def test_created_twice(server: ServerUnderTest) -> None:
     """A taken id is a conflict that tells the id."""
     create(server, id="twice")
     answer = server.http.post("/api/sessions", json={"language": LANGUAGE, "id": "twice"})
@@ -147,7 +147,7 @@ def test_created_twice(server: Served) -> None:
     assert answer.json()["id"] == "twice"
 
 
-def test_unknown_language(server: Served) -> None:
+def test_unknown_language(server: ServerUnderTest) -> None:
     """The error of the service is passed on with what it lists."""
     answer = server.http.post("/api/sessions", json={"language": "latin"})
     assert (answer.status_code, answer.json()["code"]) == (400, "UNSUPPORTED_LANGUAGE")
@@ -157,7 +157,7 @@ def test_unknown_language(server: Served) -> None:
 @pytest.mark.parametrize(
     ("seconds", "text"), [(120, '"default_timeout":120,'), (0.5, '"default_timeout":0.5,')]
 )
-def test_default_timeout_as_given(server: Served, seconds: float, text: str) -> None:
+def test_default_timeout_as_given(server: ServerUnderTest, seconds: float, text: str) -> None:
     """A timeout is shown as it was given, without a needless fraction."""
     answer = server.http.post(
         "/api/sessions", json={"language": LANGUAGE, "default_timeout": seconds}
@@ -166,7 +166,7 @@ def test_default_timeout_as_given(server: Served, seconds: float, text: str) -> 
 
 
 @pytest.mark.parametrize("huge", ["1" + "0" * 400, "1e308", "1e300"])
-def test_giant_timeout(server: Served, huge: str) -> None:
+def test_giant_timeout(server: ServerUnderTest, huge: str) -> None:
     """A number that no clock can hold is no bug of the server."""
     body = f'{{"language":"{LANGUAGE}","default_timeout":{huge}}}'
     answer = server.http.post("/api/sessions", content=body)
@@ -176,7 +176,7 @@ def test_giant_timeout(server: Served, huge: str) -> None:
 # ---------------------------------------------------------------- list, show
 
 
-def test_list(server: Served) -> None:
+def test_list(server: ServerUnderTest) -> None:
     """A list shows everything but `data`, and what there is in all."""
     for name in "abc":
         create(server, id=name, data={"secret": 1})
@@ -197,21 +197,21 @@ def test_list(server: Served) -> None:
         ("?limit=&language=", (None, 0, None)),
     ],
 )
-def test_paging(server: Served, query: str, call: tuple[Any, ...]) -> None:
+def test_paging(server: ServerUnderTest, query: str, call: tuple[Any, ...]) -> None:
     """Limit, offset and language are handed on."""
     server.http.get("/api/sessions" + query).raise_for_status()
     assert server.sessions.calls == [("list", *call)]
 
 
 @pytest.mark.parametrize("query", ["limit=-1", "limit=x", "offset=1.5", "offset=-2"])
-def test_bad_paging(server: Served, query: str) -> None:
+def test_bad_paging(server: ServerUnderTest, query: str) -> None:
     """A number that is none is told by its name."""
     answer = server.http.get("/api/sessions?" + query)
     assert (answer.status_code, answer.json()["code"]) == (400, "INVALID_REQUEST")
     assert f"`{query.partition('=')[0]}`" in answer.json()["message"]
 
 
-def test_long_list(server: Served) -> None:
+def test_long_list(server: ServerUnderTest) -> None:
     """A list that is encoded beside the event loop is the same list."""
     create(server, id="first")
     first = server.sessions.sessions["first"]
@@ -221,7 +221,7 @@ def test_long_list(server: Served) -> None:
     assert (len(answer["sessions"]), answer["count"], answer["total"]) == (501, 501, 501)
 
 
-def test_show(server: Served) -> None:
+def test_show(server: ServerUnderTest) -> None:
     """A session is shown with its data and its files."""
     create(server, id="a", data={"k": 1})
     answer = server.http.get("/api/sessions/a").json()
@@ -249,7 +249,7 @@ def test_show(server: Served) -> None:
         ({"metadata": {"a": 1}, "data": {"b": 2}}, {"metadata": {"a": 1}, "data": {"b": 2}}),
     ],
 )
-def test_change(server: Served, body: dict[str, Any], changes: dict[str, Any]) -> None:
+def test_change(server: ServerUnderTest, body: dict[str, Any], changes: dict[str, Any]) -> None:
     """Only what was given is changed."""
     create(server, id="a")
     answer = server.http.patch("/api/sessions/a", json=body)
@@ -257,7 +257,7 @@ def test_change(server: Served, body: dict[str, Any], changes: dict[str, Any]) -
     assert server.sessions.calls[-1] == ("update", "a", changes)
 
 
-def test_changed_answer(server: Served) -> None:
+def test_changed_answer(server: ServerUnderTest) -> None:
     """The answer holds the whole session under `metadata`, as the reference page has it."""
     create(server, id="a")
     answer = server.http.patch("/api/sessions/a", json={"default_timeout": 300}).json()
@@ -284,7 +284,7 @@ def test_changed_answer(server: Served) -> None:
         {"data": []},
     ],
 )
-def test_bad_change(server: Served, body: dict[str, Any]) -> None:
+def test_bad_change(server: ServerUnderTest, body: dict[str, Any]) -> None:
     """A wrong value changes nothing and is told by its field."""
     create(server, id="a")
     answer = server.http.patch("/api/sessions/a", json=body)
@@ -296,20 +296,20 @@ def test_bad_change(server: Served, body: dict[str, Any]) -> None:
 # ---------------------------------------------------------------- delete, restart
 
 
-def test_delete(server: Served) -> None:
+def test_delete(server: ServerUnderTest) -> None:
     """A deletion is told with its time; the second finds nothing."""
     create(server, id="a")
     assert server.http.delete("/api/sessions/a").json() == {
         "success": True,
         "id": "a",
-        "deleted_at": THEN.strftime("%Y-%m-%dT%H:%M:%S.000Z"),
+        "deleted_at": CREATED_AT.strftime("%Y-%m-%dT%H:%M:%S.000Z"),
     }
     for method in ("DELETE", "GET", "PATCH"):
         answer = server.http.request(method, "/api/sessions/a")
         assert (answer.status_code, answer.json()["code"]) == (404, "SESSION_NOT_FOUND")
 
 
-def test_delete_all(server: Served) -> None:
+def test_delete_all(server: ServerUnderTest) -> None:
     """All sessions go, and are named."""
     for name in "ab":
         create(server, id=name)
@@ -321,7 +321,7 @@ def test_delete_all(server: Served) -> None:
 
 
 @pytest.mark.parametrize("body", [b"", b"{}"])
-def test_restart(server: Served, body: bytes) -> None:
+def test_restart(server: ServerUnderTest, body: bytes) -> None:
     """A restart needs no body, and tells the new kernel's generation."""
     create(server, id="a")
     answer = server.http.post("/api/sessions/a/restart", content=body)

@@ -12,14 +12,14 @@ from typing import Any
 
 import pytest
 
-from era_kernels.models import Display, Recorded, Stdout, event_to_json
+from era_kernels.models import Display, LoggedEvent, Stdout, event_to_json
 from era_kernels.web import sse
 from tests.client import SseEvent, parse_sse
-from tests.web.fakes import LANGUAGE, THEN
-from tests.web.serving import Served, eventually, parsed, read_all, serving
+from tests.web.fakes import CREATED_AT, LANGUAGE
+from tests.web.serving import ServerUnderTest, eventually, parse_response, read_all, run_server
 
 
-def stream(server: Served, session: str, code: str, **body: Any) -> list[SseEvent]:
+def stream(server: ServerUnderTest, session: str, code: str, **body: Any) -> list[SseEvent]:
     """Every frame of a run."""
     request = {"code": code, **body}
     with server.http.stream("POST", f"{session}/stream", json=request) as answer:
@@ -27,7 +27,7 @@ def stream(server: Served, session: str, code: str, **body: Any) -> list[SseEven
         return list(parse_sse(answer.iter_lines()))
 
 
-def replay(server: Served, path: str, **headers: str) -> list[SseEvent]:
+def replay(server: ServerUnderTest, path: str, **headers: str) -> list[SseEvent]:
     """Every frame of an execution that was there before."""
     names = {name.replace("_", "-"): value for name, value in headers.items()}
     with server.http.stream("GET", path, headers=names) as answer:
@@ -35,7 +35,7 @@ def replay(server: Served, path: str, **headers: str) -> list[SseEvent]:
         return list(parse_sse(answer.iter_lines()))
 
 
-def open_stream(server: Served, session: str, code: str) -> socket.socket:
+def open_stream(server: ServerUnderTest, session: str, code: str) -> socket.socket:
     """A connection on which a run was asked for."""
     body = json.dumps({"code": code}).encode()
     wire = socket.create_connection(("127.0.0.1", server.port), timeout=20)
@@ -49,7 +49,7 @@ def open_stream(server: Served, session: str, code: str) -> socket.socket:
 
 def test_frame() -> None:
     """A frame is three fields with one space each, and a blank line."""
-    assert sse.frame(7, {"type": "stdout", "content": "a\nb é"}) == (
+    assert sse.encode_frame(7, {"type": "stdout", "content": "a\nb é"}) == (
         'id: 7\nevent: stdout\ndata: {"type":"stdout","content":"a\\nb é"}\n\n'.encode()
     )
 
@@ -59,7 +59,7 @@ def test_frame() -> None:
 def test_line_ends(end: str) -> None:
     """Nothing in a text can end the data line, whatever a reader takes for the end of a line."""
     text = f"a{end}data: b{end}{end}é"
-    lines = sse.frame(1, {"type": "stdout", "content": text}).decode().splitlines()
+    lines = sse.encode_frame(1, {"type": "stdout", "content": text}).decode().splitlines()
     assert len(lines) == 4
     assert json.loads(lines[2].removeprefix("data: "))["content"] == text
 
@@ -69,18 +69,18 @@ def test_a_long_event_is_one_frame_too() -> None:
     text = "a\u2028\x85\n\ud83d" * 200_000
     long = Display({"text/plain": text, "x": [[1.5, None]] * 3000}, {}, "d")
     events = [Stdout("a"), long, Stdout("b")]
-    batch = [Recorded(n, THEN, event) for n, event in enumerate(events, 1)]
+    batch = [LoggedEvent(n, CREATED_AT, event) for n, event in enumerate(events, 1)]
 
     async def body() -> list[bytes]:
-        return [piece async for piece in sse.pieces(batch)]
+        return [piece async for piece in sse.encode_batch(batch)]
 
     found = asyncio.run(body())
-    whole = [sse.frame(item.seq, event_to_json(item.event)) for item in batch]
+    whole = [sse.encode_frame(item.seq, event_to_json(item.event)) for item in batch]
     assert b"".join(found) == b"".join(whole)
     assert max(map(len, found)) < 500_000
 
 
-def test_stream(server: Served, session: str) -> None:
+def test_stream(server: ServerUnderTest, session: str) -> None:
     """The events of a run come in order; `done` is the last, and has no data."""
     events = stream(server, session, "out a\nerr b\nshow c")
     assert [(e.id, e.event) for e in events] == [
@@ -105,7 +105,7 @@ def test_stream(server: Served, session: str) -> None:
     }
 
 
-def test_headers(server: Served, session: str) -> None:
+def test_headers(server: ServerUnderTest, session: str) -> None:
     """Proxies are told neither to keep nor to hold it back; the execution is named."""
     with server.http.stream("POST", f"{session}/stream", json={"code": ""}) as answer:
         assert answer.headers["Content-Type"] == "text/event-stream; charset=utf-8"
@@ -115,11 +115,11 @@ def test_headers(server: Served, session: str) -> None:
         assert answer.headers["X-Request-Id"]
 
 
-def test_http_1_0(server: Served, session: str) -> None:
+def test_http_1_0(server: ServerUnderTest, session: str) -> None:
     """A client of HTTP/1.0 reads the stream until the connection ends."""
     body = b'{"code":"out a"}'
     head = f"POST {session}/stream HTTP/1.0\r\nContent-Length: {len(body)}\r\n\r\n"
-    reply = parsed(server.raw(head.encode() + body))
+    reply = parse_response(server.send_raw(head.encode() + body))
     assert reply.status == 200
     assert [frame.event for frame in parse_sse(iter(reply.body.decode().splitlines()))] == [
         "stdout",
@@ -127,7 +127,7 @@ def test_http_1_0(server: Served, session: str) -> None:
     ]
 
 
-def test_programs_own_error(server: Served, session: str) -> None:
+def test_programs_own_error(server: ServerUnderTest, session: str) -> None:
     """A program's own error is no `error` frame."""
     [done] = stream(server, session, "fail ValueError")
     assert (done.event, done.data["exit_code"]) == ("done", 1)
@@ -139,7 +139,7 @@ def test_programs_own_error(server: Served, session: str) -> None:
     [("timeout", 124, "EXECUTION_TIMEOUT"), ("die 9", 137, "KERNEL_DIED")],
 )
 def test_servers_condition(
-    server: Served, session: str, code: str, exit_code: int, error: str
+    server: ServerUnderTest, session: str, code: str, exit_code: int, error: str
 ) -> None:
     """What the server has to tell is an `error` frame, before `done`."""
     failure, done = stream(server, session, code)
@@ -149,14 +149,14 @@ def test_servers_condition(
     assert done.data["cause"]
 
 
-def test_mended_json(server: Served, session: str) -> None:
+def test_mended_json(server: ServerUnderTest, session: str) -> None:
     """What programs make of JSON is mended, so that readers can parse it."""
     shown, _ = stream(server, session, "nan")
     assert shown.data["data"] == {"application/json": {"x": None, "y": "�"}}
 
 
 @pytest.mark.parametrize("code", ["refuse", "sleep 0.3\nrefuse"])
-def test_problem_before_the_first_frame(server: Served, session: str, code: str) -> None:
+def test_problem_before_the_first_frame(server: ServerUnderTest, session: str, code: str) -> None:
     """What is known before the first frame is a plain JSON error with its status."""
     answer = server.http.post(f"{session}/stream", json={"code": code})
     assert (answer.status_code, answer.json()["code"]) == (503, "KERNEL_START_FAILED")
@@ -165,14 +165,14 @@ def test_problem_before_the_first_frame(server: Served, session: str, code: str)
 
 
 @pytest.mark.parametrize("code", ["out a\nsleep 0.1\nrefuse", "sleep 1.5\nrefuse"])
-def test_problem_after_the_first_frame(server: Served, session: str, code: str) -> None:
+def test_problem_after_the_first_frame(server: ServerUnderTest, session: str, code: str) -> None:
     """Later it is an `error` frame, and `done` still comes."""
     *_, failure, done = stream(server, session, code)
     assert (failure.event, failure.data["code"]) == ("error", "KERNEL_START_FAILED")
     assert done.event == "done"
 
 
-def test_bad_requests(server: Served, session: str) -> None:
+def test_bad_requests(server: ServerUnderTest, session: str) -> None:
     """A stream that cannot begin is an error like any other."""
     for path, body, status in [
         (session, b"{", 400),
@@ -183,7 +183,9 @@ def test_bad_requests(server: Served, session: str) -> None:
         assert (answer.status_code, "code" in answer.json()) == (status, True)
 
 
-def test_bug_in_the_middle(server: Served, session: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_bug_in_the_middle(
+    server: ServerUnderTest, session: str, caplog: pytest.LogCaptureFixture
+) -> None:
     """A bug while frames are sent is logged, and told without its text."""
     stream(server, session, "break")
     with caplog.at_level(logging.ERROR):
@@ -198,7 +200,9 @@ def test_bug_in_the_middle(server: Served, session: str, caplog: pytest.LogCaptu
 
 @pytest.mark.parametrize("after", range(5))
 @pytest.mark.parametrize("way", ["header", "query"])
-def test_from_where_it_was_left(server: Served, session: str, after: int, way: str) -> None:
+def test_from_where_it_was_left(
+    server: ServerUnderTest, session: str, after: int, way: str
+) -> None:
     """A reader gets exactly what comes after the last event that it had."""
     whole = stream(server, session, "out a\nout b\nout c")
     path = f"{session}/executions/exec-1/stream"
@@ -209,7 +213,7 @@ def test_from_where_it_was_left(server: Served, session: str, after: int, way: s
     assert rest == whole[after:]
 
 
-def test_header_wins(server: Served, session: str) -> None:
+def test_header_wins(server: ServerUnderTest, session: str) -> None:
     """A reader that connects again sends the header beside its first address."""
     stream(server, session, "out a\nout b")
     path = f"{session}/executions/exec-1/stream?last_event_id=0"
@@ -217,14 +221,14 @@ def test_header_wins(server: Served, session: str) -> None:
     assert [frame.id for frame in replay(server, path, Last_Event_ID="")] == [1, 2, 3]
 
 
-def test_beyond_the_end(server: Served, session: str) -> None:
+def test_beyond_the_end(server: ServerUnderTest, session: str) -> None:
     """After the last event there is nothing, and the stream ends."""
     stream(server, session, "out a")
     assert replay(server, f"{session}/executions/exec-1/stream", Last_Event_ID="99") == []
 
 
 @pytest.mark.parametrize("bad", ["x", "-1", "1.5", "٣", "9" * 16, "1 2"])
-def test_bad_last_event_id(server: Served, session: str, bad: str) -> None:
+def test_bad_last_event_id(server: ServerUnderTest, session: str, bad: str) -> None:
     """A place that is no number is told."""
     stream(server, session, "out a")
     path = f"{session}/executions/exec-1/stream"
@@ -233,7 +237,7 @@ def test_bad_last_event_id(server: Served, session: str, bad: str) -> None:
     assert "`Last-Event-ID`" in answer.json()["message"]
 
 
-def test_several_readers(server: Served, session: str) -> None:
+def test_several_readers(server: ServerUnderTest, session: str) -> None:
     """Any number of readers follow one run, each from where it likes, then live."""
     path = f"{session}/executions/exec-1/stream"
     with server.http.stream(
@@ -248,7 +252,7 @@ def test_several_readers(server: Served, session: str) -> None:
             assert [e.id for e in events] == [e.id for e in others] == [2, 3]
 
 
-def test_head_of_a_stream(server: Served, session: str) -> None:
+def test_head_of_a_stream(server: ServerUnderTest, session: str) -> None:
     """HEAD tells whether there is such an execution, and follows nothing."""
     stream(server, session, "out a")
     assert server.http.head(f"{session}/executions/exec-1/stream").status_code == 200
@@ -259,43 +263,45 @@ def test_head_of_a_stream(server: Served, session: str) -> None:
 
 
 @pytest.fixture
-def chatty(monkeypatch: pytest.MonkeyPatch) -> Iterator[Served]:
+def frequent_keepalive(monkeypatch: pytest.MonkeyPatch) -> Iterator[ServerUnderTest]:
     """A server whose comments come often."""
-    monkeypatch.setattr(sse, "HOLD", 0.2)
-    with serving(comment_every=0.2) as server:
+    monkeypatch.setattr(sse, "FIRST_EVENT_WAIT", 0.2)
+    with run_server(comment_every=0.2) as server:
         server.http.post("/api/sessions", json={"language": LANGUAGE, "id": "s1"})
         yield server
 
 
-def test_comments(chatty: Served) -> None:
+def test_comments(frequent_keepalive: ServerUnderTest) -> None:
     """While nothing happens comment lines keep the connection, between frames only."""
-    with open_stream(chatty, "/api/sessions/s1", "sleep 1\nout a\nsleep 1\nout b") as wire:
-        text = parsed(read_all(wire)).body.decode()
+    with open_stream(
+        frequent_keepalive, "/api/sessions/s1", "sleep 1\nout a\nsleep 1\nout b"
+    ) as wire:
+        text = parse_response(read_all(wire)).body.decode()
     before, between = text.partition("event: stdout")[::2]
     assert before.count(": still here\n\n") >= 2
     assert between.count(": still here\n\n") >= 2
     assert text.count("event: ") == 3
 
 
-def test_headers_come_before_the_first_event(server: Served, session: str) -> None:
+def test_headers_come_before_the_first_event(server: ServerUnderTest, session: str) -> None:
     """A run that is silent at first is told to have begun after a moment."""
     with open_stream(server, session, "sleep 60") as wire:
         assert wire.recv(1000).startswith(b"HTTP/1.1 200")
 
 
-def test_client_that_vanishes(server: Served, session: str) -> None:
+def test_client_that_vanishes(server: ServerUnderTest, session: str) -> None:
     """A reader that vanishes is forgotten; the run goes on and can be read again."""
     with open_stream(server, session, "out a\nsleep 1\nout b") as wire:
         assert b"HTTP/1.1 200" in wire.recv(1000)
         running = server.sessions.runs["exec-1"]
         assert running.readers == 1
     assert eventually(lambda: running.readers == 0)
-    assert not running.abandoned
+    assert not running.is_abandoned
     whole = replay(server, f"{session}/executions/exec-1/stream")
     assert [frame.event for frame in whole] == ["stdout", "stdout", "done"]
 
 
-def test_client_that_vanishes_while_nothing_comes(server: Served, session: str) -> None:
+def test_client_that_vanishes_while_nothing_comes(server: ServerUnderTest, session: str) -> None:
     """A reader that leaves while the run is silent is forgotten at once."""
     with open_stream(server, session, "sleep 60"):
         assert eventually(lambda: bool(server.sessions.runs))
@@ -304,17 +310,17 @@ def test_client_that_vanishes_while_nothing_comes(server: Served, session: str) 
     assert eventually(lambda: running.readers == 0)
 
 
-def test_reader_of_a_replay_that_vanishes(server: Served, session: str) -> None:
+def test_reader_of_a_replay_that_vanishes(server: ServerUnderTest, session: str) -> None:
     """A reader of a stored execution that leaves ends the reading of its file."""
     server.http.post(f"{session}/run", json={"code": "endless"})
     path = f"{session}/executions/exec-1/stream"
     with socket.create_connection(("127.0.0.1", server.port), timeout=20) as wire:
         wire.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
         assert wire.recv(1000).startswith(b"HTTP/1.1 200")
-    assert eventually(lambda: server.executions.left)
+    assert eventually(lambda: server.executions.is_closed)
 
 
-def test_slow_reader(server: Served, session: str) -> None:
+def test_slow_reader(server: ServerUnderTest, session: str) -> None:
     """A slow reader holds nothing up: others are served, and it gets every byte."""
     with socket.socket() as wire:
         wire.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -329,7 +335,7 @@ def test_slow_reader(server: Served, session: str) -> None:
         time.sleep(0.5)
         assert server.http.get("/health").status_code == 200
         assert eventually(running.finished.is_set)
-        text = parsed(read_all(wire, 5)).body.decode()
+        text = parse_response(read_all(wire, 5)).body.decode()
     shown = list(parse_sse(iter(text.splitlines())))
     assert [frame.id for frame in shown] == list(range(1, 3002))
     assert all(f.data["content"].startswith(f"{n:07d}.") for n, f in enumerate(shown[:-1]))

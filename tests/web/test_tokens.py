@@ -10,14 +10,14 @@ import pytest
 
 from era_kernels.errors import StartError
 from era_kernels.web import tokens as tokens_module
-from era_kernels.web.tokens import Tokens
+from era_kernels.web.tokens import ApiTokens
 
 ONE, TWO, THREE = "one-0123456789abcdef", "two-0123456789abcdef", "tré-0123456789abcdef"
 
 
-def look(tokens: Tokens) -> None:
+def refresh(tokens: ApiTokens) -> None:
     """What the server does before it checks a request."""
-    due = tokens.refresh()
+    due = tokens.refresh_if_due()
 
     async def wait() -> None:
         if due is not None:
@@ -27,84 +27,86 @@ def look(tokens: Tokens) -> None:
 
 
 @pytest.fixture
-def often(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tokens_module, "LOOK_EVERY", 0.0)
+def no_check_interval(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tokens_module, "CHECK_INTERVAL", 0.0)
 
 
 def test_accept() -> None:
     """A token is accepted whole or not at all."""
-    tokens = Tokens([ONE, THREE])
-    assert tokens.accept([ONE])
-    assert tokens.accept(["wrong", THREE])
+    tokens = ApiTokens([ONE, THREE])
+    assert tokens.contains_any([ONE])
+    assert tokens.contains_any(["wrong", THREE])
     for wrong in ([], [""], [ONE[:-1]], [ONE + "x"], [ONE.upper()], [TWO]):
-        assert not tokens.accept(wrong)
+        assert not tokens.contains_any(wrong)
 
 
 def test_none() -> None:
     """No tokens are no tokens."""
-    assert not Tokens()
-    assert not Tokens([" ", ""])
-    assert not Tokens().accept([""])
+    assert not ApiTokens()
+    assert not ApiTokens([" ", ""])
+    assert not ApiTokens().contains_any([""])
 
 
 def test_short() -> None:
     """A token that can be guessed is refused at start."""
     with pytest.raises(StartError, match="16 characters") as caught:
-        Tokens(["guess me"])
+        ApiTokens(["guess me"])
     assert "guess" not in str(caught.value)
 
 
-def test_file(tmp_path: Path, often: None) -> None:
+def test_file(tmp_path: Path, no_check_interval: None) -> None:
     """A token file is read again when it changes; what is gone from it is refused."""
     file = tmp_path / "tokens"
     file.write_text(f"# people\n{ONE}  # ann\n\n")
-    tokens = Tokens([TWO], file)
-    assert tokens.accept([ONE])
-    assert tokens.accept([TWO])
+    tokens = ApiTokens([TWO], file)
+    assert tokens.contains_any([ONE])
+    assert tokens.contains_any([TWO])
     file.write_text(f"{THREE}\n")
-    look(tokens)
-    assert tokens.accept([THREE])
-    assert tokens.accept([TWO])
-    assert not tokens.accept([ONE])
+    refresh(tokens)
+    assert tokens.contains_any([THREE])
+    assert tokens.contains_any([TWO])
+    assert not tokens.contains_any([ONE])
 
 
-def test_file_emptied(tmp_path: Path, often: None) -> None:
+def test_file_emptied(tmp_path: Path, no_check_interval: None) -> None:
     """A server that began with tokens never opens: an empty file lets nobody in."""
     file = tmp_path / "tokens"
     file.write_text(ONE)
-    tokens = Tokens((), file)
+    tokens = ApiTokens((), file)
     file.write_text("")
-    look(tokens)
+    refresh(tokens)
     assert tokens
-    assert not tokens.accept([ONE])
-    assert not tokens.accept([""])
+    assert not tokens.contains_any([ONE])
+    assert not tokens.contains_any([""])
 
 
-def test_file_gone(tmp_path: Path, often: None, caplog: pytest.LogCaptureFixture) -> None:
+def test_file_gone(
+    tmp_path: Path, no_check_interval: None, caplog: pytest.LogCaptureFixture
+) -> None:
     """While the file cannot be read the tokens stay, and the log says so once."""
     file = tmp_path / "tokens"
     file.write_text(ONE)
-    tokens = Tokens((), file)
+    tokens = ApiTokens((), file)
     file.unlink()
     with caplog.at_level(logging.WARNING):
-        look(tokens)
-        look(tokens)
-    assert tokens.accept([ONE])
+        refresh(tokens)
+        refresh(tokens)
+    assert tokens.contains_any([ONE])
     assert len(caplog.records) == 1
 
 
 def test_file_with_a_short_token(
-    tmp_path: Path, often: None, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, no_check_interval: None, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A short token that is written later is ignored, and not logged."""
     file = tmp_path / "tokens"
     file.write_text(ONE)
-    tokens = Tokens((), file)
+    tokens = ApiTokens((), file)
     file.write_text(f"hush\n{TWO}\n")
     with caplog.at_level(logging.WARNING):
-        look(tokens)
-    assert tokens.accept([TWO])
-    assert not tokens.accept(["hush"])
+        refresh(tokens)
+    assert tokens.contains_any([TWO])
+    assert not tokens.contains_any(["hush"])
     assert "hush" not in caplog.text
 
 
@@ -112,7 +114,7 @@ def test_not_looked_at_all_the_time(tmp_path: Path) -> None:
     """The file is looked at once in a while, not at each request."""
     file = tmp_path / "tokens"
     file.write_text(ONE)
-    assert Tokens((), file).refresh() is None
+    assert ApiTokens((), file).refresh_if_due() is None
 
 
 @pytest.mark.parametrize("content", [None, b"", b"# nobody\n", b"short\n", b"\xff\xfe"])
@@ -122,4 +124,4 @@ def test_bad_file_at_start(tmp_path: Path, content: bytes | None) -> None:
     if content is not None:
         file.write_bytes(content)
     with pytest.raises(StartError, match="tokens"):
-        Tokens((), file)
+        ApiTokens((), file)

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from era_kernels.errors import KernelStartFailed
-from era_kernels.models import Limits, Place
+from era_kernels.models import Limits, SessionPaths
 from era_kernels.sandbox.init.spec import IsolationKind, SandboxSpec
 from era_kernels.sandbox.server import runtime_dirs
 from era_kernels.sandbox.server.cgroups import SandboxCgroup
@@ -28,7 +28,7 @@ class HostResources:
         self,
         base: Path,
         profile: IsolationProfile,
-        paths: Place,
+        paths: SessionPaths,
         limits: Limits,
         uid_allocator: UidAllocator,
     ) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from jupyter_client.connect import KernelConnectionInfo
 from jupyter_client.provisioning.provisioner_base import KernelProvisionerBase
 
-from era_kernels.models import Ending
+from era_kernels.models import ExitInfo
 from era_kernels.sandbox.server.command import Command
 from era_kernels.sandbox.server.process import Process
 from era_kernels.sandbox.server.sandbox import Sandbox
@@ -34,7 +34,7 @@ class SandboxProvisioner(KernelProvisionerBase):
         return self._process
 
     @property
-    def ended(self) -> asyncio.Future[Ending]:
+    def ended(self) -> asyncio.Future[ExitInfo]:
         """How the process ended, within a millisecond; a future of the caller's own.
 
         Raises RuntimeError before the launch.
@@ -102,7 +102,7 @@ class SandboxProvisioner(KernelProvisionerBase):
             super()._finalize_env(env)
 
 
-def _returncode(exit_info: Ending) -> int:
+def _returncode(exit_info: ExitInfo) -> int:
     """An ending as `subprocess.Popen.returncode` tells it."""
     if exit_info.signal is not None:
         return -exit_info.signal

@@ -213,9 +213,9 @@ def _memfd_bytes(pid: int) -> int:
     """Files in memory that a process holds open; in pages that it maps they count twice."""
     total = 0
     with suppress(OSError):
-        for name in os.listdir(f"/proc/{pid}/fd"):
+        for name in os.listdir(f"/proc/{pid}/fd"):  # noqa: PTH208 - names, not paths
             path = f"/proc/{pid}/fd/{name}"
             with suppress(OSError):
-                if os.readlink(path).startswith("/memfd:"):
-                    total += os.stat(path).st_blocks * _BLOCK
+                if os.readlink(path).startswith("/memfd:"):  # noqa: PTH115 - text, not a path
+                    total += os.stat(path).st_blocks * _BLOCK  # noqa: PTH116 - by descriptor
     return total

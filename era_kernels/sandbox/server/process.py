@@ -7,7 +7,7 @@ import contextlib
 import os
 from collections.abc import AsyncIterator, Callable
 
-from era_kernels.models import Ending
+from era_kernels.models import ExitInfo
 from era_kernels.sandbox.server.control_channel import ChannelClosed, ControlChannel
 from era_kernels.sandbox.server.stdin_writer import StdinWriter
 
@@ -145,7 +145,7 @@ class Process:
         """`number` names the process to the init."""
         self.number = number
         self.pid: int | None = None  # as the init sees it; for logs and tests, never for signals
-        self._ended: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
+        self._ended: asyncio.Future[ExitInfo] = asyncio.get_running_loop().create_future()
         self.stdin: StdinWriter | None = None
         self.stdout = stdout
         self.stderr = stderr
@@ -157,7 +157,7 @@ class Process:
         return not self._ended.done()
 
     @property
-    def ended(self) -> asyncio.Future[Ending]:
+    def ended(self) -> asyncio.Future[ExitInfo]:
         """How the process ended; a future of the caller's own, that may be cancelled.
 
         Who asks often uses `running`, or keeps the future: each lives as long as the process.
@@ -190,7 +190,7 @@ class Process:
         with contextlib.suppress(ChannelClosed):  # the sandbox ended meanwhile
             await self._control.request(message)
 
-    def on_ended(self, exit_info: Ending) -> None:
+    def on_ended(self, exit_info: ExitInfo) -> None:
         """The sandbox tells how the process ended; only the first call counts."""
         if self.is_running:
             self.stdout.drain()

@@ -41,7 +41,7 @@ class ProcessTree:
     def by_init(self, inits: Collection[int]) -> dict[int, list[ProcStat]]:
         """Init → it and all below it, as they are now (blocking)."""
         self._refresh_unrelated(set(inits))
-        pids = {int(name) for name in os.listdir("/proc") if name.isdecimal()}
+        pids = {int(name) for name in os.listdir("/proc") if name.isdecimal()}  # noqa: PTH208
         self._unrelated &= pids
         found: dict[int, ProcStat] = {}
         for pid in pids - self._unrelated:

@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from era_kernels.errors import StartError
-from era_kernels.models import Place
+from era_kernels.models import SessionPaths
 
 log = logging.getLogger(__name__)
 
@@ -84,7 +84,7 @@ def create_base(base: Path) -> Path:
     return base
 
 
-def create_session_dirs(paths: Place) -> None:
+def create_session_dirs(paths: SessionPaths) -> None:
     """Make a place's directories (blocking). Raises OSError."""
     for directory in (paths.workspace, paths.packages, paths.cache):
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -148,7 +148,7 @@ def _open_accessible(name: str, parent: int) -> int:
     path_fd = os.open(name, os.O_PATH | _DIRECTORY_FLAGS, dir_fd=parent)
     try:
         fd_path = f"/proc/self/fd/{path_fd}"
-        os.chmod(fd_path, 0o700)
+        os.chmod(fd_path, 0o700)  # noqa: PTH101 - a descriptor, no path
         return os.open(fd_path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     finally:
         os.close(path_fd)

@@ -15,7 +15,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from era_kernels.errors import KernelStartFailed, Unavailable
-from era_kernels.models import WITHOUT_WALLS, Ending, Isolation, JsonObject, Limits, Place
+from era_kernels.models import (
+    UNSANDBOXED_TIER,
+    ExitInfo,
+    Isolation,
+    JsonObject,
+    Limits,
+    SessionPaths,
+)
 from era_kernels.sandbox.init.fd_messages import MessageTooLarge
 from era_kernels.sandbox.init.spec import SandboxSpec
 from era_kernels.sandbox.server import runtime_dirs
@@ -68,7 +75,7 @@ class Sandbox:
         self._spec = spec
         self._on_closed = on_closed
         self._ready: asyncio.Future[bool] = loop.create_future()
-        self._ended: asyncio.Future[Ending] = loop.create_future()
+        self._ended: asyncio.Future[ExitInfo] = loop.create_future()
         self._processes: dict[int, Process] = {}
         self._last_process = 0
         self._is_clean = False  # the init's last word: nothing is left
@@ -92,12 +99,12 @@ class Sandbox:
         return self._resources.inner_runtime_directory
 
     @property
-    def inner_paths(self) -> Place:
+    def inner_paths(self) -> SessionPaths:
         """The session's directories as the code sees them."""
         return self._resources.inner_paths
 
     @property
-    def ended(self) -> asyncio.Future[Ending]:
+    def ended(self) -> asyncio.Future[ExitInfo]:
         """How the init ended; a future of the caller's own, that may be cancelled."""
         return asyncio.shield(self._ended)
 
@@ -205,7 +212,7 @@ class Sandbox:
             process = self._processes.get(message["ended"])
             if process is not None:
                 why = None if message.get("code") == 0 else self._resources.oom_cause
-                process.on_ended(Ending(message.get("code"), message.get("signal"), why))
+                process.on_ended(ExitInfo(message.get("code"), message.get("signal"), why))
         elif "ready" in message:
             if not self._spec.has_namespaces:  # else it is 1 to itself
                 self.pid = message["ready"]
@@ -230,7 +237,7 @@ class Sandbox:
 
     def _on_end(self) -> None:
         """The init is gone, and with it, but for a fault of its own, everything."""
-        exit_info = Ending(signal=SIGKILL, reason=self._reason or self._resources.oom_cause)
+        exit_info = ExitInfo(signal=SIGKILL, reason=self._reason or self._resources.oom_cause)
         if self._close_task is None:
             log.error(
                 "an init died",
@@ -267,7 +274,7 @@ class Sandboxes:
 
     def __init__(self, runtime: Path, init_pool: InitPool) -> None:
         """Use `open`."""
-        self.profile = IsolationProfile(tier=WITHOUT_WALLS, spec=SandboxSpec())
+        self.profile = IsolationProfile(tier=UNSANDBOXED_TIER, spec=SandboxSpec())
         self._runtime = runtime
         self._init_pool = init_pool
         self._limit_monitor = LimitMonitor()
@@ -322,7 +329,7 @@ class Sandboxes:
         """How strong the walls are."""
         return self.profile.isolation
 
-    async def open_sandbox(self, paths: Place, limits: Limits) -> Sandbox:
+    async def open_sandbox(self, paths: SessionPaths, limits: Limits) -> Sandbox:
         """A new sandbox with nothing in it but its init.
 
         Without walls nothing is confined to `place`, and `limits` bind nobody: `isolation` says
@@ -331,7 +338,7 @@ class Sandboxes:
         for _ in range(2):  # once more when the zygote dies between the check and the answer
             sandbox = await self._create(self.profile, paths, limits)
             if await self._wait_until_ready(sandbox):
-                if self.profile.tier < WITHOUT_WALLS:
+                if self.profile.tier < UNSANDBOXED_TIER:
                     sandbox.monitor(self._limit_monitor)
                 return sandbox
             if sandbox.isolation_error is not None:
@@ -355,7 +362,9 @@ class Sandboxes:
             runtime_dirs.remove_tree, self._runtime / runtime_dirs.ZYGOTE_DIRECTORY
         )
 
-    async def _create(self, profile: IsolationProfile, paths: Place, limits: Limits) -> Sandbox:
+    async def _create(
+        self, profile: IsolationProfile, paths: SessionPaths, limits: Limits
+    ) -> Sandbox:
         prepared_init = await self._init_pool.acquire(
             profile
         )  # its init is on its way while the rest is made

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Protocol
 
 from era_kernels.errors import EraError, StartError
-from era_kernels.models import WITHOUT_WALLS, Limits, Place
+from era_kernels.models import UNSANDBOXED_TIER, Limits, SessionPaths
 from era_kernels.sandbox.server import runtime_dirs
 from era_kernels.sandbox.server.command import Command
 from era_kernels.sandbox.server.process import Process
@@ -26,7 +26,7 @@ class ProbeSandbox(Protocol):
     isolation_error: str | None
 
     @property
-    def inner_paths(self) -> Place: ...
+    def inner_paths(self) -> SessionPaths: ...
 
     async def wait_ready(self) -> bool: ...
 
@@ -41,7 +41,7 @@ class TierProbe:
     def __init__(
         self,
         directory: Path,
-        open_sandbox: Callable[[IsolationProfile, Place, Limits], Awaitable[ProbeSandbox]],
+        open_sandbox: Callable[[IsolationProfile, SessionPaths, Limits], Awaitable[ProbeSandbox]],
     ) -> None:
         self._directory = directory
         self._open_sandbox = open_sandbox
@@ -57,14 +57,14 @@ class TierProbe:
             if failure is None:
                 return replace(profile, notes=(*profile.notes, *failures))
             failures.append(f"{profile.name}: {failure}")
-        if policy.weakest_tier >= WITHOUT_WALLS:
+        if policy.weakest_tier >= UNSANDBOXED_TIER:
             return None
         raise _no_tier_error(policy, failures)
 
     async def _try_profile(self, profile: IsolationProfile) -> str | None:
         """Raise such walls once and run the interpreter behind them; what went wrong."""
         home = self._directory
-        paths = Place(home / "workspace", home / "packages", home / "cache")
+        paths = SessionPaths(home / "workspace", home / "packages", home / "cache")
         try:
             await asyncio.to_thread(runtime_dirs.create_session_dirs, paths)
             sandbox = await self._open_sandbox(profile, paths, Limits())
@@ -109,4 +109,4 @@ async def _find_failure(sandbox: ProbeSandbox) -> str | None:
     ending = await process.ended
     if ending.code == 0:
         return None
-    return process.stderr.tail().decode(errors="replace").strip() or ending.cause
+    return process.stderr.tail().decode(errors="replace").strip() or ending.description

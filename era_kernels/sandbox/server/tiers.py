@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from era_kernels.models import WITHOUT_WALLS, Isolation, Limits, Place
+from era_kernels.models import UNSANDBOXED_TIER, Isolation, Limits, SessionPaths
 from era_kernels.sandbox.init import rootfs
 from era_kernels.sandbox.init.spec import IsolationKind, SandboxSpec
 from era_kernels.sandbox.linux import landlock, seccomp
@@ -33,7 +33,7 @@ HOME_CANDIDATES = (
 DEFAULT_TMP_BYTES = 256 * 1024 * 1024  # bytes of /tmp and of /dev/shm when nothing else is said
 
 UNSANDBOXED = Isolation(
-    tier=WITHOUT_WALLS,
+    tier=UNSANDBOXED_TIER,
     missing=(
         "files: code reads and writes what the server may",
         "network: code reaches what the host reaches, and its ports are the host's",
@@ -122,16 +122,18 @@ class IsolationProfile:
         """What they are called where they could not be raised."""
         return f"tier {self.tier} as {self.spec.kind}{', a uid per session' * self.per_session_uid}"
 
-    def map_paths(self, paths: Place, runtime: Path) -> tuple[Place, Path]:
+    def map_paths(self, paths: SessionPaths, runtime: Path) -> tuple[SessionPaths, Path]:
         """A place and a runtime directory as the code sees them."""
         if self.spec.has_namespaces:
             home = Path(self.spec.home)
-            return Place(home, Path("/opt/packages"), Path("/var/cache/user")), INNER_RUNTIME
+            return SessionPaths(home, Path("/opt/packages"), Path("/var/cache/user")), INNER_RUNTIME
         if self.spec.kind is IsolationKind.LANDLOCK:
             return replace(paths, temporary=runtime / "tmp"), runtime
         return paths, runtime
 
-    def spec_for(self, paths: Place, runtime: Path, limits: Limits, uid: int | None) -> SandboxSpec:
+    def spec_for(
+        self, paths: SessionPaths, runtime: Path, limits: Limits, uid: int | None
+    ) -> SandboxSpec:
         """The plan of one sandbox."""
         inner_paths, inner_runtime = self.map_paths(paths, runtime)
         pairs = (

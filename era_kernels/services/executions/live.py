@@ -18,10 +18,10 @@ from era_kernels.models import (
     Execution,
     ExecutionStatus,
     InputRequest,
-    Recorded,
+    InterruptStep,
+    LoggedEvent,
     Stderr,
     Stdout,
-    Step,
     now,
 )
 from era_kernels.services.executions.result import ResultBuilder, RunResult
@@ -36,11 +36,11 @@ class RecentEvents:
 
     def __init__(self, max_bytes: int = MAX_RECENT_BYTES) -> None:
         self._max_bytes = max_bytes
-        self._events: deque[Recorded] = deque()
+        self._events: deque[LoggedEvent] = deque()
         self._size = 0
         self.last_seq = 0
 
-    def extend(self, batch: Sequence[Recorded]) -> None:
+    def extend(self, batch: Sequence[LoggedEvent]) -> None:
         for item in batch:
             self._events.append(item)
             self._size += _event_size(item.event)
@@ -48,7 +48,7 @@ class RecentEvents:
         while self._size > self._max_bytes and len(self._events) > max(len(batch), 1):
             self._size -= _event_size(self._events.popleft().event)
 
-    def after(self, seq: int) -> list[Recorded] | None:
+    def after(self, seq: int) -> list[LoggedEvent] | None:
         """The events after `seq`, oldest first; None when some of them are only in the file."""
         if seq >= self.last_seq:
             return []
@@ -76,7 +76,7 @@ class LiveExecution:
         self.on_abandoned: Callable[[], Awaitable[object]] = _do_nothing
         self.done_event: Done | None = None  # its last event, when it has come
         # Set by who runs it: ends it and nothing else, and tells what that took.
-        self.interrupt: Callable[[], Awaitable[Sequence[Step]]] | None = None
+        self.interrupt: Callable[[], Awaitable[Sequence[InterruptStep]]] | None = None
         self.stdin = StdinBroker()
         self.control: ControlClient | None = None  # of the kernel that runs it, while it does
         self.is_command = False  # is it a program beside the kernel?
@@ -110,9 +110,9 @@ class LiveExecution:
     def publish_unlogged(self, events: Sequence[Event]) -> None:
         """Tell the readers the end of a run whose log cannot be written any more."""
         seq = self._recent.last_seq
-        self._publish([Recorded(seq + n, now(), event) for n, event in enumerate(events, 1)])
+        self._publish([LoggedEvent(seq + n, now(), event) for n, event in enumerate(events, 1)])
 
-    def _publish(self, batch: Sequence[Recorded]) -> None:
+    def _publish(self, batch: Sequence[LoggedEvent]) -> None:
         self._recent.extend(batch)
         last = batch[-1].event if batch else None
         if isinstance(last, Done):
@@ -136,7 +136,7 @@ class LiveExecution:
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
 
-    async def follow(self, after: int = 0) -> AsyncIterator[list[Recorded]]:
+    async def follow(self, after: int = 0) -> AsyncIterator[list[LoggedEvent]]:
         """Batches of events after that sequence number, then live ones; ends after `Done`.
 
         A reader that is slower than the run reads from the file, so it costs no memory. A number
@@ -164,14 +164,14 @@ class LiveExecution:
             else:
                 await changed.wait()
 
-    async def follow_with_input(self, after: int = 0) -> AsyncIterator[list[Recorded]]:
+    async def follow_with_input(self, after: int = 0) -> AsyncIterator[list[LoggedEvent]]:
         """The same for a reader who may answer what the program asks."""
         with self.stdin.reader():
             async with aclosing(self.follow(after)) as batches:  # type: ignore[type-var]
                 async for batch in batches:
                     yield batch
 
-    async def _from_file(self, after: int) -> AsyncIterator[list[Recorded]]:
+    async def _from_file(self, after: int) -> AsyncIterator[list[LoggedEvent]]:
         """What the tail no longer holds; stops as soon as the tail can go on from there."""
         async with aclosing(self.log.read(after)) as batches:  # type: ignore[type-var]
             async for batch in batches:

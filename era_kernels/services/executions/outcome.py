@@ -8,13 +8,13 @@ from signal import SIGINT
 from era_kernels.errors import EraError
 from era_kernels.models import (
     Done,
-    Ending,
-    Failure,
-    Finished,
+    EndReason,
+    ErrorEvent,
+    ExecutionEnd,
+    ExitInfo,
     JsonObject,
-    Reason,
     Session,
-    duration_text,
+    format_duration,
 )
 
 
@@ -32,14 +32,14 @@ def milliseconds(seconds: float) -> float:
     return round(seconds * 1000, 3)
 
 
-_REASON_ERRORS: dict[str, Failure] = {
-    Reason.DELETED: Failure(
+_REASON_ERRORS: dict[str, ErrorEvent] = {
+    EndReason.DELETED: ErrorEvent(
         "Session deleted", "The session was deleted during the run.", "SESSION_DELETED"
     ),
-    Reason.RESTARTED: Failure(
+    EndReason.RESTARTED: ErrorEvent(
         "Session restarted", "The kernel was restarted during the run.", "SESSION_RESTARTED"
     ),
-    Reason.STOPPED: Failure(
+    EndReason.STOPPED: ErrorEvent(
         "Server stopped", "The server stopped during the run.", "SERVER_STOPPED"
     ),
 }
@@ -55,63 +55,65 @@ ERROR_LABELS = {
 }
 
 
-def error_event(end: Finished, timeout: float, error: EraError | None = None) -> Failure | None:
+def error_event(
+    end: ExecutionEnd, timeout: float, error: EraError | None = None
+) -> ErrorEvent | None:
     """The server's condition that ended the run, if one did.
 
     `problem` kept the run from its kernel, or its output from the log.
     """
     if end.timed_out:
-        return Failure(
+        return ErrorEvent(
             "Execution timeout",
             f"The run did not end within {timeout:g} s.",
             "EXECUTION_TIMEOUT",
         )
-    exit_info = end.ending
+    exit_info = end.exit_info
     if exit_info is not None and exit_info.reason in _REASON_ERRORS:
         return _REASON_ERRORS[exit_info.reason]
     if error is not None:
-        return Failure(error.title, error.message, error.code)
+        return ErrorEvent(error.title, error.message, error.code)
     if exit_info is None or _is_interrupt(end, exit_info):
         return None
-    if exit_info.reason is not None and exit_info.reason.startswith(Reason.OUTPUT_LIMIT):
-        return Failure("Output limit", f"The run was ended: {exit_info.reason}.", "OUTPUT_LIMIT")
+    if exit_info.reason is not None and exit_info.reason.startswith(EndReason.OUTPUT_LIMIT):
+        return ErrorEvent("Output limit", f"The run was ended: {exit_info.reason}.", "OUTPUT_LIMIT")
     if end.state == "preserved":  # a program beside the kernel ended, and nothing else
         return None
-    return Failure(
+    return ErrorEvent(
         "Kernel died",
-        f"The kernel's process ended during the run: {exit_info.cause}. Variables are lost; files "
+        f"The kernel's process ended during the run: {exit_info.description}. Variables are lost; files "
         "and data stay, and the next run starts a new kernel.",
         "KERNEL_DIED",
     )
 
 
-def _is_interrupt(end: Finished, exit_info: Ending) -> bool:
+def _is_interrupt(end: ExecutionEnd, exit_info: ExitInfo) -> bool:
     """Somebody wanted it to end, and it took its machine along: no condition of the server."""
     if exit_info.reason is not None:
-        return exit_info.reason == Reason.INTERRUPTED
+        return exit_info.reason == EndReason.INTERRUPTED
     return end.interrupted and exit_info.signal == SIGINT
 
 
-def metric_label(end: Finished, error: Failure | None) -> str:
+def metric_label(end: ExecutionEnd, error: ErrorEvent | None) -> str:
     """How the run ended, in one of a few words that can be counted."""
     if error is None:
         return _EXIT_LABELS.get(end.exit_code, "error")
-    exit_info = end.ending
-    if exit_info is not None and exit_info.reason == Reason.CLIENT_GONE:
+    exit_info = end.exit_info
+    if exit_info is not None and exit_info.reason == EndReason.CLIENT_DISCONNECTED:
         return "client gone"
     return ERROR_LABELS.get(error.code, "failed")
 
 
-def _cause(end: Finished) -> str | None:
+def _cause(end: ExecutionEnd) -> str | None:
     if end.timed_out:
-        return Reason.TIMEOUT.value
+        return EndReason.TIMEOUT.value
     if end.cancelled:
-        return Reason.CANCELLED.value
-    return None if end.ending is None else end.ending.cause
+        return EndReason.CANCELLED.value
+    return None if end.exit_info is None else end.exit_info.description
 
 
 def done_event(
-    end: Finished,
+    end: ExecutionEnd,
     timing: Timing,
     *,
     session: Session,
@@ -122,7 +124,7 @@ def done_event(
     """The last event of a run."""
     return Done(
         exit_code=end.exit_code,
-        duration=duration_text(timing.execution),
+        duration=format_duration(timing.execution),
         execution_time_ms=milliseconds(timing.execution),
         files_modified=files_modified,
         session_id=session.id,
@@ -138,16 +140,16 @@ def done_event(
     )
 
 
-def session_closed(reason: str) -> Finished:
+def session_closed(reason: str) -> ExecutionEnd:
     """A run whose session ended before its kernel had it."""
-    return machine_ended(Ending(reason=reason))
+    return machine_ended(ExitInfo(reason=reason))
 
 
-def machine_ended(exit_info: Ending) -> Finished:
+def machine_ended(exit_info: ExitInfo) -> ExecutionEnd:
     """A run whose machine ended before it did."""
-    return Finished(exit_info.exit_code, state="lost", ending=exit_info)
+    return ExecutionEnd(exit_info.exit_code, state="lost", exit_info=exit_info)
 
 
-def cancelled_before_start(state: str) -> Finished:
+def cancelled_before_start(state: str) -> ExecutionEnd:
     """A run that its kernel never had, because somebody did not want it any more."""
-    return Finished(130, state=state, cancelled=True)
+    return ExecutionEnd(130, state=state, cancelled=True)

@@ -11,29 +11,29 @@ from contextlib import aclosing
 
 from era_kernels.models import (
     Done,
+    ErrorEvent,
     Event,
     Execution,
-    Failure,
-    Recorded,
+    LoggedEvent,
     Session,
-    duration_text,
+    format_duration,
     now,
 )
 from era_kernels.storage.log_reader import LogReader
 
-END_LOST = Failure(
+END_LOST = ErrorEvent(
     "Output lost", "The rest of what this execution said could not be kept.", "STORAGE_FAILED"
 )
 
 
 async def replay(
     log: LogReader, execution: Execution, session: Session, after: int = 0
-) -> AsyncIterator[list[Recorded]]:
+) -> AsyncIterator[list[LoggedEvent]]:
     """Batches of events after that sequence number; the last one of all is `Done`.
 
     Raises ExecutionNotFound when the log is gone, StorageFailed.
     """
-    batch: list[Recorded] = []
+    batch: list[LoggedEvent] = []
     async with aclosing(log.read(after)) as batches:  # type: ignore[type-var]
         async for batch in batches:
             yield batch
@@ -42,7 +42,7 @@ async def replay(
         return
     end = [END_LOST, _done_from_index(execution, session)]
     time = execution.finished_at or now()
-    recorded = [Recorded(log.last_seq + n, time, event) for n, event in enumerate(end, 1)]
+    recorded = [LoggedEvent(log.last_seq + n, time, event) for n, event in enumerate(end, 1)]
     if found := [one for one in recorded if one.seq > after]:
         yield found
 
@@ -55,7 +55,7 @@ def _done_from_index(execution: Execution, session: Session) -> Event:
     )
     return Done(
         exit_code=execution.exit_code or 0,
-        duration=duration_text(seconds),
+        duration=format_duration(seconds),
         execution_time_ms=round(seconds * 1000, 3),
         files_modified=0,
         session_id=session.id,

@@ -13,9 +13,9 @@ from era_kernels.models import (
     ClearOutput,
     Display,
     Done,
+    ErrorEvent,
     Event,
     ExceptionInfo,
-    Failure,
     JsonObject,
     Result,
     Stderr,
@@ -51,7 +51,7 @@ class RunResult:
     queued_ms: float | None = None
     start_ms: float | None = None
     cause: str | None = None
-    error: Failure | None = None
+    error: ErrorEvent | None = None
 
 
 class HeadTailBuffer:
@@ -190,7 +190,7 @@ class ResultBuilder:
         self._max_bytes = max_bytes
         self._stdout, self._stderr = HeadTailBuffer(max_bytes), HeadTailBuffer(max_bytes)
         self._rich_outputs = RichOutputs(max_bytes)
-        self._error: Failure | None = None
+        self._error: ErrorEvent | None = None
         self._done: Done | None = None
 
     def add(self, events: Iterable[Event]) -> None:
@@ -224,7 +224,7 @@ class ResultBuilder:
                 self._rich_outputs.update(event, size)
             case ClearOutput():
                 self._rich_outputs.clear(event.wait)
-            case Failure():
+            case ErrorEvent():
                 self._error = event
             case Done():
                 self._done = event

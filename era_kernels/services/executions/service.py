@@ -14,10 +14,10 @@ from era_kernels.errors import NotRunning
 from era_kernels.models import (
     Execution,
     ExecutionStatus,
-    Keyed,
-    Recorded,
+    IdempotencyKey,
+    InterruptStep,
+    LoggedEvent,
     Session,
-    Step,
     now,
 )
 from era_kernels.services.executions.live import LiveExecution
@@ -50,7 +50,11 @@ class ExecutionService:
         self._unsaved: dict[str, Execution] = {}
 
     async def open(
-        self, session: Session, code: str, stored: bool = True, idempotency: Keyed | None = None
+        self,
+        session: Session,
+        code: str,
+        stored: bool = True,
+        idempotency: IdempotencyKey | None = None,
     ) -> LiveExecution:
         """A new execution, queued, with its log. Raises StorageFailed, InsufficientStorage."""
         execution = Execution(f"exec-{secrets.token_hex(12)}", session.id, code, now())
@@ -120,7 +124,7 @@ class ExecutionService:
 
     async def follow(
         self, session: Session, execution_id: str, after: int = 0
-    ) -> AsyncIterator[list[Recorded]]:
+    ) -> AsyncIterator[list[LoggedEvent]]:
         """Events after a sequence number, then live ones. Raises ExecutionNotFound."""
         live = self.find_live(session.id, execution_id)
         if live is not None:
@@ -158,7 +162,7 @@ class ExecutionService:
 
     async def interrupt(
         self, session_id: str, execution_id: str
-    ) -> tuple[Execution, str, Sequence[Step]]:
+    ) -> tuple[Execution, str, Sequence[InterruptStep]]:
         """End an execution, and no other: how it ended, its `state`, and what that took.
 
         Raises ExecutionNotFound, NotRunning.

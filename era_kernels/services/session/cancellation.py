@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
 
-from era_kernels.models import Step
+from era_kernels.models import InterruptStep
 
 
 class Cancellation:
@@ -17,11 +17,11 @@ class Cancellation:
         self.requested = asyncio.Event()  # the kernel must not get the run any more
         self.finished: asyncio.Event | None = None  # set by the run's log, once there is one
         # Set when the kernel has it: ends the run there, and nothing else.
-        self.interrupt: Callable[[], Awaitable[Sequence[Step]]] | None = None
+        self.interrupt: Callable[[], Awaitable[Sequence[InterruptStep]]] | None = None
         self._remove_from_queue = remove_from_queue
-        self._task: asyncio.Task[Sequence[Step]] | None = None
+        self._task: asyncio.Task[Sequence[InterruptStep]] | None = None
 
-    async def __call__(self) -> Sequence[Step]:
+    async def __call__(self) -> Sequence[InterruptStep]:
         """What was done, when the execution has ended; the last step is `ended`.
 
         It is done also when all who asked have left.
@@ -30,15 +30,15 @@ class Cancellation:
             self._task = asyncio.create_task(self._cancel())
         return await asyncio.shield(self._task)
 
-    async def _cancel(self) -> Sequence[Step]:
+    async def _cancel(self) -> Sequence[InterruptStep]:
         began_at = time.monotonic()
         self.requested.set()
-        steps: list[Step] = []
+        steps: list[InterruptStep] = []
         if self.interrupt is not None:
             steps.extend(await self.interrupt())
         else:
-            steps.append(Step("cancel", 0.0))
+            steps.append(InterruptStep("cancel", 0.0))
             await self._remove_from_queue()
         assert self.finished is not None
         await self.finished.wait()
-        return [*steps, Step("ended", time.monotonic() - began_at)]
+        return [*steps, InterruptStep("ended", time.monotonic() - began_at)]

@@ -12,7 +12,7 @@ from era_kernels.concurrency.background import BackgroundTasks
 from era_kernels.errors import EraError, QueueFull
 from era_kernels.kernels.exec_process import ExecProcess, FailedExec
 from era_kernels.kernels.machine import Machine
-from era_kernels.models import ExecSubmission, Finished, Session
+from era_kernels.models import ExecSubmission, ExecutionEnd, Session
 from era_kernels.services.capacity import RETRY_AFTER_SECONDS
 from era_kernels.services.context import ServiceContext
 from era_kernels.services.executions.live import LiveExecution
@@ -145,7 +145,7 @@ class CommandRunner:
 
     async def _try_execute(
         self, command: RunningCommand, execution: LiveExecution, timing: Timing
-    ) -> Finished:
+    ) -> ExecutionEnd:
         self._context.executions.start(execution)
         try:
             return await self._execute(command, execution, timing)
@@ -157,7 +157,7 @@ class CommandRunner:
 
     async def _execute(
         self, command: RunningCommand, execution: LiveExecution, timing: Timing
-    ) -> Finished:
+    ) -> ExecutionEnd:
         submission, asked_at = command.submission, time.monotonic()
         env = self._state.kernel_env(submission.base_url)
         acquired = await self._wait_for_sandbox(command, env)
@@ -199,8 +199,8 @@ class CommandRunner:
         command.has_machine = not command.cancellation.requested.is_set()
         return acquired
 
-    def _failed_end(self) -> Finished:
-        return Finished(1, state="preserved" if self._session_machine.is_alive else "lost")
+    def _failed_end(self) -> ExecutionEnd:
+        return ExecutionEnd(1, state="preserved" if self._session_machine.is_alive else "lost")
 
 
 async def has_run(context: ServiceContext, session: Session) -> bool:

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Sequence
 
 from era_kernels.errors import EraError
-from era_kernels.models import Event, Finished, Session
+from era_kernels.models import Event, ExecutionEnd, Session
 from era_kernels.services.context import ServiceContext
 from era_kernels.services.executions.live import LiveExecution
 from era_kernels.services.executions.outcome import Timing, done_event, error_event, metric_label
@@ -23,7 +23,7 @@ class ExecutionFinisher:
     async def finish(
         self,
         execution: LiveExecution,
-        end: Finished,
+        end: ExecutionEnd,
         timing: Timing,
         session: Session,
         timeout: float,
@@ -54,7 +54,7 @@ class ExecutionFinisher:
         await self._context.executions.finish(execution, done.exit_code, done.cause)
 
     async def abort(
-        self, execution: LiveExecution, problem: Exception, end: Finished, session: Session
+        self, execution: LiveExecution, problem: Exception, end: ExecutionEnd, session: Session
     ) -> None:
         """End it because something failed in the server, unless it has ended."""
         if execution.finished.is_set():

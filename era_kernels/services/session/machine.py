@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from era_kernels.errors import EraError, KernelStartFailed
 from era_kernels.kernels.machine import Machine
-from era_kernels.models import Reason
+from era_kernels.models import EndReason
 
 T = TypeVar("T")
 
@@ -98,7 +98,7 @@ class SessionMachine:
             try:
                 await self._cancellable(self._start_kernel(machine, env), with_kernel)
             except KernelStartFailed:
-                if not machine.ended.done() or machine.ended.result().reason != Reason.RESTARTED:
+                if not machine.ended.done() or machine.ended.result().reason != EndReason.RESTARTED:
                     raise
                 return await self._ensure_machine(env)
         return self._machine
@@ -122,7 +122,7 @@ class SessionMachine:
             self._start_task = None
             self.is_starting = False
 
-    async def stop(self, reason: Reason) -> None:
+    async def stop(self, reason: EndReason) -> None:
         """End the machine, whatever runs on it; one that is just opened is new enough."""
         if self._machine is not None:
             await self._machine.aclose(reason)
@@ -138,7 +138,7 @@ class SessionMachine:
             await self._on_reaped()
             self._machine = None
 
-    async def close(self, reason: Reason, closed_error: EraError) -> None:
+    async def close(self, reason: EndReason, closed_error: EraError) -> None:
         """End the machine for good; who asks for one from now on gets the refusal."""
         if self._closed_error is None and self._start_task is not None and not self.is_alive:
             self._start_task.cancel()

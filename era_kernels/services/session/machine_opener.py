@@ -8,7 +8,7 @@ from contextlib import nullcontext
 
 from era_kernels.errors import SessionNotFound
 from era_kernels.kernels.machine import Machine
-from era_kernels.models import Ending, Reason
+from era_kernels.models import EndReason, ExitInfo
 from era_kernels.services.context import ServiceContext
 from era_kernels.services.session.state import SessionState
 
@@ -60,15 +60,15 @@ class MachineOpener:
             # and that files of a session that is not persistent must go.
             await self._state.update(kernel_generation=self._state.session.kernel_generation + 1)
         except SessionNotFound:  # its row goes first
-            await machine.aclose(Reason.DELETED)
+            await machine.aclose(EndReason.DELETED)
             raise
         except BaseException:
             await machine.aclose(START_NOT_RECORDED)
             raise
 
-    def _on_kernel_ended(self, ended: asyncio.Future[Ending]) -> None:
+    def _on_kernel_ended(self, ended: asyncio.Future[ExitInfo]) -> None:
         self._context.metrics.kernel_ended(self._state.session.language, ended.result())
 
-    def _on_machine_ended(self, ended: asyncio.Future[Ending]) -> None:
+    def _on_machine_ended(self, ended: asyncio.Future[ExitInfo]) -> None:
         self._context.kernel_limiter.release(self._borrower)
         self._notify_ended()

@@ -9,7 +9,14 @@ from era_kernels.errors import StorageFailed
 from era_kernels.kernels.control_client import ControlClient
 from era_kernels.kernels.exec_process import ExecProcess, FailedExec
 from era_kernels.kernels.machine import Machine
-from era_kernels.models import Ending, Finished, InputRequest, Output, Reason, Request
+from era_kernels.models import (
+    EndReason,
+    ExecutionEnd,
+    ExitInfo,
+    InputRequest,
+    KernelRequest,
+    Output,
+)
 from era_kernels.services.executions.live import LiveExecution
 from era_kernels.services.executions.outcome import machine_ended
 
@@ -17,8 +24,8 @@ OUTPUT_LOST = "the output of the run could not be kept"
 
 
 async def pump_kernel(
-    execution: LiveExecution, machine: Machine, request: Request, max_bytes: int
-) -> Finished:
+    execution: LiveExecution, machine: Machine, request: KernelRequest, max_bytes: int
+) -> ExecutionEnd:
     """Run the request and publish what it says; how it ended.
 
     A run whose log grows past `most` bytes is ended. So is one that cannot be written down: a
@@ -50,7 +57,7 @@ def _attached(execution: LiveExecution, control: ControlClient) -> Iterator[None
 
 async def pump_command(
     execution: LiveExecution, process: ExecProcess | FailedExec, timeout: float, max_bytes: int
-) -> Finished:
+) -> ExecutionEnd:
     """The same for a program beside the kernel, which alone is ended."""
     try:
         return await _pump_batches(execution, process.events(timeout), max_bytes, process.kill)
@@ -59,31 +66,31 @@ async def pump_command(
         if not isinstance(problem, StorageFailed):
             raise
         execution.error = problem
-        exit_info = Ending(reason=OUTPUT_LOST)
-        return Finished(exit_info.exit_code, ending=exit_info)
+        exit_info = ExitInfo(reason=OUTPUT_LOST)
+        return ExecutionEnd(exit_info.exit_code, exit_info=exit_info)
 
 
 async def _pump_batches(
     execution: LiveExecution,
-    stream: AsyncGenerator[list[Output | Finished], None],
+    stream: AsyncGenerator[list[Output | ExecutionEnd], None],
     max_bytes: int,
     terminate: Callable[[str], Awaitable[None]],
-) -> Finished:
+) -> ExecutionEnd:
     async with aclosing(stream) as batches:
         async for batch in batches:
             last = batch[-1]
             events = [
                 event
                 for event in batch
-                if not isinstance(event, Finished)
+                if not isinstance(event, ExecutionEnd)
                 and (not isinstance(event, InputRequest) or execution.stdin.offer(event))
             ]
             if events:
                 await execution.publish(events)
-            if isinstance(last, Finished):
+            if isinstance(last, ExecutionEnd):
                 return last
             if execution.log.size > max_bytes:
-                await terminate(f"{Reason.OUTPUT_LIMIT} {format_size(max_bytes)}")
+                await terminate(f"{EndReason.OUTPUT_LIMIT} {format_size(max_bytes)}")
     raise RuntimeError("the events of a run ended without an end")
 
 

@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager
 from functools import partial
 
 from era_kernels.errors import EraError
-from era_kernels.models import Finished, Request
+from era_kernels.models import ExecutionEnd, KernelRequest
 from era_kernels.services.context import ServiceContext
 from era_kernels.services.executions.live import LiveExecution
 from era_kernels.services.executions.outcome import Timing, cancelled_before_start, session_closed
@@ -81,7 +81,7 @@ class KernelRunner:
         self,
         queued_run: QueuedRun,
         execution: LiveExecution,
-        end: Finished,
+        end: ExecutionEnd,
         timing: Timing,
         files_modified: int = 0,
     ) -> None:
@@ -98,7 +98,7 @@ class KernelRunner:
     ) -> None:
         """Code that did not run because the server could not may be asked for again."""
         idempotency_key, had_kernel = (
-            queued_run.submission.keyed,
+            queued_run.submission.idempotency,
             queued_run.cancellation.interrupt is not None,
         )
         if idempotency_key is not None and problem is not None and not had_kernel:
@@ -119,7 +119,7 @@ class KernelRunner:
 
     async def _try_execute(
         self, queued_run: QueuedRun, execution: LiveExecution, timing: Timing
-    ) -> Finished:
+    ) -> ExecutionEnd:
         self._context.executions.start(execution)
         try:
             return await self._execute(queued_run, execution, timing)
@@ -131,7 +131,7 @@ class KernelRunner:
 
     async def _execute(
         self, queued_run: QueuedRun, execution: LiveExecution, timing: Timing
-    ) -> Finished:
+    ) -> ExecutionEnd:
         submission = queued_run.submission
         if submission.update_data:
             await self._workspace.update_data(submission.update_data)
@@ -146,7 +146,7 @@ class KernelRunner:
         if queued_run.cancellation.requested.is_set():
             return self._cancelled_end()
         self._run_count += 1
-        request = Request(
+        request = KernelRequest(
             submission.code, {**submission.env, **env}, queued_run.timeout, self._run_count
         )
         queued_run.cancellation.interrupt = partial(machine.kernel.escalate_interrupt, request)
@@ -180,13 +180,13 @@ class KernelRunner:
         with self._reserve():
             await self._session_machine.ensure_started(env)
 
-    def _cancelled_end(self) -> Finished:
+    def _cancelled_end(self) -> ExecutionEnd:
         """A run that its kernel never had took nothing away."""
         has_kernel = self._session_machine.has_kernel or self._session_machine.is_starting
         return cancelled_before_start("preserved" if has_kernel else "lost")
 
-    def _failed_end(self) -> Finished:
-        return Finished(1, state="preserved" if self._session_machine.is_alive else "lost")
+    def _failed_end(self) -> ExecutionEnd:
+        return ExecutionEnd(1, state="preserved" if self._session_machine.is_alive else "lost")
 
 
 def _log_failed_start(start_task: asyncio.Task[None]) -> None:

@@ -12,9 +12,9 @@ from functools import partial
 from era_kernels.errors import EraError, StorageFailed
 from era_kernels.kernels.machine import Machine
 from era_kernels.models import (
+    EndReason,
     ExecSubmission,
     Queued,
-    Reason,
     Session,
     SessionStatus,
     Submission,
@@ -125,12 +125,12 @@ class LiveSession:
             self.session,
             queued_run.submission.code,
             stored=self._state.is_stored,
-            idempotency=queued_run.submission.keyed,
+            idempotency=queued_run.submission.idempotency,
         )
         queued_run.execution = execution
         execution.interrupt = queued_run.cancellation
         queued_run.cancellation.finished = execution.finished
-        if queued_run.submission.ends_with_caller:
+        if queued_run.submission.cancel_on_disconnect:
             execution.on_abandoned = queued_run.cancellation
         position = self._queue.position(queued_run)
         if position:
@@ -211,7 +211,7 @@ class LiveSession:
         # What comes meanwhile may get the next machine, and is not waited for.
         runs, commands = self._queue.with_machine, self._commands.with_machine
         with self._context.kernel_limiter.reserved(self):
-            await self._session_machine.stop(Reason.RESTARTED)
+            await self._session_machine.stop(EndReason.RESTARTED)
             for run in runs:
                 await run.done.wait()
             for command in commands:
@@ -219,7 +219,7 @@ class LiveSession:
             await self._session_machine.ensure_started(self._state.kernel_env(base_url))
         return self.session.kernel_generation
 
-    async def end(self, reason: Reason, closed_error: EraError) -> None:
+    async def end(self, reason: EndReason, closed_error: EraError) -> None:
         """End the kernel, the run on it and the queue; afterwards every call raises `closed_error`."""
         if self._state.closed_with is None:
             self._state.closed_with = (reason, closed_error)

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 
 from era_kernels.errors import EraError
-from era_kernels.models import JsonObject, Reason, Session
+from era_kernels.models import EndReason, JsonObject, Session
 from era_kernels.services.validation import check_json_size
 from era_kernels.storage.sessions import SessionStore
 
@@ -17,14 +17,14 @@ class SessionState:
     def __init__(self, session: Session, store: SessionStore, *, is_stored: bool = True) -> None:
         self.session = session
         self.is_stored = is_stored
-        self.closed_with: tuple[Reason, EraError] | None = (
+        self.closed_with: tuple[EndReason, EraError] | None = (
             None  # why it ended, what callers are told
         )
         self._store = store
 
     @property
     def is_deleted(self) -> bool:
-        return self.closed_with is not None and self.closed_with[0] is not Reason.STOPPED
+        return self.closed_with is not None and self.closed_with[0] is not EndReason.STOPPED
 
     def check_open(self) -> None:
         """Raises what callers are told of the session's end."""

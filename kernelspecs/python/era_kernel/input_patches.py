@@ -37,7 +37,7 @@ class InputPatches:
         """Once, so that what a program puts into their place stays there."""
 
         @functools.wraps(builtins.input)
-        def input(prompt: object = "", /) -> str:
+        def input(prompt: object = "", /) -> str:  # noqa: A001 - its name is seen
             if not self._is_interactive():
                 return self._real_input(prompt)
             prompt = str(prompt)

@@ -63,8 +63,8 @@ def main(connection_file: str) -> None:
         output=output,
         sockets=sockets,
         loops=NestedLoops(loop),
-        words=os.dup(2),
-        dump=connection.get("dump"),
+        stderr_fd=os.dup(2),
+        stack_dump_file=connection.get("dump"),
     )
     kernel.serve()
     atexit._run_exitfuncs()  # what they print is still to be heard

@@ -79,7 +79,7 @@ class StandardStreams:
         sys.stdout = sys.__stdout__ = self._open_stream("stdout", 1, "surrogateescape")
         sys.stderr = sys.__stderr__ = self._open_stream("stderr", 2, "backslashreplace")
         if sys.stdin is None or not _is_usable(sys.stdin):
-            sys.stdin = sys.__stdin__ = open(0, encoding="utf-8", closefd=False)
+            sys.stdin = sys.__stdin__ = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115
 
     def flush(self) -> None:
         """What a plain interpreter flushes at its end; a broken stream has nothing more to say."""

@@ -12,7 +12,15 @@ from pathlib import Path
 import pytest
 
 from era_kernels.kernels.machine import KernelHost, Machine
-from era_kernels.models import Finished, InputRequest, Limits, Output, Request, Stderr, Stdout
+from era_kernels.models import (
+    ExecutionEnd,
+    InputRequest,
+    KernelRequest,
+    Limits,
+    Output,
+    Stderr,
+    Stdout,
+)
 from tests.kernels.conftest import make_paths
 from tests.kernels.test_machine import run
 from tests.kernelspecs.python.programs import PROGRAMS
@@ -44,8 +52,8 @@ async def run_in_session(host: KernelHost, directory: Path, program: str) -> Pro
     machine = await host.open("python", make_paths(directory), Limits(), {})
     late: list[Output] = []
     machine.kernel.on_late_output = late.extend
-    request = Request(program, {}, 60, 1)
-    items: list[Output | Finished] = []
+    request = KernelRequest(program, {}, 60, 1)
+    items: list[Output | ExecutionEnd] = []
     async for batch in machine.kernel.execute(request):
         items += batch
         for item in batch:
@@ -55,7 +63,7 @@ async def run_in_session(host: KernelHost, directory: Path, program: str) -> Pro
     assert not late
     assert not machine.take_stderr()
     finished = items[-1]
-    assert isinstance(finished, Finished)
+    assert isinstance(finished, ExecutionEnd)
     stdout = "".join(item.content for item in items if isinstance(item, Stdout))
     stderr = "".join(item.content for item in items if isinstance(item, Stderr))
     return stdout, stderr, finished.exit_code
@@ -100,6 +108,6 @@ def test_interrupt_at_any_moment(runner: asyncio.Runner, machine: Machine, progr
                 await asyncio.wait([running], timeout=1)
             _, finished = running.result()
             assert (finished.exit_code, finished.state) == (130, "preserved")
-            assert await run(machine, "print('whole')") == ("whole\n", Finished(0))
+            assert await run(machine, "print('whole')") == ("whole\n", ExecutionEnd(0))
 
     runner.run(body())

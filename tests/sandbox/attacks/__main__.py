@@ -20,7 +20,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from era_kernels.models import Limits, Place
+from era_kernels.models import Limits, SessionPaths
 from era_kernels.sandbox.server.command import Command
 from era_kernels.sandbox.server.sandbox import IsolationPolicy, Sandbox, Sandboxes
 
@@ -111,7 +111,7 @@ async def all_attacks(sandboxes: Sandboxes, base: Path, host: dict[str, Any]) ->
 
 async def open_sandbox(sandboxes: Sandboxes, directory: Path) -> Sandbox:
     mounts = (("data", directory.parent / MOUNT),) if sandboxes.profile.spec.has_namespaces else ()
-    place = Place(directory / "w", directory / "p", directory / "c", mounts=mounts)
+    place = SessionPaths(directory / "w", directory / "p", directory / "c", mounts=mounts)
     for part in (place.workspace, place.packages, place.cache):
         part.mkdir(parents=True)
     return await sandboxes.open_sandbox(place, Limits(**BOUNDS))
@@ -140,7 +140,7 @@ async def run_attacks(
             return
         print(text, end="", flush=True)
         if attack and not text:
-            by = ending.reason or ending.cause
+            by = ending.reason or ending.description
             print(json.dumps({"attack": attack, "through": False, "by": by}), flush=True)
         elif ending.code != 0:
             print(process.stderr.tail().decode(), file=sys.stderr)

@@ -36,7 +36,7 @@ def test_messages_of_any_size_arrive(pair: Pair, size: int) -> None:
 @pytest.mark.parametrize("size", [1, 100_000])
 def test_descriptors_arrive_with_their_message(pair: Pair, size: int) -> None:
     """The receiver gets copies in order, which no executed program inherits."""
-    with open(os.devnull) as null, open("/etc/passwd") as passwd:
+    with open(os.devnull) as null, open("/etc/passwd") as passwd:  # noqa: PTH123 - as descriptors
         fd_messages.send(pair[0], {"a": "x" * size}, (null.fileno(), passwd.fileno()))
         received = fd_messages.receive(pair[1])
         assert received is not None

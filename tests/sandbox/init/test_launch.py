@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from era_kernels.models import Ending
+from era_kernels.models import ExitInfo
 from era_kernels.sandbox.server.sandbox import Command, Sandbox
 from tests.sandbox.sandboxes import (
     ENV,
@@ -58,10 +58,10 @@ print(json.dumps({
 """
 
 
-def in_sandbox_run(command: Command) -> tuple[Ending, str, str]:
+def in_sandbox_run(command: Command) -> tuple[ExitInfo, str, str]:
     """Run one command in a sandbox of its own."""
 
-    async def body() -> tuple[Ending, str, str]:
+    async def body() -> tuple[ExitInfo, str, str]:
         async with open_sandbox() as sandbox:
             return await run_to_end(sandbox, command)
 
@@ -112,19 +112,19 @@ print(subprocess.run(["/usr/bin/env"], capture_output=True, text=True).stdout)
 @pytest.mark.parametrize(
     ("code", "ending", "out", "err"),
     [
-        ("print('fine')", Ending(code=0), "fine\n", ""),
-        ("raise SystemExit", Ending(code=0), "", ""),
-        ("import sys; sys.exit(3)", Ending(code=3), "", ""),
-        ("import sys; sys.exit(300)", Ending(code=44), "", ""),
-        ("import sys; sys.exit('words')", Ending(code=1), "", "words\n"),
-        ("import os; os._exit(5)", Ending(code=5), "", ""),
-        ("import os; os.abort()", Ending(signal=signal.SIGABRT), "", ""),
-        ("import os, signal; os.kill(os.getpid(), signal.SIGTERM)", Ending(signal=15), "", ""),
-        ("import atexit; atexit.register(print, 'bye')", Ending(code=0), "bye\n", ""),
-        ("class A:\n def __del__(s): print('del')\na = A()", Ending(code=0), "del\n", ""),
+        ("print('fine')", ExitInfo(code=0), "fine\n", ""),
+        ("raise SystemExit", ExitInfo(code=0), "", ""),
+        ("import sys; sys.exit(3)", ExitInfo(code=3), "", ""),
+        ("import sys; sys.exit(300)", ExitInfo(code=44), "", ""),
+        ("import sys; sys.exit('words')", ExitInfo(code=1), "", "words\n"),
+        ("import os; os._exit(5)", ExitInfo(code=5), "", ""),
+        ("import os; os.abort()", ExitInfo(signal=signal.SIGABRT), "", ""),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGTERM)", ExitInfo(signal=15), "", ""),
+        ("import atexit; atexit.register(print, 'bye')", ExitInfo(code=0), "bye\n", ""),
+        ("class A:\n def __del__(s): print('del')\na = A()", ExitInfo(code=0), "del\n", ""),
     ],
 )
-def test_it_ends_like_a_plain_program(code: str, ending: Ending, out: str, err: str) -> None:
+def test_it_ends_like_a_plain_program(code: str, ending: ExitInfo, out: str, err: str) -> None:
     """Exit codes, last words, callbacks and finalizers are what Python makes of them."""
     assert in_sandbox_run(forked_program(code)) == (ending, out, err)
 
@@ -133,13 +133,13 @@ def test_it_waits_for_its_threads() -> None:
     """A program has ended when its non-daemon threads have."""
     code = "import threading, time\n"
     code += "threading.Timer(0.2, print, ['from a thread']).start()"
-    assert in_sandbox_run(forked_program(code)) == (Ending(code=0), "from a thread\n", "")
+    assert in_sandbox_run(forked_program(code)) == (ExitInfo(code=0), "from a thread\n", "")
 
 
 def test_an_uncaught_error_is_a_traceback() -> None:
     """The traceback names the entry's frames and none of ours; the exit code is 1."""
     ending, _, err = in_sandbox_run(forked_program("def f():\n    1 / 0\nf()"))
-    assert ending == Ending(code=1)
+    assert ending == ExitInfo(code=1)
     assert err.startswith("Traceback (most recent call last):\n")
     assert err.endswith("ZeroDivisionError: division by zero\n")
     assert 'File "main.py", line 2, in f' in err
@@ -150,7 +150,7 @@ def test_an_uncaught_error_is_a_traceback() -> None:
 def test_a_missing_entry_is_a_traceback(entry: str) -> None:
     """An entry that is not there ends the process with 1 and says so on descriptor 2."""
     ending, _, err = in_sandbox_run(Command(entry=entry, env=ENV, cwd="/"))
-    assert ending == Ending(code=1)
+    assert ending == ExitInfo(code=1)
     assert "no_such" in err
 
 
@@ -193,7 +193,7 @@ print(uuid.uuid4(), next(tempfile._get_candidate_names()))
 
     async def draw(sandbox: Sandbox) -> list[str]:
         ending, out, err = await run_to_end(sandbox, forked_program(code))
-        assert (ending, err) == (Ending(code=0), "")
+        assert (ending, err) == (ExitInfo(code=0), "")
         return out.split()
 
     async def body() -> None:

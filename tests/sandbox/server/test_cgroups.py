@@ -117,7 +117,7 @@ async def test_death_is_told(tier: int) -> None:
         while b"begun" not in process.stdout.tail():
             await asyncio.sleep(0.005)
         ending = await asyncio.wait_for(process.ended, 10)
-        assert (ending.cause, ending.exit_code) == ("out of memory at 64 MB", 137)
+        assert (ending.description, ending.exit_code) == ("out of memory at 64 MB", 137)
         assert (await asyncio.wait_for(sandbox.ended, 5)).reason == "out of memory at 64 MB"
 
 
@@ -133,7 +133,7 @@ async def test_death_of_a_child(tier: int) -> None:
             "m = mmap.mmap(-1, 128 << 20)\nfor i in range(0, 128 << 20, 4096): m[i] = 1"
         )
         ending, _, _ = await run_to_end(sandbox, forked_program(code))
-        assert ending.cause == "out of memory at 64 MB"
+        assert ending.description == "out of memory at 64 MB"
 
 
 @TIERS

@@ -8,7 +8,7 @@ import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from era_kernels.models import Limits, Place
+from era_kernels.models import Limits, SessionPaths
 from era_kernels.sandbox.server.init_pool import InitPool
 from era_kernels.sandbox.server.sandbox import IsolationPolicy, Sandboxes
 from tests.sandbox.sandboxes import (
@@ -24,10 +24,10 @@ from tests.sandbox.test_isolation import run_async_test
 
 
 @asynccontextmanager
-async def pool_with_spare(tier: int = 3) -> AsyncIterator[tuple[Sandboxes, InitPool, Place]]:
+async def pool_with_spare(tier: int = 3) -> AsyncIterator[tuple[Sandboxes, InitPool, SessionPaths]]:
     """Sandboxes that keep a spare, in walls that every user can have."""
     with short_directory() as base:
-        place = Place(*(base / part for part in ("workspace", "packages", "cache")))
+        place = SessionPaths(*(base / part for part in ("workspace", "packages", "cache")))
         for part in (place.workspace, place.packages, place.cache):
             part.mkdir()
         wish = IsolationPolicy(strongest_tier=tier, weakest_tier=4, readable_paths=(ENTRIES,))
@@ -99,7 +99,7 @@ async def test_nothing_is_left() -> None:
             while not (family := descendants(sandboxes.zygote.pid)):
                 await asyncio.sleep(0.005)
     assert server_directories() == before
-    assert wait_until(lambda: not any(os.path.exists(f"/proc/{pid}") for pid in family))
+    assert wait_until(lambda: not any(os.path.exists(f"/proc/{pid}") for pid in family))  # noqa: PTH110
 
 
 @run_async_test

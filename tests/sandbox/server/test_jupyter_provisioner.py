@@ -10,7 +10,7 @@ import pytest
 from jupyter_client.kernelspec import KernelSpec
 
 from era_kernels.errors import KernelStartFailed
-from era_kernels.models import Ending
+from era_kernels.models import ExitInfo
 from era_kernels.sandbox.server.jupyter_provisioner import SandboxProvisioner
 from tests.sandbox.sandboxes import ENV, forked_program, open_sandbox, shell_command
 
@@ -60,7 +60,7 @@ def test_a_command_may_be_given_whole() -> None:
 
     async def body(provisioner: SandboxProvisioner) -> None:
         await provisioner.launch_kernel([], command=forked_program("raise SystemExit(4)"))
-        assert await provisioner.ended == Ending(code=4)
+        assert await provisioner.ended == ExitInfo(code=4)
 
     with_provisioner(body)
 
@@ -79,7 +79,7 @@ def test_signals_and_ends() -> None:
             assert provisioner.has_process
             assert await provisioner.poll() is None
             await end()
-            assert await asyncio.wait_for(provisioner.ended, 10) == Ending(signal=number)
+            assert await asyncio.wait_for(provisioner.ended, 10) == ExitInfo(signal=number)
 
     with_provisioner(body)
 

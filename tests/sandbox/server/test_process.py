@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from era_kernels.models import Ending
+from era_kernels.models import ExitInfo
 from era_kernels.sandbox.server.process import MAX_BUFFERED, TAIL_BYTES, OutputPipe
 from era_kernels.sandbox.server.sandbox import MAX_DETACHED
 from tests.sandbox.sandboxes import count_descriptors, open_sandbox, shell_command
@@ -107,7 +107,7 @@ def test_a_slow_consumer_slows_the_process() -> None:
                 largest = max(largest, len(chunk))
             assert count == 20_000_000
             assert largest <= MAX_BUFFERED + 64 * 1024
-            assert await process.ended == Ending(code=0)
+            assert await process.ended == ExitInfo(code=0)
 
     asyncio.run(body())
 
@@ -122,7 +122,7 @@ def test_nobody_has_to_read() -> None:
                     "head -c 5000000 /dev/zero; head -c 5000000 /dev/zero >&2; echo end >&2"
                 )
             )
-            assert await asyncio.wait_for(process.ended, 10) == Ending(code=0)
+            assert await asyncio.wait_for(process.ended, 10) == ExitInfo(code=0)
             assert process.stderr.tail().endswith(b"end\n")
             assert len(process.stdout.tail()) == TAIL_BYTES
 

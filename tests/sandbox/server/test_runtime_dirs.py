@@ -74,10 +74,10 @@ def test_remove_at_any_depth(tmp_path: Path) -> None:
     finally:
         os.fchdir(home)
         os.close(home)
-    before = len(os.listdir("/proc/self/fd"))
+    before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208
     runtime_dirs.remove_tree(target)
     assert not target.exists()
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(os.listdir("/proc/self/fd")) == before  # noqa: PTH208
 
 
 def test_remove_follows_nothing(tmp_path: Path) -> None:

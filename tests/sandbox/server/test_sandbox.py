@@ -14,7 +14,7 @@ import pytest
 from blockbuster import blockbuster_ctx
 
 from era_kernels.errors import KernelStartFailed, ShuttingDown
-from era_kernels.models import Ending
+from era_kernels.models import ExitInfo
 from era_kernels.sandbox.server.command import ProcessNotStarted
 from era_kernels.sandbox.server.sandbox import Command, Sandbox, Sandboxes
 from tests.sandbox.sandboxes import (
@@ -46,13 +46,13 @@ def in_sandbox(test: Callable[[Sandbox], Awaitable[None]]) -> None:
 @pytest.mark.parametrize(
     ("text", "ending"),
     [
-        ("exit 0", Ending(code=0)),
-        ("exit 7", Ending(code=7)),
-        ("kill -SEGV $$", Ending(signal=signal.SIGSEGV)),
-        ("kill -KILL $$", Ending(signal=signal.SIGKILL)),
+        ("exit 0", ExitInfo(code=0)),
+        ("exit 7", ExitInfo(code=7)),
+        ("kill -SEGV $$", ExitInfo(signal=signal.SIGSEGV)),
+        ("kill -KILL $$", ExitInfo(signal=signal.SIGKILL)),
     ],
 )
-def test_a_process_ends_as_it_ends(text: str, ending: Ending) -> None:
+def test_a_process_ends_as_it_ends(text: str, ending: ExitInfo) -> None:
     """A process's own exit code or signal is what is reported."""
 
     async def body(sandbox: Sandbox) -> None:
@@ -113,7 +113,7 @@ def test_the_reason_of_a_failed_start_is_told() -> None:
         for command, words in cases:
             with pytest.raises(KernelStartFailed, match=words):
                 await sandbox.spawn(command)
-        assert (await run_to_end(sandbox, shell_command("exit 3")))[0] == Ending(code=3)
+        assert (await run_to_end(sandbox, shell_command("exit 3")))[0] == ExitInfo(code=3)
 
     in_sandbox(body)
 
@@ -159,7 +159,7 @@ def test_signals_reach_the_process_group() -> None:
             if b"ready" in chunk:
                 break
         await process.signal(signal.SIGUSR1)
-        assert await asyncio.wait_for(process.ended, 30) == Ending(code=5)
+        assert await asyncio.wait_for(process.ended, 30) == ExitInfo(code=5)
         assert sorted(process.stdout.tail().split()) == [b"child", b"parent", b"ready"]
         await process.signal(signal.SIGUSR1)  # it has ended: nothing happens
 
@@ -178,7 +178,7 @@ def test_kill_group_on_exit(sweep: bool) -> None:
         process = await sandbox.spawn(shell_command(text))
         [left] = await wait_for_lines(process, 1)
         await process.signal(signal.SIGINT, kill_group_on_exit=sweep)
-        assert await asyncio.wait_for(process.ended, 20) == Ending(code=3)
+        assert await asyncio.wait_for(process.ended, 20) == ExitInfo(code=3)
         if not sweep:
             assert running_pids([int(left)])
             return
@@ -209,7 +209,7 @@ def test_a_signal_touches_its_process_only() -> None:
         first = await sandbox.spawn(shell_command("sleep 600"))
         second = await sandbox.spawn(shell_command("sleep 600"))
         await first.signal(signal.SIGTERM)
-        assert await asyncio.wait_for(first.ended, 30) == Ending(signal=signal.SIGTERM)
+        assert await asyncio.wait_for(first.ended, 30) == ExitInfo(signal=signal.SIGTERM)
         assert second.is_running
         assert not first.is_running
 
@@ -225,7 +225,7 @@ def test_waiting_for_an_ending_may_be_cancelled() -> None:
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(process.ended, 0.01)
         await process.signal(signal.SIGKILL)
-        assert await asyncio.wait_for(patient, 30) == Ending(signal=signal.SIGKILL)
+        assert await asyncio.wait_for(patient, 30) == ExitInfo(signal=signal.SIGKILL)
 
     in_sandbox(body)
 
@@ -269,10 +269,10 @@ def test_the_reason_of_closing_is_part_of_every_ending() -> None:
         late = await sandbox.spawn(shell_command("sleep 600"))
         await asyncio.gather(sandbox.aclose("session deleted"), sandbox.aclose("too late"))
         await sandbox.aclose()
-        assert (await late.ended).cause == "session deleted"
+        assert (await late.ended).description == "session deleted"
         assert (await late.ended).exit_code == 137
-        assert (await sandbox.ended).cause == "session deleted"
-        assert await early.ended == Ending(code=4)
+        assert (await sandbox.ended).description == "session deleted"
+        assert await early.ended == ExitInfo(code=4)
 
     in_sandbox(body)
 

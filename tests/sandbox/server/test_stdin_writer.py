@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 
-from era_kernels.models import Ending
+from era_kernels.models import ExitInfo
 from era_kernels.sandbox.server.stdin_writer import StdinWriter
 from tests.sandbox.sandboxes import count_descriptors, open_sandbox, shell_command
 
@@ -53,7 +53,7 @@ def test_process_reads_it() -> None:
         async with open_sandbox() as sandbox:
             for data in (MUCH, b""):
                 process = await sandbox.spawn(shell_command("wc -c"), stdin=data)
-                assert await asyncio.wait_for(process.ended, 20) == Ending(code=0)
+                assert await asyncio.wait_for(process.ended, 20) == ExitInfo(code=0)
                 assert int(process.stdout.tail()) == len(data)
 
     asyncio.run(body())
@@ -68,7 +68,7 @@ def test_end_of_the_process_ends_it() -> None:
             command = shell_command("exec 3<&0; (exec cat <&3 | wc -c) & exec true")
             before = count_descriptors(os.getpid())
             process = await sandbox.spawn(command, stdin=MUCH)
-            assert await asyncio.wait_for(process.ended, 20) == Ending(code=0)
+            assert await asyncio.wait_for(process.ended, 20) == ExitInfo(code=0)
             async with asyncio.timeout(20):
                 while not process.is_finished:
                     await asyncio.sleep(0.005)

@@ -24,9 +24,9 @@ def listening(path: Path, backlog: int = 5) -> Iterator[socket.socket]:
 def test_a_socket_is_connected_to(tmp_path: Path) -> None:
     """The connection is there at once, does not block and leaves no other descriptor open."""
     with listening(tmp_path / "s") as listener:
-        before = len(os.listdir("/proc/self/fd"))
+        before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208
         with connect(tmp_path / "s") as mine, listener.accept()[0] as other:
-            assert len(os.listdir("/proc/self/fd")) == before + 2
+            assert len(os.listdir("/proc/self/fd")) == before + 2  # noqa: PTH208
             assert not mine.getblocking()
             other.sendall(b"x")
             assert mine.recv(1) == b"x"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Sequence
 from contextlib import aclosing
 
 import pytest
@@ -13,49 +12,17 @@ from era_kernels.errors import InsufficientStorage, StorageFailed
 from era_kernels.models import (
     Display,
     Event,
-    Recorded,
-    Session,
+    LoggedEvent,
     Stderr,
     Stdout,
     now,
 )
-from era_kernels.services.executions.live import MAX_RECENT_BYTES, LiveExecution, RecentEvents
+from era_kernels.services.executions.live import MAX_RECENT_BYTES, RecentEvents
+from tests.services.executions.manual_execution import ManualExecution, recorded, seqs
 from tests.services.executions.test_result import DONE
 from tests.services.service_fixture import Services, events_of, recorded_of
 
 BLOCK = "x" * (MAX_RECENT_BYTES // 4)
-
-
-def recorded(*texts: str, first: int = 1) -> list[Recorded]:
-    return [Recorded(first + n, now(), Stdout(text)) for n, text in enumerate(texts)]
-
-
-def seqs(batch: Sequence[Recorded] | None) -> list[int] | None:
-    return None if batch is None else [item.seq for item in batch]
-
-
-class ManualExecution:
-    """An execution that a test appends to by hand."""
-
-    def __init__(self, services: Services, session: Session, running: LiveExecution) -> None:
-        self.services = services
-        self.session = session
-        self.running = running
-
-    @classmethod
-    async def open(cls, services: Services) -> ManualExecution:
-        session = await services.create()
-        return cls(services, session, await services.executions.open(session, "code"))
-
-    async def finish(self) -> None:
-        await self.running.publish([DONE])
-        await self.services.executions.finish(self.running, 1, "exit 1")
-
-    def fail_appends(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        async def append(events: Sequence[Event]) -> list[Recorded]:
-            raise InsufficientStorage("No room.")
-
-        monkeypatch.setattr(self.running.log, "append", append)
 
 
 # ---------------------------------------------------------------- the tail
@@ -101,7 +68,7 @@ def test_recent_events_count_rich_outputs() -> None:
     """Rich outputs count by what they hold."""
     tail = RecentEvents(max_bytes=1000)
     for seq in range(1, 4):
-        tail.extend([Recorded(seq, now(), Display({"image/png": "x" * 900}))])
+        tail.extend([LoggedEvent(seq, now(), Display({"image/png": "x" * 900}))])
     assert tail.after(0) is None
     assert seqs(tail.after(2)) == [3]
 
@@ -128,7 +95,7 @@ async def test_reader_gets_everything_once(services: Services) -> None:
 async def test_slow_reader_reads_the_file(services: Services) -> None:
     """A reader that stays far behind gets everything exactly once, in order, then goes live."""
     live = await ManualExecution.open(services)
-    got: list[Recorded] = []
+    got: list[LoggedEvent] = []
     async with aclosing(live.running.follow()) as batches:  # type: ignore[type-var]
         await live.running.publish([Stdout("0")])
         got += await anext(batches)

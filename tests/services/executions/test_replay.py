@@ -7,7 +7,7 @@ import dataclasses
 import os
 from pathlib import Path
 
-from era_kernels.models import Done, Event, Execution, ExecutionStatus, Failure, Session, now
+from era_kernels.models import Done, ErrorEvent, Event, Execution, ExecutionStatus, Session, now
 from era_kernels.services.executions.replay import END_LOST
 from era_kernels.services.executions.service import ExecutionService
 from tests.storage.stores import Stores, done_event, make_execution, open_stores, output_lines
@@ -73,10 +73,14 @@ def test_an_end_that_is_in_the_log(tmp_path: Path) -> None:
         async with open_stores(tmp_path) as stores:
             session = await stores.create_session()
             end = done_event(make_execution(session))
-            await _ended(stores, session, *output_lines(2), Failure("E", "m", "C"), end)
+            await _ended(stores, session, *output_lines(2), ErrorEvent("E", "m", "C"), end)
             executions = _executions(stores)
             found = await _events(executions, session)
-            assert [event for _, event in found] == [*output_lines(2), Failure("E", "m", "C"), end]
+            assert [event for _, event in found] == [
+                *output_lines(2),
+                ErrorEvent("E", "m", "C"),
+                end,
+            ]
             for after in range(6):
                 assert await _events(executions, session, after) == found[after:]
 

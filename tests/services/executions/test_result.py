@@ -14,9 +14,9 @@ from era_kernels.models import (
     ClearOutput,
     Display,
     Done,
+    ErrorEvent,
     Event,
     ExceptionInfo,
-    Failure,
     Queued,
     Result,
     Stderr,
@@ -65,7 +65,7 @@ def test_streams_are_concatenated() -> None:
 
 def test_end_is_told() -> None:
     """What `done` says is in the answer, under the same names."""
-    failure = Failure("Kernel died", "It died.", "KERNEL_DIED")
+    failure = ErrorEvent("Kernel died", "It died.", "KERNEL_DIED")
     answer = build_result(failure, DONE)
     for name in ("exit_code", "duration", "data", "exception", "state", "cause", "queued_ms"):
         assert getattr(answer, name) == getattr(DONE, name)

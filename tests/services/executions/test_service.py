@@ -14,6 +14,7 @@ from era_kernels.models import (
 )
 from era_kernels.services.executions.live import MAX_RECENT_BYTES
 from tests.services.conftest import OpenServices
+from tests.services.executions.manual_execution import ManualExecution, seqs
 from tests.services.service_fixture import Services, recorded_of, sleep_briefly
 
 BLOCK = "x" * (MAX_RECENT_BYTES // 4)

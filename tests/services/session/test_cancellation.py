@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import pytest
 
 from era_kernels.errors import ExecutionNotFound, InvalidRequest, NotRunning
-from era_kernels.models import Done, Ending, Queued, Step
+from era_kernels.models import Done, ExitInfo, InterruptStep, Queued
 from era_kernels.services.executions.live import LiveExecution
 from tests.fakes import make_start_error
 from tests.services.conftest import OpenServices
@@ -29,7 +29,7 @@ async def interrupt(services: Services, running: LiveExecution) -> tuple[str, li
     return state, actions(steps)
 
 
-def actions(steps: Sequence[Step]) -> list[str]:
+def actions(steps: Sequence[InterruptStep]) -> list[str]:
     assert [step.seconds for step in steps] == sorted(step.seconds for step in steps)
     return [step.action for step in steps]
 
@@ -113,7 +113,7 @@ async def test_death_while_it_is_interrupted(services: Services) -> None:
     await services.until_running(1)
     asking = asyncio.create_task(interrupt(services, running))
     await sleep_briefly()
-    services.host.machines[0].die(Ending(signal=11))
+    services.host.machines[0].die(ExitInfo(signal=11))
     assert await asking == ("lost", ["interrupt", "ended"])
     assert await end_of(running) == (["KERNEL_DIED"], (await events_of(running))[-1])
 
@@ -155,7 +155,7 @@ async def test_cancelled_runs_give_back_what_they_took(limited_services: Service
     for _ in range(3):
         await interrupt(services, await services.submit("out b"))
     await interrupt(services, first)
-    services.host.machines[0].die(Ending(code=0))
+    services.host.machines[0].die(ExitInfo(code=0))
     await services.until_free(kernels=1)
 
 
@@ -176,7 +176,7 @@ async def test_run_whose_kernel_starts(services: Services) -> None:
     assert (answer.stdout, answer.started_from, answer.kernel_generation) == ("b\n", "fresh", 1)
     assert len(services.host.machines) == 1
     assert [one.code for one in services.host.machines[0].kernel.requests] == ["out b"]
-    services.host.machines[0].die(Ending(code=0))
+    services.host.machines[0].die(ExitInfo(code=0))
     await services.until_free(kernels=100)
 
 
@@ -209,7 +209,7 @@ async def test_start_that_nobody_waits_for(services: Services, end: str) -> None
         await sleep_briefly()
         services.host.open_gate.set()
         assert await restarting == 1
-        services.host.machines[0].die(Ending(code=0))
+        services.host.machines[0].die(ExitInfo(code=0))
     await services.until_free(kernels=100)
 
 
@@ -256,7 +256,7 @@ async def test_interrupt_and_delete_at_once(services: Services) -> None:
 async def test_run_that_ends_with_its_caller(services: Services) -> None:
     """It is interrupted when the last of those who asked for it leaves."""
     await services.create()
-    running = await services.submit("listen", ends_with_caller=True)
+    running = await services.submit("listen", cancel_on_disconnect=True)
     await services.until_running(1)
     running.add_caller()
     running.add_caller()

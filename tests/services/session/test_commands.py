@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from era_kernels.errors import (
-    Capacity,
+    AtCapacity,
     EraError,
     InvalidRequest,
     KernelStartFailed,
@@ -19,7 +19,7 @@ from era_kernels.errors import (
     ShuttingDown,
     StorageFailed,
 )
-from era_kernels.models import Ending, ExecutionStatus, Reason
+from era_kernels.models import EndReason, ExecutionStatus, ExitInfo
 from era_kernels.services.session.machine_opener import START_NOT_RECORDED
 from era_kernels.services.session.pump import OUTPUT_LOST
 from tests.fakes import make_start_error
@@ -141,7 +141,7 @@ async def test_room(limited_services: Services) -> None:
     with pytest.raises(QueueFull) as caught:
         await services.exec("out c")
     assert caught.value.retry_after
-    with pytest.raises(Capacity):
+    with pytest.raises(AtCapacity):
         await services.exec("out c", session_id="s2")
     with pytest.raises(InvalidRequest):
         await services.exec("out c", timeout=1e9)
@@ -150,7 +150,7 @@ async def test_room(limited_services: Services) -> None:
         await program.result()
     await wait_idle(services)
     assert (await (await services.exec("out c")).result()).stdout == "c\n"
-    with pytest.raises(Capacity):  # the machine is still there
+    with pytest.raises(AtCapacity):  # the machine is still there
         await services.exec("out c", session_id="s2")
     await services.sessions.delete("s1")
     assert services.kernel_limiter.borrowed == 0
@@ -221,12 +221,12 @@ async def test_it_waits_for_no_kernel_that_starts(services: Services) -> None:
 @pytest.mark.parametrize(
     ("ending", "code"),
     [
-        (Ending(reason=Reason.RESTARTED), "SESSION_RESTARTED"),
-        (Ending(reason="out of memory at 512 MB"), "KERNEL_DIED"),
+        (ExitInfo(reason=EndReason.RESTARTED), "SESSION_RESTARTED"),
+        (ExitInfo(reason="out of memory at 512 MB"), "KERNEL_DIED"),
     ],
 )
 @pytest.mark.gen_test
-async def test_end_of_the_machine(services: Services, ending: Ending, code: str) -> None:
+async def test_end_of_the_machine(services: Services, ending: ExitInfo, code: str) -> None:
     """Programs end with 137 and the reason, and say that variables are lost."""
     await services.create()
     running = await services.exec("out a\nwait")
@@ -234,7 +234,7 @@ async def test_end_of_the_machine(services: Services, ending: Ending, code: str)
     services.host.machines[0].die(ending)
     codes, done = await end_of(running)
     assert codes == [code]
-    assert (done.exit_code, done.state, done.cause) == (137, "lost", ending.cause)
+    assert (done.exit_code, done.state, done.cause) == (137, "lost", ending.description)
     assert (await services.run("out b")).started_from == "fresh"
 
 
@@ -483,7 +483,7 @@ async def test_files_go_with_the_machine(services: Services) -> None:
     async for batch in running.follow():
         if batch:
             break
-    services.host.machines[0].die(Ending(code=1))
+    services.host.machines[0].die(ExitInfo(code=1))
     _, done = await end_of(running)
     assert done.files_modified == 1
     assert (await (await services.exec("read f")).result()).stdout == "nothing"

@@ -10,7 +10,7 @@ import pytest
 
 from era_kernels.errors import EraError, KernelStartFailed, SessionNotFound, StorageFailed
 from era_kernels.kernels.machine import Machine
-from era_kernels.models import Ending, Limits, Reason
+from era_kernels.models import EndReason, ExitInfo, Limits
 from era_kernels.services.session.machine import SessionMachine
 from tests.fakes import FakeHost, make_start_error
 from tests.services.service_fixture import PLACE
@@ -71,7 +71,7 @@ async def test_ended_machine_is_replaced_when_nothing_is_left_of_it() -> None:
     fixture = MachineFixture()
     fixture.host.close_gate = asyncio.Event()
     await fixture.session_machine.acquire({})
-    fixture.host.machines[0].die(Ending(code=7))
+    fixture.host.machines[0].die(ExitInfo(code=7))
     assert not fixture.session_machine.is_alive
     again = asyncio.create_task(fixture.session_machine.acquire({}))
     await asyncio.sleep(0.01)
@@ -88,7 +88,7 @@ async def test_ended_machine_is_reaped_once() -> None:
     await fixture.session_machine.acquire({})
     await fixture.session_machine.reap()
     assert fixture.reap_count == 0
-    fixture.host.machines[0].die(Ending(code=7))
+    fixture.host.machines[0].die(ExitInfo(code=7))
     await fixture.session_machine.reap()
     await fixture.session_machine.reap()
     await fixture.session_machine.acquire({})
@@ -100,7 +100,7 @@ async def test_reaping_that_fails_keeps_the_next_machine_away() -> None:
     """Where clearing fails there is no next machine, until it succeeds."""
     fixture = MachineFixture()
     await fixture.session_machine.acquire({})
-    fixture.host.machines[0].die(Ending(code=7))
+    fixture.host.machines[0].die(ExitInfo(code=7))
     fixture.reap_fails = True
     with pytest.raises(StorageFailed):
         await fixture.session_machine.acquire({})
@@ -125,7 +125,7 @@ async def test_restarted_machine_is_still_fresh() -> None:
     """After a restart, the first run is the first on its machine."""
     fixture = MachineFixture()
     await fixture.session_machine.acquire({})
-    await fixture.session_machine.stop(Reason.RESTARTED)
+    await fixture.session_machine.stop(EndReason.RESTARTED)
     await fixture.session_machine.ensure_started({})
     assert fixture.host.machines[0].ended.result().reason == "restarted"
     assert (await fixture.session_machine.acquire({}))[1] == "fresh"
@@ -137,7 +137,7 @@ async def test_closed_machine_refuses() -> None:
     """After closing, the machine has ended and nobody gets another."""
     fixture = MachineFixture()
     await fixture.session_machine.acquire({})
-    await fixture.session_machine.close(Reason.DELETED, CLOSED_ERROR)
+    await fixture.session_machine.close(EndReason.DELETED, CLOSED_ERROR)
     assert fixture.host.machines[0].ended.result().reason == "session deleted"
     for call in (fixture.session_machine.acquire, fixture.session_machine.ensure_started):
         with pytest.raises(SessionNotFound):
@@ -152,7 +152,7 @@ async def test_closing_does_not_wait_for_a_start() -> None:
     runs = [asyncio.create_task(fixture.session_machine.acquire({})) for _ in range(2)]
     await fixture.until_starting()
     await asyncio.gather(
-        *(fixture.session_machine.close(Reason.DELETED, CLOSED_ERROR) for _ in range(2))
+        *(fixture.session_machine.close(EndReason.DELETED, CLOSED_ERROR) for _ in range(2))
     )
     for run in runs:
         with pytest.raises(SessionNotFound):
@@ -167,10 +167,10 @@ async def test_closing_while_the_last_machine_goes() -> None:
     fixture = MachineFixture()
     await fixture.session_machine.acquire({})
     fixture.host.close_gate = fixture.host.machines[0].close_gate = asyncio.Event()
-    fixture.host.machines[0].die(Ending(code=7))
+    fixture.host.machines[0].die(ExitInfo(code=7))
     again = asyncio.create_task(fixture.session_machine.acquire({}))
     await asyncio.sleep(0.01)
-    closing = asyncio.create_task(fixture.session_machine.close(Reason.DELETED, CLOSED_ERROR))
+    closing = asyncio.create_task(fixture.session_machine.close(EndReason.DELETED, CLOSED_ERROR))
     await asyncio.sleep(0.01)
     fixture.host.close_gate.set()
     with pytest.raises(SessionNotFound):
@@ -221,7 +221,7 @@ async def test_restarted_machine_has_a_kernel() -> None:
     """A restart leaves a machine with a kernel, whatever was there before."""
     fixture = MachineFixture()
     await fixture.session_machine.acquire_sandbox({})
-    await fixture.session_machine.stop(Reason.RESTARTED)
+    await fixture.session_machine.stop(EndReason.RESTARTED)
     await fixture.session_machine.ensure_started({})
     assert fixture.session_machine.has_kernel
     assert len(fixture.host.machines) == 2
@@ -275,7 +275,7 @@ async def test_restart_while_a_kernel_starts_in_a_machine() -> None:
     """The machine ends with all that runs in it; the run gets its kernel in the next."""
     fixture = MachineFixture()
     run = await a_starting_kernel(fixture)
-    await fixture.session_machine.stop(Reason.RESTARTED)
+    await fixture.session_machine.stop(EndReason.RESTARTED)
     await fixture.session_machine.ensure_started({})
     assert (await run)[1] == "fresh"
     assert len(fixture.host.machines) == 2
@@ -287,7 +287,7 @@ async def test_closing_while_a_kernel_starts_in_a_machine() -> None:
     """All in it ends for the reason given, and the run is told."""
     fixture = MachineFixture()
     run = await a_starting_kernel(fixture)
-    await fixture.session_machine.close(Reason.DELETED, CLOSED_ERROR)
+    await fixture.session_machine.close(EndReason.DELETED, CLOSED_ERROR)
     with pytest.raises(EraError):
         await run
     assert fixture.host.machines[0].ended.result().reason == "session deleted"

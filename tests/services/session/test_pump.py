@@ -10,13 +10,21 @@ import pytest
 
 from era_kernels.errors import InsufficientStorage
 from era_kernels.kernels.machine import Machine
-from era_kernels.models import Ending, Event, Finished, Limits, Recorded, Request, Stdout
+from era_kernels.models import (
+    Event,
+    ExecutionEnd,
+    ExitInfo,
+    KernelRequest,
+    Limits,
+    LoggedEvent,
+    Stdout,
+)
 from era_kernels.services.executions.live import LiveExecution
 from era_kernels.services.session.pump import OUTPUT_LOST, format_size, pump_kernel
 from tests.fakes import FakeHost, FakeMachine, Item, Script
 from tests.services.service_fixture import PLACE, Services
 
-REQUEST = Request("code", {}, 30, 1)
+REQUEST = KernelRequest("code", {}, 30, 1)
 
 
 async def open_parts(services: Services, script: Script) -> tuple[LiveExecution, FakeMachine]:
@@ -27,7 +35,7 @@ async def open_parts(services: Services, script: Script) -> tuple[LiveExecution,
 
 async def run_pump(
     running: LiveExecution, machine: FakeMachine, max_bytes: int = 1 << 30
-) -> Finished:
+) -> ExecutionEnd:
     end = await pump_kernel(running, cast(Machine, machine), REQUEST, max_bytes)
     await close_log(running)
     return end
@@ -41,12 +49,14 @@ async def logged_events(running: LiveExecution) -> list[Event]:
     return [item.event async for batch in running.log.read() for item in batch]
 
 
-async def three_outputs(machine: FakeMachine, request: Request) -> AsyncIterator[Item | list[Item]]:
+async def three_outputs(
+    machine: FakeMachine, request: KernelRequest
+) -> AsyncIterator[Item | list[Item]]:
     yield [Stdout("a"), Stdout("b")]
-    yield [Stdout("c"), Finished(3)]
+    yield [Stdout("c"), ExecutionEnd(3)]
 
 
-async def endless_output(machine: FakeMachine, request: Request) -> AsyncIterator[Item]:
+async def endless_output(machine: FakeMachine, request: KernelRequest) -> AsyncIterator[Item]:
     """A program that goes on until it is ended."""
     while True:
         yield Stdout("x" * 1000)
@@ -56,7 +66,7 @@ async def endless_output(machine: FakeMachine, request: Request) -> AsyncIterato
 async def test_events_are_logged(services: Services) -> None:
     """Everything but the end is in the log; the end is returned."""
     running, machine = await open_parts(services, three_outputs)
-    assert await run_pump(running, machine) == Finished(3)
+    assert await run_pump(running, machine) == ExecutionEnd(3)
     assert await logged_events(running) == [Stdout("a"), Stdout("b"), Stdout("c")]
 
 
@@ -64,16 +74,16 @@ async def test_events_are_logged(services: Services) -> None:
 async def test_log_comes_first(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a reader has seen is written: nothing is published before the log has it."""
     running, machine = await open_parts(services, three_outputs)
-    written: list[Recorded] = []
+    written: list[LoggedEvent] = []
     append = running.log.append
 
-    async def noted(events: Sequence[Event]) -> list[Recorded]:
+    async def noted(events: Sequence[Event]) -> list[LoggedEvent]:
         recorded = await append(events)
         written.extend(recorded)
         return recorded
 
     monkeypatch.setattr(running.log, "append", noted)
-    seen: list[Recorded] = []
+    seen: list[LoggedEvent] = []
 
     async def read() -> None:
         async for batch in running.follow():
@@ -93,7 +103,7 @@ async def test_output_limit_ends_the_machine(services: Services) -> None:
     running, machine = await open_parts(services, endless_output)
     finished = await run_pump(running, machine, max_bytes=64 * 1024)
     assert (finished.exit_code, finished.state) == (137, "lost")
-    assert finished.ending == Ending(reason="output limit 64 KiB")
+    assert finished.exit_info == ExitInfo(reason="output limit 64 KiB")
     assert running.log.size < 70 * 1024
 
 
@@ -104,12 +114,12 @@ async def test_full_disk_ends_the_machine(
     """What cannot be written down must not go on: the run ends, and the problem is known."""
     running, machine = await open_parts(services, endless_output)
 
-    async def append(events: Sequence[Event]) -> list[Recorded]:
+    async def append(events: Sequence[Event]) -> list[LoggedEvent]:
         raise InsufficientStorage("No room.")
 
     monkeypatch.setattr(running.log, "append", append)
     finished = await run_pump(running, machine)
-    assert finished == Finished(137, state="lost", ending=Ending(reason=OUTPUT_LOST))
+    assert finished == ExecutionEnd(137, state="lost", exit_info=ExitInfo(reason=OUTPUT_LOST))
     assert isinstance(running.error, InsufficientStorage)
 
 
@@ -118,7 +128,7 @@ async def test_bug_ends_the_machine(services: Services, monkeypatch: pytest.Monk
     """After a bug of the server the program does not go on unseen either."""
     running, machine = await open_parts(services, endless_output)
 
-    async def append(events: Sequence[Event]) -> list[Recorded]:
+    async def append(events: Sequence[Event]) -> list[LoggedEvent]:
         raise RuntimeError("a bug")
 
     monkeypatch.setattr(running.log, "append", append)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from era_kernels.errors import (
-    Capacity,
+    AtCapacity,
     EraError,
     InsufficientStorage,
     InvalidRequest,
@@ -22,10 +22,10 @@ from era_kernels.errors import (
 from era_kernels.models import (
     Display,
     Done,
-    Ending,
-    Failure,
+    ErrorEvent,
+    ExitInfo,
+    LoggedEvent,
     Queued,
-    Recorded,
     Stdout,
     Submission,
 )
@@ -179,7 +179,7 @@ async def test_kernel_that_dies_idle(services: Services) -> None:
     await services.create()
     await services.run("out a")
     assert (await services.sessions.get("s1")).status == "idle"
-    services.host.machines[0].die(Ending(signal=9))
+    services.host.machines[0].die(ExitInfo(signal=9))
     assert (await services.sessions.get("s1")).status == "stopped"
     await services.until_free(kernels=100)
     answer = await services.run("out b")
@@ -525,9 +525,9 @@ async def test_kernels_are_limited(one_kernel: Services) -> None:
     await services.create("s1")
     await services.create("s2")
     await services.run("out a", "s1")
-    with pytest.raises(Capacity):
+    with pytest.raises(AtCapacity):
         await services.submit("out b", "s2")
-    with pytest.raises(Capacity):
+    with pytest.raises(AtCapacity):
         await services.sessions.restart("s2", "")
     await services.run("out c", "s1")
     await services.sessions.delete("s1")
@@ -561,7 +561,7 @@ async def test_kernel_is_released_after_every_failure(
         patch.setattr(services.workspaces, "before_run", failing(full()))
         with pytest.raises(InsufficientStorage):
             await services.run("out a")
-    services.host.machines[-1].die(Ending(code=1))
+    services.host.machines[-1].die(ExitInfo(code=1))
     await other_runs()
 
 
@@ -575,11 +575,11 @@ async def test_restart_keeps_its_place_in_the_limit(one_kernel: Services) -> Non
     services.host.open_gate = asyncio.Event()
     restart = asyncio.create_task(services.sessions.restart("s1", ""))
     await services.until_starting()
-    with pytest.raises(Capacity):
+    with pytest.raises(AtCapacity):
         await services.submit("out b", "s2")
     services.host.open_gate.set()
     assert await restart == 2
-    with pytest.raises(Capacity):
+    with pytest.raises(AtCapacity):
         await services.submit("out b", "s2")
     await services.sessions.delete("s1")
     await services.run("out b", "s2")
@@ -594,7 +594,7 @@ async def test_kernel_that_dies_during_its_start_again(one_kernel: Services) -> 
     await services.run("die 1")
     await services.run("out a")
     await asyncio.sleep(0)
-    with pytest.raises(Capacity):
+    with pytest.raises(AtCapacity):
         await services.submit("out b", "s2")
 
 
@@ -722,7 +722,7 @@ async def test_files_go_with_the_kernel_that_dies_idle(services: Services) -> No
     await services.create(persistent=False, data={"a": 1})
     await services.run("write f 1")
     assert (await services.run("read f")).stdout == "1"
-    services.host.machines[0].die(Ending(code=1))
+    services.host.machines[0].die(ExitInfo(code=1))
     await services.until_free(kernels=100)
     await services.sessions._live["s1"].wait_idle()
     assert list((await services.workspace()).iterdir()) == []
@@ -736,7 +736,7 @@ async def test_next_run_never_sees_the_files_of_a_lost_kernel(services: Services
     """Not even one that was submitted before the kernel's end was noticed."""
     await services.create(persistent=False)
     await services.run("write f 1")
-    services.host.machines[0].die(Ending(code=1))
+    services.host.machines[0].die(ExitInfo(code=1))
     answer = await services.run("read f")
     assert (answer.stdout, answer.files_modified) == ("nothing", 0)
 
@@ -772,7 +772,7 @@ async def test_files_are_dropped_when_nothing_is_left_of_the_kernel(services: Se
     await services.create(persistent=False)
     await services.run("write f 1")
     services.host.machines[0].close_gate = asyncio.Event()
-    services.host.machines[0].die(Ending(code=1))
+    services.host.machines[0].die(ExitInfo(code=1))
     await asyncio.sleep(0.01)
     assert (await services.workspace() / "f").exists()
     services.host.machines[0].close_gate.set()
@@ -788,7 +788,7 @@ async def test_files_that_cannot_be_dropped(
     await services.run("write f 1")
     with monkeypatch.context() as patch:
         patch.setattr(services.workspaces, "clear_files", failing(StorageFailed("It stays.")))
-        services.host.machines[0].die(Ending(code=1))
+        services.host.machines[0].die(ExitInfo(code=1))
         await services.until_free(kernels=100)
         await services.sessions._live["s1"].wait_idle()
         assert "not dropped" in caplog.text
@@ -826,7 +826,7 @@ async def test_disk_that_fills_up_in_a_run(
             await running.result()
     events = await reader
     assert events[0] == Stdout("a\n")
-    assert [event.code for event in events if isinstance(event, Failure)] == [
+    assert [event.code for event in events if isinstance(event, ErrorEvent)] == [
         "INSUFFICIENT_STORAGE"
     ]
     done = events[-1]
@@ -1065,9 +1065,9 @@ async def test_log_of_a_reader(services: Services, monkeypatch: pytest.MonkeyPat
     """What a reader has seen stands in the log, byte for byte."""
     await services.create()
     running = await services.submit("\n".join(f"out {n}" for n in range(200)))
-    seen: list[Recorded] = []
+    seen: list[LoggedEvent] = []
     async for batch in running.follow():
-        logged: list[Recorded] = [item async for part in running.log.read() for item in part]
+        logged: list[LoggedEvent] = [item async for part in running.log.read() for item in part]
         seen += batch
         assert logged[: len(seen)] == seen
     assert [item.seq for item in seen] == list(range(1, 202))

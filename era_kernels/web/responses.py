@@ -13,16 +13,16 @@ from era_kernels.models import ExceptionInfo, JsonObject
 if TYPE_CHECKING:
     from era_kernels.services.executions import result
 
-TIMEOUT = "EXECUTION_TIMEOUT"
+TIMEOUT_CODE = "EXECUTION_TIMEOUT"
 
 
-class Answer(BaseModel):
+class ResponseModel(BaseModel):
     """A JSON answer. Handlers build plain objects; tests hold them against these models."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
-class ErrorAnswer(Answer):
+class ErrorAnswer(ResponseModel):
     """Every error, whatever went wrong."""
 
     error: str = Field(description="A short phrase.")
@@ -33,7 +33,7 @@ class ErrorAnswer(Answer):
     id: str | None = None
 
 
-class Uncaught(Answer):
+class Uncaught(ResponseModel):
     """An uncaught error of the program."""
 
     name: str
@@ -41,7 +41,7 @@ class Uncaught(Answer):
     traceback: list[str]
 
 
-class RichOutput(Answer):
+class RichOutput(ResponseModel):
     """The value of the last expression, or something displayed."""
 
     type: Literal["execute_result", "display_data"]
@@ -49,14 +49,14 @@ class RichOutput(Answer):
     metadata: dict[str, Any]
 
 
-class FullOutput(Answer):
+class FullOutput(ResponseModel):
     """Where the whole text of a truncated run is, as URL paths."""
 
     stdout: str
     stderr: str
 
 
-class ExecAnswer(Answer):
+class ExecAnswer(ResponseModel):
     """Everything a program beside the kernel produced."""
 
     execution_id: str
@@ -101,7 +101,7 @@ class TimedOutRunAnswer(RunAnswer):
     code: Literal["EXECUTION_TIMEOUT"]
 
 
-class ExecuteAnswer(Answer):
+class ExecuteAnswer(ResponseModel):
     """Everything a run in a throw-away session produced."""
 
     session_id: str
@@ -128,83 +128,83 @@ class TimedOutExecuteAnswer(ExecuteAnswer):
 # ---------------------------------------------------------------- filling
 
 
-def run_object(answer: result.RunResult) -> JsonObject:
+def run_response(result: result.RunResult) -> JsonObject:
     """The run answer; what only the end tells is null while the run goes on."""
     out: JsonObject = {
-        "execution_id": answer.execution_id,
-        "session_id": answer.session_id,
-        "stdout": answer.stdout,
-        "stderr": answer.stderr,
-        "exit_code": answer.exit_code,
-        "execution_time_ms": answer.execution_time_ms,
-        "duration": answer.duration,
-        "files_modified": answer.files_modified,
-        "data": answer.data,
-        "results": answer.results,
-        "exception": exception_object(answer.exception),
-        "state": answer.state,
-        "started_from": answer.started_from,
-        "kernel_generation": answer.kernel_generation,
-        "queued_ms": answer.queued_ms,
-        "start_ms": answer.start_ms,
+        "execution_id": result.execution_id,
+        "session_id": result.session_id,
+        "stdout": result.stdout,
+        "stderr": result.stderr,
+        "exit_code": result.exit_code,
+        "execution_time_ms": result.execution_time_ms,
+        "duration": result.duration,
+        "files_modified": result.files_modified,
+        "data": result.data,
+        "results": result.results,
+        "exception": exception_response(result.exception),
+        "state": result.state,
+        "started_from": result.started_from,
+        "kernel_generation": result.kernel_generation,
+        "queued_ms": result.queued_ms,
+        "start_ms": result.start_ms,
     }
-    _add_where_they_apply(out, answer)
-    if answer.truncated:
-        place = f"/api/sessions/{answer.session_id}/executions/{answer.execution_id}"
+    _add_optional_fields(out, result)
+    if result.truncated:
+        place = f"/api/sessions/{result.session_id}/executions/{result.execution_id}"
         out["full_output"] = {"stdout": f"{place}/stdout", "stderr": f"{place}/stderr"}
     return out
 
 
-def exec_object(answer: result.RunResult) -> JsonObject:
+def exec_response(result: result.RunResult) -> JsonObject:
     """The same for a program, which has no rich outputs."""
-    out = run_object(answer)
+    out = run_response(result)
     del out["results"]
     return out
 
 
-def execute_object(answer: result.RunResult, language: str) -> JsonObject:
+def execute_response(result: result.RunResult, language: str) -> JsonObject:
     """The answer of a throw-away run; nothing of it can be asked for later."""
     out: JsonObject = {
-        "session_id": answer.session_id,
-        "vm_id": answer.session_id,
+        "session_id": result.session_id,
+        "vm_id": result.session_id,
         "language": language,
-        "stdout": answer.stdout,
-        "stderr": answer.stderr,
-        "exit_code": answer.exit_code,
-        "execution_time_ms": answer.execution_time_ms,
-        "duration": answer.duration,
-        "results": answer.results,
+        "stdout": result.stdout,
+        "stderr": result.stderr,
+        "exit_code": result.exit_code,
+        "execution_time_ms": result.execution_time_ms,
+        "duration": result.duration,
+        "results": result.results,
     }
-    _add_where_they_apply(out, answer)
+    _add_optional_fields(out, result)
     return out
 
 
-def _add_where_they_apply(out: JsonObject, answer: result.RunResult) -> None:
-    if answer.cause is not None:
-        out["cause"] = answer.cause
-    if answer.truncated:
+def _add_optional_fields(out: JsonObject, result: result.RunResult) -> None:
+    if result.cause is not None:
+        out["cause"] = result.cause
+    if result.truncated:
         out["truncated"] = True
 
 
-def exception_object(info: ExceptionInfo | None) -> JsonObject | None:
+def exception_response(info: ExceptionInfo | None) -> JsonObject | None:
     if info is None:
         return None
     return {"name": info.name, "value": info.value, "traceback": info.traceback}
 
 
-def with_timeout(answer: result.RunResult, out: JsonObject) -> tuple[JsonObject, int]:
+def with_status(result: result.RunResult, out: JsonObject) -> tuple[JsonObject, int]:
     """The answer and its status: 408 with the error beside the rest when the timeout ended it."""
-    failure = answer.error
-    if failure is None or failure.code != TIMEOUT:
+    error_event = result.error
+    if error_event is None or error_event.code != TIMEOUT_CODE:
         return out, 200
-    triple = {"error": failure.error, "message": failure.message, "code": failure.code}
+    triple = {"error": error_event.error, "message": error_event.message, "code": error_event.code}
     return {**triple, **out}, 408
 
 
-def size_of(answer: result.RunResult) -> int:
+def estimated_size(result: result.RunResult) -> int:
     """About how many bytes the answer takes as JSON; many small values count as more."""
     return (
-        len(answer.stdout)
-        + len(answer.stderr)
-        + estimate_size(answer.results, json_codec.SLICE_BYTES)
+        len(result.stdout)
+        + len(result.stderr)
+        + estimate_size(result.results, json_codec.SLICE_BYTES)
     )

@@ -12,7 +12,7 @@ from era_kernels.web.base import BaseHandler
 from era_kernels.web.operations import Operation
 
 # Inline styles are what the renderer draws with; scripts come from this server only.
-POLICY = (
+CONTENT_SECURITY_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; "
     "img-src 'self' data:; font-src 'self' data:; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -33,42 +33,42 @@ _PAGE = b"""<!DOCTYPE html>
 </body>
 </html>
 """
-_START = b"""window.ui = SwaggerUIBundle({
+_START_SCRIPT = b"""window.ui = SwaggerUIBundle({
   url: "openapi.json",
   dom_id: "#swagger-ui",
   deepLinking: true,
   validatorUrl: null,
 });
 """
-_FILES = frozenset({"swagger-ui.css", "swagger-ui-bundle.js", "favicon-32x32.png"})
+_BUNDLE_FILES = frozenset({"swagger-ui.css", "swagger-ui-bundle.js", "favicon-32x32.png"})
 
 
 class RootHandler(BaseHandler):
     """The address without a path, which people type: it leads to the page."""
 
-    operations = {"GET": Operation("Where the page is", listed=False)}
+    operations = {"GET": Operation("Where the page is", in_schema=False)}
 
     @property
-    def protected(self) -> bool:
+    def requires_token(self) -> bool:
         return False
 
     async def get(self) -> None:
         self.set_header("Location", "docs")  # relative, as the addresses of the page are
-        await self.answer({"docs": "/docs", "openapi": "/openapi.json"}, 302)
+        await self.finish_json({"docs": "/docs", "openapi": "/openapi.json"}, 302)
 
 
 class DocsHandler(BaseHandler):
     """The page."""
 
-    operations = {"GET": Operation("The page that renders the document", listed=False)}
+    operations = {"GET": Operation("The page that renders the document", in_schema=False)}
 
     @property
-    def protected(self) -> bool:
+    def requires_token(self) -> bool:
         return False
 
     def get(self) -> None:
         self.set_header("Content-Type", "text/html; charset=utf-8")
-        self.set_header("Content-Security-Policy", POLICY)
+        self.set_header("Content-Security-Policy", CONTENT_SECURITY_POLICY)
         self.set_header("Referrer-Policy", "no-referrer")
         self.finish(_PAGE)
 
@@ -76,16 +76,16 @@ class DocsHandler(BaseHandler):
 class DocsFileHandler(BaseHandler):
     """What the page loads: a fixed list of files of the installed package, and its own script."""
 
-    operations = {"GET": Operation("A file of the page", listed=False)}
+    operations = {"GET": Operation("A file of the page", in_schema=False)}
 
     @property
-    def protected(self) -> bool:
+    def requires_token(self) -> bool:
         return False
 
     async def get(self, name: str) -> None:
         if name == "start.js":
-            data = _START
-        elif name in _FILES:
+            data = _START_SCRIPT
+        elif name in _BUNDLE_FILES:
             data = await asyncio.to_thread((swagger_ui.static_path / name).read_bytes)
         else:
             raise NotFound("There is nothing at this path.")

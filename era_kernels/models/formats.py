@@ -13,7 +13,7 @@ def now() -> datetime:
     return datetime.now(UTC)
 
 
-def iso(time: datetime | None) -> str:
+def to_iso(time: datetime | None) -> str:
     """UTC ISO 8601 with milliseconds and Z; None becomes the empty string.
 
     >>> iso(datetime(2025, 1, 15, 10, 30, tzinfo=UTC))
@@ -25,7 +25,7 @@ def iso(time: datetime | None) -> str:
     return utc.isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
 
 
-def duration_text(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """A duration for people: `15.3ms`, `5.12s`, `1m2s`, `2h0m5s`.
 
     >>> duration_text(0.0153), duration_text(5.123), duration_text(62.4)

@@ -5,14 +5,17 @@ from __future__ import annotations
 import pytest
 
 from era_kernels.errors import EraError, KernelSilent, NotRunning, NotSupported
-from era_kernels.models import Frame, Variable, Variables
+from era_kernels.models import StackFrame, Variable, Variables
 from tests.web.fakes import LANGUAGE
-from tests.web.serving import Served
+from tests.web.serving import ServerUnderTest
 
 
-def test_stack(server: Served, session: str) -> None:
+def test_stack(server: ServerUnderTest, session: str) -> None:
     """Frames in their order, and the language."""
-    server.insights.frames = [Frame("<cell 1>", 2, "<module>", "f()"), Frame("f.py", 1, "f")]
+    server.inspection.frames = [
+        StackFrame("<cell 1>", 2, "<module>", "f()"),
+        StackFrame("f.py", 1, "f"),
+    ]
     answer = server.http.get(f"{session}/executions/exec-1/stack")
     assert answer.json() == {
         "frames": [
@@ -23,9 +26,9 @@ def test_stack(server: Served, session: str) -> None:
     }
 
 
-def test_variables(server: Served, session: str) -> None:
+def test_variables(server: ServerUnderTest, session: str) -> None:
     """What is not told of a variable is left out; null is a value."""
-    server.insights.found = Variables(
+    server.inspection.visible = Variables(
         (
             Variable("a", "NoneType", value=None),
             Variable("b", "ndarray", shape=()),
@@ -54,13 +57,13 @@ def test_variables(server: Served, session: str) -> None:
         (NotSupported("No."), 409),
     ],
 )
-def test_refusals(server: Served, session: str, problem: EraError, status: int) -> None:
+def test_refusals(server: ServerUnderTest, session: str, problem: EraError, status: int) -> None:
     """What cannot be told is told as an error, with when to ask again."""
-    server.insights.problem = problem
+    server.inspection.error = problem
     try:
         for path in ("executions/exec-1/stack", "variables"):
             answer = server.http.get(f"{session}/{path}")
             assert (answer.status_code, answer.json()["code"]) == (status, problem.code)
             assert answer.headers.get("Retry-After") == ("2" if status == 503 else None)
     finally:
-        server.insights.problem = None
+        server.inspection.error = None

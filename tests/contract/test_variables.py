@@ -11,7 +11,13 @@ import httpx
 import pytest
 
 from tests.client import SessionClient
-from tests.contract.checks import beside, check, check_error, wait_for_executions, wait_for_file
+from tests.contract.checks import (
+    background_runs,
+    check,
+    check_error,
+    wait_for_executions,
+    wait_for_file,
+)
 
 READY = "open('ready', 'w').close()\n"
 HEAVY = """import re
@@ -25,7 +31,7 @@ def h(n):
 @contextmanager
 def running(session: SessionClient, code: str, **body: Any) -> Iterator[str]:
     """A program that has said that it is there; the path of its execution."""
-    with beside(session) as start:
+    with background_runs(session) as start:
         coming = start(code, **{"timeout": 20, **body})
         wait_for_file(session)
         listed = session.http.get(f"{session.path}/executions").json()["executions"]
@@ -143,7 +149,7 @@ def test_queued_and_unknown(session: SessionClient) -> None:
         running(
             session, READY + "import time, os\nwhile not os.path.exists('go'): time.sleep(0.1)"
         ),
-        beside(session) as start,
+        background_runs(session) as start,
     ):
         coming = start("pass")
         wait_for_executions(session, 2)

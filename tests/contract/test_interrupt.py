@@ -14,15 +14,23 @@ import httpx
 import pytest
 
 from tests.client import Client, SessionClient
-from tests.contract.checks import beside, check, check_error, wait_for_executions, wait_for_file
+from tests.contract.checks import (
+    background_runs,
+    check,
+    check_error,
+    wait_for_executions,
+    wait_for_file,
+)
 from tests.server_process import PRINT_PID, host_pid, wait_until
 
 READY = "open('ready', 'w').close()\n"
-QUICK = 1.0  # seconds that an interrupt may take on a busy machine; alone it takes 10 to 30 ms
-AGAIN = 5.0  # seconds until the session must be usable again, whatever it did
+MAX_INTERRUPT_SECONDS = (
+    1.0  # seconds that an interrupt may take on a busy machine; alone it takes 10 to 30 ms
+)
+MAX_RECOVERY_SECONDS = 5.0  # seconds until the session must be usable again, whatever it did
 
 # Programs that hear an interrupt, wherever it meets them.
-HEARS = {
+INTERRUPTIBLE = {
     "sleep": "import time; time.sleep(60)",
     "busy loop": "while True: pass",
     "await": "import asyncio; await asyncio.sleep(60)",
@@ -34,7 +42,7 @@ HEARS = {
     "regular expression": "import re; re.match('(a+)+$', 'a' * 50 + 'b')",
 }
 # Programs that do not, so that their kernel is ended.
-DEAF = {
+UNINTERRUPTIBLE = {
     "C code that holds the interpreter": "sum(range(10 ** 12))",
     "ignores it": "import signal, time; signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
     "while True: time.sleep(0.1)",
@@ -55,7 +63,7 @@ while True:
 @contextmanager
 def running(session: SessionClient, code: str) -> Iterator[tuple[str, Future[httpx.Response]]]:
     """A run that has begun: the path of its execution, and its answer to come."""
-    with beside(session) as start:
+    with background_runs(session) as start:
         answer = start(READY + code)
         wait_for_file(session)
         listed = session.http.get(f"{session.path}/executions").json()["executions"]
@@ -77,11 +85,11 @@ def interrupt(session: SessionClient, path: str) -> httpx.Response:
 # ---------------------------------------------------------------- what runs
 
 
-@pytest.mark.parametrize("name", HEARS)
+@pytest.mark.parametrize("name", INTERRUPTIBLE)
 def test_program_that_hears(session: SessionClient, name: str) -> None:
     """It ends with 130 at once, and its variables are still there."""
     session.run("x = 7")
-    with running(session, HEARS[name]) as (path, run):
+    with running(session, INTERRUPTIBLE[name]) as (path, run):
         began = time.monotonic()
         answer = interrupt(session, path)
         took = time.monotonic() - began
@@ -91,15 +99,15 @@ def test_program_that_hears(session: SessionClient, name: str) -> None:
         assert run.result().status_code == 200
         check(run.result().json(), exit_code=130, state="preserved")
         assert "cause" not in run.result().json()
-    assert took < QUICK
+    assert took < MAX_INTERRUPT_SECONDS
     check(session.run("print(x)"), stdout="7\n", started_from="live", exit_code=0)
 
 
-@pytest.mark.parametrize("name", DEAF)
+@pytest.mark.parametrize("name", UNINTERRUPTIBLE)
 def test_program_that_is_deaf(session: SessionClient, name: str) -> None:
     """Its kernel is ended after three seconds; the session is usable again, and says so."""
     session.run("x = 7")
-    with running(session, DEAF[name]) as (path, run):
+    with running(session, UNINTERRUPTIBLE[name]) as (path, run):
         began = time.monotonic()
         answer = interrupt(session, path)
         assert actions(answer) == ["interrupt", "interrupt again", "end", "ended"]
@@ -107,13 +115,13 @@ def test_program_that_is_deaf(session: SessionClient, name: str) -> None:
         assert run.result().status_code == 200
         check(run.result().json(), exit_code=130, state="lost", cause="interrupted")
         check(session.run("print('x' in globals())"), stdout="False\n", started_from="fresh")
-        assert time.monotonic() - began < AGAIN
+        assert time.monotonic() - began < MAX_RECOVERY_SECONDS
 
 
 def test_stream_of_an_interrupted_run(session: SessionClient) -> None:
     """No `error` frame, also where it cost the kernel: it is no condition of the server."""
     for name, cause in (("sleep", None), ("ignores it", "interrupted")):
-        code = {**HEARS, **DEAF}[name]
+        code = {**INTERRUPTIBLE, **UNINTERRUPTIBLE}[name]
         with session.open_stream(f"print(1, flush=True)\n{code}") as events:
             frames = [next(events)]
             listed = session.http.get(f"{session.path}/executions").json()["executions"]
@@ -126,7 +134,10 @@ def test_stream_of_an_interrupted_run(session: SessionClient) -> None:
 
 def test_two_at_once(session: SessionClient) -> None:
     """Both wait for the one end, and get the same steps."""
-    with running(session, DEAF["ignores it"]) as (path, run), ThreadPoolExecutor(2) as pool:
+    with (
+        running(session, UNINTERRUPTIBLE["ignores it"]) as (path, run),
+        ThreadPoolExecutor(2) as pool,
+    ):
         asks = [pool.submit(interrupt, session, path) for _ in range(2)]
         first, second = (ask.result().json() for ask in asks)
         assert first == second
@@ -136,7 +147,7 @@ def test_two_at_once(session: SessionClient) -> None:
 def test_at_the_deadline(session: SessionClient) -> None:
     """The deadline and an interrupt share one ladder; whoever came first names the end."""
     for wait in (0.2, 0.45, 0.5, 0.55):
-        with beside(session) as start:
+        with background_runs(session) as start:
             run = start(READY + "import time; time.sleep(60)", timeout=0.5)
             wait_for_file(session)
             time.sleep(wait)
@@ -153,7 +164,7 @@ def test_next_run_is_never_hit(session: SessionClient) -> None:
     session.run("import time")
     with ThreadPoolExecutor(2) as pool:
         for number in range(40):
-            with beside(session) as start:
+            with background_runs(session) as start:
                 first = start(f"time.sleep({0.002 * (number % 8)})")
                 wait_for_executions(session, 2 * number + 2)
                 listed = session.http.get(f"{session.path}/executions").json()["executions"]
@@ -171,7 +182,10 @@ def test_next_run_is_never_hit(session: SessionClient) -> None:
 
 def test_queued_run_is_cancelled(session: SessionClient) -> None:
     """It never runs; those behind it move up."""
-    with running(session, "import time; time.sleep(60)") as (first, _), beside(session) as start:
+    with (
+        running(session, "import time; time.sleep(60)") as (first, _),
+        background_runs(session) as start,
+    ):
         waiting = []
         for number in range(3):
             waiting.append(start(f"open('ran{number}', 'w').close()"))
@@ -193,7 +207,7 @@ def test_run_whose_kernel_starts(client: Client) -> None:
     """It is cancelled, and the next run is served as ever."""
     for _ in range(5):
         session = client.session("python")
-        with beside(session) as start:
+        with background_runs(session) as start:
             run = start("print('ran')\nimport time; time.sleep(60)")
             wait_for_executions(session, 1)
             [listed] = session.http.get(f"{session.path}/executions").json()["executions"]
@@ -242,5 +256,5 @@ def test_kernel_that_dies_in_a_run(session: SessionClient) -> None:
         answer: dict[str, Any] = run.result().json()
         took = time.monotonic() - began
     check(answer, exit_code=137, state="lost", cause="signal 9 (SIGKILL)")
-    assert took < QUICK
+    assert took < MAX_INTERRUPT_SECONDS
     check(session.run("1"), started_from="fresh", kernel_generation=2)

@@ -6,12 +6,12 @@ import re
 
 import pytest
 
-from tests.web.serving import Served
+from tests.web.serving import ServerUnderTest
 
 ADDRESS = re.compile(r"""(?:src|href)=["']([^"']+)["']""")
 
 
-def test_page(server: Served) -> None:
+def test_page(server: ServerUnderTest) -> None:
     """The page is HTML that loads files of this server only, by relative addresses."""
     answer = server.http.get("/docs")
     assert answer.headers["Content-Type"] == "text/html; charset=utf-8"
@@ -23,7 +23,7 @@ def test_page(server: Served) -> None:
     assert "//" not in answer.text.replace("<!DOCTYPE html>", "")
 
 
-def test_root(server: Served) -> None:
+def test_root(server: ServerUnderTest) -> None:
     """The address without a path leads to the page, and tells programs where things are."""
     answer = server.http.get("/")
     assert (answer.status_code, answer.headers["Location"]) == (302, "docs")
@@ -31,7 +31,7 @@ def test_root(server: Served) -> None:
     assert server.http.get("/", follow_redirects=True).url.path == "/docs"
 
 
-def test_policy(server: Served) -> None:
+def test_policy(server: ServerUnderTest) -> None:
     """The browser is told to load nothing from anywhere else, whatever the scripts want."""
     policy = dict(
         part.strip().partition(" ")[::2]
@@ -52,7 +52,7 @@ def test_policy(server: Served) -> None:
         ("favicon-32x32.png", "image/png"),
     ],
 )
-def test_files(server: Served, name: str, kind: str) -> None:
+def test_files(server: ServerUnderTest, name: str, kind: str) -> None:
     """What the page loads has its type and may be kept for a while."""
     answer = server.http.get(f"/docs/{name}")
     assert answer.status_code == 200
@@ -61,7 +61,7 @@ def test_files(server: Served, name: str, kind: str) -> None:
     assert len(answer.content) > 100
 
 
-def test_starting_script(server: Served) -> None:
+def test_starting_script(server: ServerUnderTest) -> None:
     """The script reads the document beside the page and asks no validator on the net."""
     text = server.http.get("/docs/start.js").text
     assert 'url: "openapi.json"' in text
@@ -73,6 +73,6 @@ def test_starting_script(server: Served) -> None:
     "name",
     ["index.html", "swagger-ui.js.map", "nothing", "__init__.py", "%2e%2e%2fbase.py", "start.JS"],
 )
-def test_other_files(server: Served, name: str) -> None:
+def test_other_files(server: ServerUnderTest, name: str) -> None:
     """Nothing but the named files is there."""
     assert server.http.get(f"/docs/{name}").status_code in (400, 404)

@@ -8,12 +8,12 @@ from contextlib import contextmanager
 import pytest
 
 from era_kernels.errors import InvalidRequest, TooLarge
-from era_kernels.web.inputs import LONGEST, line_of
-from tests.web.serving import Served
+from era_kernels.web.input import MAX_LINE_LENGTH, parse_line
+from tests.web.serving import ServerUnderTest
 
 
 @contextmanager
-def asking(server: Served, session: str) -> Iterator[str]:
+def asking(server: ServerUnderTest, session: str) -> Iterator[str]:
     """A program that waits; the path where it takes its line."""
     with server.http.stream("POST", f"{session}/stream", json={"code": "ask ?"}) as live:
         lines = live.iter_lines()
@@ -22,7 +22,7 @@ def asking(server: Served, session: str) -> Iterator[str]:
         yield f"{session}/executions/{live.headers['X-Execution-Id']}/input"
 
 
-def test_line_is_handed_on(server: Served, session: str) -> None:
+def test_line_is_handed_on(server: ServerUnderTest, session: str) -> None:
     """The program gets the line; then it waits no more."""
     with asking(server, session) as place:
         answer = server.http.post(place, json={"value": "Ada\n"})
@@ -43,7 +43,9 @@ def test_line_is_handed_on(server: Served, session: str) -> None:
         ({"value": ["s3cret"]}, "`value` must be a string."),
     ],
 )
-def test_what_is_no_line(server: Served, session: str, body: dict[str, object], words: str) -> None:
+def test_what_is_no_line(
+    server: ServerUnderTest, session: str, body: dict[str, object], words: str
+) -> None:
     """What is no line is refused without repeating it; the question stays open."""
     with asking(server, session) as place:
         answer = server.http.post(place, json=body)
@@ -53,7 +55,7 @@ def test_what_is_no_line(server: Served, session: str, body: dict[str, object], 
         assert server.http.post(place, json={"value": ""}).status_code == 200
 
 
-def test_nobody_waits(server: Served, session: str) -> None:
+def test_nobody_waits(server: ServerUnderTest, session: str) -> None:
     """An execution that has ended waits for nothing; one that is not there is not found."""
     made = server.http.post(f"{session}/run", json={"code": "out a"}).headers["X-Execution-Id"]
     place = f"{session}/executions/{{}}/input"
@@ -79,18 +81,18 @@ def test_nobody_waits(server: Served, session: str) -> None:
 )
 def test_line_ends_with_enter(value: str, line: str) -> None:
     """One line end is what Enter gives; all else is the line's own."""
-    assert line_of(value) == line
+    assert parse_line(value) == line
 
 
 @pytest.mark.parametrize("value", ["a\nb", "a\rb", "\n\n", "\r\r", "a\n\r"])
 def test_several_lines_are_refused(value: str) -> None:
     """Each question takes one line: which one would be a guess."""
     with pytest.raises(InvalidRequest, match="one line"):
-        line_of(value)
+        parse_line(value)
 
 
 def test_longest_line() -> None:
     """A line has a bound."""
-    assert line_of("x" * LONGEST + "\n") == "x" * LONGEST
+    assert parse_line("x" * MAX_LINE_LENGTH + "\n") == "x" * MAX_LINE_LENGTH
     with pytest.raises(TooLarge):
-        line_of("x" * (LONGEST + 1))
+        parse_line("x" * (MAX_LINE_LENGTH + 1))

@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from tests.client import Client, SessionClient, SseEvent, parse_sse
-from tests.contract.checks import beside, check, check_error, wait_for_file
+from tests.contract.checks import background_runs, check, check_error, wait_for_file
 from tests.server_process import Server, wait_until
 
 SECRET = "correct-horse-battery"
@@ -26,7 +26,7 @@ while not Path("go").exists():
 """
 
 
-class Asking:
+class AskingProgram:
     """A stream that has come to a question."""
 
     def __init__(self, session: SessionClient, events: Iterator[SseEvent], execution: str) -> None:
@@ -52,11 +52,11 @@ class Asking:
 
 
 @contextmanager
-def asking(session: SessionClient, code: str, **body: Any) -> Iterator[Asking]:
+def asking(session: SessionClient, code: str, **body: Any) -> Iterator[AskingProgram]:
     """A program that is followed from its start."""
     request = {"code": code, **body}
     with session.http.stream("POST", f"{session.path}/stream", json=request) as live:
-        yield Asking(session, parse_sse(live.iter_lines()), live.headers["X-Execution-Id"])
+        yield AskingProgram(session, parse_sse(live.iter_lines()), live.headers["X-Execution-Id"])
 
 
 def follow(session: SessionClient, execution: str) -> Any:
@@ -159,7 +159,7 @@ def test_reader_that_comes_later(session: SessionClient) -> None:
     assert started.status_code == 202
     execution = started.json()["execution_id"]
     with follow(session, execution) as live:
-        program = Asking(session, parse_sse(live.iter_lines()), execution)
+        program = AskingProgram(session, parse_sse(live.iter_lines()), execution)
         session.http.put(f"{session.path}/files/go", content=b"")
         program.until("input_request")
         assert program.answer("line").status_code == 200
@@ -174,7 +174,7 @@ def test_second_reader_keeps_the_question_open(session: SessionClient) -> None:
         execution = first.path.rpartition("/")[2]
         second_stream = follow(session, execution)
         live = second_stream.__enter__()
-        second = Asking(session, parse_sse(live.iter_lines()), execution)
+        second = AskingProgram(session, parse_sse(live.iter_lines()), execution)
         assert second.until("input_request")["prompt"] == "? "
     time.sleep(0.2)
     assert second.answer("still here").status_code == 200
@@ -391,7 +391,7 @@ def test_many_questions_with_nobody(session: SessionClient) -> None:
 def test_refusals(session: SessionClient) -> None:
     """What is not there, does not wait, or is no line."""
     place = f"{session.path}/executions/{{}}/input"
-    with beside(session) as start:
+    with background_runs(session) as start:
         running = start("import time\nopen('ready', 'w').close()\ntime.sleep(1)")
         wait_for_file(session)
         listed = session.http.get(f"{session.path}/executions").json()["executions"]

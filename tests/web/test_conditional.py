@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from tornado.httputil import HTTPHeaders
 
 from era_kernels.errors import PreconditionFailed
-from era_kernels.web import conditions
-from era_kernels.web.conditions import Validators
+from era_kernels.web import conditional
+from era_kernels.web.conditional import Validators
 
 NOW = Validators('"v1"', datetime(2025, 1, 15, 10, 30, tzinfo=UTC))
 THEN = "Wed, 15 Jan 2025 10:30:00 GMT"
@@ -53,12 +53,12 @@ def test_last_modified() -> None:
 )
 def test_unchanged(given: dict[str, str], expected: bool) -> None:
     """A read of what the caller has; an ETag wins over a time, and a weak one is enough."""
-    assert conditions.unchanged(headers(**given), NOW) is expected
+    assert conditional.is_not_modified(headers(**given), NOW) is expected
 
 
 def test_nothing_is_unchanged() -> None:
     """What is not there is not had."""
-    assert not conditions.unchanged(headers(If_None_Match="*"), None)
+    assert not conditional.is_not_modified(headers(If_None_Match="*"), None)
 
 
 MET = [
@@ -75,29 +75,29 @@ UNMET = [
 @pytest.mark.parametrize("given", MET)
 def test_change_that_is_meant(given: dict[str, str]) -> None:
     """A change is done in the state that it names."""
-    conditions.check_change(headers(**given), NOW)
+    conditional.check_preconditions(headers(**given), NOW)
 
 
 @pytest.mark.parametrize("given", UNMET)
 def test_change_that_is_not_meant(given: dict[str, str]) -> None:
     """A change for another state is refused; only a strong ETag is a match."""
     with pytest.raises(PreconditionFailed):
-        conditions.check_change(headers(**given), NOW)
+        conditional.check_preconditions(headers(**given), NOW)
 
 
 def test_change_of_nothing() -> None:
     """`If-None-Match: *` creates, `If-Match` needs something to be there."""
-    conditions.check_change(headers(If_None_Match="*"), None)
-    conditions.check_change(headers(If_Unmodified_Since=BEFORE), None)
+    conditional.check_preconditions(headers(If_None_Match="*"), None)
+    conditional.check_preconditions(headers(If_Unmodified_Since=BEFORE), None)
     for wanted in ("*", '"v1"'):
         with pytest.raises(PreconditionFailed):
-            conditions.check_change(headers(If_Match=wanted), None)
+            conditional.check_preconditions(headers(If_Match=wanted), None)
 
 
 def test_read_that_is_not_meant() -> None:
     """A read has If-Match, too."""
     with pytest.raises(PreconditionFailed):
-        conditions.unchanged(headers(If_Match='"v0"'), NOW)
+        conditional.is_not_modified(headers(If_Match='"v0"'), NOW)
 
 
 @pytest.mark.parametrize(
@@ -108,7 +108,7 @@ def test_read_that_is_not_meant() -> None:
 def test_range_applies(given: str | None, expected: bool) -> None:
     """A range is served of exactly the state that it is meant for."""
     shown = {} if given is None else {"If_Range": given}
-    assert conditions.range_applies(headers(**shown), NOW) is expected
+    assert conditional.range_applies(headers(**shown), NOW) is expected
 
 
 @pytest.mark.parametrize(
@@ -118,7 +118,7 @@ def test_range_applies(given: str | None, expected: bool) -> None:
 )  # fmt: skip
 def test_dates_out_of_range(text: str) -> None:
     """A date beyond what a clock holds is none."""
-    assert not conditions.unchanged(headers(If_Modified_Since=text), NOW)
+    assert not conditional.is_not_modified(headers(If_Modified_Since=text), NOW)
 
 
 @given(
@@ -131,8 +131,8 @@ def test_any_text(text: str) -> None:
     """Whatever stands in these headers, there is an answer."""
     for name in ("If-None-Match", "If-Modified-Since", "If-Match", "If-Unmodified-Since"):
         try:
-            conditions.unchanged({name: text}, NOW)
-            conditions.check_change({name: text}, NOW)
+            conditional.is_not_modified({name: text}, NOW)
+            conditional.check_preconditions({name: text}, NOW)
         except PreconditionFailed:
             continue
-    conditions.range_applies({"If-Range": text}, NOW)
+    conditional.range_applies({"If-Range": text}, NOW)

@@ -26,57 +26,61 @@ class Validators:
         return format_datetime(self.modified_at.astimezone(UTC), usegmt=True)
 
 
-def unchanged(headers: Mapping[str, str], now: Validators | None) -> bool:
+def is_not_modified(headers: Mapping[str, str], current: Validators | None) -> bool:
     """A read whose caller has the present state already: 304.
 
     `now` is None where there is nothing. Raises PreconditionFailed as `check_change` does.
     """
-    _check_match(headers, now)
-    if now is None:
+    _check_match(headers, current)
+    if current is None:
         return False
     if "If-None-Match" in headers:
-        return _listed(headers["If-None-Match"], now.etag, weak=True)
-    since = _time(headers.get("If-Modified-Since"))
-    return since is not None and now.modified_at <= since
+        return _matches_any(headers["If-None-Match"], current.etag, allow_weak=True)
+    since = _parse_date(headers.get("If-Modified-Since"))
+    return since is not None and current.modified_at <= since
 
 
-def check_change(headers: Mapping[str, str], now: Validators | None) -> None:
+def check_preconditions(headers: Mapping[str, str], current: Validators | None) -> None:
     """A write that is meant for another state is not done. Raises PreconditionFailed."""
-    _check_match(headers, now)
+    _check_match(headers, current)
     unwanted = headers.get("If-None-Match")
-    if unwanted is not None and now is not None and _listed(unwanted, now.etag, weak=True):
+    if (
+        unwanted is not None
+        and current is not None
+        and _matches_any(unwanted, current.etag, allow_weak=True)
+    ):
         raise PreconditionFailed("There is such a file already.")
 
 
-def range_applies(headers: Mapping[str, str], now: Validators) -> bool:
+def range_applies(headers: Mapping[str, str], current: Validators) -> bool:
     """Whether a Range is meant for this state; if not, the whole is wanted."""
     condition = headers.get("If-Range")
     if condition is None:
         return True
     if _ETAG.fullmatch(condition.strip()):
-        return condition.strip() == now.etag
-    return _time(condition) == now.modified_at
+        return condition.strip() == current.etag
+    return _parse_date(condition) == current.modified_at
 
 
-def _check_match(headers: Mapping[str, str], now: Validators | None) -> None:
+def _check_match(headers: Mapping[str, str], current: Validators | None) -> None:
     wanted = headers.get("If-Match")
     if wanted is not None:
-        met = now is not None and _listed(wanted, now.etag, weak=False)
+        met = current is not None and _matches_any(wanted, current.etag, allow_weak=False)
     else:
-        since = _time(headers.get("If-Unmodified-Since"))
-        met = since is None or now is None or now.modified_at <= since
+        since = _parse_date(headers.get("If-Unmodified-Since"))
+        met = since is None or current is None or current.modified_at <= since
     if not met:
         raise PreconditionFailed("The file is not in the state that the request is meant for.")
 
 
-def _listed(header: str, etag: str, *, weak: bool) -> bool:
+def _matches_any(header: str, etag: str, *, allow_weak: bool) -> bool:
     """Is the ETag one of those, or are all meant? A weak one is equal only where that is enough."""
     if header.strip() == "*":
         return True
-    return any(tag == etag and (weak or not mark) for mark, tag in _ETAG.findall(header))
+    return any(tag == etag and (allow_weak or not mark) for mark, tag in _ETAG.findall(header))
 
 
-def _time(text: str | None) -> datetime | None:
+def _parse_date(text: str | None) -> datetime | None:
     """An HTTP date; None for what is none."""
     try:
         found = parsedate_to_datetime(text or "")

@@ -7,18 +7,18 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from era_kernels.models import ABSENT, JsonObject, Variable
-from era_kernels.web.answers import Answer
-from era_kernels.web.base import BaseHandler, Edge
+from era_kernels.models import MISSING, JsonObject, Variable
+from era_kernels.web.base import BaseHandler, HandlerContext
 from era_kernels.web.operations import Operation
+from era_kernels.web.responses import ResponseModel
 
 if TYPE_CHECKING:
     from era_kernels.services.inspection import InspectionService
 
-EACH = 1024  # bytes that a variable takes, about
+BYTES_PER_VARIABLE = 1024  # bytes that a variable takes, about
 
 
-class FrameAnswer(Answer):
+class FrameAnswer(ResponseModel):
     """A call that has not returned."""
 
     file: str
@@ -27,14 +27,14 @@ class FrameAnswer(Answer):
     source: str = Field(description="The text of the line; empty where it is not known.")
 
 
-class StackAnswer(Answer):
+class StackAnswer(ResponseModel):
     """Calls, innermost last, as in a traceback; those of the kernel itself are left out."""
 
     frames: list[FrameAnswer]
     language: str
 
 
-class VariableAnswer(Answer):
+class VariableAnswer(ResponseModel):
     """A name of the program's."""
 
     name: str
@@ -46,51 +46,53 @@ class VariableAnswer(Answer):
     )
 
 
-class VariablesAnswer(Answer):
+class VariablesAnswer(ResponseModel):
     """Variables in the order in which they came; `truncated`: there are more."""
 
     variables: list[VariableAnswer]
     truncated: bool
 
 
-class InsightHandler(BaseHandler):
+class InspectionHandlerBase(BaseHandler):
     """What both have in common: they neither queue nor start anything."""
 
-    def initialize(self, edge: Edge, insights: InspectionService) -> None:  # type: ignore[override]
-        super().initialize(edge)
-        self.insights = insights
+    def initialize(self, context: HandlerContext, inspection: InspectionService) -> None:  # type: ignore[override]
+        super().initialize(context)
+        self.inspection = inspection
 
 
-class StackHandler(InsightHandler):
+class StackHandler(InspectionHandlerBase):
     """Where a running program is."""
 
     operations = {"GET": Operation("Show where a run is", {200: StackAnswer})}
 
-    async def get(self, id: str, execution_id: str) -> None:
-        found = self.insights.stack(id, execution_id)
+    async def get(self, session_id: str, execution_id: str) -> None:
+        found = self.inspection.stack(session_id, execution_id)
         frames, language = await self.while_connected(found)
-        await self.answer({"frames": [asdict(frame) for frame in frames], "language": language})
+        await self.finish_json(
+            {"frames": [asdict(frame) for frame in frames], "language": language}
+        )
 
 
-class VariablesHandler(InsightHandler):
+class VariablesHandler(InspectionHandlerBase):
     """What a session's names hold, also while a run is under way."""
 
     operations = {"GET": Operation("List variables", {200: VariablesAnswer})}
 
-    async def get(self, id: str) -> None:
-        found = await self.while_connected(self.insights.variables(id))
-        listed = [variable_object(one) for one in found.variables]
+    async def get(self, session_id: str) -> None:
+        found = await self.while_connected(self.inspection.variables(session_id))
+        listed = [variable_response(one) for one in found.variables]
         out = {"variables": listed, "truncated": found.truncated}
-        await self.answer(out, size=len(listed) * EACH)
+        await self.finish_json(out, size=len(listed) * BYTES_PER_VARIABLE)
 
 
-def variable_object(variable: Variable) -> JsonObject:
+def variable_response(variable: Variable) -> JsonObject:
     """A variable as it is listed; what is not told is left out."""
     out: JsonObject = {"name": variable.name, "type": variable.type}
     if variable.shape is not None:
         out["shape"] = list(variable.shape)
     if variable.size is not None:
         out["size"] = variable.size
-    if variable.value is not ABSENT:
+    if variable.value is not MISSING:
         out["value"] = variable.value
     return out

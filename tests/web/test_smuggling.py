@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from era_kernels.web.heads import MOST_FIELDS, is_ambiguous
+from era_kernels.web.smuggling import MAX_HEADER_FIELDS, is_ambiguous
 
 LINE = b"GET / HTTP/1.1\r\n"
 OLD = b"POST / HTTP/1.0\r\n"
@@ -19,7 +19,7 @@ OLD = b"POST / HTTP/1.0\r\n"
         LINE + b"Transfer-Encoding: chunked\r\n\r\n",
         OLD + b"Content-Length: 2\r\nX-Transfer-Encoding: chunked\r\n\r\n",
         LINE + b"X: y HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n",
-        LINE + b"a: b\r\n" * MOST_FIELDS + b"\r\n",
+        LINE + b"a: b\r\n" * MAX_HEADER_FIELDS + b"\r\n",
     ],
     ids=range(7),
 )
@@ -40,7 +40,7 @@ def test_plain(head: bytes) -> None:
         OLD + b"Transfer-Encoding: chunked\r\n\r\n",
         OLD + b"transfer-encoding : chunked\r\n\r\n",
         b"\r\n" + OLD + b"Transfer-Encoding: chunked\r\n\r\n",
-        LINE + b"a: b\r\n" * (MOST_FIELDS + 1) + b"\r\n",
+        LINE + b"a: b\r\n" * (MAX_HEADER_FIELDS + 1) + b"\r\n",
     ],
     ids=range(10),
 )

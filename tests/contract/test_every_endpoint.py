@@ -17,14 +17,14 @@ from tests.contract.checks import (
     DURATION,
     JSON_TYPE,
     TIME,
-    ask,
     check,
     check_error,
     check_error_object,
-    reply,
+    send_and_parse,
+    send_raw,
 )
 from tests.server_process import Server
-from tests.web.serving import parsed, read_all
+from tests.web.serving import parse_response, read_all
 
 TAKING_BODIES = [
     ("POST", "/api/execute"),
@@ -150,7 +150,7 @@ def test_not_an_object(client: Client, shared: SessionClient, body: bytes) -> No
 EXECUTE, CREATE, RUN = "/api/execute", "/api/sessions", "{session}/run"
 PYTHON: dict[str, Any] = {"language": "python", "code": ""}
 OBJECTS: list[Any] = ["x", 1, True, []]
-WRONG = [
+INVALID_REQUESTS = [
     ("POST", EXECUTE, {"language": 1, "code": ""}, "language"),
     ("POST", EXECUTE, {"language": None, "code": ""}, "language"),
     ("POST", EXECUTE, {"language": ["python"], "code": ""}, "language"),
@@ -193,7 +193,9 @@ WRONG = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("method", "path", "body", "field"), WRONG, ids=range(len(WRONG)))
+@pytest.mark.parametrize(
+    ("method", "path", "body", "field"), INVALID_REQUESTS, ids=range(len(INVALID_REQUESTS))
+)
 def test_wrong_type(
     client: Client, shared: SessionClient, method: str, path: str, body: Any, field: str
 ) -> None:
@@ -279,7 +281,7 @@ def test_giant_body(client: Client, shared: SessionClient, chunked: bool) -> Non
 def test_giant_declaration(port: int) -> None:
     """A body that is only declared too large is refused without waiting for it."""
     head = b"POST /api/execute HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n"
-    answer = reply(port, head % 10**15)
+    answer = send_and_parse(port, head % 10**15)
     assert answer.status == 413
     check_error_object(answer.json(), "TOO_LARGE")
 
@@ -295,7 +297,7 @@ def test_slow_body(client: Client, port: int) -> None:
             if at % 10 == 0:
                 assert client.http.get("/health").status_code == 200
                 time.sleep(0.05)
-        answer = parsed(read_all(wire, 20))
+        answer = parse_response(read_all(wire, 20))
     assert (answer.status, answer.json()["stdout"]) == (200, "1\n")
 
 
@@ -424,7 +426,7 @@ def test_bad_ids_in_paths(port: int, shared: SessionClient, bad: str) -> None:
         ("GET", f"{shared.path}/executions/{bad}/stdout"),
     ]:
         head = f"{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
-        answer = reply(port, head.encode())
+        answer = send_and_parse(port, head.encode())
         assert answer.status == 400, (path, answer)
         check_error_object(answer.json(), "INVALID_ID")
 
@@ -437,7 +439,7 @@ def test_bad_ids_in_paths(port: int, shared: SessionClient, bad: str) -> None:
 def test_paths_are_not_normalised(port: int, path: str) -> None:
     """A path means what is written: no dots, double slashes or tails are removed."""
     head = f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
-    answer = reply(port, head.encode())
+    answer = send_and_parse(port, head.encode())
     assert answer.status in (400, 404)
     assert answer.json()["code"] in ("NOT_FOUND", "INVALID_REQUEST")
 
@@ -471,7 +473,7 @@ def test_clock_of_a_run(session: SessionClient) -> None:
 
 # ---------------------------------------------------------------- timeouts
 
-NAP = "import time; time.sleep(0.35)"
+SHORT_SLEEP_CODE = "import time; time.sleep(0.35)"
 
 
 @pytest.mark.parametrize(
@@ -491,15 +493,15 @@ NAP = "import time; time.sleep(0.35)"
 )
 def test_timeouts(shared: SessionClient, body: dict[str, Any], ends: bool) -> None:
     """Both units are taken and milliseconds win; absent, null and 0 mean the default."""
-    check(shared.run(NAP, **body), exit_code=0 if ends else 124)
+    check(shared.run(SHORT_SLEEP_CODE, **body), exit_code=0 if ends else 124)
 
 
 def test_default_timeout(client: Client) -> None:
     """Where no timeout is asked for, the session's default counts."""
     session = client.session("python", default_timeout=0.2)
     for body in ({}, {"timeout": 0}, {"timeout_ms": None}, {"timeout_ms": 0}):
-        check(session.run(NAP, **body), exit_code=124)
-    check(session.run(NAP, timeout=10), exit_code=0)
+        check(session.run(SHORT_SLEEP_CODE, **body), exit_code=124)
+    check(session.run(SHORT_SLEEP_CODE, timeout=10), exit_code=0)
     session.delete()
 
 
@@ -547,7 +549,7 @@ def test_insane_request_id(client: Client, bad: str) -> None:
 
 def test_execution_id(client: Client, shared: SessionClient) -> None:
     """Run and stream carry the execution's id, also when the run times out."""
-    run = client.http.post(f"{shared.path}/run", json={"code": NAP, "timeout": 0.2})
+    run = client.http.post(f"{shared.path}/run", json={"code": SHORT_SLEEP_CODE, "timeout": 0.2})
     assert run.status_code == 408
     assert run.headers["X-Execution-Id"] == run.json()["execution_id"]
     stream = client.http.post(f"{shared.path}/stream", json={"code": "1"})
@@ -597,7 +599,7 @@ INNER = b"GET /smuggled HTTP/1.1\r\nHost: localhost\r\n\r\n"
 )
 def test_malformed_http(port: int, data: bytes) -> None:
     """Control characters and ambiguous framing are refused once, in JSON, and nothing after."""
-    answer = reply(port, data)
+    answer = send_and_parse(port, data)
     assert answer.status == 400
     check_error_object(answer.json(), "INVALID_REQUEST")
     assert answer.headers["connection"] == "close"
@@ -606,7 +608,7 @@ def test_malformed_http(port: int, data: bytes) -> None:
 @pytest.mark.parametrize("method", [b"BREW", b"TRACE", b"SEND_ERROR"])
 def test_unknown_methods_end_the_connection(port: int, method: bytes) -> None:
     """Where a connection ends with an answer the answer says so, so that nobody uses it again."""
-    answer = reply(port, method + b" /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    answer = send_and_parse(port, method + b" /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
     assert (answer.status, answer.headers["connection"]) == (405, "close")
 
 
@@ -619,7 +621,7 @@ def test_requests_on_one_connection(port: int) -> None:
         b"PUT /health HTTP/1.1\r\nHost: localhost\r\nContent-Length: 3\r\n\r\nabc",
         GET + b"Connection: close\r\n\r\n",
     ]
-    raw = ask(port, b"".join(requests))
+    raw = send_raw(port, b"".join(requests))
     assert re.findall(rb"HTTP/1\.1 (\d+)", raw) == [b"404", b"400", b"400", b"405", b"200"]
 
 

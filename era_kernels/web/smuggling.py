@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 
-MOST_FIELDS = 128  # header fields of a request
+MAX_HEADER_FIELDS = 128  # header fields of a request
 
-_OLD = re.compile(rb"\A(?:\r\n)?[^\r]* HTTP/1\.0\r\n")
-_FRAMED = re.compile(rb"\ntransfer-encoding[ \t]*:", re.IGNORECASE)
+_HTTP_1_0 = re.compile(rb"\A(?:\r\n)?[^\r]* HTTP/1\.0\r\n")
+_TRANSFER_ENCODING = re.compile(rb"\ntransfer-encoding[ \t]*:", re.IGNORECASE)
 
 
 def is_ambiguous(head: bytes) -> bool:
@@ -19,6 +19,6 @@ def is_ambiguous(head: bytes) -> bool:
     lines = head.count(b"\r\n")
     if not lines == head.count(b"\n") == head.count(b"\r"):
         return True
-    if lines > MOST_FIELDS and head.lstrip(b"\r\n").count(b"\n") > MOST_FIELDS + 2:
+    if lines > MAX_HEADER_FIELDS and head.lstrip(b"\r\n").count(b"\n") > MAX_HEADER_FIELDS + 2:
         return True  # beside the first line and the empty one
-    return _OLD.match(head) is not None and _FRAMED.search(head) is not None
+    return _HTTP_1_0.match(head) is not None and _TRANSFER_ENCODING.search(head) is not None

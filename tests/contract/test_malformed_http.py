@@ -13,9 +13,9 @@ import httpx
 import pytest
 
 from tests.client import Client, SessionClient
-from tests.contract.checks import ask, check_error, check_error_object, reply
+from tests.contract.checks import check_error, check_error_object, send_and_parse, send_raw
 from tests.server_process import Launcher, Server, wait_until
-from tests.web.serving import parsed, read_all
+from tests.web.serving import parse_response, read_all
 
 GET = b"GET /health HTTP/1.1\r\nHost: localhost\r\n"
 POST = b"POST /api/execute HTTP/1.1\r\nHost: localhost\r\n"
@@ -103,7 +103,7 @@ def connected(port: int, count: int, data: bytes = b"") -> Iterator[list[socket.
 )  # fmt: skip
 def test_ambiguous(port: int, data: bytes) -> None:
     """What two programs could read in two ways is refused once, and the connection is closed."""
-    answer = reply(port, data)
+    answer = send_and_parse(port, data)
     assert answer.status == 400
     check_error_object(answer.json(), "INVALID_REQUEST")
     assert answer.headers["connection"] == "close"
@@ -111,14 +111,14 @@ def test_ambiguous(port: int, data: bytes) -> None:
 
 def test_most_header_fields(port: int) -> None:
     """As many header fields as any client needs are taken."""
-    assert reply(port, GET + b"a: b\r\n" * 127 + b"\r\n").status == 200
+    assert send_and_parse(port, GET + b"a: b\r\n" * 127 + b"\r\n").status == 200
 
 
 @pytest.mark.parametrize("start", [b"POST /nothing", b"PUT /health"])
 def test_answered_before_a_broken_body(port: int, start: bytes) -> None:
     """Who is refused by the head gets no second answer when the body is broken as well."""
     head = start + b" HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\n"
-    answer = reply(port, head + CHUNKED + b"\r\nzz\r\n" + INNER)
+    answer = send_and_parse(port, head + CHUNKED + b"\r\nzz\r\n" + INNER)
     assert answer.status in (404, 405)
     assert answer.headers["connection"] == "close"
 
@@ -128,7 +128,7 @@ def test_bodies_where_none_belongs(port: int) -> None:
     body = b"Content-Length: %d\r\n\r\n" % len(INNER) + INNER
     for method in (b"GET", b"HEAD", b"OPTIONS", b"DELETE", b"POST"):
         head = method + b" /health HTTP/1.1\r\nHost: localhost\r\n"
-        raw = ask(port, head + body + GET + b"Connection: close\r\n\r\n")
+        raw = send_raw(port, head + body + GET + b"Connection: close\r\n\r\n")
         assert len(statuses(raw)) == 2, (method, raw)
         assert b"404" not in statuses(raw)
 
@@ -137,27 +137,27 @@ def test_pipelining(port: int) -> None:
     """Requests that were sent at once are answered one after the other, in order."""
     paths = [b"/health", b"/nothing", b"/api/sessions"] * 20
     requests = [b"GET %s HTTP/1.1\r\nHost: localhost\r\n\r\n" % path for path in paths]
-    raw = ask(port, b"".join(requests))
+    raw = send_raw(port, b"".join(requests))
     assert statuses(raw) == [b"200", b"404", b"200"] * 20
 
 
 def test_old_http(port: int) -> None:
     """HTTP/1.0 closes after its answer unless it asks to go on."""
-    assert statuses(ask(port, b"GET /health HTTP/1.0\r\n\r\n" * 2)) == [b"200"]
+    assert statuses(send_raw(port, b"GET /health HTTP/1.0\r\n\r\n" * 2)) == [b"200"]
     kept = b"GET /health HTTP/1.0\r\nConnection: keep-alive\r\n\r\n"
-    assert statuses(ask(port, kept * 2)) == [b"200", b"200"]
+    assert statuses(send_raw(port, kept * 2)) == [b"200", b"200"]
 
 
 @pytest.mark.parametrize("kind", [WEBSOCKET, b"h2c"], ids=["websocket", "h2c"])
 def test_upgrade(port: int, kind: bytes) -> None:
     """Who asks for another protocol gets an answer in this one, and goes on with it."""
-    raw = ask(port, GET + UPGRADE % kind + GET + b"Connection: close\r\n\r\n")
+    raw = send_raw(port, GET + UPGRADE % kind + GET + b"Connection: close\r\n\r\n")
     assert statuses(raw) == [b"200", b"200"]
 
 
 def test_expect_on_a_request_without_body(port: int) -> None:
     """A client that waits for leave to send nothing gets it, and its answer."""
-    raw = ask(port, GET + b"Expect: 100-continue\r\nConnection: close\r\n\r\n")
+    raw = send_raw(port, GET + b"Expect: 100-continue\r\nConnection: close\r\n\r\n")
     assert statuses(raw) == [b"100", b"200"]
 
 
@@ -174,7 +174,7 @@ def test_expect_on_a_request_without_body(port: int) -> None:
 def test_odd_targets(port: int, target: str) -> None:
     """A target that is no path of ours leads nowhere, however it is written."""
     head = f"GET {target} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
-    answer = reply(port, head.encode())
+    answer = send_and_parse(port, head.encode())
     assert answer.status in (400, 404)
     check_error_object(answer.json(), answer.json()["code"])
 
@@ -185,9 +185,9 @@ def test_odd_methods(port: int, start: str) -> None:
     """Methods that nobody needs are refused in JSON, and nothing of the request is repeated."""
     secret = b"X-Secret: not to be repeated\r\n"
     head = f"{start} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n".encode()
-    raw = ask(port, head + secret + b"\r\n")
-    assert parsed(raw).status in (404, 405)
-    check_error_object(parsed(raw).json(), parsed(raw).json()["code"])
+    raw = send_raw(port, head + secret + b"\r\n")
+    assert parse_response(raw).status in (404, 405)
+    check_error_object(parse_response(raw).json(), parse_response(raw).json()["code"])
     assert b"repeated" not in raw
 
 
@@ -242,7 +242,7 @@ def test_identity(client: Client, shared: SessionClient) -> None:
 def test_repeated_length_of_an_upload(port: int, shared: SessionClient) -> None:
     """A length that a proxy repeated is one length, also where a body is a file."""
     head = f"PUT {shared.path}/files/twice HTTP/1.1\r\nHost: localhost\r\n".encode()
-    assert reply(port, head + b"Content-Length: 2, 2\r\n\r\nab").status == 200
+    assert send_and_parse(port, head + b"Content-Length: 2, 2\r\n\r\nab").status == 200
 
 
 # ---------------------------------------------------------------- floods and hung clients
@@ -276,7 +276,7 @@ def test_connection_cap(launcher: Launcher) -> None:
     port = port_of(server)
     with connected(port, 20):
         for data in (GET + b"\r\n", b"", POST + b"Content-Length: 3\r\n\r\nabc"):
-            answer = reply(port, data)
+            answer = send_and_parse(port, data)
             assert (answer.status, answer.headers["connection"]) == (503, "close")
             assert int(answer.headers["retry-after"]) > 0
             check_error_object(answer.json(), "CAPACITY")

@@ -10,7 +10,7 @@ from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class SessionPaths:
     """A session's directories, as handed to a machine."""
 
     workspace: Path  # home and working directory of the code
@@ -33,7 +33,7 @@ class Limits:
     tmp: int | None = None
     shm: int | None = None
 
-    def lowered(self, other: Limits | None) -> Limits:
+    def capped_by(self, other: Limits | None) -> Limits:
         """These, or the other's where they are lower.
 
         No file may be larger than a workspace that was lowered, and /tmp and /dev/shm, which are
@@ -41,22 +41,24 @@ class Limits:
         """
         if other is None:
             return self
-        least = Limits(*(_least(a, b) for a, b in zip(astuple(self), astuple(other), strict=True)))
+        capped = Limits(
+            *(_smallest(a, b) for a, b in zip(astuple(self), astuple(other), strict=True))
+        )
         return replace(
-            least,
-            file_size=_least(least.file_size, other.workspace),
-            tmp=_least(least.tmp, other.memory),
-            shm=_least(least.shm, other.memory),
+            capped,
+            file_size=_smallest(capped.file_size, other.workspace),
+            tmp=_smallest(capped.tmp, other.memory),
+            shm=_smallest(capped.shm, other.memory),
         )
 
 
-def _least(*values: Any) -> Any:
+def _smallest(*values: Any) -> Any:
     """The least number; None when there is none."""
     return min((value for value in values if value is not None), default=None)
 
 
 @dataclass(frozen=True, slots=True)
-class Ending:
+class ExitInfo:
     """How a process ended: a status of its own (`code`), a signal, or a `reason` of ours."""
 
     code: int | None = None
@@ -73,12 +75,12 @@ class Ending:
         return 137
 
     @property
-    def ordered(self) -> bool:
+    def is_intended(self) -> bool:
         """Whether somebody wanted it: nothing went wrong."""
-        return self.reason in set(Reason)
+        return self.reason in set(EndReason)
 
     @property
-    def cause(self) -> str:
+    def description(self) -> str:
         """The ending in words: `exit 7`, `signal 11 (SIGSEGV)`, `session deleted`."""
         if self.reason is not None:
             return self.reason
@@ -90,7 +92,7 @@ class Ending:
         return f"exit {self.code}"
 
 
-class Reason(StrEnum):
+class EndReason(StrEnum):
     """Why the server itself ended a machine."""
 
     DELETED = "session deleted"
@@ -99,5 +101,5 @@ class Reason(StrEnum):
     TIMEOUT = "timeout"
     INTERRUPTED = "interrupted"
     CANCELLED = "cancelled"
-    CLIENT_GONE = "client gone"
+    CLIENT_DISCONNECTED = "client gone"
     OUTPUT_LIMIT = "output limit"

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from era_kernels.errors import InvalidId, InvalidRequest
-from era_kernels.web import bodies
+from era_kernels.web import requests
 from era_kernels.web.execute import ExecuteRequest
 from era_kernels.web.executions import ExecutionQuery, ReplayQuery
 from era_kernels.web.runs import RunRequest
@@ -35,7 +35,7 @@ CREATE = {"language": "lingo"}
 )
 def test_timeout(body: dict[str, Any], seconds: float | None) -> None:
     """Both units are taken, milliseconds win, and absent, null and 0 mean the default."""
-    assert bodies.validated(RunRequest, {**RUN, **body}).timeout_seconds() == seconds
+    assert requests.validate(RunRequest, {**RUN, **body}).timeout_seconds() == seconds
 
 
 @pytest.mark.parametrize(
@@ -65,10 +65,10 @@ def test_timeout(body: dict[str, Any], seconds: float | None) -> None:
         (ChangeSession, {"default_timeout": False}, "`default_timeout` must be a number."),
     ],
 )  # fmt: skip
-def test_wrong_type(model: type[bodies.Body], body: dict[str, Any], message: str) -> None:
+def test_wrong_type(model: type[requests.RequestModel], body: dict[str, Any], message: str) -> None:
     """A wrong type is a wrong request whose message names the field in words."""
     with pytest.raises(InvalidRequest) as caught:
-        bodies.validated(model, body)
+        requests.validate(model, body)
     assert caught.value.message == message
     assert type(caught.value) is InvalidRequest
 
@@ -76,7 +76,7 @@ def test_wrong_type(model: type[bodies.Body], body: dict[str, Any], message: str
 def test_mistakes_do_not_repeat_values() -> None:
     """Values are the user's: neither message nor details hold them."""
     with pytest.raises(InvalidRequest) as caught:
-        bodies.validated(RunRequest, {"code": ["hush"], "env": {"A": ["hush"]}, "timeout": "hush"})
+        requests.validate(RunRequest, {"code": ["hush"], "env": {"A": ["hush"]}, "timeout": "hush"})
     assert "hush" not in json.dumps([caught.value.message, caught.value.details])
     assert [one["field"] for one in caught.value.details] == ["timeout", "code", "env"]
 
@@ -84,7 +84,7 @@ def test_mistakes_do_not_repeat_values() -> None:
 @pytest.mark.parametrize("good", ["a", "9", "sess-0af", "A.b_c-d", "x" * 128, "a..b"])
 def test_ids(good: str) -> None:
     """Ids are letters, digits, dots, underscores and hyphens."""
-    assert bodies.validated(CreateSession, {**CREATE, "session_id": good}).session_id == good
+    assert requests.validate(CreateSession, {**CREATE, "session_id": good}).session_id == good
 
 
 @pytest.mark.parametrize(
@@ -95,12 +95,12 @@ def test_ids(good: str) -> None:
 def test_bad_ids(bad: str, name: str) -> None:
     """Any other id is INVALID_ID, under both names."""
     with pytest.raises(InvalidId):
-        bodies.validated(CreateSession, {**CREATE, name: bad})
+        requests.validate(CreateSession, {**CREATE, name: bad})
 
 
 def read_env(body: str) -> dict[str, str]:
-    parsed = bodies.validated(RunRequest, json.loads(body))
-    return bodies.env_of(parsed.env, body.encode())
+    parsed = requests.validate(RunRequest, json.loads(body))
+    return requests.env_strings(parsed.env, body.encode())
 
 
 def test_env_values() -> None:
@@ -148,25 +148,25 @@ def test_bad_env(env: str, part: str) -> None:
 )
 def test_paging(arguments: dict[str, list[bytes]], expected: tuple[int | None, int]) -> None:
     """Numbers of a query are parsed; the last one counts and an empty one is none."""
-    paging = bodies.query_of(bodies.Paging, arguments)
+    paging = requests.parse_query(requests.Paging, arguments)
     assert (paging.limit, paging.offset) == expected
 
 
 @pytest.mark.parametrize(
     ("model", "name", "text"),
     [
-        (bodies.Paging, "limit", b"-1"),
-        (bodies.Paging, "limit", b"x"),
-        (bodies.Paging, "offset", b"1.5"),
-        (bodies.Paging, "offset", b"\xff"),
-        (bodies.Paging, "limit", b"9" * 5000),
+        (requests.Paging, "limit", b"-1"),
+        (requests.Paging, "limit", b"x"),
+        (requests.Paging, "offset", b"1.5"),
+        (requests.Paging, "offset", b"\xff"),
+        (requests.Paging, "limit", b"9" * 5000),
         (ExecutionQuery, "wait", b"nan"),
         (ExecutionQuery, "wait", b"inf"),
         (ExecutionQuery, "wait", b"-1"),
         (ReplayQuery, "last_event_id", b"x"),
     ],
 )
-def test_bad_query(model: type[bodies.Query], name: str, text: bytes) -> None:
+def test_bad_query(model: type[requests.QueryModel], name: str, text: bytes) -> None:
     """A number that is none is a wrong request that names it."""
     with pytest.raises(InvalidRequest, match=f"`{name}`"):
-        bodies.query_of(model, {name: [text]})
+        requests.parse_query(model, {name: [text]})

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final
 
-ABSENT: Final = object()  # a value that is not told; None is one that is
+MISSING: Final = object()  # a value that is not told; None is one that is
 
 
 @dataclass(frozen=True, slots=True)
-class Frame:
+class StackFrame:
     """A call that has not returned; `source` is the text of its line, where that is known."""
 
     file: str
@@ -26,7 +26,7 @@ class Variable:
     type: str
     shape: tuple[int, ...] | None = None
     size: int | None = None
-    value: Any = ABSENT
+    value: Any = MISSING
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,15 +5,15 @@ from __future__ import annotations
 from pydantic import ConfigDict, Field
 
 from era_kernels.errors import InvalidRequest, NoInputPending, TooLarge
-from era_kernels.web.answers import Answer
-from era_kernels.web.bodies import Body
-from era_kernels.web.executions import ReadingHandler
+from era_kernels.web.executions import ExecutionHandlerBase
 from era_kernels.web.operations import Operation
+from era_kernels.web.requests import RequestModel
+from era_kernels.web.responses import ResponseModel
 
-LONGEST = 1024 * 1024  # characters of a line
+MAX_LINE_LENGTH = 1024 * 1024  # characters of a line
 
 
-class InputBody(Body):
+class InputBody(RequestModel):
     """A line of input."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"value": "Ada"}]})
@@ -21,13 +21,13 @@ class InputBody(Body):
     value: str = Field(description="One line; a newline at its end is dropped.")
 
 
-class InputAnswer(Answer):
+class InputAnswer(ResponseModel):
     """The program has the line."""
 
     success: bool
 
 
-class InputHandler(ReadingHandler):
+class InputHandler(ExecutionHandlerBase):
     """A line for the program that waits for one. It is neither logged nor kept nor echoed."""
 
     operations = {
@@ -40,21 +40,21 @@ class InputHandler(ReadingHandler):
         )
     }
 
-    async def post(self, id: str, execution_id: str) -> None:
-        value = line_of((await self.read(InputBody)).value)
-        await self.sessions.session(id)
-        running = await self.executions.find_unfinished(id, execution_id)
-        if running is None:
+    async def post(self, session_id: str, execution_id: str) -> None:
+        value = parse_line((await self.read_body(InputBody)).value)
+        await self.sessions.session(session_id)
+        execution = await self.executions.find_unfinished(session_id, execution_id)
+        if execution is None:
             raise NoInputPending("The execution has ended.", id=execution_id)
-        await running.stdin.reply(value)
-        await self.answer({"success": True})
+        await execution.stdin.reply(value)
+        await self.finish_json({"success": True})
 
 
-def line_of(value: str) -> str:
+def parse_line(value: str) -> str:
     """The line as a terminal would hand it over: Enter ends it. Raises InvalidRequest, TooLarge."""
     line = value.removesuffix("\n").removesuffix("\r")
     if "\n" in line or "\r" in line:
         raise InvalidRequest("`value` must be one line.", hint="Send each line when it is asked.")
-    if len(line) > LONGEST:
-        raise TooLarge(f"`value` is longer than {LONGEST} characters.")
+    if len(line) > MAX_LINE_LENGTH:
+        raise TooLarge(f"`value` is longer than {MAX_LINE_LENGTH} characters.")
     return line
