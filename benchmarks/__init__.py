@@ -1,1 +1,1 @@
-"""Side by side with the limit: what the server costs beside a kernel that is driven directly."""
+"""Measures what the server costs beside a kernel that is driven directly."""

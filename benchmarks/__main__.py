@@ -24,7 +24,7 @@ FILE_SIZES, LONG_FILE_SIZES = [50], [1024]  # MB
 
 
 def baselines() -> Iterator[Row]:
-    """Round trips of `pass` in a kernel that is driven directly."""
+    """Measures round trips of `pass` in a kernel that is driven directly."""
     stock = asyncio.run(baseline.pass_median(baseline.STOCK_ARGV, RUNS))
     own = asyncio.run(baseline.pass_median(baseline.own_argv("python"), RUNS))
     _measured["limit"] = stock
@@ -33,7 +33,7 @@ def baselines() -> Iterator[Row]:
 
 
 def isolation() -> Iterator[Row]:
-    """The same kernels with and without walls."""
+    """Compares the same kernels with and without a sandbox."""
     unsandboxed, sandboxed = asyncio.run(isolation_cost.measure_costs(20))
     yield Row("kernel to its first reply, no walls", ms(unsandboxed.start_seconds))
     what = f"kernel to its first reply, tier {sandboxed.tier}"
@@ -82,8 +82,8 @@ def output(caller: Caller, server: Server) -> Iterator[Row]:
         stored = caller.bytes("GET", f"{PATH}/executions/{frames[-1].data['execution_id']}/stdout")
     streamed = "".join(frame.data["content"] for frame in frames if frame.event == "stdout")
     is_whole = streamed == EXPECTED_OUTPUT and stored == EXPECTED_OUTPUT.encode()
-    yield Row("10 MB in 100 000 lines, /stream and /stdout", "byte-exact" if is_whole else "NOT WHOLE",
-              "byte-exact", is_whole)  # fmt: skip
+    figure = "byte-exact" if is_whole else "NOT WHOLE"
+    yield Row("10 MB in 100 000 lines, /stream and /stdout", figure, "byte-exact", is_whole)
     ratio = bare / taken
     figure = f"{10 / taken:.1f} MB/s = {ratio:.2f} x limit"
     yield Row("   throughput of /stream", figure, "≥ 0.5 x limit", ratio >= 0.5)
@@ -92,7 +92,7 @@ def output(caller: Caller, server: Server) -> Iterator[Row]:
 
 
 def concurrent_sessions(caller: Caller, server: Server) -> Iterator[Row]:
-    """Twenty sessions at once; each thread has a connection of its own."""
+    """Measures twenty sessions at once; each thread has a connection of its own."""
     began = time.perf_counter()
     with ThreadPoolExecutor(20) as pool:
         list(pool.map(_create_and_run, [(server.base_url, number) for number in range(20)]))
@@ -114,7 +114,7 @@ _measured: dict[str, float] = {}
 
 
 def main() -> int:
-    """Measure everything; the number of targets that were missed is the exit code.
+    """Measures everything; the number of targets that were missed is the exit code.
 
     `--long` moves a large file, too.
     """

@@ -1,4 +1,4 @@
-"""What the server is measured by: plain requests over one connection that stays open."""
+"""Sends the measured requests, over one connection that stays open."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Caller:
         self._connection = http.client.HTTPConnection(self.host, timeout=120)
 
     def call(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
-        """The parsed answer; anything but success is an error."""
+        """Returns the parsed response; anything but success is an error."""
         data = self.bytes(method, path, body)
         return json.loads(data)
 
@@ -39,7 +39,7 @@ class Caller:
         return data
 
     def stream(self, path: str, body: dict[str, Any]) -> Iterator[SseEvent]:
-        """The frames of a run as they come."""
+        """Yields the frames of a run as they come."""
         self._connection.request("POST", path, json.dumps(body))
         response = self._connection.getresponse()
         yield from parse_sse(line.decode().rstrip("\n") for line in response)
@@ -49,14 +49,14 @@ class Caller:
 
 
 def run_median(caller: Caller, count: int) -> float:
-    """Median seconds of `POST …/run` of `pass`."""
+    """Returns the median seconds of `POST …/run` of `pass`."""
     for _ in range(20):
         caller.call("POST", f"{PATH}/run", {"code": "pass"})
     return median([_timed(caller, f"{PATH}/run", {"code": "pass"}) for _ in range(count)])
 
 
 def first_event_median(caller: Caller, count: int) -> float:
-    """Median seconds from a `print` inside the kernel until its event is here."""
+    """Returns the median seconds from a `print` in the kernel until its event arrives."""
     code = "import time; time.sleep(0.1); print(repr(time.time())); time.sleep(0.1)"
     return median([_first_event(caller, code) for _ in range(count)])
 
@@ -70,7 +70,7 @@ def _first_event(caller: Caller, code: str) -> float:
 
 
 def fresh_median(caller: Caller, count: int) -> float:
-    """Median seconds to create a session and have its first run answered."""
+    """Returns the median seconds to create a session and have its first run answered."""
     taken = []
     for number in range(count):
         began = time.perf_counter()
@@ -83,7 +83,7 @@ def fresh_median(caller: Caller, count: int) -> float:
 
 
 def execute_median(caller: Caller, code: str, count: int) -> float:
-    """Median seconds of `POST /api/execute`."""
+    """Returns the median seconds of `POST /api/execute`."""
     body = {"language": "python", "code": code}
     return median([_timed(caller, "/api/execute", body) for _ in range(count)])
 
@@ -96,7 +96,7 @@ def _timed(caller: Caller, path: str, body: dict[str, Any]) -> float:
 
 @contextmanager
 def peak_growth(pid: int) -> Iterator[list[int]]:
-    """How many bytes a process grew at most meanwhile, as the one item of a list at the end."""
+    """Measures by how many bytes a process grew at most; the list gets the figure at the end."""
     process = psutil.Process(pid)
     before = peak = process.memory_info().rss
     stop = threading.Event()

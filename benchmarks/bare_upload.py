@@ -1,4 +1,4 @@
-"""The peer of uploads: a bare Tornado handler that writes what comes, fsyncs it, and sends it back.
+"""Serves files by a bare Tornado handler, the peer of uploads: writes, fsyncs, sends back.
 
 `python -m benchmarks.bare_upload DIRECTORY` prints its port and serves until its input ends.
 """
@@ -20,7 +20,7 @@ PIECE_BYTES = 512 * 1024
 
 @stream_request_body
 class FileHandler(RequestHandler):
-    """One file by its name."""
+    """Takes and sends one file by its name."""
 
     def initialize(self, directory: Path) -> None:
         self.directory = directory

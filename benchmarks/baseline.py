@@ -1,4 +1,4 @@
-"""The limit: a bare `AsyncKernelClient` over ipc, with nothing between it and the kernel."""
+"""Measures the limit: a bare `AsyncKernelClient` that talks to the kernel over ipc."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ STOCK_ARGV = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_fil
 
 
 def own_argv(language: str) -> list[str]:
-    """The command of our own kernelspec, as Jupyter would start it."""
+    """Returns the command of our own kernelspec, as Jupyter would start it."""
     folder = builtin_dir() / language
     spec = KernelSpec.from_resource_dir(str(folder))
     values = {"{python}": sys.executable, "{resource_dir}": str(folder)}
@@ -34,7 +34,7 @@ def _filled(part: str, values: dict[str, str]) -> str:
 
 @asynccontextmanager
 async def bare_kernel(argv: list[str]) -> AsyncIterator[AsyncKernelClient]:
-    """A kernel started by jupyter_client and a connected client."""
+    """Starts a kernel by jupyter_client and connects a client."""
     with tempfile.TemporaryDirectory(prefix="era-bench-") as directory:
         manager = AsyncKernelManager(
             transport="ipc",
@@ -54,14 +54,14 @@ async def bare_kernel(argv: list[str]) -> AsyncIterator[AsyncKernelClient]:
 
 
 async def round_trip(client: AsyncKernelClient, code: str) -> float:
-    """Seconds from the request until its reply and the idle status are here."""
+    """Returns the seconds from the request until its reply and the idle status arrived."""
     began = time.perf_counter()
     await client.execute_interactive(code, store_history=False, output_hook=_ignore)
     return time.perf_counter() - began
 
 
 async def pass_median(argv: list[str], count: int) -> float:
-    """Median seconds of a run of `pass`."""
+    """Returns the median seconds of a run of `pass`."""
     async with bare_kernel(argv) as client:
         for _ in range(20):
             await round_trip(client, "pass")
@@ -69,11 +69,11 @@ async def pass_median(argv: list[str], count: int) -> float:
 
 
 async def output_seconds(argv: list[str], code: str) -> float:
-    """Seconds until all output of the code is here."""
+    """Returns the seconds until all output of the code arrived."""
     async with bare_kernel(argv) as client:
         await round_trip(client, "pass")
         return await round_trip(client, code)
 
 
 def _ignore(message: object) -> None:
-    """Output is received and dropped."""
+    """Drops output."""

@@ -1,4 +1,4 @@
-"""How soon a reader of a stream learns that a kernel died, and how soon the session is usable."""
+"""Measures how soon readers learn that a kernel died, and how soon the session is usable."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ DEATH_PROGRAMS = {
 }
 ROUNDS = 20
 PATH = "/api/sessions/deaths"
-# The clock is read by the dying process itself, and its line is out before it dies.
+# The dying process itself reads the clock and prints the time before it dies.
 PROGRAM = "import ctypes, os, time\nprint(repr(time.time()), flush=True)\n{}"
 
 
 @dataclass
 class DeathTimes:
-    """Seconds from each death to its `error` frame, to `done`, and from there to the next run."""
+    """The seconds from each death to its `error` frame, to `done`, and then to the next run."""
 
     error: list[float] = field(default_factory=list)
     done: list[float] = field(default_factory=list)
@@ -35,7 +35,7 @@ class DeathTimes:
 
 
 def rows(caller: Caller, count: int = ROUNDS) -> Iterator[Row]:
-    """One line for each way to die, and one for the run after it."""
+    """Yields one row for each way to die, and one for the run after it."""
     caller.call("POST", "/api/sessions", {"language": "python", "session_id": "deaths"})
     usable: list[float] = []
     for name, code in DEATH_PROGRAMS.items():
@@ -50,7 +50,7 @@ def rows(caller: Caller, count: int = ROUNDS) -> Iterator[Row]:
 
 
 def measure_deaths(caller: Caller, code: str, count: int) -> DeathTimes:
-    """Kill so many kernels of the session."""
+    """Kills so many kernels of the session."""
     times = DeathTimes()
     for _ in range(count):
         caller.call("POST", f"{PATH}/run", {"code": "pass"})

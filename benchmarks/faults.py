@@ -1,4 +1,4 @@
-"""What happens when: each fault for real, how soon it is told, and when all is well again."""
+"""Causes each fault for real; measures how soon it is reported and all is well again."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from tests.stream_readers import StreamReader, start_run
 
 SESSION_ID = "faults"
 PATH = f"/api/sessions/{SESSION_ID}"
-RESPONSIVE_ROUNDS = 10  # interrupts of a program that hears them
-UNRESPONSIVE_ROUNDS = 2  # interrupts of one that does not: each takes seconds
+RESPONSIVE_ROUNDS = 10  # interrupts of a program that obeys them
+UNRESPONSIVE_ROUNDS = 2  # interrupts of a program that does not: each takes seconds
 
 SWALLOW_PROGRAM = """
 import time
@@ -48,7 +48,7 @@ INTERRUPT_CASES = {
     "a C call that holds the interpreter": ("sum(range(10 ** 12))", UNRESPONSIVE_ROUNDS),
     "`except BaseException: pass`": (SWALLOW_PROGRAM, UNRESPONSIVE_ROUNDS),
 }
-# Two processes, neither of which takes more than one may: what ends them is the limit of all.
+# Two processes, each within the limit of one: the limit of all processes ends them.
 MEMORY_PROGRAM = """
 import os, time
 piece = 16 << 20
@@ -86,7 +86,7 @@ time.sleep(60)
 
 
 def rows() -> Iterator[Row]:
-    """All faults but the deaths of kernels by themselves, which `deaths` has."""
+    """Yields the rows of all faults but the deaths of kernels by themselves, see `deaths`."""
     with temporary_launcher() as launcher:
         server = launcher.start()
         with closing(Caller(server.base_url)) as caller:
@@ -107,7 +107,7 @@ def rows() -> Iterator[Row]:
 
 @dataclass
 class InterruptTimes:
-    """Seconds from each interrupt to its answer, to the run's end, and to the next run's answer."""
+    """The seconds from interrupts to their answers, to the runs' ends, and to the next results."""
 
     answered: list[float] = field(default_factory=list)
     ended: list[float] = field(default_factory=list)
@@ -157,7 +157,7 @@ def _interrupt(server: Server, caller: Caller, code: str, times: InterruptTimes)
 
 
 def out_of_memory(caller: Caller) -> Iterator[Row]:
-    """All processes of a session together take more than they may."""
+    """Measures how a session ends whose processes together take too much memory."""
     reported: list[float] = []
     usable: list[float] = []
     cause = ""
@@ -175,7 +175,7 @@ def out_of_memory(caller: Caller) -> Iterator[Row]:
 
 
 def _out_of_memory(caller: Caller) -> tuple[float, str]:
-    """Seconds from the last time that the program told until its end is here, and the cause."""
+    """Returns the seconds from the last time that the program printed to its end, and the cause."""
     text, ended, cause = "", 0.0, ""
     for frame in caller.stream(f"{PATH}/stream", {"code": MEMORY_PROGRAM}):
         if frame.event == "stdout":
@@ -186,7 +186,7 @@ def _out_of_memory(caller: Caller) -> tuple[float, str]:
 
 
 def client_disconnects(server: Server, caller: Caller) -> Iterator[Row]:
-    """A run goes on without its caller, or ends when it was told to."""
+    """Measures a run that goes on without its caller, and one that `on_disconnect` ends."""
     count = 50_000
     path = start_run(server.base_url, SESSION_ID, PRINT_PROGRAM.format(count))
     is_whole = StreamReader().read(server.base_url, path).text() == _printed(count)
@@ -202,7 +202,7 @@ def client_disconnects(server: Server, caller: Caller) -> Iterator[Row]:
 
 
 def slow_reader(server: Server, caller: Caller) -> Iterator[Row]:
-    """Ten megabytes to one who takes 1 MB a second, and what the run and others notice."""
+    """Sends 10 MB to a reader of 1 MB a second; measures what the run and others notice."""
     count = 100_000
     alone_seconds, slow_seconds = [], []
     for _ in range(3):
@@ -226,7 +226,7 @@ def slow_reader(server: Server, caller: Caller) -> Iterator[Row]:
 
 
 def _run_seconds(server: Server, caller: Caller, count: int, *readers: StreamReader) -> float:
-    """How long a run took that was read by these, who may need longer."""
+    """Returns how long a run took; its readers may need longer."""
     began = time.perf_counter()
     path = start_run(server.base_url, SESSION_ID, PRINT_PROGRAM.format(count), timeout=120)
     with ThreadPoolExecutor(1 + len(readers)) as pool:
@@ -244,7 +244,7 @@ def _printed(count: int) -> str:
 
 
 def server_ends(launcher: Launcher, signal_name: str) -> Iterator[Row]:
-    """It goes while a run prints and two read; the next one tells the story to its end."""
+    """Ends the server while a run prints and two read; the next one sends the run's end."""
     server = launcher.start("--shutdown-grace", "1")
     with closing(Caller(server.base_url)) as caller:
         caller.call("POST", "/api/sessions", {"language": "python", "session_id": SESSION_ID})
@@ -270,7 +270,7 @@ def server_ends(launcher: Launcher, signal_name: str) -> Iterator[Row]:
             if not reader.has_ended:
                 reader.read(server.base_url, path)
         count = reference.text().count("\n") + 1
-        is_true = _printed(count).startswith(reference.text()) and _is_valid_story(reference.events)
+        is_true = _printed(count).startswith(reference.text()) and _has_valid_end(reference.events)
         is_same = is_true and all(reader.events == reference.events for reader in readers)
         began = time.perf_counter()
         caller.call("POST", f"{PATH}/run", {"code": "pass"})
@@ -283,7 +283,7 @@ def server_ends(launcher: Launcher, signal_name: str) -> Iterator[Row]:
     yield Row("   the next run, with a fresh kernel, answered after", ms(next_run_seconds))
 
 
-def _is_valid_story(frames: list[SseEvent]) -> bool:
+def _has_valid_end(frames: list[SseEvent]) -> bool:
     done = frames[-1].data
     return (
         [frame.id for frame in frames] == list(range(1, len(frames) + 1))
@@ -296,7 +296,7 @@ def _is_valid_story(frames: list[SseEvent]) -> bool:
 
 
 def full_disk() -> Iterator[Row]:
-    """A run fills the disk of the data directory, and prints."""
+    """Measures a run that fills the disk of the data directory, and prints."""
     with TemporaryDirectory(prefix="era-bench-") as directory:
         try:
             with small_disk(Path(directory), "48M") as disk:

@@ -1,4 +1,4 @@
-"""Files up and down beside a bare upload handler, the server's memory meanwhile, and long lists."""
+"""Measures file transfers beside a bare handler, the server's memory, and long lists."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ for folder in range(100):
 
 
 def rows(caller: Caller, server: Server, megabytes: list[int]) -> Iterator[Row]:
-    """One session, with files of so many MB."""
+    """Yields the rows of one session, with files of so many MB."""
     caller.call("POST", "/api/sessions", {"language": "python", "session_id": "files"})
     with bare_server() as peer:
         for size in megabytes:
@@ -60,7 +60,7 @@ def _transfer_rows(server: Server, peer: str, size: int) -> Iterator[Row]:
 
 
 def _put(host: str, path: str, size: int) -> float:
-    """Seconds until so many MB are there, safe on disk."""
+    """Returns the seconds until so many MB are stored, safe on disk."""
     connection = http.client.HTTPConnection(host, timeout=300)
     pieces = [BODY] * (size * MEGABYTE // PIECE)
     began = time.perf_counter()
@@ -75,7 +75,7 @@ def _put(host: str, path: str, size: int) -> float:
 
 
 def _get(host: str, path: str, size: int) -> float:
-    """Seconds until so many MB are here."""
+    """Returns the seconds until so many MB have arrived."""
     connection = http.client.HTTPConnection(host, timeout=300)
     began = time.perf_counter()
     connection.request("GET", path)
@@ -101,7 +101,7 @@ def _list_seconds(caller: Caller) -> float:
 
 @contextmanager
 def bare_server() -> Iterator[str]:
-    """Host and port of the bare handler, in a process of its own, on the same disk."""
+    """Starts the bare handler in a process of its own, on the same disk; yields host and port."""
     with (
         tempfile.TemporaryDirectory(prefix="era-bench-") as directory,
         subprocess.Popen(

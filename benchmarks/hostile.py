@@ -1,4 +1,4 @@
-"""What others notice, and what the server grows by, while a session says too much."""
+"""Measures what others notice, and the server's growth, while a session floods it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MAX_SLOWDOWN = 3  # by which the p95 of others may rise
 
 
 def rows(server: Server) -> Iterator[Row]:
-    """Each program for itself, run by `/stream`; the p95 is that of `/run` of `pass` beside it."""
+    """Runs each program by `/stream`; the p95 is that of `/run` of `pass` meanwhile."""
     with closing(Caller(server.base_url)) as caller:
         for name, code in PROGRAMS.items():
             caller.call("POST", "/api/sessions", {"language": "python", "session_id": "hostile"})

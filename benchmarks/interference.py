@@ -1,4 +1,4 @@
-"""What other callers notice: requests from a process of its own while the server is busy."""
+"""Measures what other callers notice while the server is busy, from a separate process."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _processes = multiprocessing.get_context("spawn")
 
 @dataclass
 class Latencies:
-    """Seconds that each request took, known when the time is over."""
+    """The seconds that each request took, known when the time is over."""
 
     seconds: list[float] = field(default_factory=list)
 
@@ -36,14 +36,14 @@ class Latencies:
 
 @dataclass(frozen=True)
 class Interference:
-    """Runs of `pass` in an idle session: before the work, and while it went on."""
+    """The latencies of `pass` in an idle session: before the work, and during it."""
 
     alone: Latencies
     beside: Latencies
 
     @property
     def p95_increase(self) -> float:
-        """Seconds by which the p95 rose."""
+        """The seconds by which the p95 rose."""
         return self.beside.p95 - self.alone.p95
 
     def __str__(self) -> str:
@@ -54,7 +54,7 @@ class Interference:
 def measure_interference(
     base_url: str, work: Callable[[], object], alone: float = ALONE_SECONDS
 ) -> Interference:
-    """What a session that only runs `pass` notices of the work; both figures from one server.
+    """Measures what a session that only runs `pass` notices of the work, on one server.
 
     `work` is called here and returns when it is over: let it take a second or more.
     """
@@ -67,14 +67,14 @@ def measure_interference(
 
 @contextmanager
 def running_neighbour(base_url: str) -> Iterator[Latencies]:
-    """Run `pass` in a session of its own, whose kernel is warm, all the time until the end."""
+    """Runs `pass` in a session of its own, whose kernel is warm, until the block ends."""
     with _neighbour_process(_run_pass, base_url) as latencies:
         yield latencies
 
 
 @contextmanager
 def polling_neighbour(base_url: str, *, create: bool = False) -> Iterator[Latencies]:
-    """Ask for the health, and create sessions where told, all the time until the block ends."""
+    """Asks for the health until the block ends, and creates sessions with `create=True`."""
     with _neighbour_process(_poll_health, base_url, create) as latencies:
         yield latencies
 

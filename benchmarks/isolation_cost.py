@@ -1,4 +1,4 @@
-"""What the walls cost: kernels started with and without them, memory of an idle session."""
+"""Measures what sandboxes cost: the start of kernels, and memory of an idle session."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ UNSANDBOXED_TIER = 4
 
 @dataclass(frozen=True)
 class IsolationCost:
-    """Seconds from the order to the first reply; those of twenty at once; PSS of one in bytes."""
+    """The seconds to the first reply of one kernel and of twenty at once; the PSS in bytes."""
 
     tier: int
     start_seconds: float
@@ -31,7 +31,7 @@ class IsolationCost:
 
 
 async def measure_costs(rounds: int) -> tuple[IsolationCost, IsolationCost]:
-    """Without walls and with the strongest; in turns, so that a busy host slows both alike."""
+    """Measures no sandbox and the strongest alternately: a busy host slows both alike."""
     async with _host(UNSANDBOXED_TIER) as unsandboxed, _host(1) as sandboxed:
         starts: list[list[float]] = [[], []]
         for number in range(rounds):
@@ -82,7 +82,7 @@ async def _start_seconds(host: KernelHost, directory: Path) -> float:
 
 
 async def _ready_machine(host: KernelHost, directory: Path) -> Machine:
-    """A kernel that has answered its first run."""
+    """Returns a machine whose kernel has answered its first run."""
     parts = [directory / name for name in ("workspace", "packages", "cache")]
     for part in parts:
         part.mkdir(parents=True)
@@ -93,7 +93,7 @@ async def _ready_machine(host: KernelHost, directory: Path) -> Machine:
 
 
 def _family_pss(zygote: int) -> int:
-    """PSS of all that a zygote started."""
+    """Returns the PSS of all processes that a zygote started."""
     total, waiting = 0, _children(zygote)
     while waiting:
         pid = waiting.pop()

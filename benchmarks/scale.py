@@ -1,4 +1,4 @@
-"""Many sessions: their list, their deletion, and what they cost while nothing runs."""
+"""Measures many sessions: their list, their deletion, and their cost while nothing runs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ IDLE_SECONDS = 10.0  # seconds for which the idle server is watched
 
 
 def rows() -> Iterator[Row]:
-    """All that this file measures; each part has a server of its own."""
+    """Yields all rows of this module; each part has a server of its own."""
     for part in (listing, deletion, idle):
         with temporary_launcher() as launcher:
             yield from part(launcher)
@@ -34,7 +34,7 @@ def rows() -> Iterator[Row]:
 
 
 def listing(launcher: Launcher) -> Iterator[Row]:
-    """`GET /api/sessions` without a limit, as the sessions become more."""
+    """Measures `GET /api/sessions` without a limit, as the sessions become more."""
     server = launcher.start()
     taken: dict[int, float] = {}
     with closing(Caller(server.base_url)) as caller:
@@ -65,7 +65,7 @@ def _list_seconds(caller: Caller) -> float:
 
 
 def deletion(launcher: Launcher) -> Iterator[Row]:
-    """`DELETE /api/sessions`, with a kernel in some of them."""
+    """Measures `DELETE /api/sessions`, with a kernel in some of them."""
     server = launcher.start("--max-kernels", str(KERNELS))
     before = len(psutil.Process(server.process.pid).children(recursive=True))
     create(server, range(DELETED_SESSIONS))
@@ -90,13 +90,13 @@ def deletion(launcher: Launcher) -> Iterator[Row]:
 
 
 def idle(launcher: Launcher) -> Iterator[Row]:
-    """Sessions whose kernels wait."""
+    """Measures sessions whose kernels are idle."""
     empty = launcher.start("--max-kernels", str(KERNELS))
     process = psutil.Process(empty.process.pid)
     before = process.memory_info().rss / MEGABYTE
     create(empty, range(KERNELS))
     start_kernels(empty, range(KERNELS))
-    time.sleep(2)  # seconds until what follows a run is over
+    time.sleep(2)  # seconds until the work after the runs is over
     used, began = _cpu_seconds(process), time.perf_counter()
     time.sleep(IDLE_SECONDS)
     share = (_cpu_seconds(process) - used) / (time.perf_counter() - began)
@@ -110,13 +110,13 @@ def idle(launcher: Launcher) -> Iterator[Row]:
 
 
 def _cpu_seconds(server: psutil.Process) -> float:
-    """What the server and everything under it have used."""
+    """Returns the CPU seconds that the server and all its descendants have used."""
     times = [one.cpu_times() for one in (server, *server.children(recursive=True))]
     return sum(one.user + one.system for one in times)
 
 
 def _session_pss(server: psutil.Process) -> Iterator[float]:
-    """Bytes of each session: its init and all that the init started."""
+    """Yields the PSS of each session in bytes: its init and all that the init started."""
     for zygote in server.children():
         for init in zygote.children():
             family = (init, *init.children(recursive=True))
@@ -127,7 +127,7 @@ def _session_pss(server: psutil.Process) -> Iterator[float]:
 
 
 def create(server: Server, numbers: range) -> None:
-    """Sessions as they come from users: with labels, and some with kilobytes of data."""
+    """Creates sessions as users do: with labels, and some with kilobytes of data."""
     _each(server, numbers, _create)
 
 
@@ -150,7 +150,7 @@ def _create(caller: Caller, number: int) -> None:
 
 
 def start_kernels(server: Server, numbers: range) -> None:
-    """A run in each of these sessions."""
+    """Starts a run in each of these sessions."""
     _each(server, numbers, _run)
 
 

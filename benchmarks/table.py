@@ -1,4 +1,4 @@
-"""The table that a benchmark prints: one line for each figure."""
+"""Formats the table that a benchmark prints: one line for each figure."""
 
 from __future__ import annotations
 
@@ -22,5 +22,5 @@ class Row:
 
 
 def ms(seconds: float) -> str:
-    """Seconds as milliseconds, to be read by people."""
+    """Formats seconds as milliseconds, to be read by people."""
     return f"{seconds * 1000:.1f} ms"

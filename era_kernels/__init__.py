@@ -1,3 +1,3 @@
-"""A live interpreter that you can curl: sessions on managed Jupyter kernels behind HTTP."""
+"""Runs code in sessions on managed Jupyter kernels, behind an HTTP API."""
 
 __version__ = "0.1.0"

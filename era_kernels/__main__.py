@@ -1,4 +1,4 @@
-"""`python -m era_kernels` is the command `era-kernels`."""
+"""Runs the command `era-kernels` for `python -m era_kernels`."""
 
 from __future__ import annotations
 

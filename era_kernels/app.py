@@ -1,4 +1,4 @@
-"""The composition: builds every object, opens them in line order and closes them in the reverse."""
+"""Builds every object of the server, opens them in line order and closes them in reverse."""
 
 from __future__ import annotations
 
@@ -46,14 +46,14 @@ from era_kernels.web.server import WebServer
 
 log = logging.getLogger(__name__)
 
-# Seconds. A run goes to threads a dozen times, and beside a loop that is busy each of them waits so
-# long for the interpreter; Python's own 5 ms would be most of what a run takes.
+# Seconds. A run goes to threads a dozen times, and while the loop is busy each thread waits this
+# long for the interpreter; Python's own 5 ms would be most of the time of a run.
 SWITCH_INTERVAL = 0.0005
 
 
 @dataclass(frozen=True, slots=True)
 class App:
-    """A server that is up."""
+    """Holds the parts of a running server."""
 
     url: str
     isolation: Isolation
@@ -64,7 +64,7 @@ class App:
 
 @dataclass(frozen=True, slots=True)
 class Stores:
-    """Everything that is on disk."""
+    """Holds the stores, which keep everything on disk."""
 
     secret: bytes
     database: Database
@@ -78,9 +78,9 @@ class Stores:
 
 @asynccontextmanager
 async def open_app(settings: Settings) -> AsyncIterator[App]:
-    """Everything built and open; closed in the reverse order when left.
+    """Builds and opens everything; on exit, closes everything in the reverse order.
 
-    Raises StartError with a sentence that says what to do.
+    Raises StartError with a sentence that tells the operator how to proceed.
     """
     async with AsyncExitStack() as stack:
         metrics = Metrics()
@@ -120,7 +120,7 @@ async def open_app(settings: Settings) -> AsyncIterator[App]:
         _register_gauges(metrics, sessions, web)
         stack.push_async_callback(web.aclose)
         stack.push_async_callback(logs.aclose)
-        # Before that: what still runs ends, so that its clients are told.
+        # Closed first: running executions end, and their clients still get the last events.
         stack.push_async_callback(sessions.aclose)
         names = [language.name for language in host.languages if language.is_available]
         yield App(web.url, host.isolation, names, sessions, web)
@@ -196,7 +196,7 @@ async def _open_sessions(
 
 
 def _register_gauges(metrics: Metrics, sessions: SessionService, web: WebServer) -> None:
-    """What is counted only when somebody asks."""
+    """Registers the gauges whose values are counted only when the metrics are scraped."""
     metrics.register(ScrapedGauge.SESSIONS, lambda: sessions.count)
     metrics.register(ScrapedGauge.RUNS_RUNNING, lambda: len(sessions.run_counts()))
     metrics.register(
@@ -206,7 +206,7 @@ def _register_gauges(metrics: Metrics, sessions: SessionService, web: WebServer)
 
 
 async def serve(settings: Settings, on_ready: Callable[[str], None]) -> None:
-    """Run the server until SIGTERM or SIGINT, then close in order."""
+    """Runs the server until SIGTERM or SIGINT, then closes everything in order."""
     sys.setswitchinterval(SWITCH_INTERVAL)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -228,7 +228,7 @@ async def serve(settings: Settings, on_ready: Callable[[str], None]) -> None:
 
 
 def ready_line(app: App) -> str:
-    """One line: where, how strong the walls are, and which languages."""
+    """Returns one line with the address, the strength of the isolation and the languages."""
     tier = app.isolation.tier
     isolation = "no isolation" if tier == UNSANDBOXED_TIER else f"isolation tier {tier}"
     return f"era-kernels on {app.url} ({isolation}; {', '.join(app.languages) or 'no language'})"

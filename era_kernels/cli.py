@@ -1,4 +1,4 @@
-"""The command line: `era-kernels serve`, `install` and `doctor`."""
+"""Defines the command line: `era-kernels serve`, `install` and `doctor`."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from era_kernels.errors import EraError, InvalidSetting, StartError, Unsupported
 from era_kernels.install import Readiness, prepare, select_languages
 from era_kernels.settings import Settings, env_variable, flag_name, format_default
 
-FULL_COLLECTION_THRESHOLD = 200  # collections of middle-aged objects before one of all
+FULL_COLLECTION_THRESHOLD = 200  # collections of the middle generation before a full one
 
 _COLOURS = {"ok": "green", "lacks": "yellow", "broken": "red"}
 
 
 class CommandFailed(click.ClickException):
-    """One sentence on stderr, exit code 1: it cannot be done here and now."""
+    """Ends a command that cannot be done now, with a sentence on stderr and exit code 1."""
 
 
 class InvalidUsage(CommandFailed):
-    """One sentence on stderr, exit code 2: what the caller wrote is wrong."""
+    """Ends a command whose input is wrong, with a sentence on stderr and exit code 2."""
 
     exit_code = 2
 
 
 class CommandGroup(click.Group):
-    """Commands whose known problems end in a sentence, not in a traceback."""
+    """A group of commands that reports known errors in a sentence, not in a traceback."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -45,7 +45,7 @@ class CommandGroup(click.Group):
 
 
 def with_setting_flags(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command a flag for every setting; those that were given arrive as `flags`."""
+    """Adds a flag for every setting to a command, which gets their values as keywords."""
     for name, field in reversed(Settings.model_fields.items()):
         flag = flag_name(name)
         spelling = f"{flag}/--no-{flag[2:]}" if field.annotation is bool else flag
@@ -81,10 +81,10 @@ def serve(**flags: object) -> None:
 
 
 def _tune_garbage_collection() -> None:
-    """Let no large answer of a kernel set off full collections, which stop everything meanwhile.
+    """Keeps large answers of kernels from triggering full collections, which stop everything.
 
-    JSON holds no cycles, but a collection looks at all of it: at a million lists for 70 ms, and
-    that several times while they are made. What is there by now is here to stay.
+    JSON holds no cycles, but a collection visits all of it: 70 ms for a million lists, several
+    times while these are made. Objects that exist by now stay for good, so they are frozen.
     """
     gc.freeze()
     young, middle, _ = gc.get_threshold()

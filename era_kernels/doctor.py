@@ -1,4 +1,4 @@
-"""What this host has and lacks, and what to do about it: the checks of `era-kernels doctor`."""
+"""Checks what this host has and lacks for a server: the command `era-kernels doctor`."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from era_kernels.settings import Settings
 
 MIN_PYTHON = (3, 11)
 MIN_FREE_DISK = GIB
-MAX_TEMPORARY_PATH = 70  # bytes; sockets lie two short names deeper, and a path may have 107
-FILES_PER_KERNEL = 12  # descriptors: 8 were seen for an idle one, and a run with a caller has more
+MAX_TEMPORARY_PATH = 70  # bytes; a socket's path adds two short names and may have 107
+FILES_PER_KERNEL = 12  # descriptors: 8 were measured for an idle kernel, more during a run
 
 
 class Level(StrEnum):
-    """How bad it is: all is well, the server runs but lacks something, the server cannot run."""
+    """The gravity of a finding: all is well, the server lacks something, the server cannot run."""
 
     OK = "ok"
     LACKS = "lacks"
@@ -40,7 +40,7 @@ class Level(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that was looked at; `advice` says what to do when it is not well."""
+    """The result of one check; `advice` tells the operator how to mend what is not well."""
 
     level: Level
     subject: str
@@ -49,7 +49,7 @@ class Finding:
 
 
 def run_checks(settings: Settings) -> list[Finding]:
-    """Look at everything that a server with these settings needs (blocking, about a second)."""
+    """Checks everything that a server with these settings needs (blocking, about a second)."""
     return [
         _check_interpreter(),
         _check_system(),
@@ -84,8 +84,8 @@ def _check_system() -> Finding:
 def _check_languages(settings: Settings) -> Iterator[Finding]:
     try:
         languages = list(Languages.load(settings.kernelspec_dirs))
-    except StartError as problem:
-        yield Finding(Level.BROKEN, "languages", str(problem), "Mend or remove that kernelspec.")
+    except StartError as error:
+        yield Finding(Level.BROKEN, "languages", str(error), "Mend or remove that kernelspec.")
         return
     for language in languages:
         if language.is_available:
@@ -118,14 +118,14 @@ def _check_data_directory(settings: Settings) -> Iterator[Finding]:
 
 
 def _is_locked(lock: Path) -> bool:
-    """Does a running server hold the lock? Asking takes a shared lock for a moment."""
+    """Returns whether a running server holds the lock; takes a shared lock for a moment to see."""
     try:
         with lock.open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
     except OSError:
-        return False  # there is none yet, or it is not ours to open
+        return False  # the lock file does not exist yet, or this user may not open it
     return False
 
 
@@ -170,12 +170,13 @@ def _check_open_files(settings: Settings) -> Finding:
 
 
 def _check_isolation(settings: Settings) -> Iterator[Finding]:
-    features = host_features.list_host_features()  # first: it forks, and there are no threads yet
+    # First: this forks, so there must be no threads yet.
+    features = host_features.list_host_features()
     try:
         isolation = asyncio.run(_probe_isolation(settings))
-    except StartError as problem:
+    except StartError as error:
         advice = "Start with --allow-unsandboxed only for people who may do all that this user may."
-        yield Finding(Level.BROKEN, "isolation", str(problem), advice)
+        yield Finding(Level.BROKEN, "isolation", str(error), advice)
         return
     if isolation.tier == UNSANDBOXED_TIER:
         advice = "Let only people use the server who may do all that this user may."
@@ -192,7 +193,7 @@ def _check_isolation(settings: Settings) -> Iterator[Finding]:
 
 
 async def _probe_isolation(settings: Settings) -> Isolation:
-    """Raise the walls once, as the server does at its start. Raises StartError."""
+    """Sets up the isolation once, as the server does at its start. Raises StartError."""
     with tempfile.TemporaryDirectory(prefix="era-") as directory:
         policy = IsolationPolicy(
             strongest_tier=settings.strongest_tier,

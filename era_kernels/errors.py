@@ -1,4 +1,4 @@
-"""The exception tree: each class has an HTTP status and a stable code.
+"""The exception tree, in which each class has an HTTP status and a stable code.
 
 EraError                      500 INTERNAL_ERROR
 ├── InvalidRequest            400 INVALID_REQUEST
@@ -35,8 +35,8 @@ EraError                      500 INTERNAL_ERROR
     ├── KernelSilent          503 KERNEL_SILENT
     └── ShuttingDown          503 SHUTTING_DOWN
 
-StartError stands beside the tree: the server (or a command) cannot start, and its text says what
-to do.
+StartError is not in the tree: it means that the server (or a command) cannot start, and its text
+tells the operator what to do.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ from typing import Any, ClassVar
 
 
 class EraError(Exception):
-    """Something went wrong that a caller is told of.
+    """The base of all errors that callers see.
 
     `message` is one full sentence that helps; `details`, `hint` and `id` go into the answer
     where they are given; `retry_after` (seconds) becomes the `Retry-After` header.
@@ -205,8 +205,8 @@ class ShuttingDown(Unavailable):
 
 
 class StartError(Exception):
-    """The server or a command cannot start; the text is a sentence that says what to do."""
+    """The server or a command cannot start; the text is a sentence that tells what to do."""
 
 
 class InvalidSetting(StartError):
-    """A setting is wrong; the text names it, where its value came from and what it must be."""
+    """A setting is wrong; the text names the setting, the source of its value and the rule."""

@@ -1,4 +1,4 @@
-"""Makes languages ready: tries whether what they need can really be loaded, and warms it up."""
+"""Makes languages ready: loads what their kernels need, which also compiles the bytecode."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from era_kernels.kernels.languages import Language, Languages
 
 IMPORT_TIMEOUT = 120.0  # seconds; the first import of a large package on a cold disk is slow
 
-# argv holds a folder and modules.
+# Its argv holds a folder and the names of modules.
 _IMPORT_SCRIPT = (
     "import importlib, sys; sys.path[0] = sys.argv[1]; "
     "[importlib.import_module(name) for name in sys.argv[2:]]"
@@ -25,7 +25,7 @@ _IMPORT_SCRIPT = (
 
 @dataclass(frozen=True, slots=True)
 class Readiness:
-    """Whether a language runs on this host; `problem` says what is missing, else None."""
+    """The result of preparing a language; `missing` says what it lacks on this host, else None."""
 
     language: str
     version: str | None
@@ -33,7 +33,7 @@ class Readiness:
 
 
 def select_languages(kernelspec_dirs: Sequence[Path], names: Sequence[str]) -> list[Language]:
-    """The languages of these names or aliases, each once; all when there is no name.
+    """Returns the languages of these names or aliases, each once; all when no name is given.
 
     Raises UnsupportedLanguage listing the known ones, or StartError for a broken kernelspec.
     """
@@ -49,10 +49,10 @@ def _raise_no_kernelspec() -> NoReturn:
 
 
 def prepare(language: Language) -> Readiness:
-    """Load what the language's kernels load, once (blocking).
+    """Loads once what the language's kernels load (blocking).
 
-    Nothing is downloaded: what kernels need comes with this package or from the operator. What is
-    left behind is the compiled bytecode, so that the first start of the server is a quick one.
+    Nothing is downloaded: the modules come with this package or from the operator. The compiled
+    bytecode stays on disk, so that the first start of the server is a quick one.
     """
     missing = language.unavailable_reason
     if missing is None and language.entry is not None:
@@ -62,20 +62,20 @@ def prepare(language: Language) -> Readiness:
 
 
 def _import_failure(directory: Path, modules: Sequence[str]) -> str | None:
-    """What a fresh interpreter says when it imports these modules; None when all is well."""
+    """Imports the modules in a fresh interpreter; returns its error, None when all is well."""
     command = [sys.executable, "-c", _IMPORT_SCRIPT, str(directory), *modules]
     try:
-        done = _run_in_empty_environment(command)
+        result = _run_in_empty_environment(command)
     except subprocess.TimeoutExpired:
         return f"importing {', '.join(modules)} took more than {IMPORT_TIMEOUT:g} seconds"
-    if done.returncode == 0:
+    if result.returncode == 0:
         return None
-    lines = done.stderr.strip().splitlines()
-    return lines[-1] if lines else f"importing {', '.join(modules)} ended with {done.returncode}"
+    lines = result.stderr.strip().splitlines()
+    return lines[-1] if lines else f"importing {', '.join(modules)} ended with {result.returncode}"
 
 
 def _run_in_empty_environment(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
-    """Run it as the zygote runs: an environment from empty, a home that is nobody's."""
+    """Runs a command as the zygote runs: with an environment made from empty and an empty home."""
     with tempfile.TemporaryDirectory(prefix="era-") as home:
         return subprocess.run(
             command,

@@ -1,4 +1,4 @@
-"""JSON as it crosses the wire: strict on the way in, compact and always valid on the way out."""
+"""Parses JSON by strict rules, and writes JSON that is compact and always valid."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from pydantic_core import PydanticSerializationError, to_json
 from era_kernels import json_incremental
 from era_kernels.concurrency.cooperative import Stepwise, run_cooperatively
 from era_kernels.errors import InvalidJson, InvalidRequest
-from era_kernels.models import JsonObject
+
+JsonObject = dict[str, Any]
 
 THREAD_BYTES = 1024 * 1024  # bytes from which parsing and encoding leave the event loop
-SLICE_BYTES = (
-    4 * THREAD_BYTES
-)  # bytes from which that is too much for a thread, which keeps the lock meanwhile
-ARRAY_SLICE_SECONDS = 0.002  # seconds of encoding after which others have their turn
-MAX_DEPTH = 200  # levels of nesting in a body; what comes in must go out again without a crash
+# Bytes from which encoding is too long for a thread, which holds the interpreter's lock meanwhile.
+SLICE_BYTES = 4 * THREAD_BYTES
+ARRAY_SLICE_SECONDS = 0.002  # seconds of encoding between two yields to other tasks
+MAX_DEPTH = 200  # levels of nesting in a body; everything that is parsed must be encodable again
 
 _SURROGATE_ESCAPE = re.compile(r"\\u[dD][89a-fA-F]")
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -50,10 +50,12 @@ _encoder = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(","
 
 
 def loads_object(body: bytes) -> JsonObject:
-    """The object that a body holds; an empty body is the empty object. The last duplicate wins.
+    """Returns the object that a body holds; an empty body is the empty object.
+
+    Of names that occur twice, the last one counts.
 
     Raises InvalidJson for malformed text, invalid UTF-8, NaN, Infinity, lone surrogates and nesting
-    beyond `MAX_DEPTH`; InvalidRequest when it is no object.
+    beyond `MAX_DEPTH`; InvalidRequest for JSON that is no object.
     """
     if not body or body.isspace():
         return {}
@@ -61,6 +63,21 @@ def loads_object(body: bytes) -> JsonObject:
     if not isinstance(value, dict):
         raise InvalidRequest("The body must be a JSON object.")
     return value
+
+
+def loads_object_or_none(data: bytes) -> JsonObject | None:
+    """Returns the object that hostile code wrote, by the rules of `loads_object`.
+
+    None stands for everything that those rules refuse, and for empty or blank text.
+
+    >>> loads_object_or_none(b'{"a": 1}'), loads_object_or_none(b"[1]"), loads_object_or_none(b"")
+    ({'a': 1}, None, None)
+    """
+    try:
+        value = _loads(data)
+    except InvalidJson:
+        return None
+    return value if isinstance(value, dict) else None
 
 
 def _loads(body: bytes) -> Any:
@@ -86,21 +103,24 @@ def _loads(body: bytes) -> Any:
 
 
 def loads_numbers_as_text(body: bytes) -> JsonObject:
-    """A body that `loads_object` took, with every number as the text that stands in it."""
+    """Parses a body that `loads_object` accepts, with each number as the text in the body."""
     value: JsonObject = _numbers_as_text_decoder.decode(body.decode("utf-8-sig"))
     return value
 
 
 def dumps(value: Mapping[str, Any]) -> bytes:
-    """Compact UTF-8. What programs made (NaN, lone surrogates) is mended: it stays valid JSON."""
+    """Encodes a value as compact UTF-8.
+
+    Programs may have made values that JSON cannot hold: NaN becomes null, a lone surrogate U+FFFD.
+    """
     try:
         return to_json(value, inf_nan_mode="null")
-    except PydanticSerializationError:  # a lone surrogate, or nested deeper than it goes
+    except PydanticSerializationError:  # a lone surrogate, or nested deeper than pydantic allows
         return _repair(value)
 
 
 def iterdumps(value: Mapping[str, Any]) -> Iterator[bytes]:
-    """The same as `dumps` gives, in pieces of which each takes little time."""
+    """Yields the bytes of `dumps` in pieces, each of which takes little time."""
     for piece in json_incremental.iterencode(value):
         try:
             if not piece.isascii():
@@ -111,7 +131,7 @@ def iterdumps(value: Mapping[str, Any]) -> Iterator[bytes]:
 
 
 async def dumps_async(value: Mapping[str, Any], size: int) -> bytes:
-    """The same as `dumps` gives, of about `size` bytes; others have their turn meanwhile."""
+    """Returns the same as `dumps`, of about `size` bytes, and lets other tasks run meanwhile."""
     if size > SLICE_BYTES:
         return b"".join(await run_cooperatively(_collect_chunks(value)))
     if size > THREAD_BYTES:
@@ -120,25 +140,25 @@ async def dumps_async(value: Mapping[str, Any], size: int) -> bytes:
 
 
 def _collect_chunks(value: Mapping[str, Any]) -> Stepwise[list[bytes]]:
-    found = []
-    for piece in iterdumps(value):
-        found.append(piece)
+    chunks = []
+    for chunk in iterdumps(value):
+        chunks.append(chunk)
         yield
-    return found
+    return chunks
 
 
 async def dumps_array(items: Iterable[Mapping[str, Any]]) -> tuple[bytes, int]:
-    """The items as a JSON array, and how many they are; others have their turn in between.
+    """Encodes items as a JSON array, and counts them; lets other tasks run in between.
 
-    A thread would hold them up all the same: it keeps the interpreter's lock.
+    A thread would delay the other tasks all the same: it holds the interpreter's lock.
     """
     texts = []
-    began = time.perf_counter()
+    started_at = time.perf_counter()
     for item in items:
         texts.append(dumps(item))
-        if time.perf_counter() - began > ARRAY_SLICE_SECONDS:
+        if time.perf_counter() - started_at > ARRAY_SLICE_SECONDS:
             await asyncio.sleep(0)
-            began = time.perf_counter()
+            started_at = time.perf_counter()
     return b"[%b]" % b",".join(texts), len(texts)
 
 
@@ -154,7 +174,7 @@ def _repair(value: Mapping[str, Any]) -> bytes:
 
 
 def _malformed_error(error: json.JSONDecodeError) -> InvalidJson:
-    """Some of the decoder's phrases end in `at`, so that the place is told once."""
+    """Makes the error that names the place of a mistake, once: some messages end in `at`."""
     phrase = error.msg.removesuffix(" at")
     control = phrase.startswith("Invalid control character")
     return InvalidJson(
@@ -168,7 +188,7 @@ def _too_deep_error() -> InvalidJson:
 
 
 def _is_deeper_than(value: Any, levels: int) -> bool:
-    """Level by level, not by recursion: this must not fail on what it looks for."""
+    """Returns True if a value has more levels; walks by level, for recursion could fail on them."""
     level = [value]
     for _ in range(levels):
         level = [

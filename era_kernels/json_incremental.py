@@ -1,8 +1,7 @@
-"""JSON that is long, read and written in steps, so that nobody has to wait for all of it.
+"""Parses and encodes large JSON in short steps, so that other work can run in between.
 
-The interpreter's own parser is quicker, but cannot be interrupted, and keeps the interpreter's lock
-also in a thread: an image of 50 MB or a list of a million items stops the server for as long. Here
-each step is short.
+The interpreter's own parser is quicker, but cannot be interrupted, and holds the interpreter's lock
+also in a thread: an image of 50 MB or a list of a million items stops the server for as long.
 """
 
 from __future__ import annotations
@@ -17,21 +16,21 @@ from era_kernels.concurrency.cooperative import Stepwise
 
 JsonBytes = bytes | bytearray
 
-LARGE_BYTES = 256 * 1024  # bytes from which something is long
-VALUE_OVERHEAD_BYTES = 128  # what a value costs beside its text, counted in bytes
-CHUNK_CHARS = 32 * 1024  # characters of a string that one step takes
-FAST_DEPTH = 8  # levels that are counted quickly
-BATCH_BYTES = 4096  # bytes of small values that one step takes
-ITEMS_PER_BATCH = 128  # items that are written at once
-SMALL_BATCH_SIZE = 4 * ITEMS_PER_BATCH * VALUE_OVERHEAD_BYTES  # what they may weigh
-TEXTS_PER_STEP = 16  # that one step writes
+LARGE_BYTES = 256 * 1024  # bytes from which a value is large
+VALUE_OVERHEAD_BYTES = 128  # bytes that stand for the cost of a value beside its text
+CHUNK_CHARS = 32 * 1024  # characters of a string in one step
+FAST_DEPTH = 8  # levels that `_is_within_depth` counts quickly
+BATCH_BYTES = 4096  # bytes of small values that are parsed in one step
+ITEMS_PER_BATCH = 128  # items of an array that are encoded at once
+SMALL_BATCH_SIZE = 4 * ITEMS_PER_BATCH * VALUE_OVERHEAD_BYTES  # estimated size up to which they are
+TEXTS_PER_STEP = 16  # texts that are encoded in one step
 
 _SPACE = re.compile(rb"[ \t\n\r]{0,4096}+")
 _STRING = re.compile(rb'"([^"\\\x00-\x1f]{0,4096}+)"')
-# Whole characters of a string, as far as they go: an escape is taken as one or not at all.
+# Whole characters of a string, as many as there are: an escape is matched as a whole or not at all.
 _STRING_PART = re.compile(rb'(?:[^"\\\x00-\x1f]++|\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4}))*+')
-_HALF_ESCAPED_PAIR = re.compile(rb"(\\*)\\u[dD][89abAB][0-9a-fA-F]{2}\Z")  # of a pair of escapes
-# What the interpreter's own parser must not be given: it makes surrogates and infinities of it.
+_HALF_ESCAPED_PAIR = re.compile(rb"(\\*)\\u[dD][89abAB][0-9a-fA-F]{2}\Z")  # the first of two
+# Text of which the interpreter's own parser would make surrogates and infinities.
 _UNSAFE_FOR_DECODER = re.compile(rb"\\u[dD][89a-fA-F]|[eE]\+?[0-9]{3}|(?<![0-9])[0-9]{300}")
 _SCALAR = re.compile(rb"(?:-?Infinity|NaN|true|false|null|-?[0-9][-+0-9.eE]{0,4999}+)")
 _SURROGATES = re.compile("[\ud800-\udfff]")
@@ -46,14 +45,14 @@ _encoder = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(","
 
 
 class SanitizedDict(dict[str, Any]):
-    """An object that was read here: all text in it is valid Unicode, and all numbers finite.
+    """A parsed object in which all text is valid Unicode, and all numbers are finite.
 
-    Objects in arrays are as clean, but plain.
+    The same holds for objects in arrays, though some of them are plain dicts.
     """
 
 
 def estimate_size(value: Any, max_size: int = LARGE_BYTES) -> int:
-    """About how much work a JSON value is, in bytes; not counted much further than `max_size`."""
+    """Estimates how much work a JSON value is, in bytes; stops soon after `max_size`."""
     total, level = 0, [value]
     while level:
         total += len(level) * VALUE_OVERHEAD_BYTES
@@ -73,9 +72,10 @@ def estimate_size(value: Any, max_size: int = LARGE_BYTES) -> int:
 
 
 def iterencode(value: Any) -> Iterator[bytes]:
-    """JSON as UTF-8, compact, in pieces of which each takes little time.
+    """Yields compact JSON as UTF-8, in pieces each of which takes little time.
 
-    Some are empty, only for a rest. NaN and the infinities are null, lone surrogates stay.
+    Some pieces are empty, and only let other work run. NaN and the infinities become null, lone
+    surrogates stay.
     """
     texts: list[str] = []
     size = 0
@@ -122,7 +122,7 @@ def _scalar_text(value: Any) -> str:
 
 
 def _item_texts(items: list[Any] | tuple[Any, ...]) -> Iterator[str]:
-    """The items of an array with commas between them; small ones at once."""
+    """Yields the items of an array with commas between them; small items at once."""
     if (
         _SCALARS.issuperset(map(type, items))
         or estimate_size(items, SMALL_BATCH_SIZE) <= SMALL_BATCH_SIZE
@@ -152,27 +152,27 @@ def _string_texts(text: str) -> Iterator[str]:
 
 
 def iterparse(data: JsonBytes, max_values: int, max_depth: int) -> Stepwise[Any]:
-    """Steps to the value that a JSON text stands for; its objects are `SanitizedDict`.
+    """Parses a JSON text in steps; the objects in the result are of type `SanitizedDict`.
 
     Bytes that are not UTF-8, and halves of surrogate pairs, become U+FFFD; NaN and the infinities
-    null. Raises ValueError for what is no JSON, has more values or is nested deeper.
+    become null. Raises ValueError for malformed JSON, more than `max_values` values and more than
+    `max_depth` levels.
     """
     return _Parser(data, max_values, max_depth).parse()
 
 
 class _Parser:
-    """`_position` is where the rest begins."""
+    """Parses one JSON text; `_position` is where the unparsed bytes begin."""
 
     def __init__(self, data: JsonBytes, max_values: int, max_depth: int) -> None:
         self._data = data
         self._position = 0
         self._values_left = max_values
         self._max_depth = max_depth
-        self._values_until_batch = 0  # values that are taken one by one
+        self._values_until_batch = 0  # values that are parsed one by one
         self._stack: list[tuple[list[Any] | SanitizedDict, str]] = []  # containers and their keys
-        self._container: (
-            list[Any] | SanitizedDict
-        ) = []  # the innermost; the first takes the whole value
+        # The innermost open container; the outermost one is a list that gets the whole value.
+        self._container: list[Any] | SanitizedDict = []
         self._key = ""
 
     def parse(self) -> Stepwise[Any]:
@@ -197,7 +197,7 @@ class _Parser:
                 value = yield from self._parse_after_value()
 
     def _parse_value(self) -> Stepwise[Any]:
-        """The value that begins here; nothing when it is a container that begins."""
+        """Parses the value that begins here; returns `_NO_VALUE` where a container begins."""
         self._count_values(1)
         first = self._data[self._position : self._position + 1]
         if first == b'"':
@@ -225,7 +225,7 @@ class _Parser:
         return _NO_VALUE
 
     def _parse_after_value(self) -> Stepwise[Any]:
-        """What stands behind a value: a comma, or the end of its container, which is a value."""
+        """Parses what follows a value: a comma, or the end of its container, which is returned."""
         delimiter = self._data[self._position : self._position + 1]
         self._position += 1
         if delimiter == b",":
@@ -274,10 +274,11 @@ class _Parser:
         return None if value in _INFINITE else value
 
     def _parse_batch(self) -> bool:
-        """Take as many small values of this array as one step may, by the interpreter's parser.
+        """Parses as many small values of an array as fit in a step, by the interpreter's parser.
 
-        Values that it takes with brackets around them end where they seem to end: had they been
-        cut inside of a string or a container, that would not end. False when none were taken.
+        If the parser accepts the values with brackets around them, they were cut between two
+        values: after a cut inside a string or a container, that one would not end. Returns False
+        when no values were parsed.
         """
         if self._values_until_batch or not isinstance(self._container, list):
             self._values_until_batch -= self._values_until_batch > 0
@@ -287,7 +288,7 @@ class _Parser:
             stop = window.rfind(comma) + len(comma) - 1
             if stop > 0 and self._decode_batch(window[:stop]):
                 return True
-        self._values_until_batch = 16  # look again after so many values
+        self._values_until_batch = 16  # values until the next attempt
         return False
 
     def _decode_batch(self, batch: bytes) -> bool:
@@ -325,7 +326,7 @@ class _Parser:
         return "".join(found)
 
     def _parse_string_part(self) -> str:
-        """The next characters of a string."""
+        """Parses the next characters of a string."""
         found = _STRING_PART.match(self._data, self._position, self._position + CHUNK_CHARS)
         assert found is not None
         raw = found[0]
@@ -345,10 +346,10 @@ _NO_VALUE = object()
 
 
 def _is_within_depth(brackets: bytes, max_depth: int) -> bool:
-    """Whether brackets are nested so deep at most."""
+    """Returns True if brackets are nested at most `max_depth` deep."""
     counted = 0
     while brackets and counted < min(max_depth - 1, FAST_DEPTH):
-        # A replacement takes the innermost of a kind, and so one level at most.
+        # A replacement removes the innermost brackets of a kind, and so one level at most.
         brackets = brackets.replace(b"[]", b"").replace(b"{}", b"")
         counted += 2
     deep = accumulate(map(_DEPTH_CHANGE.__getitem__, brackets))
@@ -356,7 +357,7 @@ def _is_within_depth(brackets: bytes, max_depth: int) -> bool:
 
 
 def _incomplete_bytes(raw: JsonBytes) -> int:
-    """How many bytes at the end of a part of a string belong to a character that goes on."""
+    """Counts the bytes at the end of a part of a string that belong to an unfinished character."""
     half = _HALF_ESCAPED_PAIR.search(raw[-64:])
     if half is not None and len(half[1]) % 2 == 0:
         return 6
@@ -364,7 +365,7 @@ def _incomplete_bytes(raw: JsonBytes) -> int:
         byte = raw[-back]
         if byte < 0x80:
             return 0
-        if byte >= 0xC0:  # the first byte of a character tells how many it has
+        if byte >= 0xC0:  # the first byte of a character shows how many bytes it has
             size = 2 if byte < 0xE0 else 3 if byte < 0xF0 else 4
             return back if back < size else 0
     return 0

@@ -1,4 +1,4 @@
-"""How log lines look: for people, or as JSON; both with what a call gave as `extra`."""
+"""Formats log lines for people or as JSON, both with the fields of `extra`."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ _STANDARD_ATTRIBUTES = frozenset(vars(logging.makeLogRecord({}))) | {
     "asctime",
     "taskName",
 }
-# Chatty at INFO about their own insides, or (access) said better by our own lines.
+# These log their internals at INFO, or requests, which the server's own lines log better.
 _QUIET_LOGGERS = ("asyncio", "tornado", "traitlets", "py.warnings")
 
 
 def configure(log_format: Literal["human", "json"]) -> None:
-    """Write everything from INFO on to stderr, warnings of Python included."""
+    """Makes the process log to stderr, from INFO on, warnings of Python included."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter() if log_format == "json" else HumanFormatter())
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
@@ -29,7 +29,10 @@ def configure(log_format: Literal["human", "json"]) -> None:
 
 
 class HumanFormatter(logging.Formatter):
-    """`12:30:00.123 INFO web.routes: answered status=200 path="/a b"`, in local time."""
+    """Formats lines for people, in local time.
+
+    Example: `12:30:00.123 INFO web.routes: answered status=200 path="/a b"`.
+    """
 
     def format(self, record: logging.LogRecord) -> str:
         clock = time.strftime("%H:%M:%S", time.localtime(record.created))
@@ -51,7 +54,7 @@ class HumanFormatter(logging.Formatter):
 
 
 class JsonFormatter(logging.Formatter):
-    """One object a line: `time` (UTC), `level`, `logger`, `message`, then what `extra` holds."""
+    """Formats an object a line: `time` (UTC), `level`, `logger`, `message`, fields of `extra`."""
 
     def format(self, record: logging.LogRecord) -> str:
         moment = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
@@ -61,29 +64,26 @@ class JsonFormatter(logging.Formatter):
             "logger": record.name,
             "message": record.getMessage(),
         }
-        out = {
-            **head,
-            **extra_fields(record),
-            **head,
-        }  # the head is first, and no extra replaces it
+        # The head comes first, and no field of `extra` replaces a part of it.
+        out = {**head, **extra_fields(record), **head}
         if record.exc_info:
             out["exception"] = self.formatException(record.exc_info)
         return json.dumps(out, default=str)
 
 
 def extra_fields(record: logging.LogRecord) -> dict[str, object]:
-    """What the call gave as `extra`."""
+    """Returns the fields that the log call gave as `extra`."""
     return {key: value for key, value in vars(record).items() if key not in _STANDARD_ATTRIBUTES}
 
 
 def _escaped_message(record: logging.LogRecord) -> str:
-    """The message with what could forge a line of its own made visible."""
+    """Returns the message with unprintable characters escaped, so that it cannot forge a line."""
     text = record.getMessage()
     return text if text.isprintable() else json.dumps(text)[1:-1]
 
 
 def _quoted_value(value: object) -> str:
-    """A word as it is, anything else quoted: no value can look like another field or line."""
+    """Returns a plain word unchanged and anything else quoted, so that it cannot forge a field."""
     text = str(value)
     plain = text.isprintable() and text and not set(text) & set(" \"'=")
     return text if plain else json.dumps(text, ensure_ascii=not text.isprintable())

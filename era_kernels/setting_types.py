@@ -1,4 +1,4 @@
-"""The kinds of values that settings have, how people write them, and what this host suggests."""
+"""Defines the types of settings, parses their values and computes defaults for this host."""
 
 from __future__ import annotations
 
@@ -34,22 +34,23 @@ _CGROUP_LIMITS = ("memory.max", "memory/memory.limit_in_bytes")  # version 2, ve
 
 
 def must_be(requirement: str, name: str = "") -> NoReturn:
-    """Refuse a value; `what` completes the sentence "… must be".
+    """Refuses a value; `requirement` completes the sentence "… must be".
 
     `name` is the setting, where pydantic cannot know it.
     """
-    raise PydanticCustomError("setting", "{what}", {"what": requirement, "name": name})
+    details = {"requirement": requirement, "name": name}
+    raise PydanticCustomError("setting", "{requirement}", details)
 
 
 def _reject_boolean(value: object) -> object:
-    """Python takes true for 1; a person who writes it means something else."""
+    """Refuses a boolean, which Python would take for 0 or 1; returns any other value."""
     if isinstance(value, bool):
         must_be("a number")
     return value
 
 
 def parse_size(value: object) -> int:
-    """Bytes of a size as people write it: plain, or with K, M, G or T (powers of 1024).
+    """Returns the bytes of a size as people write it: plain, or with K, M, G, T (powers of 1024).
 
     >>> parse_size("512M"), parse_size(1000)
     (536870912, 1000)
@@ -63,9 +64,9 @@ def parse_size(value: object) -> int:
 
 
 def format_size(size: int) -> str:
-    """A size as `parse_size` reads it, in the greatest unit that divides it.
+    """Returns a size as `parse_size` reads it, in the greatest unit that divides it.
 
-    >>> size_text(32 * MIB), size_text(1000)
+    >>> format_size(32 * MIB), format_size(1000)
     ('32M', '1000')
     """
     for unit in ("T", "G", "M", "K"):
@@ -75,7 +76,7 @@ def format_size(size: int) -> str:
 
 
 def _split_list(value: object) -> tuple[str | Path, ...]:
-    """Lists are written with commas; the file may also use a list of TOML."""
+    """Returns the parts of a list written with commas; the file may also use a list of TOML."""
     if isinstance(value, str):
         return tuple(part.strip() for part in value.split(",") if part.strip())
     if isinstance(value, list | tuple) and all(isinstance(part, str | Path) for part in value):
@@ -84,7 +85,7 @@ def _split_list(value: object) -> tuple[str | Path, ...]:
 
 
 def _split_named_paths(value: object) -> object:
-    """Names are written as NAME=VALUE with commas; the file may also use a table of TOML."""
+    """Returns the pairs of a list such as NAME=VALUE,…; the file may also use a table of TOML."""
     if isinstance(value, Mapping):
         return dict(value)
     parts = [str(part).partition("=") for part in _split_list(value)]
@@ -95,12 +96,12 @@ def _split_named_paths(value: object) -> object:
 
 
 def _check_mountable(directories: dict[str, Path]) -> dict[str, Path]:
-    """Directories that sessions may be shown (blocking: they are looked at)."""
+    """Checks the names and paths of directories that sessions may mount (blocking)."""
     for name, path in directories.items():
         if not _MOUNT.fullmatch(name):
             must_be(f"names of up to 64 letters, digits, dots, _ and -, which {name!r:.70} is not")
-        named = path.is_absolute() and "\0" not in str(path)
-        if not named or not os.access(path, os.R_OK | os.X_OK) or not path.is_dir():
+        is_valid = path.is_absolute() and "\0" not in str(path)
+        if not is_valid or not os.access(path, os.R_OK | os.X_OK) or not path.is_dir():
             must_be(f"absolute paths of directories that this user can read, which {path} is not")
     return directories
 
@@ -117,7 +118,8 @@ def _to_absolute_path(path: Path) -> Path:
 def _check_token_lengths(tokens: tuple[str, ...]) -> tuple[str, ...]:
     if any(len(token) < MIN_TOKEN_LENGTH for token in tokens):
         must_be(
-            f"tokens of at least {MIN_TOKEN_LENGTH} characters (make one with: openssl rand -hex 32)"
+            f"tokens of at least {MIN_TOKEN_LENGTH} characters "
+            "(make one with: openssl rand -hex 32)"
         )
     return tokens
 
@@ -157,7 +159,7 @@ PathList = Annotated[tuple[AbsolutePath, ...], NoDecode, BeforeValidator(_split_
 
 
 def default_data_dir() -> Path:
-    """`$XDG_DATA_HOME/era_kernels`, else `~/.local/share/era_kernels`.
+    """Returns `$XDG_DATA_HOME/era_kernels`, else `~/.local/share/era_kernels`.
 
     Raises InvalidSetting where there is no home directory.
     """
@@ -173,7 +175,7 @@ def default_data_dir() -> Path:
 
 
 def total_memory() -> int:
-    """Bytes of memory that this host, or the container that we are in, has."""
+    """Returns the bytes of memory of this host, or of the container that this process is in."""
     total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     for name in _CGROUP_LIMITS:
         try:
@@ -185,12 +187,15 @@ def total_memory() -> int:
 
 
 def default_max_kernels() -> int:
-    """As many as memory suffices for when they are idle, and never more than 500."""
+    """Returns how many idle kernels fit into memory, at most 500."""
     return max(1, min(MAX_DEFAULT_KERNELS, total_memory() // MEMORY_PER_KERNEL))
 
 
 def default_max_connections() -> int:
-    """Half of the descriptors that this process may have: kernels and files need some as well."""
+    """Returns half of the descriptors that this process may have, at most 1000.
+
+    Kernels and files need the other half.
+    """
     max_open_files, _ = getrlimit(RLIMIT_NOFILE)
     return (
         MAX_DEFAULT_CONNECTIONS

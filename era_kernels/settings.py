@@ -1,4 +1,4 @@
-"""One frozen Settings, read once from flags, environment (`ERA_…`), a TOML file and defaults."""
+"""Reads all settings once from flags, environment (`ERA_…`), a TOML file and defaults."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ from era_kernels.setting_types import (
     must_be,
 )
 
-PUBLIC_LIMITS = (  # what `GET /api/limits` tells
+PUBLIC_LIMITS = (  # settings that `GET /api/limits` shows
     "default_timeout",
     "max_timeout",
     "max_background_timeout",
@@ -78,7 +78,10 @@ PUBLIC_LIMITS = (  # what `GET /api/limits` tells
 
 
 class Settings(BaseSettings):
-    """Sizes in bytes, times in seconds. `read` says what is wrong in words."""
+    """Holds every setting of the server, frozen; sizes are in bytes, times in seconds.
+
+    `load` reports a wrong value in a sentence.
+    """
 
     model_config = SettingsConfigDict(
         env_prefix=ENV_PREFIX,
@@ -111,7 +114,8 @@ class Settings(BaseSettings):
     api_tokens: TokenList = Field(
         (),
         repr=False,
-        description=f"Tokens of {MIN_TOKEN_LENGTH} characters or more, one of which callers must show.",
+        description=f"Tokens of {MIN_TOKEN_LENGTH} characters or more, "
+        "one of which callers must show.",
     )
     api_token_file: AbsolutePath | None = Field(
         None, description="A file with one token a line; read again when it changes."
@@ -205,7 +209,7 @@ class Settings(BaseSettings):
 
     @classmethod
     def load(cls, flags: Mapping[str, object] | None = None) -> Settings:
-        """Settings with these flags (by field name), else environment, else file, else default.
+        """Reads settings from these flags (by field name), else environment, file or default.
 
         Raises InvalidSetting naming the setting and where its value came from.
         """
@@ -251,11 +255,11 @@ class Settings(BaseSettings):
 
     @property
     def has_tokens(self) -> bool:
-        """Must callers show a token?"""
+        """True when callers must show a token."""
         return bool(self.api_tokens) or self.api_token_file is not None
 
     def limits(self) -> dict[str, int | float | None]:
-        """The bounds in force, as `GET /api/limits` tells them; None where there is none."""
+        """Returns the limits in force, as `GET /api/limits` shows them; None means no limit."""
         values = {name: getattr(self, name) for name in PUBLIC_LIMITS}
         values["default_timeout"] = min(self.default_timeout, self.max_timeout)
         return {
@@ -264,7 +268,7 @@ class Settings(BaseSettings):
         }
 
 
-# ---------------------------------------------------------------- telling about settings
+# ---------------------------------------------------------------- names and defaults
 
 
 def flag_name(name: str) -> str:
@@ -276,12 +280,12 @@ def env_variable(name: str) -> str:
 
 
 def is_secret(field: FieldInfo) -> bool:
-    """May its value never be shown?"""
+    """Returns whether the value of a setting must never be shown."""
     return not field.repr
 
 
 def format_default(field: FieldInfo) -> str:
-    """The default as a person would write it; `none` when there is none."""
+    """Returns the default as a person would write it; `none` when there is none."""
     extra = field.json_schema_extra
     if isinstance(extra, dict):
         return str(extra["default"])
@@ -295,7 +299,7 @@ def format_default(field: FieldInfo) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-# ---------------------------------------------------------------- mistakes in words
+# ---------------------------------------------------------------- errors
 
 _REQUIREMENTS = {
     "int_parsing": "a whole number",
@@ -313,12 +317,12 @@ _REQUIREMENTS = {
     "greater_than": "above {gt}",
     "greater_than_equal": "at least {ge}",
     "less_than_equal": "at most {le}",
-    "setting": "{what}",
+    "setting": "{requirement}",
 }
 
 
 def _error_sentence(error: ErrorDetails, flags: Mapping[str, object]) -> str:
-    """What must change, where it stands, and what stands there now (unless it is a secret)."""
+    """Returns a sentence with the setting, its source, the rule and (if no secret) its value."""
     context = error.get("ctx", {})
     name = str(error["loc"][0] if error["loc"] else context["name"])
     field = Settings.model_fields.get(name)
@@ -344,7 +348,7 @@ def _source_of(name: str, flags: Mapping[str, object]) -> str:
 
 
 def _load_toml(path: Path) -> dict[str, Any]:
-    """The settings of a TOML file. Raises InvalidSetting."""
+    """Returns the settings of a TOML file. Raises InvalidSetting."""
     try:
         found = tomllib.loads(path.expanduser().read_text("utf-8"))
     except (OSError, RuntimeError) as error:

@@ -33,7 +33,7 @@ def run(http: httpx.Client, path: str, code: str) -> str:
 
 
 def use(http: httpx.Client, path: str) -> list[str]:
-    """Two duplicates: one that waits its turn, one made at once with data of its own."""
+    """Makes two duplicates: one that waits in the queue, one made at once with its own data."""
     run(http, path, WRITE.format(text="first"))
     copy = http.post(f"{path}/duplicate").raise_for_status().json()
     print(f"copied: {copy['file_count']} file, data {copy['data']}, mode {copy['copy']['mode']}")

@@ -32,7 +32,7 @@ def main() -> None:
 
 
 def execute(http: httpx.Client, path: str, **body: Any) -> dict[str, Any]:
-    """The answer of a program."""
+    """Runs a program and returns its result."""
     answer: dict[str, Any] = http.post(f"{path}/exec", json=body).raise_for_status().json()
     return answer
 

@@ -13,7 +13,7 @@ URL = os.environ.get("ERA_URL", "http://127.0.0.1:8787").rstrip("/")
 
 
 def execute(code: str, **options: Any) -> dict[str, Any]:
-    """The answer of `POST /api/execute`; a timeout (status 408) is an answer too."""
+    """Returns the result of `POST /api/execute`, also that of a timeout (status 408)."""
     body = json.dumps({"language": "python", "code": code, **options}).encode()
     request = urllib.request.Request(
         f"{URL}/api/execute", body, {"Content-Type": "application/json"}
@@ -21,10 +21,10 @@ def execute(code: str, **options: Any) -> dict[str, Any]:
     try:
         with urllib.request.urlopen(request, timeout=60) as response:
             answer = json.load(response)
-    except urllib.error.HTTPError as problem:
-        if problem.code != 408:
-            raise SystemExit(f"{problem}: {problem.read().decode()}") from None
-        answer = json.load(problem)
+    except urllib.error.HTTPError as error:
+        if error.code != 408:
+            raise SystemExit(f"{error}: {error.read().decode()}") from None
+        answer = json.load(error)
     return dict(answer)
 
 

@@ -20,7 +20,7 @@ for number in range(6):
 
 
 def frames(response: httpx.Response) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Each event's number and its data."""
+    """Yields each event's number and its data."""
     number = 0
     for line in response.iter_lines():
         if line.startswith("id: "):
@@ -40,7 +40,7 @@ def main() -> None:
 
 
 def use(http: httpx.Client, path: str) -> None:
-    """Begin a run, leave, and come back."""
+    """Starts a run, leaves, and comes back."""
     with http.stream("POST", f"{path}/stream", json={"code": CODE}) as response:
         execution = response.raise_for_status().headers["X-Execution-Id"]
         seen, event = next(frames(response))

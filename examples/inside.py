@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Inside: answer a program that asks, see where it is and what its names hold. Needs httpx."""
+"""Inside: answer a program's input(), show its stack and its variables. Needs httpx."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ secret = len(getpass.getpass("Your password? "))
 
 
 def events(response: httpx.Response) -> Iterator[dict[str, Any]]:
-    """Each event's data; lines that are no data (ids, names, comments) are skipped."""
+    """Yields each event's data; other lines (ids, names, comments) are skipped."""
     for line in response.iter_lines():
         if line.startswith("data: "):
             yield json.loads(line.removeprefix("data: "))
@@ -44,7 +44,7 @@ def main() -> None:
 
 
 def converse(http: httpx.Client, path: str) -> None:
-    """Follow the program, and answer each of its questions."""
+    """Follows the program, and answers each of its questions."""
     with http.stream("POST", f"{path}/stream", json={"code": CODE}) as response:
         response.raise_for_status()
         execution = f"{path}/executions/{response.headers['X-Execution-Id']}"
@@ -61,7 +61,7 @@ def converse(http: httpx.Client, path: str) -> None:
 
 
 def show_stack(http: httpx.Client, execution: str) -> None:
-    """Where the program waits, as a traceback would tell it."""
+    """Prints where the program waits, as a traceback does."""
     for frame in http.get(f"{execution}/stack").raise_for_status().json()["frames"]:
         print(f"    {frame['function']}, line {frame['line']}: {frame['source']}")
 

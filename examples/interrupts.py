@@ -29,7 +29,7 @@ def main() -> None:
 
 
 def use(http: httpx.Client, path: str) -> None:
-    """Begin, ask again as after a broken connection, interrupt, and look."""
+    """Starts a run, repeats the request as after a broken connection, interrupts, and looks."""
     http.post(f"{path}/run", json={"code": "pass"}).raise_for_status()
     headers = {"Idempotency-Key": uuid.uuid4().hex}
     body = {"code": CODE, "background": True}

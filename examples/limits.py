@@ -28,7 +28,7 @@ def main() -> None:
 
 
 def use(http: httpx.Client, path: str, *, is_isolated: bool) -> None:
-    """Upload too much; where there are walls, take too much memory, too."""
+    """Uploads too much; where there is a sandbox, takes too much memory, too."""
     upload = http.put(f"{path}/files/large", content=bytes(3 * 1024 * 1024))
     print(f"3 MB uploaded: {upload.status_code} {upload.json()['code']}")
     assert upload.status_code == 413

@@ -29,7 +29,7 @@ threading.Thread(target=crash, daemon=True).start()
 
 
 def frames(response: httpx.Response) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Each entry's number and what it holds."""
+    """Yields each entry's number and its content."""
     number = 0
     for line in response.iter_lines():
         if line.startswith("id: "):
@@ -39,7 +39,7 @@ def frames(response: httpx.Response) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def follow(http: httpx.Client, path: str, after: int, until: str) -> int:
-    """Print entries until one holds that text; the number of that one."""
+    """Prints entries until one contains the text, and returns that entry's number."""
     headers = {"Accept": "text/event-stream", "Last-Event-ID": str(after)}
     with http.stream("GET", f"{path}/log", headers=headers) as response:
         for number, entry in frames(response.raise_for_status()):
@@ -60,7 +60,7 @@ def main() -> None:
 
 
 def use(http: httpx.Client, path: str) -> None:
-    """Leave a thread behind, and see what becomes of it."""
+    """Leaves a thread running, and shows its output in the log."""
     run = http.post(f"{path}/run", json={"code": TICKER}).raise_for_status().json()
     print(f"the run printed {run['stdout']!r}; its thread goes on:")
     last = follow(http, path, after=0, until="tick 2")

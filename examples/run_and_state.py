@@ -22,7 +22,7 @@ def main() -> None:
 
 
 def run(http: httpx.Client, path: str, code: str, **options: Any) -> dict[str, Any]:
-    """The run answer; a timeout (status 408) carries one too."""
+    """Runs code and returns the result, also that of a timeout (status 408)."""
     response = http.post(f"{path}/run", json={"code": code, **options})
     if response.status_code != 408:
         response.raise_for_status()
@@ -30,7 +30,7 @@ def run(http: httpx.Client, path: str, code: str, **options: Any) -> dict[str, A
 
 
 def use(http: httpx.Client, path: str) -> None:
-    """A session, run after run."""
+    """Sends one run after the other to a session."""
     run(http, path, "total = 40")
     answer = run(http, path, "total += 2\nprint(total)")
     print(f"state: {answer['stdout']!r}, the kernel was {answer['started_from']}")

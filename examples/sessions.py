@@ -29,7 +29,7 @@ def main() -> None:
 
 
 def use(http: httpx.Client, path: str) -> None:
-    """Everything that can be done with a session but running code."""
+    """Does everything with a session but running code."""
     change = {"default_timeout": 120, "metadata": {"team": "green"}}
     changed = http.patch(path, json=change).raise_for_status().json()["metadata"]
     print(f"changed: timeout {changed['default_timeout']} s, labels {changed['metadata']}")

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Stored code: kept with its session, run where a run brings none. Needs httpx."""
+"""Stored code: kept with its session, and run by requests without `code`. Needs httpx."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def main() -> None:
 
 
 def use(http: httpx.Client, path: str) -> None:
-    """Store a program, show it, and run it with data of two people."""
+    """Stores a program, shows it, and runs it with data of two people."""
     missing = http.get(f"{path}/code")
     print(f"at first: {missing.status_code}, {missing.json()['hint']}")
     assert missing.status_code == 404

@@ -22,7 +22,7 @@ print("and a word on stderr", file=sys.stderr)
 
 
 def events(response: httpx.Response) -> Iterator[dict[str, Any]]:
-    """Each event's data; lines that are no data (ids, names, comments) are skipped."""
+    """Yields each event's data; other lines (ids, names, comments) are skipped."""
     for line in response.iter_lines():
         if line.startswith("data: "):
             yield json.loads(line.removeprefix("data: "))
@@ -39,7 +39,7 @@ def main() -> None:
 
 
 def follow(http: httpx.Client, path: str) -> None:
-    """Print what comes, with the time when it came."""
+    """Prints each event with the time of its arrival."""
     began = time.monotonic()
     printed, last = "", {}
     with http.stream("POST", f"{path}/stream", json={"code": CODE}) as response:

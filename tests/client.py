@@ -47,7 +47,7 @@ class SessionClient:
         return f"/api/sessions/{self.id}"
 
     def run(self, code: str, **body: Any) -> dict[str, Any]:
-        """The run answer; a timeout's answer (408) is an answer too."""
+        """Runs code and returns the result, also that of a timeout (status 408)."""
         response = self.http.post(f"{self.path}/run", json={"code": code, **body})
         assert response.status_code in (200, 408), response.text
         result: dict[str, Any] = response.json()

@@ -1,7 +1,7 @@
-"""In-memory stand-ins for the kernels' room: the same methods, scripted by tests.
+"""In-memory fakes for the package `kernels`: the same methods, scripted by tests.
 
 A script is an async generator function of the machine and the request. It yields outputs, or
-lists of them, and at last a `Finished`; where it yields none, the run ends with exit code 0:
+lists of them, and at last an `ExecutionEnd`; without one, the run ends with exit code 0:
 
     async def says_hello(machine, request):
         yield Stdout("hello\\n")
@@ -47,12 +47,12 @@ Script = Callable[["FakeMachine", KernelRequest], AsyncIterator[Item | list[Item
 
 
 async def quiet(machine: FakeMachine, request: KernelRequest) -> AsyncIterator[Item]:
-    """A program that says nothing."""
+    """Plays a program that prints nothing."""
     yield ExecutionEnd(0)
 
 
 async def endless(machine: FakeMachine, request: KernelRequest) -> AsyncIterator[Item]:
-    """A program that ends when it is interrupted, at its deadline, or with its machine."""
+    """Plays a program that ends when it is interrupted, at its deadline, or with its machine."""
     try:
         async with asyncio.timeout(request.timeout):
             await machine.kernel.interrupted.wait()
@@ -62,13 +62,13 @@ async def endless(machine: FakeMachine, request: KernelRequest) -> AsyncIterator
 
 
 class FakeControlClient:
-    """What is asked of a kernel beside its runs; `variables_found` and `frames` are told."""
+    """Answers control requests with `variables_found` and `frames`, and notes input."""
 
     def __init__(self) -> None:
         self.frames: list[StackFrame] = []
         self.variables_found = Variables()
-        self.answers: dict[str, str | None] = {}  # by their keys; None: nobody was there
-        self.withdrawn_keys: set[str] = set()  # keys of questions that do not wait any more
+        self.answers: dict[str, str | None] = {}  # by request key; None: end of input
+        self.withdrawn_keys: set[str] = set()  # keys of requests that do not wait any more
 
     async def stack(self) -> list[StackFrame]:
         return self.frames
@@ -86,14 +86,14 @@ class FakeControlClient:
         self.answers[key] = None
 
     async def wait_for_answer(self, key: str) -> str | None:
-        """What a program does that waits for its input."""
+        """Waits for the answer of a request, as a program does."""
         while key not in self.answers:
             await asyncio.sleep(0.001)
         return self.answers.pop(key)
 
 
 class FakeKernel:
-    """Notes the requests and plays the script."""
+    """Records the requests and plays the script."""
 
     def __init__(self, machine: FakeMachine, script: Script) -> None:
         self.script = script
@@ -106,20 +106,20 @@ class FakeKernel:
         self._machine = machine
 
     async def wait_ready(self, timeout: float) -> None:
-        """Always."""
+        """Returns at once: the fake is always ready."""
 
     async def interrupt(self) -> None:
         self.interrupt_count += 1
         self.interrupted.set()
 
     async def escalate_interrupt(self, request: KernelRequest) -> list[InterruptStep]:
-        """The first rung of the ladder; the machine is not ended when nobody listens."""
+        """Takes the first step of the escalation; the machine is never ended."""
         self.stopped_requests.append(request)
         await self.interrupt()
         return [InterruptStep("interrupt", 0.0)]
 
     async def execute(self, request: KernelRequest) -> AsyncGenerator[list[Item], None]:
-        """What the script yields; the end of the machine wins over the script at any time."""
+        """Yields the script's batches; the end of the machine wins over the script at any time."""
         self.requests.append(request)
         self.interrupted.clear()
         ended = self._machine.ended
@@ -138,7 +138,7 @@ class FakeKernel:
 async def _unless_ended(
     ended: asyncio.Future[ExitInfo], step: Awaitable[list[Item]]
 ) -> list[Item] | None:
-    """The step's result; None, and the step is cancelled, when the machine ends before."""
+    """Returns the step's result; None, and cancels the step, when the machine ends before."""
     task = asyncio.ensure_future(step)
     try:
         await asyncio.wait([task, ended], return_when=asyncio.FIRST_COMPLETED)
@@ -161,7 +161,7 @@ async def _play(
 
 
 class FakeExecProcess:
-    """Plays the script with the program's last argument for code; its end is the machine's, too."""
+    """Plays the script with the program's last argument as code; ends with the machine, too."""
 
     def __init__(self, machine: FakeMachine, script: Script, request: KernelRequest) -> None:
         self.stdin: str | None = None
@@ -201,7 +201,7 @@ class FakeExecProcess:
 
 
 class FakeMachine:
-    """A machine without a process. Scripts may look at `place`; `closing` makes its end slow."""
+    """A machine without a process. Scripts may read `paths`; `close_gate` makes its end slow."""
 
     def __init__(
         self,
@@ -215,7 +215,7 @@ class FakeMachine:
         self.ended: asyncio.Future[ExitInfo] = asyncio.get_running_loop().create_future()
         self.kernel = FakeKernel(self, script)
         self.has_kernel = kernel
-        self.on_late_output: Callable[[list[Output]], None] = lambda late: None
+        self.on_late_output: Callable[[list[Output]], None] = lambda events: None
         self.programs: list[FakeExecProcess] = []
         self.start_gate: asyncio.Event | None = None
         self.start_error: Exception | None = None
@@ -224,7 +224,7 @@ class FakeMachine:
         self.close_gate = close_gate
 
     async def start_kernel(self, env: Mapping[str, str]) -> None:
-        """As a real one does: where it fails, or the machine ends meanwhile, all ends."""
+        """Starts the kernel as a real machine does: a failure, or the machine's end, ends all."""
         try:
             if self.start_gate is not None:
                 waiting = asyncio.ensure_future(self.start_gate.wait())
@@ -251,7 +251,7 @@ class FakeMachine:
         return process
 
     def die(self, exit_info: ExitInfo) -> None:
-        """What a crash does."""
+        """Ends the machine as a crash does."""
         if not self.ended.done():
             self.ended.set_result(exit_info)
 
@@ -263,10 +263,10 @@ class FakeMachine:
 
 @dataclass
 class FakeHost:
-    """Opens fake machines and keeps them in `machines`; `failure` is raised by the next opening.
+    """Opens fake machines and keeps them in `machines`; `open` raises `open_error` once.
 
-    `opening` is waited for when a test wants a start to take long, `closing` likewise before
-    nothing is left of a machine; `broken` is what `check` raises.
+    `open_gate` is waited for when a test wants a start to take long, `close_gate` likewise before
+    a machine is gone; `check` raises `check_error`.
     """
 
     script: Script = quiet
@@ -312,14 +312,14 @@ class FakeHost:
 
 
 def make_start_error() -> KernelStartFailed:
-    """What an opening raises when a kernel does not come up."""
+    """Makes the error that `open` raises when a kernel does not start."""
     return KernelStartFailed("The kernel ended before it was ready: exit 1.")
 
 
 def make_language(
     name: str, *aliases: str, reason: str | None = None, minimums: Limits = NO_MINIMUMS
 ) -> Language:
-    """A language that runs, or does not for a reason."""
+    """Makes a language that runs, or that is unavailable for a reason."""
     mode: Literal["signal"] = "signal"
     return Language(
         name=name,

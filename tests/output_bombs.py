@@ -1,8 +1,8 @@
-"""Programs that say too much: what a session's code can do to the server by what it sends."""
+"""Programs that flood the server with output and messages, as a session's code can."""
 
 from __future__ import annotations
 
-# The kernel's own sockets and the key of its messages are in reach of the code that it runs.
+# Code can reach its kernel's own sockets and the key that signs its messages.
 _FIND_SOCKETS = """
 import gc, json
 from IPython.display import display
@@ -50,7 +50,7 @@ PROGRAMS = {
     ),
 }  # fmt: skip
 
-# This ends its kernel, with the cause in words. The kernel's own thread may send by the same socket
+# This ends its kernel, with the cause as text. The kernel's own thread may send by the same socket
 # in the midst of a message, which then arrives as two; so it is sent again.
 TOO_MANY_PARTS = _FIND_SOCKETS + (
     "import time\nwhile True: sockets.iopub.send_multipart([b''] * 65); time.sleep(0.05)"

@@ -1,4 +1,4 @@
-"""Real servers in processes of their own, started by the console command as users start them."""
+"""Starts real servers in processes of their own, by the console command that users start."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pathlib import Path
 import psutil
 
 COMMAND = Path(sys.executable).parent / "era-kernels"
-START_TIMEOUT = 60.0  # seconds until a server must be up
+START_TIMEOUT = 60.0  # seconds within which a server must be up
 STOP_TIMEOUT = 30.0  # seconds until it must be gone after SIGTERM
 
 
@@ -31,18 +31,18 @@ class Server:
     log: Path
 
     def stop(self) -> int:
-        """End it as a service manager would; its exit code."""
+        """Ends the server as a service manager would, and returns its exit code."""
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(STOP_TIMEOUT)
 
     def kill(self) -> None:
-        """End it as a power cut would."""
+        """Kills the server with SIGKILL."""
         self.process.kill()
         self.process.wait(STOP_TIMEOUT)
 
     @property
     def log_text(self) -> str:
-        """What it has logged until now."""
+        """The text that the server has logged until now."""
         return self.log.read_text(errors="replace")
 
 
@@ -54,7 +54,7 @@ class Launcher:
     servers: list[Server] = field(default_factory=list)
 
     def start(self, *flags: str, env: Mapping[str, str] | None = None) -> Server:
-        """A server that is up, on a free port."""
+        """Starts a server on a free port, and returns when it is up."""
         log = self.data_dir.parent / f"server-{len(self.servers)}.log"
         command = [str(COMMAND), "serve", "--port", "0", *flags]
         with log.open("w") as sink:
@@ -79,7 +79,7 @@ class Launcher:
         return server
 
     def stop_all(self) -> None:
-        """End what still runs."""
+        """Ends the servers that still run."""
         for server in self.servers:
             if server.process.poll() is None:
                 server.stop()
@@ -87,7 +87,7 @@ class Launcher:
 
 @contextmanager
 def temporary_launcher() -> Iterator[Launcher]:
-    """A launcher with a data directory of its own; all its servers are gone afterwards."""
+    """Makes a launcher with a data directory of its own, and ends all its servers afterwards."""
     with tempfile.TemporaryDirectory(prefix="era-test-") as directory:
         launcher = Launcher(Path(directory) / "data")
         try:
@@ -96,12 +96,12 @@ def temporary_launcher() -> Iterator[Launcher]:
             launcher.stop_all()
 
 
-# A session's program prints where it is in the host's list of processes, for `host_pid`.
+# A session's program prints its pid and pid namespace, for `host_pid`.
 PRINT_PID = "import os; print(os.getpid(), os.readlink('/proc/self/ns/pid'))"
 
 
 def host_pid(printed: str) -> int:
-    """The pid on the host of a process that ran PRINT_PID: inside walls it has another."""
+    """Returns the host's pid of a process that ran PRINT_PID, perhaps in a pid namespace."""
     pid, namespace = printed.split()
     for process in psutil.process_iter():
         with suppress(OSError):
@@ -113,11 +113,11 @@ def host_pid(printed: str) -> int:
     raise LookupError(printed)
 
 
-UNSANDBOXED_FLAGS = ("--allow-unsandboxed", "--strongest-tier", "4")  # flags
+UNSANDBOXED_FLAGS = ("--allow-unsandboxed", "--strongest-tier", "4")
 
 
 def wait_until(condition: Callable[[], bool], seconds: float = 10) -> bool:
-    """Whether the condition came true in time."""
+    """Waits until the condition is true; returns False when that takes too long."""
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:

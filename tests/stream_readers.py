@@ -1,4 +1,4 @@
-"""Readers of a stream as networks make them: slow ones, and ones whose connection breaks."""
+"""Readers of event streams: slow ones, and ones whose connections break."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from typing import Any
 
 from tests.client import SseEvent, parse_sse
 
-SILENCE_TIMEOUT = 60.0  # seconds after which a stream that says nothing is broken
+SILENCE_TIMEOUT = 60.0  # seconds after which a silent stream counts as broken
 
 
 @dataclass
 class StreamReader:
-    """Keeps the complete frames that it got, over all its connections, and goes on after them.
+    """Reads a stream over one connection after the other, and keeps the complete frames.
 
-    It takes `piece` bytes at once and pauses for so many seconds after each. A small `receive`
-    leaves hardly any room for what waits meanwhile.
+    The reader takes `chunk_size` bytes at once and pauses for `chunk_pause` seconds after each. A
+    small `receive_buffer` leaves hardly any room for bytes that wait meanwhile.
     """
 
     chunk_size: int = 65_536
@@ -42,7 +42,7 @@ class StreamReader:
         return "".join(one.data["content"] for one in self.events if one.event == stream)
 
     def read(self, base_url: str, path: str, max_bytes: float = float("inf")) -> StreamReader:
-        """Until the stream ends, the server is gone, or so many bytes have come."""
+        """Reads until the stream ends, the server is gone, or so many bytes have come."""
         self.connection_count += 1
         with connect_to_stream(base_url, path, self.last_seq, self.receive_buffer) as sock:
             for event in _complete_events(self._chunks(sock, max_bytes)):
@@ -58,14 +58,14 @@ class StreamReader:
 
 
 def slow_stream_reader() -> StreamReader:
-    """Takes less than a program can print."""
+    """Makes a reader that is slower than a program can print."""
     return StreamReader(chunk_size=16_384, chunk_pause=0.02, receive_buffer=16_384)
 
 
 def read_in_parts(
     base_url: str, path: str, cuts: int, max_part: int, rng: random.Random
 ) -> StreamReader:
-    """Cut off so often, each time after at most `longest` bytes, and then read to the end."""
+    """Reads over `cuts` broken connections of less than `max_part` bytes, then to the end."""
     reader = StreamReader()
     for _ in range(cuts):
         reader.read(base_url, path, rng.randrange(1, max_part))
@@ -76,7 +76,7 @@ def read_in_parts(
 def connect_to_stream(
     base_url: str, path: str, last_seq: int = 0, receive_buffer: int | None = None
 ) -> Iterator[socket.socket]:
-    """A connection to a stream whose head has been read. HTTP/1.0: the body ends with it."""
+    """Connects to a stream and reads its head. HTTP/1.0: the body ends with the connection."""
     host, port = base_url.removeprefix("http://").split(":")
     with closing(socket.socket()) as sock:
         sock.settimeout(SILENCE_TIMEOUT)
@@ -90,7 +90,7 @@ def connect_to_stream(
 
 
 def start_run(base_url: str, session: str, code: str, **body: Any) -> str:
-    """Begin a run and leave at once; the path of its stream."""
+    """Starts a run, disconnects at once, and returns the path of the run's stream."""
     host, port = base_url.removeprefix("http://").split(":")
     data = json.dumps({"code": code, **body}).encode()
     with socket.create_connection((host, int(port)), timeout=SILENCE_TIMEOUT) as sock:
@@ -101,7 +101,7 @@ def start_run(base_url: str, session: str, code: str, **body: Any) -> str:
 
 
 def _read_headers(sock: socket.socket) -> dict[str, str]:
-    """The headers of an answer that is a success, by their names in lower case."""
+    """Returns the headers of a successful response, by their names in lower case."""
     received = b""
     while not received.endswith(b"\r\n\r\n"):
         byte = sock.recv(1)
@@ -114,7 +114,7 @@ def _read_headers(sock: socket.socket) -> dict[str, str]:
 
 
 def _complete_events(chunks: Iterator[bytes]) -> Iterator[SseEvent]:
-    """The complete frames; what a cut left of another one is dropped."""
+    """Yields the events of complete frames; an incomplete frame is dropped."""
     rest = b""
     for data in chunks:
         *blocks, rest = (rest + data).split(b"\n\n")

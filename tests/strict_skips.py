@@ -1,4 +1,4 @@
-"""A pytest plugin: where `ERA_TEST_STRICT_SKIPS` is set, a skip that nobody expects is a failure.
+"""Makes pytest report unexpected skips as failures, where `ERA_TEST_STRICT_SKIPS` is set.
 
 A skip hides a broken set-up as easily as a host that cannot do something. `.ci/run` sets the
 variable, `pyproject.toml` loads the plugin.
@@ -12,7 +12,7 @@ from collections.abc import Generator
 import pytest
 
 VARIABLE = "ERA_TEST_STRICT_SKIPS"
-# What the hosts of the CI cannot do; a reason that holds one of these texts is expected.
+# Features that the hosts of the CI lack; a reason that contains one of these is expected.
 EXPECTED = ("cgroup v2", "/dev/net/tun", "Docker")
 
 
@@ -31,7 +31,7 @@ def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest
 
 
 def _check(report: pytest.TestReport | pytest.CollectReport) -> None:
-    """Turn an unexpected skip into a failure; a test that is expected to fail is no skip."""
+    """Turns an unexpected skip into a failure; a test that is expected to fail is no skip."""
     if not os.environ.get(VARIABLE) or not report.skipped or hasattr(report, "wasxfail"):
         return
     longrepr = report.longrepr

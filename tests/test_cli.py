@@ -53,22 +53,22 @@ def kernelspec(directory: Path, **changes: object) -> str:
 
 
 def test_version() -> None:
-    """`--version` tells the name and the version."""
+    """`--version` prints the name and the version."""
     assert called("--version").stdout == f"era-kernels, version {__version__}\n"
 
 
 @pytest.mark.parametrize("command", ["serve", "doctor"])
 def test_every_setting_is_a_flag(command: str) -> None:
     """The help of a command shows each setting with its flag, variable and description."""
-    told = " ".join(CliRunner().invoke(cli.main, [command, "--help"]).output.split())
+    reported = " ".join(CliRunner().invoke(cli.main, [command, "--help"]).output.split())
     for name, field in Settings.model_fields.items():
-        assert f"{flag_name(name)} " in told
-        assert env_variable(name) in told
-        assert str(field.description) in told
+        assert f"{flag_name(name)} " in reported
+        assert env_variable(name) in reported
+        assert str(field.description) in reported
 
 
 @pytest.mark.parametrize(
-    ("arguments", "words"),
+    ("arguments", "expected"),
     [
         (["serve", "--port", "x"], "port (from --port) must be a whole number, not 'x'."),
         (["serve", "--host", "0.0.0.0"], "set one with ERA_API_TOKENS or --api-token-file"),
@@ -77,12 +77,12 @@ def test_every_setting_is_a_flag(command: str) -> None:
         (["install", "cobol"], 'The language "cobol" is not supported.'),
     ],
 )
-def test_misuse(arguments: list[str], words: str) -> None:
+def test_misuse(arguments: list[str], expected: str) -> None:
     """What the caller wrote wrong is one sentence on stderr and exit code 2."""
     done = called(*arguments)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("Error: ")
-    assert words in done.stderr
+    assert expected in done.stderr
     assert done.stderr.count("\n") == 1
 
 
@@ -93,7 +93,7 @@ def test_unknown_flag() -> None:
     assert "--prot" in done.stderr
 
 
-def test_weak_token_is_not_told() -> None:
+def test_weak_token_is_not_shown() -> None:
     """A token that is refused is not repeated."""
     done = called("serve", "--api-tokens", "hunter2")
     assert done.returncode == 2
@@ -124,22 +124,22 @@ def test_ready_line(launcher: Launcher) -> None:
     assert f"isolation tier {isolation['tier']}" in server.ready_line
 
 
-def test_no_walls(launcher: Launcher) -> None:
+def test_no_isolation(launcher: Launcher) -> None:
     """Where code is not isolated, the line and the log say so."""
     server = launcher.start("--strongest-tier", "4", "--allow-unsandboxed")
     assert "no isolation" in server.ready_line
     assert "code is not isolated" in server.log_text
 
 
-def test_no_walls_unwanted(tmp_path: Path) -> None:
-    """Without walls there is no server, unless that was asked for."""
+def test_no_isolation_unwanted(tmp_path: Path) -> None:
+    """Without isolation there is no server, unless that was asked for."""
     done = called("serve", "--strongest-tier", "4", "--data-dir", str(tmp_path), "--port", "0")
     assert done.returncode == 1
     assert "--allow-unsandboxed" in done.stderr
 
 
-def test_no_walls_to_try(tmp_path: Path) -> None:
-    """Settings that leave no tier are told as such: the host is not to blame."""
+def test_no_isolation_to_try(tmp_path: Path) -> None:
+    """Settings that leave no tier are reported as such: the host is not to blame."""
     flags = ("--strongest-tier", "2", "--min-tier", "1", "--data-dir", str(tmp_path))
     done = called("serve", *flags, "--port", "0")
     assert done.returncode == 1
@@ -170,11 +170,11 @@ def test_signals(launcher: Launcher, number: signal.Signals) -> None:
 
 
 def test_limits_are_the_settings(launcher: Launcher) -> None:
-    """`GET /api/limits` tells what flags, environment and file made of the settings."""
+    """`GET /api/limits` shows what flags, environment and file made of the settings."""
     server = launcher.start("--max-queue", "7", env={"ERA_MAX_JSON_BODY": "2M"})
-    told = httpx.get(f"{server.base_url}/api/limits").json()
-    assert (told["max_queue"], told["max_json_body"]) == (7, 2 * 1024 * 1024)
-    assert set(told) == set(Settings.load().limits())
+    reported = httpx.get(f"{server.base_url}/api/limits").json()
+    assert (reported["max_queue"], reported["max_json_body"]) == (7, 2 * 1024 * 1024)
+    assert set(reported) == set(Settings.load().limits())
 
 
 def test_json_logs(launcher: Launcher) -> None:
@@ -206,7 +206,7 @@ def test_install_takes_aliases_once(tmp_path: Path) -> None:
 
 
 def test_install_of_what_is_missing(tmp_path: Path) -> None:
-    """A named language that cannot run is told with the reason, and exit code 1."""
+    """A named language that cannot run is reported with the reason, and exit code 1."""
     specs = kernelspec(tmp_path, argv=["no-such-program"])
     done = called("install", "mini", "--kernelspec-dirs", specs)
     assert done.returncode == 1
@@ -230,7 +230,7 @@ def test_install_really_imports(tmp_path: Path) -> None:
 
 
 def test_doctor() -> None:
-    """On a host where the tests run the server runs; how strong the walls are is said plainly."""
+    """On a host of the tests the server can run; the strength of the isolation is reported."""
     done = called("doctor")
     assert done.returncode == 0, done.stdout
     assert "isolation: " in done.stdout
@@ -239,10 +239,10 @@ def test_doctor() -> None:
 
 def test_doctor_for_programs() -> None:
     """`--json` is one object with the verdict and every finding."""
-    told = json.loads(called("doctor", "--json").stdout)
-    assert told["can_serve"] is True
-    assert {finding["level"] for finding in told["findings"]} <= set(Level)
-    subjects = {finding["subject"] for finding in told["findings"]}
+    reported = json.loads(called("doctor", "--json").stdout)
+    assert reported["can_serve"] is True
+    assert {finding["level"] for finding in reported["findings"]} <= set(Level)
+    subjects = {finding["subject"] for finding in reported["findings"]}
     assert subjects >= {"interpreter", "data directory", "disk", "address", "memory", "isolation"}
 
 
@@ -257,11 +257,11 @@ def test_doctor_says_no(tmp_path: Path) -> None:
     blocked = tmp_path / "file"
     blocked.touch()
     done = called("doctor", "--json", "--data-dir", str(blocked / "data"))
-    told = json.loads(done.stdout)
-    broken = [one for one in told["findings"] if one["level"] == Level.BROKEN]
-    assert (done.returncode, told["can_serve"]) == (1, False)
+    reported = json.loads(done.stdout)
+    broken = [one for one in reported["findings"] if one["level"] == Level.BROKEN]
+    assert (done.returncode, reported["can_serve"]) == (1, False)
     assert [one["subject"] for one in broken] == ["data directory"]
-    assert all(one["advice"] for one in told["findings"] if one["level"] != Level.OK)
+    assert all(one["advice"] for one in reported["findings"] if one["level"] != Level.OK)
 
 
 def test_doctor_beside_a_server(launcher: Launcher) -> None:

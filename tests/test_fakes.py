@@ -1,4 +1,4 @@
-"""The stand-ins keep the contract of what they stand for."""
+"""The fakes have the methods and behaviour of the real classes."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ async def play(script: Script, timeout: float = 30) -> tuple[FakeMachine, list[I
 
 
 def test_fakes_have_the_methods_of_the_real_ones() -> None:
-    """What services call on the real things, they can call on the fakes, by the same names."""
+    """The fakes have the methods that services call, with the same parameters."""
     shared = {"execute", "interrupt", "wait_ready", "open", "check", "aclose"}
     for real, fake in ((Kernel, FakeKernel), (Machine, FakeMachine), (KernelHost, FakeHost)):
         for name, method in inspect.getmembers(real, inspect.isfunction):
@@ -41,7 +41,7 @@ def test_fakes_have_the_methods_of_the_real_ones() -> None:
 
 
 def test_script_is_played_and_finished() -> None:
-    """A script's outputs come as batches; it need not say how it ended."""
+    """A script's outputs come as batches, and an end is added where it yields none."""
 
     async def script(
         machine: FakeMachine, request: KernelRequest
@@ -55,7 +55,7 @@ def test_script_is_played_and_finished() -> None:
 
 
 def test_end_of_the_machine_ends_the_run() -> None:
-    """A machine that ends in a run is told by the run's end, with the reason."""
+    """A machine that ends in a run ends the run, with the reason."""
 
     async def script(machine: FakeMachine, request: KernelRequest) -> AsyncIterator[Item]:
         yield Stdout("a")

@@ -1,4 +1,4 @@
-"""JSON in is strict, JSON out is compact and always valid."""
+"""Parsed JSON is strict, encoded JSON is compact and always valid."""
 
 from __future__ import annotations
 
@@ -84,8 +84,8 @@ def test_leniency() -> None:
     assert json_codec.loads_object(body) == {"a": 2, "b": 10**300, "c": "😀", "d": "\\ud800"}
 
 
-def test_mistakes_are_told_by_place() -> None:
-    """The message tells where the mistake is, and repeats nothing of the body."""
+def test_mistakes_are_located() -> None:
+    """The message says where the mistake is, and repeats nothing of the body."""
     with pytest.raises(InvalidJson) as caught:
         json_codec.loads_object(b'{"secret": tomato}')
     assert "line 1, column 12" in caught.value.message
@@ -102,7 +102,7 @@ def test_mistakes_are_told_by_place() -> None:
     ],
 )
 def test_mistakes_have_a_hint(body: bytes, message: str, hint: str) -> None:
-    """The place is told once, and the hint says what to send instead."""
+    """The message names the place once, and the hint says what to send instead."""
     with pytest.raises(InvalidJson) as caught:
         json_codec.loads_object(body)
     assert caught.value.message == f"The body is not valid JSON: {message}"
@@ -130,21 +130,21 @@ def test_out_may_be_deep() -> None:
 
 @pytest.mark.parametrize("items", [[], [{}], [{"a": "\ud800"}, {"b": [1.5, None]}]])
 def test_an_array_is_encoded_item_by_item(items: list[dict[str, object]]) -> None:
-    """It is the array of what each item is alone, and its length."""
+    """The result is the array of the items' own encodings, and its length."""
     text, count = asyncio.run(json_codec.dumps_array(iter(items)))
     assert text == b"[" + b",".join(map(json_codec.dumps, items)) + b"]"
     assert count == len(json.loads(text)) == len(items)
 
 
-def test_others_have_their_turn_while_a_list_is_encoded() -> None:
-    """However long it is, the loop does other things in between."""
-    turns = 0
+def test_other_tasks_run_while_a_list_is_encoded() -> None:
+    """However long the list is, the loop runs other tasks in between."""
+    iterations = 0
 
     async def body() -> None:
         async def other() -> None:
-            nonlocal turns
+            nonlocal iterations
             while True:
-                turns += 1
+                iterations += 1
                 await asyncio.sleep(0)
 
         task = asyncio.create_task(other())
@@ -152,10 +152,64 @@ def test_others_have_their_turn_while_a_list_is_encoded() -> None:
         task.cancel()
 
     asyncio.run(body())
-    assert turns > 1
+    assert iterations > 1
 
 
 def test_numbers_as_text() -> None:
     """Numbers can be had as they stand in the body."""
     written = json_codec.loads_numbers_as_text(b'{"env":{"a":1.50,"b":-0,"c":1E5,"d":true}}')
     assert written == {"env": {"a": "1.50", "b": "-0", "c": "1E5", "d": True}}
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"", b" ", b"null", b"1", b'"x"', b"[]", b"[{}]", b"{", b'{"a":1,}', b"{'a':1}", b"{} {}",
+        b'{"a":NaN}', b'{"a":Infinity}', b'{"a":-Infinity}', b'{"a":1e999}', b'{"a":"\xff"}',
+        b'{"a":"\\ud800"}', b'{"\\udc00":1}', b'{"a":' + b"9" * 5000 + b"}", b'{"a":"\x01"}',
+        b'{"a":' + b"[" * 300 + b"]" * 300 + b"}", b'{"a":' * 100_000, b"[" * 500_000,
+        b'{"a":1}'.decode().encode("utf-16"), b"\x00" * 100,
+    ],
+    ids=range(25),
+)  # fmt: skip
+def test_none_stands_for_what_is_broken(data: bytes) -> None:
+    """None stands for no object, no valid JSON, and what no JSON answer could hold."""
+    assert json_codec.loads_object_or_none(data) is None
+
+
+@pytest.mark.parametrize(
+    ("data", "value"),
+    [
+        (b"{}", {}),
+        (b'\xef\xbb\xbf{"a":1}\n', {"a": 1}),
+        (b'{"a":1,"a":2}', {"a": 2}),
+        (b'{"a":"\\ud83d\\ude00\\u0000"}', {"a": "\U0001f600\x00"}),
+        (b'{"a":' + b"9" * 4000 + b"}", {"a": 10**4000 - 1}),
+        (b'{"a":' + b"[" * 198 + b"]" * 198 + b"}", None),
+    ],
+)
+def test_objects_of_hostile_code(data: bytes, value: dict[str, object] | None) -> None:
+    """Any object is read, with any text, integers of any size, and nesting up to the limit."""
+    assert json_codec.loads_object_or_none(data) == (value or json.loads(data))
+
+
+@given(
+    st.dictionaries(
+        st.text(st.characters(codec="utf-8")),
+        st.recursive(
+            st.none() | st.booleans() | st.integers()
+            | st.floats(allow_nan=False, allow_infinity=False)
+            | st.text(st.characters(codec="utf-8")),
+            lambda inner: st.lists(inner, max_size=3),
+            max_leaves=8,
+        ),
+        max_size=5,
+    )
+)  # fmt: skip
+def test_objects_of_hostile_code_come_back(value: dict[str, object]) -> None:
+    """Every object that strict JSON can hold is read as it was written, escaped or not."""
+    for ascii_only in (True, False):
+        assert (
+            json_codec.loads_object_or_none(json.dumps(value, ensure_ascii=ascii_only).encode())
+            == value
+        )

@@ -1,4 +1,4 @@
-"""Long JSON in steps: the same as the interpreter's own, in short steps, whatever comes."""
+"""Long JSON is read and written as the interpreter does, in short steps, whatever comes."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def test_what_is_no_json_is_refused(text: str) -> None:
 
 @pytest.mark.parametrize("levels", range(1, 24))
 def test_levels_are_counted(levels: int) -> None:
-    """Also where many values are taken at once: to the bound and no further."""
+    """Values are read up to the bound and no further, also where many are parsed at once."""
     opening = "".join('[{"a":' if n % 2 else "[" for n in range(levels))
     closing = "".join("}]" if n % 2 else "]" for n in reversed(range(levels)))
     text = json.dumps([json.loads(f"{opening}1{closing}")] * 200).encode()
@@ -151,7 +151,7 @@ BIG: dict[str, Any] = {
 
 @pytest.fixture
 def uncollected() -> Iterator[None]:
-    """No collection looks at all that this process holds, as none does in a server."""
+    """Keeps the collector from scanning the objects of this process, as in a server."""
     gc.disable()
     yield
     gc.enable()
@@ -160,7 +160,7 @@ def uncollected() -> Iterator[None]:
 @pytest.mark.usefixtures("uncollected")
 @pytest.mark.parametrize("name", [*BIG])
 def test_no_step_is_long(name: str) -> None:
-    """Whatever is long about a value: no single step keeps the lock for long."""
+    """Whatever is long about a value: no single step holds the lock for long."""
     text = json.dumps(BIG[name]).encode() if BIG[name] else b" " * 5_000_000 + b"1"
     longest = before = 0.0
     steps = iterparse(text, 1_000_000, 100)
@@ -175,7 +175,7 @@ def test_no_step_is_long(name: str) -> None:
 
 @pytest.mark.usefixtures("uncollected")
 def test_estimate_size() -> None:
-    """A value is weighed by its text and the number of its values, and no further than needed."""
+    """A size is estimated by text and number of values, and no further than needed."""
     assert estimate_size("x" * 1000) == 1000 + json_incremental.VALUE_OVERHEAD_BYTES
     assert estimate_size({"a": [1, 2]}) == 1 + 4 * json_incremental.VALUE_OVERHEAD_BYTES
     before = time.thread_time()

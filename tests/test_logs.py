@@ -32,10 +32,10 @@ def test_human_line() -> None:
 
 def test_json_line() -> None:
     """One object with the same in that order; the time is UTC with milliseconds."""
-    told = json.loads(JsonFormatter().format(record(status=200, path="/ü", time="mine")))
-    assert list(told) == ["time", "level", "logger", "message", "status", "path"]
-    assert told.pop("time").endswith("Z")
-    assert told == {
+    reported = json.loads(JsonFormatter().format(record(status=200, path="/ü", time="mine")))
+    assert list(reported) == ["time", "level", "logger", "message", "status", "path"]
+    assert reported.pop("time").endswith("Z")
+    assert reported == {
         "status": 200,
         "path": "/ü",
         "level": "info",

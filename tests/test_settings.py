@@ -182,7 +182,7 @@ def test_data_directory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None
 
 
 def test_no_home(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without a home directory the caller is told to name a directory."""
+    """Without a home directory the error asks for a directory."""
 
     def no_home() -> Path:
         raise RuntimeError
@@ -227,7 +227,7 @@ def test_origin_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "words"),
+    ("name", "value", "expected"),
     [
         ("port", "-1", "at least 0"),
         ("port", True, "a number"),
@@ -244,14 +244,14 @@ def test_origin_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         ("data_dir", "~nobody-has-this-name/x", "a path whose ~ names a home directory"),
     ],
 )
-def test_wrong_values(name: str, value: object, words: str) -> None:
+def test_wrong_values(name: str, value: object, expected: str) -> None:
     """Every kind of setting says in one sentence what it must be."""
     said = refusal(**{name: value})
-    assert said.startswith(f"{name} (from --{name.replace('_', '-')}) must be {words}")
+    assert said.startswith(f"{name} (from --{name.replace('_', '-')}) must be {expected}")
     assert "\n" not in said
 
 
-def test_every_kind_of_mistake_has_words() -> None:
+def test_every_kind_of_mistake_has_a_sentence() -> None:
     """No setting falls back to the sentence that says nothing."""
     for name in Settings.model_fields:
         for value in (True, -1, 1.5, "\0", [], {}, object()):
@@ -308,7 +308,7 @@ def test_loopback(host: str) -> None:
 
 
 @pytest.mark.parametrize("value", [WEAK, f"{TOKEN},{WEAK}", [WEAK], {"a": WEAK}, 12345])
-def test_tokens_are_never_told(value: object) -> None:
+def test_tokens_are_never_shown(value: object) -> None:
     """A refusal of tokens does not repeat them."""
     said = refusal(api_tokens=value)
     assert said.startswith("api_tokens (from --api-tokens) must be")
@@ -332,7 +332,7 @@ def test_limits_tell_no_paths() -> None:
 
 
 def test_everything_is_described() -> None:
-    """Each setting has a sentence and a default in words: the help and the docs show them."""
+    """Each setting has a sentence and a default as text: the help and the docs show them."""
     for name, field in Settings.model_fields.items():
         assert (field.description or "").endswith("."), name
         assert format_default(field), name
@@ -367,7 +367,7 @@ def test_mounts_are_not_merged(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "words"),
+    ("text", "expected"),
     [
         ("/srv", "must be names and directories such as data=/srv/data"),
         ("a={0},a={0}", "each name once"),
@@ -382,13 +382,13 @@ def test_mounts_are_not_merged(tmp_path: Path) -> None:
         ("a={0}/loop", "must be absolute paths of directories"),
     ],
 )
-def test_mounts_that_cannot_be(tmp_path: Path, text: str, words: str) -> None:
+def test_mounts_that_cannot_be(tmp_path: Path, text: str, expected: str) -> None:
     """What is wrong is said at the start."""
     (tmp_path / "file").touch()
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
     said = refusal(mounts=text.format(tmp_path))
     assert said.startswith("mounts (from --mounts) must be ")
-    assert words in said
+    assert expected in said
 
 
 @pytest.mark.parametrize("where", ["/", "{0}", "{0}/data", "{0}/data/sessions", "{0}/link"])

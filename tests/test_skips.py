@@ -1,4 +1,4 @@
-"""Skips that nobody expects fail where they are told to."""
+"""Unexpected skips fail where the environment says so."""
 
 from __future__ import annotations
 

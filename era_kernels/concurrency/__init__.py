@@ -1,0 +1,1 @@
+"""Holds what asyncio lacks: background tasks, and long work in short steps."""

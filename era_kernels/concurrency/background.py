@@ -1,4 +1,4 @@
-"""Errands: steps that run to their end, also when who asked for them has left."""
+"""Runs coroutines to their end, even when their callers were cancelled."""
 
 from __future__ import annotations
 
@@ -7,32 +7,32 @@ import logging
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
-from era_kernels.errors import EraError
-
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
 
 class BackgroundTasks:
-    """Starts them, and waits for all of them in the end. What is no domain error is logged."""
+    """Starts tasks, logs their unexpected failures, and waits for all of them when it is closed."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, expected_errors: tuple[type[BaseException], ...] = ()) -> None:
+        """Starts with no task; failures of the types in `expected_errors` are not logged."""
+        self._expected_errors = expected_errors
         self._tasks: set[asyncio.Task[Any]] = set()
 
     def spawn(self, coroutine: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-        """Nobody needs to wait for it."""
+        """Starts a task, which the caller need not wait for."""
         task = asyncio.create_task(coroutine)
         self._tasks.add(task)
         task.add_done_callback(self._on_done)
         return task
 
     async def run_shielded(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        """Its result. When the caller is cancelled the errand goes on, half-done is never left."""
+        """Returns the coroutine's result; runs it to its end if the caller is cancelled."""
         return await asyncio.shield(self.spawn(coroutine))
 
     async def aclose(self) -> None:
-        """Wait for those that are under way, and for those that they start."""
+        """Waits for the tasks that are running, and for those that they start."""
         while self._tasks:
             await asyncio.wait(self._tasks)
 
@@ -40,6 +40,6 @@ class BackgroundTasks:
         self._tasks.discard(task)
         if task.cancelled():
             return
-        problem = task.exception()
-        if problem is not None and not isinstance(problem, EraError):
-            log.error("an errand failed", exc_info=problem)
+        error = task.exception()
+        if error is not None and not isinstance(error, self._expected_errors):
+            log.error("an errand failed", exc_info=error)

@@ -1,7 +1,7 @@
-"""Long work in steps: whoever takes them rests in between, so that others have their turn.
+"""Runs long work in short steps, so that other tasks and threads can run in between.
 
-`run_cooperatively` takes them on the event loop, `run_in_slices` in a thread, where each of them keeps the
-interpreter's lock all the same.
+`run_cooperatively` runs the steps on the event loop, `run_in_slices` in a thread, where each step
+holds the interpreter's lock all the same.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from typing import TypeVar
 T = TypeVar("T")
 Stepwise = Generator[None, None, T]
 
-SLICE_SECONDS = 0.0005  # seconds of steps before a rest
-YIELD_SECONDS = 0.001  # seconds of a rest
-LONG_YIELD_SECONDS = 0.004  # of the next one, if others made use of the last
-BUSY_CPU_SECONDS = (
-    0.00015  # seconds of processor in a rest that mean that; to rest takes a third of them
-)
+SLICE_SECONDS = 0.0005  # seconds of work before a yield
+YIELD_SECONDS = 0.001  # seconds of a yield
+LONG_YIELD_SECONDS = 0.004  # seconds of the next yield, if others were busy during the last one
+# CPU time used by others during a yield above which they count as busy; the yield itself costs a
+# third of it.
+BUSY_CPU_SECONDS = 0.00015
 
 
 class Yielder:
-    """When whoever works in steps on the event loop rests: now and then, and longer beside others.
+    """Decides when stepwise work on the event loop yields: longer while other tasks are busy.
 
-    A request takes some thirty turns of the loop, and each may have to wait for such a work.
+    A request takes some thirty iterations of the loop, and each may have to wait for such work.
     """
 
     def __init__(self) -> None:
@@ -33,7 +33,7 @@ class Yielder:
         self._slice_end = time.perf_counter() + SLICE_SECONDS
 
     async def checkpoint(self) -> None:
-        """A step was taken: rest, if it is time to."""
+        """Yields to other tasks if the current slice is over; is called after each step."""
         if time.perf_counter() < self._slice_end:
             return
         before = time.thread_time()
@@ -44,7 +44,7 @@ class Yielder:
 
 
 async def run_cooperatively(steps: Stepwise[T]) -> T:
-    """Take the steps on the event loop, a few at a time; what they come to."""
+    """Runs the steps on the event loop, a few at a time, and returns their result."""
     yielder = Yielder()
     while True:
         try:
@@ -55,7 +55,7 @@ async def run_cooperatively(steps: Stepwise[T]) -> T:
 
 
 def run_in_slices(steps: Stepwise[T]) -> T:
-    """The same in a thread."""
+    """Runs the steps in the calling thread, sleeps after each slice, and returns their result."""
     while True:
         end = time.perf_counter() + SLICE_SECONDS
         try:

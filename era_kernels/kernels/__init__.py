@@ -1,1 +1,1 @@
-"""Everything that knows Jupyter: kernelspecs, messages, kernels, machines."""
+"""Holds everything that knows Jupyter: kernelspecs, messages, kernels, machines."""

@@ -1,8 +1,9 @@
-"""One run on its way: what has come, what is missing, and when it is over.
+"""Keeps the state of one run: what has arrived, what is missing, and when the run is over.
 
-A run is over when its reply and its fence are here; or when its machine has ended; or when one of
-the two stays away for too long, which ends the machine. Until then its output is handed on in
-batches, and while over MAX_PENDING_BYTES of it wait for a slow consumer, the kernel is not read.
+A run is over when its reply and its fence have arrived; or when its machine has ended; or when the
+reply or the fence stays away for too long, which ends the machine. Until then its output is handed
+on in batches, and while over MAX_PENDING_BYTES of it wait for a slow consumer, the kernel is not
+read.
 """
 
 from __future__ import annotations
@@ -11,8 +12,8 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable, Iterable
 from dataclasses import dataclass
 from itertools import groupby
-from typing import TYPE_CHECKING
 
+from era_kernels.concurrency.idle_timer import IdleTimer
 from era_kernels.kernels.channels import ChannelConnection
 from era_kernels.kernels.messages import Reply
 from era_kernels.models import (
@@ -25,68 +26,30 @@ from era_kernels.models import (
     Stdout,
 )
 
-if TYPE_CHECKING:
-    from era_kernels.kernels.interrupt_escalation import InterruptEscalation
-
 MAX_PENDING_BYTES = 1024 * 1024
-EVENT_OVERHEAD = 200  # what an event costs beside its content, in bytes
+EVENT_OVERHEAD = 200  # bytes that an event costs beside its content
 NOT_ANSWERING = "the kernel stopped answering"
 
 
 @dataclass(frozen=True, slots=True)
 class KernelTimeouts:
-    """How long a kernel is waited for, in seconds."""
+    """Holds how long a kernel is waited for, in seconds."""
 
-    probe_interval: float = 0.2  # between two questions whether a new kernel is there
-    iopub_probe_interval: float = (
-        0.02  # the same when it has answered, but its output is not heard yet
-    )
+    probe_interval: float = 0.2  # between two kernel_info requests to a new kernel
+    # The same when it has answered on shell, but no message has come on iopub yet.
+    iopub_probe_interval: float = 0.02
     second_interrupt: float = 0.5  # from the first interrupt to the second
     kill: float = 2.5  # from the second interrupt to the end of the machine
-    run_end: float = (
-        10.0  # for a fence after its reply, with no output; for a reply after its fence
-    )
-    max_run_end: float = 300.0  # for a fence after its reply, while output arrives
+    # For the fence after the reply, with no output; for the reply after the fence.
+    run_end: float = 10.0
+    max_run_end: float = 300.0  # for the fence after the reply, while output arrives
     exit: float = 5.0  # for the end of a process that has closed its sockets
     drain: float = 0.05  # of silence on iopub after the process has ended
     max_drain: float = 2.0  # for the same when there is no silence: a child may hold the socket
 
 
-class IdleTimer:
-    """Calls `on_idle` after `timeout` seconds without `touch`; while `is_paused()` none count."""
-
-    def __init__(
-        self,
-        timeout: float,
-        on_idle: Callable[[], None],
-        is_paused: Callable[[], bool] = lambda: False,
-    ) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._timeout = timeout
-        self._on_idle = on_idle
-        self._is_paused = is_paused
-        self._last_touch = self._loop.time()
-        self._timer = self._loop.call_later(timeout, self._on_timer)
-
-    def touch(self) -> None:
-        """Something happened: the time starts anew."""
-        self._last_touch = self._loop.time()
-
-    def cancel(self) -> None:
-        self._timer.cancel()
-
-    def _on_timer(self) -> None:
-        if self._is_paused():
-            self.touch()
-        remaining = self._last_touch + self._timeout - self._loop.time()
-        if remaining > 0:
-            self._timer = self._loop.call_later(remaining, self._on_timer)
-        else:
-            self._on_idle()
-
-
 class ActiveRun:
-    """The state of one execute_request, and the hand-off between its reader and its consumer."""
+    """Holds the state of one execute_request, and hands its output from reader to consumer."""
 
     def __init__(
         self,
@@ -97,11 +60,10 @@ class ActiveRun:
         close_machine: Callable[[str], None],
     ) -> None:
         self.request = request
-        self.msg_id = ""  # of the message, which is sent when the run is ready to take its answers
+        self.msg_id = ""  # of the request, which is sent when the run is ready to take its replies
         self.nonce = nonce
-        # Who set the ladder up: the deadline, or somebody who wants the run to end.
+        # The cause of the escalation: the deadline, or a caller who wants the run to end.
         self.timed_out = self.interrupted = False
-        self.escalation: tuple[InterruptEscalation, asyncio.Task[None]] | None = None
         self.finished: asyncio.Future[ExecutionEnd] = asyncio.get_running_loop().create_future()
         self._iopub = iopub
         self._timeouts = timeouts
@@ -121,11 +83,11 @@ class ActiveRun:
 
     @property
     def has_program_ended(self) -> bool:
-        """The program has ended, or its process has: there is nothing to interrupt any more."""
+        """True when the program or its process has ended: nothing is left to interrupt."""
         return self._reply is not None or self._has_fence or self._exit_info is not None
 
     def accepts(self, parent_id: str) -> bool:
-        """Output with that parent belongs to this run, and somebody wants it."""
+        """Returns whether output with that parent belongs to this run and is still wanted."""
         return (
             parent_id == self.msg_id
             and not self._is_abandoned
@@ -134,7 +96,7 @@ class ActiveRun:
         )
 
     def add_output(self, event: Output, size: int) -> None:
-        """Take an output that cost `size` bytes on the wire."""
+        """Adds an output that cost `size` bytes on the wire; when too much waits, pauses iopub."""
         self._pending.append(event)
         self._pending_bytes += size + EVENT_OVERHEAD
         self._batch_ready.set()
@@ -144,23 +106,27 @@ class ActiveRun:
             self._iopub.pause()
 
     def on_reply(self, reply: Reply) -> None:
-        """The reply is here. Only the first counts."""
+        """Takes the reply of the run. Only the first counts."""
         if self._reply is None:
             self._reply = reply
-            # No deadline holds any more, and code that forged the reply may print for ever.
+            # The deadline holds no more, and code that forged the reply may print for ever.
             self._start_limit_timer(self._timeouts.max_run_end, self._on_run_end_timeout)
             self._check_complete()
 
     def on_fence(self) -> None:
-        """All output of the run is here. Only the first counts: another is no sign of life."""
+        """Notes that all output of the run has arrived.
+
+        Only the first fence counts: another is no sign of life.
+        """
         if not self._has_fence:
             self._has_fence = True
             self._check_complete()
 
     def on_machine_ended(self, exit_info: ExitInfo, take_stderr: Callable[[], str] = str) -> None:
-        """The machine has ended. What the process wrote before its end is still on its way.
+        """Notes that the machine has ended; output from before its end may still be on its way.
 
-        `take_stderr` gives what it wrote past any protocol; called when all else is here.
+        `take_stderr` returns what the process wrote to its own stderr, outside of any protocol. It
+        is called when all else has arrived.
         """
         if self.finished.done():
             return
@@ -174,7 +140,7 @@ class ActiveRun:
         self._start_limit_timer(self._timeouts.max_drain, self._finish)
 
     def on_iopub_closed(self) -> None:
-        """Nothing more can come; it matters when the machine has ended."""
+        """Finishes the run if the machine has ended: no more output can come."""
         if self._exit_info is not None:
             self._finish()
 
@@ -190,7 +156,7 @@ class ActiveRun:
         self._idle_timer = IdleTimer(timeout, on_timeout, self._is_iopub_paused)
 
     def _start_limit_timer(self, timeout: float, on_timeout: Callable[[], None]) -> None:
-        """The same, but output does not start the time anew."""
+        """Starts a timer that, unlike the idle timer, output does not start anew."""
         if self._limit_timer is not None:
             self._limit_timer.cancel()
         self._limit_timer = IdleTimer(timeout, on_timeout, self._is_iopub_paused)
@@ -232,7 +198,7 @@ class ActiveRun:
     # ------------------------------------------------------------ what goes to the consumer
 
     async def batches(self) -> AsyncGenerator[list[Output | ExecutionEnd], None]:
-        """All output since the last batch, in order; at last the `Finished`."""
+        """Yields all output since the last batch, in order; at last the `ExecutionEnd`."""
         try:
             while True:
                 await self._batch_ready.wait()
@@ -254,7 +220,7 @@ class ActiveRun:
 
 
 def merge_adjacent_texts(events: Iterable[Output]) -> list[Output | ExecutionEnd]:
-    """The same events with neighbouring texts of one stream made one."""
+    """Returns the events with neighbouring texts of one stream joined."""
     merged_events: list[Output | ExecutionEnd] = []
     for kind, group in groupby(events, key=type):
         if kind is Stdout or kind is Stderr:

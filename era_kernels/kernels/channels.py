@@ -1,10 +1,10 @@
-"""The sockets to one kernel: our own ZMTP connections, read by the event loop's callbacks.
+"""Connects to the sockets of one kernel by ZMTP, read by the event loop's callbacks.
 
-A connection is read only as far as somebody wants what comes: while it is paused, all waits at its
-other end, in the kernel's own memory. So no more than one message a channel is held here, whatever
-a kernel sends. (libzmq counts messages and not bytes, connects again to whatever has the name by
-then, and reads ahead in a thread of its own; 20 000 small messages cost it 0.3 s of processor,
-here 0.1 s.) A kernel binds its sockets once, and a connection that is lost means its end.
+A connection is read only while its messages are wanted: while it is paused, they wait at its other
+end, in the kernel's own memory. So at most one message per channel is held here, whatever a kernel
+sends. (libzmq counts messages and not bytes, reconnects to whatever has the name by then, and reads
+ahead in its own thread; 20 000 small messages cost it 0.3 s of processor, here 0.1 s.) A kernel
+binds its sockets once, and a connection that is lost means the kernel's end.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ from era_kernels.sandbox.server import unix_sockets
 
 log = logging.getLogger(__name__)
 
-TURN_BYTES = 1024 * 1024  # that one socket may hand over in one turn of the loop
-TURN_SECONDS = 0.001  # that this may take, in slices between which others have their turn:
-SLICE_SECONDS = 0.0003  # a request makes some thirty steps, and each may wait for a slice
+TURN_BYTES = 1024 * 1024  # bytes that may be read from one socket in one turn
+TURN_SECONDS = 0.001  # of a turn, in slices between which the loop runs other callbacks:
+SLICE_SECONDS = 0.0003  # an HTTP request makes some thirty steps, and each may wait for a slice
 READ_BYTES = 256 * 1024  # bytes that are read at once
-BACKOFF_SECONDS = 0.008  # seconds after such a turn that belong to others
+BACKOFF_SECONDS = 0.008  # seconds after a turn in which the socket is not read
 
-CONNECT_RETRY_INTERVAL = 0.003  # seconds between two looks whether the kernel has bound a socket
+CONNECT_RETRY_INTERVAL = 0.003  # seconds between two attempts to connect to a new kernel
 MAX_UNSENT_BYTES = 1024 * 1024  # bytes that may wait to be sent when one more message is added
-MAX_STDIN_BYTES = 1024 * 1024  # of a message where only small ones make sense
-MAX_CONTROL_BYTES = 4 * 1024 * 1024  # of an answer on control: stacks and variables are bounded
+MAX_STDIN_BYTES = 1024 * 1024  # bytes of a message on stdin, where only small ones make sense
+MAX_CONTROL_BYTES = 4 * 1024 * 1024  # bytes of a reply on control: stacks, variables are bounded
 
 PROTOCOL_VIOLATION = "the kernel broke the protocol"
 CONNECTION_CLOSED = "the kernel closed its connection"
@@ -53,10 +53,10 @@ OnMessage = Callable[[Message], None]
 
 
 class ChannelConnection:
-    """One connection: what arrives goes to `receive`, message by message, unless it is paused.
+    """Connects to one socket of a kernel and passes each message to `on_multipart`.
 
-    What is sent before the kernel is there waits for it. `broken` is called at most once, with the
-    reason in words, when nothing can come any more.
+    Nothing is read while it is paused. Messages that are sent before the kernel is ready wait for
+    it. `on_lost` is called at most once, with the reason as text, when nothing can come any more.
     """
 
     def __init__(
@@ -68,52 +68,47 @@ class ChannelConnection:
         max_message_bytes: int | None = None,
         receive_budget: ReceiveBudget | None = None,
     ) -> None:
-        """`most`: bytes of a message; `unfinished`: what of messages is here of all kernels."""
+        """`max_message_bytes` bounds one message; all kernels share `receive_budget`."""
         self._loop = asyncio.get_running_loop()
         self._socket_type = socket_type
         self._on_multipart = on_multipart
         self._on_lost = on_lost
         self._receive_budget = receive_budget or ReceiveBudget()
-        self._decoder = zmtp.Decoder(
-            zmtp.MAX_MESSAGE_BYTES if max_message_bytes is None else max_message_bytes
-        )
-        self.received_bytes = 0  # bytes
+        self._decoder = zmtp.Decoder(max_message_bytes or zmtp.MAX_MESSAGE_BYTES)
+        self.received_bytes = 0
         self._socket: socket.socket | None = None
         self._writer = SocketWriter()
         self._greeting = zmtp.greeting() + zmtp.ready(socket_type, identity)
-        self._unsent: list[bytes] | None = []  # to be sent when the kernel is ready
+        self._unsent: list[bytes] | None = []  # sent when the kernel is ready
         self._is_closed = False
         self._is_resumed = True
         self._is_decoding_paused = False
         self._has_reader = False
-        self._is_turn_scheduled = False  # a turn of reading is due
-        self._turn_bytes_left, self._turn_seconds_spent = (
-            TURN_BYTES,
-            0.0,
-        )  # what is left of the turn, and what was spent
+        self._is_turn_scheduled = False
+        self._turn_bytes_left, self._turn_seconds_spent = TURN_BYTES, 0.0
 
     @property
     def is_paused(self) -> bool:
-        """What comes is not wanted, or has to wait for a message that still is unpacked."""
+        """True while messages are not wanted, or wait until the last one is unpacked."""
         return not self._is_closed and (self._is_decoding_paused or not self._is_resumed)
 
     @property
     def is_closed(self) -> bool:
-        """All that came before the end was received, and nothing more will come."""
+        """True when everything was received, and nothing more will come."""
         return self._is_closed
 
     def open(self, sock: socket.socket) -> None:
-        """The kernel is there: greet it."""
+        """Takes the connected socket and greets the kernel."""
         self._socket = sock
         self._writer.open(sock)
         self._writer.write([self._greeting])
         self._update_reader()
 
     def send(self, parts: list[bytes]) -> None:
-        """Send a message, now or as soon as the kernel takes it.
+        """Sends a message, now or as soon as the kernel takes it.
 
-        One of any size may wait, and others as long as little does; a kernel that reads nothing
-        in spite of all is given up.
+        One message of any size may wait, more while at most MAX_UNSENT_BYTES wait. Past that the
+        connection fails: the kernel reads nothing.
         """
         if self._is_closed:
             return
@@ -126,29 +121,31 @@ class ChannelConnection:
             self._writer.write(pieces)
 
     def pause(self) -> None:
-        """Leave what comes to the kernel."""
+        """Stops reading: messages wait in the kernel."""
         self._is_resumed = False
         self._update_reader()
 
     def resume(self) -> None:
+        """Reads again after `pause`."""
         if not self._is_resumed:
             self._is_resumed = True
             self._schedule_turn()
 
     def pause_decoding(self) -> None:
-        """Like a pause, of its own: until the last message is unpacked, none follows it."""
+        """Stops reading until the last message is unpacked; independent of `pause`."""
         self._is_decoding_paused = True
         self._update_reader()
 
     def resume_decoding(self) -> None:
+        """Reads again after `pause_decoding`."""
         self._is_decoding_paused = False
         self._schedule_turn()
 
     def close(self) -> None:
-        """Nothing comes and nothing is sent any more. A second call is nothing."""
+        """Closes the connection: nothing is received or sent any more. Can be called again."""
         self._is_closed = True
         self._unsent = []
-        self._decoder = zmtp.Decoder()  # what was here of a message may be a lot
+        self._decoder = zmtp.Decoder()  # the old one may hold a large part of a message
         self._receive_budget.release(self)
         self._update_reader()
         self._writer.close()
@@ -162,7 +159,7 @@ class ChannelConnection:
         return self._is_resumed and not self._is_decoding_paused and not self._is_closed
 
     def _update_reader(self) -> None:
-        """Be called when there is something to read, if it is to be read."""
+        """Adds or removes the loop's callback for data to read, as is needed now."""
         needs_reader = self._is_reading and not self._is_turn_scheduled and self._socket is not None
         if needs_reader != self._has_reader and self._socket is not None:
             self._has_reader = needs_reader
@@ -172,7 +169,7 @@ class ChannelConnection:
                 self._loop.remove_reader(self._socket)
 
     def _schedule_turn(self) -> None:
-        """There may be messages that arrived before a pause."""
+        """Schedules a turn of reading: there may be messages that arrived before a pause."""
         if not self._is_turn_scheduled and self._is_reading and self._socket is not None:
             self._is_turn_scheduled = True
             self._loop.call_soon(self._run_turn)
@@ -208,13 +205,11 @@ class ChannelConnection:
             self._schedule_next_slice(bytes_left, self._loop.time() - started_at)
 
     def _schedule_next_slice(self, bytes_left: int, seconds: float) -> None:
-        """There may be more: in the next slice of this turn, or after it in the next turn."""
+        """Reads on in the next slice of this turn, or when the turn is over in the next turn."""
         self._is_turn_scheduled = True
         self._update_reader()
-        self._turn_bytes_left, self._turn_seconds_spent = (
-            bytes_left,
-            self._turn_seconds_spent + seconds,
-        )
+        self._turn_bytes_left = bytes_left
+        self._turn_seconds_spent += seconds
         if bytes_left > 0 and self._turn_seconds_spent < TURN_SECONDS:
             self._loop.call_soon(self._run_turn)
         else:
@@ -222,13 +217,13 @@ class ChannelConnection:
             self._loop.call_later(BACKOFF_SECONDS, self._run_turn)
 
     def _recv_available(self) -> bytes | None:
-        """What is there now; None when that is nothing, or nothing will be any more."""
+        """Returns the data that is there now; None when there is none yet, or never will be."""
         assert self._socket is not None
         try:
             data = self._socket.recv(READ_BYTES)
         except (BlockingIOError, InterruptedError):
             return None
-        except OSError:  # it was closed with something of ours unread
+        except OSError:  # the kernel closed it with data of ours unread
             data = b""
         if not data:
             self._fail(CONNECTION_CLOSED)
@@ -261,18 +256,18 @@ class ChannelConnection:
     def _on_evicted(self) -> None:
         self._fail(MESSAGE_STALLED)
 
-    def _fail(self, why: str) -> None:
+    def _fail(self, reason: str) -> None:
         if not self._is_closed:
             self.close()
-            self._on_lost(why)
+            self._on_lost(reason)
 
 
 class KernelChannels:
-    """The four of one kernel. What cannot be believed is dropped and counted.
+    """Holds the four connections of one kernel; drops and counts messages that make no sense.
 
     Shell, control and stdin have one identity, by which a kernel knows whom to ask for input.
-    `on_broken` is called with the reason in words when one of them cannot be used any more. The
-    others are left open: a process that ends closes one after the other, the last words last.
+    `on_connection_lost` is called with the reason as text when a connection cannot be used any
+    more. The others are left open: a process that ends closes one after the other, iopub last.
     """
 
     def __init__(
@@ -308,13 +303,13 @@ class KernelChannels:
         content: JsonObject,
         metadata: JsonObject | None = None,
     ) -> str:
-        """Send a request; the id by which its answers name it."""
+        """Sends a request; returns its id, which its replies and output name as their parent."""
         request_id, parts = self._codec.pack(msg_type, content, metadata)
         channel.send(parts)
         return request_id
 
     def close(self) -> None:
-        """Give the sockets back; a second call is nothing."""
+        """Closes all connections. Can be called again."""
         if self._retry_timer is not None:
             self._retry_timer.cancel()
         for task in self._unpack_tasks:
@@ -322,16 +317,15 @@ class KernelChannels:
         for channel in self._all:
             channel.close()
 
-    def count_dropped(self, why: str) -> None:
-        """Count a message that makes no sense. The 1st, 2nd, 4th, 8th … are logged."""
+    def count_dropped(self, reason: str) -> None:
+        """Counts a message that makes no sense. The 1st, 2nd, 4th, 8th … are logged."""
         self.dropped_count += 1
         if self.dropped_count & (self.dropped_count - 1) == 0:
-            log.warning(
-                "messages of a kernel dropped", extra={"count": self.dropped_count, "why": why}
-            )
+            extra = {"count": self.dropped_count, "why": reason}
+            log.warning("messages of a kernel dropped", extra=extra)
 
     def _connect_sockets(self) -> None:
-        """Connect to what the kernel has bound by now, one after the other; look again later."""
+        """Connects to the sockets that the kernel has bound by now, and tries the others later."""
         self._retry_timer = None
         while self._unopened:
             channel, path = self._unopened[0]
@@ -345,14 +339,12 @@ class KernelChannels:
         try:
             return unix_sockets.connect(path)
         except (FileNotFoundError, ConnectionRefusedError, BlockingIOError):
-            self._retry_timer = asyncio.get_running_loop().call_later(
-                CONNECT_RETRY_INTERVAL, self._connect_sockets
-            )
+            loop = asyncio.get_running_loop()
+            self._retry_timer = loop.call_later(CONNECT_RETRY_INTERVAL, self._connect_sockets)
         except OSError as error:
             log.warning("a kernel's socket is none", extra={"why": str(error)})
-            self._report_lost(
-                f"{PROTOCOL_VIOLATION}: something else lies in the place of its sockets"
-            )
+            cause = "something else lies in the place of its sockets"
+            self._report_lost(f"{PROTOCOL_VIOLATION}: {cause}")
         return None
 
     def _make_channel(
@@ -365,14 +357,8 @@ class KernelChannels:
         def on_multipart(parts: zmtp.Multipart) -> None:
             self._unpack(channel, on_message, parts)
 
-        channel = ChannelConnection(
-            socket_type,
-            identity,
-            on_multipart,
-            self._report_lost,
-            max_message_bytes,
-            self._receive_budget,
-        )
+        limits = (max_message_bytes, self._receive_budget)
+        channel = ChannelConnection(socket_type, identity, on_multipart, self._report_lost, *limits)
         return channel
 
     def _unpack(
@@ -394,7 +380,7 @@ class KernelChannels:
     async def _unpack_stepwise(
         self, channel: ChannelConnection, on_message: OnMessage, parts: zmtp.Multipart
     ) -> None:
-        """In small steps: a message of 60 MB would stop everything else for half a second."""
+        """Unpacks in small steps: a message of 60 MB would stop all else for half a second."""
         try:
             message = await run_cooperatively(self._codec.unpack_stepwise(parts))
         except InvalidMessage as problem:
@@ -404,6 +390,6 @@ class KernelChannels:
         finally:
             channel.resume_decoding()
 
-    def _report_lost(self, why: str) -> None:
-        # Never from within the constructor or a call of ours.
-        asyncio.get_running_loop().call_soon(self._on_connection_lost, why)
+    def _report_lost(self, reason: str) -> None:
+        # Called later: never from within the constructor or a call to this object.
+        asyncio.get_running_loop().call_soon(self._on_connection_lost, reason)

@@ -1,4 +1,4 @@
-"""What is asked of a kernel beside its runs: its stack, its variables, and answers to its input."""
+"""Asks a kernel beside its runs for its stack and variables, and sends it input."""
 
 from __future__ import annotations
 
@@ -7,21 +7,22 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
 
+from era_kernels.concurrency.single_flight import SingleFlight
 from era_kernels.errors import KernelSilent
 from era_kernels.kernels import inspection_replies, stack_dump
-from era_kernels.kernels.control_requests import ControlRequests, SingleFlight
+from era_kernels.kernels.control_requests import ControlRequests
 from era_kernels.models import KernelRequest, StackFrame, Variables
 
-STACK_TIMEOUT = 1.0  # seconds for which an answer is waited for, before a signal asks for the same
-DUMP_TIMEOUT = 0.5  # seconds for which that may take, or the answer after all
+STACK_TIMEOUT = 1.0  # seconds to wait for a reply, before a signal asks for the same
+DUMP_TIMEOUT = 0.5  # seconds to wait after the signal for the dump, or for the reply after all
 VARIABLES_TIMEOUT = 2.0
 INPUT_TIMEOUT = 2.0
 
 
 class ControlClient:
-    """The questions that a kernel is asked while it runs a program, and its answers.
+    """Sends the control requests of one kernel while it runs a program, and reads the replies.
 
-    `dump_signal` makes it write its stack to `dump_file` when it can do nothing else.
+    `dump_signal` makes the kernel write its stack to `dump_file` when it can do nothing else.
     """
 
     def __init__(
@@ -40,11 +41,11 @@ class ControlClient:
         self._shared_variables = SingleFlight(self._request_variables)
 
     def set_request(self, request: KernelRequest) -> None:
-        """This is what the kernel runs now."""
+        """Sets the request that the kernel runs now."""
         self._running_request = request
 
     async def stack(self) -> list[StackFrame]:
-        """The calls that the program is in, innermost last. Raises KernelSilent."""
+        """Returns the calls that the program is in, innermost last. Raises KernelSilent."""
         return await self._shared_stack.run()
 
     async def _request_stack(self) -> list[StackFrame]:
@@ -65,7 +66,7 @@ class ControlClient:
             reply_task.cancel()
 
     async def variables(self) -> Variables:
-        """The program's variables. Raises KernelSilent."""
+        """Returns the program's variables. Raises KernelSilent."""
         return await self._shared_variables.run()
 
     async def _request_variables(self) -> Variables:
@@ -74,20 +75,20 @@ class ControlClient:
         )
 
     async def send_input(self, key: str, value: str) -> bool:
-        """Answer a request for input. False: it does not wait any more."""
+        """Answers a request for input. Returns False when the program does not wait any more."""
         try:
             content = {"key": key, "value": value}
             reply = await self._control_requests.request("input_reply", content, INPUT_TIMEOUT)
-        except KernelSilent:  # it has the answer, and takes it when it can
+        except KernelSilent:  # the kernel has the answer, and takes it when it can
             return True
         return reply.get("taken") is not False
 
     def send_eof(self, key: str) -> None:
-        """Nobody answers: for the program it is the end of its input."""
+        """Ends the input of the program, because its request for input gets no answer."""
         self._control_requests.notify("input_reply", {"key": key})
 
     def _sources(self) -> dict[str, list[str]]:
-        """The source lines of the cell that runs, under its name in tracebacks."""
+        """Returns the source lines of the running code, by its file name in tracebacks."""
         if self._running_request is None:
             return {}
         return {

@@ -1,14 +1,16 @@
-"""Last words: what a process wrote past any protocol before it died, as its caller may see it."""
+"""Extracts what a crashed kernel wrote to its own stderr, as the caller may see it."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-MAX_LENGTH = 8192  # characters that are told
+MAX_LENGTH = 8192  # characters of the text
 
 
 def crash_stderr(tail: bytes, new_bytes: int, kernelspec_directory: Path) -> str:
-    """The last `new_bytes` of a process's own stderr as text, of much only the last of it.
+    """Returns the last `new_bytes` of a process's own stderr as text.
+
+    Of a long text only the last MAX_LENGTH characters are returned.
 
     Of a stack, innermost frame first, the kernel's own frames are left out: those that name a file
     of its folder, and from the first of them that is below the program's own frames all the rest.
@@ -21,9 +23,8 @@ def crash_stderr(tail: bytes, new_bytes: int, kernelspec_directory: Path) -> str
     """
     text = tail[-new_bytes:].decode(errors="replace") if new_bytes else ""
     kept: list[str] = []
-    has_program_frame = is_below_program = (
-        False  # a frame of the program's own was kept; what is left of the stack is not
-    )
+    has_program_frame = False  # a frame of the program's own was kept
+    is_below_program = False  # the rest of the stack is left out
     for line in text.splitlines(keepends=True):
         if not line[:1].isspace() or not line.strip():
             has_program_frame = is_below_program = False

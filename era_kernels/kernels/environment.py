@@ -1,4 +1,4 @@
-"""The environment of a session's processes, built from empty: nothing of the server's leaks in."""
+"""Builds the environment of a session's processes from empty: nothing of the server leaks in."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from era_kernels.models import SessionPaths
 
 
 def search_path() -> str:
-    """PATH of all sessions: the tools of this installation first, then those of the system."""
+    """Returns the PATH of all sessions: tools of this installation, then those of the system."""
     bin_directory = Path(sys.executable).parent
     return f"{bin_directory}:/usr/local/bin:/usr/bin:/bin"
 
 
 def fill_placeholders(template: str, values: Mapping[str, str]) -> str:
-    """A kernelspec's text with its placeholders replaced; other braces stay.
+    """Replaces the placeholders in a text of a kernelspec; other braces stay.
 
     >>> fill_placeholders("{cache}/history {x}", {"{cache}": "/c"})
     '/c/history {x}'
@@ -29,7 +29,7 @@ def fill_placeholders(template: str, values: Mapping[str, str]) -> str:
 def build_environment(
     templates: Mapping[str, str], paths: SessionPaths, session_env: Mapping[str, str]
 ) -> dict[str, str]:
-    """The whole environment of a kernel in that place, which is as the kernel sees it.
+    """Returns the whole environment of a kernel; `paths` are as the kernel sees them.
 
     `templates` are the variables of its language, in which `{workspace}`, `{packages}` and
     `{cache}` stand for the session's directories; `session_env` are its own and win.
@@ -46,7 +46,10 @@ def build_environment(
 
 
 def _common_environment(paths: SessionPaths) -> dict[str, str]:
-    """What every language gets. Caches lie outside the workspace, which holds the user's files."""
+    """Returns what every language gets.
+
+    Caches lie outside the workspace, which holds the user's files.
+    """
     return {
         "PATH": search_path(),
         "HOME": str(paths.workspace),
@@ -59,6 +62,6 @@ def _common_environment(paths: SessionPaths) -> dict[str, str]:
         "JUPYTER_CONFIG_DIR": str(paths.cache / "jupyter" / "config"),
         "JUPYTER_DATA_DIR": str(paths.cache / "jupyter" / "data"),
         "JUPYTER_RUNTIME_DIR": str(paths.cache / "jupyter" / "runtime"),
-        # 1: no kernel may end because its parent, the sandbox's init, is not who it expected.
+        # 1: no kernel may end because its parent, the sandbox's init, is not the expected one.
         "JPY_PARENT_PID": "1",
     }

@@ -1,8 +1,8 @@
-"""A program beside the kernel: what it prints becomes events, how it ends the last of them.
+"""Runs a program beside the kernel: its output becomes events, its end the last of them.
 
-It is the leader of a process group. Its two outputs are pipes: what a slow consumer has not taken
-makes it wait. It is over when its own process is; children that still hold the pipes are heard for
-a moment, and may go on.
+The program is the leader of a process group. Its two outputs are pipes: output that a slow consumer
+has not taken makes it wait. It is over when its own process is; children that still hold the pipes
+are read for a moment, and may go on.
 """
 
 from __future__ import annotations
@@ -31,40 +31,39 @@ from era_kernels.sandbox.server.process import Process
 
 log = logging.getLogger(__name__)
 
-EXIT_NOT_FOUND = 127  # what shells report of a program that is not there
-EXIT_NOT_EXECUTABLE = 126  # and of one that cannot be run
+EXIT_NOT_FOUND = 127  # the code of shells for a program that is not there
+EXIT_NOT_EXECUTABLE = 126  # and for a program that cannot be run
 
 
 @dataclass(frozen=True, slots=True)
 class ExecTimeouts:
-    """How long a program is waited for, in seconds."""
+    """Holds how long a program is waited for, in seconds."""
 
     batch_interval: float = 0.02  # between two batches of its output
-    second_interrupt: float = (
-        0.5  # from the first interrupt to the second; at its deadline to the end
-    )
+    # From the first interrupt to the second; at the program's deadline, to its end.
+    second_interrupt: float = 0.5
     kill: float = 2.5  # from the second interrupt to the end
     close_machine: float = 5.0  # from the end to that of the whole machine
-    drain: float = 0.05  # of silence after its end, while children hold its outputs
+    drain: float = 0.05  # of silence after the program's end, while children hold its outputs
     max_drain: float = 0.5  # for the same when there is no silence
 
 
 class ExecHost(Protocol):
-    """What a program needs of the machine that it runs in."""
+    """Names what a program needs of the machine that it runs in."""
 
     @property
     def is_running(self) -> bool:
-        """Whether programs can run in it."""
+        """True while programs can run in the machine."""
 
     async def exit_info_for_commands(self) -> ExitInfo:
-        """How it ended, in words for programs that ended with it."""
+        """Returns how the machine ended, in words for programs that ended with it."""
 
     async def aclose(self, reason: str | None = None) -> None:
-        """End everything in the machine."""
+        """Ends everything in the machine."""
 
 
 class ExecProcess:
-    """One program that runs."""
+    """Represents one running program."""
 
     def __init__(
         self,
@@ -76,7 +75,7 @@ class ExecProcess:
     ) -> None:
         """`readable` is the event that the process was started with.
 
-        `on_late_output` is called with what its children print after it has ended.
+        `on_late_output` is called with what its children print after its end.
         """
         self._process = process
         self._readable = readable
@@ -89,16 +88,16 @@ class ExecProcess:
             (process.stdout, Stdout, _make_decoder()),
             (process.stderr, Stderr, _make_decoder()),
         )
-        self._kill_reason: str | None = None  # why we killed it
+        self._kill_reason: str | None = None  # the reason why the server killed it
         self._timed_out = False
         self._escalation: asyncio.Task[list[InterruptStep]] | None = None
         self._deadline_task: asyncio.Task[None] | None = None
 
     async def events(self, timeout: float) -> AsyncGenerator[list[Output | ExecutionEnd], None]:
-        """Batches of output as they come, the last item of the last one is `Finished`.
+        """Yields batches of output as they come, at the end of the last one an `ExecutionEnd`.
 
-        Past `timeout` seconds it is ended. What it or its children print when the consumer has
-        left is `late`.
+        Past `timeout` seconds the program is ended. What it or its children print when the
+        consumer has left is late output.
         """
         deadline = asyncio.get_running_loop().call_later(timeout, self._on_deadline)
         try:
@@ -117,16 +116,16 @@ class ExecProcess:
                 stream.detach(partial(self._forward_late, kind, _make_decoder()))
 
     async def interrupt(self) -> list[InterruptStep]:
-        """Interrupt it, again where it does not listen, and then kill it; what that took.
+        """Interrupts the program, again if it goes on, then kills it; returns the steps it took.
 
-        Whoever asks meanwhile waits for the same steps. It is over soon after this.
+        Other callers meanwhile wait for the same steps. The program is over soon after this.
         """
         if self._escalation is None:
             self._escalation = asyncio.create_task(self._escalate())
         return await asyncio.shield(self._escalation)
 
     async def kill(self, reason: str) -> None:
-        """Kill its process group; where even that does not help, the machine."""
+        """Kills the process group; where even that does not help, ends the machine."""
         self._kill_reason = self._kill_reason or reason
         await self._process.signal(signal.SIGKILL)
         if not await self._ends_within(self._timeouts.close_machine):
@@ -149,7 +148,7 @@ class ExecProcess:
             self._on_late_output([kind(text)])
 
     async def _drain(self) -> None:
-        """What it wrote is here; its last children may have something to add."""
+        """Waits a moment for what the program's children may still print after its end."""
         deadline = asyncio.get_running_loop().time() + self._timeouts.max_drain
         self._readable.clear()
         while any(stream.is_open for stream, _, _ in self._streams):
@@ -169,7 +168,7 @@ class ExecProcess:
             self._deadline_task = asyncio.create_task(self._end_at_deadline())
 
     async def _end_at_deadline(self) -> None:
-        """At the deadline: nothing of its process group goes on."""
+        """Interrupts the program and kills its whole process group with it."""
         await self._process.signal(signal.SIGINT, kill_group_on_exit=True)
         if not await self._ends_within(self._timeouts.second_interrupt):
             await self.kill(EndReason.TIMEOUT)
@@ -214,7 +213,7 @@ class ExecProcess:
 
 
 class FailedExec:
-    """A program that never ran, as a shell would tell of it: its words, and its end."""
+    """Reports a program that never ran as a shell would: a text on stderr, and an exit code."""
 
     def __init__(self, finished: ExecutionEnd, stderr: str = "") -> None:
         self._finished = finished
@@ -222,25 +221,25 @@ class FailedExec:
 
     @classmethod
     def from_os_error(cls, name: str, reason: str, error_number: int) -> FailedExec:
-        """The system said no, with that errno."""
+        """Returns the report of a program that the system refused to start, with that errno."""
         code = (
             EXIT_NOT_FOUND if error_number in (errno.ENOENT, errno.ENOTDIR) else EXIT_NOT_EXECUTABLE
         )
-        if error_number and reason.endswith(name):  # the place where it was looked for last
+        if error_number and reason.endswith(name):  # the path where it was looked for last
             reason = os.strerror(error_number)
         return cls(ExecutionEnd(code), f"{name}: {reason}\n")
 
     async def events(self, timeout: float) -> AsyncGenerator[list[Output | ExecutionEnd], None]:
-        """All there is to tell."""
+        """Yields the report as one batch."""
         output: list[Output | ExecutionEnd] = [Stderr(self._stderr)] if self._stderr else []
         yield [*output, self._finished]
 
     async def interrupt(self) -> list[InterruptStep]:
-        """There is nothing to interrupt."""
+        """Returns no steps: there is nothing to interrupt."""
         return []
 
     async def kill(self, reason: str) -> None:
-        """It has ended."""
+        """Does nothing: there is no process."""
 
 
 def _make_decoder() -> codecs.IncrementalDecoder:

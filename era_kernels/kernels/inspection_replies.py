@@ -1,6 +1,6 @@
-"""What a kernel tells of its stack and its variables, checked and bounded: pure functions.
+"""Checks and bounds what a kernel reports of its stack and its variables: pure functions.
 
-Like all that comes from a kernel this is hostile input. What has the wrong shape is left out.
+Like all that comes from a kernel this is hostile input. Values of the wrong shape are left out.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ MAX_VALUES_LENGTH = 2 * 1024 * 1024  # characters of all values together, as JSO
 
 
 def parse_frames(content: JsonObject) -> list[StackFrame]:
-    """The frames of an answer, innermost last."""
+    """Returns the frames of a reply, innermost last."""
     listed = content.get("frames")
     found = [_parse_frame(one) for one in listed[-MAX_FRAMES:]] if isinstance(listed, list) else []
     return [one for one in found if one is not None]
 
 
 def parse_variables(content: JsonObject) -> Variables:
-    """The variables of an answer."""
+    """Returns the variables of a reply."""
     reported = content.get("variables")
     listed: Sequence[Any] = reported if isinstance(reported, list) else []
     found: list[Variable] = []

@@ -1,4 +1,4 @@
-"""The ladder: how a run that goes on is ended, rung by rung, and nothing else with it."""
+"""Ends one run step by step: by an interrupt, by another, at last by the end of its machine."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from era_kernels.models import InterruptStep
 
 
 class InterruptEscalation:
-    """Climbed once for one run, whoever asks for its end; all who ask learn the same steps.
+    """Escalates once for one run; all callers who want the run to end share its steps.
 
     `interrupt` asks the program to stop, `nudge` sends a message that wakes a blocked kernel,
-    `close_machine` ends it: `second_interrupt + kill` seconds after the first, whatever hangs.
+    `close_machine` ends the machine: `second_interrupt + kill` seconds after the first interrupt,
+    whatever hangs.
     """
 
     def __init__(
@@ -34,9 +35,9 @@ class InterruptEscalation:
         self._started_at = time.monotonic()
 
     async def run(self) -> None:
-        """Until the run is over, and no interrupt is on its way any more.
+        """Escalates until the run is over and no interrupt is on its way any more.
 
-        Raises what interrupting raised, after the end of the machine.
+        Raises what `interrupt` raised, after the end of the machine.
         """
         is_confirmed = False
         try:
@@ -46,7 +47,7 @@ class InterruptEscalation:
         except TimeoutError:
             return
         finally:
-            # An interrupt that nobody confirmed could still arrive, and hit the next run.
+            # An interrupt that is not confirmed could still arrive, and hit the next run.
             if not (self._run.finished.done() and is_confirmed):
                 self._record_step("end")
                 await self._close_machine()
@@ -60,7 +61,7 @@ class InterruptEscalation:
         await _finishes_within(self._run, self._timeouts.kill)
 
     async def _send_interrupt(self, action: str) -> None:
-        """Interrupt, unless the program has ended and only its output is on the way."""
+        """Interrupts the program, unless it has ended and only its output is on the way."""
         if not self._run.has_program_ended:
             self._record_step(action)
             await self._interrupt()

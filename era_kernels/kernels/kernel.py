@@ -1,4 +1,4 @@
-"""One running interpreter and its connection: asked to run code, interrupted, listened to."""
+"""Talks to one running kernel: runs requests on it, interrupts it and receives its output."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from contextlib import aclosing
 from typing import Any, Literal, Protocol
 
+from era_kernels.concurrency.idle_timer import IdleTimer
 from era_kernels.errors import KernelStartFailed
 from era_kernels.kernels import messages
-from era_kernels.kernels.active_run import ActiveRun, IdleTimer, KernelTimeouts
+from era_kernels.kernels.active_run import ActiveRun, KernelTimeouts
 from era_kernels.kernels.channels import CONNECTION_CLOSED, KernelChannels
 from era_kernels.kernels.control_client import ControlClient
 from era_kernels.kernels.control_requests import ControlRequests
@@ -37,26 +38,26 @@ InterruptMode = Literal["signal", "message"]
 
 
 class MachineHandle(Protocol):
-    """What a kernel needs of the machine that it runs in."""
+    """Names what a kernel needs of the machine that it runs in."""
 
     ended: asyncio.Future[ExitInfo]
 
     async def signal(self, number: int) -> None:
-        """Send a signal to the kernel's process group; nothing when it has ended."""
+        """Sends a signal to the kernel's process group; does nothing when the kernel has ended."""
 
     async def aclose(self, reason: str | None = None) -> None:
-        """End everything in the machine; `ended` tells the reason at once."""
+        """Ends everything in the machine; `ended` has the reason at once."""
 
     def take_stderr(self) -> str:
-        """What the process wrote to its own stderr since this was asked last; bounded."""
+        """Returns what the process wrote to its own stderr since the last call; bounded."""
 
 
 class Kernel:
-    """A kernel's side that faces the server. It runs one request at a time.
+    """Represents a kernel in the server. It runs one request at a time.
 
-    `late` is called with output that belongs to no run of now: what threads, old children and
-    timers print afterwards, and what an abandoned run still prints; at last with how the kernel
-    ended when no run tells. `closed` is done when nothing more is heard of it.
+    `on_late_output` is called with output that belongs to no current run: what threads, old
+    children and timers print afterwards, and what an abandoned run still prints; at last with how
+    the kernel ended, when no run reports it. `closed` is done when nothing more can come from it.
     """
 
     def __init__(
@@ -73,12 +74,14 @@ class Kernel:
         self._interrupt_mode = interrupt_mode
         self._timeouts = timeouts or KernelTimeouts()
         self._run: ActiveRun | None = None
-        self._tasks: set[asyncio.Task[None]] = set()  # ladders and ends that are under way
+        # The escalation of that run, and the task that it runs in.
+        self._escalation: tuple[InterruptEscalation, asyncio.Task[None]] | None = None
+        self._tasks: set[asyncio.Task[None]] = set()  # escalations and machine ends under way
         self._connection_lost_task: asyncio.Task[None] | None = None
         self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._drain_timer: IdleTimer | None = None  # after the end, while late output is on its way
-        self._has_shell_reply = False  # on shell
-        self._has_iopub_message = False  # on iopub
+        self._has_shell_reply = False
+        self._has_iopub_message = False
         self._ready = asyncio.Event()
         self._control_requests = ControlRequests(self._request_control)
         self._channels = KernelChannels(
@@ -96,13 +99,13 @@ class Kernel:
 
     @property
     def dropped_count(self) -> int:
-        """Messages that made no sense."""
+        """The number of messages that were dropped because they made no sense."""
         return self._channels.dropped_count
 
     async def wait_ready(self, timeout: float) -> None:
-        """Until the kernel answers on shell and is heard on iopub.
+        """Waits until the kernel answers on shell and a message has come on iopub.
 
-        Raises KernelStartFailed when it ends before, or is not there after `timeout` seconds.
+        Raises KernelStartFailed when it ends before, or is not ready after `timeout` seconds.
         """
         try:
             async with asyncio.timeout(timeout):
@@ -120,12 +123,12 @@ class Kernel:
     async def execute(
         self, request: KernelRequest
     ) -> AsyncGenerator[list[Output | ExecutionEnd], None]:
-        """Run it; batches of output as they come, the last item of the last one is `Finished`.
+        """Runs a request; yields batches of output, at the end of the last one an `ExecutionEnd`.
 
-        A kernel that has ended, or ends meanwhile, is told by `Finished`, not raised. A consumer
-        that leaves early abandons the run: it goes on in the kernel until it ends by itself, is
-        interrupted or reaches its deadline, its output is `late`, and the next request waits for
-        it. To end it sooner is up to the caller.
+        The `ExecutionEnd` also reports a kernel that has ended or ends meanwhile: that is not
+        raised. A consumer that leaves early abandons the run: the run goes on in the kernel until
+        it ends by itself, is interrupted or reaches its deadline, its output is late output, and
+        the next request waits for it. To end it sooner is up to the caller.
         """
         while self._run is not None and not self._run.finished.done():
             await asyncio.wait([self._run.finished])
@@ -141,25 +144,26 @@ class Kernel:
                 yield batch
 
     async def interrupt(self) -> None:
-        """Ask the running program to stop, as the kernelspec says; once, without any promise."""
+        """Interrupts the running program once, as the kernelspec says, without any promise."""
         if self._interrupt_mode == "signal":
             await self._machine.signal(signal.SIGINT)
         else:
             self._request_control("interrupt_request", {})
 
     async def escalate_interrupt(self, request: KernelRequest) -> Sequence[InterruptStep]:
-        """End the run of that request, and no other, by the ladder; what that took.
+        """Ends the run of that request, and no other, by an escalation; returns the steps it took.
 
-        Returns when it is over: interrupted, or ended with its machine. Where its deadline came
-        first, or somebody else, their ladder is shared. Nothing when it is over, or not there yet.
+        Returns when the run is over: interrupted, or ended with its machine. An escalation that
+        the deadline or another caller began before is shared. Returns no steps when the run is
+        over or has not started yet.
         """
         run = self._run
         if run is None or run.request is not request or run.finished.done():
             return []
-        if run.escalation is None:
+        if self._escalation is None:
             run.interrupted = True
-            run.escalation = self._start_escalation(run, EndReason.INTERRUPTED)
-        escalation, escalation_task = run.escalation
+            self._escalation = self._start_escalation(run, EndReason.INTERRUPTED)
+        escalation, escalation_task = self._escalation
         futures: set[asyncio.Future[Any]] = {escalation_task, run.finished}
         await asyncio.wait(futures)
         return escalation.steps
@@ -167,8 +171,9 @@ class Kernel:
     # ------------------------------------------------------------ what goes to the kernel
 
     def _start_run(self, request: KernelRequest) -> ActiveRun:
+        self._escalation = None
         self.control.set_request(request)
-        self._machine.take_stderr()  # of before, which are not the run's
+        self._machine.take_stderr()  # drops what is from before the run
         run = ActiveRun(
             request,
             secrets.token_hex(16),
@@ -217,7 +222,7 @@ class Kernel:
                 run.on_reply(reply)
 
     def _on_stdin(self, message: Message) -> None:
-        """Nobody answers: programs ask by iopub, in order with their output."""
+        """Ignores the message: programs ask for input by iopub, in order with their output."""
 
     def _on_iopub(self, message: Message) -> None:
         if not self._ready.is_set():
@@ -237,7 +242,7 @@ class Kernel:
         elif self._run is not None and self._run.accepts(message.parent_id):
             self._run.add_output(event, message.size)
         elif isinstance(event, InputRequest):
-            self.control.send_eof(event.key)  # nobody follows what is left of a run
+            self.control.send_eof(event.key)  # no consumer follows what is left of a run
         else:
             if self._drain_timer is not None:
                 self._drain_timer.touch()
@@ -248,7 +253,8 @@ class Kernel:
         if self._has_iopub_message:
             self._ready.set()
         elif not self._ready.is_set():
-            # It subscribed us later than it answered. The next answer makes noise on iopub.
+            # The kernel answered before it took the subscription. With its next answer it also
+            # publishes on iopub.
             asyncio.get_running_loop().call_later(
                 self._timeouts.iopub_probe_interval, self._request_kernel_info
             )
@@ -261,9 +267,9 @@ class Kernel:
     # ------------------------------------------------------------ how runs end
 
     def _on_deadline(self, run: ActiveRun) -> None:
-        if not run.has_program_ended and run.escalation is None:
+        if not run.has_program_ended and self._escalation is None:
             run.timed_out = True
-            run.escalation = self._start_escalation(run, EndReason.TIMEOUT)
+            self._escalation = self._start_escalation(run, EndReason.TIMEOUT)
 
     def _start_escalation(
         self, run: ActiveRun, reason: EndReason
@@ -301,9 +307,10 @@ class Kernel:
         self._connection_lost_task.add_done_callback(self._on_task_done)
 
     async def _close_unless_exiting(self, reason: str) -> None:
-        """End what cannot be talked to any more; a process that is just ending by itself may.
+        """Kills the machine after its connection broke, unless the kernel is exiting by itself.
 
-        It closes its sockets before it ends, and the one with its last words when we have them.
+        Such a kernel gets time to finish. It closes its sockets before it ends, and iopub last,
+        when all of its output has been received.
         """
         iopub, ended = self._channels.iopub, self._machine.ended
         while reason == CONNECTION_CLOSED and not ended.done():
@@ -316,14 +323,14 @@ class Kernel:
             await self._machine.aclose(reason)
 
     def _on_iopub_closed(self) -> None:
-        """Nothing comes on iopub any more, so nobody has to wait whether something does."""
+        """Ends all waiting for output: nothing comes on iopub any more."""
         if self._run is not None:
             self._run.on_iopub_closed()
         if self._drain_timer is not None:
             self._report_death()
 
     def _report_death(self) -> None:
-        """It ended in no run, and what it said before has been heard: so the log tells of it."""
+        """Reports as late output how the kernel ended, after its own output, when no run does."""
         if not self.closed.done():
             description = self._machine.ended.result().description
             text = f"{self._machine.take_stderr()}The kernel's process ended: {description}.\n"
@@ -338,7 +345,7 @@ class Kernel:
             self.closed.set_result(None)
 
     async def _wait_for_interrupts(self) -> None:
-        """Wait for ladders: an interrupt that is on its way must not hit the next run."""
+        """Waits for escalations: an interrupt that is on its way must not hit the next run."""
         if self._tasks:
             await asyncio.wait(self._tasks)
 
@@ -362,4 +369,4 @@ async def _wait_event(event: asyncio.Event, timeout: float) -> None:
 
 
 def discard_output(events: list[Output]) -> None:
-    """Output that nobody asked for."""
+    """Discards late output, as long as no other callback is set."""

@@ -1,7 +1,7 @@
-"""What can be run here: the only reader of the kernelspec folders.
+"""Loads the languages that the server can run; the only reader of the kernelspec folders.
 
 A language is a folder with a `kernel.json`, as Jupyter defines it, whose `metadata.era_kernels`
-tells what we need beside. Folders named in the settings win over those that come with the package.
+has what this server needs besides. Folders named in the settings win over those of the package.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _NAME = r"^[a-z][a-z0-9_+-]*$"
 
 
 class _Minimums(BaseModel):
-    """The least with which a kernel starts and runs a program that does nothing."""
+    """Holds the least with which a kernel starts and runs a program that does nothing."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -37,12 +37,13 @@ class _Minimums(BaseModel):
     cpu: float | None = Field(None, gt=0)
 
     def to_limits(self) -> Limits:
+        """Converts these minimums to limits in bytes, processes and cores."""
         memory = None if self.memory_mb is None else self.memory_mb * _MIB
         return Limits(memory=memory, processes=self.processes, cpu=self.cpu)
 
 
 class _EraMetadata(BaseModel):
-    """`metadata.era_kernels` of a kernel.json. Unknown keys are mistakes."""
+    """Validates `metadata.era_kernels` of a kernel.json. Unknown keys are mistakes."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -52,7 +53,7 @@ class _EraMetadata(BaseModel):
     extension: str = ""
     transport: Literal["ipc"] = "ipc"
     capabilities: list[str] = []
-    # Ones that do nothing to a process which does not know them.
+    # Only signals that do nothing to a process which does not handle them.
     dump_signal: Literal["SIGURG", "SIGWINCH"] | None = None
     minimums: _Minimums = _Minimums()
 
@@ -62,7 +63,7 @@ class _Metadata(BaseModel):
 
 
 class _KernelJson(BaseModel):
-    """A kernel.json; keys that are Jupyter's but not ours are ignored."""
+    """Validates a kernel.json; keys of Jupyter that this server does not use are ignored."""
 
     argv: list[str] = Field(min_length=1)
     display_name: str
@@ -74,10 +75,10 @@ class _KernelJson(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Language:
-    """A language and the kernel that runs it.
+    """Describes a language and the kernel that runs it.
 
-    `argv` starts it by exec, `entry` ("module:function") in a forked process that has imported
-    `preload`. `unavailable_reason` says what is missing on this host, if anything is.
+    `argv` starts the kernel by exec, `entry` ("module:function") in a forked process that has
+    imported `preload`. `unavailable_reason` says what is missing on this host, if anything is.
     """
 
     name: str
@@ -92,17 +93,18 @@ class Language:
     extension: str
     capabilities: tuple[str, ...]
     kernels: tuple[str, ...]
-    dump_signal: str | None = None  # makes it write its stack when it can do nothing else
+    dump_signal: str | None = None  # makes the kernel write its stack when it can do nothing else
     version: str | None = None
     unavailable_reason: str | None = None
     minimums: Limits = NO_MINIMUMS  # what its kernel needs at least
 
     @property
     def is_available(self) -> bool:
+        """True when nothing is missing on this host."""
         return self.unavailable_reason is None
 
     def command(self, connection_file: Path) -> tuple[str, ...]:
-        """The command that starts the kernel, its program as an absolute path."""
+        """Returns the command that starts the kernel, its program as an absolute path."""
         values = {
             "{python}": sys.executable,
             "{connection_file}": str(connection_file),
@@ -112,7 +114,7 @@ class Language:
         return (_find_program(program) or program, *rest)
 
     def describe(self) -> JsonObject:
-        """The language as the API lists it."""
+        """Returns the language as the API lists it."""
         description: JsonObject = {
             "name": self.name,
             "aliases": list(self.aliases),
@@ -129,10 +131,10 @@ class Language:
 
 
 class Languages:
-    """All languages that there is a folder for, by name and alias in any case."""
+    """Finds languages by name and alias in any case; each has a folder."""
 
     def __init__(self, languages: Iterable[Language]) -> None:
-        """Raises StartError when two of them claim the same name or alias."""
+        """Raises StartError when two languages claim the same name or alias."""
         self._by_name: dict[str, Language] = {}
         self._all = sorted(languages, key=lambda language: language.name)
         for language in self._all:
@@ -146,7 +148,7 @@ class Languages:
 
     @classmethod
     def load(cls, extra: Sequence[Path] = (), builtin: Path | None = None) -> Languages:
-        """Read the folders in `extra`, the first wins, then the built-in ones. Blocking.
+        """Reads the folders in `extra`, the first wins, then the built-in ones. Blocking.
 
         Raises StartError naming the file that is broken.
         """
@@ -160,7 +162,10 @@ class Languages:
         return iter(self._all)
 
     def resolve(self, name: str) -> Language:
-        """The language of that name or alias. Raises UnsupportedLanguage listing the known ones."""
+        """Returns the language of that name or alias.
+
+        Raises UnsupportedLanguage, which lists the known ones.
+        """
         language = self._by_name.get(name.lower())
         if language is None:
             known = [language.name for language in self._all]
@@ -171,7 +176,7 @@ class Languages:
         return language
 
     def resolve_available(self, name: str) -> Language:
-        """Like `resolve`; raises LanguageUnavailable when something is missing on this host."""
+        """Works like `resolve`; raises LanguageUnavailable when this host lacks something."""
         language = self.resolve(name)
         if language.unavailable_reason is not None:
             raise LanguageUnavailable(
@@ -181,18 +186,18 @@ class Languages:
 
     @property
     def preload(self) -> tuple[str, ...]:
-        """The modules that forked kernels want to find imported, each once."""
+        """The modules that are imported before a kernel is forked, each once."""
         names = (name for language in self._forked_languages() for name in language.preload)
         return tuple(dict.fromkeys(names))
 
     @property
     def entry_paths(self) -> tuple[Path, ...]:
-        """The folders in which the entries of forked kernels lie."""
+        """The folders that hold the entries of forked kernels."""
         return tuple(language.directory for language in self._forked_languages())
 
     @property
     def readable_paths(self) -> tuple[Path, ...]:
-        """The kernelspecs' folders and those of programs: what kernels must be able to read."""
+        """The folders that kernels must be able to read: the kernelspecs' and those of programs."""
         available = [one for one in self._all if one.is_available]
         programs = [Path(one.command(Path())[0]) for one in available if one.entry is None]
         installations = [_installation_root(path) for path in programs]
@@ -203,7 +208,7 @@ class Languages:
 
 
 def builtin_dir() -> Path:
-    """The kernelspecs that come with the package, or those of the source tree."""
+    """Returns the folder of kernelspecs that come with the package, or of the source tree."""
     package = Path(__file__).resolve().parent.parent
     shipped = package / "kernelspecs"
     return shipped if shipped.is_dir() else package.parent / "kernelspecs"
@@ -251,7 +256,7 @@ def _to_language(spec: _KernelJson, folder: Path) -> Language:
 
 
 def _with_availability(language: Language) -> Language:
-    """The same with what this host has and lacks."""
+    """Returns the language with what is missing on this host, and its version when known."""
     if language.entry is None:
         program = language.command(Path())[0]
         if _find_program(program) is None:
@@ -261,7 +266,9 @@ def _with_availability(language: Language) -> Language:
     find = partial(_is_importable, paths=[str(language.directory), *sys.path])
     missing = [name for name in (module, *language.preload) if not find(name)]
     if missing:
-        return replace(language, unavailable_reason=f"modules are not installed: {', '.join(missing)}")
+        return replace(
+            language, unavailable_reason=f"modules are not installed: {', '.join(missing)}"
+        )
     return replace(language, version=platform.python_version())
 
 
@@ -270,13 +277,16 @@ def _find_program(program: str) -> str | None:
 
 
 def _installation_root(program: Path) -> Path:
-    """The folder that holds a program and what belongs to it."""
+    """Returns the folder that holds a program and its other files."""
     folder = program.resolve().parent
     return folder.parent if folder.name == "bin" else folder
 
 
 def _is_importable(name: str, paths: Sequence[str]) -> bool:
-    """Is there such a module? Nothing is imported, unlike by `importlib.util.find_spec`."""
+    """Returns whether there is such a module.
+
+    Nothing is imported, unlike by `importlib.util.find_spec`.
+    """
     full = ""
     for part in name.split("."):
         full = f"{full}.{part}" if full else part

@@ -1,4 +1,4 @@
-"""A machine is a sandbox with at most one kernel in it; the host opens machines and knows all."""
+"""Opens machines, which are sandboxes with at most one kernel in each."""
 
 from __future__ import annotations
 
@@ -28,64 +28,60 @@ from era_kernels.models import (
     SessionPaths,
 )
 from era_kernels.sandbox.server.command import Command, ProcessNotStarted
-from era_kernels.sandbox.server.jupyter_provisioner import SandboxProvisioner
+from era_kernels.sandbox.server.process import Process
 from era_kernels.sandbox.server.sandbox import Sandbox, Sandboxes
 
 log = logging.getLogger(__name__)
 
-START_TIMEOUT = (
-    60.0  # seconds until a kernel must be ready, also on a host that starts many at once
-)
-MAX_ARGUMENTS_LENGTH = (
-    6 << 20
-)  # characters of arguments and variables; the system takes no more bytes
+# Seconds until a kernel must be ready, also on a host that starts many at once.
+START_TIMEOUT = 60.0
+# Characters of arguments and variables; the system takes no more bytes.
+MAX_ARGUMENTS_LENGTH = 6 << 20
 KERNEL_NOT_STARTED = "the kernel did not start"
-_RUN_REASONS = (
-    EndReason.TIMEOUT,
-    EndReason.OUTPUT_LIMIT,
-)  # reasons that concern a run on the kernel
+# Reasons that concern a run on the kernel.
+_RUN_REASONS = (EndReason.TIMEOUT, EndReason.OUTPUT_LIMIT)
 
 
 class Machine:
-    """A sandbox, programs in it, and a kernel once one is started.
+    """Owns a sandbox, the programs in it, and a kernel once one is started.
 
-    When the kernel ends, whyever, all of it ends. `ended` tells how, as soon as it is known;
-    `aclose` waits until nothing is left.
+    When the kernel ends, for whatever reason, the whole machine ends. `ended` has the `ExitInfo` as
+    soon as it is known; `aclose` waits until no process is left.
     """
 
     def __init__(self, language: Language, sandbox: Sandbox, receive_budget: ReceiveBudget) -> None:
-        """No kernel runs yet: `start_kernel` does that. `receive_budget` is that of all."""
+        """Runs no kernel yet: `start_kernel` does that. All kernels share `receive_budget`."""
         self.ended: asyncio.Future[ExitInfo] = asyncio.get_running_loop().create_future()
         self._language = language
         self._receive_budget = receive_budget
         self._sandbox = sandbox
-        self._provisioner = SandboxProvisioner(sandbox)
+        self._kernel_process: Process | None = None
         self._kernel: Kernel | None = None
         self._close_task: asyncio.Task[None] | None = None
-        self._reported_stderr_bytes = 0  # bytes of the kernel's own stderr
-        # Called with what nobody waits for: it comes from children that programs left behind.
+        self._reported_stderr_bytes = 0  # of the kernel's own stderr
+        # Called with output of children that programs left behind, which no caller waits for.
         self.on_late_output: Callable[[list[Output]], None] = discard_output
         sandbox.ended.add_done_callback(self._on_sandbox_ended)
 
     @property
     def kernel(self) -> Kernel:
-        """The kernel, which has been started."""
+        """The kernel that has been started. Raises RuntimeError when there is none."""
         if self._kernel is None:
             raise RuntimeError("this machine has no kernel")
         return self._kernel
 
     @property
     def has_kernel(self) -> bool:
-        """Whether a kernel has been started."""
+        """True when a kernel has been started."""
         return self._kernel is not None
 
     @property
     def is_running(self) -> bool:
-        """Whether programs can run in it."""
+        """True while programs can run in the machine."""
         return not self.ended.done() and self._sandbox.is_running
 
     async def start_kernel(self, env: Mapping[str, str]) -> None:
-        """Start the kernel, beside the programs that run already, and wait until it is ready.
+        """Starts the kernel, beside the programs that run already, and waits until it is ready.
 
         `env` is what the session adds to the environment. Raises KernelStartFailed; the machine
         has ended then.
@@ -118,8 +114,8 @@ class Machine:
             dump_signal=dump_signal,
             receive_budget=self._receive_budget,
         )
-        await self._provisioner.launch_kernel([], command=command)
-        self._provisioner.ended.add_done_callback(self._on_process_ended)
+        process = self._kernel_process = await self._sandbox.spawn(command)
+        process.ended.add_done_callback(self._on_process_ended)
         try:
             await self._kernel.wait_ready(START_TIMEOUT)
         except KernelStartFailed as error:
@@ -132,11 +128,11 @@ class Machine:
     async def run(
         self, argv: Sequence[str], env: Mapping[str, str], stdin: str | None = None
     ) -> ExecProcess | FailedExec:
-        """Run a program beside the kernel, in its directory and with an environment like its own.
+        """Runs a program beside the kernel, in its directory and with an environment like its own.
 
-        `stdin` is what it reads on descriptor 0. What keeps it from starting is told by what it
-        answers, not raised. Raises ValueError for NUL, and KernelStartFailed when there is nobody
-        to start it.
+        `stdin` is what the program reads on descriptor 0. A program that cannot be started is
+        returned as a FailedExec, not raised. Raises ValueError for NUL, and KernelStartFailed when
+        the sandbox cannot start programs.
         """
         full_env = self._environment(env)
         if not argv[0]:
@@ -158,7 +154,7 @@ class Machine:
         return ExecProcess(process, readable, self, self.on_late_output)
 
     async def exit_info_for_commands(self) -> ExitInfo:
-        """How it ended, in words for programs that ended with it."""
+        """Returns how the machine ended, in words for programs that ended with it."""
         exit_info = await asyncio.shield(self.ended)
         if exit_info.reason is not None and not exit_info.reason.startswith(_RUN_REASONS):
             return exit_info
@@ -166,20 +162,21 @@ class Machine:
         return ExitInfo(reason=f"the {what_ended} ended: {exit_info.description}")
 
     async def signal(self, number: int) -> None:
-        """Send a signal to the kernel's process group; nothing when it has ended."""
-        await self._provisioner.send_signal(number)
+        """Sends a signal to the kernel's process group; does nothing when the kernel has ended."""
+        if self._kernel_process is not None:
+            await self._kernel_process.signal(number)
 
     async def aclose(self, reason: str | None = None) -> None:
-        """End everything in the machine: a run on it ends with 137 and the reason.
+        """Ends everything in the machine: a run on it ends with 137 and the reason.
 
-        Nothing is left of its processes when this returns. A second call waits, too.
+        None of its processes is left when this returns. A second call waits, too.
         """
         self._set_ended(ExitInfo(reason=reason or EndReason.STOPPED))
         await self._sandbox.aclose(reason)
 
     def take_stderr(self) -> str:
-        """What the kernel's process wrote to its own stderr and was not told before."""
-        process = self._provisioner.process
+        """Returns what the kernel's process wrote to its own stderr since the last call."""
+        process = self._kernel_process
         if process is None:
             return ""
         process.stderr.drain()
@@ -201,7 +198,7 @@ class Machine:
         return build_environment(self._language.env, self._sandbox.inner_paths, session_env)
 
     def _command(self, connection_info: ConnectionInfo, session_env: Mapping[str, str]) -> Command:
-        """What starts the kernel: its entry in a forked process, or its program.
+        """Returns what starts the kernel: its entry in a forked process, or its program.
 
         Raises ValueError.
         """
@@ -228,7 +225,7 @@ class Machine:
 
 
 class KernelHost:
-    """Opens machines and knows all of them."""
+    """Opens machines and keeps track of all of them."""
 
     def __init__(self, languages: Languages, sandboxes: Sandboxes) -> None:
         self.languages = languages
@@ -238,12 +235,12 @@ class KernelHost:
 
     @property
     def isolation(self) -> Isolation:
-        """How strong the walls around every machine are."""
+        """The strength of the isolation that every machine has."""
         return self._sandboxes.isolation
 
     @property
     def enforceable(self) -> frozenset[str]:
-        """Which wishes for one session the walls enforce: names of `Limits`, and `mounts`."""
+        """The settings of one session that are enforced: names of `Limits`, and `mounts`."""
         return self._sandboxes.profile.enforceable
 
     async def open(
@@ -255,7 +252,7 @@ class KernelHost:
         *,
         kernel: bool = True,
     ) -> Machine:
-        """A machine at home in `paths`, with a ready kernel or with none yet.
+        """Opens a machine in the directories `paths`, with a ready kernel or with none yet.
 
         `env` is what the session adds to the kernel's environment, which is built from empty
         otherwise. Raises UnsupportedLanguage, LanguageUnavailable, KernelStartFailed, ShuttingDown.
@@ -270,9 +267,9 @@ class KernelHost:
         return machine
 
     async def check(self) -> None:
-        """Whether kernels can be started. Raises Unavailable with what is wrong."""
+        """Raises Unavailable, with what is wrong, when kernels cannot be started."""
         await self._sandboxes.check()
 
     async def aclose(self) -> None:
-        """End all machines that are still there."""
+        """Ends all machines that are still there."""
         await asyncio.gather(*(machine.aclose() for machine in tuple(self._machines)))

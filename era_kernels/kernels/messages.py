@@ -1,4 +1,4 @@
-"""What a kernel says, as values of ours: a pure table from message type to function.
+"""Turns a kernel's messages into events and replies, by a pure table from type to function.
 
 Everything here is hostile input: user code can reach its kernel's sockets. A message of a wrong
 shape becomes None, never an exception; text is valid Unicode and JSON values are valid JSON
@@ -34,7 +34,7 @@ FENCE_MIME_TYPE = "application/vnd.era.fence+json"
 MAX_DEPTH = 100  # of nested JSON in a MIME bundle
 MAX_DISPLAY_ID_LENGTH = 1024  # characters of a display id
 MAX_KEY_LENGTH = 64  # characters of the key of a request for input
-MAX_PROMPT_LENGTH = 8192  # characters of its prompt
+MAX_PROMPT_LENGTH = 8192  # characters of the prompt of a request for input
 MAX_EXCEPTION_LENGTH = 64 * 1024  # characters of an exception's name or text; stderr has all of it
 MAX_TRACEBACK_LENGTH = 256 * 1024  # characters of a traceback's lines together
 
@@ -42,21 +42,21 @@ _SURROGATES = re.compile("[\ud800-\udfff]")
 
 
 class _WrongShape(ValueError):
-    """A message is not what its type promises."""
+    """Reports that a message has not the shape that its type promises."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What a kernel answers to a run."""
+    """Holds what a kernel replies to a run."""
 
     exit_code: int
     exception: ExceptionInfo | None = None
 
 
 def to_event(msg_type: str, content: JsonObject) -> Output | None:
-    """The event that an iopub message of type `msg_type` stands for.
+    """Returns the event that an iopub message of type `msg_type` stands for.
 
-    None when it stands for none (a status, a comm, a fence) or has the wrong shape.
+    None when the message stands for none (a status, a comm, a fence) or has the wrong shape.
     """
     make = _PARSERS.get(msg_type)
     if make is None or fence_nonce(msg_type, content) is not None:
@@ -68,14 +68,14 @@ def to_event(msg_type: str, content: JsonObject) -> Output | None:
 
 
 def is_output(msg_type: str) -> bool:
-    """Messages of this type stand for an event when they have the right shape."""
+    """Returns whether well-formed messages of this type stand for an event."""
     return msg_type in _PARSERS
 
 
 def fence_nonce(msg_type: str, content: JsonObject) -> str | None:
-    """The nonce of a fence, the message that ends a run's output; None for all else.
+    """Returns the nonce of a fence, the message that ends a run's output; None for all else.
 
-    A fence without a proper nonce has the nonce "", which is nobody's.
+    A fence without a proper nonce has the nonce "", which no run has.
     """
     data = content.get("data")
     if msg_type != "display_data" or not isinstance(data, dict) or FENCE_MIME_TYPE not in data:
@@ -86,9 +86,9 @@ def fence_nonce(msg_type: str, content: JsonObject) -> str | None:
 
 
 def parse_reply(content: JsonObject) -> Reply | None:
-    """The outcome that an execute_reply tells; None when it has the wrong shape.
+    """Returns the outcome in an execute_reply; None when the reply has the wrong shape.
 
-    A kernel that has no `era` object to send is believed its `status`.
+    Without an `era` object the outcome is the reply's `status`.
     """
     era = content.get("era")
     if isinstance(era, dict):
@@ -153,7 +153,7 @@ _PARSERS: dict[str, Callable[[JsonObject], Output]] = {
     "display_data": _parse_display,
     "update_display_data": _parse_update_display,
     "clear_output": _parse_clear_output,
-    "input_request": _parse_input_request,  # Jupyter sends it on stdin, where no order holds
+    "input_request": _parse_input_request,  # Jupyter sends it on stdin, in no order with output
 }
 
 
@@ -167,7 +167,7 @@ def _require_string(value: Any) -> str:
 
 
 def _clean_text(value: Any) -> str:
-    """A string that can be written as UTF-8."""
+    """Returns the string with lone surrogates replaced, so that it can be written as UTF-8."""
     text = _require_string(value)
     if text.isascii():
         return text
@@ -187,7 +187,7 @@ def _clean_bundle(value: Any) -> JsonObject:
 
 
 def _clean_json(value: Any, depth: int) -> Any:
-    """Valid JSON. The kinds are in the order of how often they occur in a bundle."""
+    """Returns the value as valid JSON. The types are tested in order of their frequency."""
     if isinstance(value, str):
         return _clean_text(value)
     if isinstance(value, float):
@@ -212,7 +212,7 @@ def _find_display_id(content: JsonObject) -> str | None:
 
 
 def _parse_exception(value: Any) -> ExceptionInfo | None:
-    """An exception, cut to a bounded size; None when there is none or its shape is wrong."""
+    """Returns an exception, cut to a bounded size; None when there is none or it is malformed."""
     if not isinstance(value, dict):
         return None
     try:
@@ -240,5 +240,5 @@ def _clean_lines(value: Any) -> list[str]:
 
 
 def valid_json(value: Any, depth: int = MAX_DEPTH) -> Any:
-    """The same as valid JSON. Raises ValueError."""
+    """Returns the value as valid JSON. Raises ValueError."""
     return _clean_json(value, depth)

@@ -1,7 +1,7 @@
-"""What kernels have sent of messages that are not whole yet: bounded for all of them together.
+"""Bounds the memory of messages that have not arrived completely, for all kernels together.
 
-One message may be large, and whoever sends most of it and then stops would keep that much memory
-of the server, for each of its sessions.
+One message may be large, and a kernel that sends most of it and then stops would keep that much
+memory of the server, for each session of its user.
 """
 
 from __future__ import annotations
@@ -9,16 +9,16 @@ from __future__ import annotations
 from collections.abc import Callable
 
 MAX_TOTAL_BYTES = 512 * 1024 * 1024  # bytes of all kernels
-UNCOUNTED_BYTES = 1024 * 1024  # bytes that do not count
+UNCOUNTED_BYTES = 1024 * 1024  # bytes; a message of at most this size does not count
 
 OnEvict = Callable[[], None]
 
 
 class ReceiveBudget:
-    """Beginnings of messages, by who holds them, the oldest first.
+    """Counts the bytes of incomplete messages by owner, the oldest first.
 
-    Where they take too much the oldest is given up: an honest message of any size is whole within
-    a second or so.
+    Where they exceed `max_bytes` the oldest is evicted: an honest message of any size is complete
+    within a second or so.
     """
 
     def __init__(self, max_bytes: int = MAX_TOTAL_BYTES) -> None:
@@ -27,7 +27,7 @@ class ReceiveBudget:
         self._total_bytes = 0
 
     def update(self, owner: object, size: int, on_evict: OnEvict) -> None:
-        """So much is there now of one message; `on_evict` ends the wait for the rest."""
+        """Sets how many bytes of one message are there; `on_evict` ends the wait for the rest."""
         if size <= UNCOUNTED_BYTES:
             return
         old_size, _ = self._entries.get(owner, (0, on_evict))
@@ -40,6 +40,6 @@ class ReceiveBudget:
             evict_oldest()
 
     def release(self, owner: object) -> None:
-        """The message is whole, or nobody waits for it any more; nothing where none is held."""
+        """Stops counting the owner's message; does nothing when none is counted."""
         size, _ = self._entries.pop(owner, (0, None))
         self._total_bytes -= size

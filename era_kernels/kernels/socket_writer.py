@@ -1,4 +1,4 @@
-"""What waits to be sent on a non-blocking socket; sending never blocks the loop."""
+"""Sends data on a non-blocking socket, without ever blocking the loop."""
 
 from __future__ import annotations
 
@@ -14,23 +14,24 @@ MAX_IOVECS = 16  # pieces that are handed to the system at once
 class SocketWriter:
     """Sends pieces in order, now or as soon as the other end takes them.
 
-    When the other end is gone, what is added is dropped: its reader learns of it.
+    When the other end is gone, added pieces are dropped: the reader of the socket learns of it.
     """
 
     def __init__(self) -> None:
-        self.pending_bytes = 0  # bytes that wait
+        self.pending_bytes = 0  # that wait to be sent
         self._loop = asyncio.get_running_loop()
         self._pieces: deque[memoryview] = deque()
         self._socket: socket.socket | None = None
-        self._has_writer = False  # for the socket to take more
+        self._has_writer = False  # the loop calls `_send` when the socket takes more
         self._is_closed = False
 
     def open(self, sock: socket.socket) -> None:
-        """From now on pieces are sent there."""
+        """Sends all pieces, also those from before, on that socket from now on."""
         self._socket = sock
         self._send()
 
     def write(self, pieces: Iterable[bytes]) -> None:
+        """Sends the pieces now or later; drops them after `close`."""
         if self._is_closed:
             return
         for piece in pieces:
@@ -41,7 +42,7 @@ class SocketWriter:
             self._send()
 
     def close(self) -> None:
-        """Before the socket is closed. A second call is nothing."""
+        """Drops all that waits; called before the socket is closed. A second call does nothing."""
         if self._has_writer and self._socket is not None:
             self._loop.remove_writer(self._socket)
         self._has_writer, self._is_closed = False, True

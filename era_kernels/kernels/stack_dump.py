@@ -1,7 +1,7 @@
-"""The stack of a program in a call that lets no other thread of its interpreter run.
+"""Reads the stack of a program in a call that lets no other thread of its interpreter run.
 
-Such a kernel answers no request. But a signal handler of its interpreter may write the frames to a
-file, innermost first, as fault handlers print them:
+A kernel in such a call answers no request. But a signal handler of its interpreter may write the
+frames to a file, innermost first, as fault handlers print them:
 
     Stack (most recent call first):
       File "<cell 1>", line 3 in f
@@ -20,9 +20,8 @@ from era_kernels.kernels.inspection_replies import MAX_FRAMES, MAX_LINE_LENGTH
 from era_kernels.models import StackFrame
 
 MAX_READ_BYTES = 256 * 1024  # bytes of the file's end that are read
-POLL_INTERVAL = (
-    0.02  # seconds between two looks at it; it is whole when nothing was added meanwhile
-)
+# Seconds between two reads of the file; it is complete when nothing was added meanwhile.
+POLL_INTERVAL = 0.02
 
 _FRAME = re.compile(r'  File "(.*)", line (\d{1,9}) in (.*)')
 _HEADER = re.compile(r"^.*\(most recent call first\):$", re.MULTILINE)
@@ -32,7 +31,7 @@ _CELL = re.compile(r"<cell \d{1,18}>")
 async def request_dump(
     file: Path, send_signal: Callable[[], Awaitable[None]], timeout: float
 ) -> str | None:
-    """What was written to the file after `send_signal`; None when nothing was by then."""
+    """Returns what was written to the file after `send_signal`; None when nothing is in time."""
     before, _ = await asyncio.to_thread(_read_end, file)
     await send_signal()
     last = before
@@ -46,7 +45,10 @@ async def request_dump(
 
 
 def _read_end(file: Path) -> tuple[int, str]:
-    """How long the file is, and its end. The kernel owns it, and may have put anything there."""
+    """Returns the file's size and its end.
+
+    The kernel owns the file and may have put anything there.
+    """
     try:
         descriptor = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
@@ -62,10 +64,10 @@ def _read_end(file: Path) -> tuple[int, str]:
 
 
 def parse_dump(text: str, sources: Mapping[str, Sequence[str]]) -> list[StackFrame]:
-    """The frames of the last stack in the text, innermost last; only those of the program.
+    """Returns the program's frames of the last stack in the text, innermost last.
 
-    Of a kernel's own frames there are the outermost ones, down to the first cell, and between the
-    program's those of files that lie beside the one which called that cell.
+    The kernel's own frames are left out: the outermost ones, down to the first cell, and between
+    the program's frames those of files in the same directory as the one which called that cell.
     """
     starts = [match.end() for match in _HEADER.finditer(text)]
     lines = text[starts[-1] :].splitlines() if starts else []

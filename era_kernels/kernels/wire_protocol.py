@@ -1,4 +1,4 @@
-"""Jupyter's wire format: where a kernel's sockets are, and signed multipart messages.
+"""Implements Jupyter's wire protocol: the paths of a kernel's sockets and signed messages.
 
 Follows "The wire protocol" and "Connection files" of the Jupyter documentation. Messages are made
 and signed by jupyter_client; reading is done here, because its `deserialize` also parses dates,
@@ -24,7 +24,7 @@ from era_kernels.kernels.zmtp import Part
 from era_kernels.models import JsonObject
 
 MAX_VALUES = 1_000_000  # lists, objects and their items in one part; each takes some 64 bytes here
-MAX_VALUES_AT_ONCE = 5000  # that are parsed in one go
+MAX_VALUES_AT_ONCE = 5000  # values that are parsed in one step
 MAX_DEPTH = 102  # of nested JSON: a MIME bundle may have 100 levels
 
 _CONNECTION_FILE = "kernel.json"
@@ -35,15 +35,15 @@ _json_decoder = json.JSONDecoder(parse_constant=lambda _: None)
 
 
 class InvalidMessage(Exception):
-    """Bytes from a kernel that are no message signed by it; the text is a constant."""
+    """Reports bytes from a kernel that are no message signed by it; the text is a constant."""
 
 
 @dataclass(frozen=True, slots=True)
 class ConnectionInfo:
-    """The five sockets of a kernel, as unix sockets in `directory`, and the key of its messages.
+    """Names the five sockets of a kernel, unix sockets in `directory`, and the key of its messages.
 
-    `sandbox_directory` is it as the kernel sees it. The longest path is that of `directory`
-    and 4 bytes; a unix socket's path may have 107.
+    `sandbox_directory` is the same directory as the kernel sees it. The longest path is that of
+    `directory` and 4 bytes; a unix socket's path may have 107.
     """
 
     directory: Path
@@ -52,29 +52,29 @@ class ConnectionInfo:
 
     @classmethod
     def new(cls, directory: Path, sandbox_directory: Path | None = None) -> ConnectionInfo:
-        """A connection with a key of its own."""
+        """Returns a connection with a new key."""
         return cls(directory, sandbox_directory or directory, secrets.token_hex(32))
 
     @property
     def file_in_sandbox(self) -> Path:
-        """The connection file that the kernel is told of, where it sees it."""
+        """The path of the connection file as the kernel sees it."""
         return self.sandbox_directory / _CONNECTION_FILE
 
     def socket_path(self, channel: str) -> Path:
-        """The socket of `shell`, `iopub`, `stdin`, `control` or `hb`."""
+        """Returns the path of the socket `shell`, `iopub`, `stdin`, `control` or `hb`."""
         return self.directory / f"k-{_PORTS[channel]}"
 
     @property
     def dump_file(self) -> Path:
-        """Where a kernel that can do nothing else writes its stack, if it is one that does."""
+        """The file to which a blocked kernel writes its stack, if its language supports that."""
         return self.directory / _DUMP_FILE
 
     def address(self, channel: str) -> str:
-        """The same as a ZeroMQ address."""
+        """Returns the same path as a ZeroMQ address."""
         return f"ipc://{self.socket_path(channel)}"
 
     def write_file(self) -> None:
-        """Write the connection file, for the directory's owner only. Blocking; raises OSError."""
+        """Writes the connection file, for the directory's owner only. Blocking; raises OSError."""
         content = {
             "transport": "ipc",
             "ip": f"{self.sandbox_directory}/k",
@@ -92,9 +92,10 @@ class ConnectionInfo:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """A message from a kernel: `parent_id` is the id of the request that it answers, or "".
+    """Holds a message from a kernel.
 
-    `size` is that of its content in bytes.
+    `parent_id` is the id of the request that it answers, or "". `size` is that of its content in
+    bytes.
     """
 
     msg_type: str
@@ -104,21 +105,24 @@ class Message:
 
 
 class MessageCodec:
-    """Makes requests and reads what comes back, with one kernel's key."""
+    """Packs requests and unpacks messages, with one kernel's key."""
 
     def __init__(self, key: str) -> None:
-        # No digests are kept: whoever has the key can make new messages as well as send old ones.
+        # No digests are kept: a sender who has the key can make new messages as well as repeat old.
         self._signer = Session(key=key.encode(), username="era", digest_history_size=0)
 
     def pack(
         self, msg_type: str, content: JsonObject, metadata: JsonObject | None = None
     ) -> tuple[str, list[bytes]]:
-        """A request's id, and its parts, signed."""
+        """Returns a request's id and its signed parts."""
         message = self._signer.msg(msg_type, content, metadata=metadata)
         return message["msg_id"], self._signer.serialize(message)
 
     def unpack(self, parts: Sequence[Part]) -> Message:
-        """Raises InvalidMessage when the parts are no message, or one signed by somebody else."""
+        """Returns the message in the parts.
+
+        Raises InvalidMessage when they are none, or the signature is wrong.
+        """
         signature, *signed = _split_signed(parts)
         if not compare_digest(self._signer.sign(signed), signature):
             raise InvalidMessage("the signature is wrong")
@@ -126,7 +130,7 @@ class MessageCodec:
         return _to_message(_parse(header), _parse(parent), _parse(content), len(content))
 
     def unpack_stepwise(self, parts: Sequence[Part]) -> Stepwise[Message]:
-        """The same in steps, for a message that `is_slow_to_unpack`."""
+        """Does the same as `unpack` in steps, for a message that `is_slow_to_unpack`."""
         signature, *signed = _split_signed(parts)
         if not compare_digest((yield from self._sign_stepwise(signed)), signature):
             raise InvalidMessage("the signature is wrong")
@@ -140,8 +144,8 @@ class MessageCodec:
         )
 
     def _sign_stepwise(self, parts: Sequence[Part]) -> Stepwise[bytes]:
-        """What `Session.sign` gives."""
-        assert self._signer.auth is not None  # there always is a key
+        """Returns the same as `Session.sign`, in steps."""
+        assert self._signer.auth is not None  # there is always a key
         digest = self._signer.auth.copy()
         for part in parts:
             for start in range(0, len(part), CHUNK_CHARS):
@@ -151,7 +155,7 @@ class MessageCodec:
 
 
 def is_slow_to_unpack(parts: Sequence[Part]) -> bool:
-    """Whether unpacking a message keeps others waiting."""
+    """Returns whether unpacking a message at once would block the loop for too long."""
     if sum(map(len, parts)) > LARGE_BYTES:
         return True
     return any(
@@ -162,7 +166,7 @@ def is_slow_to_unpack(parts: Sequence[Part]) -> bool:
 
 
 def _split_signed(parts: Sequence[Part]) -> Sequence[Part]:
-    """The signature, and the four parts that it signs."""
+    """Returns the signature and the four parts that it signs."""
     try:
         start = parts.index(DELIM) + 1
     except ValueError as error:
@@ -182,17 +186,17 @@ def _to_message(
 
 
 def _parse(part: Part) -> JsonObject:
-    """A JSON object. Bytes that are not UTF-8 become U+FFFD: a program may print any."""
+    """Parses a JSON object. Bytes that are not UTF-8 become U+FFFD: a program may print any."""
     try:
         value: Any = _json_decoder.decode(part.decode("utf-8", "replace"))
-    # Deep nesting, numbers of thousands of digits, more than fits: the parser says no in many ways.
+    # Deep nesting, numbers of thousands of digits, too much data: each raises another error.
     except (ValueError, RecursionError, MemoryError) as error:
         raise InvalidMessage("a part is no JSON") from error
     return _require_object(value)
 
 
 def _parse_stepwise(part: Part) -> Stepwise[JsonObject]:
-    # Each `[]` of a bomb takes 3 bytes there and 64 here.
+    # Hostile JSON: each `[],` takes 3 bytes in the text and 64 in memory.
     try:
         value = yield from iterparse(part, MAX_VALUES, MAX_DEPTH)
     except (ValueError, MemoryError) as error:
@@ -207,11 +211,11 @@ def _require_object(value: object) -> JsonObject:
 
 
 def _count_values(part: Part) -> int:
-    """How many values stand in JSON text, at most."""
+    """Returns the most values that the JSON text can have."""
     return part.count(b",") + part.count(b"[") + part.count(b"{")
 
 
 def _strip_strings(part: Part) -> Part:
-    """JSON text without what stands in its strings."""
+    """Returns the JSON text without the contents of its strings."""
     unescaped = part.replace(rb"\\", b"").replace(rb"\"", b"")
     return b"".join(unescaped.split(b'"')[::2])

@@ -1,8 +1,8 @@
-"""ZMTP, the protocol of ZeroMQ's sockets, as a client speaks it: bytes in, messages out; pure.
+"""Implements a client of ZMTP, the protocol of ZeroMQ: bytes in, messages out, without I/O.
 
-RFC 23/ZMTP 3.0 and RFC 37/ZMTP 3.1 (rfc.zeromq.org), mechanism NULL, as DEALER or SUB. What a peer
-sends is hostile input: a message has a bounded number of parts and bytes, and takes memory only as
-its bytes really arrive, whatever length was announced.
+RFC 23/ZMTP 3.0 and RFC 37/ZMTP 3.1 (rfc.zeromq.org), mechanism NULL, as DEALER or SUB. All that a
+peer sends is hostile input: a message has a bounded number of parts and bytes, and takes memory
+only as its bytes really arrive, whatever length was announced.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from typing import Literal
 MAX_PARTS = 64  # of one message
 MAX_MESSAGE_BYTES = 128 * 1024 * 1024  # of one message, all parts together
 MAX_COMMAND_BYTES = 8192  # of one command; READY is the longest there is
-MAX_CONTEXT_BYTES = 16  # of a PING that is given back, RFC 37
+MAX_CONTEXT_BYTES = 16  # of a PING, which its PONG repeats, RFC 37
 
 MORE, LONG, COMMAND = 0x01, 0x02, 0x04  # flags of a frame, RFC 23 "Framing"
 GREETING_BYTES = 64
 
 SocketType = Literal["DEALER", "SUB"]
-# Who may be at the other end, RFC 23 "The Socket-Type Property".
+# The types that the peer's socket may have, RFC 23 "The Socket-Type Property".
 _PEER_TYPES = {
     "DEALER": {b"REP", b"DEALER", b"ROUTER"},
     "SUB": {b"PUB", b"XPUB"},
@@ -29,12 +29,12 @@ _MAX_SHORT_BYTES = 255  # bytes of a body whose size is one byte
 
 
 class ProtocolError(Exception):
-    """A peer broke the protocol; the text tells how, for people."""
+    """Reports that a peer broke the protocol; the text says how, for people."""
 
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """A command frame: its name and the rest."""
+    """Holds the name of a command frame and the rest of it."""
 
     name: bytes
     data: bytes
@@ -48,12 +48,12 @@ Multipart = list[Part]
 
 
 def greeting() -> bytes:
-    """What a connection begins with: signature, version 3.1, mechanism NULL, as no server."""
+    """Returns the first bytes of a connection: version 3.1, mechanism NULL, not as a server."""
     return b"\xff" + bytes(8) + b"\x7f" + b"\x03\x01" + b"NULL".ljust(20, b"\0") + bytes(32)
 
 
 def ready(socket_type: SocketType, identity: bytes = b"") -> bytes:
-    """The READY command of the NULL mechanism, RFC 23 "The NULL Security Mechanism".
+    """Returns the READY command of the NULL mechanism, RFC 23 "The NULL Security Mechanism".
 
     A ROUTER addresses its peer by `identity`: at most 255 bytes, the first of them not zero.
     """
@@ -68,29 +68,32 @@ def ready(socket_type: SocketType, identity: bytes = b"") -> bytes:
 
 
 def subscription(version: tuple[int, int]) -> bytes:
-    """Subscribe to everything: since 3.1 by a command, before by a message that begins with 1."""
+    """Returns a subscription to everything.
+
+    Since version 3.1 that is a command, before it is a message that begins with 1.
+    """
     return command(b"SUBSCRIBE") if version >= (3, 1) else frame(b"\x01")
 
 
 def command(name: bytes, data: bytes = b"") -> bytes:
-    """A command as a frame; RFC 23 "Commands"."""
+    """Returns a command as a frame; RFC 23 "Commands"."""
     return frame(bytes([len(name)]) + name + data, COMMAND)
 
 
 def frame(body: bytes, flags: int = 0) -> bytes:
-    """A frame; RFC 23 "Framing"."""
+    """Returns a frame; RFC 23 "Framing"."""
     return frame_header(len(body), flags) + body
 
 
 def frame_header(size: int, flags: int = 0) -> bytes:
-    """What stands before a body of that size."""
+    """Returns the header of a frame with a body of that size."""
     if size <= _MAX_SHORT_BYTES:
         return bytes([flags, size])
     return bytes([flags | LONG]) + size.to_bytes(8)
 
 
 def message(parts: list[bytes]) -> list[bytes]:
-    """A message as pieces to be sent one after the other; long parts are not copied."""
+    """Returns a message as pieces to be sent one after the other; long parts are not copied."""
     pieces, small = [], bytearray()
     for number, part in enumerate(parts, 1):
         small += frame_header(len(part), MORE if number < len(parts) else 0)
@@ -106,37 +109,40 @@ def message(parts: list[bytes]) -> list[bytes]:
 
 
 class Decoder:
-    """Takes bytes as they arrive, cut anywhere, and gives what they mean, one by one.
+    """Decodes bytes as they arrive, cut anywhere, into commands and messages, one by one.
 
-    First comes the greeting, of which `version` tells; then `next` gives commands and messages.
+    First comes the greeting, which sets `version`; then `next` returns commands and messages.
     """
 
     def __init__(self, max_message_bytes: int = MAX_MESSAGE_BYTES) -> None:
-        """`max_message_bytes`: the bytes that a message may have."""
+        """Accepts messages of at most `max_message_bytes`."""
         self.version: tuple[int, int] | None = None
         self._max_message_bytes = max_message_bytes
         self._data = b""
-        self._position = 0  # where in the data the rest begins
-        self._parts: Multipart = []  # its parts so far
+        self._position = 0  # where in `_data` the undecoded rest begins
+        self._parts: Multipart = []  # of the message so far
         self._message_bytes = 0  # of the message so far, as announced
         self._flags = 0
-        self._partial_body: bytearray | None = None  # a frame of which some is missing
+        self._partial_body: bytearray | None = None  # of a frame that has not arrived completely
         self._missing_bytes = 0
 
     @property
     def buffered_bytes(self) -> int:
-        """The bytes that are here of a message that is not whole."""
+        """The number of bytes that are here of an incomplete message."""
         return sum(map(len, self._parts)) + (
             0 if self._partial_body is None else len(self._partial_body)
         )
 
     def feed(self, data: bytes) -> None:
-        """Take more bytes. What was there must have been taken by `next` to its end."""
-        rest = self._data[self._position :]  # a piece of a head
+        """Takes more bytes. Before that, `next` must have returned None."""
+        rest = self._data[self._position :]  # an incomplete frame header
         self._data, self._position = rest + data if rest else data, 0
 
     def next(self) -> Multipart | Command | None:
-        """The next message or command; None when more bytes are needed. Raises ProtocolError."""
+        """Returns the next message or command; None when more bytes are needed.
+
+        Raises ProtocolError.
+        """
         if self.version is None and not self._read_greeting():
             return None
         while True:
@@ -153,7 +159,10 @@ class Decoder:
                 return done
 
     def _read_greeting(self) -> bool:
-        """Is the greeting there? What of it is wrong is told as soon as it is here."""
+        """Reads the greeting; returns whether it is complete.
+
+        Raises ProtocolError, for a wrong signature or version before it is complete.
+        """
         data = self._data
         if data[:1] not in (b"", b"\xff") or data[9:10] not in (b"", b"\x7f"):
             raise ProtocolError("its greeting is not that of ZMTP")
@@ -168,7 +177,7 @@ class Decoder:
         return True
 
     def _next_frame(self) -> Part | None:
-        """The body of the next frame, whole."""
+        """Returns the body of the next frame; None while it is incomplete."""
         if self._partial_body is not None:
             return self._continue_frame(self._partial_body)
         data, at = self._data, self._position
@@ -204,7 +213,7 @@ class Decoder:
         return body
 
     def _check_frame_header(self, flags: int, size: int) -> None:
-        """Refuse a frame for what its head says."""
+        """Raises ProtocolError when a frame's header is not acceptable."""
         if flags & ~(MORE | LONG | COMMAND) or flags & (MORE | COMMAND) == MORE | COMMAND:
             raise ProtocolError("a frame has flags that mean nothing")
         if flags & COMMAND:
@@ -226,19 +235,22 @@ def _parse_command(body: Part) -> Command:
 
 
 def check_ready(socket_type: SocketType, data: bytes) -> None:
-    """Whether the peer of READY is one to talk to. Raises ProtocolError."""
+    """Raises ProtocolError when the READY is from a socket of the wrong type."""
     peer_type = _parse_properties(data).get(b"socket-type")
     if peer_type not in _PEER_TYPES[socket_type]:
         raise ProtocolError("its socket has the wrong type")
 
 
 def pong(data: bytes) -> bytes:
-    """The answer to a PING, whose data is a time to live of two bytes and a context, RFC 37."""
+    """Returns the answer to a PING, whose data is a TTL of two bytes and a context, RFC 37."""
     return command(b"PONG", data[2 : 2 + MAX_CONTEXT_BYTES])
 
 
 def _parse_properties(data: bytes) -> Mapping[bytes, bytes]:
-    """Metadata, names in lower case; RFC 23 "Connection Metadata". Raises ProtocolError."""
+    """Parses metadata, names in lower case; RFC 23 "Connection Metadata".
+
+    Raises ProtocolError.
+    """
     return dict(_iter_properties(data))
 
 

@@ -1,4 +1,4 @@
-"""Events: what an execution says, in order, as it is logged and sent."""
+"""The events of an execution, as they are logged and sent, in order."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class Display:
-    """A rich output; `display_id` names it for later updates."""
+    """A rich output; `display_id` names the output for later updates."""
 
     type: ClassVar[str] = "display"
     data: JsonObject
@@ -56,7 +56,7 @@ class Display:
 
 @dataclass(frozen=True, slots=True)
 class UpdateDisplay:
-    """Replaces what the display of that id shows."""
+    """Replaces the content of the display with this `display_id`."""
 
     type: ClassVar[str] = "update_display"
     data: JsonObject
@@ -66,7 +66,7 @@ class UpdateDisplay:
 
 @dataclass(frozen=True, slots=True)
 class ClearOutput:
-    """Empties the rich outputs; `wait`: when the next one arrives."""
+    """Removes the rich outputs, at once or (`wait`) when the next one arrives."""
 
     type: ClassVar[str] = "clear_output"
     wait: bool = False
@@ -74,12 +74,12 @@ class ClearOutput:
 
 @dataclass(frozen=True, slots=True)
 class InputRequest:
-    """The program waits for a line; `password`: it is not to be shown while it is typed."""
+    """The program waits for a line; `password`: the line must not be shown while it is typed."""
 
     type: ClassVar[str] = "input_request"
     prompt: str
     password: bool = False
-    key: str = ""  # by which the kernel knows the answer; nobody else is told
+    key: str = ""  # identifies the request to the kernel; never sent to callers
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +92,7 @@ class Queued:
 
 @dataclass(frozen=True, slots=True)
 class ErrorEvent:
-    """A condition of the server (never an error of the program): timeout, death, deletion."""
+    """An error of the server, never of the program: a timeout, a dead kernel, a deletion."""
 
     type: ClassVar[str] = "error"
     error: str
@@ -102,7 +102,10 @@ class ErrorEvent:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """Always the last event. Times in milliseconds; `data` is the session's data after the run."""
+    """The last event of every execution.
+
+    Times are in milliseconds; `data` is the session's data after the run.
+    """
 
     type: ClassVar[str] = "done"
     exit_code: int
@@ -127,7 +130,7 @@ Event = Output | Queued | ErrorEvent | Done
 
 @dataclass(frozen=True, slots=True)
 class LoggedEvent:
-    """An event as it stands in a log: `seq` counts from 1 without a gap."""
+    """An event with its number and time in a log; `seq` counts from 1 without a gap."""
 
     seq: int
     time: datetime
@@ -135,13 +138,14 @@ class LoggedEvent:
 
 
 _EVENT_TYPES = (
-    Stdout, Stderr, Result, Display, UpdateDisplay, ClearOutput, InputRequest, Queued, ErrorEvent, Done
+    Stdout, Stderr, Result, Display, UpdateDisplay, ClearOutput, InputRequest, Queued, ErrorEvent,
+    Done,
 )  # fmt: skip
 _TYPES_BY_NAME: dict[str, type[Any]] = {cls.type: cls for cls in _EVENT_TYPES}
 
 
 def event_to_json(event: Event) -> JsonObject:
-    """An event as a JSON object, `type` first; what is None is left out, but `exception`."""
+    """Returns an event as a JSON object, `type` first; None is left out, but not in `exception`."""
     out: JsonObject = {"type": event.type}
     for name in event.__slots__:
         value = getattr(event, name)
@@ -153,9 +157,9 @@ def event_to_json(event: Event) -> JsonObject:
 
 
 def event_from_json(value: JsonObject) -> Event:
-    """The inverse of `event_to_json`; fields that are no event's are ignored.
+    """Returns the event of a JSON object; the inverse of `event_to_json`.
 
-    Raises KeyError or TypeError when the object is no event.
+    Unknown fields are ignored. Raises KeyError or TypeError when the object is no event.
     """
     cls = _TYPES_BY_NAME[value["type"]]
     fields = {name: value[name] for name in cls.__slots__ if name in value}

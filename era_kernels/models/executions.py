@@ -1,4 +1,4 @@
-"""Executions: what is asked for, what stands in the index, how it ends."""
+"""Executions: the submission, the row in the index and the end."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from era_kernels.models.runtime import ExitInfo
 
 @dataclass(frozen=True, slots=True)
 class IdempotencyKey:
-    """A caller's key for a submission, and a digest of what it asked for under that key."""
+    """A caller's key for a submission, and a digest of the request that came with the key."""
 
     key: str
     digest: bytes
@@ -22,9 +22,10 @@ class IdempotencyKey:
 
 @dataclass(frozen=True, slots=True)
 class Submission:
-    """What a caller asks a session to run. `timeout` in seconds, None or 0 means the default.
+    """Code that a caller submits to a session.
 
-    `env` holds the caller's variables of this run; they are never stored and never logged.
+    `timeout` is in seconds; None or 0 means the default. `env` holds the caller's variables of this
+    run, which are never stored and never logged.
     """
 
     code: str
@@ -32,17 +33,17 @@ class Submission:
     env: Mapping[str, str] = field(default_factory=dict)
     update_data: JsonObject | None = None
     base_url: str = ""
-    background: bool = False  # nobody waits for it: another timeout is meant
-    cancel_on_disconnect: bool = False  # it is interrupted when its caller leaves
+    background: bool = False  # no caller waits: max_background_timeout applies
+    cancel_on_disconnect: bool = False  # the run is interrupted when its last caller leaves
     idempotency: IdempotencyKey | None = None
     files: Mapping[str, str] = field(default_factory=dict)  # path → text, there before the run
 
 
 @dataclass(frozen=True, slots=True)
 class ExecSubmission:
-    """A program that a caller asks to run beside a session's kernel.
+    """A program that a caller submits, to run beside a session's kernel.
 
-    `code` is how it is listed; `stdin`, `timeout` and `env` as for code, and neither `stdin` nor
+    `code` is the text that lists show. `timeout` and `env` are as for code; neither `stdin` nor
     `env` is stored or logged.
     """
 
@@ -50,13 +51,13 @@ class ExecSubmission:
     code: str
     timeout: float | None = None
     env: Mapping[str, str] = field(default_factory=dict)
-    stdin: str | None = None  # None: nothing to read
+    stdin: str | None = None  # None: /dev/null
     base_url: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class KernelRequest:
-    """What a kernel is asked to run. `number` counts the runs of a session, from 1."""
+    """Code that a kernel is to run; `run_number` counts the runs of a session, from 1."""
 
     code: str
     env: Mapping[str, str]
@@ -65,7 +66,7 @@ class KernelRequest:
 
 
 class ExecutionStatus(StrEnum):
-    """Where an execution is on its way."""
+    """The state of an execution."""
 
     QUEUED = "queued"
     RUNNING = "running"
@@ -74,7 +75,7 @@ class ExecutionStatus(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Execution:
-    """One row of the index of executions."""
+    """A row of the index of executions."""
 
     id: str
     session_id: str
@@ -90,20 +91,20 @@ class Execution:
 
 @dataclass(frozen=True, slots=True)
 class ExecutionEnd:
-    """The last thing a kernel says of a run; the service makes `Failure` and `Done` of it."""
+    """A kernel's last item of a run, from which the service makes `ErrorEvent` and `Done`."""
 
     exit_code: int
     exception: ExceptionInfo | None = None
     state: str = "preserved"  # or "lost"
-    exit_info: ExitInfo | None = None  # the machine ended in this run
+    exit_info: ExitInfo | None = None  # set when the machine ended in this run
     timed_out: bool = False
-    interrupted: bool = False  # somebody asked for its end while the kernel had it
-    cancelled: bool = False  # somebody did before the kernel had it
+    interrupted: bool = False  # an interrupt was requested while the kernel ran the code
+    cancelled: bool = False  # an interrupt was requested before the kernel got it
 
 
 @dataclass(frozen=True, slots=True)
 class InterruptStep:
-    """What was done to interrupt an execution, `seconds` after somebody asked for it."""
+    """A step of interrupting an execution, taken `seconds` after the request to interrupt."""
 
     action: str  # `cancel`, `interrupt`, `interrupt again`, `end`; at last `ended`
     seconds: float

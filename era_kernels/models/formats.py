@@ -1,4 +1,4 @@
-"""Times as the domain has them, and as callers read them; and what JSON objects are here."""
+"""Formats times and durations for callers, and defines the type of JSON objects."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ JsonObject = dict[str, Any]
 
 
 def now() -> datetime:
-    """The present in UTC; every time in the domain is an aware UTC datetime."""
+    """Returns the present time; every time in the domain is an aware UTC datetime."""
     return datetime.now(UTC)
 
 
 def to_iso(time: datetime | None) -> str:
-    """UTC ISO 8601 with milliseconds and Z; None becomes the empty string.
+    """Returns a time as UTC ISO 8601 with milliseconds and Z; None becomes the empty string.
 
-    >>> iso(datetime(2025, 1, 15, 10, 30, tzinfo=UTC))
+    >>> to_iso(datetime(2025, 1, 15, 10, 30, tzinfo=UTC))
     '2025-01-15T10:30:00.000Z'
     """
     if time is None:
@@ -26,9 +26,9 @@ def to_iso(time: datetime | None) -> str:
 
 
 def format_duration(seconds: float) -> str:
-    """A duration for people: `15.3ms`, `5.12s`, `1m2s`, `2h0m5s`.
+    """Returns a duration for people: `15.3ms`, `5.12s`, `1m2s`, `2h0m5s`.
 
-    >>> duration_text(0.0153), duration_text(5.123), duration_text(62.4)
+    >>> format_duration(0.0153), format_duration(5.123), format_duration(62.4)
     ('15.3ms', '5.12s', '1m2s')
     """
     if seconds < 1:

@@ -1,16 +1,16 @@
-"""What is inside a session: the stack of its program, and its variables."""
+"""The stack of a running program and the variables of a session."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any, Final
 
-MISSING: Final = object()  # a value that is not told; None is one that is
+MISSING: Final = object()  # no value is known; None is a value of the program
 
 
 @dataclass(frozen=True, slots=True)
 class StackFrame:
-    """A call that has not returned; `source` is the text of its line, where that is known."""
+    """A call that has not returned; `source` is the text of the line, empty where unknown."""
 
     file: str
     line: int
@@ -20,7 +20,7 @@ class StackFrame:
 
 @dataclass(frozen=True, slots=True)
 class Variable:
-    """A name and what is told of its value without running any code of the program."""
+    """A variable, described without running any code of the program."""
 
     name: str
     type: str
@@ -31,7 +31,7 @@ class Variable:
 
 @dataclass(frozen=True, slots=True)
 class Variables:
-    """The variables of a session; `truncated`: there is more than is told."""
+    """The variables of a session; `truncated`: the session has more than these."""
 
     variables: tuple[Variable, ...] = ()
     truncated: bool = False

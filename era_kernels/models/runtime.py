@@ -1,4 +1,4 @@
-"""Where a session's processes live, what they may use, and how they end."""
+"""The directories, limits and exit of a session's processes."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class SessionPaths:
-    """A session's directories, as handed to a machine."""
+    """The directories of a session that a machine uses."""
 
     workspace: Path  # home and working directory of the code
     packages: Path  # what setup installed
-    cache: Path  # what tools cache; outside the workspace, so that an import is no file of the user
+    cache: Path  # caches of tools; outside the workspace, so they are no user files
     temporary: Path = Path("/tmp")
-    mounts: tuple[tuple[str, Path], ...] = ()  # of the operator: name, directory of the host
+    mounts: tuple[tuple[str, Path], ...] = ()  # name, directory of the host
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one session may use; None means no limit. Sizes in bytes, `cpu` in processors."""
+    """The limits of a session; None means no limit. Sizes are in bytes, `cpu` in processors."""
 
     memory: int | None = None
     processes: int | None = None
@@ -34,10 +34,10 @@ class Limits:
     shm: int | None = None
 
     def capped_by(self, other: Limits | None) -> Limits:
-        """These, or the other's where they are lower.
+        """Returns these limits, lowered to those of `other` where these are higher.
 
-        No file may be larger than a workspace that was lowered, and /tmp and /dev/shm, which are
-        memory, hold no more than memory that was.
+        `file_size` is also lowered to the other's `workspace`, and `tmp` and `shm`, which are
+        memory, to the other's `memory`.
         """
         if other is None:
             return self
@@ -53,13 +53,13 @@ class Limits:
 
 
 def _smallest(*values: Any) -> Any:
-    """The least number; None when there is none."""
+    """Returns the smallest number; None when all are None."""
     return min((value for value in values if value is not None), default=None)
 
 
 @dataclass(frozen=True, slots=True)
 class ExitInfo:
-    """How a process ended: a status of its own (`code`), a signal, or a `reason` of ours."""
+    """The end of a process: its exit status (`code`), a signal, or the server's `reason`."""
 
     code: int | None = None
     signal: int | None = None
@@ -67,7 +67,7 @@ class ExitInfo:
 
     @property
     def exit_code(self) -> int:
-        """What a shell would report: the code, 128 + signal, or 137 when we ended it."""
+        """The code that a shell would report: the status, 128 + signal, or 137 for a `reason`."""
         if self.signal is not None and self.reason is None:
             return 128 + self.signal
         if self.code is not None and self.reason is None:
@@ -76,12 +76,12 @@ class ExitInfo:
 
     @property
     def is_intended(self) -> bool:
-        """Whether somebody wanted it: nothing went wrong."""
+        """True when the server ended the process on purpose, so that nothing went wrong."""
         return self.reason in set(EndReason)
 
     @property
     def description(self) -> str:
-        """The ending in words: `exit 7`, `signal 11 (SIGSEGV)`, `session deleted`."""
+        """The end in words, such as `exit 7`, `signal 11 (SIGSEGV)`, `session deleted`."""
         if self.reason is not None:
             return self.reason
         if self.signal is not None:
@@ -93,7 +93,7 @@ class ExitInfo:
 
 
 class EndReason(StrEnum):
-    """Why the server itself ended a machine."""
+    """The reasons for which the server ends a machine."""
 
     DELETED = "session deleted"
     RESTARTED = "restarted"

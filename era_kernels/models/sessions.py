@@ -1,4 +1,4 @@
-"""Sessions: what is stored of one, what callers wish and see."""
+"""Sessions: the stored row, the view for callers and the request for a new one."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from era_kernels.models.runtime import Limits
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """What is stored of a session. `directory` is the random name of its directory."""
+    """The stored row of a session; `directory` is the random name of its directory."""
 
     id: str
     language: str
@@ -29,12 +29,12 @@ class Session:
     file_count: int = 0
     total_size: int = 0
     kernel_generation: int = 0
-    limits: Limits | None = None  # of its own, lower than the server's
-    mounts: tuple[str, ...] = ()  # names of what the operator offers
+    limits: Limits | None = None  # of this session alone, lower than the server's
+    mounts: tuple[str, ...] = ()  # names of directories that the operator offers
 
 
 class SessionStatus(StrEnum):
-    """What a session's kernel is doing."""
+    """The state of a session's kernel."""
 
     IDLE = "idle"
     BUSY = "busy"
@@ -42,12 +42,12 @@ class SessionStatus(StrEnum):
     STOPPED = "stopped"
 
 
-UNSANDBOXED_TIER = 4  # the tier
+UNSANDBOXED_TIER = 4  # no isolation at all
 
 
 @dataclass(frozen=True, slots=True)
 class Isolation:
-    """How strong the walls are: `tier` 1 (all) to 4 (none); `missing`: what is not enforced."""
+    """The strength of the isolation: `tier` 1 (all) to 4 (none); `missing` is not enforced."""
 
     tier: int
     missing: tuple[str, ...]
@@ -55,7 +55,7 @@ class Isolation:
 
 @dataclass(frozen=True, slots=True)
 class SessionView:
-    """A session as callers see it: the stored part and what is alive of it."""
+    """A session as callers see it: the stored row and the state of the kernel."""
 
     session: Session
     status: SessionStatus
@@ -64,7 +64,7 @@ class SessionView:
 
 @dataclass(frozen=True, slots=True)
 class NewSession:
-    """A wish for a session; `language` is an id or an alias, in any case."""
+    """A request for a new session; `language` is an id or an alias, in any case."""
 
     language: str
     id: str | None = None
@@ -81,7 +81,7 @@ class NewSession:
 
 @dataclass(frozen=True, slots=True)
 class FileInfo:
-    """One user file of a workspace; `path` is relative with `/`, `size` in bytes."""
+    """A user's file in a workspace; `path` is relative with `/`, `size` is in bytes."""
 
     path: str
     size: int

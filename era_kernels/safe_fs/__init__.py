@@ -1,0 +1,1 @@
+"""Opens, walks, copies, measures and removes trees of files that hostile code made."""

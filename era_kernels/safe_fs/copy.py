@@ -1,4 +1,4 @@
-"""Copies of trees that hostile code made and may be changing: by descriptors, without recursion.
+"""Copies trees that hostile code made and may be changing, by descriptors and without recursion.
 
 Everything here blocks. Regular files are cloned where the file system can, their holes stay holes;
 symbolic links are copied as they are and never followed; pipes, sockets and devices are left out.
@@ -17,19 +17,17 @@ from contextlib import suppress
 from era_kernels.errors import TooLarge
 from era_kernels.safe_fs.openat import open_beneath, open_directory, open_regular
 from era_kernels.safe_fs.tree import closing_fd
-from era_kernels.storage import content_types
 
-MAX_ENTRIES = 500_000  # of a tree that is copied; what has more is refused, never copied in part
-MAX_SYNCED_ENTRIES = (
-    32  # files and directories up to which each is synced, instead of the whole file system
-)
-CHUNK_BYTES = 16 * 1024 * 1024  # bytes between two looks at whether somebody still wants the copy
+MAX_ENTRIES = 500_000  # entries of a tree; a larger one is refused, never copied in part
+# Files and directories up to which each is synced, instead of the whole file system.
+MAX_SYNCED_ENTRIES = 32
+CHUNK_BYTES = 16 * 1024 * 1024  # bytes between two checks for cancellation
 
 FICLONE = 0x40049409  # ioctl_ficlone(2)
 
 _CREATE_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
-# What a name shows that is not, or not any more, what a listing said: code was faster.
+# Errors at a name whose file is not, or no longer, what a listing showed: code changed it.
 _CHANGED_ERRNOS = frozenset(
     {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EXDEV, errno.EINVAL, errno.ENXIO}
     | {errno.ESTALE}
@@ -39,23 +37,31 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class CopyCancelled(Exception):
-    """Nobody wants the copy any more; a part of it is there."""
+    """The copy was cancelled; a part of it exists."""
 
 
 class TreeCopier:
-    """One copy of several directories. `is_cancelled` is asked now and then, in the copying thread."""
+    """Makes one copy of several directories."""
 
-    def __init__(self, is_cancelled: Callable[[], bool]) -> None:
+    def __init__(
+        self, is_cancelled: Callable[[], bool], *, copy_attributes: Callable[[int, int], object]
+    ) -> None:
+        """Stores the callables.
+
+        `is_cancelled` is asked now and then, in the copying thread. `copy_attributes` is called
+        with the descriptors of an original and of its copy, for every regular file.
+        """
         self._is_cancelled = is_cancelled
+        self._copy_attributes = copy_attributes
         self._entries = 0
         self._can_clone = True  # until the file system says that it cannot
         self._can_copy_range = True
 
     def copy(self, source: int, target: int, name: str) -> None:
-        """Copy the directory of that name in `source` into the empty one in `target`.
+        """Copies the directory of that name in `source` into the empty one in `target`.
 
-        What vanishes meanwhile is left out; so is all of it where there is no such directory.
-        Raises CopyCancelled, TooLarge, OSError.
+        Entries that vanish meanwhile are left out; nothing is copied where the directory is
+        missing. Raises CopyCancelled, TooLarge, OSError.
         """
         with (
             suppress(_SourceChanged),
@@ -67,10 +73,10 @@ class TreeCopier:
                 os.fsync(new)
 
     def sync(self, directory: int) -> None:
-        """What was copied below that directory survives a power cut from now on.
+        """Makes what was copied below that directory durable.
 
-        Few files were synced one by one. For many, one syncfs(2) costs one commit of the file
-        system's journal, where they would need one each. Raises OSError.
+        Few files were synced one by one before. For many, one syncfs(2) costs one commit of the
+        file system's journal, where the files would need one each. Raises OSError.
         """
         if self._entries > MAX_SYNCED_ENTRIES and _libc.syncfs(directory):
             number = ctypes.get_errno()
@@ -80,7 +86,7 @@ class TreeCopier:
     # ------------------------------------------------------------ directories
 
     def _copy_tree(self, source: int, target: int) -> None:
-        """Depth first: a directory gets its mode and time when all in it is there."""
+        """Copies depth first: a directory gets its mode and times after everything in it."""
         tasks: list[tuple[str, os.stat_result | None]] = [("", None)]
         while tasks:
             path, directory_status = tasks.pop()
@@ -94,7 +100,7 @@ class TreeCopier:
     def _copy_directory(
         self, source: int, target: int, path: str
     ) -> list[tuple[str, os.stat_result]]:
-        """Copy what is in one directory; its directories are made, and still empty."""
+        """Copies the entries of one directory; returns its directories, made but empty."""
         folders: list[tuple[str, os.stat_result]] = []
         with (
             suppress(_SourceChanged),
@@ -104,7 +110,7 @@ class TreeCopier:
         ):
             for entry in entries:
                 self._count_entry()
-                with suppress(_SourceChanged, FileExistsError):  # renamed meanwhile, and seen twice
+                with suppress(_SourceChanged, FileExistsError):  # renamed, so listed twice
                     status = self._copy_entry(old, new, entry)
                     if status is not None:
                         folders.append((entry.name, status))
@@ -113,7 +119,7 @@ class TreeCopier:
     def _copy_entry(
         self, source: int, target: int, entry: os.DirEntry[str]
     ) -> os.stat_result | None:
-        """The status of a directory, which is made; all else is copied."""
+        """Copies one entry; a directory is made empty, and its status returned."""
         if entry.is_dir(follow_symlinks=False):
             status = _stat_source(source, entry.name)
             os.mkdir(entry.name, 0o700, dir_fd=target)
@@ -148,13 +154,13 @@ class TreeCopier:
             with closing_fd(os.open(name, _CREATE_FLAGS, 0o600, dir_fd=target)) as new:
                 if status.st_size and not self._try_clone(old, new):
                     self._copy_extents(old, new, status.st_size)
-                content_types.copy(old, new)
+                self._copy_attributes(old, new)
                 _copy_mode_and_times(new, status)
                 if self._entries <= MAX_SYNCED_ENTRIES:
                     os.fsync(new)
 
     def _try_clone(self, source: int, target: int) -> bool:
-        """Let both share the same blocks, where the file system can."""
+        """Makes both files share the same blocks, where the file system can."""
         if self._can_clone:
             try:
                 fcntl.ioctl(target, FICLONE, source)
@@ -163,7 +169,7 @@ class TreeCopier:
         return self._can_clone
 
     def _copy_extents(self, source: int, target: int, size: int) -> None:
-        """Copy the data and leave the holes; what code writes behind `size` meanwhile is not it."""
+        """Copies the data and leaves the holes; ignores bytes that code adds beyond `size`."""
         offset = 0
         while offset < size:
             try:
@@ -176,11 +182,11 @@ class TreeCopier:
             while offset < end:
                 self._check_cancelled()
                 moved = self._copy_range(source, target, offset, min(CHUNK_BYTES, end - offset))
-                offset = offset + moved if moved else size  # 0: code has just cut it short
+                offset = offset + moved if moved else size  # 0: code has just truncated the file
         os.ftruncate(target, min(size, os.fstat(source).st_size))
 
     def _copy_range(self, source: int, target: int, offset: int, count: int) -> int:
-        """Bytes that went from one file to the other, at the same place; never through Python."""
+        """Copies bytes at the same offset, never through Python; returns their number."""
         if self._can_copy_range:
             try:
                 return os.copy_file_range(source, target, count, offset, offset)
@@ -193,11 +199,11 @@ class TreeCopier:
 
 
 class _SourceChanged(Exception):
-    """Code removed or replaced it just now."""
+    """Code has just removed or replaced the original."""
 
 
 def _translate_error(error: OSError) -> Exception:
-    """What an error at the original means for the copy."""
+    """Returns the exception to raise in the copy for an error at the original."""
     if error.errno == errno.ENAMETOOLONG:
         return TooLarge("The session has directories that are nested too deep to be copied.")
     return _SourceChanged() if error.errno in _CHANGED_ERRNOS else error
@@ -211,7 +217,10 @@ def _open_source_directory(directory: int, path: str) -> int:
 
 
 def _open_source_file(directory: int, name: str) -> int:
-    """A regular file to read, also one that its owner may not read. Raises _SourceChanged, OSError."""
+    """Opens a regular file to read, also one that its owner may not read.
+
+    Raises _SourceChanged, TooLarge, OSError.
+    """
     try:
         try:
             return open_regular(directory, name)
@@ -252,6 +261,6 @@ def _stat_source(directory: int, name: str) -> os.stat_result:
 
 
 def _copy_mode_and_times(descriptor: int, status: os.stat_result) -> None:
-    """Mode and times of the original; its owner and set-id bits are nobody's business."""
+    """Gives a copy the mode and times of the original, without its owner and set-id bits."""
     os.fchmod(descriptor, status.st_mode & 0o777)
     os.utime(descriptor, ns=(status.st_atime_ns, status.st_mtime_ns))

@@ -1,6 +1,6 @@
-"""Paths inside directories that hostile code writes to: opened by descriptors, never followed out.
+"""Opens files in directories that hostile code writes to, and never follows a path out of them.
 
-Everything in a workspace is opened here, by openat2(2), which Linux has since 5.6.
+Everything in a workspace is opened here, by descriptors and openat2(2), which Linux has since 5.6.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ RESOLVE_NO_XDEV = 0x01
 RESOLVE_NO_MAGICLINKS = 0x02
 RESOLVE_NO_SYMLINKS = 0x04
 RESOLVE_BENEATH = 0x08
-MAX_ATTEMPTS = 16  # of an opening while somebody renames directories on its way
+MAX_ATTEMPTS = 16  # attempts to open a path on which directories are being renamed
 
 _DIRECTORY_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 
@@ -34,11 +34,12 @@ class _OpenHow(ctypes.Structure):
 def open_beneath(
     directory: int, path: str, flags: int, mode: int = 0, *, follow_symlinks: bool = False
 ) -> int:
-    """A descriptor of what lies below a directory; it never blocks and is not inherited.
+    """Opens a path below a directory; the descriptor never blocks and is not inherited.
 
-    `follow_symlinks` follows symbolic links, as long as they stay below. Raises OSError: EXDEV for what
-    leads out or lies on another mount (a FUSE mount answers when its owner likes), ELOOP for a
-    link that is not followed, EAGAIN where somebody renames without a pause.
+    `follow_symlinks` follows symbolic links, as long as they stay below the directory. Raises
+    OSError: EXDEV for a path that leads out or to another mount (a FUSE mount answers when its
+    owner likes), ELOOP for a link that is not followed, EAGAIN where directories on the path are
+    renamed without a pause.
     """
     resolve = RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS | RESOLVE_NO_XDEV
     resolve |= 0 if follow_symlinks else RESOLVE_NO_SYMLINKS
@@ -58,7 +59,7 @@ def open_beneath(
 
 
 def open_directory(directory: int, path: str) -> int:
-    """A directory that can be listed, also when code shut its owner out. Raises OSError."""
+    """Opens a directory to be listed, also if code took its owner's rights. Raises OSError."""
     try:
         return open_beneath(directory, path, _DIRECTORY_FLAGS)
     except PermissionError:
@@ -67,16 +68,16 @@ def open_directory(directory: int, path: str) -> int:
 
 
 def open_regular(directory: int, path: str, *, follow_symlinks: bool = False) -> int:
-    """A regular file to read. Nothing else is ever opened: no FIFO, no device.
+    """Opens a regular file to read; never opens anything else, such as a FIFO or a device.
 
-    Raises OSError: EINVAL when it is no regular file, and what `open_beneath` does.
+    Raises OSError: EINVAL for what is no regular file, and whatever `open_beneath` raises.
     """
     flags = os.O_PATH if follow_symlinks else os.O_PATH | os.O_NOFOLLOW
     path_descriptor = open_beneath(directory, path, flags, follow_symlinks=follow_symlinks)
     try:
         if not stat.S_ISREG(os.fstat(path_descriptor).st_mode):
             raise OSError(errno.EINVAL, "not a regular file", path)
-        # The very file that was looked at, whatever has its name by now.
+        # This opens the file that was checked, whichever file has its name by now.
         return os.open(
             f"/proc/self/fd/{path_descriptor}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
         )
@@ -85,14 +86,14 @@ def open_regular(directory: int, path: str, *, follow_symlinks: bool = False) ->
 
 
 def sync_file_system(descriptor: int) -> None:
-    """Write all that the file system of a descriptor has to write: syncfs(2). Raises OSError."""
+    """Writes all pending data of a descriptor's file system: syncfs(2). Raises OSError."""
     if _libc.syncfs(descriptor):
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
+        error_number = ctypes.get_errno()
+        raise OSError(error_number, os.strerror(error_number))
 
 
 def grant_owner_access(directory: int, path: str) -> None:
-    """Give the owner of a directory all rights to it. Raises OSError, also for what is none."""
+    """Gives the owner of a directory all rights to it. Raises OSError, also for other files."""
     path_descriptor = open_beneath(directory, path, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
         os.chmod(f"/proc/self/fd/{path_descriptor}", 0o700)  # noqa: PTH101 - a descriptor, no path

@@ -1,4 +1,4 @@
-"""Trees of files that hostile code made: walked and removed without recursion (all blocking)."""
+"""Walks and removes trees of files that hostile code made, without recursion (all blocking)."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ def closing_fd(descriptor: int) -> Iterator[int]:
 def walk(
     root: int, skip: Callable[[str, str], bool], max_entries: int
 ) -> Iterator[tuple[str, os.stat_result]]:
-    """The regular files below a directory: relative path and status, in no order.
+    """Yields the relative path and status of each regular file below a directory, in no order.
 
-    Goes into no directory for which `skip(folder, name)`, nor into one that cannot be opened or
-    whose path is longer than a path may be; stops after `max_entries` entries.
+    Skips directories for which `skip(folder, name)` is true, which cannot be opened or whose path
+    is longer than a path may be; stops after `max_entries` entries.
     """
     entries_left = max_entries
     folders = [""]
@@ -55,9 +55,9 @@ def walk(
 
 
 def remove_tree(parent: int, name: str) -> None:
-    """Remove a directory and all in it, also what code made unwritable, or a file of that name.
+    """Removes a directory and all in it, also what code made unwritable, or a file of that name.
 
-    Never follows a symbolic link. What cannot be removed is logged and remains.
+    Never follows a symbolic link. Entries that cannot be removed are logged and remain.
     """
     try:
         if not stat.S_ISDIR(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode):
@@ -73,7 +73,7 @@ def remove_tree(parent: int, name: str) -> None:
 
 
 def ensure_directory(parent: int, name: str) -> None:
-    """Make it where it is missing, also where something else has its name. Raises OSError."""
+    """Makes a directory where it is missing, replacing a file of its name. Raises OSError."""
     try:
         os.mkdir(name, 0o700, dir_fd=parent)
     except FileExistsError:
@@ -84,16 +84,16 @@ def ensure_directory(parent: int, name: str) -> None:
 
 
 class _TreeRemover:
-    """Empties a directory. What lies deep is moved up first, so any depth needs two descriptors."""
+    """Empties a directory. Moves deep directories up first, so any depth needs two descriptors."""
 
     def __init__(self, root: int) -> None:
         self._root = root
-        self._folders: list[str] = []  # of the root, still to be removed
+        self._folders: list[str] = []  # directories in the root that are still to be removed
         self._new_names = (f"{secrets.token_hex(8)}-{n}" for n in itertools.count())
         self._has_failed = False
 
     def run(self) -> None:
-        # Once more after a success: a directory that shrinks may hide entries from a listing.
+        # Repeated after a success: a listing may miss entries of a directory that shrinks.
         while self._remove_entries(self._root, self._folders.append) and not self._has_failed:
             while self._folders:
                 name = self._folders.pop()
@@ -115,7 +115,7 @@ class _TreeRemover:
             self._folders.append(name)
 
     def _remove_entries(self, folder: int, on_directory: Callable[[str], None]) -> int:
-        """Remove the files of a directory, do that with its directories; how many went."""
+        """Removes a directory's files, calls `on_directory` for its directories; counts both."""
         removed = 0
         for entry in _list_entries(folder):
             try:

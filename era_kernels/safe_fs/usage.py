@@ -1,7 +1,7 @@
-"""How much of the disk a tree takes, measured in small steps while its owner may change it.
+"""Measures the disk usage of a tree in small steps, while its owner may change the tree.
 
-It goes from folder to folder by descriptors and follows no link, so that nothing that is renamed
-meanwhile leads out of the tree. What is moved behind its back may be missed or counted twice.
+The walk goes from folder to folder by descriptors and follows no link, so that no rename leads it
+out of the tree. Files that are moved meanwhile may be missed or counted twice.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 ENTRIES_PER_STEP = 64  # entries between two totals
-# An entry takes at least so much: a host may run out of inodes before it runs out of blocks.
+# An entry counts at least so much: a host may run out of inodes before it runs out of blocks.
 MIN_ENTRY_BYTES = 4096
 _BLOCK = 512
 _OWNER_READ = stat.S_IRUSR | stat.S_IXUSR
@@ -27,18 +27,18 @@ class _Level:
 
     name: str
     identity: tuple[int, int]
-    unvisited: list[str] = field(default_factory=list)  # folders in it that nobody has entered yet
+    unvisited: list[str] = field(default_factory=list)  # folders in it that are still to be entered
 
 
 def running_totals(*roots: Path) -> Iterator[int]:
-    """Running totals in bytes, the last of them the whole (blocking, briefly each)."""
+    """Yields running totals in bytes; the last is the whole (each step blocks briefly)."""
     total = 0
     for root in roots:
         total = yield from _add_tree(root, total)
 
 
 def _add_tree(root: Path, total: int) -> Generator[int, None, int]:
-    """Add up one tree; returns the new total."""
+    """Adds up one tree; returns the new total."""
     try:
         folder = _open_directory(str(root), None)
     except OSError:
@@ -47,7 +47,7 @@ def _add_tree(root: Path, total: int) -> Generator[int, None, int]:
         levels = [_Level(str(root), _identity(folder))]
         total = yield from _add_entries(folder, levels[0].unvisited, total)
         while levels:
-            folder, entered = _step(folder, levels)
+            folder, entered = _go_to_next_folder(folder, levels)
             if entered:
                 total = yield from _add_entries(folder, levels[-1].unvisited, total)
         return total
@@ -56,7 +56,7 @@ def _add_tree(root: Path, total: int) -> Generator[int, None, int]:
 
 
 def _add_entries(folder: int, folders: list[str], total: int) -> Generator[int, None, int]:
-    """Add up what lies in a folder, and note the folders in it; returns the new total."""
+    """Adds up the entries of a folder, and lists the folders in it; returns the new total."""
     with suppress(OSError), os.scandir(folder) as entries:
         for number, entry in enumerate(entries, 1):
             with suppress(OSError):
@@ -78,7 +78,7 @@ def _blocks(entry: os.DirEntry[str], folder: int) -> int:
 
 
 def _open_directory(name: str, parent: int | None) -> int:
-    """A folder to be read. Raises OSError."""
+    """Opens a folder to be read. Raises OSError."""
     try:
         return os.open(name, _DIRECTORY_FLAGS, dir_fd=parent)
     except PermissionError:
@@ -91,19 +91,22 @@ def _open_directory(name: str, parent: int | None) -> int:
 
 
 def _grant_owner_read(folder: int) -> None:
-    """Its owner may look into it from now on: that is us where code has the server's uid.
+    """Allows a folder's owner to read it; the owner is the server where code has its uid.
 
-    Else who takes that right from himself would hide what is in it. Raises OSError.
+    Otherwise code could hide files by taking that right from itself. Raises OSError.
     """
     mode = stat.S_IMODE(os.fstat(folder).st_mode)
     os.chmod(f"/proc/self/fd/{folder}", mode | _OWNER_READ)  # noqa: PTH101 - a descriptor, no path
 
 
-def _step(folder: int, levels: list[_Level]) -> tuple[int, bool]:
-    """Go one step down, or up where nothing waits; the folder in which one is then."""
+def _go_to_next_folder(folder: int, levels: list[_Level]) -> tuple[int, bool]:
+    """Enters an unvisited folder, or else the parent.
+
+    Returns the folder that is open then, and whether it was entered just now.
+    """
     if levels[-1].unvisited:
         name = levels[-1].unvisited.pop()
-        with suppress(OSError):  # it is gone, or not a folder any more
+        with suppress(OSError):  # the folder was removed or replaced
             below = _open_directory(name, folder)
             levels.append(_Level(name, _identity(below)))
             os.close(folder)
@@ -122,7 +125,7 @@ def _step(folder: int, levels: list[_Level]) -> tuple[int, bool]:
 
 
 def _open_parent(folder: int, levels: list[_Level]) -> int:
-    """The last of these folders: usually the parent; after a rename it is looked for."""
+    """Opens the last of these folders: usually the parent; after a rename, by its path."""
     parent = os.open("..", _DIRECTORY_FLAGS, dir_fd=folder)
     if _identity(parent) == levels[-1].identity:
         return parent
@@ -131,7 +134,7 @@ def _open_parent(folder: int, levels: list[_Level]) -> int:
 
 
 def _reopen_from_root(levels: list[_Level]) -> int:
-    """The last of these folders from the root on; nothing more is entered where it is gone."""
+    """Opens the last of these folders by path; drops those from the first missing one on."""
     folder = os.open(levels[0].name, _DIRECTORY_FLAGS)
     for number, level in enumerate(levels[1:], 1):
         try:

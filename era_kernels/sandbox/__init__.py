@@ -1,1 +1,1 @@
-"""Everything that knows Linux: forking, signals, exit statuses, walls."""
+"""`server` runs in the server's process, `init` in the zygote and the inits, `linux` in both."""

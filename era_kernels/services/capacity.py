@@ -12,9 +12,9 @@ RETRY_AFTER_SECONDS = 5  # seconds that a caller is asked to wait for a free ker
 
 
 class KernelLimiter:
-    """How many sessions may have a kernel at once, and which have one or are about to.
+    """Limits how many sessions have a kernel, or are about to have one.
 
-    A session takes its place as often as it has reasons to, and has it until all are gone.
+    A session may acquire several times, and is counted once, until it has released as often.
     """
 
     def __init__(self, max_kernels: int) -> None:
@@ -26,7 +26,10 @@ class KernelLimiter:
         return len(self._borrowers)
 
     def acquire(self, borrower: Hashable) -> None:
-        """Raises Capacity when all are taken; one's own is there to be taken again."""
+        """Counts the borrower, which may have acquired before.
+
+        Raises AtCapacity when `max_kernels` others are counted already.
+        """
         if borrower not in self._borrowers and self.borrowed >= self._max_kernels:
             raise AtCapacity(
                 f"No kernel is free: max_kernels is {self._max_kernels}.",
@@ -37,14 +40,14 @@ class KernelLimiter:
         self._borrowers[borrower] += 1
 
     def release(self, borrower: Hashable) -> None:
-        """Take back one `acquire`."""
+        """Undoes one `acquire`."""
         self._borrowers[borrower] -= 1
         if not self._borrowers[borrower]:
             del self._borrowers[borrower]
 
     @contextmanager
     def reserved(self, borrower: Hashable) -> Iterator[None]:
-        """Raises Capacity as `acquire` does."""
+        """Acquires, and releases when the context ends. Raises AtCapacity as `acquire` does."""
         self.acquire(borrower)
         try:
             yield

@@ -1,4 +1,4 @@
-"""What the services work with: the stores, the kernels and the numbers that bound them."""
+"""Holds the collaborators of the services: stores, kernels and limits."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from era_kernels.storage.workspaces import Workspaces
 
 @dataclass(frozen=True, slots=True)
 class ServiceContext:
-    """What every live session works with."""
+    """Holds the collaborators that all live sessions share."""
 
     host: KernelHost
     store: SessionStore
@@ -36,10 +36,10 @@ class ServiceContext:
     metrics: Metrics
 
     def limits_for(self, session: Session) -> Limits:
-        """What the session's processes may use: the server's limits, lowered by its own."""
+        """Returns the limits of a session's processes: the server's, capped by the session's."""
         return self.limits.capped_by(session.limits)
 
     def paths_for(self, session: Session) -> SessionPaths:
-        """Where its processes live, with its mounts. Raises Unavailable, NotEnforceable."""
+        """Returns the session's directories and mounts. Raises Unavailable, NotEnforceable."""
         paths = self.workspaces.session_paths(session.directory)
         return replace(paths, mounts=self.mounts.resolve(session.mounts))

@@ -1,4 +1,4 @@
-"""Throw-away sessions: one run each, and nothing is left of them when it has ended."""
+"""Runs code in throw-away sessions: one run each, and nothing is left of them afterwards."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 
 class EphemeralSessions:
-    """Begins them and sees to their end. `check_open` raises when there may be no more."""
+    """Starts and ends throw-away sessions. `check_open` raises when no more may start."""
 
     def __init__(
         self, context: ServiceContext, background: BackgroundTasks, check_open: Callable[[], None]
@@ -30,10 +30,11 @@ class EphemeralSessions:
         self.live: set[LiveSession] = set()
 
     async def run(self, language: str, submission: Submission) -> LiveExecution:
-        """The run in a session of its own. Its `on_abandoned` ends it; so does leaving before.
+        """Starts a run in a session of its own.
 
-        Raises what `LiveSession.submit` does, and InvalidPath, Conflict or QuotaExceeded for its
-        files; nothing is left then.
+        The execution's `on_abandoned` ends the session; so does cancelling the caller of this
+        method. Raises as `LiveSession.submit` does, and InvalidPath, Conflict or QuotaExceeded for
+        the files; nothing is left then.
         """
         start_task = self._background.spawn(self._start(language, submission))
         try:

@@ -1,4 +1,4 @@
-"""The files of sessions: who asks for a session's file reaches it here, within its quota."""
+"""Lists, reads, puts and deletes the files of sessions, within their quotas."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from era_kernels.storage.files import FileStatus, FileStore, OpenFile
 from era_kernels.storage.snapshot import Change, Snapshot, is_hidden
 from era_kernels.storage.uploads import Upload
 
-# Raises when a change is not meant for the file as it is now; None: there is no file.
+# Raises when the file as it is now (None: there is no file) must not be changed.
 Precondition = Callable[[FileStatus | None], None]
 
 
 def unconditional(status: FileStatus | None) -> None:
-    """The change is meant for whatever is there."""
+    """Accepts every state of the file: the change is unconditional."""
 
 
 class QuotaUpload:
-    """An upload to one path of a session, refused as soon as it is past the quota."""
+    """An upload to one path of a session, which is refused as soon as it exceeds the quota."""
 
     def __init__(self, upload: Upload, session: Session, max_size: int) -> None:
         self.upload = upload
@@ -29,19 +29,19 @@ class QuotaUpload:
         self._max_size = max_size
 
     async def write(self, data: bytes) -> None:
-        """Raises QuotaExceeded, InsufficientStorage, StorageFailed."""
+        """Writes bytes. Raises QuotaExceeded, InsufficientStorage, StorageFailed."""
         check_quota(self.upload.size + len(data), self._max_size)
         await self.upload.write(data)
 
     def discard(self) -> None:
-        """Nothing is left of it, unless it was put. A second call is fine."""
+        """Removes the upload unless it was put. A second call is fine."""
         self.upload.discard()
 
 
 class FileService:
-    """Lists, reads, puts and deletes. `quota`: bytes that a workspace may hold.
+    """Lists, reads, puts and deletes files. `quota`: bytes that a workspace may hold.
 
-    Raises what `Files` does, and SessionNotFound.
+    Raises what `FileStore` does, and SessionNotFound.
     """
 
     def __init__(self, sessions: SessionService, files: FileStore, quota: int) -> None:
@@ -50,11 +50,11 @@ class FileService:
         self._quota = quota
 
     async def list_files(self, session_id: str) -> Snapshot:
-        """The user's files as they are now."""
+        """Returns the user's files as they are now."""
         return await self._sessions.files(session_id)
 
     async def open(self, session_id: str, path: str) -> OpenFile:
-        """The caller closes it. Raises FileNotFound, InvalidPath, Conflict."""
+        """Opens a file, which the caller closes. Raises FileNotFound, InvalidPath, Conflict."""
         session = await self._sessions.session(session_id)
         return await self._files.open(session.directory, path)
 
@@ -65,9 +65,10 @@ class FileService:
         size: int,
         precondition: Precondition = unconditional,
     ) -> QuotaUpload:
-        """An upload of `size` bytes, 0 where nobody knows. The caller forgets it in the end.
+        """Starts an upload of `size` bytes (0: unknown), which the caller discards in the end.
 
-        Raises InvalidPath, Conflict, QuotaExceeded, InsufficientStorage, and what `meant` does.
+        Raises InvalidPath, Conflict, QuotaExceeded, InsufficientStorage, and what `precondition`
+        does.
         """
         check_writable_path(path)
         session = await self._sessions.session(session_id)
@@ -85,15 +86,15 @@ class FileService:
         content_type: str,
         precondition: Precondition = unconditional,
     ) -> int:
-        """The whole upload becomes the file; its size. Durable when it returns.
+        """Replaces the file by the whole upload and returns its size. Durable when it returns.
 
         Of two changes at once the second one sees the first one's outcome. Raises Conflict,
-        QuotaExceeded, InsufficientStorage, StorageFailed, and what `meant` does.
+        QuotaExceeded, InsufficientStorage, StorageFailed, and what `precondition` does.
         """
         upload, directory = quota_upload.upload, quota_upload.session.directory
         await upload.finish(content_type)
         async with self._sessions.borrow(session_id) as live_session:
-            if live_session.session.directory != directory:  # another one has its id by now
+            if live_session.session.directory != directory:  # a new session has the id by now
                 raise SessionNotFound("The session was deleted meanwhile.", id=session_id)
 
             async def replace_file() -> Change:
@@ -108,7 +109,10 @@ class FileService:
     async def delete(
         self, session_id: str, path: str, precondition: Precondition = unconditional
     ) -> None:
-        """Durable when it returns. Raises FileNotFound, InvalidPath, Conflict, as `meant` does."""
+        """Deletes a file. Durable when it returns.
+
+        Raises FileNotFound, InvalidPath, Conflict, and what `precondition` does.
+        """
         check_writable_path(path)
         async with self._sessions.borrow(session_id) as live_session:
             directory = live_session.session.directory
@@ -120,8 +124,8 @@ class FileService:
             await live_session.change_file(delete_file)
 
     async def _max_file_size(self, session: Session, path: str, old: FileStatus | None) -> int:
-        """How many bytes a file at that path may have."""
-        used = session.total_size  # without what lists leave out
+        """Returns how many bytes a file at that path may have."""
+        used = session.total_size  # without hidden files, which lists leave out
         if is_hidden(path):
             used = await self._files.used_bytes(session.directory)
         # Code may have made a file, or a hole of any size, that was not counted yet.

@@ -1,8 +1,8 @@
-"""Repeats: a run that is asked for twice under one key of the caller's runs once.
+"""Runs a request once that is sent repeatedly under one idempotency key of the caller.
 
-What was asked is remembered as a digest beside the execution. A plain hash would let whoever reads
-the database try out values of `env`, which are stored nowhere; so it is an HMAC with a secret that
-lies in a file of its own.
+The request is kept as a digest beside the execution. A plain hash would let a reader of the
+database try out values of `env`, which are stored nowhere; so the digest is an HMAC with a secret
+that lies in a file of its own.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from era_kernels.services.sessions import SessionService
 
 
 class FinishedExecution:
-    """An execution that has finished, for those who ask again: read as a live one is."""
+    """A finished execution of a repeated request, with the methods of a live one."""
 
     def __init__(self, executions: ExecutionService, session: Session, execution_id: str) -> None:
         self.id = execution_id
@@ -34,13 +34,13 @@ class FinishedExecution:
         self._session = session
 
     def add_caller(self) -> None:
-        """It has ended: nobody needs to be counted."""
+        """Does nothing: a finished execution counts no callers."""
 
     async def remove_caller(self) -> None:
-        """It has ended: there is nothing to abandon."""
+        """Does nothing: a finished execution cannot be abandoned."""
 
     async def result(self) -> RunResult:
-        """Raises the domain error that kept it from running at all, as it did the first time."""
+        """Returns the result; raises again the domain error that kept the run from running."""
         _, run_result = await self._executions.result(self._session, self.id)
         self.error = None if run_result.error is None else _domain_error(run_result.error)
         if self.error is not None:
@@ -48,7 +48,7 @@ class FinishedExecution:
         return run_result
 
     async def follow_with_input(self) -> AsyncIterator[list[LoggedEvent]]:
-        """All of its events; nothing is asked any more. `problem` is known with the first."""
+        """Yields all events; no input request waits any more. `error` is known with the first."""
         batches = self._executions.follow(self._session, self.id)
         async with aclosing(batches):  # type: ignore[type-var]
             async for batch in batches:
@@ -59,7 +59,7 @@ class FinishedExecution:
 
 
 class IdempotentRuns:
-    """Finds what a key of a session stands for, and submits what is asked for the first time."""
+    """Finds the execution of an idempotency key, or submits the request when there is none."""
 
     def __init__(
         self, sessions: SessionService, executions: ExecutionService, secret: bytes
@@ -67,13 +67,13 @@ class IdempotentRuns:
         self._sessions = sessions
         self._executions = executions
         self._secret = secret
-        self._background = BackgroundTasks()
+        self._background = BackgroundTasks(expected_errors=(EraError,))
         self._locks: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
 
     async def find(
         self, session_id: str, key: str, body: bytes
     ) -> LiveExecution | FinishedExecution | None:
-        """The execution of that key. Raises SessionNotFound, IdempotencyConflict."""
+        """Returns the execution of a key, or None. Raises SessionNotFound, IdempotencyConflict."""
         return await self._find_same_body(
             await self._sessions.session(session_id), self._make_key(key, body)
         )
@@ -85,12 +85,12 @@ class IdempotentRuns:
         key: str,
         body: bytes,
     ) -> LiveExecution | FinishedExecution:
-        """The execution of that key, begun if there is none; its key is durable by then.
+        """Returns the execution of a key, or submits it; the key is durable when this returns.
 
         Raises what `SessionService.submit` does, and IdempotencyConflict.
         """
         idempotency = self._make_key(key, body)
-        # An errand: who comes next waits until it is known what has become of this one.
+        # Shielded from the caller's cancellation: a repeated request waits for the outcome.
         return await self._background.run_shielded(
             self._submit(
                 session_id, dataclasses.replace(submission, idempotency=idempotency), idempotency
@@ -129,12 +129,12 @@ class IdempotentRuns:
         return IdempotencyKey(key, hmac.digest(self._secret, body, "sha256"))
 
     async def aclose(self) -> None:
-        """Wait for submissions that are under way."""
+        """Waits for submissions that are under way."""
         await self._background.aclose()
 
 
 def _domain_error(event: ErrorEvent) -> EraError | None:
-    """The domain error that a failure tells of; None where it is one of runs only."""
+    """Returns the domain error with the event's code; None for a code that only runs have."""
     found = _error_class(EraError, event.code)
     return None if found is None else found(event.message)
 

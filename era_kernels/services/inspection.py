@@ -1,4 +1,4 @@
-"""A look inside a session while it runs: the stack of an execution, and the variables."""
+"""Reads the stack of a running execution, and the variables of a session."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from era_kernels.services.sessions import SessionService
 
 
 class InspectionService:
-    """Answers without a place in the queue, and without starting anything."""
+    """Answers beside the queue of runs, and without starting a kernel."""
 
     def __init__(
         self, sessions: SessionService, executions: ExecutionService, languages: Languages
@@ -20,10 +20,10 @@ class InspectionService:
         self._languages = languages
 
     async def stack(self, session_id: str, execution_id: str) -> tuple[list[StackFrame], str]:
-        """The calls that the execution is in, innermost last, and the language.
+        """Returns the stack frames of the execution, innermost last, and the language.
 
-        None while its kernel only starts. Raises SessionNotFound, ExecutionNotFound, NotRunning,
-        NotSupported, KernelSilent.
+        There are no frames while its kernel only starts. Raises SessionNotFound,
+        ExecutionNotFound, NotRunning, NotSupported, KernelSilent.
         """
         session = await self._sessions.session(session_id)
         live = await self._executions.find_unfinished(session_id, execution_id)
@@ -38,7 +38,7 @@ class InspectionService:
         return frames, session.language
 
     async def variables(self, session_id: str) -> Variables:
-        """Those of the session; none without a kernel.
+        """Returns the variables of the session; none without a kernel.
 
         Raises SessionNotFound, NotSupported, KernelSilent.
         """

@@ -1,4 +1,4 @@
-"""What operators measure, told in words of the domain; the only module that knows Prometheus."""
+"""Counts what operators measure; the only module that knows Prometheus."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from era_kernels.services.executions.outcome import Timing
 
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 
-# Upper bounds in seconds: a run or an answer takes milliseconds or hours, a start or a commit less.
+# Upper bounds in seconds: a run or a response takes milliseconds to hours, a start or commit less.
 LONG_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800, 3600)
 SHORT_BUCKETS = (
     0.0005,
@@ -48,11 +48,11 @@ SHORT_BUCKETS = (
 )
 
 KNOWN_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
-OTHER_LABEL = "other"  # whatever a caller may make up: a label must not grow without bound
+OTHER_LABEL = "other"  # for values that callers can make up: the values of a label must be bounded
 
 
 class ScrapedGauge(StrEnum):
-    """What is counted at the moment when somebody asks."""
+    """The gauges whose values are read at the moment of a scrape."""
 
     SESSIONS = "Sessions that are stored."
     RUNS_WAITING = "Runs that wait behind another one of their session."
@@ -61,9 +61,9 @@ class ScrapedGauge(StrEnum):
 
 
 class Metrics:
-    """Counts and times of one server, in a registry of its own.
+    """Counts and times the work of one server, in a registry of its own.
 
-    Every method takes microseconds and may be called from any thread, but `text`.
+    Every method but `render` takes microseconds and may be called from any thread.
     """
 
     def __init__(self) -> None:
@@ -82,7 +82,7 @@ class Metrics:
     def run_ended(
         self, language: str, outcome: str, timing: Timing, output_bytes: Mapping[str, int]
     ) -> None:
-        """A run is over; `printed` are its bytes by stream."""
+        """Counts a run that ended; `output_bytes` are its printed bytes by stream."""
         self._runs.total.labels(language, outcome).inc()
         self._runs.queued.observe(timing.queued)
         self._runs.seconds.labels(language).observe(timing.execution)
@@ -91,7 +91,7 @@ class Metrics:
 
     @contextmanager
     def kernel_starting(self, language: str) -> Iterator[None]:
-        """Around the start of a kernel, which succeeds or raises."""
+        """Times the start of a kernel in its block, which succeeds or raises."""
         began_at = time.monotonic()
         try:
             yield
@@ -102,42 +102,44 @@ class Metrics:
         self._kernels.alive.labels(language).inc()
 
     def kernel_ended(self, language: str, exit_info: ExitInfo) -> None:
-        """A kernel that had started is gone."""
+        """Counts the end of a kernel that had started."""
         self._kernels.alive.labels(language).dec()
         self._kernels.deaths.labels(language, cause_label(exit_info)).inc()
 
     def transaction_ended(self, seconds: float, writes: int, failures: int) -> None:
-        """A transaction ended: so many writes were in it, so many of them failed."""
+        """Counts a transaction: its seconds, its writes, and how many of them failed."""
         self._store.seconds.observe(seconds)
         self._store.writes.inc(writes)
         self._store.failures.inc(failures)
 
     def request_answered(self, route: str, method: str, status: int, seconds: float) -> None:
-        """A request got all of its answer; `route` is a pattern, never a path."""
+        """Counts a request whose response is complete; `route` is a pattern, never a path."""
         known = method if method in KNOWN_METHODS else OTHER_LABEL
         self._http.requests.labels(route or OTHER_LABEL, known, str(status)).inc()
         self._http.seconds.labels(route or OTHER_LABEL, known).observe(seconds)
 
     def connection_rejected(self, reason: str) -> None:
-        """A connection was closed before a request came in: `malformed` or `connections`."""
+        """Counts a connection closed before any request: `malformed` or `connections`."""
         self._http.rejected.labels(reason).inc()
 
     def register(self, gauge: ScrapedGauge, count: Callable[[], int]) -> None:
-        """From now on, call this on the event loop whenever somebody asks."""
+        """Sets the function that returns a gauge; it is called on the event loop per scrape."""
         self._gauge_sources[gauge] = count
 
     async def render(self) -> bytes:
-        """Everything in Prometheus' text format; on the event loop only."""
+        """Returns all metrics in Prometheus' text format; to be called on the event loop only."""
         for gauge, count in self._gauge_sources.items():
             self._gauges[gauge].set(count())
         return await asyncio.to_thread(generate_latest, _WithoutCreated(self._registry))
 
 
 def cause_label(exit_info: ExitInfo) -> str:
-    """How a kernel ended, in one of a bounded number of words.
+    """Returns how a kernel ended, as one of a bounded number of labels.
 
-    >>> cause_label(Ending(code=7)), cause_label(Ending(signal=11)), cause_label(Ending(reason="restarted"))
-    ('exit', 'SIGSEGV', 'restarted')
+    >>> cause_label(ExitInfo(code=7)), cause_label(ExitInfo(signal=11))
+    ('exit', 'SIGSEGV')
+    >>> cause_label(ExitInfo(reason="restarted"))
+    'restarted'
     """
     if exit_info.reason is not None:
         return next(
@@ -155,7 +157,7 @@ def cause_label(exit_info: ExitInfo) -> str:
 
 
 class RunMetrics:
-    """What became of runs."""
+    """The metrics of runs."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.total = Counter(
@@ -183,7 +185,7 @@ class RunMetrics:
 
 
 class KernelMetrics:
-    """Kernels that start, live and end."""
+    """The metrics of kernels that start, live and end."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.alive = Gauge(
@@ -208,7 +210,7 @@ class KernelMetrics:
 
 
 class HttpMetrics:
-    """Requests and connections."""
+    """The metrics of HTTP requests and connections."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.requests = Counter(
@@ -233,7 +235,7 @@ class HttpMetrics:
 
 
 class StoreMetrics:
-    """The database."""
+    """The metrics of the database."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.seconds = Histogram(
@@ -249,7 +251,7 @@ class StoreMetrics:
 
 
 class _WithoutCreated(Collector):
-    """A registry without the times at which its series were made, which double their number."""
+    """Hides the creation times of a registry's series, which would double their number."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._registry = registry

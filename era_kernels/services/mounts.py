@@ -1,4 +1,4 @@
-"""Mounts: directories that the operator offers, which sessions that ask for them may read."""
+"""Checks and resolves mounts: directories of the operator that sessions may ask to read."""
 
 from __future__ import annotations
 
@@ -8,18 +8,21 @@ from pathlib import Path
 from era_kernels.errors import InvalidRequest, NotEnforceable, Unavailable
 from era_kernels.kernels.machine import KernelHost
 
-RETRY_AFTER_SECONDS = 60  # seconds: an operator must do something
+RETRY_AFTER_SECONDS = 60  # an operator must do something
 
 
 class Mounts:
-    """What is offered: name → directory of the host."""
+    """Holds the mounts on offer: name → directory of the host."""
 
     def __init__(self, offered: Mapping[str, Path], host: KernelHost) -> None:
         self._offered = dict(offered)
         self._host = host
 
     def check(self, names: Iterable[str]) -> None:
-        """A wish. Raises InvalidRequest listing what there is, NotEnforceable."""
+        """Checks the mounts that a caller asks for.
+
+        Raises InvalidRequest, which lists the mounts on offer, and NotEnforceable.
+        """
         requested = tuple(names)
         unknown = [name for name in requested if name not in self._offered]
         if unknown:
@@ -33,7 +36,7 @@ class Mounts:
             self._check_enforceable()
 
     def resolve(self, names: Iterable[str]) -> tuple[tuple[str, Path], ...]:
-        """Those that a session has, for its machine. Raises Unavailable, NotEnforceable."""
+        """Returns the directories of a session's mounts. Raises Unavailable, NotEnforceable."""
         found = []
         for name in names:
             self._check_enforceable()

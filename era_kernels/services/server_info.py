@@ -1,4 +1,4 @@
-"""What the server can do and how it is: health, languages, limits."""
+"""Reports the server's health, isolation, languages and limits."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from era_kernels.storage.database import Database
 
 
 class ServerInfo:
-    """Asks the parts; an unhealthy one is named."""
+    """Asks the parts of the server for their health, and tells the languages and limits."""
 
     def __init__(self, host: KernelHost, database: Database, limits: Mapping[str, object]) -> None:
         self._host = host
@@ -19,13 +19,13 @@ class ServerInfo:
         self._limits = dict(limits)
 
     async def failures(self) -> dict[str, str]:
-        """The parts that are down, with a sentence each; empty when all is well."""
+        """Returns the parts that are down, with a sentence each; empty when all is well."""
         failed = {}
         for name, check in (("store", self._database.check), ("kernels", self._host.check)):
             try:
                 await check()
-            except EraError as problem:
-                failed[name] = problem.message
+            except EraError as error:
+                failed[name] = error.message
         return failed
 
     @property
@@ -33,13 +33,13 @@ class ServerInfo:
         return self._host.isolation
 
     def availability(self) -> dict[str, bool]:
-        """Language → does it run on this host."""
+        """Returns for each language whether it runs on this host."""
         return {language.name: language.is_available for language in self._host.languages}
 
     def languages(self) -> list[JsonObject]:
-        """What `GET /api/languages` lists."""
+        """Returns the list of `GET /api/languages`."""
         return [language.describe() for language in self._host.languages]
 
     def limits(self) -> dict[str, object]:
-        """Setting → value, in bytes and seconds."""
+        """Returns the limits: setting → value, in bytes and seconds."""
         return dict(self._limits)

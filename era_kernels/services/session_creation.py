@@ -1,4 +1,4 @@
-"""Creations: new sessions, from the checks of a wish to the stored row."""
+"""Creates sessions, from the checks of a request to the stored row."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from era_kernels.storage.stored_code import StoredCode
 
 
 class SessionCreator:
-    """Makes them. `reserve` is a place for one more session, given back when an error leaves it."""
+    """Creates sessions. `reserve` counts one more session, and uncounts it on an error."""
 
     def __init__(
         self,
@@ -31,10 +31,11 @@ class SessionCreator:
         self._on_created = on_created
 
     async def create(self, new: NewSession) -> Session:
-        """A new session, durable when this returns. Nothing is left of one that is refused.
+        """Creates a session, which is durable when this returns.
 
-        Raises InvalidId, InvalidRequest, UnsupportedLanguage, SessionExists, Capacity, TooLarge,
-        NotEnforceable, InsufficientStorage, StorageFailed.
+        Nothing is left of a session that is refused. Raises InvalidId, InvalidRequest,
+        UnsupportedLanguage, SessionExists, AtCapacity, TooLarge, NotEnforceable,
+        InsufficientStorage, StorageFailed.
         """
         self._check(new)
         language = self._context.host.languages.resolve(new.language)

@@ -1,4 +1,4 @@
-"""Duplicates: new sessions with the files, packages, data and code of others."""
+"""Makes new sessions with the files, packages, data and code of others."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from era_kernels.storage.workspaces import CopyCancelled
 
 @dataclass(frozen=True, slots=True)
 class DuplicateRequest:
-    """For a duplicate: its id, random if None; its data, the source's if None.
+    """Asks for a duplicate: its id, random if None; its data, the source's if None.
 
-    `skip_queue`: do not wait for the runs of the source.
+    With `skip_queue`, the copy does not wait for the runs of the source.
     """
 
     id: str | None = None
@@ -31,7 +31,7 @@ class DuplicateRequest:
 
 
 class SessionDuplicator:
-    """Makes them. `reserve` is a place for one more session, given back when an error leaves it."""
+    """Duplicates sessions. `reserve` counts one more session, and uncounts it on an error."""
 
     def __init__(
         self,
@@ -46,10 +46,11 @@ class SessionDuplicator:
         self._on_created = on_created
 
     async def duplicate(self, source: LiveSession, request: DuplicateRequest) -> Session:
-        """A duplicate, durable when this returns. Nothing is left of one that could not be made.
+        """Duplicates a session; the duplicate is durable when this returns.
 
-        Nor of one whose caller leaves before it is there. Raises SessionExists, SessionNotFound,
-        Capacity, QueueFull, TooLarge, InsufficientStorage, StorageFailed.
+        Nothing is left of a duplicate that could not be made, or whose caller is cancelled before
+        it is complete. Raises SessionExists, SessionNotFound, AtCapacity, QueueFull, TooLarge,
+        InsufficientStorage, StorageFailed.
         """
         if request.id is not None and await self._context.store.find(request.id):
             raise SessionExists(f"The session {request.id} exists already.", id=request.id)
@@ -81,7 +82,10 @@ class SessionDuplicator:
         directory: str,
         caller_left: threading.Event,
     ) -> Session:
-        """The row comes last: until then a killed server leaves a directory that is swept."""
+        """Copies the files, then stores the row.
+
+        Until the row is stored, a killed server leaves a directory that the next start removes.
+        """
         original = source.session
         data = original.data if request.data is None else request.data
         try:
@@ -93,7 +97,7 @@ class SessionDuplicator:
             )
         except CopyCancelled:
             source.check_open()
-            raise asyncio.CancelledError from None  # the caller has left
+            raise asyncio.CancelledError from None  # the caller was cancelled
         finally:
             source.check_open()  # a source that was deleted was not copied whole
         session = dataclasses.replace(

@@ -1,4 +1,4 @@
-"""Limits of one session: what a caller may wish, and what it may have of it."""
+"""Checks the limits that a caller asks for one session."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MIB = 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class LimitField:
-    """One limit that a session may have of its own: where it stands, and how callers write it."""
+    """A limit that a session may have of its own: its field, and how callers write it."""
 
     field: str  # of Limits
     name: str
@@ -27,12 +27,12 @@ class LimitField:
         return f"limits.{self.name}"
 
     def value_in(self, limits: Limits) -> float | None:
-        """The value as `Limits` holds it."""
+        """Returns the value of this limit, in the unit of `Limits`."""
         value: float | None = getattr(limits, self.field)
         return value
 
     def format(self, value: float) -> str:
-        """The value in the callers' unit; where it does not divide, what fits."""
+        """Formats a value in the callers' unit, rounded down."""
         return f"{value:g}" if isinstance(value, float) else str(value // self.unit)
 
 
@@ -45,18 +45,21 @@ LIMIT_FIELDS = (
 
 
 def check_limits(requested: Limits, server: Limits, language: Language, host: KernelHost) -> None:
-    """May a session in that language have these? They may be lower than the server's only.
+    """Checks that a session in that language may have these limits.
 
-    Raises InvalidRequest naming the bound, NotEnforceable. Where there are no walls at all they
-    are taken, as all wishes are: `isolation` tells that nothing enforces them.
+    A limit may only be lower than the server's, and not below the language's minimum. Raises
+    InvalidRequest, which names the limit, or NotEnforceable. On a server without a sandbox, limits
+    that nothing enforces are accepted: the session's `isolation` tells that.
     """
     for limit_field, value in _requested_fields(requested):
         maximum, minimum = limit_field.value_in(server), limit_field.value_in(language.minimums)
         if maximum is not None and value > maximum:
-            rule = f"must be at most {limit_field.format(maximum)}, {limit_field.setting} of this server"
+            text = limit_field.format(maximum)
+            rule = f"must be at most {text}, {limit_field.setting} of this server"
             raise _limit_error(limit_field, rule)
         if minimum is not None and value < minimum:
-            rule = f"must be at least {limit_field.format(minimum)}, which {language.name} needs to start"
+            text = limit_field.format(minimum)
+            rule = f"must be at least {text}, which {language.name} needs to start"
             raise _limit_error(limit_field, rule)
     if host.isolation.tier == UNSANDBOXED_TIER:
         return

@@ -1,8 +1,9 @@
-"""Session logs: what kernels print between and after runs is kept first, then told to followers.
+"""Stores the output that kernels print between and after runs, then passes it to followers.
 
-A kernel says as much as it likes, and all of it is taken at once, so that no run waits for it. At
-most MAX_PENDING_BYTES wait to be written, and no more than MAX_BYTES_PER_SECOND are written in a second: of a flood the
-newest is kept, and an entry tells how much was left out. What fails here fails for the log alone.
+A kernel prints as much as it likes, and all of it is taken at once, so that no run waits for the
+log. At most MAX_PENDING_BYTES wait to be written, and no more than MAX_BYTES_PER_SECOND are
+written in a second: of a flood the newest output is kept, and an entry tells how much was left
+out. A failure here affects the log alone.
 """
 
 from __future__ import annotations
@@ -23,33 +24,33 @@ from era_kernels.storage.session_log import SessionLog, SessionLogStore, TextEve
 log = logging.getLogger(__name__)
 
 MAX_PENDING_BYTES = 1 << 20  # of text that waits to be written
-MAX_BYTES_PER_SECOND = 4 << 20  # bytes that are written in a second
+MAX_BYTES_PER_SECOND = 4 << 20  # that are written
 WRITE_INTERVAL = 0.02  # seconds between two writes, at least
 RETRY_INTERVAL = 1.0  # seconds after a write that failed
-ENTRY_OVERHEAD = 100  # what a text costs beside its characters, in bytes
+ENTRY_OVERHEAD = 100  # bytes that a text costs beside its characters
 
 
 @dataclass(frozen=True, slots=True)
 class LogView:
-    """What is kept of a session's log; `truncated`: there was more before it."""
+    """The entries that are kept of a session's log; `truncated`: older ones are gone."""
 
     entries: list[LoggedEvent]
     truncated: bool
 
 
 class PendingOutput:
-    """Texts that wait to be written: the newest HELD_BYTES, and a count of what was left out."""
+    """Holds the newest MAX_PENDING_BYTES of text to be written, and a count of the rest."""
 
     def __init__(self) -> None:
         self._texts: deque[TimedText] = deque()
         self.size = 0
-        self._dropped_chars = 0  # characters
+        self._dropped_chars = 0
 
     def __bool__(self) -> bool:
         return bool(self._texts or self._dropped_chars)
 
     def add(self, text: TextEvent) -> None:
-        """Take a text. It must not be longer than a message of a kernel may be."""
+        """Adds a text, which must not be longer than a message of a kernel may be."""
         kept = type(text)(text.content[-MAX_PENDING_BYTES:])
         self._dropped_chars += len(text.content) - len(kept.content)
         self._texts.append((now(), kept))
@@ -60,13 +61,16 @@ class PendingOutput:
             self._dropped_chars += len(oldest.content)
 
     def mark_lost(self, texts: Iterable[TimedText], dropped_chars: int) -> None:
-        """What was taken could not be written: only its size is told."""
+        """Counts drained texts that could not be written: only their size is reported."""
         self._dropped_chars += dropped_chars + sum(len(text.content) for _, text in texts)
 
     def drain(self) -> tuple[list[TimedText], int]:
-        """All there is, neighbours of one stream made one, and what was left out before it."""
+        """Removes and returns all texts, and how many characters were left out before them.
+
+        Neighbouring texts of one stream are joined.
+        """
         taken: list[TimedText] = []
-        for kind, group in groupby(self._texts, lambda one: type(one[1])):
+        for kind, group in groupby(self._texts, lambda timed: type(timed[1])):
             texts = list(group)
             taken.append((texts[0][0], kind("".join(text.content for _, text in texts))))
         dropped_chars = self._dropped_chars
@@ -76,7 +80,7 @@ class PendingOutput:
 
 
 class LiveSessionLog:
-    """The log of one session while somebody writes to it or follows it."""
+    """The log of one session while it is written or followed."""
 
     def __init__(self, stored_log: SessionLog) -> None:
         self.stored_log = stored_log
@@ -89,7 +93,7 @@ class LiveSessionLog:
         self._is_closing = False
 
     def write(self, events: Sequence[Output]) -> None:
-        """Keep what a kernel printed. Returns at once and never raises."""
+        """Takes the output of a kernel, to be written soon. Returns at once and never raises."""
         if self._is_closed:
             return
         for event in events:
@@ -100,20 +104,20 @@ class LiveSessionLog:
             self._write_task = asyncio.create_task(self._write_pending())
 
     def close(self) -> None:
-        """The session is gone: followers have seen all that they will see."""
+        """Ends the log because its session is gone: followers get no more entries."""
         self._is_closed = True
         self._pending = PendingOutput()
         self._wake_followers()
 
     async def aclose(self) -> None:
-        """Write what waits, then end."""
+        """Writes the pending output, then closes."""
         self._is_closing = True
         if self._write_task is not None:
             await asyncio.wait([self._write_task])
         self.close()
 
     async def _write_pending(self) -> None:
-        """One write after the other, until nothing waits."""
+        """Writes one batch after the other, until no output is pending."""
         try:
             while self._pending:
                 size = self._pending.size
@@ -138,21 +142,21 @@ class LiveSessionLog:
         )
         try:
             entries = await self.stored_log.append([*note, *texts])
-        except StorageFailed as problem:
+        except StorageFailed as error:
             if not self._is_closed:
                 self._pending.mark_lost(texts, dropped_chars)
-                self._log_failure(problem)
-            self._recent = RecentEvents()  # a part of them may stand in the file
+                self._log_failure(error)
+            self._recent = RecentEvents()  # a part of the batch may be in the file
             return False
         self._recent.extend(entries)
         self._wake_followers()
         return True
 
-    def _log_failure(self, problem: StorageFailed) -> None:
-        """The 1st, 2nd, 4th, 8th … failure is logged."""
+    def _log_failure(self, error: StorageFailed) -> None:
+        """Logs the 1st, 2nd, 4th, 8th … failure."""
         self._failure_count += 1
         if self._failure_count & (self._failure_count - 1) == 0:
-            extra = {"count": self._failure_count, "why": problem.message}
+            extra = {"count": self._failure_count, "why": error.message}
             log.warning("late output could not be written", extra=extra)
 
     def _wake_followers(self) -> None:
@@ -160,9 +164,10 @@ class LiveSessionLog:
         changed.set()
 
     async def follow(self, after: int) -> AsyncIterator[list[LoggedEvent]]:
-        """Batches of entries after that number, then live ones, until the session is gone.
+        """Yields batches of the entries after a number, then live ones, until the session is gone.
 
-        A number that the log has not reached stands for its last. Raises StorageFailed.
+        A number that the log has not reached counts as that of its last entry. Raises
+        StorageFailed.
         """
         after = min(after, await self.stored_log.last_seq())
         while not self._is_closed:
@@ -178,44 +183,44 @@ class LiveSessionLog:
 
 
 class SessionLogs:
-    """Finds the logs of sessions, which are named by their directories."""
+    """Finds the logs of sessions, by the names of their directories."""
 
     def __init__(self, store: SessionLogStore) -> None:
         self._store = store
-        # Whoever writes or follows keeps one alive; all the others are files.
+        # A writer or follower keeps its log in memory; all other logs are only files.
         self._live: weakref.WeakValueDictionary[str, LiveSessionLog] = weakref.WeakValueDictionary()
 
     def live_log(self, directory: str) -> LiveSessionLog:
-        """The log to write to, or to follow. There is at most one of each at a time."""
+        """Returns the log of a directory, to write or follow; at most one object of each exists."""
         found = self._live.get(directory)
         if found is None:
             found = self._live[directory] = LiveSessionLog(self._store.open_log(directory))
         return found
 
     async def view(self, directory: str) -> LogView:
-        """What is kept now, oldest first. Raises StorageFailed."""
+        """Returns the entries that are kept now, oldest first. Raises StorageFailed."""
         entries = await self.live_log(directory).stored_log.read()
         return LogView(entries, truncated=bool(entries) and entries[0].seq > 1)
 
     async def follow(self, directory: str, after: int = 0) -> AsyncIterator[list[LoggedEvent]]:
-        """See `LiveLog.follow`."""
+        """Yields what `LiveSessionLog.follow` of that directory yields."""
         async for batch in self.live_log(directory).follow(after):
             yield batch
 
     def close(self, directory: str) -> None:
-        """The session is gone."""
+        """Ends the log of a session that is gone."""
         if directory in self._live:
             self._live[directory].close()
 
     async def aclose(self) -> None:
-        """Write what waits, let the followers go. Kernels are to have ended before."""
+        """Writes pending output and ends all followers. Kernels must have ended before."""
         for live_log in list(self._live.values()):
             await live_log.aclose()
         await asyncio.to_thread(self._store.close)
 
 
 def event_text(event: Output) -> TextEvent | None:
-    """An output as text: of a rich one its `text/plain`, or else the names of what it has."""
+    """Returns an output as text: of a rich one its `text/plain`, or else its media types."""
     if isinstance(event, Stdout | Stderr):
         return event
     if isinstance(event, ClearOutput | InputRequest):

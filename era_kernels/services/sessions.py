@@ -1,4 +1,4 @@
-"""All sessions: creates, finds, changes and ends them, within the caps."""
+"""Creates, finds, changes and ends all sessions, within the server's limits."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, asynccontextmanager, contextmanag
 from datetime import datetime
 
 from era_kernels.concurrency.background import BackgroundTasks
-from era_kernels.errors import AtCapacity, SessionNotFound, ShuttingDown
+from era_kernels.errors import AtCapacity, EraError, SessionNotFound, ShuttingDown
 from era_kernels.models import (
     EndReason,
     ExecSubmission,
@@ -35,31 +35,34 @@ from era_kernels.storage.workspaces import Snapshot
 
 log = logging.getLogger(__name__)
 
-MAX_CONCURRENT_ENDS = 16  # sessions that are ended side by side
-EVICTION_THRESHOLD = 64  # sessions in memory from which on those that rest are forgotten
+MAX_CONCURRENT_ENDS = 16  # sessions that are ended at once
+EVICTION_THRESHOLD = 64  # sessions in memory from which on idle ones are evicted
 
 
 class SessionService:
-    """What the web room talks to. One live session per id; the rest sleeps in the store."""
+    """Serves the web layer's calls on sessions.
+
+    A session in use has one LiveSession in memory; the others are in the store only.
+    """
 
     def __init__(self, context: ServiceContext) -> None:
         self._context = context
         self._live: dict[str, LiveSession] = {}
-        self._background = BackgroundTasks()
+        self._background = BackgroundTasks(expected_errors=(EraError,))
         self._ephemeral = EphemeralSessions(context, self._background, self._check_open)
         self._creator = SessionCreator(context, self._background, self._reserve, self._set_ttl)
         self._duplicator = SessionDuplicator(
             context, self._background, self._reserve, self._set_ttl
         )
         self._ttl_timer = TtlTimer(self._idle_since, self._on_expired)
-        self._expired_ids: set[str] = set()  # whose rows are just being deleted
+        self._expired_ids: set[str] = set()  # sessions whose rows are just being deleted
         self._count = 0
         self._deletion_count = 0
         self._evict_at = EVICTION_THRESHOLD
         self._is_closing = False
 
     async def open(self) -> None:
-        """After a start: what a former server left behind is put in order."""
+        """Removes what a former server left behind, counts the sessions and sets their ttl."""
         stored, self._count = await self._context.store.list_sessions()
         sessions = list(stored)
         await self._context.workspaces.reconcile({session.directory for session in sessions})
@@ -71,13 +74,13 @@ class SessionService:
     # ------------------------------------------------------------ sessions
 
     async def create(self, new: NewSession) -> SessionView:
-        """Raises as `SessionCreator.create` does. Nothing changes then."""
+        """Creates a session. Raises as `SessionCreator.create` does; nothing changes then."""
         self._check_open()
         return self._view(await self._creator.create(new))
 
     @contextmanager
     def _reserve(self) -> Iterator[None]:
-        """A place for one more session, given back when it could not be made. Raises Capacity."""
+        """Counts one more session, and uncounts it on an error. Raises AtCapacity."""
         if self._count >= self._context.service_limits.max_sessions:
             raise AtCapacity(
                 f"There are {self._count} sessions, which is as many as this server keeps.",
@@ -92,9 +95,9 @@ class SessionService:
             raise
 
     async def duplicate(self, session_id: str, request: DuplicateRequest) -> SessionView:
-        """A new session like this one, but for its variables; see `SessionDuplicator.duplicate`.
+        """Makes a new session like this one, without its variables.
 
-        Raises InvalidId besides.
+        Raises as `SessionDuplicator.duplicate` does, and InvalidId.
         """
         self._check_open()
         check_session_id(request.id)
@@ -103,11 +106,11 @@ class SessionService:
             return self._view(await self._duplicator.duplicate(source, request))
 
     async def get(self, session_id: str) -> SessionView:
-        """Raises SessionNotFound."""
+        """Returns the session with its status. Raises SessionNotFound."""
         return self._view(await self.session(session_id))
 
     async def session(self, session_id: str) -> Session:
-        """The session's present values. Raises SessionNotFound."""
+        """Returns the session's present values. Raises SessionNotFound."""
         self._check_not_expired(session_id)
         live = self._live.get(session_id)
         return live.session if live else await self._context.store.get(session_id)
@@ -118,28 +121,28 @@ class SessionService:
         offset: int = 0,
         language: str | None = None,
     ) -> tuple[Iterator[SessionView], int]:
-        """Views without `data`, oldest first, and how many there are in all.
+        """Returns views without `data`, oldest first, and how many sessions there are in all.
 
-        Each is made when it is asked for, with the status of then.
+        Each view is made when the iterator reaches it, with the status of that moment.
         """
         name = self._context.host.languages.resolve(language).name if language else None
         sessions, total = await self._context.store.list_sessions(limit, offset, name)
         return (self._view(self._with_live_values(session)) for session in sessions), total
 
     def _with_live_values(self, stored: Session) -> Session:
-        """What a live session knows better than its row; without `data`, as lists are."""
+        """Returns the values of the live session, if there is one, without `data` as in lists."""
         live = self._live.get(stored.id)
         if live is None or live.session.directory != stored.directory:
             return stored
         return dataclasses.replace(live.session, data={})
 
     async def files(self, session_id: str) -> Snapshot:
-        """The user's files as they are now. Raises SessionNotFound."""
+        """Returns the user's files as they are now. Raises SessionNotFound."""
         session = await self.session(session_id)
         return await self._context.workspaces.scan(session.directory)
 
     async def update(self, session_id: str, **changes: object) -> SessionView:
-        """Change `default_timeout`, `ttl`, `allow_internet`, `allow_public`, `metadata`, `data`.
+        """Changes `default_timeout`, `ttl`, `allow_internet`, `allow_public`, `metadata`, `data`.
 
         Raises SessionNotFound, InvalidRequest, TooLarge, NotEnforceable.
         """
@@ -157,9 +160,10 @@ class SessionService:
             return live.session
 
     async def delete(self, session_id: str) -> datetime:
-        """The id is free at once; kernel, children and files are gone when this returns.
+        """Deletes a session; returns the time of deletion.
 
-        Raises SessionNotFound.
+        The id is free at once; kernel, children and files are gone when this returns. Raises
+        SessionNotFound.
         """
         await self._background.run_shielded(self._delete(session_id))
         return now()
@@ -170,7 +174,7 @@ class SessionService:
         await self._end_all([session])
 
     async def delete_all(self) -> list[str]:
-        """Delete every session there is; their ids."""
+        """Deletes every session; returns their ids."""
         return await self._background.run_shielded(self._delete_all())
 
     async def _delete_all(self) -> list[str]:
@@ -179,7 +183,7 @@ class SessionService:
         return [session.id for session in sessions]
 
     async def _end_all(self, deleted: list[Session]) -> None:
-        """What is left to do when rows are gone. The ids are free before anything is waited for."""
+        """Ends sessions whose rows are deleted. Frees all ids before it waits for anything."""
         for session in deleted:
             self._ttl_timer.discard(session.id, session.directory)
         self._count -= len(deleted)
@@ -199,14 +203,17 @@ class SessionService:
                 raise problem
 
     def _pop_live(self, session: Session) -> LiveSession | None:
-        """The live session of that row, and not one that has its id by now."""
+        """Takes out the live session of that row, but not a newer session with the same id."""
         live = self._live.get(session.id)
         if live is None or live.session.directory != session.directory:
             return None
         return self._live.pop(session.id)
 
     async def restart(self, session_id: str, base_url: str) -> int:
-        """A fresh kernel; its generation. Raises SessionNotFound, Capacity, KernelStartFailed."""
+        """Starts a fresh kernel; returns its generation.
+
+        Raises SessionNotFound, AtCapacity, KernelStartFailed.
+        """
         self._check_open()
         return await self._background.run_shielded(self._restart(session_id, base_url))
 
@@ -218,7 +225,7 @@ class SessionService:
     # ------------------------------------------------------------ time to live
 
     def touch(self, session_id: str) -> AbstractContextManager[None]:
-        """Around a request to a session: it is not expired meanwhile, and its time begins anew."""
+        """Keeps a session from expiring during a request; its ttl begins anew at the end."""
         return self._ttl_timer.hold(session_id)
 
     def _set_ttl(self, session: Session) -> None:
@@ -229,7 +236,7 @@ class SessionService:
         return 0.0 if live is None else live.idle_since
 
     def _on_expired(self, entries: list[TtlEntry]) -> None:
-        """From here on nobody finds them, so that none is deleted with a run in it."""
+        """Deletes expired sessions; no call finds them from here on, so none gets a run."""
         self._expired_ids.update(entry.session_id for entry in entries)
         self._background.spawn(self._delete_expired(entries))
 
@@ -238,19 +245,22 @@ class SessionService:
             self._context.store.delete(entry.session_id, entry.directory) for entry in entries
         ]
         outcomes = await asyncio.gather(*deletions, return_exceptions=True)
-        self._expired_ids.difference_update(watch.session_id for watch in entries)
-        for watch, outcome in zip(entries, outcomes, strict=True):
+        self._expired_ids.difference_update(entry.session_id for entry in entries)
+        for entry, outcome in zip(entries, outcomes, strict=True):
             if isinstance(outcome, BaseException) and not isinstance(outcome, SessionNotFound):
                 log.warning("a session outlives its ttl", exc_info=outcome)
-                self._ttl_timer.set_ttl(watch.session_id, watch.directory, watch.ttl)
-        await self._end_all([one for one in outcomes if isinstance(one, Session)])
+                self._ttl_timer.set_ttl(entry.session_id, entry.directory, entry.ttl)
+        await self._end_all([outcome for outcome in outcomes if isinstance(outcome, Session)])
 
     # ------------------------------------------------------------ runs
 
     async def submit(
         self, session_id: str, submission: Submission | ExecSubmission
     ) -> LiveExecution:
-        """Queue a run, or run beside the queue. Raises what `LiveSession.submit` does."""
+        """Queues a run, or starts a command beside the queue.
+
+        Raises as `LiveSession.submit` does.
+        """
         self._check_open()
         async with self.borrow(session_id) as live:
             self._check_open()
@@ -258,7 +268,7 @@ class SessionService:
             return await live.submit(submission)
 
     async def execute(self, language: str, submission: Submission) -> LiveExecution:
-        """A run in a throw-away session, which is gone when the run has ended."""
+        """Starts a run in a throw-away session, which is deleted when the run has ended."""
         self._check_open()
         name = self._context.host.languages.resolve_available(language).name
         return await self._ephemeral.run(name, submission)
@@ -266,7 +276,7 @@ class SessionService:
     # ------------------------------------------------------------ the end
 
     async def drain(self, grace: float) -> None:
-        """No new runs; those under way get `grace` seconds."""
+        """Refuses new runs; waits up to `grace` seconds for runs that are under way or queued."""
         self._is_closing = True
         waits = [asyncio.create_task(live.wait_idle()) for live in self._all_live()]
         if waits:
@@ -276,7 +286,7 @@ class SessionService:
             await asyncio.wait(waits)
 
     async def aclose(self) -> None:
-        """End every kernel; runs that are still under way end as `server stopped`."""
+        """Ends every kernel; runs that are still under way end as `server stopped`."""
         self._is_closing = True
         self._ttl_timer.close()
         closed_error = ShuttingDown("The server is stopping.", retry_after=RETRY_AFTER_SECONDS)
@@ -287,21 +297,24 @@ class SessionService:
 
     @property
     def count(self) -> int:
-        """How many sessions are stored."""
+        """The number of stored sessions, and of those being created."""
         return self._count
 
     def run_counts(self) -> list[int]:
-        """How many runs each session has that has any: one is under way, the others wait."""
+        """Returns the number of runs of each session that has any.
+
+        One of them is under way, the others wait.
+        """
         return [live.run_count for live in self._all_live() if live.run_count]
 
     def _all_live(self) -> list[LiveSession]:
         return [*self._live.values(), *self._ephemeral.live]
 
-    # ------------------------------------------------------------ inside
+    # ------------------------------------------------------------ live sessions
 
     @asynccontextmanager
     async def borrow(self, session_id: str) -> AsyncIterator[LiveSession]:
-        """The live session, which is not forgotten meanwhile. Raises SessionNotFound."""
+        """Gives the live session, which stays in memory meanwhile. Raises SessionNotFound."""
         live = await self._get_live(session_id)
         with live.borrow():
             yield live
@@ -312,15 +325,15 @@ class SessionService:
             deletion_count = self._deletion_count
             session = await self._context.store.get(session_id)
             self._check_not_expired(session_id)
-            # A row read before a deletion must not come to life after it; and another call may
-            # have been faster while this one read.
+            # A row that was read before a deletion must not become a live session after it; and
+            # another call may have made the live session while this one read.
             if deletion_count == self._deletion_count and session_id not in self._live:
                 self._evict_idle()
                 self._live[session_id] = LiveSession(session, self._context)
         return self._live[session_id]
 
     def _evict_idle(self) -> None:
-        """Sessions that rest are read from the store again when they are asked for."""
+        """Drops idle sessions from memory once there are many; the store is read again on use."""
         if len(self._live) >= self._evict_at:
             self._live = {
                 session_id: live for session_id, live in self._live.items() if not live.is_evictable

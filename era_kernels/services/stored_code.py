@@ -1,4 +1,4 @@
-"""The code stored with a session: shown, replaced, and run where a run brings none."""
+"""Reads and replaces the code stored with a session, which runs without `code` execute."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from era_kernels.storage.stored_code import CodeStore, StoredCode
 
 
 class StoredCodeService:
-    """Finds a session's code and replaces it, durably."""
+    """Finds and durably replaces the stored code of sessions."""
 
     def __init__(self, sessions: SessionService, store: CodeStore) -> None:
         self._sessions = sessions
         self._store = store
 
     async def get(self, session_id: str) -> StoredCode:
-        """Raises SessionNotFound, NotFound where there is none."""
+        """Returns the stored code. Raises SessionNotFound, and NotFound when none is stored."""
         stored = await self._find(session_id)
         if stored is None:
             raise NotFound(
@@ -27,13 +27,16 @@ class StoredCodeService:
         return stored
 
     async def put(self, session_id: str, code: str, description: str | None = None) -> StoredCode:
-        """Replace it; without a description the old one stays. Raises SessionNotFound, TooLarge."""
+        """Replaces the stored code; without a description the old one stays.
+
+        Raises SessionNotFound, TooLarge.
+        """
         check_json_size(description, "description")
         session = await self._sessions.session(session_id)
         return await self._store.put(session, code, description)
 
     async def get_text(self, session_id: str) -> str:
-        """What a run without code runs. Raises SessionNotFound, InvalidRequest."""
+        """Returns the code for a run without `code`. Raises SessionNotFound, InvalidRequest."""
         stored = await self._find(session_id)
         if stored is None:
             raise InvalidRequest(

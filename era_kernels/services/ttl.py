@@ -1,4 +1,4 @@
-"""Sessions with a `ttl`: found out when nobody asked for them that long, by one timer for all."""
+"""Finds the sessions that were not used for their `ttl`, by one timer for all."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-MIN_RECHECK_INTERVAL = 0.2  # seconds, at least, between two looks at a session that is in use
+MIN_RECHECK_INTERVAL = 0.2  # seconds, at least, between two checks of a session that is in use
 
 
 @dataclass(slots=True, eq=False)
 class TtlEntry:
-    """A session whose time may run out; `last_request_at` is a time of `time.monotonic`."""
+    """A session that has a `ttl` in seconds; `last_request_at` is a time of `time.monotonic`."""
 
     session_id: str
     directory: str
@@ -25,12 +25,11 @@ class TtlEntry:
 
 
 class TtlTimer:
-    """Notes who is asked for, and hands over whose time is up.
+    """Calls `on_expired` with the sessions that had no request and no run for their `ttl`.
 
-    A session is looked at when its time may be up, and again later when it was used meanwhile: so
-    a request costs no more than a note of its end. `idle_since` tells since when no run is in a
-    session, None while there is one. `on_expired` gets those whose time is up, which are not watched
-    any more; it must not raise.
+    Timers are not reset per request: a request only stores its end time, and the timer re-arms
+    itself when it fires early. `idle_since` returns since when a session has no run, or None while
+    it has one. `on_expired` gets entries that are discarded already; it must not raise.
     """
 
     def __init__(
@@ -42,13 +41,13 @@ class TtlTimer:
         self._on_expired = on_expired
         self._entries: dict[str, TtlEntry] = {}
         self._open_requests: Counter[str] = Counter()
-        # When to look at whom, a heap; some of them are not watched any more.
+        # A heap of the times at which to check entries; some of these are discarded by now.
         self._checks: list[tuple[float, int, TtlEntry]] = []
         self._sequence = itertools.count()
         self._timer: asyncio.TimerHandle | None = None
 
     def set_ttl(self, session_id: str, directory: str, ttl: float | None) -> None:
-        """From now on, or not at all, if `ttl` is None."""
+        """Sets the session's `ttl`, which begins now; None: the session never expires."""
         self._entries.pop(session_id, None)
         if ttl is not None:
             entry = self._entries[session_id] = TtlEntry(session_id, directory, ttl)
@@ -56,13 +55,13 @@ class TtlTimer:
             self._schedule()
 
     def discard(self, session_id: str, directory: str) -> None:
-        """It is gone; another one may have its id by now."""
+        """Discards a deleted session, but not another session that has its id by now."""
         if session_id in self._entries and self._entries[session_id].directory == directory:
             del self._entries[session_id]
 
     @contextmanager
     def hold(self, session_id: str) -> Iterator[None]:
-        """As long as a request is under way, its session stays; at its end, the time begins."""
+        """Keeps a session while a request is under way; its `ttl` begins anew at the end."""
         self._open_requests[session_id] += 1
         try:
             yield
@@ -74,7 +73,7 @@ class TtlTimer:
                 self._entries[session_id].last_request_at = time.monotonic()
 
     def close(self) -> None:
-        """Nothing expires any more."""
+        """Stops the timer: no session expires any more."""
         self._entries.clear()
         self._checks.clear()
         self._schedule()
@@ -88,7 +87,7 @@ class TtlTimer:
             heapq.heapify(self._checks)
 
     def _schedule(self) -> None:
-        """Set the timer for the next look, unless it is."""
+        """Sets the timer for the next check, unless it is set already."""
         loop = asyncio.get_running_loop()
         next_at = self._checks[0][0] if self._checks else None
         if self._timer is not None:
@@ -115,7 +114,7 @@ class TtlTimer:
             self._on_expired(expired)
 
     def _due_at(self, entry: TtlEntry, now: float) -> float:
-        """When its time is up. What is in use now cannot be due before another `ttl`."""
+        """Returns when the entry expires: at least one more `ttl` from now if it is in use."""
         idle_since = self._idle_since(entry)
         if idle_since is None or entry.session_id in self._open_requests:
             return now + max(entry.ttl, MIN_RECHECK_INTERVAL)

@@ -1,4 +1,4 @@
-"""The numbers that bound sessions, as the services need them."""
+"""Checks what callers ask for, against the server's limits."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ MAX_SESSION_JSON_BYTES = 1024 * 1024  # bytes of `data`, and of `metadata`, as J
 
 @dataclass(frozen=True, slots=True)
 class ServiceLimits:
-    """Times in seconds, sizes in bytes."""
+    """Holds the server's limits on sessions: times in seconds, sizes in bytes."""
 
     default_timeout: float
     max_timeout: float
@@ -37,7 +37,7 @@ class ServiceLimits:
     public_by_default: bool
 
     def run_timeout(self, submission: Submission, session_default: float | None) -> float:
-        """The run's timeout. Raises InvalidRequest."""
+        """Returns a run's timeout, also of a run in the background. Raises InvalidRequest."""
         if not submission.background:
             return self.command_timeout(submission.timeout, session_default)
         requested, maximum = (
@@ -51,7 +51,7 @@ class ServiceLimits:
         return requested
 
     def command_timeout(self, requested: float | None, session_default: float | None) -> float:
-        """The run's timeout: what was asked, else the session's, else the server's.
+        """Returns the timeout that was asked for, else the session's, else the server's.
 
         Raises InvalidRequest above `max_timeout` or below zero.
         """
@@ -73,13 +73,13 @@ def _timeout_error(name: str, seconds: float, rule: str) -> InvalidRequest:
 
 
 def check_session_id(session_id: str | None) -> None:
-    """A session's id; None stands for one that is made up. Raises InvalidId."""
+    """Checks a session's id; None, for a generated id, is fine. Raises InvalidId."""
     if session_id is not None and not SESSION_ID_PATTERN.fullmatch(session_id):
         raise InvalidId(f"A session id must match ^{SESSION_ID_PATTERN.pattern}$.")
 
 
 def check_changes(isolation: Isolation, **changes: object) -> None:
-    """New values of a session's fields. Raises TooLarge, NotEnforceable."""
+    """Checks new values of a session's fields. Raises TooLarge, NotEnforceable."""
     for name in ("data", "metadata"):
         value = changes.get(name)
         if value is not None:
@@ -100,18 +100,18 @@ def check_json_size(value: object, name: str) -> None:
 
 
 def merge_data(data: JsonObject, update: JsonObject) -> JsonObject:
-    """A shallow merge: keys of `update` win."""
+    """Returns a shallow merge, in which keys of `update` win."""
     return {**data, **update}
 
 
 def initial_code(data: JsonObject) -> str | None:
-    """The code that a session's first data brings along, to be stored apart from them."""
+    """Returns the code in a new session's data, if any, which is stored apart from the data."""
     code = data.get("code")
     return code if isinstance(code, str) else None
 
 
 def check_quota(size: int, available: int) -> None:
-    """Raises QuotaExceeded."""
+    """Raises QuotaExceeded if `size` is above `available`, both in bytes."""
     if size > available:
         raise QuotaExceeded(
             f"The session's workspace has room for {max(available, 0)} more bytes.",
@@ -120,7 +120,7 @@ def check_quota(size: int, available: int) -> None:
 
 
 def check_writable_path(path: str) -> None:
-    """A path at which callers may put and delete files. Raises InvalidPath, Conflict."""
+    """Checks that callers may put or delete a file at `path`. Raises InvalidPath, Conflict."""
     if validate_path(path) == DATA_FILE_NAME:
         raise Conflict(
             f"{DATA_FILE_NAME} mirrors the session's data and is written by the server.",
@@ -129,9 +129,9 @@ def check_writable_path(path: str) -> None:
 
 
 def check_internet(isolation: Isolation) -> None:
-    """Raises NotEnforceable where there are walls: none of them has a door yet.
+    """Raises NotEnforceable where there is a sandbox, since none can give internet access yet.
 
-    Without any, the wish is stored, and `isolation` tells that nothing enforces it.
+    Without a sandbox the request is stored, and `isolation` tells that nothing enforces it.
     """
     if isolation.tier < UNSANDBOXED_TIER:
         raise NotEnforceable(

@@ -1,1 +1,1 @@
-"""Everything that knows the disk: the data directory, SQLite, event logs, workspaces."""
+"""Stores everything on disk: the data directory, SQLite, event logs, workspaces."""

@@ -1,4 +1,4 @@
-"""What kind a file is: as its uploader said, kept with the file itself, else as its name says."""
+"""Keeps the content type that an uploader named with the file, and guesses all others."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import re
 from contextlib import suppress
 
 DEFAULT = "application/octet-stream"
-_ATTRIBUTE = "user.era_kernels.content_type"  # see xattr(7); it goes where the file goes
+_ATTRIBUTE = "user.era_kernels.content_type"  # see xattr(7); it moves with the file
 _MAX_LENGTH = 255
 _MEDIA_TYPE = re.compile(  # a media type with parameters, RFC 9110 section 8.3.1, without tabs
     r"""[\w!#$&^.+-]+/[\w!#$&^.+-]+( *; *[\w!#$&^.+*-]+=([\w!#$%&'*^`|~.+-]+|"[ !#-\[\]-~]*"))*""",
@@ -17,22 +17,22 @@ _MEDIA_TYPE = re.compile(  # a media type with parameters, RFC 9110 section 8.3.
 
 
 def store(descriptor: int, content_type: str) -> None:
-    """Note it at the file; in vain where the file system has no user attributes."""
+    """Stores the content type with the file, if the file system has user attributes."""
     if _is_media_type(content_type):
         with suppress(OSError):
             os.setxattr(descriptor, _ATTRIBUTE, content_type.encode())
 
 
 def copy(source: int, target: int) -> None:
-    """What is noted at one file is noted at the other; in vain as `store`."""
+    """Copies the stored content type from one file to another, where `store` can store one."""
     with suppress(OSError):
         os.setxattr(target, _ATTRIBUTE, os.getxattr(source, _ATTRIBUTE))
 
 
 def detect(descriptor: int, path: str) -> str:
-    """The type of a file, which is what its uploader said or what its name promises.
+    """Returns the content type that is stored with a file, else one guessed from its name.
 
-    Code may note what it likes, too: only what is a media type counts.
+    Code may store any text, too: only a media type counts.
     """
     with suppress(OSError, UnicodeDecodeError):
         stored = os.getxattr(descriptor, _ATTRIBUTE).decode("ascii")

@@ -1,4 +1,4 @@
-"""The data directory: where everything lies, and the lock that keeps a second server out."""
+"""Opens the data directory, which holds all that is stored, and locks out a second server."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class DataDirectory:
 
     @classmethod
     def open(cls, path: Path) -> DataDirectory:
-        """Make the directory where it is missing, and lock it (blocking).
+        """Makes the directory where it is missing, and locks it (blocking).
 
         Raises StartError when it cannot be used, or when another server uses it.
         """
@@ -47,31 +47,36 @@ class DataDirectory:
 
     @property
     def database(self) -> Path:
+        """The path of the SQLite file."""
         return self.path / "era.db"
 
     @property
     def secret(self) -> Path:
-        """Apart from the database, so that a copy of that one tells nothing that it guards."""
+        """The path of the secret, which a copy of the database does not include."""
         return self.path / "secret"
 
     @property
     def sessions(self) -> Path:
+        """The directory that holds the directories of all sessions."""
         return self.path / "sessions"
 
     @property
     def incoming(self) -> Path:
-        """Uploads on their way, out of the sight of all code."""
+        """The directory of unfinished uploads, which no code in a session can see."""
         return self.path / "incoming"
 
     def close(self) -> None:
-        """Let go of the lock; a second call is fine."""
+        """Releases the lock; a second call is fine."""
         lock, self._lock = self._lock, -1
         if lock >= 0:
             os.close(lock)
 
 
 def _check_not_foreign(path: Path) -> None:
-    """Somebody else's directory is not made private by mistake. Raises StartError, OSError."""
+    """Refuses a directory of somebody else, which would be made private by mistake.
+
+    Raises StartError, OSError.
+    """
     if any(path.iterdir()) and not (path / "lock").exists():
         raise StartError(
             f"The directory {path} holds files that are not this server's: choose an empty one, "

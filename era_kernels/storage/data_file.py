@@ -1,4 +1,4 @@
-"""`.session_data.json`: the mirror of a session's data in its workspace (all blocking)."""
+"""Reads and writes `.session_data.json`, which shows a session's data to its code (blocking)."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ import stat
 from contextlib import suppress
 from dataclasses import dataclass
 
+from era_kernels.json_codec import loads_object_or_none
 from era_kernels.models import JsonObject
 from era_kernels.safe_fs.openat import open_regular
 from era_kernels.safe_fs.tree import closing_fd
 from era_kernels.storage.ownership import chown_like
-from era_kernels.storage.strict_json import loads_object_or_none
 
 NAME = ".session_data.json"
 MAX_BYTES = 1024 * 1024  # bytes that are read
-_TEMPORARY_NAME = "session_data.new"  # in the session's state, on its way into the workspace
+_TEMPORARY_NAME = "session_data.new"  # in the session's `state` directory
 
-FileStamp = tuple[int, int, int]  # inode, size, mtime in ns: what changes when a file is written
+FileStamp = tuple[int, int, int]  # inode, size, mtime in ns: one of them changes with each write
 
 
 @dataclass(frozen=True, slots=True)
 class DataFile:
-    """The data that the file showed when it had that stamp."""
+    """The data that the file held when it had that stamp; `stamp` is None without a file."""
 
     data: JsonObject
     stamp: FileStamp | None
@@ -32,14 +32,14 @@ class DataFile:
 def write_if_changed(
     workspace: int, state: int, data: JsonObject, data_file: DataFile | None
 ) -> DataFile:
-    """Make the file show `data`, where it does not already. Raises OSError.
+    """Writes `data` to the file, unless the file holds the same already. Raises OSError.
 
-    The file is made out of the code's sight and renamed. A directory of the user in its place
-    that is not empty stays, and there is no file then.
+    The file is made where code cannot see it, and then renamed. A directory in its place that is
+    not empty stays, and there is no file then.
     """
     if data_file is not None and _equals(data_file, data) and _is_unchanged(workspace, data_file):
         return data_file
-    _remove_temporary(state)  # of a server that was killed
+    _remove_temporary(state)  # left by a killed server
     try:
         stamp = _write_temporary(state, workspace, encode_data(data))
         return DataFile(data, stamp if _move_into_workspace(workspace, state) else None)
@@ -48,9 +48,10 @@ def write_if_changed(
 
 
 def read_changes(workspace: int, data_file: DataFile) -> tuple[DataFile | None, JsonObject | None]:
-    """What the file shows now; and the data, if the code changed it.
+    """Returns what the file holds now, and the data if code changed them.
 
-    No mirror when the file is missing or broken, so that it is written anew. Raises OSError.
+    The first is None when the file is missing or broken, so that the next write makes it anew.
+    Raises OSError.
     """
     if _is_unchanged(workspace, data_file):
         return data_file, None
@@ -68,7 +69,7 @@ def read_changes(workspace: int, data_file: DataFile) -> tuple[DataFile | None, 
 
 
 def encode_data(data: JsonObject) -> bytes:
-    """Compact JSON, which tells 1 from 1.0 and from true, as comparing values does not."""
+    """Encodes data as compact JSON, in which 1, 1.0 and true differ; as values they are equal."""
     return json.dumps(data, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
 
 
@@ -77,7 +78,7 @@ def _equals(data_file: DataFile, data: JsonObject) -> bool:
 
 
 def _is_unchanged(workspace: int, data_file: DataFile) -> bool:
-    """The file is still the one that the mirror tells of."""
+    """Returns True if the file still has the stamp of `data_file`."""
     try:
         status = os.stat(NAME, dir_fd=workspace, follow_symlinks=False)
     except OSError:
@@ -115,10 +116,10 @@ def _move_into_workspace(workspace: int, state: int) -> bool:
 
 
 def _read_bounded(file: int) -> bytes | None:
-    """The whole file; None when it is larger than it may be."""
+    """Reads the whole file; returns None when it is larger than MAX_BYTES."""
     data = b""
-    while piece := os.read(file, MAX_BYTES + 1 - len(data)):
-        data += piece
+    while chunk := os.read(file, MAX_BYTES + 1 - len(data)):
+        data += chunk
     return data if len(data) <= MAX_BYTES else None
 
 

@@ -1,4 +1,4 @@
-"""A SQLite file for many callers: one writer with group commit, readers that never wait for it."""
+"""Shares a SQLite file among many callers: one group-commit writer, readers that never wait."""
 
 from __future__ import annotations
 
@@ -18,20 +18,19 @@ from era_kernels.storage.sqlite_utils_import import Migrations
 from era_kernels.storage.threads import StorageThreads
 
 T = TypeVar("T")
-SqlFunction = Callable[
-    [sqlite3.Connection], T
-]  # what it returns must not need the connection any more
+# The result must not need the connection any more.
+SqlFunction = Callable[[sqlite3.Connection], T]
 
 READER_THREADS = 3  # connections and threads that read side by side
-BUSY_TIMEOUT_MS = 2000  # that a statement waits for another process, or a checkpoint for readers
+BUSY_TIMEOUT_MS = 2000  # how long statements wait for other processes, checkpoints for readers
 
 
 def _ignore_report(seconds: float, writes: int, failures: int) -> None:
-    """Nobody measures."""
+    """Ignores a transaction, for callers that measure none."""
 
 
 class Database:
-    """Durable when `write` returns; `read` sees what was committed before it began."""
+    """Makes changes durable before `write` returns; `read` sees all earlier commits."""
 
     def __init__(
         self,
@@ -51,9 +50,10 @@ class Database:
     async def open(
         cls, path: Path, migrations: Migrations, on_transaction: TransactionReport = _ignore_report
     ) -> Database:
-        """Open the file, made or migrated where needed; `on_transaction` is told of every transaction.
+        """Opens the file, and makes or migrates it where needed.
 
-        Raises StartError when it is none of ours, or a newer version's.
+        `on_transaction` is called for every transaction, as `GroupCommitWriter` says. Raises
+        StartError for a file that is not this server's, or a newer version's.
         """
         try:
             identity, connection, readers = await asyncio.to_thread(_open, path, migrations)
@@ -65,51 +65,53 @@ class Database:
         return cls(path, identity, GroupCommitWriter(connection, path, on_transaction), readers)
 
     async def write(self, function: SqlFunction[T]) -> T:
-        """Run the function in a transaction; what it returns, once that is safe on disk.
+        """Runs the function in a transaction, and returns its result once that is durable.
 
-        An exception of the function undoes what it did, and nothing else. It runs in the writer's
-        thread, also when the caller is cancelled. Raises StorageFailed, InsufficientStorage.
+        An exception of the function undoes its own changes, and nothing else. The function runs in
+        the writer's thread, also when the caller is cancelled. Raises StorageFailed,
+        InsufficientStorage.
         """
         return await self._writer.write(function)
 
     def write_soon(
         self, function: SqlFunction[T], on_committed: Callable[[T], object] | None = None
     ) -> None:
-        """Like `write`, in the same order, but nobody waits: a failure is only logged.
+        """Writes like `write`, in the same order, without a caller that waits; logs failures.
 
-        On a full disk it waits for room, and only what is awaited is tried before it.
+        On a full disk the write waits for room, and only awaited writes are tried before it.
 
-        `on_committed` gets the result once it is safe, in the writer's thread; it must not raise.
+        `on_committed` gets the result once it is durable, in the writer's thread; it must not
+        raise.
         """
         self._writer.write_soon(function, on_committed)
 
     async def flush(self) -> None:
-        """Wait until what `write_soon` got before is safe on disk, lost, or waits for room."""
+        """Waits until all earlier writes of `write_soon` are durable, lost, or wait for room."""
         if self._writer.has_pending:
             with suppress(StorageFailed):
                 await self._writer.write(_no_op)
 
     async def read(self, function: SqlFunction[T]) -> T:
-        """What the function returns, which sees one state of the file. Raises StorageFailed."""
+        """Returns the function's result; it sees one state of the file. Raises StorageFailed."""
         return await self._threads.run(self._read, function)
 
     async def check(self) -> None:
-        """Raises StorageFailed when the file cannot be read, written, or is not there any more."""
+        """Raises StorageFailed if the file cannot be read or written, or was replaced."""
         await self.read(self._probe)
         await self.write(_no_op)
 
     async def aclose(self) -> None:
-        """Finish every write and read, then close the file; a second call is fine."""
+        """Finishes every write and read, then closes the file; a second call is fine."""
         await asyncio.to_thread(self._threads.close)
         for reader in self._readers:
             reader.close()
-        # The last connection to close removes the WAL, which readers may not.
+        # The connection that is closed last removes the WAL, which a reader may not do.
         await self._writer.aclose()
 
     # ------------------------------------------------------------ in a reader's thread
 
     def _read(self, function: SqlFunction[T]) -> T:
-        connection = self._idle_readers.pop()  # there are as many as threads
+        connection = self._idle_readers.pop()  # as many as threads, so one is free
         try:
             connection.execute("BEGIN")
             try:
@@ -126,7 +128,7 @@ class Database:
 
 
 def _no_op(connection: sqlite3.Connection) -> None:
-    """Commits nothing, but in its turn."""
+    """Writes nothing: only the commit counts, after all earlier writes."""
 
 
 def _identity(path: Path) -> tuple[int, int]:
@@ -155,7 +157,7 @@ def _open(
 
 
 def _create_durably(path: Path) -> None:
-    """A file for its owner only; the WAL gets the same mode from SQLite."""
+    """Creates the file for its owner only; SQLite gives the WAL the same mode."""
     path.touch(mode=0o600)
     directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
@@ -168,21 +170,21 @@ def _connect(path: Path, mode: str) -> sqlite3.Connection:
     connection = sqlite3.connect(
         f"{path.as_uri()}?mode={mode}",
         uri=True,
-        isolation_level=None,  # transactions are ours to begin
-        check_same_thread=False,  # one thread at a time has it
+        isolation_level=None,  # this module begins the transactions
+        check_same_thread=False,  # only one thread at a time uses a connection
         timeout=BUSY_TIMEOUT_MS / 1000,
     )
-    # Nothing may need room outside the data directory.
+    # SQLite may need no room outside the data directory.
     connection.execute("PRAGMA temp_store = memory")
     return connection
 
 
 def _migrate(connection: sqlite3.Connection, path: Path, migrations: Migrations) -> None:
     database = sqlite_utils_import.Database(connection, execute_plugins=False)
-    # For an empty database, everything that is known is pending.
+    # In an empty database, all known migrations are pending.
     with closing(sqlite_utils_import.Database(memory=True)) as empty:
-        known = {one.name for one in migrations.pending(empty)}
-    newer = {one.name for one in migrations.applied(database)} - known
+        known = {migration.name for migration in migrations.pending(empty)}
+    newer = {migration.name for migration in migrations.applied(database)} - known
     if newer:
         raise StartError(
             f"The data directory {path.parent} was written by a newer version of this server "

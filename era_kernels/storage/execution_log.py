@@ -1,4 +1,4 @@
-"""Executions as they are kept: an append-only log of events each, and an index of them all."""
+"""Stores executions: an append-only log of events for each, and an index of all of them."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ from era_kernels.storage.threads import SerialExecutor
 
 log = logging.getLogger(__name__)
 
-EVENTS_PER_YIELD = 32  # events that are encoded without a rest
+EVENTS_PER_YIELD = 32  # events that are encoded between two yields
 WRITE_BYTES = 1 << 20  # bytes that are written at once
 
 __all__ = ["ExecutionLog", "ExecutionStore"]
 
 
 class ExecutionLog(LogReader):
-    """The log of a live execution: one appends, any number read meanwhile."""
+    """The log of a live execution, which has one writer and any number of readers."""
 
     def __init__(self, path: Path, file: int, index: LogIndex, threads: LogThreads) -> None:
         super().__init__(path, index, threads)
@@ -46,21 +46,21 @@ class ExecutionLog(LogReader):
         self._executor = SerialExecutor(threads.appenders)
 
     async def append(self, events: Sequence[Event]) -> list[LoggedEvent]:
-        """Write events, in the order of the calls; how they stand in the log.
+        """Writes events, in the order of the calls, and returns them as they are in the log.
 
-        All or nothing. Raises StorageFailed, InsufficientStorage; the log stays whole then, and
-        the next append may succeed.
+        Writes all of them or none. Raises StorageFailed, InsufficientStorage; the log stays whole
+        then, and the next append may succeed.
         """
         if is_slow_to_write(events):
             return await self._executor.submit_to(self._threads.slow, self._append, events)
         return await self._executor.run(self._append, events)
 
     async def aclose(self) -> None:
-        """No more appends; readers may go on. A second call is fine."""
+        """Ends appending; readers may go on. A second call is fine."""
         if self._executor.is_busy or self._index.is_worth_saving:
             await self._executor.run(self._close)
         else:
-            # Closing a small file waits for nothing, and a hop to a thread costs more than this.
+            # Closing a small file waits for nothing, and a hop to a thread costs more.
             self._close()
 
     # ------------------------------------------------------------ in a thread, one at a time
@@ -82,25 +82,25 @@ class ExecutionLog(LogReader):
         return recorded
 
     def _write(self, recorded: Iterable[LoggedEvent]) -> list[LineInfo]:
-        """A group of lines at a time, so that what is long is never encoded as a whole."""
+        """Writes lines in groups, so that a long event is never encoded as a whole."""
         lines: list[LineInfo] = []
         group: list[bytes] = []
         offset, size = self._index.size, 0
-        for number, one in enumerate(recorded, 1):
+        for number, entry in enumerate(recorded, 1):
             if number % EVENTS_PER_YIELD == 0:
-                sleep(YIELD_SECONDS / 4)  # many events: others need the interpreter, too
-            if is_long(one.event):
+                sleep(YIELD_SECONDS / 4)  # many events: others need the lock, too
+            if is_long(entry.event):
                 offset = _write_all(self._file, b"".join(group), offset)
                 group, size = [], 0
-                end = run_in_slices(_write_stepwise(self._file, iterencode(one), offset))
+                end = run_in_slices(_write_stepwise(self._file, iterencode(entry), offset))
                 lines.append(LineInfo(end - offset))
                 offset = end
                 continue
             if size >= WRITE_BYTES:
                 offset = _write_all(self._file, b"".join(group), offset)
                 group, size = [], 0
-                sleep(YIELD_SECONDS)  # much text: the same
-            data, line = encode(one)
+                sleep(YIELD_SECONDS)  # much text: as above
+            data, line = encode(entry)
             lines.append(line)
             group.append(data)
             size += len(data)
@@ -116,10 +116,10 @@ class ExecutionLog(LogReader):
 
 
 class ExecutionStore:
-    """Opens, lists and drops executions. `sessions` is where the sessions' directories are.
+    """Opens, lists and drops executions; `sessions` holds the sessions' directories.
 
-    Rows of the index are written without waiting, for the log is what must not be lost; reads
-    wait for them.
+    Rows of the index are written without waiting, for only the log must not be lost; reads wait
+    until those rows are written.
     """
 
     def __init__(self, database: Database, sessions: Path) -> None:
@@ -135,9 +135,10 @@ class ExecutionStore:
         is_indexed: bool = True,
         idempotency: IdempotencyKey | None = None,
     ) -> ExecutionLog:
-        """The log of a new execution. `is_indexed`: it is listed, as long as its session exists.
+        """Creates the log of an execution.
 
-        `idempotency`: its key is durable when this returns. Raises StorageFailed, InsufficientStorage.
+        `is_indexed`: the execution is listed, as long as its session exists. `idempotency`: the
+        key is durable when this returns. Raises StorageFailed, InsufficientStorage.
         """
         path = self._path(directory, execution.id)
         header = encode_header(Header(execution.code, language, execution.created_at))
@@ -156,7 +157,10 @@ class ExecutionStore:
         path: Path,
         file: int,
     ) -> None:
-        """After the log: a server killed in between leaves the key free, and no code has run."""
+        """Inserts the row after the log is made.
+
+        A server that is killed in between leaves the key free, and no code has run.
+        """
         try:
             await self._database.write(
                 partial(executions_table.insert_with_key, execution, directory, idempotency)
@@ -167,12 +171,12 @@ class ExecutionStore:
             raise
 
     async def find_key(self, directory: str, key: str) -> tuple[str, bytes] | None:
-        """The execution that a caller's key stands for, and the digest of its body."""
+        """Finds the id of the execution that has an idempotency key, and the digest of its body."""
         await self._database.flush()
         return await self._database.read(partial(executions_table.find_key, directory, key))
 
     def release_key_soon(self, execution_id: str) -> None:
-        """The key of that execution stands for nothing any more."""
+        """Removes an execution's idempotency key, so that the key is free; does not wait."""
         self._database.write_soon(partial(executions_table.release_key, execution_id))
 
     def update_soon(
@@ -181,15 +185,15 @@ class ExecutionStore:
         log: ExecutionLog | None = None,
         on_committed: Callable[[None], object] | None = None,
     ) -> None:
-        """Store what changed of an execution, and how large its log is; where it is indexed.
+        """Stores an execution's changes and the size of its log, if indexed; does not wait.
 
-        `on_committed` is called in another thread once it is safe; it must not raise.
+        `on_committed` is called in another thread once the row is durable; it must not raise.
         """
         size = None if log is None else log.size
         self._database.write_soon(partial(executions_table.update, execution, size), on_committed)
 
     async def get(self, session_id: str, execution_id: str) -> Execution:
-        """Raises ExecutionNotFound."""
+        """Returns an execution. Raises ExecutionNotFound."""
         await self._database.flush()
         found = await self._database.read(partial(executions_table.find, session_id, execution_id))
         if found is None:
@@ -199,29 +203,30 @@ class ExecutionStore:
     async def list_executions(
         self, session_id: str, limit: int | None = None, offset: int = 0
     ) -> tuple[list[Execution], int]:
-        """Executions of a session, oldest first, and how many there are."""
+        """Lists executions of a session, oldest first, and counts all of them."""
         await self._database.flush()
         return await self._database.read(
             partial(executions_table.list_page, session_id, limit, offset)
         )
 
     async def open_log(self, directory: str, execution_id: str) -> LogReader:
-        """The log of an execution that is not live. Raises ExecutionNotFound, StorageFailed."""
+        """Opens the log of a finished execution. Raises ExecutionNotFound, StorageFailed."""
         path = self._path(directory, execution_id)
         return LogReader(path, await self._threads.readers.run(_load_index, path), self._threads)
 
     async def trim(self, session_id: str, directory: str, keep: int, keep_bytes: int) -> None:
-        """Drop the oldest executions beyond so many, or so many bytes together.
+        """Drops the oldest executions beyond `keep`, or beyond `keep_bytes` together.
 
-        Never the newest, nor one that has not finished. Nobody waits for it to happen.
+        The newest execution stays, and so does each that has not finished. The rows and files are
+        deleted after this returns.
         """
         work = partial(executions_table.trim, session_id, directory, keep, keep_bytes)
         self._database.write_soon(work, partial(self._unlink_soon, directory))
 
     async def close_unfinished(self) -> None:
-        """After a start: executions that a former server left open get an honest end.
+        """Ends, after a start, the executions that a former server did not finish.
 
-        Does no harm when it is repeated, or killed at any point.
+        The call may be repeated, and killed at any point.
         """
         await self._database.flush()
         sessions = await self._database.read(executions_table.session_ids)
@@ -238,11 +243,11 @@ class ExecutionStore:
             await self._database.write(partial(executions_table.update, execution, size))
 
     async def aclose(self) -> None:
-        """After the last log is closed; a second call is fine."""
+        """Ends the threads, after the last log is closed; a second call is fine."""
         await asyncio.to_thread(self._threads.close)
 
     async def _index_orphaned_logs(self, directory: str, session_id: str) -> None:
-        """List the logs whose rows were lost in a crash, as executions that did not finish."""
+        """Inserts rows that a crash lost, for their logs, as executions that did not finish."""
         logs = await self._threads.readers.run(
             log_recovery.logged_execution_ids, self._path(directory, "").parent
         )
@@ -269,7 +274,7 @@ class ExecutionStore:
 
 
 def _create(path: Path, header: bytes) -> int:
-    """A new log's descriptor. Raises OSError; nothing is left of it then."""
+    """Creates a log with its header; returns its descriptor. Raises OSError; leaves no file."""
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
         file = os.open(path, flags, 0o600)
@@ -286,7 +291,10 @@ def _create(path: Path, header: bytes) -> int:
 
 
 def _write_all(file: int, data: bytes, offset: int) -> int:
-    """The offset after the data. A disk that fills up writes a part first. Raises OSError."""
+    """Writes all data, and returns the offset after them. Raises OSError.
+
+    A disk that fills up writes only a part before the error.
+    """
     written = 0
     while written < len(data):
         written += os.pwrite(file, data[written:] if written else data, offset + written)
@@ -294,7 +302,7 @@ def _write_all(file: int, data: bytes, offset: int) -> int:
 
 
 def _write_stepwise(file: int, pieces: Iterable[bytes], offset: int) -> Stepwise[int]:
-    """The same in steps."""
+    """Writes pieces in steps, and returns the offset after them. Raises OSError."""
     for piece in pieces:
         if piece:
             offset = _write_all(file, piece, offset)
@@ -310,7 +318,7 @@ def _load_index(path: Path) -> LogIndex:
 
 
 def _unlink_logs(paths: Iterable[Path]) -> None:
-    """Remove logs and their indexes; what remains is swept with its session."""
+    """Removes logs and their indexes; files that remain are removed with their session."""
     for path in paths:
         for file in (path, index_path(path)):
             try:

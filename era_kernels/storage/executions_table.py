@@ -1,4 +1,4 @@
-"""The index of executions, as rows: what the database's threads do for `ExecutionStore`."""
+"""Reads and writes the rows of executions, in the database's threads, for `ExecutionStore`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _COLUMNS = "id, session_id, code, created_at, status, started_at, finished_at, e
 
 @dataclass(frozen=True, slots=True)
 class UnfinishedExecution:
-    """An execution that a former server left open, and what is known of its session."""
+    """An execution that a former server did not finish, with facts about its session."""
 
     execution: Execution
     directory: str
@@ -26,7 +26,7 @@ class UnfinishedExecution:
 
 
 def insert(execution: Execution, directory: str, connection: sqlite3.Connection) -> None:
-    """List an execution, unless its session is gone: a new one may have its id by now."""
+    """Inserts an execution unless its session was deleted: a new one may have its id by now."""
     connection.execute(
         f"INSERT OR IGNORE INTO executions ({_COLUMNS}, directory, size) "
         "SELECT :id, :session_id, :code, :created_at, :status, :started_at, :finished_at, "
@@ -42,7 +42,10 @@ def insert_with_key(
     idempotency: IdempotencyKey,
     connection: sqlite3.Connection,
 ) -> None:
-    """The same, under a caller's key. Raises sqlite3.IntegrityError when that is taken."""
+    """Inserts an execution with an idempotency key.
+
+    Raises sqlite3.IntegrityError when the key is taken.
+    """
     insert(execution, directory, connection)
     connection.execute(
         "UPDATE executions SET idempotency_key = ?, body_digest = ? WHERE id = ?",
@@ -51,7 +54,7 @@ def insert_with_key(
 
 
 def find_key(directory: str, key: str, connection: sqlite3.Connection) -> tuple[str, bytes] | None:
-    """The execution that a caller's key stands for, and the digest of its body."""
+    """Finds the id of the execution that has an idempotency key, and the digest of its body."""
     row: tuple[str, bytes] | None = connection.execute(
         "SELECT id, body_digest FROM executions WHERE directory = ? AND idempotency_key = ?",
         (directory, key),
@@ -60,7 +63,7 @@ def find_key(directory: str, key: str, connection: sqlite3.Connection) -> tuple[
 
 
 def release_key(execution_id: str, connection: sqlite3.Connection) -> None:
-    """The key stands for nothing any more."""
+    """Removes an execution's idempotency key, so that the key is free again."""
     connection.execute(
         "UPDATE executions SET idempotency_key = NULL, body_digest = NULL WHERE id = ?",
         (execution_id,),
@@ -68,7 +71,7 @@ def release_key(execution_id: str, connection: sqlite3.Connection) -> None:
 
 
 def update(execution: Execution, size: int | None, connection: sqlite3.Connection) -> None:
-    """Store everything that may change; `size` of the log in bytes where it is known."""
+    """Stores all fields that may change; `size` is that of the log in bytes, if known."""
     connection.execute(
         "UPDATE executions SET status = :status, started_at = :started_at, "
         "finished_at = :finished_at, exit_code = :exit_code, cause = :cause, "
@@ -78,6 +81,7 @@ def update(execution: Execution, size: int | None, connection: sqlite3.Connectio
 
 
 def find(session_id: str, execution_id: str, connection: sqlite3.Connection) -> Execution | None:
+    """Finds an execution of a session."""
     row = connection.execute(
         f"SELECT {_COLUMNS} FROM executions WHERE id = ? AND session_id = ?",
         (execution_id, session_id),
@@ -88,7 +92,7 @@ def find(session_id: str, execution_id: str, connection: sqlite3.Connection) -> 
 def list_page(
     session_id: str, limit: int | None, offset: int, connection: sqlite3.Connection
 ) -> tuple[list[Execution], int]:
-    """Oldest first, and how many there are."""
+    """Lists executions of a session, oldest first, and counts all of them."""
     (total,) = connection.execute(
         "SELECT count(*) FROM executions WHERE session_id = ?", (session_id,)
     ).fetchone()
@@ -103,7 +107,10 @@ def list_page(
 def trim(
     session_id: str, directory: str, keep: int, keep_bytes: int, connection: sqlite3.Connection
 ) -> list[str]:
-    """Delete the oldest rows beyond what is kept; their ids."""
+    """Deletes the oldest finished rows beyond `keep` rows or `keep_bytes`; returns their ids.
+
+    The newest row always stays.
+    """
     rows = connection.execute(
         "SELECT id FROM ("
         "  SELECT id, status, row_number() OVER newer AS place, sum(size) OVER newer AS bytes"
@@ -125,18 +132,18 @@ def trim(
 
 
 def session_ids(connection: sqlite3.Connection) -> dict[str, str]:
-    """Directory → session id, for every session."""
+    """Maps the directory of every session to the session's id."""
     return dict(connection.execute("SELECT directory, id FROM sessions"))
 
 
 def execution_ids(session_id: str, connection: sqlite3.Connection) -> set[str]:
-    """The ids of a session's executions."""
+    """Returns the ids of a session's executions."""
     rows = connection.execute("SELECT id FROM executions WHERE session_id = ?", (session_id,))
     return {id for (id,) in rows}  # noqa: A001 - the column's name
 
 
 def unfinished_ids(connection: sqlite3.Connection) -> list[str]:
-    """The executions that are queued or running."""
+    """Returns the ids of executions that are queued or running, oldest first."""
     rows = connection.execute(
         "SELECT executions.id FROM executions JOIN sessions USING (directory) "
         "WHERE status != 'finished' ORDER BY executions.created_at, executions.rowid"
@@ -145,7 +152,7 @@ def unfinished_ids(connection: sqlite3.Connection) -> list[str]:
 
 
 def get_unfinished(execution_id: str, connection: sqlite3.Connection) -> UnfinishedExecution:
-    """One of `unfinished_ids`, with what closing it needs."""
+    """Returns an execution of `unfinished_ids`, with the facts that recovery needs."""
     names = ", ".join(f"executions.{name}" for name in _COLUMNS.split(", "))
     *row, directory, language, generation, data = connection.execute(
         f"SELECT {names}, executions.directory, language, kernel_generation, data "

@@ -1,4 +1,4 @@
-"""A session's files by path: read, put and deleted while hostile code changes all of it."""
+"""Reads, puts and deletes a session's files by path, while hostile code may change them."""
 
 from __future__ import annotations
 
@@ -23,27 +23,25 @@ from era_kernels.storage.snapshot import MAX_ENTRIES, Change, time_from_mtime
 from era_kernels.storage.threads import SerialExecutor, StorageThreads
 from era_kernels.storage.uploads import Upload
 
-CHUNK_BYTES = 512 * 1024  # bytes that are read in one step
-THREADS = 4  # for what is quick, and as many for uploads, which wait for the disk
-MAX_SYNCED_DIRECTORIES = (
-    16  # from which on it is faster to write all that the file system has to write
-)
-MAX_NAME_BYTES, MAX_PATH_BYTES = 255, 4095  # what Linux takes: see pathname(7) and NAME_MAX
+CHUNK_BYTES = 512 * 1024  # bytes that are read at once
+THREADS = 4  # threads for quick work, and as many for uploads, which wait for the disk
+MAX_SYNCED_DIRECTORIES = 16  # directories above which syncing the file system is faster
+MAX_NAME_BYTES, MAX_PATH_BYTES = 255, 4095  # limits of Linux: see pathname(7), NAME_MAX
 _DIRECTORY_FLAGS = os.O_RDONLY | os.O_DIRECTORY
 
-# What leads out of the workspace, or is no regular file, is not there for callers.
+# Errors of a path that leads out of the workspace or to no regular file: callers see no file.
 _NOT_FOUND_ERRNOS = frozenset(
     {errno.ENOENT, errno.ENOTDIR, errno.EXDEV, errno.ELOOP, errno.EINVAL, errno.ENXIO}
     | {errno.ENAMETOOLONG}
 )
-# Modes, attributes, leases, mounts, and renames without a pause.
+# Errors from modes, attributes, leases, mounts, and renames without a pause.
 _NO_ACCESS_ERRNOS = frozenset({errno.EACCES, errno.EPERM, errno.EAGAIN, errno.EBUSY, errno.ETXTBSY})
 
 
 def validate_path(path: str) -> str:
-    """The path of a file below a workspace, as it was given. Raises InvalidPath.
+    """Returns the path of a file below a workspace, unchanged. Raises InvalidPath.
 
-    Nothing is normalised: what would need it (`..`, `.`, an empty part) is refused.
+    Nothing is normalised: a path that would need it (`..`, `.`, an empty part) is refused.
     """
     if "\0" in path:
         raise InvalidPath("A path holds no NUL.")
@@ -62,9 +60,9 @@ def validate_path(path: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class FileStatus:
-    """A regular file as it is now: `size` in bytes; `etag` changes when its content does.
+    """The status of a regular file: `size` in bytes; `etag` changes when the content does.
 
-    `modified_at` has whole seconds. The type is told of a file that was opened.
+    `modified_at` has whole seconds. `content_type` is empty unless the file was opened.
     """
 
     size: int
@@ -74,7 +72,7 @@ class FileStatus:
 
 
 class OpenFile:
-    """A file to read. It stays the same file, also when it is replaced or deleted meanwhile."""
+    """Reads one file, which stays the same file also when its path is replaced or deleted."""
 
     def __init__(self, descriptor: int, status: FileStatus, threads: StorageThreads) -> None:
         self.status = status
@@ -82,27 +80,28 @@ class OpenFile:
         self._executor = SerialExecutor(threads)
 
     async def read(self, start: int, stop: int) -> AsyncIterator[bytes]:
-        """The bytes of a range; fewer when code cuts the file meanwhile. Raises StorageFailed."""
+        """Yields the bytes of a range; fewer if code truncates the file. Raises StorageFailed."""
         while start < stop:
-            piece = await self._executor.run(
+            chunk = await self._executor.run(
                 os.pread, self._descriptor, min(CHUNK_BYTES, stop - start), start
             )
-            if not piece:
+            if not chunk:
                 return
-            start += len(piece)
-            yield piece
+            start += len(chunk)
+            yield chunk
 
     async def aclose(self) -> None:
-        """A second call is fine. Nobody waits: what still reads is finished first."""
+        """Closes the file after reads that are under way, without waiting; may be repeated."""
         descriptor, self._descriptor = self._descriptor, -1
         if descriptor >= 0:
             self._executor.submit(os.close, descriptor)
 
 
 class FileStore:
-    """The files below the workspaces of `sessions`; `incoming` holds uploads on their way.
+    """Reads, puts and deletes files in the workspaces below `sessions`.
 
-    Where code has shut a file or keeps it for itself, every call raises Conflict.
+    `incoming` holds unfinished uploads. Where code has denied access to a file or keeps the file
+    for itself, every call raises Conflict.
     """
 
     def __init__(self, sessions: Path, incoming: Path) -> None:
@@ -112,37 +111,40 @@ class FileStore:
         self._uploads = StorageThreads("upload", THREADS)
 
     async def remove_unfinished(self) -> None:
-        """After a start: uploads that a former server did not finish are removed."""
+        """Removes, after a start, uploads that a former server did not finish."""
         await self._threads.run(uploads.remove_unfinished, self._incoming)
 
     async def open(self, directory: str, path: str) -> OpenFile:
-        """Raises FileNotFound (also for what is no regular file), InvalidPath, SessionNotFound,
-        StorageFailed.
+        """Opens a file to read.
+
+        Raises FileNotFound (also for what is no regular file), InvalidPath, Conflict,
+        SessionNotFound, StorageFailed.
         """
         validate_path(path)
         descriptor, status = await self._threads.run(self._open, directory, path)
         return OpenFile(descriptor, status, self._threads)
 
     async def find(self, directory: str, path: str) -> FileStatus | None:
-        """The file as it is now, None where there is none. Raises as `open` does."""
+        """Returns the status of a file, None where there is no file. Raises as `open` does."""
         validate_path(path)
         return await self._threads.run(self._find, directory, path)
 
     async def used_bytes(self, directory: str) -> int:
-        """Bytes of all files in a workspace, those that lists leave out too; takes its time."""
+        """Adds up the bytes of all files in a workspace, also of hidden files; may take long."""
         return await self._uploads.run(self._used_bytes, directory)
 
     async def create_upload(self) -> Upload:
-        """A new upload. Raises InsufficientStorage, StorageFailed."""
+        """Creates an upload. Raises InsufficientStorage, StorageFailed."""
         temporary = self._new_temporary()
         descriptor = await self._uploads.run(uploads.create_temporary, temporary)
         return Upload(temporary, descriptor, self._uploads)
 
     async def put(self, directory: str, path: str, upload: Upload) -> Change:
-        """Give an upload that is `finished` its place, whole; what was there is replaced.
+        """Moves a finished upload to a path, as a whole, and replaces the file there.
 
-        Durable when it returns. Missing directories are made. Raises InvalidPath, Conflict where
-        a directory or a file is in the way, SessionNotFound, InsufficientStorage, StorageFailed.
+        The file is durable when this returns. Missing directories are made. Raises InvalidPath,
+        Conflict where a directory or a file is in the way, SessionNotFound, InsufficientStorage,
+        StorageFailed.
         """
         validate_path(path)
 
@@ -153,12 +155,12 @@ class FileStore:
         return await upload.move(move)
 
     async def write(self, directory: str, path: str, data: bytes) -> None:
-        """A file of a session that lasts as short as its run: not durable. Raises as `put` does."""
+        """Writes a file of a one-shot session, not durably. Raises as `put` does."""
         validate_path(path)
         await self._threads.run(self._write, directory, path, data)
 
     async def delete(self, directory: str, path: str) -> Change:
-        """Durable when it returns. A symbolic link is deleted itself.
+        """Deletes a file, durably; of a symbolic link, the link itself.
 
         Raises FileNotFound, InvalidPath, Conflict for a directory, SessionNotFound, StorageFailed.
         """
@@ -166,7 +168,7 @@ class FileStore:
         return await self._threads.run(self._delete, directory, path)
 
     async def aclose(self) -> None:
-        """Finish what was begun; a second call is fine."""
+        """Finishes all work that was begun; a second call is fine."""
         for threads in (self._threads, self._uploads):
             await asyncio.to_thread(threads.close)
 
@@ -221,7 +223,7 @@ class FileStore:
     def _put(
         self, directory: str, path: str, temporary: Path, *, durable: bool
     ) -> tuple[str, FileStamp | None]:
-        """Rename it into its place: the path without links, and the stamp of what was there."""
+        """Renames a file to its path; returns the path without links, and the old file's stamp."""
         folder, _, name = path.rpartition("/")
         with (
             _translate_errors(_parent_conflict()),
@@ -246,7 +248,7 @@ class FileStore:
 
     @contextmanager
     def _open_workspace(self, directory: str, *, make: bool = False) -> Iterator[int]:
-        """`make`: code may have removed it, or put something else in its place."""
+        """Opens a workspace; `make` replaces one that code removed or put a file in place of."""
         flags = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
         try:
             session_directory = os.open(self._sessions / directory, flags)
@@ -261,7 +263,7 @@ class FileStore:
 
 @contextmanager
 def _translate_errors(not_found: EraError) -> Iterator[None]:
-    """What hostile code can do to a path is told as a refusal: it is no failure of the disk."""
+    """Raises domain errors for what hostile code can do to a path, which is no disk failure."""
     try:
         yield
     except OSError as error:
@@ -285,13 +287,13 @@ def _parent_conflict() -> Conflict:
 
 
 def _check_owner(workspace: int, found: os.stat_result) -> None:
-    """A hard link to somebody else's file would show what the session's user may not read."""
+    """Refuses hard links to other users' files, which the session's user may not read."""
     if found.st_nlink > 1 and found.st_uid != os.fstat(workspace).st_uid:
         raise _file_not_found()
 
 
 def _status(found: os.stat_result, content_type: str = "") -> FileStatus:
-    # The time of the last change of the inode is in it because code cannot set that one.
+    # The etag includes the ctime because code cannot set that time.
     identity = (found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
     return FileStatus(
         size=found.st_size,
@@ -302,9 +304,9 @@ def _status(found: os.stat_result, content_type: str = "") -> FileStatus:
 
 
 def _resolve_path(workspace: int, parent: int, path: str) -> str:
-    """The path as a walk finds it: without the links that lead to it."""
+    """Returns the path of a file as a walk finds it: without symbolic links."""
     name = path.rpartition("/")[2]
-    with suppress(OSError):  # deeper than a path may be
+    with suppress(OSError):  # the path is longer than a path may be
         root, here = _path_of(workspace), _path_of(parent)
         if here == root:
             return name
@@ -318,7 +320,7 @@ def _path_of(descriptor: int) -> str:
 
 
 def _stamp_at(parent: int, name: str) -> FileStamp | None:
-    """The stamp of a regular file; None for all else."""
+    """Returns the stamp of a regular file; None for everything else."""
     with suppress(OSError):
         status = os.stat(name, dir_fd=parent, follow_symlinks=False)
         if stat.S_ISREG(status.st_mode):
@@ -331,13 +333,13 @@ def _stamp_of(status: os.stat_result) -> FileStamp:
 
 
 def _ensure_parent(workspace: int, folder: str, *, durable: bool) -> int:
-    """A directory below the workspace, made with its parents where missing. Raises OSError."""
+    """Opens a directory below the workspace; makes missing ones on its path. Raises OSError."""
     with suppress(FileNotFoundError):
         return open_beneath(workspace, folder or ".", _DIRECTORY_FLAGS, follow_symlinks=True)
     parent, changed = os.dup(workspace), list[str]()
     parts = folder.split("/")
     for depth, name in enumerate(parts):
-        # From the workspace each time: a link may lead elsewhere below it.
+        # Each part is opened from the workspace: a link may lead elsewhere in the workspace.
         path = "/".join(parts[: depth + 1])
         with closing_fd(parent):
             try:
@@ -357,14 +359,14 @@ def _ensure_parent(workspace: int, folder: str, *, durable: bool) -> int:
 
 
 def _sync_directories(workspace: int, folders: list[str]) -> None:
-    """What was made in them is safe on disk."""
+    """Makes the new entries of directories durable."""
     if len(folders) > MAX_SYNCED_DIRECTORIES:
         sync_file_system(workspace)
         return
     for folder in folders:
         try:
             directory = open_beneath(workspace, folder, _DIRECTORY_FLAGS, follow_symlinks=True)
-        except OSError:  # code removed or replaced it just now
+        except OSError:  # code has just removed or replaced the directory
             continue
         with closing_fd(directory):
             os.fsync(directory)

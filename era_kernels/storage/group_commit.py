@@ -1,8 +1,8 @@
-"""The one writer of a SQLite file: a thread that commits what waits as one transaction.
+"""Writes to a SQLite file from one thread, which commits all waiting writes as one transaction.
 
-Group commit: while one commit waits for the disk, the next batch gathers, so many callers share
-the price of one fsync. What nobody waits for is gathered for a moment, and does not even wake the
-thread until then, so that a run's few notes cost it next to nothing.
+Group commit: while one commit waits for the disk, the next batch gathers, so that many callers
+share the cost of one fsync. Writes that no caller awaits are gathered for a moment, and do not
+even wake the thread until then, so that a run's few rows cost the run next to nothing.
 """
 
 from __future__ import annotations
@@ -24,20 +24,19 @@ from era_kernels.storage.error_mapping import FOREIGN_ERRORS, to_domain_error
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-TransactionReport = Callable[
-    [float, int, int], object
-]  # seconds, writes, and how many of them failed
+# Takes the seconds of a transaction, its number of writes, and how many of them failed.
+TransactionReport = Callable[[float, int, int], object]
 
-MAX_BATCH = 256  # jobs in one transaction: the first must not wait for an endless queue
-GATHER_SECONDS = 0.01  # seconds that a write waits for others when nobody waits for it
-MAX_WAITING_FOR_SPACE = 10_000  # writes that nobody waits for and that wait for room on a full disk
+MAX_BATCH = 256  # writes in one transaction: the first must not wait for an endless queue
+GATHER_SECONDS = 0.01  # seconds that an unawaited write waits for others
+MAX_WAITING_FOR_SPACE = 10_000  # unawaited writes that wait for room on a full disk
 IDLE_SECONDS = 1.0  # seconds without a write after which the WAL is written back
 MAX_WAL_BYTES = 64 * 1024 * 1024  # size of the WAL from which it is written back even if busy
 
 
 @dataclass(slots=True)
 class Write:
-    """One function to run in a transaction, and who waits for it; nobody does where it is None.
+    """One function to run in a transaction; `future` is None where no caller awaits it.
 
     `on_committed` gets the function's result once it is committed, in the writer's thread.
     """
@@ -49,26 +48,29 @@ class Write:
 
 @dataclass(slots=True)
 class WriteResult:
-    """What became of a job."""
+    """The result of a write, or the error that it raised."""
 
     result: Any = None
     error: Exception | None = None
 
 
 class GroupCommitWriter:
-    """Owns the only writing connection, in autocommit mode, of a file in WAL mode."""
+    """Owns the only writing connection, in autocommit mode, to a file in WAL mode."""
 
     def __init__(
         self, connection: sqlite3.Connection, file: Path, on_transaction: TransactionReport
     ) -> None:
-        """`on_transaction` is told of every transaction, in the writer's thread; it must not raise."""
+        """Starts the thread; it calls `on_transaction` after every transaction.
+
+        `on_transaction` must not raise.
+        """
         self._connection = connection
         self._on_transaction = on_transaction
         self._wal = file.with_name(f"{file.name}-wal")
         self._queue: queue.SimpleQueue[list[Write] | None] = queue.SimpleQueue()
         self._gathered: list[Write] = []
         self._timer: asyncio.TimerHandle | None = None
-        self._waiting_for_space: list[Write] = []  # in their order
+        self._waiting_for_space: list[Write] = []  # in the order of the calls
         self._is_dirty = False
         self._is_open = True
         self._soon_queued = 0  # counted by the callers' thread
@@ -79,11 +81,14 @@ class GroupCommitWriter:
 
     @property
     def has_pending(self) -> bool:
-        """Something that nobody waits for is not committed yet."""
+        """True while an unawaited write is not committed yet."""
         return self._soon_queued != self._soon_done
 
     async def write(self, function: Callable[[sqlite3.Connection], T]) -> T:
-        """What the function returns, once it is committed. Raises what it raises, StorageFailed."""
+        """Runs the function, and returns its result once that is committed.
+
+        Raises what the function raises, StorageFailed, InsufficientStorage.
+        """
         future: asyncio.Future[T] = self._loop.create_future()
         self._gather(Write(function, future))
         self._submit_gathered()
@@ -94,7 +99,7 @@ class GroupCommitWriter:
         function: Callable[[sqlite3.Connection], T],
         on_committed: Callable[[T], object] | None = None,
     ) -> None:
-        """Commit it with the next batch, on a full disk when there is room again.
+        """Commits a write with the next batch, or on a full disk when there is room again.
 
         Any other failure is logged. `on_committed` must not raise.
         """
@@ -104,7 +109,7 @@ class GroupCommitWriter:
             self._timer = self._loop.call_later(GATHER_SECONDS, self._submit_gathered)
 
     async def aclose(self) -> None:
-        """Commit what waits, tidy up, close the connection; a second call is fine."""
+        """Commits waiting writes, writes the WAL back, closes the connection; may be repeated."""
         if self._is_open:
             self._is_open = False
             self._submit_gathered()
@@ -117,7 +122,7 @@ class GroupCommitWriter:
         self._gathered.append(write)
 
     def _submit_gathered(self) -> None:
-        """To the thread, in the order of the calls."""
+        """Hands the gathered writes to the thread, in the order of the calls."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -128,18 +133,18 @@ class GroupCommitWriter:
     # ------------------------------------------------------------ in the thread
 
     def _run_thread(self) -> None:
-        more = True
-        while more:
+        may_continue = True
+        while may_continue:
             try:
                 first = self._queue.get(
                     timeout=IDLE_SECONDS if self._is_dirty or self._waiting_for_space else None
                 )
             except queue.Empty:
                 self._process([])
-                # The file keeps its size: growing anew would slow the next commits down.
+                # The WAL keeps its size: growing it again would slow the next commits down.
                 self._checkpoint_wal("PASSIVE")
                 continue
-            batch, more = self._collect_batch(first)
+            batch, may_continue = self._collect_batch(first)
             if batch:
                 self._process(batch)
         self._process([])
@@ -150,7 +155,7 @@ class GroupCommitWriter:
         self._close_connection()
 
     def _collect_batch(self, writes: list[Write] | None) -> tuple[list[Write], bool]:
-        """Everything that waits, and whether more may come."""
+        """Collects waiting writes, up to a full batch; the flag is False once the writer closes."""
         batch: list[Write] = []
         while writes is not None:
             batch += writes
@@ -163,25 +168,25 @@ class GroupCommitWriter:
         return batch, False
 
     def _process(self, batch: Sequence[Write]) -> None:
-        """First what found no room before: it is not to be overtaken by its like."""
+        """Processes writes that wait for room first: no later unawaited write may overtake them."""
         waiting, self._waiting_for_space = self._waiting_for_space, []
         if waiting:
             self._commit_and_report(waiting)
         if self._waiting_for_space:
-            for job in [job for job in batch if job.future is None]:
-                self._wait_for_space(job)
-            batch = [job for job in batch if job.future is not None]
+            for write in [write for write in batch if write.future is None]:
+                self._wait_for_space(write)
+            batch = [write for write in batch if write.future is not None]
         if batch:
             self._commit_and_report(batch)
 
     def _commit_and_report(self, batch: Sequence[Write]) -> None:
-        began = time.monotonic()
+        started_at = time.monotonic()
         try:
             results = self._commit(batch)
         except Exception as failure:
             results = [WriteResult(error=failure) for _ in batch]
         failed = sum(isinstance(outcome.error, FOREIGN_ERRORS) for outcome in results)
-        self._on_transaction(time.monotonic() - began, len(batch), failed)
+        self._on_transaction(time.monotonic() - started_at, len(batch), failed)
         self._is_dirty = True
         waiting = []
         for write, outcome in zip(batch, results, strict=True):
@@ -213,11 +218,11 @@ class GroupCommitWriter:
         self._soon_done += 1
 
     def _commit(self, batch: Sequence[Write]) -> list[WriteResult]:
-        """Run and commit the batch; raises what made all of it fail."""
+        """Runs and commits a batch; raises the error that made all of it fail."""
         connection = self._connection
         connection.execute("BEGIN IMMEDIATE")
         try:
-            results = [self._run_write(job) for job in batch]
+            results = [self._run_write(write) for write in batch]
             connection.execute("COMMIT")
         finally:
             if connection.in_transaction:
@@ -225,7 +230,7 @@ class GroupCommitWriter:
         return results
 
     def _run_write(self, write: Write) -> WriteResult:
-        """Run one job in a savepoint of its own."""
+        """Runs one write in a savepoint of its own."""
         connection = self._connection
         connection.execute("SAVEPOINT job")
         try:
@@ -239,7 +244,7 @@ class GroupCommitWriter:
         return outcome
 
     def _checkpoint_wal(self, mode: str) -> None:
-        """Move the WAL into the database: what no reader needs (PASSIVE), or all (TRUNCATE)."""
+        """Moves the WAL into the database: all (TRUNCATE), or what no reader needs (PASSIVE)."""
         self._is_dirty = False
         try:
             self._connection.execute(f"PRAGMA wal_checkpoint({mode})").fetchone()
@@ -257,7 +262,7 @@ class GroupCommitWriter:
 
 
 def _translate_error(error: Exception | None) -> Exception | None:
-    """One exception for one waiter: what many shared would grow a traceback from each."""
+    """Makes a domain error for one caller: a shared exception would grow a traceback from each."""
     if not isinstance(error, FOREIGN_ERRORS):
         return error
     failure = to_domain_error(error)
@@ -266,13 +271,13 @@ def _translate_error(error: Exception | None) -> Exception | None:
 
 
 def _resolve_futures(waiting: Sequence[tuple[asyncio.Future[Any], Any, Exception | None]]) -> None:
-    for answer, result, error in waiting:
-        if answer.done():  # its caller was cancelled
+    for future, result, error in waiting:
+        if future.done():  # its caller was cancelled
             continue
         if error is None:
-            answer.set_result(result)
+            future.set_result(result)
         else:
-            answer.set_exception(error)
+            future.set_exception(error)
 
 
 def _file_size(file: Path) -> int:

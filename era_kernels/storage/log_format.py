@@ -1,4 +1,4 @@
-"""One line of an event log: an event as JSON, and back; pure."""
+"""Encodes an event as one JSON line of an event log, and decodes it; pure functions."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from era_kernels.models import (
     event_to_json,
 )
 
-MAX_TEXT_CHARS = 1 << 20  # characters of text in one event; what is longer becomes several events
-MAX_VALUES = 10_000_000  # in a line that is read; a kernel's message has fewer
-MAX_DEPTH = 1000  # of a line; the same
+MAX_TEXT_CHARS = 1 << 20  # characters of text in one event; a longer text becomes several events
+MAX_VALUES = 10_000_000  # values in a line that is read; a kernel's message has fewer
+MAX_DEPTH = 1000  # levels in a line that is read; a kernel's message has fewer
 
 _TEXT_EVENT = re.compile(rb'"type":"(?:stdout|stderr)"')
 _encoder = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
@@ -31,7 +31,7 @@ _encoder = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 
 @dataclass(frozen=True, slots=True)
 class LineInfo:
-    """A line as the index counts it: its bytes, and how much text of which stream it holds."""
+    """The facts that the index needs about a line: its bytes, and its bytes of text by stream."""
 
     size: int
     stream: str | None = None
@@ -40,7 +40,7 @@ class LineInfo:
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """The first line of a log, which readers do not get: what was asked, never its variables."""
+    """The first line of a log, which readers do not get: the code, never its variables."""
 
     code: str
     language: str
@@ -48,7 +48,7 @@ class Header:
 
 
 def split_long_texts(events: Iterable[Event]) -> Iterator[Event]:
-    """The same events with long texts cut, so that no reader needs a whole one in memory."""
+    """Yields the events with long texts cut, so that no reader needs a whole text in memory."""
     for event in events:
         if isinstance(event, Stdout | Stderr) and len(event.content) > MAX_TEXT_CHARS:
             for start in range(0, len(event.content), MAX_TEXT_CHARS):
@@ -58,7 +58,7 @@ def split_long_texts(events: Iterable[Event]) -> Iterator[Event]:
 
 
 def encode(recorded: LoggedEvent) -> tuple[bytes, LineInfo]:
-    """An event's line, ending in a newline, and what the index counts of it."""
+    """Returns an event's line, ending in a newline, and the facts that the index needs."""
     event = recorded.event
     values = {
         "seq": recorded.seq,
@@ -72,27 +72,27 @@ def encode(recorded: LoggedEvent) -> tuple[bytes, LineInfo]:
 
 
 def is_long(event: Event) -> bool:
-    """Whether its line is to be encoded in steps; a long text is cut instead."""
+    """Returns True if an event's line must be encoded in steps; long texts are cut instead."""
     return (
         json_incremental.estimate_size(getattr(event, "data", None)) > json_incremental.LARGE_BYTES
     )
 
 
 def is_slow_to_write(events: Sequence[Event]) -> bool:
-    """Whether writing them keeps a thread for long."""
+    """Returns True if writing the events occupies a thread for long."""
     text = sum(len(event.content) for event in events if isinstance(event, Stdout | Stderr))
     return text > 4 * MAX_TEXT_CHARS or any(map(is_long, events))
 
 
 def iterencode(recorded: LoggedEvent) -> Iterator[bytes]:
-    """The line of an event that `is_long`, in pieces of which each takes little time."""
+    """Yields the line of an event that `is_long`, in pieces that take little time each."""
     values = {"seq": recorded.seq, "time": recorded.time.isoformat()}
     yield from json_incremental.iterencode({**values, **event_to_json(recorded.event)})
     yield b"\n"
 
 
 def encode_header(header: Header) -> bytes:
-    """The line with sequence number 0."""
+    """Returns the line of a header, which has sequence number 0."""
     time = header.time.isoformat()
     return _encode_object(
         {"seq": 0, "time": time, "code": header.code, "language": header.language}
@@ -100,9 +100,9 @@ def encode_header(header: Header) -> bytes:
 
 
 def decode(line: bytes) -> LoggedEvent:
-    """The inverse of `encode`. Raises ValueError for what is no event's line."""
-    long = len(line) > json_incremental.LARGE_BYTES and not _TEXT_EVENT.search(line, 0, 200)
-    values = _decode_object_in_slices(line) if long else _decode_object(line)
+    """Decodes a line of `encode`. Raises ValueError for any other line."""
+    is_large = len(line) > json_incremental.LARGE_BYTES and not _TEXT_EVENT.search(line, 0, 200)
+    values = _decode_object_in_slices(line) if is_large else _decode_object(line)
     try:
         time = datetime.fromisoformat(values["time"])
         return LoggedEvent(values["seq"], time, event_from_json(values))
@@ -111,7 +111,7 @@ def decode(line: bytes) -> LoggedEvent:
 
 
 def decode_header(line: bytes) -> Header:
-    """The inverse of `encode_header`. Raises ValueError for what is no header."""
+    """Decodes a line of `encode_header`. Raises ValueError for any other line."""
     values = _decode_object(line)
     try:
         time = datetime.fromisoformat(values["time"])
@@ -121,7 +121,10 @@ def decode_header(line: bytes) -> Header:
 
 
 def measure(line: bytes, seq: int) -> LineInfo:
-    """What the index counts of an event's line. Raises ValueError unless it is number `seq`."""
+    """Returns the facts that the index needs about a line.
+
+    Raises ValueError unless the line holds event number `seq`.
+    """
     recorded = decode(line)
     if recorded.seq != seq:
         raise ValueError(f"event {recorded.seq} stands in the place of {seq}")
@@ -132,21 +135,21 @@ def measure(line: bytes, seq: int) -> LineInfo:
 
 
 def decode_text(line: bytes, stream: str) -> bytes:
-    """The text of that stream in a line: UTF-8, empty where the line holds none."""
+    """Returns the text of that stream in a line: UTF-8, empty where the line holds none."""
     if b'"type":"%b"' % stream.encode() not in line[:200]:
         return b""
     values = _decode_object(line)
-    # Rich output may have the same words at its beginning.
+    # Rich output may have the same text near the beginning of its line.
     return encode_text(values["content"]) if values["type"] == stream else b""
 
 
 def encode_text(content: str) -> bytes:
-    """A text as UTF-8; a lone surrogate, which no UTF-8 can hold, becomes a question mark."""
+    """Encodes a text as UTF-8; a lone surrogate, which UTF-8 cannot hold, becomes `?`."""
     return content.encode("utf-8", "replace")
 
 
 def _encode_object(values: JsonObject) -> bytes:
-    # A program may print half a surrogate pair: json.loads takes it back as it is.
+    # A program may print half a surrogate pair: json.loads reads it as it was.
     return _encoder.encode(values).encode("utf-8", "surrogatepass") + b"\n"
 
 
@@ -159,7 +162,7 @@ def _decode_object(line: bytes) -> JsonObject:
 
 
 def _decode_object_in_slices(line: bytes) -> JsonObject:
-    """What a thread does with a long line, so that others have the interpreter in between."""
+    """Decodes a long line in a thread, and lets other threads run in between."""
     return _check_object(run_in_slices(json_incremental.iterparse(line, MAX_VALUES, MAX_DEPTH)))
 
 

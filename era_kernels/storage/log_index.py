@@ -1,4 +1,4 @@
-"""The index of one event log: how much it holds, and where to start reading for a place in it."""
+"""Indexes one event log: how much it holds, and where to start reading for an event or a byte."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 class Mark(NamedTuple):
-    """At `offset` begins event `seq`; before it there were so many bytes of text."""
+    """The offset where event `seq` begins, and the bytes of text of each stream before it."""
 
     seq: int
     offset: int
@@ -31,36 +31,36 @@ class Mark(NamedTuple):
 
 
 class LogIndex:
-    """Counts the whole lines of a log. One thread adds; others may read meanwhile."""
+    """Counts the whole lines of a log; one thread adds, others may read meanwhile."""
 
     def __init__(self, start: int) -> None:
-        """`start` is where the first event begins, after the header."""
+        """Starts empty; `start` is the offset of the first event, after the header."""
         self.size = start
         self.last_seq = 0
         self.text_bytes = {Stdout.type: 0, Stderr.type: 0}
         self.marks = [Mark(1, start, 0, 0)]
 
     def add(self, line: LineInfo) -> None:
-        """Count one more line at the end."""
+        """Counts one more line at the end."""
         if self.size - self.marks[-1].offset >= MARK_INTERVAL_BYTES:
             self.marks.append(Mark(self.last_seq + 1, self.size, *self.text_bytes.values()))
         self.last_seq += 1
-        # First the bytes, then what they hold: a reader never looks for text beyond them.
+        # The size grows before the text count: a reader never looks for text beyond the size.
         self.size += line.size
         if line.stream is not None:
             self.text_bytes[line.stream] += line.text_size
 
     @property
     def is_worth_saving(self) -> bool:
-        """Counting a short log again costs less than one more file."""
+        """True if the log is long: counting a short one again costs less than one more file."""
         return len(self.marks) > 1
 
     def mark_for_event(self, seq: int) -> Mark:
-        """The last mark that is not beyond that event."""
+        """Returns the last mark that is not beyond that event."""
         return self._last_mark_up_to("seq", seq)
 
     def mark_for_text(self, stream: str, position: int) -> Mark:
-        """The last mark that is not beyond that byte of a stream's text."""
+        """Returns the last mark that is not beyond that byte of a stream's text."""
         return self._last_mark_up_to(stream, position)
 
     def _last_mark_up_to(self, field: str, value: int) -> Mark:
@@ -71,9 +71,9 @@ class LogIndex:
 
     @classmethod
     def load_or_build(cls, path: Path) -> LogIndex:
-        """The index of a log that nobody writes to: as it was saved, else counted and saved.
+        """Returns the saved index of a log that has no writer, or else builds and saves it.
 
-        It ends before the first line that is torn or wrong. Raises OSError.
+        The index ends before the first line that is torn or wrong. Raises OSError.
         """
         saved = _load(path)
         if saved is not None:
@@ -85,7 +85,7 @@ class LogIndex:
 
     @classmethod
     def build(cls, path: Path) -> LogIndex:
-        """Read the whole log, a chunk at a time."""
+        """Builds the index from the whole log, a chunk at a time. Raises OSError."""
         with closing(LineReader(path, 0)) as lines:
             end = lines.file_size()
             batch = lines.read(end)
@@ -102,7 +102,7 @@ class LogIndex:
         return index
 
     def save(self, path: Path) -> None:
-        """Keep it beside a finished log; best effort, for it can be counted again."""
+        """Saves the index beside a finished log; a failure is logged, for it can be built again."""
         values = {
             "boot": boot_id(),
             "size": self.size,
@@ -117,7 +117,7 @@ class LogIndex:
 
 
 def _header_size(path: Path, lines: list[bytes]) -> int:
-    """Bytes of the header; 0 when it is torn, and then the log holds nothing."""
+    """Returns the bytes of the header; 0 when it is torn, and then the log holds nothing."""
     try:
         decode_header(lines[0] if lines else b"")
     except ValueError as error:
@@ -127,10 +127,10 @@ def _header_size(path: Path, lines: list[bytes]) -> int:
 
 
 def _load(path: Path) -> LogIndex | None:
-    """The saved index, if there is one and it fits the log.
+    """Returns the saved index, if there is one and it fits the log.
 
-    One from before the machine's last start may count what a power loss took, though the log has
-    its old size: its last blocks may hold zeros then.
+    An index from before the machine's last start may count lines that a power loss destroyed,
+    though the log has its old size: the log's last blocks may hold zeros then.
     """
     try:
         values = json.loads(index_path(path).read_bytes())
@@ -148,7 +148,7 @@ def _load(path: Path) -> LogIndex | None:
 
 
 def boot_id() -> str:
-    """Differs after each start of the machine; empty where it is not told."""
+    """Returns an id that differs after each start of the machine; empty where it is unknown."""
     try:
         return BOOT_ID.read_text("ascii").strip()
     except OSError:
@@ -156,14 +156,14 @@ def boot_id() -> str:
 
 
 def index_path(path: Path) -> Path:
-    """Where the index of that log is kept."""
+    """Returns the path of a log's index."""
     return path.with_suffix(".index")
 
 
 class LineReader:
-    """The whole lines of a log from an offset on, a chunk at a time (blocking).
+    """Reads the whole lines of a log from an offset on, a chunk at a time (blocking).
 
-    The file is opened by the first step, so that none is left open when there is no such step.
+    The first read opens the file, so that no file is left open when nothing is read.
     """
 
     def __init__(self, path: Path, offset: int) -> None:
@@ -172,7 +172,7 @@ class LineReader:
         self._file = -1
 
     def read(self, end: int) -> list[bytes]:
-        """The next lines before that offset, with their newlines; empty at the end.
+        """Reads the next lines before the offset `end`, with their newlines; none at the end.
 
         Raises OSError.
         """
@@ -190,11 +190,11 @@ class LineReader:
             size *= 2  # a line that is longer than a chunk
 
     def file_size(self) -> int:
-        """Raises OSError."""
+        """Returns the bytes of the file. Raises OSError."""
         return os.fstat(self._open()).st_size
 
     def close(self) -> None:
-        """Called once, as the last step."""
+        """Closes the file; is called once, as the last step."""
         if self._file >= 0:
             os.close(self._file)
 
@@ -205,13 +205,13 @@ class LineReader:
 
 
 def first_line(path: Path) -> bytes:
-    """The header's line; empty when it is torn. Raises OSError."""
+    """Reads the header's line; empty when it is torn. Raises OSError."""
     with closing(LineReader(path, 0)) as lines:
         return b"".join(lines.read(lines.file_size())[:1])
 
 
 def last_line(path: Path, index: LogIndex) -> bytes:
-    """The line of the last event that the index counts, empty without any. Raises OSError."""
+    """Reads the line of the last event in the index, empty without any. Raises OSError."""
     line = b""
     with closing(LineReader(path, index.marks[-1].offset)) as lines:
         while batch := lines.read(index.size):

@@ -14,11 +14,11 @@ from era_kernels.storage.log_index import LineReader, LogIndex, last_line
 from era_kernels.storage.threads import SerialExecutor, StorageThreads
 
 APPENDER_THREADS = 4  # threads that write to logs
-READER_THREADS = 4  # threads that read logs, and index or remove them
+READER_THREADS = 4  # threads that read, index and remove logs
 
 
 class LogThreads:
-    """The threads of all logs. `slow` does what takes long, one after the other."""
+    """Holds the threads of all logs; `slow` runs long work, one job after the other."""
 
     def __init__(self) -> None:
         self.appenders = StorageThreads("log", APPENDER_THREADS)
@@ -26,13 +26,13 @@ class LogThreads:
         self.slow = StorageThreads("log-long", 1)
 
     def close(self) -> None:
-        """Blocking; a second call is fine."""
+        """Ends all threads (blocking); a second call is fine."""
         for threads in (self.appenders, self.readers, self.slow):
             threads.close()
 
 
 class LogReader:
-    """A log as readers see it: events and text. A read ends where the log ends at that time."""
+    """Reads events and text from a log; a read ends where the log ends at that time."""
 
     def __init__(self, path: Path, index: LogIndex, threads: LogThreads) -> None:
         self._path = path
@@ -41,12 +41,12 @@ class LogReader:
 
     @property
     def size(self) -> int:
-        """Bytes of the log so far."""
+        """The bytes of the log so far."""
         return self._index.size
 
     @property
     def text_bytes(self) -> Mapping[str, int]:
-        """Stream → bytes of its text so far, as UTF-8."""
+        """The bytes of text so far, as UTF-8, by stream."""
         return self._index.text_bytes
 
     @property
@@ -55,7 +55,7 @@ class LogReader:
         return self._index.last_seq
 
     async def last_event(self) -> LoggedEvent | None:
-        """The newest event of a log that does not grow any more.
+        """Reads the newest event of a log that does not grow any more; None without events.
 
         Raises ExecutionNotFound when the log is gone, StorageFailed.
         """
@@ -64,7 +64,7 @@ class LogReader:
         return await self._threads.readers.run(_read_last_event, self._path, self._index)
 
     async def read(self, after: int = 0) -> AsyncIterator[list[LoggedEvent]]:
-        """Batches of the events after that sequence number, oldest first.
+        """Yields the events after that sequence number in batches, oldest first.
 
         Raises ExecutionNotFound when the log is gone, StorageFailed.
         """
@@ -77,15 +77,16 @@ class LogReader:
                 if batch[-1].seq > after:
                     yield [recorded for recorded in batch if recorded.seq > after]
         finally:
-            # Nobody waits: the last one to close a deleted log may have to wait for the disk.
+            # Not awaited: the last close of a deleted log may wait for the disk.
             executor.submit(lines.close)
 
     async def text(
         self, stream: str, start: int = 0, stop: int | None = None
     ) -> AsyncIterator[bytes]:
-        """The bytes from `start` to `stop` of a stream's text, in pieces.
+        """Yields the bytes from `start` to `stop` of a stream's text, in pieces.
 
-        `stop` beyond the text, or None, is its end. Raises ExecutionNotFound, StorageFailed.
+        A `stop` beyond the text, or None, stands for its end. Raises ExecutionNotFound,
+        StorageFailed.
         """
         total = self.text_bytes[stream]
         stop = total if stop is None else min(stop, total)
@@ -107,7 +108,7 @@ class LogReader:
 
 
 class LargeBatch(list[bytes]):
-    """Lines that take long to decode."""
+    """A batch of lines that take long to decode."""
 
 
 def _read_events(lines: LineReader, end: int) -> list[LoggedEvent] | LargeBatch:
@@ -118,22 +119,22 @@ def _read_events(lines: LineReader, end: int) -> list[LoggedEvent] | LargeBatch:
 
 
 def _decode_all(lines: list[bytes]) -> list[LoggedEvent]:
-    """Lets go of the lines, which are large."""
-    found = [_decode(line) for line in lines]
+    """Decodes all lines, and frees them, for they are large."""
+    events = [_decode(line) for line in lines]
     lines.clear()
-    return found
+    return events
 
 
 def _decode(line: bytes) -> LoggedEvent:
     try:
         return decode(line)
     except ValueError as error:
-        # The lines were whole when they were counted: something else wrote into the file.
+        # The lines were whole when they were counted, so something else wrote into the file.
         raise StorageFailed("The log of this execution is damaged.") from error
 
 
 def _read_text(lines: LineReader, end: int, stream: str) -> bytes | None:
-    """The text of the next lines; None at the end."""
+    """Reads the text of the next lines; returns None at the end."""
     batch = _read_lines(lines, end)
     return b"".join(decode_text(line, stream) for line in batch) if batch else None
 

@@ -1,4 +1,4 @@
-"""After a crash: logs are made whole again, and get the end that their server could not write."""
+"""Repairs logs after a crash, and writes the end that their server could not write."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SERVER_STOPPED = ErrorEvent(
 
 
 def logged_execution_ids(directory: Path) -> set[str]:
-    """The executions that have a log in a directory (blocking). Raises OSError."""
+    """Returns the ids of executions that have a log in a directory (blocking). Raises OSError."""
     try:
         return {path.stem for path in directory.iterdir() if path.suffix == ".jsonl"}
     except FileNotFoundError:
@@ -37,7 +37,7 @@ def logged_execution_ids(directory: Path) -> set[str]:
 
 
 def execution_from_header(path: Path, session_id: str) -> Execution | None:
-    """What a log's header tells of its execution (blocking); None when not even that is whole."""
+    """Makes an execution from its log's header (blocking); None when the header is torn."""
     try:
         header = decode_header(first_line(path))
     except (FileNotFoundError, ValueError):
@@ -46,9 +46,9 @@ def execution_from_header(path: Path, session_id: str) -> Execution | None:
 
 
 def recover(path: Path, unfinished: UnfinishedExecution) -> tuple[Execution, int]:
-    """Give a log its end (blocking): the execution as it ended, and the size of its log.
+    """Writes the end of a log (blocking); returns the finished execution and the log's size.
 
-    Whatever is torn is cut off first. A log that has its end already keeps it. Raises OSError.
+    A torn line is cut off first. A log that has an end already keeps it. Raises OSError.
     """
     if not path.parent.is_dir():
         return _finished_execution(
@@ -63,10 +63,10 @@ def recover(path: Path, unfinished: UnfinishedExecution) -> tuple[Execution, int
 
 
 def _repair(path: Path, unfinished: UnfinishedExecution) -> LogIndex:
-    """The log's index, after what is torn was cut off, or the header written where it is lost."""
+    """Cuts off a torn line, or rewrites a lost header, and returns the log's index."""
     index = LogIndex.build(path) if path.exists() else LogIndex(0)
     if index.size == 0 or path.stat().st_size > index.size:
-        # What was saved before fits the log no more, though its size may come to be the same.
+        # The saved index no longer fits the log, though the log may come to have the same size.
         index_path(path).unlink(missing_ok=True)
     if index.size == 0:
         execution = unfinished.execution
@@ -79,7 +79,7 @@ def _repair(path: Path, unfinished: UnfinishedExecution) -> LogIndex:
 
 
 def _replace_file(path: Path, data: bytes) -> None:
-    """Whole or not at all."""
+    """Replaces a file as a whole or not at all."""
     new = path.with_suffix(".new")
     new.write_bytes(data)
     new.replace(path)
@@ -92,14 +92,14 @@ def _read_last_event(path: Path, index: LogIndex) -> LoggedEvent | None:
 def _append_end(
     path: Path, index: LogIndex, unfinished: UnfinishedExecution, last: LoggedEvent | None
 ) -> LoggedEvent:
-    """Write what a reader needs to stop; the `Done`."""
+    """Writes the events that tell readers to stop; returns the last, a `Done`."""
     until = unfinished.execution.created_at if last is None else last.time
     events: list[Event] = [_done_event(unfinished, until)]
     if last is None or not isinstance(last.event, ErrorEvent):
         events.insert(0, SERVER_STOPPED)
     time, first = now(), index.last_seq + 1
     recorded = [LoggedEvent(first + n, time, event) for n, event in enumerate(events)]
-    encoded = [encode(one) for one in recorded]
+    encoded = [encode(entry) for entry in recorded]
     with path.open("ab") as file:
         file.write(b"".join(data for data, _ in encoded))
     for _, line in encoded:
@@ -108,13 +108,13 @@ def _append_end(
 
 
 def _done_event(unfinished: UnfinishedExecution, until: datetime) -> Done:
-    """The last event of a run whose server died; it went on at least `until` then."""
+    """Makes the last event of a run whose server died; the run lasted at least `until` then."""
     execution = unfinished.execution
     started_at = execution.started_at or execution.created_at
     seconds = max(0.0, (until - started_at).total_seconds()) if execution.started_at else 0.0
-    ending = ExitInfo(reason=EndReason.STOPPED.value)
+    exit_info = ExitInfo(reason=EndReason.STOPPED.value)
     return Done(
-        exit_code=ending.exit_code,
+        exit_code=exit_info.exit_code,
         duration=format_duration(seconds),
         execution_time_ms=round(seconds * 1000, 3),
         files_modified=0,
@@ -125,7 +125,7 @@ def _done_event(unfinished: UnfinishedExecution, until: datetime) -> Done:
         kernel_generation=unfinished.kernel_generation,
         queued_ms=0.0,
         start_ms=0.0,
-        cause=ending.description,
+        cause=exit_info.description,
         data=unfinished.data,
     )
 

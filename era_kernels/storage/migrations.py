@@ -1,4 +1,4 @@
-"""The schema of era.db, step by step; a step that was released is never changed."""
+"""Defines the schema of era.db as migrations; a released migration is never changed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ MIGRATIONS = Migrations("era_kernels")
 
 @MIGRATIONS()
 def m001_sessions(db: Database) -> None:
-    """Sessions: what may be long stands last, so that lists need not read over it."""
+    """Creates the sessions; long columns stand last, so that lists need not read them."""
     db.table("sessions").create(
         {
             "id": str,
@@ -37,7 +37,7 @@ def m001_sessions(db: Database) -> None:
 
 @MIGRATIONS()
 def m002_executions(db: Database) -> None:
-    """The index of executions. `directory` is their session's, which an id alone is not."""
+    """Creates the index of executions; `directory` names one session for ever, an id does not."""
     db.table("executions").create(
         {
             "id": str,
@@ -63,7 +63,7 @@ def m002_executions(db: Database) -> None:
 
 @MIGRATIONS()
 def m003_codes_and_ttl(db: Database) -> None:
-    """Stored code, in a table of its own because it may be long; a session's time to live."""
+    """Adds a table of stored code, which may be long, and a session's time to live."""
     db.table("codes").create(
         {"directory": str, "updated_at": str, "description": str, "code": str},
         pk="directory",
@@ -77,7 +77,7 @@ def m003_codes_and_ttl(db: Database) -> None:
 
 @MIGRATIONS()
 def m004_limits_and_mounts(db: Database) -> None:
-    """What a session has of its own: limits as a JSON object, names of mounts as a JSON list."""
+    """Adds a session's limits as a JSON object, and its mounts' names as a JSON list."""
     sessions = db.table("sessions")
     short = [name for name in sessions.columns_dict if name not in ("metadata", "data")]
     sessions.add_column("limits", str)
@@ -87,7 +87,7 @@ def m004_limits_and_mounts(db: Database) -> None:
 
 @MIGRATIONS()
 def m005_idempotency(db: Database) -> None:
-    """The keys of callers: one names at most one execution of a session."""
+    """Adds idempotency keys: a key stands for at most one execution of a session."""
     executions = db.table("executions")
     executions.add_column("idempotency_key", str)
     executions.add_column("body_digest", bytes)

@@ -1,6 +1,6 @@
-"""Whose files are whose: what the server makes in a session's directory belongs to the session.
+"""Gives files that the server makes in a session's directory to the session's user.
 
-The walls give each session a uid of its own where they can, and with it the session's directories.
+The sandbox gives each session a uid of its own where it can, and the session's directories to it.
 """
 
 from __future__ import annotations
@@ -10,15 +10,15 @@ from pathlib import Path
 
 
 def chown_like(file: int, directory: int) -> None:
-    """Make the owner of a directory (both are descriptors) the owner of a file as well.
+    """Makes the owner of a directory (both are descriptors) the owner of a file as well.
 
-    Nothing where one user owns everything. Raises OSError.
+    Does nothing where one user owns everything. Raises OSError.
     """
     _chown_if_different(file, os.fstat(file), directory)
 
 
 def chown_path_like(path: Path, directory: int) -> None:
-    """The same for a file that no code can reach yet."""
+    """Makes a directory's owner the owner of a file that no code can reach yet. Raises OSError."""
     _chown_if_different(path, path.lstat(), directory)
 
 

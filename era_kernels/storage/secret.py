@@ -1,4 +1,4 @@
-"""The server's secret: random bytes in a file of their own, made once."""
+"""Keeps the server's secret: random bytes in a file of their own, made once."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from pathlib import Path
 
 from era_kernels.errors import StartError
 
-SECRET_BYTES = 32  # bytes
+SECRET_BYTES = 32
 
 
 def load_or_create_secret(path: Path) -> bytes:
-    """The secret in that file, made where it is missing (blocking). Raises StartError."""
+    """Returns the secret in a file, which is made where missing (blocking). Raises StartError."""
     try:
         with suppress(FileNotFoundError):
             found = path.read_bytes()
@@ -25,7 +25,7 @@ def load_or_create_secret(path: Path) -> bytes:
 
 
 def _create(path: Path) -> bytes:
-    """Whole and durable, or not at all."""
+    """Creates the file durably and as a whole, or not at all."""
     new = path.with_suffix(".new")
     new.unlink(missing_ok=True)
     secret = secrets.token_bytes(SECRET_BYTES)

@@ -1,8 +1,8 @@
-"""A session's log: what was written between and after its runs, as far as the newest of it is kept.
+"""Keeps the newest part of a session's log: the output between and after the session's runs.
 
-Two files of whole lines, each at most MAX_FILE_BYTES bytes long: when the newer one is full it takes the
-place of the older one, which is gone then. Entries count from 1 without a gap, so the number of the
-first that is left tells how many were dropped.
+The log is two files of whole lines, each at most MAX_FILE_BYTES long: when the newer file is full,
+it replaces the older one. Entries count from 1 without a gap, so the number of the first entry that
+is kept shows how many were dropped.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from era_kernels.storage.log_format import decode, encode
 from era_kernels.storage.threads import SerialExecutor, StorageThreads
 
 MAX_FILE_BYTES = 1 << 20  # bytes of each of the two files
-MAX_ENTRY_CHARS = 1 << 16  # characters of one entry; what is longer becomes several
+MAX_ENTRY_CHARS = 1 << 16  # characters of one entry; a longer text becomes several entries
 THREADS = 2
 
 DIRECTORY = "log"
@@ -31,29 +31,29 @@ TimedText = tuple[datetime, TextEvent]
 
 
 class SessionLog:
-    """The log of one session. All of its users share one, for what it does, it does in order."""
+    """Reads and writes the log of one session, one call after the other; all users share it."""
 
     def __init__(self, session_directory: Path, threads: StorageThreads) -> None:
-        """`session_directory` is the session's directory. Nothing is read or made before it is needed."""
+        """Reads and makes nothing yet; `session_directory` is the session's directory."""
         self._session_directory = session_directory
         self._executor = SerialExecutor(threads)
-        self._size: int | None = None  # of the newer file; None: it has not been looked at
+        self._size: int | None = None  # bytes of the newer file; None: not read yet
         self._last_seq = 0
 
     async def append(self, texts: Sequence[TimedText]) -> list[LoggedEvent]:
-        """Write texts, each with the time when it came; how they stand in the log.
+        """Writes texts, each with the time when it came; returns them as they are in the log.
 
         Raises StorageFailed, InsufficientStorage. The log is whole then, the next call may succeed,
-        and of many texts the first may stand in the log.
+        and the first of many texts may be in the log.
         """
         return await self._executor.run(self._append, texts)
 
     async def read(self, after: int = 0) -> list[LoggedEvent]:
-        """The entries after that number that are kept, oldest first. Raises StorageFailed."""
+        """Returns the kept entries after that number, oldest first. Raises StorageFailed."""
         return await self._executor.run(self._read, after)
 
     async def last_seq(self) -> int:
-        """The number of the newest entry, 0 when there is none. Raises StorageFailed."""
+        """Returns the number of the newest entry, 0 without entries. Raises StorageFailed."""
         return await self._executor.run(self._find_last_seq)
 
     # ------------------------------------------------------------ in a thread, one at a time
@@ -65,13 +65,13 @@ class SessionLog:
             for group in self._lines_per_file(entries):
                 self._write(group)
         except BaseException:
-            self._size = None  # what stands in the files is found out before the next append
+            self._size = None  # the files are read again before the next append
             raise
         self._last_seq += len(entries)
         return entries
 
     def _lines_per_file(self, entries: Iterable[LoggedEvent]) -> Iterator[bytes]:
-        """The lines of entries, as many together as go into one file; the files turn between."""
+        """Yields the lines of entries, as many as fit into one file; rotates the files between."""
         lines: list[bytes] = []
         size = self._size or 0
         for entry in entries:
@@ -91,7 +91,7 @@ class SessionLog:
         return [entry for entry in found if entry.seq > after]
 
     def _find_last_seq(self) -> int:
-        """Look at the files, once. What a crash left of a torn last line is cut off."""
+        """Finds the newest entry; reads the files once, and cuts off a line that a crash tore."""
         if self._size is None:
             self._size = _cut_torn_line(self._path(NEWER))
             self._last_seq = max((entry.seq for entry in self._read(0)), default=0)
@@ -116,7 +116,7 @@ class SessionLog:
 
     @contextmanager
     def _open_newer(self) -> Iterator[int]:
-        """The newer file. The directory is made where it is missing, the session's own never."""
+        """Opens the newer file; makes a missing directory of the log, never the session's."""
         path = self._path(NEWER)
         flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
         try:
@@ -134,18 +134,18 @@ class SessionLog:
 
 
 class SessionLogStore:
-    """Finds the logs of sessions. `sessions` is where their directories are."""
+    """Opens the logs of sessions; `sessions` holds their directories."""
 
     def __init__(self, sessions: Path) -> None:
         self._sessions = sessions
         self._threads = StorageThreads("session-log", THREADS)
 
     def open_log(self, directory: str) -> SessionLog:
-        """The log of the session in that directory; one at a time is to be used."""
+        """Opens the log of the session in that directory; use only one at a time."""
         return SessionLog(self._sessions / directory, self._threads)
 
     def close(self) -> None:
-        """Finish what was begun (blocking); a second call is fine."""
+        """Finishes all work that was begun (blocking); a second call is fine."""
         self._threads.close()
 
 
@@ -159,7 +159,7 @@ def _split_long_texts(texts: Iterable[TimedText]) -> Iterator[TimedText]:
 
 
 def _read_entries(path: Path) -> Iterator[LoggedEvent]:
-    """Those of a file, which need not be there. A line that is no entry is passed over."""
+    """Yields the entries of a file, which may be missing; skips a line that is no entry."""
     try:
         data = path.read_bytes()
     except FileNotFoundError:
@@ -174,7 +174,7 @@ def _read_entries(path: Path) -> Iterator[LoggedEvent]:
 
 
 def _cut_torn_line(path: Path) -> int:
-    """The size of the whole lines of a file, after the rest was cut off; 0 when it is not there."""
+    """Cuts off a torn last line; returns the file's size then, 0 when the file is missing."""
     try:
         data = path.read_bytes()
     except FileNotFoundError:
@@ -186,7 +186,7 @@ def _cut_torn_line(path: Path) -> int:
 
 
 def _write_all(file: int, data: bytes, offset: int) -> None:
-    """A disk that fills up takes a part first. Raises OSError."""
+    """Writes all data, of which a disk that fills up takes a part first. Raises OSError."""
     written = 0
     while written < len(data):
         written += os.pwrite(file, data[written:], offset + written)

@@ -1,4 +1,4 @@
-"""What is in a workspace at one time: the user's files, counted, listed and compared."""
+"""Takes snapshots of the user's files in a workspace: counts, lists and compares them."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from era_kernels.safe_fs.tree import walk
 from era_kernels.storage import data_file
 from era_kernels.storage.data_file import FileStamp
 
-MAX_ENTRIES = 200_000  # files and directories that are looked at; more are not counted
-DATA_FILE_NAME = data_file.NAME  # in every workspace, and no file of the user's
-MAX_TOTAL_SIZE = 2**63 - 1  # sparse files can claim any size, a column cannot hold it
+MAX_ENTRIES = 200_000  # files and directories that are scanned; the rest is not counted
+DATA_FILE_NAME = data_file.NAME  # is in every workspace, and is no file of the user
+MAX_TOTAL_SIZE = 2**63 - 1  # bytes that a column can hold; sparse files may claim more
 
-# Directories that no user thinks of as files: caches of tools, and what installers unpack.
+# Directories that users do not count as their files: caches of tools, and unpacked packages.
 HIDDEN_ANYWHERE = frozenset(
     {"__pycache__", "node_modules", ".cache", ".ipynb_checkpoints", ".mypy_cache", ".npm"}
     | {".pytest_cache", ".ruff_cache"}
 )
-# The workspace is the code's home, where tools keep their things.
+# The workspace is the home directory of the code, where tools store configuration and caches.
 HIDDEN_AT_HOME = frozenset(
     {".bun", ".cargo", ".conda", ".config", ".deno", ".fontconfig", ".gnupg", ".ipython"}
     | {".jupyter", ".keras", ".local", ".matplotlib", ".node-gyp", ".nv", ".pki", ".yarn"}
@@ -34,7 +34,7 @@ _LATEST = datetime.max.replace(tzinfo=UTC)
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One file was put or deleted: its stamps before and after, None where there was none."""
+    """The put or deletion of one file: its stamps before and after, None without a file."""
 
     path: str
     before: FileStamp | None
@@ -42,14 +42,14 @@ class Change:
 
     @property
     def count_delta(self) -> int:
-        """How many more user files there are."""
+        """The number of user files that the change adds; negative if it removes one."""
         if is_hidden(self.path):
             return 0
         return (self.after is not None) - (self.before is not None)
 
     @property
     def size_delta(self) -> int:
-        """How many more bytes of user files there are."""
+        """The bytes of user files that the change adds; negative if it removes some."""
         if is_hidden(self.path):
             return 0
         return _size(self.after) - _size(self.before)
@@ -57,20 +57,21 @@ class Change:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """The user's regular files: path, as Python decodes names, → inode, size, mtime in ns."""
+    """The user's regular files: stamps (inode, size, mtime in ns) by path, as Python decodes it."""
 
     entries: Mapping[str, FileStamp] = field(default_factory=dict)
     total_size: int = 0  # bytes of all files together
 
     @property
     def count(self) -> int:
+        """The number of files."""
         return len(self.entries)
 
     @cached_property
     def files(self) -> list[FileInfo]:
-        """Sorted by the bytes of the path. What is no UTF-8 in a name shows as U+FFFD.
+        """The files, sorted by the bytes of the path; U+FFFD stands for what is no UTF-8.
 
-        Made when it is first asked for, which takes a while for very many files.
+        The list is made at the first access, which takes a while for very many files.
         """
         return [
             FileInfo(_display_path(path), size, time_from_mtime(mtime_ns))
@@ -80,7 +81,7 @@ class Snapshot:
         ]
 
     def with_change(self, change: Change) -> Snapshot:
-        """The same after one file was put or deleted."""
+        """Returns the snapshot after one file was put or deleted."""
         if is_hidden(change.path):
             return self
         entries = dict(self.entries)
@@ -90,13 +91,13 @@ class Snapshot:
         return Snapshot(entries, min(max(0, self.total_size + change.size_delta), MAX_TOTAL_SIZE))
 
     def count_changes(self, before: Snapshot) -> int:
-        """How many files were created, changed or deleted since."""
+        """Counts the files that were created, changed or deleted since `before`."""
         differing = self.entries.items() ^ before.entries.items()
         return len({path for path, _ in differing})
 
 
 def scan(workspace: int) -> Snapshot:
-    """One walk through a workspace (blocking)."""
+    """Takes a snapshot in one walk through a workspace (blocking)."""
     entries = {
         path: (status.st_ino, status.st_size, status.st_mtime_ns)
         for path, status in walk(workspace, _is_hidden_directory, MAX_ENTRIES)
@@ -107,7 +108,7 @@ def scan(workspace: int) -> Snapshot:
 
 
 def is_hidden(path: str) -> bool:
-    """A file that lists and counts leave out."""
+    """Returns True for a file that lists and counts leave out."""
     *folders, _ = path.split("/")
     return path == DATA_FILE_NAME or any(
         _is_hidden_directory("/".join(folders[:depth]), name) for depth, name in enumerate(folders)
@@ -127,7 +128,7 @@ def _display_path(path: str) -> str:
 
 
 def time_from_mtime(mtime_ns: int) -> datetime:
-    """The nearest that a datetime can hold: code may set any time."""
+    """Returns the nearest time that a datetime can hold: code may set any time."""
     try:
         return datetime.fromtimestamp(mtime_ns / 1e9, UTC)
     except (OverflowError, ValueError):

@@ -1,4 +1,4 @@
-"""Domain values as SQLite keeps them: times as text that sorts, JSON as text."""
+"""Converts domain values to SQLite's: times to text that sorts, JSON to text."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 from datetime import UTC, datetime
 from typing import Any, overload
 
-_encoder = json.JSONEncoder(separators=(",", ":"))  # ASCII only: any string of Python's survives
+_encoder = json.JSONEncoder(separators=(",", ":"))  # ASCII only, so that any Python string survives
 
 
 @overload
@@ -14,7 +14,7 @@ def time_to_text(time: datetime) -> str: ...
 @overload
 def time_to_text(time: None) -> None: ...
 def time_to_text(time: datetime | None) -> str | None:
-    """UTC with microseconds, so that text order is time order.
+    """Converts a time to UTC with microseconds, so that text order is time order.
 
     >>> time_to_text(datetime(2025, 1, 15, 10, 30, tzinfo=UTC))
     '2025-01-15T10:30:00.000000+00:00'
@@ -23,10 +23,10 @@ def time_to_text(time: datetime | None) -> str | None:
 
 
 def time_from_text(text: str | None) -> datetime | None:
-    """The inverse of `time_to_text`."""
+    """Parses a text of `time_to_text`."""
     return None if text is None else datetime.fromisoformat(text)
 
 
 def json_to_text(value: Any) -> str:
-    """Compact JSON; integers of any size stay exact."""
+    """Encodes a value as compact JSON; integers of any size stay exact."""
     return _encoder.encode(value)

@@ -1,7 +1,8 @@
-"""sqlite_utils, loaded without pandas and numpy.
+"""Imports sqlite_utils without pandas and numpy.
 
-Where they are installed (for the code in sessions) it imports both, only to know their types. That
-would cost every start of the server half a second and 45 MB, and there is no switch.
+Where pandas and numpy are installed (for the code in sessions), sqlite_utils imports both, only to
+know their types. That would cost every start of the server half a second and 45 MB, and there is no
+switch.
 """
 
 from __future__ import annotations
@@ -13,9 +14,9 @@ from contextlib import contextmanager
 
 @contextmanager
 def _hidden_modules(*names: str) -> Iterator[None]:
-    """Importing these modules fails meanwhile, as None in `sys.modules` means to the import system.
+    """Makes imports of these modules fail, by None in `sys.modules`.
 
-    Those that are loaded already are left alone.
+    Modules that are loaded already stay.
     """
     hidden = [name for name in names if name not in sys.modules]
     sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]

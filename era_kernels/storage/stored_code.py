@@ -1,4 +1,4 @@
-"""Stored code: at most one program per session, apart from its data, in a table of its own."""
+"""Stores at most one program per session, in a table of its own, apart from the session's row."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from era_kernels.storage.sql_values import time_from_text, time_to_text
 
 @dataclass(frozen=True, slots=True)
 class StoredCode:
-    """A program that runs where none is given."""
+    """A program that runs when a request gives no code."""
 
     code: str
     description: str
@@ -23,18 +23,18 @@ class StoredCode:
 
 
 class CodeStore:
-    """One row per session that has code; it goes with the session's row.
+    """Reads and writes stored code, one row per session that has any, deleted with the session.
 
-    A session is named by its directory, which no other ever has.
+    A session is named by its directory, which no other session ever has.
     """
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     async def put(self, session: Session, code: str, description: str | None) -> StoredCode:
-        """Replace the code, durably; without a description the old one stays.
+        """Replaces the code, durably; without a description the old one stays.
 
-        Raises SessionNotFound when that very session is gone.
+        Raises SessionNotFound when that very session was deleted.
         """
         stored = await self._database.write(partial(_put, session.directory, code, description))
         if stored is None:
@@ -42,7 +42,7 @@ class CodeStore:
         return stored
 
     async def find(self, directory: str) -> StoredCode | None:
-        """The code of the session in that directory, if it has any."""
+        """Returns the code of the session in that directory, or None."""
         return await self._database.read(partial(_find, directory))
 
 
@@ -52,7 +52,7 @@ class CodeStore:
 def _put(
     directory: str, code: str, description: str | None, connection: sqlite3.Connection
 ) -> StoredCode | None:
-    """None when there is no such session."""
+    """Replaces the code of a session; returns None when there is no such session."""
     updated_at = now()
     row = connection.execute(
         """
@@ -87,7 +87,7 @@ def _find(directory: str, connection: sqlite3.Connection) -> StoredCode | None:
 
 
 def insert(directory: str, stored: StoredCode, connection: sqlite3.Connection) -> None:
-    """For a session that is just being made, in the transaction that makes it."""
+    """Inserts the code of a new session, in the transaction that creates the session."""
     connection.execute(
         "INSERT INTO codes (directory, updated_at, description, code) VALUES (?, ?, ?, ?)",
         (directory, time_to_text(stored.updated_at), stored.description, stored.code),

@@ -1,7 +1,7 @@
-"""Threads for what blocks: pools by purpose, and lanes that keep an order.
+"""Runs blocking functions in threads: pools by purpose, and executors that keep an order.
 
-Not `concurrent.futures`: its futures are chained to asyncio's, and a hop to a thread and back costs
-130 µs instead of 75 (tried), which every run pays several times.
+`concurrent.futures` is not used: its futures are chained to asyncio's, and a hop to a thread and
+back costs 130 µs instead of 75 (measured), which every run pays several times.
 """
 
 from __future__ import annotations
@@ -25,23 +25,23 @@ JobQueue = queue.SimpleQueue[Callable[[], object] | None]  # None ends the threa
 
 
 class StorageThreads:
-    """A few threads of one purpose; they start when they are needed."""
+    """A pool of a few threads for one purpose, which start when they are needed."""
 
     def __init__(self, name: str, count: int) -> None:
         self._name = f"era-{name}"
         self._count = count
         self._jobs: JobQueue = queue.SimpleQueue()
         self._threads: list[threading.Thread] = []
-        # Also when nobody closes it, which tests may forget.
+        # Ends the threads also without a call of `close`, which tests may forget.
         self._finalizer = weakref.finalize(self, self._jobs.put, None)
 
     def submit(
         self, function: Callable[[*Arguments], T], *arguments: *Arguments
     ) -> asyncio.Future[T]:
-        """Run it in a thread; it goes on whatever becomes of the future.
+        """Runs a function in a thread, to its end also when the future is cancelled.
 
-        The future raises what the function raises, OSError and sqlite3.Error in domain words;
-        StorageFailed when the threads are closed.
+        The future raises what the function raises, but domain errors for OSError and
+        sqlite3.Error; StorageFailed when the threads are closed.
         """
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
@@ -52,18 +52,18 @@ class StorageThreads:
         return future
 
     async def run(self, function: Callable[[*Arguments], T], *arguments: *Arguments) -> T:
-        """Run it in a thread and wait for it. Raises what `submit` says."""
+        """Runs a function in a thread and returns its result. Raises as `submit` says."""
         return await self.submit(function, *arguments)
 
     def submit_detached(
         self, function: Callable[[*Arguments], object], *arguments: *Arguments
     ) -> None:
-        """Run it in a thread, for nobody waits; callable from any thread. It must not raise."""
+        """Runs a function, which must not raise, without a future; callable from any thread."""
         if self._finalizer.alive:
             self._enqueue(partial(function, *arguments))
 
     def close(self) -> None:
-        """Finish what was started (blocking); nothing starts any more. A second call is fine."""
+        """Finishes all submitted functions (blocking), accepts no more; may be repeated."""
         self._finalizer()
         for thread in self._threads:
             thread.join()
@@ -79,7 +79,7 @@ class StorageThreads:
 
 
 class SerialExecutor:
-    """Runs functions one at a time, in the order of the calls, whatever becomes of the callers."""
+    """Runs functions one at a time, in the order of the calls, also when callers are cancelled."""
 
     def __init__(self, threads: StorageThreads) -> None:
         self._threads = threads
@@ -89,20 +89,20 @@ class SerialExecutor:
     def submit(
         self, function: Callable[[*Arguments], T], *arguments: *Arguments
     ) -> asyncio.Future[T]:
-        """Run it when its turn comes, whatever becomes of the future. It raises as Threads' do."""
+        """Runs a function after all earlier ones; the future is as `StorageThreads.submit` says."""
         return self.submit_to(self._threads, function, *arguments)
 
     def submit_to(
         self, threads: StorageThreads, function: Callable[[*Arguments], T], *arguments: *Arguments
     ) -> asyncio.Future[T]:
-        """The same in other threads, for what would keep the lane's own from others too long."""
+        """Submits a function to other threads, when it would block this executor's own too long."""
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         self._queue.append((threads, partial(function, *arguments), future))
         self._start_next()
         return future
 
     async def run(self, function: Callable[[*Arguments], T], *arguments: *Arguments) -> T:
-        """Wait for the turn and the outcome."""
+        """Runs a function after all earlier ones, and returns its result."""
         return await self.submit(function, *arguments)
 
     def _start_next(self) -> None:
@@ -126,7 +126,7 @@ def _run_jobs(jobs: JobQueue) -> None:
 
 
 def _run_one_job(jobs: JobQueue) -> bool:
-    """In a function of its own, so that an idle thread keeps nothing of its last job alive."""
+    """Runs one job, in its own stack frame: an idle thread keeps nothing of its last job alive."""
     job = jobs.get()
     if job is not None:
         job()
@@ -145,7 +145,7 @@ def _run_and_resolve(
         error.__cause__ = foreign
     except BaseException as own:
         error = own
-    with suppress(RuntimeError):  # the loop was closed: nobody waits any more
+    with suppress(RuntimeError):  # the loop is closed, so no caller waits
         loop.call_soon_threadsafe(_resolve_future, future, result, error)
 
 

@@ -1,4 +1,4 @@
-"""Files on their way in: written out of all code's sight, until they are whole and safe on disk."""
+"""Writes uploads where no code can see them, until they are whole and durable."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from era_kernels.storage.threads import SerialExecutor, StorageThreads
 
 log = logging.getLogger(__name__)
 
-CHUNK_BYTES = 512 * 1024  # bytes that are written in one step
+CHUNK_BYTES = 512 * 1024  # bytes that are written at once
 _CREATE_FLAGS = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 T = TypeVar("T")
 
 
 class Upload:
-    """A file on its way in. Its writes are done one after the other, in threads."""
+    """A file that is being uploaded; threads write its bytes one chunk after the other."""
 
     def __init__(self, temporary: Path, descriptor: int, threads: StorageThreads) -> None:
         self.size = 0
@@ -34,7 +34,7 @@ class Upload:
         self._writing: asyncio.Future[None] | None = None
 
     async def write(self, data: bytes) -> None:
-        """Append. Returns when it may be called again: little is held in memory.
+        """Appends data; returns when little of the upload is left in memory.
 
         Raises InsufficientStorage, StorageFailed.
         """
@@ -45,7 +45,7 @@ class Upload:
             await self._flush()
 
     async def _flush(self) -> None:
-        """Start to write what waits, when what was written before is written."""
+        """Starts to write the pending data, after the write before has ended."""
         if self._writing is not None:
             await self._writing
         pending, self._pending, self._pending_size = self._pending, [], 0
@@ -53,7 +53,7 @@ class Upload:
         self._writing.add_done_callback(_ignore_error)
 
     async def finish(self, content_type: str) -> None:
-        """All bytes, and what kind they are, are safe on disk.
+        """Makes all bytes and the content type durable.
 
         Raises InsufficientStorage, StorageFailed.
         """
@@ -63,11 +63,11 @@ class Upload:
         await self._executor.run(_sync, self._descriptor, content_type)
 
     async def move(self, function: Callable[[Path, int], T]) -> T:
-        """Let the function put the file, by its path, in its place."""
+        """Calls a function, in a thread, that moves the file at a path (and descriptor) away."""
         return await self._executor.run(function, self._temporary, self._descriptor)
 
     def discard(self) -> None:
-        """Nothing is left of it, unless it was moved. A second call is fine; nobody waits."""
+        """Removes the file unless it was moved; does not wait, and may be repeated."""
         descriptor, self._descriptor = self._descriptor, -1
         if descriptor >= 0:
             self._executor.submit(_discard, self._temporary, descriptor).add_done_callback(
@@ -76,35 +76,35 @@ class Upload:
 
 
 def create_temporary(temporary: Path) -> int:
-    """A new file to write to (blocking)."""
+    """Creates a file to write to (blocking); returns its descriptor."""
     return os.open(temporary, _CREATE_FLAGS, 0o644)
 
 
 def write_all(descriptor: int, data: bytes) -> None:
-    """All of it (blocking)."""
+    """Writes all data (blocking)."""
     view = memoryview(data)
     while view:
         view = view[os.write(descriptor, view) :]
 
 
 def remove_unfinished(directory: Path) -> None:
-    """The directory stands, and nothing of a former server is in it (blocking)."""
+    """Makes the directory where missing, and removes a former server's uploads (blocking)."""
     directory.mkdir(mode=0o700, exist_ok=True)
-    for left in directory.iterdir():
-        if stat.S_ISREG(left.lstat().st_mode):
+    for file in directory.iterdir():
+        if stat.S_ISREG(file.lstat().st_mode):
             log.info("an upload that was not finished is removed")
-            left.unlink()
+            file.unlink()
 
 
 def _ignore_error(outcome: asyncio.Future[None]) -> None:
-    """Who was to wait for it may be gone: what it raised is of no interest then."""
+    """Marks an error as seen: the caller that would await it may be cancelled."""
     if not outcome.cancelled():
         outcome.exception()
 
 
-def _write_chunks(descriptor: int, pieces: list[bytes]) -> None:
-    for piece in pieces:
-        write_all(descriptor, piece)
+def _write_chunks(descriptor: int, chunks: list[bytes]) -> None:
+    for chunk in chunks:
+        write_all(descriptor, chunk)
 
 
 def _sync(descriptor: int, content_type: str) -> None:

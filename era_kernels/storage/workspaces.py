@@ -1,7 +1,7 @@
-"""The sessions' directories: made, looked at before and after runs, emptied and removed.
+"""Makes, scans, copies, clears and removes the sessions' directories.
 
-What lies in a workspace belongs to hostile code, which may run just then: it is reached by
-descriptors only, and nothing about it is taken for granted.
+The files in a workspace belong to hostile code, which may be running: they are reached by
+descriptors only, and nothing about them is taken for granted.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from era_kernels.models import JsonObject, SessionPaths
 from era_kernels.safe_fs.copy import CopyCancelled, TreeCopier
 from era_kernels.safe_fs.openat import open_directory
 from era_kernels.safe_fs.tree import closing_fd, ensure_directory, remove_tree
+from era_kernels.storage import content_types
 from era_kernels.storage import data_file as data_files
 from era_kernels.storage import snapshot as snapshots
 from era_kernels.storage.data_file import DataFile
@@ -30,24 +31,21 @@ from era_kernels.storage.threads import StorageThreads
 
 log = logging.getLogger(__name__)
 
-__all__ = ["AfterRun", "Change", "DataFile", "Snapshot", "CopyCancelled", "Workspaces"]
+__all__ = ["AfterRun", "Change", "CopyCancelled", "DataFile", "Snapshot", "Workspaces"]
 
 WORKSPACE = "workspace"
 SUBDIRECTORIES = (WORKSPACE, "packages", "executions", "state", "cache")
-COPIED_SUBDIRECTORIES = (
-    WORKSPACE,
-    "packages",
-)  # what a duplicate gets; runs, logs and caches are its own
-RUN_THREADS = 4  # threads for what a run waits for
-TREE_THREADS = 4  # threads for what walks or removes whole trees
-COPY_THREADS = 2  # threads for what copies them, which may take long
+COPIED_SUBDIRECTORIES = (WORKSPACE, "packages")  # a duplicate has its own runs, logs and caches
+RUN_THREADS = 4  # threads for work that a run waits for
+TREE_THREADS = 4  # threads that walk or remove whole trees
+COPY_THREADS = 2  # threads that copy whole trees, which may take long
 
 _OWN_NAME = re.compile(r"(removed-)?[0-9a-f]{16}")  # names that `create` and `remove` give
 
 
 @dataclass(frozen=True, slots=True)
 class AfterRun:
-    """What a run did: `data` where the code changed it, `data_file` None where it is broken."""
+    """The effects of a run: `data` if code changed them, `data_file` None if it is broken."""
 
     snapshot: Snapshot
     data_file: DataFile | None
@@ -56,7 +54,7 @@ class AfterRun:
 
 
 class Workspaces:
-    """All sessions' directories, by their random names, below one directory."""
+    """Manages all sessions' directories, which have random names below one directory."""
 
     def __init__(self, sessions: Path) -> None:
         self._sessions = sessions
@@ -65,7 +63,7 @@ class Workspaces:
         self._copy_threads = StorageThreads("copy", COPY_THREADS)
 
     def session_paths(self, directory: str) -> SessionPaths:
-        """Where code finds its things."""
+        """Returns the paths that a session's code uses."""
         session_directory = self._sessions / directory
         return SessionPaths(
             session_directory / WORKSPACE,
@@ -74,7 +72,10 @@ class Workspaces:
         )
 
     async def create(self) -> str:
-        """The name of a new session's directory. Raises StorageFailed, InsufficientStorage."""
+        """Creates a directory for a session; returns its name.
+
+        Raises StorageFailed, InsufficientStorage.
+        """
         name = secrets.token_hex(8)
         await self._run_threads.run(self._create, name)
         return name
@@ -82,7 +83,7 @@ class Workspaces:
     async def before_run(
         self, directory: str, data: JsonObject, data_file: DataFile | None
     ) -> DataFile:
-        """What is missing is made; `.session_data.json` shows `data`. Free when it did already.
+        """Makes missing directories, and writes `data` to `.session_data.json` if they differ.
 
         Raises StorageFailed, InsufficientStorage.
         """
@@ -91,51 +92,51 @@ class Workspaces:
     async def after_run(
         self, directory: str, snapshot: Snapshot | None, data_file: DataFile | None
     ) -> AfterRun:
-        """What changed since the snapshot, and since `before_run` gave that mirror.
+        """Finds what changed since the snapshot, and since `before_run` returned `data_file`.
 
         Raises StorageFailed.
         """
         return await self._run_threads.run(self._after_run, directory, snapshot, data_file)
 
     async def scan(self, directory: str) -> Snapshot:
-        """The user's files as they are now. Raises StorageFailed."""
+        """Takes a snapshot of the user's files. Raises StorageFailed."""
         return await self._tree_threads.run(self._scan, directory)
 
     async def clear_files(self, directory: str) -> None:
-        """Drop the files of a session that is not persistent; executions and packages stay.
+        """Drops the files of a session that is not persistent; executions and packages stay.
 
-        Nothing may run in it. Raises StorageFailed.
+        Nothing may run in the session. Raises StorageFailed.
         """
         await self._tree_threads.run(self._clear_files, directory)
 
     async def remove(self, directory: str) -> None:
-        """Remove a session's directory; nothing may run in it. It need not be there.
+        """Removes a session's directory, which may be missing; nothing may run in it.
 
-        Out of sight at once: a crash leaves nothing half. What cannot be removed is logged.
-        Raises StorageFailed.
+        The directory is renamed first, so that a crash leaves no half-removed session. Files that
+        cannot be removed are logged. Raises StorageFailed.
         """
         await self._tree_threads.run(self._remove, directory)
 
     async def copy(
         self, source: str, target: str, data: JsonObject, is_cancelled: Callable[[], bool]
     ) -> Snapshot:
-        """Copy files and packages into a new session's directory, with a mirror of `data`.
+        """Copies files and packages into a new session's directory, and writes `data` there.
 
-        Durable when it returns. Code may run in the source: what it changes meanwhile is copied
-        before or after. `is_cancelled` is asked in a thread. Raises CopyCancelled, TooLarge, StorageFailed,
-        InsufficientStorage; the target is then to be removed.
+        The copy is durable when this returns. Code may run in the source: each of its changes
+        meanwhile is copied or not. `is_cancelled` is called in a thread. Raises CopyCancelled,
+        TooLarge, StorageFailed, InsufficientStorage; the caller must then remove the target.
         """
         return await self._copy_threads.run(self._copy, source, target, data, is_cancelled)
 
     async def reconcile(self, known: set[str]) -> None:
-        """After a start: remove directories that no session names, make those that are missing.
+        """Removes, after a start, directories of no session, and makes missing ones.
 
-        Names that are not of our making stay. Raises StorageFailed, InsufficientStorage.
+        Directories whose names were not made here stay. Raises StorageFailed, InsufficientStorage.
         """
         await self._tree_threads.run(self._reconcile, known)
 
     async def aclose(self) -> None:
-        """Finish what was begun; a second call is fine."""
+        """Finishes all work that was begun; a second call is fine."""
         for threads in (self._run_threads, self._tree_threads, self._copy_threads):
             await asyncio.to_thread(threads.close)
 
@@ -162,7 +163,7 @@ class Workspaces:
         with self._open(directory) as session_directory:
             try:
                 workspace = open_directory(session_directory, WORKSPACE)
-            except OSError:  # the code removed or replaced it; the next run gets a new one
+            except OSError:  # code removed or replaced the workspace; the next run gets a new one
                 return _compare(Snapshot(), before, None, None)
             with closing_fd(workspace):
                 after, data = (
@@ -194,7 +195,7 @@ class Workspaces:
     def _copy(
         self, source: str, target: str, data: JsonObject, is_cancelled: Callable[[], bool]
     ) -> Snapshot:
-        copier = TreeCopier(is_cancelled)
+        copier = TreeCopier(is_cancelled, copy_attributes=content_types.copy)
         with (
             self._open(source) as old,
             self._open(target) as target_path,
@@ -225,15 +226,15 @@ class Workspaces:
         for name in sorted(known - found):
             log.warning("the directory of a session was missing", extra={"directory": name})
             self._create(name)
-        left = [name for name in sorted(found - known) if _OWN_NAME.fullmatch(name)]
+        unknown = [name for name in sorted(found - known) if _OWN_NAME.fullmatch(name)]
         with self._open("") as sessions:
-            for name in left:
+            for name in unknown:
                 log.info("a directory of no session is removed", extra={"directory": name})
                 remove_tree(sessions, name)
 
     @contextmanager
     def _open(self, directory: str) -> Iterator[int]:
-        """A descriptor of a session's directory, or of the one that holds them all."""
+        """Opens a session's directory, or for "" the directory that holds them all."""
         flags = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
         try:
             descriptor = os.open(self._sessions / directory, flags)
@@ -255,7 +256,7 @@ def _trash_name() -> str:
 
 
 def _restore_owner_access(workspace: int) -> None:
-    """Code may have taken its owner's rights away. Raises OSError."""
+    """Restores the owner's rights to a workspace, which code may have removed. Raises OSError."""
     mode = stat.S_IMODE(os.fstat(workspace).st_mode)
     if mode & 0o700 != 0o700:
         os.fchmod(workspace, mode | 0o700)

@@ -1,1 +1,1 @@
-"""HTTP: parse a request, call one thing, write the answer."""
+"""The HTTP side: parses a request, calls one service and writes the answer."""

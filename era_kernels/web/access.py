@@ -1,4 +1,4 @@
-"""Who may come in: tokens, and without tokens only this machine and its own pages."""
+"""Admits requests with a token; on a server without tokens, those of this machine and its pages."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ _EXPOSED_HEADERS = (
     "X-Request-Id, X-Execution-Id, Retry-After, Allow, Content-Range, Accept-Ranges, ETag"
 )
 _ALLOWED_HEADERS = (
-    "Authorization, X-API-Key, Content-Type, Last-Event-ID, Range, If-Range, If-Match, "
-    "If-None-Match, If-Modified-Since, If-Unmodified-Since, X-Request-Id"
+    "Authorization, X-API-Key, Content-Type, Idempotency-Key, Last-Event-ID, Range, If-Range, "
+    "If-Match, If-None-Match, If-Modified-Since, If-Unmodified-Since, X-Request-Id"
 )
 
 
 class Access:
-    """Decides about one request by its headers.
+    """Admits or refuses a request by its headers.
 
-    With tokens, protected paths need one. Without, the Host must be loopback or allowed (a page of
-    another site could otherwise reach this server by rebinding its own name), and an Origin must be
-    the server's own or allowed.
+    On a server with tokens, protected paths need a token. On a server without tokens, the Host must
+    be loopback or allowed (a page of another site could otherwise reach this server by rebinding
+    its own name), and an Origin must be the server's own or allowed.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class Access:
         public_url: str | None = None,
         trust_forwarded: bool = False,
     ) -> None:
-        """Reads the token file (blocking). Raises StartError when that fails."""
+        """Reads the token file (blocking). Raises StartError when reading fails."""
         self._tokens = ApiTokens(tokens, token_file)
         self._hosts = frozenset(host.lower() for host in allowed_hosts)
         self._origins = frozenset(origin.lower().rstrip("/") for origin in allowed_origins)
@@ -50,7 +50,7 @@ class Access:
         self._trust_forwarded = trust_forwarded
 
     def refresh_if_due(self) -> Awaitable[None] | None:
-        """Something to await before `check` when the token file is due for a look, else None."""
+        """Returns the re-reading of the token file, to await before `check`; None when not due."""
         return self._tokens.refresh_if_due()
 
     def check(self, request: HTTPServerRequest, *, requires_token: bool) -> None:
@@ -66,11 +66,11 @@ class Access:
             raise _unauthorized(request)
 
     def base_url(self, request: HTTPServerRequest) -> str:
-        """`public_url`, else scheme and host of the request; without a slash at the end."""
+        """Returns `public_url`, else the request's scheme and host; without a slash at the end."""
         return self._public_url or f"{self._scheme(request)}://{self._host(request)}"
 
     def cors_headers(self, request: HTTPServerRequest) -> dict[str, str]:
-        """What tells a browser that the page may read the answer; only for allowed origins."""
+        """Returns the headers that let a page of an allowed origin read the answer."""
         if not self._origins:
             return {}
         origin = request.headers.get("Origin")
@@ -101,21 +101,24 @@ class Access:
         if origin is None or self._is_allowed_origin(origin):
             return
         scheme, _, host = origin.lower().partition("://")
-        own = [request.host, self._host(request), urlsplit(self._public_url or "").netloc]
+        own_hosts = [request.host, self._host(request), urlsplit(self._public_url or "").netloc]
         caller = _authority(host, scheme)
-        if caller is None or caller not in [_authority(one, scheme) for one in own]:
+        if caller is None or caller not in [_authority(own, scheme) for own in own_hosts]:
             raise Forbidden(
                 "This server does not answer to pages of other origins.",
                 hint="Add the origin to the setting allowed_origins.",
             )
 
     def _is_allowed_origin(self, origin: str) -> bool:
-        """`*` stands for every site, but not for `null`, which is what sandboxed pages send."""
-        named = origin.lower() in self._origins
-        return named or ("*" in self._origins and origin.lower() != "null")
+        """Returns whether the origin is allowed; `*` does not cover `null` (sandboxed pages)."""
+        is_listed = origin.lower() in self._origins
+        return is_listed or ("*" in self._origins and origin.lower() != "null")
 
     def _host(self, request: HTTPServerRequest) -> str:
-        """What a proxy says, if that is a host: it becomes a part of addresses."""
+        """Returns the host that a proxy forwarded, if it is a valid one, else the request's.
+
+        The host becomes a part of addresses, so anything but a valid host is ignored.
+        """
         forwarded = self._forwarded(request, "X-Forwarded-Host")
         return forwarded if _AUTHORITY.fullmatch(forwarded) else request.host
 
@@ -124,21 +127,21 @@ class Access:
         return scheme if scheme in _DEFAULT_PORTS else request.protocol
 
     def _forwarded(self, request: HTTPServerRequest, name: str) -> str:
-        """What the nearest proxy says, where proxies are trusted; else empty."""
+        """Returns the nearest proxy's value of a header; empty where proxies are not trusted."""
         if not self._trust_forwarded:
             return ""
         return request.headers.get(name, "").rpartition(",")[2].strip()
 
 
 def _token_candidates(request: HTTPServerRequest) -> list[str]:
-    """What the caller shows as a token."""
+    """Returns every text that the caller sent in the place of a token."""
     scheme, _, token = request.headers.get("Authorization", "").partition(" ")
     candidates = [token.strip()] if scheme.lower() == "bearer" else []
     return [*candidates, *request.headers.get_list("X-API-Key")]
 
 
 def _unauthorized(request: HTTPServerRequest) -> Unauthorized:
-    """The token that was shown is wrong, or none was shown."""
+    """Returns the error for a request whose token is wrong or missing."""
     hint = "Send it as `Authorization: Bearer <token>` or as `X-API-Key: <token>`."
     if any(_token_candidates(request)):
         return Unauthorized("This API token is not valid.", hint=hint)
@@ -149,7 +152,10 @@ def _unauthorized(request: HTTPServerRequest) -> Unauthorized:
 
 
 def _split_host(host: str) -> tuple[str, int | None]:
-    """Name in lower case without brackets or a last dot, and port. Raises InvalidRequest."""
+    """Returns the name, in lower case without brackets or a last dot, and the port.
+
+    Raises InvalidRequest.
+    """
     try:
         parts = urlsplit(f"//{host}")
         name, port = parts.hostname or "", parts.port
@@ -159,7 +165,7 @@ def _split_host(host: str) -> tuple[str, int | None]:
 
 
 def _authority(host: str, scheme: str) -> tuple[str, int | None] | None:
-    """Comparable host and port, or None for what is no host (`null`)."""
+    """Returns host and port in a form to compare, or None for a text that is no host (`null`)."""
     try:
         name, port = _split_host(host)
     except InvalidRequest:

@@ -1,4 +1,4 @@
-"""What every handler shares: admission, the body, JSON in and out, errors in one shape."""
+"""The base class of handlers: admits requests, reads bodies, answers in JSON, reports errors."""
 
 from __future__ import annotations
 
@@ -35,10 +35,9 @@ from era_kernels.web.operations import Operation
 log = logging.getLogger(__name__)
 
 SERVER = "era-kernels"
-MAX_DISCARDED_BODY = (
-    64 * 1024 * 1024
-)  # bytes of a refused body that are read, so that the answer arrives
-_RETRY_AFTER_SECONDS = {429: 1, 503: 5}  # seconds, where the error does not know better
+# Bytes of a refused body that are read, so that the client gets to read the answer.
+MAX_DISCARDED_BODY = 64 * 1024 * 1024
+_RETRY_AFTER_SECONDS = {429: 1, 503: 5}  # by status, for errors that name no time themselves
 
 M = TypeVar("M", bound=BaseModel)
 P = ParamSpec("P")
@@ -46,15 +45,17 @@ T = TypeVar("T")
 
 
 class ClientDisconnected(Exception):
-    """The client closed its connection before it had its answer."""
+    """The client closed its connection before the whole answer was sent."""
 
 
 @dataclass(frozen=True, slots=True)
 class HandlerContext:
-    """What every handler needs. `max_body` and `max_upload` in bytes, `comment_every` in seconds.
+    """Holds what every handler needs.
 
-    `waiting` are the requests whose clients have not got all of their answer yet; `route` is the
-    pattern of the path, empty where there is none. `visit` is around a request to a session.
+    `max_body` and `max_upload` are in bytes, `keepalive_interval` in seconds. `active_handlers` are
+    the handlers whose clients have not got the whole answer yet. `route` is the pattern of the
+    path, empty where there is none. `touch_session` makes a context that surrounds each request to
+    a session.
     """
 
     access: Access
@@ -67,7 +68,7 @@ class HandlerContext:
     touch_session: Callable[[str], AbstractContextManager[object]] = nullcontext
 
     def for_route(self, route: str) -> HandlerContext:
-        """The same for the handlers of one route."""
+        """Returns a copy of this context for the handlers of one route."""
         return dataclasses.replace(self, route=route)
 
 
@@ -75,7 +76,7 @@ class HandlerContext:
 class BaseHandler(RequestHandler):
     """Refuses or admits a request by its headers, collects its body, and answers in JSON.
 
-    Bodies are taken as a stream because Tornado would otherwise parse forms, whatever we expect.
+    Bodies are read as a stream because Tornado would otherwise parse forms, whatever we expect.
     """
 
     operations: ClassVar[Mapping[str, Operation]] = {}
@@ -108,15 +109,15 @@ class BaseHandler(RequestHandler):
             self.set_header(name, value)
 
     def set_sticky_header(self, name: str, value: str) -> None:
-        """A header that also stands on the answer when the request fails later."""
+        """Sets a header that the answer keeps also when the request fails later."""
         self._sticky_headers[name] = value
         self.set_header(name, value)
 
     def compute_etag(self) -> None:
-        """Answers are not cached: hashing each of them would cost more than it saves."""
+        """Sets no ETag: answers are not cached, and hashing each would cost more than it saves."""
 
     def decode_argument(self, value: bytes, name: str | None = None) -> str:
-        """What is not UTF-8 fails the check of ids, with its code, like any other bad id."""
+        """Decodes a part of the path; invalid UTF-8 becomes an id that `check_path` refuses."""
         return value.decode("utf-8", "replace")
 
     def prepare(self) -> Awaitable[None] | None:
@@ -163,30 +164,30 @@ class BaseHandler(RequestHandler):
 
     @property
     def requires_token(self) -> bool:
-        """Does this need a token, on a server that has tokens?"""
+        """True where the path needs a token, on a server that has tokens."""
         return True
 
     @property
     def max_body(self) -> int:
-        """Bytes of a body that are taken."""
+        """The number of bytes that a body may have."""
         return self.context.max_body
 
     def check_path(self) -> None:
-        """Raises InvalidId. Every part of a path that is not fixed is an id, unless overridden."""
+        """Checks that every variable part of the path is an id. Raises InvalidId."""
         for part in self.path_args:
             check_id(part)
 
     def before_body(self) -> Awaitable[None] | None:
-        """Something to do before the first piece of the body is taken; an EraError refuses it."""
+        """Returns work to do before the body is read; an EraError in the work is the answer."""
         return None
 
     def on_chunk(self, chunk: bytes) -> Awaitable[None] | None:
-        """A piece of the body; the next one comes when the result is done."""
+        """Receives a chunk of the body; the next chunk is read when the result is done."""
         self._chunks.append(chunk)
         return None
 
     def allowed_methods(self) -> str:
-        """The methods of this path, as the `Allow` header lists them."""
+        """Returns the methods of this path, as the `Allow` header lists them."""
         methods = list(self.operations)
         if "GET" in methods:
             methods.insert(methods.index("GET") + 1, "HEAD")
@@ -210,7 +211,11 @@ class BaseHandler(RequestHandler):
             self._reject_early(error)
 
     def _admit(self) -> None:
-        """Refuse by the headers alone: after the body where it can be read, else at once."""
+        """Decides from the headers whether the request is admitted.
+
+        Rejections are sent after the body was read (clients ignore early answers), or at once if
+        the body is too large or the client waits for permission to send it (`Expect`).
+        """
         length = headers.parse_content_length(self.request.headers)
         try:
             self.context.access.check(self.request, requires_token=self.requires_token)
@@ -227,7 +232,7 @@ class BaseHandler(RequestHandler):
             self._session_touch.enter_context(self.context.touch_session(self.path_args[0]))
 
     def _reject_early(self, error: EraError) -> None:
-        """Refuse after the body where it can be read, else at once."""
+        """Rejects after the body was read, or at once if it is too large or has an `Expect`."""
         length = headers.parse_content_length(self.request.headers)
         if length > MAX_DISCARDED_BODY or "Expect" in self.request.headers:
             self._is_admitted = False
@@ -235,18 +240,18 @@ class BaseHandler(RequestHandler):
         self.reject(error)
 
     def reject(self, error: EraError) -> None:
-        """Answer with this when the body has been read: who still writes does not read answers."""
+        """Answers with this error after the body was read: clients that still send do not read."""
         self._rejection = error
         self._chunks.clear()
         # Tornado has no hook between the end of the body and the method.
         setattr(self, str(self.request.method).lower(), self._raise_rejection)
 
     def abort_connection(self) -> None:
-        """Close the connection without an answer: the client does not keep its side."""
+        """Closes the connection without an answer."""
         self.request.connection.stream.close()  # type: ignore[union-attr]
 
     def _close_after_response(self) -> None:
-        """Say that the rest of the body is not read; Tornado closes the connection then."""
+        """Announces that the rest of the body is not read; Tornado closes the connection then."""
         self.set_sticky_header("Connection", "close")
 
     def _raise_rejection(self, *args: str) -> NoReturn:
@@ -259,7 +264,7 @@ class BaseHandler(RequestHandler):
     # ------------------------------------------------------------ in and out
 
     async def read_body(self, model: type[M]) -> M:
-        """The body as `model`. Raises InvalidJson, InvalidRequest, UnsupportedMediaType."""
+        """Returns the body as `model`. Raises InvalidJson, InvalidRequest, UnsupportedMediaType."""
         headers.check_uncompressed(self.request.headers)
         self.body = b"".join(self._chunks)
         self._chunks.clear()
@@ -267,39 +272,45 @@ class BaseHandler(RequestHandler):
         return requests.validate(model, value)
 
     async def read_env(self, given: Mapping[str, Any] | None) -> dict[str, str]:
-        """The variables that the body gave, as strings; numbers as they are written there."""
+        """Returns the variables of the body as strings, numbers as they are written in the body."""
         return await in_thread_if_large(len(self.body), requests.env_strings, given, self.body)
 
     def read_query(self, model: type[M]) -> M:
-        """The query string as `model`. Raises InvalidRequest."""
+        """Returns the query string as `model`. Raises InvalidRequest."""
         return requests.parse_query(model, self.request.query_arguments)
 
     async def finish_json(self, value: JsonObject, status: int = 200, *, size: int = 0) -> None:
-        """Finish with a JSON object; `size` is about how many bytes it will take."""
+        """Finishes with a JSON object; `size` is about how many bytes the JSON will take."""
         data = await json_codec.dumps_async(value, size)
         self.set_status(status)
         self.finish(data)
 
     async def send(self, data: bytes) -> None:
-        """Write a part of an answer; returns when the client took it. Raises ClientGone."""
+        """Sends a part of an answer; returns when the client took it. Raises ClientDisconnected."""
         self.write(data)
         sent = self.flush()
-        # Tornado forgets this future when the connection closes; `gone` does not.
+        # Tornado forgets this future when the connection closes, but not `disconnected`.
         await self.wait(sent)
         if sent.exception() is not None or self.disconnected.done():
             raise ClientDisconnected
 
     async def wait(self, future: asyncio.Future[T], timeout: float | None = None) -> bool:
-        """Is it done, after at most `seconds`? Raises ClientGone when the client leaves before."""
+        """Waits for `future`, at most `timeout` seconds; returns whether it is done.
+
+        Raises ClientDisconnected when the client leaves before.
+        """
         if not future.done():
-            both: set[asyncio.Future[Any]] = {future, self.disconnected}
-            await asyncio.wait(both, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+            awaited: set[asyncio.Future[Any]] = {future, self.disconnected}
+            await asyncio.wait(awaited, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
         if self.disconnected.done() and not future.done():
             raise ClientDisconnected
         return future.done()
 
     async def while_connected(self, work: Awaitable[T]) -> T:
-        """The result of `work`; cancelled, with ClientGone, when the client leaves."""
+        """Returns the result of `work`.
+
+        When the client leaves, cancels `work` and raises ClientDisconnected.
+        """
         task = asyncio.ensure_future(work)
         try:
             await self.wait(task)
@@ -310,11 +321,11 @@ class BaseHandler(RequestHandler):
     # ------------------------------------------------------------ errors
 
     def finish_with_error(self, error: BaseException) -> None:
-        """Finish with an error, from outside the handler's own method."""
+        """Finishes with an error, from outside the handler's own method."""
         self.send_error(500, exc_info=(type(error), error, error.__traceback__))
 
     def to_domain_error(self, cause: BaseException | None, status: int) -> EraError:
-        """The domain error that a caller is told of; nothing of a foreign exception's text."""
+        """Returns the error that the caller sees, without the text of any foreign exception."""
         if isinstance(cause, EraError):
             return cause
         if isinstance(cause, HTTPError) and status < 500:
@@ -370,20 +381,20 @@ class BaseHandler(RequestHandler):
 async def in_thread_if_large(
     size: int, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs
 ) -> T:
-    """What `work` gives; beside the event loop when the bytes that it handles are many."""
+    """Returns the result of `work`; runs it in a thread when it handles many bytes (`size`)."""
     if size > json_codec.THREAD_BYTES:
         return await asyncio.to_thread(work, *args, **kwargs)
     return work(*args, **kwargs)
 
 
 def check_id(text: str) -> None:
-    """Raises InvalidId."""
+    """Raises InvalidId for a text that is no id."""
     if not requests.ID_PATTERN.fullmatch(text):
         raise InvalidId(f"An id {requests.ID_RULE}.")
 
 
 async def cancel_and_wait(task: asyncio.Future[Any]) -> None:
-    """End a task that nobody waits for any more; what it raised is of no interest then."""
+    """Cancels a task whose result is not needed any more, and ignores its exception."""
     task.cancel()
     await asyncio.wait({task})
     if not task.cancelled():
@@ -391,7 +402,7 @@ async def cancel_and_wait(task: asyncio.Future[Any]) -> None:
 
 
 def error_response(error: EraError) -> JsonObject:
-    """The triple `error`, `message`, `code`, and what else helps."""
+    """Returns an error as JSON: `error`, `message`, `code`, and `details`, `hint`, `id` if set."""
     out: JsonObject = {
         "error": error.title,
         "message": error.message,

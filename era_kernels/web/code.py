@@ -1,4 +1,4 @@
-"""Stored code: what runs in a session where a run brings none."""
+"""Stored code: a session keeps it and runs it when a run request brings no code."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class CodePutAnswer(ResponseModel):
 
 
 class CodeHandler(BaseHandler):
-    """The code stored with a session."""
+    """Shows and replaces the code stored with a session."""
 
     operations = {
         "GET": Operation("Show the stored code", {200: CodeAnswer}),

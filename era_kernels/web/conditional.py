@@ -1,4 +1,4 @@
-"""Conditional requests, RFC 9110 section 13: is an answer still wanted, a change still meant?"""
+"""Evaluates the conditions of requests, RFC 9110 section 13: ETags and modification times."""
 
 from __future__ import annotations
 
@@ -15,21 +15,22 @@ _ETAG = re.compile(r'(W/)?("[\x21\x23-\x7e\x80-\xff]*")')
 
 @dataclass(frozen=True, slots=True)
 class Validators:
-    """What identifies one state of a resource: a strong ETag, and its time in whole seconds."""
+    """Identifies one state of a resource by a strong ETag and a time in whole seconds."""
 
     etag: str
     modified_at: datetime
 
     @property
     def last_modified(self) -> str:
-        """The time as HTTP writes it."""
+        """The time of modification as HTTP writes times."""
         return format_datetime(self.modified_at.astimezone(UTC), usegmt=True)
 
 
 def is_not_modified(headers: Mapping[str, str], current: Validators | None) -> bool:
-    """A read whose caller has the present state already: 304.
+    """Returns whether the caller of a read has the present state already (status 304).
 
-    `now` is None where there is nothing. Raises PreconditionFailed as `check_change` does.
+    `current` is None where there is no resource. Raises PreconditionFailed as `check_preconditions`
+    does.
     """
     _check_match(headers, current)
     if current is None:
@@ -41,7 +42,7 @@ def is_not_modified(headers: Mapping[str, str], current: Validators | None) -> b
 
 
 def check_preconditions(headers: Mapping[str, str], current: Validators | None) -> None:
-    """A write that is meant for another state is not done. Raises PreconditionFailed."""
+    """Raises PreconditionFailed for a write that is meant for another state of the resource."""
     _check_match(headers, current)
     unwanted = headers.get("If-None-Match")
     if (
@@ -53,7 +54,7 @@ def check_preconditions(headers: Mapping[str, str], current: Validators | None) 
 
 
 def range_applies(headers: Mapping[str, str], current: Validators) -> bool:
-    """Whether a Range is meant for this state; if not, the whole is wanted."""
+    """Returns whether a Range is meant for this state; if not, the whole resource is sent."""
     condition = headers.get("If-Range")
     if condition is None:
         return True
@@ -74,14 +75,14 @@ def _check_match(headers: Mapping[str, str], current: Validators | None) -> None
 
 
 def _matches_any(header: str, etag: str, *, allow_weak: bool) -> bool:
-    """Is the ETag one of those, or are all meant? A weak one is equal only where that is enough."""
+    """Returns whether the header lists this ETag or `*`; weak ETags count only if `allow_weak`."""
     if header.strip() == "*":
         return True
-    return any(tag == etag and (allow_weak or not mark) for mark, tag in _ETAG.findall(header))
+    return any(tag == etag and (allow_weak or not weak) for weak, tag in _ETAG.findall(header))
 
 
 def _parse_date(text: str | None) -> datetime | None:
-    """An HTTP date; None for what is none."""
+    """Returns the time of an HTTP date, None for a text that is none."""
     try:
         found = parsedate_to_datetime(text or "")
     except (ValueError, OverflowError):

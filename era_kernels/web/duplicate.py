@@ -1,4 +1,4 @@
-"""Duplicate: a new session with the files, packages, data and code of another."""
+"""Duplicates a session: makes a new one with its files, packages, data and code."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class DuplicateAnswer(SessionAnswer):
 
 
 class DuplicateHandler(BaseHandler):
-    """A session, made again under another id."""
+    """Duplicates a session under another id."""
 
     operations = {
         "POST": Operation(

@@ -1,4 +1,4 @@
-"""Programs beside a session's kernel: one shell command, or one program with its arguments."""
+"""Runs programs beside a session's kernel: a shell command, or a program with its arguments."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from era_kernels.services.sessions import SessionService
 
 SHELL = ("/bin/sh", "-c")
-_DESCRIPTION = """The program runs in the session's walls and its directory, beside the kernel and whatever
+_DESCRIPTION = """\
+The program runs in the session's walls and its directory, beside the kernel and whatever
 runs there. It is an execution: listed, readable and followed like a run, and its header
 `X-Execution-Id` is sent with the answer. It goes on when the client leaves.
 
@@ -61,7 +62,7 @@ class ExecRequest(TimeoutFields):
     )
 
     def command_line(self) -> tuple[tuple[str, ...], str]:
-        """What is executed, and how it is listed. Raises InvalidRequest."""
+        """Returns the argv to execute and the text that lists show. Raises InvalidRequest."""
         if self.command is not None and self.argv is None:
             return (*SHELL, self.command), self.command
         if self.argv is not None and self.command is None:
@@ -73,7 +74,7 @@ class ExecRequest(TimeoutFields):
 
 
 class ExecHandler(BaseHandler):
-    """A program whose answer comes at its end. It goes on when the client leaves."""
+    """Runs a program and answers at its end. The program goes on when the client leaves."""
 
     operations = {
         "POST": Operation(

@@ -1,4 +1,4 @@
-"""One-shot runs in a throw-away session."""
+"""Runs code once, in a throw-away session."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class ExecuteRequest(TimeoutFields):
 
 
 class ExecuteHandler(BaseHandler):
-    """A run in a session of its own, which is gone afterwards."""
+    """Runs code in a session of its own, which is deleted afterwards."""
 
     operations = {
         "POST": Operation(
@@ -51,7 +51,10 @@ class ExecuteHandler(BaseHandler):
     def initialize(  # type: ignore[override]
         self, context: HandlerContext, sessions: SessionService, language_names: Mapping[str, str]
     ) -> None:
-        """`names`: from every name and alias of a language, in lower case, to its name."""
+        """Stores what the handler uses.
+
+        `language_names` maps every name and alias of a language, in lower case, to its name.
+        """
         super().initialize(context)
         self.sessions = sessions
         self.language_names = language_names

@@ -1,4 +1,4 @@
-"""What became of runs: listed, shown, followed, read again."""
+"""Lists, shows and follows the executions of a session, and serves their output."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from era_kernels.services.executions.service import ExecutionService
     from era_kernels.services.sessions import SessionService
 
-LARGE_LIST = 200  # executions whose list is encoded beside the event loop
+LARGE_LIST = 200  # lists of more executions are encoded in a thread
 _LARGE_LIST_BYTES = 2 * 1024 * 1024
 _PLAIN_TEXT = Media("text/plain", "The text so far; byte ranges are served.")
 
@@ -86,11 +86,11 @@ class ExecutionsAnswer(ResponseModel):
     total: int
 
 
-# ---------------------------------------------------------------- what became of them
+# ---------------------------------------------------------------- handlers
 
 
 class ExecutionHandlerBase(BaseHandler):
-    """What the handlers of stored and live executions share."""
+    """Holds the services that the handlers of executions share."""
 
     def initialize(  # type: ignore[override]
         self, context: HandlerContext, sessions: SessionService, executions: ExecutionService
@@ -101,7 +101,7 @@ class ExecutionHandlerBase(BaseHandler):
 
 
 class ExecutionsHandler(ExecutionHandlerBase):
-    """The executions of a session."""
+    """Lists the executions of a session."""
 
     operations = {"GET": Operation("List executions", {200: ExecutionsAnswer}, query=Paging)}
 
@@ -119,7 +119,7 @@ class ExecutionsHandler(ExecutionHandlerBase):
 
 
 class ExecutionHandler(ExecutionHandlerBase):
-    """One execution: its answer so far, or at its end."""
+    """Shows an execution: the answer so far, or the answer at its end."""
 
     operations = {
         "GET": Operation("Show an execution", {200: ExecutionAnswer}, query=ExecutionQuery),
@@ -136,7 +136,7 @@ class ExecutionHandler(ExecutionHandlerBase):
 
 
 class ExecutionStreamHandler(ExecutionHandlerBase):
-    """An execution's events, from any of them on, then live."""
+    """Sends an execution's events, from any stored event on, then live."""
 
     operations = {
         "GET": Operation(
@@ -160,7 +160,7 @@ class ExecutionStreamHandler(ExecutionHandlerBase):
 
 
 class ExecutionOutputHandler(ExecutionHandlerBase):
-    """What an execution wrote to one of its two streams, as plain text."""
+    """Serves the text that an execution wrote to stdout or stderr."""
 
     operations = {
         "GET": Operation("Read an execution's output", {200: _PLAIN_TEXT, 206: _PLAIN_TEXT})
@@ -179,7 +179,7 @@ class ExecutionOutputHandler(ExecutionHandlerBase):
     async def get(self, session_id: str, execution_id: str) -> None:
         session = await self.sessions.session(session_id)
         text = await self.executions.text(session, execution_id, self.stream)
-        # The text has no validator, so a condition on one asks for the whole.
+        # The text has no ETag and no date, so a request with If-Range gets the whole text.
         start, stop = ranges.prepare_range_response(
             self, text.total, is_applicable="If-Range" not in self.request.headers
         )
@@ -193,9 +193,9 @@ class ExecutionOutputHandler(ExecutionHandlerBase):
 
 
 def last_event_id(handler: BaseHandler) -> int:
-    """The number of the last event that a reader has. Raises InvalidRequest.
+    """Returns the number of the last event that the reader has. Raises InvalidRequest.
 
-    The header wins: a reader that connects again sends it beside its first address.
+    The header wins over the query: a reader that reconnects adds the header to its first URL.
     """
     header = handler.request.headers.get("Last-Event-ID", "")
     if not header:
@@ -206,7 +206,7 @@ def last_event_id(handler: BaseHandler) -> int:
 
 
 def execution_summary(execution: Execution) -> JsonObject:
-    """An execution as lists show it."""
+    """Returns an execution as lists show it."""
     return {
         "execution_id": execution.id,
         **_status(execution),

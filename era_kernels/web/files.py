@@ -1,4 +1,7 @@
-"""Files of a session: list, read, put, delete; bodies are opaque and stream both ways."""
+"""Lists, reads, puts and deletes the files of a session.
+
+Bodies are opaque bytes and are streamed in both directions.
+"""
 
 from __future__ import annotations
 
@@ -31,15 +34,13 @@ if TYPE_CHECKING:
     from era_kernels.storage.files import FileStatus, OpenFile
     from era_kernels.storage.snapshot import Snapshot
 
-# What code put into a session must not act as the API's own page.
+# A page that code wrote into a session must not act as a page of the API.
 CONTENT_SECURITY_POLICY = (
     "sandbox allow-scripts allow-forms allow-popups allow-modals allow-downloads"
 )
 UPLOAD_IDLE_TIMEOUT = 60.0  # seconds that an upload may pause
-MIN_UPLOAD_RATE = (
-    16 * 1024
-)  # bytes a second that an upload must reach, beside what a body has anyway
-UPLOAD_TIMEOUT = 7 * 24 * 3600.0  # seconds; the other two bounds are met first
+MIN_UPLOAD_RATE = 16 * 1024  # bytes a second that an upload must reach on average
+UPLOAD_TIMEOUT = 7 * 24 * 3600.0  # seconds; the two bounds above end a slow upload earlier
 
 _FORM_TYPE = "application/x-www-form-urlencoded"
 _UPLOADED_FILE = Media("application/octet-stream", "The file; its Content-Type is kept.")
@@ -80,7 +81,7 @@ class FileDeletedAnswer(ResponseModel):
 
 
 class FilesHandler(BaseHandler):
-    """All files of a session."""
+    """Lists the files of a session."""
 
     operations = {"GET": Operation("List files", {200: FilesAnswer})}
 
@@ -95,7 +96,7 @@ class FilesHandler(BaseHandler):
 
 
 class FileHandler(BaseHandler):
-    """One file of a session."""
+    """Reads, puts and deletes one file of a session."""
 
     operations = {
         "GET": Operation("Read a file", {200: _SERVED_FILE, 206: _SERVED_FILE}),
@@ -122,7 +123,7 @@ class FileHandler(BaseHandler):
 
     @property
     def path(self) -> str:
-        """Percent-decoded once; a slash is a slash, however it was written."""
+        """The file's path, percent-decoded once; an encoded slash counts as a slash."""
         raw = self.request.path.split("/", 5)[5]  # /api/sessions/{id}/files/{path}
         # Tornado reads the bytes of a request line as Latin-1; curl sends them as they are typed.
         return unquote_to_bytes(raw.encode("latin1")).decode("utf-8", "surrogateescape")
@@ -137,7 +138,7 @@ class FileHandler(BaseHandler):
         return self._begin_upload() if self.request.method == "PUT" else None
 
     async def _begin_upload(self) -> None:
-        """Before the body: where it goes, or why it is not wanted."""
+        """Prepares the upload before the body is read. Raises the error for an unwanted one."""
         if "Content-Range" in self.request.headers:
             raise InvalidRequest("A file is put whole: no part of one is taken.")
         declared = headers.parse_content_length(self.request.headers)
@@ -149,7 +150,7 @@ class FileHandler(BaseHandler):
         self._check_speed()
 
     def on_chunk(self, chunk: bytes) -> Awaitable[None] | None:
-        """A piece of the body; the next comes when this one is taken."""
+        """Writes a chunk of the body; the next chunk is read when this one is written."""
         if self._upload is None:
             return super().on_chunk(chunk)
         return self._write_chunk(self._upload, chunk)
@@ -166,14 +167,14 @@ class FileHandler(BaseHandler):
             self._received_at = asyncio.get_running_loop().time()
 
     async def put(self, *args: str) -> None:
-        # It is all here: from now on it is put, also for a client that does not wait.
+        # The body is complete: from here on the file is put also when the client leaves.
         upload, self._upload = self._upload, None
         assert upload is not None
         self._discard_upload()
-        kind = self._content_type()
+        content_type = self._content_type()
         try:
             size = await self.files.put(
-                self.session_id, self.path, upload, kind, self._check_preconditions
+                self.session_id, self.path, upload, content_type, self._check_preconditions
             )
         finally:
             upload.discard()
@@ -183,12 +184,15 @@ class FileHandler(BaseHandler):
         conditional.check_preconditions(self.request.headers, _validators(status))
 
     def _content_type(self) -> str:
-        """What the uploader says it is. Clients call anything a form when nobody tells them."""
+        """Returns the declared type, empty for a form: clients name that type by default."""
         declared = self.request.headers.get("Content-Type", "").strip()
         return "" if declared.lower().startswith(_FORM_TYPE) else declared
 
     def _check_speed(self, waited: float = 0.0) -> None:
-        """Hang up on who stops sending, or sends by drops."""
+        """Closes the connection of a client that stops sending or sends too slowly.
+
+        `waited` is the number of seconds since the upload began.
+        """
         loop, interval = asyncio.get_running_loop(), UPLOAD_IDLE_TIMEOUT / 4
         is_idle = not self._is_writing and loop.time() - self._received_at >= UPLOAD_IDLE_TIMEOUT
         if is_idle or self.received_bytes < (waited - 5 * UPLOAD_IDLE_TIMEOUT) * MIN_UPLOAD_RATE:
@@ -235,11 +239,11 @@ class FileHandler(BaseHandler):
         if self.request.method == "HEAD" or start == stop:
             return
         with suppress(ClientDisconnected):
-            async with aclosing(file.read(start, stop)) as pieces:  # type: ignore[type-var]
-                async for piece in pieces:
-                    start += len(piece)
-                    await self.send(piece)
-            if start < stop:  # code cut the file; only the end of the connection can tell that
+            async with aclosing(file.read(start, stop)) as chunks:  # type: ignore[type-var]
+                async for chunk in chunks:
+                    start += len(chunk)
+                    await self.send(chunk)
+            if start < stop:  # code truncated the file; closing is the only signal left
                 self.abort_connection()
 
     async def delete(self, *args: str) -> None:

@@ -1,4 +1,4 @@
-"""What the headers of a request say before anything else is read."""
+"""Reads the headers of a request that matter before its body is read."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ _LENGTH = re.compile(r"([0-9]{1,18})(?:,[ \t]*\1)*")
 
 
 def request_id(headers: Mapping[str, str]) -> str:
-    """The caller's, when it is sane, else a new one."""
+    """Returns the caller's request id if it is valid, else a new one."""
     given = headers.get("X-Request-Id", "")
     return given if _REQUEST_ID.fullmatch(given) else f"req-{secrets.token_hex(8)}"
 
 
 def parse_content_length(headers: Mapping[str, str]) -> int:
-    """The body's declared length, 0 when there is none.
+    """Returns the body's declared length, 0 when none is declared.
 
     Raises InvalidRequest for a framing that Tornado would refuse without an answer in JSON.
     """
@@ -40,7 +40,7 @@ def parse_content_length(headers: Mapping[str, str]) -> int:
 
 
 def check_uncompressed(headers: Mapping[str, str]) -> None:
-    """Raises UnsupportedMediaType: unpacking could make gigabytes of a small body."""
+    """Raises UnsupportedMediaType for a compressed body: a small one could unpack to gigabytes."""
     encoding = headers.get("Content-Encoding", "")
     if encoding.lower() not in ("", "identity"):
         raise UnsupportedMediaType(

@@ -1,4 +1,4 @@
-"""How the server is, and what it can do: health, languages, limits."""
+"""Reports the health, the languages and the limits of the server."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from era_kernels.web.sessions import IsolationAnswer
 if TYPE_CHECKING:
     from era_kernels.services.server_info import ServerInfo
 
-RETRY_AFTER_SECONDS = 5  # seconds
+RETRY_AFTER_SECONDS = 5
 
 
 class HealthAnswer(ResponseModel):
@@ -72,7 +72,7 @@ class LimitsAnswer(ResponseModel):
 
 
 class ServerInfoHandlerBase(BaseHandler):
-    """What the handlers of this section share."""
+    """Holds the service that the handlers of this module share."""
 
     def initialize(self, context: HandlerContext, server_info: ServerInfo) -> None:  # type: ignore[override]
         super().initialize(context)
@@ -80,7 +80,7 @@ class ServerInfoHandlerBase(BaseHandler):
 
 
 class HealthHandler(ServerInfoHandlerBase):
-    """Open to everybody: load balancers have no token."""
+    """Reports the health of the server; needs no token, since load balancers have none."""
 
     operations = {
         "GET": Operation("How the server is", {200: HealthAnswer, 503: UnhealthyAnswer}),
@@ -109,7 +109,7 @@ class HealthHandler(ServerInfoHandlerBase):
 
 
 class LanguagesHandler(ServerInfoHandlerBase):
-    """What can be run here."""
+    """Lists the languages that the server knows."""
 
     operations = {"GET": Operation("List languages", {200: LanguagesAnswer})}
 
@@ -118,7 +118,7 @@ class LanguagesHandler(ServerInfoHandlerBase):
 
 
 class LimitsHandler(ServerInfoHandlerBase):
-    """The bounds in force."""
+    """Shows the limits in force."""
 
     operations = {"GET": Operation("Show the limits", {200: LimitsAnswer})}
 

@@ -1,4 +1,4 @@
-"""Answers to what a running program asks with `input()`."""
+"""Passes lines of input to running programs that wait in `input()`."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class InputAnswer(ResponseModel):
 
 
 class InputHandler(ExecutionHandlerBase):
-    """A line for the program that waits for one. It is neither logged nor kept nor echoed."""
+    """Passes a line to a program that waits for input; the line is not logged, kept or echoed."""
 
     operations = {
         "POST": Operation(
@@ -51,7 +51,7 @@ class InputHandler(ExecutionHandlerBase):
 
 
 def parse_line(value: str) -> str:
-    """The line as a terminal would hand it over: Enter ends it. Raises InvalidRequest, TooLarge."""
+    """Returns the line without the newline at its end. Raises InvalidRequest, TooLarge."""
     line = value.removesuffix("\n").removesuffix("\r")
     if "\n" in line or "\r" in line:
         raise InvalidRequest("`value` must be one line.", hint="Send each line when it is asked.")

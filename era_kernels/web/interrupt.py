@@ -1,4 +1,4 @@
-"""Interrupts: one execution is ended, and nothing else."""
+"""Interrupts an execution: ends it and nothing else."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from era_kernels.web.executions import ExecutionHandlerBase
 from era_kernels.web.operations import Operation
 from era_kernels.web.responses import ResponseModel
 
-_DESCRIPTION = """Waits until the execution has ended: one that waits for its turn or for its kernel is
+_DESCRIPTION = """\
+Waits until the execution has ended: one that waits for its turn or for its kernel is
 cancelled; one that runs is interrupted, once more after half a second, and if it goes on for three
 seconds its kernel is ended, with its variables (`state` is `lost`). It ends with exit code 130. Who
 asks for the same end meanwhile gets the same steps."""
@@ -29,7 +30,7 @@ class InterruptedAnswer(ResponseModel):
 
 
 class InterruptHandler(ExecutionHandlerBase):
-    """The end of an execution, for whoever wants it."""
+    """Ends an execution on the request of any caller."""
 
     operations = {
         "POST": Operation(

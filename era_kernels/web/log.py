@@ -1,4 +1,4 @@
-"""A session's log: what came between and after its runs, as a list or followed live."""
+"""Shows a session's log, the output between and after its runs, as a list or a live stream."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from era_kernels.services.session_logs import SessionLogs
     from era_kernels.services.sessions import SessionService
 
-_DESCRIPTION = """What threads, timers, servers and child processes of earlier runs printed when no run of
+_DESCRIPTION = """\
+What threads, timers, servers and child processes of earlier runs printed when no run of
 theirs was under way any more, and how a kernel ended that ended between runs.
 
 With `Accept: text/event-stream` the entries are followed live: frames with the number of the entry
@@ -45,7 +46,7 @@ class LogAnswer(ResponseModel):
 
 
 class LogHandler(BaseHandler):
-    """The log of a session."""
+    """Lists or follows the log of a session."""
 
     operations = {
         "GET": Operation(
@@ -81,7 +82,7 @@ class LogHandler(BaseHandler):
 
     async def _follow(self, session_id: str, directory: str, after: int) -> None:
         live = self.logs.live_log(directory)
-        # Looked up again: one that is deleted from here on ends what is followed.
+        # Looked up again: a session that is deleted after this line ends the stream of `live`.
         if (await self.sessions.session(session_id)).directory != directory:
             raise SessionNotFound(f"There is no session {session_id}.", id=session_id)
         if self.request.method == "HEAD":
@@ -92,7 +93,7 @@ class LogHandler(BaseHandler):
 
 
 def entry_response(entry: LoggedEvent) -> JsonObject:
-    """An entry as the list shows it."""
+    """Returns an entry as the list shows it."""
     event = event_to_json(entry.event)
     return {"time": to_iso(entry.time), "stream": event["type"], "content": event["content"]}
 

@@ -1,4 +1,4 @@
-"""What operators measure, in Prometheus' text format."""
+"""Serves the metrics of the server in Prometheus' text format."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from era_kernels.web.operations import Media, Operation
 
 
 class MetricsHandler(BaseHandler):
-    """Protected like the API: it tells how much is going on."""
+    """Serves the metrics; needs a token like the API, since metrics show how busy the server is."""
 
     operations = {
         "GET": Operation("Measure", {200: Media("text/plain", "Metrics as Prometheus reads them.")})

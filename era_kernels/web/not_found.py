@@ -1,4 +1,4 @@
-"""Every path that is not there."""
+"""Answers requests to unknown paths."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _HINT = "GET /openapi.json tells what is, and the page /docs shows it."
 
 
 class NotFoundHandler(BaseHandler):
-    """Answers 404 whatever the method."""
+    """Answers 404 to a request with any method."""
 
     @property
     def requires_token(self) -> bool:
@@ -21,7 +21,7 @@ class NotFoundHandler(BaseHandler):
         raise _not_found()
 
     def allowed_methods(self) -> str:
-        """Whatever the method, the answer is 404."""
+        """Allows the request's own method, so that the answer is 404 and not 405."""
         return str(self.request.method)
 
     def to_domain_error(self, cause: BaseException | None, status: int) -> EraError:

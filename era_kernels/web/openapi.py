@@ -1,4 +1,4 @@
-"""The OpenAPI document, made from the models that validate and what handlers declare."""
+"""Makes the OpenAPI document from the models that validate and the operations of handlers."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ _DESCRIPTION = (
 
 
 class _UntitledSchema(GenerateJsonSchema):
-    """Fields without the titles that pydantic makes of their names (`Allowinternetaccess`)."""
+    """Leaves out the titles that pydantic makes of fields' names (`Allowinternetaccess`)."""
 
     def field_title_should_be_set(self, schema: object) -> bool:
         return False
 
 
 class Document:
-    """The document of some routes; made when it is first asked for."""
+    """Describes routes as an OpenAPI document, which is made on first use."""
 
     def __init__(self, routes: Sequence[Route]) -> None:
         self._routes = routes
@@ -63,7 +63,7 @@ class Document:
             item: JsonObject = {
                 method.lower(): _operation(route, method, operation)
                 for method, operation in route.handler.operations.items()
-                if operation.listed
+                if operation.in_schema
             }
             parameters = [_path_parameter(name) for name in _PARAMETER.findall(route.path)]
             if item and parameters:
@@ -85,10 +85,10 @@ class Document:
 def _models(route: Route) -> Iterator[type[BaseModel]]:
     for operation in route.handler.operations.values():
         request = operation.request
-        if request is not None and not isinstance(request, Media) and operation.listed:
+        if request is not None and not isinstance(request, Media) and operation.in_schema:
             yield request
-        for response in operation.answers.values():
-            if not isinstance(response, Media) and operation.listed:
+        for response in operation.responses.values():
+            if not isinstance(response, Media) and operation.in_schema:
                 yield response
 
 
@@ -112,7 +112,7 @@ def _operation(route: Route, method: str, operation: Operation) -> JsonObject:
 
 
 def _operation_id(path: str, method: str) -> str:
-    """`GET /api/sessions/{id}` is `get_api_sessions_id`."""
+    """Returns the operation's id: `get_api_sessions_id` for `GET /api/sessions/{id}`."""
     return "_".join([method.lower(), *re.findall(r"\w+", path)])
 
 
@@ -159,7 +159,7 @@ def _query_parameters(model: type[BaseModel]) -> Iterator[JsonObject]:
 
 
 class OpenApiHandler(BaseHandler):
-    """The document itself; open, it holds nothing of anybody's."""
+    """Serves the document; needs no token, since the document holds nothing private."""
 
     operations = {"GET": Operation("This document", in_schema=False)}
 

@@ -1,4 +1,4 @@
-"""What an endpoint takes and gives, as data: handlers declare it, routing and OpenAPI read it."""
+"""Describes endpoints as data, which handlers declare and the OpenAPI document shows."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from pydantic import BaseModel
 
 @dataclass(frozen=True, slots=True)
 class Media:
-    """What is no JSON object: its media type, what it holds, and the schema of that.
+    """Describes a body that is no JSON object: its media type, its content and its schema.
 
-    The schema of an event stream is that of each event, as tools for OpenAPI 3.1 read it.
+    The schema of an event stream describes a single event, as tools for OpenAPI 3.1 expect.
     """
 
     type: str
@@ -23,7 +23,7 @@ class Media:
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """A request header that means something to an operation, and the pattern of its values."""
+    """Describes a request header that an operation reads, with the pattern of its values."""
 
     name: str
     pattern: str
@@ -32,11 +32,12 @@ class Header:
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """One method of one path.
+    """Describes one method of one path.
 
-    `request` validates the body (or says what it is) and `query` the query string; `answers` tells
-    by status what comes back, `events` what those get with 200 who accept event streams. Errors
-    look the same everywhere and are not repeated here.
+    `request` validates the body (or describes it) and `query` validates the query string.
+    `responses` maps each status to the body of the answer; `event_stream` is the body with status
+    200 for clients that accept event streams. Errors look the same everywhere and are not repeated
+    here.
     """
 
     summary: str
@@ -46,12 +47,12 @@ class Operation:
     headers: tuple[Header, ...] = ()
     description: str = ""
     event_stream: Media | None = None
-    in_schema: bool = True  # in the OpenAPI document
+    in_schema: bool = True  # the OpenAPI document shows this operation
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """A path such as `/api/sessions/{id}`, who handles it, and with what."""
+    """Maps a path such as `/api/sessions/{id}` to a handler and the handler's dependencies."""
 
     path: str
     handler: type[Any]

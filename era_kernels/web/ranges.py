@@ -1,4 +1,4 @@
-"""The Range header, RFC 9110 section 14: one range of bytes, or everything."""
+"""Serves the Range header, RFC 9110 section 14, with a single range of bytes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _RANGE = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})", re.IGNORECASE)
 
 
 def parse_range(header: str | None, total: int) -> tuple[int, int] | None:
-    """The half-open range of `total` bytes that is asked for, or None for the whole.
+    """Returns the requested half-open range of `total` bytes, or None for the whole.
 
     A header that is malformed, of another unit or of several ranges is ignored, as the RFC allows.
     Raises RangeNotSatisfiable when the range begins behind the end.
@@ -34,12 +34,14 @@ def parse_range(header: str | None, total: int) -> tuple[int, int] | None:
 def prepare_range_response(
     handler: BaseHandler, total: int, *, is_applicable: bool = True
 ) -> tuple[int, int]:
-    """Set the status and the headers of an answer that serves ranges; the range to send.
+    """Sets status and headers of an answer that serves ranges; returns the range to send.
 
-    `applies`: a condition on the range, if there was one, is met. Raises RangeNotSatisfiable.
+    `is_applicable` is False when the request puts a condition on the range that is not met.
+    Raises RangeNotSatisfiable.
     """
     try:
-        is_applicable = is_applicable and handler.request.method == "GET"  # HEAD tells of the whole
+        # HEAD describes the whole resource.
+        is_applicable = is_applicable and handler.request.method == "GET"
         byte_range = (
             parse_range(handler.request.headers.get("Range"), total) if is_applicable else None
         )

@@ -1,4 +1,4 @@
-"""What requests may hold: fields that several endpoints share, and mistakes in words."""
+"""Base models and shared fields of requests, and the sentences for invalid values."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ ID_RULE = (
     "must be 1 to 128 letters, digits, dots, underscores and hyphens, "
     "and begin with a letter or a digit"
 )
-_MAX_COUNT = 2**62  # a count above this is this: stores have integers of 64 bits
-_MAX_PROCESSORS = 65536  # what no host has
+_MAX_COUNT = 2**62  # greater counts are lowered to this: stores have integers of 64 bits
+_MAX_PROCESSORS = 65536  # more than any host has
 _MAX_TIMEOUT = 1e12  # seconds; any greater timeout is refused for the same reason as this one
 
 M = TypeVar("M", bound=BaseModel)
@@ -48,7 +48,7 @@ class QueryModel(BaseModel):
 
 def _check_id(value: str) -> str:
     if not ID_PATTERN.fullmatch(value):
-        raise PydanticCustomError("id", "{words}", {"words": ID_RULE})
+        raise PydanticCustomError("id", "{rule}", {"rule": ID_RULE})
     return value
 
 
@@ -109,9 +109,9 @@ class TimeoutFields(RequestModel):
     timeout: Seconds | None = Field(None, description=f"Seconds. {_DEFAULT_TIMEOUT_RULE}")
 
     def timeout_seconds(self) -> float | None:
-        """None when none was asked for."""
-        asked = self.timeout if self.timeout_ms is None else self.timeout_ms / 1000
-        return min(asked, _MAX_TIMEOUT) if asked else None
+        """Returns the requested timeout in seconds, None when the request names none."""
+        requested = self.timeout if self.timeout_ms is None else self.timeout_ms / 1000
+        return min(requested, _MAX_TIMEOUT) if requested else None
 
 
 class Paging(QueryModel):
@@ -125,7 +125,7 @@ class Paging(QueryModel):
 
 
 def env_strings(env: Mapping[str, Any] | None, body: bytes) -> dict[str, str]:
-    """The variables as strings: numbers as they are written in `body`, booleans true and false."""
+    """Returns the variables as strings: numbers as `body` writes them, booleans true and false."""
     if not env:
         return {}
     if all(isinstance(value, str) for value in env.values()):
@@ -138,7 +138,10 @@ def env_strings(env: Mapping[str, Any] | None, body: bytes) -> dict[str, str]:
 
 
 def validate(model: type[M], value: Mapping[str, Any]) -> M:
-    """Raises InvalidId or InvalidRequest, which name the field and never repeat its value."""
+    """Returns `value` as `model`.
+
+    Raises InvalidId or InvalidRequest, which name the field and never repeat its value.
+    """
     try:
         return model.model_validate(value)
     except ValidationError as error:
@@ -146,7 +149,7 @@ def validate(model: type[M], value: Mapping[str, Any]) -> M:
 
 
 def parse_query(model: type[M], arguments: Mapping[str, Sequence[bytes]]) -> M:
-    """The query string as a model; the last of several values counts, an empty one is none."""
+    """Returns the query string as a model; the last of several values counts, empty ones do not."""
     last = {name: values[-1].decode("utf-8", "replace") for name, values in arguments.items()}
     return validate(model, {name: text for name, text in last.items() if text})
 
@@ -159,8 +162,8 @@ def _to_invalid_request(error: ValidationError) -> InvalidRequest:
     return error_class(f"`{_field_path(first)}` {_describe(first)}.", details=details)
 
 
-def _field_path(mistake: ErrorDetails) -> str:
-    return ".".join(str(part) for part in mistake["loc"])
+def _field_path(error: ErrorDetails) -> str:
+    return ".".join(str(part) for part in error["loc"])
 
 
 _DESCRIPTIONS = {
@@ -186,7 +189,7 @@ _DESCRIPTIONS = {
 }
 
 
-def _describe(mistake: ErrorDetails) -> str:
-    context = mistake.get("ctx", {})
-    template = _DESCRIPTIONS.get(mistake["type"])
-    return template.format(**context) if template else mistake["msg"]
+def _describe(error: ErrorDetails) -> str:
+    context = error.get("ctx", {})
+    template = _DESCRIPTIONS.get(error["type"])
+    return template.format(**context) if template else error["msg"]

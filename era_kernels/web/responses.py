@@ -1,4 +1,4 @@
-"""What runs and executions answer: the models that the document shows, and who fills them."""
+"""Response models of runs and executions, and the functions that build these responses."""
 
 from __future__ import annotations
 
@@ -125,11 +125,11 @@ class TimedOutExecuteAnswer(ExecuteAnswer):
     code: Literal["EXECUTION_TIMEOUT"]
 
 
-# ---------------------------------------------------------------- filling
+# ---------------------------------------------------------------- building
 
 
 def run_response(result: result.RunResult) -> JsonObject:
-    """The run answer; what only the end tells is null while the run goes on."""
+    """Returns the answer of a run; fields known only at the end are null while the run goes on."""
     out: JsonObject = {
         "execution_id": result.execution_id,
         "session_id": result.session_id,
@@ -150,20 +150,23 @@ def run_response(result: result.RunResult) -> JsonObject:
     }
     _add_optional_fields(out, result)
     if result.truncated:
-        place = f"/api/sessions/{result.session_id}/executions/{result.execution_id}"
-        out["full_output"] = {"stdout": f"{place}/stdout", "stderr": f"{place}/stderr"}
+        execution_path = f"/api/sessions/{result.session_id}/executions/{result.execution_id}"
+        out["full_output"] = {
+            "stdout": f"{execution_path}/stdout",
+            "stderr": f"{execution_path}/stderr",
+        }
     return out
 
 
 def exec_response(result: result.RunResult) -> JsonObject:
-    """The same for a program, which has no rich outputs."""
+    """Returns the answer of a program: that of a run without rich outputs."""
     out = run_response(result)
     del out["results"]
     return out
 
 
 def execute_response(result: result.RunResult, language: str) -> JsonObject:
-    """The answer of a throw-away run; nothing of it can be asked for later."""
+    """Returns the answer of a throw-away run, which cannot be requested again later."""
     out: JsonObject = {
         "session_id": result.session_id,
         "vm_id": result.session_id,
@@ -193,16 +196,16 @@ def exception_response(info: ExceptionInfo | None) -> JsonObject | None:
 
 
 def with_status(result: result.RunResult, out: JsonObject) -> tuple[JsonObject, int]:
-    """The answer and its status: 408 with the error beside the rest when the timeout ended it."""
+    """Returns the answer and its status; a run that its timeout ended gets 408 and the error."""
     error_event = result.error
     if error_event is None or error_event.code != TIMEOUT_CODE:
         return out, 200
-    triple = {"error": error_event.error, "message": error_event.message, "code": error_event.code}
-    return {**triple, **out}, 408
+    error = {"error": error_event.error, "message": error_event.message, "code": error_event.code}
+    return {**error, **out}, 408
 
 
 def estimated_size(result: result.RunResult) -> int:
-    """About how many bytes the answer takes as JSON; many small values count as more."""
+    """Returns about how many bytes the answer takes as JSON; many small values count as more."""
     return (
         len(result.stdout)
         + len(result.stderr)

@@ -1,4 +1,4 @@
-"""The table of paths, and the application made of it."""
+"""Lists every path of the API and makes the Tornado application from this list."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def make_application(
     logs: SessionLogs,
     context: HandlerContext,
 ) -> Application:
-    """The whole HTTP side."""
+    """Returns the Tornado application that serves every path."""
     routes = make_routes(
         sessions, executions, server_info, codes, files, idempotent_runs, inspection, logs
     )
@@ -99,51 +99,39 @@ def make_routes(
     inspection: InspectionService,
     logs: SessionLogs,
 ) -> list[Route]:
-    """Every path of the API, in the order of the document."""
+    """Returns every path of the API, in the order of the OpenAPI document."""
     for_sessions = {"sessions": sessions}
+    for_execute = {"sessions": sessions, "language_names": _language_names(server_info)}
     for_runs = {"sessions": sessions, "codes": codes, "idempotent_runs": idempotent_runs}
     for_executions = {"sessions": sessions, "executions": executions}
+    for_stdout = {**for_executions, "stream": "stdout"}
+    for_stderr = {**for_executions, "stream": "stderr"}
     for_server_info = {"server_info": server_info}
     for_inspection = {"inspection": inspection}
-    session_path = "/api/sessions/{id}"
-    execution_path = f"{session_path}/executions/{{execution_id}}"
+    session = "/api/sessions/{id}"
+    execution = f"{session}/executions/{{execution_id}}"
     return [
-        Route(
-            "/api/execute",
-            ExecuteHandler,
-            {**for_sessions, "language_names": _language_names(server_info)},
-            "runs",
-        ),
+        Route("/api/execute", ExecuteHandler, for_execute, "runs"),
         Route("/api/sessions", SessionsHandler, for_sessions, "sessions"),
-        Route(session_path, SessionHandler, for_sessions, "sessions"),
-        Route(f"{session_path}/restart", RestartHandler, for_sessions, "sessions"),
-        Route(f"{session_path}/duplicate", DuplicateHandler, for_sessions, "sessions"),
-        Route(f"{session_path}/code", CodeHandler, {"codes": codes}, "code"),
-        Route(f"{session_path}/files", FilesHandler, {"files": files}, "files"),
-        Route(f"{session_path}/files/{{path}}", FileHandler, {"files": files}, "files"),
-        Route(f"{session_path}/run", RunHandler, for_runs, "runs"),
-        Route(f"{session_path}/stream", StreamHandler, for_runs, "runs"),
-        Route(f"{session_path}/exec", ExecHandler, for_sessions, "runs"),
-        Route(f"{session_path}/executions", ExecutionsHandler, for_executions, "executions"),
-        Route(execution_path, ExecutionHandler, for_executions, "executions"),
-        Route(f"{execution_path}/stream", ExecutionStreamHandler, for_executions, "executions"),
-        Route(f"{execution_path}/interrupt", InterruptHandler, for_executions, "executions"),
-        Route(
-            f"{execution_path}/stdout",
-            ExecutionOutputHandler,
-            {**for_executions, "stream": "stdout"},
-            "executions",
-        ),
-        Route(
-            f"{execution_path}/stderr",
-            ExecutionOutputHandler,
-            {**for_executions, "stream": "stderr"},
-            "executions",
-        ),
-        Route(f"{execution_path}/input", InputHandler, for_executions, "executions"),
-        Route(f"{execution_path}/stack", StackHandler, for_inspection, "executions"),
-        Route(f"{session_path}/variables", VariablesHandler, for_inspection, "sessions"),
-        Route(f"{session_path}/log", LogHandler, {**for_sessions, "logs": logs}, "executions"),
+        Route(session, SessionHandler, for_sessions, "sessions"),
+        Route(f"{session}/restart", RestartHandler, for_sessions, "sessions"),
+        Route(f"{session}/duplicate", DuplicateHandler, for_sessions, "sessions"),
+        Route(f"{session}/code", CodeHandler, {"codes": codes}, "code"),
+        Route(f"{session}/files", FilesHandler, {"files": files}, "files"),
+        Route(f"{session}/files/{{path}}", FileHandler, {"files": files}, "files"),
+        Route(f"{session}/run", RunHandler, for_runs, "runs"),
+        Route(f"{session}/stream", StreamHandler, for_runs, "runs"),
+        Route(f"{session}/exec", ExecHandler, for_sessions, "runs"),
+        Route(f"{session}/executions", ExecutionsHandler, for_executions, "executions"),
+        Route(execution, ExecutionHandler, for_executions, "executions"),
+        Route(f"{execution}/stream", ExecutionStreamHandler, for_executions, "executions"),
+        Route(f"{execution}/interrupt", InterruptHandler, for_executions, "executions"),
+        Route(f"{execution}/stdout", ExecutionOutputHandler, for_stdout, "executions"),
+        Route(f"{execution}/stderr", ExecutionOutputHandler, for_stderr, "executions"),
+        Route(f"{execution}/input", InputHandler, for_executions, "executions"),
+        Route(f"{execution}/stack", StackHandler, for_inspection, "executions"),
+        Route(f"{session}/variables", VariablesHandler, for_inspection, "sessions"),
+        Route(f"{session}/log", LogHandler, {**for_sessions, "logs": logs}, "executions"),
         Route("/health", HealthHandler, for_server_info, "server"),
         Route("/api/health", HealthHandler, for_server_info, "server"),
         Route("/api/languages", LanguagesHandler, for_server_info, "server"),
@@ -153,23 +141,23 @@ def make_routes(
 
 
 def _url_pattern(path: str) -> str:
-    """`/api/sessions/{id}` as Tornado matches it; `{path}` is all that follows."""
+    """Returns a path as a pattern for Tornado; `{path}` matches the whole rest of the URL."""
     return _PATH_PARAMETER.sub("([^/]+)", re.escape(path).replace(_REST_OF_PATH, "(.*)"))
 
 
 def _language_names(server_info: ServerInfo) -> Mapping[str, str]:
-    """From every name and alias of a language, in lower case, to its name."""
+    """Returns a mapping from every name and alias of a language, in lower case, to its name."""
     return {
-        word.lower(): language["name"]
+        name.lower(): language["name"]
         for language in server_info.languages()
-        for word in (language["name"], *language["aliases"])
+        for name in (language["name"], *language["aliases"])
     }
 
 
 def log_request(handler: RequestHandler) -> None:
-    """Count the answer, and log it in one line.
+    """Counts the answer and logs it in one line.
 
-    Never a query, a body or a header of the caller but the request id.
+    The line holds no query, no body and, except for the request id, no header of the caller.
     """
     assert isinstance(handler, BaseHandler)
     request, context = handler.request, handler.context

@@ -1,4 +1,7 @@
-"""Runs in a session: asked for, waited for or followed, once under a key of the caller's."""
+"""Runs code in a session and waits for the result or streams the events.
+
+Requests with the same Idempotency-Key run once.
+"""
 
 from __future__ import annotations
 
@@ -92,7 +95,7 @@ class StartedAnswer(ResponseModel):
 
 
 class RunHandlerBase(BaseHandler):
-    """What run and stream share: the body becomes a submission, the session takes it."""
+    """Turns a body into a submission and submits it to the session, for run and for stream."""
 
     def initialize(  # type: ignore[override]
         self,
@@ -142,7 +145,7 @@ class RunHandlerBase(BaseHandler):
     def _idempotency_key(self) -> str | None:
         key = self.request.headers.get(IDEMPOTENCY_KEY)
         if key is None or (
-            0 < len(key) <= MAX_KEY_LENGTH and all("!" <= one <= "~" for one in key)
+            0 < len(key) <= MAX_KEY_LENGTH and all("!" <= character <= "~" for character in key)
         ):
             return key
         raise InvalidRequest(
@@ -151,7 +154,7 @@ class RunHandlerBase(BaseHandler):
 
 
 class RunHandler(RunHandlerBase):
-    """A run whose answer comes at its end, unless it is one in the background."""
+    """Runs code and answers at the end, or at once when the run is one in the background."""
 
     operations = {
         "POST": Operation(
@@ -185,7 +188,7 @@ class RunHandler(RunHandlerBase):
 
 
 class StreamHandler(RunHandlerBase):
-    """A run whose events come as they happen."""
+    """Runs code and sends the events as they happen."""
 
     operations = {
         "POST": Operation(
@@ -213,6 +216,6 @@ class StreamHandler(RunHandlerBase):
 
 
 def _canonical_request(body: RunRequest, env: dict[str, str]) -> bytes:
-    """What was asked for, in one form: defaults, order and unknown fields make no difference."""
-    asked = {**body.model_dump(exclude={"env"}), "env": env}
-    return json.dumps(asked, sort_keys=True, separators=(",", ":")).encode()
+    """Returns the request in a form without differences of defaults, order and unknown fields."""
+    request = {**body.model_dump(exclude={"env"}), "env": env}
+    return json.dumps(request, sort_keys=True, separators=(",", ":")).encode()

@@ -1,4 +1,4 @@
-"""The listening server: patience with slow clients is bounded, refusals are JSON."""
+"""Listens for connections, with time limits for slow clients and rejections in JSON."""
 
 from __future__ import annotations
 
@@ -22,27 +22,28 @@ from era_kernels.errors import AtCapacity, EraError, InvalidRequest, StartError
 from era_kernels.web import smuggling
 from era_kernels.web.base import SERVER, HandlerContext, error_response
 
-READ_CHUNK_BYTES = 64 * 1024  # bytes that are read at once
+READ_CHUNK_BYTES = 64 * 1024
 MAX_HEADER = 64 * 1024  # bytes of request line and headers together
-MAX_BUFFER = 1024 * 1024  # bytes that a client may send before anybody asked for them
+MAX_BUFFER = 1024 * 1024  # bytes that a client may send ahead of what the server reads
 IDLE_TIMEOUT = 75.0  # seconds from an answer (or the connection) to the end of the next headers
 BODY_TIMEOUT = 300.0  # seconds for a body
 MAX_CONNECTIONS = 1000
-MAX_LINGERING = 64  # connections beyond the cap that are turned away in words at once
-LINGER_TIMEOUT = 1.0  # seconds until who was turned away must have read that
-RETRY_AFTER_SECONDS = 1  # seconds that a client waits that was turned away
+MAX_LINGERING = 64  # connections over the limit that may get a rejection at the same time
+LINGER_TIMEOUT = 1.0  # seconds that a rejected client has to read the rejection
+RETRY_AFTER_SECONDS = 1  # seconds that a rejected client should wait
 CLOSE_TIMEOUT = 5.0  # seconds for answers that are under way when the server closes
 UNACKNOWLEDGED_TIMEOUT = 120.0  # seconds that a client may leave what was sent to it unacknowledged
 
+# The bytes that Tornado 6 itself writes to reject a request (http1connection.py).
 _TORNADO_BAD_REQUEST = b"HTTP/1.1 400 Bad Request\r\n\r\n"
 
 
 class WebServer:
-    """An application on a port."""
+    """Serves an application on a port."""
 
     def __init__(self, server: LimitedHTTPServer, context: HandlerContext, url: str) -> None:
         self._server = server
-        self._edge = context
+        self._context = context
         self.url = url
 
     @classmethod
@@ -57,9 +58,9 @@ class WebServer:
         idle_timeout: float = IDLE_TIMEOUT,
         body_timeout: float = BODY_TIMEOUT,
     ) -> WebServer:
-        """Listen; port 0 is any free one. Timeouts in seconds.
+        """Starts to listen; port 0 is any free port. Timeouts are in seconds.
 
-        Raises StartError when it cannot.
+        Raises StartError when the server cannot listen there.
         """
         try:
             sockets = _bind_sockets(host, port)
@@ -84,29 +85,30 @@ class WebServer:
 
     @property
     def connections(self) -> int:
-        """How many are open."""
+        """The number of connections that are open."""
         return len(self._server.connections)
 
     def stop(self) -> None:
-        """Take no new connections; those that are open go on."""
+        """Stops accepting new connections; open ones go on."""
         self._server.stop()
 
     async def aclose(self) -> None:
-        """Close every connection, after what is under way was said. A second call is fine."""
+        """Closes every connection, after answers under way were sent. A second call is fine."""
         self._server.stop()
         deadline = time.monotonic() + CLOSE_TIMEOUT
-        # The system does not tell when it took what was said: hence the looking again.
-        while (
-            self._edge.active_handlers or self._server.is_writing
+        # Nothing reports that the kernel took the last bytes of an answer: hence the polling.
+        while (  # noqa: ASYNC110
+            self._context.active_handlers or self._server.is_writing
         ) and time.monotonic() < deadline:
             await asyncio.sleep(0.01)
         await self._server.close_all_connections()
 
 
 class LimitedHTTPServer(HTTPServer):
-    """Tornado's server, with limits that the kernel enforces and with JSON refusals.
+    """Tornado's server, with limits that the kernel enforces and with rejections in JSON.
 
-    `turned_away` is told why a connection was closed that had no request for the application.
+    `on_rejected` is called with the reason when a connection is closed without a request for the
+    application.
     """
 
     def initialize(  # type: ignore[override]
@@ -125,8 +127,8 @@ class LimitedHTTPServer(HTTPServer):
 
     @property
     def is_writing(self) -> bool:
-        """Something that was said has not been taken by the system yet."""
-        return any(wire.writing() for wire in self.connections)
+        """True while the kernel has not taken all bytes that were written."""
+        return any(connection.writing() for connection in self.connections)
 
     def handle_stream(self, stream: IOStream, address: tuple[Any, ...]) -> None:
         if len(self.connections) >= self._max_connections:
@@ -138,7 +140,7 @@ class LimitedHTTPServer(HTTPServer):
         super().handle_stream(connection, address)
 
     def _reject(self, stream: IOStream) -> None:
-        """Say that there are too many, if there are not too many to say it to."""
+        """Rejects a connection over the limit, silently when MAX_LINGERING are being rejected."""
         self._on_rejected("connections")
         if len(self._lingering) >= MAX_LINGERING:
             stream.close()
@@ -156,7 +158,7 @@ class LimitedHTTPServer(HTTPServer):
 
 
 class StrictIOStream(IOStream):
-    """A connection that takes strict HTTP only, and says so in JSON like every other error."""
+    """A connection that takes strict HTTP only and rejects anything else in JSON."""
 
     def __init__(
         self,
@@ -174,7 +176,7 @@ class StrictIOStream(IOStream):
         self._has_responded = False
 
     async def read_until_regex(self, regex: bytes, max_bytes: int | None = None) -> bytes:
-        """The head of the next request. Raises HTTPInputError when it is ambiguous."""
+        """Returns the head of the next request. Raises HTTPInputError when it is ambiguous."""
         self._has_responded = False
         head = await super().read_until_regex(regex, max_bytes)
         if smuggling.is_ambiguous(head):
@@ -186,7 +188,7 @@ class StrictIOStream(IOStream):
             self._has_responded = True
             return super().write(data)
         self._on_rejected("malformed")
-        # Who got an answer to the head gets no second one to the body.
+        # A client that got an answer to the head gets no second answer to the body.
         return super().write(b"" if self._has_responded else _malformed_response())
 
     def close(
@@ -196,7 +198,7 @@ class StrictIOStream(IOStream):
         | tuple[type[BaseException] | None, BaseException | None, TracebackType | None]
         | None = False,
     ) -> None:
-        # Headers beyond MAX_HEADER: Tornado closes without a word.
+        # Headers over MAX_HEADER: Tornado closes the connection without an answer.
         if isinstance(exc_info, UnsatisfiableReadError) and not self.closed():
             self._write_rejection()
         self._on_closed(self)
@@ -211,7 +213,10 @@ class StrictIOStream(IOStream):
 
 
 async def _send_rejection(stream: IOStream, response: bytes) -> None:
-    """Let the client read why: a close beside what it has sent would destroy the answer."""
+    """Sends a rejection and waits until the client read it.
+
+    A close with unread bytes of the client would destroy the answer.
+    """
     try:
         async with asyncio.timeout(LINGER_TIMEOUT):
             await stream.write(response)
@@ -225,24 +230,25 @@ async def _send_rejection(stream: IOStream, response: bytes) -> None:
 
 
 def _bind_sockets(host: str, port: int) -> list[socket.socket]:
-    """A socket for every address of a host name, all on one port."""
+    """Returns a listening socket for every address of a host name, all on one port."""
     sockets: list[socket.socket] = []
     try:
         for family, _, _, _, address in socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         ):
-            chosen = port or (sockets[0].getsockname()[1] if sockets else 0)
-            sockets.append(socket.create_server((address[0], chosen), family=family, backlog=512))
-            sockets[-1].setblocking(False)
+            bound_port = port or (sockets[0].getsockname()[1] if sockets else 0)
+            listener = socket.create_server((address[0], bound_port), family=family, backlog=512)
+            sockets.append(listener)
+            listener.setblocking(False)
     except OSError:
-        for one in sockets:
-            one.close()
+        for listener in sockets:
+            listener.close()
         raise
     return sockets
 
 
 def _bind_error_text(error: OSError | UnicodeError) -> str:
-    """Why there is no listening there, in the words of people."""
+    """Returns the reason why the server cannot listen, as a phrase for people."""
     if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
         return "the address is in use"
     return getattr(error, "strerror", None) or str(error)
@@ -263,7 +269,7 @@ def _too_many_response(max_connections: int) -> bytes:
 
 
 def _error_bytes(error: EraError) -> bytes:
-    """A whole answer, where there is no handler to make it."""
+    """Returns the bytes of a whole HTTP answer, for requests that have no handler."""
     body = json_codec.dumps(error_response(error))
     retry = f"Retry-After: {error.retry_after}\r\n" if error.retry_after else ""
     head = (
@@ -278,7 +284,7 @@ def _error_bytes(error: EraError) -> bytes:
 
 
 def _set_keepalive(connection: socket.socket) -> None:
-    """Let the kernel find clients that vanished, or that read nothing of what they asked for."""
+    """Lets the kernel close connections whose client vanished or does not read its answers."""
     if connection.family not in (socket.AF_INET, socket.AF_INET6):
         return
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)

@@ -1,4 +1,4 @@
-"""Sessions: create, list, show, change, delete, restart."""
+"""Creates, lists, shows, changes, deletes and restarts sessions."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from era_kernels.services.sessions import SessionService
     from era_kernels.storage.snapshot import Snapshot
 
-LARGE_LIST = 200  # files whose list is encoded beside the event loop
+LARGE_LIST = 200  # lists of more files are encoded in a thread
 LARGE_LIST_BYTES = 2 * 1024 * 1024
 
 
@@ -188,7 +188,7 @@ class RestartedAnswer(ResponseModel):
 
 
 class SessionsHandler(BaseHandler):
-    """All sessions."""
+    """Lists, creates and deletes the sessions of the server."""
 
     operations = {
         "GET": Operation("List sessions", {200: SessionsAnswer}, query=SessionsQuery),
@@ -223,7 +223,7 @@ class SessionsHandler(BaseHandler):
 
 
 class SessionHandler(BaseHandler):
-    """One session."""
+    """Shows, changes and deletes one session."""
 
     operations = {
         "GET": Operation("Show a session and its files", {200: SessionWithFiles}),
@@ -262,7 +262,7 @@ class SessionHandler(BaseHandler):
 
 
 class RestartHandler(BaseHandler):
-    """A session's kernel, made new."""
+    """Replaces a session's kernel by a fresh one."""
 
     operations = {"POST": Operation("Start a fresh kernel", {200: RestartedAnswer})}
 
@@ -296,18 +296,18 @@ def _new_session(body: CreateSession) -> NewSession:
 
 
 def _to_limits(requested: SessionLimits | None) -> Limits | None:
-    """In bytes; None when there is none that is set."""
-    given = [(bound, getattr(requested, bound.name, None)) for bound in LIMIT_FIELDS]
-    values = {bound.field: value * bound.unit for bound, value in given if value is not None}
+    """Returns the limits in bytes, None when none is set."""
+    given = [(limit, getattr(requested, limit.name, None)) for limit in LIMIT_FIELDS]
+    values = {limit.field: value * limit.unit for limit, value in given if value is not None}
     return Limits(**values) if values else None
 
 
 def _limits_response(limits: Limits) -> JsonObject:
-    """As callers write them, and only those that are set."""
-    values = [(bound, getattr(limits, bound.field)) for bound in LIMIT_FIELDS]
+    """Returns the limits that are set, in the units that callers use."""
+    values = [(limit, getattr(limits, limit.field)) for limit in LIMIT_FIELDS]
     return {
-        bound.name: value if bound.unit == 1 else value // bound.unit
-        for bound, value in values
+        limit.name: value if limit.unit == 1 else value // limit.unit
+        for limit, value in values
         if value is not None
     }
 
@@ -323,12 +323,12 @@ _DOMAIN_NAMES: Mapping[str, str] = {
 
 
 def _changes(body: ChangeSession) -> dict[str, object]:
-    """Only what was given, under the names of the domain."""
+    """Returns the fields that the body gave, under the names that the domain uses."""
     return {_DOMAIN_NAMES[name]: getattr(body, name) for name in body.model_fields_set}
 
 
 def session_summary(view: SessionView) -> JsonObject:
-    """A session as lists show it."""
+    """Returns a session as lists show it."""
     session = view.session
     out: JsonObject = {
         "id": session.id,
@@ -358,7 +358,7 @@ def session_summary(view: SessionView) -> JsonObject:
 
 
 def session_response(view: SessionView) -> JsonObject:
-    """A session as every call but the list shows it."""
+    """Returns a session as every call but the list shows it."""
     return {**session_summary(view), "data": view.session.data}
 
 
@@ -371,5 +371,5 @@ def _files_response(snapshot: Snapshot) -> list[JsonObject]:
 
 
 def _int_if_whole(seconds: float) -> float:
-    """120 seconds are shown as 120, as they were given, not as 120.0."""
+    """Returns an int for a whole number: 120 seconds are shown as 120, not as 120.0."""
     return int(seconds) if seconds == int(seconds) else seconds

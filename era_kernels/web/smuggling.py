@@ -1,4 +1,4 @@
-"""Heads of requests that other programs on the way could read differently, and so are refused."""
+"""Detects request heads that a proxy on the way could read differently (request smuggling)."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ _TRANSFER_ENCODING = re.compile(rb"\ntransfer-encoding[ \t]*:", re.IGNORECASE)
 
 
 def is_ambiguous(head: bytes) -> bool:
-    """Is it unsafe to guess what this means? `head` ends with its empty line.
+    """Returns whether programs could disagree on the meaning of `head`, up to its empty line.
 
-    A lone LF or CR ends a line for some and is part of a value for others; HTTP/1.0 knows no
-    Transfer-Encoding. RFC 9112, sections 2.2 and 6.1. More than `MOST_FIELDS` are no request.
+    A lone LF or CR ends a line for some programs and is part of a value for others; HTTP/1.0 knows
+    no Transfer-Encoding. RFC 9112, sections 2.2 and 6.1. A head of more than `MAX_HEADER_FIELDS`
+    fields counts as ambiguous, too.
     """
     lines = head.count(b"\r\n")
     if not lines == head.count(b"\n") == head.count(b"\r"):
         return True
     if lines > MAX_HEADER_FIELDS and head.lstrip(b"\r\n").count(b"\n") > MAX_HEADER_FIELDS + 2:
-        return True  # beside the first line and the empty one
+        return True  # 2: the request line and the empty line
     return _HTTP_1_0.match(head) is not None and _TRANSFER_ENCODING.search(head) is not None

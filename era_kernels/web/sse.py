@@ -1,4 +1,4 @@
-"""Server-sent events: a run's events as frames, live or again from where a reader left off."""
+"""Sends events to clients as server-sent events, as frames with the number of the event."""
 
 from __future__ import annotations
 
@@ -14,15 +14,14 @@ from era_kernels.web.base import BaseHandler, ClientDisconnected, cancel_and_wai
 
 log = logging.getLogger(__name__)
 
-FIRST_EVENT_WAIT = (
-    1.0  # seconds in which the first batch may still turn out to be a plain JSON error
-)
-MAX_WRITE_BYTES = 256 * 1024  # that are sent at once
-FRAMES_PER_SLICE = 32  # that are made before others have their turn
+# Seconds to wait for the first batch, because the answer may still become a plain JSON error.
+FIRST_EVENT_WAIT = 1.0
+MAX_WRITE_BYTES = 256 * 1024  # bytes that are written at once
+FRAMES_PER_SLICE = 32  # frames that are encoded before other tasks may run
 EVENT_STREAM_TYPE = "text/event-stream; charset=utf-8"
 KEEPALIVE = b": still here\n\n"
 
-# Characters that some readers take for the end of a line, though the standard does not.
+# Characters that end a line for some readers, though not in the standard.
 _LINE_ENDS = (
     (b"\xc2\x85", b"\\u0085"),
     (b"\xe2\x80\xa8", b"\\u2028"),
@@ -31,13 +30,13 @@ _LINE_ENDS = (
 
 
 def encode_frame(seq: int, event: JsonObject) -> bytes:
-    """One event: `id`, `event` and exactly one line of `data`."""
+    """Returns an event as a frame: `id`, `event` and exactly one line of `data`."""
     data = _escape_line_ends(json_codec.dumps(event))
     return b"id: %d\nevent: %b\ndata: %b\n\n" % (seq, event["type"].encode(), data)
 
 
 def run_event_to_json(item: LoggedEvent) -> JsonObject:
-    """An event as the frames of a run show it."""
+    """Returns an event as the frames of a run show it."""
     event = event_to_json(item.event)
     if item.event.type == "done":
         del event["data"]  # the log keeps it; the contract's frame has none
@@ -47,7 +46,7 @@ def run_event_to_json(item: LoggedEvent) -> JsonObject:
 async def encode_batch(
     batch: Iterable[LoggedEvent], to_json: Callable[[LoggedEvent], JsonObject] = run_event_to_json
 ) -> AsyncIterator[bytes]:
-    """A batch as bytes: short frames joined, a long one in pieces that take little time each."""
+    """Yields a batch as bytes: short frames joined, a long frame in pieces of little time each."""
     pending: list[bytes] = []
     size = 0
     for number, item in enumerate(batch, 1):
@@ -88,8 +87,9 @@ def _escape_line_ends(data: bytes) -> bytes:
 class EventStream:
     """Sends batches of events to one client, with comments while nothing happens.
 
-    `problem` tells why a run never began; asked once, before the first frame. `hold`: seconds for
-    which the first batch is waited for, before the head of the answer goes out without one.
+    `get_error` returns the reason why a run never began; it is called once, before the first frame.
+    `first_event_wait`: seconds to wait for the first batch before the head of the answer is sent
+    without one.
     """
 
     def __init__(
@@ -107,10 +107,10 @@ class EventStream:
         self._has_begun = False
 
     async def send(self, batches: AsyncIterator[list[LoggedEvent]], after: int = 0) -> None:
-        """Until the last event or until the client goes.
+        """Sends batches until the last event or until the client leaves.
 
-        Raises what is wrong before the first frame; later it becomes an `error` frame. Memory is
-        bounded: the next batch is taken when the client took the last one.
+        Raises an error that comes before the first frame; a later error becomes an `error` frame.
+        Memory is bounded: the next batch is taken when the client took the last one.
         """
         self._last_seq = after
         try:
@@ -140,7 +140,10 @@ class EventStream:
     async def _wait_for_batch(
         self, next_batch: asyncio.Future[list[LoggedEvent] | None]
     ) -> list[LoggedEvent] | None:
-        """The next batch, None after the last; comments while it takes long. Raises ClientGone."""
+        """Returns the next batch, None after the last; sends comments while waiting.
+
+        Raises ClientDisconnected.
+        """
         interval = (
             self._handler.context.keepalive_interval if self._has_begun else self._first_event_wait
         )

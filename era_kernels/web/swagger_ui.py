@@ -1,4 +1,4 @@
-"""The page that renders the OpenAPI document, with everything it needs from this server."""
+"""Serves the page that renders the OpenAPI document, and all files that the page loads."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from era_kernels.errors import NotFound
 from era_kernels.web.base import BaseHandler
 from era_kernels.web.operations import Operation
 
-# Inline styles are what the renderer draws with; scripts come from this server only.
+# The renderer uses inline styles; scripts come from this server only.
 CONTENT_SECURITY_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; "
     "img-src 'self' data:; font-src 'self' data:; connect-src 'self'; "
@@ -44,7 +44,7 @@ _BUNDLE_FILES = frozenset({"swagger-ui.css", "swagger-ui-bundle.js", "favicon-32
 
 
 class RootHandler(BaseHandler):
-    """The address without a path, which people type: it leads to the page."""
+    """Redirects the address without a path, which people type, to the page."""
 
     operations = {"GET": Operation("Where the page is", in_schema=False)}
 
@@ -53,12 +53,12 @@ class RootHandler(BaseHandler):
         return False
 
     async def get(self) -> None:
-        self.set_header("Location", "docs")  # relative, as the addresses of the page are
+        self.set_header("Location", "docs")  # relative, like the addresses in the page
         await self.finish_json({"docs": "/docs", "openapi": "/openapi.json"}, 302)
 
 
 class DocsHandler(BaseHandler):
-    """The page."""
+    """Serves the page."""
 
     operations = {"GET": Operation("The page that renders the document", in_schema=False)}
 
@@ -74,7 +74,7 @@ class DocsHandler(BaseHandler):
 
 
 class DocsFileHandler(BaseHandler):
-    """What the page loads: a fixed list of files of the installed package, and its own script."""
+    """Serves the files that the page loads: a fixed list of the installed package, and a script."""
 
     operations = {"GET": Operation("A file of the page", in_schema=False)}
 

@@ -1,4 +1,4 @@
-"""The API tokens: compared in constant time, re-read when their file changes."""
+"""Keeps the API tokens, compares them in constant time and re-reads their file on change."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from era_kernels.errors import StartError
 log = logging.getLogger(__name__)
 
 MIN_TOKEN_LENGTH = 16  # characters of a token
-CHECK_INTERVAL = 1.0  # seconds between two looks at the file
+CHECK_INTERVAL = 1.0  # seconds between two checks of the file
 
 
 class ApiTokens:
-    """Tokens from the settings and from a file with one token a line (`#` starts a comment)."""
+    """Holds the tokens of the settings and of a file, one a line (`#` starts a comment)."""
 
     def __init__(self, tokens: Sequence[str] = (), file: Path | None = None) -> None:
         """Reads the file; blocking, once at start.
 
-        Raises StartError when the file cannot be read, or there is a token of under 16 characters.
+        Raises StartError when the file cannot be read or a token has fewer than 16 characters.
         """
         self._setting_digests = _hash_tokens(_check_lengths(tokens, "the setting api_tokens"))
         self._file = file
@@ -33,11 +33,11 @@ class ApiTokens:
         self._checked_at = time.monotonic()
 
     def __bool__(self) -> bool:
-        """A server that was started with tokens stays closed, also when its file is emptied."""
+        """Returns whether the server needs tokens, as also with a token file that is empty."""
         return self._file is not None or bool(self._setting_digests)
 
     def contains_any(self, candidates: Iterable[str]) -> bool:
-        """Is one of them a token? Takes as long whichever it is, and however much is right."""
+        """Returns whether a candidate is a token; its time does not depend on the match."""
         found = False
         for digest in _hash_tokens(candidates):
             for known in (*self._setting_digests, *self._file_digests):
@@ -45,7 +45,7 @@ class ApiTokens:
         return found
 
     def refresh_if_due(self) -> Awaitable[None] | None:
-        """Something to await when it is time to look at the file again, else None."""
+        """Returns the check of the file to await when it is due, else None."""
         current = time.monotonic()
         if self._file is None or current - self._checked_at < CHECK_INTERVAL:
             return None
@@ -72,8 +72,8 @@ class ApiTokens:
             return ()
         try:
             lines = _read_tokens(self._file)
-        except (OSError, UnicodeDecodeError) as problem:
-            raise StartError(f"The token file {self._file} cannot be read: {problem}") from problem
+        except (OSError, UnicodeDecodeError) as error:
+            raise StartError(f"The token file {self._file} cannot be read: {error}") from error
         if not lines and not self._setting_digests:
             raise StartError(f"The token file {self._file} holds no token; write one a line.")
         return _hash_tokens(_check_lengths(lines, str(self._file)))
@@ -102,5 +102,5 @@ def _check_lengths(tokens: Iterable[str], where: str) -> Sequence[str]:
 
 
 def _hash_tokens(tokens: Iterable[str]) -> tuple[bytes, ...]:
-    """Digests have one length, so that comparing them does not tell a token's length."""
+    """Returns digests of the tokens: all have one length, so comparing hides a token's length."""
     return tuple(hashlib.sha256(token.encode("utf-8", "replace")).digest() for token in tokens)

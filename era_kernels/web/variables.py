@@ -1,4 +1,4 @@
-"""What is inside a session: where a running program is, and what its names hold."""
+"""Shows the stack of a running program and the variables of a session."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from era_kernels.web.responses import ResponseModel
 if TYPE_CHECKING:
     from era_kernels.services.inspection import InspectionService
 
-BYTES_PER_VARIABLE = 1024  # bytes that a variable takes, about
+BYTES_PER_VARIABLE = 1024  # a rough estimate of the JSON of one variable
 
 
 class FrameAnswer(ResponseModel):
@@ -54,7 +54,7 @@ class VariablesAnswer(ResponseModel):
 
 
 class InspectionHandlerBase(BaseHandler):
-    """What both have in common: they neither queue nor start anything."""
+    """Holds the service of both handlers, which neither queue a run nor start a kernel."""
 
     def initialize(self, context: HandlerContext, inspection: InspectionService) -> None:  # type: ignore[override]
         super().initialize(context)
@@ -62,20 +62,20 @@ class InspectionHandlerBase(BaseHandler):
 
 
 class StackHandler(InspectionHandlerBase):
-    """Where a running program is."""
+    """Shows the stack of a running program."""
 
     operations = {"GET": Operation("Show where a run is", {200: StackAnswer})}
 
     async def get(self, session_id: str, execution_id: str) -> None:
-        found = self.inspection.stack(session_id, execution_id)
-        frames, language = await self.while_connected(found)
+        stack = self.inspection.stack(session_id, execution_id)
+        frames, language = await self.while_connected(stack)
         await self.finish_json(
             {"frames": [asdict(frame) for frame in frames], "language": language}
         )
 
 
 class VariablesHandler(InspectionHandlerBase):
-    """What a session's names hold, also while a run is under way."""
+    """Lists the variables of a session, also while a run is under way."""
 
     operations = {"GET": Operation("List variables", {200: VariablesAnswer})}
 
@@ -87,7 +87,7 @@ class VariablesHandler(InspectionHandlerBase):
 
 
 def variable_response(variable: Variable) -> JsonObject:
-    """A variable as it is listed; what is not told is left out."""
+    """Returns a variable as JSON, without the fields that are not known."""
     out: JsonObject = {"name": variable.name, "type": variable.type}
     if variable.shape is not None:
         out["shape"] = list(variable.shape)

@@ -1,4 +1,4 @@
-"""A few lines whose output is known: a class, a comprehension, text beyond ASCII."""
+"""Prints a known line by means of a class, a comprehension and text beyond ASCII."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""Errands go on when who asked for them has left."""
+"""Background tasks run to their end, also when their caller was cancelled."""
 
 from __future__ import annotations
 
@@ -8,27 +8,30 @@ import logging
 import pytest
 
 from era_kernels.concurrency.background import BackgroundTasks
-from era_kernels.errors import SessionNotFound
+
+
+class ExpectedError(Exception):
+    """A failure that is reported to the caller, and need not be logged."""
 
 
 class GatedJob:
-    """Waits to be let through, and notes that it came to its end."""
+    """Waits until its gate is opened, and records that it came to its end."""
 
-    def __init__(self, problem: Exception | None = None) -> None:
+    def __init__(self, error: Exception | None = None) -> None:
         self.gate = asyncio.Event()
         self.done = False
-        self.problem = problem
+        self.error = error
 
     async def go(self) -> str:
         await self.gate.wait()
         self.done = True
-        if self.problem is not None:
-            raise self.problem
+        if self.error is not None:
+            raise self.error
         return "well"
 
 
 async def cancel_caller(background: BackgroundTasks, job: GatedJob) -> None:
-    """Ask for the job, and leave while it is under way."""
+    """Starts the job, and cancels its caller while the job is under way."""
     caller = asyncio.create_task(background.run_shielded(job.go()))
     await asyncio.sleep(0)
     caller.cancel()
@@ -38,18 +41,18 @@ async def cancel_caller(background: BackgroundTasks, job: GatedJob) -> None:
 
 @pytest.mark.gen_test
 async def test_caller_gets_the_result() -> None:
-    """Who stays has what the job returns, or what it raises."""
+    """A caller that waits gets what the job returns, or what it raises."""
     background, job = BackgroundTasks(), GatedJob()
     job.gate.set()
     assert await background.run_shielded(job.go()) == "well"
-    job.problem = SessionNotFound("It is gone.")
-    with pytest.raises(SessionNotFound):
+    job.error = ExpectedError("It is gone.")
+    with pytest.raises(ExpectedError):
         await background.run_shielded(job.go())
 
 
 @pytest.mark.gen_test
 async def test_job_outlives_its_caller() -> None:
-    """A cancelled caller leaves at once; the job is done all the same."""
+    """A cancelled caller ends at once; the job is done all the same."""
     background, job = BackgroundTasks(), GatedJob()
     await cancel_caller(background, job)
     job.gate.set()
@@ -59,7 +62,7 @@ async def test_job_outlives_its_caller() -> None:
 
 @pytest.mark.gen_test
 async def test_close_waits_for_jobs_of_jobs() -> None:
-    """Closing waits also for what an job starts."""
+    """Closing waits also for what a job starts."""
     background, second = BackgroundTasks(), GatedJob()
     second.gate.set()
 
@@ -74,10 +77,10 @@ async def test_close_waits_for_jobs_of_jobs() -> None:
 
 @pytest.mark.gen_test
 async def test_bug_is_logged(caplog: pytest.LogCaptureFixture) -> None:
-    """A failure that nobody waits for is logged, but domain errors, which are told, are not."""
-    background = BackgroundTasks()
-    for problem in (SessionNotFound("It is gone."), RuntimeError("a bug")):
-        job = GatedJob(problem)
+    """A failure that nobody waits for is logged, unless its type is expected."""
+    background = BackgroundTasks(expected_errors=(ExpectedError,))
+    for error in (ExpectedError("It is gone."), RuntimeError("a bug")):
+        job = GatedJob(error)
         await cancel_caller(background, job)
         job.gate.set()
         await background.aclose()

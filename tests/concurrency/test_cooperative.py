@@ -1,4 +1,4 @@
-"""Long work in steps, on the loop and in a thread; others have their turn in between."""
+"""Long work runs in steps, on the loop and in a thread, and lets other work run in between."""
 
 from __future__ import annotations
 
@@ -16,32 +16,32 @@ from era_kernels.json_incremental import iterparse
 OBJECTS = [{"a": 1}] * 100_000
 
 
-def test_both_ways_to_take_steps() -> None:
-    """On the loop others have their turn in between; in a thread it comes to the same."""
+def test_both_ways_to_run_steps() -> None:
+    """On the loop other tasks run in between; in a thread the result is the same."""
     text = json.dumps(OBJECTS).encode()
-    turns = 0
+    iterations = 0
 
     async def body() -> Any:
-        nonlocal turns
+        nonlocal iterations
         task = asyncio.create_task(run_cooperatively(iterparse(text, 1_000_000, 100)))
         while not task.done():
-            turns += 1
+            iterations += 1
             await asyncio.sleep(0)
         return task.result()
 
     assert asyncio.run(body()) == run_in_slices(iterparse(text, 1_000_000, 100)) == OBJECTS
-    assert turns > 100
+    assert iterations > 100
 
 
-def test_the_loop_is_left_to_others_who_need_it() -> None:
-    """As long as they do something in each rest, the next is a long one."""
+def test_yields_are_longer_beside_busy_tasks() -> None:
+    """As long as other tasks are busy during each yield, the next yield is a long one."""
 
     def work() -> cooperative.Stepwise[None]:
         for _ in range(21):
             time.sleep(cooperative.SLICE_SECONDS)
             yield
 
-    async def others() -> None:
+    async def be_busy() -> None:
         while True:
             end = time.thread_time() + 2 * cooperative.BUSY_CPU_SECONDS
             while time.thread_time() < end:
@@ -49,10 +49,10 @@ def test_the_loop_is_left_to_others_who_need_it() -> None:
             await asyncio.sleep(0)
 
     async def body() -> float:
-        busy = asyncio.create_task(others())
-        began = time.monotonic()
+        busy = asyncio.create_task(be_busy())
+        started_at = time.monotonic()
         await run_cooperatively(work())
-        taken = time.monotonic() - began
+        taken = time.monotonic() - started_at
         busy.cancel()
         return taken
 
@@ -60,7 +60,7 @@ def test_the_loop_is_left_to_others_who_need_it() -> None:
 
 
 def test_errors_come_out_of_both() -> None:
-    """What a step raises, its taker raises."""
+    """Both functions raise what a step raises."""
     with pytest.raises(ValueError, match="no value"):
         asyncio.run(run_cooperatively(iterparse(b"x", 1, 1)))
     with pytest.raises(ValueError, match="no value"):

@@ -46,9 +46,9 @@ def check_error_object(shown: dict[str, Any], code: str) -> dict[str, Any]:
 
 def send_raw(port: int, data: bytes, silence: float = 1.0) -> bytes:
     """Everything the server says to these bytes."""
-    with socket.create_connection(("127.0.0.1", port), timeout=20) as wire:
-        wire.sendall(data)
-        return read_all(wire, silence)
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as sock:
+        sock.sendall(data)
+        return read_all(sock, silence)
 
 
 def send_and_parse(port: int, data: bytes) -> RawResponse:

@@ -11,7 +11,7 @@ from tests.client import Client, SessionClient
 
 @pytest.fixture
 def session(client: Client) -> Iterator[SessionClient]:
-    """A session of its own; gone afterwards, also when the test deleted it."""
+    """A session of its own; deleted afterwards, also when the test deleted it."""
     session = client.session("python")
     yield session
     client.http.delete(session.path)

@@ -243,11 +243,11 @@ def test_unreadable_token_file(launcher: Launcher, tmp_path: Path, way: str) -> 
             file.write_bytes(b"\xff" * 20)
         server = launcher.servers[-1]
 
-        def told() -> bool:
+        def is_reported() -> bool:
             assert http.get("/api/sessions").status_code == 200
             return "cannot be read" in server.log_text
 
-        assert wait_until(told)
+        assert wait_until(is_reported)
         assert http.get("/api/sessions", headers={"X-API-Key": LATER}).status_code == 401
         file.rmdir() if way == "a directory" else file.unlink(missing_ok=True)
         file.write_text(f"{LATER}\n")
@@ -338,7 +338,7 @@ def test_foreign_origin(client: Client, origin: str, method: str) -> None:
     ],
 )
 def test_allowed_names(named: Client, headers: dict[str, str], status: int) -> None:
-    """The settings name the hosts and origins that are let in beside the own ones."""
+    """The settings name the hosts and origins that are let in in addition to the server's own."""
     assert named.http.get("/api/sessions", headers=headers).status_code == status
 
 
@@ -358,9 +358,25 @@ def test_cors(named: Client) -> None:
     assert "Content-Type" in preflight.headers["Access-Control-Allow-Headers"]
 
 
+@pytest.mark.parametrize("header", ["Idempotency-Key", "Last-Event-ID"])
+def test_preflight_of_a_header(named: Client, header: str) -> None:
+    """A page may send the headers that make a run safe to repeat and a stream resumable."""
+    preflight = named.http.options(
+        "/api/sessions/s1/stream",
+        headers={
+            "Origin": "https://app.example",
+            "Access-Control-Request-Method": "POST",
+            "Access-Control-Request-Headers": header.lower(),
+        },
+    )
+    assert preflight.status_code == 204
+    allowed = preflight.headers["Access-Control-Allow-Headers"].lower().split(", ")
+    assert header.lower() in allowed
+
+
 @pytest.mark.parametrize("method", ["PUT", "PATCH", "DELETE"])
 def test_foreign_preflight(named: Client, method: str) -> None:
-    """A browser that asks for a page of nobody's is told nothing that would let it go on."""
+    """A browser that asks for a foreign page gets no header that would let it go on."""
     answer = named.http.options(
         "/api/sessions/s1",
         headers={"Origin": "https://evil.example", "Access-Control-Request-Method": method},

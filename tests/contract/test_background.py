@@ -52,7 +52,7 @@ def test_run_in_the_background(session: SessionClient) -> None:
 
 
 def test_timeout_in_the_background(session: SessionClient) -> None:
-    """One that is asked for holds as ever; it is told as the cause."""
+    """A requested timeout holds as ever, and is the cause."""
     started = begin(session, "import time; time.sleep(60)", timeout=0.3)
     shown = show(session, started["execution_id"], 20)
     check(shown, status="finished", exit_code=124, cause="timeout", state="preserved")

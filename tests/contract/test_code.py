@@ -24,7 +24,7 @@ def get(session: SessionClient) -> dict[str, Any]:
 
 
 def test_put(session: SessionClient) -> None:
-    """The answer tells the length in characters and the time."""
+    """The answer has the length in characters and the time."""
     shown = put(session, "print('é😀')")
     assert set(shown) == {"success", "code_length", "updated_at"}
     check(shown, success=True, code_length=11)
@@ -83,7 +83,7 @@ def test_run_and_stream(session: SessionClient) -> None:
 
 @pytest.mark.parametrize("kind", ["run", "stream"])
 def test_neither(session: SessionClient, kind: str) -> None:
-    """A run without code, where none is stored, is told both."""
+    """A run without code, where none is stored, fails and its message says both."""
     answer = session.http.post(f"{session.path}/{kind}", json={})
     message = check_error(answer, 400, "INVALID_REQUEST")["message"]
     assert "`code` is required" in message
@@ -103,7 +103,7 @@ def test_seed(client: Client) -> None:
     session.delete()
 
 
-def test_gone_with_the_session(client: Client) -> None:
+def test_deleted_with_the_session(client: Client) -> None:
     """The next session of that id has none."""
     session = client.session("python", session_id="coded")
     put(session, "print(1)")

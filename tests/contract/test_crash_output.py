@@ -1,4 +1,4 @@
-"""A kernel that dies in a run: its last words are the run's stderr, once, before it ends."""
+"""A kernel that dies in a run: its crash output is the run's stderr, once, before the end."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_segmentation_fault(session: SessionClient) -> None:
 
 
 def test_order(session: SessionClient) -> None:
-    """All that was printed, then the last words, then `error`, then `done`."""
+    """All that was printed, then the crash output, then `error`, then `done`."""
     code = f"import sys\nprint('out')\nprint('err', file=sys.stderr)\n{SEGFAULT}"
     events = session.stream(code)
     kinds = [event.event for event in events]
@@ -52,7 +52,7 @@ def test_order(session: SessionClient) -> None:
     ],
 )
 def test_program_with_a_faulthandler_of_its_own(session: SessionClient, own: str) -> None:
-    """It works as in every program, and nothing is told twice."""
+    """It works as in every program, and nothing is printed twice."""
     answer = session.run(f"import faulthandler, sys\n{own}\n{SEGFAULT}")
     check(answer, exit_code=139, cause="signal 11 (SIGSEGV)")
     assert answer["stderr"].count(FATAL) <= 1
@@ -75,7 +75,8 @@ os.kill(os.getpid(), signal.SIGUSR1)
 faulthandler.unregister(signal.SIGUSR1)
 faulthandler.dump_traceback(open("other", "w"))
 faulthandler.disable()
-print(faulthandler.is_enabled(), '"<cell 1>", line 4' in open("dump").read(), len(open("other").read()) > 50)
+dump, other = open("dump").read(), open("other").read()
+print(faulthandler.is_enabled(), '"<cell 1>", line 4' in dump, len(other) > 50)
 faulthandler.enable()
 print(faulthandler.is_enabled())
 """
@@ -93,7 +94,7 @@ os.kill(os.getpid(), signal.SIGFPE)
 
 
 def test_quiet_deaths(session: SessionClient) -> None:
-    """Who leaves without a word has no last words, also when an earlier kernel had some."""
+    """A kernel that dies silently has no crash output, also when an earlier kernel had some."""
     assert FATAL in session.run(SEGFAULT)["stderr"]
     for code, cause in (("os._exit(7)", "exit 7"), ("os.kill(os.getpid(), 9)", "signal 9")):
         answer = session.run(f"import os, sys\nprint('x', file=sys.stderr)\n{code}")
@@ -102,7 +103,7 @@ def test_quiet_deaths(session: SessionClient) -> None:
 
 
 def test_deep_stack(session: SessionClient) -> None:
-    """Last words are bounded, however deep the program was."""
+    """Crash output is bounded, however deep the program was."""
     code = "import ctypes\ndef f(n):\n    ctypes.string_at(0) if n == 0 else f(n - 1)\nf(800)"
     stderr = session.run(code)["stderr"]
     assert FATAL in stderr
@@ -111,14 +112,14 @@ def test_deep_stack(session: SessionClient) -> None:
 
 
 def test_execute(client: Client) -> None:
-    """Last words are told by `execute`, too."""
+    """Crash output is in the answer of `execute`, too."""
     answer = client.http.post("/api/execute", json={"language": "python", "code": SEGFAULT}).json()
     check(answer, exit_code=139)
     assert answer["stderr"].startswith(FATAL)
 
 
 def test_no_entry_in_the_log(session: SessionClient) -> None:
-    """What a run tells, the log does not."""
+    """Output in a run's answer is not in the log."""
     session.run(SEGFAULT)
     session.run("pass")
     assert session.http.get(f"{session.path}/log").json()["entries"] == []

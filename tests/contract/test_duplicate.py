@@ -32,7 +32,8 @@ for folder, folders, files in sorted(os.walk(".")):
     for name in sorted(files):
         path = os.path.join(folder, name)
         if name != "pipe":
-            found.update(path.encode() + (b"" if name == ".session_data.json" else open(path, "rb").read()))
+            content = b"" if name == ".session_data.json" else open(path, "rb").read()
+            found.update(path.encode() + content)
 print(found.hexdigest())
 """
 
@@ -73,7 +74,7 @@ def test_answer(session: SessionClient) -> None:
 
 
 def test_both_names_of_the_id(session: SessionClient) -> None:
-    """`new_id` or `id`, else one that nobody can guess; an empty body is a wish."""
+    """`new_id` or `id`, else one that nobody can guess; an empty body is a valid request."""
     assert duplicate(session, new_id="one").id == "one"
     assert duplicate(session, id="two").id == "two"
     assert duplicate(session).id.startswith("sess-")
@@ -234,7 +235,7 @@ def test_taken_id(client: Client, session: SessionClient) -> None:
 
 
 def test_refused(client: Client, session: SessionClient) -> None:
-    """An unknown source is 404, a bad wish 400, data past their bound 413."""
+    """An unknown source is 404, a bad request 400, data past their bound 413."""
     answer = client.http.post("/api/sessions/none/duplicate", json={})
     check_error(answer, 404, "SESSION_NOT_FOUND")
     check_error(ask(session, new_id="a b"), 400, "INVALID_ID")
@@ -262,8 +263,8 @@ def test_many_at_once(session: SessionClient) -> None:
     session.run(MANY_FILES)
     digest = session.run(DIGEST)["stdout"]
     with ThreadPoolExecutor(6) as pool:
-        wishes = [{"id": f"c{n}", "variables": n % 2 == 0} for n in range(12)]
-        answers = list(pool.map(lambda wish: ask(session, **wish), wishes))
+        option_lists = [{"id": f"c{n}", "variables": n % 2 == 0} for n in range(12)]
+        answers = list(pool.map(lambda options: ask(session, **options), option_lists))
     assert [answer.status_code for answer in answers] == [201] * 12
     for number in (0, 5, 11):
         assert SessionClient(session.http, f"c{number}").run(DIGEST)["stdout"] == digest

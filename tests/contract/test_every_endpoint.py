@@ -100,7 +100,7 @@ def test_any_content_type(client: Client, shared: SessionClient, kind: str | Non
 
 @pytest.mark.parametrize("body", [b"", b" \r\n", b"{}"])
 def test_empty_body(client: Client, shared: SessionClient, body: bytes) -> None:
-    """An empty body is an empty object: what is missing is told, what is optional is fine."""
+    """An empty body is an empty object: a missing field is reported, an optional one is fine."""
     for path, field in [
         ("/api/execute", "language"),
         ("/api/sessions", "language"),
@@ -290,14 +290,14 @@ def test_slow_body(client: Client, port: int) -> None:
     """A body that comes slowly holds nobody else up, and is answered when it is there."""
     body = b'{"language":"python","code":"print(1)"}'
     head = b"POST /api/execute HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
-    with socket.create_connection(("127.0.0.1", port), timeout=20) as wire:
-        wire.sendall(head + b"Content-Length: %d\r\n\r\n" % len(body))
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as sock:
+        sock.sendall(head + b"Content-Length: %d\r\n\r\n" % len(body))
         for at in range(len(body)):
-            wire.sendall(body[at : at + 1])
+            sock.sendall(body[at : at + 1])
             if at % 10 == 0:
                 assert client.http.get("/health").status_code == 200
                 time.sleep(0.05)
-        answer = parse_response(read_all(wire, 20))
+        answer = parse_response(read_all(sock, 20))
     assert (answer.status, answer.json()["stdout"]) == (200, "1\n")
 
 
@@ -362,7 +362,7 @@ def test_errors(
 def test_methods(
     client: Client, shared: SessionClient, execution: str, path: str, allow: str
 ) -> None:
-    """A wrong method is 405 with `Allow`; OPTIONS tells the same; HEAD goes where GET goes."""
+    """A wrong method is 405 with `Allow`; OPTIONS lists the same; HEAD goes where GET goes."""
     path = path.format(session=shared.path, execution=execution)
     wrong = client.http.put(path, content=b"{}")
     check_error(wrong, 405, "METHOD_NOT_ALLOWED")
@@ -454,7 +454,7 @@ def test_generated_ids(client: Client) -> None:
 
 
 def test_durations(shared: SessionClient) -> None:
-    """An answer tells how long the run took as a number and as text."""
+    """An answer says how long the run took as a number and as text."""
     answer = shared.run("import time; time.sleep(1.1)")
     assert 1000 < answer["execution_time_ms"] < 20_000
     assert re.fullmatch(r"\d+\.\d\ds", answer["duration"])
@@ -464,7 +464,7 @@ def test_durations(shared: SessionClient) -> None:
 
 
 def test_clock_of_a_run(session: SessionClient) -> None:
-    """The clock of a run starts when a ready kernel gets it; the start is told apart."""
+    """The clock of a run starts when a ready kernel gets it; the start is counted apart."""
     first, second = session.run("pass"), session.run("pass")
     assert first["start_ms"] > 0
     assert first["queued_ms"] >= 0

@@ -91,7 +91,7 @@ def test_argv_is_executed_as_it_is(shared: SessionClient) -> None:
 
 
 @pytest.mark.parametrize(
-    ("body", "exit_code", "words"),
+    ("body", "exit_code", "expected"),
     [
         ({"argv": ["no-such-program"]}, 127, "no-such-program: No such file or directory\n"),
         ({"argv": ["/no/such"]}, 127, "/no/such: No such file or directory\n"),
@@ -104,11 +104,11 @@ def test_argv_is_executed_as_it_is(shared: SessionClient) -> None:
     ],
 )
 def test_what_cannot_be_started(
-    shared: SessionClient, body: dict[str, Any], exit_code: int, words: str
+    shared: SessionClient, body: dict[str, Any], exit_code: int, expected: str
 ) -> None:
-    """It is told as a shell would: 127 not found, 126 not executable, why on stderr."""
+    """Exit codes are a shell's: 127 not found, 126 not executable; the reason is on stderr."""
     answer = execute(shared, **body)
-    check(answer, stdout="", stderr=words, exit_code=exit_code, state="preserved")
+    check(answer, stdout="", stderr=expected, exit_code=exit_code, state="preserved")
 
 
 def test_shell_tells_the_same(shared: SessionClient) -> None:
@@ -204,7 +204,7 @@ def test_bytes_that_are_no_text(shared: SessionClient) -> None:
 
 
 def test_killed(shared: SessionClient) -> None:
-    """128 and the signal, with the cause in words; the kernel knows nothing of it."""
+    """128 and the signal, with a cause that names it; the kernel knows nothing of it."""
     shared.run("kept = 1")
     check(
         execute(shared, "echo a; kill -SEGV $$"), stdout="a\n", exit_code=139,
@@ -274,7 +274,7 @@ def test_children_that_hold_the_outputs(session: SessionClient) -> None:
     check(session.run(ask), stdout="50 {200}\n", started_from="live")
 
 
-def test_last_words_of_children(shared: SessionClient) -> None:
+def test_late_output_of_children(shared: SessionClient) -> None:
     """What a child prints within a moment after the end of its parent is still heard."""
     assert execute(shared, "(sleep 0.02; echo late) & echo early")["stdout"] == "early\nlate\n"
 
@@ -303,9 +303,9 @@ def test_interrupt(
         program = start(command)
         wait_for_file(session)
         eid = wait_until_running(session, 3)
-        told = session.http.post(f"{session.path}/executions/{eid}/interrupt").json()
-        check(told, success=True, execution_id=eid, state="preserved")
-        assert [step["action"] for step in told["steps"]] == actions
+        reported = session.http.post(f"{session.path}/executions/{eid}/interrupt").json()
+        check(reported, success=True, execution_id=eid, state="preserved")
+        assert [step["action"] for step in reported["steps"]] == actions
         check(program.result(), exit_code=exit_code, state="preserved", stdout="")
         again = session.http.post(f"{session.path}/executions/{eid}/interrupt")
         check_error(again, 409, "NOT_RUNNING")
@@ -342,7 +342,7 @@ def test_output_past_the_bounds(launcher: Launcher) -> None:
 
 
 def test_stream_and_reading(session: SessionClient) -> None:
-    """Output comes as it is printed, and is read like that of any execution; no stack is told."""
+    """Output comes as it is printed, and is read like that of any execution; no stack is shown."""
     with background_commands(session) as start:
         future = start(f"{READY} echo one; mkfifo go; echo two; cat go")
         wait_for_file(session)
@@ -365,7 +365,7 @@ def test_stream_and_reading(session: SessionClient) -> None:
     check(session.http.get(f"{place}?wait=5").json(), status="finished", exit_code=0)
 
 
-# ---------------------------------------------------------------- beside the queue
+# ---------------------------------------------------------------- outside the queue
 
 
 def test_beside_a_run(session: SessionClient) -> None:
@@ -435,7 +435,7 @@ def test_twenty_at_once(session: SessionClient) -> None:
 
 
 def test_too_many(launcher: Launcher) -> None:
-    """As many at once as may wait in the queue; the next is told to come again."""
+    """As many at once as may wait in the queue; the next gets 429."""
     client = Client(launcher.start("--max-queue", "2", "--max-kernels", "1").base_url)
     session = client.session("python")
     with background_commands(session) as start:
@@ -468,7 +468,7 @@ def test_seat_is_kept(launcher: Launcher) -> None:
 
 
 def test_files_are_counted_once(session: SessionClient) -> None:
-    """A change is told by the first that ends after it, be it a program or a run."""
+    """A change is reported by the first that ends after it, be it a program or a run."""
     check(execute(session, "echo 1 > a; echo 1 > b"), files_modified=2)
     check(session.run("open('c', 'w').write('1')"), files_modified=1)
     check(execute(session, "rm a; echo 2 > b"), files_modified=2)
@@ -581,7 +581,7 @@ def test_deletion_of_one_that_starts(client: Client) -> None:
 
 
 def test_stop_of_the_server(launcher: Launcher) -> None:
-    """It is given the grace of a run, and then ended, which its client is told."""
+    """It is given the grace of a run, and then ended, with an answer to its client."""
     server = launcher.start("--shutdown-grace", "1")
     client = Client(server.base_url)
     session = client.session("python")

@@ -60,7 +60,7 @@ def test_each_run_begins_anew(execute: Execute) -> None:
 
 @pytest.mark.parametrize("language", ["python", "PYTHON", "py", "PY", "Python3"])
 def test_aliases(execute: Execute, language: str) -> None:
-    """A language is known by its aliases, in any case, and told by its name."""
+    """A language is known by its aliases, in any case, and shown by its name."""
     check(execute("print(1)", language=language).json(), language="python", stdout="1\n")
 
 
@@ -120,7 +120,7 @@ def test_addresses(execute: Execute, server: Server) -> None:
 def test_client_that_leaves(client: Client, server: Server) -> None:
     """A run whose client left is ended: nobody else could read it."""
 
-    def told() -> list[str]:
+    def read_pids() -> list[str]:
         files = server.data_dir.glob("sessions/*/workspace/printed")
         return [text for file in files if (text := file.read_text()).endswith("\n")]
 
@@ -132,10 +132,10 @@ def test_client_that_leaves(client: Client, server: Server) -> None:
         f"POST /api/execute HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(request.content)}"
     )
     port = int(server.base_url.rpartition(":")[2])
-    with socket.create_connection(("127.0.0.1", port)) as wire:
-        wire.sendall(head.encode() + b"\r\n\r\n" + request.content)
-        assert wait_until(lambda: told() != [], 20)
-        pid = host_pid(told()[0])
+    with socket.create_connection(("127.0.0.1", port)) as sock:
+        sock.sendall(head.encode() + b"\r\n\r\n" + request.content)
+        assert wait_until(lambda: read_pids() != [], 20)
+        pid = host_pid(read_pids()[0])
         assert Path(f"/proc/{pid}").exists()
     assert wait_until(lambda: not Path(f"/proc/{pid}").exists(), 20)
 

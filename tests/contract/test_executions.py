@@ -109,7 +109,7 @@ def five(client: Client) -> Iterator[SessionClient]:
     ],
 )
 def test_pages(five: SessionClient, query: str, expected: list[int]) -> None:
-    """A page counts what it lists, beside how many there are."""
+    """A page has the count of listed executions and the total."""
     answer = five.http.get(f"{five.path}/executions{query}").json()
     assert [one["code"] for one in answer["executions"]] == [f"print({n})" for n in expected]
     check(answer, count=len(expected), total=5)
@@ -212,7 +212,7 @@ def test_text(session: SessionClient) -> None:
     assert whole.content == "0123456789é\n".encode()
     assert whole.headers["Content-Type"] == "text/plain; charset=utf-8"
     assert session.http.get(f"{place}/stderr").text == "err\n"
-    for asked, content, told in [
+    for asked, content, content_range in [
         ("bytes=0-3", b"0123", "bytes 0-3/13"),
         ("bytes=8-", "89é\n".encode(), "bytes 8-12/13"),
         ("bytes=-1", b"\n", "bytes 12-12/13"),
@@ -220,7 +220,7 @@ def test_text(session: SessionClient) -> None:
     ]:
         part = session.http.get(f"{place}/stdout", headers={"Range": asked})
         assert (part.status_code, part.content) == (206, content)
-        assert part.headers["Content-Range"] == told
+        assert part.headers["Content-Range"] == content_range
     beyond = session.http.get(f"{place}/stdout", headers={"Range": "bytes=13-"})
     check_error(beyond, 416, "RANGE_NOT_SATISFIABLE")
     assert beyond.headers["Content-Range"] == "bytes */13"
@@ -248,7 +248,7 @@ def test_of_another_session(client: Client, five: SessionClient, part: str) -> N
     other.delete()
 
 
-def test_gone_with_the_session(client: Client) -> None:
+def test_deleted_with_the_session(client: Client) -> None:
     """A deleted session takes its executions along, also from one that comes after it."""
     session = client.session("python", session_id="again")
     execution = session.run("print('old')")["execution_id"]

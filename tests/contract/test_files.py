@@ -94,8 +94,10 @@ def test_code_and_callers_share_files(session: SessionClient) -> None:
 
 
 def test_an_upload_is_no_modification_by_a_run(session: SessionClient) -> None:
-    """files_modified counts what the run did: neither what was put before it, nor during it, also
-    through a link."""
+    """files_modified counts only what the run did.
+
+    Files that were put before or during the run do not count, also through a link.
+    """
     put(session, "before")
     check(session.run("import os; os.mkdir('d'); os.symlink('d', 'l')"), files_modified=0)
     put(session, "between")
@@ -138,8 +140,10 @@ def test_counts(session: SessionClient) -> None:
     ],
 )
 def test_content_type(session: SessionClient, path: str, said: str, expected: str) -> None:
-    """It is the upload's, else guessed from the name, else octet-stream; a form is what clients
-    call anything."""
+    """The type is the upload's, else guessed from the name, else octet-stream.
+
+    A form is no type: clients declare it for anything.
+    """
     put(session, path, b"a=b&c", Content_Type=said)
     got = get(session, path)
     assert (got.headers["Content-Type"], got.content) == (expected, b"a=b&c")
@@ -279,7 +283,7 @@ def test_conflicts(session: SessionClient) -> None:
     assert get(session, "file").content == b"old"
 
 
-def test_the_mirror_is_the_servers(session: SessionClient) -> None:
+def test_data_file_is_the_servers(session: SessionClient) -> None:
     """`.session_data.json` is read by its path; it is changed through `data`."""
     session.run("pass", update_data={"a": 1})
     assert get(session, ".session_data.json").json() == {"a": 1}
@@ -289,7 +293,7 @@ def test_the_mirror_is_the_servers(session: SessionClient) -> None:
 
 
 def test_hidden(session: SessionClient) -> None:
-    """Caches and the mirror stand in no list and no count, and are read by their exact path."""
+    """Caches and the data file stand in no list and no count, and are read by their exact path."""
     paths = ["node_modules/m", "d/__pycache__/c", ".cache/x", ".config/y", "d/node_modules/z"]
     for path in paths:
         put(session, path, b"hidden")
@@ -313,7 +317,7 @@ def test_part_of_a_file(session: SessionClient) -> None:
 
 
 def test_headers(session: SessionClient) -> None:
-    """A file comes with its length, ETag and time; HEAD tells the same without the bytes."""
+    """A file comes with its length, ETag and time; HEAD has the same headers without the bytes."""
     put(session, "f.txt", b"0123456789")
     got = get(session, "f.txt")
     head = session.http.head(f"{session.path}/files/f.txt", headers={"Range": "bytes=0-1"})
@@ -394,8 +398,10 @@ def test_create_once(session: SessionClient) -> None:
 
 
 def test_policy(client: Client, session: SessionClient) -> None:
-    """Every answer under /files/ has the policy and nosniff, also a refusal; a foreign page whose
-    origin is null is refused."""
+    """Every answer under /files/ has the policy and nosniff, also a refusal.
+
+    A foreign page whose origin is null is refused.
+    """
     put(session, "page.html", b"<script>")
     answers = [
         get(session, "page.html"),
@@ -461,13 +467,13 @@ def test_delete_of_the_session_meanwhile(client: Client) -> None:
 def test_upload_that_stops(server: Server, session: SessionClient) -> None:
     """A client that vanishes half-way leaves the old file and nothing else."""
     put(session, "f", b"old")
-    wire = http.client.HTTPConnection(server.base_url.removeprefix("http://"), timeout=20)
-    wire.putrequest("PUT", f"{session.path}/files/f")
-    wire.putheader("Content-Length", "10000000")
-    wire.endheaders(b"x" * 2_000_000)
+    connection = http.client.HTTPConnection(server.base_url.removeprefix("http://"), timeout=20)
+    connection.putrequest("PUT", f"{session.path}/files/f")
+    connection.putheader("Content-Length", "10000000")
+    connection.endheaders(b"x" * 2_000_000)
     incoming = server.data_dir / "incoming"
     assert wait_until(lambda: any(incoming.iterdir()))
-    wire.close()
+    connection.close()
     assert wait_until(lambda: not any(incoming.iterdir()))
     assert get(session, "f").content == b"old"
     assert names(session) == ["f"]
@@ -520,15 +526,15 @@ def test_execute_with_files_refused(
 
 def raw(server: Server, method: str, path: str, body: bytes = b"") -> tuple[int, bytes]:
     """A request whose path nobody normalises."""
-    wire = http.client.HTTPConnection(server.base_url.removeprefix("http://"), timeout=20)
+    connection = http.client.HTTPConnection(server.base_url.removeprefix("http://"), timeout=20)
     try:
-        wire.putrequest(method, "", skip_host=True, skip_accept_encoding=True)
+        connection.putrequest(method, "", skip_host=True, skip_accept_encoding=True)
         # http.client checks paths; what a hostile client sends is what this is about.
-        wire._buffer[0] = f"{method} {path} HTTP/1.1".encode("latin1")  # type: ignore[attr-defined]
-        wire.putheader("Host", wire.host)
-        wire.putheader("Content-Length", str(len(body)))
-        wire.endheaders(body)
-        answer = wire.getresponse()
+        connection._buffer[0] = f"{method} {path} HTTP/1.1".encode("latin1")  # type: ignore[attr-defined]
+        connection.putheader("Host", connection.host)
+        connection.putheader("Content-Length", str(len(body)))
+        connection.endheaders(body)
+        answer = connection.getresponse()
         return answer.status, answer.read()
     finally:
-        wire.close()
+        connection.close()

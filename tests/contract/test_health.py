@@ -33,7 +33,7 @@ MISSING_LANGUAGE_SPEC = """{
 
 @pytest.mark.parametrize("path", ["/health", "/api/health"])
 def test_health(client: Client, path: str) -> None:
-    """Health tells version, time under two names, isolation and languages."""
+    """Health shows version, time under two names, isolation and languages."""
     answer = client.http.get(path)
     assert answer.status_code == 200
     shown = answer.json()
@@ -50,7 +50,7 @@ def test_health(client: Client, path: str) -> None:
 
 
 def test_limits(client: Client) -> None:
-    """Limits are told by their settings' names, in plain numbers of bytes and seconds."""
+    """Limits are shown by their settings' names, in plain numbers of bytes and seconds."""
     shown = client.http.get("/api/limits").json()
     assert {name: shown.get(name) for name in LIMITS} == LIMITS
     assert 1 <= shown["max_kernels"] <= 500

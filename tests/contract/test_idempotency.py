@@ -100,7 +100,7 @@ def test_many_at_once(session: SessionClient) -> None:
     ],
 )
 def test_another_body(shared: SessionClient, body: dict[str, Any]) -> None:
-    """The same key with another wish is a mistake of the caller."""
+    """The same key with another body is a mistake of the caller."""
     given = {"code": "print(1)", "env": {"SECRET": "s3cret"}}
     first = post(shared, key="conflict", **given)
     shown = check_error(
@@ -109,7 +109,7 @@ def test_another_body(shared: SessionClient, body: dict[str, Any]) -> None:
     assert shown["id"] == first.headers["X-Execution-Id"]
 
 
-def test_same_wish_in_other_words(session: SessionClient) -> None:
+def test_same_request_written_differently(session: SessionClient) -> None:
     """Order, defaults, spaces and unknown fields make no other body."""
     post(session, env={"A": "1", "B": 2})
     texts = [
@@ -161,7 +161,7 @@ def test_after_a_restart_of_the_server(launcher: Launcher) -> None:
 
 
 def test_after_a_kill_in_the_run(launcher: Launcher) -> None:
-    """The run was cut: whoever asks again is told so, and it is not run a second time."""
+    """The run was cut: a repeated request learns so, and nothing runs a second time."""
     server = launcher.start()
     client = Client(server.base_url)
     session = client.session("python", session_id="s1")

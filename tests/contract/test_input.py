@@ -311,7 +311,7 @@ def test_interrupt_that_is_caught(session: SessionClient) -> None:
 
 @pytest.mark.parametrize("end", ["death", "delete", "restart"])
 def test_end_of_the_kernel(session: SessionClient, end: str) -> None:
-    """Death, deletion and restart end a run that waits for input, and tell why."""
+    """Death, deletion and restart end a run that waits for input, and name the cause."""
     code = (
         "import os, threading\n"
         + WHEN_TOLD.replace("while", "def die():\n  while").replace("    time", "    time")

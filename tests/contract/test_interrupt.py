@@ -238,7 +238,7 @@ def test_finished_and_unknown(session: SessionClient) -> None:
 
 
 def test_kernel_that_dies_idle(session: SessionClient) -> None:
-    """It is noticed at once: the status, the next run and the generation tell."""
+    """It is noticed at once: the status, the next run and the generation show it."""
     pid = host_pid(session.run(PRINT_PID)["stdout"])
     os.kill(pid, signal.SIGKILL)
     assert wait_until(lambda: session.get()["status"] == "stopped", 2)
@@ -248,7 +248,7 @@ def test_kernel_that_dies_idle(session: SessionClient) -> None:
 
 
 def test_kernel_that_dies_in_a_run(session: SessionClient) -> None:
-    """The run ends with the signal, told in words; the session goes on."""
+    """The run ends with the signal as its cause; the session goes on."""
     pid = host_pid(session.run(PRINT_PID)["stdout"])
     with running(session, "import time; time.sleep(60)") as (_, run):
         began = time.monotonic()

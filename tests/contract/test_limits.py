@@ -34,7 +34,7 @@ def tier(client: Client) -> int:
     return found
 
 
-def walled(client: Client) -> None:
+def require_isolation(client: Client) -> None:
     if tier(client) == 4:
         pytest.skip("this host has no walls")
 
@@ -69,7 +69,7 @@ def test_not_shown_when_not_set(client: Client, limits: object) -> None:
 
 
 @pytest.mark.parametrize(
-    ("limits", "words"),
+    ("limits", "expected"),
     [
         ('{"memory_mb": "256"}', "`limits.memory_mb` must be an integer"),
         ('{"memory_mb": 256.0}', "`limits.memory_mb` must be an integer"),
@@ -89,13 +89,13 @@ def test_not_shown_when_not_set(client: Client, limits: object) -> None:
         ('{"processes": 7}', "`limits.processes` must be at least 8, which python needs"),
     ],
 )
-def test_refused(client: Client, limits: str, words: str) -> None:
+def test_refused(client: Client, limits: str, expected: str) -> None:
     """400 that names the field and the bound, and nothing was made."""
     body = f'{{"language": "python", "session_id": "s", "limits": {limits}}}'
     answer = client.http.post("/api/sessions", content=body)
     shown = check_error(answer, 400, "INVALID_REQUEST")
-    assert shown["message"].startswith(words), shown
-    assert shown["details"][0]["field"] in words
+    assert shown["message"].startswith(expected), shown
+    assert shown["details"][0]["field"] in expected
     check_error(client.http.get("/api/sessions/s"), 404, "SESSION_NOT_FOUND")
 
 
@@ -110,8 +110,8 @@ def test_processors(client: Client) -> None:
     client.http.delete("/api/sessions")
 
 
-def test_without_walls(launcher: Launcher) -> None:
-    """They are stored, `isolation` tells that nothing enforces them; uploads are held to them."""
+def test_without_isolation(launcher: Launcher) -> None:
+    """They are stored, `isolation` shows that nothing enforces them; uploads are held to them."""
     server = launcher.start("--allow-unsandboxed", "--strongest-tier", "4")
     client = Client(server.base_url)
     session = client.session("python", limits={"workspace_mb": 1, "cpu": 2})
@@ -129,7 +129,7 @@ def test_without_walls(launcher: Launcher) -> None:
 
 def test_the_least_is_enough(client: Client) -> None:
     """With the least that is taken a kernel starts, runs, and restarts."""
-    walled(client)
+    require_isolation(client)
     session = client.session("python", limits=LEAST)
     check(session.run("x = 41"), exit_code=0)
     check(session.run("import json; print(x + 1)"), stdout="42\n", exit_code=0)
@@ -140,7 +140,7 @@ def test_the_least_is_enough(client: Client) -> None:
 
 def test_memory(client: Client) -> None:
     """One process that takes too much gets a MemoryError; too many together end the kernel."""
-    walled(client)
+    require_isolation(client)
     session = client.session("python", limits={"memory_mb": 128})
     answer = session.run("bytearray(200 << 20)")
     assert answer["exit_code"] == 1
@@ -152,7 +152,7 @@ def test_memory(client: Client) -> None:
 
 def test_programs_beside_the_kernel(client: Client) -> None:
     """They hold for programs, too, whether there is a kernel or not."""
-    walled(client)
+    require_isolation(client)
     session = client.session("python", limits={"memory_mb": 128})
     program = {"argv": ["python3", "-c", "bytearray(200 << 20)"]}
     for _ in range(2):
@@ -174,8 +174,8 @@ def test_memory_of_others(client: Client) -> None:
 
 
 def test_processes(client: Client) -> None:
-    """More cannot be started, or end the kernel, and that is told."""
-    walled(client)
+    """More cannot be started, or end the kernel, which is reported."""
+    require_isolation(client)
     session = client.session("python", limits={"processes": 20})
     code = (
         "import os, time\n"
@@ -192,7 +192,7 @@ def test_processes(client: Client) -> None:
 
 def test_workspace(client: Client) -> None:
     """Code that writes more is ended, one file cannot be larger; uploads are refused."""
-    walled(client)
+    require_isolation(client)
     session = client.session("python", limits={"workspace_mb": 4})
     code = (
         "import os\n"
@@ -224,7 +224,7 @@ def test_kept(launcher: Launcher) -> None:
     """They survive the server, killed; where it is started with less, that is what counts."""
     server = launcher.start(*FLAGS)
     client = Client(server.base_url)
-    walled(client)
+    require_isolation(client)
     limits = {"memory_mb": 200}
     session = client.session("python", limits=limits)
     server.kill()

@@ -1,4 +1,4 @@
-"""The log of a session: late output, what outlives what, and deaths that no run tells."""
+"""The log of a session: late output, what outlives what, and deaths between runs."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_whatever_prints_late(session: SessionClient, source: str) -> None:
 
 
 def test_both_streams_of_a_child(session: SessionClient) -> None:
-    """An old child's stdout and stderr are told apart, between the runs and in them."""
+    """An old child's stdout and stderr are kept apart, between the runs and in them."""
     code = (
         "import subprocess\nsubprocess.Popen(['sh', '-c', 'sleep 0.2; echo a; echo b >&2; echo c'])"
     )
@@ -163,7 +163,7 @@ def test_follow_and_resume(session: SessionClient) -> None:
 
 
 def test_head(session: SessionClient) -> None:
-    """HEAD tells of what GET would send, and waits for nothing."""
+    """HEAD describes what GET would send, and waits for nothing."""
     for accept in ("text/event-stream", "application/json"):
         head = session.http.head(f"{session.path}/log", headers={"Accept": accept})
         assert (head.status_code, head.content) == (200, b"")
@@ -304,7 +304,7 @@ def test_burst(session: SessionClient) -> None:
 
 
 @pytest.mark.parametrize(
-    ("death", "cause", "words"),
+    ("death", "cause", "expected"),
     [
         ("os._exit(7)", "exit 7", ""),
         ("os.kill(os.getpid(), 9)", "signal 9 (SIGKILL)", ""),
@@ -312,8 +312,8 @@ def test_burst(session: SessionClient) -> None:
         ("os.abort()", "signal 6 (SIGABRT)", "Fatal Python error: Aborted"),
     ],
 )
-def test_death_between_runs(session: SessionClient, death: str, cause: str, words: str) -> None:
-    """The status tells at once, the log why, after all that was printed; the next run is fresh."""
+def test_death_between_runs(session: SessionClient, death: str, cause: str, expected: str) -> None:
+    """A death shows in the status at once and its cause ends the log; the next run is fresh."""
     code = (
         "import ctypes, os, threading, time\n"
         f"def die():\n    time.sleep(0.2)\n    print('bye', flush=True)\n    {death}\n"
@@ -321,9 +321,9 @@ def test_death_between_runs(session: SessionClient, death: str, cause: str, word
     )
     check(session.run(code), exit_code=0)
     assert wait_until(lambda: session.get()["status"] == "stopped", 10)
-    told = f"The kernel's process ended: {cause}.\n"
-    assert wait_until(lambda: text(session, "stderr").endswith(told), 10)
+    reported = f"The kernel's process ended: {cause}.\n"
+    assert wait_until(lambda: text(session, "stderr").endswith(reported), 10)
     assert text(session) == "bye\n"
-    assert text(session, "stderr").startswith(words or told)
+    assert text(session, "stderr").startswith(expected or reported)
     assert text(session, "stderr").count("process ended") == 1
     check(session.run("print(1)"), stdout="1\n", started_from="fresh", kernel_generation=2)

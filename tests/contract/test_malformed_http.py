@@ -51,12 +51,12 @@ def statuses(raw: bytes) -> list[bytes]:
 def connected(port: int, count: int, data: bytes = b"") -> Iterator[list[socket.socket]]:
     """So many connections that have sent this, and nothing more."""
     with ExitStack() as stack:
-        wires = []
+        socks = []
         for _ in range(count):
-            wire = stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=20))
-            wire.sendall(data)
-            wires.append(wire)
-        yield wires
+            sock = stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=20))
+            sock.sendall(data)
+            socks.append(sock)
+        yield socks
 
 
 # ---------------------------------------------------------------- framing
@@ -223,7 +223,7 @@ def test_range_bombs(client: Client, shared: SessionClient, asked: str) -> None:
 
 @pytest.mark.parametrize("encoding", ["gzip", "GZIP", "deflate", "br", "gzip, gzip", "x-unknown"])
 def test_compressed_body(client: Client, shared: SessionClient, encoding: str) -> None:
-    """A compressed JSON body is refused in words and never unpacked."""
+    """A compressed JSON body is refused in JSON and never unpacked."""
     bomb = gzip.compress(b"0" * 50_000_000)
     headers = {"Content-Encoding": encoding}
     for path in ("/api/execute", "/api/sessions", f"{shared.path}/run", f"{shared.path}/stream"):
@@ -271,7 +271,7 @@ def test_slow_clients_hold_nobody_up(port: int, client: Client) -> None:
 
 
 def test_connection_cap(launcher: Launcher) -> None:
-    """Connections beyond `max_connections` are turned away in words until one is free again."""
+    """Connections beyond `max_connections` are rejected in JSON until one is free again."""
     server = launcher.start("--max-connections", "20")
     port = port_of(server)
     with connected(port, 20):
@@ -281,8 +281,8 @@ def test_connection_cap(launcher: Launcher) -> None:
             assert int(answer.headers["retry-after"]) > 0
             check_error_object(answer.json(), "CAPACITY")
         with connected(port, 100, GET + b"\r\n") as flood:
-            for wire in flood[70:]:  # for so many nobody has words
-                read_all(wire, 5)
+            for sock in flood[70:]:  # beyond MAX_LINGERING, closed without an answer
+                read_all(sock, 5)
 
     def served() -> bool:
         try:
@@ -306,7 +306,7 @@ def test_answer_that_nobody_reads(port: int, shared: SessionClient) -> None:
 
 
 def test_hung_clients_do_not_hold_up_the_end(launcher: Launcher) -> None:
-    """A server that is told to stop does so, whoever hangs on it."""
+    """A server stops on SIGTERM, whatever its clients do."""
     server = launcher.start("--shutdown-grace", "1")
     client = Client(server.base_url)
     session = client.session("python")

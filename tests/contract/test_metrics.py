@@ -103,7 +103,7 @@ def test_throw_away_runs(client: Client) -> None:
 
 
 def test_queue(client: Client) -> None:
-    """Runs that wait are told apart from those that run."""
+    """Runs that wait are counted apart from those that run."""
     session, before = client.session("python"), Scrape(client)
     with background_runs(session) as start:
         first = start(SLEEPING_CODE)
@@ -161,7 +161,7 @@ def test_store(client: Client) -> None:
 
 
 def test_malformed_requests(client: Client, server: Server) -> None:
-    """What is no HTTP is counted as turned away."""
+    """Malformed HTTP is counted as rejected."""
     before, port = Scrape(client), int(server.base_url.rpartition(":")[2])
     assert send_and_parse(port, b"GARBAGE\r\n\r\n").status == 400
     changed = Scrape(client).since(before)
@@ -169,11 +169,11 @@ def test_malformed_requests(client: Client, server: Server) -> None:
 
 
 def test_process(client: Client) -> None:
-    """The server tells what it uses of the machine."""
-    told = Scrape(client)
+    """The server shows what it uses of the machine."""
+    scrape = Scrape(client)
     for name in ("process_resident_memory_bytes", "process_open_fds", "process_cpu_seconds_total"):
-        assert told[name, ""] > 0
-    assert told["era_connections", ""] >= 1
+        assert scrape[name, ""] > 0
+    assert scrape["era_connections", ""] >= 1
 
 
 def test_nothing_per_session(client: Client) -> None:

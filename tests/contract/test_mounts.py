@@ -40,16 +40,16 @@ def server(offered: Path) -> Iterator[Server]:
 
 
 @pytest.fixture
-def walled(client: Client) -> Client:
+def isolated(client: Client) -> Client:
     """Where sessions have mounts of their own."""
     if client.http.get("/health").json()["isolation"]["tier"] > 2:
         pytest.skip("this host has no mount namespaces")
     return client
 
 
-def test_read_and_not_written(walled: Client, offered: Path) -> None:
+def test_read_and_not_written(isolated: Client, offered: Path) -> None:
     """Code reads it, and no way of writing changes a byte."""
-    session = walled.session("python", mounts=["data"])
+    session = isolated.session("python", mounts=["data"])
     check(session.get(), mounts=["data"])
     check(session.run(READ), stdout="1,2,3\n")
     for attempt in (
@@ -65,42 +65,42 @@ def test_read_and_not_written(walled: Client, offered: Path) -> None:
     assert (offered / "rows").read_text() == "1,2,3"
 
 
-def test_programs_beside_the_kernel(walled: Client) -> None:
+def test_programs_beside_the_kernel(isolated: Client) -> None:
     """A program sees it before there is a kernel, and the kernel after it."""
-    session = walled.session("python", mounts=["data"])
-    answer = walled.http.post(f"{session.path}/exec", json={"command": "cat /mnt/data/rows"})
+    session = isolated.session("python", mounts=["data"])
+    answer = isolated.http.post(f"{session.path}/exec", json={"command": "cat /mnt/data/rows"})
     check(answer.json(), stdout="1,2,3", exit_code=0)
     check(session.run(READ), stdout="1,2,3\n")
     session.delete()
 
 
-def test_only_who_asked(walled: Client) -> None:
+def test_only_who_asked(isolated: Client) -> None:
     """Others see nothing of it; a duplicate sees what its source does."""
-    session = walled.session("python", mounts=["again", "data", "again"])
+    session = isolated.session("python", mounts=["again", "data", "again"])
     check(session.get(), mounts=["again", "data"])
     look = "import os; print(os.path.exists('/mnt') and sorted(os.listdir('/mnt')))"
     check(session.run(look), stdout="['again', 'data']\n")
-    other = walled.session("python")
+    other = isolated.session("python")
     assert "mounts" not in other.get()
     check(other.run(look), stdout="False\n")
-    answer = walled.http.post(f"{session.path}/duplicate", json={}).json()
+    answer = isolated.http.post(f"{session.path}/duplicate", json={}).json()
     check(answer, mounts=["again", "data"])
-    check(SessionClient(walled.http, answer["id"]).run(READ), stdout="1,2,3\n")
-    walled.http.delete("/api/sessions")
+    check(SessionClient(isolated.http, answer["id"]).run(READ), stdout="1,2,3\n")
+    isolated.http.delete("/api/sessions")
 
 
-def test_no_files_of_the_session(walled: Client) -> None:
+def test_no_files_of_the_session(isolated: Client) -> None:
     """What is mounted is neither listed nor counted, nor reached by the paths of files."""
-    session = walled.session("python", mounts=["data"])
+    session = isolated.session("python", mounts=["data"])
     session.run("import os; os.symlink('/mnt/data/rows', 'rows')")
     check(session.get(), file_count=0, files=[])
-    answer = walled.http.get(f"{session.path}/files/rows")
+    answer = isolated.http.get(f"{session.path}/files/rows")
     check_error(answer, 404, "FILE_NOT_FOUND")
     session.delete()
 
 
 @pytest.mark.parametrize(
-    ("mounts", "words"),
+    ("mounts", "expected"),
     [
         ('["other"]', "`mounts` names 'other', and this server offers again, data"),
         ('["data", ""]', "`mounts` names ''"),
@@ -109,11 +109,11 @@ def test_no_files_of_the_session(walled: Client) -> None:
         ("[1]", "`mounts.0` must be a string"),
     ],
 )
-def test_refused(client: Client, mounts: str, words: str) -> None:
-    """400, which tells what there is; nothing was made."""
+def test_refused(client: Client, mounts: str, expected: str) -> None:
+    """The answer is 400 and lists the mounts that exist; nothing was made."""
     body = f'{{"language": "python", "session_id": "s", "mounts": {mounts}}}'
     shown = check_error(client.http.post("/api/sessions", content=body), 400, "INVALID_REQUEST")
-    assert shown["message"].startswith(words), shown
+    assert shown["message"].startswith(expected), shown
     check_error(client.http.get("/api/sessions/s"), 404, "SESSION_NOT_FOUND")
 
 
@@ -150,7 +150,7 @@ class Kept:
 
 
 @pytest.fixture
-def kept(walled: Client, launcher: Launcher, tmp_path: Path) -> Kept:
+def kept(isolated: Client, launcher: Launcher, tmp_path: Path) -> Kept:
     directory = tmp_path / "data"
     offer(directory)
     flag = f"data={directory}"

@@ -55,7 +55,7 @@ def flooded(base_url: str, name: str, code: str) -> Iterator[list[int]]:
 
 
 def test_full_queue(launcher: Launcher) -> None:
-    """One run more than may wait is refused, and told when to come again; one less is taken."""
+    """One run more than may wait is refused with a time to try again; one less is taken."""
     client = Client(launcher.start("--max-queue", "2").base_url)
     session = client.session("python")
     body = {"code": SLEEPING_CODE, "background": True}

@@ -181,7 +181,7 @@ def test_duplicate(curl: Any) -> None:
 
 
 def test_uploads(curl: Any, client: Client, tmp_path: Path) -> None:
-    """Upload files: each is there as it was, with the type that was said or its name tells."""
+    """Upload files: each is there as it was, with the declared type, else that of its name."""
     (tmp_path / "data.json").write_bytes(b'{"a": 1}\n')
     (tmp_path / "image.png").write_bytes(b"\x89PNG\r\n\x1a\n\x00")
     curl(CREATE)
@@ -235,7 +235,7 @@ def test_changes(curl: Any) -> None:
         strict=True,
     ):
         answer = json.loads(curl(lines))
-        if answer.get("code") == "NOT_ENFORCEABLE":  # walls without a door say so
+        if answer.get("code") == "NOT_ENFORCEABLE":  # the isolation cannot allow internet access
             assert expected["allowInternetAccess"]
             continue
         check(answer, success=True, id="my-session")

@@ -21,7 +21,7 @@ from tests.contract.checks import (
 )
 from tests.server_process import Server, temporary_launcher
 
-MIRROR = ".session_data.json"
+DATA_FILE = ".session_data.json"
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +65,7 @@ def test_answer(session: SessionClient) -> None:
 
 
 def test_no_code(client: Client, session: SessionClient) -> None:
-    """Without code, and nothing stored to fall back to, it is told what is missing."""
+    """Without code, and nothing stored to fall back to, the error says what is missing."""
     answer = client.http.post(f"{session.path}/run", json={"timeout": 1})
     assert "code" in check_error(answer, 400, "INVALID_REQUEST")["message"]
 
@@ -93,7 +93,7 @@ def test_exit_codes(shared: SessionClient, code: str, expected: dict[str, Any]) 
 
 
 def test_exception(shared: SessionClient) -> None:
-    """An uncaught error is on stderr with the user's lines, and told in its parts."""
+    """An uncaught error is on stderr with the user's lines, and reported in its parts."""
     answer = shared.run("def f():\n    raise ValueError('boom')\n\nf()")
     check(answer, exit_code=1, stdout="", results=[])
     check(answer["exception"], name="ValueError", value="boom")
@@ -175,7 +175,7 @@ def test_state(session: SessionClient) -> None:
 
 
 def test_timeout(client: Client, session: SessionClient) -> None:
-    """A timeout is 408 with the error triple and the whole run answer; state is told truly."""
+    """A timeout is 408 with the error triple and the whole run answer, with the true state."""
     session.run("x = 41")
     code = "import sys\nprint('out')\nprint('err', file=sys.stderr)\nimport time; time.sleep(60)"
     answer = client.http.post(f"{session.path}/run", json={"code": code, "timeout": 0.5})
@@ -235,7 +235,7 @@ SHOW = "import os; print(os.environ.get({!r}, 'absent'))"
     ],
 )
 def test_env(client: Client, shared: SessionClient, written: str, seen: str) -> None:
-    """Strings are as given, numbers as written, booleans words; for this run only."""
+    """Strings are as given, numbers as written, booleans true and false; for this run only."""
     body = f'{{"code":{json.dumps(SHOW.format("FLAVOUR"))},"env":{{"FLAVOUR":{written}}}}}'
     answer = client.http.post(f"{shared.path}/run", content=body.encode())
     check(answer.json(), stdout=f"{seen}\n")
@@ -306,10 +306,10 @@ def test_server_environment_stays_outside(session: SessionClient) -> None:
 
 
 def test_home(session: SessionClient) -> None:
-    """Home is the working directory, and it begins empty but for the mirror of the data."""
+    """Home is the working directory, and it begins empty but for the data file."""
     code = "import os; print(os.environ['HOME'] == os.getcwd() == os.path.expanduser('~'))"
     check(session.run(code), stdout="True\n")
-    check(session.run(f"print(set(os.listdir()) <= {{{MIRROR!r}}})"), stdout="True\n")
+    check(session.run(f"print(set(os.listdir()) <= {{{DATA_FILE!r}}})"), stdout="True\n")
 
 
 # ---------------------------------------------------------------- data
@@ -318,7 +318,7 @@ def test_home(session: SessionClient) -> None:
 def test_update_data(session: SessionClient) -> None:
     """`update_data` is merged, not deeply, before the run; the code sees it."""
     session.run("pass", update_data={"a": {"x": 1}, "b": 2})
-    code = f"import json; print(json.load(open('{MIRROR}')) == {{'a': {{'y': 3}}, 'b': 2}})"
+    code = f"import json; print(json.load(open('{DATA_FILE}')) == {{'a': {{'y': 3}}, 'b': 2}})"
     answer = session.run(code, update_data={"a": {"y": 3}})
     check(answer, stdout="True\n", data={"a": {"y": 3}, "b": 2})
     assert session.get()["data"] == {"a": {"y": 3}, "b": 2}
@@ -333,7 +333,7 @@ def test_update_data_too_big(client: Client, session: SessionClient) -> None:
     assert list(session.get()["data"]) == ["a"]
 
 
-WRITE = f"import json; json.dump({{}}, open('{MIRROR}', 'w'))"
+WRITE = f"import json; json.dump({{}}, open('{DATA_FILE}', 'w'))"
 
 
 @pytest.mark.parametrize(
@@ -341,39 +341,42 @@ WRITE = f"import json; json.dump({{}}, open('{MIRROR}', 'w'))"
     [
         (WRITE.format('{"new": [1]}'), {"new": [1]}),
         (WRITE.format("{}"), {}),
-        (f"import os; os.remove('{MIRROR}')", {"old": 1}),
+        (f"import os; os.remove('{DATA_FILE}')", {"old": 1}),
         (WRITE.format("[1, 2]"), {"old": 1}),
-        (f"open('{MIRROR}', 'w').write('{{')", {"old": 1}),
-        (f"open('{MIRROR}', 'wb').write(b'\\xff')", {"old": 1}),
+        (f"open('{DATA_FILE}', 'w').write('{{')", {"old": 1}),
+        (f"open('{DATA_FILE}', 'wb').write(b'\\xff')", {"old": 1}),
         (WRITE.format("{'big': 'x' * 1_100_000}"), {"old": 1}),
         (WRITE.format("{'nan': float('nan')}"), {"old": 1}),
         (WRITE.format("{'half': chr(0xd800)}"), {"old": 1}),
         (
-            f"open('{MIRROR}', 'w').write('{{\"a\":' + '[' * 50_000 + ']' * 50_000 + '}}')",
+            f"open('{DATA_FILE}', 'w').write('{{\"a\":' + '[' * 50_000 + ']' * 50_000 + '}}')",
             {"old": 1},
         ),
-        (f"import os; os.remove('{MIRROR}'); os.mkdir('{MIRROR}')", {"old": 1}),
-        (f"import os; os.remove('{MIRROR}'); os.symlink('/etc/hostname', '{MIRROR}')", {"old": 1}),
-        (f"import os; os.remove('{MIRROR}'); os.mkfifo('{MIRROR}')", {"old": 1}),
+        (f"import os; os.remove('{DATA_FILE}'); os.mkdir('{DATA_FILE}')", {"old": 1}),
+        (
+            f"import os; os.remove('{DATA_FILE}'); os.symlink('/etc/hostname', '{DATA_FILE}')",
+            {"old": 1},
+        ),
+        (f"import os; os.remove('{DATA_FILE}'); os.mkfifo('{DATA_FILE}')", {"old": 1}),
         (WRITE.format("{'late': 1}") + "; 1/0", {"late": 1}),
         (WRITE.format("{'late': 1}") + "; import time; time.sleep(60)", {"late": 1}),
     ],
 )
-def test_mirror(session: SessionClient, code: str, expected: dict[str, Any]) -> None:
-    """The mirror replaces the data when code changed it; what is broken keeps the old value."""
+def test_data_file(session: SessionClient, code: str, expected: dict[str, Any]) -> None:
+    """The data file replaces the data when code changed it; what is broken keeps the old value."""
     session.run("pass", update_data={"old": 1})
     check(session.run(code, timeout=0.8), data=expected)
     assert session.get()["data"] == expected
-    seen = session.run(f"import json; print(json.dumps(json.load(open('{MIRROR}'))))")
+    seen = session.run(f"import json; print(json.dumps(json.load(open('{DATA_FILE}'))))")
     assert json.loads(seen["stdout"]) == expected
 
 
-def test_mirror_follows_the_api(client: Client, session: SessionClient) -> None:
+def test_data_file_follows_the_api(client: Client, session: SessionClient) -> None:
     """What the API changes between runs is what the next run reads."""
     session.run("pass", update_data={"a": 1})
     client.http.patch(session.path, json={"data": {"b": 2}})
-    check(session.run(f"print(open('{MIRROR}').read())"), data={"b": 2})
-    assert json.loads(session.run(f"print(open('{MIRROR}').read())")["stdout"]) == {"b": 2}
+    check(session.run(f"print(open('{DATA_FILE}').read())"), data={"b": 2})
+    assert json.loads(session.run(f"print(open('{DATA_FILE}').read())")["stdout"]) == {"b": 2}
 
 
 # ---------------------------------------------------------------- files
@@ -395,7 +398,7 @@ def test_files_modified(session: SessionClient) -> None:
 
 
 def test_files_modified_that_do_not_count(session: SessionClient) -> None:
-    """Caches, bytecode and the mirror of the data are nobody's files."""
+    """Caches, bytecode and the data file do not count as files."""
     check(session.run("open('mod.py', 'w').write('x = 1')", update_data={"a": 1}), files_modified=1)
     check(session.run("import mod, json, sqlite3", update_data={"a": 2}), files_modified=0)
     assert [file["path"] for file in session.get()["files"]] == ["mod.py"]

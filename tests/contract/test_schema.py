@@ -88,10 +88,10 @@ class ServerState:
         self._http.put(f"{path}/code", json={"code": "print(2)"}).raise_for_status()
 
 
-def use_known_ids(case: Case, estate: ServerState, choices: st.DataObject) -> None:
+def use_known_ids(case: Case, server_state: ServerState, choices: st.DataObject) -> None:
     """Let most requests meet something that is there, and run nothing that was made up."""
-    estate.ensure()
-    known = {"id": KNOWN, "execution_id": estate.execution_id, "path": "a.txt"}
+    server_state.ensure()
+    known = {"id": KNOWN, "execution_id": server_state.execution_id, "path": "a.txt"}
     for name, value in known.items():
         if name in (case.path_parameters or {}) and choices.draw(st.integers(0, 3)):
             case.path_parameters[name] = value
@@ -122,8 +122,8 @@ def check(case: Case, session: requests.Session) -> None:
 def exercise(operation: Any, mode: GenerationMode, examples: int, **options: Any) -> None:
     """Send requests that schemathesis makes of an operation."""
     client, session = options.pop("client"), requests.Session()
-    estate = ServerState(client.http)
-    estate.clear()
+    server_state = ServerState(client.http)
+    server_state.clear()
 
     @settings(
         max_examples=examples,
@@ -135,7 +135,7 @@ def exercise(operation: Any, mode: GenerationMode, examples: int, **options: Any
     )
     @given(operation.as_strategy(generation_mode=mode), st.data())
     def send(case: Case, choices: st.DataObject) -> None:
-        use_known_ids(case, estate, choices)
+        use_known_ids(case, server_state, choices)
         check(case, session)
 
     with session:

@@ -23,7 +23,7 @@ from tests.server_process import (
     wait_until,
 )
 
-MIRROR = ".session_data.json"
+DATA_FILE = ".session_data.json"
 FIELDS = {
     "id", "session_id", "created_at", "last_run_at", "language", "persistent", "file_count",
     "total_size_bytes", "metadata", "data", "allowInternetAccess", "allowPublicAccess", "status",
@@ -61,7 +61,7 @@ def test_create(client: Client) -> None:
 
 def test_create_with_everything(client: Client) -> None:
     """What was asked for is what the session has."""
-    wish = {
+    fields = {
         "session_id": "mine",
         "persistent": False,
         "data": {"user": "developer"},
@@ -71,18 +71,18 @@ def test_create_with_everything(client: Client) -> None:
         "allowInternetAccess": session_tier(client) == 4,
         "allowPublicAccess": False,
     }
-    answer = client.http.post("/api/sessions", json={"language": "PY", **wish})
+    answer = client.http.post("/api/sessions", json={"language": "PY", **fields})
     assert answer.status_code == 201, answer.text
-    check(answer.json(), **wish, id="mine", language="python")
+    check(answer.json(), **fields, id="mine", language="python")
     assert '"default_timeout":120' in answer.text
     assert client.http.get("/api/sessions/mine").json() == {**answer.json(), "files": []}
     client.http.delete("/api/sessions/mine")
 
 
-def test_internet_that_walls_cannot_give(client: Client) -> None:
-    """Asked for at creation it is 409, and nothing was made; without walls it is stored."""
-    wish = {"language": "python", "session_id": "outward", "allowInternetAccess": True}
-    answer = client.http.post("/api/sessions", json=wish)
+def test_internet_that_isolation_cannot_give(client: Client) -> None:
+    """Asked for at creation it is 409, and nothing was made; without isolation it is stored."""
+    fields = {"language": "python", "session_id": "outward", "allowInternetAccess": True}
+    answer = client.http.post("/api/sessions", json=fields)
     if session_tier(client) == 4:
         check(answer.json(), allowInternetAccess=True)
         client.http.delete("/api/sessions/outward")
@@ -106,8 +106,13 @@ def test_taken_id(client: Client, session: SessionClient) -> None:
     """A taken id is 409 SESSION_EXISTS with the id, and nothing changes."""
     session.run("x = 1", update_data={"a": 1})
     before = session.get()
-    wish = {"language": "python", "session_id": session.id, "data": {"b": 2}, "metadata": {"c": 3}}
-    shown = check_error(client.http.post("/api/sessions", json=wish), 409, "SESSION_EXISTS")
+    fields = {
+        "language": "python",
+        "session_id": session.id,
+        "data": {"b": 2},
+        "metadata": {"c": 3},
+    }
+    shown = check_error(client.http.post("/api/sessions", json=fields), 409, "SESSION_EXISTS")
     assert shown["id"] == session.id
     assert session.get() == before
     check(session.run("print(x)"), stdout="1\n", started_from="live")
@@ -115,9 +120,11 @@ def test_taken_id(client: Client, session: SessionClient) -> None:
 
 def test_same_id_at_once(client: Client) -> None:
     """Of many that want one id at once exactly one gets it."""
-    wish = {"language": "python", "id": "wanted"}
+    fields = {"language": "python", "id": "wanted"}
     with ThreadPoolExecutor(8) as pool:
-        answers = list(pool.map(lambda _: client.http.post("/api/sessions", json=wish), range(16)))
+        answers = list(
+            pool.map(lambda _: client.http.post("/api/sessions", json=fields), range(16))
+        )
     assert sorted(answer.status_code for answer in answers) == [201] + [409] * 15
     client.http.delete("/api/sessions/wanted")
 
@@ -133,11 +140,11 @@ def test_unknown_language(client: Client, language: str) -> None:
 def test_too_big(client: Client, session: SessionClient, name: str) -> None:
     """Data and metadata take a mebibyte each, at creation and later."""
     fits, too_big = {"a": "x" * 1_048_560}, {"a": "x" * 1_048_570}
-    wish = {"language": "python", "id": "big"}
-    answer = client.http.post("/api/sessions", json={**wish, name: too_big})
+    fields = {"language": "python", "id": "big"}
+    answer = client.http.post("/api/sessions", json={**fields, name: too_big})
     check_error(answer, 413, "TOO_LARGE")
     check_error(client.http.get("/api/sessions/big"), 404, "SESSION_NOT_FOUND")
-    assert client.http.post("/api/sessions", json={**wish, name: fits}).status_code == 201
+    assert client.http.post("/api/sessions", json={**fields, name: fits}).status_code == 201
     client.http.delete("/api/sessions/big")
     assert client.http.patch(session.path, json={name: fits}).status_code == 200
     check_error(client.http.patch(session.path, json={name: too_big}), 413, "TOO_LARGE")
@@ -188,7 +195,7 @@ def test_pages(listed: Client, query: str, expected: str) -> None:
 
 
 def test_list_of_an_unknown_language(listed: Client) -> None:
-    """A language that is none is told, as everywhere."""
+    """An unknown language is refused, as everywhere."""
     answer = listed.http.get("/api/sessions?language=latin")
     check_error(answer, 400, "UNSUPPORTED_LANGUAGE")
 
@@ -205,8 +212,10 @@ def test_show(session: SessionClient) -> None:
 
 
 def test_odd_file_names(session: SessionClient) -> None:
-    """Whatever code names its files, the answer is JSON and counts what is there; links lead
-    nowhere."""
+    """Whatever code names its files, the answer is JSON and counts what is there.
+
+    Links are not followed.
+    """
     code = """
 import os
 for name in b"a\\xff", b"b\\n", "é".encode(), b"x" * 255, b"-", b" ":
@@ -229,14 +238,14 @@ def test_workspace_that_code_removed(session: SessionClient) -> None:
 
 
 def test_hidden_files(client: Client, session: SessionClient) -> None:
-    """The mirror, caches and installed packages are in neither list nor count."""
+    """The data file, caches and installed packages are in neither list nor count."""
     code = f"""
 import os
 for path in ".cache/x", "node_modules/m/index.js", "__pycache__/a.pyc", "d/__pycache__/b.pyc":
     os.makedirs(os.path.dirname(path), exist_ok=True)
     open(path, "w").write("x")
 open(".hidden", "w").write("mine")
-assert os.path.exists({MIRROR!r})
+assert os.path.exists({DATA_FILE!r})
 """
     check(session.run(code, update_data={"a": 1}), exit_code=0)
     shown = session.get()
@@ -245,7 +254,7 @@ assert os.path.exists({MIRROR!r})
 
 
 def test_status(session: SessionClient) -> None:
-    """The status tells what the kernel does."""
+    """The status shows what the kernel does."""
     assert session.get()["status"] == "stopped"
     with ThreadPoolExecutor(1) as pool:
         running = pool.submit(session.run, "import time; time.sleep(0.6)")
@@ -285,7 +294,7 @@ def test_change(client: Client, session: SessionClient, change: dict[str, Any]) 
 
 @pytest.mark.parametrize("allowed", [True, False])
 def test_change_of_internet_access(client: Client, session: SessionClient, allowed: bool) -> None:
-    """What the walls cannot enforce is 409, never a silent OK; without walls it is stored."""
+    """An option that the isolation cannot enforce is 409; without isolation it is stored."""
     answer = client.http.patch(session.path, json={"allowInternetAccess": allowed})
     if answer.status_code == 409:
         check_error(answer, 409, "NOT_ENFORCEABLE")
@@ -307,7 +316,7 @@ def test_change_takes_effect_at_once(client: Client, session: SessionClient) -> 
     """A change of a live session needs no restart."""
     session.run("x = 1")
     client.http.patch(session.path, json={"default_timeout": 0.5, "data": {"new": 1}})
-    code = f"print(x, open({MIRROR!r}).read(), flush=True)\nimport time; time.sleep(60)"
+    code = f"print(x, open({DATA_FILE!r}).read(), flush=True)\nimport time; time.sleep(60)"
     answer = session.run(code)
     check(answer, exit_code=124, started_from="live", kernel_generation=1)
     assert answer["stdout"] == '1 {"new":1}\n' or json.loads(answer["stdout"][2:]) == {"new": 1}
@@ -374,7 +383,7 @@ open("file", "w").close()
 
 
 def session_tier(client: Client) -> int:
-    """How strong the walls are; below 4 a session's pids are not the host's."""
+    """A session shows how strong its isolation is; below 4 a session's pids are not the host's."""
     tier: int = client.http.get("/health").json()["isolation"]["tier"]
     return tier
 

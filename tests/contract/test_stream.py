@@ -44,9 +44,9 @@ def raw_stream(server: Server, session: SessionClient, code: str, silence: float
     body = json.dumps({"code": code}).encode()
     head = f"POST {session.path}/stream HTTP/1.0\r\nContent-Length: {len(body)}\r\n\r\n"
     port = int(server.base_url.rpartition(":")[2])
-    with socket.create_connection(("127.0.0.1", port), timeout=20) as wire:
-        wire.sendall(head.encode() + body)
-        return parse_response(read_all(wire, silence)).body.decode()
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as sock:
+        sock.sendall(head.encode() + body)
+        return parse_response(read_all(sock, silence)).body.decode()
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -282,7 +282,7 @@ def test_end_from_outside(
 
 
 def test_end_by_the_server(launcher: Launcher) -> None:
-    """Output past its bound, and a server that stops, are told the same way."""
+    """Output past its bound, and a server that stops, are reported the same way."""
     server = launcher.start("--shutdown-grace", "0.2", "--max-execution-output", "64K")
     client = Client(server.base_url)
     events = client.session("python").stream("while True: print('x' * 1000)")
@@ -323,7 +323,7 @@ def test_problem_before_the_first_frame(
 
 
 def test_queued(session: SessionClient) -> None:
-    """A run that waits is told its position, once, before anything else."""
+    """A run that waits gets its position, once, before anything else."""
     with background_runs(session) as start, ThreadPoolExecutor(1) as pool:
         start("open('ready', 'w').close(); import time; time.sleep(1)")
         wait_for_file(session)

@@ -69,7 +69,7 @@ def test_stack_of_a_busy_loop(session: SessionClient) -> None:
 
 
 def test_stack_in_a_call_that_lets_nothing_run(session: SessionClient) -> None:
-    """A call that keeps the interpreter's lock is told, too; its run is not disturbed."""
+    """A call that keeps the interpreter's lock is shown, too; its run is not disturbed."""
     code = HEAVY + READY + "print(h(26))"
     with running(session, code) as path:
         found = calls(session.http.get(f"{path}/stack"))
@@ -99,7 +99,7 @@ def test_stack_of_an_await(session: SessionClient) -> None:
 
 
 def test_deep_stack(session: SessionClient) -> None:
-    """Of a deep recursion the innermost frames are told."""
+    """Of a deep recursion the innermost frames are shown."""
     code = (
         "import sys, time, os\nsys.setrecursionlimit(30_000)\n"
         "def down(n):\n    if n: return down(n - 1)\n"
@@ -164,7 +164,7 @@ def test_queued_and_unknown(session: SessionClient) -> None:
 
 
 def test_program_that_uses_the_signal_itself(session: SessionClient) -> None:
-    """A program with a handler of its own for SIGURG keeps it, and is told as silent at worst."""
+    """A program keeps its own handler for SIGURG, and is reported as silent at worst."""
     code = (
         HEAVY
         + "import signal\nsignal.signal(signal.SIGURG, lambda *a: print('urgent'))\n"
@@ -308,7 +308,7 @@ del called[:], base, kind
 
 
 def test_no_code_of_the_program_is_called(session: SessionClient) -> None:
-    """Classes and metaclasses that trap everything are told by type, and nothing of them runs."""
+    """Classes and metaclasses that trap everything are shown by type, and nothing of them runs."""
     check(session.run(HOSTILE), stderr="", exit_code=0)
     answer = session.http.get(f"{session.path}/variables")
     assert answer.json()["truncated"]
@@ -343,7 +343,7 @@ def test_during_a_run(session: SessionClient) -> None:
 
 
 def test_silent_kernel(session: SessionClient) -> None:
-    """While a call lets nothing else run, variables cannot be told, and that is said."""
+    """While a call lets nothing else run, variables cannot be read, which is an error."""
     with running(session, HEAVY + READY + "h(26)"):
         answer = session.http.get(f"{session.path}/variables")
         check_error(answer, 503, "KERNEL_SILENT")

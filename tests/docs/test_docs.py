@@ -1,4 +1,4 @@
-"""The documentation is true: the table of settings is the code's, and the README's examples run.
+"""The documentation agrees with the code, and the README's examples run.
 
 `python -m tests.docs.test_docs` prints the table for docs/settings.md.
 """
@@ -18,7 +18,7 @@ from era_kernels.settings import Settings, env_variable, flag_name, format_defau
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
-TIMEOUT = "EXECUTION_TIMEOUT"  # an answer with an error's fields, and no error of the tree
+TIMEOUT = "EXECUTION_TIMEOUT"  # a response with an error's fields, but no class in errors.py
 ADDRESS = "http://127.0.0.1:8787"
 # Each with the output that is shown below it, if any; "…" stands for what is left out there.
 EXAMPLES = re.findall(
@@ -28,15 +28,15 @@ EXAMPLES = re.findall(
 )
 
 
-class Served(Protocol):
-    """What of the server under test is used here."""
+class ServerAddress(Protocol):
+    """The part of the server under test that is used here."""
 
     @property
     def base_url(self) -> str: ...
 
 
 def settings_table() -> str:
-    """Every setting as a row of a table in Markdown."""
+    """Returns every setting as a row of a table in Markdown."""
     rows = ["| setting | default | flag | environment | what it is |", "|---|---|---|---|---|"]
     for name, field in Settings.model_fields.items():
         flag, variable, default = flag_name(name), env_variable(name), format_default(field)
@@ -50,7 +50,7 @@ def test_settings_are_documented() -> None:
 
 
 def test_errors_are_documented() -> None:
-    """docs/errors.md lists every error of the tree with its status, and what ends a run."""
+    """docs/errors.md lists every error class with its status, and the errors that end a run."""
     page = (ROOT / "docs" / "errors.md").read_text("utf-8")
     waiting, kinds = [EraError], set()
     while waiting:
@@ -74,17 +74,17 @@ def test_commands_are_documented() -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links(page: Path) -> None:
-    """A link from one page to another leads somewhere."""
+    """A link from one page to another has a target."""
     links = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text("utf-8"))
     assert [link for link in links if not (page.parent / link).exists()] == []
 
 
 def test_there_are_examples() -> None:
-    """At least five, as the README promises."""
+    """The README has at least five examples, as it promises."""
     assert len(EXAMPLES) >= 5
 
 
-def test_examples_run(server: Served) -> None:
+def test_examples_run(server: ServerAddress) -> None:
     """The README's examples work as they are printed, and give what is printed below them."""
     for example, shown in EXAMPLES:
         done = subprocess.run(

@@ -1,4 +1,4 @@
-"""The examples work as they are, against a real server, and clean up after themselves."""
+"""The examples work unchanged against a real server, and clean up after themselves."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from tests.server_process import Server
 
 DIRECTORY = Path(__file__).parents[2] / "examples"
 EXAMPLES = sorted(file for file in DIRECTORY.iterdir() if file.suffix in (".py", ".sh"))
-NOBODY = "http://127.0.0.1:9"  # a port on which nothing listens
+CLOSED_PORT_URL = "http://127.0.0.1:9"  # a port on which nothing listens
 
 
 def run(example: Path, url: str) -> subprocess.CompletedProcess[str]:
-    """The example as a user would run it, with the server's address in ERA_URL."""
+    """Runs the example as a user would, with the server's address in ERA_URL."""
     if example.suffix == ".sh" and shutil.which("curl") is None:
         pytest.skip("curl is not installed")
     interpreter = "sh" if example.suffix == ".sh" else sys.executable
@@ -45,11 +45,11 @@ def test_example(server: Server, client: Client, example: Path) -> None:
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.name)
 def test_example_without_a_server(example: Path) -> None:
     """An example that cannot reach the server fails."""
-    assert run(example, NOBODY).returncode != 0
+    assert run(example, CLOSED_PORT_URL).returncode != 0
 
 
 def test_every_section_has_an_example() -> None:
-    """One example for each section of the API, and one for the shell."""
+    """There is one example for each section of the API, and one for the shell."""
     assert {example.stem for example in EXAMPLES} >= {
         "exec", "execute", "sessions", "run_and_state", "stream", "executions", "duplicate",
         "files", "stored_code", "log", "tour", "inside",

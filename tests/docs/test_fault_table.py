@@ -1,4 +1,4 @@
-"""The table of faults in docs/executions.md names tests that exist."""
+"""The table of faults in docs/executions.md names existing tests."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ NAMED = re.compile(r"`(tests/[\w/]+\.py)::(\w+)`")
 
 
 def functions(file: str) -> set[str]:
-    """The names of a test file's functions."""
+    """Returns the names of a test file's functions."""
     path = ROOT / file
     tree = ast.parse(path.read_text("utf-8")) if path.exists() else ast.Module([], [])
     kinds = (ast.FunctionDef, ast.AsyncFunctionDef)
@@ -21,12 +21,12 @@ def functions(file: str) -> set[str]:
 
 
 def test_every_fault_has_a_test() -> None:
-    """Each line of the table names at least one."""
+    """Each line of the table names at least one test."""
     assert len(ROWS) > 10
     assert [row for row in ROWS if not NAMED.search(row)] == []
 
 
 def test_every_named_test_exists() -> None:
-    """A test that was renamed or removed is renamed or removed in the table."""
+    """Every test that the table names exists."""
     missing = [name for name in NAMED.findall(TABLE) if name[1] not in functions(name[0])]
     assert missing == []

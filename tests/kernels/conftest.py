@@ -20,7 +20,7 @@ LANGUAGE = "python"
 
 @asynccontextmanager
 async def open_host(languages: Languages) -> AsyncIterator[KernelHost]:
-    """A host with a zygote of its own; nothing is left of both afterwards."""
+    """Opens a host with a zygote of its own; nothing is left of both afterwards."""
     async with AsyncExitStack() as stack:
         runtime = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="era-")))
         sandboxes = await Sandboxes.open(runtime, languages.preload, languages.entry_paths)

@@ -1,4 +1,4 @@
-"""A kernel of a few lines, in a thread: it speaks the wire protocol as a test says."""
+"""Runs a kernel of a few lines in a thread, which speaks the wire protocol as a test says."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class ScriptedKernel:
             self._thread.join()
             self._context.destroy(linger=0)
 
-    # what scripts say
+    # what scripts send
 
     def publish_stream(self, request: JupyterMessage, text: str, name: str = "stdout") -> None:
         self.publish("stream", {"name": name, "text": text}, request)
@@ -67,14 +67,14 @@ class ScriptedKernel:
         )
 
     def finish_run(self, request: JupyterMessage, exit_code: object = 0) -> None:
-        """A run that ends as it should."""
+        """Ends a run as a kernel should."""
         self.publish_fence(request)
         self.send_reply(request, exit_code)
 
     def reply_on_control(
         self, request: JupyterMessage, content: JupyterMessage, msg_type: str = "reply"
     ) -> None:
-        """Answer a request that came by control."""
+        """Answers a request that came by control."""
         self._session.send(self.control, msg_type, content, parent=request, ident=request["ident"])
 
     def publish(
@@ -83,7 +83,7 @@ class ScriptedKernel:
         self._session.send(self.iopub, msg_type, content, parent=parent)
 
     def publish_raw(self, parts: list[bytes], is_signed: bool = True) -> None:
-        """Header, parent, metadata and content as they are; signed if `is_signed`."""
+        """Publishes header, parent, metadata and content as they are; signed if `is_signed`."""
         signature = self._session.sign(parts) if is_signed else b"0" * 64
         self.iopub.send_multipart([b"topic", b"<IDS|MSG>", signature, *parts])
 
@@ -119,7 +119,7 @@ class ScriptedKernel:
 
 
 class FakeMachineHandle:
-    """A machine in words: notes signals, and ends when told."""
+    """Stands for a machine: records signals, and ends by `end`."""
 
     def __init__(self) -> None:
         self.ended: asyncio.Future[ExitInfo] = asyncio.get_running_loop().create_future()
@@ -136,13 +136,13 @@ class FakeMachineHandle:
         stderr, self.stderr = self.stderr, ""
         return stderr
 
-    def end(self, ending: ExitInfo) -> None:
+    def end(self, exit_info: ExitInfo) -> None:
         if not self.ended.done():
-            self.ended.set_result(ending)
+            self.ended.set_result(exit_info)
 
 
 class KernelHarness:
-    """A scripted kernel and our side of it, connected."""
+    """Holds a scripted kernel and a Kernel that is connected to it."""
 
     def __init__(
         self, kernel: Kernel, scripted: ScriptedKernel, machine: FakeMachineHandle
@@ -154,7 +154,7 @@ class KernelHarness:
         kernel.on_late_output = self.late_output.extend
 
     async def run(self, timeout: float = 30.0, number: int = 1) -> list[Output | ExecutionEnd]:
-        """All that one run yields."""
+        """Returns all items that one run yields."""
         return [
             item
             async for batch in self.kernel.execute(make_request(timeout, number))
@@ -173,7 +173,7 @@ async def open_harness(
     timeouts: KernelTimeouts = SHORT_TIMEOUTS,
     interrupt_mode: InterruptMode = "signal",
 ) -> AsyncIterator[KernelHarness]:
-    """A ready kernel; everything is closed when left."""
+    """Opens a ready kernel; closes everything at the end."""
     connection = ConnectionInfo.new(directory)
     machine = FakeMachineHandle()
     try:

@@ -1,4 +1,4 @@
-"""Connections read by the loop: whole, fair, pausable, and gone when closed; peers are pyzmq's."""
+"""Connections lose nothing, share the loop, pause, and leave nothing behind; peers are pyzmq's."""
 
 from __future__ import annotations
 
@@ -194,7 +194,7 @@ def test_receiver_may_pause_in_the_middle_of_a_burst(tmp_path: Path) -> None:
 
 
 def test_paused_decoding_waits_to_be_resumed(tmp_path: Path) -> None:
-    """Held and paused are two things: both must be over before anything comes."""
+    """Pausing the decoding and pausing are independent: both must end before anything comes."""
 
     async def body() -> None:
         async with connected_pair(tmp_path) as (channel, other, received):
@@ -243,7 +243,7 @@ def test_one_talker_leaves_the_loop_to_others(
 
 
 def test_one_talker_leaves_time_to_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After a full turn a socket rests, whatever else is there, and then goes on by itself."""
+    """After a full turn a socket is not read for a moment, and then goes on by itself."""
     monkeypatch.setattr(channels, "TURN_SECONDS", 0)
     monkeypatch.setattr(channels, "SLICE_SECONDS", 0)
 
@@ -269,7 +269,7 @@ def test_one_talker_leaves_time_to_others(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_closed_channel_is_silent(tmp_path: Path) -> None:
-    """Closing twice, and sending or resuming afterwards, is nothing."""
+    """Closing twice, and sending or resuming afterwards, does nothing."""
 
     async def body() -> None:
         async with connected_pair(tmp_path) as (channel, _, received):
@@ -287,7 +287,7 @@ def test_closed_channel_is_silent(tmp_path: Path) -> None:
 
 @pytest.fixture
 def many_descriptors() -> Iterator[None]:
-    """What the command does at its start: the soft limit of open files is raised."""
+    """Raises the soft limit of open files, as the command does at its start."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard < 4096:
         pytest.skip(f"this host allows {hard} open files")

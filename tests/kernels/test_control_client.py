@@ -1,4 +1,4 @@
-"""What a kernel is asked beside its runs, against ones that answer, lie and are silent."""
+"""Control requests to kernels that answer, lie and are silent."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_answers(tmp_path: Path) -> None:
 
 
 def test_silent_kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A kernel that does not answer is told so, in time; the next question is asked again."""
+    """A kernel that does not answer in time is reported; the next request is sent again."""
     monkeypatch.setattr(control_client, "STACK_TIMEOUT", 0.1)
     monkeypatch.setattr(control_client, "VARIABLES_TIMEOUT", 0.1)
     monkeypatch.setattr(control_client, "DUMP_TIMEOUT", 0.1)
@@ -71,9 +71,9 @@ def test_silent_kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async def act(harness: KernelHarness) -> None:
         for ask in (harness.kernel.control.stack, harness.kernel.control.variables):
             for _ in range(2):
-                with pytest.raises(KernelSilent) as told:
+                with pytest.raises(KernelSilent) as caught:
                     await ask()
-                assert told.value.retry_after
+                assert caught.value.retry_after
         assert harness.machine.signals == []  # the kernelspec names none
 
     run_in_harness(tmp_path, does_nothing, act)
@@ -104,7 +104,7 @@ def test_callers_share_a_question(tmp_path: Path) -> None:
 
 
 def test_end_of_the_kernel_ends_waiting(tmp_path: Path) -> None:
-    """Who waits for an answer is told at once that there will be none."""
+    """A caller that waits for a reply learns at once that there will be none."""
 
     async def act(harness: KernelHarness) -> None:
         caller = asyncio.create_task(harness.kernel.control.variables())
@@ -117,7 +117,7 @@ def test_end_of_the_kernel_ends_waiting(tmp_path: Path) -> None:
 
 
 def test_stuck_kernel_is_signalled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One whose kernelspec names a signal writes its stack itself."""
+    """A kernel whose kernelspec names a signal writes its stack itself."""
     monkeypatch.setattr(control_client, "STACK_TIMEOUT", 0.1)
     file = tmp_path / "dump"
 
@@ -126,10 +126,10 @@ def test_stuck_kernel_is_signalled(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         file.write_text('S (most recent call first):\n  File "<cell 1>", line 1 in f\n')
 
     async def body() -> None:
-        questions = ControlRequests(lambda kind, content: "id")
-        look = control_client.ControlClient(questions, on_signal, file, signal.SIGURG)
-        look.set_request(make_request())
-        assert await look.stack() == [StackFrame("<cell 1>", 1, "f", "code")]
+        control_requests = ControlRequests(lambda kind, content: "id")
+        client = control_client.ControlClient(control_requests, on_signal, file, signal.SIGURG)
+        client.set_request(make_request())
+        assert await client.stack() == [StackFrame("<cell 1>", 1, "f", "code")]
 
     asyncio.run(body())
 
@@ -141,27 +141,29 @@ def test_late_answer_wins_over_a_signal_without_effect(
     monkeypatch.setattr(control_client, "STACK_TIMEOUT", 0.1)
 
     async def body() -> None:
-        questions = ControlRequests(lambda kind, content: "id")
+        control_requests = ControlRequests(lambda kind, content: "id")
 
         async def on_signal(number: int) -> None:
             content: JsonObject = {"frames": [FRAME]}
-            questions.on_message(WireMessage("stack_reply", "id", content, 100))
+            control_requests.on_message(WireMessage("stack_reply", "id", content, 100))
 
-        look = control_client.ControlClient(questions, on_signal, tmp_path / "dump", signal.SIGURG)
-        assert await look.stack() == [StackFrame("<cell 1>", 1, "f", "f()")]
+        client = control_client.ControlClient(
+            control_requests, on_signal, tmp_path / "dump", signal.SIGURG
+        )
+        assert await client.stack() == [StackFrame("<cell 1>", 1, "f", "f()")]
 
     asyncio.run(body())
 
 
 def test_foreign_answers_are_none() -> None:
-    """An answer to another question is as if it had not come."""
+    """A reply to another request is ignored."""
 
     async def body() -> None:
-        questions = ControlRequests(lambda kind, content: "id")
-        caller = asyncio.create_task(questions.request("stack_request", {}, 0.2))
+        control_requests = ControlRequests(lambda kind, content: "id")
+        caller = asyncio.create_task(control_requests.request("stack_request", {}, 0.2))
         await asyncio.sleep(0)
-        questions.on_message(WireMessage("stack_reply", "other", {}, 1))
-        questions.on_message(WireMessage("stack_reply", "", {}, 1))
+        control_requests.on_message(WireMessage("stack_reply", "other", {}, 1))
+        control_requests.on_message(WireMessage("stack_reply", "", {}, 1))
         with pytest.raises(KernelSilent):
             await caller
 
@@ -202,7 +204,7 @@ def test_input_is_asked_in_order(tmp_path: Path) -> None:
 
 
 def test_refused_input_has_no_value(tmp_path: Path) -> None:
-    """That there is nobody is told by an answer without a value."""
+    """The end of input is sent as an answer without a value."""
 
     async def act(harness: KernelHarness) -> None:
         heard = []
@@ -218,7 +220,7 @@ def test_refused_input_has_no_value(tmp_path: Path) -> None:
 
 
 def test_answer_that_is_not_taken(tmp_path: Path) -> None:
-    """A kernel tells when a question does not wait any more; one that is silent has the answer."""
+    """A kernel says when a request for input does not wait any more."""
 
     def refuse(scripted: ScriptedKernel, request: JupyterMessage) -> None:
         scripted.reply_on_control(request, {"taken": False})
@@ -231,7 +233,7 @@ def test_answer_that_is_not_taken(tmp_path: Path) -> None:
 
 
 def test_silent_kernel_has_the_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What was sent to a kernel that is busy is taken for given."""
+    """An answer that was sent to a busy kernel counts as given."""
     monkeypatch.setattr(control_client, "INPUT_TIMEOUT", 0.1)
 
     async def act(harness: KernelHarness) -> None:
@@ -259,7 +261,7 @@ def test_forged_requests_outside_of_a_run(tmp_path: Path, answers: bool) -> None
             while harness.scripted.request_types.count("input_reply") < MAX_UNANSWERED:
                 await asyncio.sleep(0.01)
         assert harness.late_output == []
-        harness.scripted.script = lambda scripted, request: scripted.end(request)
+        harness.scripted.script = lambda scripted, request: scripted.finish_run(request)
         assert len(await harness.run()) == 1
         if not answers:
             assert harness.scripted.request_types.count("input_reply") == MAX_UNANSWERED

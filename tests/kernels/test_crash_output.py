@@ -1,4 +1,4 @@
-"""Last words: what a dying process wrote, without the kernel's own frames."""
+"""Crash output is what a dying process wrote, without the kernel's own frames."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ TEXTS = {
 @pytest.mark.parametrize("name", TEXTS)
 def test_frames(name: str) -> None:
     """The program's frames stay; those of the launcher, and what is below them, do not."""
-    text, told = TEXTS[name]
-    assert crash_stderr(text.encode(), len(text), FOLDER) == told
+    text, expected = TEXTS[name]
+    assert crash_stderr(text.encode(), len(text), FOLDER) == expected
 
 
 def test_only_what_is_new() -> None:
-    """What was there before is not told again."""
+    """Output that was reported before is not repeated."""
     assert crash_stderr(b"old\nnew\n", 4, FOLDER) == "new\n"
     assert crash_stderr(b"old\n", 0, FOLDER) == ""
     assert crash_stderr(b"", 0, FOLDER) == ""
 
 
 def test_bounded() -> None:
-    """Of much, its end; bytes that are no text do no harm."""
+    """Only the end of long output is kept; bytes that are no text do no harm."""
     data = b"\xff" * 60_000 + b"end"
     assert crash_stderr(data, 10**6, FOLDER) == "\ufffd" * (MAX_LENGTH - 3) + "end"

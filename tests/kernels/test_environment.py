@@ -34,8 +34,8 @@ def test_home_is_the_workspace_and_caches_are_not_in_it(place: SessionPaths) -> 
     """Code is at home in its workspace; what tools keep for themselves lies elsewhere."""
     env = build_environment({}, place, {})
     assert env["HOME"] == str(place.workspace)
-    inside = [name for name, value in env.items() if str(place.workspace) in value]
-    assert inside == ["HOME"]
+    names_with_workspace = [name for name, value in env.items() if str(place.workspace) in value]
+    assert names_with_workspace == ["HOME"]
     assert Path(env["XDG_CACHE_HOME"]).is_relative_to(place.cache)
 
 
@@ -58,5 +58,5 @@ def test_tools_of_this_installation_come_first() -> None:
 
 
 def test_values_are_not_templates() -> None:
-    """What fills a placeholder is not looked at again as a format."""
+    """A value that fills a placeholder is not filled again itself."""
     assert fill_placeholders("{a}", {"{a}": "{0!r}"}) == "{0!r}"

@@ -1,4 +1,4 @@
-"""Programs in machines: what they print, how they end, and that the kernel's walls are theirs."""
+"""Programs in machines: their output, their end, and that they have the kernel's isolation."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def test_output_comes_while_it_runs(runner: asyncio.Runner, machine: Machine) ->
 
 
 def test_slow_consumer_slows_the_program(runner: asyncio.Runner, machine: Machine) -> None:
-    """Who is not listened to waits; not a byte is lost and little is held."""
+    """A program whose output is not taken waits; not a byte is lost and little is buffered."""
 
     async def body() -> None:
         program = await start_command(
@@ -160,7 +160,7 @@ def test_consumer_that_leaves(runner: asyncio.Runner, machine: Machine) -> None:
 
 
 def test_signals(runner: asyncio.Runner, machine: Machine) -> None:
-    """A signal that ended it is told; the machine stands."""
+    """A signal that ended the program is reported; the machine goes on."""
 
     async def body() -> None:
         for name in ("SEGV", "KILL", "INT"):
@@ -173,7 +173,7 @@ def test_signals(runner: asyncio.Runner, machine: Machine) -> None:
 
 
 def test_deadline(runner: asyncio.Runner, machine: Machine) -> None:
-    """At its deadline it is interrupted, and killed where that does not help."""
+    """At its deadline a program is interrupted, and killed where that does not help."""
 
     async def body() -> None:
         assert await run_command(machine, "trap 'echo bye; exit 3' INT; sleep 60 & wait", 0.3) == (
@@ -194,7 +194,7 @@ def test_deadline(runner: asyncio.Runner, machine: Machine) -> None:
 async def interrupt_command(
     machine: Machine, text: str
 ) -> tuple[str, ExecutionEnd, list[InterruptStep]]:
-    """What became of a command that was interrupted when it had printed something."""
+    """Returns the result of a command that was interrupted when it had printed something."""
     program = await start_command(machine, text)
     items: list[Output | ExecutionEnd] = []
     first = asyncio.Event()
@@ -215,7 +215,7 @@ async def interrupt_command(
 
 
 def test_interrupt(runner: asyncio.Runner, machine: Machine) -> None:
-    """One that listens ends at the first; its group hears it, too."""
+    """A program that handles interrupts ends at the first; its group gets it, too."""
 
     async def body() -> None:
         # Not `sleep`: a shell that is just starting a child may miss the first interrupt.
@@ -229,7 +229,7 @@ def test_interrupt(runner: asyncio.Runner, machine: Machine) -> None:
 
 
 def test_interrupt_twice(runner: asyncio.Runner, machine: Machine) -> None:
-    """One that only listens to the second gets it."""
+    """A program that ends only at the second interrupt gets it."""
 
     async def body() -> None:
         again = "trap 'trap \"exit 4\" INT' INT; echo on; while :; do sleep 0.05; done"
@@ -241,8 +241,8 @@ def test_interrupt_twice(runner: asyncio.Runner, machine: Machine) -> None:
     runner.run(body())
 
 
-def test_interrupt_of_the_deaf(runner: asyncio.Runner, machine: Machine) -> None:
-    """One that does not listen is killed; the kernel and its variables are still there."""
+def test_interrupt_of_an_uninterruptible_program(runner: asyncio.Runner, machine: Machine) -> None:
+    """A program that ignores interrupts is killed; the kernel and its variables remain."""
 
     async def body() -> None:
         items = [
@@ -297,12 +297,12 @@ def test_kernel_joins(runner: asyncio.Runner, host: KernelHost, tmp_path: Path) 
 def test_end_while_a_kernel_starts(
     runner: asyncio.Runner, host: KernelHost, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Who wanted the end of the machine has no failure in the server's log."""
+    """A machine that is ended on purpose leaves no failure in the server's log."""
 
     async def body() -> None:
         async with machine_without_kernel(host, tmp_path) as machine:
             starting = asyncio.create_task(machine.start_kernel({}))
-            while machine._provisioner.process is None:
+            while machine._kernel_process is None:
                 await asyncio.sleep(0)
             await machine.aclose(EndReason.RESTARTED)
             with pytest.raises(KernelStartFailed):
@@ -334,7 +334,7 @@ def test_connection_file_that_lies_there(
 ) -> None:
     """Programs that were there first cannot have the server write elsewhere: no kernel starts.
 
-    They end with the machine, and are told that.
+    They end with the machine, and their end says so.
     """
 
     async def body() -> None:
@@ -354,11 +354,11 @@ def test_connection_file_that_lies_there(
     runner.run(body())
 
 
-# ---------------------------------------------------------------- the same walls
+# ---------------------------------------------------------------- the same isolation
 
 
 @pytest.mark.parametrize("tier", [1, 2, 3])
-def test_walls_are_those_of_the_kernel(tier: int) -> None:
+def test_isolation_is_that_of_the_kernel(tier: int) -> None:
     """Namespaces, uid, capabilities, filters and limits: nothing differs."""
 
     async def body() -> None:
@@ -384,15 +384,15 @@ def test_walls_are_those_of_the_kernel(tier: int) -> None:
                 program = await machine.run(["python3", "-c", PRINT_ISOLATION], {})
                 items = [i async for b in program.events(60) for i in b]
                 request = KernelRequest(PRINT_ISOLATION, {}, 60, 1)
-                told = [i async for b in machine.kernel.execute(request) for i in b]
+                kernel_items = [i async for b in machine.kernel.execute(request) for i in b]
             finally:
                 await host.aclose()
                 await sandboxes.aclose()
         texts = [
             "".join(i.content for i in one if isinstance(i, Stdout | Stderr))
-            for one in (items, told)
+            for one in (items, kernel_items)
         ]
-        assert items[-1] == told[-1] == ExecutionEnd(0), texts
+        assert items[-1] == kernel_items[-1] == ExecutionEnd(0), texts
         assert texts[0] == texts[1]
         assert "Seccomp:\t2" in texts[0]
         assert "NoNewPrivs:\t1" in texts[0]

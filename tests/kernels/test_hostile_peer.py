@@ -1,4 +1,4 @@
-"""A peer that does not keep to the protocol: its kernel is ended with the cause, nothing hangs."""
+"""A peer that breaks the protocol has its kernel ended with the cause, and nothing hangs."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ XPUB = zmtp.command(b"READY", b"\x0bSocket-Type\0\0\0\x04XPUB")
 BEGIN = zmtp.greeting() + XPUB
 
 
-async def until(condition: Callable[[], bool]) -> None:
+async def wait_until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(10):
         while not condition():
             await asyncio.sleep(0.005)
 
 
 def receive_all(directory: Path, *sent: bytes, hang_up: bool = False) -> list[str | list[bytes]]:
-    """What a SUB makes of those bytes: messages, and at last the reason why it was given up."""
+    """Returns what a SUB reads from those bytes: messages, and at last the reason of its end."""
     found: list[str | list[bytes]] = []
 
     async def body() -> None:
@@ -53,8 +53,8 @@ def receive_all(directory: Path, *sent: bytes, hang_up: bool = False) -> list[st
             listener.listen()
             over = asyncio.Event()
 
-            def on_lost(why: str) -> None:
-                found.append(why)
+            def on_lost(reason: str) -> None:
+                found.append(reason)
                 over.set()
 
             def receive(parts: zmtp.Multipart) -> None:
@@ -78,7 +78,7 @@ def receive_all(directory: Path, *sent: bytes, hang_up: bool = False) -> list[st
 
 
 @pytest.mark.parametrize(
-    ("sent", "why"),
+    ("sent", "reason"),
     [
         ([b"GET / HTTP/1.1\r\n"], "its greeting is not that of ZMTP"),
         ([zmtp.greeting(), zmtp.frame(b"x")], "a message came before READY"),
@@ -90,9 +90,9 @@ def receive_all(directory: Path, *sent: bytes, hang_up: bool = False) -> list[st
         ([BEGIN, b"\x02" + b"\xff" * 8], "a message has more than 128 MiB"),
     ],
 )
-def test_a_broken_protocol_is_told(tmp_path: Path, sent: list[bytes], why: str) -> None:
+def test_a_broken_protocol_is_reported(tmp_path: Path, sent: list[bytes], reason: str) -> None:
     """The connection ends at once, with what was wrong in words."""
-    assert receive_all(tmp_path, *sent) == [f"{PROTOCOL_VIOLATION}: {why}"]
+    assert receive_all(tmp_path, *sent) == [f"{PROTOCOL_VIOLATION}: {reason}"]
 
 
 def test_what_came_before_an_end_is_received(tmp_path: Path) -> None:
@@ -102,15 +102,15 @@ def test_what_came_before_an_end_is_received(tmp_path: Path) -> None:
 
 
 def test_a_peer_that_says_nothing_is_waited_for(tmp_path: Path) -> None:
-    """Silence is no end: whoever waits for an answer has a time of his own."""
+    """Silence is no end: each caller that waits for a reply has its own timeout."""
     assert receive_all(tmp_path, zmtp.greeting()[:10]) == []
 
 
 def test_messages_that_never_end_take_little_together(tmp_path: Path) -> None:
-    """Past a bound for all peers the one that began first is given up, and its memory is free."""
-    most, each = 3 << 20, 2 << 20
-    unfinished = ReceiveBudget(most)
-    told: list[tuple[int, str]] = []
+    """Past a bound for all peers the oldest message is evicted, and its memory is free."""
+    max_bytes, each = 3 << 20, 2 << 20
+    receive_budget = ReceiveBudget(max_bytes)
+    lost: list[tuple[int, str]] = []
     whole: list[int] = []
 
     async def body() -> None:
@@ -123,23 +123,23 @@ def test_messages_that_never_end_take_little_together(tmp_path: Path) -> None:
                     "SUB",
                     b"",
                     lambda parts: whole.append(len(parts[0])),
-                    lambda why, number=number: told.append((number, why)),  # type: ignore[misc]
-                    receive_budget=unfinished,
+                    lambda reason, number=number: lost.append((number, reason)),  # type: ignore[misc]
+                    receive_budget=receive_budget,
                 )
                 channel.open(unix_sockets.connect(tmp_path / "s"))
                 peer, _ = listener.accept()
                 opened.append((channel, peer))
                 begin = BEGIN + zmtp.frame_header(each + 1) + bytes(each)
                 await asyncio.to_thread(_send, peer, begin)
-                await until(lambda: channel._decoder.buffered_bytes == each)  # noqa: B023
-                assert sum(one._decoder.held for one, _ in opened) <= most
-            assert told == [(0, MESSAGE_STALLED), (1, MESSAGE_STALLED)]
+                await wait_until(lambda: channel._decoder.buffered_bytes == each)  # noqa: B023
+                assert sum(one._decoder.buffered_bytes for one, _ in opened) <= max_bytes
+            assert lost == [(0, MESSAGE_STALLED), (1, MESSAGE_STALLED)]
             opened[2][1].sendall(b"x")
-            await until(lambda: whole == [each + 1])
+            await wait_until(lambda: whole == [each + 1])
             for channel, peer in opened:
                 channel.close()
                 peer.close()
-        assert not unfinished._entries
+        assert not receive_budget._entries
 
     asyncio.run(body())
 
@@ -150,7 +150,7 @@ def _send(peer: socket.socket, data: bytes) -> None:
 
 
 def test_pings_take_no_memory(tmp_path: Path) -> None:
-    """PINGs without an end to whoever reads no PONG are not answered for ever."""
+    """Endless PINGs of a peer that reads no PONG are not answered for ever."""
     flood = zmtp.command(b"PING", bytes(18)) * 200_000
     sizes = []
 
@@ -158,7 +158,7 @@ def test_pings_take_no_memory(tmp_path: Path) -> None:
         with socket.socket(socket.AF_UNIX) as listener:
             listener.bind(f"{tmp_path}/s")
             listener.listen()
-            channel = ChannelConnection("SUB", b"", lambda parts: None, lambda why: None)
+            channel = ChannelConnection("SUB", b"", lambda parts: None, lambda reason: None)
             channel.open(unix_sockets.connect(tmp_path / "s"))
             peer, _ = listener.accept()
             thread = threading.Thread(target=peer.sendall, args=(BEGIN + flood,))
@@ -180,10 +180,10 @@ def run_in_harness(
     directory: Path,
     script: Callable[[ScriptedKernel, dict[str, object]], None],
     act: Callable[[KernelHarness], Awaitable[None]],
-    patience: KernelTimeouts = SHORT_TIMEOUTS,
+    timeouts: KernelTimeouts = SHORT_TIMEOUTS,
 ) -> None:
     async def body() -> None:
-        async with open_harness(directory, script, patience) as harness:
+        async with open_harness(directory, script, timeouts) as harness:
             await act(harness)
 
     asyncio.run(body())
@@ -210,7 +210,7 @@ def test_a_lost_connection_ends_the_kernel(tmp_path: Path, name: str) -> None:
 
     def script(scripted: ScriptedKernel, request: object) -> None:
         getattr(scripted, name).close(linger=0)
-        scripted._is_stopped = True  # it would only stumble
+        scripted._is_stopped = True  # it would only fail
 
     async def act(harness: KernelHarness) -> None:
         assert await harness.run() == [
@@ -221,7 +221,7 @@ def test_a_lost_connection_ends_the_kernel(tmp_path: Path, name: str) -> None:
 
 
 def test_a_process_that_ends_tells_how(tmp_path: Path) -> None:
-    """Its sockets close before it ends: its own ending is what counts."""
+    """A process closes its sockets before it ends; the run reports how it ended."""
 
     def script(scripted: ScriptedKernel, request: object) -> None:
         scripted.iopub.close(linger=0)
@@ -239,17 +239,17 @@ def test_a_link_in_the_place_of_a_socket_is_not_followed(tmp_path: Path) -> None
     """A kernel that puts a link to another's socket where its own should be has failed to start."""
 
     async def body() -> None:
-        connection, keeper = ConnectionInfo.new(tmp_path), FakeMachineHandle()
+        connection, machine = ConnectionInfo.new(tmp_path), FakeMachineHandle()
         with socket.socket(socket.AF_UNIX) as other:
             other.bind(f"{tmp_path}/other")
             other.listen()
             other.setblocking(False)
             connection.socket_path("iopub").symlink_to(tmp_path / "other")
-            kernel = Kernel(connection, keeper)
+            kernel = Kernel(connection, machine)
             with pytest.raises(KernelStartFailed, match="something else lies in the place"):
                 await kernel.wait_ready(10)
             with pytest.raises(BlockingIOError):
                 other.accept()
-        keeper.end(ExitInfo(reason=EndReason.STOPPED))
+        machine.end(ExitInfo(reason=EndReason.STOPPED))
 
     asyncio.run(body())

@@ -1,4 +1,4 @@
-"""What kernels tell of stacks and variables, fed with good, odd and hostile answers."""
+"""Parsing of stacks and variables, fed with good, odd and hostile replies."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ answers = st.dictionaries(
 
 
 def test_frames() -> None:
-    """Frames are told in the order of the answer."""
+    """Frames are in the order of the reply."""
     inner = {**FRAME, "line": 4, "source": None}
     assert inspection_replies.parse_frames({"frames": [FRAME, inner]}) == [
         StackFrame("<cell 1>", 3, "f", "x"),
@@ -49,7 +49,7 @@ def test_frames() -> None:
      {**FRAME, "line": 1 << 63}, {**FRAME, "function": []}],
 )  # fmt: skip
 def test_bad_frames_are_left_out(bad: object) -> None:
-    """What is no frame is none."""
+    """A value that is no frame is left out."""
     assert inspection_replies.parse_frames({"frames": [bad, FRAME]}) == [
         StackFrame("<cell 1>", 3, "f", "x")
     ]
@@ -65,20 +65,22 @@ def test_frames_are_bounded() -> None:
 
 @pytest.mark.parametrize("content", [{}, {"frames": None}, {"frames": {}}, {"frames": "f"}])
 def test_no_frames(content: dict[str, Any]) -> None:
-    """An answer without frames has none."""
+    """A reply without frames has none."""
     assert inspection_replies.parse_frames(content) == []
 
 
 def test_variables() -> None:
     """A variable may have a shape, a size and a value; null is a value."""
-    told = [
+    reported = [
         {"name": "a", "type": "int", "value": 5},
         {"name": "b", "type": "NoneType", "value": None},
         {"name": "c", "type": "ndarray", "shape": [3, 4]},
         {"name": "d", "type": "str", "size": 3, "value": "abc"},
         {"name": "e", "type": "E"},
     ]
-    assert inspection_replies.parse_variables({"variables": told, "truncated": False}) == Variables(
+    assert inspection_replies.parse_variables(
+        {"variables": reported, "truncated": False}
+    ) == Variables(
         (
             Variable("a", "int", value=5),
             Variable("b", "NoneType", value=None),
@@ -95,25 +97,25 @@ def test_variables() -> None:
      {"size": True}, {"size": 1 << 63}],
 )  # fmt: skip
 def test_bad_fields_are_left_out(field: dict[str, Any]) -> None:
-    """A shape or size that is none is not told."""
-    told = [{"name": "a", "type": "int", **field}]
-    (found,) = inspection_replies.parse_variables({"variables": told}).variables
+    """An invalid shape or size is left out."""
+    reported = [{"name": "a", "type": "int", **field}]
+    (found,) = inspection_replies.parse_variables({"variables": reported}).variables
     assert found == Variable("a", "int")
 
 
 def test_too_many_variables() -> None:
-    """What is too much is left out, and that is told."""
-    told = [{"name": f"v{n}", "type": "int"} for n in range(MAX_VARIABLES + 5)]
-    found = inspection_replies.parse_variables({"variables": told, "truncated": False})
+    """Variables past a bound are left out, and the result says so."""
+    reported = [{"name": f"v{n}", "type": "int"} for n in range(MAX_VARIABLES + 5)]
+    found = inspection_replies.parse_variables({"variables": reported, "truncated": False})
     assert (len(found.variables), found.truncated) == (MAX_VARIABLES, True)
-    told = [{"name": f"v{n}", "type": "str", "value": "x" * 500_000} for n in range(10)]
-    found = inspection_replies.parse_variables({"variables": told, "truncated": False})
+    reported = [{"name": f"v{n}", "type": "str", "value": "x" * 500_000} for n in range(10)]
+    found = inspection_replies.parse_variables({"variables": reported, "truncated": False})
     assert (len(found.variables), found.truncated) == (MAX_VALUES_LENGTH // 500_002, True)
 
 
 @given(answers)
 def test_nothing_breaks_it(content: dict[str, Any]) -> None:
-    """Whatever a kernel says, what is told of it is valid JSON and UTF-8."""
+    """Whatever a kernel replies, the result is valid JSON and UTF-8."""
     for frame in inspection_replies.parse_frames(content):
         f"{frame.file}{frame.function}{frame.source}".encode()
         assert 0 <= frame.line < 1 << 63

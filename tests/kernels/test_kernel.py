@@ -1,4 +1,4 @@
-"""The kernel's side that faces the server, against kernels that behave well and badly."""
+"""The server's side of a kernel, against kernels that behave well and badly."""
 
 from __future__ import annotations
 
@@ -53,11 +53,11 @@ def run_in_harness(tmp_path: Path) -> Callable[..., None]:
     def play(
         script: Script,
         act: Callable[[KernelHarness], Awaitable[None]],
-        patience: KernelTimeouts = SHORT_TIMEOUTS,
+        timeouts: KernelTimeouts = SHORT_TIMEOUTS,
         interrupt_mode: InterruptMode = "signal",
     ) -> None:
         async def body() -> None:
-            async with open_harness(tmp_path, script, patience, interrupt_mode) as harness:
+            async with open_harness(tmp_path, script, timeouts, interrupt_mode) as harness:
                 await act(harness)
 
         asyncio.run(body())
@@ -125,12 +125,12 @@ def test_reply_before_fence_waits_for_the_output(run_in_harness: Callable[..., N
 
 def test_fence_before_reply_waits_for_the_reply(run_in_harness: Callable[..., None]) -> None:
     """The reply tells the exit code and the exception, however late it comes."""
-    told = {"name": "E", "value": "v", "traceback": ["l"]}
+    exception = {"name": "E", "value": "v", "traceback": ["l"]}
 
     def script(scripted: ScriptedKernel, request: JupyterMessage) -> None:
         scripted.publish_fence(request)
         threading.Event().wait(0.1)
-        scripted.send_reply(request, 1, exception=told)
+        scripted.send_reply(request, 1, exception=exception)
 
     async def act(harness: KernelHarness) -> None:
         assert await harness.run() == [ExecutionEnd(1, ExceptionInfo("E", "v", ["l"]))]
@@ -159,7 +159,7 @@ def test_missing_fence_ends_the_machine(run_in_harness: Callable[..., None]) -> 
         (finished,) = await harness.run()
         assert finished == ExecutionEnd(137, state="lost", exit_info=ExitInfo(reason=NOT_ANSWERING))
 
-    run_in_harness(lambda scripted, request: scripted.reply(request), act)
+    run_in_harness(lambda scripted, request: scripted.send_reply(request), act)
 
 
 def test_missing_reply_ends_the_machine(run_in_harness: Callable[..., None]) -> None:
@@ -169,7 +169,7 @@ def test_missing_reply_ends_the_machine(run_in_harness: Callable[..., None]) -> 
         (finished,) = await harness.run()
         assert finished == ExecutionEnd(137, state="lost", exit_info=ExitInfo(reason=NOT_ANSWERING))
 
-    run_in_harness(lambda scripted, request: scripted.fence(request), act)
+    run_in_harness(lambda scripted, request: scripted.publish_fence(request), act)
 
 
 def test_output_after_the_reply_extends_the_wait(run_in_harness: Callable[..., None]) -> None:
@@ -270,7 +270,7 @@ def test_forged_fences_and_replies_are_nobodys(run_in_harness: Callable[..., Non
 
 
 def test_output_of_other_parents_is_late(run_in_harness: Callable[..., None]) -> None:
-    """What an old run, nobody, or this run after its fence prints is in no run's output."""
+    """Output of an old run, of no run, or of this run after its fence is in no run's output."""
 
     def script(scripted: ScriptedKernel, request: JupyterMessage) -> None:
         if len(scripted.requests) == 2:
@@ -359,7 +359,7 @@ def test_long_messages_keep_their_place(run_in_harness: Callable[..., None]) -> 
 def test_message_that_is_too_long_is_not_received(
     run_in_harness: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A message over the bound ends the kernel, with the reason in words."""
+    """A message over the bound ends the kernel, with the reason as text."""
     monkeypatch.setattr(zmtp, "MAX_MESSAGE_BYTES", 2 << 20)
 
     def script(scripted: ScriptedKernel, request: JupyterMessage) -> None:
@@ -430,8 +430,8 @@ def _recording(signals: list[int], then: Callable[[], None]) -> Callable[[int], 
     return note
 
 
-def test_deaf_program_ends_with_its_machine(run_in_harness: Callable[..., None]) -> None:
-    """The ladder: two interrupts, a message that wakes deaf kernels, then the end, state lost."""
+def test_uninterruptible_program_ends_with_its_machine(run_in_harness: Callable[..., None]) -> None:
+    """Escalation: two interrupts, a message that wakes blocked kernels, the end; state lost."""
     release = threading.Event()
 
     async def act(harness: KernelHarness) -> None:
@@ -476,7 +476,7 @@ def test_interrupt_by_message(run_in_harness: Callable[..., None]) -> None:
 
 
 def test_escalation_survives_a_failing_interrupt(run_in_harness: Callable[..., None]) -> None:
-    """Where interrupting fails, the ladder goes on to the end of the machine."""
+    """Where interrupting fails, the escalation goes on to the end of the machine."""
     release = threading.Event()
 
     async def refuse(number: int) -> None:
@@ -492,7 +492,7 @@ def test_escalation_survives_a_failing_interrupt(run_in_harness: Callable[..., N
     run_in_harness(lambda scripted, request: release.wait(10) and None, act)
 
 
-# ---------------------------------------------------------------- stopped by somebody
+# ---------------------------------------------------------------- escalations that a caller starts
 
 
 def uninterruptible(release: threading.Event) -> Script:
@@ -520,8 +520,8 @@ def actions(steps: Sequence[InterruptStep]) -> list[str]:
     return [step.action for step in steps]
 
 
-def test_stopped_in_time_keeps_the_state(run_in_harness: Callable[..., None]) -> None:
-    """A program that hears the interrupt ends as it likes, and its state is preserved."""
+def test_escalation_in_time_keeps_the_state(run_in_harness: Callable[..., None]) -> None:
+    """A program that handles the interrupt ends as it likes, and its state is preserved."""
     stopped = threading.Event()
 
     def script(scripted: ScriptedKernel, request: JupyterMessage) -> None:
@@ -540,8 +540,8 @@ def test_stopped_in_time_keeps_the_state(run_in_harness: Callable[..., None]) ->
     run_in_harness(script, act)
 
 
-def test_stop_of_a_deaf_program(run_in_harness: Callable[..., None]) -> None:
-    """Who does not listen is ended with the machine; all who asked get the same steps."""
+def test_escalation_of_an_uninterruptible_program(run_in_harness: Callable[..., None]) -> None:
+    """A program that ignores interrupts ends with its machine; all callers get the same steps."""
     release = threading.Event()
 
     async def act(harness: KernelHarness) -> None:
@@ -561,8 +561,8 @@ def test_stop_of_a_deaf_program(run_in_harness: Callable[..., None]) -> None:
 
 
 @pytest.mark.parametrize("after", [0.0, 0.05, 0.15])
-def test_stop_and_deadline(run_in_harness: Callable[..., None], after: float) -> None:
-    """There is one ladder: whoever comes first says how the run ended."""
+def test_escalation_and_deadline(run_in_harness: Callable[..., None], after: float) -> None:
+    """There is one escalation: its first cause says how the run ended."""
     release = threading.Event()
 
     async def act(harness: KernelHarness) -> None:
@@ -582,8 +582,8 @@ def test_stop_and_deadline(run_in_harness: Callable[..., None], after: float) ->
     run_in_harness(uninterruptible(release), act)
 
 
-def test_stop_of_another_run(run_in_harness: Callable[..., None]) -> None:
-    """What is not the run of now is left alone: nothing is sent."""
+def test_escalation_of_another_run(run_in_harness: Callable[..., None]) -> None:
+    """A run that is not the current one is left alone: nothing is sent."""
 
     async def act(harness: KernelHarness) -> None:
         first, second = make_request(), make_request()
@@ -625,7 +625,7 @@ def test_next_run_waits_for_the_interrupt(run_in_harness: Callable[..., None]) -
 
 @pytest.mark.parametrize("ends", [False, True])
 def test_interrupt_that_hangs(run_in_harness: Callable[..., None], ends: bool) -> None:
-    """The ladder keeps its deadline; an interrupt that may still arrive costs the machine."""
+    """The escalation keeps its deadline; an interrupt that may still arrive costs the machine."""
     release = threading.Event()
 
     def script(scripted: ScriptedKernel, request: JupyterMessage) -> None:
@@ -649,7 +649,7 @@ def test_interrupt_that_hangs(run_in_harness: Callable[..., None], ends: bool) -
     run_in_harness(script, act)
 
 
-def test_stop_of_what_has_replied(run_in_harness: Callable[..., None]) -> None:
+def test_escalation_of_what_has_replied(run_in_harness: Callable[..., None]) -> None:
     """Only output is missing: no interrupt, which the next run could hear; but the deadline."""
 
     def script(scripted: ScriptedKernel, request: JupyterMessage) -> None:
@@ -711,7 +711,7 @@ def test_death_with_endless_output_is_bounded(run_in_harness: Callable[..., None
 def test_machine_ended_for_a_reason_ends_the_run_at_once(
     run_in_harness: Callable[..., None],
 ) -> None:
-    """A deletion in a run is told as 137 with its reason, also by the consumer of that run."""
+    """A deletion in a run ends it with 137 and the reason, also for its consumer."""
     release = threading.Event()
 
     def script(scripted: ScriptedKernel, request: JupyterMessage) -> None:
@@ -732,7 +732,7 @@ def test_machine_ended_for_a_reason_ends_the_run_at_once(
 
 
 def test_run_on_an_ended_machine_says_so(run_in_harness: Callable[..., None]) -> None:
-    """A kernel that ended between runs is told by the next one's end, not by an exception."""
+    """The end of a kernel between runs is in the end of the next run, not an exception."""
 
     async def act(harness: KernelHarness) -> None:
         harness.machine.end(ExitInfo(signal=11))
@@ -774,7 +774,7 @@ def test_abandoned_run_goes_on_and_the_next_waits(run_in_harness: Callable[..., 
 
 
 def test_abandoned_run_still_has_its_deadline(run_in_harness: Callable[..., None]) -> None:
-    """Nobody waits for an abandoned run, and still its ladder ends it."""
+    """No caller waits for an abandoned run, and still its escalation ends it."""
     release = threading.Event()
 
     async def act(harness: KernelHarness) -> None:
@@ -794,15 +794,15 @@ def test_abandoned_run_still_has_its_deadline(run_in_harness: Callable[..., None
 def _run_without_kernel(
     tmp_path: Path, act: Callable[[Kernel, FakeMachineHandle], Awaitable[None]]
 ) -> None:
-    """A kernel of which nothing is there yet."""
+    """Runs `act` with a kernel whose process is not there."""
 
     async def body() -> None:
-        keeper = FakeMachineHandle()
-        kernel = Kernel(ConnectionInfo.new(tmp_path), keeper)
+        machine = FakeMachineHandle()
+        kernel = Kernel(ConnectionInfo.new(tmp_path), machine)
         try:
-            await act(kernel, keeper)
+            await act(kernel, machine)
         finally:
-            keeper.end(ExitInfo(reason=EndReason.STOPPED))
+            machine.end(ExitInfo(reason=EndReason.STOPPED))
             await asyncio.sleep(0)
 
     asyncio.run(body())
@@ -811,7 +811,7 @@ def _run_without_kernel(
 def test_kernel_that_never_answers_is_given_up(tmp_path: Path) -> None:
     """A kernel that is not there in time has failed to start."""
 
-    async def act(kernel: Kernel, keeper: FakeMachineHandle) -> None:
+    async def act(kernel: Kernel, machine: FakeMachineHandle) -> None:
         with pytest.raises(KernelStartFailed, match=r"not ready within 0\.3 seconds"):
             await kernel.wait_ready(0.3)
 
@@ -819,10 +819,10 @@ def test_kernel_that_never_answers_is_given_up(tmp_path: Path) -> None:
 
 
 def test_kernel_that_ends_before_it_is_ready(tmp_path: Path) -> None:
-    """A kernel that ends while it starts is told at once, with the cause."""
+    """A kernel that ends while it starts fails at once, with the cause."""
 
-    async def act(kernel: Kernel, keeper: FakeMachineHandle) -> None:
-        asyncio.get_running_loop().call_later(0.05, keeper.end, ExitInfo(code=3))
+    async def act(kernel: Kernel, machine: FakeMachineHandle) -> None:
+        asyncio.get_running_loop().call_later(0.05, machine.end, ExitInfo(code=3))
         with pytest.raises(KernelStartFailed, match="exit 3"):
             await kernel.wait_ready(20)
 
@@ -833,13 +833,13 @@ def test_kernel_may_come_later_than_its_client(tmp_path: Path) -> None:
     """Our sockets are there before the kernel's, and find them when they come."""
 
     async def body() -> None:
-        connection, keeper = ConnectionInfo.new(tmp_path), FakeMachineHandle()
-        kernel = Kernel(connection, keeper)
+        connection, machine = ConnectionInfo.new(tmp_path), FakeMachineHandle()
+        kernel = Kernel(connection, machine)
         waiting = asyncio.create_task(kernel.wait_ready(10))
         await asyncio.sleep(0.3)
         with ScriptedKernel(connection, well_behaved).serving():
             await waiting
-        keeper.end(ExitInfo(reason=EndReason.STOPPED))
+        machine.end(ExitInfo(reason=EndReason.STOPPED))
         await asyncio.sleep(0)
 
     asyncio.run(body())

@@ -1,4 +1,4 @@
-"""How a kernel's end is told: in its run, after all of its output, or as late output."""
+"""A kernel's end is reported in its run, after all of its output, or as late output."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CRASH_STDERR = "free(): invalid pointer\n"
 
 
 def never_ends(scripted: ScriptedKernel, request: JupyterMessage) -> None:
-    """Says something, but never ends."""
+    """Prints something, but never ends."""
     scripted.publish_stream(request, "before")
 
 
@@ -49,7 +49,7 @@ async def wait_until_closed(harness: KernelHarness) -> None:
 
 
 def test_in_a_run(run_in_harness: Callable[..., None]) -> None:
-    """The last words are the run's, once, after its output; the log has nothing of them."""
+    """The crash output belongs to the run, once, after its output; late output has none of it."""
 
     async def act(harness: KernelHarness) -> None:
         harness.machine.stderr = "of the time before the run"
@@ -69,8 +69,8 @@ def test_in_a_run(run_in_harness: Callable[..., None]) -> None:
 
 
 @pytest.mark.parametrize("reason", list(EndReason))
-def test_on_order(run_in_harness: Callable[..., None], reason: EndReason) -> None:
-    """A kernel that is ended on purpose has no last words, in a run or between runs."""
+def test_intended_end(run_in_harness: Callable[..., None], reason: EndReason) -> None:
+    """A kernel that is ended on purpose has no crash output, in a run or between runs."""
 
     async def act(harness: KernelHarness) -> None:
         running = asyncio.create_task(harness.run())
@@ -94,36 +94,36 @@ ENDINGS = [
 
 
 @pytest.mark.parametrize("after_a_run", [False, True])
-@pytest.mark.parametrize(("ending", "cause"), ENDINGS)
+@pytest.mark.parametrize(("exit_info", "cause"), ENDINGS)
 def test_between_runs(
-    run_in_harness: Callable[..., None], ending: ExitInfo, cause: str, after_a_run: bool
+    run_in_harness: Callable[..., None], exit_info: ExitInfo, cause: str, after_a_run: bool
 ) -> None:
-    """Late output that is on its way comes first, then the last words and the cause, once."""
+    """Late output that is on its way comes first, then crash output and the cause, once."""
 
     async def act(harness: KernelHarness) -> None:
         if after_a_run:
             await harness.run()
         harness.machine.stderr = CRASH_STDERR
         harness.scripted.publish("stream", {"name": "stdout", "text": "bye"}, None)
-        harness.machine.end(ending)
+        harness.machine.end(exit_info)
         await wait_until_closed(harness)
-        told: list[Output] = [
+        expected: list[Output] = [
             Stdout("bye"),
             Stderr(f"{CRASH_STDERR}The kernel's process ended: {cause}.\n"),
         ]
-        assert harness.late_output == told
+        assert harness.late_output == expected
         assert await harness.run() == [
-            ExecutionEnd(ending.exit_code, state="lost", exit_info=ending)
+            ExecutionEnd(exit_info.exit_code, state="lost", exit_info=exit_info)
         ]
         await asyncio.sleep(0.1)
-        assert harness.late_output == told
+        assert harness.late_output == expected
 
     run_in_harness(ends_normally, act)
 
 
 @pytest.mark.parametrize("reason", list(EndReason))
-def test_on_order_between_runs(run_in_harness: Callable[..., None], reason: EndReason) -> None:
-    """Nothing is told, and the connection is closed at once."""
+def test_intended_end_between_runs(run_in_harness: Callable[..., None], reason: EndReason) -> None:
+    """Nothing is reported, and the connection is closed at once."""
 
     async def act(harness: KernelHarness) -> None:
         await harness.run()
@@ -136,7 +136,7 @@ def test_on_order_between_runs(run_in_harness: Callable[..., None], reason: EndR
 
 
 def test_child_that_goes_on_talking(run_in_harness: Callable[..., None]) -> None:
-    """Somebody who holds the socket cannot keep the end from being told."""
+    """A child that holds the socket cannot keep the end from being reported."""
 
     async def act(harness: KernelHarness) -> None:
         harness.machine.end(ExitInfo(code=1))

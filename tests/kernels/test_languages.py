@@ -55,7 +55,7 @@ def test_a_folder_is_a_language(tmp_path: Path) -> None:
 
 
 def test_minimums(tmp_path: Path) -> None:
-    """What the kernel needs at least is told in the units of the API, and kept in bytes."""
+    """The minimums of a kernel are written in the units of the API, and kept in bytes."""
     add_kernelspec(
         tmp_path, "alpha", era={"minimums": {"memory_mb": 64, "processes": 8, "cpu": 0.5}}
     )
@@ -78,7 +78,7 @@ def test_names_and_aliases_are_found_in_any_case(tmp_path: Path) -> None:
 
 
 def test_unknown_language_lists_the_known_ones(tmp_path: Path) -> None:
-    """Who asks for a language that is not there is told which are."""
+    """The error for an unknown language lists the known ones."""
     add_kernelspec(tmp_path, "beta")
     add_kernelspec(tmp_path, "alpha")
     with pytest.raises(UnsupportedLanguage, match="alpha, beta") as caught:
@@ -88,7 +88,7 @@ def test_unknown_language_lists_the_known_ones(tmp_path: Path) -> None:
 
 
 def test_folders_of_the_settings_win(tmp_path: Path) -> None:
-    """The same language in an earlier folder replaces the later one as a whole."""
+    """The same language in an earlier folder replaces the later one completely."""
     add_kernelspec(tmp_path / "mine", "alpha", era={"aliases": ["mine"]})
     add_kernelspec(tmp_path / "builtin", "alpha", era={"aliases": ["theirs"]})
     add_kernelspec(tmp_path / "builtin", "beta")
@@ -135,7 +135,7 @@ def test_broken_folder_is_named(tmp_path: Path, changes: dict[str, Any], named: 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "\udcff"])
 def test_file_that_is_no_json_object_is_named(tmp_path: Path, text: str) -> None:
-    """So does one that is no JSON."""
+    """A kernel.json that is no JSON stops the start, too."""
     folder = add_kernelspec(tmp_path, "alpha")
     (folder / "kernel.json").write_text(text, errors="surrogateescape")
     with pytest.raises(StartError, match=r"kernel\.json"):
@@ -220,7 +220,7 @@ def test_preload_is_that_of_all_available_forked_languages(tmp_path: Path) -> No
 
 
 def test_description_is_what_the_api_lists(tmp_path: Path) -> None:
-    """A reason is told only where there is one."""
+    """A description has a reason only where there is one."""
     add_kernelspec(tmp_path, "alpha")
     add_kernelspec(tmp_path, "beta", argv=["no-such-program-1"])
     alpha, beta = (language.describe() for language in load(tmp_path))

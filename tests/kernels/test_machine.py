@@ -109,8 +109,8 @@ def test_ten_megabytes_arrive_whole(runner: asyncio.Runner, machine: Machine) ->
     assert text == "".join(f"{n:06d} {'x' * 92}\n" for n in range(100_000))
 
 
-def test_last_words_arrive_whole(with_own_machine: Callable[..., None]) -> None:
-    """A program that writes much and leaves at once is heard to its end by a slow consumer."""
+def test_last_output_arrives_whole(with_own_machine: Callable[..., None]) -> None:
+    """A slow consumer gets all output of a program that prints much and exits at once."""
     code = (
         "import os, sys\n"
         "for n in range(4000):\n    print(f'{n:0500d}')\n    print(n, file=sys.stderr)\n"
@@ -130,7 +130,7 @@ def test_last_words_arrive_whole(with_own_machine: Callable[..., None]) -> None:
     with_own_machine(act)
 
 
-def test_late_output_is_told_as_late(runner: asyncio.Runner, machine: Machine) -> None:
+def test_late_output_is_reported_as_late(runner: asyncio.Runner, machine: Machine) -> None:
     """What a daemon thread prints after its run belongs to no run."""
     code = (
         "import threading, time\n"
@@ -203,10 +203,10 @@ def test_program_that_stops_at_its_deadline(
         "import signal; signal.pthread_sigmask(signal.SIG_BLOCK, [2])\nwhile True: pass",
     ],
 )
-def test_deaf_program_ends_with_its_machine(
+def test_uninterruptible_program_ends_with_its_machine(
     with_own_machine: Callable[..., None], code: str
 ) -> None:
-    """A program that does not listen ends within five seconds of its deadline, state lost."""
+    """A program that ignores interrupts ends within five seconds of its deadline, state lost."""
 
     async def act(machine: Machine) -> None:
         began = time.monotonic()
@@ -230,10 +230,10 @@ def test_deaf_program_ends_with_its_machine(
         ("import ctypes; ctypes.string_at(0)", ExitInfo(signal=11)),
     ],
 )
-def test_death_in_a_run_is_told(
+def test_death_in_a_run_is_reported(
     with_own_machine: Callable[..., None], code: str, ending: ExitInfo
 ) -> None:
-    """A kernel that dies in a run is told with its own exit code, after its output."""
+    """A kernel that dies in a run ends it with its own exit code, after its output."""
 
     async def act(machine: Machine) -> None:
         began = time.monotonic()
@@ -246,8 +246,8 @@ def test_death_in_a_run_is_told(
     with_own_machine(act)
 
 
-def test_death_between_runs_is_told(with_own_machine: Callable[..., None]) -> None:
-    """A kernel that dies while nothing runs is told by its machine, and by the next run."""
+def test_death_between_runs_is_reported(with_own_machine: Callable[..., None]) -> None:
+    """A kernel that dies while nothing runs is reported by its machine, and by the next run."""
     code = (
         "import os, threading\n"
         "timer = threading.Timer(0.3, os._exit, [3])\ntimer.daemon = True\ntimer.start()"
@@ -355,7 +355,7 @@ def test_kernel_that_does_not_start(runner: asyncio.Runner, tmp_path: Path) -> N
     runner.run(body())
 
 
-def test_last_words_are_logged(
+def test_crash_output_is_logged(
     runner: asyncio.Runner, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Why a kernel does not start stands in the server's log, not in the caller's answer."""
@@ -375,7 +375,7 @@ def test_last_words_are_logged(
 def test_cancelled_opening_leaves_nothing(
     runner: asyncio.Runner, host: KernelHost, tmp_path: Path
 ) -> None:
-    """Who stops waiting for a machine leaves no process behind, at whatever moment."""
+    """A caller that stops waiting for a machine leaves no process behind, at whatever moment."""
     own = psutil.Process()
 
     async def body() -> None:

@@ -148,14 +148,14 @@ def test_fence_has_a_nonce_and_is_no_output() -> None:
 
 def test_reply_tells_code_and_exception() -> None:
     """The `era` object of a reply is the truth about a run, whatever its status says."""
-    told = {"name": "ValueError", "value": "no", "traceback": ["a", "b"]}
-    content = {"status": "ok", "era": {"exit_code": 1, "exception": told}}
+    exception = {"name": "ValueError", "value": "no", "traceback": ["a", "b"]}
+    content = {"status": "ok", "era": {"exit_code": 1, "exception": exception}}
     assert parse_reply(content) == Reply(1, ExceptionInfo("ValueError", "no", ["a", "b"]))
     assert parse_reply({"era": {"exit_code": 300, "exception": None}}) == Reply(44)
 
 
 def test_reply_of_a_kernel_without_era_is_its_status() -> None:
-    """Other kernels are believed their status."""
+    """The status of other kernels' replies counts."""
     assert parse_reply({"status": "ok"}) == Reply(0)
     failed = {"status": "error", "ename": "E", "evalue": "v", "traceback": ["t"]}
     assert parse_reply(failed) == Reply(1, ExceptionInfo("E", "v", ["t"]))
@@ -169,7 +169,7 @@ def test_reply_of_wrong_shape_is_none(content: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    "told",
+    "exception",
     [
         5,
         {},
@@ -177,15 +177,15 @@ def test_reply_of_wrong_shape_is_none(content: dict[str, Any]) -> None:
         {"name": "E", "value": "", "traceback": [1]},
     ],
 )
-def test_exception_of_wrong_shape_leaves_the_code(told: object) -> None:
+def test_exception_of_wrong_shape_leaves_the_code(exception: object) -> None:
     """A broken exception does not hide the exit code."""
-    assert parse_reply({"era": {"exit_code": 1, "exception": told}}) == Reply(1)
+    assert parse_reply({"era": {"exit_code": 1, "exception": exception}}) == Reply(1)
 
 
 def test_exception_is_cut() -> None:
-    """An exception has a bounded size; stderr tells all of it."""
-    told = {"name": "E", "value": "v" * 1_000_000, "traceback": ["l" * 1000] * 1000}
-    found = parse_reply({"era": {"exit_code": 1, "exception": told}})
+    """An exception has a bounded size; stderr has all of it."""
+    exception = {"name": "E", "value": "v" * 1_000_000, "traceback": ["l" * 1000] * 1000}
+    found = parse_reply({"era": {"exit_code": 1, "exception": exception}})
     assert found is not None
     assert found.exception is not None
     assert len(found.exception.value) == messages.MAX_EXCEPTION_LENGTH

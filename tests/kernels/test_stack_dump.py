@@ -44,7 +44,7 @@ def test_last_stack_counts() -> None:
      "Stack (most recent call first):\n  File \"<cell 2>\", line x in g\n"],
 )  # fmt: skip
 def test_no_cell_is_no_frame(text: str) -> None:
-    """A text that tells of no cell has no frames."""
+    """A text without a cell has no frames."""
     assert stack_dump.parse_dump(text, SOURCES) == []
 
 
@@ -64,7 +64,7 @@ def ask_and_read(file: Path, *pieces: str) -> str | None:
 
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:
-    """What comes after the question is read, also where something was there before."""
+    """A dump after the request is read, also where something was in the file before."""
     file = tmp_path / "dump"
     assert ask_and_read(file, "a", "b") == "ab"
     assert ask_and_read(file, "c") == "abc"
@@ -100,7 +100,7 @@ def test_what_is_no_file_is_not_read(tmp_path: Path) -> None:
 
 
 def test_frames_without_an_end() -> None:
-    """Of a forged stack the innermost frames are told, as many as of any other."""
+    """Of a forged stack the innermost frames are returned, as many as of any other."""
     lines = "".join(f'  File "<cell 2>", line 1 in f{n}\n' for n in range(5000))
     found = stack_dump.parse_dump("Stack (most recent call first):\n" + lines, SOURCES)
     assert [frame.function for frame in found] == [f"f{n}" for n in reversed(range(MAX_FRAMES))]

@@ -77,7 +77,7 @@ def test_message_of_jupyter_is_unpacked() -> None:
 
 
 def test_message_may_have_no_parent() -> None:
-    """What nobody asked for has the empty parent."""
+    """A message that answers no request has the empty parent."""
     session = Session(key=KEY.encode())
     parts = session.serialize(session.msg("status", {}))
     assert MessageCodec(KEY).unpack(parts).parent_id == ""

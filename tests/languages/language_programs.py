@@ -1,4 +1,4 @@
-"""What one language brings to the conformance table: programs, one field per row."""
+"""The programs that one language brings to the conformance table, one field per row."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class LanguagePrograms:
-    """Programs of one language; a field that is None is a row that does not apply, with the reason
-    in `inapplicable_reasons`."""
+    """Programs of one language, a field per row.
+
+    A field that is None is a row that does not apply, with the reason in `inapplicable_reasons`.
+    """
 
     language: str
     hello: str  # prints "hello"

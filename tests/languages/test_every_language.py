@@ -184,7 +184,7 @@ def test_timeout(session: SessionClient, programs: LanguagePrograms, program: st
 def test_death(
     session: SessionClient, programs: LanguagePrograms, program: str, code: int, cause: str
 ) -> None:
-    """A kernel that dies in a run is told as what it was, and the next run works."""
+    """A kernel that dies in a run is reported with code and cause, and the next run works."""
     session.run(programs.set_state)
     check(session.run(getattr(programs, program)), exit_code=code, state="lost", cause=cause)
     check(session.run(programs.hello), stdout="hello\n", started_from="fresh", kernel_generation=2)

@@ -222,14 +222,14 @@ def test_row(session: SessionClient, name: str) -> None:
     for cell in before:
         session.run(cell)
     answer = session.run(last)
-    told = {
+    found = {
         "stdout": answer["stdout"],
         "stderr": (answer["stderr"].rstrip("\n").splitlines() or [""])[-1],
         "exit_code": answer["exit_code"],
         "results": tuple(result["data"]["text/plain"] for result in answer["results"]),
         "state": answer["state"],
     }
-    assert told == {
+    assert found == {
         "stdout": row.stdout,
         "stderr": row.stderr,
         "exit_code": row.exit_code,
@@ -292,7 +292,7 @@ def test_interrupt_of_a_thread_that_is_waited_for(session: SessionClient) -> Non
 
 
 def test_recursion(session: SessionClient) -> None:
-    """A RecursionError is told within seconds, with its repeated lines joined."""
+    """A RecursionError is reported within seconds, with its repeated lines joined."""
     began = time.monotonic()
     answer = session.run("def f():\n    return f()\nf()")
     assert time.monotonic() - began < 3
@@ -312,7 +312,7 @@ def test_traceback_names_the_run(session: SessionClient) -> None:
     assert frames[4] == "    return 1 / 0"
 
 
-def test_exception_is_told(session: SessionClient) -> None:
+def test_exception_is_reported(session: SessionClient) -> None:
     """The exception has its name, its text and the lines of stderr; an exit is none."""
     answer = session.run("raise ValueError('naïve \\ud800')")
     assert answer["exception"]["name"] == "ValueError"

@@ -22,7 +22,7 @@ def parent(tmp_path: Path) -> Iterator[int]:
 
 
 def _deep(path: Path, levels: int) -> None:
-    """Directories nested deeper than any path can tell."""
+    """Makes directories that are nested deeper than the longest path."""
     path.mkdir()
     here = os.open(path, os.O_RDONLY)
     for _ in range(levels):
@@ -95,7 +95,7 @@ def test_owners_remove_what_they_may_not_write(tmp_path: Path) -> None:
 def test_what_cannot_be_removed_is_told(
     tmp_path: Path, parent: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """An obstacle is logged, the rest goes, and it ends."""
+    """An obstacle is logged, the rest is removed, and the removal ends."""
     (tmp_path / "tree" / "a" / "mount").mkdir(parents=True)
     (tmp_path / "tree" / "b").mkdir()
     (tmp_path / "tree" / "b" / "file").write_text("x")

@@ -69,7 +69,7 @@ async def open_sandbox(preload: Sequence[str] = ()) -> AsyncIterator[Sandbox]:
 
 
 async def new_sandbox(sandboxes: Sandboxes) -> Sandbox:
-    """A sandbox at no place in particular."""
+    """A sandbox for a session without directories of its own."""
     nowhere = Path("/")
     return await sandboxes.open_sandbox(SessionPaths(nowhere, nowhere, nowhere), Limits())
 

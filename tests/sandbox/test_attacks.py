@@ -1,4 +1,4 @@
-"""Every attack is stopped behind every kind of walls that this host can raise.
+"""Every attack is stopped by every kind of isolation that this host can apply.
 
 `python -m tests.sandbox.test_attacks` prints the table for docs/isolation.md.
 """
@@ -25,7 +25,7 @@ OLDEST = "3.11"
 
 @dataclass(frozen=True)
 class Variant:
-    """One kind of walls: the tier that is forced, and who raises them."""
+    """One kind of isolation: the tier that is forced, and the user who applies it."""
 
     name: str
     tier: int

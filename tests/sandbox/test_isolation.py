@@ -1,4 +1,4 @@
-"""Sandboxes behind walls: what they see, whose their files are, what is left of them: nothing."""
+"""Isolated sandboxes: what they see, who owns their files, and that nothing is left of them."""
 
 from __future__ import annotations
 
@@ -76,14 +76,14 @@ def count_mounts() -> int:
 @pytest.mark.parametrize("tier", [1, 2])
 @run_async_test
 async def test_where_code_is(tier: int) -> None:
-    """The workspace is /home/user, and nothing of the host's directories is in sight."""
+    """The workspace is /home/user, and nothing of the host's directories is visible."""
     async with isolated_sandboxes(tier) as (sandboxes, make_paths):
-        home = make_paths("a")
-        sandbox = await sandboxes.open_sandbox(home, Limits())
+        paths = make_paths("a")
+        sandbox = await sandboxes.open_sandbox(paths, Limits())
         text = "pwd; echo x > file; ls -d /home/* /boot /srv /etc/shadow /sys 2>/dev/null; hostname"
         ending, out, _ = await run_to_end(sandbox, shell_command(text, cwd="/home/user"))
         assert (out.splitlines(), ending.code) == (["/home/user", "/home/user", "sandbox"], 0)
-        assert (home.workspace / "file").read_text() == "x\n"
+        assert (paths.workspace / "file").read_text() == "x\n"
 
 
 @run_async_test
@@ -92,9 +92,9 @@ async def test_uid_of_its_own() -> None:
     if os.geteuid() != 0:
         pytest.skip("needs root")
     async with isolated_sandboxes() as (sandboxes, make_paths):
-        home = make_paths("a")
-        (home.workspace / "uploaded").write_text("by the server")
-        first = await sandboxes.open_sandbox(home, Limits())
+        paths = make_paths("a")
+        (paths.workspace / "uploaded").write_text("by the server")
+        first = await sandboxes.open_sandbox(paths, Limits())
         other = await sandboxes.open_sandbox(make_paths("b"), Limits())
         text = "id -u; echo more >> uploaded; mkdir -p d/e"
         ending, out, err = await run_to_end(first, shell_command(text, cwd="/home/user"))
@@ -102,9 +102,9 @@ async def test_uid_of_its_own() -> None:
         _, another, _ = await run_to_end(other, shell_command("id -u"))
         uid = int(out)
         assert uid not in (0, int(another))
-        assert {path.stat().st_uid for path in home.workspace.rglob("*")} == {uid}
+        assert {path.stat().st_uid for path in paths.workspace.rglob("*")} == {uid}
         await first.aclose()
-        again = await sandboxes.open_sandbox(home, Limits())
+        again = await sandboxes.open_sandbox(paths, Limits())
         assert (await run_to_end(again, shell_command("id -u")))[1] == out
 
 
@@ -124,7 +124,7 @@ async def test_loopback_of_its_own() -> None:
 @pytest.mark.parametrize("tier", [1, 2, 3])
 @run_async_test
 async def test_memory_of_all(tier: int) -> None:
-    """What the processes take together ends the session, and the cause is told."""
+    """What the processes take together ends the session, and the end has the cause."""
     async with isolated_sandboxes(tier) as (sandboxes, make_paths):
         sandbox = await sandboxes.open_sandbox(make_paths("a"), Limits(memory=64 * MIB))
         code = (
@@ -141,8 +141,8 @@ async def test_memory_of_one() -> None:
     """One process that takes too much gets a MemoryError, and lives."""
     async with isolated_sandboxes() as (sandboxes, make_paths):
         sandbox = await sandboxes.open_sandbox(make_paths("a"), Limits(memory=64 * MIB))
-        code = "try: bytearray(100 << 20)\nexcept MemoryError: print('told')"
-        assert (await run_to_end(sandbox, forked_program(code)))[1] == "told\n"
+        code = "try: bytearray(100 << 20)\nexcept MemoryError: print('refused')"
+        assert (await run_to_end(sandbox, forked_program(code)))[1] == "refused\n"
 
 
 @run_async_test
@@ -247,12 +247,12 @@ async def test_many_at_once() -> None:
 
 @run_async_test
 async def test_isolation_that_fails() -> None:
-    """When a wall cannot be raised, nothing is started, and the reason is told."""
+    """When isolation fails, nothing is started, and the error has the reason."""
     async with isolated_sandboxes() as (sandboxes, make_paths):
-        home = make_paths("a")
-        home.cache.rmdir()
+        paths = make_paths("a")
+        paths.cache.rmdir()
         with pytest.raises(KernelStartFailed):
-            await sandboxes.open_sandbox(home, Limits())
+            await sandboxes.open_sandbox(paths, Limits())
         assert wait_until(lambda: descendants(sandboxes.zygote.pid) == [], CLEANUP_SECONDS)
 
 

@@ -51,7 +51,7 @@ asyncio.run(main())
 
 
 def test_a_killed_init_takes_everything_along() -> None:
-    """SIGKILL of an init: told at once, and daemons of the sandbox are dead after aclose."""
+    """SIGKILL of an init is reported at once, and daemons of the sandbox are dead after aclose."""
 
     async def body() -> None:
         async with open_sandboxes() as sandboxes:

@@ -32,8 +32,8 @@ def data(tmp_path: Path) -> Iterator[Path]:
     yield directory
 
 
-def with_mounts(place: SessionPaths, **directories: Path) -> SessionPaths:
-    return replace(place, mounts=tuple(directories.items()))
+def with_mounts(paths: SessionPaths, **directories: Path) -> SessionPaths:
+    return replace(paths, mounts=tuple(directories.items()))
 
 
 async def shell_output(sandbox: Sandbox, text: str) -> str:
@@ -42,8 +42,8 @@ async def shell_output(sandbox: Sandbox, text: str) -> str:
     return out + err
 
 
-async def opened(sandboxes: Sandboxes, place: SessionPaths) -> Sandbox:
-    return await sandboxes.open_sandbox(place, Limits())
+async def opened(sandboxes: Sandboxes, paths: SessionPaths) -> Sandbox:
+    return await sandboxes.open_sandbox(paths, Limits())
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""The services, opened and closed around a test; nothing may be left of them on the loop."""
+"""Opens and closes the services around a test; nothing may be left of them on the loop."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ OpenServices = Callable[..., Services]
 
 @pytest.fixture(scope="session", autouse=True)
 def only_new_garbage() -> None:
-    """What the whole test run has imported until now need not be searched after each test."""
+    """Freezes what is imported by now, so that it is not searched after each test."""
     gc.collect()
     gc.freeze()
 
 
 @pytest.fixture
 def open_services(io_loop: IOLoop, tmp_path: Path) -> Iterator[OpenServices]:
-    """Opens services with rules of the test's own; again on the same directory, if need be."""
+    """Opens services with the test's own limits; also again on the same directory."""
     loop: asyncio.AbstractEventLoop = io_loop.asyncio_loop  # type: ignore[attr-defined]
     complaints: list[dict[str, Any]] = []
     loop.set_exception_handler(lambda _, context: complaints.append(context))
@@ -40,7 +40,7 @@ def open_services(io_loop: IOLoop, tmp_path: Path) -> Iterator[OpenServices]:
     yield opener
     for services in opened:
         io_loop.run_sync(services.aclose, timeout=5)
-    gc.collect()  # what was left pending or unheard complains now
+    gc.collect()  # tasks left pending and exceptions never retrieved are reported now
     io_loop.run_sync(loop.shutdown_asyncgens)
     assert not asyncio.all_tasks(loop)
     assert not complaints

@@ -1,4 +1,4 @@
-"""The services on real stores in a temporary directory; kernels play a small language.
+"""Opens the services on real stores in a temporary directory; fake kernels run a small language.
 
 A program is a list of instructions, one a line: `out TEXT`, `err TEXT`, `show TEXT` (a display),
 `wait` (for its end from outside), `listen` (for an interrupt), `gate NAME` (until the test opens
@@ -60,7 +60,7 @@ from tests.fakes import FakeHost, FakeMachine, Item
 
 LANGUAGE = "alpha"
 DATA = ".session_data.json"
-PLACE = SessionPaths(Path("/w"), Path("/p"), Path("/c"))  # where nothing is looked at
+SESSION_PATHS = SessionPaths(Path("/w"), Path("/p"), Path("/c"))  # no test reads these directories
 
 SERVICE_LIMITS: dict[str, Any] = {
     "default_timeout": 30.0,
@@ -80,7 +80,7 @@ def make_service_limits(**changes: Any) -> ServiceLimits:
 
 
 class Services:
-    """Everything of the services that tests look at."""
+    """Holds the services and stores of one data directory."""
 
     def __init__(
         self,
@@ -151,7 +151,7 @@ class Services:
 
     @asynccontextmanager
     async def restarted(self, **fields: Any) -> AsyncIterator[Services]:
-        """Another on the same directory, as after a restart of the server; this one is closed."""
+        """Opens other services on the same directory, as after a restart; these must be closed."""
         services = Services(self.path, **fields)
         services.host.isolation, services.host.enforceable = (
             self.host.isolation,
@@ -175,13 +175,13 @@ class Services:
         return await (await self.submit(code, session_id, **fields)).result()
 
     async def exec(self, code: str, session_id: str = "s1", **fields: Any) -> LiveExecution:
-        """A program that plays those instructions, beside the queue."""
+        """Submits a command that plays those instructions, beside the queue."""
         return await self.sessions.submit(
             session_id, ExecSubmission(("play", code), code, **fields)
         )
 
     async def until_commands(self, count: int) -> None:
-        """Until so many programs have begun."""
+        """Waits until `count` commands have started."""
         while sum(len(machine.programs) for machine in self.host.machines) < count:
             await sleep_briefly()
 
@@ -189,7 +189,7 @@ class Services:
         return await self.sessions.session(session_id)
 
     async def until_running(self, count: int) -> None:
-        """Until so many requests have reached a kernel."""
+        """Waits until `count` requests have reached a kernel."""
         while sum(len(machine.kernel.requests) for machine in self.host.machines) < count:
             await sleep_briefly()
 
@@ -198,7 +198,7 @@ class Services:
             await sleep_briefly()
 
     async def until_free(self, kernels: int) -> None:
-        """Until so many kernels may be started."""
+        """Waits until so many kernels may be started."""
         while self._service_limits.max_kernels - self.kernel_limiter.borrowed != kernels:
             await sleep_briefly()
 
@@ -280,7 +280,7 @@ def failing(problem: Exception) -> Any:
 
 
 async def end_of(running: LiveExecution) -> tuple[list[str], Done]:
-    """The codes of the failures, and the last event."""
+    """Returns the codes of the errors, and the last event."""
     events = await events_of(running)
     assert isinstance(events[-1], Done)
     assert [event for event in events if isinstance(event, Done)] == [events[-1]]
@@ -288,12 +288,12 @@ async def end_of(running: LiveExecution) -> tuple[list[str], Done]:
 
 
 async def sleep_briefly() -> None:
-    """Let threads and tasks get on."""
+    """Lets threads and tasks go on."""
     await asyncio.sleep(0.0005)
 
 
 async def sleep_steps(steps: int) -> None:
-    """The n-th moment: first single steps of the loop, then as long as threads need."""
+    """Sleeps for up to 20 single steps of the loop, then 0.5 ms for each further step."""
     for _ in range(min(steps, 20)):
         await asyncio.sleep(0)
     await asyncio.sleep(max(0, steps - 20) / 2000)

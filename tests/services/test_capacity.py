@@ -1,4 +1,4 @@
-"""How many sessions may have a kernel at once."""
+"""A limiter bounds how many sessions have a kernel at once."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from era_kernels.services.capacity import KernelLimiter
 
 
 def test_kernels_are_limited() -> None:
-    """When all are taken, the next caller is told to come again."""
+    """When all kernels are taken, the next caller is refused with a time to retry."""
     limiter = KernelLimiter(2)
     limiter.acquire("a")
     limiter.acquire("b")
@@ -22,7 +22,7 @@ def test_kernels_are_limited() -> None:
 
 
 def test_kernel_is_free_when_released_as_often_as_acquired() -> None:
-    """A session has one seat for all its reasons, until the last of them is gone."""
+    """A session is counted once, until it has released as often as it acquired."""
     limiter = KernelLimiter(1)
     limiter.acquire("a")
     limiter.acquire("a")
@@ -35,7 +35,7 @@ def test_kernel_is_free_when_released_as_often_as_acquired() -> None:
 
 
 def test_reserved_kernel_is_released() -> None:
-    """What is held is free afterwards, also after a failure."""
+    """A reserved kernel is released afterwards, also after a failure."""
     limiter = KernelLimiter(1)
     with pytest.raises(RuntimeError), limiter.reserved("a"):
         assert limiter.borrowed == 1
@@ -44,7 +44,7 @@ def test_reserved_kernel_is_released() -> None:
 
 
 def test_refused_kernel_is_not_counted() -> None:
-    """Who was refused holds nothing that could be freed."""
+    """A refused caller is not counted."""
     limiter = KernelLimiter(0)
     with pytest.raises(AtCapacity), limiter.reserved("a"):
         pass

@@ -1,4 +1,4 @@
-"""Runs in throw-away sessions: nothing is left of them, whoever leaves when."""
+"""Nothing is left of runs in throw-away sessions, whenever their caller leaves."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ async def execute(services: Services, code: str, language: str = "alpha") -> Run
 
 
 async def execute_while_connected(services: Services, code: str) -> RunResult:
-    """As the web room does it: who leaves before the answer abandons the run."""
+    """Runs code as the web layer does: a caller that is cancelled abandons the run."""
     running = await services.sessions.execute("alpha", Submission(code))
     try:
         return await running.result()
@@ -52,7 +52,7 @@ async def until_nothing_is_left(services: Services) -> None:
 
 @pytest.mark.gen_test
 async def test_execute(services: Services) -> None:
-    """The answer is a run's; the session is in no list, and nothing of it stays."""
+    """The result is a run's; the session is in no list, and nothing of it stays."""
     answer = await execute(services, "env ERA_SESSION_ID\nexit 3", "ALPHA")
     assert (answer.stdout, answer.exit_code) == (answer.session_id, 3)
     assert answer.started_from == "fresh"
@@ -64,7 +64,7 @@ async def test_execute(services: Services) -> None:
 
 @pytest.mark.gen_test
 async def test_data_and_files_of_an_execute(services: Services) -> None:
-    """A throw-away session is a session while it lives."""
+    """A throw-away session has data and files while it lives."""
     answer = await execute(services, 'write f 1\ndata {"a": 1}\nread f')
     assert (answer.stdout, answer.files_modified, answer.data) == ("1", 1, {"a": 1})
 
@@ -80,7 +80,7 @@ async def test_execute_that_ends_badly(services: Services, code: str) -> None:
 
 @pytest.mark.gen_test
 async def test_execute_whose_kernel_does_not_start(services: Services) -> None:
-    """Who asked is told, and nothing is left."""
+    """The caller gets the error, and nothing is left."""
     services.host.open_error = make_start_error()
     with pytest.raises(KernelStartFailed):
         await execute(services, "out a")
@@ -119,7 +119,7 @@ def one_kernel(open_services: OpenServices) -> Services:
 
 @pytest.mark.gen_test
 async def test_execute_counts_as_a_kernel(one_kernel: Services) -> None:
-    """It counts as a kernel while it runs, and no longer."""
+    """An execute counts as a kernel while it runs, and no longer."""
     services = one_kernel
     running = await services.sessions.execute("alpha", Submission("gate a"))
     with pytest.raises(AtCapacity):
@@ -135,7 +135,7 @@ async def test_execute_counts_as_a_kernel(one_kernel: Services) -> None:
 
 @pytest.mark.gen_test
 async def test_abandoned_execute_is_ended(services: Services) -> None:
-    """When its client leaves, the run ends, and nothing is left when that is known."""
+    """When its client leaves, the run ends; nothing is left when `on_abandoned` returns."""
     running = await services.sessions.execute("alpha", Submission("wait"))
     await services.until_running(1)
     await asyncio.gather(running.on_abandoned(), running.on_abandoned())
@@ -146,7 +146,7 @@ async def test_abandoned_execute_is_ended(services: Services) -> None:
 
 @pytest.mark.gen_test
 async def test_abandoned_after_its_end(services: Services) -> None:
-    """To abandon a run that has ended is nothing."""
+    """Abandoning a run that has ended does nothing."""
     running = await services.sessions.execute("alpha", Submission("exit 0"))
     await running.result()
     await running.on_abandoned()
@@ -155,7 +155,7 @@ async def test_abandoned_after_its_end(services: Services) -> None:
 
 @pytest.mark.gen_test(timeout=20)
 async def test_abandoned_at_any_moment(services: Services) -> None:
-    """Whenever the client leaves, also while it is not yet told that it has a run."""
+    """Nothing is left whenever the client leaves, also before it has its execution."""
     for steps in range(40):
         client = asyncio.create_task(execute_while_connected(services, "out a\nwait"))
         await sleep_steps(steps)
@@ -166,7 +166,7 @@ async def test_abandoned_at_any_moment(services: Services) -> None:
 
 @pytest.mark.gen_test(timeout=20)
 async def test_client_that_is_cancelled_before_it_has_its_run(services: Services) -> None:
-    """A call that is cancelled at any step of its beginning leaves no run behind."""
+    """A call that is cancelled at any step of its start leaves no run behind."""
     for steps in range(40):
         call = asyncio.create_task(services.sessions.execute("alpha", Submission("wait")))
         await sleep_steps(steps)
@@ -183,7 +183,7 @@ async def test_client_that_is_cancelled_before_it_has_its_run(services: Services
 async def test_files_that_cannot_be_removed(
     services: Services, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It is logged; the answer is given, and the session is forgotten."""
+    """The failure is logged; the result is returned, and the session is dropped."""
     with monkeypatch.context() as patch:
         patch.setattr(services.workspaces, "remove", failing(StorageFailed("It stays.")))
         assert (await execute(services, "out a")).stdout == "a\n"

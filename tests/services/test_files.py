@@ -1,4 +1,4 @@
-"""The files of sessions: quota, conditions, counts, and sessions that go while files come."""
+"""Files of sessions: quotas, preconditions, counts, and sessions deleted during uploads."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ QUOTA = 1000
 
 @pytest.fixture
 def services_with_small_quota(open_services: OpenServices) -> Services:
-    """Its throw-away sessions have the small quota, too."""
+    """Makes services with a small quota, also for ephemeral sessions."""
     return open_services(max_workspace=QUOTA)
 
 
@@ -111,7 +111,7 @@ async def test_uploads_are_no_modifications(services: Services, files: FileServi
 @pytest.mark.gen_test
 @pytest.mark.parametrize("path", [DATA, "../x", "", "a//b"])
 async def test_paths(services: Services, files: FileService, path: str) -> None:
-    """The mirror is written through `data`; other paths obey the rules of paths."""
+    """The data file is written through `data` only; other paths obey the rules of paths."""
     await services.create()
     expected = Conflict if path == DATA else InvalidPath
     with pytest.raises(expected):
@@ -135,7 +135,7 @@ async def test_unknown_session(services: Services, files: FileService) -> None:
 
 @pytest.mark.gen_test
 async def test_quota(services: Services, files: FileService) -> None:
-    """All files together, the one that is replaced aside: told before, during and after."""
+    """The quota counts all files but the replaced one, and is checked before, during and after."""
     await services.create()
     await put(files, "a", b"x" * 600)
     with pytest.raises(QuotaExceeded):
@@ -171,7 +171,7 @@ async def test_quota_of_two_at_once(services: Services, files: FileService) -> N
 
 @pytest.mark.gen_test
 async def test_quota_of_what_is_hidden(services: Services, files: FileService) -> None:
-    """What lists leave out takes its room, too."""
+    """Hidden files, which lists leave out, count as well."""
     await services.create()
     await put(files, "node_modules/a", b"x" * 600)
     with pytest.raises(QuotaExceeded):
@@ -199,8 +199,8 @@ def if_absent(status: FileStatus | None) -> None:
 
 
 @pytest.mark.gen_test
-async def test_meant(services: Services, files: FileService) -> None:
-    """A change that is meant for another state is refused before the body and after it."""
+async def test_precondition(services: Services, files: FileService) -> None:
+    """A change whose precondition fails is refused before the body and after it."""
     await services.create()
     incoming = await files.start_upload("s1", "f", 0, if_absent)
     await put(files, "f", b"first")
@@ -291,12 +291,12 @@ async def test_delete_waits_for_a_put(services: Services) -> None:
         await late
 
 
-# ---------------------------------------------------------------- throw-away sessions
+# ---------------------------------------------------------------- ephemeral sessions
 
 
 @pytest.mark.gen_test
 async def test_execute_with_files(services: Services) -> None:
-    """They are there before the run."""
+    """The files of an execute request are there before the run."""
     submission = Submission("read d/f", files={"d/f": "té", "g": ""})
     answer = await (await services.sessions.execute("alpha", submission)).result()
     assert answer.stdout == "té"

@@ -1,4 +1,4 @@
-"""A key of the caller's: the same run asked for twice runs once, also after a restart."""
+"""A run that is sent twice under one idempotency key runs once, also after a restart."""
 
 from __future__ import annotations
 
@@ -57,10 +57,10 @@ async def test_runs_once(services: Services, idempotent_runs: IdempotentRuns) ->
     assert await idempotent_runs.find("s1", "k", b"out a\ngate open") is first
     services.gates["open"].set()
     answer, events = await first.result(), await read_events(first)
-    past = await submit_with_key(idempotent_runs, "out a\ngate open")
-    assert (past.id, past.session_id) == (first.id, "s1")
-    assert await past.result() == answer
-    assert await read_events(past) == events
+    finished = await submit_with_key(idempotent_runs, "out a\ngate open")
+    assert (finished.id, finished.session_id) == (first.id, "s1")
+    assert await finished.result() == answer
+    assert await read_events(finished) == events
     assert len(requested_codes(services)) == 1
 
 
@@ -89,7 +89,7 @@ async def test_caller_that_leaves_at_once(
 
 @pytest.mark.gen_test
 async def test_other_body(services: Services, idempotent_runs: IdempotentRuns) -> None:
-    """It is refused while the first runs and afterwards, and nothing runs."""
+    """A key with another body is refused while the first runs and afterwards; nothing runs."""
     await services.create()
     first = await submit_with_key(idempotent_runs, "out a")
     for _ in range(2):
@@ -123,7 +123,7 @@ def services_keeping_two(open_services: OpenServices) -> Services:
 
 @pytest.mark.gen_test
 async def test_keys_of_dropped_executions_are_free(services_keeping_two: Services) -> None:
-    """What is not kept any more cannot be answered: the key begins anew."""
+    """The key of an execution that is not kept any more is free."""
     services = services_keeping_two
     idempotent_runs = IdempotentRuns(services.sessions, services.executions, SECRET)
     await services.create()
@@ -158,7 +158,7 @@ async def test_durable_before_code_runs(
 
 
 @pytest.mark.gen_test
-async def test_what_did_not_run_may_be_asked_for_again(
+async def test_run_that_did_not_start_may_be_sent_again(
     services: Services, idempotent_runs: IdempotentRuns
 ) -> None:
     """A kernel that does not start frees the key: the same request runs when it can."""
@@ -205,7 +205,7 @@ async def test_key_that_cannot_be_kept(
 async def test_cancelled_run_keeps_its_key(
     services: Services, idempotent_runs: IdempotentRuns
 ) -> None:
-    """Who cancelled it did not want it to run: asking again does not make it run."""
+    """A cancelled run keeps its key: the same request again does not make it run."""
     await services.create()
     first = await services.submit("listen")
     await services.until_running(1)
@@ -219,11 +219,11 @@ async def test_cancelled_run_keeps_its_key(
 
 @pytest.mark.gen_test
 async def test_callers_are_counted(services: Services, idempotent_runs: IdempotentRuns) -> None:
-    """Of a finished execution nobody needs to be counted: leaving it is nothing."""
+    """A finished execution counts no callers: leaving it has no effect."""
     await services.create()
     await (await submit_with_key(idempotent_runs, "out a")).result()
-    past = await submit_with_key(idempotent_runs, "out a")
-    past.add_caller()
-    await past.remove_caller()
-    assert (await past.result()).exit_code == 0
+    finished = await submit_with_key(idempotent_runs, "out a")
+    finished.add_caller()
+    await finished.remove_caller()
+    assert (await finished.result()).exit_code == 0
     await idempotent_runs.aclose()

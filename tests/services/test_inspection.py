@@ -1,4 +1,4 @@
-"""A look inside sessions: what may be asked when, and that nothing is started for it."""
+"""Inspection answers while sessions work, and starts nothing."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def make_inspection(services: Services, *capabilities: str) -> InspectionService
 
 @pytest.mark.gen_test
 async def test_stack_of_a_run(services: Services) -> None:
-    """A run that is under way has frames; before and after that there is nothing to tell."""
+    """A running execution has frames; before and after that it has none."""
     await services.create()
     look = make_inspection(services, "stack")
     running = await services.submit("gate go")
@@ -43,7 +43,7 @@ async def test_stack_of_a_run(services: Services) -> None:
 
 @pytest.mark.gen_test
 async def test_stack_while_the_kernel_starts(services: Services) -> None:
-    """A run whose kernel only starts is nowhere yet."""
+    """A run whose kernel only starts has no frames yet."""
     await services.create()
     services.host.open_gate = asyncio.Event()
     running = await services.submit("out a")
@@ -55,7 +55,7 @@ async def test_stack_while_the_kernel_starts(services: Services) -> None:
 
 @pytest.mark.gen_test
 async def test_run_that_ends_meanwhile(services: Services) -> None:
-    """Frames that may be another run's are not told."""
+    """Frames that may be another run's are not returned."""
     await services.create()
     running = await services.submit("gate go")
     await services.until_running(1)
@@ -72,7 +72,7 @@ async def test_run_that_ends_meanwhile(services: Services) -> None:
 
 @pytest.mark.gen_test
 async def test_variables(services: Services) -> None:
-    """They are the kernel's, during a run and after it; without a kernel there are none."""
+    """Variables are the kernel's, during a run and after it; without a kernel there are none."""
     await services.create()
     look = make_inspection(services, "variables")
     assert await look.variables("s1") == Variables()
@@ -91,7 +91,7 @@ async def test_variables(services: Services) -> None:
 
 @pytest.mark.gen_test
 async def test_what_is_not_there(services: Services) -> None:
-    """Unknown sessions and executions are told as such, those of other sessions too."""
+    """Unknown sessions and executions are errors, those of other sessions too."""
     await services.create()
     await services.create("s2")
     look = make_inspection(services, "stack", "variables")
@@ -110,7 +110,7 @@ async def test_what_is_not_there(services: Services) -> None:
 
 @pytest.mark.gen_test
 async def test_language_that_cannot(services: Services) -> None:
-    """A language whose kernelspec does not name the capability is refused in words."""
+    """A language whose kernelspec does not name the capability is refused with a message."""
     await services.create()
     running = await services.submit("gate go")
     await services.until_running(1)

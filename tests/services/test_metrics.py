@@ -1,4 +1,4 @@
-"""What operators measure."""
+"""The metrics count runs, kernels, requests and transactions."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ DOCUMENT = Path(__file__).parents[2] / "docs" / "metrics.md"
 
 
 def values(metrics: Metrics) -> dict[str, float]:
-    """Every sample that is told, by its name and labels."""
+    """Returns every rendered sample by its name and labels."""
     text = asyncio.run(metrics.render()).decode()
     return {
         " ".join([sample.name, *sample.labels.values()]): sample.value
@@ -43,13 +43,13 @@ def test_runs(metrics: Metrics) -> None:
     metrics.run_ended("alpha", "ok", timing, {"stdout": 5, "stderr": 0})
     metrics.run_ended("alpha", "ok", timing, {"stdout": 5, "stderr": 1})
     metrics.run_ended("beta", "timeout", timing, {})
-    told = values(metrics)
-    assert told["era_runs_total alpha ok"] == 2
-    assert told["era_runs_total beta timeout"] == 1
-    assert told["era_run_seconds_sum alpha"] == 6
-    assert told["era_run_queued_seconds_count"] == 3
-    assert told["era_run_output_bytes_total stdout"] == 10
-    assert told["era_run_output_bytes_total stderr"] == 1
+    samples = values(metrics)
+    assert samples["era_runs_total alpha ok"] == 2
+    assert samples["era_runs_total beta timeout"] == 1
+    assert samples["era_run_seconds_sum alpha"] == 6
+    assert samples["era_run_queued_seconds_count"] == 3
+    assert samples["era_run_output_bytes_total stdout"] == 10
+    assert samples["era_run_output_bytes_total stderr"] == 1
 
 
 def test_kernels(metrics: Metrics) -> None:
@@ -60,17 +60,17 @@ def test_kernels(metrics: Metrics) -> None:
     with pytest.raises(KernelStartFailed), metrics.kernel_starting("alpha"):
         raise KernelStartFailed("It did not.")
     metrics.kernel_ended("alpha", ExitInfo(signal=9))
-    told = values(metrics)
-    assert told["era_kernels_alive alpha"] == 1
-    assert told["era_kernel_start_seconds_count alpha"] == 2
-    assert told["era_kernel_start_failures_total alpha"] == 1
-    deaths = {name: told[name] for name in told if name.startswith("era_kernel_deaths")}
+    samples = values(metrics)
+    assert samples["era_kernels_alive alpha"] == 1
+    assert samples["era_kernel_start_seconds_count alpha"] == 2
+    assert samples["era_kernel_start_failures_total alpha"] == 1
+    deaths = {name: samples[name] for name in samples if name.startswith("era_kernel_deaths")}
     assert list(deaths.values()) == [1]
     assert "SIGKILL" in next(iter(deaths))
 
 
 def test_cancelled_start(metrics: Metrics) -> None:
-    """A start that nobody wants any more is neither a kernel nor a failure."""
+    """A cancelled start is neither a kernel nor a failure."""
     with pytest.raises(asyncio.CancelledError), metrics.kernel_starting("alpha"):
         raise asyncio.CancelledError
     assert not [name for name in values(metrics) if name.startswith("era_kernel")]
@@ -80,11 +80,11 @@ def test_store(metrics: Metrics) -> None:
     """Transactions are timed; their writes and failures are counted."""
     metrics.transaction_ended(0.25, 3, 0)
     metrics.transaction_ended(0.25, 2, 2)
-    told = values(metrics)
-    assert told["era_store_commit_seconds_count"] == 2
-    assert told["era_store_commit_seconds_sum"] == 0.5
-    assert told["era_store_writes_total"] == 5
-    assert told["era_store_write_failures_total"] == 2
+    samples = values(metrics)
+    assert samples["era_store_commit_seconds_count"] == 2
+    assert samples["era_store_commit_seconds_sum"] == 0.5
+    assert samples["era_store_writes_total"] == 5
+    assert samples["era_store_write_failures_total"] == 2
 
 
 def test_requests(metrics: Metrics) -> None:
@@ -97,8 +97,8 @@ def test_requests(metrics: Metrics) -> None:
     assert not [name for name in names if "BREW" in name]
 
 
-def test_watched(metrics: Metrics) -> None:
-    """What changes all the time is looked at when somebody asks."""
+def test_scraped_gauges(metrics: Metrics) -> None:
+    """Gauges are read at each scrape."""
     numbers = iter([5, 7])
     metrics.register(ScrapedGauge.SESSIONS, lambda: next(numbers))
     assert values(metrics)["era_sessions"] == 5
@@ -126,7 +126,7 @@ def test_two_servers_share_nothing(metrics: Metrics) -> None:
     ],
 )
 def test_causes_are_few(ending: ExitInfo, cause: str) -> None:
-    """However kernels end, there are few words for it."""
+    """However kernels end, their number of labels is bounded."""
     assert cause_label(ending) == cause
 
 
@@ -150,14 +150,14 @@ def test_causes_are_few(ending: ExitInfo, cause: str) -> None:
     ],
 )
 def test_outcomes(finished: ExecutionEnd, outcome: str) -> None:
-    """Every way in which a run can end has its word."""
+    """Every way in which a run can end has its label."""
     assert metric_label(finished, error_event(finished, 30)) == outcome
 
 
 def test_failed_run() -> None:
-    """A run that the server could not do is its failure, whatever the problem."""
-    problem = InsufficientStorage("No room.")
-    failure: ErrorEvent | None = error_event(ExecutionEnd(1), 30, problem)
+    """A run that the server could not do counts as failed, whatever the error."""
+    error = InsufficientStorage("No room.")
+    failure: ErrorEvent | None = error_event(ExecutionEnd(1), 30, error)
     assert metric_label(ExecutionEnd(1), failure) == "failed"
 
 

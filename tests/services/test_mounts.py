@@ -1,4 +1,4 @@
-"""Mounts of sessions: which may be asked for, and what becomes of them."""
+"""Sessions may ask for mounts on offer, and their machines get them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ OFFERED = {"data": Path("/srv/data"), "models": Path("/srv/models")}
 
 
 def with_tier(services: Services, tier: int) -> Services:
-    """Behind walls of that tier."""
+    """Returns an isolation of that tier."""
     services.host.isolation = Isolation(tier, ())
     services.host.enforceable = frozenset({"mounts"}) if tier < 3 else frozenset()
     return services
@@ -29,13 +29,13 @@ def services(open_services: OpenServices) -> Services:
 
 @pytest.fixture
 def services_without_mounts(open_services: OpenServices) -> Services:
-    """Its operator offers nothing."""
+    """Makes services whose operator offers no mounts."""
     return with_tier(open_services(), 1)
 
 
 @pytest.mark.gen_test
 async def test_the_machine_gets_them(services: Services) -> None:
-    """Those that were asked for, each once and in order; none without a wish."""
+    """The machine gets the requested mounts, each once and in order; none without a request."""
     session = await services.create("s1", mounts=("models", "data", "models"))
     assert session.mounts == ("models", "data")
     await services.create("s2")
@@ -49,7 +49,7 @@ async def test_the_machine_gets_them(services: Services) -> None:
 
 @pytest.mark.gen_test
 async def test_unknown(services: Services) -> None:
-    """Who asks for what is not offered is told what is, and nothing was made."""
+    """A request for an unknown mount is refused with the mounts on offer; nothing is made."""
     with pytest.raises(InvalidRequest, match="offers data, models") as caught:
         await services.create(mounts=("data", "other"))
     assert caught.value.details == {"known": ["data", "models"]}
@@ -66,7 +66,7 @@ async def test_unknown_where_there_is_none(services_without_mounts: Services) ->
 @pytest.mark.gen_test
 @pytest.mark.parametrize("tier", [3, 4])
 async def test_without_namespaces(services: Services, tier: int) -> None:
-    """Where nothing can be mounted a wish is refused; sessions without one are not."""
+    """Where nothing can be mounted a request for mounts is refused; other sessions are not."""
     with_tier(services, tier)
     with pytest.raises(NotEnforceable):
         await services.create(mounts=("data",))
@@ -75,7 +75,7 @@ async def test_without_namespaces(services: Services, tier: int) -> None:
 
 @pytest.mark.gen_test
 async def test_duplicates_have_them(services: Services) -> None:
-    """A duplicate sees what its source sees."""
+    """A duplicate has the mounts of its source."""
     await services.create("s1", mounts=("data",))
     await services.sessions.duplicate("s1", DuplicateRequest("s2"))
     assert (await services.store.get("s2")).mounts == ("data",)
@@ -83,7 +83,7 @@ async def test_duplicates_have_them(services: Services) -> None:
 
 @pytest.mark.gen_test
 async def test_not_offered_any_more(services: Services) -> None:
-    """After a start without it no kernel starts, which is told; with it again, all is well."""
+    """No kernel starts while the server does not offer the mount; with it again, one does."""
     await services.create("s1", mounts=("data",), data={"a": 1})
     await services.aclose()
     async with services.restarted() as without:
@@ -98,7 +98,7 @@ async def test_not_offered_any_more(services: Services) -> None:
 
 
 @pytest.mark.gen_test
-async def test_weaker_walls_since(services: Services) -> None:
+async def test_weaker_isolation_since(services: Services) -> None:
     """A session with mounts does not start without them, when a host has lost its namespaces."""
     await services.create("s1", mounts=("data",))
     with_tier(services, 3)

@@ -1,4 +1,4 @@
-"""What the server tells of itself."""
+"""The server reports its health, languages and limits."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ async def test_healthy(services: Services) -> None:
 async def test_parts_that_are_down_are_named(
     services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each part that is down is told with its own sentence."""
+    """Each part that is down is reported with its own message."""
     services.host.check_error = Unavailable("The zygote is gone.")
     assert await make_server_info(services).failures() == {"kernels": "The zygote is gone."}
 
@@ -43,7 +43,7 @@ async def test_parts_that_are_down_are_named(
 
 
 def test_languages(services: Services) -> None:
-    """Every language is told, with whether it runs here."""
+    """Every language is listed, with whether it runs on this host."""
     services.host.languages = Languages(
         [make_language("one"), make_language("two", reason="no two")]
     )
@@ -54,7 +54,7 @@ def test_languages(services: Services) -> None:
 
 
 def test_limits_are_a_copy(services: Services) -> None:
-    """Who gets the limits cannot change them for others."""
+    """A caller that changes the returned limits does not change them for others."""
     status = make_server_info(services)
     status.limits()["max_queue"] = 1
     assert status.limits() == {"max_queue": 100}

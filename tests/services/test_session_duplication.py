@@ -1,4 +1,4 @@
-"""Duplicates: whole or not at all, in their turn, whatever happens to the source meanwhile."""
+"""Duplicates are whole or not made at all, whatever happens to the source meanwhile."""
 
 from __future__ import annotations
 
@@ -44,13 +44,13 @@ async def files(services: Services, session_id: str) -> dict[str, str]:
 
 @pytest.fixture
 def limited_services(open_services: OpenServices) -> Services:
-    """Two sessions, and one run that waits."""
+    """At most two sessions, and one run that waits."""
     return open_services(max_queue=1, max_sessions=2)
 
 
 @dataclasses.dataclass
 class Gate:
-    """Holds copies at their first file until it is opened, unless they are stopped."""
+    """Holds copies at their first file until the gate is opened or the copy is cancelled."""
 
     reached: threading.Event = dataclasses.field(default_factory=threading.Event)
     open: threading.Event = dataclasses.field(default_factory=threading.Event)
@@ -80,7 +80,7 @@ def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
 
 @pytest.mark.gen_test
 async def test_everything_is_copied(services: Services) -> None:
-    """Files, data, code, labels and flags; the rest is that of a new session."""
+    """Files, data, code, labels and flags are copied; the rest is that of a new session."""
     source = await services.create(
         data={"a": 1, "code": "out stored"}, metadata={"m": 2}, default_timeout=7, ttl=1000,
         allow_internet=True, allow_public=False,
@@ -108,8 +108,8 @@ async def test_everything_is_copied(services: Services) -> None:
 
 
 @pytest.mark.gen_test
-async def test_they_are_two(services: Services) -> None:
-    """What is done to one is not done to the other; either outlives the other."""
+async def test_duplicate_is_independent(services: Services) -> None:
+    """A change of one session does not change the other; either outlives the other."""
     await services.create(data={"a": 1})
     await services.run("write file one")
     copy = await duplicate(services)
@@ -130,14 +130,14 @@ async def test_data(services: Services) -> None:
                                  ("s4", {"c": 3}, {"c": 3})):  # fmt: skip
         copy = await duplicate(services, name, data=data)
         assert copy.data == expected
-        mirror = await services.workspace(name) / DATA
-        assert json.loads(mirror.read_text()) == expected
+        data_file = await services.workspace(name) / DATA
+        assert json.loads(data_file.read_text()) == expected
     assert (await services.session()).data == {"a": 1, "b": 2}
 
 
 @pytest.mark.gen_test
 async def test_a_session_that_never_ran(services: Services) -> None:
-    """It can be duplicated, and no kernel is started; so can its duplicate."""
+    """A session that never ran can be duplicated without a kernel; so can its duplicate."""
     await services.create()
     await duplicate(services)
     copy = (await services.sessions.duplicate("s2", DuplicateRequest())).session
@@ -158,8 +158,8 @@ async def test_not_persistent(services: Services) -> None:
 
 
 @pytest.mark.gen_test
-async def test_a_copy_is_made_while_files_would_be_dropped(services: Services, gate: Gate) -> None:
-    """A restart of a session that is not persistent drops its files after the copy, or before."""
+async def test_copy_while_files_would_be_cleared(services: Services, gate: Gate) -> None:
+    """A restart of a session that is not persistent removes its files before or after a copy."""
     await services.create(persistent=False)
     await services.run("write file text")
     copying = asyncio.create_task(duplicate(services, skip_queue=True))
@@ -173,12 +173,12 @@ async def test_a_copy_is_made_while_files_would_be_dropped(services: Services, g
     assert await files(services, "s1") == {}
 
 
-# ---------------------------------------------------------------- its turn
+# ---------------------------------------------------------------- the queue
 
 
 @pytest.mark.gen_test
-async def test_it_waits_its_turn(services: Services) -> None:
-    """It sees what the runs before it did, and nothing of the runs behind it."""
+async def test_it_waits_in_the_queue(services: Services) -> None:
+    """A duplicate has the changes of the runs before it, and none of the runs behind it."""
     await services.create()
     first = await services.submit("gate g\nwrite file before")
     copying = asyncio.create_task(duplicate(services))
@@ -194,8 +194,8 @@ async def test_it_waits_its_turn(services: Services) -> None:
 
 
 @pytest.mark.gen_test
-async def test_at_once(services: Services) -> None:
-    """It does not wait when it need not, and the run goes on."""
+async def test_skip_queue(services: Services) -> None:
+    """With `skip_queue` a duplicate does not wait, and the run goes on."""
     await services.create()
     running = await services.submit("write file before\ngate g\nwrite file after")
     await services.until_running(1)
@@ -210,7 +210,7 @@ async def test_at_once(services: Services) -> None:
 
 @pytest.mark.gen_test
 async def test_runs_wait_for_it(services: Services, gate: Gate) -> None:
-    """A run that comes while files are copied in their turn changes them afterwards."""
+    """A run that is submitted during a copy changes the files afterwards."""
     await services.create()
     await services.run("write file before")
     copying = asyncio.create_task(duplicate(services))
@@ -225,7 +225,7 @@ async def test_runs_wait_for_it(services: Services, gate: Gate) -> None:
 
 @pytest.mark.gen_test
 async def test_full_queue(limited_services: Services) -> None:
-    """It takes a place in the queue, where there must be room; at once it needs none."""
+    """A duplicate needs room in the queue; with `skip_queue` it needs none."""
     services = limited_services
     await services.create()
     runs = [await services.submit("gate g") for _ in range(2)]
@@ -240,8 +240,8 @@ async def test_full_queue(limited_services: Services) -> None:
 
 
 @pytest.mark.gen_test
-async def test_taken(services: Services) -> None:
-    """A taken id is told at once, also while the source is busy, and nothing changes."""
+async def test_taken_id(services: Services) -> None:
+    """A taken id is refused at once, also while the source is busy, and nothing changes."""
     await services.create()
     other = await services.create("s2", data={"mine": 1})
     await services.submit("gate g")
@@ -270,7 +270,7 @@ async def test_one_id_at_once(services: Services) -> None:
 
 @pytest.mark.gen_test
 async def test_refused(limited_services: Services) -> None:
-    """No room, no source, a bad id, data that are too large: told, and nothing is left."""
+    """No capacity, no source, a bad id and too large data are refused; nothing is left."""
     services = limited_services
     await services.create()
     await services.create("other")
@@ -293,7 +293,7 @@ async def test_refused(limited_services: Services) -> None:
 async def test_failure(
     services: Services, monkeypatch: pytest.MonkeyPatch, where: str, problem: Exception
 ) -> None:
-    """Whatever fails on the way is told; nothing is left, and the next one works."""
+    """Every failure is raised; nothing is left, and the next duplicate works."""
     await services.create()
     await services.run("write file text")
     part, _, method = where.partition(".")
@@ -308,7 +308,7 @@ async def test_failure(
 @pytest.mark.gen_test
 @pytest.mark.parametrize("n", [*range(0, 60, 3), 80, 100])
 async def test_client_that_leaves(services: Services, n: int) -> None:
-    """At whatever moment its client leaves: there is a whole duplicate, or nothing."""
+    """Whenever its client leaves, there is a whole duplicate, or nothing."""
     await services.create()
     await services.run("\n".join(f"write file{number} text" for number in range(50)))
     copying = asyncio.create_task(duplicate(services))
@@ -326,7 +326,7 @@ async def test_client_that_leaves(services: Services, n: int) -> None:
 
 @pytest.mark.gen_test
 async def test_client_that_leaves_the_queue(services: Services) -> None:
-    """Who waits for a busy source and leaves makes nothing, and holds up nobody."""
+    """A caller that leaves while it waits for a busy source makes nothing and blocks no run."""
     await services.create()
     running = await services.submit("gate g")
     copying = asyncio.create_task(duplicate(services))
@@ -360,7 +360,7 @@ async def test_source_deleted_while_it_is_copied(
 
 @pytest.mark.gen_test
 async def test_source_deleted_while_it_waits(services: Services) -> None:
-    """A duplicate that waits behind a run is told when its source is deleted."""
+    """A duplicate that waits behind a run raises when its source is deleted."""
     await services.create()
     running = await services.submit("wait")
     copying = asyncio.create_task(duplicate(services))
@@ -374,7 +374,7 @@ async def test_source_deleted_while_it_waits(services: Services) -> None:
 
 @pytest.mark.gen_test
 async def test_source_whose_directory_is_gone(services: Services) -> None:
-    """A failure of the store is told as what it is."""
+    """A failure of the store is raised as it is."""
     session = await services.create()
     await services.workspaces.remove(session.directory)
     with pytest.raises(StorageFailed, match="gone"):
@@ -385,7 +385,7 @@ async def test_source_whose_directory_is_gone(services: Services) -> None:
 @pytest.mark.gen_test
 @pytest.mark.parametrize("skip_queue", [False, True])
 async def test_server_that_stops(services: Services, gate: Gate, skip_queue: bool) -> None:
-    """A server that stops ends the copying, and tells; the next start finds nothing of it."""
+    """A server that stops ends the copying with an error; the next start finds nothing of it."""
     await services.create()
     await services.run("write file text")
     copying = asyncio.create_task(duplicate(services, skip_queue=skip_queue))
@@ -399,8 +399,8 @@ async def test_server_that_stops(services: Services, gate: Gate, skip_queue: boo
 
 
 @pytest.mark.gen_test
-async def test_half_copies_are_swept(services: Services) -> None:
-    """What a killed server leaves of a copy is a directory of no session: it goes at the start."""
+async def test_half_copies_are_removed(services: Services) -> None:
+    """The next start removes a copy that a killed server left: its directory has no session."""
     await services.create()
     half = await services.workspaces.create()
     (services.workspaces.session_paths(half).workspace / "file").write_text("half")

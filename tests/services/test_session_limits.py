@@ -1,4 +1,4 @@
-"""Limits of one session: which wishes are taken, and what they come to."""
+"""A session's own limits are checked, capped by the server's, and enforced."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def checked(limits: Limits, host: FakeHost | None = None) -> None:
     ],
 )
 def test_fitting(limits: Limits) -> None:
-    """At most the server's, at least what the kernel needs; any where the server has none."""
+    """Limits are accepted between the kernel's minimum and the server's, if it has one."""
     checked(limits)
 
 
@@ -60,7 +60,7 @@ def test_fitting(limits: Limits) -> None:
     ],
 )
 def test_not_fitting(limits: Limits, sentence: str) -> None:
-    """The field, the bound and where it comes from are named."""
+    """The error names the field, the limit and where the limit comes from."""
     for tier in (1, 4):
         with pytest.raises(InvalidRequest) as caught:
             checked(limits, a_host(tier))
@@ -69,7 +69,7 @@ def test_not_fitting(limits: Limits, sentence: str) -> None:
 
 
 def test_not_enforceable() -> None:
-    """What the walls cannot enforce is refused; where there are none, it is stored."""
+    """A limit that the sandbox cannot enforce is refused; without a sandbox it is stored."""
     few = ALL - {"cpu"}
     checked(Limits(memory=128 * MIB), a_host(3, few))
     with pytest.raises(NotEnforceable, match=r"limits\.cpu"):
@@ -78,7 +78,7 @@ def test_not_enforceable() -> None:
 
 
 def test_lowered() -> None:
-    """The lower of both, and what is memory or part of the workspace is no more than that."""
+    """The lower limit applies; tmp and shm stay below memory, file_size below workspace."""
     server = Limits(memory=10, processes=None, tmp=9, shm=5, file_size=8, workspace=8, cpu=2.0)
     assert server.capped_by(None) == server
     assert server.capped_by(Limits(memory=6, processes=3, workspace=7, cpu=1.0)) == Limits(
@@ -112,7 +112,7 @@ async def test_the_host_gets_them(services: Services) -> None:
 
 @pytest.mark.gen_test
 async def test_refused_leaves_nothing(services: Services) -> None:
-    """Neither a row nor a directory."""
+    """A refused session leaves neither a row nor a directory."""
     with pytest.raises(InvalidRequest):
         await services.create(limits=Limits(memory=2048 * MIB))
     assert (services.directories, services.sessions.count) == ([], 0)
@@ -130,7 +130,7 @@ async def test_duplicates_have_them(services: Services) -> None:
 
 @pytest.mark.gen_test
 async def test_lower_settings_win(services: Services) -> None:
-    """A server that is started with less gives less, whatever was stored."""
+    """A server that is started with lower limits applies them, whatever was stored."""
     await services.create("s1", limits=Limits(memory=512 * MIB))
     await services.aclose()
     async with services.restarted(limits=Limits(memory=256 * MIB)) as again:
@@ -140,7 +140,7 @@ async def test_lower_settings_win(services: Services) -> None:
 
 @pytest.mark.gen_test
 async def test_quota_of_uploads(services: Services) -> None:
-    """Uploads are held to the session's workspace, and to the server's where it is lower."""
+    """Uploads are limited by the session's workspace limit, and the server's where lower."""
     for quota, most in ((2048 * MIB, MIB), (1000, 1000)):
         files = FileService(services.sessions, services.files, quota)
         session = f"s{quota}"

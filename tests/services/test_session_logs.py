@@ -1,4 +1,4 @@
-"""Session logs: late output is kept, then told; a flood and a failing disk harm nobody."""
+"""Session logs keep late output, then pass it on; floods and failing disks harm no session."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ class Follower:
     ids=str,
 )
 def test_rich_outputs_as_text(event: object, text: object) -> None:
-    """The log is text: of a rich output its plain form, or what it has."""
+    """The log is text: of a rich output its plain form, or its media types."""
     assert event_text(event) == text  # type: ignore[arg-type]
 
 
@@ -100,7 +100,7 @@ def test_neighbours_are_joined() -> None:
 
 @pytest.mark.parametrize("size", [1, 1000, 3 * MAX_PENDING_BYTES])
 def test_the_newest_of_a_flood(size: int) -> None:
-    """What waits is bounded, the newest of it is kept, and all the rest is counted."""
+    """Pending output is bounded: the newest is kept, and all the rest is counted."""
     held = PendingOutput()
     total = 0
     for n in range(5 * MAX_PENDING_BYTES // (size + 100) + 5):
@@ -114,7 +114,7 @@ def test_the_newest_of_a_flood(size: int) -> None:
 
 @pytest.mark.gen_test
 async def test_view(tmp_path: Path) -> None:
-    """What was taken is read back, by whoever reads later, also after a restart."""
+    """Output that was written is read back later, also after a restart."""
     logs = await open_logs(tmp_path)
     log = logs.live_log("s")
     log.write([Stdout("a"), ClearOutput(), Stdout(""), Stderr("b")])
@@ -189,7 +189,7 @@ async def test_follow_from_beyond_the_end(tmp_path: Path) -> None:
 
 @pytest.mark.gen_test
 async def test_slow_follower_reads_from_the_file(tmp_path: Path) -> None:
-    """What has left the memory meanwhile is read from the file, in order."""
+    """Entries that have left the memory meanwhile are read from the file, in order."""
     logs = await open_logs(tmp_path)
     log = logs.live_log("s")
     batches = log.follow(0)
@@ -225,7 +225,7 @@ async def test_forgotten_when_nobody_uses_it(tmp_path: Path) -> None:
 async def test_full_disk(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What cannot be written is counted, and told as soon as something can be written again."""
+    """Output that cannot be written is counted; the count is written when writing works again."""
     logs = await open_logs(tmp_path)
     log = logs.live_log("s")
     log.write([Stdout("before")])
@@ -263,7 +263,7 @@ async def test_close_with_a_full_disk(tmp_path: Path, monkeypatch: pytest.Monkey
 
 @pytest.mark.gen_test
 async def test_nothing_after_the_end(tmp_path: Path) -> None:
-    """What a kernel still says when its session is gone is dropped, without a word in the log."""
+    """Output of a kernel whose session is gone is dropped, without a message in the log."""
     logs = await open_logs(tmp_path)
     log = logs.live_log("s")
     logs.close("s")
@@ -278,7 +278,7 @@ async def test_nothing_after_the_end(tmp_path: Path) -> None:
 
 @pytest.mark.gen_test
 async def test_late_output_of_a_session(services: Services) -> None:
-    """What its kernel says beside runs goes to its log, that of the next kernel too."""
+    """Output of a session's kernel between runs goes to its log, that of the next kernel too."""
     session = await services.create()
     await services.run("out a")
     services.host.machines[0].kernel.on_late_output([Stdout("late")])
@@ -319,8 +319,8 @@ async def test_deletion(services: Services) -> None:
 
 
 @pytest.mark.gen_test
-async def test_throwaway(services: Services) -> None:
-    """Nobody can read the log of a throw-away session, so it has none."""
+async def test_ephemeral_session(services: Services) -> None:
+    """An ephemeral session has no log: no caller could read it."""
     running = await services.sessions.execute("alpha", Submission("gate g"))
     await services.until_running(1)
     services.host.machines[0].kernel.on_late_output([Stdout("late")])

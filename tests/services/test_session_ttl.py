@@ -1,4 +1,4 @@
-"""Sessions with a `ttl`: deleted as by DELETE when nobody asks for them, never in a run."""
+"""Sessions are deleted when they are not used for their `ttl`, never during a run."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.services.service_fixture import LANGUAGE, Services, end_of, failing, 
 
 
 async def seconds_until_deleted(services: Services, session_id: str = "s1") -> float:
-    """Seconds until that session was not stored any more."""
+    """Waits until the session is not stored any more; returns how many seconds that took."""
     began = time.monotonic()
     while await services.store.find(session_id):
         await sleep_briefly()
@@ -24,7 +24,7 @@ async def seconds_until_deleted(services: Services, session_id: str = "s1") -> f
 
 @pytest.mark.gen_test
 async def test_deleted(services: Services) -> None:
-    """Kernel, files, code and row go, and nothing else does; the id is free."""
+    """Kernel, files, code and row are deleted, and nothing else; the id is free."""
     await services.create("other")
     await services.create(ttl=0.3, data={"code": "x"})
     await services.run("write file text")
@@ -41,7 +41,7 @@ async def test_deleted(services: Services) -> None:
 
 @pytest.mark.gen_test
 async def test_stored(services: Services) -> None:
-    """It is a field like others: created, changed, unset, duplicated."""
+    """A `ttl` is a field like others: created, changed, unset, duplicated."""
     assert (await services.create(ttl=1000)).ttl == 1000
     view = await services.sessions.update("s1", ttl=2000.5)
     assert view.session.ttl == (await services.store.get("s1")).ttl == 2000.5
@@ -54,7 +54,7 @@ async def test_stored(services: Services) -> None:
 
 @pytest.mark.gen_test
 async def test_changed(services: Services) -> None:
-    """A change counts from now; a duplicate has a time of its own."""
+    """A changed `ttl` begins at once; a duplicate has a `ttl` of its own."""
     await services.create(ttl=0.2)
     await services.sessions.duplicate("s1", DuplicateRequest("s2"))
     await services.sessions.update("s1", ttl=None)
@@ -66,7 +66,7 @@ async def test_changed(services: Services) -> None:
 
 @pytest.mark.gen_test
 async def test_requests(services: Services) -> None:
-    """A session that is asked for stays, and as long as a request is under way."""
+    """A session stays while requests come, and while one is under way."""
     await services.create(ttl=0.2)
     for _ in range(4):
         await asyncio.sleep(0.1)
@@ -116,7 +116,7 @@ async def test_a_run_at_the_last_moment(services: Services) -> None:
 async def test_after_a_restart_of_the_server(
     open_services: OpenServices, services: Services
 ) -> None:
-    """The time begins anew with the server."""
+    """The `ttl` begins anew when the server starts."""
     await services.create(ttl=0.5)
     await asyncio.sleep(0.3)
     await services.aclose()
@@ -130,7 +130,7 @@ async def test_after_a_restart_of_the_server(
 
 @pytest.mark.gen_test
 async def test_deletion_that_fails(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A session that could not be deleted is there as before, and is tried again."""
+    """A session that could not be deleted stays usable; the deletion is tried again."""
     await services.create(ttl=0.3)
     with monkeypatch.context() as patch:
         patch.setattr(services.store, "delete", failing(InsufficientStorage("The disk is full.")))
@@ -141,7 +141,7 @@ async def test_deletion_that_fails(services: Services, monkeypatch: pytest.Monke
 
 @pytest.mark.gen_test
 async def test_deleted_before(services: Services) -> None:
-    """Who is deleted by a call is not deleted again, nor is the next one of that id."""
+    """A deleted session does not expire, nor does a new session with its id."""
     await services.create(ttl=0.2)
     await services.sessions.delete("s1")
     again = await services.create()
@@ -156,10 +156,10 @@ async def test_deleted_before(services: Services) -> None:
 
 @pytest.mark.gen_test
 async def test_many(services: Services) -> None:
-    """Many whose time is up together go together, and others are served meanwhile."""
+    """Many sessions that expire together are deleted together; other sessions run meanwhile."""
     await services.create("other")
-    wishes = [NewSession(LANGUAGE, id=f"n{number}", ttl=0.5) for number in range(200)]
-    await asyncio.gather(*map(services.sessions.create, wishes))
+    new_sessions = [NewSession(LANGUAGE, id=f"n{number}", ttl=0.5) for number in range(200)]
+    await asyncio.gather(*map(services.sessions.create, new_sessions))
     while services.sessions.count > 1:
         assert (await services.run("out x", "other")).stdout == "x\n"
     while len(services.directories) > 1:

@@ -1,4 +1,4 @@
-"""All sessions: made, found, changed, deleted, counted, and closed."""
+"""Sessions are created, found, changed, deleted, counted, and closed."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ BIG = {"a": "x" * (1 << 20)}
 
 
 async def cancelled_after(steps: int, call: Any) -> None:
-    """Start the call, and cancel its caller at that moment."""
+    """Starts the call, and cancels its caller after that many steps."""
     task = asyncio.create_task(call)
     await sleep_steps(steps)
     task.cancel()
@@ -56,7 +56,7 @@ async def cancelled_after(steps: int, call: Any) -> None:
 
 @pytest.mark.gen_test
 async def test_new_session(services: Services) -> None:
-    """A session has what was wished for, an id that cannot be guessed, and no kernel yet."""
+    """A session has the requested values, an id that cannot be guessed, and no kernel yet."""
     view = await services.sessions.create(NewSession("ALPHA", data={"a": 1}, default_timeout=2.5))
     session = view.session
     assert session.language == "alpha"
@@ -92,7 +92,7 @@ async def test_new_session(services: Services) -> None:
 async def test_request_that_is_refused(
     services: Services, new_session: NewSession, error: type
 ) -> None:
-    """Nothing is made of a wish that is refused."""
+    """Nothing is left of a request that is refused."""
     with pytest.raises(error):
         await services.sessions.create(new_session)
     assert services.directories == []
@@ -118,7 +118,7 @@ def three_sessions(open_services: OpenServices) -> Services:
 
 @pytest.mark.gen_test
 async def test_one_id_for_many_callers(three_sessions: Services) -> None:
-    """Of many who want the same id at once, one gets it, and only that one counts."""
+    """Of many calls with the same id at once, one gets it, and only that one is counted."""
     services = three_sessions
     outcomes = await asyncio.gather(*(services.create() for _ in range(3)), return_exceptions=True)
     kinds = [type(outcome).__name__ for outcome in outcomes]
@@ -132,7 +132,7 @@ async def test_one_id_for_many_callers(three_sessions: Services) -> None:
 
 @pytest.mark.gen_test
 async def test_sessions_are_limited(three_sessions: Services) -> None:
-    """A burst never goes past the limit; deleted sessions make room at once."""
+    """A burst never exceeds the limit; deleted sessions free their place at once."""
     services = three_sessions
     outcomes = await asyncio.gather(
         *(services.create(f"s{n}") for n in range(10)), return_exceptions=True
@@ -191,7 +191,7 @@ async def test_creation_whose_caller_leaves(services: Services) -> None:
 
 @pytest.mark.gen_test
 async def test_list(services: Services) -> None:
-    """Oldest first, without data, a part of them, by language and its aliases."""
+    """Lists are oldest first, without data, in pages, by language and its aliases."""
     services.host.languages = Languages([make_language("alpha", "a"), make_language("beta")])
     for n in range(3):
         await services.create(f"s{n}", data={"n": n})
@@ -255,7 +255,7 @@ async def test_unknown_session(services: Services) -> None:
 
 @pytest.mark.gen_test
 async def test_files(services: Services) -> None:
-    """The user's files as they are now."""
+    """The files are listed as they are now."""
     await services.create()
     await services.run("write b 12\nwrite a 1")
     found = await services.sessions.files("s1")
@@ -299,7 +299,7 @@ async def test_update(services: Services) -> None:
 async def test_update_that_is_refused(
     services: Services, changes: dict[str, object], error: type
 ) -> None:
-    """Nothing changes then."""
+    """Nothing changes when an update is refused."""
     session = await services.create()
     with pytest.raises(error):
         await services.sessions.update("s1", **changes)
@@ -350,7 +350,7 @@ async def test_delete(services: Services) -> None:
 
 @pytest.mark.gen_test
 async def test_id_is_free_at_once(services: Services) -> None:
-    """While the old session still ends, a new one of its id lives, and is left in peace."""
+    """While the old session still ends, a new one with its id is not touched."""
     await services.create()
     await services.run("out a")
     services.host.machines[0].close_gate = asyncio.Event()
@@ -368,7 +368,7 @@ async def test_id_is_free_at_once(services: Services) -> None:
 
 
 @pytest.mark.gen_test
-async def test_delete_all_leaves_new_ones_in_peace(services: Services) -> None:
+async def test_delete_all_does_not_touch_new_sessions(services: Services) -> None:
     """A session that gets a deleted id while others still end is not ended with them."""
     ids = [f"s{n}" for n in range(30)]
     for id_ in ids:
@@ -404,14 +404,14 @@ async def test_delete_all_races_creation(services: Services) -> None:
 
 @pytest.mark.gen_test
 async def test_deletion_whose_caller_leaves(services: Services) -> None:
-    """It is done to its end: no kernel, no file, no run is left waiting."""
+    """The deletion is completed: no kernel, no file, no waiting run is left."""
     for steps in range(20):
         await services.create()
         running = await services.submit("wait")
         await services.until_running(steps + 1)
         await cancelled_after(steps, services.sessions.delete("s1"))
         await services.sessions._background.aclose()
-        with suppress(SessionNotFound):  # it may have been cancelled before it began
+        with suppress(SessionNotFound):  # the call may have been cancelled before it began
             await services.sessions.delete("s1")
         assert services.directories == []
         assert (await running.result()).cause == "session deleted"
@@ -422,7 +422,7 @@ async def test_deletion_whose_caller_leaves(services: Services) -> None:
 async def test_row_that_was_read_before_a_deletion(
     services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It does not come to life after it."""
+    """A row that was read before its deletion does not become a live session."""
     await services.create()
     get, reading = services.store.get, asyncio.Event()
 
@@ -446,7 +446,7 @@ async def test_row_that_was_read_before_a_deletion(
 async def test_files_that_cannot_be_removed(
     services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Who asked is told; the other sessions are deleted all the same."""
+    """The caller gets the error; the other sessions are deleted all the same."""
     for n in range(3):
         await services.create(f"s{n}")
         await services.run("out a", f"s{n}")
@@ -458,7 +458,7 @@ async def test_files_that_cannot_be_removed(
     assert (services.sessions._count, services.sessions._live) == (0, {})
 
 
-# ---------------------------------------------------------------- what is remembered
+# ---------------------------------------------------------------- sessions in memory
 
 
 @pytest.mark.gen_test
@@ -482,7 +482,7 @@ async def test_idle_sessions_are_evicted(services: Services) -> None:
 
 @pytest.mark.gen_test(timeout=20)
 async def test_evicted_session_is_read_as_it_was(services: Services) -> None:
-    """What nobody waited for is not lost: the row is never older than what was in memory."""
+    """Values stored without waiting are not lost: the row is as new as memory was."""
     await services.create("s")
     for n in range(EVICTION_THRESHOLD):
         await services.create(f"s{n}")
@@ -520,7 +520,7 @@ async def test_busy_sessions_are_not_evicted(services: Services) -> None:
 
 @pytest.mark.gen_test
 async def test_drain_lets_runs_end(services: Services) -> None:
-    """No new runs; those under way, and those that wait, may end."""
+    """New runs are refused; those under way, and those that wait, may end."""
     await services.create()
     runs = [await services.submit("gate a\nout a") for _ in range(2)]
     await services.until_running(1)
@@ -541,7 +541,7 @@ async def test_drain_lets_runs_end(services: Services) -> None:
 
 @pytest.mark.gen_test
 async def test_drain_ends_in_time(services: Services) -> None:
-    """After the grace period it returns, whoever still runs."""
+    """After the grace period `drain` returns, even if runs are still under way."""
     await services.create()
     running = await services.submit("wait")
     await services.until_running(1)
@@ -571,7 +571,7 @@ async def test_close_ends_runs(services: Services) -> None:
 
 @pytest.mark.gen_test
 async def test_close_does_not_wait_for_starts(services: Services) -> None:
-    """A kernel that is only starting holds nothing up."""
+    """Closing does not wait for a kernel that is only starting."""
     await services.create("s1")
     await services.create("s2")
     services.host.open_gate = asyncio.Event()
@@ -588,7 +588,7 @@ async def test_close_does_not_wait_for_starts(services: Services) -> None:
 
 @pytest.mark.gen_test(timeout=20)
 async def test_close_while_everything_goes_on(services: Services) -> None:
-    """Whatever happens just then comes to an end, and no kernel outlives it."""
+    """Every call that is under way ends, and no kernel outlives the close."""
     for n in range(6):
         await services.create(f"s{n}", persistent=n % 2 == 0)
         await services.run("write f 1", f"s{n}")
@@ -622,7 +622,7 @@ async def test_close_while_everything_goes_on(services: Services) -> None:
 async def test_call_that_was_reading_while_the_server_closed(
     services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It does not start a kernel afterwards."""
+    """A call that read its row before the close starts no kernel afterwards."""
     await services.create()
     get, reading = services.store.get, asyncio.Event()
 
@@ -643,7 +643,7 @@ async def test_call_that_was_reading_while_the_server_closed(
 
 
 def test_sessions_survive_the_server(open_services: OpenServices, io_loop: IOLoop) -> None:
-    """Rows, files and executions are there after a restart; what no session names is not."""
+    """Rows, files and executions survive a restart; directories without a session do not."""
     first = open_services()
 
     async def fill() -> None:
@@ -675,7 +675,7 @@ def test_sessions_survive_the_server(open_services: OpenServices, io_loop: IOLoo
 
 @pytest.mark.gen_test
 async def test_second_close_is_nothing(services: Services) -> None:
-    """Closing twice is fine."""
+    """Closing twice has no further effect."""
     await services.create()
     running = await services.submit("out a")
     await events_of(running)

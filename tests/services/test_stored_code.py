@@ -1,4 +1,4 @@
-"""Stored code: kept with its session, apart from the data, and run where a run brings none."""
+"""Stored code is kept with its session, apart from the data; runs without `code` execute it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ async def test_put_and_get(services: Services, stored_code: StoredCodeService) -
 
 @pytest.mark.gen_test
 async def test_none(services: Services, stored_code: StoredCodeService) -> None:
-    """Where there is none, a hint says how to store some; a run is told both ways."""
+    """Without stored code a hint tells how to store some; a run's error names both ways."""
     await services.create()
     with pytest.raises(NotFound) as caught:
         await stored_code.get("s1")
@@ -52,7 +52,7 @@ async def test_no_session(stored_code: StoredCodeService) -> None:
 
 @pytest.mark.gen_test
 async def test_too_long_a_description(services: Services, stored_code: StoredCodeService) -> None:
-    """A description has the bound of data; code has that of what may be run."""
+    """A description has the size limit of data; code has that of code to run."""
     await services.create()
     with pytest.raises(TooLarge, match="description"):
         await stored_code.put("s1", "x", "x" * 1_100_000)
@@ -60,8 +60,8 @@ async def test_too_long_a_description(services: Services, stored_code: StoredCod
 
 
 @pytest.mark.gen_test
-async def test_seed(services: Services, stored_code: StoredCodeService) -> None:
-    """`code` in the first data is stored as code too; what is no text is only data."""
+async def test_initial_code(services: Services, stored_code: StoredCodeService) -> None:
+    """`code` in the initial data is stored as code too; a value that is no text is only data."""
     await services.create(data={"code": "out seeded", "other": 1})
     assert (await stored_code.get("s1")).code == "out seeded"
     assert (await services.session()).data == {"code": "out seeded", "other": 1}

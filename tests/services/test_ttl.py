@@ -1,4 +1,4 @@
-"""Expiry: sessions that nobody asked for are handed over in time, and no others."""
+"""A timer reports the sessions that were not used for their `ttl`, and no others."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from era_kernels.services.ttl import TtlEntry, TtlTimer
 
 
 class TtlFixture:
-    """An expiry whose sessions are free, or not; `expired` are those that it handed over."""
+    """A timer whose sessions are idle or busy; `expired` are those that it reported."""
 
     def __init__(self) -> None:
         self.expired: list[str] = []
@@ -31,7 +31,7 @@ class TtlFixture:
 
 @pytest.mark.gen_test
 async def test_in_time() -> None:
-    """Each is handed over when its time is up, once, the first one first."""
+    """Each session is reported when its `ttl` is over, once, in order of time."""
     fixture = TtlFixture()
     for name, ttl in (("c", 0.3), ("a", 0.1), ("b", 0.2), ("never", 1e300)):
         fixture.ttl_timer.set_ttl(name, name, ttl)
@@ -45,7 +45,7 @@ async def test_in_time() -> None:
 
 @pytest.mark.gen_test
 async def test_a_request_begins_the_time_anew() -> None:
-    """The time counts from the end of the newest request."""
+    """The `ttl` counts from the end of the newest request."""
     fixture = TtlFixture()
     fixture.ttl_timer.set_ttl("a", "a", 0.2)
     for _ in range(4):
@@ -76,7 +76,7 @@ async def test_never_during_a_request() -> None:
 
 @pytest.mark.gen_test
 async def test_never_while_busy() -> None:
-    """While a run is under way the session stays; its end begins the time anew."""
+    """While a run is under way the session stays; its `ttl` begins anew at the end."""
     fixture = TtlFixture()
     fixture.ttl_timer.set_ttl("a", "a", 0.3)
     fixture.busy.add("a")
@@ -90,7 +90,7 @@ async def test_never_while_busy() -> None:
 
 @pytest.mark.gen_test
 async def test_changed() -> None:
-    """A new time counts from now, whether it is shorter, longer or none."""
+    """A new `ttl` counts from now, whether it is shorter, longer or none."""
     fixture = TtlFixture()
     for name in "abc":
         fixture.ttl_timer.set_ttl(name, name, 0.2)
@@ -106,13 +106,13 @@ async def test_changed() -> None:
 
 @pytest.mark.gen_test
 async def test_discarded() -> None:
-    """A deleted session is not handed over; nor is one that has its id by now forgotten."""
+    """A discarded session is not reported; a newer session with its id still is."""
     fixture = TtlFixture()
     fixture.ttl_timer.set_ttl("a", "old", 0.05)
     fixture.ttl_timer.discard("a", "old")
     fixture.ttl_timer.set_ttl("b", "new", 0.05)
     fixture.ttl_timer.discard("b", "old")
-    fixture.ttl_timer.discard("c", "never watched")
+    fixture.ttl_timer.discard("c", "never set")
     await asyncio.sleep(0.1)
     assert fixture.expired == ["b"]
 
@@ -130,7 +130,7 @@ async def test_closed() -> None:
 
 @pytest.mark.gen_test
 async def test_many_cost_nothing() -> None:
-    """Ten thousand that are asked for all the time: none is looked at before it may be due."""
+    """Ten thousand sessions with many requests are not checked before they may be due."""
     fixture = TtlFixture()
     names = [f"s{number}" for number in range(10_000)]
     for name in names:
@@ -147,7 +147,7 @@ async def test_many_cost_nothing() -> None:
 
 @pytest.mark.gen_test
 async def test_many_at_once() -> None:
-    """Ten thousand whose time is up together are handed over together."""
+    """Ten thousand sessions that expire together are reported together."""
     fixture = TtlFixture()
     for number in range(10_000):
         fixture.ttl_timer.set_ttl(f"s{number}", "d", 0.5)
@@ -157,7 +157,7 @@ async def test_many_at_once() -> None:
 
 @pytest.mark.gen_test
 async def test_changes_leave_nothing() -> None:
-    """Looks that are not needed any more do not pile up."""
+    """Checks that are not needed any more do not pile up."""
     fixture = TtlFixture()
     for number in range(5000):
         fixture.ttl_timer.set_ttl("a", "a", 1000 - number / 10)

@@ -1,4 +1,4 @@
-"""The numbers that bound sessions."""
+"""Timeouts, sizes and data are checked against the server's limits."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.services.service_fixture import make_service_limits
 
 
 @pytest.mark.parametrize(
-    ("asked", "of_session", "expected"),
+    ("requested", "session_default", "expected"),
     [
         (None, None, 30),
         (0, None, 30),
@@ -21,30 +21,31 @@ from tests.services.service_fixture import make_service_limits
         (None, 900, 60),  # the server's maximum was lowered since the session was made
     ],
 )
-def test_timeout(asked: float | None, of_session: float | None, expected: float) -> None:
-    """What was asked, else the session's, else the server's, and never above the maximum."""
-    assert make_service_limits(max_timeout=60).command_timeout(asked, of_session) == expected
+def test_timeout(requested: float | None, session_default: float | None, expected: float) -> None:
+    """The requested timeout applies, else the session's, else the server's, up to the maximum."""
+    limits = make_service_limits(max_timeout=60)
+    assert limits.command_timeout(requested, session_default) == expected
 
 
-@pytest.mark.parametrize("asked", [60.001, -1, float("inf"), float("nan")])
-def test_timeout_out_of_bounds(asked: float) -> None:
-    """A timeout above the maximum, or below zero, is refused by name."""
+@pytest.mark.parametrize("requested", [60.001, -1, float("inf"), float("nan")])
+def test_timeout_out_of_bounds(requested: float) -> None:
+    """A timeout above the maximum, or below zero, is refused; the error names the field."""
     with pytest.raises(InvalidRequest, match="`timeout` must be at most 60 seconds"):
-        make_service_limits(max_timeout=60).command_timeout(asked, None)
+        make_service_limits(max_timeout=60).command_timeout(requested, None)
 
 
 def test_zero_is_no_default_timeout() -> None:
-    """As a session's default, 0 means nothing."""
+    """A session's default timeout cannot be 0."""
     with pytest.raises(InvalidRequest, match="default_timeout"):
         make_service_limits().check_timeout(0, "default_timeout")
 
 
 def test_size_is_of_compact_json() -> None:
     """A megabyte of compact JSON is allowed, one byte more is not."""
-    room = MAX_SESSION_JSON_BYTES - len('{"a":"","b":1}')
-    check_json_size({"a": "x" * room, "b": 1}, "data")
+    available = MAX_SESSION_JSON_BYTES - len('{"a":"","b":1}')
+    check_json_size({"a": "x" * available, "b": 1}, "data")
     with pytest.raises(TooLarge, match="data would take 1048577 bytes"):
-        check_json_size({"a": "x" * (room + 1), "b": 1}, "data")
+        check_json_size({"a": "x" * (available + 1), "b": 1}, "data")
 
 
 def test_size_counts_bytes() -> None:

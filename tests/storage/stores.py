@@ -1,4 +1,4 @@
-"""What the tests of the storage share: an open stores, sessions and executions to put into it."""
+"""Opens stores for the tests of the storage, with sessions and executions to put into them."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Stores:
     workspaces: Workspaces
 
     async def create_session(self, name: str = "s1", **fields: object) -> Session:
-        """A stored session with its directory."""
+        """Creates a session with its directory."""
         session = Session(name, LANGUAGE, await self.workspaces.create(), now())
         session = dataclasses.replace(session, **fields)  # type: ignore[arg-type]
         await self.sessions.create(session)
@@ -55,7 +55,7 @@ class Stores:
     async def create_finished_execution(
         self, session: Session, name: str, *events: Event
     ) -> Execution:
-        """A finished execution of it."""
+        """Creates a finished execution of the session."""
         execution = make_execution(session, name)
         log = await self.executions.create(execution, session.directory, LANGUAGE)
         await log.append([*events, done_event(execution)])
@@ -72,7 +72,7 @@ class Stores:
 
 @asynccontextmanager
 async def open_stores(path: Path) -> AsyncIterator[Stores]:
-    """All stores, closed at the end."""
+    """Opens all stores, and closes them at the end."""
     sessions = path / "sessions"
     await asyncio.to_thread(sessions.mkdir, exist_ok=True)
     database = await Database.open(path / "era.db", MIGRATIONS)
@@ -86,7 +86,7 @@ async def open_stores(path: Path) -> AsyncIterator[Stores]:
 
 
 def make_session(number: int, **fields: object) -> Session:
-    """One of many sessions, in the order of their numbers; it has no directory."""
+    """Makes one of many sessions, in the order of their numbers; it has no directory."""
     session = Session(
         f"s{number}", LANGUAGE, f"{number:016x}", CREATED_AT + timedelta(seconds=number)
     )
@@ -115,7 +115,7 @@ def done_event(execution: Execution) -> Done:
 
 
 def output_lines(count: int, first: int = 0) -> list[Event]:
-    """So many short outputs, each a line that tells its number."""
+    """Returns so many short outputs, each a line with its number."""
     return [Stdout(f"line {number}\n") for number in range(first, first + count)]
 
 
@@ -129,7 +129,7 @@ async def read_text(log: LogReader, stream: str, start: int = 0, stop: int | Non
 
 @contextmanager
 def small_disk(path: Path, size: str = "1M") -> Iterator[Path]:
-    """A file system of so many bytes, mounted for as long as it is needed."""
+    """Mounts a file system of so many bytes, and unmounts it at the end."""
     disk = path / "disk"
     disk.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", f"size={size},mode=0700", "tmpfs", str(disk)]

@@ -29,26 +29,26 @@ def file(tmp_path: Path) -> Iterator[int]:
 
 
 @pytest.mark.parametrize(
-    "said",
+    "stored",
     ["image/png", "text/plain; charset=utf-8", "text/plain;charset=utf-8", 'a/b; c="d e"; f=g',
      "multipart/form-data; boundary=----x", "application/vnd.api+json", "a/b;  x*=utf-8''%20"],
 )  # fmt: skip
-def test_what_was_said_is_told(file: int, said: str) -> None:
-    """A media type that the uploader named is told as it was."""
-    content_types.store(file, said)
-    assert content_types.detect(file, "x.html") == said
+def test_stored_types_are_detected(file: int, stored: str) -> None:
+    """A media type that the uploader named is detected as it was."""
+    content_types.store(file, stored)
+    assert content_types.detect(file, "x.html") == stored
 
 
 @pytest.mark.parametrize(
-    "said",
+    "stored",
     ["", "nonsense", "a/", "/b", "a/b;", "a/b; c", "a/b; c=", "a/b\r\nX: y", 'a/b; c="\t"',
      'a/b; c="\x01"', 'a/b; c="\x7f"', "a/b;\tc=d", "ü/b", "a/b; c=é", "a/b " * 80, "*/*", " a/b"],
 )  # fmt: skip
-def test_what_is_none_is_not_told(file: int, said: str) -> None:
+def test_only_media_types_are_detected(file: int, stored: str) -> None:
     """What is no media type is neither noted nor, where code noted it, believed."""
-    content_types.store(file, said)
+    content_types.store(file, stored)
     assert os.listxattr(file) == []
-    os.setxattr(file, ATTRIBUTE, said.encode())
+    os.setxattr(file, ATTRIBUTE, stored.encode())
     assert content_types.detect(file, "x.html") == "text/html"
 
 
@@ -61,15 +61,15 @@ def test_what_is_none_is_not_told(file: int, said: str) -> None:
      ("a?b.json", "application/json"), ("\udcff.json", "application/json")],
 )  # fmt: skip
 def test_guessed(file: int, path: str, expected: str) -> None:
-    """The name's end tells it; what is packed, and what nobody knows, is just bytes."""
+    """The end of the name decides; packed files and unknown names are just bytes."""
     assert content_types.detect(file, path) == expected
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.binary(max_size=300), st.text())
 def test_always_a_header(file: int, noted: bytes, path: str) -> None:
-    """Whatever code notes and however it names a file, what is told can stand in a header."""
+    """Whatever code notes and however it names a file, the detected type can stand in a header."""
     os.setxattr(file, ATTRIBUTE, noted)
-    told = content_types.detect(file, path.replace("\0", ""))
-    assert told.isascii() and told.isprintable()
-    assert RequestHandler._convert_header_value(None, told) == told  # type: ignore[arg-type]
+    detected = content_types.detect(file, path.replace("\0", ""))
+    assert detected.isascii() and detected.isprintable()
+    assert RequestHandler._convert_header_value(None, detected) == detected  # type: ignore[arg-type]

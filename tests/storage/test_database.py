@@ -47,11 +47,13 @@ def numbers(connection: sqlite3.Connection) -> list[int]:
 
 
 def test_transactions_are_reported(tmp_path: Path) -> None:
-    """Each transaction is told: its seconds, its writes, and those that failed."""
-    told: list[tuple[float, int, int]] = []
+    """Each transaction is reported: its seconds, its writes, and those that failed."""
+    reports: list[tuple[float, int, int]] = []
 
     async def body() -> None:
-        database = await Database.open(tmp_path / "t.db", SCHEMA, lambda *one: told.append(one))
+        database = await Database.open(
+            tmp_path / "t.db", SCHEMA, lambda *report: reports.append(report)
+        )
         await database.write(put(1))
         with pytest.raises(StorageFailed):
             await database.write(put(1))  # the key is taken
@@ -59,8 +61,8 @@ def test_transactions_are_reported(tmp_path: Path) -> None:
         await database.aclose()
 
     asyncio.run(body())
-    assert all(0 < seconds < 10 for seconds, _, _ in told)
-    assert [(writes, failures) for _, writes, failures in told] == [(1, 0), (1, 1), (1, 0)]
+    assert all(0 < seconds < 10 for seconds, _, _ in reports)
+    assert [(writes, failures) for _, writes, failures in reports] == [(1, 0), (1, 1), (1, 0)]
 
 
 def test_writes_are_read_and_survive(tmp_path: Path) -> None:
@@ -134,7 +136,7 @@ def test_waiting_writes_share_a_commit(tmp_path: Path) -> None:
 
 
 def test_a_failed_commit_fails_every_waiter(tmp_path: Path) -> None:
-    """When the commit itself fails, each caller is told, nothing is stored, the next one works."""
+    """A failed commit raises in each caller and stores nothing; the next write works."""
 
     def spoil(connection: sqlite3.Connection) -> None:
         connection.execute("PRAGMA defer_foreign_keys = on")
@@ -419,7 +421,7 @@ def test_what_nobody_waits_for_waits_for_room(tmp_path: Path) -> None:
             ballast = disk / "ballast"
             await asyncio.to_thread(_fill, ballast)
             after: list[object] = []
-            # No more can be held by what was allotted before the disk was full.
+            # More cannot fit into what was allotted before the disk was full.
             for n in range(1, 11):
                 database.write_soon(put(n, "x" * 200_000), after.append)
             await database.flush()

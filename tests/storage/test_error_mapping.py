@@ -49,7 +49,7 @@ def test_errors_of_sqlite(
 
 @pytest.mark.parametrize("number", sorted(errno.errorcode))
 def test_errors_of_the_system(number: int) -> None:
-    """ENOSPC and EDQUOT are 507, every other number is 500, and no path is told."""
+    """ENOSPC and EDQUOT are 507, every other number is 500, and no path is shown."""
     failure = to_domain_error(OSError(number, "a reason", "/secret/path"))
     full = number in (errno.ENOSPC, errno.EDQUOT)
     assert type(failure) is (InsufficientStorage if full else StorageFailed)

@@ -80,7 +80,7 @@ def test_events_come_back_as_they_went_in(tmp_path: Path) -> None:
 
 
 def test_the_header(tmp_path: Path) -> None:
-    """The first line has number 0 and tells code, language and time; nothing else."""
+    """The first line has number 0 and holds code, language and time; nothing else."""
 
     async def body() -> None:
         async with open_stores(tmp_path) as stores:
@@ -230,7 +230,7 @@ def test_late_readers_do_not_read_from_the_start(tmp_path: Path) -> None:
 
 
 def test_a_reader_that_leaves_or_comes_too_late(tmp_path: Path) -> None:
-    """Readers that stop leave no descriptor; a log that is gone is ExecutionNotFound."""
+    """Readers that stop leave no descriptor; a log that was deleted is ExecutionNotFound."""
 
     async def body() -> None:
         async with open_stores(tmp_path) as stores:
@@ -263,8 +263,10 @@ def test_a_reader_that_leaves_or_comes_too_late(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_leaves_the_log_whole(tmp_path: Path) -> None:
-    """An append that does not fit is 507 and leaves nothing; what was there is read, and it goes
-    on when there is room; where not even a header fits, nothing is left of the log."""
+    """An append that does not fit is 507 and leaves the log whole, readable and able to go on.
+
+    Appends work when there is room; where not even a header fits, nothing is left of the log.
+    """
 
     async def body(disk: Path) -> None:
         async with open_stores(tmp_path) as stores:
@@ -449,8 +451,10 @@ _steps = st.lists(st.lists(_events, max_size=5), min_size=1, max_size=6)
 def test_any_crash_leaves_a_prefix_of_the_truth(
     steps: list[list[Event]], crash: float, again: list[Event]
 ) -> None:
-    """Cut a log at any byte: replay gives a prefix of what was appended, text included, and after
-    the repair at the next start it ends with `done`, once, however often that is repeated."""
+    """A log that is cut at any byte replays a prefix of what was appended, text included.
+
+    After the repair at the next start it ends with `done`, once, however often it is repaired.
+    """
 
     async def body(path: Path) -> None:
         async with open_stores(path) as stores:

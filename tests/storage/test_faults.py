@@ -20,25 +20,25 @@ from tests.storage.stores import ROOT, Stores, open_stores, read_events, read_te
 ROUNDS = 5
 LONG_ROUNDS = 100
 
-# A server that does everything at once and tells, by a write of its own, what it has answered.
+# A server that does everything at once and reports, by a write of its own, what it has answered.
 BUSY = """
 import asyncio, dataclasses, json, os, sys
 from pathlib import Path
 from era_kernels.models import *
 from tests.storage.stores import LANGUAGE, done_event, open_stores
 
-def tell(*fact):
+def report(*fact):
     os.write(1, (json.dumps(fact) + "\\n").encode())
 
 async def churn(stores, worker):
     for n in range(100_000):
         session = await stores.create_session(f"s{worker}-{n}", data={"n": n})
-        tell("created", session.id)
+        report("created", session.id)
         await stores.sessions.update(session, data={"n": n, "x": "y" * (n % 5000)})
-        tell("updated", session.id, n % 5000)
+        report("updated", session.id, n % 5000)
         if n % 3 == 0:
             await stores.sessions.delete(session.id)
-            tell("deleted", session.id)
+            report("deleted", session.id)
             await stores.workspaces.remove(session.directory)
 
 async def runs(stores, session, worker):
@@ -47,9 +47,9 @@ async def runs(stores, session, worker):
         log = await stores.executions.create(execution, session.directory, LANGUAGE)
         for m in range(1 + n % 7):
             await log.append([Stdout(f"{m}:" + "z" * (n * 37 % 3000) + "\\n")])
-            tell("said", execution.id, log.text_bytes["stdout"])
+            report("appended", execution.id, log.text_bytes["stdout"])
         await log.append([dataclasses.replace(done_event(execution), exit_code=n % 100)])
-        tell("finished", execution.id, n % 100)
+        report("finished", execution.id, n % 100)
         stores.executions.update_soon(dataclasses.replace(
             execution, status=ExecutionStatus.FINISHED, finished_at=now(), exit_code=n % 100), log)
         await log.aclose()
@@ -59,7 +59,7 @@ async def runs(stores, session, worker):
 async def main():
     async with open_stores(Path(sys.argv[1])) as stores:
         session = await stores.sessions.find("runs") or await stores.create_session("runs")
-        tell("ready")
+        report("ready")
         stamp = sys.argv[2]
         await asyncio.gather(
             *(churn(stores, f"{stamp}-{w}") for w in range(4)),
@@ -107,9 +107,9 @@ async def _check_sessions(stores: Stores, facts: list[list[object]]) -> None:
 
 async def _check_runs(stores: Stores, facts: list[list[object]]) -> None:
     session = await stores.sessions.get("runs")
-    said = {fact[1]: fact[2] for fact in facts if fact[0] == "said"}
+    appended = {fact[1]: fact[2] for fact in facts if fact[0] == "appended"}
     ended = {fact[1]: fact[2] for fact in facts if fact[0] == "finished"}
-    for name, size in said.items():
+    for name, size in appended.items():
         row = await stores.executions.get("runs", str(name))
         assert row.status is ExecutionStatus.FINISHED
         log = await stores.executions.open_log(session.directory, str(name))
@@ -145,19 +145,21 @@ def _rounds(path: Path, count: int) -> None:
         facts = _killed_server(path, str(number), chance.randrange(20, 600))
         asyncio.run(check(facts))
         answered |= {fact[0] for fact in facts}
-    assert answered == {"created", "updated", "deleted", "said", "finished"}
+    assert answered == {"created", "updated", "deleted", "appended", "finished"}
 
 
 def test_a_killed_server_loses_nothing_it_answered(tmp_path: Path) -> None:
-    """SIGKILL in the middle of everything: sessions are as answered, every output that was
-    appended is there, every execution has one end, nothing half is left."""
+    """After a SIGKILL at any time, sessions are as answered, and every appended output is there.
+
+    Every execution has one end, and nothing half is left.
+    """
     _rounds(tmp_path, ROUNDS)
 
 
 @pytest.mark.long
 @pytest.mark.timeout(1200)
 def test_a_killed_server_loses_nothing_it_answered_long(tmp_path: Path) -> None:
-    """The same, a hundred times."""
+    """A killed server loses nothing in a hundred rounds either."""
     _rounds(tmp_path, LONG_ROUNDS)
 
 
@@ -168,7 +170,9 @@ import asyncio, dataclasses, sys
 from pathlib import Path
 from blockbuster import BlockBuster
 from era_kernels.models import *
-from tests.storage.stores import LANGUAGE, done_event, open_stores, output_lines, read_events, read_text
+from tests.storage.stores import (
+    LANGUAGE, done_event, open_stores, output_lines, read_events, read_text,
+)
 
 async def main():
     async with open_stores(Path(sys.argv[1])) as stores:
@@ -177,7 +181,8 @@ async def main():
         stores.sessions.update_soon(session, file_count=1)
         await stores.sessions.list_sessions()
         for size in (3, 30_000):
-            execution = await stores.create_finished_execution(session, f"exec-{size}", *output_lines(size))
+            lines = output_lines(size)
+            execution = await stores.create_finished_execution(session, f"exec-{size}", *lines)
             log = await stores.executions.open_log(session.directory, execution.id)
             assert len(await read_events(log)) == size + 1
             await read_text(log, "stdout", 5, 10)

@@ -241,7 +241,7 @@ def test_in_the_way(tmp_path: Path, path: str) -> None:
 
 
 def test_session_that_is_gone(tmp_path: Path) -> None:
-    """Every call tells that there is no such session any more."""
+    """Every call raises SessionNotFound after the session was deleted."""
 
     async def main() -> None:
         async with open_files(tmp_path) as files:
@@ -329,7 +329,7 @@ from tests.storage.test_files import DIRECTORY, open_files, put, read
 path = Path(sys.argv[1])
 os.setgroups([]); os.setgid(65534); os.setuid(65534)
 
-async def tell(call):
+async def report(call):
     try:
         await call
         print("fine")
@@ -345,13 +345,13 @@ async def main():
         (workspace / "stuck").chmod(0o555)
         (workspace / "closed").chmod(0)
         for name in ("unreadable", "stuck/f", "closed/f"):
-            await tell(read(files, name))
-            await tell(files.find(DIRECTORY, name))
-            await tell(put(files, name))
-            await tell(files.delete(DIRECTORY, name))
-        await tell(put(files, "stuck/new/f"))
+            await report(read(files, name))
+            await report(files.find(DIRECTORY, name))
+            await report(put(files, name))
+            await report(files.delete(DIRECTORY, name))
+        await report(put(files, "stuck/new/f"))
         workspace.chmod(0)
-        await tell(put(files, "f"))
+        await report(put(files, "f"))
 asyncio.run(main())
 """
 
@@ -396,7 +396,7 @@ def test_hard_links_to_files_of_others(tmp_path: Path) -> None:
 
 
 def test_upload_is_written_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Little is held in memory, whatever the sizes of the writes."""
+    """Little is kept in memory, whatever the sizes of the writes."""
     monkeypatch.setattr(uploads_module, "CHUNK_BYTES", 1000)
 
     async def main() -> None:

@@ -1,4 +1,4 @@
-"""What a crash, a power loss or a program's own words must not do to a log."""
+"""A crash, a power loss or a program's output does no harm to a log."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ MANY: list[Event] = [
 
 def test_rich_output_in_the_words_of_the_log(tmp_path: Path) -> None:
     """A display that names its parts as the log names its own is no text of a stream."""
-    words: list[Event] = [
+    events: list[Event] = [
         Display({"type": "stdout"}),
         Result({"type": "stdout", "content": "no"}, {"type": "stderr"}),
         Stdout('"type":"stderr"'),
@@ -38,9 +38,9 @@ def test_rich_output_in_the_words_of_the_log(tmp_path: Path) -> None:
     async def body() -> None:
         async with open_stores(tmp_path) as stores:
             session = await stores.create_session()
-            await stores.create_finished_execution(session, "exec-1", *words)
+            await stores.create_finished_execution(session, "exec-1", *events)
             log = await stores.executions.open_log(session.directory, "exec-1")
-            assert [one.event for one in await read_events(log)][:3] == words
+            assert [entry.event for entry in await read_events(log)][:3] == events
             assert await read_text(log, "stdout") == b'"type":"stderr"'
             assert await read_text(log, "stderr") == b""
 
@@ -57,8 +57,10 @@ async def _long(stores: Stores) -> Path:
 
 
 def test_an_index_from_before_a_power_loss(tmp_path: Path) -> None:
-    """A log of the old size whose last blocks hold zeros is counted anew after the machine's
-    start, whatever its index says; and the new count is kept."""
+    """A log of the old size whose last blocks hold zeros is counted again after a reboot.
+
+    The saved index does not matter then, and the new count is saved.
+    """
 
     async def body() -> None:
         async with open_stores(tmp_path) as stores:
@@ -69,7 +71,7 @@ def test_an_index_from_before_a_power_loss(tmp_path: Path) -> None:
             index.write_bytes(index.read_bytes().replace(boot_id().encode(), b"before"))
             for _ in range(2):
                 log = await stores.executions.open_log(path.parent.parent.name, "exec-1")
-                assert [one.event for one in await read_events(log)] == MANY[:-1]
+                assert [entry.event for entry in await read_events(log)] == MANY[:-1]
                 assert len(await read_text(log, "stdout")) == log.text_bytes["stdout"]
             assert boot_id() in index.read_text()
 
@@ -120,7 +122,7 @@ def test_a_header_of_zeros(tmp_path: Path) -> None:
 
 
 def test_the_last_event(tmp_path: Path) -> None:
-    """It is found without reading the rest; an empty log has none."""
+    """The last line is found without reading the rest; an empty log has none."""
 
     async def body() -> None:
         async with open_stores(tmp_path) as stores:

@@ -35,7 +35,7 @@ async def _left_open(stores: Stores, session: Session, name: str, count: int = 3
 
 
 async def _end(stores: Stores, session: Session, name: str) -> Done:
-    """The end that readers and the index tell, which must be the same."""
+    """Returns the end that readers and the index show, which must be the same."""
     log = await stores.executions.open_log(session.directory, name)
     recorded = await read_events(log)
     assert [one.seq for one in recorded] == list(range(1, len(recorded) + 1))
@@ -123,8 +123,10 @@ def test_a_finished_log_keeps_its_own_end(tmp_path: Path) -> None:
 
 
 def test_logs_without_rows_and_rows_without_logs(tmp_path: Path) -> None:
-    """A log that is not listed is listed again; a row whose log is gone gets one with an end;
-    what has not even a whole header is removed; finished ones are left alone."""
+    """A log without a row is listed again; a row without a log gets one with an end.
+
+    A log without a whole header is removed; finished executions are left alone.
+    """
 
     async def body() -> None:
         async with open_stores(tmp_path) as stores:

@@ -74,7 +74,7 @@ def test_entries_come_back(tmp_path: Path) -> None:
 
 
 def test_long_texts_become_several_entries(tmp_path: Path) -> None:
-    """No entry is longer than a piece, and none is empty."""
+    """No entry is longer than the limit, and none is empty."""
 
     async def act(store: SessionLogStore) -> None:
         long = "".join(chr(97 + n % 26) for n in range(2 * MAX_ENTRY_CHARS + 10))
@@ -222,7 +222,7 @@ def test_session_that_is_gone(tmp_path: Path) -> None:
 
 
 def test_appends_and_reads_at_once(tmp_path: Path) -> None:
-    """Readers see a run of whole entries at any time, also while the files turn."""
+    """Readers see a run of whole entries at any time, also while the files are rotated."""
 
     async def act(store: SessionLogStore) -> None:
         log = store.open_log("s")

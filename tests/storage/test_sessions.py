@@ -222,14 +222,14 @@ def test_deletion_takes_executions_along(tmp_path: Path) -> None:
 
 
 def test_delete_all(tmp_path: Path) -> None:
-    """Everything goes, and is told without `data`."""
+    """Every session is deleted, and returned without `data`."""
 
     async def body() -> None:
         async with open_stores(tmp_path) as stores:
             made = [make_session(n, data={"n": n}) for n in range(50)]
             await asyncio.gather(*map(stores.sessions.create, made))
-            gone = await stores.sessions.delete_all()
-            assert gone == [dataclasses.replace(one, data={}) for one in made]
+            deleted = await stores.sessions.delete_all()
+            assert deleted == [dataclasses.replace(one, data={}) for one in made]
             assert await listed(stores.sessions) == ([], 0)
             assert await stores.sessions.delete_all() == []
 

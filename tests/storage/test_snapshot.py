@@ -15,7 +15,7 @@ OLD, NEW = (1, 10, 5), (2, 3, 6)  # inode, size, time
      ".config/x/y", ".npm/x", "a/.ruff_cache/x"],
 )  # fmt: skip
 def test_hidden(path: str) -> None:
-    """The mirror, caches anywhere and tools' directories at home are hidden."""
+    """The data file, caches anywhere and tools' directories at home are hidden."""
     assert is_hidden(path)
 
 

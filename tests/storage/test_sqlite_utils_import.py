@@ -27,10 +27,11 @@ def test_they_can_be_loaded_later() -> None:
 
 
 def test_what_is_loaded_already_stays() -> None:
-    """Modules that are there are not taken away."""
+    """Modules that were loaded before stay loaded."""
     program = (
         "import sys, types; sys.modules['pandas'] = types.ModuleType('pandas');"
         "sys.modules['pandas'].Timestamp = int;"
-        "from era_kernels.storage import sqlite_utils_import; print(sys.modules['pandas'].Timestamp)"
+        "from era_kernels.storage import sqlite_utils_import;"
+        "print(sys.modules['pandas'].Timestamp)"
     )
     assert output(program) == "<class 'int'>\n"

@@ -1,4 +1,4 @@
-"""Stored code: one per session, apart from its data, gone with the session."""
+"""Stored code is one per session, apart from its data, and is deleted with the session."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Threads and lanes: outcomes come back, orders are kept, nothing hangs."""
+"""Thread pools and serial executors return results, keep the order and never hang."""
 
 from __future__ import annotations
 
@@ -74,8 +74,8 @@ def test_forgotten_threads_end() -> None:
 
 @pytest.mark.gen_test
 async def test_a_serial_executor_keeps_the_order(threads: StorageThreads) -> None:
-    """Functions of one lane run one at a time, in the order of the calls, failures included."""
-    lane, seen, running = SerialExecutor(threads), [], []
+    """Functions of one executor run one at a time, in the order of the calls, failures included."""
+    executor, seen, running = SerialExecutor(threads), [], []
 
     def step(number: int) -> int:
         running.append(number)
@@ -86,7 +86,7 @@ async def test_a_serial_executor_keeps_the_order(threads: StorageThreads) -> Non
         return number if number % 5 else 1 // 0
 
     outcomes = await asyncio.gather(
-        *(lane.run(step, number) for number in range(30)), return_exceptions=True
+        *(executor.run(step, number) for number in range(30)), return_exceptions=True
     )
     assert seen == list(range(30))
     assert [o for n, o in enumerate(outcomes) if n % 5] == [n for n in range(30) if n % 5]
@@ -94,15 +94,15 @@ async def test_a_serial_executor_keeps_the_order(threads: StorageThreads) -> Non
 
 
 @pytest.mark.gen_test
-async def test_a_cancelled_caller_loses_no_turn(threads: StorageThreads) -> None:
-    """What a cancelled caller asked for still runs, before what was asked later."""
-    lane, seen = SerialExecutor(threads), []
-    first = asyncio.create_task(lane.run(_slow, seen.append, 1))
-    second = asyncio.create_task(lane.run(_slow, seen.append, 2))
+async def test_functions_of_cancelled_callers_still_run(threads: StorageThreads) -> None:
+    """A cancelled caller's function still runs, before functions that were submitted later."""
+    executor, seen = SerialExecutor(threads), []
+    first = asyncio.create_task(executor.run(_slow, seen.append, 1))
+    second = asyncio.create_task(executor.run(_slow, seen.append, 2))
     await asyncio.sleep(0.01)
     first.cancel()
     second.cancel()
-    await lane.run(seen.append, 3)
+    await executor.run(seen.append, 3)
     assert seen == [1, 2, 3]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -15,6 +16,7 @@ from era_kernels.storage.workspaces import SUBDIRECTORIES, CopyCancelled, Worksp
 from tests.storage.stores import small_disk
 
 DATA_FILE_NAME = ".session_data.json"
+CONTENT_TYPE = "user.era_kernels.content_type"
 
 
 @asynccontextmanager
@@ -33,7 +35,7 @@ def never() -> bool:
 
 @pytest.mark.gen_test
 async def test_what_is_copied(tmp_path: Path) -> None:
-    """Files and packages go into the copy; runs, caches and state do not; data are mirrored."""
+    """Files and packages go into the copy; runs, caches and state do not; data are written."""
     async with a_session(tmp_path) as (workspaces, source):
         target = await workspaces.create()
         for part in SUBDIRECTORIES:
@@ -52,8 +54,26 @@ async def test_what_is_copied(tmp_path: Path) -> None:
 
 
 @pytest.mark.gen_test
-async def test_copy_that_nobody_wants(tmp_path: Path) -> None:
-    """It ends when it is told to; what is there can be removed."""
+async def test_content_types_are_copied(tmp_path: Path) -> None:
+    """The content type that an uploader named is copied; other attributes of code are not."""
+    async with a_session(tmp_path) as (workspaces, source):
+        file = tmp_path / source / "workspace" / "file"
+        file.write_text("x")
+        try:
+            os.setxattr(file, CONTENT_TYPE, b"text/x-mine")
+            os.setxattr(file, "user.other", b"1")
+        except OSError:
+            pytest.skip("this file system has no user attributes")
+        target = await workspaces.create()
+        await workspaces.copy(source, target, {}, never)
+        copy = tmp_path / target / "workspace" / "file"
+        assert os.listxattr(copy) == [CONTENT_TYPE]
+        assert os.getxattr(copy, CONTENT_TYPE) == b"text/x-mine"
+
+
+@pytest.mark.gen_test
+async def test_a_cancelled_copy(tmp_path: Path) -> None:
+    """A cancelled copy ends soon; what was copied can be removed."""
     async with a_session(tmp_path) as (workspaces, source):
         (tmp_path / source / "workspace" / "file").write_text("x")
         target = await workspaces.create()
@@ -65,7 +85,7 @@ async def test_copy_that_nobody_wants(tmp_path: Path) -> None:
 
 @pytest.mark.gen_test
 async def test_workspace_that_is_gone(tmp_path: Path) -> None:
-    """Code removed its directory: the copy is empty. Where the session's is gone, that is told."""
+    """Code removed its directory: the copy is empty. A missing session's directory is an error."""
     async with a_session(tmp_path) as (workspaces, source):
         target = await workspaces.create()
         shutil.rmtree(tmp_path / source / "workspace")
@@ -77,7 +97,7 @@ async def test_workspace_that_is_gone(tmp_path: Path) -> None:
 
 @pytest.mark.gen_test
 async def test_full_disk(tmp_path: Path) -> None:
-    """It is told, the source is whole, and with room it works."""
+    """A full disk is an error, the source stays whole, and with room the copy works."""
     with small_disk(tmp_path, "4M") as disk:
         async with a_session(disk) as (workspaces, source):
             file = disk / source / "workspace" / "file"

@@ -1,4 +1,4 @@
-"""Workspaces: what runs change is told, whatever hostile code leaves there; what goes is gone."""
+"""Workspaces report what runs change, whatever hostile code leaves there; removals are whole."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class RunSimulator:
         self.data: dict[str, Any] = {}
 
     async def run(self, *code: Callable[[], object]) -> AfterRun:
-        """What a run does that consists of these steps."""
+        """Returns what a run of these steps changed."""
         self.data_file = await self.workspaces.before_run(self.directory, self.data, self.data_file)
         for step in code:
             step()
@@ -61,7 +61,7 @@ class RunSimulator:
 
 
 def with_simulator(tmp_path: Path, body: Callable[[RunSimulator], Awaitable[None]]) -> None:
-    """Run the body at a new simulator, and see that no descriptor is left."""
+    """Runs the body with a new simulator, and checks that no descriptor is left."""
 
     async def main() -> None:
         (tmp_path / "sessions").mkdir()
@@ -83,7 +83,7 @@ def paths(snapshot: Snapshot) -> list[str]:
 
 
 def test_a_new_directory(tmp_path: Path) -> None:
-    """It has a random name and every part, for its owner only; place names them."""
+    """A directory has a random name and all parts, for its owner only, as `session_paths` says."""
 
     async def body(simulator: RunSimulator) -> None:
         home = tmp_path / "sessions" / simulator.directory
@@ -116,8 +116,10 @@ def test_remove(tmp_path: Path) -> None:
 
 
 def test_reconcile(tmp_path: Path) -> None:
-    """What no session names goes, also what a killed removal left; foreign names stay; what is
-    named and missing is made."""
+    """Directories of no session are removed, also those that a killed removal left.
+
+    Foreign names stay, and missing directories of sessions are made.
+    """
 
     async def body(simulator: RunSimulator) -> None:
         sessions = tmp_path / "sessions"
@@ -329,11 +331,11 @@ def test_walks_while_code_changes_everything(tmp_path: Path) -> None:
     with_simulator(tmp_path, body)
 
 
-# ---------------------------------------------------------------- the mirror
+# ---------------------------------------------------------------- the data file
 
 
 def test_the_data_file_shows_the_data(tmp_path: Path) -> None:
-    """It is there before the first run, follows the data, and is not written without need."""
+    """The data file exists before the first run, follows the data, and is written only on need."""
 
     async def body(simulator: RunSimulator) -> None:
         await simulator.run(lambda: simulator.shown() == {} or pytest.fail())
@@ -443,7 +445,7 @@ def test_a_broken_data_file_keeps_the_data(tmp_path: Path, harm: str) -> None:
 
 
 def test_a_full_directory_in_the_way_stays(tmp_path: Path) -> None:
-    """The user's files are never removed for the mirror; it comes back when they are gone."""
+    """The user's files are never removed for the data file; it comes back when they are removed."""
 
     async def body(simulator: RunSimulator) -> None:
         simulator.data = {"kept": 1}
@@ -479,7 +481,7 @@ def test_a_file_of_just_the_largest_size(tmp_path: Path) -> None:
 
 
 def test_a_full_disk(tmp_path: Path) -> None:
-    """A mirror that cannot be written is 507, the old one stays; it works when there is room."""
+    """A data file that cannot be written is 507, the old one stays; with room, it is written."""
 
     async def body(disk: Path) -> None:
         workspaces = Workspaces(disk)

@@ -28,7 +28,7 @@ CODE = "print('stored')"
 
 
 def contents(workspace: Path) -> dict[str, bytes]:
-    """The files of a workspace, with what they hold."""
+    """Returns the files of a workspace with their contents."""
     return {
         str(path.relative_to(workspace)): path.read_bytes()
         for path in workspace.rglob("*")
@@ -42,7 +42,7 @@ def directories(server: Server) -> set[Path]:
 
 @contextmanager
 def busy_clients(*works: Callable[[int], object]) -> Iterator[None]:
-    """Clients that work on and on, until their server is gone."""
+    """Runs clients that work until their server is gone."""
     stop = threading.Event()
 
     def work_on(work: Callable[[int], object]) -> None:
@@ -66,7 +66,7 @@ def busy_clients(*works: Callable[[int], object]) -> Iterator[None]:
 
 
 class Crash:
-    """Rounds on one data directory; `made` and `deleted` are what was answered in the last one."""
+    """Kills a server in rounds; `made` and `deleted` are the answered changes of the last one."""
 
     def __init__(self, launcher: Launcher) -> None:
         self.launcher = launcher
@@ -89,7 +89,7 @@ class Crash:
         return server, Client(server.base_url)
 
     def round(self, number: int) -> None:
-        """Copy and delete until the server is killed, at some moment."""
+        """Copies and deletes sessions until the server is killed, at some moment."""
         server, client = self.start()
         self.check(server, client)
 
@@ -117,7 +117,7 @@ class Crash:
         client.close()
 
     def check(self, server: Server, client: Client) -> None:
-        """What was answered is there; what is there is whole; and nothing else is there."""
+        """Checks that the answered sessions are there, whole, and nothing else."""
         listed = {one["id"]: one for one in client.http.get("/api/sessions").json()["sessions"]}
         assert "source" in listed
         assert self.made - self.deleted <= set(listed)
@@ -147,7 +147,7 @@ class Crash:
     ],
 )
 def test_kill_while_copying_and_deleting(launcher: Launcher, rounds: int) -> None:
-    """Whenever it is killed: every session is whole or absent, no directory is left over."""
+    """Whenever the server is killed, every session is whole or absent, and no directory is left."""
     crash = Crash(launcher)
     for number in range(rounds):
         crash.round(number)

@@ -1,4 +1,4 @@
-"""A disk that is full: told as 507, nothing that stood is lost, and it works again with room."""
+"""A full disk gives status 507 and loses nothing; with room the server works again."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def client(server: Server) -> Iterator[Client]:
 
 
 def fill(client: Client, session: SessionClient, left: int) -> str:
-    """A file that leaves so many bytes of the disk; its path."""
+    """Fills the disk but for so many bytes, and returns the path of the file."""
     code = f"""
 import os
 s = os.statvfs('.')
@@ -64,7 +64,7 @@ def test_upload(server: Server, client: Client) -> None:
 
 
 def test_execute_with_files(server: Server, client: Client) -> None:
-    """Files of a throw-away session that find no room: 507, and nothing of it is left."""
+    """Files of an ephemeral session that find no room give 507, and nothing of it is left."""
     session = client.session("python")
     filler = fill(client, session, 2 * MEGABYTE)
     body = {"language": "python", "code": "print(1)", "files": {"big": "x" * 8 * MEGABYTE}}
@@ -76,7 +76,7 @@ def test_execute_with_files(server: Server, client: Client) -> None:
 
 
 def test_run_that_prints_much(client: Client) -> None:
-    """A run whose output finds no room is told so; files and data stay, and the next run works."""
+    """A run whose output finds no room ends with an error; files stay, and the next run works."""
     session = client.session("python", data={"kept": True})
     client.http.put(f"{session.path}/files/f", content=b"kept").raise_for_status()
     filler = fill(client, session, 3 * MEGABYTE)

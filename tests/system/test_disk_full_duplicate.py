@@ -1,4 +1,4 @@
-"""A disk that is full while a session is duplicated: told, nothing lost, it goes on with room."""
+"""A disk that fills while a session is duplicated gives 507 and loses nothing."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def server(tmp_path: Path) -> Iterator[Server]:
 
 
 def test_duplicate(server: Server) -> None:
-    """507, the source as it was, nothing of the copy; with room it works, without a restart."""
+    """A duplicate without room gives 507 and leaves the source alone; with room it works."""
     client = Client(server.base_url)
     session = client.session("python", session_id="source", data={"code": "print('stored')"})
     session.run(f"open('large', 'wb').write(b'x' * {40 * MIB}); x = 1")

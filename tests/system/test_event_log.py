@@ -1,7 +1,7 @@
-"""The event log tells the truth: whatever is appended, torn and read again, by any number at once.
+"""The event log is right whatever is appended, torn and read again, by any number of readers.
 
-A machine of Hypothesis drives real stores in a real directory. What it knows of a log are the
-events that were appended and the bytes on disk; what a reader gets must follow from these.
+A state machine of Hypothesis drives real stores in a real directory. It knows the events that were
+appended and the bytes on disk; the events that a reader gets must follow from these.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ STREAMS = ("stdout", "stderr")
 
 # ---------------------------------------------------------------- events
 
-# What a careless parser of lines, of JSON or of UTF-8 trips over.
+# Text that breaks careless parsers of lines, of JSON or of UTF-8.
 _tricky = st.sampled_from(
     ['"type":"stdout"', '","content":"', "\n", "\r\n", "\x00", "\u2028", "\x85", "\ud83d", "\ude00",
      "é", "😀", "\\", '"', "}\n{", "\ufeff"]
@@ -71,7 +71,7 @@ _values = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(_text, inner, max_size=3),
     max_leaves=6,
 )
-# The names that a line of the log uses itself are names that a program may use as well.
+# A program may use the same names that the lines of the log use.
 _names = st.sampled_from(["type", "seq", "content", "time", "text/plain"]) | _text
 _words = st.sampled_from(["stdout", "stderr", "done", "error"]) | _values
 _bundles = st.dictionaries(_names, _words, max_size=3)
@@ -101,21 +101,21 @@ def numbered(batch: Iterable[LoggedEvent]) -> list[Numbered]:
 
 
 @dataclass
-class Story:
-    """One execution, and what was appended to its log."""
+class ExecutionModel:
+    """The model of one execution: the events that were appended to its log."""
 
     execution: Execution
     header: bytes  # the first line of its log
     listed: bool = False  # as finished
-    stored: int = 0  # events that stand in the log; an end may stand beside it
-    truth: list[Numbered] = field(default_factory=list)
+    stored: int = 0  # events in the log; the end may be in the index only
+    expected: list[Numbered] = field(default_factory=list)
     running: LiveExecution | None = None
     readers: list[Reader] = field(default_factory=list)
 
     def texts(self) -> dict[str, bytes]:
-        """Stream → what it holds, by the events."""
+        """Returns the text of each stream, by the events."""
         found = dict.fromkeys(STREAMS, "")
-        for _, event in self.truth:
+        for _, event in self.expected:
             if isinstance(event, Stdout | Stderr):
                 found[event.type] += event.content
         return {stream: text.encode("utf-8", "replace") for stream, text in found.items()}
@@ -123,7 +123,7 @@ class Story:
 
 @dataclass
 class Reader:
-    """Follows a live execution from a place in it; a slow one takes a batch when it is told to."""
+    """Follows a live execution from an event on; a slow reader takes a batch per `pace.release`."""
 
     after: int
     pace: asyncio.Semaphore | None
@@ -139,7 +139,7 @@ class Reader:
 
 @dataclass(frozen=True)
 class Damage:
-    """What a crash does to one log. `at` is where, as a share of its bytes."""
+    """The damage of a crash to one log; `at` is its place, as a share of the log's bytes."""
 
     kind: str
     at: float
@@ -147,7 +147,7 @@ class Damage:
     row: str
 
     def torn(self, data: bytes) -> bytes:
-        """The bytes that are left.
+        """Returns the bytes that are left.
 
         A cut falls anywhere, also into a character. After a power loss a file may have its old
         size while its last blocks, or one of them, hold zeros.
@@ -175,25 +175,25 @@ _damages = st.builds(
 )
 
 
-def survivors(story: Story, before: bytes, after: bytes) -> int:
-    """How many events' lines are whole, up to the first byte that was damaged, now or earlier."""
-    if not after.startswith(story.header):
+def count_intact_events(model: ExecutionModel, before: bytes, after: bytes) -> int:
+    """Counts the events whose lines are whole, before the first byte ever damaged."""
+    if not after.startswith(model.header):
         return 0
     same = len(os.path.commonprefix([before, after]))  # noqa: RUF071 - bytes, no paths
-    return min(before[:same].count(b"\n") - 1, story.stored)
+    return min(before[:same].count(b"\n") - 1, model.stored)
 
 
 # ---------------------------------------------------------------- the machine
 
 
 class EventLogs(RuleBasedStateMachine):
-    """Servers, one after the other, on one directory; each ends in a crash."""
+    """Drives servers, one after the other, on one directory; each ends in a crash."""
 
     def __init__(self) -> None:
         super().__init__()
         self.runner = asyncio.Runner()
         self.path = Path(tempfile.mkdtemp(prefix="era-log-"))
-        self.stories: dict[str, Story] = {}
+        self.models: dict[str, ExecutionModel] = {}
 
     def do(self, work: Coroutine[Any, Any, T]) -> T:
         return self.runner.run(work)
@@ -208,9 +208,9 @@ class EventLogs(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         async def stop() -> None:
-            for story in list(self.stories.values()):
-                await self._stop_readers(story)
-                assert await self._read(story, 0) == story.truth
+            for model in list(self.models.values()):
+                await self._stop_readers(model)
+                assert await self._read(model, 0) == model.expected
             await self._crash()
 
         try:
@@ -222,53 +222,55 @@ class EventLogs(RuleBasedStateMachine):
 
     # ------------------------------------------------------------ what happens
 
-    def live(self) -> list[Story]:
-        return [story for story in self.stories.values() if story.running is not None]
+    def live(self) -> list[ExecutionModel]:
+        return [model for model in self.models.values() if model.running is not None]
 
     @rule()
     def begin(self) -> None:
-        """An execution is opened."""
+        """Opens an execution."""
 
         async def begin() -> None:
             running = await self.executions.open(self.session, "print('é')")
             self.executions.start(running)
             header = self.stores.log_path(self.session, running.id).read_bytes()
-            self.stories[running.id] = Story(running.execution, header, running=running)
+            self.models[running.id] = ExecutionModel(running.execution, header, running=running)
 
         self.do(begin())
 
     @precondition(live)
     @rule(data=st.data(), batches=st.lists(_batches, min_size=1, max_size=3))
     def append(self, data: st.DataObject, batches: list[list[Event]]) -> None:
-        """Its kernel says something; several things at once are published in order."""
-        story = data.draw(st.sampled_from(self.live()))
+        """Publishes events; several batches at once are published in order."""
+        model = data.draw(st.sampled_from(self.live()))
 
         async def append() -> None:
-            assert story.running is not None
-            await asyncio.gather(*(story.running.publish(batch) for batch in batches))
-            self._appended(story, [event for batch in batches for event in batch])
+            assert model.running is not None
+            await asyncio.gather(*(model.running.publish(batch) for batch in batches))
+            self._appended(model, [event for batch in batches for event in batch])
 
         self.do(append())
 
     @precondition(live)
     @rule(data=st.data(), share=st.floats(0, 1.1), slow=st.booleans())
     def connect(self, data: st.DataObject, share: float, slow: bool) -> None:
-        """A reader comes, from any event on; also from one that is not there yet."""
-        story = data.draw(st.sampled_from(self.live()))
+        """Connects a reader, from any event on; also from one that is not there yet."""
+        model = data.draw(st.sampled_from(self.live()))
 
         async def connect() -> None:
-            assert story.running is not None
-            reader = Reader(int(len(story.truth) * share), asyncio.Semaphore(0) if slow else None)
-            reader.task = asyncio.create_task(reader.follow(story.running))
-            story.readers.append(reader)
+            assert model.running is not None
+            reader = Reader(
+                int(len(model.expected) * share), asyncio.Semaphore(0) if slow else None
+            )
+            reader.task = asyncio.create_task(reader.follow(model.running))
+            model.readers.append(reader)
 
         self.do(connect())
 
-    @precondition(lambda self: any(story.readers for story in self.stories.values()))
+    @precondition(lambda self: any(model.readers for model in self.models.values()))
     @rule(data=st.data(), batches=st.integers(1, 5))
     def read_on(self, data: st.DataObject, batches: int) -> None:
-        """A slow reader takes some of what waits for it."""
-        readers = [reader for story in self.stories.values() for reader in story.readers]
+        """Lets a slow reader take some of its waiting batches."""
+        readers = [reader for model in self.models.values() for reader in model.readers]
         reader = data.draw(st.sampled_from(readers))
 
         async def read_on() -> None:
@@ -282,11 +284,11 @@ class EventLogs(RuleBasedStateMachine):
     @precondition(live)
     @rule(data=st.data(), end=_ends)
     def finish(self, data: st.DataObject, end: tuple[int, str, ExceptionInfo, Any]) -> None:
-        """It ends, and every reader gets to its end."""
-        story = data.draw(st.sampled_from(self.live()))
+        """Finishes an execution; every reader gets to its end."""
+        model = data.draw(st.sampled_from(self.live()))
         exit_code, cause, exception, kept = end
         last = dataclasses.replace(
-            done_event(story.execution),
+            done_event(model.execution),
             exit_code=exit_code,
             cause=cause,
             exception=exception,
@@ -294,69 +296,69 @@ class EventLogs(RuleBasedStateMachine):
         )
 
         async def finish() -> None:
-            running, story.running = story.running, None
+            running, model.running = model.running, None
             assert running is not None
             await running.publish([last])
-            self._appended(story, [last])
+            self._appended(model, [last])
             await self.executions.finish(running, exit_code, cause)
-            story.listed = True
-            for reader in story.readers:
+            model.listed = True
+            for reader in model.readers:
                 if reader.pace is not None:
-                    for _ in story.truth:
+                    for _ in model.expected:
                         reader.pace.release()
                 assert reader.task is not None
                 await asyncio.wait_for(reader.task, 30)
-                assert reader.got == story.truth[reader.after :]
-            story.readers.clear()
+                assert reader.got == model.expected[reader.after :]
+            model.readers.clear()
 
         self.do(finish())
 
-    @precondition(lambda self: self.stories)
+    @precondition(lambda self: self.models)
     @rule(data=st.data(), damage=_damages)
     def crash(self, data: st.DataObject, damage: Damage) -> None:
-        """The server dies, a log is damaged, the next server starts and ends what was open."""
-        story = data.draw(st.sampled_from(list(self.stories.values())))
+        """Kills the server and damages a log; the next server ends the open executions."""
+        model = data.draw(st.sampled_from(list(self.models.values())))
 
         async def crash() -> None:
-            for one in self.stories.values():
+            for one in self.models.values():
                 await self._stop_readers(one)
             await self._crash()
-            log = self.stores.log_path(self.session, story.execution.id)
+            log = self.stores.log_path(self.session, model.execution.id)
             before = log.read_bytes()
             after = damage.torn(before)
             log.write_bytes(after)
             self._damage_index(index_path(log), damage.index, before != after)
-            story.stored = survivors(story, before, after)
-            story.truth = story.truth[: story.stored]
+            model.stored = count_intact_events(model, before, after)
+            model.expected = model.expected[: model.stored]
             await self._open()
-            await self._damage_row(story, damage.row)
-            story.listed &= damage.row == "as it is"
+            await self._damage_row(model, damage.row)
+            model.listed &= damage.row == "as it is"
             for _ in range(2):
                 await self.stores.executions.close_unfinished()
-            if damage.row == "lost" and not after.startswith(story.header):
-                # Neither the index nor the log knows of it any more.
-                del self.stories[story.execution.id]
+            if damage.row == "lost" and not after.startswith(model.header):
+                # Neither the index nor the log has the execution any more.
+                del self.models[model.execution.id]
                 assert not log.exists()
-            for one in self.stories.values():
+            for one in self.models.values():
                 await self._expect_end(one)
 
         self.do(crash())
 
     # ------------------------------------------------------------ what must be true
 
-    @precondition(lambda self: self.stories)
+    @precondition(lambda self: self.models)
     @rule(data=st.data(), share=st.floats(0, 1.1), width=st.floats(0, 1))
     def replay(self, data: st.DataObject, share: float, width: float) -> None:
-        """From any event on, and any range of the text, live or stored."""
-        story = data.draw(st.sampled_from(list(self.stories.values())))
+        """Reads from any event on, and any range of the text, live or stored."""
+        model = data.draw(st.sampled_from(list(self.models.values())))
 
         async def replay() -> None:
-            after = int(len(story.truth) * share)
-            assert await self._read(story, after) == story.truth[after:]
-            for stream, expected in story.texts().items():
+            after = int(len(model.expected) * share)
+            assert await self._read(model, after) == model.expected[after:]
+            for stream, expected in model.texts().items():
                 start = int(len(expected) * min(share, 1))
                 stop = start + int((len(expected) - start) * width)
-                text = await self.executions.text(self.session, story.execution.id, stream)
+                text = await self.executions.text(self.session, model.execution.id, stream)
                 assert text.total == len(expected)
                 found = b"".join([piece async for piece in text.read(start, stop)])
                 assert found == expected[start:stop]
@@ -365,10 +367,10 @@ class EventLogs(RuleBasedStateMachine):
 
     @invariant()
     def readers_have_a_prefix(self) -> None:
-        """What a reader has got is what was appended, from its place on, without gap or repeat."""
-        for story in self.stories.values():
-            for reader in story.readers:
-                assert reader.got == story.truth[reader.after :][: len(reader.got)]
+        """Checks that readers got the appended events from their place on without gap or repeat."""
+        for model in self.models.values():
+            for reader in model.readers:
+                assert reader.got == model.expected[reader.after :][: len(reader.got)]
 
     # ------------------------------------------------------------ how
 
@@ -380,16 +382,16 @@ class EventLogs(RuleBasedStateMachine):
         )
 
     async def _crash(self) -> None:
-        """Nothing is finished, no index is saved; what was written is there."""
-        for story in self.live():
-            assert story.running is not None
-            os.close(story.running.log._file)
-            story.running = None
+        """Crashes the server: nothing is finished and no index saved; written bytes stay."""
+        for model in self.live():
+            assert model.running is not None
+            os.close(model.running.log._file)
+            model.running = None
         await self.stack.aclose()
 
-    def _appended(self, story: Story, events: list[Event]) -> None:
-        """Add what now stands in the log; a text that is too long for a line stands in several."""
-        assert story.running is not None or isinstance(events[-1], Done)
+    def _appended(self, model: ExecutionModel, events: list[Event]) -> None:
+        """Adds events to the model; a text that is too long for a line takes several."""
+        assert model.running is not None or isinstance(events[-1], Done)
         for event in events:
             parts: list[Event] = [event]
             if isinstance(event, Stdout | Stderr) and len(event.content) > 1 << 20:
@@ -397,33 +399,33 @@ class EventLogs(RuleBasedStateMachine):
                     type(event)(event.content[at : at + (1 << 20)])
                     for at in range(0, len(event.content), 1 << 20)
                 ]
-            story.truth += enumerate(parts, len(story.truth) + 1)
-        story.stored = len(story.truth)
+            model.expected += enumerate(parts, len(model.expected) + 1)
+        model.stored = len(model.expected)
 
-    async def _read(self, story: Story, after: int) -> list[Numbered]:
-        """What a reader gets now; of a live one, what there is."""
+    async def _read(self, model: ExecutionModel, after: int) -> list[Numbered]:
+        """Returns what a reader gets now; of a live execution, its events so far."""
         got: list[Numbered] = []
-        batches = self.executions.follow(self.session, story.execution.id, after)
+        batches = self.executions.follow(self.session, model.execution.id, after)
         async with aclosing(batches):  # type: ignore[type-var]
-            while story.running is None or after + len(got) < len(story.truth):
+            while model.running is None or after + len(got) < len(model.expected):
                 batch = await anext(batches, None)
                 if batch is None:
                     break
                 got += numbered(batch)
         return got
 
-    async def _expect_end(self, story: Story) -> None:
-        """A log that lost its end has one all the same, which tells so and agrees with the list."""
-        execution = await self.executions.get("s1", story.execution.id)
+    async def _expect_end(self, model: ExecutionModel) -> None:
+        """Checks the end supplied for a log that lost it: an error, in agreement with the index."""
+        execution = await self.executions.get("s1", model.execution.id)
         assert execution.status is ExecutionStatus.FINISHED
-        found = await self._read(story, 0)
-        known = len(story.truth)
-        assert found[:known] == story.truth
-        last = story.truth[-1][1] if story.truth else None
+        found = await self._read(model, 0)
+        known = len(model.expected)
+        assert found[:known] == model.expected
+        last = model.expected[-1][1] if model.expected else None
         kinds = ["error", "done"]
         if isinstance(last, Done):
             kinds = []
-        elif isinstance(last, ErrorEvent) and not story.listed:
+        elif isinstance(last, ErrorEvent) and not model.listed:
             kinds = ["done"]
         assert [event.type for _, event in found[known:]] == kinds
         assert [seq for seq, _ in found] == list(range(1, len(found) + 1))
@@ -434,21 +436,21 @@ class EventLogs(RuleBasedStateMachine):
             assert (end.state, end.data) == ("lost", self.session.data)
         _, answer = await self.executions.result(self.session, execution.id)
         assert (answer.exit_code, answer.cause) == (execution.exit_code, execution.cause)
-        if not story.listed:
-            story.stored = len(found)
-        story.truth, story.listed = found, True
+        if not model.listed:
+            model.stored = len(found)
+        model.expected, model.listed = found, True
 
-    async def _stop_readers(self, story: Story) -> None:
-        for reader in story.readers:
+    async def _stop_readers(self, model: ExecutionModel) -> None:
+        for reader in model.readers:
             assert reader.task is not None
             reader.task.cancel()
             with suppress(asyncio.CancelledError):
                 await reader.task
         self.readers_have_a_prefix()
-        story.readers.clear()
+        model.readers.clear()
 
     def _damage_index(self, index: Path, how: str, power_loss: bool) -> None:
-        """What may be beside a log. A machine that lost power has started anew since."""
+        """Damages the index beside a log. After a power loss the boot id is another one."""
         if index.exists() and power_loss:
             index.write_bytes(index.read_bytes().replace(boot_id().encode(), b"an earlier one"))
         match how:
@@ -457,14 +459,14 @@ class EventLogs(RuleBasedStateMachine):
             case "torn" if index.exists():
                 index.write_bytes(index.read_bytes()[: index.stat().st_size // 2])
 
-    async def _damage_row(self, story: Story, how: str) -> None:
+    async def _damage_row(self, model: ExecutionModel, how: str) -> None:
         statement = {
             "lost": "DELETE FROM executions WHERE id = ?",
             "behind": "UPDATE executions SET status = 'running' WHERE id = ?",
         }
         if how in statement:
             await self.stores.database.write(
-                lambda c: c.execute(statement[how], (story.execution.id,)).rowcount
+                lambda c: c.execute(statement[how], (model.execution.id,)).rowcount
             )
 
 
@@ -479,15 +481,17 @@ SHORT = settings(
 
 
 def test_any_history_of_an_event_log() -> None:
-    """Events of every kind, crashes at any byte, lost indexes and rows, readers at any speed: each
-    reader gets a prefix of what was appended, and every log has an honest end."""
+    """Each reader gets a prefix of the appended events, and every log has a truthful end.
+
+    Events are of every kind, crashes at any byte, indexes and rows lost, readers of any speed.
+    """
     run_state_machine_as_test(EventLogs, settings=SHORT)  # type: ignore[no-untyped-call]
 
 
 @pytest.mark.long
 @pytest.mark.timeout(1800)
 def test_any_history_of_an_event_log_long() -> None:
-    """The same, with many more histories."""
+    """The event log passes the same test with many more histories."""
     run_state_machine_as_test(  # type: ignore[no-untyped-call]
         EventLogs, settings=settings(SHORT, max_examples=300, stateful_step_count=30)
     )

@@ -1,4 +1,4 @@
-"""What really happens when processes are killed, clients vanish and servers stop."""
+"""Runs and sessions survive killed processes, vanished clients and stopped servers."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def session(client: Client) -> Iterator[SessionClient]:
 
 
 def kernel_pid(session: SessionClient) -> int:
-    """The kernel's pid on the host."""
+    """Returns the kernel's pid on the host."""
     return host_pid(session.run(PRINT_PID)["stdout"])
 
 
@@ -43,22 +43,22 @@ def connected(server: Server) -> Client:
 
 
 def test_kill_between_answered_writes(launcher: Launcher) -> None:
-    """What was answered is there after a kill -9 of the server, round after round."""
+    """Answered writes are there after a kill -9 of the server, round after round."""
     known: dict[str, Any] = {}
-    for turn in range(5):
+    for number in range(5):
         client = connected(launcher.start())
         for name, data in known.items():
             assert client.http.get(f"/api/sessions/{name}").json()["data"] == data
-        session = client.session("python", session_id=f"s{turn}", data={"turn": turn})
+        session = client.session("python", session_id=f"s{number}", data={"number": number})
         session.run("x = 1", update_data={"ran": True})
-        client.http.patch(session.path, json={"metadata": {"label": turn}}).raise_for_status()
-        known[session.id] = {"turn": turn, "ran": True}
+        client.http.patch(session.path, json={"metadata": {"label": number}}).raise_for_status()
+        known[session.id] = {"number": number, "ran": True}
         launcher.servers[-1].kill()
         client.close()
     client = connected(launcher.start())
     listed = client.http.get("/api/sessions").json()["sessions"]
     assert [(s["id"], s["metadata"]) for s in listed] == [
-        (f"s{turn}", {"label": turn}) for turn in range(5)
+        (f"s{number}", {"label": number}) for number in range(5)
     ]
     client.close()
 
@@ -83,7 +83,7 @@ def test_kill_of_the_server_leaves_no_process(launcher: Launcher) -> None:
 
 
 def test_an_interrupted_run_has_an_honest_end(launcher: Launcher) -> None:
-    """After a kill -9 in a run, a reader that comes back gets the end of the story."""
+    """After a kill -9 in a run, a reader that comes back gets the run's last events."""
     server = launcher.start()
     client = connected(server)
     session = client.session("python", session_id="s1")
@@ -96,9 +96,9 @@ def test_an_interrupted_run_has_an_honest_end(launcher: Launcher) -> None:
     client.close()
     client = connected(launcher.start())
     path = f"/api/sessions/s1/executions/{execution['execution_id']}"
-    told = client.http.get(path).json()
-    assert (told["status"], told["stdout"], told["exit_code"]) == ("finished", "before\n", 137)
-    assert told["state"] == "lost"
+    found = client.http.get(path).json()
+    assert (found["status"], found["stdout"], found["exit_code"]) == ("finished", "before\n", 137)
+    assert found["state"] == "lost"
     replay = client.http.get(f"{path}/stream", headers={"Last-Event-ID": str(first.id)})
     assert "SERVER_STOPPED" in replay.text
     assert replay.text.count("event: done") == 1
@@ -109,7 +109,7 @@ def test_an_interrupted_run_has_an_honest_end(launcher: Launcher) -> None:
 
 
 def test_kill_of_a_kernel_in_a_run(session: SessionClient) -> None:
-    """The run that was on it ends at once and says how; the next one works."""
+    """The run of a killed kernel ends at once and tells how; the next one works."""
     pid = kernel_pid(session)
     killer = threading.Timer(0.5, lambda: psutil.Process(pid).kill())
     killer.start()
@@ -134,7 +134,7 @@ def test_kill_of_a_kernel_between_runs(session: SessionClient) -> None:
 
 
 def test_a_client_that_vanishes(server: Server, session: SessionClient) -> None:
-    """The run goes on without its client, and all of it can be read afterwards."""
+    """A run goes on without its client, and all of its output can be read afterwards."""
     body = '{"code":"import time\\nfor n in range(20):\\n    print(n)\\n    time.sleep(0.05)"}'
     host, port = server.base_url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port))) as wire:
@@ -188,7 +188,7 @@ def test_sigterm_ends_what_does_not_end(launcher: Launcher) -> None:
 
 
 def test_a_second_server_is_refused(launcher: Launcher) -> None:
-    """Two servers never share a data directory: the second says why and leaves."""
+    """Two servers never share a data directory: the second prints why and exits."""
     launcher.start()
     with pytest.raises(RuntimeError, match=r"(?i)data directory"):
         launcher.start()
@@ -234,7 +234,7 @@ def test_command_is_installed() -> None:
 
 
 def test_the_generation_outlives_a_kill_in_the_first_moment_of_a_run(launcher: Launcher) -> None:
-    """The next run tells that variables were lost, and files that were to go with them went."""
+    """The next run reports lost variables, and files that were to go with the kernel are gone."""
     server = launcher.start(*UNSANDBOXED_FLAGS)  # for the code is what kills it
     client = connected(server)
     session = client.session("python", persistent=False)

@@ -1,7 +1,7 @@
-"""Code in a session that works against the file endpoints, also while they are used.
+"""Code in a session attacks the file endpoints, also while they are used.
 
-Without walls code has the server's rights and needs no API to read a file. What is shown here is
-that the API adds nothing: whatever code does to its workspace, the server follows no link out, is
+Without a sandbox code has the server's rights and needs no API to read a file. These tests show
+that the API adds no access: whatever code does to its workspace, the server follows no link out, is
 never kept waiting, and answers with a status that means something.
 """
 
@@ -30,14 +30,14 @@ ORDINARY = {200, 206, 304, 400, 404, 409, 412, 413, 416}
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
-    """A server without walls: its file endpoints must hold even so."""
+    """Starts a server without sandboxes: its file endpoints must be safe even so."""
     with temporary_launcher() as launcher:
         yield launcher.start(*UNSANDBOXED_FLAGS)
 
 
 @pytest.fixture
 def outside(server: Server) -> Iterator[Path]:
-    """A directory outside of all workspaces, on their file system, with a secret in it."""
+    """Makes a directory with a secret outside of all workspaces, on their file system."""
     place = server.data_dir.parent / "outside"
     place.mkdir()
     (place / "secret").write_bytes(SECRET)
@@ -56,12 +56,12 @@ def session(client: Client) -> Iterator[SessionClient]:
 
 @pytest.fixture
 def workspace(server: Server, session: SessionClient) -> Path:
-    """Where the session's code finds its files, as the host sees it."""
+    """Returns the host's path of the session's workspace."""
     return Path(session.run("import os; print(os.getcwd())")["stdout"].strip())
 
 
 def ask(session: SessionClient, method: str, path: str, content: bytes = b"") -> httpx.Response:
-    """An answer that comes soon, is no failure, and holds nothing from outside."""
+    """Sends a request whose response must come soon, be no failure, and hold no secret."""
     began = time.monotonic()
     try:
         answer = session.http.request(
@@ -130,7 +130,7 @@ def test_links_out(session: SessionClient, client: Client, outside: Path) -> Non
 
 
 def test_links_that_stay(session: SessionClient) -> None:
-    """A link to what lies in the workspace is followed."""
+    """A link to a file in the workspace is followed."""
     session.run("import os; os.mkdir('d'); open('d/f', 'w').write('mine'); os.symlink('d', 'l')")
     assert ask(session, "GET", "l/f").content == b"mine"
     assert ask(session, "PUT", "l/new/f", b"x").status_code == 200
@@ -138,8 +138,10 @@ def test_links_that_stay(session: SessionClient) -> None:
 
 
 def test_hard_links(session: SessionClient, outside: Path) -> None:
-    """A hard link is the file, and making one needs the rights to it: it is read. Replacing and
-    deleting never touch what else has the name."""
+    """A hard link is read, as making one needs the rights to the file.
+
+    Replacing and deleting a hard link never touch the file's other names.
+    """
     if session.run(f"import os; os.link({str(outside / 'secret')!r}, 'hard')")["exit_code"]:
         pytest.skip("links across file systems cannot be made")
     answer = session.http.get(f"{session.path}/files/hard")
@@ -154,7 +156,7 @@ def test_hard_links(session: SessionClient, outside: Path) -> None:
 def test_hard_link_to_the_file_of_another_user(
     session: SessionClient, workspace: Path, outside: Path
 ) -> None:
-    """Where the host lets users link files of others, the server does not read them out."""
+    """Where the host lets users link files of others, the server does not read such links."""
     os.chown(outside / "secret", 65534, 65534)
     (workspace / "hard").hardlink_to(outside / "secret")
     assert ask(session, "GET", "hard").status_code == 404
@@ -164,7 +166,7 @@ def test_hard_link_to_the_file_of_another_user(
 
 
 def test_what_is_no_file(session: SessionClient) -> None:
-    """FIFOs, sockets, devices and directories are not opened, and keep nobody waiting."""
+    """FIFOs, sockets, devices and directories are not opened, and block no request."""
     code = (
         "import os, socket\nos.mkfifo('fifo'); os.mkdir('dir'); os.mkdir('full')\n"
         "open('full/f', 'w').close()\n"
@@ -187,7 +189,7 @@ def test_what_is_no_file(session: SessionClient) -> None:
 
 
 def test_shut_and_kept(session: SessionClient) -> None:
-    """Modes, leases and attributes end in a refusal in words, or are of no effect."""
+    """Modes, leases and attributes lead to a refusal with a message, or have no effect."""
     code = (
         "import fcntl, os, signal, subprocess\n"
         "for n in ('shut', 'leased', 'fixed'): open(n, 'w').write('mine')\n"
@@ -219,8 +221,10 @@ def test_shut_and_kept(session: SessionClient) -> None:
     ],
 )
 def test_the_workspace_itself(session: SessionClient, act: str) -> None:
-    """Code that removes or replaces its own workspace hurts nobody: there are no files then, and
-    an upload makes the directory anew."""
+    """Code that removes or replaces its own workspace harms no session.
+
+    There are no files then, and an upload makes the directory anew.
+    """
     code = f"import os, shutil\nw = os.getcwd()\nopen('f', 'w').close()\nos.chdir('/')\n{act}"
     session.run(code)
     ask(session, "GET", "passwd")
@@ -236,7 +240,7 @@ def test_the_workspace_itself(session: SessionClient, act: str) -> None:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to mount")
 def test_mounts(session: SessionClient, workspace: Path, outside: Path) -> None:
-    """What is mounted into a workspace, which may answer when it likes, is not entered."""
+    """A file system mounted into a workspace, which may never answer, is not entered."""
     (workspace / "mounted").mkdir()
     done = subprocess.run(
         ["mount", "--bind", str(outside), str(workspace / "mounted")],
@@ -275,8 +279,10 @@ def test_names_that_code_makes(session: SessionClient) -> None:
 
 
 def test_depth(session: SessionClient) -> None:
-    """A path of as many directories as it can hold is made, listed, read and removed; deeper ones,
-    which code can make, are left out."""
+    """A path of as many directories as a path can hold is made, listed, read and removed.
+
+    Deeper ones, which code can make, are left out.
+    """
     path = "d/" * 2000 + "f"
     assert ask(session, "PUT", path, b"deep").status_code == 200
     assert ask(session, "GET", path).content == b"deep"
@@ -325,7 +331,7 @@ def test_noted_types(session: SessionClient, noted: bytes) -> None:
 
 # ---------------------------------------------------------------- races
 
-# Each swaps something for as long as `stop` is not there; {secret} and {out} lie outside.
+# Each swaps a file until `stop` exists; {secret} and {out} are outside of the workspace.
 RACES = {
     "directory and link": """
         os.makedirs('a'); open('a/f', 'w').write('mine'); os.symlink({out!r}, 'b')
@@ -393,8 +399,10 @@ RACES = {
 
 @pytest.mark.parametrize("race", RACES)
 def test_races(session: SessionClient, outside: Path, race: str) -> None:
-    """Between check and use code swaps what it likes: nothing from outside comes out, nothing
-    goes there, nothing fails or waits."""
+    """Code that swaps files between check and use gains nothing.
+
+    Nothing outside is read or written, and no request fails or waits.
+    """
     code = RACES[race].format(out=str(outside), secret=str(outside / "secret"))
     lines = "\n".join(line.removeprefix("        ") for line in code.splitlines())
     begin = (
@@ -440,7 +448,7 @@ ACTS: list[Callable[[SessionClient], Any]] = [_read, _read, _put_and_delete, lis
 
 
 def test_server_outlives_all_of_it(server: Server, client: Client) -> None:
-    """After the attacks nothing is left on its way, and no failure was logged."""
+    """After the attacks no upload is left over, and no failure was logged."""
     assert wait_until(lambda: not any((server.data_dir / "incoming").iterdir()))
     assert client.http.get("/health").status_code == 200
     failures = [line for line in server.log_text.splitlines() if '"a request failed"' in line]

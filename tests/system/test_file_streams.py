@@ -1,4 +1,4 @@
-"""Files through a real server: big ones in little memory, bounds, slow and many uploads, kills."""
+"""A real server moves big files in little memory, within limits, and survives kills."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def blocks(megabytes: int) -> Iterator[bytes]:
 
 
 def up_and_down(server: Server, session: SessionClient, megabytes: int) -> None:
-    """The memory of the server stays flat both ways, and every byte is the same."""
+    """Checks that the server's memory stays flat both ways, and every byte is the same."""
     path, size = f"{session.path}/files/big", megabytes * MEGABYTE
     expected, got = hashlib.sha256(), hashlib.sha256()
     for block in blocks(megabytes):
@@ -55,19 +55,19 @@ def up_and_down(server: Server, session: SessionClient, megabytes: int) -> None:
 
 
 def test_fifty_megabytes(server: Server, session: SessionClient) -> None:
-    """50 MB up, without a length, and down."""
+    """50 MB go up, without a length, and down."""
     up_and_down(server, session, 50)
 
 
 @pytest.mark.long
 @pytest.mark.timeout(600)
 def test_a_gigabyte(server: Server, session: SessionClient) -> None:
-    """1 GB up, without a length, and down."""
+    """1 GB goes up, without a length, and down."""
     up_and_down(server, session, 1024)
 
 
 def test_slow_readers_cost_little(server: Server, session: SessionClient) -> None:
-    """Twenty clients that read nothing of a big file hold little memory."""
+    """Twenty clients that read nothing of a big file cost little memory."""
     session.http.put(f"{session.path}/files/big", content=blocks(30))
     host, port = server.base_url.removeprefix("http://").split(":")
     ask = f"GET {session.path}/files/big HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
@@ -82,7 +82,7 @@ def test_slow_readers_cost_little(server: Server, session: SessionClient) -> Non
 
 
 def test_descriptors(server: Server, session: SessionClient) -> None:
-    """However requests end, the server closes what it opened."""
+    """However requests end, the server closes the files that it opened."""
     process = psutil.Process(server.process.pid)
     session.http.put(f"{session.path}/files/f", content=b"x" * 3_000_000)
 
@@ -111,8 +111,10 @@ def test_descriptors(server: Server, session: SessionClient) -> None:
 
 
 def test_bounds(launcher: Launcher) -> None:
-    """max_upload and the quota of a workspace, before the body and in it; GET /api/limits tells
-    both."""
+    """max_upload and the quota of a workspace hold, before the body and in it.
+
+    GET /api/limits reports both.
+    """
     server = launcher.start("--max-upload", "3M", "--session-workspace", "5M")
     client = Client(server.base_url)
     limits = client.http.get("/api/limits").json()
@@ -136,7 +138,7 @@ def test_bounds(launcher: Launcher) -> None:
 
 
 def test_many_files(session: SessionClient) -> None:
-    """10 000 files are listed; the figure is the benchmark's."""
+    """10 000 files are listed; the benchmark measures how fast."""
     session.run(
         "import os\nfor d in range(100):\n    os.mkdir(str(d))\n"
         "    for n in range(100): open(f'{d}/{n}', 'w').close()"
@@ -171,7 +173,7 @@ SIZES = (0, 1, 70_000, 3 * MEGABYTE)
 
 
 def _upload(base_url: str, worker: int, known: dict[str, bytes], asked: dict[str, bytes]) -> None:
-    """Put one file again and again until the server is gone; note what was asked and answered."""
+    """Puts one file repeatedly until the server is gone; notes the requests and responses."""
     path, number = f"/api/sessions/s1/files/d{worker}/f", 0
     with httpx.Client(base_url=base_url, timeout=30) as http:
         while True:
@@ -187,7 +189,7 @@ def _upload(base_url: str, worker: int, known: dict[str, bytes], asked: dict[str
 
 
 def kills(launcher: Launcher, rounds: int) -> None:
-    """SIGKILL in the middle of uploads: every file is whole, as answered or as asked last."""
+    """Kills servers in the middle of uploads: each file is whole, as answered or last sent."""
     known: dict[str, bytes] = {}
     for number in range(rounds):
         server = launcher.start()
@@ -220,19 +222,19 @@ def kills(launcher: Launcher, rounds: int) -> None:
 
 @pytest.mark.timeout(240)
 def test_kill_in_the_middle_of_uploads(launcher: Launcher) -> None:
-    """Five times."""
+    """Files are whole after five kills in the middle of uploads."""
     kills(launcher, 5)
 
 
 @pytest.mark.long
 @pytest.mark.timeout(1200)
 def test_kill_in_the_middle_of_uploads_long(launcher: Launcher) -> None:
-    """Fifty times."""
+    """Files are whole after fifty kills in the middle of uploads."""
     kills(launcher, 50)
 
 
 def test_sigterm_in_the_middle_of_an_upload(launcher: Launcher) -> None:
-    """The server leaves in time, the file is not there, nothing is left on its way."""
+    """The server exits in time; neither the file nor a part of the upload is left."""
     server = launcher.start("--shutdown-grace", "0.5")
     client = Client(server.base_url)
     session = client.session("python")

@@ -1,4 +1,4 @@
-"""Nothing is left behind: no process, descriptor, thread or file, however often it is done."""
+"""Sessions and runs leave no process, descriptor, thread or file behind."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def threads(server: Server) -> int:
 
 
 def files(server: Server) -> int:
-    """What lies in the data directory below the sessions, and in the runtime directory."""
+    """Returns the files of the sessions in the data directory, and of the runtime directory."""
     runtime = [path for path in Path("/tmp").glob("era-*") if _owned_by(path, server)]
     roots = [server.data_dir / "sessions", *runtime]
     return sum(len(dirs) + len(names) for root in roots for _, dirs, names in os.walk(root))
@@ -81,7 +81,7 @@ def test_fifty_sessions_at_once(server: Server, client: Client) -> None:
 
 
 def test_vanished_execute_clients(server: Server, client: Client) -> None:
-    """A one-shot run whose client left is ended, and nothing of it stays."""
+    """A one-shot run whose client left is ended, and leaves nothing."""
     before = processes(server)
     for _ in range(5):
         with pytest.raises(Exception, match="timed out"):

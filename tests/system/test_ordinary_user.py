@@ -1,4 +1,4 @@
-"""A server of an ordinary user, from end to end, in each tier that such a user can have.
+"""A server of an ordinary user works end to end, in each tier that such a user can have.
 
 The interpreter and this checkout may lie where only root can read, so the server is started in a
 mount namespace that shows them where they are.
@@ -57,7 +57,7 @@ os.execv(command[0], command)
 
 @contextmanager
 def served(tier: int, user: int = USER) -> Iterator[tuple[str, subprocess.Popen[str]]]:
-    """The address and the process of a server with such walls."""
+    """Starts a server with that isolation; yields its address and process."""
     if os.geteuid() != 0:
         pytest.skip("needs root")
     with tempfile.TemporaryDirectory(prefix="era-test-") as name:

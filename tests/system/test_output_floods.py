@@ -1,4 +1,4 @@
-"""Everything is bounded: a session that says too much suffers, the server and others do not."""
+"""Output is bounded: a flood costs its own session, not the server or other sessions."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def neighbour(client: Client) -> SessionClient:
 
 @contextmanager
 def bounded(server: Server, neighbour: SessionClient, growth: int = GROWTH) -> Iterator[None]:
-    """Meanwhile the server grows by so little at most, and others are served."""
+    """Checks that meanwhile the server grows by so little at most, and others are served."""
     process = psutil.Process(server.process.pid)
     before = peak = process.memory_info().rss
     longest = 0.0
@@ -75,30 +75,32 @@ def bounded(server: Server, neighbour: SessionClient, growth: int = GROWTH) -> I
 def test_programs_that_say_too_much(
     server: Server, neighbour: SessionClient, session: SessionClient, name: str
 ) -> None:
-    """Whatever they say: they come to an end, the server stays small, and others are served."""
+    """Flooding programs end, the server stays small, and others are served."""
     with bounded(server, neighbour):
         answer = session.run(PROGRAMS[name], timeout=120)
     assert answer["exit_code"] == 0, answer["stderr"][-500:]
     assert session.run("print('still here')")["stdout"] == "still here\n"
 
 
-@pytest.mark.parametrize(("code", "words"), [(TOO_MANY_PARTS, "parts"), (TOO_LONG, "128 MiB")])
+@pytest.mark.parametrize(
+    ("code", "expected_cause"), [(TOO_MANY_PARTS, "parts"), (TOO_LONG, "128 MiB")]
+)
 def test_what_no_message_may_be(
-    server: Server, neighbour: SessionClient, session: SessionClient, code: str, words: str
+    server: Server, neighbour: SessionClient, session: SessionClient, code: str, expected_cause: str
 ) -> None:
-    """The kernel is ended with the cause in words, and the next run has a new one."""
+    """The kernel is ended with the cause as text, and the next run has a new one."""
     with bounded(server, neighbour, 200 * MEGABYTE):
         answer = session.run(code, timeout=50)
     assert (answer["exit_code"], answer["state"]) == (137, "lost")
     assert answer["cause"].startswith("the kernel broke the protocol")
-    assert words in answer["cause"]
+    assert expected_cause in answer["cause"]
     assert session.run("print(1)")["started_from"] == "fresh"
 
 
 def test_a_large_image_is_streamed_whole(
     server: Server, neighbour: SessionClient, session: SessionClient
 ) -> None:
-    """50 MB as a result arrive as they are, live and again later."""
+    """A result of 50 MB arrives unchanged, live and again later."""
     with bounded(server, neighbour):
         result, done = session.stream(PROGRAMS["an image of 50 MB"], timeout=120)
         assert result.data["data"]["image/png"] == "A" * 67_000_000
@@ -110,7 +112,7 @@ def test_a_large_image_is_streamed_whole(
 def test_a_long_line_is_kept_whole(
     server: Server, neighbour: SessionClient, session: SessionClient
 ) -> None:
-    """100 MB without an end of line: the answer is cut and says so, the text is all there."""
+    """A line of 100 MB is cut in the result, which is marked so; the text is whole."""
     with bounded(server, neighbour, 250 * MEGABYTE):
         answer = session.run(PROGRAMS["a line of 100 MB"], timeout=120)
         size = 0
@@ -124,7 +126,7 @@ def test_a_long_line_is_kept_whole(
 def test_a_reader_that_hardly_reads(
     server: Server, neighbour: SessionClient, session: SessionClient
 ) -> None:
-    """Some bytes a second: neither does the program wait for it nor does the server keep it all."""
+    """A reader of some bytes a second neither slows the program nor fills the server's memory."""
     body = json.dumps({"code": "for n in range(400_000): print('%099d' % n)"}).encode()
     head = f"POST {session.path}/stream HTTP/1.0\r\nContent-Length: {len(body)}\r\n\r\n"
     port = int(server.base_url.rpartition(":")[2])
@@ -137,9 +139,9 @@ def test_a_reader_that_hardly_reads(
         wire.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         wire.connect(("127.0.0.1", port))
         wire.sendall(head.encode() + body)
-        told = b""
+        received = b""
         for _ in range(15):
-            told += wire.recv(1)
+            received += wire.recv(1)
             time.sleep(0.1)
-        assert told == b"HTTP/1.1 200 OK"
+        assert received == b"HTTP/1.1 200 OK"
         assert wait_until(finished, 60)

@@ -1,4 +1,4 @@
-"""Many lines to several readers at once, each with troubles of its own: not a byte is off."""
+"""Several readers, slow or cut off, each get many lines without a wrong byte."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ CODE = "for n in range({count}):\n    print(n, 'é☃'[n % 2] * (n % 5))"
 
 
 def written(count: int) -> str:
-    """What the program prints."""
+    """Returns the text that the program prints."""
     return "".join(f"{n} {'é☃'[n % 2] * (n % 5)}\n" for n in range(count))
 
 
 def check(reader: StreamReader, expected: str) -> None:
-    """Byte for byte, and numbered from 1 without gap or repeat."""
+    """Checks text and numbers: byte for byte, from 1 without gap or repeat."""
     assert reader.has_ended
     assert reader.events[-1].data["exit_code"] == 0
     assert [frame.id for frame in reader.events] == list(range(1, len(reader.events) + 1))
@@ -40,9 +40,11 @@ def check(reader: StreamReader, expected: str) -> None:
     ],
 )
 def test_three_readers(server: Server, client: Client, count: int) -> None:
-    """One takes what comes, one is slow with hardly any buffer, one is cut off ten times at random
-    places and goes on with `Last-Event-ID`: each gets everything once; so does a late one, and the
-    stored text."""
+    """Three readers, a late one and the stored text each have everything once.
+
+    One reader is fast, one is slow with hardly any buffer, and one is cut off ten times at random
+    places and goes on with `Last-Event-ID`.
+    """
     seed = random.randrange(1 << 32)
     print("seed", seed)
     expected = written(count)

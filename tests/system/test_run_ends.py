@@ -1,4 +1,4 @@
-"""Every story has an end that all are told: after kills, stops and full disks, to any reader."""
+"""Every reader gets the same end of a run: after kills, stops and full disks."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.storage.stores import small_disk
 from tests.stream_readers import StreamReader, slow_stream_reader, start_run
 
 LINE = "é{n:06}☃"
-# Prints on and on, more than slow readers can follow.
+# Prints without end, faster than slow readers can read.
 PRINTER = """
 import time
 n = 0
@@ -31,7 +31,7 @@ ENOUGH = 1 << 20  # bytes that are printed before something happens
 
 
 def check_printed(text: str) -> None:
-    """It is what the printer prints, up to a place that may be in a line."""
+    """Checks that the text is a prefix of the printer's output, which may end in a line."""
     lines = text.split("\n")
     expected = [LINE.format(n=n) for n in range(len(lines))]
     assert lines[:-1] == expected[:-1]
@@ -39,7 +39,7 @@ def check_printed(text: str) -> None:
 
 
 def check_whole(frames: list[SseEvent]) -> dict[str, Any]:
-    """Numbered without gap or repeat, with one end; what that tells."""
+    """Checks that frames have no gap or repeat and one end, and returns the data of that."""
     assert [frame.id for frame in frames] == list(range(1, len(frames) + 1))
     assert [frame.event for frame in frames].count("done") == 1
     assert frames[-1].event == "done"
@@ -48,7 +48,7 @@ def check_whole(frames: list[SseEvent]) -> dict[str, Any]:
 
 @contextmanager
 def reading(server: Server, path: str, readers: list[StreamReader]) -> Iterator[None]:
-    """All of them read, until the stream ends or the server does."""
+    """Lets all readers read, until the stream or the server ends."""
     with ThreadPoolExecutor(len(readers)) as pool:
         working: list[Future[StreamReader]] = [
             pool.submit(reader.read, server.base_url, path) for reader in readers
@@ -72,7 +72,7 @@ def printed_enough(reader: StreamReader) -> bool:
 
 @pytest.fixture
 def session(launcher: Launcher) -> Iterator[SessionClient]:
-    """A session of a server that gives runs half a second when it stops."""
+    """Makes a session of a server that gives runs half a second when it stops."""
     client = Client(launcher.start("--shutdown-grace", "0.5").base_url)
     yield client.session("python", session_id="s1", data={"kept": 2**70})
     client.close()
@@ -88,7 +88,7 @@ def stored(client: Client, path: str) -> dict[str, Any]:
 
 
 def check_stored_text(client: Client, path: str, text: str) -> None:
-    """The whole of stdout and a range of it are what the events say."""
+    """Checks that stdout and a range of it agree with the events."""
     data = text.encode()
     plain = path.removesuffix("stream") + "stdout"
     assert client.http.get(plain).content == data
@@ -98,8 +98,10 @@ def check_stored_text(client: Client, path: str, text: str) -> None:
 
 
 def test_kill_of_the_server_in_a_run(launcher: Launcher, session: SessionClient) -> None:
-    """SIGKILL while several read: each has a true beginning; after the restart each goes on with
-    its own `Last-Event-ID` and gets the rest of what was kept, byte for byte, and an honest end."""
+    """Readers of a run whose server is killed go on after the restart, and get its end.
+
+    Each goes on with its own `Last-Event-ID` and gets the rest that was kept, byte for byte.
+    """
     server, readers = launcher.servers[0], some_readers()
     path = start_run(server.base_url, session.id, PRINTER)
     with reading(server, path, readers):
@@ -127,8 +129,10 @@ def test_kill_of_the_server_in_a_run(launcher: Launcher, session: SessionClient)
 
 
 def test_stop_of_the_server_in_a_run(launcher: Launcher, session: SessionClient) -> None:
-    """SIGTERM, past the grace: who keeps pace is told the end by the old server, who does not by
-    the next one, and it is the same story to the last byte."""
+    """Readers of a run that SIGTERM ended past the grace get the same events, to the last byte.
+
+    A reader that keeps pace gets the end from the old server, a slow one from the next.
+    """
     server, readers = launcher.servers[0], some_readers()
     path = start_run(server.base_url, session.id, PRINTER)
     with reading(server, path, readers):
@@ -150,19 +154,21 @@ def test_stop_of_the_server_in_a_run(launcher: Launcher, session: SessionClient)
 
 
 def test_a_finished_run_after_a_restart(launcher: Launcher, session: SessionClient) -> None:
-    """What a finished run said is the same after a stop and after a kill of the server: events,
-    answer, text, from any event on."""
+    """A finished run's events, result and text are the same after a stop or kill of the server.
+
+    They are read from any event on.
+    """
     server = launcher.servers[0]
     code = "for n in range(30_000): print('é', n)\nimport sys; print('e', file=sys.stderr)\n1/0"
     path = start_run(server.base_url, session.id, code)
     before = replayed(server, path)
     check(check_whole(before), exit_code=1, state="preserved")
-    told = session.http.get(path.removesuffix("/stream")).json()
+    found = session.http.get(path.removesuffix("/stream")).json()
     for end in (Server.stop, Server.kill):
         end(server)
         server = launcher.start()
         client = Client(server.base_url)
-        assert stored(client, path) == told
+        assert stored(client, path) == found
         assert replayed(server, path) == before
         for after in (0, 1, len(before) // 2, len(before) - 1, len(before), len(before) + 5):
             reader = StreamReader(events=before[:after])
@@ -173,7 +179,7 @@ def test_a_finished_run_after_a_restart(launcher: Launcher, session: SessionClie
 
 
 def test_kill_while_runs_wait(launcher: Launcher, session: SessionClient) -> None:
-    """Runs that never had their turn have an honest end as well."""
+    """Runs that were still queued at a kill have a truthful end as well."""
     server = launcher.servers[0]
     running = start_run(server.base_url, session.id, PRINTER)
     waiting = [start_run(server.base_url, session.id, f"print({n})") for n in range(3)]
@@ -205,7 +211,7 @@ def full(tmp_path: Path) -> Iterator[Launcher]:
             launcher.stop_all()
 
 
-# Fills the disk, to the last byte, and prints: nobody can be shown what is not on disk.
+# Fills the disk, to the last byte, and prints: readers cannot get events that are not on disk.
 FILLER = """
 import os, time
 print("before")
@@ -224,8 +230,10 @@ time.sleep(60)
 
 
 def test_a_full_disk_in_a_run(full: Launcher) -> None:
-    """All readers are told the same end, at once; a later one too, while the disk is still full,
-    after the restart, and when there is room again. The next run works then."""
+    """All readers get the same end at once when the disk is full, and the next run works.
+
+    A later reader gets it, too, while the disk is full, after a restart, and with room again.
+    """
     server = full.start()
     client = Client(server.base_url)
     session = client.session("python", session_id="s1")

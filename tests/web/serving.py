@@ -67,21 +67,21 @@ class ServerUnderTest:
 
     def send_raw(self, data: bytes, *, timeout: float = 20) -> bytes:
         """Everything the server says to these bytes until it closes or is silent for a second."""
-        with socket.create_connection(("127.0.0.1", self.port), timeout=timeout) as wire:
-            wire.sendall(data)
-            return read_all(wire)
+        with socket.create_connection(("127.0.0.1", self.port), timeout=timeout) as sock:
+            sock.sendall(data)
+            return read_all(sock)
 
     def send_and_parse(self, data: bytes) -> RawResponse:
         """The one answer to these bytes."""
         return parse_response(self.send_raw(data))
 
 
-def read_all(wire: socket.socket, silence: float = 1.0) -> bytes:
+def read_all(sock: socket.socket, silence: float = 1.0) -> bytes:
     """What comes until the end, or until nothing came for a while."""
-    wire.settimeout(silence)
+    sock.settimeout(silence)
     got = bytearray()
     with contextlib.suppress(TimeoutError, ConnectionResetError):
-        while chunk := wire.recv(65536):
+        while chunk := sock.recv(65536):
             got += chunk
     return bytes(got)
 
@@ -110,11 +110,15 @@ def run_server(
     async def run() -> None:
         sessions, status, stop = FakeSessionService(), FakeServerInfo(), asyncio.Event()
         executions, files = FakeExecutionService(sessions), FakeFileService(sessions)
-        codes, visit = FakeStoredCodeService(sessions), sessions.touch
+        codes = FakeStoredCodeService(sessions)
         insights = FakeInspectionService(sessions)
         logs = SessionLogs(SessionLogStore(Path(directory)))
         context = HandlerContext(
-            access or Access(), max_body, max_upload, keepalive_interval, touch_session=visit
+            access or Access(),
+            max_body,
+            max_upload,
+            keepalive_interval,
+            touch_session=sessions.touch,
         )
         application = make_application(
             sessions=sessions,  # type: ignore[arg-type]
@@ -151,7 +155,7 @@ def run_server(
 
 
 def eventually(condition: Callable[[], bool], seconds: float = 5) -> bool:
-    """Does it become true in time?"""
+    """Returns whether the condition becomes true in time."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         if condition():

@@ -102,10 +102,10 @@ def test_with_token(closed: ServerUnderTest, headers: dict[str, str]) -> None:
 def test_what_is_wrong(
     closed: ServerUnderTest, headers: dict[str, str], message: str, hint: str
 ) -> None:
-    """No token, a wrong token and a token without its scheme are told apart."""
-    told = closed.http.get("/api/sessions", headers=headers).json()
-    assert told["message"] == message
-    assert hint in told["hint"]
+    """No token, a wrong token and a token without its scheme get different answers."""
+    reported = closed.http.get("/api/sessions", headers=headers).json()
+    assert reported["message"] == message
+    assert hint in reported["hint"]
 
 
 def test_token_in_the_query(closed: ServerUnderTest) -> None:
@@ -147,7 +147,7 @@ def test_hosts_with_tokens(closed: ServerUnderTest) -> None:
 
 
 def test_big_body_without_token(closed: ServerUnderTest) -> None:
-    """Who has no token is told so, also when it sends much."""
+    """A client without a token learns so, also when it sends much."""
     answer = closed.http.post("/api/execute", content=b"x" * 3_000_000)
     assert answer.status_code == 401
 
@@ -295,10 +295,10 @@ def test_base_url(server: ServerUnderTest, named: ServerUnderTest) -> None:
 
 
 def test_forwarded_address(server: ServerUnderTest, behind: ServerUnderTest) -> None:
-    """Only where proxies are trusted do they tell host and scheme."""
-    told = {"X_Forwarded_Host": "era.example", "X_Forwarded_Proto": "https"}
-    assert base_url(server, **told) == server.url
-    assert base_url(behind, **told) == "https://era.example"
+    """Only where proxies are trusted do they decide host and scheme."""
+    reported = {"X_Forwarded_Host": "era.example", "X_Forwarded_Proto": "https"}
+    assert base_url(server, **reported) == server.url
+    assert base_url(behind, **reported) == "https://era.example"
     twice = {"X_Forwarded_Host": "x, era.example", "X_Forwarded_Proto": "http,https"}
     assert base_url(behind, **twice) == "https://era.example"
     assert base_url(behind, X_Forwarded_Proto="gopher") == behind.url

@@ -58,7 +58,7 @@ def test_compressed_body(server: ServerUnderTest, encoding: str) -> None:
 
 
 def test_empty_body(server: ServerUnderTest) -> None:
-    """An empty body is an empty object, so what is missing is told."""
+    """An empty body is an empty object, so the error names what is missing."""
     answer = server.http.post("/api/sessions", content=b"")
     assert "language" in check_error(answer, 400, "INVALID_REQUEST")["message"]
 
@@ -170,7 +170,7 @@ def test_unknown_method_on_unknown_path(server: ServerUnderTest) -> None:
 
 
 def test_options(server: ServerUnderTest) -> None:
-    """OPTIONS tells the methods and has no body."""
+    """OPTIONS lists the methods and has no body."""
     answer = server.http.options("/api/sessions")
     assert (answer.status_code, answer.content) == (204, b"")
     assert answer.headers["Allow"] == "GET, HEAD, POST, DELETE, OPTIONS"
@@ -201,7 +201,7 @@ def test_insane_request_id(server: ServerUnderTest, bad: str | bytes) -> None:
 
 
 def test_neutral_headers(server: ServerUnderTest) -> None:
-    """Answers do not tell what software this is made of, and are not sniffed or kept."""
+    """Answers do not name the server's software, and are not sniffed or kept."""
     for path in ("/health", "/nothing"):
         headers = server.http.get(path).headers
         assert headers["Server"] == "era-kernels"

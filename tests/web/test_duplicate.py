@@ -13,9 +13,9 @@ from tests.web.serving import ServerUnderTest, eventually
 
 
 def submitted_request(server: ServerUnderTest) -> DuplicateRequest:
-    wish = [call for call in server.sessions.calls if call[0] == "duplicate"][-1][2]
-    assert isinstance(wish, DuplicateRequest)
-    return wish
+    request = [call for call in server.sessions.calls if call[0] == "duplicate"][-1][2]
+    assert isinstance(request, DuplicateRequest)
+    return request
 
 
 @pytest.mark.parametrize(
@@ -33,7 +33,7 @@ def submitted_request(server: ServerUnderTest) -> DuplicateRequest:
         ({"unknown": 1}, DuplicateRequest()),
     ],
 )
-def test_wish(
+def test_request_reaches_the_service(
     server: ServerUnderTest, session: str, body: dict[str, Any], expected: DuplicateRequest
 ) -> None:
     """Both names of the id; data and variables as given; null is the default."""
@@ -42,7 +42,7 @@ def test_wish(
 
 
 def test_empty_body(server: ServerUnderTest, session: str) -> None:
-    """An empty body is a wish, too."""
+    """An empty body is a valid request, too."""
     assert server.http.post(f"{session}/duplicate").status_code == 201
     assert submitted_request(server) == DuplicateRequest()
 
@@ -71,7 +71,7 @@ def test_answer(server: ServerUnderTest, session: str) -> None:
         ({"variables": "no"}, "INVALID_REQUEST", "variables"),
     ],
 )
-def test_bad_wish(
+def test_bad_request(
     server: ServerUnderTest, session: str, body: dict[str, Any], code: str, field: str
 ) -> None:
     """Wrong fields are named."""
@@ -95,8 +95,8 @@ def test_refusals(server: ServerUnderTest, session: str) -> None:
 def test_client_that_leaves(server: ServerUnderTest, session: str) -> None:
     """The copying ends when its client leaves."""
     body = json.dumps({"new_id": "slow"}).encode()
-    with socket.create_connection(("127.0.0.1", server.port)) as wire:
+    with socket.create_connection(("127.0.0.1", server.port)) as sock:
         head = f"POST {session}/duplicate HTTP/1.1\r\nHost: 127.0.0.1:{server.port}\r\n"
-        wire.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+        sock.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
         assert eventually(lambda: any(call[0] == "duplicate" for call in server.sessions.calls))
     assert eventually(lambda: ("left", "slow") in server.sessions.calls)

@@ -61,23 +61,24 @@ def test_other_fields(server: ServerUnderTest) -> None:
 def test_answer(server: ServerUnderTest) -> None:
     """It has no results, says where all of a cut output is, and names its execution."""
     answer = execute(server, command="out a\nshow b\ntruncate")
-    told = answer.json()
-    assert answer.headers["X-Execution-Id"] == told["execution_id"]
-    assert "results" not in told
-    place = f"/api/sessions/exec/executions/{told['execution_id']}"
-    assert told["full_output"] == {"stdout": f"{place}/stdout", "stderr": f"{place}/stderr"}
+    reported = answer.json()
+    assert answer.headers["X-Execution-Id"] == reported["execution_id"]
+    assert "results" not in reported
+    place = f"/api/sessions/exec/executions/{reported['execution_id']}"
+    assert reported["full_output"] == {"stdout": f"{place}/stdout", "stderr": f"{place}/stderr"}
 
 
 def test_timeout(server: ServerUnderTest) -> None:
     """It is 408, with the error beside the rest."""
     answer = execute(server, command="out a\ntimeout")
     assert answer.status_code == 408
-    told = answer.json()
-    assert (told["code"], told["stdout"], told["exit_code"]) == ("EXECUTION_TIMEOUT", "a\n", 124)
+    reported = answer.json()
+    assert reported["code"] == "EXECUTION_TIMEOUT"
+    assert (reported["stdout"], reported["exit_code"]) == ("a\n", 124)
 
 
 @pytest.mark.parametrize(
-    ("body", "words"),
+    ("body", "expected"),
     [
         ({}, "Exactly one of `command` and `argv` is required."),
         ({"command": "a", "argv": ["a"]}, "Exactly one of `command` and `argv` is required."),
@@ -89,10 +90,10 @@ def test_timeout(server: ServerUnderTest) -> None:
         ({"command": "a", "stdin": ["a"]}, "`stdin` must be a string."),
     ],
 )
-def test_mistakes(server: ServerUnderTest, body: dict[str, Any], words: str) -> None:
-    """They are told by the field, and nothing is asked of the service."""
+def test_mistakes(server: ServerUnderTest, body: dict[str, Any], expected: str) -> None:
+    """A mistake is reported by its field, and the service is not called."""
     asked = len(server.sessions.calls)
     answer = execute(server, **body)
     assert (answer.status_code, answer.json()["code"]) == (400, "INVALID_REQUEST")
-    assert answer.json()["message"] == words
+    assert answer.json()["message"] == expected
     assert len(server.sessions.calls) == asked

@@ -45,7 +45,7 @@ def test_answer(server: ServerUnderTest) -> None:
 
 @pytest.mark.parametrize("language", [LANGUAGE, "LINGO", "li", "Li"])
 def test_language_by_its_name(server: ServerUnderTest, language: str) -> None:
-    """The answer tells the language by its name, whatever it was called."""
+    """The answer has the language's name, also for an alias."""
     assert execute(server, "", language=language).json()["language"] == LANGUAGE
 
 
@@ -77,7 +77,7 @@ def test_failing_program(server: ServerUnderTest) -> None:
 
 
 def test_death(server: ServerUnderTest) -> None:
-    """A program that dies is told with its cause."""
+    """A program that dies is reported with its cause."""
     answer = execute(server, "out before\ndie 9")
     assert answer.status_code == 200
     assert (answer.json()["exit_code"], answer.json()["cause"]) == (137, "signal 9")
@@ -95,7 +95,7 @@ def test_timeout(server: ServerUnderTest) -> None:
 
 
 def test_truncated(server: ServerUnderTest) -> None:
-    """What was cut is told; nothing of a throw-away session can be asked for later."""
+    """Truncated output is reported; nothing of a throw-away session can be asked for later."""
     shown = execute(server, "truncate").json()
     assert shown["truncated"] is True
     assert "full_output" not in shown
@@ -122,7 +122,7 @@ def test_kernel_that_does_not_start(server: ServerUnderTest) -> None:
     ],
 )
 def test_bad_body(server: ServerUnderTest, body: dict[str, Any], field: str) -> None:
-    """A wrong body is told by its field and runs nothing."""
+    """A wrong body is reported by its field and runs nothing."""
     answer = server.http.post("/api/execute", json=body)
     assert (answer.status_code, answer.json()["code"]) == (400, "INVALID_REQUEST")
     assert f"`{field}`" in answer.json()["message"]
@@ -141,8 +141,8 @@ def test_client_that_leaves(server: ServerUnderTest) -> None:
     """Nobody else can read a one-shot run: it is ended when its client leaves."""
     body = b'{"language":"lingo","code":"sleep 60"}'
     head = b"POST /api/execute HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n"
-    with socket.create_connection(("127.0.0.1", server.port)) as wire:
-        wire.sendall(head % len(body) + body)
+    with socket.create_connection(("127.0.0.1", server.port)) as sock:
+        sock.sendall(head % len(body) + body)
         assert eventually(lambda: bool(server.sessions.runs))
         [running] = server.sessions.runs.values()
         assert not running.is_abandoned

@@ -57,7 +57,7 @@ def test_run(server: ServerUnderTest, session: str) -> None:
 
 
 def test_submission(server: ServerUnderTest, session: str) -> None:
-    """Everything of the body reaches the service, in the units of the house."""
+    """Everything of the body reaches the service, in the units of the domain."""
     run(server, session, "out x", timeout=2, env={"A": 1}, update_data={"k": [1]}, unknown=1)
     expected = Submission("out x", 2, {"A": "1"}, {"k": [1]}, server.url)
     assert server.sessions.calls[-1] == ("submit", "s1", expected)
@@ -73,7 +73,7 @@ def test_nothing_but_code(server: ServerUnderTest, session: str) -> None:
 
 
 def test_exception(server: ServerUnderTest, session: str) -> None:
-    """An uncaught error is told in its parts."""
+    """An uncaught error is reported in its parts."""
     shown = run(server, session, "fail ValueError").json()
     assert shown["exit_code"] == 1
     assert shown["exception"] == {"name": "ValueError", "value": "boom", "traceback": ["line 1"]}
@@ -81,7 +81,7 @@ def test_exception(server: ServerUnderTest, session: str) -> None:
 
 
 def test_death(server: ServerUnderTest, session: str) -> None:
-    """A kernel that died is a cause in words and a state that is lost, at status 200."""
+    """A kernel that died gives a cause and the state `lost`, at status 200."""
     answer = run(server, session, "out a\ndie 11")
     assert answer.status_code == 200
     shown = answer.json()
@@ -107,7 +107,7 @@ def test_truncated(server: ServerUnderTest, session: str) -> None:
 
 
 def test_big_answer(server: ServerUnderTest, session: str) -> None:
-    """An answer of megabytes is encoded beside the event loop and comes whole."""
+    """An answer of megabytes is encoded in a thread and comes whole."""
     assert run(server, session, "big 3000000").json()["stdout"] == "x" * 3_000_000
 
 
@@ -125,7 +125,7 @@ def test_no_session(server: ServerUnderTest) -> None:
 
 
 def test_no_code(server: ServerUnderTest, session: str) -> None:
-    """A run without code is told what is missing."""
+    """The answer to a run without code says what is missing."""
     for body in (b"", b"{}", b'{"code":null}'):
         answer = server.http.post(f"{session}/run", content=body)
         assert (answer.status_code, answer.json()["code"]) == (400, "INVALID_REQUEST")
@@ -136,8 +136,8 @@ def test_runner_that_leaves(server: ServerUnderTest, session: str) -> None:
     """A run belongs to the server: it goes on when its client leaves."""
     body = b'{"code":"sleep 0.5\\nout end"}'
     head = f"POST {session}/run HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n"
-    with socket.create_connection(("127.0.0.1", server.port)) as wire:
-        wire.sendall(head.encode() + body)
+    with socket.create_connection(("127.0.0.1", server.port)) as sock:
+        sock.sendall(head.encode() + body)
         assert eventually(lambda: bool(server.sessions.runs))
     running = server.sessions.runs["exec-1"]
     assert eventually(running.finished.is_set)
@@ -146,15 +146,15 @@ def test_runner_that_leaves(server: ServerUnderTest, session: str) -> None:
 
 
 @pytest.mark.parametrize("call", ["run", "stream"])
-@pytest.mark.parametrize(("wish", "abandoned"), [("interrupt", True), ("continue", False)])
+@pytest.mark.parametrize(("on_disconnect", "abandoned"), [("interrupt", True), ("continue", False)])
 def test_abandoned(
-    server: ServerUnderTest, session: str, call: str, wish: str, abandoned: bool
+    server: ServerUnderTest, session: str, call: str, on_disconnect: str, abandoned: bool
 ) -> None:
-    """The service is told when the last caller leaves; what that means is up to it."""
-    body = b'{"code": "out a\\nsleep 60", "on_disconnect": "%b"}' % wish.encode()
+    """The service learns when the last caller leaves, and decides what that means."""
+    body = b'{"code": "out a\\nsleep 60", "on_disconnect": "%b"}' % on_disconnect.encode()
     head = b"POST %b/%b HTTP/1.1\r\nHost: localhost:%d\r\nContent-Length: %d\r\n\r\n"
-    with socket.create_connection(("127.0.0.1", server.port)) as wire:
-        wire.sendall(head % (session.encode(), call.encode(), server.port, len(body)) + body)
+    with socket.create_connection(("127.0.0.1", server.port)) as sock:
+        sock.sendall(head % (session.encode(), call.encode(), server.port, len(body)) + body)
         assert eventually(lambda: [one.callers for one in server.sessions.runs.values()] == [1])
     [running] = server.sessions.runs.values()
     assert eventually(lambda: running.callers == 0)
@@ -187,7 +187,7 @@ def test_key(server: ServerUnderTest, session: str) -> None:
 
 
 def test_interrupt(server: ServerUnderTest, session: str) -> None:
-    """Steps are told in milliseconds."""
+    """Steps are reported in milliseconds."""
     run(server, session, "sleep 60", background=True)
     answer = server.http.post(f"{session}/executions/exec-1/interrupt")
     assert answer.json() == {
@@ -254,7 +254,7 @@ def test_show_finished(server: ServerUnderTest, session: str) -> None:
 
 
 def test_show_running(server: ServerUnderTest, session: str) -> None:
-    """Of a running one there is what it wrote; what only the end tells is null."""
+    """Of a running one there is what it wrote; fields known only at the end are null."""
     with server.http.stream("POST", f"{session}/stream", json={"code": "out a\nsleep 60"}) as live:
         next(live.iter_lines())
         shown = server.http.get(f"{session}/executions/exec-1").json()
@@ -278,8 +278,8 @@ def test_waiter_that_leaves(server: ServerUnderTest, session: str) -> None:
     thread.start()
     assert eventually(lambda: bool(server.sessions.runs))
     head = f"GET {session}/executions/exec-1?wait=60 HTTP/1.1\r\nHost: localhost\r\n\r\n"
-    with socket.create_connection(("127.0.0.1", server.port)) as wire:
-        wire.sendall(head.encode())
+    with socket.create_connection(("127.0.0.1", server.port)) as sock:
+        sock.sendall(head.encode())
         time.sleep(0.1)
     thread.join()
     shown = server.http.get(f"{session}/executions/exec-1").json()
@@ -288,7 +288,7 @@ def test_waiter_that_leaves(server: ServerUnderTest, session: str) -> None:
 
 @pytest.mark.parametrize("wait", ["x", "-1", "nan", "inf"])
 def test_bad_wait(server: ServerUnderTest, session: str, wait: str) -> None:
-    """A wait that is no time is told by its name."""
+    """An invalid wait is reported by its name."""
     answer = server.http.get(f"{session}/executions/exec-1?wait={wait}")
     assert (answer.status_code, answer.json()["code"]) == (400, "INVALID_REQUEST")
     assert "`wait`" in answer.json()["message"]
@@ -322,7 +322,7 @@ def test_text(server: ServerUnderTest, text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked", "content", "told"),
+    ("asked", "content", "content_range"),
     [
         ("bytes=0-3", "0123", "bytes 0-3/11"),
         ("bytes=8-", "89\n", "bytes 8-10/11"),
@@ -330,10 +330,12 @@ def test_text(server: ServerUnderTest, text: str) -> None:
         ("bytes=0-999", FULL, "bytes 0-10/11"),
     ],
 )
-def test_range(server: ServerUnderTest, text: str, asked: str, content: str, told: str) -> None:
-    """A part of the text is 206 and tells where it stands; HEAD tells of the whole."""
+def test_range(
+    server: ServerUnderTest, text: str, asked: str, content: str, content_range: str
+) -> None:
+    """A part of the text is 206 and says where it stands; HEAD describes the whole."""
     answer = server.http.get(f"{text}/stdout", headers={"Range": asked})
-    assert (answer.status_code, answer.headers["Content-Range"]) == (206, told)
+    assert (answer.status_code, answer.headers["Content-Range"]) == (206, content_range)
     assert answer.headers["Content-Length"] == str(len(content))
     assert answer.text == content
     head = server.http.head(f"{text}/stdout", headers={"Range": asked})
@@ -352,7 +354,7 @@ def test_range_that_does_not_apply(
 
 
 def test_range_behind_the_end(server: ServerUnderTest, text: str) -> None:
-    """A range behind the end is 416 in JSON, and tells how much there is."""
+    """A range behind the end is 416 in JSON, and says how much there is."""
     answer = server.http.get(f"{text}/stdout", headers={"Range": "bytes=11-"})
     assert (answer.status_code, answer.json()["code"]) == (416, "RANGE_NOT_SATISFIABLE")
     assert answer.headers["Content-Range"] == "bytes */11"
@@ -370,8 +372,8 @@ def test_big_text_to_a_reader_that_leaves(server: ServerUnderTest, session: str)
     run(server, session, "big 20000000")
     head = f"GET {session}/executions/exec-1/stdout HTTP/1.1\r\nHost: localhost\r\n\r\n"
     for _ in range(3):
-        with socket.create_connection(("127.0.0.1", server.port)) as wire:
-            wire.sendall(head.encode())
-            assert wire.recv(100).startswith(b"HTTP/1.1 200")
+        with socket.create_connection(("127.0.0.1", server.port)) as sock:
+            sock.sendall(head.encode())
+            assert sock.recv(100).startswith(b"HTTP/1.1 200")
     answer = server.http.get(f"{session}/executions/exec-1/stdout")
     assert len(answer.content) == 20_000_000

@@ -46,7 +46,7 @@ def head(path: str, *headers: str) -> bytes:
 
 @pytest.mark.parametrize("size", [0, 1, 65536, 65537, 3 * MIB])
 def test_put(server: ServerUnderTest, size: int) -> None:
-    """A body reaches the service as it is, and its answer tells path and size."""
+    """A body reaches the service as it is, and its answer has path and size."""
     data = bytes(range(256)) * (size // 256 + 1)
     answer = put(server, "a/b%20c", data[:size], Content_Type="image/png")
     assert (answer.status_code, answer.json()) == (200, {"path": "a/b c", "size": size})
@@ -91,17 +91,19 @@ def test_repeated_equal_length(server: ServerUnderTest) -> None:
 @pytest.mark.parametrize("method", ["GET", "PUT", "DELETE"])
 def test_invalid_path(server: ServerUnderTest, method: str, path: str) -> None:
     """A path that is none is refused before anybody is asked, and the connection goes on."""
-    wire = f"{method} {FILES}/{path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\nab"
+    request = f"{method} {FILES}/{path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\nab"
     after = "GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
-    raw = server.send_raw((wire + after).encode())
+    raw = server.send_raw((request + after).encode())
     assert raw.startswith(b"HTTP/1.1 400 ") and raw.count(b"HTTP/1.1 200") == 1
     assert b"INVALID_PATH" in raw
     assert server.files.uploads == []
 
 
 def test_refused_before_the_body(server: ServerUnderTest) -> None:
-    """A session that is not there, a state that is not meant, a size beyond quota or cap, a part
-    of a file: told without taking the body."""
+    """Some uploads are refused without taking the body.
+
+    They have an unknown session, an unmet condition, a size over quota or limit, or a range.
+    """
     server.files.add("f", b"old")
     assert code_of(server.http.put("/api/sessions/no/files/f", content=b"x")) == (
         404,
@@ -119,8 +121,10 @@ def test_refused_before_the_body(server: ServerUnderTest) -> None:
 
 
 def test_refused_in_the_body(server: ServerUnderTest) -> None:
-    """Quota, cap and a full disk are met while a body of unknown length comes: the upload is
-    forgotten at once, the answer arrives."""
+    """An upload of unknown length that meets quota, limit or a full disk is discarded at once.
+
+    The answer arrives.
+    """
 
     def endless(size: int) -> Iterator[bytes]:
         yield from (b"x" * 65536 for _ in range(size // 65536))
@@ -132,7 +136,7 @@ def test_refused_in_the_body(server: ServerUnderTest) -> None:
 
 
 def test_refused_beyond_the_cap(session: str) -> None:
-    """A body that grows beyond the cap is told so, and is forgotten."""
+    """A body that grows beyond the limit is refused and discarded."""
     with run_server(max_upload=MIB) as server:
         server.http.post("/api/sessions", json={"language": LANGUAGE, "session_id": "s1"})
         answer = put(server, "f", iter([b"x" * 65536] * 20))
@@ -143,8 +147,8 @@ def test_refused_beyond_the_cap(session: str) -> None:
 
 def test_client_that_leaves_in_the_body(server: ServerUnderTest) -> None:
     """What is half is forgotten."""
-    with socket.create_connection(("127.0.0.1", server.port)) as wire:
-        wire.sendall(head("f", "Content-Length: 1000") + b"x" * 500)
+    with socket.create_connection(("127.0.0.1", server.port)) as sock:
+        sock.sendall(head("f", "Content-Length: 1000") + b"x" * 500)
         assert eventually(lambda: bool(server.files.uploads and server.files.uploads[0].data))
     assert eventually(lambda: server.files.uploads[0].is_discarded)
     assert server.files.files == {}
@@ -152,8 +156,8 @@ def test_client_that_leaves_in_the_body(server: ServerUnderTest) -> None:
 
 def test_client_that_leaves_before_the_answer(server: ServerUnderTest) -> None:
     """What is whole is put, whether or not its client waits."""
-    with socket.create_connection(("127.0.0.1", server.port)) as wire:
-        wire.sendall(head("late", "Content-Length: 3") + b"abc")
+    with socket.create_connection(("127.0.0.1", server.port)) as sock:
+        sock.sendall(head("late", "Content-Length: 3") + b"abc")
         assert eventually(lambda: bool(server.files.uploads))
     assert eventually(lambda: "late" in server.files.files)
     assert server.files.files["late"].data == b"abc"
@@ -163,20 +167,20 @@ def test_client_that_leaves_before_the_answer(server: ServerUnderTest) -> None:
 def test_many_clients_that_leave_at_once(server: ServerUnderTest) -> None:
     """However early a client leaves, nothing of its upload remains."""
     for number in range(50):
-        with socket.create_connection(("127.0.0.1", server.port)) as wire:
-            wire.sendall(head(f"f{number}", "Content-Length: 10"))
+        with socket.create_connection(("127.0.0.1", server.port)) as sock:
+            sock.sendall(head(f"f{number}", "Content-Length: 10"))
     assert server.http.get("/health").status_code == 200
     assert eventually(lambda: all(upload.is_discarded for upload in server.files.uploads))
     assert server.files.files == {}
 
 
-def test_patience(server: ServerUnderTest, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_idle_upload(server: ServerUnderTest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who stops sending is hung up on; the server's own slowness is not held against anybody."""
     monkeypatch.setattr(files_module, "UPLOAD_IDLE_TIMEOUT", 0.4)
-    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as wire:
-        wire.sendall(head("f", "Content-Length: 1000") + b"x")
+    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as sock:
+        sock.sendall(head("f", "Content-Length: 1000") + b"x")
         began = time.monotonic()
-        assert wire.recv(1000) == b""
+        assert sock.recv(1000) == b""
         assert 0.3 < time.monotonic() - began < 5
     assert eventually(lambda: server.files.uploads[0].is_discarded)
     for path in ("slow", "late"):
@@ -186,11 +190,11 @@ def test_patience(server: ServerUnderTest, monkeypatch: pytest.MonkeyPatch) -> N
 def test_drops(server: ServerUnderTest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who sends by drops for long is hung up on, too."""
     monkeypatch.setattr(files_module, "UPLOAD_IDLE_TIMEOUT", 0.1)
-    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as wire:
-        wire.sendall(head("f", "Content-Length: 100000"))
+    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as sock:
+        sock.sendall(head("f", "Content-Length: 100000"))
         with pytest.raises(OSError):  # broken pipe or reset
             for _ in range(200):
-                wire.sendall(b"x")
+                sock.sendall(b"x")
                 time.sleep(0.04)
 
 
@@ -294,7 +298,7 @@ def test_delete(server: ServerUnderTest) -> None:
 
 @pytest.mark.parametrize("count", [0, 3, 1000])
 def test_list(server: ServerUnderTest, count: int) -> None:
-    """Each file under every name of its fields; many are written beside the loop."""
+    """Each file under every name of its fields; many are encoded in a thread."""
     for number in range(count):
         server.files.add(f"{number:04d}", b"ab")
     shown = server.http.get(FILES).json()
@@ -319,7 +323,7 @@ def test_policy(server: ServerUnderTest) -> None:
 
 @pytest.mark.parametrize("method", ["POST", "PATCH"])
 def test_methods(server: ServerUnderTest, method: str) -> None:
-    """Other methods are told which there are."""
+    """The answer to other methods lists the allowed ones."""
     answer = server.http.request(method, f"{FILES}/f", content=b"x")
     assert code_of(answer) == (405, "METHOD_NOT_ALLOWED")
     assert answer.headers["Allow"] == "GET, HEAD, PUT, DELETE, OPTIONS"
@@ -327,10 +331,10 @@ def test_methods(server: ServerUnderTest, method: str) -> None:
 
 def test_pipelined_after_an_upload(server: ServerUnderTest) -> None:
     """A request behind an upload on one connection has the ordinary bounds again."""
-    wire = head("f", "Content-Length: 3") + b"abc"
-    wire += b"GET %s/f HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n" % FILES.encode()
+    request = head("f", "Content-Length: 3") + b"abc"
+    request += b"GET %s/f HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n" % FILES.encode()
     with socket.create_connection(("127.0.0.1", server.port)) as end:
-        end.sendall(wire)
+        end.sendall(request)
         raw = read_all(end)
     assert raw.count(b"HTTP/1.1 200") == 2
     assert parse_response(raw).headers["content-type"].startswith("application/json")

@@ -15,7 +15,7 @@ TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
 
 @pytest.mark.parametrize("path", ["/health", "/api/health"])
 def test_healthy(server: ServerUnderTest, path: str) -> None:
-    """Health is told under two addresses, and the time under two names."""
+    """Health is served under two addresses, and the time under two names."""
     shown = server.http.get(path).json()
     assert TIME.fullmatch(shown["timestamp"])
     assert shown == {

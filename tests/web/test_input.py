@@ -1,4 +1,4 @@
-"""Lines for programs that wait: what is taken as one, and what is told of the rest."""
+"""Lines for programs that wait: which are taken, and how the rest is refused."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_line_is_handed_on(server: ServerUnderTest, session: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("body", "words"),
+    ("body", "expected"),
     [
         ({}, "`value` is required."),
         ({"value": 5}, "`value` must be a string."),
@@ -44,13 +44,13 @@ def test_line_is_handed_on(server: ServerUnderTest, session: str) -> None:
     ],
 )
 def test_what_is_no_line(
-    server: ServerUnderTest, session: str, body: dict[str, object], words: str
+    server: ServerUnderTest, session: str, body: dict[str, object], expected: str
 ) -> None:
     """What is no line is refused without repeating it; the question stays open."""
     with asking(server, session) as place:
         answer = server.http.post(place, json=body)
         assert (answer.status_code, answer.json()["code"]) == (400, "INVALID_REQUEST")
-        assert answer.json()["message"] == words
+        assert answer.json()["message"] == expected
         assert "s3cret" not in answer.text
         assert server.http.post(place, json={"value": ""}).status_code == 200
 

@@ -93,7 +93,7 @@ def test_follow(server: ServerUnderTest, log: str, accept: str) -> None:
 
 
 def test_resume(server: ServerUnderTest, log: str) -> None:
-    """The header or the query tells the last entry that a reader has."""
+    """The header or the query gives the last entry that a reader has."""
     with following(server, log, Last_Event_ID="1") as events:
         assert next(events).id == 2
     with following(server, f"{log}?last_event_id=1") as events:
@@ -108,9 +108,9 @@ def test_silent_log(server: ServerUnderTest, session: str) -> None:
     answer = server.http.get(f"{session}/log")
     assert answer.json() == {"entries": [], "truncated": False}
     request = f"GET {session}/log HTTP/1.1\r\nHost: 127.0.0.1\r\nAccept: text/event-stream\r\n\r\n"
-    with socket.create_connection(("127.0.0.1", server.port), timeout=0.9) as wire:
-        wire.sendall(request.encode())
-        head = wire.recv(4000).decode().lower()
+    with socket.create_connection(("127.0.0.1", server.port), timeout=0.9) as sock:
+        sock.sendall(request.encode())
+        head = sock.recv(4000).decode().lower()
     assert head.startswith("http/1.1 200")
     assert "content-type: text/event-stream; charset=utf-8" in head
     assert "cache-control: no-cache" in head
@@ -140,7 +140,7 @@ def test_unknown_session(server: ServerUnderTest) -> None:
 
 
 def test_follower_that_leaves(server: ServerUnderTest, log: str) -> None:
-    """Nothing is kept for one that is gone."""
+    """Nothing is kept for a client that left."""
     with following(server, log) as events:
         next(events)
     assert eventually(lambda: gc.collect() >= 0 and not server.logs._live)

@@ -69,7 +69,7 @@ def document(server: ServerUnderTest) -> dict[str, Any]:
 
 
 def test_head(document: dict[str, Any]) -> None:
-    """The document tells its own version and the server's."""
+    """The document has its own version and the server's."""
     assert document["openapi"] == "3.1.0"
     assert document["info"]["version"] == __version__
 
@@ -98,8 +98,10 @@ def test_every_declared_answer_is_listed(document: dict[str, Any]) -> None:
 
 
 def test_path_parameters(document: dict[str, Any]) -> None:
-    """Each part of a path that is not fixed is a parameter with the pattern of ids; the path of a
-    file is any text."""
+    """Each variable part of a path is a parameter with the pattern of ids.
+
+    The path of a file is any text.
+    """
     for path, item in document["paths"].items():
         shown = item.get("parameters", [])
         assert [one["name"] for one in shown] == re.findall(r"\{(\w+)\}", path)
@@ -138,7 +140,7 @@ def test_references(document: dict[str, Any]) -> None:
     assert found == {f"#/components/schemas/{name}" for name in schemas}
 
 
-def test_words_of_the_contract(document: dict[str, Any]) -> None:
+def test_phrases_of_the_contract(document: dict[str, Any]) -> None:
     """Required fields, both units of the timeout and both names of an id are shown."""
     schemas = document["components"]["schemas"]
     assert schemas["ExecuteRequest"]["required"] == ["language", "code"]
@@ -183,7 +185,7 @@ def test_limits_are_numbers(document: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("path", ["/api/sessions/{id}/stream", f"{EXECUTION}/stream"])
 def test_every_event_is_described(document: dict[str, Any], path: str) -> None:
-    """Both streams tell the types of their events and the codes of their errors."""
+    """The descriptions of both streams list the types of events and the codes of errors."""
     [operation] = [one for one in document["paths"][path].values() if isinstance(one, dict)]
     named = set(re.findall(r"\w+", operation["description"]))
     assert named >= {kind.type for kind in get_args(Event)}

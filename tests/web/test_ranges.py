@@ -94,7 +94,7 @@ def test_whole(method: str, asked: str | None, applies: bool) -> None:
 
 
 def test_behind_the_end() -> None:
-    """Who asks behind the end is told where the end is."""
+    """A range behind the end is answered with where the end is."""
     answer = FakeHandler("GET", "bytes=10-")
     with pytest.raises(RangeNotSatisfiable):
         ranges.prepare_range_response(answer, 10)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""Fields that endpoints share: strictness, units, double names, mistakes in words."""
+"""Fields that endpoints share: strictness, units, double names, sentences for mistakes."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_timeout(body: dict[str, Any], seconds: float | None) -> None:
     ],
 )  # fmt: skip
 def test_wrong_type(model: type[requests.RequestModel], body: dict[str, Any], message: str) -> None:
-    """A wrong type is a wrong request whose message names the field in words."""
+    """A wrong type is a wrong request whose message names the field."""
     with pytest.raises(InvalidRequest) as caught:
         requests.validate(model, body)
     assert caught.value.message == message
@@ -104,7 +104,7 @@ def read_env(body: str) -> dict[str, str]:
 
 
 def test_env_values() -> None:
-    """Strings stay, numbers are what is written, booleans are words."""
+    """Strings stay, numbers are what is written, booleans are true and false."""
     body = '{"code":"x","env":{"A":"é","B":1.50,"C":-0,"D":1e3,"E":true,"F":false,"G":12,"H":""}}'
     assert read_env(body) == {
         "A": "é", "B": "1.50", "C": "-0", "D": "1e3", "E": "true", "F": "false", "G": "12", "H": "",

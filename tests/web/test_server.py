@@ -1,4 +1,4 @@
-"""The wire: malformed HTTP, slow and vanished clients, big refusals."""
+"""The listening server: malformed HTTP, slow and vanished clients, large rejections."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_repeated_equal_length(server: ServerUnderTest) -> None:
 
 
 def test_expect_continue(server: ServerUnderTest) -> None:
-    """A client that asks first is told to go on, or that its body is too large, without it."""
+    """A client with `Expect` gets 100, or 413 before it sent a body that is too large."""
     small = server.send_raw(HEAD + b"Expect: 100-continue\r\nContent-Length: 2\r\n\r\n{}")
     assert small.startswith(b"HTTP/1.1 100 ")
     large = server.send_and_parse(
@@ -96,23 +96,23 @@ def test_expect_continue(server: ServerUnderTest) -> None:
 )
 def test_giant_declared(server: ServerUnderTest, extra: bytes, status: int) -> None:
     """A giant that is only declared costs nothing; a client that then sends it gets its answer."""
-    with socket.create_connection(("127.0.0.1", server.port), timeout=20) as wire:
-        wire.sendall(HEAD + extra + b"\r\n")
+    with socket.create_connection(("127.0.0.1", server.port), timeout=20) as sock:
+        sock.sendall(HEAD + extra + b"\r\n")
         if b"999999" not in extra:
-            wire.sendall(b"x" * 20_000_000)
-        reply = parse_response(read_all(wire))
+            sock.sendall(b"x" * 20_000_000)
+        reply = parse_response(read_all(sock))
     assert (reply.status, reply.json()["code"]) == (status, "TOO_LARGE")
 
 
 def test_endless_chunks(server: ServerUnderTest) -> None:
     """A body without an end is cut off after a bounded part."""
     sent = 0
-    with socket.create_connection(("127.0.0.1", server.port), timeout=20) as wire:
-        wire.sendall(HEAD + b"Transfer-Encoding: chunked\r\n\r\n")
+    with socket.create_connection(("127.0.0.1", server.port), timeout=20) as sock:
+        sock.sendall(HEAD + b"Transfer-Encoding: chunked\r\n\r\n")
         piece = b"100000\r\n" + b"x" * 0x100000 + b"\r\n"
         try:
             while sent < 300:
-                wire.sendall(piece)
+                sock.sendall(piece)
                 sent += 1
         except OSError:
             pass
@@ -156,11 +156,11 @@ def test_slow_clients(start: bytes) -> None:
     """Who does not finish a request in time is disconnected."""
     with (
         run_server(idle_timeout=0.5, body_timeout=0.5) as server,
-        socket.create_connection(("127.0.0.1", server.port), timeout=10) as wire,
+        socket.create_connection(("127.0.0.1", server.port), timeout=10) as sock,
     ):
-        wire.sendall(start)
+        sock.sendall(start)
         began = time.monotonic()
-        assert wire.recv(1000) == b""
+        assert sock.recv(1000) == b""
         assert time.monotonic() - began < 8
 
 
@@ -168,12 +168,12 @@ def test_dripping_body() -> None:
     """A body that comes a byte at a time does not hold its connection beyond the timeout."""
     with (
         run_server(body_timeout=1) as server,
-        socket.create_connection(("127.0.0.1", server.port), timeout=10) as wire,
+        socket.create_connection(("127.0.0.1", server.port), timeout=10) as sock,
     ):
-        wire.sendall(HEAD + b"Content-Length: 1000\r\n\r\n")
+        sock.sendall(HEAD + b"Content-Length: 1000\r\n\r\n")
         with pytest.raises(OSError):  # broken pipe or reset
             for _ in range(100):
-                wire.sendall(b"x")
+                sock.sendall(b"x")
                 time.sleep(0.1)
 
 
@@ -181,23 +181,23 @@ def test_pipelining_is_bounded(server: ServerUnderTest, session: str) -> None:
     """What a client sends before anybody asked for it stays in the socket, not in memory."""
     body = b'{"code":"sleep 20"}'
     run = b"POST %s/run HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n%s"
-    with socket.create_connection(("127.0.0.1", server.port), timeout=2) as wire:
-        wire.sendall(run % (session.encode(), len(body), body))
+    with socket.create_connection(("127.0.0.1", server.port), timeout=2) as sock:
+        sock.sendall(run % (session.encode(), len(body), body))
         with pytest.raises(TimeoutError):
             for _ in range(64):
-                wire.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n" * 20_000)
+                sock.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n" * 20_000)
 
 
 def test_reader_that_does_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
     """A client that takes nothing costs bounded memory, and is cut off after a while."""
     monkeypatch.setattr(server_module, "UNACKNOWLEDGED_TIMEOUT", 1.0)
-    with run_server() as server, socket.socket() as wire:
+    with run_server() as server, socket.socket() as sock:
         server.http.post("/api/sessions", json={"language": "lingo", "session_id": "s1"})
         server.http.post("/api/sessions/s1/run", json={"code": "endless"})
-        wire.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        wire.connect(("127.0.0.1", server.port))
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        sock.connect(("127.0.0.1", server.port))
         path = b"/api/sessions/s1/executions/exec-1/stream"
-        wire.sendall(b"GET " + path + b" HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        sock.sendall(b"GET " + path + b" HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert eventually(lambda: server.executions.batches_taken > 0)
         time.sleep(0.5)
         assert server.executions.batches_taken < 200
@@ -205,7 +205,7 @@ def test_reader_that_does_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_connection_cap() -> None:
-    """Beyond the cap a connection is turned away in words; a closed one makes room at once."""
+    """Beyond the limit a connection is rejected in JSON; a closed one makes room at once."""
     with run_server(max_connections=2) as server:
         address = ("127.0.0.1", server.port)
         first, second = socket.create_connection(address), socket.create_connection(address)
@@ -221,25 +221,25 @@ def test_connection_cap() -> None:
             )
 
 
-def test_turned_away_who_never_reads() -> None:
-    """Who is turned away and does not leave is cut off after a moment."""
+def test_rejected_client_that_never_reads() -> None:
+    """A rejected client that does not leave is cut off after a moment."""
     with run_server(max_connections=1) as server:
         address = ("127.0.0.1", server.port)
-        with socket.create_connection(address), socket.create_connection(address, 10) as wire:
-            assert b"503" in read_all(wire, 5)
+        with socket.create_connection(address), socket.create_connection(address, 10) as sock:
+            assert b"503" in read_all(sock, 5)
             time.sleep(1.5)
             with pytest.raises(OSError):  # broken pipe or reset
                 for _ in range(3):
-                    wire.sendall(b"x")
+                    sock.sendall(b"x")
                     time.sleep(0.1)
 
 
-def test_many_that_are_turned_away() -> None:
+def test_many_rejected_clients() -> None:
     """Words are for so many at once; the rest is closed without any, and the server lives."""
     with run_server(max_connections=1) as server, contextlib.ExitStack() as stack:
         address = ("127.0.0.1", server.port)
         first, *rest = (stack.enter_context(socket.create_connection(address)) for _ in range(101))
-        said = [read_all(wire, 0.5) for wire in rest]
+        said = [read_all(sock, 0.5) for sock in rest]
         assert 60 <= len([one for one in said if b"503" in one]) <= 80
         first.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert parse_response(read_all(first)).status == 200
@@ -250,15 +250,15 @@ def test_half_open_clients(start: bytes) -> None:
     """A client that ends its side in the middle of a request is let go at once."""
     with (
         run_server() as server,
-        socket.create_connection(("127.0.0.1", server.port), timeout=5) as wire,
+        socket.create_connection(("127.0.0.1", server.port), timeout=5) as sock,
     ):
-        wire.sendall(start)
-        wire.shutdown(socket.SHUT_WR)
-        assert wire.recv(1000) == b""
+        sock.sendall(start)
+        sock.shutdown(socket.SHUT_WR)
+        assert sock.recv(1000) == b""
 
 
 def test_port_in_use() -> None:
-    """A port that is taken is told in a sentence that says what to do."""
+    """A port that is taken is reported in a sentence that says what to do."""
     sessions = FakeSessionService()
     context = HandlerContext(Access(), 1000)
     application = make_application(

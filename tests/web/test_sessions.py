@@ -16,7 +16,7 @@ TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
 
 
 def create(server: ServerUnderTest, **body: Any) -> dict[str, Any]:
-    """The answer to a wish for a session."""
+    """The answer to a request for a session."""
     answer = server.http.post("/api/sessions", json={"language": LANGUAGE, **body})
     assert answer.status_code == 201, answer.text
     shown: dict[str, Any] = answer.json()
@@ -34,7 +34,7 @@ def clean(server: ServerUnderTest) -> None:
 
 
 def test_create_with_everything(server: ServerUnderTest) -> None:
-    """Every field of the wish reaches the service, and is shown."""
+    """Every field of the request reaches the service, and is shown."""
     shown = create(
         server,
         language="LI",
@@ -140,7 +140,7 @@ def test_created_text(server: ServerUnderTest) -> None:
 
 
 def test_created_twice(server: ServerUnderTest) -> None:
-    """A taken id is a conflict that tells the id."""
+    """A taken id is a conflict that names the id."""
     create(server, id="twice")
     answer = server.http.post("/api/sessions", json={"language": LANGUAGE, "id": "twice"})
     assert (answer.status_code, answer.json()["code"]) == (409, "SESSION_EXISTS")
@@ -205,14 +205,14 @@ def test_paging(server: ServerUnderTest, query: str, call: tuple[Any, ...]) -> N
 
 @pytest.mark.parametrize("query", ["limit=-1", "limit=x", "offset=1.5", "offset=-2"])
 def test_bad_paging(server: ServerUnderTest, query: str) -> None:
-    """A number that is none is told by its name."""
+    """An invalid number is reported by its name."""
     answer = server.http.get("/api/sessions?" + query)
     assert (answer.status_code, answer.json()["code"]) == (400, "INVALID_REQUEST")
     assert f"`{query.partition('=')[0]}`" in answer.json()["message"]
 
 
 def test_long_list(server: ServerUnderTest) -> None:
-    """A list that is encoded beside the event loop is the same list."""
+    """A list that is encoded in a thread is the same list."""
     create(server, id="first")
     first = server.sessions.sessions["first"]
     for number in range(500):
@@ -285,7 +285,7 @@ def test_changed_answer(server: ServerUnderTest) -> None:
     ],
 )
 def test_bad_change(server: ServerUnderTest, body: dict[str, Any]) -> None:
-    """A wrong value changes nothing and is told by its field."""
+    """A wrong value changes nothing and is reported by its field."""
     create(server, id="a")
     answer = server.http.patch("/api/sessions/a", json=body)
     assert (answer.status_code, answer.json()["code"]) == (400, "INVALID_REQUEST")
@@ -297,7 +297,7 @@ def test_bad_change(server: ServerUnderTest, body: dict[str, Any]) -> None:
 
 
 def test_delete(server: ServerUnderTest) -> None:
-    """A deletion is told with its time; the second finds nothing."""
+    """A deletion is answered with its time; the second finds nothing."""
     create(server, id="a")
     assert server.http.delete("/api/sessions/a").json() == {
         "success": True,
@@ -322,7 +322,7 @@ def test_delete_all(server: ServerUnderTest) -> None:
 
 @pytest.mark.parametrize("body", [b"", b"{}"])
 def test_restart(server: ServerUnderTest, body: bytes) -> None:
-    """A restart needs no body, and tells the new kernel's generation."""
+    """A restart needs no body, and returns the new kernel's generation."""
     create(server, id="a")
     answer = server.http.post("/api/sessions/a/restart", content=body)
     assert answer.json() == {"success": True, "id": "a", "kernel_generation": 2}

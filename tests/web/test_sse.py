@@ -38,10 +38,10 @@ def replay(server: ServerUnderTest, path: str, **headers: str) -> list[SseEvent]
 def open_stream(server: ServerUnderTest, session: str, code: str) -> socket.socket:
     """A connection on which a run was asked for."""
     body = json.dumps({"code": code}).encode()
-    wire = socket.create_connection(("127.0.0.1", server.port), timeout=20)
+    sock = socket.create_connection(("127.0.0.1", server.port), timeout=20)
     head = f"POST {session}/stream HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}"
-    wire.sendall(head.encode() + b"\r\n\r\n" + body)
-    return wire
+    sock.sendall(head.encode() + b"\r\n\r\n" + body)
+    return sock
 
 
 # ---------------------------------------------------------------- frames
@@ -106,7 +106,7 @@ def test_stream(server: ServerUnderTest, session: str) -> None:
 
 
 def test_headers(server: ServerUnderTest, session: str) -> None:
-    """Proxies are told neither to keep nor to hold it back; the execution is named."""
+    """Headers forbid proxies to cache or buffer the stream; the execution is named."""
     with server.http.stream("POST", f"{session}/stream", json={"code": ""}) as answer:
         assert answer.headers["Content-Type"] == "text/event-stream; charset=utf-8"
         assert answer.headers["Cache-Control"] == "no-cache"
@@ -141,7 +141,7 @@ def test_programs_own_error(server: ServerUnderTest, session: str) -> None:
 def test_servers_condition(
     server: ServerUnderTest, session: str, code: str, exit_code: int, error: str
 ) -> None:
-    """What the server has to tell is an `error` frame, before `done`."""
+    """An error of the server is an `error` frame, before `done`."""
     failure, done = stream(server, session, code)
     assert set(failure.data) == {"type", "error", "message", "code"}
     assert (failure.event, failure.data["code"]) == ("error", error)
@@ -186,7 +186,7 @@ def test_bad_requests(server: ServerUnderTest, session: str) -> None:
 def test_bug_in_the_middle(
     server: ServerUnderTest, session: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A bug while frames are sent is logged, and told without its text."""
+    """A bug while frames are sent is logged, and reported without its text."""
     stream(server, session, "break")
     with caplog.at_level(logging.ERROR):
         *_, failure = replay(server, f"{session}/executions/exec-1/stream")
@@ -214,7 +214,7 @@ def test_from_where_it_was_left(
 
 
 def test_header_wins(server: ServerUnderTest, session: str) -> None:
-    """A reader that connects again sends the header beside its first address."""
+    """A reader that connects again adds the header to its first URL."""
     stream(server, session, "out a\nout b")
     path = f"{session}/executions/exec-1/stream?last_event_id=0"
     assert [frame.id for frame in replay(server, path, Last_Event_ID="2")] == [3]
@@ -229,7 +229,7 @@ def test_beyond_the_end(server: ServerUnderTest, session: str) -> None:
 
 @pytest.mark.parametrize("bad", ["x", "-1", "1.5", "٣", "9" * 16, "1 2"])
 def test_bad_last_event_id(server: ServerUnderTest, session: str, bad: str) -> None:
-    """A place that is no number is told."""
+    """A Last-Event-ID that is no number is refused."""
     stream(server, session, "out a")
     path = f"{session}/executions/exec-1/stream"
     answer = server.http.get(path, headers={"Last-Event-ID": bad.encode()})
@@ -253,7 +253,7 @@ def test_several_readers(server: ServerUnderTest, session: str) -> None:
 
 
 def test_head_of_a_stream(server: ServerUnderTest, session: str) -> None:
-    """HEAD tells whether there is such an execution, and follows nothing."""
+    """HEAD shows whether there is such an execution, and follows nothing."""
     stream(server, session, "out a")
     assert server.http.head(f"{session}/executions/exec-1/stream").status_code == 200
     assert server.http.head(f"{session}/executions/nothing/stream").status_code == 404
@@ -275,8 +275,8 @@ def test_comments(frequent_keepalive: ServerUnderTest) -> None:
     """While nothing happens comment lines keep the connection, between frames only."""
     with open_stream(
         frequent_keepalive, "/api/sessions/s1", "sleep 1\nout a\nsleep 1\nout b"
-    ) as wire:
-        text = parse_response(read_all(wire)).body.decode()
+    ) as sock:
+        text = parse_response(read_all(sock)).body.decode()
     before, between = text.partition("event: stdout")[::2]
     assert before.count(": still here\n\n") >= 2
     assert between.count(": still here\n\n") >= 2
@@ -284,15 +284,15 @@ def test_comments(frequent_keepalive: ServerUnderTest) -> None:
 
 
 def test_headers_come_before_the_first_event(server: ServerUnderTest, session: str) -> None:
-    """A run that is silent at first is told to have begun after a moment."""
-    with open_stream(server, session, "sleep 60") as wire:
-        assert wire.recv(1000).startswith(b"HTTP/1.1 200")
+    """The head of the answer to a run that is silent at first is sent after a moment."""
+    with open_stream(server, session, "sleep 60") as sock:
+        assert sock.recv(1000).startswith(b"HTTP/1.1 200")
 
 
 def test_client_that_vanishes(server: ServerUnderTest, session: str) -> None:
     """A reader that vanishes is forgotten; the run goes on and can be read again."""
-    with open_stream(server, session, "out a\nsleep 1\nout b") as wire:
-        assert b"HTTP/1.1 200" in wire.recv(1000)
+    with open_stream(server, session, "out a\nsleep 1\nout b") as sock:
+        assert b"HTTP/1.1 200" in sock.recv(1000)
         running = server.sessions.runs["exec-1"]
         assert running.readers == 1
     assert eventually(lambda: running.readers == 0)
@@ -314,28 +314,28 @@ def test_reader_of_a_replay_that_vanishes(server: ServerUnderTest, session: str)
     """A reader of a stored execution that leaves ends the reading of its file."""
     server.http.post(f"{session}/run", json={"code": "endless"})
     path = f"{session}/executions/exec-1/stream"
-    with socket.create_connection(("127.0.0.1", server.port), timeout=20) as wire:
-        wire.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
-        assert wire.recv(1000).startswith(b"HTTP/1.1 200")
+    with socket.create_connection(("127.0.0.1", server.port), timeout=20) as sock:
+        sock.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+        assert sock.recv(1000).startswith(b"HTTP/1.1 200")
     assert eventually(lambda: server.executions.is_closed)
 
 
 def test_slow_reader(server: ServerUnderTest, session: str) -> None:
     """A slow reader holds nothing up: others are served, and it gets every byte."""
-    with socket.socket() as wire:
-        wire.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        wire.settimeout(20)
-        wire.connect(("127.0.0.1", server.port))
+    with socket.socket() as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        sock.settimeout(20)
+        sock.connect(("127.0.0.1", server.port))
         body = b'{"code":"many 3000"}'
         head = f"POST {session}/stream HTTP/1.0\r\nContent-Length: {len(body)}\r\n\r\n"
-        wire.sendall(head.encode() + body)
+        sock.sendall(head.encode() + body)
         running = None
         assert eventually(lambda: bool(server.sessions.runs))
         running = server.sessions.runs["exec-1"]
         time.sleep(0.5)
         assert server.http.get("/health").status_code == 200
         assert eventually(running.finished.is_set)
-        text = parse_response(read_all(wire, 5)).body.decode()
+        text = parse_response(read_all(sock, 5)).body.decode()
     shown = list(parse_sse(iter(text.splitlines())))
     assert [frame.id for frame in shown] == list(range(1, 3002))
     assert all(f.data["content"].startswith(f"{n:07d}.") for n, f in enumerate(shown[:-1]))

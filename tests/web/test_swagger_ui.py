@@ -24,7 +24,7 @@ def test_page(server: ServerUnderTest) -> None:
 
 
 def test_root(server: ServerUnderTest) -> None:
-    """The address without a path leads to the page, and tells programs where things are."""
+    """The address without a path leads to the page, and says to programs where things are."""
     answer = server.http.get("/")
     assert (answer.status_code, answer.headers["Location"]) == (302, "docs")
     assert answer.json() == {"docs": "/docs", "openapi": "/openapi.json"}
@@ -32,7 +32,7 @@ def test_root(server: ServerUnderTest) -> None:
 
 
 def test_policy(server: ServerUnderTest) -> None:
-    """The browser is told to load nothing from anywhere else, whatever the scripts want."""
+    """The browser may load nothing from anywhere else, whatever the scripts want."""
     policy = dict(
         part.strip().partition(" ")[::2]
         for part in server.http.get("/docs").headers["Content-Security-Policy"].split(";")
@@ -62,7 +62,7 @@ def test_files(server: ServerUnderTest, name: str, kind: str) -> None:
 
 
 def test_starting_script(server: ServerUnderTest) -> None:
-    """The script reads the document beside the page and asks no validator on the net."""
+    """The script reads the document next to the page and uses no validator on the net."""
     text = server.http.get("/docs/start.js").text
     assert 'url: "openapi.json"' in text
     assert "validatorUrl: null" in text

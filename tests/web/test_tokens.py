@@ -80,7 +80,7 @@ def test_file_emptied(tmp_path: Path, no_check_interval: None) -> None:
     assert not tokens.contains_any([""])
 
 
-def test_file_gone(
+def test_removed_file(
     tmp_path: Path, no_check_interval: None, caplog: pytest.LogCaptureFixture
 ) -> None:
     """While the file cannot be read the tokens stay, and the log says so once."""

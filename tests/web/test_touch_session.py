@@ -1,4 +1,4 @@
-"""Visits: which requests count for the time to live of a session, and how long."""
+"""Requests that touch a session: which count for the time to live of a session, and how long."""
 
 from __future__ import annotations
 
@@ -65,9 +65,9 @@ def test_a_reader_counts_until_it_leaves(server: ServerUnderTest, session: str) 
     name = session.rpartition("/")[2]
     body = b'{"code":"out a\\nsleep 1"}'
     head = f"POST {session}/stream HTTP/1.1\r\nHost: 127.0.0.1:{server.port}\r\n"
-    with socket.create_connection(("127.0.0.1", server.port)) as wire:
-        wire.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
-        wire.recv(65536)
+    with socket.create_connection(("127.0.0.1", server.port)) as sock:
+        sock.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+        sock.recv(65536)
         assert server.sessions.active_touches[name] == 1
     assert eventually(lambda: server.sessions.active_touches[name] == 0, 0.8)
 
@@ -76,7 +76,7 @@ def test_an_upload_that_breaks_off(server: ServerUnderTest, session: str) -> Non
     """A body that never ends counts until its client leaves."""
     name = session.rpartition("/")[2]
     head = f"PUT {session}/files/a HTTP/1.1\r\nHost: 127.0.0.1:{server.port}\r\n"
-    with socket.create_connection(("127.0.0.1", server.port)) as wire:
-        wire.sendall(f"{head}Content-Length: 1000\r\n\r\nabc".encode())
+    with socket.create_connection(("127.0.0.1", server.port)) as sock:
+        sock.sendall(f"{head}Content-Length: 1000\r\n\r\nabc".encode())
         assert eventually(lambda: server.sessions.active_touches[name] == 1)
     assert eventually(lambda: server.sessions.active_touches[name] == 0)

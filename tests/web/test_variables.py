@@ -27,7 +27,7 @@ def test_stack(server: ServerUnderTest, session: str) -> None:
 
 
 def test_variables(server: ServerUnderTest, session: str) -> None:
-    """What is not told of a variable is left out; null is a value."""
+    """A field that is not known of a variable is left out; null is a value."""
     server.inspection.visible = Variables(
         (
             Variable("a", "NoneType", value=None),
@@ -58,7 +58,7 @@ def test_variables(server: ServerUnderTest, session: str) -> None:
     ],
 )
 def test_refusals(server: ServerUnderTest, session: str, problem: EraError, status: int) -> None:
-    """What cannot be told is told as an error, with when to ask again."""
+    """Variables that cannot be read are an error that says when to try again."""
     server.inspection.error = problem
     try:
         for path in ("executions/exec-1/stack", "variables"):

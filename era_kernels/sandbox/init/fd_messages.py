@@ -1,8 +1,8 @@
-"""The wire between server, zygote and init: JSON datagrams that may carry descriptors.
+"""Sends and receives JSON messages with descriptors between server, zygote and init.
 
-A message is one datagram of a SOCK_SEQPACKET socket. What is too big for one (an environment may
-be hundreds of kilobytes, the kernel's socket buffer is not) is written to a memfd, which travels
-as the last descriptor of a datagram that says so.
+A message is one datagram of a SOCK_SEQPACKET socket. A message that is too large for a datagram
+(an environment may be hundreds of kilobytes, the kernel's socket buffer is not) is written to a
+memfd. The datagram then says so, and the memfd is the last of its descriptors.
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ from array import array
 
 from era_kernels.models import JsonObject
 
-MAX_INLINE_BYTES = 32 * 1024  # bytes; above it a message travels in a memfd
+MAX_INLINE_BYTES = 32 * 1024  # bytes; a larger message is sent in a memfd
 MAX_MESSAGE_BYTES = 64 * 1024 * 1024  # bytes of one message
-MAX_DESCRIPTORS = 8  # at most so many come with one datagram, the memfd included
+MAX_DESCRIPTORS = 8  # of one datagram, the memfd included
 _IN_MEMFD = b"memfd"
 _ANCILLARY_BYTES = socket.CMSG_LEN(MAX_DESCRIPTORS * array("i").itemsize)
 
 
 class MessageTooLarge(ValueError):
-    """A message is larger than any that this wire carries."""
+    """A message is larger than MAX_MESSAGE_BYTES."""
 
 
 def pack(message: JsonObject) -> tuple[bytes, list[int]]:
-    """A message as the bytes of a datagram and the descriptors (none or a memfd) that go with it.
+    """Returns the bytes of a message's datagram and its own descriptors (none, or a memfd).
 
-    The caller closes the descriptors when they were sent. Raises Oversized.
+    The caller closes the descriptors after sending them. Raises MessageTooLarge.
     """
     data = json.dumps(message, separators=(",", ":")).encode()
     if len(data) <= MAX_INLINE_BYTES:
@@ -36,7 +36,7 @@ def pack(message: JsonObject) -> tuple[bytes, list[int]]:
     if len(data) > MAX_MESSAGE_BYTES:
         raise MessageTooLarge(f"a message of {len(data)} bytes")
     memory = os.memfd_create("message", os.MFD_CLOEXEC)
-    os.set_blocking(memory, False)  # memory never blocks; this says so to those who check
+    os.set_blocking(memory, False)  # a memfd never blocks anyway; this is for code that checks
     view = memoryview(data)
     while view:
         view = view[os.write(memory, view) :]
@@ -44,7 +44,7 @@ def pack(message: JsonObject) -> tuple[bytes, list[int]]:
 
 
 def unpack(data: bytes, descriptors: list[int]) -> JsonObject:
-    """The inverse of `pack`; takes a memfd off `descriptors` and closes it."""
+    """Returns the message that `pack` packed; removes a memfd from `descriptors` and closes it."""
     if data == _IN_MEMFD:
         memory = descriptors.pop()
         try:
@@ -58,7 +58,7 @@ def unpack(data: bytes, descriptors: list[int]) -> JsonObject:
 def send(
     control_socket: socket.socket, message: JsonObject, descriptors: tuple[int, ...] = ()
 ) -> None:
-    """Send one message and wait until the socket took it. Raises OSError when the peer is gone."""
+    """Sends one message (blocking until the socket takes it). Raises OSError without a peer."""
     data, memory = pack(message)
     try:
         socket.send_fds(control_socket, [data], [*descriptors, *memory])
@@ -68,17 +68,18 @@ def send(
 
 
 def receive(control_socket: socket.socket) -> tuple[JsonObject, list[int]] | None:
-    """The next message and its descriptors (close-on-exec, now the caller's); None at the end.
+    """Returns the next message and its descriptors; None at the end of file.
 
-    Raises BlockingIOError when the socket does not block and nothing is there.
+    The descriptors are close-on-exec and belong to the caller.
+    Raises BlockingIOError when the socket is non-blocking and has no message.
     """
     try:
         data, ancillary, _, _ = control_socket.recvmsg(
             MAX_INLINE_BYTES, _ANCILLARY_BYTES, socket.MSG_CMSG_CLOEXEC
         )
     except ConnectionResetError:
-        # The peer left without reading all that it was sent. This is told once, and before what
-        # the peer itself had said.
+        # The peer closed without reading all that was sent to it. The system reports this once,
+        # before the messages that the peer itself had sent.
         return receive(control_socket)
     if not data:
         return None
@@ -87,7 +88,7 @@ def receive(control_socket: socket.socket) -> tuple[JsonObject, list[int]] | Non
 
 
 def _descriptors(ancillary: list[tuple[int, int, bytes]]) -> list[int]:
-    """What came with a datagram. (`socket.recv_fds` of Python 3.11 drops its flags.)"""
+    """Returns a datagram's descriptors: Python 3.11's `socket.recv_fds` drops its flags."""
     found = array("i")
     for level, kind, data in ancillary:
         if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):

@@ -1,13 +1,14 @@
-"""The init of a sandbox: starts processes, reaps, signals, and ends all when the server is gone.
+"""Runs as the init of a sandbox: starts, signals and reaps its processes.
 
-It is trusted, and a subreaper: whatever its processes leave behind becomes its child. Requests
-come with an id and get one reply; `ended` comes by itself, after the reply that named the process.
+The init kills all of them when the server is gone. It is trusted, and a subreaper: an orphan of
+its processes becomes its child. A request has an id and gets one reply. `ended` is no reply: the
+init sends it when a process ends, after the reply that named the process.
 
-    → {"op": "apply", "spec"}                       once, first: whose walls to raise
+    → {"op": "apply", "spec"}                       once, first: the isolation to apply
     → {"op": "spawn", "id", "process", "command"} + descriptors 1, 2 and perhaps 0 of the process
     ← {"id", "pid"} or {"id", "error", "errno"}     then {"ended": process, "code" or "signal"}
-    → {"op": "signal", "process", "signal"}         with an id: ← {"id"}; with "kill_group_on_exit": when the
-                                                    process dies, the rest of its group does, too
+    → {"op": "signal", "process", "signal"}         with an id: ← {"id"}
+          with "kill_group_on_exit": when the process dies, the rest of its group is killed, too
     ← {"ready": pid} at the start, or {"failed": text}; {"clean": true} when nothing is left
 """
 
@@ -30,14 +31,14 @@ from era_kernels.sandbox.linux import syscalls
 
 @dataclass(frozen=True, slots=True)
 class _PendingStart:
-    """A process that has been forked and does not run its program yet."""
+    """A forked process that does not run its program yet."""
 
     request_id: int
     pid: int
 
 
 class Init:
-    """The loop between the server and the processes."""
+    """Serves the requests of the server and reports the ends of processes."""
 
     def __init__(self, control: socket.socket, spec: SandboxSpec) -> None:
         syscalls.close_except((0, 1, 2, control.fileno()))
@@ -45,7 +46,7 @@ class Init:
         try:
             isolation.setup_mounts(spec)
             received = fd_messages.receive(control)
-            if received is None:  # nobody needed this init
+            if received is None:  # the server did not use this init
                 os._exit(0)
             spec = SandboxSpec.from_json(received[0]["spec"])
             if spec.kind is not IsolationKind.NONE:
@@ -56,13 +57,12 @@ class Init:
         self._sigchld = SigchldPipe()
         self._poll = select.poll()
         self._processes: dict[int, int] = {}  # pid → the server's number of it
-        self._pending_starts: dict[
-            int, _PendingStart
-        ] = {}  # by the descriptor that tells how it went
-        self._kill_group_on_exit: set[int] = set()  # pids whose process groups do not outlive them
+        # By the descriptor from which the result of the start is read.
+        self._pending_starts: dict[int, _PendingStart] = {}
+        self._kill_group_on_exit: set[int] = set()  # pids
 
     def serve(self) -> launch.LaunchRequest:
-        """Serve until the server is gone; returns in each forked child, with what it is to be."""
+        """Serves until the server is gone; returns only in a forked child: its launch request."""
         self._poll.register(self._control, select.POLLIN)
         self._poll.register(self._sigchld.descriptor, select.POLLIN)
         try:
@@ -71,7 +71,7 @@ class Init:
                 request = self._handle_ready({descriptor for descriptor, _ in self._poll.poll()})
                 if request is not None:
                     return request
-        except BrokenPipeError:  # the server left while it was told something
+        except BrokenPipeError:  # the server closed the socket during a send
             _shut_down(self._control)
 
     def _handle_ready(self, ready: set[int]) -> launch.LaunchRequest | None:
@@ -91,7 +91,7 @@ class Init:
         return None
 
     def _spawn(self, message: JsonObject, descriptors: list[int]) -> launch.LaunchRequest | None:
-        """Fork; the reply waits until the child runs its program or could not."""
+        """Forks; the reply is sent when the child runs its program or has failed to."""
         stdout, stderr, *stdin = descriptors
         status_read, status_write = os.pipe2(os.O_CLOEXEC)
         parent = os.getpid()
@@ -119,13 +119,16 @@ class Init:
         return None
 
     def _report_start(self, status_read: int) -> None:
-        """A child has executed or is about to call its entry (end of file), or says why not."""
+        """Replies with the pid when the child closed its status pipe, else with the error in it.
+
+        The pipe is closed by execve(2), or right before the child calls its entry.
+        """
         start = self._pending_starts.pop(status_read)
         error = os.read(status_read, 4096)
         self._poll.unregister(status_read)
         os.close(status_read)
         if error:
-            del self._processes[start.pid]  # it never was a process to the server
+            del self._processes[start.pid]  # for the server it never was a process
             number, _, text = error.decode(errors="replace").partition(":")
             reply = {"id": start.request_id, "error": text, "errno": int(number)}
         else:
@@ -133,7 +136,7 @@ class Init:
         fd_messages.send(self._control, reply)
 
     def _reap(self) -> None:
-        """Reap all that is dead, and report those that the server knows."""
+        """Reaps all dead children and reports those that the server knows."""
         self._sigchld.drain()
         for pid, status in reap_all(self._before_reap):
             for status_read, start in tuple(self._pending_starts.items()):
@@ -155,13 +158,16 @@ class Init:
             fd_messages.send(self._control, {"id": message["id"]})
 
     def _before_reap(self, pid: int) -> None:
-        """It is dead and not reaped: the number of its group is still its own."""
+        """Kills the process group of a dead child where that was requested.
+
+        Called before waitpid: the zombie still holds its pgid, so killpg cannot hit another group.
+        """
         if pid in self._kill_group_on_exit:
             self._kill_group_on_exit.discard(pid)
             _signal_group(pid, signal.SIGKILL)
 
     def _close_in_child(self) -> None:
-        """In a forked child: what belongs to the init only."""
+        """Closes in a forked child what only the init uses."""
         self._control.close()
         self._sigchld.close()
 
@@ -170,24 +176,24 @@ def _signal_group(pid: int, number: int) -> None:
     with contextlib.suppress(ProcessLookupError, PermissionError):
         try:
             os.killpg(pid, number)
-        except ProcessLookupError:  # a child so young that it leads no group yet
+        except ProcessLookupError:  # a new child that leads no group yet
             os.kill(pid, number)
 
 
 def fail_and_exit(control: socket.socket, error: OSError) -> NoReturn:
-    """A wall could not be raised: nothing is started without it."""
+    """Reports that the isolation could not be applied, and exits: nothing is started without it."""
     with contextlib.suppress(OSError):
         fd_messages.send(control, {"failed": str(error.strerror or error)})
     os._exit(1)
 
 
 def _shut_down(control: socket.socket) -> NoReturn:
-    """The server closed the socket or is gone: end everything, then leave.
+    """Kills all processes and exits, when the server has closed the socket or is gone.
 
-    Pid 1 of a namespace takes everything along, and is gone only after it.
+    When pid 1 of a namespace exits, the kernel kills all others in it, and pid 1 ends last.
     """
     signal.set_wakeup_fd(-1)
     if os.getpid() == 1 or kill_all():
-        with contextlib.suppress(OSError):  # nobody may be there to hear it
+        with contextlib.suppress(OSError):  # the server may be gone
             fd_messages.send(control, {"clean": True})
     os._exit(0)

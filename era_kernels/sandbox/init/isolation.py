@@ -1,8 +1,8 @@
-"""The walls themselves: namespaces, a new root, no network, no rights; raised by the init.
+"""Applies the isolation of a sandbox: namespaces, a new root, no network, no rights.
 
-`unshare_and_fork` is called in the process that the zygote forked, `setup_mounts` in the init, before it is known
-for whom, `apply` when that is known; what fails in any of them ends the sandbox before any code of
-a session has run.
+`unshare_and_fork` is called in the process that the zygote forked, `setup_mounts` in the init
+before its session is known, `apply` when the session is known. A failure in any of them ends the
+sandbox before any code of a session has run.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from era_kernels.sandbox.init.spec import IsolationKind, SandboxSpec
 from era_kernels.sandbox.linux import landlock, syscalls
 
 SIOCSIFFLAGS, IFF_UP = 0x8914, 0x1
-# The kernel makes these in every network namespace when their modules are loaded. They are down.
+# The kernel makes these in every network namespace when their modules are loaded; they are down.
 UNUSED_INTERFACES = (
     "erspan",
     "gre",
@@ -33,16 +33,16 @@ UNUSED_INTERFACES = (
     "sit",
     "tunl",
 )
-WRITABLE_PATHS = ("/tmp", "/dev")  # inside namespaces, where they are the session's own
-# Without namespaces: what programs need, and that cannot hurt others.
+WRITABLE_PATHS = ("/tmp", "/dev")  # in namespaces, where they are the session's own
+# Without namespaces: devices that programs need, and that cannot harm others.
 OPEN_DEVICES = tuple(f"/dev/{name}" for name in rootfs.DEVICES)
 READABLE_PATHS = (*rootfs.SYSTEM, *(f"/etc/{name}" for name in rootfs.ETC), "/proc", *OPEN_DEVICES)
 
 
 def unshare_and_fork(spec: SandboxSpec, pid_fd: int) -> None:
-    """Take new namespaces and fork; only the fork, pid 1 in them, returns.
+    """Enters new namespaces and forks; only the fork, which is pid 1 in them, returns.
 
-    Its pid as the zygote sees it is written to `told`. Raises OSError.
+    The pid of the fork as the zygote sees it is written to `pid_fd`. Raises OSError.
     """
     user, group = os.geteuid(), os.getegid()
     rootless = spec.kind is IsolationKind.USER
@@ -57,7 +57,7 @@ def unshare_and_fork(spec: SandboxSpec, pid_fd: int) -> None:
 
 
 def setup_mounts(spec: SandboxSpec) -> None:
-    """Raise what is the same for all sessions. Raises OSError."""
+    """Sets up the mounts and network that are the same for all sessions. Raises OSError."""
     if spec.has_namespaces:
         rootfs.build_base(spec)
         _loopback_up()
@@ -65,7 +65,7 @@ def setup_mounts(spec: SandboxSpec) -> None:
 
 
 def apply(spec: SandboxSpec) -> None:
-    """Raise all walls around this process and give up its rights, for good. Raises OSError."""
+    """Applies the isolation to this process and drops its rights, for good. Raises OSError."""
     if spec.has_namespaces:
         inner_uid = rootfs.USER_NAMESPACE_UID if spec.uid is None else spec.uid
         rootfs.add_session(spec, inner_uid)
@@ -89,7 +89,7 @@ def apply(spec: SandboxSpec) -> None:
 
 
 def _map_user(user: int, group: int) -> None:
-    """This user is the session's user inside, and nobody else exists there."""
+    """Maps this user to the session's user in the namespace, where no other user exists."""
     Path("/proc/self/setgroups").write_text("deny", "ascii")
     Path("/proc/self/uid_map").write_text(f"{rootfs.USER_NAMESPACE_UID} {user} 1", "ascii")
     Path("/proc/self/gid_map").write_text(f"{rootfs.USER_NAMESPACE_UID} {group} 1", "ascii")
@@ -101,7 +101,7 @@ def _loopback_up() -> None:
 
 
 def _verify() -> None:
-    """The walls that a mistake could leave out without a trace. Raises OSError."""
+    """Checks the parts of isolation that a bug could leave out unseen. Raises OSError."""
     names = {name.rstrip("0123456789") for _, name in socket.if_nameindex()}
     foreign = sorted(names - {"lo", *UNUSED_INTERFACES})
     if os.getpid() != 1 or foreign:
@@ -124,7 +124,7 @@ def _apply_landlock(spec: SandboxSpec) -> None:
 
 
 def _set_rlimit(name: str, value: int) -> None:
-    """Set a limit of this process and its children, as far as the present one allows."""
+    """Sets a limit of this process and its children, at most to the present hard limit."""
     number = getattr(resource, name)
     _, hard_limit = resource.getrlimit(number)
     if hard_limit != resource.RLIM_INFINITY:

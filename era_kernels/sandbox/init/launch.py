@@ -1,7 +1,8 @@
-"""The last step of a launch: a fork of the init becomes a program of its own.
+"""Turns a fork of the init into a program.
 
-Either it executes something else, or it goes on as an interpreter that looks as if it had just
-been started: what zygote and init changed is undone, what forks share by accident is renewed.
+The fork either executes another program, or goes on as an interpreter that looks as if it had
+just been started: changes by the zygote and the init are undone, and state that forks must not
+share is renewed.
 """
 
 from __future__ import annotations
@@ -19,38 +20,34 @@ from typing import Any
 from era_kernels.models import JsonObject
 from era_kernels.sandbox.linux import syscalls
 
-# A service manager signals every process of the server; zygote and init wait for the server.
+# A service manager signals every process of the server; zygote and init end after the server.
 IGNORED_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _SIGNALS_IGNORED_BY_PYTHON = (signal.SIGPIPE, signal.SIGXFSZ)
 
 
 @dataclass(frozen=True, slots=True)
 class LaunchRequest:
-    """What a forked process is to become, and the descriptors that were handed in for it."""
+    """The program that a forked process becomes, and the descriptors that came for it."""
 
     command: JsonObject
     stdin: int | None  # None: /dev/null
     stdout: int
     stderr: int
-    status_fd: (
-        int  # closed on execution; before that it takes the errno and the reason of a failure
-    )
-    init_pid: int  # pid of the init
+    status_fd: int  # closed by execve; gets the errno and the reason of a failure before that
+    init_pid: int
 
 
 @dataclass(frozen=True, slots=True)
 class Interpreter:
-    """What a plain interpreter on this host has, as noted before anything was changed."""
+    """The state of a plain interpreter on this host, noted before anything was changed."""
 
     sys_path: Sequence[str]  # sys.path without its first entry
-    entry_paths: Sequence[str]  # where entry modules lie; no program sees them
-    project_modules: Sequence[
-        str
-    ]  # of this project; looked up once, for a walk costs every fork 2 ms
+    entry_paths: Sequence[str]  # where entry modules lie; hidden from programs
+    project_modules: Sequence[str]  # looked up once: a search would cost every fork 2 ms
 
 
 def run(request: LaunchRequest, interpreter: Interpreter) -> None:
-    """Execute the command, or call its entry and return when that returns."""
+    """Executes the command, or calls its entry and returns when the entry returns."""
     command = request.command
     try:
         _setup_process(request)
@@ -66,9 +63,9 @@ def run(request: LaunchRequest, interpreter: Interpreter) -> None:
 
 
 def _setup_process(request: LaunchRequest) -> None:
-    """A session and process group of its own, the descriptors, the directory."""
+    """Sets the process's session, process group, descriptors, signals and directory."""
     os.setsid()
-    # The second net: an init that is killed takes its children along.
+    # A second safeguard: when the init is killed, the kernel kills its children.
     syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != request.init_pid:
         os._exit(1)
@@ -76,7 +73,7 @@ def _setup_process(request: LaunchRequest) -> None:
     os.dup2(request.stdout, 1)
     os.dup2(request.stderr, 2)
     syscalls.close_except((0, 1, 2, request.status_fd))
-    syscalls.prctl(syscalls.PR_SET_DUMPABLE, 1)  # unlike its init: its /proc/self is its own
+    syscalls.prctl(syscalls.PR_SET_DUMPABLE, 1)  # programs may read /proc/self
     for number in IGNORED_SIGNALS:
         signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
@@ -84,14 +81,14 @@ def _setup_process(request: LaunchRequest) -> None:
 
 
 def _execute(argv: list[str], env: Mapping[str, str]) -> None:
-    """Become another program. Raises OSError when there is none."""
+    """Becomes another program. Raises OSError when there is no such program."""
     for number in _SIGNALS_IGNORED_BY_PYTHON:
         signal.signal(number, signal.SIG_DFL)
     os.execvpe(argv[0], argv, env)
 
 
 def _reset_interpreter(interpreter: Interpreter, env: Mapping[str, str]) -> None:
-    """Look like an interpreter that was just started with this environment."""
+    """Makes this look like an interpreter that was just started with this environment."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ.clear()
     os.environ.update(env)
@@ -100,10 +97,11 @@ def _reset_interpreter(interpreter: Interpreter, env: Mapping[str, str]) -> None
     sys.path[:] = ["", *python_path, *interpreter.sys_path, *interpreter.entry_paths]
     sys.argv = [""]
     sys.orig_argv = [sys.executable]
-    # These were made for pipes and /dev/null, and their descriptors are that again.
+    # They were made for pipes and /dev/null, and their descriptors are pipes and /dev/null again.
     sys.stdin, sys.stdout, sys.stderr = sys.__stdin__, sys.__stdout__, sys.__stderr__
     _reseed_modules()
-    # A new one, for the old is frozen: what a program leaves in it would never be finalized.
+    # A new __main__: gc has frozen the old, so objects that a program left in it would never be
+    # finalized.
     main = ModuleType("__main__")
     old = vars(sys.modules["__main__"])
     vars(main).update({name: old[name] for name in old if name.startswith("__")})
@@ -113,7 +111,7 @@ def _reset_interpreter(interpreter: Interpreter, env: Mapping[str, str]) -> None
 
 
 def _reseed_modules() -> None:
-    """What modules made once, at import, and every fork would share. (`random` does it itself.)"""
+    """Renews state that modules made at import and forks must not share (`random` does itself)."""
     if module := _get_imported("numpy.random"):
         module.seed()
     if module := _get_imported("multiprocessing.process"):
@@ -125,12 +123,12 @@ def _reseed_modules() -> None:
 
 
 def _get_imported(name: str) -> Any:
-    """A module that something has imported already, or None."""
+    """Returns a module if it is imported already, else None."""
     return sys.modules.get(name)
 
 
 def _call_entry(interpreter: Interpreter, entry: str, args: Sequence[str]) -> None:
-    """Import the entry and call it; uncaught errors end as in every program."""
+    """Imports the entry and calls it; an uncaught error ends the process as in any program."""
     name, _, function = entry.partition(":")
     try:
         target = getattr(importlib.import_module(name), function)
@@ -139,7 +137,7 @@ def _call_entry(interpreter: Interpreter, entry: str, args: Sequence[str]) -> No
     except SystemExit:
         raise
     except BaseException as error:
-        frames = error.__traceback__ and error.__traceback__.tb_next  # without this one
+        frames = error.__traceback__ and error.__traceback__.tb_next  # without this frame
         sys.excepthook(type(error), error.with_traceback(frames), frames)
         sys.exit(128 + signal.SIGINT if isinstance(error, KeyboardInterrupt) else 1)
 

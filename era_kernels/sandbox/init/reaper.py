@@ -1,4 +1,4 @@
-"""Children of this process: told of their deaths, listed, ended to the last."""
+"""Notices the deaths of this process's children, lists, reaps and kills them."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from types import FrameType
 
 
 class SigchldPipe:
-    """A descriptor that becomes readable when a child dies. At most one in a process."""
+    """Makes a descriptor readable when a child dies; a process has at most one."""
 
     def __init__(self) -> None:
         self.descriptor, self._write_end = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        signal.signal(signal.SIGCHLD, _no_op)  # without a handler there is no wake-up
+        signal.signal(signal.SIGCHLD, _no_op)  # without a handler nothing is written
         signal.set_wakeup_fd(self._write_end, warn_on_full_buffer=False)
 
     def drain(self) -> None:
-        """Take all wake-ups; what died until now must be reaped after this."""
+        """Reads all wake-ups; children that died before this call must be reaped after it."""
         with contextlib.suppress(BlockingIOError):
             while os.read(self.descriptor, 4096):
                 pass
 
     def close(self) -> None:
-        """Put everything back, as a forked child must."""
+        """Restores the signal handling and closes the pipe, as a forked child must."""
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         os.close(self.descriptor)
@@ -34,9 +34,9 @@ class SigchldPipe:
 
 
 def reap_all(before_reap: Callable[[int], object] | None = None) -> list[tuple[int, int]]:
-    """All children that are dead, as (pid, wait status).
+    """Reaps all dead children and returns them as (pid, wait status).
 
-    `before` is called with the pid of each while that cannot be the pid of another process yet.
+    `before_reap` is called with each pid while it cannot be the pid of another process yet.
     """
     dead = []
     with contextlib.suppress(ChildProcessError):
@@ -51,7 +51,7 @@ def reap_all(before_reap: Callable[[int], object] | None = None) -> list[tuple[i
 
 
 def list_children() -> list[int]:
-    """The pids of all children, dead ones included that nobody waited for yet."""
+    """Returns the pids of all children, including dead ones that were not reaped."""
     try:
         return [int(pid) for pid in Path("/proc/thread-self/children").read_text().split()]
     except FileNotFoundError:  # a kernel without CONFIG_PROC_CHILDREN
@@ -59,10 +59,10 @@ def list_children() -> list[int]:
 
 
 def kill_all(exclude: Container[int] = (), timeout: float = 3.0) -> bool:
-    """SIGKILL every child but the spared, and what they leave behind, until nobody is left.
+    """Kills every child but the excluded, and their orphans, until none is left.
 
-    Only a subreaper ends grandchildren, too: they become its children when their parents die.
-    Tells whether that was done within `patience` (seconds).
+    Only a subreaper kills grandchildren, too: they become its children when their parents die.
+    Returns False when some are left after `timeout` (seconds).
     """
     deadline = time.monotonic() + timeout
     pause = 0.0002
@@ -82,7 +82,7 @@ def kill_all(exclude: Container[int] = (), timeout: float = 3.0) -> bool:
 
 
 def _no_op(number: int, frame: FrameType | None) -> None:
-    """A handler, so that the C level of the interpreter writes to the wake-up descriptor."""
+    """Does nothing: with a handler the interpreter writes to the wake-up descriptor."""
 
 
 def _is_child(process: Path) -> bool:

@@ -1,6 +1,6 @@
-"""The file system of a sandbox: a new root with what a program needs, nothing else of the host.
+"""Builds a sandbox's root file system, with what programs need and nothing else of the host.
 
-Everything here runs in the init, in a mount namespace of its own, before it gives up its rights.
+All of this runs in the init, in its own mount namespace, before the init drops its rights.
 """
 
 from __future__ import annotations
@@ -13,30 +13,30 @@ from era_kernels.sandbox.init.spec import SandboxSpec
 from era_kernels.sandbox.linux import syscalls
 
 SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
-# What of /etc programs look for; the rest of it is the host's own business.
+# The names in /etc that programs look for; the rest of /etc stays hidden.
 ETC = (
     "alternatives", "ca-certificates", "fonts", "gai.conf", "java", "ld.so.cache", "ld.so.conf",
     "ld.so.conf.d", "localtime", "magic", "mime.types", "nsswitch.conf", "os-release", "pki",
     "protocols", "services", "ssl/certs", "ssl/openssl.cnf", "terminfo", "timezone",
 )  # fmt: skip
-# Of /proc: what tells the kernel what to do. Some of it trusts the uid alone.
+# The entries of /proc that control the kernel. Some of them check the uid alone.
 READ_ONLY_PROC = ("bus", "fs", "irq", "sys", "sysrq-trigger")
 DEVICES = ("full", "null", "random", "tty", "urandom", "zero")
 HOST_NAME = "sandbox"
 USER_NAMESPACE_UID = 1000  # in a user namespace
 
-_NEW_ROOT = "/tmp"  # where the new root is put together; any directory will do
+_NEW_ROOT = "/tmp"  # where the new root is built; any directory would do
 _OLD_ROOT = "/.old"
-_ROOT_SIZE = "1m"  # of the new root: it holds directories and a few lines of text
-_PAGE = 4096  # bytes that a file with anything in it takes
-_MIN_INODES = 1024  # that may lie in any file system in memory
+_ROOT_SIZE = "1m"  # the new root holds directories and a few lines of text
+_PAGE = 4096  # bytes that a non-empty file takes at least
+_MIN_INODES = 1024  # of any file system in memory
 _TMPFS_FLAGS = syscalls.MS_NOSUID | syscalls.MS_NODEV
 _BIND_ATTRIBUTES = syscalls.MOUNT_ATTR_NOSUID | syscalls.MOUNT_ATTR_NODEV
 _READ_ONLY_ATTRIBUTES = _BIND_ATTRIBUTES | syscalls.MOUNT_ATTR_RDONLY
 
 
 def build_base(spec: SandboxSpec) -> None:
-    """Make the part of the new root that is the same for all sessions. Raises OSError."""
+    """Builds the part of the new root that is the same for all sessions. Raises OSError."""
     syscalls.mount(None, "/", None, syscalls.MS_REC | syscalls.MS_SLAVE)
     syscalls.mount("tmpfs", _NEW_ROOT, "tmpfs", _TMPFS_FLAGS, f"mode=755,size={_ROOT_SIZE}")
     Path(_NEW_ROOT + _OLD_ROOT).mkdir()
@@ -50,15 +50,18 @@ def build_base(spec: SandboxSpec) -> None:
 
 
 def add_session(spec: SandboxSpec, uid: int) -> None:
-    """Add what is the session's own, and shut the door; `uid` is its inside. Raises OSError."""
+    """Adds the session's own files and detaches the host's root. Raises OSError.
+
+    `uid` is the session's uid in the sandbox.
+    """
     for path, size in (("/dev/shm", spec.shm), ("/tmp", spec.tmp)):
-        # Empty files take no room of it, but a kilobyte of the system's memory each.
+        # Empty files do not count against the size, but take a kilobyte of memory each.
         bounds = f"size={size},nr_inodes={max(_MIN_INODES, size // _PAGE)}"
         syscalls.mount(None, path, None, syscalls.MS_REMOUNT | _TMPFS_FLAGS, bounds)
     for source, path in spec.writable:
         _bind(source, path, _BIND_ATTRIBUTES)
     for source, path in spec.mounts:
-        # Private: what the host mounts below it later would not be read-only.
+        # Private: mounts that the host makes below it later would not be read-only.
         _bind(source, path, _READ_ONLY_ATTRIBUTES, syscalls.MS_PRIVATE)
     _write_etc_files(uid, spec.home)
     syscalls.detach_mount(_OLD_ROOT)
@@ -113,29 +116,29 @@ def _mount_proc(own: bool) -> None:
 
 
 def _mount_tmpfs(path: str) -> None:
-    """Memory as a file system; its size is set for each session."""
+    """Mounts a tmpfs; its size is set for each session later."""
     Path(path).mkdir()
     bounds = f"mode=1777,size={_ROOT_SIZE},nr_inodes={_MIN_INODES}"
     syscalls.mount("tmpfs", path, "tmpfs", _TMPFS_FLAGS, bounds)
 
 
 def _bind_readable(spec: SandboxSpec) -> None:
-    """The interpreter and what belongs to it, read-only."""
+    """Shows the readable paths (the interpreter and its packages), and covers the hidden ones."""
     for path in spec.readable:
-        if not is_below(path, (*SYSTEM, *(done for done in spec.readable if done != path))):
+        if not is_below(path, (*SYSTEM, *(other for other in spec.readable if other != path))):
             _bind(path, path, _READ_ONLY_ATTRIBUTES)
     for path in spec.hidden:
-        if Path(path).is_dir():  # else it is nowhere to be seen anyway
+        if Path(path).is_dir():  # else it is not visible anyway
             syscalls.mount("tmpfs", path, "tmpfs", _TMPFS_FLAGS, "mode=000,size=4k")
 
 
 def is_below(path: str, others: Iterable[str]) -> bool:
-    """Does the path lie in one of the others?"""
+    """Returns whether the path lies below one of the others."""
     return any(path.startswith(other.rstrip("/") + "/") for other in others)
 
 
 def _write_etc_files(uid: int, home: str) -> None:
-    """Files that would tell of the host, or that the session has its own of."""
+    """Writes the session's own versions of files that would describe the host."""
     texts = {
         "passwd": f"root:x:0:0:root:/:/bin/sh\nuser:x:{uid}:{uid}:user:{home}:/bin/sh\n"
         "nobody:x:65534:65534:nobody:/:/bin/sh\n",
@@ -145,11 +148,11 @@ def _write_etc_files(uid: int, home: str) -> None:
         "resolv.conf": "",
     }
     for name, text in texts.items():
-        Path("/etc", name).write_bytes(text.encode())  # a codec may not be imported yet
+        Path("/etc", name).write_bytes(text.encode())  # a text codec may not be imported yet
 
 
 def _bind(source: str, target: str, attributes: int, propagation: int = 0) -> None:
-    """Show a path of the host, and all that is mounted below it."""
+    """Bind-mounts a path of the host, with all mounts below it."""
     old = _OLD_ROOT + source
     if Path(old).is_dir():
         Path(target).mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""The plan of one sandbox's walls: made by the server, carried out by the init."""
+"""Describes one sandbox: the server makes the spec, the init applies it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from era_kernels.models import JsonObject
 
 
 class IsolationKind(StrEnum):
-    """What stands around a sandbox."""
+    """The mechanism that isolates a sandbox."""
 
     ROOT = "root"  # namespaces made by root, each session under a uid of its own
     USER = "user"  # namespaces inside a user namespace, for ordinary users
@@ -22,33 +22,34 @@ class IsolationKind(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SandboxSpec:
-    """Everything that the init must know; paths are the host's where nothing else is said."""
+    """Everything that the init must know; paths are the host's unless noted."""
 
     kind: IsolationKind = IsolationKind.NONE
-    own_proc: bool = True  # else the container's, with Landlock in front of it
+    own_proc: bool = True  # else the container's /proc, guarded by Landlock
     landlock: bool = True
-    seccomp_program: str = ""  # of system calls: a BPF program in base64
-    uid: int | None = None  # of the session, where it has one of its own
-    traverse_gid: int | None = None  # a group that may walk through the server's own directories
-    readable: Sequence[str] = ()  # the same path inside
-    writable: Sequence[Sequence[str]] = ()  # pairs: the host's path, the path inside
-    mounts: Sequence[Sequence[str]] = ()  # pairs, too; read-only
-    hidden: Sequence[str] = ()  # nothing of these is seen, even where they lie in what is readable
-    home: str = "/home/user"  # inside
+    seccomp_program: str = ""  # a BPF program that filters system calls, in base64
+    uid: int | None = None  # the session's own uid, where it has one
+    traverse_gid: int | None = None  # a group that may traverse the server's own directories
+    readable: Sequence[str] = ()  # at the same path in the sandbox
+    writable: Sequence[Sequence[str]] = ()  # pairs: host path, path in the sandbox
+    mounts: Sequence[Sequence[str]] = ()  # the same pairs; read-only
+    hidden: Sequence[str] = ()  # invisible, also below readable paths
+    home: str = "/home/user"  # in the sandbox
     tmp: int = 0  # bytes
     shm: int = 0  # bytes
     rlimits: Mapping[str, int] = field(default_factory=dict)  # names of `resource` → value
-    cgroup_procs: Sequence[str] = ()  # files by which a process joins the sandbox's control groups
+    cgroup_procs: Sequence[str] = ()  # `cgroup.procs` files of the sandbox's control groups
 
     @property
     def has_namespaces(self) -> bool:
-        """Does the sandbox have mounts, processes and a network of its own?"""
+        """True when the sandbox has its own mounts, processes and network."""
         return self.kind in (IsolationKind.ROOT, IsolationKind.USER)
 
     def to_json(self) -> JsonObject:
-        """The plan as it travels."""
+        """Returns the spec as JSON for the control socket."""
         return dataclasses.asdict(self)
 
     @classmethod
     def from_json(cls, spec: JsonObject) -> Self:
+        """Returns the spec that `to_json` wrote."""
         return cls(**{**spec, "kind": IsolationKind(spec["kind"])})

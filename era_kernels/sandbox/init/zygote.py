@@ -1,17 +1,17 @@
-"""The zygote: a warm interpreter that forks an init for each sandbox.
+"""Runs as the zygote: a warm interpreter that forks an init for each sandbox.
 
     server ──exec──▶ zygote ──fork──▶ init ──fork──▶ program
                      imports,         reaps, signals,  becomes a plain interpreter
                      single-threaded  reports, ends    or executes something else
 
-`main` walks this line in one process image: each step returns in its forked child only, with all
-that the step before needed let go, so that a program starts on an almost empty stack. Walls have
-their places between the steps: namespaces are entered by one more fork before the init starts
-(`isolation.unshare_and_fork`), all other walls are raised by the init around itself (`isolation.apply`), so that
-whatever it starts is born inside.
+`main` runs these steps in one process image: each step returns in its forked child only, after
+freeing what only the step itself needed, so that a program starts on an almost empty stack.
+Isolation is applied between the steps: one more fork enters the namespaces before the init starts
+(`isolation.unshare_and_fork`); the init applies the rest to itself (`isolation.apply`), so that
+every process that it starts is inside from its first instruction.
 
-The zygote holds nothing secret, no thread, no event loop; at the end of its control socket (the
-server is gone, however it went) it leaves.
+The zygote holds no secret, no thread and no event loop. It exits at the end of file on its control
+socket: the server is gone then, for whatever reason.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ from era_kernels.sandbox.init import fd_messages, init, isolation, launch
 from era_kernels.sandbox.init.reaper import SigchldPipe, kill_all, list_children, reap_all
 from era_kernels.sandbox.init.spec import SandboxSpec
 from era_kernels.sandbox.linux import syscalls
-from era_kernels.sandbox.server.cgroups import join_cgroups, remove_server_cgroup
+from era_kernels.sandbox.linux.cgroup import join_cgroups, remove_server_cgroup
 
-INIT_EXIT_TIMEOUT = 1.0  # seconds for inits to end by themselves when the server is gone
+INIT_EXIT_TIMEOUT = 1.0  # seconds for inits to end by themselves after the server is gone
 
 
 def main() -> None:
-    """Be a zygote, then in its child an init, then in its child a program.
+    """Runs as the zygote, in its children as an init, and in their children as a program.
 
     Called in a fresh interpreter with the control socket's descriptor in `sys.argv[1]`.
     """
@@ -58,25 +58,25 @@ def main() -> None:
 
 @dataclass(frozen=True, slots=True)
 class InitStart:
-    """What an init comes into the world with: its control socket, and the walls to raise."""
+    """The control socket and the spec with which an init starts."""
 
     control: socket.socket
     spec: SandboxSpec
 
 
 class Zygote:
-    """The loop: orders in, inits out, and an eye on what dead inits leave behind."""
+    """Forks inits on request, and kills the processes that dead inits left behind."""
 
     def __init__(self, control: socket.socket, cgroup_directories: Sequence[str]) -> None:
-        """`homes`: directories of control groups that nobody needs when the server is gone."""
+        """Takes the server's cgroup directories, which are removed when the server is gone."""
         self._control = control
         self._cgroup_directories = cgroup_directories
         self._sigchld = SigchldPipe()
-        self._inits: dict[int, int] = {}  # pid → number of the order
-        self._pending_pids: dict[int, int] = {}  # where a pid in namespaces is told → number
+        self._inits: dict[int, int] = {}  # pid → number of the request
+        self._pending_pids: dict[int, int] = {}  # pipe from which the pid is read → number
 
     def serve(self) -> InitStart:
-        """Fork inits until the server is gone; returns in each of them."""
+        """Forks inits until the server is gone; returns only in each of them."""
         poll = select.poll()
         poll.register(self._control, select.POLLIN)
         poll.register(self._sigchld.descriptor, select.POLLIN)
@@ -94,7 +94,10 @@ class Zygote:
                         return init_start
 
     def __contains__(self, pid: object) -> bool:
-        """Is this child an init? One in namespaces of its own becomes ours while we look."""
+        """Returns whether this child is an init.
+
+        An init in its own namespaces may become our child while this runs, so pids are read first.
+        """
         if pid not in self._inits:
             self._read_pids()
         return pid in self._inits
@@ -105,12 +108,12 @@ class Zygote:
             for pid, number in self._inits.items():
                 if number == message["number"]:
                     with contextlib.suppress(ProcessLookupError):
-                        os.kill(pid, signal.SIGKILL)  # ours and not waited for: still the one
+                        os.kill(pid, signal.SIGKILL)  # not reaped yet: the pid is still its own
             return None
         return self._fork(message["number"], SandboxSpec.from_json(message["spec"]), descriptors[0])
 
     def _fork(self, number: int, spec: SandboxSpec, descriptor: int) -> InitStart | None:
-        """An init for this order; returns something in the child only."""
+        """Forks an init for this request; returns an InitStart in the child only."""
         pid_read, pid_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         try:
             pid = os.fork()
@@ -132,7 +135,7 @@ class Zygote:
         return None
 
     def _read_pids(self) -> None:
-        """Read the pids of those that entered namespaces, whose first parent ends then."""
+        """Reads the pids of inits in namespaces, whose first parents end after writing them."""
         for pid_read, number in tuple(self._pending_pids.items()):
             with contextlib.suppress(BlockingIOError):
                 pid = os.read(pid_read, 16)
@@ -143,11 +146,11 @@ class Zygote:
                 del self._pending_pids[pid_read]
 
     def _reap(self) -> None:
-        """Reap; what inits that were killed left behind became our children, and ends here."""
+        """Reaps dead children, and kills the orphans of killed inits, which became our children."""
         self._sigchld.drain()
         dead = reap_all()
         self._read_pids()
-        # Both processes of one init may have died: it is told once.
+        # Both processes of one init may have died: that is reported once.
         exited = {self._inits.pop(pid) for pid, _ in dead if pid in self._inits}
         kill_all(exclude=self)
         for number in exited:
@@ -158,15 +161,15 @@ class Zygote:
         self._send({"gone": number})
 
     def _send(self, message: JsonObject) -> None:
-        with contextlib.suppress(BrokenPipeError):  # the loop is about to see the end, too
+        with contextlib.suppress(BrokenPipeError):  # the loop is about to see the end of file, too
             fd_messages.send(self._control, message)
 
 
 def _enter_sandbox(init_start: InitStart, pid_write: int) -> InitStart:
-    """In the forked child: join the groups and enter the namespaces that were ordered.
+    """Joins the cgroups and enters the namespaces of the spec, in the forked child.
 
-    In this order: the namespace of groups begins where the process is. Ends and says why when
-    that fails.
+    The cgroups come first: a cgroup namespace is rooted at the process's cgroup when it is created.
+    Exits with the reason on failure.
     """
     try:
         join_cgroups(init_start.spec.cgroup_procs)
@@ -179,11 +182,11 @@ def _enter_sandbox(init_start: InitStart, pid_write: int) -> InitStart:
 
 
 def _preload(control: socket.socket) -> tuple[launch.Interpreter, Sequence[str]]:
-    """Import what the server names, and tell it what could not be had.
+    """Imports the modules that the server names, and reports those that failed.
 
-    Also returns the homes of the server's control groups.
+    Returns the plain interpreter's state and the server's cgroup directories.
     """
-    path = sys.path[1:]  # the first is the working directory, for every interpreter with -c
+    path = sys.path[1:]  # the first is the working directory in any interpreter with -c
     received = fd_messages.receive(control)
     if received is None:
         os._exit(0)
@@ -214,7 +217,7 @@ def _preload(control: socket.socket) -> tuple[launch.Interpreter, Sequence[str]]
 
 
 def _unforkable_state(before: set[int]) -> str | None:
-    """What an import left that would be missing or shared in every fork."""
+    """Returns the kind of state that an import left and no fork could use, or None."""
     if syscalls.threads() > 1:
         return "threads"
     if syscalls.descriptors() != before:
@@ -223,7 +226,7 @@ def _unforkable_state(before: set[int]) -> str | None:
 
 
 def _shut_down(cgroup_directories: Sequence[str]) -> NoReturn:
-    """The server is gone: inits see that, too, and end everything; then nothing may be left."""
+    """Waits for the inits, which end when the server is gone, kills what is left, and exits."""
     deadline = time.monotonic() + INIT_EXIT_TIMEOUT
     while list_children() and time.monotonic() < deadline:
         reap_all()

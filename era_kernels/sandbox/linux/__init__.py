@@ -1,0 +1,1 @@
+"""The system calls that the server, the zygote and the inits share; standard library only."""

@@ -1,4 +1,4 @@
-"""Landlock: what of the file system a process and its children may touch; see landlock(7)."""
+"""Restricts by Landlock the files that a process and its children may use; see landlock(7)."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class _PathBeneath(ctypes.Structure):
 
 
 def version() -> int:
-    """Which version this kernel has; 0 for none."""
+    """Returns the version of Landlock in this kernel; 0 for none."""
     none = ctypes.c_size_t(0)
     return max(0, call(SYS_CREATE_RULESET, None, none, ctypes.c_uint32(_VERSION)))
 
@@ -40,10 +40,11 @@ def version() -> int:
 def restrict(
     readable: Iterable[str], writable: Iterable[str], *, deny_network_and_ipc: bool
 ) -> None:
-    """Allow this process and its children these files and what is below them, nothing else.
+    """Allows this process and its children these paths and the files below them, no others.
 
-    `alone`: also no TCP, no abstract unix sockets and no signals past this process and its
-    children, as far as this kernel's version goes. Needs no_new_privs. Raises OSError.
+    `deny_network_and_ipc`: also no TCP, no abstract unix sockets and no signals beyond this
+    process and its children, as far as this kernel's version can deny them.
+    Needs no_new_privs. Raises OSError.
     """
     abi_version = version()
     rights = _RIGHTS_V1
@@ -73,7 +74,7 @@ def _create_ruleset(rights: int, abi_version: int, deny_network_and_ipc: bool) -
 
 
 def _add_rule(ruleset: int, path: str, rights: int) -> None:
-    """Nothing is wrong with a path that this host does not have."""
+    """Adds a rule for a path; a path that this host does not have is ignored."""
     try:
         path_fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
     except FileNotFoundError:

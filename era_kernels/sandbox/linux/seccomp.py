@@ -1,8 +1,8 @@
-"""The filter of system calls: rules by name through libseccomp, exported once as a BPF program.
+"""Builds the filter of system calls with libseccomp, as a BPF program.
 
-libseccomp knows the numbers of every architecture; the server makes the program, the init of each
-sandbox loads its bytes. The rules close what namespaces and missing capabilities leave open, and
-parts of the kernel that no session needs and that had many holes.
+libseccomp knows the numbers of every architecture; the server makes the program once, the init of
+each sandbox loads its bytes. The rules deny what namespaces and missing capabilities still allow,
+and parts of the kernel that no session needs and that had many security holes.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ _NE, _EQ, _GT, _MASKED_EQ = 1, 4, 6, 7
 _ACTION_BAD_ARCHITECTURE = 2
 _UNKNOWN = -1
 
-# Denied as if the rights were missing: new namespaces and mounts, the kernel's own tables, and
-# tools to look past the walls.
+# Denied with EPERM: new namespaces and mounts, the kernel's own tables, and ways to look out of
+# the sandbox.
 DENIED_SYSCALLS = (
     "unshare", "setns", "mount", "umount", "umount2", "pivot_root", "chroot",
     "open_tree", "move_mount", "fsopen", "fsconfig", "fsmount", "fspick", "mount_setattr",
@@ -46,8 +46,8 @@ DENIED_SYSCALLS = (
     "swapon", "swapoff", "acct", "quotactl", "quotactl_fd", "syslog", "iopl", "ioperm",
     "settimeofday", "clock_settime", "clock_adjtime", "sethostname", "setdomainname", "vhangup",
 )  # fmt: skip
-# Denied as if the kernel were older: libraries fall back to what is allowed. (The flags of clone3
-# are behind a pointer, which a filter cannot follow.)
+# Denied with ENOSYS, as by an older kernel: libraries fall back to allowed calls. (The flags of
+# clone3 are behind a pointer, which a filter cannot follow.)
 ENOSYS_SYSCALLS = ("clone3", "io_uring_setup", "io_uring_enter", "io_uring_register")
 NAMESPACE_FLAGS = (
     CLONE_NEWTIME, CLONE_NEWNS, CLONE_NEWCGROUP, CLONE_NEWUTS, CLONE_NEWIPC, CLONE_NEWUSER,
@@ -66,17 +66,17 @@ class _Comparison(ctypes.Structure):
 
 
 def export_filter(*, internet: bool) -> bytes | None:
-    """The filter as a BPF program (blocking); None where libseccomp is not installed.
+    """Returns the filter as a BPF program (blocking); None where libseccomp is not installed.
 
-    `internet` allows sockets of the internet's families, where a network namespace does the
-    denying. Raises OSError.
+    `internet` allows sockets of the internet's families, where a network namespace keeps them
+    from reaching anything. Raises OSError.
     """
     library = _library()
     return None if library is None else _FilterBuilder(library).build(internet)
 
 
 def is_available() -> bool:
-    """Is libseccomp installed?"""
+    """Returns whether libseccomp is installed."""
     return _library() is not None
 
 
@@ -93,13 +93,14 @@ def _library() -> ctypes.CDLL | None:
 
 
 class _FilterBuilder:
-    """One filter in the making."""
+    """Builds one filter."""
 
     def __init__(self, library: ctypes.CDLL) -> None:
         self._library = library
         self._context = ctypes.c_void_p(library.seccomp_init(ctypes.c_uint32(_ALLOW)))
 
     def build(self, internet: bool) -> bytes:
+        """Adds all rules, exports the program and frees the filter. Raises OSError."""
         try:
             kill = ctypes.c_uint32(_KILL)
             self._library.seccomp_attr_set(self._context, _ACTION_BAD_ARCHITECTURE, kill)
@@ -119,7 +120,7 @@ class _FilterBuilder:
             self._library.seccomp_release(self._context)
 
     def _deny_families(self, allowed: tuple[int, ...]) -> None:
-        """Only these families of sockets, and of netlink only what tells of interfaces."""
+        """Denies all socket families but these, and all of netlink but NETLINK_ROUTE."""
         number = errno.EAFNOSUPPORT
         for family in range(max(allowed)):
             if family not in allowed:
@@ -129,7 +130,7 @@ class _FilterBuilder:
 
     def _deny(self, name: str, number: int, *comparisons: tuple[int, int, int, int]) -> None:
         syscall = self._library.seccomp_syscall_resolve_name(name.encode())
-        if syscall == _UNKNOWN:  # to this version of libseccomp, or on this architecture
+        if syscall == _UNKNOWN:  # in this version of libseccomp, or on this architecture
             return
         array = (_Comparison * len(comparisons))(*(_Comparison(*one) for one in comparisons))
         result = self._library.seccomp_rule_add_array(

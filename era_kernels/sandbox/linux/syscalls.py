@@ -1,4 +1,4 @@
-"""What Python's standard library does not offer of Linux: namespaces, mounts, rights, prctl(2)."""
+"""Wraps Linux calls that Python's standard library lacks: namespaces, mounts, rights, prctl(2)."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ _libc.syscall.restype = ctypes.c_long
 
 
 def prctl(option: int, argument: int = 0) -> None:
-    """prctl(2) with one number as its argument. Raises OSError."""
+    """Calls prctl(2) with one number as its argument. Raises OSError."""
     unused = ctypes.c_ulong(0)
     result = _libc.prctl(option, ctypes.c_ulong(argument), unused, unused, unused)
     check(result, f"prctl({option})")
 
 
 def check(result: int, what: str) -> int:
-    """The result of a call into the C library. Raises OSError naming `what` when it failed."""
+    """Returns the result of a C library call. Raises OSError naming `what` when it failed."""
     if result < 0:
         number = ctypes.get_errno()
         raise OSError(number, f"{what}: {os.strerror(number)}")
@@ -58,7 +58,7 @@ def check(result: int, what: str) -> int:
 
 
 def call(number: int, *arguments: object) -> int:
-    """syscall(2), for calls that the C library has no function for; the result may be negative."""
+    """Calls syscall(2), where the C library has no function; the result may be negative."""
     return int(_libc.syscall(number, *arguments))
 
 
@@ -66,14 +66,14 @@ def call(number: int, *arguments: object) -> int:
 
 
 def unshare(flags: int) -> None:
-    """unshare(2). Raises OSError."""
+    """Calls unshare(2). Raises OSError."""
     check(_libc.unshare(flags), "unshare")
 
 
 def mount(
     source: str | None, target: str, kind: str | None = None, flags: int = 0, options: str = ""
 ) -> None:
-    """mount(2). Raises OSError."""
+    """Calls mount(2). Raises OSError."""
     result = _libc.mount(
         _bytes(source), _bytes(target), _bytes(kind), ctypes.c_ulong(flags), _bytes(options or None)
     )
@@ -83,7 +83,7 @@ def mount(
 def mount_setattr(
     target: str, attributes: int, recursive: bool = True, propagation: int = 0
 ) -> None:
-    """Set attributes of a mount, and of all below it: mount_setattr(2). Raises OSError."""
+    """Sets attributes of a mount, and of all below it: mount_setattr(2). Raises OSError."""
     wanted = (ctypes.c_uint64 * 4)(attributes, 0, propagation, 0)
     result = call(
         SYS_MOUNT_SETATTR,
@@ -97,17 +97,17 @@ def mount_setattr(
 
 
 def pivot_root(new: str, old: str) -> None:
-    """pivot_root(2). Raises OSError."""
+    """Calls pivot_root(2). Raises OSError."""
     check(_libc.pivot_root(_bytes(new), _bytes(old)), "pivot_root")
 
 
 def detach_mount(target: str) -> None:
-    """Take a mount out of sight at once, busy or not: umount2(2). Raises OSError."""
+    """Detaches a mount at once, busy or not: umount2(2). Raises OSError."""
     check(_libc.umount2(_bytes(target), MNT_DETACH), f"umount {target}")
 
 
 def set_host_name(name: str) -> None:
-    """sethostname(2). Raises OSError."""
+    """Calls sethostname(2). Raises OSError."""
     data = name.encode()
     check(_libc.sethostname(data, ctypes.c_size_t(len(data))), "sethostname")
 
@@ -116,16 +116,16 @@ def set_host_name(name: str) -> None:
 
 
 def drop_bounding_set() -> None:
-    """No program that is executed can gain a capability any more; needs CAP_SETPCAP."""
+    """Keeps executed programs from gaining capabilities; needs CAP_SETPCAP."""
     for number in count():
         try:
             prctl(PR_CAPBSET_DROP, number)
-        except OSError:  # past the last, or the right is missing: no_new_privs says the same
+        except OSError:  # past the last, or the right is missing; no_new_privs has the same effect
             break
 
 
 def drop_capabilities() -> None:
-    """Give up all capabilities of this process. Raises OSError."""
+    """Drops all capabilities of this process. Raises OSError."""
     none = ctypes.c_ulong(0)
     _libc.prctl(PR_CAP_AMBIENT, ctypes.c_ulong(PR_CAP_AMBIENT_CLEAR_ALL), none, none, none)
     header = (ctypes.c_uint32 * 2)(LINUX_CAPABILITY_VERSION_3, 0)
@@ -133,7 +133,7 @@ def drop_capabilities() -> None:
 
 
 def set_seccomp_filter(program: bytes) -> None:
-    """Filter this process's system calls by a BPF program, for good. Raises OSError."""
+    """Filters this process's system calls by a BPF program, for good. Raises OSError."""
     size = len(program) // 8  # of an instruction: seccomp(2), struct sock_filter
     code = ctypes.create_string_buffer(program, len(program))
 
@@ -149,7 +149,7 @@ def set_seccomp_filter(program: bytes) -> None:
 
 
 def close_except(keep: Iterable[int]) -> None:
-    """Close every descriptor of this process but these."""
+    """Closes every descriptor of this process but these."""
     first = 0
     for descriptor in sorted(set(keep)):
         _close_range(first, descriptor - 1)
@@ -158,7 +158,7 @@ def close_except(keep: Iterable[int]) -> None:
 
 
 def descriptors() -> set[int]:
-    """The descriptors that this process has open."""
+    """Returns the descriptors that this process has open."""
     with os.scandir("/proc/self/fd") as entries:
         names = [entry.name for entry in entries]
     # One of them was the directory itself, which is closed by now.
@@ -166,7 +166,7 @@ def descriptors() -> set[int]:
 
 
 def threads() -> int:
-    """How many threads this process has, those that Python knows nothing of included."""
+    """Returns the number of threads of this process, including those unknown to Python."""
     return len(os.listdir("/proc/self/task"))  # noqa: PTH208 - Path would only wrap it
 
 

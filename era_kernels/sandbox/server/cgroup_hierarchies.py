@@ -1,4 +1,4 @@
-"""Where control groups can be made on this host, in either version; see cgroups(7).
+"""Finds where control groups can be made on this host, in either version; see cgroups(7).
 
 Version 1 has a hierarchy for each controller, version 2 has one for all; a host may have both.
 """
@@ -13,29 +13,29 @@ from pathlib import Path
 
 from era_kernels.models import Limits
 
-CPU_PERIOD = 100_000  # microseconds in which the share of processors is counted, both versions' own
-MIN_CPU_QUOTA = 1000  # microseconds of it, by the kernel
+# Microseconds over which the share of processors is counted: the default of both versions.
+CPU_PERIOD = 100_000
+MIN_CPU_QUOTA = 1000  # microseconds of a period; the kernel takes no less
 INIT_PROCESSES = 1  # processes of a sandbox beside those of the session
-SERVER_LEAF = (
-    "server.era"  # where the server itself goes, since in version 2 only leaves have processes
-)
+# The group into which the server itself moves, since in version 2 only leaves have processes.
+SERVER_LEAF = "server.era"
 CGROUP_PROCS = "cgroup.procs"
 
-# Which limit a controller enforces.
+# Controller → the limit that it enforces.
 LIMIT_BY_CONTROLLER = {"memory": "memory", "pids": "processes", "cpu": "cpu"}
 ControlFiles = Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True)
 class Controller:
-    """The group in which this server is, for one controller."""
+    """One controller, and the group of this server in its hierarchy."""
 
     name: str
     version: int
     directory: Path
 
     def control_files(self, limits: Limits) -> ControlFiles:
-        """What to write where for these limits. Optional files end in `?`."""
+        """Returns file name → text for these limits. The names of optional files end in `?`."""
         return _control_files(self.name, self.version, limits)
 
 
@@ -56,7 +56,7 @@ def _control_files(controller: str, version: int, limits: Limits) -> ControlFile
 
 
 def write_control_files(directory: Path, files: ControlFiles) -> None:
-    """Write a group's files, those that this kernel has. Raises OSError."""
+    """Writes a group's files, without optional files that this kernel lacks. Raises OSError."""
     for name, text in files.items():
         try:
             _write_file(directory / name.rstrip("?"), text)
@@ -66,7 +66,7 @@ def write_control_files(directory: Path, files: ControlFiles) -> None:
 
 
 def find_controllers(process: Path = Path("/proc/self")) -> list[Controller]:
-    """The controllers of this host that bound sandboxes, and our group in each (blocking)."""
+    """Returns this host's controllers that can limit sandboxes, with our groups (blocking)."""
     own_cgroups = _own_cgroups(process)
     found = [
         Controller(name, 1, own_cgroups[name])
@@ -75,7 +75,7 @@ def find_controllers(process: Path = Path("/proc/self")) -> list[Controller]:
     ]
     unified = own_cgroups.get("")
     if unified is not None:
-        # One that was started from within a server's leaf belongs beside it.
+        # A server that was started from within another server's leaf makes its groups beside it.
         base = unified.parent if unified.name == SERVER_LEAF else unified
         delegated = _read_or_empty(base / "cgroup.controllers").split()
         found += [Controller(name, 2, base) for name in LIMIT_BY_CONTROLLER if name in delegated]
@@ -83,11 +83,11 @@ def find_controllers(process: Path = Path("/proc/self")) -> list[Controller]:
 
 
 def delegate(directory: Path, controllers: Iterable[str]) -> None:
-    """Let children of a version 2 group have these controllers (blocking). Raises OSError.
+    """Enables these controllers for children of a version 2 group (blocking). Raises OSError.
 
     Only a group without processes of its own may have such children, so the server moves into a
-    leaf; so do those that it was started by and those that it started. With anybody else in the
-    group it is not ours to rearrange.
+    leaf, with the processes that started it and those that it started. When any other process is
+    in the group, nothing is moved.
     """
     change = " ".join(f"+{name}" for name in controllers)
     try:
@@ -106,7 +106,7 @@ def delegate(directory: Path, controllers: Iterable[str]) -> None:
 
 
 def _own_cgroups(process: Path) -> dict[str, Path]:
-    """Controller → directory of this process's group; version 2 has the empty name."""
+    """Returns controller → directory of this process's group; version 2 has the empty name."""
     member = {}
     for line in _read_or_empty(process / "cgroup").splitlines():
         _, names, path = line.split(":", 2)
@@ -120,16 +120,16 @@ def _own_cgroups(process: Path) -> dict[str, Path]:
 
 
 def _mounts(process: Path) -> Iterator[tuple[str, str, str, list[str]]]:
-    """Mounted hierarchies: type, root within the hierarchy, mount point, options."""
+    """Yields the mounted hierarchies: type, root in the hierarchy, mount point, options."""
     for line in _read_or_empty(process / "mountinfo").splitlines():
-        place, _, source = line.partition(" - ")
+        mount, _, source = line.partition(" - ")
         kind, _, options = source.split(" ", 2)
         if kind in ("cgroup", "cgroup2"):
-            yield kind, place.split()[3], place.split()[4], options.split(",")
+            yield kind, mount.split()[3], mount.split()[4], options.split(",")
 
 
 def _path_in_mount(path: str, root: str) -> str | None:
-    """A group's path as seen from the root of a mount; None where it is not below it."""
+    """Returns a group's path relative to the root of a mount; None where it is not below it."""
     if root == "/":
         return path.lstrip("/")
     if path == root or path.startswith(root + "/"):
@@ -138,7 +138,7 @@ def _path_in_mount(path: str, root: str) -> str | None:
 
 
 def _process_family() -> set[int]:
-    """This process, those above it and those below it."""
+    """Returns the pids of this process, its ancestors and its descendants."""
     parents: dict[int, int] = {}
     for entry in Path("/proc").glob("[0-9]*"):
         # The name in parentheses may hold anything; behind it: state, ppid.
@@ -151,15 +151,15 @@ def _process_family() -> set[int]:
 
 
 def _ancestry(pid: int, parents: Mapping[int, int]) -> list[int]:
-    line = []
-    while pid and pid not in line:
-        line.append(pid)
+    pids = []
+    while pid and pid not in pids:
+        pids.append(pid)
         pid = parents.get(pid, 0)
-    return line
+    return pids
 
 
 def _write_file(file: Path, text: str) -> None:
-    """One write, as these files want it; none of them is made by writing."""
+    """Writes a text in one write(2), as these files need; never creates a file."""
     descriptor = os.open(file, os.O_WRONLY | os.O_CLOEXEC)
     try:
         os.write(descriptor, text.encode())
@@ -168,7 +168,7 @@ def _write_file(file: Path, text: str) -> None:
 
 
 def _read_or_empty(file: Path) -> str:
-    """A file of the kernel; empty when it is not there."""
+    """Returns the text of a kernel's file; empty when it does not exist."""
     try:
         return file.read_text("utf-8", "replace")
     except OSError:

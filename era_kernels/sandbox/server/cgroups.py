@@ -1,27 +1,30 @@
-"""Control groups: what the processes of a sandbox may use together, enforced by the kernel.
+"""Makes control groups, by which the kernel limits the processes of a sandbox together.
 
-    our own group / era-<random> / <number>        the server's home / one sandbox
+    our own group / era-<random> / <number>        the server's directory / one sandbox
 
-A home is locked while its server lives, so that any later server can tell the groups of a dead one
-from those of a neighbour. Only the server and the zygote know these directories: none is visible
-inside a sandbox, whose init joins before anything of it runs.
+A server's directory is locked while the server lives, so that a later server can tell the groups
+of a dead server from those of a running one. Only the server and the zygote know these
+directories: none is visible in a sandbox, whose init joins before any code of a session runs.
 """
 
 from __future__ import annotations
 
 import fcntl
-import logging
 import os
 import secrets
 import subprocess
 import sys
-import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from itertools import count
 from pathlib import Path
 
 from era_kernels.models import Limits
+from era_kernels.sandbox.linux.cgroup import (
+    remove_cgroup,
+    remove_cgroup_tree,
+    remove_server_cgroup,
+)
 from era_kernels.sandbox.server.cgroup_hierarchies import (
     CGROUP_PROCS,
     LIMIT_BY_CONTROLLER,
@@ -31,25 +34,22 @@ from era_kernels.sandbox.server.cgroup_hierarchies import (
     write_control_files,
 )
 
-log = logging.getLogger(__name__)
-
 PREFIX = "era-"
-REMOVAL_TIMEOUT = 2.0  # seconds in which processes that were killed leave a group
 _MIB = 1024 * 1024
 _DIRECTORY_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
-# What is tried at the start: a child may not fork.
+# The test at the start: a child that may not fork.
 _TEST_LIMITS = Limits(memory=256 * _MIB, processes=0, cpu=1.0)
 _TEST_CHILD = "import os, sys\nsys.stdin.read(1)\ntry: os.fork()\nexcept OSError: sys.exit(11)"
 _FORK_REFUSED = 11
-# Where the kernel counts those that it killed for want of memory.
+# The files in which the kernel counts processes that it killed for lack of memory.
 _OOM_COUNTERS = {1: "memory.oom_control", 2: "memory.events"}
 
 
 class SandboxCgroup:
-    """The groups of one sandbox: one directory in each hierarchy, which bind nobody yet."""
+    """The groups of one sandbox: one directory in each hierarchy, without limits at first."""
 
     def __init__(self, controllers: Sequence[tuple[Controller, Path]]) -> None:
-        """`parts`: each controller and its directory."""
+        """Takes each controller and its directory."""
         self.directories = tuple(dict.fromkeys(directory for _, directory in controllers))
         self.oom_eventfd: int | None = None
         self._controllers = controllers
@@ -57,11 +57,11 @@ class SandboxCgroup:
 
     @property
     def cgroup_procs(self) -> list[str]:
-        """The files by which a process joins."""
+        """The `cgroup.procs` files by which a process joins."""
         return [str(directory / CGROUP_PROCS) for directory in self.directories]
 
     def apply_limits(self, limits: Limits) -> None:
-        """Bound all members together from now on (blocking, briefly). Raises OSError."""
+        """Limits all members together from now on (blocking, briefly). Raises OSError."""
         for one, directory in self._controllers:
             write_control_files(directory, one.control_files(limits))
             if one.name == "memory" and limits.memory is not None:
@@ -72,7 +72,7 @@ class SandboxCgroup:
 
     @property
     def has_oom_kill(self) -> bool:
-        """Did the kernel kill a process because of the limit? Costs some microseconds."""
+        """True when the kernel killed a process because of the limit; costs some microseconds."""
         if self._oom_counter is None:
             return False
         with suppress(OSError):
@@ -83,7 +83,10 @@ class SandboxCgroup:
         return False
 
     def remove(self) -> None:
-        """When nothing of the sandbox lives any more (blocking); a second call is fine."""
+        """Removes the groups, when no process of the sandbox lives (blocking).
+
+        A second call does nothing.
+        """
         if self.oom_eventfd is not None:
             os.close(self.oom_eventfd)
             self.oom_eventfd = None
@@ -92,10 +95,10 @@ class SandboxCgroup:
 
 
 class CgroupTree:
-    """The groups of one server, in those hierarchies of the host where it may make some."""
+    """The groups of one server, in the hierarchies of the host where it may make groups."""
 
     def __init__(self) -> None:
-        """Use `open`."""
+        """Makes an empty tree; callers use `open`."""
         self._directories: dict[Path, int] = {}  # → the descriptor that holds the lock
         self._controllers: list[tuple[Controller, Path]] = []
         self._numbers = count(1)
@@ -103,7 +106,7 @@ class CgroupTree:
 
     @classmethod
     def open(cls) -> CgroupTree:
-        """Make what can be made, after trying that it bounds a process (blocking)."""
+        """Makes the server's groups, and tests that their limits work (blocking)."""
         tree = cls()
         found = find_controllers()
         for group in dict.fromkeys(one.directory for one in found):
@@ -120,23 +123,25 @@ class CgroupTree:
 
     @property
     def directories(self) -> list[str]:
-        """The server's own directories, for the one who removes them when it cannot."""
-        return [str(home) for home in self._directories]
+        """The server's own directories, which the zygote removes when the server was killed."""
+        return [str(directory) for directory in self._directories]
 
     def create_cgroup(self) -> SandboxCgroup:
-        """Groups for one sandbox (blocking, a fraction of a millisecond). Raises OSError."""
+        """Makes the groups of one sandbox (blocking, under a millisecond). Raises OSError."""
         name = str(next(self._numbers))
-        made = SandboxCgroup([(one, home / name) for one, home in self._controllers])
+        cgroup = SandboxCgroup(
+            [(one, server_directory / name) for one, server_directory in self._controllers]
+        )
         try:
-            for directory in made.directories:
+            for directory in cgroup.directories:
                 directory.mkdir()
         except OSError:
-            made.remove()
+            cgroup.remove()
             raise
-        return made
+        return cgroup
 
     def close(self) -> None:
-        """Remove everything (blocking); no sandbox lives. A second call is fine."""
+        """Removes all groups, when no sandbox lives (blocking). A second call does nothing."""
         for directory, lock in self._directories.items():
             remove_server_cgroup(directory)
             os.close(lock)
@@ -144,7 +149,7 @@ class CgroupTree:
         self._controllers.clear()
 
     def _adopt(self, parent: Path, controllers: Sequence[Controller]) -> None:
-        """Use these controllers, all of the same group, or note why not."""
+        """Uses these controllers, all of the same group, or notes why they cannot be used."""
         names = [one.name for one in controllers]
         try:
             remove_stale(parent)
@@ -160,7 +165,7 @@ class CgroupTree:
         self._controllers += [(one, directory) for one in controllers]
 
     def _verify(self) -> None:
-        """Put a process into a group and see that it is bound; drop what does not bind."""
+        """Tests the limits on a process in a group; drops the controllers that do not work."""
         try:
             cgroup = self.create_cgroup()
             try:
@@ -177,18 +182,8 @@ class CgroupTree:
                 self._controllers.remove((one, server_directory))
 
 
-def join_cgroups(cgroup_procs: Iterable[str]) -> None:
-    """Become a member; called in a sandbox's first process, before all else. Raises OSError."""
-    for path in cgroup_procs:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
-        try:
-            os.write(descriptor, b"0")
-        finally:
-            os.close(descriptor)
-
-
 def remove_stale(parent: Path) -> None:
-    """Remove the homes of servers that are dead (blocking)."""
+    """Removes the directories of servers that are dead (blocking)."""
     for directory in parent.glob(f"{PREFIX}*/"):
         with suppress(OSError):
             lock = os.open(directory, _DIRECTORY_FLAGS)
@@ -199,39 +194,8 @@ def remove_stale(parent: Path) -> None:
                 os.close(lock)
 
 
-def remove_server_cgroup(directory: Path) -> None:
-    """Remove a server's directory and the groups in it (blocking); what is busy stays."""
-    remove_cgroup_tree(directory, REMOVAL_TIMEOUT)
-
-
-def remove_cgroup_tree(directory: Path, timeout: float) -> None:
-    if not directory.is_dir():
-        return
-    for child in directory.iterdir():
-        if child.is_dir():
-            remove_cgroup(child, timeout)
-    remove_cgroup(directory, timeout)
-
-
-def remove_cgroup(directory: Path, timeout: float = REMOVAL_TIMEOUT) -> None:
-    """Processes that were killed are members until they are gone to the last."""
-    deadline = time.monotonic() + timeout
-    while True:
-        try:
-            directory.rmdir()
-        except FileNotFoundError:
-            return
-        except OSError as error:
-            if time.monotonic() > deadline:
-                log.warning("a control group remains", extra={"why": str(error)})
-                return
-            time.sleep(0.002)
-        else:
-            return
-
-
 def _create_locked_directory(parent: Path) -> tuple[Path, int]:
-    """A locked directory of our own; another server may sweep it before it is locked."""
+    """Makes our own locked directory; another server may remove it before it is locked."""
     while True:
         directory = parent / f"{PREFIX}{secrets.token_hex(6)}"
         directory.mkdir()
@@ -244,7 +208,10 @@ def _create_locked_directory(parent: Path) -> tuple[Path, int]:
 
 
 def _run_test_child(cgroup: SandboxCgroup) -> tuple[list[Path], bool]:
-    """A child in a group: the homes of the directories that have it, and whether it could fork."""
+    """Runs a child in a group.
+
+    Returns the server directories of the groups that it joined, and whether it could fork.
+    """
     command = [sys.executable, "-I", "-S", "-c", _TEST_CHILD]
     pipe, devnull = subprocess.PIPE, subprocess.DEVNULL
     with subprocess.Popen(command, stdin=pipe, stderr=devnull, env={}) as child:
@@ -262,9 +229,9 @@ def _run_test_child(cgroup: SandboxCgroup) -> tuple[list[Path], bool]:
 
 
 def _create_oom_eventfd(oom_counter: Path) -> int:
-    """A descriptor that becomes readable when memory runs out, before anything is killed.
+    """Returns a descriptor that becomes readable when memory runs out, before any kill.
 
-    Version 2 needs none: there the kernel ends all members, the init among them.
+    Version 2 needs no descriptor: there the kernel kills all members, the init among them.
     """
     eventfd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
     try:

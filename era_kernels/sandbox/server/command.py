@@ -1,4 +1,4 @@
-"""What a sandbox is asked to start: a program, or a function in a fork of a warm interpreter."""
+"""Describes a process to start: a program, or a function in a fork of a warm interpreter."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from era_kernels.models import JsonObject
 
 
 class ProcessNotStarted(KernelStartFailed):
-    """The system refused to start a process: its `reason` in words, and the `number` of that."""
+    """The system refused to start a process, with `reason` (its message) and `errno`."""
 
     def __init__(self, name: str, reason: str, errno: int) -> None:
         super().__init__(f"{name} could not be started: {reason}.")
@@ -24,11 +24,11 @@ class Command:
 
     `argv` is executed; a program without a slash is looked up in the PATH of `env`.
     `entry` is "module:function": the forked process goes on as a plain interpreter, imports the
-    module, and calls the function with `args`. What it returns is ignored, an uncaught error is
-    a traceback on descriptor 2 and exit code 1, SystemExit means what it means everywhere.
+    module, and calls the function with `args`. Its return value is ignored; an uncaught error
+    gives a traceback on descriptor 2 and exit code 1; SystemExit works as in any program.
     `env` is the whole environment, `cwd` an absolute directory.
 
-    Raises ValueError when a part could not be handed to the kernel of the system.
+    Raises ValueError when a part cannot be passed to execve(2), as with NUL.
     """
 
     env: Mapping[str, str]
@@ -53,11 +53,11 @@ class Command:
 
     @property
     def name(self) -> str:
-        """What is started, for messages: the program or the entry."""
+        """The program or the entry, for messages."""
         return self.argv[0] if self.argv is not None else str(self.entry)
 
     def to_json(self) -> JsonObject:
-        """The command as it travels to the init."""
+        """Returns the command as JSON for the init."""
         return {
             "env": dict(self.env),
             "cwd": self.cwd,

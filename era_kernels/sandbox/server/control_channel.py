@@ -1,4 +1,4 @@
-"""The server's end of a control socket: sends that never block, replies matched to requests."""
+"""Sends messages over a control socket without blocking, and matches replies to requests."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from era_kernels.sandbox.init import fd_messages
 
 
 class ChannelClosed(Exception):
-    """The peer is gone, or this end was closed, before an answer came."""
+    """The peer is gone, or this end was closed, before a reply came."""
 
 
 class ControlChannel:
     """One control socket on the event loop.
 
-    `on_message` gets every message that is no reply, `on_end` is called once, at the end of file.
+    `on_message` gets every message that is no reply; `on_end` is called once, at the end of file.
     """
 
     def __init__(
@@ -40,9 +40,9 @@ class ControlChannel:
         self._loop.add_reader(control_socket.fileno(), self._on_readable)
 
     def send(self, message: JsonObject, descriptors: Iterable[int] = ()) -> None:
-        """Queue a message; its descriptors belong to the channel from now on and get closed.
+        """Queues a message; its descriptors belong to the channel, which closes them.
 
-        Raises ChannelClosed when the end of file was seen already, fd_messages.MessageTooLarge.
+        Raises ChannelClosed after the end of file, and fd_messages.MessageTooLarge.
         """
         owned = list(descriptors)
         try:
@@ -56,7 +56,7 @@ class ControlChannel:
         self._flush()
 
     async def request(self, message: JsonObject, descriptors: Iterable[int] = ()) -> JsonObject:
-        """Send a message with an id and wait for the reply to it. Raises ChannelClosed."""
+        """Sends a message with an id and waits for its reply. Raises ChannelClosed."""
         self._last_id += 1
         request_id = self._last_id
         reply: asyncio.Future[JsonObject] = self._loop.create_future()
@@ -68,13 +68,13 @@ class ControlChannel:
             self._replies.pop(request_id, None)
 
     def close_write(self) -> None:
-        """Tell the peer that nothing more comes; what it still says is read."""
+        """Shuts down sending, which the peer sees as end of file; reading goes on."""
         self._discard_unsent()
         if self._is_open:
             self._socket.shutdown(socket.SHUT_WR)
 
     def close(self) -> None:
-        """Forget the socket, without a call of `on_end`; a second call is fine."""
+        """Closes the socket, without a call of `on_end`; a second call does nothing."""
         if not self._is_open:
             return
         self._is_open = False
@@ -96,7 +96,7 @@ class ControlChannel:
             self._on_end()
             return
         message, descriptors = received
-        _close_all(descriptors)  # nothing that the server asks for today comes with any
+        _close_all(descriptors)  # no message to the server has descriptors
         reply = self._replies.get(message.get("id", 0))
         if reply is None:
             self._on_message(message)
@@ -111,7 +111,7 @@ class ControlChannel:
             except BlockingIOError:
                 self._loop.add_writer(self._socket.fileno(), self._flush)
                 return
-            except OSError:  # the peer is gone; the reader learns of it by itself
+            except OSError:  # the peer is gone; the reader sees the end of file by itself
                 self._discard_unsent()
                 break
             self._unsent.popleft()

@@ -1,4 +1,4 @@
-"""What walls this host would allow, found out by trying in children that are thrown away."""
+"""Finds which kinds of isolation this host allows, by trying them in child processes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 @dataclass(frozen=True, slots=True)
 class HostFeature:
-    """One thing that walls are made of: is it there, and what was seen."""
+    """One feature that isolation needs: whether it is available, and what was found."""
 
     name: str
     is_available: bool
@@ -29,7 +29,7 @@ class HostFeature:
 
 
 def list_host_features() -> list[HostFeature]:
-    """Everything that the isolation to come can use (blocking, some milliseconds).
+    """Returns all features that isolation can use (blocking, some milliseconds).
 
     The calling process must have no other threads: it is forked.
     """
@@ -37,26 +37,26 @@ def list_host_features() -> list[HostFeature]:
 
 
 def namespaces() -> HostFeature:
-    """Can a process get mounts, processes and a network of its own?"""
+    """Tests whether a process can get its own mounts, processes and network."""
     return _try_feature(
         "namespaces", _enter_namespaces, f"mounts, processes and network, as {_user_kind()}"
     )
 
 
 def own_proc() -> HostFeature:
-    """Can a process in its own namespaces get a /proc of its own? Many containers refuse it."""
+    """Tests whether namespaces can have their own /proc; many containers refuse it."""
     return _try_feature("own /proc", _mount_proc, "mounted in a process namespace")
 
 
 def landlock() -> HostFeature:
-    """Is Landlock there, and which version of it? See landlock(7)."""
+    """Tests whether the kernel has Landlock, and which version; see landlock(7)."""
     version = landlocks.version()
     detail = f"version {version}" if version else "this kernel has none"
     return HostFeature("Landlock", version > 0, detail)
 
 
 def seccomp() -> HostFeature:
-    """Can a process filter its system calls? A missing filter is EFAULT where it could."""
+    """Tests whether a process can filter its system calls: then no filter gives EFAULT."""
     none = ctypes.c_ulong(0)
     _libc.prctl(syscalls.PR_SET_SECCOMP, ctypes.c_ulong(SECCOMP_MODE_FILTER), none, none, none)
     number = ctypes.get_errno()
@@ -67,7 +67,7 @@ def seccomp() -> HostFeature:
 
 
 def cgroups() -> HostFeature:
-    """May we make groups below our own, to bound memory and processes? Nothing is made here."""
+    """Tests whether we may make groups below our own, for memory and processes; makes none."""
     directories = _own_cgroups()
     read_only = [group for group in directories if not os.access(group, os.W_OK)]
     if not directories:
@@ -78,7 +78,7 @@ def cgroups() -> HostFeature:
 
 
 def tunnel() -> HostFeature:
-    """Can a network namespace be given a way out?"""
+    """Tests whether a network namespace could get a connection to the outside."""
     try:
         os.close(os.open("/dev/net/tun", os.O_RDWR | os.O_CLOEXEC))
     except OSError as error:
@@ -87,7 +87,7 @@ def tunnel() -> HostFeature:
 
 
 def kernel_release() -> str:
-    """The kernel's release and the architecture."""
+    """Returns the system's name, the kernel's release and the architecture."""
     return f"{platform.system()} {platform.release()} {platform.machine()}"
 
 
@@ -100,7 +100,7 @@ def _try_feature(name: str, attempt: Callable[[], None], detail: str) -> HostFea
 
 
 def _in_child(attempt: Callable[[], None]) -> int:
-    """The error number with which an attempt ends in a forked process; 0 when it succeeds."""
+    """Runs an attempt in a forked process; returns its error number, 0 when it succeeds."""
     child = os.fork()
     if child == 0:
         number = 255
@@ -116,7 +116,7 @@ def _in_child(attempt: Callable[[], None]) -> int:
 
 
 def _enter_namespaces() -> None:
-    """Unshare, and use what was got: some hosts allow the first and refuse the second."""
+    """Unshares and uses the namespaces: some hosts allow the first and refuse the second."""
     user, group = os.getuid(), os.getgid()
     rootless = os.geteuid() != 0
     syscalls.unshare(syscalls.NAMESPACES | (syscalls.CLONE_NEWUSER if rootless else 0))
@@ -139,9 +139,9 @@ def _user_kind() -> str:
 
 
 def _own_cgroups() -> list[Path]:
-    """Our directories in the hierarchies that bound memory and processes; see cgroups(7).
+    """Returns our directories in the hierarchies for memory and processes; see cgroups(7).
 
-    Version 2 has one hierarchy, version 1 one for each; empty where there is neither.
+    Version 2 has one hierarchy, version 1 one for each; the list is empty with neither.
     """
     lines = _read_fields(Path("/proc/self/cgroup"), "\n")
     own = {names: path.lstrip("/") for _, names, path in (line.split(":", 2) for line in lines)}
@@ -153,8 +153,8 @@ def _own_cgroups() -> list[Path]:
 
 
 def _read_fields(file: Path, separator: str | None) -> list[str]:
-    """What a file of the kernel holds; empty when it is not there."""
+    """Returns the fields in a kernel's file; none when the file does not exist."""
     try:
-        return [word for word in file.read_text("utf-8").split(separator) if word]
+        return [field for field in file.read_text("utf-8").split(separator) if field]
     except OSError:
         return []

@@ -1,4 +1,4 @@
-"""What a sandbox has on the host while it lives: a uid, a runtime directory, control groups."""
+"""Makes and releases a sandbox's resources on the host: uid, runtime directory, cgroups."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from era_kernels.sandbox.server.limit_monitor import MonitoredSandbox, describe_
 from era_kernels.sandbox.server.tiers import IsolationProfile
 from era_kernels.sandbox.server.uids import UidAllocator, allow_traverse, chown_tree
 
-RETRY_AFTER_SECONDS = 60  # seconds after which a caller may try again what an operator has to mend
+RETRY_AFTER_SECONDS = 60  # seconds until a caller may retry what an operator has to repair
 log = logging.getLogger(__name__)
 
 
 class HostResources:
-    """Made for one sandbox: `furnish` before it stands, `clear` when nothing of it runs."""
+    """The resources of one sandbox: `prepare` makes them, `release` removes them at the end."""
 
     def __init__(
         self,
@@ -45,18 +45,18 @@ class HostResources:
 
     @property
     def oom_eventfd(self) -> int | None:
-        """A descriptor that becomes readable when memory runs out, where there is one."""
+        """The descriptor that becomes readable when memory runs out, or None."""
         return None if self._cgroup is None else self._cgroup.oom_eventfd
 
     @property
     def oom_cause(self) -> str | None:
-        """The cause, when the kernel killed a process for want of memory."""
+        """The cause of the end, when the kernel killed a process for lack of memory, else None."""
         if self._cgroup is None or self._limits.memory is None or not self._cgroup.has_oom_kill:
             return None
         return describe_oom(self._limits.memory)
 
     def prepare(self, cgroup: SandboxCgroup | None) -> SandboxSpec:
-        """Make everything ready, those groups too (blocking): the plan of the walls.
+        """Makes the resources, limits the groups, and returns the sandbox's spec (blocking).
 
         Raises OSError, KernelStartFailed.
         """
@@ -84,7 +84,7 @@ class HostResources:
         )
 
     def _allow_traverse(self, uid: int) -> None:
-        """Without a root of its own the code walks through the directories of the server."""
+        """Lets the uid traverse the server's directories, for code without its own root."""
         os.chown(self.inner_paths.temporary, uid, uid)
         own_directories = (self.runtime_directory.parent, *map(Path, self._profile.spec.hidden))
         for directory in (
@@ -95,7 +95,7 @@ class HostResources:
             allow_traverse(directory, self._uid_allocator.traverse_gid, own_directories)
 
     def create_monitored(self, pid: int) -> MonitoredSandbox:
-        """A look at the limits that no group enforces; `pid` is the init's on the host."""
+        """Returns the monitor's entry for limits that no group enforces; `pid`: the init's."""
         other_writable = (self._host_paths.packages, self._host_paths.cache, self.runtime_directory)
         return MonitoredSandbox(
             pid,
@@ -106,7 +106,7 @@ class HostResources:
         )
 
     def _resolve_mounts(self) -> Iterator[tuple[str, Path]]:
-        """Where the operator's directories are now: links to them may have changed.
+        """Yields each mount's name and real directory: links to it may have changed.
 
         Raises KernelStartFailed.
         """
@@ -128,7 +128,7 @@ class HostResources:
             yield name, real
 
     def release(self) -> None:
-        """Remove what only this sandbox had (blocking); a second call is fine."""
+        """Removes the runtime directory and frees the uid (blocking); a second call is fine."""
         runtime_dirs.remove_tree(self.runtime_directory)
         self._uid_allocator.release(self._uid)
         self._uid = None

@@ -1,7 +1,7 @@
-"""Cells: inits in namespaces and control groups of their own, who wait for the plan of their walls.
+"""Keeps pre-started inits, in their namespaces and cgroups, waiting for a sandbox spec.
 
-What takes long and is the same for all (the system may wait 10 ms until a process has joined a
-group) can be done before anybody asks: a spare cell is kept, and renewed in a quiet moment.
+The slow steps that are the same for all sandboxes (the system may take 10 ms until a process has
+joined a group) are done in advance: spare inits are kept, and replaced when no sandbox starts.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ REFILL_DELAY = 0.02  # seconds after the last start until spares are made
 
 
 class PreparedInit:
-    """One init to be; whoever takes it has to `clear` it in the end."""
+    """One pre-started init; whoever acquires it calls `remove_cgroups` in the end."""
 
     def __init__(
         self, profile: IsolationProfile, zygote: ZygoteClient, cgroup: SandboxCgroup | None
     ) -> None:
-        """Order it. Raises ChannelClosed when the zygote is dead."""
+        """Requests the init from the zygote. Raises ChannelClosed when the zygote is dead."""
         self.pid: int | None = None  # of the init, on the host; never for signals
-        self.on_pid: Callable[[int], None] | None = None  # told the pid when it is known later
+        self.on_pid: Callable[[int], None] | None = None  # called with the pid when it is known
         self.profile = profile
         self.cgroup = cgroup
         self.cgroup_procs = () if cgroup is None else tuple(cgroup.cgroup_procs)
@@ -50,24 +50,24 @@ class PreparedInit:
 
     @property
     def is_usable(self) -> bool:
-        """Whether it lives, and its zygote too."""
+        """True while the init and its zygote live."""
         return self._zygote.is_alive and not self._exited.is_set()
 
     def kill(self) -> None:
-        """End an init that does not end by itself."""
+        """Kills the init, when it does not end by itself."""
         self._zygote.kill_init(self.number)
 
     async def wait_exit(self) -> bool:
-        """Wait for the death of the init and of all that it left behind; False: too long."""
+        """Waits for the death of the init and its orphans; False after EXIT_TIMEOUT."""
         return await within_timeout(self._exited.wait())
 
     async def remove_cgroups(self) -> None:
-        """Remove the groups, when it is gone; a second call is fine."""
+        """Removes the groups, when the init is gone; a second call does nothing."""
         if self.cgroup is not None:
             await asyncio.to_thread(self.cgroup.remove)
 
     async def discard(self) -> None:
-        """End it; nobody has used it."""
+        """Ends the init, which has not been used."""
         self.control_socket.close()
         if not await self.wait_exit():
             self.kill()
@@ -81,7 +81,7 @@ class PreparedInit:
 
 
 class InitPool:
-    """Orders cells of the zygote, which is started again when it dies, and keeps spares."""
+    """Requests inits from the zygote, restarts the zygote when it dies, and keeps spares."""
 
     def __init__(
         self,
@@ -103,12 +103,12 @@ class InitPool:
         self._is_closed = False
 
     async def keep_spares(self, profile: IsolationProfile, count: int) -> None:
-        """From now on have so many spares with such walls."""
+        """Keeps `count` spares of this profile from now on."""
         self._spare_profile, self._spare_count = profile, count
         await self._refill()
 
     async def acquire(self, profile: IsolationProfile) -> PreparedInit:
-        """A spare, or a new one. Raises KernelStartFailed, ShuttingDown."""
+        """Returns a spare or a new init. Raises KernelStartFailed, ShuttingDown."""
         await self.ensure_zygote()
         self._schedule_refill()
         while self._spares:
@@ -119,7 +119,7 @@ class InitPool:
         return await self._spawn(profile)
 
     async def ensure_zygote(self) -> ZygoteClient:
-        """The zygote, started again if need be. Raises KernelStartFailed, ShuttingDown."""
+        """Returns the zygote, restarted if dead. Raises KernelStartFailed, ShuttingDown."""
         while self._is_closed or not self.zygote.is_alive:
             if self._is_closed:
                 raise ShuttingDown("The server is stopping.")
@@ -132,7 +132,7 @@ class InitPool:
         return self.zygote
 
     async def begin_shutdown(self) -> None:
-        """Order no more; a second call is fine."""
+        """Stops starting inits; a second call is fine."""
         self._is_closed = True
         if self._refill_timer is not None:
             self._refill_timer.cancel()
@@ -141,7 +141,7 @@ class InitPool:
             await asyncio.wait(tasks)
 
     async def aclose(self) -> None:
-        """End the spares and the zygote, after all other cells; a second call is fine."""
+        """Ends the spares and the zygote, after all acquired inits; a second call is fine."""
         await self.begin_shutdown()
         while self._spares:
             await self._spares.pop().discard()
@@ -175,7 +175,7 @@ class InitPool:
             self._refill_task = asyncio.create_task(self._refill())
 
     async def _refill(self) -> None:
-        """Without a spare a start takes longer, so it is no error that none can be had."""
+        """Starts missing spares; a failure is ignored, as it only makes the next start slower."""
         with suppress(KernelStartFailed, ShuttingDown):
             while (
                 self._spare_profile
@@ -194,7 +194,7 @@ class InitPool:
 
 
 async def within_timeout(awaitable: Awaitable[object]) -> bool:
-    """Wait for it, for as long as is reasonable."""
+    """Waits at most EXIT_TIMEOUT seconds; returns False when that was too short."""
     try:
         async with asyncio.timeout(EXIT_TIMEOUT):
             await awaitable

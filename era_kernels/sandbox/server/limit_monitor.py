@@ -1,7 +1,7 @@
-"""What sandboxes use, looked at from outside: for the limits that no group of the kernel enforces.
+"""Checks the limits of sandboxes that no control group enforces.
 
-One look serves all sandboxes. One that did nothing since the last costs some microseconds for each
-of its processes; only where something changed is more counted.
+One check covers all sandboxes. A sandbox that was idle since the last check costs some
+microseconds for each of its processes; only where something changed is more measured.
 """
 
 from __future__ import annotations
@@ -22,49 +22,48 @@ from era_kernels.sandbox.server.process_tree import ProcessTree, ProcStat, read_
 log = logging.getLogger(__name__)
 
 MIB = 1024 * 1024
-CHECK_INTERVAL = 0.5  # seconds between two looks
-PAUSE_FACTOR = 4  # a pause lasts at least so many times as long as the look before it
-MEASURE_SECONDS = 0.05  # seconds of a look for all workspaces together
-MIN_MEASURE_SECONDS = 0.002  # seconds of it for each
-MEASUREMENTS_PER_CHANGE = (
-    2  # of a workspace after a change: the file system may count some of it later
-)
-REST_FACTOR = 20  # a workspace is left alone so many times as long as it took to measure
-MIN_OTHER_WRITABLE = (
-    512 * MIB
-)  # that all else may take where the workspace may have less: packages are large
+CHECK_INTERVAL = 0.5  # seconds between two checks
+PAUSE_FACTOR = 4  # a pause lasts at least so many times as long as the check before it
+MEASURE_SECONDS = 0.05  # seconds of a check for all workspaces together
+MIN_MEASURE_SECONDS = 0.002  # seconds of a check for each workspace
+MEASUREMENTS_PER_CHANGE = 2  # of a workspace: file systems may count blocks only later
+REST_FACTOR = 20  # a workspace is not measured for so many times as long as the measuring took
+MIN_OTHER_WRITABLE = 512 * MIB  # for packages and caches, also when the workspace may have less
 _BLOCK = 512
 
 
 @dataclass(frozen=True, slots=True)
 class _Activity:
-    """What changes when a sandbox does anything."""
+    """The numbers that change when a sandbox does anything."""
 
     processes: int
     threads: int
     cpu_ns: int  # nanoseconds
-    resident_bytes: int  # bytes; what is shared counts for each
+    resident_bytes: int  # bytes; shared pages count for each process
 
 
 class DiskQuota:
-    """Directories that may take so many bytes together, measured bit by bit."""
+    """Directories that may take `max_bytes` together, measured in steps."""
 
     def __init__(self, name: str, roots: Sequence[Path], max_bytes: int) -> None:
-        """`name` is what they are called when they take more."""
-        self.next_measurement = 0.0  # they are left alone until then
+        """Takes the name of the directories for messages, and where they are."""
+        self.next_measurement = 0.0  # they are not measured before
         self._name = name
         self._roots = roots
         self._max_bytes = max_bytes
-        self._pending_measurements = 0  # times that they are to be measured
+        self._pending_measurements = 0  # number of measurements still to do
         self._measurement: Iterator[int] | None = None
-        self._measured_seconds = 0.0  # seconds that the present or last measuring took
+        self._measured_seconds = 0.0  # seconds that the current or last one took
 
     def mark_dirty(self) -> None:
-        """Something may have changed."""
+        """Requests measurements: something may have changed."""
         self._pending_measurements = MEASUREMENTS_PER_CHANGE
 
     def find_excess(self, time_budget: float) -> str | None:
-        """Do they take more, as far as they are measured? In words."""
+        """Returns a message when they take more, as far as they are measured, else None.
+
+        `time_budget`: seconds after which the measuring pauses until the next call.
+        """
         began = time.monotonic()
         if self._measurement is None:
             if not self._pending_measurements or began < self.next_measurement:
@@ -85,7 +84,7 @@ class DiskQuota:
 
 
 class MonitoredSandbox:
-    """The limits of one sandbox, whose init has that pid on the host."""
+    """The limits of one sandbox; `pid` is that of its init on the host."""
 
     def __init__(
         self,
@@ -95,7 +94,7 @@ class MonitoredSandbox:
         kernel_enforced: Collection[str] = (),
         other_writable: Sequence[Path] = (),
     ) -> None:
-        """`enforced` names limits that need no look, `beside` is where the code writes, too."""
+        """Takes the names of limits that need no check, and more directories that code writes."""
         self.pid = pid
         self._processes = None if "processes" in kernel_enforced else limits.processes
         self._memory = None if "memory" in kernel_enforced else limits.memory
@@ -114,9 +113,9 @@ class MonitoredSandbox:
     def find_excess(
         self, processes: Collection[ProcStat], time_budget: float = MEASURE_SECONDS
     ) -> str | None:
-        """Which limit is exceeded, in words; None when all is well (blocking).
+        """Returns a message about the limit that is exceeded, or None (blocking).
 
-        `patience`: seconds to measure files; what is not done goes on in the next look.
+        `time_budget`: seconds to measure files; the next check continues a measurement.
         """
         activity = _activity(processes)
         if activity != self._last_activity:
@@ -132,7 +131,7 @@ class MonitoredSandbox:
 
 
 class LimitMonitor:
-    """Looks at all sandboxes, in one thread, one after the other."""
+    """Checks all sandboxes, in one thread, one after the other."""
 
     def __init__(self) -> None:
         self._sandboxes: dict[MonitoredSandbox, Callable[[str], None]] = {}
@@ -140,17 +139,17 @@ class LimitMonitor:
         self._task: asyncio.Task[None] | None = None
 
     def add(self, sandbox: MonitoredSandbox, on_exceeded: Callable[[str], None]) -> None:
-        """From now on: call `end` with the limit that is exceeded, until it is discarded."""
+        """Checks the sandbox until it is discarded; calls `on_exceeded` with a message."""
         self._sandboxes[sandbox] = on_exceeded
         if self._task is None:
             self._task = asyncio.create_task(self._run())
 
     def discard(self, sandbox: MonitoredSandbox) -> None:
-        """The sandbox ends; unknown ones are fine."""
+        """Stops checking a sandbox, which ends; an unknown one is fine."""
         self._sandboxes.pop(sandbox, None)
 
     async def aclose(self) -> None:
-        """Look no more; a second call is fine."""
+        """Stops all checks; a second call is fine."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait([self._task])
@@ -164,7 +163,7 @@ class LimitMonitor:
             began = time.monotonic()
             try:
                 findings = await asyncio.to_thread(self.check_once, list(self._sandboxes))
-            except Exception:  # one look that fails must not be the last
+            except Exception:  # one check that fails must not be the last
                 log.exception("a look at the sandboxes failed")
                 findings = []
             for sandbox, why in findings:
@@ -173,15 +172,15 @@ class LimitMonitor:
             pause = max(CHECK_INTERVAL, PAUSE_FACTOR * (time.monotonic() - began))
 
     def check_once(self, sandboxes: list[MonitoredSandbox]) -> list[tuple[MonitoredSandbox, str]]:
-        """Those that exceed a limit, and which (blocking)."""
-        by_init = self._process_tree.by_init([watch.pid for watch in sandboxes])
+        """Returns the sandboxes that exceed a limit, with messages (blocking)."""
+        by_init = self._process_tree.by_init([one.pid for one in sandboxes])
         time_budget = max(MIN_MEASURE_SECONDS, MEASURE_SECONDS / len(sandboxes))
-        found = ((watch, watch.find_excess(by_init[watch.pid], time_budget)) for watch in sandboxes)
-        return [(watch, why) for watch, why in found if why is not None]
+        found = ((one, one.find_excess(by_init[one.pid], time_budget)) for one in sandboxes)
+        return [(one, why) for one, why in found if why is not None]
 
 
 def describe_oom(max_bytes: int) -> str:
-    """The limit of memory as the cause of an end."""
+    """Returns the cause of an end by the memory limit."""
     return f"out of memory at {max_bytes // MIB} MB"
 
 
@@ -195,11 +194,14 @@ def _activity(processes: Collection[ProcStat]) -> _Activity:
 
 
 def _exceeds_memory(processes: Collection[ProcStat], activity: _Activity, max_bytes: int) -> bool:
-    """Do they use more? What they share with others counts in part, what no one maps as well."""
-    hidden = sum(_memfd_bytes(one.pid) for one in processes)
-    if activity.resident_bytes + hidden <= max_bytes:
+    """Returns whether the processes use more, with their proportional share of shared pages.
+
+    Files in memory (memfd) count also when no process maps them.
+    """
+    memfds = sum(_memfd_bytes(one.pid) for one in processes)
+    if activity.resident_bytes + memfds <= max_bytes:
         return False
-    return sum(_proportional_bytes(one.pid) for one in processes) + hidden > max_bytes
+    return sum(_proportional_bytes(one.pid) for one in processes) + memfds > max_bytes
 
 
 def _proportional_bytes(pid: int) -> int:
@@ -210,7 +212,7 @@ def _proportional_bytes(pid: int) -> int:
 
 
 def _memfd_bytes(pid: int) -> int:
-    """Files in memory that a process holds open; in pages that it maps they count twice."""
+    """Returns the bytes of the memfds that a process has open; mapped pages count twice so."""
     total = 0
     with suppress(OSError):
         for name in os.listdir(f"/proc/{pid}/fd"):  # noqa: PTH208 - names, not paths

@@ -1,4 +1,4 @@
-"""Tells the loop that the kernel killed a process of a sandbox for want of memory."""
+"""Listens on the event loop for processes that the kernel kills for lack of memory."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from collections.abc import Callable
 
 from era_kernels.sandbox.server.host_resources import HostResources
 
-MAX_POLLS = 20  # at the kernel's own count, which follows its alarm
-POLL_INTERVAL = 0.005  # seconds between them
+MAX_POLLS = 20  # of the kernel's counter, which is updated after the eventfd
+POLL_INTERVAL = 0.005  # seconds between two polls
 
 
 class OomListener:
-    """Calls `told` with the cause, within some milliseconds, until it is closed."""
+    """Calls `on_oom` with the cause within some milliseconds of a kill, until closed."""
 
     def __init__(self, resources: HostResources, on_oom: Callable[[str], None]) -> None:
         self._resources = resources
@@ -24,13 +24,13 @@ class OomListener:
             self._loop.add_reader(self._eventfd, self._on_event, self._eventfd)
 
     def close(self) -> None:
-        """Before the group is removed; a second call is fine."""
+        """Stops listening, before the group is removed; a second call is fine."""
         if self._eventfd is not None:
             self._loop.remove_reader(self._eventfd)
             self._eventfd = None
 
     def _on_event(self, eventfd: int) -> None:
-        """The kernel is about to kill something, in this group or in one above it."""
+        """Polls for the cause: the kernel is about to kill, in this group or in one above it."""
         os.eventfd_read(eventfd)
         self._poll_cause(MAX_POLLS)
 

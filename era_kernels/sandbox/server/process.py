@@ -1,4 +1,4 @@
-"""A process in a sandbox as the server sees it: its output, its ending, the way to signal it."""
+"""Represents a sandbox's process in the server: its output, its end, and signals to it."""
 
 from __future__ import annotations
 
@@ -11,21 +11,22 @@ from era_kernels.models import ExitInfo
 from era_kernels.sandbox.server.control_channel import ChannelClosed, ControlChannel
 from era_kernels.sandbox.server.stdin_writer import StdinWriter
 
-TAIL_BYTES = 64 * 1024  # bytes kept of each stream
-MAX_BUFFERED = 1024 * 1024  # bytes read ahead of a slow consumer, then the process waits
-UNREAD_INTERVAL = 0.05  # seconds between two reads of what nobody waits for; a flood costs no more
+TAIL_BYTES = 64 * 1024  # last bytes kept of each stream
+MAX_BUFFERED = 1024 * 1024  # bytes read ahead of a slow consumer; then the process waits
+UNREAD_INTERVAL = 0.05  # seconds between two reads without a consumer, which limits a flood
 _CHUNK_BYTES = 64 * 1024
 
 
 class OutputPipe:
-    """What a process and its children write to one descriptor.
+    """Reads what a process and its children write to one descriptor.
 
-    It is always drained, so that nobody blocks on a pipe that nobody reads, though who writes much
-    is slowed down; the last 64 KiB are kept. One consumer may iterate: it gets first what was kept,
-    then all that follows; while it is slow the process waits.
+    The pipe is always read so writers never block; unread output is rate-limited, and the last
+    64 KiB are kept. One consumer may iterate: it gets the kept bytes first, then all that follow;
+    while the consumer is slow the process waits.
 
-    With `news` there is a consumer from the first byte on: whenever the event is set there is
-    something to `take`, or the end; until it calls `leave` nothing but that is kept.
+    With `readable` there is a consumer from the first byte on: when the event is set,
+    `read_available` has bytes or the end was reached. Until the consumer calls `detach`, no bytes
+    are kept but those that it has not read.
     """
 
     def __init__(self, descriptor: int, readable: asyncio.Event | None = None) -> None:
@@ -33,23 +34,22 @@ class OutputPipe:
         self._descriptor = descriptor
         self._loop = asyncio.get_running_loop()
         self._tail = bytearray()
-        self._buffer = (
-            None if readable is None else bytearray()
-        )  # what the consumer has not taken yet
+        # Bytes that the consumer has not read yet; None without a consumer.
+        self._buffer = None if readable is None else bytearray()
         self._changed_event = readable or asyncio.Event()
         self._keeps_tail = readable is None
         self.is_detached = False  # by its consumer
         self._on_late: Callable[[bytes], None] = _discard
         self.is_open = True
-        self.total_bytes = 0  # bytes that were written so far
+        self.total_bytes = 0  # bytes read so far
         self._loop.add_reader(descriptor, self._on_readable)
 
     def tail(self) -> bytes:
-        """The last 64 KiB that were written."""
+        """Returns the last 64 KiB that were written."""
         return bytes(self._tail[-TAIL_BYTES:])
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        """Chunks as they come, until every writer is gone or the sandbox has ended."""
+        """Yields chunks as they come, until every writer is gone or the sandbox has ended."""
         if self._buffer is not None:
             raise RuntimeError("an output has one consumer")
         self._buffer = bytearray(self.tail())
@@ -68,7 +68,7 @@ class OutputPipe:
             self._resume_reading()
 
     def read_available(self) -> bytes:
-        """All that its consumer has not had yet."""
+        """Returns all bytes that the consumer has not read yet."""
         if not self._buffer:
             return b""
         chunk = bytes(self._buffer)
@@ -77,19 +77,19 @@ class OutputPipe:
         return chunk
 
     def detach(self, on_late: Callable[[bytes], None] | None = None) -> None:
-        """From now on what comes is handed to `late`; who writes much is slowed down."""
+        """Ends the consumer's reading: `on_late` gets later output, which is rate-limited."""
         self._buffer, self.is_detached = None, True
         self._on_late = on_late or _discard
         self._resume_reading()
 
     def drain(self) -> None:
-        """Take what is in the pipe now; a pipe holds little, so this is quick."""
+        """Reads the bytes that are in the pipe now; a pipe holds few, so this is quick."""
         for _ in range(16):
             if not self.is_open or not self._read_chunk():
                 return
 
     def close(self) -> None:
-        """Take the rest and forget the descriptor; a second call is fine."""
+        """Reads the rest and closes the descriptor; a second call is fine."""
         self.drain()
         self._close_descriptor()
 
@@ -108,7 +108,7 @@ class OutputPipe:
             self._loop.add_reader(self._descriptor, self._on_readable)
 
     def _read_chunk(self) -> bool:
-        """Read one chunk; tells whether there was one."""
+        """Reads one chunk; returns False when there was none."""
         try:
             chunk = os.read(self._descriptor, _CHUNK_BYTES)
         except BlockingIOError:
@@ -142,9 +142,9 @@ class Process:
     def __init__(
         self, number: int, control: ControlChannel, stdout: OutputPipe, stderr: OutputPipe
     ) -> None:
-        """`number` names the process to the init."""
+        """Takes `number`, by which the init knows the process."""
         self.number = number
-        self.pid: int | None = None  # as the init sees it; for logs and tests, never for signals
+        self.pid: int | None = None  # as the init sees it: for logs and tests, never for signals
         self._ended: asyncio.Future[ExitInfo] = asyncio.get_running_loop().create_future()
         self.stdin: StdinWriter | None = None
         self.stdout = stdout
@@ -153,31 +153,31 @@ class Process:
 
     @property
     def is_running(self) -> bool:
-        """Whether the process has not ended yet, as far as the server was told."""
+        """True until the init has reported the end of the process."""
         return not self._ended.done()
 
     @property
     def ended(self) -> asyncio.Future[ExitInfo]:
-        """How the process ended; a future of the caller's own, that may be cancelled.
+        """A future of how the process ended: a new one for each caller, who may cancel it.
 
-        Who asks often uses `running`, or keeps the future: each lives as long as the process.
+        Each future lives as long as the process, so frequent callers use `is_running` or keep one.
         """
         return asyncio.shield(self._ended)
 
     @property
     def is_finished(self) -> bool:
-        """Whether it has ended and nobody can write to its outputs any more."""
+        """True when the process has ended and no process can write to its outputs any more."""
         return not (self.is_running or self.stdout.is_open or self.stderr.is_open)
 
     @property
     def is_detached(self) -> bool:
-        """Whether it has ended, and nobody waits for what those print whom it has left behind."""
+        """True when it has ended, and no consumer waits for the output of its orphans."""
         return not self.is_running and self.stdout.is_detached and self.stderr.is_detached
 
     async def signal(self, number: int, *, kill_group_on_exit: bool = False) -> None:
-        """Signal the process group; nothing happens when the process has ended.
+        """Signals the process group; does nothing when the process has ended.
 
-        `sweep`: when it ends, whoever is left in its group is killed.
+        `kill_group_on_exit`: when the process ends, the rest of its group is killed.
         """
         if not self.is_running:
             return
@@ -191,7 +191,7 @@ class Process:
             await self._control.request(message)
 
     def on_ended(self, exit_info: ExitInfo) -> None:
-        """The sandbox tells how the process ended; only the first call counts."""
+        """Notes how the process ended; only the first call counts."""
         if self.is_running:
             self.stdout.drain()
             self.stderr.drain()
@@ -199,7 +199,7 @@ class Process:
             self._ended.set_result(exit_info)
 
     def close(self) -> None:
-        """Let go of both outputs, when nothing can write to them any more."""
+        """Closes the outputs and stdin, when no process can use them any more."""
         self.stdout.close()
         self.stderr.close()
         self._close_stdin()
@@ -210,4 +210,4 @@ class Process:
 
 
 def _discard(chunk: bytes) -> None:
-    """Output that nobody wants."""
+    """Drops output that no consumer reads."""

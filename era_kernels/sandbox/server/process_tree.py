@@ -1,4 +1,4 @@
-"""Who descends from whom: the processes of many sandboxes, found in one pass over /proc."""
+"""Finds the processes of many sandboxes in one pass over /proc."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ import time
 from collections.abc import Collection
 from dataclasses import dataclass
 
-REFRESH_INTERVAL = 10.0  # seconds after which all that is known of strangers is looked up again
+REFRESH_INTERVAL = 10.0  # seconds after which unrelated processes are looked up again
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _TICK = 10**9 // os.sysconf("SC_CLK_TCK")
-_CPUCLOCK_SCHED = 2  # CPUCLOCK_SCHED of the kernel: precise, of a whole process
+_CPUCLOCK_SCHED = 2  # CPUCLOCK_SCHED of the kernel: exact, for a whole process
 _NO_INIT = 0
 
 
 @dataclass(frozen=True, slots=True)
 class ProcStat:
-    """What one line of /proc tells of a process."""
+    """The fields used of /proc/PID/stat."""
 
     pid: int
     parent_pid: int
@@ -27,19 +27,19 @@ class ProcStat:
 
 
 class ProcessTree:
-    """Knows to which init each process belongs, so that only new ones must be looked up.
+    """Remembers to which init each process belongs, so that only new ones must be looked up.
 
-    Whoever descends from an init belongs to it for life: orphans become children of the init.
+    A descendant of an init belongs to it for life: orphans become children of the init.
     """
 
     def __init__(self) -> None:
-        self._members: dict[int, tuple[int, int]] = {}  # pid → its init, when it was started
+        self._members: dict[int, tuple[int, int]] = {}  # pid → its init, its start time
         self._unrelated: set[int] = set()
         self._inits: set[int] = set()
         self._refreshed_at = 0.0
 
     def by_init(self, inits: Collection[int]) -> dict[int, list[ProcStat]]:
-        """Init → it and all below it, as they are now (blocking)."""
+        """Returns init → the init and its descendants, as they are now (blocking)."""
         self._refresh_unrelated(set(inits))
         pids = {int(name) for name in os.listdir("/proc") if name.isdecimal()}  # noqa: PTH208
         self._unrelated &= pids
@@ -47,7 +47,7 @@ class ProcessTree:
         for pid in pids - self._unrelated:
             if (process := read_stat(pid)) is not None:
                 found[pid] = process
-        families: dict[int, list[ProcStat]] = {init: [] for init in inits}
+        by_init: dict[int, list[ProcStat]] = {init: [] for init in inits}
         self._members = {
             pid: (init, process.start_time)
             for pid, process in found.items()
@@ -55,11 +55,11 @@ class ProcessTree:
         }
         self._unrelated |= found.keys() - self._members.keys()
         for pid, (init, _) in self._members.items():
-            families[init].append(found[pid])
-        return families
+            by_init[init].append(found[pid])
+        return by_init
 
     def _refresh_unrelated(self, inits: set[int]) -> None:
-        """A stranger may turn out to be of a new sandbox, or his pid may be another's by now."""
+        """Forgets unrelated processes: they may be of a new sandbox, or their pids reused."""
         now = time.monotonic()
         if inits - self._inits or now > self._refreshed_at + REFRESH_INTERVAL:
             self._unrelated.clear()
@@ -81,7 +81,7 @@ class ProcessTree:
 
 
 def read_stat(pid: int) -> ProcStat | None:
-    """What the system says of a process; None when it is gone."""
+    """Reads /proc/PID/stat; returns None when the process is gone."""
     # The name in parentheses may hold anything; behind it: state, ppid, …
     fields = read_proc_file(f"/proc/{pid}/stat").rpartition(b")")[2].split()
     if not fields:
@@ -97,9 +97,9 @@ def read_stat(pid: int) -> ProcStat | None:
 
 
 def _cpu_time_ns(pid: int, ticks: int) -> int:
-    """What all threads of it have used, to the nanosecond; see clock_getcpuclockid(3).
+    """Returns the time of all its threads in nanoseconds; see clock_getcpuclockid(3).
 
-    The ticks of /proc are 10 ms each, and a call that takes gigabytes of disk takes less.
+    The ticks of /proc are 10 ms each; a call that allocates gigabytes of disk may take less.
     """
     try:
         return time.clock_gettime_ns((~pid << 3) | _CPUCLOCK_SCHED)
@@ -108,7 +108,7 @@ def _cpu_time_ns(pid: int, ticks: int) -> int:
 
 
 def read_proc_file(path: str) -> bytes:
-    """A short file of /proc; empty when its process is gone."""
+    """Returns a short file of /proc; empty when its process is gone."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:

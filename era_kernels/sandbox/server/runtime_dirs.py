@@ -1,4 +1,4 @@
-"""Private runtime directories: short paths for sockets, gone without a trace at the end."""
+"""Makes and removes private runtime directories, with paths short enough for sockets."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from era_kernels.models import SessionPaths
 
 log = logging.getLogger(__name__)
 
-ZYGOTE_DIRECTORY = "zygote"  # the home of the zygote, for what its imports cache
-PROBE_DIRECTORY = "trial"  # the place of the sandbox that tells whether walls stand
-PREFIX = "era-run-"  # of the directories that `own` makes
+ZYGOTE_DIRECTORY = "zygote"  # the HOME of the zygote, for the caches of its imports
+PROBE_DIRECTORY = "trial"  # of the sandbox that probes the tiers
+PREFIX = "era-run-"  # of the directories that `private_runtime_dir` makes
 MAX_SOCKET_PATH = 107  # bytes of a unix socket's path, see unix(7)
 _DIRECTORY_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _LONGEST_SOCKET_NAME = "kernel-00000"  # room for the longest socket name that kernels need
@@ -26,10 +26,10 @@ _LONGEST_SOCKET_NAME = "kernel-00000"  # room for the longest socket name that k
 
 @contextmanager
 def private_runtime_dir() -> Iterator[Path]:
-    """A short private directory for `prepare`, gone at the end (blocking).
+    """Makes a short private directory for `create_base`, and removes it at the end (blocking).
 
-    Those of servers that were killed go first, with all that code left in them; a lock tells them
-    from those of neighbours. Raises OSError.
+    Directories of killed servers are removed first, with all that code left in them; a lock tells
+    them from directories of running servers. Raises OSError.
     """
     _remove_stale(Path(tempfile.gettempdir()))
     path, lock = _create_locked()
@@ -42,7 +42,7 @@ def private_runtime_dir() -> Iterator[Path]:
 
 def _remove_stale(parent: Path) -> None:
     for path in parent.glob(f"{PREFIX}*/"):
-        with suppress(OSError):  # somebody else's, locked, or gone by now
+        with suppress(OSError):  # another user's, locked, or removed meanwhile
             lock = os.open(path, _DIRECTORY_FLAGS)
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -53,7 +53,7 @@ def _remove_stale(parent: Path) -> None:
 
 
 def _create_locked() -> tuple[Path, int]:
-    """A new one and the descriptor of its lock; before it is locked it may be swept."""
+    """Makes a directory and its lock; another server may remove it before it is locked."""
     while True:
         path = Path(tempfile.mkdtemp(prefix=PREFIX))
         with suppress(FileNotFoundError):
@@ -65,7 +65,7 @@ def _create_locked() -> tuple[Path, int]:
 
 
 def create_base(base: Path) -> Path:
-    """The directory that holds all others (blocking), made where missing.
+    """Returns the directory that holds all others (blocking), made where missing.
 
     Raises StartError when it cannot be made or is too long for sockets in its directories.
     """
@@ -73,8 +73,8 @@ def create_base(base: Path) -> Path:
     longest = len(str(new_path(base) / _LONGEST_SOCKET_NAME).encode())
     if longest > MAX_SOCKET_PATH:
         raise StartError(
-            f"The runtime directory {base} is too long for sockets ({longest} of {MAX_SOCKET_PATH} bytes): "
-            "choose a shorter one."
+            f"The runtime directory {base} is too long for sockets ({longest} of "
+            f"{MAX_SOCKET_PATH} bytes): choose a shorter one."
         )
     try:
         base.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -85,21 +85,21 @@ def create_base(base: Path) -> Path:
 
 
 def create_session_dirs(paths: SessionPaths) -> None:
-    """Make a place's directories (blocking). Raises OSError."""
+    """Makes a session's directories (blocking). Raises OSError."""
     for directory in (paths.workspace, paths.packages, paths.cache):
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
 
 
 def new_path(base: Path) -> Path:
-    """A directory under `base` that is not there yet."""
+    """Returns a path under `base` that does not exist yet."""
     return base / secrets.token_hex(6)
 
 
 def remove_tree(path: Path) -> None:
-    """Remove a directory and all in it (blocking), also what code made unwritable.
+    """Removes a directory and all in it (blocking), also what code made unwritable.
 
-    Goes by descriptors, follows no symbolic link, and no nesting is too deep. What still cannot
-    be removed is logged, since no caller could do more about it.
+    Uses descriptors, follows no symbolic link, and works at any depth. A directory that still
+    cannot be removed is logged, since no caller could do more about it.
     """
     try:
         parent = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -116,7 +116,7 @@ def remove_tree(path: Path) -> None:
 
 
 def _remove_below(name: str, parent: int) -> None:
-    """Step down as long as there is a folder, and up when one is empty. Raises OSError."""
+    """Removes a folder from its deepest folders up, with two descriptors. Raises OSError."""
     names = [name]
     folder = _open_accessible(name, parent)
     try:
@@ -134,7 +134,7 @@ def _remove_below(name: str, parent: int) -> None:
 
 
 def _unlink_files(folder: int) -> str | None:
-    """Remove what is no folder; a folder that is left, or None."""
+    """Removes all entries until a folder is met; returns its name, or None when empty."""
     with os.scandir(folder) as entries:
         for entry in entries:
             if entry.is_dir(follow_symlinks=False):
@@ -144,7 +144,7 @@ def _unlink_files(folder: int) -> str | None:
 
 
 def _open_accessible(name: str, parent: int) -> int:
-    """A folder that its owner may read and write, whatever its mode was."""
+    """Opens a folder after giving its owner all rights to it."""
     path_fd = os.open(name, os.O_PATH | _DIRECTORY_FLAGS, dir_fd=parent)
     try:
         fd_path = f"/proc/self/fd/{path_fd}"

@@ -1,4 +1,4 @@
-"""Sandboxes: what is around a session's processes, and the one way to start a process.
+"""Opens sandboxes and starts processes in them; a session's processes start in no other way.
 
 server → zygote (one) → init (one per sandbox) → processes; `init/zygote.py` shows the sequence.
 """
@@ -36,28 +36,20 @@ from era_kernels.sandbox.server.oom_listener import OomListener
 from era_kernels.sandbox.server.process import OutputPipe, Process
 from era_kernels.sandbox.server.stdin_writer import StdinWriter
 from era_kernels.sandbox.server.tier_probe import TierProbe
-from era_kernels.sandbox.server.tiers import UNSANDBOXED, IsolationPolicy, IsolationProfile
+from era_kernels.sandbox.server.tiers import IsolationPolicy, IsolationProfile
 from era_kernels.sandbox.server.uids import UidAllocator, available_uids
 from era_kernels.sandbox.server.zygote_client import ZygoteClient
 
-__all__ = [
-    "UNSANDBOXED",
-    "Command",
-    "OutputPipe",
-    "Process",
-    "Sandbox",
-    "Sandboxes",
-    "IsolationPolicy",
-]
+__all__ = ["Command", "IsolationPolicy", "Process", "Sandbox", "Sandboxes"]
 
 log = logging.getLogger(__name__)
 
 SIGKILL = signal.SIGKILL.value
-MAX_DETACHED = 32  # processes that have ended while others hold their outputs; more are closed
+MAX_DETACHED = 32  # ended processes whose outputs others hold open; more are closed
 
 
 class Sandbox:
-    """One init and the processes under it; made by `Sandboxes.open`."""
+    """One init and the processes under it; made by `Sandboxes.open_sandbox`."""
 
     def __init__(
         self,
@@ -66,10 +58,10 @@ class Sandbox:
         prepared_init: PreparedInit,
         on_closed: Callable[[Sandbox], None],
     ) -> None:
-        """Have the walls raised; `opened` waits for it. Raises OSError."""
+        """Has the isolation applied; `wait_ready` waits for that. Raises OSError."""
         loop = asyncio.get_running_loop()
         self.pid = prepared_init.pid  # of the init, on the host; never for signals
-        self.isolation_error: str | None = None  # why the walls could not be raised
+        self.isolation_error: str | None = None  # why the isolation failed
         self._prepared_init = prepared_init
         self._resources = resources
         self._spec = spec
@@ -78,7 +70,7 @@ class Sandbox:
         self._ended: asyncio.Future[ExitInfo] = loop.create_future()
         self._processes: dict[int, Process] = {}
         self._last_process = 0
-        self._is_clean = False  # the init's last word: nothing is left
+        self._is_clean = False  # the init reported that no process is left
         self._reason: str | None = None
         self._close_task: asyncio.Task[None] | None = None
         self._limit_monitor: LimitMonitor | None = None
@@ -90,7 +82,7 @@ class Sandbox:
 
     @property
     def runtime_directory(self) -> Path:
-        """The directory for sockets, on the host."""
+        """The directory for sockets, as a path on the host."""
         return self._resources.runtime_directory
 
     @property
@@ -105,20 +97,20 @@ class Sandbox:
 
     @property
     def ended(self) -> asyncio.Future[ExitInfo]:
-        """How the init ended; a future of the caller's own, that may be cancelled."""
+        """A future of how the init ended: a new one for each caller, who may cancel it."""
         return asyncio.shield(self._ended)
 
     @property
     def is_running(self) -> bool:
-        """Whether processes can be started."""
+        """True while processes can be started."""
         return self._close_task is None and not self._ended.done()
 
     async def wait_ready(self) -> bool:
-        """Wait until the init is ready; False when it died before."""
+        """Waits until the init is ready; returns False when it died before."""
         return await asyncio.shield(self._ready)
 
     def monitor(self, limit_monitor: LimitMonitor) -> None:
-        """From now on: end the sandbox when its processes together exceed a limit."""
+        """Ends the sandbox from now on when its processes together exceed a limit."""
         self._limit_monitor = limit_monitor
         if self.pid is not None and self.is_running:
             self._monitored = self._resources.create_monitored(self.pid)
@@ -127,12 +119,12 @@ class Sandbox:
     async def spawn(
         self, command: Command, stdin: bytes | None = None, readable: asyncio.Event | None = None
     ) -> Process:
-        """Start a process; when this returns it runs its program, or is about to import its entry.
+        """Starts a process; when this returns it runs its program, or is about to import its entry.
 
         Descriptor 0 is a pipe with `stdin` in it, else /dev/null; 1 and 2 are pipes that are always
-        read here; who gives `news` takes what is in them, see `Output`.
-        Raises NotStarted with the system's reason when the process could not be started, and
-        KernelStartFailed when there is nobody to start it.
+        read here; a caller that passes `readable` is their consumer, see `OutputPipe`.
+        Raises ProcessNotStarted with the system's reason when the process could not be started, and
+        KernelStartFailed when the sandbox cannot start any.
         """
         if not self.is_running:
             raise _spawn_error(command, "its sandbox has ended")
@@ -154,10 +146,10 @@ class Sandbox:
         return process
 
     async def aclose(self, reason: str | None = None) -> None:
-        """End everything in it; all is dead and the directory gone when this returns.
+        """Ends all processes; when this returns, they are dead and the directory is removed.
 
-        `reason` becomes part of every ending. A second call waits for the first; the closing goes
-        on when a caller is cancelled.
+        `reason` becomes the reason of every ExitInfo. A second call waits for the first; the
+        closing goes on when a caller is cancelled.
         """
         if self._close_task is None:
             self._reason = reason
@@ -167,7 +159,7 @@ class Sandbox:
     def _new_process(
         self, command: Command, stdin: bytes | None, readable: asyncio.Event | None
     ) -> tuple[Process, list[int]]:
-        """A process to be, and its own ends of its descriptors 1, 2 and 0."""
+        """Makes a process that is not started yet, and its ends of its descriptors 1, 2 and 0."""
         self._discard_finished()
         pipes: list[tuple[int, int]] = []
         try:
@@ -190,7 +182,7 @@ class Sandbox:
         return process, ends
 
     def _discard_finished(self) -> None:
-        """Those that are over; of those that left others behind, all but the newest."""
+        """Discards finished processes, and closes detached ones but the newest MAX_DETACHED."""
         for number in [n for n, process in self._processes.items() if process.is_finished]:
             del self._processes[number]
         detached = [process for process in self._processes.values() if process.is_detached]
@@ -198,7 +190,7 @@ class Sandbox:
             process.close()
 
     def _kill_abandoned(self, process: Process) -> None:
-        """Nobody waits for the start any more: kill what may have started."""
+        """Kills a process whose start was cancelled, in case it started."""
         with contextlib.suppress(ChannelClosed):
             message = {"op": "signal", "process": process.number, "signal": SIGKILL}
             self._control.send(message)
@@ -214,7 +206,7 @@ class Sandbox:
                 why = None if message.get("code") == 0 else self._resources.oom_cause
                 process.on_ended(ExitInfo(message.get("code"), message.get("signal"), why))
         elif "ready" in message:
-            if not self._spec.has_namespaces:  # else it is 1 to itself
+            if not self._spec.has_namespaces:  # else the init sees itself as 1
                 self.pid = message["ready"]
             self._ready.set_result(True)
         elif "failed" in message:
@@ -229,20 +221,17 @@ class Sandbox:
 
     def _on_limit_exceeded(self, why: str) -> None:
         if self.is_running:
-            log.warning(
-                "a session was ended", extra={"number": self._prepared_init.number, "why": why}
-            )
+            extra = {"number": self._prepared_init.number, "why": why}
+            log.warning("a session was ended", extra=extra)
             self._reason = why
             self._close_task = asyncio.create_task(self._close())
 
     def _on_end(self) -> None:
-        """The init is gone, and with it, but for a fault of its own, everything."""
+        """Reports the end of the init, with which all its processes end (unless it failed)."""
         exit_info = ExitInfo(signal=SIGKILL, reason=self._reason or self._resources.oom_cause)
         if self._close_task is None:
-            log.error(
-                "an init died",
-                extra={"number": self._prepared_init.number, "why": self.isolation_error},
-            )
+            extra = {"number": self._prepared_init.number, "why": self.isolation_error}
+            log.error("an init died", extra=extra)
         if not self._ready.done():
             self._ready.set_result(False)
         for process in self._processes.values():
@@ -259,7 +248,7 @@ class Sandbox:
             self._prepared_init.kill()
         if not await self._prepared_init.wait_exit():
             log.error("processes may have survived", extra={"number": self._prepared_init.number})
-        if not self._ended.done():  # neither the init nor the zygote could be moved
+        if not self._ended.done():  # neither the init nor the zygote reacted
             self._control.close()
             self._on_end()
         for process in self._processes.values():
@@ -270,10 +259,10 @@ class Sandbox:
 
 
 class Sandboxes:
-    """All sandboxes of a server, and the zygote that they come from."""
+    """All sandboxes of a server, and the zygote that forks their inits."""
 
     def __init__(self, runtime: Path, init_pool: InitPool) -> None:
-        """Use `open`."""
+        """Makes the object only; callers use `open`."""
         self.profile = IsolationProfile(tier=UNSANDBOXED_TIER, spec=SandboxSpec())
         self._runtime = runtime
         self._init_pool = init_pool
@@ -290,12 +279,12 @@ class Sandboxes:
         policy: IsolationPolicy | None = None,
         spare_count: int = 0,
     ) -> Sandboxes:
-        """Start the zygote: `preload` names modules that it imports, `paths` where entries lie.
+        """Starts the zygote, which imports the modules of `preload`; entries lie in `entry_paths`.
 
         `runtime` is a short directory (made where missing) for the sandboxes' own directories.
-        Without a wish there are no walls. `spares` is how many inits wait, each of 3 MB, so that
-        the next sandbox stands 15 ms sooner. Raises StartError when that is no place for sockets,
-        the zygote does not start, or no walls can be had that are strong enough.
+        Without a policy there is no isolation. `spare_count` inits wait, each of 3 MB, so that the
+        next sandbox is ready 15 ms sooner. Raises StartError when `runtime` is too long for
+        sockets, the zygote does not start, or no isolation works that is strong enough.
         """
         runtime = await asyncio.to_thread(runtime_dirs.create_base, runtime)
         cgroups = CgroupTree() if policy is None else await asyncio.to_thread(CgroupTree.open)
@@ -321,39 +310,38 @@ class Sandboxes:
 
     @property
     def zygote(self) -> ZygoteClient:
-        """The process from which all of them come."""
+        """The process that forks the inits of all sandboxes."""
         return self._init_pool.zygote
 
     @property
     def isolation(self) -> Isolation:
-        """How strong the walls are."""
+        """The tier of isolation and its gaps."""
         return self.profile.isolation
 
     async def open_sandbox(self, paths: SessionPaths, limits: Limits) -> Sandbox:
-        """A new sandbox with nothing in it but its init.
+        """Opens a sandbox with no process in it but its init.
 
-        Without walls nothing is confined to `place`, and `limits` bind nobody: `isolation` says
-        so. Raises KernelStartFailed, ShuttingDown.
+        Without isolation no process is confined to `paths`, and `limits` are not enforced:
+        `isolation` says so. Raises KernelStartFailed, ShuttingDown.
         """
-        for _ in range(2):  # once more when the zygote dies between the check and the answer
+        for _ in range(2):  # a second time when the zygote dies between the check and the reply
             sandbox = await self._create(self.profile, paths, limits)
             if await self._wait_until_ready(sandbox):
                 if self.profile.tier < UNSANDBOXED_TIER:
                     sandbox.monitor(self._limit_monitor)
                 return sandbox
             if sandbox.isolation_error is not None:
-                raise KernelStartFailed(
-                    f"The walls could not be raised: {sandbox.isolation_error}."
-                )
+                why = f"The walls could not be raised: {sandbox.isolation_error}."
+                raise KernelStartFailed(why)
         raise KernelStartFailed("The process that forks kernels died, or cannot fork any more.")
 
     async def check(self) -> None:
-        """Whether kernels can be started. Raises Unavailable when the zygote is dead."""
+        """Checks that kernels can be started. Raises Unavailable when the zygote is dead."""
         if not self._init_pool.zygote.is_alive:
             raise Unavailable("The process that forks kernels is not running.", retry_after=1)
 
     async def aclose(self) -> None:
-        """End all sandboxes at once, then the zygote; a second call is fine."""
+        """Ends all sandboxes at once, then the zygote; a second call is fine."""
         await self._init_pool.begin_shutdown()
         await self._limit_monitor.aclose()
         await asyncio.gather(*(sandbox.aclose() for sandbox in tuple(self._sandboxes)))
@@ -365,9 +353,8 @@ class Sandboxes:
     async def _create(
         self, profile: IsolationProfile, paths: SessionPaths, limits: Limits
     ) -> Sandbox:
-        prepared_init = await self._init_pool.acquire(
-            profile
-        )  # its init is on its way while the rest is made
+        # The init starts while the host's resources are made.
+        prepared_init = await self._init_pool.acquire(profile)
         resources = HostResources(self._runtime, profile, paths, limits, self._uid_allocator)
         try:
             spec = await _prepare_uncancelled(resources.prepare, prepared_init.cgroup)
@@ -383,7 +370,7 @@ class Sandboxes:
         return sandbox
 
     async def _wait_until_ready(self, sandbox: Sandbox) -> bool:
-        """Wait for a sandbox to stand; it is closed when it does not or nobody waits any more."""
+        """Waits for a sandbox to be ready; closes it when it fails or the wait is cancelled."""
         try:
             if await sandbox.wait_ready():
                 return True
@@ -397,7 +384,7 @@ class Sandboxes:
 async def _prepare_uncancelled(
     prepare: Callable[[SandboxCgroup | None], SandboxSpec], cgroup: SandboxCgroup | None
 ) -> SandboxSpec:
-    """Do it in a thread, to its end also when the caller is cancelled."""
+    """Prepares in a thread, to the end even when the caller is cancelled."""
     task = asyncio.create_task(asyncio.to_thread(prepare, cgroup))
     try:
         return await asyncio.shield(task)

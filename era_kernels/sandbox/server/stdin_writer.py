@@ -1,4 +1,4 @@
-"""The text that a process is given on its descriptor 0, through a pipe that never blocks us."""
+"""Writes a text to a process's descriptor 0, through a non-blocking pipe."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import os
 
 
 class StdinWriter:
-    """Writes as the process reads; closed, which is end of file to it, when it has had all.
+    """Writes as the process reads, then closes the pipe, which the process sees as end of file.
 
-    Of a process that reads nothing it costs no more than the text, until somebody calls `close`.
+    When the process reads nothing, only the text stays in memory until `close` is called.
     """
 
     def __init__(self, descriptor: int, data: bytes) -> None:
-        """`descriptor` is the write end, now owned."""
+        """Takes over `descriptor`, the write end of the pipe."""
         os.set_blocking(descriptor, False)
         self._descriptor = descriptor
         self._remaining = memoryview(data)
@@ -22,7 +22,7 @@ class StdinWriter:
         self._loop.add_writer(descriptor, self._on_writable)
 
     def close(self) -> None:
-        """Nothing more comes; a second call is fine."""
+        """Closes the pipe and drops the rest; a second call is fine."""
         if self.is_open:
             self.is_open = False
             self._loop.remove_writer(self._descriptor)
@@ -35,6 +35,6 @@ class StdinWriter:
                 self._remaining = self._remaining[os.write(self._descriptor, self._remaining) :]
         except BlockingIOError:
             return
-        except BrokenPipeError:  # nobody reads any more
+        except BrokenPipeError:  # no process reads any more
             pass
         self.close()

@@ -1,4 +1,4 @@
-"""The trial at the start: walls are not concluded from switches of the system but raised once."""
+"""Probes at the start which isolation works, by applying it instead of reading settings."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from era_kernels.sandbox.server.command import Command
 from era_kernels.sandbox.server.process import Process
 from era_kernels.sandbox.server.tiers import IsolationPolicy, IsolationProfile, candidate_profiles
 
-PROBE_TIMEOUT = 20.0  # seconds for one trial on a busy machine
+PROBE_TIMEOUT = 20.0  # seconds for one attempt on a busy machine
 
 
 class ProbeSandbox(Protocol):
-    """What of a sandbox is used here."""
+    """The part of a sandbox that the probe uses."""
 
     isolation_error: str | None
 
@@ -36,7 +36,7 @@ class ProbeSandbox(Protocol):
 
 
 class TierProbe:
-    """Raises walls once, in a place of its own; `order` makes a sandbox behind such walls."""
+    """Tries each isolation once, in its own directory; `open_sandbox` opens a sandbox with it."""
 
     def __init__(
         self,
@@ -47,7 +47,7 @@ class TierProbe:
         self._open_sandbox = open_sandbox
 
     async def find_strongest(self, policy: IsolationPolicy) -> IsolationProfile | None:
-        """The first walls that stand; None where there are none and that is wished, too.
+        """Returns the first isolation that works; None when none does and the policy allows that.
 
         Raises StartError.
         """
@@ -62,9 +62,9 @@ class TierProbe:
         raise _no_tier_error(policy, failures)
 
     async def _try_profile(self, profile: IsolationProfile) -> str | None:
-        """Raise such walls once and run the interpreter behind them; what went wrong."""
-        home = self._directory
-        paths = SessionPaths(home / "workspace", home / "packages", home / "cache")
+        """Runs the interpreter in such a sandbox; returns the failure, or None."""
+        directory = self._directory
+        paths = SessionPaths(directory / "workspace", directory / "packages", directory / "cache")
         try:
             await asyncio.to_thread(runtime_dirs.create_session_dirs, paths)
             sandbox = await self._open_sandbox(profile, paths, Limits())
@@ -84,9 +84,9 @@ class TierProbe:
 def _no_tier_error(policy: IsolationPolicy, failures: list[str]) -> StartError:
     if policy.strongest_tier > policy.weakest_tier:
         return StartError(
-            f"strongest_tier ({policy.strongest_tier}) leaves no walls to try: they must be of tier "
-            f"{policy.weakest_tier} or stronger. Change it or min_tier, or let code run with all rights "
-            "of this user by --allow-unsandboxed."
+            f"strongest_tier ({policy.strongest_tier}) leaves no walls to try: they must be of "
+            f"tier {policy.weakest_tier} or stronger. Change it or min_tier, or let code run with "
+            "all rights of this user by --allow-unsandboxed."
         )
     why = "; ".join(failures) or "this host offers nothing that they could be made of"
     return StartError(
@@ -96,7 +96,7 @@ def _no_tier_error(policy: IsolationPolicy, failures: list[str]) -> StartError:
 
 
 async def _find_failure(sandbox: ProbeSandbox) -> str | None:
-    """What any kernel needs: the interpreter, its home, a place to write."""
+    """Tests what every kernel needs: the interpreter, its packages, a writable directory."""
     if not await sandbox.wait_ready():
         return sandbox.isolation_error or "its init died"
     code = "import ctypes, socket, tempfile; open('x', 'w').close(); tempfile.TemporaryFile()"

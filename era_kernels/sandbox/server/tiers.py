@@ -1,11 +1,11 @@
-"""How strong the walls are: what to try in which order, and what each tier lacks.
+"""Defines the tiers of isolation: which to try in which order, and what each tier lacks.
 
-| tier | what stands |
+| tier | isolation |
 |---|---|
-| 1 | namespaces: made by root, a uid per session; or in a user namespace, by anybody |
+| 1 | namespaces: made by root, a uid per session; or in a user namespace, by any user |
 | 2 | the same with the container's /proc, behind Landlock |
 | 3 | no namespaces: Landlock and the filter of system calls |
-| 4 | nothing |
+| 4 | none |
 """
 
 from __future__ import annotations
@@ -24,13 +24,11 @@ from era_kernels.sandbox.linux import landlock, seccomp
 from era_kernels.sandbox.server.cgroups import CgroupTree
 from era_kernels.sandbox.server.uids import is_traversable
 
-INNER_RUNTIME = Path("/run/kernel")  # inside
-INNER_MOUNTS = "/mnt"  # inside
-HOME_CANDIDATES = (
-    "/home/user",
-    "/home/session",
-)  # the second where the interpreter lies in the first
-DEFAULT_TMP_BYTES = 256 * 1024 * 1024  # bytes of /tmp and of /dev/shm when nothing else is said
+INNER_RUNTIME = Path("/run/kernel")  # in the sandbox
+INNER_MOUNTS = "/mnt"  # in the sandbox
+# The second is used where the interpreter lies in the first.
+HOME_CANDIDATES = ("/home/user", "/home/session")
+DEFAULT_TMP_BYTES = 256 * 1024 * 1024  # bytes of /tmp and of /dev/shm without a limit
 
 UNSANDBOXED = Isolation(
     tier=UNSANDBOXED_TIER,
@@ -54,10 +52,10 @@ _LANDLOCK_SHORTCOMINGS = (
 
 @dataclass(frozen=True, slots=True)
 class IsolationPolicy:
-    """What the operator wants of walls.
+    """The operator's requirements for isolation.
 
-    `strongest` is the tier to begin with, `weakest` the last that will do. `readable` are paths
-    that sessions see, read-only and where they are; `hidden` are seen even below those never.
+    `strongest_tier` is tried first, `weakest_tier` is the last that is accepted. Sessions see
+    `readable_paths` read-only at the same paths, and `hidden_paths` never, not even below those.
     """
 
     strongest_tier: int = 1
@@ -68,30 +66,28 @@ class IsolationPolicy:
 
 @dataclass(frozen=True, slots=True)
 class IsolationProfile:
-    """One way to build walls: a plan that lacks only what differs from session to session."""
+    """One kind of isolation: a spec without the parts that differ by session."""
 
     tier: int
     spec: SandboxSpec
     notes: tuple[str, ...] = ()  # what is missing of this tier on this host
     cgroup_limits: frozenset[str] = frozenset()  # limits that control groups enforce
-    per_session_uid: bool = (
-        False  # without namespaces: has each session a uid of its own all the same?
-    )
+    per_session_uid: bool = False  # without namespaces: each session has its own uid all the same
 
     @property
     def isolation(self) -> Isolation:
-        """What the outside is told."""
+        """The tier and its gaps, as the API reports them."""
         if self.spec.kind is IsolationKind.NONE:
             return UNSANDBOXED
-        lacks = {2: ("processes: names of the container's are visible",), 3: _LANDLOCK_SHORTCOMINGS}
+        gaps = {2: ("processes: names of the container's are visible",), 3: _LANDLOCK_SHORTCOMINGS}
         if self.spec.kind is IsolationKind.LANDLOCK and not self.per_session_uid:
-            lacks[3] = (*_LANDLOCK_SHORTCOMINGS, "users: sessions have the server's uid")
-        lacks_limits = _limit_notes(self.spec, self.cgroup_limits)
-        return Isolation(self.tier, (*lacks.get(self.tier, ()), *self.notes, *lacks_limits))
+            gaps[3] = (*_LANDLOCK_SHORTCOMINGS, "users: sessions have the server's uid")
+        limit_notes = _limit_notes(self.spec, self.cgroup_limits)
+        return Isolation(self.tier, (*gaps.get(self.tier, ()), *self.notes, *limit_notes))
 
     @property
     def enforced_limits(self) -> frozenset[str]:
-        """The limits, by their names in `Limits`, that anything here enforces: kernel or look."""
+        """The names in `Limits` of limits that are enforced, by the kernel or by checks."""
         if self.spec.kind is IsolationKind.NONE:
             return frozenset()
         return (
@@ -99,7 +95,7 @@ class IsolationProfile:
         ) | self.cgroup_limits
 
     def with_cgroups(self, cgroups: CgroupTree) -> IsolationProfile:
-        """The same walls with these control groups behind them."""
+        """Returns the same isolation with these control groups."""
         if self.spec.kind is IsolationKind.NONE:
             return self
         problems = tuple(f"control groups: {problem}" for problem in cgroups.problems)
@@ -107,23 +103,23 @@ class IsolationProfile:
 
     @property
     def enforceable(self) -> frozenset[str]:
-        """What of the wishes for one session is enforced: fields of `Limits`, and `mounts`."""
+        """The settings of one session that are enforced: names in `Limits`, and `mounts`."""
         return (
             self.enforced_limits | {"mounts"} if self.spec.has_namespaces else self.enforced_limits
         )
 
     @property
     def has_session_uids(self) -> bool:
-        """Does each session get a uid of its own?"""
+        """True when each session gets its own uid."""
         return self.spec.kind is IsolationKind.ROOT or self.per_session_uid
 
     @property
     def name(self) -> str:
-        """What they are called where they could not be raised."""
+        """The name for messages about a failed probe."""
         return f"tier {self.tier} as {self.spec.kind}{', a uid per session' * self.per_session_uid}"
 
     def map_paths(self, paths: SessionPaths, runtime: Path) -> tuple[SessionPaths, Path]:
-        """A place and a runtime directory as the code sees them."""
+        """Returns a session's paths and runtime directory as the code sees them."""
         if self.spec.has_namespaces:
             home = Path(self.spec.home)
             return SessionPaths(home, Path("/opt/packages"), Path("/var/cache/user")), INNER_RUNTIME
@@ -134,7 +130,7 @@ class IsolationProfile:
     def spec_for(
         self, paths: SessionPaths, runtime: Path, limits: Limits, uid: int | None
     ) -> SandboxSpec:
-        """The plan of one sandbox."""
+        """Returns the spec of one sandbox."""
         inner_paths, inner_runtime = self.map_paths(paths, runtime)
         pairs = (
             (paths.workspace, inner_paths.workspace),
@@ -154,7 +150,7 @@ class IsolationProfile:
 
 
 def candidate_profiles(policy: IsolationPolicy) -> Iterator[IsolationProfile]:
-    """What may be tried, the strongest first; what would be tier 4 never comes."""
+    """Yields the profiles to try, the strongest first; tier 4 is never among them."""
     readable = _readable_paths(policy.readable_paths)
     has_landlock = landlock.version() > 0
     common = SandboxSpec(
@@ -185,10 +181,10 @@ def candidate_profiles(policy: IsolationPolicy) -> Iterator[IsolationProfile]:
         if all(is_traversable(path) for path in policy.hidden_paths):
             offered.insert(-1, replace(offered[-1], per_session_uid=True))
     for profile in offered:
-        bare = (profile.tier > 1 and not has_landlock) or (
+        is_incomplete = (profile.tier > 1 and not has_landlock) or (
             profile.tier == 3 and not common.seccomp_program
         )
-        if policy.strongest_tier <= profile.tier <= policy.weakest_tier and not bare:
+        if policy.strongest_tier <= profile.tier <= policy.weakest_tier and not is_incomplete:
             yield profile
 
 
@@ -205,7 +201,7 @@ def _seccomp_program(*, internet: bool) -> str:
 
 
 def _readable_paths(more: Iterable[Path]) -> tuple[str, ...]:
-    """The interpreter, what is installed for it, and what else was named; each once."""
+    """Returns the paths of the interpreter and its packages, and those named; each once."""
     named = [Path(sys.prefix), Path(sys.base_prefix), *more]
     paths = sorted({str(path.absolute()) for path in named})
     kept = [path for path in paths if path not in rootfs.SYSTEM and path != "/"]
@@ -220,7 +216,8 @@ def _rlimits(limits: Limits, spec: SandboxSpec) -> Iterator[tuple[str, int]]:
     yield "RLIMIT_CORE", 0
     if limits.memory is not None:
         yield "RLIMIT_DATA", limits.memory
-    if limits.processes is not None and spec.has_namespaces:  # else it would count the whole user's
+    # Without namespaces the limit would count all processes of the user.
+    if limits.processes is not None and spec.has_namespaces:
         yield "RLIMIT_NPROC", limits.processes
     if limits.open_files is not None:
         yield "RLIMIT_NOFILE", limits.open_files
@@ -229,7 +226,7 @@ def _rlimits(limits: Limits, spec: SandboxSpec) -> Iterator[tuple[str, int]]:
 
 
 def _limit_notes(spec: SandboxSpec, cgroup_limits: frozenset[str]) -> Iterator[str]:
-    """How the bounds of sessions are enforced, where it is not by the kernel for the whole."""
+    """Yields how limits are enforced, where the kernel does not enforce them for the sandbox."""
     if "memory" not in cgroup_limits:
         yield "limits: memory is polled, and bounded per process beside that"
     if "processes" not in cgroup_limits and not spec.has_namespaces:

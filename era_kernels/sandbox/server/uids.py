@@ -1,4 +1,4 @@
-"""Uids of sessions: each sandbox that root opens has one of its own, which owns its files."""
+"""Gives each sandbox that root opens its own uid, which owns the session's files."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from pathlib import Path
 
 log = logging.getLogger(__name__)
 
-# Nobody gives these out: systemd.io/UIDS-GIDS calls 1879048192 to 2147483647 unused.
+# No system allocates these: systemd.io/UIDS-GIDS calls 1879048192 to 2147483647 unused.
 PREFERRED_UIDS = range(1_900_000_000, 2_000_000_000)
 _DIRECTORY_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class UidAllocator:
-    """Which uids are in use. A session keeps its uid as long as no other has it meanwhile."""
+    """Allocates uids; a session keeps its uid unless another sandbox got it meanwhile."""
 
     def __init__(self, uids: range) -> None:
         self._uids = uids
@@ -27,11 +27,11 @@ class UidAllocator:
 
     @property
     def traverse_gid(self) -> int:
-        """A group that is nobody's own."""
+        """The group that may traverse the server's directories; no session's own group."""
         return self._uids.start - 1
 
     def allocate(self, directory: Path) -> int:
-        """A uid that no other sandbox has: the directory's owner, if that is one (blocking)."""
+        """Returns a uid that no other sandbox has: the directory's owner if it fits (blocking)."""
         uid = directory.stat().st_uid
         while uid not in self._uids or uid in self._allocated:
             uid = self._uids[secrets.randbelow(len(self._uids))]
@@ -39,12 +39,12 @@ class UidAllocator:
         return uid
 
     def release(self, uid: int | None) -> None:
-        """The sandbox has ended."""
+        """Frees the uid of a sandbox that has ended."""
         self._allocated.discard(-1 if uid is None else uid)
 
 
 def available_uids(table: str = "/proc/self/uid_map") -> range:
-    """Uids for sessions: the wished ones, or, in a container that maps few, its upper half."""
+    """Returns the uids for sessions: the preferred ones, or the upper half of a small map."""
     rows = [tuple(map(int, line.split())) for line in Path(table).read_text("ascii").splitlines()]
     if any(
         first <= PREFERRED_UIDS.start and PREFERRED_UIDS.stop <= first + size
@@ -56,14 +56,14 @@ def available_uids(table: str = "/proc/self/uid_map") -> range:
 
 
 def is_traversable(directory: Path) -> bool:
-    """May everybody walk through to it?"""
+    """Returns whether every user may traverse the directories above it."""
     return all(above.stat().st_mode & stat.S_IXOTH for above in directory.absolute().parents)
 
 
 def allow_traverse(directory: Path, gid: int, own_directories: Iterable[Path]) -> None:
-    """Let that group walk through `ours`, and what is below them, to a directory (blocking).
+    """Lets a group traverse `own_directories`, and those below, to a directory (blocking).
 
-    It may not list them, nor read what is in them. Raises OSError.
+    The group may not list them, nor read files in them. Raises OSError.
     """
     for above in directory.parents:
         status = above.stat()
@@ -77,17 +77,17 @@ def allow_traverse(directory: Path, gid: int, own_directories: Iterable[Path]) -
 
 
 def chown_tree(directories: Iterable[Path], uid: int) -> None:
-    """Make that uid the owner of directories and of all in them (blocking).
+    """Makes a uid the owner of directories and of all in them (blocking).
 
-    Nothing is done where it is the owner already: who writes later must give it what he makes.
-    No link is followed; nothing may run in them. Raises OSError.
+    A directory that the uid owns already is skipped: later writers must set the owner themselves.
+    No link is followed; no process may run in the directories. Raises OSError.
     """
     for directory in directories:
         root = os.open(directory, _DIRECTORY_FLAGS)
         try:
             if os.fstat(root).st_uid != uid:
                 _chown_below(root, uid)
-                os.fchown(root, uid, uid)  # last: a crash before it is seen
+                os.fchown(root, uid, uid)  # last, so that a crash before it is noticed
         finally:
             os.close(root)
 
@@ -104,7 +104,7 @@ def _chown_below(root: int, uid: int) -> None:
                         os.chown(path, uid, uid, dir_fd=root, follow_symlinks=False)
                         if stat.S_ISDIR(entry.stat(follow_symlinks=False).st_mode):
                             folders.append(path)
-        except OSError as error:  # deeper than a path may be long: the code sees the same error
+        except OSError as error:  # deeper than the longest path: the code gets the same error
             log.warning("files keep their owner", extra={"path": folder[:200], "why": str(error)})
 
 

@@ -1,4 +1,4 @@
-"""Connections to the unix sockets of a session, which lie where its code may put what it likes."""
+"""Connects to unix sockets of a session, in a directory where its code can put any file."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ _CREDENTIALS = struct.Struct("3i")  # pid, uid, gid: unix(7), SO_PEERCRED
 
 
 def connect(path: Path) -> socket.socket:
-    """A connection to the socket at `path`, non-blocking in all it does; connected on return.
+    """Returns a connection to the socket at `path`, made without blocking; connected on return.
 
-    The directory is the session's own, and belongs to the uid that its processes run as. What has
-    the name in it must be a socket itself, no link to one, and listened on by that uid.
-    Raises OSError: FileNotFoundError, ConnectionRefusedError and BlockingIOError when it may be
-    there later; ENOTSOCK and EACCES when something else lies in its place.
+    The directory is the session's own, and belongs to the uid of its processes. The path must name
+    a socket itself, not a link to one, on which that uid listens.
+    Raises OSError: FileNotFoundError, ConnectionRefusedError and BlockingIOError when the socket
+    may be ready later; ENOTSOCK and EACCES when the path names anything else.
     """
     path_fd = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
@@ -27,7 +27,7 @@ def connect(path: Path) -> socket.socket:
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             connection.setblocking(False)
-            # The very socket that was looked at, whatever has its name by now.
+            # The socket that was checked, also when its name is another file's by now.
             connection.connect(f"/proc/self/fd/{path_fd}")
             if _peer_uid(connection) != path.parent.stat().st_uid:
                 raise PermissionError(errno.EACCES, "somebody else's socket", path.name)
@@ -40,7 +40,7 @@ def connect(path: Path) -> socket.socket:
 
 
 def _peer_uid(connection: socket.socket) -> int:
-    """Of the process that began to listen."""
+    """Returns the uid of the process that called listen(2)."""
     credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
     _, uid, _ = _CREDENTIALS.unpack(credentials)
     return int(uid)

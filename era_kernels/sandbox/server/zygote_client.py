@@ -1,4 +1,4 @@
-"""The server's handle on the zygote: starts it, orders inits from it, learns of its death."""
+"""Starts the zygote, requests inits from it, and notices its death."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ log = logging.getLogger(__name__)
 
 START_TIMEOUT = 60.0  # seconds for all imports, on a cold and busy disk
 EXIT_TIMEOUT = 5.0  # seconds to leave after the end of file
-# Every forked process shows both in /proc/PID/cmdline and /proc/PID/environ, whatever it becomes,
-# so nothing of the server is in them. The last argument is where this very package lies (another
-# copy may be installed); it is off the path again before anything else is imported.
+# The zygote's command line and environment are visible in /proc/PID/cmdline and /proc/PID/environ
+# of every forked process, so they hold nothing of the server. The last argument is the parent of
+# this package (another copy may be installed); it is removed from the path before other imports.
 _BOOT_CODE = (
     "import sys; sys.path.insert(0, sys.argv[2]); import era_kernels; del sys.path[0]; "
     "from era_kernels.sandbox.init.zygote import main; main()"
@@ -32,14 +32,14 @@ _PACKAGE_PARENT = Path(__file__).parents[3]
 
 
 class ZygoteClient:
-    """One zygote: a process in a session of its own that is warm and forks inits on request."""
+    """One zygote: a warm process in a session of its own, which forks inits on request."""
 
     def __init__(
         self, popen: subprocess.Popen[bytes], control_socket: socket.socket, output_fd: int
     ) -> None:
-        """`words`: the read end of what the zygote writes to its descriptors 1 and 2."""
+        """Takes the read end of the pipe that is descriptor 1 and 2 of the zygote."""
         self.pid = popen.pid
-        self.preload: list[str] = []  # what it was asked to import and did, or could not find
+        self.preload: list[str] = []  # modules that it imported, or could not import
         self._popen = popen
         self._output = OutputPipe(output_fd)
         self._ready: asyncio.Future[JsonObject] = asyncio.get_running_loop().create_future()
@@ -59,11 +59,11 @@ class ZygoteClient:
         home: Path,
         cgroup_directories: Sequence[str] = (),
     ) -> ZygoteClient:
-        """A zygote that has imported the modules of `preload`, with `paths` to find them.
+        """Starts a zygote that imports the modules of `preload`, also from `entry_paths`.
 
-        A module that cannot be imported, or that leaves threads or descriptors behind, which no
-        fork survives, is left out and logged. `home` is where imports may write their caches,
-        `groups` are directories of control groups to remove when the server is gone.
+        A module that cannot be imported, or that leaves threads or descriptors behind, which
+        forks could not use, is left out and logged. `home` is where imports may write caches;
+        the zygote removes `cgroup_directories` when the server is gone.
         Raises StartError.
         """
         wanted = list(preload)
@@ -82,19 +82,19 @@ class ZygoteClient:
 
     @property
     def is_alive(self) -> bool:
-        """Whether inits can be ordered."""
+        """True while inits can be requested."""
         return self._reap_task is None and not self._is_closing
 
     def spawn_init(
         self, control: socket.socket, spec: SandboxSpec, on_pid: Callable[[int], None]
     ) -> tuple[int, asyncio.Event]:
-        """Have an init forked that listens on `control`, which is closed here.
+        """Requests an init that serves `control`, which is closed here.
 
-        `entered` is told the pid of an init in namespaces, where it is 1 to itself.
+        `on_pid` is called with the host's pid of an init in namespaces, which sees itself as 1.
 
-        Returns the order's number and an event that is set when the init and everything it left
-        behind are dead, or nobody can know any more because the zygote is dead itself.
-        Raises ChannelClosed when the zygote is.
+        Returns the request's number and an event that is set when the init and its orphans are
+        dead, or when that cannot be known because the zygote is dead.
+        Raises ChannelClosed when the zygote is dead.
         """
         self._last_number += 1
         exited = asyncio.Event()
@@ -105,12 +105,12 @@ class ZygoteClient:
         return self._last_number, exited
 
     def kill_init(self, number: int) -> None:
-        """End an init that does not end by itself; its event tells when it is done."""
+        """Kills an init that does not end by itself; its event is set when it is dead."""
         if self.is_alive and number in self._exit_events:
             self._control.send({"op": "kill", "number": number})
 
     async def aclose(self) -> None:
-        """The zygote has left, or was killed, when this returns; a second call is fine."""
+        """Ends the zygote, by SIGKILL after EXIT_TIMEOUT; a second call is fine."""
         self._is_closing = True
         self._control.close_write()
         try:
@@ -165,7 +165,7 @@ class ZygoteClient:
         self._reap_task = asyncio.create_task(self._reap())
 
     async def _reap(self) -> None:
-        """Wait for the process, which has closed its socket, so that it cannot last."""
+        """Waits for the exit of the process, which has closed its socket; kills it if need be."""
         try:
             await asyncio.to_thread(self._popen.wait, EXIT_TIMEOUT)
         except subprocess.TimeoutExpired:
@@ -179,26 +179,26 @@ class ZygoteClient:
 
 
 def _start_process(home: Path) -> tuple[subprocess.Popen[bytes], socket.socket, int]:
-    """Execute the zygote (blocking): the process, the server's socket, the pipe of its words."""
-    mine, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    """Executes the zygote (blocking); returns it, the control socket and its output pipe."""
+    control_socket, zygote_socket = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     read, write = os.pipe2(os.O_CLOEXEC)
     try:
         popen = subprocess.Popen(
-            [sys.executable, "-c", _BOOT_CODE, str(theirs.fileno()), str(_PACKAGE_PARENT)],
+            [sys.executable, "-c", _BOOT_CODE, str(zygote_socket.fileno()), str(_PACKAGE_PARENT)],
             # Without a locale the interpreter would go into UTF-8 mode, which programs can see.
             env={"PATH": os.defpath, "LANG": "C.UTF-8", "HOME": str(home)},
             cwd="/",
             stdin=subprocess.DEVNULL,
             stdout=write,
             stderr=write,
-            pass_fds=[theirs.fileno()],
+            pass_fds=[zygote_socket.fileno()],
             start_new_session=True,
         )
     except OSError as error:
-        mine.close()
+        control_socket.close()
         os.close(read)
         raise StartError(f"The interpreter {sys.executable} could not be executed.") from error
     finally:
-        theirs.close()
+        zygote_socket.close()
         os.close(write)
-    return popen, mine, read
+    return popen, control_socket, read

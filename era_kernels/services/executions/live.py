@@ -1,4 +1,4 @@
-"""One execution while it is queued or runs: its state, its latest events, and who follows it."""
+"""Holds the state of one queued or running execution, and passes its events to its readers."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ MAX_RECENT_BYTES = 256 * 1024  # of text that a live execution keeps in memory f
 
 
 class RecentEvents:
-    """The newest events of a live execution: the last batch, and others bounded by their text."""
+    """Keeps the newest events of a live execution: the last batch, and earlier ones to a size."""
 
     def __init__(self, max_bytes: int = MAX_RECENT_BYTES) -> None:
         self._max_bytes = max_bytes
@@ -49,7 +49,7 @@ class RecentEvents:
             self._size -= _event_size(self._events.popleft().event)
 
     def after(self, seq: int) -> list[LoggedEvent] | None:
-        """The events after `seq`, oldest first; None when some of them are only in the file."""
+        """Returns the events after `seq`, oldest first; None when some are only in the log file."""
         if seq >= self.last_seq:
             return []
         if not self._events or self._events[0].seq > seq + 1:
@@ -66,20 +66,20 @@ def _event_size(event: Event) -> int:
 
 
 class LiveExecution:
-    """A live execution: appended to by its session, followed by any number of readers."""
+    """A queued or running execution, to which its session appends and which readers follow."""
 
     def __init__(self, execution: Execution, log: ExecutionLog, max_result_bytes: int) -> None:
         self.execution = execution
-        self.error: EraError | None = None  # the run never reached a kernel, or lost its log
+        self.error: EraError | None = None  # why the run reached no kernel, or lost its log
         self.log = log
         self.finished = asyncio.Event()
         self.on_abandoned: Callable[[], Awaitable[object]] = _do_nothing
-        self.done_event: Done | None = None  # its last event, when it has come
-        # Set by who runs it: ends it and nothing else, and tells what that took.
+        self.done_event: Done | None = None  # the last event, once it has been published
+        # Set by the runner: ends this execution alone, and returns the steps that were taken.
         self.interrupt: Callable[[], Awaitable[Sequence[InterruptStep]]] | None = None
         self.stdin = StdinBroker()
-        self.control: ControlClient | None = None  # of the kernel that runs it, while it does
-        self.is_command = False  # is it a program beside the kernel?
+        self.control: ControlClient | None = None  # of its kernel, while the kernel runs it
+        self.is_command = False  # True: a program beside the kernel, not a run
         self._caller_count = 0
         self._max_result_bytes = max_result_bytes
         self._recent = RecentEvents()
@@ -94,21 +94,24 @@ class LiveExecution:
         return self.execution.session_id
 
     def add_caller(self) -> None:
-        """One more of those who asked for it waits for it."""
+        """Counts one more caller that waits for the end of this execution."""
         self._caller_count += 1
 
     async def remove_caller(self) -> None:
-        """One of them left before the end. What that means is up to the last of them."""
+        """Counts a caller that left before the end; calls `on_abandoned` when it was the last."""
         self._caller_count -= 1
         if not self._caller_count:
             await self.on_abandoned()
 
     async def publish(self, events: Sequence[Event]) -> None:
-        """Append to the log, then tell the readers. Raises StorageFailed; nothing is told then."""
+        """Appends events to the log, then wakes the readers.
+
+        Raises StorageFailed; the readers see nothing of the events then.
+        """
         self._publish(await self.log.append(events))
 
     def publish_unlogged(self, events: Sequence[Event]) -> None:
-        """Tell the readers the end of a run whose log cannot be written any more."""
+        """Gives the readers the last events of a run whose log cannot be written any more."""
         seq = self._recent.last_seq
         self._publish([LoggedEvent(seq + n, now(), event) for n, event in enumerate(events, 1)])
 
@@ -120,7 +123,7 @@ class LiveExecution:
         self._wake_readers()
 
     def mark_finished(self, exit_code: int, cause: str | None) -> None:
-        """Nothing comes any more."""
+        """Marks the execution as finished: no event comes any more."""
         self.execution = dataclasses.replace(
             self.execution,
             status=ExecutionStatus.FINISHED,
@@ -137,10 +140,10 @@ class LiveExecution:
         changed.set()
 
     async def follow(self, after: int = 0) -> AsyncIterator[list[LoggedEvent]]:
-        """Batches of events after that sequence number, then live ones; ends after `Done`.
+        """Yields batches of the events after a sequence number, then live ones, up to `Done`.
 
-        A reader that is slower than the run reads from the file, so it costs no memory. A number
-        that the run has not reached stands for its last.
+        A reader that is slower than the run reads from the log file, so it costs no memory. A
+        number that the run has not reached counts as the number of its last event.
         """
         after = min(after, self._recent.last_seq)
         while True:
@@ -148,7 +151,7 @@ class LiveExecution:
             batch = self._recent.after(after)
             if batch is None:
                 reached = after
-                async with aclosing(self._from_file(after)) as batches:  # type: ignore[type-var]
+                async with aclosing(self._read_from_log(after)) as batches:  # type: ignore[type-var]
                     async for batch in batches:
                         after = batch[-1].seq
                         yield batch
@@ -165,14 +168,14 @@ class LiveExecution:
                 await changed.wait()
 
     async def follow_with_input(self, after: int = 0) -> AsyncIterator[list[LoggedEvent]]:
-        """The same for a reader who may answer what the program asks."""
+        """Yields what `follow` yields, to a reader that may answer the program's input requests."""
         with self.stdin.reader():
             async with aclosing(self.follow(after)) as batches:  # type: ignore[type-var]
                 async for batch in batches:
                     yield batch
 
-    async def _from_file(self, after: int) -> AsyncIterator[list[LoggedEvent]]:
-        """What the tail no longer holds; stops as soon as the tail can go on from there."""
+    async def _read_from_log(self, after: int) -> AsyncIterator[list[LoggedEvent]]:
+        """Yields batches from the log file until the recent events in memory continue them."""
         async with aclosing(self.log.read(after)) as batches:  # type: ignore[type-var]
             async for batch in batches:
                 yield batch
@@ -180,9 +183,9 @@ class LiveExecution:
                     return
 
     async def result(self) -> RunResult:
-        """The fold of the whole execution, when it has ended.
+        """Waits for the end of the execution and returns its result.
 
-        Raises the domain error that kept it from running at all.
+        Raises the domain error that kept the execution from running at all.
         """
         builder = self._result_builder()
         async with aclosing(self.follow()) as batches:  # type: ignore[type-var]
@@ -193,7 +196,7 @@ class LiveExecution:
         return builder.result()
 
     async def partial_result(self) -> tuple[Execution, RunResult]:
-        """The execution as it is now, and the fold of what it has said."""
+        """Returns the execution as it is now, and the result of its events so far."""
         execution, last_seq = self.execution, self._recent.last_seq
         builder, seq = self._result_builder(), 0
         async with aclosing(self.follow()) as batches:  # type: ignore[type-var]
@@ -210,4 +213,4 @@ class LiveExecution:
 
 
 async def _do_nothing() -> None:
-    """Most executions go on when their client leaves."""
+    """Does nothing: most executions go on when their client leaves."""

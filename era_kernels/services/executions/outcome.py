@@ -1,4 +1,4 @@
-"""How a run ended, in the words of the API: a pure step from `Finished` to the last events."""
+"""Turns the end of a run (`ExecutionEnd`) into the last events that the API reports; pure."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from era_kernels.models import (
 
 @dataclass(slots=True)
 class Timing:
-    """Where the time of a run went, in seconds; and what kind of kernel it met."""
+    """Holds how many seconds a run was queued, started and executed, and its kind of kernel."""
 
     queued: float = 0.0
     start: float = 0.0
@@ -58,9 +58,9 @@ ERROR_LABELS = {
 def error_event(
     end: ExecutionEnd, timeout: float, error: EraError | None = None
 ) -> ErrorEvent | None:
-    """The server's condition that ended the run, if one did.
+    """Returns the error event of a run that the server ended; None for a program's own end.
 
-    `problem` kept the run from its kernel, or its output from the log.
+    `error` kept the run from its kernel, or its output from the log.
     """
     if end.timed_out:
         return ErrorEvent(
@@ -81,21 +81,21 @@ def error_event(
         return None
     return ErrorEvent(
         "Kernel died",
-        f"The kernel's process ended during the run: {exit_info.description}. Variables are lost; files "
-        "and data stay, and the next run starts a new kernel.",
+        f"The kernel's process ended during the run: {exit_info.description}. Variables are lost; "
+        "files and data stay, and the next run starts a new kernel.",
         "KERNEL_DIED",
     )
 
 
 def _is_interrupt(end: ExecutionEnd, exit_info: ExitInfo) -> bool:
-    """Somebody wanted it to end, and it took its machine along: no condition of the server."""
+    """Returns True when an interrupt ended the run and its machine too: no error of the server."""
     if exit_info.reason is not None:
         return exit_info.reason == EndReason.INTERRUPTED
     return end.interrupted and exit_info.signal == SIGINT
 
 
 def metric_label(end: ExecutionEnd, error: ErrorEvent | None) -> str:
-    """How the run ended, in one of a few words that can be counted."""
+    """Returns how the run ended, as one of a bounded number of metric labels."""
     if error is None:
         return _EXIT_LABELS.get(end.exit_code, "error")
     exit_info = end.exit_info
@@ -121,7 +121,7 @@ def done_event(
     files_modified: int,
     data: JsonObject,
 ) -> Done:
-    """The last event of a run."""
+    """Makes the last event of a run."""
     return Done(
         exit_code=end.exit_code,
         duration=format_duration(timing.execution),
@@ -141,15 +141,15 @@ def done_event(
 
 
 def session_closed(reason: str) -> ExecutionEnd:
-    """A run whose session ended before its kernel had it."""
+    """Returns the end of a run whose session ended before its kernel received the run."""
     return machine_ended(ExitInfo(reason=reason))
 
 
 def machine_ended(exit_info: ExitInfo) -> ExecutionEnd:
-    """A run whose machine ended before it did."""
+    """Returns the end of a run whose machine ended first."""
     return ExecutionEnd(exit_info.exit_code, state="lost", exit_info=exit_info)
 
 
 def cancelled_before_start(state: str) -> ExecutionEnd:
-    """A run that its kernel never had, because somebody did not want it any more."""
+    """Returns the end of a run that was cancelled before its kernel received it."""
     return ExecutionEnd(130, state=state, cancelled=True)

@@ -1,7 +1,7 @@
-"""Replay: a finished execution as its log tells it, with an end also where the log lost its own.
+"""Reads a finished execution from its log, and supplies the last event where the log lost it.
 
-A log has no end when the disk was full at that moment, or when a power loss took what the index of
-executions, which is safer, still knows: that the execution ended, when, and how.
+A log lacks its last event when the disk was full at that moment, or after a power loss. The index
+of executions, which is safer, still knows that the execution ended, when, and how.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ END_LOST = ErrorEvent(
 async def replay(
     log: LogReader, execution: Execution, session: Session, after: int = 0
 ) -> AsyncIterator[list[LoggedEvent]]:
-    """Batches of events after that sequence number; the last one of all is `Done`.
+    """Yields batches of the events after a sequence number; the last event of all is `Done`.
 
     Raises ExecutionNotFound when the log is gone, StorageFailed.
     """
@@ -42,13 +42,13 @@ async def replay(
         return
     end = [END_LOST, _done_from_index(execution, session)]
     time = execution.finished_at or now()
-    recorded = [LoggedEvent(log.last_seq + n, time, event) for n, event in enumerate(end, 1)]
-    if found := [one for one in recorded if one.seq > after]:
-        yield found
+    logged = [LoggedEvent(log.last_seq + n, time, event) for n, event in enumerate(end, 1)]
+    if remaining := [item for item in logged if item.seq > after]:
+        yield remaining
 
 
 def _done_from_index(execution: Execution, session: Session) -> Event:
-    """The last event, by what the index of executions knows."""
+    """Makes the last event from the row in the index of executions."""
     started_at, finished_at = execution.started_at, execution.finished_at
     seconds = (
         max(0.0, (finished_at - started_at).total_seconds()) if started_at and finished_at else 0.0

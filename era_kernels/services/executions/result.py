@@ -1,4 +1,4 @@
-"""The fold: a run's events become one answer, with bounded memory; pure."""
+"""Builds the result of a run from its events, in bounded memory; pure."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ RichEvent = Result | Display | UpdateDisplay
 
 @dataclass(slots=True)
 class RunResult:
-    """Everything a run produced; what only its end can tell is None while it goes on.
+    """Holds everything that a run produced; fields known only at its end are None before.
 
-    `results` are `{type, data, metadata}`; `failure` is the server's condition, if there was one.
+    `results` are `{type, data, metadata}`; `error` is the server's error, if there was one.
     """
 
     execution_id: str
@@ -55,9 +55,9 @@ class RunResult:
 
 
 class HeadTailBuffer:
-    """A growing text of which the first `bound` bytes and the last half as many are kept."""
+    """Collects a text and keeps its first `max_bytes` bytes and the last `max_bytes // 2`."""
 
-    __slots__ = ("_max_bytes", "_head", "_tail", "size")
+    __slots__ = ("_head", "_max_bytes", "_tail", "size")
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
@@ -74,12 +74,15 @@ class HeadTailBuffer:
         del self._tail[: max(0, len(self._tail) - self._max_bytes // 2)]
 
     def text(self, max_bytes: int) -> str:
-        """The whole when it has at most `bound` bytes (≤ the clip's own), else head and tail."""
+        """Returns the whole text if it has at most `max_bytes` bytes, else its head and tail.
+
+        `max_bytes` may not exceed that of the buffer.
+        """
         if self.size <= max_bytes:
             return self._head.decode("utf-8", "replace")
         half = max_bytes // 2
         marker = f"\n[... {self.size - 2 * half} bytes left out ...]\n"
-        # A cut may fall inside a character: what is left of it is dropped.
+        # A cut may fall inside a character: the rest of that character is dropped.
         return (
             self._head[:half].decode("utf-8", "ignore")
             + marker
@@ -87,7 +90,7 @@ class HeadTailBuffer:
         )
 
     def _last_bytes(self, size: int) -> bytes | bytearray:
-        """That many bytes of the end."""
+        """Returns the last `size` bytes of the text."""
         if len(self._tail) < size:
             return (self._head + self._tail)[-size:]
         return self._tail[len(self._tail) - size :]
@@ -95,7 +98,7 @@ class HeadTailBuffer:
 
 @dataclass(slots=True)
 class _DisplayGroup:
-    """The displays of one id: how many bytes they take together, and what updated them last."""
+    """The displays with one id: their number, their size together, and their last update."""
 
     count: int = 0
     size: int = 0
@@ -104,15 +107,16 @@ class _DisplayGroup:
 
 
 class RichOutputs:
-    """The rich outputs of a run: in order, updated in place, cleared when told, bounded.
+    """Keeps the rich outputs of a run in order, updates them in place, and bounds their size.
 
-    What does not fit is replaced by a note, and when there is no room for that, left out. An update
-    costs the same however many outputs there are: a program may send any number of both.
+    An output that does not fit is replaced by a note, or left out when the note does not fit
+    either. An update costs the same however many outputs there are: a program may send any number
+    of both.
     """
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
-        self._items: list[JsonObject | _DisplayGroup] = []  # updated ones show what their id shows
+        self._items: list[JsonObject | _DisplayGroup] = []  # a group stands for each updated output
         self._groups: dict[str, _DisplayGroup] = {}
         self._clear_next = False
         self.size = 0
@@ -121,7 +125,7 @@ class RichOutputs:
     def add(
         self, kind: str, event: Result | Display, display_id: str | None, size: int | None = None
     ) -> None:
-        """`size` is that of the event's JSON, where it is known."""
+        """Adds a rich output; `size` is that of the event's JSON, where it is known."""
         if self._clear_next:
             self.clear()
         fitted = self._fit(kind, event, self._max_bytes - self.size, size)
@@ -165,7 +169,10 @@ class RichOutputs:
     def _fit(
         self, kind: str, event: RichEvent, remaining: int, size: int | None
     ) -> tuple[JsonObject, int] | None:
-        """What is shown of it in so much room, and its size; None when there is no room at all."""
+        """Returns the output, or a note in its place, that fits `remaining` bytes; and its size.
+
+        None when not even the note fits.
+        """
         item: JsonObject = {"type": kind, "data": event.data, "metadata": event.metadata}
         if size is None:
             size = len(json.dumps(item))
@@ -178,11 +185,11 @@ class RichOutputs:
 
 
 class ResultBuilder:
-    """Takes events one after the other; `answer()` may be asked at any time.
+    """Takes a run's events one after the other; `result()` may be called at any time.
 
-    `bound` is the number of bytes that stdout, stderr and results may have together in the answer;
-    past it the answer keeps head and tail and says `truncated`. Results go first, then the two
-    streams share the rest.
+    `max_bytes` is what stdout, stderr and results may have together in the result; past it the
+    result keeps head and tail and is marked `truncated`. Results go first, then the two streams
+    share the rest.
     """
 
     def __init__(self, execution_id: str, session_id: str, max_bytes: int) -> None:
@@ -198,7 +205,7 @@ class ResultBuilder:
             self._add(event)
 
     async def add_cooperatively(self, events: Iterable[Event]) -> None:
-        """The same on the event loop, which others have in between when there is much to do."""
+        """Adds events on the event loop, and yields to other tasks when there is much to do."""
         for number, event in enumerate(events, 1):
             if (
                 isinstance(event, Result | Display | UpdateDisplay)
@@ -247,7 +254,7 @@ class ResultBuilder:
 
 
 def _measure_stepwise(event: RichEvent) -> Stepwise[int]:
-    """Steps to the size of an event's JSON."""
+    """Computes the size of an event's JSON, step by step."""
     size = 0
     for piece in iterencode({"data": event.data, "metadata": event.metadata}):
         size += len(piece)

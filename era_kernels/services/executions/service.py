@@ -1,4 +1,4 @@
-"""Executions: what a kernel says is logged first, then published to any number of readers."""
+"""Finds, opens and finishes executions, and reads their events, live or from the log."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from era_kernels.storage.log_reader import LogReader
 
 @dataclass(frozen=True, slots=True)
 class OutputText:
-    """One stream of an execution: `total` bytes, of which `read(start, stop)` gives a range."""
+    """The text of one stream: it has `total` bytes, and `read(start, stop)` yields a range."""
 
     total: int
     read: Callable[[int, int], AsyncIterator[bytes]]
@@ -46,7 +46,7 @@ class ExecutionService:
         self._max_kept_bytes = max_kept_bytes
         self._max_result_bytes = max_result_bytes
         self._live: dict[str, LiveExecution] = {}
-        # Ended, and not stored yet: on a full disk that may take long.
+        # Executions that ended and are not stored yet: on a full disk that may take long.
         self._unsaved: dict[str, Execution] = {}
 
     async def open(
@@ -56,7 +56,7 @@ class ExecutionService:
         stored: bool = True,
         idempotency: IdempotencyKey | None = None,
     ) -> LiveExecution:
-        """A new execution, queued, with its log. Raises StorageFailed, InsufficientStorage."""
+        """Creates a queued execution with its log. Raises StorageFailed, InsufficientStorage."""
         execution = Execution(f"exec-{secrets.token_hex(12)}", session.id, code, now())
         log = await self._store.create(
             execution,
@@ -70,7 +70,7 @@ class ExecutionService:
         return live
 
     def start(self, live: LiveExecution) -> None:
-        """The kernel gets it now."""
+        """Marks the execution as running: its kernel gets it now."""
         live.execution = dataclasses.replace(
             live.execution,
             status=ExecutionStatus.RUNNING,
@@ -80,23 +80,23 @@ class ExecutionService:
         self._store.update_soon(live.execution)
 
     async def finish(self, live: LiveExecution, exit_code: int, cause: str | None) -> None:
-        """Tell that it has ended, keep the outcome, close the log. Raises StorageFailed."""
+        """Marks the execution as finished, stores that, closes the log. Raises StorageFailed."""
         live.mark_finished(exit_code, cause)
         self._unsaved[live.id] = live.execution
         on_stored = partial(self._unsaved.pop, live.id)
         try:
             self._store.update_soon(live.execution, live.log, on_stored)
         finally:
-            # From here on it is found in the store.
+            # From here on the store has the execution.
             del self._live[live.id]
             await live.log.aclose()
 
     async def trim(self, session: Session) -> None:
-        """Drop the oldest executions past what is kept per session."""
+        """Deletes the oldest executions of a session beyond `max_kept` and `max_kept_bytes`."""
         await self._store.trim(session.id, session.directory, self._max_kept, self._max_kept_bytes)
 
     async def get(self, session_id: str, execution_id: str) -> Execution:
-        """Raises ExecutionNotFound."""
+        """Returns an execution, live or stored. Raises ExecutionNotFound."""
         live = self.find_live(session_id, execution_id)
         if live is not None:
             return live.execution
@@ -106,7 +106,7 @@ class ExecutionService:
         return await self._store.get(session_id, execution_id)
 
     async def find_unfinished(self, session_id: str, execution_id: str) -> LiveExecution | None:
-        """The execution, unless it has ended. Raises ExecutionNotFound."""
+        """Returns the execution; None when it has ended. Raises ExecutionNotFound."""
         live = self.find_live(session_id, execution_id)
         if live is None:
             await self.get(session_id, execution_id)
@@ -115,7 +115,7 @@ class ExecutionService:
     async def list_executions(
         self, session_id: str, limit: int | None = None, offset: int = 0
     ) -> tuple[list[Execution], int]:
-        """Executions of a session, oldest first, and how many there are."""
+        """Returns a session's executions, oldest first, and how many there are in all."""
         stored, total = await self._store.list_executions(session_id, limit, offset)
         return [
             self._live[one.id].execution if one.id in self._live else self._unsaved.get(one.id, one)
@@ -125,7 +125,7 @@ class ExecutionService:
     async def follow(
         self, session: Session, execution_id: str, after: int = 0
     ) -> AsyncIterator[list[LoggedEvent]]:
-        """Events after a sequence number, then live ones. Raises ExecutionNotFound."""
+        """Yields events after a sequence number, then live ones. Raises ExecutionNotFound."""
         live = self.find_live(session.id, execution_id)
         if live is not None:
             batches = live.follow_with_input(after)
@@ -139,7 +139,7 @@ class ExecutionService:
     async def result(
         self, session: Session, execution_id: str, wait_timeout: float = 0
     ) -> tuple[Execution, RunResult]:
-        """The answer so far, after at most `wait` seconds; earlier when the execution ends."""
+        """Returns the result so far, after `wait_timeout` seconds or when the execution ends."""
         live = self.find_live(session.id, execution_id)
         if live is not None:
             if wait_timeout > 0:
@@ -153,17 +153,19 @@ class ExecutionService:
         return execution, builder.result()
 
     async def find_by_key(self, session: Session, key: str) -> tuple[str, bytes] | None:
-        """The kept execution that a caller's key stands for, and the digest of its body."""
+        """Returns the id of the execution kept under a caller's key, and the digest of its body."""
         return await self._store.find_key(session.directory, key)
 
     def release_key(self, live: LiveExecution) -> None:
-        """The key of a caller that it had is free again, for whoever looks from now on."""
+        """Frees the idempotency key of an execution: from now on no caller finds it by the key."""
         self._store.release_key_soon(live.id)
 
     async def interrupt(
         self, session_id: str, execution_id: str
     ) -> tuple[Execution, str, Sequence[InterruptStep]]:
-        """End an execution, and no other: how it ended, its `state`, and what that took.
+        """Interrupts one execution and waits for its end.
+
+        Returns the finished execution, its `state`, and the steps that were taken.
 
         Raises ExecutionNotFound, NotRunning.
         """
@@ -178,20 +180,20 @@ class ExecutionService:
         return live.execution, live.done_event.state if live.done_event else "lost", steps
 
     async def text(self, session: Session, execution_id: str, stream: str) -> OutputText:
-        """What the execution wrote to `stdout` or `stderr` until now, as UTF-8."""
+        """Returns the text that the execution wrote to `stdout` or `stderr` so far, as UTF-8."""
         live = self.find_live(session.id, execution_id)
         log = live.log if live else (await self._open_stored(session, execution_id))[1]
         return OutputText(log.text_bytes[stream], lambda start, stop: log.text(stream, start, stop))
 
     def find_live(self, session_id: str, execution_id: str) -> LiveExecution | None:
-        """A live execution."""
+        """Returns the live execution of that id in that session, or None."""
         live = self._live.get(execution_id)
         return live if live is not None and live.session_id == session_id else None
 
     async def _open_stored(
         self, session: Session, execution_id: str
     ) -> tuple[Execution, LogReader]:
-        """One that has ended. Raises ExecutionNotFound, StorageFailed."""
+        """Opens the log of a finished execution. Raises ExecutionNotFound, StorageFailed."""
         execution = await self.get(session.id, execution_id)
         return execution, await self._store.open_log(session.directory, execution_id)
 

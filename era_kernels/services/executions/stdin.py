@@ -1,4 +1,4 @@
-"""What a run asks of those who follow it, and what they answer."""
+"""Passes a run's input requests to its readers, and their answers back to the kernel."""
 
 from __future__ import annotations
 
@@ -10,36 +10,36 @@ from typing import Protocol
 from era_kernels.errors import NoInputPending
 from era_kernels.models import InputRequest
 
-ABANDONED_TIMEOUT = 10.0  # seconds for which a question outlives its last reader
-MAX_PENDING = 16  # questions that may wait at once: threads of one program may each ask
+ABANDONED_TIMEOUT = 10.0  # seconds that a request waits after the last reader has left
+MAX_PENDING = 16  # requests that may wait at once: each thread of a program may send one
 
 
 class StdinSource(Protocol):
-    """The kernel's side."""
+    """The kernel's side of input requests, which takes the answers."""
 
     async def send_input(self, key: str, value: str) -> bool:
-        """Answer a question. False: it does not wait any more."""
+        """Answers a request. Returns False when the request does not wait any more."""
 
     def send_eof(self, key: str) -> None:
-        """Nobody answers: for the program it is the end of its input."""
+        """Ends a request without an answer: the program sees the end of its input."""
 
 
 class StdinBroker:
-    """The readers of one execution, and the questions that they have been asked.
+    """Counts the readers of one execution and keeps the input requests that wait for an answer.
 
-    Where nobody listens, the program is told so at once. A value is handed on and never kept.
+    Without a reader the program gets the end of input at once. A value is passed on, never kept.
     """
 
     def __init__(self, abandoned_timeout: float = ABANDONED_TIMEOUT) -> None:
         self._abandoned_timeout = abandoned_timeout
         self._reader_count = 0
         self._source: StdinSource | None = None
-        self._pending_keys: list[str] = []  # keys, the oldest first
+        self._pending_keys: list[str] = []  # oldest first
         self._timer: asyncio.TimerHandle | None = None
 
     @contextmanager
     def attach(self, source: StdinSource) -> Iterator[None]:
-        """While the program runs: what it asks comes from there."""
+        """Attaches the kernel that sends the requests, for as long as the program runs."""
         self._source = source
         try:
             yield
@@ -50,7 +50,7 @@ class StdinBroker:
 
     @contextmanager
     def reader(self) -> Iterator[None]:
-        """While a reader follows the execution."""
+        """Counts a reader for as long as it follows the execution."""
         self._reader_count += 1
         self._stop_timer()
         try:
@@ -62,9 +62,9 @@ class StdinBroker:
                 self._timer = loop.call_later(self._abandoned_timeout, self._send_eof_to_all)
 
     def offer(self, request: InputRequest) -> bool:
-        """Are the readers to be asked? If not, the program is told that there is nobody.
+        """Returns True when the readers are to see the request; without readers, sends the EOF.
 
-        Where too many wait, the oldest waits no more: it may be one that the program has given up.
+        Past MAX_PENDING the oldest request gets the end of input: the program may have given it up.
         """
         if self._source is None:
             return False
@@ -77,7 +77,7 @@ class StdinBroker:
         return True
 
     async def reply(self, value: str) -> None:
-        """Answer the oldest question that still waits. Raises NoInputPending."""
+        """Answers the oldest request that still waits. Raises NoInputPending."""
         while self._pending_keys and self._source is not None:
             if await self._source.send_input(self._pending_keys.pop(0), value):
                 return

@@ -1,0 +1,1 @@
+"""Runs one session: its queue of runs, its machine and its workspace."""

@@ -1,4 +1,4 @@
-"""Interruptions: one run is ended for whoever asks, wherever it is on its way."""
+"""Cancellation ends one execution, wherever it is: in the queue, starting, or on the kernel."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from era_kernels.models import InterruptStep
 
 
 class Cancellation:
-    """The way to the end of one run, begun once; all who ask wait for it and learn its steps."""
+    """Cancels one execution, once: all callers wait for the same task and get the same steps."""
 
     def __init__(self, remove_from_queue: Callable[[], Awaitable[None]]) -> None:
-        """`remove_from_queue` takes the run out of the queue, if it waits there."""
-        self.requested = asyncio.Event()  # the kernel must not get the run any more
-        self.finished: asyncio.Event | None = None  # set by the run's log, once there is one
-        # Set when the kernel has it: ends the run there, and nothing else.
+        """Takes `remove_from_queue`, which ends an execution that has not reached its process."""
+        self.requested = asyncio.Event()  # from now on the kernel must not get the run
+        self.finished: asyncio.Event | None = None  # the execution's; None until its log is open
+        # Set once the kernel or the process has the execution: ends it there, and nothing else.
         self.interrupt: Callable[[], Awaitable[Sequence[InterruptStep]]] | None = None
         self._remove_from_queue = remove_from_queue
         self._task: asyncio.Task[Sequence[InterruptStep]] | None = None
 
     async def __call__(self) -> Sequence[InterruptStep]:
-        """What was done, when the execution has ended; the last step is `ended`.
+        """Cancels the execution; returns the steps taken once it has ended, the last being `ended`.
 
-        It is done also when all who asked have left.
+        The cancellation goes on when its callers are cancelled.
         """
         if self._task is None:
             self._task = asyncio.create_task(self._cancel())

@@ -1,4 +1,4 @@
-"""Programs beside a session's queue: each is an execution, in the walls of the session's kernel."""
+"""Runs commands beside a session's queue, as executions in the sandbox of its kernel."""
 
 from __future__ import annotations
 
@@ -29,7 +29,11 @@ log = logging.getLogger(__name__)
 
 @dataclass(slots=True, eq=False)
 class RunningCommand:
-    """One program on its way: `started` when it runs, or will not; `settled` when it is over."""
+    """A command from its submission to its end.
+
+    `started` is set when its process runs or never will; `released` when the command is done with
+    the machine and has recorded its changes of the workspace.
+    """
 
     submission: ExecSubmission
     timeout: float
@@ -37,13 +41,13 @@ class RunningCommand:
     run_task: asyncio.Task[None] | None = None
     process: ExecProcess | FailedExec | None = None
     cancellation: Cancellation = field(init=False)
-    has_machine: bool = False  # it has had the session's machine
+    has_machine: bool = False  # the session's machine was given to it
     started: asyncio.Event = field(default_factory=asyncio.Event)
     released: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 class CommandRunner:
-    """The programs of one session that run at once; none waits for another, or for a run."""
+    """Runs the commands of one session, at once: none waits for another command or for a run."""
 
     def __init__(
         self,
@@ -53,14 +57,14 @@ class CommandRunner:
         session_machine: SessionMachine,
         borrower: Hashable,
     ) -> None:
-        """`holder` is whose place among all kernels it is."""
+        """Takes `borrower`, by which the session is counted against max_kernels."""
         self._state = state
         self._context = context
         self._workspace = workspace
         self._borrower = borrower
         self._session_machine = session_machine
         self._finisher = ExecutionFinisher(context)
-        self._background = BackgroundTasks()
+        self._background = BackgroundTasks(expected_errors=(EraError,))
         self._commands: set[RunningCommand] = set()
         self.idle_since = time.monotonic()
 
@@ -68,10 +72,10 @@ class CommandRunner:
         return len(self._commands)
 
     async def submit(self, submission: ExecSubmission) -> LiveExecution:
-        """Run it; answers when the execution's log is open.
+        """Starts a command; returns when its execution's log is open.
 
-        A caller that is cancelled meanwhile leaves its program behind, which goes on. Raises
-        InvalidRequest (timeout), QueueFull, Capacity, StorageFailed.
+        The command goes on when the caller is cancelled. Raises InvalidRequest (timeout),
+        QueueFull, AtCapacity, StorageFailed.
         """
         session, limits = self._state.session, self._context.service_limits
         timeout = limits.command_timeout(submission.timeout, session.default_timeout)
@@ -90,13 +94,14 @@ class CommandRunner:
 
     @property
     def with_machine(self) -> list[RunningCommand]:
-        """Those that are in the walls; those that wait for others do not count."""
-        return [one for one in self._commands if one.has_machine]
+        """The commands that have the machine; those that wait for a sandbox are not among them."""
+        return [command for command in self._commands if command.has_machine]
 
     async def wait_idle(self) -> None:
-        """Until there is none."""
+        """Waits until no command is left."""
         while self._commands:
-            await asyncio.wait([one.run_task for one in self._commands if one.run_task is not None])
+            tasks = [command.run_task for command in self._commands]
+            await asyncio.wait([task for task in tasks if task is not None])
 
     async def _open_execution(self, command: RunningCommand) -> LiveExecution:
         execution = await self._context.executions.open(
@@ -117,7 +122,7 @@ class CommandRunner:
             log.exception("a program failed inside the server", extra=extra)
         finally:
             self._commands.discard(command)
-            # It is part of a ring, and may be here for long after; its texts may be large.
+            # A reference cycle keeps this object until the next full GC: drop its large strings.
             command.submission = replace(command.submission, stdin=None, env={})
             self.idle_since = time.monotonic()
             command.started.set()
@@ -182,7 +187,10 @@ class CommandRunner:
     async def _wait_for_sandbox(
         self, command: RunningCommand, env: Mapping[str, str]
     ) -> tuple[Machine, str] | None:
-        """Its walls, or None when it is cancelled: they are raised all the same, for the next."""
+        """Returns the machine and `started_from`, or None when the command is cancelled.
+
+        The start of the sandbox goes on then, for the next command.
+        """
         acquire_task = self._background.spawn(self._acquire_sandbox(command, env))
         cancel_wait = asyncio.create_task(command.cancellation.requested.wait())
         try:
@@ -204,7 +212,7 @@ class CommandRunner:
 
 
 async def has_run(context: ServiceContext, session: Session) -> bool:
-    """Whether anything has ever run in the session, be it a kernel or only programs."""
+    """Returns True if a kernel or a command has ever run in the session."""
     if session.kernel_generation:
         return True
     _, total = await context.executions.list_executions(session.id, limit=1)
@@ -212,7 +220,7 @@ async def has_run(context: ServiceContext, session: Session) -> bool:
 
 
 async def _cancel(command: RunningCommand) -> None:
-    """It never starts; or if it was just being started, it is interrupted."""
+    """Keeps the command from starting; interrupts its process if that was just being started."""
     await command.started.wait()
     if command.process is not None:
         await command.process.interrupt()

@@ -1,4 +1,4 @@
-"""Conclusions: how an execution ended goes to its log, its readers, the index and the meters."""
+"""Records how an execution ended: in its log, for its readers, in the index and the metrics."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 
 
 class ExecutionFinisher:
-    """Ends executions, so that nobody is left waiting for their end."""
+    """Ends executions, in every case, so that no caller waits for ever."""
 
     def __init__(self, context: ServiceContext) -> None:
         self._context = context
@@ -29,9 +29,9 @@ class ExecutionFinisher:
         timeout: float,
         files_modified: int = 0,
     ) -> None:
-        """Tell how it ended, whether or not that can be written down.
+        """Publishes the end of an execution, even where it cannot be written to the log.
 
-        `timeout` in seconds is what it had; `files_modified` files were modified.
+        `timeout` is the execution's, in seconds; `files_modified` is a number of files.
         """
         failure = error_event(end, timeout, execution.error)
         done = done_event(
@@ -56,7 +56,7 @@ class ExecutionFinisher:
     async def abort(
         self, execution: LiveExecution, problem: Exception, end: ExecutionEnd, session: Session
     ) -> None:
-        """End it because something failed in the server, unless it has ended."""
+        """Ends an execution because something failed in the server, unless it has ended."""
         if execution.finished.is_set():
             return
         execution.error = execution.error or _public_error(problem)
@@ -64,7 +64,7 @@ class ExecutionFinisher:
 
 
 def _public_error(problem: Exception) -> EraError:
-    """What callers are told of a failure; nothing of a foreign exception's text."""
+    """Returns the error that callers get; nothing of a foreign exception's text is in it."""
     if isinstance(problem, EraError):
         return problem
     return EraError("The run failed inside the server; the server's log tells more.")

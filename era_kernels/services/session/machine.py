@@ -1,4 +1,4 @@
-"""A session's seat: the at most one machine it has, and the place that it takes among all."""
+"""Starts, shares and stops the one machine of a session."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ T = TypeVar("T")
 
 
 class SessionMachine:
-    """Opens a session's machine when it is needed and ends it when told.
+    """Opens a session's machine when it is needed, shares it, and stops it.
 
-    `open_machine` opens one, with a kernel or with none yet; `start_kernel` starts one in it, and
-    ends it when that fails. `on_reaped` is called when nothing is left of a machine that has ended,
-    before the next is opened.
+    `open_machine` opens a machine, with or without a kernel; `start_kernel` starts a kernel in a
+    machine, and ends the machine when that fails. `on_reaped` is called when nothing is left of a
+    machine that has ended, before the next is opened.
     """
 
     def __init__(
@@ -32,35 +32,36 @@ class SessionMachine:
         self._on_reaped = on_reaped
         self._lock = asyncio.Lock()
         self._start_task: asyncio.Task[Any] | None = None
-        self.is_starting = False  # a kernel
+        self.is_starting = False  # True while a kernel starts
         self._machine: Machine | None = None
-        self._is_unused = True  # nothing has run on the machine yet
+        self._is_unused = True  # no run has had the machine yet
         self._closed_error: EraError | None = None
 
     @property
     def is_alive(self) -> bool:
-        """A machine is there and has not ended."""
+        """True if there is a machine that has not ended."""
         return self._machine is not None and not self._machine.ended.done()
 
     @property
     def has_kernel(self) -> bool:
-        """There is a kernel in it, too."""
+        """True if there is a machine that has not ended, with a kernel in it."""
         return self._machine is not None and self.is_alive and self._machine.has_kernel
 
     @property
     def ready_machine(self) -> Machine | None:
-        """The machine, if its kernel is there; none is started for it."""
+        """The machine, if its kernel has started; else None. Reading this starts nothing."""
         return self._machine if self.has_kernel and not self.is_starting else None
 
     @property
     def is_idle(self) -> bool:
-        """No machine is there, and nothing is about to change that."""
+        """True if there is no machine and none is being opened or reaped."""
         return not self.is_alive and not self._lock.locked()
 
     async def acquire(self, env: Mapping[str, str]) -> tuple[Machine, str]:
-        """The machine for a run, and `started_from`; opened when there is none.
+        """Returns the machine for a run, opened if there is none, and `started_from`.
 
-        Raises KernelStartFailed, LanguageUnavailable, StorageFailed, or what `close` was given.
+        That is `fresh` for the first run on a machine, else `live`. Raises KernelStartFailed,
+        LanguageUnavailable, StorageFailed, or the error that `close` was given.
         """
         async with self._lock:
             machine = await self._ensure_machine(env)
@@ -68,10 +69,10 @@ class SessionMachine:
             return machine, started_from
 
     async def acquire_sandbox(self, env: Mapping[str, str]) -> tuple[Machine, str]:
-        """The machine for a program, and whether it was there: `live`, or `fresh`.
+        """Returns the machine for a command, and `live` if it was there already, else `fresh`.
 
-        Where there is none, one without a kernel is opened; where there is one, nobody waits for
-        the kernel that may just be starting in it. Raises as `acquire` does.
+        Opens a machine without a kernel if there is none; does not wait for a kernel that is just
+        starting in the machine. Raises as `acquire` does.
         """
         if self._machine is not None and self.is_alive and self._closed_error is None:
             return self._machine, "live"
@@ -80,7 +81,7 @@ class SessionMachine:
             return await self._ensure_machine(env, with_kernel=False), started_from
 
     async def ensure_started(self, env: Mapping[str, str]) -> None:
-        """Have a machine, on which nothing need run. Raises as `acquire` does."""
+        """Opens a machine with a kernel unless there is one. Raises as `acquire` does."""
         async with self._lock:
             await self._ensure_machine(env)
 
@@ -88,7 +89,7 @@ class SessionMachine:
         self._check_open()
         if self._machine is None or self._machine.ended.done():
             await self._reap()
-            self._check_open()  # what is left of a machine may take long to go
+            self._check_open()  # reaping may have taken long
             self._is_unused = True
             self._machine = await self._cancellable(
                 self._open_machine(env, with_kernel), with_kernel
@@ -107,42 +108,42 @@ class SessionMachine:
         if self._closed_error is not None:
             raise self._closed_error
 
-    async def _cancellable(self, step: Coroutine[Any, Any, T], is_kernel: bool) -> T:
-        """The result of a step, which `close` may cut short."""
-        start_task: asyncio.Task[T] = asyncio.create_task(step)
+    async def _cancellable(self, coroutine: Coroutine[Any, Any, T], with_kernel: bool) -> T:
+        """Returns the coroutine's result; `close` may cancel the coroutine."""
+        start_task: asyncio.Task[T] = asyncio.create_task(coroutine)
         self._start_task = start_task
-        self.is_starting = is_kernel
+        self.is_starting = with_kernel
         try:
             await asyncio.wait([start_task])
             if start_task.cancelled() and self._closed_error is not None:
                 raise self._closed_error
             return start_task.result()
         finally:
-            start_task.cancel()  # nothing, unless the caller was cancelled
+            start_task.cancel()  # has an effect only if the caller was cancelled
             self._start_task = None
             self.is_starting = False
 
     async def stop(self, reason: EndReason) -> None:
-        """End the machine, whatever runs on it; one that is just opened is new enough."""
+        """Ends the machine, whatever runs on it; leaves a machine that is being opened alone."""
         if self._machine is not None:
             await self._machine.aclose(reason)
 
     async def reap(self) -> None:
-        """Put in order what a machine that has ended left behind; nothing when it has not."""
+        """Removes what a machine that has ended left behind; does nothing while it lives."""
         async with self._lock:
             await self._reap()
 
     async def _reap(self) -> None:
         if self._machine is not None and self._machine.ended.done():
-            await self._machine.aclose()  # until nothing is left of it
+            await self._machine.aclose()  # returns when nothing is left of the machine
             await self._on_reaped()
             self._machine = None
 
     async def close(self, reason: EndReason, closed_error: EraError) -> None:
-        """End the machine for good; who asks for one from now on gets the refusal."""
+        """Ends the machine for good; from now on, asking for one raises `closed_error`."""
         if self._closed_error is None and self._start_task is not None and not self.is_alive:
             self._start_task.cancel()
         self._closed_error = closed_error
-        await self.stop(reason)  # also of one in which a kernel only starts
+        await self.stop(reason)  # also a machine whose kernel is only starting
         async with self._lock:
             await self.stop(reason)

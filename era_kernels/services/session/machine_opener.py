@@ -1,4 +1,4 @@
-"""Openings: a session's machine is opened and a kernel started in it, and both are counted."""
+"""Opens machines for a session, starts kernels in them, and counts both."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ START_NOT_RECORDED = "the start of the kernel could not be recorded"
 
 
 class MachineOpener:
-    """What a seat needs to have machines. Each has a place among all, which is the holder's."""
+    """Opens a machine for a session and counts it against max_kernels."""
 
     def __init__(
         self,
@@ -31,7 +31,7 @@ class MachineOpener:
         self._notify_ended = on_ended
 
     async def open(self, env: Mapping[str, str], with_kernel: bool) -> Machine:
-        """A new machine. Raises as the host does, StorageFailed, SessionNotFound."""
+        """Opens a new machine. Raises what the host raises, StorageFailed, SessionNotFound."""
         context, session = self._context, self._state.session
         paths, limits = context.paths_for(session), context.limits_for(session)
         with context.metrics.kernel_starting(session.language) if with_kernel else nullcontext():
@@ -47,7 +47,10 @@ class MachineOpener:
         return machine
 
     async def start_kernel(self, machine: Machine, env: Mapping[str, str]) -> None:
-        """Start one in a machine that has none. Raises KernelStartFailed; it has ended then."""
+        """Starts a kernel in a machine that has none.
+
+        Raises KernelStartFailed; the machine has ended then.
+        """
         with self._context.metrics.kernel_starting(self._state.session.language):
             await machine.start_kernel(env)
         await self._record_start(machine)
@@ -56,10 +59,10 @@ class MachineOpener:
         machine.kernel.on_late_output = machine.on_late_output
         machine.ended.add_done_callback(self._on_kernel_ended)
         try:
-            # Durable before any code runs: after a crash it alone tells that variables were lost,
-            # and that files of a session that is not persistent must go.
+            # Durable before any code runs: after a crash only this number tells that variables were
+            # lost, and that the files of a session that is not persistent must be removed.
             await self._state.update(kernel_generation=self._state.session.kernel_generation + 1)
-        except SessionNotFound:  # its row goes first
+        except SessionNotFound:  # deleting a session removes its row first
             await machine.aclose(EndReason.DELETED)
             raise
         except BaseException:

@@ -1,4 +1,4 @@
-"""The pump: what a kernel says of a run goes to the log, then to the readers, until its end."""
+"""Carries an execution's output from its process to the log, then to its readers."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ OUTPUT_LOST = "the output of the run could not be kept"
 async def pump_kernel(
     execution: LiveExecution, machine: Machine, request: KernelRequest, max_bytes: int
 ) -> ExecutionEnd:
-    """Run the request and publish what it says; how it ended.
+    """Runs the request, publishes its events, and returns how it ended.
 
-    A run whose log grows past `most` bytes is ended. So is one that cannot be written down: a
-    program must not go on when nobody can see what it does.
+    Ends a run whose log grows past `max_bytes`, and a run whose log cannot be written: code must
+    not go on when its output cannot be seen.
     """
     try:
         with _attached(execution, machine.kernel.control):
@@ -46,7 +46,7 @@ async def pump_kernel(
 
 @contextmanager
 def _attached(execution: LiveExecution, control: ControlClient) -> Iterator[None]:
-    """What the run asks comes from there; who asks for its stack gets it from there."""
+    """Connects the execution with its kernel, for input() requests and for stack and variables."""
     execution.control = control
     try:
         with execution.stdin.attach(control):
@@ -58,7 +58,7 @@ def _attached(execution: LiveExecution, control: ControlClient) -> Iterator[None
 async def pump_command(
     execution: LiveExecution, process: ExecProcess | FailedExec, timeout: float, max_bytes: int
 ) -> ExecutionEnd:
-    """The same for a program beside the kernel, which alone is ended."""
+    """Does for a command what `pump_kernel` does for a run; ends its process, not the machine."""
     try:
         return await _pump_batches(execution, process.events(timeout), max_bytes, process.kill)
     except Exception as problem:
@@ -95,7 +95,7 @@ async def _pump_batches(
 
 
 def format_size(size: int) -> str:
-    """A size for people, in powers of 1024.
+    """Formats a number of bytes for people, in powers of 1024.
 
     >>> format_size(1 << 30), format_size(10 << 20), format_size(1000)
     ('1 GiB', '10 MiB', '1000 bytes')

@@ -1,4 +1,4 @@
-"""The queue of a session: runs and copies, one at a time, first come first served."""
+"""The queue of a session holds its runs and copies: one at a time, first come, first served."""
 
 from __future__ import annotations
 
@@ -19,24 +19,27 @@ from era_kernels.services.session.cancellation import Cancellation
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class QueueSlot:
-    """A place in the queue, and what becomes of it: `ready` once, `done` in the end."""
+    """A place in the queue: `ready` is set when it comes to the front, `done` when it is over."""
 
-    has_machine: bool = False  # it has had the session's machine
+    has_machine: bool = False  # the session's machine was given to it
     ready: asyncio.Event = field(default_factory=asyncio.Event)
     done: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def run(self, run_queued: Callable[[QueuedRun], Awaitable[None]]) -> None:
-        """Its time has come: who waits for it goes on, and says when it is over."""
+        """Wakes the holder of the slot; returns when the slot is done."""
         self.ready.set()
         await self.done.wait()
 
     def set_position(self, position: int) -> None:
-        """So many are before it now."""
+        """Sets how many slots are before this one."""
 
 
 @dataclass(slots=True, eq=False)
 class QueuedRun(QueueSlot):
-    """A run's place in the queue. `open_task` ends when its log is open, or could not be."""
+    """A run's place in the queue.
+
+    `open_task` ends when the run's log is open, or could not be opened.
+    """
 
     submission: Submission
     timeout: float
@@ -56,9 +59,10 @@ class QueuedRun(QueueSlot):
 
 
 class RunQueue:
-    """The queue and its worker. `run_queued` takes the first, which stays in the queue meanwhile.
+    """Runs the slots of one session, one at a time, in order of arrival.
 
-    `on_idle` is called when the queue is empty. Neither may raise.
+    `run_queued` runs the first, which stays in the queue meanwhile; `on_idle` is called when the
+    queue is empty. Neither may raise.
     """
 
     def __init__(
@@ -76,12 +80,12 @@ class RunQueue:
         self.idle_since = time.monotonic()
 
     def __len__(self) -> int:
-        """How many run or wait."""
+        """Returns how many slots run or wait."""
         return len(self._slots)
 
     @property
     def with_machine(self) -> list[QueueSlot]:
-        """The run that has the machine, if there is one."""
+        """The slots that have the machine: one run, or none."""
         return [slot for slot in self._slots if slot.has_machine]
 
     @property
@@ -89,7 +93,7 @@ class RunQueue:
         return self._worker is not None and not self._worker.done()
 
     def check_capacity(self) -> None:
-        """Raises QueueFull."""
+        """Raises QueueFull when `max_waiting` slots wait already."""
         if len(self) > self._max_waiting:
             raise QueueFull(
                 f"{len(self) - 1} runs wait in this session already.",
@@ -101,7 +105,10 @@ class RunQueue:
         self.wake()
 
     def remove(self, slot: QueueSlot) -> bool:
-        """Give a place back, if it still waits for its turn; those behind it move up."""
+        """Removes a slot that still waits; those behind it move up.
+
+        Returns False if the slot runs or is done.
+        """
         if slot is self._current or slot.done.is_set():
             return False
         slot.done.set()
@@ -111,9 +118,9 @@ class RunQueue:
 
     @asynccontextmanager
     async def slot(self) -> AsyncIterator[None]:
-        """One's turn among the runs, for as long as the context is open. Raises QueueFull.
+        """Waits for a slot in the queue and holds it while the context is open.
 
-        Who is cancelled while waiting gives the place back.
+        A caller that is cancelled while waiting gives the slot back. Raises QueueFull.
         """
         self.check_capacity()
         slot = QueueSlot()
@@ -126,16 +133,16 @@ class RunQueue:
             slot.done.set()
 
     def position(self, slot: QueueSlot) -> int:
-        """How many are before it."""
+        """Returns how many slots are before this one."""
         return self._slots.index(slot)
 
     def wake(self) -> None:
-        """Serve who is there, and then rest."""
+        """Starts the worker unless it works: it runs all slots, then calls `on_idle`."""
         if not self.is_working:
             self._worker = asyncio.create_task(self._run_all())
 
     async def wait_idle(self) -> None:
-        """Until no run is under way or waits."""
+        """Waits until no slot runs or waits, and `on_idle` has returned."""
         if self._worker is not None:
             await asyncio.wait([self._worker])
 

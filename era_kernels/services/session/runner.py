@@ -1,4 +1,4 @@
-"""A run's passage: from the queue onto its session's kernel, and what it left behind."""
+"""Runs a queued run on its session's kernel and finishes its execution."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 
 class KernelRunner:
-    """Takes the runs of one session through their turns, one at a time."""
+    """Runs the queued runs of one session on its kernel, one at a time."""
 
     def __init__(
         self,
@@ -35,20 +35,22 @@ class KernelRunner:
         session_machine: SessionMachine,
         reserve: Callable[[], AbstractContextManager[None]],
     ) -> None:
-        """`reserve`: the session's place among those with kernels is not given back meanwhile."""
+        """Takes `reserve`, a context that keeps the session counted against max_kernels."""
         self._state = state
         self._context = context
         self._workspace = workspace
         self._session_machine = session_machine
         self._finisher = ExecutionFinisher(context)
         self._reserve = reserve
-        self._start_tasks: set[asyncio.Task[None]] = (
-            set()
-        )  # of kernels for runs that were cancelled
-        self._run_count = 0  # runs
+        # Starts of kernels; they go on when the run that waited for them is cancelled.
+        self._start_tasks: set[asyncio.Task[None]] = set()
+        self._run_count = 0
 
     async def run(self, queued_run: QueuedRun, execution: LiveExecution) -> None:
-        """Run it, and tell how it ended. What fails in the server ends the run and is raised."""
+        """Runs a queued run and publishes its end.
+
+        A failure in the server ends the run, and is raised.
+        """
         timing = self._timing(queued_run)
         files_modified = 0
         try:
@@ -68,7 +70,7 @@ class KernelRunner:
             raise
 
     async def finish_cancelled(self, queued_run: QueuedRun, execution: LiveExecution) -> None:
-        """Tell the end of a run that gave its place in the queue back. Raises as `run` does."""
+        """Publishes the end of a run that was removed from the queue. Raises as `run` does."""
         try:
             await self._finish(
                 queued_run, execution, self._cancelled_end(), self._timing(queued_run)
@@ -96,7 +98,10 @@ class KernelRunner:
     def _release_key(
         self, queued_run: QueuedRun, execution: LiveExecution, problem: Exception | None
     ) -> None:
-        """Code that did not run because the server could not may be asked for again."""
+        """Frees the idempotency key of a run that failed before its kernel had it.
+
+        The caller may repeat the run then, since its code did not run.
+        """
         idempotency_key, had_kernel = (
             queued_run.submission.idempotency,
             queued_run.cancellation.interrupt is not None,
@@ -113,7 +118,7 @@ class KernelRunner:
     async def abort(
         self, queued_run: QueuedRun, execution: LiveExecution, problem: Exception
     ) -> None:
-        """End it because something failed in the server, unless it has ended."""
+        """Ends a run because something failed in the server, unless it has ended."""
         self._release_key(queued_run, execution, problem)
         await self._finisher.abort(execution, problem, self._failed_end(), self._state.session)
 
@@ -159,7 +164,10 @@ class KernelRunner:
             timing.execution = time.monotonic() - began_at
 
     async def _wait_for_kernel(self, queued_run: QueuedRun, env: Mapping[str, str]) -> bool:
-        """Wait for it, unless the run is cancelled: the start goes on then, for the next run."""
+        """Waits until the kernel has started; returns False when the run is cancelled first.
+
+        The start goes on then, for the next run.
+        """
         if self._session_machine.has_kernel:
             return True
         start_task = asyncio.create_task(self._start_kernel(env))
@@ -173,7 +181,7 @@ class KernelRunner:
         if queued_run.cancellation.requested.is_set():
             start_task.add_done_callback(_log_failed_start)
             return False
-        start_task.result()  # what kept the kernel from starting is told to this run
+        start_task.result()  # raises what kept the kernel from starting
         return True
 
     async def _start_kernel(self, env: Mapping[str, str]) -> None:
@@ -181,7 +189,10 @@ class KernelRunner:
             await self._session_machine.ensure_started(env)
 
     def _cancelled_end(self) -> ExecutionEnd:
-        """A run that its kernel never had took nothing away."""
+        """Returns the end of a run that was cancelled before its kernel had it.
+
+        Such a run costs no variables.
+        """
         has_kernel = self._session_machine.has_kernel or self._session_machine.is_starting
         return cancelled_before_start("preserved" if has_kernel else "lost")
 
@@ -190,7 +201,10 @@ class KernelRunner:
 
 
 def _log_failed_start(start_task: asyncio.Task[None]) -> None:
-    """A start that no run waits for any more failed: the next run tries again, and is told."""
+    """Logs an unexpected failure of a start that no run waits for any more.
+
+    The next run starts the kernel again, and gets the error if that fails too.
+    """
     problem = None if start_task.cancelled() else start_task.exception()
     if problem is not None and not isinstance(problem, EraError):
         log.error("a kernel could not be started", exc_info=problem)

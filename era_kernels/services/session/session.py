@@ -1,4 +1,4 @@
-"""A live session: an actor with a FIFO queue, sole owner of its machine."""
+"""A live session is an actor with a FIFO queue, and the sole owner of its machine."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 
 
 class LiveSession:
-    """Runs, restarts and ends one session; everything about it goes through here, in order."""
+    """Runs code in one session, restarts and ends it; all calls on a session come through here."""
 
     def __init__(
         self, session: Session, context: ServiceContext, *, is_stored: bool = True
@@ -55,7 +55,7 @@ class LiveSession:
 
     @property
     def session(self) -> Session:
-        """Its present values."""
+        """The session's present values."""
         return self._state.session
 
     @property
@@ -68,17 +68,17 @@ class LiveSession:
 
     @property
     def run_count(self) -> int:
-        """How many runs there are: one is under way, the others wait."""
+        """The number of runs: one is under way, the others wait."""
         return len(self._queue)
 
     @property
     def ready_machine(self) -> Machine | None:
-        """The machine that it has now, if any."""
+        """The session's machine, if its kernel has started; else None."""
         return self._session_machine.ready_machine
 
     @contextmanager
     def borrow(self) -> Iterator[None]:
-        """As long as a call is under way, the session does not rest."""
+        """Keeps the session in memory, and from expiring, while the context is open."""
         self._borrow_count += 1
         try:
             yield
@@ -87,14 +87,14 @@ class LiveSession:
 
     @property
     def is_evictable(self) -> bool:
-        """Nothing of it is alive: it may be forgotten and read from the store again."""
+        """True if nothing of the session is alive, so that it may be dropped from memory."""
         return self._session_machine.is_idle and not (
             self._queue.is_working or self._borrow_count or self._commands
         )
 
     @property
     def idle_since(self) -> float | None:
-        """When the last run ended (monotonic); None while something is under way."""
+        """The `time.monotonic` at which the last run ended; None while something is under way."""
         if self._queue or self._borrow_count or self._commands:
             return None
         return max(self._queue.idle_since, self._commands.idle_since)
@@ -102,10 +102,11 @@ class LiveSession:
     # ------------------------------------------------------------ the queue
 
     async def submit(self, submission: Submission | ExecSubmission) -> LiveExecution:
-        """Take a place in the queue, or run beside it; answers when the execution's log is open.
+        """Queues a run, or starts a command beside the queue.
 
-        A caller that is cancelled meanwhile leaves its run behind, which goes on.
-        Raises InvalidRequest (timeout), QueueFull, Capacity, StorageFailed, SessionNotFound.
+        Returns when the execution's log is open. The execution goes on when the caller is
+        cancelled. Raises InvalidRequest (timeout), QueueFull, AtCapacity, StorageFailed,
+        SessionNotFound.
         """
         self.check_open()
         if isinstance(submission, ExecSubmission):
@@ -143,7 +144,7 @@ class LiveSession:
         return execution
 
     async def _cancel_queued(self, queued_run: QueuedRun) -> None:
-        """Cancel a run that waits, unless the session's end has taken care of it already."""
+        """Cancels a run that waits, unless the end of the session cancels it already."""
         if self.is_closed or queued_run.execution is None or not self._queue.remove(queued_run):
             return
         try:
@@ -165,7 +166,7 @@ class LiveSession:
     # ------------------------------------------------------------ everything else
 
     async def update(self, **changes: object) -> None:
-        """Change stored fields; the answer waits until they are durable. Raises SessionNotFound."""
+        """Changes stored fields; returns when they are durable. Raises SessionNotFound."""
         if "data" not in changes:
             await self._state.update(**changes)
             return
@@ -173,14 +174,14 @@ class LiveSession:
             await self._state.update(**changes)
             try:
                 await self._tracker.write_data_file(self.session.data)
-            except StorageFailed as problem:  # it is written anew before the next run
+            except StorageFailed as problem:  # the file is written again before the next run
                 self._warn("the mirror of the data was not written", problem)
 
     async def change_file(self, operation: Callable[[], Awaitable[Change]]) -> None:
-        """Let the step put or delete a file, not while a run is just being settled.
+        """Lets `operation` put or delete a file, never while `after_run` looks at the files.
 
-        The end of the session waits for it, and nothing begins after that: what is to be removed
-        must not grow meanwhile.
+        `end` waits for the operation, and none starts afterwards: the directory must not grow
+        while it is removed.
         """
         async with self._tracker.lock:
             self.check_open()
@@ -192,9 +193,9 @@ class LiveSession:
 
     @asynccontextmanager
     async def frozen_files(self, *, wait_in_queue: bool) -> AsyncIterator[None]:
-        """For a copy of the files: none are dropped meanwhile, and in its turn no run is under way.
+        """Keeps the files from being cleared while the context is open, so that they can be copied.
 
-        Raises QueueFull, SessionNotFound.
+        With `wait_in_queue`, no run is under way meanwhile. Raises QueueFull, SessionNotFound.
         """
         async with self._queue.slot() if wait_in_queue else nullcontext():
             self.check_open()
@@ -202,13 +203,13 @@ class LiveSession:
                 yield
 
     async def restart(self, base_url: str) -> int:
-        """A fresh kernel with the same files and data; queued runs go on with it.
+        """Starts a fresh kernel with the same files and data; returns the kernel's generation.
 
-        So does a run whose kernel was only starting. Raises Capacity, KernelStartFailed,
-        StorageFailed, InsufficientStorage.
+        Queued runs get the new kernel; so does a run whose kernel was only starting. Raises
+        AtCapacity, KernelStartFailed, StorageFailed, InsufficientStorage.
         """
         self.check_open()
-        # What comes meanwhile may get the next machine, and is not waited for.
+        # Wait only for runs on the old machine; runs that start from here on use the new one.
         runs, commands = self._queue.with_machine, self._commands.with_machine
         with self._context.kernel_limiter.reserved(self):
             await self._session_machine.stop(EndReason.RESTARTED)
@@ -220,17 +221,20 @@ class LiveSession:
         return self.session.kernel_generation
 
     async def end(self, reason: EndReason, closed_error: EraError) -> None:
-        """End the kernel, the run on it and the queue; afterwards every call raises `closed_error`."""
+        """Ends the kernel, its run, the commands and the queue.
+
+        Afterwards every call raises `closed_error`.
+        """
         if self._state.closed_with is None:
             self._state.closed_with = (reason, closed_error)
         await self._session_machine.close(*self._state.closed_with)
         await self.wait_idle()
         await self._cleanup()
-        async with self._tracker.lock:  # a file that is just being put
+        async with self._tracker.lock:  # wait for a file that is just being put
             pass
 
     async def wait_idle(self) -> None:
-        """Until no run is under way or waits, nor a program runs beside them."""
+        """Waits until no run is under way or waits, and no command runs."""
         await self._queue.wait_idle()
         await self._commands.wait_idle()
 
@@ -239,7 +243,7 @@ class LiveSession:
         return self._state.closed_with is not None
 
     def check_open(self) -> None:
-        """Raises what `end` was given."""
+        """Raises the error that `end` was given."""
         self._state.check_open()
 
     # ------------------------------------------------------------ the machine
@@ -251,14 +255,14 @@ class LiveSession:
     async def _cleanup(self) -> None:
         try:
             await self._session_machine.reap()
-        except EraError as problem:  # the next run tries again, and is told
+        except EraError as problem:  # the next run tries again, and gets the error
             self._warn("the files of a kernel were not dropped", problem)
 
     async def _clear_files(self) -> None:
-        """The files of a session that is not persistent go with its kernel."""
+        """Removes the files of a session that is not persistent, when its machine has ended."""
         if self.session.persistent or not self._state.is_stored or self._state.is_deleted:
             return
-        for command in self._commands.with_machine:  # the end of the machine has ended them
+        for command in self._commands.with_machine:  # they end with the machine
             await command.released.wait()
         async with self._tracker.lock:
             await self._tracker.clear_files()

@@ -1,4 +1,4 @@
-"""What is known of a session: its present values, as in its row, and whether it has ended."""
+"""Holds a session's present values, as in its row, and why it ended."""
 
 from __future__ import annotations
 
@@ -12,14 +12,13 @@ from era_kernels.storage.sessions import SessionStore
 
 
 class SessionState:
-    """A session's values, in memory and in its row; not `is_stored`: in memory only."""
+    """A session's values, in memory and in its row; in memory only if not `is_stored`."""
 
     def __init__(self, session: Session, store: SessionStore, *, is_stored: bool = True) -> None:
         self.session = session
         self.is_stored = is_stored
-        self.closed_with: tuple[EndReason, EraError] | None = (
-            None  # why it ended, what callers are told
-        )
+        # The reason of the session's end, and the error that callers get from then on.
+        self.closed_with: tuple[EndReason, EraError] | None = None
         self._store = store
 
     @property
@@ -27,29 +26,32 @@ class SessionState:
         return self.closed_with is not None and self.closed_with[0] is not EndReason.STOPPED
 
     def check_open(self) -> None:
-        """Raises what callers are told of the session's end."""
+        """Raises the error that callers get once the session has ended."""
         if self.closed_with is not None:
             raise self.closed_with[1]
 
     async def update(self, **changes: object) -> None:
-        """Change fields; durable when it returns. Raises SessionNotFound, StorageFailed."""
+        """Changes fields; they are durable when this returns.
+
+        Raises SessionNotFound, StorageFailed.
+        """
         if self.is_stored:
             await self._store.update(self.session, **changes)
         self.session = dataclasses.replace(self.session, **changes)  # type: ignore[arg-type]
 
     async def update_data(self, data: JsonObject) -> None:
-        """Raises TooLarge besides."""
+        """Replaces the session's data. Raises as `update` does, and TooLarge."""
         check_json_size(data, "data")
         await self.update(data=data)
 
     def update_soon(self, **changes: object) -> None:
-        """Like `update`, but nothing waits for it."""
+        """Changes fields, and does not wait until they are durable."""
         if self.is_stored:
             self._store.update_soon(self.session, **changes)
         self.session = dataclasses.replace(self.session, **changes)  # type: ignore[arg-type]
 
     def kernel_env(self, base_url: str) -> Mapping[str, str]:
-        """The variables that code of this session sees and callers cannot override."""
+        """Returns the environment variables of the session's code that callers cannot override."""
         return {
             "ERA_SESSION": "true",
             "ERA_SESSION_ID": self.session.id,

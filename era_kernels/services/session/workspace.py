@@ -1,4 +1,4 @@
-"""Traces: what code finds in its session's workspace, and what it leaves there."""
+"""Prepares a session's workspace before code runs, and records what the code changed."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from era_kernels.services.validation import merge_data
 
 
 class SessionWorkspace:
-    """Around everything that runs in a session's machine: `before_run` before, `after_run` after.
+    """Does the work on the workspace around each execution: `before_run`, then `after_run`.
 
-    Several may be at work at once. A change of the files is counted once, by the first that is
-    settled after it; what code writes to `.session_data.json` is adopted then, or when another
-    begins, so that none overwrites what another has written.
+    Several executions may be at work at once. A change of the files is counted once, by the first
+    `after_run` that follows it. Data that code writes to `.session_data.json` become the session's
+    data then, or when another execution starts, so that none overwrites what another has written.
     """
 
     def __init__(
@@ -28,16 +28,17 @@ class SessionWorkspace:
         self._active_count = 0
 
     async def update_data(self, data: JsonObject) -> None:
-        """Merge into the session's data. Raises TooLarge, StorageFailed, SessionNotFound."""
+        """Merges `data` into the session's. Raises TooLarge, StorageFailed, SessionNotFound."""
         async with self._tracker.lock:
             await self._adopt_changed_data()
             await self._state.update_data(merge_data(self._state.session.data, data))
 
     async def before_run(self, *, exclusive: bool) -> None:
-        """The files are known and show the session's data, before something runs.
+        """Records the state of the files and writes the session's data to `.session_data.json`.
 
-        Who is not `exclusive` begins beside others, that may just be writing the mirror of the data: it
-        is left to them. Raises StorageFailed, SessionNotFound; `after_run` is called all the same.
+        exclusive=False: other code is running and may be writing `.session_data.json`, so leave
+        that file alone. Raises StorageFailed, SessionNotFound; `after_run` must be called even
+        then.
         """
         async with self._tracker.lock:
             self._active_count += 1
@@ -47,7 +48,11 @@ class SessionWorkspace:
                 await self._tracker.before_run(self._state.session.data)
 
     async def after_run(self, execution: LiveExecution) -> int:
-        """What it did to the workspace and to `.session_data.json`; files modified."""
+        """Records what an execution changed; returns how many files were modified.
+
+        Data that it wrote to `.session_data.json` become the session's. A failure is stored in
+        `execution.error`.
+        """
         try:
             async with self._tracker.lock:
                 self._active_count -= 1
@@ -60,7 +65,7 @@ class SessionWorkspace:
                 file_count=after.snapshot.count,
                 total_size=after.snapshot.total_size,
             )
-        except SessionNotFound:  # it is just being deleted
+        except SessionNotFound:  # the session is just being deleted
             return 0
         except EraError as problem:
             execution.error = execution.error or problem
@@ -68,7 +73,10 @@ class SessionWorkspace:
         return after.files_modified
 
     async def cleanup(self, execution: LiveExecution) -> None:
-        """After all that: the files of a session that is not persistent go with its machine."""
+        """Removes what an ended machine left behind, if the session is not persistent.
+
+        Its files are removed then, too. A failure is stored in `execution.error`.
+        """
         if self._state.session.persistent or self._state.is_deleted:
             return
         try:
@@ -81,7 +89,7 @@ class SessionWorkspace:
             await self._adopt_data(await self._tracker.read_changed_data())
 
     async def _adopt_data(self, data: JsonObject | None) -> None:
-        """What the code wrote to `.session_data.json` becomes the session's data, if it fits."""
+        """Makes data from `.session_data.json` the session's, unless they are None or too large."""
         if data is None:
             return
         try:

@@ -1,4 +1,4 @@
-"""A session's desk: its workspace before, between and after runs."""
+"""Tracks the files and the data file of a session's workspace from run to run."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from era_kernels.storage.workspaces import AfterRun, Change, DataFile, Snapshot,
 
 
 class WorkspaceTracker:
-    """Remembers what the workspace and the mirror of `data` looked like after the last run.
+    """Remembers the state of the files and of `.session_data.json` after the last run.
 
-    Who works at it holds its `lock`, so that the session's data and its mirror change together.
-    All steps raise StorageFailed, InsufficientStorage.
+    Callers hold the `lock`, so that the session's data and the data file change together.
+    All methods raise StorageFailed, InsufficientStorage.
     """
 
     def __init__(self, workspaces: Workspaces, directory: str) -> None:
@@ -24,14 +24,14 @@ class WorkspaceTracker:
         self._snapshot: Snapshot | None = None
 
     async def before_run(self, data: JsonObject) -> None:
-        """Before a run: the mirror of `data` is written, the state of the files is known."""
+        """Records the state of the files, unless it is known; writes `data` to the data file."""
         await self._ensure_snapshot()
         await self.write_data_file(data)
 
     async def read_changed_data(self) -> JsonObject | None:
-        """Before something runs beside other code, which may just be writing the mirror.
+        """Reads data that running code wrote to .session_data.json, without overwriting the file.
 
-        So that is not written; the data, where the other code has changed them.
+        Returns the new data, or None.
         """
         await self._ensure_snapshot()
         after = await self._workspaces.after_run(self._directory, self._snapshot, self._data_file)
@@ -43,26 +43,30 @@ class WorkspaceTracker:
             self._snapshot = await self._workspaces.scan(self._directory)
 
     async def write_data_file(self, data: JsonObject) -> None:
-        """Write the mirror of `data`, also while code runs."""
+        """Writes `data` to the data file, also while code runs."""
         self._data_file = await self._workspaces.before_run(self._directory, data, self._data_file)
 
     async def after_run(self) -> AfterRun:
-        """After a run: what changed since anything was settled last.
+        """Returns what changed since the last `after_run`, and records the new state.
 
-        A mirror that is broken is still the one to compare with: who runs beside may complete it.
+        A broken data file does not replace the one that is remembered for comparison: other code
+        may still be writing it.
         """
         after = await self._workspaces.after_run(self._directory, self._snapshot, self._data_file)
         self._snapshot, self._data_file = after.snapshot, after.data_file or self._data_file
         return after
 
     async def change_file(self, operation: Callable[[], Awaitable[Change]]) -> Change:
-        """A file is put or deleted by a caller: no run did that. Raises what the step does."""
+        """Lets `operation` put or delete a file, and does not count that as a run's change.
+
+        Raises what the operation raises.
+        """
         change = await operation()
         if self._snapshot is not None:
             self._snapshot = self._snapshot.with_change(change)
         return change
 
     async def clear_files(self) -> None:
-        """Drop all files."""
+        """Removes all files."""
         self._snapshot = self._data_file = None
         await self._workspaces.clear_files(self._directory)

@@ -1,1 +1,1 @@
-"""The Python kernel: IPython's, made to behave like the plain interpreter."""
+"""Makes IPython's kernel behave like the plain interpreter."""

@@ -1,4 +1,4 @@
-"""Runs the code of a cell as a plain interpreter runs a program, and tells how it ended."""
+"""Runs the code of a cell as a plain interpreter runs a program, and returns how it ended."""
 
 from __future__ import annotations
 import __future__
@@ -36,14 +36,14 @@ _SEMICOLON = re.compile(r"[ \t]*;")
 
 @dataclass(frozen=True, slots=True)
 class CellResult:
-    """How a run ended: its exit code, and the uncaught exception, if any."""
+    """The end of a run: its exit code, and the uncaught exception, if any."""
 
     exit_code: int = 0
     exception: dict[str, Any] | None = None
 
 
 class CellRunner:
-    """The user's program, of which each run is a piece."""
+    """Runs the cells of a session, each as a further piece of the user's program."""
 
     def __init__(
         self,
@@ -58,13 +58,13 @@ class CellRunner:
         self._streams = streams
         self._sigint_handler = sigint_handler
         self._loops = loops
-        self._context = context  # of all cells: a ContextVar that one sets, the next one sees
+        self._context = context  # of all cells: the next cell sees a ContextVar's value
         self._sources = sources
         self._future_flags = 0  # flags of `from __future__ import …` in earlier cells
         shell.on_error = self._print_exception
 
     async def run(self, run: RunContext, code: str) -> CellResult:
-        """Run it to its end, that is until its non-daemon threads have ended, too."""
+        """Runs a cell to its end, that is until its non-daemon threads have ended, too."""
         pid, children = os.getpid(), set(_multiprocessing_children())
         result, codes = self._shell.before_run(code), list[CodeType]()
         self._sigint_handler.reset()
@@ -95,7 +95,7 @@ class CellRunner:
     # ------------------------------------------------------------ code
 
     def _compile_and_run(self, run: RunContext, source: str, codes: list[CodeType]) -> None:
-        """Compile, and run what can be run without waiting."""
+        """Compiles the cell, and runs it unless it has a top-level await."""
         name = f"<cell {run.number}>"
         self._sources.add(name, source)
         try:
@@ -111,12 +111,12 @@ class CellRunner:
                 self._display(value)
 
     def _display(self, value: object) -> None:
-        """Send the value of a last expression, unless the program has its own way for that."""
+        """Sends the value of a last expression, or hands it to the program's own displayhook."""
         own = sys.displayhook is not sys.__displayhook__
         (sys.displayhook if own else self._shell.displayhook)(value)
 
     def _compile(self, source: str, name: str) -> list[CodeType]:
-        """The code of the cell; second, that of its last expression when there is one to show."""
+        """Returns the cell's code, and as a second item that of a last expression to be shown."""
         source, tree = self._parse(source, name)
         tree = self._shell.transform_ast(tree)
         last = tree.body[-1] if tree.body else None
@@ -132,7 +132,7 @@ class CellRunner:
         return codes
 
     def _parse(self, source: str, name: str) -> tuple[str, ast.Module]:
-        """Python first: what is valid Python is never taken for one of IPython's magics."""
+        """Parses the cell as Python, and only when that fails as Python with IPython's magics."""
         flags = self._future_flags | ast.PyCF_ALLOW_TOP_LEVEL_AWAIT | ast.PyCF_ONLY_AST
         try:
             return source, compile(source, name, "exec", flags, True)
@@ -143,7 +143,7 @@ class CellRunner:
         return transformed, compile(transformed, name, "exec", flags, True)
 
     async def _run_with_await(self, codes: list[CodeType]) -> BaseException | None:
-        """Run code with a top-level await in a task of its own, which an interrupt cancels."""
+        """Runs code with a top-level await in a task of its own, which an interrupt cancels."""
         errors: list[BaseException] = []
 
         async def run_cell() -> None:
@@ -176,7 +176,7 @@ class CellRunner:
     # ------------------------------------------------------------ ends
 
     def _to_result(self, error: BaseException | None, is_shown: bool = False) -> CellResult:
-        """What an uncaught exception means. It is told on stderr, unless it was shown there."""
+        """Turns an uncaught exception into a result, and prints it to stderr unless `is_shown`."""
         if error is None:
             return CellResult()
         if isinstance(error, SystemExit):
@@ -203,7 +203,7 @@ class CellRunner:
             self._streams.write_stderr(tracebacks.format_exception(error))
 
     def _exit_forked_child(self, cell_result: CellResult) -> NoReturn:
-        """A forked child has come to the end of the program."""
+        """Ends a forked child that has come to the end of the program."""
         atexit._run_exitfuncs()
         self._streams.flush()
         os._exit(cell_result.exit_code)
@@ -214,14 +214,14 @@ def _has_await(codes: list[CodeType]) -> bool:
 
 
 def _add_source_line(error: SyntaxError, source: str) -> None:
-    """Add the line, which the compiler looks for in a file."""
+    """Adds the line of source to the error; the compiler looks for it in a file only."""
     lines = source.splitlines()
     if error.text is None and error.lineno and error.lineno <= len(lines):
         error.text = lines[error.lineno - 1]
 
 
 def _is_silenced(source: str, last: ast.Expr) -> bool:
-    """A semicolon after the last expression means that its value is not to be shown."""
+    """Returns whether a semicolon follows the last expression, so that its value is not shown."""
     if ";" not in source or last.end_lineno is None or last.end_col_offset is None:
         return False
     line = source.splitlines()[last.end_lineno - 1].encode()
@@ -229,7 +229,7 @@ def _is_silenced(source: str, last: ast.Expr) -> bool:
 
 
 def _transform_magics(shell: EraShell, source: str) -> str | None:
-    """The code with its magics and shell escapes as calls; None when there are none."""
+    """Returns the code with its magics and shell escapes as calls; None when it has none."""
     try:
         transformed: str = shell.input_transformer_manager.transform_cell(source)
     except SyntaxError:
@@ -238,7 +238,7 @@ def _transform_magics(shell: EraShell, source: str) -> str | None:
 
 
 def _wait_for_threads_and_children(run: RunContext, before: set[Any]) -> None:
-    """Wait for what a plain interpreter waits for: threads, work in pools, multiprocessing."""
+    """Waits for what a plain interpreter waits for: threads, work in pools, multiprocessing."""
     while True:
         threads = run_context.list_threads(run)
         for thread in threads:
@@ -252,7 +252,7 @@ def _wait_for_threads_and_children(run: RunContext, before: set[Any]) -> None:
 
 
 def _multiprocessing_children() -> set[Any]:
-    """The processes that multiprocessing knows of."""
+    """Returns the processes that multiprocessing knows of."""
     module = sys.modules.get("multiprocessing.process")
     return set(module._children) if module is not None else set()
 

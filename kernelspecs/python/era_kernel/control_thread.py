@@ -1,9 +1,9 @@
-"""The thread that answers while a program runs: requests on control, and replies to `input()`.
+"""Answers requests on control and takes replies to `input()`, in a thread, while a program runs.
 
-The main thread has no time for them: it runs the program. This one owns the sockets `control` and
-`stdin`, answers what it can by itself, and hands the rest to the main thread, whose answers it
-sends. Others only append to a queue, which is one atomic step: an interrupt can strike anywhere in
-the user's program and yet never tear a message apart.
+The main thread is busy with the program. This thread owns the sockets `control` and `stdin`,
+answers what it can by itself, hands other requests to the main thread and sends its answers. Other
+threads only append to a queue, which is one atomic step: an interrupt can come anywhere in the
+user's program, and never cuts a message in two.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ RequestHandler = Callable[[Content], Content]
 
 
 class PendingInput:
-    """One `input()` that waits. `value` is None when there is nobody to answer."""
+    """A call of `input()` that waits; its `value` is None when nobody can answer."""
 
     __slots__ = ("answered_lock", "value")
 
@@ -41,11 +41,11 @@ class PendingInput:
 
 
 class ControlServer:
-    """The thread, and what others may ask of it. For them it is the socket `control`, too."""
+    """Owns the control thread; other threads use this object as the socket `control`."""
 
     def __init__(self, session: Session, sockets: KernelSockets, stderr_fd: int) -> None:
-        self._session = session.clone()  # they are not made for two threads
-        self._session.digest_history_size = 0  # it would grow with each question
+        self._session = session.clone()  # a session must not be used by two threads
+        self._session.digest_history_size = 0  # it would grow with each request
         self._control, self._stdin = sockets.control, sockets.stdin
         self._stderr_fd = stderr_fd
         self._queue: deque[Callable[[], object]] = deque()
@@ -61,7 +61,7 @@ class ControlServer:
     def start(
         self, handlers: Mapping[str, RequestHandler], on_other_request: Callable[[Parts], object]
     ) -> None:
-        """Serve: requests of these types are answered here, all others handed to `forward`."""
+        """Starts the thread: `handlers` answer by type, `on_other_request` gets other requests."""
         self._handlers |= handlers
         self._on_other_request = on_other_request
         self._ended_lock.acquire()
@@ -69,22 +69,22 @@ class ControlServer:
         self._thread_id = _thread.start_new_thread(self._serve, ())
 
     def close(self) -> None:
-        """Send what there is and give the sockets up; they are the caller's again."""
+        """Sends what is queued and ends the thread; the sockets are the caller's again."""
         self._enqueue(self._stop)
         if _thread.get_ident() != self._thread_id:
             self._ended_lock.acquire()
 
     def send_multipart(self, parts: list[Any], **_: Any) -> None:
-        """Send a message that jupyter_client made on control."""
+        """Sends on control a message that jupyter_client made."""
         self._enqueue(lambda: self._control.send_multipart(parts))
 
     # ------------------------------------------------------------ input
 
     def ask(self, key: str, publish: Callable[[], object]) -> str | None:
-        """Publish a request for input with that key; the answer, or None when nobody listens.
+        """Publishes a request for input; returns the answer, or None when nobody listens.
 
-        Any number of threads may ask at once. An interrupt ends the waiting; an answer that comes
-        later is told that it was not taken.
+        Any number of threads may ask at once, each with its own key. An interrupt ends the wait;
+        the reply to an answer that comes later says that it was not taken.
         """
         pending = self._inputs_by_key[key] = PendingInput()
         try:
@@ -95,7 +95,7 @@ class ControlServer:
         return pending.value
 
     def ask_via_stdin(self, client: Parts, parent: Content, content: Content) -> str | None:
-        """The same by the channel stdin, for clients that speak plain Jupyter."""
+        """Asks on the channel stdin, for clients that speak plain Jupyter; else as `ask`."""
         message = self._session.msg("input_request", content, parent=parent)
         parts = self._session.serialize(message, ident=client)
         pending = PendingInput()
@@ -139,7 +139,7 @@ class ControlServer:
     def _run_safely(self, action: Callable[[], object]) -> None:
         try:
             action()
-        except Exception:  # nothing that anybody sends may silence the kernel
+        except Exception:  # no message may end this thread
             os.write(self._stderr_fd, traceback.format_exc().encode(errors="replace"))
 
     def _on_wake(self) -> None:

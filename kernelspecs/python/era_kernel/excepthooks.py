@@ -1,4 +1,4 @@
-"""Errors that no program catches, outside of its main line: told as the plain interpreter does.
+"""Prints uncaught errors of threads and destructors as the plain interpreter does.
 
 Python's own hooks print tracebacks in C, which finds no source lines of cells.
 """
@@ -16,7 +16,7 @@ WriteText = Callable[[str], None]
 
 
 def install(write_stderr: WriteText) -> None:
-    """Set the hooks of `threading` and of exceptions that cannot be raised."""
+    """Sets the hooks of `threading` and of exceptions that cannot be raised."""
 
     def thread_excepthook(args: Any) -> None:
         if args.exc_type is not SystemExit:

@@ -1,4 +1,4 @@
-"""Calls that end the process at once: what was written before must be out when they do."""
+"""Patches the calls that end the process at once, so that earlier output is sent first."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 
 def install(on_exit: Callable[[], object], crash_fd: int) -> None:
-    """Patch `os` and `faulthandler`. `farewell` sends what there is, in this process only."""
+    """Patches `os` and `faulthandler`; `on_exit` sends all output, and is not called in forks."""
     pid = os.getpid()
     real_exit, real_kill, real_abort, real_enable = os._exit, os.kill, os.abort, faulthandler.enable
 
@@ -36,14 +36,15 @@ def install(on_exit: Callable[[], object], crash_fd: int) -> None:
 
     @functools.wraps(real_enable)
     def enable_on_crash_fd(file: Any = crash_fd, *args: Any, **kwargs: Any) -> None:
-        # A crash leaves nobody to read our pipes; the server reads the descriptor of the start.
+        # After a crash nobody reads our own pipes; the server reads the stderr of the start.
         real_enable(file, *args, **kwargs)
 
     os._exit = exit_after_flush  # type: ignore[assignment]
     os.kill = kill_after_flush
     os.abort = abort_after_flush  # type: ignore[assignment]
     faulthandler.enable = enable_on_crash_fd
-    # A plain interpreter dies without a word, its shell has one; here the server tells these.
+    # A plain interpreter crashes silently, and its shell reports that; here the server reports what
+    # faulthandler writes.
     real_enable(crash_fd, all_threads=False)
-    # Python 3.12 warns of threads, but those are ours and not the program's.
+    # Python 3.12 warns of threads at a fork, but those are the kernel's and not the program's.
     warnings.filterwarnings("ignore", ".*multi-threaded, use of", DeprecationWarning)

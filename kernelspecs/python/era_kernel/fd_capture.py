@@ -1,4 +1,4 @@
-"""The pipes in the places of descriptors 1 and 2: what children, C code and `os.write` write."""
+"""Captures by pipes what children, C code and `os.write` write to descriptors 1 and 2."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ StreamBytes = tuple[OutputStream, bytes]
 
 
 class CapturedPipes:
-    """The read ends of the descriptors 1 and 2 of all runs that somebody can still write to."""
+    """Holds the read ends of descriptors 1 and 2 of all runs that some process can write to."""
 
     def __init__(self, late_bucket: TokenBucket) -> None:
         self.lock = _thread.allocate_lock()  # reading a pipe and queueing the data are one step
-        # Threads that have the lock. In the midst of that a signal's handler or a destructor may
-        # print: to wait there would be for ever.
+        # Threads that hold the lock. A signal handler or a destructor may print in them meanwhile,
+        # and would wait for the lock for ever.
         self.lock_holders: set[int] = set()
         self._streams_by_fd: dict[int, OutputStream] = {}
-        self._late_bucket = late_bucket  # of what old children write
+        self._late_bucket = late_bucket  # of what children of earlier runs write
         self._paused_fds: set[int] = set()
         self._epoll = select.epoll()
         self._newest_poll = select.poll()
@@ -35,7 +35,7 @@ class CapturedPipes:
             self._epoll.register(descriptor, select.EPOLLIN)
 
     def open_for_run(self, run: RunContext) -> None:
-        """New pipes in the places of descriptors 1 and 2."""
+        """Puts new pipes in the places of descriptors 1 and 2."""
         newest = select.poll()
         for number, stream in ((1, run.stdout), (2, run.stderr)):
             reader, writer = map(_move_above_stdio, os.pipe2(os.O_CLOEXEC))
@@ -49,7 +49,7 @@ class CapturedPipes:
             self._newest_poll = newest
 
     def has_unread(self) -> bool:
-        """Is there something in the newest pipes that has not been queued?"""
+        """Returns whether the newest pipes hold data that has not been queued."""
         if self.is_lock_holder():
             return False
         me = _thread.get_ident()
@@ -61,7 +61,7 @@ class CapturedPipes:
             self.lock_holders.discard(me)
 
     def is_lock_holder(self) -> bool:
-        """Is the lock this thread's, so that it must wait for nothing?"""
+        """Returns whether this thread holds the lock, so that it must wait for nothing."""
         return _thread.get_ident() in self.lock_holders
 
     def wait(self, seconds: float | None) -> list[int]:
@@ -75,12 +75,12 @@ class CapturedPipes:
         return [descriptor for descriptor, _ in self._epoll.poll(seconds)]
 
     def read(self, descriptor: int) -> list[StreamBytes]:
-        """What can be read at once, and may be; a pipe at its end is closed."""
+        """Reads what is there, unless late output has to wait; closes a pipe at its end."""
         stream = self._streams_by_fd.get(descriptor)
         if stream is None or descriptor in self._paused_fds:
             return []
         if stream.is_late and self._late_bucket.seconds_until_ready():
-            # Unregistered, for a hang-up is reported to who waits for nothing, too.
+            # Unregistered, since epoll reports a hang-up also where no event is asked for.
             self._epoll.unregister(descriptor)
             self._paused_fds.add(descriptor)
             return []
@@ -97,7 +97,7 @@ class CapturedPipes:
         return []
 
     def read_all(self) -> list[StreamBytes]:
-        """What is in the pipes now; not all that somebody goes on to write."""
+        """Reads what is in the pipes now, and not all that writers go on to write."""
         texts = []
         for descriptor in tuple(self._streams_by_fd):
             for _ in range(MAX_PIPE_BYTES // READ_BYTES):
@@ -109,7 +109,7 @@ class CapturedPipes:
 
 
 def _move_above_stdio(descriptor: int) -> int:
-    """Out of the way of the standard ones, which a program may have closed."""
+    """Moves a descriptor above 2: where a program closed a standard one, it may take its number."""
     if descriptor > 2:
         return descriptor
     moved = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 3)

@@ -1,4 +1,4 @@
-"""`input()` and `getpass.getpass()`: asked of who follows the run, else read from stdin as ever."""
+"""Lets `input()` and `getpass.getpass()` ask those who follow the run, else read from stdin."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from era_kernel import run_context
 from era_kernel.control_thread import ControlServer
 from era_kernel.output_publisher import OutputPublisher
 
-MAX_PROMPT_CHARS = 8192  # characters of a prompt that are sent; what is longer is for stdout
+MAX_PROMPT_CHARS = 8192  # characters of a prompt that are sent; the rest is cut
 
 
 class InputPatches:
-    """Takes the place of both functions. Where nobody is to be asked, the real ones are called."""
+    """Replaces both functions; where nobody can be asked, the real ones are called."""
 
     def __init__(
         self,
@@ -34,10 +34,10 @@ class InputPatches:
         self._original_stdin = _file_identity(0)
 
     def install(self) -> None:
-        """Once, so that what a program puts into their place stays there."""
+        """Replaces the functions, only once: what a program puts into their place stays there."""
 
         @functools.wraps(builtins.input)
-        def input(prompt: object = "", /) -> str:  # noqa: A001 - its name is seen
+        def input(prompt: object = "", /) -> str:  # noqa: A001 - programs see its name
             if not self._is_interactive():
                 return self._real_input(prompt)
             prompt = str(prompt)
@@ -53,7 +53,10 @@ class InputPatches:
         getpass.getpass = ask_password
 
     def _is_interactive(self) -> bool:
-        """Is stdin still the one of the start? A program may have put a text or a file there."""
+        """Returns whether a client can be asked, and stdin is still the one of the start.
+
+        A program may have put a text or a file in its place.
+        """
         run = run_context.current()
         return (
             not self._output.is_forked_child
@@ -64,7 +67,7 @@ class InputPatches:
         )
 
     def _ask(self, prompt: str, password: bool) -> str | None:
-        """The answer; None when there is nobody, after what was printed so far has gone out."""
+        """Flushes earlier output and asks; returns the answer, or None when nobody can answer."""
         for stream in (sys.stderr, sys.stdout):
             with contextlib.suppress(Exception):
                 stream.flush()
@@ -81,7 +84,7 @@ class InputPatches:
 
 
 def _file_identity(descriptor: int) -> tuple[int, int] | None:
-    """Which file that is."""
+    """Returns device and inode of the descriptor's file; None when the descriptor is closed."""
     try:
         status = os.fstat(descriptor)
     except OSError:

@@ -1,8 +1,8 @@
-"""What a program is doing and what its names hold, told while it runs and without disturbing it.
+"""Reports the stack and the variables of a program while it runs, without disturbing it.
 
 Called by the thread of `control_thread`. No code of the program is run: no `__repr__`, `__len__`,
 `__class__`, `__getattr__` or property of a class or metaclass; types are read by the descriptors of
-`type` itself, and of other objects only those are used that are written in C.
+`type` itself, and other objects only by descriptors that are written in C.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ from era_kernel.tracebacks import KERNEL_PATHS, CellSources
 
 Content = dict[str, Any]
 
-MAX_FRAMES = 200  # frames that are told, the innermost
+MAX_FRAMES = 200  # frames that are reported, the innermost
 MAX_VISITED_FRAMES = 20_000  # frames that are looked at
 MAX_LINE_CHARS = 500  # characters of a frame's source line, or of its names
 MAX_FILES = 20  # files that are read for the lines of one stack
 MAX_FILE_BYTES = 1024 * 1024  # bytes of one of them
-MAX_VARIABLES = 1000  # variables that are told
+MAX_VARIABLES = 1000  # variables that are reported
 MAX_VISITED_NAMES = 100_000  # names of the namespace that are looked at
 MAX_NAME_CHARS = 256  # characters of a name or a type
-MAX_TEXT_CHARS = 1000  # characters of a string that are told
-MAX_ITEMS = 100  # items of a container that is told whole, those of containers in it among them
-MAX_INTEGER_BITS = 4096  # of an integer that is told
+MAX_TEXT_CHARS = 1000  # characters of a string that are reported
+MAX_ITEMS = 100  # items of a container that is reported whole, nested ones included
+MAX_INTEGER_BITS = 4096  # bits of an integer that is reported
 MAX_VALUE_CHARS = 512 * 1024  # characters of all values together
 DUMP_SIGNAL = signal.SIGURG  # asks for a stack when no Python code can run; ignored by default
 
@@ -65,7 +65,7 @@ class Inspector:
         self.handlers = {"stack_request": self.stack, "variables_request": self.variables}
 
     def enable_stack_dump(self, file: str) -> None:
-        """On SIGURG, write the main thread's stack there, also while a C call keeps the GIL."""
+        """Makes SIGURG write the main thread's stack to a file, even while C code keeps the GIL."""
         flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
         self._dump_fd = os.open(file, flags, 0o600)
         faulthandler.register(DUMP_SIGNAL, self._dump_fd, all_threads=False)
@@ -75,7 +75,7 @@ class Inspector:
     # ------------------------------------------------------------ the stack
 
     def stack(self, _: Content) -> Content:
-        """The program's frames in the main thread, or in the task that it awaits."""
+        """Returns the program's frames in the main thread, or in the task that it awaits."""
         if self._dump_fd >= 0:
             os.ftruncate(self._dump_fd, 0)
         frames = self._running_frames() or self._awaited_frames()
@@ -92,7 +92,7 @@ class Inspector:
         return {"status": "ok", "frames": described[::-1]}
 
     def _running_frames(self) -> list[tuple[FrameType, int]]:
-        """Innermost first; nothing when no program is on the main thread's stack."""
+        """Returns the main thread's frames, innermost first; none when no program is among them."""
         all_frames = list(
             islice(_walk_outwards(_current_frames().get(self._main_thread_id)), MAX_VISITED_FRAMES)
         )
@@ -107,7 +107,7 @@ class Inspector:
         ]
 
     def _awaited_frames(self) -> list[tuple[FrameType, int]]:
-        """The coroutines of a cell that waits, innermost first."""
+        """Returns the frames of the coroutines that a cell awaits, innermost first."""
         task = self._loops.cell_task
         found: list[tuple[FrameType, int]] = []
         coroutine = task.get_coro() if type(task) is asyncio.Task else None
@@ -123,7 +123,7 @@ class Inspector:
     # ------------------------------------------------------------ variables
 
     def variables(self, _: Content) -> Content:
-        """The program's names, in the order in which they came; neither modules nor `_` names."""
+        """Returns the program's variables, oldest first, without modules and `_` names."""
         names = self._copy_namespace()
         described: list[Content] = []
         remaining, is_truncated = MAX_VALUE_CHARS, len(names) == MAX_VISITED_NAMES
@@ -145,7 +145,7 @@ class Inspector:
         return {"status": "ok", "variables": described, "truncated": is_truncated}
 
     def _copy_namespace(self) -> list[tuple[Any, Any]]:
-        """One step as other threads see it, but for what ends of objects may do meanwhile."""
+        """Copies the namespace in one atomic step, unless destructors change it meanwhile."""
         for _ in range(10):
             try:
                 return list(islice(self._user_namespace.items(), MAX_VISITED_NAMES))
@@ -155,7 +155,7 @@ class Inspector:
 
 
 class _SourceLines:
-    """Lines of source: those of cells, and of ordinary files, of which few are read."""
+    """Finds lines of source, in cells and in at most MAX_FILES ordinary files."""
 
     def __init__(self, cell_lines: dict[str, list[str]]) -> None:
         self._cell_lines = cell_lines
@@ -200,7 +200,7 @@ def _is_kernel_code(code: Any) -> bool:
 
 
 def _truncate(text: str, length: int) -> str:
-    """A true string, also of a subclass's instance, as JSON can hold it."""
+    """Returns the beginning of a text, as a string that JSON can hold and of no subclass."""
     plain = str.__getitem__(text, slice(0, length))
     return plain if plain.isascii() else plain.encode(errors="replace").decode()
 
@@ -209,7 +209,7 @@ def _truncate(text: str, length: int) -> str:
 
 
 def _describe(value: object) -> Content:
-    """What is told of a value beside its type."""
+    """Returns what is reported of a value beside its type."""
     describe = _DESCRIBERS.get(id(type(value)))
     if describe is not None:
         return describe(value)
@@ -233,7 +233,7 @@ def _describe_integer(value: int) -> Content:
 
 
 def _describe_float(value: float) -> Content:
-    """JSON knows neither nan nor inf: they are told as text."""
+    """Returns the value; nan and inf as text, since JSON has neither."""
     return {"value": value if value - value == 0 else repr(value)}
 
 
@@ -245,11 +245,14 @@ def _describe_container(value: Any) -> Content:
 
 
 class _NotPlain(Exception):
-    """A container is too large, or holds what is told by type only."""
+    """A container is too large, or holds a value of which only the type is reported."""
 
 
 def _to_plain(value: Any, budget: list[int]) -> Any:
-    """A value of built-in types all through, as JSON; `room` is what items and text may take."""
+    """Converts a value of built-in types all through to JSON.
+
+    `budget` holds how many items and characters may still come. Raises _NotPlain.
+    """
     kind = type(value)
     budget[0] -= 1
     if kind is str:
@@ -273,7 +276,7 @@ def _to_plain(value: Any, budget: list[int]) -> Any:
     raise _NotPlain
 
 
-# By the ids of the types: a class may have a metaclass that says how it is hashed and compared.
+# By the ids of the types: a metaclass may define how its classes are hashed and compared.
 _DESCRIBERS: dict[int, Any] = {
     id(type(None)): lambda value: {"value": value},
     id(bool): lambda value: {"value": value},
@@ -296,7 +299,7 @@ def _estimate_size(variable: Content) -> int:
 
 
 def _type_name(kind: type) -> str:
-    """Its name, whatever a metaclass says."""
+    """Returns the name of a type, whatever a metaclass says."""
     return _truncate(_type_getters["__name__"](kind), MAX_NAME_CHARS)
 
 
@@ -307,7 +310,7 @@ _TABLE_TYPES = {"DataFrame", "Series", "Index", "RangeIndex", "DatetimeIndex", "
 
 
 def _find_shape(value: object) -> list[int] | None:
-    """That of an array or a table; None when it is none, or cannot be told without its own code."""
+    """Returns the shape of an array or table; None for others, or where only their code has it."""
     kind = type(value)
     if _is_array(kind):
         return list(_get_namespace(kind)["shape"].__get__(value))
@@ -323,7 +326,7 @@ def _find_shape(value: object) -> list[int] | None:
 
 
 def _axis_length(index: object) -> int | None:
-    """The length of an index of a table."""
+    """Returns the length of an index of a table, or None when it is not found."""
     storage = _find_attribute(index, "_range")
     if type(storage) is range:
         return len(storage)
@@ -340,14 +343,14 @@ def _axis_length(index: object) -> int | None:
 
 
 def _is_array(kind: type) -> bool:
-    """Is it numpy's own type? A program cannot make one that is compiled in."""
+    """Returns whether this is numpy's own type; a program cannot make one that is compiled in."""
     if _type_getters["__flags__"](kind) & _HEAP_TYPE_FLAG or _type_name(kind) != "ndarray":
         return False
     return bool(_type_getters["__module__"](kind) == "numpy")
 
 
 def _find_attribute(value: object, name: str) -> Any:
-    """What the object itself holds under that name, or a slot or C attribute of it; else None."""
+    """Returns an attribute from the object's dictionary, a slot or a C descriptor; else None."""
     kind = type(value)
     for base in _get_mro(kind):
         for key, found in list(_get_namespace(base).items()):

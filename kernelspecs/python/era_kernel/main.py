@@ -3,8 +3,8 @@
     era_kernel.main:main(connection file)    in a fork of a warm interpreter
     python kernelspecs/python FILE           started by any Jupyter client
 
-Requests come by sockets that the asyncio loop watches, and are answered one after the other. All
-that a run needs beside its code is in its metadata: `{"era": {"nonce", "number", "env"}}`.
+Requests arrive on sockets that the asyncio loop watches, and are answered one after the other. What
+a run needs beside its code is in the request's metadata: `{"era": {"nonce", "number", "env"}}`.
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ from era_kernel.tracebacks import CellSources
 
 
 def main(connection_file: str) -> None:
-    """Be a kernel until a client asks for its end."""
-    # As the environment asks, which a fork was born too early to see. Bytecode tells versions of a
-    # file apart by the second.
+    """Serves as a kernel until a client asks for its end."""
+    # An interpreter reads this variable when it starts; a fork gets its environment later. Bytecode
+    # files tell versions of a source apart by the second only.
     sys.dont_write_bytecode = bool(os.environ.get("PYTHONDONTWRITEBYTECODE"))
     connection = json.loads(Path(connection_file).read_bytes())
     session = Session(
@@ -67,14 +67,14 @@ def main(connection_file: str) -> None:
         stack_dump_file=connection.get("dump"),
     )
     kernel.serve()
-    atexit._run_exitfuncs()  # what they print is still to be heard
+    atexit._run_exitfuncs()  # what they print is still sent
     kernel.flush_and_close()
 
 
 class EraKernel(IPythonKernel):
-    """Answers requests. Of ipykernel's class it takes completion, inspection and comms."""
+    """Answers a client's requests; completion, inspection and comms are ipykernel's."""
 
-    debugger_class = AnyTrait()  # the real one would be imported, with 9 MB that nobody needs
+    debugger_class = AnyTrait()  # the real one would import 9 MB of modules
 
     def __init__(
         self,
@@ -85,16 +85,12 @@ class EraKernel(IPythonKernel):
         stderr_fd: int,
         stack_dump_file: str | None,
     ) -> None:
-        # Past IPythonKernel's own, which starts a debugger and another shell.
+        # Skips IPythonKernel.__init__, which starts a debugger and another shell.
         super(IPythonKernel, self).__init__(
             session=session, iopub_socket=output, log=_silent_logger()
         )
-        self._output, self._sockets, self._loops, self._stderr_fd = (
-            output,
-            sockets,
-            loops,
-            stderr_fd,
-        )
+        self._output, self._sockets = output, sockets
+        self._loops, self._stderr_fd = loops, stderr_fd
         self._current_request: dict[str, Any] = {}
         self._run_count = 0
         self._is_closed = self._is_shutting_down = False
@@ -121,9 +117,9 @@ class EraKernel(IPythonKernel):
         exit_patches.install(self.flush_and_close, stderr_fd)
 
     def serve(self) -> None:
-        """Answer requests until one asks for the end, whatever a program does to the loop."""
+        """Answers requests until one asks for the end, whatever a program does to the loop."""
         loop = self._loops.loop
-        # Neither among `asyncio.all_tasks()` of a program, which may cancel them all.
+        # Not among `asyncio.all_tasks()`: a program may cancel all tasks that it finds there.
         request_queue = RequestQueue(loop, self._sockets.shell, self._control_server)
         task = loop.create_task(self._serve_requests(request_queue), context=self._cell_context)
         asyncio.tasks._unregister_task(task)
@@ -136,7 +132,7 @@ class EraKernel(IPythonKernel):
                 continue
 
     def flush_and_close(self) -> None:
-        """Send what there is: the process ends."""
+        """Sends all output that is left and closes the sockets, before the process ends."""
         if not self._is_closed:
             self._is_closed = True
             self._streams.flush()
@@ -151,7 +147,7 @@ class EraKernel(IPythonKernel):
             try:
                 socket, parts = await request_queue.next()
                 await self._dispatch(socket, parts)
-            except (asyncio.CancelledError, KeyboardInterrupt):  # a program did it to this task
+            except (asyncio.CancelledError, KeyboardInterrupt):  # a program did this to the task
                 continue
             except Exception:
                 os.write(self._stderr_fd, traceback.format_exc().encode(errors="replace"))
@@ -172,7 +168,7 @@ class EraKernel(IPythonKernel):
         self._send_on_iopub("status", {"execution_state": "idle"}, request)
 
     async def execute_request(self, stream: Socket, ident: Any, parent: dict[str, Any]) -> None:
-        """Run code: the reply tells how it ended, the fence that all of its output is out."""
+        """Runs code. The reply says how the run ended, the fence that all its output was sent."""
         content = parent["content"]
         era = parent["metadata"].get("era") or {}
         self._run_count += 1
@@ -191,7 +187,10 @@ class EraKernel(IPythonKernel):
 
     @contextmanager
     def _run_environment(self, run: RunContext, env: Mapping[str, str]) -> Iterator[None]:
-        """What is as at the start of a program, and the variables of this run only."""
+        """Makes streams, modules and argv new, as for a program, and sets this run's variables.
+
+        On exit the variables have their previous values again.
+        """
         run_context.set_current(run)
         self._output.begin_run(run)
         self._streams.install()
@@ -252,7 +251,7 @@ class EraKernel(IPythonKernel):
         return {"status": "ok", "restart": restart}
 
     async def shutdown_request(self, stream: Socket, ident: Any, parent: dict[str, Any]) -> None:
-        """End after this answer, as a program ends."""
+        """Ends the kernel after this reply, as a program ends."""
         content = self.do_shutdown(parent["content"].get("restart", False))
         self.session.send(stream, "shutdown_reply", content, parent, ident)
         self._send_on_iopub("shutdown_reply", content)
@@ -287,14 +286,14 @@ class EraKernel(IPythonKernel):
 
 
 def _silent_logger() -> logging.Logger:
-    """One that no configuration of a program's logging brings to speak."""
+    """Returns a logger that stays silent however a program configures logging."""
     logger = logging.Logger("era")
     logger.disabled = True
     return logger
 
 
 def _config() -> Config:
-    """IPython without a history: it would grow for as long as the session lives."""
+    """Returns IPython's settings, without a history, which would grow with each run."""
     config = Config()
     config.HistoryManager.enabled = False
     config.InteractiveShell.cache_size = 0

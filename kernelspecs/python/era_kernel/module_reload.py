@@ -12,7 +12,7 @@ FileStamp = tuple[int, int, int] | None
 
 
 class ModuleReloader:
-    """The modules that were imported from the workspace, with the state of their files."""
+    """Knows the modules that were imported from the workspace, and the state of their files."""
 
     def __init__(self, workspace: Path) -> None:
         self._workspace_prefix = f"{workspace.resolve()}{os.sep}"
@@ -20,7 +20,7 @@ class ModuleReloader:
         self._last_name = next(reversed(sys.modules), "")
 
     def remember_imports(self) -> None:
-        """Remember what this run imported. `sys.modules` is in the order of imports."""
+        """Remembers what this run imported. `sys.modules` is in the order of imports."""
         new_names = []
         for name in reversed(sys.modules):
             if name == self._last_name:
@@ -34,7 +34,7 @@ class ModuleReloader:
                 self._stamps[name] = _stat_file(file)
 
     def forget_changed(self) -> None:
-        """Forget the modules whose files changed, and those that imported something from them."""
+        """Forgets the modules whose files changed, and those that imported something from them."""
         for path, finder in sys.path_importer_cache.items():
             if finder is not None and (path + os.sep).startswith(self._workspace_prefix):
                 finder.invalidate_caches()
@@ -50,34 +50,37 @@ class ModuleReloader:
         for name in changed:
             sys.modules.pop(name, None)
             del self._stamps[name]
-        self._last_name = next(reversed(sys.modules))  # what comes back, comes after it
+        self._last_name = next(reversed(sys.modules))  # what is imported again comes after it
 
     def _current_stamp(self, name: str) -> FileStamp:
         file = self._workspace_file(sys.modules.get(name))
         return None if file is None else _stat_file(file)
 
     def _workspace_file(self, module: ModuleType | None) -> str | None:
-        """Its file when it lies in the workspace."""
+        """Returns the module's file when that lies in the workspace, else None."""
         file = getattr(module, "__file__", None)
         if not isinstance(file, str):
             return None
         return file if f"{Path.cwd() / file}".startswith(self._workspace_prefix) else None
 
     def _depends_on(self, name: str, changed: set[str]) -> bool:
-        """Does it hold a module, class or function of a changed one, or name one in an import?"""
+        """Returns whether a module uses a changed one.
+
+        It does when it holds that module, or a class or function of it, or names it in an import.
+        """
         module = sys.modules.get(name)
         if module is None:
             return False
         values = tuple(vars(module).values())
         if any(_defining_module(value) in changed for value in values):
             return True
-        names = "|".join(re.escape(one.rpartition(".")[2]) for one in changed)
+        names = "|".join(re.escape(full_name.rpartition(".")[2]) for full_name in changed)
         imports = re.compile(rf"^\s*(from|import)\b.*\b({names})\b", re.MULTILINE)
         return imports.search(_read_source(module)) is not None
 
 
 def _defining_module(value: object) -> str | None:
-    """The name of a module, and of that in which a class or function was defined."""
+    """Returns a module's name, or that of the module which defines a class or function."""
     if isinstance(value, ModuleType):
         return value.__name__
     origin = getattr(value, "__module__", None) if callable(value) else None

@@ -1,8 +1,9 @@
-"""asyncio.run and its kin, callable from a cell although the kernel's own loop is running.
+"""Makes asyncio.run and similar calls work in a cell, although the kernel's own loop is running.
 
 A cell is called from within the kernel's loop, so that `asyncio.create_task` works and tasks go on
-after it. `asyncio.run`, `Runner.run` and `run_until_complete` refuse to work there; here they step
-out of the loop for as long as they take. Inside the user's own tasks they refuse, as they must.
+after it. `asyncio.run`, `Runner.run` and `run_until_complete` refuse to work in a running loop; so
+no loop counts as running while a cell calls them. Inside the user's own tasks they refuse, as they
+must.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from typing import Any
 
 
 class NestedLoops:
-    """The kernel's loop, and the task in which it runs cells (None: none runs)."""
+    """Patches asyncio; knows the kernel's loop and the task that runs a cell (None: none runs)."""
 
     def __init__(self, loop: AbstractEventLoop) -> None:
         self.loop = loop
@@ -28,7 +29,7 @@ class NestedLoops:
         self.cell_sigint_handler: Any = None  # the handler of SIGINT while the cell is awaited
 
     def install(self) -> None:
-        """Patch asyncio."""
+        """Patches asyncio."""
         run = self._wrap_function(asyncio.run)
         asyncio.run = asyncio.runners.run = run
         asyncio.Runner.run = self._wrap_function(asyncio.Runner.run)  # type: ignore[method-assign]
@@ -36,7 +37,7 @@ class NestedLoops:
             setattr(BaseEventLoop, name, self._wrap_loop_method(getattr(BaseEventLoop, name)))
 
     def is_in_cell(self) -> bool:
-        """Is this the code of a cell itself, and not of a task of the user's?"""
+        """Returns whether the caller is the code of a cell itself, and not a task of the user's."""
         return (
             self.cell_task is not None
             and threading.current_thread() is threading.main_thread()
@@ -68,7 +69,7 @@ class NestedLoops:
 
     @contextlib.contextmanager
     def _outside_running_loop(self) -> Iterator[None]:
-        """No loop is running and no task is current, as in a plain program."""
+        """Unsets the running loop and the current task meanwhile, as in a plain program."""
         task = asyncio.current_task(self.loop)
         handler = signal.getsignal(signal.SIGINT)
         _swap_task(self.loop, task, None)
@@ -82,12 +83,12 @@ class NestedLoops:
             if is_our_handler:
                 signal.signal(signal.SIGINT, handler)
             asyncio._set_running_loop(self.loop)
-            asyncio.set_event_loop(self.loop)  # runners leave none behind
+            asyncio.set_event_loop(self.loop)  # a Runner sets none at its end
             _swap_task(self.loop, None, task)
 
 
 def _swap_task(loop: AbstractEventLoop, old: Any, new: Any) -> None:
-    """Change which task is the current one of the running loop."""
+    """Changes which task is the current one of the running loop."""
     if hasattr(asyncio.tasks, "_swap_current_task"):  # since 3.12
         asyncio.tasks._swap_current_task(loop, new)
         return
@@ -98,10 +99,10 @@ def _swap_task(loop: AbstractEventLoop, old: Any, new: Any) -> None:
 
 
 def _run_nested(loop: Any, future: Any = None) -> Any:
-    """Turn the kernel's own loop further, until `future` is done; without one, until it is stopped.
+    """Runs the kernel's own loop on, until `future` is done; without one, until it is stopped.
 
-    The loop counts beforehand how many callbacks it is going to call in a turn. Those that are
-    called here are replaced by cancelled ones, which it passes over.
+    The loop counts beforehand how many callbacks it is going to call in one iteration. Those that
+    are called here are replaced by cancelled ones, which it skips.
     """
     asyncio._set_running_loop(loop)
     expected = len(loop._ready)
@@ -112,7 +113,7 @@ def _run_nested(loop: Any, future: Any = None) -> Any:
             loop._run_once()
     except BaseException:
         if future is not None:
-            future.cancel()  # with a plain program it would be gone
+            future.cancel()  # a plain program would have ended, and the future with it
         raise
     finally:
         loop._stopping = False
@@ -124,4 +125,4 @@ def _run_nested(loop: Any, future: Any = None) -> Any:
 
 
 def _do_nothing() -> None:
-    """What a cancelled handle would call."""
+    """Does nothing; it is the callback of the cancelled handles."""

@@ -1,15 +1,15 @@
-"""All that a kernel tells the world, in one order: printed text, children's output, messages.
+"""Sends all output of a kernel, in one order: printed text, children's output, messages.
 
     print, display, status ──▶ queue ─┐
     descriptors 1 and 2    ──▶ pipes ─┴▶ one thread ──▶ iopub
 
-The thread alone uses the socket. Other threads only append to a queue, which is one atomic step:
-an interrupt or a signal handler that raises can strike anywhere in the user's `print` and yet never
-tear a message apart.
+Only that thread uses the socket. Other threads only append to a queue, which is one atomic step:
+an interrupt or a signal handler that raises can come anywhere in the user's `print`, and never cuts
+a message in two.
 
-Before a text is queued, whatever waits in the pipes goes first: so what children, C code and
-`os.write` wrote stands in order with what Python prints. Each run has pipes of its own: what an old
-child writes later is known as such.
+Before a text is queued, the data in the pipes is sent: so what children, C code and `os.write`
+wrote stands in order with what Python prints. Each run has pipes of its own: so what a child of an
+earlier run writes is known as such.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ FULL_BATCH_BYTES = 64 * 1024  # bytes that are sent without waiting for more
 MAX_MESSAGE_CHARS = 1024 * 1024  # characters of one message
 MAX_PART_BYTES = 127 * 1024 * 1024  # bytes of a message's part: the server hangs up from 128 MiB on
 MAX_QUEUED_BYTES = 8 * 1024 * 1024  # bytes in the queue at which a printing thread waits
-GRACE_SECONDS = 0.0005  # seconds
+GRACE_SECONDS = 0.0005  # seconds in which libzmq's thread writes what it was given
 _NEVER_WAKE = 1 << 62
 
 Action = Callable[[], object]
@@ -47,22 +47,22 @@ QueueItem = StreamBytes | Action | RunContext  # a run stands for its end
 
 
 class OutputPublisher:
-    """The queue, the pipes and the thread. Starts with `start`; nothing is sent before that."""
+    """Owns the queue, the pipes and the thread; nothing is sent before `start`."""
 
     def __init__(self, session: Session, socket: zmq.Socket[bytes]) -> None:
         self._session = session
         self._socket = socket
         self._queue: deque[QueueItem] = deque()
-        self._queued_bytes = 0  # bytes, roughly: threads may miss each other's
+        self._queued_bytes = 0  # roughly: threads may miss each other's additions
         self._wake_at_bytes = _NEVER_WAKE  # bytes at which the sleeping thread is to be woken
-        self._has_urgent = False  # a step is queued, which is not to be joined with what may come
+        self._has_urgent = False  # an action is queued, which waits for no later text
         self._late_bucket = TokenBucket()
         self._pipes = CapturedPipes(self._late_bucket)
         self._stderr_fd = os.dup(2)  # for errors in here: they go to the server, not to the user
         self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        self._write_numbers = itertools.count(1)  # of texts
-        self._last_written = 0  # the newest one
-        self._last_flushed = 0  # up to which somebody waited
+        self._write_numbers = itertools.count(1)  # of calls of `write`
+        self._last_written = 0  # number of the newest write
+        self._last_flushed = 0  # number of the newest write that a flush waited for
         self._flush_budget = FlushBudget()
         self._last_sent_at = 0.0  # when a text was last sent
         self._last_parent: dict[str, Any] = {}
@@ -71,7 +71,7 @@ class OutputPublisher:
         self.is_forked_child = False
         os.register_at_fork(after_in_child=self._on_fork)
 
-    # ------------------------------------------------------------ for all threads
+    # ------------------------------------------------------------ called by any thread
 
     def start(self) -> None:
         self._pipes.watch(self._wake_fd, self._socket.get(zmq.FD))
@@ -80,7 +80,7 @@ class OutputPublisher:
         _thread.start_new_thread(self._serve, ())
 
     def write(self, name: str, data: bytes) -> None:
-        """Queue what a program wrote to its stdout or stderr."""
+        """Queues what a program wrote to its stdout or stderr."""
         if self.is_forked_child:
             _write_all(1 if name == "stdout" else 2, data)
             return
@@ -99,13 +99,13 @@ class OutputPublisher:
         if size > MAX_QUEUED_BYTES:
             self._wait_until_done(_do_nothing)
         elif name == "stderr" and data.endswith(b"\n"):
-            self.flush()  # as in every interpreter: what comes before a crash is its explanation
+            self.flush()  # as in every interpreter: it may explain a crash that follows
 
     def flush(self) -> None:
-        """What was written is on its way when this returns, unless that is asked all the time.
+        """Waits until what was written has been sent, unless the program flushes all the time.
 
-        The thread that sends it may have no chance to do so later: C code that keeps the
-        interpreter's lock may follow, or a crash.
+        The sending thread may have no chance to do so later: C code that keeps the interpreter's
+        lock may follow, or a crash.
         """
         written = self._last_written
         if (
@@ -118,9 +118,9 @@ class OutputPublisher:
             self._last_flushed = written
 
     def send_multipart(self, parts: list[Any], copy: bool = True, **_: Any) -> None:
-        """Send a message that jupyter_client made, in order with the texts.
+        """Sends a message that jupyter_client made, in order with the texts.
 
-        Raises ValueError for one that nobody would take: the whole connection would be lost by it.
+        Raises ValueError for one that is too large: the server would close the connection.
         """
         size = max(map(len, parts))
         if size > MAX_PART_BYTES:
@@ -132,15 +132,15 @@ class OutputPublisher:
             self._enqueue(lambda: self._socket.send_multipart(parts, copy=copy))
 
     def begin_run(self, run: RunContext) -> None:
-        """From here on descriptors 1 and 2 belong to `run`."""
+        """Gives descriptors 1 and 2 to `run`, from here on."""
         self._pipes.open_for_run(run)
 
     def finish_run(self, run: RunContext) -> None:
-        """All that `run` wrote goes out, and then the fence that it waits for."""
+        """Sends all that `run` wrote, and then the fence that its client waits for."""
         self._enqueue(run)
 
     def close(self) -> None:
-        """Send what there is and give the socket up; it is the caller's again."""
+        """Sends what is queued and ends the thread; the socket is the caller's again."""
         self._enqueue(self._stop)
         self._ended_lock.acquire()
 
@@ -155,7 +155,7 @@ class OutputPublisher:
             os.eventfd_write(self._wake_fd, 1)
 
     def _wait_until_done(self, action: Action) -> None:
-        """Until the thread has done `step` and all that was queued before, if one may wait here."""
+        """Waits until the thread has done `action` and all before it, if the caller may wait."""
         if self._pipes.is_lock_holder():
             return
         done = _thread.allocate_lock()
@@ -164,16 +164,15 @@ class OutputPublisher:
         done.acquire()
 
     def _on_fork(self) -> None:
-        self.is_forked_child = True  # where nobody serves the queue
+        self.is_forked_child = True  # in which no thread serves the queue
 
-    # ------------------------------------------------------------ for the one thread
+    # ------------------------------------------------------------ called by the sending thread
 
     def _serve(self) -> None:
         # Signals are for the main thread: only there Python's handlers run.
         signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
-        self._pipes.lock_holders.add(
-            _thread.get_ident()
-        )  # user code may run here: it destructs objects
+        # Objects may be destroyed here, and their destructors are the user's code.
+        self._pipes.lock_holders.add(_thread.get_ident())
         pending = _PendingTexts()
         while self._socket is not None:
             for item in self._take_items(self._wait_for_work(pending)):
@@ -187,7 +186,7 @@ class OutputPublisher:
         self._ended_lock.release()
 
     def _wait_for_work(self, pending: _PendingTexts) -> list[int]:
-        """Until there is something to do; the descriptors that are readable."""
+        """Waits until there is something to do; returns the descriptors that are readable."""
         seconds = pending.send_timeout(self._last_sent_at)
         self._wake_at_bytes = pending.remaining_bytes(self._last_sent_at)
         if self._has_urgent or (self._queue and self._queued_bytes >= self._wake_at_bytes):
@@ -199,7 +198,7 @@ class OutputPublisher:
         return ready
 
     def _take_items(self, ready: Iterable[int]) -> list[QueueItem]:
-        """What is queued, then what is in the pipes, which came after it; then ends of runs."""
+        """Takes what is queued, then the data in the pipes, which came later, then ends of runs."""
         with self._pipes.lock:
             self._has_urgent = False
             items = [self._queue.popleft() for _ in range(len(self._queue))]
@@ -216,7 +215,7 @@ class OutputPublisher:
                 self._publish_run_end(action)
             else:
                 action()
-        except Exception:  # one message that cannot be sent must not silence the kernel
+        except Exception:  # one message that cannot be sent must not end the thread
             os.write(self._stderr_fd, traceback.format_exc().encode(errors="replace"))
 
     def _drain_pipes(self) -> None:
@@ -242,7 +241,7 @@ class OutputPublisher:
         self._socket = None
 
     def _send_texts(self, texts: list[StreamBytes]) -> None:
-        """Send texts, neighbours of one strand in one message."""
+        """Sends texts; neighbours of the same stream go in one message."""
         start = 0
         for end in range(1, len(texts) + 1):
             stream = texts[start][0]
@@ -261,7 +260,10 @@ class OutputPublisher:
             self._last_sent_at = time.monotonic()
 
     def _publish(self, msg_type: str, content: dict[str, Any], parent: dict[str, Any]) -> None:
-        """Like `Session.send` in half its time; 20 000 alternating lines are 40 000 messages."""
+        """Sends a message as `Session.send` does, in half its time.
+
+        20 000 lines that alternate between stdout and stderr are 40 000 messages.
+        """
         if parent is not self._last_parent:
             self._last_parent, self._packed_parent = parent, self._session.pack(parent)
         header = self._session.pack(self._session.msg_header(msg_type))
@@ -269,7 +271,10 @@ class OutputPublisher:
         self._socket.send_multipart([DELIM, self._session.sign(parts), *parts])
 
     def _send_welcome(self) -> None:
-        """Greet who has subscribed (JEP 65). Sending eats libzmq's edges, so look every time."""
+        """Sends a welcome to new subscribers (JEP 65).
+
+        Sending may swallow libzmq's signal that something arrived, so this looks every time.
+        """
         while self._socket is not None and self._socket.get(zmq.EVENTS) & zmq.POLLIN:
             with contextlib.suppress(zmq.Again):
                 topic = self._socket.recv(zmq.NOBLOCK)
@@ -278,10 +283,10 @@ class OutputPublisher:
 
 
 class _PendingTexts:
-    """Texts that have been taken from the queue and not been sent.
+    """The texts that have been taken from the queue and not been sent.
 
-    Lines go at once when nothing was sent just before, else together with what comes meanwhile.
-    The beginning of a line waits for its end, but not for long.
+    Whole lines are sent at once when nothing was sent just before, else together with what comes
+    meanwhile. The beginning of a line waits for its end, at most JOIN_SECONDS.
     """
 
     def __init__(self) -> None:
@@ -305,14 +310,14 @@ class _PendingTexts:
         )
 
     def send_timeout(self, last_sent_at: float) -> float | None:
-        """Seconds until the texts are to be sent, at the latest; None when there are none."""
+        """Returns the seconds until the texts are to be sent, at most; None when there are none."""
         if not self._texts:
             return None
         start = last_sent_at if self._has_whole_lines() else max(last_sent_at, self._first_added_at)
         return max(0.0, start + JOIN_SECONDS - time.monotonic())
 
     def remaining_bytes(self, last_sent_at: float) -> int:
-        """Bytes that may be added before it is time to look again."""
+        """Returns how many bytes may be added before the thread has to look again."""
         if not self._texts or (
             not self._has_whole_lines() and time.monotonic() > last_sent_at + JOIN_SECONDS
         ):
@@ -329,9 +334,9 @@ def _write_all(descriptor: int, data: bytes) -> None:
 
 
 def _do_nothing() -> None:
-    """Waited for, this tells that all before it is done."""
+    """Does nothing; when it is done, so is all that was queued before it."""
 
 
 def _wait_for_libzmq() -> None:
-    """Let libzmq's own thread write what it was given: the program may be about to crash."""
+    """Lets libzmq's own thread write what it was given: the program may be about to crash."""
     time.sleep(GRACE_SECONDS)

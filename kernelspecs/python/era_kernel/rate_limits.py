@@ -1,4 +1,4 @@
-"""How long a program waits for its own output."""
+"""Limits how fast a program's late output comes, and how long the program waits for flushes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import time
 
 BYTES_PER_SECOND = 1 << 20  # bytes in a second
 BURST_BYTES = 4 << 20  # bytes that may come at once
-WRITE_COST = 50  # what one write costs beside its bytes
+WRITE_COST = 50  # bytes that one write costs beside its own
 CHANGE_COST = 2000  # the same for another stream than the last one: that is another message
 
 FLUSH_SHARE = 0.1  # of a program's time that goes into flushes; past that it waits for none
@@ -14,11 +14,12 @@ FLUSH_BURST_SECONDS = 0.1  # seconds of it that may come one after the other
 
 
 class TokenBucket:
-    """How fast output of runs that are over may come: who prints more waits, as on a slow terminal.
+    """Limits the output of runs that are over: code that prints more waits, as on a slow terminal.
 
     Nobody waits for such output. If it came as fast as it can, a thread that prints for ever would
     hold up the output of the run that is under way, and fill the memory with what has not been
-    sent. A bucket that fills at RATE; threads may miss each other's writes, which does no harm.
+    sent. The bucket fills at BYTES_PER_SECOND; threads may miss each other's writes, which does no
+    harm.
     """
 
     def __init__(self) -> None:
@@ -27,13 +28,13 @@ class TokenBucket:
         self._last_stream: object = None
 
     def consume(self, size: int, stream: object) -> None:
-        """So much is written to that stream."""
+        """Takes the cost of writing `size` bytes to a stream from the bucket."""
         self._refill()
         self._tokens -= size + (WRITE_COST if stream is self._last_stream else CHANGE_COST)
         self._last_stream = stream
 
     def seconds_until_ready(self) -> float:
-        """Seconds until more may be written."""
+        """Returns the seconds until more may be written."""
         self._refill()
         return max(0.0, -self._tokens / BYTES_PER_SECOND)
 
@@ -44,11 +45,11 @@ class TokenBucket:
 
 
 class FlushBudget:
-    """How much time may go into waiting for flushes: a bucket that fills at SHARE.
+    """Limits the time that goes into waiting for flushes: a bucket that fills at FLUSH_SHARE.
 
-    Threads that wait together count once, or a little more. A wait that is long because a flood
-    goes first must not keep the program from being seen for minutes: it never takes more than the
-    bucket holds.
+    Threads that wait together count once, or a little more. A wait that is long because much other
+    output goes first must not keep later flushes from waiting for minutes: it never takes more than
+    the bucket holds.
     """
 
     def __init__(self) -> None:
@@ -56,11 +57,11 @@ class FlushBudget:
         self._wait_began_at = self._wait_ended_at = time.monotonic()
 
     def has_time(self) -> bool:
-        """Whether there is time to wait now."""
+        """Returns whether there is time to wait now."""
         return self._seconds_left + (time.monotonic() - self._wait_ended_at) * FLUSH_SHARE > 0
 
     def __enter__(self) -> None:
-        """Somebody waits, until it is left."""
+        """Begins a wait, which ends at the exit."""
         self._wait_began_at = time.monotonic()
 
     def __exit__(self, *_: object) -> None:

@@ -1,7 +1,7 @@
-"""Which run a piece of code belongs to, also when a thread, a pool or a task carries it on.
+"""Finds the run that a piece of code belongs to, also in a thread, a thread pool or a task.
 
 Tasks and timers of an event loop copy the context that they were made in. Threads do not, so each
-remembers the run that started it; work that is handed to a thread pool carries the run along.
+remembers the run that started it; work for a thread pool remembers the run that submitted it.
 """
 
 from __future__ import annotations
@@ -16,24 +16,24 @@ from typing import Any
 
 
 class OutputStream:
-    """One of the two output streams of one run: bytes go in, whole characters come out."""
+    """An output stream of a run, stdout or stderr, which decodes bytes to whole characters."""
 
     def __init__(self, name: str, parent_header: dict[str, Any]) -> None:
         self.name = name
         self.parent_header = parent_header  # of the request that its output belongs to
-        self.is_late = False  # the run is over, and all that it wrote until then is out
+        self.is_late = False  # the run is over, and all that it wrote until then was sent
         self.decode = codecs.getincrementaldecoder("utf-8")("replace").decode
 
 
 class RunContext:
-    """One request to run code, from its start until the last thread that it started ends."""
+    """A request to run code, from its start until the last thread that it started ends."""
 
     def __init__(
         self, parent_header: dict[str, Any], number: int = 0, fence_nonce: str | None = None
     ) -> None:
         self.parent_header = parent_header
         self.number = number
-        self.fence_nonce = fence_nonce  # sent when all output is out; None: nobody waits for it
+        self.fence_nonce = fence_nonce  # sent after all output; None: nobody waits for it
         self.stdin_client: list[bytes] | None = None  # who answers `input()` on the channel stdin
         self.stdout = OutputStream("stdout", parent_header)
         self.stderr = OutputStream("stderr", parent_header)
@@ -46,14 +46,14 @@ _latest_run = RunContext({})
 
 
 def set_current(run: RunContext) -> None:
-    """From here on, code of this context belongs to `run`."""
+    """Makes code of this context belong to `run`, from here on."""
     global _latest_run
     _latest_run = run
     _current.set(run)
 
 
 def current() -> RunContext:
-    """The run of the calling code; the latest one where nothing tells."""
+    """Returns the run of the calling code; the latest run where that is not known."""
     run = _current.get(None)
     if run is None:
         thread = _active_threads.get(threading.get_ident())
@@ -62,7 +62,7 @@ def current() -> RunContext:
 
 
 def list_threads(run: RunContext) -> list[threading.Thread]:
-    """The threads that a plain interpreter would wait for at its end; idle pools are none."""
+    """Returns the threads that a plain interpreter waits for at its end, without those of pools."""
     pools = concurrent.futures.thread._threads_queues  # type: ignore[attr-defined]
     return [
         thread
@@ -75,7 +75,7 @@ def list_threads(run: RunContext) -> list[threading.Thread]:
 
 
 class _BoundToRun:
-    """A function that runs in another thread, for the run that handed it over."""
+    """A function that runs in another thread for the run that submitted it."""
 
     __slots__ = ("_function", "_run")
 
@@ -92,7 +92,7 @@ class _BoundToRun:
 
 
 def install() -> None:
-    """Let threads and thread pools know their runs."""
+    """Makes threads and thread pools remember their runs."""
     start = threading.Thread.start
     submit = concurrent.futures.ThreadPoolExecutor.submit
 

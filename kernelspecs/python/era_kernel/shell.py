@@ -1,7 +1,7 @@
-"""IPython's shell without a terminal, a history or caches: rich output, magics, completion.
+"""Adapts IPython's shell: rich output, magics and completion without terminal, history or caches.
 
-Cells are compiled and run by `cell_runner`; of IPython's own way only what tools build on is kept:
-the events around a run, formatters, magics, and `get_ipython()`.
+Cells are compiled and run by `cell_runner`; of IPython's way to run them only what tools build on
+is kept: the events around a run, formatters, magics, and `get_ipython()`.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class EraDisplayHook(DisplayHook):
             self.shell.publish("execute_result", content)
 
     def update_user_ns(self, result: Any) -> None:
-        """There is no `Out`."""
+        """Does nothing: there is no `Out`."""
 
 
 class EraDisplayPublisher(DisplayPublisher):
@@ -83,13 +83,13 @@ class EraShell(InteractiveShell):
     display_pub_class = Type(EraDisplayPublisher)
     kernel = AnyTrait()
     shown_error: BaseException | None = None  # that a magic or a formatter has shown in this run
-    system = InteractiveShell.system_raw  # its output comes by the descriptors, like all children's
+    system = InteractiveShell.system_raw  # its output is captured like that of all children
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(user_module=sys.modules["__main__"], **kwargs)
         atexit.unregister(self.atexit_operations)  # it empties the namespace before user callbacks
         self.on_error: Callable[[BaseException], None] = _ignore_error
-        # Nothing that would move or change lines which are valid Python.
+        # Only what neither moves nor changes lines of valid Python.
         self.input_transformer_manager.cleanup_transforms = [
             transform
             for transform in self.input_transformer_manager.cleanup_transforms
@@ -105,7 +105,7 @@ class EraShell(InteractiveShell):
         return None
 
     def publish(self, msg_type: str, content: dict[str, Any]) -> None:
-        """Send a message of the run that the calling code belongs to."""
+        """Sends a message of the run that the calling code belongs to."""
         kernel = self.kernel
         if kernel.iopub_socket.is_forked_child:  # a fork has no connection
             return
@@ -120,7 +120,7 @@ class EraShell(InteractiveShell):
     # ------------------------------------------------------------ around a run
 
     def before_run(self, code: str) -> ExecutionResult:
-        """Tell extensions that a run begins."""
+        """Tells extensions that a run begins."""
         self.shown_error = None
         info = ExecutionInfo(code, False, False, True, None, None, transformed_cell=code)
         result = ExecutionResult(info)
@@ -129,7 +129,7 @@ class EraShell(InteractiveShell):
         return result
 
     def after_run(self, result: ExecutionResult) -> None:
-        """Tell extensions that a run has ended; matplotlib's shows figures now."""
+        """Tells extensions that a run has ended; matplotlib's shows figures now."""
         self.events.trigger("post_execute")
         self.events.trigger("post_run_cell", result)
 
@@ -148,7 +148,7 @@ class EraShell(InteractiveShell):
     def showindentationerror(self) -> None:
         self.showtraceback()
 
-    # ------------------------------------------------------------ what a plain program has not
+    # ------------------------------------------------------------ parts that plain programs lack
 
     def enable_gui(self, gui: str | None = None) -> None:
         if gui is not None:
@@ -156,30 +156,30 @@ class EraShell(InteractiveShell):
 
     @cached_property
     def prefilter_manager(self) -> PrefilterManager:
-        """For `get_ipython().run_cell()`. Made when needed: it is a fifth of the shell's start."""
+        """Made when `get_ipython().run_cell()` needs it: it takes a fifth of the shell's start."""
         return PrefilterManager(shell=self, parent=self)
 
     def init_prefilter(self) -> None:
-        """Later."""
+        """Does nothing: `prefilter_manager` is made when needed."""
 
     def init_environment(self) -> None:
-        """No variables that ask programs for colours."""
+        """Sets no variables that ask programs for colours."""
 
     def init_user_ns(self) -> None:
-        """No `In`, `Out`, `exit` or `open` of IPython's among the user's names."""
+        """Puts no `In`, `Out`, `exit` or `open` of IPython's among the user's names."""
 
     def init_prompts(self) -> None:
-        """No `sys.ps1`: it tells libraries that somebody types."""
+        """Sets no `sys.ps1`, which tells libraries that somebody types."""
 
     def init_sys_modules(self) -> None:
-        """`__main__` is there."""
+        """Does nothing: `__main__` is in `sys.modules`."""
 
     def init_virtualenv(self) -> None:
-        """sys.path is the server's to set."""
+        """Does nothing: the server sets `sys.path`."""
 
     def init_logstart(self) -> None:
-        """No log of what was run."""
+        """Starts no log of what was run."""
 
 
 def _ignore_error(error: BaseException) -> None:
-    """Until the kernel says where errors go."""
+    """Ignores an error; the default of `on_error` until that is set."""

@@ -1,4 +1,4 @@
-"""What SIGINT does: raise in a program that runs, cancel one that awaits, nothing between runs."""
+"""Handles SIGINT: raises in a program that runs, cancels one that awaits, else ignores it."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ _HANDLE_RUN_CODE = asyncio.Handle._run.__code__  # from where the loop calls wha
 
 
 class SigintHandler:
-    """The handler of SIGINT. Children do not inherit one: it is never SIG_IGN."""
+    """Sets the handler of SIGINT, which is never SIG_IGN: children would inherit that."""
 
     def __init__(self) -> None:
-        self.has_interrupted = False  # while the program of this run was awaited
+        self.has_interrupted = False  # SIGINT came while this run's program was awaited
         self._program_handler: Any = signal.default_int_handler  # the program's: it may set its own
         signal.signal(signal.SIGINT, _ignore)
 
     def reset(self) -> None:
-        """A new run: it starts with Python's own handler."""
+        """Restores Python's own handler, for a new run."""
         self._program_handler = signal.default_int_handler
         self.has_interrupted = False
 
     def call_interruptible(self, function: Callable[[], object]) -> BaseException | None:
-        """Call it, interruptible; what it raised, or None."""
+        """Calls a function so that SIGINT interrupts it; returns what it raised, or None."""
         error: BaseException | None = None
         try:
             try:
@@ -39,14 +39,14 @@ class SigintHandler:
                 error = raised
             finally:
                 self._program_handler = signal.signal(signal.SIGINT, _ignore) or signal.SIG_DFL
-        except BaseException as raised:  # it came between the end of the program and that line
+        except BaseException as raised:  # SIGINT came after the program's end, before that line
             signal.signal(signal.SIGINT, _ignore)
             error = error or raised
         return error
 
     @contextmanager
     def cancelling(self, task: asyncio.Task[None], loops: NestedLoops) -> Iterator[None]:
-        """While the loop runs: cancel the program's task, raise in what computes."""
+        """Makes SIGINT cancel the task while the loop runs, and raise in code that computes."""
         kernel_task = asyncio.current_task()
 
         def on_sigint(_: int, frame: FrameType | None) -> None:
@@ -68,7 +68,7 @@ class SigintHandler:
 
 
 def _is_in_coroutine(frame: FrameType | None) -> bool:
-    """Is a coroutine's own code running, and not the loop's around it?
+    """Returns whether a coroutine's own code is running, and not the loop's around it.
 
     A task is the current one also while the loop schedules its next step. An exception there would
     leave a task that is never called again.
@@ -81,4 +81,4 @@ def _is_in_coroutine(frame: FrameType | None) -> bool:
 
 
 def _ignore(*_: object) -> None:
-    """Between runs there is nothing to interrupt."""
+    """Ignores SIGINT: between runs there is nothing to interrupt."""

@@ -1,4 +1,4 @@
-"""A kernel's sockets, and the requests that come by them."""
+"""Binds a kernel's sockets, and queues the requests that arrive on them."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ import zmq
 Socket = zmq.Socket[bytes]
 Parts = list[bytes]
 
-UNREAD_TIMEOUT = 10.0  # seconds for which a client may read nothing of the last words
-POLL_INTERVAL = 0.002  # seconds between two looks whether it did
+UNREAD_TIMEOUT = 10.0  # seconds for which a client may read nothing of the last messages
+POLL_INTERVAL = 0.002  # seconds between two checks whether it did
 
 
 class KernelSockets:
-    """The sockets that a connection file names, bound. Only `shell` is the main thread's."""
+    """Binds the sockets that a connection file names. The main thread uses only `shell`."""
 
     def __init__(self, connection: Mapping[str, Any]) -> None:
         self._context: zmq.Context[Socket] = zmq.Context()
@@ -34,10 +34,10 @@ class KernelSockets:
         self.stdin = self._bind(connection, zmq.ROUTER, "stdin")
 
     def close(self) -> None:
-        """Close them; the client has read what was sent when this returns, or reads no more.
+        """Closes the sockets, when the client has read what was sent or has stopped reading.
 
-        Handing it to the system is not enough: a client's libzmq that had stopped reading, since
-        its queue was full, looks no further into a connection whose other end is gone.
+        Handing the data to the system is not enough: a client's libzmq that had stopped reading,
+        since its queue was full, does not read on in a connection whose other end is closed.
         """
         connections = _connections(self.iopub)
         closed = _thread.allocate_lock()
@@ -59,22 +59,21 @@ class KernelSockets:
     def _bind(self, connection: Mapping[str, Any], socket_type: int, channel: str) -> Socket:
         socket = self._context.socket(socket_type)
         socket.set(zmq.LINGER, 1000)
-        socket.set(zmq.SNDHWM, 0)  # nothing is ever dropped: the backlog is this process's memory
+        socket.set(zmq.SNDHWM, 0)  # nothing is ever dropped: this process's memory holds it
         if socket_type == zmq.ROUTER:
             socket.set(zmq.ROUTER_HANDOVER, 1)
-        separator = "-" if connection["transport"] == "ipc" else ":"
-        socket.bind(
-            f"{connection['transport']}://{connection['ip']}{separator}{connection[f'{channel}_port']}"
-        )
+        transport, port = connection["transport"], connection[f"{channel}_port"]
+        separator = "-" if transport == "ipc" else ":"
+        socket.bind(f"{transport}://{connection['ip']}{separator}{port}")
         return socket
 
 
 def _connections(socket: Socket) -> list[sockets.socket]:
-    """Its connections over unix sockets: copies, so that they outlive it until all is read."""
+    """Returns copies of a socket's connections over unix sockets, open until all is read."""
     path = socket.get(zmq.LAST_ENDPOINT).rstrip(b"\0").decode().removeprefix("ipc://")
     connections = []
     for entry in Path("/proc/self/fd").iterdir():
-        with suppress(OSError):  # what listed them is closed by now
+        with suppress(OSError):  # the one that listed the folder is closed by now
             connection = sockets.fromfd(int(entry.name), sockets.AF_UNIX, sockets.SOCK_STREAM)
             if _is_connection(connection, path):
                 connections.append(connection)
@@ -91,16 +90,16 @@ def _is_connection(connection: sockets.socket, path: str) -> bool:
 
 
 def _unread_bytes(connection: sockets.socket) -> int:
-    """About how many bytes its other end has not read; 0 when that is gone."""
+    """Returns about how many bytes the other end has not read; 0 when that is closed."""
     return int.from_bytes(fcntl.ioctl(connection, termios.TIOCOUTQ, bytes(4)), "little")
 
 
 class RequestQueue:
-    """Requests from shell and control, control first.
+    """The requests that came on shell and control, those on control first.
 
-    libzmq tells of a change, not of a state, and sending may swallow that: so all there is is taken
-    each time, and looked for once more before waiting. What comes by control is put in by the
-    thread that reads it.
+    libzmq signals a change, not a state, and sending may swallow the signal: so all messages that
+    are there are taken each time, and once more before waiting. The control thread adds those that
+    come on control.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, shell: Socket, control: Any) -> None:
@@ -113,13 +112,13 @@ class RequestQueue:
         loop.add_reader(int(shell.get(zmq.FD)), self._receive_shell)
 
     def put_control(self, parts: Parts) -> None:
-        """A request that came by control; called by another thread."""
+        """Adds a request that came on control; called by another thread."""
         self._control_requests.append(parts)
         with suppress(RuntimeError):  # the program closed the loop
             self._loop.call_soon_threadsafe(self._arrived.set)
 
     async def next(self) -> tuple[Any, Parts]:
-        """The next request, and what takes its answer, as soon as there is one."""
+        """Waits for the next request; returns the socket that takes its answer, and the request."""
         while True:
             self._receive_shell()
             if self._control_requests:

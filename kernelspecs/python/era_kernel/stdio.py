@@ -1,4 +1,4 @@
-"""sys.stdin, sys.stdout and sys.stderr of the user's program: real text streams on our output.
+"""Gives the user's program sys.stdin, sys.stdout and sys.stderr, which are real text streams.
 
 They are `io.TextIOWrapper`s as in every interpreter, so `reconfigure`, `detach`, `encoding` and the
 rest are the real ones; only the binary stream below hands its bytes to the ordered queue.
@@ -18,7 +18,7 @@ MAX_FORMER_STREAMS = 64  # streams of earlier runs that are kept
 
 
 class StdioBuffer(io.BufferedIOBase):
-    """`sys.stdout.buffer`: unbuffered, for the queue is the buffer."""
+    """Serves as `sys.stdout.buffer`, without a buffer of its own: the queue is one."""
 
     mode = "wb"
 
@@ -62,12 +62,12 @@ class StdioBuffer(io.BufferedIOBase):
 class StandardStreams:
     """Puts the three streams in place: each run starts with new ones, whatever became of the old.
 
-    Who kept an old one can go on using it.
+    Code that kept an old stream can go on using it.
     """
 
     def __init__(self, output: OutputPublisher) -> None:
         self._output = output
-        # Lost references would close the descriptors that they are for.
+        # Streams that nothing refers to would be destroyed, and close their descriptors.
         self._originals = (sys.__stdin__, sys.__stdout__, sys.__stderr__)
         # A `print` that is under way in a thread uses sys.stdout without a reference of its own
         # (before Python 3.14): the process would crash if the stream were gone when it goes on.
@@ -75,14 +75,14 @@ class StandardStreams:
 
     def install(self) -> None:
         self._former_streams += (sys.stdout, sys.stderr)  # type: ignore[arg-type]
-        # Lenient as a plain interpreter is in the locale of sessions, C.UTF-8.
+        # The error handlers of a plain interpreter in the locale of sessions, C.UTF-8.
         sys.stdout = sys.__stdout__ = self._open_stream("stdout", 1, "surrogateescape")
         sys.stderr = sys.__stderr__ = self._open_stream("stderr", 2, "backslashreplace")
         if sys.stdin is None or not _is_usable(sys.stdin):
             sys.stdin = sys.__stdin__ = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115
 
     def flush(self) -> None:
-        """What a plain interpreter flushes at its end; a broken stream has nothing more to say."""
+        """Flushes what a plain interpreter flushes at its end; skips a broken stream."""
         for stream in (sys.stdout, sys.stderr):
             try:
                 stream.flush()
@@ -90,7 +90,7 @@ class StandardStreams:
                 continue
 
     def write_stderr(self, text: str) -> None:
-        """Write to sys.stderr, whatever it is by now."""
+        """Writes to sys.stderr, whatever object that is by now."""
         try:
             sys.stderr.write(text)
         except Exception:

@@ -1,4 +1,4 @@
-"""Tracebacks as the plain interpreter prints them: the user's frames only, named `<cell N>`."""
+"""Formats tracebacks as the plain interpreter does: the user's frames only, named `<cell N>`."""
 
 from __future__ import annotations
 
@@ -11,15 +11,13 @@ from types import TracebackType
 
 import IPython
 
-MAX_SOURCE_CHARS = (
-    8 * 1024 * 1024
-)  # characters of earlier cells' source, for tracebacks through them
+MAX_SOURCE_CHARS = 8 * 1024 * 1024  # characters of cells' source that are kept for tracebacks
 
 KERNEL_PATHS = (str(Path(__file__).parent) + os.sep, str(Path(IPython.__file__).parent) + os.sep)
 
 
 class CellSources:
-    """The source of cells, where tracebacks, warnings and `inspect` look for lines."""
+    """Keeps the source of cells where tracebacks, warnings and `inspect` look for lines."""
 
     def __init__(self) -> None:
         self.lines: dict[str, list[str]] = {}  # the same, where no program changes them
@@ -41,22 +39,23 @@ class CellSources:
 
 
 def remove_kernel_frames(error: BaseException) -> None:
-    """Remove the frames of kernel and IPython from an exception and all that it came from."""
+    """Removes the frames of kernel and IPython from an exception, its causes and contexts."""
     seen: set[int] = set()
     waiting = [error]
     while waiting:
-        one = waiting.pop()
-        if id(one) in seen:
+        current = waiting.pop()
+        if id(current) in seen:
             continue
-        seen.add(id(one))
-        one.__traceback__ = _without_kernel_frames(one.__traceback__)
-        waiting += [other for other in (one.__cause__, one.__context__) if other is not None]
-        if isinstance(one, BaseExceptionGroup):
-            waiting += one.exceptions
+        seen.add(id(current))
+        current.__traceback__ = _without_kernel_frames(current.__traceback__)
+        origins = (current.__cause__, current.__context__)
+        waiting += [origin for origin in origins if origin is not None]
+        if isinstance(current, BaseExceptionGroup):
+            waiting += current.exceptions
 
 
 def format_exception(error: BaseException) -> str:
-    """What a plain interpreter prints for an uncaught exception."""
+    """Returns what a plain interpreter prints for an uncaught exception."""
     try:
         formatted = traceback.TracebackException(
             type(error), error, error.__traceback__, compact=True
@@ -67,7 +66,7 @@ def format_exception(error: BaseException) -> str:
 
 
 def exception_text(error: BaseException) -> str:
-    """What `str` says of an exception."""
+    """Returns what `str` gives for an exception, or a remark that `str` failed."""
     try:
         return _escape_surrogates(str(error))
     except Exception:
@@ -75,7 +74,7 @@ def exception_text(error: BaseException) -> str:
 
 
 def _escape_surrogates(message: str) -> str:
-    """Text as sys.stderr would write it: with lone surrogates escaped."""
+    """Returns text as sys.stderr would write it: with lone surrogates escaped."""
     return message.encode(errors="backslashreplace").decode()
 
 

@@ -29,7 +29,7 @@ ProgramResult = tuple[str, str, int]
 
 
 def run_plain(directory: Path, program: str) -> ProgramResult:
-    """stdout, stderr and exit code of the plain interpreter, its file named as cells are."""
+    """Returns output and exit code of the plain interpreter, its file named as cells are."""
     file = directory / "main.py"
     file.write_text(program)
     done = subprocess.run(
@@ -48,7 +48,7 @@ def run_plain(directory: Path, program: str) -> ProgramResult:
 
 
 async def run_in_session(host: KernelHost, directory: Path, program: str) -> ProgramResult:
-    """The same of a kernel of its own."""
+    """Returns the same of a run on a kernel."""
     machine = await host.open("python", make_paths(directory), Limits(), {})
     late: list[Output] = []
     machine.kernel.on_late_output = late.extend
@@ -97,7 +97,7 @@ ENDLESS = [
 
 @pytest.mark.parametrize("program", ENDLESS)
 def test_interrupt_at_any_moment(runner: asyncio.Runner, machine: Machine, program: str) -> None:
-    """Whenever an interrupt strikes, also while a run begins, it ends the run and nothing else."""
+    """An interrupt at any moment, also while a run begins, ends the run and nothing else."""
 
     async def body() -> None:
         for attempt in range(6):

@@ -1,4 +1,4 @@
-"""How long a program waits for its own output."""
+"""Late output waits for a token bucket, and a flush waits only within its budget."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def waited(budget: Any, seconds: float) -> None:
 
 
 def test_flush_budget() -> None:
-    """So much waiting at once and no more, until time has passed."""
+    """Flushes wait within their budget, and again when time has passed."""
     budget = rate_limits["FlushBudget"]()
     assert budget.has_time()
     waited(budget, FLUSH_BURST_SECONDS)
@@ -26,7 +26,7 @@ def test_flush_budget() -> None:
 
 
 def test_one_long_wait() -> None:
-    """However long: it costs no more later than the bucket holds."""
+    """A long wait costs no more later than the bucket holds."""
     budget = rate_limits["FlushBudget"]()
     waited(budget, 5 * FLUSH_BURST_SECONDS)
     assert not budget.has_time()

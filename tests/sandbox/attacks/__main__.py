@@ -1,4 +1,4 @@
-"""Raises walls and has every attack tried behind them; prints one line of JSON each.
+"""Runs every attack in isolated sandboxes; prints one line of JSON each.
 
 `python -m tests.sandbox.attacks TIER`, as whatever user; needs nothing but the standard library.
 """
@@ -79,8 +79,8 @@ async def main(tier: int) -> None:
             )
             sandboxes = await Sandboxes.open(base / "r", (), (), wish)
             try:
-                told = {"walls": sandboxes.profile.spec.kind, "tier": sandboxes.isolation.tier}
-                print(json.dumps(told), flush=True)
+                tier_line = {"walls": sandboxes.profile.spec.kind, "tier": sandboxes.isolation.tier}
+                print(json.dumps(tier_line), flush=True)
                 await all_attacks(sandboxes, base, host)
             finally:
                 await sandboxes.aclose()
@@ -111,23 +111,24 @@ async def all_attacks(sandboxes: Sandboxes, base: Path, host: dict[str, Any]) ->
 
 async def open_sandbox(sandboxes: Sandboxes, directory: Path) -> Sandbox:
     mounts = (("data", directory.parent / MOUNT),) if sandboxes.profile.spec.has_namespaces else ()
-    place = SessionPaths(directory / "w", directory / "p", directory / "c", mounts=mounts)
-    for part in (place.workspace, place.packages, place.cache):
+    paths = SessionPaths(directory / "w", directory / "p", directory / "c", mounts=mounts)
+    for part in (paths.workspace, paths.packages, paths.cache):
         part.mkdir(parents=True)
-    return await sandboxes.open_sandbox(place, Limits(**BOUNDS))
+    return await sandboxes.open_sandbox(paths, Limits(**BOUNDS))
 
 
 async def run_attacks(
     sandboxes: Sandboxes, directory: Path, module: str, attack: str | None, host: dict[str, Any]
 ) -> None:
-    """The attacks of a module (or one of them) behind walls of their own."""
+    """The attacks of a module (or one of them) in sandboxes of their own."""
     sandbox = await open_sandbox(sandboxes, directory)
     host = {**host, "init": 1 if sandboxes.profile.spec.has_namespaces else sandbox.pid}
     names_of = f"{{{attack!r}: {attack}}}" if attack else "attacks"
     code = (
         source(module)
         + "attacks = {n: f for n, f in list(globals().items()) if callable(f)"
-        + f" and getattr(f, '__module__', '') == '__main__' and n[0] != '_' and n != {SEPARATE_ATTACK!r}}}\n"
+        + " and getattr(f, '__module__', '') == '__main__' and n[0] != '_'"
+        + f" and n != {SEPARATE_ATTACK!r}}}\n"
         + f"chosen = {names_of}\n"
         + source("attack_runner").partition('if __name__ == "__main__"')[0]
         + f"import json\nmain(chosen, json.loads({json.dumps(host)!r}))\n"

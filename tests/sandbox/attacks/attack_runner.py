@@ -15,7 +15,7 @@ from typing import Any
 
 
 def main(attacks: dict[str, Callable[[dict[str, Any]], object]], host: dict[str, Any]) -> None:
-    """Try each; tell whether it got `through`, and what it got or what stopped it."""
+    """Try each; print whether it got `through`, and what it got or what stopped it."""
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # one attack signals all that it can
     for name, attack in attacks.items():
         through, by = run_in_fork(attack, host)

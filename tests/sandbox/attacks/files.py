@@ -88,8 +88,8 @@ def open_by_handle(host: Host) -> object:
     """Open the host's root by a guessed file handle, as `shocker` did."""
     libc = ctypes.CDLL(None, use_errno=True)
     handle = struct.pack("IiQ", 8, 1, 2)
-    place = os.open(".", os.O_RDONLY)
-    got = libc.open_by_handle_at(place, handle, os.O_RDONLY)
+    directory = os.open(".", os.O_RDONLY)
+    got = libc.open_by_handle_at(directory, handle, os.O_RDONLY)
     if got < 0:
         raise OSError(ctypes.get_errno(), "open_by_handle_at")
     return os.listdir(got)

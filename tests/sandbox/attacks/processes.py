@@ -94,8 +94,8 @@ def steal_descriptor(host: Host) -> object:
 
 def init_descriptors(host: Host) -> object:
     """Look at the init's control socket through /proc."""
-    place = f"/proc/{host['init']}/fd"
-    return [os.readlink(f"{place}/{number}") for number in os.listdir(place)]
+    fd_directory = f"/proc/{host['init']}/fd"
+    return [os.readlink(f"{fd_directory}/{number}") for number in os.listdir(fd_directory)]
 
 
 def init_environment(host: Host) -> object:
@@ -159,8 +159,8 @@ def inject_own_terminal(host: Host) -> object:
 
 def join_host_namespace(host: Host) -> object:
     """Enter the namespaces of the server."""
-    place = os.open(f"/proc/{host['server']}/ns/mnt", os.O_RDONLY)
-    return _checked(libc.setns(place, 0)) == 0 and "entered"
+    namespace = os.open(f"/proc/{host['server']}/ns/mnt", os.O_RDONLY)
+    return _checked(libc.setns(namespace, 0)) == 0 and "entered"
 
 
 def raise_own_limit(host: Host) -> object:

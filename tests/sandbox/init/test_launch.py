@@ -85,7 +85,7 @@ def test_it_looks_like_a_plain_interpreter() -> None:
 
 
 def test_its_path_is_the_command_s() -> None:
-    """The working directory is first, PYTHONPATH next, and where entries lie is not told."""
+    """The working directory is first, PYTHONPATH next, and the paths of entries are hidden."""
     env = {**ENV, "PYTHONPATH": "/one:/two"}
     code = "import sys, json; print(json.dumps([sys.path, sys.argv, sys.orig_argv]))"
     path, argv, orig_argv = json.loads(in_sandbox_run(forked_program(code, "x", env=env))[1])
@@ -125,7 +125,7 @@ print(subprocess.run(["/usr/bin/env"], capture_output=True, text=True).stdout)
     ],
 )
 def test_it_ends_like_a_plain_program(code: str, ending: ExitInfo, out: str, err: str) -> None:
-    """Exit codes, last words, callbacks and finalizers are what Python makes of them."""
+    """Exit codes, last output, callbacks and finalizers are those of plain Python."""
     assert in_sandbox_run(forked_program(code)) == (ending, out, err)
 
 

@@ -44,7 +44,7 @@ print(reaper.kill_all(), reaper.list_children())
 
 
 def test_the_spared_live_on() -> None:
-    """kill_all leaves alone whom it is told to spare."""
+    """kill_all spares the excluded children."""
     code = """
 sleepers = [subprocess.Popen(["sleep", "600"]) for _ in range(3)]
 print(reaper.kill_all(exclude={sleepers[1].pid}), reaper.list_children() == [sleepers[1].pid])

@@ -64,11 +64,31 @@ def test_a_module_that_leaves_threads_is_not_preloaded(caplog: pytest.LogCapture
         for name, text in bad.items():
             (directory / f"{name}.py").write_text(text)
         asyncio.run(body(directory))
-    told = {record.__dict__.get("preload"): record for record in caplog.records}
-    assert told["leaves_thread"].__dict__["residue"] == "threads"
-    assert told["leaves_descriptor"].__dict__["residue"] == "descriptors"
-    assert "ZeroDivisionError" in told["is_broken"].__dict__["reason"]
-    assert told.keys() - {None} == {*bad, "not_there_at_all"} - {"is_good"}
+    logged = {record.__dict__.get("preload"): record for record in caplog.records}
+    assert logged["leaves_thread"].__dict__["residue"] == "threads"
+    assert logged["leaves_descriptor"].__dict__["residue"] == "descriptors"
+    assert "ZeroDivisionError" in logged["is_broken"].__dict__["reason"]
+    assert logged.keys() - {None} == {*bad, "not_there_at_all"} - {"is_good"}
+
+
+def test_the_zygote_imports_nothing_of_the_server() -> None:
+    """A zygote that the server started has none of the server's libraries and packages."""
+    heavy = ("asyncio", "pydantic", "era_kernels.safe_fs", "era_kernels.sandbox.server")
+
+    async def body(directory: Path) -> None:
+        # What the zygote has imported when it imports this: forks drop the project's modules.
+        (directory / "zygote_modules.py").write_text("import sys\nNAMES = sorted(sys.modules)\n")
+        async with open_sandboxes(["zygote_modules"], (ENTRIES, directory)) as sandboxes:
+            sandbox = await new_sandbox(sandboxes)
+            code = "import zygote_modules; print(*zygote_modules.NAMES)"
+            _, out, err = await run_to_end(sandbox, forked_program(code))
+        names = out.split()
+        assert "era_kernels.sandbox.init.zygote" in names, err
+        found = [one for one in names if any(f"{one}.".startswith(f"{root}.") for root in heavy)]
+        assert found == []
+
+    with short_directory() as directory:
+        asyncio.run(body(directory))
 
 
 def test_nothing_of_the_server_is_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -121,8 +141,8 @@ def test_an_init_holds_nothing_but_its_socket() -> None:
     asyncio.run(body())
 
 
-# Both processes of one init have died before either was reaped. In a process of its own: burying
-# ends all children there are.
+# Both processes of one init have died before either was reaped. This runs in a process of its own,
+# since `_reap` kills all children.
 _BOTH_DEAD = """
 import os, socket
 from era_kernels.sandbox.init import fd_messages
@@ -137,10 +157,10 @@ def dead():
 
 server, control = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
 zygote = Zygote(control, [])
-told, tell = os.pipe()
+pid_read, pid_write = os.pipe()
 zygote._inits[dead()] = 7
-zygote._pending_pids[told] = 7
-os.write(tell, str(dead()).encode())
+zygote._pending_pids[pid_read] = 7
+os.write(pid_write, str(dead()).encode())
 zygote._reap()
 control.close()
 del zygote
@@ -149,7 +169,7 @@ while (received := fd_messages.receive(server)) is not None:
 """
 
 
-def test_an_init_that_dies_at_once_is_told_once() -> None:
-    """Its first parent and itself may be found dead together: that is one end, not two."""
-    told = subprocess.check_output([sys.executable, "-c", _BOTH_DEAD], text=True, timeout=30)
-    assert told.split("\n") == ["init number", "gone", ""]
+def test_an_init_that_dies_at_once_is_reported_once() -> None:
+    """An init and its first parent may be found dead together: that is one end, not two."""
+    printed = subprocess.check_output([sys.executable, "-c", _BOTH_DEAD], text=True, timeout=30)
+    assert printed.split("\n") == ["init number", "gone", ""]

@@ -1,4 +1,4 @@
-"""Control groups: what they bound, how their ends are told, that none is left behind."""
+"""Control groups: what they limit, how kills are reported, and that no group is left behind."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 
 from era_kernels.models import Limits
 from era_kernels.sandbox.server.cgroup_hierarchies import Controller, find_controllers
-from era_kernels.sandbox.server.cgroups import CgroupTree, SandboxCgroup, join_cgroups, remove_stale
+from era_kernels.sandbox.server.cgroups import CgroupTree, SandboxCgroup, remove_stale
 from tests.sandbox.sandboxes import forked_program, run_to_end, wait_until
 from tests.sandbox.test_isolation import MIB, isolated_sandboxes, run_async_test
 
@@ -47,19 +47,22 @@ def create_limited(groups: CgroupTree, limits: Limits) -> SandboxCgroup:
 
 
 def server_directories() -> set[Path]:
-    """The homes of all servers, in every hierarchy."""
+    """The directories of all servers, in every hierarchy."""
     found = {one.directory for one in find_controllers()}
-    return {home for group in found for home in group.glob("era-*")}
+    return {directory for group in found for directory in group.glob("era-*")}
 
 
 def run_in_cgroup(cgroup_procs: list[str], code: str) -> subprocess.Popen[bytes]:
     """A program that joins before it does anything."""
-    text = f"from era_kernels.sandbox.server.cgroups import join_cgroups\njoin_cgroups({cgroup_procs!r})\n{code}"
+    text = (
+        "from era_kernels.sandbox.linux.cgroup import join_cgroups\n"
+        f"join_cgroups({cgroup_procs!r})\n{code}"
+    )
     return subprocess.Popen([sys.executable, "-c", text], stdout=subprocess.PIPE)
 
 
 def test_memory(groups: CgroupTree) -> None:
-    """Who takes more is killed by the kernel, and the group tells so."""
+    """A process that takes more is killed by the kernel, and the group reports it."""
     group = create_limited(groups, Limits(memory=64 * MIB))
     with run_in_cgroup(group.cgroup_procs, "x = bytearray(128 << 20)") as process:
         process.wait(30)
@@ -68,7 +71,7 @@ def test_memory(groups: CgroupTree) -> None:
 
 
 def test_memory_left(groups: CgroupTree) -> None:
-    """Who keeps within the bound lives, and nothing is told."""
+    """A process within the limit lives, and no kill is reported."""
     group = create_limited(groups, Limits(memory=64 * MIB))
     with run_in_cgroup(group.cgroup_procs, "x = bytearray(16 << 20)") as process:
         process.wait(30)
@@ -86,7 +89,7 @@ def test_processes(groups: CgroupTree) -> None:
     )
     with run_in_cgroup(group.cgroup_procs, code) as process:
         out, _ = process.communicate(timeout=30)
-    assert out.split() == [b"6", b"11"]  # with the place of the init
+    assert out.split() == [b"6", b"11"]  # with the one for the init
     group.remove()
 
 
@@ -160,7 +163,7 @@ async def test_all_are_members(tier: int) -> None:
         sandbox = await sandboxes.open_sandbox(make_paths("a"), Limits(processes=50))
         process = await sandbox.spawn(forked_program("import os, time; os.fork(); time.sleep(60)"))
         assert process.is_running
-        groups = [Path(door).parent for door in sandbox._prepared_init.cgroup_procs]
+        groups = [Path(procs).parent for procs in sandbox._prepared_init.cgroup_procs]
         assert len({*groups}) == 3
         for group in groups:
             members = (group / "cgroup.procs").read_text
@@ -168,13 +171,13 @@ async def test_all_are_members(tier: int) -> None:
             assert str(sandbox.pid) in members().split()
         await sandbox.aclose()
         assert [group for group in groups if group.exists()] == []
-        homes = [group.parent for group in groups]
-        assert server_directories().issuperset(homes)
-    assert [home for home in homes if home.exists()] == []
+        directories = [group.parent for group in groups]
+        assert server_directories().issuperset(directories)
+    assert [directory for directory in directories if directory.exists()] == []
 
 
 def test_stale_ones(groups: CgroupTree) -> None:
-    """Groups of a server that was killed are swept by the next; those of the living stay."""
+    """Groups of a server that was killed are removed by the next; those of the living stay."""
     text = (
         "from era_kernels.models import Limits\n"
         "from era_kernels.sandbox.server.cgroups import CgroupTree\n"
@@ -185,13 +188,13 @@ def test_stale_ones(groups: CgroupTree) -> None:
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as other:
         assert other.stdout is not None
-        homes = [Path(home) for home in other.stdout.readline().split()]
+        directories = [Path(directory) for directory in other.stdout.readline().split()]
         kept = create_limited(groups, Limits())
         CgroupTree.open().close()
-        assert server_directories().issuperset(homes)
+        assert server_directories().issuperset(directories)
         other.kill()
     CgroupTree.open().close()
-    assert [home for home in homes if home.exists()] == []
+    assert [directory for directory in directories if directory.exists()] == []
     assert all(directory.exists() for directory in kept.directories)
     kept.remove()
 
@@ -207,13 +210,14 @@ def test_server_killed(who: str) -> None:
         "async def main():\n"
         "    async with isolated_sandboxes() as (sandboxes, make_paths):\n"
         "        await sandboxes.open_sandbox(make_paths('a'), Limits())\n"
-        "        print(sandboxes.zygote.pid, *sandboxes._init_pool.cgroups.directories, flush=True)\n"
+        "        directories = sandboxes._init_pool.cgroups.directories\n"
+        "        print(sandboxes.zygote.pid, *directories, flush=True)\n"
         "        await asyncio.sleep(60)\n"
         "asyncio.run(main())"
     )
     with subprocess.Popen([sys.executable, "-c", text], stdout=subprocess.PIPE, text=True) as one:
         assert one.stdout is not None
-        zygote, *homes = one.stdout.readline().split()
+        zygote, *directories = one.stdout.readline().split()
         if who == "both":
             os.kill(int(zygote), signal.SIGSTOP)
         one.kill()
@@ -222,11 +226,11 @@ def test_server_killed(who: str) -> None:
     if who == "both":
         time.sleep(0.5)  # for what was in the groups to die
         CgroupTree.open().close()
-    assert wait_until(lambda: not any(Path(home).exists() for home in homes))
+    assert wait_until(lambda: not any(Path(directory).exists() for directory in directories))
 
 
 def test_who_may_not() -> None:
-    """An ordinary user is told why there are none, and nothing is made."""
+    """For an ordinary user the reasons are noted, and nothing is made."""
     if os.geteuid() != 0:
         pytest.skip("needs root")
     child = os.fork()
@@ -247,12 +251,6 @@ def test_remove_stale_spares_others(tmp_path: Path) -> None:
         (tmp_path / name / "1").mkdir(parents=True)
     remove_stale(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["other"]
-
-
-def test_join_needs_cgroup_procs(tmp_path: Path) -> None:
-    """Where joining fails, the first process must not go on."""
-    with pytest.raises(OSError):
-        join_cgroups([str(tmp_path / "nothing")])
 
 
 def test_files_of_both_versions() -> None:

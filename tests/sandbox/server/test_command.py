@@ -11,7 +11,7 @@ from era_kernels.sandbox.server.command import Command
 
 
 @pytest.mark.parametrize(
-    ("parts", "words"),
+    ("parts", "message"),
     [
         ({}, "either argv or entry"),
         ({"argv": ("a",), "entry": "a:b"}, "either argv or entry"),
@@ -27,9 +27,9 @@ from era_kernels.sandbox.server.command import Command
         ({"argv": ("a",), "cwd": "/\0"}, "NUL"),
     ],
 )
-def test_what_no_process_can_have_is_refused(parts: dict[str, Any], words: str) -> None:
+def test_what_no_process_can_have_is_refused(parts: dict[str, Any], message: str) -> None:
     """Both or no program, relative directories, NUL and bad names raise ValueError."""
-    with pytest.raises(ValueError, match=words):
+    with pytest.raises(ValueError, match=message):
         Command(**{"env": {}, "cwd": "/", **parts})
 
 

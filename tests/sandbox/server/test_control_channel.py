@@ -16,7 +16,7 @@ from tests.sandbox.sandboxes import count_descriptors
 
 
 class Peer:
-    """A channel, the socket at its other end, and what the channel told."""
+    """A channel, the socket at its other end, and the messages that the channel delivered."""
 
     def __init__(self) -> None:
         here, self.socket = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -43,7 +43,7 @@ def with_peer(test: Callable[[Peer], Awaitable[None]]) -> None:
 
 
 async def run_loop_briefly() -> None:
-    """Let the loop look at its sockets."""
+    """Let the loop serve its sockets."""
     for _ in range(5):
         await asyncio.sleep(0.001)
 
@@ -116,7 +116,7 @@ def test_a_cancelled_request_harms_nobody() -> None:
 
 
 def test_the_end_fails_what_waits() -> None:
-    """When the peer leaves, requests raise, the end is told once, and sends raise."""
+    """When the peer leaves, requests raise, `on_end` is called once, and sends raise."""
 
     async def body(peer: Peer) -> None:
         request = asyncio.ensure_future(peer.channel.request({"op": "a"}))

@@ -12,14 +12,16 @@ import pytest
 from era_kernels.sandbox.server import host_features
 
 LIST_FEATURES = (
-    "from era_kernels.sandbox.server import host_features\nimport os\nbefore = os.readlink('/proc/self/ns/mnt')\n"
-    "features = host_features.list_host_features()\nassert os.readlink('/proc/self/ns/mnt') == before\n"
+    "from era_kernels.sandbox.server import host_features\nimport os\n"
+    "before = os.readlink('/proc/self/ns/mnt')\n"
+    "features = host_features.list_host_features()\n"
+    "assert os.readlink('/proc/self/ns/mnt') == before\n"
     "print([one.name for one in features], all(one.detail for one in features))"
 )
 
 
 def test_host_features() -> None:
-    """Every fact says what was seen, and the asking process stays where it was."""
+    """Every feature has a detail, and the calling process stays in its namespaces."""
     done = subprocess.run(
         [sys.executable, "-c", LIST_FEATURES], capture_output=True, text=True, check=True
     )

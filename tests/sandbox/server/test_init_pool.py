@@ -25,66 +25,66 @@ from tests.sandbox.test_isolation import run_async_test
 
 @asynccontextmanager
 async def pool_with_spare(tier: int = 3) -> AsyncIterator[tuple[Sandboxes, InitPool, SessionPaths]]:
-    """Sandboxes that keep a spare, in walls that every user can have."""
+    """Sandboxes that keep a spare, with an isolation that every user can have."""
     with short_directory() as base:
-        place = SessionPaths(*(base / part for part in ("workspace", "packages", "cache")))
-        for part in (place.workspace, place.packages, place.cache):
+        paths = SessionPaths(*(base / part for part in ("workspace", "packages", "cache")))
+        for part in (paths.workspace, paths.packages, paths.cache):
             part.mkdir()
         wish = IsolationPolicy(strongest_tier=tier, weakest_tier=4, readable_paths=(ENTRIES,))
         sandboxes = await Sandboxes.open(base / "r", (), (ENTRIES,), wish, spare_count=1)
         try:
-            yield sandboxes, sandboxes._init_pool, place
+            yield sandboxes, sandboxes._init_pool, paths
         finally:
             await sandboxes.aclose()
 
 
-async def wait_for_spare(cells: InitPool) -> int:
+async def wait_for_spare(pool: InitPool) -> int:
     """Wait until there is a spare; its number."""
     async with asyncio.timeout(10):
-        while not cells._spares:
+        while not pool._spares:
             await asyncio.sleep(0.005)
-    return cells._spares[0].number
+    return pool._spares[0].number
 
 
 @run_async_test
 async def test_a_spare_is_used_and_renewed() -> None:
     """The next sandbox gets it, bounds and all, and there is another soon."""
-    async with pool_with_spare(1) as (sandboxes, cells, place):
-        first = await wait_for_spare(cells)
-        sandbox = await sandboxes.open_sandbox(place, Limits(processes=2))
+    async with pool_with_spare(1) as (sandboxes, pool, paths):
+        first = await wait_for_spare(pool)
+        sandbox = await sandboxes.open_sandbox(paths, Limits(processes=2))
         assert sandbox._prepared_init.number == first
         ending, _, err = await run_to_end(sandbox, shell_command("true & wait"))
         assert ending.code != 0, err
-        assert await wait_for_spare(cells) != first
+        assert await wait_for_spare(pool) != first
 
 
 @run_async_test
 async def test_a_dead_spare_is_no_loss() -> None:
     """One that was killed is passed over."""
-    async with pool_with_spare() as (sandboxes, cells, place):
-        number = await wait_for_spare(cells)
+    async with pool_with_spare() as (sandboxes, pool, paths):
+        number = await wait_for_spare(pool)
         async with asyncio.timeout(10):
             while not (pids := descendants(sandboxes.zygote.pid)):
                 await asyncio.sleep(0.005)
         os.kill(pids[0], signal.SIGKILL)
         async with asyncio.timeout(10):
-            while cells._spares[0].is_usable:
+            while pool._spares[0].is_usable:
                 await asyncio.sleep(0.005)
-        sandbox = await sandboxes.open_sandbox(place, Limits())
+        sandbox = await sandboxes.open_sandbox(paths, Limits())
         assert sandbox._prepared_init.number > number
 
 
 @run_async_test
 async def test_a_spare_ends_with_its_zygote() -> None:
-    """The spare of a dead zygote is not used: who would end it?"""
-    async with pool_with_spare() as (sandboxes, cells, place):
-        await wait_for_spare(cells)
+    """The spare of a dead zygote is not used, since no process could kill it."""
+    async with pool_with_spare() as (sandboxes, pool, paths):
+        await wait_for_spare(pool)
         old = sandboxes.zygote.pid
         os.kill(old, signal.SIGKILL)
         async with asyncio.timeout(10):
             while sandboxes.zygote.is_alive:
                 await asyncio.sleep(0.005)
-        sandbox = await sandboxes.open_sandbox(place, Limits())
+        sandbox = await sandboxes.open_sandbox(paths, Limits())
         assert sandbox.pid in descendants(sandboxes.zygote.pid)
         assert sandboxes.zygote.pid != old
 
@@ -93,8 +93,8 @@ async def test_a_spare_ends_with_its_zygote() -> None:
 async def test_nothing_is_left() -> None:
     """Spares end with the server, and so do their groups."""
     before = server_directories()
-    async with pool_with_spare(1) as (sandboxes, cells, _):
-        await wait_for_spare(cells)
+    async with pool_with_spare(1) as (sandboxes, pool, _):
+        await wait_for_spare(pool)
         async with asyncio.timeout(10):
             while not (family := descendants(sandboxes.zygote.pid)):
                 await asyncio.sleep(0.005)
@@ -104,10 +104,10 @@ async def test_nothing_is_left() -> None:
 
 @run_async_test
 async def test_a_crowd() -> None:
-    """Many at once get cells of their own, and one spare is left over, not twenty."""
-    async with pool_with_spare(1) as (sandboxes, cells, place):
-        opened = await asyncio.gather(*(sandboxes.open_sandbox(place, Limits()) for _ in range(20)))
+    """Many at once get inits of their own, and one spare is left over, not twenty."""
+    async with pool_with_spare(1) as (sandboxes, pool, paths):
+        opened = await asyncio.gather(*(sandboxes.open_sandbox(paths, Limits()) for _ in range(20)))
         assert len({sandbox._prepared_init.number for sandbox in opened}) == 20
-        await wait_for_spare(cells)
+        await wait_for_spare(pool)
         await asyncio.sleep(0.1)
-        assert len(cells._spares) == 1
+        assert len(pool._spares) == 1

@@ -1,4 +1,4 @@
-"""One look at a sandbox: what is noticed, and when."""
+"""One check of a sandbox: what is noticed, and when."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ PROCESS = ProcStat(pid=1, parent_pid=0, cpu_ns=7, threads=1, start_time=1, resid
 
 
 def test_what_is_written_in_the_tick_of_a_look(tmp_path: Path) -> None:
-    """A process that writes just after a look, and then sleeps, is noticed by the next one."""
-    look = MonitoredSandbox(1, tmp_path, Limits(workspace=MIB))
-    assert look.find_excess([PROCESS]) is None
+    """A process that writes just after a check, and then sleeps, is noticed by the next one."""
+    monitored = MonitoredSandbox(1, tmp_path, Limits(workspace=MIB))
+    assert monitored.find_excess([PROCESS]) is None
     (tmp_path / "large").write_bytes(bytes(2 * MIB))
-    look.disk_quotas[0].next_measurement = 0
-    assert look.find_excess([PROCESS]) == "workspace larger than 1 MB"
+    monitored.disk_quotas[0].next_measurement = 0
+    assert monitored.find_excess([PROCESS]) == "workspace larger than 1 MB"
 
 
 def test_an_idle_sandbox_is_left_alone(tmp_path: Path) -> None:
     """Where nothing happens, nothing is measured any more."""
-    look = MonitoredSandbox(1, tmp_path, Limits(workspace=MIB))
+    monitored = MonitoredSandbox(1, tmp_path, Limits(workspace=MIB))
     for _ in range(limit_monitor.MEASUREMENTS_PER_CHANGE):
-        look.disk_quotas[0].next_measurement = 0
-        assert look.find_excess([PROCESS]) is None
-    look.disk_quotas[0].next_measurement = 0
+        monitored.disk_quotas[0].next_measurement = 0
+        assert monitored.find_excess([PROCESS]) is None
+    monitored.disk_quotas[0].next_measurement = 0
     (tmp_path / "large").write_bytes(bytes(2 * MIB))  # by nobody in the sandbox
-    assert look.find_excess([PROCESS]) is None
+    assert monitored.find_excess([PROCESS]) is None
 
 
 def test_what_is_written_beside_the_workspace(tmp_path: Path) -> None:
@@ -41,9 +41,9 @@ def test_what_is_written_beside_the_workspace(tmp_path: Path) -> None:
     for directory in beside:
         with (directory / "large").open("wb") as file:
             os.posix_fallocate(file.fileno(), 0, limit_monitor.MIN_OTHER_WRITABLE // 2 + MIB)
-    look = MonitoredSandbox(1, workspace, Limits(workspace=MIB), other_writable=beside)
-    assert look.find_excess([PROCESS]) == "files beside the workspace larger than 512 MB"
+    monitored = MonitoredSandbox(1, workspace, Limits(workspace=MIB), other_writable=beside)
+    assert monitored.find_excess([PROCESS]) == "files beside the workspace larger than 512 MB"
     for directory in beside:
         (directory / "large").unlink()
-    look = MonitoredSandbox(1, workspace, Limits(workspace=MIB), other_writable=beside)
-    assert look.find_excess([PROCESS]) is None
+    monitored = MonitoredSandbox(1, workspace, Limits(workspace=MIB), other_writable=beside)
+    assert monitored.find_excess([PROCESS]) is None

@@ -146,7 +146,7 @@ def test_a_flood_that_nobody_takes_is_slowed_down() -> None:
 
 
 def test_last_words_are_there_when_the_ending_is() -> None:
-    """What was written before the death is in the tail as soon as the death is told."""
+    """Bytes written before the death are in the tail as soon as the death is reported."""
 
     async def body() -> None:
         async with open_sandbox() as sandbox:

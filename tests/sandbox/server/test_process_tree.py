@@ -36,22 +36,22 @@ def spawn_tree() -> subprocess.Popen[str]:
 
 
 def test_families() -> None:
-    """Each with all below it, and nobody twice; also those that were strangers before."""
-    population = ProcessTree()
+    """Each init comes with all its descendants, once, also those that were unrelated before."""
+    process_tree = ProcessTree()
     first, second = spawn_tree(), spawn_tree()
     try:
-        assert wait_until(lambda: len(population.by_init([first.pid])[first.pid]) == 3)
+        assert wait_until(lambda: len(process_tree.by_init([first.pid])[first.pid]) == 3)
         pair = [first.pid, second.pid]
-        assert wait_until(lambda: all(len(f) == 3 for f in population.by_init(pair).values()))
-        families = population.by_init([first.pid, second.pid])
-        assert {len(family) for family in families.values()} == {3}
-        assert len({one.pid for family in families.values() for one in family}) == 6
-        assert os.getpid() not in {one.pid for family in families.values() for one in family}
+        assert wait_until(lambda: all(len(f) == 3 for f in process_tree.by_init(pair).values()))
+        by_init = process_tree.by_init([first.pid, second.pid])
+        assert {len(family) for family in by_init.values()} == {3}
+        assert len({one.pid for family in by_init.values() for one in family}) == 6
+        assert os.getpid() not in {one.pid for family in by_init.values() for one in family}
     finally:
         for process in (first, second):
             os.killpg(process.pid, 9)
             process.communicate()
-    assert wait_until(lambda: population.by_init([first.pid]) == {first.pid: []})
+    assert wait_until(lambda: process_tree.by_init([first.pid]) == {first.pid: []})
 
 
 def test_what_is_told(tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ def test_a_base_that_is_too_long_is_refused() -> None:
 
 
 def test_a_base_that_cannot_be_made_is_refused() -> None:
-    """The system's reason is told."""
+    """The error has the system's reason."""
     with pytest.raises(StartError, match="Not a directory"):
         runtime_dirs.create_base(Path("/etc/passwd/x"))
 
@@ -56,14 +56,14 @@ def test_whatever_code_left_is_removed() -> None:
 
 
 def test_what_cannot_be_removed_is_logged(caplog: pytest.LogCaptureFixture) -> None:
-    """A directory that stays is told of, and stops nobody from closing."""
+    """A directory that cannot be removed is logged, and does not keep the server from closing."""
     runtime_dirs.remove_tree(Path("/proc/self/fd"))
     assert caplog.messages == ["a runtime directory remains"]
 
 
 def test_remove_at_any_depth(tmp_path: Path) -> None:
     """Directories may be nested deeper than a path may be long, or than Python goes."""
-    target, home = tmp_path / "target", os.open(".", os.O_RDONLY)
+    target, previous = tmp_path / "target", os.open(".", os.O_RDONLY)
     target.mkdir()
     try:
         os.chdir(target)
@@ -72,8 +72,8 @@ def test_remove_at_any_depth(tmp_path: Path) -> None:
             os.chdir("folder")
         Path("file").touch()
     finally:
-        os.fchdir(home)
-        os.close(home)
+        os.fchdir(previous)
+        os.close(previous)
     before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208
     runtime_dirs.remove_tree(target)
     assert not target.exists()
@@ -81,7 +81,7 @@ def test_remove_at_any_depth(tmp_path: Path) -> None:
 
 
 def test_remove_follows_nothing(tmp_path: Path) -> None:
-    """A link in the place of the directory is no directory of ours."""
+    """A link that replaced the directory is not followed."""
     outside = tmp_path / "outside"
     outside.mkdir()
     (outside / "kept").touch()
@@ -110,9 +110,11 @@ def test_what_a_killed_server_left_goes_with_the_next(
     with runtime_dirs.private_runtime_dir() as neighbour:
         command = [sys.executable, "-c", KILLED]
         environment = {**os.environ, "TMPDIR": str(tmp_path)}
-        told = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-        left = Path(told.stdout.strip())
-        assert (left / "session").is_dir(), told.stderr
+        completed = subprocess.run(
+            command, env=environment, capture_output=True, text=True, check=False
+        )
+        left = Path(completed.stdout.strip())
+        assert (left / "session").is_dir(), completed.stderr
         with runtime_dirs.private_runtime_dir() as own:
             assert set(tmp_path.iterdir()) == {other, neighbour, own}
         assert set(tmp_path.iterdir()) == {other, neighbour}

@@ -1,4 +1,4 @@
-"""Sandboxes: processes start, tell how they ended, obey signals, and leave nothing behind."""
+"""Sandboxes start processes, report their ends, send them signals, and leave nothing behind."""
 
 from __future__ import annotations
 
@@ -98,8 +98,8 @@ def test_streams_are_kept_apart() -> None:
     in_sandbox(body)
 
 
-def test_the_reason_of_a_failed_start_is_told() -> None:
-    """What cannot be executed is an error with the system's words, never an exit code."""
+def test_a_failed_start_has_the_reason() -> None:
+    """What cannot be executed is an error with the system's message, never an exit code."""
     cases = [
         (Command(argv=("/does/not/exist",), env={}, cwd="/"), "No such file or directory"),
         (Command(argv=("nothing-of-that-name",), env=ENV, cwd="/"), "No such file or directory"),
@@ -110,8 +110,8 @@ def test_the_reason_of_a_failed_start_is_told() -> None:
     ]
 
     async def body(sandbox: Sandbox) -> None:
-        for command, words in cases:
-            with pytest.raises(KernelStartFailed, match=words):
+        for command, message in cases:
+            with pytest.raises(KernelStartFailed, match=message):
                 await sandbox.spawn(command)
         assert (await run_to_end(sandbox, shell_command("exit 3")))[0] == ExitInfo(code=3)
 
@@ -166,9 +166,9 @@ def test_signals_reach_the_process_group() -> None:
     in_sandbox(body)
 
 
-@pytest.mark.parametrize("sweep", [True, False])
-def test_kill_group_on_exit(sweep: bool) -> None:
-    """They live on after the end of their leader, unless its signal came with a sweep."""
+@pytest.mark.parametrize("kills_group", [True, False])
+def test_kill_group_on_exit(kills_group: bool) -> None:
+    """Members of a group outlive their leader, unless its signal came with kill_group_on_exit."""
     text = (
         "trap '' INT; sleep 600 & left=$!; trap 'exit 3' INT; echo $left; "
         "while :; do sleep 0.01; done"
@@ -177,9 +177,9 @@ def test_kill_group_on_exit(sweep: bool) -> None:
     async def body(sandbox: Sandbox) -> None:
         process = await sandbox.spawn(shell_command(text))
         [left] = await wait_for_lines(process, 1)
-        await process.signal(signal.SIGINT, kill_group_on_exit=sweep)
+        await process.signal(signal.SIGINT, kill_group_on_exit=kills_group)
         assert await asyncio.wait_for(process.ended, 20) == ExitInfo(code=3)
-        if not sweep:
+        if not kills_group:
             assert running_pids([int(left)])
             return
         async with asyncio.timeout(10):
@@ -189,8 +189,8 @@ def test_kill_group_on_exit(sweep: bool) -> None:
     in_sandbox(body)
 
 
-def test_why_a_start_failed_is_told_by_number() -> None:
-    """The system's number comes with its words."""
+def test_a_failed_start_has_the_error_number() -> None:
+    """The system's error number comes with its message."""
 
     async def body(sandbox: Sandbox) -> None:
         for path, number in (("/no/such", errno.ENOENT), ("/etc/passwd", errno.EACCES)):
@@ -261,7 +261,7 @@ def test_closing_ends_what_does_not_want_to_end() -> None:
 
 
 def test_the_reason_of_closing_is_part_of_every_ending() -> None:
-    """A reason is told by the sandbox and by what still ran, not by what had ended before."""
+    """A reason is given to the sandbox and to running processes, not to those that ended before."""
 
     async def body(sandbox: Sandbox) -> None:
         early = await sandbox.spawn(shell_command("exit 4"))

@@ -12,9 +12,9 @@ from tests.sandbox.sandboxes import count_descriptors, open_sandbox, shell_comma
 MUCH = bytes(range(256)) * 8192  # more than a pipe holds
 
 
-async def until_closed(feed: StdinWriter) -> None:
+async def until_closed(writer: StdinWriter) -> None:
     async with asyncio.timeout(10):
-        while feed.is_open:
+        while writer.is_open:
             await asyncio.sleep(0.001)
 
 
@@ -23,10 +23,10 @@ def test_all_is_read() -> None:
 
     async def body() -> None:
         read, write = os.pipe()
-        feed = StdinWriter(write, MUCH)
+        writer = StdinWriter(write, MUCH)
         with os.fdopen(read, "rb") as file:
             assert await asyncio.to_thread(file.read) == MUCH
-        await until_closed(feed)
+        await until_closed(writer)
 
     asyncio.run(body())
 
@@ -36,12 +36,12 @@ def test_nobody_reads() -> None:
 
     async def body() -> None:
         read, write = os.pipe()
-        feed = StdinWriter(write, MUCH)
+        writer = StdinWriter(write, MUCH)
         await asyncio.sleep(0.05)
-        assert feed.is_open
+        assert writer.is_open
         os.close(read)
-        await until_closed(feed)
-        feed.close()
+        await until_closed(writer)
+        writer.close()
 
     asyncio.run(body())
 

@@ -1,4 +1,4 @@
-"""An execution that a test appends to by hand, and the events for it."""
+"""Lets a test append events to an execution by hand, and makes such events."""
 
 from __future__ import annotations
 

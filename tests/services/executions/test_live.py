@@ -25,52 +25,52 @@ from tests.services.service_fixture import Services, events_of, recorded_of
 BLOCK = "x" * (MAX_RECENT_BYTES // 4)
 
 
-# ---------------------------------------------------------------- the tail
+# ---------------------------------------------------------------- the recent events
 
 
 def test_recent_events_after_a_number() -> None:
-    """Any place within the tail is a place to go on from."""
-    tail = RecentEvents()
-    assert seqs(tail.after(0)) == []
-    tail.extend(recorded("a", "b", "c"))
-    assert [seqs(tail.after(seq)) for seq in (0, 1, 3, 9)] == [[1, 2, 3], [2, 3], [], []]
+    """A reader can go on from any of the recent events."""
+    recent = RecentEvents()
+    assert seqs(recent.after(0)) == []
+    recent.extend(recorded("a", "b", "c"))
+    assert [seqs(recent.after(seq)) for seq in (0, 1, 3, 9)] == [[1, 2, 3], [2, 3], [], []]
 
 
 def test_recent_events_are_bounded() -> None:
-    """What is too old is only in the file."""
-    tail = RecentEvents(max_bytes=1000)
+    """Events that are too old are only in the file."""
+    recent = RecentEvents(max_bytes=1000)
     for seq in range(1, 100):
-        tail.extend(recorded("x" * 100, first=seq))
-    assert tail.after(0) is None
-    assert tail.after(90) is None
-    assert seqs(tail.after(97)) == [98, 99]
+        recent.extend(recorded("x" * 100, first=seq))
+    assert recent.after(0) is None
+    assert recent.after(90) is None
+    assert seqs(recent.after(97)) == [98, 99]
 
 
 def test_recent_events_have_the_last_batch_whatever_its_size() -> None:
-    """A reader that keeps pace never needs the file, nor one that waits for an unlogged end."""
-    tail = RecentEvents(max_bytes=1000)
-    tail.extend(recorded("a"))
-    tail.extend(recorded("x" * 5000, "y" * 5000, first=2))
-    assert seqs(tail.after(1)) == [2, 3]
-    assert tail.after(0) is None
+    """A reader that keeps pace never needs the file, also when the last event is not logged."""
+    recent = RecentEvents(max_bytes=1000)
+    recent.extend(recorded("a"))
+    recent.extend(recorded("x" * 5000, "y" * 5000, first=2))
+    assert seqs(recent.after(1)) == [2, 3]
+    assert recent.after(0) is None
 
 
 def test_recent_events_keep_the_newest_when_nothing_is_added() -> None:
-    """An empty batch after much was said leaves the newest event where readers look for it."""
-    tail = RecentEvents(max_bytes=10)
+    """An empty batch after a large one leaves the newest events in memory for readers."""
+    recent = RecentEvents(max_bytes=10)
     events = recorded("x" * 100)
-    tail.extend(events)
-    tail.extend([])
-    assert tail.after(0) == events
+    recent.extend(events)
+    recent.extend([])
+    assert recent.after(0) == events
 
 
 def test_recent_events_count_rich_outputs() -> None:
-    """Rich outputs count by what they hold."""
-    tail = RecentEvents(max_bytes=1000)
+    """Rich outputs count with the size of their data."""
+    recent = RecentEvents(max_bytes=1000)
     for seq in range(1, 4):
-        tail.extend([LoggedEvent(seq, now(), Display({"image/png": "x" * 900}))])
-    assert tail.after(0) is None
-    assert seqs(tail.after(2)) == [3]
+        recent.extend([LoggedEvent(seq, now(), Display({"image/png": "x" * 900}))])
+    assert recent.after(0) is None
+    assert seqs(recent.after(2)) == [3]
 
 
 # ---------------------------------------------------------------- followers
@@ -115,7 +115,7 @@ async def test_slow_reader_reads_the_file(services: Services) -> None:
 
 @pytest.mark.gen_test
 async def test_slow_reader_of_a_run_that_has_ended(services: Services) -> None:
-    """The end of the run does not take the file away from those who still read it."""
+    """The end of the run does not take the file away from readers of it."""
     live = await ManualExecution.open(services)
     for _ in range(10):
         await live.running.publish([Stdout(BLOCK)])
@@ -127,7 +127,7 @@ async def test_slow_reader_of_a_run_that_has_ended(services: Services) -> None:
 async def test_end_that_cannot_be_logged(
     services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also a slow reader is told an end that the log could not take, however large it is."""
+    """A slow reader, too, gets the last events that the log could not take, however large."""
     live = await ManualExecution.open(services)
     for _ in range(10):
         await live.running.publish([Stdout(BLOCK)])
@@ -159,7 +159,7 @@ async def test_nothing_is_told_that_was_not_logged(
 
 @pytest.mark.gen_test
 async def test_log_that_lost_events_is_no_endless_wait(services: Services) -> None:
-    """A reader that needs events which the file does not have is told so."""
+    """A reader that needs events which the file has lost gets StorageFailed."""
     live = await ManualExecution.open(services)
     for _ in range(10):
         await live.running.publish([Stdout(BLOCK)])

@@ -1,4 +1,4 @@
-"""How runs end, in the words of the API."""
+"""The end of a run becomes the last events that the API reports."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ def lost(exit_info: ExitInfo) -> ExecutionEnd:
     return ExecutionEnd(exit_info.exit_code, state="lost", exit_info=exit_info)
 
 
-def test_program_that_ends_is_no_condition() -> None:
-    """A program's own end, good or bad, is no condition of the server."""
+def test_end_of_a_program_is_no_error_of_the_server() -> None:
+    """A program's own end, good or bad, is no error of the server."""
     assert error_event(ExecutionEnd(0), 30) is None
     assert error_event(ExecutionEnd(1, ExceptionInfo("E", "v", [])), 30) is None
 
 
 @pytest.mark.parametrize("state", ["preserved", "lost"])
 def test_timeout_names_its_seconds(state: str) -> None:
-    """A timeout names its seconds; what became of the variables is for `state` to tell."""
+    """A timeout names its seconds; `state` tells what became of the variables."""
     expected = ErrorEvent(
         "Execution timeout", "The run did not end within 2.5 s.", "EXECUTION_TIMEOUT"
     )
@@ -57,7 +57,7 @@ def test_timeout_names_its_seconds(state: str) -> None:
     ],
 )
 def test_every_ending_has_its_code(ending: ExitInfo, code: str) -> None:
-    """A machine that ended in a run is told by a stable code, and the cause in words."""
+    """A machine that ended in a run is reported with a stable code and the cause as text."""
     failure = error_event(lost(ending), 30)
     assert failure is not None
     assert failure.code == code
@@ -65,23 +65,23 @@ def test_every_ending_has_its_code(ending: ExitInfo, code: str) -> None:
         assert ending.description in failure.message
 
 
-def test_problem_is_told_as_it_is() -> None:
-    """What kept a run from its kernel has the code of its error, also when the machine ended."""
-    problem = InsufficientStorage("No room.")
+def test_error_is_reported_as_it_is() -> None:
+    """An error that kept a run from its kernel is reported, also when the machine ended."""
+    error = InsufficientStorage("No room.")
     expected = ErrorEvent("Insufficient storage", "No room.", "INSUFFICIENT_STORAGE")
-    assert error_event(ExecutionEnd(1), 30, problem) == expected
-    assert error_event(lost(ExitInfo(reason="it could not be kept")), 30, problem) == expected
+    assert error_event(ExecutionEnd(1), 30, error) == expected
+    assert error_event(lost(ExitInfo(reason="it could not be kept")), 30, error) == expected
 
 
-def test_session_that_ended_wins_over_the_problem() -> None:
-    """A queued run of a deleted session is told by the stream's code, not by the answer's."""
+def test_session_that_ended_wins_over_the_error() -> None:
+    """A queued run of a deleted session ends with the stream's code, not that of the error."""
     failure = error_event(session_closed(EndReason.DELETED), 30, InsufficientStorage("No room."))
     assert failure is not None
     assert failure.code == "SESSION_DELETED"
 
 
 def test_done_tells_everything() -> None:
-    """Times are milliseconds, the cause is in words, the data is what is after the run."""
+    """Times are in milliseconds, the cause is text, the data is that after the run."""
     timing = Timing(queued=0.0012345, start=0.5, execution=1.5, started_from="live")
     done = done_event(
         machine_ended(ExitInfo(signal=11)),
@@ -108,7 +108,7 @@ def test_cause_of_a_timeout() -> None:
 
 
 def test_run_that_waited_when_its_session_ended() -> None:
-    """It ends with 137 and the reason."""
+    """A run that waited when its session ended has exit code 137 and the reason."""
     finished = session_closed(EndReason.DELETED)
     assert (finished.exit_code, finished.state) == (137, "lost")
     assert finished.exit_info == ExitInfo(reason="session deleted")

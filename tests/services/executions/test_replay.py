@@ -20,7 +20,7 @@ def _executions(stores: Stores) -> ExecutionService:
 
 
 async def _ended(stores: Stores, session: Session, *events: Event) -> Execution:
-    """An execution that is listed as ended, with these events and no more in its log."""
+    """Makes an execution that the index lists as ended, with only these events in its log."""
     execution = make_execution(session)
     log = await stores.executions.create(execution, session.directory, session.language)
     execution = dataclasses.replace(
@@ -41,8 +41,10 @@ async def _events(
 
 
 def test_an_end_that_is_not_in_the_log(tmp_path: Path) -> None:
-    """It is made of what the list knows, says that output was lost, and is always the same, from
-    whatever event a reader goes on; the answer agrees."""
+    """An end that is not in the log is made from the index and tells that output was lost.
+
+    It is the same from whatever event a reader goes on, and the result agrees with it.
+    """
 
     async def body() -> None:
         async with open_stores(tmp_path) as stores:
@@ -58,16 +60,16 @@ def test_an_end_that_is_not_in_the_log(tmp_path: Path) -> None:
             assert (end.data, end.kernel_generation) == ({"a": 1}, 3)
             for after in range(1, 7):
                 assert await _events(executions, session, after) == found[after:]
-            told, answer = await executions.result(session, "exec-1")
-            assert told == execution
-            assert (answer.exit_code, answer.cause, answer.error) == (7, "exit 7", END_LOST)
-            assert answer.stdout == "line 0\nline 1\nline 2\n"
+            found, result = await executions.result(session, "exec-1")
+            assert found == execution
+            assert (result.exit_code, result.cause, result.error) == (7, "exit 7", END_LOST)
+            assert result.stdout == "line 0\nline 1\nline 2\n"
 
     asyncio.run(body())
 
 
 def test_an_end_that_is_in_the_log(tmp_path: Path) -> None:
-    """It is the only one, also for a reader that had it already."""
+    """An end that is in the log is the only one, also for a reader that had it already."""
 
     async def body() -> None:
         async with open_stores(tmp_path) as stores:
@@ -88,7 +90,7 @@ def test_an_end_that_is_in_the_log(tmp_path: Path) -> None:
 
 
 def test_a_log_of_which_nothing_is_left(tmp_path: Path) -> None:
-    """Also then a reader learns that the execution ended, and how."""
+    """When the log is empty, a reader still learns that the execution ended, and how."""
 
     async def body() -> None:
         async with open_stores(tmp_path) as stores:

@@ -1,4 +1,4 @@
-"""Executions: followed live and again, answered, listed, kept within bounds."""
+"""Executions are followed live and again, have results, are listed, and kept within limits."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ async def test_follow_of_a_live_execution(services: Services) -> None:
 
 @pytest.mark.gen_test
 async def test_number_that_a_live_execution_has_not_reached(services: Services) -> None:
-    """It stands for the last there is: a reader that lost count still learns of the end."""
+    """A number not yet reached counts as the last event's: the reader still learns of the end."""
     live = await ManualExecution.open(services)
     await live.running.publish([Stdout("a")])
     reader = asyncio.create_task(recorded_of(live.running, after=1000))
@@ -81,7 +81,7 @@ async def test_foreign_execution_is_not_found(services: Services) -> None:
 
 @pytest.mark.gen_test
 async def test_answer_so_far_and_at_the_end(services: Services) -> None:
-    """Without `wait` the answer is of now; with it, of the end, as soon as that comes."""
+    """Without `wait_timeout` the result is that of now; with it, of the end, once that comes."""
     session = await services.create()
     running = await services.submit("out a\ngate b\nout c\nexit 3")
     await services.until_running(1)
@@ -104,7 +104,7 @@ async def test_answer_so_far_and_at_the_end(services: Services) -> None:
 
 @pytest.mark.gen_test
 async def test_row_is_never_older_than_the_answer(services: Services) -> None:
-    """Who has a run's answer finds its execution finished, though nobody waited for its row."""
+    """A caller with a run's result finds its execution finished, before its row is written."""
     await services.create()
     for _ in range(20):
         running = await services.submit("exit 3")

@@ -1,4 +1,4 @@
-"""Who is asked for input, who answers, and when a program is told that there is nobody."""
+"""Readers answer input requests; without a reader the program gets the end of input."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ def question(key: str) -> InputRequest:
 
 
 async def until_asked(running: LiveExecution) -> None:
-    """Until the question is among the events."""
+    """Waits until the question is among the events."""
     async for batch in running.follow():
         if any(isinstance(item.event, InputRequest) for item in batch):
             return
 
 
 async def follow_with_input(running: LiveExecution) -> list[object]:
-    """What a reader hears who may answer."""
+    """Returns the events that a reader gets who may answer."""
     return [item.event async for batch in running.follow_with_input() for item in batch]
 
 
@@ -34,8 +34,8 @@ async def follow_with_input(running: LiveExecution) -> list[object]:
 
 
 @pytest.mark.gen_test
-async def test_nobody_listens() -> None:
-    """Without a reader the program is told at once, and nobody else is."""
+async def test_no_reader() -> None:
+    """Without a reader the program gets the end of input at once, and no reader the request."""
     inputs, kernel = StdinBroker(), FakeControlClient()
     with inputs.attach(kernel):
         assert not inputs.offer(question("a"))
@@ -85,7 +85,7 @@ async def test_questions_are_bounded() -> None:
 
 @pytest.mark.gen_test
 async def test_last_reader_leaves() -> None:
-    """Some time after the last reader has left, the program is told that there is nobody."""
+    """Some time after the last reader has left, the program gets the end of input."""
     inputs, kernel = StdinBroker(abandoned_timeout=0.05), FakeControlClient()
     with inputs.attach(kernel):
         with inputs.reader():
@@ -115,7 +115,7 @@ async def test_reader_comes_back() -> None:
 
 @pytest.mark.gen_test
 async def test_answer_without_a_reader_in_time() -> None:
-    """Until then a line is taken although nobody listens; a new question is refused."""
+    """Until the timeout a line is taken without a reader; a new question is refused."""
     inputs, kernel = StdinBroker(abandoned_timeout=5), FakeControlClient()
     with inputs.attach(kernel):
         with inputs.reader():
@@ -127,7 +127,7 @@ async def test_answer_without_a_reader_in_time() -> None:
 
 @pytest.mark.gen_test
 async def test_end_of_the_run_ends_questions() -> None:
-    """A question dies with its run, also while nobody listens."""
+    """A question ends with its run, also without a reader."""
     inputs, kernel = StdinBroker(abandoned_timeout=0.02), FakeControlClient()
     with inputs.reader():
         with inputs.attach(kernel):
@@ -144,7 +144,7 @@ async def test_end_of_the_run_ends_questions() -> None:
 
 @pytest.mark.gen_test
 async def test_run_without_readers(services: Services) -> None:
-    """A run whose caller waits for the answer only has nobody to ask; the event is not kept."""
+    """A run without readers gets the end of input, and the event is not kept."""
     await services.create()
     running = await services.submit("ask name?")
     answer = await running.result()

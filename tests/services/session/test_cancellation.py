@@ -1,4 +1,4 @@
-"""One execution is ended for whoever asks, wherever it is on its way, and nothing else."""
+"""A cancellation ends one execution, wherever it is, and nothing else."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def limited_services(open_services: OpenServices) -> Services:
 
 
 async def interrupt(services: Services, running: LiveExecution) -> tuple[str, list[str]]:
-    """Its state, and what was done."""
+    """Interrupts the execution; returns its state and the names of the steps."""
     execution, state, steps = await services.executions.interrupt("s1", running.id)
     assert execution.status == "finished"
     assert running.finished.is_set()
@@ -39,7 +39,7 @@ def actions(steps: Sequence[InterruptStep]) -> list[str]:
 
 @pytest.mark.gen_test
 async def test_run_that_listens(services: Services) -> None:
-    """It ends with 130, without an error, and the next run has its kernel."""
+    """An interrupted run ends with 130, without an error; the next run has its kernel."""
     await services.create()
     running = await services.submit("out a\nlisten")
     await services.until_running(1)
@@ -52,7 +52,7 @@ async def test_run_that_listens(services: Services) -> None:
 
 @pytest.mark.gen_test
 async def test_two_at_once(services: Services) -> None:
-    """Both wait for the one end and learn the same steps; the program is asked once."""
+    """Both callers wait for the one end and get the same steps; the kernel is interrupted once."""
     await services.create()
     running = await services.submit("listen")
     await services.until_running(1)
@@ -65,7 +65,7 @@ async def test_two_at_once(services: Services) -> None:
 
 @pytest.mark.gen_test
 async def test_caller_that_leaves(services: Services) -> None:
-    """The interrupt goes on when who asked for it has left."""
+    """The interrupt goes on when its caller is cancelled."""
     await services.create()
     running = await services.submit("listen\ngate never")
     await services.until_running(1)
@@ -77,8 +77,8 @@ async def test_caller_that_leaves(services: Services) -> None:
 
 
 @pytest.mark.gen_test
-async def test_what_has_finished(services: Services) -> None:
-    """It cannot be interrupted, and what nobody knows is not found."""
+async def test_finished_execution(services: Services) -> None:
+    """A finished execution cannot be interrupted, and an unknown one is not found."""
     await services.create("s1")
     await services.create("s2")
     running = await services.submit("out a")
@@ -92,7 +92,7 @@ async def test_what_has_finished(services: Services) -> None:
 
 @pytest.mark.gen_test
 async def test_other_runs_are_left_alone(services: Services) -> None:
-    """What waits behind an interrupted run has its turn, and hears nothing."""
+    """The next run after an interrupted one runs, and is not interrupted."""
     await services.create()
     first = await services.submit("listen")
     second = await services.submit("out b\ngate open\nout c")
@@ -107,7 +107,7 @@ async def test_other_runs_are_left_alone(services: Services) -> None:
 
 @pytest.mark.gen_test
 async def test_death_while_it_is_interrupted(services: Services) -> None:
-    """The process may die of it: the run tells how, and nobody waits for ever."""
+    """The process may die of the interrupt: the run says so, and no caller waits for ever."""
     await services.create()
     running = await services.submit("wait")
     await services.until_running(1)
@@ -123,7 +123,7 @@ async def test_death_while_it_is_interrupted(services: Services) -> None:
 
 @pytest.mark.gen_test
 async def test_queued_run(services: Services) -> None:
-    """It never runs; those behind it move up, and its log tells what happened."""
+    """A cancelled run never starts; the runs behind it move up, and its log says what happened."""
     await services.create()
     first = await services.submit("gate open")
     second, third, fourth = [await services.submit(f"out {name}") for name in "bcd"]
@@ -147,7 +147,7 @@ async def test_queued_run(services: Services) -> None:
 
 @pytest.mark.gen_test
 async def test_cancelled_runs_give_back_what_they_took(limited_services: Services) -> None:
-    """The place in the queue is free at once, and the seat when the last has gone."""
+    """The place in the queue is free at once, the kernel's when the last run is gone."""
     services = limited_services
     await services.create()
     first = await services.submit("listen")
@@ -161,7 +161,7 @@ async def test_cancelled_runs_give_back_what_they_took(limited_services: Service
 
 @pytest.mark.gen_test
 async def test_run_whose_kernel_starts(services: Services) -> None:
-    """It is cancelled at once; the start goes on, and the next run has the kernel."""
+    """The run is cancelled at once; the start goes on, and the next run has the kernel."""
     services.host.open_gate = asyncio.Event()
     await services.create()
     running = await services.submit("out a")
@@ -181,7 +181,7 @@ async def test_run_whose_kernel_starts(services: Services) -> None:
 
 
 @pytest.mark.gen_test
-async def test_start_that_fails_for_nobody(services: Services) -> None:
+async def test_start_that_fails_after_its_run_was_cancelled(services: Services) -> None:
     """A start that fails after its run was cancelled is tried again by the next run."""
     services.host.open_gate, services.host.open_error = asyncio.Event(), make_start_error()
     await services.create()
@@ -195,7 +195,7 @@ async def test_start_that_fails_for_nobody(services: Services) -> None:
 @pytest.mark.gen_test
 @pytest.mark.parametrize("end", ["delete", "restart"])
 async def test_start_that_nobody_waits_for(services: Services, end: str) -> None:
-    """Deleting or restarting the session takes care of it, too."""
+    """Deleting or restarting the session ends such a start."""
     services.host.open_gate = asyncio.Event()
     await services.create()
     running = await services.submit("out a")
@@ -216,7 +216,7 @@ async def test_start_that_nobody_waits_for(services: Services, end: str) -> None
 @pytest.mark.gen_test
 @pytest.mark.parametrize("steps", range(0, 40, 2))
 async def test_at_any_moment(services: Services, steps: int) -> None:
-    """Whenever it comes, the run ends, the next one runs, and everything is given back."""
+    """At whatever moment: the run ends, the next one runs, and everything is released."""
     await services.create()
     running = await services.submit("listen", update_data={"a": 1})
     for _ in range(steps):
@@ -232,7 +232,7 @@ async def test_at_any_moment(services: Services, steps: int) -> None:
 
 @pytest.mark.gen_test
 async def test_interrupt_and_delete_at_once(services: Services) -> None:
-    """Nobody waits for ever, whoever wins."""
+    """Both calls return, whichever comes first."""
     for n in range(12):
         await services.create()
         first, second = await services.submit("listen"), await services.submit("out b")
@@ -254,7 +254,7 @@ async def test_interrupt_and_delete_at_once(services: Services) -> None:
 
 @pytest.mark.gen_test
 async def test_run_that_ends_with_its_caller(services: Services) -> None:
-    """It is interrupted when the last of those who asked for it leaves."""
+    """The run is interrupted when the last of its callers leaves."""
     await services.create()
     running = await services.submit("listen", cancel_on_disconnect=True)
     await services.until_running(1)
@@ -268,7 +268,7 @@ async def test_run_that_ends_with_its_caller(services: Services) -> None:
 
 @pytest.mark.gen_test
 async def test_run_that_goes_on_without_its_caller(services: Services) -> None:
-    """Most runs do."""
+    """A run without `cancel_on_disconnect` goes on when its caller leaves."""
     await services.create()
     running = await services.submit("gate open\nout a")
     running.add_caller()
@@ -282,7 +282,7 @@ async def test_run_that_goes_on_without_its_caller(services: Services) -> None:
 
 @pytest.mark.gen_test
 async def test_timeouts_in_the_background(limited_services: Services) -> None:
-    """None asked: the most there is, whatever the session's default; more is refused."""
+    """Without a timeout, the maximum applies, whatever the session's default; more is refused."""
     services = limited_services
     await services.create(default_timeout=7.0)
     for asked, expected in ((None, 7200), (0, 7200), (5000, 5000)):

@@ -1,4 +1,4 @@
-"""Programs beside the queue: executions that wait for nobody, and end with their machine."""
+"""Commands run beside the queue, wait for no run, and end with their machine."""
 
 from __future__ import annotations
 
@@ -36,25 +36,25 @@ from tests.services.service_fixture import (
 
 @pytest.fixture
 def limited_services(open_services: OpenServices) -> Services:
-    """One machine, and two programs in a session."""
+    """One kernel, and two commands in a session."""
     return open_services(max_queue=2, max_kernels=1)
 
 
 @pytest.fixture
 def services_with_small_output(open_services: OpenServices) -> Services:
-    """Little may be said."""
+    """Executions may write 1000 bytes."""
     return open_services(max_execution_output=1000)
 
 
 async def wait_idle(services: Services) -> None:
-    """Until no program and no run is left in s1."""
+    """Waits until no command and no run is left in s1."""
     async with services.sessions.borrow("s1") as live:
         await live.wait_idle()
 
 
 @pytest.mark.gen_test
-async def test_program_is_an_execution(services: Services) -> None:
-    """It is listed with its text, and answered like a run; no kernel is started for it."""
+async def test_command_is_an_execution(services: Services) -> None:
+    """A command is listed with its text, and answered like a run; no kernel is started."""
     await services.create()
     running = await services.exec("out a\nerr b\nwrite f x\nexit 3")
     answer = await running.result()
@@ -69,8 +69,8 @@ async def test_program_is_an_execution(services: Services) -> None:
 
 
 @pytest.mark.gen_test
-async def test_what_it_read_is_not_kept(services: Services) -> None:
-    """A large text is gone with its program, and not when the collector comes round."""
+async def test_stdin_is_not_kept(services: Services) -> None:
+    """A command's stdin is freed when it ends, not only at the next garbage collection."""
     await services.create()
     text = "x" * 1000
     before = sys.getrefcount(text)
@@ -87,8 +87,8 @@ async def test_what_it_read_is_not_kept(services: Services) -> None:
 
 
 @pytest.mark.gen_test
-async def test_what_it_is_given(services: Services) -> None:
-    """Its variables, which never win over the session's, and what it reads."""
+async def test_env_and_stdin(services: Services) -> None:
+    """A command gets its stdin and its variables, which never override the session's."""
     await services.create()
     env = {"A": "1", "ERA_SESSION_ID": "other"}
     running = await services.exec(
@@ -100,7 +100,7 @@ async def test_what_it_is_given(services: Services) -> None:
 
 @pytest.mark.gen_test
 async def test_it_waits_for_no_run(services: Services) -> None:
-    """Neither waits for the other; both are in one machine, and the session counts no run more."""
+    """Runs and commands do not wait for each other, share a machine, and are counted apart."""
     await services.create()
     run = await services.submit("gate run")
     await services.until_running(1)
@@ -121,7 +121,7 @@ async def test_it_waits_for_no_run(services: Services) -> None:
 
 @pytest.mark.gen_test
 async def test_many_and_a_run_at_once(services: Services) -> None:
-    """They share one machine, whoever opens it."""
+    """Commands and a run share one machine, whichever of them opens it."""
     await services.create()
     programs = [await services.exec(f"out {n}") for n in range(20)]
     run = await services.submit("out run")
@@ -132,8 +132,8 @@ async def test_many_and_a_run_at_once(services: Services) -> None:
 
 
 @pytest.mark.gen_test
-async def test_room(limited_services: Services) -> None:
-    """There is a bound; what is refused leaves nothing, and a place is free after an end."""
+async def test_capacity(limited_services: Services) -> None:
+    """Commands are limited; a refused one leaves nothing, and an ended one makes room."""
     services = limited_services
     await services.create()
     await services.create("s2")
@@ -162,7 +162,7 @@ async def test_room(limited_services: Services) -> None:
 
 @pytest.mark.gen_test
 async def test_interrupt(services: Services) -> None:
-    """It ends this one and nothing else; the steps end when the execution has."""
+    """An interrupt ends this command and nothing else; it returns when the execution has ended."""
     await services.create()
     other = await services.exec("gate other")
     running = await services.exec("out a\nwait")
@@ -178,8 +178,8 @@ async def test_interrupt(services: Services) -> None:
 
 
 @pytest.mark.gen_test
-async def test_interrupt_of_one_that_has_not_begun(services: Services) -> None:
-    """It is cancelled at once, and never begins; the walls are there for the next one."""
+async def test_interrupt_before_the_start(services: Services) -> None:
+    """The command is cancelled at once and never starts; the next one uses the sandbox."""
     await services.create()
     services.host.open_gate = asyncio.Event()
     running = await services.exec("out a")
@@ -203,7 +203,7 @@ async def test_interrupt_of_one_that_has_not_begun(services: Services) -> None:
 
 @pytest.mark.gen_test
 async def test_it_waits_for_no_kernel_that_starts(services: Services) -> None:
-    """Where walls stand, a kernel may take its time to start in them."""
+    """Where there is a sandbox, a command does not wait for a kernel that starts in it."""
     await services.create()
     await (await services.exec("out a")).result()
     services.host.machines[0].start_gate = asyncio.Event()
@@ -227,7 +227,7 @@ async def test_it_waits_for_no_kernel_that_starts(services: Services) -> None:
 )
 @pytest.mark.gen_test
 async def test_end_of_the_machine(services: Services, ending: ExitInfo, code: str) -> None:
-    """Programs end with 137 and the reason, and say that variables are lost."""
+    """Commands end with 137 and the reason, and say that variables are lost."""
     await services.create()
     running = await services.exec("out a\nwait")
     await services.until_commands(1)
@@ -240,7 +240,7 @@ async def test_end_of_the_machine(services: Services, ending: ExitInfo, code: st
 
 @pytest.mark.gen_test
 async def test_restart(services: Services) -> None:
-    """Programs end with it, are told before it answers, and a kernel is there afterwards."""
+    """A restart ends the commands before it returns, and a kernel is there afterwards."""
     await services.create()
     running = await services.exec("wait")
     await services.until_commands(1)
@@ -251,12 +251,12 @@ async def test_restart(services: Services) -> None:
 
 @pytest.mark.gen_test
 async def test_restart_while_others_come(services: Services) -> None:
-    """A program that comes during a restart has the next machine, and is not waited for."""
+    """A command that comes during a restart gets the next machine, and is not waited for."""
     await services.create()
     run = await services.submit("wait")
     await services.until_running(1)
     async with services.sessions.borrow("s1") as live:
-        tracker = live._tracker  # whoever has its lock keeps the run from being settled
+        tracker = live._tracker  # holding its lock delays `after_run`
     async with tracker.lock:
         restarting = asyncio.ensure_future(services.sessions.restart("s1", ""))
         while not services.host.machines[0].ended.done():
@@ -273,7 +273,7 @@ async def test_restart_while_others_come(services: Services) -> None:
 
 @pytest.mark.gen_test
 async def test_deletion(services: Services) -> None:
-    """So they do when the session is deleted, also those that only wait for walls."""
+    """Deleting the session ends commands, also those that wait for a sandbox."""
     await services.create()
     running = await services.exec("wait")
     await services.until_commands(1)
@@ -292,7 +292,7 @@ async def test_deletion(services: Services) -> None:
 
 @pytest.mark.gen_test
 async def test_deletion_while_a_kernel_starts(services: Services) -> None:
-    """Programs are told of the deletion also when the kernel is the first to notice it."""
+    """Commands report the deletion also when the kernel is the first to notice it."""
     await services.create()
     program = await services.exec("wait")
     await services.until_commands(1)
@@ -307,7 +307,7 @@ async def test_deletion_while_a_kernel_starts(services: Services) -> None:
 async def test_start_that_cannot_be_recorded(
     services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No kernel runs code then; programs beside it are told why they ended."""
+    """No kernel runs code then; commands beside it report why they ended."""
     await services.create()
     program = await services.exec("wait")
     await services.until_commands(1)
@@ -320,7 +320,7 @@ async def test_start_that_cannot_be_recorded(
 
 @pytest.mark.gen_test
 async def test_shutdown(services: Services) -> None:
-    """The grace of a run is theirs, too; then they end."""
+    """Commands get the same grace as runs."""
     await services.create()
     running = await services.exec("gate a\nout a")
     await services.until_commands(1)
@@ -336,7 +336,7 @@ async def test_shutdown(services: Services) -> None:
 
 @pytest.mark.gen_test
 async def test_grace_ends(services: Services) -> None:
-    """Who takes longer is told that the server stopped."""
+    """A command that takes longer ends as `server stopped`."""
     await services.create()
     running = await services.exec("wait")
     await services.until_commands(1)
@@ -346,8 +346,8 @@ async def test_grace_ends(services: Services) -> None:
 
 
 @pytest.mark.gen_test
-async def test_session_with_a_program_is_not_evicted(services: Services) -> None:
-    """It is not forgotten, nor does its time run out, while a program runs."""
+async def test_session_with_a_command_is_not_evicted(services: Services) -> None:
+    """A session neither leaves memory nor expires while a command runs."""
     await services.create()
     running = await services.exec("gate a")
     async with services.sessions.borrow("s1") as live:
@@ -365,7 +365,7 @@ async def test_session_with_a_program_is_not_evicted(services: Services) -> None
 
 @pytest.mark.gen_test
 async def test_sandbox_that_cannot_start(services: Services) -> None:
-    """The caller is told; the next one tries again."""
+    """The caller gets the error; the next command tries again."""
     await services.create()
     services.host.open_error = make_start_error()
     with pytest.raises(KernelStartFailed):
@@ -375,7 +375,7 @@ async def test_sandbox_that_cannot_start(services: Services) -> None:
 
 @pytest.mark.gen_test
 async def test_bug(services: Services) -> None:
-    """A bug in the server is told as one, and nothing waits for the program any more."""
+    """A bug in the server is reported as one, and nothing waits for the command any more."""
     await services.create()
     running = await services.exec("bug")
     with pytest.raises(EraError, match="inside the server"):
@@ -386,7 +386,7 @@ async def test_bug(services: Services) -> None:
 
 @pytest.mark.gen_test
 async def test_log_that_cannot_be_written(services: Services) -> None:
-    """A program that nobody could see any more is ended, and the machine is not."""
+    """A command whose output cannot be logged is ended; its machine is not."""
     await services.create()
     running = await services.exec("gate a\nout a\nwait")
     await services.until_commands(1)
@@ -401,7 +401,7 @@ async def test_log_that_cannot_be_written(services: Services) -> None:
 
 @pytest.mark.gen_test
 async def test_log_that_cannot_be_opened(services: Services) -> None:
-    """Nothing is run, and the place is free again."""
+    """Nothing is run, and the place is released."""
     await services.create()
     create = services.execution_store.create
     services.execution_store.create = failing(StorageFailed("No."))  # type: ignore[method-assign]
@@ -414,7 +414,7 @@ async def test_log_that_cannot_be_opened(services: Services) -> None:
 
 @pytest.mark.gen_test
 async def test_output_past_the_bound(services_with_small_output: Services) -> None:
-    """The program is ended, and nothing else."""
+    """The command is ended, and nothing else."""
     services = services_with_small_output
     await services.create()
     running = await services.exec("out " + "x" * 2000 + "\nwait")
@@ -426,7 +426,7 @@ async def test_output_past_the_bound(services_with_small_output: Services) -> No
 
 @pytest.mark.gen_test
 async def test_caller_that_leaves(services: Services) -> None:
-    """Whenever the caller of submit is cancelled, the program goes on."""
+    """Whenever the caller of submit is cancelled, the command goes on."""
     await services.create()
     for n in range(0, 60, 3):
         call = asyncio.ensure_future(services.exec(f"write f{n} x"))
@@ -446,7 +446,7 @@ async def test_caller_that_leaves(services: Services) -> None:
 
 @pytest.mark.gen_test
 async def test_changes_are_counted_once(services: Services) -> None:
-    """By whoever ends first after them."""
+    """A change of the files is counted by the first execution that ends after it."""
     await services.create()
     await services.run("out a")
     run = await services.submit("write a 1\ngate run")
@@ -459,7 +459,7 @@ async def test_changes_are_counted_once(services: Services) -> None:
 
 @pytest.mark.gen_test
 async def test_data_of_both(services: Services) -> None:
-    """What a program has written is there when a run begins, and the other way round."""
+    """Data that a command has written are there when a run starts, and the other way round."""
     await services.create(data={"n": 0})
     program = await services.exec('data {"n": 1}\ngate a')
     await services.until_commands(1)
@@ -476,7 +476,7 @@ async def test_data_of_both(services: Services) -> None:
 
 @pytest.mark.gen_test
 async def test_files_go_with_the_machine(services: Services) -> None:
-    """Where files do not persist: after the programs were settled, before the next machine."""
+    """Files that do not persist go after the commands' `after_run`, before the next machine."""
     await services.create(persistent=False)
     running = await services.exec("write f x\nout a\nwait")
     await services.until_commands(1)
@@ -492,7 +492,7 @@ async def test_files_go_with_the_machine(services: Services) -> None:
 
 @pytest.mark.gen_test
 async def test_files_go_after_a_crash(services: Services) -> None:
-    """A server that finds traces of a program drops the files of such a session."""
+    """A server that starts removes files of a non-persistent session that has run a command."""
     for name in ("used", "new"):
         await services.create(name, persistent=False)
     await (await services.exec("write f x", session_id="used")).result()

@@ -1,4 +1,4 @@
-"""The one machine of a session: started, shared, stopped."""
+"""A session has one machine, which is started, shared and stopped."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from era_kernels.kernels.machine import Machine
 from era_kernels.models import EndReason, ExitInfo, Limits
 from era_kernels.services.session.machine import SessionMachine
 from tests.fakes import FakeHost, make_start_error
-from tests.services.service_fixture import PLACE
+from tests.services.service_fixture import SESSION_PATHS
 
 CLOSED_ERROR = SessionNotFound("It is gone.")
 
@@ -28,7 +28,9 @@ class MachineFixture:
         self.session_machine = SessionMachine(self._open, self._start, self._on_reaped)
 
     async def _open(self, env: Mapping[str, str], kernel: bool) -> Machine:
-        return cast(Machine, await self.host.open("alpha", PLACE, Limits(), env, kernel=kernel))
+        return cast(
+            Machine, await self.host.open("alpha", SESSION_PATHS, Limits(), env, kernel=kernel)
+        )
 
     async def _start(self, machine: Machine, env: Mapping[str, str]) -> None:
         await machine.start_kernel(env)
@@ -43,7 +45,7 @@ class MachineFixture:
             await asyncio.sleep(0)
 
 
-# ---------------------------------------------------------------- one seat
+# ---------------------------------------------------------------- one machine
 
 
 @pytest.mark.gen_test
@@ -59,7 +61,7 @@ async def test_machine_is_opened_once() -> None:
 
 @pytest.mark.gen_test
 async def test_two_calls_at_once_open_one_machine() -> None:
-    """Whoever asks while a machine is opened waits for that one."""
+    """A call that comes while a machine is being opened waits for that machine."""
     fixture = MachineFixture()
     await asyncio.gather(*(fixture.session_machine.acquire({}) for _ in range(3)))
     assert len(fixture.host.machines) == 1
@@ -67,7 +69,7 @@ async def test_two_calls_at_once_open_one_machine() -> None:
 
 @pytest.mark.gen_test
 async def test_ended_machine_is_replaced_when_nothing_is_left_of_it() -> None:
-    """The next machine is opened when the last is gone and its traces are cleared."""
+    """The next machine is opened when the last is gone and reaped."""
     fixture = MachineFixture()
     fixture.host.close_gate = asyncio.Event()
     await fixture.session_machine.acquire({})
@@ -83,7 +85,7 @@ async def test_ended_machine_is_replaced_when_nothing_is_left_of_it() -> None:
 
 @pytest.mark.gen_test
 async def test_ended_machine_is_reaped_once() -> None:
-    """Nothing is cleared while the machine lives, nor twice after its end."""
+    """A machine is not reaped while it lives, nor twice after its end."""
     fixture = MachineFixture()
     await fixture.session_machine.acquire({})
     await fixture.session_machine.reap()
@@ -97,7 +99,7 @@ async def test_ended_machine_is_reaped_once() -> None:
 
 @pytest.mark.gen_test
 async def test_reaping_that_fails_keeps_the_next_machine_away() -> None:
-    """Where clearing fails there is no next machine, until it succeeds."""
+    """While reaping fails, no next machine is opened."""
     fixture = MachineFixture()
     await fixture.session_machine.acquire({})
     fixture.host.machines[0].die(ExitInfo(code=7))
@@ -134,7 +136,7 @@ async def test_restarted_machine_is_still_fresh() -> None:
 
 @pytest.mark.gen_test
 async def test_closed_machine_refuses() -> None:
-    """After closing, the machine has ended and nobody gets another."""
+    """After closing, the machine has ended and no call gets another."""
     fixture = MachineFixture()
     await fixture.session_machine.acquire({})
     await fixture.session_machine.close(EndReason.DELETED, CLOSED_ERROR)
@@ -146,7 +148,7 @@ async def test_closed_machine_refuses() -> None:
 
 @pytest.mark.gen_test
 async def test_closing_does_not_wait_for_a_start() -> None:
-    """A start that takes long is cancelled; who waited for it gets the refusal."""
+    """A start that takes long is cancelled; its caller gets the closing error."""
     fixture = MachineFixture()
     fixture.host.open_gate = asyncio.Event()
     runs = [asyncio.create_task(fixture.session_machine.acquire({})) for _ in range(2)]
@@ -163,7 +165,7 @@ async def test_closing_does_not_wait_for_a_start() -> None:
 
 @pytest.mark.gen_test
 async def test_closing_while_the_last_machine_goes() -> None:
-    """Who waits until nothing is left of the last machine gets no other one after that."""
+    """A call that waits for the last machine to be reaped gets no new machine."""
     fixture = MachineFixture()
     await fixture.session_machine.acquire({})
     fixture.host.close_gate = fixture.host.machines[0].close_gate = asyncio.Event()
@@ -181,7 +183,7 @@ async def test_closing_while_the_last_machine_goes() -> None:
 
 @pytest.mark.gen_test
 async def test_cancelled_caller_cancels_its_start() -> None:
-    """Who is cancelled while a machine starts leaves none behind, and the seat usable."""
+    """A caller that is cancelled during a start leaves no machine; the next call opens one."""
     fixture = MachineFixture()
     fixture.host.open_gate = asyncio.Event()
     run = asyncio.create_task(fixture.session_machine.acquire({}))
@@ -199,7 +201,7 @@ async def test_cancelled_caller_cancels_its_start() -> None:
 
 @pytest.mark.gen_test
 async def test_sandbox_without_a_kernel() -> None:
-    """Who needs no kernel opens none; whoever does starts it in the same machine."""
+    """A command opens a machine without a kernel; a run starts its kernel in that machine."""
     fixture = MachineFixture()
     first, started_from = await fixture.session_machine.acquire_sandbox({})
     assert (started_from, fixture.session_machine.is_alive, fixture.session_machine.has_kernel) == (
@@ -229,7 +231,7 @@ async def test_restarted_machine_has_a_kernel() -> None:
 
 @pytest.mark.gen_test
 async def test_sandbox_and_kernel_at_once() -> None:
-    """However they come, there is one machine; a kernel is told as starting, walls are not."""
+    """Simultaneous calls open one machine; only a kernel counts as starting, not a sandbox."""
     fixture = MachineFixture()
     fixture.host.open_gate = asyncio.Event()
     calls = [
@@ -250,7 +252,7 @@ async def test_sandbox_and_kernel_at_once() -> None:
 
 @pytest.mark.gen_test
 async def test_kernel_that_fails_in_a_machine() -> None:
-    """The machine is gone, as it is after every end of a kernel; the next is another."""
+    """A kernel that fails to start ends its machine; the next call opens another."""
     fixture = MachineFixture()
     await fixture.session_machine.acquire_sandbox({})
     fixture.host.machines[0].start_error = make_start_error()
@@ -262,7 +264,7 @@ async def test_kernel_that_fails_in_a_machine() -> None:
 
 
 async def a_starting_kernel(fixture: MachineFixture) -> asyncio.Task[tuple[Machine, str]]:
-    """A run that waits for its kernel, in a machine that was there."""
+    """Returns a run that waits for its kernel, in a machine that was there."""
     await fixture.session_machine.acquire_sandbox({})
     fixture.host.machines[0].start_gate = asyncio.Event()
     run = asyncio.create_task(fixture.session_machine.acquire({}))
@@ -284,7 +286,7 @@ async def test_restart_while_a_kernel_starts_in_a_machine() -> None:
 
 @pytest.mark.gen_test
 async def test_closing_while_a_kernel_starts_in_a_machine() -> None:
-    """All in it ends for the reason given, and the run is told."""
+    """The machine ends for the reason given, and the run gets the error."""
     fixture = MachineFixture()
     run = await a_starting_kernel(fixture)
     await fixture.session_machine.close(EndReason.DELETED, CLOSED_ERROR)

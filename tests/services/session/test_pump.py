@@ -1,4 +1,4 @@
-"""What a kernel says goes to the log first, then to the readers."""
+"""A kernel's output goes to the log first, then to the readers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from era_kernels.models import (
 from era_kernels.services.executions.live import LiveExecution
 from era_kernels.services.session.pump import OUTPUT_LOST, format_size, pump_kernel
 from tests.fakes import FakeHost, FakeMachine, Item, Script
-from tests.services.service_fixture import PLACE, Services
+from tests.services.service_fixture import SESSION_PATHS, Services
 
 REQUEST = KernelRequest("code", {}, 30, 1)
 
@@ -30,7 +30,7 @@ REQUEST = KernelRequest("code", {}, 30, 1)
 async def open_parts(services: Services, script: Script) -> tuple[LiveExecution, FakeMachine]:
     session = await services.create()
     running = await services.executions.open(session, "code")
-    return running, await FakeHost(script).open("alpha", PLACE, Limits(), {})
+    return running, await FakeHost(script).open("alpha", SESSION_PATHS, Limits(), {})
 
 
 async def run_pump(
@@ -57,7 +57,7 @@ async def three_outputs(
 
 
 async def endless_output(machine: FakeMachine, request: KernelRequest) -> AsyncIterator[Item]:
-    """A program that goes on until it is ended."""
+    """Code that goes on until it is ended."""
     while True:
         yield Stdout("x" * 1000)
 
@@ -72,7 +72,7 @@ async def test_events_are_logged(services: Services) -> None:
 
 @pytest.mark.gen_test
 async def test_log_comes_first(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a reader has seen is written: nothing is published before the log has it."""
+    """Nothing is published before it is in the log."""
     running, machine = await open_parts(services, three_outputs)
     written: list[LoggedEvent] = []
     append = running.log.append
@@ -111,7 +111,7 @@ async def test_output_limit_ends_the_machine(services: Services) -> None:
 async def test_full_disk_ends_the_machine(
     services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What cannot be written down must not go on: the run ends, and the problem is known."""
+    """A run whose log cannot be written ends, and carries the error."""
     running, machine = await open_parts(services, endless_output)
 
     async def append(events: Sequence[Event]) -> list[LoggedEvent]:
@@ -125,7 +125,7 @@ async def test_full_disk_ends_the_machine(
 
 @pytest.mark.gen_test
 async def test_bug_ends_the_machine(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After a bug of the server the program does not go on unseen either."""
+    """After a bug in the server the run does not go on either."""
     running, machine = await open_parts(services, endless_output)
 
     async def append(events: Sequence[Event]) -> list[LoggedEvent]:
@@ -142,6 +142,6 @@ async def test_bug_ends_the_machine(services: Services, monkeypatch: pytest.Monk
     ("size", "text"),
     [(1 << 30, "1 GiB"), (10 << 20, "10 MiB"), (3 << 10, "3 KiB"), (1000, "1000 bytes")],
 )
-def test_sizes_in_words(size: int, text: str) -> None:
-    """Sizes are told in the largest unit in which they are whole."""
+def test_format_size(size: int, text: str) -> None:
+    """Sizes are formatted in the largest unit in which they are whole."""
     assert format_size(size) == text

@@ -1,4 +1,4 @@
-"""The queue of a session: in order, one at a time, and it rests in between."""
+"""The queue of a session runs slots in order, one at a time, and calls `on_idle` in between."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from era_kernels.services.session.queue import QueuedRun, RunQueue
 
 
 async def _nothing() -> None:
-    """No session is there to be told."""
+    """Does nothing: no session is there."""
 
 
 class QueueFixture:
-    """Serves when it is let; notes what happened."""
+    """A queue whose runs wait for `gate` and `on_idle` for `may_idle`; records `events`."""
 
     def __init__(self, max_waiting: int = 100) -> None:
         self.queue = RunQueue(max_waiting, self._run_queued, self._on_idle)
@@ -42,7 +42,7 @@ class QueueFixture:
 
 @pytest.mark.gen_test
 async def test_first_come_first_served() -> None:
-    """Who is served keeps the first place until it is done; the others know theirs."""
+    """A run keeps the first place until it is done; the others know their positions."""
     fixture = QueueFixture()
     queued_runs = [fixture.add(code) for code in "abc"]
     await asyncio.sleep(0)
@@ -52,12 +52,12 @@ async def test_first_come_first_served() -> None:
     assert len(fixture.queue) <= 1
     await fixture.queue.wait_idle()
     assert fixture.events == ["a", "b", "c", "idle"]
-    assert all(ticket.done.is_set() for ticket in queued_runs)
+    assert all(queued_run.done.is_set() for queued_run in queued_runs)
 
 
 @pytest.mark.gen_test
-async def test_who_comes_while_it_rests_is_served() -> None:
-    """The worker never ends with somebody in the queue; it rests again afterwards."""
+async def test_run_added_during_on_idle() -> None:
+    """The worker never ends with a run in the queue; it calls `on_idle` again afterwards."""
     fixture = QueueFixture()
     fixture.gate.set()
     fixture.may_idle.clear()
@@ -72,7 +72,7 @@ async def test_who_comes_while_it_rests_is_served() -> None:
 
 @pytest.mark.gen_test
 async def test_capacity() -> None:
-    """One is served, so many wait, the next is refused."""
+    """One run is under way, `max_waiting` wait, the next is refused."""
     fixture = QueueFixture(max_waiting=1)
     for code in "ab":
         fixture.queue.check_capacity()
@@ -86,7 +86,7 @@ async def test_capacity() -> None:
 
 @pytest.mark.gen_test
 async def test_idle_queue_is_not_waited_for() -> None:
-    """Waiting for a queue that never worked is over at once; who leaves disturbs nobody."""
+    """`wait_idle` returns at once if the queue never worked; cancelling it changes nothing."""
     fixture = QueueFixture()
     await fixture.queue.wait_idle()
     fixture.add("a")
@@ -99,12 +99,12 @@ async def test_idle_queue_is_not_waited_for() -> None:
     assert fixture.events == ["a", "idle"]
 
 
-# ---------------------------------------------------------------- turns of others
+# ---------------------------------------------------------------- slots without a run
 
 
 @pytest.mark.gen_test
-async def test_a_turn_waits_like_a_run() -> None:
-    """Who does something else has its turn between the runs before and behind it."""
+async def test_a_slot_waits_like_a_run() -> None:
+    """A slot without a run comes between the runs before and behind it."""
     fixture = QueueFixture()
 
     async def other() -> None:
@@ -125,19 +125,19 @@ async def test_a_turn_waits_like_a_run() -> None:
 
 @pytest.mark.gen_test
 @pytest.mark.parametrize("steps", range(8))
-async def test_a_turn_that_is_given_back(steps: int) -> None:
-    """Who is cancelled leaves no gap, at whatever moment; those behind it move up."""
+async def test_a_slot_that_is_given_back(steps: int) -> None:
+    """A cancelled slot leaves no gap, at whatever moment; those behind it move up."""
     fixture = QueueFixture()
     fixture.add("a")
-    turns = [asyncio.create_task(_hold_slot(fixture)) for _ in range(2)]
+    holders = [asyncio.create_task(_hold_slot(fixture)) for _ in range(2)]
     await asyncio.sleep(0)
     behind = fixture.add("b")
     fixture.gate.set()
     for _ in range(steps):
         await asyncio.sleep(0)
-    for turn in turns:
-        turn.cancel()
-    await asyncio.wait(turns)
+    for holder in holders:
+        holder.cancel()
+    await asyncio.wait(holders)
     await fixture.queue.wait_idle()
     assert fixture.events == ["a", "b", "idle"]
     assert behind.done.is_set()
@@ -150,27 +150,27 @@ async def _hold_slot(fixture: QueueFixture) -> None:
 
 
 @pytest.mark.gen_test
-async def test_a_waiting_turn_counts() -> None:
-    """A turn takes room in the queue while it waits, and none when it was given back."""
+async def test_a_waiting_slot_counts() -> None:
+    """A waiting slot counts against `max_waiting` until it is given back."""
     fixture = QueueFixture(max_waiting=1)
     fixture.add("a")
-    turn = asyncio.create_task(_hold_slot(fixture))
+    holder = asyncio.create_task(_hold_slot(fixture))
     await asyncio.sleep(0)
     with pytest.raises(QueueFull):
         fixture.queue.check_capacity()
     with pytest.raises(QueueFull):
         async with fixture.queue.slot():
             raise AssertionError
-    turn.cancel()
-    await asyncio.wait([turn])
+    holder.cancel()
+    await asyncio.wait([holder])
     fixture.queue.check_capacity()
     fixture.gate.set()
     await fixture.queue.wait_idle()
 
 
 @pytest.mark.gen_test
-async def test_a_turn_that_fails() -> None:
-    """An error in a turn is its caller's; the queue goes on."""
+async def test_a_slot_that_fails() -> None:
+    """An error in a slot is raised to its holder; the queue goes on."""
     fixture = QueueFixture()
     fixture.gate.set()
     with pytest.raises(RuntimeError, match="mine"):
@@ -183,7 +183,7 @@ async def test_a_turn_that_fails() -> None:
 
 @pytest.mark.gen_test
 async def test_idle_since() -> None:
-    """The end of the newest run is remembered."""
+    """`idle_since` is the end of the newest run."""
     fixture = QueueFixture()
     before = fixture.queue.idle_since
     fixture.add("a")

@@ -1,4 +1,4 @@
-"""One live session: its queue, its kernel, its data and files, and how it ends."""
+"""A live session has a queue, a kernel, data and files, and an end."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def full() -> InsufficientStorage:
 
 @pytest.mark.gen_test
 async def test_run(services: Services) -> None:
-    """A run's answer is the fold of what its kernel says, and how it ended."""
+    """A run's result holds the output of its kernel and how the run ended."""
     await services.create()
     answer = await services.run("out a\nerr b\nshow c\nexit 3")
     assert (answer.stdout, answer.stderr, answer.exit_code) == ("a\n", "b\n", 3)
@@ -68,8 +68,10 @@ async def test_run(services: Services) -> None:
 
 @pytest.mark.gen_test
 async def test_events_of_a_run(services: Services) -> None:
-    """A stream has the outputs in their order, and `done` last; a run that need not wait is not
-    told that it does."""
+    """A stream has the outputs in order, and `done` last.
+
+    A run that need not wait has no `queued` event.
+    """
     await services.create()
     events = await events_of(await services.submit("out a\nshow b"))
     assert events[:-1] == [Stdout("a\n"), Display({"text/plain": "b"})]
@@ -78,7 +80,7 @@ async def test_events_of_a_run(services: Services) -> None:
 
 @pytest.mark.gen_test
 async def test_kernel_lives_from_run_to_run(services: Services) -> None:
-    """The second run meets the same kernel; runs are numbered from 1."""
+    """The second run has the same kernel; runs are numbered from 1."""
     await services.create()
     first, second = await services.run("number"), await services.run("number")
     assert (first.stdout, second.stdout) == ("1", "2")
@@ -87,8 +89,8 @@ async def test_kernel_lives_from_run_to_run(services: Services) -> None:
 
 
 @pytest.mark.gen_test
-async def test_session_notes_its_run(services: Services) -> None:
-    """After a run the session's row tells when it was, and what files there are."""
+async def test_row_after_a_run(services: Services) -> None:
+    """After a run the session's row has the time of the run and the count of files."""
     await services.create()
     await services.run("write f 12345")
     stored = await services.store.get("s1")
@@ -127,7 +129,7 @@ async def _last_request(services: Services) -> Any:
 
 @pytest.mark.gen_test
 async def test_timeouts(services: Services) -> None:
-    """What was asked, else the session's default, else the server's; too much is refused."""
+    """A run has its own timeout, else the session's, else the server's; too much is refused."""
     await services.create("s1", default_timeout=7.0)
     await services.create("s2")
     for id_, asked, expected in (("s1", None, 7), ("s1", 0, 7), ("s1", 2.5, 2.5), ("s2", None, 30)):
@@ -151,7 +153,7 @@ async def test_timeout_keeps_the_kernel_where_it_can(services: Services) -> None
 
 
 @pytest.mark.gen_test
-async def test_timeout_of_a_deaf_kernel(services: Services) -> None:
+async def test_timeout_of_a_kernel_that_ignores_interrupts(services: Services) -> None:
     """A kernel that would not stop is lost; its files and data stay, the next run is fresh."""
     await services.create()
     answer = await services.run('data {"a": 1}\nwrite f 1\nstuck')
@@ -175,7 +177,7 @@ async def test_kernel_that_dies_in_a_run(services: Services) -> None:
 
 @pytest.mark.gen_test
 async def test_kernel_that_dies_idle(services: Services) -> None:
-    """It is noticed at once: the seat is free, and the next run says `fresh`."""
+    """The death is noticed at once: the place is released, and the next run says `fresh`."""
     await services.create()
     await services.run("out a")
     assert (await services.sessions.get("s1")).status == "idle"
@@ -188,7 +190,7 @@ async def test_kernel_that_dies_idle(services: Services) -> None:
 
 @pytest.mark.gen_test
 async def test_kernel_that_does_not_start(services: Services) -> None:
-    """Who asked is told; readers of the stream get its code and `done`; the next run tries anew."""
+    """The caller gets the error, readers its code and `done`; the next run tries again."""
     await services.create()
     services.host.open_error = make_start_error()
     running = await services.submit("out a")
@@ -206,7 +208,7 @@ async def test_kernel_that_does_not_start(services: Services) -> None:
 
 @pytest.mark.gen_test
 async def test_update_data_is_merged_before_the_run(services: Services) -> None:
-    """The code finds the merged data, and so does everybody afterwards."""
+    """The code finds the merged data, and so does every later call."""
     await services.create(data={"a": 1, "b": {"x": 1}})
     answer = await services.run(f"read {DATA}", update_data={"b": {"y": 2}})
     assert json.loads(answer.stdout) == {"a": 1, "b": {"y": 2}}
@@ -215,7 +217,7 @@ async def test_update_data_is_merged_before_the_run(services: Services) -> None:
 
 @pytest.mark.gen_test
 async def test_update_data_of_a_queued_run_waits(services: Services) -> None:
-    """The data changes when the run's turn comes, not when it is submitted."""
+    """The data changes when the run starts, not when it is submitted."""
     await services.create()
     first = await services.submit("gate a")
     second = await services.submit("out b", update_data={"n": 2})
@@ -228,7 +230,7 @@ async def test_update_data_of_a_queued_run_waits(services: Services) -> None:
 @pytest.mark.gen_test
 @pytest.mark.parametrize("end", ["exit 1", "timeout", "stuck", "die 7"])
 async def test_code_replaces_the_data(services: Services, end: str) -> None:
-    """What the code wrote to the mirror replaces the data, however the run ended."""
+    """Data that the code wrote to the data file replace the session's, however the run ended."""
     await services.create(data={"a": 1})
     answer = await services.run('data {"b": 2}\n' + end)
     assert answer.data == (await services.store.get("s1")).data == {"b": 2}
@@ -246,7 +248,7 @@ async def test_data_of_the_same_value_and_another_type(services: Services) -> No
 @pytest.mark.gen_test
 @pytest.mark.parametrize("text", ["{", "[1]", '{"a": NaN}', '{"a": "\\ud800"}', ""])
 async def test_broken_data_keeps_the_old(services: Services, text: str) -> None:
-    """A mirror that is no JSON object keeps the data, and is written anew before the next run."""
+    """A data file that is no JSON object changes no data, and is rewritten before the next run."""
     await services.create(data={"a": 1})
     assert (await services.run("data " + text)).data == {"a": 1}
     assert json.loads((await services.run(f"read {DATA}")).stdout) == {"a": 1}
@@ -254,7 +256,7 @@ async def test_broken_data_keeps_the_old(services: Services, text: str) -> None:
 
 @pytest.mark.gen_test
 async def test_data_that_is_too_large_keeps_the_old(services: Services) -> None:
-    """A mirror within its bound whose data is not, once written out, does not fail the run."""
+    """A data file within the limit does not fail the run when its data, as JSON, is above it."""
     await services.create(data={"a": 1})
     number = "1e15"  # 1000000000000000.0
     count = MAX_SESSION_JSON_BYTES // (len(number) + 1) - 10
@@ -295,7 +297,7 @@ async def test_data_changed_by_the_api_after_a_run(
     async def slow_after_run(*arguments: Any) -> Any:
         after = await after_run(*arguments)
         read.set()
-        await services.gates["settled"].wait()
+        await services.gates["after_run"].wait()
         return after
 
     monkeypatch.setattr(services.workspaces, "after_run", slow_after_run)
@@ -303,7 +305,7 @@ async def test_data_changed_by_the_api_after_a_run(
     await read.wait()
     update = asyncio.create_task(services.sessions.update("s1", data={"api": 1}))
     await sleep_briefly()
-    services.gates["settled"].set()
+    services.gates["after_run"].set()
     assert (await running.result()).data == {"code": 1}
     assert (await update).session.data == {"api": 1}
     assert (await services.store.get("s1")).data == {"api": 1}
@@ -312,7 +314,7 @@ async def test_data_changed_by_the_api_after_a_run(
 
 @pytest.mark.gen_test
 async def test_update_data_loses_no_change(services: Services) -> None:
-    """A merge is of what is there when it is stored: changes at the same time are not undone."""
+    """`update_data` is merged into the data of that moment: simultaneous changes are kept."""
     await services.create()
     await services.run("out a")
     for n in range(20):
@@ -326,7 +328,7 @@ async def test_update_data_loses_no_change(services: Services) -> None:
 
 @pytest.mark.gen_test
 async def test_data_file_after_a_change_by_the_api(services: Services) -> None:
-    """The mirror shows new data at once, also without a kernel."""
+    """The data file shows new data at once, also without a kernel."""
     await services.create()
     await services.sessions.update("s1", data={"a": 2})
     assert json.loads((await services.workspace() / DATA).read_text()) == {"a": 2}
@@ -336,7 +338,7 @@ async def test_data_file_after_a_change_by_the_api(services: Services) -> None:
 async def test_data_file_that_cannot_be_written(
     services: Services, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The data is changed all the same: the mirror is written anew before the next run."""
+    """The data is changed all the same; the data file is rewritten before the next run."""
     await services.create()
     monkeypatch.setattr(services.workspaces, "before_run", failing(full()))
     view = await services.sessions.update("s1", data={"a": 2})
@@ -363,8 +365,8 @@ async def test_runs_queue_in_order(services: Services) -> None:
 
 
 @pytest.mark.gen_test
-async def test_waiting_is_told_once(services: Services) -> None:
-    """A run that waits says its position, once and first; the list knows how it moves up."""
+async def test_queued_event_comes_once(services: Services) -> None:
+    """A waiting run's first event is its position, once; the list shows how it moves up."""
     await services.create()
     runs = [await services.submit(f"gate {n}") for n in range(3)]
     await services.until_running(1)
@@ -405,7 +407,7 @@ def short_queue(open_services: OpenServices) -> Services:
 
 @pytest.mark.gen_test
 async def test_queue_is_bounded(short_queue: Services) -> None:
-    """One runs, so many wait, the next is told to come again, and disturbs nobody."""
+    """One runs, `max_queue` wait, the next is refused with a time to retry."""
     services = short_queue
     await services.create()
     runs = [await services.submit("gate a") for _ in range(3)]
@@ -420,7 +422,7 @@ async def test_queue_is_bounded(short_queue: Services) -> None:
 
 @pytest.mark.gen_test
 async def test_burst_never_overfills_the_queue(short_queue: Services) -> None:
-    """Of many submissions at once, as many are taken as there is room for."""
+    """Of many submissions at once, as many are accepted as the queue has room for."""
     services = short_queue
     await services.create()
     outcomes = await asyncio.gather(
@@ -435,8 +437,8 @@ async def test_burst_never_overfills_the_queue(short_queue: Services) -> None:
 
 
 @pytest.mark.gen_test
-async def test_cancelled_submit_leaves_its_run_behind(services: Services) -> None:
-    """A caller that leaves while the log is opened does not take its run along, nor the queue."""
+async def test_run_of_a_cancelled_submit_goes_on(services: Services) -> None:
+    """A caller that is cancelled while the log is opened stops neither its run nor the queue."""
     await services.create()
     await services.run("out a")
     submitting = asyncio.create_task(services.submit("out left"))
@@ -458,7 +460,7 @@ async def test_cancelled_submit_leaves_its_run_behind(services: Services) -> Non
 async def test_log_that_cannot_be_opened(
     services: Services, monkeypatch: pytest.MonkeyPatch, problem: Exception
 ) -> None:
-    """Who asked is told; nothing is left in the queue, and no seat is taken."""
+    """The caller gets the error; nothing is left in the queue, and no kernel is counted."""
     await services.create()
     with monkeypatch.context() as patch:
         patch.setattr(services.execution_store, "create", failing(problem))
@@ -472,7 +474,7 @@ async def test_log_that_cannot_be_opened(
 async def test_cancelled_submit_whose_log_cannot_be_opened(
     services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A failure that nobody waits for any more harms nobody."""
+    """A failure after the caller was cancelled has no effect on later runs."""
     await services.create()
     await services.run("out a")
     with monkeypatch.context() as patch:
@@ -490,7 +492,7 @@ async def test_cancelled_submit_whose_log_cannot_be_opened(
 async def test_log_that_cannot_take_the_first_event(
     services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A run that cannot even be told to wait is refused, and is no ghost in the list."""
+    """A run whose `queued` event cannot be logged is refused, and is finished in the list."""
     await services.create()
     first = await services.submit("gate a")
     await services.until_running(1)
@@ -510,7 +512,7 @@ async def test_log_that_cannot_take_the_first_event(
     assert services.executions._live == {}
 
 
-# ---------------------------------------------------------------- seats
+# ---------------------------------------------------------------- limit of kernels
 
 
 @pytest.fixture
@@ -520,7 +522,7 @@ def one_kernel(open_services: OpenServices) -> Services:
 
 @pytest.mark.gen_test
 async def test_kernels_are_limited(one_kernel: Services) -> None:
-    """When all kernels are in use, another session is told to come again."""
+    """When all kernels are in use, another session is refused with a time to retry."""
     services = one_kernel
     await services.create("s1")
     await services.create("s2")
@@ -538,7 +540,7 @@ async def test_kernels_are_limited(one_kernel: Services) -> None:
 async def test_kernel_is_released_after_every_failure(
     one_kernel: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever keeps a run or a restart from its kernel, the seat is there for the next."""
+    """Whatever keeps a run or a restart from its kernel, the place is released."""
     services = one_kernel
     await services.create("s1")
     await services.create("s2")
@@ -567,7 +569,7 @@ async def test_kernel_is_released_after_every_failure(
 
 @pytest.mark.gen_test
 async def test_restart_keeps_its_place_in_the_limit(one_kernel: Services) -> None:
-    """Between the old kernel and the new one, nobody else gets the seat."""
+    """Between the old kernel and the new one, no other session gets the place."""
     services = one_kernel
     await services.create("s1")
     await services.create("s2")
@@ -587,7 +589,7 @@ async def test_restart_keeps_its_place_in_the_limit(one_kernel: Services) -> Non
 
 @pytest.mark.gen_test
 async def test_kernel_that_dies_during_its_start_again(one_kernel: Services) -> None:
-    """The end of an old kernel does not free the seat of the new one."""
+    """The end of an old kernel does not release the place of the new one."""
     services = one_kernel
     await services.create("s1")
     await services.create("s2")
@@ -603,7 +605,7 @@ async def test_kernel_that_dies_during_its_start_again(one_kernel: Services) -> 
 
 @pytest.mark.gen_test
 async def test_restart_of_an_idle_session(services: Services) -> None:
-    """A fresh kernel with the same files; its generation is told."""
+    """A restart gives a fresh kernel with the same files, and returns its generation."""
     await services.create()
     await services.run("write f 1")
     assert await services.sessions.restart("s1", "http://h") == 2
@@ -614,7 +616,7 @@ async def test_restart_of_an_idle_session(services: Services) -> None:
 
 @pytest.mark.gen_test
 async def test_restart_of_a_session_that_never_ran(services: Services) -> None:
-    """It starts the first kernel."""
+    """The restart starts the first kernel."""
     await services.create()
     assert await services.sessions.restart("s1", "") == 1
     assert (await services.sessions.get("s1")).status == "idle"
@@ -622,7 +624,7 @@ async def test_restart_of_a_session_that_never_ran(services: Services) -> None:
 
 @pytest.mark.gen_test
 async def test_restart_during_a_run(services: Services) -> None:
-    """The running one ends with 137, the queued ones go on with the fresh kernel."""
+    """The run under way ends with 137, the queued ones go on with the fresh kernel."""
     await services.create()
     running = await services.submit("out a\nwait")
     queued = [await services.submit("gate b\nout b"), await services.submit("out c")]
@@ -640,7 +642,7 @@ async def test_restart_during_a_run(services: Services) -> None:
 
 @pytest.mark.gen_test
 async def test_restart_does_not_wait_for_the_next_run(services: Services) -> None:
-    """However slowly the old kernel ends, the restart is answered while the next run goes on."""
+    """However slowly the old kernel ends, the restart returns while the next run goes on."""
     await services.create()
     await services.submit("wait")
     await services.until_running(1)
@@ -674,7 +676,7 @@ async def test_restart_while_the_kernel_starts(services: Services) -> None:
 
 @pytest.mark.gen_test
 async def test_two_restarts_at_once(services: Services) -> None:
-    """Both are answered, and each caller has a kernel that is younger than its call."""
+    """Both return, and each caller has a kernel that started after its call."""
     await services.create()
     running = await services.submit("wait")
     await services.until_running(1)
@@ -686,7 +688,7 @@ async def test_two_restarts_at_once(services: Services) -> None:
 
 @pytest.mark.gen_test
 async def test_restart_whose_caller_leaves(services: Services) -> None:
-    """The restart is done all the same."""
+    """A restart goes on when its caller is cancelled."""
     await services.create()
     await services.run("out a")
     services.host.open_gate = asyncio.Event()
@@ -702,7 +704,7 @@ async def test_restart_whose_caller_leaves(services: Services) -> None:
 
 @pytest.mark.gen_test
 async def test_restart_that_fails(services: Services) -> None:
-    """Who asked is told; the run ended all the same, and the next one tries anew."""
+    """The caller gets the error; the run ended all the same, and the next one tries again."""
     await services.create()
     running = await services.submit("wait")
     await services.until_running(1)
@@ -718,7 +720,7 @@ async def test_restart_that_fails(services: Services) -> None:
 
 @pytest.mark.gen_test
 async def test_files_go_with_the_kernel_that_dies_idle(services: Services) -> None:
-    """They are dropped without waiting for the next run; the data stays."""
+    """The files are removed without waiting for the next run; the data stays."""
     await services.create(persistent=False, data={"a": 1})
     await services.run("write f 1")
     assert (await services.run("read f")).stdout == "1"
@@ -733,7 +735,7 @@ async def test_files_go_with_the_kernel_that_dies_idle(services: Services) -> No
 
 @pytest.mark.gen_test
 async def test_next_run_never_sees_the_files_of_a_lost_kernel(services: Services) -> None:
-    """Not even one that was submitted before the kernel's end was noticed."""
+    """The files are gone even for a run submitted before the kernel's end was noticed."""
     await services.create(persistent=False)
     await services.run("write f 1")
     services.host.machines[0].die(ExitInfo(code=1))
@@ -744,7 +746,7 @@ async def test_next_run_never_sees_the_files_of_a_lost_kernel(services: Services
 @pytest.mark.gen_test
 @pytest.mark.parametrize("end", ["die 7", "stuck"])
 async def test_files_go_with_the_kernel_that_ends_in_a_run(services: Services, end: str) -> None:
-    """What the run did is still told and its data kept; then the files are gone."""
+    """The run's result and data are kept; then the files are gone."""
     await services.create(persistent=False)
     queued = asyncio.create_task(services.run(f'write f 1\ndata {{"a": 1}}\n{end}'))
     answer = await queued
@@ -756,7 +758,7 @@ async def test_files_go_with_the_kernel_that_ends_in_a_run(services: Services, e
 
 @pytest.mark.gen_test
 async def test_files_go_at_a_restart(services: Services) -> None:
-    """A restart drops them, and what the ended run wrote to its data is kept."""
+    """A restart removes the files, and keeps the data that the ended run wrote."""
     await services.create(persistent=False)
     running = await services.submit('write f 1\ndata {"a": 1}\nout ready\nwait')
     queued = await services.submit("read f")
@@ -768,7 +770,7 @@ async def test_files_go_at_a_restart(services: Services) -> None:
 
 @pytest.mark.gen_test
 async def test_files_are_dropped_when_nothing_is_left_of_the_kernel(services: Services) -> None:
-    """What still runs in the workspace could write behind the broom."""
+    """Files are removed after all processes, which could still write to the workspace."""
     await services.create(persistent=False)
     await services.run("write f 1")
     services.host.machines[0].close_gate = asyncio.Event()
@@ -783,7 +785,7 @@ async def test_files_are_dropped_when_nothing_is_left_of_the_kernel(services: Se
 async def test_files_that_cannot_be_dropped(
     services: Services, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The next run is told and sees nothing; when it can be done, it is."""
+    """The next run gets the error and sees no file; the removal is tried again."""
     await services.create(persistent=False)
     await services.run("write f 1")
     with monkeypatch.context() as patch:
@@ -799,7 +801,7 @@ async def test_files_that_cannot_be_dropped(
 
 @pytest.mark.gen_test
 async def test_files_of_a_persistent_session_stay(services: Services) -> None:
-    """They outlive any number of kernels."""
+    """The files of a persistent session outlive any number of kernels."""
     await services.create()
     await services.run("write f 1\ndie 7")
     await services.sessions.restart("s1", "")
@@ -813,7 +815,7 @@ async def test_files_of_a_persistent_session_stay(services: Services) -> None:
 async def test_disk_that_fills_up_in_a_run(
     services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The run ends, and says why to everybody; the session goes on when there is room."""
+    """The run ends with the reason for all readers; the session goes on when there is space."""
     await services.create()
     running = await services.submit("out a\ngate b\nout c\nwait")
     await services.until_running(1)
@@ -841,7 +843,7 @@ async def test_disk_that_fills_up_in_a_run(
 async def test_disk_that_is_full_at_the_end(
     services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """When only the end cannot be logged, readers get it all the same."""
+    """When only the end cannot be logged, readers still get it."""
     await services.create()
     running = await services.submit("gate a")
     await services.until_running(1)
@@ -858,7 +860,7 @@ async def test_disk_that_is_full_at_the_end(
 async def test_storage_that_fails_after_a_run(
     services: Services, monkeypatch: pytest.MonkeyPatch, problem: StorageFailed
 ) -> None:
-    """What could not be looked at or kept is told; the kernel and the queue go on."""
+    """A failure of `after_run` is reported; the kernel and the queue go on."""
     await services.create()
     running = await services.submit("out a\ngate b\nexit 3")
     await services.until_running(1)
@@ -876,7 +878,7 @@ async def test_storage_that_fails_after_a_run(
 async def test_data_that_cannot_be_stored(
     services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Memory does not run ahead of the file."""
+    """Data that cannot be stored does not change in memory either."""
     await services.create(data={"a": 1})
     with monkeypatch.context() as patch:
         patch.setattr(services.store, "update", failing(full()))
@@ -891,7 +893,7 @@ async def test_data_that_cannot_be_stored(
 
 @pytest.mark.gen_test
 @pytest.mark.parametrize(
-    "place",
+    "target",
     [
         "era_kernels.storage.execution_log.ExecutionLog.append",
         "era_kernels.storage.execution_log.ExecutionLog.aclose",
@@ -906,12 +908,12 @@ async def test_bug_of_a_store(
     services: Services,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
-    place: str,
+    target: str,
 ) -> None:
-    """A bug of ours ends the run for its readers, is logged, and does not stop the queue."""
+    """A bug in a store ends the run for its readers, is logged, and does not stop the queue."""
     await services.create()
     with monkeypatch.context() as patch:
-        patch.setattr(place, failing(RuntimeError("a bug")))
+        patch.setattr(target, failing(RuntimeError("a bug")))
         runs = [await services.submit('out a\ndata {"n": 1}')]
         codes, _ = await end_of(runs[0])
         try:
@@ -927,7 +929,7 @@ async def test_bug_of_a_store(
 
 @pytest.mark.gen_test
 async def test_bug_of_a_kernel(services: Services, caplog: pytest.LogCaptureFixture) -> None:
-    """A kernel's side that fails costs its machine, not the session."""
+    """A bug in the kernel's code ends the machine, not the session."""
     await services.create()
     running = await services.submit("out a\nbug")
     codes, done = await end_of(running)
@@ -944,7 +946,7 @@ def small_logs(open_services: OpenServices) -> Services:
 
 @pytest.mark.gen_test
 async def test_output_limit(small_logs: Services) -> None:
-    """A run that says too much is ended, and the cause names the limit."""
+    """A run with too much output is ended, and the cause names the limit."""
     await small_logs.create()
     running = await small_logs.submit("\n".join(["out " + "x" * 200] * 100) + "\nwait")
     codes, done = await end_of(running)
@@ -980,7 +982,7 @@ async def test_deleted_during_a_run(services: Services) -> None:
 
 @pytest.mark.gen_test
 async def test_deleted_while_the_kernel_starts(services: Services) -> None:
-    """Nobody waits for the start: the run ends with 137, no kernel is left."""
+    """A deletion does not wait for the start: the run ends with 137, no kernel is left."""
     await services.create()
     services.host.open_gate = asyncio.Event()
     running = await services.submit("out a")
@@ -994,7 +996,7 @@ async def test_deleted_while_the_kernel_starts(services: Services) -> None:
 
 @pytest.mark.gen_test
 async def test_deleted_during_a_restart(services: Services) -> None:
-    """The restart is told that the session is gone."""
+    """The restart raises that the session is gone."""
     await services.create()
     await services.run("out a")
     services.host.open_gate = asyncio.Event()
@@ -1010,7 +1012,7 @@ async def test_deleted_during_a_restart(services: Services) -> None:
 async def test_deleted_while_the_log_is_opened(
     services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A run that was just being submitted ends with 404, not never."""
+    """A run that was just being submitted ends with 404, and does not hang."""
     await services.create()
     create = services.execution_store.create
 
@@ -1034,7 +1036,7 @@ async def test_deleted_while_the_log_is_opened(
 
 @pytest.mark.gen_test(timeout=20)
 async def test_deleted_at_any_moment(services: Services) -> None:
-    """Whenever the deletion comes, the run ends, one way or the other, and nothing is left."""
+    """Whenever the deletion comes, the run ends, and nothing is left."""
     for steps in range(40):
         await services.create()
         running = await services.submit("write f 1\nout a")
@@ -1049,7 +1051,7 @@ async def test_deleted_at_any_moment(services: Services) -> None:
 
 @pytest.mark.gen_test
 async def test_row_that_vanishes_under_a_run(services: Services) -> None:
-    """A deletion that this run learns of only from the store does not fail it."""
+    """A run does not fail when its session's row has been deleted."""
     await services.create()
     running = await services.submit('gate a\ndata {"n": 1}')
     await services.until_running(1)
@@ -1062,7 +1064,7 @@ async def test_row_that_vanishes_under_a_run(services: Services) -> None:
 
 @pytest.mark.gen_test
 async def test_log_of_a_reader(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a reader has seen stands in the log, byte for byte."""
+    """All that a reader has seen is in the log, byte for byte."""
     await services.create()
     running = await services.submit("\n".join(f"out {n}" for n in range(200)))
     seen: list[LoggedEvent] = []

@@ -1,4 +1,4 @@
-"""A session's desk: what runs find and what they leave."""
+"""A tracker knows what runs find in a workspace and what they change."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.services.service_fixture import DATA
 
 
 class TrackerFixture:
-    """A desk on a real directory."""
+    """A tracker on a real directory."""
 
     def __init__(self, workspaces: Workspaces, directory: str) -> None:
         self.tracker = WorkspaceTracker(workspaces, directory)
@@ -36,7 +36,7 @@ def fixture(io_loop: IOLoop, tmp_path: Path) -> Iterator[TrackerFixture]:
 
 @pytest.mark.gen_test
 async def test_run_finds_the_data(fixture: TrackerFixture) -> None:
-    """Before a run the mirror shows the data; a run that changes nothing has changed nothing."""
+    """Before a run the data file shows the data; a run that changes nothing is not counted."""
     await fixture.tracker.before_run({"a": 1})
     assert fixture.data() == {"a": 1}
     after = await fixture.tracker.after_run()
@@ -44,8 +44,8 @@ async def test_run_finds_the_data(fixture: TrackerFixture) -> None:
 
 
 @pytest.mark.gen_test
-async def test_changes_are_told_once(fixture: TrackerFixture) -> None:
-    """What a run did is told after it, and no more after the next."""
+async def test_changes_are_reported_once(fixture: TrackerFixture) -> None:
+    """A run's changes are reported after it, and no more after the next."""
     await fixture.tracker.before_run({})
     (fixture.workspace / "f").write_text("x")
     (fixture.workspace / DATA).write_text('{"b": 2}')
@@ -58,7 +58,7 @@ async def test_changes_are_told_once(fixture: TrackerFixture) -> None:
 
 @pytest.mark.gen_test
 async def test_data_that_changes_during_a_run(fixture: TrackerFixture) -> None:
-    """The mirror is written at once; the code, which did not touch it, has changed nothing."""
+    """The data file is written at once; that does not count as a change of the code."""
     await fixture.tracker.before_run({"a": 1})
     await fixture.tracker.write_data_file({"a": 2})
     assert fixture.data() == {"a": 2}
@@ -67,7 +67,7 @@ async def test_data_that_changes_during_a_run(fixture: TrackerFixture) -> None:
 
 @pytest.mark.gen_test
 async def test_last_write_wins(fixture: TrackerFixture) -> None:
-    """What code writes after the API did is what counts, and the other way round."""
+    """Data that code writes after the API did win, and the other way round."""
     await fixture.tracker.before_run({"a": 1})
     await fixture.tracker.write_data_file({"a": 2})
     (fixture.workspace / DATA).write_text('{"a": 3}')
@@ -81,7 +81,7 @@ async def test_last_write_wins(fixture: TrackerFixture) -> None:
 
 @pytest.mark.gen_test
 async def test_cleared_files(fixture: TrackerFixture) -> None:
-    """Dropped files are gone, are no change of the next run, and the mirror is written anew."""
+    """Removed files do not count for the next run, and the data file is written again."""
     await fixture.tracker.before_run({"a": 1})
     (fixture.workspace / "f").write_text("x")
     await fixture.tracker.after_run()
@@ -96,8 +96,8 @@ async def test_cleared_files(fixture: TrackerFixture) -> None:
 
 
 @pytest.mark.gen_test
-async def test_who_joins_overwrites_nothing(fixture: TrackerFixture) -> None:
-    """What others have written is told, and what they have half written stays."""
+async def test_reading_data_overwrites_nothing(fixture: TrackerFixture) -> None:
+    """New data are returned once, and a half-written data file stays as it is."""
     await fixture.tracker.before_run({"a": 1})
     assert await fixture.tracker.read_changed_data() is None
     (fixture.workspace / DATA).write_text('{"a": 2}')
@@ -110,7 +110,7 @@ async def test_who_joins_overwrites_nothing(fixture: TrackerFixture) -> None:
 
 @pytest.mark.gen_test
 async def test_half_written_data_are_completed(fixture: TrackerFixture) -> None:
-    """Who is settled in the middle of another's write leaves the rest to be adopted later."""
+    """Data that were half written at one `after_run` are returned by the next."""
     await fixture.tracker.before_run({"a": 1})
     (fixture.workspace / DATA).write_text('{"a":')
     assert (await fixture.tracker.after_run()).data is None
@@ -119,8 +119,8 @@ async def test_half_written_data_are_completed(fixture: TrackerFixture) -> None:
 
 
 @pytest.mark.gen_test
-async def test_joining_counts_no_files(fixture: TrackerFixture) -> None:
-    """A change that is there when somebody joins is still to be counted."""
+async def test_reading_data_counts_no_files(fixture: TrackerFixture) -> None:
+    """`read_changed_data` leaves changes of files to be counted by `after_run`."""
     await fixture.tracker.before_run({})
     (fixture.workspace / "new").write_text("x")
     await fixture.tracker.read_changed_data()
