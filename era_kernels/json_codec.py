@@ -7,8 +7,8 @@ import json
 import math
 import re
 import time
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, NoReturn
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, NoReturn, ParamSpec, TypeVar
 
 from pydantic_core import PydanticSerializationError, to_json
 
@@ -17,6 +17,9 @@ from era_kernels.concurrency.cooperative import Stepwise, run_cooperatively
 from era_kernels.errors import InvalidJson, InvalidRequest
 
 JsonObject = dict[str, Any]
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 THREAD_BYTES = 1024 * 1024  # bytes from which parsing and encoding leave the event loop
 # Bytes from which encoding is too long for a thread, which holds the interpreter's lock meanwhile.
@@ -214,3 +217,12 @@ def _without_nan(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_without_nan(item) for item in value]
     return value
+
+
+async def in_thread_if_large(
+    size: int, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs
+) -> T:
+    """Returns the result of `work`; runs it in a thread when it handles many bytes (`size`)."""
+    if size > THREAD_BYTES:
+        return await asyncio.to_thread(work, *args, **kwargs)
+    return work(*args, **kwargs)

@@ -43,3 +43,11 @@ class BackgroundTasks:
         error = task.exception()
         if error is not None and not isinstance(error, self._expected_errors):
             log.error("an errand failed", exc_info=error)
+
+
+async def cancel_and_wait(task: asyncio.Future[Any]) -> None:
+    """Cancels a task whose result is not needed any more, and ignores its exception."""
+    task.cancel()
+    await asyncio.wait({task})
+    if not task.cancelled():
+        task.exception()

@@ -17,8 +17,8 @@ from era_kernels.errors import Conflict, EraError, FileNotFound, InvalidPath, Se
 from era_kernels.safe_fs.openat import open_beneath, open_directory, open_regular, sync_file_system
 from era_kernels.safe_fs.tree import closing_fd, ensure_directory, walk
 from era_kernels.storage import content_types, uploads
-from era_kernels.storage.data_file import FileStamp
 from era_kernels.storage.ownership import chown_like, chown_path_like
+from era_kernels.storage.session_data_file import FileStamp
 from era_kernels.storage.snapshot import MAX_ENTRIES, Change, time_from_mtime
 from era_kernels.storage.threads import SerialExecutor, StorageThreads
 from era_kernels.storage.uploads import Upload

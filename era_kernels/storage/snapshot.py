@@ -10,11 +10,11 @@ from functools import cached_property
 
 from era_kernels.models import FileInfo
 from era_kernels.safe_fs.tree import walk
-from era_kernels.storage import data_file
-from era_kernels.storage.data_file import FileStamp
+from era_kernels.storage import session_data_file
+from era_kernels.storage.session_data_file import FileStamp
 
 MAX_ENTRIES = 200_000  # files and directories that are scanned; the rest is not counted
-DATA_FILE_NAME = data_file.NAME  # is in every workspace, and is no file of the user
+DATA_FILE_NAME = session_data_file.NAME  # is in every workspace, and is no file of the user
 MAX_TOTAL_SIZE = 2**63 - 1  # bytes that a column can hold; sparse files may claim more
 
 # Directories that users do not count as their files: caches of tools, and unpacked packages.

@@ -23,15 +23,15 @@ from era_kernels.safe_fs.copy import CopyCancelled, TreeCopier
 from era_kernels.safe_fs.openat import open_directory
 from era_kernels.safe_fs.tree import closing_fd, ensure_directory, remove_tree
 from era_kernels.storage import content_types
-from era_kernels.storage import data_file as data_files
+from era_kernels.storage import session_data_file as data_files
 from era_kernels.storage import snapshot as snapshots
-from era_kernels.storage.data_file import DataFile
+from era_kernels.storage.session_data_file import SessionDataFile
 from era_kernels.storage.snapshot import Change, Snapshot
 from era_kernels.storage.threads import StorageThreads
 
 log = logging.getLogger(__name__)
 
-__all__ = ["AfterRun", "Change", "CopyCancelled", "DataFile", "Snapshot", "Workspaces"]
+__all__ = ["AfterRun", "Change", "CopyCancelled", "SessionDataFile", "Snapshot", "Workspaces"]
 
 WORKSPACE = "workspace"
 SUBDIRECTORIES = (WORKSPACE, "packages", "executions", "state", "cache")
@@ -48,7 +48,7 @@ class AfterRun:
     """The effects of a run: `data` if code changed them, `data_file` None if it is broken."""
 
     snapshot: Snapshot
-    data_file: DataFile | None
+    data_file: SessionDataFile | None
     data: JsonObject | None
     files_modified: int
 
@@ -81,8 +81,8 @@ class Workspaces:
         return name
 
     async def before_run(
-        self, directory: str, data: JsonObject, data_file: DataFile | None
-    ) -> DataFile:
+        self, directory: str, data: JsonObject, data_file: SessionDataFile | None
+    ) -> SessionDataFile:
         """Makes missing directories, and writes `data` to `.session_data.json` if they differ.
 
         Raises StorageFailed, InsufficientStorage.
@@ -90,7 +90,7 @@ class Workspaces:
         return await self._run_threads.run(self._before_run, directory, data, data_file)
 
     async def after_run(
-        self, directory: str, snapshot: Snapshot | None, data_file: DataFile | None
+        self, directory: str, snapshot: Snapshot | None, data_file: SessionDataFile | None
     ) -> AfterRun:
         """Finds what changed since the snapshot, and since `before_run` returned `data_file`.
 
@@ -148,7 +148,9 @@ class Workspaces:
         for part in SUBDIRECTORIES:
             (session_directory / part).mkdir(mode=0o700)
 
-    def _before_run(self, directory: str, data: JsonObject, data_file: DataFile | None) -> DataFile:
+    def _before_run(
+        self, directory: str, data: JsonObject, data_file: SessionDataFile | None
+    ) -> SessionDataFile:
         with self._open(directory) as session_directory:
             for part in SUBDIRECTORIES:
                 ensure_directory(session_directory, part)
@@ -158,7 +160,7 @@ class Workspaces:
                     return data_files.write_if_changed(workspace, state, data, data_file)
 
     def _after_run(
-        self, directory: str, before: Snapshot | None, data_file: DataFile | None
+        self, directory: str, before: Snapshot | None, data_file: SessionDataFile | None
     ) -> AfterRun:
         with self._open(directory) as session_directory:
             try:
@@ -245,7 +247,10 @@ class Workspaces:
 
 
 def _compare(
-    snapshot: Snapshot, before: Snapshot | None, data_file: DataFile | None, data: JsonObject | None
+    snapshot: Snapshot,
+    before: Snapshot | None,
+    data_file: SessionDataFile | None,
+    data: JsonObject | None,
 ) -> AfterRun:
     modified = 0 if before is None else snapshot.count_changes(before)
     return AfterRun(snapshot, data_file, data, modified)

@@ -10,13 +10,14 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, ClassVar, NoReturn, ParamSpec, TypeVar
+from typing import Any, ClassVar, NoReturn, TypeVar
 
 from pydantic import BaseModel
 from tornado.iostream import StreamClosedError
 from tornado.web import HTTPError, RequestHandler, stream_request_body
 
 from era_kernels import json_codec
+from era_kernels.concurrency.background import cancel_and_wait
 from era_kernels.errors import (
     EraError,
     InvalidId,
@@ -26,6 +27,7 @@ from era_kernels.errors import (
     TooLarge,
     Unauthorized,
 )
+from era_kernels.json_codec import in_thread_if_large
 from era_kernels.models import JsonObject
 from era_kernels.services.metrics import Metrics
 from era_kernels.web import headers, requests
@@ -40,8 +42,6 @@ MAX_DISCARDED_BODY = 64 * 1024 * 1024
 _RETRY_AFTER_SECONDS = {429: 1, 503: 5}  # by status, for errors that name no time themselves
 
 M = TypeVar("M", bound=BaseModel)
-P = ParamSpec("P")
-T = TypeVar("T")
 
 
 class ClientDisconnected(Exception):
@@ -378,27 +378,10 @@ class BaseHandler(RequestHandler):
         )
 
 
-async def in_thread_if_large(
-    size: int, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs
-) -> T:
-    """Returns the result of `work`; runs it in a thread when it handles many bytes (`size`)."""
-    if size > json_codec.THREAD_BYTES:
-        return await asyncio.to_thread(work, *args, **kwargs)
-    return work(*args, **kwargs)
-
-
 def check_id(text: str) -> None:
     """Raises InvalidId for a text that is no id."""
     if not requests.ID_PATTERN.fullmatch(text):
         raise InvalidId(f"An id {requests.ID_RULE}.")
-
-
-async def cancel_and_wait(task: asyncio.Future[Any]) -> None:
-    """Cancels a task whose result is not needed any more, and ignores its exception."""
-    task.cancel()
-    await asyncio.wait({task})
-    if not task.cancelled():
-        task.exception()
 
 
 def error_response(error: EraError) -> JsonObject:

@@ -14,6 +14,7 @@ from urllib.parse import unquote_to_bytes
 from pydantic import Field
 
 from era_kernels.errors import EraError, InvalidRequest
+from era_kernels.json_codec import in_thread_if_large
 from era_kernels.models import JsonObject, now, to_iso
 from era_kernels.storage.files import validate_path
 from era_kernels.web import conditional, headers, ranges
@@ -22,7 +23,6 @@ from era_kernels.web.base import (
     ClientDisconnected,
     HandlerContext,
     check_id,
-    in_thread_if_large,
 )
 from era_kernels.web.conditional import Validators
 from era_kernels.web.operations import Media, Operation

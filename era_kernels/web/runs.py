@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import ConfigDict, Field
 
 from era_kernels.errors import InvalidRequest
+from era_kernels.json_codec import in_thread_if_large
 from era_kernels.models import Submission
-from era_kernels.web.base import BaseHandler, ClientDisconnected, HandlerContext, in_thread_if_large
+from era_kernels.web.base import BaseHandler, ClientDisconnected, HandlerContext
 from era_kernels.web.operations import Header, Media, Operation
 from era_kernels.web.requests import Env, TimeoutFields
 from era_kernels.web.responses import (

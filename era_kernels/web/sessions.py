@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import ConfigDict, Field
 
 from era_kernels import json_codec
+from era_kernels.json_codec import in_thread_if_large
 from era_kernels.models import FileInfo, JsonObject, Limits, NewSession, SessionView, now, to_iso
 from era_kernels.services.session_limits import LIMIT_FIELDS
-from era_kernels.web.base import BaseHandler, HandlerContext, in_thread_if_large
+from era_kernels.web.base import BaseHandler, HandlerContext
 from era_kernels.web.operations import Operation
 from era_kernels.web.requests import (
     Paging,

@@ -7,10 +7,11 @@ import logging
 from collections.abc import AsyncIterator, Callable, Iterable
 
 from era_kernels import json_codec, json_incremental
+from era_kernels.concurrency.background import cancel_and_wait
 from era_kernels.concurrency.cooperative import Yielder
 from era_kernels.errors import EraError
 from era_kernels.models import ErrorEvent, JsonObject, LoggedEvent, event_to_json
-from era_kernels.web.base import BaseHandler, ClientDisconnected, cancel_and_wait
+from era_kernels.web.base import BaseHandler, ClientDisconnected
 
 log = logging.getLogger(__name__)
 

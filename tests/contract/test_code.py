@@ -91,7 +91,7 @@ def test_neither(session: SessionClient, kind: str) -> None:
     assert session.http.get(f"{session.path}/executions").json()["total"] == 0
 
 
-def test_seed(client: Client) -> None:
+def test_initial_code(client: Client) -> None:
     """`data.code` at creation is stored as code, and later changes of the data change none."""
     session = client.session("python", data={"code": "print('seed')", "k": 1})
     check(get(session), code="print('seed')", description="", code_length=13)

@@ -141,7 +141,7 @@ def test_prompts_of_any_kind(shared: SessionClient) -> None:
 # ---------------------------------------------------------------- who is asked
 
 
-def test_nobody_listens(shared: SessionClient) -> None:
+def test_no_reader(shared: SessionClient) -> None:
     """Without a reader the prompt is printed, and input is at its end, at once."""
     began = time.monotonic()
     answer = shared.run("name = input('name? ')")

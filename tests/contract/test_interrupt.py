@@ -86,7 +86,7 @@ def interrupt(session: SessionClient, path: str) -> httpx.Response:
 
 
 @pytest.mark.parametrize("name", INTERRUPTIBLE)
-def test_program_that_hears(session: SessionClient, name: str) -> None:
+def test_program_that_can_be_interrupted(session: SessionClient, name: str) -> None:
     """It ends with 130 at once, and its variables are still there."""
     session.run("x = 7")
     with running(session, INTERRUPTIBLE[name]) as (path, run):
@@ -104,7 +104,7 @@ def test_program_that_hears(session: SessionClient, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", UNINTERRUPTIBLE)
-def test_program_that_is_deaf(session: SessionClient, name: str) -> None:
+def test_program_that_ignores_interrupts(session: SessionClient, name: str) -> None:
     """Its kernel is ended after three seconds; the session is usable again, and says so."""
     session.run("x = 7")
     with running(session, UNINTERRUPTIBLE[name]) as (path, run):

@@ -300,8 +300,8 @@ async def sleep_steps(steps: int) -> None:
 
 
 async def events_of(running: LiveExecution, after: int = 0) -> list[Event]:
-    return [item.event for item in await recorded_of(running, after)]
+    return [item.event for item in await logged_events_of(running, after)]
 
 
-async def recorded_of(running: LiveExecution, after: int = 0) -> list[LoggedEvent]:
+async def logged_events_of(running: LiveExecution, after: int = 0) -> list[LoggedEvent]:
     return [item async for batch in running.follow(after) for item in batch]

@@ -18,9 +18,9 @@ from pytest import MonkeyPatch
 
 from era_kernels.errors import InsufficientStorage, StorageFailed
 from era_kernels.models import SessionPaths
-from era_kernels.storage import data_file as data_file_module
+from era_kernels.storage import session_data_file as data_file_module
 from era_kernels.storage import snapshot as snapshot_module
-from era_kernels.storage.workspaces import AfterRun, DataFile, Snapshot, Workspaces
+from era_kernels.storage.workspaces import AfterRun, SessionDataFile, Snapshot, Workspaces
 from tests.storage.stores import small_disk
 
 NAME = ".session_data.json"
@@ -35,7 +35,7 @@ class RunSimulator:
         self.paths = workspaces.session_paths(directory)
         self.workspace = self.paths.workspace
         self.file = self.workspace / NAME
-        self.data_file: DataFile | None = None
+        self.data_file: SessionDataFile | None = None
         self.snapshot: Snapshot | None = Snapshot()
         self.data: dict[str, Any] = {}
 

@@ -118,7 +118,7 @@ def test_silent_log(server: ServerUnderTest, session: str) -> None:
 
 def test_comments() -> None:
     """While nothing is printed, comments keep the connection."""
-    with run_server(comment_every=0.1) as server:
+    with run_server(keepalive_interval=0.1) as server:
         server.http.post("/api/sessions", json={"language": "lingo", "session_id": "s1"})
         with server.http.stream("GET", "/api/sessions/s1/log", headers=EVENTS) as answer:
             lines = answer.iter_lines()

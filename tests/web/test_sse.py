@@ -266,7 +266,7 @@ def test_head_of_a_stream(server: ServerUnderTest, session: str) -> None:
 def frequent_keepalive(monkeypatch: pytest.MonkeyPatch) -> Iterator[ServerUnderTest]:
     """A server whose comments come often."""
     monkeypatch.setattr(sse, "FIRST_EVENT_WAIT", 0.2)
-    with run_server(comment_every=0.2) as server:
+    with run_server(keepalive_interval=0.2) as server:
         server.http.post("/api/sessions", json={"language": LANGUAGE, "id": "s1"})
         yield server
 

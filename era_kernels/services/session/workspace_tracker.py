@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 from era_kernels.models import JsonObject
-from era_kernels.storage.workspaces import AfterRun, Change, DataFile, Snapshot, Workspaces
+from era_kernels.storage.workspaces import AfterRun, Change, SessionDataFile, Snapshot, Workspaces
 
 
 class WorkspaceTracker:
@@ -20,7 +20,7 @@ class WorkspaceTracker:
         self.lock = asyncio.Lock()
         self._workspaces = workspaces
         self._directory = directory
-        self._data_file: DataFile | None = None
+        self._data_file: SessionDataFile | None = None
         self._snapshot: Snapshot | None = None
 
     async def before_run(self, data: JsonObject) -> None:

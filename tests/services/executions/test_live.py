@@ -20,7 +20,7 @@ from era_kernels.models import (
 from era_kernels.services.executions.live import MAX_RECENT_BYTES, RecentEvents
 from tests.services.executions.manual_execution import ManualExecution, recorded, seqs
 from tests.services.executions.test_result import DONE
-from tests.services.service_fixture import Services, events_of, recorded_of
+from tests.services.service_fixture import Services, events_of, logged_events_of
 
 BLOCK = "x" * (MAX_RECENT_BYTES // 4)
 
@@ -81,7 +81,7 @@ async def test_reader_gets_everything_once(services: Services) -> None:
     """A reader from the start and one from the middle get each event once, in order."""
     live = await ManualExecution.open(services)
     await live.running.publish([Stdout("a"), Stderr("b")])
-    readers = [asyncio.create_task(recorded_of(live.running, after)) for after in (0, 1)]
+    readers = [asyncio.create_task(logged_events_of(live.running, after)) for after in (0, 1)]
     await asyncio.sleep(0)
     await live.running.publish([Stdout("c")])
     await live.finish()
@@ -120,7 +120,7 @@ async def test_slow_reader_of_a_run_that_has_ended(services: Services) -> None:
     for _ in range(10):
         await live.running.publish([Stdout(BLOCK)])
     await live.finish()
-    assert seqs(await recorded_of(live.running)) == list(range(1, 12))
+    assert seqs(await logged_events_of(live.running)) == list(range(1, 12))
 
 
 @pytest.mark.gen_test
@@ -165,7 +165,7 @@ async def test_log_that_lost_events_is_no_endless_wait(services: Services) -> No
         await live.running.publish([Stdout(BLOCK)])
     os.truncate(live.running.log._path, 0)
     with pytest.raises(StorageFailed, match="lost events"):
-        await recorded_of(live.running)
+        await logged_events_of(live.running)
     await live.running.log.aclose()
 
 
@@ -173,7 +173,7 @@ async def test_log_that_lost_events_is_no_endless_wait(services: Services) -> No
 async def test_reader_that_leaves(services: Services) -> None:
     """A reader that is cancelled disturbs neither the run nor the other readers."""
     live = await ManualExecution.open(services)
-    readers = [asyncio.create_task(recorded_of(live.running)) for _ in range(2)]
+    readers = [asyncio.create_task(logged_events_of(live.running)) for _ in range(2)]
     await live.running.publish([Stdout("a")])
     readers[0].cancel()
     await live.finish()

@@ -15,7 +15,7 @@ from era_kernels.models import (
 from era_kernels.services.executions.live import MAX_RECENT_BYTES
 from tests.services.conftest import OpenServices
 from tests.services.executions.manual_execution import ManualExecution, seqs
-from tests.services.service_fixture import Services, recorded_of, sleep_briefly
+from tests.services.service_fixture import Services, logged_events_of, sleep_briefly
 
 BLOCK = "x" * (MAX_RECENT_BYTES // 4)
 
@@ -33,7 +33,7 @@ async def test_follow_of_a_finished_execution(services: Services) -> None:
     for after in (0, 1, 2):
         batches = services.executions.follow(session, running.id, after)
         found = [item async for batch in batches for item in batch]
-        assert found == (await recorded_of(running))[after:]
+        assert found == (await logged_events_of(running))[after:]
     assert isinstance(found[-1].event, Done)
 
 
@@ -53,7 +53,7 @@ async def test_number_that_a_live_execution_has_not_reached(services: Services) 
     """A number not yet reached counts as the last event's: the reader still learns of the end."""
     live = await ManualExecution.open(services)
     await live.running.publish([Stdout("a")])
-    reader = asyncio.create_task(recorded_of(live.running, after=1000))
+    reader = asyncio.create_task(logged_events_of(live.running, after=1000))
     await sleep_briefly()
     await live.finish()
     assert seqs(await reader) == [2]

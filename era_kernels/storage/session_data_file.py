@@ -22,7 +22,7 @@ FileStamp = tuple[int, int, int]  # inode, size, mtime in ns: one of them change
 
 
 @dataclass(frozen=True, slots=True)
-class DataFile:
+class SessionDataFile:
     """The data that the file held when it had that stamp; `stamp` is None without a file."""
 
     data: JsonObject
@@ -30,8 +30,8 @@ class DataFile:
 
 
 def write_if_changed(
-    workspace: int, state: int, data: JsonObject, data_file: DataFile | None
-) -> DataFile:
+    workspace: int, state: int, data: JsonObject, data_file: SessionDataFile | None
+) -> SessionDataFile:
     """Writes `data` to the file, unless the file holds the same already. Raises OSError.
 
     The file is made where code cannot see it, and then renamed. A directory in its place that is
@@ -42,12 +42,14 @@ def write_if_changed(
     _remove_temporary(state)  # left by a killed server
     try:
         stamp = _write_temporary(state, workspace, encode_data(data))
-        return DataFile(data, stamp if _move_into_workspace(workspace, state) else None)
+        return SessionDataFile(data, stamp if _move_into_workspace(workspace, state) else None)
     finally:
         _remove_temporary(state)
 
 
-def read_changes(workspace: int, data_file: DataFile) -> tuple[DataFile | None, JsonObject | None]:
+def read_changes(
+    workspace: int, data_file: SessionDataFile
+) -> tuple[SessionDataFile | None, JsonObject | None]:
     """Returns what the file holds now, and the data if code changed them.
 
     The first is None when the file is missing or broken, so that the next write makes it anew.
@@ -65,7 +67,7 @@ def read_changes(workspace: int, data_file: DataFile) -> tuple[DataFile | None, 
     if data is None:
         return None, None
     changed = encode_data(data) != encode_data(data_file.data)
-    return DataFile(data if changed else data_file.data, stamp), data if changed else None
+    return SessionDataFile(data if changed else data_file.data, stamp), data if changed else None
 
 
 def encode_data(data: JsonObject) -> bytes:
@@ -73,11 +75,11 @@ def encode_data(data: JsonObject) -> bytes:
     return json.dumps(data, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
 
 
-def _equals(data_file: DataFile, data: JsonObject) -> bool:
+def _equals(data_file: SessionDataFile, data: JsonObject) -> bool:
     return data_file.data is data or encode_data(data_file.data) == encode_data(data)
 
 
-def _is_unchanged(workspace: int, data_file: DataFile) -> bool:
+def _is_unchanged(workspace: int, data_file: SessionDataFile) -> bool:
     """Returns True if the file still has the stamp of `data_file`."""
     try:
         status = os.stat(NAME, dir_fd=workspace, follow_symlinks=False)
