@@ -5,6 +5,8 @@ VENV := .venv
 STAMP := $(VENV)/.installed
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
 PYTEST := $(VENV)/bin/python -m pytest
+# Tests wait more than they work: two workers for each processor. ARGS="-n 0" runs them in one process.
+WORKERS := $(shell expr 2 \* $$(nproc))
 
 .PHONY: help setup serve test test-long check bench clean
 .DEFAULT_GOAL := help
@@ -18,7 +20,7 @@ serve: $(STAMP) ## run the server: make serve ARGS="--port 9000"
 	@exec $(VENV)/bin/era-kernels serve $(ARGS)
 
 test: $(STAMP) ## run all tests in their short form: make test ARGS="-k sessions"
-	@$(PYTEST) -m "not long" $(ARGS)
+	@$(PYTEST) -m "not long" -n $(WORKERS) $(ARGS)
 
 test-long: $(STAMP) ## run the full figures that take long
 	@$(PYTEST) -m long $(ARGS)

@@ -1,14 +1,61 @@
-"""A real server for each module that asks for one."""
+"""A real server for each module that asks for one, and a loop for each coroutine."""
 
 from __future__ import annotations
 
 import asyncio
+import inspect
+import signal
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
+from tornado.ioloop import IOLoop
 
 from tests.client import Client
 from tests.server_process import Launcher, Server, temporary_launcher
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """How the tests were started (`nohup`, a shell's background) is nothing that programs inherit.
+
+    An empty handler ignores a signal as well, but no program that is started has it. What only
+    hands tests to workers stays as it is.
+    """
+    if hasattr(config, "workerinput") or getattr(config.option, "dist", "no") == "no":
+        for number in signal.valid_signals() - {signal.SIGPIPE, signal.SIGXFSZ}:  # Python's own
+            if signal.getsignal(number) is signal.SIG_IGN:
+                signal.signal(number, lambda *_: None)
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Coroutines are tests as functions are; their time is that of pytest-timeout."""
+    for item in items:
+        if isinstance(item, pytest.Function) and inspect.iscoroutinefunction(item.obj):
+            item.add_marker(pytest.mark.gen_test(timeout=None))
+
+
+@contextmanager
+def open_loop() -> Iterator[IOLoop]:
+    """A loop that ends as that of `asyncio.run` does: nothing that was left on it goes on."""
+    io_loop = IOLoop(make_current=True)
+    loop: asyncio.AbstractEventLoop = io_loop.asyncio_loop  # type: ignore[attr-defined]
+    yield io_loop
+    if tasks := asyncio.all_tasks(loop):
+        for task in tasks:
+            task.cancel()
+        loop.run_until_complete(asyncio.wait(tasks))
+    loop.run_until_complete(loop.shutdown_asyncgens())
+    loop.run_until_complete(loop.shutdown_default_executor())
+    io_loop.close(all_fds=True)
+    asyncio.set_event_loop(None)
+
+
+@pytest.fixture
+def io_loop() -> Iterator[IOLoop]:
+    """The loop of a test."""
+    with open_loop() as io_loop:
+        yield io_loop
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -42,7 +42,7 @@ def run(tests: Path, value: str) -> subprocess.CompletedProcess[str]:
             tests,
         ],
         cwd=ROOT,
-        env={**os.environ, VARIABLE: value},
+        env={**os.environ, VARIABLE: value, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
         capture_output=True,
         text=True,
         check=False,

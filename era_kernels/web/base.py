@@ -42,6 +42,7 @@ MAX_DISCARDED_BODY = 64 * 1024 * 1024
 _RETRY_AFTER_SECONDS = {429: 1, 503: 5}  # by status, for errors that name no time themselves
 
 M = TypeVar("M", bound=BaseModel)
+T = TypeVar("T")
 
 
 class ClientDisconnected(Exception):

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import pytest
+from tornado.ioloop import IOLoop
 
 from era_kernels.kernels.languages import Languages
 from era_kernels.kernels.machine import KernelHost, Machine
 from era_kernels.models import Limits, SessionPaths
 from era_kernels.sandbox.server.sandbox import Sandboxes
+from tests.conftest import open_loop
 
 LANGUAGE = "python"
 
@@ -38,29 +39,30 @@ def make_paths(directory: Path) -> SessionPaths:
 
 
 @pytest.fixture(scope="module")
-def runner() -> Iterator[asyncio.Runner]:
+def io_loop() -> Iterator[IOLoop]:
     """The loop of a module: what is opened in one test lives on in the next."""
-    with asyncio.Runner() as runner:
-        yield runner
+    with open_loop() as io_loop:
+        yield io_loop
 
 
 @pytest.fixture(scope="module")
-def host(runner: asyncio.Runner) -> Iterator[KernelHost]:
+def host(io_loop: IOLoop) -> Iterator[KernelHost]:
     languages = Languages.load()
     reason = languages.resolve(LANGUAGE).unavailable_reason
     if reason is not None:
         pytest.skip(reason)
     manager = open_host(languages)
-    yield runner.run(manager.__aenter__())
-    runner.run(manager.__aexit__(None, None, None))
+    yield io_loop.run_sync(manager.__aenter__)
+    io_loop.run_sync(lambda: manager.__aexit__(None, None, None))
 
 
 @pytest.fixture(scope="module")
 def machine(
-    runner: asyncio.Runner, host: KernelHost, tmp_path_factory: pytest.TempPathFactory
+    io_loop: IOLoop, host: KernelHost, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Machine]:
     """One machine for all tests that leave it as it was."""
     paths = make_paths(tmp_path_factory.mktemp("place"))
-    machine = runner.run(host.open(LANGUAGE, paths, Limits(), {"ERA_SESSION": "true"}))
+    environment = {"ERA_SESSION": "true"}
+    machine = io_loop.run_sync(lambda: host.open(LANGUAGE, paths, Limits(), environment))
     yield machine
-    runner.run(machine.aclose())
+    io_loop.run_sync(machine.aclose)

@@ -1,0 +1,84 @@
+"""Tests on many workers: those that measure run when no other does, and skips are looked at."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.strict_skips import VARIABLE
+
+ROOT = Path(__file__).parents[1]
+TESTS = """
+import time
+
+import pytest
+
+NAME = __name__
+
+def note(what):
+    with open("notes", "a") as file:
+        file.write(f"{what} {NAME}\\n")
+
+@pytest.mark.alone
+def test_measure():
+    note("begin")
+    time.sleep(0.1)
+    note("end")
+
+@pytest.mark.parametrize("number", range(5))
+def test_one(number):
+    time.sleep(0.02)
+    note("one")
+"""
+
+
+SKIPPED = "import pytest\npytest.importorskip('no_such_module')\n"
+CRASH = """
+def test_crash():
+    import os
+    os._exit(1)
+"""
+
+
+def run(directory: Path, *flags: str) -> subprocess.CompletedProcess[str]:
+    """Pytest on the tests of a directory, without the plugins that they do not need."""
+    plugins = ("-p", "xdist", "-p", "tests.strict_skips", "-p", "tests.worker_schedule", "-p", "no:cacheprovider")
+    env = {VARIABLE: "1", "PYTHONPATH": str(ROOT), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    return subprocess.run(
+        [sys.executable, "-m", "pytest", *plugins, "-o", "markers=alone", *flags, directory],
+        cwd=directory,
+        env={**os.environ, **env},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_what_is_alone_comes_last(tmp_path: Path, workers: str) -> None:
+    """It begins when all others have ended, one after the other; all are in the one summary."""
+    for name in "abc":
+        (tmp_path / f"test_{name}.py").write_text(TESTS)
+    done = run(tmp_path, "-n", workers)
+    assert "18 passed" in done.stdout.splitlines()[-1], done.stdout + done.stderr
+    notes = [line.split() for line in (tmp_path / "notes").read_text().splitlines()]
+    assert [what for what, _ in notes] == ["one"] * 15 + ["begin", "end"] * 3
+    assert all(notes[n][1] == notes[n + 1][1] for n in (15, 17, 19))
+
+
+def test_what_is_lost_is_told(tmp_path: Path) -> None:
+    """A worker that dies fails its test, a module that skips itself is looked at; the rest runs."""
+    (tmp_path / "test_a.py").write_text(TESTS + CRASH)
+    (tmp_path / "test_b.py").write_text(TESTS)
+    done = run(tmp_path, "-n", "2")
+    assert "1 failed, 12 passed" in done.stdout.splitlines()[-1], done.stdout + done.stderr
+    (tmp_path / "test_c.py").write_text(SKIPPED)
+    done = run(tmp_path, "-n", "2")
+    assert done.returncode != 0
+    assert "unexpected skip" in done.stdout
+    assert "skipped" not in done.stdout.splitlines()[-1]

@@ -1,0 +1,104 @@
+"""A pytest plugin: the order of the tests, alone and on many workers.
+
+Each module's tests stay together on one worker, for the module has one server. The long ones go
+first: modules that test a room of the package by itself come after those that start whole servers.
+Tests marked `alone` come last, when all other workers have ended.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+from xdist.scheduler import LoadScopeScheduling
+from xdist.workermanage import WorkerController
+
+PACKAGE = Path(__file__).parents[1] / "era_kernels"
+ALONE = "alone"
+# Workers tell the scheduler nothing of a test but its name: here they write down who is alone.
+NOTES = pytest.StashKey[Path]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if getattr(config.option, "dist", "no") != "no" and not hasattr(config, "workerinput"):
+        notes = Path(tempfile.mkdtemp(prefix="era-tests-"))
+        config.stash[NOTES] = notes
+        config.add_cleanup(lambda: shutil.rmtree(notes))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: WorkerController) -> None:
+    node.workerinput["notes"] = str(node.config.stash[NOTES] / node.gateway.id)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: Any, items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.get_closest_marker(ALONE) is not None)
+    if hasattr(config, "workerinput"):
+        alone = [item.nodeid for item in items if item.get_closest_marker(ALONE)]
+        Path(config.workerinput["notes"]).write_text("\0".join(alone), "utf-8")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
+    return AloneLast(config, log)
+
+
+class AloneLast(LoadScopeScheduling):
+    """Modules on all workers; when one worker is left, it runs what is to run alone."""
+
+    alone: frozenset[str] = frozenset()
+
+    def _split_scope(self, nodeid: str) -> str:
+        return ALONE if nodeid in self.alone else nodeid.split("::")[0]
+
+    def schedule(self) -> None:
+        if self.collection is None and self._check_nodes_have_same_collection():
+            notes = self.config.stash[NOTES] / self.nodes[0].gateway.id
+            self.alone = frozenset(notes.read_text("utf-8").split("\0"))
+            self.collection = next(iter(self.registered_collections.values()))
+            units: dict[str, dict[str, bool]] = {}
+            for nodeid in self.collection:
+                units.setdefault(self._split_scope(nodeid), {})[nodeid] = False
+            self.workqueue.update(sorted(units.items(), key=_place))
+        if self.collection is not None:
+            for node in self.nodes:
+                self._reschedule(node)
+
+    def remove_node(self, node: WorkerController) -> str | None:
+        units = self.assigned_work.pop(node)
+        left = [(unit, test) for unit in units.values() for test, done in unit.items() if not done]
+        crashed = None
+        if left:
+            unit, crashed = left[0]
+            unit[crashed] = True  # it has failed, and is not tried again
+            self.workqueue.update({scope: u for scope, u in units.items() if not all(u.values())})
+        for other in self.nodes:
+            self._reschedule(other)
+        return crashed
+
+    def _reschedule(self, node: WorkerController) -> None:
+        if node.shutting_down:
+            return
+        if ALONE in self.workqueue:
+            self.workqueue.move_to_end(ALONE)  # what a crashed worker left comes first
+        # A worker runs its last test when it knows what comes next, or that nothing does.
+        while self.workqueue and self._pending_of(self.assigned_work[node]) < 2:
+            if next(iter(self.workqueue)) == ALONE and len(self.nodes) > 1:
+                break
+            self._assign_work_unit(node)
+        if not self.workqueue or (
+            next(iter(self.workqueue)) == ALONE
+            and any(not other.shutting_down for other in self.nodes if other is not node)
+        ):
+            node.shutdown()
+
+
+def _place(unit: tuple[str, dict[str, bool]]) -> tuple[bool, bool, int]:
+    """Where a module stands in the order; among its like the one with the most tests is first."""
+    scope, tests = unit
+    room = scope.split("/")[1] if scope.count("/") > 1 else ""
+    return scope == ALONE, (PACKAGE / room).is_dir() and room != "", -len(tests)
