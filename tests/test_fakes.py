@@ -40,7 +40,7 @@ def test_fakes_have_the_methods_of_the_real_ones() -> None:
                 assert list(inspect.signature(getattr(fake, name)).parameters) == expected
 
 
-def test_script_is_played_and_finished() -> None:
+async def test_script_is_played_and_finished() -> None:
     """A script's outputs come as batches, and an end is added where it yields none."""
 
     async def script(
@@ -49,12 +49,12 @@ def test_script_is_played_and_finished() -> None:
         yield Stdout("a")
         yield [Stdout("b"), Stdout("c")]
 
-    machine, items = asyncio.run(play(script))
+    machine, items = await play(script)
     assert items == [Stdout("a"), Stdout("b"), Stdout("c"), ExecutionEnd(0)]
     assert [request.code for request in machine.kernel.requests] == ["code"]
 
 
-def test_end_of_the_machine_ends_the_run() -> None:
+async def test_end_of_the_machine_ends_the_run() -> None:
     """A machine that ends in a run ends the run, with the reason."""
 
     async def script(machine: FakeMachine, request: KernelRequest) -> AsyncIterator[Item]:
@@ -63,11 +63,11 @@ def test_end_of_the_machine_ends_the_run() -> None:
         await asyncio.sleep(60)
 
     exit_info = ExitInfo(reason=EndReason.DELETED)
-    _, items = asyncio.run(play(script))
+    _, items = await play(script)
     assert items == [Stdout("a"), ExecutionEnd(137, state="lost", exit_info=exit_info)]
 
 
-def test_endless_program_obeys() -> None:
+async def test_endless_program_obeys() -> None:
     """The endless script ends at its deadline, or when it is interrupted."""
 
     async def interrupt_run() -> list[Item]:
@@ -76,5 +76,5 @@ def test_endless_program_obeys() -> None:
         async with aclosing(machine.kernel.execute(KernelRequest("", {}, 30, 1))) as batches:
             return [item async for batch in batches for item in batch]
 
-    assert asyncio.run(interrupt_run()) == [ExecutionEnd(130)]
-    assert asyncio.run(play(endless, 0.05))[1] == [ExecutionEnd(124, timed_out=True)]
+    assert await interrupt_run() == [ExecutionEnd(130)]
+    assert (await play(endless, 0.05))[1] == [ExecutionEnd(124, timed_out=True)]

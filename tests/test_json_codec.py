@@ -129,29 +129,26 @@ def test_out_may_be_deep() -> None:
 
 
 @pytest.mark.parametrize("items", [[], [{}], [{"a": "\ud800"}, {"b": [1.5, None]}]])
-def test_an_array_is_encoded_item_by_item(items: list[dict[str, object]]) -> None:
+async def test_an_array_is_encoded_item_by_item(items: list[dict[str, object]]) -> None:
     """The result is the array of the items' own encodings, and its length."""
-    text, count = asyncio.run(json_codec.dumps_array(iter(items)))
+    text, count = await json_codec.dumps_array(iter(items))
     assert text == b"[" + b",".join(map(json_codec.dumps, items)) + b"]"
     assert count == len(json.loads(text)) == len(items)
 
 
-def test_other_tasks_run_while_a_list_is_encoded() -> None:
+async def test_other_tasks_run_while_a_list_is_encoded() -> None:
     """However long the list is, the loop runs other tasks in between."""
     iterations = 0
 
-    async def body() -> None:
-        async def other() -> None:
-            nonlocal iterations
-            while True:
-                iterations += 1
-                await asyncio.sleep(0)
+    async def other() -> None:
+        nonlocal iterations
+        while True:
+            iterations += 1
+            await asyncio.sleep(0)
 
-        task = asyncio.create_task(other())
-        await json_codec.dumps_array({"n": n, "text": "x" * 1000} for n in range(20_000))
-        task.cancel()
-
-    asyncio.run(body())
+    task = asyncio.create_task(other())
+    await json_codec.dumps_array({"n": n, "text": "x" * 1000} for n in range(20_000))
+    task.cancel()
     assert iterations > 1
 
 

@@ -46,7 +46,16 @@ def test_crash():
 
 def run(directory: Path, *flags: str) -> subprocess.CompletedProcess[str]:
     """Pytest on the tests of a directory, without the plugins that they do not need."""
-    plugins = ("-p", "xdist", "-p", "tests.strict_skips", "-p", "tests.worker_schedule", "-p", "no:cacheprovider")
+    plugins = (
+        "-p",
+        "xdist",
+        "-p",
+        "tests.strict_skips",
+        "-p",
+        "tests.worker_schedule",
+        "-p",
+        "no:cacheprovider",
+    )
     env = {VARIABLE: "1", "PYTHONPATH": str(ROOT), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     return subprocess.run(
         [sys.executable, "-m", "pytest", *plugins, "-o", "markers=alone", *flags, directory],

@@ -39,7 +39,6 @@ async def cancel_caller(background: BackgroundTasks, job: GatedJob) -> None:
         await caller
 
 
-@pytest.mark.gen_test
 async def test_caller_gets_the_result() -> None:
     """A caller that waits gets what the job returns, or what it raises."""
     background, job = BackgroundTasks(), GatedJob()
@@ -50,7 +49,6 @@ async def test_caller_gets_the_result() -> None:
         await background.run_shielded(job.go())
 
 
-@pytest.mark.gen_test
 async def test_job_outlives_its_caller() -> None:
     """A cancelled caller ends at once; the job is done all the same."""
     background, job = BackgroundTasks(), GatedJob()
@@ -60,7 +58,6 @@ async def test_job_outlives_its_caller() -> None:
     assert job.done
 
 
-@pytest.mark.gen_test
 async def test_close_waits_for_jobs_of_jobs() -> None:
     """Closing waits also for what a job starts."""
     background, second = BackgroundTasks(), GatedJob()
@@ -75,7 +72,6 @@ async def test_close_waits_for_jobs_of_jobs() -> None:
     assert second.done
 
 
-@pytest.mark.gen_test
 async def test_bug_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     """A failure that nobody waits for is logged, unless its type is expected."""
     background = BackgroundTasks(expected_errors=(ExpectedError,))

@@ -16,7 +16,7 @@ from era_kernels.json_incremental import iterparse
 OBJECTS = [{"a": 1}] * 100_000
 
 
-def test_both_ways_to_run_steps() -> None:
+async def test_both_ways_to_run_steps() -> None:
     """On the loop other tasks run in between; in a thread the result is the same."""
     text = json.dumps(OBJECTS).encode()
     iterations = 0
@@ -29,11 +29,11 @@ def test_both_ways_to_run_steps() -> None:
             await asyncio.sleep(0)
         return task.result()
 
-    assert asyncio.run(body()) == run_in_slices(iterparse(text, 1_000_000, 100)) == OBJECTS
+    assert await body() == run_in_slices(iterparse(text, 1_000_000, 100)) == OBJECTS
     assert iterations > 100
 
 
-def test_yields_are_longer_beside_busy_tasks() -> None:
+async def test_yields_are_longer_beside_busy_tasks() -> None:
     """As long as other tasks are busy during each yield, the next yield is a long one."""
 
     def work() -> cooperative.Stepwise[None]:
@@ -48,20 +48,18 @@ def test_yields_are_longer_beside_busy_tasks() -> None:
                 pass
             await asyncio.sleep(0)
 
-    async def body() -> float:
-        busy = asyncio.create_task(be_busy())
-        started_at = time.monotonic()
-        await run_cooperatively(work())
-        taken = time.monotonic() - started_at
-        busy.cancel()
-        return taken
+    busy = asyncio.create_task(be_busy())
+    started_at = time.monotonic()
+    await run_cooperatively(work())
+    taken = time.monotonic() - started_at
+    busy.cancel()
 
-    assert asyncio.run(body()) >= 20 * cooperative.LONG_YIELD_SECONDS
+    assert taken >= 20 * cooperative.LONG_YIELD_SECONDS
 
 
-def test_errors_come_out_of_both() -> None:
+async def test_errors_come_out_of_both() -> None:
     """Both functions raise what a step raises."""
     with pytest.raises(ValueError, match="no value"):
-        asyncio.run(run_cooperatively(iterparse(b"x", 1, 1)))
+        await run_cooperatively(iterparse(b"x", 1, 1))
     with pytest.raises(ValueError, match="no value"):
         run_in_slices(iterparse(b"x", 1, 1))

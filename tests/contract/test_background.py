@@ -40,6 +40,7 @@ def listed(session: SessionClient) -> list[dict[str, Any]]:
 # ---------------------------------------------------------------- background
 
 
+@pytest.mark.alone  # it measures
 def test_run_in_the_background(session: SessionClient) -> None:
     """It is answered at once; the session is busy, and later runs wait behind it."""
     began = time.monotonic()

@@ -183,6 +183,7 @@ def test_busy_session(session: SessionClient) -> None:
     assert [file["path"] for file in copied] == ["a", "ready"]
 
 
+@pytest.mark.alone  # it measures
 def test_at_once(session: SessionClient) -> None:
     """`variables: false` copies files at once, also while the source is busy."""
     with background_runs(session) as start:

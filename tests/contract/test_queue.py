@@ -73,6 +73,7 @@ def test_full_queue(launcher: Launcher) -> None:
     client.close()
 
 
+@pytest.mark.alone  # it compares times
 @pytest.mark.parametrize("code", ["1", "print('x' * 50_000)"], ids=["short", "much"])
 def test_other_sessions_do_not_starve(client: Client, code: str) -> None:
     """A full queue of short runs in one session leaves another one at its pace."""

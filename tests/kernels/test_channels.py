@@ -55,234 +55,200 @@ async def wait_for_count(received: list[bytes], count: int) -> None:
             await asyncio.sleep(0.005)
 
 
-def test_all_that_arrives_is_received_in_order(tmp_path: Path) -> None:
+async def test_all_that_arrives_is_received_in_order(tmp_path: Path) -> None:
     """A burst comes whole and in order, also while we send in between."""
 
-    async def body() -> None:
-        async with connected_pair(tmp_path) as (channel, other, received):
-            for number in range(2000):
-                other.send(str(number).encode())
-                if number % 100 == 0:
-                    channel.send([b"x"])
-                    await asyncio.sleep(0)
-            await wait_for_count(received, 2000)
-            assert received == [str(number).encode() for number in range(2000)]
-
-    asyncio.run(body())
+    async with connected_pair(tmp_path) as (channel, other, received):
+        for number in range(2000):
+            other.send(str(number).encode())
+            if number % 100 == 0:
+                channel.send([b"x"])
+                await asyncio.sleep(0)
+        await wait_for_count(received, 2000)
+        assert received == [str(number).encode() for number in range(2000)]
 
 
-def test_a_router_knows_the_identity(tmp_path: Path) -> None:
+async def test_a_router_knows_the_identity(tmp_path: Path) -> None:
     """A ROUTER, which is what kernels have, reads and answers by the identity that we gave."""
 
-    async def body() -> None:
-        async with connected_pair(tmp_path, zmq.ROUTER) as (channel, other, received):
-            channel.send([b"", b"a" * 255, b"b" * 256, b"c" * 100_000, b"last"])
-            parts = await asyncio.to_thread(other.recv_multipart)
-            assert parts == [b"me", b"", b"a" * 255, b"b" * 256, b"c" * 100_000, b"last"]
-            other.send_multipart([b"me", b"answer"])
-            await wait_for_count(received, 1)
-            assert received == [b"answer"]
-
-    asyncio.run(body())
+    async with connected_pair(tmp_path, zmq.ROUTER) as (channel, other, received):
+        channel.send([b"", b"a" * 255, b"b" * 256, b"c" * 100_000, b"last"])
+        parts = await asyncio.to_thread(other.recv_multipart)
+        assert parts == [b"me", b"", b"a" * 255, b"b" * 256, b"c" * 100_000, b"last"]
+        other.send_multipart([b"me", b"answer"])
+        await wait_for_count(received, 1)
+        assert received == [b"answer"]
 
 
 @pytest.mark.parametrize("kind", [zmq.PUB, zmq.XPUB])
-def test_a_publisher_is_subscribed_to(tmp_path: Path, kind: int) -> None:
+async def test_a_publisher_is_subscribed_to(tmp_path: Path, kind: int) -> None:
     """A PUB or an XPUB sends all that it publishes; an XPUB sees the subscription."""
 
-    async def body() -> None:
-        async with connected_pair(tmp_path, kind, "SUB") as (_, other, received):
-            if kind == zmq.XPUB:
-                assert await asyncio.to_thread(other.recv) == b"\x01"
-            async with asyncio.timeout(10):
-                while not received:  # a PUB cannot be asked whether it has the subscription
-                    other.send_multipart([b"topic", b"x"])
-                    await asyncio.sleep(0.005)
-            other.send(b"y" * 300)
-            async with asyncio.timeout(10):
-                while received[-1] != b"y" * 300:
-                    await asyncio.sleep(0.005)
-
-    asyncio.run(body())
+    async with connected_pair(tmp_path, kind, "SUB") as (_, other, received):
+        if kind == zmq.XPUB:
+            assert await asyncio.to_thread(other.recv) == b"\x01"
+        async with asyncio.timeout(10):
+            while not received:  # a PUB cannot be asked whether it has the subscription
+                other.send_multipart([b"topic", b"x"])
+                await asyncio.sleep(0.005)
+        other.send(b"y" * 300)
+        async with asyncio.timeout(10):
+            while received[-1] != b"y" * 300:
+                await asyncio.sleep(0.005)
 
 
-def test_heartbeats_are_answered(tmp_path: Path) -> None:
+async def test_heartbeats_are_answered(tmp_path: Path) -> None:
     """A peer that asks whether we are there, and hangs up when not answered, stays."""
     beating = {zmq.HEARTBEAT_IVL: 20, zmq.HEARTBEAT_TIMEOUT: 100}
 
-    async def body() -> None:
-        async with connected_pair(tmp_path, options=beating) as (channel, other, received):
-            await asyncio.sleep(0.5)
-            assert channel.received_bytes > 300  # bytes: some PINGs after the greeting
-            other.send(b"still here")
-            await wait_for_count(received, 1)
-
-    asyncio.run(body())
+    async with connected_pair(tmp_path, options=beating) as (channel, other, received):
+        await asyncio.sleep(0.5)
+        assert channel.received_bytes > 300  # bytes: some PINGs after the greeting
+        other.send(b"still here")
+        await wait_for_count(received, 1)
 
 
-def test_a_long_message_is_sent_in_the_background(tmp_path: Path) -> None:
+async def test_a_long_message_is_sent_in_the_background(tmp_path: Path) -> None:
     """32 MiB to a peer that reads late: the call returns at once, and all of it arrives."""
 
-    async def body() -> None:
-        async with connected_pair(tmp_path) as (channel, other, _):
-            text = os.urandom(1 << 20) * 32
-            channel.send([b"a", text])
-            await asyncio.sleep(0.05)
-            assert await asyncio.to_thread(other.recv_multipart) == [b"a", text]
-
-    asyncio.run(body())
+    async with connected_pair(tmp_path) as (channel, other, _):
+        text = os.urandom(1 << 20) * 32
+        channel.send([b"a", text])
+        await asyncio.sleep(0.05)
+        assert await asyncio.to_thread(other.recv_multipart) == [b"a", text]
 
 
-def test_a_peer_that_reads_nothing_is_given_up(tmp_path: Path) -> None:
+async def test_a_peer_that_reads_nothing_is_given_up(tmp_path: Path) -> None:
     """One message of any size may wait; when more is added to it, the peer counts as lost."""
 
-    async def body() -> None:
-        lost: list[str] = []
-        context: zmq.Context[Any] = zmq.Context()
-        other = context.socket(zmq.DEALER)
-        other.set(zmq.RCVHWM, 1)
-        other.bind(f"ipc://{tmp_path}/s")
-        channel = ChannelConnection("DEALER", b"", lambda parts: None, lost.append)
-        channel.open(unix_sockets.connect(tmp_path / "s"))
-        async with asyncio.timeout(10):
-            while not lost:
-                channel.send([bytes(1 << 20)])
-                await asyncio.sleep(0.01)
-        assert lost == [NOT_READING]
-        other.close(linger=0)
-        await asyncio.to_thread(context.term)
-
-    asyncio.run(body())
+    lost: list[str] = []
+    context: zmq.Context[Any] = zmq.Context()
+    other = context.socket(zmq.DEALER)
+    other.set(zmq.RCVHWM, 1)
+    other.bind(f"ipc://{tmp_path}/s")
+    channel = ChannelConnection("DEALER", b"", lambda parts: None, lost.append)
+    channel.open(unix_sockets.connect(tmp_path / "s"))
+    async with asyncio.timeout(10):
+        while not lost:
+            channel.send([bytes(1 << 20)])
+            await asyncio.sleep(0.01)
+    assert lost == [NOT_READING]
+    other.close(linger=0)
+    await asyncio.to_thread(context.term)
 
 
-def test_pause_leaves_everything_for_later(tmp_path: Path) -> None:
+async def test_pause_leaves_everything_for_later(tmp_path: Path) -> None:
     """A paused channel receives nothing and burns no time; resumed, it loses nothing."""
 
-    async def body() -> None:
-        async with connected_pair(tmp_path) as (channel, other, received):
-            channel.pause()
-            for number in range(100):
-                other.send(str(number).encode())
-            before = os.times()
-            await asyncio.sleep(0.3)
-            after = os.times()
-            assert received == []
-            assert channel.is_paused
-            assert after.user + after.system - before.user - before.system < 0.2
-            channel.resume()
-            await wait_for_count(received, 100)
-            assert received[-1] == b"99"
-
-    asyncio.run(body())
+    async with connected_pair(tmp_path) as (channel, other, received):
+        channel.pause()
+        for number in range(100):
+            other.send(str(number).encode())
+        before = os.times()
+        await asyncio.sleep(0.3)
+        after = os.times()
+        assert received == []
+        assert channel.is_paused
+        assert after.user + after.system - before.user - before.system < 0.2
+        channel.resume()
+        await wait_for_count(received, 100)
+        assert received[-1] == b"99"
 
 
-def test_receiver_may_pause_in_the_middle_of_a_burst(tmp_path: Path) -> None:
+async def test_receiver_may_pause_in_the_middle_of_a_burst(tmp_path: Path) -> None:
     """After a pause not one more message comes, whatever lies there already."""
 
-    async def body() -> None:
-        async with connected_pair(tmp_path) as (channel, other, received):
-            channel._on_multipart = lambda parts: (received.append(parts[-1]), channel.pause())  # type: ignore
-            for _ in range(10):
-                other.send(b"x")
-            for count in range(1, 11):
-                await wait_for_count(received, count)
-                await asyncio.sleep(0.02)
-                assert len(received) == count
-                channel.resume()
-
-    asyncio.run(body())
+    async with connected_pair(tmp_path) as (channel, other, received):
+        channel._on_multipart = lambda parts: (received.append(parts[-1]), channel.pause())  # type: ignore
+        for _ in range(10):
+            other.send(b"x")
+        for count in range(1, 11):
+            await wait_for_count(received, count)
+            await asyncio.sleep(0.02)
+            assert len(received) == count
+            channel.resume()
 
 
-def test_paused_decoding_waits_to_be_resumed(tmp_path: Path) -> None:
+async def test_paused_decoding_waits_to_be_resumed(tmp_path: Path) -> None:
     """Pausing the decoding and pausing are independent: both must end before anything comes."""
 
-    async def body() -> None:
-        async with connected_pair(tmp_path) as (channel, other, received):
-            channel._on_multipart = lambda parts: (
-                received.append(parts[-1]),
-                channel.pause_decoding(),
-            )  # type: ignore
-            for _ in range(3):
-                other.send(b"x")
-            await wait_for_count(received, 1)
-            channel.pause()
-            channel.resume_decoding()
-            await asyncio.sleep(0.02)
-            assert (len(received), channel.is_paused) == (1, True)
-            channel.pause_decoding()
-            channel.resume()
-            await asyncio.sleep(0.02)
-            assert (len(received), channel.is_paused) == (1, True)
-            channel.resume_decoding()
-            await wait_for_count(received, 2)
-
-    asyncio.run(body())
+    async with connected_pair(tmp_path) as (channel, other, received):
+        channel._on_multipart = lambda parts: (
+            received.append(parts[-1]),
+            channel.pause_decoding(),
+        )  # type: ignore
+        for _ in range(3):
+            other.send(b"x")
+        await wait_for_count(received, 1)
+        channel.pause()
+        channel.resume_decoding()
+        await asyncio.sleep(0.02)
+        assert (len(received), channel.is_paused) == (1, True)
+        channel.pause_decoding()
+        channel.resume()
+        await asyncio.sleep(0.02)
+        assert (len(received), channel.is_paused) == (1, True)
+        channel.resume_decoding()
+        await wait_for_count(received, 2)
 
 
-def test_one_talker_leaves_the_loop_to_others(
+async def test_one_talker_leaves_the_loop_to_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A socket hands over a bounded amount per turn of the loop."""
     monkeypatch.setattr(channels, "TURN_BYTES", 10_000)
     monkeypatch.setattr(channels, "READ_BYTES", 10_000)
 
-    async def body() -> None:
-        async with connected_pair(tmp_path) as (channel, other, received):
-            channel.pause()
-            for _ in range(500):
-                other.send(b"x" * 1000)
-            await asyncio.sleep(0.1)
-            channel.resume()
-            turns = 0
-            while len(received) < 500:
-                await asyncio.sleep(0)
-                turns += 1
-            assert turns >= 50
-
-    asyncio.run(body())
+    async with connected_pair(tmp_path) as (channel, other, received):
+        channel.pause()
+        for _ in range(500):
+            other.send(b"x" * 1000)
+        await asyncio.sleep(0.1)
+        channel.resume()
+        turns = 0
+        while len(received) < 500:
+            await asyncio.sleep(0)
+            turns += 1
+        assert turns >= 50
 
 
-def test_one_talker_leaves_time_to_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_one_talker_leaves_time_to_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """After a full turn a socket is not read for a moment, and then goes on by itself."""
     monkeypatch.setattr(channels, "TURN_SECONDS", 0)
     monkeypatch.setattr(channels, "SLICE_SECONDS", 0)
 
-    async def body() -> None:
-        async with connected_pair(tmp_path) as (channel, other, received):
-            await asyncio.sleep(0.1)  # for the greeting
-            monkeypatch.setattr(channels, "BACKOFF_SECONDS", 0.5)
-            channel.pause()
-            for _ in range(3):
-                other.send(b"x" * 1000)
-            await asyncio.sleep(0.1)
-            channel.resume()
-            await asyncio.sleep(0.1)
-            channel.send([b"this wakes nobody"])
-            before = os.times()
-            await asyncio.sleep(0.1)
-            after = os.times()
-            assert 0 < len(received) < 3
-            assert after.user + after.system - before.user - before.system < 0.05
-            await wait_for_count(received, 3)
-
-    asyncio.run(body())
+    async with connected_pair(tmp_path) as (channel, other, received):
+        await asyncio.sleep(0.1)  # for the greeting
+        monkeypatch.setattr(channels, "BACKOFF_SECONDS", 0.5)
+        channel.pause()
+        for _ in range(3):
+            other.send(b"x" * 1000)
+        await asyncio.sleep(0.1)
+        channel.resume()
+        await asyncio.sleep(0.1)
+        channel.send([b"this wakes nobody"])
+        before = os.times()
+        await asyncio.sleep(0.1)
+        after = os.times()
+        assert 0 < len(received) < 3
+        assert after.user + after.system - before.user - before.system < 0.05
+        await wait_for_count(received, 3)
 
 
-def test_closed_channel_is_silent(tmp_path: Path) -> None:
+async def test_closed_channel_is_silent(tmp_path: Path) -> None:
     """Closing twice, and sending or resuming afterwards, does nothing."""
 
-    async def body() -> None:
-        async with connected_pair(tmp_path) as (channel, _, received):
-            channel.close()
-            channel.close()
-            channel.send([b"x"])
-            channel.resume()
-            channel.resume_decoding()
-            assert not channel.is_paused
-            await asyncio.sleep(0.05)
-            assert received == []
-
-    asyncio.run(body())
+    async with connected_pair(tmp_path) as (channel, _, received):
+        channel.close()
+        channel.close()
+        channel.send([b"x"])
+        channel.resume()
+        channel.resume_decoding()
+        assert not channel.is_paused
+        await asyncio.sleep(0.05)
+        assert received == []
 
 
 @pytest.fixture
@@ -296,23 +262,20 @@ def many_descriptors() -> Iterator[None]:
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-def test_many_kernels_take_no_threads(tmp_path: Path, many_descriptors: None) -> None:
+async def test_many_kernels_take_no_threads(tmp_path: Path, many_descriptors: None) -> None:
     """Five hundred kernels that are waited for take no thread, and no descriptor yet."""
 
     def ignore(message: Message) -> None:
         raise AssertionError
 
-    async def body() -> None:
-        before = _count_threads_and_files()
-        opened = [
-            KernelChannels(ConnectionInfo.new(tmp_path), *[ignore] * 4, _never) for _ in range(500)
-        ]
-        await asyncio.sleep(0.05)
-        assert _count_threads_and_files() == before
-        for one in opened:
-            one.close()
-
-    asyncio.run(body())
+    before = _count_threads_and_files()
+    opened = [
+        KernelChannels(ConnectionInfo.new(tmp_path), *[ignore] * 4, _never) for _ in range(500)
+    ]
+    await asyncio.sleep(0.05)
+    assert _count_threads_and_files() == before
+    for one in opened:
+        one.close()
 
 
 def _count_threads_and_files() -> tuple[int, int]:

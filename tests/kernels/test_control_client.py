@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Awaitable, Callable
-from contextlib import aclosing
+from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -28,23 +28,19 @@ pytestmark = pytest.mark.timeout(30)
 FRAME = {"file": "<cell 1>", "line": 1, "function": "f", "source": "f()"}
 
 
-def run_in_harness(
-    directory: Path,
-    script: Callable[[ScriptedKernel, JupyterMessage], None],
-    act: Callable[[KernelHarness], Awaitable[None]],
-) -> None:
-    async def body() -> None:
-        async with open_harness(directory, script) as harness:
-            await act(harness)
-
-    asyncio.run(body())
+@asynccontextmanager
+async def run_in_harness(
+    directory: Path, script: Callable[[ScriptedKernel, JupyterMessage], None]
+) -> AsyncIterator[KernelHarness]:
+    async with open_harness(directory, script) as harness:
+        yield harness
 
 
 def does_nothing(scripted: ScriptedKernel, request: JupyterMessage) -> None:
     """Runs nothing."""
 
 
-def test_answers(tmp_path: Path) -> None:
+async def test_answers(tmp_path: Path) -> None:
     """The stack and the variables are what the kernel says, once it is checked."""
 
     def answer(scripted: ScriptedKernel, request: JupyterMessage) -> None:
@@ -52,23 +48,21 @@ def test_answers(tmp_path: Path) -> None:
             request, {"frames": [FRAME, 5], "variables": [{"name": "a", "type": "b"}]}
         )
 
-    async def act(harness: KernelHarness) -> None:
+    async with run_in_harness(tmp_path, does_nothing) as harness:
         harness.scripted.on_control = answer
         assert await harness.kernel.control.stack() == [StackFrame("<cell 1>", 1, "f", "f()")]
         found = await harness.kernel.control.variables()
         assert found == Variables((Variable("a", "b"),), truncated=True)
         assert harness.scripted.request_types[-2:] == ["stack_request", "variables_request"]
 
-    run_in_harness(tmp_path, does_nothing, act)
 
-
-def test_silent_kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_silent_kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A kernel that does not answer in time is reported; the next request is sent again."""
     monkeypatch.setattr(control_client, "STACK_TIMEOUT", 0.1)
     monkeypatch.setattr(control_client, "VARIABLES_TIMEOUT", 0.1)
     monkeypatch.setattr(control_client, "DUMP_TIMEOUT", 0.1)
 
-    async def act(harness: KernelHarness) -> None:
+    async with run_in_harness(tmp_path, does_nothing) as harness:
         for ask in (harness.kernel.control.stack, harness.kernel.control.variables):
             for _ in range(2):
                 with pytest.raises(KernelSilent) as caught:
@@ -76,13 +70,11 @@ def test_silent_kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
                 assert caught.value.retry_after
         assert harness.machine.signals == []  # the kernelspec names none
 
-    run_in_harness(tmp_path, does_nothing, act)
 
-
-def test_callers_share_a_question(tmp_path: Path) -> None:
+async def test_callers_share_a_question(tmp_path: Path) -> None:
     """A thousand callers at once cost the kernel one request; one that leaves spoils nothing."""
 
-    async def act(harness: KernelHarness) -> None:
+    async with run_in_harness(tmp_path, does_nothing) as harness:
         answered = asyncio.Event()
         loop = asyncio.get_running_loop()
         asked: list[JupyterMessage] = []
@@ -100,23 +92,19 @@ def test_callers_share_a_question(tmp_path: Path) -> None:
         assert all(len(frames) == 1 for frames in found)
         assert len(asked) == 1
 
-    run_in_harness(tmp_path, does_nothing, act)
 
-
-def test_end_of_the_kernel_ends_waiting(tmp_path: Path) -> None:
+async def test_end_of_the_kernel_ends_waiting(tmp_path: Path) -> None:
     """A caller that waits for a reply learns at once that there will be none."""
 
-    async def act(harness: KernelHarness) -> None:
+    async with run_in_harness(tmp_path, does_nothing) as harness:
         caller = asyncio.create_task(harness.kernel.control.variables())
         await asyncio.sleep(0.05)
         await harness.machine.aclose()
         with pytest.raises(KernelSilent):
             await asyncio.wait_for(caller, 1)
 
-    run_in_harness(tmp_path, does_nothing, act)
 
-
-def test_stuck_kernel_is_signalled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_stuck_kernel_is_signalled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A kernel whose kernelspec names a signal writes its stack itself."""
     monkeypatch.setattr(control_client, "STACK_TIMEOUT", 0.1)
     file = tmp_path / "dump"
@@ -125,49 +113,40 @@ def test_stuck_kernel_is_signalled(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         assert number == signal.SIGURG
         file.write_text('S (most recent call first):\n  File "<cell 1>", line 1 in f\n')
 
-    async def body() -> None:
-        control_requests = ControlRequests(lambda kind, content: "id")
-        client = control_client.ControlClient(control_requests, on_signal, file, signal.SIGURG)
-        client.set_request(make_request())
-        assert await client.stack() == [StackFrame("<cell 1>", 1, "f", "code")]
-
-    asyncio.run(body())
+    control_requests = ControlRequests(lambda kind, content: "id")
+    client = control_client.ControlClient(control_requests, on_signal, file, signal.SIGURG)
+    client.set_request(make_request())
+    assert await client.stack() == [StackFrame("<cell 1>", 1, "f", "code")]
 
 
-def test_late_answer_wins_over_a_signal_without_effect(
+async def test_late_answer_wins_over_a_signal_without_effect(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A kernel that comes back while it is signalled is heard."""
     monkeypatch.setattr(control_client, "STACK_TIMEOUT", 0.1)
 
-    async def body() -> None:
-        control_requests = ControlRequests(lambda kind, content: "id")
+    control_requests = ControlRequests(lambda kind, content: "id")
 
-        async def on_signal(number: int) -> None:
-            content: JsonObject = {"frames": [FRAME]}
-            control_requests.on_message(WireMessage("stack_reply", "id", content, 100))
+    async def on_signal(number: int) -> None:
+        content: JsonObject = {"frames": [FRAME]}
+        control_requests.on_message(WireMessage("stack_reply", "id", content, 100))
 
-        client = control_client.ControlClient(
-            control_requests, on_signal, tmp_path / "dump", signal.SIGURG
-        )
-        assert await client.stack() == [StackFrame("<cell 1>", 1, "f", "f()")]
-
-    asyncio.run(body())
+    client = control_client.ControlClient(
+        control_requests, on_signal, tmp_path / "dump", signal.SIGURG
+    )
+    assert await client.stack() == [StackFrame("<cell 1>", 1, "f", "f()")]
 
 
-def test_foreign_answers_are_none() -> None:
+async def test_foreign_answers_are_none() -> None:
     """A reply to another request is ignored."""
 
-    async def body() -> None:
-        control_requests = ControlRequests(lambda kind, content: "id")
-        caller = asyncio.create_task(control_requests.request("stack_request", {}, 0.2))
-        await asyncio.sleep(0)
-        control_requests.on_message(WireMessage("stack_reply", "other", {}, 1))
-        control_requests.on_message(WireMessage("stack_reply", "", {}, 1))
-        with pytest.raises(KernelSilent):
-            await caller
-
-    asyncio.run(body())
+    control_requests = ControlRequests(lambda kind, content: "id")
+    caller = asyncio.create_task(control_requests.request("stack_request", {}, 0.2))
+    await asyncio.sleep(0)
+    control_requests.on_message(WireMessage("stack_reply", "other", {}, 1))
+    control_requests.on_message(WireMessage("stack_reply", "", {}, 1))
+    with pytest.raises(KernelSilent):
+        await caller
 
 
 # ---------------------------------------------------------------- input
@@ -187,10 +166,10 @@ def asks(scripted: ScriptedKernel, request: JupyterMessage) -> None:
     scripted.publish("input_request", {"prompt": "? ", "key": "k"}, request)
 
 
-def test_input_is_asked_in_order(tmp_path: Path) -> None:
+async def test_input_is_asked_in_order(tmp_path: Path) -> None:
     """A request for input comes after what was printed before it; its answer is handed on."""
 
-    async def act(harness: KernelHarness) -> None:
+    async with run_in_harness(tmp_path, asks) as harness:
         heard = []
         async with aclosing(harness.kernel.execute(make_request())) as batches:
             async for batch in batches:
@@ -200,13 +179,11 @@ def test_input_is_asked_in_order(tmp_path: Path) -> None:
                         assert await harness.kernel.control.send_input(item.key, "line")
         assert heard[:-1] == [Stdout("before"), InputRequest("? ", False, "k"), Stdout("line")]
 
-    run_in_harness(tmp_path, asks, act)
 
-
-def test_refused_input_has_no_value(tmp_path: Path) -> None:
+async def test_refused_input_has_no_value(tmp_path: Path) -> None:
     """The end of input is sent as an answer without a value."""
 
-    async def act(harness: KernelHarness) -> None:
+    async with run_in_harness(tmp_path, asks) as harness:
         heard = []
         async with aclosing(harness.kernel.execute(make_request())) as batches:
             async for batch in batches:
@@ -216,34 +193,30 @@ def test_refused_input_has_no_value(tmp_path: Path) -> None:
                         harness.kernel.control.send_eof(item.key)
         assert Stdout("None") in heard
 
-    run_in_harness(tmp_path, asks, act)
 
-
-def test_answer_that_is_not_taken(tmp_path: Path) -> None:
+async def test_answer_that_is_not_taken(tmp_path: Path) -> None:
     """A kernel says when a request for input does not wait any more."""
 
     def refuse(scripted: ScriptedKernel, request: JupyterMessage) -> None:
         scripted.reply_on_control(request, {"taken": False})
 
-    async def act(harness: KernelHarness) -> None:
+    async with run_in_harness(tmp_path, does_nothing) as harness:
         harness.scripted.on_control = refuse
         assert not await harness.kernel.control.send_input("k", "line")
 
-    run_in_harness(tmp_path, does_nothing, act)
 
-
-def test_silent_kernel_has_the_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_silent_kernel_has_the_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """An answer that was sent to a busy kernel counts as given."""
     monkeypatch.setattr(control_client, "INPUT_TIMEOUT", 0.1)
 
-    async def act(harness: KernelHarness) -> None:
+    async with run_in_harness(tmp_path, does_nothing) as harness:
         assert await harness.kernel.control.send_input("k", "line")
-
-    run_in_harness(tmp_path, does_nothing, act)
 
 
 @pytest.mark.parametrize("answers", [True, False])
-def test_forged_requests_outside_of_a_run(tmp_path: Path, answers: bool) -> None:
+async def test_forged_requests_outside_of_a_run(tmp_path: Path, answers: bool) -> None:
     """Requests that belong to no run are refused at once, ten thousand of them like one.
 
     A kernel that does not say that it has read the refusals is not sent any number of them.
@@ -252,7 +225,7 @@ def test_forged_requests_outside_of_a_run(tmp_path: Path, answers: bool) -> None
     def acknowledge(scripted: ScriptedKernel, request: JupyterMessage) -> None:
         scripted.reply_on_control(request, {"taken": False})
 
-    async def act(harness: KernelHarness) -> None:
+    async with run_in_harness(tmp_path, does_nothing) as harness:
         if answers:
             harness.scripted.on_control = acknowledge
         for n in range(10_000):
@@ -265,5 +238,3 @@ def test_forged_requests_outside_of_a_run(tmp_path: Path, answers: bool) -> None
         assert len(await harness.run()) == 1
         if not answers:
             assert harness.scripted.request_types.count("input_reply") == MAX_UNANSWERED
-
-    run_in_harness(tmp_path, does_nothing, act)

@@ -91,101 +91,79 @@ async def machine_without_kernel(host: KernelHost, directory: Path) -> AsyncIter
 # ---------------------------------------------------------------- output and ends
 
 
-def test_output_and_end(runner: asyncio.Runner, machine: Machine) -> None:
+async def test_output_and_end(machine: Machine) -> None:
     """Both streams, and the program's own exit code."""
 
-    async def body() -> None:
-        items, finished = await collect_items(machine, "echo a; echo b >&2; exit 3")
-        assert Stdout("a\n") in items
-        assert Stderr("b\n") in items
-        assert finished == ExecutionEnd(3)
-
-    runner.run(body())
+    items, finished = await collect_items(machine, "echo a; echo b >&2; exit 3")
+    assert Stdout("a\n") in items
+    assert Stderr("b\n") in items
+    assert finished == ExecutionEnd(3)
 
 
-def test_output_comes_while_it_runs(runner: asyncio.Runner, machine: Machine) -> None:
+async def test_output_comes_while_it_runs(machine: Machine) -> None:
     """The first line is there before the program ends; many lines come in few batches."""
 
-    async def body() -> None:
-        program = await start_command(machine, "echo first; read line < /dev/null; sleep 600")
-        async with aclosing(program.events(60)) as batches:
-            assert await asyncio.wait_for(anext(batches), 10) == [Stdout("first\n")]
-            await program.kill("enough")
-        program = await start_command(machine, "for i in $(seq 3000); do echo $i; done")
-        batches_of = [batch async for batch in program.events(60)]
-        text = "".join(i.content for b in batches_of for i in b if isinstance(i, Stdout))
-        assert text == "".join(f"{n}\n" for n in range(1, 3001))
-        assert len(batches_of) < 1000
-
-    runner.run(body())
+    program = await start_command(machine, "echo first; read line < /dev/null; sleep 600")
+    async with aclosing(program.events(60)) as batches:
+        assert await asyncio.wait_for(anext(batches), 10) == [Stdout("first\n")]
+        await program.kill("enough")
+    program = await start_command(machine, "for i in $(seq 3000); do echo $i; done")
+    batches_of = [batch async for batch in program.events(60)]
+    text = "".join(i.content for b in batches_of for i in b if isinstance(i, Stdout))
+    assert text == "".join(f"{n}\n" for n in range(1, 3001))
+    assert len(batches_of) < 1000
 
 
-def test_slow_consumer_slows_the_program(runner: asyncio.Runner, machine: Machine) -> None:
+async def test_slow_consumer_slows_the_program(machine: Machine) -> None:
     """A program whose output is not taken waits; not a byte is lost and little is buffered."""
 
-    async def body() -> None:
-        program = await start_command(
-            machine, "head -c 12000000 /dev/zero | tr '\\0' x; echo done >&2"
-        )
-        total, largest = 0, 0
-        async with aclosing(program.events(60)) as batches:
-            async for batch in batches:
-                size = sum(len(i.content) for i in batch if isinstance(i, Stdout))
-                total, largest = total + size, max(largest, size)
-                await asyncio.sleep(0.05)
-        assert total == 12_000_000
-        assert largest < 4 << 20
-
-    runner.run(body())
+    program = await start_command(machine, "head -c 12000000 /dev/zero | tr '\\0' x; echo done >&2")
+    total, largest = 0, 0
+    async with aclosing(program.events(60)) as batches:
+        async for batch in batches:
+            size = sum(len(i.content) for i in batch if isinstance(i, Stdout))
+            total, largest = total + size, max(largest, size)
+            await asyncio.sleep(0.05)
+    assert total == 12_000_000
+    assert largest < 4 << 20
 
 
-def test_consumer_that_leaves(runner: asyncio.Runner, machine: Machine) -> None:
+async def test_consumer_that_leaves(machine: Machine) -> None:
     """The program goes on, and nobody needs to read what it prints."""
 
-    async def body() -> None:
-        program = await start_command(
-            machine, "echo one; seq 200000; echo x > $TMPDIR/left; sleep 600"
-        )
-        async with aclosing(program.events(600)) as batches:
-            await anext(batches)
-        for _ in range(400):
-            if (await run_command(machine, "cat $TMPDIR/left"))[0] == "x\n":
-                break
-            await asyncio.sleep(0.05)
-        else:
-            raise AssertionError("it waits for a reader")
-        await program.kill("enough")
-
-    runner.run(body())
+    program = await start_command(machine, "echo one; seq 200000; echo x > $TMPDIR/left; sleep 600")
+    async with aclosing(program.events(600)) as batches:
+        await anext(batches)
+    for _ in range(400):
+        if (await run_command(machine, "cat $TMPDIR/left"))[0] == "x\n":
+            break
+        await asyncio.sleep(0.05)
+    else:
+        raise AssertionError("it waits for a reader")
+    await program.kill("enough")
 
 
-def test_signals(runner: asyncio.Runner, machine: Machine) -> None:
+async def test_signals(machine: Machine) -> None:
     """A signal that ended the program is reported; the machine goes on."""
 
-    async def body() -> None:
-        for name in ("SEGV", "KILL", "INT"):
-            _, finished = await run_command(machine, f"kill -{name} $$")
-            number = signal.Signals[f"SIG{name}"].value
-            assert finished == ExecutionEnd(128 + number, exit_info=ExitInfo(signal=number))
-        assert machine.is_running
-
-    runner.run(body())
+    for name in ("SEGV", "KILL", "INT"):
+        _, finished = await run_command(machine, f"kill -{name} $$")
+        number = signal.Signals[f"SIG{name}"].value
+        assert finished == ExecutionEnd(128 + number, exit_info=ExitInfo(signal=number))
+    assert machine.is_running
 
 
-def test_deadline(runner: asyncio.Runner, machine: Machine) -> None:
+async def test_deadline(machine: Machine) -> None:
     """At its deadline a program is interrupted, and killed where that does not help."""
 
-    async def body() -> None:
-        assert await run_command(machine, "trap 'echo bye; exit 3' INT; sleep 60 & wait", 0.3) == (
-            "bye\n",
-            ExecutionEnd(124, timed_out=True),
-        )
-        began = time.monotonic()
-        text, finished = await run_command(machine, "trap '' INT; echo on; sleep 60", 0.3)
-        assert (text, finished.exit_code, finished.state) == ("on\n", 124, "preserved")
-        assert time.monotonic() - began < 10
-
-    runner.run(body())
+    assert await run_command(machine, "trap 'echo bye; exit 3' INT; sleep 60 & wait", 0.3) == (
+        "bye\n",
+        ExecutionEnd(124, timed_out=True),
+    )
+    began = time.monotonic()
+    text, finished = await run_command(machine, "trap '' INT; echo on; sleep 60", 0.3)
+    assert (text, finished.exit_code, finished.state) == ("on\n", 124, "preserved")
+    assert time.monotonic() - began < 10
 
 
 # ---------------------------------------------------------------- interrupts
@@ -214,189 +192,157 @@ async def interrupt_command(
     return "".join(i.content for i in items if isinstance(i, Stdout)), items[-1], both[0]
 
 
-def test_interrupt(runner: asyncio.Runner, machine: Machine) -> None:
+async def test_interrupt(machine: Machine) -> None:
     """A program that handles interrupts ends at the first; its group gets it, too."""
 
-    async def body() -> None:
-        # Not `sleep`: a shell that is just starting a child may miss the first interrupt.
-        child = "python3 -c 'import time; print(\"on\", flush=True); time.sleep(60)'"
-        text, finished, steps = await interrupt_command(machine, f"{child}; echo never")
-        assert (text, finished.exit_code) == ("on\n", 130)
-        assert finished.state == "preserved"
-        assert [step.action for step in steps] == ["interrupt"]
-
-    runner.run(body())
+    # Not `sleep`: a shell that is just starting a child may miss the first interrupt.
+    child = "python3 -c 'import time; print(\"on\", flush=True); time.sleep(60)'"
+    text, finished, steps = await interrupt_command(machine, f"{child}; echo never")
+    assert (text, finished.exit_code) == ("on\n", 130)
+    assert finished.state == "preserved"
+    assert [step.action for step in steps] == ["interrupt"]
 
 
-def test_interrupt_twice(runner: asyncio.Runner, machine: Machine) -> None:
+async def test_interrupt_twice(machine: Machine) -> None:
     """A program that ends only at the second interrupt gets it."""
 
-    async def body() -> None:
-        again = "trap 'trap \"exit 4\" INT' INT; echo on; while :; do sleep 0.05; done"
-        _, finished, steps = await interrupt_command(machine, again)
-        assert finished == ExecutionEnd(4, interrupted=True)
-        assert [step.action for step in steps] == ["interrupt", "interrupt again"]
-        assert steps[1].seconds >= 0.4
-
-    runner.run(body())
+    again = "trap 'trap \"exit 4\" INT' INT; echo on; while :; do sleep 0.05; done"
+    _, finished, steps = await interrupt_command(machine, again)
+    assert finished == ExecutionEnd(4, interrupted=True)
+    assert [step.action for step in steps] == ["interrupt", "interrupt again"]
+    assert steps[1].seconds >= 0.4
 
 
-def test_interrupt_of_an_uninterruptible_program(runner: asyncio.Runner, machine: Machine) -> None:
+async def test_interrupt_of_an_uninterruptible_program(machine: Machine) -> None:
     """A program that ignores interrupts is killed; the kernel and its variables remain."""
 
-    async def body() -> None:
-        items = [
-            i async for b in machine.kernel.execute(KernelRequest("kept = 5", {}, 30, 1)) for i in b
-        ]
-        assert items == [ExecutionEnd(0)]
-        _, finished, steps = await interrupt_command(machine, "trap '' INT; echo on; sleep 60")
-        ending = ExitInfo(reason=EndReason.INTERRUPTED)
-        assert finished == ExecutionEnd(130, exit_info=ending, interrupted=True)
-        assert [step.action for step in steps] == ["interrupt", "interrupt again", "end"]
-        items = [
-            i
-            async for b in machine.kernel.execute(KernelRequest("print(kept)", {}, 30, 2))
-            for i in b
-        ]
-        assert items == [Stdout("5\n"), ExecutionEnd(0)]
-
-    runner.run(body())
+    items = [
+        i async for b in machine.kernel.execute(KernelRequest("kept = 5", {}, 30, 1)) for i in b
+    ]
+    assert items == [ExecutionEnd(0)]
+    _, finished, steps = await interrupt_command(machine, "trap '' INT; echo on; sleep 60")
+    ending = ExitInfo(reason=EndReason.INTERRUPTED)
+    assert finished == ExecutionEnd(130, exit_info=ending, interrupted=True)
+    assert [step.action for step in steps] == ["interrupt", "interrupt again", "end"]
+    items = [
+        i async for b in machine.kernel.execute(KernelRequest("print(kept)", {}, 30, 2)) for i in b
+    ]
+    assert items == [Stdout("5\n"), ExecutionEnd(0)]
 
 
 # ---------------------------------------------------------------- machines without a kernel
 
 
-def test_kernel_joins(runner: asyncio.Runner, host: KernelHost, tmp_path: Path) -> None:
+async def test_kernel_joins(host: KernelHost, tmp_path: Path) -> None:
     """A kernel that is started later is in the same machine, and takes it along at its end."""
 
-    async def body() -> None:
-        async with machine_without_kernel(host, tmp_path) as machine:
-            assert not machine.has_kernel
-            program = await start_command(machine, "echo $$; sleep 600")
-            events = program.events(60)
-            [first] = await anext(events)
-            assert isinstance(first, Stdout)
-            await machine.start_kernel({"ERA_SESSION": "true"})
-            assert machine.has_kernel
-            code = f"import os; os.kill({int(first.content)}, 0); os._exit(7)"
-            last = [
-                i async for b in machine.kernel.execute(KernelRequest(code, {}, 30, 1)) for i in b
-            ]
-            assert last[-1] == ExecutionEnd(7, state="lost", exit_info=ExitInfo(code=7))
-            [end] = [item async for batch in events for item in batch]
-            ending = ExitInfo(reason="the kernel ended: exit 7")
-            assert end == ExecutionEnd(137, state="lost", exit_info=ending)
-            late = await machine.run(["true"], {})
-            assert [b async for b in late.events(1)] == [
-                [ExecutionEnd(137, state="lost", exit_info=ending)]
-            ]
-
-    runner.run(body())
+    async with machine_without_kernel(host, tmp_path) as machine:
+        assert not machine.has_kernel
+        program = await start_command(machine, "echo $$; sleep 600")
+        events = program.events(60)
+        [first] = await anext(events)
+        assert isinstance(first, Stdout)
+        await machine.start_kernel({"ERA_SESSION": "true"})
+        assert machine.has_kernel
+        code = f"import os; os.kill({int(first.content)}, 0); os._exit(7)"
+        last = [i async for b in machine.kernel.execute(KernelRequest(code, {}, 30, 1)) for i in b]
+        assert last[-1] == ExecutionEnd(7, state="lost", exit_info=ExitInfo(code=7))
+        [end] = [item async for batch in events for item in batch]
+        ending = ExitInfo(reason="the kernel ended: exit 7")
+        assert end == ExecutionEnd(137, state="lost", exit_info=ending)
+        late = await machine.run(["true"], {})
+        assert [b async for b in late.events(1)] == [
+            [ExecutionEnd(137, state="lost", exit_info=ending)]
+        ]
 
 
-def test_end_while_a_kernel_starts(
-    runner: asyncio.Runner, host: KernelHost, tmp_path: Path, caplog: pytest.LogCaptureFixture
+async def test_end_while_a_kernel_starts(
+    host: KernelHost, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A machine that is ended on purpose leaves no failure in the server's log."""
 
-    async def body() -> None:
-        async with machine_without_kernel(host, tmp_path) as machine:
-            starting = asyncio.create_task(machine.start_kernel({}))
-            while machine._kernel_process is None:
-                await asyncio.sleep(0)
-            await machine.aclose(EndReason.RESTARTED)
-            with pytest.raises(KernelStartFailed):
-                await starting
-            assert machine.ended.result() == ExitInfo(reason=EndReason.RESTARTED)
-
-    runner.run(body())
+    async with machine_without_kernel(host, tmp_path) as machine:
+        starting = asyncio.create_task(machine.start_kernel({}))
+        while machine._kernel_process is None:
+            await asyncio.sleep(0)
+        await machine.aclose(EndReason.RESTARTED)
+        with pytest.raises(KernelStartFailed):
+            await starting
+        assert machine.ended.result() == ExitInfo(reason=EndReason.RESTARTED)
     assert [record for record in caplog.records if record.levelname == "ERROR"] == []
 
 
 @pytest.mark.parametrize("reason", [EndReason.RESTARTED, EndReason.DELETED])
-def test_reason_is_told(
-    runner: asyncio.Runner, host: KernelHost, tmp_path: Path, reason: EndReason
-) -> None:
+async def test_reason_is_told(host: KernelHost, tmp_path: Path, reason: EndReason) -> None:
     """When the machine is closed, programs say why."""
 
-    async def body() -> None:
-        async with machine_without_kernel(host, tmp_path) as machine:
-            program = await start_command(machine, "sleep 600")
-            await machine.aclose(reason)
-            [end] = [item async for batch in program.events(60) for item in batch]
-            assert end == ExecutionEnd(137, state="lost", exit_info=ExitInfo(reason=reason))
-
-    runner.run(body())
+    async with machine_without_kernel(host, tmp_path) as machine:
+        program = await start_command(machine, "sleep 600")
+        await machine.aclose(reason)
+        [end] = [item async for batch in program.events(60) for item in batch]
+        assert end == ExecutionEnd(137, state="lost", exit_info=ExitInfo(reason=reason))
 
 
-def test_connection_file_that_lies_there(
-    runner: asyncio.Runner, host: KernelHost, tmp_path: Path
-) -> None:
+async def test_connection_file_that_lies_there(host: KernelHost, tmp_path: Path) -> None:
     """Programs that were there first cannot have the server write elsewhere: no kernel starts.
 
     They end with the machine, and their end says so.
     """
 
-    async def body() -> None:
-        async with machine_without_kernel(host, tmp_path) as machine:
-            program = await start_command(machine, "sleep 600")
-            target = tmp_path / "target"
-            trap = machine._sandbox.runtime_directory / "kernel.json"
-            trap.symlink_to(target)
-            with pytest.raises(Exception, match="could not be started"):
-                await machine.start_kernel({})
-            assert machine.ended.done()
-            assert not target.exists()
-            [end] = [item async for batch in program.events(60) for item in batch]
-            ending = ExitInfo(reason="the kernel did not start")
-            assert end == ExecutionEnd(137, state="lost", exit_info=ending)
-
-    runner.run(body())
+    async with machine_without_kernel(host, tmp_path) as machine:
+        program = await start_command(machine, "sleep 600")
+        target = tmp_path / "target"
+        trap = machine._sandbox.runtime_directory / "kernel.json"
+        trap.symlink_to(target)
+        with pytest.raises(Exception, match="could not be started"):
+            await machine.start_kernel({})
+        assert machine.ended.done()
+        assert not target.exists()
+        [end] = [item async for batch in program.events(60) for item in batch]
+        ending = ExitInfo(reason="the kernel did not start")
+        assert end == ExecutionEnd(137, state="lost", exit_info=ending)
 
 
 # ---------------------------------------------------------------- the same isolation
 
 
 @pytest.mark.parametrize("tier", [1, 2, 3])
-def test_isolation_is_that_of_the_kernel(tier: int) -> None:
+async def test_isolation_is_that_of_the_kernel(tier: int) -> None:
     """Namespaces, uid, capabilities, filters and limits: nothing differs."""
-
-    async def body() -> None:
-        languages = Languages.load()
-        with tempfile.TemporaryDirectory(prefix="era-", dir="/tmp") as name:
-            base = Path(name)
-            place = SessionPaths(base / "w", base / "p", base / "c")
-            for part in (place.workspace, place.packages, place.cache):
-                part.mkdir()
-            wish = IsolationPolicy(
-                strongest_tier=tier, weakest_tier=tier, readable_paths=languages.readable_paths
-            )
-            try:
-                sandboxes = await Sandboxes.open(
-                    base / "r", languages.preload, languages.entry_paths, wish
-                )
-            except StartError as error:
-                pytest.skip(str(error))
-            host = KernelHost(languages, sandboxes)
-            try:
-                limits = Limits(memory=1 << 30, processes=64, open_files=256, file_size=1 << 20)
-                machine = await host.open(LANGUAGE, place, limits, {})
-                program = await machine.run(["python3", "-c", PRINT_ISOLATION], {})
-                items = [i async for b in program.events(60) for i in b]
-                request = KernelRequest(PRINT_ISOLATION, {}, 60, 1)
-                kernel_items = [i async for b in machine.kernel.execute(request) for i in b]
-            finally:
-                await host.aclose()
-                await sandboxes.aclose()
-        texts = [
-            "".join(i.content for i in one if isinstance(i, Stdout | Stderr))
-            for one in (items, kernel_items)
-        ]
-        assert items[-1] == kernel_items[-1] == ExecutionEnd(0), texts
-        assert texts[0] == texts[1]
-        assert "Seccomp:\t2" in texts[0]
-        assert "NoNewPrivs:\t1" in texts[0]
 
     if os.geteuid() != 0 and tier == 2:
         pytest.skip("needs root")
-    asyncio.run(body())
+    languages = Languages.load()
+    with tempfile.TemporaryDirectory(prefix="era-", dir="/tmp") as name:
+        base = Path(name)
+        place = SessionPaths(base / "w", base / "p", base / "c")
+        for part in (place.workspace, place.packages, place.cache):
+            part.mkdir()
+        wish = IsolationPolicy(
+            strongest_tier=tier, weakest_tier=tier, readable_paths=languages.readable_paths
+        )
+        try:
+            sandboxes = await Sandboxes.open(
+                base / "r", languages.preload, languages.entry_paths, wish
+            )
+        except StartError as error:
+            pytest.skip(str(error))
+        host = KernelHost(languages, sandboxes)
+        try:
+            limits = Limits(memory=1 << 30, processes=64, open_files=256, file_size=1 << 20)
+            machine = await host.open(LANGUAGE, place, limits, {})
+            program = await machine.run(["python3", "-c", PRINT_ISOLATION], {})
+            items = [i async for b in program.events(60) for i in b]
+            request = KernelRequest(PRINT_ISOLATION, {}, 60, 1)
+            kernel_items = [i async for b in machine.kernel.execute(request) for i in b]
+        finally:
+            await host.aclose()
+            await sandboxes.aclose()
+    texts = [
+        "".join(i.content for i in one if isinstance(i, Stdout | Stderr))
+        for one in (items, kernel_items)
+    ]
+    assert items[-1] == kernel_items[-1] == ExecutionEnd(0), texts
+    assert texts[0] == texts[1]
+    assert "Seccomp:\t2" in texts[0]
+    assert "NoNewPrivs:\t1" in texts[0]

@@ -6,7 +6,8 @@ import asyncio
 import contextlib
 import socket
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -43,37 +44,36 @@ async def wait_until(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0.005)
 
 
-def receive_all(directory: Path, *sent: bytes, hang_up: bool = False) -> list[str | list[bytes]]:
+async def receive_all(
+    directory: Path, *sent: bytes, hang_up: bool = False
+) -> list[str | list[bytes]]:
     """Returns what a SUB reads from those bytes: messages, and at last the reason of its end."""
     found: list[str | list[bytes]] = []
 
-    async def body() -> None:
-        with socket.socket(socket.AF_UNIX) as listener:
-            listener.bind(f"{directory}/s")
-            listener.listen()
-            over = asyncio.Event()
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(f"{directory}/s")
+        listener.listen()
+        over = asyncio.Event()
 
-            def on_lost(reason: str) -> None:
-                found.append(reason)
-                over.set()
+        def on_lost(reason: str) -> None:
+            found.append(reason)
+            over.set()
 
-            def receive(parts: zmtp.Multipart) -> None:
-                found.append([bytes(part) for part in parts])
+        def receive(parts: zmtp.Multipart) -> None:
+            found.append([bytes(part) for part in parts])
 
-            channel = ChannelConnection("SUB", b"", receive, on_lost)
-            channel.open(unix_sockets.connect(directory / "s"))
-            with listener.accept()[0] as peer:
-                for data in sent:
-                    with contextlib.suppress(OSError):  # it hung up on us
-                        peer.sendall(data)
-                    await asyncio.sleep(0.02)
-                if hang_up:
-                    peer.close()
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(over.wait(), 0.3)
-            channel.close()
-
-    asyncio.run(body())
+        channel = ChannelConnection("SUB", b"", receive, on_lost)
+        channel.open(unix_sockets.connect(directory / "s"))
+        with listener.accept()[0] as peer:
+            for data in sent:
+                with contextlib.suppress(OSError):  # it hung up on us
+                    peer.sendall(data)
+                await asyncio.sleep(0.02)
+            if hang_up:
+                peer.close()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(over.wait(), 0.3)
+        channel.close()
     return found
 
 
@@ -90,58 +90,60 @@ def receive_all(directory: Path, *sent: bytes, hang_up: bool = False) -> list[st
         ([BEGIN, b"\x02" + b"\xff" * 8], "a message has more than 128 MiB"),
     ],
 )
-def test_a_broken_protocol_is_reported(tmp_path: Path, sent: list[bytes], reason: str) -> None:
+async def test_a_broken_protocol_is_reported(
+    tmp_path: Path, sent: list[bytes], reason: str
+) -> None:
     """The connection ends at once, with what was wrong in words."""
-    assert receive_all(tmp_path, *sent) == [f"{PROTOCOL_VIOLATION}: {reason}"]
+    assert await receive_all(tmp_path, *sent) == [f"{PROTOCOL_VIOLATION}: {reason}"]
 
 
-def test_what_came_before_an_end_is_received(tmp_path: Path) -> None:
+async def test_what_came_before_an_end_is_received(tmp_path: Path) -> None:
     """Messages that arrived whole are handed over; the torn one is not, and then comes the end."""
     data = zmtp.frame(b"whole") + zmtp.frame(bytes(10))[:5]
-    assert receive_all(tmp_path, BEGIN + data, hang_up=True) == [[b"whole"], CONNECTION_CLOSED]
+    assert await receive_all(tmp_path, BEGIN + data, hang_up=True) == [
+        [b"whole"],
+        CONNECTION_CLOSED,
+    ]
 
 
-def test_a_peer_that_says_nothing_is_waited_for(tmp_path: Path) -> None:
+async def test_a_peer_that_says_nothing_is_waited_for(tmp_path: Path) -> None:
     """Silence is no end: each caller that waits for a reply has its own timeout."""
-    assert receive_all(tmp_path, zmtp.greeting()[:10]) == []
+    assert await receive_all(tmp_path, zmtp.greeting()[:10]) == []
 
 
-def test_messages_that_never_end_take_little_together(tmp_path: Path) -> None:
+async def test_messages_that_never_end_take_little_together(tmp_path: Path) -> None:
     """Past a bound for all peers the oldest message is evicted, and its memory is free."""
     max_bytes, each = 3 << 20, 2 << 20
     receive_budget = ReceiveBudget(max_bytes)
     lost: list[tuple[int, str]] = []
     whole: list[int] = []
 
-    async def body() -> None:
-        with socket.socket(socket.AF_UNIX) as listener:
-            listener.bind(f"{tmp_path}/s")
-            listener.listen()
-            opened = []
-            for number in range(3):
-                channel = ChannelConnection(
-                    "SUB",
-                    b"",
-                    lambda parts: whole.append(len(parts[0])),
-                    lambda reason, number=number: lost.append((number, reason)),  # type: ignore[misc]
-                    receive_budget=receive_budget,
-                )
-                channel.open(unix_sockets.connect(tmp_path / "s"))
-                peer, _ = listener.accept()
-                opened.append((channel, peer))
-                begin = BEGIN + zmtp.frame_header(each + 1) + bytes(each)
-                await asyncio.to_thread(_send, peer, begin)
-                await wait_until(lambda: channel._decoder.buffered_bytes == each)  # noqa: B023
-                assert sum(one._decoder.buffered_bytes for one, _ in opened) <= max_bytes
-            assert lost == [(0, MESSAGE_STALLED), (1, MESSAGE_STALLED)]
-            opened[2][1].sendall(b"x")
-            await wait_until(lambda: whole == [each + 1])
-            for channel, peer in opened:
-                channel.close()
-                peer.close()
-        assert not receive_budget._entries
-
-    asyncio.run(body())
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(f"{tmp_path}/s")
+        listener.listen()
+        opened = []
+        for number in range(3):
+            channel = ChannelConnection(
+                "SUB",
+                b"",
+                lambda parts: whole.append(len(parts[0])),
+                lambda reason, number=number: lost.append((number, reason)),  # type: ignore[misc]
+                receive_budget=receive_budget,
+            )
+            channel.open(unix_sockets.connect(tmp_path / "s"))
+            peer, _ = listener.accept()
+            opened.append((channel, peer))
+            begin = BEGIN + zmtp.frame_header(each + 1) + bytes(each)
+            await asyncio.to_thread(_send, peer, begin)
+            await wait_until(lambda: channel._decoder.buffered_bytes == each)  # noqa: B023
+            assert sum(one._decoder.buffered_bytes for one, _ in opened) <= max_bytes
+        assert lost == [(0, MESSAGE_STALLED), (1, MESSAGE_STALLED)]
+        opened[2][1].sendall(b"x")
+        await wait_until(lambda: whole == [each + 1])
+        for channel, peer in opened:
+            channel.close()
+            peer.close()
+    assert not receive_budget._entries
 
 
 def _send(peer: socket.socket, data: bytes) -> None:
@@ -149,107 +151,92 @@ def _send(peer: socket.socket, data: bytes) -> None:
         peer.sendall(data)
 
 
-def test_pings_take_no_memory(tmp_path: Path) -> None:
+async def test_pings_take_no_memory(tmp_path: Path) -> None:
     """Endless PINGs of a peer that reads no PONG are not answered for ever."""
     flood = zmtp.command(b"PING", bytes(18)) * 200_000
     sizes = []
 
-    async def body() -> None:
-        with socket.socket(socket.AF_UNIX) as listener:
-            listener.bind(f"{tmp_path}/s")
-            listener.listen()
-            channel = ChannelConnection("SUB", b"", lambda parts: None, lambda reason: None)
-            channel.open(unix_sockets.connect(tmp_path / "s"))
-            peer, _ = listener.accept()
-            thread = threading.Thread(target=peer.sendall, args=(BEGIN + flood,))
-            thread.start()
-            while thread.is_alive():
-                sizes.append(channel._writer.pending_bytes)
-                await asyncio.sleep(0)
-            channel.close()
-            peer.close()
-
-    asyncio.run(body())
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(f"{tmp_path}/s")
+        listener.listen()
+        channel = ChannelConnection("SUB", b"", lambda parts: None, lambda reason: None)
+        channel.open(unix_sockets.connect(tmp_path / "s"))
+        peer, _ = listener.accept()
+        thread = threading.Thread(target=peer.sendall, args=(BEGIN + flood,))
+        thread.start()
+        while thread.is_alive():
+            sizes.append(channel._writer.pending_bytes)
+            await asyncio.sleep(0)
+        channel.close()
+        peer.close()
     assert max(sizes) < 1000
 
 
 # ---------------------------------------------------------------- the kernel around it
 
 
-def run_in_harness(
+@asynccontextmanager
+async def run_in_harness(
     directory: Path,
     script: Callable[[ScriptedKernel, dict[str, object]], None],
-    act: Callable[[KernelHarness], Awaitable[None]],
     timeouts: KernelTimeouts = SHORT_TIMEOUTS,
-) -> None:
-    async def body() -> None:
-        async with open_harness(directory, script, timeouts) as harness:
-            await act(harness)
-
-    asyncio.run(body())
+) -> AsyncIterator[KernelHarness]:
+    async with open_harness(directory, script, timeouts) as harness:
+        yield harness
 
 
-def test_a_run_ends_with_the_cause(tmp_path: Path) -> None:
+async def test_a_run_ends_with_the_cause(tmp_path: Path) -> None:
     """A kernel that sends a message of too many parts in a run is ended, and the run says why."""
 
     def script(scripted: ScriptedKernel, request: object) -> None:
         scripted.iopub.send_multipart([b"x"] * 65)
 
-    async def act(harness: KernelHarness) -> None:
+    async with run_in_harness(tmp_path, script) as harness:
         reason = f"{PROTOCOL_VIOLATION}: a message has more than 64 parts"
         assert await harness.run() == [
             ExecutionEnd(137, state="lost", exit_info=ExitInfo(reason=reason))
         ]
 
-    run_in_harness(tmp_path, script, act)
-
 
 @pytest.mark.parametrize("name", ["shell", "iopub", "control", "stdin"])
-def test_a_lost_connection_ends_the_kernel(tmp_path: Path, name: str) -> None:
+async def test_a_lost_connection_ends_the_kernel(tmp_path: Path, name: str) -> None:
     """A socket that is closed while the process lives on: the machine is ended after a while."""
 
     def script(scripted: ScriptedKernel, request: object) -> None:
         getattr(scripted, name).close(linger=0)
         scripted._is_stopped = True  # it would only fail
 
-    async def act(harness: KernelHarness) -> None:
+    async with run_in_harness(tmp_path, script, KernelTimeouts(exit=0.2)) as harness:
         assert await harness.run() == [
             ExecutionEnd(137, state="lost", exit_info=ExitInfo(reason=CONNECTION_CLOSED))
         ]
 
-    run_in_harness(tmp_path, script, act, KernelTimeouts(exit=0.2))
 
-
-def test_a_process_that_ends_tells_how(tmp_path: Path) -> None:
+async def test_a_process_that_ends_tells_how(tmp_path: Path) -> None:
     """A process closes its sockets before it ends; the run reports how it ended."""
 
     def script(scripted: ScriptedKernel, request: object) -> None:
         scripted.iopub.close(linger=0)
         scripted._is_stopped = True
 
-    async def act(harness: KernelHarness) -> None:
+    async with run_in_harness(tmp_path, script, KernelTimeouts(exit=5)) as harness:
         asyncio.get_running_loop().call_later(0.3, harness.machine.end, ExitInfo(code=7))
         (finished,) = await harness.run()
         assert finished == ExecutionEnd(7, state="lost", exit_info=ExitInfo(code=7))
 
-    run_in_harness(tmp_path, script, act, KernelTimeouts(exit=5))
 
-
-def test_a_link_in_the_place_of_a_socket_is_not_followed(tmp_path: Path) -> None:
+async def test_a_link_in_the_place_of_a_socket_is_not_followed(tmp_path: Path) -> None:
     """A kernel that puts a link to another's socket where its own should be has failed to start."""
 
-    async def body() -> None:
-        connection, machine = ConnectionInfo.new(tmp_path), FakeMachineHandle()
-        with socket.socket(socket.AF_UNIX) as other:
-            other.bind(f"{tmp_path}/other")
-            other.listen()
-            other.setblocking(False)
-            connection.socket_path("iopub").symlink_to(tmp_path / "other")
-            kernel = Kernel(connection, machine)
-            with pytest.raises(KernelStartFailed, match="something else lies in the place"):
-                await kernel.wait_ready(10)
-            with pytest.raises(BlockingIOError):
-                other.accept()
-        machine.end(ExitInfo(reason=EndReason.STOPPED))
-
-    asyncio.run(body())
+    connection, machine = ConnectionInfo.new(tmp_path), FakeMachineHandle()
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind(f"{tmp_path}/other")
+        other.listen()
+        other.setblocking(False)
+        connection.socket_path("iopub").symlink_to(tmp_path / "other")
+        kernel = Kernel(connection, machine)
+        with pytest.raises(KernelStartFailed, match="something else lies in the place"):
+            await kernel.wait_ready(10)
+        with pytest.raises(BlockingIOError):
+            other.accept()
+    machine.end(ExitInfo(reason=EndReason.STOPPED))

@@ -7,8 +7,8 @@ import json
 import signal
 import threading
 import time
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -47,20 +47,17 @@ pytestmark = pytest.mark.timeout(30)
 
 
 @pytest.fixture
-def run_in_harness(tmp_path: Path) -> Callable[..., None]:
+def run_in_harness(tmp_path: Path) -> Callable[..., AbstractAsyncContextManager[KernelHarness]]:
     """Runs a coroutine in a harness with the given script."""
 
-    def play(
+    @asynccontextmanager
+    async def play(
         script: Script,
-        act: Callable[[KernelHarness], Awaitable[None]],
         timeouts: KernelTimeouts = SHORT_TIMEOUTS,
         interrupt_mode: InterruptMode = "signal",
-    ) -> None:
-        async def body() -> None:
-            async with open_harness(tmp_path, script, timeouts, interrupt_mode) as harness:
-                await act(harness)
-
-        asyncio.run(body())
+    ) -> AsyncIterator[KernelHarness]:
+        async with open_harness(tmp_path, script, timeouts, interrupt_mode) as harness:
+            yield harness
 
     return play
 
@@ -73,7 +70,9 @@ def well_behaved(scripted: ScriptedKernel, request: JupyterMessage) -> None:
 # ---------------------------------------------------------------- runs that end
 
 
-def test_run_is_output_and_then_finished(run_in_harness: Callable[..., None]) -> None:
+async def test_run_is_output_and_then_finished(
+    run_in_harness: Callable[..., AbstractAsyncContextManager[KernelHarness]],
+) -> None:
     """A run yields its output in order and at last how it ended; neighbours are one text."""
 
     def script(scripted: ScriptedKernel, request: JupyterMessage) -> None:
@@ -83,20 +82,20 @@ def test_run_is_output_and_then_finished(run_in_harness: Callable[..., None]) ->
         scripted.publish("execute_result", {"data": {"text/plain": "3"}, "metadata": {}}, request)
         scripted.finish_run(request, 3)
 
-    async def act(harness: KernelHarness) -> None:
+    async with run_in_harness(script) as harness:
         *outputs, finished = await harness.run()
         text = "".join(item.content for item in outputs if isinstance(item, Stdout))
         assert text == "a\nb\n"
         assert outputs[-2:] == [Stderr("oh\n"), Result({"text/plain": "3"})]
         assert finished == ExecutionEnd(3)
 
-    run_in_harness(script, act)
 
-
-def test_request_carries_everything_in_its_metadata(run_in_harness: Callable[..., None]) -> None:
+async def test_request_carries_everything_in_its_metadata(
+    run_in_harness: Callable[..., AbstractAsyncContextManager[KernelHarness]],
+) -> None:
     """One execute_request has the code, and environment, number and nonce beside it as data."""
 
-    async def act(harness: KernelHarness) -> None:
+    async with run_in_harness(well_behaved) as harness:
         await harness.run(number=7)
         request = harness.scripted.requests[0]
         assert request["content"]["code"] == "code"
@@ -105,10 +104,10 @@ def test_request_carries_everything_in_its_metadata(run_in_harness: Callable[...
         assert (era["number"], era["env"]) == (7, {"NAME": "value"})
         assert len(era["nonce"]) == 32
 
-    run_in_harness(well_behaved, act)
 
-
-def test_reply_before_fence_waits_for_the_output(run_in_harness: Callable[..., None]) -> None:
+async def test_reply_before_fence_waits_for_the_output(
+    run_in_harness: Callable[..., AbstractAsyncContextManager[KernelHarness]],
+) -> None:
     """Output between an early reply and the fence belongs to the run."""
 
     def script(scripted: ScriptedKernel, request: JupyterMessage) -> None:
@@ -117,13 +116,13 @@ def test_reply_before_fence_waits_for_the_output(run_in_harness: Callable[..., N
         scripted.publish_stream(request, "after the reply")
         scripted.publish_fence(request)
 
-    async def act(harness: KernelHarness) -> None:
+    async with run_in_harness(script) as harness:
         assert await harness.run() == [Stdout("after the reply"), ExecutionEnd(0)]
 
-    run_in_harness(script, act)
 
-
-def test_fence_before_reply_waits_for_the_reply(run_in_harness: Callable[..., None]) -> None:
+async def test_fence_before_reply_waits_for_the_reply(
+    run_in_harness: Callable[..., AbstractAsyncContextManager[KernelHarness]],
+) -> None:
     """The reply tells the exit code and the exception, however late it comes."""
     exception = {"name": "E", "value": "v", "traceback": ["l"]}
 
@@ -132,47 +131,47 @@ def test_fence_before_reply_waits_for_the_reply(run_in_harness: Callable[..., No
         threading.Event().wait(0.1)
         scripted.send_reply(request, 1, exception=exception)
 
-    async def act(harness: KernelHarness) -> None:
+    async with run_in_harness(script) as harness:
         assert await harness.run() == [ExecutionEnd(1, ExceptionInfo("E", "v", ["l"]))]
 
-    run_in_harness(script, act)
 
-
-def test_runs_follow_each_other(run_in_harness: Callable[..., None]) -> None:
+async def test_runs_follow_each_other(
+    run_in_harness: Callable[..., AbstractAsyncContextManager[KernelHarness]],
+) -> None:
     """A kernel serves one run after the other without leftovers."""
 
-    async def act(harness: KernelHarness) -> None:
+    async with run_in_harness(well_behaved) as harness:
         for _ in range(50):
             assert await harness.run() == [Stdout("a\n"), ExecutionEnd(0)]
         assert harness.late_output == []
-
-    run_in_harness(well_behaved, act)
 
 
 # ---------------------------------------------------------------- kernels that break the protocol
 
 
-def test_missing_fence_ends_the_machine(run_in_harness: Callable[..., None]) -> None:
+async def test_missing_fence_ends_the_machine(
+    run_in_harness: Callable[..., AbstractAsyncContextManager[KernelHarness]],
+) -> None:
     """A reply without a fence is waited for, then the run is lost with its machine."""
 
-    async def act(harness: KernelHarness) -> None:
+    async with run_in_harness(lambda scripted, request: scripted.send_reply(request)) as harness:
         (finished,) = await harness.run()
         assert finished == ExecutionEnd(137, state="lost", exit_info=ExitInfo(reason=NOT_ANSWERING))
 
-    run_in_harness(lambda scripted, request: scripted.send_reply(request), act)
 
-
-def test_missing_reply_ends_the_machine(run_in_harness: Callable[..., None]) -> None:
+async def test_missing_reply_ends_the_machine(
+    run_in_harness: Callable[..., AbstractAsyncContextManager[KernelHarness]],
+) -> None:
     """A fence without a reply is waited for, then the run is lost with its machine."""
 
-    async def act(harness: KernelHarness) -> None:
+    async with run_in_harness(lambda scripted, request: scripted.publish_fence(request)) as harness:
         (finished,) = await harness.run()
         assert finished == ExecutionEnd(137, state="lost", exit_info=ExitInfo(reason=NOT_ANSWERING))
 
-    run_in_harness(lambda scripted, request: scripted.publish_fence(request), act)
 
-
-def test_output_after_the_reply_extends_the_wait(run_in_harness: Callable[..., None]) -> None:
+async def test_output_after_the_reply_extends_the_wait(
+    run_in_harness: Callable[..., AbstractAsyncContextManager[KernelHarness]],
+) -> None:
     """As long as output of the run arrives, its fence may stay away."""
 
     def script(scripted: ScriptedKernel, request: JupyterMessage) -> None:
@@ -182,16 +181,14 @@ def test_output_after_the_reply_extends_the_wait(run_in_harness: Callable[..., N
             scripted.publish_stream(request, ".")
         scripted.publish_fence(request)
 
-    async def act(harness: KernelHarness) -> None:
+    async with run_in_harness(script) as harness:
         *outputs, finished = await harness.run()
         assert "".join(item.content for item in outputs if isinstance(item, Stdout)) == "......"
         assert finished == ExecutionEnd(0)
 
-    run_in_harness(script, act)
 
-
-def test_output_after_the_reply_does_not_go_on_for_ever(
-    run_in_harness: Callable[..., None],
+async def test_output_after_the_reply_does_not_go_on_for_ever(
+    run_in_harness: Callable[..., AbstractAsyncContextManager[KernelHarness]],
 ) -> None:
     """Code that forges its reply and goes on to print escapes the deadline, but not the bound."""
     over = threading.Event()
@@ -201,17 +198,17 @@ def test_output_after_the_reply_does_not_go_on_for_ever(
         while not over.wait(0.1):
             scripted.publish_stream(request, ".")
 
-    async def act(harness: KernelHarness) -> None:
+    async with run_in_harness(script, KernelTimeouts(run_end=1, max_run_end=1.5)) as harness:
         try:
             finished = (await asyncio.wait_for(harness.run(timeout=0.2), 10))[-1]
         finally:
             over.set()
         assert finished == ExecutionEnd(137, state="lost", exit_info=ExitInfo(reason=NOT_ANSWERING))
 
-    run_in_harness(script, act, KernelTimeouts(run_end=1, max_run_end=1.5))
 
-
-def test_repeated_fence_is_no_sign_of_life(run_in_harness: Callable[..., None]) -> None:
+async def test_repeated_fence_is_no_sign_of_life(
+    run_in_harness: Callable[..., AbstractAsyncContextManager[KernelHarness]],
+) -> None:
     """Code that sends its fence again and again does not put the end of its run off."""
     over = threading.Event()
 
@@ -219,17 +216,17 @@ def test_repeated_fence_is_no_sign_of_life(run_in_harness: Callable[..., None]) 
         while not over.wait(0.1):
             scripted.publish_fence(request)
 
-    async def act(harness: KernelHarness) -> None:
+    async with run_in_harness(script) as harness:
         try:
             (finished,) = await asyncio.wait_for(harness.run(timeout=0.2), 10)
         finally:
             over.set()
         assert finished == ExecutionEnd(137, state="lost", exit_info=ExitInfo(reason=NOT_ANSWERING))
 
-    run_in_harness(script, act)
 
-
-def test_slow_consumer_is_not_a_missing_fence(run_in_harness: Callable[..., None]) -> None:
+async def test_slow_consumer_is_not_a_missing_fence(
+    run_in_harness: Callable[..., AbstractAsyncContextManager[KernelHarness]],
+) -> None:
     """While the consumer keeps the kernel from being read, no fence is missed."""
     line = "x" * 65536
 
@@ -238,7 +235,7 @@ def test_slow_consumer_is_not_a_missing_fence(run_in_harness: Callable[..., None
             scripted.publish_stream(request, line)
         scripted.finish_run(request)
 
-    async def act(harness: KernelHarness) -> None:
+    async with run_in_harness(script) as harness:
         total = 0
         async with aclosing(harness.kernel.execute(make_request())) as batches:
             async for batch in batches:
@@ -248,10 +245,10 @@ def test_slow_consumer_is_not_a_missing_fence(run_in_harness: Callable[..., None
         assert total == 64 * 65536
         assert batch[-1] == ExecutionEnd(0)
 
-    run_in_harness(script, act)
 
-
-def test_forged_fences_and_replies_are_nobodys(run_in_harness: Callable[..., None]) -> None:
+async def test_forged_fences_and_replies_are_nobodys(
+    run_in_harness: Callable[..., AbstractAsyncContextManager[KernelHarness]],
+) -> None:
     """A fence with another nonce, or a reply to another request, ends nothing."""
 
     def script(scripted: ScriptedKernel, request: JupyterMessage) -> None:
@@ -263,13 +260,13 @@ def test_forged_fences_and_replies_are_nobodys(run_in_harness: Callable[..., Non
         scripted.publish_stream(request, "still here")
         scripted.finish_run(request)
 
-    async def act(harness: KernelHarness) -> None:
+    async with run_in_harness(script) as harness:
         assert await harness.run() == [Stdout("still here"), ExecutionEnd(0)]
 
-    run_in_harness(script, act)
 
-
-def test_output_of_other_parents_is_late(run_in_harness: Callable[..., None]) -> None:
+async def test_output_of_other_parents_is_late(
+    run_in_harness: Callable[..., AbstractAsyncContextManager[KernelHarness]],
+) -> None:
     """Output of an old run, of no run, or of this run after its fence is in no run's output."""
 
     def script(scripted: ScriptedKernel, request: JupyterMessage) -> None:
@@ -279,7 +276,7 @@ def test_output_of_other_parents_is_late(run_in_harness: Callable[..., None]) ->
         scripted.finish_run(request)
         scripted.publish_stream(request, "after the fence")
 
-    async def act(harness: KernelHarness) -> None:
+    async with run_in_harness(script) as harness:
         assert await harness.run() == [ExecutionEnd(0)]
         assert await harness.run() == [ExecutionEnd(0)]
         while len(harness.late_output) < 4:
@@ -287,11 +284,10 @@ def test_output_of_other_parents_is_late(run_in_harness: Callable[..., None]) ->
         late = [Stdout("after the fence"), Stdout("old"), Stderr("orphan")]
         assert harness.late_output[:3] == late
 
-    run_in_harness(script, act)
 
-
-def test_broken_messages_are_dropped_and_counted(
-    run_in_harness: Callable[..., None], caplog: pytest.LogCaptureFixture
+async def test_broken_messages_are_dropped_and_counted(
+    run_in_harness: Callable[..., AbstractAsyncContextManager[KernelHarness]],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Nothing a kernel sends raises or is repeated in a log; the run goes on."""
     deep = b"[" * 100_000 + b"]" * 100_000
@@ -314,17 +310,18 @@ def test_broken_messages_are_dropped_and_counted(
         scripted.publish_stream(request, "fine")
         scripted.finish_run(request)
 
-    async def act(harness: KernelHarness) -> None:
+    async with run_in_harness(script) as harness:
         assert await harness.run() == [Stdout("fine"), ExecutionEnd(0)]
         assert harness.kernel.dropped_count == len(bodies) + 8
         assert harness.late_output == []
-
-    run_in_harness(script, act)
     assert 0 < len(caplog.records) < 6
     assert "secret" not in caplog.text
 
 
-def test_long_messages_keep_their_place(run_in_harness: Callable[..., None]) -> None:
+@pytest.mark.alone  # it measures the longest step of the loop
+async def test_long_messages_keep_their_place(
+    run_in_harness: Callable[..., AbstractAsyncContextManager[KernelHarness]],
+) -> None:
     """What takes long to unpack comes before what was sent after it, and nothing waits for it."""
     big, flat = "\u20ac" * 3_000_000, [1] * 20_000
 
@@ -335,7 +332,7 @@ def test_long_messages_keep_their_place(run_in_harness: Callable[..., None]) -> 
             scripted.publish("display_data", data, request)
         scripted.finish_run(request)
 
-    async def act(harness: KernelHarness) -> None:
+    async with run_in_harness(script) as harness:
         longest, last = 0.0, time.perf_counter()
 
         async def watch() -> None:
@@ -353,11 +350,10 @@ def test_long_messages_keep_their_place(run_in_harness: Callable[..., None]) -> 
         assert longest < 1  # seconds; some 10 ms on a quiet host
         assert harness.kernel.dropped_count == 0
 
-    run_in_harness(script, act)
 
-
-def test_message_that_is_too_long_is_not_received(
-    run_in_harness: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+async def test_message_that_is_too_long_is_not_received(
+    run_in_harness: Callable[..., AbstractAsyncContextManager[KernelHarness]],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A message over the bound ends the kernel, with the reason as text."""
     monkeypatch.setattr(zmtp, "MAX_MESSAGE_BYTES", 2 << 20)
@@ -366,16 +362,14 @@ def test_message_that_is_too_long_is_not_received(
         scripted.publish_stream(request, "x" * (2 << 20))
         scripted.finish_run(request)
 
-    async def act(harness: KernelHarness) -> None:
+    async with run_in_harness(script) as harness:
         (finished,) = await harness.run()
         reason = f"{PROTOCOL_VIOLATION}: a message has more than 2 MiB"
         assert finished == ExecutionEnd(137, state="lost", exit_info=ExitInfo(reason=reason))
 
-    run_in_harness(script, act)
 
-
-def test_backlog_of_a_slow_consumer_stays_in_the_kernel(
-    run_in_harness: Callable[..., None],
+async def test_backlog_of_a_slow_consumer_stays_in_the_kernel(
+    run_in_harness: Callable[..., AbstractAsyncContextManager[KernelHarness]],
 ) -> None:
     """Of 32 MiB in a burst, no more than the bound and one message wait on our side at a time."""
     line = "x" * 65536
@@ -385,7 +379,7 @@ def test_backlog_of_a_slow_consumer_stays_in_the_kernel(
             scripted.publish_stream(request, line)
         scripted.finish_run(request)
 
-    async def act(harness: KernelHarness) -> None:
+    async with run_in_harness(script) as harness:
         sizes = []
         async with aclosing(harness.kernel.execute(make_request())) as batches:
             async for batch in batches:
@@ -394,13 +388,13 @@ def test_backlog_of_a_slow_consumer_stays_in_the_kernel(
         assert sum(sizes) == 512 * 65536
         assert max(sizes) <= MAX_PENDING_BYTES + len(line)
 
-    run_in_harness(script, act)
-
 
 # ---------------------------------------------------------------- deadlines and interrupts
 
 
-def test_interrupted_in_time_keeps_the_state(run_in_harness: Callable[..., None]) -> None:
+async def test_interrupted_in_time_keeps_the_state(
+    run_in_harness: Callable[..., AbstractAsyncContextManager[KernelHarness]],
+) -> None:
     """A program that stops when interrupted at its deadline has exit code 124 and its state."""
     stopped = threading.Event()
 
@@ -409,7 +403,7 @@ def test_interrupted_in_time_keeps_the_state(run_in_harness: Callable[..., None]
         stopped.wait(10)
         scripted.finish_run(request, 130)
 
-    async def act(harness: KernelHarness) -> None:
+    async with run_in_harness(script) as harness:
         signals = harness.machine.signals
         harness.machine.signal = _recording(signals, stopped.set)  # type: ignore[method-assign]
         assert await harness.run(timeout=0.2) == [
@@ -418,8 +412,6 @@ def test_interrupted_in_time_keeps_the_state(run_in_harness: Callable[..., None]
         ]
         assert signals == [signal.SIGINT]
         assert not harness.machine.ended.done()
-
-    run_in_harness(script, act)
 
 
 def _recording(signals: list[int], then: Callable[[], None]) -> Callable[[int], Awaitable[None]]:
@@ -430,11 +422,13 @@ def _recording(signals: list[int], then: Callable[[], None]) -> Callable[[int], 
     return note
 
 
-def test_uninterruptible_program_ends_with_its_machine(run_in_harness: Callable[..., None]) -> None:
+async def test_uninterruptible_program_ends_with_its_machine(
+    run_in_harness: Callable[..., AbstractAsyncContextManager[KernelHarness]],
+) -> None:
     """Escalation: two interrupts, a message that wakes blocked kernels, the end; state lost."""
     release = threading.Event()
 
-    async def act(harness: KernelHarness) -> None:
+    async with run_in_harness(lambda scripted, request: release.wait(10) and None) as harness:
         (finished,) = await harness.run(timeout=0.2)
         assert finished == ExecutionEnd(
             124, state="lost", exit_info=ExitInfo(reason=EndReason.TIMEOUT), timed_out=True
@@ -445,10 +439,10 @@ def test_uninterruptible_program_ends_with_its_machine(run_in_harness: Callable[
         while harness.scripted.request_types.count("kernel_info_request") == asked:
             await asyncio.sleep(0.01)
 
-    run_in_harness(lambda scripted, request: release.wait(10) and None, act)
 
-
-def test_program_that_has_replied_is_not_interrupted(run_in_harness: Callable[..., None]) -> None:
+async def test_program_that_has_replied_is_not_interrupted(
+    run_in_harness: Callable[..., AbstractAsyncContextManager[KernelHarness]],
+) -> None:
     """At the deadline, a run of which only the fence is missing has not timed out."""
 
     def script(scripted: ScriptedKernel, request: JupyterMessage) -> None:
@@ -456,40 +450,38 @@ def test_program_that_has_replied_is_not_interrupted(run_in_harness: Callable[..
         threading.Event().wait(0.3)
         scripted.publish_fence(request)
 
-    async def act(harness: KernelHarness) -> None:
+    async with run_in_harness(script, KernelTimeouts(run_end=5)) as harness:
         assert await harness.run(timeout=0.1) == [ExecutionEnd(5)]
         assert harness.machine.signals == []
 
-    run_in_harness(script, act, KernelTimeouts(run_end=5))
 
-
-def test_interrupt_by_message(run_in_harness: Callable[..., None]) -> None:
+async def test_interrupt_by_message(
+    run_in_harness: Callable[..., AbstractAsyncContextManager[KernelHarness]],
+) -> None:
     """A kernelspec may say that its kernel is interrupted by a message on control."""
 
-    async def act(harness: KernelHarness) -> None:
+    async with run_in_harness(well_behaved, interrupt_mode="message") as harness:
         await harness.kernel.interrupt()
         while "interrupt_request" not in harness.scripted.request_types:
             await asyncio.sleep(0.01)
         assert harness.machine.signals == []
 
-    run_in_harness(well_behaved, act, interrupt_mode="message")
 
-
-def test_escalation_survives_a_failing_interrupt(run_in_harness: Callable[..., None]) -> None:
+async def test_escalation_survives_a_failing_interrupt(
+    run_in_harness: Callable[..., AbstractAsyncContextManager[KernelHarness]],
+) -> None:
     """Where interrupting fails, the escalation goes on to the end of the machine."""
     release = threading.Event()
 
     async def refuse(number: int) -> None:
         raise OSError("no such process")
 
-    async def act(harness: KernelHarness) -> None:
+    async with run_in_harness(lambda scripted, request: release.wait(10) and None) as harness:
         harness.machine.signal = refuse  # type: ignore[method-assign]
         (finished,) = await harness.run(timeout=0.1)
         assert isinstance(finished, ExecutionEnd)
         assert (finished.exit_code, finished.state) == (124, "lost")
         release.set()
-
-    run_in_harness(lambda scripted, request: release.wait(10) and None, act)
 
 
 # ---------------------------------------------------------------- escalations that a caller starts
@@ -520,7 +512,9 @@ def actions(steps: Sequence[InterruptStep]) -> list[str]:
     return [step.action for step in steps]
 
 
-def test_escalation_in_time_keeps_the_state(run_in_harness: Callable[..., None]) -> None:
+async def test_escalation_in_time_keeps_the_state(
+    run_in_harness: Callable[..., AbstractAsyncContextManager[KernelHarness]],
+) -> None:
     """A program that handles the interrupt ends as it likes, and its state is preserved."""
     stopped = threading.Event()
 
@@ -528,7 +522,7 @@ def test_escalation_in_time_keeps_the_state(run_in_harness: Callable[..., None])
         stopped.wait(10)
         scripted.finish_run(request, 130)
 
-    async def act(harness: KernelHarness) -> None:
+    async with run_in_harness(script) as harness:
         request = make_request()
         run = await _start_run(harness, request)
         harness.machine.signal = _recording([], stopped.set)  # type: ignore[method-assign]
@@ -537,14 +531,14 @@ def test_escalation_in_time_keeps_the_state(run_in_harness: Callable[..., None])
         assert await harness.kernel.escalate_interrupt(request) == []
         assert not harness.machine.ended.done()
 
-    run_in_harness(script, act)
 
-
-def test_escalation_of_an_uninterruptible_program(run_in_harness: Callable[..., None]) -> None:
+async def test_escalation_of_an_uninterruptible_program(
+    run_in_harness: Callable[..., AbstractAsyncContextManager[KernelHarness]],
+) -> None:
     """A program that ignores interrupts ends with its machine; all callers get the same steps."""
     release = threading.Event()
 
-    async def act(harness: KernelHarness) -> None:
+    async with run_in_harness(uninterruptible(release)) as harness:
         request = make_request()
         run = await _start_run(harness, request)
         first, second = await asyncio.gather(
@@ -557,15 +551,15 @@ def test_escalation_of_an_uninterruptible_program(run_in_harness: Callable[..., 
         assert harness.machine.signals == [signal.SIGINT] * 2
         release.set()
 
-    run_in_harness(uninterruptible(release), act)
-
 
 @pytest.mark.parametrize("after", [0.0, 0.05, 0.15])
-def test_escalation_and_deadline(run_in_harness: Callable[..., None], after: float) -> None:
+async def test_escalation_and_deadline(
+    run_in_harness: Callable[..., AbstractAsyncContextManager[KernelHarness]], after: float
+) -> None:
     """There is one escalation: its first cause says how the run ended."""
     release = threading.Event()
 
-    async def act(harness: KernelHarness) -> None:
+    async with run_in_harness(uninterruptible(release)) as harness:
         request = make_request(timeout=0.1)
         run = await _start_run(harness, request)
         await asyncio.sleep(after)
@@ -579,13 +573,13 @@ def test_escalation_and_deadline(run_in_harness: Callable[..., None], after: flo
         assert harness.machine.signals == [signal.SIGINT] * 2
         release.set()
 
-    run_in_harness(uninterruptible(release), act)
 
-
-def test_escalation_of_another_run(run_in_harness: Callable[..., None]) -> None:
+async def test_escalation_of_another_run(
+    run_in_harness: Callable[..., AbstractAsyncContextManager[KernelHarness]],
+) -> None:
     """A run that is not the current one is left alone: nothing is sent."""
 
-    async def act(harness: KernelHarness) -> None:
+    async with run_in_harness(well_behaved) as harness:
         first, second = make_request(), make_request()
         await (await _start_run(harness, first))
         run = await _start_run(harness, second)
@@ -594,10 +588,10 @@ def test_escalation_of_another_run(run_in_harness: Callable[..., None]) -> None:
         await run
         assert harness.machine.signals == []
 
-    run_in_harness(well_behaved, act)
 
-
-def test_next_run_waits_for_the_interrupt(run_in_harness: Callable[..., None]) -> None:
+async def test_next_run_waits_for_the_interrupt(
+    run_in_harness: Callable[..., AbstractAsyncContextManager[KernelHarness]],
+) -> None:
     """A run is not over for its consumer while an interrupt is on its way to the kernel."""
     sent, arrive = threading.Event(), asyncio.Event()
 
@@ -609,7 +603,7 @@ def test_next_run_waits_for_the_interrupt(run_in_harness: Callable[..., None]) -
         sent.set()
         await arrive.wait()
 
-    async def act(harness: KernelHarness) -> None:
+    async with run_in_harness(script) as harness:
         request = make_request()
         run = await _start_run(harness, request)
         harness.machine.signal = slow  # type: ignore[method-assign]
@@ -620,11 +614,11 @@ def test_next_run_waits_for_the_interrupt(run_in_harness: Callable[..., None]) -
         assert actions(await stopping) == ["interrupt"]
         assert await run == [ExecutionEnd(0, interrupted=True)]
 
-    run_in_harness(script, act)
-
 
 @pytest.mark.parametrize("ends", [False, True])
-def test_interrupt_that_hangs(run_in_harness: Callable[..., None], ends: bool) -> None:
+async def test_interrupt_that_hangs(
+    run_in_harness: Callable[..., AbstractAsyncContextManager[KernelHarness]], ends: bool
+) -> None:
     """The escalation keeps its deadline; an interrupt that may still arrive costs the machine."""
     release = threading.Event()
 
@@ -635,7 +629,7 @@ def test_interrupt_that_hangs(run_in_harness: Callable[..., None], ends: bool) -
     async def hang(number: int) -> None:
         await asyncio.Event().wait()
 
-    async def act(harness: KernelHarness) -> None:
+    async with run_in_harness(script) as harness:
         request = make_request()
         run = await _start_run(harness, request)
         harness.machine.signal = hang  # type: ignore[method-assign]
@@ -646,16 +640,18 @@ def test_interrupt_that_hangs(run_in_harness: Callable[..., None], ends: bool) -
         assert finished.exit_code == (0 if ends else 130)
         release.set()
 
-    run_in_harness(script, act)
 
-
-def test_escalation_of_what_has_replied(run_in_harness: Callable[..., None]) -> None:
+async def test_escalation_of_what_has_replied(
+    run_in_harness: Callable[..., AbstractAsyncContextManager[KernelHarness]],
+) -> None:
     """Only output is missing: no interrupt, which the next run could hear; but the deadline."""
 
     def script(scripted: ScriptedKernel, request: JupyterMessage) -> None:
         scripted.send_reply(request, 5)
 
-    async def act(harness: KernelHarness) -> None:
+    async with run_in_harness(
+        script, KernelTimeouts(second_interrupt=0.1, kill=0.3, run_end=5)
+    ) as harness:
         request = make_request()
         run = await _start_run(harness, request)
         await asyncio.sleep(0.1)
@@ -663,13 +659,13 @@ def test_escalation_of_what_has_replied(run_in_harness: Callable[..., None]) -> 
         assert harness.machine.signals == []
         await run
 
-    run_in_harness(script, act, KernelTimeouts(second_interrupt=0.1, kill=0.3, run_end=5))
-
 
 # ---------------------------------------------------------------- ends
 
 
-def test_death_in_a_run_gives_its_output_first(run_in_harness: Callable[..., None]) -> None:
+async def test_death_in_a_run_gives_its_output_first(
+    run_in_harness: Callable[..., AbstractAsyncContextManager[KernelHarness]],
+) -> None:
     """What a process wrote before it ended comes before the news of its end."""
     said = threading.Event()
 
@@ -678,7 +674,7 @@ def test_death_in_a_run_gives_its_output_first(run_in_harness: Callable[..., Non
             scripted.publish_stream(request, "x" * 10_000)
         said.set()
 
-    async def act(harness: KernelHarness) -> None:
+    async with run_in_harness(script) as harness:
         run = asyncio.create_task(harness.run())
         await asyncio.to_thread(said.wait)
         harness.machine.end(ExitInfo(code=7))
@@ -686,10 +682,10 @@ def test_death_in_a_run_gives_its_output_first(run_in_harness: Callable[..., Non
         assert sum(len(item.content) for item in outputs if isinstance(item, Stdout)) == 200_000
         assert finished == ExecutionEnd(7, state="lost", exit_info=ExitInfo(code=7))
 
-    run_in_harness(script, act)
 
-
-def test_death_with_endless_output_is_bounded(run_in_harness: Callable[..., None]) -> None:
+async def test_death_with_endless_output_is_bounded(
+    run_in_harness: Callable[..., AbstractAsyncContextManager[KernelHarness]],
+) -> None:
     """A child that holds a dead kernel's sockets cannot keep the run open."""
     stop = threading.Event()
 
@@ -697,7 +693,7 @@ def test_death_with_endless_output_is_bounded(run_in_harness: Callable[..., None
         while not stop.wait(0.01):
             scripted.publish_stream(request, "more")
 
-    async def act(harness: KernelHarness) -> None:
+    async with run_in_harness(script) as harness:
         run = asyncio.create_task(harness.run())
         await asyncio.sleep(0.1)
         harness.machine.end(ExitInfo(signal=9))
@@ -705,11 +701,9 @@ def test_death_with_endless_output_is_bounded(run_in_harness: Callable[..., None
         stop.set()
         assert last == ExecutionEnd(137, state="lost", exit_info=ExitInfo(signal=9))
 
-    run_in_harness(script, act)
 
-
-def test_machine_ended_for_a_reason_ends_the_run_at_once(
-    run_in_harness: Callable[..., None],
+async def test_machine_ended_for_a_reason_ends_the_run_at_once(
+    run_in_harness: Callable[..., AbstractAsyncContextManager[KernelHarness]],
 ) -> None:
     """A deletion in a run ends it with 137 and the reason, also for its consumer."""
     release = threading.Event()
@@ -718,7 +712,7 @@ def test_machine_ended_for_a_reason_ends_the_run_at_once(
         scripted.publish_stream(request, "before")
         release.wait(10)
 
-    async def act(harness: KernelHarness) -> None:
+    async with run_in_harness(script) as harness:
         items = []
         async with aclosing(harness.kernel.execute(make_request())) as batches:
             async for batch in batches:
@@ -728,13 +722,13 @@ def test_machine_ended_for_a_reason_ends_the_run_at_once(
         assert items == [Stdout("before"), ExecutionEnd(137, state="lost", exit_info=ending)]
         release.set()
 
-    run_in_harness(script, act)
 
-
-def test_run_on_an_ended_machine_says_so(run_in_harness: Callable[..., None]) -> None:
+async def test_run_on_an_ended_machine_says_so(
+    run_in_harness: Callable[..., AbstractAsyncContextManager[KernelHarness]],
+) -> None:
     """The end of a kernel between runs is in the end of the next run, not an exception."""
 
-    async def act(harness: KernelHarness) -> None:
+    async with run_in_harness(well_behaved) as harness:
         harness.machine.end(ExitInfo(signal=11))
         assert await harness.run() == [
             ExecutionEnd(139, state="lost", exit_info=ExitInfo(signal=11))
@@ -744,10 +738,10 @@ def test_run_on_an_ended_machine_says_so(run_in_harness: Callable[..., None]) ->
             ExecutionEnd(139, state="lost", exit_info=ExitInfo(signal=11))
         ]
 
-    run_in_harness(well_behaved, act)
 
-
-def test_abandoned_run_goes_on_and_the_next_waits(run_in_harness: Callable[..., None]) -> None:
+async def test_abandoned_run_goes_on_and_the_next_waits(
+    run_in_harness: Callable[..., AbstractAsyncContextManager[KernelHarness]],
+) -> None:
     """An abandoned run goes on in the kernel, its output is late, and the next run waits for it."""
     release = threading.Event()
 
@@ -758,7 +752,7 @@ def test_abandoned_run_goes_on_and_the_next_waits(run_in_harness: Callable[..., 
             scripted.publish_stream(request, "x" * 3 * MAX_PENDING_BYTES)
         scripted.finish_run(request)
 
-    async def act(harness: KernelHarness) -> None:
+    async with run_in_harness(script) as harness:
         async with aclosing(harness.kernel.execute(make_request())) as batches:
             async for batch in batches:
                 assert batch == [Stdout("first")]
@@ -770,14 +764,14 @@ def test_abandoned_run_goes_on_and_the_next_waits(run_in_harness: Callable[..., 
         assert await following == [ExecutionEnd(0)]
         assert harness.late_output == [Stdout("x" * 3 * MAX_PENDING_BYTES)]
 
-    run_in_harness(script, act)
 
-
-def test_abandoned_run_still_has_its_deadline(run_in_harness: Callable[..., None]) -> None:
+async def test_abandoned_run_still_has_its_deadline(
+    run_in_harness: Callable[..., AbstractAsyncContextManager[KernelHarness]],
+) -> None:
     """No caller waits for an abandoned run, and still its escalation ends it."""
     release = threading.Event()
 
-    async def act(harness: KernelHarness) -> None:
+    async with run_in_harness(lambda scripted, request: release.wait(10) and None) as harness:
         task = asyncio.create_task(harness.run(timeout=0.2))
         await asyncio.sleep(0.1)
         task.cancel()
@@ -785,61 +779,47 @@ def test_abandoned_run_still_has_its_deadline(run_in_harness: Callable[..., None
         assert ending == ExitInfo(reason=EndReason.TIMEOUT)
         release.set()
 
-    run_in_harness(lambda scripted, request: release.wait(10) and None, act)
-
 
 # ---------------------------------------------------------------- readiness
 
 
-def _run_without_kernel(
-    tmp_path: Path, act: Callable[[Kernel, FakeMachineHandle], Awaitable[None]]
-) -> None:
+@asynccontextmanager
+async def _run_without_kernel(tmp_path: Path) -> AsyncIterator[tuple[Kernel, FakeMachineHandle]]:
     """Runs `act` with a kernel whose process is not there."""
-
-    async def body() -> None:
-        machine = FakeMachineHandle()
-        kernel = Kernel(ConnectionInfo.new(tmp_path), machine)
-        try:
-            await act(kernel, machine)
-        finally:
-            machine.end(ExitInfo(reason=EndReason.STOPPED))
-            await asyncio.sleep(0)
-
-    asyncio.run(body())
+    machine = FakeMachineHandle()
+    kernel = Kernel(ConnectionInfo.new(tmp_path), machine)
+    try:
+        yield (kernel, machine)
+    finally:
+        machine.end(ExitInfo(reason=EndReason.STOPPED))
+        await asyncio.sleep(0)
 
 
-def test_kernel_that_never_answers_is_given_up(tmp_path: Path) -> None:
+async def test_kernel_that_never_answers_is_given_up(tmp_path: Path) -> None:
     """A kernel that is not there in time has failed to start."""
 
-    async def act(kernel: Kernel, machine: FakeMachineHandle) -> None:
+    async with _run_without_kernel(tmp_path) as (kernel, _):
         with pytest.raises(KernelStartFailed, match=r"not ready within 0\.3 seconds"):
             await kernel.wait_ready(0.3)
 
-    _run_without_kernel(tmp_path, act)
 
-
-def test_kernel_that_ends_before_it_is_ready(tmp_path: Path) -> None:
+async def test_kernel_that_ends_before_it_is_ready(tmp_path: Path) -> None:
     """A kernel that ends while it starts fails at once, with the cause."""
 
-    async def act(kernel: Kernel, machine: FakeMachineHandle) -> None:
+    async with _run_without_kernel(tmp_path) as (kernel, machine):
         asyncio.get_running_loop().call_later(0.05, machine.end, ExitInfo(code=3))
         with pytest.raises(KernelStartFailed, match="exit 3"):
             await kernel.wait_ready(20)
 
-    _run_without_kernel(tmp_path, act)
 
-
-def test_kernel_may_come_later_than_its_client(tmp_path: Path) -> None:
+async def test_kernel_may_come_later_than_its_client(tmp_path: Path) -> None:
     """Our sockets are there before the kernel's, and find them when they come."""
 
-    async def body() -> None:
-        connection, machine = ConnectionInfo.new(tmp_path), FakeMachineHandle()
-        kernel = Kernel(connection, machine)
-        waiting = asyncio.create_task(kernel.wait_ready(10))
-        await asyncio.sleep(0.3)
-        with ScriptedKernel(connection, well_behaved).serving():
-            await waiting
-        machine.end(ExitInfo(reason=EndReason.STOPPED))
-        await asyncio.sleep(0)
-
-    asyncio.run(body())
+    connection, machine = ConnectionInfo.new(tmp_path), FakeMachineHandle()
+    kernel = Kernel(connection, machine)
+    waiting = asyncio.create_task(kernel.wait_ready(10))
+    await asyncio.sleep(0.3)
+    with ScriptedKernel(connection, well_behaved).serving():
+        await waiting
+    machine.end(ExitInfo(reason=EndReason.STOPPED))
+    await asyncio.sleep(0)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -30,15 +31,13 @@ def ends_normally(scripted: ScriptedKernel, request: JupyterMessage) -> None:
 
 
 @pytest.fixture
-def run_in_harness(tmp_path: Path) -> Callable[..., None]:
+def run_in_harness(tmp_path: Path) -> Callable[..., AbstractAsyncContextManager[KernelHarness]]:
     """Plays `act` with a kernel that answers by `script`."""
 
-    def play(script: Any, act: Callable[[KernelHarness], Coroutine[Any, Any, None]]) -> None:
-        async def body() -> None:
-            async with asyncio.timeout(30), open_harness(tmp_path, script) as harness:
-                await act(harness)
-
-        asyncio.run(body())
+    @asynccontextmanager
+    async def play(script: Any) -> AsyncIterator[KernelHarness]:
+        async with asyncio.timeout(30), open_harness(tmp_path, script) as harness:
+            yield harness
 
     return play
 
@@ -48,10 +47,12 @@ async def wait_until_closed(harness: KernelHarness) -> None:
         await asyncio.sleep(0.005)
 
 
-def test_in_a_run(run_in_harness: Callable[..., None]) -> None:
+async def test_in_a_run(
+    run_in_harness: Callable[..., AbstractAsyncContextManager[KernelHarness]],
+) -> None:
     """The crash output belongs to the run, once, after its output; late output has none of it."""
 
-    async def act(harness: KernelHarness) -> None:
+    async with run_in_harness(never_ends) as harness:
         harness.machine.stderr = "of the time before the run"
         running = asyncio.create_task(harness.run())
         while not harness.scripted.requests:
@@ -65,14 +66,14 @@ def test_in_a_run(run_in_harness: Callable[..., None]) -> None:
         await wait_until_closed(harness)
         assert harness.late_output == []
 
-    run_in_harness(never_ends, act)
-
 
 @pytest.mark.parametrize("reason", list(EndReason))
-def test_intended_end(run_in_harness: Callable[..., None], reason: EndReason) -> None:
+async def test_intended_end(
+    run_in_harness: Callable[..., AbstractAsyncContextManager[KernelHarness]], reason: EndReason
+) -> None:
     """A kernel that is ended on purpose has no crash output, in a run or between runs."""
 
-    async def act(harness: KernelHarness) -> None:
+    async with run_in_harness(never_ends) as harness:
         running = asyncio.create_task(harness.run())
         while not harness.scripted.requests:
             await asyncio.sleep(0.005)
@@ -82,8 +83,6 @@ def test_intended_end(run_in_harness: Callable[..., None], reason: EndReason) ->
         assert not any(isinstance(item, Stderr) for item in items)
         await wait_until_closed(harness)
         assert harness.late_output == []
-
-    run_in_harness(never_ends, act)
 
 
 ENDINGS = [
@@ -95,12 +94,15 @@ ENDINGS = [
 
 @pytest.mark.parametrize("after_a_run", [False, True])
 @pytest.mark.parametrize(("exit_info", "cause"), ENDINGS)
-def test_between_runs(
-    run_in_harness: Callable[..., None], exit_info: ExitInfo, cause: str, after_a_run: bool
+async def test_between_runs(
+    run_in_harness: Callable[..., AbstractAsyncContextManager[KernelHarness]],
+    exit_info: ExitInfo,
+    cause: str,
+    after_a_run: bool,
 ) -> None:
     """Late output that is on its way comes first, then crash output and the cause, once."""
 
-    async def act(harness: KernelHarness) -> None:
+    async with run_in_harness(ends_normally) as harness:
         if after_a_run:
             await harness.run()
         harness.machine.stderr = CRASH_STDERR
@@ -118,32 +120,30 @@ def test_between_runs(
         await asyncio.sleep(0.1)
         assert harness.late_output == expected
 
-    run_in_harness(ends_normally, act)
-
 
 @pytest.mark.parametrize("reason", list(EndReason))
-def test_intended_end_between_runs(run_in_harness: Callable[..., None], reason: EndReason) -> None:
+async def test_intended_end_between_runs(
+    run_in_harness: Callable[..., AbstractAsyncContextManager[KernelHarness]], reason: EndReason
+) -> None:
     """Nothing is reported, and the connection is closed at once."""
 
-    async def act(harness: KernelHarness) -> None:
+    async with run_in_harness(ends_normally) as harness:
         await harness.run()
         harness.machine.end(ExitInfo(reason=reason))
         await asyncio.sleep(0)
         assert harness.kernel.closed.done()
         assert harness.late_output == []
 
-    run_in_harness(ends_normally, act)
 
-
-def test_child_that_goes_on_talking(run_in_harness: Callable[..., None]) -> None:
+async def test_child_that_goes_on_talking(
+    run_in_harness: Callable[..., AbstractAsyncContextManager[KernelHarness]],
+) -> None:
     """A child that holds the socket cannot keep the end from being reported."""
 
-    async def act(harness: KernelHarness) -> None:
+    async with run_in_harness(ends_normally) as harness:
         harness.machine.end(ExitInfo(code=1))
         async with asyncio.timeout(5):
             while not harness.kernel.closed.done():
                 harness.scripted.publish("stream", {"name": "stdout", "text": "x"}, None)
                 await asyncio.sleep(0.01)
         assert harness.late_output[-1] == Stderr("The kernel's process ended: exit 1.\n")
-
-    run_in_harness(ends_normally, act)

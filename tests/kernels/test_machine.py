@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import aclosing
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from pathlib import Path
 
 import psutil
@@ -40,47 +40,46 @@ async def run(machine: Machine, code: str, timeout: float = 30) -> tuple[str, Ex
 
 @pytest.fixture
 def with_own_machine(
-    runner: asyncio.Runner, host: KernelHost, tmp_path: Path
-) -> Iterator[Callable[[Callable[[Machine], Awaitable[None]]], None]]:
+    host: KernelHost, tmp_path: Path
+) -> Callable[[], AbstractAsyncContextManager[Machine]]:
     """Runs a coroutine with a machine of its own, which is closed afterwards."""
 
-    async def body(act: Callable[[Machine], Awaitable[None]]) -> None:
+    @asynccontextmanager
+    async def body() -> AsyncIterator[Machine]:
         machine = await host.open(LANGUAGE, make_paths(tmp_path), Limits(), {})
         try:
-            await act(machine)
+            yield machine
         finally:
             await machine.aclose()
 
-    yield lambda act: runner.run(body(act))
+    return body
 
 
 # ---------------------------------------------------------------- runs
 
 
-def test_state_lives_from_run_to_run(runner: asyncio.Runner, machine: Machine) -> None:
+async def test_state_lives_from_run_to_run(machine: Machine) -> None:
     """What one run defines, the next one sees."""
-    assert runner.run(run(machine, "x = 41")) == ("", ExecutionEnd(0))
-    assert runner.run(run(machine, "print(x + 1)")) == ("42\n", ExecutionEnd(0))
+    assert await run(machine, "x = 41") == ("", ExecutionEnd(0))
+    assert await run(machine, "print(x + 1)") == ("42\n", ExecutionEnd(0))
 
 
-def test_environment_is_built_from_empty(
-    runner: asyncio.Runner, host: KernelHost, machine: Machine
-) -> None:
+async def test_environment_is_built_from_empty(host: KernelHost, machine: Machine) -> None:
     """A kernel has the session's variables, and none of the server's."""
-    names, _ = runner.run(run(machine, "import os; print(*os.environ)"))
+    names, _ = await run(machine, "import os; print(*os.environ)")
     assert {"ERA_SESSION", "HOME", "PATH", "LANG", "JPY_PARENT_PID"} <= set(names.split())
     own = {"HOME", "PATH", "LANG", "LC_ALL", "TMPDIR", *host.languages.resolve(LANGUAGE).env}
     foreign = set(os.environ) - own
     assert not foreign & set(names.split())
 
 
-def test_home_is_the_working_directory(runner: asyncio.Runner, machine: Machine) -> None:
+async def test_home_is_the_working_directory(machine: Machine) -> None:
     """Code starts in its workspace, which is empty."""
     code = "import os; print(os.getcwd() == os.environ['HOME'], os.listdir())"
-    assert runner.run(run(machine, code))[0] == "True []\n"
+    assert (await run(machine, code))[0] == "True []\n"
 
 
-def test_both_streams_keep_their_order(runner: asyncio.Runner, machine: Machine) -> None:
+async def test_both_streams_keep_their_order(machine: Machine) -> None:
     """Texts of the two streams come in the order in which they were written."""
     code = "import sys\nfor n in range(20):\n    print(n)\n    print(n, file=sys.stderr)"
 
@@ -88,28 +87,27 @@ def test_both_streams_keep_their_order(runner: asyncio.Runner, machine: Machine)
         request = KernelRequest(code, {}, 30, 1)
         return [item async for batch in machine.kernel.execute(request) for item in batch]
 
-    texts = [item for item in runner.run(body()) if isinstance(item, Stdout | Stderr)]
+    texts = [item for item in await body() if isinstance(item, Stdout | Stderr)]
     assert texts == [kind(f"{n}\n") for n in range(20) for kind in (Stdout, Stderr)]
 
 
-def test_ten_megabytes_arrive_whole(runner: asyncio.Runner, machine: Machine) -> None:
+async def test_ten_megabytes_arrive_whole(machine: Machine) -> None:
     """Not one byte of 100 000 lines is lost, also when the consumer is slow."""
     code = "for n in range(100_000): print(f'{n:06d}', 'x' * 92)"
 
-    async def body() -> str:
-        pieces = []
-        async with aclosing(machine.kernel.execute(KernelRequest(code, {}, 60, 1))) as batches:
-            async for batch in batches:
-                pieces += [item.content for item in batch if isinstance(item, Stdout)]
-                await asyncio.sleep(0.005)
-        return "".join(pieces)
-
-    text = runner.run(body())
+    pieces = []
+    async with aclosing(machine.kernel.execute(KernelRequest(code, {}, 60, 1))) as batches:
+        async for batch in batches:
+            pieces += [item.content for item in batch if isinstance(item, Stdout)]
+            await asyncio.sleep(0.005)
+    text = "".join(pieces)
     assert len(text) == 10_000_000
     assert text == "".join(f"{n:06d} {'x' * 92}\n" for n in range(100_000))
 
 
-def test_last_output_arrives_whole(with_own_machine: Callable[..., None]) -> None:
+async def test_last_output_arrives_whole(
+    with_own_machine: Callable[..., AbstractAsyncContextManager[Machine]],
+) -> None:
     """A slow consumer gets all output of a program that prints much and exits at once."""
     code = (
         "import os, sys\n"
@@ -117,7 +115,7 @@ def test_last_output_arrives_whole(with_own_machine: Callable[..., None]) -> Non
         "os._exit(7)"
     )
 
-    async def act(machine: Machine) -> None:
+    async with with_own_machine() as machine:
         items: list[Output | ExecutionEnd] = []
         async with aclosing(machine.kernel.execute(KernelRequest(code, {}, 60, 1))) as batches:
             async for batch in batches:
@@ -127,10 +125,8 @@ def test_last_output_arrives_whole(with_own_machine: Callable[..., None]) -> Non
         assert text == "".join(f"{n:0500d}\n" for n in range(4000))
         assert items[-1] == ExecutionEnd(7, state="lost", exit_info=ExitInfo(code=7))
 
-    with_own_machine(act)
 
-
-def test_late_output_is_reported_as_late(runner: asyncio.Runner, machine: Machine) -> None:
+async def test_late_output_is_reported_as_late(machine: Machine) -> None:
     """What a daemon thread prints after its run belongs to no run."""
     code = (
         "import threading, time\n"
@@ -138,38 +134,30 @@ def test_late_output_is_reported_as_late(runner: asyncio.Runner, machine: Machin
         "threading.Thread(target=work, daemon=True).start()"
     )
 
-    async def body() -> None:
-        late: list[Output] = []
-        machine.kernel.on_late_output = late.extend
-        assert await run(machine, code) == ("", ExecutionEnd(0))
-        assert await run(machine, "import time; time.sleep(1); print('now')") == (
-            "now\n",
-            ExecutionEnd(0),
-        )
-        assert late == [Stdout("late\n")]
-
-    runner.run(body())
+    late: list[Output] = []
+    machine.kernel.on_late_output = late.extend
+    assert await run(machine, code) == ("", ExecutionEnd(0))
+    assert await run(machine, "import time; time.sleep(1); print('now')") == (
+        "now\n",
+        ExecutionEnd(0),
+    )
+    assert late == [Stdout("late\n")]
 
 
 # ---------------------------------------------------------------- interrupts and deadlines
 
 
-def test_interrupt_keeps_the_state(runner: asyncio.Runner, machine: Machine) -> None:
+async def test_interrupt_keeps_the_state(machine: Machine) -> None:
     """An interrupted run ends with 130 and the kernel goes on at once."""
 
-    async def body() -> None:
-        running = asyncio.create_task(
-            run(machine, "y = 5\nprint('in'); import time; time.sleep(60)")
-        )
-        await asyncio.sleep(0.5)
-        began = time.monotonic()
-        await machine.kernel.interrupt()
-        text, finished = await running
-        assert time.monotonic() - began < 5
-        assert (text, finished.exit_code, finished.state) == ("in\n", 130, "preserved")
-        assert await run(machine, "print(y)") == ("5\n", ExecutionEnd(0))
-
-    runner.run(body())
+    running = asyncio.create_task(run(machine, "y = 5\nprint('in'); import time; time.sleep(60)"))
+    await asyncio.sleep(0.5)
+    began = time.monotonic()
+    await machine.kernel.interrupt()
+    text, finished = await running
+    assert time.monotonic() - began < 5
+    assert (text, finished.exit_code, finished.state) == ("in\n", 130, "preserved")
+    assert await run(machine, "print(y)") == ("5\n", ExecutionEnd(0))
 
 
 @pytest.mark.parametrize(
@@ -181,18 +169,13 @@ def test_interrupt_keeps_the_state(runner: asyncio.Runner, machine: Machine) -> 
         "import asyncio; asyncio.run(asyncio.sleep(60))",
     ],
 )
-def test_program_that_stops_at_its_deadline(
-    runner: asyncio.Runner, machine: Machine, code: str
-) -> None:
+async def test_program_that_stops_at_its_deadline(machine: Machine, code: str) -> None:
     """A program that can be interrupted has exit code 124 and keeps its variables."""
 
-    async def body() -> None:
-        await run(machine, "kept = 1")
-        _, finished = await run(machine, code, timeout=0.5)
-        assert finished == ExecutionEnd(124, timed_out=True)
-        assert await run(machine, "print(kept)") == ("1\n", ExecutionEnd(0))
-
-    runner.run(body())
+    await run(machine, "kept = 1")
+    _, finished = await run(machine, code, timeout=0.5)
+    assert finished == ExecutionEnd(124, timed_out=True)
+    assert await run(machine, "print(kept)") == ("1\n", ExecutionEnd(0))
 
 
 @pytest.mark.parametrize(
@@ -203,20 +186,18 @@ def test_program_that_stops_at_its_deadline(
         "import signal; signal.pthread_sigmask(signal.SIG_BLOCK, [2])\nwhile True: pass",
     ],
 )
-def test_uninterruptible_program_ends_with_its_machine(
-    with_own_machine: Callable[..., None], code: str
+async def test_uninterruptible_program_ends_with_its_machine(
+    with_own_machine: Callable[..., AbstractAsyncContextManager[Machine]], code: str
 ) -> None:
     """A program that ignores interrupts ends within five seconds of its deadline, state lost."""
 
-    async def act(machine: Machine) -> None:
+    async with with_own_machine() as machine:
         began = time.monotonic()
         _, finished = await run(machine, code, timeout=0.5)
         assert time.monotonic() - began < 5.5
         ending = ExitInfo(reason=EndReason.TIMEOUT)
         assert finished == ExecutionEnd(124, state="lost", exit_info=ending, timed_out=True)
         assert machine.ended.result() == ending
-
-    with_own_machine(act)
 
 
 # ---------------------------------------------------------------- ends
@@ -230,12 +211,14 @@ def test_uninterruptible_program_ends_with_its_machine(
         ("import ctypes; ctypes.string_at(0)", ExitInfo(signal=11)),
     ],
 )
-def test_death_in_a_run_is_reported(
-    with_own_machine: Callable[..., None], code: str, ending: ExitInfo
+async def test_death_in_a_run_is_reported(
+    with_own_machine: Callable[..., AbstractAsyncContextManager[Machine]],
+    code: str,
+    ending: ExitInfo,
 ) -> None:
     """A kernel that dies in a run ends it with its own exit code, after its output."""
 
-    async def act(machine: Machine) -> None:
+    async with with_own_machine() as machine:
         began = time.monotonic()
         text, finished = await run(machine, f"print('before', flush=True)\n{code}")
         assert time.monotonic() - began < 5
@@ -243,27 +226,27 @@ def test_death_in_a_run_is_reported(
         assert text == "before\n"
         assert machine.ended.result() == ending
 
-    with_own_machine(act)
 
-
-def test_death_between_runs_is_reported(with_own_machine: Callable[..., None]) -> None:
+async def test_death_between_runs_is_reported(
+    with_own_machine: Callable[..., AbstractAsyncContextManager[Machine]],
+) -> None:
     """A kernel that dies while nothing runs is reported by its machine, and by the next run."""
     code = (
         "import os, threading\n"
         "timer = threading.Timer(0.3, os._exit, [3])\ntimer.daemon = True\ntimer.start()"
     )
 
-    async def act(machine: Machine) -> None:
+    async with with_own_machine() as machine:
         assert await run(machine, code) == ("", ExecutionEnd(0))
         assert await asyncio.wait_for(machine.ended, 10) == ExitInfo(code=3)
         assert (await run(machine, "1"))[1] == ExecutionEnd(
             3, state="lost", exit_info=ExitInfo(code=3)
         )
 
-    with_own_machine(act)
 
-
-def test_everything_dies_with_its_kernel(with_own_machine: Callable[..., None]) -> None:
+async def test_everything_dies_with_its_kernel(
+    with_own_machine: Callable[..., AbstractAsyncContextManager[Machine]],
+) -> None:
     """Children and daemons do not outlive the kernel, whatever group they are in."""
     code = (
         "import subprocess\n"
@@ -272,7 +255,7 @@ def test_everything_dies_with_its_kernel(with_own_machine: Callable[..., None]) 
         "print(a.pid, b.pid)"
     )
 
-    async def act(machine: Machine) -> None:
+    async with with_own_machine() as machine:
         text, _ = await run(machine, code)
         pids = [int(pid) for pid in text.split()]
         assert all(psutil.pid_exists(pid) for pid in pids)
@@ -280,28 +263,24 @@ def test_everything_dies_with_its_kernel(with_own_machine: Callable[..., None]) 
         await machine.aclose()
         assert not any(psutil.pid_exists(pid) for pid in pids)
 
-    with_own_machine(act)
 
-
-def test_closing_ends_the_run_with_the_reason(with_own_machine: Callable[..., None]) -> None:
+async def test_closing_ends_the_run_with_the_reason(
+    with_own_machine: Callable[..., AbstractAsyncContextManager[Machine]],
+) -> None:
     """A machine that is closed in a run says why, to the consumer of that run."""
 
-    async def act(machine: Machine) -> None:
+    async with with_own_machine() as machine:
         running = asyncio.create_task(run(machine, "print('in', flush=True)\nwhile True: pass"))
         await asyncio.sleep(0.5)
         await machine.aclose(EndReason.DELETED)
         ending = ExitInfo(reason=EndReason.DELETED)
         assert await running == ("in\n", ExecutionEnd(137, state="lost", exit_info=ending))
 
-    with_own_machine(act)
-
 
 # ---------------------------------------------------------------- openings
 
 
-def test_many_machines_leave_nothing_behind(
-    runner: asyncio.Runner, host: KernelHost, tmp_path: Path
-) -> None:
+async def test_many_machines_leave_nothing_behind(host: KernelHost, tmp_path: Path) -> None:
     """Twenty machines at once work apart from each other; then no trace of them is left."""
     own = psutil.Process()
 
@@ -314,20 +293,17 @@ def test_many_machines_leave_nothing_behind(
         assert await run(machine, "print(mine)") == (f"{number}\n", ExecutionEnd(0))
         await machine.aclose()
 
-    async def body() -> None:
-        await one(100)
-        await asyncio.gather(*(one(101 + n) for n in range(5)))  # threads of the loop's pool
-        before = traces()
-        await asyncio.gather(*(one(n) for n in range(20)))
-        async with asyncio.timeout(10):  # libzmq closes sockets in a thread of its own
-            while traces()[0] > before[0] or traces()[2] > before[2]:
-                await asyncio.sleep(0.05)
-        assert traces()[1] <= before[1] + 32  # the loop's pool may have grown
-
-    runner.run(body())
+    await one(100)
+    await asyncio.gather(*(one(101 + n) for n in range(5)))  # threads of the loop's pool
+    before = traces()
+    await asyncio.gather(*(one(n) for n in range(20)))
+    async with asyncio.timeout(10):  # libzmq closes sockets in a thread of its own
+        while traces()[0] > before[0] or traces()[2] > before[2]:
+            await asyncio.sleep(0.05)
+    assert traces()[1] <= before[1] + 32  # the loop's pool may have grown
 
 
-def test_kernel_that_does_not_start(runner: asyncio.Runner, tmp_path: Path) -> None:
+async def test_kernel_that_does_not_start(tmp_path: Path) -> None:
     """A kernel that ends instead of starting is refused with its cause, and nothing is left."""
     folder = add_kernelspec(tmp_path / "specs", "alpha", argv=["false", "{connection_file}"])
     add_kernelspec(tmp_path / "specs", "beta", argv=["no-such-program-1"])
@@ -335,79 +311,63 @@ def test_kernel_that_does_not_start(runner: asyncio.Runner, tmp_path: Path) -> N
     (forked / "broken.py").write_text("def main(file): raise RuntimeError('the last words')")
     assert folder.is_dir()
 
-    async def body() -> None:
-        before = psutil.Process().num_fds()
-        async with open_host(Languages.load(builtin=tmp_path / "specs")) as host:
-            place = make_paths(tmp_path / "place")
-            with pytest.raises(KernelStartFailed, match="exit 1"):
-                await host.open("alpha", place, Limits(), {})
-            with pytest.raises(LanguageUnavailable, match="no-such-program-1"):
-                await host.open("beta", place, Limits(), {})
-            with pytest.raises(KernelStartFailed, match="exit 1"):
-                await host.open("gamma", place, Limits(), {})
-            with pytest.raises(KernelStartFailed, match="could not be started"):
-                await host.open("alpha", place, Limits(), {"NUL": "\0"})
-            place.workspace.rmdir()
-            with pytest.raises(KernelStartFailed, match="could not be started"):
-                await host.open("alpha", place, Limits(), {})
-        assert psutil.Process().num_fds() <= before
-
-    runner.run(body())
+    before = psutil.Process().num_fds()
+    async with open_host(Languages.load(builtin=tmp_path / "specs")) as host:
+        place = make_paths(tmp_path / "place")
+        with pytest.raises(KernelStartFailed, match="exit 1"):
+            await host.open("alpha", place, Limits(), {})
+        with pytest.raises(LanguageUnavailable, match="no-such-program-1"):
+            await host.open("beta", place, Limits(), {})
+        with pytest.raises(KernelStartFailed, match="exit 1"):
+            await host.open("gamma", place, Limits(), {})
+        with pytest.raises(KernelStartFailed, match="could not be started"):
+            await host.open("alpha", place, Limits(), {"NUL": "\0"})
+        place.workspace.rmdir()
+        with pytest.raises(KernelStartFailed, match="could not be started"):
+            await host.open("alpha", place, Limits(), {})
+    assert psutil.Process().num_fds() <= before
 
 
-def test_crash_output_is_logged(
-    runner: asyncio.Runner, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_crash_output_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Why a kernel does not start stands in the server's log, not in the caller's answer."""
     forked = add_kernelspec(tmp_path / "specs", "alpha", era={"entry": "broken:main"})
     (forked / "broken.py").write_text("def main(file): raise RuntimeError('the last words')")
 
-    async def body() -> None:
-        async with open_host(Languages.load(builtin=tmp_path / "specs")) as host:
-            with pytest.raises(KernelStartFailed) as caught:
-                await host.open("alpha", make_paths(tmp_path / "place"), Limits(), {})
-            assert "last words" not in caught.value.message
-
-    runner.run(body())
+    async with open_host(Languages.load(builtin=tmp_path / "specs")) as host:
+        with pytest.raises(KernelStartFailed) as caught:
+            await host.open("alpha", make_paths(tmp_path / "place"), Limits(), {})
+        assert "last words" not in caught.value.message
     assert any("the last words" in getattr(record, "words", "") for record in caplog.records)
 
 
-def test_cancelled_opening_leaves_nothing(
-    runner: asyncio.Runner, host: KernelHost, tmp_path: Path
-) -> None:
+async def test_cancelled_opening_leaves_nothing(host: KernelHost, tmp_path: Path) -> None:
     """A caller that stops waiting for a machine leaves no process behind, at whatever moment."""
     own = psutil.Process()
 
-    async def body() -> None:
-        before = len(own.children(recursive=True))
-        for number in range(8):
-            place = make_paths(tmp_path / str(number))
-            opening = asyncio.create_task(host.open(LANGUAGE, place, Limits(), {}))
-            await asyncio.sleep(number * 0.01)
-            opening.cancel()
-            await asyncio.wait([opening])
-            if not opening.cancelled():  # it was there already
-                await opening.result().aclose()
-        async with asyncio.timeout(10):
-            while len(own.children(recursive=True)) > before:
-                await asyncio.sleep(0.05)
-
-    runner.run(body())
+    before = len(own.children(recursive=True))
+    for number in range(8):
+        place = make_paths(tmp_path / str(number))
+        opening = asyncio.create_task(host.open(LANGUAGE, place, Limits(), {}))
+        await asyncio.sleep(number * 0.01)
+        opening.cancel()
+        await asyncio.wait([opening])
+        if not opening.cancelled():  # it was there already
+            await opening.result().aclose()
+    async with asyncio.timeout(10):
+        while len(own.children(recursive=True)) > before:
+            await asyncio.sleep(0.05)
 
 
-def test_host_ends_what_is_still_there(runner: asyncio.Runner, tmp_path: Path) -> None:
+async def test_host_ends_what_is_still_there(tmp_path: Path) -> None:
     """Closing the host ends its machines; then it opens none."""
 
-    async def body() -> None:
-        async with open_host(Languages.load()) as host:
-            machine = await host.open(LANGUAGE, make_paths(tmp_path / "a"), Limits(), {})
-            running = asyncio.create_task(run(machine, "while True: pass"))
-            await asyncio.sleep(0.2)
-            assert host.isolation.tier in range(1, 5)
-            await host.check()
-        ending = ExitInfo(reason=EndReason.STOPPED)
-        assert (await running)[1] == ExecutionEnd(137, state="lost", exit_info=ending)
-        with pytest.raises(ShuttingDown):
-            await host.open(LANGUAGE, make_paths(tmp_path / "b"), Limits(), {})
-
-    runner.run(body())
+    async with open_host(Languages.load()) as host:
+        machine = await host.open(LANGUAGE, make_paths(tmp_path / "a"), Limits(), {})
+        running = asyncio.create_task(run(machine, "while True: pass"))
+        await asyncio.sleep(0.2)
+        assert host.isolation.tier in range(1, 5)
+        await host.check()
+    ending = ExitInfo(reason=EndReason.STOPPED)
+    assert (await running)[1] == ExecutionEnd(137, state="lost", exit_info=ending)
+    with pytest.raises(ShuttingDown):
+        await host.open(LANGUAGE, make_paths(tmp_path / "b"), Limits(), {})

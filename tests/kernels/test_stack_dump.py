@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from pathlib import Path
 
@@ -54,35 +53,35 @@ def test_line_that_is_not_there() -> None:
     assert stack_dump.parse_dump(text, SOURCES) == [StackFrame("<cell 2>", 999999999, "g", "")]
 
 
-def ask_and_read(file: Path, *pieces: str) -> str | None:
+async def ask_and_read(file: Path, *pieces: str) -> str | None:
     async def ask() -> None:
         for piece in pieces:
             with file.open("a") as sink:
                 sink.write(piece)
 
-    return asyncio.run(stack_dump.request_dump(file, ask, 0.2))
+    return await stack_dump.request_dump(file, ask, 0.2)
 
 
-def test_what_is_written_is_read(tmp_path: Path) -> None:
+async def test_what_is_written_is_read(tmp_path: Path) -> None:
     """A dump after the request is read, also where something was in the file before."""
     file = tmp_path / "dump"
-    assert ask_and_read(file, "a", "b") == "ab"
-    assert ask_and_read(file, "c") == "abc"
-    assert ask_and_read(file) is None
+    assert await ask_and_read(file, "a", "b") == "ab"
+    assert await ask_and_read(file, "c") == "abc"
+    assert await ask_and_read(file) is None
 
 
-def test_only_the_end_of_a_large_file_is_read(tmp_path: Path) -> None:
+async def test_only_the_end_of_a_large_file_is_read(tmp_path: Path) -> None:
     """A program that fills the file costs no memory."""
     file = tmp_path / "dump"
     with file.open("w") as sink:
         sink.truncate(1 << 40)
-    found = ask_and_read(file, "end")
+    found = await ask_and_read(file, "end")
     assert found is not None
     assert len(found) == stack_dump.MAX_READ_BYTES
     assert found.endswith("end")
 
 
-def test_what_is_no_file_is_not_read(tmp_path: Path) -> None:
+async def test_what_is_no_file_is_not_read(tmp_path: Path) -> None:
     """Links, pipes and folders are left alone; they neither hang the server nor stay open."""
     target = tmp_path / "secret"
     target.write_text("secret")
@@ -95,7 +94,7 @@ def test_what_is_no_file_is_not_read(tmp_path: Path) -> None:
 
     before = len(list(Path("/proc/self/fd").iterdir()))
     for name in ("link", "pipe", "folder", "absent"):
-        assert asyncio.run(stack_dump.request_dump(tmp_path / name, ask, 0.1)) is None
+        assert await stack_dump.request_dump(tmp_path / name, ask, 0.1) is None
     assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 

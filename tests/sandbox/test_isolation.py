@@ -6,11 +6,9 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from functools import wraps
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -31,14 +29,6 @@ from tests.sandbox.sandboxes import (
 
 MIB = 1024 * 1024
 CLEANUP_SECONDS = 2.0  # seconds in which nothing may be left
-
-
-def run_async_test(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
-    @wraps(test)
-    def run(*args: Any, **kwargs: Any) -> None:
-        asyncio.run(test(*args, **kwargs))
-
-    return run
 
 
 @asynccontextmanager
@@ -74,7 +64,6 @@ def count_mounts() -> int:
 
 
 @pytest.mark.parametrize("tier", [1, 2])
-@run_async_test
 async def test_where_code_is(tier: int) -> None:
     """The workspace is /home/user, and nothing of the host's directories is visible."""
     async with isolated_sandboxes(tier) as (sandboxes, make_paths):
@@ -86,7 +75,6 @@ async def test_where_code_is(tier: int) -> None:
         assert (paths.workspace / "file").read_text() == "x\n"
 
 
-@run_async_test
 async def test_uid_of_its_own() -> None:
     """As root each session has a uid, which owns its files and keeps them for its next kernel."""
     if os.geteuid() != 0:
@@ -108,7 +96,6 @@ async def test_uid_of_its_own() -> None:
         assert (await run_to_end(again, shell_command("id -u")))[1] == out
 
 
-@run_async_test
 async def test_loopback_of_its_own() -> None:
     """A session talks to itself over TCP, and there is no other interface."""
     async with isolated_sandboxes() as (sandboxes, make_paths):
@@ -122,7 +109,6 @@ async def test_loopback_of_its_own() -> None:
 
 
 @pytest.mark.parametrize("tier", [1, 2, 3])
-@run_async_test
 async def test_memory_of_all(tier: int) -> None:
     """What the processes take together ends the session, and the end has the cause."""
     async with isolated_sandboxes(tier) as (sandboxes, make_paths):
@@ -136,7 +122,6 @@ async def test_memory_of_all(tier: int) -> None:
         assert (ending.reason, ending.exit_code) == ("out of memory at 64 MB", 137)
 
 
-@run_async_test
 async def test_memory_of_one() -> None:
     """One process that takes too much gets a MemoryError, and lives."""
     async with isolated_sandboxes() as (sandboxes, make_paths):
@@ -145,7 +130,6 @@ async def test_memory_of_one() -> None:
         assert (await run_to_end(sandbox, forked_program(code)))[1] == "refused\n"
 
 
-@run_async_test
 async def test_workspace_quota() -> None:
     """Files that take more than the workspace may hold end the session."""
     async with isolated_sandboxes() as (sandboxes, make_paths):
@@ -156,7 +140,6 @@ async def test_workspace_quota() -> None:
 
 
 @pytest.mark.parametrize("where", ["packages", "cache", "runtime"])
-@run_async_test
 async def test_quota_beside_the_workspace(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """It holds wherever else code may write on the disk."""
     monkeypatch.setattr(limit_monitor, "MIN_OTHER_WRITABLE", 4 * MIB)
@@ -173,7 +156,6 @@ async def test_quota_beside_the_workspace(where: str, monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize("folder", ["/tmp", "/dev/shm"])
-@run_async_test
 async def test_empty_files_in_memory(folder: str) -> None:
     """They take memory of the system, so there are no more than the size makes likely."""
     async with isolated_sandboxes() as (sandboxes, make_paths):
@@ -187,8 +169,8 @@ async def test_empty_files_in_memory(folder: str) -> None:
         assert (await run_to_end(sandbox, forked_program(code)))[1] == "28 True\n"
 
 
+@pytest.mark.alone  # it counts the host's mounts, and measures
 @pytest.mark.parametrize("tier", [1, 2, 3])
-@run_async_test
 async def test_clean_end(tier: int) -> None:
     """Closed: daemons that ignore signals are gone, so are directory and mounts."""
     async with isolated_sandboxes(tier) as (sandboxes, make_paths):
@@ -205,7 +187,6 @@ async def test_clean_end(tier: int) -> None:
 
 
 @pytest.mark.parametrize("tier", [1, 2, 3])
-@run_async_test
 async def test_init_killed(tier: int) -> None:
     """An init that is killed takes everything along."""
     async with isolated_sandboxes(tier) as (sandboxes, make_paths):
@@ -221,7 +202,6 @@ async def test_init_killed(tier: int) -> None:
 
 
 @pytest.mark.parametrize("tier", [1, 2, 3])
-@run_async_test
 async def test_zygote_killed(tier: int) -> None:
     """Without the zygote nothing lasts longer than the server holds it."""
     async with isolated_sandboxes(tier) as (sandboxes, make_paths):
@@ -234,7 +214,6 @@ async def test_zygote_killed(tier: int) -> None:
         assert wait_until(lambda: not Path(f"/proc/{pid}/fd").exists(), CLEANUP_SECONDS)
 
 
-@run_async_test
 async def test_many_at_once() -> None:
     """Twenty are opened and closed side by side; nothing is mixed up or left."""
     async with isolated_sandboxes() as (sandboxes, make_paths):
@@ -245,7 +224,6 @@ async def test_many_at_once() -> None:
         assert descendants(sandboxes.zygote.pid) == []
 
 
-@run_async_test
 async def test_isolation_that_fails() -> None:
     """When isolation fails, nothing is started, and the error has the reason."""
     async with isolated_sandboxes() as (sandboxes, make_paths):
@@ -256,7 +234,6 @@ async def test_isolation_that_fails() -> None:
         assert wait_until(lambda: descendants(sandboxes.zygote.pid) == [], CLEANUP_SECONDS)
 
 
-@run_async_test
 async def test_no_tier_available() -> None:
     """A wish that nothing fulfils says what to do; one that includes tier 4 is content."""
     with short_directory() as base:

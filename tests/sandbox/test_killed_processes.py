@@ -50,152 +50,130 @@ asyncio.run(main())
 """
 
 
-def test_a_killed_init_takes_everything_along() -> None:
+async def test_a_killed_init_takes_everything_along() -> None:
     """SIGKILL of an init is reported at once, and daemons of the sandbox are dead after aclose."""
 
-    async def body() -> None:
-        async with open_sandboxes() as sandboxes:
-            sandbox, other = await new_sandbox(sandboxes), await new_sandbox(sandboxes)
-            pids, others = await spawn_stubborn(sandbox), await spawn_stubborn(other)
-            process = await sandbox.spawn(shell_command("sleep 600"))
-            os.kill(sandbox.pid or 0, signal.SIGKILL)
-            assert await asyncio.wait_for(sandbox.ended, 5) == ExitInfo(signal=signal.SIGKILL)
-            assert (await process.ended).exit_code == 137
-            assert not sandbox.is_running
-            with pytest.raises(KernelStartFailed):
-                await sandbox.spawn(shell_command("exit 0"))
-            await sandbox.aclose()
-            assert running_pids(pids) == []
-            assert not sandbox.runtime_directory.exists()
-            assert running_pids(others) == others
-            assert (await run_to_end(other, shell_command("exit 3")))[0] == ExitInfo(code=3)
-
-    asyncio.run(body())
+    async with open_sandboxes() as sandboxes:
+        sandbox, other = await new_sandbox(sandboxes), await new_sandbox(sandboxes)
+        pids, others = await spawn_stubborn(sandbox), await spawn_stubborn(other)
+        process = await sandbox.spawn(shell_command("sleep 600"))
+        os.kill(sandbox.pid or 0, signal.SIGKILL)
+        assert await asyncio.wait_for(sandbox.ended, 5) == ExitInfo(signal=signal.SIGKILL)
+        assert (await process.ended).exit_code == 137
+        assert not sandbox.is_running
+        with pytest.raises(KernelStartFailed):
+            await sandbox.spawn(shell_command("exit 0"))
+        await sandbox.aclose()
+        assert running_pids(pids) == []
+        assert not sandbox.runtime_directory.exists()
+        assert running_pids(others) == others
+        assert (await run_to_end(other, shell_command("exit 3")))[0] == ExitInfo(code=3)
 
 
-def test_an_init_killed_in_a_spawn_is_an_error_of_the_spawn() -> None:
+async def test_an_init_killed_in_a_spawn_is_an_error_of_the_spawn() -> None:
     """Whenever an init dies, spawn answers: a process that ends, or KernelStartFailed."""
 
-    async def body() -> None:
-        async with open_sandboxes() as sandboxes:
-            for delay in range(6):
-                sandbox = await new_sandbox(sandboxes)
-                start = asyncio.ensure_future(sandbox.spawn(shell_command("sleep 600")))
-                await asyncio.sleep(0.001 * delay)
-                os.kill(sandbox.pid or 0, signal.SIGKILL)
-                try:
-                    process = await asyncio.wait_for(start, 10)
-                except KernelStartFailed:
-                    pass
-                else:
-                    assert (await asyncio.wait_for(process.ended, 10)).exit_code == 137
-                await sandbox.aclose()
-            assert descendants(sandboxes.zygote.pid) == []
-
-    asyncio.run(body())
+    async with open_sandboxes() as sandboxes:
+        for delay in range(6):
+            sandbox = await new_sandbox(sandboxes)
+            start = asyncio.ensure_future(sandbox.spawn(shell_command("sleep 600")))
+            await asyncio.sleep(0.001 * delay)
+            os.kill(sandbox.pid or 0, signal.SIGKILL)
+            try:
+                process = await asyncio.wait_for(start, 10)
+            except KernelStartFailed:
+                pass
+            else:
+                assert (await asyncio.wait_for(process.ended, 10)).exit_code == 137
+            await sandbox.aclose()
+        assert descendants(sandboxes.zygote.pid) == []
 
 
-def test_a_frozen_init_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_frozen_init_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
     """An init that does not answer (code of the same user may stop it) is ended by the zygote."""
     monkeypatch.setattr(init_pool_module, "EXIT_TIMEOUT", 0.3)
 
-    async def body() -> None:
-        async with open_sandboxes() as sandboxes:
-            sandbox = await new_sandbox(sandboxes)
-            pids = await spawn_stubborn(sandbox)
-            os.kill(sandbox.pid or 0, signal.SIGSTOP)
-            await asyncio.wait_for(sandbox.aclose("session deleted"), 10)
-            assert running_pids([*pids, sandbox.pid or 0]) == []
-            assert (await sandbox.ended).description == "session deleted"
-
-    asyncio.run(body())
+    async with open_sandboxes() as sandboxes:
+        sandbox = await new_sandbox(sandboxes)
+        pids = await spawn_stubborn(sandbox)
+        os.kill(sandbox.pid or 0, signal.SIGSTOP)
+        await asyncio.wait_for(sandbox.aclose("session deleted"), 10)
+        assert running_pids([*pids, sandbox.pid or 0]) == []
+        assert (await sandbox.ended).description == "session deleted"
 
 
-def test_a_dead_zygote_is_replaced() -> None:
+async def test_a_dead_zygote_is_replaced() -> None:
     """SIGKILL of the zygote: check tells, living sandboxes work on, the next open starts anew."""
 
-    async def body() -> None:
-        async with open_sandboxes() as sandboxes:
-            old = await new_sandbox(sandboxes)
-            pids = await spawn_stubborn(old)
+    async with open_sandboxes() as sandboxes:
+        old = await new_sandbox(sandboxes)
+        pids = await spawn_stubborn(old)
+        await sandboxes.check()
+        first = sandboxes.zygote.pid
+        os.kill(first, signal.SIGKILL)
+        assert await asyncio.to_thread(wait_until, lambda: not running_pids([first]))
+        await asyncio.sleep(0.1)
+        with pytest.raises(Unavailable):
             await sandboxes.check()
-            first = sandboxes.zygote.pid
-            os.kill(first, signal.SIGKILL)
-            assert await asyncio.to_thread(wait_until, lambda: not running_pids([first]))
-            await asyncio.sleep(0.1)
-            with pytest.raises(Unavailable):
-                await sandboxes.check()
-            assert (await run_to_end(old, shell_command("exit 3")))[0] == ExitInfo(code=3)
-            fresh = await asyncio.gather(*(new_sandbox(sandboxes) for _ in range(3)))
-            await sandboxes.check()
-            assert sandboxes.zygote.pid != first
-            assert (await run_to_end(fresh[0], shell_command("exit 4")))[0] == ExitInfo(code=4)
-            await old.aclose()
-            assert running_pids(pids) == []
-
-    asyncio.run(body())
+        assert (await run_to_end(old, shell_command("exit 3")))[0] == ExitInfo(code=3)
+        fresh = await asyncio.gather(*(new_sandbox(sandboxes) for _ in range(3)))
+        await sandboxes.check()
+        assert sandboxes.zygote.pid != first
+        assert (await run_to_end(fresh[0], shell_command("exit 4")))[0] == ExitInfo(code=4)
+        await old.aclose()
+        assert running_pids(pids) == []
 
 
-def test_a_zygote_killed_in_an_opening_is_replaced() -> None:
+async def test_a_zygote_killed_in_an_opening_is_replaced() -> None:
     """A sandbox that was ordered from a dying zygote comes from the next one."""
 
-    async def body() -> None:
-        async with open_sandboxes() as sandboxes:
-            for delay in range(4):
-                openings = [asyncio.ensure_future(new_sandbox(sandboxes)) for _ in range(4)]
-                await asyncio.sleep(0.001 * delay)
-                with contextlib.suppress(ProcessLookupError):  # the last one, not yet replaced
-                    os.kill(sandboxes.zygote.pid, signal.SIGKILL)
-                for opening in openings:
-                    sandbox = await asyncio.wait_for(opening, 30)
-                    assert (await run_to_end(sandbox, shell_command("exit 3")))[0] == ExitInfo(
-                        code=3
-                    )
-                    await sandbox.aclose()
-
-    asyncio.run(body())
+    async with open_sandboxes() as sandboxes:
+        for delay in range(4):
+            openings = [asyncio.ensure_future(new_sandbox(sandboxes)) for _ in range(4)]
+            await asyncio.sleep(0.001 * delay)
+            with contextlib.suppress(ProcessLookupError):  # the last one, not yet replaced
+                os.kill(sandboxes.zygote.pid, signal.SIGKILL)
+            for opening in openings:
+                sandbox = await asyncio.wait_for(opening, 30)
+                assert (await run_to_end(sandbox, shell_command("exit 3")))[0] == ExitInfo(code=3)
+                await sandbox.aclose()
 
 
-def test_a_zygote_that_cannot_start_is_an_error_of_the_domain(
+async def test_a_zygote_that_cannot_start_is_an_error_of_the_domain(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """No interpreter: StartError at the start of the server, KernelStartFailed later."""
 
-    async def body() -> None:
-        async with open_sandboxes() as sandboxes:
-            monkeypatch.setattr(sys, "executable", "/bin/false")
-            os.kill(sandboxes.zygote.pid, signal.SIGKILL)
-            await asyncio.sleep(0.1)
-            with pytest.raises(KernelStartFailed):
-                await new_sandbox(sandboxes)
-            with short_directory() as runtime, pytest.raises(StartError):
-                await Sandboxes.open(runtime, (), ())
-            monkeypatch.setattr(sys, "executable", "/does/not/exist")
-            with short_directory() as runtime, pytest.raises(StartError, match="/does/not/exist"):
-                await Sandboxes.open(runtime, (), ())
-            monkeypatch.undo()
-            assert (await new_sandbox(sandboxes)).is_running
-
-    asyncio.run(body())
+    async with open_sandboxes() as sandboxes:
+        monkeypatch.setattr(sys, "executable", "/bin/false")
+        os.kill(sandboxes.zygote.pid, signal.SIGKILL)
+        await asyncio.sleep(0.1)
+        with pytest.raises(KernelStartFailed):
+            await new_sandbox(sandboxes)
+        with short_directory() as runtime, pytest.raises(StartError):
+            await Sandboxes.open(runtime, (), ())
+        monkeypatch.setattr(sys, "executable", "/does/not/exist")
+        with short_directory() as runtime, pytest.raises(StartError, match="/does/not/exist"):
+            await Sandboxes.open(runtime, (), ())
+        monkeypatch.undo()
+        assert (await new_sandbox(sandboxes)).is_running
 
 
-def test_zygote_and_init_wait_for_the_server() -> None:
+async def test_zygote_and_init_wait_for_the_server() -> None:
     """SIGTERM, SIGINT and SIGHUP, as a service manager or a terminal sends to all, end neither."""
 
-    async def body() -> None:
-        async with open_sandboxes() as sandboxes:
-            sandbox = await new_sandbox(sandboxes)
-            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-                os.kill(sandboxes.zygote.pid, number)
-                os.kill(sandbox.pid or 0, number)
-            assert (await run_to_end(sandbox, shell_command("kill -TERM $$")))[0] == ExitInfo(
-                signal=signal.SIGTERM
-            )
-            assert (await new_sandbox(sandboxes)).is_running
-
-    asyncio.run(body())
+    async with open_sandboxes() as sandboxes:
+        sandbox = await new_sandbox(sandboxes)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            os.kill(sandboxes.zygote.pid, number)
+            os.kill(sandbox.pid or 0, number)
+        assert (await run_to_end(sandbox, shell_command("kill -TERM $$")))[0] == ExitInfo(
+            signal=signal.SIGTERM
+        )
+        assert (await new_sandbox(sandboxes)).is_running
 
 
+@pytest.mark.alone  # it measures how soon all is gone
 @pytest.mark.parametrize("fault", ["kill", "return"])
 def test_nothing_survives_the_server(fault: str) -> None:
     """A server that is killed, or leaves without closing: all its processes end within 2 s."""

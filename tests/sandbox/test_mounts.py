@@ -15,7 +15,7 @@ from era_kernels.errors import KernelStartFailed
 from era_kernels.models import Limits, SessionPaths
 from era_kernels.sandbox.server.sandbox import Sandbox, Sandboxes
 from tests.sandbox.sandboxes import run_to_end, shell_command
-from tests.sandbox.test_isolation import isolated_sandboxes, run_async_test
+from tests.sandbox.test_isolation import isolated_sandboxes
 
 NAMESPACES = pytest.mark.parametrize("tier", [1, 2])
 
@@ -62,7 +62,6 @@ def mounted(directory: Path) -> Iterator[None]:
 
 
 @NAMESPACES
-@run_async_test
 async def test_read_only(data: Path, tier: int) -> None:
     """Files are there to be read, whatever their modes allow beyond that."""
     async with isolated_sandboxes(tier) as (sandboxes, make_paths):
@@ -80,7 +79,6 @@ async def test_read_only(data: Path, tier: int) -> None:
 
 
 @NAMESPACES
-@run_async_test
 async def test_only_for_those_that_asked(data: Path, tmp_path: Path, tier: int) -> None:
     """Another session, and another mount, see nothing of it."""
     (tmp_path / "more").mkdir(mode=0o755)
@@ -95,7 +93,6 @@ async def test_only_for_those_that_asked(data: Path, tmp_path: Path, tier: int) 
 
 
 @NAMESPACES
-@run_async_test
 async def test_links_lead_nowhere(data: Path, tmp_path: Path, tier: int) -> None:
     """A link in the directory shows nothing of the host; one of the session's own stays inside."""
     secret = tmp_path / "secret"
@@ -111,7 +108,6 @@ async def test_links_lead_nowhere(data: Path, tmp_path: Path, tier: int) -> None
 
 
 @NAMESPACES
-@run_async_test
 async def test_what_is_mounted_below(data: Path, tier: int) -> None:
     """File systems below it are read-only as well; those that come later are not seen."""
     with mounted(data / "below"):
@@ -127,7 +123,6 @@ async def test_what_is_mounted_below(data: Path, tier: int) -> None:
                 assert "Read-only" in await shell_output(sandbox, "touch /mnt/data/later/mine")
 
 
-@run_async_test
 async def test_link_to_the_directory(data: Path, tmp_path: Path) -> None:
     """The operator may switch a link: kernels that start from then on see what it leads to."""
     other = tmp_path / "other"
@@ -180,7 +175,6 @@ def led_in_a_circle(data: Path, runtime: Path) -> None:
         (led_above_the_server, "the server's own"),
     ],
 )
-@run_async_test
 async def test_gone(data: Path, change: Callable[[Path, Path], None], why: str) -> None:
     """A directory that is not what it was keeps the session from starting, and nothing is left."""
     async with isolated_sandboxes() as (sandboxes, make_paths):
@@ -197,7 +191,6 @@ async def test_gone(data: Path, change: Callable[[Path, Path], None], why: str) 
 
 
 @pytest.mark.parametrize(("tier", "there"), [(1, True), (2, True), (3, False)])
-@run_async_test
 async def test_enforceable(tier: int, there: bool) -> None:
     """Mounts need namespaces."""
     async with isolated_sandboxes(tier) as (sandboxes, _):

@@ -50,7 +50,6 @@ async def until_nothing_is_left(services: Services) -> None:
     assert services.sessions._live == {}
 
 
-@pytest.mark.gen_test
 async def test_execute(services: Services) -> None:
     """The result is a run's; the session is in no list, and nothing of it stays."""
     answer = await execute(services, "env ERA_SESSION_ID\nexit 3", "ALPHA")
@@ -62,14 +61,12 @@ async def test_execute(services: Services) -> None:
     assert total == 0
 
 
-@pytest.mark.gen_test
 async def test_data_and_files_of_an_execute(services: Services) -> None:
     """A throw-away session has data and files while it lives."""
     answer = await execute(services, 'write f 1\ndata {"a": 1}\nread f')
     assert (answer.stdout, answer.files_modified, answer.data) == ("1", 1, {"a": 1})
 
 
-@pytest.mark.gen_test
 @pytest.mark.parametrize("code", ["die 7", "stuck", "timeout", "bug"])
 async def test_execute_that_ends_badly(services: Services, code: str) -> None:
     """However the run ends, nothing is left."""
@@ -78,7 +75,6 @@ async def test_execute_that_ends_badly(services: Services, code: str) -> None:
     await until_nothing_is_left(services)
 
 
-@pytest.mark.gen_test
 async def test_execute_whose_kernel_does_not_start(services: Services) -> None:
     """The caller gets the error, and nothing is left."""
     services.host.open_error = make_start_error()
@@ -87,7 +83,6 @@ async def test_execute_whose_kernel_does_not_start(services: Services) -> None:
     await until_nothing_is_left(services)
 
 
-@pytest.mark.gen_test
 async def test_execute_that_cannot_begin(
     services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -117,7 +112,6 @@ def one_kernel(open_services: OpenServices) -> Services:
     return open_services(max_kernels=1)
 
 
-@pytest.mark.gen_test
 async def test_execute_counts_as_a_kernel(one_kernel: Services) -> None:
     """An execute counts as a kernel while it runs, and no longer."""
     services = one_kernel
@@ -133,7 +127,6 @@ async def test_execute_counts_as_a_kernel(one_kernel: Services) -> None:
     await until_nothing_is_left(services)
 
 
-@pytest.mark.gen_test
 async def test_abandoned_execute_is_ended(services: Services) -> None:
     """When its client leaves, the run ends; nothing is left when `on_abandoned` returns."""
     running = await services.sessions.execute("alpha", Submission("wait"))
@@ -144,7 +137,6 @@ async def test_abandoned_execute_is_ended(services: Services) -> None:
     await until_nothing_is_left(services)
 
 
-@pytest.mark.gen_test
 async def test_abandoned_after_its_end(services: Services) -> None:
     """Abandoning a run that has ended does nothing."""
     running = await services.sessions.execute("alpha", Submission("exit 0"))
@@ -153,7 +145,6 @@ async def test_abandoned_after_its_end(services: Services) -> None:
     await until_nothing_is_left(services)
 
 
-@pytest.mark.gen_test(timeout=20)
 async def test_abandoned_at_any_moment(services: Services) -> None:
     """Nothing is left whenever the client leaves, also before it has its execution."""
     for steps in range(40):
@@ -164,7 +155,6 @@ async def test_abandoned_at_any_moment(services: Services) -> None:
         await until_nothing_is_left(services)
 
 
-@pytest.mark.gen_test(timeout=20)
 async def test_client_that_is_cancelled_before_it_has_its_run(services: Services) -> None:
     """A call that is cancelled at any step of its start leaves no run behind."""
     for steps in range(40):
@@ -179,7 +169,6 @@ async def test_client_that_is_cancelled_before_it_has_its_run(services: Services
         await until_nothing_is_left(services)
 
 
-@pytest.mark.gen_test
 async def test_files_that_cannot_be_removed(
     services: Services, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -193,7 +182,6 @@ async def test_files_that_cannot_be_removed(
     assert services.kernel_limiter.borrowed == 0
 
 
-@pytest.mark.gen_test
 async def test_server_that_closes_during_an_execute(services: Services) -> None:
     """The run ends as `server stopped`, or is refused; no directory is left."""
     running = await services.sessions.execute("alpha", Submission("wait"))

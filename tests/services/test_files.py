@@ -60,7 +60,6 @@ async def read(files: FileService, path: str) -> bytes:
         await file.aclose()
 
 
-@pytest.mark.gen_test
 async def test_put_read_list_delete(services: Services, files: FileService) -> None:
     """A file that is put is read, listed, seen by code, and gone when it is deleted."""
     await services.create()
@@ -73,7 +72,6 @@ async def test_put_read_list_delete(services: Services, files: FileService) -> N
         await files.open("s1", "d/f")
 
 
-@pytest.mark.gen_test
 async def test_counts(services: Services, files: FileService) -> None:
     """The session's counts are as of the last upload, also after a restart of the server."""
     await services.create()
@@ -89,7 +87,6 @@ async def test_counts(services: Services, files: FileService) -> None:
     assert (stored.file_count, stored.total_size) == (1, 5)
 
 
-@pytest.mark.gen_test
 async def test_uploads_are_no_modifications(services: Services, files: FileService) -> None:
     """What a caller does between and during runs is not counted as the run's."""
     await services.create()
@@ -108,7 +105,6 @@ async def test_uploads_are_no_modifications(services: Services, files: FileServi
     assert session.file_count == 3
 
 
-@pytest.mark.gen_test
 @pytest.mark.parametrize("path", [DATA, "../x", "", "a//b"])
 async def test_paths(services: Services, files: FileService, path: str) -> None:
     """The data file is written through `data` only; other paths obey the rules of paths."""
@@ -120,7 +116,6 @@ async def test_paths(services: Services, files: FileService, path: str) -> None:
         await files.delete("s1", path)
 
 
-@pytest.mark.gen_test
 async def test_unknown_session(services: Services, files: FileService) -> None:
     """Every call tells that there is no such session."""
     for call in (files.list_files("s1"), files.open("s1", "f"), files.delete("s1", "f")):
@@ -133,7 +128,6 @@ async def test_unknown_session(services: Services, files: FileService) -> None:
 # ---------------------------------------------------------------- quota
 
 
-@pytest.mark.gen_test
 async def test_quota(services: Services, files: FileService) -> None:
     """The quota counts all files but the replaced one, and is checked before, during and after."""
     await services.create()
@@ -154,7 +148,6 @@ async def test_quota(services: Services, files: FileService) -> None:
     await put(files, "c", b"x" * 600)
 
 
-@pytest.mark.gen_test
 async def test_quota_of_two_at_once(services: Services, files: FileService) -> None:
     """Two that fit alone do not fit together: the second one is refused in the end."""
     await services.create()
@@ -169,7 +162,6 @@ async def test_quota_of_two_at_once(services: Services, files: FileService) -> N
     assert [file.path for file in (await files.list_files("s1")).files] == ["a"]
 
 
-@pytest.mark.gen_test
 async def test_quota_of_what_is_hidden(services: Services, files: FileService) -> None:
     """Hidden files, which lists leave out, count as well."""
     await services.create()
@@ -179,7 +171,6 @@ async def test_quota_of_what_is_hidden(services: Services, files: FileService) -
     await put(files, "node_modules/a", b"x" * 1000)
 
 
-@pytest.mark.gen_test
 async def test_quota_and_holes(services: Services, files: FileService) -> None:
     """A hole of any size that code made makes no room."""
     await services.create()
@@ -198,7 +189,6 @@ def if_absent(status: FileStatus | None) -> None:
         raise PreconditionFailed("There is one.")
 
 
-@pytest.mark.gen_test
 async def test_precondition(services: Services, files: FileService) -> None:
     """A change whose precondition fails is refused before the body and after it."""
     await services.create()
@@ -214,7 +204,6 @@ async def test_precondition(services: Services, files: FileService) -> None:
     assert await read(files, "f") == b"first"
 
 
-@pytest.mark.gen_test
 async def test_one_of_many_wins(services: Services, files: FileService) -> None:
     """Check and change are one step: of many that create, one does."""
     await services.create()
@@ -234,7 +223,6 @@ async def test_one_of_many_wins(services: Services, files: FileService) -> None:
 # ---------------------------------------------------------------- sessions that go
 
 
-@pytest.mark.gen_test
 async def test_deleted_meanwhile(services: Services, files: FileService) -> None:
     """An upload never reaches another session that has the id by now."""
     await services.create()
@@ -250,7 +238,6 @@ async def test_deleted_meanwhile(services: Services, files: FileService) -> None
     assert (await files.list_files("s1")).count == 0
 
 
-@pytest.mark.gen_test
 @pytest.mark.parametrize("n", range(0, 60, 6))
 async def test_delete_and_put_at_once(services: Services, files: FileService, n: int) -> None:
     """Whoever comes first, nothing of the session is left."""
@@ -268,7 +255,6 @@ async def test_delete_and_put_at_once(services: Services, files: FileService, n:
         await sleep_briefly()
 
 
-@pytest.mark.gen_test
 async def test_delete_waits_for_a_put(services: Services) -> None:
     """A change of files that has begun ends first, so that nothing grows while it is removed."""
     session = await services.create()
@@ -294,7 +280,6 @@ async def test_delete_waits_for_a_put(services: Services) -> None:
 # ---------------------------------------------------------------- ephemeral sessions
 
 
-@pytest.mark.gen_test
 async def test_execute_with_files(services: Services) -> None:
     """The files of an execute request are there before the run."""
     submission = Submission("read d/f", files={"d/f": "té", "g": ""})
@@ -302,7 +287,6 @@ async def test_execute_with_files(services: Services) -> None:
     assert answer.stdout == "té"
 
 
-@pytest.mark.gen_test
 @pytest.mark.parametrize(
     ("given", "refusal"),
     [

@@ -47,7 +47,6 @@ def requested_codes(services: Services) -> list[str]:
     return [one.code for machine in services.host.machines for one in machine.kernel.requests]
 
 
-@pytest.mark.gen_test
 async def test_runs_once(services: Services, idempotent_runs: IdempotentRuns) -> None:
     """While it runs and afterwards, the key stands for the one execution."""
     await services.create()
@@ -64,7 +63,6 @@ async def test_runs_once(services: Services, idempotent_runs: IdempotentRuns) ->
     assert len(requested_codes(services)) == 1
 
 
-@pytest.mark.gen_test
 async def test_many_at_once(services: Services, idempotent_runs: IdempotentRuns) -> None:
     """Whoever comes first runs; the others get the same execution."""
     await services.create()
@@ -74,7 +72,6 @@ async def test_many_at_once(services: Services, idempotent_runs: IdempotentRuns)
     assert requested_codes(services) == ["out a"]
 
 
-@pytest.mark.gen_test
 async def test_caller_that_leaves_at_once(
     services: Services, idempotent_runs: IdempotentRuns
 ) -> None:
@@ -87,7 +84,6 @@ async def test_caller_that_leaves_at_once(
     assert requested_codes(services) == ["out a"]
 
 
-@pytest.mark.gen_test
 async def test_other_body(services: Services, idempotent_runs: IdempotentRuns) -> None:
     """A key with another body is refused while the first runs and afterwards; nothing runs."""
     await services.create()
@@ -102,7 +98,6 @@ async def test_other_body(services: Services, idempotent_runs: IdempotentRuns) -
     assert requested_codes(services) == ["out a"]
 
 
-@pytest.mark.gen_test
 async def test_keys_are_a_sessions_own(services: Services, idempotent_runs: IdempotentRuns) -> None:
     """Another key, another session, and a new session under the old id run anew."""
     await services.create()
@@ -121,7 +116,6 @@ def services_keeping_two(open_services: OpenServices) -> Services:
     return open_services(keep=2, max_queue=0)
 
 
-@pytest.mark.gen_test
 async def test_keys_of_dropped_executions_are_free(services_keeping_two: Services) -> None:
     """The key of an execution that is not kept any more is free."""
     services = services_keeping_two
@@ -135,7 +129,6 @@ async def test_keys_of_dropped_executions_are_free(services_keeping_two: Service
     assert again.id != first.id
 
 
-@pytest.mark.gen_test
 async def test_durable_before_code_runs(
     services: Services, idempotent_runs: IdempotentRuns
 ) -> None:
@@ -157,7 +150,6 @@ async def test_durable_before_code_runs(
 # ---------------------------------------------------------------- what never ran
 
 
-@pytest.mark.gen_test
 async def test_run_that_did_not_start_may_be_sent_again(
     services: Services, idempotent_runs: IdempotentRuns
 ) -> None:
@@ -170,7 +162,6 @@ async def test_run_that_did_not_start_may_be_sent_again(
     assert (await (await submit_with_key(idempotent_runs, "out a")).result()).stdout == "a\n"
 
 
-@pytest.mark.gen_test
 async def test_refused_runs_take_no_key(services_keeping_two: Services) -> None:
     """A queue that is full has taken nothing."""
     services = services_keeping_two
@@ -184,7 +175,6 @@ async def test_refused_runs_take_no_key(services_keeping_two: Services) -> None:
     assert (await (await submit_with_key(idempotent_runs, "other")).result()).exit_code == 0
 
 
-@pytest.mark.gen_test
 async def test_key_that_cannot_be_kept(
     services: Services, idempotent_runs: IdempotentRuns, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -201,7 +191,6 @@ async def test_key_that_cannot_be_kept(
     assert requested_codes(services) == ["out a"]
 
 
-@pytest.mark.gen_test
 async def test_cancelled_run_keeps_its_key(
     services: Services, idempotent_runs: IdempotentRuns
 ) -> None:
@@ -217,7 +206,6 @@ async def test_cancelled_run_keeps_its_key(
     await services.executions.interrupt("s1", first.id)
 
 
-@pytest.mark.gen_test
 async def test_callers_are_counted(services: Services, idempotent_runs: IdempotentRuns) -> None:
     """A finished execution counts no callers: leaving it has no effect."""
     await services.create()

@@ -23,7 +23,6 @@ def make_inspection(services: Services, *capabilities: str) -> InspectionService
     return InspectionService(services.sessions, services.executions, Languages([language]))
 
 
-@pytest.mark.gen_test
 async def test_stack_of_a_run(services: Services) -> None:
     """A running execution has frames; before and after that it has none."""
     await services.create()
@@ -41,7 +40,6 @@ async def test_stack_of_a_run(services: Services) -> None:
         await look.stack("s1", running.id)
 
 
-@pytest.mark.gen_test
 async def test_stack_while_the_kernel_starts(services: Services) -> None:
     """A run whose kernel only starts has no frames yet."""
     await services.create()
@@ -53,7 +51,6 @@ async def test_stack_while_the_kernel_starts(services: Services) -> None:
     await running.result()
 
 
-@pytest.mark.gen_test
 async def test_run_that_ends_meanwhile(services: Services) -> None:
     """Frames that may be another run's are not returned."""
     await services.create()
@@ -70,7 +67,6 @@ async def test_run_that_ends_meanwhile(services: Services) -> None:
         await make_inspection(services, "stack").stack("s1", running.id)
 
 
-@pytest.mark.gen_test
 async def test_variables(services: Services) -> None:
     """Variables are the kernel's, during a run and after it; without a kernel there are none."""
     await services.create()
@@ -89,7 +85,6 @@ async def test_variables(services: Services) -> None:
     assert await look.variables("s1") == Variables()
 
 
-@pytest.mark.gen_test
 async def test_what_is_not_there(services: Services) -> None:
     """Unknown sessions and executions are errors, those of other sessions too."""
     await services.create()
@@ -108,7 +103,6 @@ async def test_what_is_not_there(services: Services) -> None:
     await running.result()
 
 
-@pytest.mark.gen_test
 async def test_language_that_cannot(services: Services) -> None:
     """A language whose kernelspec does not name the capability is refused with a message."""
     await services.create()

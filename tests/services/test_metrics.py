@@ -22,9 +22,9 @@ from era_kernels.services.metrics import OTHER_LABEL, Metrics, ScrapedGauge, cau
 DOCUMENT = Path(__file__).parents[2] / "docs" / "metrics.md"
 
 
-def values(metrics: Metrics) -> dict[str, float]:
+async def values(metrics: Metrics) -> dict[str, float]:
     """Returns every rendered sample by its name and labels."""
-    text = asyncio.run(metrics.render()).decode()
+    text = (await metrics.render()).decode()
     return {
         " ".join([sample.name, *sample.labels.values()]): sample.value
         for family in text_string_to_metric_families(text)
@@ -37,13 +37,13 @@ def metrics() -> Iterator[Metrics]:
     yield Metrics()
 
 
-def test_runs(metrics: Metrics) -> None:
+async def test_runs(metrics: Metrics) -> None:
     """Runs are counted by language and outcome, with their times and bytes."""
     timing = Timing(queued=0.2, execution=3)
     metrics.run_ended("alpha", "ok", timing, {"stdout": 5, "stderr": 0})
     metrics.run_ended("alpha", "ok", timing, {"stdout": 5, "stderr": 1})
     metrics.run_ended("beta", "timeout", timing, {})
-    samples = values(metrics)
+    samples = await values(metrics)
     assert samples["era_runs_total alpha ok"] == 2
     assert samples["era_runs_total beta timeout"] == 1
     assert samples["era_run_seconds_sum alpha"] == 6
@@ -52,7 +52,7 @@ def test_runs(metrics: Metrics) -> None:
     assert samples["era_run_output_bytes_total stderr"] == 1
 
 
-def test_kernels(metrics: Metrics) -> None:
+async def test_kernels(metrics: Metrics) -> None:
     """A kernel lives from the end of its start to its death; a failed start is no kernel."""
     for _ in range(2):
         with metrics.kernel_starting("alpha"):
@@ -60,7 +60,7 @@ def test_kernels(metrics: Metrics) -> None:
     with pytest.raises(KernelStartFailed), metrics.kernel_starting("alpha"):
         raise KernelStartFailed("It did not.")
     metrics.kernel_ended("alpha", ExitInfo(signal=9))
-    samples = values(metrics)
+    samples = await values(metrics)
     assert samples["era_kernels_alive alpha"] == 1
     assert samples["era_kernel_start_seconds_count alpha"] == 2
     assert samples["era_kernel_start_failures_total alpha"] == 1
@@ -69,46 +69,46 @@ def test_kernels(metrics: Metrics) -> None:
     assert "SIGKILL" in next(iter(deaths))
 
 
-def test_cancelled_start(metrics: Metrics) -> None:
+async def test_cancelled_start(metrics: Metrics) -> None:
     """A cancelled start is neither a kernel nor a failure."""
     with pytest.raises(asyncio.CancelledError), metrics.kernel_starting("alpha"):
         raise asyncio.CancelledError
-    assert not [name for name in values(metrics) if name.startswith("era_kernel")]
+    assert not [name for name in await values(metrics) if name.startswith("era_kernel")]
 
 
-def test_store(metrics: Metrics) -> None:
+async def test_store(metrics: Metrics) -> None:
     """Transactions are timed; their writes and failures are counted."""
     metrics.transaction_ended(0.25, 3, 0)
     metrics.transaction_ended(0.25, 2, 2)
-    samples = values(metrics)
+    samples = await values(metrics)
     assert samples["era_store_commit_seconds_count"] == 2
     assert samples["era_store_commit_seconds_sum"] == 0.5
     assert samples["era_store_writes_total"] == 5
     assert samples["era_store_write_failures_total"] == 2
 
 
-def test_requests(metrics: Metrics) -> None:
+async def test_requests(metrics: Metrics) -> None:
     """Methods and paths that a caller makes up share one label."""
     metrics.request_answered("/api/x", "GET", 200, 0.1)
     for number in range(100):
         metrics.request_answered("", f"BREW{number}", 405, 0.1)
-    names = [name for name in values(metrics) if name.startswith("era_http_requests")]
+    names = [name for name in await values(metrics) if name.startswith("era_http_requests")]
     assert len(names) == 2
     assert not [name for name in names if "BREW" in name]
 
 
-def test_scraped_gauges(metrics: Metrics) -> None:
+async def test_scraped_gauges(metrics: Metrics) -> None:
     """Gauges are read at each scrape."""
     numbers = iter([5, 7])
     metrics.register(ScrapedGauge.SESSIONS, lambda: next(numbers))
-    assert values(metrics)["era_sessions"] == 5
-    assert values(metrics)["era_sessions"] == 7
+    assert (await values(metrics))["era_sessions"] == 5
+    assert (await values(metrics))["era_sessions"] == 7
 
 
-def test_two_servers_share_nothing(metrics: Metrics) -> None:
+async def test_two_servers_share_nothing(metrics: Metrics) -> None:
     """Everything that is counted belongs to one server of the process."""
     metrics.transaction_ended(1, 1, 0)
-    assert values(Metrics())["era_store_writes_total"] == 0
+    assert (await values(Metrics()))["era_store_writes_total"] == 0
 
 
 @pytest.mark.parametrize(
@@ -161,10 +161,10 @@ def test_failed_run() -> None:
     assert metric_label(ExecutionEnd(1), failure) == "failed"
 
 
-def test_everything_is_documented(metrics: Metrics) -> None:
+async def test_everything_is_documented(metrics: Metrics) -> None:
     """docs/metrics.md names every metric."""
     page = DOCUMENT.read_text("utf-8")
-    text = asyncio.run(metrics.render()).decode()
+    text = (await metrics.render()).decode()
     names = [line.split()[2] for line in text.splitlines() if line.startswith("# TYPE era_")]
     assert len(names) > 12
     assert [name for name in names if f"`{name}`" not in page] == []

@@ -33,7 +33,6 @@ def services_without_mounts(open_services: OpenServices) -> Services:
     return with_tier(open_services(), 1)
 
 
-@pytest.mark.gen_test
 async def test_the_machine_gets_them(services: Services) -> None:
     """The machine gets the requested mounts, each once and in order; none without a request."""
     session = await services.create("s1", mounts=("models", "data", "models"))
@@ -47,7 +46,6 @@ async def test_the_machine_gets_them(services: Services) -> None:
     ]
 
 
-@pytest.mark.gen_test
 async def test_unknown(services: Services) -> None:
     """A request for an unknown mount is refused with the mounts on offer; nothing is made."""
     with pytest.raises(InvalidRequest, match="offers data, models") as caught:
@@ -56,14 +54,12 @@ async def test_unknown(services: Services) -> None:
     assert (services.directories, services.sessions.count) == ([], 0)
 
 
-@pytest.mark.gen_test
 async def test_unknown_where_there_is_none(services_without_mounts: Services) -> None:
     """A server that offers none says so."""
     with pytest.raises(InvalidRequest, match="offers none"):
         await services_without_mounts.create(mounts=("x" * 1000,))
 
 
-@pytest.mark.gen_test
 @pytest.mark.parametrize("tier", [3, 4])
 async def test_without_namespaces(services: Services, tier: int) -> None:
     """Where nothing can be mounted a request for mounts is refused; other sessions are not."""
@@ -73,7 +69,6 @@ async def test_without_namespaces(services: Services, tier: int) -> None:
     await services.create(mounts=())
 
 
-@pytest.mark.gen_test
 async def test_duplicates_have_them(services: Services) -> None:
     """A duplicate has the mounts of its source."""
     await services.create("s1", mounts=("data",))
@@ -81,7 +76,6 @@ async def test_duplicates_have_them(services: Services) -> None:
     assert (await services.store.get("s2")).mounts == ("data",)
 
 
-@pytest.mark.gen_test
 async def test_not_offered_any_more(services: Services) -> None:
     """No kernel starts while the server does not offer the mount; with it again, one does."""
     await services.create("s1", mounts=("data",), data={"a": 1})
@@ -97,7 +91,6 @@ async def test_not_offered_any_more(services: Services) -> None:
         assert (await again.session()).data == {"a": 1}
 
 
-@pytest.mark.gen_test
 async def test_weaker_isolation_since(services: Services) -> None:
     """A session with mounts does not start without them, when a host has lost its namespaces."""
     await services.create("s1", mounts=("data",))

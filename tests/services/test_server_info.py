@@ -18,13 +18,11 @@ def make_server_info(services: Services) -> ServerInfo:
     return ServerInfo(cast(KernelHost, services.host), services.database, {"max_queue": 100})
 
 
-@pytest.mark.gen_test
 async def test_healthy(services: Services) -> None:
     """A server whose parts are well has no problems."""
     assert await make_server_info(services).failures() == {}
 
 
-@pytest.mark.gen_test
 async def test_parts_that_are_down_are_named(
     services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -78,7 +78,6 @@ def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
 # ---------------------------------------------------------------- what is copied
 
 
-@pytest.mark.gen_test
 async def test_everything_is_copied(services: Services) -> None:
     """Files, data, code, labels and flags are copied; the rest is that of a new session."""
     source = await services.create(
@@ -107,7 +106,6 @@ async def test_everything_is_copied(services: Services) -> None:
     assert (await services.executions.list_executions("s2"))[1] == 0
 
 
-@pytest.mark.gen_test
 async def test_duplicate_is_independent(services: Services) -> None:
     """A change of one session does not change the other; either outlives the other."""
     await services.create(data={"a": 1})
@@ -121,7 +119,6 @@ async def test_duplicate_is_independent(services: Services) -> None:
     assert (await services.session("s2")).directory == copy.directory
 
 
-@pytest.mark.gen_test
 async def test_data(services: Services) -> None:
     """Data that are given replace those of the source, whole; `.session_data.json` shows them."""
     await services.create(data={"a": 1, "b": 2})
@@ -135,7 +132,6 @@ async def test_data(services: Services) -> None:
     assert (await services.session()).data == {"a": 1, "b": 2}
 
 
-@pytest.mark.gen_test
 async def test_a_session_that_never_ran(services: Services) -> None:
     """A session that never ran can be duplicated without a kernel; so can its duplicate."""
     await services.create()
@@ -145,7 +141,6 @@ async def test_a_session_that_never_ran(services: Services) -> None:
     assert services.host.machines == []
 
 
-@pytest.mark.gen_test
 async def test_not_persistent(services: Services) -> None:
     """The files of a session that is not persistent are copied, and go with the copy's kernel."""
     await services.create(persistent=False)
@@ -157,7 +152,6 @@ async def test_not_persistent(services: Services) -> None:
     assert (await services.run("read file")).stdout == "text"
 
 
-@pytest.mark.gen_test
 async def test_copy_while_files_would_be_cleared(services: Services, gate: Gate) -> None:
     """A restart of a session that is not persistent removes its files before or after a copy."""
     await services.create(persistent=False)
@@ -176,7 +170,6 @@ async def test_copy_while_files_would_be_cleared(services: Services, gate: Gate)
 # ---------------------------------------------------------------- the queue
 
 
-@pytest.mark.gen_test
 async def test_it_waits_in_the_queue(services: Services) -> None:
     """A duplicate has the changes of the runs before it, and none of the runs behind it."""
     await services.create()
@@ -193,7 +186,6 @@ async def test_it_waits_in_the_queue(services: Services) -> None:
     assert await files(services, "s2") == {"file": "before"}
 
 
-@pytest.mark.gen_test
 async def test_skip_queue(services: Services) -> None:
     """With `skip_queue` a duplicate does not wait, and the run goes on."""
     await services.create()
@@ -208,7 +200,6 @@ async def test_skip_queue(services: Services) -> None:
     assert await files(services, "s1") == {"file": "after"}
 
 
-@pytest.mark.gen_test
 async def test_runs_wait_for_it(services: Services, gate: Gate) -> None:
     """A run that is submitted during a copy changes the files afterwards."""
     await services.create()
@@ -223,7 +214,6 @@ async def test_runs_wait_for_it(services: Services, gate: Gate) -> None:
     assert await files(services, "s2") == {"file": "before"}
 
 
-@pytest.mark.gen_test
 async def test_full_queue(limited_services: Services) -> None:
     """A duplicate needs room in the queue; with `skip_queue` it needs none."""
     services = limited_services
@@ -239,7 +229,6 @@ async def test_full_queue(limited_services: Services) -> None:
 # ---------------------------------------------------------------- nothing is left
 
 
-@pytest.mark.gen_test
 async def test_taken_id(services: Services) -> None:
     """A taken id is refused at once, also while the source is busy, and nothing changes."""
     await services.create()
@@ -255,7 +244,6 @@ async def test_taken_id(services: Services) -> None:
     services.gates["g"].set()
 
 
-@pytest.mark.gen_test
 async def test_one_id_at_once(services: Services) -> None:
     """Of many that want one id exactly one gets it; the others leave nothing."""
     await services.create()
@@ -268,7 +256,6 @@ async def test_one_id_at_once(services: Services) -> None:
     assert len(services.directories) == services.sessions.count == 2
 
 
-@pytest.mark.gen_test
 async def test_refused(limited_services: Services) -> None:
     """No capacity, no source, a bad id and too large data are refused; nothing is left."""
     services = limited_services
@@ -287,7 +274,6 @@ async def test_refused(limited_services: Services) -> None:
     await duplicate(services)
 
 
-@pytest.mark.gen_test
 @pytest.mark.parametrize("problem", [InsufficientStorage("full"), TooLarge("many")])
 @pytest.mark.parametrize("where", ["workspaces.copy", "store.create", "codes.find"])
 async def test_failure(
@@ -305,7 +291,6 @@ async def test_failure(
     await duplicate(services)
 
 
-@pytest.mark.gen_test
 @pytest.mark.parametrize("n", [*range(0, 60, 3), 80, 100])
 async def test_client_that_leaves(services: Services, n: int) -> None:
     """Whenever its client leaves, there is a whole duplicate, or nothing."""
@@ -324,7 +309,6 @@ async def test_client_that_leaves(services: Services, n: int) -> None:
     assert (await services.run("out next")).stdout == "next\n"
 
 
-@pytest.mark.gen_test
 async def test_client_that_leaves_the_queue(services: Services) -> None:
     """A caller that leaves while it waits for a busy source makes nothing and blocks no run."""
     await services.create()
@@ -340,7 +324,6 @@ async def test_client_that_leaves_the_queue(services: Services) -> None:
     assert services.sessions.count == 1
 
 
-@pytest.mark.gen_test
 @pytest.mark.parametrize("skip_queue", [False, True])
 async def test_source_deleted_while_it_is_copied(
     services: Services, gate: Gate, skip_queue: bool
@@ -358,7 +341,6 @@ async def test_source_deleted_while_it_is_copied(
     assert services.sessions.count == 0
 
 
-@pytest.mark.gen_test
 async def test_source_deleted_while_it_waits(services: Services) -> None:
     """A duplicate that waits behind a run raises when its source is deleted."""
     await services.create()
@@ -372,7 +354,6 @@ async def test_source_deleted_while_it_waits(services: Services) -> None:
     assert services.directories == []
 
 
-@pytest.mark.gen_test
 async def test_source_whose_directory_is_gone(services: Services) -> None:
     """A failure of the store is raised as it is."""
     session = await services.create()
@@ -382,7 +363,6 @@ async def test_source_whose_directory_is_gone(services: Services) -> None:
     assert services.sessions.count == 1
 
 
-@pytest.mark.gen_test
 @pytest.mark.parametrize("skip_queue", [False, True])
 async def test_server_that_stops(services: Services, gate: Gate, skip_queue: bool) -> None:
     """A server that stops ends the copying with an error; the next start finds nothing of it."""
@@ -398,7 +378,6 @@ async def test_server_that_stops(services: Services, gate: Gate, skip_queue: boo
         await duplicate(services)
 
 
-@pytest.mark.gen_test
 async def test_half_copies_are_removed(services: Services) -> None:
     """The next start removes a copy that a killed server left: its directory has no session."""
     await services.create()

@@ -97,7 +97,6 @@ def services(open_services: OpenServices) -> Services:
     return services
 
 
-@pytest.mark.gen_test
 async def test_the_host_gets_them(services: Services) -> None:
     """A machine is opened with the session's limits, others with the server's."""
     await services.create("s1", limits=Limits(memory=100 * MIB))
@@ -110,7 +109,6 @@ async def test_the_host_gets_them(services: Services) -> None:
     ]
 
 
-@pytest.mark.gen_test
 async def test_refused_leaves_nothing(services: Services) -> None:
     """A refused session leaves neither a row nor a directory."""
     with pytest.raises(InvalidRequest):
@@ -118,7 +116,6 @@ async def test_refused_leaves_nothing(services: Services) -> None:
     assert (services.directories, services.sessions.count) == ([], 0)
 
 
-@pytest.mark.gen_test
 async def test_duplicates_have_them(services: Services) -> None:
     """A duplicate has its source's limits."""
     limits = Limits(memory=100 * MIB, workspace=MIB)
@@ -128,7 +125,6 @@ async def test_duplicates_have_them(services: Services) -> None:
     assert (await services.store.get("s2")).limits == limits
 
 
-@pytest.mark.gen_test
 async def test_lower_settings_win(services: Services) -> None:
     """A server that is started with lower limits applies them, whatever was stored."""
     await services.create("s1", limits=Limits(memory=512 * MIB))
@@ -138,7 +134,6 @@ async def test_lower_settings_win(services: Services) -> None:
         assert again.host.opened_limits == [Limits(memory=256 * MIB, tmp=512 * MIB, shm=512 * MIB)]
 
 
-@pytest.mark.gen_test
 async def test_quota_of_uploads(services: Services) -> None:
     """Uploads are limited by the session's workspace limit, and the server's where lower."""
     for quota, most in ((2048 * MIB, MIB), (1000, 1000)):

@@ -112,7 +112,6 @@ def test_the_newest_of_a_flood(size: int) -> None:
     assert kept.content.endswith(f"{n % 10}")
 
 
-@pytest.mark.gen_test
 async def test_view(tmp_path: Path) -> None:
     """Output that was written is read back later, also after a restart."""
     logs = await open_logs(tmp_path)
@@ -126,7 +125,6 @@ async def test_view(tmp_path: Path) -> None:
     await again.aclose()
 
 
-@pytest.mark.gen_test
 async def test_truncated(tmp_path: Path) -> None:
     """The view tells when older entries are gone."""
     logs = await open_logs(tmp_path)
@@ -144,7 +142,6 @@ async def test_truncated(tmp_path: Path) -> None:
 # ---------------------------------------------------------------- followers
 
 
-@pytest.mark.gen_test
 async def test_follow(tmp_path: Path) -> None:
     """A follower gets what is kept and then what comes, once each and in order."""
     logs = await open_logs(tmp_path)
@@ -171,7 +168,6 @@ async def test_follow(tmp_path: Path) -> None:
     await logs.aclose()
 
 
-@pytest.mark.gen_test
 async def test_follow_from_beyond_the_end(tmp_path: Path) -> None:
     """A number that the log has not reached, as after a power cut, hides nothing new."""
     logs = await open_logs(tmp_path)
@@ -187,7 +183,6 @@ async def test_follow_from_beyond_the_end(tmp_path: Path) -> None:
     await asyncio.wait_for(follower.task, 5)
 
 
-@pytest.mark.gen_test
 async def test_slow_follower_reads_from_the_file(tmp_path: Path) -> None:
     """Entries that have left the memory meanwhile are read from the file, in order."""
     logs = await open_logs(tmp_path)
@@ -206,7 +201,6 @@ async def test_slow_follower_reads_from_the_file(tmp_path: Path) -> None:
     await logs.aclose()
 
 
-@pytest.mark.gen_test
 async def test_forgotten_when_nobody_uses_it(tmp_path: Path) -> None:
     """A log without a writer and a follower costs nothing but its files."""
     logs = await open_logs(tmp_path)
@@ -221,7 +215,6 @@ async def test_forgotten_when_nobody_uses_it(tmp_path: Path) -> None:
 # ---------------------------------------------------------------- faults
 
 
-@pytest.mark.gen_test
 async def test_full_disk(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -251,7 +244,6 @@ async def test_full_disk(
     await logs.aclose()
 
 
-@pytest.mark.gen_test
 async def test_close_with_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A disk without room does not keep the server from stopping."""
     logs = await open_logs(tmp_path)
@@ -261,7 +253,6 @@ async def test_close_with_a_full_disk(tmp_path: Path, monkeypatch: pytest.Monkey
     await asyncio.wait_for(logs.aclose(), 5)
 
 
-@pytest.mark.gen_test
 async def test_nothing_after_the_end(tmp_path: Path) -> None:
     """Output of a kernel whose session is gone is dropped, without a message in the log."""
     logs = await open_logs(tmp_path)
@@ -276,7 +267,6 @@ async def test_nothing_after_the_end(tmp_path: Path) -> None:
 # ---------------------------------------------------------------- sessions
 
 
-@pytest.mark.gen_test
 async def test_late_output_of_a_session(services: Services) -> None:
     """Output of a session's kernel between runs goes to its log, that of the next kernel too."""
     session = await services.create()
@@ -290,7 +280,6 @@ async def test_late_output_of_a_session(services: Services) -> None:
     assert (await services.run("out b")).stdout == "b\n"
 
 
-@pytest.mark.gen_test
 async def test_files_go_and_the_log_stays(services: Services) -> None:
     """A session that is not persistent loses its files with its kernel, and not its log."""
     session = await services.create(persistent=False)
@@ -303,7 +292,6 @@ async def test_files_go_and_the_log_stays(services: Services) -> None:
     assert shown((await services.logs.view(session.directory)).entries) == [("stdout", "late")]
 
 
-@pytest.mark.gen_test
 async def test_deletion(services: Services) -> None:
     """Followers of a deleted session are let go, whether or not it had a kernel."""
     for name in ("s1", "s2"):
@@ -318,7 +306,6 @@ async def test_deletion(services: Services) -> None:
     assert services.directories == []
 
 
-@pytest.mark.gen_test
 async def test_ephemeral_session(services: Services) -> None:
     """An ephemeral session has no log: no caller could read it."""
     running = await services.sessions.execute("alpha", Submission("gate g"))

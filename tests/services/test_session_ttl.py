@@ -22,7 +22,6 @@ async def seconds_until_deleted(services: Services, session_id: str = "s1") -> f
     return time.monotonic() - began
 
 
-@pytest.mark.gen_test
 async def test_deleted(services: Services) -> None:
     """Kernel, files, code and row are deleted, and nothing else; the id is free."""
     await services.create("other")
@@ -39,7 +38,6 @@ async def test_deleted(services: Services) -> None:
     assert await services.codes.find((await services.session()).directory) is None
 
 
-@pytest.mark.gen_test
 async def test_stored(services: Services) -> None:
     """A `ttl` is a field like others: created, changed, unset, duplicated."""
     assert (await services.create(ttl=1000)).ttl == 1000
@@ -52,7 +50,6 @@ async def test_stored(services: Services) -> None:
     assert (await services.session("s2")).ttl == 2000.5
 
 
-@pytest.mark.gen_test
 async def test_changed(services: Services) -> None:
     """A changed `ttl` begins at once; a duplicate has a `ttl` of its own."""
     await services.create(ttl=0.2)
@@ -64,7 +61,6 @@ async def test_changed(services: Services) -> None:
     await seconds_until_deleted(services)
 
 
-@pytest.mark.gen_test
 async def test_requests(services: Services) -> None:
     """A session stays while requests come, and while one is under way."""
     await services.create(ttl=0.2)
@@ -78,7 +74,6 @@ async def test_requests(services: Services) -> None:
     assert await seconds_until_deleted(services) < 1
 
 
-@pytest.mark.gen_test
 async def test_runs(services: Services) -> None:
     """A session with a run under way or waiting stays, and its time begins when they end."""
     await services.create(ttl=0.2)
@@ -94,7 +89,6 @@ async def test_runs(services: Services) -> None:
     assert await seconds_until_deleted(services) < 1
 
 
-@pytest.mark.gen_test
 async def test_a_run_at_the_last_moment(services: Services) -> None:
     """A run is either refused or runs to its end: it is never ended by the time to live."""
     refused, pause = 0, 0.0185
@@ -112,7 +106,6 @@ async def test_a_run_at_the_last_moment(services: Services) -> None:
     assert refused < 24
 
 
-@pytest.mark.gen_test
 async def test_after_a_restart_of_the_server(
     open_services: OpenServices, services: Services
 ) -> None:
@@ -128,7 +121,6 @@ async def test_after_a_restart_of_the_server(
     await again.aclose()
 
 
-@pytest.mark.gen_test
 async def test_deletion_that_fails(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
     """A session that could not be deleted stays usable; the deletion is tried again."""
     await services.create(ttl=0.3)
@@ -139,7 +131,6 @@ async def test_deletion_that_fails(services: Services, monkeypatch: pytest.Monke
     await seconds_until_deleted(services)
 
 
-@pytest.mark.gen_test
 async def test_deleted_before(services: Services) -> None:
     """A deleted session does not expire, nor does a new session with its id."""
     await services.create(ttl=0.2)
@@ -154,7 +145,6 @@ async def test_deleted_before(services: Services) -> None:
         await services.session(again.id)
 
 
-@pytest.mark.gen_test
 async def test_many(services: Services) -> None:
     """Many sessions that expire together are deleted together; other sessions run meanwhile."""
     await services.create("other")
@@ -166,7 +156,6 @@ async def test_many(services: Services) -> None:
         await sleep_briefly()
 
 
-@pytest.mark.gen_test
 async def test_the_server_stops(services: Services) -> None:
     """A server that stops deletes nothing any more."""
     await services.create(ttl=0.1)

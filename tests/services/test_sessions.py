@@ -54,7 +54,6 @@ async def cancelled_after(steps: int, call: Any) -> None:
 # ---------------------------------------------------------------- create
 
 
-@pytest.mark.gen_test
 async def test_new_session(services: Services) -> None:
     """A session has the requested values, an id that cannot be guessed, and no kernel yet."""
     view = await services.sessions.create(NewSession("ALPHA", data={"a": 1}, default_timeout=2.5))
@@ -73,7 +72,6 @@ async def test_new_session(services: Services) -> None:
     assert services.host.machines == []
 
 
-@pytest.mark.gen_test
 @pytest.mark.parametrize(
     ("new_session", "error"),
     [
@@ -100,7 +98,6 @@ async def test_request_that_is_refused(
     assert total == 0
 
 
-@pytest.mark.gen_test
 async def test_taken_id(services: Services) -> None:
     """A taken id is refused, and nothing changes."""
     first = await services.create(data={"a": 1})
@@ -116,7 +113,6 @@ def three_sessions(open_services: OpenServices) -> Services:
     return open_services(max_sessions=3)
 
 
-@pytest.mark.gen_test
 async def test_one_id_for_many_callers(three_sessions: Services) -> None:
     """Of many calls with the same id at once, one gets it, and only that one is counted."""
     services = three_sessions
@@ -130,7 +126,6 @@ async def test_one_id_for_many_callers(three_sessions: Services) -> None:
         await services.create("s4")
 
 
-@pytest.mark.gen_test
 async def test_sessions_are_limited(three_sessions: Services) -> None:
     """A burst never exceeds the limit; deleted sessions free their place at once."""
     services = three_sessions
@@ -145,7 +140,6 @@ async def test_sessions_are_limited(three_sessions: Services) -> None:
         await services.create("s8")
 
 
-@pytest.mark.gen_test
 async def test_count_never_drifts(
     three_sessions: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -175,7 +169,6 @@ async def test_count_never_drifts(
     assert services.sessions._count == 0
 
 
-@pytest.mark.gen_test
 async def test_creation_whose_caller_leaves(services: Services) -> None:
     """A session is made as a whole or not at all, whenever the caller is cancelled."""
     for steps in range(20):
@@ -189,7 +182,6 @@ async def test_creation_whose_caller_leaves(services: Services) -> None:
 # ---------------------------------------------------------------- find
 
 
-@pytest.mark.gen_test
 async def test_list(services: Services) -> None:
     """Lists are oldest first, without data, in pages, by language and its aliases."""
     services.host.languages = Languages([make_language("alpha", "a"), make_language("beta")])
@@ -206,7 +198,6 @@ async def test_list(services: Services) -> None:
         await services.sessions.list_sessions(language="gamma")
 
 
-@pytest.mark.gen_test
 async def test_list_shows_sessions_as_they_are(services: Services) -> None:
     """Live sessions are listed with their present state."""
     await services.create("s1", data={"a": 1})
@@ -223,7 +214,6 @@ async def test_list_shows_sessions_as_they_are(services: Services) -> None:
     assert (await services.sessions.get("s1")).status == "idle"
 
 
-@pytest.mark.gen_test
 async def test_status_while_the_kernel_starts(services: Services) -> None:
     """A session whose kernel starts says so."""
     await services.create()
@@ -234,7 +224,6 @@ async def test_status_while_the_kernel_starts(services: Services) -> None:
     await running.result()
 
 
-@pytest.mark.gen_test
 async def test_unknown_session(services: Services) -> None:
     """Every call on a session that is not there says so."""
     sessions = services.sessions
@@ -253,7 +242,6 @@ async def test_unknown_session(services: Services) -> None:
     assert sessions._live == {}
 
 
-@pytest.mark.gen_test
 async def test_files(services: Services) -> None:
     """The files are listed as they are now."""
     await services.create()
@@ -263,7 +251,6 @@ async def test_files(services: Services) -> None:
     assert (found.count, found.total_size) == (2, 3)
 
 
-@pytest.mark.gen_test
 async def test_language_that_does_not_run_here(services: Services) -> None:
     """A session of it can be made; its runs are refused before they are queued."""
     services.host.languages = Languages([make_language("alpha", reason="no alpha")])
@@ -276,7 +263,6 @@ async def test_language_that_does_not_run_here(services: Services) -> None:
 # ---------------------------------------------------------------- update
 
 
-@pytest.mark.gen_test
 async def test_update(services: Services) -> None:
     """Fields are replaced as a whole, at once and durably; others stay."""
     await services.create(metadata={"a": 1}, data={"b": 1}, default_timeout=5)
@@ -286,7 +272,6 @@ async def test_update(services: Services) -> None:
     assert await services.store.get("s1") == await services.session() == view.session
 
 
-@pytest.mark.gen_test
 @pytest.mark.parametrize(
     ("changes", "error"),
     [
@@ -306,7 +291,6 @@ async def test_update_that_is_refused(
     assert await services.session() == session
 
 
-@pytest.mark.gen_test
 async def test_updates_at_once(services: Services) -> None:
     """None of many changes is lost, and the last one wins, in memory and on disk."""
     await services.create()
@@ -318,7 +302,6 @@ async def test_updates_at_once(services: Services) -> None:
     assert await services.store.get("s1") == session
 
 
-@pytest.mark.gen_test
 async def test_update_whose_caller_leaves(services: Services) -> None:
     """Memory and disk agree, whenever the caller is cancelled."""
     await services.create()
@@ -331,7 +314,6 @@ async def test_update_whose_caller_leaves(services: Services) -> None:
 # ---------------------------------------------------------------- delete
 
 
-@pytest.mark.gen_test
 async def test_delete(services: Services) -> None:
     """Kernel, files and executions are gone, and the id is free."""
     first = await services.create()
@@ -348,7 +330,6 @@ async def test_delete(services: Services) -> None:
     assert (await services.executions.list_executions("s1"))[1] == 1
 
 
-@pytest.mark.gen_test
 async def test_id_is_free_at_once(services: Services) -> None:
     """While the old session still ends, a new one with its id is not touched."""
     await services.create()
@@ -367,7 +348,6 @@ async def test_id_is_free_at_once(services: Services) -> None:
     assert (await running.result()).stdout == "b\n"
 
 
-@pytest.mark.gen_test
 async def test_delete_all_does_not_touch_new_sessions(services: Services) -> None:
     """A session that gets a deleted id while others still end is not ended with them."""
     ids = [f"s{n}" for n in range(30)]
@@ -390,7 +370,6 @@ async def test_delete_all_does_not_touch_new_sessions(services: Services) -> Non
     assert len(services.directories) == 30
 
 
-@pytest.mark.gen_test
 async def test_delete_all_races_creation(services: Services) -> None:
     """Whatever the order, what is left is whole, and the count is right."""
     for _ in range(10):
@@ -402,7 +381,6 @@ async def test_delete_all_races_creation(services: Services) -> None:
         assert services.directories == sorted(session.directory for session in sessions)
 
 
-@pytest.mark.gen_test
 async def test_deletion_whose_caller_leaves(services: Services) -> None:
     """The deletion is completed: no kernel, no file, no waiting run is left."""
     for steps in range(20):
@@ -418,7 +396,6 @@ async def test_deletion_whose_caller_leaves(services: Services) -> None:
     assert services.kernel_limiter.borrowed == 0
 
 
-@pytest.mark.gen_test
 async def test_row_that_was_read_before_a_deletion(
     services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -442,7 +419,6 @@ async def test_row_that_was_read_before_a_deletion(
     assert services.sessions._live == {}
 
 
-@pytest.mark.gen_test
 async def test_files_that_cannot_be_removed(
     services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -461,7 +437,6 @@ async def test_files_that_cannot_be_removed(
 # ---------------------------------------------------------------- sessions in memory
 
 
-@pytest.mark.gen_test
 async def test_first_calls_at_once_share_one_session(services: Services) -> None:
     """Two runs that are the first on a session queue for one kernel."""
     await services.create()
@@ -470,7 +445,6 @@ async def test_first_calls_at_once_share_one_session(services: Services) -> None
     assert len(services.host.machines) == 1
 
 
-@pytest.mark.gen_test
 async def test_idle_sessions_are_evicted(services: Services) -> None:
     """Memory does not grow with every session that was ever touched."""
     for n in range(3 * EVICTION_THRESHOLD):
@@ -480,7 +454,6 @@ async def test_idle_sessions_are_evicted(services: Services) -> None:
     assert (await services.session("s0")).metadata == {"n": 0}
 
 
-@pytest.mark.gen_test(timeout=20)
 async def test_evicted_session_is_read_as_it_was(services: Services) -> None:
     """Values stored without waiting are not lost: the row is as new as memory was."""
     await services.create("s")
@@ -500,7 +473,6 @@ async def test_evicted_session_is_read_as_it_was(services: Services) -> None:
         assert before.kernel_generation == generation
 
 
-@pytest.mark.gen_test
 async def test_busy_sessions_are_not_evicted(services: Services) -> None:
     """Neither a run, nor a live kernel, nor a call that is under way is lost."""
     await services.create("busy")
@@ -518,7 +490,6 @@ async def test_busy_sessions_are_not_evicted(services: Services) -> None:
 # ---------------------------------------------------------------- the end
 
 
-@pytest.mark.gen_test
 async def test_drain_lets_runs_end(services: Services) -> None:
     """New runs are refused; those under way, and those that wait, may end."""
     await services.create()
@@ -539,7 +510,6 @@ async def test_drain_lets_runs_end(services: Services) -> None:
     assert [running.execution.exit_code for running in runs] == [0, 0]
 
 
-@pytest.mark.gen_test
 async def test_drain_ends_in_time(services: Services) -> None:
     """After the grace period `drain` returns, even if runs are still under way."""
     await services.create()
@@ -549,7 +519,6 @@ async def test_drain_ends_in_time(services: Services) -> None:
     assert not running.finished.is_set()
 
 
-@pytest.mark.gen_test
 async def test_close_ends_runs(services: Services) -> None:
     """A run under way ends as `server stopped`, the queued ones with 503; data is kept."""
     await services.create()
@@ -569,7 +538,6 @@ async def test_close_ends_runs(services: Services) -> None:
             await call
 
 
-@pytest.mark.gen_test
 async def test_close_does_not_wait_for_starts(services: Services) -> None:
     """Closing does not wait for a kernel that is only starting."""
     await services.create("s1")
@@ -586,7 +554,6 @@ async def test_close_does_not_wait_for_starts(services: Services) -> None:
     assert services.host.machines == []
 
 
-@pytest.mark.gen_test(timeout=20)
 async def test_close_while_everything_goes_on(services: Services) -> None:
     """Every call that is under way ends, and no kernel outlives the close."""
     for n in range(6):
@@ -618,7 +585,6 @@ async def test_close_while_everything_goes_on(services: Services) -> None:
     assert services.sessions._ephemeral.live == set()
 
 
-@pytest.mark.gen_test
 async def test_call_that_was_reading_while_the_server_closed(
     services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -673,7 +639,6 @@ def test_sessions_survive_the_server(open_services: OpenServices, io_loop: IOLoo
     io_loop.run_sync(look)
 
 
-@pytest.mark.gen_test
 async def test_second_close_is_nothing(services: Services) -> None:
     """Closing twice has no further effect."""
     await services.create()

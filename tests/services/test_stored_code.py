@@ -14,7 +14,6 @@ def stored_code(services: Services) -> StoredCodeService:
     return StoredCodeService(services.sessions, services.codes)
 
 
-@pytest.mark.gen_test
 async def test_put_and_get(services: Services, stored_code: StoredCodeService) -> None:
     """What was put is shown; a description that is not given stays."""
     await services.create()
@@ -25,7 +24,6 @@ async def test_put_and_get(services: Services, stored_code: StoredCodeService) -
     assert await stored_code.get_text("s1") == "two"
 
 
-@pytest.mark.gen_test
 async def test_none(services: Services, stored_code: StoredCodeService) -> None:
     """Without stored code a hint tells how to store some; a run's error names both ways."""
     await services.create()
@@ -38,7 +36,6 @@ async def test_none(services: Services, stored_code: StoredCodeService) -> None:
         await stored_code.get_text("s1")
 
 
-@pytest.mark.gen_test
 async def test_no_session(stored_code: StoredCodeService) -> None:
     """A session that is not there has no code and gets none."""
     for call in (
@@ -50,7 +47,6 @@ async def test_no_session(stored_code: StoredCodeService) -> None:
             await call
 
 
-@pytest.mark.gen_test
 async def test_too_long_a_description(services: Services, stored_code: StoredCodeService) -> None:
     """A description has the size limit of data; code has that of code to run."""
     await services.create()
@@ -59,7 +55,6 @@ async def test_too_long_a_description(services: Services, stored_code: StoredCod
     await stored_code.put("s1", "x" * 5_000_000, "x" * 1_000_000)
 
 
-@pytest.mark.gen_test
 async def test_initial_code(services: Services, stored_code: StoredCodeService) -> None:
     """`code` in the initial data is stored as code too; a value that is no text is only data."""
     await services.create(data={"code": "out seeded", "other": 1})
@@ -70,7 +65,6 @@ async def test_initial_code(services: Services, stored_code: StoredCodeService) 
         await stored_code.get("s2")
 
 
-@pytest.mark.gen_test
 async def test_apart_from_the_data(services: Services, stored_code: StoredCodeService) -> None:
     """Changes of the data change no code, and the other way round."""
     await services.create(data={"code": "seed"})
@@ -81,7 +75,6 @@ async def test_apart_from_the_data(services: Services, stored_code: StoredCodeSe
     assert (await services.session()).data == {"code": "another"}
 
 
-@pytest.mark.gen_test
 async def test_gone_with_the_session(services: Services, stored_code: StoredCodeService) -> None:
     """The next session of that id has no code."""
     await services.create()
@@ -92,7 +85,6 @@ async def test_gone_with_the_session(services: Services, stored_code: StoredCode
         await stored_code.get("s1")
 
 
-@pytest.mark.gen_test
 async def test_stays_without_persistence(
     services: Services, stored_code: StoredCodeService
 ) -> None:

@@ -29,7 +29,6 @@ class TtlFixture:
         self.expired += [entry.session_id for entry in entries]
 
 
-@pytest.mark.gen_test
 async def test_in_time() -> None:
     """Each session is reported when its `ttl` is over, once, in order of time."""
     fixture = TtlFixture()
@@ -43,7 +42,6 @@ async def test_in_time() -> None:
     fixture.ttl_timer.close()
 
 
-@pytest.mark.gen_test
 async def test_a_request_begins_the_time_anew() -> None:
     """The `ttl` counts from the end of the newest request."""
     fixture = TtlFixture()
@@ -57,7 +55,6 @@ async def test_a_request_begins_the_time_anew() -> None:
     assert fixture.expired == ["a"]
 
 
-@pytest.mark.gen_test
 async def test_never_during_a_request() -> None:
     """As long as one of several requests is under way, the session stays."""
     fixture = TtlFixture()
@@ -74,7 +71,7 @@ async def test_never_during_a_request() -> None:
     assert not fixture.ttl_timer._open_requests
 
 
-@pytest.mark.gen_test
+@pytest.mark.alone  # it measures
 async def test_never_while_busy() -> None:
     """While a run is under way the session stays; its `ttl` begins anew at the end."""
     fixture = TtlFixture()
@@ -88,7 +85,6 @@ async def test_never_while_busy() -> None:
     assert 0.3 <= time.monotonic() - ended < 1
 
 
-@pytest.mark.gen_test
 async def test_changed() -> None:
     """A new `ttl` counts from now, whether it is shorter, longer or none."""
     fixture = TtlFixture()
@@ -104,7 +100,6 @@ async def test_changed() -> None:
     fixture.ttl_timer.close()
 
 
-@pytest.mark.gen_test
 async def test_discarded() -> None:
     """A discarded session is not reported; a newer session with its id still is."""
     fixture = TtlFixture()
@@ -117,7 +112,6 @@ async def test_discarded() -> None:
     assert fixture.expired == ["b"]
 
 
-@pytest.mark.gen_test
 async def test_closed() -> None:
     """Afterwards nothing expires, and no timer is left."""
     fixture = TtlFixture()
@@ -128,7 +122,6 @@ async def test_closed() -> None:
     assert fixture.ttl_timer._timer is None
 
 
-@pytest.mark.gen_test
 async def test_many_cost_nothing() -> None:
     """Ten thousand sessions with many requests are not checked before they may be due."""
     fixture = TtlFixture()
@@ -145,7 +138,6 @@ async def test_many_cost_nothing() -> None:
     fixture.ttl_timer.close()
 
 
-@pytest.mark.gen_test
 async def test_many_at_once() -> None:
     """Ten thousand sessions that expire together are reported together."""
     fixture = TtlFixture()
@@ -155,7 +147,6 @@ async def test_many_at_once() -> None:
     assert len(fixture.expired) == len(set(fixture.expired)) == 10_000
 
 
-@pytest.mark.gen_test
 async def test_changes_leave_nothing() -> None:
     """Checks that are not needed any more do not pile up."""
     fixture = TtlFixture()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import random
 import signal
@@ -122,10 +121,12 @@ async def _check_runs(stores: Stores, facts: list[list[object]]) -> None:
         assert name in ended or end.exit_code == 137 or len(events) > 1
 
 
-def _rounds(path: Path, count: int) -> None:
+async def _rounds(path: Path, count: int) -> None:
     chance = random.Random(4)
 
-    async def check(facts: list[list[object]]) -> None:
+    answered = set()
+    for number in range(count):
+        facts = _killed_server(path, str(number), chance.randrange(20, 600))
         async with open_stores(path) as stores:
             rows = await stores.database.read(
                 lambda c: c.execute("PRAGMA integrity_check").fetchall()
@@ -139,28 +140,23 @@ def _rounds(path: Path, count: int) -> None:
             await _check_runs(stores, facts)
             left = {entry.name for entry in (path / "sessions").iterdir()}
             assert left == directories
-
-    answered = set()
-    for number in range(count):
-        facts = _killed_server(path, str(number), chance.randrange(20, 600))
-        asyncio.run(check(facts))
         answered |= {fact[0] for fact in facts}
     assert answered == {"created", "updated", "deleted", "appended", "finished"}
 
 
-def test_a_killed_server_loses_nothing_it_answered(tmp_path: Path) -> None:
+async def test_a_killed_server_loses_nothing_it_answered(tmp_path: Path) -> None:
     """After a SIGKILL at any time, sessions are as answered, and every appended output is there.
 
     Every execution has one end, and nothing half is left.
     """
-    _rounds(tmp_path, ROUNDS)
+    await _rounds(tmp_path, ROUNDS)
 
 
 @pytest.mark.long
 @pytest.mark.timeout(1200)
-def test_a_killed_server_loses_nothing_it_answered_long(tmp_path: Path) -> None:
+async def test_a_killed_server_loses_nothing_it_answered_long(tmp_path: Path) -> None:
     """A killed server loses nothing in a hundred rounds either."""
-    _rounds(tmp_path, LONG_ROUNDS)
+    await _rounds(tmp_path, LONG_ROUNDS)
 
 
 def test_nothing_blocks_the_loop(tmp_path: Path) -> None:

@@ -93,230 +93,194 @@ def test_what_is_no_path(path: str) -> None:
         validate_path(path)
 
 
-def test_every_call_checks_its_path(tmp_path: Path) -> None:
+async def test_every_call_checks_its_path(tmp_path: Path) -> None:
     """No way to a file goes around the check."""
 
-    async def main() -> None:
-        async with open_files(tmp_path) as files:
-            upload = await files.create_upload()
-            for call in (
-                files.open(DIRECTORY, "../x"),
-                files.find(DIRECTORY, "../x"),
-                files.put(DIRECTORY, "../x", upload),
-                files.write(DIRECTORY, "../x", b""),
-                files.delete(DIRECTORY, "../x"),
-            ):
-                with pytest.raises(InvalidPath):
-                    await call
-            upload.discard()
-
-    asyncio.run(main())
+    async with open_files(tmp_path) as files:
+        upload = await files.create_upload()
+        for call in (
+            files.open(DIRECTORY, "../x"),
+            files.find(DIRECTORY, "../x"),
+            files.put(DIRECTORY, "../x", upload),
+            files.write(DIRECTORY, "../x", b""),
+            files.delete(DIRECTORY, "../x"),
+        ):
+            with pytest.raises(InvalidPath):
+                await call
+        upload.discard()
 
 
 # ---------------------------------------------------------------- put, read, delete
 
 
-def test_put_and_read(tmp_path: Path) -> None:
+async def test_put_and_read(tmp_path: Path) -> None:
     """What was put is read, whole or in part, with its size, type and a time of whole seconds."""
 
-    async def main() -> None:
-        async with open_files(tmp_path) as files:
-            data = os.urandom(3_000_000)
-            change = await put(files, "a/b/c.bin", data, "image/png")
-            assert (change.path, change.before, change.count_delta, change.size_delta) == (
-                "a/b/c.bin", None, 1, len(data),
-            )  # fmt: skip
-            assert await read(files, "a/b/c.bin") == data
-            assert await read(files, "a/b/c.bin", 999_999, 2_000_001) == data[999_999:2_000_001]
-            file = await files.open(DIRECTORY, "a/b/c.bin")
-            await file.aclose()
-            await file.aclose()
-            assert (file.status.size, file.status.content_type) == (len(data), "image/png")
-            assert file.status.modified_at.microsecond == 0
-            found = await files.find(DIRECTORY, "a/b/c.bin")
-            assert found is not None
-            assert (found.etag, found.size) == (file.status.etag, len(data))
-        assert not list((tmp_path / "incoming").iterdir())
-
-    asyncio.run(main())
+    async with open_files(tmp_path) as files:
+        data = os.urandom(3_000_000)
+        change = await put(files, "a/b/c.bin", data, "image/png")
+        assert (change.path, change.before, change.count_delta, change.size_delta) == (
+            "a/b/c.bin", None, 1, len(data),
+        )  # fmt: skip
+        assert await read(files, "a/b/c.bin") == data
+        assert await read(files, "a/b/c.bin", 999_999, 2_000_001) == data[999_999:2_000_001]
+        file = await files.open(DIRECTORY, "a/b/c.bin")
+        await file.aclose()
+        await file.aclose()
+        assert (file.status.size, file.status.content_type) == (len(data), "image/png")
+        assert file.status.modified_at.microsecond == 0
+        found = await files.find(DIRECTORY, "a/b/c.bin")
+        assert found is not None
+        assert (found.etag, found.size) == (file.status.etag, len(data))
+    assert not list((tmp_path / "incoming").iterdir())
 
 
-def test_put_replaces(tmp_path: Path) -> None:
+async def test_put_replaces(tmp_path: Path) -> None:
     """A new file takes the name; who reads the old one reads on, and other names keep it."""
 
-    async def main() -> None:
-        async with open_files(tmp_path) as files:
-            await put(files, "f", b"old")
-            os.link(workspace_of(tmp_path) / "f", tmp_path / "other")
-            file = await files.open(DIRECTORY, "f")
-            change = await put(files, "f", b"newer")
-            assert (change.count_delta, change.size_delta) == (0, 2)
-            assert [piece async for piece in file.read(0, 3)] == [b"old"]
-            await file.aclose()
-            assert await read(files, "f") == b"newer"
-            assert (tmp_path / "other").read_bytes() == b"old"
-            new = await files.find(DIRECTORY, "f")
-            assert new is not None and new.etag != file.status.etag
-
-    asyncio.run(main())
+    async with open_files(tmp_path) as files:
+        await put(files, "f", b"old")
+        os.link(workspace_of(tmp_path) / "f", tmp_path / "other")
+        file = await files.open(DIRECTORY, "f")
+        change = await put(files, "f", b"newer")
+        assert (change.count_delta, change.size_delta) == (0, 2)
+        assert [piece async for piece in file.read(0, 3)] == [b"old"]
+        await file.aclose()
+        assert await read(files, "f") == b"newer"
+        assert (tmp_path / "other").read_bytes() == b"old"
+        new = await files.find(DIRECTORY, "f")
+        assert new is not None and new.etag != file.status.etag
 
 
-def test_delete(tmp_path: Path) -> None:
+async def test_delete(tmp_path: Path) -> None:
     """A file goes, a link goes itself, a directory is a conflict."""
 
-    async def main() -> None:
-        async with open_files(tmp_path) as files:
-            workspace = workspace_of(tmp_path)
-            await put(files, "d/f", b"123")
-            (workspace / "link").symlink_to("d/f")
-            assert (await files.delete(DIRECTORY, "link")).count_delta == 0
-            with pytest.raises(Conflict):
-                await files.delete(DIRECTORY, "d")
-            change = await files.delete(DIRECTORY, "d/f")
-            assert (change.count_delta, change.size_delta) == (-1, -3)
-            for path in ("d/f", "no/f", "d/f/x"):
-                with pytest.raises(FileNotFound):
-                    await files.delete(DIRECTORY, path)
-
-    asyncio.run(main())
+    async with open_files(tmp_path) as files:
+        workspace = workspace_of(tmp_path)
+        await put(files, "d/f", b"123")
+        (workspace / "link").symlink_to("d/f")
+        assert (await files.delete(DIRECTORY, "link")).count_delta == 0
+        with pytest.raises(Conflict):
+            await files.delete(DIRECTORY, "d")
+        change = await files.delete(DIRECTORY, "d/f")
+        assert (change.count_delta, change.size_delta) == (-1, -3)
+        for path in ("d/f", "no/f", "d/f/x"):
+            with pytest.raises(FileNotFound):
+                await files.delete(DIRECTORY, path)
 
 
-def test_change_tells_the_path_without_links(tmp_path: Path) -> None:
+async def test_change_tells_the_path_without_links(tmp_path: Path) -> None:
     """A file that was put through a link is known by the path under which a walk finds it."""
 
-    async def main() -> None:
-        async with open_files(tmp_path) as files:
-            workspace = workspace_of(tmp_path)
-            (workspace / "real").mkdir()
-            (workspace / "link").symlink_to("real")
-            (workspace / "here").symlink_to(".")
-            assert (await put(files, "link/new/f")).path == "real/new/f"
-            assert (await put(files, "here/f")).path == "f"
-            assert (await files.delete(DIRECTORY, "link/new/f")).path == "real/new/f"
-
-    asyncio.run(main())
+    async with open_files(tmp_path) as files:
+        workspace = workspace_of(tmp_path)
+        (workspace / "real").mkdir()
+        (workspace / "link").symlink_to("real")
+        (workspace / "here").symlink_to(".")
+        assert (await put(files, "link/new/f")).path == "real/new/f"
+        assert (await put(files, "here/f")).path == "f"
+        assert (await files.delete(DIRECTORY, "link/new/f")).path == "real/new/f"
 
 
-def test_write(tmp_path: Path) -> None:
+async def test_write(tmp_path: Path) -> None:
     """A small file of a short session; what cannot be put leaves nothing."""
 
-    async def main() -> None:
-        async with open_files(tmp_path) as files:
-            await files.write(DIRECTORY, "a/f", b"text")
-            assert await read(files, "a/f") == b"text"
-            with pytest.raises(Conflict):
-                await files.write(DIRECTORY, "a", b"")
-            with pytest.raises(SessionNotFound):
-                await files.write("f" * 16, "a", b"")
-        assert not list((tmp_path / "incoming").iterdir())
-
-    asyncio.run(main())
+    async with open_files(tmp_path) as files:
+        await files.write(DIRECTORY, "a/f", b"text")
+        assert await read(files, "a/f") == b"text"
+        with pytest.raises(Conflict):
+            await files.write(DIRECTORY, "a", b"")
+        with pytest.raises(SessionNotFound):
+            await files.write("f" * 16, "a", b"")
+    assert not list((tmp_path / "incoming").iterdir())
 
 
-def test_used_bytes(tmp_path: Path) -> None:
+async def test_used_bytes(tmp_path: Path) -> None:
     """Every file counts, also those that lists leave out."""
 
-    async def main() -> None:
-        async with open_files(tmp_path) as files:
-            await put(files, "f", b"123")
-            await put(files, "node_modules/deep/m", b"12345")
-            assert await files.used_bytes(DIRECTORY) == 8
-
-    asyncio.run(main())
+    async with open_files(tmp_path) as files:
+        await put(files, "f", b"123")
+        await put(files, "node_modules/deep/m", b"12345")
+        assert await files.used_bytes(DIRECTORY) == 8
 
 
 @pytest.mark.parametrize("path", ["f/x", "f/x/y", "d", "d/d"])
-def test_in_the_way(tmp_path: Path, path: str) -> None:
+async def test_in_the_way(tmp_path: Path, path: str) -> None:
     """A file where a directory is needed, a directory where a file is: Conflict."""
 
-    async def main() -> None:
-        async with open_files(tmp_path) as files:
-            (workspace_of(tmp_path) / "d/d").mkdir(parents=True)
-            await put(files, "f", b"old")
-            with pytest.raises(Conflict):
-                await put(files, path)
-            assert await read(files, "f") == b"old"
-
-    asyncio.run(main())
+    async with open_files(tmp_path) as files:
+        (workspace_of(tmp_path) / "d/d").mkdir(parents=True)
+        await put(files, "f", b"old")
+        with pytest.raises(Conflict):
+            await put(files, path)
+        assert await read(files, "f") == b"old"
 
 
-def test_session_that_is_gone(tmp_path: Path) -> None:
+async def test_session_that_is_gone(tmp_path: Path) -> None:
     """Every call raises SessionNotFound after the session was deleted."""
 
-    async def main() -> None:
-        async with open_files(tmp_path) as files:
-            upload = await files.create_upload()
-            await upload.finish("")
-            (tmp_path / "sessions" / DIRECTORY).rename(tmp_path / "sessions" / "removed")
-            for call in (
-                files.open(DIRECTORY, "f"), files.find(DIRECTORY, "f"),
-                files.put(DIRECTORY, "f", upload), files.delete(DIRECTORY, "f"),
-            ):  # fmt: skip
-                with pytest.raises(SessionNotFound):
-                    await call
-            upload.discard()
-
-    asyncio.run(main())
+    async with open_files(tmp_path) as files:
+        upload = await files.create_upload()
+        await upload.finish("")
+        (tmp_path / "sessions" / DIRECTORY).rename(tmp_path / "sessions" / "removed")
+        for call in (
+            files.open(DIRECTORY, "f"), files.find(DIRECTORY, "f"),
+            files.put(DIRECTORY, "f", upload), files.delete(DIRECTORY, "f"),
+        ):  # fmt: skip
+            with pytest.raises(SessionNotFound):
+                await call
+        upload.discard()
 
 
 @pytest.mark.parametrize("instead", ["nothing", "a file", "a link out", "a FIFO"])
-def test_workspace_that_code_replaced(tmp_path: Path, instead: str) -> None:
+async def test_workspace_that_code_replaced(tmp_path: Path, instead: str) -> None:
     """There are no files then, and a put makes the directory anew."""
 
-    async def main() -> None:
-        async with open_files(tmp_path) as files:
-            workspace, outside = workspace_of(tmp_path), tmp_path / "outside"
-            workspace.rmdir()
-            outside.mkdir()
-            (outside / "f").write_text("secret")
-            if instead == "a file":
-                workspace.write_text("")
-            elif instead == "a link out":
-                workspace.symlink_to(outside)
-            elif instead == "a FIFO":
-                os.mkfifo(workspace)
-            assert await files.find(DIRECTORY, "f") is None
-            for call in (files.open(DIRECTORY, "f"), files.delete(DIRECTORY, "f")):
-                with pytest.raises(FileNotFound):
-                    await call
-            await put(files, "d/f", b"mine")
-            assert await read(files, "d/f") == b"mine"
-            assert [path.name for path in outside.iterdir()] == ["f"]
-
-    asyncio.run(main())
+    async with open_files(tmp_path) as files:
+        workspace, outside = workspace_of(tmp_path), tmp_path / "outside"
+        workspace.rmdir()
+        outside.mkdir()
+        (outside / "f").write_text("secret")
+        if instead == "a file":
+            workspace.write_text("")
+        elif instead == "a link out":
+            workspace.symlink_to(outside)
+        elif instead == "a FIFO":
+            os.mkfifo(workspace)
+        assert await files.find(DIRECTORY, "f") is None
+        for call in (files.open(DIRECTORY, "f"), files.delete(DIRECTORY, "f")):
+            with pytest.raises(FileNotFound):
+                await call
+        await put(files, "d/f", b"mine")
+        assert await read(files, "d/f") == b"mine"
+        assert [path.name for path in outside.iterdir()] == ["f"]
 
 
 @pytest.mark.parametrize("count", [1, 300, 2000])
-def test_depth(tmp_path: Path, count: int) -> None:
+async def test_depth(tmp_path: Path, count: int) -> None:
     """As many parents as a path can hold are made, without recursion."""
 
-    async def main() -> None:
-        async with open_files(tmp_path) as files:
-            path = "d/" * count + "f"
-            await put(files, path, b"deep")
-            assert await read(files, path) == b"deep"
-
-    asyncio.run(main())
+    async with open_files(tmp_path) as files:
+        path = "d/" * count + "f"
+        await put(files, path, b"deep")
+        assert await read(files, path) == b"deep"
     with closing(
         os.open(tmp_path, os.O_PATH)
     ) as parent:  # too deep for those who clean up after tests
         remove_tree(parent, "sessions")
 
 
-def test_any_time(tmp_path: Path) -> None:
+async def test_any_time(tmp_path: Path) -> None:
     """Code may set any time that the file system takes."""
 
-    async def main() -> None:
-        with small_disk(tmp_path) as disk:
-            async with open_files(disk) as files:
-                for seconds in (0, -1, -(2**55), 2**40, 2**55):
-                    await put(files, "f")
-                    os.utime(workspace_of(disk) / "f", (0, seconds))
-                    found = await files.find(DIRECTORY, "f")
-                    assert found is not None
-                    assert 1 <= found.modified_at.year <= 9999
-
-    asyncio.run(main())
+    with small_disk(tmp_path) as disk:
+        async with open_files(disk) as files:
+            for seconds in (0, -1, -(2**55), 2**40, 2**55):
+                await put(files, "f")
+                os.utime(workspace_of(disk) / "f", (0, seconds))
+                found = await files.find(DIRECTORY, "f")
+                assert found is not None
+                assert 1 <= found.modified_at.year <= 9999
 
 
 # ---------------------------------------------------------------- shut out
@@ -376,110 +340,93 @@ def test_what_code_has_shut() -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to make a file of another user")
-def test_hard_links_to_files_of_others(tmp_path: Path) -> None:
+async def test_hard_links_to_files_of_others(tmp_path: Path) -> None:
     """A file of somebody else that has another name is not read; the session's own are."""
 
-    async def main() -> None:
-        async with open_files(tmp_path) as files:
-            for name, owner in (("mine", 0), ("theirs", 65534)):
-                (tmp_path / name).write_text(name)
-                os.chown(tmp_path / name, owner, owner)
-                (workspace_of(tmp_path) / name).hardlink_to(tmp_path / name)
-            assert await read(files, "mine") == b"mine"
-            with pytest.raises(FileNotFound):
-                await read(files, "theirs")
-
-    asyncio.run(main())
+    async with open_files(tmp_path) as files:
+        for name, owner in (("mine", 0), ("theirs", 65534)):
+            (tmp_path / name).write_text(name)
+            os.chown(tmp_path / name, owner, owner)
+            (workspace_of(tmp_path) / name).hardlink_to(tmp_path / name)
+        assert await read(files, "mine") == b"mine"
+        with pytest.raises(FileNotFound):
+            await read(files, "theirs")
 
 
 # ---------------------------------------------------------------- uploads
 
 
-def test_upload_is_written_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_upload_is_written_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Little is kept in memory, whatever the sizes of the writes."""
     monkeypatch.setattr(uploads_module, "CHUNK_BYTES", 1000)
 
-    async def main() -> None:
-        async with open_files(tmp_path) as files:
-            upload = await files.create_upload()
-            for size in (1, 999, 1, 5000, 0, 998):
-                await upload.write(b"x" * size)
-            assert upload.size == 6999
-            [temporary] = (tmp_path / "incoming").iterdir()
-            assert temporary.stat().st_size >= 1000
-            await upload.finish("")
-            assert temporary.stat().st_size == 6999
-            assert stat.S_IMODE(temporary.stat().st_mode) & 0o111 == 0
-            upload.discard()
-            upload.discard()
-        assert not temporary.exists()
-
-    asyncio.run(main())
+    async with open_files(tmp_path) as files:
+        upload = await files.create_upload()
+        for size in (1, 999, 1, 5000, 0, 998):
+            await upload.write(b"x" * size)
+        assert upload.size == 6999
+        [temporary] = (tmp_path / "incoming").iterdir()
+        assert temporary.stat().st_size >= 1000
+        await upload.finish("")
+        assert temporary.stat().st_size == 6999
+        assert stat.S_IMODE(temporary.stat().st_mode) & 0o111 == 0
+        upload.discard()
+        upload.discard()
+    assert not temporary.exists()
 
 
-def test_discarded_upload(tmp_path: Path) -> None:
+async def test_discarded_upload(tmp_path: Path) -> None:
     """Whatever was under way, nothing is left: no file, no descriptor, no complaint."""
 
-    async def main() -> list[dict[str, Any]]:
-        complaints: list[dict[str, Any]] = []
-        asyncio.get_running_loop().set_exception_handler(lambda _, what: complaints.append(what))
-        before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208
-        async with open_files(tmp_path) as files:
-            for _ in range(20):
-                upload = await files.create_upload()
-                await upload.write(b"x" * 1_000_000)
-                upload.discard()
-            late = await files.create_upload()
-        late.discard()  # when the store is closed: its file is swept at the next start
-        assert len(os.listdir("/proc/self/fd")) <= before + 1  # noqa: PTH208
-        assert len(list((tmp_path / "incoming").iterdir())) <= 1
-        async with open_files(tmp_path):
-            assert not list((tmp_path / "incoming").iterdir())
-        return complaints
+    complaints: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, what: complaints.append(what))
+    before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208
+    async with open_files(tmp_path) as files:
+        for _ in range(20):
+            upload = await files.create_upload()
+            await upload.write(b"x" * 1_000_000)
+            upload.discard()
+        late = await files.create_upload()
+    late.discard()  # when the store is closed: its file is swept at the next start
+    assert len(os.listdir("/proc/self/fd")) <= before + 1  # noqa: PTH208
+    assert len(list((tmp_path / "incoming").iterdir())) <= 1
+    async with open_files(tmp_path):
+        assert not list((tmp_path / "incoming").iterdir())
 
-    assert asyncio.run(main()) == []
+    assert complaints == []
 
 
-def test_remove_unfinished(tmp_path: Path) -> None:
+async def test_remove_unfinished(tmp_path: Path) -> None:
     """At a start what a former server was taking is removed, and nothing else."""
     (tmp_path / "incoming" / "kept").mkdir(parents=True)
     (tmp_path / "incoming" / "half").write_text("half")
 
-    async def main() -> None:
-        async with open_files(tmp_path):
-            assert [path.name for path in (tmp_path / "incoming").iterdir()] == ["kept"]
-
-    asyncio.run(main())
+    async with open_files(tmp_path):
+        assert [path.name for path in (tmp_path / "incoming").iterdir()] == ["kept"]
 
 
-def test_full_disk(tmp_path: Path) -> None:
+async def test_full_disk(tmp_path: Path) -> None:
     """No room: InsufficientStorage, the old file stays, and afterwards there is room again."""
 
-    async def main() -> None:
-        with small_disk(tmp_path) as disk:
-            async with open_files(disk) as files:
-                await put(files, "f", b"old")
-                with pytest.raises(InsufficientStorage):
-                    await put(files, "f", b"x" * 3_000_000)
-                assert await read(files, "f") == b"old"
-                await put(files, "f", b"x" * 500_000)
-                assert len(await read(files, "f")) == 500_000
-                assert not list((disk / "incoming").iterdir())
-
-    asyncio.run(main())
+    with small_disk(tmp_path) as disk:
+        async with open_files(disk) as files:
+            await put(files, "f", b"old")
+            with pytest.raises(InsufficientStorage):
+                await put(files, "f", b"x" * 3_000_000)
+            assert await read(files, "f") == b"old"
+            await put(files, "f", b"x" * 500_000)
+            assert len(await read(files, "f")) == 500_000
+            assert not list((disk / "incoming").iterdir())
 
 
-def test_closed(tmp_path: Path) -> None:
+async def test_closed(tmp_path: Path) -> None:
     """After the end every call is refused."""
 
-    async def main() -> None:
-        async with open_files(tmp_path) as files:
-            pass
-        await files.aclose()
-        with pytest.raises(StorageFailed):
-            await files.open(DIRECTORY, "f")
-
-    asyncio.run(main())
+    async with open_files(tmp_path) as files:
+        pass
+    await files.aclose()
+    with pytest.raises(StorageFailed):
+        await files.open(DIRECTORY, "f")
 
 
 # ---------------------------------------------------------------- races
@@ -508,24 +455,21 @@ def racing(workspace: Path, code: str) -> Iterator[None]:
         "with contextlib.suppress(OSError): os.mkfifo('a'); os.unlink('a'); open('a', 'w').close()",
     ],
 )
-def test_parents_that_come_and_go(tmp_path: Path, code: str) -> None:
+async def test_parents_that_come_and_go(tmp_path: Path, code: str) -> None:
     """Directories that vanish while they are made: the file is there or it is a Conflict."""
 
-    async def main() -> None:
-        async with open_files(tmp_path) as files:
-            with racing(workspace_of(tmp_path), code):
-                for _ in range(300):
-                    for call in (
-                        put(files, "a/b/c/f"), read(files, "a/b/c/f"),
-                        files.delete(DIRECTORY, "a/f"),
-                    ):  # fmt: skip
-                        try:
-                            await call
-                        except EraError as refusal:
-                            assert isinstance(refusal, Conflict | FileNotFound), refusal
-        assert sorted(path.name for path in tmp_path.iterdir()) == ["incoming", "sessions"]
-
-    asyncio.run(main())
+    async with open_files(tmp_path) as files:
+        with racing(workspace_of(tmp_path), code):
+            for _ in range(300):
+                for call in (
+                    put(files, "a/b/c/f"), read(files, "a/b/c/f"),
+                    files.delete(DIRECTORY, "a/f"),
+                ):  # fmt: skip
+                    try:
+                        await call
+                    except EraError as refusal:
+                        assert isinstance(refusal, Conflict | FileNotFound), refusal
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["incoming", "sessions"]
 
 
 def test_nothing_blocks_the_loop(tmp_path: Path) -> None:

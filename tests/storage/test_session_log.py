@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -25,18 +26,15 @@ from tests.storage.stores import CREATED_AT, small_disk
 Act = Callable[[SessionLogStore], Awaitable[None]]
 
 
-def with_store(sessions: Path, act: Act) -> None:
+@asynccontextmanager
+async def with_store(sessions: Path) -> AsyncIterator[SessionLogStore]:
     """Runs it with a store of sessions, one of which, `s`, has a directory."""
     (sessions / "s").mkdir(exist_ok=True)
-
-    async def body() -> None:
-        store = SessionLogStore(sessions)
-        try:
-            await act(store)
-        finally:
-            await asyncio.to_thread(store.close)
-
-    asyncio.run(body())
+    store = SessionLogStore(sessions)
+    try:
+        yield store
+    finally:
+        await asyncio.to_thread(store.close)
 
 
 def seqs(entries: list[LoggedEvent]) -> list[int]:
@@ -47,10 +45,10 @@ def text(entries: list[LoggedEvent]) -> str:
     return "".join(entry.event.content for entry in entries)  # type: ignore[union-attr]
 
 
-def test_entries_come_back(tmp_path: Path) -> None:
+async def test_entries_come_back(tmp_path: Path) -> None:
     """Entries count from 1, with their times and streams, also for who opens the log later."""
 
-    async def act(store: SessionLogStore) -> None:
+    async with with_store(tmp_path) as store:
         log = store.open_log("s")
         assert await log.read() == []
         assert await log.last_seq() == 0
@@ -70,13 +68,11 @@ def test_entries_come_back(tmp_path: Path) -> None:
         assert seqs(await again.read(after=1)) == [2, 3]
         assert await again.last_seq() == 3
 
-    with_store(tmp_path, act)
 
-
-def test_long_texts_become_several_entries(tmp_path: Path) -> None:
+async def test_long_texts_become_several_entries(tmp_path: Path) -> None:
     """No entry is longer than the limit, and none is empty."""
 
-    async def act(store: SessionLogStore) -> None:
+    async with with_store(tmp_path) as store:
         long = "".join(chr(97 + n % 26) for n in range(2 * MAX_ENTRY_CHARS + 10))
         entries = await store.open_log("s").append(
             [(CREATED_AT, Stdout("")), (CREATED_AT, Stdout(long))]
@@ -84,14 +80,12 @@ def test_long_texts_become_several_entries(tmp_path: Path) -> None:
         assert seqs(entries) == [1, 2, 3]
         assert text(entries) == long
 
-    with_store(tmp_path, act)
-
 
 @pytest.mark.parametrize("character", ["x", "\x01", "\ud800"])
-def test_bounded(tmp_path: Path, character: str) -> None:
+async def test_bounded(tmp_path: Path, character: str) -> None:
     """The newest of much is kept: at least one file of it, at most two, in whole entries."""
 
-    async def act(store: SessionLogStore) -> None:
+    async with with_store(tmp_path) as store:
         log = store.open_log("s")
         for n in range(40):
             await log.append([(CREATED_AT, Stdout(f"{n}".ljust(6) + character * 100_000))])
@@ -104,30 +98,26 @@ def test_bounded(tmp_path: Path, character: str) -> None:
         assert sum(file.stat().st_size for file in files) > session_log.MAX_FILE_BYTES
         assert await store.open_log("s").read() == entries
 
-    with_store(tmp_path, act)
 
-
-def test_one_append_that_is_longer_than_the_log(tmp_path: Path) -> None:
+async def test_one_append_that_is_longer_than_the_log(tmp_path: Path) -> None:
     """Its end is what is kept."""
 
-    async def act(store: SessionLogStore) -> None:
+    async with with_store(tmp_path) as store:
         log = store.open_log("s")
         written = await log.append([(CREATED_AT, Stdout(f"{n}" * 50_000)) for n in range(100, 250)])
         kept = await log.read()
         assert kept == written[-len(kept) :]
         assert 4 < len(kept) < len(written)
 
-    with_store(tmp_path, act)
-
 
 TORN = [b'{"seq":3', b'{"seq":3,"time":"', b"\x00" * 100, b"\xff"]
 
 
 @pytest.mark.parametrize("torn", TORN, ids=range(len(TORN)))
-def test_torn_last_line(tmp_path: Path, torn: bytes) -> None:
+async def test_torn_last_line(tmp_path: Path, torn: bytes) -> None:
     """What a crash left of the last line is no entry, and the next one takes its number."""
 
-    async def act(store: SessionLogStore) -> None:
+    async with with_store(tmp_path) as store:
         await store.open_log("s").append([(CREATED_AT, Stdout("a")), (CREATED_AT, Stdout("b"))])
         path = tmp_path / "s" / DIRECTORY / NEWER
         with path.open("ab") as file:
@@ -138,13 +128,11 @@ def test_torn_last_line(tmp_path: Path, torn: bytes) -> None:
         assert (seqs(await log.read()), text(await log.read())) == ([1, 2, 3], "abc")
         assert [json.loads(line)["seq"] for line in path.read_text().splitlines()] == [1, 2, 3]
 
-    with_store(tmp_path, act)
 
-
-def test_every_byte_may_be_the_last(tmp_path: Path) -> None:
+async def test_every_byte_may_be_the_last(tmp_path: Path) -> None:
     """However much of the file a crash left, its whole lines are entries and it goes on."""
 
-    async def act(store: SessionLogStore) -> None:
+    async with with_store(tmp_path) as store:
         await store.open_log("s").append([(CREATED_AT, Stdout("a")), (CREATED_AT, Stderr("b"))])
         path = tmp_path / "s" / DIRECTORY / NEWER
         whole = path.read_bytes()
@@ -154,13 +142,11 @@ def test_every_byte_may_be_the_last(tmp_path: Path) -> None:
             assert seqs(await log.append([(CREATED_AT, Stdout("c"))])) == [left + 1]
             assert seqs(await log.read()) == list(range(1, left + 2))
 
-    with_store(tmp_path, act)
 
-
-def test_crash_while_the_files_rotate(tmp_path: Path) -> None:
+async def test_crash_while_the_files_rotate(tmp_path: Path) -> None:
     """When only the older file is there, the numbers go on after its last."""
 
-    async def act(store: SessionLogStore) -> None:
+    async with with_store(tmp_path) as store:
         await store.open_log("s").append([(CREATED_AT, Stdout("a")), (CREATED_AT, Stdout("b"))])
         folder = tmp_path / "s" / DIRECTORY
         (folder / NEWER).rename(folder / OLDER)
@@ -169,13 +155,11 @@ def test_crash_while_the_files_rotate(tmp_path: Path) -> None:
         assert seqs(await log.append([(CREATED_AT, Stdout("c"))])) == [3]
         assert text(await log.read()) == "abc"
 
-    with_store(tmp_path, act)
 
-
-def test_lines_that_are_no_entries(tmp_path: Path) -> None:
+async def test_lines_that_are_no_entries(tmp_path: Path) -> None:
     """Garbage in the middle is passed over."""
 
-    async def act(store: SessionLogStore) -> None:
+    async with with_store(tmp_path) as store:
         await store.open_log("s").append([(CREATED_AT, Stdout("a"))])
         path = tmp_path / "s" / DIRECTORY / NEWER
         line = path.read_bytes()
@@ -185,14 +169,11 @@ def test_lines_that_are_no_entries(tmp_path: Path) -> None:
         assert seqs(await log.read()) == [1]
         assert seqs(await log.append([(CREATED_AT, Stdout("b"))])) == [2]
 
-    with_store(tmp_path, act)
 
-
-def test_full_disk(tmp_path: Path) -> None:
+async def test_full_disk(tmp_path: Path) -> None:
     """An append that finds no room says so and leaves a whole log; with room it goes on."""
     with small_disk(tmp_path, "256k") as disk:
-
-        async def act(store: SessionLogStore) -> None:
+        async with with_store(disk) as store:
             log = store.open_log("s")
             await log.append([(CREATED_AT, Stdout("a"))])
             filler = disk / "filler"
@@ -206,25 +187,21 @@ def test_full_disk(tmp_path: Path) -> None:
             assert seqs(await log.append([(CREATED_AT, Stdout("b"))])) == [2]
             assert text(await log.read()) == "ab"
 
-        with_store(disk, act)
 
-
-def test_session_that_is_gone(tmp_path: Path) -> None:
+async def test_session_that_is_gone(tmp_path: Path) -> None:
     """Nothing is made anew for a session whose directory was removed."""
 
-    async def act(store: SessionLogStore) -> None:
+    async with with_store(tmp_path) as store:
         with pytest.raises(StorageFailed):
             await store.open_log("gone").append([(CREATED_AT, Stdout("a"))])
         assert await store.open_log("gone").read() == []
         assert not (tmp_path / "gone").exists()
 
-    with_store(tmp_path, act)
 
-
-def test_appends_and_reads_at_once(tmp_path: Path) -> None:
+async def test_appends_and_reads_at_once(tmp_path: Path) -> None:
     """Readers see a run of whole entries at any time, also while the files are rotated."""
 
-    async def act(store: SessionLogStore) -> None:
+    async with with_store(tmp_path) as store:
         log = store.open_log("s")
 
         async def write() -> None:
@@ -241,16 +218,12 @@ def test_appends_and_reads_at_once(tmp_path: Path) -> None:
         assert reads > 10
         assert (await log.read())[-1].seq == 60
 
-    with_store(tmp_path, act)
 
-
-def test_mode(tmp_path: Path) -> None:
+async def test_mode(tmp_path: Path) -> None:
     """Nobody but the server reads it."""
 
-    async def act(store: SessionLogStore) -> None:
+    async with with_store(tmp_path) as store:
         await store.open_log("s").append([(CREATED_AT, Stdout("a"))])
         folder = tmp_path / "s" / DIRECTORY
         assert folder.stat().st_mode & 0o777 == 0o700
         assert (folder / NEWER).stat().st_mode & 0o777 == 0o600
-
-    with_store(tmp_path, act)

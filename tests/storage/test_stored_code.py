@@ -21,7 +21,6 @@ async def rows(stores: Stores) -> int:
     )
 
 
-@pytest.mark.gen_test
 async def test_put_and_find(tmp_path: Path) -> None:
     """Code is replaced whole, of any length; a description that is not given stays."""
     async with open_stores(tmp_path) as stores:
@@ -38,7 +37,6 @@ async def test_put_and_find(tmp_path: Path) -> None:
         assert await rows(stores) == 1
 
 
-@pytest.mark.gen_test
 async def test_survives(tmp_path: Path) -> None:
     """What was stored is there after the next start."""
     async with open_stores(tmp_path) as stores:
@@ -48,7 +46,6 @@ async def test_survives(tmp_path: Path) -> None:
         assert await CodeStore(stores.database).find(session.directory) == stored
 
 
-@pytest.mark.gen_test
 async def test_created_with_code(tmp_path: Path) -> None:
     """A session and its code are stored together, or neither."""
     async with open_stores(tmp_path) as stores:
@@ -62,7 +59,6 @@ async def test_created_with_code(tmp_path: Path) -> None:
         assert await codes.find("another") is None
 
 
-@pytest.mark.gen_test
 async def test_goes_with_the_session(tmp_path: Path) -> None:
     """Code is deleted with its session, by either way; another one of that id has none."""
     async with open_stores(tmp_path) as stores:
@@ -76,7 +72,6 @@ async def test_goes_with_the_session(tmp_path: Path) -> None:
         assert await rows(stores) == 0
 
 
-@pytest.mark.gen_test
 async def test_of_a_deleted_session(tmp_path: Path) -> None:
     """Code for a session that is just deleted reaches neither it nor the next one of its id."""
     async with open_stores(tmp_path) as stores:
@@ -89,7 +84,6 @@ async def test_of_a_deleted_session(tmp_path: Path) -> None:
         assert await codes.find(again.directory) is None
 
 
-@pytest.mark.gen_test
 async def test_many_at_once(tmp_path: Path) -> None:
     """Of many puts at once, one is there in the end, whole."""
     async with open_stores(tmp_path) as stores:

@@ -26,7 +26,6 @@ def _fail(error: BaseException) -> None:
     raise error
 
 
-@pytest.mark.gen_test
 async def test_outcomes(threads: StorageThreads) -> None:
     """Results and own exceptions come back as they are, foreign ones in domain words."""
     assert await threads.run(divmod, 7, 2) == (3, 1)
@@ -37,14 +36,12 @@ async def test_outcomes(threads: StorageThreads) -> None:
     assert isinstance(caught.value.__cause__, OSError)
 
 
-@pytest.mark.gen_test
 async def test_side_by_side(threads: StorageThreads) -> None:
     """As many functions run at once as there are threads."""
     barrier = threading.Barrier(4, timeout=10)
     await asyncio.gather(*(threads.run(barrier.wait) for _ in range(8)))
 
 
-@pytest.mark.gen_test
 async def test_closed_threads_refuse(threads: StorageThreads) -> None:
     """Closing finishes what was started; afterwards a start is StorageFailed."""
     started = threads.submit(time.sleep, 0.05)
@@ -56,7 +53,7 @@ async def test_closed_threads_refuse(threads: StorageThreads) -> None:
     threads.close()
 
 
-def test_forgotten_threads_end() -> None:
+async def test_forgotten_threads_end() -> None:
     """Threads that nobody closed end when nobody can use them any more."""
 
     async def body() -> list[threading.Thread]:
@@ -64,7 +61,7 @@ def test_forgotten_threads_end() -> None:
         await asyncio.gather(*(threads.run(time.sleep, 0.01) for _ in range(3)))
         return [t for t in threading.enumerate() if t.name == "era-forgotten"]
 
-    left = asyncio.run(body())
+    left = await body()
     gc.collect()
     for thread in left:
         thread.join(5)
@@ -72,7 +69,6 @@ def test_forgotten_threads_end() -> None:
     assert not any(thread.is_alive() for thread in left)
 
 
-@pytest.mark.gen_test
 async def test_a_serial_executor_keeps_the_order(threads: StorageThreads) -> None:
     """Functions of one executor run one at a time, in the order of the calls, failures included."""
     executor, seen, running = SerialExecutor(threads), [], []
@@ -93,7 +89,6 @@ async def test_a_serial_executor_keeps_the_order(threads: StorageThreads) -> Non
     assert all(isinstance(outcomes[n], ZeroDivisionError) for n in range(0, 30, 5))
 
 
-@pytest.mark.gen_test
 async def test_functions_of_cancelled_callers_still_run(threads: StorageThreads) -> None:
     """A cancelled caller's function still runs, before functions that were submitted later."""
     executor, seen = SerialExecutor(threads), []

@@ -33,7 +33,6 @@ def never() -> bool:
     return False
 
 
-@pytest.mark.gen_test
 async def test_what_is_copied(tmp_path: Path) -> None:
     """Files and packages go into the copy; runs, caches and state do not; data are written."""
     async with a_session(tmp_path) as (workspaces, source):
@@ -53,7 +52,6 @@ async def test_what_is_copied(tmp_path: Path) -> None:
         assert json.loads(old.read_text()) == {"old": 1}
 
 
-@pytest.mark.gen_test
 async def test_content_types_are_copied(tmp_path: Path) -> None:
     """The content type that an uploader named is copied; other attributes of code are not."""
     async with a_session(tmp_path) as (workspaces, source):
@@ -71,7 +69,6 @@ async def test_content_types_are_copied(tmp_path: Path) -> None:
         assert os.getxattr(copy, CONTENT_TYPE) == b"text/x-mine"
 
 
-@pytest.mark.gen_test
 async def test_a_cancelled_copy(tmp_path: Path) -> None:
     """A cancelled copy ends soon; what was copied can be removed."""
     async with a_session(tmp_path) as (workspaces, source):
@@ -83,7 +80,6 @@ async def test_a_cancelled_copy(tmp_path: Path) -> None:
         assert [path.name for path in tmp_path.iterdir()] == [source]
 
 
-@pytest.mark.gen_test
 async def test_workspace_that_is_gone(tmp_path: Path) -> None:
     """Code removed its directory: the copy is empty. A missing session's directory is an error."""
     async with a_session(tmp_path) as (workspaces, source):
@@ -95,7 +91,6 @@ async def test_workspace_that_is_gone(tmp_path: Path) -> None:
             await workspaces.copy(source, target, {}, never)
 
 
-@pytest.mark.gen_test
 async def test_full_disk(tmp_path: Path) -> None:
     """A full disk is an error, the source stays whole, and with room the copy works."""
     with small_disk(tmp_path, "4M") as disk:

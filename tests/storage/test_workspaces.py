@@ -8,7 +8,8 @@ import os
 import shutil
 import stat
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -60,19 +61,16 @@ class RunSimulator:
         return json.loads(self.file.read_bytes())
 
 
-def with_simulator(tmp_path: Path, body: Callable[[RunSimulator], Awaitable[None]]) -> None:
+@asynccontextmanager
+async def with_simulator(tmp_path: Path) -> AsyncIterator[RunSimulator]:
     """Runs the body with a new simulator, and checks that no descriptor is left."""
-
-    async def main() -> None:
-        (tmp_path / "sessions").mkdir()
-        workspaces = Workspaces(tmp_path / "sessions")
-        simulator = RunSimulator(workspaces, await workspaces.create())
-        before = len(list(Path("/proc/self/fd").iterdir()))
-        await body(simulator)
-        assert len(list(Path("/proc/self/fd").iterdir())) == before
-        await workspaces.aclose()
-
-    asyncio.run(main())
+    (tmp_path / "sessions").mkdir()
+    workspaces = Workspaces(tmp_path / "sessions")
+    simulator = RunSimulator(workspaces, await workspaces.create())
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    yield simulator
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+    await workspaces.aclose()
 
 
 def paths(snapshot: Snapshot) -> list[str]:
@@ -82,10 +80,10 @@ def paths(snapshot: Snapshot) -> list[str]:
 # ---------------------------------------------------------------- directories
 
 
-def test_a_new_directory(tmp_path: Path) -> None:
+async def test_a_new_directory(tmp_path: Path) -> None:
     """A directory has a random name and all parts, for its owner only, as `session_paths` says."""
 
-    async def body(simulator: RunSimulator) -> None:
+    async with with_simulator(tmp_path) as simulator:
         home = tmp_path / "sessions" / simulator.directory
         assert simulator.paths == SessionPaths(
             home / "workspace", home / "packages", home / "cache"
@@ -95,13 +93,11 @@ def test_a_new_directory(tmp_path: Path) -> None:
         assert {path.stat().st_mode & 0o777 for path in [home, *home.iterdir()]} == {0o700}
         assert len({await simulator.workspaces.create() for _ in range(20)}) == 20
 
-    with_simulator(tmp_path, body)
 
-
-def test_remove(tmp_path: Path) -> None:
+async def test_remove(tmp_path: Path) -> None:
     """The directory is gone when it returns; a second removal is fine; others stay."""
 
-    async def body(simulator: RunSimulator) -> None:
+    async with with_simulator(tmp_path) as simulator:
         other = await simulator.workspaces.create()
         await simulator.run(simulator.write("a/b/c"))
         await simulator.workspaces.remove(simulator.directory)
@@ -112,16 +108,14 @@ def test_remove(tmp_path: Path) -> None:
         with pytest.raises(StorageFailed, match="gone"):
             await simulator.run()
 
-    with_simulator(tmp_path, body)
 
-
-def test_reconcile(tmp_path: Path) -> None:
+async def test_reconcile(tmp_path: Path) -> None:
     """Directories of no session are removed, also those that a killed removal left.
 
     Foreign names stay, and missing directories of sessions are made.
     """
 
-    async def body(simulator: RunSimulator) -> None:
+    async with with_simulator(tmp_path) as simulator:
         sessions = tmp_path / "sessions"
         lost, half = await simulator.workspaces.create(), await simulator.workspaces.create()
         (sessions / half).rename(sessions / f"removed-{half}")
@@ -136,13 +130,11 @@ def test_reconcile(tmp_path: Path) -> None:
         }  # fmt: skip
         assert (sessions / missing / "workspace").is_dir()
 
-    with_simulator(tmp_path, body)
 
-
-def test_clear_files(tmp_path: Path) -> None:
+async def test_clear_files(tmp_path: Path) -> None:
     """Only the files of the workspace go; executions and packages stay, and runs go on."""
 
-    async def body(simulator: RunSimulator) -> None:
+    async with with_simulator(tmp_path) as simulator:
         await simulator.run(simulator.write("a/b"), simulator.write("c"))
         home = simulator.workspace.parent
         (home / "executions" / "log").write_text("x")
@@ -158,14 +150,12 @@ def test_clear_files(tmp_path: Path) -> None:
         shutil.rmtree(simulator.workspace)
         await simulator.workspaces.clear_files(simulator.directory)
 
-    with_simulator(tmp_path, body)
-
 
 @pytest.mark.parametrize("harm", ["removed", "file", "link", "shut", "emptied", "fifo"])
-def test_a_spoilt_workspace(tmp_path: Path, harm: str) -> None:
+async def test_a_spoilt_workspace(tmp_path: Path, harm: str) -> None:
     """Whatever code does to its workspace, the run ends well and the next one has a good one."""
 
-    async def body(simulator: RunSimulator) -> None:
+    async with with_simulator(tmp_path) as simulator:
         simulator.data = {"a": 1}
         outside = tmp_path / "outside"
         outside.mkdir()
@@ -196,16 +186,14 @@ def test_a_spoilt_workspace(tmp_path: Path, harm: str) -> None:
         assert simulator.workspace.stat().st_mode & 0o700 == 0o700
         assert [path.name for path in outside.iterdir()] == ["kept"]
 
-    with_simulator(tmp_path, body)
-
 
 # ---------------------------------------------------------------- files
 
 
-def test_files_modified(tmp_path: Path) -> None:
+async def test_files_modified(tmp_path: Path) -> None:
     """Created, changed, replaced, renamed and deleted files count; reading and links do not."""
 
-    async def body(simulator: RunSimulator) -> None:
+    async with with_simulator(tmp_path) as simulator:
         work = simulator.workspace
         assert (await simulator.run()).files_modified == 0
         assert (
@@ -225,13 +213,11 @@ def test_files_modified(tmp_path: Path) -> None:
         simulator.snapshot = None
         assert (await simulator.run(simulator.write("z"))).files_modified == 0
 
-    with_simulator(tmp_path, body)  # fmt: skip
 
-
-def test_the_list(tmp_path: Path) -> None:
+async def test_the_list(tmp_path: Path) -> None:
     """Regular files with size and time, sorted by the bytes of their paths; caches are hidden."""
 
-    async def body(simulator: RunSimulator) -> None:
+    async with with_simulator(tmp_path) as simulator:
         names = ["b", "B", "a/x", "a-b", "é", "\U0001f600", "\uffee", ".hidden", "x/.env", "cache"]
         hidden = [
             NAME, "node_modules/m", "x/node_modules/m", "x/__pycache__/m.pyc", ".cache/c",
@@ -254,13 +240,11 @@ def test_the_list(tmp_path: Path) -> None:
         assert b.modified_at.replace(microsecond=0) == datetime(2025, 1, 15, 10, 30, tzinfo=UTC)
         assert (await simulator.run()).snapshot.files == snapshot.files
 
-    with_simulator(tmp_path, body)
 
-
-def test_odd_files(tmp_path: Path) -> None:
+async def test_odd_files(tmp_path: Path) -> None:
     """Names that are no UTF-8 show as U+FFFD and count; absurd times and sizes are bounded."""
 
-    async def body(simulator: RunSimulator) -> None:
+    async with with_simulator(tmp_path) as simulator:
         for name in (b"\xff", b"a\xfe/b\n", b"\xed\xa0\x80"):
             simulator.write(os.fsdecode(name))()
         snapshot = await simulator.workspaces.scan(simulator.directory)
@@ -277,8 +261,6 @@ def test_odd_files(tmp_path: Path) -> None:
         assert snapshot.total_size == 3 * 2**43 + 6
         assert all(file.modified_at.tzinfo is UTC for file in snapshot.files)
 
-    with_simulator(tmp_path, body)
-
 
 @pytest.mark.parametrize(
     ("nanoseconds", "year"), [(-(2**63), 1677), (2**63, 2262), (-(10**20), 1), (10**21, 9999)]
@@ -288,24 +270,22 @@ def test_any_time_is_a_datetime(nanoseconds: int, year: int) -> None:
     assert snapshot_module.Snapshot({"f": (1, 1, nanoseconds)}).files[0].modified_at.year == year
 
 
-def test_totals_fit_a_column(tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
+async def test_totals_fit_a_column(tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
     """Sparse files may claim more than a column holds."""
     monkeypatch.setattr(snapshot_module, "MAX_TOTAL_SIZE", 1000)
 
-    async def body(simulator: RunSimulator) -> None:
+    async with with_simulator(tmp_path) as simulator:
         simulator.write("a", "x" * 700)()
         simulator.write("b", "x" * 700)()
         assert (await simulator.workspaces.scan(simulator.directory)).total_size == 1000
 
-    with_simulator(tmp_path, body)
 
-
-def test_walks_while_code_changes_everything(tmp_path: Path) -> None:
+async def test_walks_while_code_changes_everything(tmp_path: Path) -> None:
     """A scan beside code that renames, links and removes never fails and never leaves the tree."""
     (tmp_path / "outside").mkdir()
     (tmp_path / "outside" / "secret").write_text("x")
 
-    async def body(simulator: RunSimulator) -> None:
+    async with with_simulator(tmp_path) as simulator:
         stop = False
 
         def hostile() -> None:
@@ -328,16 +308,14 @@ def test_walks_while_code_changes_everything(tmp_path: Path) -> None:
         stop = True
         await task
 
-    with_simulator(tmp_path, body)
-
 
 # ---------------------------------------------------------------- the data file
 
 
-def test_the_data_file_shows_the_data(tmp_path: Path) -> None:
+async def test_the_data_file_shows_the_data(tmp_path: Path) -> None:
     """The data file exists before the first run, follows the data, and is written only on need."""
 
-    async def body(simulator: RunSimulator) -> None:
+    async with with_simulator(tmp_path) as simulator:
         await simulator.run(lambda: simulator.shown() == {} or pytest.fail())
         first = simulator.file.stat().st_mtime_ns
         await simulator.run()
@@ -351,13 +329,11 @@ def test_the_data_file_shows_the_data(tmp_path: Path) -> None:
         assert simulator.file.stat().st_mtime_ns != first
         assert list((simulator.workspace.parent / "state").iterdir()) == []
 
-    with_simulator(tmp_path, body)
 
-
-def test_code_replaces_the_data(tmp_path: Path) -> None:
+async def test_code_replaces_the_data(tmp_path: Path) -> None:
     """A new object in the file, written in any way, is the new data, and stays there."""
 
-    async def body(simulator: RunSimulator) -> None:
+    async with with_simulator(tmp_path) as simulator:
         simulator.data = {"a": 1, "b": 2}
         assert (await simulator.run(lambda: simulator.file.write_text('{"a": true}'))).data == {
             "a": True
@@ -373,13 +349,12 @@ def test_code_replaces_the_data(tmp_path: Path) -> None:
         assert (await simulator.run(lambda: os.utime(simulator.file, (5, 5)))).data is None
         assert (await simulator.run(lambda: simulator.file.write_text(" {}\n"))).data == {}
 
-    with_simulator(tmp_path, body)
 
-
-def test_data_changed_by_both(tmp_path: Path) -> None:
+async def test_data_changed_by_both(tmp_path: Path) -> None:
     """Data that the API changed in a run the code did not write in stays; else the code's wins."""
 
-    async def body(simulator: RunSimulator) -> None:
+    async with with_simulator(tmp_path) as simulator:
+
         def patch() -> None:
             simulator.data = {"api": 1}
 
@@ -387,8 +362,6 @@ def test_data_changed_by_both(tmp_path: Path) -> None:
         await simulator.run(lambda: simulator.shown() == {"api": 1} or pytest.fail())
         after = await simulator.run(patch, lambda: simulator.file.write_text('{"code":1}'))
         assert after.data == {"code": 1}
-
-    with_simulator(tmp_path, body)
 
 
 def _harms(simulator: RunSimulator, outside: Path) -> dict[str, Callable[[], object]]:
@@ -427,12 +400,12 @@ def _harms(simulator: RunSimulator, outside: Path) -> dict[str, Callable[[], obj
 
 
 @pytest.mark.parametrize("harm", _harms(RunSimulator(Workspaces(Path("/")), "x"), Path("/")))
-def test_a_broken_data_file_keeps_the_data(tmp_path: Path, harm: str) -> None:
+async def test_a_broken_data_file_keeps_the_data(tmp_path: Path, harm: str) -> None:
     """Missing, broken, too large or no file at all: the old data stays and is written anew."""
     outside = tmp_path / "outside.json"
     outside.write_text('{"stolen":1}')
 
-    async def body(simulator: RunSimulator) -> None:
+    async with with_simulator(tmp_path) as simulator:
         simulator.data = {"kept": 1}
         after = await asyncio.wait_for(simulator.run(_harms(simulator, outside)[harm]), 20)
         assert (after.data, simulator.data) == (None, {"kept": 1})
@@ -441,13 +414,11 @@ def test_a_broken_data_file_keeps_the_data(tmp_path: Path, harm: str) -> None:
         assert not simulator.file.is_symlink()
         assert outside.read_text() == '{"stolen":1}'
 
-    with_simulator(tmp_path, body)
 
-
-def test_a_full_directory_in_the_way_stays(tmp_path: Path) -> None:
+async def test_a_full_directory_in_the_way_stays(tmp_path: Path) -> None:
     """The user's files are never removed for the data file; it comes back when they are removed."""
 
-    async def body(simulator: RunSimulator) -> None:
+    async with with_simulator(tmp_path) as simulator:
         simulator.data = {"kept": 1}
 
         def block() -> None:
@@ -464,26 +435,22 @@ def test_a_full_directory_in_the_way_stays(tmp_path: Path) -> None:
         await simulator.run()
         assert simulator.shown() == {"kept": 1}
 
-    with_simulator(tmp_path, body)
 
-
-def test_a_file_of_just_the_largest_size(tmp_path: Path) -> None:
+async def test_a_file_of_just_the_largest_size(tmp_path: Path) -> None:
     """1 MiB is read, one byte more is not."""
     room = data_file_module.MAX_BYTES - len('{"a":""}')
 
-    async def body(simulator: RunSimulator) -> None:
+    async with with_simulator(tmp_path) as simulator:
         for extra, taken in ((1, False), (0, True)):
             text = '{"a":"' + "x" * (room + extra) + '"}'
             after = await simulator.run(lambda text=text: simulator.file.write_text(text))
             assert (after.data is not None) == taken
 
-    with_simulator(tmp_path, body)
 
-
-def test_a_full_disk(tmp_path: Path) -> None:
+async def test_a_full_disk(tmp_path: Path) -> None:
     """A data file that cannot be written is 507, the old one stays; with room, it is written."""
 
-    async def body(disk: Path) -> None:
+    with small_disk(tmp_path, "1200k") as disk:
         workspaces = Workspaces(disk)
         simulator = RunSimulator(workspaces, await workspaces.create())
         simulator.data = {"old": 1}
@@ -497,6 +464,3 @@ def test_a_full_disk(tmp_path: Path) -> None:
         await simulator.run()
         assert simulator.shown() == simulator.data
         await workspaces.aclose()
-
-    with small_disk(tmp_path, "1200k") as disk:
-        asyncio.run(body(disk))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
 import socket
@@ -64,17 +63,14 @@ def test_line_ends(end: str) -> None:
     assert json.loads(lines[2].removeprefix("data: "))["content"] == text
 
 
-def test_a_long_event_is_one_frame_too() -> None:
+async def test_a_long_event_is_one_frame_too() -> None:
     """In pieces comes the same, to the byte, in its place between short ones."""
     text = "a\u2028\x85\n\ud83d" * 200_000
     long = Display({"text/plain": text, "x": [[1.5, None]] * 3000}, {}, "d")
     events = [Stdout("a"), long, Stdout("b")]
     batch = [LoggedEvent(n, CREATED_AT, event) for n, event in enumerate(events, 1)]
 
-    async def body() -> list[bytes]:
-        return [piece async for piece in sse.encode_batch(batch)]
-
-    found = asyncio.run(body())
+    found = [piece async for piece in sse.encode_batch(batch)]
     whole = [sse.encode_frame(item.seq, event_to_json(item.event)) for item in batch]
     assert b"".join(found) == b"".join(whole)
     assert max(map(len, found)) < 500_000

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from pathlib import Path
 
@@ -15,15 +14,12 @@ from era_kernels.web.tokens import ApiTokens
 ONE, TWO, THREE = "one-0123456789abcdef", "two-0123456789abcdef", "tré-0123456789abcdef"
 
 
-def refresh(tokens: ApiTokens) -> None:
+async def refresh(tokens: ApiTokens) -> None:
     """What the server does before it checks a request."""
     due = tokens.refresh_if_due()
 
-    async def wait() -> None:
-        if due is not None:
-            await due
-
-    asyncio.run(wait())
+    if due is not None:
+        await due
 
 
 @pytest.fixture
@@ -54,7 +50,7 @@ def test_short() -> None:
     assert "guess" not in str(caught.value)
 
 
-def test_file(tmp_path: Path, no_check_interval: None) -> None:
+async def test_file(tmp_path: Path, no_check_interval: None) -> None:
     """A token file is read again when it changes; what is gone from it is refused."""
     file = tmp_path / "tokens"
     file.write_text(f"# people\n{ONE}  # ann\n\n")
@@ -62,25 +58,25 @@ def test_file(tmp_path: Path, no_check_interval: None) -> None:
     assert tokens.contains_any([ONE])
     assert tokens.contains_any([TWO])
     file.write_text(f"{THREE}\n")
-    refresh(tokens)
+    await refresh(tokens)
     assert tokens.contains_any([THREE])
     assert tokens.contains_any([TWO])
     assert not tokens.contains_any([ONE])
 
 
-def test_file_emptied(tmp_path: Path, no_check_interval: None) -> None:
+async def test_file_emptied(tmp_path: Path, no_check_interval: None) -> None:
     """A server that began with tokens never opens: an empty file lets nobody in."""
     file = tmp_path / "tokens"
     file.write_text(ONE)
     tokens = ApiTokens((), file)
     file.write_text("")
-    refresh(tokens)
+    await refresh(tokens)
     assert tokens
     assert not tokens.contains_any([ONE])
     assert not tokens.contains_any([""])
 
 
-def test_removed_file(
+async def test_removed_file(
     tmp_path: Path, no_check_interval: None, caplog: pytest.LogCaptureFixture
 ) -> None:
     """While the file cannot be read the tokens stay, and the log says so once."""
@@ -89,13 +85,13 @@ def test_removed_file(
     tokens = ApiTokens((), file)
     file.unlink()
     with caplog.at_level(logging.WARNING):
-        refresh(tokens)
-        refresh(tokens)
+        await refresh(tokens)
+        await refresh(tokens)
     assert tokens.contains_any([ONE])
     assert len(caplog.records) == 1
 
 
-def test_file_with_a_short_token(
+async def test_file_with_a_short_token(
     tmp_path: Path, no_check_interval: None, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A short token that is written later is ignored, and not logged."""
@@ -104,7 +100,7 @@ def test_file_with_a_short_token(
     tokens = ApiTokens((), file)
     file.write_text(f"hush\n{TWO}\n")
     with caplog.at_level(logging.WARNING):
-        refresh(tokens)
+        await refresh(tokens)
     assert tokens.contains_any([TWO])
     assert not tokens.contains_any(["hush"])
     assert "hush" not in caplog.text

@@ -75,10 +75,10 @@ def without_addresses(ending: ProgramResult) -> ProgramResult:
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
-def test_program(runner: asyncio.Runner, host: KernelHost, tmp_path: Path, name: str) -> None:
+async def test_program(host: KernelHost, tmp_path: Path, name: str) -> None:
     """Output, errors and exit code are those of the plain interpreter, to the last byte."""
     expected = run_plain(tmp_path, PROGRAMS[name])
-    found = runner.run(run_in_session(host, tmp_path / "place", PROGRAMS[name]))
+    found = await run_in_session(host, tmp_path / "place", PROGRAMS[name])
     assert without_addresses(found) == without_addresses(expected)
 
 
@@ -96,18 +96,15 @@ ENDLESS = [
 
 
 @pytest.mark.parametrize("program", ENDLESS)
-def test_interrupt_at_any_moment(runner: asyncio.Runner, machine: Machine, program: str) -> None:
+async def test_interrupt_at_any_moment(machine: Machine, program: str) -> None:
     """An interrupt at any moment, also while a run begins, ends the run and nothing else."""
 
-    async def body() -> None:
-        for attempt in range(6):
-            running = asyncio.create_task(run(machine, program))
-            await asyncio.sleep(attempt * 0.004)
-            while not running.done():  # before the program runs, there is nothing to interrupt
-                await machine.kernel.interrupt()
-                await asyncio.wait([running], timeout=1)
-            _, finished = running.result()
-            assert (finished.exit_code, finished.state) == (130, "preserved")
-            assert await run(machine, "print('whole')") == ("whole\n", ExecutionEnd(0))
-
-    runner.run(body())
+    for attempt in range(6):
+        running = asyncio.create_task(run(machine, program))
+        await asyncio.sleep(attempt * 0.004)
+        while not running.done():  # before the program runs, there is nothing to interrupt
+            await machine.kernel.interrupt()
+            await asyncio.wait([running], timeout=1)
+        _, finished = running.result()
+        assert (finished.exit_code, finished.state) == (130, "preserved")
+        assert await run(machine, "print('whole')") == ("whole\n", ExecutionEnd(0))

@@ -58,17 +58,14 @@ print(json.dumps({
 """
 
 
-def in_sandbox_run(command: Command) -> tuple[ExitInfo, str, str]:
+async def in_sandbox_run(command: Command) -> tuple[ExitInfo, str, str]:
     """Run one command in a sandbox of its own."""
 
-    async def body() -> tuple[ExitInfo, str, str]:
-        async with open_sandbox() as sandbox:
-            return await run_to_end(sandbox, command)
-
-    return asyncio.run(body())
+    async with open_sandbox() as sandbox:
+        return await run_to_end(sandbox, command)
 
 
-def test_it_looks_like_a_plain_interpreter() -> None:
+async def test_it_looks_like_a_plain_interpreter() -> None:
     """Flags, path, streams, signals and threads are those of `interpreter main.py < /dev/null`."""
     plain = subprocess.run(
         [sys.executable, "-c", LOOK],
@@ -79,23 +76,25 @@ def test_it_looks_like_a_plain_interpreter() -> None:
         check=True,
         start_new_session=True,
     )
-    _, out, err = in_sandbox_run(forked_program(LOOK))
+    _, out, err = await in_sandbox_run(forked_program(LOOK))
     assert err == ""
     assert json.loads(out) == json.loads(plain.stdout)
 
 
-def test_its_path_is_the_command_s() -> None:
+async def test_its_path_is_the_command_s() -> None:
     """The working directory is first, PYTHONPATH next, and the paths of entries are hidden."""
     env = {**ENV, "PYTHONPATH": "/one:/two"}
     code = "import sys, json; print(json.dumps([sys.path, sys.argv, sys.orig_argv]))"
-    path, argv, orig_argv = json.loads(in_sandbox_run(forked_program(code, "x", env=env))[1])
+    path, argv, orig_argv = json.loads(
+        (await in_sandbox_run(forked_program(code, "x", env=env)))[1]
+    )
     assert path[:3] == ["", "/one", "/two"]
     assert not [entry for entry in path if entry.endswith("tests/sandbox/entries")]
     assert argv == ["main.py", "x"]
     assert orig_argv == [sys.executable]
 
 
-def test_its_environment_is_replaced_in_place() -> None:
+async def test_its_environment_is_replaced_in_place() -> None:
     """os.environ, the C library's environment and children's are the command's, the zone too."""
     code = """
 import ctypes, os, subprocess, time
@@ -105,7 +104,7 @@ print(getenv(b"ONLY"), getenv(b"HOME"), time.tzname[0])
 print(subprocess.run(["/usr/bin/env"], capture_output=True, text=True).stdout)
 """
     env = {"ONLY": "this", "TZ": "XYZ5"}
-    _, out, _ = in_sandbox_run(forked_program(code, env=env))
+    _, out, _ = await in_sandbox_run(forked_program(code, env=env))
     assert out.split() == ["b'this'", "None", "XYZ", "ONLY=this", "TZ=XYZ5"]
 
 
@@ -124,21 +123,23 @@ print(subprocess.run(["/usr/bin/env"], capture_output=True, text=True).stdout)
         ("class A:\n def __del__(s): print('del')\na = A()", ExitInfo(code=0), "del\n", ""),
     ],
 )
-def test_it_ends_like_a_plain_program(code: str, ending: ExitInfo, out: str, err: str) -> None:
+async def test_it_ends_like_a_plain_program(
+    code: str, ending: ExitInfo, out: str, err: str
+) -> None:
     """Exit codes, last output, callbacks and finalizers are those of plain Python."""
-    assert in_sandbox_run(forked_program(code)) == (ending, out, err)
+    assert await in_sandbox_run(forked_program(code)) == (ending, out, err)
 
 
-def test_it_waits_for_its_threads() -> None:
+async def test_it_waits_for_its_threads() -> None:
     """A program has ended when its non-daemon threads have."""
     code = "import threading, time\n"
     code += "threading.Timer(0.2, print, ['from a thread']).start()"
-    assert in_sandbox_run(forked_program(code)) == (ExitInfo(code=0), "from a thread\n", "")
+    assert await in_sandbox_run(forked_program(code)) == (ExitInfo(code=0), "from a thread\n", "")
 
 
-def test_an_uncaught_error_is_a_traceback() -> None:
+async def test_an_uncaught_error_is_a_traceback() -> None:
     """The traceback names the entry's frames and none of ours; the exit code is 1."""
-    ending, _, err = in_sandbox_run(forked_program("def f():\n    1 / 0\nf()"))
+    ending, _, err = await in_sandbox_run(forked_program("def f():\n    1 / 0\nf()"))
     assert ending == ExitInfo(code=1)
     assert err.startswith("Traceback (most recent call last):\n")
     assert err.endswith("ZeroDivisionError: division by zero\n")
@@ -147,40 +148,37 @@ def test_an_uncaught_error_is_a_traceback() -> None:
 
 
 @pytest.mark.parametrize("entry", ["no_such_module:main", "sandbox_entry:no_such_function"])
-def test_a_missing_entry_is_a_traceback(entry: str) -> None:
+async def test_a_missing_entry_is_a_traceback(entry: str) -> None:
     """An entry that is not there ends the process with 1 and says so on descriptor 2."""
-    ending, _, err = in_sandbox_run(Command(entry=entry, env=ENV, cwd="/"))
+    ending, _, err = await in_sandbox_run(Command(entry=entry, env=ENV, cwd="/"))
     assert ending == ExitInfo(code=1)
     assert "no_such" in err
 
 
-def test_an_interrupt_raises_in_the_program() -> None:
+async def test_an_interrupt_raises_in_the_program() -> None:
     """SIGINT is KeyboardInterrupt, as in every program, and 130 when nobody catches it."""
 
-    async def body() -> None:
-        async with open_sandbox() as sandbox:
-            code = "import time\nprint(1, flush=True)\ntime.sleep(600)"
-            process = await sandbox.spawn(forked_program(code))
-            await wait_for_lines(process, 1)
-            await process.signal(signal.SIGINT)
-            assert (await asyncio.wait_for(process.ended, 10)).exit_code == 130
-            assert process.stderr.tail().endswith(b"KeyboardInterrupt\n")
-
-    asyncio.run(body())
+    async with open_sandbox() as sandbox:
+        code = "import time\nprint(1, flush=True)\ntime.sleep(600)"
+        process = await sandbox.spawn(forked_program(code))
+        await wait_for_lines(process, 1)
+        await process.signal(signal.SIGINT)
+        assert (await asyncio.wait_for(process.ended, 10)).exit_code == 130
+        assert process.stderr.tail().endswith(b"KeyboardInterrupt\n")
 
 
-def test_an_executed_program_gets_default_signals() -> None:
+async def test_an_executed_program_gets_default_signals() -> None:
     """What interpreters and our own processes ignore is not ignored in an executed program."""
     command = Command(
         argv=("/bin/grep", "-E", "Sig(Ign|Blk)", "/proc/self/status"), env={}, cwd="/"
     )
-    _, out, _ = in_sandbox_run(command)
+    _, out, _ = await in_sandbox_run(command)
     masks = [int(line.split()[1], 16) for line in out.splitlines()]
     handled = sum(1 << (number - 1) for number in signal.valid_signals())  # libc keeps two
     assert [mask & handled for mask in masks] == [0, 0]
 
 
-def test_forks_do_not_share_their_chance() -> None:
+async def test_forks_do_not_share_their_chance() -> None:
     """Two forks draw different numbers, from numpy too, and different keys."""
     code = """
 import sys
@@ -196,28 +194,22 @@ print(uuid.uuid4(), next(tempfile._get_candidate_names()))
         assert (ending, err) == (ExitInfo(code=0), "")
         return out.split()
 
-    async def body() -> None:
-        async with open_sandboxes(preload) as sandboxes:
-            first, second = (
-                await draw(await new_sandbox(sandboxes)),
-                await draw(await new_sandbox(sandboxes)),
-            )
-            assert len(first) == len(second) == 5
-            assert not set(first) & set(second)
-
-    asyncio.run(body())
+    async with open_sandboxes(preload) as sandboxes:
+        first, second = (
+            await draw(await new_sandbox(sandboxes)),
+            await draw(await new_sandbox(sandboxes)),
+        )
+        assert len(first) == len(second) == 5
+        assert not set(first) & set(second)
 
 
-def test_what_depends_on_the_environment_is_found_anew() -> None:
+async def test_what_depends_on_the_environment_is_found_anew() -> None:
     """Directories that modules remember from the zygote's environment are the program's own."""
     code = "import tempfile, site; print(tempfile.gettempdir(), site.getusersitepackages())"
     env = {**ENV, "TMPDIR": "/var/tmp", "HOME": "/home/somebody"}
 
-    async def body() -> None:
-        async with open_sandbox(["tempfile"]) as sandbox:
-            _, out, _ = await run_to_end(sandbox, forked_program(code, env=env))
-            temporary, packages = out.split()
-            assert temporary == "/var/tmp"
-            assert packages.startswith("/home/somebody/")
-
-    asyncio.run(body())
+    async with open_sandbox(["tempfile"]) as sandbox:
+        _, out, _ = await run_to_end(sandbox, forked_program(code, env=env))
+        temporary, packages = out.split()
+        assert temporary == "/var/tmp"
+        assert packages.startswith("/home/somebody/")

@@ -26,19 +26,18 @@ from tests.sandbox.sandboxes import (
 )
 
 
-def test_what_is_preloaded_is_there_at_once() -> None:
+async def test_what_is_preloaded_is_there_at_once() -> None:
     """Forked programs find preloaded modules imported, from the entries' directories too."""
 
-    async def body() -> None:
-        async with open_sandboxes(["fractions", "sandbox_entry"]) as sandboxes:
-            sandbox = await new_sandbox(sandboxes)
-            code = "import sys; print('fractions' in sys.modules, 'sandbox_entry' in sys.modules)"
-            assert (await run_to_end(sandbox, forked_program(code)))[1] == "True True\n"
-
-    asyncio.run(body())
+    async with open_sandboxes(["fractions", "sandbox_entry"]) as sandboxes:
+        sandbox = await new_sandbox(sandboxes)
+        code = "import sys; print('fractions' in sys.modules, 'sandbox_entry' in sys.modules)"
+        assert (await run_to_end(sandbox, forked_program(code)))[1] == "True True\n"
 
 
-def test_a_module_that_leaves_threads_is_not_preloaded(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_module_that_leaves_threads_is_not_preloaded(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     """Threads or descriptors of an import would be missing in forks: left out, and logged."""
     bad = {
         "leaves_thread": "import threading, time\n"
@@ -49,7 +48,9 @@ def test_a_module_that_leaves_threads_is_not_preloaded(caplog: pytest.LogCapture
         "is_good": "",
     }
 
-    async def body(directory: Path) -> None:
+    with short_directory() as directory, caplog.at_level(logging.WARNING):
+        for name, text in bad.items():
+            (directory / f"{name}.py").write_text(text)
         async with open_sandboxes([*bad, "not_there_at_all"], (ENTRIES, directory)) as sandboxes:
             sandbox = await new_sandbox(sandboxes)
             code = f"import sys; print(*[name for name in {list(bad)} if name in sys.modules])"
@@ -59,11 +60,6 @@ def test_a_module_that_leaves_threads_is_not_preloaded(caplog: pytest.LogCapture
             assert (await run_to_end(await new_sandbox(sandboxes), forked_program(code)))[
                 1
             ] == "is_good\n"
-
-    with short_directory() as directory, caplog.at_level(logging.WARNING):
-        for name, text in bad.items():
-            (directory / f"{name}.py").write_text(text)
-        asyncio.run(body(directory))
     logged = {record.__dict__.get("preload"): record for record in caplog.records}
     assert logged["leaves_thread"].__dict__["residue"] == "threads"
     assert logged["leaves_descriptor"].__dict__["residue"] == "descriptors"
@@ -71,11 +67,11 @@ def test_a_module_that_leaves_threads_is_not_preloaded(caplog: pytest.LogCapture
     assert logged.keys() - {None} == {*bad, "not_there_at_all"} - {"is_good"}
 
 
-def test_the_zygote_imports_nothing_of_the_server() -> None:
+async def test_the_zygote_imports_nothing_of_the_server() -> None:
     """A zygote that the server started has none of the server's libraries and packages."""
     heavy = ("asyncio", "pydantic", "era_kernels.safe_fs", "era_kernels.sandbox.server")
 
-    async def body(directory: Path) -> None:
+    with short_directory() as directory:
         # What the zygote has imported when it imports this: forks drop the project's modules.
         (directory / "zygote_modules.py").write_text("import sys\nNAMES = sorted(sys.modules)\n")
         async with open_sandboxes(["zygote_modules"], (ENTRIES, directory)) as sandboxes:
@@ -87,58 +83,46 @@ def test_the_zygote_imports_nothing_of_the_server() -> None:
         found = [one for one in names if any(f"{one}.".startswith(f"{root}.") for root in heavy)]
         assert found == []
 
-    with short_directory() as directory:
-        asyncio.run(body(directory))
 
-
-def test_nothing_of_the_server_is_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_nothing_of_the_server_is_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """The server's environment is in no forked process, not even in /proc."""
     monkeypatch.setenv("ERA_API_TOKENS", "very-secret-token")
     read = "print(*[open(f'/proc/self/{name}').read() for name in ('environ', 'cmdline')])"
 
-    async def body() -> None:
-        async with open_sandbox() as sandbox:
-            _, out, _ = await run_to_end(sandbox, forked_program(read))
-            assert "-c" in out
-            assert "very-secret-token" not in out
-            _, out, _ = await run_to_end(sandbox, shell_command("cat /proc/$PPID/environ; env"))
-            assert "very-secret-token" not in out
-
-    asyncio.run(body())
+    async with open_sandbox() as sandbox:
+        _, out, _ = await run_to_end(sandbox, forked_program(read))
+        assert "-c" in out
+        assert "very-secret-token" not in out
+        _, out, _ = await run_to_end(sandbox, shell_command("cat /proc/$PPID/environ; env"))
+        assert "very-secret-token" not in out
 
 
-def test_it_holds_nothing_but_its_socket() -> None:
+async def test_it_holds_nothing_but_its_socket() -> None:
     """One thread, the three standard descriptors, the control socket and the wake-up pipe."""
 
-    async def body() -> None:
-        async with open_sandboxes() as sandboxes:
-            pid = sandboxes.zygote.pid
-            for _ in range(3):
-                await new_sandbox(sandboxes)
-            assert len(list(Path(f"/proc/{pid}/task").iterdir())) == 1
-            # It closes what it handed to the last init when that runs already.
-            assert await asyncio.to_thread(wait_until, lambda: count_descriptors(pid) == 3 + 1 + 2)
-            assert Path(f"/proc/{pid}/cwd").readlink() == Path("/")
-            assert os.getsid(pid) == pid
-
-    asyncio.run(body())
+    async with open_sandboxes() as sandboxes:
+        pid = sandboxes.zygote.pid
+        for _ in range(3):
+            await new_sandbox(sandboxes)
+        assert len(list(Path(f"/proc/{pid}/task").iterdir())) == 1
+        # It closes what it handed to the last init when that runs already.
+        assert await asyncio.to_thread(wait_until, lambda: count_descriptors(pid) == 3 + 1 + 2)
+        assert Path(f"/proc/{pid}/cwd").readlink() == Path("/")
+        assert os.getsid(pid) == pid
 
 
-def test_an_init_holds_nothing_but_its_socket() -> None:
+async def test_an_init_holds_nothing_but_its_socket() -> None:
     """No descriptor of the zygote or of other sandboxes is open in an init."""
 
-    async def body() -> None:
-        async with open_sandboxes() as sandboxes:
-            await new_sandbox(sandboxes)
-            sandbox = await new_sandbox(sandboxes)
-            process = await sandbox.spawn(shell_command("sleep 600"))
-            assert sandbox.pid is not None
-            assert count_descriptors(sandbox.pid) == 3 + 1 + 2
-            assert process.pid is not None
-            assert os.getsid(process.pid) == process.pid
-            await asyncio.sleep(0)
-
-    asyncio.run(body())
+    async with open_sandboxes() as sandboxes:
+        await new_sandbox(sandboxes)
+        sandbox = await new_sandbox(sandboxes)
+        process = await sandbox.spawn(shell_command("sleep 600"))
+        assert sandbox.pid is not None
+        assert count_descriptors(sandbox.pid) == 3 + 1 + 2
+        assert process.pid is not None
+        assert os.getsid(process.pid) == process.pid
+        await asyncio.sleep(0)
 
 
 # Both processes of one init have died before either was reaped. This runs in a process of its own,

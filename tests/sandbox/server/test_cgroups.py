@@ -17,7 +17,7 @@ from era_kernels.models import Limits
 from era_kernels.sandbox.server.cgroup_hierarchies import Controller, find_controllers
 from era_kernels.sandbox.server.cgroups import CgroupTree, SandboxCgroup, remove_stale
 from tests.sandbox.sandboxes import forked_program, run_to_end, wait_until
-from tests.sandbox.test_isolation import MIB, isolated_sandboxes, run_async_test
+from tests.sandbox.test_isolation import MIB, isolated_sandboxes
 
 BURN = (
     "import time\nend = time.monotonic() + 2\nwhile time.monotonic() < end: pass\n"
@@ -94,7 +94,6 @@ def test_processes(groups: CgroupTree) -> None:
 
 
 @TIERS
-@run_async_test
 async def test_share_of_processors(tier: int) -> None:
     """A session that may use a fifth of a processor gets that."""
     async with isolated_sandboxes(tier) as (sandboxes, make_paths):
@@ -106,7 +105,6 @@ async def test_share_of_processors(tier: int) -> None:
 
 
 @TIERS
-@run_async_test
 async def test_death_is_told(tier: int) -> None:
     """A kernel that the kernel of the system killed: the cause is there with its end."""
     async with isolated_sandboxes(tier) as (sandboxes, make_paths):
@@ -125,7 +123,6 @@ async def test_death_is_told(tier: int) -> None:
 
 
 @TIERS
-@run_async_test
 async def test_death_of_a_child(tier: int) -> None:
     """When a child of the kernel is killed, the session ends as well: one rule everywhere."""
     async with isolated_sandboxes(tier) as (sandboxes, make_paths):
@@ -140,7 +137,6 @@ async def test_death_of_a_child(tier: int) -> None:
 
 
 @TIERS
-@run_async_test
 async def test_nothing_of_them_inside(tier: int) -> None:
     """Code sees no files of groups, and what /proc tells names no group of the host."""
     async with isolated_sandboxes(tier) as (sandboxes, make_paths):
@@ -156,7 +152,6 @@ async def test_nothing_of_them_inside(tier: int) -> None:
 
 
 @TIERS
-@run_async_test
 async def test_all_are_members(tier: int) -> None:
     """The init and all that it starts are in the group, and it is gone with them."""
     async with isolated_sandboxes(tier) as (sandboxes, make_paths):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
@@ -28,18 +29,15 @@ class Peer:
         self.ends += 1
 
 
-def with_peer(test: Callable[[Peer], Awaitable[None]]) -> None:
+@asynccontextmanager
+async def with_peer() -> AsyncIterator[Peer]:
     """Run the body of a test with a channel; no descriptor may be left after it."""
-
-    async def body() -> None:
-        before = count_descriptors(os.getpid())
-        peer = Peer()
-        await test(peer)
-        peer.channel.close()
-        peer.socket.close()
-        assert count_descriptors(os.getpid()) == before
-
-    asyncio.run(body())
+    before = count_descriptors(os.getpid())
+    peer = Peer()
+    yield peer
+    peer.channel.close()
+    peer.socket.close()
+    assert count_descriptors(os.getpid()) == before
 
 
 async def run_loop_briefly() -> None:
@@ -48,10 +46,10 @@ async def run_loop_briefly() -> None:
         await asyncio.sleep(0.001)
 
 
-def test_sends_do_not_wait_for_a_slow_peer() -> None:
+async def test_sends_do_not_wait_for_a_slow_peer() -> None:
     """A thousand messages with descriptors are taken at once, and arrive in order later."""
 
-    async def body(peer: Peer) -> None:
+    async with with_peer() as peer:
         for number in range(1000):
             extra = os.open(os.devnull, os.O_RDONLY)
             peer.channel.send({"n": number, "x": "x" * 10_000}, [extra])
@@ -64,26 +62,22 @@ def test_sends_do_not_wait_for_a_slow_peer() -> None:
             os.close(received[1][0])
         assert seen == list(range(1000))
 
-    with_peer(body)
 
-
-def test_what_a_dead_peer_never_took_is_let_go() -> None:
+async def test_what_a_dead_peer_never_took_is_let_go() -> None:
     """Waiting descriptors are closed with the channel, and with a peer that leaves."""
 
-    async def body(peer: Peer) -> None:
+    async with with_peer() as peer:
         for _ in range(500):
             peer.channel.send({"x": "x" * 10_000}, [os.open(os.devnull, os.O_RDONLY)])
         peer.socket.close()
         await run_loop_briefly()
         assert peer.ends == 1
 
-    with_peer(body)
 
-
-def test_replies_find_their_requests() -> None:
+async def test_replies_find_their_requests() -> None:
     """Replies may come in any order and among other messages."""
 
-    async def body(peer: Peer) -> None:
+    async with with_peer() as peer:
         first = asyncio.ensure_future(peer.channel.request({"op": "a"}))
         second = asyncio.ensure_future(peer.channel.request({"op": "b"}))
         await run_loop_briefly()
@@ -96,13 +90,11 @@ def test_replies_find_their_requests() -> None:
         assert (await second)["answer"] == ids[1] * 10
         assert peer.messages == [{"news": 1}]
 
-    with_peer(body)
 
-
-def test_a_cancelled_request_harms_nobody() -> None:
+async def test_a_cancelled_request_harms_nobody() -> None:
     """A reply that nobody waits for any more is just another message."""
 
-    async def body(peer: Peer) -> None:
+    async with with_peer() as peer:
         request = asyncio.ensure_future(peer.channel.request({"op": "a"}))
         await run_loop_briefly()
         request.cancel()
@@ -112,13 +104,11 @@ def test_a_cancelled_request_harms_nobody() -> None:
         assert peer.messages == [{"id": 1}]
         assert peer.ends == 0
 
-    with_peer(body)
 
-
-def test_the_end_fails_what_waits() -> None:
+async def test_the_end_fails_what_waits() -> None:
     """When the peer leaves, requests raise, `on_end` is called once, and sends raise."""
 
-    async def body(peer: Peer) -> None:
+    async with with_peer() as peer:
         request = asyncio.ensure_future(peer.channel.request({"op": "a"}))
         await run_loop_briefly()
         peer.socket.close()
@@ -129,13 +119,11 @@ def test_the_end_fails_what_waits() -> None:
             peer.channel.send({}, [os.open(os.devnull, os.O_RDONLY)])
         peer.channel.close_write()
 
-    with_peer(body)
 
-
-def test_finishing_still_listens() -> None:
+async def test_finishing_still_listens() -> None:
     """After finish the peer sees the end, and what it says is still heard."""
 
-    async def body(peer: Peer) -> None:
+    async with with_peer() as peer:
         peer.channel.close_write()
         assert fd_messages.receive(peer.socket) is None
         fd_messages.send(peer.socket, {"last": "words"})
@@ -144,15 +132,11 @@ def test_finishing_still_listens() -> None:
         assert peer.messages == [{"last": "words"}]
         assert peer.ends == 1
 
-    with_peer(body)
 
-
-def test_nothing_that_comes_uninvited_is_kept() -> None:
+async def test_nothing_that_comes_uninvited_is_kept() -> None:
     """Descriptors that a peer sends along are closed."""
 
-    async def body(peer: Peer) -> None:
+    async with with_peer() as peer:
         fd_messages.send(peer.socket, {"news": 1}, (0,))
         await run_loop_briefly()
         assert peer.messages == [{"news": 1}]
-
-    with_peer(body)

@@ -20,7 +20,6 @@ from tests.sandbox.sandboxes import (
     wait_until,
 )
 from tests.sandbox.server.test_cgroups import server_directories
-from tests.sandbox.test_isolation import run_async_test
 
 
 @asynccontextmanager
@@ -46,7 +45,6 @@ async def wait_for_spare(pool: InitPool) -> int:
     return pool._spares[0].number
 
 
-@run_async_test
 async def test_a_spare_is_used_and_renewed() -> None:
     """The next sandbox gets it, bounds and all, and there is another soon."""
     async with pool_with_spare(1) as (sandboxes, pool, paths):
@@ -58,7 +56,6 @@ async def test_a_spare_is_used_and_renewed() -> None:
         assert await wait_for_spare(pool) != first
 
 
-@run_async_test
 async def test_a_dead_spare_is_no_loss() -> None:
     """One that was killed is passed over."""
     async with pool_with_spare() as (sandboxes, pool, paths):
@@ -74,7 +71,6 @@ async def test_a_dead_spare_is_no_loss() -> None:
         assert sandbox._prepared_init.number > number
 
 
-@run_async_test
 async def test_a_spare_ends_with_its_zygote() -> None:
     """The spare of a dead zygote is not used, since no process could kill it."""
     async with pool_with_spare() as (sandboxes, pool, paths):
@@ -89,7 +85,6 @@ async def test_a_spare_ends_with_its_zygote() -> None:
         assert sandboxes.zygote.pid != old
 
 
-@run_async_test
 async def test_nothing_is_left() -> None:
     """Spares end with the server, and so do their groups."""
     before = server_directories()
@@ -102,7 +97,6 @@ async def test_nothing_is_left() -> None:
     assert wait_until(lambda: not any(os.path.exists(f"/proc/{pid}") for pid in family))  # noqa: PTH110
 
 
-@run_async_test
 async def test_a_crowd() -> None:
     """Many at once get inits of their own, and one spare is left over, not twenty."""
     async with pool_with_spare(1) as (sandboxes, pool, paths):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import pytest
 
@@ -17,23 +18,20 @@ from tests.sandbox.sandboxes import count_descriptors, open_sandbox, shell_comma
 Pipe = tuple[OutputPipe, int]
 
 
-def with_pipe(test: Callable[[OutputPipe, int], Awaitable[None]]) -> None:
+@asynccontextmanager
+async def with_pipe() -> AsyncIterator[tuple[OutputPipe, int]]:
     """Run the body of a test with an output and the write end of its pipe."""
-
-    async def body() -> None:
-        read, write = os.pipe()
-        output = OutputPipe(read)
-        await test(output, write)
-        output.close()
-        output.close()
-
-    asyncio.run(body())
+    read, write = os.pipe()
+    output = OutputPipe(read)
+    yield (output, write)
+    output.close()
+    output.close()
 
 
-def test_the_tail_is_what_was_written_last() -> None:
+async def test_the_tail_is_what_was_written_last() -> None:
     """However much comes, the last 64 KiB are kept, and not much more is held."""
 
-    async def body(output: OutputPipe, write: int) -> None:
+    async with with_pipe() as (output, write):
         text = b"".join(b"%09d\n" % number for number in range(200_000))
 
         def fill() -> None:
@@ -48,13 +46,11 @@ def test_the_tail_is_what_was_written_last() -> None:
         assert output.tail() == text[-TAIL_BYTES:]
         assert not output.is_open
 
-    with_pipe(body)
 
-
-def test_a_consumer_gets_every_byte() -> None:
+async def test_a_consumer_gets_every_byte() -> None:
     """Iteration starts with what was kept and ends when every writer is gone."""
 
-    async def body(output: OutputPipe, write: int) -> None:
+    async with with_pipe() as (output, write):
         os.write(write, b"early ")
         await asyncio.sleep(0.02)
         seen = []
@@ -69,13 +65,11 @@ def test_a_consumer_gets_every_byte() -> None:
         await asyncio.wait_for(consumer, 5)
         assert b"".join(seen) == b"early late"
 
-    with_pipe(body)
 
-
-def test_there_is_one_consumer() -> None:
+async def test_there_is_one_consumer() -> None:
     """A second one at the same time is an error, a second one after the first is not."""
 
-    async def body(output: OutputPipe, write: int) -> None:
+    async with with_pipe() as (output, write):
         os.write(write, b"x")
         first = output.__aiter__()
         assert await anext(first) == b"x"
@@ -85,119 +79,95 @@ def test_there_is_one_consumer() -> None:
         assert await anext(output.__aiter__()) == b"x"
         os.close(write)
 
-    with_pipe(body)
 
-
-def test_a_slow_consumer_slows_the_process() -> None:
+async def test_a_slow_consumer_slows_the_process() -> None:
     """Memory is bounded: who does not take what it asked for makes the writer wait."""
 
-    async def body() -> None:
-        async with open_sandbox() as sandbox:
-            process = await sandbox.spawn(
-                shell_command("head -c 20000000 /dev/zero; echo done >&2")
-            )
-            stream = process.stdout.__aiter__()
-            count = len(await anext(stream))
-            await asyncio.sleep(0.3)
-            assert process.is_running
-            assert process.stderr.tail() == b""
-            largest = 0
-            async for chunk in stream:
-                count += len(chunk)
-                largest = max(largest, len(chunk))
-            assert count == 20_000_000
-            assert largest <= MAX_BUFFERED + 64 * 1024
-            assert await process.ended == ExitInfo(code=0)
-
-    asyncio.run(body())
+    async with open_sandbox() as sandbox:
+        process = await sandbox.spawn(shell_command("head -c 20000000 /dev/zero; echo done >&2"))
+        stream = process.stdout.__aiter__()
+        count = len(await anext(stream))
+        await asyncio.sleep(0.3)
+        assert process.is_running
+        assert process.stderr.tail() == b""
+        largest = 0
+        async for chunk in stream:
+            count += len(chunk)
+            largest = max(largest, len(chunk))
+        assert count == 20_000_000
+        assert largest <= MAX_BUFFERED + 64 * 1024
+        assert await process.ended == ExitInfo(code=0)
 
 
-def test_nobody_has_to_read() -> None:
+async def test_nobody_has_to_read() -> None:
     """A process that writes megabytes to descriptors that nobody reads goes on."""
 
-    async def body() -> None:
-        async with open_sandbox() as sandbox:
-            process = await sandbox.spawn(
-                shell_command(
-                    "head -c 5000000 /dev/zero; head -c 5000000 /dev/zero >&2; echo end >&2"
-                )
-            )
-            assert await asyncio.wait_for(process.ended, 10) == ExitInfo(code=0)
-            assert process.stderr.tail().endswith(b"end\n")
-            assert len(process.stdout.tail()) == TAIL_BYTES
-
-    asyncio.run(body())
+    async with open_sandbox() as sandbox:
+        process = await sandbox.spawn(
+            shell_command("head -c 5000000 /dev/zero; head -c 5000000 /dev/zero >&2; echo end >&2")
+        )
+        assert await asyncio.wait_for(process.ended, 10) == ExitInfo(code=0)
+        assert process.stderr.tail().endswith(b"end\n")
+        assert len(process.stdout.tail()) == TAIL_BYTES
 
 
-def test_a_flood_that_nobody_takes_is_slowed_down() -> None:
+async def test_a_flood_that_nobody_takes_is_slowed_down() -> None:
     """It would keep a processor of the server busy; the last of it is there all the same."""
 
-    async def body() -> None:
-        async with open_sandbox() as sandbox:
-            process = await sandbox.spawn(shell_command("exec yes >&2"))
-            await asyncio.sleep(0.5)
-            assert TAIL_BYTES < process.stderr.total_bytes < 50 * TAIL_BYTES
-            await process.signal(signal.SIGKILL)
-            await asyncio.wait_for(process.ended, 10)
-            assert process.stderr.tail().strip(b"y\n") == b""
-            assert len(process.stderr.tail()) == TAIL_BYTES
-
-    asyncio.run(body())
+    async with open_sandbox() as sandbox:
+        process = await sandbox.spawn(shell_command("exec yes >&2"))
+        await asyncio.sleep(0.5)
+        assert TAIL_BYTES < process.stderr.total_bytes < 50 * TAIL_BYTES
+        await process.signal(signal.SIGKILL)
+        await asyncio.wait_for(process.ended, 10)
+        assert process.stderr.tail().strip(b"y\n") == b""
+        assert len(process.stderr.tail()) == TAIL_BYTES
 
 
-def test_last_words_are_there_when_the_ending_is() -> None:
+async def test_last_words_are_there_when_the_ending_is() -> None:
     """Bytes written before the death are in the tail as soon as the death is reported."""
 
-    async def body() -> None:
-        async with open_sandbox() as sandbox:
-            for _ in range(20):
-                process = await sandbox.spawn(shell_command("echo last words >&2; kill -KILL $$"))
-                await process.ended
-                assert process.stderr.tail() == b"last words\n"
-
-    asyncio.run(body())
+    async with open_sandbox() as sandbox:
+        for _ in range(20):
+            process = await sandbox.spawn(shell_command("echo last words >&2; kill -KILL $$"))
+            await process.ended
+            assert process.stderr.tail() == b"last words\n"
 
 
-def test_a_daemon_keeps_an_output_open_and_the_sandbox_closes_it() -> None:
+async def test_a_daemon_keeps_an_output_open_and_the_sandbox_closes_it() -> None:
     """Iteration goes on as long as anybody may write, and ends with the sandbox."""
 
-    async def body() -> None:
-        async with open_sandbox() as sandbox:
-            process = await sandbox.spawn(
-                shell_command("(sleep 0.2; echo later; sleep 600) & echo now")
-            )
-            await process.ended
-            stream = process.stdout.__aiter__()
-            assert await anext(stream) == b"now\n"
-            assert await asyncio.wait_for(anext(stream), 10) == b"later\n"
-            await sandbox.aclose()
-            with pytest.raises(StopAsyncIteration):
-                await anext(stream)
-
-    asyncio.run(body())
+    async with open_sandbox() as sandbox:
+        process = await sandbox.spawn(
+            shell_command("(sleep 0.2; echo later; sleep 600) & echo now")
+        )
+        await process.ended
+        stream = process.stdout.__aiter__()
+        assert await anext(stream) == b"now\n"
+        assert await asyncio.wait_for(anext(stream), 10) == b"later\n"
+        await sandbox.aclose()
+        with pytest.raises(StopAsyncIteration):
+            await anext(stream)
 
 
 # ---------------------------------------------------------------- consumers from the beginning
 
 
-def with_consumer(test: Callable[[OutputPipe, int, asyncio.Event], Awaitable[None]]) -> None:
+@asynccontextmanager
+async def with_consumer() -> AsyncIterator[tuple[OutputPipe, int, asyncio.Event]]:
     """Run the body of a test with an output that has a consumer from its first byte on."""
-
-    async def body() -> None:
-        read, write = os.pipe()
-        os.set_blocking(write, False)
-        news = asyncio.Event()
-        output = OutputPipe(read, news)
-        await test(output, write, news)
-        output.close()
-
-    asyncio.run(body())
+    read, write = os.pipe()
+    os.set_blocking(write, False)
+    news = asyncio.Event()
+    output = OutputPipe(read, news)
+    yield (output, write, news)
+    output.close()
 
 
-def test_nothing_is_lost_before_the_consumer_comes() -> None:
+async def test_nothing_is_lost_before_the_consumer_comes() -> None:
     """All is kept until it is taken, up to a bound; then the process waits."""
 
-    async def body(output: OutputPipe, write: int, news: asyncio.Event) -> None:
+    async with with_consumer() as (output, write, news):
         sent = seen = b""
         for number in range(60):
             piece = bytes([number]) * 32768
@@ -218,13 +188,11 @@ def test_nothing_is_lost_before_the_consumer_comes() -> None:
         assert seen + output.read_available() == sent
         assert output.read_available() == b""
 
-    with_consumer(body)
 
-
-def test_late_output_is_handed_on() -> None:
+async def test_late_output_is_handed_on() -> None:
     """Who writes when the consumer has left goes on, but not as fast as they like."""
 
-    async def body(output: OutputPipe, write: int, news: asyncio.Event) -> None:
+    async with with_consumer() as (output, write, _):
         late = bytearray()
         output.detach(late.extend)
         written = 0
@@ -241,23 +209,18 @@ def test_late_output_is_handed_on() -> None:
         assert output.tail() == output.read_available() == b""
         assert late == bytes(written)
 
-    with_consumer(body)
 
-
-def test_leftovers_are_bounded() -> None:
+async def test_leftovers_are_bounded() -> None:
     """Of processes that left others behind with their outputs, the newest are still read."""
 
-    async def body() -> None:
-        async with open_sandbox() as sandbox:
-            before = count_descriptors(os.getpid())
-            for _ in range(MAX_DETACHED + 20):
-                process = await sandbox.spawn(
-                    shell_command("sleep 600 & exit"), readable=asyncio.Event()
-                )
-                await asyncio.wait_for(process.ended, 20)
-                process.stdout.detach()
-                process.stderr.detach()
-            assert process.stdout.is_open
-            assert count_descriptors(os.getpid()) - before <= 2 * MAX_DETACHED + 2
-
-    asyncio.run(body())
+    async with open_sandbox() as sandbox:
+        before = count_descriptors(os.getpid())
+        for _ in range(MAX_DETACHED + 20):
+            process = await sandbox.spawn(
+                shell_command("sleep 600 & exit"), readable=asyncio.Event()
+            )
+            await asyncio.wait_for(process.ended, 20)
+            process.stdout.detach()
+            process.stderr.detach()
+        assert process.stdout.is_open
+        assert count_descriptors(os.getpid()) - before <= 2 * MAX_DETACHED + 2

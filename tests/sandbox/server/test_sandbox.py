@@ -6,7 +6,8 @@ import asyncio
 import errno
 import os
 import signal
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import psutil
@@ -33,14 +34,11 @@ from tests.sandbox.sandboxes import (
 )
 
 
-def in_sandbox(test: Callable[[Sandbox], Awaitable[None]]) -> None:
+@asynccontextmanager
+async def in_sandbox() -> AsyncIterator[Sandbox]:
     """Run the body of a test with one sandbox."""
-
-    async def body() -> None:
-        async with open_sandbox() as sandbox:
-            await test(sandbox)
-
-    asyncio.run(body())
+    async with open_sandbox() as sandbox:
+        yield sandbox
 
 
 @pytest.mark.parametrize(
@@ -52,53 +50,45 @@ def in_sandbox(test: Callable[[Sandbox], Awaitable[None]]) -> None:
         ("kill -KILL $$", ExitInfo(signal=signal.SIGKILL)),
     ],
 )
-def test_a_process_ends_as_it_ends(text: str, ending: ExitInfo) -> None:
+async def test_a_process_ends_as_it_ends(text: str, ending: ExitInfo) -> None:
     """A process's own exit code or signal is what is reported."""
 
-    async def body(sandbox: Sandbox) -> None:
+    async with in_sandbox() as sandbox:
         assert (await run_to_end(sandbox, shell_command(text)))[0] == ending
 
-    in_sandbox(body)
 
-
-def test_a_program_gets_what_its_command_says() -> None:
+async def test_a_program_gets_what_its_command_says() -> None:
     """Environment, working directory and arguments are the command's, and nothing besides."""
 
-    async def body(sandbox: Sandbox) -> None:
+    async with in_sandbox() as sandbox:
         command = Command(argv=("/usr/bin/env",), env={"A": "ä b", "B": ""}, cwd="/")
         assert (await run_to_end(sandbox, command))[1] == "A=ä b\nB=\n"
         command = Command(argv=("sh", "-c", 'echo "$PWD" "$1"', "-", "x y"), env=ENV, cwd="/usr")
         assert (await run_to_end(sandbox, command))[1] == "/usr x y\n"
 
-    in_sandbox(body)
 
-
-def test_a_program_has_three_descriptors() -> None:
+async def test_a_program_has_three_descriptors() -> None:
     """No descriptor but /dev/null and two pipes reaches a program, executed or called."""
     code = "import os; print({fd: os.readlink(f'/proc/self/fd/{fd}') for fd in range(30) if "
     code += "os.path.exists(f'/proc/self/fd/{fd}') or os.path.islink(f'/proc/self/fd/{fd}')})"
 
-    async def body(sandbox: Sandbox) -> None:
+    async with in_sandbox() as sandbox:
         for command in (forked_program(code), shell_command("ls -l /proc/$$/fd")):
             _, out, _ = await run_to_end(sandbox, command)
             assert out.count("pipe:") == 2
             assert out.count("/dev/null") == 1
             assert out.count("/proc/") + out.count("socket:") == 0
 
-    in_sandbox(body)
 
-
-def test_streams_are_kept_apart() -> None:
+async def test_streams_are_kept_apart() -> None:
     """Descriptors 1 and 2 are two outputs."""
 
-    async def body(sandbox: Sandbox) -> None:
+    async with in_sandbox() as sandbox:
         _, out, err = await run_to_end(sandbox, shell_command("echo out; echo err >&2"))
         assert (out, err) == ("out\n", "err\n")
 
-    in_sandbox(body)
 
-
-def test_a_failed_start_has_the_reason() -> None:
+async def test_a_failed_start_has_the_reason() -> None:
     """What cannot be executed is an error with the system's message, never an exit code."""
     cases = [
         (Command(argv=("/does/not/exist",), env={}, cwd="/"), "No such file or directory"),
@@ -109,19 +99,17 @@ def test_a_failed_start_has_the_reason() -> None:
         (Command(argv=("/bin/true",), env={"A": "\ud800"}, cwd="/"), "surrogates not allowed"),
     ]
 
-    async def body(sandbox: Sandbox) -> None:
+    async with in_sandbox() as sandbox:
         for command, message in cases:
             with pytest.raises(KernelStartFailed, match=message):
                 await sandbox.spawn(command)
         assert (await run_to_end(sandbox, shell_command("exit 3")))[0] == ExitInfo(code=3)
 
-    in_sandbox(body)
 
-
-def test_a_failed_start_leaves_no_descriptor_and_no_process() -> None:
+async def test_a_failed_start_leaves_no_descriptor_and_no_process() -> None:
     """After a failed start everything is as it was before."""
 
-    async def body(sandbox: Sandbox) -> None:
+    async with in_sandbox() as sandbox:
         command = Command(argv=("/does/not/exist",), env={}, cwd="/")
         before = count_descriptors(os.getpid())
         for _ in range(20):
@@ -132,28 +120,24 @@ def test_a_failed_start_leaves_no_descriptor_and_no_process() -> None:
         await asyncio.sleep(0.1)
         assert descendants(sandbox.pid) == []
 
-    in_sandbox(body)
 
-
-def test_a_large_environment_arrives() -> None:
+async def test_a_large_environment_arrives() -> None:
     """Environments and arguments of hundreds of kilobytes are no problem."""
     env = {**ENV, **{f"BIG{number}": "x" * 100_000 for number in range(8)}}
 
-    async def body(sandbox: Sandbox) -> None:
+    async with in_sandbox() as sandbox:
         command = shell_command("echo ${#BIG0} ${#BIG7}", env=env)
         assert (await run_to_end(sandbox, command))[1] == "100000 100000\n"
         command = forked_program("import os; print(sum(map(len, os.environ.values())))", env=env)
         assert int((await run_to_end(sandbox, command))[1]) > 800_000
 
-    in_sandbox(body)
 
-
-def test_signals_reach_the_process_group() -> None:
+async def test_signals_reach_the_process_group() -> None:
     """A signal goes to a process and to the children that stayed in its group."""
     text = "trap 'echo parent; wait; exit 5' USR1; sh -c 'trap \"echo child; exit\" USR1; "
     text += "echo ready; while :; do sleep 0.05; done' & while :; do sleep 0.05; done"
 
-    async def body(sandbox: Sandbox) -> None:
+    async with in_sandbox() as sandbox:
         process = await sandbox.spawn(shell_command(text))
         async for chunk in process.stdout:
             if b"ready" in chunk:
@@ -163,18 +147,16 @@ def test_signals_reach_the_process_group() -> None:
         assert sorted(process.stdout.tail().split()) == [b"child", b"parent", b"ready"]
         await process.signal(signal.SIGUSR1)  # it has ended: nothing happens
 
-    in_sandbox(body)
-
 
 @pytest.mark.parametrize("kills_group", [True, False])
-def test_kill_group_on_exit(kills_group: bool) -> None:
+async def test_kill_group_on_exit(kills_group: bool) -> None:
     """Members of a group outlive their leader, unless its signal came with kill_group_on_exit."""
     text = (
         "trap '' INT; sleep 600 & left=$!; trap 'exit 3' INT; echo $left; "
         "while :; do sleep 0.01; done"
     )
 
-    async def body(sandbox: Sandbox) -> None:
+    async with in_sandbox() as sandbox:
         process = await sandbox.spawn(shell_command(text))
         [left] = await wait_for_lines(process, 1)
         await process.signal(signal.SIGINT, kill_group_on_exit=kills_group)
@@ -186,26 +168,22 @@ def test_kill_group_on_exit(kills_group: bool) -> None:
             while running_pids([int(left)]):
                 await asyncio.sleep(0.005)
 
-    in_sandbox(body)
 
-
-def test_a_failed_start_has_the_error_number() -> None:
+async def test_a_failed_start_has_the_error_number() -> None:
     """The system's error number comes with its message."""
 
-    async def body(sandbox: Sandbox) -> None:
+    async with in_sandbox() as sandbox:
         for path, number in (("/no/such", errno.ENOENT), ("/etc/passwd", errno.EACCES)):
             with pytest.raises(ProcessNotStarted) as caught:
                 await sandbox.spawn(Command(argv=(path,), env=ENV, cwd="/tmp"))
             assert caught.value.errno == number
             assert caught.value.reason == f"{os.strerror(number)}: {path}"
 
-    in_sandbox(body)
 
-
-def test_a_signal_touches_its_process_only() -> None:
+async def test_a_signal_touches_its_process_only() -> None:
     """Other processes of the sandbox are in groups of their own."""
 
-    async def body(sandbox: Sandbox) -> None:
+    async with in_sandbox() as sandbox:
         first = await sandbox.spawn(shell_command("sleep 600"))
         second = await sandbox.spawn(shell_command("sleep 600"))
         await first.signal(signal.SIGTERM)
@@ -213,13 +191,11 @@ def test_a_signal_touches_its_process_only() -> None:
         assert second.is_running
         assert not first.is_running
 
-    in_sandbox(body)
 
-
-def test_waiting_for_an_ending_may_be_cancelled() -> None:
+async def test_waiting_for_an_ending_may_be_cancelled() -> None:
     """Who gives up waiting takes nothing from others."""
 
-    async def body(sandbox: Sandbox) -> None:
+    async with in_sandbox() as sandbox:
         process = await sandbox.spawn(shell_command("sleep 600"))
         patient = asyncio.ensure_future(process.ended)
         with pytest.raises(TimeoutError):
@@ -227,13 +203,11 @@ def test_waiting_for_an_ending_may_be_cancelled() -> None:
         await process.signal(signal.SIGKILL)
         assert await asyncio.wait_for(patient, 30) == ExitInfo(signal=signal.SIGKILL)
 
-    in_sandbox(body)
 
-
-def test_an_orphan_outlives_its_process_but_not_the_sandbox() -> None:
+async def test_an_orphan_outlives_its_process_but_not_the_sandbox() -> None:
     """Daemons live on when the process that started them has ended, until the sandbox closes."""
 
-    async def body(sandbox: Sandbox) -> None:
+    async with in_sandbox() as sandbox:
         _, out, _ = await run_to_end(sandbox, shell_command("setsid sleep 600 & echo $!"))
         daemon = [int(out)]
         assert running_pids(daemon) == daemon
@@ -241,13 +215,11 @@ def test_an_orphan_outlives_its_process_but_not_the_sandbox() -> None:
         await sandbox.aclose()
         assert running_pids(daemon) == []
 
-    in_sandbox(body)
 
-
-def test_closing_ends_what_does_not_want_to_end() -> None:
+async def test_closing_ends_what_does_not_want_to_end() -> None:
     """Deaf, double-forked processes in sessions of their own are dead when aclose returns."""
 
-    async def body(sandbox: Sandbox) -> None:
+    async with in_sandbox() as sandbox:
         pids = await spawn_stubborn(sandbox)
         (sandbox.runtime_directory / "left").mkdir(mode=0o000)
         assert running_pids(pids) == pids
@@ -257,13 +229,11 @@ def test_closing_ends_what_does_not_want_to_end() -> None:
         assert sandbox.pid is not None
         assert not psutil.pid_exists(sandbox.pid)
 
-    in_sandbox(body)
 
-
-def test_the_reason_of_closing_is_part_of_every_ending() -> None:
+async def test_the_reason_of_closing_is_part_of_every_ending() -> None:
     """A reason is given to the sandbox and to running processes, not to those that ended before."""
 
-    async def body(sandbox: Sandbox) -> None:
+    async with in_sandbox() as sandbox:
         early = await sandbox.spawn(shell_command("exit 4"))
         await early.ended
         late = await sandbox.spawn(shell_command("sleep 600"))
@@ -274,25 +244,21 @@ def test_the_reason_of_closing_is_part_of_every_ending() -> None:
         assert (await sandbox.ended).description == "session deleted"
         assert await early.ended == ExitInfo(code=4)
 
-    in_sandbox(body)
 
-
-def test_a_closed_sandbox_starts_nothing() -> None:
+async def test_a_closed_sandbox_starts_nothing() -> None:
     """spawn on a sandbox that has ended is an error of the domain."""
 
-    async def body(sandbox: Sandbox) -> None:
+    async with in_sandbox() as sandbox:
         await sandbox.aclose()
         assert not sandbox.is_running
         with pytest.raises(KernelStartFailed, match="its sandbox has ended"):
             await sandbox.spawn(shell_command("exit 0"))
 
-    in_sandbox(body)
 
-
-def test_a_start_that_nobody_waits_for_is_undone() -> None:
+async def test_a_start_that_nobody_waits_for_is_undone() -> None:
     """When the caller of spawn is cancelled, the process is killed."""
 
-    async def body(sandbox: Sandbox) -> None:
+    async with in_sandbox() as sandbox:
         assert sandbox.pid is not None
         for turns in range(12):
             start = asyncio.ensure_future(sandbox.spawn(shell_command("sleep 600")))
@@ -303,42 +269,35 @@ def test_a_start_that_nobody_waits_for_is_undone() -> None:
         await asyncio.sleep(0.5)
         assert [pid for pid in descendants(sandbox.pid) if running_pids([pid])] == []
 
-    in_sandbox(body)
 
-
-def test_the_runtime_directory_is_private_and_short() -> None:
+async def test_the_runtime_directory_is_private_and_short() -> None:
     """Its mode is 0700, and sockets in it have paths that the kernel accepts."""
 
-    async def body(sandbox: Sandbox) -> None:
+    async with in_sandbox() as sandbox:
         assert sandbox.runtime_directory.stat().st_mode & 0o777 == 0o700
         assert len(str(sandbox.runtime_directory / "kernel-00000")) <= 107
 
-    in_sandbox(body)
 
-
-def test_a_cancelled_opening_leaves_nothing() -> None:
+async def test_a_cancelled_opening_leaves_nothing() -> None:
     """Whenever the caller of open_sandbox gives up, no process and no directory is left."""
 
-    async def body() -> None:
-        async with open_sandboxes() as sandboxes:
-            first = await new_sandbox(sandboxes)
-            for turns in range(10):
-                opening = asyncio.ensure_future(new_sandbox(sandboxes))
-                await asyncio.sleep(0.0005 * turns)
-                opening.cancel()
-                await asyncio.wait({opening})
-                if not opening.cancelled():
-                    await opening.result().aclose()
-            assert descendants(sandboxes.zygote.pid) == [first.pid]
-            assert {path.name for path in first.runtime_directory.parent.iterdir()} == {
-                first.runtime_directory.name,
-                "zygote",
-            }
-
-    asyncio.run(body())
+    async with open_sandboxes() as sandboxes:
+        first = await new_sandbox(sandboxes)
+        for turns in range(10):
+            opening = asyncio.ensure_future(new_sandbox(sandboxes))
+            await asyncio.sleep(0.0005 * turns)
+            opening.cancel()
+            await asyncio.wait({opening})
+            if not opening.cancelled():
+                await opening.result().aclose()
+        assert descendants(sandboxes.zygote.pid) == [first.pid]
+        assert {path.name for path in first.runtime_directory.parent.iterdir()} == {
+            first.runtime_directory.name,
+            "zygote",
+        }
 
 
-def test_fifty_at_once() -> None:
+async def test_fifty_at_once() -> None:
     """Fifty sandboxes open, run a program each, and close, all at the same time."""
 
     async def life(sandboxes: Sandboxes, number: int) -> str:
@@ -347,15 +306,12 @@ def test_fifty_at_once() -> None:
         await sandbox.aclose()
         return out
 
-    async def body() -> None:
-        async with open_sandboxes() as sandboxes:
-            outs = await asyncio.gather(*(life(sandboxes, number) for number in range(50)))
-            assert outs == [f"{number}\n" for number in range(50)]
-
-    asyncio.run(body())
+    async with open_sandboxes() as sandboxes:
+        outs = await asyncio.gather(*(life(sandboxes, number) for number in range(50)))
+        assert outs == [f"{number}\n" for number in range(50)]
 
 
-def test_a_hundred_cycles_leak_nothing() -> None:
+async def test_a_hundred_cycles_leak_nothing() -> None:
     """After 100 cycles server and zygote hold the same descriptors, processes, directories."""
 
     async def count(pid: int, runtime: Path) -> tuple[int, int, int, int]:
@@ -370,47 +326,36 @@ def test_a_hundred_cycles_leak_nothing() -> None:
         await sandbox.aclose()
         return sandbox.runtime_directory.parent
 
-    async def body() -> None:
-        async with open_sandboxes() as sandboxes:
-            runtime = await cycle(sandboxes)
-            before = await count(sandboxes.zygote.pid, runtime)
-            for _ in range(25):
-                await asyncio.gather(*(cycle(sandboxes) for _ in range(4)))
-            assert await count(sandboxes.zygote.pid, runtime) == before
-
-    asyncio.run(body())
+    async with open_sandboxes() as sandboxes:
+        runtime = await cycle(sandboxes)
+        before = await count(sandboxes.zygote.pid, runtime)
+        for _ in range(25):
+            await asyncio.gather(*(cycle(sandboxes) for _ in range(4)))
+        assert await count(sandboxes.zygote.pid, runtime) == before
 
 
-def test_the_loop_is_never_blocked() -> None:
+async def test_the_loop_is_never_blocked() -> None:
     """Opening, starting, signalling and closing make no blocking call on the event loop."""
 
-    async def body() -> None:
-        async with open_sandboxes() as sandboxes:
-            with blockbuster_ctx("era_kernels"):
-                sandbox = await new_sandbox(sandboxes)
-                process = await sandbox.spawn(
-                    shell_command("sleep 600", env={**ENV, "B": "x" * 100_000})
-                )
-                await process.signal(signal.SIGTERM)
-                await process.ended
-                await sandbox.aclose()
-
-    asyncio.run(body())
+    async with open_sandboxes() as sandboxes:
+        with blockbuster_ctx("era_kernels"):
+            sandbox = await new_sandbox(sandboxes)
+            process = await sandbox.spawn(
+                shell_command("sleep 600", env={**ENV, "B": "x" * 100_000})
+            )
+            await process.signal(signal.SIGTERM)
+            await process.ended
+            await sandbox.aclose()
 
 
-def test_closing_all_closes_each() -> None:
+async def test_closing_all_closes_each() -> None:
     """When the sandboxes are closed everything is dead, the zygote too, and nothing opens."""
 
-    async def body() -> None:
-        async with open_sandboxes() as sandboxes:
-            pids = [
-                pid for _ in range(3) for pid in await spawn_stubborn(await new_sandbox(sandboxes))
-            ]
-            zygote = sandboxes.zygote.pid
-            await sandboxes.aclose()
-            await sandboxes.aclose()
-            assert running_pids([*pids, zygote]) == []
-            with pytest.raises(ShuttingDown):
-                await new_sandbox(sandboxes)
-
-    asyncio.run(body())
+    async with open_sandboxes() as sandboxes:
+        pids = [pid for _ in range(3) for pid in await spawn_stubborn(await new_sandbox(sandboxes))]
+        zygote = sandboxes.zygote.pid
+        await sandboxes.aclose()
+        await sandboxes.aclose()
+        assert running_pids([*pids, zygote]) == []
+        with pytest.raises(ShuttingDown):
+            await new_sandbox(sandboxes)

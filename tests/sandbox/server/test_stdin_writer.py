@@ -18,61 +18,49 @@ async def until_closed(writer: StdinWriter) -> None:
             await asyncio.sleep(0.001)
 
 
-def test_all_is_read() -> None:
+async def test_all_is_read() -> None:
     """A slow reader gets every byte, and end of file."""
 
-    async def body() -> None:
-        read, write = os.pipe()
-        writer = StdinWriter(write, MUCH)
-        with os.fdopen(read, "rb") as file:
-            assert await asyncio.to_thread(file.read) == MUCH
-        await until_closed(writer)
-
-    asyncio.run(body())
+    read, write = os.pipe()
+    writer = StdinWriter(write, MUCH)
+    with os.fdopen(read, "rb") as file:
+        assert await asyncio.to_thread(file.read) == MUCH
+    await until_closed(writer)
 
 
-def test_nobody_reads() -> None:
+async def test_nobody_reads() -> None:
     """When the last reader is gone it is closed; somebody who only waits does not block it."""
 
-    async def body() -> None:
-        read, write = os.pipe()
-        writer = StdinWriter(write, MUCH)
-        await asyncio.sleep(0.05)
-        assert writer.is_open
-        os.close(read)
-        await until_closed(writer)
-        writer.close()
-
-    asyncio.run(body())
+    read, write = os.pipe()
+    writer = StdinWriter(write, MUCH)
+    await asyncio.sleep(0.05)
+    assert writer.is_open
+    os.close(read)
+    await until_closed(writer)
+    writer.close()
 
 
-def test_process_reads_it() -> None:
+async def test_process_reads_it() -> None:
     """A process finds it on descriptor 0; an empty text is end of file at once."""
 
-    async def body() -> None:
-        async with open_sandbox() as sandbox:
-            for data in (MUCH, b""):
-                process = await sandbox.spawn(shell_command("wc -c"), stdin=data)
-                assert await asyncio.wait_for(process.ended, 20) == ExitInfo(code=0)
-                assert int(process.stdout.tail()) == len(data)
-
-    asyncio.run(body())
+    async with open_sandbox() as sandbox:
+        for data in (MUCH, b""):
+            process = await sandbox.spawn(shell_command("wc -c"), stdin=data)
+            assert await asyncio.wait_for(process.ended, 20) == ExitInfo(code=0)
+            assert int(process.stdout.tail()) == len(data)
 
 
-def test_end_of_the_process_ends_it() -> None:
+async def test_end_of_the_process_ends_it() -> None:
     """What a process leaves behind reads the end, whatever the process has not read."""
 
-    async def body() -> None:
-        async with open_sandbox() as sandbox:
-            # Redirected, or the shell would give its child /dev/null.
-            command = shell_command("exec 3<&0; (exec cat <&3 | wc -c) & exec true")
-            before = count_descriptors(os.getpid())
-            process = await sandbox.spawn(command, stdin=MUCH)
-            assert await asyncio.wait_for(process.ended, 20) == ExitInfo(code=0)
-            async with asyncio.timeout(20):
-                while not process.is_finished:
-                    await asyncio.sleep(0.005)
-            assert 0 <= int(process.stdout.tail()) <= len(MUCH)
-            assert count_descriptors(os.getpid()) == before
-
-    asyncio.run(body())
+    async with open_sandbox() as sandbox:
+        # Redirected, or the shell would give its child /dev/null.
+        command = shell_command("exec 3<&0; (exec cat <&3 | wc -c) & exec true")
+        before = count_descriptors(os.getpid())
+        process = await sandbox.spawn(command, stdin=MUCH)
+        assert await asyncio.wait_for(process.ended, 20) == ExitInfo(code=0)
+        async with asyncio.timeout(20):
+            while not process.is_finished:
+                await asyncio.sleep(0.005)
+        assert 0 <= int(process.stdout.tail()) <= len(MUCH)
+        assert count_descriptors(os.getpid()) == before

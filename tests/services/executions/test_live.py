@@ -76,7 +76,6 @@ def test_recent_events_count_rich_outputs() -> None:
 # ---------------------------------------------------------------- followers
 
 
-@pytest.mark.gen_test
 async def test_reader_gets_everything_once(services: Services) -> None:
     """A reader from the start and one from the middle get each event once, in order."""
     live = await ManualExecution.open(services)
@@ -91,7 +90,6 @@ async def test_reader_gets_everything_once(services: Services) -> None:
     assert [item.event for item in first] == [Stdout("a"), Stderr("b"), Stdout("c"), DONE]
 
 
-@pytest.mark.gen_test
 async def test_slow_reader_reads_the_file(services: Services) -> None:
     """A reader that stays far behind gets everything exactly once, in order, then goes live."""
     live = await ManualExecution.open(services)
@@ -113,7 +111,6 @@ async def test_slow_reader_reads_the_file(services: Services) -> None:
     assert numbers == [str(n) for n in range(60)]
 
 
-@pytest.mark.gen_test
 async def test_slow_reader_of_a_run_that_has_ended(services: Services) -> None:
     """The end of the run does not take the file away from readers of it."""
     live = await ManualExecution.open(services)
@@ -123,7 +120,6 @@ async def test_slow_reader_of_a_run_that_has_ended(services: Services) -> None:
     assert seqs(await logged_events_of(live.running)) == list(range(1, 12))
 
 
-@pytest.mark.gen_test
 async def test_end_that_cannot_be_logged(
     services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -143,7 +139,6 @@ async def test_end_that_cannot_be_logged(
     assert (answer.exit_code, answer.stderr) == (1, BLOCK * 5)
 
 
-@pytest.mark.gen_test
 async def test_nothing_is_told_that_was_not_logged(
     services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -157,7 +152,6 @@ async def test_nothing_is_told_that_was_not_logged(
     assert await events_of(live.running) == []
 
 
-@pytest.mark.gen_test
 async def test_log_that_lost_events_is_no_endless_wait(services: Services) -> None:
     """A reader that needs events which the file has lost gets StorageFailed."""
     live = await ManualExecution.open(services)
@@ -169,7 +163,6 @@ async def test_log_that_lost_events_is_no_endless_wait(services: Services) -> No
     await live.running.log.aclose()
 
 
-@pytest.mark.gen_test
 async def test_reader_that_leaves(services: Services) -> None:
     """A reader that is cancelled disturbs neither the run nor the other readers."""
     live = await ManualExecution.open(services)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 import os
 from pathlib import Path
@@ -40,64 +39,55 @@ async def _events(
     return [(one.seq, one.event) async for batch in batches for one in batch]
 
 
-def test_an_end_that_is_not_in_the_log(tmp_path: Path) -> None:
+async def test_an_end_that_is_not_in_the_log(tmp_path: Path) -> None:
     """An end that is not in the log is made from the index and tells that output was lost.
 
     It is the same from whatever event a reader goes on, and the result agrees with it.
     """
 
-    async def body() -> None:
-        async with open_stores(tmp_path) as stores:
-            session = await stores.create_session(data={"a": 1}, kernel_generation=3)
-            execution = await _ended(stores, session, *output_lines(3))
-            executions = _executions(stores)
-            found = await _events(executions, session)
-            assert [seq for seq, _ in found] == [1, 2, 3, 4, 5]
-            assert [event for _, event in found[:4]] == [*output_lines(3), END_LOST]
-            end = found[-1][1]
-            assert isinstance(end, Done)
-            assert (end.exit_code, end.cause, end.state) == (7, "exit 7", "lost")
-            assert (end.data, end.kernel_generation) == ({"a": 1}, 3)
-            for after in range(1, 7):
-                assert await _events(executions, session, after) == found[after:]
-            found, result = await executions.result(session, "exec-1")
-            assert found == execution
-            assert (result.exit_code, result.cause, result.error) == (7, "exit 7", END_LOST)
-            assert result.stdout == "line 0\nline 1\nline 2\n"
-
-    asyncio.run(body())
+    async with open_stores(tmp_path) as stores:
+        session = await stores.create_session(data={"a": 1}, kernel_generation=3)
+        execution = await _ended(stores, session, *output_lines(3))
+        executions = _executions(stores)
+        found = await _events(executions, session)
+        assert [seq for seq, _ in found] == [1, 2, 3, 4, 5]
+        assert [event for _, event in found[:4]] == [*output_lines(3), END_LOST]
+        end = found[-1][1]
+        assert isinstance(end, Done)
+        assert (end.exit_code, end.cause, end.state) == (7, "exit 7", "lost")
+        assert (end.data, end.kernel_generation) == ({"a": 1}, 3)
+        for after in range(1, 7):
+            assert await _events(executions, session, after) == found[after:]
+        found, result = await executions.result(session, "exec-1")
+        assert found == execution
+        assert (result.exit_code, result.cause, result.error) == (7, "exit 7", END_LOST)
+        assert result.stdout == "line 0\nline 1\nline 2\n"
 
 
-def test_an_end_that_is_in_the_log(tmp_path: Path) -> None:
+async def test_an_end_that_is_in_the_log(tmp_path: Path) -> None:
     """An end that is in the log is the only one, also for a reader that had it already."""
 
-    async def body() -> None:
-        async with open_stores(tmp_path) as stores:
-            session = await stores.create_session()
-            end = done_event(make_execution(session))
-            await _ended(stores, session, *output_lines(2), ErrorEvent("E", "m", "C"), end)
-            executions = _executions(stores)
-            found = await _events(executions, session)
-            assert [event for _, event in found] == [
-                *output_lines(2),
-                ErrorEvent("E", "m", "C"),
-                end,
-            ]
-            for after in range(6):
-                assert await _events(executions, session, after) == found[after:]
-
-    asyncio.run(body())
+    async with open_stores(tmp_path) as stores:
+        session = await stores.create_session()
+        end = done_event(make_execution(session))
+        await _ended(stores, session, *output_lines(2), ErrorEvent("E", "m", "C"), end)
+        executions = _executions(stores)
+        found = await _events(executions, session)
+        assert [event for _, event in found] == [
+            *output_lines(2),
+            ErrorEvent("E", "m", "C"),
+            end,
+        ]
+        for after in range(6):
+            assert await _events(executions, session, after) == found[after:]
 
 
-def test_a_log_of_which_nothing_is_left(tmp_path: Path) -> None:
+async def test_a_log_of_which_nothing_is_left(tmp_path: Path) -> None:
     """When the log is empty, a reader still learns that the execution ended, and how."""
 
-    async def body() -> None:
-        async with open_stores(tmp_path) as stores:
-            session = await stores.create_session()
-            await _ended(stores, session, *output_lines(2))
-            os.truncate(stores.log_path(session, "exec-1"), 0)
-            found = await _events(_executions(stores), session)
-            assert [(seq, event.type) for seq, event in found] == [(1, "error"), (2, "done")]
-
-    asyncio.run(body())
+    async with open_stores(tmp_path) as stores:
+        session = await stores.create_session()
+        await _ended(stores, session, *output_lines(2))
+        os.truncate(stores.log_path(session, "exec-1"), 0)
+        found = await _events(_executions(stores), session)
+        assert [(seq, event.type) for seq, event in found] == [(1, "error"), (2, "done")]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from typing import Any
 
@@ -260,13 +259,13 @@ def test_cleared_outputs_leave_room() -> None:
     assert (shown_texts(run_result), run_result.truncated) == (["e"], False)
 
 
-def test_long_outputs_are_folded_in_steps() -> None:
+async def test_long_outputs_are_folded_in_steps() -> None:
     """Large outputs are measured while other tasks run; the result is the same."""
     long: dict[str, Any] = {"text/plain": "x" * 400_000, "y": [[1]] * 5000}
     events = [Result(long), Display(long, {}, "d"), UpdateDisplay(long, {}, "d"), Stdout("a")]
     for max_bytes in (300, 2_000_000):
         builder = ResultBuilder("e1", "s1", max_bytes)
-        asyncio.run(builder.add_cooperatively(events))
+        await builder.add_cooperatively(events)
         run_result = builder.result()
         assert run_result.stdout == "a"
         if max_bytes > 300:

@@ -23,7 +23,6 @@ BLOCK = "x" * (MAX_RECENT_BYTES // 4)
 # ---------------------------------------------------------------- found again
 
 
-@pytest.mark.gen_test
 async def test_follow_of_a_finished_execution(services: Services) -> None:
     """A finished execution is read from its log, from any event on."""
     await services.create()
@@ -37,7 +36,6 @@ async def test_follow_of_a_finished_execution(services: Services) -> None:
     assert isinstance(found[-1].event, Done)
 
 
-@pytest.mark.gen_test
 async def test_follow_of_a_live_execution(services: Services) -> None:
     """A live execution is followed to its end."""
     live = await ManualExecution.open(services)
@@ -48,7 +46,6 @@ async def test_follow_of_a_live_execution(services: Services) -> None:
     assert [seqs(batch) async for batch in batches] == [[2]]
 
 
-@pytest.mark.gen_test
 async def test_number_that_a_live_execution_has_not_reached(services: Services) -> None:
     """A number not yet reached counts as the last event's: the reader still learns of the end."""
     live = await ManualExecution.open(services)
@@ -59,7 +56,6 @@ async def test_number_that_a_live_execution_has_not_reached(services: Services) 
     assert seqs(await reader) == [2]
 
 
-@pytest.mark.gen_test
 async def test_foreign_execution_is_not_found(services: Services) -> None:
     """An execution belongs to its session: another's, live or finished, is not found."""
     await services.create("s1")
@@ -79,7 +75,6 @@ async def test_foreign_execution_is_not_found(services: Services) -> None:
                 await call
 
 
-@pytest.mark.gen_test
 async def test_answer_so_far_and_at_the_end(services: Services) -> None:
     """Without `wait_timeout` the result is that of now; with it, of the end, once that comes."""
     session = await services.create()
@@ -102,7 +97,6 @@ async def test_answer_so_far_and_at_the_end(services: Services) -> None:
     assert again == (execution, answer)
 
 
-@pytest.mark.gen_test
 async def test_row_is_never_older_than_the_answer(services: Services) -> None:
     """A caller with a run's result finds its execution finished, before its row is written."""
     await services.create()
@@ -113,7 +107,6 @@ async def test_row_is_never_older_than_the_answer(services: Services) -> None:
         assert (execution.status, execution.exit_code) == (ExecutionStatus.FINISHED, 3)
 
 
-@pytest.mark.gen_test
 async def test_finished_row_helps_a_log_without_an_end(services: Services) -> None:
     """A finished execution has its exit code, also when its log could not take the end."""
     live = await ManualExecution.open(services)
@@ -123,7 +116,6 @@ async def test_finished_row_helps_a_log_without_an_end(services: Services) -> No
     assert (answer.stdout, answer.exit_code, answer.cause) == ("a", 1, "exit 1")
 
 
-@pytest.mark.gen_test
 async def test_list_shows_live_ones_as_they_are(services: Services) -> None:
     """The list has each execution's present state and place in the queue, oldest first."""
     await services.create()
@@ -143,7 +135,6 @@ async def test_list_shows_live_ones_as_they_are(services: Services) -> None:
     assert [one.position for one in listed] == [None, 1]
 
 
-@pytest.mark.gen_test
 async def test_text_of_one_stream(services: Services) -> None:
     """The text of a stream is bytes of UTF-8, any range of them, live and afterwards."""
     session = await services.create()
@@ -165,7 +156,6 @@ def services_keeping_two(open_services: OpenServices) -> Services:
     return open_services(keep=2)
 
 
-@pytest.mark.gen_test
 async def test_only_so_many_are_kept(services_keeping_two: Services) -> None:
     """The oldest executions are dropped, never the newest."""
     await services_keeping_two.create()

@@ -33,7 +33,6 @@ async def follow_with_input(running: LiveExecution) -> list[object]:
 # ---------------------------------------------------------------- the rules
 
 
-@pytest.mark.gen_test
 async def test_no_reader() -> None:
     """Without a reader the program gets the end of input at once, and no reader the request."""
     inputs, kernel = StdinBroker(), FakeControlClient()
@@ -44,7 +43,6 @@ async def test_no_reader() -> None:
             await inputs.reply("line")
 
 
-@pytest.mark.gen_test
 async def test_oldest_question_is_answered_first() -> None:
     """Several threads of a program may ask; each gets a line in the order of the questions."""
     inputs, kernel = StdinBroker(), FakeControlClient()
@@ -58,7 +56,6 @@ async def test_oldest_question_is_answered_first() -> None:
             await inputs.reply("3")
 
 
-@pytest.mark.gen_test
 async def test_question_that_was_withdrawn() -> None:
     """A line goes to the oldest question that still waits: an interrupt may have ended others."""
     inputs, kernel = StdinBroker(), FakeControlClient()
@@ -72,7 +69,6 @@ async def test_question_that_was_withdrawn() -> None:
             await inputs.reply("2")
 
 
-@pytest.mark.gen_test
 async def test_questions_are_bounded() -> None:
     """Of a program that asks without end, the newest questions wait; the others are refused."""
     inputs, kernel = StdinBroker(), FakeControlClient()
@@ -83,7 +79,6 @@ async def test_questions_are_bounded() -> None:
     assert kernel.answers[str(1000 - MAX_PENDING)] == "line"
 
 
-@pytest.mark.gen_test
 async def test_last_reader_leaves() -> None:
     """Some time after the last reader has left, the program gets the end of input."""
     inputs, kernel = StdinBroker(abandoned_timeout=0.05), FakeControlClient()
@@ -99,7 +94,6 @@ async def test_last_reader_leaves() -> None:
             await inputs.reply("late")
 
 
-@pytest.mark.gen_test
 async def test_reader_comes_back() -> None:
     """A reader that comes back in time finds the question still open."""
     inputs, kernel = StdinBroker(abandoned_timeout=0.05), FakeControlClient()
@@ -113,7 +107,6 @@ async def test_reader_comes_back() -> None:
     assert kernel.answers == {"a": "line"}
 
 
-@pytest.mark.gen_test
 async def test_answer_without_a_reader_in_time() -> None:
     """Until the timeout a line is taken without a reader; a new question is refused."""
     inputs, kernel = StdinBroker(abandoned_timeout=5), FakeControlClient()
@@ -125,7 +118,6 @@ async def test_answer_without_a_reader_in_time() -> None:
     assert kernel.answers == {"a": "line", "b": None}
 
 
-@pytest.mark.gen_test
 async def test_end_of_the_run_ends_questions() -> None:
     """A question ends with its run, also without a reader."""
     inputs, kernel = StdinBroker(abandoned_timeout=0.02), FakeControlClient()
@@ -142,7 +134,6 @@ async def test_end_of_the_run_ends_questions() -> None:
 # ---------------------------------------------------------------- in a session
 
 
-@pytest.mark.gen_test
 async def test_run_without_readers(services: Services) -> None:
     """A run without readers gets the end of input, and the event is not kept."""
     await services.create()
@@ -152,7 +143,6 @@ async def test_run_without_readers(services: Services) -> None:
     assert not [event for event in await events_of(running) if isinstance(event, InputRequest)]
 
 
-@pytest.mark.gen_test
 async def test_run_with_a_reader(services: Services) -> None:
     """A reader sees the question and answers it; neither is a part of the output."""
     await services.create()
@@ -169,7 +159,6 @@ async def test_run_with_a_reader(services: Services) -> None:
     assert running.control is None
 
 
-@pytest.mark.gen_test
 async def test_key_is_not_kept(services: Services) -> None:
     """The log holds the question without the key by which its kernel knows the answer."""
     await services.create()
@@ -190,7 +179,6 @@ async def test_key_is_not_kept(services: Services) -> None:
     assert kept == [InputRequest("name?", False, "")]
 
 
-@pytest.mark.gen_test
 @pytest.mark.parametrize("end", ["delete", "restart", "die"])
 async def test_end_while_it_waits(services: Services, end: str) -> None:
     """Deletion, restart and death end a run that waits for input as any other."""

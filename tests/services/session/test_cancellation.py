@@ -37,7 +37,6 @@ def actions(steps: Sequence[InterruptStep]) -> list[str]:
 # ---------------------------------------------------------------- on the kernel
 
 
-@pytest.mark.gen_test
 async def test_run_that_listens(services: Services) -> None:
     """An interrupted run ends with 130, without an error; the next run has its kernel."""
     await services.create()
@@ -50,7 +49,6 @@ async def test_run_that_listens(services: Services) -> None:
     assert (await services.run("out b")).started_from == "live"
 
 
-@pytest.mark.gen_test
 async def test_two_at_once(services: Services) -> None:
     """Both callers wait for the one end and get the same steps; the kernel is interrupted once."""
     await services.create()
@@ -63,7 +61,6 @@ async def test_two_at_once(services: Services) -> None:
     assert services.host.machines[0].kernel.interrupt_count == 1
 
 
-@pytest.mark.gen_test
 async def test_caller_that_leaves(services: Services) -> None:
     """The interrupt goes on when its caller is cancelled."""
     await services.create()
@@ -76,7 +73,6 @@ async def test_caller_that_leaves(services: Services) -> None:
     assert running.execution.exit_code == 130
 
 
-@pytest.mark.gen_test
 async def test_finished_execution(services: Services) -> None:
     """A finished execution cannot be interrupted, and an unknown one is not found."""
     await services.create("s1")
@@ -90,7 +86,6 @@ async def test_finished_execution(services: Services) -> None:
             await services.executions.interrupt(session, execution)
 
 
-@pytest.mark.gen_test
 async def test_other_runs_are_left_alone(services: Services) -> None:
     """The next run after an interrupted one runs, and is not interrupted."""
     await services.create()
@@ -105,7 +100,6 @@ async def test_other_runs_are_left_alone(services: Services) -> None:
     assert (answer.exit_code, answer.stdout) == (0, "b\nc\n")
 
 
-@pytest.mark.gen_test
 async def test_death_while_it_is_interrupted(services: Services) -> None:
     """The process may die of the interrupt: the run says so, and no caller waits for ever."""
     await services.create()
@@ -121,7 +115,6 @@ async def test_death_while_it_is_interrupted(services: Services) -> None:
 # ---------------------------------------------------------------- before the kernel has it
 
 
-@pytest.mark.gen_test
 async def test_queued_run(services: Services) -> None:
     """A cancelled run never starts; the runs behind it move up, and its log says what happened."""
     await services.create()
@@ -145,7 +138,6 @@ async def test_queued_run(services: Services) -> None:
     assert [one.exit_code for one in stored] == [0, 130, 0, 130]
 
 
-@pytest.mark.gen_test
 async def test_cancelled_runs_give_back_what_they_took(limited_services: Services) -> None:
     """The place in the queue is free at once, the kernel's when the last run is gone."""
     services = limited_services
@@ -159,7 +151,6 @@ async def test_cancelled_runs_give_back_what_they_took(limited_services: Service
     await services.until_free(kernels=1)
 
 
-@pytest.mark.gen_test
 async def test_run_whose_kernel_starts(services: Services) -> None:
     """The run is cancelled at once; the start goes on, and the next run has the kernel."""
     services.host.open_gate = asyncio.Event()
@@ -180,7 +171,6 @@ async def test_run_whose_kernel_starts(services: Services) -> None:
     await services.until_free(kernels=100)
 
 
-@pytest.mark.gen_test
 async def test_start_that_fails_after_its_run_was_cancelled(services: Services) -> None:
     """A start that fails after its run was cancelled is tried again by the next run."""
     services.host.open_gate, services.host.open_error = asyncio.Event(), make_start_error()
@@ -192,7 +182,6 @@ async def test_start_that_fails_after_its_run_was_cancelled(services: Services) 
     assert (await services.run("out b")).stdout == "b\n"
 
 
-@pytest.mark.gen_test
 @pytest.mark.parametrize("end", ["delete", "restart"])
 async def test_start_that_nobody_waits_for(services: Services, end: str) -> None:
     """Deleting or restarting the session ends such a start."""
@@ -213,7 +202,6 @@ async def test_start_that_nobody_waits_for(services: Services, end: str) -> None
     await services.until_free(kernels=100)
 
 
-@pytest.mark.gen_test
 @pytest.mark.parametrize("steps", range(0, 40, 2))
 async def test_at_any_moment(services: Services, steps: int) -> None:
     """At whatever moment: the run ends, the next one runs, and everything is released."""
@@ -230,7 +218,6 @@ async def test_at_any_moment(services: Services, steps: int) -> None:
     assert len(services.host.machines) == 1
 
 
-@pytest.mark.gen_test
 async def test_interrupt_and_delete_at_once(services: Services) -> None:
     """Both calls return, whichever comes first."""
     for n in range(12):
@@ -252,7 +239,6 @@ async def test_interrupt_and_delete_at_once(services: Services) -> None:
 # ---------------------------------------------------------------- callers that leave
 
 
-@pytest.mark.gen_test
 async def test_run_that_ends_with_its_caller(services: Services) -> None:
     """The run is interrupted when the last of its callers leaves."""
     await services.create()
@@ -266,7 +252,6 @@ async def test_run_that_ends_with_its_caller(services: Services) -> None:
     assert running.execution.exit_code == 130
 
 
-@pytest.mark.gen_test
 async def test_run_that_goes_on_without_its_caller(services: Services) -> None:
     """A run without `cancel_on_disconnect` goes on when its caller leaves."""
     await services.create()
@@ -280,7 +265,6 @@ async def test_run_that_goes_on_without_its_caller(services: Services) -> None:
 # ---------------------------------------------------------------- background
 
 
-@pytest.mark.gen_test
 async def test_timeouts_in_the_background(limited_services: Services) -> None:
     """Without a timeout, the maximum applies, whatever the session's default; more is refused."""
     services = limited_services

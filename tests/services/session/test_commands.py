@@ -52,7 +52,6 @@ async def wait_idle(services: Services) -> None:
         await live.wait_idle()
 
 
-@pytest.mark.gen_test
 async def test_command_is_an_execution(services: Services) -> None:
     """A command is listed with its text, and answered like a run; no kernel is started."""
     await services.create()
@@ -68,7 +67,6 @@ async def test_command_is_an_execution(services: Services) -> None:
     assert (await services.sessions.get("s1")).status == "stopped"
 
 
-@pytest.mark.gen_test
 async def test_stdin_is_not_kept(services: Services) -> None:
     """A command's stdin is freed when it ends, not only at the next garbage collection."""
     await services.create()
@@ -86,7 +84,6 @@ async def test_stdin_is_not_kept(services: Services) -> None:
         gc.enable()
 
 
-@pytest.mark.gen_test
 async def test_env_and_stdin(services: Services) -> None:
     """A command gets its stdin and its variables, which never override the session's."""
     await services.create()
@@ -98,7 +95,6 @@ async def test_env_and_stdin(services: Services) -> None:
     assert services.host.machines[0].programs[0].stdin == "text"
 
 
-@pytest.mark.gen_test
 async def test_it_waits_for_no_run(services: Services) -> None:
     """Runs and commands do not wait for each other, share a machine, and are counted apart."""
     await services.create()
@@ -119,7 +115,6 @@ async def test_it_waits_for_no_run(services: Services) -> None:
     assert (await services.session()).kernel_generation == 1
 
 
-@pytest.mark.gen_test
 async def test_many_and_a_run_at_once(services: Services) -> None:
     """Commands and a run share one machine, whichever of them opens it."""
     await services.create()
@@ -131,7 +126,6 @@ async def test_many_and_a_run_at_once(services: Services) -> None:
     assert len(services.host.machines) == 1
 
 
-@pytest.mark.gen_test
 async def test_capacity(limited_services: Services) -> None:
     """Commands are limited; a refused one leaves nothing, and an ended one makes room."""
     services = limited_services
@@ -160,7 +154,6 @@ async def test_capacity(limited_services: Services) -> None:
 # ---------------------------------------------------------------- interrupts
 
 
-@pytest.mark.gen_test
 async def test_interrupt(services: Services) -> None:
     """An interrupt ends this command and nothing else; it returns when the execution has ended."""
     await services.create()
@@ -177,7 +170,6 @@ async def test_interrupt(services: Services) -> None:
     assert (await other.result()).exit_code == 0
 
 
-@pytest.mark.gen_test
 async def test_interrupt_before_the_start(services: Services) -> None:
     """The command is cancelled at once and never starts; the next one uses the sandbox."""
     await services.create()
@@ -201,7 +193,6 @@ async def test_interrupt_before_the_start(services: Services) -> None:
     assert services.kernel_limiter.borrowed == 1
 
 
-@pytest.mark.gen_test
 async def test_it_waits_for_no_kernel_that_starts(services: Services) -> None:
     """Where there is a sandbox, a command does not wait for a kernel that starts in it."""
     await services.create()
@@ -225,7 +216,6 @@ async def test_it_waits_for_no_kernel_that_starts(services: Services) -> None:
         (ExitInfo(reason="out of memory at 512 MB"), "KERNEL_DIED"),
     ],
 )
-@pytest.mark.gen_test
 async def test_end_of_the_machine(services: Services, ending: ExitInfo, code: str) -> None:
     """Commands end with 137 and the reason, and say that variables are lost."""
     await services.create()
@@ -238,7 +228,6 @@ async def test_end_of_the_machine(services: Services, ending: ExitInfo, code: st
     assert (await services.run("out b")).started_from == "fresh"
 
 
-@pytest.mark.gen_test
 async def test_restart(services: Services) -> None:
     """A restart ends the commands before it returns, and a kernel is there afterwards."""
     await services.create()
@@ -249,7 +238,6 @@ async def test_restart(services: Services) -> None:
     assert (await services.sessions.get("s1")).status == "idle"
 
 
-@pytest.mark.gen_test
 async def test_restart_while_others_come(services: Services) -> None:
     """A command that comes during a restart gets the next machine, and is not waited for."""
     await services.create()
@@ -271,7 +259,6 @@ async def test_restart_while_others_come(services: Services) -> None:
     assert (await program.result()).stdout == "a\n"
 
 
-@pytest.mark.gen_test
 async def test_deletion(services: Services) -> None:
     """Deleting the session ends commands, also those that wait for a sandbox."""
     await services.create()
@@ -290,7 +277,6 @@ async def test_deletion(services: Services) -> None:
         await services.exec("out a")
 
 
-@pytest.mark.gen_test
 async def test_deletion_while_a_kernel_starts(services: Services) -> None:
     """Commands report the deletion also when the kernel is the first to notice it."""
     await services.create()
@@ -303,7 +289,6 @@ async def test_deletion_while_a_kernel_starts(services: Services) -> None:
     assert (codes, done.cause) == (["SESSION_DELETED"], "session deleted")
 
 
-@pytest.mark.gen_test
 async def test_start_that_cannot_be_recorded(
     services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -318,7 +303,6 @@ async def test_start_that_cannot_be_recorded(
     assert (codes, done.exit_code, done.cause) == (["KERNEL_DIED"], 137, START_NOT_RECORDED)
 
 
-@pytest.mark.gen_test
 async def test_shutdown(services: Services) -> None:
     """Commands get the same grace as runs."""
     await services.create()
@@ -334,7 +318,6 @@ async def test_shutdown(services: Services) -> None:
     assert (await running.result()).stdout == "a\n"
 
 
-@pytest.mark.gen_test
 async def test_grace_ends(services: Services) -> None:
     """A command that takes longer ends as `server stopped`."""
     await services.create()
@@ -345,7 +328,6 @@ async def test_grace_ends(services: Services) -> None:
     assert (await end_of(running))[0] == ["SERVER_STOPPED"]
 
 
-@pytest.mark.gen_test
 async def test_session_with_a_command_is_not_evicted(services: Services) -> None:
     """A session neither leaves memory nor expires while a command runs."""
     await services.create()
@@ -363,7 +345,6 @@ async def test_session_with_a_command_is_not_evicted(services: Services) -> None
 # ---------------------------------------------------------------- failures
 
 
-@pytest.mark.gen_test
 async def test_sandbox_that_cannot_start(services: Services) -> None:
     """The caller gets the error; the next command tries again."""
     await services.create()
@@ -373,7 +354,6 @@ async def test_sandbox_that_cannot_start(services: Services) -> None:
     assert (await (await services.exec("out a")).result()).stdout == "a\n"
 
 
-@pytest.mark.gen_test
 async def test_bug(services: Services) -> None:
     """A bug in the server is reported as one, and nothing waits for the command any more."""
     await services.create()
@@ -384,7 +364,6 @@ async def test_bug(services: Services) -> None:
     assert (await (await services.exec("out a")).result()).stdout == "a\n"
 
 
-@pytest.mark.gen_test
 async def test_log_that_cannot_be_written(services: Services) -> None:
     """A command whose output cannot be logged is ended; its machine is not."""
     await services.create()
@@ -399,7 +378,6 @@ async def test_log_that_cannot_be_written(services: Services) -> None:
     assert not machine.ended.done()
 
 
-@pytest.mark.gen_test
 async def test_log_that_cannot_be_opened(services: Services) -> None:
     """Nothing is run, and the place is released."""
     await services.create()
@@ -412,7 +390,6 @@ async def test_log_that_cannot_be_opened(services: Services) -> None:
     assert services.kernel_limiter.borrowed == 0
 
 
-@pytest.mark.gen_test
 async def test_output_past_the_bound(services_with_small_output: Services) -> None:
     """The command is ended, and nothing else."""
     services = services_with_small_output
@@ -424,7 +401,6 @@ async def test_output_past_the_bound(services_with_small_output: Services) -> No
     assert not services.host.machines[0].ended.done()
 
 
-@pytest.mark.gen_test
 async def test_caller_that_leaves(services: Services) -> None:
     """Whenever the caller of submit is cancelled, the command goes on."""
     await services.create()
@@ -444,7 +420,6 @@ async def test_caller_that_leaves(services: Services) -> None:
 # ---------------------------------------------------------------- files and data
 
 
-@pytest.mark.gen_test
 async def test_changes_are_counted_once(services: Services) -> None:
     """A change of the files is counted by the first execution that ends after it."""
     await services.create()
@@ -457,7 +432,6 @@ async def test_changes_are_counted_once(services: Services) -> None:
     assert (await services.session()).file_count == 2
 
 
-@pytest.mark.gen_test
 async def test_data_of_both(services: Services) -> None:
     """Data that a command has written are there when a run starts, and the other way round."""
     await services.create(data={"n": 0})
@@ -474,7 +448,6 @@ async def test_data_of_both(services: Services) -> None:
     assert (await run.result()).data == {"n": 3}
 
 
-@pytest.mark.gen_test
 async def test_files_go_with_the_machine(services: Services) -> None:
     """Files that do not persist go after the commands' `after_run`, before the next machine."""
     await services.create(persistent=False)
@@ -490,7 +463,6 @@ async def test_files_go_with_the_machine(services: Services) -> None:
     assert (await services.session()).file_count == 0
 
 
-@pytest.mark.gen_test
 async def test_files_go_after_a_crash(services: Services) -> None:
     """A server that starts removes files of a non-persistent session that has run a command."""
     for name in ("used", "new"):

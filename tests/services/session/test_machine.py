@@ -48,7 +48,6 @@ class MachineFixture:
 # ---------------------------------------------------------------- one machine
 
 
-@pytest.mark.gen_test
 async def test_machine_is_opened_once() -> None:
     """The first run meets a fresh machine, later ones the same, live."""
     fixture = MachineFixture()
@@ -59,7 +58,6 @@ async def test_machine_is_opened_once() -> None:
     assert fixture.host.machines[0].env == {"A": "1"}
 
 
-@pytest.mark.gen_test
 async def test_two_calls_at_once_open_one_machine() -> None:
     """A call that comes while a machine is being opened waits for that machine."""
     fixture = MachineFixture()
@@ -67,7 +65,6 @@ async def test_two_calls_at_once_open_one_machine() -> None:
     assert len(fixture.host.machines) == 1
 
 
-@pytest.mark.gen_test
 async def test_ended_machine_is_replaced_when_nothing_is_left_of_it() -> None:
     """The next machine is opened when the last is gone and reaped."""
     fixture = MachineFixture()
@@ -83,7 +80,6 @@ async def test_ended_machine_is_replaced_when_nothing_is_left_of_it() -> None:
     assert (fixture.reap_count, len(fixture.host.machines)) == (1, 2)
 
 
-@pytest.mark.gen_test
 async def test_ended_machine_is_reaped_once() -> None:
     """A machine is not reaped while it lives, nor twice after its end."""
     fixture = MachineFixture()
@@ -97,7 +93,6 @@ async def test_ended_machine_is_reaped_once() -> None:
     assert fixture.reap_count == 1
 
 
-@pytest.mark.gen_test
 async def test_reaping_that_fails_keeps_the_next_machine_away() -> None:
     """While reaping fails, no next machine is opened."""
     fixture = MachineFixture()
@@ -111,7 +106,6 @@ async def test_reaping_that_fails_keeps_the_next_machine_away() -> None:
     assert (fixture.reap_count, len(fixture.host.machines)) == (1, 2)
 
 
-@pytest.mark.gen_test
 async def test_failed_start_is_raised_and_tried_again() -> None:
     """A machine that does not start leaves nothing: the next call opens another."""
     fixture = MachineFixture()
@@ -122,7 +116,6 @@ async def test_failed_start_is_raised_and_tried_again() -> None:
     assert (await fixture.session_machine.acquire({}))[1] == "fresh"
 
 
-@pytest.mark.gen_test
 async def test_restarted_machine_is_still_fresh() -> None:
     """After a restart, the first run is the first on its machine."""
     fixture = MachineFixture()
@@ -134,7 +127,6 @@ async def test_restarted_machine_is_still_fresh() -> None:
     assert len(fixture.host.machines) == 2
 
 
-@pytest.mark.gen_test
 async def test_closed_machine_refuses() -> None:
     """After closing, the machine has ended and no call gets another."""
     fixture = MachineFixture()
@@ -146,7 +138,6 @@ async def test_closed_machine_refuses() -> None:
             await call({})
 
 
-@pytest.mark.gen_test
 async def test_closing_does_not_wait_for_a_start() -> None:
     """A start that takes long is cancelled; its caller gets the closing error."""
     fixture = MachineFixture()
@@ -163,7 +154,6 @@ async def test_closing_does_not_wait_for_a_start() -> None:
     assert fixture.session_machine.is_idle
 
 
-@pytest.mark.gen_test
 async def test_closing_while_the_last_machine_goes() -> None:
     """A call that waits for the last machine to be reaped gets no new machine."""
     fixture = MachineFixture()
@@ -181,7 +171,6 @@ async def test_closing_while_the_last_machine_goes() -> None:
     assert len(fixture.host.machines) == 1
 
 
-@pytest.mark.gen_test
 async def test_cancelled_caller_cancels_its_start() -> None:
     """A caller that is cancelled during a start leaves no machine; the next call opens one."""
     fixture = MachineFixture()
@@ -199,7 +188,6 @@ async def test_cancelled_caller_cancels_its_start() -> None:
 # ---------------------------------------------------------------- without a kernel
 
 
-@pytest.mark.gen_test
 async def test_sandbox_without_a_kernel() -> None:
     """A command opens a machine without a kernel; a run starts its kernel in that machine."""
     fixture = MachineFixture()
@@ -218,7 +206,6 @@ async def test_sandbox_without_a_kernel() -> None:
     assert len(fixture.host.machines) == 1
 
 
-@pytest.mark.gen_test
 async def test_restarted_machine_has_a_kernel() -> None:
     """A restart leaves a machine with a kernel, whatever was there before."""
     fixture = MachineFixture()
@@ -229,7 +216,6 @@ async def test_restarted_machine_has_a_kernel() -> None:
     assert len(fixture.host.machines) == 2
 
 
-@pytest.mark.gen_test
 async def test_sandbox_and_kernel_at_once() -> None:
     """Simultaneous calls open one machine; only a kernel counts as starting, not a sandbox."""
     fixture = MachineFixture()
@@ -250,7 +236,6 @@ async def test_sandbox_and_kernel_at_once() -> None:
     assert fixture.session_machine.has_kernel
 
 
-@pytest.mark.gen_test
 async def test_kernel_that_fails_in_a_machine() -> None:
     """A kernel that fails to start ends its machine; the next call opens another."""
     fixture = MachineFixture()
@@ -272,7 +257,6 @@ async def a_starting_kernel(fixture: MachineFixture) -> asyncio.Task[tuple[Machi
     return run
 
 
-@pytest.mark.gen_test
 async def test_restart_while_a_kernel_starts_in_a_machine() -> None:
     """The machine ends with all that runs in it; the run gets its kernel in the next."""
     fixture = MachineFixture()
@@ -284,7 +268,6 @@ async def test_restart_while_a_kernel_starts_in_a_machine() -> None:
     assert fixture.host.machines[0].ended.result().reason == "restarted"
 
 
-@pytest.mark.gen_test
 async def test_closing_while_a_kernel_starts_in_a_machine() -> None:
     """The machine ends for the reason given, and the run gets the error."""
     fixture = MachineFixture()

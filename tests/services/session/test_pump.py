@@ -62,7 +62,6 @@ async def endless_output(machine: FakeMachine, request: KernelRequest) -> AsyncI
         yield Stdout("x" * 1000)
 
 
-@pytest.mark.gen_test
 async def test_events_are_logged(services: Services) -> None:
     """Everything but the end is in the log; the end is returned."""
     running, machine = await open_parts(services, three_outputs)
@@ -70,7 +69,6 @@ async def test_events_are_logged(services: Services) -> None:
     assert await logged_events(running) == [Stdout("a"), Stdout("b"), Stdout("c")]
 
 
-@pytest.mark.gen_test
 async def test_log_comes_first(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is published before it is in the log."""
     running, machine = await open_parts(services, three_outputs)
@@ -97,7 +95,6 @@ async def test_log_comes_first(services: Services, monkeypatch: pytest.MonkeyPat
     assert seen == written
 
 
-@pytest.mark.gen_test
 async def test_output_limit_ends_the_machine(services: Services) -> None:
     """A run whose log grows past the limit is ended, and the cause names the limit."""
     running, machine = await open_parts(services, endless_output)
@@ -107,7 +104,6 @@ async def test_output_limit_ends_the_machine(services: Services) -> None:
     assert running.log.size < 70 * 1024
 
 
-@pytest.mark.gen_test
 async def test_full_disk_ends_the_machine(
     services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -123,7 +119,6 @@ async def test_full_disk_ends_the_machine(
     assert isinstance(running.error, InsufficientStorage)
 
 
-@pytest.mark.gen_test
 async def test_bug_ends_the_machine(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
     """After a bug in the server the run does not go on either."""
     running, machine = await open_parts(services, endless_output)

@@ -40,7 +40,6 @@ class QueueFixture:
         self.events.append("idle")
 
 
-@pytest.mark.gen_test
 async def test_first_come_first_served() -> None:
     """A run keeps the first place until it is done; the others know their positions."""
     fixture = QueueFixture()
@@ -55,7 +54,6 @@ async def test_first_come_first_served() -> None:
     assert all(queued_run.done.is_set() for queued_run in queued_runs)
 
 
-@pytest.mark.gen_test
 async def test_run_added_during_on_idle() -> None:
     """The worker never ends with a run in the queue; it calls `on_idle` again afterwards."""
     fixture = QueueFixture()
@@ -70,7 +68,6 @@ async def test_run_added_during_on_idle() -> None:
     assert not fixture.queue.is_working
 
 
-@pytest.mark.gen_test
 async def test_capacity() -> None:
     """One run is under way, `max_waiting` wait, the next is refused."""
     fixture = QueueFixture(max_waiting=1)
@@ -84,7 +81,6 @@ async def test_capacity() -> None:
     fixture.queue.check_capacity()
 
 
-@pytest.mark.gen_test
 async def test_idle_queue_is_not_waited_for() -> None:
     """`wait_idle` returns at once if the queue never worked; cancelling it changes nothing."""
     fixture = QueueFixture()
@@ -102,7 +98,6 @@ async def test_idle_queue_is_not_waited_for() -> None:
 # ---------------------------------------------------------------- slots without a run
 
 
-@pytest.mark.gen_test
 async def test_a_slot_waits_like_a_run() -> None:
     """A slot without a run comes between the runs before and behind it."""
     fixture = QueueFixture()
@@ -123,7 +118,6 @@ async def test_a_slot_waits_like_a_run() -> None:
     await work
 
 
-@pytest.mark.gen_test
 @pytest.mark.parametrize("steps", range(8))
 async def test_a_slot_that_is_given_back(steps: int) -> None:
     """A cancelled slot leaves no gap, at whatever moment; those behind it move up."""
@@ -149,7 +143,6 @@ async def _hold_slot(fixture: QueueFixture) -> None:
         await asyncio.Event().wait()
 
 
-@pytest.mark.gen_test
 async def test_a_waiting_slot_counts() -> None:
     """A waiting slot counts against `max_waiting` until it is given back."""
     fixture = QueueFixture(max_waiting=1)
@@ -168,7 +161,6 @@ async def test_a_waiting_slot_counts() -> None:
     await fixture.queue.wait_idle()
 
 
-@pytest.mark.gen_test
 async def test_a_slot_that_fails() -> None:
     """An error in a slot is raised to its holder; the queue goes on."""
     fixture = QueueFixture()
@@ -181,7 +173,6 @@ async def test_a_slot_that_fails() -> None:
     assert "a" in fixture.events
 
 
-@pytest.mark.gen_test
 async def test_idle_since() -> None:
     """`idle_since` is the end of the newest run."""
     fixture = QueueFixture()

@@ -51,7 +51,6 @@ def full() -> InsufficientStorage:
 # ---------------------------------------------------------------- runs
 
 
-@pytest.mark.gen_test
 async def test_run(services: Services) -> None:
     """A run's result holds the output of its kernel and how the run ended."""
     await services.create()
@@ -66,7 +65,6 @@ async def test_run(services: Services) -> None:
     assert answer.error is None
 
 
-@pytest.mark.gen_test
 async def test_events_of_a_run(services: Services) -> None:
     """A stream has the outputs in order, and `done` last.
 
@@ -78,7 +76,6 @@ async def test_events_of_a_run(services: Services) -> None:
     assert isinstance(events[-1], Done)
 
 
-@pytest.mark.gen_test
 async def test_kernel_lives_from_run_to_run(services: Services) -> None:
     """The second run has the same kernel; runs are numbered from 1."""
     await services.create()
@@ -88,7 +85,6 @@ async def test_kernel_lives_from_run_to_run(services: Services) -> None:
     assert len(services.host.machines) == 1
 
 
-@pytest.mark.gen_test
 async def test_row_after_a_run(services: Services) -> None:
     """After a run the session's row has the time of the run and the count of files."""
     await services.create()
@@ -99,7 +95,6 @@ async def test_row_after_a_run(services: Services) -> None:
     assert (stored.file_count, stored.total_size, stored.kernel_generation) == (1, 5, 1)
 
 
-@pytest.mark.gen_test
 async def test_files_modified(services: Services) -> None:
     """Created, changed and deleted files count, since the last run."""
     await services.create()
@@ -108,7 +103,6 @@ async def test_files_modified(services: Services) -> None:
     assert (await services.run("write a other\nremove b\nwrite c 3")).files_modified == 3
 
 
-@pytest.mark.gen_test
 async def test_environment(services: Services) -> None:
     """The caller's variables reach the run; those of the server cannot be overridden."""
     await services.create()
@@ -127,7 +121,6 @@ async def _last_request(services: Services) -> Any:
     return services.host.machines[-1].kernel.requests[-1]
 
 
-@pytest.mark.gen_test
 async def test_timeouts(services: Services) -> None:
     """A run has its own timeout, else the session's, else the server's; too much is refused."""
     await services.create("s1", default_timeout=7.0)
@@ -139,7 +132,6 @@ async def test_timeouts(services: Services) -> None:
         await services.submit("out a", timeout=3601)
 
 
-@pytest.mark.gen_test
 async def test_timeout_keeps_the_kernel_where_it_can(services: Services) -> None:
     """A run that was interrupted at its deadline ends with 124; the variables are kept."""
     await services.create()
@@ -152,7 +144,6 @@ async def test_timeout_keeps_the_kernel_where_it_can(services: Services) -> None
     assert (await services.run("out b")).started_from == "live"
 
 
-@pytest.mark.gen_test
 async def test_timeout_of_a_kernel_that_ignores_interrupts(services: Services) -> None:
     """A kernel that would not stop is lost; its files and data stay, the next run is fresh."""
     await services.create()
@@ -163,7 +154,6 @@ async def test_timeout_of_a_kernel_that_ignores_interrupts(services: Services) -
     assert (answer.stdout, answer.started_from, answer.kernel_generation) == ("1", "fresh", 2)
 
 
-@pytest.mark.gen_test
 async def test_kernel_that_dies_in_a_run(services: Services) -> None:
     """The run ends with the process's exit code and says that the kernel died."""
     await services.create()
@@ -175,7 +165,6 @@ async def test_kernel_that_dies_in_a_run(services: Services) -> None:
     assert (await services.run("out b")).kernel_generation == 2
 
 
-@pytest.mark.gen_test
 async def test_kernel_that_dies_idle(services: Services) -> None:
     """The death is noticed at once: the place is released, and the next run says `fresh`."""
     await services.create()
@@ -188,7 +177,6 @@ async def test_kernel_that_dies_idle(services: Services) -> None:
     assert (answer.started_from, answer.kernel_generation) == ("fresh", 2)
 
 
-@pytest.mark.gen_test
 async def test_kernel_that_does_not_start(services: Services) -> None:
     """The caller gets the error, readers its code and `done`; the next run tries again."""
     await services.create()
@@ -206,7 +194,6 @@ async def test_kernel_that_does_not_start(services: Services) -> None:
 # ---------------------------------------------------------------- data
 
 
-@pytest.mark.gen_test
 async def test_update_data_is_merged_before_the_run(services: Services) -> None:
     """The code finds the merged data, and so does every later call."""
     await services.create(data={"a": 1, "b": {"x": 1}})
@@ -215,7 +202,6 @@ async def test_update_data_is_merged_before_the_run(services: Services) -> None:
     assert answer.data == (await services.store.get("s1")).data == {"a": 1, "b": {"y": 2}}
 
 
-@pytest.mark.gen_test
 async def test_update_data_of_a_queued_run_waits(services: Services) -> None:
     """The data changes when the run starts, not when it is submitted."""
     await services.create()
@@ -227,7 +213,6 @@ async def test_update_data_of_a_queued_run_waits(services: Services) -> None:
     assert (await second.result()).data == {"n": 2}
 
 
-@pytest.mark.gen_test
 @pytest.mark.parametrize("end", ["exit 1", "timeout", "stuck", "die 7"])
 async def test_code_replaces_the_data(services: Services, end: str) -> None:
     """Data that the code wrote to the data file replace the session's, however the run ended."""
@@ -236,7 +221,6 @@ async def test_code_replaces_the_data(services: Services, end: str) -> None:
     assert answer.data == (await services.store.get("s1")).data == {"b": 2}
 
 
-@pytest.mark.gen_test
 async def test_data_of_the_same_value_and_another_type(services: Services) -> None:
     """1 and true compare as equal in Python, and are not the same JSON."""
     await services.create(data={"a": 1})
@@ -245,7 +229,6 @@ async def test_data_of_the_same_value_and_another_type(services: Services) -> No
     assert answer.data["a"] is True
 
 
-@pytest.mark.gen_test
 @pytest.mark.parametrize("text", ["{", "[1]", '{"a": NaN}', '{"a": "\\ud800"}', ""])
 async def test_broken_data_keeps_the_old(services: Services, text: str) -> None:
     """A data file that is no JSON object changes no data, and is rewritten before the next run."""
@@ -254,7 +237,6 @@ async def test_broken_data_keeps_the_old(services: Services, text: str) -> None:
     assert json.loads((await services.run(f"read {DATA}")).stdout) == {"a": 1}
 
 
-@pytest.mark.gen_test
 async def test_data_that_is_too_large_keeps_the_old(services: Services) -> None:
     """A data file within the limit does not fail the run when its data, as JSON, is above it."""
     await services.create(data={"a": 1})
@@ -264,7 +246,6 @@ async def test_data_that_is_too_large_keeps_the_old(services: Services) -> None:
     assert (answer.stdout, answer.data) == ("done\n", {"a": 1})
 
 
-@pytest.mark.gen_test
 async def test_update_data_that_is_too_large(services: Services) -> None:
     """The run does not begin, and the session goes on as it was."""
     await services.create(data={"a": "x" * (MAX_SESSION_JSON_BYTES - 100)})
@@ -273,7 +254,6 @@ async def test_update_data_that_is_too_large(services: Services) -> None:
     assert await (await services.submit("out b")).result()
 
 
-@pytest.mark.gen_test
 async def test_data_changed_by_the_api_during_a_run(services: Services) -> None:
     """The running code sees it; when it writes nothing itself, that is the data."""
     await services.create(data={"a": 1})
@@ -286,7 +266,6 @@ async def test_data_changed_by_the_api_during_a_run(services: Services) -> None:
     assert answer.data == {"a": 2}
 
 
-@pytest.mark.gen_test
 async def test_data_changed_by_the_api_after_a_run(
     services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -312,7 +291,6 @@ async def test_data_changed_by_the_api_after_a_run(
     assert json.loads((await services.workspace() / DATA).read_text()) == {"api": 1}
 
 
-@pytest.mark.gen_test
 async def test_update_data_loses_no_change(services: Services) -> None:
     """`update_data` is merged into the data of that moment: simultaneous changes are kept."""
     await services.create()
@@ -326,7 +304,6 @@ async def test_update_data_loses_no_change(services: Services) -> None:
         assert answer.data["api"] == n
 
 
-@pytest.mark.gen_test
 async def test_data_file_after_a_change_by_the_api(services: Services) -> None:
     """The data file shows new data at once, also without a kernel."""
     await services.create()
@@ -334,7 +311,6 @@ async def test_data_file_after_a_change_by_the_api(services: Services) -> None:
     assert json.loads((await services.workspace() / DATA).read_text()) == {"a": 2}
 
 
-@pytest.mark.gen_test
 async def test_data_file_that_cannot_be_written(
     services: Services, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -349,7 +325,6 @@ async def test_data_file_that_cannot_be_written(
 # ---------------------------------------------------------------- the queue
 
 
-@pytest.mark.gen_test
 async def test_runs_queue_in_order(services: Services) -> None:
     """One at a time, first come first served."""
     await services.create()
@@ -364,7 +339,6 @@ async def test_runs_queue_in_order(services: Services) -> None:
     assert times == sorted(times, key=str)
 
 
-@pytest.mark.gen_test
 async def test_queued_event_comes_once(services: Services) -> None:
     """A waiting run's first event is its position, once; the list shows how it moves up."""
     await services.create()
@@ -384,7 +358,6 @@ async def test_queued_event_comes_once(services: Services) -> None:
     ]
 
 
-@pytest.mark.gen_test
 async def test_queue_time_is_not_run_time(services: Services) -> None:
     """`queued_ms` tells how long a run waited; its own time does not count that."""
     await services.create()
@@ -405,7 +378,6 @@ def short_queue(open_services: OpenServices) -> Services:
     return open_services(max_queue=2)
 
 
-@pytest.mark.gen_test
 async def test_queue_is_bounded(short_queue: Services) -> None:
     """One runs, `max_queue` wait, the next is refused with a time to retry."""
     services = short_queue
@@ -420,7 +392,6 @@ async def test_queue_is_bounded(short_queue: Services) -> None:
     assert [(await running.result()).exit_code for running in runs] == [0] * 4
 
 
-@pytest.mark.gen_test
 async def test_burst_never_overfills_the_queue(short_queue: Services) -> None:
     """Of many submissions at once, as many are accepted as the queue has room for."""
     services = short_queue
@@ -436,7 +407,6 @@ async def test_burst_never_overfills_the_queue(short_queue: Services) -> None:
         await running.result()
 
 
-@pytest.mark.gen_test
 async def test_run_of_a_cancelled_submit_goes_on(services: Services) -> None:
     """A caller that is cancelled while the log is opened stops neither its run nor the queue."""
     await services.create()
@@ -455,7 +425,6 @@ async def test_run_of_a_cancelled_submit_goes_on(services: Services) -> None:
     ]
 
 
-@pytest.mark.gen_test
 @pytest.mark.parametrize("problem", [full(), RuntimeError("a bug")])
 async def test_log_that_cannot_be_opened(
     services: Services, monkeypatch: pytest.MonkeyPatch, problem: Exception
@@ -470,7 +439,6 @@ async def test_log_that_cannot_be_opened(
     assert (await services.run("out b")).stdout == "b\n"
 
 
-@pytest.mark.gen_test
 async def test_cancelled_submit_whose_log_cannot_be_opened(
     services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -488,7 +456,6 @@ async def test_cancelled_submit_whose_log_cannot_be_opened(
     assert (await services.run("out b")).stdout == "b\n"
 
 
-@pytest.mark.gen_test
 async def test_log_that_cannot_take_the_first_event(
     services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -520,7 +487,6 @@ def one_kernel(open_services: OpenServices) -> Services:
     return open_services(max_kernels=1)
 
 
-@pytest.mark.gen_test
 async def test_kernels_are_limited(one_kernel: Services) -> None:
     """When all kernels are in use, another session is refused with a time to retry."""
     services = one_kernel
@@ -536,7 +502,6 @@ async def test_kernels_are_limited(one_kernel: Services) -> None:
     assert (await services.run("out b", "s2")).exit_code == 0
 
 
-@pytest.mark.gen_test
 async def test_kernel_is_released_after_every_failure(
     one_kernel: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -567,7 +532,6 @@ async def test_kernel_is_released_after_every_failure(
     await other_runs()
 
 
-@pytest.mark.gen_test
 async def test_restart_keeps_its_place_in_the_limit(one_kernel: Services) -> None:
     """Between the old kernel and the new one, no other session gets the place."""
     services = one_kernel
@@ -587,7 +551,6 @@ async def test_restart_keeps_its_place_in_the_limit(one_kernel: Services) -> Non
     await services.run("out b", "s2")
 
 
-@pytest.mark.gen_test
 async def test_kernel_that_dies_during_its_start_again(one_kernel: Services) -> None:
     """The end of an old kernel does not release the place of the new one."""
     services = one_kernel
@@ -603,7 +566,6 @@ async def test_kernel_that_dies_during_its_start_again(one_kernel: Services) -> 
 # ---------------------------------------------------------------- restart
 
 
-@pytest.mark.gen_test
 async def test_restart_of_an_idle_session(services: Services) -> None:
     """A restart gives a fresh kernel with the same files, and returns its generation."""
     await services.create()
@@ -614,7 +576,6 @@ async def test_restart_of_an_idle_session(services: Services) -> None:
     assert (answer.stdout, answer.started_from, answer.kernel_generation) == ("1", "fresh", 2)
 
 
-@pytest.mark.gen_test
 async def test_restart_of_a_session_that_never_ran(services: Services) -> None:
     """The restart starts the first kernel."""
     await services.create()
@@ -622,7 +583,6 @@ async def test_restart_of_a_session_that_never_ran(services: Services) -> None:
     assert (await services.sessions.get("s1")).status == "idle"
 
 
-@pytest.mark.gen_test
 async def test_restart_during_a_run(services: Services) -> None:
     """The run under way ends with 137, the queued ones go on with the fresh kernel."""
     await services.create()
@@ -640,7 +600,6 @@ async def test_restart_during_a_run(services: Services) -> None:
     assert [answer.started_from for answer in answers] == ["fresh", "live"]
 
 
-@pytest.mark.gen_test
 async def test_restart_does_not_wait_for_the_next_run(services: Services) -> None:
     """However slowly the old kernel ends, the restart returns while the next run goes on."""
     await services.create()
@@ -659,7 +618,6 @@ async def test_restart_does_not_wait_for_the_next_run(services: Services) -> Non
     await queued.result()
 
 
-@pytest.mark.gen_test
 async def test_restart_while_the_kernel_starts(services: Services) -> None:
     """A kernel that is only starting is fresh: the run that waits for it goes on."""
     await services.create()
@@ -674,7 +632,6 @@ async def test_restart_while_the_kernel_starts(services: Services) -> None:
     assert len(services.host.machines) == 1
 
 
-@pytest.mark.gen_test
 async def test_two_restarts_at_once(services: Services) -> None:
     """Both return, and each caller has a kernel that started after its call."""
     await services.create()
@@ -686,7 +643,6 @@ async def test_two_restarts_at_once(services: Services) -> None:
     assert (await services.run("out a")).exit_code == 0
 
 
-@pytest.mark.gen_test
 async def test_restart_whose_caller_leaves(services: Services) -> None:
     """A restart goes on when its caller is cancelled."""
     await services.create()
@@ -702,7 +658,6 @@ async def test_restart_whose_caller_leaves(services: Services) -> None:
     assert len(services.host.machines) == 2
 
 
-@pytest.mark.gen_test
 async def test_restart_that_fails(services: Services) -> None:
     """The caller gets the error; the run ended all the same, and the next one tries again."""
     await services.create()
@@ -718,7 +673,6 @@ async def test_restart_that_fails(services: Services) -> None:
 # ---------------------------------------------------------------- files that do not last
 
 
-@pytest.mark.gen_test
 async def test_files_go_with_the_kernel_that_dies_idle(services: Services) -> None:
     """The files are removed without waiting for the next run; the data stays."""
     await services.create(persistent=False, data={"a": 1})
@@ -733,7 +687,6 @@ async def test_files_go_with_the_kernel_that_dies_idle(services: Services) -> No
     assert (await services.run("read f")).stdout == "nothing"
 
 
-@pytest.mark.gen_test
 async def test_next_run_never_sees_the_files_of_a_lost_kernel(services: Services) -> None:
     """The files are gone even for a run submitted before the kernel's end was noticed."""
     await services.create(persistent=False)
@@ -743,7 +696,6 @@ async def test_next_run_never_sees_the_files_of_a_lost_kernel(services: Services
     assert (answer.stdout, answer.files_modified) == ("nothing", 0)
 
 
-@pytest.mark.gen_test
 @pytest.mark.parametrize("end", ["die 7", "stuck"])
 async def test_files_go_with_the_kernel_that_ends_in_a_run(services: Services, end: str) -> None:
     """The run's result and data are kept; then the files are gone."""
@@ -756,7 +708,6 @@ async def test_files_go_with_the_kernel_that_ends_in_a_run(services: Services, e
     assert json.loads((await services.run(f"read {DATA}")).stdout) == {"a": 1}
 
 
-@pytest.mark.gen_test
 async def test_files_go_at_a_restart(services: Services) -> None:
     """A restart removes the files, and keeps the data that the ended run wrote."""
     await services.create(persistent=False)
@@ -768,7 +719,6 @@ async def test_files_go_at_a_restart(services: Services) -> None:
     assert (await queued.result()).stdout == "nothing"
 
 
-@pytest.mark.gen_test
 async def test_files_are_dropped_when_nothing_is_left_of_the_kernel(services: Services) -> None:
     """Files are removed after all processes, which could still write to the workspace."""
     await services.create(persistent=False)
@@ -781,7 +731,6 @@ async def test_files_are_dropped_when_nothing_is_left_of_the_kernel(services: Se
     assert (await services.run("read f")).stdout == "nothing"
 
 
-@pytest.mark.gen_test
 async def test_files_that_cannot_be_dropped(
     services: Services, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -799,7 +748,6 @@ async def test_files_that_cannot_be_dropped(
     assert (await services.run("read f")).stdout == "nothing"
 
 
-@pytest.mark.gen_test
 async def test_files_of_a_persistent_session_stay(services: Services) -> None:
     """The files of a persistent session outlive any number of kernels."""
     await services.create()
@@ -811,7 +759,6 @@ async def test_files_of_a_persistent_session_stay(services: Services) -> None:
 # ---------------------------------------------------------------- full disks, broken stores
 
 
-@pytest.mark.gen_test
 async def test_disk_that_fills_up_in_a_run(
     services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -839,7 +786,6 @@ async def test_disk_that_fills_up_in_a_run(
     assert (await services.run("out d")).kernel_generation == 2
 
 
-@pytest.mark.gen_test
 async def test_disk_that_is_full_at_the_end(
     services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -855,7 +801,6 @@ async def test_disk_that_is_full_at_the_end(
         await running.result()
 
 
-@pytest.mark.gen_test
 @pytest.mark.parametrize("problem", [full(), StorageFailed("It failed.")])
 async def test_storage_that_fails_after_a_run(
     services: Services, monkeypatch: pytest.MonkeyPatch, problem: StorageFailed
@@ -874,7 +819,6 @@ async def test_storage_that_fails_after_a_run(
     assert (await services.run("out c")).started_from == "live"
 
 
-@pytest.mark.gen_test
 async def test_data_that_cannot_be_stored(
     services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -891,7 +835,6 @@ async def test_data_that_cannot_be_stored(
     assert (await services.session()).data == {"a": 1}
 
 
-@pytest.mark.gen_test
 @pytest.mark.parametrize(
     "target",
     [
@@ -927,7 +870,6 @@ async def test_bug_of_a_store(
     assert services.executions._live == {}
 
 
-@pytest.mark.gen_test
 async def test_bug_of_a_kernel(services: Services, caplog: pytest.LogCaptureFixture) -> None:
     """A bug in the kernel's code ends the machine, not the session."""
     await services.create()
@@ -944,7 +886,6 @@ def small_logs(open_services: OpenServices) -> Services:
     return open_services(max_execution_output=1024)
 
 
-@pytest.mark.gen_test
 async def test_output_limit(small_logs: Services) -> None:
     """A run with too much output is ended, and the cause names the limit."""
     await small_logs.create()
@@ -957,7 +898,6 @@ async def test_output_limit(small_logs: Services) -> None:
 # ---------------------------------------------------------------- the end
 
 
-@pytest.mark.gen_test
 async def test_deleted_during_a_run(services: Services) -> None:
     """The run ends with 137 and its cause, the queued ones with 404; later calls are refused."""
     await services.create()
@@ -980,7 +920,6 @@ async def test_deleted_during_a_run(services: Services) -> None:
             await call
 
 
-@pytest.mark.gen_test
 async def test_deleted_while_the_kernel_starts(services: Services) -> None:
     """A deletion does not wait for the start: the run ends with 137, no kernel is left."""
     await services.create()
@@ -994,7 +933,6 @@ async def test_deleted_while_the_kernel_starts(services: Services) -> None:
     assert services.kernel_limiter.borrowed == 0
 
 
-@pytest.mark.gen_test
 async def test_deleted_during_a_restart(services: Services) -> None:
     """The restart raises that the session is gone."""
     await services.create()
@@ -1008,7 +946,6 @@ async def test_deleted_during_a_restart(services: Services) -> None:
     assert services.kernel_limiter.borrowed == 0
 
 
-@pytest.mark.gen_test
 async def test_deleted_while_the_log_is_opened(
     services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -1034,7 +971,6 @@ async def test_deleted_while_the_log_is_opened(
     assert services.directories == []
 
 
-@pytest.mark.gen_test(timeout=20)
 async def test_deleted_at_any_moment(services: Services) -> None:
     """Whenever the deletion comes, the run ends, and nothing is left."""
     for steps in range(40):
@@ -1049,7 +985,6 @@ async def test_deleted_at_any_moment(services: Services) -> None:
     assert services.executions._live == {}
 
 
-@pytest.mark.gen_test
 async def test_row_that_vanishes_under_a_run(services: Services) -> None:
     """A run does not fail when its session's row has been deleted."""
     await services.create()
@@ -1062,7 +997,6 @@ async def test_row_that_vanishes_under_a_run(services: Services) -> None:
         await services.run("out b", update_data={"n": 2})
 
 
-@pytest.mark.gen_test
 async def test_log_of_a_reader(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
     """All that a reader has seen is in the log, byte for byte."""
     await services.create()

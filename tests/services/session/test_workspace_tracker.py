@@ -34,7 +34,6 @@ def fixture(io_loop: IOLoop, tmp_path: Path) -> Iterator[TrackerFixture]:
     io_loop.run_sync(workspaces.aclose)
 
 
-@pytest.mark.gen_test
 async def test_run_finds_the_data(fixture: TrackerFixture) -> None:
     """Before a run the data file shows the data; a run that changes nothing is not counted."""
     await fixture.tracker.before_run({"a": 1})
@@ -43,7 +42,6 @@ async def test_run_finds_the_data(fixture: TrackerFixture) -> None:
     assert (after.data, after.files_modified) == (None, 0)
 
 
-@pytest.mark.gen_test
 async def test_changes_are_reported_once(fixture: TrackerFixture) -> None:
     """A run's changes are reported after it, and no more after the next."""
     await fixture.tracker.before_run({})
@@ -56,7 +54,6 @@ async def test_changes_are_reported_once(fixture: TrackerFixture) -> None:
     assert (after.data, after.files_modified, after.snapshot.count) == (None, 0, 1)
 
 
-@pytest.mark.gen_test
 async def test_data_that_changes_during_a_run(fixture: TrackerFixture) -> None:
     """The data file is written at once; that does not count as a change of the code."""
     await fixture.tracker.before_run({"a": 1})
@@ -65,7 +62,6 @@ async def test_data_that_changes_during_a_run(fixture: TrackerFixture) -> None:
     assert (await fixture.tracker.after_run()).data is None
 
 
-@pytest.mark.gen_test
 async def test_last_write_wins(fixture: TrackerFixture) -> None:
     """Data that code writes after the API did win, and the other way round."""
     await fixture.tracker.before_run({"a": 1})
@@ -79,7 +75,6 @@ async def test_last_write_wins(fixture: TrackerFixture) -> None:
     assert fixture.data() == {"a": 5}
 
 
-@pytest.mark.gen_test
 async def test_cleared_files(fixture: TrackerFixture) -> None:
     """Removed files do not count for the next run, and the data file is written again."""
     await fixture.tracker.before_run({"a": 1})
@@ -95,7 +90,6 @@ async def test_cleared_files(fixture: TrackerFixture) -> None:
 # ---------------------------------------------------------------- beside others
 
 
-@pytest.mark.gen_test
 async def test_reading_data_overwrites_nothing(fixture: TrackerFixture) -> None:
     """New data are returned once, and a half-written data file stays as it is."""
     await fixture.tracker.before_run({"a": 1})
@@ -108,7 +102,6 @@ async def test_reading_data_overwrites_nothing(fixture: TrackerFixture) -> None:
     assert (fixture.workspace / DATA).read_text() == '{"a":'
 
 
-@pytest.mark.gen_test
 async def test_half_written_data_are_completed(fixture: TrackerFixture) -> None:
     """Data that were half written at one `after_run` are returned by the next."""
     await fixture.tracker.before_run({"a": 1})
@@ -118,7 +111,6 @@ async def test_half_written_data_are_completed(fixture: TrackerFixture) -> None:
     assert (await fixture.tracker.after_run()).data == {"a": 3}
 
 
-@pytest.mark.gen_test
 async def test_reading_data_counts_no_files(fixture: TrackerFixture) -> None:
     """`read_changed_data` leaves changes of files to be counted by `after_run`."""
     await fixture.tracker.before_run({})
