@@ -11,9 +11,9 @@ from jupyter_client.kernelspec import KernelSpecManager
 from jupyter_client.manager import KernelManager
 
 from era_kernels.kernels.languages import builtin_dir
-from tests.kernels.conftest import host, machine, runner
+from tests.kernels.conftest import host, io_loop, machine
 
-__all__ = ["host", "kernel", "machine", "runner"]
+__all__ = ["host", "io_loop", "kernel", "machine"]
 
 
 @pytest.fixture

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from jupyter_client.blocking.client import BlockingKernelClient
+from tornado.ioloop import IOLoop
 
 from era_kernels.kernels.languages import builtin_dir
 from era_kernels.kernels.machine import Machine
@@ -34,9 +34,9 @@ Run = Callable[[str], str]  # runs code and returns its stdout
 def run(request: pytest.FixtureRequest) -> Run:
     """Runs code in a session's kernel, or in one that jupyter_client started."""
     if request.param == "session":
-        runner: asyncio.Runner = request.getfixturevalue("runner")
+        io_loop: IOLoop = request.getfixturevalue("io_loop")
         machine: Machine = request.getfixturevalue("machine")
-        return lambda code: runner.run(run_in_machine(machine, code))[0]
+        return lambda code: io_loop.run_sync(lambda: run_in_machine(machine, code))[0]
     kernel: BlockingKernelClient = request.getfixturevalue("kernel")
 
     def run_code(code: str) -> str:
