@@ -27,8 +27,8 @@ from era_kernels.models import (
     Output,
     SessionPaths,
 )
-from era_kernels.sandbox.server.command import Command, ProcessNotStarted
 from era_kernels.sandbox.server.process import Process
+from era_kernels.sandbox.server.process_command import Command, ProcessNotStarted
 from era_kernels.sandbox.server.sandbox import Sandbox, Sandboxes
 
 log = logging.getLogger(__name__)

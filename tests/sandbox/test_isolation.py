@@ -59,8 +59,10 @@ async def isolated_sandboxes(
             await sandboxes.aclose()
 
 
-def count_mounts() -> int:
-    return len(Path("/proc/self/mountinfo").read_text().splitlines())
+def list_mounts() -> set[str]:
+    """Returns the mounts of the host, a line each, without the fields that change."""
+    lines = Path("/proc/self/mountinfo").read_text().splitlines()
+    return {" ".join(line.split()[:5]) for line in lines}
 
 
 @pytest.mark.parametrize("tier", [1, 2])
@@ -169,12 +171,12 @@ async def test_empty_files_in_memory(folder: str) -> None:
         assert (await run_to_end(sandbox, forked_program(code)))[1] == "28 True\n"
 
 
-@pytest.mark.alone  # it counts the host's mounts, and measures
+@pytest.mark.alone  # it looks at the host's mounts, and measures
 @pytest.mark.parametrize("tier", [1, 2, 3])
 async def test_clean_end(tier: int) -> None:
     """Closed: daemons that ignore signals are gone, so are directory and mounts."""
     async with isolated_sandboxes(tier) as (sandboxes, make_paths):
-        before = count_mounts()
+        before = list_mounts()
         sandbox = await sandboxes.open_sandbox(make_paths("a"), Limits())
         await spawn_stubborn(sandbox)
         family = descendants(sandboxes.zygote.pid)
@@ -183,7 +185,8 @@ async def test_clean_end(tier: int) -> None:
         await sandbox.aclose()
         assert time.monotonic() - began < CLEANUP_SECONDS
         assert descendants(sandboxes.zygote.pid) == []
-        assert (sandbox.runtime_directory.exists(), count_mounts()) == (False, before)
+        assert not sandbox.runtime_directory.exists()
+        assert list_mounts() <= before  # others may have gone meanwhile
 
 
 @pytest.mark.parametrize("tier", [1, 2, 3])

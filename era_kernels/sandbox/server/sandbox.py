@@ -27,13 +27,13 @@ from era_kernels.sandbox.init.fd_messages import MessageTooLarge
 from era_kernels.sandbox.init.spec import SandboxSpec
 from era_kernels.sandbox.server import runtime_dirs
 from era_kernels.sandbox.server.cgroups import CgroupTree, SandboxCgroup
-from era_kernels.sandbox.server.command import Command, ProcessNotStarted
 from era_kernels.sandbox.server.control_channel import ChannelClosed, ControlChannel
 from era_kernels.sandbox.server.host_resources import HostResources
 from era_kernels.sandbox.server.init_pool import InitPool, PreparedInit, within_timeout
 from era_kernels.sandbox.server.limit_monitor import LimitMonitor, MonitoredSandbox
 from era_kernels.sandbox.server.oom_listener import OomListener
 from era_kernels.sandbox.server.process import OutputPipe, Process
+from era_kernels.sandbox.server.process_command import Command, ProcessNotStarted
 from era_kernels.sandbox.server.stdin_writer import StdinWriter
 from era_kernels.sandbox.server.tier_probe import TierProbe
 from era_kernels.sandbox.server.tiers import IsolationPolicy, IsolationProfile

@@ -13,8 +13,8 @@ from typing import Protocol
 from era_kernels.errors import EraError, StartError
 from era_kernels.models import UNSANDBOXED_TIER, Limits, SessionPaths
 from era_kernels.sandbox.server import runtime_dirs
-from era_kernels.sandbox.server.command import Command
 from era_kernels.sandbox.server.process import Process
+from era_kernels.sandbox.server.process_command import Command
 from era_kernels.sandbox.server.tiers import IsolationPolicy, IsolationProfile, candidate_profiles
 
 PROBE_TIMEOUT = 20.0  # seconds for one attempt on a busy machine

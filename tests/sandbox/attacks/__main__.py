@@ -21,7 +21,7 @@ from types import ModuleType
 from typing import Any
 
 from era_kernels.models import Limits, SessionPaths
-from era_kernels.sandbox.server.command import Command
+from era_kernels.sandbox.server.process_command import Command
 from era_kernels.sandbox.server.sandbox import IsolationPolicy, Sandbox, Sandboxes
 
 HERE = Path(__file__).parent

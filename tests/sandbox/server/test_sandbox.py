@@ -16,7 +16,7 @@ from blockbuster import blockbuster_ctx
 
 from era_kernels.errors import KernelStartFailed, ShuttingDown
 from era_kernels.models import ExitInfo
-from era_kernels.sandbox.server.command import ProcessNotStarted
+from era_kernels.sandbox.server.process_command import ProcessNotStarted
 from era_kernels.sandbox.server.sandbox import Command, Sandbox, Sandboxes
 from tests.sandbox.sandboxes import (
     ENV,

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from era_kernels.sandbox.server.command import Command
+from era_kernels.sandbox.server.process_command import Command
 
 
 @pytest.mark.parametrize(
