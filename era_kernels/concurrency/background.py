@@ -42,7 +42,7 @@ class BackgroundTasks:
             return
         error = task.exception()
         if error is not None and not isinstance(error, self._expected_errors):
-            log.error("an errand failed", exc_info=error)
+            log.error("a background task failed", exc_info=error)
 
 
 async def cancel_and_wait(task: asyncio.Future[Any]) -> None:

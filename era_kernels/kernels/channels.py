@@ -229,8 +229,8 @@ class ChannelConnection:
             self._fail(CONNECTION_CLOSED)
         return data or None
 
-    def _dispatch(self, item: zmtp.Multipart | zmtp.Command) -> None:
-        if isinstance(item, zmtp.Command):
+    def _dispatch(self, item: zmtp.Multipart | zmtp.ZmtpCommand) -> None:
+        if isinstance(item, zmtp.ZmtpCommand):
             self._on_command(item)
         elif self._unsent is not None:
             raise zmtp.ProtocolError("a message came before READY")
@@ -238,7 +238,7 @@ class ChannelConnection:
             self._receive_budget.release(self)
             self._on_multipart(item)
 
-    def _on_command(self, command: zmtp.Command) -> None:
+    def _on_command(self, command: zmtp.ZmtpCommand) -> None:
         if command.name == b"READY" and self._unsent is not None:
             zmtp.check_ready(self._socket_type, command.data)
             assert self._decoder.version is not None

@@ -33,7 +33,7 @@ class ProtocolError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Command:
+class ZmtpCommand:
     """Holds the name of a command frame and the rest of it."""
 
     name: bytes
@@ -138,7 +138,7 @@ class Decoder:
         rest = self._data[self._position :]  # an incomplete frame header
         self._data, self._position = rest + data if rest else data, 0
 
-    def next(self) -> Multipart | Command | None:
+    def next(self) -> Multipart | ZmtpCommand | None:
         """Returns the next message or command; None when more bytes are needed.
 
         Raises ProtocolError.
@@ -227,11 +227,11 @@ class Decoder:
             raise ProtocolError(f"a message has more than {MAX_PARTS} parts")
 
 
-def _parse_command(body: Part) -> Command:
+def _parse_command(body: Part) -> ZmtpCommand:
     length = body[0] if body else 0
     if not length or len(body) < 1 + length:
         raise ProtocolError("a command has no name")
-    return Command(bytes(body[1 : 1 + length]), bytes(body[1 + length :]))
+    return ZmtpCommand(bytes(body[1 : 1 + length]), bytes(body[1 + length :]))
 
 
 def check_ready(socket_type: SocketType, data: bytes) -> None:

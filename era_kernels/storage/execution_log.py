@@ -16,8 +16,8 @@ from era_kernels.models import Event, Execution, IdempotencyKey, LoggedEvent, no
 from era_kernels.storage import executions_table, log_recovery
 from era_kernels.storage.database import Database
 from era_kernels.storage.log_format import (
-    Header,
     LineInfo,
+    LogHeader,
     encode,
     encode_header,
     is_long,
@@ -141,7 +141,7 @@ class ExecutionStore:
         key is durable when this returns. Raises StorageFailed, InsufficientStorage.
         """
         path = self._path(directory, execution.id)
-        header = encode_header(Header(execution.code, language, execution.created_at))
+        header = encode_header(LogHeader(execution.code, language, execution.created_at))
         file = await self._threads.appenders.run(_create, path, header)
         if idempotency is not None:
             await self._insert_with_key(execution, directory, idempotency, path, file)

@@ -39,7 +39,7 @@ class LineInfo:
 
 
 @dataclass(frozen=True, slots=True)
-class Header:
+class LogHeader:
     """The first line of a log, which readers do not get: the code, never its variables."""
 
     code: str
@@ -91,7 +91,7 @@ def iterencode(recorded: LoggedEvent) -> Iterator[bytes]:
     yield b"\n"
 
 
-def encode_header(header: Header) -> bytes:
+def encode_header(header: LogHeader) -> bytes:
     """Returns the line of a header, which has sequence number 0."""
     time = header.time.isoformat()
     return _encode_object(
@@ -110,12 +110,12 @@ def decode(line: bytes) -> LoggedEvent:
         raise ValueError(f"no event: {error}") from error
 
 
-def decode_header(line: bytes) -> Header:
+def decode_header(line: bytes) -> LogHeader:
     """Decodes a line of `encode_header`. Raises ValueError for any other line."""
     values = _decode_object(line)
     try:
         time = datetime.fromisoformat(values["time"])
-        return Header(values["code"], values["language"], time)
+        return LogHeader(values["code"], values["language"], time)
     except (KeyError, TypeError) as error:
         raise ValueError(f"no header: {error}") from error
 

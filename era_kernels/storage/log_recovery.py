@@ -20,7 +20,7 @@ from era_kernels.models import (
     now,
 )
 from era_kernels.storage.executions_table import UnfinishedExecution
-from era_kernels.storage.log_format import Header, decode, decode_header, encode, encode_header
+from era_kernels.storage.log_format import LogHeader, decode, decode_header, encode, encode_header
 from era_kernels.storage.log_index import LogIndex, first_line, index_path, last_line
 
 SERVER_STOPPED = ErrorEvent(
@@ -70,7 +70,7 @@ def _repair(path: Path, unfinished: UnfinishedExecution) -> LogIndex:
         index_path(path).unlink(missing_ok=True)
     if index.size == 0:
         execution = unfinished.execution
-        header = encode_header(Header(execution.code, unfinished.language, execution.created_at))
+        header = encode_header(LogHeader(execution.code, unfinished.language, execution.created_at))
         _replace_file(path, header)
         return LogIndex(len(header))
     if path.stat().st_size > index.size:

@@ -13,7 +13,7 @@ from pydantic.json_schema import GenerateJsonSchema, models_json_schema
 from era_kernels import __version__, json_codec
 from era_kernels.models import JsonObject
 from era_kernels.web.base import BaseHandler, HandlerContext
-from era_kernels.web.operations import Header, Media, Operation, Route
+from era_kernels.web.operations import Media, Operation, RequestHeader, Route
 from era_kernels.web.requests import ID_PATTERN
 from era_kernels.web.responses import ErrorAnswer
 
@@ -145,7 +145,7 @@ def _path_parameter(name: str) -> JsonObject:
     return {"name": name, "in": "path", "required": True, "schema": schema}
 
 
-def _header_parameter(header: Header) -> JsonObject:
+def _header_parameter(header: RequestHeader) -> JsonObject:
     schema = {"type": "string", "pattern": header.pattern}
     details = {"schema": schema, "description": header.description}
     return {"name": header.name, "in": "header", **details}

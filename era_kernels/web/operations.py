@@ -22,7 +22,7 @@ class Media:
 
 
 @dataclass(frozen=True, slots=True)
-class Header:
+class RequestHeader:
     """Describes a request header that an operation reads, with the pattern of its values."""
 
     name: str
@@ -44,7 +44,7 @@ class Operation:
     responses: Mapping[int, type[BaseModel] | Media] = field(default_factory=dict)
     request: type[BaseModel] | Media | None = None
     query: type[BaseModel] | None = None
-    headers: tuple[Header, ...] = ()
+    headers: tuple[RequestHeader, ...] = ()
     description: str = ""
     event_stream: Media | None = None
     in_schema: bool = True  # the OpenAPI document shows this operation

@@ -15,7 +15,7 @@ from era_kernels.errors import InvalidRequest
 from era_kernels.json_codec import in_thread_if_large
 from era_kernels.models import Submission
 from era_kernels.web.base import BaseHandler, ClientDisconnected, HandlerContext
-from era_kernels.web.operations import Header, Media, Operation
+from era_kernels.web.operations import Media, Operation, RequestHeader
 from era_kernels.web.requests import Env, TimeoutFields
 from era_kernels.web.responses import (
     ResponseModel,
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 IDEMPOTENCY_KEY = "Idempotency-Key"
 MAX_KEY_LENGTH = 255  # characters
-_IDEMPOTENCY_HEADER = Header(
+_IDEMPOTENCY_HEADER = RequestHeader(
     IDEMPOTENCY_KEY,
     f"^[!-~]{{1,{MAX_KEY_LENGTH}}}$",
     "Makes the request safe to repeat: as long as its execution is kept, the same key in the same "

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from era_kernels.kernels import zmtp
-from era_kernels.kernels.zmtp import Command, Decoder, ProtocolError
+from era_kernels.kernels.zmtp import Decoder, ProtocolError, ZmtpCommand
 
-Found = list[bytes] | Command
+Found = list[bytes] | ZmtpCommand
 
 bodies = st.one_of(
     st.binary(max_size=20),
@@ -21,13 +21,13 @@ bodies = st.one_of(
     st.integers(8190, 8195).map(lambda size: b"x" * size),
 )
 messages = st.lists(bodies, min_size=1, max_size=10)
-commands = st.builds(Command, st.binary(min_size=1, max_size=20), st.binary(max_size=300))
+commands = st.builds(ZmtpCommand, st.binary(min_size=1, max_size=20), st.binary(max_size=300))
 
 
 def encoded(items: Iterable[Found]) -> bytes:
     return b"".join(
         zmtp.command(item.name, item.data)
-        if isinstance(item, Command)
+        if isinstance(item, ZmtpCommand)
         else b"".join(zmtp.message(item))
         for item in items
     )
@@ -39,7 +39,7 @@ def read(decoder: Decoder, chunks: Iterable[bytes]) -> list[Found]:
     for chunk in chunks:
         decoder.feed(chunk)
         while (item := decoder.next()) is not None:
-            found.append(item if isinstance(item, Command) else [bytes(part) for part in item])
+            found.append(item if isinstance(item, ZmtpCommand) else [bytes(part) for part in item])
     return found
 
 
@@ -58,7 +58,7 @@ def test_what_is_written_is_read(items: list[Found], places: list[int]) -> None:
 
 
 @given(messages, commands)
-def test_bytes_one_by_one(message: list[bytes], command: Command) -> None:
+def test_bytes_one_by_one(message: list[bytes], command: ZmtpCommand) -> None:
     """The same when every byte comes alone."""
     data = zmtp.greeting() + encoded([message, command, message])
     assert read(Decoder(), (data[n : n + 1] for n in range(len(data)))) == [
@@ -88,7 +88,10 @@ def test_any_metadata_is_read_or_refused(data: bytes) -> None:
 def test_commands_may_come_between_parts() -> None:
     """A PING between two parts of a message leaves the message whole."""
     data = zmtp.frame(b"a", zmtp.MORE) + zmtp.command(b"PING", b"\0\0x") + zmtp.frame(b"b")
-    assert read(Decoder(), [zmtp.greeting(), data]) == [Command(b"PING", b"\0\0x"), [b"a", b"b"]]
+    assert read(Decoder(), [zmtp.greeting(), data]) == [
+        ZmtpCommand(b"PING", b"\0\0x"),
+        [b"a", b"b"],
+    ]
     assert zmtp.pong(b"\0\0x") == zmtp.command(b"PONG", b"x")
 
 
@@ -151,7 +154,7 @@ def test_ready_names_type_and_identity() -> None:
     """READY is read by its other end, whatever the case of its names; a wrong type is refused."""
     data = read(Decoder(), [zmtp.greeting(), zmtp.ready("DEALER", b"me")])
     assert data == [
-        Command(b"READY", b"\x0bSocket-Type\0\0\0\x06DEALER\x08Identity\0\0\0\x02me")
+        ZmtpCommand(b"READY", b"\x0bSocket-Type\0\0\0\x06DEALER\x08Identity\0\0\0\x02me")
     ]  # fmt: skip
     zmtp.check_ready("DEALER", b"\x0bSOCKET-type\0\0\0\x06ROUTER")
     for wrong in (b"", b"\x0bSocket-Type\0\0\0\x03PUB", b"\x0bSocket-Type\0\0\0\x09ROUTER"):

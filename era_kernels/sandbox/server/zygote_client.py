@@ -136,7 +136,7 @@ class ZygoteClient:
         except (TimeoutError, ChannelClosed) as error:
             self._output.drain()
             raise StartError(
-                "The process that forks kernels could not start. Its last words: "
+                "The process that forks kernels could not start. It wrote: "
                 + self._output.tail().decode(errors="replace")
             ) from error
         if "residue" in ready:

@@ -175,7 +175,7 @@ class LiveSession:
             try:
                 await self._tracker.write_data_file(self.session.data)
             except StorageFailed as problem:  # the file is written again before the next run
-                self._warn("the mirror of the data was not written", problem)
+                self._warn("the data file was not written", problem)
 
     async def change_file(self, operation: Callable[[], Awaitable[Change]]) -> None:
         """Lets `operation` put or delete a file, never while `after_run` looks at the files.
