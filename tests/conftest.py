@@ -16,10 +16,10 @@ from tests.server_process import Launcher, Server, temporary_launcher
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """How the tests were started (`nohup`, a shell's background) is nothing that programs inherit.
+    """Undoes what the tests inherited from how they were started (`nohup`, a shell's background).
 
-    An empty handler ignores a signal as well, but no program that is started has it. What only
-    hands tests to workers stays as it is.
+    An ignored signal gets an empty handler, which programs that are started do not inherit. The
+    process that only hands tests to workers keeps what it has.
     """
     if hasattr(config, "workerinput") or getattr(config.option, "dist", "no") == "no":
         for number in signal.valid_signals() - {signal.SIGPIPE, signal.SIGXFSZ}:  # Python's own
@@ -29,7 +29,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Coroutines are tests as functions are; their time is that of pytest-timeout."""
+    """Lets pytest-tornado run every coroutine test; pytest-timeout alone limits its time."""
     for item in items:
         if isinstance(item, pytest.Function) and inspect.iscoroutinefunction(item.obj):
             item.add_marker(pytest.mark.gen_test(timeout=None))
@@ -37,7 +37,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @contextmanager
 def open_loop() -> Iterator[IOLoop]:
-    """A loop that ends as that of `asyncio.run` does: nothing that was left on it goes on."""
+    """Opens a loop; closes it as `asyncio.run` does, so that nothing left on it goes on."""
     io_loop = IOLoop(make_current=True)
     loop: asyncio.AbstractEventLoop = io_loop.asyncio_loop  # type: ignore[attr-defined]
     yield io_loop

@@ -1,4 +1,4 @@
-"""Tests on many workers: those that measure run when no other does, and skips are looked at."""
+"""Tests on many workers: those marked `alone` run when no other does, and skips are checked."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_crash():
 
 
 def run(directory: Path, *flags: str) -> subprocess.CompletedProcess[str]:
-    """Pytest on the tests of a directory, without the plugins that they do not need."""
+    """Runs pytest on the tests of a directory, without the plugins that they do not need."""
     plugins = (
         "-p",
         "xdist",
@@ -69,8 +69,8 @@ def run(directory: Path, *flags: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize("workers", ["0", "2"])
-def test_what_is_alone_comes_last(tmp_path: Path, workers: str) -> None:
-    """It begins when all others have ended, one after the other; all are in the one summary."""
+def test_alone_comes_last(tmp_path: Path, workers: str) -> None:
+    """Tests marked `alone` run one by one after all others, and are in the one summary."""
     for name in "abc":
         (tmp_path / f"test_{name}.py").write_text(TESTS)
     done = run(tmp_path, "-n", workers)
@@ -80,8 +80,8 @@ def test_what_is_alone_comes_last(tmp_path: Path, workers: str) -> None:
     assert all(notes[n][1] == notes[n + 1][1] for n in (15, 17, 19))
 
 
-def test_what_is_lost_is_told(tmp_path: Path) -> None:
-    """A worker that dies fails its test, a module that skips itself is looked at; the rest runs."""
+def test_crash_and_skip_are_reported(tmp_path: Path) -> None:
+    """A worker that dies fails its test, a module that skips itself is reported; the rest runs."""
     (tmp_path / "test_a.py").write_text(TESTS + CRASH)
     (tmp_path / "test_b.py").write_text(TESTS)
     done = run(tmp_path, "-n", "2")

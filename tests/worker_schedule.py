@@ -1,8 +1,8 @@
-"""A pytest plugin: the order of the tests, alone and on many workers.
+"""Orders the tests, in one process and on many workers (a plugin of pytest).
 
-Each module's tests stay together on one worker, for the module has one server. The long ones go
-first: modules that test a room of the package by itself come after those that start whole servers.
-Tests marked `alone` come last, when all other workers have ended.
+The tests of a module stay together on one worker, since they share a server. Modules that start
+whole servers take long, so they come before those that test a room of the package by itself. Tests
+marked `alone` come last, when all other workers have ended.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from xdist.workermanage import WorkerController
 
 PACKAGE = Path(__file__).parents[1] / "era_kernels"
 ALONE = "alone"
-# Workers tell the scheduler nothing of a test but its name: here they write down who is alone.
-NOTES = pytest.StashKey[Path]()
+# The scheduler learns only the names of the tests; each worker writes here which are `alone`.
+ALONE_FILES = pytest.StashKey[Path]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
     if getattr(config.option, "dist", "no") != "no" and not hasattr(config, "workerinput"):
-        notes = Path(tempfile.mkdtemp(prefix="era-tests-"))
-        config.stash[NOTES] = notes
-        config.add_cleanup(lambda: shutil.rmtree(notes))
+        folder = Path(tempfile.mkdtemp(prefix="era-tests-"))
+        config.stash[ALONE_FILES] = folder
+        config.add_cleanup(lambda: shutil.rmtree(folder))
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: WorkerController) -> None:
-    node.workerinput["notes"] = str(node.config.stash[NOTES] / node.gateway.id)
+    node.workerinput["alone_file"] = str(node.config.stash[ALONE_FILES] / node.gateway.id)
 
 
 @pytest.hookimpl(trylast=True)
@@ -39,7 +39,7 @@ def pytest_collection_modifyitems(config: Any, items: list[pytest.Item]) -> None
     items.sort(key=lambda item: item.get_closest_marker(ALONE) is not None)
     if hasattr(config, "workerinput"):
         alone = [item.nodeid for item in items if item.get_closest_marker(ALONE)]
-        Path(config.workerinput["notes"]).write_text("\0".join(alone), "utf-8")
+        Path(config.workerinput["alone_file"]).write_text("\0".join(alone), "utf-8")
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -48,7 +48,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeSch
 
 
 class AloneLast(LoadScopeScheduling):
-    """Modules on all workers; when one worker is left, it runs what is to run alone."""
+    """Gives modules to all workers; the last worker runs the tests marked `alone`."""
 
     alone: frozenset[str] = frozenset()
 
@@ -57,13 +57,13 @@ class AloneLast(LoadScopeScheduling):
 
     def schedule(self) -> None:
         if self.collection is None and self._check_nodes_have_same_collection():
-            notes = self.config.stash[NOTES] / self.nodes[0].gateway.id
-            self.alone = frozenset(notes.read_text("utf-8").split("\0"))
+            alone_file = self.config.stash[ALONE_FILES] / self.nodes[0].gateway.id
+            self.alone = frozenset(alone_file.read_text("utf-8").split("\0"))
             self.collection = next(iter(self.registered_collections.values()))
             units: dict[str, dict[str, bool]] = {}
             for nodeid in self.collection:
                 units.setdefault(self._split_scope(nodeid), {})[nodeid] = False
-            self.workqueue.update(sorted(units.items(), key=_place))
+            self.workqueue.update(sorted(units.items(), key=_sort_key))
         if self.collection is not None:
             for node in self.nodes:
                 self._reschedule(node)
@@ -74,7 +74,7 @@ class AloneLast(LoadScopeScheduling):
         crashed = None
         if left:
             unit, crashed = left[0]
-            unit[crashed] = True  # it has failed, and is not tried again
+            unit[crashed] = True  # it has failed, and is not run again
             self.workqueue.update({scope: u for scope, u in units.items() if not all(u.values())})
         for other in self.nodes:
             self._reschedule(other)
@@ -97,8 +97,8 @@ class AloneLast(LoadScopeScheduling):
             node.shutdown()
 
 
-def _place(unit: tuple[str, dict[str, bool]]) -> tuple[bool, bool, int]:
-    """Where a module stands in the order; among its like the one with the most tests is first."""
+def _sort_key(unit: tuple[str, dict[str, bool]]) -> tuple[bool, bool, int]:
+    """Returns the sort key of a module: by its kind, then the one with the most tests first."""
     scope, tests = unit
     room = scope.split("/")[1] if scope.count("/") > 1 else ""
     return scope == ALONE, (PACKAGE / room).is_dir() and room != "", -len(tests)

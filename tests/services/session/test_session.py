@@ -319,7 +319,7 @@ async def test_data_file_that_cannot_be_written(
     monkeypatch.setattr(services.workspaces, "before_run", failing(full()))
     view = await services.sessions.update("s1", data={"a": 2})
     assert view.session.data == {"a": 2}
-    assert "mirror" in caplog.text
+    assert "data file" in caplog.text
 
 
 # ---------------------------------------------------------------- the queue
