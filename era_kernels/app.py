@@ -1,4 +1,4 @@
-"""Builds every object of the server, opens them in line order and closes them in reverse."""
+"""Builds every object of the server, opens them in order and closes them in reverse."""
 
 from __future__ import annotations
 

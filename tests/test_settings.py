@@ -322,7 +322,7 @@ def test_tokens_are_not_in_the_repr() -> None:
     assert TOKEN not in f"{settings!r} {settings} {settings.limits()}"
 
 
-def test_limits_tell_no_paths() -> None:
+def test_limits_are_numbers_only() -> None:
     """What every caller may ask for holds numbers only."""
     values = Settings.load().limits().values()
     assert all(value is None or isinstance(value, int | float) for value in values)

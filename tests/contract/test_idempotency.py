@@ -228,6 +228,7 @@ def test_killed_at_any_moment(launcher: Launcher, number: int) -> None:
     assert answer["exit_code"] in (0, 137)
     assert post(session, code).json() == answer
     ran = session.http.get(f"{session.path}/files/ran")
-    assert ran.status_code == 404 or ran.content == b"x"
+    # The end may come between `open` and the write, which leaves an empty file.
+    assert ran.status_code == 404 or ran.content in (b"", b"x")
     assert answer["exit_code"] == 137 or ran.content == b"x"
     again.close()
