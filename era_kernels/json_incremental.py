@@ -21,8 +21,9 @@ VALUE_OVERHEAD_BYTES = 128  # bytes that stand for the cost of a value beside it
 CHUNK_CHARS = 32 * 1024  # characters of a string in one step
 FAST_DEPTH = 8  # levels that `_is_within_depth` counts quickly
 BATCH_BYTES = 4096  # bytes of small values that are parsed in one step
-ITEMS_PER_BATCH = 128  # items of an array that are encoded at once
-SMALL_BATCH_SIZE = 4 * ITEMS_PER_BATCH * VALUE_OVERHEAD_BYTES  # estimated size up to which they are
+ITEMS_PER_BATCH = 128  # items of an array in a batch
+# The estimated bytes up to which the items of a batch are encoded at once.
+SMALL_BATCH_SIZE = 4 * ITEMS_PER_BATCH * VALUE_OVERHEAD_BYTES
 TEXTS_PER_STEP = 16  # texts that are encoded in one step
 
 _SPACE = re.compile(rb"[ \t\n\r]{0,4096}+")

@@ -63,7 +63,7 @@ def parse_size(value: object) -> int:
     must_be("a size in bytes, such as 512M or 1G")
 
 
-def format_size(size: int) -> str:
+def format_size_setting(size: int) -> str:
     """Returns a size as `parse_size` reads it, in the greatest unit that divides it.
 
     >>> format_size(32 * MIB), format_size(1000)
@@ -136,15 +136,15 @@ def _check_origins(values: tuple[str, ...]) -> tuple[str, ...]:
     return values
 
 
-Number = BeforeValidator(_reject_boolean)
+RejectBoolean = BeforeValidator(_reject_boolean)
 Size = Annotated[int, BeforeValidator(parse_size), Field(ge=1)]
-Seconds = Annotated[float, Number, Field(gt=0, allow_inf_nan=False)]
-Count = Annotated[int, Number, Field(ge=1)]
+Seconds = Annotated[float, RejectBoolean, Field(gt=0, allow_inf_nan=False)]
+Count = Annotated[int, RejectBoolean, Field(ge=1)]
 AbsolutePath = Annotated[Path, AfterValidator(_to_absolute_path)]
-NonNegativeSeconds = Annotated[float, Number, Field(ge=0, allow_inf_nan=False)]
-Tier = Annotated[int, Number, Field(ge=1, le=3)]
-AnyTier = Annotated[int, Number, Field(ge=1, le=4)]
-Port = Annotated[int, Number, Field(ge=0, le=65535)]
+NonNegativeSeconds = Annotated[float, RejectBoolean, Field(ge=0, allow_inf_nan=False)]
+Tier = Annotated[int, RejectBoolean, Field(ge=1, le=3)]
+AnyTier = Annotated[int, RejectBoolean, Field(ge=1, le=4)]
+Port = Annotated[int, RejectBoolean, Field(ge=0, le=65535)]
 StringList = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split_list)]
 TokenList = Annotated[StringList, AfterValidator(_check_token_lengths)]
 OriginList = Annotated[StringList, AfterValidator(_check_origins)]

@@ -46,7 +46,7 @@ from era_kernels.setting_types import (
     default_data_dir,
     default_max_connections,
     default_max_kernels,
-    format_size,
+    format_size_setting,
     must_be,
 )
 
@@ -295,7 +295,7 @@ def format_default(field: FieldInfo) -> str:
     if value is None or value in ((), {}):
         return "none"
     if isinstance(value, int) and value >= KIB and value % KIB == 0:
-        return format_size(value)
+        return format_size_setting(value)
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 

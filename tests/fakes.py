@@ -240,7 +240,7 @@ class FakeMachine:
         self.env = dict(env)
         self.has_kernel = True
 
-    async def run(
+    async def start_command(
         self, argv: Sequence[str], env: Mapping[str, str], stdin: str | None = None
     ) -> FakeExecProcess:
         if self.ended.done():

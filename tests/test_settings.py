@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from era_kernels import setting_types
 from era_kernels.errors import InvalidSetting, StartError
-from era_kernels.setting_types import GIB, MIB, format_size, parse_size
+from era_kernels.setting_types import GIB, MIB, format_size_setting, parse_size
 from era_kernels.settings import Settings, format_default
 
 TOKEN = "0123456789abcdef"
@@ -151,7 +151,7 @@ def test_frozen() -> None:
 def test_sizes(text: str | int, size: int) -> None:
     """Sizes are bytes, or K, M, G and T in powers of 1024."""
     assert parse_size(text) == size
-    assert parse_size(format_size(size)) == size
+    assert parse_size(format_size_setting(size)) == size
 
 
 @pytest.mark.parametrize("text", ["", "M", "1.5G", "-1", "1 M", "1MB", True, 1.5, None])

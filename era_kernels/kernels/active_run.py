@@ -116,7 +116,7 @@ class ActiveRun:
     def on_fence(self) -> None:
         """Notes that all output of the run has arrived.
 
-        Only the first fence counts: another is no sign of life.
+        Only the first fence counts: a repeated one must not start the idle timer anew.
         """
         if not self._has_fence:
             self._has_fence = True

@@ -33,8 +33,10 @@ from era_kernels.sandbox.server import unix_sockets
 log = logging.getLogger(__name__)
 
 TURN_BYTES = 1024 * 1024  # bytes that may be read from one socket in one turn
-TURN_SECONDS = 0.001  # of a turn, in slices between which the loop runs other callbacks:
-SLICE_SECONDS = 0.0003  # an HTTP request makes some thirty steps, and each may wait for a slice
+TURN_SECONDS = 0.001  # seconds that one turn may take, in slices
+# Seconds of a slice; between two the loop runs other callbacks. An HTTP request takes some thirty
+# steps of the loop, each of which may wait for a slice.
+SLICE_SECONDS = 0.0003
 READ_BYTES = 256 * 1024  # bytes that are read at once
 BACKOFF_SECONDS = 0.008  # seconds after a turn in which the socket is not read
 

@@ -213,7 +213,7 @@ class ExecProcess:
 
 
 class FailedExec:
-    """Reports a program that never ran as a shell would: a text on stderr, and an exit code."""
+    """Reports, as a shell does, a program that could not start: a text on stderr, an exit code."""
 
     def __init__(self, finished: ExecutionEnd, stderr: str = "") -> None:
         self._finished = finished

@@ -125,7 +125,7 @@ class Machine:
             log.error("a kernel did not start", extra=extra)
             raise
 
-    async def run(
+    async def start_command(
         self, argv: Sequence[str], env: Mapping[str, str], stdin: str | None = None
     ) -> ExecProcess | FailedExec:
         """Runs a program beside the kernel, in its directory and with an environment like its own.

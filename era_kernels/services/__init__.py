@@ -1,1 +1,1 @@
-"""Rules that need more than one thing below: live sessions, executions, status."""
+"""Holds the rules that combine kernels and stores: sessions, executions, files, limits, metrics."""

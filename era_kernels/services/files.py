@@ -9,7 +9,7 @@ from era_kernels.models import Session
 from era_kernels.services.sessions import SessionService
 from era_kernels.services.validation import check_quota, check_writable_path
 from era_kernels.storage.files import FileStatus, FileStore, OpenFile
-from era_kernels.storage.snapshot import Change, Snapshot, is_hidden
+from era_kernels.storage.snapshot import FileChange, Snapshot, is_hidden
 from era_kernels.storage.uploads import Upload
 
 # Raises when the file as it is now (None: there is no file) must not be changed.
@@ -97,7 +97,7 @@ class FileService:
             if live_session.session.directory != directory:  # a new session has the id by now
                 raise SessionNotFound("The session was deleted meanwhile.", id=session_id)
 
-            async def replace_file() -> Change:
+            async def replace_file() -> FileChange:
                 old = await self._files.find(directory, path)
                 precondition(old)
                 check_quota(upload.size, await self._max_file_size(live_session.session, path, old))
@@ -117,7 +117,7 @@ class FileService:
         async with self._sessions.borrow(session_id) as live_session:
             directory = live_session.session.directory
 
-            async def delete_file() -> Change:
+            async def delete_file() -> FileChange:
                 precondition(await self._files.find(directory, path))
                 return await self._files.delete(directory, path)
 

@@ -72,7 +72,7 @@ class Metrics:
         self._runs = RunMetrics(self._registry)
         self._kernels = KernelMetrics(self._registry)
         self._http = HttpMetrics(self._registry)
-        self._store = StoreMetrics(self._registry)
+        self._store = DatabaseMetrics(self._registry)
         self._gauges = {
             one: Gauge(f"era_{one.name.lower()}", one.value, registry=self._registry)
             for one in ScrapedGauge
@@ -234,7 +234,7 @@ class HttpMetrics:
         )
 
 
-class StoreMetrics:
+class DatabaseMetrics:
     """The metrics of the database."""
 
     def __init__(self, registry: CollectorRegistry) -> None:

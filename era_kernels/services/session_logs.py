@@ -31,7 +31,7 @@ ENTRY_OVERHEAD = 100  # bytes that a text costs beside its characters
 
 
 @dataclass(frozen=True, slots=True)
-class LogView:
+class SessionLogView:
     """The entries that are kept of a session's log; `truncated`: older ones are gone."""
 
     entries: list[LoggedEvent]
@@ -197,10 +197,10 @@ class SessionLogs:
             found = self._live[directory] = LiveSessionLog(self._store.open_log(directory))
         return found
 
-    async def view(self, directory: str) -> LogView:
+    async def view(self, directory: str) -> SessionLogView:
         """Returns the entries that are kept now, oldest first. Raises StorageFailed."""
         entries = await self.live_log(directory).stored_log.read()
-        return LogView(entries, truncated=bool(entries) and entries[0].seq > 1)
+        return SessionLogView(entries, truncated=bool(entries) and entries[0].seq > 1)
 
     async def follow(self, directory: str, after: int = 0) -> AsyncIterator[list[LoggedEvent]]:
         """Yields what `LiveSessionLog.follow` of that directory yields."""

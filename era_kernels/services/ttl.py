@@ -27,9 +27,9 @@ class TtlEntry:
 class TtlTimer:
     """Calls `on_expired` with the sessions that had no request and no run for their `ttl`.
 
-    Timers are not reset per request: a request only stores its end time, and the timer re-arms
-    itself when it fires early. `idle_since` returns since when a session has no run, or None while
-    it has one. `on_expired` gets entries that are discarded already; it must not raise.
+    No timer is reset per request: a request only stores the time of its end, and a check that comes
+    too early plans the next one. `idle_since` returns since when a session has no run, or None
+    while it has one. `on_expired` gets entries that are discarded already; it must not raise.
     """
 
     def __init__(

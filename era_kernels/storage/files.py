@@ -19,7 +19,7 @@ from era_kernels.safe_fs.tree import closing_fd, ensure_directory, walk
 from era_kernels.storage import content_types, uploads
 from era_kernels.storage.ownership import chown_like, chown_path_like
 from era_kernels.storage.session_data_file import FileStamp
-from era_kernels.storage.snapshot import MAX_ENTRIES, Change, time_from_mtime
+from era_kernels.storage.snapshot import MAX_ENTRIES, FileChange, time_from_mtime
 from era_kernels.storage.threads import SerialExecutor, StorageThreads
 from era_kernels.storage.uploads import Upload
 
@@ -139,7 +139,7 @@ class FileStore:
         descriptor = await self._uploads.run(uploads.create_temporary, temporary)
         return Upload(temporary, descriptor, self._uploads)
 
-    async def put(self, directory: str, path: str, upload: Upload) -> Change:
+    async def put(self, directory: str, path: str, upload: Upload) -> FileChange:
         """Moves a finished upload to a path, as a whole, and replaces the file there.
 
         The file is durable when this returns. Missing directories are made. Raises InvalidPath,
@@ -148,9 +148,9 @@ class FileStore:
         """
         validate_path(path)
 
-        def move(temporary: Path, descriptor: int) -> Change:
+        def move(temporary: Path, descriptor: int) -> FileChange:
             resolved, before = self._put(directory, path, temporary, durable=True)
-            return Change(resolved, before, _stamp_of(os.fstat(descriptor)))
+            return FileChange(resolved, before, _stamp_of(os.fstat(descriptor)))
 
         return await upload.move(move)
 
@@ -159,7 +159,7 @@ class FileStore:
         validate_path(path)
         await self._threads.run(self._write, directory, path, data)
 
-    async def delete(self, directory: str, path: str) -> Change:
+    async def delete(self, directory: str, path: str) -> FileChange:
         """Deletes a file, durably; of a symbolic link, the link itself.
 
         Raises FileNotFound, InvalidPath, Conflict for a directory, SessionNotFound, StorageFailed.
@@ -206,7 +206,7 @@ class FileStore:
             found = walk(workspace, lambda folder, name: False, MAX_ENTRIES)
             return sum(status.st_size for _, status in found)
 
-    def _delete(self, directory: str, path: str) -> Change:
+    def _delete(self, directory: str, path: str) -> FileChange:
         folder, _, name = path.rpartition("/")
         with (
             _translate_errors(_file_not_found()),
@@ -218,7 +218,7 @@ class FileStore:
             resolved, before = _resolve_path(workspace, parent, path), _stamp_at(parent, name)
             os.unlink(name, dir_fd=parent)
             os.fsync(parent)
-        return Change(resolved, before, None)
+        return FileChange(resolved, before, None)
 
     def _put(
         self, directory: str, path: str, temporary: Path, *, durable: bool

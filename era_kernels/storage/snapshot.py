@@ -33,7 +33,7 @@ _LATEST = datetime.max.replace(tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class FileChange:
     """The put or deletion of one file: its stamps before and after, None without a file."""
 
     path: str
@@ -80,7 +80,7 @@ class Snapshot:
             )
         ]
 
-    def with_change(self, change: Change) -> Snapshot:
+    def with_change(self, change: FileChange) -> Snapshot:
         """Returns the snapshot after one file was put or deleted."""
         if is_hidden(change.path):
             return self

@@ -26,12 +26,19 @@ from era_kernels.storage import content_types
 from era_kernels.storage import session_data_file as data_files
 from era_kernels.storage import snapshot as snapshots
 from era_kernels.storage.session_data_file import SessionDataFile
-from era_kernels.storage.snapshot import Change, Snapshot
+from era_kernels.storage.snapshot import FileChange, Snapshot
 from era_kernels.storage.threads import StorageThreads
 
 log = logging.getLogger(__name__)
 
-__all__ = ["AfterRun", "Change", "CopyCancelled", "SessionDataFile", "Snapshot", "Workspaces"]
+__all__ = [
+    "CopyCancelled",
+    "FileChange",
+    "SessionDataFile",
+    "Snapshot",
+    "WorkspaceChanges",
+    "Workspaces",
+]
 
 WORKSPACE = "workspace"
 SUBDIRECTORIES = (WORKSPACE, "packages", "executions", "state", "cache")
@@ -44,7 +51,7 @@ _OWN_NAME = re.compile(r"(removed-)?[0-9a-f]{16}")  # names that `create` and `r
 
 
 @dataclass(frozen=True, slots=True)
-class AfterRun:
+class WorkspaceChanges:
     """The effects of a run: `data` if code changed them, `data_file` None if it is broken."""
 
     snapshot: Snapshot
@@ -91,7 +98,7 @@ class Workspaces:
 
     async def after_run(
         self, directory: str, snapshot: Snapshot | None, data_file: SessionDataFile | None
-    ) -> AfterRun:
+    ) -> WorkspaceChanges:
         """Finds what changed since the snapshot, and since `before_run` returned `data_file`.
 
         Raises StorageFailed.
@@ -161,7 +168,7 @@ class Workspaces:
 
     def _after_run(
         self, directory: str, before: Snapshot | None, data_file: SessionDataFile | None
-    ) -> AfterRun:
+    ) -> WorkspaceChanges:
         with self._open(directory) as session_directory:
             try:
                 workspace = open_directory(session_directory, WORKSPACE)
@@ -251,9 +258,9 @@ def _compare(
     before: Snapshot | None,
     data_file: SessionDataFile | None,
     data: JsonObject | None,
-) -> AfterRun:
+) -> WorkspaceChanges:
     modified = 0 if before is None else snapshot.count_changes(before)
-    return AfterRun(snapshot, data_file, data, modified)
+    return WorkspaceChanges(snapshot, data_file, data, modified)
 
 
 def _trash_name() -> str:

@@ -272,9 +272,9 @@ class BaseHandler(RequestHandler):
         value = await in_thread_if_large(len(self.body), json_codec.loads_object, self.body)
         return requests.validate(model, value)
 
-    async def read_env(self, given: Mapping[str, Any] | None) -> dict[str, str]:
+    async def read_env(self, env: Mapping[str, Any] | None) -> dict[str, str]:
         """Returns the variables of the body as strings, numbers as they are written in the body."""
-        return await in_thread_if_large(len(self.body), requests.env_strings, given, self.body)
+        return await in_thread_if_large(len(self.body), requests.env_strings, env, self.body)
 
     def read_query(self, model: type[M]) -> M:
         """Returns the query string as `model`. Raises InvalidRequest."""

@@ -27,13 +27,13 @@ _PLAIN_TEXT = Media("text/plain", "The text so far; byte ranges are served.")
 
 
 class ExecutionQuery(QueryModel):
-    """How long to wait for the end."""
+    """Limits how long a request waits for the end."""
 
     wait: Seconds = Field(0, allow_inf_nan=False, description="Seconds.")
 
 
 class ReplayQuery(QueryModel):
-    """Where to go on; the header `Last-Event-ID` says the same."""
+    """Names the event after which a stream begins, as the header `Last-Event-ID` does."""
 
     last_event_id: Count = 0
 

@@ -115,7 +115,7 @@ class TimeoutFields(RequestModel):
 
 
 class Paging(QueryModel):
-    """Which part of a list."""
+    """Selects a part of a list."""
 
     limit: Count | None = Field(None, description="How many at most; without it, all.")
     offset: Count = Field(0, description="How many to skip.")

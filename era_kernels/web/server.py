@@ -96,7 +96,7 @@ class WebServer:
         """Closes every connection, after answers under way were sent. A second call is fine."""
         self._server.stop()
         deadline = time.monotonic() + CLOSE_TIMEOUT
-        # Nothing reports that the kernel took the last bytes of an answer: hence the polling.
+        # Nothing reports that Linux took the last bytes of an answer: hence the polling.
         while (  # noqa: ASYNC110
             self._context.active_handlers or self._server.is_writing
         ) and time.monotonic() < deadline:
@@ -127,7 +127,7 @@ class LimitedHTTPServer(HTTPServer):
 
     @property
     def is_writing(self) -> bool:
-        """True while the kernel has not taken all bytes that were written."""
+        """True while Linux has not taken all bytes that were written."""
         return any(connection.writing() for connection in self.connections)
 
     def handle_stream(self, stream: IOStream, address: tuple[Any, ...]) -> None:
@@ -284,7 +284,7 @@ def _error_bytes(error: EraError) -> bytes:
 
 
 def _set_keepalive(connection: socket.socket) -> None:
-    """Lets the kernel close connections whose client vanished or does not read its answers."""
+    """Lets Linux close connections whose client vanished or does not read its answers."""
     if connection.family not in (socket.AF_INET, socket.AF_INET6):
         return
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)

@@ -79,7 +79,7 @@ class ChangeSession(RequestModel):
 
 
 class SessionsQuery(Paging):
-    """Which sessions to list."""
+    """Selects the sessions that are listed."""
 
     language: str | None = None
 

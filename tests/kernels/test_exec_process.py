@@ -60,7 +60,7 @@ def shell_argv(text: str) -> list[str]:
 
 async def start_command(machine: Machine, text: str) -> ExecProcess:
     """A command that prints a line when it is ready, and has."""
-    program = await machine.run(shell_argv(text), {})
+    program = await machine.start_command(shell_argv(text), {})
     assert isinstance(program, ExecProcess)
     return program
 
@@ -250,7 +250,7 @@ async def test_kernel_joins(host: KernelHost, tmp_path: Path) -> None:
         [end] = [item async for batch in events for item in batch]
         ending = ExitInfo(reason="the kernel ended: exit 7")
         assert end == ExecutionEnd(137, state="lost", exit_info=ending)
-        late = await machine.run(["true"], {})
+        late = await machine.start_command(["true"], {})
         assert [b async for b in late.events(1)] == [
             [ExecutionEnd(137, state="lost", exit_info=ending)]
         ]
@@ -331,7 +331,7 @@ async def test_isolation_is_that_of_the_kernel(tier: int) -> None:
         try:
             limits = Limits(memory=1 << 30, processes=64, open_files=256, file_size=1 << 20)
             machine = await host.open(LANGUAGE, place, limits, {})
-            program = await machine.run(["python3", "-c", PRINT_ISOLATION], {})
+            program = await machine.start_command(["python3", "-c", PRINT_ISOLATION], {})
             items = [i async for b in program.events(60) for i in b]
             request = KernelRequest(PRINT_ISOLATION, {}, 60, 1)
             kernel_items = [i async for b in machine.kernel.execute(request) for i in b]

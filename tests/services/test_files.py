@@ -19,7 +19,7 @@ from era_kernels.errors import (
 from era_kernels.models import Submission
 from era_kernels.services.files import FileService, unconditional
 from era_kernels.storage.files import FileStatus
-from era_kernels.storage.snapshot import Change
+from era_kernels.storage.snapshot import FileChange
 from tests.services.conftest import OpenServices
 from tests.services.service_fixture import DATA, Services, sleep_briefly
 
@@ -259,12 +259,12 @@ async def test_delete_waits_for_a_put(services: Services) -> None:
     """A change of files that has begun ends first, so that nothing grows while it is removed."""
     session = await services.create()
 
-    async def slow() -> Change:
+    async def slow() -> FileChange:
         await asyncio.sleep(0.2)  # longer than a deletion takes
         workspace = services.workspaces.session_paths(session.directory).workspace
         assert workspace.is_dir()
         (workspace / "f").touch()
-        return Change("f", None, (1, 0, 0))
+        return FileChange("f", None, (1, 0, 0))
 
     async with services.sessions.borrow("s1") as live:
         changing = asyncio.create_task(live.change_file(slow))

@@ -28,7 +28,7 @@ from era_kernels.safe_fs.tree import closing_fd as closing
 from era_kernels.safe_fs.tree import remove_tree
 from era_kernels.storage import uploads as uploads_module
 from era_kernels.storage.files import FileStore, validate_path
-from era_kernels.storage.snapshot import Change
+from era_kernels.storage.snapshot import FileChange
 from tests.storage.stores import ROOT, small_disk
 
 DIRECTORY = "0123456789abcdef"
@@ -50,7 +50,9 @@ def workspace_of(path: Path) -> Path:
     return path / "sessions" / DIRECTORY / "workspace"
 
 
-async def put(files: FileStore, path: str, data: bytes = b"new", content_type: str = "") -> Change:
+async def put(
+    files: FileStore, path: str, data: bytes = b"new", content_type: str = ""
+) -> FileChange:
     upload = await files.create_upload()
     try:
         await upload.write(data)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from era_kernels.storage.snapshot import MAX_TOTAL_SIZE, Change, Snapshot, is_hidden
+from era_kernels.storage.snapshot import MAX_TOTAL_SIZE, FileChange, Snapshot, is_hidden
 
 OLD, NEW = (1, 10, 5), (2, 3, 6)  # inode, size, time
 
@@ -43,33 +43,33 @@ def test_change(
     path: str, before: tuple[int, int, int], after: tuple[int, int, int], files: int, growth: int
 ) -> None:
     """How many files and bytes more there are; what is hidden does not count."""
-    change = Change(path, before, after)
+    change = FileChange(path, before, after)
     assert (change.count_delta, change.size_delta) == (files, growth)
 
 
 def test_with_change() -> None:
     """A snapshot after a change is what a walk would find; the one before stays as it was."""
     one = Snapshot({"a": OLD}, 10)
-    two = one.with_change(Change("b", None, NEW))
+    two = one.with_change(FileChange("b", None, NEW))
     assert (two.entries, two.total_size) == ({"a": OLD, "b": NEW}, 13)
-    three = two.with_change(Change("a", OLD, NEW))
+    three = two.with_change(FileChange("a", OLD, NEW))
     assert (three.entries, three.total_size) == ({"a": NEW, "b": NEW}, 6)
-    four = three.with_change(Change("a", NEW, None))
+    four = three.with_change(FileChange("a", NEW, None))
     assert (four.entries, four.total_size) == ({"b": NEW}, 3)
-    assert four.with_change(Change("node_modules/x", None, OLD)) is four
+    assert four.with_change(FileChange("node_modules/x", None, OLD)) is four
     assert (one.entries, one.total_size) == ({"a": OLD}, 10)
 
 
 def test_total_stays_in_bounds() -> None:
     """Holes of any size that code makes do not break the count."""
     full = Snapshot({"a": OLD}, MAX_TOTAL_SIZE)
-    assert full.with_change(Change("b", None, NEW)).total_size == MAX_TOTAL_SIZE
-    assert Snapshot({}, 3).with_change(Change("b", OLD, None)).total_size == 0
+    assert full.with_change(FileChange("b", None, NEW)).total_size == MAX_TOTAL_SIZE
+    assert Snapshot({}, 3).with_change(FileChange("b", OLD, None)).total_size == 0
 
 
 def test_change_is_no_modification() -> None:
     """A file that a caller put differs from none before, and what code does to it counts."""
-    before = Snapshot({"a": OLD}, 10).with_change(Change("b", None, NEW))
+    before = Snapshot({"a": OLD}, 10).with_change(FileChange("b", None, NEW))
     assert Snapshot({"a": OLD, "b": NEW}, 13).count_changes(before) == 0
     assert Snapshot({"a": OLD, "b": OLD}, 20).count_changes(before) == 1
     assert Snapshot({"a": OLD}, 10).count_changes(before) == 1

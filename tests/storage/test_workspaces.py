@@ -21,7 +21,7 @@ from era_kernels.errors import InsufficientStorage, StorageFailed
 from era_kernels.models import SessionPaths
 from era_kernels.storage import session_data_file as data_file_module
 from era_kernels.storage import snapshot as snapshot_module
-from era_kernels.storage.workspaces import AfterRun, SessionDataFile, Snapshot, Workspaces
+from era_kernels.storage.workspaces import SessionDataFile, Snapshot, WorkspaceChanges, Workspaces
 from tests.storage.stores import small_disk
 
 NAME = ".session_data.json"
@@ -40,7 +40,7 @@ class RunSimulator:
         self.snapshot: Snapshot | None = Snapshot()
         self.data: dict[str, Any] = {}
 
-    async def run(self, *code: Callable[[], object]) -> AfterRun:
+    async def run(self, *code: Callable[[], object]) -> WorkspaceChanges:
         """Returns what a run of these steps changed."""
         self.data_file = await self.workspaces.before_run(self.directory, self.data, self.data_file)
         for step in code:

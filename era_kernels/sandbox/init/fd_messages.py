@@ -1,7 +1,7 @@
 """Sends and receives JSON messages with descriptors between server, zygote and init.
 
 A message is one datagram of a SOCK_SEQPACKET socket. A message that is too large for a datagram
-(an environment may be hundreds of kilobytes, the kernel's socket buffer is not) is written to a
+(an environment may be hundreds of kilobytes, Linux's socket buffer is not) is written to a
 memfd. The datagram then says so, and the memfd is the last of its descriptors.
 """
 

@@ -190,7 +190,7 @@ def fail_and_exit(control: socket.socket, error: OSError) -> NoReturn:
 def _shut_down(control: socket.socket) -> NoReturn:
     """Kills all processes and exits, when the server has closed the socket or is gone.
 
-    When pid 1 of a namespace exits, the kernel kills all others in it, and pid 1 ends last.
+    When pid 1 of a namespace exits, Linux kills all others in it, and pid 1 ends last.
     """
     signal.set_wakeup_fd(-1)
     if os.getpid() == 1 or kill_all():

@@ -20,7 +20,7 @@ from era_kernels.sandbox.init.spec import IsolationKind, SandboxSpec
 from era_kernels.sandbox.linux import landlock, syscalls
 
 SIOCSIFFLAGS, IFF_UP = 0x8914, 0x1
-# The kernel makes these in every network namespace when their modules are loaded; they are down.
+# Linux makes these in every network namespace when their modules are loaded; they are down.
 UNUSED_INTERFACES = (
     "erspan",
     "gre",

@@ -38,7 +38,7 @@ class LaunchRequest:
 
 
 @dataclass(frozen=True, slots=True)
-class Interpreter:
+class InterpreterState:
     """The state of a plain interpreter on this host, noted before anything was changed."""
 
     sys_path: Sequence[str]  # sys.path without its first entry
@@ -46,7 +46,7 @@ class Interpreter:
     project_modules: Sequence[str]  # looked up once: a search would cost every fork 2 ms
 
 
-def run(request: LaunchRequest, interpreter: Interpreter) -> None:
+def run(request: LaunchRequest, interpreter: InterpreterState) -> None:
     """Executes the command, or calls its entry and returns when the entry returns."""
     command = request.command
     try:
@@ -65,7 +65,7 @@ def run(request: LaunchRequest, interpreter: Interpreter) -> None:
 def _setup_process(request: LaunchRequest) -> None:
     """Sets the process's session, process group, descriptors, signals and directory."""
     os.setsid()
-    # A second safeguard: when the init is killed, the kernel kills its children.
+    # A second safeguard: when the init is killed, Linux kills its children.
     syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != request.init_pid:
         os._exit(1)
@@ -87,7 +87,7 @@ def _execute(argv: list[str], env: Mapping[str, str]) -> None:
     os.execvpe(argv[0], argv, env)
 
 
-def _reset_interpreter(interpreter: Interpreter, env: Mapping[str, str]) -> None:
+def _reset_interpreter(interpreter: InterpreterState, env: Mapping[str, str]) -> None:
     """Makes this look like an interpreter that was just started with this environment."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ.clear()
@@ -127,7 +127,7 @@ def _get_imported(name: str) -> Any:
     return sys.modules.get(name)
 
 
-def _call_entry(interpreter: Interpreter, entry: str, args: Sequence[str]) -> None:
+def _call_entry(interpreter: InterpreterState, entry: str, args: Sequence[str]) -> None:
     """Imports the entry and calls it; an uncaught error ends the process as in any program."""
     name, _, function = entry.partition(":")
     try:

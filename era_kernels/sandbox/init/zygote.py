@@ -181,7 +181,7 @@ def _enter_sandbox(init_start: InitStart, pid_write: int) -> InitStart:
     return init_start
 
 
-def _preload(control: socket.socket) -> tuple[launch.Interpreter, Sequence[str]]:
+def _preload(control: socket.socket) -> tuple[launch.InterpreterState, Sequence[str]]:
     """Imports the modules that the server names, and reports those that failed.
 
     Returns the plain interpreter's state and the server's cgroup directories.
@@ -193,7 +193,7 @@ def _preload(control: socket.socket) -> tuple[launch.Interpreter, Sequence[str]]
     config, _ = received
     sys.path[:] = [*path, *config["paths"]]
     failed = {}
-    before = syscalls.descriptors()
+    before = syscalls.list_descriptors()
     for module in config["preload"]:
         try:
             importlib.import_module(module)
@@ -210,7 +210,7 @@ def _preload(control: socket.socket) -> tuple[launch.Interpreter, Sequence[str]]
     fd_messages.send(control, {"failed": failed})
     project = __name__.partition(".")[0]
     modules = [name for name in sys.modules if name.partition(".")[0] == project]
-    interpreter = launch.Interpreter(
+    interpreter = launch.InterpreterState(
         sys_path=path, entry_paths=config["paths"], project_modules=modules
     )
     return interpreter, config["cgroup_directories"]
@@ -218,9 +218,9 @@ def _preload(control: socket.socket) -> tuple[launch.Interpreter, Sequence[str]]
 
 def _unforkable_state(before: set[int]) -> str | None:
     """Returns the kind of state that an import left and no fork could use, or None."""
-    if syscalls.threads() > 1:
+    if syscalls.count_threads() > 1:
         return "threads"
-    if syscalls.descriptors() != before:
+    if syscalls.list_descriptors() != before:
         return "descriptors"
     return None
 

@@ -157,7 +157,7 @@ def close_except(keep: Iterable[int]) -> None:
     _close_range(first, _MAX_DESCRIPTOR)
 
 
-def descriptors() -> set[int]:
+def list_descriptors() -> set[int]:
     """Returns the descriptors that this process has open."""
     with os.scandir("/proc/self/fd") as entries:
         names = [entry.name for entry in entries]
@@ -165,7 +165,7 @@ def descriptors() -> set[int]:
     return {int(name) for name in names if _is_open(int(name))}
 
 
-def threads() -> int:
+def count_threads() -> int:
     """Returns the number of threads of this process, including those unknown to Python."""
     return len(os.listdir("/proc/self/task"))  # noqa: PTH208 - Path would only wrap it
 
@@ -176,7 +176,7 @@ def _close_range(first: int, last: int) -> None:
     flags = ctypes.c_uint(0)
     if _libc.syscall(SYS_CLOSE_RANGE, ctypes.c_uint(first), ctypes.c_uint(last), flags) == 0:
         return
-    for descriptor in descriptors():  # before Linux 5.9
+    for descriptor in list_descriptors():  # before Linux 5.9
         if first <= descriptor <= last:
             os.close(descriptor)
 

@@ -1,4 +1,4 @@
-"""Makes control groups, by which the kernel limits the processes of a sandbox together.
+"""Makes control groups, by which Linux limits the processes of a sandbox together.
 
     our own group / era-<random> / <number>        the server's directory / one sandbox
 
@@ -41,7 +41,7 @@ _DIRECTORY_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _TEST_LIMITS = Limits(memory=256 * _MIB, processes=0, cpu=1.0)
 _TEST_CHILD = "import os, sys\nsys.stdin.read(1)\ntry: os.fork()\nexcept OSError: sys.exit(11)"
 _FORK_REFUSED = 11
-# The files in which the kernel counts processes that it killed for lack of memory.
+# The files in which Linux counts processes that it killed for lack of memory.
 _OOM_COUNTERS = {1: "memory.oom_control", 2: "memory.events"}
 
 
@@ -72,7 +72,7 @@ class SandboxCgroup:
 
     @property
     def has_oom_kill(self) -> bool:
-        """True when the kernel killed a process because of the limit; costs some microseconds."""
+        """True when Linux killed a process because of the limit; costs some microseconds."""
         if self._oom_counter is None:
             return False
         with suppress(OSError):
@@ -99,7 +99,7 @@ class CgroupTree:
 
     def __init__(self) -> None:
         """Makes an empty tree; callers use `open`."""
-        self._directories: dict[Path, int] = {}  # → the descriptor that holds the lock
+        self._directories: dict[Path, int] = {}  # directory → the descriptor that holds its lock
         self._controllers: list[tuple[Controller, Path]] = []
         self._numbers = count(1)
         self.problems: list[str] = []  # why a controller is not used
@@ -231,7 +231,7 @@ def _run_test_child(cgroup: SandboxCgroup) -> tuple[list[Path], bool]:
 def _create_oom_eventfd(oom_counter: Path) -> int:
     """Returns a descriptor that becomes readable when memory runs out, before any kill.
 
-    Version 2 needs no descriptor: there the kernel kills all members, the init among them.
+    Version 2 needs no descriptor: there Linux kills all members, the init among them.
     """
     eventfd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
     try:

@@ -33,29 +33,36 @@ def list_host_features() -> list[HostFeature]:
 
     The calling process must have no other threads: it is forked.
     """
-    return [namespaces(), own_proc(), landlock(), seccomp(), cgroups(), tunnel()]
+    return [
+        probe_namespaces(),
+        probe_own_proc(),
+        probe_landlock(),
+        probe_seccomp(),
+        probe_cgroups(),
+        probe_tunnel(),
+    ]
 
 
-def namespaces() -> HostFeature:
+def probe_namespaces() -> HostFeature:
     """Tests whether a process can get its own mounts, processes and network."""
     return _try_feature(
         "namespaces", _enter_namespaces, f"mounts, processes and network, as {_user_kind()}"
     )
 
 
-def own_proc() -> HostFeature:
+def probe_own_proc() -> HostFeature:
     """Tests whether namespaces can have their own /proc; many containers refuse it."""
     return _try_feature("own /proc", _mount_proc, "mounted in a process namespace")
 
 
-def landlock() -> HostFeature:
+def probe_landlock() -> HostFeature:
     """Tests whether the kernel has Landlock, and which version; see landlock(7)."""
     version = landlocks.version()
     detail = f"version {version}" if version else "this kernel has none"
     return HostFeature("Landlock", version > 0, detail)
 
 
-def seccomp() -> HostFeature:
+def probe_seccomp() -> HostFeature:
     """Tests whether a process can filter its system calls: then no filter gives EFAULT."""
     none = ctypes.c_ulong(0)
     _libc.prctl(syscalls.PR_SET_SECCOMP, ctypes.c_ulong(SECCOMP_MODE_FILTER), none, none, none)
@@ -66,7 +73,7 @@ def seccomp() -> HostFeature:
     )
 
 
-def cgroups() -> HostFeature:
+def probe_cgroups() -> HostFeature:
     """Tests whether we may make groups below our own, for memory and processes; makes none."""
     directories = _own_cgroups()
     read_only = [group for group in directories if not os.access(group, os.W_OK)]
@@ -77,7 +84,7 @@ def cgroups() -> HostFeature:
     return HostFeature("cgroups", True, f"memory and processes, version {3 - len(directories)}")
 
 
-def tunnel() -> HostFeature:
+def probe_tunnel() -> HostFeature:
     """Tests whether a network namespace could get a connection to the outside."""
     try:
         os.close(os.open("/dev/net/tun", os.O_RDWR | os.O_CLOEXEC))

@@ -33,9 +33,10 @@ class HostResources:
         uid_allocator: UidAllocator,
     ) -> None:
         self.runtime_directory = runtime_dirs.new_path(base)
+        # The paths as code in the sandbox sees them.
         self.inner_paths, self.inner_runtime_directory = profile.map_paths(
             paths, self.runtime_directory
-        )  # as the code sees them
+        )
         self._profile = profile
         self._host_paths = paths
         self._limits = limits
@@ -94,7 +95,7 @@ class HostResources:
         ):
             allow_traverse(directory, self._uid_allocator.traverse_gid, own_directories)
 
-    def create_monitored(self, pid: int) -> MonitoredSandbox:
+    def make_monitored_sandbox(self, pid: int) -> MonitoredSandbox:
         """Returns the monitor's entry for limits that no group enforces; `pid`: the init's."""
         other_writable = (self._host_paths.packages, self._host_paths.cache, self.runtime_directory)
         return MonitoredSandbox(
@@ -129,7 +130,7 @@ class HostResources:
 
     def release(self) -> None:
         """Removes the runtime directory and frees the uid (blocking); a second call is fine."""
-        runtime_dirs.remove_tree(self.runtime_directory)
+        runtime_dirs.remove_runtime_dir(self.runtime_directory)
         self._uid_allocator.release(self._uid)
         self._uid = None
 

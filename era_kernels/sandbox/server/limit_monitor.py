@@ -47,7 +47,7 @@ class DiskQuota:
 
     def __init__(self, name: str, roots: Sequence[Path], max_bytes: int) -> None:
         """Takes the name of the directories for messages, and where they are."""
-        self.next_measurement = 0.0  # they are not measured before
+        self.next_measurement = 0.0  # `time.monotonic`: nothing is measured before
         self._name = name
         self._roots = roots
         self._max_bytes = max_bytes
@@ -91,13 +91,13 @@ class MonitoredSandbox:
         pid: int,
         workspace: Path,
         limits: Limits,
-        kernel_enforced: Collection[str] = (),
+        cgroup_enforced: Collection[str] = (),
         other_writable: Sequence[Path] = (),
     ) -> None:
         """Takes the names of limits that need no check, and more directories that code writes."""
         self.pid = pid
-        self._processes = None if "processes" in kernel_enforced else limits.processes
-        self._memory = None if "memory" in kernel_enforced else limits.memory
+        self._processes = None if "processes" in cgroup_enforced else limits.processes
+        self._memory = None if "memory" in cgroup_enforced else limits.memory
         self.disk_quotas: tuple[DiskQuota, ...] = ()
         if limits.workspace is not None:
             self.disk_quotas = (

@@ -1,4 +1,4 @@
-"""Listens on the event loop for processes that the kernel kills for lack of memory."""
+"""Listens on the event loop for processes that Linux kills for lack of memory."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from era_kernels.sandbox.server.host_resources import HostResources
 
-MAX_POLLS = 20  # of the kernel's counter, which is updated after the eventfd
+MAX_POLLS = 20  # of Linux's counter, which is updated after the eventfd
 POLL_INTERVAL = 0.005  # seconds between two polls
 
 
@@ -30,7 +30,7 @@ class OomListener:
             self._eventfd = None
 
     def _on_event(self, eventfd: int) -> None:
-        """Polls for the cause: the kernel is about to kill, in this group or in one above it."""
+        """Polls for the cause: Linux is about to kill, in this group or in one above it."""
         os.eventfd_read(eventfd)
         self._poll_cause(MAX_POLLS)
 

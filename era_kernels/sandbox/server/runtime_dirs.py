@@ -17,7 +17,7 @@ from era_kernels.models import SessionPaths
 log = logging.getLogger(__name__)
 
 ZYGOTE_DIRECTORY = "zygote"  # the HOME of the zygote, for the caches of its imports
-PROBE_DIRECTORY = "trial"  # of the sandbox that probes the tiers
+PROBE_DIRECTORY = "probe"  # of the sandbox that probes the tiers
 PREFIX = "era-run-"  # of the directories that `private_runtime_dir` makes
 MAX_SOCKET_PATH = 107  # bytes of a unix socket's path, see unix(7)
 _DIRECTORY_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -36,7 +36,7 @@ def private_runtime_dir() -> Iterator[Path]:
     try:
         yield path
     finally:
-        remove_tree(path)
+        remove_runtime_dir(path)
         os.close(lock)
 
 
@@ -47,7 +47,7 @@ def _remove_stale(parent: Path) -> None:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 if os.fstat(lock).st_uid == os.geteuid():
-                    remove_tree(path)
+                    remove_runtime_dir(path)
             finally:
                 os.close(lock)
 
@@ -95,7 +95,7 @@ def new_path(base: Path) -> Path:
     return base / secrets.token_hex(6)
 
 
-def remove_tree(path: Path) -> None:
+def remove_runtime_dir(path: Path) -> None:
     """Removes a directory and all in it (blocking), also what code made unwritable.
 
     Uses descriptors, follows no symbolic link, and works at any depth. A directory that still

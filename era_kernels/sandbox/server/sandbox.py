@@ -113,7 +113,7 @@ class Sandbox:
         """Ends the sandbox from now on when its processes together exceed a limit."""
         self._limit_monitor = limit_monitor
         if self.pid is not None and self.is_running:
-            self._monitored = self._resources.create_monitored(self.pid)
+            self._monitored = self._resources.make_monitored_sandbox(self.pid)
             limit_monitor.add(self._monitored, self._on_limit_exceeded)
 
     async def spawn(
@@ -347,7 +347,7 @@ class Sandboxes:
         await asyncio.gather(*(sandbox.aclose() for sandbox in tuple(self._sandboxes)))
         await self._init_pool.aclose()
         await asyncio.to_thread(
-            runtime_dirs.remove_tree, self._runtime / runtime_dirs.ZYGOTE_DIRECTORY
+            runtime_dirs.remove_runtime_dir, self._runtime / runtime_dirs.ZYGOTE_DIRECTORY
         )
 
     async def _create(

@@ -78,7 +78,7 @@ class TierProbe:
         except (EraError, OSError) as error:
             return str(error)
         finally:
-            await asyncio.to_thread(runtime_dirs.remove_tree, self._directory)
+            await asyncio.to_thread(runtime_dirs.remove_runtime_dir, self._directory)
 
 
 def _no_tier_error(policy: IsolationPolicy, failures: list[str]) -> StartError:

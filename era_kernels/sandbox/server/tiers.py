@@ -87,7 +87,7 @@ class IsolationProfile:
 
     @property
     def enforced_limits(self) -> frozenset[str]:
-        """The names in `Limits` of limits that are enforced, by the kernel or by checks."""
+        """The names in `Limits` of limits that are enforced, by Linux or by the server's checks."""
         if self.spec.kind is IsolationKind.NONE:
             return frozenset()
         return (
@@ -226,7 +226,7 @@ def _rlimits(limits: Limits, spec: SandboxSpec) -> Iterator[tuple[str, int]]:
 
 
 def _limit_notes(spec: SandboxSpec, cgroup_limits: frozenset[str]) -> Iterator[str]:
-    """Yields how limits are enforced, where the kernel does not enforce them for the sandbox."""
+    """Yields how the server checks each limit that no control group enforces, if it can."""
     if "memory" not in cgroup_limits:
         yield "limits: memory is polled, and bounded per process beside that"
     if "processes" not in cgroup_limits and not spec.has_namespaces:

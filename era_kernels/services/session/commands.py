@@ -93,7 +93,7 @@ class CommandRunner:
         return await asyncio.shield(command.open_task)
 
     @property
-    def with_machine(self) -> list[RunningCommand]:
+    def commands_with_machine(self) -> list[RunningCommand]:
         """The commands that have the machine; those that wait for a sandbox are not among them."""
         return [command for command in self._commands if command.has_machine]
 
@@ -173,7 +173,7 @@ class CommandRunner:
         if command.cancellation.requested.is_set():
             return cancelled_before_start("preserved")
         environment = {**submission.env, **env}
-        process = await machine.run(submission.argv, environment, submission.stdin)
+        process = await machine.start_command(submission.argv, environment, submission.stdin)
         command.process, command.cancellation.interrupt = process, process.interrupt
         command.started.set()
         began_at = time.monotonic()

@@ -84,7 +84,7 @@ class RunQueue:
         return len(self._slots)
 
     @property
-    def with_machine(self) -> list[QueueSlot]:
+    def slots_with_machine(self) -> list[QueueSlot]:
         """The slots that have the machine: one run, or none."""
         return [slot for slot in self._slots if slot.has_machine]
 

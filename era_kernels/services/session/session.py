@@ -30,7 +30,7 @@ from era_kernels.services.session.runner import KernelRunner
 from era_kernels.services.session.state import SessionState
 from era_kernels.services.session.workspace import SessionWorkspace
 from era_kernels.services.session.workspace_tracker import WorkspaceTracker
-from era_kernels.storage.workspaces import Change
+from era_kernels.storage.workspaces import FileChange
 
 log = logging.getLogger(__name__)
 
@@ -177,7 +177,7 @@ class LiveSession:
             except StorageFailed as problem:  # the file is written again before the next run
                 self._warn("the data file was not written", problem)
 
-    async def change_file(self, operation: Callable[[], Awaitable[Change]]) -> None:
+    async def change_file(self, operation: Callable[[], Awaitable[FileChange]]) -> None:
         """Lets `operation` put or delete a file, never while `after_run` looks at the files.
 
         `end` waits for the operation, and none starts afterwards: the directory must not grow
@@ -210,7 +210,7 @@ class LiveSession:
         """
         self.check_open()
         # Wait only for runs on the old machine; runs that start from here on use the new one.
-        runs, commands = self._queue.with_machine, self._commands.with_machine
+        runs, commands = self._queue.slots_with_machine, self._commands.commands_with_machine
         with self._context.kernel_limiter.reserved(self):
             await self._session_machine.stop(EndReason.RESTARTED)
             for run in runs:
@@ -262,7 +262,7 @@ class LiveSession:
         """Removes the files of a session that is not persistent, when its machine has ended."""
         if self.session.persistent or not self._state.is_stored or self._state.is_deleted:
             return
-        for command in self._commands.with_machine:  # they end with the machine
+        for command in self._commands.commands_with_machine:  # they end with the machine
             await command.released.wait()
         async with self._tracker.lock:
             await self._tracker.clear_files()

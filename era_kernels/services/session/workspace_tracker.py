@@ -6,7 +6,13 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 from era_kernels.models import JsonObject
-from era_kernels.storage.workspaces import AfterRun, Change, SessionDataFile, Snapshot, Workspaces
+from era_kernels.storage.workspaces import (
+    FileChange,
+    SessionDataFile,
+    Snapshot,
+    WorkspaceChanges,
+    Workspaces,
+)
 
 
 class WorkspaceTracker:
@@ -46,7 +52,7 @@ class WorkspaceTracker:
         """Writes `data` to the data file, also while code runs."""
         self._data_file = await self._workspaces.before_run(self._directory, data, self._data_file)
 
-    async def after_run(self) -> AfterRun:
+    async def after_run(self) -> WorkspaceChanges:
         """Returns what changed since the last `after_run`, and records the new state.
 
         A broken data file does not replace the one that is remembered for comparison: other code
@@ -56,7 +62,7 @@ class WorkspaceTracker:
         self._snapshot, self._data_file = after.snapshot, after.data_file or self._data_file
         return after
 
-    async def change_file(self, operation: Callable[[], Awaitable[Change]]) -> Change:
+    async def change_file(self, operation: Callable[[], Awaitable[FileChange]]) -> FileChange:
         """Lets `operation` put or delete a file, and does not count that as a run's change.
 
         Raises what the operation raises.

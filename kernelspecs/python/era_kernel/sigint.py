@@ -39,7 +39,7 @@ class SigintHandler:
                 error = raised
             finally:
                 self._program_handler = signal.signal(signal.SIGINT, _ignore) or signal.SIG_DFL
-        except BaseException as raised:  # SIGINT came after the program's end, before that line
+        except BaseException as raised:  # SIGINT came when the program had ended
             signal.signal(signal.SIGINT, _ignore)
             error = error or raised
         return error

@@ -22,16 +22,16 @@ if {old}:
     syscalls.SYS_CLOSE_RANGE = -1
 many = [os.open("/dev/null", os.O_RDONLY) for _ in range(40)]
 syscalls.close_except((0, 1, 2, many[7], many[30], many[31]))
-assert syscalls.descriptors() == {{0, 1, 2, many[7], many[30], many[31]}}
+assert syscalls.list_descriptors() == {{0, 1, 2, many[7], many[30], many[31]}}
 syscalls.close_except((2, 1, 0))
-assert syscalls.descriptors() == {{0, 1, 2}}
+assert syscalls.list_descriptors() == {{0, 1, 2}}
 """
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=60)
 
 
 def test_threads_are_counted() -> None:
     """threads counts what the system sees."""
-    assert syscalls.threads() == len(list(Path("/proc/self/task").iterdir()))
+    assert syscalls.count_threads() == len(list(Path("/proc/self/task").iterdir()))
 
 
 def test_a_refused_prctl_is_an_error() -> None:

@@ -36,10 +36,10 @@ def test_a_refusal_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
         raise OSError(errno.EPERM, "no")
 
     monkeypatch.setattr(host_features, "_enter_namespaces", refuse)
-    assert host_features.namespaces() == host_features.HostFeature(
+    assert host_features.probe_namespaces() == host_features.HostFeature(
         "namespaces", False, os.strerror(errno.EPERM)
     )
-    assert host_features.own_proc().is_available is False
+    assert host_features.probe_own_proc().is_available is False
 
 
 def test_a_child_that_breaks_is_a_refusal() -> None:

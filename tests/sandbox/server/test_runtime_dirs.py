@@ -48,16 +48,16 @@ def test_whatever_code_left_is_removed() -> None:
         (target / "broken").symlink_to("/does/not/exist")
         deep.chmod(0o000)
         (target / "a").chmod(0o000)
-        runtime_dirs.remove_tree(target)
+        runtime_dirs.remove_runtime_dir(target)
         assert not target.exists()
         assert (root / "outside" / "file").exists()
         assert (root / "outside").stat().st_mode & 0o777 == 0o500
-        runtime_dirs.remove_tree(target)  # nothing there: nothing to do
+        runtime_dirs.remove_runtime_dir(target)  # nothing there: nothing to do
 
 
 def test_what_cannot_be_removed_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     """A directory that cannot be removed is logged, and does not keep the server from closing."""
-    runtime_dirs.remove_tree(Path("/proc/self/fd"))
+    runtime_dirs.remove_runtime_dir(Path("/proc/self/fd"))
     assert caplog.messages == ["a runtime directory remains"]
 
 
@@ -75,7 +75,7 @@ def test_remove_at_any_depth(tmp_path: Path) -> None:
         os.fchdir(previous)
         os.close(previous)
     before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208
-    runtime_dirs.remove_tree(target)
+    runtime_dirs.remove_runtime_dir(target)
     assert not target.exists()
     assert len(os.listdir("/proc/self/fd")) == before  # noqa: PTH208
 
@@ -86,7 +86,7 @@ def test_remove_follows_nothing(tmp_path: Path) -> None:
     outside.mkdir()
     (outside / "kept").touch()
     (tmp_path / "target").symlink_to(outside)
-    runtime_dirs.remove_tree(tmp_path / "target")
+    runtime_dirs.remove_runtime_dir(tmp_path / "target")
     assert (outside / "kept").exists()
 
 
