@@ -107,7 +107,7 @@ def test_descriptors(server: Server, session: SessionClient) -> None:
     for number in range(40):
         round_trip(number)
     assert wait_until(lambda: process.num_fds() <= before + 2), (before, process.num_fds())
-    assert not any((server.data_dir / "incoming").iterdir())
+    assert wait_until(lambda: not any((server.data_dir / "incoming").iterdir()))
 
 
 def test_bounds(launcher: Launcher) -> None:

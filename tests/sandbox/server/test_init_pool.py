@@ -19,7 +19,6 @@ from tests.sandbox.sandboxes import (
     short_directory,
     wait_until,
 )
-from tests.sandbox.server.test_cgroups import server_directories
 
 
 @asynccontextmanager
@@ -87,13 +86,13 @@ async def test_a_spare_ends_with_its_zygote() -> None:
 
 async def test_nothing_is_left() -> None:
     """Spares end with the server, and so do their groups."""
-    before = server_directories()
     async with pool_with_spare(1) as (sandboxes, pool, _):
         await wait_for_spare(pool)
         async with asyncio.timeout(10):
             while not (family := descendants(sandboxes.zygote.pid)):
                 await asyncio.sleep(0.005)
-    assert server_directories() == before
+        directories = sandboxes._init_pool.cgroups.directories
+    assert not any(directory.exists() for directory in directories)
     assert wait_until(lambda: not any(os.path.exists(f"/proc/{pid}") for pid in family))  # noqa: PTH110
 
 
