@@ -7,6 +7,7 @@ import os
 import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 from era_kernels.models import Limits, SessionPaths
 from era_kernels.sandbox.server.init_pool import InitPool
@@ -92,7 +93,7 @@ async def test_nothing_is_left() -> None:
             while not (family := descendants(sandboxes.zygote.pid)):
                 await asyncio.sleep(0.005)
         directories = sandboxes._init_pool.cgroups.directories
-    assert not any(directory.exists() for directory in directories)
+    assert not any(Path(directory).exists() for directory in directories)
     assert wait_until(lambda: not any(os.path.exists(f"/proc/{pid}") for pid in family))  # noqa: PTH110
 
 
