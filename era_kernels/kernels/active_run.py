@@ -40,7 +40,7 @@ class KernelTimeouts:
     iopub_probe_interval: float = 0.02
     second_interrupt: float = 0.5  # from the first interrupt to the second
     kill: float = 2.5  # from the second interrupt to the end of the machine
-    # For the fence after the reply, with no output; for the reply after the fence.
+    # For the fence after the reply, with no output of any run; for the reply after the fence.
     run_end: float = 10.0
     max_run_end: float = 300.0  # for the fence after the reply, while output arrives
     exit: float = 5.0  # for the end of a process that has closed its sockets
@@ -104,6 +104,15 @@ class ActiveRun:
             self._idle_timer.touch()
         if self._pending_bytes > MAX_PENDING_BYTES:
             self._iopub.pause()
+
+    def on_late_output(self) -> None:
+        """Notes output of an earlier run: the fence is behind it in the same queue, and on its way.
+
+        Where a thread of an earlier run prints all the time, and the host is busy, that takes long.
+        """
+        is_fence_missing = self._reply is not None and not self._has_fence
+        if is_fence_missing and self._exit_info is None and self._idle_timer is not None:
+            self._idle_timer.touch()
 
     def on_reply(self, reply: Reply) -> None:
         """Takes the reply of the run. Only the first counts."""

@@ -244,6 +244,8 @@ class Kernel:
         elif isinstance(event, InputRequest):
             self.control.send_eof(event.key)  # no consumer follows what is left of a run
         else:
+            if self._run is not None:
+                self._run.on_late_output()
             if self._drain_timer is not None:
                 self._drain_timer.touch()
             self.on_late_output([event])

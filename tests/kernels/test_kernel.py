@@ -187,6 +187,32 @@ async def test_output_after_the_reply_extends_the_wait(
         assert finished == ExecutionEnd(0)
 
 
+async def test_late_output_after_the_reply_extends_the_wait(
+    run_in_harness: Callable[..., AbstractAsyncContextManager[KernelHarness]],
+) -> None:
+    """As long as output of earlier runs arrives, the fence behind it may stay away; no longer."""
+    over = threading.Event()
+
+    def script(scripted: ScriptedKernel, request: JupyterMessage) -> None:
+        scripted.send_reply(request)
+        for _ in range(6):
+            threading.Event().wait(0.15)
+            scripted.publish("stream", {"name": "stdout", "text": "late"}, None)
+        if len(scripted.requests) == 1:
+            scripted.publish_fence(request)
+        over.wait(10)
+
+    async with run_in_harness(script) as harness:
+        run = asyncio.create_task(harness.run())
+        try:
+            assert await asyncio.wait_for(run, 10) == [ExecutionEnd(0)]
+            assert harness.late_output == [Stdout("late")] * 6
+        finally:
+            over.set()
+        (finished,) = await asyncio.wait_for(harness.run(), 10)
+        assert finished == ExecutionEnd(137, state="lost", exit_info=ExitInfo(reason=NOT_ANSWERING))
+
+
 async def test_output_after_the_reply_does_not_go_on_for_ever(
     run_in_harness: Callable[..., AbstractAsyncContextManager[KernelHarness]],
 ) -> None:
