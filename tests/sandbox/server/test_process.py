@@ -95,7 +95,8 @@ async def test_a_slow_consumer_slows_the_process() -> None:
             count += len(chunk)
             largest = max(largest, len(chunk))
         assert count == 20_000_000
-        assert largest <= MAX_BUFFERED + 64 * 1024
+        # One chunk past the bound, and what was still in the pipe when the process ended.
+        assert largest <= MAX_BUFFERED + 2 * 64 * 1024
         assert await process.ended == ExitInfo(code=0)
 
 
