@@ -19,6 +19,7 @@ from tests.server_process import Server, wait_until
 MEGABYTE = 1_000_000
 GROWTH = 500 * MEGABYTE
 LONGEST = 5.0  # seconds that a request of others may take; some 50 ms on a quiet host
+BUSY_FACTOR = 20  # times that a request took before the flood, which it may take longer
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -38,11 +39,19 @@ def neighbour(client: Client) -> SessionClient:
     return session
 
 
+def timed_run(session: SessionClient) -> float:
+    """Runs a small program, and returns how many seconds that took."""
+    began = time.monotonic()
+    assert session.run("print(1)")["stdout"] == "1\n"
+    return time.monotonic() - began
+
+
 @contextmanager
 def bounded(server: Server, neighbour: SessionClient, growth: int = GROWTH) -> Iterator[None]:
     """Checks that meanwhile the server grows by so little at most, and others are served."""
     process = psutil.Process(server.process.pid)
     before = peak = process.memory_info().rss
+    usual = max(timed_run(neighbour) for _ in range(5))  # long where the host is busy already
     longest = 0.0
     over = threading.Event()
 
@@ -54,9 +63,7 @@ def bounded(server: Server, neighbour: SessionClient, growth: int = GROWTH) -> I
     def ask() -> None:
         nonlocal longest
         while not (over.wait(0.02) and longest):
-            began = time.monotonic()
-            assert neighbour.run("print(1)")["stdout"] == "1\n"
-            longest = max(longest, time.monotonic() - began)
+            longest = max(longest, timed_run(neighbour))
 
     threads = [threading.Thread(target=watch), threading.Thread(target=ask)]
     for thread in threads:
@@ -68,7 +75,7 @@ def bounded(server: Server, neighbour: SessionClient, growth: int = GROWTH) -> I
         for thread in threads:
             thread.join()
     assert peak - before < growth
-    assert 0 < longest < LONGEST
+    assert 0 < longest < LONGEST + BUSY_FACTOR * usual
 
 
 @pytest.mark.parametrize("name", [*PROGRAMS])
