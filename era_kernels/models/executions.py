@@ -57,12 +57,16 @@ class ExecSubmission:
 
 @dataclass(frozen=True, slots=True)
 class KernelRequest:
-    """Code that a kernel is to run; `run_number` counts the runs of a session, from 1."""
+    """Code that a kernel is to run; `run_number` counts the runs of a session, from 1.
+
+    `ends_program`: no further code follows, so exit functions and finalizers belong to this run.
+    """
 
     code: str
     env: Mapping[str, str]
     timeout: float  # seconds
     run_number: int
+    ends_program: bool = False
 
 
 class ExecutionStatus(StrEnum):

@@ -4,29 +4,37 @@ from __future__ import annotations
 import __future__
 
 import ast
-import asyncio
-import atexit
-import concurrent.futures
 import contextvars
 import inspect
-import os
 import re
 import sys
+from asyncio import CancelledError
+from atexit import _run_exitfuncs as run_exit_functions
+from collections.abc import Callable
+from concurrent.futures import wait as wait_for_futures
 from dataclasses import dataclass
-from types import CodeType
+from gc import collect
+from os import _exit as exit_process
+from os import getpid
+from sys import gettrace, modules, settrace
+from types import CodeType, ModuleType
 from typing import Any, NoReturn
 
 from IPython.core.error import UsageError
+from IPython.core.interactiveshell import ExecutionResult
 
-from era_kernel import run_context, tracebacks
-from era_kernel.nested_loops import NestedLoops
+from era_kernel import c_stdio, run_context, tracebacks
+from era_kernel.program_end import ProgramEnd
+from era_kernel.program_loop import ProgramLoop
+from era_kernel.program_signals import Activity, ProgramSignals
 from era_kernel.run_context import RunContext
 from era_kernel.shell import EraShell
-from era_kernel.sigint import SigintHandler
 from era_kernel.stdio import StandardStreams
 
 MAX_VALUE_CHARS = 64 * 1024  # characters of an exception's text that the reply carries
 MAX_TRACEBACK_CHARS = 256 * 1024  # characters of its traceback that the reply carries
+
+MAX_C_LONG = sys.maxsize
 
 _FUTURE_FLAGS = sum(
     getattr(__future__, name).compiler_flag for name in __future__.all_feature_names
@@ -36,10 +44,14 @@ _SEMICOLON = re.compile(r"[ \t]*;")
 
 @dataclass(frozen=True, slots=True)
 class CellResult:
-    """The end of a run: its exit code, and the uncaught exception, if any."""
+    """The end of a run: its exit code, and the uncaught exception, if any.
+
+    `fault` names a step of the kernel's own that failed, else it is None.
+    """
 
     exit_code: int = 0
     exception: dict[str, Any] | None = None
+    fault: str | None = None
 
 
 class CellRunner:
@@ -49,48 +61,65 @@ class CellRunner:
         self,
         shell: EraShell,
         streams: StandardStreams,
-        sigint_handler: SigintHandler,
-        loops: NestedLoops,
+        signals: ProgramSignals,
+        program_loop: ProgramLoop,
         context: contextvars.Context,
         sources: tracebacks.CellSources,
     ) -> None:
         self._shell = shell
         self._streams = streams
-        self._sigint_handler = sigint_handler
-        self._loops = loops
+        self._signals = signals
+        self._program_loop = program_loop
         self._context = context  # of all cells: the next cell sees a ContextVar's value
         self._sources = sources
+        self._program_end = ProgramEnd(shell)
         self._future_flags = 0  # flags of `from __future__ import …` in earlier cells
         shell.on_error = self._print_exception
 
-    async def run(self, run: RunContext, code: str) -> CellResult:
+    def run(self, run: RunContext, code: str) -> CellResult:
         """Runs a cell to its end, that is until its non-daemon threads have ended, too."""
-        pid, children = os.getpid(), set(_multiprocessing_children())
-        result, codes = self._shell.before_run(code), list[CodeType]()
-        self._sigint_handler.reset()
-        self._loops.cell_task = asyncio.current_task()
-        error = self._sigint_handler.call_interruptible(
-            lambda: self._compile_and_run(run, code, codes)
-        )
+        pid, children = getpid(), _multiprocessing_children()
+        self._signals.reset()
+        results: list[ExecutionResult] = []
+        codes: list[CodeType] = []
+        error = self._call(lambda: results.append(self._shell.before_run(code)))
+        if error is not None:
+            self._print_exception(error)
+        error = self._call(lambda: self._compile_and_run(run, code, codes))
         if error is None and _has_await(codes):
-            error = await self._run_with_await(codes)
+            error = self._run_with_await(codes)
         cell_result = self._to_result(error)
-        error = self._sigint_handler.call_interruptible(
-            lambda: _wait_for_threads_and_children(run, children)
-        )
-        if os.getpid() == pid:
-            error = error or self._sigint_handler.call_interruptible(
-                lambda: self._shell.after_run(result)
-            )
+        error = self._call(lambda: _wait_for_threads_and_children(run, children))
+        if getpid() == pid and results:
+            error = error or self._call(lambda: self._shell.after_run(results[0]))
         if cell_result.exit_code == 0 and error is not None:
             cell_result = self._to_result(error)
         elif cell_result.exit_code == 0 and self._shell.shown_error is not None:
             cell_result = self._to_result(self._shell.shown_error, is_shown=True)
-        self._loops.cell_task = None
-        self._streams.flush()
-        if os.getpid() != pid:
+        self._flush()
+        if getpid() != pid:
             self._exit_forked_child(cell_result)
         return cell_result
+
+    def set_current_run(self, run: RunContext) -> None:
+        """Makes what runs in the context of all cells belong to `run`, from here on."""
+        self._context.run(run_context.set_current, run)
+
+    def end_program(self) -> None:
+        """Does what the interpreter does at its end, with its output in the current run."""
+        self._program_end.run(self._call)
+        self._flush()
+
+    def _call(self, function: Callable[[], object]) -> BaseException | None:
+        """Calls code of the program in the context of all cells; returns what it raised."""
+        if self._signals.activity is Activity.PROGRAM:  # the context is entered already
+            return self._signals.call(function)
+        return self._signals.call(lambda: self._context.run(function))
+
+    def _flush(self) -> None:
+        """Sends what the program printed, by Python and by C."""
+        self._call(c_stdio.flush)
+        self._call(self._streams.flush)
 
     # ------------------------------------------------------------ code
 
@@ -104,16 +133,18 @@ class CellRunner:
             _add_source_line(error, source)
             raise
         if not _has_await(codes):
-            value = None
+            value, namespace = None, self._shell.user_ns
             for code in codes:
-                value = eval(code, self._shell.user_ns)
+                value = eval(code, namespace)
             if len(codes) > 1:
+                if gettrace() is not None:  # it is the program that is traced
+                    settrace(None)
                 self._display(value)
 
     def _display(self, value: object) -> None:
         """Sends the value of a last expression, or hands it to the program's own displayhook."""
-        own = sys.displayhook is not sys.__displayhook__
-        (sys.displayhook if own else self._shell.displayhook)(value)
+        hook = getattr(sys, "displayhook", sys.__displayhook__)
+        (self._shell.displayhook if hook is sys.__displayhook__ else hook)(value)
 
     def _compile(self, source: str, name: str) -> list[CodeType]:
         """Returns the cell's code, and as a second item that of a last expression to be shown."""
@@ -142,7 +173,7 @@ class CellRunner:
                 raise error.with_traceback(None) from None
         return transformed, compile(transformed, name, "exec", flags, True)
 
-    async def _run_with_await(self, codes: list[CodeType]) -> BaseException | None:
+    def _run_with_await(self, codes: list[CodeType]) -> BaseException | None:
         """Runs code with a top-level await in a task of its own, which an interrupt cancels."""
         errors: list[BaseException] = []
 
@@ -158,20 +189,22 @@ class CellRunner:
             except BaseException as error:
                 errors.append(error)
 
-        task = self._loops.loop.create_task(run_cell(), context=self._context)
-        self._loops.cell_task = task
-        with self._sigint_handler.cancelling(task, self._loops):
-            await asyncio.wait([task])
-        self._loops.cell_task = asyncio.current_task()
-        error = errors[0] if errors else None
-        if error is None and not task.cancelled():
-            return task.exception()
-        if error is None or (
-            isinstance(error, asyncio.CancelledError) and self._sigint_handler.has_interrupted
-        ):
-            trace = None if error is None else error.__traceback__
-            return KeyboardInterrupt().with_traceback(trace)
-        return error
+        def await_cell() -> None:
+            loop = self._program_loop.ensure()
+            task = loop.create_task(run_cell(), context=self._context)
+            self._program_loop.cell_task = task
+            try:
+                with self._signals.cancelling(task, loop):
+                    self._program_loop.run_until_done(task)
+            finally:
+                self._program_loop.cell_task = None
+            error = errors.pop() if errors else CancelledError() if task.cancelled() else None
+            if type(error) is CancelledError and self._signals.has_interrupted:
+                raise KeyboardInterrupt().with_traceback(error.__traceback__) from None
+            if error is not None:
+                raise error
+
+        return self._signals.call(await_cell)  # the task runs in the context of all cells
 
     # ------------------------------------------------------------ ends
 
@@ -179,34 +212,65 @@ class CellRunner:
         """Turns an uncaught exception into a result, and prints it to stderr unless `is_shown`."""
         if error is None:
             return CellResult()
-        if isinstance(error, SystemExit):
-            if error.code is None or isinstance(error.code, int):
-                return CellResult((error.code or 0) & 0xFF)
-            self._streams.write_stderr(f"{error.code}\n")
-            return CellResult(1)
-        if not is_shown:
-            self._print_exception(error)
+        if tracebacks.isinstance_of(error, SystemExit):
+            return CellResult(self._exit_code(error))
+        exit_code = None if is_shown else self._print_exception(error)
+        if exit_code is not None:
+            return CellResult(exit_code)
+        if tracebacks.isinstance_of(error, MemoryError):
+            self._call(collect)  # what the next run needs may be garbage in cycles
         return _failed_result(error)
 
-    def _print_exception(self, error: BaseException) -> None:
+    def _exit_code(self, error: BaseException) -> int:
+        """Returns the exit code that SystemExit stands for; prints a code that is no number.
+
+        As `handle_system_exit` of CPython does; a number that no C long holds is -1.
+        """
+        codes: list[Any] = []
+        self._call(lambda: codes.append(error.code))  # type: ignore[attr-defined]
+        code = codes[0] if codes else error
+        if code is None:
+            return 0
+        if tracebacks.isinstance_of(code, int):
+            number = int.__index__(code)
+            return number & 0xFF if -MAX_C_LONG - 1 <= number <= MAX_C_LONG else 0xFF
+        texts: list[str] = []
+        self._call(lambda: texts.append(str(code)))
+        self._streams.write_stderr("".join([*texts, "\n"]))
+        return 1
+
+    def _print_exception(self, error: BaseException) -> int | None:
+        """Prints an exception by the program's excepthook, if it has one, else as Python does.
+
+        Returns the exit code with which the hook ended the program, if it did. As `_PyErr_PrintEx`.
+        """
         tracebacks.remove_kernel_frames(error)
-        if isinstance(error, UsageError):  # of a magic, about how it was called
-            self._streams.write_stderr(f"UsageError: {error}\n")
-            return
-        if sys.excepthook is sys.__excepthook__:
-            self._streams.write_stderr(tracebacks.format_exception(error))
-            return
-        problem = self._sigint_handler.call_interruptible(
-            lambda: sys.excepthook(type(error), error, error.__traceback__)
-        )
-        if problem is not None:
-            self._streams.write_stderr(tracebacks.format_exception(error))
+        if tracebacks.isinstance_of(error, UsageError):  # of a magic, about how it was called
+            self._streams.write_stderr(f"UsageError: {tracebacks.exception_text(error)}\n")
+            return None
+        hook = getattr(sys, "excepthook", None)
+        texts: list[str] = []
+        if hook is None:
+            texts.append("sys.excepthook is missing\n")
+        elif hook is not sys.__excepthook__:
+            trace = tracebacks.get_traceback(error)
+            problem = self._call(lambda: hook(type(error), error, trace))
+            if problem is None:
+                return None
+            if tracebacks.isinstance_of(problem, SystemExit):
+                return self._exit_code(problem)
+            tracebacks.remove_kernel_frames(problem)
+            self._call(lambda: texts.append(tracebacks.format_exception(problem)))
+            texts = ["Error in sys.excepthook:\n", *texts, "\nOriginal exception was:\n"]
+        self._call(lambda: texts.append(tracebacks.format_exception(error)))
+        self._call(lambda: self._streams.write_stderr("".join(texts)))
+        return None
 
     def _exit_forked_child(self, cell_result: CellResult) -> NoReturn:
         """Ends a forked child that has come to the end of the program."""
-        atexit._run_exitfuncs()
-        self._streams.flush()
-        os._exit(cell_result.exit_code)
+        self._call(run_exit_functions)
+        self._flush()
+        exit_process(cell_result.exit_code)
 
 
 def _has_await(codes: list[CodeType]) -> bool:
@@ -243,7 +307,7 @@ def _wait_for_threads_and_children(run: RunContext, before: set[Any]) -> None:
         threads = run_context.list_threads(run)
         for thread in threads:
             thread.join()
-        concurrent.futures.wait(tuple(run.futures))
+        wait_for_futures(tuple(run.futures))
         children = [child for child in _multiprocessing_children() - before if not child.daemon]
         for child in children:
             child.join()
@@ -253,8 +317,9 @@ def _wait_for_threads_and_children(run: RunContext, before: set[Any]) -> None:
 
 def _multiprocessing_children() -> set[Any]:
     """Returns the processes that multiprocessing knows of."""
-    module = sys.modules.get("multiprocessing.process")
-    return set(module._children) if module is not None else set()
+    module = modules.get("multiprocessing.process")
+    children = vars(module).get("_children") if type(module) is ModuleType else None
+    return set(children) if type(children) is set else set()
 
 
 def _failed_result(error: BaseException) -> CellResult:
@@ -265,5 +330,6 @@ def _failed_result(error: BaseException) -> CellResult:
             break
         lines.append(line)
     value = tracebacks.exception_text(error)[:MAX_VALUE_CHARS]
-    exception = {"name": type(error).__name__, "value": value, "traceback": lines}
-    return CellResult(130 if isinstance(error, KeyboardInterrupt) else 1, exception)
+    exception = {"name": tracebacks.type_name(type(error)), "value": value, "traceback": lines}
+    is_interrupt = tracebacks.isinstance_of(error, KeyboardInterrupt)
+    return CellResult(130 if is_interrupt else 1, exception)

@@ -45,7 +45,6 @@ class ControlServer:
 
     def __init__(self, session: Session, sockets: KernelSockets, stderr_fd: int) -> None:
         self._session = session.clone()  # a session must not be used by two threads
-        self._session.digest_history_size = 0  # it would grow with each request
         self._control, self._stdin = sockets.control, sockets.stdin
         self._stderr_fd = stderr_fd
         self._queue: deque[Callable[[], object]] = deque()

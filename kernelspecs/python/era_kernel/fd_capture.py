@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import _thread
-import fcntl
 import os
 import select
 
+from era_kernel.pipe_reserve import PipeReserve
 from era_kernel.rate_limits import TokenBucket
 from era_kernel.run_context import OutputStream, RunContext
 
@@ -29,24 +29,37 @@ class CapturedPipes:
         self._paused_fds: set[int] = set()
         self._epoll = select.epoll()
         self._newest_poll = select.poll()
+        self._newest_readers: list[int] = []
+        self._reserve = PipeReserve()
 
     def watch(self, *descriptors: int) -> None:
         for descriptor in descriptors:
             self._epoll.register(descriptor, select.EPOLLIN)
 
-    def open_for_run(self, run: RunContext) -> None:
-        """Puts new pipes in the places of descriptors 1 and 2."""
-        newest = select.poll()
-        for number, stream in ((1, run.stdout), (2, run.stderr)):
-            reader, writer = map(_move_above_stdio, os.pipe2(os.O_CLOEXEC))
-            os.set_blocking(reader, False)
+    def open_for_run(self, run: RunContext) -> bool:
+        """Puts new pipes in the places of descriptors 1 and 2; returns False when none are left."""
+        pipes = self._reserve.take()
+        if not pipes:
+            return False
+        newest, newest_readers = select.poll(), []
+        for (reader, writer), number in zip(pipes, (1, 2), strict=True):
             os.dup2(writer, number)
             os.close(writer)
-            self._streams_by_fd[reader] = stream
             self._epoll.register(reader, select.EPOLLIN)
             newest.register(reader, select.POLLIN)
+            newest_readers.append(reader)
         with self.lock:
-            self._newest_poll = newest
+            self._newest_poll, self._newest_readers = newest, newest_readers
+            self._streams_by_fd.update(zip(newest_readers, (run.stdout, run.stderr), strict=True))
+        self._reserve.refill()
+        return True
+
+    def reuse_for_run(self, run: RunContext) -> None:
+        """Gives the newest pipes to another run, because no new ones are to be had."""
+        with self.lock:
+            for reader, stream in zip(self._newest_readers, (run.stdout, run.stderr), strict=True):
+                if reader in self._streams_by_fd:
+                    self._streams_by_fd[reader] = stream
 
     def has_unread(self) -> bool:
         """Returns whether the newest pipes hold data that has not been queued."""
@@ -106,12 +119,3 @@ class CapturedPipes:
                     break
                 texts += found
         return texts
-
-
-def _move_above_stdio(descriptor: int) -> int:
-    """Moves a descriptor above 2: where a program closed a standard one, it may take its number."""
-    if descriptor > 2:
-        return descriptor
-    moved = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 3)
-    os.close(descriptor)
-    return moved

@@ -22,7 +22,8 @@ from types import CoroutineType, FrameType, GetSetDescriptorType, MemberDescript
 from typing import Any
 
 from era_kernel.cell_runner import CellRunner
-from era_kernel.nested_loops import NestedLoops
+from era_kernel.program_loop import ProgramLoop
+from era_kernel.shell import EraShell
 from era_kernel.tracebacks import KERNEL_PATHS, CellSources
 
 Content = dict[str, Any]
@@ -54,12 +55,10 @@ _LOOP_CODE = Handle._run.__code__  # from where an event loop calls what is due
 class Inspector:
     """Answers `stack_request` and `variables_request`."""
 
-    def __init__(
-        self, user_namespace: dict[str, Any], sources: CellSources, loops: NestedLoops
-    ) -> None:
-        self._user_namespace = user_namespace
+    def __init__(self, shell: EraShell, sources: CellSources, program_loop: ProgramLoop) -> None:
+        self._shell = shell
         self._sources = sources
-        self._loops = loops
+        self._program_loop = program_loop
         self._main_thread_id = _thread.get_ident()
         self._dump_fd = -1
         self.handlers = {"stack_request": self.stack, "variables_request": self.variables}
@@ -108,7 +107,7 @@ class Inspector:
 
     def _awaited_frames(self) -> list[tuple[FrameType, int]]:
         """Returns the frames of the coroutines that a cell awaits, innermost first."""
-        task = self._loops.cell_task
+        task = self._program_loop.cell_task
         found: list[tuple[FrameType, int]] = []
         coroutine = task.get_coro() if type(task) is asyncio.Task else None
         while type(coroutine) is CoroutineType and len(found) < MAX_VISITED_FRAMES:
@@ -148,7 +147,7 @@ class Inspector:
         """Copies the namespace in one atomic step, unless destructors change it meanwhile."""
         for _ in range(10):
             try:
-                return list(islice(self._user_namespace.items(), MAX_VISITED_NAMES))
+                return list(islice(self._shell.user_ns.items(), MAX_VISITED_NAMES))
             except RuntimeError:
                 continue
         return []

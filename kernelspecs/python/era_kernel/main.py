@@ -3,46 +3,50 @@
     era_kernel.main:main(connection file)    in a fork of a warm interpreter
     python kernelspecs/python FILE           started by any Jupyter client
 
-Requests arrive on sockets that the asyncio loop watches, and are answered one after the other. What
-a run needs beside its code is in the request's metadata: `{"era": {"nonce", "number", "env"}}`.
+Requests are answered one after the other by the main thread. What a run needs beside its code is in
+the request's metadata: `{"era": {"nonce", "number", "env", "ends"}}`; `ends` says that the program
+is over with this run, so that exit functions and finalizers belong to the run.
 """
 
 from __future__ import annotations
 
-import asyncio
-import atexit
 import contextvars
 import json
 import logging
 import os
 import sys
-import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from os import _exit as exit_process
+from os import environ, getpid, write
 from pathlib import Path
+from traceback import walk_tb
 from typing import Any
 
 import comm
 from ipykernel.ipkernel import IPythonKernel
-from ipykernel.jsonutil import json_clean
 from jupyter_client.session import Session
 from traitlets import Any as AnyTrait
 from traitlets.config import Config
 
-from era_kernel import excepthooks, exit_patches, run_context
+from era_kernel import excepthooks, exec_patches, exit_patches, run_context, tracebacks
 from era_kernel.cell_runner import CellResult, CellRunner
 from era_kernel.control_thread import ControlServer
 from era_kernel.input_patches import InputPatches
 from era_kernel.inspection import Inspector
 from era_kernel.module_reload import ModuleReloader
-from era_kernel.nested_loops import NestedLoops
 from era_kernel.output_publisher import OutputPublisher
+from era_kernel.program_loop import ProgramLoop
+from era_kernel.program_signals import Activity, ProgramSignals
+from era_kernel.request_loop import RequestLoop, SocketsClosed
 from era_kernel.run_context import RunContext
 from era_kernel.shell import EraShell
-from era_kernel.sigint import SigintHandler
-from era_kernel.sockets import KernelSockets, Parts, RequestQueue, Socket
+from era_kernel.sockets import KernelSockets, Parts, Socket
 from era_kernel.stdio import StandardStreams
 from era_kernel.tracebacks import CellSources
+from era_kernel.wire_session import WireSession
+
+MAX_FAULTS = 50  # requests or waits in a row that fail; then there is no use in going on
 
 
 def main(connection_file: str) -> None:
@@ -51,23 +55,22 @@ def main(connection_file: str) -> None:
     # files tell versions of a source apart by the second only.
     sys.dont_write_bytecode = bool(os.environ.get("PYTHONDONTWRITEBYTECODE"))
     connection = json.loads(Path(connection_file).read_bytes())
-    session = Session(
+    session = WireSession(
         key=connection["key"].encode(), signature_scheme=connection["signature_scheme"]
     )
     sockets = KernelSockets(connection)
-    output = OutputPublisher(session, sockets.iopub)
-    loop = asyncio.new_event_loop()
-    asyncio.set_event_loop(loop)
     kernel = EraKernel.instance(
         session=session,
-        output=output,
+        output=OutputPublisher(session, sockets.iopub),
         sockets=sockets,
-        loops=NestedLoops(loop),
         stderr_fd=os.dup(2),
         stack_dump_file=connection.get("dump"),
     )
+    # Programs that walk through all modules, to replace functions in them, must not find these.
+    for name in [name for name in sys.modules if name.partition(".")[0] == "era_kernel"]:
+        del sys.modules[name]
     kernel.serve()
-    atexit._run_exitfuncs()  # what they print is still sent
+    kernel.end_program()
     kernel.flush_and_close()
 
 
@@ -81,7 +84,6 @@ class EraKernel(IPythonKernel):
         session: Session,
         output: OutputPublisher,
         sockets: KernelSockets,
-        loops: NestedLoops,
         stderr_fd: int,
         stack_dump_file: str | None,
     ) -> None:
@@ -89,12 +91,12 @@ class EraKernel(IPythonKernel):
         super(IPythonKernel, self).__init__(
             session=session, iopub_socket=output, log=_silent_logger()
         )
-        self._output, self._sockets = output, sockets
-        self._loops, self._stderr_fd = loops, stderr_fd
+        self._pid = getpid()
+        self._output, self._sockets, self._stderr_fd = output, sockets, stderr_fd
         self._current_request: dict[str, Any] = {}
         self._run_count = 0
         self._is_closed = self._is_shutting_down = False
-        self._cell_context = contextvars.copy_context()
+        context = contextvars.copy_context()
         self._module_reloader = ModuleReloader(Path.cwd())
         self._streams = StandardStreams(output)
         output.start()
@@ -102,34 +104,48 @@ class EraKernel(IPythonKernel):
         self._streams.install()
         self.shell = EraShell.instance(kernel=self, config=_config())
         sources = CellSources()
-        self._cell_runner = CellRunner(
-            self.shell, self._streams, SigintHandler(), loops, self._cell_context, sources
-        )
+        self._signals = ProgramSignals(self._report_late_error)
+        program_loop = ProgramLoop(self._signals)
         self._control_server = ControlServer(session, sockets, stderr_fd)
-        self._inspector = Inspector(self.shell.user_ns, sources, loops)
+        self._request_loop = RequestLoop(
+            sockets.shell, self._control_server, self._signals, program_loop
+        )
+        self._cell_runner = CellRunner(
+            self.shell, self._streams, self._signals, program_loop, context, sources
+        )
+        self._program_loop = program_loop
+        self._inspector = Inspector(self.shell, sources, program_loop)
         if stack_dump_file is not None:
             self._inspector.enable_stack_dump(stack_dump_file)
         InputPatches(self._control_server, output, self.shell.publish).install()
         self._register_comm_handlers()
         excepthooks.install(self._streams.write_stderr)
         run_context.install()
-        loops.install()
+        program_loop.install()
+        self._signals.install()
         exit_patches.install(self.flush_and_close, stderr_fd)
+        exec_patches.install(self.flush_and_close)
 
     def serve(self) -> None:
-        """Answers requests until one asks for the end, whatever a program does to the loop."""
-        loop = self._loops.loop
-        # Not among `asyncio.all_tasks()`: a program may cancel all tasks that it finds there.
-        request_queue = RequestQueue(loop, self._sockets.shell, self._control_server)
-        task = loop.create_task(self._serve_requests(request_queue), context=self._cell_context)
-        asyncio.tasks._unregister_task(task)
-        self._control_server.start(self._inspector.handlers, request_queue.put_control)
+        """Answers requests until one asks for the end, whatever a program does meanwhile."""
+        handlers = self._inspector.handlers | {"activity_request": self._activity}
+        self._control_server.start(handlers, self._request_loop.put_control)
         self._send_on_iopub("status", {"execution_state": "starting"})
+        fault_count = 0
         while not self._is_shutting_down:
             try:
-                loop.run_forever()
-            except (SystemExit, KeyboardInterrupt):  # of a task that a program left behind
-                continue
+                socket, parts = self._request_loop.next()
+                self._dispatch(socket, parts)
+                fault_count = 0
+            except BaseException as error:  # of a message that makes no sense, or of a loop
+                fault_count += 1
+                if fault_count == MAX_FAULTS or isinstance(error, SocketsClosed):
+                    raise
+                self._log_fault(error)
+
+    def end_program(self) -> None:
+        """Does what the interpreter does at its end: calls exit functions and finalizers."""
+        self._cell_runner.end_program()
 
     def flush_and_close(self) -> None:
         """Sends all output that is left and closes the sockets, before the process ends."""
@@ -142,18 +158,7 @@ class EraKernel(IPythonKernel):
 
     # ------------------------------------------------------------ requests
 
-    async def _serve_requests(self, request_queue: RequestQueue) -> None:
-        while not self._is_shutting_down:
-            try:
-                socket, parts = await request_queue.next()
-                await self._dispatch(socket, parts)
-            except (asyncio.CancelledError, KeyboardInterrupt):  # a program did this to the task
-                continue
-            except Exception:
-                os.write(self._stderr_fd, traceback.format_exc().encode(errors="replace"))
-        self._loops.loop.stop()
-
-    async def _dispatch(self, socket: Socket, parts: Parts) -> None:
+    def _dispatch(self, socket: Socket, parts: Parts) -> None:
         identities, frames = self.session.feed_identities(parts)
         request = self.session.deserialize(frames)
         self._current_request = request
@@ -164,76 +169,122 @@ class EraKernel(IPythonKernel):
         if handler is not None:
             answer = handler(socket, identities, request)
             if answer is not None:
-                await answer
+                _finish(answer)
         self._send_on_iopub("status", {"execution_state": "idle"}, request)
 
-    async def execute_request(self, stream: Socket, ident: Any, parent: dict[str, Any]) -> None:
-        """Runs code. The reply says how the run ended, the fence that all its output was sent."""
-        content = parent["content"]
-        era = parent["metadata"].get("era") or {}
+    def execute_request(self, stream: Socket, ident: Any, parent: dict[str, Any]) -> None:
+        """Runs code. The reply says how the run ended, the fence that all its output was sent.
+
+        Whatever fails in here, both are sent.
+        """
+        content, era = parent["content"], parent["metadata"].get("era") or {}
         self._run_count += 1
         run = RunContext(parent["header"], era.get("number", self._run_count), era.get("nonce"))
-        silent = content.get("silent", False)
-        if not silent:
-            execute_input = {"code": content["code"], "execution_count": run.number}
-            self._send_on_iopub("execute_input", execute_input)
         run.stdin_client = ident if content.get("allow_stdin", False) else None
-        with self._run_environment(run, era.get("env") or {}):
-            result = await self._cell_runner.run(run, content["code"])
+        try:
+            reply = self._execute(run, content, era)
+        except BaseException as error:
+            reply = self._execute_reply(run, self._fault_result(error))
+        finally:
+            self._signals.activity = Activity.KERNEL
+            if getpid() != self._pid:  # a forked child, in which something of ours failed
+                exit_process(1)
         run.stdin_client = None
         self._output.finish_run(run)
-        reply = self._execute_reply(run, result, content.get("user_expressions") or {})
-        self.session.send(stream, "execute_reply", json_clean(reply), parent, ident)
+        self.session.send(stream, "execute_reply", reply, parent, ident)
 
-    @contextmanager
-    def _run_environment(self, run: RunContext, env: Mapping[str, str]) -> Iterator[None]:
-        """Makes streams, modules and argv new, as for a program, and sets this run's variables.
+    def _execute(
+        self, run: RunContext, content: dict[str, Any], era: dict[str, Any]
+    ) -> dict[str, Any]:
+        """Runs the code of a request; returns the reply."""
+        if not content.get("silent", False):
+            execute_input = {"code": content["code"], "execution_count": run.number}
+            self._send_on_iopub("execute_input", execute_input)
+        self._begin_run(run)
+        with self._run_environment(era.get("env") or {}):
+            result = self._cell_runner.run(run, content["code"])
+            if era.get("ends"):
+                self.end_program()
+        self._attempt(self._module_reloader.remember_imports)
+        reply = self._execute_reply(run, result)
+        expressions = content.get("user_expressions")
+        if expressions and result.exit_code == 0:
+            self._signals.call(
+                lambda: reply.update(user_expressions=self.shell.user_expressions(expressions))
+            )
+        return reply
 
-        On exit the variables have their previous values again.
-        """
+    def _begin_run(self, run: RunContext) -> None:
+        """Makes streams, modules and argv new, as for a program."""
         run_context.set_current(run)
+        self._cell_runner.set_current_run(run)
         self._output.begin_run(run)
         self._streams.install()
-        self._module_reloader.forget_changed()
+        self._program_loop.restore()
+        self._attempt(self._module_reloader.forget_changed)
         sys.argv = ["main.py"]
-        previous = {name: os.environ.get(name) for name in env}
-        os.environ.update(env)
+
+    @contextmanager
+    def _run_environment(self, env: Mapping[str, str]) -> Iterator[None]:
+        """Sets this run's variables; on exit they have their previous values again."""
+        previous = {name: environ.get(name) for name in env}
+        environ.update(env)
         try:
             yield
         finally:
             for name, value in previous.items():
                 if value is None:
-                    os.environ.pop(name, None)
+                    environ.pop(name, None)
                 else:
-                    os.environ[name] = value
-            self._module_reloader.remember_imports()
+                    environ[name] = value
 
-    def _execute_reply(
-        self, run: RunContext, result: CellResult, expressions: dict[str, str]
-    ) -> dict[str, Any]:
-        error = result.exception
+    def _attempt(self, step: Callable[[], object]) -> None:
+        """Takes a step of a run; one that fails, because of what a program did, is only logged."""
+        error = self._signals.call(step)
+        if error is not None:
+            self._log_fault(error)
+
+    def _fault_result(self, error: BaseException) -> CellResult:
+        """Returns the end of a run in which a step of the kernel failed, and tells the user."""
+        remark = f"The kernel failed in a step of its own: {_describe_fault(error)}.\n"
+        self._signals.call(lambda: self._streams.write_stderr(remark))
+        return CellResult(1, fault=_describe_fault(error))
+
+    def _report_late_error(self, error: BaseException) -> None:
+        """Prints what a signal handler raised after the program's end, as late output."""
+        tracebacks.remove_kernel_frames(error)
+        self._streams.write_stderr(tracebacks.format_exception(error))
+
+    def _log_fault(self, error: BaseException) -> None:
+        write(self._stderr_fd, f"{_describe_fault(error)}\n".encode(errors="replace"))
+
+    def _activity(self, _: dict[str, Any]) -> dict[str, Any]:
+        """Answers whether code of the program runs; called by the control thread."""
+        return {"status": "ok", "is_program_running": self._request_loop.is_program_running}
+
+    def _execute_reply(self, run: RunContext, result: CellResult) -> dict[str, Any]:
+        era = {"exit_code": result.exit_code, "exception": result.exception, "fault": result.fault}
         reply: dict[str, Any] = {
             "status": "ok",
             "execution_count": run.number,
             "payload": [],
             "user_expressions": {},
-            "era": {"exit_code": result.exit_code, "exception": error},
+            "era": era,
         }
         if result.exit_code == 0:
-            if expressions:
-                reply["user_expressions"] = self.shell.user_expressions(expressions)
             return reply
-        error_fields = error or {
+        error = result.exception or {
             "name": "SystemExit",
             "value": str(result.exit_code),
             "traceback": [],
         }
-        error_content = {
-            "ename": error_fields["name"],
-            "evalue": error_fields["value"],
-            "traceback": error_fields["traceback"],
+        return {
+            **reply,
+            "status": "error",
+            "ename": error["name"],
+            "evalue": error["value"],
+            "traceback": error["traceback"],
         }
-        return {**reply, "status": "error", **error_content}
 
     async def do_complete(self, *args: Any) -> dict[str, Any]:
         return super().do_complete(*args)
@@ -250,7 +301,7 @@ class EraKernel(IPythonKernel):
     def do_shutdown(self, restart: bool) -> dict[str, Any]:
         return {"status": "ok", "restart": restart}
 
-    async def shutdown_request(self, stream: Socket, ident: Any, parent: dict[str, Any]) -> None:
+    def shutdown_request(self, stream: Socket, ident: Any, parent: dict[str, Any]) -> None:
         """Ends the kernel after this reply, as a program ends."""
         content = self.do_shutdown(parent["content"].get("restart", False))
         self.session.send(stream, "shutdown_reply", content, parent, ident)
@@ -283,6 +334,26 @@ class EraKernel(IPythonKernel):
         self.comm_manager = comm.get_comm_manager()
         for kind in ("comm_open", "comm_msg", "comm_close"):
             self.shell_handlers[kind] = getattr(self.comm_manager, kind)
+
+
+def _finish(answer: Any) -> None:
+    """Runs a handler of ipykernel, which is a coroutine that awaits nothing, to its end."""
+    try:
+        answer.send(None)
+    except StopIteration:
+        return
+    answer.close()
+    raise RuntimeError("a handler waits")
+
+
+def _describe_fault(error: BaseException) -> str:
+    """Returns the class of an exception and where it was raised; nothing that a program chose."""
+    places = [
+        f"{Path(frame.f_code.co_filename).name}:{line}"
+        for frame, line in walk_tb(tracebacks.get_traceback(error))
+        if frame.f_code.co_filename.startswith(tracebacks.KERNEL_PATHS)
+    ]
+    return f"{tracebacks.type_name(type(error))[:100]} at {' '.join(places[-5:])}"
 
 
 def _silent_logger() -> logging.Logger:

@@ -133,7 +133,9 @@ class OutputPublisher:
 
     def begin_run(self, run: RunContext) -> None:
         """Gives descriptors 1 and 2 to `run`, from here on."""
-        self._pipes.open_for_run(run)
+        if not self._pipes.open_for_run(run):
+            self._wait_until_done(self._drain_pipes)
+            self._pipes.reuse_for_run(run)
 
     def finish_run(self, run: RunContext) -> None:
         """Sends all that `run` wrote, and then the fence that its client waits for."""

@@ -11,6 +11,7 @@ import builtins
 import sys
 from collections.abc import Callable
 from functools import cached_property
+from types import ModuleType
 from typing import Any
 
 from ipykernel.jsonutil import encode_images, json_clean
@@ -132,6 +133,16 @@ class EraShell(InteractiveShell):
         """Tells extensions that a run has ended; matplotlib's shows figures now."""
         self.events.trigger("post_execute")
         self.events.trigger("post_run_cell", result)
+
+    def drop_program(self) -> None:
+        """Drops all references to the program's variables: nothing is run any more."""
+        self.shown_error = None
+        self.user_module = sys.modules["__main__"] = ModuleType("__main__")
+        self.user_ns = vars(self.user_module)
+        self._orig_sys_modules_main_mod = None
+        self._main_mod_cache.clear()
+        self.ns_table.clear()
+        self.Completer.namespace = self.Completer.global_namespace = self.user_ns
 
     # ------------------------------------------------------------ errors, as plain text on stderr
 

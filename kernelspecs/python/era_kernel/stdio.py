@@ -74,12 +74,12 @@ class StandardStreams:
         self._former_streams: deque[io.TextIOBase | None] = deque(maxlen=MAX_FORMER_STREAMS)
 
     def install(self) -> None:
-        self._former_streams += (sys.stdout, sys.stderr)  # type: ignore[arg-type]
+        self._former_streams += (getattr(sys, "stdout", None), getattr(sys, "stderr", None))
         # The error handlers of a plain interpreter in the locale of sessions, C.UTF-8.
         sys.stdout = sys.__stdout__ = self._open_stream("stdout", 1, "surrogateescape")
         sys.stderr = sys.__stderr__ = self._open_stream("stderr", 2, "backslashreplace")
-        if sys.stdin is None or not _is_usable(sys.stdin):
-            sys.stdin = sys.__stdin__ = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115
+        if not _is_usable(getattr(sys, "stdin", None)):
+            sys.stdin = sys.__stdin__ = _open_stdin()  # type: ignore[misc]
 
     def flush(self) -> None:
         """Flushes what a plain interpreter flushes at its end; skips a broken stream."""
@@ -103,8 +103,29 @@ class StandardStreams:
         return stream
 
 
+def _open_stdin() -> io.TextIOWrapper | None:
+    """Returns a stream of descriptor 0, which is at its end if the program closed it."""
+    try:
+        if not _is_open(0):
+            descriptor = os.open(os.devnull, os.O_RDONLY)  # usually 0, the lowest that is free
+            if descriptor != 0:
+                os.dup2(descriptor, 0)
+                os.close(descriptor)
+        return open(0, encoding="utf-8", closefd=False)
+    except OSError:  # no descriptor is left
+        return None
+
+
+def _is_open(descriptor: int) -> bool:
+    try:
+        os.fstat(descriptor)
+    except OSError:
+        return False
+    return True
+
+
 def _is_usable(stream: Any) -> bool:
     try:
         return not stream.closed and os.fstat(stream.fileno()) is not None
-    except (ValueError, OSError, AttributeError):
+    except BaseException:  # an object that a program has put there
         return False

@@ -4,16 +4,27 @@ from __future__ import annotations
 
 import linecache
 import os
-import traceback
 from collections import deque
+from itertools import islice
 from pathlib import Path
+from traceback import TracebackException, walk_tb
 from types import TracebackType
+from typing import Any
 
 import IPython
 
 MAX_SOURCE_CHARS = 8 * 1024 * 1024  # characters of cells' source that are kept for tracebacks
 
+MAX_PLAIN_FRAMES = 1000  # frames that are told of an exception whose own code fails
+
 KERNEL_PATHS = (str(Path(__file__).parent) + os.sep, str(Path(IPython.__file__).parent) + os.sep)
+
+# What an exception really holds. Its class may define attributes of the same names.
+_fields: Any = vars(BaseException)
+get_traceback, set_traceback = _fields["__traceback__"].__get__, _fields["__traceback__"].__set__
+_get_cause, _get_context = _fields["__cause__"].__get__, _fields["__context__"].__get__
+_get_exceptions = vars(BaseExceptionGroup)["exceptions"].__get__
+_get_mro, _get_name = vars(type)["__mro__"].__get__, vars(type)["__name__"].__get__
 
 
 class CellSources:
@@ -39,7 +50,10 @@ class CellSources:
 
 
 def remove_kernel_frames(error: BaseException) -> None:
-    """Removes the frames of kernel and IPython from an exception, its causes and contexts."""
+    """Removes the frames of kernel and IPython from an exception, its causes and contexts.
+
+    Reads the exceptions' own fields, whatever their classes define: no code of a program runs.
+    """
     seen: set[int] = set()
     waiting = [error]
     while waiting:
@@ -47,35 +61,60 @@ def remove_kernel_frames(error: BaseException) -> None:
         if id(current) in seen:
             continue
         seen.add(id(current))
-        current.__traceback__ = _without_kernel_frames(current.__traceback__)
-        origins = (current.__cause__, current.__context__)
+        set_traceback(current, _without_kernel_frames(get_traceback(current)))
+        origins = (_get_cause(current), _get_context(current))
         waiting += [origin for origin in origins if origin is not None]
-        if isinstance(current, BaseExceptionGroup):
-            waiting += current.exceptions
+        if isinstance_of(current, BaseExceptionGroup):
+            waiting += _get_exceptions(current)
 
 
 def format_exception(error: BaseException) -> str:
-    """Returns what a plain interpreter prints for an uncaught exception."""
+    """Returns what a plain interpreter prints for an uncaught exception.
+
+    That runs code of the exception's class. Where this fails, only what the interpreter itself
+    knows is told: the frames and the name of the class.
+    """
     try:
-        formatted = traceback.TracebackException(
-            type(error), error, error.__traceback__, compact=True
-        )
-        return _escape_surrogates("".join(formatted.format()))
-    except Exception as problem:  # an exception class may do anything in its hooks
-        return f"{type(error).__qualname__}: <traceback failed: {type(problem).__name__}>\n"
+        formatted = TracebackException(type(error), error, get_traceback(error), compact=True)
+        return escape_surrogates("".join(formatted.format()))
+    except BaseException as problem:
+        return _format_plainly(error, problem)
 
 
 def exception_text(error: BaseException) -> str:
     """Returns what `str` gives for an exception, or a remark that `str` failed."""
     try:
-        return _escape_surrogates(str(error))
-    except Exception:
+        return escape_surrogates(str(error))
+    except BaseException:
         return "<exception str() failed>"
 
 
-def _escape_surrogates(message: str) -> str:
+def type_name(kind: type) -> str:
+    """Returns the name of a class, whatever its metaclass says."""
+    name = _get_name(kind)
+    return escape_surrogates(str.__str__(name))
+
+
+def escape_surrogates(message: str) -> str:
     """Returns text as sys.stderr would write it: with lone surrogates escaped."""
     return message.encode(errors="backslashreplace").decode()
+
+
+def isinstance_of(value: object, kind: type) -> bool:
+    """Returns whether a value's class is `kind` or derived from it; its `__class__` may lie."""
+    return any(base is kind for base in _get_mro(type(value)))
+
+
+def _format_plainly(error: BaseException, problem: BaseException) -> str:
+    lines = []
+    trace = get_traceback(error)
+    if trace is not None:
+        lines = ["Traceback (most recent call last):\n"]
+        for frame, line in islice(walk_tb(trace), MAX_PLAIN_FRAMES):
+            file, name = map(str.__str__, (frame.f_code.co_filename, frame.f_code.co_name))
+            lines.append(f'  File "{file}", line {line}, in {name}\n')
+    name, why = type_name(type(error)), type_name(type(problem))
+    return escape_surrogates("".join(lines) + f"{name}: <traceback failed: {why}>\n")
 
 
 def _without_kernel_frames(first: TracebackType | None) -> TracebackType | None:
@@ -90,4 +129,4 @@ def _without_kernel_frames(first: TracebackType | None) -> TracebackType | None:
 
 
 def _is_kernel_frame(link: TracebackType) -> bool:
-    return link.tb_frame.f_code.co_filename.startswith(KERNEL_PATHS)
+    return str.startswith(link.tb_frame.f_code.co_filename, KERNEL_PATHS)

@@ -52,7 +52,7 @@ async def run_in_session(host: KernelHost, directory: Path, program: str) -> Pro
     machine = await host.open("python", make_paths(directory), Limits(), {})
     late: list[Output] = []
     machine.kernel.on_late_output = late.extend
-    request = KernelRequest(program, {}, 60, 1)
+    request = KernelRequest(program, {}, 60, 1, ends_program=True)
     items: list[Output | ExecutionEnd] = []
     async for batch in machine.kernel.execute(request):
         items += batch
