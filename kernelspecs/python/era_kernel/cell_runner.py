@@ -39,6 +39,7 @@ MAX_C_LONG = sys.maxsize
 _FUTURE_FLAGS = sum(
     getattr(__future__, name).compiler_flag for name in __future__.all_feature_names
 )
+Description = tuple[str, str]  # of an exception: its traceback, and what `str` gives for it
 _SEMICOLON = re.compile(r"[ \t]*;")
 
 
@@ -214,12 +215,12 @@ class CellRunner:
             return CellResult()
         if tracebacks.isinstance_of(error, SystemExit):
             return CellResult(self._exit_code(error))
-        exit_code = None if is_shown else self._print_exception(error)
-        if exit_code is not None:
-            return CellResult(exit_code)
+        described = self._describe(error) if is_shown else self._print_exception(error)
+        if isinstance(described, int):
+            return CellResult(described)
         if tracebacks.isinstance_of(error, MemoryError):
             self._call(collect)  # what the next run needs may be garbage in cycles
-        return _failed_result(error)
+        return _failed_result(error, *described)
 
     def _exit_code(self, error: BaseException) -> int:
         """Returns the exit code that SystemExit stands for; prints a code that is no number.
@@ -236,35 +237,46 @@ class CellRunner:
             return number & 0xFF if -MAX_C_LONG - 1 <= number <= MAX_C_LONG else 0xFF
         texts: list[str] = []
         self._call(lambda: texts.append(str(code)))
-        self._streams.write_stderr("".join([*texts, "\n"]))
+        self._write_stderr("".join([*texts, "\n"]))
         return 1
 
-    def _print_exception(self, error: BaseException) -> int | None:
+    def _print_exception(self, error: BaseException) -> Description | int:
         """Prints an exception by the program's excepthook, if it has one, else as Python does.
 
-        Returns the exit code with which the hook ended the program, if it did. As `_PyErr_PrintEx`.
+        Returns what was printed and what `str` gives for it, or the exit code with which the hook
+        ended the program. As `_PyErr_PrintEx` of CPython.
         """
         tracebacks.remove_kernel_frames(error)
-        if tracebacks.isinstance_of(error, UsageError):  # of a magic, about how it was called
-            self._streams.write_stderr(f"UsageError: {tracebacks.exception_text(error)}\n")
-            return None
         hook = getattr(sys, "excepthook", None)
-        texts: list[str] = []
+        before = ""
+        if tracebacks.isinstance_of(error, UsageError):  # of a magic, about how it was called
+            described = self._describe(error)
+            self._write_stderr(f"UsageError: {described[1]}\n")
+            return described
         if hook is None:
-            texts.append("sys.excepthook is missing\n")
+            before = "sys.excepthook is missing\n"
         elif hook is not sys.__excepthook__:
             trace = tracebacks.get_traceback(error)
             problem = self._call(lambda: hook(type(error), error, trace))
             if problem is None:
-                return None
+                return self._describe(error)
             if tracebacks.isinstance_of(problem, SystemExit):
                 return self._exit_code(problem)
             tracebacks.remove_kernel_frames(problem)
-            self._call(lambda: texts.append(tracebacks.format_exception(problem)))
-            texts = ["Error in sys.excepthook:\n", *texts, "\nOriginal exception was:\n"]
-        self._call(lambda: texts.append(tracebacks.format_exception(error)))
-        self._call(lambda: self._streams.write_stderr("".join(texts)))
-        return None
+            text = self._describe(problem)[0]
+            before = f"Error in sys.excepthook:\n{text}\nOriginal exception was:\n"
+        described = self._describe(error)
+        self._write_stderr(before + described[0])
+        return described
+
+    def _describe(self, error: BaseException) -> Description:
+        """Returns the traceback and the text of an exception; runs code of its class."""
+        found: list[Description] = []
+        self._call(lambda: found.append(tracebacks.describe_exception(error)))
+        return found[0] if found else ("", "")
+
+    def _write_stderr(self, text: str) -> None:
+        self._call(lambda: self._streams.write_stderr(text))
 
     def _exit_forked_child(self, cell_result: CellResult) -> NoReturn:
         """Ends a forked child that has come to the end of the program."""
@@ -322,14 +334,14 @@ def _multiprocessing_children() -> set[Any]:
     return set(children) if type(children) is set else set()
 
 
-def _failed_result(error: BaseException) -> CellResult:
+def _failed_result(error: BaseException, text: str, value: str) -> CellResult:
     lines, remaining = [], MAX_TRACEBACK_CHARS
-    for line in tracebacks.format_exception(error).splitlines():
+    for line in text.splitlines():
         remaining -= len(line) + 1
         if remaining < 0:
             break
         lines.append(line)
-    value = tracebacks.exception_text(error)[:MAX_VALUE_CHARS]
-    exception = {"name": tracebacks.type_name(type(error)), "value": value, "traceback": lines}
+    name = tracebacks.type_name(type(error))
+    exception = {"name": name, "value": value[:MAX_VALUE_CHARS], "traceback": lines}
     is_interrupt = tracebacks.isinstance_of(error, KeyboardInterrupt)
     return CellResult(130 if is_interrupt else 1, exception)

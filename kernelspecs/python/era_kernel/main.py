@@ -18,9 +18,8 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from os import _exit as exit_process
-from os import environ, getpid, write
+from os import environ, getpid
 from pathlib import Path
-from traceback import walk_tb
 from typing import Any
 
 import comm
@@ -38,10 +37,11 @@ from era_kernel.module_reload import ModuleReloader
 from era_kernel.output_publisher import OutputPublisher
 from era_kernel.program_loop import ProgramLoop
 from era_kernel.program_signals import Activity, ProgramSignals
+from era_kernel.raw_sockets import Parts, Socket
 from era_kernel.request_loop import RequestLoop, SocketsClosed
 from era_kernel.run_context import RunContext
 from era_kernel.shell import EraShell
-from era_kernel.sockets import KernelSockets, Parts, Socket
+from era_kernel.sockets import KernelSockets
 from era_kernel.stdio import StandardStreams
 from era_kernel.tracebacks import CellSources
 from era_kernel.wire_session import WireSession
@@ -246,9 +246,9 @@ class EraKernel(IPythonKernel):
 
     def _fault_result(self, error: BaseException) -> CellResult:
         """Returns the end of a run in which a step of the kernel failed, and tells the user."""
-        remark = f"The kernel failed in a step of its own: {_describe_fault(error)}.\n"
+        remark = f"The kernel failed in a step of its own: {tracebacks.describe_fault(error)}.\n"
         self._signals.call(lambda: self._streams.write_stderr(remark))
-        return CellResult(1, fault=_describe_fault(error))
+        return CellResult(1, fault=tracebacks.describe_fault(error))
 
     def _report_late_error(self, error: BaseException) -> None:
         """Prints what a signal handler raised after the program's end, as late output."""
@@ -256,7 +256,7 @@ class EraKernel(IPythonKernel):
         self._streams.write_stderr(tracebacks.format_exception(error))
 
     def _log_fault(self, error: BaseException) -> None:
-        write(self._stderr_fd, f"{_describe_fault(error)}\n".encode(errors="replace"))
+        tracebacks.log_fault(self._stderr_fd, error)
 
     def _activity(self, _: dict[str, Any]) -> dict[str, Any]:
         """Answers whether code of the program runs; called by the control thread."""
@@ -344,16 +344,6 @@ def _finish(answer: Any) -> None:
         return
     answer.close()
     raise RuntimeError("a handler waits")
-
-
-def _describe_fault(error: BaseException) -> str:
-    """Returns the class of an exception and where it was raised; nothing that a program chose."""
-    places = [
-        f"{Path(frame.f_code.co_filename).name}:{line}"
-        for frame, line in walk_tb(tracebacks.get_traceback(error))
-        if frame.f_code.co_filename.startswith(tracebacks.KERNEL_PATHS)
-    ]
-    return f"{tracebacks.type_name(type(error))[:100]} at {' '.join(places[-5:])}"
 
 
 def _silent_logger() -> logging.Logger:

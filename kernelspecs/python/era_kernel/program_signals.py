@@ -28,7 +28,7 @@ from sys import getprofile, gettrace, setprofile, settrace
 from types import FrameType
 from typing import Any
 
-from era_kernel.tracebacks import get_traceback, set_traceback
+from era_kernel.tracebacks import KERNEL_PATHS, get_traceback, set_traceback
 
 Handler = Callable[[int, FrameType | None], Any]
 
@@ -167,6 +167,8 @@ class ProgramSignals:
         if self.activity is Activity.PROGRAM:
             if handler is default_int_handler and self._cancel_awaited is not None:
                 handler = self._cancel_awaited
+            else:
+                frame = _program_frame(frame)
             try:
                 handler(number, frame)
             except BaseException as error:
@@ -235,6 +237,14 @@ def _drop_first_frame(error: BaseException) -> None:
     traceback = get_traceback(error)
     if traceback is not None:
         set_traceback(error, traceback.tb_next)
+
+
+def _program_frame(frame: FrameType | None) -> FrameType | None:
+    """Returns the innermost frame that is not the kernel's: it may have patched what was called."""
+    inner = frame
+    while inner is not None and inner.f_code.co_filename.startswith(KERNEL_PATHS):
+        inner = inner.f_back
+    return inner or frame
 
 
 def _is_in_coroutine(frame: FrameType | None) -> bool:

@@ -10,12 +10,9 @@ from select import POLLIN, POLLNVAL, poll
 from sys import _current_frames
 from typing import Any
 
-from zmq import EVENTS, FD, NOBLOCK
-from zmq import POLLIN as ZMQ_POLLIN
-
 from era_kernel.program_loop import ProgramLoop
 from era_kernel.program_signals import Activity, ProgramSignals, is_in_callback
-from era_kernel.sockets import Parts, Socket
+from era_kernel.raw_sockets import Parts, Socket, descriptor, has_message, receive_parts
 
 
 class SocketsClosed(Exception):
@@ -37,11 +34,11 @@ class RequestLoop:
         self._control = control
         self._signals = signals
         self._program_loop = program_loop
-        self._shell_fd = int(shell.get(FD))
+        self._shell_fd = descriptor(shell)
         self._wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)
         self._poll = poll()
-        for descriptor in (self._shell_fd, self._wake_fd):
-            self._poll.register(descriptor, POLLIN)
+        for number in (self._shell_fd, self._wake_fd):
+            self._poll.register(number, POLLIN)
         self._shell_requests: deque[Parts] = deque()
         self._control_requests: deque[Parts] = deque()
         self._thread_id = get_ident()
@@ -87,8 +84,8 @@ class RequestLoop:
         assert loop is not None
         descriptors = (self._shell_fd, self._wake_fd)
         try:
-            for descriptor in descriptors:
-                loop.add_reader(descriptor, loop.stop)
+            for number in descriptors:
+                loop.add_reader(number, loop.stop)
             loop.run_forever()
         except BaseException as error:
             # An exit of a task that a program left behind concerns nobody; a loop that cannot run
@@ -97,12 +94,10 @@ class RequestLoop:
                 self._program_loop.discard()
                 raise
         finally:
-            for descriptor in descriptors:
+            for number in descriptors:
                 with suppress(Exception):  # the program may have closed the loop
-                    loop.remove_reader(descriptor)
+                    loop.remove_reader(number)
 
     def _receive_shell(self) -> None:
-        # Asked for beforehand: pyzmq imports something to report that nothing is there, and a
-        # program may have replaced `__import__`.
-        while self._shell.get(EVENTS) & ZMQ_POLLIN:
-            self._shell_requests.append(self._shell.recv_multipart(NOBLOCK))
+        while has_message(self._shell):
+            self._shell_requests.append(receive_parts(self._shell))

@@ -14,8 +14,7 @@ from typing import Any
 
 import zmq
 
-Socket = zmq.Socket[bytes]
-Parts = list[bytes]
+from era_kernel.raw_sockets import Socket
 
 UNREAD_TIMEOUT = 10.0  # seconds for which a client may read nothing of the last messages
 POLL_INTERVAL = 0.002  # seconds between two checks whether it did

@@ -6,6 +6,7 @@ import linecache
 import os
 from collections import deque
 from itertools import islice
+from os import write as write_fd
 from pathlib import Path
 from traceback import TracebackException, walk_tb
 from types import TracebackType
@@ -69,24 +70,21 @@ def remove_kernel_frames(error: BaseException) -> None:
 
 
 def format_exception(error: BaseException) -> str:
-    """Returns what a plain interpreter prints for an uncaught exception.
+    """Returns what a plain interpreter prints for an uncaught exception."""
+    return describe_exception(error)[0]
 
-    That runs code of the exception's class. Where this fails, only what the interpreter itself
-    knows is told: the frames and the name of the class.
+
+def describe_exception(error: BaseException) -> tuple[str, str]:
+    """Returns what a plain interpreter prints for an exception, and what `str` gives for it.
+
+    That runs code of the exception's class, each method once. Where this fails, only what the
+    interpreter itself knows is told: the frames and the name of the class.
     """
     try:
-        formatted = TracebackException(type(error), error, get_traceback(error), compact=True)
-        return escape_surrogates("".join(formatted.format()))
+        formatted: Any = TracebackException(type(error), error, get_traceback(error), compact=True)
+        return escape_surrogates("".join(formatted.format())), escape_surrogates(formatted._str)
     except BaseException as problem:
-        return _format_plainly(error, problem)
-
-
-def exception_text(error: BaseException) -> str:
-    """Returns what `str` gives for an exception, or a remark that `str` failed."""
-    try:
-        return escape_surrogates(str(error))
-    except BaseException:
-        return "<exception str() failed>"
+        return _format_plainly(error, problem), "<exception str() failed>"
 
 
 def type_name(kind: type) -> str:
@@ -103,6 +101,26 @@ def escape_surrogates(message: str) -> str:
 def isinstance_of(value: object, kind: type) -> bool:
     """Returns whether a value's class is `kind` or derived from it; its `__class__` may lie."""
     return any(base is kind for base in _get_mro(type(value)))
+
+
+def describe_fault(error: BaseException) -> str:
+    """Returns the class of an exception, and where in the kernel it was raised.
+
+    Nothing that a program chose is in it but the name of the class.
+    """
+    places = []
+    link = get_traceback(error)
+    while link is not None:
+        file = link.tb_frame.f_code.co_filename
+        if file.startswith(KERNEL_PATHS):
+            places.append(f"{file.rpartition('/')[2]}:{link.tb_lineno}")
+        link = link.tb_next
+    return f"{type_name(type(error))[:100]} at {' '.join(places[-5:])}"
+
+
+def log_fault(descriptor: int, error: BaseException) -> None:
+    """Writes a fault of the kernel itself to a descriptor that the server reads."""
+    write_fd(descriptor, f"{describe_fault(error)}\n".encode("ascii", "backslashreplace"))
 
 
 def _format_plainly(error: BaseException, problem: BaseException) -> str:

@@ -10,32 +10,45 @@ from __future__ import annotations
 import itertools
 from datetime import UTC, datetime
 from hmac import compare_digest
-from json import JSONEncoder
 from json.decoder import JSONDecoder
+from json.encoder import c_make_encoder, encode_basestring
 from typing import Any
 
 from ipykernel.jsonutil import json_clean
 from jupyter_client.jsonutil import json_default
 from jupyter_client.session import DELIM, Session
+from zmq import Socket as ZmqSocket
+
+from era_kernel.raw_sockets import send_parts
 
 Message = dict[str, Any]
 
 _now = datetime.now
-_encode = JSONEncoder(ensure_ascii=False, allow_nan=False, default=json_default).encode
-_decode = JSONDecoder().decode
+# The parts in C: `JSONEncoder.encode` and `JSONDecoder.decode` look up builtins such as `len`.
+_iterencode = c_make_encoder(
+    None, json_default, encode_basestring, None, ": ", ", ", False, False, False
+)
+_scan_once = JSONDecoder().scan_once
 
 
 def pack(value: object) -> bytes:
     """Returns a value as JSON; what JSON lacks is replaced as `json_clean` does."""
     try:
         return _encode(value).encode("utf-8", "surrogateescape")
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, RecursionError):
         return _encode(json_clean(value)).encode("utf-8", "replace")
+
+
+def _encode(value: object) -> str:
+    return "".join(_iterencode(value, 0))
 
 
 def unpack(data: bytes) -> Any:
     """Returns the value of a JSON text. Raises ValueError."""
-    return _decode(data.decode("utf-8", "surrogateescape"))
+    try:
+        return _scan_once(data.decode("utf-8", "surrogateescape").strip(), 0)[0]
+    except StopIteration:
+        raise ValueError("the message is no JSON") from None
 
 
 class WireSession(Session):
@@ -95,7 +108,11 @@ class WireSession(Session):
             pack(content or {}),
         ]
         identities = [ident] if isinstance(ident, bytes) else ident or []
-        stream.send_multipart([*identities, DELIM, self.sign(parts), *parts, *(buffers or [])])
+        message = [*identities, DELIM, self.sign(parts), *parts, *(buffers or [])]
+        if isinstance(stream, ZmqSocket):
+            send_parts(stream, message)
+        else:
+            stream.send_multipart(message)
 
     def deserialize(  # type: ignore[override]
         self, msg_list: list[bytes], content: bool = True, copy: bool = True

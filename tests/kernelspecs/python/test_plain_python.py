@@ -24,7 +24,9 @@ from era_kernels.models import (
 from tests.kernels.conftest import make_paths
 from tests.kernels.test_machine import run
 from tests.kernelspecs.python.programs import PROGRAMS
+from tests.kernelspecs.python.programs_endings import ENDINGS
 
+ALL_PROGRAMS = {**PROGRAMS, **ENDINGS}
 ProgramResult = tuple[str, str, int]
 
 
@@ -44,7 +46,8 @@ def run_plain(directory: Path, program: str) -> ProgramResult:
         timeout=60,
     )
     stderr = done.stderr.replace(str(file), "<cell 1>").replace("main.py:", "<cell 1>:")
-    return done.stdout, stderr, done.returncode
+    code = done.returncode if done.returncode >= 0 else 128 - done.returncode
+    return done.stdout, stderr, code
 
 
 async def run_in_session(host: KernelHost, directory: Path, program: str) -> ProgramResult:
@@ -74,11 +77,11 @@ def without_addresses(ending: ProgramResult) -> ProgramResult:
     return re.sub("0x[0-9a-f]+", "0x", stdout), re.sub("0x[0-9a-f]+", "0x", stderr), code
 
 
-@pytest.mark.parametrize("name", PROGRAMS)
+@pytest.mark.parametrize("name", ALL_PROGRAMS)
 async def test_program(host: KernelHost, tmp_path: Path, name: str) -> None:
     """Output, errors and exit code are those of the plain interpreter, to the last byte."""
-    expected = run_plain(tmp_path, PROGRAMS[name])
-    found = await run_in_session(host, tmp_path / "place", PROGRAMS[name])
+    expected = run_plain(tmp_path, ALL_PROGRAMS[name])
+    found = await run_in_session(host, tmp_path / "place", ALL_PROGRAMS[name])
     assert without_addresses(found) == without_addresses(expected)
 
 
