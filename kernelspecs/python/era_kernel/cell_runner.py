@@ -96,7 +96,7 @@ class CellRunner:
 
     def _compile_and_run(self, run: RunContext, source: str, codes: list[CodeType]) -> None:
         """Compiles the cell, and runs it unless it has a top-level await."""
-        name = f"<cell {run.number}>"
+        name = run.cell_name
         self._sources.add(name, source)
         try:
             codes.extend(self._compile(source, name))
@@ -190,11 +190,15 @@ class CellRunner:
 
     def _print_exception(self, error: BaseException) -> None:
         tracebacks.remove_kernel_frames(error)
-        if isinstance(error, UsageError):  # of a magic, about how it was called
+        has_error_messages = run_context.current().has_error_messages
+        if has_error_messages:
+            self._shell.publish("error", _error_content(error))
+        elif isinstance(error, UsageError):  # of a magic, about how it was called
             self._streams.write_stderr(f"UsageError: {error}\n")
             return
-        if sys.excepthook is sys.__excepthook__:
+        elif sys.excepthook is sys.__excepthook__:
             self._streams.write_stderr(tracebacks.format_exception(error))
+        if sys.excepthook is sys.__excepthook__:
             return
         problem = self._sigint_handler.call_interruptible(
             lambda: sys.excepthook(type(error), error, error.__traceback__)
@@ -255,6 +259,12 @@ def _multiprocessing_children() -> set[Any]:
     """Returns the processes that multiprocessing knows of."""
     module = sys.modules.get("multiprocessing.process")
     return set(module._children) if module is not None else set()
+
+
+def _error_content(error: BaseException) -> dict[str, Any]:
+    exception = _failed_result(error).exception or {}
+    names = {"ename": "name", "evalue": "value", "traceback": "traceback"}
+    return {key: exception[name] for key, name in names.items()}
 
 
 def _failed_result(error: BaseException) -> CellResult:

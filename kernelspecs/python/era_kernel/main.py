@@ -31,7 +31,9 @@ from traitlets.config import Config
 
 from era_kernel import excepthooks, exit_patches, run_context
 from era_kernel.cell_runner import CellResult, CellRunner
+from era_kernel.comm_requests import COMM_MESSAGES, CommRequests
 from era_kernel.control_thread import ControlServer
+from era_kernel.history import History
 from era_kernel.input_patches import InputPatches
 from era_kernel.inspection import Inspector
 from era_kernel.module_reload import ModuleReloader
@@ -41,6 +43,13 @@ from era_kernel.run_context import RunContext
 from era_kernel.shell import EraShell
 from era_kernel.sigint import SigintHandler
 from era_kernel.sockets import KernelSockets, Parts, RequestQueue, Socket
+from era_kernel.standard_requests import (
+    ABORTED_REPLY,
+    NO_CODE_REPLY,
+    STATIC_REQUESTS,
+    AbortPolicy,
+    StandardRequests,
+)
 from era_kernel.stdio import StandardStreams
 from era_kernel.tracebacks import CellSources
 
@@ -52,7 +61,8 @@ def main(connection_file: str) -> None:
     sys.dont_write_bytecode = bool(os.environ.get("PYTHONDONTWRITEBYTECODE"))
     connection = json.loads(Path(connection_file).read_bytes())
     session = Session(
-        key=connection["key"].encode(), signature_scheme=connection["signature_scheme"]
+        key=connection.get("key", "").encode(),
+        signature_scheme=connection.get("signature_scheme", "hmac-sha256"),
     )
     sockets = KernelSockets(connection)
     output = OutputPublisher(session, sockets.iopub)
@@ -92,7 +102,8 @@ class EraKernel(IPythonKernel):
         self._output, self._sockets = output, sockets
         self._loops, self._stderr_fd = loops, stderr_fd
         self._current_request: dict[str, Any] = {}
-        self._run_count = 0
+        self._run_count = self._unstored_count = 0
+        self.history, self._abort_policy = History(), AbortPolicy()
         self._is_closed = self._is_shutting_down = False
         self._cell_context = contextvars.copy_context()
         self._module_reloader = ModuleReloader(Path.cwd())
@@ -102,15 +113,20 @@ class EraKernel(IPythonKernel):
         self._streams.install()
         self.shell = EraShell.instance(kernel=self, config=_config())
         sources = CellSources()
+        sigint = SigintHandler()
         self._cell_runner = CellRunner(
-            self.shell, self._streams, SigintHandler(), loops, self._cell_context, sources
+            self.shell, self._streams, sigint, loops, self._cell_context, sources
         )
+        self.comm_manager = manager = comm.get_comm_manager()
+        self._standard_requests = StandardRequests(
+            self.shell, manager, self.history, sigint.call_interruptible
+        )
+        self._comm_requests = CommRequests(manager, output, sigint.call_interruptible)
         self._control_server = ControlServer(session, sockets, stderr_fd)
         self._inspector = Inspector(self.shell.user_ns, sources, loops)
         if stack_dump_file is not None:
             self._inspector.enable_stack_dump(stack_dump_file)
         InputPatches(self._control_server, output, self.shell.publish).install()
-        self._register_comm_handlers()
         excepthooks.install(self._streams.write_stderr)
         run_context.install()
         loops.install()
@@ -121,9 +137,11 @@ class EraKernel(IPythonKernel):
         loop = self._loops.loop
         # Not among `asyncio.all_tasks()`: a program may cancel all tasks that it finds there.
         request_queue = RequestQueue(loop, self._sockets.shell, self._control_server)
+        self._count_waiting = request_queue.count_waiting
         task = loop.create_task(self._serve_requests(request_queue), context=self._cell_context)
         asyncio.tasks._unregister_task(task)
-        self._control_server.start(self._inspector.handlers, request_queue.put_control)
+        handlers = STATIC_REQUESTS | self._inspector.handlers
+        self._control_server.start(handlers, request_queue.put_control, self._output)
         self._send_on_iopub("status", {"execution_state": "starting"})
         while not self._is_shutting_down:
             try:
@@ -159,22 +177,31 @@ class EraKernel(IPythonKernel):
         self._current_request = request
         self._shell_parent_ident.set(identities)
         kind = request["header"]["msg_type"]
-        handler = self.shell_handlers.get(kind) or self.control_handlers.get(kind)
         self._send_on_iopub("status", {"execution_state": "busy"})
-        if handler is not None:
-            answer = handler(socket, identities, request)
-            if answer is not None:
-                await answer
+        if socket is self._sockets.shell and self._abort_policy.is_aborted(kind):
+            self.session.send(socket, "execute_reply", ABORTED_REPLY, request, identities)
+        elif kind == "execute_request":
+            await self.execute_request(socket, identities, request)
+        elif kind == "shutdown_request":
+            await self.shutdown_request(socket, identities, request)
+        elif kind in COMM_MESSAGES:
+            self._comm_requests.handle(kind, identities, request)
+        else:
+            content = self._standard_requests.answer(kind, request["content"])
+            if content is not None:
+                reply = kind.removesuffix("_request") + "_reply"
+                self.session.send(socket, reply, json_clean(content), request, identities)
         self._send_on_iopub("status", {"execution_state": "idle"}, request)
 
     async def execute_request(self, stream: Socket, ident: Any, parent: dict[str, Any]) -> None:
         """Runs code. The reply says how the run ended, the fence that all its output was sent."""
         content = parent["content"]
+        if not isinstance(content.get("code"), str):
+            self.session.send(stream, "execute_reply", NO_CODE_REPLY, parent, ident)
+            return
         era = parent["metadata"].get("era") or {}
-        self._run_count += 1
-        run = RunContext(parent["header"], era.get("number", self._run_count), era.get("nonce"))
-        silent = content.get("silent", False)
-        if not silent:
+        run = self._begin_run(parent, era)
+        if not run.is_silent:
             execute_input = {"code": content["code"], "execution_count": run.number}
             self._send_on_iopub("execute_input", execute_input)
         run.stdin_client = ident if content.get("allow_stdin", False) else None
@@ -183,7 +210,27 @@ class EraKernel(IPythonKernel):
         run.stdin_client = None
         self._output.finish_run(run)
         reply = self._execute_reply(run, result, content.get("user_expressions") or {})
+        if result.exit_code and not era:
+            self._abort_policy.on_failure(content, self._count_waiting())
+            if result.exception is None:  # an exit, of which nothing was told yet
+                error = {key: reply[key] for key in ("ename", "evalue", "traceback")}
+                self._send_on_iopub("error", error)
         self.session.send(stream, "execute_reply", json_clean(reply), parent, ident)
+
+    def _begin_run(self, request: dict[str, Any], era: Mapping[str, Any]) -> RunContext:
+        """Numbers a run and remembers its code, unless the client wishes no trace of it."""
+        content = request["content"]
+        is_silent = bool(content.get("silent", False))
+        is_stored = bool(content.get("store_history", True)) and not is_silent
+        self._run_count += is_stored
+        run = RunContext(request["header"], era.get("number", self._run_count), era.get("nonce"))
+        run.is_silent, run.has_error_messages = is_silent, not era
+        if is_stored:
+            self.history.add(run.number, content["code"])
+        elif not era:  # another cell has this number
+            self._unstored_count += 1
+            run.cell_name = f"<unstored cell {self._unstored_count}>"
+        return run
 
     @contextmanager
     def _run_environment(self, run: RunContext, env: Mapping[str, str]) -> Iterator[None]:
@@ -221,7 +268,7 @@ class EraKernel(IPythonKernel):
         }
         if result.exit_code == 0:
             if expressions:
-                reply["user_expressions"] = self.shell.user_expressions(expressions)
+                reply["user_expressions"] = self._standard_requests.evaluate(expressions)
             return reply
         error_fields = error or {
             "name": "SystemExit",
@@ -235,18 +282,6 @@ class EraKernel(IPythonKernel):
         }
         return {**reply, "status": "error", **error_content}
 
-    async def do_complete(self, *args: Any) -> dict[str, Any]:
-        return super().do_complete(*args)
-
-    async def do_inspect(self, *args: Any) -> dict[str, Any]:
-        return super().do_inspect(*args)
-
-    async def do_is_complete(self, *args: Any) -> dict[str, Any]:
-        return super().do_is_complete(*args)
-
-    async def do_history(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        return {"status": "ok", "history": []}
-
     def do_shutdown(self, restart: bool) -> dict[str, Any]:
         return {"status": "ok", "restart": restart}
 
@@ -257,18 +292,6 @@ class EraKernel(IPythonKernel):
         self._send_on_iopub("shutdown_reply", content)
         self._is_shutting_down = True
 
-    @property
-    def kernel_info(self) -> dict[str, Any]:
-        return {
-            "protocol_version": "5.4",
-            "implementation": "era",
-            "implementation_version": "1",
-            "language_info": self.language_info,
-            "banner": f"Python {sys.version}",
-            "help_links": [],
-            "supported_features": [],
-        }
-
     # ------------------------------------------------------------ for ipykernel's own code
 
     def get_parent(self, channel: str | None = None) -> dict[str, Any]:
@@ -278,11 +301,6 @@ class EraKernel(IPythonKernel):
         ident = f"kernel.{self.ident}.{kind}".encode()
         parent = parent or self._current_request
         self.session.send(self.iopub_socket, kind, content, parent=parent, ident=ident)
-
-    def _register_comm_handlers(self) -> None:
-        self.comm_manager = comm.get_comm_manager()
-        for kind in ("comm_open", "comm_msg", "comm_close"):
-            self.shell_handlers[kind] = getattr(self.comm_manager, kind)
 
 
 def _silent_logger() -> logging.Logger:

@@ -16,6 +16,8 @@ from typing import Any
 
 import zmq
 
+from era_kernel.heartbeat import Heartbeat, address
+
 Socket = zmq.Socket[bytes]
 Parts = list[bytes]
 
@@ -32,6 +34,7 @@ class KernelSockets:
         self.shell = self._bind(connection, zmq.ROUTER, "shell")
         self.control = self._bind(connection, zmq.ROUTER, "control")
         self.stdin = self._bind(connection, zmq.ROUTER, "stdin")
+        self._heartbeat = Heartbeat(connection)
 
     def close(self) -> None:
         """Closes the sockets, when the client has read what was sent or has stopped reading.
@@ -39,6 +42,7 @@ class KernelSockets:
         Handing the data to the system is not enough: a client's libzmq that had stopped reading,
         since its queue was full, does not read on in a connection whose other end is closed.
         """
+        self._heartbeat.close()
         connections = _connections(self.iopub)
         closed = _thread.allocate_lock()
         closed.acquire()
@@ -62,10 +66,9 @@ class KernelSockets:
         socket.set(zmq.SNDHWM, 0)  # nothing is ever dropped: this process's memory holds it
         if socket_type == zmq.ROUTER:
             socket.set(zmq.ROUTER_HANDOVER, 1)
-        transport, port = connection["transport"], connection[f"{channel}_port"]
-        separator = "-" if transport == "ipc" else ":"
-        socket.bind(f"{transport}://{connection['ip']}{separator}{port}")
-        return socket
+        if f"{channel}_port" in connection:
+            socket.bind(address(connection, connection[f"{channel}_port"]))
+        return socket  # of a channel that the file does not name, nobody is connected
 
 
 def _connections(socket: Socket) -> list[sockets.socket]:
@@ -116,6 +119,11 @@ class RequestQueue:
         self._control_requests.append(parts)
         with suppress(RuntimeError):  # the program closed the loop
             self._loop.call_soon_threadsafe(self._arrived.set)
+
+    def count_waiting(self) -> int:
+        """Returns how many requests have come on shell and wait."""
+        self._receive_shell()
+        return len(self._shell_requests)
 
     async def next(self) -> tuple[Any, Parts]:
         """Waits for the next request; returns the socket that takes its answer, and the request."""
