@@ -126,7 +126,7 @@ class CellRunner:
 
     def _compile_and_run(self, run: RunContext, source: str, codes: list[CodeType]) -> None:
         """Compiles the cell, and runs it unless it has a top-level await."""
-        name = f"<cell {run.number}>"
+        name = run.cell_name
         self._sources.add(name, source)
         try:
             codes.extend(self._compile(source, name))
@@ -249,7 +249,12 @@ class CellRunner:
         tracebacks.remove_kernel_frames(error)
         hook = getattr(sys, "excepthook", None)
         before = ""
-        if tracebacks.isinstance_of(error, UsageError):  # of a magic, about how it was called
+        if run_context.current().has_error_messages:
+            described = self._describe(error)
+            self._shell.publish("error", error_content(_failed_result(error, *described)))
+            if hook is sys.__excepthook__:
+                return described
+        elif tracebacks.isinstance_of(error, UsageError):  # of a magic, about how it was called
             described = self._describe(error)
             self._write_stderr(f"UsageError: {described[1]}\n")
             return described
@@ -332,6 +337,17 @@ def _multiprocessing_children() -> set[Any]:
     module = modules.get("multiprocessing.process")
     children = vars(module).get("_children") if type(module) is ModuleType else None
     return set(children) if type(children) is set else set()
+
+
+def error_content(result: CellResult) -> dict[str, Any]:
+    """Returns the fields that Jupyter's messages have for the exception of a run that failed."""
+    exception = result.exception or {
+        "name": "SystemExit",
+        "value": str(result.exit_code),
+        "traceback": [],
+    }
+    names = {"ename": "name", "evalue": "value", "traceback": "traceback"}
+    return {key: exception[name] for key, name in names.items()}
 
 
 def _failed_result(error: BaseException, text: str, value: str) -> CellResult:

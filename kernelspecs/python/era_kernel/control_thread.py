@@ -21,6 +21,7 @@ from jupyter_client.session import Session
 
 from era_kernel.raw_sockets import Parts, descriptor, has_message, receive_parts, send_parts
 from era_kernel.sockets import KernelSockets
+from era_kernel.standard_requests import STATIC_REQUESTS
 from era_kernel.tracebacks import log_fault
 
 Content = dict[str, Any]
@@ -55,14 +56,22 @@ class ControlServer:
         self._inputs_on_stdin: deque[PendingInput] = deque()  # whose replies name no key
         self._handlers: dict[str, RequestHandler] = {"input_reply": self._on_input_reply}
         self._on_other_request: Callable[[Parts], object] = list
+        self._iopub: Any = None
         self._thread_id = 0
         self._is_stopped = False
         self._ended_lock = allocate_lock()
 
     def start(
-        self, handlers: Mapping[str, RequestHandler], on_other_request: Callable[[Parts], object]
+        self,
+        handlers: Mapping[str, RequestHandler],
+        on_other_request: Callable[[Parts], object],
+        iopub: Any,
     ) -> None:
-        """Starts the thread: `handlers` answer by type, `on_other_request` gets other requests."""
+        """Starts the thread: `handlers` answer by type, `on_other_request` gets other requests.
+
+        Those of Jupyter's protocol are told on `iopub`, a socket that any thread may use.
+        """
+        self._iopub = iopub
         self._handlers |= handlers
         self._on_other_request = on_other_request
         self._ended_lock.acquire()
@@ -160,7 +169,12 @@ class ControlServer:
             return
         reply = f"{msg_type.removesuffix('_request').removesuffix('_reply')}_reply"
         content = handler(request["content"])
+        is_standard = msg_type in STATIC_REQUESTS
+        if is_standard:
+            self._session.send(self._iopub, "status", {"execution_state": "busy"}, request)
         self._session.send(self._control, reply, content, request, identities)
+        if is_standard:
+            self._session.send(self._iopub, "status", {"execution_state": "idle"}, request)
 
     def _on_stdin(self, parts: Parts) -> None:
         _, frames = self._session.feed_identities(parts)

@@ -29,19 +29,28 @@ from traitlets import Any as AnyTrait
 from traitlets.config import Config
 
 from era_kernel import excepthooks, exec_patches, exit_patches, run_context, tracebacks
-from era_kernel.cell_runner import CellResult, CellRunner
+from era_kernel.cell_runner import CellResult, CellRunner, error_content
+from era_kernel.comm_requests import COMM_MESSAGES, CommRequests
 from era_kernel.control_thread import ControlServer
+from era_kernel.history import History
 from era_kernel.input_patches import InputPatches
 from era_kernel.inspection import Inspector
 from era_kernel.module_reload import ModuleReloader
 from era_kernel.output_publisher import OutputPublisher
 from era_kernel.program_loop import ProgramLoop
 from era_kernel.program_signals import Activity, ProgramSignals
-from era_kernel.raw_sockets import Parts, Socket
+from era_kernel.raw_sockets import Parts
 from era_kernel.request_loop import RequestLoop, SocketsClosed
 from era_kernel.run_context import RunContext
 from era_kernel.shell import EraShell
 from era_kernel.sockets import KernelSockets
+from era_kernel.standard_requests import (
+    ABORTED_REPLY,
+    NO_CODE_REPLY,
+    STATIC_REQUESTS,
+    AbortPolicy,
+    StandardRequests,
+)
 from era_kernel.stdio import StandardStreams
 from era_kernel.tracebacks import CellSources
 from era_kernel.wire_session import WireSession
@@ -56,7 +65,8 @@ def main(connection_file: str) -> None:
     sys.dont_write_bytecode = bool(os.environ.get("PYTHONDONTWRITEBYTECODE"))
     connection = json.loads(Path(connection_file).read_bytes())
     session = WireSession(
-        key=connection["key"].encode(), signature_scheme=connection["signature_scheme"]
+        key=connection.get("key", "").encode(),
+        signature_scheme=connection.get("signature_scheme", "hmac-sha256"),
     )
     sockets = KernelSockets(connection)
     kernel = EraKernel.instance(
@@ -94,7 +104,8 @@ class EraKernel(IPythonKernel):
         self._pid = getpid()
         self._output, self._sockets, self._stderr_fd = output, sockets, stderr_fd
         self._current_request: dict[str, Any] = {}
-        self._run_count = 0
+        self._run_count = self._unstored_count = 0
+        self.history, self._abort_policy = History(), AbortPolicy()
         self._is_closed = self._is_shutting_down = False
         context = contextvars.copy_context()
         self._module_reloader = ModuleReloader(Path.cwd())
@@ -105,6 +116,11 @@ class EraKernel(IPythonKernel):
         self.shell = EraShell.instance(kernel=self, config=_config())
         sources = CellSources()
         self._signals = ProgramSignals(self._report_late_error)
+        self.comm_manager = manager = comm.get_comm_manager()
+        self._standard_requests = StandardRequests(
+            self.shell, manager, self.history, self._signals.call
+        )
+        self._comm_requests = CommRequests(manager, output, self._signals.call)
         program_loop = ProgramLoop(self._signals)
         self._control_server = ControlServer(session, sockets, stderr_fd)
         self._request_loop = RequestLoop(
@@ -118,7 +134,6 @@ class EraKernel(IPythonKernel):
         if stack_dump_file is not None:
             self._inspector.enable_stack_dump(stack_dump_file)
         InputPatches(self._control_server, output, self.shell.publish).install()
-        self._register_comm_handlers()
         excepthooks.install(self._streams.write_stderr)
         run_context.install()
         program_loop.install()
@@ -128,8 +143,9 @@ class EraKernel(IPythonKernel):
 
     def serve(self) -> None:
         """Answers requests until one asks for the end, whatever a program does meanwhile."""
-        handlers = self._inspector.handlers | {"activity_request": self._activity}
-        self._control_server.start(handlers, self._request_loop.put_control)
+        handlers = STATIC_REQUESTS | self._inspector.handlers
+        handlers = handlers | {"activity_request": self._activity}
+        self._control_server.start(handlers, self._request_loop.put_control, self._output)
         self._send_on_iopub("status", {"execution_state": "starting"})
         fault_count = 0
         while not self._is_shutting_down:
@@ -158,46 +174,76 @@ class EraKernel(IPythonKernel):
 
     # ------------------------------------------------------------ requests
 
-    def _dispatch(self, socket: Socket, parts: Parts) -> None:
+    def _dispatch(self, socket: Any, parts: Parts) -> None:
         identities, frames = self.session.feed_identities(parts)
         request = self.session.deserialize(frames)
         self._current_request = request
         self._shell_parent_ident.set(identities)
         kind = request["header"]["msg_type"]
-        handler = self.shell_handlers.get(kind) or self.control_handlers.get(kind)
         self._send_on_iopub("status", {"execution_state": "busy"})
-        if handler is not None:
-            answer = handler(socket, identities, request)
-            if answer is not None:
-                _finish(answer)
+        if socket is self._sockets.shell and self._abort_policy.is_aborted(kind):
+            self.session.send(socket, "execute_reply", ABORTED_REPLY, request, identities)
+        elif kind == "execute_request":
+            self.execute_request(socket, identities, request)
+        elif kind == "shutdown_request":
+            self.shutdown_request(socket, identities, request)
+        elif kind in COMM_MESSAGES:
+            self._comm_requests.handle(kind, identities, request)
+        else:
+            content = self._standard_requests.answer(kind, request["content"])
+            if content is not None:
+                reply = kind.removesuffix("_request") + "_reply"
+                self.session.send(socket, reply, content, request, identities)
         self._send_on_iopub("status", {"execution_state": "idle"}, request)
 
-    def execute_request(self, stream: Socket, ident: Any, parent: dict[str, Any]) -> None:
+    def execute_request(self, stream: Any, ident: Any, parent: dict[str, Any]) -> None:
         """Runs code. The reply says how the run ended, the fence that all its output was sent.
 
         Whatever fails in here, both are sent.
         """
         content, era = parent["content"], parent["metadata"].get("era") or {}
-        self._run_count += 1
-        run = RunContext(parent["header"], era.get("number", self._run_count), era.get("nonce"))
+        if not isinstance(content.get("code"), str):
+            self.session.send(stream, "execute_reply", NO_CODE_REPLY, parent, ident)
+            return
+        run = self._number_run(parent, era)
         run.stdin_client = ident if content.get("allow_stdin", False) else None
         try:
             reply = self._execute(run, content, era)
         except BaseException as error:
-            reply = self._execute_reply(run, self._fault_result(error))
+            reply = _execute_reply(run, self._fault_result(error))
         finally:
             self._signals.activity = Activity.KERNEL
             if getpid() != self._pid:  # a forked child, in which something of ours failed
                 exit_process(1)
         run.stdin_client = None
         self._output.finish_run(run)
+        if reply["status"] == "error" and not era:
+            self._abort_policy.on_failure(content, self._request_loop.count_waiting())
+            if reply["era"]["exception"] is None:  # an exit, of which nothing was told yet
+                fields = {key: reply[key] for key in ("ename", "evalue", "traceback")}
+                self._send_on_iopub("error", fields)
         self.session.send(stream, "execute_reply", reply, parent, ident)
+
+    def _number_run(self, request: dict[str, Any], era: Mapping[str, Any]) -> RunContext:
+        """Numbers a run and remembers its code, unless the client wishes no trace of it."""
+        content = request["content"]
+        is_silent = bool(content.get("silent", False))
+        is_stored = bool(content.get("store_history", True)) and not is_silent
+        self._run_count += is_stored
+        run = RunContext(request["header"], era.get("number", self._run_count), era.get("nonce"))
+        run.is_silent, run.has_error_messages = is_silent, not era
+        if is_stored:
+            self.history.add(run.number, content["code"])
+        elif not era:  # another cell has this number
+            self._unstored_count += 1
+            run.cell_name = f"<unstored cell {self._unstored_count}>"
+        return run
 
     def _execute(
         self, run: RunContext, content: dict[str, Any], era: dict[str, Any]
     ) -> dict[str, Any]:
         """Runs the code of a request; returns the reply."""
-        if not content.get("silent", False):
+        if not run.is_silent:
             execute_input = {"code": content["code"], "execution_count": run.number}
             self._send_on_iopub("execute_input", execute_input)
         self._begin_run(run)
@@ -206,12 +252,10 @@ class EraKernel(IPythonKernel):
             if era.get("ends"):
                 self.end_program()
         self._attempt(self._module_reloader.remember_imports)
-        reply = self._execute_reply(run, result)
+        reply = _execute_reply(run, result)
         expressions = content.get("user_expressions")
         if expressions and result.exit_code == 0:
-            self._signals.call(
-                lambda: reply.update(user_expressions=self.shell.user_expressions(expressions))
-            )
+            reply["user_expressions"] = self._standard_requests.evaluate(expressions)
         return reply
 
     def _begin_run(self, run: RunContext) -> None:
@@ -262,63 +306,12 @@ class EraKernel(IPythonKernel):
         """Answers whether code of the program runs; called by the control thread."""
         return {"status": "ok", "is_program_running": self._request_loop.is_program_running}
 
-    def _execute_reply(self, run: RunContext, result: CellResult) -> dict[str, Any]:
-        era = {"exit_code": result.exit_code, "exception": result.exception, "fault": result.fault}
-        reply: dict[str, Any] = {
-            "status": "ok",
-            "execution_count": run.number,
-            "payload": [],
-            "user_expressions": {},
-            "era": era,
-        }
-        if result.exit_code == 0:
-            return reply
-        error = result.exception or {
-            "name": "SystemExit",
-            "value": str(result.exit_code),
-            "traceback": [],
-        }
-        return {
-            **reply,
-            "status": "error",
-            "ename": error["name"],
-            "evalue": error["value"],
-            "traceback": error["traceback"],
-        }
-
-    async def do_complete(self, *args: Any) -> dict[str, Any]:
-        return super().do_complete(*args)
-
-    async def do_inspect(self, *args: Any) -> dict[str, Any]:
-        return super().do_inspect(*args)
-
-    async def do_is_complete(self, *args: Any) -> dict[str, Any]:
-        return super().do_is_complete(*args)
-
-    async def do_history(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        return {"status": "ok", "history": []}
-
-    def do_shutdown(self, restart: bool) -> dict[str, Any]:
-        return {"status": "ok", "restart": restart}
-
-    def shutdown_request(self, stream: Socket, ident: Any, parent: dict[str, Any]) -> None:
+    def shutdown_request(self, stream: Any, ident: Any, parent: dict[str, Any]) -> None:
         """Ends the kernel after this reply, as a program ends."""
-        content = self.do_shutdown(parent["content"].get("restart", False))
+        content = {"status": "ok", "restart": bool(parent["content"].get("restart", False))}
         self.session.send(stream, "shutdown_reply", content, parent, ident)
         self._send_on_iopub("shutdown_reply", content)
         self._is_shutting_down = True
-
-    @property
-    def kernel_info(self) -> dict[str, Any]:
-        return {
-            "protocol_version": "5.4",
-            "implementation": "era",
-            "implementation_version": "1",
-            "language_info": self.language_info,
-            "banner": f"Python {sys.version}",
-            "help_links": [],
-            "supported_features": [],
-        }
 
     # ------------------------------------------------------------ for ipykernel's own code
 
@@ -330,20 +323,17 @@ class EraKernel(IPythonKernel):
         parent = parent or self._current_request
         self.session.send(self.iopub_socket, kind, content, parent=parent, ident=ident)
 
-    def _register_comm_handlers(self) -> None:
-        self.comm_manager = comm.get_comm_manager()
-        for kind in ("comm_open", "comm_msg", "comm_close"):
-            self.shell_handlers[kind] = getattr(self.comm_manager, kind)
 
-
-def _finish(answer: Any) -> None:
-    """Runs a handler of ipykernel, which is a coroutine that awaits nothing, to its end."""
-    try:
-        answer.send(None)
-    except StopIteration:
-        return
-    answer.close()
-    raise RuntimeError("a handler waits")
+def _execute_reply(run: RunContext, result: CellResult) -> dict[str, Any]:
+    era = {"exit_code": result.exit_code, "exception": result.exception, "fault": result.fault}
+    reply: dict[str, Any] = {
+        "status": "ok",
+        "execution_count": run.number,
+        "payload": [],
+        "user_expressions": {},
+        "era": era,
+    }
+    return {**reply, "status": "error", **error_content(result)} if result.exit_code else reply
 
 
 def _silent_logger() -> logging.Logger:

@@ -55,6 +55,11 @@ class RequestLoop:
             return is_in_callback(_current_frames().get(self._thread_id))
         return self._signals.activity is Activity.PROGRAM
 
+    def count_waiting(self) -> int:
+        """Returns how many requests have come on shell and wait."""
+        self._receive_shell()
+        return len(self._shell_requests)
+
     def next(self) -> tuple[Any, Parts]:
         """Waits for the next request; returns the socket that takes its answer, and the request.
 

@@ -34,6 +34,9 @@ class RunContext:
         self.parent_header = parent_header
         self.number = number
         self.fence_nonce = fence_nonce  # sent after all output; None: nobody waits for it
+        self.cell_name = f"<cell {number}>"  # what tracebacks call its code
+        self.is_silent = False  # the client asked for no execute_input and no result
+        self.has_error_messages = False  # failures are `error` messages, as clients of Jupyter wish
         self.stdin_client: list[bytes] | None = None  # who answers `input()` on the channel stdin
         self.stdout = OutputStream("stdout", parent_header)
         self.stderr = OutputStream("stderr", parent_header)

@@ -32,18 +32,19 @@ class EraDisplayHook(DisplayHook):
     """Sends the value of a last expression as an `execute_result`, and keeps nothing of it."""
 
     def __call__(self, result: Any = None) -> None:
-        if result is None:
+        run = run_context.current()
+        if result is None or run.is_silent:
             return
         data, metadata = self.compute_format_data(result)
         self.fill_exec_result(result)
         if data:
-            run = run_context.current()
             content = {
                 "execution_count": run.number,
                 "data": encode_images(data),
                 "metadata": metadata,
             }
             self.shell.publish("execute_result", content)
+            self.shell.kernel.history.set_output(run.number, data.get("text/plain"))
 
     def update_user_ns(self, result: Any) -> None:
         """Does nothing: there is no `Out`."""
@@ -126,13 +127,15 @@ class EraShell(InteractiveShell):
         info = ExecutionInfo(code, False, False, True, None, None, transformed_cell=code)
         result = ExecutionResult(info)
         self.events.trigger("pre_execute")
-        self.events.trigger("pre_run_cell", info)
+        if not run_context.current().is_silent:
+            self.events.trigger("pre_run_cell", info)
         return result
 
     def after_run(self, result: ExecutionResult) -> None:
         """Tells extensions that a run has ended; matplotlib's shows figures now."""
         self.events.trigger("post_execute")
-        self.events.trigger("post_run_cell", result)
+        if not run_context.current().is_silent:
+            self.events.trigger("post_run_cell", result)
 
     def drop_program(self) -> None:
         """Drops all references to the program's variables: nothing is run any more."""

@@ -14,6 +14,7 @@ from typing import Any
 
 import zmq
 
+from era_kernel.heartbeat import Heartbeat, address
 from era_kernel.raw_sockets import Socket
 
 UNREAD_TIMEOUT = 10.0  # seconds for which a client may read nothing of the last messages
@@ -29,6 +30,7 @@ class KernelSockets:
         self.shell = self._bind(connection, zmq.ROUTER, "shell")
         self.control = self._bind(connection, zmq.ROUTER, "control")
         self.stdin = self._bind(connection, zmq.ROUTER, "stdin")
+        self._heartbeat = Heartbeat(connection)
 
     def close(self) -> None:
         """Closes the sockets, when the client has read what was sent or has stopped reading.
@@ -36,6 +38,7 @@ class KernelSockets:
         Handing the data to the system is not enough: a client's libzmq that had stopped reading,
         since its queue was full, does not read on in a connection whose other end is closed.
         """
+        self._heartbeat.close()
         connections = _connections(self.iopub)
         closed = _thread.allocate_lock()
         closed.acquire()
@@ -59,10 +62,9 @@ class KernelSockets:
         socket.set(zmq.SNDHWM, 0)  # nothing is ever dropped: this process's memory holds it
         if socket_type == zmq.ROUTER:
             socket.set(zmq.ROUTER_HANDOVER, 1)
-        transport, port = connection["transport"], connection[f"{channel}_port"]
-        separator = "-" if transport == "ipc" else ":"
-        socket.bind(f"{transport}://{connection['ip']}{separator}{port}")
-        return socket
+        if f"{channel}_port" in connection:
+            socket.bind(address(connection, connection[f"{channel}_port"]))
+        return socket  # of a channel that the file does not name, nobody is connected
 
 
 def _connections(socket: Socket) -> list[sockets.socket]:
