@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import builtins
 import sys
+from _sitebuiltins import Quitter
 from collections.abc import Callable
 from functools import cached_property
 from typing import Any
@@ -23,6 +24,7 @@ from traitlets import Any as AnyTrait
 from traitlets import Type, default
 
 from era_kernel import run_context
+from era_kernel.magic_transformer import LineKeepingTransformer
 
 _HIDDEN_NAMES = ("__builtin__", "_", "__", "___")
 
@@ -89,16 +91,14 @@ class EraShell(InteractiveShell):
         super().__init__(user_module=sys.modules["__main__"], **kwargs)
         atexit.unregister(self.atexit_operations)  # it empties the namespace before user callbacks
         self.on_error: Callable[[BaseException], None] = _ignore_error
-        # Only what neither moves nor changes lines of valid Python.
-        self.input_transformer_manager.cleanup_transforms = [
-            transform
-            for transform in self.input_transformer_manager.cleanup_transforms
-            if getattr(transform, "__name__", "") == "cell_magic"
-        ]
         self.builtin_trap.auto_builtins = {"get_ipython": self.get_ipython}
         builtins.get_ipython = self.get_ipython  # type: ignore[attr-defined]
         for name in _HIDDEN_NAMES:
             self.user_ns.pop(name, None)
+
+    @default("input_transformer_manager")
+    def _input_transformer_manager(self) -> LineKeepingTransformer:
+        return LineKeepingTransformer()
 
     @default("exiter")
     def _exiter(self) -> Any:
@@ -116,6 +116,16 @@ class EraShell(InteractiveShell):
             parent=run_context.current().parent_header,
             ident=msg_type.encode(),
         )
+
+    def show_value(self, value: object) -> None:
+        """Sends the value of a last expression, or hands it to the program's own displayhook.
+
+        A bare `exit` or `quit` is a call, as everywhere in IPython.
+        """
+        if isinstance(value, Quitter):
+            value()
+        own = sys.displayhook is not sys.__displayhook__
+        (sys.displayhook if own else self.displayhook)(value)
 
     # ------------------------------------------------------------ around a run
 

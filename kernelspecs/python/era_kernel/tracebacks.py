@@ -6,14 +6,26 @@ import linecache
 import os
 import traceback
 from collections import deque
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
 import IPython
 
+from era_kernel import source_text
+
 MAX_SOURCE_CHARS = 8 * 1024 * 1024  # characters of cells' source that are kept for tracebacks
 
 KERNEL_PATHS = (str(Path(__file__).parent) + os.sep, str(Path(IPython.__file__).parent) + os.sep)
+
+
+@dataclass(frozen=True, slots=True)
+class CellProgram:
+    """What a cell was compiled from: its source, with calls for magics, and `__future__` flags."""
+
+    source: str
+    flags: int
+    is_plain: bool  # a plain interpreter can run the source as it is
 
 
 class CellSources:
@@ -21,12 +33,14 @@ class CellSources:
 
     def __init__(self) -> None:
         self.lines: dict[str, list[str]] = {}  # the same, where no program changes them
+        self.programs: dict[str, CellProgram] = {}  # of the cells that could be compiled
         self._cell_sizes: deque[tuple[str, int]] = deque()
         self._size = 0
 
     def add(self, name: str, source: str) -> None:
+        """Keeps a cell's normalized source, and forgets the oldest cells where that is too much."""
         # Without a time of modification, linecache never looks for a file of that name.
-        lines = [line + "\n" for line in source.splitlines()]
+        lines = source_text.split_lines(source)
         linecache.cache[name] = (len(source), None, lines, name)
         self.lines[name] = lines
         self._cell_sizes.append((name, len(source)))
@@ -35,7 +49,12 @@ class CellSources:
             old, size = self._cell_sizes.popleft()
             linecache.cache.pop(old, None)
             self.lines.pop(old, None)
+            self.programs.pop(old, None)
             self._size -= size
+
+    def remember_program(self, name: str, program: CellProgram) -> None:
+        """Remembers what was compiled, until the cell's source is forgotten."""
+        self.programs[name] = program
 
 
 def remove_kernel_frames(error: BaseException) -> None:

@@ -24,6 +24,9 @@ from era_kernels.models import (
 from tests.kernels.conftest import make_paths
 from tests.kernels.test_machine import run
 from tests.kernelspecs.python.programs import PROGRAMS
+from tests.kernelspecs.python.programs_source import SOURCE_PROGRAMS
+
+ALL_PROGRAMS = PROGRAMS | SOURCE_PROGRAMS
 
 ProgramResult = tuple[str, str, int]
 
@@ -31,7 +34,7 @@ ProgramResult = tuple[str, str, int]
 def run_plain(directory: Path, program: str) -> ProgramResult:
     """Returns output and exit code of the plain interpreter, its file named as cells are."""
     file = directory / "main.py"
-    file.write_text(program)
+    file.write_bytes(program.encode())
     done = subprocess.run(
         [sys.executable, "main.py"],
         cwd=directory,
@@ -74,11 +77,11 @@ def without_addresses(ending: ProgramResult) -> ProgramResult:
     return re.sub("0x[0-9a-f]+", "0x", stdout), re.sub("0x[0-9a-f]+", "0x", stderr), code
 
 
-@pytest.mark.parametrize("name", PROGRAMS)
+@pytest.mark.parametrize("name", ALL_PROGRAMS)
 async def test_program(host: KernelHost, tmp_path: Path, name: str) -> None:
     """Output, errors and exit code are those of the plain interpreter, to the last byte."""
-    expected = run_plain(tmp_path, PROGRAMS[name])
-    found = await run_in_session(host, tmp_path / "place", PROGRAMS[name])
+    expected = run_plain(tmp_path, ALL_PROGRAMS[name])
+    found = await run_in_session(host, tmp_path / "place", ALL_PROGRAMS[name])
     assert without_addresses(found) == without_addresses(expected)
 
 

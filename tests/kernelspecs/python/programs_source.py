@@ -1,0 +1,119 @@
+"""Programs about the text of a program and what knows of it: lines, tracebacks, `inspect`.
+
+Like those of `programs.py`; a program may hold any character here.
+"""
+
+from __future__ import annotations
+
+_FAILS = "\ndef f():\n    return 1 / 0\nf()  # here\n"
+
+SOURCE_PROGRAMS: dict[str, str] = {
+    # ------------------------------------------------------------ lines
+    "form feed before a line": "x = 1\n\f\ny = 2" + _FAILS,
+    "form feed in a line": "x = 1\fif True else 2\nprint(x)" + _FAILS,
+    "form feed at the start": "\fx = 1" + _FAILS,
+    "form feed in an indentation": "if True:\n    x = 1\n\f    y = 2\nprint(x, y)" + _FAILS,
+    "line separator in a string": "x = 'a\u2028b'\nprint(len(x))" + _FAILS,
+    "paragraph separator in a comment": "# a\u2029b\nx = 1" + _FAILS,
+    "next line in a string": "x = 'a\x85b'\nprint(len(x))" + _FAILS,
+    "vertical tab in a string": "x = 'a\x0bb'\nprint(len(x))" + _FAILS,
+    "vertical tab in a comment": "# a\x0bb" + _FAILS,
+    "vertical tab in code": "x = 1\x0b\n",
+    "separators in a string": "x = 'a\x1cb\x1dc\x1ed'\nprint(len(x))" + _FAILS,
+    "separators in a docstring": 'def g():\n    """a\x0cb\u2028c"""\n    return 1 / 0\ng()',
+    "carriage returns": "x = '''a\rb'''\rprint(repr(x))\r" + _FAILS.replace("\n", "\r"),
+    "windows lines": "x = '''a\r\nb'''\r\nprint(repr(x))\r\n" + _FAILS.replace("\n", "\r\n"),
+    "mixed lines": "x = 1\r\ny = 2\rz = 3\n" + _FAILS,
+    "continued windows lines": "x = 1 + \\\r\n    2\r\nprint(x)" + _FAILS,
+    "tabs": "if True:\n\tx = 1\n\tprint(x)" + _FAILS,
+    "tabs and spaces": "if True:\n\tx = 1\n        y = 1\n",
+    "no final newline": "1 / 0",
+    "spaces at the end": "1 / 0\n   \n\t",
+    "ends in a comment": "1 / 0\n# the end",
+    "comments only": "# one\n\n# two",
+    "nothing": "",
+    "spaces only": "  \n\t\n",
+    "byte order mark": "\ufeffx = 1" + _FAILS,
+    "byte order mark in the middle": "x = 1\n\ufeffy = 2\n",
+    "no-break space": "x\xa0= 1\n",
+    "cookie": "# -*- coding: utf-8 -*-\nprint('é')" + _FAILS,
+    "cookie in the second line": "#!/usr/bin/python\n# vim: set fileencoding=utf-8 :\nprint('é')",
+    "cookie in the third line": "\n\n# coding: nonsense\nprint('é')",
+    "null byte": "x = 1\nprint('a')\0\ny = 2\n",
+    "null byte in a string": "x = 'a\0b'\n",
+    "null byte in the first line": "\0",
+    "wide characters before an error": "x = '☃☃é'; 1 / 0",
+    "wide characters in an expression": "'☃☃é' + 1",
+    "line of many characters": "x = [" + "1, " * 5000 + "1 / 0]",
+    "string of many lines": "x = '''" + "line\n" * 3000 + "'''" + _FAILS,
+    # ------------------------------------------------------------ deep and long
+    "sum of 1 500 terms": "x = " + " + ".join(["1"] * 1500) + "\nprint(x)",
+    "expression of 1 500 terms": "x = 1\n" + " + ".join(["x"] * 1500) + "\nprint('on')",
+    "last expression of 1 500 terms": "x = 1\nx == " + " + ".join(["x"] * 1500) + " == print('a')",
+    "1 200 elifs": "x = 7\nif x == -1:\n    pass\n"
+    + "".join(f"elif x == {n}:\n    print({n})\n" for n in range(1200)),
+    "2 500 calls": "def f():\n    return f\nprint(f" + "()" * 2500 + " is f)",
+    "chain of comparisons": "print(" + " < ".join(map(str, range(2000))) + ")",
+    "too deep": "x = " + " + ".join(["1"] * 30000),
+    "too many brackets": "(" * 300 + ")" * 300,
+    "too many elifs": "if 0:\n    pass\n" + "elif 0:\n    pass\n" * 20000,
+    "too many indentations": "".join(" " * n + "if 1:\n" for n in range(101)),
+    "many statements": "x = 0\n" + "x += 1\n" * 5000 + "print(x)",
+    # ------------------------------------------------------------ where a last expression fails
+    "last expression fails": "x = 1\nprint('a')\nx + (2 *\n   (x / 0))",
+    "last expression after a semicolon": "x = 1; y = 0; x / y",
+    "last expression in brackets": "x = 1\n(\n  x\n  / 0\n)",
+    "last expression is continued": "x = 0\n1 + \\\n  1 / \\\n  x",
+    "last expression with a comment": "x = 0\n1 / x  # a comment; or two",
+    "last expression with a semicolon": "x = 0\n1 / x ;",
+    "only expression fails": "1 / (2 -\n     2)",
+    "last expression is a tuple": "x = ()\n*x, 1 / 0",
+    "only expression is a tuple": "*(), 1 / 0",
+    "last expression yields": "x = 1\nyield x",
+    "only expression yields": "yield",
+    "last expression is a lambda": "x = 1\n(lambda:\n    x / 0)()",
+    "last expression in a string": "x = 1\nf'{x / 0}'",
+    "last expression is a string of lines": "x = 1\n'''a\nb''' + 1",
+    "last walrus": "x = 1\n(y := x / 0)",
+    "last generator": "x = 0\nsum(1 / x for _ in [1])",
+    "docstring and more": '"""Doc\n\nmore."""\nprint(repr(__doc__))\n1 / 0',
+    # ------------------------------------------------------------ warnings of the compiler
+    "is a literal": "x = 1\nx is 1",
+    "is a literal, more than once": "x = 1\nprint(x is 1)\nx is 2; x is 3",
+    "invalid escape": "x = '\\d'\nprint(x)",
+    "invalid escape in the last expression": "x = 1\n'\\d' + str(x) and None",
+    "invalid escapes shown": (
+        "import warnings\nwarnings.simplefilter('always')\nexec(r'''x = \"\\d\"''')"
+    ),
+    "assert of a tuple": "assert (1, 'x')",
+    "call of a string": "x = 1\nif x == 2:\n    'a'(1)",
+    "a function warns twice": (
+        "import warnings\ndef f():\n    warnings.warn('careful')\nf()\nf()\n"
+        "for _ in range(3):\n    warnings.warn('again')"
+    ),
+    "warnings are errors": (
+        "import warnings\nwarnings.simplefilter('error')\n"
+        "try:\n    compile('1 is 1', 'x', 'exec')\nexcept SyntaxError as e:\n    print(e)\n"
+        "warnings.warn('fatal')"
+    ),
+    # ------------------------------------------------------------ __future__
+    "annotations": "from __future__ import annotations\ndef f(x: N): ...\nprint(f.__annotations__)",
+    "barry": "from __future__ import barry_as_FLUFL\nprint(1 <> 2)",
+    "future after a docstring": '"""Doc."""\nfrom __future__ import annotations\nprint(__doc__)',
+    "no such future": "from __future__ import nothing_of_the_kind",
+    # ------------------------------------------------------------ errors of syntax, by stages
+    "await outside": "def f():\n    await x\n",
+    "return in a class": "class A:\n    return 1\n",
+    "global after use": "def f():\n    x = 1\n    global x\n",
+    "double argument": "def f(a, a): pass\n",
+    "assignment to a literal": "x = 1\n1 = x\n",
+    "unterminated string": "print('a)\n",
+    "unterminated triple": "x = 1\ny = '''a\nb\n",
+    "bad indentation": "def f():\n        x = 1\n    y = 2\n",
+    "break outside": "x = 1\nbreak\n",
+    "star outside": "x = [1]\n*x\n",
+    "f-string": "x = 1\nprint(f'{x!z}')\n",
+    "bad character": "x = 1 $ 2\n",
+    "print statement": "print 'a'\n",
+    "shell line with an operator": "x = 3\nx !ls\n",
+}
