@@ -138,6 +138,7 @@ class CellRunner:
                 return CellResult((error.code or 0) & 0xFF)
             self._streams.write_stderr(f"{error.code}\n")
             return CellResult(1)
+        self._shell.set_last_error(error)
         if not is_shown:
             self._print_exception(error)
         return _failed_result(error)

@@ -101,7 +101,7 @@ class EraKernel(IPythonKernel):
         output.begin_run(RunContext({}))
         self._streams.install()
         self.shell = EraShell.instance(kernel=self, config=_config())
-        sources = CellSources()
+        self.shell.compile.sources = sources = CellSources()
         self._cell_runner = CellRunner(
             self.shell, self._streams, SigintHandler(), loops, self._cell_context, sources
         )
