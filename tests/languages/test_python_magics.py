@@ -193,6 +193,46 @@ MAGIC_ROWS = {
     "after a continued magic": Row(("x = %sx echo a \\\n  b\nprint(x)",), "['a b']\n"),
     "separators beside a magic": Row(("x = 'a\u2028b\x0cc'\n!echo d\nprint(len(x))",), "d\n5\n"),
     "600 shell lines": Row(("x = 0\n" + "%pwd\n" * 600 + "x += 1\nx",), results=("1",)),
+    # ------------------------------------------------------------ source of earlier cells
+    "source of an earlier function": Row(
+        ("def f():\n    return 1", "x = 1", "import inspect\nprint(inspect.getsource(f))"),
+        "def f():\n    return 1\n\n",
+    ),
+    "source after a new definition": Row(
+        (
+            "class A:\n    x = 1\n    def f(self): return 1\nB = A",
+            "class A:\n    def f(self): return 2",
+            "import inspect\nprint(inspect.getsource(A) + inspect.getsource(B))",
+        ),
+        "class A:\n    def f(self): return 2\nclass A:\n    x = 1\n    def f(self): return 1\n\n",
+    ),
+    "source after a magic": Row(
+        ("%pwd\n!echo a \\\n b\ndef f(): return 1", "import inspect\nprint(inspect.getsource(f))"),
+        "def f(): return 1\n\n",
+    ),
+    "source in a magic": Row(
+        ("%%time\nx = 1\ndef f(): return 1", "import inspect\nprint(inspect.getsource(f))"),
+        "def f(): return 1\n\n",
+    ),
+    "debugger over cells": Row(
+        (
+            "import io, pdb\np = pdb.Pdb(stdin=io.StringIO('s\\nn\\nn\\nn\\nn\\n'), nosigint=True)",
+            "p.set_trace()\nx = 1",
+            "y = 1\nprint(y)",
+        ),
+        "1\n",
+    ),
+    "AST transformers": Row(
+        (
+            (
+                "import ast\nclass T(ast.NodeTransformer):\n    def visit_Constant(self, node):\n"
+                "        return ast.copy_location(ast.Constant(7), node)\n"
+                "get_ipython().ast_transformers.append(T());"
+            ),
+            "x = 1\nx + 1",
+        ),
+        results=("14",),
+    ),
     # ------------------------------------------------------------ others of the first hour
     "who": Row(("x = 1", "%who"), "x\t \n"),
     "env": Row(("%env A=1", "%env A"), results=("'1'",)),

@@ -7,35 +7,40 @@ import ast
 import re
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from inspect import CO_COROUTINE
 from types import CodeType
+from typing import Any
 
-from era_kernel import source_text
-from era_kernel.shell import EraShell
+from era_kernel import cell_files, source_text
+from era_kernel.shell import VALUE_NAME, EraShell
 from era_kernel.tracebacks import CellProgram, CellSources
 
 _FUTURE_FLAGS = sum(
     getattr(__future__, name).compiler_flag for name in __future__.all_feature_names
 )
 _SEMICOLON = re.compile(r"[ \t\f]*;")
-_IGNORE_ALL = [("ignore", None, Warning, None, 0)]
+_ALWAYS = [("always", None, Warning, None, 0)]
+_VALUE = ast.Name(VALUE_NAME, ast.Load(), lineno=1, col_offset=0)
+_GET_VALUE = compile(ast.Expression(_VALUE), __file__, "eval")
 
 
 class CellCompiler:
     """Compiles the cells of a session, each with the `from __future__` imports of earlier ones.
 
-    The text itself is compiled wherever the cell is plain Python: of an AST the compiler takes only
-    a third of the depth. The AST tells where the last expression is, whose value is shown.
+    The text itself is compiled where there is no value to show, or where the cell is too deep: of
+    an AST the compiler takes only a third of the depth. Else the last expression of the AST becomes
+    an assignment, so that debuggers see one piece of code, as in a plain program.
     """
 
     def __init__(self, shell: EraShell, sources: CellSources) -> None:
         self._shell = shell
         self._sources = sources
+        cell_files.install(sources)
         self._future_flags = 0  # flags of `from __future__ import …` in earlier cells
 
     def compile(self, source: str, name: str) -> list[CodeType]:
-        """Returns the cell's code, and as a second item that of a last expression to be shown.
+        """Returns the cell's code, and as a second item one that gives the value to be shown.
 
         Raises what the parser or the compiler raises, a SyntaxError with its line of source.
         """
@@ -49,11 +54,16 @@ class CellCompiler:
             raise
 
     def _compile(self, source: str, name: str) -> list[CodeType]:
-        text, tree = self._parse(source, name)
-        if tree is not None and self._shell.ast_transformers:
-            codes = self._compile_tree(self._shell.transform_ast(tree), text, name)
+        with _collecting_warnings() as parser_warnings:
+            text, tree = self._parse(source, name)
+        is_changed = tree is not None and bool(self._shell.ast_transformers)
+        if is_changed:
+            tree = self._shell.transform_ast(tree)
+        last = tree.body[-1] if tree is not None and tree.body else None
+        if tree is not None and _is_shown(text, last):
+            codes = self._compile_with_value(text, tree, name, bool(parser_warnings))
         else:
-            codes = self._compile_text(text, name, tree)
+            codes = [compile(tree if is_changed else text, name, "exec", self._flags, True)]
         is_plain = text is source and not any(code.co_flags & CO_COROUTINE for code in codes)
         program = CellProgram(text, self._future_flags, is_plain)
         self._future_flags |= codes[0].co_flags & _FUTURE_FLAGS
@@ -66,39 +76,38 @@ class CellCompiler:
         There is no tree for what is too deep for one.
         """
         flags = self._flags | ast.PyCF_ONLY_AST
-        with _without_warnings():  # they come once, when the code is made
-            try:
-                return source, compile(source, name, "exec", flags, True)
-            except (RecursionError, MemoryError):
-                return source, None
-            except SyntaxError as error:
-                transformed = _transform_magics(self._shell, source)
-                if transformed is None:
-                    raise error.with_traceback(None) from None
-            return transformed, compile(transformed, name, "exec", flags, True)
+        try:
+            return source, compile(source, name, "exec", flags, True)
+        except (RecursionError, MemoryError):
+            return source, None
+        except SyntaxError as error:
+            transformed = _transform_magics(self._shell, source)
+            if transformed is None:
+                raise error.with_traceback(None) from None
+        return transformed, compile(transformed, name, "exec", flags, True)
 
-    def _compile_text(self, source: str, name: str, tree: ast.Module | None) -> list[CodeType]:
-        last = tree.body[-1] if tree is not None and tree.body else None
-        if not _is_shown(source, last):
-            return [compile(source, name, "exec", self._flags, True)]
+    def _compile_with_value(
+        self, text: str, tree: ast.Module, name: str, has_parser_warnings: bool
+    ) -> list[CodeType]:
+        last = tree.body[-1]
         assert isinstance(last, ast.Expr)
-        statements, expression = _split_before(source, last)
+        if has_parser_warnings:  # they come with the text, and must come once
+            compile(text, name, "exec", self._flags, True)
+        target = ast.copy_location(ast.Name(VALUE_NAME, ast.Store()), last.value)
+        assignment = ast.copy_location(ast.Assign([target], last.value), last)
+        assigned = ast.Module([*tree.body[:-1], assignment], tree.type_ignores)
+        try:
+            with _collecting_warnings() if has_parser_warnings else nullcontext():
+                return [compile(assigned, name, "exec", self._flags, True), _GET_VALUE]
+        except RecursionError:
+            return self._compile_apart(text, last, name)
+
+    def _compile_apart(self, text: str, last: ast.Expr, name: str) -> list[CodeType]:
+        """Compiles the text of the last expression, which is too deep, apart from the others."""
+        statements, expression = _split_before(text, last)
         first = compile(statements, name, "exec", self._flags, True)
         flags = self._flags | first.co_flags & _FUTURE_FLAGS
-        if expression is None:
-            return [first, compile(ast.Expression(last.value), name, "eval", flags, True)]
         return [first, compile(expression, name, "eval", flags, True)]
-
-    def _compile_tree(self, tree: ast.Module, source: str, name: str) -> list[CodeType]:
-        """Compiles what somebody's transformers of the AST have changed."""
-        last = tree.body[-1] if tree.body else None
-        if not _is_shown(source, last):
-            return [compile(tree, name, "exec", self._flags, True)]
-        assert isinstance(last, ast.Expr)
-        del tree.body[-1]
-        first = compile(tree, name, "exec", self._flags, True)
-        flags = self._flags | first.co_flags & _FUTURE_FLAGS
-        return [first, compile(ast.Expression(last.value), name, "eval", flags, True)]
 
     @property
     def _flags(self) -> int:
@@ -112,14 +121,17 @@ class CellCompiler:
 
 
 @contextmanager
-def _without_warnings() -> Iterator[None]:
-    """Silences warnings meanwhile, without the marks by which each is shown only once."""
-    filters = warnings.filters
-    warnings.filters = _IGNORE_ALL
+def _collecting_warnings() -> Iterator[list[Any]]:
+    """Keeps warnings from being shown meanwhile, and from counting as shown."""
+    warned: list[Any] = []
+    filters, show = warnings.filters, warnings._showwarnmsg  # type: ignore[attr-defined]
+    warnings.filters = _ALWAYS
+    warnings._showwarnmsg = warned.append  # type: ignore[attr-defined]
     try:
-        yield
+        yield warned
     finally:
         warnings.filters = filters
+        warnings._showwarnmsg = show  # type: ignore[attr-defined]
 
 
 def _check_characters(source: str, name: str) -> None:
@@ -152,11 +164,8 @@ def _is_shown(source: str, last: ast.stmt | None) -> bool:
     return _SEMICOLON.match(line[last.end_col_offset :].decode(errors="replace")) is None
 
 
-def _split_before(source: str, last: ast.Expr) -> tuple[str, str | None]:
-    """Returns the text before the last expression, and the expression at its line and column.
-
-    There is no text of the expression where it could not stand alone.
-    """
+def _split_before(source: str, last: ast.Expr) -> tuple[str, str]:
+    """Returns the text before the last expression, and the expression at its line and column."""
     assert last.end_lineno is not None and last.end_col_offset is not None
     lines = [line.encode() for line in source_text.split_lines(source)]
     row, column = last.lineno - 1, last.col_offset
@@ -169,8 +178,6 @@ def _split_before(source: str, last: ast.Expr) -> tuple[str, str | None]:
         expression = "\n" * (row - 1) + "(\n" + " " * column + expression + "\n)"
     elif column:
         expression = "(" + " " * (column - 1) + expression + "\n)"
-    elif isinstance(last.value, ast.Tuple | ast.Yield | ast.YieldFrom):
-        return statements.decode(), None
     return statements.decode(), expression
 
 

@@ -28,11 +28,13 @@ from IPython.utils.text import LSString, SList
 from traitlets import Any as AnyTrait
 from traitlets import Instance, Type, default
 
-from era_kernel import run_context, shell_commands, tracebacks
+from era_kernel import debugger_frames, run_context, shell_commands, tracebacks
 from era_kernel.magic_code import MagicCompiler
 from era_kernel.magic_transformer import LineKeepingTransformer
 from era_kernel.magics import EraMagics
 from era_kernel.output_history import OutputHistory
+
+VALUE_NAME = "<value>"  # of the variable with a last expression's value; no program has this name
 
 _HIDDEN_NAMES = ("__builtin__", "_", "__", "___")
 
@@ -106,6 +108,7 @@ class EraShell(InteractiveShell):
         history = self.history_manager
         history.input_hist_raw = history.input_hist_parsed = self.output_history.inputs
         history.output_hist = self.output_history.values
+        debugger_frames.install()
         self.builtin_trap.auto_builtins = {"get_ipython": self.get_ipython}
         builtins.get_ipython = self.get_ipython  # type: ignore[attr-defined]
         for name in _HIDDEN_NAMES:
@@ -137,6 +140,7 @@ class EraShell(InteractiveShell):
 
         A bare `exit` or `quit` is a call, as everywhere in IPython, and a macro is run.
         """
+        self.user_ns.pop(VALUE_NAME, None)
         if type(value) is Quitter:
             value()
         if type(value) is Macro:
@@ -160,6 +164,7 @@ class EraShell(InteractiveShell):
 
     def after_run(self, result: ExecutionResult) -> None:
         """Tells extensions that a run has ended; matplotlib's shows figures now."""
+        sys.settrace(None)  # a debugger that was not told to quit
         self.events.trigger("post_execute")
         self.events.trigger("post_run_cell", result)
 

@@ -117,3 +117,131 @@ SOURCE_PROGRAMS: dict[str, str] = {
     "print statement": "print 'a'\n",
     "shell line with an operator": "x = 3\nx !ls\n",
 }
+
+_PDB = "import io, pdb\ndebugger = pdb.Pdb(stdin=io.StringIO({commands!r}), nosigint=True)\n"
+
+SOURCE_PROGRAMS |= {
+    # ------------------------------------------------------------ what knows of source
+    "source of a function": (
+        "import inspect\ndef f(x):\n    # it adds\n    return x + 1  # one\n\n"
+        "print(inspect.getsource(f), inspect.getsourcelines(f)[1])"
+    ),
+    "source of a class": (
+        "import inspect\nclass A:\n    x = 1\n\n    def f(self):\n        return self.x\n\n"
+        "class B(A): pass\n"
+        "print(inspect.getsource(A), inspect.getsource(B), inspect.getsourcelines(A)[1])"
+    ),
+    "source of a class without functions": (
+        "import inspect\nfrom dataclasses import dataclass\n@dataclass\nclass A:\n    x: int = 1\n"
+        "class E(Exception):\n    'A problem.'\n"
+        "print(inspect.getsource(A), inspect.getsource(E))"
+    ),
+    "source of a method and an inner class": (
+        "import inspect\nclass A:\n    class B:\n        def f(self):\n            return 1\n"
+        "print(inspect.getsource(A.B), inspect.getsource(A.B.f))"
+    ),
+    "source of a lambda": (
+        "import inspect\nf = lambda x: x + 1  # add\nprint(inspect.getsource(f))"
+    ),
+    "source after a form feed": (
+        "import inspect\nx = 'a\u2028b'\n\f\ndef f():\n    return '\x85'\n"
+        "print(inspect.getsource(f))"
+    ),
+    "source of a coroutine and a generator": (
+        "import inspect\nasync def f():\n    pass\ndef g():\n    yield 1\n"
+        "print(inspect.getsource(f), inspect.getsource(g))"
+    ),
+    "comments": "import inspect\n# about f\ndef f(): pass\nprint(inspect.getcomments(f))",
+    "files": (
+        "import inspect\nclass A:\n    def f(self): pass\ndef f(): pass\n"
+        "print(inspect.getfile(f) == inspect.getfile(A) == inspect.getsourcefile(A.f))\n"
+        "print(inspect.getfile(f) == f.__code__.co_filename)"
+    ),
+    "module": (
+        "import inspect, sys\nclass A: pass\ndef f(): pass\n"
+        "print(inspect.getmodule(A) is inspect.getmodule(f) is sys.modules['__main__'])"
+    ),
+    "source of the module": (
+        "import inspect, sys\nprint(inspect.getsource(sys.modules['__main__']))"
+    ),
+    "source of builtins": (
+        "import inspect\nfor x in (int, print, 5):\n"
+        "    try:\n        inspect.getsource(x)\n    except (OSError, TypeError) as e:\n"
+        "        print(type(e), e)"
+    ),
+    "class made without source": (
+        "import inspect\nA = type('A', (), {})\n"
+        "try:\n    inspect.getsource(A)\nexcept OSError as e:\n    print('none')"
+    ),
+    "linecache": (
+        "import linecache\ndef f(): pass\n"
+        "print(repr(linecache.getline(f.__code__.co_filename, 2)))\nlinecache.checkcache()\n"
+        "print(repr(linecache.getline(f.__code__.co_filename, 1)))"
+    ),
+    "current frame": (
+        "import inspect\ndef f():\n    return inspect.stack()[1].code_context\nprint(f())  # here"
+    ),
+    "dis": "import dis\ndef f(x):\n    return x + 1\ndis.dis(f)",
+    "ast of itself": (
+        "import ast, inspect\ndef f(): return 1\nprint(ast.dump(ast.parse(inspect.getsource(f))))"
+    ),
+    "type hints": (
+        "import typing\nclass Node:\n    next: 'Node | None'\n    def f(self) -> 'Node': ...\n"
+        "print(typing.get_type_hints(Node), typing.get_type_hints(Node.f))"
+    ),
+    "dataclass with a forward reference": (
+        "from __future__ import annotations\nfrom dataclasses import dataclass, fields\n"
+        "from typing import ClassVar\n@dataclass\nclass A:\n    b: B\n    c: ClassVar[int] = 1\n"
+        "@dataclass\nclass B:\n    x: int\nprint(A(B(1)), [f.name for f in fields(A)])"
+    ),
+    "warning in a function": (
+        "import warnings\ndef f():\n    warnings.warn('careful', stacklevel=2)\n\nf()  # line\n"
+    ),
+    "warning with a form feed before": "import warnings\n\f\nx = '\u2028'\nwarnings.warn('w')",
+    # ------------------------------------------------------------ pickle
+    "pickles": (
+        "import copyreg, enum, pickle\nfrom collections import namedtuple\n"
+        "from dataclasses import dataclass\nfrom typing import NamedTuple\n"
+        "@dataclass\nclass D:\n    x: int\nclass E(enum.Enum):\n    A = 1\n"
+        "class N(NamedTuple):\n    x: int\nP = namedtuple('P', 'x y')\nclass C:\n"
+        "    def __init__(self, x): self.x = x\n    class Inner:\n        y = 2\n"
+        "copyreg.pickle(C, lambda c: (C, (c.x,)))\ndef f(): return 7\n"
+        "values = [D(1), E.A, N(2), P(3, 4), C(5).x, C.Inner().y, f, ValueError('v')]\n"
+        "for protocol in range(pickle.HIGHEST_PROTOCOL + 1):\n"
+        "    copies = pickle.loads(pickle.dumps(values, protocol))\n"
+        "    print(copies[:6], copies[6] is f, copies[7])\n"
+        "print(pickle.loads(pickle.dumps(C(6))).x)"
+    ),
+    "pickle of a lambda": "import pickle\npickle.dumps(lambda: 1)",
+    "pickle of a local class": (
+        "import pickle\ndef f():\n    class A: pass\n    return A()\npickle.dumps(f())"
+    ),
+    # ------------------------------------------------------------ debuggers
+    "pdb at its end of input": "x = 1\nimport pdb\npdb.set_trace()\nprint('no')",
+    "breakpoint": "def f(x):\n    breakpoint()\n    return x\nf(1)\n",
+    "pdb where": _PDB.format(commands="where\nup\nup\ndown\np x\nc\n")
+    + "def f(x):\n    debugger.set_trace()\n    return x\n\nprint(f(5))",
+    "pdb steps off the end": _PDB.format(commands="n\nn\nn\nn\nn\n")
+    + "debugger.set_trace()\nx = 1\nprint(x)",
+    "pdb steps": _PDB.format(commands="s\ns\ns\nwhere\nr\nn\nc\n")
+    + "def f(x):\n    return x + 1\ndebugger.set_trace()\ny = f(1)\nprint(y)",
+    "pdb until a breakpoint": _PDB.format(commands="b f\nc\nwhere\nargs\ncl 1\nc\n")
+    + "def f(x):\n    return x + 1\ndebugger.set_trace()\ny = f(1)\nprint(y)",
+    "pdb lists": _PDB.format(commands="l\nll\nsource f\nc\n")
+    + "def f(x):\n    return x + 1\ndebugger.set_trace()\nx = 1",
+    "pdb quits": _PDB.format(commands="q\n") + "debugger.set_trace()\nx = 1",
+    "pdb post mortem": _PDB.format(commands="where\nup\np y\nq\n")
+    + "def f(x):\n    return x / 0\ntry:\n    y = 1\n    f(1)\nexcept ZeroDivisionError as e:\n"
+    "    debugger.reset()\n    debugger.interaction(None, e.__traceback__)\nprint('on')",
+    "pdb in a thread": _PDB.format(commands="where\nc\n")
+    + "import threading\ndef f():\n    debugger.set_trace()\n    x = 1\n"
+    "t = threading.Thread(target=f)\nt.start()\nt.join()",
+    "pdb in asyncio": _PDB.format(commands="p x\nup\nc\n")
+    + "import asyncio\nasync def f(x):\n    debugger.set_trace()\n    return x\n"
+    "print(asyncio.run(f(3)))",
+    "a tracer": (
+        "import sys\nlines = []\ndef tracer(frame, event, arg):\n"
+        "    lines.append((frame.f_code.co_name, event))\n    return tracer\n"
+        "def f():\n    return 1\nsys.settrace(tracer)\nf()\nsys.settrace(None)\nprint(lines)"
+    ),
+}

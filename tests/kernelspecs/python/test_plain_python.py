@@ -46,8 +46,8 @@ def run_plain(directory: Path, program: str) -> ProgramResult:
         start_new_session=True,
         timeout=60,
     )
-    stderr = done.stderr.replace(str(file), "<cell 1>").replace("main.py:", "<cell 1>:")
-    return done.stdout, stderr, done.returncode
+    stdout, stderr = (text.replace(str(file), "<cell 1>") for text in (done.stdout, done.stderr))
+    return stdout, stderr.replace("main.py:", "<cell 1>:"), done.returncode
 
 
 async def run_in_session(host: KernelHost, directory: Path, program: str) -> ProgramResult:
