@@ -233,6 +233,37 @@ MAGIC_ROWS = {
         ),
         results=("14",),
     ),
+    # ------------------------------------------------------------ children that are spawned
+    "what earlier cells define": Row(
+        (
+            "import multiprocessing as mp\nfrom dataclasses import dataclass\nprint('once')",
+            "@dataclass\nclass D:\n    x: int\nN = 5\nprint('once')\nopen('once', 'x');",
+            "def f(d):\n    return D(d.x + N)",
+            "with mp.get_context('spawn').Pool(1) as pool:\n    print(pool.map(f, [D(1), D(2)]))",
+        ),
+        "[D(x=6), D(x=7)]\n",
+    ),
+    "the newest definition": Row(
+        (
+            "import multiprocessing as mp\ndef f(): return 1",
+            "def f(): return 2",
+            "with mp.get_context('forkserver').Pool(1) as pool:\n    print(pool.apply(f))",
+            "def f(): return 3",
+            "with mp.get_context('forkserver').Pool(1) as pool:\n    print(pool.apply(f))",
+        ),
+        "3\n",
+    ),
+    "beside what fails and magics": Row(
+        (
+            "import multiprocessing as mp\nBase = [object][0]\nsize = 1\n",
+            "class A(Missing): pass",
+            "x = !echo a\ndef f(): return 7",
+            "for n in range(1): await __import__('asyncio').sleep(0)\ndef g(): return f() + 1",
+            "%%time\nwith mp.get_context('spawn').Pool(1) as pool:\n    y = pool.apply(g)",
+            "y",
+        ),
+        results=("8",),
+    ),
     # ------------------------------------------------------------ others of the first hour
     "who": Row(("x = 1", "%who"), "x\t \n"),
     "env": Row(("%env A=1", "%env A"), results=("'1'",)),

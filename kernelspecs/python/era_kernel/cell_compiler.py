@@ -12,7 +12,7 @@ from inspect import CO_COROUTINE
 from types import CodeType
 from typing import Any
 
-from era_kernel import cell_files, source_text
+from era_kernel import source_text
 from era_kernel.shell import VALUE_NAME, EraShell
 from era_kernel.tracebacks import CellProgram, CellSources
 
@@ -36,7 +36,6 @@ class CellCompiler:
     def __init__(self, shell: EraShell, sources: CellSources) -> None:
         self._shell = shell
         self._sources = sources
-        cell_files.install(sources)
         self._future_flags = 0  # flags of `from __future__ import …` in earlier cells
 
     def compile(self, source: str, name: str) -> list[CodeType]:

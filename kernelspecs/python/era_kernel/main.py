@@ -29,7 +29,7 @@ from jupyter_client.session import Session
 from traitlets import Any as AnyTrait
 from traitlets.config import Config
 
-from era_kernel import excepthooks, exit_patches, run_context
+from era_kernel import cell_files, excepthooks, exit_patches, run_context, spawned_children
 from era_kernel.cell_runner import CellResult, CellRunner
 from era_kernel.control_thread import ControlServer
 from era_kernel.input_patches import InputPatches
@@ -112,6 +112,8 @@ class EraKernel(IPythonKernel):
         InputPatches(self._control_server, output, self.shell.publish).install()
         self._register_comm_handlers()
         excepthooks.install(self._streams.write_stderr)
+        cell_files.install(sources)
+        spawned_children.install(sources)
         run_context.install()
         loops.install()
         exit_patches.install(self.flush_and_close, stderr_fd)

@@ -245,3 +245,60 @@ SOURCE_PROGRAMS |= {
         "def f():\n    return 1\nsys.settrace(tracer)\nf()\nsys.settrace(None)\nprint(lines)"
     ),
 }
+
+_SPAWN = "import multiprocessing as mp\n"
+_RUN = "if __name__ == '__main__':\n    p = mp.get_context({0!r}).Process(target={1}, args={2})\n"
+_RUN += "    p.start()\n    p.join()\n    print(p.exitcode)\n"
+
+SOURCE_PROGRAMS |= {
+    # ------------------------------------------------------------ children that are spawned
+    "spawn": _SPAWN
+    + "print(__name__, flush=True)\ndef f(x):\n    print('child', x, __name__)\n"
+    + _RUN.format("spawn", "f", "(1,)"),
+    "forkserver": _SPAWN
+    + "print(__name__, flush=True)\ndef f(x):\n    print('child', x, __name__)\n"
+    + _RUN.format("forkserver", "f", "(1,)"),
+    "spawned pool": _SPAWN
+    + "class A:\n    def __init__(self, x): self.x = x\ndef f(a): return A(a.x * FACTOR)\n"
+    "FACTOR = int('3')\nif __name__ == '__main__':\n"
+    "    with mp.get_context('spawn').Pool(2) as pool:\n"
+    "        print([a.x for a in pool.map(f, [A(1), A(2)])])",
+    "executor with spawn": _SPAWN
+    + "from concurrent.futures import ProcessPoolExecutor\ndef f(x): return x * x\n"
+    "if __name__ == '__main__':\n"
+    "    with ProcessPoolExecutor(2, mp_context=mp.get_context('spawn')) as pool:\n"
+    "        print(list(pool.map(f, range(4))))",
+    "executor with forkserver": _SPAWN
+    + "from concurrent.futures import ProcessPoolExecutor\ndef f(x): return x * x\n"
+    "if __name__ == '__main__':\n"
+    "    with ProcessPoolExecutor(2, mp_context=mp.get_context('forkserver')) as pool:\n"
+    "        print(list(pool.map(f, range(4))))",
+    "error in a spawned child": _SPAWN
+    + "\ndef f(x):\n    return 1 / x  # no\n"
+    + _RUN.format("spawn", "f", "(0,)"),
+    "exit of a spawned child": _SPAWN
+    + "import sys\ndef f(x):\n    sys.exit(x)\n"
+    + _RUN.format("spawn", "f", "(3,)"),
+    "error of the main module in a child": _SPAWN
+    + "def f():\n    pass\nif __name__ != '__main__':\n    1 / 0\n"
+    + _RUN.format("spawn", "f", "()").replace("/usr", ""),
+    "class in a queue": _SPAWN
+    + "from dataclasses import dataclass\n@dataclass\nclass D:\n    x: int\n"
+    "def f(queue):\n    queue.put(D(5))\n"
+    "if __name__ == '__main__':\n    context = mp.get_context('spawn')\n    q = context.Queue()\n"
+    "    p = context.Process(target=f, args=(q,))\n    p.start()\n    print(q.get())\n    p.join()",
+    "spawned by a spawned child": _SPAWN + "def g():\n    print('inner', flush=True)\ndef f():\n"
+    "    p = mp.get_context('spawn').Process(target=g)\n    p.start()\n    p.join()\n"
+    "    print(p.exitcode)\n" + _RUN.format("spawn", "f", "()"),
+    "spawn with annotations": "from __future__ import annotations\n"
+    + _SPAWN
+    + "def f(x: Nothing):\n    print(f.__annotations__)\n"
+    + _RUN.format("spawn", "f", "(1,)"),
+    "spawn as default": _SPAWN + "def f(x):\n    return x + 1\nif __name__ == '__main__':\n"
+    "    mp.set_start_method('spawn', force=True)\n    with mp.Pool(1) as pool:\n"
+    "        print(pool.map(f, [1, 2]))",
+    "manager with spawn": _SPAWN + "def f(d):\n    d['x'] = 1\nif __name__ == '__main__':\n"
+    "    context = mp.get_context('spawn')\n    with context.Manager() as manager:\n"
+    "        d = manager.dict()\n        p = context.Process(target=f, args=(d,))\n"
+    "        p.start()\n        p.join()\n        print(dict(d))",
+}
