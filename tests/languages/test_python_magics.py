@@ -126,6 +126,17 @@ MAGIC_ROWS = {
     ),
     "capture without a display": Row(("%%capture --no-display\n6 * 7",), results=("42",)),
     "capture after timeit": Row(("%timeit -n1 -r1 pass", "%%capture\n1 / 0"), "", ZERO, 1),
+    "captured with an await": Row(
+        (
+            "import asyncio\nasync def f():\n    await asyncio.sleep(0.01)\n    return 7",
+            "%%capture out\nprint(await f())\nawait f()",
+            "print(out.stdout, len(out.outputs))",
+        ),
+        "7\n 1\n",
+    ),
+    "pdb on": Row(
+        ("%pdb on", "x = 1\n1 / 0"), "> <cell 2>(2)<module>()\n-> 1 / 0\n(Pdb) \n", ZERO, 1
+    ),
     "prun": Row(("%prun 1 / 0",), None, ZERO, 1),
     "run": Row(
         ("open('m.py', 'w').write('x = 1\\n1 / 0');", "%run m.py\nprint('no')"), "", ZERO, 1

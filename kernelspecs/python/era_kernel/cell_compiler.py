@@ -20,6 +20,7 @@ _FUTURE_FLAGS = sum(
     getattr(__future__, name).compiler_flag for name in __future__.all_feature_names
 )
 _SEMICOLON = re.compile(r"[ \t\f]*;")
+_compile = compile  # a program may put another function into the place of this one
 _ALWAYS = [("always", None, Warning, None, 0)]
 _VALUE = ast.Name(VALUE_NAME, ast.Load(), lineno=1, col_offset=0)
 _GET_VALUE = compile(ast.Expression(_VALUE), __file__, "eval")
@@ -47,43 +48,43 @@ class CellCompiler:
         self._sources.add(name, source)
         try:
             _check_characters(source, name)
-            return self._compile(source, name)
+            return self._compile_normalized(source, name)
         except SyntaxError as error:
             self._add_source_line(error, name)
             raise
 
-    def _compile(self, source: str, name: str) -> list[CodeType]:
-        with _collecting_warnings() as parser_warnings:
-            text, tree = self._parse(source, name)
+    def _compile_normalized(self, source: str, name: str) -> list[CodeType]:
+        text, tree, has_parser_warnings = self._parse(source, name)
         is_changed = tree is not None and bool(self._shell.ast_transformers)
         if is_changed:
             tree = self._shell.transform_ast(tree)
         last = tree.body[-1] if tree is not None and tree.body else None
         if tree is not None and _is_shown(text, last):
-            codes = self._compile_with_value(text, tree, name, bool(parser_warnings))
+            codes = self._compile_with_value(text, tree, name, has_parser_warnings)
         else:
-            codes = [compile(tree if is_changed else text, name, "exec", self._flags, True)]
+            codes = [_compile(tree if is_changed else text, name, "exec", self._flags, True)]
         is_plain = text is source and not any(code.co_flags & CO_COROUTINE for code in codes)
         program = CellProgram(text, self._future_flags, is_plain)
         self._future_flags |= codes[0].co_flags & _FUTURE_FLAGS
         self._sources.remember_program(name, program)
         return codes
 
-    def _parse(self, source: str, name: str) -> tuple[str, ast.Module | None]:
+    def _parse(self, source: str, name: str) -> tuple[str, ast.Module | None, bool]:
         """Parses the cell as Python, and only when that fails as Python with IPython's magics.
 
+        Returns the text that could be parsed, its tree, and whether the parser warned of something.
         There is no tree for what is too deep for one.
         """
         flags = self._flags | ast.PyCF_ONLY_AST
         try:
-            return source, compile(source, name, "exec", flags, True)
+            return source, *_parse_silently(source, name, flags)
         except (RecursionError, MemoryError):
-            return source, None
+            return source, None, False
         except SyntaxError as error:
             transformed = _transform_magics(self._shell, source)
             if transformed is None:
                 raise error.with_traceback(None) from None
-        return transformed, compile(transformed, name, "exec", flags, True)
+        return transformed, *_parse_silently(transformed, name, flags)
 
     def _compile_with_value(
         self, text: str, tree: ast.Module, name: str, has_parser_warnings: bool
@@ -91,22 +92,22 @@ class CellCompiler:
         last = tree.body[-1]
         assert isinstance(last, ast.Expr)
         if has_parser_warnings:  # they come with the text, and must come once
-            compile(text, name, "exec", self._flags, True)
+            _compile(text, name, "exec", self._flags, True)
         target = ast.copy_location(ast.Name(VALUE_NAME, ast.Store()), last.value)
         assignment = ast.copy_location(ast.Assign([target], last.value), last)
         assigned = ast.Module([*tree.body[:-1], assignment], tree.type_ignores)
         try:
             with _collecting_warnings() if has_parser_warnings else nullcontext():
-                return [compile(assigned, name, "exec", self._flags, True), _GET_VALUE]
+                return [_compile(assigned, name, "exec", self._flags, True), _GET_VALUE]
         except RecursionError:
             return self._compile_apart(text, last, name)
 
     def _compile_apart(self, text: str, last: ast.Expr, name: str) -> list[CodeType]:
         """Compiles the text of the last expression, which is too deep, apart from the others."""
         statements, expression = _split_before(text, last)
-        first = compile(statements, name, "exec", self._flags, True)
+        first = _compile(statements, name, "exec", self._flags, True)
         flags = self._flags | first.co_flags & _FUTURE_FLAGS
-        return [first, compile(expression, name, "eval", flags, True)]
+        return [first, _compile(expression, name, "eval", flags, True)]
 
     @property
     def _flags(self) -> int:
@@ -119,18 +120,27 @@ class CellCompiler:
             error.text = lines[error.lineno - 1]
 
 
+def _parse_silently(source: str, name: str, flags: int) -> tuple[ast.Module, bool]:
+    """Returns the tree, and whether there were warnings, which are not shown."""
+    with _collecting_warnings() as warned:
+        tree: ast.Module = _compile(source, name, "exec", flags, True)
+    return tree, bool(warned)
+
+
 @contextmanager
 def _collecting_warnings() -> Iterator[list[Any]]:
     """Keeps warnings from being shown meanwhile, and from counting as shown."""
     warned: list[Any] = []
-    filters, show = warnings.filters, warnings._showwarnmsg  # type: ignore[attr-defined]
-    warnings.filters = _ALWAYS
-    warnings._showwarnmsg = warned.append  # type: ignore[attr-defined]
+    namespace = vars(warnings)  # a program may have removed what is in it
+    changes = {"filters": _ALWAYS, "_showwarnmsg": warned.append}
+    previous = {name: namespace[name] for name in changes if name in namespace}
+    namespace.update(changes)
     try:
         yield warned
     finally:
-        warnings.filters = filters
-        warnings._showwarnmsg = show  # type: ignore[attr-defined]
+        for name in changes:
+            del namespace[name]
+        namespace.update(previous)
 
 
 def _check_characters(source: str, name: str) -> None:

@@ -65,7 +65,10 @@ class MagicCompiler(CachingCompiler):
         place = self.place
         if place is not None and filename.startswith(_TIMED_NAMES):
             filename = place.cell
-        return super().__call__(source, filename, symbol, **options)
+        try:
+            return super().__call__(source, filename, symbol, **options)
+        except SyntaxError as error:
+            raise error.with_traceback(None) from None  # the user did not call `codeop`
 
     def _find_place(self, frame: FrameType, has_body: bool) -> MagicPlace:
         """Returns the place of a magic whose call stands in this frame."""

@@ -7,14 +7,17 @@ is kept: the events around a run, formatters, magics, and `get_ipython()`.
 from __future__ import annotations
 
 import ast
+import asyncio
 import atexit
 import builtins
+import inspect
 import sys
 import warnings
 from _sitebuiltins import Quitter
 from collections.abc import Callable
 from functools import cached_property
 from subprocess import CalledProcessError
+from types import CodeType
 from typing import Any
 
 from ipykernel.jsonutil import encode_images, json_clean
@@ -165,6 +168,8 @@ class EraShell(InteractiveShell):
     def after_run(self, result: ExecutionResult) -> None:
         """Tells extensions that a run has ended; matplotlib's shows figures now."""
         sys.settrace(None)  # a debugger that was not told to quit
+        if self.call_pdb and result.error_in_exec is not None:
+            self.debugger()
         self.events.trigger("post_execute")
         self.events.trigger("post_run_cell", result)
 
@@ -196,13 +201,21 @@ class EraShell(InteractiveShell):
     def run_magic_body(self, cell: str) -> None:
         """Runs code that a cell magic holds; its errors go on to the cell."""
         source = self.transform_cell(cell)
-        tree = self.transform_ast(self.compile.ast_parse(source))
-        last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
-        name = self.compile.place.cell if self.compile.place else "<magic>"
-        exec(self.compile(tree, name, "exec"), self.user_ns)
-        if last is not None:
-            value = eval(self.compile(ast.Expression(last.value), name, "eval"), self.user_ns)
-            self.show_value(value)
+        with self.compile.extra_flags(ast.PyCF_ALLOW_TOP_LEVEL_AWAIT):
+            tree = self.transform_ast(self.compile.ast_parse(source))
+            last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
+            name = self.compile.place.cell if self.compile.place else "<magic>"
+            self._run_code(self.compile(tree, name, "exec"))
+            if last is not None:
+                code = self.compile(ast.Expression(last.value), name, "eval")
+                self.show_value(self._run_code(code))
+
+    def _run_code(self, code: CodeType) -> Any:
+        """Runs code to its end, also what it awaits."""
+        value = eval(code, self.user_ns)
+        if not code.co_flags & inspect.CO_COROUTINE:
+            return value
+        return asyncio.get_running_loop().run_until_complete(value)
 
     def system(self, cmd: str) -> None:
         """Runs a shell line; its output is captured like that of all children."""
@@ -268,6 +281,8 @@ class EraShell(InteractiveShell):
     def set_last_error(self, error: BaseException) -> None:
         """Keeps the newest uncaught error where `pdb.pm()` and `%tb` look for it."""
         tracebacks.remove_kernel_frames(error)
+        if self.last_execution_result is not None:
+            self.last_execution_result.error_in_exec = error
         sys.last_type, sys.last_value = type(error), error
         sys.last_traceback = error.__traceback__
         if sys.version_info >= (3, 12):

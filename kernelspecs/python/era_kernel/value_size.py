@@ -42,6 +42,8 @@ def _items_size(container: Any, depth: int) -> int:
         return 0
     different = {id(item): item for item in items}
     size = sum(estimate_size(item, depth) for item in different.values())
+    if 2 * len(different) < len(items):  # the same ones again and again
+        return size
     return size * max(count, SAMPLE) // SAMPLE
 
 
