@@ -1,12 +1,9 @@
 """Runs the code of a cell as a plain interpreter runs a program, and returns how it ended."""
 
 from __future__ import annotations
-import __future__
 
-import ast
 import contextvars
 import inspect
-import re
 import sys
 from asyncio import CancelledError
 from atexit import _run_exitfuncs as run_exit_functions
@@ -24,6 +21,7 @@ from IPython.core.error import UsageError
 from IPython.core.interactiveshell import ExecutionResult
 
 from era_kernel import c_stdio, run_context, tracebacks
+from era_kernel.cell_compiler import CellCompiler
 from era_kernel.program_end import ProgramEnd
 from era_kernel.program_loop import ProgramLoop
 from era_kernel.program_signals import Activity, ProgramSignals
@@ -36,11 +34,7 @@ MAX_TRACEBACK_CHARS = 256 * 1024  # characters of its traceback that the reply c
 
 MAX_C_LONG = sys.maxsize
 
-_FUTURE_FLAGS = sum(
-    getattr(__future__, name).compiler_flag for name in __future__.all_feature_names
-)
 Description = tuple[str, str]  # of an exception: its traceback, and what `str` gives for it
-_SEMICOLON = re.compile(r"[ \t]*;")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,9 +66,8 @@ class CellRunner:
         self._signals = signals
         self._program_loop = program_loop
         self._context = context  # of all cells: the next cell sees a ContextVar's value
-        self._sources = sources
         self._program_end = ProgramEnd(shell)
-        self._future_flags = 0  # flags of `from __future__ import …` in earlier cells
+        self._compiler = CellCompiler(shell, sources)
         shell.on_error = self._print_exception
 
     def run(self, run: RunContext, code: str) -> CellResult:
@@ -126,13 +119,7 @@ class CellRunner:
 
     def _compile_and_run(self, run: RunContext, source: str, codes: list[CodeType]) -> None:
         """Compiles the cell, and runs it unless it has a top-level await."""
-        name = run.cell_name
-        self._sources.add(name, source)
-        try:
-            codes.extend(self._compile(source, name))
-        except SyntaxError as error:
-            _add_source_line(error, source)
-            raise
+        codes.extend(self._compiler.compile(source, run.cell_name))
         if not _has_await(codes):
             value, namespace = None, self._shell.user_ns
             for code in codes:
@@ -140,39 +127,7 @@ class CellRunner:
             if len(codes) > 1:
                 if gettrace() is not None:  # it is the program that is traced
                     settrace(None)
-                self._display(value)
-
-    def _display(self, value: object) -> None:
-        """Sends the value of a last expression, or hands it to the program's own displayhook."""
-        hook = getattr(sys, "displayhook", sys.__displayhook__)
-        (self._shell.displayhook if hook is sys.__displayhook__ else hook)(value)
-
-    def _compile(self, source: str, name: str) -> list[CodeType]:
-        """Returns the cell's code, and as a second item that of a last expression to be shown."""
-        source, tree = self._parse(source, name)
-        tree = self._shell.transform_ast(tree)
-        last = tree.body[-1] if tree.body else None
-        flags = self._future_flags | ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
-        if not isinstance(last, ast.Expr) or _is_silenced(source, last):
-            codes = [compile(tree, name, "exec", flags, True)]
-        else:
-            del tree.body[-1]
-            first = compile(tree, name, "exec", flags, True)
-            flags |= first.co_flags & _FUTURE_FLAGS
-            codes = [first, compile(ast.Expression(last.value), name, "eval", flags, True)]
-        self._future_flags |= codes[0].co_flags & _FUTURE_FLAGS
-        return codes
-
-    def _parse(self, source: str, name: str) -> tuple[str, ast.Module]:
-        """Parses the cell as Python, and only when that fails as Python with IPython's magics."""
-        flags = self._future_flags | ast.PyCF_ALLOW_TOP_LEVEL_AWAIT | ast.PyCF_ONLY_AST
-        try:
-            return source, compile(source, name, "exec", flags, True)
-        except SyntaxError as error:
-            transformed = _transform_magics(self._shell, source)
-            if transformed is None:
-                raise error.with_traceback(None) from None
-        return transformed, compile(transformed, name, "exec", flags, True)
+                self._shell.show_value(value)
 
     def _run_with_await(self, codes: list[CodeType]) -> BaseException | None:
         """Runs code with a top-level await in a task of its own, which an interrupt cancels."""
@@ -186,7 +141,7 @@ class CellRunner:
                     if code.co_flags & inspect.CO_COROUTINE:
                         value = await value
                 if len(codes) > 1:
-                    self._display(value)
+                    self._shell.show_value(value)
             except BaseException as error:
                 errors.append(error)
 
@@ -215,6 +170,7 @@ class CellRunner:
             return CellResult()
         if tracebacks.isinstance_of(error, SystemExit):
             return CellResult(self._exit_code(error))
+        self._shell.set_last_error(error)
         described = self._describe(error) if is_shown else self._print_exception(error)
         if isinstance(described, int):
             return CellResult(described)
@@ -292,30 +248,6 @@ class CellRunner:
 
 def _has_await(codes: list[CodeType]) -> bool:
     return any(code.co_flags & inspect.CO_COROUTINE for code in codes)
-
-
-def _add_source_line(error: SyntaxError, source: str) -> None:
-    """Adds the line of source to the error; the compiler looks for it in a file only."""
-    lines = source.splitlines()
-    if error.text is None and error.lineno and error.lineno <= len(lines):
-        error.text = lines[error.lineno - 1]
-
-
-def _is_silenced(source: str, last: ast.Expr) -> bool:
-    """Returns whether a semicolon follows the last expression, so that its value is not shown."""
-    if ";" not in source or last.end_lineno is None or last.end_col_offset is None:
-        return False
-    line = source.splitlines()[last.end_lineno - 1].encode()
-    return _SEMICOLON.match(line[last.end_col_offset :].decode()) is not None
-
-
-def _transform_magics(shell: EraShell, source: str) -> str | None:
-    """Returns the code with its magics and shell escapes as calls; None when it has none."""
-    try:
-        transformed: str = shell.input_transformer_manager.transform_cell(source)
-    except SyntaxError:
-        return None
-    return transformed if transformed.rstrip("\n") != source.rstrip("\n") else None
 
 
 def _wait_for_threads_and_children(run: RunContext, before: set[Any]) -> None:

@@ -18,10 +18,11 @@ from asyncio import Handle
 from collections.abc import Iterator
 from contextlib import suppress
 from itertools import islice
-from types import CoroutineType, FrameType, GetSetDescriptorType, MemberDescriptorType, ModuleType
+from types import CoroutineType, FrameType, ModuleType
 from typing import Any
 
 from era_kernel.cell_runner import CellRunner
+from era_kernel.object_layout import find_attribute, get_mro, get_name, get_namespace, is_array
 from era_kernel.program_loop import ProgramLoop
 from era_kernel.shell import EraShell
 from era_kernel.tracebacks import KERNEL_PATHS, CellSources
@@ -43,11 +44,6 @@ MAX_VALUE_CHARS = 512 * 1024  # characters of all values together
 DUMP_SIGNAL = signal.SIGURG  # asks for a stack when no Python code can run; ignored by default
 
 _current_frames = sys._current_frames
-_type_getters = {
-    name: type.__dict__[name].__get__ for name in ("__name__", "__module__", "__flags__")
-}
-_get_mro, _get_namespace = type.__dict__["__mro__"].__get__, type.__dict__["__dict__"].__get__
-_HEAP_TYPE_FLAG = 1 << 9  # flag of a type that was not compiled in
 _CELL_CODE = CellRunner._compile_and_run.__code__  # from where cells are called
 _LOOP_CODE = Handle._run.__code__  # from where an event loop calls what is due
 
@@ -212,7 +208,7 @@ def _describe(value: object) -> Content:
     describe = _DESCRIBERS.get(id(type(value)))
     if describe is not None:
         return describe(value)
-    for base in _get_mro(type(value)):
+    for base in get_mro(type(value)):
         if id(base) in _LENGTH_GETTERS:
             return {"size": _LENGTH_GETTERS[id(base)](value)}
     shape = _find_shape(value)
@@ -299,7 +295,7 @@ def _estimate_size(variable: Content) -> int:
 
 def _type_name(kind: type) -> str:
     """Returns the name of a type, whatever a metaclass says."""
-    return _truncate(_type_getters["__name__"](kind), MAX_NAME_CHARS)
+    return _truncate(get_name(kind), MAX_NAME_CHARS)
 
 
 # ---------------------------------------------------------------- shapes
@@ -311,12 +307,12 @@ _TABLE_TYPES = {"DataFrame", "Series", "Index", "RangeIndex", "DatetimeIndex", "
 def _find_shape(value: object) -> list[int] | None:
     """Returns the shape of an array or table; None for others, or where only their code has it."""
     kind = type(value)
-    if _is_array(kind):
-        return list(_get_namespace(kind)["shape"].__get__(value))
+    if is_array(kind):
+        return list(get_namespace(kind)["shape"].__get__(value))
     if _type_name(kind) not in _TABLE_TYPES:
         return None
-    block = _find_attribute(value, "_mgr")
-    axes = None if block is None else _find_attribute(block, "axes")
+    block = find_attribute(value, "_mgr")
+    axes = None if block is None else find_attribute(block, "axes")
     if type(axes) is not list or len(axes) > 2:
         length = _axis_length(value)
         return None if length is None else [length]
@@ -326,39 +322,16 @@ def _find_shape(value: object) -> list[int] | None:
 
 def _axis_length(index: object) -> int | None:
     """Returns the length of an index of a table, or None when it is not found."""
-    storage = _find_attribute(index, "_range")
+    storage = find_attribute(index, "_range")
     if type(storage) is range:
         return len(storage)
-    codes = _find_attribute(index, "_codes")  # of several levels, each as long as the index
-    if any(base is list for base in _get_mro(type(codes))) and list.__len__(codes):
+    codes = find_attribute(index, "_codes")  # of several levels, each as long as the index
+    if any(base is list for base in get_mro(type(codes))) and list.__len__(codes):
         level = list.__getitem__(codes, 0)
-        return _find_shape(level)[0] if _is_array(type(level)) else None  # type: ignore[index]
+        return _find_shape(level)[0] if is_array(type(level)) else None  # type: ignore[index]
     for name in ("_data", "_ndarray"):
-        storage = _find_attribute(index if name == "_data" else storage, name)
-        if _is_array(type(storage)):
+        storage = find_attribute(index if name == "_data" else storage, name)
+        if is_array(type(storage)):
             shape = _find_shape(storage)
             return shape[0] if shape else None
-    return None
-
-
-def _is_array(kind: type) -> bool:
-    """Returns whether this is numpy's own type; a program cannot make one that is compiled in."""
-    if _type_getters["__flags__"](kind) & _HEAP_TYPE_FLAG or _type_name(kind) != "ndarray":
-        return False
-    return bool(_type_getters["__module__"](kind) == "numpy")
-
-
-def _find_attribute(value: object, name: str) -> Any:
-    """Returns an attribute from the object's dictionary, a slot or a C descriptor; else None."""
-    kind = type(value)
-    for base in _get_mro(kind):
-        for key, found in list(_get_namespace(base).items()):
-            if type(key) is not str:
-                continue
-            if key == "__dict__" and type(found) is GetSetDescriptorType:
-                for own, attribute in list(found.__get__(value).items()):
-                    if type(own) is str and own == name:
-                        return attribute
-            elif key == name and type(found) in (GetSetDescriptorType, MemberDescriptorType):
-                return found.__get__(value)
     return None

@@ -28,7 +28,15 @@ from jupyter_client.session import Session
 from traitlets import Any as AnyTrait
 from traitlets.config import Config
 
-from era_kernel import excepthooks, exec_patches, exit_patches, run_context, tracebacks
+from era_kernel import (
+    cell_files,
+    excepthooks,
+    exec_patches,
+    exit_patches,
+    run_context,
+    spawned_children,
+    tracebacks,
+)
 from era_kernel.cell_runner import CellResult, CellRunner, error_content
 from era_kernel.comm_requests import COMM_MESSAGES, CommRequests
 from era_kernel.control_thread import ControlServer
@@ -114,7 +122,7 @@ class EraKernel(IPythonKernel):
         output.begin_run(RunContext({}))
         self._streams.install()
         self.shell = EraShell.instance(kernel=self, config=_config())
-        sources = CellSources()
+        self.shell.compile.sources = sources = CellSources()
         self._signals = ProgramSignals(self._report_late_error)
         self.comm_manager = manager = comm.get_comm_manager()
         self._standard_requests = StandardRequests(
@@ -122,6 +130,7 @@ class EraKernel(IPythonKernel):
         )
         self._comm_requests = CommRequests(manager, output, self._signals.call)
         program_loop = ProgramLoop(self._signals)
+        self.shell.find_loop = program_loop.ensure
         self._control_server = ControlServer(session, sockets, stderr_fd)
         self._request_loop = RequestLoop(
             sockets.shell, self._control_server, self._signals, program_loop
@@ -135,6 +144,8 @@ class EraKernel(IPythonKernel):
             self._inspector.enable_stack_dump(stack_dump_file)
         InputPatches(self._control_server, output, self.shell.publish).install()
         excepthooks.install(self._streams.write_stderr)
+        cell_files.install(sources)
+        spawned_children.install(sources)
         run_context.install()
         program_loop.install()
         self._signals.install()

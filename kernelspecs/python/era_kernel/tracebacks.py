@@ -5,6 +5,7 @@ from __future__ import annotations
 import linecache
 import os
 from collections import deque
+from dataclasses import dataclass
 from itertools import islice
 from os import write as write_fd
 from pathlib import Path
@@ -13,6 +14,9 @@ from types import TracebackType
 from typing import Any
 
 import IPython
+
+from era_kernel import source_text
+from era_kernel.object_layout import get_mro, get_name
 
 MAX_SOURCE_CHARS = 8 * 1024 * 1024  # characters of cells' source that are kept for tracebacks
 
@@ -25,7 +29,15 @@ _fields: Any = vars(BaseException)
 get_traceback, set_traceback = _fields["__traceback__"].__get__, _fields["__traceback__"].__set__
 _get_cause, _get_context = _fields["__cause__"].__get__, _fields["__context__"].__get__
 _get_exceptions = vars(BaseExceptionGroup)["exceptions"].__get__
-_get_mro, _get_name = vars(type)["__mro__"].__get__, vars(type)["__name__"].__get__
+
+
+@dataclass(frozen=True, slots=True)
+class CellProgram:
+    """What a cell was compiled from: its source, with calls for magics, and `__future__` flags."""
+
+    source: str
+    flags: int
+    is_plain: bool  # a plain interpreter can run the source as it is
 
 
 class CellSources:
@@ -33,12 +45,14 @@ class CellSources:
 
     def __init__(self) -> None:
         self.lines: dict[str, list[str]] = {}  # the same, where no program changes them
+        self.programs: dict[str, CellProgram] = {}  # of the cells that could be compiled
         self._cell_sizes: deque[tuple[str, int]] = deque()
         self._size = 0
 
     def add(self, name: str, source: str) -> None:
+        """Keeps a cell's normalized source, and forgets the oldest cells where that is too much."""
         # Without a time of modification, linecache never looks for a file of that name.
-        lines = [line + "\n" for line in source.splitlines()]
+        lines = source_text.split_lines(source)
         linecache.cache[name] = (len(source), None, lines, name)
         self.lines[name] = lines
         self._cell_sizes.append((name, len(source)))
@@ -47,7 +61,12 @@ class CellSources:
             old, size = self._cell_sizes.popleft()
             linecache.cache.pop(old, None)
             self.lines.pop(old, None)
+            self.programs.pop(old, None)
             self._size -= size
+
+    def remember_program(self, name: str, program: CellProgram) -> None:
+        """Remembers what was compiled, until the cell's source is forgotten."""
+        self.programs[name] = program
 
 
 def remove_kernel_frames(error: BaseException) -> None:
@@ -89,7 +108,7 @@ def describe_exception(error: BaseException) -> tuple[str, str]:
 
 def type_name(kind: type) -> str:
     """Returns the name of a class, whatever its metaclass says."""
-    name = _get_name(kind)
+    name = get_name(kind)
     return escape_surrogates(str.__str__(name))
 
 
@@ -100,7 +119,7 @@ def escape_surrogates(message: str) -> str:
 
 def isinstance_of(value: object, kind: type) -> bool:
     """Returns whether a value's class is `kind` or derived from it; its `__class__` may lie."""
-    return any(base is kind for base in _get_mro(type(value)))
+    return any(base is kind for base in get_mro(type(value)))
 
 
 def describe_fault(error: BaseException) -> str:

@@ -67,7 +67,6 @@ async def check(host: KernelHost, program: HostileProgram) -> None:
             await machine.aclose()
 
 
-@unmended
 @few
 @given(program=programs())
 def test_hostile_programs(io_loop: IOLoop, host: KernelHost, program: HostileProgram) -> None:
@@ -75,7 +74,6 @@ def test_hostile_programs(io_loop: IOLoop, host: KernelHost, program: HostilePro
     io_loop.run_sync(lambda: check(host, program))
 
 
-@unmended
 @pytest.mark.long
 @pytest.mark.timeout(3600)
 @settings(few, max_examples=300)
@@ -85,7 +83,6 @@ def test_many_hostile_programs(io_loop: IOLoop, host: KernelHost, program: Hosti
     io_loop.run_sync(lambda: check(host, program))
 
 
-@unmended
 @pytest.mark.long
 @pytest.mark.parametrize("program", all_single_parts(), ids=lambda program: program.parts[0])
 def test_each_hostile_part(io_loop: IOLoop, host: KernelHost, program: HostileProgram) -> None:

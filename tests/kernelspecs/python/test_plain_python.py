@@ -25,15 +25,16 @@ from tests.kernels.conftest import make_paths
 from tests.kernels.test_machine import run
 from tests.kernelspecs.python.programs import PROGRAMS
 from tests.kernelspecs.python.programs_endings import ENDINGS
+from tests.kernelspecs.python.programs_source import SOURCE_PROGRAMS
 
-ALL_PROGRAMS = {**PROGRAMS, **ENDINGS}
+ALL_PROGRAMS = PROGRAMS | ENDINGS | SOURCE_PROGRAMS
 ProgramResult = tuple[str, str, int]
 
 
 def run_plain(directory: Path, program: str) -> ProgramResult:
     """Returns output and exit code of the plain interpreter, its file named as cells are."""
     file = directory / "main.py"
-    file.write_text(program)
+    file.write_bytes(program.encode())
     done = subprocess.run(
         [sys.executable, "main.py"],
         cwd=directory,
@@ -45,9 +46,9 @@ def run_plain(directory: Path, program: str) -> ProgramResult:
         start_new_session=True,
         timeout=60,
     )
-    stderr = done.stderr.replace(str(file), "<cell 1>").replace("main.py:", "<cell 1>:")
+    stdout, stderr = (text.replace(str(file), "<cell 1>") for text in (done.stdout, done.stderr))
     code = done.returncode if done.returncode >= 0 else 128 - done.returncode
-    return done.stdout, stderr, code
+    return stdout, stderr.replace("main.py:", "<cell 1>:"), code
 
 
 async def run_in_session(host: KernelHost, directory: Path, program: str) -> ProgramResult:
