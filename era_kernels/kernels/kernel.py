@@ -189,7 +189,12 @@ class Kernel:
             "allow_stdin": False,
             "stop_on_error": False,
         }
-        era = {"nonce": run.nonce, "number": request.run_number, "env": dict(request.env)}
+        era: JsonObject = {
+            "nonce": run.nonce,
+            "number": request.run_number,
+            "env": dict(request.env),
+            **({"ends": True} if request.ends_program else {}),
+        }
         run.msg_id = self._channels.request(
             self._channels.shell, "execute_request", content, {"era": era}
         )

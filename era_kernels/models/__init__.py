@@ -17,6 +17,7 @@ from era_kernels.models.events import (
     UpdateDisplay,
     event_from_json,
     event_to_json,
+    server_line,
 )
 from era_kernels.models.executions import (
     ExecSubmission,
@@ -28,7 +29,7 @@ from era_kernels.models.executions import (
     KernelRequest,
     Submission,
 )
-from era_kernels.models.formats import JsonObject, format_duration, now, to_iso
+from era_kernels.models.formats import JsonObject, format_duration, format_size, now, to_iso
 from era_kernels.models.inspection import MISSING, StackFrame, Variable, Variables
 from era_kernels.models.runtime import EndReason, ExitInfo, Limits, SessionPaths
 from era_kernels.models.sessions import (
@@ -83,6 +84,8 @@ __all__ = [
     "event_from_json",
     "event_to_json",
     "format_duration",
+    "format_size",
     "now",
+    "server_line",
     "to_iso",
 ]
