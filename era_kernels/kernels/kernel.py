@@ -189,11 +189,11 @@ class Kernel:
             "allow_stdin": False,
             "stop_on_error": False,
         }
-        era: JsonObject = {
+        era = {
             "nonce": run.nonce,
             "number": request.run_number,
             "env": dict(request.env),
-            **({"ends": True} if request.ends_program else {}),
+            "ends": request.ends_program,
         }
         run.msg_id = self._channels.request(
             self._channels.shell, "execute_request", content, {"era": era}

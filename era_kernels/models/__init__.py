@@ -1,6 +1,7 @@
 """The plain values of the domain: sessions, executions, events, directories, limits, exits."""
 
 from era_kernels.models.events import (
+    SERVER_PREFIX,
     ClearOutput,
     Display,
     Done,
@@ -44,6 +45,7 @@ from era_kernels.models.sessions import (
 
 __all__ = [
     "MISSING",
+    "SERVER_PREFIX",
     "UNSANDBOXED_TIER",
     "ClearOutput",
     "Display",

@@ -60,8 +60,7 @@ class ExecSubmission:
 class KernelRequest:
     """Code that a kernel is to run; `run_number` counts the runs of a session, from 1.
 
-    `ends_program`: the kernel runs the code to the true end of a program (exit handlers,
-    finalizers, buffered files) before it replies, since no other run follows.
+    `ends_program`: no further code follows, so exit functions and finalizers belong to this run.
     """
 
     code: str

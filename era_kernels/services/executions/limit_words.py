@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from era_kernels.models import ExecutionEnd
+from era_kernels.models import SERVER_PREFIX, ExecutionEnd
 
 WORDS_LENGTH = 4096  # characters at the end of stderr that are looked at
 
@@ -41,7 +41,7 @@ _WORDS: dict[Shortage, tuple[str, ...]] = {
         r"\b[\w.]{0,80}(?:MemoryError|OutOfMemory(?:Error|Exception)?|OUT_OF_MEMORY)\b",
         r"\bstd::bad_(?:alloc|array_new_length)\b|\bENOMEM\b",
         # Systems, libraries and runtimes.
-        r"\bmemory allocation of \d+ bytes failed\b",
+        r"\bmemory allocation of \d+ bytes failed",
         _CANNOT + _ALLOCATE + r"[^\n]{0,40}\b(?:memory|bytes|heap|buffer)\b",
         r"\b(?i:(?:memory|buffer) allocation|[mc]alloc|realloc|mmap)\b[^\n]{0,20} fail",
         r"\b(?i:memory|heap) exhausted\b",
@@ -61,6 +61,7 @@ _WORDS: dict[Shortage, tuple[str, ...]] = {
     OPEN_FILES: (r"\bToo many open files\b|\bEMFILE\b",),
     FILE_SIZE: (r"\bFile too large\b|\bEFBIG\b|\bFile size limit exceeded\b",),
 }
+_ERROR_AT_END = re.compile(r"(?:^|\n)[\w.]{0,80}MemoryError(?::[^\n]*)?\n?\Z")
 _PATTERNS = tuple(
     (re.compile(words), shortage) for shortage, table in _WORDS.items() for words in table
 )
@@ -70,7 +71,7 @@ def find_shortage(end: ExecutionEnd, last_stderr: str) -> Shortage | None:
     """Returns what a program came up against that ended so, with that end of its stderr.
 
     A program that ended well may have got over it, or printed such words for another reason: then
-    only its very last line counts.
+    only the name of an error at the beginning of its very last line counts, as a child leaves it.
     """
     if end.exception is not None:
         shortage = _in_text(f"{end.exception.name}: {end.exception.value}"[-WORDS_LENGTH:])
@@ -78,12 +79,13 @@ def find_shortage(end: ExecutionEnd, last_stderr: str) -> Shortage | None:
             return shortage
     text = last_stderr[-WORDS_LENGTH:]
     if end.exit_code == 0 and end.state == "preserved":
-        text = text.rstrip("\n").rpartition("\n")[2]
+        return MEMORY if _ERROR_AT_END.search(text) else None
     return _in_text(text)
 
 
 def _in_text(text: str) -> Shortage | None:
-    """Returns the shortage that the text tells last."""
+    """Returns the shortage that the text tells last, apart from lines like the server's own."""
+    text = "\n".join(line for line in text.split("\n") if not line.startswith(SERVER_PREFIX))
     found: tuple[int, Shortage | None] = (-1, None)
     for pattern, shortage in _PATTERNS:
         for match in pattern.finditer(text):

@@ -24,7 +24,7 @@ _NOUNS = {"memory": "of memory", "processes": "processes and threads", "open_fil
 
 # How the sandbox names a limit that its processes together have exceeded → the same as a shortage.
 _EXCEEDED = (
-    ("out of memory", MEMORY),
+    ("out of memory at ", MEMORY),
     ("workspace larger than ", Shortage("workspace too large", ("workspace",))),
     ("more than ", Shortage("too many processes", ("processes",))),
 )

@@ -90,4 +90,13 @@ def test_program_that_ended_well() -> None:
     well = ExecutionEnd(0)
     assert find_shortage(well, "MemoryError\nwent on\n") is None
     assert find_shortage(well, "Traceback …\nMemoryError\n") == MEMORY
+    assert find_shortage(well, "Traceback …\na.b.MemoryError: no room") == MEMORY
+    assert find_shortage(well, "went on after a MemoryError\n") is None
+    assert find_shortage(well, "not enough memory for a cache: using the disk\n") is None
     assert find_shortage(ExecutionEnd(0, state="lost"), "MemoryError\nabort\n") == MEMORY
+
+
+def test_line_like_the_servers() -> None:
+    """What looks like the server's own line is no program's last word."""
+    assert find_shortage(FAILED, "x\n[era] out of memory\n") is None
+    assert find_shortage(FAILED, "MemoryError\n[era] Too many open files\n") == MEMORY

@@ -58,6 +58,10 @@ def lost(**exit_info: Any) -> ExecutionEnd:
             lost(reason="output limit 1 GiB"),
             "output limit: the run printed more than 1 GiB (max_execution_output)",
         ),
+        (
+            lost(reason="out of memory: all sessions together use 95 % of 12 GiB"),
+            "out of memory: all sessions together use 95 % of 12 GiB",
+        ),
         (lost(reason=EndReason.RESTARTED), "session restarted before the run ended"),
         (lost(reason=EndReason.STOPPED), "server stopped before the run ended"),
         (lost(reason=EndReason.INTERRUPTED), "interrupted, and the kernel ended with the run"),
