@@ -17,6 +17,7 @@ from era_kernels.models import (
     ExecutionStatus,
     ExitInfo,
     LoggedEvent,
+    Queued,
     Stderr,
     format_duration,
     now,
@@ -108,7 +109,7 @@ def _append_end(
     events: list[Event] = [_done_event(unfinished, until)]
     if last is None or not isinstance(last.event, ErrorEvent):
         events.insert(0, SERVER_STOPPED)
-        if last is None or not isinstance(last.event, Stderr) or not _tells_end(last.event):
+        if _has_begun(unfinished.execution, last) and not _tells_end(last):
             events.insert(0, server_line(STOPPED_LINE, _last_stderr(path, index)))
     time, first = now(), index.last_seq + 1
     recorded = [LoggedEvent(first + n, time, event) for n, event in enumerate(events)]
@@ -120,9 +121,16 @@ def _append_end(
     return recorded[-1]
 
 
-def _tells_end(event: Stderr) -> bool:
+def _has_begun(execution: Execution, last: LoggedEvent | None) -> bool:
+    """Returns whether the execution came out of the queue."""
+    is_silent = last is None or isinstance(last.event, Queued)
+    return execution.started_at is not None or not is_silent
+
+
+def _tells_end(last: LoggedEvent | None) -> bool:
     """Returns whether an earlier repair, which was killed, has written the server's line."""
-    return event.content.endswith(server_line(STOPPED_LINE, "").content)
+    line = server_line(STOPPED_LINE, "").content
+    return last is not None and isinstance(last.event, Stderr) and last.event.content.endswith(line)
 
 
 def _last_stderr(path: Path, index: LogIndex) -> str:
