@@ -36,6 +36,9 @@ def use(http: httpx.Client, path: str, *, is_isolated: bool) -> None:
         run = http.post(f"{path}/run", json={"code": "x = bytearray(200 * 1024 * 1024)"}).json()
         print(f"200 MB of memory: {run['exception']['name']}, state {run['state']}")
         assert (run["exception"]["name"], run["state"]) == ("MemoryError", "preserved")
+        told = run["stderr"].splitlines()[-1]
+        print(told)
+        assert told.startswith("[era] out of memory: the session's limit is 128 MiB")
 
 
 if __name__ == "__main__":

@@ -37,6 +37,7 @@ class Submission:
     cancel_on_disconnect: bool = False  # the run is interrupted when its last caller leaves
     idempotency: IdempotencyKey | None = None
     files: Mapping[str, str] = field(default_factory=dict)  # path → text, there before the run
+    ends_program: bool = False  # see KernelRequest
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +105,7 @@ class ExecutionEnd:
     timed_out: bool = False
     interrupted: bool = False  # an interrupt was requested while the kernel ran the code
     cancelled: bool = False  # an interrupt was requested before the kernel got it
+    shortage: str | None = None  # what the program did not get, and the limit, in words
 
 
 @dataclass(frozen=True, slots=True)

@@ -158,7 +158,8 @@ def test_programs_beside_the_kernel(client: Client) -> None:
     for _ in range(2):
         answer = client.http.post(f"{session.path}/exec", json=program).json()
         assert answer["exit_code"] == 1
-        assert answer["stderr"].endswith("MemoryError\n")
+        assert answer["stderr"].splitlines()[-2] == "MemoryError"
+        assert "session's limit is 128 MiB" in answer["stderr"].splitlines()[-1]
         check(session.run("pass"), exit_code=0)
     session.delete()
 
