@@ -44,7 +44,13 @@ GRACE_SECONDS = 0.0005  # seconds in which libzmq's thread writes what it was gi
 _NEVER_WAKE = 1 << 62
 
 Action = Callable[[], object]
-QueueItem = StreamBytes | Action | RunContext  # a run stands for its end
+
+
+class _Stop:
+    """Stands in the queue for the end of the process."""
+
+
+QueueItem = StreamBytes | Action | RunContext | _Stop  # a run stands for its end
 
 
 class OutputPublisher:
@@ -144,14 +150,14 @@ class OutputPublisher:
 
     def close(self) -> None:
         """Sends what is queued and ends the thread; the socket is the caller's again."""
-        self._enqueue(self._stop)
+        self._enqueue(_Stop())
         self._ended_lock.acquire()
 
     def _drain_pipes_first(self) -> None:
         if self._pipes.has_unread():
             self._wait_until_done(self._drain_pipes)
 
-    def _enqueue(self, action: Action | RunContext) -> None:
+    def _enqueue(self, action: Action | RunContext | _Stop) -> None:
         self._queue.append(action)
         self._has_urgent = True
         if self._wake_at_bytes < _NEVER_WAKE:
@@ -201,21 +207,27 @@ class OutputPublisher:
         return ready
 
     def _take_items(self, ready: Iterable[int]) -> list[QueueItem]:
-        """Takes what is queued, then the data in the pipes, which came later, then ends of runs."""
+        """Takes what is queued, then the data in the pipes, which came later, then what ends it.
+
+        That is the end of a run, or of the process.
+        """
         with self._pipes.lock:
             self._has_urgent = False
             items = [self._queue.popleft() for _ in range(len(self._queue))]
             self._queued_bytes = 0
             texts = [text for descriptor in ready for text in self._pipes.read(descriptor)]
-        end = next((n for n, item in enumerate(items) if isinstance(item, RunContext)), len(items))
+        ends = (n for n, item in enumerate(items) if isinstance(item, RunContext | _Stop))
+        end = next(ends, len(items))
         items[end:end] = texts
         self._send_welcome()
         return items
 
-    def _run_safely(self, action: Action | RunContext) -> None:
+    def _run_safely(self, action: Action | RunContext | _Stop) -> None:
         try:
             if isinstance(action, RunContext):
                 self._publish_run_end(action)
+            elif isinstance(action, _Stop):
+                self._stop()
             else:
                 action()
         except BaseException as error:  # one message that cannot be sent must not end the thread
