@@ -14,6 +14,7 @@ import pytest
 
 from era_kernels.errors import KernelStartFailed, StartError
 from era_kernels.models import Limits, SessionPaths
+from era_kernels.sandbox.init import isolation
 from era_kernels.sandbox.server import cgroups, limit_monitor
 from era_kernels.sandbox.server.sandbox import IsolationPolicy, Sandboxes
 from tests.sandbox.sandboxes import (
@@ -145,6 +146,23 @@ async def test_memory_that_is_only_reserved(tier: int) -> None:
         code = "try: bytearray(20 << 30)\nexcept MemoryError: print('refused')"
         assert (await run_to_end(sandbox, forked_program(code)))[1] == "refused\n"
         assert sandbox.is_running
+
+
+@pytest.mark.parametrize("tier", [1, 2, 3])
+async def test_sessions_end_before_the_server(tier: int) -> None:
+    """Where the host itself has no memory left, Linux ends code and inits first."""
+    async with isolated_sandboxes(tier) as (sandboxes, make_paths):
+        sandbox = await sandboxes.open_sandbox(make_paths("a"), Limits())
+        process = await sandbox.spawn(shell_command("sleep 60"))
+
+        def score(pid: int | None) -> int:
+            return int(Path(f"/proc/{pid}/oom_score_adj").read_text())
+
+        assert process.is_running
+        of_session = [sandbox.pid, *descendants(sandbox.pid or 0)]
+        assert len(of_session) > 1
+        assert {score(pid) for pid in of_session} == {isolation.OOM_SCORE}
+        assert score(os.getpid()) < isolation.OOM_SCORE
 
 
 @pytest.mark.parametrize("tier", [1, 2, 3])

@@ -141,12 +141,14 @@ async def test_one_after_the_other() -> None:
     """Where one end is not enough the next largest follows, and no more than are needed."""
     async with small_server(4) as sandboxes:
         held = [asyncio.ensure_future(hold(one, 600, "that grows")) for one in sandboxes]
-        done, _ = await asyncio.wait(held, timeout=30, return_when=asyncio.FIRST_COMPLETED)
-        await asyncio.sleep(2 * server_memory.MAX_PAUSE)
+        async with asyncio.timeout(30):
+            while sum(one.is_running for one in sandboxes) > 1:
+                await asyncio.sleep(0.1)
+        await asyncio.sleep(4 * server_memory.MAX_PAUSE)
         ended = [one for one in sandboxes if not one.is_running]
         assert len(ended) == 3  # each takes 600 of 972 MiB: there is room for one
         assert {await cause_of(one) for one in ended} == {TOGETHER}
-        assert [one.result().is_running for one in done] == [True]
+        await assert_usable(*(one for one in sandboxes if one.is_running))
         for waiting in held:
             waiting.cancel()
 

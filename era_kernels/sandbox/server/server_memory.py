@@ -159,7 +159,7 @@ class ServerMemoryMonitor:
         for one in sessions:
             activity = Activity.of(by_init[one.init])
             if activity != one.activity:
-                files = files_in_memory(by_init[one.init], one.init)
+                files = files_in_memory(by_init[one.init])
                 one.activity, one.is_exact = activity, False
                 one.processes_bytes = activity.resident_bytes + files
         for remeasured in ([], [one for one in sessions if not one.is_exact], sessions):
@@ -173,7 +173,7 @@ class ServerMemoryMonitor:
 
 
 def _exact_bytes(processes: Sequence[ProcStat], init: int) -> int:
-    return proportional_bytes(processes) + files_in_memory(processes, init)
+    return proportional_bytes(processes, init) + files_in_memory(processes)
 
 
 def _format_size(size: int) -> str:
