@@ -29,7 +29,14 @@ from jupyter_client.session import Session
 from traitlets import Any as AnyTrait
 from traitlets.config import Config
 
-from era_kernel import cell_files, excepthooks, exit_patches, run_context, spawned_children
+from era_kernel import (
+    cell_files,
+    excepthooks,
+    exit_patches,
+    import_patches,
+    run_context,
+    spawned_children,
+)
 from era_kernel.cell_runner import CellResult, CellRunner
 from era_kernel.control_thread import ControlServer
 from era_kernel.input_patches import InputPatches
@@ -113,7 +120,12 @@ class EraKernel(IPythonKernel):
         self._register_comm_handlers()
         excepthooks.install(self._streams.write_stderr)
         cell_files.install(sources)
-        spawned_children.install(sources)
+        import_patches.install(
+            {
+                "doctest": cell_files.patch_doctest,
+                "multiprocessing.spawn": lambda spawn: spawned_children.patch(spawn, sources),
+            }
+        )
         run_context.install()
         loops.install()
         exit_patches.install(self.flush_and_close, stderr_fd)
