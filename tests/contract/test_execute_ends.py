@@ -33,13 +33,13 @@ ENDINGS = {
         "import os\nf = os.fdopen(os.dup(1), 'w')\nf.write('text\\n')", "text\n",
     ),
     "a thread": (
-        "import threading, time, atexit\natexit.register(print, 'last')\n"
-        "threading.Thread(target=lambda: (time.sleep(0.2), print('thread'))).start()",
+        ("import threading, time, atexit\natexit.register(print, 'last')\n"
+        "threading.Thread(target=lambda: (time.sleep(0.2), print('thread'))).start()"),
         "thread\nlast\n",
     ),
     "a pool": (
-        "from concurrent.futures import ThreadPoolExecutor\n"
-        "ThreadPoolExecutor().submit(print, 'job')", "job\n",
+        ("from concurrent.futures import ThreadPoolExecutor\n"
+        "ThreadPoolExecutor().submit(print, 'job')"), "job\n",
     ),
     "a child of an exit handler": (
         "import atexit, subprocess\natexit.register(subprocess.run, ['echo', 'child'])",

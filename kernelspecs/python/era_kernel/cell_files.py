@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import sys
@@ -27,6 +28,21 @@ def install(sources: CellSources) -> None:
             return found
 
     inspect.getfile = get_cell_or_file
+
+
+def patch_doctest(doctest: Any) -> None:
+    """Makes reports of failures name the cell where they would name a program's file."""
+    get_test = doctest.DocTestFinder._get_test
+
+    @functools.wraps(get_test)
+    def get_test_of_cell(self: Any, obj: Any, *args: Any) -> Any:
+        test = get_test(self, obj, *args)
+        if test is not None and test.filename == "__main__":
+            with contextlib.suppress(TypeError, OSError):
+                test.filename = inspect.getfile(inspect.unwrap(obj))
+        return test
+
+    doctest.DocTestFinder._get_test = get_test_of_cell
 
 
 def _find_cell(value: Any, sources: CellSources) -> str | None:

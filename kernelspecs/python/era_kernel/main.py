@@ -33,6 +33,7 @@ from era_kernel import (
     excepthooks,
     exec_patches,
     exit_patches,
+    import_patches,
     run_context,
     spawned_children,
     tracebacks,
@@ -145,7 +146,12 @@ class EraKernel(IPythonKernel):
         InputPatches(self._control_server, output, self.shell.publish).install()
         excepthooks.install(self._streams.write_stderr)
         cell_files.install(sources)
-        spawned_children.install(sources)
+        import_patches.install(
+            {
+                "doctest": cell_files.patch_doctest,
+                "multiprocessing.spawn": lambda spawn: spawned_children.patch(spawn, sources),
+            }
+        )
         run_context.install()
         program_loop.install()
         self._signals.install()

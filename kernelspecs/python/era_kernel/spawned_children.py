@@ -8,19 +8,13 @@ imports, functions, classes and constants, and nothing that does something.
 from __future__ import annotations
 
 import ast
-import importlib.util
-import sys
 import warnings
-from collections.abc import Sequence
-from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 from era_kernel import run_context, spawned_main
 from era_kernel.tracebacks import CellProgram, CellSources
 
-_MODULE = "multiprocessing.spawn"
 _SETUP = Path(spawned_main.__file__).read_text()
 
 _DEFINITIONS = (
@@ -41,34 +35,9 @@ _MAKERS = {
 _DOING = (ast.Await, ast.Yield, ast.YieldFrom, ast.NamedExpr)
 
 
-def install(sources: CellSources) -> None:
-    """Patches `multiprocessing.spawn` when a program imports it."""
-    sys.meta_path.insert(0, _SpawnFinder(sources))
-
-
-class _SpawnFinder:
-    """Finds the module like the real finders, once, and patches it after its import."""
-
-    def __init__(self, sources: CellSources) -> None:
-        self._sources = sources
-
-    def find_spec(
-        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
-        if name != _MODULE:
-            return None
-        sys.meta_path.remove(self)  # type: ignore[arg-type]
-        spec = importlib.util.find_spec(name)
-        loader: Any = spec.loader if spec is not None else None
-        if loader is not None:
-            execute = loader.exec_module
-
-            def execute_and_patch(module: ModuleType) -> None:
-                execute(module)
-                spawned_main.patch(module, lambda: make_main(self._sources))
-
-            loader.exec_module = execute_and_patch
-        return spec
+def patch(spawn: ModuleType, sources: CellSources) -> None:
+    """Patches `multiprocessing.spawn`."""
+    spawned_main.patch(spawn, lambda: make_main(sources))
 
 
 def make_main(sources: CellSources) -> spawned_main.SpawnedMain | None:

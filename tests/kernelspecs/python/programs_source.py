@@ -302,3 +302,17 @@ SOURCE_PROGRAMS |= {
     "        d = manager.dict()\n        p = context.Process(target=f, args=(d,))\n"
     "        p.start()\n        p.join()\n        print(dict(d))",
 }
+
+SOURCE_PROGRAMS |= {
+    "a failing doctest": (
+        "'''Doc.\n\n>>> 1 + 1\n3\n'''\nimport doctest\n"
+        "def f():\n    '''\n    >>> f()\n    2\n    '''\n"
+        "    return 1\nclass A:\n    '''\n    >>> 1 / 0\n    1\n    '''\n    def g(self):\n"
+        "        '''\n        >>> A().g()\n        '''\n        raise ValueError('v')\n"
+        "print(doctest.testmod())"
+    ),
+    "a verbose doctest": (
+        "import doctest\ndef f():\n    '''\n    >>> f()\n    1\n    '''\n    return 1\n"
+        "doctest.testmod(verbose=True)\nprint(doctest.DocTestFinder().find(f)[0].filename)"
+    ),
+}
