@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import _thread
-import fcntl
-import os
-import select
+from _thread import allocate_lock, get_ident
+from fcntl import F_DUPFD_CLOEXEC, fcntl
+from os import O_CLOEXEC, dup2, pipe2, set_blocking
+from os import close as close_descriptor
+from os import read as read_descriptor
+from select import EPOLLIN, POLLIN, epoll, poll
 
 from era_kernel.rate_limits import TokenBucket
 from era_kernel.run_context import OutputStream, RunContext
@@ -20,31 +22,31 @@ class CapturedPipes:
     """Holds the read ends of descriptors 1 and 2 of all runs that some process can write to."""
 
     def __init__(self, late_bucket: TokenBucket) -> None:
-        self.lock = _thread.allocate_lock()  # reading a pipe and queueing the data are one step
+        self.lock = allocate_lock()  # reading a pipe and queueing the data are one step
         # Threads that hold the lock. A signal handler or a destructor may print in them meanwhile,
         # and would wait for the lock for ever.
         self.lock_holders: set[int] = set()
         self._streams_by_fd: dict[int, OutputStream] = {}
         self._late_bucket = late_bucket  # of what children of earlier runs write
         self._paused_fds: set[int] = set()
-        self._epoll = select.epoll()
-        self._newest_poll = select.poll()
+        self._epoll = epoll()
+        self._newest_poll = poll()
 
     def watch(self, *descriptors: int) -> None:
         for descriptor in descriptors:
-            self._epoll.register(descriptor, select.EPOLLIN)
+            self._epoll.register(descriptor, EPOLLIN)
 
     def open_for_run(self, run: RunContext) -> None:
         """Puts new pipes in the places of descriptors 1 and 2."""
-        newest = select.poll()
+        newest = poll()
         for number, stream in ((1, run.stdout), (2, run.stderr)):
-            reader, writer = map(_move_above_stdio, os.pipe2(os.O_CLOEXEC))
-            os.set_blocking(reader, False)
-            os.dup2(writer, number)
-            os.close(writer)
+            reader, writer = map(_move_above_stdio, pipe2(O_CLOEXEC))
+            set_blocking(reader, False)
+            dup2(writer, number)
+            close_descriptor(writer)
             self._streams_by_fd[reader] = stream
-            self._epoll.register(reader, select.EPOLLIN)
-            newest.register(reader, select.POLLIN)
+            self._epoll.register(reader, EPOLLIN)
+            newest.register(reader, POLLIN)
         with self.lock:
             self._newest_poll = newest
 
@@ -52,7 +54,7 @@ class CapturedPipes:
         """Returns whether the newest pipes hold data that has not been queued."""
         if self.is_lock_holder():
             return False
-        me = _thread.get_ident()
+        me = get_ident()
         try:
             self.lock_holders.add(me)
             with self.lock:
@@ -62,7 +64,7 @@ class CapturedPipes:
 
     def is_lock_holder(self) -> bool:
         """Returns whether this thread holds the lock, so that it must wait for nothing."""
-        return _thread.get_ident() in self.lock_holders
+        return get_ident() in self.lock_holders
 
     def wait(self, seconds: float | None) -> list[int]:
         if self._paused_fds:
@@ -70,7 +72,7 @@ class CapturedPipes:
             seconds = pause if seconds is None else min(seconds, pause)
             if not pause:
                 for descriptor in self._paused_fds:
-                    self._epoll.register(descriptor, select.EPOLLIN)
+                    self._epoll.register(descriptor, EPOLLIN)
                 self._paused_fds.clear()
         return [descriptor for descriptor, _ in self._epoll.poll(seconds)]
 
@@ -85,7 +87,7 @@ class CapturedPipes:
             self._paused_fds.add(descriptor)
             return []
         try:
-            data = os.read(descriptor, READ_BYTES)
+            data = read_descriptor(descriptor, READ_BYTES)
         except BlockingIOError:
             return []
         if data:
@@ -93,7 +95,7 @@ class CapturedPipes:
                 self._late_bucket.consume(len(data), stream)
             return [(stream, data)]
         del self._streams_by_fd[descriptor]
-        os.close(descriptor)
+        close_descriptor(descriptor)
         return []
 
     def read_all(self) -> list[StreamBytes]:
@@ -112,6 +114,6 @@ def _move_above_stdio(descriptor: int) -> int:
     """Moves a descriptor above 2: where a program closed a standard one, it may take its number."""
     if descriptor > 2:
         return descriptor
-    moved = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 3)
-    os.close(descriptor)
+    moved = fcntl(descriptor, F_DUPFD_CLOEXEC, 3)
+    close_descriptor(descriptor)
     return moved

@@ -29,7 +29,7 @@ from jupyter_client.session import Session
 from traitlets import Any as AnyTrait
 from traitlets.config import Config
 
-from era_kernel import excepthooks, exit_patches, run_context
+from era_kernel import early_binding, excepthooks, exit_patches, message_json, run_context
 from era_kernel.cell_runner import CellResult, CellRunner
 from era_kernel.comm_requests import COMM_MESSAGES, CommRequests
 from era_kernel.control_thread import ControlServer
@@ -56,6 +56,7 @@ from era_kernel.tracebacks import CellSources
 
 def main(connection_file: str) -> None:
     """Serves as a kernel until a client asks for its end."""
+    early_binding.end()
     # An interpreter reads this variable when it starts; a fork gets its environment later. Bytecode
     # files tell versions of a source apart by the second only.
     sys.dont_write_bytecode = bool(os.environ.get("PYTHONDONTWRITEBYTECODE"))
@@ -63,6 +64,9 @@ def main(connection_file: str) -> None:
     session = Session(
         key=connection.get("key", "").encode(),
         signature_scheme=connection.get("signature_scheme", "hmac-sha256"),
+        pack=message_json.pack,
+        unpack=message_json.unpack,
+        check_pid=False,  # a forked child sends nothing, and `os.getpid` may be a program's
     )
     sockets = KernelSockets(connection)
     output = OutputPublisher(session, sockets.iopub)
@@ -317,3 +321,6 @@ def _config() -> Config:
     config.InteractiveShell.cache_size = 0
     config.InteractiveShell.colors = "nocolor"
     return config
+
+
+early_binding.bind_modules()  # once for all kernels that are forked later
