@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-import functools
 import inspect
-import sys
+from contextlib import suppress
+from functools import wraps
+from inspect import unwrap
+from sys import modules
 from types import FunctionType
 from typing import Any
 
@@ -17,7 +18,7 @@ def install(sources: CellSources) -> None:
     """Patches `inspect.getfile`, on which the functions for sources and files rest."""
     get_file = inspect.getfile
 
-    @functools.wraps(get_file)
+    @wraps(get_file)
     def get_cell_or_file(object: Any) -> str:  # noqa: A002 - as it is called there
         try:
             return get_file(object)
@@ -34,12 +35,12 @@ def patch_doctest(doctest: Any) -> None:
     """Makes reports of failures name the cell where they would name a program's file."""
     get_test = doctest.DocTestFinder._get_test
 
-    @functools.wraps(get_test)
+    @wraps(get_test)
     def get_test_of_cell(self: Any, obj: Any, *args: Any) -> Any:
         test = get_test(self, obj, *args)
         if test is not None and test.filename == "__main__":
-            with contextlib.suppress(TypeError, OSError):
-                test.filename = inspect.getfile(inspect.unwrap(obj))
+            with suppress(TypeError, OSError):
+                test.filename = inspect.getfile(unwrap(obj))
         return test
 
     doctest.DocTestFinder._get_test = get_test_of_cell
@@ -47,14 +48,12 @@ def patch_doctest(doctest: Any) -> None:
 
 def _find_cell(value: Any, sources: CellSources) -> str | None:
     """Returns the name of the cell with this class, or the current one for `__main__` itself."""
-    if value is sys.modules.get("__main__"):
+    if value is modules.get("__main__"):
         name = f"<cell {run_context.current().number}>"
         return name if name in sources.lines else None
     if not isinstance(value, type) or value.__module__ != "__main__":
         return None
-    functions = (
-        inspect.unwrap(getattr(found, "__func__", found)) for found in vars(value).values()
-    )
+    functions = (unwrap(getattr(found, "__func__", found)) for found in vars(value).values())
     for function in functions:
         if isinstance(function, FunctionType) and (
             function.__qualname__.startswith(f"{value.__qualname__}.")

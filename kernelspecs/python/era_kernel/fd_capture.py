@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import _thread
-import os
-import select
+from _thread import allocate_lock, get_ident
+from os import close as close_descriptor
+from os import dup2
+from os import read as read_descriptor
+from select import EPOLLIN, POLLIN, epoll, poll
 
 from era_kernel.pipe_reserve import PipeReserve
 from era_kernel.rate_limits import TokenBucket
@@ -20,33 +22,33 @@ class CapturedPipes:
     """Holds the read ends of descriptors 1 and 2 of all runs that some process can write to."""
 
     def __init__(self, late_bucket: TokenBucket) -> None:
-        self.lock = _thread.allocate_lock()  # reading a pipe and queueing the data are one step
+        self.lock = allocate_lock()  # reading a pipe and queueing the data are one step
         # Threads that hold the lock. A signal handler or a destructor may print in them meanwhile,
         # and would wait for the lock for ever.
         self.lock_holders: set[int] = set()
         self._streams_by_fd: dict[int, OutputStream] = {}
         self._late_bucket = late_bucket  # of what children of earlier runs write
         self._paused_fds: set[int] = set()
-        self._epoll = select.epoll()
-        self._newest_poll = select.poll()
+        self._epoll = epoll()
+        self._newest_poll = poll()
         self._newest_readers: list[int] = []
         self._reserve = PipeReserve()
 
     def watch(self, *descriptors: int) -> None:
         for descriptor in descriptors:
-            self._epoll.register(descriptor, select.EPOLLIN)
+            self._epoll.register(descriptor, EPOLLIN)
 
     def open_for_run(self, run: RunContext) -> bool:
         """Puts new pipes in the places of descriptors 1 and 2; returns False when none are left."""
         pipes = self._reserve.take()
         if not pipes:
             return False
-        newest, newest_readers = select.poll(), []
+        newest, newest_readers = poll(), []
         for (reader, writer), number in zip(pipes, (1, 2), strict=True):
-            os.dup2(writer, number)
-            os.close(writer)
-            self._epoll.register(reader, select.EPOLLIN)
-            newest.register(reader, select.POLLIN)
+            dup2(writer, number)
+            close_descriptor(writer)
+            self._epoll.register(reader, EPOLLIN)
+            newest.register(reader, POLLIN)
             newest_readers.append(reader)
         with self.lock:
             self._newest_poll, self._newest_readers = newest, newest_readers
@@ -65,7 +67,7 @@ class CapturedPipes:
         """Returns whether the newest pipes hold data that has not been queued."""
         if self.is_lock_holder():
             return False
-        me = _thread.get_ident()
+        me = get_ident()
         try:
             self.lock_holders.add(me)
             with self.lock:
@@ -75,7 +77,7 @@ class CapturedPipes:
 
     def is_lock_holder(self) -> bool:
         """Returns whether this thread holds the lock, so that it must wait for nothing."""
-        return _thread.get_ident() in self.lock_holders
+        return get_ident() in self.lock_holders
 
     def wait(self, seconds: float | None) -> list[int]:
         if self._paused_fds:
@@ -83,7 +85,7 @@ class CapturedPipes:
             seconds = pause if seconds is None else min(seconds, pause)
             if not pause:
                 for descriptor in self._paused_fds:
-                    self._epoll.register(descriptor, select.EPOLLIN)
+                    self._epoll.register(descriptor, EPOLLIN)
                 self._paused_fds.clear()
         return [descriptor for descriptor, _ in self._epoll.poll(seconds)]
 
@@ -98,7 +100,7 @@ class CapturedPipes:
             self._paused_fds.add(descriptor)
             return []
         try:
-            data = os.read(descriptor, READ_BYTES)
+            data = read_descriptor(descriptor, READ_BYTES)
         except BlockingIOError:
             return []
         if data:
@@ -106,7 +108,7 @@ class CapturedPipes:
                 self._late_bucket.consume(len(data), stream)
             return [(stream, data)]
         del self._streams_by_fd[descriptor]
-        os.close(descriptor)
+        close_descriptor(descriptor)
         return []
 
     def read_all(self) -> list[StreamBytes]:

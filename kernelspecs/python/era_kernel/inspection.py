@@ -7,17 +7,30 @@ Called by the thread of `control_thread`. No code of the program is run: no `__r
 
 from __future__ import annotations
 
-import _thread
-import asyncio
 import faulthandler
-import os
-import signal
-import stat
 import sys
-from asyncio import Handle
+from _thread import get_ident
+from asyncio import Handle, Task
 from collections.abc import Iterator
 from contextlib import suppress
 from itertools import islice
+from os import (
+    O_APPEND,
+    O_CLOEXEC,
+    O_CREAT,
+    O_NOFOLLOW,
+    O_NONBLOCK,
+    O_RDONLY,
+    O_RDWR,
+    fstat,
+    ftruncate,
+    register_at_fork,
+)
+from os import close as close_descriptor
+from os import open as open_descriptor
+from os import read as read_descriptor
+from signal import SIGURG
+from stat import S_ISREG
 from types import CoroutineType, FrameType, ModuleType
 from typing import Any
 
@@ -41,9 +54,10 @@ MAX_TEXT_CHARS = 1000  # characters of a string that are reported
 MAX_ITEMS = 100  # items of a container that is reported whole, nested ones included
 MAX_INTEGER_BITS = 4096  # bits of an integer that is reported
 MAX_VALUE_CHARS = 512 * 1024  # characters of all values together
-DUMP_SIGNAL = signal.SIGURG  # asks for a stack when no Python code can run; ignored by default
+DUMP_SIGNAL = SIGURG  # asks for a stack when no Python code can run; ignored by default
 
 _current_frames = sys._current_frames
+_register_dump, _unregister_dump = faulthandler.register, faulthandler.unregister
 _CELL_CODE = CellRunner._compile_and_run.__code__  # from where cells are called
 _LOOP_CODE = Handle._run.__code__  # from where an event loop calls what is due
 
@@ -55,24 +69,24 @@ class Inspector:
         self._shell = shell
         self._sources = sources
         self._program_loop = program_loop
-        self._main_thread_id = _thread.get_ident()
+        self._main_thread_id = get_ident()
         self._dump_fd = -1
         self.handlers = {"stack_request": self.stack, "variables_request": self.variables}
 
     def enable_stack_dump(self, file: str) -> None:
         """Makes SIGURG write the main thread's stack to a file, even while C code keeps the GIL."""
-        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
-        self._dump_fd = os.open(file, flags, 0o600)
-        faulthandler.register(DUMP_SIGNAL, self._dump_fd, all_threads=False)
+        flags = O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC | O_NOFOLLOW
+        self._dump_fd = open_descriptor(file, flags, 0o600)
+        _register_dump(DUMP_SIGNAL, self._dump_fd, all_threads=False)
         # Children get the signal, too: it goes to the process group.
-        os.register_at_fork(after_in_child=lambda: faulthandler.unregister(DUMP_SIGNAL))
+        register_at_fork(after_in_child=lambda: _unregister_dump(DUMP_SIGNAL))
 
     # ------------------------------------------------------------ the stack
 
     def stack(self, _: Content) -> Content:
         """Returns the program's frames in the main thread, or in the task that it awaits."""
         if self._dump_fd >= 0:
-            os.ftruncate(self._dump_fd, 0)
+            ftruncate(self._dump_fd, 0)
         frames = self._running_frames() or self._awaited_frames()
         lines = _SourceLines(self._sources.lines)
         described = [
@@ -105,7 +119,7 @@ class Inspector:
         """Returns the frames of the coroutines that a cell awaits, innermost first."""
         task = self._program_loop.cell_task
         found: list[tuple[FrameType, int]] = []
-        coroutine = task.get_coro() if type(task) is asyncio.Task else None
+        coroutine = task.get_coro() if type(task) is Task else None
         while type(coroutine) is CoroutineType and len(found) < MAX_VISITED_FRAMES:
             frame = coroutine.cr_frame
             if frame is None:
@@ -170,18 +184,18 @@ class _SourceLines:
 
 def _read_lines(file: str) -> list[str]:
     try:
-        descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        descriptor = open_descriptor(file, O_RDONLY | O_NONBLOCK | O_CLOEXEC)
     except (OSError, ValueError):
         return []
     try:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_FILE_BYTES:
+        status = fstat(descriptor)
+        if not S_ISREG(status.st_mode) or status.st_size > MAX_FILE_BYTES:
             return []
-        return os.read(descriptor, MAX_FILE_BYTES).decode(errors="replace").splitlines()
+        return read_descriptor(descriptor, MAX_FILE_BYTES).decode(errors="replace").splitlines()
     except OSError:
         return []
     finally:
-        os.close(descriptor)
+        close_descriptor(descriptor)
 
 
 def _walk_outwards(frame: FrameType | None) -> Iterator[tuple[FrameType, int]]:

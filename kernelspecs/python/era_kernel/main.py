@@ -15,8 +15,7 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from os import _exit as exit_process
 from os import environ, getpid
 from pathlib import Path
@@ -30,6 +29,7 @@ from traitlets.config import Config
 
 from era_kernel import (
     cell_files,
+    early_binding,
     excepthooks,
     exec_patches,
     exit_patches,
@@ -69,6 +69,7 @@ MAX_FAULTS = 50  # requests or waits in a row that fail; then there is no use in
 
 def main(connection_file: str) -> None:
     """Serves as a kernel until a client asks for its end."""
+    early_binding.end()
     # An interpreter reads this variable when it starts; a fork gets its environment later. Bytecode
     # files tell versions of a source apart by the second only.
     sys.dont_write_bytecode = bool(os.environ.get("PYTHONDONTWRITEBYTECODE"))
@@ -264,10 +265,11 @@ class EraKernel(IPythonKernel):
             execute_input = {"code": content["code"], "execution_count": run.number}
             self._send_on_iopub("execute_input", execute_input)
         self._begin_run(run)
-        with self._run_environment(era.get("env") or {}):
-            result = self._cell_runner.run(run, content["code"])
-            if era.get("ends"):
-                self.end_program()
+        previous = self._set_environment(era.get("env") or {})
+        result = self._cell_runner.run(run, content["code"])
+        if era.get("ends"):
+            self.end_program()
+        self._attempt(lambda: _restore_environment(previous))
         self._attempt(self._module_reloader.remember_imports)
         reply = _execute_reply(run, result)
         expressions = content.get("user_expressions")
@@ -285,19 +287,16 @@ class EraKernel(IPythonKernel):
         self._attempt(self._module_reloader.forget_changed)
         sys.argv = ["main.py"]
 
-    @contextmanager
-    def _run_environment(self, env: Mapping[str, str]) -> Iterator[None]:
-        """Sets this run's variables; on exit they have their previous values again."""
-        previous = {name: environ.get(name) for name in env}
-        environ.update(env)
-        try:
-            yield
-        finally:
-            for name, value in previous.items():
-                if value is None:
-                    environ.pop(name, None)
-                else:
-                    environ[name] = value
+    def _set_environment(self, env: Mapping[str, str]) -> dict[str, str | None]:
+        """Sets this run's variables; returns their previous values."""
+        previous: dict[str, str | None] = {}
+
+        def set_variables() -> None:
+            previous.update({name: environ.get(name) for name in env})
+            environ.update(env)
+
+        self._attempt(set_variables)
+        return previous
 
     def _attempt(self, step: Callable[[], object]) -> None:
         """Takes a step of a run; one that fails, because of what a program did, is only logged."""
@@ -341,6 +340,14 @@ class EraKernel(IPythonKernel):
         self.session.send(self.iopub_socket, kind, content, parent=parent, ident=ident)
 
 
+def _restore_environment(previous: Mapping[str, str | None]) -> None:
+    for name, value in previous.items():
+        if value is None:
+            environ.pop(name, None)
+        else:
+            environ[name] = value
+
+
 def _execute_reply(run: RunContext, result: CellResult) -> dict[str, Any]:
     era = {"exit_code": result.exit_code, "exception": result.exception, "fault": result.fault}
     reply: dict[str, Any] = {
@@ -367,3 +374,6 @@ def _config() -> Config:
     config.InteractiveShell.cache_size = 0
     config.InteractiveShell.colors = "nocolor"
     return config
+
+
+early_binding.bind_modules()  # once for all kernels that are forked later

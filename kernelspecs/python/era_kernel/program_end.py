@@ -21,6 +21,7 @@ Call = Callable[[Callable[[], object]], BaseException | None]
 
 _shut_down_threads = threading._shutdown  # type: ignore[attr-defined]
 _get_namespace = vars(ModuleType)["__dict__"].__get__
+_LIBRARY_PREFIXES = (sys.prefix, sys.base_prefix)
 _LAST_ERROR_NAMES = ("last_exc", "last_type", "last_value", "last_traceback")
 
 
@@ -48,7 +49,7 @@ class ProgramEnd:
             module = modules[name]
             if name not in self._initial_modules and type(module) is ModuleType:
                 file = _get_namespace(module).get("__file__")
-                if type(file) is str and not file.startswith((sys.prefix, sys.base_prefix)):
+                if type(file) is str and not file.startswith(_LIBRARY_PREFIXES):
                     del modules[name]
             del module
         self._shell.drop_program()

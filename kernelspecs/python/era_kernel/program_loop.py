@@ -15,12 +15,12 @@ import asyncio
 import asyncio.events
 import asyncio.runners
 import asyncio.tasks
-import contextlib
 from _thread import get_ident
 from asyncio import (
     AbstractEventLoop,
     BaseEventLoop,
     Handle,
+    SelectorEventLoop,
     Task,
     all_tasks,
     current_task,
@@ -31,10 +31,14 @@ from asyncio import (
 from asyncio import _get_running_loop as get_running_loop
 from asyncio import _set_running_loop as set_running_loop
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import wraps
 from typing import Any
 
 from era_kernel.program_signals import ProgramSignals
+
+_swap_current_task = getattr(asyncio.tasks, "_swap_current_task", None)  # since 3.12
+_leave_task, _enter_task = asyncio.tasks._leave_task, asyncio.tasks._enter_task
 
 
 class ProgramLoop:
@@ -86,17 +90,20 @@ class ProgramLoop:
 
     def has_work(self) -> bool:
         """Returns whether tasks, timers or open connections of the program need the loop."""
-        loop = self.find()
-        if loop is None or loop.is_running():
+        try:
+            loop = self.find()
+            if loop is None or loop.is_running():
+                return False
+            if not isinstance(loop, SelectorEventLoop):
+                return True  # nobody knows
+            return bool(
+                loop._ready  # type: ignore[attr-defined]
+                or loop._scheduled  # type: ignore[attr-defined]
+                or len(loop._selector.get_map()) > 1  # type: ignore[attr-defined]
+                or all_tasks(loop)
+            )
+        except BaseException:  # a loop of the program's own, or builtins that do not work
             return False
-        if not isinstance(loop, asyncio.SelectorEventLoop):
-            return True  # nobody knows
-        return bool(
-            loop._ready  # type: ignore[attr-defined]
-            or loop._scheduled  # type: ignore[attr-defined]
-            or len(loop._selector.get_map()) > 1  # type: ignore[attr-defined]
-            or all_tasks(loop)
-        )
 
     def run_until_done(self, task: Task[Any]) -> None:
         """Runs the loop until the task of a cell is done.
@@ -119,7 +126,7 @@ class ProgramLoop:
 
     def _finish_cancelled(self, task: Task[Any]) -> None:
         """Lets a cancelled task clean up, unless that is disturbed again."""
-        with contextlib.suppress(BaseException):
+        with suppress(BaseException):
             if not task.done():
                 task.get_loop().run_forever()
 
@@ -165,7 +172,7 @@ class ProgramLoop:
 
         return call
 
-    @contextlib.contextmanager
+    @contextmanager
     def _outside_running_loop(self) -> Iterator[None]:
         """Unsets the running loop and the current task meanwhile, as in a plain program."""
         loop = self.loop
@@ -198,13 +205,13 @@ def _is_usable(loop: AbstractEventLoop) -> bool:
 
 def _swap_task(loop: AbstractEventLoop, old: Any, new: Any) -> None:
     """Changes which task is the current one of the running loop."""
-    if hasattr(asyncio.tasks, "_swap_current_task"):  # since 3.12
-        asyncio.tasks._swap_current_task(loop, new)
+    if _swap_current_task is not None:
+        _swap_current_task(loop, new)
         return
     if old is not None:
-        asyncio.tasks._leave_task(loop, old)
+        _leave_task(loop, old)
     if new is not None:
-        asyncio.tasks._enter_task(loop, new)
+        _enter_task(loop, new)
 
 
 def _run_nested(loop: Any, future: Any = None) -> Any:

@@ -21,7 +21,6 @@ from asyncio import _get_running_loop as get_running_loop
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from enum import Enum
 from functools import wraps
 from signal import SIG_SETMASK, SIGINT, default_int_handler, getsignal, pthread_sigmask, signal
 from sys import getprofile, gettrace, setprofile, settrace
@@ -36,8 +35,8 @@ _HANDLE_RUN_CODE = Handle._run.__code__  # from where a loop calls what is due
 _COROUTINE_FLAGS = inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR
 
 
-class Activity(Enum):
-    """What the main thread does."""
+class Activity:
+    """What the main thread does. No `Enum`: its members are looked up by code in Python."""
 
     PROGRAM = "runs the program"
     KERNEL = "runs the kernel's own code"

@@ -17,6 +17,8 @@ from asyncio import new_event_loop
 from collections.abc import Callable
 from functools import cached_property
 from subprocess import CalledProcessError
+from sys import _getframe as get_frame
+from sys import exc_info, settrace, version_info
 from types import CodeType, ModuleType
 from typing import Any
 
@@ -170,7 +172,7 @@ class EraShell(InteractiveShell):
 
     def after_run(self, result: ExecutionResult) -> None:
         """Tells extensions that a run has ended; matplotlib's shows figures now."""
-        sys.settrace(None)  # a debugger that was not told to quit
+        settrace(None)  # a debugger that was not told to quit
         if self.call_pdb and result.error_in_exec is not None:
             self.debugger()
         self.events.trigger("post_execute")
@@ -200,12 +202,12 @@ class EraShell(InteractiveShell):
 
     def run_line_magic(self, magic_name: str, line: str, _stack_depth: int = 1) -> Any:
         self._offer_names()
-        with self.compile.at_magic(sys._getframe(_stack_depth), has_body=False):
+        with self.compile.at_magic(get_frame(_stack_depth), has_body=False):
             return super().run_line_magic(magic_name, line, _stack_depth + 1)
 
     def run_cell_magic(self, magic_name: str, line: str, cell: str) -> Any:
         self._offer_names()
-        with self.compile.at_magic(sys._getframe(1), has_body=True):
+        with self.compile.at_magic(get_frame(1), has_body=True):
             return super().run_cell_magic(magic_name, line, cell)
 
     def _offer_names(self) -> None:
@@ -300,11 +302,11 @@ class EraShell(InteractiveShell):
             self.last_execution_result.error_in_exec = error
         sys.last_type, sys.last_value = type(error), error
         sys.last_traceback = tracebacks.get_traceback(error)
-        if sys.version_info >= (3, 12):
+        if version_info >= (3, 12):
             sys.last_exc = error
 
     def showtraceback(self, exc_tuple: Any = None, *_: Any, **__: Any) -> None:
-        error = exc_tuple[1] if exc_tuple and exc_tuple[0] else sys.exc_info()[1]
+        error = exc_tuple[1] if exc_tuple and exc_tuple[0] else exc_info()[1]
         if error is not None:
             self.shown_error = error
             if self._is_in_run_cell and isinstance(error, KeyboardInterrupt):

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import linecache
 import os
+import traceback
 from collections import deque
 from dataclasses import dataclass
 from itertools import islice
 from os import write as write_fd
 from pathlib import Path
-from traceback import TracebackException, walk_tb
 from types import TracebackType
 from typing import Any
 
@@ -100,7 +100,9 @@ def describe_exception(error: BaseException) -> tuple[str, str]:
     interpreter itself knows is told: the frames and the name of the class.
     """
     try:
-        formatted: Any = TracebackException(type(error), error, get_traceback(error), compact=True)
+        formatted: Any = traceback.TracebackException(
+            type(error), error, get_traceback(error), compact=True
+        )
         return escape_surrogates("".join(formatted.format())), escape_surrogates(formatted._str)
     except BaseException as problem:
         return _format_plainly(error, problem), "<exception str() failed>"
@@ -147,7 +149,7 @@ def _format_plainly(error: BaseException, problem: BaseException) -> str:
     trace = get_traceback(error)
     if trace is not None:
         lines = ["Traceback (most recent call last):\n"]
-        for frame, line in islice(walk_tb(trace), MAX_PLAIN_FRAMES):
+        for frame, line in islice(traceback.walk_tb(trace), MAX_PLAIN_FRAMES):
             file, name = map(str.__str__, (frame.f_code.co_filename, frame.f_code.co_name))
             lines.append(f'  File "{file}", line {line}, in {name}\n')
     name, why = type_name(type(error)), type_name(type(problem))

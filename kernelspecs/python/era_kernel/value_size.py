@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import sys
 from itertools import islice
+from sys import getsizeof
 from typing import Any
 
 from era_kernel.object_layout import find_attribute, get_module, get_namespace, is_array
@@ -21,9 +21,9 @@ def estimate_size(value: object, depth: int = MAX_DEPTH) -> int:
     """Returns the estimated bytes of a value with its items; other types count nothing."""
     kind = type(value)
     if id(kind) in _FLAT_TYPES:
-        return sys.getsizeof(value)
+        return getsizeof(value)
     if id(kind) in _CONTAINERS:
-        return sys.getsizeof(value) + (_items_size(value, depth - 1) if depth else 0)
+        return getsizeof(value) + (_items_size(value, depth - 1) if depth else 0)
     if is_array(kind):
         return _array_size(value)
     module = get_module(kind)
@@ -54,7 +54,7 @@ def _array_size(array: Any) -> int:
         get = get_namespace(type(array))
         size = max(size, get["nbytes"].__get__(array))
         array = get["base"].__get__(array)
-    return size + (sys.getsizeof(array) if id(type(array)) in _FLAT_TYPES else 0)
+    return size + (getsizeof(array) if id(type(array)) in _FLAT_TYPES else 0)
 
 
 def _table_size(table: object, depth: int) -> int:

@@ -10,56 +10,29 @@ from __future__ import annotations
 import itertools
 from datetime import UTC, datetime
 from hmac import compare_digest
-from json.decoder import JSONDecoder
-from json.encoder import c_make_encoder, encode_basestring
 from typing import Any
 
-from ipykernel.jsonutil import json_clean
-from jupyter_client.jsonutil import json_default
 from jupyter_client.session import DELIM, Session
 from zmq import Socket as ZmqSocket
 
+from era_kernel.message_json import pack, unpack
 from era_kernel.raw_sockets import send_parts
 
 Message = dict[str, Any]
 
 _now = datetime.now
-# The parts in C: `JSONEncoder.encode` and `JSONDecoder.decode` look up builtins such as `len`.
-_iterencode = c_make_encoder(
-    None, json_default, encode_basestring, None, ": ", ", ", False, False, False
-)
-_scan_once = JSONDecoder().scan_once
-
-
-def pack(value: object) -> bytes:
-    """Returns a value as JSON; what JSON lacks is replaced as `json_clean` does."""
-    try:
-        return _encode(value).encode("utf-8", "surrogateescape")
-    except (TypeError, ValueError, RecursionError):
-        return _encode(json_clean(value)).encode("utf-8", "replace")
-
-
-def _encode(value: object) -> str:
-    return "".join(_iterencode(value, 0))
-
-
-def unpack(data: bytes) -> Any:
-    """Returns the value of a JSON text. Raises ValueError."""
-    try:
-        return _scan_once(data.decode("utf-8", "surrogateescape").strip(), 0)[0]
-    except StopIteration:
-        raise ValueError("the message is no JSON") from None
 
 
 class WireSession(Session):
     """Makes and reads the messages of one connection, as `jupyter_client` does."""
 
     def __init__(self, **kwargs: Any) -> None:
-        super().__init__(check_pid=False, **kwargs)
-        self.pack, self.unpack = pack, unpack
+        # A forked child sends nothing, and `os.getpid` may be a program's.
+        super().__init__(check_pid=False, pack=pack, unpack=unpack, **kwargs)
         self._prefix = self.session
         self._numbers = itertools.count()
-        self._auth = self.auth
+        # The object of OpenSSL, whose methods no program can replace.
+        self._auth = getattr(self.auth, "_hmac", None) or self.auth
 
     def clone(self) -> WireSession:
         """Returns a session with the same key, for another thread."""

@@ -20,7 +20,7 @@ PREFIX = "honest_print = print\n"
 
 SETUPS = {"module": MODULES, "hook": HOOKS}
 # The next run of every program. The name may be gone, and so may be that of `print`.
-NEXT_PROGRAM = "(globals().get('honest_print') or print)('whole')"
+NEXT_PROGRAM = "try:\n    honest_print('whole')\nexcept:\n    print('whole')"
 
 
 @dataclass(frozen=True)

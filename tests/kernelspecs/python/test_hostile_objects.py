@@ -24,9 +24,6 @@ from tests.kernelspecs.python.hostile_programs import (
 SECONDS = 20  # seconds in which a run is answered: reply and fence
 CRASHES = {134, 139}  # exit codes of an interpreter that crashed, as the plain one would
 
-# Until the kernel's own steps are under one net: then this goes.
-unmended = pytest.mark.xfail(strict=False, reason="the kernel's own steps are being mended")
-
 few = settings(
     max_examples=20,
     derandomize=True,
