@@ -28,6 +28,7 @@ from traitlets import Any as AnyTrait
 from traitlets.config import Config
 
 from era_kernel import (
+    c_exit,
     cell_files,
     early_binding,
     excepthooks,
@@ -89,9 +90,15 @@ def main(connection_file: str) -> None:
     # Programs that walk through all modules, to replace functions in them, must not find these.
     for name in [name for name in sys.modules if name.partition(".")[0] == "era_kernel"]:
         del sys.modules[name]
-    kernel.serve()
-    kernel.end_program()
+    status = 1
+    try:
+        kernel.serve()
+        kernel.end_program()
+        status = 0
+    except BaseException as error:
+        tracebacks.log_fault(2, error)
     kernel.flush_and_close()
+    exit_process(status)  # the interpreter's own end was done: see `c_exit`
 
 
 class EraKernel(IPythonKernel):
@@ -158,6 +165,7 @@ class EraKernel(IPythonKernel):
         self._signals.install()
         exit_patches.install(self.flush_and_close, stderr_fd)
         exec_patches.install(self.flush_and_close)
+        c_exit.install(self.flush_and_close)
 
     def serve(self) -> None:
         """Answers requests until one asks for the end, whatever a program does meanwhile."""

@@ -476,6 +476,23 @@ import os, sys
 print('a', flush=True)
 os._exit(9)
 
+### exit of C
+import ctypes, os
+libc = ctypes.CDLL(None)
+os.write(1, b'raw ')
+libc.printf(b'buffered')
+os.write(2, b'why')
+libc.exit(3)
+
+### exit of C in a child
+import ctypes, os
+libc = ctypes.CDLL(None)
+pid = os.fork()
+if not pid:
+    libc.printf(b'child')
+    libc.exit(3)
+print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+
 ### fork with atexit
 import atexit, os
 atexit.register(lambda: print('bye', flush=True))
