@@ -256,7 +256,8 @@ def _wait_for_threads_and_children(run: RunContext, before: set[Any]) -> None:
         threads = run_context.list_threads(run)
         for thread in threads:
             thread.join()
-        wait_for_futures(tuple(run.futures))
+        if run.futures:
+            wait_for_futures(tuple(run.futures))
         children = [child for child in _multiprocessing_children() - before if not child.daemon]
         for child in children:
             child.join()

@@ -8,13 +8,13 @@ user's program, and never cuts a message in two.
 
 from __future__ import annotations
 
+from _signal import SIG_BLOCK, pthread_sigmask, valid_signals
 from _thread import allocate_lock, get_ident, start_new_thread
 from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from os import EFD_CLOEXEC, EFD_NONBLOCK, eventfd, eventfd_read, eventfd_write
 from select import POLLIN, poll
-from signal import SIG_BLOCK, pthread_sigmask, valid_signals
 from typing import Any
 
 from jupyter_client.session import Session

@@ -41,7 +41,9 @@ PATCHING_MODULES = frozenset(
 )
 # Modules in Python that the kernel cannot do without for a moment: they are loaded twice, so that
 # their functions have the copy of the builtins, and call each other.
-RELOADED_MODULES = ("ast", "contextlib", "tokenize", "linecache", "traceback")
+RELOADED_MODULES = ("ast", "contextlib", "enum", "tokenize", "linecache", "traceback")
+# The second one is for this package only: programs give enumerations of their own to the others.
+RELOADED_FOR = {"enum": "zmq"}
 
 private_builtins: dict[str, Any] = dict(vars(builtins))
 _real_import = builtins.__import__
@@ -94,8 +96,10 @@ def _import(
     level: int = 0,
 ) -> Any:
     """Imports for the modules of PACKAGES: what is loaded twice they get as the second."""
-    if level == 0 and name in _copies and name in RELOADED_MODULES:
-        return _copies[name]
+    if level == 0 and name in RELOADED_MODULES and name in _copies:
+        package = RELOADED_FOR.get(name)
+        if package is None or globals["__name__"].partition(".")[0] == package:
+            return _copies[name]
     return _real_import(name, globals, locals, fromlist, level)
 
 
@@ -127,6 +131,8 @@ def end() -> None:
 
 def _is_copied(module: ModuleType) -> bool:
     name = module.__name__
+    if name in RELOADED_FOR:
+        return False
     return name.partition(".")[0] in _library_names and name not in SHARED_MODULES
 
 

@@ -12,6 +12,9 @@ from collections.abc import Callable
 from typing import Any
 
 from era_kernel import tracebacks
+from era_kernel.run_context import current
+
+MAX_LATE_ERRORS = 100  # errors that cannot be raised and are told after the end of a run
 
 WriteText = Callable[[str], None]
 
@@ -27,7 +30,22 @@ def install(write_stderr: WriteText) -> None:
         name = _thread_name(args.thread)
         write_stderr(f"Exception in thread {name}:\n{_format(args.exc_type, args.exc_value)}")
 
+    is_telling = False
+    late_count = 0
+
     def unraisable_hook(args: Any) -> None:
+        # A callback of the garbage collector that fails is called again while its error is told.
+        nonlocal is_telling, late_count
+        late_count = late_count + 1 if current().stderr.is_late else 0
+        if is_telling or late_count > MAX_LATE_ERRORS:
+            return
+        is_telling = True
+        try:
+            tell_unraisable(args)
+        finally:
+            is_telling = False
+
+    def tell_unraisable(args: Any) -> None:
         message = args.err_msg or "Exception ignored in"
         if args.object is not None:
             write_stderr(f"{message}: {_safe_repr(args.object)}\n")

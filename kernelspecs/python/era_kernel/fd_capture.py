@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from _thread import allocate_lock, get_ident
+from collections.abc import Iterator
+from contextlib import contextmanager
 from os import close as close_descriptor
 from os import dup2
 from os import read as read_descriptor
@@ -50,7 +52,7 @@ class CapturedPipes:
             self._epoll.register(reader, EPOLLIN)
             newest.register(reader, POLLIN)
             newest_readers.append(reader)
-        with self.lock:
+        with self._held_lock():
             self._newest_poll, self._newest_readers = newest, newest_readers
             self._streams_by_fd.update(zip(newest_readers, (run.stdout, run.stderr), strict=True))
         self._reserve.refill()
@@ -58,7 +60,7 @@ class CapturedPipes:
 
     def reuse_for_run(self, run: RunContext) -> None:
         """Gives the newest pipes to another run, because no new ones are to be had."""
-        with self.lock:
+        with self._held_lock():
             for reader, stream in zip(self._newest_readers, (run.stdout, run.stderr), strict=True):
                 if reader in self._streams_by_fd:
                     self._streams_by_fd[reader] = stream
@@ -67,11 +69,17 @@ class CapturedPipes:
         """Returns whether the newest pipes hold data that has not been queued."""
         if self.is_lock_holder():
             return False
+        with self._held_lock():
+            return bool(self._newest_poll.poll(0))
+
+    @contextmanager
+    def _held_lock(self) -> Iterator[None]:
+        """Holds the lock; a destructor that prints meanwhile must not wait for it."""
         me = get_ident()
         try:
             self.lock_holders.add(me)
             with self.lock:
-                return bool(self._newest_poll.poll(0))
+                yield
         finally:
             self.lock_holders.discard(me)
 

@@ -7,11 +7,11 @@ is opened and no thread started.
 
 from __future__ import annotations
 
+from _signal import SIG_BLOCK, pthread_sigmask, valid_signals
 from _thread import allocate_lock, start_new_thread
 from collections.abc import Mapping
 from errno import EINTR
 from os import getpid
-from signal import SIG_BLOCK, pthread_sigmask, valid_signals
 from typing import Any
 
 from zmq import ROUTER, Context, Socket, ZMQError, proxy

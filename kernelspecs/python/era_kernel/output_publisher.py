@@ -15,13 +15,13 @@ earlier run writes is known as such.
 from __future__ import annotations
 
 import os
+from _signal import SIG_BLOCK, pthread_sigmask, valid_signals
 from _thread import allocate_lock, get_ident, start_new_thread
 from collections import deque
 from collections.abc import Callable, Iterable
 from itertools import count
 from os import EFD_CLOEXEC, EFD_NONBLOCK, eventfd, eventfd_read, eventfd_write
 from os import write as write_fd
-from signal import SIG_BLOCK, pthread_sigmask, valid_signals
 from time import monotonic, sleep
 from typing import Any
 

@@ -16,13 +16,13 @@ from __future__ import annotations
 
 import inspect
 import signal as signals
+from _signal import SIG_SETMASK, SIGINT, default_int_handler, getsignal, pthread_sigmask, signal
 from asyncio import AbstractEventLoop, Handle, Task, current_task
 from asyncio import _get_running_loop as get_running_loop
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
-from signal import SIG_SETMASK, SIGINT, default_int_handler, getsignal, pthread_sigmask, signal
 from sys import getprofile, gettrace, setprofile, settrace
 from types import FrameType
 from typing import Any
@@ -75,13 +75,15 @@ class ProgramSignals:
     def install(self) -> None:
         """Replaces `signal.signal` and `signal.getsignal`, which show no guard to programs."""
 
-        @wraps(signal)
-        def set_guarded(signalnum: int, handler: Any) -> Any:
-            return _unguarded(signal(signalnum, self._guarded(handler)))
+        set_signal, get_signal = signals.signal, signals.getsignal
 
-        @wraps(getsignal)
+        @wraps(set_signal)
+        def set_guarded(signalnum: int, handler: Any) -> Any:
+            return _unguarded(set_signal(signalnum, self._guarded(handler)))
+
+        @wraps(get_signal)
         def get_unguarded(signalnum: int) -> Any:
-            return _unguarded(getsignal(signalnum))
+            return _unguarded(get_signal(signalnum))
 
         signals.signal, signals.getsignal = set_guarded, get_unguarded
 

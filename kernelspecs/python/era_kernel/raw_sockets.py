@@ -16,7 +16,7 @@ Socket = ZmqSocket[bytes]
 Parts = list[bytes]
 
 _send, _receive, _get = BackendSocket.send, BackendSocket.recv, BackendSocket.get
-_EVENTS, _FD, _POLLIN, _RCVMORE, _SNDMORE = map(int, (EVENTS, FD, POLLIN, RCVMORE, SNDMORE))
+_POLLIN, _SNDMORE = int(POLLIN), int(SNDMORE)
 
 
 def send_parts(socket: Socket, parts: Sequence[bytes], copy: bool = True) -> None:
@@ -29,16 +29,16 @@ def send_parts(socket: Socket, parts: Sequence[bytes], copy: bool = True) -> Non
 def receive_parts(socket: Socket) -> Parts:
     """Returns the parts of the next message; waits for one if there is none."""
     parts = [_receive(socket)]
-    while _get(socket, _RCVMORE):
+    while _get(socket, RCVMORE):
         parts.append(_receive(socket))
     return parts
 
 
 def has_message(socket: Socket) -> bool:
     """Returns whether a message can be received at once."""
-    return bool(_get(socket, _EVENTS) & _POLLIN)
+    return bool(_get(socket, EVENTS) & _POLLIN)
 
 
 def descriptor(socket: Socket) -> int:
     """Returns the descriptor that becomes readable when `has_message` may have changed."""
-    return int(_get(socket, _FD))
+    return int(_get(socket, FD))

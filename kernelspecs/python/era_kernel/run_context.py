@@ -69,12 +69,22 @@ def list_threads(run: RunContext) -> list[threading.Thread]:
     pools = concurrent.futures.thread._threads_queues  # type: ignore[attr-defined]
     return [
         thread
-        for thread in threading.enumerate()
+        for thread in _running_threads()
         if getattr(thread, "_era_run", None) is run
         and not thread.daemon
         and thread not in pools
         and type(thread).__name__ != "_ExecutorManagerThread"
     ]
+
+
+def _running_threads() -> list[threading.Thread]:
+    """Returns what `threading.enumerate` does, by no code that looks up builtins."""
+    for _ in range(10):
+        try:
+            return [*_active_threads.values()]
+        except RuntimeError:  # a thread started or ended meanwhile
+            continue
+    return []
 
 
 class _BoundToRun:

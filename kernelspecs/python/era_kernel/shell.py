@@ -168,16 +168,24 @@ class EraShell(InteractiveShell):
         self.events.trigger("pre_execute")
         if not run_context.current().is_silent:
             self.events.trigger("pre_run_cell", info)
+        self._forget_callback_error()
         return result
 
     def after_run(self, result: ExecutionResult) -> None:
         """Tells extensions that a run has ended; matplotlib's shows figures now."""
         settrace(None)  # a debugger that was not told to quit
+        shown_before, self.shown_error = self.shown_error, None
         if self.call_pdb and result.error_in_exec is not None:
             self.debugger()
         self.events.trigger("post_execute")
         if not run_context.current().is_silent:
             self.events.trigger("post_run_cell", result)
+        self.shown_error = shown_before or self._forget_callback_error()
+
+    def _forget_callback_error(self) -> BaseException | None:
+        """Forgets the error of a callback, which fails no run; returns it if it is an interrupt."""
+        error, self.shown_error = self.shown_error, None
+        return error if isinstance(error, KeyboardInterrupt) else None
 
     def drop_program(self) -> None:
         """Drops all references to the program's variables: nothing is run any more."""
