@@ -93,6 +93,10 @@ class CellRunner:
         self._flush()
         if getpid() != pid:
             self._exit_forked_child(cell_result)
+        # The frames of a failed cell refer to this one: with the error in it, all would be garbage
+        # in a cycle, with the cell's variables.
+        del error
+        results.clear()
         return cell_result
 
     def set_current_run(self, run: RunContext) -> None:

@@ -19,10 +19,14 @@ from tests.kernelspecs.python.hostile_values import VALUES
 PREFIX = "honest_print = print\n"
 
 SETUPS = {"module": MODULES, "hook": HOOKS}
-# Parts that a plain program never comes to the end of either.
-ENDLESS = ("notes for ever", "group in itself", "group for ever")
 # Parts that are asked to change later runs, too: these need not be whole, but are answered.
-LASTING = ("hook event", "hook transformer", "hook shell emptied", "hook kernel emptied")
+LASTING = (
+    "hook event",
+    "hook transformer",
+    "hook shell emptied",
+    "hook kernel emptied",
+    "hook collection callback exits",
+)
 # The next run of every program. The name may be gone, and so may be that of `print`.
 NEXT_PROGRAM = "try:\n    honest_print('whole')\nexcept:\n    print('whole')"
 
@@ -33,10 +37,6 @@ class HostileProgram:
 
     parts: tuple[str, ...]
     source: str
-
-    @property
-    def is_endless(self) -> bool:
-        return any(part in ENDLESS for part in self.parts)
 
     @property
     def is_lasting(self) -> bool:
