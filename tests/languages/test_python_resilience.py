@@ -260,14 +260,13 @@ LOOPS = {
         (
             (
                 "import asyncio\nclass P(asyncio.DefaultEventLoopPolicy):\n"
-                "    def __getattribute__(self, name):\n"
-                "        if name == '_local': raise KeyError\n"
-                "        return super().__getattribute__(name)\n"
+                "    def new_event_loop(self):\n        print('made')\n"
+                "        return super().new_event_loop()\n"
                 "asyncio.set_event_loop_policy(P())"
             ),
             "await asyncio.sleep(0)\nprint('on')",
         ),
-        "on\n",
+        "made\non\n",
     ),
 }
 

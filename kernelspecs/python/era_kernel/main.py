@@ -19,6 +19,7 @@ from collections.abc import Callable, Mapping
 from os import _exit as exit_process
 from os import environ, getpid
 from pathlib import Path
+from time import sleep
 from typing import Any
 
 import comm
@@ -180,6 +181,8 @@ class EraKernel(IPythonKernel):
                 self._dispatch(socket, parts)
                 fault_count = 0
             except BaseException as error:  # of a message that makes no sense, or of a loop
+                while self._is_closed:  # a thread of the program is ending the process
+                    sleep(60)
                 fault_count += 1
                 if fault_count == MAX_FAULTS or isinstance(error, SocketsClosed):
                     raise
