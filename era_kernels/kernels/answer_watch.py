@@ -18,9 +18,10 @@ IDLE_ANSWERS = 3  # answers in a row that make a kernel one that owes the run's 
 class AnswerWatch:
     """Asks a kernel on control, while a run is under way, whether code of the program runs.
 
-    `on_owed` is called when it says no IDLE_ANSWERS times in a row, the run has no reply and sends
-    nothing meanwhile. A kernel that does not answer, or does not know the question, is left alone:
-    its program may be in a long call that lets nothing else run.
+    `on_owed` is called when it says no IDLE_ANSWERS times in a row, the run has neither reply nor
+    fence, and nothing is sent meanwhile. A kernel that does not answer, or does not know the
+    question, is left alone: its program may be in a long call that lets nothing else run. So is one
+    whose output waits to be read. How long reply and fence wait for each other, ActiveRun knows.
     """
 
     def __init__(
@@ -55,7 +56,8 @@ class AnswerWatch:
         except KernelSilent:
             return
         received = self._iopub.received_bytes
-        is_idle = answer.get("is_program_running") is False and received == self._received_before
+        is_silent = received == self._received_before and not self._iopub.is_paused
+        is_idle = answer.get("is_program_running") is False and is_silent
         self._idle_answers = self._idle_answers + 1 if is_idle else 0
         self._received_before = received
         if self._run.has_program_ended:

@@ -39,6 +39,7 @@ MAX_EXCEPTION_LENGTH = 64 * 1024  # characters of an exception's name or text; s
 MAX_FAULT_LENGTH = 500  # characters that tell of a fault of the kernel itself
 MAX_TRACEBACK_LENGTH = 256 * 1024  # characters of a traceback's lines together
 
+_NOT_OF_A_FAULT = re.compile(r"[^A-Za-z0-9_.: ]")
 _SURROGATES = re.compile("[\ud800-\udfff]")
 
 
@@ -229,8 +230,11 @@ def _parse_exception(value: Any) -> ExceptionInfo | None:
 
 
 def _parse_fault(era: JsonObject) -> str | None:
+    """Returns what names a fault: class, files and lines. Other characters are replaced."""
     fault = era.get("fault")
-    return _clean_text(fault)[:MAX_FAULT_LENGTH] if isinstance(fault, str) else None
+    if not isinstance(fault, str):
+        return None
+    return _NOT_OF_A_FAULT.sub("?", fault[:MAX_FAULT_LENGTH])
 
 
 def _clean_lines(value: Any) -> list[str]:

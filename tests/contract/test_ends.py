@@ -41,8 +41,17 @@ time.sleep(60)
 """
 CHILD = """
 import subprocess, sys
-subprocess.run([sys.executable, "-c", "bytearray(10**9)"], check=True)
+subprocess.run([sys.executable, "-c", "bytearray(10**10)"], check=True)
 """
+# More than the session may have, and less than a process may reserve.
+PAST_THE_LIMIT = {
+    "growth": "def grow():\n    x = []\n    while True: x.append(bytearray(10**6))\ngrow()",
+    "one request": "x = bytearray(10**9)",
+    "a forked child": (
+        "import os\nif not os.fork():\n    x = bytearray(10**9)\n    os._exit(0)\nos.wait()"
+    ),
+    "a child process": CHILD.replace("10**10", "10**9"),
+}
 IGNORE = "sum(range(10**12))"
 ABORT = "import os; os.write(2, b'memory allocation of 80 bytes failed'); os.abort()"
 
@@ -196,22 +205,20 @@ def test_a_line_like_the_servers(limited: SessionClient) -> None:
     check(limited.run("pass"), notices=None)
 
 
+# One request for more than any process may ever reserve, with control groups or without.
 @pytest.mark.parametrize(
     ("code", "lines"),
     [
-        ("bytearray(10**9)", [OUT_OF_MEMORY]),
-        ("[0] * 10**9", [OUT_OF_MEMORY]),
+        ("bytearray(10**10)", [OUT_OF_MEMORY]),
+        ("[0] * 10**10", [OUT_OF_MEMORY]),
+        ("x = 'x' * 10**10", [OUT_OF_MEMORY]),
+        ("import mmap; mmap.mmap(-1, 10**10, mmap.MAP_PRIVATE)", [OUT_OF_MEMORY]),
         (
-            "def grow():\n    x = []\n    while True: x.append(bytearray(10**6))\ngrow()",
-            [OUT_OF_MEMORY],
-        ),
-        ("import mmap; mmap.mmap(-1, 10**9, mmap.MAP_PRIVATE)", [OUT_OF_MEMORY]),
-        (
-            "import os\nif not os.fork():\n    bytearray(10**9)\n    os._exit(0)\nos.wait()",
+            "import os\nif not os.fork():\n    bytearray(10**10)\n    os._exit(0)\nos.wait()",
             [OUT_OF_MEMORY],
         ),
         (CHILD, [OUT_OF_MEMORY]),
-        ("try: bytearray(10**9)\nexcept MemoryError: print('less will do')", []),
+        ("try: bytearray(10**10)\nexcept MemoryError: print('less will do')", []),
         ("raise ValueError('out of patience')", []),
         ("raise SystemExit(3)", []),
     ],
@@ -223,6 +230,22 @@ def test_error_for_want_of_memory(limited: SessionClient, code: str, lines: list
     assert server_lines(answer["stderr"]) == lines, answer
     check(answer, state="preserved", cause=None)
     check(limited.run("print(x)"), stdout="1\n", notices=None)
+
+
+@pytest.mark.parametrize("name", PAST_THE_LIMIT)
+def test_past_the_limit(client: Client, limited: SessionClient, name: str) -> None:
+    """With control groups the session ends, without them the process gets an error; both tell."""
+    limited.run("x = 1")
+    answer = limited.run(PAST_THE_LIMIT[name])
+    if not client.has_memory_groups:
+        assert server_lines(answer["stderr"]) == [OUT_OF_MEMORY], answer
+        check(answer, state="preserved", cause=None)
+        check(limited.run("print(x)"), stdout="1\n", notices=None)
+        return
+    assert server_lines(answer["stderr"]) == [OUT_OF_MEMORY + TAIL], answer
+    check(answer, exit_code=137, state="lost", cause="out of memory at 128 MB")
+    expected = ["variables were lost: out of memory at 128 MB"]
+    check(limited.run("print('x' in globals())"), stdout="False\n", notices=expected)
 
 
 def test_threads(limited: SessionClient) -> None:
@@ -321,7 +344,7 @@ def test_programs_beside_the_kernel(client: Client, limited: SessionClient) -> N
         answer: dict[str, Any] = client.http.post(f"{limited.path}/exec", json=request).json()
         return answer
 
-    answer = execute("python3 -c 'bytearray(10**9)'")
+    answer = execute("python3 -c 'bytearray(10**10)'")
     check(answer, exit_code=1, state="preserved")
     assert server_lines(answer["stderr"]) == [OUT_OF_MEMORY]
     answer = execute("sleep 60", timeout=0.5)

@@ -20,6 +20,7 @@ from era_kernels.kernels.active_run import MAX_PENDING_BYTES, NOT_ANSWERING, Ker
 from era_kernels.kernels.channels import PROTOCOL_VIOLATION
 from era_kernels.kernels.kernel import InterruptMode, Kernel
 from era_kernels.kernels.wire_protocol import ConnectionInfo
+from era_kernels.logs import HumanFormatter, JsonFormatter, extra_fields
 from era_kernels.models import (
     Display,
     EndReason,
@@ -310,6 +311,33 @@ async def test_output_of_other_parents_is_late(
             await asyncio.sleep(0.01)
         late = [Stdout("after the fence"), Stdout("old"), Stderr("orphan")]
         assert harness.late_output[:3] == late
+
+
+async def test_fault_of_a_kernel_is_logged(
+    run_in_harness: Callable[..., AbstractAsyncContextManager[KernelHarness]],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The log has where the kernel failed, and nothing of the run, which ends as it says."""
+    fault = "KeyError at main.py:5 shell.py:7"
+    exception = {"name": "E", "value": "secret", "traceback": ["secret"]}
+
+    def script(scripted: ScriptedKernel, request: JupyterMessage) -> None:
+        scripted.publish_stream(request, "secret")
+        scripted.publish_fence(request)
+        scripted.send_reply(request, 1, fault=fault, exception=exception)
+
+    async with run_in_harness(script) as harness:
+        assert (await harness.run())[-1] == ExecutionEnd(
+            1, ExceptionInfo("E", "secret", ["secret"])
+        )
+    [record] = caplog.records
+    assert (record.levelname, record.getMessage()) == ("ERROR", "a kernel failed in its own code")
+    assert extra_fields(record) == {"why": fault}
+    for formatter in (HumanFormatter(), JsonFormatter()):
+        line = formatter.format(record)
+        assert fault in line
+        assert "\n" not in line
+        assert not any(text in line for text in ("secret", "value", "NAME"))
 
 
 async def test_broken_messages_are_dropped_and_counted(

@@ -50,13 +50,17 @@ async def run(machine: Machine, code: str) -> tuple[str, ExecutionEnd]:
 
 
 def ends_in_plain_python(program: HostileProgram) -> bool:
-    """Returns whether the plain interpreter comes to the end of a program within seconds."""
-    command = [sys.executable, "-c", program.source]
-    with tempfile.TemporaryDirectory() as directory:
-        try:
-            subprocess.run(command, cwd=directory, capture_output=True, timeout=5, check=False)
-        except subprocess.TimeoutExpired:
-            return False
+    """Returns whether the plain interpreter comes to the end of a program within seconds.
+
+    Whether it does may depend on what is imported already: it is asked with and without `site`.
+    """
+    for options in (["-c"], ["-S", "-c"]):
+        command = [sys.executable, *options, program.source]
+        with tempfile.TemporaryDirectory() as directory:
+            try:
+                subprocess.run(command, cwd=directory, capture_output=True, timeout=5, check=False)
+            except subprocess.TimeoutExpired:
+                return False
     return True
 
 
