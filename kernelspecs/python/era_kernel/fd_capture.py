@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from _thread import allocate_lock, get_ident
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from os import close as close_descriptor
 from os import dup2
 from os import read as read_descriptor
@@ -52,34 +51,36 @@ class CapturedPipes:
             self._epoll.register(reader, EPOLLIN)
             newest.register(reader, POLLIN)
             newest_readers.append(reader)
-        with self._held_lock():
-            self._newest_poll, self._newest_readers = newest, newest_readers
-            self._streams_by_fd.update(zip(newest_readers, (run.stdout, run.stderr), strict=True))
+        self._newest_poll, self._newest_readers = newest, newest_readers
+        self._set_streams(newest_readers, (run.stdout, run.stderr))
         self._reserve.refill()
         return True
 
     def reuse_for_run(self, run: RunContext) -> None:
         """Gives the newest pipes to another run, because no new ones are to be had."""
-        with self._held_lock():
-            for reader, stream in zip(self._newest_readers, (run.stdout, run.stderr), strict=True):
-                if reader in self._streams_by_fd:
-                    self._streams_by_fd[reader] = stream
+        streams = zip(self._newest_readers, (run.stdout, run.stderr), strict=True)
+        opened = [(reader, stream) for reader, stream in streams if reader in self._streams_by_fd]
+        self._set_streams([reader for reader, _ in opened], [stream for _, stream in opened])
 
     def has_unread(self) -> bool:
         """Returns whether the newest pipes hold data that has not been queued."""
         if self.is_lock_holder():
             return False
-        with self._held_lock():
-            return bool(self._newest_poll.poll(0))
-
-    @contextmanager
-    def _held_lock(self) -> Iterator[None]:
-        """Holds the lock; a destructor that prints meanwhile must not wait for it."""
         me = get_ident()
-        try:
+        try:  # no context manager in Python: an interrupt in its middle would keep the lock
             self.lock_holders.add(me)
             with self.lock:
-                yield
+                return bool(self._newest_poll.poll(0))
+        finally:
+            self.lock_holders.discard(me)
+
+    def _set_streams(self, readers: list[int], streams: Iterable[OutputStream]) -> None:
+        """Sets whose output comes from these pipes, where they are still open."""
+        me = get_ident()
+        try:  # a destructor that prints meanwhile must not wait for the lock
+            self.lock_holders.add(me)
+            with self.lock:
+                self._streams_by_fd.update(zip(readers, streams, strict=True))
         finally:
             self.lock_holders.discard(me)
 

@@ -89,7 +89,7 @@ class ProgramSignals:
 
     def reset(self) -> None:
         """Restores the signal mask and what SIGINT does, for a new run."""
-        self._unguarded, self._raised_id = None, 0
+        self._unguarded, self._raised_id, self._cancel_awaited = None, 0, None
         self.has_interrupted = False
         if getsignal(SIGINT) is not self._default:
             signal(SIGINT, self._default)
