@@ -156,7 +156,12 @@ async def _open_host(stack: AsyncExitStack, settings: Settings) -> KernelHost:
         hidden_paths=(settings.data_dir,),
     )
     sandboxes = await Sandboxes.open(
-        runtime, languages.preload, languages.entry_paths, policy, spare_count=1
+        runtime,
+        languages.preload,
+        languages.entry_paths,
+        policy,
+        spare_count=1,
+        server_memory=settings.server_memory,
     )
     stack.push_async_callback(sandboxes.aclose)
     host = KernelHost(languages, sandboxes)

@@ -155,7 +155,11 @@ def _check_address(settings: Settings) -> Finding:
 
 
 def _check_memory(settings: Settings) -> Finding:
-    text = f"{total_memory() / GIB:.1f} GiB, at most {settings.max_kernels} kernels at once"
+    text = (
+        f"{total_memory() / GIB:.1f} GiB, at most {settings.max_kernels} kernels at once; "
+        f"{settings.session_memory / GIB:.1f} GiB for a session (session_memory), "
+        f"{settings.server_memory / GIB:.1f} GiB for all together (server_memory)"
+    )
     return Finding(Level.OK, "memory", text)
 
 
@@ -199,6 +203,8 @@ async def _probe_isolation(settings: Settings) -> Isolation:
             strongest_tier=settings.strongest_tier,
             weakest_tier=UNSANDBOXED_TIER if settings.allow_unsandboxed else settings.min_tier,
         )
-        sandboxes = await Sandboxes.open(Path(directory), (), (), policy)
+        sandboxes = await Sandboxes.open(
+            Path(directory), (), (), policy, server_memory=settings.server_memory
+        )
         await sandboxes.aclose()
         return sandboxes.isolation

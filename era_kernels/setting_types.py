@@ -14,12 +14,15 @@ from pydantic_core import PydanticCustomError
 from pydantic_settings import NoDecode
 
 from era_kernels.errors import InvalidSetting
+from era_kernels.own_cgroups import memory_bound, read_or_empty
 
 ENV_PREFIX = "ERA_"
 MIN_TOKEN_LENGTH = 16  # characters
 KIB, MIB, GIB, TIB = 1024, 1024**2, 1024**3, 1024**4
 MEMORY_PER_KERNEL = 64 * MIB
 MAX_DEFAULT_KERNELS = 500
+MIN_DEFAULT_SESSION_MEMORY, MAX_DEFAULT_SESSION_MEMORY = GIB, 8 * GIB
+DEFAULT_SERVER_PERCENT = 80  # of the memory, for all sessions together
 MAX_DEFAULT_CONNECTIONS = 1000
 
 _SIZE = re.compile(r"(\d+)([KMGT]?)", re.IGNORECASE)
@@ -27,7 +30,6 @@ _UNITS = {"": 1, "K": KIB, "M": MIB, "G": GIB, "T": TIB}
 _URL = re.compile(r"https?://[^/?#\s@]+(/[^?#\s]*)?")
 _MOUNT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _ORIGIN = re.compile(r"\*|null|[a-z][a-z0-9+.-]*://[^/?#\s@]+/?", re.IGNORECASE)
-_CGROUP_LIMITS = ("memory.max", "memory/memory.limit_in_bytes")  # version 2, version 1
 
 
 # ---------------------------------------------------------------- kinds of values
@@ -175,15 +177,29 @@ def default_data_dir() -> Path:
 
 
 def total_memory() -> int:
-    """Returns the bytes of memory of this host, or of the container that this process is in."""
-    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    for name in _CGROUP_LIMITS:
-        try:
-            limit = int(Path("/sys/fs/cgroup", name).read_text("ascii"))
-        except (OSError, ValueError):  # not this version; no limit ("max")
-            continue
-        total = min(total, limit)
-    return total
+    """Returns the bytes of memory that this process may use: the host's, or its groups' bound."""
+    total = _host_memory()
+    bound = memory_bound()
+    return total if bound is None else min(total, bound)
+
+
+def _host_memory() -> int:
+    """Returns MemTotal of /proc/meminfo, which containers may have of their own."""
+    for line in read_or_empty(Path("/proc/meminfo")).splitlines():
+        if line.startswith("MemTotal:"):
+            return int(line.split()[1]) * KIB
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def default_session_memory() -> int:
+    """Returns a quarter of the memory in whole MiB, but from 1 to 8 GiB."""
+    quarter = total_memory() // 4 // MIB * MIB
+    return max(MIN_DEFAULT_SESSION_MEMORY, min(MAX_DEFAULT_SESSION_MEMORY, quarter))
+
+
+def default_server_memory() -> int:
+    """Returns 80 % of the memory in whole MiB; the rest is for the server and the system."""
+    return max(MIB, total_memory() * DEFAULT_SERVER_PERCENT // 100 // MIB * MIB)
 
 
 def default_max_kernels() -> int:

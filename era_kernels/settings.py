@@ -22,6 +22,7 @@ from pydantic_settings import (
 
 from era_kernels.errors import InvalidSetting
 from era_kernels.setting_types import (
+    DEFAULT_SERVER_PERCENT,
     ENV_PREFIX,
     GIB,
     KIB,
@@ -46,6 +47,8 @@ from era_kernels.setting_types import (
     default_data_dir,
     default_max_connections,
     default_max_kernels,
+    default_server_memory,
+    default_session_memory,
     format_size_setting,
     must_be,
 )
@@ -66,6 +69,7 @@ PUBLIC_LIMITS = (  # settings that `GET /api/limits` shows
     "keep_executions_bytes",
     "session_workspace",
     "session_memory",
+    "server_memory",
     "session_processes",
     "session_cpu",
     "session_open_files",
@@ -187,7 +191,16 @@ class Settings(BaseSettings):
     allow_unsandboxed: bool = Field(
         False, description="Start even where no walls can be had: code may do what the server may."
     )
-    session_memory: Size = Field(GIB, description="How much memory one session may use.")
+    session_memory: Size = Field(
+        default_factory=default_session_memory,
+        description="How much memory one session may use.",
+        json_schema_extra={"default": "memory / 4, from 1G to 8G"},
+    )
+    server_memory: Size = Field(
+        default_factory=default_server_memory,
+        description="How much memory all sessions may use together; the largest ends near it.",
+        json_schema_extra={"default": f"{DEFAULT_SERVER_PERCENT} % of memory"},
+    )
     session_processes: Count = Field(
         256, description="How many processes and threads one session may have."
     )

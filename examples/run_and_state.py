@@ -65,6 +65,12 @@ json.dump(data, open(".session_data.json", "w"))
     answer = run(http, path, "print('total' in globals())")
     print(f"the next run: the kernel was {answer['started_from']}")
     assert (answer["stdout"], answer["started_from"]) == ("False\n", "fresh")
+    print(f"and is told why: {answer['notices'][0]}")
+    assert answer["notices"] == ["variables were lost: the kernel ended: exit 7"]
+
+    http.post(f"{path}/restart").raise_for_status()
+    print(f"after a restart: {run(http, path, 'pass')['notices'][0]}")
+    assert run(http, path, "pass").get("notices") is None
 
 
 if __name__ == "__main__":

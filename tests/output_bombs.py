@@ -7,8 +7,8 @@ _FIND_SOCKETS = """
 import gc, json
 from IPython.display import display
 found = {type(one).__name__: one for one in gc.get_objects()
-         if type(one).__name__ in ("KernelSockets", "Session")}
-sockets, session = found["KernelSockets"], found["Session"]
+         if type(one).__name__ in ("KernelSockets", "WireSession")}
+sockets, session = found["KernelSockets"], found["WireSession"]
 """
 
 PROGRAMS = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -244,6 +245,16 @@ def test_doctor_for_programs() -> None:
     assert {finding["level"] for finding in reported["findings"]} <= set(Level)
     subjects = {finding["subject"] for finding in reported["findings"]}
     assert subjects >= {"interpreter", "data directory", "disk", "address", "memory", "isolation"}
+
+
+def test_doctor_tells_the_memory() -> None:
+    """What one session and all together may use, as set, or as the host's memory has it."""
+    (told,) = (line for line in called("doctor").stdout.splitlines() if " memory: " in line)
+    assert re.search(
+        r"GiB for a session \(session_memory\), .* all together \(server_memory\)", told
+    )
+    asked = called("doctor", "--session-memory", "1536M", "--server-memory", "3G").stdout
+    assert "1.5 GiB for a session (session_memory), 3.0 GiB for all together" in asked
 
 
 def test_doctor_leaves_nothing(tmp_path: Path) -> None:

@@ -52,6 +52,7 @@ STANDARD_LIBRARY_ONLY = {
     "concurrency": set(),
     "json_incremental": set(),
     "logs": set(),
+    "own_cgroups": set(),
     "safe_fs": set(),
     "sandbox/linux": set(),
     "sandbox/init": set(),

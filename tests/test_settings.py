@@ -50,6 +50,10 @@ def test_defaults_are_those_of_the_contract() -> None:
     connections = limits.pop("max_connections")
     assert isinstance(connections, int)
     assert 1 <= connections <= 1000
+    session_memory, server_memory = limits.pop("session_memory"), limits.pop("server_memory")
+    assert isinstance(session_memory, int)
+    assert GIB <= session_memory <= 8 * GIB
+    assert server_memory == setting_types.total_memory() * 80 // 100 // MIB * MIB
     assert limits == {
         "default_timeout": 30,
         "max_timeout": 3600,
@@ -63,7 +67,6 @@ def test_defaults_are_those_of_the_contract() -> None:
         "keep_executions": 100,
         "keep_executions_bytes": GIB,
         "session_workspace": 2 * GIB,
-        "session_memory": GIB,
         "session_processes": 256,
         "session_cpu": None,
         "session_open_files": 1024,
@@ -203,6 +206,39 @@ def test_kernels_by_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     for memory, kernels in ((MIB, 1), (640 * MIB, 10), (1024 * GIB, 500)):
         monkeypatch.setattr(setting_types, "total_memory", lambda memory=memory: memory)
         assert Settings.load().max_kernels == kernels
+
+
+@pytest.mark.parametrize(
+    ("host", "session", "server"),
+    [
+        (512 * MIB, GIB, 409 * MIB),
+        (2 * GIB, GIB, 1638 * MIB),
+        (6 * GIB, 1536 * MIB, 4915 * MIB),
+        (8 * GIB, 2 * GIB, 6553 * MIB),
+        (24 * GIB, 6 * GIB, 19660 * MIB),
+        (32 * GIB, 8 * GIB, 26214 * MIB),
+        (1024 * GIB, 8 * GIB, 838860 * MIB),
+    ],
+)
+def test_memory_by_the_host(
+    host: int, session: int, server: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A quarter for a session, but from 1 to 8 GiB, and 80 % for all; what is asked for wins."""
+    monkeypatch.setattr(setting_types, "total_memory", lambda: host)
+    limits = Settings.load().limits()
+    assert (limits["session_memory"], limits["server_memory"]) == (session, server)
+    asked = Settings.load({"session_memory": "600M", "server_memory": "1G"}).limits()
+    assert (asked["session_memory"], asked["server_memory"]) == (600 * MIB, GIB)
+
+
+def test_total_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is the host's, or what the control groups of this process leave it."""
+    monkeypatch.setattr(setting_types, "memory_bound", lambda: None)
+    host = setting_types.total_memory()
+    assert host == os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    for bound, expected in ((GIB, GIB), (2**63 - 4096, host)):
+        monkeypatch.setattr(setting_types, "memory_bound", lambda bound=bound: bound)
+        assert setting_types.total_memory() == min(host, expected)
 
 
 def test_connections_by_descriptors(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,12 +8,14 @@ import secrets
 import signal
 from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from contextlib import aclosing
+from functools import partial
 from typing import Any, Literal, Protocol
 
 from era_kernels.concurrency.idle_timer import IdleTimer
 from era_kernels.errors import KernelStartFailed
 from era_kernels.kernels import messages
-from era_kernels.kernels.active_run import ActiveRun, KernelTimeouts
+from era_kernels.kernels.active_run import NOT_ANSWERING, ActiveRun, KernelTimeouts
+from era_kernels.kernels.answer_watch import AnswerWatch
 from era_kernels.kernels.channels import CONNECTION_CLOSED, KernelChannels
 from era_kernels.kernels.control_client import ControlClient
 from era_kernels.kernels.control_requests import ControlRequests
@@ -189,13 +191,24 @@ class Kernel:
             "allow_stdin": False,
             "stop_on_error": False,
         }
-        era = {"nonce": run.nonce, "number": request.run_number, "env": dict(request.env)}
+        era = {
+            "nonce": run.nonce,
+            "number": request.run_number,
+            "env": dict(request.env),
+            "ends": request.ends_program,
+        }
         run.msg_id = self._channels.request(
             self._channels.shell, "execute_request", content, {"era": era}
         )
         loop = asyncio.get_running_loop()
         deadline = loop.call_later(request.timeout, self._on_deadline, run)
         run.finished.add_done_callback(lambda _: deadline.cancel())
+        AnswerWatch(
+            run,
+            self._channels.iopub,
+            self._control_requests,
+            partial(self._close_machine, NOT_ANSWERING),
+        )
         return run
 
     def _request_control(self, msg_type: str, content: JsonObject) -> str:
@@ -219,6 +232,8 @@ class Kernel:
             if reply is None:
                 self._channels.count_dropped("a reply has the wrong shape")
             else:
+                if reply.fault is not None:
+                    log.error("a kernel failed in its own code", extra={"why": reply.fault})
                 run.on_reply(reply)
 
     def _on_stdin(self, message: Message) -> None:

@@ -101,7 +101,9 @@ class Machine:
         )
         try:
             command = self._command(connection_info, env)
-            await asyncio.to_thread(connection_info.write_file)
+            # A kernel that is forked is ours, and starts without a heartbeat and its threads.
+            has_heartbeat = self._language.entry is None
+            await asyncio.to_thread(connection_info.write_file, heartbeat=has_heartbeat)
         except (OSError, ValueError) as error:
             raise KernelStartFailed(f"The kernel could not be started: {error}.") from error
         signal_name = self._language.dump_signal

@@ -36,8 +36,10 @@ MAX_DISPLAY_ID_LENGTH = 1024  # characters of a display id
 MAX_KEY_LENGTH = 64  # characters of the key of a request for input
 MAX_PROMPT_LENGTH = 8192  # characters of the prompt of a request for input
 MAX_EXCEPTION_LENGTH = 64 * 1024  # characters of an exception's name or text; stderr has all of it
+MAX_FAULT_LENGTH = 500  # characters that tell of a fault of the kernel itself
 MAX_TRACEBACK_LENGTH = 256 * 1024  # characters of a traceback's lines together
 
+_NOT_OF_A_FAULT = re.compile(r"[^A-Za-z0-9_.: ]")
 _SURROGATES = re.compile("[\ud800-\udfff]")
 
 
@@ -47,10 +49,11 @@ class _WrongShape(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """Holds what a kernel replies to a run."""
+    """Holds what a kernel replies to a run; `fault` tells which of its own steps failed."""
 
     exit_code: int
     exception: ExceptionInfo | None = None
+    fault: str | None = None
 
 
 def to_event(msg_type: str, content: JsonObject) -> Output | None:
@@ -95,7 +98,7 @@ def parse_reply(content: JsonObject) -> Reply | None:
         code = era.get("exit_code")
         if type(code) is not int:
             return None
-        return Reply(code & 0xFF, _parse_exception(era.get("exception")))
+        return Reply(code & 0xFF, _parse_exception(era.get("exception")), _parse_fault(era))
     if content.get("status") == "ok":
         return Reply(0)
     if content.get("status") == "error":
@@ -224,6 +227,14 @@ def _parse_exception(value: Any) -> ExceptionInfo | None:
         )
     except _WrongShape:
         return None
+
+
+def _parse_fault(era: JsonObject) -> str | None:
+    """Returns what names a fault: class, files and lines. Other characters are replaced."""
+    fault = era.get("fault")
+    if not isinstance(fault, str):
+        return None
+    return _NOT_OF_A_FAULT.sub("?", fault[:MAX_FAULT_LENGTH])
 
 
 def _clean_lines(value: Any) -> list[str]:

@@ -73,15 +73,22 @@ class ConnectionInfo:
         """Returns the same path as a ZeroMQ address."""
         return f"ipc://{self.socket_path(channel)}"
 
-    def write_file(self) -> None:
-        """Writes the connection file, for the directory's owner only. Blocking; raises OSError."""
+    def write_file(self, *, heartbeat: bool = True) -> None:
+        """Writes the connection file, for the directory's owner only. Blocking; raises OSError.
+
+        Without `heartbeat` the file does not name that socket, which is never used here. Most
+        kernels do not start without its name.
+        """
+        ports = {f"{channel}_port": number for channel, number in _PORTS.items()}
+        if not heartbeat:
+            del ports["hb_port"]
         content = {
             "transport": "ipc",
             "ip": f"{self.sandbox_directory}/k",
             "key": self.key,
             "signature_scheme": "hmac-sha256",
             "dump": f"{self.sandbox_directory}/{_DUMP_FILE}",
-            **{f"{channel}_port": number for channel, number in _PORTS.items()},
+            **ports,
         }
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
         number = os.open(self.directory / _CONNECTION_FILE, flags, 0o600)

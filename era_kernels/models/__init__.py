@@ -1,6 +1,7 @@
 """The plain values of the domain: sessions, executions, events, directories, limits, exits."""
 
 from era_kernels.models.events import (
+    SERVER_PREFIX,
     ClearOutput,
     Display,
     Done,
@@ -17,6 +18,7 @@ from era_kernels.models.events import (
     UpdateDisplay,
     event_from_json,
     event_to_json,
+    server_line,
 )
 from era_kernels.models.executions import (
     ExecSubmission,
@@ -28,7 +30,7 @@ from era_kernels.models.executions import (
     KernelRequest,
     Submission,
 )
-from era_kernels.models.formats import JsonObject, format_duration, now, to_iso
+from era_kernels.models.formats import JsonObject, format_duration, format_size, now, to_iso
 from era_kernels.models.inspection import MISSING, StackFrame, Variable, Variables
 from era_kernels.models.runtime import EndReason, ExitInfo, Limits, SessionPaths
 from era_kernels.models.sessions import (
@@ -43,6 +45,7 @@ from era_kernels.models.sessions import (
 
 __all__ = [
     "MISSING",
+    "SERVER_PREFIX",
     "UNSANDBOXED_TIER",
     "ClearOutput",
     "Display",
@@ -83,6 +86,8 @@ __all__ = [
     "event_from_json",
     "event_to_json",
     "format_duration",
+    "format_size",
     "now",
+    "server_line",
     "to_iso",
 ]

@@ -121,7 +121,23 @@ class Done:
     start_ms: float
     exception: ExceptionInfo | None = None
     cause: str | None = None
+    notices: list[str] | None = None  # texts of the server: why earlier variables were lost
     data: JsonObject = field(default_factory=dict)
+
+
+SERVER_PREFIX = "[era] "  # of the server's own lines on a program's stderr
+
+
+def server_line(text: str, stderr_before: str) -> Stderr:
+    """Makes a line that the server adds to a program's stderr, apart from the program's own.
+
+    `stderr_before` is the end of what is there.
+
+    >>> server_line("restarted", "").content, server_line("restarted", "Wai").content
+    ('[era] restarted\\n', '\\n[era] restarted\\n')
+    """
+    is_at_line_start = not stderr_before or stderr_before.endswith("\n")
+    return Stderr(f"{'' if is_at_line_start else chr(10)}{SERVER_PREFIX}{text}\n")
 
 
 Output = Stdout | Stderr | Result | Display | UpdateDisplay | ClearOutput | InputRequest

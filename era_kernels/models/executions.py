@@ -37,6 +37,7 @@ class Submission:
     cancel_on_disconnect: bool = False  # the run is interrupted when its last caller leaves
     idempotency: IdempotencyKey | None = None
     files: Mapping[str, str] = field(default_factory=dict)  # path → text, there before the run
+    ends_program: bool = False  # see KernelRequest
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,12 +58,16 @@ class ExecSubmission:
 
 @dataclass(frozen=True, slots=True)
 class KernelRequest:
-    """Code that a kernel is to run; `run_number` counts the runs of a session, from 1."""
+    """Code that a kernel is to run; `run_number` counts the runs of a session, from 1.
+
+    `ends_program`: no further code follows, so exit functions and finalizers belong to this run.
+    """
 
     code: str
     env: Mapping[str, str]
     timeout: float  # seconds
     run_number: int
+    ends_program: bool = False
 
 
 class ExecutionStatus(StrEnum):
@@ -100,6 +105,7 @@ class ExecutionEnd:
     timed_out: bool = False
     interrupted: bool = False  # an interrupt was requested while the kernel ran the code
     cancelled: bool = False  # an interrupt was requested before the kernel got it
+    shortage: str | None = None  # what the program did not get, and the limit, in words
 
 
 @dataclass(frozen=True, slots=True)

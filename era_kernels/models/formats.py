@@ -25,6 +25,22 @@ def to_iso(time: datetime | None) -> str:
     return utc.isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
 
 
+def format_size(size: int) -> str:
+    """Formats a number of bytes for people, in powers of 1024.
+
+    >>> format_size(1 << 30), format_size(10 << 20), format_size(1000)
+    ('1 GiB', '10 MiB', '1000 bytes')
+    """
+    units = ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB"))
+    for unit, name in units:
+        if size >= unit and size % unit == 0 and size < 10_000 * unit:
+            return f"{size // unit} {name}"
+    for unit, name in units[:2]:
+        if size >= unit:
+            return f"{size / unit:.1f} {name}"
+    return f"{size} bytes"
+
+
 def format_duration(seconds: float) -> str:
     """Returns a duration for people: `15.3ms`, `5.12s`, `1m2s`, `2h0m5s`.
 

@@ -59,11 +59,15 @@ def _smallest(*values: Any) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class ExitInfo:
-    """The end of a process: its exit status (`code`), a signal, or the server's `reason`."""
+    """The end of a process: its exit status (`code`), a signal, or the server's `reason`.
+
+    `explanation` is what its last words tell of a process that ended by itself.
+    """
 
     code: int | None = None
     signal: int | None = None
     reason: str | None = None
+    explanation: str | None = None
 
     @property
     def exit_code(self) -> int:
@@ -84,12 +88,15 @@ class ExitInfo:
         """The end in words, such as `exit 7`, `signal 11 (SIGSEGV)`, `session deleted`."""
         if self.reason is not None:
             return self.reason
-        if self.signal is not None:
-            try:
-                return f"signal {self.signal} ({signals.Signals(self.signal).name})"
-            except ValueError:
-                return f"signal {self.signal}"
-        return f"exit {self.code}"
+        own_end = f"exit {self.code}" if self.signal is None else self._signal_words(self.signal)
+        return own_end if self.explanation is None else f"{self.explanation}: {own_end}"
+
+    @staticmethod
+    def _signal_words(number: int) -> str:
+        try:
+            return f"signal {number} ({signals.Signals(number).name})"
+        except ValueError:
+            return f"signal {number}"
 
 
 class EndReason(StrEnum):

@@ -31,6 +31,9 @@ class Session:
     kernel_generation: int = 0
     limits: Limits | None = None  # of this session alone, lower than the server's
     mounts: tuple[str, ...] = ()  # names of directories that the operator offers
+    # Why the variables of former runs are lost, if the next run gets another kernel than they had.
+    # None: there are none.
+    variables_lost: str | None = None
 
 
 class SessionStatus(StrEnum):

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 from era_kernels.kernels.machine import KernelHost
 from era_kernels.models import Limits, Session, SessionPaths
 from era_kernels.services.capacity import KernelLimiter
+from era_kernels.services.executions.notices import SessionLimits
 from era_kernels.services.executions.service import ExecutionService
 from era_kernels.services.metrics import Metrics
 from era_kernels.services.mounts import Mounts
@@ -38,6 +39,13 @@ class ServiceContext:
     def limits_for(self, session: Session) -> Limits:
         """Returns the limits of a session's processes: the server's, capped by the session's."""
         return self.limits.capped_by(session.limits)
+
+    def enforced_limits(self, session: Session) -> SessionLimits:
+        """Returns the limits that keep a session's processes from something on this host."""
+        enforceable = self.host.enforceable
+        limits = asdict(self.limits_for(session))
+        enforced = {name: limit for name, limit in limits.items() if name in enforceable}
+        return SessionLimits(Limits(**enforced), session.limits)
 
     def paths_for(self, session: Session) -> SessionPaths:
         """Returns the session's directories and mounts. Raises Unavailable, NotEnforceable."""

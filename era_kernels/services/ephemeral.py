@@ -6,6 +6,7 @@ import asyncio
 import logging
 import secrets
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 from era_kernels.concurrency.background import BackgroundTasks
 from era_kernels.errors import EraError, SessionNotFound
@@ -56,7 +57,7 @@ class EphemeralSessions:
         try:
             self._check_open()
             await self._write_files(session, submission.files)
-            execution = await live.submit(submission)
+            execution = await live.submit(replace(submission, ends_program=True))
         except BaseException:
             await self._end(live)
             raise

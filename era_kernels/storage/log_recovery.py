@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import closing
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -16,13 +17,24 @@ from era_kernels.models import (
     ExecutionStatus,
     ExitInfo,
     LoggedEvent,
+    Queued,
+    Stderr,
     format_duration,
     now,
+    server_line,
 )
 from era_kernels.storage.executions_table import UnfinishedExecution
-from era_kernels.storage.log_format import LogHeader, decode, decode_header, encode, encode_header
-from era_kernels.storage.log_index import LogIndex, first_line, index_path, last_line
+from era_kernels.storage.log_format import (
+    LogHeader,
+    decode,
+    decode_header,
+    decode_text,
+    encode,
+    encode_header,
+)
+from era_kernels.storage.log_index import LineReader, LogIndex, first_line, index_path, last_line
 
+STOPPED_LINE = "server stopped before the run ended; variables are lost"
 SERVER_STOPPED = ErrorEvent(
     "Server stopped", "The server stopped during the run.", "SERVER_STOPPED"
 )
@@ -97,6 +109,8 @@ def _append_end(
     events: list[Event] = [_done_event(unfinished, until)]
     if last is None or not isinstance(last.event, ErrorEvent):
         events.insert(0, SERVER_STOPPED)
+        if _has_begun(unfinished.execution, last) and not _tells_end(last):
+            events.insert(0, server_line(STOPPED_LINE, _last_stderr(path, index)))
     time, first = now(), index.last_seq + 1
     recorded = [LoggedEvent(first + n, time, event) for n, event in enumerate(events)]
     encoded = [encode(entry) for entry in recorded]
@@ -105,6 +119,32 @@ def _append_end(
     for _, line in encoded:
         index.add(line)
     return recorded[-1]
+
+
+def _has_begun(execution: Execution, last: LoggedEvent | None) -> bool:
+    """Returns whether the execution came out of the queue."""
+    is_silent = last is None or isinstance(last.event, Queued)
+    return execution.started_at is not None or not is_silent
+
+
+def _tells_end(last: LoggedEvent | None) -> bool:
+    """Returns whether an earlier repair, which was killed, has written the server's line."""
+    line = server_line(STOPPED_LINE, "").content
+    return last is not None and isinstance(last.event, Stderr) and last.event.content.endswith(line)
+
+
+def _last_stderr(path: Path, index: LogIndex) -> str:
+    """Returns the last text of a log's stderr; the empty string where there is none."""
+    total, text = index.text_bytes[Stderr.type], b""
+    if not total:
+        return ""
+    mark = index.mark_for_text(Stderr.type, total - 1)
+    position = mark.stderr
+    with closing(LineReader(path, mark.offset)) as lines:
+        while position < total and (batch := lines.read(index.size)):
+            for piece in (decode_text(line, Stderr.type) for line in batch):
+                text, position = piece or text, position + len(piece)
+    return text.decode("utf-8", "replace")
 
 
 def _done_event(unfinished: UnfinishedExecution, until: datetime) -> Done:

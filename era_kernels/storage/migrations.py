@@ -96,3 +96,16 @@ def m005_idempotency(db: Database) -> None:
         "CREATE UNIQUE INDEX executions_keys ON executions (directory, idempotency_key) "
         "WHERE idempotency_key IS NOT NULL"
     )
+
+
+@MIGRATIONS()
+def m006_variables_lost(db: Database) -> None:
+    """Adds why a session's variables are lost; those of kernels so far went with their server."""
+    sessions = db.table("sessions")
+    short = [name for name in sessions.columns_dict if name not in ("metadata", "data")]
+    sessions.add_column("variables_lost", str)
+    sessions.transform(column_order=[*short, "variables_lost"])
+    db.execute(
+        "UPDATE sessions SET variables_lost = 'the server was restarted' "
+        "WHERE kernel_generation > 0 AND last_run_at IS NOT NULL"
+    )

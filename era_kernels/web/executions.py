@@ -60,6 +60,7 @@ class ExecutionAnswer(ResponseModel):
     queued_ms: float | None
     start_ms: float | None
     cause: str = ""
+    notices: list[str] = Field([], description="As in the run answer.")
     truncated: bool = False
     full_output: dict[str, str] | None = None
 

@@ -75,6 +75,11 @@ class ExecAnswer(ResponseModel):
     queued_ms: float
     start_ms: float
     cause: str = Field("", description="Why the run was ended; only when it was.")
+    notices: list[str] = Field(
+        [],
+        description="What the server has to tell; only when there is something. "
+        "`variables were lost: …` says why this run does not find those of earlier runs.",
+    )
     truncated: bool = Field(False, description="Output was left out; only when it was.")
     full_output: FullOutput | None = None
 
@@ -114,6 +119,7 @@ class ExecuteAnswer(ResponseModel):
     duration: str
     results: list[RichOutput]
     cause: str = ""
+    notices: list[str] = []
     truncated: bool = False
 
 
@@ -185,6 +191,8 @@ def execute_response(result: result.RunResult, language: str) -> JsonObject:
 def _add_optional_fields(out: JsonObject, result: result.RunResult) -> None:
     if result.cause is not None:
         out["cause"] = result.cause
+    if result.notices:
+        out["notices"] = result.notices
     if result.truncated:
         out["truncated"] = True
 

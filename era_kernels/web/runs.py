@@ -53,14 +53,16 @@ EVENT_STREAM_MEDIA = Media(
 )
 EVENTS_DESCRIPTION = """Events, by their `type`, which is also the name of the frame's `event`:
 
-- `stdout`, `stderr` {content}: what the program wrote
+- `stdout`, `stderr` {content}: what the program wrote; a last line of `stderr` that begins with
+  `[era] ` is the server's, and tells what ended the run
 - `result`, `display`, `update_display`, `clear_output`: rich outputs, as MIME bundles
 - `input_request` {prompt, password}: the program waits for a line, to be sent to the execution's
   `/input`; it asks only while somebody reads its stream
 - `queued` {position}: once, when the run has to wait
 - `error` {error, message, code}: the server ended the run, as `code` tells: EXECUTION_TIMEOUT,
   KERNEL_DIED, OUTPUT_LIMIT, SESSION_DELETED, SESSION_RESTARTED or SERVER_STOPPED
-- `done` {exit_code, exception, state, …}: always the last
+- `done` {exit_code, exception, state, cause?, notices?, …}: always the last; `notices` say why this
+  run does not find the variables of earlier ones
 
 What went wrong before the first event is an ordinary error. The header `X-Execution-Id` names the
 execution whose `/stream` goes on where a connection broke, after the `Last-Event-ID` given."""

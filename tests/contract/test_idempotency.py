@@ -179,7 +179,9 @@ def test_after_a_kill_in_the_run(launcher: Launcher) -> None:
     again = Client(launcher.start().base_url)
     session = SessionClient(again.http, "s1")
     answer = post(session, code)
+    line = "[era] server stopped before the run ended; variables are lost\n"
     check(answer.json(), exit_code=137, cause="server stopped", state="lost", stdout="begun\n")
+    check(answer.json(), stderr=line)
     events = list(
         parse_sse(
             post(
@@ -187,8 +189,9 @@ def test_after_a_kill_in_the_run(launcher: Launcher) -> None:
             ).iter_lines()
         )
     )
-    assert [event.event for event in events] == ["stdout", "error", "done"]
-    assert events[1].data["code"] == "SERVER_STOPPED"
+    assert [event.event for event in events] == ["stdout", "stderr", "error", "done"]
+    assert events[1].data["content"] == line
+    assert events[2].data["code"] == "SERVER_STOPPED"
     listed = session.http.get(f"{session.path}/executions").json()
     assert [(one["status"], one["exit_code"]) for one in listed["executions"]] == [
         ("finished", 137), ("finished", 137),
@@ -201,7 +204,7 @@ def test_after_a_kill_in_the_run(launcher: Launcher) -> None:
             return list(parse_sse(reader.iter_lines()))
 
     with ThreadPoolExecutor(4) as pool:
-        for after, found in enumerate(pool.map(follow, range(4))):
+        for after, found in enumerate(pool.map(follow, range(len(events)))):
             assert found == events[after:]
     again.close()
 

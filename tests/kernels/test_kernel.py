@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from era_kernels.kernels.active_run import MAX_PENDING_BYTES, NOT_ANSWERING, Ker
 from era_kernels.kernels.channels import PROTOCOL_VIOLATION
 from era_kernels.kernels.kernel import InterruptMode, Kernel
 from era_kernels.kernels.wire_protocol import ConnectionInfo
+from era_kernels.logs import HumanFormatter, JsonFormatter, extra_fields
 from era_kernels.models import (
     Display,
     EndReason,
@@ -311,6 +313,33 @@ async def test_output_of_other_parents_is_late(
         assert harness.late_output[:3] == late
 
 
+async def test_fault_of_a_kernel_is_logged(
+    run_in_harness: Callable[..., AbstractAsyncContextManager[KernelHarness]],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The log has where the kernel failed, and nothing of the run, which ends as it says."""
+    fault = "KeyError at main.py:5 shell.py:7"
+    exception = {"name": "E", "value": "secret", "traceback": ["secret"]}
+
+    def script(scripted: ScriptedKernel, request: JupyterMessage) -> None:
+        scripted.publish_stream(request, "secret")
+        scripted.publish_fence(request)
+        scripted.send_reply(request, 1, fault=fault, exception=exception)
+
+    async with run_in_harness(script) as harness:
+        assert (await harness.run())[-1] == ExecutionEnd(
+            1, ExceptionInfo("E", "secret", ["secret"])
+        )
+    [record] = caplog.records
+    assert (record.levelname, record.getMessage()) == ("ERROR", "a kernel failed in its own code")
+    assert extra_fields(record) == {"why": fault}
+    for formatter in (HumanFormatter(), JsonFormatter()):
+        line = formatter.format(record)
+        assert fault in line
+        assert "\n" not in line
+        assert not any(text in line for text in ("secret", "value", "NAME"))
+
+
 async def test_broken_messages_are_dropped_and_counted(
     run_in_harness: Callable[..., AbstractAsyncContextManager[KernelHarness]],
     caplog: pytest.LogCaptureFixture,
@@ -413,6 +442,42 @@ async def test_backlog_of_a_slow_consumer_stays_in_the_kernel(
                 await asyncio.sleep(0.02)
         assert sum(sizes) == 512 * 65536
         assert max(sizes) <= MAX_PENDING_BYTES + len(line)
+
+
+# ---------------------------------------------------------------- programs that end
+
+
+@pytest.mark.parametrize("ends_program", [True, False])
+async def test_request_of_a_whole_program(
+    run_in_harness: Callable[..., AbstractAsyncContextManager[KernelHarness]],
+    ends_program: bool,
+) -> None:
+    """The kernel is told whether the code is a whole program, which nothing follows."""
+
+    def script(scripted: ScriptedKernel, request: JupyterMessage) -> None:
+        scripted.finish_run(request)
+
+    async with run_in_harness(script) as harness:
+        request = replace(make_request(), ends_program=ends_program)
+        assert [batch async for batch in harness.kernel.execute(request)]
+        assert harness.scripted.requests[0]["metadata"]["era"]["ends"] is ends_program
+
+
+async def test_exit_handler_that_hangs(
+    run_in_harness: Callable[..., AbstractAsyncContextManager[KernelHarness]],
+) -> None:
+    """The deadline covers what a program does at its end: the reply comes only after that."""
+
+    def script(scripted: ScriptedKernel, request: JupyterMessage) -> None:
+        scripted.publish_stream(request, "the last line\n")  # then its exit handler hangs
+
+    async with run_in_harness(script) as harness:
+        request = replace(make_request(timeout=0.2), ends_program=True)
+        items = [item async for batch in harness.kernel.execute(request) for item in batch]
+        assert items[0] == Stdout("the last line\n")
+        end = items[-1]
+        assert isinstance(end, ExecutionEnd)
+        assert (end.exit_code, end.timed_out, end.state) == (124, True, "lost")
 
 
 # ---------------------------------------------------------------- deadlines and interrupts

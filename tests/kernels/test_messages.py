@@ -182,6 +182,28 @@ def test_exception_of_wrong_shape_leaves_the_code(exception: object) -> None:
     assert parse_reply({"era": {"exit_code": 1, "exception": exception}}) == Reply(1)
 
 
+@pytest.mark.parametrize(
+    ("fault", "expected"),
+    [
+        (None, None),
+        ("NameError in main.py:5", "NameError in main.py:5"),
+        ("", ""),
+        ("x" * 10**6, "x" * messages.MAX_FAULT_LENGTH),
+        ("a\ud800b\n<x>", "a?b??x?"),
+        ("\udc00" * 10**6, "?" * messages.MAX_FAULT_LENGTH),
+        (5, None),
+        (True, None),
+        (["x"], None),
+        ({"text": "x"}, None),
+    ],
+)
+def test_fault_is_a_bounded_text(fault: object, expected: str | None) -> None:
+    """A fault of the kernel is text of a bounded length; what is none hides no exit code."""
+    found = parse_reply({"era": {"exit_code": 1, "exception": None, "fault": fault}})
+    assert found == Reply(1, None, expected)
+    assert parse_reply({"status": "ok", "fault": fault}) == Reply(0)
+
+
 def test_exception_is_cut() -> None:
     """An exception has a bounded size; stderr has all of it."""
     exception = {"name": "E", "value": "v" * 1_000_000, "traceback": ["l" * 1000] * 1000}

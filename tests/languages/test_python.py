@@ -22,7 +22,7 @@ class Row:
     """Cells that are run one after the other, and what the answer to the last one holds."""
 
     cells: tuple[str, ...]
-    stdout: str = ""
+    stdout: str | None = ""  # None: whatever it is
     stderr: str = ""  # the last line of it
     exit_code: int = 0
     results: tuple[str, ...] = ()  # their text
@@ -217,13 +217,17 @@ def session(client: Client) -> Iterator[SessionClient]:
 @pytest.mark.parametrize("name", ROWS)
 def test_row(session: SessionClient, name: str) -> None:
     """The last of the row's cells answers what the row says."""
-    row = ROWS[name]
+    check_row(session, ROWS[name])
+
+
+def check_row(session: SessionClient, row: Row) -> None:
+    """Runs the cells of a row, and compares the last one's answer."""
     *before, last = row.cells
     for cell in before:
         session.run(cell)
     answer = session.run(last)
     found = {
-        "stdout": answer["stdout"],
+        "stdout": answer["stdout"] if row.stdout is not None else None,
         "stderr": (answer["stderr"].rstrip("\n").splitlines() or [""])[-1],
         "exit_code": answer["exit_code"],
         "results": tuple(result["data"]["text/plain"] for result in answer["results"]),

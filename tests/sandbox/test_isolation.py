@@ -14,7 +14,8 @@ import pytest
 
 from era_kernels.errors import KernelStartFailed, StartError
 from era_kernels.models import Limits, SessionPaths
-from era_kernels.sandbox.server import limit_monitor
+from era_kernels.sandbox.init import isolation
+from era_kernels.sandbox.server import cgroups, limit_monitor
 from era_kernels.sandbox.server.sandbox import IsolationPolicy, Sandboxes
 from tests.sandbox.sandboxes import (
     ENTRIES,
@@ -33,9 +34,9 @@ CLEANUP_SECONDS = 2.0  # seconds in which nothing may be left
 
 @asynccontextmanager
 async def isolated_sandboxes(
-    tier: int = 1,
+    tier: int = 1, server_memory: int | None = None
 ) -> AsyncIterator[tuple[Sandboxes, Callable[[str], SessionPaths]]]:
-    """Sandboxes of that tier, and a maker of places."""
+    """Sandboxes of that tier with so many bytes for all together, and a maker of places."""
     with short_directory() as base:
 
         def make_paths(name: str) -> SessionPaths:
@@ -50,7 +51,9 @@ async def isolated_sandboxes(
             wish = IsolationPolicy(
                 strongest_tier=tier, weakest_tier=tier, readable_paths=(ENTRIES,)
             )
-            sandboxes = await Sandboxes.open(base / "r", (), (ENTRIES,), wish)
+            sandboxes = await Sandboxes.open(
+                base / "r", (), (ENTRIES,), wish, server_memory=server_memory
+            )
         except StartError as error:
             pytest.skip(str(error))
         try:
@@ -124,12 +127,60 @@ async def test_memory_of_all(tier: int) -> None:
         assert (ending.reason, ending.exit_code) == ("out of memory at 64 MB", 137)
 
 
-async def test_memory_of_one() -> None:
-    """One process that takes too much gets a MemoryError, and lives."""
-    async with isolated_sandboxes() as (sandboxes, make_paths):
+RESERVE = """
+import mmap
+try: mmap.mmap(-1, 512 << 20, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+except OSError as error: print(error.errno)
+else: print('reserved')
+"""
+
+
+@pytest.mark.parametrize("tier", [1, 2, 3])
+async def test_memory_that_is_only_reserved(tier: int) -> None:
+    """It counts hardly where a control group counts what is used; past all sense it is refused."""
+    async with isolated_sandboxes(tier) as (sandboxes, make_paths):
         sandbox = await sandboxes.open_sandbox(make_paths("a"), Limits(memory=64 * MIB))
-        code = "try: bytearray(100 << 20)\nexcept MemoryError: print('refused')"
+        is_counted = "memory" not in sandboxes.profile.cgroup_limits
+        _, out, _ = await run_to_end(sandbox, forked_program(RESERVE))
+        assert out == ("12\n" if is_counted else "reserved\n")
+        code = "try: bytearray(20 << 30)\nexcept MemoryError: print('refused')"
         assert (await run_to_end(sandbox, forked_program(code)))[1] == "refused\n"
+        assert sandbox.is_running
+
+
+@pytest.mark.parametrize("tier", [1, 2, 3])
+async def test_sessions_end_before_the_server(tier: int) -> None:
+    """Where the host itself has no memory left, Linux ends code and inits first."""
+    async with isolated_sandboxes(tier) as (sandboxes, make_paths):
+        sandbox = await sandboxes.open_sandbox(make_paths("a"), Limits())
+        process = await sandbox.spawn(shell_command("sleep 60"))
+
+        def score(pid: int | None) -> int:
+            return int(Path(f"/proc/{pid}/oom_score_adj").read_text())
+
+        assert process.is_running
+        of_session = [sandbox.pid, *descendants(sandbox.pid or 0)]
+        assert len(of_session) > 1
+        assert {score(pid) for pid in of_session} == {isolation.OOM_SCORE}
+        assert score(os.getpid()) < isolation.OOM_SCORE
+
+
+@pytest.mark.parametrize("tier", [1, 2, 3])
+async def test_memory_of_one_without_groups(tier: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One process that takes too much gets an error, and what it makes of that is its end."""
+    monkeypatch.setattr(cgroups, "find_controllers", list)
+    async with isolated_sandboxes(tier) as (sandboxes, make_paths):
+        sandbox = await sandboxes.open_sandbox(make_paths("a"), Limits(memory=64 * MIB))
+        assert (await run_to_end(sandbox, forked_program(RESERVE)))[1] == "12\n"
+        code = "try: bytearray(100 << 20)\nexcept MemoryError: {}"
+        for reaction, expected in (
+            ("raise", "exit 1"),
+            ("import os; os.abort()", "signal 6 (SIGABRT)"),  # as libraries in Rust and C++ do
+            ("import ctypes; ctypes.string_at(0)", "signal 11 (SIGSEGV)"),
+        ):
+            ending, _, err = await run_to_end(sandbox, forked_program(code.format(reaction)))
+            assert ending.description == expected, err
+        assert sandbox.is_running
 
 
 async def test_workspace_quota() -> None:

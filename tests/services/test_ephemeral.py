@@ -55,6 +55,7 @@ async def test_execute(services: Services) -> None:
     answer = await execute(services, "env ERA_SESSION_ID\nexit 3", "ALPHA")
     assert (answer.stdout, answer.exit_code) == (answer.session_id, 3)
     assert answer.started_from == "fresh"
+    assert [one.ends_program for one in services.host.machines[0].kernel.requests] == [True]
     await until_nothing_is_left(services)
     assert (await services.sessions.list_sessions())[1] == 0
     _, total = await services.executions.list_executions(answer.session_id)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from era_kernels.errors import ExecutionNotFound, StorageFailed
-from era_kernels.models import Display, Event, Result, Stdout
+from era_kernels.models import Display, ErrorEvent, Event, Result, Stderr, Stdout
 from era_kernels.storage.log_index import MARK_INTERVAL_BYTES, boot_id, index_path
 from tests.storage.stores import (
     LANGUAGE,
@@ -21,6 +21,8 @@ from tests.storage.stores import (
     read_text,
 )
 
+LINE = Stderr("[era] server stopped before the run ended; variables are lost\n")
+STOPPED = ErrorEvent("Server stopped", "The server stopped during the run.", "SERVER_STOPPED")
 MANY: list[Event] = [
     Stdout(f"{n:06}" + "x" * 10_000) for n in range(3 * MARK_INTERVAL_BYTES // 10_000)
 ]
@@ -83,8 +85,8 @@ async def test_an_index_that_only_happens_to_fit(tmp_path: Path) -> None:
         await stores.executions.close_unfinished()
         assert not index_path(path).exists()
         log = await stores.executions.open_log(path.parent.parent.name, "exec-1")
-        ends = [one.event.type for one in await read_events(log)][len(MANY) :]
-        assert ends == ["error", "done"]
+        *events, done = [one.event for one in await read_events(log)]
+        assert (events, done.type) == ([*MANY, LINE, STOPPED], "done")
 
 
 async def test_a_header_of_zeros(tmp_path: Path) -> None:
@@ -102,7 +104,8 @@ async def test_a_header_of_zeros(tmp_path: Path) -> None:
         assert (await read_events(torn), torn.size) == ([], 0)
         await stores.executions.close_unfinished()
         whole = await stores.executions.open_log(session.directory, "exec-1")
-        assert [one.event.type for one in await read_events(whole)] == ["error", "done"]
+        error, done = [one.event for one in await read_events(whole)]
+        assert (error, done.type) == (STOPPED, "done")
         assert path.read_bytes().startswith(b'{"seq":0,')
 
 

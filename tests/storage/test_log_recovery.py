@@ -8,7 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from era_kernels.models import Done, ErrorEvent, Execution, ExecutionStatus, Session, Stdout, now
+from era_kernels.models import (
+    Done,
+    ErrorEvent,
+    Execution,
+    ExecutionStatus,
+    Session,
+    Stderr,
+    Stdout,
+    now,
+)
 from tests.storage.stores import (
     LANGUAGE,
     Stores,
@@ -19,6 +28,7 @@ from tests.storage.stores import (
     read_events,
 )
 
+LINE = Stderr("[era] server stopped before the run ended; variables are lost\n")
 STOPPED = ErrorEvent("Server stopped", "The server stopped during the run.", "SERVER_STOPPED")
 
 
@@ -48,7 +58,7 @@ async def _end(stores: Stores, session: Session, name: str) -> Done:
 
 
 async def test_an_open_execution_is_closed(tmp_path: Path) -> None:
-    """What was written stays; then come SERVER_STOPPED and `done`: 137, lost, with the data."""
+    """What was written stays; then come a line on stderr, SERVER_STOPPED and `done`: 137, lost."""
 
     async with open_stores(tmp_path) as stores:
         session = await stores.create_session(data={"a": 2**70}, kernel_generation=4)
@@ -56,14 +66,20 @@ async def test_an_open_execution_is_closed(tmp_path: Path) -> None:
     async with open_stores(tmp_path) as stores:
         await stores.executions.close_unfinished()
         log = await stores.executions.open_log(session.directory, "exec-1")
-        assert [one.event for one in await read_events(log)][:4] == [*output_lines(3), STOPPED]
+        assert [one.event for one in await read_events(log)][:5] == [
+            *output_lines(3),
+            LINE,
+            STOPPED,
+        ]
         end = await _end(stores, session, "exec-1")
         assert (end.exit_code, end.state, end.cause) == (137, "lost", "server stopped")
         assert (end.kernel_generation, end.data) == (4, {"a": 2**70})
         assert (end.session_id, end.execution_id) == ("s1", "exec-1")
 
 
-@pytest.mark.parametrize("cut", ["nothing", "done", "row", "torn done", "torn error", "header"])
+@pytest.mark.parametrize(
+    "cut", ["nothing", "line", "done", "row", "torn done", "torn error", "header"]
+)
 async def test_a_crash_in_the_middle_of_the_repair(tmp_path: Path, cut: str) -> None:
     """Wherever the repair itself is killed, the next start finishes it, with one end."""
 
@@ -76,6 +92,7 @@ async def test_a_crash_in_the_middle_of_the_repair(tmp_path: Path, cut: str) -> 
         repaired = path.read_bytes().splitlines(keepends=True)
         torn = {
             "nothing": whole,
+            "line": b"".join(repaired[:-2]),
             "done": b"".join(repaired[:-1]),
             "row": b"".join(repaired),
             "torn done": b"".join(repaired)[:-10],
@@ -92,7 +109,32 @@ async def test_a_crash_in_the_middle_of_the_repair(tmp_path: Path, cut: str) -> 
         assert (end.exit_code, end.state) == (137, "lost")
         log = await stores.executions.open_log(session.directory, "exec-1")
         kinds = [one.event.type for one in await read_events(log)]
-        assert kinds == (["stdout"] * 3 if cut != "header" else []) + ["error", "done"]
+        assert kinds == (["stdout"] * 3 if cut != "header" else []) + ["stderr", "error", "done"]
+
+
+@pytest.mark.parametrize(
+    ("events", "line"),
+    [
+        ([Stdout("no newline")], LINE),
+        ([Stderr("a\n"), Stdout("b")], LINE),
+        ([Stderr("a\n"), Stderr("b"), Stdout("c\n" * 400_000)], Stderr("\n" + LINE.content)),
+        ([Stderr("é" * 300_000), Stdout("c\n")], Stderr("\n" + LINE.content)),
+        ([Stderr("Wai" * 200_000 + "\n"), Stdout("c")], LINE),
+    ],
+)
+async def test_line_stands_for_itself(
+    tmp_path: Path, events: list[Stdout | Stderr], line: Stderr
+) -> None:
+    """The server's line begins at the start of a line of stderr, whatever came after that."""
+    async with open_stores(tmp_path) as stores:
+        session = await stores.create_session()
+        log = await stores.executions.create(make_execution(session), session.directory, LANGUAGE)
+        await log.append(events)
+        await log.aclose()
+    async with open_stores(tmp_path) as stores:
+        await stores.executions.close_unfinished()
+        log = await stores.executions.open_log(session.directory, "exec-1")
+        assert [one.event for one in await read_events(log)][-3:-1] == [line, STOPPED]
 
 
 async def test_a_finished_log_keeps_its_own_end(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -56,7 +56,9 @@ os.execv(command[0], command)
 
 
 @contextmanager
-def served(tier: int, user: int = USER) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+def served(
+    tier: int, user: int = USER, more_flags: Sequence[str] = ()
+) -> Iterator[tuple[str, subprocess.Popen[str]]]:
     """Starts a server with that isolation; yields its address and process."""
     if os.geteuid() != 0:
         pytest.skip("needs root")
@@ -68,6 +70,7 @@ def served(tier: int, user: int = USER) -> Iterator[tuple[str, subprocess.Popen[
         os.chown(data, user, user)
         flags = ["--port", "0", "--data-dir", str(data), "--strongest-tier", str(tier)]
         serve = [sys.executable, "-m", "era_kernels", "serve", *flags, "--min-tier", str(tier)]
+        serve += more_flags
         paths = sorted({str(ROOT), sys.prefix, sys.base_prefix})
         with (directory / "log").open("w+") as log:
             process = subprocess.Popen(
@@ -122,6 +125,40 @@ def test_from_end_to_end(tier: int) -> None:
         assert closed["exit_code"] != 0
         call("DELETE", home)
         assert wait_until(lambda: not Path(f"/proc/{pid}").exists())
+
+
+# Kind of memory → how a session takes 520 MB of it.
+TAKE = {
+    "of the heap": "kept = b'x' * (520 << 20)",
+    # PR_SET_DUMPABLE, 0: then an ordinary user sees nothing of it in /proc but its size.
+    "that hides": (
+        "import ctypes\nctypes.CDLL(None).prctl(4, 0, 0, 0, 0)\nkept = b'x' * (520 << 20)"
+    ),
+    "of /tmp": (
+        "kept = open('/tmp/kept', 'wb', 0)\nfor _ in range(520): kept.write(bytes(1 << 20))"
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("tier", "kind"), [*((1, kind) for kind in TAKE), (3, "of the heap"), (3, "that hides")]
+)
+def test_memory_of_all_sessions(tier: int, kind: str) -> None:
+    """The server sums what it may see of sessions, and ends the largest of them, not itself."""
+    limits = ("--server-memory", "1G", "--session-memory", "900M", "--session-tmp", "600M")
+    with served(tier, more_flags=limits) as (url, _):
+        ids = [call("POST", f"{url}/api/sessions", {"language": "python"})["id"] for _ in range(2)]
+        first, largest = (f"{url}/api/sessions/{one}/run" for one in ids)
+        assert call("POST", largest, {"code": TAKE[kind]})["exit_code"] == 0
+        grow = (
+            "import time\nkept = []\n"
+            "for _ in range(92): kept.append(b'x' * (5 << 20)); time.sleep(0.02)"
+        )
+        done = call("POST", first, {"code": grow})
+        assert done["exit_code"] == 0, done
+        code = "print('kept' in globals())"
+        assert wait_until(lambda: call("POST", largest, {"code": code})["stdout"] == "False\n")
+        assert call("POST", first, {"code": code})["stdout"] == "True\n"
 
 
 def test_a_uid_per_session_without_namespaces() -> None:

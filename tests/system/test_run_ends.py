@@ -114,7 +114,7 @@ def test_kill_of_the_server_in_a_run(launcher: Launcher, session: SessionClient)
     assert [(one.event, one.data.get("code")) for one in whole[-2:-1]] == [
         ("error", "SERVER_STOPPED")
     ]
-    check_printed("".join(one.data["content"] for one in whole[:-2]))
+    check_printed("".join(one.data["content"] for one in whole[:-3]))
     for reader in readers:
         seen = reader.last_seq
         assert 0 < seen < len(whole)

@@ -13,6 +13,7 @@ import os
 import resource
 import socket
 import struct
+from contextlib import suppress
 from pathlib import Path
 
 from era_kernels.sandbox.init import rootfs
@@ -33,10 +34,22 @@ UNUSED_INTERFACES = (
     "sit",
     "tunl",
 )
+# Thousandths of the host's memory that a process counts as if it had them, too, when Linux chooses
+# one to end.
+OOM_SCORE = 500
 WRITABLE_PATHS = ("/tmp", "/dev")  # in namespaces, where they are the session's own
 # Without namespaces: devices that programs need, and that cannot harm others.
 OPEN_DEVICES = tuple(f"/dev/{name}" for name in rootfs.DEVICES)
 READABLE_PATHS = (*rootfs.SYSTEM, *(f"/etc/{name}" for name in rootfs.ETC), "/proc", *OPEN_DEVICES)
+
+
+def offer_to_oom_killer() -> None:
+    """Makes Linux end sessions before the server, should the host itself have no memory left.
+
+    Only processes with CAP_SYS_RESOURCE can take that back. Of sessions it still ends the largest.
+    """
+    with suppress(OSError):  # a container may have this file read-only
+        Path("/proc/self/oom_score_adj").write_text(str(OOM_SCORE), "ascii")
 
 
 def unshare_and_fork(spec: SandboxSpec, pid_fd: int) -> None:

@@ -173,6 +173,7 @@ def _enter_sandbox(init_start: InitStart, pid_write: int) -> InitStart:
     """
     try:
         join_cgroups(init_start.spec.cgroup_procs)
+        isolation.offer_to_oom_killer()
         if init_start.spec.has_namespaces:
             syscalls.close_except((0, 1, 2, init_start.control.fileno(), pid_write))
             isolation.unshare_and_fork(init_start.spec, pid_write)

@@ -6,12 +6,13 @@ Version 1 has a hierarchy for each controller, version 2 has one for all; a host
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from era_kernels.models import Limits
+from era_kernels.own_cgroups import SELF, own_cgroups, read_or_empty
 
 # Microseconds over which the share of processors is counted: the default of both versions.
 CPU_PERIOD = 100_000
@@ -55,6 +56,23 @@ def _control_files(controller: str, version: int, limits: Limits) -> ControlFile
     return {}
 
 
+def server_control_files(version: int, max_bytes: int) -> ControlFiles:
+    """Returns file name → text that bound the memory of all sessions of a server together.
+
+    Linux then ends a process below this group and never the server, which is beside it. In version
+    2 `memory.oom.group` stays 0 here, so that it ends one session, not all. Version 1 counts the
+    groups below only with `memory.use_hierarchy`, which newer kernels have always on.
+    """
+    size = str(max_bytes)
+    if version == 1:
+        return {
+            "memory.use_hierarchy?": "1",
+            "memory.limit_in_bytes": size,
+            "memory.memsw.limit_in_bytes?": size,
+        }
+    return {"memory.max": size, "memory.swap.max?": "0"}
+
+
 def write_control_files(directory: Path, files: ControlFiles) -> None:
     """Writes a group's files, without optional files that this kernel lacks. Raises OSError."""
     for name, text in files.items():
@@ -65,19 +83,15 @@ def write_control_files(directory: Path, files: ControlFiles) -> None:
                 raise
 
 
-def find_controllers(process: Path = Path("/proc/self")) -> list[Controller]:
+def find_controllers(process: Path = SELF) -> list[Controller]:
     """Returns this host's controllers that can limit sandboxes, with our groups (blocking)."""
-    own_cgroups = _own_cgroups(process)
-    found = [
-        Controller(name, 1, own_cgroups[name])
-        for name in LIMIT_BY_CONTROLLER
-        if name in own_cgroups
-    ]
-    unified = own_cgroups.get("")
+    groups = own_cgroups(process)
+    found = [Controller(name, 1, groups[name]) for name in LIMIT_BY_CONTROLLER if name in groups]
+    unified = groups.get("")
     if unified is not None:
         # A server that was started from within another server's leaf makes its groups beside it.
         base = unified.parent if unified.name == SERVER_LEAF else unified
-        delegated = _read_or_empty(base / "cgroup.controllers").split()
+        delegated = read_or_empty(base / "cgroup.controllers").split()
         found += [Controller(name, 2, base) for name in LIMIT_BY_CONTROLLER if name in delegated]
     return found
 
@@ -94,7 +108,7 @@ def delegate(directory: Path, controllers: Iterable[str]) -> None:
         _write_file(directory / "cgroup.subtree_control", change)
     except OSError:
         family = _process_family()
-        members = {int(pid) for pid in _read_or_empty(directory / CGROUP_PROCS).split()}
+        members = {int(pid) for pid in read_or_empty(directory / CGROUP_PROCS).split()}
         if not members or members - family:
             raise
         leaf = directory / SERVER_LEAF
@@ -105,44 +119,12 @@ def delegate(directory: Path, controllers: Iterable[str]) -> None:
         _write_file(directory / "cgroup.subtree_control", change)
 
 
-def _own_cgroups(process: Path) -> dict[str, Path]:
-    """Returns controller → directory of this process's group; version 2 has the empty name."""
-    member = {}
-    for line in _read_or_empty(process / "cgroup").splitlines():
-        _, names, path = line.split(":", 2)
-        member.update(dict.fromkeys(names.split(","), path))
-    found = {}
-    for kind, root, point, options in _mounts(process):
-        for name in [""] if kind == "cgroup2" else options:
-            if name in member and (inside := _path_in_mount(member[name], root)) is not None:
-                found[name] = Path(point, inside)
-    return found
-
-
-def _mounts(process: Path) -> Iterator[tuple[str, str, str, list[str]]]:
-    """Yields the mounted hierarchies: type, root in the hierarchy, mount point, options."""
-    for line in _read_or_empty(process / "mountinfo").splitlines():
-        mount, _, source = line.partition(" - ")
-        kind, _, options = source.split(" ", 2)
-        if kind in ("cgroup", "cgroup2"):
-            yield kind, mount.split()[3], mount.split()[4], options.split(",")
-
-
-def _path_in_mount(path: str, root: str) -> str | None:
-    """Returns a group's path relative to the root of a mount; None where it is not below it."""
-    if root == "/":
-        return path.lstrip("/")
-    if path == root or path.startswith(root + "/"):
-        return path[len(root) :].lstrip("/")
-    return None
-
-
 def _process_family() -> set[int]:
     """Returns the pids of this process, its ancestors and its descendants."""
     parents: dict[int, int] = {}
     for entry in Path("/proc").glob("[0-9]*"):
         # The name in parentheses may hold anything; behind it: state, ppid.
-        fields = _read_or_empty(entry / "stat").rpartition(")")[2].split()
+        fields = read_or_empty(entry / "stat").rpartition(")")[2].split()
         if fields:
             parents[int(entry.name)] = int(fields[1])
     return {pid for pid in parents if os.getpid() in _ancestry(pid, parents)} | set(
@@ -165,11 +147,3 @@ def _write_file(file: Path, text: str) -> None:
         os.write(descriptor, text.encode())
     finally:
         os.close(descriptor)
-
-
-def _read_or_empty(file: Path) -> str:
-    """Returns the text of a kernel's file; empty when it does not exist."""
-    try:
-        return file.read_text("utf-8", "replace")
-    except OSError:
-        return ""

@@ -31,8 +31,10 @@ from era_kernels.sandbox.server.cgroup_hierarchies import (
     Controller,
     delegate,
     find_controllers,
+    server_control_files,
     write_control_files,
 )
+from era_kernels.sandbox.server.cgroup_memory import MemoryGroup, OomWatch, Shortage
 
 PREFIX = "era-"
 _MIB = 1024 * 1024
@@ -41,55 +43,63 @@ _DIRECTORY_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _TEST_LIMITS = Limits(memory=256 * _MIB, processes=0, cpu=1.0)
 _TEST_CHILD = "import os, sys\nsys.stdin.read(1)\ntry: os.fork()\nexcept OSError: sys.exit(11)"
 _FORK_REFUSED = 11
-# The files in which Linux counts processes that it killed for lack of memory.
-_OOM_COUNTERS = {1: "memory.oom_control", 2: "memory.events"}
 
 
 class SandboxCgroup:
     """The groups of one sandbox: one directory in each hierarchy, without limits at first."""
 
-    def __init__(self, controllers: Sequence[tuple[Controller, Path]]) -> None:
-        """Takes each controller and its directory."""
+    def __init__(
+        self,
+        controllers: Sequence[tuple[Controller, Path]],
+        server_memory_group: MemoryGroup | None = None,
+        server_memory: int | None = None,
+    ) -> None:
+        """Takes each controller and its directory, and the group of all sandboxes' memory.
+
+        `server_memory`: the bytes that all sandboxes may use together.
+        """
         self.directories = tuple(dict.fromkeys(directory for _, directory in controllers))
-        self.oom_eventfd: int | None = None
+        self.memory_group = next(
+            (MemoryGroup(path, one.version) for one, path in controllers if one.name == "memory"),
+            None,
+        )
         self._controllers = controllers
-        self._oom_counter: Path | None = None
+        self.server_memory = server_memory
+        self._server_memory_group = server_memory_group
+        self._oom_watch: OomWatch | None = None
 
     @property
     def cgroup_procs(self) -> list[str]:
         """The `cgroup.procs` files by which a process joins."""
         return [str(directory / CGROUP_PROCS) for directory in self.directories]
 
+    @property
+    def oom_eventfd(self) -> int | None:
+        """A descriptor that becomes readable when memory runs out, before any kill, or None."""
+        return None if self.memory_group is None else self.memory_group.oom_eventfd
+
     def apply_limits(self, limits: Limits) -> None:
         """Limits all members together from now on (blocking, briefly). Raises OSError."""
         for one, directory in self._controllers:
             write_control_files(directory, one.control_files(limits))
-            if one.name == "memory" and limits.memory is not None:
-                self._oom_counter = directory / _OOM_COUNTERS[one.version]
-                self.oom_eventfd = (
-                    _create_oom_eventfd(self._oom_counter) if one.version == 1 else None
-                )
+        if self.memory_group is not None and self._server_memory_group is not None:
+            self._oom_watch = OomWatch(self.memory_group, self._server_memory_group)
 
-    @property
-    def has_oom_kill(self) -> bool:
-        """True when Linux killed a process because of the limit; costs some microseconds."""
-        if self._oom_counter is None:
-            return False
-        with suppress(OSError):
-            for line in self._oom_counter.read_text("ascii").splitlines():
-                name, _, number = line.partition(" ")
-                if name == "oom_kill":
-                    return int(number) > 0
-        return False
+    def find_shortage(self) -> Shortage | None:
+        """Returns whose memory ran out when Linux killed a process, or None when it did not.
+
+        Costs some microseconds, and empties the eventfd.
+        """
+        return None if self._oom_watch is None else self._oom_watch.shortage()
 
     def remove(self) -> None:
         """Removes the groups, when no process of the sandbox lives (blocking).
 
         A second call does nothing.
         """
-        if self.oom_eventfd is not None:
-            os.close(self.oom_eventfd)
-            self.oom_eventfd = None
+        self._oom_watch = None
+        if self.memory_group is not None:
+            self.memory_group.unwatch()
         for directory in self.directories:
             remove_cgroup(directory)
 
@@ -103,15 +113,22 @@ class CgroupTree:
         self._controllers: list[tuple[Controller, Path]] = []
         self._numbers = count(1)
         self.problems: list[str] = []  # why a controller is not used
+        self.server_memory: int | None = None  # bytes that all sandboxes may use together
+        self.memory_group: MemoryGroup | None = None  # that counts what they use
 
     @classmethod
-    def open(cls) -> CgroupTree:
-        """Makes the server's groups, and tests that their limits work (blocking)."""
+    def open(cls, server_memory: int | None = None) -> CgroupTree:
+        """Makes the server's groups, and tests that their limits work (blocking).
+
+        `server_memory` is how many bytes all sandboxes may use together.
+        """
         tree = cls()
         found = find_controllers()
         for group in dict.fromkeys(one.directory for one in found):
             tree._adopt(group, [one for one in found if one.directory == group])
         tree._verify()
+        tree.server_memory = server_memory
+        tree._bound_memory()
         missing = sorted(set(LIMIT_BY_CONTROLLER) - {one.name for one in found})
         tree.problems += [f"{name}: this host has no control groups for it" for name in missing]
         return tree
@@ -130,7 +147,9 @@ class CgroupTree:
         """Makes the groups of one sandbox (blocking, under a millisecond). Raises OSError."""
         name = str(next(self._numbers))
         cgroup = SandboxCgroup(
-            [(one, server_directory / name) for one, server_directory in self._controllers]
+            [(one, server_directory / name) for one, server_directory in self._controllers],
+            self.memory_group,
+            self.server_memory,
         )
         try:
             for directory in cgroup.directories:
@@ -142,6 +161,9 @@ class CgroupTree:
 
     def close(self) -> None:
         """Removes all groups, when no sandbox lives (blocking). A second call does nothing."""
+        if self.memory_group is not None:
+            self.memory_group.unwatch()
+            self.memory_group = None
         for directory, lock in self._directories.items():
             remove_server_cgroup(directory)
             os.close(lock)
@@ -180,6 +202,21 @@ class CgroupTree:
             if server_directory not in joined or (one.name == "pids" and forked):
                 self.problems.append(f"{one.name}: a group binds nobody in {one.directory}")
                 self._controllers.remove((one, server_directory))
+
+    def _bound_memory(self) -> None:
+        """Bounds all sandboxes together, where a group can; notes why it cannot."""
+        for one, directory in self._controllers:
+            if one.name != "memory":
+                continue
+            self.memory_group = MemoryGroup(directory, one.version)
+            try:
+                self.memory_group.watch()
+                if self.server_memory is not None:
+                    files = server_control_files(one.version, self.server_memory)
+                    write_control_files(directory, files)
+            except OSError as error:
+                why = f"not all sessions together can be bounded, {error.strerror}"
+                self.problems.append(f"memory: {why}")
 
 
 def remove_stale(parent: Path) -> None:
@@ -226,21 +263,3 @@ def _run_test_child(cgroup: SandboxCgroup) -> tuple[list[Path], bool]:
         finally:
             child.communicate(b"x")
     return joined, child.returncode != _FORK_REFUSED
-
-
-def _create_oom_eventfd(oom_counter: Path) -> int:
-    """Returns a descriptor that becomes readable when memory runs out, before any kill.
-
-    Version 2 needs no descriptor: there Linux kills all members, the init among them.
-    """
-    eventfd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-    try:
-        control = os.open(oom_counter, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            (oom_counter.parent / "cgroup.event_control").write_text(f"{eventfd} {control}")
-        finally:
-            os.close(control)
-    except OSError:
-        os.close(eventfd)
-        raise
-    return eventfd

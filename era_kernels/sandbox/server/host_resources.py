@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 from collections.abc import Iterator
@@ -12,8 +13,10 @@ from era_kernels.errors import KernelStartFailed
 from era_kernels.models import Limits, SessionPaths
 from era_kernels.sandbox.init.spec import IsolationKind, SandboxSpec
 from era_kernels.sandbox.server import runtime_dirs
+from era_kernels.sandbox.server.cgroup_memory import Shortage
 from era_kernels.sandbox.server.cgroups import SandboxCgroup
 from era_kernels.sandbox.server.limit_monitor import MonitoredSandbox, describe_oom
+from era_kernels.sandbox.server.server_memory import HOST_OOM, describe_server_oom
 from era_kernels.sandbox.server.tiers import IsolationProfile
 from era_kernels.sandbox.server.uids import UidAllocator, allow_traverse, chown_tree
 
@@ -49,12 +52,29 @@ class HostResources:
         """The descriptor that becomes readable when memory runs out, or None."""
         return None if self._cgroup is None else self._cgroup.oom_eventfd
 
-    @property
-    def oom_cause(self) -> str | None:
-        """The cause of the end, when the kernel killed a process for lack of memory, else None."""
-        if self._cgroup is None or self._limits.memory is None or not self._cgroup.has_oom_kill:
+    def find_oom_cause(self) -> str | None:
+        """Returns the cause, when Linux killed a process for lack of memory, else None.
+
+        Empties the descriptor `oom_eventfd`.
+        """
+        shortage = None if self._cgroup is None else self._cgroup.find_shortage()
+        if shortage is None:
             return None
-        return describe_oom(self._limits.memory)
+        if shortage is Shortage.SESSION and self._limits.memory is not None:
+            return describe_oom(self._limits.memory)
+        server_memory = None if self._cgroup is None else self._cgroup.server_memory
+        if shortage is Shortage.SERVER and server_memory is not None:
+            return describe_server_oom(server_memory)
+        return HOST_OOM
+
+    async def prepare_uncancelled(self, cgroup: SandboxCgroup | None) -> SandboxSpec:
+        """Prepares in a thread, to the end even when the caller is cancelled; see `prepare`."""
+        task = asyncio.create_task(asyncio.to_thread(self.prepare, cgroup))
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            await asyncio.wait([task])
+            raise
 
     def prepare(self, cgroup: SandboxCgroup | None) -> SandboxSpec:
         """Makes the resources, limits the groups, and returns the sandbox's spec (blocking).
@@ -104,6 +124,7 @@ class HostResources:
             self._limits,
             self._profile.cgroup_limits,
             other_writable,
+            None if self._cgroup is None else self._cgroup.memory_group,
         )
 
     def _resolve_mounts(self) -> Iterator[tuple[str, Path]]:

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 from era_kernels.models import Limits
 from era_kernels.safe_fs.usage import running_totals
-from era_kernels.sandbox.server.process_tree import ProcessTree, ProcStat, read_proc_file
+from era_kernels.sandbox.server.cgroup_memory import MemoryGroup
+from era_kernels.sandbox.server.process_memory import Activity, exceeds
+from era_kernels.sandbox.server.process_tree import ProcessTree, ProcStat
+from era_kernels.sandbox.server.server_memory import ServerMemoryMonitor, SessionMemory
 
 log = logging.getLogger(__name__)
 
@@ -29,17 +29,6 @@ MIN_MEASURE_SECONDS = 0.002  # seconds of a check for each workspace
 MEASUREMENTS_PER_CHANGE = 2  # of a workspace: file systems may count blocks only later
 REST_FACTOR = 20  # a workspace is not measured for so many times as long as the measuring took
 MIN_OTHER_WRITABLE = 512 * MIB  # for packages and caches, also when the workspace may have less
-_BLOCK = 512
-
-
-@dataclass(frozen=True, slots=True)
-class _Activity:
-    """The numbers that change when a sandbox does anything."""
-
-    processes: int
-    threads: int
-    cpu_ns: int  # nanoseconds
-    resident_bytes: int  # bytes; shared pages count for each process
 
 
 class DiskQuota:
@@ -93,9 +82,14 @@ class MonitoredSandbox:
         limits: Limits,
         cgroup_enforced: Collection[str] = (),
         other_writable: Sequence[Path] = (),
+        memory_group: MemoryGroup | None = None,
     ) -> None:
-        """Takes the names of limits that need no check, and more directories that code writes."""
+        """Takes the names of limits that need no check, and more directories that code writes.
+
+        `memory_group` counts the sandbox's memory, where there is one.
+        """
         self.pid = pid
+        self.memory = SessionMemory(pid, memory_group)
         self._processes = None if "processes" in cgroup_enforced else limits.processes
         self._memory = None if "memory" in cgroup_enforced else limits.memory
         self.disk_quotas: tuple[DiskQuota, ...] = ()
@@ -108,7 +102,7 @@ class MonitoredSandbox:
                     max(limits.workspace, MIN_OTHER_WRITABLE),
                 ),
             )
-        self._last_activity: _Activity | None = None
+        self._last_activity: Activity | None = None
 
     def find_excess(
         self, processes: Collection[ProcStat], time_budget: float = MEASURE_SECONDS
@@ -117,14 +111,16 @@ class MonitoredSandbox:
 
         `time_budget`: seconds to measure files; the next check continues a measurement.
         """
-        activity = _activity(processes)
+        activity = Activity.of(processes)
         if activity != self._last_activity:
             self._last_activity = activity
             for disk in self.disk_quotas:
                 disk.mark_dirty()
             if self._processes is not None and activity.threads - 1 > self._processes:
                 return f"more than {self._processes} processes"
-            if self._memory is not None and _exceeds_memory(processes, activity, self._memory):
+            if self._memory is not None and exceeds(
+                processes, self.pid, activity.resident_bytes, self._memory
+            ):
                 return describe_oom(self._memory)
         found = (disk.find_excess(time_budget / len(self.disk_quotas)) for disk in self.disk_quotas)
         return next((why for why in found if why is not None), None)
@@ -133,7 +129,9 @@ class MonitoredSandbox:
 class LimitMonitor:
     """Checks all sandboxes, in one thread, one after the other."""
 
-    def __init__(self) -> None:
+    def __init__(self, server_memory_monitor: ServerMemoryMonitor) -> None:
+        """Takes what checks their memory together, and hands all sandboxes on to it."""
+        self._server_memory_monitor = server_memory_monitor
         self._sandboxes: dict[MonitoredSandbox, Callable[[str], None]] = {}
         self._process_tree = ProcessTree()
         self._task: asyncio.Task[None] | None = None
@@ -141,15 +139,18 @@ class LimitMonitor:
     def add(self, sandbox: MonitoredSandbox, on_exceeded: Callable[[str], None]) -> None:
         """Checks the sandbox until it is discarded; calls `on_exceeded` with a message."""
         self._sandboxes[sandbox] = on_exceeded
+        self._server_memory_monitor.add(sandbox.memory, on_exceeded)
         if self._task is None:
             self._task = asyncio.create_task(self._run())
 
     def discard(self, sandbox: MonitoredSandbox) -> None:
         """Stops checking a sandbox, which ends; an unknown one is fine."""
         self._sandboxes.pop(sandbox, None)
+        self._server_memory_monitor.discard(sandbox.memory)
 
     async def aclose(self) -> None:
         """Stops all checks; a second call is fine."""
+        await self._server_memory_monitor.aclose()
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait([self._task])
@@ -182,42 +183,3 @@ class LimitMonitor:
 def describe_oom(max_bytes: int) -> str:
     """Returns the cause of an end by the memory limit."""
     return f"out of memory at {max_bytes // MIB} MB"
-
-
-def _activity(processes: Collection[ProcStat]) -> _Activity:
-    return _Activity(
-        processes=len(processes),
-        threads=sum(one.threads for one in processes),
-        cpu_ns=sum(one.cpu_ns for one in processes),
-        resident_bytes=sum(one.resident_bytes for one in processes),
-    )
-
-
-def _exceeds_memory(processes: Collection[ProcStat], activity: _Activity, max_bytes: int) -> bool:
-    """Returns whether the processes use more, with their proportional share of shared pages.
-
-    Files in memory (memfd) count also when no process maps them.
-    """
-    memfds = sum(_memfd_bytes(one.pid) for one in processes)
-    if activity.resident_bytes + memfds <= max_bytes:
-        return False
-    return sum(_proportional_bytes(one.pid) for one in processes) + memfds > max_bytes
-
-
-def _proportional_bytes(pid: int) -> int:
-    for line in read_proc_file(f"/proc/{pid}/smaps_rollup").splitlines():
-        if line.startswith(b"Pss:"):
-            return int(line.split()[1]) * 1024
-    return 0
-
-
-def _memfd_bytes(pid: int) -> int:
-    """Returns the bytes of the memfds that a process has open; mapped pages count twice so."""
-    total = 0
-    with suppress(OSError):
-        for name in os.listdir(f"/proc/{pid}/fd"):  # noqa: PTH208 - names, not paths
-            path = f"/proc/{pid}/fd/{name}"
-            with suppress(OSError):
-                if os.readlink(path).startswith("/memfd:"):  # noqa: PTH115 - text, not a path
-                    total += os.stat(path).st_blocks * _BLOCK  # noqa: PTH116 - by descriptor
-    return total

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Callable
 
 from era_kernels.sandbox.server.host_resources import HostResources
@@ -21,7 +20,7 @@ class OomListener:
         self._eventfd = resources.oom_eventfd
         self._loop = asyncio.get_running_loop()
         if self._eventfd is not None:
-            self._loop.add_reader(self._eventfd, self._on_event, self._eventfd)
+            self._loop.add_reader(self._eventfd, self._on_event)
 
     def close(self) -> None:
         """Stops listening, before the group is removed; a second call is fine."""
@@ -29,15 +28,14 @@ class OomListener:
             self._loop.remove_reader(self._eventfd)
             self._eventfd = None
 
-    def _on_event(self, eventfd: int) -> None:
+    def _on_event(self) -> None:
         """Polls for the cause: Linux is about to kill, in this group or in one above it."""
-        os.eventfd_read(eventfd)
         self._poll_cause(MAX_POLLS)
 
     def _poll_cause(self, retries: int) -> None:
         if self._eventfd is None:
             return
-        cause = self._resources.oom_cause
+        cause = self._resources.find_oom_cause()  # empties the descriptor
         if cause is not None:
             self._on_oom(cause)
         elif retries:

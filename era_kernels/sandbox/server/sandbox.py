@@ -12,6 +12,7 @@ import logging
 import os
 import signal
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from era_kernels.errors import KernelStartFailed, Unavailable
@@ -26,7 +27,7 @@ from era_kernels.models import (
 from era_kernels.sandbox.init.fd_messages import MessageTooLarge
 from era_kernels.sandbox.init.spec import SandboxSpec
 from era_kernels.sandbox.server import runtime_dirs
-from era_kernels.sandbox.server.cgroups import CgroupTree, SandboxCgroup
+from era_kernels.sandbox.server.cgroups import CgroupTree
 from era_kernels.sandbox.server.control_channel import ChannelClosed, ControlChannel
 from era_kernels.sandbox.server.host_resources import HostResources
 from era_kernels.sandbox.server.init_pool import InitPool, PreparedInit, within_timeout
@@ -34,6 +35,7 @@ from era_kernels.sandbox.server.limit_monitor import LimitMonitor, MonitoredSand
 from era_kernels.sandbox.server.oom_listener import OomListener
 from era_kernels.sandbox.server.process import OutputPipe, Process
 from era_kernels.sandbox.server.process_command import Command, ProcessNotStarted
+from era_kernels.sandbox.server.server_memory import ServerMemoryMonitor
 from era_kernels.sandbox.server.stdin_writer import StdinWriter
 from era_kernels.sandbox.server.tier_probe import TierProbe
 from era_kernels.sandbox.server.tiers import IsolationPolicy, IsolationProfile
@@ -203,7 +205,7 @@ class Sandbox:
         if "ended" in message:
             process = self._processes.get(message["ended"])
             if process is not None:
-                why = None if message.get("code") == 0 else self._resources.oom_cause
+                why = None if message.get("code") == 0 else self._resources.find_oom_cause()
                 process.on_ended(ExitInfo(message.get("code"), message.get("signal"), why))
         elif "ready" in message:
             if not self._spec.has_namespaces:  # else the init sees itself as 1
@@ -224,11 +226,13 @@ class Sandbox:
             extra = {"number": self._prepared_init.number, "why": why}
             log.warning("a session was ended", extra=extra)
             self._reason = why
+            self._prepared_init.kill()  # at once: whatever takes too much goes on taking
             self._close_task = asyncio.create_task(self._close())
 
     def _on_end(self) -> None:
         """Reports the end of the init, with which all its processes end (unless it failed)."""
-        exit_info = ExitInfo(signal=SIGKILL, reason=self._reason or self._resources.oom_cause)
+        reason = self._reason or self._resources.find_oom_cause()
+        exit_info = ExitInfo(signal=SIGKILL, reason=reason)
         if self._close_task is None:
             extra = {"number": self._prepared_init.number, "why": self.isolation_error}
             log.error("an init died", extra=extra)
@@ -266,7 +270,10 @@ class Sandboxes:
         self.profile = IsolationProfile(tier=UNSANDBOXED_TIER, spec=SandboxSpec())
         self._runtime = runtime
         self._init_pool = init_pool
-        self._limit_monitor = LimitMonitor()
+        cgroups = init_pool.cgroups
+        self._limit_monitor = LimitMonitor(
+            ServerMemoryMonitor(cgroups.server_memory, cgroups.memory_group)
+        )
         self._uid_allocator = UidAllocator(available_uids())
         self._sandboxes: set[Sandbox] = set()
 
@@ -278,16 +285,19 @@ class Sandboxes:
         entry_paths: Sequence[Path],
         policy: IsolationPolicy | None = None,
         spare_count: int = 0,
+        server_memory: int | None = None,
     ) -> Sandboxes:
         """Starts the zygote, which imports the modules of `preload`; entries lie in `entry_paths`.
 
         `runtime` is a short directory (made where missing) for the sandboxes' own directories.
         Without a policy there is no isolation. `spare_count` inits wait, each of 3 MB, so that the
-        next sandbox is ready 15 ms sooner. Raises StartError when `runtime` is too long for
-        sockets, the zygote does not start, or no isolation works that is strong enough.
+        next sandbox is ready 15 ms sooner. `server_memory`: bytes for all sandboxes together.
+        Raises StartError when `runtime` is too long for sockets, the zygote does not start, or no
+        isolation works that is strong enough.
         """
         runtime = await asyncio.to_thread(runtime_dirs.create_base, runtime)
-        cgroups = CgroupTree() if policy is None else await asyncio.to_thread(CgroupTree.open)
+        open_cgroups = CgroupTree if policy is None else partial(CgroupTree.open, server_memory)
+        cgroups = await asyncio.to_thread(open_cgroups)
         try:
             zygote_home = runtime / runtime_dirs.ZYGOTE_DIRECTORY
             zygote = await ZygoteClient.start(
@@ -357,7 +367,7 @@ class Sandboxes:
         prepared_init = await self._init_pool.acquire(profile)
         resources = HostResources(self._runtime, profile, paths, limits, self._uid_allocator)
         try:
-            spec = await _prepare_uncancelled(resources.prepare, prepared_init.cgroup)
+            spec = await resources.prepare_uncancelled(prepared_init.cgroup)
             sandbox = Sandbox(resources, spec, prepared_init, self._sandboxes.discard)
         except BaseException as error:
             await prepared_init.discard()
@@ -379,18 +389,6 @@ class Sandboxes:
             raise
         await sandbox.aclose()
         return False
-
-
-async def _prepare_uncancelled(
-    prepare: Callable[[SandboxCgroup | None], SandboxSpec], cgroup: SandboxCgroup | None
-) -> SandboxSpec:
-    """Prepares in a thread, to the end even when the caller is cancelled."""
-    task = asyncio.create_task(asyncio.to_thread(prepare, cgroup))
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        await asyncio.wait([task])
-        raise
 
 
 def _spawn_error(command: Command, why: str) -> KernelStartFailed:

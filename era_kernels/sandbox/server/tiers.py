@@ -29,6 +29,8 @@ INNER_MOUNTS = "/mnt"  # in the sandbox
 # The second is used where the interpreter lies in the first.
 HOME_CANDIDATES = ("/home/user", "/home/session")
 DEFAULT_TMP_BYTES = 256 * 1024 * 1024  # bytes of /tmp and of /dev/shm without a limit
+# What a process may reserve beyond what its session may use, where control groups count that.
+RESERVE_FACTOR, MIN_RESERVE = 4, 8 * 1024**3
 
 UNSANDBOXED = Isolation(
     tier=UNSANDBOXED_TIER,
@@ -145,7 +147,7 @@ class IsolationProfile:
             mounts=tuple((str(host), f"{INNER_MOUNTS}/{name}") for name, host in paths.mounts),
             tmp=limits.tmp or DEFAULT_TMP_BYTES,
             shm=limits.shm or DEFAULT_TMP_BYTES,
-            rlimits=dict(_rlimits(limits, self.spec)),
+            rlimits=dict(_rlimits(limits, self.spec, self.cgroup_limits)),
         )
 
 
@@ -212,10 +214,13 @@ def _contains(home: str, paths: Iterable[str]) -> bool:
     return any(rootfs.is_below(path, [home]) or path == home for path in paths)
 
 
-def _rlimits(limits: Limits, spec: SandboxSpec) -> Iterator[tuple[str, int]]:
+def _rlimits(
+    limits: Limits, spec: SandboxSpec, cgroup_limits: frozenset[str]
+) -> Iterator[tuple[str, int]]:
     yield "RLIMIT_CORE", 0
     if limits.memory is not None:
-        yield "RLIMIT_DATA", limits.memory
+        is_bounded = "memory" in cgroup_limits
+        yield "RLIMIT_DATA", max_reserved(limits.memory) if is_bounded else limits.memory
     # Without namespaces the limit would count all processes of the user.
     if limits.processes is not None and spec.has_namespaces:
         yield "RLIMIT_NPROC", limits.processes
@@ -223,6 +228,15 @@ def _rlimits(limits: Limits, spec: SandboxSpec) -> Iterator[tuple[str, int]]:
         yield "RLIMIT_NOFILE", limits.open_files
     if limits.file_size is not None:
         yield "RLIMIT_FSIZE", limits.file_size
+
+
+def max_reserved(memory: int) -> int:
+    """Returns how many bytes one process may reserve where a control group bounds what it uses.
+
+    RLIMIT_DATA counts what is reserved: thread stacks, arenas and pools of memory that nobody has
+    touched, of which libraries take many times what they use. It stays a bound on page tables.
+    """
+    return max(RESERVE_FACTOR * memory, memory + MIN_RESERVE)
 
 
 def _limit_notes(spec: SandboxSpec, cgroup_limits: frozenset[str]) -> Iterator[str]:

@@ -24,6 +24,7 @@ from era_kernels.models import (
     Stdout,
     now,
 )
+from era_kernels.services.executions.limit_words import WORDS_LENGTH
 from era_kernels.services.executions.result import ResultBuilder, RunResult
 from era_kernels.services.executions.stdin import StdinBroker
 from era_kernels.storage.execution_log import ExecutionLog
@@ -32,16 +33,23 @@ MAX_RECENT_BYTES = 256 * 1024  # of text that a live execution keeps in memory f
 
 
 class RecentEvents:
-    """Keeps the newest events of a live execution: the last batch, and earlier ones to a size."""
+    """Keeps the newest events of a live execution: the last batch, and earlier ones to a size.
+
+    `last_stderr` is the end of its stderr, whatever else came since.
+    """
 
     def __init__(self, max_bytes: int = MAX_RECENT_BYTES) -> None:
         self._max_bytes = max_bytes
         self._events: deque[LoggedEvent] = deque()
         self._size = 0
         self.last_seq = 0
+        self.last_stderr = ""
 
     def extend(self, batch: Sequence[LoggedEvent]) -> None:
         for item in batch:
+            if isinstance(item.event, Stderr):
+                kept = self.last_stderr + item.event.content[-WORDS_LENGTH:]
+                self.last_stderr = kept[-WORDS_LENGTH:]
             self._events.append(item)
             self._size += _event_size(item.event)
             self.last_seq = item.seq
@@ -82,7 +90,7 @@ class LiveExecution:
         self.is_command = False  # True: a program beside the kernel, not a run
         self._caller_count = 0
         self._max_result_bytes = max_result_bytes
-        self._recent = RecentEvents()
+        self.recent = RecentEvents()
         self._changed = asyncio.Event()
 
     @property
@@ -112,11 +120,11 @@ class LiveExecution:
 
     def publish_unlogged(self, events: Sequence[Event]) -> None:
         """Gives the readers the last events of a run whose log cannot be written any more."""
-        seq = self._recent.last_seq
+        seq = self.recent.last_seq
         self._publish([LoggedEvent(seq + n, now(), event) for n, event in enumerate(events, 1)])
 
     def _publish(self, batch: Sequence[LoggedEvent]) -> None:
-        self._recent.extend(batch)
+        self.recent.extend(batch)
         last = batch[-1].event if batch else None
         if isinstance(last, Done):
             self.done_event = last
@@ -145,10 +153,10 @@ class LiveExecution:
         A reader that is slower than the run reads from the log file, so it costs no memory. A
         number that the run has not reached counts as the number of its last event.
         """
-        after = min(after, self._recent.last_seq)
+        after = min(after, self.recent.last_seq)
         while True:
             changed = self._changed
-            batch = self._recent.after(after)
+            batch = self.recent.after(after)
             if batch is None:
                 reached = after
                 async with aclosing(self._read_from_log(after)) as batches:  # type: ignore[type-var]
@@ -179,7 +187,7 @@ class LiveExecution:
         async with aclosing(self.log.read(after)) as batches:  # type: ignore[type-var]
             async for batch in batches:
                 yield batch
-                if self._recent.after(batch[-1].seq) is not None:
+                if self.recent.after(batch[-1].seq) is not None:
                     return
 
     async def result(self) -> RunResult:
@@ -197,7 +205,7 @@ class LiveExecution:
 
     async def partial_result(self) -> tuple[Execution, RunResult]:
         """Returns the execution as it is now, and the result of its events so far."""
-        execution, last_seq = self.execution, self._recent.last_seq
+        execution, last_seq = self.execution, self.recent.last_seq
         builder, seq = self._result_builder(), 0
         async with aclosing(self.follow()) as batches:  # type: ignore[type-var]
             while seq < last_seq:

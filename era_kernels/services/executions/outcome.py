@@ -20,12 +20,16 @@ from era_kernels.models import (
 
 @dataclass(slots=True)
 class Timing:
-    """Holds how many seconds a run was queued, started and executed, and its kind of kernel."""
+    """Holds how many seconds a run was queued, started and executed, and its kind of kernel.
+
+    `notices` are the texts that the server has for this run.
+    """
 
     queued: float = 0.0
     start: float = 0.0
     execution: float = 0.0
     started_from: str = "fresh"
+    notices: tuple[str, ...] = ()
 
 
 def milliseconds(seconds: float) -> float:
@@ -136,6 +140,7 @@ def done_event(
         start_ms=milliseconds(timing.start),
         exception=end.exception,
         cause=_cause(end),
+        notices=list(timing.notices) or None,
         data=data,
     )
 

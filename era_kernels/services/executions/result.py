@@ -51,6 +51,7 @@ class RunResult:
     queued_ms: float | None = None
     start_ms: float | None = None
     cause: str | None = None
+    notices: list[str] | None = None
     error: ErrorEvent | None = None
 
 
@@ -264,7 +265,7 @@ def _measure_stepwise(event: RichEvent) -> Stepwise[int]:
 
 _DONE_FIELDS = (
     "exit_code", "execution_time_ms", "duration", "files_modified", "data", "exception", "state",
-    "started_from", "kernel_generation", "queued_ms", "start_ms", "cause",
+    "started_from", "kernel_generation", "queued_ms", "start_ms", "cause", "notices",
 )  # fmt: skip
 
 

@@ -16,6 +16,7 @@ from era_kernels.models import ExecSubmission, ExecutionEnd, Session
 from era_kernels.services.capacity import RETRY_AFTER_SECONDS
 from era_kernels.services.context import ServiceContext
 from era_kernels.services.executions.live import LiveExecution
+from era_kernels.services.executions.notices import explain_end
 from era_kernels.services.executions.outcome import Timing, cancelled_before_start, session_closed
 from era_kernels.services.session.cancellation import Cancellation
 from era_kernels.services.session.execution_finisher import ExecutionFinisher
@@ -63,7 +64,7 @@ class CommandRunner:
         self._workspace = workspace
         self._borrower = borrower
         self._session_machine = session_machine
-        self._finisher = ExecutionFinisher(context)
+        self._finisher = ExecutionFinisher(context, is_stored=state.is_stored)
         self._background = BackgroundTasks(expected_errors=(EraError,))
         self._commands: set[RunningCommand] = set()
         self.idle_since = time.monotonic()
@@ -180,7 +181,9 @@ class CommandRunner:
         timing.start = began_at - asked_at
         max_bytes = self._context.service_limits.max_execution_output
         try:
-            return await pump_command(execution, process, command.timeout, max_bytes)
+            end = await pump_command(execution, process, command.timeout, max_bytes)
+            limits = self._context.enforced_limits(self._state.session)
+            return explain_end(end, execution.recent.last_stderr, limits)
         finally:
             timing.execution = time.monotonic() - began_at
 

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 
 from era_kernels.errors import EraError
-from era_kernels.models import Event, ExecutionEnd, Session
+from era_kernels.models import Event, ExecutionEnd, Session, Stderr, server_line
 from era_kernels.services.context import ServiceContext
 from era_kernels.services.executions.live import LiveExecution
+from era_kernels.services.executions.notices import (
+    LOSES_FILES_TOO,
+    LOSES_NOTHING,
+    LOSES_VARIABLES,
+    describe_end,
+)
 from era_kernels.services.executions.outcome import Timing, done_event, error_event, metric_label
 
 log = logging.getLogger(__name__)
@@ -17,8 +22,10 @@ log = logging.getLogger(__name__)
 class ExecutionFinisher:
     """Ends executions, in every case, so that no caller waits for ever."""
 
-    def __init__(self, context: ServiceContext) -> None:
+    def __init__(self, context: ServiceContext, *, is_stored: bool) -> None:
+        """Takes `is_stored`: False for a throw-away session, of which nothing is kept anyway."""
         self._context = context
+        self._is_stored = is_stored
 
     async def finish(
         self,
@@ -34,6 +41,7 @@ class ExecutionFinisher:
         `timeout` is the execution's, in seconds; `files_modified` is a number of files.
         """
         failure = error_event(end, timeout, execution.error)
+        line = self._stderr_line(execution, end, timeout, session)
         done = done_event(
             end,
             timing,
@@ -42,7 +50,7 @@ class ExecutionFinisher:
             files_modified=files_modified,
             data=session.data,
         )
-        events: Sequence[Event] = [done] if failure is None else [failure, done]
+        events: list[Event] = [event for event in (line, failure, done) if event is not None]
         try:
             await execution.publish(events)
         except Exception as problem:
@@ -52,6 +60,18 @@ class ExecutionFinisher:
         outcome, output_bytes = metric_label(end, failure), execution.log.text_bytes
         self._context.metrics.run_ended(session.language, outcome, timing, output_bytes)
         await self._context.executions.finish(execution, done.exit_code, done.cause)
+
+    def _stderr_line(
+        self, execution: LiveExecution, end: ExecutionEnd, timeout: float, session: Session
+    ) -> Stderr | None:
+        """Returns what a person is told on stderr; nothing where an error of the API tells it."""
+        if execution.error is not None:
+            return None
+        losses = LOSES_VARIABLES if session.persistent else LOSES_FILES_TOO
+        if execution.is_command or not self._is_stored:
+            losses = LOSES_NOTHING
+        text = describe_end(end, self._context.enforced_limits(session), timeout, losses)
+        return None if text is None else server_line(text, execution.recent.last_stderr)
 
     async def abort(
         self, execution: LiveExecution, problem: Exception, end: ExecutionEnd, session: Session

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Hashable, Mapping
 from contextlib import nullcontext
+from functools import partial
 
 from era_kernels.errors import SessionNotFound
 from era_kernels.kernels.machine import Machine
 from era_kernels.models import EndReason, ExitInfo
 from era_kernels.services.context import ServiceContext
+from era_kernels.services.session.lost_variables import LostVariables
 from era_kernels.services.session.state import SessionState
 
 START_NOT_RECORDED = "the start of the kernel could not be recorded"
@@ -23,11 +25,13 @@ class MachineOpener:
         state: SessionState,
         context: ServiceContext,
         borrower: Hashable,
+        lost_variables: LostVariables,
         on_ended: Callable[[], None],
     ) -> None:
         self._state = state
         self._context = context
         self._borrower = borrower
+        self._lost_variables = lost_variables
         self._notify_ended = on_ended
 
     async def open(self, env: Mapping[str, str], with_kernel: bool) -> Machine:
@@ -57,7 +61,7 @@ class MachineOpener:
 
     async def _record_start(self, machine: Machine) -> None:
         machine.kernel.on_late_output = machine.on_late_output
-        machine.ended.add_done_callback(self._on_kernel_ended)
+        machine.ended.add_done_callback(partial(self._on_kernel_ended, machine))
         try:
             # Durable before any code runs: after a crash only this number tells that variables were
             # lost, and that the files of a session that is not persistent must be removed.
@@ -69,7 +73,8 @@ class MachineOpener:
             await machine.aclose(START_NOT_RECORDED)
             raise
 
-    def _on_kernel_ended(self, ended: asyncio.Future[ExitInfo]) -> None:
+    def _on_kernel_ended(self, machine: Machine, ended: asyncio.Future[ExitInfo]) -> None:
+        self._lost_variables.on_kernel_ended(machine, ended.result())
         self._context.metrics.kernel_ended(self._state.session.language, ended.result())
 
     def _on_machine_ended(self, ended: asyncio.Future[ExitInfo]) -> None:

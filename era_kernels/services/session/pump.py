@@ -16,6 +16,7 @@ from era_kernels.models import (
     InputRequest,
     KernelRequest,
     Output,
+    format_size,
 )
 from era_kernels.services.executions.live import LiveExecution
 from era_kernels.services.executions.outcome import machine_ended
@@ -92,15 +93,3 @@ async def _pump_batches(
             if execution.log.size > max_bytes:
                 await terminate(f"{EndReason.OUTPUT_LIMIT} {format_size(max_bytes)}")
     raise RuntimeError("the events of a run ended without an end")
-
-
-def format_size(size: int) -> str:
-    """Formats a number of bytes for people, in powers of 1024.
-
-    >>> format_size(1 << 30), format_size(10 << 20), format_size(1000)
-    ('1 GiB', '10 MiB', '1000 bytes')
-    """
-    for unit, name in ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")):
-        if size >= unit and size % unit == 0:
-            return f"{size // unit} {name}"
-    return f"{size} bytes"

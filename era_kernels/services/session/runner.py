@@ -13,8 +13,10 @@ from era_kernels.errors import EraError
 from era_kernels.models import ExecutionEnd, KernelRequest
 from era_kernels.services.context import ServiceContext
 from era_kernels.services.executions.live import LiveExecution
+from era_kernels.services.executions.notices import explain_end
 from era_kernels.services.executions.outcome import Timing, cancelled_before_start, session_closed
 from era_kernels.services.session.execution_finisher import ExecutionFinisher
+from era_kernels.services.session.lost_variables import LostVariables
 from era_kernels.services.session.machine import SessionMachine
 from era_kernels.services.session.pump import pump_kernel
 from era_kernels.services.session.queue import QueuedRun
@@ -33,6 +35,7 @@ class KernelRunner:
         context: ServiceContext,
         workspace: SessionWorkspace,
         session_machine: SessionMachine,
+        lost_variables: LostVariables,
         reserve: Callable[[], AbstractContextManager[None]],
     ) -> None:
         """Takes `reserve`, a context that keeps the session counted against max_kernels."""
@@ -40,7 +43,8 @@ class KernelRunner:
         self._context = context
         self._workspace = workspace
         self._session_machine = session_machine
-        self._finisher = ExecutionFinisher(context)
+        self._lost_variables = lost_variables
+        self._finisher = ExecutionFinisher(context, is_stored=state.is_stored)
         self._reserve = reserve
         # Starts of kernels; they go on when the run that waited for them is cancelled.
         self._start_tasks: set[asyncio.Task[None]] = set()
@@ -152,15 +156,26 @@ class KernelRunner:
             return self._cancelled_end()
         self._run_count += 1
         request = KernelRequest(
-            submission.code, {**submission.env, **env}, queued_run.timeout, self._run_count
+            submission.code,
+            {**submission.env, **env},
+            queued_run.timeout,
+            self._run_count,
+            submission.ends_program,
         )
         queued_run.cancellation.interrupt = partial(machine.kernel.escalate_interrupt, request)
-        began_at = time.monotonic()
+        timing.notices = self._lost_variables.begin_run(machine)
+        began_at, end = time.monotonic(), None
         try:
-            return await pump_kernel(
-                execution, machine, request, self._context.service_limits.max_execution_output
+            end = explain_end(
+                await pump_kernel(
+                    execution, machine, request, self._context.service_limits.max_execution_output
+                ),
+                execution.recent.last_stderr,
+                self._context.enforced_limits(self._state.session),
             )
+            return end
         finally:
+            self._lost_variables.end_run(end)
             timing.execution = time.monotonic() - began_at
 
     async def _wait_for_kernel(self, queued_run: QueuedRun, env: Mapping[str, str]) -> bool:

@@ -23,6 +23,7 @@ from era_kernels.services.context import ServiceContext
 from era_kernels.services.executions.live import LiveExecution
 from era_kernels.services.session.cancellation import Cancellation
 from era_kernels.services.session.commands import CommandRunner
+from era_kernels.services.session.lost_variables import LostVariables
 from era_kernels.services.session.machine import SessionMachine
 from era_kernels.services.session.machine_opener import MachineOpener
 from era_kernels.services.session.queue import QueuedRun, RunQueue
@@ -45,11 +46,14 @@ class LiveSession:
         self._context = context
         self._borrow_count = 0
         self._tracker = WorkspaceTracker(context.workspaces, session.directory)
-        opener = MachineOpener(self._state, context, self, self._on_machine_ended)
+        lost_variables = LostVariables(self._state)
+        opener = MachineOpener(self._state, context, self, lost_variables, self._on_machine_ended)
         self._session_machine = SessionMachine(opener.open, opener.start_kernel, self._clear_files)
         workspace = SessionWorkspace(self._state, self._tracker, self._session_machine)
         reserve = partial(context.kernel_limiter.reserved, self)
-        self._runner = KernelRunner(self._state, context, workspace, self._session_machine, reserve)
+        self._runner = KernelRunner(
+            self._state, context, workspace, self._session_machine, lost_variables, reserve
+        )
         self._commands = CommandRunner(self._state, context, workspace, self._session_machine, self)
         self._queue = RunQueue(context.service_limits.max_queue, self._run_queued, self._cleanup)
 

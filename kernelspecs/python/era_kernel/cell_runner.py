@@ -1,45 +1,52 @@
 """Runs the code of a cell as a plain interpreter runs a program, and returns how it ended."""
 
 from __future__ import annotations
-import __future__
 
-import ast
-import asyncio
-import atexit
-import concurrent.futures
 import contextvars
 import inspect
-import os
-import re
 import sys
+from asyncio import CancelledError
+from atexit import _run_exitfuncs as run_exit_functions
+from collections.abc import Callable
+from concurrent.futures import wait as wait_for_futures
 from dataclasses import dataclass
-from types import CodeType
+from gc import collect
+from os import _exit as exit_process
+from os import getpid
+from sys import gettrace, modules, settrace
+from types import CodeType, ModuleType
 from typing import Any, NoReturn
 
 from IPython.core.error import UsageError
+from IPython.core.interactiveshell import ExecutionResult
 
-from era_kernel import run_context, tracebacks
-from era_kernel.nested_loops import NestedLoops
+from era_kernel import c_stdio, run_context, tracebacks
+from era_kernel.cell_compiler import CellCompiler
+from era_kernel.program_end import ProgramEnd
+from era_kernel.program_loop import ProgramLoop
+from era_kernel.program_signals import Activity, ProgramSignals
 from era_kernel.run_context import RunContext
 from era_kernel.shell import EraShell
-from era_kernel.sigint import SigintHandler
 from era_kernel.stdio import StandardStreams
 
 MAX_VALUE_CHARS = 64 * 1024  # characters of an exception's text that the reply carries
 MAX_TRACEBACK_CHARS = 256 * 1024  # characters of its traceback that the reply carries
 
-_FUTURE_FLAGS = sum(
-    getattr(__future__, name).compiler_flag for name in __future__.all_feature_names
-)
-_SEMICOLON = re.compile(r"[ \t]*;")
+MAX_C_LONG = sys.maxsize
+
+Description = tuple[str, str]  # of an exception: its traceback, and what `str` gives for it
 
 
 @dataclass(frozen=True, slots=True)
 class CellResult:
-    """The end of a run: its exit code, and the uncaught exception, if any."""
+    """The end of a run: its exit code, and the uncaught exception, if any.
+
+    `fault` names a step of the kernel's own that failed, else it is None.
+    """
 
     exit_code: int = 0
     exception: dict[str, Any] | None = None
+    fault: str | None = None
 
 
 class CellRunner:
@@ -49,100 +56,84 @@ class CellRunner:
         self,
         shell: EraShell,
         streams: StandardStreams,
-        sigint_handler: SigintHandler,
-        loops: NestedLoops,
+        signals: ProgramSignals,
+        program_loop: ProgramLoop,
         context: contextvars.Context,
         sources: tracebacks.CellSources,
     ) -> None:
         self._shell = shell
         self._streams = streams
-        self._sigint_handler = sigint_handler
-        self._loops = loops
+        self._signals = signals
+        self._program_loop = program_loop
         self._context = context  # of all cells: the next cell sees a ContextVar's value
-        self._sources = sources
-        self._future_flags = 0  # flags of `from __future__ import …` in earlier cells
+        self._program_end = ProgramEnd(shell)
+        self._compiler = CellCompiler(shell, sources)
         shell.on_error = self._print_exception
 
-    async def run(self, run: RunContext, code: str) -> CellResult:
+    def run(self, run: RunContext, code: str) -> CellResult:
         """Runs a cell to its end, that is until its non-daemon threads have ended, too."""
-        pid, children = os.getpid(), set(_multiprocessing_children())
-        result, codes = self._shell.before_run(code), list[CodeType]()
-        self._sigint_handler.reset()
-        self._loops.cell_task = asyncio.current_task()
-        error = self._sigint_handler.call_interruptible(
-            lambda: self._compile_and_run(run, code, codes)
-        )
+        pid, children = getpid(), _multiprocessing_children()
+        self._signals.reset()
+        results: list[ExecutionResult] = []
+        codes: list[CodeType] = []
+        error = self._call(lambda: results.append(self._shell.before_run(code)))
+        if error is not None:
+            self._print_exception(error)
+        error = self._call(lambda: self._compile_and_run(run, code, codes))
         if error is None and _has_await(codes):
-            error = await self._run_with_await(codes)
+            error = self._run_with_await(codes)
         cell_result = self._to_result(error)
-        error = self._sigint_handler.call_interruptible(
-            lambda: _wait_for_threads_and_children(run, children)
-        )
-        if os.getpid() == pid:
-            error = error or self._sigint_handler.call_interruptible(
-                lambda: self._shell.after_run(result)
-            )
+        error = self._call(lambda: _wait_for_threads_and_children(run, children))
+        if getpid() == pid and results:
+            error = error or self._call(lambda: self._shell.after_run(results[0]))
         if cell_result.exit_code == 0 and error is not None:
             cell_result = self._to_result(error)
         elif cell_result.exit_code == 0 and self._shell.shown_error is not None:
             cell_result = self._to_result(self._shell.shown_error, is_shown=True)
-        self._loops.cell_task = None
-        self._streams.flush()
-        if os.getpid() != pid:
+        self._flush()
+        if getpid() != pid:
             self._exit_forked_child(cell_result)
+        # The frames of a failed cell refer to this one: with the error in it, all would be garbage
+        # in a cycle, with the cell's variables.
+        del error
+        results.clear()
         return cell_result
+
+    def set_current_run(self, run: RunContext) -> None:
+        """Makes what runs in the context of all cells belong to `run`, from here on."""
+        self._context.run(run_context.set_current, run)
+
+    def end_program(self) -> None:
+        """Does what the interpreter does at its end, with its output in the current run."""
+        self._program_end.run(self._call)
+        self._flush()
+
+    def _call(self, function: Callable[[], object]) -> BaseException | None:
+        """Calls code of the program in the context of all cells; returns what it raised."""
+        if self._signals.activity is Activity.PROGRAM:  # the context is entered already
+            return self._signals.call(function)
+        return self._signals.call(lambda: self._context.run(function))
+
+    def _flush(self) -> None:
+        """Sends what the program printed, by Python and by C."""
+        self._call(c_stdio.flush)
+        self._call(self._streams.flush)
 
     # ------------------------------------------------------------ code
 
     def _compile_and_run(self, run: RunContext, source: str, codes: list[CodeType]) -> None:
         """Compiles the cell, and runs it unless it has a top-level await."""
-        name = f"<cell {run.number}>"
-        self._sources.add(name, source)
-        try:
-            codes.extend(self._compile(source, name))
-        except SyntaxError as error:
-            _add_source_line(error, source)
-            raise
+        codes.extend(self._compiler.compile(source, run.cell_name))
         if not _has_await(codes):
-            value = None
+            value, namespace = None, self._shell.user_ns
             for code in codes:
-                value = eval(code, self._shell.user_ns)
+                value = eval(code, namespace)
             if len(codes) > 1:
-                self._display(value)
+                if gettrace() is not None:  # it is the program that is traced
+                    settrace(None)
+                self._shell.show_value(value)
 
-    def _display(self, value: object) -> None:
-        """Sends the value of a last expression, or hands it to the program's own displayhook."""
-        own = sys.displayhook is not sys.__displayhook__
-        (sys.displayhook if own else self._shell.displayhook)(value)
-
-    def _compile(self, source: str, name: str) -> list[CodeType]:
-        """Returns the cell's code, and as a second item that of a last expression to be shown."""
-        source, tree = self._parse(source, name)
-        tree = self._shell.transform_ast(tree)
-        last = tree.body[-1] if tree.body else None
-        flags = self._future_flags | ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
-        if not isinstance(last, ast.Expr) or _is_silenced(source, last):
-            codes = [compile(tree, name, "exec", flags, True)]
-        else:
-            del tree.body[-1]
-            first = compile(tree, name, "exec", flags, True)
-            flags |= first.co_flags & _FUTURE_FLAGS
-            codes = [first, compile(ast.Expression(last.value), name, "eval", flags, True)]
-        self._future_flags |= codes[0].co_flags & _FUTURE_FLAGS
-        return codes
-
-    def _parse(self, source: str, name: str) -> tuple[str, ast.Module]:
-        """Parses the cell as Python, and only when that fails as Python with IPython's magics."""
-        flags = self._future_flags | ast.PyCF_ALLOW_TOP_LEVEL_AWAIT | ast.PyCF_ONLY_AST
-        try:
-            return source, compile(source, name, "exec", flags, True)
-        except SyntaxError as error:
-            transformed = _transform_magics(self._shell, source)
-            if transformed is None:
-                raise error.with_traceback(None) from None
-        return transformed, compile(transformed, name, "exec", flags, True)
-
-    async def _run_with_await(self, codes: list[CodeType]) -> BaseException | None:
+    def _run_with_await(self, codes: list[CodeType]) -> BaseException | None:
         """Runs code with a top-level await in a task of its own, which an interrupt cancels."""
         errors: list[BaseException] = []
 
@@ -154,24 +145,26 @@ class CellRunner:
                     if code.co_flags & inspect.CO_COROUTINE:
                         value = await value
                 if len(codes) > 1:
-                    self._display(value)
+                    self._shell.show_value(value)
             except BaseException as error:
                 errors.append(error)
 
-        task = self._loops.loop.create_task(run_cell(), context=self._context)
-        self._loops.cell_task = task
-        with self._sigint_handler.cancelling(task, self._loops):
-            await asyncio.wait([task])
-        self._loops.cell_task = asyncio.current_task()
-        error = errors[0] if errors else None
-        if error is None and not task.cancelled():
-            return task.exception()
-        if error is None or (
-            isinstance(error, asyncio.CancelledError) and self._sigint_handler.has_interrupted
-        ):
-            trace = None if error is None else error.__traceback__
-            return KeyboardInterrupt().with_traceback(trace)
-        return error
+        def await_cell() -> None:
+            loop = self._program_loop.ensure()
+            task = loop.create_task(run_cell(), context=self._context)
+            self._program_loop.cell_task = task
+            try:
+                with self._signals.cancelling(task, loop):
+                    self._program_loop.run_until_done(task)
+            finally:
+                self._program_loop.cell_task = None
+            error = errors.pop() if errors else CancelledError() if task.cancelled() else None
+            if type(error) is CancelledError and self._signals.has_interrupted:
+                raise KeyboardInterrupt().with_traceback(error.__traceback__) from None
+            if error is not None:
+                raise error
+
+        return self._signals.call(await_cell)  # the task runs in the context of all cells
 
     # ------------------------------------------------------------ ends
 
@@ -179,62 +172,86 @@ class CellRunner:
         """Turns an uncaught exception into a result, and prints it to stderr unless `is_shown`."""
         if error is None:
             return CellResult()
-        if isinstance(error, SystemExit):
-            if error.code is None or isinstance(error.code, int):
-                return CellResult((error.code or 0) & 0xFF)
-            self._streams.write_stderr(f"{error.code}\n")
-            return CellResult(1)
-        if not is_shown:
-            self._print_exception(error)
-        return _failed_result(error)
+        if tracebacks.isinstance_of(error, SystemExit):
+            return CellResult(self._exit_code(error))
+        self._shell.set_last_error(error)
+        described = self._describe(error) if is_shown else self._print_exception(error)
+        if isinstance(described, int):
+            return CellResult(described)
+        if tracebacks.isinstance_of(error, MemoryError):
+            self._call(collect)  # what the next run needs may be garbage in cycles
+        return _failed_result(error, *described)
 
-    def _print_exception(self, error: BaseException) -> None:
+    def _exit_code(self, error: BaseException) -> int:
+        """Returns the exit code that SystemExit stands for; prints a code that is no number.
+
+        As `handle_system_exit` of CPython does; a number that no C long holds is -1.
+        """
+        codes: list[Any] = []
+        self._call(lambda: codes.append(error.code))  # type: ignore[attr-defined]
+        code = codes[0] if codes else error
+        if code is None:
+            return 0
+        if tracebacks.isinstance_of(code, int):
+            number = int.__index__(code)
+            return number & 0xFF if -MAX_C_LONG - 1 <= number <= MAX_C_LONG else 0xFF
+        texts: list[str] = []
+        self._call(lambda: texts.append(str(code)))
+        self._write_stderr("".join([*texts, "\n"]))
+        return 1
+
+    def _print_exception(self, error: BaseException) -> Description | int:
+        """Prints an exception by the program's excepthook, if it has one, else as Python does.
+
+        Returns what was printed and what `str` gives for it, or the exit code with which the hook
+        ended the program. As `_PyErr_PrintEx` of CPython.
+        """
         tracebacks.remove_kernel_frames(error)
-        if isinstance(error, UsageError):  # of a magic, about how it was called
-            self._streams.write_stderr(f"UsageError: {error}\n")
-            return
-        if sys.excepthook is sys.__excepthook__:
-            self._streams.write_stderr(tracebacks.format_exception(error))
-            return
-        problem = self._sigint_handler.call_interruptible(
-            lambda: sys.excepthook(type(error), error, error.__traceback__)
-        )
-        if problem is not None:
-            self._streams.write_stderr(tracebacks.format_exception(error))
+        hook = getattr(sys, "excepthook", None)
+        before = ""
+        if run_context.current().has_error_messages:
+            described = self._describe(error)
+            self._shell.publish("error", error_content(_failed_result(error, *described)))
+            if hook is sys.__excepthook__:
+                return described
+        elif tracebacks.isinstance_of(error, UsageError):  # of a magic, about how it was called
+            described = self._describe(error)
+            self._write_stderr(f"UsageError: {described[1]}\n")
+            return described
+        if hook is None:
+            before = "sys.excepthook is missing\n"
+        elif hook is not sys.__excepthook__:
+            trace = tracebacks.get_traceback(error)
+            problem = self._call(lambda: hook(type(error), error, trace))
+            if problem is None:
+                return self._describe(error)
+            if tracebacks.isinstance_of(problem, SystemExit):
+                return self._exit_code(problem)
+            tracebacks.remove_kernel_frames(problem)
+            text = self._describe(problem)[0]
+            before = f"Error in sys.excepthook:\n{text}\nOriginal exception was:\n"
+        described = self._describe(error)
+        self._write_stderr(before + described[0])
+        return described
+
+    def _describe(self, error: BaseException) -> Description:
+        """Returns the traceback and the text of an exception; runs code of its class."""
+        found: list[Description] = []
+        self._call(lambda: found.append(tracebacks.describe_exception(error)))
+        return found[0] if found else ("", "")
+
+    def _write_stderr(self, text: str) -> None:
+        self._call(lambda: self._streams.write_stderr(text))
 
     def _exit_forked_child(self, cell_result: CellResult) -> NoReturn:
         """Ends a forked child that has come to the end of the program."""
-        atexit._run_exitfuncs()
-        self._streams.flush()
-        os._exit(cell_result.exit_code)
+        self._call(run_exit_functions)
+        self._flush()
+        exit_process(cell_result.exit_code)
 
 
 def _has_await(codes: list[CodeType]) -> bool:
     return any(code.co_flags & inspect.CO_COROUTINE for code in codes)
-
-
-def _add_source_line(error: SyntaxError, source: str) -> None:
-    """Adds the line of source to the error; the compiler looks for it in a file only."""
-    lines = source.splitlines()
-    if error.text is None and error.lineno and error.lineno <= len(lines):
-        error.text = lines[error.lineno - 1]
-
-
-def _is_silenced(source: str, last: ast.Expr) -> bool:
-    """Returns whether a semicolon follows the last expression, so that its value is not shown."""
-    if ";" not in source or last.end_lineno is None or last.end_col_offset is None:
-        return False
-    line = source.splitlines()[last.end_lineno - 1].encode()
-    return _SEMICOLON.match(line[last.end_col_offset :].decode()) is not None
-
-
-def _transform_magics(shell: EraShell, source: str) -> str | None:
-    """Returns the code with its magics and shell escapes as calls; None when it has none."""
-    try:
-        transformed: str = shell.input_transformer_manager.transform_cell(source)
-    except SyntaxError:
-        return None
-    return transformed if transformed.rstrip("\n") != source.rstrip("\n") else None
 
 
 def _wait_for_threads_and_children(run: RunContext, before: set[Any]) -> None:
@@ -243,7 +260,8 @@ def _wait_for_threads_and_children(run: RunContext, before: set[Any]) -> None:
         threads = run_context.list_threads(run)
         for thread in threads:
             thread.join()
-        concurrent.futures.wait(tuple(run.futures))
+        if run.futures:
+            wait_for_futures(tuple(run.futures))
         children = [child for child in _multiprocessing_children() - before if not child.daemon]
         for child in children:
             child.join()
@@ -253,17 +271,30 @@ def _wait_for_threads_and_children(run: RunContext, before: set[Any]) -> None:
 
 def _multiprocessing_children() -> set[Any]:
     """Returns the processes that multiprocessing knows of."""
-    module = sys.modules.get("multiprocessing.process")
-    return set(module._children) if module is not None else set()
+    module = modules.get("multiprocessing.process")
+    children = vars(module).get("_children") if type(module) is ModuleType else None
+    return set(children) if type(children) is set else set()
 
 
-def _failed_result(error: BaseException) -> CellResult:
+def error_content(result: CellResult) -> dict[str, Any]:
+    """Returns the fields that Jupyter's messages have for the exception of a run that failed."""
+    exception = result.exception or {
+        "name": "SystemExit",
+        "value": str(result.exit_code),
+        "traceback": [],
+    }
+    names = {"ename": "name", "evalue": "value", "traceback": "traceback"}
+    return {key: exception[name] for key, name in names.items()}
+
+
+def _failed_result(error: BaseException, text: str, value: str) -> CellResult:
     lines, remaining = [], MAX_TRACEBACK_CHARS
-    for line in tracebacks.format_exception(error).splitlines():
+    for line in text.splitlines():
         remaining -= len(line) + 1
         if remaining < 0:
             break
         lines.append(line)
-    value = tracebacks.exception_text(error)[:MAX_VALUE_CHARS]
-    exception = {"name": type(error).__name__, "value": value, "traceback": lines}
-    return CellResult(130 if isinstance(error, KeyboardInterrupt) else 1, exception)
+    name = tracebacks.type_name(type(error))
+    exception = {"name": name, "value": value[:MAX_VALUE_CHARS], "traceback": lines}
+    is_interrupt = tracebacks.isinstance_of(error, KeyboardInterrupt)
+    return CellResult(130 if is_interrupt else 1, exception)

@@ -8,18 +8,21 @@ user's program, and never cuts a message in two.
 
 from __future__ import annotations
 
-import _thread
-import os
-import signal
-import traceback
+from _signal import SIG_BLOCK, pthread_sigmask, valid_signals
+from _thread import allocate_lock, get_ident, start_new_thread
 from collections import deque
 from collections.abc import Callable, Mapping
+from contextlib import suppress
+from os import EFD_CLOEXEC, EFD_NONBLOCK, eventfd, eventfd_read, eventfd_write
+from select import POLLIN, poll
 from typing import Any
 
-import zmq
 from jupyter_client.session import Session
 
-from era_kernel.sockets import KernelSockets, Parts
+from era_kernel.raw_sockets import Parts, descriptor, has_message, receive_parts, send_parts
+from era_kernel.sockets import KernelSockets
+from era_kernel.standard_requests import STATIC_REQUESTS
+from era_kernel.tracebacks import log_fault
 
 Content = dict[str, Any]
 RequestHandler = Callable[[Content], Content]
@@ -32,7 +35,7 @@ class PendingInput:
 
     def __init__(self) -> None:
         self.value: str | None = None
-        self.answered_lock = _thread.allocate_lock()
+        self.answered_lock = allocate_lock()
         self.answered_lock.acquire()
 
     def resolve(self, value: object) -> None:
@@ -45,38 +48,45 @@ class ControlServer:
 
     def __init__(self, session: Session, sockets: KernelSockets, stderr_fd: int) -> None:
         self._session = session.clone()  # a session must not be used by two threads
-        self._session.digest_history_size = 0  # it would grow with each request
         self._control, self._stdin = sockets.control, sockets.stdin
         self._stderr_fd = stderr_fd
         self._queue: deque[Callable[[], object]] = deque()
-        self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)
         self._inputs_by_key: dict[str, PendingInput] = {}
         self._inputs_on_stdin: deque[PendingInput] = deque()  # whose replies name no key
         self._handlers: dict[str, RequestHandler] = {"input_reply": self._on_input_reply}
         self._on_other_request: Callable[[Parts], object] = list
+        self._iopub: Any = None
         self._thread_id = 0
         self._is_stopped = False
-        self._ended_lock = _thread.allocate_lock()
+        self._ended_lock = allocate_lock()
 
     def start(
-        self, handlers: Mapping[str, RequestHandler], on_other_request: Callable[[Parts], object]
+        self,
+        handlers: Mapping[str, RequestHandler],
+        on_other_request: Callable[[Parts], object],
+        iopub: Any,
     ) -> None:
-        """Starts the thread: `handlers` answer by type, `on_other_request` gets other requests."""
+        """Starts the thread: `handlers` answer by type, `on_other_request` gets other requests.
+
+        Those of Jupyter's protocol are told on `iopub`, a socket that any thread may use.
+        """
+        self._iopub = iopub
         self._handlers |= handlers
         self._on_other_request = on_other_request
         self._ended_lock.acquire()
         # Not a threading.Thread: user code that counts or lists threads must not see it.
-        self._thread_id = _thread.start_new_thread(self._serve, ())
+        self._thread_id = start_new_thread(self._serve, ())
 
     def close(self) -> None:
         """Sends what is queued and ends the thread; the sockets are the caller's again."""
         self._enqueue(self._stop)
-        if _thread.get_ident() != self._thread_id:
+        if get_ident() != self._thread_id:
             self._ended_lock.acquire()
 
     def send_multipart(self, parts: list[Any], **_: Any) -> None:
         """Sends on control a message that jupyter_client made."""
-        self._enqueue(lambda: self._control.send_multipart(parts))
+        self._enqueue(lambda: send_parts(self._control, parts))
 
     # ------------------------------------------------------------ input
 
@@ -101,7 +111,7 @@ class ControlServer:
         pending = PendingInput()
         self._inputs_on_stdin.append(pending)
         try:
-            self._enqueue(lambda: self._stdin.send_multipart(parts))
+            self._enqueue(lambda: send_parts(self._stdin, parts))
             pending.answered_lock.acquire()
         finally:
             if pending in self._inputs_on_stdin:
@@ -118,34 +128,36 @@ class ControlServer:
 
     def _enqueue(self, action: Callable[[], object]) -> None:
         self._queue.append(action)
-        os.eventfd_write(self._wake_fd, 1)
+        eventfd_write(self._wake_fd, 1)
 
     def _serve(self) -> None:
         # Signals are for the main thread: only there Python's handlers run.
-        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
-        poller = zmq.Poller()
-        for source in (self._control, self._stdin, self._wake_fd):
-            poller.register(source, zmq.POLLIN)
-        receivers = {
-            self._control: lambda: self._on_control(self._control.recv_multipart()),
-            self._stdin: lambda: self._on_stdin(self._stdin.recv_multipart()),
-            self._wake_fd: self._on_wake,
-        }
+        pthread_sigmask(SIG_BLOCK, valid_signals())
+        waiting = poll()
+        for source in (descriptor(self._control), descriptor(self._stdin), self._wake_fd):
+            waiting.register(source, POLLIN)
         while not self._is_stopped:
-            for source, _ in poller.poll():
-                self._run_safely(receivers[source])
+            # libzmq signals a change, not a state: all messages that are there are taken each time.
+            while has_message(self._control):
+                self._run_safely(lambda: self._on_control(receive_parts(self._control)))
+            while has_message(self._stdin):
+                self._run_safely(lambda: self._on_stdin(receive_parts(self._stdin)))
+            if self._queue:
+                self._run_safely(self._queue.popleft())
+                continue
+            waiting.poll()
+            self._run_safely(self._on_wake)
         self._ended_lock.release()
 
     def _run_safely(self, action: Callable[[], object]) -> None:
         try:
             action()
-        except Exception:  # no message may end this thread
-            os.write(self._stderr_fd, traceback.format_exc().encode(errors="replace"))
+        except BaseException as error:  # no message may end this thread
+            log_fault(self._stderr_fd, error)
 
     def _on_wake(self) -> None:
-        os.eventfd_read(self._wake_fd)
-        while self._queue:
-            self._run_safely(self._queue.popleft())
+        with suppress(BlockingIOError):
+            eventfd_read(self._wake_fd)
 
     def _on_control(self, parts: Parts) -> None:
         identities, frames = self._session.feed_identities(parts)
@@ -157,7 +169,12 @@ class ControlServer:
             return
         reply = f"{msg_type.removesuffix('_request').removesuffix('_reply')}_reply"
         content = handler(request["content"])
+        is_standard = msg_type in STATIC_REQUESTS
+        if is_standard:
+            self._session.send(self._iopub, "status", {"execution_state": "busy"}, request)
         self._session.send(self._control, reply, content, request, identities)
+        if is_standard:
+            self._session.send(self._iopub, "status", {"execution_state": "idle"}, request)
 
     def _on_stdin(self, parts: Parts) -> None:
         _, frames = self._session.feed_identities(parts)

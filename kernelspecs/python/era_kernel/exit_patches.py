@@ -3,38 +3,41 @@
 from __future__ import annotations
 
 import faulthandler
-import functools
 import os
-import signal
 import warnings
 from collections.abc import Callable
+from functools import wraps
+from os import getpid
+from signal import SIGKILL
 from typing import Any
+
+_filter_warnings = warnings.filterwarnings
 
 
 def install(on_exit: Callable[[], object], crash_fd: int) -> None:
     """Patches `os` and `faulthandler`; `on_exit` sends all output, and is not called in forks."""
-    pid = os.getpid()
+    pid = getpid()
     real_exit, real_kill, real_abort, real_enable = os._exit, os.kill, os.abort, faulthandler.enable
 
-    @functools.wraps(real_exit)
+    @wraps(real_exit)
     def exit_after_flush(status: int) -> None:
-        if os.getpid() == pid:
+        if getpid() == pid:
             on_exit()
         real_exit(status)
 
-    @functools.wraps(real_kill)
+    @wraps(real_kill)
     def kill_after_flush(target: int, number: int, /) -> None:
-        if number == signal.SIGKILL and target == pid == os.getpid():
+        if number == SIGKILL and target == pid == getpid():
             on_exit()
         real_kill(target, number)
 
-    @functools.wraps(real_abort)
+    @wraps(real_abort)
     def abort_after_flush() -> None:
-        if os.getpid() == pid:
+        if getpid() == pid:
             on_exit()
         real_abort()
 
-    @functools.wraps(real_enable)
+    @wraps(real_enable)
     def enable_on_crash_fd(file: Any = crash_fd, *args: Any, **kwargs: Any) -> None:
         # After a crash nobody reads our own pipes; the server reads the stderr of the start.
         real_enable(file, *args, **kwargs)
@@ -47,4 +50,4 @@ def install(on_exit: Callable[[], object], crash_fd: int) -> None:
     # faulthandler writes.
     real_enable(crash_fd, all_threads=False)
     # Python 3.12 warns of threads at a fork, but those are the kernel's and not the program's.
-    warnings.filterwarnings("ignore", ".*multi-threaded, use of", DeprecationWarning)
+    _filter_warnings("ignore", ".*multi-threaded, use of", DeprecationWarning)

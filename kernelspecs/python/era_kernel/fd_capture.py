@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-import _thread
-import fcntl
-import os
-import select
+from _thread import allocate_lock, get_ident
+from collections.abc import Iterable
+from os import close as close_descriptor
+from os import dup2
+from os import read as read_descriptor
+from select import EPOLLIN, POLLIN, epoll, poll
 
+from era_kernel.pipe_reserve import PipeReserve
 from era_kernel.rate_limits import TokenBucket
 from era_kernel.run_context import OutputStream, RunContext
 
@@ -20,49 +23,70 @@ class CapturedPipes:
     """Holds the read ends of descriptors 1 and 2 of all runs that some process can write to."""
 
     def __init__(self, late_bucket: TokenBucket) -> None:
-        self.lock = _thread.allocate_lock()  # reading a pipe and queueing the data are one step
+        self.lock = allocate_lock()  # reading a pipe and queueing the data are one step
         # Threads that hold the lock. A signal handler or a destructor may print in them meanwhile,
         # and would wait for the lock for ever.
         self.lock_holders: set[int] = set()
         self._streams_by_fd: dict[int, OutputStream] = {}
         self._late_bucket = late_bucket  # of what children of earlier runs write
         self._paused_fds: set[int] = set()
-        self._epoll = select.epoll()
-        self._newest_poll = select.poll()
+        self._epoll = epoll()
+        self._newest_poll = poll()
+        self._newest_readers: list[int] = []
+        self._reserve = PipeReserve()
 
     def watch(self, *descriptors: int) -> None:
         for descriptor in descriptors:
-            self._epoll.register(descriptor, select.EPOLLIN)
+            self._epoll.register(descriptor, EPOLLIN)
 
-    def open_for_run(self, run: RunContext) -> None:
-        """Puts new pipes in the places of descriptors 1 and 2."""
-        newest = select.poll()
-        for number, stream in ((1, run.stdout), (2, run.stderr)):
-            reader, writer = map(_move_above_stdio, os.pipe2(os.O_CLOEXEC))
-            os.set_blocking(reader, False)
-            os.dup2(writer, number)
-            os.close(writer)
-            self._streams_by_fd[reader] = stream
-            self._epoll.register(reader, select.EPOLLIN)
-            newest.register(reader, select.POLLIN)
-        with self.lock:
-            self._newest_poll = newest
+    def open_for_run(self, run: RunContext) -> bool:
+        """Puts new pipes in the places of descriptors 1 and 2; returns False when none are left."""
+        pipes = self._reserve.take()
+        if not pipes:
+            return False
+        newest, newest_readers = poll(), []
+        for (reader, writer), number in zip(pipes, (1, 2), strict=True):
+            dup2(writer, number)
+            close_descriptor(writer)
+            self._epoll.register(reader, EPOLLIN)
+            newest.register(reader, POLLIN)
+            newest_readers.append(reader)
+        self._newest_poll, self._newest_readers = newest, newest_readers
+        self._set_streams(newest_readers, (run.stdout, run.stderr))
+        self._reserve.refill()
+        return True
+
+    def reuse_for_run(self, run: RunContext) -> None:
+        """Gives the newest pipes to another run, because no new ones are to be had."""
+        streams = zip(self._newest_readers, (run.stdout, run.stderr), strict=True)
+        opened = [(reader, stream) for reader, stream in streams if reader in self._streams_by_fd]
+        self._set_streams([reader for reader, _ in opened], [stream for _, stream in opened])
 
     def has_unread(self) -> bool:
         """Returns whether the newest pipes hold data that has not been queued."""
         if self.is_lock_holder():
             return False
-        me = _thread.get_ident()
-        try:
+        me = get_ident()
+        try:  # no context manager in Python: an interrupt in its middle would keep the lock
             self.lock_holders.add(me)
             with self.lock:
                 return bool(self._newest_poll.poll(0))
         finally:
             self.lock_holders.discard(me)
 
+    def _set_streams(self, readers: list[int], streams: Iterable[OutputStream]) -> None:
+        """Sets whose output comes from these pipes, where they are still open."""
+        me = get_ident()
+        try:  # a destructor that prints meanwhile must not wait for the lock
+            self.lock_holders.add(me)
+            with self.lock:
+                self._streams_by_fd.update(zip(readers, streams, strict=True))
+        finally:
+            self.lock_holders.discard(me)
+
     def is_lock_holder(self) -> bool:
         """Returns whether this thread holds the lock, so that it must wait for nothing."""
-        return _thread.get_ident() in self.lock_holders
+        return get_ident() in self.lock_holders
 
     def wait(self, seconds: float | None) -> list[int]:
         if self._paused_fds:
@@ -70,7 +94,7 @@ class CapturedPipes:
             seconds = pause if seconds is None else min(seconds, pause)
             if not pause:
                 for descriptor in self._paused_fds:
-                    self._epoll.register(descriptor, select.EPOLLIN)
+                    self._epoll.register(descriptor, EPOLLIN)
                 self._paused_fds.clear()
         return [descriptor for descriptor, _ in self._epoll.poll(seconds)]
 
@@ -85,7 +109,7 @@ class CapturedPipes:
             self._paused_fds.add(descriptor)
             return []
         try:
-            data = os.read(descriptor, READ_BYTES)
+            data = read_descriptor(descriptor, READ_BYTES)
         except BlockingIOError:
             return []
         if data:
@@ -93,7 +117,7 @@ class CapturedPipes:
                 self._late_bucket.consume(len(data), stream)
             return [(stream, data)]
         del self._streams_by_fd[descriptor]
-        os.close(descriptor)
+        close_descriptor(descriptor)
         return []
 
     def read_all(self) -> list[StreamBytes]:
@@ -106,12 +130,3 @@ class CapturedPipes:
                     break
                 texts += found
         return texts
-
-
-def _move_above_stdio(descriptor: int) -> int:
-    """Moves a descriptor above 2: where a program closed a standard one, it may take its number."""
-    if descriptor > 2:
-        return descriptor
-    moved = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 3)
-    os.close(descriptor)
-    return moved

@@ -7,22 +7,37 @@ Called by the thread of `control_thread`. No code of the program is run: no `__r
 
 from __future__ import annotations
 
-import _thread
-import asyncio
 import faulthandler
-import os
-import signal
-import stat
 import sys
-from asyncio import Handle
+from _thread import get_ident
+from asyncio import Handle, Task
 from collections.abc import Iterator
 from contextlib import suppress
 from itertools import islice
-from types import CoroutineType, FrameType, GetSetDescriptorType, MemberDescriptorType, ModuleType
+from os import (
+    O_APPEND,
+    O_CLOEXEC,
+    O_CREAT,
+    O_NOFOLLOW,
+    O_NONBLOCK,
+    O_RDONLY,
+    O_RDWR,
+    fstat,
+    ftruncate,
+    register_at_fork,
+)
+from os import close as close_descriptor
+from os import open as open_descriptor
+from os import read as read_descriptor
+from signal import SIGURG
+from stat import S_ISREG
+from types import CoroutineType, FrameType, ModuleType
 from typing import Any
 
 from era_kernel.cell_runner import CellRunner
-from era_kernel.nested_loops import NestedLoops
+from era_kernel.object_layout import find_attribute, get_mro, get_name, get_namespace, is_array
+from era_kernel.program_loop import ProgramLoop
+from era_kernel.shell import EraShell
 from era_kernel.tracebacks import KERNEL_PATHS, CellSources
 
 Content = dict[str, Any]
@@ -39,14 +54,10 @@ MAX_TEXT_CHARS = 1000  # characters of a string that are reported
 MAX_ITEMS = 100  # items of a container that is reported whole, nested ones included
 MAX_INTEGER_BITS = 4096  # bits of an integer that is reported
 MAX_VALUE_CHARS = 512 * 1024  # characters of all values together
-DUMP_SIGNAL = signal.SIGURG  # asks for a stack when no Python code can run; ignored by default
+DUMP_SIGNAL = SIGURG  # asks for a stack when no Python code can run; ignored by default
 
 _current_frames = sys._current_frames
-_type_getters = {
-    name: type.__dict__[name].__get__ for name in ("__name__", "__module__", "__flags__")
-}
-_get_mro, _get_namespace = type.__dict__["__mro__"].__get__, type.__dict__["__dict__"].__get__
-_HEAP_TYPE_FLAG = 1 << 9  # flag of a type that was not compiled in
+_register_dump, _unregister_dump = faulthandler.register, faulthandler.unregister
 _CELL_CODE = CellRunner._compile_and_run.__code__  # from where cells are called
 _LOOP_CODE = Handle._run.__code__  # from where an event loop calls what is due
 
@@ -54,30 +65,28 @@ _LOOP_CODE = Handle._run.__code__  # from where an event loop calls what is due
 class Inspector:
     """Answers `stack_request` and `variables_request`."""
 
-    def __init__(
-        self, user_namespace: dict[str, Any], sources: CellSources, loops: NestedLoops
-    ) -> None:
-        self._user_namespace = user_namespace
+    def __init__(self, shell: EraShell, sources: CellSources, program_loop: ProgramLoop) -> None:
+        self._shell = shell
         self._sources = sources
-        self._loops = loops
-        self._main_thread_id = _thread.get_ident()
+        self._program_loop = program_loop
+        self._main_thread_id = get_ident()
         self._dump_fd = -1
         self.handlers = {"stack_request": self.stack, "variables_request": self.variables}
 
     def enable_stack_dump(self, file: str) -> None:
         """Makes SIGURG write the main thread's stack to a file, even while C code keeps the GIL."""
-        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
-        self._dump_fd = os.open(file, flags, 0o600)
-        faulthandler.register(DUMP_SIGNAL, self._dump_fd, all_threads=False)
+        flags = O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC | O_NOFOLLOW
+        self._dump_fd = open_descriptor(file, flags, 0o600)
+        _register_dump(DUMP_SIGNAL, self._dump_fd, all_threads=False)
         # Children get the signal, too: it goes to the process group.
-        os.register_at_fork(after_in_child=lambda: faulthandler.unregister(DUMP_SIGNAL))
+        register_at_fork(after_in_child=lambda: _unregister_dump(DUMP_SIGNAL))
 
     # ------------------------------------------------------------ the stack
 
     def stack(self, _: Content) -> Content:
         """Returns the program's frames in the main thread, or in the task that it awaits."""
         if self._dump_fd >= 0:
-            os.ftruncate(self._dump_fd, 0)
+            ftruncate(self._dump_fd, 0)
         frames = self._running_frames() or self._awaited_frames()
         lines = _SourceLines(self._sources.lines)
         described = [
@@ -108,9 +117,9 @@ class Inspector:
 
     def _awaited_frames(self) -> list[tuple[FrameType, int]]:
         """Returns the frames of the coroutines that a cell awaits, innermost first."""
-        task = self._loops.cell_task
+        task = self._program_loop.cell_task
         found: list[tuple[FrameType, int]] = []
-        coroutine = task.get_coro() if type(task) is asyncio.Task else None
+        coroutine = task.get_coro() if type(task) is Task else None
         while type(coroutine) is CoroutineType and len(found) < MAX_VISITED_FRAMES:
             frame = coroutine.cr_frame
             if frame is None:
@@ -148,7 +157,7 @@ class Inspector:
         """Copies the namespace in one atomic step, unless destructors change it meanwhile."""
         for _ in range(10):
             try:
-                return list(islice(self._user_namespace.items(), MAX_VISITED_NAMES))
+                return list(islice(self._shell.user_ns.items(), MAX_VISITED_NAMES))
             except RuntimeError:
                 continue
         return []
@@ -175,18 +184,18 @@ class _SourceLines:
 
 def _read_lines(file: str) -> list[str]:
     try:
-        descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        descriptor = open_descriptor(file, O_RDONLY | O_NONBLOCK | O_CLOEXEC)
     except (OSError, ValueError):
         return []
     try:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_FILE_BYTES:
+        status = fstat(descriptor)
+        if not S_ISREG(status.st_mode) or status.st_size > MAX_FILE_BYTES:
             return []
-        return os.read(descriptor, MAX_FILE_BYTES).decode(errors="replace").splitlines()
+        return read_descriptor(descriptor, MAX_FILE_BYTES).decode(errors="replace").splitlines()
     except OSError:
         return []
     finally:
-        os.close(descriptor)
+        close_descriptor(descriptor)
 
 
 def _walk_outwards(frame: FrameType | None) -> Iterator[tuple[FrameType, int]]:
@@ -213,7 +222,7 @@ def _describe(value: object) -> Content:
     describe = _DESCRIBERS.get(id(type(value)))
     if describe is not None:
         return describe(value)
-    for base in _get_mro(type(value)):
+    for base in get_mro(type(value)):
         if id(base) in _LENGTH_GETTERS:
             return {"size": _LENGTH_GETTERS[id(base)](value)}
     shape = _find_shape(value)
@@ -300,7 +309,7 @@ def _estimate_size(variable: Content) -> int:
 
 def _type_name(kind: type) -> str:
     """Returns the name of a type, whatever a metaclass says."""
-    return _truncate(_type_getters["__name__"](kind), MAX_NAME_CHARS)
+    return _truncate(get_name(kind), MAX_NAME_CHARS)
 
 
 # ---------------------------------------------------------------- shapes
@@ -312,12 +321,12 @@ _TABLE_TYPES = {"DataFrame", "Series", "Index", "RangeIndex", "DatetimeIndex", "
 def _find_shape(value: object) -> list[int] | None:
     """Returns the shape of an array or table; None for others, or where only their code has it."""
     kind = type(value)
-    if _is_array(kind):
-        return list(_get_namespace(kind)["shape"].__get__(value))
+    if is_array(kind):
+        return list(get_namespace(kind)["shape"].__get__(value))
     if _type_name(kind) not in _TABLE_TYPES:
         return None
-    block = _find_attribute(value, "_mgr")
-    axes = None if block is None else _find_attribute(block, "axes")
+    block = find_attribute(value, "_mgr")
+    axes = None if block is None else find_attribute(block, "axes")
     if type(axes) is not list or len(axes) > 2:
         length = _axis_length(value)
         return None if length is None else [length]
@@ -327,39 +336,16 @@ def _find_shape(value: object) -> list[int] | None:
 
 def _axis_length(index: object) -> int | None:
     """Returns the length of an index of a table, or None when it is not found."""
-    storage = _find_attribute(index, "_range")
+    storage = find_attribute(index, "_range")
     if type(storage) is range:
         return len(storage)
-    codes = _find_attribute(index, "_codes")  # of several levels, each as long as the index
-    if any(base is list for base in _get_mro(type(codes))) and list.__len__(codes):
+    codes = find_attribute(index, "_codes")  # of several levels, each as long as the index
+    if any(base is list for base in get_mro(type(codes))) and list.__len__(codes):
         level = list.__getitem__(codes, 0)
-        return _find_shape(level)[0] if _is_array(type(level)) else None  # type: ignore[index]
+        return _find_shape(level)[0] if is_array(type(level)) else None  # type: ignore[index]
     for name in ("_data", "_ndarray"):
-        storage = _find_attribute(index if name == "_data" else storage, name)
-        if _is_array(type(storage)):
+        storage = find_attribute(index if name == "_data" else storage, name)
+        if is_array(type(storage)):
             shape = _find_shape(storage)
             return shape[0] if shape else None
-    return None
-
-
-def _is_array(kind: type) -> bool:
-    """Returns whether this is numpy's own type; a program cannot make one that is compiled in."""
-    if _type_getters["__flags__"](kind) & _HEAP_TYPE_FLAG or _type_name(kind) != "ndarray":
-        return False
-    return bool(_type_getters["__module__"](kind) == "numpy")
-
-
-def _find_attribute(value: object, name: str) -> Any:
-    """Returns an attribute from the object's dictionary, a slot or a C descriptor; else None."""
-    kind = type(value)
-    for base in _get_mro(kind):
-        for key, found in list(_get_namespace(base).items()):
-            if type(key) is not str:
-                continue
-            if key == "__dict__" and type(found) is GetSetDescriptorType:
-                for own, attribute in list(found.__get__(value).items()):
-                    if type(own) is str and own == name:
-                        return attribute
-            elif key == name and type(found) in (GetSetDescriptorType, MemberDescriptorType):
-                return found.__get__(value)
     return None

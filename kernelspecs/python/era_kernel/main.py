@@ -3,72 +3,103 @@
     era_kernel.main:main(connection file)    in a fork of a warm interpreter
     python kernelspecs/python FILE           started by any Jupyter client
 
-Requests arrive on sockets that the asyncio loop watches, and are answered one after the other. What
-a run needs beside its code is in the request's metadata: `{"era": {"nonce", "number", "env"}}`.
+Requests are answered one after the other by the main thread. What a run needs beside its code is in
+the request's metadata: `{"era": {"nonce", "number", "env", "ends"}}`; `ends` says that the program
+is over with this run, so that exit functions and finalizers belong to the run.
 """
 
 from __future__ import annotations
 
-import asyncio
-import atexit
 import contextvars
 import json
 import logging
 import os
 import sys
-import traceback
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from os import _exit as exit_process
+from os import environ, getpid
 from pathlib import Path
+from time import sleep
 from typing import Any
 
 import comm
 from ipykernel.ipkernel import IPythonKernel
-from ipykernel.jsonutil import json_clean
 from jupyter_client.session import Session
 from traitlets import Any as AnyTrait
 from traitlets.config import Config
 
-from era_kernel import excepthooks, exit_patches, run_context
-from era_kernel.cell_runner import CellResult, CellRunner
+from era_kernel import (
+    c_exit,
+    cell_files,
+    early_binding,
+    excepthooks,
+    exec_patches,
+    exit_patches,
+    import_patches,
+    run_context,
+    spawned_children,
+    tracebacks,
+)
+from era_kernel.cell_runner import CellResult, CellRunner, error_content
+from era_kernel.comm_requests import COMM_MESSAGES, CommRequests
 from era_kernel.control_thread import ControlServer
+from era_kernel.history import History
 from era_kernel.input_patches import InputPatches
 from era_kernel.inspection import Inspector
 from era_kernel.module_reload import ModuleReloader
-from era_kernel.nested_loops import NestedLoops
 from era_kernel.output_publisher import OutputPublisher
+from era_kernel.program_loop import ProgramLoop
+from era_kernel.program_signals import Activity, ProgramSignals
+from era_kernel.raw_sockets import Parts
+from era_kernel.request_loop import RequestLoop, SocketsClosed
 from era_kernel.run_context import RunContext
 from era_kernel.shell import EraShell
-from era_kernel.sigint import SigintHandler
-from era_kernel.sockets import KernelSockets, Parts, RequestQueue, Socket
+from era_kernel.sockets import KernelSockets
+from era_kernel.standard_requests import (
+    ABORTED_REPLY,
+    NO_CODE_REPLY,
+    STATIC_REQUESTS,
+    AbortPolicy,
+    StandardRequests,
+)
 from era_kernel.stdio import StandardStreams
 from era_kernel.tracebacks import CellSources
+from era_kernel.wire_session import WireSession
+
+MAX_FAULTS = 50  # requests or waits in a row that fail; then there is no use in going on
 
 
 def main(connection_file: str) -> None:
     """Serves as a kernel until a client asks for its end."""
+    early_binding.end()
     # An interpreter reads this variable when it starts; a fork gets its environment later. Bytecode
     # files tell versions of a source apart by the second only.
     sys.dont_write_bytecode = bool(os.environ.get("PYTHONDONTWRITEBYTECODE"))
     connection = json.loads(Path(connection_file).read_bytes())
-    session = Session(
-        key=connection["key"].encode(), signature_scheme=connection["signature_scheme"]
+    session = WireSession(
+        key=connection.get("key", "").encode(),
+        signature_scheme=connection.get("signature_scheme", "hmac-sha256"),
     )
     sockets = KernelSockets(connection)
-    output = OutputPublisher(session, sockets.iopub)
-    loop = asyncio.new_event_loop()
-    asyncio.set_event_loop(loop)
     kernel = EraKernel.instance(
         session=session,
-        output=output,
+        output=OutputPublisher(session, sockets.iopub),
         sockets=sockets,
-        loops=NestedLoops(loop),
         stderr_fd=os.dup(2),
         stack_dump_file=connection.get("dump"),
     )
-    kernel.serve()
-    atexit._run_exitfuncs()  # what they print is still sent
+    # Programs that walk through all modules, to replace functions in them, must not find these.
+    for name in [name for name in sys.modules if name.partition(".")[0] == "era_kernel"]:
+        del sys.modules[name]
+    status = 1
+    try:
+        kernel.serve()
+        kernel.end_program()
+        status = 0
+    except BaseException as error:
+        tracebacks.log_fault(2, error)
     kernel.flush_and_close()
+    exit_process(status)  # the interpreter's own end was done: see `c_exit`
 
 
 class EraKernel(IPythonKernel):
@@ -81,7 +112,6 @@ class EraKernel(IPythonKernel):
         session: Session,
         output: OutputPublisher,
         sockets: KernelSockets,
-        loops: NestedLoops,
         stderr_fd: int,
         stack_dump_file: str | None,
     ) -> None:
@@ -89,47 +119,78 @@ class EraKernel(IPythonKernel):
         super(IPythonKernel, self).__init__(
             session=session, iopub_socket=output, log=_silent_logger()
         )
-        self._output, self._sockets = output, sockets
-        self._loops, self._stderr_fd = loops, stderr_fd
+        self._pid = getpid()
+        self._output, self._sockets, self._stderr_fd = output, sockets, stderr_fd
         self._current_request: dict[str, Any] = {}
-        self._run_count = 0
+        self._run_count = self._unstored_count = 0
+        self.history, self._abort_policy = History(), AbortPolicy()
         self._is_closed = self._is_shutting_down = False
-        self._cell_context = contextvars.copy_context()
+        context = contextvars.copy_context()
         self._module_reloader = ModuleReloader(Path.cwd())
         self._streams = StandardStreams(output)
         output.start()
         output.begin_run(RunContext({}))
         self._streams.install()
         self.shell = EraShell.instance(kernel=self, config=_config())
-        sources = CellSources()
-        self._cell_runner = CellRunner(
-            self.shell, self._streams, SigintHandler(), loops, self._cell_context, sources
+        self.shell.compile.sources = sources = CellSources()
+        self._signals = ProgramSignals(self._report_late_error)
+        self.comm_manager = manager = comm.get_comm_manager()
+        self._standard_requests = StandardRequests(
+            self.shell, manager, self.history, self._signals.call
         )
+        self._comm_requests = CommRequests(manager, output, self._signals.call)
+        program_loop = ProgramLoop(self._signals)
+        self.shell.find_loop = program_loop.ensure
         self._control_server = ControlServer(session, sockets, stderr_fd)
-        self._inspector = Inspector(self.shell.user_ns, sources, loops)
+        self._request_loop = RequestLoop(
+            sockets.shell, self._control_server, self._signals, program_loop
+        )
+        self._cell_runner = CellRunner(
+            self.shell, self._streams, self._signals, program_loop, context, sources
+        )
+        self._program_loop = program_loop
+        self._inspector = Inspector(self.shell, sources, program_loop)
         if stack_dump_file is not None:
             self._inspector.enable_stack_dump(stack_dump_file)
         InputPatches(self._control_server, output, self.shell.publish).install()
-        self._register_comm_handlers()
         excepthooks.install(self._streams.write_stderr)
+        cell_files.install(sources)
+        import_patches.install(
+            {
+                "doctest": cell_files.patch_doctest,
+                "multiprocessing.spawn": lambda spawn: spawned_children.patch(spawn, sources),
+            }
+        )
         run_context.install()
-        loops.install()
+        program_loop.install()
+        self._signals.install()
         exit_patches.install(self.flush_and_close, stderr_fd)
+        exec_patches.install(self.flush_and_close)
+        c_exit.install(self.flush_and_close)
 
     def serve(self) -> None:
-        """Answers requests until one asks for the end, whatever a program does to the loop."""
-        loop = self._loops.loop
-        # Not among `asyncio.all_tasks()`: a program may cancel all tasks that it finds there.
-        request_queue = RequestQueue(loop, self._sockets.shell, self._control_server)
-        task = loop.create_task(self._serve_requests(request_queue), context=self._cell_context)
-        asyncio.tasks._unregister_task(task)
-        self._control_server.start(self._inspector.handlers, request_queue.put_control)
+        """Answers requests until one asks for the end, whatever a program does meanwhile."""
+        handlers = STATIC_REQUESTS | self._inspector.handlers
+        handlers = handlers | {"activity_request": self._activity}
+        self._control_server.start(handlers, self._request_loop.put_control, self._output)
         self._send_on_iopub("status", {"execution_state": "starting"})
+        fault_count = 0
         while not self._is_shutting_down:
             try:
-                loop.run_forever()
-            except (SystemExit, KeyboardInterrupt):  # of a task that a program left behind
-                continue
+                socket, parts = self._request_loop.next()
+                self._dispatch(socket, parts)
+                fault_count = 0
+            except BaseException as error:  # of a message that makes no sense, or of a loop
+                while self._is_closed:  # a thread of the program is ending the process
+                    sleep(60)
+                fault_count += 1
+                if fault_count == MAX_FAULTS or isinstance(error, SocketsClosed):
+                    raise
+                self._log_fault(error)
+
+    def end_program(self) -> None:
+        """Does what the interpreter does at its end: calls exit functions and finalizers."""
+        self._cell_runner.end_program()
 
     def flush_and_close(self) -> None:
         """Sends all output that is left and closes the sockets, before the process ends."""
@@ -142,132 +203,142 @@ class EraKernel(IPythonKernel):
 
     # ------------------------------------------------------------ requests
 
-    async def _serve_requests(self, request_queue: RequestQueue) -> None:
-        while not self._is_shutting_down:
-            try:
-                socket, parts = await request_queue.next()
-                await self._dispatch(socket, parts)
-            except (asyncio.CancelledError, KeyboardInterrupt):  # a program did this to the task
-                continue
-            except Exception:
-                os.write(self._stderr_fd, traceback.format_exc().encode(errors="replace"))
-        self._loops.loop.stop()
-
-    async def _dispatch(self, socket: Socket, parts: Parts) -> None:
+    def _dispatch(self, socket: Any, parts: Parts) -> None:
         identities, frames = self.session.feed_identities(parts)
         request = self.session.deserialize(frames)
         self._current_request = request
         self._shell_parent_ident.set(identities)
         kind = request["header"]["msg_type"]
-        handler = self.shell_handlers.get(kind) or self.control_handlers.get(kind)
         self._send_on_iopub("status", {"execution_state": "busy"})
-        if handler is not None:
-            answer = handler(socket, identities, request)
-            if answer is not None:
-                await answer
+        if socket is self._sockets.shell and self._abort_policy.is_aborted(kind):
+            self.session.send(socket, "execute_reply", ABORTED_REPLY, request, identities)
+        elif kind == "execute_request":
+            self.execute_request(socket, identities, request)
+        elif kind == "shutdown_request":
+            self.shutdown_request(socket, identities, request)
+        elif kind in COMM_MESSAGES:
+            self._comm_requests.handle(kind, identities, request)
+        else:
+            content = self._standard_requests.answer(kind, request["content"])
+            if content is not None:
+                reply = kind.removesuffix("_request") + "_reply"
+                self.session.send(socket, reply, content, request, identities)
         self._send_on_iopub("status", {"execution_state": "idle"}, request)
 
-    async def execute_request(self, stream: Socket, ident: Any, parent: dict[str, Any]) -> None:
-        """Runs code. The reply says how the run ended, the fence that all its output was sent."""
-        content = parent["content"]
-        era = parent["metadata"].get("era") or {}
-        self._run_count += 1
-        run = RunContext(parent["header"], era.get("number", self._run_count), era.get("nonce"))
-        silent = content.get("silent", False)
-        if not silent:
-            execute_input = {"code": content["code"], "execution_count": run.number}
-            self._send_on_iopub("execute_input", execute_input)
+    def execute_request(self, stream: Any, ident: Any, parent: dict[str, Any]) -> None:
+        """Runs code. The reply says how the run ended, the fence that all its output was sent.
+
+        Whatever fails in here, both are sent.
+        """
+        content, era = parent["content"], parent["metadata"].get("era") or {}
+        if not isinstance(content.get("code"), str):
+            self.session.send(stream, "execute_reply", NO_CODE_REPLY, parent, ident)
+            return
+        run = self._number_run(parent, era)
         run.stdin_client = ident if content.get("allow_stdin", False) else None
-        with self._run_environment(run, era.get("env") or {}):
-            result = await self._cell_runner.run(run, content["code"])
+        try:
+            reply = self._execute(run, content, era)
+        except BaseException as error:
+            reply = _execute_reply(run, self._fault_result(error))
+        finally:
+            self._signals.activity = Activity.KERNEL
+            if getpid() != self._pid:  # a forked child, in which something of ours failed
+                exit_process(1)
         run.stdin_client = None
         self._output.finish_run(run)
-        reply = self._execute_reply(run, result, content.get("user_expressions") or {})
-        self.session.send(stream, "execute_reply", json_clean(reply), parent, ident)
+        if reply["status"] == "error" and not era:
+            self._abort_policy.on_failure(content, self._request_loop.count_waiting())
+            if reply["era"]["exception"] is None:  # an exit, of which nothing was told yet
+                fields = {key: reply[key] for key in ("ename", "evalue", "traceback")}
+                self._send_on_iopub("error", fields)
+        self.session.send(stream, "execute_reply", reply, parent, ident)
 
-    @contextmanager
-    def _run_environment(self, run: RunContext, env: Mapping[str, str]) -> Iterator[None]:
-        """Makes streams, modules and argv new, as for a program, and sets this run's variables.
+    def _number_run(self, request: dict[str, Any], era: Mapping[str, Any]) -> RunContext:
+        """Numbers a run and remembers its code, unless the client wishes no trace of it."""
+        content = request["content"]
+        is_silent = bool(content.get("silent", False))
+        is_stored = bool(content.get("store_history", True)) and not is_silent
+        self._run_count += is_stored
+        run = RunContext(request["header"], era.get("number", self._run_count), era.get("nonce"))
+        run.is_silent, run.has_error_messages = is_silent, not era
+        if is_stored:
+            self.history.add(run.number, content["code"])
+        elif not era:  # another cell has this number
+            self._unstored_count += 1
+            run.cell_name = f"<unstored cell {self._unstored_count}>"
+        return run
 
-        On exit the variables have their previous values again.
-        """
+    def _execute(
+        self, run: RunContext, content: dict[str, Any], era: dict[str, Any]
+    ) -> dict[str, Any]:
+        """Runs the code of a request; returns the reply."""
+        if not run.is_silent:
+            execute_input = {"code": content["code"], "execution_count": run.number}
+            self._send_on_iopub("execute_input", execute_input)
+        self._begin_run(run)
+        previous = self._set_environment(era.get("env") or {})
+        result = self._cell_runner.run(run, content["code"])
+        if era.get("ends"):
+            self.end_program()
+        self._attempt(lambda: _restore_environment(previous))
+        self._attempt(self._module_reloader.remember_imports)
+        reply = _execute_reply(run, result)
+        expressions = content.get("user_expressions")
+        if expressions and result.exit_code == 0:
+            reply["user_expressions"] = self._standard_requests.evaluate(expressions)
+        return reply
+
+    def _begin_run(self, run: RunContext) -> None:
+        """Makes streams, modules and argv new, as for a program."""
         run_context.set_current(run)
+        self._cell_runner.set_current_run(run)
         self._output.begin_run(run)
         self._streams.install()
-        self._module_reloader.forget_changed()
+        self._program_loop.restore()
+        self._attempt(self._module_reloader.forget_changed)
         sys.argv = ["main.py"]
-        previous = {name: os.environ.get(name) for name in env}
-        os.environ.update(env)
-        try:
-            yield
-        finally:
-            for name, value in previous.items():
-                if value is None:
-                    os.environ.pop(name, None)
-                else:
-                    os.environ[name] = value
-            self._module_reloader.remember_imports()
 
-    def _execute_reply(
-        self, run: RunContext, result: CellResult, expressions: dict[str, str]
-    ) -> dict[str, Any]:
-        error = result.exception
-        reply: dict[str, Any] = {
-            "status": "ok",
-            "execution_count": run.number,
-            "payload": [],
-            "user_expressions": {},
-            "era": {"exit_code": result.exit_code, "exception": error},
-        }
-        if result.exit_code == 0:
-            if expressions:
-                reply["user_expressions"] = self.shell.user_expressions(expressions)
-            return reply
-        error_fields = error or {
-            "name": "SystemExit",
-            "value": str(result.exit_code),
-            "traceback": [],
-        }
-        error_content = {
-            "ename": error_fields["name"],
-            "evalue": error_fields["value"],
-            "traceback": error_fields["traceback"],
-        }
-        return {**reply, "status": "error", **error_content}
+    def _set_environment(self, env: Mapping[str, str]) -> dict[str, str | None]:
+        """Sets this run's variables; returns their previous values."""
+        previous: dict[str, str | None] = {}
 
-    async def do_complete(self, *args: Any) -> dict[str, Any]:
-        return super().do_complete(*args)
+        def set_variables() -> None:
+            previous.update({name: environ.get(name) for name in env})
+            environ.update(env)
 
-    async def do_inspect(self, *args: Any) -> dict[str, Any]:
-        return super().do_inspect(*args)
+        self._attempt(set_variables)
+        return previous
 
-    async def do_is_complete(self, *args: Any) -> dict[str, Any]:
-        return super().do_is_complete(*args)
+    def _attempt(self, step: Callable[[], object]) -> None:
+        """Takes a step of a run; one that fails, because of what a program did, is only logged."""
+        error = self._signals.call(step)
+        if error is not None:
+            self._log_fault(error)
 
-    async def do_history(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        return {"status": "ok", "history": []}
+    def _fault_result(self, error: BaseException) -> CellResult:
+        """Returns the end of a run in which a step of the kernel failed, and tells the user."""
+        remark = f"The kernel failed in a step of its own: {tracebacks.describe_fault(error)}.\n"
+        self._signals.call(lambda: self._streams.write_stderr(remark))
+        return CellResult(1, fault=tracebacks.describe_fault(error))
 
-    def do_shutdown(self, restart: bool) -> dict[str, Any]:
-        return {"status": "ok", "restart": restart}
+    def _report_late_error(self, error: BaseException) -> None:
+        """Prints what a signal handler raised after the program's end, as late output."""
+        tracebacks.remove_kernel_frames(error)
+        self._streams.write_stderr(tracebacks.format_exception(error))
 
-    async def shutdown_request(self, stream: Socket, ident: Any, parent: dict[str, Any]) -> None:
+    def _log_fault(self, error: BaseException) -> None:
+        tracebacks.log_fault(self._stderr_fd, error)
+
+    def _activity(self, _: dict[str, Any]) -> dict[str, Any]:
+        """Answers whether code of the program runs; called by the control thread."""
+        return {"status": "ok", "is_program_running": self._request_loop.is_program_running}
+
+    def shutdown_request(self, stream: Any, ident: Any, parent: dict[str, Any]) -> None:
         """Ends the kernel after this reply, as a program ends."""
-        content = self.do_shutdown(parent["content"].get("restart", False))
+        content = {"status": "ok", "restart": bool(parent["content"].get("restart", False))}
         self.session.send(stream, "shutdown_reply", content, parent, ident)
         self._send_on_iopub("shutdown_reply", content)
         self._is_shutting_down = True
-
-    @property
-    def kernel_info(self) -> dict[str, Any]:
-        return {
-            "protocol_version": "5.4",
-            "implementation": "era",
-            "implementation_version": "1",
-            "language_info": self.language_info,
-            "banner": f"Python {sys.version}",
-            "help_links": [],
-            "supported_features": [],
-        }
 
     # ------------------------------------------------------------ for ipykernel's own code
 
@@ -279,10 +350,25 @@ class EraKernel(IPythonKernel):
         parent = parent or self._current_request
         self.session.send(self.iopub_socket, kind, content, parent=parent, ident=ident)
 
-    def _register_comm_handlers(self) -> None:
-        self.comm_manager = comm.get_comm_manager()
-        for kind in ("comm_open", "comm_msg", "comm_close"):
-            self.shell_handlers[kind] = getattr(self.comm_manager, kind)
+
+def _restore_environment(previous: Mapping[str, str | None]) -> None:
+    for name, value in previous.items():
+        if value is None:
+            environ.pop(name, None)
+        else:
+            environ[name] = value
+
+
+def _execute_reply(run: RunContext, result: CellResult) -> dict[str, Any]:
+    era = {"exit_code": result.exit_code, "exception": result.exception, "fault": result.fault}
+    reply: dict[str, Any] = {
+        "status": "ok",
+        "execution_count": run.number,
+        "payload": [],
+        "user_expressions": {},
+        "era": era,
+    }
+    return {**reply, "status": "error", **error_content(result)} if result.exit_code else reply
 
 
 def _silent_logger() -> logging.Logger:
@@ -299,3 +385,6 @@ def _config() -> Config:
     config.InteractiveShell.cache_size = 0
     config.InteractiveShell.colors = "nocolor"
     return config
+
+
+early_binding.bind_modules()  # once for all kernels that are forked later

@@ -14,24 +14,25 @@ earlier run writes is known as such.
 
 from __future__ import annotations
 
-import _thread
-import contextlib
-import itertools
 import os
-import signal
-import time
-import traceback
+from _signal import SIG_BLOCK, pthread_sigmask, valid_signals
+from _thread import allocate_lock, get_ident, start_new_thread
 from collections import deque
 from collections.abc import Callable, Iterable
+from itertools import count
+from os import EFD_CLOEXEC, EFD_NONBLOCK, eventfd, eventfd_read, eventfd_write
+from os import write as write_fd
+from time import monotonic, sleep
 from typing import Any
 
-import zmq
 from jupyter_client.session import DELIM, Session
 
 from era_kernel import run_context
 from era_kernel.fd_capture import CapturedPipes, StreamBytes
 from era_kernel.rate_limits import FlushBudget, TokenBucket
+from era_kernel.raw_sockets import Socket, descriptor, has_message, receive_parts, send_parts
 from era_kernel.run_context import OutputStream, RunContext
+from era_kernel.tracebacks import log_fault
 
 FENCE_MIME = "application/vnd.era.fence+json"
 JOIN_SECONDS = 0.02  # seconds for which texts are joined after one was sent
@@ -43,13 +44,19 @@ GRACE_SECONDS = 0.0005  # seconds in which libzmq's thread writes what it was gi
 _NEVER_WAKE = 1 << 62
 
 Action = Callable[[], object]
-QueueItem = StreamBytes | Action | RunContext  # a run stands for its end
+
+
+class _Stop:
+    """Stands in the queue for the end of the process."""
+
+
+QueueItem = StreamBytes | Action | RunContext | _Stop  # a run stands for its end
 
 
 class OutputPublisher:
     """Owns the queue, the pipes and the thread; nothing is sent before `start`."""
 
-    def __init__(self, session: Session, socket: zmq.Socket[bytes]) -> None:
+    def __init__(self, session: Session, socket: Socket) -> None:
         self._session = session
         self._socket = socket
         self._queue: deque[QueueItem] = deque()
@@ -59,25 +66,25 @@ class OutputPublisher:
         self._late_bucket = TokenBucket()
         self._pipes = CapturedPipes(self._late_bucket)
         self._stderr_fd = os.dup(2)  # for errors in here: they go to the server, not to the user
-        self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        self._write_numbers = itertools.count(1)  # of calls of `write`
+        self._wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)
+        self._write_numbers = count(1)  # of calls of `write`
         self._last_written = 0  # number of the newest write
         self._last_flushed = 0  # number of the newest write that a flush waited for
         self._flush_budget = FlushBudget()
         self._last_sent_at = 0.0  # when a text was last sent
         self._last_parent: dict[str, Any] = {}
         self._packed_parent = b"{}"
-        self._ended_lock = _thread.allocate_lock()
+        self._ended_lock = allocate_lock()
         self.is_forked_child = False
         os.register_at_fork(after_in_child=self._on_fork)
 
     # ------------------------------------------------------------ called by any thread
 
     def start(self) -> None:
-        self._pipes.watch(self._wake_fd, self._socket.get(zmq.FD))
+        self._pipes.watch(self._wake_fd, descriptor(self._socket))
         self._ended_lock.acquire()
         # Not a threading.Thread: user code that counts or lists threads must not see it.
-        _thread.start_new_thread(self._serve, ())
+        start_new_thread(self._serve, ())
 
     def write(self, name: str, data: bytes) -> None:
         """Queues what a program wrote to its stdout or stderr."""
@@ -89,13 +96,13 @@ class OutputPublisher:
         if stream.is_late:
             self._late_bucket.consume(len(data), stream)
             if pause := self._late_bucket.seconds_until_ready():
-                time.sleep(pause)
+                sleep(pause)
         self._drain_pipes_first()
         self._queue.append((stream, data))
         self._last_written = next(self._write_numbers)
         size = self._queued_bytes = self._queued_bytes + len(data)
         if size >= self._wake_at_bytes:
-            os.eventfd_write(self._wake_fd, 1)
+            eventfd_write(self._wake_fd, 1)
         if size > MAX_QUEUED_BYTES:
             self._wait_until_done(_do_nothing)
         elif name == "stderr" and data.endswith(b"\n"):
@@ -129,11 +136,13 @@ class OutputPublisher:
             )
         if not self.is_forked_child:
             self._drain_pipes_first()
-            self._enqueue(lambda: self._socket.send_multipart(parts, copy=copy))
+            self._enqueue(lambda: send_parts(self._socket, parts, copy))
 
     def begin_run(self, run: RunContext) -> None:
         """Gives descriptors 1 and 2 to `run`, from here on."""
-        self._pipes.open_for_run(run)
+        if not self._pipes.open_for_run(run):
+            self._wait_until_done(self._drain_pipes)
+            self._pipes.reuse_for_run(run)
 
     def finish_run(self, run: RunContext) -> None:
         """Sends all that `run` wrote, and then the fence that its client waits for."""
@@ -141,24 +150,24 @@ class OutputPublisher:
 
     def close(self) -> None:
         """Sends what is queued and ends the thread; the socket is the caller's again."""
-        self._enqueue(self._stop)
+        self._enqueue(_Stop())
         self._ended_lock.acquire()
 
     def _drain_pipes_first(self) -> None:
         if self._pipes.has_unread():
             self._wait_until_done(self._drain_pipes)
 
-    def _enqueue(self, action: Action | RunContext) -> None:
+    def _enqueue(self, action: Action | RunContext | _Stop) -> None:
         self._queue.append(action)
         self._has_urgent = True
         if self._wake_at_bytes < _NEVER_WAKE:
-            os.eventfd_write(self._wake_fd, 1)
+            eventfd_write(self._wake_fd, 1)
 
     def _wait_until_done(self, action: Action) -> None:
         """Waits until the thread has done `action` and all before it, if the caller may wait."""
         if self._pipes.is_lock_holder():
             return
-        done = _thread.allocate_lock()
+        done = allocate_lock()
         done.acquire()
         self._enqueue(lambda: (action(), done.release()))
         done.acquire()
@@ -170,9 +179,9 @@ class OutputPublisher:
 
     def _serve(self) -> None:
         # Signals are for the main thread: only there Python's handlers run.
-        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        pthread_sigmask(SIG_BLOCK, valid_signals())
         # Objects may be destroyed here, and their destructors are the user's code.
-        self._pipes.lock_holders.add(_thread.get_ident())
+        self._pipes.lock_holders.add(get_ident())
         pending = _PendingTexts()
         while self._socket is not None:
             for item in self._take_items(self._wait_for_work(pending)):
@@ -194,29 +203,35 @@ class OutputPublisher:
         ready = self._pipes.wait(seconds)
         self._wake_at_bytes = _NEVER_WAKE
         if self._wake_fd in ready:
-            os.eventfd_read(self._wake_fd)
+            eventfd_read(self._wake_fd)
         return ready
 
     def _take_items(self, ready: Iterable[int]) -> list[QueueItem]:
-        """Takes what is queued, then the data in the pipes, which came later, then ends of runs."""
+        """Takes what is queued, then the data in the pipes, which came later, then what ends it.
+
+        That is the end of a run, or of the process.
+        """
         with self._pipes.lock:
             self._has_urgent = False
             items = [self._queue.popleft() for _ in range(len(self._queue))]
             self._queued_bytes = 0
             texts = [text for descriptor in ready for text in self._pipes.read(descriptor)]
-        end = next((n for n, item in enumerate(items) if isinstance(item, RunContext)), len(items))
+        ends = (n for n, item in enumerate(items) if isinstance(item, RunContext | _Stop))
+        end = next(ends, len(items))
         items[end:end] = texts
         self._send_welcome()
         return items
 
-    def _run_safely(self, action: Action | RunContext) -> None:
+    def _run_safely(self, action: Action | RunContext | _Stop) -> None:
         try:
             if isinstance(action, RunContext):
                 self._publish_run_end(action)
+            elif isinstance(action, _Stop):
+                self._stop()
             else:
                 action()
-        except Exception:  # one message that cannot be sent must not end the thread
-            os.write(self._stderr_fd, traceback.format_exc().encode(errors="replace"))
+        except BaseException as error:  # one message that cannot be sent must not end the thread
+            log_fault(self._stderr_fd, error)
 
     def _drain_pipes(self) -> None:
         with self._pipes.lock:
@@ -257,7 +272,7 @@ class OutputPublisher:
             self._run_safely(
                 lambda content=content: self._publish("stream", content, stream.parent_header)
             )
-            self._last_sent_at = time.monotonic()
+            self._last_sent_at = monotonic()
 
     def _publish(self, msg_type: str, content: dict[str, Any], parent: dict[str, Any]) -> None:
         """Sends a message as `Session.send` does, in half its time.
@@ -268,18 +283,17 @@ class OutputPublisher:
             self._last_parent, self._packed_parent = parent, self._session.pack(parent)
         header = self._session.pack(self._session.msg_header(msg_type))
         parts = [header, self._packed_parent, b"{}", self._session.pack(content)]
-        self._socket.send_multipart([DELIM, self._session.sign(parts), *parts])
+        send_parts(self._socket, [DELIM, self._session.sign(parts), *parts])
 
     def _send_welcome(self) -> None:
         """Sends a welcome to new subscribers (JEP 65).
 
         Sending may swallow libzmq's signal that something arrived, so this looks every time.
         """
-        while self._socket is not None and self._socket.get(zmq.EVENTS) & zmq.POLLIN:
-            with contextlib.suppress(zmq.Again):
-                topic = self._socket.recv(zmq.NOBLOCK)
-                if topic[:1] == b"\1":
-                    self._publish("iopub_welcome", {"subscription": topic[1:].decode()}, {})
+        while self._socket is not None and has_message(self._socket):
+            topic = receive_parts(self._socket)[0]
+            if topic[:1] == b"\1":
+                self._publish("iopub_welcome", {"subscription": topic[1:].decode()}, {})
 
 
 class _PendingTexts:
@@ -296,7 +310,7 @@ class _PendingTexts:
 
     def add(self, text: StreamBytes) -> None:
         if not self._texts:
-            self._first_added_at = time.monotonic()
+            self._first_added_at = monotonic()
         self._texts.append(text)
         self._size += len(text[1])
 
@@ -314,12 +328,12 @@ class _PendingTexts:
         if not self._texts:
             return None
         start = last_sent_at if self._has_whole_lines() else max(last_sent_at, self._first_added_at)
-        return max(0.0, start + JOIN_SECONDS - time.monotonic())
+        return max(0.0, start + JOIN_SECONDS - monotonic())
 
     def remaining_bytes(self, last_sent_at: float) -> int:
         """Returns how many bytes may be added before the thread has to look again."""
         if not self._texts or (
-            not self._has_whole_lines() and time.monotonic() > last_sent_at + JOIN_SECONDS
+            not self._has_whole_lines() and monotonic() > last_sent_at + JOIN_SECONDS
         ):
             return 1
         return FULL_BATCH_BYTES - self._size
@@ -330,7 +344,7 @@ class _PendingTexts:
 
 def _write_all(descriptor: int, data: bytes) -> None:
     while data:
-        data = data[os.write(descriptor, data) :]
+        data = data[write_fd(descriptor, data) :]
 
 
 def _do_nothing() -> None:
@@ -339,4 +353,4 @@ def _do_nothing() -> None:
 
 def _wait_for_libzmq() -> None:
     """Lets libzmq's own thread write what it was given: the program may be about to crash."""
-    time.sleep(GRACE_SECONDS)
+    sleep(GRACE_SECONDS)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+from time import monotonic
 
 BYTES_PER_SECOND = 1 << 20  # bytes in a second
 BURST_BYTES = 4 << 20  # bytes that may come at once
@@ -24,7 +24,7 @@ class TokenBucket:
 
     def __init__(self) -> None:
         self._tokens = float(BURST_BYTES)
-        self._filled_at = time.monotonic()
+        self._filled_at = monotonic()
         self._last_stream: object = None
 
     def consume(self, size: int, stream: object) -> None:
@@ -39,7 +39,7 @@ class TokenBucket:
         return max(0.0, -self._tokens / BYTES_PER_SECOND)
 
     def _refill(self) -> None:
-        now = time.monotonic()
+        now = monotonic()
         self._tokens = min(BURST_BYTES, self._tokens + (now - self._filled_at) * BYTES_PER_SECOND)
         self._filled_at = now
 
@@ -54,18 +54,18 @@ class FlushBudget:
 
     def __init__(self) -> None:
         self._seconds_left = FLUSH_BURST_SECONDS
-        self._wait_began_at = self._wait_ended_at = time.monotonic()
+        self._wait_began_at = self._wait_ended_at = monotonic()
 
     def has_time(self) -> bool:
         """Returns whether there is time to wait now."""
-        return self._seconds_left + (time.monotonic() - self._wait_ended_at) * FLUSH_SHARE > 0
+        return self._seconds_left + (monotonic() - self._wait_ended_at) * FLUSH_SHARE > 0
 
     def __enter__(self) -> None:
         """Begins a wait, which ends at the exit."""
-        self._wait_began_at = time.monotonic()
+        self._wait_began_at = monotonic()
 
     def __exit__(self, *_: object) -> None:
-        began, now = max(self._wait_began_at, self._wait_ended_at), time.monotonic()
+        began, now = max(self._wait_began_at, self._wait_ended_at), monotonic()
         filled = min(
             FLUSH_BURST_SECONDS, self._seconds_left + (began - self._wait_ended_at) * FLUSH_SHARE
         )

@@ -34,6 +34,9 @@ class RunContext:
         self.parent_header = parent_header
         self.number = number
         self.fence_nonce = fence_nonce  # sent after all output; None: nobody waits for it
+        self.cell_name = f"<cell {number}>"  # what tracebacks call its code
+        self.is_silent = False  # the client asked for no execute_input and no result
+        self.has_error_messages = False  # failures are `error` messages, as clients of Jupyter wish
         self.stdin_client: list[bytes] | None = None  # who answers `input()` on the channel stdin
         self.stdout = OutputStream("stdout", parent_header)
         self.stderr = OutputStream("stderr", parent_header)
@@ -66,12 +69,22 @@ def list_threads(run: RunContext) -> list[threading.Thread]:
     pools = concurrent.futures.thread._threads_queues  # type: ignore[attr-defined]
     return [
         thread
-        for thread in threading.enumerate()
+        for thread in _running_threads()
         if getattr(thread, "_era_run", None) is run
         and not thread.daemon
         and thread not in pools
         and type(thread).__name__ != "_ExecutorManagerThread"
     ]
+
+
+def _running_threads() -> list[threading.Thread]:
+    """Returns what `threading.enumerate` does, by no code that looks up builtins."""
+    for _ in range(10):
+        try:
+            return [*_active_threads.values()]
+        except RuntimeError:  # a thread started or ended meanwhile
+            continue
+    return []
 
 
 class _BoundToRun:

@@ -1,14 +1,12 @@
-"""Binds a kernel's sockets, and queues the requests that arrive on them."""
+"""Binds and closes a kernel's sockets."""
 
 from __future__ import annotations
 
 import _thread
-import asyncio
 import fcntl
 import socket as sockets
 import termios
 import time
-from collections import deque
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -16,8 +14,8 @@ from typing import Any
 
 import zmq
 
-Socket = zmq.Socket[bytes]
-Parts = list[bytes]
+from era_kernel.heartbeat import Heartbeat, address
+from era_kernel.raw_sockets import Socket
 
 UNREAD_TIMEOUT = 10.0  # seconds for which a client may read nothing of the last messages
 POLL_INTERVAL = 0.002  # seconds between two checks whether it did
@@ -32,6 +30,7 @@ class KernelSockets:
         self.shell = self._bind(connection, zmq.ROUTER, "shell")
         self.control = self._bind(connection, zmq.ROUTER, "control")
         self.stdin = self._bind(connection, zmq.ROUTER, "stdin")
+        self._heartbeat = Heartbeat(connection)
 
     def close(self) -> None:
         """Closes the sockets, when the client has read what was sent or has stopped reading.
@@ -39,6 +38,7 @@ class KernelSockets:
         Handing the data to the system is not enough: a client's libzmq that had stopped reading,
         since its queue was full, does not read on in a connection whose other end is closed.
         """
+        self._heartbeat.close()
         connections = _connections(self.iopub)
         closed = _thread.allocate_lock()
         closed.acquire()
@@ -62,17 +62,20 @@ class KernelSockets:
         socket.set(zmq.SNDHWM, 0)  # nothing is ever dropped: this process's memory holds it
         if socket_type == zmq.ROUTER:
             socket.set(zmq.ROUTER_HANDOVER, 1)
-        transport, port = connection["transport"], connection[f"{channel}_port"]
-        separator = "-" if transport == "ipc" else ":"
-        socket.bind(f"{transport}://{connection['ip']}{separator}{port}")
-        return socket
+        if f"{channel}_port" in connection:
+            socket.bind(address(connection, connection[f"{channel}_port"]))
+        return socket  # of a channel that the file does not name, nobody is connected
 
 
 def _connections(socket: Socket) -> list[sockets.socket]:
     """Returns copies of a socket's connections over unix sockets, open until all is read."""
     path = socket.get(zmq.LAST_ENDPOINT).rstrip(b"\0").decode().removeprefix("ipc://")
     connections = []
-    for entry in Path("/proc/self/fd").iterdir():
+    try:
+        entries = list(Path("/proc/self/fd").iterdir())
+    except OSError:  # no descriptor is left for that
+        return []
+    for entry in entries:
         with suppress(OSError):  # the one that listed the folder is closed by now
             connection = sockets.fromfd(int(entry.name), sockets.AF_UNIX, sockets.SOCK_STREAM)
             if _is_connection(connection, path):
@@ -92,45 +95,3 @@ def _is_connection(connection: sockets.socket, path: str) -> bool:
 def _unread_bytes(connection: sockets.socket) -> int:
     """Returns about how many bytes the other end has not read; 0 when that is closed."""
     return int.from_bytes(fcntl.ioctl(connection, termios.TIOCOUTQ, bytes(4)), "little")
-
-
-class RequestQueue:
-    """The requests that came on shell and control, those on control first.
-
-    libzmq signals a change, not a state, and sending may swallow the signal: so all messages that
-    are there are taken each time, and once more before waiting. The control thread adds those that
-    come on control.
-    """
-
-    def __init__(self, loop: asyncio.AbstractEventLoop, shell: Socket, control: Any) -> None:
-        self._loop = loop
-        self._shell = shell
-        self._control = control
-        self._shell_requests: deque[Parts] = deque()
-        self._control_requests: deque[Parts] = deque()
-        self._arrived = asyncio.Event()
-        loop.add_reader(int(shell.get(zmq.FD)), self._receive_shell)
-
-    def put_control(self, parts: Parts) -> None:
-        """Adds a request that came on control; called by another thread."""
-        self._control_requests.append(parts)
-        with suppress(RuntimeError):  # the program closed the loop
-            self._loop.call_soon_threadsafe(self._arrived.set)
-
-    async def next(self) -> tuple[Any, Parts]:
-        """Waits for the next request; returns the socket that takes its answer, and the request."""
-        while True:
-            self._receive_shell()
-            if self._control_requests:
-                return self._control, self._control_requests.popleft()
-            if self._shell_requests:
-                return self._shell, self._shell_requests.popleft()
-            self._arrived.clear()
-            if not self._control_requests:
-                await self._arrived.wait()
-
-    def _receive_shell(self) -> None:
-        with suppress(zmq.Again):
-            while True:
-                self._shell_requests.append(self._shell.recv_multipart(zmq.NOBLOCK))
-                self._arrived.set()

@@ -6,18 +6,22 @@ rest are the real ones; only the binary stream below hands its bytes to the orde
 
 from __future__ import annotations
 
-import io
-import os
 import sys
 from collections import deque
+from io import BufferedIOBase, FileIO, TextIOBase, TextIOWrapper
+from os import O_RDONLY, dup2, fstat, set_inheritable
+from os import close as close_descriptor
+from os import open as open_descriptor
 from typing import Any
 
 from era_kernel.output_publisher import OutputPublisher
 
 MAX_FORMER_STREAMS = 64  # streams of earlier runs that are kept
 
+_sys_names = vars(sys)  # what a program deleted is missing there
 
-class StdioBuffer(io.BufferedIOBase):
+
+class StdioBuffer(BufferedIOBase):
     """Serves as `sys.stdout.buffer`, without a buffer of its own: the queue is one."""
 
     mode = "wb"
@@ -46,8 +50,8 @@ class StdioBuffer(io.BufferedIOBase):
             super().close()
 
     @property
-    def raw(self) -> io.FileIO:  # type: ignore[override]
-        return io.FileIO(self._descriptor, "wb", closefd=False)
+    def raw(self) -> FileIO:  # type: ignore[override]
+        return FileIO(self._descriptor, "wb", closefd=False)
 
     def fileno(self) -> int:
         return self._descriptor
@@ -71,40 +75,56 @@ class StandardStreams:
         self._originals = (sys.__stdin__, sys.__stdout__, sys.__stderr__)
         # A `print` that is under way in a thread uses sys.stdout without a reference of its own
         # (before Python 3.14): the process would crash if the stream were gone when it goes on.
-        self._former_streams: deque[io.TextIOBase | None] = deque(maxlen=MAX_FORMER_STREAMS)
+        self._former_streams: deque[TextIOBase | None] = deque(maxlen=MAX_FORMER_STREAMS)
 
     def install(self) -> None:
-        self._former_streams += (sys.stdout, sys.stderr)  # type: ignore[arg-type]
+        self._former_streams += (_sys_names.get("stdout"), _sys_names.get("stderr"))
         # The error handlers of a plain interpreter in the locale of sessions, C.UTF-8.
         sys.stdout = sys.__stdout__ = self._open_stream("stdout", 1, "surrogateescape")
         sys.stderr = sys.__stderr__ = self._open_stream("stderr", 2, "backslashreplace")
-        if sys.stdin is None or not _is_usable(sys.stdin):
+        if not _is_usable(_sys_names.get("stdin")):
+            _reopen_descriptor_0()
             sys.stdin = sys.__stdin__ = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115
 
     def flush(self) -> None:
         """Flushes what a plain interpreter flushes at its end; skips a broken stream."""
-        for stream in (sys.stdout, sys.stderr):
+        for name in ("stdout", "stderr"):
             try:
-                stream.flush()
-            except Exception:
+                _sys_names[name].flush()
+            except BaseException:  # a program's own stream may do anything
                 continue
 
     def write_stderr(self, text: str) -> None:
         """Writes to sys.stderr, whatever object that is by now."""
         try:
-            sys.stderr.write(text)
-        except Exception:
+            _sys_names["stderr"].write(text)
+        except BaseException:  # a program's own stream may do anything
             self._output.write("stderr", text.encode(errors="backslashreplace"))
 
-    def _open_stream(self, name: str, descriptor: int, errors: str) -> io.TextIOWrapper:
+    def _open_stream(self, name: str, descriptor: int, errors: str) -> TextIOWrapper:
         binary = StdioBuffer(self._output, name, descriptor)
-        stream = io.TextIOWrapper(binary, "utf-8", errors, newline="\n", write_through=True)
+        stream = TextIOWrapper(binary, "utf-8", errors, newline="\n", write_through=True)
         stream.mode = "w"  # type: ignore[misc]
         return stream
 
 
-def _is_usable(stream: Any) -> bool:
-    try:
-        return not stream.closed and os.fstat(stream.fileno()) is not None
-    except (ValueError, OSError, AttributeError):
+def _is_usable(stream: object) -> bool:
+    """Returns whether a run can read from a stream that an earlier one left."""
+    if type(stream) is not TextIOWrapper:
         return False
+    try:
+        return not stream.closed and fstat(stream.fileno()) is not None
+    except BaseException:  # its buffer may be an object of the program's
+        return False
+
+
+def _reopen_descriptor_0() -> None:
+    """Opens the null device as stdin where a program closed that, so that no other file gets 0."""
+    try:
+        fstat(0)
+    except OSError:
+        null = open_descriptor("/dev/null", O_RDONLY)
+        if null != 0:
+            dup2(null, 0)
+            close_descriptor(null)
+        set_inheritable(0, True)

@@ -6,6 +6,16 @@ library; what they print must be the same every time.
 
 from __future__ import annotations
 
+
+def split_programs(text: str) -> dict[str, str]:
+    """Returns the programs of a text, in which each follows a line `### name`."""
+    programs = {}
+    for part in text.split("\n### ")[1:]:
+        name, _, program = part.partition("\n")
+        programs[name] = program.rstrip("\n")
+    return programs
+
+
 PROGRAMS: dict[str, str] = {
     # ------------------------------------------------------------ exits
     "ends": "print('hello')",

@@ -24,14 +24,17 @@ from era_kernels.models import (
 from tests.kernels.conftest import make_paths
 from tests.kernels.test_machine import run
 from tests.kernelspecs.python.programs import PROGRAMS
+from tests.kernelspecs.python.programs_endings import ENDINGS
+from tests.kernelspecs.python.programs_source import SOURCE_PROGRAMS
 
+ALL_PROGRAMS = PROGRAMS | ENDINGS | SOURCE_PROGRAMS
 ProgramResult = tuple[str, str, int]
 
 
 def run_plain(directory: Path, program: str) -> ProgramResult:
     """Returns output and exit code of the plain interpreter, its file named as cells are."""
     file = directory / "main.py"
-    file.write_text(program)
+    file.write_bytes(program.encode())
     done = subprocess.run(
         [sys.executable, "main.py"],
         cwd=directory,
@@ -43,8 +46,9 @@ def run_plain(directory: Path, program: str) -> ProgramResult:
         start_new_session=True,
         timeout=60,
     )
-    stderr = done.stderr.replace(str(file), "<cell 1>").replace("main.py:", "<cell 1>:")
-    return done.stdout, stderr, done.returncode
+    stdout, stderr = (text.replace(str(file), "<cell 1>") for text in (done.stdout, done.stderr))
+    code = done.returncode if done.returncode >= 0 else 128 - done.returncode
+    return stdout, stderr.replace("main.py:", "<cell 1>:"), code
 
 
 async def run_in_session(host: KernelHost, directory: Path, program: str) -> ProgramResult:
@@ -52,7 +56,7 @@ async def run_in_session(host: KernelHost, directory: Path, program: str) -> Pro
     machine = await host.open("python", make_paths(directory), Limits(), {})
     late: list[Output] = []
     machine.kernel.on_late_output = late.extend
-    request = KernelRequest(program, {}, 60, 1)
+    request = KernelRequest(program, {}, 60, 1, ends_program=True)
     items: list[Output | ExecutionEnd] = []
     async for batch in machine.kernel.execute(request):
         items += batch
@@ -74,11 +78,11 @@ def without_addresses(ending: ProgramResult) -> ProgramResult:
     return re.sub("0x[0-9a-f]+", "0x", stdout), re.sub("0x[0-9a-f]+", "0x", stderr), code
 
 
-@pytest.mark.parametrize("name", PROGRAMS)
+@pytest.mark.parametrize("name", ALL_PROGRAMS)
 async def test_program(host: KernelHost, tmp_path: Path, name: str) -> None:
     """Output, errors and exit code are those of the plain interpreter, to the last byte."""
-    expected = run_plain(tmp_path, PROGRAMS[name])
-    found = await run_in_session(host, tmp_path / "place", PROGRAMS[name])
+    expected = run_plain(tmp_path, ALL_PROGRAMS[name])
+    found = await run_in_session(host, tmp_path / "place", ALL_PROGRAMS[name])
     assert without_addresses(found) == without_addresses(expected)
 
 

@@ -15,6 +15,7 @@ import pytest
 
 from era_kernels.models import Limits
 from era_kernels.sandbox.server.cgroup_hierarchies import Controller, find_controllers
+from era_kernels.sandbox.server.cgroup_memory import Shortage
 from era_kernels.sandbox.server.cgroups import CgroupTree, SandboxCgroup, remove_stale
 from tests.sandbox.sandboxes import forked_program, run_to_end, wait_until
 from tests.sandbox.test_isolation import MIB, isolated_sandboxes
@@ -66,7 +67,7 @@ def test_memory(groups: CgroupTree) -> None:
     group = create_limited(groups, Limits(memory=64 * MIB))
     with run_in_cgroup(group.cgroup_procs, "x = bytearray(128 << 20)") as process:
         process.wait(30)
-    assert (process.returncode, group.has_oom_kill) == (-signal.SIGKILL, True)
+    assert (process.returncode, group.find_shortage()) == (-signal.SIGKILL, Shortage.SESSION)
     group.remove()
 
 
@@ -75,7 +76,7 @@ def test_memory_left(groups: CgroupTree) -> None:
     group = create_limited(groups, Limits(memory=64 * MIB))
     with run_in_cgroup(group.cgroup_procs, "x = bytearray(16 << 20)") as process:
         process.wait(30)
-    assert (process.returncode, group.has_oom_kill) == (0, False)
+    assert (process.returncode, group.find_shortage()) == (0, None)
     group.remove()
 
 

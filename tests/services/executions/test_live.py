@@ -147,7 +147,7 @@ async def test_nothing_is_told_that_was_not_logged(
     live.fail_appends(monkeypatch)
     with pytest.raises(InsufficientStorage):
         await live.running.publish([Stdout("a")])
-    assert live.running._recent.last_seq == 0
+    assert live.running.recent.last_seq == 0
     await services.executions.finish(live.running, 1, None)
     assert await events_of(live.running) == []
 

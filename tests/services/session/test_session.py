@@ -76,6 +76,13 @@ async def test_events_of_a_run(services: Services) -> None:
     assert isinstance(events[-1], Done)
 
 
+async def test_run_does_not_end_the_program(services: Services) -> None:
+    """The kernel of a session lives on: exit handlers and finalizers do not run."""
+    await services.create()
+    await services.run("out a")
+    assert [one.ends_program for one in services.host.machines[0].kernel.requests] == [False]
+
+
 async def test_kernel_lives_from_run_to_run(services: Services) -> None:
     """The second run has the same kernel; runs are numbered from 1."""
     await services.create()

@@ -1,0 +1,59 @@
+"""Ends a program as the interpreter ends: exit functions, then the destructors of what is left.
+
+The order is that of `Py_FinalizeEx` of CPython: threads, exit functions, then the modules of the
+program become garbage together, so that destructors still find their globals.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from atexit import _run_exitfuncs as run_exit_functions
+from collections.abc import Callable
+from contextlib import suppress
+from gc import collect
+from sys import modules
+from types import ModuleType
+
+from era_kernel.shell import EraShell
+
+Call = Callable[[Callable[[], object]], BaseException | None]
+
+_shut_down_threads = threading._shutdown  # type: ignore[attr-defined]
+_get_namespace = vars(ModuleType)["__dict__"].__get__
+_LIBRARY_PREFIXES = (sys.prefix, sys.base_prefix)
+_LAST_ERROR_NAMES = ("last_exc", "last_type", "last_value", "last_traceback")
+
+
+class ProgramEnd:
+    """Knows which modules are not the program's own, and ends the program on request."""
+
+    def __init__(self, shell: EraShell) -> None:
+        self._shell = shell
+        self._initial_modules = frozenset(name for name in modules if type(name) is str)
+
+    def run(self, call: Call) -> None:
+        """Ends the program; `call` calls code of the program, and returns what that raised."""
+        call(_shut_down_threads)
+        call(run_exit_functions)
+        threading.excepthook = _ignore  # daemon threads go on, without what they need
+        call(self._drop_program)
+        call(collect)
+
+    def _drop_program(self) -> None:
+        """Drops all references to the program's modules, its variables and its last error."""
+        for name in _LAST_ERROR_NAMES:
+            with suppress(AttributeError):
+                delattr(sys, name)
+        for name in reversed(list(modules)):
+            module = modules[name]
+            if name not in self._initial_modules and type(module) is ModuleType:
+                file = _get_namespace(module).get("__file__")
+                if type(file) is str and not file.startswith(_LIBRARY_PREFIXES):
+                    del modules[name]
+            del module
+        self._shell.drop_program()
+
+
+def _ignore(args: object) -> None:
+    """Prints nothing."""

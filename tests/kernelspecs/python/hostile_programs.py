@@ -1,0 +1,87 @@
+"""Hostile programs, put together of parts: exceptions and their places, modules, hooks, values.
+
+Each part is a name and its source, so that a failing program is told by the names of its parts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hypothesis import strategies as st
+
+from tests.kernelspecs.python.hostile_exceptions import EXCEPTIONS
+from tests.kernelspecs.python.hostile_hooks import HOOKS
+from tests.kernelspecs.python.hostile_modules import MODULES
+from tests.kernelspecs.python.hostile_places import PLACES
+from tests.kernelspecs.python.hostile_values import VALUES
+
+# `honest_print` is still the real one where a program replaces or deletes the names of `builtins`.
+PREFIX = "honest_print = print\n"
+
+SETUPS = {"module": MODULES, "hook": HOOKS}
+# Parts that are asked to change later runs, too: these need not be whole, but are answered.
+LASTING = (
+    "hook event",
+    "hook transformer",
+    "hook shell emptied",
+    "hook kernel emptied",
+    "hook collection callback exits",
+)
+# The next run of every program. The name may be gone, and so may be that of `print`.
+NEXT_PROGRAM = "try:\n    honest_print('whole')\nexcept:\n    print('whole')"
+
+
+@dataclass(frozen=True)
+class HostileProgram:
+    """A program and the names of its parts, which pytest and hypothesis show when it fails."""
+
+    parts: tuple[str, ...]
+    source: str
+
+    @property
+    def is_lasting(self) -> bool:
+        return any(part.startswith(LASTING) for part in self.parts)
+
+    def __repr__(self) -> str:
+        return f"the program of {' + '.join(self.parts)}:\n{self.source}\n"
+
+
+def of_exception(name: str, place: str = "raised") -> HostileProgram:
+    return HostileProgram((name, place), PREFIX + EXCEPTIONS[name] + PLACES[place])
+
+
+def of_setup(kind: str, name: str) -> HostileProgram:
+    """Returns the program that only prepares something, and then fails as programs do."""
+    ending = "def f():\n    raise ValueError('boom')\nf()"
+    return HostileProgram((f"{kind} {name}",), PREFIX + SETUPS[kind][name] + ending)
+
+
+def of_value(name: str) -> HostileProgram:
+    return HostileProgram((f"value {name}",), PREFIX + VALUES[name])
+
+
+@st.composite
+def programs(draw: st.DrawFn) -> HostileProgram:
+    """Draws modules, hooks, and an exception in a place or a value."""
+    setups = st.one_of(
+        *(st.tuples(st.just(kind), st.sampled_from(list(table))) for kind, table in SETUPS.items())
+    )
+    parts, source = list[str](), PREFIX
+    for kind, name in draw(st.lists(setups, max_size=2)):
+        parts.append(f"{kind} {name}")
+        source += SETUPS[kind][name]
+    if draw(st.integers(0, 3)):
+        name, place = draw(st.sampled_from(list(EXCEPTIONS))), draw(st.sampled_from(list(PLACES)))
+        return HostileProgram((*parts, name, place), source + EXCEPTIONS[name] + PLACES[place])
+    name = draw(st.sampled_from(list(VALUES)))
+    return HostileProgram((*parts, f"value {name}"), source + VALUES[name])
+
+
+def all_single_parts() -> list[HostileProgram]:
+    """Returns each part alone, in the plainest of programs."""
+    return [
+        *(of_exception(name) for name in EXCEPTIONS),
+        *(of_exception("plain", place) for place in PLACES),
+        *(of_setup(kind, name) for kind, table in SETUPS.items() for name in table),
+        *(of_value(name) for name in VALUES),
+    ]

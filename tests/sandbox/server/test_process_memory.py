@@ -1,0 +1,94 @@
+"""What a process's memory is where no control group counts it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from era_kernels.sandbox.server.process_memory import (
+    exceeds,
+    files_in_memory,
+    proportional_bytes,
+)
+from era_kernels.sandbox.server.process_tree import ProcStat, read_stat
+
+MIB = 1024**2
+ORDINARY_USER = 12345
+
+
+@contextmanager
+def holding(code: str) -> Iterator[ProcStat]:
+    """A process that runs the code and waits."""
+    command = [sys.executable, "-c", f"{code}\nprint(flush=True)\ninput()"]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        stat = read_stat(process.pid)
+        assert stat is not None
+        yield stat
+        process.communicate(b"\n")
+
+
+def as_ordinary_user(check: Callable[[], bool]) -> bool:
+    """Returns what a check answers to an ordinary user."""
+    child = os.fork()
+    if child == 0:
+        status = 2
+        try:
+            os.setresuid(ORDINARY_USER, ORDINARY_USER, ORDINARY_USER)
+            status = 0 if check() else 1
+        finally:
+            os._exit(status)
+    return os.waitpid(child, 0)[1] == 0
+
+
+def test_a_memfd_that_nobody_maps() -> None:
+    """It counts with whoever has it open, and no other file does."""
+    code = (
+        "import os, tempfile\nfd = os.memfd_create('a')\nos.write(fd, bytes(30 << 20))\n"
+        "file = tempfile.TemporaryFile()\nfile.write(bytes(50 << 20))\nfile.flush()"
+    )
+    with holding(code) as process:
+        assert 30 * MIB <= files_in_memory([process]) < 40 * MIB
+
+
+def test_shared_pages() -> None:
+    """What two processes share counts once for both, and exceeds no limit twice."""
+    code = (
+        "import mmap, os, time\npages = mmap.mmap(-1, 64 << 20)\npages.write(bytes(64 << 20))\n"
+        "read, write = os.pipe()\n"
+        "if os.fork() == 0:\n"
+        "    assert not any(pages[::4096]); os.write(write, b'x'); time.sleep(600)\n"
+        "os.read(read, 1)"
+    )
+    with holding(code) as process:
+        child = int(Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text())
+        both = [one for pid in (process.pid, child) if (one := read_stat(pid)) is not None]
+        resident = sum(one.resident_bytes for one in both)
+        shared = proportional_bytes(both, init=0)
+        is_half = exceeds(both, 0, resident, shared // 2)
+        is_double = exceeds(both, 0, resident, (shared + resident) // 2)
+        os.kill(child, signal.SIGKILL)
+        assert 64 * MIB < shared < resident - 60 * MIB
+        assert (is_half, is_double) == (True, False)
+
+
+def test_a_process_that_hides() -> None:
+    """Pages that an ordinary user may not see count in full, but those of the init not at all."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root")
+    with holding("data = b'x' * (64 << 20)") as process:
+        assert proportional_bytes([process], process.pid) > 64 * MIB
+        hidden = as_ordinary_user(
+            lambda: proportional_bytes([process], init=0) == process.resident_bytes > 64 * MIB
+        )
+        assert hidden
+        assert as_ordinary_user(lambda: proportional_bytes([process], process.pid) == 0)
