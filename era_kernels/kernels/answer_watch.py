@@ -54,6 +54,9 @@ class AnswerWatch:
         try:
             answer = await self._requests.request("activity_request", {}, ANSWER_TIMEOUT)
         except KernelSilent:
+            self._idle_answers = 0
+            if not self._run.finished.done():
+                self._timer = self._loop.call_later(ASK_INTERVAL, self._ask)
             return
         received = self._iopub.received_bytes
         is_silent = received == self._received_before and not self._iopub.is_paused
