@@ -110,7 +110,7 @@ def test_deep_stack(session: SessionClient) -> None:
     with running(session, code) as path:
         frames = session.http.get(f"{path}/stack").json()["frames"]
         assert len(frames) == 200
-        assert frames[-1]["line"] == 6
+        assert frames[-1]["line"] in (5, 6)  # which makes the file, or waits
         assert {frame["line"] for frame in frames[:-1]} == {4}
     assert session.http.get(path).json()["exit_code"] == 0
 

@@ -33,9 +33,12 @@ from asyncio import _set_running_loop as set_running_loop
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import wraps
+from sys import version_info
 from typing import Any
 
 from era_kernel.program_signals import ProgramSignals
+
+NEEDS_LOOP = version_info >= (3, 12)  # else `asyncio.get_event_loop` warns, or raises
 
 _swap_current_task = getattr(asyncio.tasks, "_swap_current_task", None)  # since 3.12
 _leave_task, _enter_task = asyncio.tasks._leave_task, asyncio.tasks._enter_task
@@ -78,9 +81,10 @@ class ProgramLoop:
     def restore(self) -> None:
         """Sets a loop that works, for a new run, where an earlier one used a loop.
 
-        `asyncio.run` unsets it, and a program may have closed it or shut down its executor.
+        `asyncio.run` unsets it, and a program may have closed it or shut down its executor. Newer
+        versions of Python make none when they are asked for the loop.
         """
-        if self.loop is not None or _set_loop() is not None:
+        if NEEDS_LOOP or self.loop is not None or _set_loop() is not None:
             self.ensure()
 
     def discard(self) -> None:

@@ -16,10 +16,10 @@ PROCESS = ProcStat(pid=1, parent_pid=0, cpu_ns=7, threads=1, start_time=1, resid
 def test_what_is_written_in_the_tick_of_a_look(tmp_path: Path) -> None:
     """A process that writes just after a check, and then sleeps, is noticed by the next one."""
     monitored = MonitoredSandbox(1, tmp_path, Limits(workspace=MIB))
-    assert monitored.find_excess([PROCESS]) is None
+    assert monitored.find_excess([PROCESS], 10) is None
     (tmp_path / "large").write_bytes(bytes(2 * MIB))
     monitored.disk_quotas[0].next_measurement = 0
-    assert monitored.find_excess([PROCESS]) == "workspace larger than 1 MB"
+    assert monitored.find_excess([PROCESS], 10) == "workspace larger than 1 MB"
 
 
 def test_an_idle_sandbox_is_left_alone(tmp_path: Path) -> None:
