@@ -141,6 +141,9 @@ MAGIC_ROWS = {
     "run": Row(
         ("open('m.py', 'w').write('x = 1\\n1 / 0');", "%run m.py\nprint('no')"), "", ZERO, 1
     ),
+    "run and look": Row(
+        ("open('m.py', 'w').write('x = 1\\n1 / 0');", "%run m.py", "print(x)"), "1\n"
+    ),
     "run and exit": Row(
         ("open('m.py', 'w').write('import sys\\nsys.exit(3)');", "%run m.py\nprint('no')"),
         exit_code=3,

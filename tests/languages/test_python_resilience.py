@@ -175,6 +175,13 @@ SIGNALS = {
         ),
         "got it\n",
     ),
+    "a signal blocked in one run and pending in the next": Row(
+        (
+            "import os, signal\nsignal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1]);",
+            "os.kill(os.getpid(), signal.SIGUSR1)\nprint(signal.sigwait([signal.SIGUSR1]).name)",
+        ),
+        "SIGUSR1\n",
+    ),
     "a handler that is told": Row(
         (
             "import signal\ndef h(*a): pass\nsignal.signal(signal.SIGUSR1, h);",
@@ -241,6 +248,38 @@ LOOPS = {
             "print(await t)",
         ),
         "5\n",
+    ),
+    "a task of the run exits": Row(
+        (
+            "import asyncio, sys\nasync def f(): sys.exit(9)",
+            "t = asyncio.create_task(f())\nawait asyncio.sleep(1)\nprint('no')",
+        ),
+        exit_code=9,
+    ),
+    "a timer of the run exits": Row(
+        (
+            "import asyncio, sys",
+            (
+                "asyncio.get_running_loop().call_later(0.01, sys.exit, 7)\n"
+                "await asyncio.sleep(1)\nprint('no')"
+            ),
+        ),
+        exit_code=7,
+    ),
+    "asyncio emptied": Row(
+        (
+            "import asyncio\n[setattr(asyncio, n, None) for n in dir(asyncio) if n[0] != '_'];",
+            "print('on')",
+        ),
+        "on\n",
+    ),
+    "a pool over several runs": Row(
+        (
+            "from concurrent.futures import ProcessPoolExecutor\npool = ProcessPoolExecutor(1)",
+            "pool.submit(abs, -1).result();",
+            "print(pool.submit(abs, -2).result())\npool.shutdown()",
+        ),
+        "2\n",
     ),
     "a task goes on between runs": Row(
         (

@@ -22,6 +22,7 @@ from IPython.core.interactiveshell import ExecutionResult
 
 from era_kernel import c_stdio, run_context, tracebacks
 from era_kernel.cell_compiler import CellCompiler
+from era_kernel.owned_children import owned_children
 from era_kernel.program_end import ProgramEnd
 from era_kernel.program_loop import ProgramLoop
 from era_kernel.program_signals import Activity, ProgramSignals
@@ -262,7 +263,8 @@ def _wait_for_threads_and_children(run: RunContext, before: set[Any]) -> None:
             thread.join()
         if run.futures:
             wait_for_futures(tuple(run.futures))
-        children = [child for child in _multiprocessing_children() - before if not child.daemon]
+        new = _multiprocessing_children() - before - owned_children()
+        children = [child for child in new if not child.daemon]
         for child in children:
             child.join()
         if not threads and not run.futures and not children:
@@ -296,5 +298,5 @@ def _failed_result(error: BaseException, text: str, value: str) -> CellResult:
         lines.append(line)
     name = tracebacks.type_name(type(error))
     exception = {"name": name, "value": value[:MAX_VALUE_CHARS], "traceback": lines}
-    is_interrupt = tracebacks.isinstance_of(error, KeyboardInterrupt)
-    return CellResult(130 if is_interrupt else 1, exception)
+    # As in Python, where a subclass is an error like others.
+    return CellResult(130 if type(error) is KeyboardInterrupt else 1, exception)

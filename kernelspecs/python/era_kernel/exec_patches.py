@@ -8,6 +8,7 @@ child ends.
 from __future__ import annotations
 
 import os
+import posix
 from collections.abc import Callable
 from functools import wraps
 from os import (
@@ -51,7 +52,8 @@ def install(on_exit: Callable[[], object]) -> None:
 
         return execute
 
-    os.execv, os.execve = wrap(os.execv), wrap(os.execve)  # type: ignore[assignment]
+    os.execv = posix.execv = wrap(os.execv)  # type: ignore[assignment]
+    os.execve = posix.execve = wrap(os.execve)  # type: ignore[assignment]
 
 
 def _run_in_child(execute: Callable[[], object], path: Any) -> int:

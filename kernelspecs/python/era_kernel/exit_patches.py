@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import faulthandler
 import os
+import posix
 import warnings
 from collections.abc import Callable
 from functools import wraps
@@ -42,9 +43,10 @@ def install(on_exit: Callable[[], object], crash_fd: int) -> None:
         # After a crash nobody reads our own pipes; the server reads the stderr of the start.
         real_enable(file, *args, **kwargs)
 
-    os._exit = exit_after_flush  # type: ignore[assignment]
-    os.kill = kill_after_flush
-    os.abort = abort_after_flush  # type: ignore[assignment]
+    # `posix` is where pickle looks for them.
+    os._exit = posix._exit = exit_after_flush  # type: ignore[assignment]
+    os.kill = posix.kill = kill_after_flush
+    os.abort = posix.abort = abort_after_flush  # type: ignore[assignment]
     faulthandler.enable = enable_on_crash_fd
     # A plain interpreter crashes silently, and its shell reports that; here the server reports what
     # faulthandler writes.

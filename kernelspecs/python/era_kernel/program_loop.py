@@ -112,21 +112,21 @@ class ProgramLoop:
     def run_until_done(self, task: Task[Any]) -> None:
         """Runs the loop until the task of a cell is done.
 
-        Raises what a signal handler of the program raised meanwhile. The exits of tasks that other
-        runs left behind concern nobody.
+        Raises what a signal handler of the program raised meanwhile, and the exit of a task of the
+        same run. The exits of tasks that earlier runs left behind concern nobody.
         """
         loop = task.get_loop()
+        earlier = all_tasks(loop) - {task}
         task.add_done_callback(lambda _: loop.stop())
         while not task.done():
             try:
                 loop.run_forever()
             except BaseException as error:
-                if self._signals.is_from_handler(error):
-                    task.cancel()
-                    self._finish_cancelled(task)
-                    raise
-                if not isinstance(error, SystemExit | KeyboardInterrupt):
-                    raise
+                if not self._signals.is_from_handler(error) and _is_end_of(earlier, error):
+                    continue
+                task.cancel()
+                self._finish_cancelled(task)
+                raise
 
     def _finish_cancelled(self, task: Task[Any]) -> None:
         """Lets a cancelled task clean up, unless that is disturbed again."""
@@ -195,12 +195,17 @@ class ProgramLoop:
 
 def _set_loop() -> AbstractEventLoop | None:
     """Returns the loop that is set for this thread; unlike asyncio's functions it makes none."""
-    policy = asyncio.events._event_loop_policy  # type: ignore[attr-defined]
     try:
-        loop = policy._local._loop
+        loop = asyncio.events._event_loop_policy._local._loop  # type: ignore[attr-defined]
     except BaseException:  # no policy yet, or one of the program's own
         return None
     return loop if isinstance(loop, AbstractEventLoop) else None
+
+
+def _is_end_of(tasks: set[Task[Any]], error: BaseException) -> bool:
+    """Returns whether this is the exit with which one of the tasks has ended."""
+    ended = [task for task in tasks if task.done() and not task.cancelled()]
+    return any(task.exception() is error for task in ended)
 
 
 def _is_usable(loop: AbstractEventLoop) -> bool:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import inspect
 import signal as signals
-from _signal import SIG_SETMASK, SIGINT, default_int_handler, getsignal, pthread_sigmask, signal
+from _signal import SIG_UNBLOCK, SIGINT, default_int_handler, getsignal, pthread_sigmask, signal
 from asyncio import AbstractEventLoop, Handle, Task, current_task
 from asyncio import _get_running_loop as get_running_loop
 from collections import deque
@@ -63,8 +63,6 @@ class ProgramSignals:
         self.activity = Activity.KERNEL
         self.has_interrupted = False  # SIGINT came while this run's program was awaited
         self._report = report
-        self._mask = pthread_sigmask(SIG_SETMASK, ())
-        pthread_sigmask(SIG_SETMASK, self._mask)
         self._deferred: deque[tuple[int, Handler]] = deque()
         self._raised_id = 0  # of the last exception that a handler raised in this run
         self._cancel_awaited: Handler | None = None  # does what SIGINT does while a cell is awaited
@@ -88,12 +86,12 @@ class ProgramSignals:
         signals.signal, signals.getsignal = set_guarded, get_unguarded
 
     def reset(self) -> None:
-        """Restores the signal mask and what SIGINT does, for a new run."""
+        """Restores what SIGINT does, and that it comes, for a new run."""
         self._unguarded, self._raised_id, self._cancel_awaited = None, 0, None
         self.has_interrupted = False
         if getsignal(SIGINT) is not self._default:
             signal(SIGINT, self._default)
-        pthread_sigmask(SIG_SETMASK, self._mask)
+        pthread_sigmask(SIG_UNBLOCK, (SIGINT,))
 
     def call(self, function: Callable[[], object]) -> BaseException | None:
         """Calls a function of the program; returns what it or a handler raised, or None.

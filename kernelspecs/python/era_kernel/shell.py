@@ -282,7 +282,12 @@ class EraShell(InteractiveShell):
 
     def safe_execfile(self, fname: Any, *where: Any, **options: Any) -> None:
         """Runs a file for `%run`; what it raises ends the run."""
-        super().safe_execfile(fname, *where, **{**options, "raise_exceptions": True})
+        try:
+            super().safe_execfile(fname, *where, **{**options, "raise_exceptions": True})
+        except BaseException:  # what the file defined until then is there all the same
+            defined = where[0] if where else {}
+            self.user_ns.update({k: v for k, v in defined.items() if not k.startswith("__")})
+            raise
 
     def set_next_input(self, s: str, replace: bool = False) -> None:
         """Prints what others put into the next cell: `%load` and `%recall` do."""

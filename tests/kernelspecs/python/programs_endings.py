@@ -493,6 +493,33 @@ if not pid:
     libc.exit(3)
 print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
 
+### a pool of processes left open
+from concurrent.futures import ProcessPoolExecutor
+pool = ProcessPoolExecutor(1)
+print(pool.submit(abs, -1).result())
+
+### a manager left open
+import multiprocessing
+manager = multiprocessing.Manager()
+print(manager.list([1]))
+
+### a child that is not waited for
+import multiprocessing, time
+def work():
+    time.sleep(0.2)
+    print('child', flush=True)
+multiprocessing.get_context('fork').Process(target=work).start()
+print('parent', flush=True)
+
+### pickled calls
+import os, pickle
+print(all(pickle.loads(pickle.dumps(f)) is f for f in (os.kill, os._exit, os.abort, os.execv)))
+
+### subclass of KeyboardInterrupt uncaught
+class K(KeyboardInterrupt):
+    pass
+raise K('k')
+
 ### fork with atexit
 import atexit, os
 atexit.register(lambda: print('bye', flush=True))

@@ -44,6 +44,7 @@ LATE_ON_PURPOSE = {
     "asyncio.run", "asyncio.runners", "asyncio.Runner", "asyncio.create_task", "asyncio.tasks",
     "asyncio.events",  # what is set there is the program's
     "sys.last_type", "sys.last_value", "sys.last_traceback", "sys.last_exc",
+    "posix._exit", "posix.kill", "posix.abort", "posix.execv", "posix.execve",
     "os._exit", "os.kill", "os.abort", "faulthandler.enable",  # the same
 }  # fmt: skip
 
