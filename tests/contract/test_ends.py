@@ -267,6 +267,11 @@ def test_past_the_limit(client: Client, limited: SessionClient, name: str) -> No
         check(answer, state="preserved", cause=None)
         check(limited.run("print(x)"), stdout="1\n", notices=None)
         return
+    if answer["state"] == "preserved" and name == "a child process":
+        # Linux killed the child, and the run came to its end before the server heard of that.
+        expected = ["variables were lost: out of memory at 128 MB, between two runs"]
+        assert wait_until(lambda: limited.run("pass").get("notices") == expected)
+        return
     assert server_lines(answer["stderr"]) == [OUT_OF_MEMORY + TAIL], answer
     check(answer, exit_code=137, state="lost", cause="out of memory at 128 MB")
     expected = ["variables were lost: out of memory at 128 MB"]
