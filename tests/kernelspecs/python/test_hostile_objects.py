@@ -52,10 +52,11 @@ async def run(machine: Machine, code: str) -> tuple[str, ExecutionEnd]:
 def ends_in_plain_python(program: HostileProgram) -> bool:
     """Returns whether the plain interpreter comes to the end of a program within seconds.
 
-    Whether it does may depend on what is imported already: it is asked with and without `site`.
+    Whether it does may depend on what is imported already: several ways to start it are asked.
     """
-    for options in (["-c"], ["-S", "-c"]):
-        command = [sys.executable, *options, program.source]
+    base = f"{sys.base_prefix}/bin/python3"
+    for start in ([sys.executable], [sys.executable, "-S"], [base]):
+        command = [*start, "-c", program.source]
         with tempfile.TemporaryDirectory() as directory:
             try:
                 subprocess.run(command, cwd=directory, capture_output=True, timeout=5, check=False)
