@@ -5,12 +5,12 @@ Rows as in `test_python.py`: the last cell's answer is compared.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
-from tests.client import Client, SessionClient
-from tests.languages.test_python import Row, check_row
+from tests.client import SessionClient
+from tests.languages.test_python import Row, check_row, session
+
+__all__ = ["session"]
 
 ZERO = "ZeroDivisionError: division by zero"
 UNKNOWN = "No traceback has been produced, nothing to debug."
@@ -296,13 +296,6 @@ MAGIC_ROWS = {
     "config": Row(("%config InlineBackend.figure_format = 'svg'\nprint('on')",), "on\n"),
     "xmode": Row(("%xmode Plain", "1 / 0"), "", ZERO, 1),
 }
-
-
-@pytest.fixture
-def session(client: Client) -> Iterator[SessionClient]:
-    session = client.session("python")
-    yield session
-    session.delete()
 
 
 @pytest.mark.parametrize("name", MAGIC_ROWS)

@@ -152,7 +152,11 @@ class EraKernel(IPythonKernel):
         self._inspector = Inspector(self.shell, sources, program_loop)
         if stack_dump_file is not None:
             self._inspector.enable_stack_dump(stack_dump_file)
-        InputPatches(self._control_server, output, self.shell.publish).install()
+        self._patch_libraries(sources)
+
+    def _patch_libraries(self, sources: CellSources) -> None:
+        """Puts what belongs to the kernel into the places of library functions."""
+        InputPatches(self._control_server, self._output, self.shell.publish).install()
         excepthooks.install(self._streams.write_stderr)
         cell_files.install(sources)
         import_patches.install(
@@ -162,9 +166,9 @@ class EraKernel(IPythonKernel):
             }
         )
         run_context.install()
-        program_loop.install()
+        self._program_loop.install()
         self._signals.install()
-        exit_patches.install(self.flush_and_close, stderr_fd)
+        exit_patches.install(self.flush_and_close, self._stderr_fd)
         exec_patches.install(self.flush_and_close)
         c_exit.install(self.flush_and_close)
 
