@@ -41,9 +41,10 @@ PATCHING_MODULES = frozenset(
 )
 # Modules in Python that the kernel cannot do without for a moment: they are loaded twice, so that
 # their functions have the copy of the builtins, and call each other.
-RELOADED_MODULES = ("ast", "contextlib", "enum", "tokenize", "linecache", "traceback")
-# The second one is for this package only: programs give enumerations of their own to the others.
-RELOADED_FOR = {"enum": "zmq"}
+RELOADED_MODULES = ("ast", "contextlib", "enum", "inspect", "tokenize", "linecache", "traceback")
+# The second one is for modules of these names only: programs give enumerations and signatures of
+# their own to the others.
+RELOADED_FOR = {"enum": "zmq.", "inspect": "IPython.utils."}
 
 private_builtins: dict[str, Any] = dict(vars(builtins))
 _real_import = builtins.__import__
@@ -97,8 +98,8 @@ def _import(
 ) -> Any:
     """Imports for the modules of PACKAGES: what is loaded twice they get as the second."""
     if level == 0 and name in RELOADED_MODULES and name in _copies:
-        package = RELOADED_FOR.get(name)
-        if package is None or globals["__name__"].partition(".")[0] == package:
+        importer = globals["__name__"] if globals else ""
+        if importer.startswith(RELOADED_FOR.get(name, "")):
             return _copies[name]
     return _real_import(name, globals, locals, fromlist, level)
 
@@ -124,9 +125,8 @@ def bind_modules() -> None:
 
 
 def end() -> None:
-    """Binds what is left, before the program runs; what it imports itself is not touched."""
+    """Ends the binding before the program runs: what it imports itself is not touched."""
     sys.meta_path[:] = [finder for finder in sys.meta_path if finder is not _Finder]
-    bind_modules()
 
 
 def _is_copied(module: ModuleType) -> bool:

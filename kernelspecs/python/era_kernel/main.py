@@ -131,7 +131,8 @@ class EraKernel(IPythonKernel):
         output.start()
         output.begin_run(RunContext({}))
         self._streams.install()
-        self.shell = EraShell.instance(kernel=self, config=_config())
+        self.shell = EraShell.instance()
+        self.shell.adopt_process(self)
         self.shell.compile.sources = sources = CellSources()
         self._signals = ProgramSignals(self._report_late_error)
         self.comm_manager = manager = comm.get_comm_manager()
@@ -385,10 +386,13 @@ def _silent_logger() -> logging.Logger:
 def _config() -> Config:
     """Returns IPython's settings, without a history, which would grow with each run."""
     config = Config()
+    config.HistoryManager.hist_file = ":memory:"
     config.HistoryManager.enabled = False
     config.InteractiveShell.cache_size = 0
     config.InteractiveShell.colors = "nocolor"
     return config
 
 
-early_binding.bind_modules()  # once for all kernels that are forked later
+# Once for all kernels that are forked later; the shell imports more modules.
+EraShell.instance(config=_config())
+early_binding.bind_modules()

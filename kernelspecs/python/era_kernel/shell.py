@@ -16,6 +16,7 @@ from _sitebuiltins import Quitter
 from asyncio import new_event_loop
 from collections.abc import Callable
 from functools import cached_property
+from pathlib import Path
 from subprocess import CalledProcessError
 from sys import _getframe as get_frame
 from sys import exc_info, settrace, version_info
@@ -29,6 +30,7 @@ from IPython.core.error import UsageError
 from IPython.core.interactiveshell import ExecutionInfo, ExecutionResult, InteractiveShell
 from IPython.core.macro import Macro
 from IPython.core.prefilter import PrefilterManager
+from IPython.utils.path import get_home_dir
 from IPython.utils.text import LSString, SList
 from traitlets import Any as AnyTrait
 from traitlets import Instance, Type, default
@@ -109,7 +111,7 @@ class EraShell(InteractiveShell):
     compiler_class = Type(MagicCompiler)
 
     def __init__(self, **kwargs: Any) -> None:
-        super().__init__(user_module=sys.modules["__main__"], **kwargs)
+        super().__init__(**kwargs)
         atexit.unregister(self.atexit_operations)  # it empties the namespace before user callbacks
         self.on_error: Callable[[BaseException], None] = _ignore_error
         history = self.history_manager
@@ -118,8 +120,22 @@ class EraShell(InteractiveShell):
         debugger_frames.install()
         self.builtin_trap.auto_builtins = {"get_ipython": self.get_ipython}
         builtins.get_ipython = self.get_ipython  # type: ignore[attr-defined]
+
+    def adopt_process(self, kernel: Any) -> None:
+        """Makes this the shell of this process: of its `__main__`, environment and directory.
+
+        A shell is made once, before kernels are forked, since its objects are many: what a fork
+        makes or initializes itself is no longer shared with the others.
+        """
+        self.kernel = kernel
+        super().init_ipython_dir(None)
+        super().init_profile_dir(None)
+        self.starting_dir, self.home_dir = str(Path.cwd()), get_home_dir()
+        self.init_create_namespaces(sys.modules["__main__"])
+        self.Completer.namespace = self.Completer.global_namespace = self.user_ns
         for name in _HIDDEN_NAMES:
             self.user_ns.pop(name, None)
+        self.save_sys_module_state()
 
     @default("input_transformer_manager")
     def _input_transformer_manager(self) -> LineKeepingTransformer:
@@ -346,6 +362,12 @@ class EraShell(InteractiveShell):
 
     def init_prefilter(self) -> None:
         """Does nothing: `prefilter_manager` is made when needed."""
+
+    def init_ipython_dir(self, ipython_dir: str | None) -> None:
+        """Does nothing: it depends on the environment of the process (see `adopt_process`)."""
+
+    def init_profile_dir(self, profile_dir: Any) -> None:
+        """Does nothing, for the same reason."""
 
     def init_environment(self) -> None:
         """Sets no variables that ask programs for colours."""
