@@ -5,8 +5,11 @@ VENV := .venv
 STAMP := $(VENV)/.installed
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
 PYTEST := $(VENV)/bin/python -m pytest
-# Tests wait more than they work: two workers for each processor. ARGS="-n 0" runs them in one process.
-WORKERS := $(shell expr 2 \* $$(nproc))
+# Tests wait more than they work: three workers for each processor. ARGS="-n 0" runs them in one process.
+WORKERS := $(shell expr 3 \* $$(nproc))
+
+# Workers would compile all that they import, each for itself.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help setup serve test test-long check bench clean
 .DEFAULT_GOAL := help

@@ -8,11 +8,16 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import hypothesis
 import pytest
 from tornado.ioloop import IOLoop
 
 from tests.client import Client
 from tests.server_process import Launcher, Server, temporary_launcher
+
+# pytest-timeout alone limits the time of a test: an example may wait for a processor.
+hypothesis.settings.register_profile("era", deadline=None)
+hypothesis.settings.load_profile("era")
 
 
 def pytest_configure(config: pytest.Config) -> None:

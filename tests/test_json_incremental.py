@@ -36,7 +36,6 @@ def read(data: bytes | bytearray, max_values: int = 1_000_000, depth: int = 100)
 
 
 @given(values, st.booleans(), st.sampled_from([None, 1]))
-@settings(deadline=None)
 def test_json_is_read(value: Any, ascii_only: bool, indent: int | None) -> None:
     """Any value, however it was written."""
     text = json.dumps(value, ensure_ascii=ascii_only, indent=indent)
@@ -45,7 +44,6 @@ def test_json_is_read(value: Any, ascii_only: bool, indent: int | None) -> None:
 
 
 @given(values)
-@settings(deadline=None)
 def test_json_is_written(value: Any) -> None:
     """Compact, to the byte what the interpreter writes, in short pieces."""
     found = [*iterencode(value)]

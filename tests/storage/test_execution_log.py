@@ -405,7 +405,7 @@ def _expected_end(kept: list[LoggedEvent]) -> list[Event]:
     ]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(steps=_steps, crash=st.floats(0, 1), again=st.lists(_events, max_size=3))
 def test_any_crash_leaves_a_prefix_of_the_truth(
     steps: list[list[Event]], crash: float, again: list[Event]

@@ -500,6 +500,7 @@ def started_with(directory: Path, **changes: Any) -> Iterator[JupyterKernel]:
     process = subprocess.Popen([sys.executable, builtin_dir() / "python", file], cwd=directory)
     client = BlockingKernelClient()
     client.load_connection_info({**connection, **written})
+    client.hb_channel.time_to_dead = TIMEOUT  # a second is short beside other tests
     client.start_channels()
     try:
         client.wait_for_ready(timeout=TIMEOUT)
