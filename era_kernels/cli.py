@@ -15,7 +15,8 @@ from era_kernels import __version__, app, logs
 from era_kernels.doctor import Finding, can_serve, run_checks
 from era_kernels.errors import EraError, InvalidSetting, StartError, UnsupportedLanguage
 from era_kernels.install import Readiness, prepare, select_languages
-from era_kernels.settings import Settings, env_variable, flag_name, format_default
+from era_kernels.setting_errors import env_variable, flag_name
+from era_kernels.settings import Settings, format_default
 
 FULL_COLLECTION_THRESHOLD = 200  # collections of the middle generation before a full one
 

@@ -5,14 +5,20 @@ EraError                      500 INTERNAL_ERROR
 │   ├── InvalidJson           400 INVALID_JSON
 │   ├── InvalidId             400 INVALID_ID
 │   ├── InvalidPath           400 INVALID_PATH
-│   └── UnsupportedLanguage   400 UNSUPPORTED_LANGUAGE
+│   ├── UnsupportedLanguage   400 UNSUPPORTED_LANGUAGE
+│   └── SqlError              400 SQL_ERROR
+│       └── SqlReadOnly       400 SQL_READ_ONLY
 ├── Unauthorized              401 UNAUTHORIZED
 ├── Forbidden                 403 FORBIDDEN
+│   └── OutsideStorageScope   403 STORAGE_SCOPE
 ├── NotFound                  404 NOT_FOUND
 │   ├── SessionNotFound       404 SESSION_NOT_FOUND
 │   ├── ExecutionNotFound     404 EXECUTION_NOT_FOUND
-│   └── FileNotFound          404 FILE_NOT_FOUND
+│   ├── FileNotFound          404 FILE_NOT_FOUND
+│   ├── KeyNotFound           404 KEY_NOT_FOUND
+│   └── ObjectNotFound        404 OBJECT_NOT_FOUND
 ├── MethodNotAllowed          405 METHOD_NOT_ALLOWED
+├── SqlTimeout                408 SQL_TIMEOUT
 ├── Conflict                  409 CONFLICT
 │   ├── SessionExists         409 SESSION_EXISTS
 │   ├── NotEnforceable        409 NOT_ENFORCEABLE
@@ -47,8 +53,9 @@ from typing import Any, ClassVar
 class EraError(Exception):
     """The base of all errors that callers see.
 
-    `message` is one full sentence that helps; `details`, `hint` and `id` go into the answer
-    where they are given; `retry_after` (seconds) becomes the `Retry-After` header.
+    `message` is one full sentence that helps; `details`, `hint`, `id` and `format` (how a path
+    should look) go into the answer where they are given; `retry_after` (seconds) becomes the
+    `Retry-After` header.
     """
 
     status: ClassVar[int] = 500
@@ -62,6 +69,7 @@ class EraError(Exception):
         details: Any = None,
         hint: str | None = None,
         id: str | None = None,  # noqa: A002 - the word of the API
+        format: str | None = None,  # noqa: A002 - the word of the API
         retry_after: int | None = None,
     ) -> None:
         super().__init__(message)
@@ -69,6 +77,7 @@ class EraError(Exception):
         self.details = details
         self.hint = hint
         self.id = id
+        self.format = format
         self.retry_after = retry_after
 
 
@@ -92,12 +101,24 @@ class UnsupportedLanguage(InvalidRequest):
     code, title = "UNSUPPORTED_LANGUAGE", "Unsupported language"
 
 
+class SqlError(InvalidRequest):
+    code, title = "SQL_ERROR", "D1 query failed"
+
+
+class SqlReadOnly(SqlError):
+    code = "SQL_READ_ONLY"
+
+
 class Unauthorized(EraError):
     status, code, title = 401, "UNAUTHORIZED", "Unauthorized"
 
 
 class Forbidden(EraError):
     status, code, title = 403, "FORBIDDEN", "Forbidden"
+
+
+class OutsideStorageScope(Forbidden):
+    code, title = "STORAGE_SCOPE", "Outside the storage scope"
 
 
 class NotFound(EraError):
@@ -116,8 +137,20 @@ class FileNotFound(NotFound):
     code, title = "FILE_NOT_FOUND", "File not found"
 
 
+class KeyNotFound(NotFound):
+    code, title = "KEY_NOT_FOUND", "Key not found"
+
+
+class ObjectNotFound(NotFound):
+    code, title = "OBJECT_NOT_FOUND", "Object not found"
+
+
 class MethodNotAllowed(EraError):
     status, code, title = 405, "METHOD_NOT_ALLOWED", "Method not allowed"
+
+
+class SqlTimeout(EraError):
+    status, code, title = 408, "SQL_TIMEOUT", "SQL timeout"
 
 
 class Conflict(EraError):

@@ -12,7 +12,6 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
-from pydantic_core import ErrorDetails
 from pydantic_settings import (
     BaseSettings,
     InitSettingsSource,
@@ -21,6 +20,7 @@ from pydantic_settings import (
 )
 
 from era_kernels.errors import InvalidSetting
+from era_kernels.setting_errors import error_sentence
 from era_kernels.setting_types import (
     DEFAULT_SERVER_PERCENT,
     ENV_PREFIX,
@@ -76,6 +76,14 @@ PUBLIC_LIMITS = (  # settings that `GET /api/limits` shows
     "session_file_size",
     "session_tmp",
     "session_shm",
+    "max_kv_value",
+    "max_object",
+    "storage_quota",
+    "namespace_quota",
+    "sql_timeout",
+    "sql_max_rows",
+    "sql_max_result",
+    "sql_max_database",
 )
 
 # ---------------------------------------------------------------- the settings
@@ -220,6 +228,19 @@ class Settings(BaseSettings):
         256 * MIB, description="How much the /dev/shm of one session may hold."
     )
 
+    max_kv_value: Size = Field(25 * MIB, description="The largest value of a key in KV.")
+    max_object: Size = Field(5 * GIB, description="The largest object in R2.")
+    storage_quota: Size | None = Field(
+        None, description="How much KV, D1 and R2 may hold together."
+    )
+    namespace_quota: Size | None = Field(
+        None, description="How much KV, D1 and R2 may hold in one namespace."
+    )
+    sql_timeout: Seconds = Field(30.0, description="Seconds that a request to D1 may take.")
+    sql_max_rows: Count = Field(10_000, description="How many rows a query of D1 may return.")
+    sql_max_result: Size = Field(32 * MIB, description="How large the rows of a query may be.")
+    sql_max_database: Size = Field(GIB, description="How large one database of D1 may grow.")
+
     @classmethod
     def load(cls, flags: Mapping[str, object] | None = None) -> Settings:
         """Reads settings from these flags (by field name), else environment, file or default.
@@ -231,7 +252,7 @@ class Settings(BaseSettings):
             return cls(**values)  # type: ignore[arg-type]
         except ValidationError as error:
             first = error.errors(include_url=False, include_context=True)[0]
-            raise InvalidSetting(_error_sentence(first, values)) from None
+            raise InvalidSetting(error_sentence(first, values, cls.model_fields)) from None
 
     @classmethod
     def settings_customise_sources(
@@ -284,19 +305,6 @@ class Settings(BaseSettings):
 # ---------------------------------------------------------------- names and defaults
 
 
-def flag_name(name: str) -> str:
-    return "--" + name.replace("_", "-")
-
-
-def env_variable(name: str) -> str:
-    return ENV_PREFIX + name.upper()
-
-
-def is_secret(field: FieldInfo) -> bool:
-    """Returns whether the value of a setting must never be shown."""
-    return not field.repr
-
-
 def format_default(field: FieldInfo) -> str:
     """Returns the default as a person would write it; `none` when there is none."""
     extra = field.json_schema_extra
@@ -312,52 +320,7 @@ def format_default(field: FieldInfo) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-# ---------------------------------------------------------------- errors
-
-_REQUIREMENTS = {
-    "int_parsing": "a whole number",
-    "int_from_float": "a whole number",
-    "int_type": "a whole number",
-    "float_parsing": "a number",
-    "float_type": "a number",
-    "finite_number": "a finite number",
-    "bool_parsing": "true or false",
-    "bool_type": "true or false",
-    "string_type": "text",
-    "string_too_short": "text that is not empty",
-    "path_type": "a path",
-    "literal_error": "{expected}",
-    "greater_than": "above {gt}",
-    "greater_than_equal": "at least {ge}",
-    "less_than_equal": "at most {le}",
-    "setting": "{requirement}",
-}
-
-
-def _error_sentence(error: ErrorDetails, flags: Mapping[str, object]) -> str:
-    """Returns a sentence with the setting, its source, the rule and (if no secret) its value."""
-    context = error.get("ctx", {})
-    name = str(error["loc"][0] if error["loc"] else context["name"])
-    field = Settings.model_fields.get(name)
-    if field is None:
-        return f'There is no setting "{name}".'
-    requirement = _REQUIREMENTS.get(error["type"], "a valid value").format(**context)
-    value_text = "" if is_secret(field) or not error["loc"] else f", not {_shorten(error['input'])}"
-    return f"{name} (from {_source_of(name, flags)}) must be {requirement}{value_text}."
-
-
-def _shorten(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else text[:79] + "…"
-
-
-def _source_of(name: str, flags: Mapping[str, object]) -> str:
-    if name in flags:
-        return flag_name(name)
-    for variable, value in os.environ.items():
-        if value and variable.upper() == env_variable(name):
-            return variable
-    return "the configuration file"
+# ---------------------------------------------------------------- reading
 
 
 def _load_toml(path: Path) -> dict[str, Any]:

@@ -18,7 +18,8 @@ from era_kernels import __version__, cli, doctor, install
 from era_kernels.doctor import Finding, Level
 from era_kernels.errors import LanguageUnavailable, StartError
 from era_kernels.kernels.languages import Languages
-from era_kernels.settings import Settings, env_variable, flag_name
+from era_kernels.setting_errors import env_variable, flag_name
+from era_kernels.settings import Settings
 from tests.server_process import COMMAND, Launcher
 
 TOKEN = "0123456789abcdef"

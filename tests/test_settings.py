@@ -73,6 +73,14 @@ def test_defaults_are_those_of_the_contract() -> None:
         "session_file_size": None,
         "session_tmp": 256 * MIB,
         "session_shm": 256 * MIB,
+        "max_kv_value": 25 * MIB,
+        "max_object": 5 * GIB,
+        "storage_quota": None,
+        "namespace_quota": None,
+        "sql_timeout": 30,
+        "sql_max_rows": 10_000,
+        "sql_max_result": 32 * MIB,
+        "sql_max_database": GIB,
     }
 
 

@@ -42,6 +42,7 @@ from era_kernels.models.sessions import (
     SessionStatus,
     SessionView,
 )
+from era_kernels.models.storage import ResourceType, StorageQuotas
 
 __all__ = [
     "MISSING",
@@ -71,6 +72,7 @@ __all__ = [
     "NewSession",
     "Output",
     "Queued",
+    "ResourceType",
     "Result",
     "Session",
     "SessionPaths",
@@ -79,6 +81,7 @@ __all__ = [
     "StackFrame",
     "Stderr",
     "Stdout",
+    "StorageQuotas",
     "Submission",
     "UpdateDisplay",
     "Variable",

@@ -109,3 +109,13 @@ def m006_variables_lost(db: Database) -> None:
         "UPDATE sessions SET variables_lost = 'the server was restarted' "
         "WHERE kernel_generation > 0 AND last_run_at IS NOT NULL"
     )
+
+
+@MIGRATIONS()
+def m007_storage_usage(db: Database) -> None:
+    """Creates the counters of KV, D1 and R2: a row per namespace, and one per type with none."""
+    db.table("storage_usage").create(
+        {"type": str, "namespace": str, "count": int, "size": int},
+        pk=("type", "namespace"),
+        not_null={"count", "size"},
+    )

@@ -386,13 +386,13 @@ def check_id(text: str) -> None:
 
 
 def error_response(error: EraError) -> JsonObject:
-    """Returns an error as JSON: `error`, `message`, `code`, and `details`, `hint`, `id` if set."""
+    """Returns an error as JSON: `error`, `message`, `code`, and what else is set."""
     out: JsonObject = {
         "error": error.title,
         "message": error.message,
         "code": error.code,
     }
-    for name in ("details", "hint", "id"):
+    for name in ("details", "hint", "id", "format"):
         value = getattr(error, name)
         if value is not None:
             out[name] = value

@@ -31,6 +31,7 @@ class ErrorAnswer(ResponseModel):
     details: Any = None
     hint: str | None = None
     id: str | None = None
+    format: str | None = Field(None, description="How the path should look.")
 
 
 class Uncaught(ResponseModel):
