@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from era_kernels.kernels.languages import Languages
 from era_kernels.kernels.machine import KernelHost
-from era_kernels.models import UNSANDBOXED_TIER, Isolation, Limits
+from era_kernels.models import UNSANDBOXED_TIER, Isolation, Limits, StorageQuotas
 from era_kernels.sandbox.server import runtime_dirs
 from era_kernels.sandbox.server.sandbox import IsolationPolicy, Sandboxes
 from era_kernels.services.capacity import KernelLimiter
@@ -33,7 +33,9 @@ from era_kernels.storage.data_directory import DataDirectory
 from era_kernels.storage.database import Database
 from era_kernels.storage.execution_log import ExecutionStore
 from era_kernels.storage.files import FileStore
+from era_kernels.storage.kv import KVStore
 from era_kernels.storage.migrations import MIGRATIONS
+from era_kernels.storage.resources import ResourceIndex
 from era_kernels.storage.secret import load_or_create_secret
 from era_kernels.storage.session_log import SessionLogStore
 from era_kernels.storage.sessions import SessionStore
@@ -74,6 +76,7 @@ class Stores:
     workspaces: Workspaces
     files: FileStore
     logs: SessionLogStore
+    kv: KVStore
 
 
 @asynccontextmanager
@@ -112,6 +115,8 @@ async def open_app(settings: Settings) -> AsyncIterator[App]:
             files=FileService(sessions, stores.files, settings.session_workspace),
             idempotent_runs=idempotent_runs,
             logs=logs,
+            kv=stores.kv,
+            resources=ResourceIndex(stores.database),
             context=context,
         )
         web = WebServer.open(
@@ -142,8 +147,11 @@ async def _open_stores(stack: AsyncExitStack, settings: Settings, metrics: Metri
     await files.remove_unfinished()
     logs = SessionLogStore(directory.sessions)
     stack.callback(logs.close)
+    kv = KVStore(database, _storage_quotas(settings), settings.max_kv_value)
+    stack.push_async_callback(kv.aclose)
+    await kv.open()
     sessions, codes = SessionStore(database), CodeStore(database)
-    return Stores(secret, database, sessions, codes, executions, workspaces, files, logs)
+    return Stores(secret, database, sessions, codes, executions, workspaces, files, logs, kv)
 
 
 async def _open_host(stack: AsyncExitStack, settings: Settings) -> KernelHost:
@@ -250,6 +258,10 @@ def _session_limits(settings: Settings) -> Limits:
         tmp=settings.session_tmp,
         shm=settings.session_shm,
     )
+
+
+def _storage_quotas(settings: Settings) -> StorageQuotas:
+    return StorageQuotas(settings.storage_quota, settings.namespace_quota)
 
 
 def _service_limits(settings: Settings) -> ServiceLimits:

@@ -119,3 +119,69 @@ def m007_storage_usage(db: Database) -> None:
         pk=("type", "namespace"),
         not_null={"count", "size"},
     )
+
+
+@MIGRATIONS()
+def m008_kv_and_tables_of_d1(db: Database) -> None:
+    """Creates KV, whose long columns stand last, the list of D1's tables, and a counter.
+
+    Text is compared as UTF-8 bytes. `expires_at` is in seconds of Unix time, and `size` is that of
+    the value. `overhead` counts what takes room beside the sizes: keys and metadata.
+    """
+    db.table("kv").create(
+        {
+            "namespace": str,
+            "key": str,
+            "created_at": str,
+            "updated_at": str,
+            "size": int,
+            "expires_at": float,
+            "metadata": str,
+            "value": str,
+        },
+        not_null={"namespace", "key", "created_at", "updated_at", "size", "value"},
+    )
+    db.table("kv").create_index(["namespace", "key"], "kv_keys", unique=True)
+    db.table("kv").create_index(["updated_at"], "kv_updated")
+    db.table("kv").create_index(["namespace", "updated_at"], "kv_namespace_updated")
+    db.execute(
+        "CREATE INDEX kv_expiring ON kv (expires_at, namespace, size) WHERE expires_at IS NOT NULL"
+    )
+    db.table("d1_tables").create(
+        {"namespace": str, "name": str, "created_at": str, "updated_at": str, "size": int},
+        pk=("namespace", "name"),
+        not_null={"created_at", "updated_at", "size"},
+    )
+    db.table("d1_tables").create_index(["updated_at"], "d1_tables_updated")
+    db.table("d1_tables").create_index(["namespace", "updated_at"], "d1_tables_namespace_updated")
+    db.table("d1_tables").create_index(["name"], "d1_tables_names")
+    db.table("storage_usage").add_column("overhead", int, not_null_default=0)
+
+
+@MIGRATIONS()
+def m010_r2(db: Database) -> None:
+    """Creates the index of R2's objects; `blob` is the random name of an object's file."""
+    db.table("r2_objects").create(
+        {
+            "namespace": str,
+            "key": str,
+            "blob": str,
+            "size": int,
+            "etag": str,
+            "content_type": str,
+            "custom_metadata": str,
+            "created_at": str,
+            "updated_at": str,
+        },
+        pk=("namespace", "key"),
+        not_null={"blob", "size", "etag", "custom_metadata", "created_at", "updated_at"},
+    )
+    db.table("r2_objects").create_index(["blob"], unique=True)
+    db.table("r2_objects").create_index(["updated_at"])
+
+
+@MIGRATIONS()
+def m012_resources(db: Database) -> None:
+    """Adds the indexes that the list of resources still needs."""
+    db.execute("CREATE INDEX sessions_updated ON sessions (coalesce(last_run_at, created_at))")
+    db.table("r2_objects").create_index(["namespace", "updated_at"], "r2_namespace_updated")

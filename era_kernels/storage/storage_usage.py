@@ -21,25 +21,31 @@ def count_change(
     *,
     count: int = 0,
     size: int = 0,
+    overhead: int = 0,
 ) -> None:
-    """Adds to the number of entries and to the bytes of a namespace; both may be negative.
+    """Adds to the number of entries and to the bytes of a namespace; all may be negative.
+
+    `overhead` is what entries take beside their sizes, such as keys and metadata: it counts for
+    the quotas, but is no part of the sizes that callers see.
 
     Raises QuotaExceeded, with the figures, when more bytes are not allowed: the caller's function
     of the transaction must let it through, which undoes its changes.
     """
-    if size > 0:
-        check_quotas(connection, quotas, namespace, size)
+    if size + overhead > 0:
+        check_quotas(connection, quotas, namespace, size + overhead)
     connection.executemany(
         """
-        INSERT INTO storage_usage (type, namespace, count, size) VALUES (?, ?, ?, ?)
-        ON CONFLICT DO UPDATE SET count = count + excluded.count, size = size + excluded.size
+        INSERT INTO storage_usage (type, namespace, count, size, overhead) VALUES (?, ?, ?, ?, ?)
+        ON CONFLICT DO UPDATE SET count = count + excluded.count, size = size + excluded.size,
+            overhead = overhead + excluded.overhead
         """,
-        [(type_, namespace, count, size), (type_, _ALL, count, size)],
+        [(type_, name, count, size, overhead) for name in (namespace, _ALL)],
     )
-    connection.execute(
-        "DELETE FROM storage_usage WHERE type = ? AND namespace = ? AND count = 0 AND size = 0",
-        (type_, namespace),
-    )
+    if count < 0 or size < 0:
+        connection.execute(
+            "DELETE FROM storage_usage WHERE type = ? AND namespace = ? AND count = 0 AND size = 0",
+            (type_, namespace),
+        )
 
 
 def check_quotas(
@@ -65,7 +71,10 @@ def check_quotas(
 def used_bytes(connection: sqlite3.Connection, namespace: str = _ALL) -> int:
     """Returns the bytes that KV, D1 and R2 hold together, in one namespace or in all."""
     rows = connection.execute(
-        "SELECT size FROM storage_usage WHERE type IN ('kv', 'd1', 'r2') AND namespace = ?",
+        """
+        SELECT size + overhead FROM storage_usage
+        WHERE type IN ('kv', 'd1', 'r2') AND namespace = ?
+        """,
         (namespace,),
     ).fetchall()
     return sum(size for (size,) in rows)

@@ -12,6 +12,7 @@ from pydantic.json_schema import GenerateJsonSchema, models_json_schema
 
 from era_kernels import __version__, json_codec
 from era_kernels.models import JsonObject
+from era_kernels.models.storage import NAMESPACE_PATTERN
 from era_kernels.web.base import BaseHandler, HandlerContext
 from era_kernels.web.operations import Media, Operation, RequestHeader, Route
 from era_kernels.web.requests import ID_PATTERN
@@ -139,8 +140,9 @@ def _json(model: type[BaseModel]) -> JsonObject:
 
 
 def _path_parameter(name: str) -> JsonObject:
-    schema: JsonObject = {"type": "string", "pattern": f"^{ID_PATTERN.pattern}$"}
-    if name == "path":  # the rest of the URL, which may hold slashes
+    pattern = NAMESPACE_PATTERN if name == "namespace" else ID_PATTERN
+    schema: JsonObject = {"type": "string", "pattern": f"^{pattern.pattern}$"}
+    if name in ("path", "key"):  # the rest of the URL, which may hold slashes
         schema = {"type": "string", "minLength": 1}
     return {"name": name, "in": "path", "required": True, "schema": schema}
 

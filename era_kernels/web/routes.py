@@ -24,13 +24,16 @@ from era_kernels.web.files import FileHandler, FilesHandler
 from era_kernels.web.health import HealthHandler, LanguagesHandler, LimitsHandler
 from era_kernels.web.input import InputHandler
 from era_kernels.web.interrupt import InterruptHandler
+from era_kernels.web.kv import KVHandler, KVNamespaceHandler
 from era_kernels.web.log import LogHandler
 from era_kernels.web.metrics import MetricsHandler
 from era_kernels.web.not_found import NotFoundHandler
 from era_kernels.web.openapi import Document, OpenApiHandler
 from era_kernels.web.operations import Route
+from era_kernels.web.resources import ResourcesHandler, ResourceStatsHandler
 from era_kernels.web.runs import RunHandler, StreamHandler
 from era_kernels.web.sessions import RestartHandler, SessionHandler, SessionsHandler
+from era_kernels.web.storage import StoragePathHandler
 from era_kernels.web.swagger_ui import DocsFileHandler, DocsHandler, RootHandler
 from era_kernels.web.variables import StackHandler, VariablesHandler
 
@@ -43,11 +46,13 @@ if TYPE_CHECKING:
     from era_kernels.services.session_logs import SessionLogs
     from era_kernels.services.sessions import SessionService
     from era_kernels.services.stored_code import StoredCodeService
+    from era_kernels.storage.kv import KVStore
+    from era_kernels.storage.resources import ResourceIndex
 
 log = logging.getLogger(__name__)
 
 _PATH_PARAMETER = re.compile(r"\\\{\w+\\\}")
-_REST_OF_PATH = re.escape("{path}")
+_REST_OF_PATH = re.compile(r"\\\{(path|key)\\\}")
 
 
 def make_application(
@@ -60,12 +65,17 @@ def make_application(
     idempotent_runs: IdempotentRuns,
     inspection: InspectionService,
     logs: SessionLogs,
+    kv: KVStore,
+    resources: ResourceIndex,
     context: HandlerContext,
 ) -> Application:
     """Returns the Tornado application that serves every path."""
-    routes = make_routes(
-        sessions, executions, server_info, codes, files, idempotent_runs, inspection, logs
-    )
+    routes = [
+        *make_routes(
+            sessions, executions, server_info, codes, files, idempotent_runs, inspection, logs
+        ),
+        *make_storage_routes(kv, resources),
+    ]
     document = Document(routes)
     routes = [
         *routes,
@@ -140,9 +150,22 @@ def make_routes(
     ]
 
 
+def make_storage_routes(kv: KVStore, resources: ResourceIndex) -> list[Route]:
+    """Returns the paths of the storage; the last two take what no other takes."""
+    for_kv, for_resources = {"kv": kv}, {"resources": resources}
+    return [
+        Route("/api/storage/kv/{namespace}", KVNamespaceHandler, for_kv, "kv"),
+        Route("/api/storage/kv/{namespace}/{key}", KVHandler, for_kv, "kv"),
+        Route("/api/resources/list", ResourcesHandler, for_resources, "resources"),
+        Route("/api/resources/stats", ResourceStatsHandler, for_resources, "resources"),
+        Route("/api/storage", StoragePathHandler),
+        Route("/api/storage/{path}", StoragePathHandler),
+    ]
+
+
 def _url_pattern(path: str) -> str:
-    """Returns a path as a pattern for Tornado; `{path}` matches the whole rest of the URL."""
-    return _PATH_PARAMETER.sub("([^/]+)", re.escape(path).replace(_REST_OF_PATH, "(.*)"))
+    """Returns a path as a pattern for Tornado; `{path}` and `{key}` match the rest of the URL."""
+    return _PATH_PARAMETER.sub("([^/]+)", _REST_OF_PATH.sub("(.*)", re.escape(path)))
 
 
 def _language_names(server_info: ServerInfo) -> Mapping[str, str]:

@@ -1,13 +1,37 @@
-"""The base of the handlers of KV, D1 and R2: namespaces and keys in paths."""
+"""The base of the handlers of KV, D1 and R2, and the answer to all other paths of theirs."""
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Annotated, ClassVar
 from urllib.parse import unquote_to_bytes
 
-from era_kernels.errors import InvalidPath
+from pydantic import AfterValidator, Field
+
+from era_kernels.errors import InvalidPath, InvalidRequest
 from era_kernels.models.storage import NAMESPACE_PATTERN, NAMESPACE_RULE
 from era_kernels.web.base import BaseHandler
+from era_kernels.web.requests import PositiveInt, QueryModel
+
+DEFAULT_PAGE = 100  # entries of a list
+MAX_PAGE = 1000  # a greater limit is lowered to this
+
+
+class KeyQuery(QueryModel):
+    """Names a key where the path does not."""
+
+    key: str | None = Field(
+        None, description="The key, where URL normalisers might change it in the path."
+    )
+
+
+class PageQuery(QueryModel):
+    """Selects a page of a list of keys."""
+
+    prefix: str = Field("", description="What the keys begin with.")
+    limit: Annotated[PositiveInt, AfterValidator(lambda limit: min(limit, MAX_PAGE))] = Field(
+        DEFAULT_PAGE, description=f"How many at most; a number above {MAX_PAGE} is lowered to it."
+    )
+    cursor: str = Field("", description="The cursor of the page before; empty for the first.")
 
 
 class StorageHandler(BaseHandler):
@@ -36,6 +60,21 @@ class StorageHandler(BaseHandler):
         rest = parts[5] if len(parts) > 5 else ""
         return self._decode(unquote_to_bytes(rest.encode("latin1"))) if rest else None
 
+    @property
+    def required_key(self) -> str:
+        """The key of the request. Raises InvalidPath where there is none."""
+        key = self.key
+        if key is None:
+            raise self.invalid_path("A key is missing, in the path or as `?key=`.")
+        return key
+
+    def read_prefix(self, name: str) -> str:
+        """Returns a query parameter that keys begin with. Raises InvalidRequest for no UTF-8."""
+        try:
+            return self.request.query_arguments.get(name, [b""])[-1].decode("utf-8")
+        except UnicodeDecodeError:
+            raise InvalidRequest(f"`{name}` must be UTF-8.") from None
+
     def check_path(self) -> None:
         if not NAMESPACE_PATTERN.fullmatch(self.namespace):
             raise self.invalid_path(f"A namespace {NAMESPACE_RULE}.")
@@ -49,3 +88,19 @@ class StorageHandler(BaseHandler):
             return key.decode("utf-8")
         except UnicodeDecodeError:
             raise self.invalid_path("A key must be UTF-8.") from None
+
+
+class StoragePathHandler(BaseHandler):
+    """Answers every path below `/api/storage` that is none of KV, D1 or R2."""
+
+    format = "/api/storage/(kv|d1|r2)/{namespace}[/{key}]"
+
+    def check_path(self) -> None:
+        raise InvalidPath(
+            "A path of the storage holds a type, which is kv, d1 or r2, and a namespace.",
+            format=self.format,
+        )
+
+    def allowed_methods(self) -> str:
+        """Allows the request's own method, so that the answer tells about the path."""
+        return str(self.request.method)

@@ -96,6 +96,19 @@ curl -X PUT https://anewera.dev/api/sessions/my-session/files/image.png \
 -H "Content-Type: image/png" \
 --data-binary @image.png"""
 
+KV_GET = "curl https://anewera.dev/api/storage/kv/myapp/config"
+KV_PUT = r"""curl -X PUT https://anewera.dev/api/storage/kv/myapp/config \
+-H "Content-Type: application/json" \
+-d '{"value": "{\"theme\":\"dark\"}"}'"""
+KV_LIST = 'curl "https://anewera.dev/api/storage/kv/myapp?prefix=user:&limit=50"'
+RESOURCES = """# List all resources
+curl https://anewera.dev/api/resources/list
+# Filter by namespace
+curl "https://anewera.dev/api/resources/list?namespace=myapp"
+# Filter by type
+curl "https://anewera.dev/api/resources/list?type=kv\""""
+RESOURCE_STATS = "curl https://anewera.dev/api/resources/stats"
+
 
 @pytest.fixture
 def curl(server: Server, client: Client, tmp_path: Path) -> Iterator[Any]:
@@ -266,3 +279,30 @@ def test_health(curl: Any) -> None:
     check(answer, status="healthy")
     assert answer["timestamp"].endswith("Z")
     assert isinstance(answer["version"], str)
+
+
+def test_kv(curl: Any, client: Client) -> None:
+    """Set, get and list values of KV."""
+    assert json.loads(curl(KV_PUT)) == {"success": True}
+    check(json.loads(curl(KV_GET)), value='{"theme":"dark"}')
+    client.http.put("/api/storage/kv/myapp/user:1", json={"value": "a"}).raise_for_status()
+    listed = json.loads(curl(KV_LIST))
+    assert listed == {
+        "keys": [{"name": "user:1", "metadata": {}}], "list_complete": True, "cursor": ""
+    }  # fmt: skip
+
+
+def test_resources(curl: Any, client: Client) -> None:
+    """List all storage resources with optional filters, and their statistics."""
+    curl(KV_PUT)
+    client.http.delete("/api/storage/kv/myapp/user:1").raise_for_status()
+    curl(CREATE)
+    answers = [json.loads(part) for part in curl(RESOURCES).replace("}{", "}\n{").splitlines()]
+    assert [[one["type"] for one in answer["resources"]] for answer in answers] == [
+        ["do", "kv"], ["kv"], ["kv"]
+    ]  # fmt: skip
+    check(answers[1]["resources"][0], namespace="myapp", key="config", size=16, metadata={})
+    check(answers[1], total=1, offset=0, limit=100, has_more=False)
+    stats = json.loads(curl(RESOURCE_STATS))
+    check(stats, total=2, by_type={"kv": 1, "d1": 0, "r2": 0, "do": 1}, total_size=16)
+    check(stats, by_namespace={"myapp": 1, "sessions": 1})

@@ -18,7 +18,12 @@ from typing import Any
 
 import httpx
 
+from era_kernels.models import StorageQuotas
 from era_kernels.services.session_logs import SessionLogs
+from era_kernels.storage.database import Database
+from era_kernels.storage.kv import KVStore
+from era_kernels.storage.migrations import MIGRATIONS
+from era_kernels.storage.resources import ResourceIndex
 from era_kernels.storage.session_log import SessionLogStore
 from era_kernels.web.access import Access
 from era_kernels.web.base import HandlerContext
@@ -35,6 +40,7 @@ from tests.web.fakes import (
 )
 
 MAX_BODY = 4 * 1024 * 1024
+MAX_KV_VALUE = 1024 * 1024
 
 
 @dataclass
@@ -113,6 +119,8 @@ def run_server(
         codes = FakeStoredCodeService(sessions)
         insights = FakeInspectionService(sessions)
         logs = SessionLogs(SessionLogStore(Path(directory)))
+        database = await Database.open(Path(directory) / "era.db", MIGRATIONS)
+        kv = KVStore(database, StorageQuotas(), MAX_KV_VALUE)
         context = HandlerContext(
             access or Access(),
             max_body,
@@ -129,6 +137,8 @@ def run_server(
             idempotent_runs=FakeIdempotentRuns(sessions),  # type: ignore[arg-type]
             inspection=insights,  # type: ignore[arg-type]
             logs=logs,
+            kv=kv,
+            resources=ResourceIndex(database),
             context=context,
         )
         server = WebServer.open(application, context, "127.0.0.1", 0, **options)
@@ -139,6 +149,8 @@ def run_server(
         await stop.wait()
         await logs.aclose()
         await server.aclose()
+        await kv.aclose()
+        await database.aclose()
 
     thread = threading.Thread(target=asyncio.run, args=(run(),))
     thread.start()

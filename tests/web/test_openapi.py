@@ -13,13 +13,15 @@ from pydantic import BaseModel
 
 from era_kernels import __version__
 from era_kernels.models import Event, StackFrame, Variable, Variables
+from era_kernels.models.storage import NAMESPACE_PATTERN
 from era_kernels.web.code import PutCode
 from era_kernels.web.duplicate import DuplicateSession
 from era_kernels.web.execute import ExecuteRequest
+from era_kernels.web.kv import PutValue
 from era_kernels.web.operations import Media, Operation, Route
 from era_kernels.web.requests import ID_PATTERN, RequestModel, validate
 from era_kernels.web.responses import ErrorAnswer
-from era_kernels.web.routes import make_routes
+from era_kernels.web.routes import make_routes, make_storage_routes
 from era_kernels.web.runs import RunRequest
 from era_kernels.web.sessions import ChangeSession, CreateSession
 from tests.web.fakes import (
@@ -44,7 +46,7 @@ ROUTES: list[Route] = make_routes(
     FakeIdempotentRuns(_SESSIONS),  # type: ignore[arg-type]
     FakeInspectionService(_SESSIONS),  # type: ignore[arg-type]
     None,  # type: ignore[arg-type]
-)
+) + make_storage_routes(None, None)  # type: ignore[arg-type]
 OPERATIONS: dict[tuple[str, str], Operation] = {
     (method, route.path): operation
     for route in ROUTES
@@ -54,6 +56,7 @@ EXEC = "/api/sessions/{id}/exec"
 RUN = "/api/sessions/{id}/run"
 EXECUTE = "/api/execute"
 EXECUTION = "/api/sessions/{id}/executions/{execution_id}"
+KV = "/api/storage/kv/{namespace}"
 FILES = "/api/sessions/{id}/files"
 
 
@@ -98,16 +101,18 @@ def test_every_declared_answer_is_listed(document: dict[str, Any]) -> None:
 
 
 def test_path_parameters(document: dict[str, Any]) -> None:
-    """Each variable part of a path is a parameter with the pattern of ids.
+    """Each variable part of a path is a parameter with the pattern of ids, or of namespaces.
 
-    The path of a file is any text.
+    The path of a file and a key are any text.
     """
     for path, item in document["paths"].items():
         shown = item.get("parameters", [])
         assert [one["name"] for one in shown] == re.findall(r"\{(\w+)\}", path)
-        ids = [one["schema"] for one in shown if one["name"] != "path"]
-        assert all(schema["pattern"] == f"^{ID_PATTERN.pattern}$" for schema in ids)
-        if "{path}" in path:
+        for one in shown:
+            pattern = NAMESPACE_PATTERN if one["name"] == "namespace" else ID_PATTERN
+            if one["name"] not in ("path", "key"):
+                assert one["schema"]["pattern"] == f"^{pattern.pattern}$"
+        if path.endswith(("{path}", "{key}")):
             assert shown[-1]["schema"] == {"type": "string", "minLength": 1}
 
 
@@ -150,7 +155,7 @@ def test_phrases_of_the_contract(document: dict[str, Any]) -> None:
 
 
 MODELS = [
-    ExecuteRequest, RunRequest, CreateSession, ChangeSession, DuplicateSession, PutCode
+    ExecuteRequest, RunRequest, CreateSession, ChangeSession, DuplicateSession, PutCode, PutValue
 ]  # fmt: skip
 
 
@@ -201,7 +206,7 @@ def asking(method: str, path: str, body: Any = None) -> Ask:
     """A request to a path of session s1 and its execution exec-1."""
 
     def ask(server: ServerUnderTest) -> httpx.Response:
-        place = path.format(id="s1", execution_id="exec-1", path="made")
+        place = path.format(id="s1", execution_id="exec-1", path="made", namespace="n1", key="made")
         return server.http.request(method, place, json=body)
 
     return ask
@@ -229,8 +234,10 @@ def unhealthy(path: str) -> Ask:
     return ask
 
 
-def case(method: str, path: str, status: int, body: Any = None, name: str = "") -> Any:
-    ask = asking(method, path, body)
+def case(
+    method: str, path: str, status: int, body: Any = None, name: str = "", query: str = ""
+) -> Any:
+    ask = asking(method, path + query, body)
     return pytest.param(method, path, status, ask, id=f"{method} {path} {status} {name}".strip())
 
 
@@ -284,6 +291,15 @@ CASES = [
     case("GET", f"{FILES}/{{path}}", 200),
     case("PUT", f"{FILES}/{{path}}", 200, {"any": "body"}),
     case("DELETE", f"{FILES}/{{path}}", 200),
+    case("GET", KV, 200),
+    case("GET", KV, 200, None, "by query", query="?key=made"),
+    case("PUT", KV, 200, {"value": "v"}, query="?key=made"),
+    case("DELETE", KV, 200, query="?key=made"),
+    case("GET", f"{KV}/{{key}}", 200),
+    case("PUT", f"{KV}/{{key}}", 200, {"value": "v", "metadata": {"a": 1}}),
+    case("DELETE", f"{KV}/{{key}}", 200),
+    case("GET", "/api/resources/list", 200),
+    case("GET", "/api/resources/stats", 200),
     case("GET", "/health", 200),
     case("GET", "/api/health", 200),
     pytest.param("GET", "/health", 503, unhealthy("/health"), id="/health 503"),
@@ -302,6 +318,7 @@ def test_answer_is_as_declared(
     server.http.put(f"{session}/code", json={"code": "out a"})
     server.http.post(f"{session}/run", json={"code": "out a\nshow b\nfail E\ntruncate"})
     server.files.add("made", b"bytes", "application/octet-stream")
+    server.http.put(KV.format(namespace="n1"), params={"key": "made"}, json={"value": "v"})
     server.inspection.frames = [StackFrame("f", 1, "g", "s")]
     server.inspection.visible = Variables(
         (

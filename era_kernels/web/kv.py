@@ -1,0 +1,140 @@
+"""KV: reads, puts, deletes and lists texts by key, in namespaces."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import AfterValidator, ConfigDict, Field, RootModel
+
+from era_kernels.web.base import HandlerContext
+from era_kernels.web.operations import Operation
+from era_kernels.web.requests import PositiveSeconds, RequestModel
+from era_kernels.web.responses import ResponseModel
+from era_kernels.web.storage import KeyQuery, PageQuery, StorageHandler
+
+if TYPE_CHECKING:
+    from era_kernels.storage.kv import KVStore
+
+MAX_TTL = 1e12  # seconds; a greater one means the same, and is lowered to this
+# JSON may write each character as an escape of 6 bytes, which in UTF-8 has one byte.
+MAX_JSON_BYTES_PER_BYTE = 6
+MAX_REST_OF_BODY = 64 * 1024  # bytes of JSON beside a value
+
+
+class PutValue(RequestModel):
+    """A value, and what goes with it."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"value": '{"theme":"dark"}', "metadata": {"by": "me"}}]}
+    )
+
+    value: str = Field(description="Any text, of at most `max_kv_value` bytes in UTF-8.")
+    metadata: dict[str, Any] | None = Field(
+        None, description="At most 1 KiB of JSON; replaces the old one, also when absent."
+    )
+    expiration_ttl: (
+        Annotated[PositiveSeconds, AfterValidator(lambda seconds: min(seconds, MAX_TTL))] | None
+    ) = Field(None, description="Seconds until the key expires; without it, never.")
+
+
+class ListQuery(KeyQuery, PageQuery):
+    """With `key`, selects that one; without it, a page of the list."""
+
+
+class ValueAnswer(ResponseModel):
+    """The value of a key."""
+
+    value: str
+    metadata: dict[str, Any]
+
+
+class KeyListed(ResponseModel):
+    """A key in a list."""
+
+    name: str
+    metadata: dict[str, Any]
+
+
+class KeysAnswer(ResponseModel):
+    """A page of keys, sorted by the bytes of their names."""
+
+    keys: list[KeyListed]
+    list_complete: bool
+    cursor: str = Field(description="Asks for the next page; empty at the end.")
+
+
+class KeysOrValueAnswer(RootModel[KeysAnswer | ValueAnswer]):
+    """A page of keys; with `?key=`, the value of that key."""
+
+
+class KVDoneAnswer(ResponseModel):
+    """The key is put, or deleted."""
+
+    success: Literal[True]
+
+
+class KVHandler(StorageHandler):
+    """Handles one key, by path or by `?key=`, and the list where there is none."""
+
+    format = "/api/storage/kv/{namespace}/{key}"
+    operations = {
+        "GET": Operation("Get a value from KV", {200: ValueAnswer}),
+        "PUT": Operation("Put a value into KV", {200: KVDoneAnswer}, request=PutValue),
+        "DELETE": Operation("Delete a key of KV", {200: KVDoneAnswer}),
+    }
+
+    def initialize(self, context: HandlerContext, kv: KVStore) -> None:  # type: ignore[override]
+        super().initialize(context)
+        self.kv = kv
+
+    @property
+    def max_body(self) -> int:
+        if self.request.method != "PUT":
+            return super().max_body
+        largest = MAX_JSON_BYTES_PER_BYTE * self.kv.max_value + MAX_REST_OF_BODY
+        return max(super().max_body, largest)
+
+    async def get(self, *args: str) -> None:
+        key = self.key
+        if key is None:
+            await self._list()
+            return
+        entry = await self.kv.get(self.namespace, key)
+        await self.finish_json(
+            {"value": entry.value, "metadata": entry.metadata}, size=len(entry.value)
+        )
+
+    async def _list(self) -> None:
+        query = self.read_query(ListQuery)
+        page = await self.kv.list_keys(
+            self.namespace, self.read_prefix("prefix"), query.limit, query.cursor
+        )
+        await self.finish_json(
+            {
+                "keys": [{"name": key.name, "metadata": key.metadata} for key in page.keys],
+                "list_complete": not page.cursor,
+                "cursor": page.cursor,
+            }
+        )
+
+    async def put(self, *args: str) -> None:
+        key = self.required_key
+        body = await self.read_body(PutValue)
+        await self.kv.put(self.namespace, key, body.value, body.metadata, body.expiration_ttl)
+        await self.finish_json({"success": True})
+
+    async def delete(self, *args: str) -> None:
+        await self.kv.delete(self.namespace, self.required_key)
+        await self.finish_json({"success": True})
+
+
+class KVNamespaceHandler(KVHandler):
+    """Handles a namespace's own path: lists its keys, or handles one that `?key=` names."""
+
+    operations = {
+        "GET": Operation("List keys of KV", {200: KeysOrValueAnswer}, query=ListQuery),
+        "PUT": Operation(
+            "Put a value into KV, by query", {200: KVDoneAnswer}, request=PutValue, query=KeyQuery
+        ),
+        "DELETE": Operation("Delete a key of KV, by query", {200: KVDoneAnswer}, query=KeyQuery),
+    }
