@@ -29,12 +29,15 @@ from era_kernels.services.sessions import SessionService
 from era_kernels.services.stored_code import StoredCodeService
 from era_kernels.services.validation import ServiceLimits
 from era_kernels.settings import Settings
+from era_kernels.storage.d1.replies import D1Limits
+from era_kernels.storage.d1.store import D1Store
 from era_kernels.storage.data_directory import DataDirectory
 from era_kernels.storage.database import Database
 from era_kernels.storage.execution_log import ExecutionStore
 from era_kernels.storage.files import FileStore
 from era_kernels.storage.kv import KVStore
 from era_kernels.storage.migrations import MIGRATIONS
+from era_kernels.storage.resource_stores import ResourceStores
 from era_kernels.storage.resources import ResourceIndex
 from era_kernels.storage.secret import load_or_create_secret
 from era_kernels.storage.session_log import SessionLogStore
@@ -76,7 +79,7 @@ class Stores:
     workspaces: Workspaces
     files: FileStore
     logs: SessionLogStore
-    kv: KVStore
+    resources: ResourceStores
 
 
 @asynccontextmanager
@@ -115,8 +118,7 @@ async def open_app(settings: Settings) -> AsyncIterator[App]:
             files=FileService(sessions, stores.files, settings.session_workspace),
             idempotent_runs=idempotent_runs,
             logs=logs,
-            kv=stores.kv,
-            resources=ResourceIndex(stores.database),
+            resources=stores.resources,
             context=context,
         )
         web = WebServer.open(
@@ -147,11 +149,22 @@ async def _open_stores(stack: AsyncExitStack, settings: Settings, metrics: Metri
     await files.remove_unfinished()
     logs = SessionLogStore(directory.sessions)
     stack.callback(logs.close)
-    kv = KVStore(database, _storage_quotas(settings), settings.max_kv_value)
+    sessions, codes = SessionStore(database), CodeStore(database)
+    resources = await _open_resources(stack, settings, directory, database)
+    return Stores(secret, database, sessions, codes, executions, workspaces, files, logs, resources)
+
+
+async def _open_resources(
+    stack: AsyncExitStack, settings: Settings, directory: DataDirectory, database: Database
+) -> ResourceStores:
+    quotas = StorageQuotas(settings.storage_quota, settings.namespace_quota)
+    kv = KVStore(database, quotas, settings.max_kv_value)
     stack.push_async_callback(kv.aclose)
     await kv.open()
-    sessions, codes = SessionStore(database), CodeStore(database)
-    return Stores(secret, database, sessions, codes, executions, workspaces, files, logs, kv)
+    d1 = D1Store(database, directory.d1, _d1_limits(settings), quotas)
+    stack.push_async_callback(d1.aclose)
+    await d1.open()
+    return ResourceStores(kv, d1, ResourceIndex(database))
 
 
 async def _open_host(stack: AsyncExitStack, settings: Settings) -> KernelHost:
@@ -260,10 +273,6 @@ def _session_limits(settings: Settings) -> Limits:
     )
 
 
-def _storage_quotas(settings: Settings) -> StorageQuotas:
-    return StorageQuotas(settings.storage_quota, settings.namespace_quota)
-
-
 def _service_limits(settings: Settings) -> ServiceLimits:
     return ServiceLimits(
         default_timeout=settings.default_timeout,
@@ -275,6 +284,15 @@ def _service_limits(settings: Settings) -> ServiceLimits:
         max_execution_output=settings.max_execution_output,
         max_workspace=settings.session_workspace,
         public_by_default=not settings.has_tokens,
+    )
+
+
+def _d1_limits(settings: Settings) -> D1Limits:
+    return D1Limits(
+        timeout=settings.sql_timeout,
+        max_rows=settings.sql_max_rows,
+        max_result=settings.sql_max_result,
+        max_database=settings.sql_max_database,
     )
 
 

@@ -68,6 +68,18 @@ def loads_object(body: bytes) -> JsonObject:
     return value
 
 
+def loads_array(body: bytes) -> list[Any]:
+    """Returns the array that a body holds, by the rules of `loads_object`, whose errors it raises.
+
+    >>> loads_array(b'[1, "a"]')
+    [1, 'a']
+    """
+    value = loads_object(body) if not body or body.isspace() else _loads(body)
+    if not isinstance(value, list):
+        raise InvalidRequest("The body must be a JSON array.")
+    return value
+
+
 def loads_object_or_none(data: bytes) -> JsonObject | None:
     """Returns the object that hostile code wrote, by the rules of `loads_object`.
 

@@ -53,6 +53,7 @@ STANDARD_LIBRARY_ONLY = {
     "json_incremental": set(),
     "logs": set(),
     "own_cgroups": set(),
+    "storage/d1/worker": set(),
     "safe_fs": set(),
     "sandbox/linux": set(),
     "sandbox/init": set(),

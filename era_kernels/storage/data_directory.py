@@ -65,6 +65,11 @@ class DataDirectory:
         """The directory of unfinished uploads, which no code in a session can see."""
         return self.path / "incoming"
 
+    @property
+    def d1(self) -> Path:
+        """The directory of D1's databases, one file for each namespace."""
+        return self.path / "d1"
+
     def close(self) -> None:
         """Releases the lock; a second call is fine."""
         lock, self._lock = self._lock, -1

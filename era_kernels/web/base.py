@@ -269,7 +269,8 @@ class BaseHandler(RequestHandler):
         headers.check_uncompressed(self.request.headers)
         self.body = b"".join(self._chunks)
         self._chunks.clear()
-        value = await in_thread_if_large(len(self.body), json_codec.loads_object, self.body)
+        loads = requests.loads_for(model)
+        value = await in_thread_if_large(len(self.body), loads, self.body)
         return requests.validate(model, value)
 
     async def read_env(self, env: Mapping[str, Any] | None) -> dict[str, str]:

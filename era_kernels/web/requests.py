@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, TypeVar
 
 from pydantic import (
@@ -11,13 +11,14 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    RootModel,
     ValidationError,
     WithJsonSchema,
 )
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from era_kernels.errors import InvalidId, InvalidRequest
-from era_kernels.json_codec import loads_numbers_as_text
+from era_kernels.json_codec import loads_array, loads_numbers_as_text, loads_object
 
 ID_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 ID_RULE = (
@@ -137,7 +138,12 @@ def env_strings(env: Mapping[str, Any] | None, body: bytes) -> dict[str, str]:
     }
 
 
-def validate(model: type[M], value: Mapping[str, Any]) -> M:
+def loads_for(model: type[BaseModel]) -> Callable[[bytes], Any]:
+    """Returns what parses the bodies of a model: arrays for a list of models, else objects."""
+    return loads_array if issubclass(model, RootModel) else loads_object
+
+
+def validate(model: type[M], value: Mapping[str, Any] | list[Any]) -> M:
     """Returns `value` as `model`.
 
     Raises InvalidId or InvalidRequest, which name the field and never repeat its value.

@@ -11,6 +11,7 @@ from tornado.web import Application, RequestHandler
 
 from era_kernels.web.base import BaseHandler, HandlerContext
 from era_kernels.web.code import CodeHandler
+from era_kernels.web.d1 import D1BatchHandler, D1ExecHandler, D1QueryHandler
 from era_kernels.web.duplicate import DuplicateHandler
 from era_kernels.web.exec import ExecHandler
 from era_kernels.web.execute import ExecuteHandler
@@ -46,8 +47,7 @@ if TYPE_CHECKING:
     from era_kernels.services.session_logs import SessionLogs
     from era_kernels.services.sessions import SessionService
     from era_kernels.services.stored_code import StoredCodeService
-    from era_kernels.storage.kv import KVStore
-    from era_kernels.storage.resources import ResourceIndex
+    from era_kernels.storage.resource_stores import ResourceStores
 
 log = logging.getLogger(__name__)
 
@@ -65,8 +65,7 @@ def make_application(
     idempotent_runs: IdempotentRuns,
     inspection: InspectionService,
     logs: SessionLogs,
-    kv: KVStore,
-    resources: ResourceIndex,
+    resources: ResourceStores,
     context: HandlerContext,
 ) -> Application:
     """Returns the Tornado application that serves every path."""
@@ -74,7 +73,7 @@ def make_application(
         *make_routes(
             sessions, executions, server_info, codes, files, idempotent_runs, inspection, logs
         ),
-        *make_storage_routes(kv, resources),
+        *make_storage_routes(resources),
     ]
     document = Document(routes)
     routes = [
@@ -117,7 +116,6 @@ def make_routes(
     for_stdout = {**for_executions, "stream": "stdout"}
     for_stderr = {**for_executions, "stream": "stderr"}
     for_server_info = {"server_info": server_info}
-    for_inspection = {"inspection": inspection}
     session = "/api/sessions/{id}"
     execution = f"{session}/executions/{{execution_id}}"
     return [
@@ -139,8 +137,8 @@ def make_routes(
         Route(f"{execution}/stdout", ExecutionOutputHandler, for_stdout, "executions"),
         Route(f"{execution}/stderr", ExecutionOutputHandler, for_stderr, "executions"),
         Route(f"{execution}/input", InputHandler, for_executions, "executions"),
-        Route(f"{execution}/stack", StackHandler, for_inspection, "executions"),
-        Route(f"{session}/variables", VariablesHandler, for_inspection, "sessions"),
+        Route(f"{execution}/stack", StackHandler, {"inspection": inspection}, "executions"),
+        Route(f"{session}/variables", VariablesHandler, {"inspection": inspection}, "sessions"),
         Route(f"{session}/log", LogHandler, {**for_sessions, "logs": logs}, "executions"),
         Route("/health", HealthHandler, for_server_info, "server"),
         Route("/api/health", HealthHandler, for_server_info, "server"),
@@ -150,12 +148,20 @@ def make_routes(
     ]
 
 
-def make_storage_routes(kv: KVStore, resources: ResourceIndex) -> list[Route]:
+def make_storage_routes(stores: ResourceStores) -> list[Route]:
     """Returns the paths of the storage; the last two take what no other takes."""
-    for_kv, for_resources = {"kv": kv}, {"resources": resources}
+    for_kv, for_d1, for_resources = (
+        {"kv": stores.kv},
+        {"d1": stores.d1},
+        {"resources": stores.index},
+    )
+    database = "/api/storage/d1/{namespace}"
     return [
         Route("/api/storage/kv/{namespace}", KVNamespaceHandler, for_kv, "kv"),
         Route("/api/storage/kv/{namespace}/{key}", KVHandler, for_kv, "kv"),
+        Route(f"{database}/query", D1QueryHandler, for_d1, "d1"),
+        Route(f"{database}/exec", D1ExecHandler, for_d1, "d1"),
+        Route(f"{database}/batch", D1BatchHandler, for_d1, "d1"),
         Route("/api/resources/list", ResourcesHandler, for_resources, "resources"),
         Route("/api/resources/stats", ResourceStatsHandler, for_resources, "resources"),
         Route("/api/storage", StoragePathHandler),

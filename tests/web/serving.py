@@ -20,9 +20,11 @@ import httpx
 
 from era_kernels.models import StorageQuotas
 from era_kernels.services.session_logs import SessionLogs
+from era_kernels.storage.d1.store import D1Store
 from era_kernels.storage.database import Database
 from era_kernels.storage.kv import KVStore
 from era_kernels.storage.migrations import MIGRATIONS
+from era_kernels.storage.resource_stores import ResourceStores
 from era_kernels.storage.resources import ResourceIndex
 from era_kernels.storage.session_log import SessionLogStore
 from era_kernels.web.access import Access
@@ -121,6 +123,7 @@ def run_server(
         logs = SessionLogs(SessionLogStore(Path(directory)))
         database = await Database.open(Path(directory) / "era.db", MIGRATIONS)
         kv = KVStore(database, StorageQuotas(), MAX_KV_VALUE)
+        d1 = D1Store(database, Path(directory) / "d1")
         context = HandlerContext(
             access or Access(),
             max_body,
@@ -137,8 +140,7 @@ def run_server(
             idempotent_runs=FakeIdempotentRuns(sessions),  # type: ignore[arg-type]
             inspection=insights,  # type: ignore[arg-type]
             logs=logs,
-            kv=kv,
-            resources=ResourceIndex(database),
+            resources=ResourceStores(kv, d1, ResourceIndex(database)),
             context=context,
         )
         server = WebServer.open(application, context, "127.0.0.1", 0, **options)
@@ -150,6 +152,7 @@ def run_server(
         await logs.aclose()
         await server.aclose()
         await kv.aclose()
+        await d1.aclose()
         await database.aclose()
 
     thread = threading.Thread(target=asyncio.run, args=(run(),))

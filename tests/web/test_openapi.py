@@ -14,7 +14,9 @@ from pydantic import BaseModel
 from era_kernels import __version__
 from era_kernels.models import Event, StackFrame, Variable, Variables
 from era_kernels.models.storage import NAMESPACE_PATTERN
+from era_kernels.storage.resource_stores import ResourceStores
 from era_kernels.web.code import PutCode
+from era_kernels.web.d1 import SqlStatement
 from era_kernels.web.duplicate import DuplicateSession
 from era_kernels.web.execute import ExecuteRequest
 from era_kernels.web.kv import PutValue
@@ -46,7 +48,7 @@ ROUTES: list[Route] = make_routes(
     FakeIdempotentRuns(_SESSIONS),  # type: ignore[arg-type]
     FakeInspectionService(_SESSIONS),  # type: ignore[arg-type]
     None,  # type: ignore[arg-type]
-) + make_storage_routes(None, None)  # type: ignore[arg-type]
+) + make_storage_routes(ResourceStores(None, None, None))  # type: ignore[arg-type]
 OPERATIONS: dict[tuple[str, str], Operation] = {
     (method, route.path): operation
     for route in ROUTES
@@ -58,6 +60,7 @@ EXECUTE = "/api/execute"
 EXECUTION = "/api/sessions/{id}/executions/{execution_id}"
 KV = "/api/storage/kv/{namespace}"
 FILES = "/api/sessions/{id}/files"
+D1 = "/api/storage/d1/{namespace}"
 
 
 @pytest.fixture(scope="module")
@@ -155,7 +158,8 @@ def test_phrases_of_the_contract(document: dict[str, Any]) -> None:
 
 
 MODELS = [
-    ExecuteRequest, RunRequest, CreateSession, ChangeSession, DuplicateSession, PutCode, PutValue
+    ExecuteRequest, RunRequest, CreateSession, ChangeSession, DuplicateSession, PutCode, PutValue,
+    SqlStatement,
 ]  # fmt: skip
 
 
@@ -300,6 +304,10 @@ CASES = [
     case("DELETE", f"{KV}/{{key}}", 200),
     case("GET", "/api/resources/list", 200),
     case("GET", "/api/resources/stats", 200),
+    case("POST", f"{D1}/query", 200, {"sql": "SELECT 1 AS a, NULL AS b, x'00' AS c"}),
+    case("POST", f"{D1}/exec", 200, {"sql": "CREATE TABLE IF NOT EXISTS t (a)"}),
+    case("POST", f"{D1}/exec", 200, {"sql": "SELECT ?", "params": [1]}, "rows"),
+    case("POST", f"{D1}/batch", 200, [{"sql": "SELECT :a", "params": {"a": 1.5}}]),
     case("GET", "/health", 200),
     case("GET", "/api/health", 200),
     pytest.param("GET", "/health", 503, unhealthy("/health"), id="/health 503"),

@@ -1,0 +1,1 @@
+"""Stores SQL databases, one for each namespace, and runs hostile SQL in workers."""

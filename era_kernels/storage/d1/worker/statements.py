@@ -1,0 +1,181 @@
+"""Runs the statements of one request in one transaction."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import sqlite3
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from era_kernels.storage.d1.worker.connections import OpenDatabase
+from era_kernels.storage.d1.worker.outcomes import Outcome, RequestFailed, outcome_of
+from era_kernels.storage.d1.worker.rows import RowBudget, encode_rows
+from era_kernels.storage.d1.worker.sql_text import SqlPart, split_statements
+
+Params = Sequence[Any] | Mapping[str, Any]
+
+_CHANGING_ROWS = frozenset({"INSERT", "REPLACE", "UPDATE", "DELETE", "WITH"})
+_CHANGING_SCHEMA = frozenset({"CREATE", "DROP", "ALTER"})
+
+
+@dataclass(slots=True)
+class Result:
+    """What one entry of a request did: its rows as JSON, None for no columns, and figures."""
+
+    rows: bytes | None = None
+    duration: float = 0.0  # milliseconds
+    changes: int = 0
+    last_row_id: int = 0
+    rows_read: int = 0
+    rows_written: int = 0
+    changed_db: bool = False
+
+
+def parse_params(params: Any) -> Params:
+    """Returns parameters as SQLite takes them. Raises RequestFailed for what is no base64."""
+    if params is None:
+        return ()
+    if isinstance(params, list):
+        return [_parse_value(value) for value in params]
+    return {name.lstrip(":@$"): _parse_value(value) for name, value in params.items()}
+
+
+def _parse_value(value: Any) -> Any:
+    if not isinstance(value, dict):
+        return value
+    try:
+        return base64.b64decode(value["base64"], validate=True)
+    except (binascii.Error, ValueError):  # not base64; not ASCII
+        raise RequestFailed(Outcome.BAD_PARAMS, "a blob is not valid base64") from None
+
+
+def parse_entry(sql: str, params: Any) -> tuple[list[SqlPart], Params]:
+    """Returns the statements of one entry. Raises RequestFailed for none, or many with params."""
+    parts = split_statements(sql)
+    if not parts:
+        raise RequestFailed(Outcome.SQL_ERROR, "the SQL holds no statement")
+    if len(parts) > 1 and params:
+        raise RequestFailed(
+            Outcome.SQL_ERROR, "several statements cannot share parameters: use a batch"
+        )
+    return parts, parse_params(params)
+
+
+def run_query(
+    database: OpenDatabase, parts: Sequence[SqlPart], params: Params, budget: RowBudget
+) -> Result:
+    """Runs one statement that only reads. Raises RequestFailed."""
+    if len(parts) > 1:
+        raise RequestFailed(Outcome.SQL_ERROR, "a query is one statement")
+    try:
+        database.refresh_schema()
+        return _run_part(database, parts[0], params, budget)
+    except (sqlite3.Error, MemoryError, ValueError, OverflowError) as error:
+        raise _to_failure(error, database) from error
+
+
+def run_entry(
+    database: OpenDatabase, parts: Sequence[SqlPart], params: Params, budget: RowBudget
+) -> Result:
+    """Runs the statements of one entry, inside the transaction that is open. Raises RequestFailed.
+
+    The rows are those of the last statement that has columns; the figures are sums.
+    """
+    total = Result()
+    try:
+        for part in parts:
+            if database.authorizer.shadow_tables and part.keyword != "EXPLAIN":
+                _check_part(database, part, params)
+            result = _run_part(database, part, params, budget)
+            if part.keyword in _CHANGING_SCHEMA:
+                database.refresh_schema()
+                result.changed_db = True
+            total.rows = result.rows if result.rows is not None else total.rows
+            total.duration += result.duration
+            total.changes += result.changes
+            total.last_row_id = result.last_row_id or total.last_row_id
+            total.rows_read += result.rows_read
+            total.rows_written += result.rows_written
+            total.changed_db = total.changed_db or result.changed_db
+    except (sqlite3.Error, MemoryError, ValueError, OverflowError) as error:
+        raise _to_failure(error, database) from error
+    return total
+
+
+def _check_part(database: OpenDatabase, part: SqlPart, params: Params) -> None:
+    """Compiles a statement by the stricter rules, where virtual tables have tables of their own."""
+    database.authorizer.begin(part.keyword, is_checking=True)
+    database.connection.execute(f"EXPLAIN {part.sql}", params).close()
+
+
+def _run_part(database: OpenDatabase, part: SqlPart, params: Params, budget: RowBudget) -> Result:
+    connection, result = database.connection, Result()
+    changed_before = connection.total_changes
+    began = time.perf_counter()
+    database.authorizer.begin(part.keyword, is_checking=False)
+    cursor = connection.execute(part.sql, params)
+    try:
+        if cursor.description is not None:
+            result.rows, result.rows_read = encode_rows(cursor, budget)
+    finally:
+        cursor.close()
+    result.duration = (time.perf_counter() - began) * 1000
+    result.rows_written = connection.total_changes - changed_before
+    result.changed_db = result.rows_written > 0
+    if result.changed_db and part.keyword in _CHANGING_ROWS:
+        result.changes = database.own("SELECT changes()")
+        if part.keyword not in ("UPDATE", "DELETE"):
+            result.last_row_id = database.own("SELECT last_insert_rowid()")
+    return result
+
+
+def _to_failure(error: Exception, database: OpenDatabase) -> RequestFailed:
+    if isinstance(error, MemoryError):
+        return RequestFailed(Outcome.OUT_OF_MEMORY)
+    authorizer = database.authorizer
+    if authorizer.refusal:
+        outcome = Outcome.READ_ONLY if authorizer.is_write else Outcome.SQL_ERROR
+        return RequestFailed(outcome, str(error), authorizer.refusal)
+    return RequestFailed(outcome_of(error, database.directory), str(error))
+
+
+def table_sizes(database: OpenDatabase, max_scanned: int) -> list[tuple[str, int]]:
+    """Returns the user's tables with their bytes, those of their indexes and shadows included.
+
+    SQLite reads the whole file for that, so from `max_scanned` bytes on, and where it was built
+    without `dbstat`, the file's size is shared out.
+    """
+    database.own("SELECT 1")  # from here on, the worker's own rules
+    connection = database.connection
+    size = database.size()
+    rows = connection.execute(
+        "SELECT name, tbl_name, type, rootpage FROM sqlite_schema WHERE type IN ('table', 'index')"
+    ).fetchall()
+    shadows = database.authorizer.shadow_tables
+    virtual = sorted(
+        (name for name, _, kind, root in rows if kind == "table" and not root), key=len
+    )
+    owners: dict[str, str] = {}  # by the name of a table or an index
+    for name, table, _, _ in rows:
+        owner = table
+        if table.lower() in shadows:
+            owner = next(
+                one for one in reversed(virtual) if table.lower().startswith(one.lower() + "_")
+            )
+        if not owner.startswith("sqlite_"):
+            owners[name] = owner
+    sizes = dict.fromkeys(owners.values(), 0)
+    try:
+        if size > max_scanned:
+            raise sqlite3.OperationalError("too large to scan")
+        for name, count in connection.execute(
+            "SELECT name, pgsize FROM dbstat WHERE aggregate = TRUE"
+        ):
+            if name in owners:
+                sizes[owners[name]] += count
+    except sqlite3.OperationalError:
+        sizes = {name: size // len(sizes) for name in sizes}
+    return list(sizes.items())

@@ -1,0 +1,18 @@
+"""Groups the stores whose contents outlive sessions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from era_kernels.storage.d1.store import D1Store
+from era_kernels.storage.kv import KVStore
+from era_kernels.storage.resources import ResourceIndex
+
+
+@dataclass(frozen=True, slots=True)
+class ResourceStores:
+    """Holds KV and D1, and the index of all that they hold."""
+
+    kv: KVStore
+    d1: D1Store
+    index: ResourceIndex
