@@ -11,7 +11,17 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from statistics import median
 
-from benchmarks import api_caller, baseline, deaths, faults, files, hostile, isolation_cost, scale
+from benchmarks import (
+    api_caller,
+    baseline,
+    d1,
+    deaths,
+    faults,
+    files,
+    hostile,
+    isolation_cost,
+    scale,
+)
 from benchmarks.api_caller import PATH, Caller
 from benchmarks.table import MEGABYTE, Row, ms
 from tests.server_process import Server, temporary_launcher
@@ -144,6 +154,7 @@ def main() -> int:
                 show(part())
     show(scale.rows())
     show(faults.rows())
+    show(d1.rows())
     return missed
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import time
 from collections import Counter, OrderedDict, deque
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -22,6 +23,7 @@ MAX_WORKERS = 8  # with those that run something long, which keep nobody else wa
 MAX_PER_NAMESPACE = 2  # requests of one namespace that run at once
 MAX_WAITING = 256  # requests of one namespace that wait
 SLOW_SECONDS = 0.25  # of running, from which a request is long
+RECENT_SECONDS = 30.0  # for which a namespace that had a long request does not get the last worker
 KILL_GRACE = 1.0  # seconds past the deadline until a worker is killed that did not stop itself
 RESTART_SECONDS = 1.0  # between two tries to start a worker, where that fails
 
@@ -63,6 +65,28 @@ class Waiting:
         return self.writes if job.is_write else self.reads
 
 
+class RecentNames:
+    """Remembers names for some seconds."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._added_at: OrderedDict[str, float] = OrderedDict()
+
+    def add(self, name: str) -> None:
+        self._added_at[name] = time.monotonic()
+        self._added_at.move_to_end(name)
+        self._forget_old()
+
+    def has(self, name: str) -> bool:
+        self._forget_old()
+        return name in self._added_at
+
+    def _forget_old(self) -> None:
+        limit = time.monotonic() - self._seconds
+        while self._added_at and next(iter(self._added_at.values())) < limit:
+            self._added_at.popitem(last=False)
+
+
 class WorkerPool:
     """Runs requests in workers, which start with the first request."""
 
@@ -75,6 +99,7 @@ class WorkerPool:
         self._waiting: OrderedDict[str, Waiting] = OrderedDict()
         self._running: Counter[str] = Counter()
         self._writing: set[str] = set()
+        self._slow_namespaces = RecentNames(RECENT_SECONDS)
         self._tasks = BackgroundTasks()
         self._is_closed = False
 
@@ -139,8 +164,11 @@ class WorkerPool:
         if not waiting:
             del self._waiting[namespace]
             return None
-        # The last worker is for namespaces that have none.
-        if running >= MAX_PER_NAMESPACE or (running and len(self._idle) < 2):
+        # The last worker is for namespaces that have none, and did not take one for long before.
+        is_last = len(self._idle) < 2
+        if running >= MAX_PER_NAMESPACE or (
+            is_last and (running or self._slow_namespaces.has(namespace))
+        ):
             return None
         queues = [waiting.reads] if namespace in self._writing else [waiting.reads, waiting.writes]
         queues = [queue for queue in queues if queue]
@@ -196,6 +224,7 @@ class WorkerPool:
         rest = max(0.0, job.timeout - SLOW_SECONDS) + KILL_GRACE
         job.timer = asyncio.get_running_loop().call_later(rest, self._kill, job)
         job.worker.slow_down()
+        self._slow_namespaces.add(job.namespace)
         self._dispatch()
 
     def _kill(self, job: Job) -> None:

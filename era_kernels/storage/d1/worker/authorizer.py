@@ -116,23 +116,31 @@ class Authorizer:
         """Answers SQLite; the arguments are as `sqlite3_set_authorizer` describes them."""
         if self.is_trusted:
             return OK
-        refusal = self._refuse(action, first or "", second, source)
+        refusal = self._refuse(action, first or "", second, database, source)
         if refusal is None:
             return OK
         self.refusal = self.refusal or refusal
         return DENY
 
     def _refuse(
-        self, action: int, first: str, second: str | None, source: str | None
+        self,
+        action: int,
+        first: str,
+        second: str | None,
+        database: str | None,
+        source: str | None,
     ) -> str | None:
         if action in _READS:
             return self._refuse_read(action, first, second or "")
         if action == sqlite3.SQLITE_PRAGMA:
             return _refuse_pragma(first.lower(), second)
         if action in _CHANGES:
-            table = (first, second or "")[_CHANGES[action]]
-            return self._refuse_change(action, table.lower(), second or "", source)
-        if action in _TEMPORARY:
+            table = (first, second or "")[_CHANGES[action]].lower()
+            # ALTER looks for names in the schema of temporary tables, too, which is empty.
+            is_alter = action == sqlite3.SQLITE_UPDATE and self.keyword == "ALTER"
+            if database != "temp" or (is_alter and table == "sqlite_temp_master"):
+                return self._refuse_change(action, table, second or "", source)
+        if action in _TEMPORARY or action in _CHANGES:
             self.is_write = self.is_read_only
             return "temporary tables are not allowed: no request sees those of another"
         return _DENIED.get(action, "this kind of statement is not allowed")
