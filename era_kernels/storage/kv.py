@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from era_kernels import json_codec
+from era_kernels.concurrency.batched_calls import BatchedCalls
 from era_kernels.errors import KeyNotFound, QuotaExceeded, TooLarge
 from era_kernels.models import JsonObject, ResourceType, StorageQuotas, format_size, now
 from era_kernels.storage.database import Database
@@ -77,6 +78,8 @@ class KVStore:
         self._database = database
         self._quotas = quotas
         self._sweeper = ExpirySweeper(database)
+        self._gets = BatchedCalls(self._get_all)
+        self._puts = BatchedCalls(self._put_all)
 
     async def open(self) -> None:
         """Begins to delete expired keys in the background. Raises StorageFailed."""
@@ -85,7 +88,7 @@ class KVStore:
     async def get(self, namespace: str, key: str) -> KVEntry:
         """Returns the entry of a key. Raises KeyNotFound, TooLarge."""
         _check_key(key)
-        entry = await self._database.read(partial(_find, namespace, key))
+        entry = await self._gets.call((namespace, key))
         if entry is None:
             raise KeyNotFound(f"There is no such key in the namespace {namespace}.")
         return entry
@@ -112,7 +115,7 @@ class KVStore:
         metadata_text = _metadata_to_text(metadata)
         expires_at = None if expiration_ttl is None else time.time() + expiration_ttl
         row = _Row(namespace, key, value, metadata_text, size, expires_at)
-        await self._database.write(partial(_put, row, self._quotas))
+        await self._puts.call(row)
         self._sweeper.expect(expires_at)
 
     async def delete(self, namespace: str, key: str) -> None:
@@ -134,6 +137,12 @@ class KVStore:
     async def aclose(self) -> None:
         """Ends the work in the background; a second call is fine."""
         await self._sweeper.aclose()
+
+    async def _get_all(self, keys: Sequence[tuple[str, str]]) -> list[KVEntry | None]:
+        return await self._database.read(partial(_find_all, keys))
+
+    async def _put_all(self, rows: Sequence[_Row]) -> list[QuotaExceeded | None]:
+        return await self._database.write(partial(_put_all, rows, self._quotas))
 
 
 def _check_key(key: str) -> None:
@@ -162,15 +171,37 @@ def _metadata_from_text(text: str | None) -> JsonObject:
 # ---------------------------------------------------------------- in the database's threads
 
 
-def _find(namespace: str, key: str, connection: sqlite3.Connection) -> KVEntry | None:
+def _find_all(
+    keys: Sequence[tuple[str, str]], connection: sqlite3.Connection
+) -> list[KVEntry | None]:
+    present = time.time()
+    return [_find(namespace, key, present, connection) for namespace, key in keys]
+
+
+def _find(
+    namespace: str, key: str, present: float, connection: sqlite3.Connection
+) -> KVEntry | None:
     row = connection.execute(
-        f"""
-        SELECT value, metadata FROM kv
-        WHERE namespace = :namespace AND key = :key AND {_IS_ALIVE}
-        """,
-        {"namespace": namespace, "key": key, "now": time.time()},
+        "SELECT value, metadata, expires_at FROM kv WHERE namespace = ? AND key = ?",
+        (namespace, key),
     ).fetchone()
-    return None if row is None else KVEntry(row[0], _metadata_from_text(row[1]))
+    if row is None or (row[2] is not None and row[2] <= present):
+        return None
+    return KVEntry(row[0], _metadata_from_text(row[1]))
+
+
+def _put_all(
+    rows: Sequence[_Row], quotas: StorageQuotas, connection: sqlite3.Connection
+) -> list[QuotaExceeded | None]:
+    """Puts rows in their order; returns the error for each that would go past a quota."""
+    results: list[QuotaExceeded | None] = []
+    for row in rows:
+        try:
+            _put(row, quotas, connection)
+            results.append(None)
+        except QuotaExceeded as error:
+            results.append(error)
+    return results
 
 
 def _put(row: _Row, quotas: StorageQuotas, connection: sqlite3.Connection) -> None:
@@ -203,6 +234,8 @@ def _count_put(row: _Row, quotas: StorageQuotas, connection: sqlite3.Connection)
     old = _stored_sizes(row.namespace, row.key, connection)
     if old is not None:
         count, size, overhead = 0, size - old[0], overhead - old[1]
+        if size == overhead == 0:
+            return
     count_change(
         connection, quotas, ResourceType.KV, row.namespace,
         count=count, size=size, overhead=overhead,

@@ -18,6 +18,7 @@ from tornado.web import HTTPError, RequestHandler, stream_request_body
 
 from era_kernels import json_codec
 from era_kernels.concurrency.background import cancel_and_wait
+from era_kernels.concurrency.turns import Turns
 from era_kernels.errors import (
     EraError,
     InvalidId,
@@ -54,9 +55,8 @@ class HandlerContext:
     """Holds what every handler needs.
 
     `max_body` and `max_upload` are in bytes, `keepalive_interval` in seconds. `active_handlers` are
-    the handlers whose clients have not got the whole answer yet. `route` is the pattern of the
-    path, empty where there is none. `touch_session` makes a context that surrounds each request to
-    a session.
+    those whose clients have not got the whole answer yet. `route` is the pattern of the path, or
+    empty. `touch_session` makes a context around each request to a session.
     """
 
     access: Access
@@ -67,6 +67,7 @@ class HandlerContext:
     metrics: Metrics = field(default_factory=Metrics)
     route: str = ""
     touch_session: Callable[[str], AbstractContextManager[object]] = nullcontext
+    storage_turns: Turns = field(default_factory=Turns)  # whose members serve the storage
 
     def for_route(self, route: str) -> HandlerContext:
         """Returns a copy of this context for the handlers of one route."""

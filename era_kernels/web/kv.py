@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AfterValidator, ConfigDict, Field, RootModel
@@ -10,6 +11,7 @@ from era_kernels.web.base import HandlerContext
 from era_kernels.web.operations import Operation
 from era_kernels.web.requests import PositiveSeconds, RequestModel
 from era_kernels.web.responses import ResponseModel
+from era_kernels.web.server import BODY_TIMEOUT
 from era_kernels.web.storage import KeyQuery, PageQuery, StorageHandler
 
 if TYPE_CHECKING:
@@ -86,6 +88,7 @@ class KVHandler(StorageHandler):
     def initialize(self, context: HandlerContext, kv: KVStore) -> None:  # type: ignore[override]
         super().initialize(context)
         self.kv = kv
+        self._body_timer: asyncio.TimerHandle | None = None
 
     @property
     def max_body(self) -> int:
@@ -93,6 +96,26 @@ class KVHandler(StorageHandler):
             return super().max_body
         largest = MAX_JSON_BYTES_PER_BYTE * self.kv.max_value + MAX_REST_OF_BODY
         return max(super().max_body, largest)
+
+    def before_body(self) -> None:
+        """Bounds the time of the body by a timer: that of Tornado costs a fifth of a short put."""
+        if self.request.method == "PUT":
+            self.request.connection.set_body_timeout(None)  # type: ignore[union-attr]
+            self._body_timer = asyncio.get_running_loop().call_later(
+                BODY_TIMEOUT, self.abort_connection
+            )
+
+    def on_finish(self) -> None:
+        super().on_finish()
+        self._cancel_body_timer()
+
+    def on_connection_close(self) -> None:
+        super().on_connection_close()
+        self._cancel_body_timer()
+
+    def _cancel_body_timer(self) -> None:
+        if self._body_timer is not None:
+            self._body_timer.cancel()
 
     async def get(self, *args: str) -> None:
         key = self.key
@@ -118,6 +141,7 @@ class KVHandler(StorageHandler):
         )
 
     async def put(self, *args: str) -> None:
+        self._cancel_body_timer()
         key = self.required_key
         body = await self.read_body(PutValue)
         await self.kv.put(self.namespace, key, body.value, body.metadata, body.expiration_ttl)

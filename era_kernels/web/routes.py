@@ -69,14 +69,13 @@ def make_application(
     context: HandlerContext,
 ) -> Application:
     """Returns the Tornado application that serves every path."""
+    storage_routes = make_storage_routes(resources)
+    routes = make_routes(
+        sessions, executions, server_info, codes, files, idempotent_runs, inspection, logs
+    )
+    document = Document([*routes, *storage_routes])
     routes = [
-        *make_routes(
-            sessions, executions, server_info, codes, files, idempotent_runs, inspection, logs
-        ),
-        *make_storage_routes(resources),
-    ]
-    document = Document(routes)
-    routes = [
+        *storage_routes,  # first, for paths are tried in order, and these requests are short
         *routes,
         Route("/openapi.json", OpenApiHandler, {"document": document}),
         Route("/", RootHandler),

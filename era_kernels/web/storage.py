@@ -8,8 +8,9 @@ from urllib.parse import unquote_to_bytes
 from pydantic import AfterValidator, Field
 
 from era_kernels.errors import InvalidPath, InvalidRequest
+from era_kernels.models import JsonObject
 from era_kernels.models.storage import NAMESPACE_PATTERN, NAMESPACE_RULE
-from era_kernels.web.base import BaseHandler
+from era_kernels.web.base import BaseHandler, HandlerContext
 from era_kernels.web.requests import PositiveInt, QueryModel
 
 DEFAULT_PAGE = 100  # entries of a list
@@ -38,6 +39,18 @@ class StorageHandler(BaseHandler):
     """Handles `/api/storage/{type}/{namespace}` and what lies below."""
 
     format: ClassVar[str]  # how the path should look; part of the answer to a wrong one
+
+    def initialize(self, context: HandlerContext) -> None:
+        super().initialize(context)
+        context.storage_turns.members.add(self)
+
+    def on_finish(self) -> None:
+        super().on_finish()
+        self.context.storage_turns.members.discard(self)
+
+    def on_connection_close(self) -> None:
+        super().on_connection_close()
+        self.context.storage_turns.members.discard(self)
 
     @property
     def namespace(self) -> str:
@@ -74,6 +87,17 @@ class StorageHandler(BaseHandler):
             return self.request.query_arguments.get(name, [b""])[-1].decode("utf-8")
         except UnicodeDecodeError:
             raise InvalidRequest(f"`{name}` must be UTF-8.") from None
+
+    async def finish_json(self, value: JsonObject, status: int = 200, *, size: int = 0) -> None:
+        """Finishes with a JSON object, when it is this request's turn.
+
+        A client that has its answer sends its next request; so the pace of the answers is that of
+        everything that these requests cost.
+        """
+        turns = self.context.storage_turns
+        is_alone = len(self.context.active_handlers) == len(turns.members)
+        await turns.wait(is_alone=is_alone)
+        await super().finish_json(value, status, size=size)
 
     def check_path(self) -> None:
         if not NAMESPACE_PATTERN.fullmatch(self.namespace):

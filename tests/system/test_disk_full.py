@@ -88,3 +88,19 @@ def test_run_that_prints_much(client: Client) -> None:
     client.http.delete(filler).raise_for_status()
     check(session.run("print(open('f').read())"), stdout="kept\n", exit_code=0)
     check(session.get(), data={"kept": True})
+
+
+def test_kv(client: Client) -> None:
+    """A put that finds no room is 507 and changes nothing; KV is still read and deleted from."""
+    session = client.session("python")
+    path = "/api/storage/kv/n/k"
+    client.http.put(path, json={"value": "old", "metadata": {"a": 1}}).raise_for_status()
+    filler = fill(client, session, 2 * MEGABYTE)
+    large = {"value": "x" * 8 * MEGABYTE}
+    for _ in range(2):
+        check_error(client.http.put(path, json=large), 507, "INSUFFICIENT_STORAGE")
+        assert client.http.get(path).json() == {"value": "old", "metadata": {"a": 1}}
+    assert client.http.get("/api/resources/stats").json()["by_type"]["kv"] == 1
+    client.http.delete(filler).raise_for_status()
+    client.http.put(path, json=large).raise_for_status()
+    assert client.http.get(path).json() == {**large, "metadata": {}}

@@ -70,6 +70,7 @@ class ServerUnderTest:
     codes: FakeStoredCodeService
     inspection: FakeInspectionService
     logs: SessionLogs
+    context: HandlerContext
     loop: asyncio.AbstractEventLoop
     http: httpx.Client
 
@@ -145,7 +146,7 @@ def run_server(
         )
         server = WebServer.open(application, context, "127.0.0.1", 0, **options)
         loop = asyncio.get_running_loop()
-        fakes = [sessions, executions, status, files, codes, insights, logs, loop]
+        fakes = [sessions, executions, status, files, codes, insights, logs, context, loop]
         ready.extend([server.url, fakes, loop, stop])
         started.set()
         await stop.wait()

@@ -1,0 +1,155 @@
+"""Measures KV: beside an empty handler, with a million keys, and what runs notice of it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from random import Random
+from statistics import median
+
+from benchmarks.api_caller import Caller
+from benchmarks.interference import measure_interference
+from benchmarks.load import request_rate
+from benchmarks.table import Row, ms
+from era_kernels.models import StorageQuotas
+from era_kernels.storage.database import Database
+from era_kernels.storage.kv import KVStore
+from era_kernels.storage.migrations import MIGRATIONS
+from tests.server_process import Server, temporary_launcher
+
+CLIENTS = 64
+VALUE_BYTES = 200
+KEYS = 10_000  # keys that the clients put and get
+ROUNDS = 5
+ROUND_SECONDS = 2.0
+FEW, MANY = 1_000, 1_000_000
+HAMMER_SECONDS = 6.0
+REQUESTS = 400  # of which the median counts
+
+_BODY = json.dumps({"value": "v" * VALUE_BYTES}).encode()
+
+
+def rows(*, long: bool = False) -> Iterator[Row]:
+    """Yields all rows of this module; `long` fills a namespace with a million keys."""
+    with temporary_launcher() as launcher:
+        server = launcher.start()
+        yield from _rate_rows(server)
+        yield _interference_row(server)
+    if long:
+        yield from _size_rows()
+
+
+# ---------------------------------------------------------------- beside an empty handler
+
+
+def _rate_rows(server: Server) -> Iterator[Row]:
+    host = server.base_url.removeprefix("http://")
+    with empty_server() as peer:
+        for what, make_request in (("put, durable", _put), ("get", _get)):
+            pairs = [(_rate(peer, make_request), _rate(host, make_request)) for _ in range(ROUNDS)]
+            own, ratio = median(own for _, own in pairs), median(own / bare for bare, own in pairs)
+            figure = f"{own:.0f}/s = {ratio:.2f} x empty"
+            yield Row(f"KV {what}, {CLIENTS} clients", figure, "≥ 0.5 x empty", ratio >= 0.5)
+
+
+def _rate(host: str, make_request: Callable[[int], bytes]) -> float:
+    return request_rate(host, CLIENTS, ROUND_SECONDS, make_request)
+
+
+def _put(number: int) -> bytes:
+    head = f"PUT /api/storage/kv/bench/key-{number % KEYS:06} HTTP/1.1\r\nHost: localhost\r\n"
+    return f"{head}Content-Length: {len(_BODY)}\r\n\r\n".encode() + _BODY
+
+
+def _get(number: int) -> bytes:
+    # Those that were put first are there, however slow the puts were.
+    key = f"key-{number % 1000:06}"
+    return f"GET /api/storage/kv/bench/{key} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
+
+
+@contextmanager
+def empty_server() -> Iterator[str]:
+    """Starts the empty handler in a process of its own; yields host and port."""
+    with subprocess.Popen(
+        [sys.executable, "-m", "benchmarks.empty_handler", str(VALUE_BYTES)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdin is not None and process.stdout is not None
+        yield f"127.0.0.1:{process.stdout.readline().strip()}"
+        process.stdin.close()
+
+
+# ---------------------------------------------------------------- what runs notice
+
+
+def _interference_row(server: Server) -> Row:
+    host = server.base_url.removeprefix("http://")
+
+    def hammer() -> None:
+        request_rate(host, CLIENTS, HAMMER_SECONDS, lambda n: _put(n) if n % 2 else _get(n))
+
+    seen = measure_interference(server.base_url, hammer)
+    ratio = seen.beside.p95 / seen.alone.p95
+    label = f"`/run` of `pass` while {CLIENTS} clients hammer KV, p95"
+    return Row(label, f"{seen} = {ratio:.1f} x", "< 3 x alone", ratio < 3)
+
+
+# ---------------------------------------------------------------- many keys
+
+
+def _size_rows() -> Iterator[Row]:
+    with temporary_launcher() as launcher:
+        launcher.start().stop()
+        taken = {}
+        for count in (FEW, MANY):
+            asyncio.run(_fill(launcher.data_dir, range(max(taken, default=0), count)))
+            server = launcher.start()
+            taken[count] = _medians(server, count)
+            server.stop()
+    for number, what in enumerate(("get", "list of 100")):
+        few, many = taken[FEW][number], taken[MANY][number]
+        figure = f"{ms(many)} = {many / few:.2f} x {ms(few)}"
+        yield Row(f"KV {what}, {MANY} keys against {FEW}, p50", figure, "≤ 2 x", many <= 2 * few)
+
+
+async def _fill(data_dir: Path, numbers: range) -> None:
+    """Puts keys in no order, by the store itself: HTTP would take many minutes."""
+    keys = list(numbers)
+    Random(5).shuffle(keys)
+    database = await Database.open(data_dir / "era.db", MIGRATIONS)
+    kv = KVStore(database, StorageQuotas(), VALUE_BYTES)
+    for start in range(0, len(keys), 1000):
+        batch = keys[start : start + 1000]
+        await asyncio.gather(*(kv.put("size", f"{key:08}", "v" * VALUE_BYTES) for key in batch))
+    await database.aclose()
+
+
+def _medians(server: Server, count: int) -> tuple[float, float]:
+    """Returns the median seconds of a get and of a list that begins anywhere."""
+    random = Random(3)
+    with closing(Caller(server.base_url)) as caller:
+
+        def timed(path: str) -> float:
+            began = time.perf_counter()
+            caller.bytes("GET", path)
+            return time.perf_counter() - began
+
+        def median_of(make_path: Callable[[str], str]) -> float:
+            keys = (f"{random.randrange(count):08}" for _ in range(REQUESTS))
+            return median([timed(make_path(key)) for key in keys])
+
+        got = median_of(lambda key: f"/api/storage/kv/size/{key}")
+        return got, median_of(lambda key: f"/api/storage/kv/size?prefix={key[:6]}&limit=100")
+
+
+if __name__ == "__main__":
+    for row in rows(long="--long" in sys.argv):
+        print(row, flush=True)

@@ -1,0 +1,63 @@
+"""Lets many short tasks go on in small groups, so that other work gets the loop in between."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+
+GROUP_SIZE = 4  # turns that are given out in one round of the loop
+
+
+class Turns:
+    """Gives out turns in the order of the requests, while something else wants the loop.
+
+    Without turns, tasks that become ready together all run in one round of the loop, and
+    everything else waits for all of them, in each of its own rounds. With them a small group gets
+    its turn, and then the loop is left to others for as long as that group took.
+    """
+
+    members: set[object]  # who takes turns, which the callers keep: all others want the loop, too
+
+    def __init__(self, group_size: int = GROUP_SIZE, caution: float = 1.0) -> None:
+        """`caution` is for how many seconds something else counts as there after it was seen."""
+        self.members = set()
+        self._group_size = group_size
+        self._caution = caution
+        self._careful_until = 0.0  # in the loop's time
+        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._is_active = False
+
+    async def wait(self, *, is_alone: bool) -> None:
+        """Waits for a turn, which is there at once while everybody is alone.
+
+        `is_alone` is whether the caller knows of nothing else that wants the loop.
+        """
+        loop = asyncio.get_running_loop()
+        if not is_alone:
+            self._careful_until = loop.time() + self._caution
+        if not self._is_active:
+            if loop.time() >= self._careful_until:
+                return
+            self._is_active = True
+            loop.call_soon(self._begin_group)
+        turn = loop.create_future()
+        self._waiting.append(turn)
+        await turn
+
+    def _begin_group(self) -> None:
+        loop = asyncio.get_running_loop()
+        left = self._group_size
+        while self._waiting and left:
+            turn = self._waiting.popleft()
+            if not turn.done():  # else its task was cancelled
+                turn.set_result(None)
+                left -= 1
+        # The tasks of the group are ahead of this call in the loop's next round.
+        loop.call_soon(self._end_group, loop.time())
+
+    def _end_group(self, began_at: float) -> None:
+        loop = asyncio.get_running_loop()
+        if self._waiting:
+            loop.call_later(loop.time() - began_at, self._begin_group)
+        else:
+            self._is_active = False
