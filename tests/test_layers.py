@@ -86,7 +86,6 @@ LARGE_CLASSES = {
     "services/sessions.py:SessionService": (19, 12),
     "storage/group_commit.py:GroupCommitWriter": (4, 13),
     "web/base.py:BaseHandler": (30, 10),
-    "web/files.py:FileHandler": (12, 5),
 }
 
 

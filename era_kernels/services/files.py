@@ -8,7 +8,8 @@ from era_kernels.errors import SessionNotFound
 from era_kernels.models import Session
 from era_kernels.services.sessions import SessionService
 from era_kernels.services.validation import check_quota, check_writable_path
-from era_kernels.storage.files import FileStatus, FileStore, OpenFile
+from era_kernels.storage.files import FileStore
+from era_kernels.storage.open_file import FileStatus, OpenFile
 from era_kernels.storage.snapshot import FileChange, Snapshot, is_hidden
 from era_kernels.storage.uploads import Upload
 

@@ -7,23 +7,21 @@ import errno
 import os
 import secrets
 import stat
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 
 from era_kernels.errors import Conflict, EraError, FileNotFound, InvalidPath, SessionNotFound
 from era_kernels.safe_fs.openat import open_beneath, open_directory, open_regular, sync_file_system
 from era_kernels.safe_fs.tree import closing_fd, ensure_directory, walk
 from era_kernels.storage import content_types, uploads
+from era_kernels.storage.open_file import FileStatus, OpenFile
 from era_kernels.storage.ownership import chown_like, chown_path_like
 from era_kernels.storage.session_data_file import FileStamp
 from era_kernels.storage.snapshot import MAX_ENTRIES, FileChange, time_from_mtime
-from era_kernels.storage.threads import SerialExecutor, StorageThreads
+from era_kernels.storage.threads import StorageThreads
 from era_kernels.storage.uploads import Upload
 
-CHUNK_BYTES = 512 * 1024  # bytes that are read at once
 THREADS = 4  # threads for quick work, and as many for uploads, which wait for the disk
 MAX_SYNCED_DIRECTORIES = 16  # directories above which syncing the file system is faster
 MAX_NAME_BYTES, MAX_PATH_BYTES = 255, 4095  # limits of Linux: see pathname(7), NAME_MAX
@@ -56,45 +54,6 @@ def validate_path(path: str) -> str:
     if len(os.fsencode(path)) > MAX_PATH_BYTES:
         raise InvalidPath(f"A path may have {MAX_PATH_BYTES} bytes.")
     return path
-
-
-@dataclass(frozen=True, slots=True)
-class FileStatus:
-    """The status of a regular file: `size` in bytes; `etag` changes when the content does.
-
-    `modified_at` has whole seconds. `content_type` is empty unless the file was opened.
-    """
-
-    size: int
-    modified_at: datetime
-    etag: str
-    content_type: str = ""
-
-
-class OpenFile:
-    """Reads one file, which stays the same file also when its path is replaced or deleted."""
-
-    def __init__(self, descriptor: int, status: FileStatus, threads: StorageThreads) -> None:
-        self.status = status
-        self._descriptor = descriptor
-        self._executor = SerialExecutor(threads)
-
-    async def read(self, start: int, stop: int) -> AsyncIterator[bytes]:
-        """Yields the bytes of a range; fewer if code truncates the file. Raises StorageFailed."""
-        while start < stop:
-            chunk = await self._executor.run(
-                os.pread, self._descriptor, min(CHUNK_BYTES, stop - start), start
-            )
-            if not chunk:
-                return
-            start += len(chunk)
-            yield chunk
-
-    async def aclose(self) -> None:
-        """Closes the file after reads that are under way, without waiting; may be repeated."""
-        descriptor, self._descriptor = self._descriptor, -1
-        if descriptor >= 0:
-            self._executor.submit(os.close, descriptor)
 
 
 class FileStore:

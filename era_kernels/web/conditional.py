@@ -50,7 +50,7 @@ def check_preconditions(headers: Mapping[str, str], current: Validators | None) 
         and current is not None
         and _matches_any(unwanted, current.etag, allow_weak=True)
     ):
-        raise PreconditionFailed("There is such a file already.")
+        raise PreconditionFailed("It exists already, and the request is meant for a new one.")
 
 
 def range_applies(headers: Mapping[str, str], current: Validators) -> bool:
@@ -71,7 +71,7 @@ def _check_match(headers: Mapping[str, str], current: Validators | None) -> None
         since = _parse_date(headers.get("If-Unmodified-Since"))
         met = since is None or current is None or current.modified_at <= since
     if not met:
-        raise PreconditionFailed("The file is not in the state that the request is meant for.")
+        raise PreconditionFailed("It is not in the state that the request is meant for.")
 
 
 def _matches_any(header: str, etag: str, *, allow_weak: bool) -> bool:

@@ -61,7 +61,7 @@ from era_kernels.services.executions.result import ResultBuilder, RunResult
 from era_kernels.services.executions.stdin import StdinBroker
 from era_kernels.services.files import Precondition, unconditional
 from era_kernels.services.session_duplication import DuplicateRequest
-from era_kernels.storage.files import FileStatus
+from era_kernels.storage.open_file import FileStatus
 from era_kernels.storage.snapshot import Snapshot
 from era_kernels.storage.stored_code import StoredCode
 
