@@ -37,6 +37,7 @@ from era_kernels.storage.execution_log import ExecutionStore
 from era_kernels.storage.files import FileStore
 from era_kernels.storage.kv import KVStore
 from era_kernels.storage.migrations import MIGRATIONS
+from era_kernels.storage.r2 import R2Store
 from era_kernels.storage.resource_stores import ResourceStores
 from era_kernels.storage.resources import ResourceIndex
 from era_kernels.storage.secret import load_or_create_secret
@@ -112,7 +113,7 @@ async def open_app(settings: Settings) -> AsyncIterator[App]:
         application = make_application(
             sessions=sessions,
             executions=executions,
-            server_info=ServerInfo(host, stores.database, settings.limits()),
+            server_info=ServerInfo(host, stores.database, stores.resources.r2, settings.limits()),
             codes=StoredCodeService(sessions, stores.codes),
             inspection=InspectionService(sessions, executions, host.languages),
             files=FileService(sessions, stores.files, settings.session_workspace),
@@ -164,7 +165,10 @@ async def _open_resources(
     d1 = D1Store(database, directory.d1, _d1_limits(settings), quotas)
     stack.push_async_callback(d1.aclose)
     await d1.open()
-    return ResourceStores(kv, d1, ResourceIndex(database))
+    r2 = R2Store(database, directory.objects, directory.unlink_lock, quotas, settings.max_object)
+    stack.push_async_callback(r2.aclose)
+    await r2.sweep()
+    return ResourceStores(kv, d1, r2, ResourceIndex(database))
 
 
 async def _open_host(stack: AsyncExitStack, settings: Settings) -> KernelHost:

@@ -8,14 +8,22 @@ from era_kernels.errors import EraError
 from era_kernels.kernels.machine import KernelHost
 from era_kernels.models import Isolation, JsonObject
 from era_kernels.storage.database import Database
+from era_kernels.storage.r2 import R2Store
 
 
 class ServerInfo:
     """Asks the parts of the server for their health, and tells the languages and limits."""
 
-    def __init__(self, host: KernelHost, database: Database, limits: Mapping[str, object]) -> None:
+    def __init__(
+        self,
+        host: KernelHost,
+        database: Database,
+        objects: R2Store,
+        limits: Mapping[str, object],
+    ) -> None:
         self._host = host
         self._database = database
+        self._objects = objects
         self._limits = dict(limits)
 
     async def failures(self) -> dict[str, str]:
@@ -27,6 +35,16 @@ class ServerInfo:
             except EraError as error:
                 failed[name] = error.message
         return failed
+
+    def damages(self) -> dict[str, str]:
+        """Returns what was lost while everything works, with a sentence each."""
+        count = self._objects.lost_count
+        if not count:
+            return {}
+        return {
+            "r2": f"Objects that have lost their bytes: {count}. Put or delete them, or bring back "
+            "the files that the log names."
+        }
 
     @property
     def isolation(self) -> Isolation:

@@ -18,7 +18,7 @@ _MEDIA_TYPE = re.compile(  # a media type with parameters, RFC 9110 section 8.3.
 
 def store(descriptor: int, content_type: str) -> None:
     """Stores the content type with the file, if the file system has user attributes."""
-    if _is_media_type(content_type):
+    if is_media_type(content_type):
         with suppress(OSError):
             os.setxattr(descriptor, _ATTRIBUTE, content_type.encode())
 
@@ -36,11 +36,12 @@ def detect(descriptor: int, path: str) -> str:
     """
     with suppress(OSError, UnicodeDecodeError):
         stored = os.getxattr(descriptor, _ATTRIBUTE).decode("ascii")
-        if _is_media_type(stored):
+        if is_media_type(stored):
             return stored
     guessed, encoding = mimetypes.guess_type(f"/{path}")
     return guessed if guessed is not None and encoding is None else DEFAULT
 
 
-def _is_media_type(content_type: str) -> bool:
+def is_media_type(content_type: str) -> bool:
+    """Returns whether a text is a media type, perhaps with parameters, that is not too long."""
     return len(content_type) <= _MAX_LENGTH and _MEDIA_TYPE.fullmatch(content_type) is not None

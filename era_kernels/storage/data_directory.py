@@ -70,6 +70,16 @@ class DataDirectory:
         """The directory of D1's databases, one file for each namespace."""
         return self.path / "d1"
 
+    @property
+    def objects(self) -> Path:
+        """The directory of the bytes of R2's objects."""
+        return self.path / "r2"
+
+    @property
+    def unlink_lock(self) -> Path:
+        """The file that a backup locks so that no blob is unlinked meanwhile."""
+        return self.path / "unlink.lock"
+
     def close(self) -> None:
         """Releases the lock; a second call is fine."""
         lock, self._lock = self._lock, -1

@@ -6,13 +6,15 @@ from dataclasses import dataclass
 
 from era_kernels.storage.d1.store import D1Store
 from era_kernels.storage.kv import KVStore
+from era_kernels.storage.r2 import R2Store
 from era_kernels.storage.resources import ResourceIndex
 
 
 @dataclass(frozen=True, slots=True)
 class ResourceStores:
-    """Holds KV and D1, and the index of all that they hold."""
+    """Holds KV, D1 and R2, and the index of all that they hold."""
 
     kv: KVStore
     d1: D1Store
+    r2: R2Store
     index: ResourceIndex

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 import os
 import stat
@@ -22,16 +23,33 @@ T = TypeVar("T")
 
 
 class Upload:
-    """A file that is being uploaded; threads write its bytes one chunk after the other."""
+    """A file that is being uploaded; threads write its bytes one chunk after the other.
 
-    def __init__(self, temporary: Path, descriptor: int, threads: StorageThreads) -> None:
+    `is_hashed` computes the MD5 of its bytes on the way.
+    """
+
+    def __init__(
+        self,
+        temporary: Path,
+        descriptor: int,
+        threads: StorageThreads,
+        *,
+        is_hashed: bool = False,
+    ) -> None:
         self.size = 0
+        self._hash = hashlib.md5(usedforsecurity=False) if is_hashed else None
         self._temporary = temporary
         self._descriptor = descriptor
         self._executor = SerialExecutor(threads)
         self._pending: list[bytes] = []
         self._pending_size = 0
         self._writing: asyncio.Future[None] | None = None
+
+    @property
+    def md5(self) -> str:
+        """The MD5 of what was written, in hexadecimal digits; to be asked for after `finish`."""
+        assert self._hash is not None
+        return self._hash.hexdigest()
 
     async def write(self, data: bytes) -> None:
         """Appends data; returns when little of the upload is left in memory.
@@ -49,10 +67,10 @@ class Upload:
         if self._writing is not None:
             await self._writing
         pending, self._pending, self._pending_size = self._pending, [], 0
-        self._writing = self._executor.submit(_write_chunks, self._descriptor, pending)
+        self._writing = self._executor.submit(_write_chunks, self._descriptor, pending, self._hash)
         self._writing.add_done_callback(_ignore_error)
 
-    async def finish(self, content_type: str) -> None:
+    async def finish(self, content_type: str = "") -> None:
         """Makes all bytes and the content type durable.
 
         Raises InsufficientStorage, StorageFailed.
@@ -102,9 +120,11 @@ def _ignore_error(outcome: asyncio.Future[None]) -> None:
         outcome.exception()
 
 
-def _write_chunks(descriptor: int, chunks: list[bytes]) -> None:
+def _write_chunks(descriptor: int, chunks: list[bytes], hash_: hashlib._Hash | None = None) -> None:
     for chunk in chunks:
         write_all(descriptor, chunk)
+        if hash_ is not None:
+            hash_.update(chunk)
 
 
 def _sync(descriptor: int, content_type: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from pydantic import ConfigDict
+from pydantic import ConfigDict, Field
 
 from era_kernels import __version__
 from era_kernels.models import JsonObject, now, to_iso
@@ -28,6 +28,9 @@ class HealthAnswer(ResponseModel):
     version: str
     isolation: IsolationAnswer
     languages: dict[str, bool]
+    problems: dict[str, str] = Field(
+        {}, description="What was lost, in words; only when something was."
+    )
 
 
 class UnhealthyAnswer(ResponseModel):
@@ -102,8 +105,9 @@ class HealthHandler(ServerInfoHandlerBase):
             "isolation": {"tier": isolation.tier, "missing": list(isolation.missing)},
             "languages": self.server_info.availability(),
         }
+        if problems := {**self.server_info.damages(), **failures}:
+            out["problems"] = problems
         if failures:
-            out["problems"] = failures
             self.set_header("Retry-After", RETRY_AFTER_SECONDS)
         await self.finish_json(out, 503 if failures else 200)
 

@@ -54,7 +54,7 @@ class LogHandler(BaseHandler):
             {200: LogAnswer},
             query=ReplayQuery,
             description=_DESCRIPTION,
-            event_stream=EVENT_STREAM_MEDIA,
+            alternative=EVENT_STREAM_MEDIA,
         )
     }
 

@@ -123,8 +123,8 @@ def _responses(operation: Operation) -> Iterable[tuple[str, JsonObject]]:
             response.description if isinstance(response, Media) else HTTPStatus(status).phrase
         )
         content = _content(response)
-        if status == 200 and operation.event_stream is not None:
-            content |= _content(operation.event_stream)
+        if status == 200 and operation.alternative is not None:
+            content |= _content(operation.alternative)
         yield str(status), {"description": description, "content": content}
     yield "default", {"description": "What went wrong.", "content": _json(ErrorAnswer)}
 

@@ -35,8 +35,8 @@ class Operation:
     """Describes one method of one path.
 
     `request` validates the body (or describes it) and `query` validates the query string.
-    `responses` maps each status to the body of the answer; `event_stream` is the body with status
-    200 for clients that accept event streams. Errors look the same everywhere and are not repeated
+    `responses` maps each status to the body of the answer; `alternative` is the body with status
+    200 for clients that accept its media type. Errors look the same everywhere and are not repeated
     here.
     """
 
@@ -46,7 +46,7 @@ class Operation:
     query: type[BaseModel] | None = None
     headers: tuple[RequestHeader, ...] = ()
     description: str = ""
-    event_stream: Media | None = None
+    alternative: Media | None = None
     in_schema: bool = True  # the OpenAPI document shows this operation
 
 

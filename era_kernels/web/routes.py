@@ -31,6 +31,7 @@ from era_kernels.web.metrics import MetricsHandler
 from era_kernels.web.not_found import NotFoundHandler
 from era_kernels.web.openapi import Document, OpenApiHandler
 from era_kernels.web.operations import Route
+from era_kernels.web.r2 import R2NamespaceHandler, R2ObjectHandler
 from era_kernels.web.resources import ResourcesHandler, ResourceStatsHandler
 from era_kernels.web.runs import RunHandler, StreamHandler
 from era_kernels.web.sessions import RestartHandler, SessionHandler, SessionsHandler
@@ -114,7 +115,6 @@ def make_routes(
     for_executions = {"sessions": sessions, "executions": executions}
     for_stdout = {**for_executions, "stream": "stdout"}
     for_stderr = {**for_executions, "stream": "stderr"}
-    for_server_info = {"server_info": server_info}
     session = "/api/sessions/{id}"
     execution = f"{session}/executions/{{execution_id}}"
     return [
@@ -139,6 +139,13 @@ def make_routes(
         Route(f"{execution}/stack", StackHandler, {"inspection": inspection}, "executions"),
         Route(f"{session}/variables", VariablesHandler, {"inspection": inspection}, "sessions"),
         Route(f"{session}/log", LogHandler, {**for_sessions, "logs": logs}, "executions"),
+        *_server_routes(server_info),
+    ]
+
+
+def _server_routes(server_info: ServerInfo) -> list[Route]:
+    for_server_info = {"server_info": server_info}
+    return [
         Route("/health", HealthHandler, for_server_info, "server"),
         Route("/api/health", HealthHandler, for_server_info, "server"),
         Route("/api/languages", LanguagesHandler, for_server_info, "server"),
@@ -149,11 +156,8 @@ def make_routes(
 
 def make_storage_routes(stores: ResourceStores) -> list[Route]:
     """Returns the paths of the storage; the last two take what no other takes."""
-    for_kv, for_d1, for_resources = (
-        {"kv": stores.kv},
-        {"d1": stores.d1},
-        {"resources": stores.index},
-    )
+    for_kv, for_d1, for_r2 = {"kv": stores.kv}, {"d1": stores.d1}, {"objects": stores.r2}
+    for_resources = {"resources": stores.index}
     database = "/api/storage/d1/{namespace}"
     return [
         Route("/api/storage/kv/{namespace}", KVNamespaceHandler, for_kv, "kv"),
@@ -161,6 +165,8 @@ def make_storage_routes(stores: ResourceStores) -> list[Route]:
         Route(f"{database}/query", D1QueryHandler, for_d1, "d1"),
         Route(f"{database}/exec", D1ExecHandler, for_d1, "d1"),
         Route(f"{database}/batch", D1BatchHandler, for_d1, "d1"),
+        Route("/api/storage/r2/{namespace}", R2NamespaceHandler, for_r2, "r2"),
+        Route("/api/storage/r2/{namespace}/{key}", R2ObjectHandler, for_r2, "r2"),
         Route("/api/resources/list", ResourcesHandler, for_resources, "resources"),
         Route("/api/resources/stats", ResourceStatsHandler, for_resources, "resources"),
         Route("/api/storage", StoragePathHandler),

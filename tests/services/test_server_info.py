@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import cast
 
 import pytest
@@ -10,12 +11,21 @@ from era_kernels.errors import StorageFailed, Unavailable
 from era_kernels.kernels.languages import Languages
 from era_kernels.kernels.machine import KernelHost
 from era_kernels.services.server_info import ServerInfo
+from era_kernels.storage.r2 import R2Store
 from tests.fakes import UNSANDBOXED, make_language
 from tests.services.service_fixture import Services
 
 
-def make_server_info(services: Services) -> ServerInfo:
-    return ServerInfo(cast(KernelHost, services.host), services.database, {"max_queue": 100})
+def make_server_info(services: Services, lost: int = 0) -> ServerInfo:
+    host, objects = cast(KernelHost, services.host), cast(R2Store, FakeObjects(lost))
+    return ServerInfo(host, services.database, objects, {"max_queue": 100})
+
+
+@dataclass
+class FakeObjects:
+    """Objects of R2, some of which may have lost their bytes."""
+
+    lost_count: int
 
 
 async def test_healthy(services: Services) -> None:
@@ -38,6 +48,15 @@ async def test_parts_that_are_down_are_named(
         "store": "The store is gone.",
         "kernels": "The zygote is gone.",
     }
+
+
+async def test_lost_objects(services: Services) -> None:
+    """Objects that have lost their bytes are told with their number, and no part is down."""
+    info = make_server_info(services, lost=3)
+    assert await info.failures() == {}
+    assert list(info.damages()) == ["r2"]
+    assert "bytes: 3." in info.damages()["r2"]
+    assert make_server_info(services).damages() == {}
 
 
 def test_languages(services: Services) -> None:

@@ -636,9 +636,13 @@ class FakeServerInfo:
 
     def __init__(self) -> None:
         self.failed_parts: dict[str, str] = {}
+        self.lost_parts: dict[str, str] = {}
 
     async def failures(self) -> dict[str, str]:
         return self.failed_parts
+
+    def damages(self) -> dict[str, str]:
+        return self.lost_parts
 
     def availability(self) -> dict[str, bool]:
         return {LANGUAGE: True}

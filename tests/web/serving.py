@@ -24,6 +24,7 @@ from era_kernels.storage.d1.store import D1Store
 from era_kernels.storage.database import Database
 from era_kernels.storage.kv import KVStore
 from era_kernels.storage.migrations import MIGRATIONS
+from era_kernels.storage.r2 import R2Store
 from era_kernels.storage.resource_stores import ResourceStores
 from era_kernels.storage.resources import ResourceIndex
 from era_kernels.storage.session_log import SessionLogStore
@@ -71,6 +72,7 @@ class ServerUnderTest:
     inspection: FakeInspectionService
     logs: SessionLogs
     context: HandlerContext
+    objects: R2Store
     loop: asyncio.AbstractEventLoop
     http: httpx.Client
 
@@ -125,6 +127,14 @@ def run_server(
         database = await Database.open(Path(directory) / "era.db", MIGRATIONS)
         kv = KVStore(database, StorageQuotas(), MAX_KV_VALUE)
         d1 = D1Store(database, Path(directory) / "d1")
+        objects = R2Store(
+            database,
+            Path(directory) / "r2",
+            Path(directory) / "unlink.lock",
+            StorageQuotas(),
+            max_upload,
+        )
+        await objects.sweep()
         context = HandlerContext(
             access or Access(),
             max_body,
@@ -141,12 +151,13 @@ def run_server(
             idempotent_runs=FakeIdempotentRuns(sessions),  # type: ignore[arg-type]
             inspection=insights,  # type: ignore[arg-type]
             logs=logs,
-            resources=ResourceStores(kv, d1, ResourceIndex(database)),
+            resources=ResourceStores(kv, d1, objects, ResourceIndex(database)),
             context=context,
         )
         server = WebServer.open(application, context, "127.0.0.1", 0, **options)
         loop = asyncio.get_running_loop()
-        fakes = [sessions, executions, status, files, codes, insights, logs, context, loop]
+        fakes = [sessions, executions, status, files, codes, insights, logs, context, objects]
+        fakes.append(loop)
         ready.extend([server.url, fakes, loop, stop])
         started.set()
         await stop.wait()
@@ -154,6 +165,7 @@ def run_server(
         await server.aclose()
         await kv.aclose()
         await d1.aclose()
+        await objects.aclose()
         await database.aclose()
 
     thread = threading.Thread(target=asyncio.run, args=(run(),))

@@ -21,6 +21,7 @@ from era_kernels.web.duplicate import DuplicateSession
 from era_kernels.web.execute import ExecuteRequest
 from era_kernels.web.kv import PutValue
 from era_kernels.web.operations import Media, Operation, Route
+from era_kernels.web.r2 import PutObject
 from era_kernels.web.requests import ID_PATTERN, RequestModel, validate
 from era_kernels.web.responses import ErrorAnswer
 from era_kernels.web.routes import make_routes, make_storage_routes
@@ -48,7 +49,7 @@ ROUTES: list[Route] = make_routes(
     FakeIdempotentRuns(_SESSIONS),  # type: ignore[arg-type]
     FakeInspectionService(_SESSIONS),  # type: ignore[arg-type]
     None,  # type: ignore[arg-type]
-) + make_storage_routes(ResourceStores(None, None, None))  # type: ignore[arg-type]
+) + make_storage_routes(ResourceStores(None, None, None, None))  # type: ignore[arg-type]
 OPERATIONS: dict[tuple[str, str], Operation] = {
     (method, route.path): operation
     for route in ROUTES
@@ -61,6 +62,7 @@ EXECUTION = "/api/sessions/{id}/executions/{execution_id}"
 KV = "/api/storage/kv/{namespace}"
 FILES = "/api/sessions/{id}/files"
 D1 = "/api/storage/d1/{namespace}"
+R2 = "/api/storage/r2/{namespace}"
 
 
 @pytest.fixture(scope="module")
@@ -159,7 +161,7 @@ def test_phrases_of_the_contract(document: dict[str, Any]) -> None:
 
 MODELS = [
     ExecuteRequest, RunRequest, CreateSession, ChangeSession, DuplicateSession, PutCode, PutValue,
-    SqlStatement,
+    SqlStatement, PutObject,
 ]  # fmt: skip
 
 
@@ -248,6 +250,9 @@ def case(
 CREATE: dict[str, Any] = {
     "language": LANGUAGE, "session_id": "s2", "default_timeout": 1.5, "ttl": 60
 }  # fmt: skip
+OBJECT: dict[str, Any] = {
+    "content": "aGVsbG8K", "metadata": {"a": "b"}, "httpMetadata": {"contentType": "image/png"}
+}  # fmt: skip
 PROGRAM: dict[str, Any] = {"language": LANGUAGE, "code": "out a\nshow b\nfail E\ntruncate"}
 
 
@@ -308,6 +313,12 @@ CASES = [
     case("POST", f"{D1}/exec", 200, {"sql": "CREATE TABLE IF NOT EXISTS t (a)"}),
     case("POST", f"{D1}/exec", 200, {"sql": "SELECT ?", "params": [1]}, "rows"),
     case("POST", f"{D1}/batch", 200, [{"sql": "SELECT :a", "params": {"a": 1.5}}]),
+    case("PUT", f"{R2}/{{key}}", 200, OBJECT),
+    case("GET", f"{R2}/{{key}}", 200),
+    case("GET", R2, 200),
+    case("DELETE", f"{R2}/{{key}}", 200),
+    pytest.param("PUT", R2, 200, asking("PUT", f"{R2}?key=b", OBJECT), id="PUT ?key="),
+    pytest.param("DELETE", R2, 200, asking("DELETE", f"{R2}?key=b"), id="DELETE ?key="),
     case("GET", "/health", 200),
     case("GET", "/api/health", 200),
     pytest.param("GET", "/health", 503, unhealthy("/health"), id="/health 503"),

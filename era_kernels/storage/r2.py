@@ -1,0 +1,392 @@
+"""Stores the objects of R2: rows in the database, bytes in files whose names say nothing.
+
+A row is committed when its bytes are whole and durable, and the bytes that it replaces are unlinked
+after that: a crash leaves at most a blob without a row, which the next start removes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import secrets
+import sqlite3
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from era_kernels.errors import (
+    EraError,
+    InsufficientStorage,
+    ObjectNotFound,
+    StorageFailed,
+    TooLarge,
+)
+from era_kernels.models import ResourceType, StorageQuotas, format_size, now
+from era_kernels.storage import content_types, uploads
+from era_kernels.storage.blobs import FOLDERS, BlobDirectory
+from era_kernels.storage.database import Database
+from era_kernels.storage.key_ranges import key_range
+from era_kernels.storage.open_file import FileStatus, OpenFile
+from era_kernels.storage.sql_values import json_to_text, time_from_text, time_to_text
+from era_kernels.storage.storage_usage import check_quotas, count_change
+from era_kernels.storage.threads import SerialExecutor, StorageThreads
+from era_kernels.storage.uploads import Upload
+
+log = logging.getLogger(__name__)
+
+MAX_KEY = 1024  # bytes
+MAX_METADATA = 8 * 1024  # bytes of all names and values together
+THREADS = 4  # threads that read, and as many for uploads, which wait for the disk
+UNLINK_RETRY_SECONDS = 1.0  # seconds between two looks whether a backup has ended
+MAX_LOGGED = 20  # names of blobs in one line of the log
+
+_COLUMNS = "key, blob, size, etag, content_type, custom_metadata, created_at, updated_at"
+
+
+@dataclass(frozen=True, slots=True)
+class StoredObject:
+    """An object without its bytes, which lie in the file `blob`.
+
+    `size` in bytes; `etag` is the MD5 in hexadecimal digits; `content_type` may be empty.
+    """
+
+    key: str
+    blob: str
+    size: int
+    etag: str
+    content_type: str
+    custom_metadata: Mapping[str, str]
+    created_at: datetime
+    updated_at: datetime
+
+    @property
+    def status(self) -> FileStatus:
+        """The object as a file."""
+        return FileStatus(
+            size=self.size,
+            modified_at=self.updated_at.replace(microsecond=0),
+            etag=f'"{self.etag}"',
+            content_type=self.content_type or content_types.DEFAULT,
+        )
+
+
+# Raises when the object as it is now (None: there is none) must not be changed.
+Precondition = Callable[[StoredObject | None], None]
+
+
+def unconditional(found: StoredObject | None) -> None:
+    """Accepts every state of the object: the change is unconditional."""
+
+
+class R2Store:
+    """Puts, reads, lists and deletes objects, each whole. `max_object`: bytes of one object.
+
+    Keys are any text of 1 to `MAX_KEY` bytes of UTF-8, never names of files.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        directory: Path,
+        unlink_lock: Path,
+        quotas: StorageQuotas,
+        max_object: int,
+    ) -> None:
+        self.max_object = max_object
+        self._database = database
+        self._blobs = BlobDirectory(directory, unlink_lock)
+        self._quotas = quotas
+        self._lost: set[str] = set()
+        self._threads = StorageThreads("object", THREADS)
+        self._uploads = StorageThreads("object-upload", THREADS)
+        self._unlinker = SerialExecutor(self._uploads)
+        self._retry: asyncio.TimerHandle | None = None
+        self._is_open = True
+
+    async def sweep(self) -> None:
+        """Removes, after a start, what a former server left, and looks for lost bytes."""
+        await self._uploads.run(self._blobs.prepare)
+        orphans, lost = await self._database.read(partial(_compare, self._blobs))
+        if orphans:
+            log.info("blobs without an object are removed", extra={"count": len(orphans)})
+            self._unlink_soon(orphans)
+        self._report_lost(lost)
+
+    @property
+    def lost_count(self) -> int:
+        """How many objects have lost their bytes, as far as that was noticed."""
+        return len(self._lost)
+
+    async def find(self, namespace: str, key: str) -> StoredObject | None:
+        """Returns an object, None where there is none. Raises StorageFailed."""
+        return await self._database.read(partial(_find, namespace, key))
+
+    async def list(
+        self, namespace: str, prefix: str = "", limit: int = 1000, after: str | None = None
+    ) -> tuple[list[StoredObject], bool]:
+        """Returns objects sorted by the bytes of their keys, and whether there are more.
+
+        `after` is the key behind which the list begins. Raises StorageFailed.
+        """
+        found = await self._database.read(partial(_list, namespace, prefix, limit + 1, after))
+        return found[:limit], len(found) > limit
+
+    async def open(self, namespace: str, key: str) -> tuple[StoredObject, OpenFile]:
+        """Opens an object, which stays readable when it is replaced or deleted meanwhile.
+
+        The caller closes the file. Raises ObjectNotFound, StorageFailed.
+        """
+        last_blob = ""
+        while True:
+            found, descriptor = await self._database.read(
+                partial(_open, self._blobs, namespace, key)
+            )
+            if found is None:
+                raise ObjectNotFound(f"There is no object with this key in {namespace}.")
+            if descriptor is not None:
+                return found, OpenFile(descriptor, found.status, self._threads)
+            if found.blob == last_blob:
+                self._report_lost([found.blob])
+                raise StorageFailed("The bytes of this object are lost.")
+            last_blob = found.blob  # replaced since its row was read, or lost
+
+    async def start_upload(
+        self,
+        namespace: str,
+        key: str,
+        size: int,
+        precondition: Precondition = unconditional,
+    ) -> Upload:
+        """Starts an upload of `size` bytes (0: unknown), which the caller discards in the end.
+
+        Raises TooLarge, QuotaExceeded, InsufficientStorage, StorageFailed, and what `precondition`
+        does.
+        """
+        if size > self.max_object:
+            raise TooLarge(f"An object may have {format_size(self.max_object)} (max_object).")
+        await self._database.read(
+            partial(_check_change, namespace, key, size, self._quotas, precondition)
+        )
+        temporary = self._blobs.incoming / secrets.token_hex(8)
+        descriptor = await self._uploads.run(uploads.create_temporary, temporary)
+        return Upload(temporary, descriptor, self._uploads, is_hashed=True)
+
+    async def put(
+        self,
+        namespace: str,
+        key: str,
+        upload: Upload,
+        content_type: str = "",
+        custom_metadata: Mapping[str, str] | None = None,
+        precondition: Precondition = unconditional,
+    ) -> StoredObject:
+        """Puts a whole upload in the place of an object. Durable when it returns.
+
+        Of several puts at once the last commit wins. Raises QuotaExceeded, InsufficientStorage,
+        StorageFailed, and what `precondition` does.
+        """
+        await upload.finish()
+        blob = await upload.move(lambda temporary, descriptor: self._blobs.add(temporary))
+        time = now()
+        new = StoredObject(
+            key, blob, upload.size, upload.md5, content_type, custom_metadata or {}, time, time
+        )
+        try:
+            old = await self._database.write(
+                partial(_put, namespace, new, self._quotas, precondition)
+            )
+        except EraError as error:
+            # After any other failure the commit may stand after a crash: the next start will tell.
+            if isinstance(error, InsufficientStorage) or not isinstance(error, StorageFailed):
+                self._unlink_soon([blob])
+            raise
+        if old is not None:
+            self._unlink_soon([old.blob])
+        return new
+
+    async def delete(
+        self, namespace: str, key: str, precondition: Precondition = unconditional
+    ) -> bool:
+        """Deletes an object, durably; returns False where there is none.
+
+        Raises StorageFailed, InsufficientStorage, and what `precondition` does.
+        """
+        old = await self._database.write(
+            partial(_delete, namespace, key, self._quotas, precondition)
+        )
+        if old is not None:
+            self._unlink_soon([old.blob])
+        return old is not None
+
+    async def aclose(self) -> None:
+        """Finishes all work that was begun; a second call is fine."""
+        self._is_open = False
+        if self._retry is not None:
+            self._retry.cancel()
+        for threads in (self._threads, self._uploads):
+            await asyncio.to_thread(threads.close)
+
+    def _report_lost(self, blobs: Iterable[str]) -> None:
+        new = set(blobs) - self._lost
+        if new:
+            self._lost |= new
+            names = sorted(new)[:MAX_LOGGED]
+            log.error("objects lost their bytes", extra={"count": len(new), "blobs": names})
+
+    def _unlink_soon(self, blobs: Iterable[str] = ()) -> None:
+        """Unlinks blobs in a thread, at once or when no backup runs any more."""
+        blobs = list(blobs)
+        self._lost.difference_update(blobs)
+        if self._is_open:
+            self._unlinker.submit(self._blobs.unlink, blobs).add_done_callback(self._on_unlinked)
+
+    def _on_unlinked(self, outcome: asyncio.Future[None]) -> None:
+        if not outcome.cancelled() and (error := outcome.exception()) is not None:
+            log.warning("blobs could not be unlinked", extra={"error": str(error)})
+        if self._is_open and self._blobs.has_waiting:
+            if self._retry is not None:
+                self._retry.cancel()
+            loop = asyncio.get_running_loop()
+            self._retry = loop.call_later(UNLINK_RETRY_SECONDS, self._unlink_soon)
+
+
+# ---------------------------------------------------------------- in the database's threads
+
+
+def _find(namespace: str, key: str, connection: sqlite3.Connection) -> StoredObject | None:
+    row = connection.execute(
+        f"SELECT {_COLUMNS} FROM r2_objects WHERE namespace = ? AND key = ?", (namespace, key)
+    ).fetchone()
+    return None if row is None else _from_row(row)
+
+
+def _list(
+    namespace: str, prefix: str, limit: int, after: str | None, connection: sqlite3.Connection
+) -> list[StoredObject]:
+    first, end = key_range(prefix, after)
+    upper, values = ("", ()) if end is None else ("AND key < ?", (end,))
+    rows = connection.execute(
+        f"SELECT {_COLUMNS} FROM r2_objects WHERE namespace = ? AND key >= ? {upper} "
+        "ORDER BY key LIMIT ?",
+        (namespace, first, *values, limit),
+    )
+    return [_from_row(row) for row in rows]
+
+
+def _open(
+    blobs: BlobDirectory, namespace: str, key: str, connection: sqlite3.Connection
+) -> tuple[StoredObject | None, int | None]:
+    """Returns an object and a descriptor of its bytes, None for what is not there."""
+    found = _find(namespace, key, connection)
+    if found is None:
+        return None, None
+    try:
+        return found, os.open(blobs.path(found.blob), os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return found, None
+
+
+def _check_change(
+    namespace: str,
+    key: str,
+    size: int,
+    quotas: StorageQuotas,
+    precondition: Precondition,
+    connection: sqlite3.Connection,
+) -> None:
+    """Raises what a put of so many bytes would raise now."""
+    old = _find(namespace, key, connection)
+    precondition(old)
+    growth = size - (0 if old is None else old.size)
+    if growth > 0:
+        check_quotas(connection, quotas, namespace, growth)
+
+
+def _put(
+    namespace: str,
+    new: StoredObject,
+    quotas: StorageQuotas,
+    precondition: Precondition,
+    connection: sqlite3.Connection,
+) -> StoredObject | None:
+    """Inserts or replaces an object, which keeps its time of creation; returns the old one."""
+    old = _find(namespace, new.key, connection)
+    precondition(old)
+    count, size = (1, new.size) if old is None else (0, new.size - old.size)
+    count_change(connection, quotas, ResourceType.R2, namespace, count=count, size=size)
+    connection.execute(
+        f"""
+        INSERT INTO r2_objects (namespace, {_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
+        ON CONFLICT (namespace, key) DO UPDATE SET
+            blob = excluded.blob,
+            size = excluded.size,
+            etag = excluded.etag,
+            content_type = excluded.content_type,
+            custom_metadata = excluded.custom_metadata,
+            updated_at = excluded.updated_at
+        """,
+        (
+            namespace,
+            new.key,
+            new.blob,
+            new.size,
+            new.etag,
+            new.content_type,
+            json_to_text(new.custom_metadata),
+            time_to_text(new.created_at),
+            time_to_text(new.updated_at),
+        ),
+    )
+    return old
+
+
+def _delete(
+    namespace: str,
+    key: str,
+    quotas: StorageQuotas,
+    precondition: Precondition,
+    connection: sqlite3.Connection,
+) -> StoredObject | None:
+    """Deletes an object and returns it, None where there is none."""
+    old = _find(namespace, key, connection)
+    precondition(old)
+    if old is not None:
+        count_change(connection, quotas, ResourceType.R2, namespace, count=-1, size=-old.size)
+        connection.execute(
+            "DELETE FROM r2_objects WHERE namespace = ? AND key = ?", (namespace, key)
+        )
+    return old
+
+
+def _compare(blobs: BlobDirectory, connection: sqlite3.Connection) -> tuple[set[str], set[str]]:
+    """Returns the blobs without an object, and the blobs of objects that are not there."""
+    orphans, lost = set[str](), set[str]()
+    for folder in FOLDERS:  # one at a time: there may be millions
+        rows = connection.execute(
+            "SELECT blob FROM r2_objects WHERE blob >= ? AND blob < ?", (folder, f"{folder}g")
+        )
+        named, there = {blob for (blob,) in rows}, blobs.list(folder)
+        orphans |= there - named
+        lost |= named - there
+    return orphans, lost
+
+
+def _from_row(row: tuple[Any, ...]) -> StoredObject:
+    created_at, updated_at = time_from_text(row[6]), time_from_text(row[7])
+    assert created_at is not None
+    assert updated_at is not None
+    return StoredObject(
+        key=row[0],
+        blob=row[1],
+        size=row[2],
+        etag=row[3],
+        content_type=row[4] or "",
+        custom_metadata=json.loads(row[5]),
+        created_at=created_at,
+        updated_at=updated_at,
+    )
