@@ -20,6 +20,7 @@ from benchmarks import (
     files,
     hostile,
     isolation_cost,
+    objects,
     scale,
 )
 from benchmarks.api_caller import PATH, Caller
@@ -148,6 +149,7 @@ def main() -> int:
                 lambda: concurrent_sessions(caller, server),
                 lambda: deaths.rows(caller),
                 lambda: files.rows(caller, server, FILE_SIZES + LONG_FILE_SIZES * long),
+                lambda: objects.rows(server, FILE_SIZES + LONG_FILE_SIZES * long),
                 lambda: hostile.rows(server),
             ]
             for part in parts:

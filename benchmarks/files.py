@@ -7,8 +7,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from statistics import median
 
 from benchmarks.api_caller import Caller, peak_growth
@@ -34,37 +35,52 @@ def rows(caller: Caller, server: Server, megabytes: list[int]) -> Iterator[Row]:
     caller.call("POST", "/api/sessions", {"language": "python", "session_id": "files"})
     with bare_server() as peer:
         for size in megabytes:
-            yield from _transfer_rows(server, peer, size)
+            yield from transfer_rows(server, peer, Transfer("", f"{FILES_PATH}/f", size, 25))
     caller.call("POST", "/api/sessions/files/run", {"code": MAKE_FILES_PROGRAM})
     taken = median(_list_seconds(caller) for _ in range(5))
     yield Row(f"{FILE_COUNT} files listed", ms(taken), "< 300 ms", taken < 0.3)
     caller.call("DELETE", "/api/sessions/files")
 
 
-def _transfer_rows(server: Server, peer: str, size: int) -> Iterator[Row]:
-    server_host = server.base_url.removeprefix("http://")
+@dataclass(frozen=True)
+class Transfer:
+    """What is moved: to and from which path, how many MB, and by how many the server may grow."""
+
+    label: str
+    path: str
+    size: int
+    max_growth: int
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+def transfer_rows(server: Server, peer: str, transfer: Transfer) -> Iterator[Row]:
+    """Yields the rows of one transfer up and down, beside the bare handler at `peer`."""
+    server_host, size = server.base_url.removeprefix("http://"), transfer.size
+    path, headers, bound = transfer.path, transfer.headers, transfer.max_growth
     rounds = 5 if size < 500 else 1
     for what, move in (("up", _put), ("down", _get)):
         with peak_growth(server.process.pid) as growths:
             pairs = [
-                (move(peer, "/f", size), move(server_host, f"{FILES_PATH}/f", size))
+                (move(peer, "/f", size, {}), move(server_host, path, size, headers))
                 for _ in range(rounds)
             ]
         bare_seconds = median(bare for bare, _ in pairs)
         taken = median(own for _, own in pairs)
         ratio = bare_seconds / taken
         figure = f"{size / taken:.0f} MB/s = {ratio:.2f} x bare"
-        yield Row(f"{size} MB {what}", figure, "≥ 0.5 x bare", ratio >= 0.5)
+        yield Row(f"{transfer.label}{size} MB {what}", figure, "≥ 0.5 x bare", ratio >= 0.5)
         growth = growths[0] / MEGABYTE
-        yield Row("   server's memory grew by at most", f"{growth:.1f} MB", "< 25 MB", growth < 25)
+        figure, target = f"{growth:.1f} MB", f"< {bound} MB"
+        yield Row("   server's memory grew by at most", figure, target, growth < bound)
 
 
-def _put(host: str, path: str, size: int) -> float:
+def _put(host: str, path: str, size: int, headers: Mapping[str, str]) -> float:
     """Returns the seconds until so many MB are stored, safe on disk."""
     connection = http.client.HTTPConnection(host, timeout=300)
     pieces = [BODY] * (size * MEGABYTE // PIECE)
     began = time.perf_counter()
-    connection.request("PUT", path, iter(pieces), {"Content-Length": str(size * MEGABYTE)})
+    length = {"Content-Length": str(size * MEGABYTE)}
+    connection.request("PUT", path, iter(pieces), {**headers, **length})
     response = connection.getresponse()
     response.read()
     taken = time.perf_counter() - began
@@ -74,11 +90,11 @@ def _put(host: str, path: str, size: int) -> float:
     return taken
 
 
-def _get(host: str, path: str, size: int) -> float:
+def _get(host: str, path: str, size: int, headers: Mapping[str, str]) -> float:
     """Returns the seconds until so many MB have arrived."""
     connection = http.client.HTTPConnection(host, timeout=300)
     began = time.perf_counter()
-    connection.request("GET", path)
+    connection.request("GET", path, headers=dict(headers))
     response = connection.getresponse()
     buffer, got = memoryview(bytearray(PIECE)), 0
     while count := response.readinto(buffer):

@@ -41,6 +41,7 @@ log = logging.getLogger(__name__)
 
 MAX_KEY = 1024  # bytes
 MAX_METADATA = 8 * 1024  # bytes of all names and values together
+MAX_METADATA_NAMES = 64  # clients read no more than 100 headers
 THREADS = 4  # threads that read, and as many for uploads, which wait for the disk
 UNLINK_RETRY_SECONDS = 1.0  # seconds between two looks whether a backup has ended
 MAX_LOGGED = 20  # names of blobs in one line of the log

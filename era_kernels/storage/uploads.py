@@ -25,7 +25,7 @@ T = TypeVar("T")
 class Upload:
     """A file that is being uploaded; threads write its bytes one chunk after the other.
 
-    `is_hashed` computes the MD5 of its bytes on the way.
+    `is_hashed` computes the MD5 of its bytes on the way, in a thread beside the one that writes.
     """
 
     def __init__(
@@ -41,9 +41,10 @@ class Upload:
         self._temporary = temporary
         self._descriptor = descriptor
         self._executor = SerialExecutor(threads)
+        self._hasher = SerialExecutor(threads)
         self._pending: list[bytes] = []
         self._pending_size = 0
-        self._writing: asyncio.Future[None] | None = None
+        self._running: list[asyncio.Future[None]] = []
 
     @property
     def md5(self) -> str:
@@ -64,11 +65,17 @@ class Upload:
 
     async def _flush(self) -> None:
         """Starts to write the pending data, after the write before has ended."""
-        if self._writing is not None:
-            await self._writing
+        await self._wait()
         pending, self._pending, self._pending_size = self._pending, [], 0
-        self._writing = self._executor.submit(_write_chunks, self._descriptor, pending, self._hash)
-        self._writing.add_done_callback(_ignore_error)
+        self._running = [self._executor.submit(_write_chunks, self._descriptor, pending)]
+        if self._hash is not None:
+            self._running.append(self._hasher.submit(_hash_chunks, self._hash, pending))
+        for future in self._running:
+            future.add_done_callback(_ignore_error)
+
+    async def _wait(self) -> None:
+        for future in self._running:
+            await future
 
     async def finish(self, content_type: str = "") -> None:
         """Makes all bytes and the content type durable.
@@ -76,8 +83,7 @@ class Upload:
         Raises InsufficientStorage, StorageFailed.
         """
         await self._flush()
-        if self._writing is not None:
-            await self._writing
+        await self._wait()
         await self._executor.run(_sync, self._descriptor, content_type)
 
     async def move(self, function: Callable[[Path, int], T]) -> T:
@@ -120,11 +126,14 @@ def _ignore_error(outcome: asyncio.Future[None]) -> None:
         outcome.exception()
 
 
-def _write_chunks(descriptor: int, chunks: list[bytes], hash_: hashlib._Hash | None = None) -> None:
+def _write_chunks(descriptor: int, chunks: list[bytes]) -> None:
     for chunk in chunks:
         write_all(descriptor, chunk)
-        if hash_ is not None:
-            hash_.update(chunk)
+
+
+def _hash_chunks(hash_: hashlib._Hash, chunks: list[bytes]) -> None:
+    for chunk in chunks:
+        hash_.update(chunk)
 
 
 def _sync(descriptor: int, content_type: str) -> None:

@@ -13,7 +13,7 @@ from urllib.parse import quote, unquote_to_bytes
 from tornado.httputil import HTTPHeaders
 
 from era_kernels.errors import InvalidRequest, TooLarge
-from era_kernels.storage.r2 import MAX_METADATA
+from era_kernels.storage.r2 import MAX_METADATA, MAX_METADATA_NAMES
 
 PREFIX = "X-Era-Meta-"
 
@@ -44,10 +44,10 @@ def to_headers(metadata: Mapping[str, str]) -> Iterator[tuple[str, str]]:
 def check_size(metadata: Mapping[str, str]) -> None:
     """Raises TooLarge for more custom metadata than an object may have."""
     size = sum(len(name.encode()) + len(value.encode()) for name, value in metadata.items())
-    if size > MAX_METADATA:
+    if size > MAX_METADATA or len(metadata) > MAX_METADATA_NAMES:
         raise TooLarge(
-            f"The custom metadata of an object may have {MAX_METADATA} bytes, names and values "
-            f"together; these are {size}."
+            f"The custom metadata of an object may have {MAX_METADATA_NAMES} names, and "
+            f"{MAX_METADATA} bytes of names and values together."
         )
 
 

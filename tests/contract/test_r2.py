@@ -371,7 +371,14 @@ def test_metadata_of_headers(client: Client, space: str) -> None:
 
 
 def test_metadata_bound(client: Client, space: str) -> None:
-    """Names and values may have 8 KiB together."""
+    """Names and values may have 8 KiB together, in 64 pairs."""
+    for count, status in ((64, 200), (65, 413)):
+        metadata = {f"n{number}": "v" for number in range(count)}
+        headers = {f"X-Era-Meta-{name}": "v" for name in metadata}
+        answer = put_json(client, f"{space}/k", b"", metadata=metadata)
+        assert answer.status_code == status
+        raw = {"Content-Type": "image/png", **headers}
+        assert client.http.put(f"{space}/k", content=b"", headers=raw).status_code == status
     for size, status in ((8191, 200), (8192, 413)):
         assert put_json(
             client, f"{space}/k", b"", metadata={"é": "x" * (size - 1)}

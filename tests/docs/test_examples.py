@@ -52,7 +52,7 @@ def test_every_section_has_an_example() -> None:
     """There is one example for each section of the API, and one for the shell."""
     assert {example.stem for example in EXAMPLES} >= {
         "exec", "execute", "sessions", "run_and_state", "stream", "executions", "duplicate",
-        "files", "stored_code", "d1", "log", "tour", "inside",
+        "files", "stored_code", "d1", "log", "tour", "inside", "r2",
     }  # fmt: skip
 
 
