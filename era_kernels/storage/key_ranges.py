@@ -28,21 +28,6 @@ def prefix_end(prefix: str) -> str | None:
     return stem[:-1] + following
 
 
-def key_range(prefix: str, after: str | None = None) -> tuple[str, str | None]:
-    """Returns the first key of a list, and the one before which the list ends (None: nowhere).
-
-    The list holds the keys that begin with `prefix` and come after `after`.
-
-    >>> key_range("user:")
-    ('user:', 'user;')
-    >>> key_range("", "b")
-    ('b\\x00', None)
-    """
-    # No text lies between a key and the same key with a NUL behind it.
-    first = prefix if after is None else max(prefix, f"{after}\0")
-    return first, prefix_end(prefix)
-
-
 def cursor_from_key(key: str) -> str:
     """Returns the token of the last key of a page, with which the next page is asked for."""
     return urlsafe_b64encode(key.encode()).rstrip(b"=").decode("ascii")

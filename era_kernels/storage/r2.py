@@ -30,7 +30,7 @@ from era_kernels.models import ResourceType, StorageQuotas, format_size, now
 from era_kernels.storage import content_types, uploads
 from era_kernels.storage.blobs import FOLDERS, BlobDirectory
 from era_kernels.storage.database import Database
-from era_kernels.storage.key_ranges import key_range
+from era_kernels.storage.key_ranges import prefix_end
 from era_kernels.storage.open_file import FileStatus, OpenFile
 from era_kernels.storage.sql_values import json_to_text, time_from_text, time_to_text
 from era_kernels.storage.storage_usage import check_quotas, count_change
@@ -269,7 +269,8 @@ def _find(namespace: str, key: str, connection: sqlite3.Connection) -> StoredObj
 def _list(
     namespace: str, prefix: str, limit: int, after: str | None, connection: sqlite3.Connection
 ) -> list[StoredObject]:
-    first, end = key_range(prefix, after)
+    # No text lies between a key and the same key with a NUL behind it.
+    first, end = prefix if after is None else max(prefix, f"{after}\0"), prefix_end(prefix)
     upper, values = ("", ()) if end is None else ("AND key < ?", (end,))
     rows = connection.execute(
         f"SELECT {_COLUMNS} FROM r2_objects WHERE namespace = ? AND key >= ? {upper} "
