@@ -20,6 +20,7 @@ from benchmarks import (
     files,
     hostile,
     isolation_cost,
+    kv,
     objects,
     scale,
 )
@@ -157,6 +158,7 @@ def main() -> int:
     show(scale.rows())
     show(faults.rows())
     show(d1.rows())
+    show(kv.rows(long=long))
     return missed
 
 

@@ -39,7 +39,7 @@ def test_example(server: Server, client: Client, example: Path) -> None:
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert ended.stderr == ""
     assert len(ended.stdout.splitlines()) >= 4
-    assert client.http.get("/api/sessions").json()["total"] == 0
+    assert client.http.get("/api/resources/stats").json()["total"] == 0
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.name)
@@ -52,7 +52,7 @@ def test_every_section_has_an_example() -> None:
     """There is one example for each section of the API, and one for the shell."""
     assert {example.stem for example in EXAMPLES} >= {
         "exec", "execute", "sessions", "run_and_state", "stream", "executions", "duplicate",
-        "files", "stored_code", "d1", "log", "tour", "inside", "r2",
+        "files", "stored_code", "d1", "log", "tour", "inside", "r2", "storage",
     }  # fmt: skip
 
 

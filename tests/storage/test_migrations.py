@@ -40,6 +40,7 @@ def test_what_may_be_long_stands_last(database: sqlite_utils.Database) -> None:
     assert list(database.table("sessions").columns_dict)[-2:] == ["metadata", "data"]
     assert list(database.table("executions").columns_dict)[-1] == "code"
     assert list(database.table("codes").columns_dict)[-1] == "code"
+    assert list(database.table("kv").columns_dict)[-2:] == ["metadata", "value"]
 
 
 def test_sessions_of_an_older_version_are_kept() -> None:
@@ -68,6 +69,10 @@ def test_sessions_of_an_older_version_are_kept() -> None:
         "SELECT id FROM executions WHERE directory = 'x' AND idempotency_key = 'k'",
         "DELETE FROM executions WHERE session_id = 'x'",
         "SELECT code FROM codes WHERE directory = 'x'",
+        "SELECT value FROM kv WHERE namespace = 'n' AND key = 'k'",
+        "SELECT min(expires_at) FROM kv WHERE expires_at IS NOT NULL",
+        "SELECT rowid FROM kv WHERE expires_at <= 1 ORDER BY expires_at LIMIT 9",
+        "SELECT count, size FROM storage_usage WHERE type = 'kv' AND namespace = ''",
     ],
 )
 def test_queries_use_an_index(database: sqlite_utils.Database, query: str) -> None:
