@@ -8,7 +8,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from era_kernels.kernels.languages import Languages
 from era_kernels.kernels.machine import KernelHost
@@ -47,7 +47,8 @@ from era_kernels.storage.stored_code import CodeStore
 from era_kernels.storage.workspaces import Workspaces
 from era_kernels.web.access import Access
 from era_kernels.web.base import HandlerContext
-from era_kernels.web.routes import make_application
+from era_kernels.web.routes import make_application, make_storage_routes
+from era_kernels.web.sdk import StorageListener
 from era_kernels.web.server import WebServer
 
 log = logging.getLogger(__name__)
@@ -92,7 +93,14 @@ async def open_app(settings: Settings) -> AsyncIterator[App]:
     async with AsyncExitStack() as stack:
         metrics = Metrics()
         stores = await _open_stores(stack, settings, metrics)
-        host = await _open_host(stack, settings)
+        context = HandlerContext(
+            _access(settings), settings.max_json_body, settings.max_upload, metrics=metrics
+        )
+        storage = StorageListener(
+            make_storage_routes(stores.resources), context, settings.max_connections
+        )
+        stack.push_async_callback(storage.aclose)
+        host = await _open_host(stack, settings, storage)
         executions = ExecutionService(
             stores.executions,
             max_kept=settings.keep_executions,
@@ -103,13 +111,7 @@ async def open_app(settings: Settings) -> AsyncIterator[App]:
         sessions = await _open_sessions(stack, settings, stores, host, executions, logs, metrics)
         idempotent_runs = IdempotentRuns(sessions, executions, stores.secret)
         stack.push_async_callback(idempotent_runs.aclose)
-        context = HandlerContext(
-            _access(settings),
-            settings.max_json_body,
-            settings.max_upload,
-            metrics=metrics,
-            touch_session=sessions.touch,
-        )
+        context = replace(context, touch_session=sessions.touch)
         application = make_application(
             sessions=sessions,
             executions=executions,
@@ -171,7 +173,9 @@ async def _open_resources(
     return ResourceStores(kv, d1, r2, ResourceIndex(database))
 
 
-async def _open_host(stack: AsyncExitStack, settings: Settings) -> KernelHost:
+async def _open_host(
+    stack: AsyncExitStack, settings: Settings, storage: StorageListener
+) -> KernelHost:
     runtime = stack.enter_context(runtime_dirs.private_runtime_dir())
     languages = Languages.load(settings.kernelspec_dirs)
     policy = IsolationPolicy(
@@ -189,7 +193,7 @@ async def _open_host(stack: AsyncExitStack, settings: Settings) -> KernelHost:
         server_memory=settings.server_memory,
     )
     stack.push_async_callback(sandboxes.aclose)
-    host = KernelHost(languages, sandboxes)
+    host = KernelHost(languages, sandboxes, storage.attach)
     stack.push_async_callback(host.aclose)
     return host
 
@@ -218,6 +222,7 @@ async def _open_sessions(
             limits=_session_limits(settings),
             mounts=Mounts(settings.mounts, host),
             metrics=metrics,
+            default_storage=settings.default_storage,
         )
     )
     stack.push_async_callback(sessions.aclose)

@@ -9,11 +9,12 @@ from pathlib import Path
 from resource import RLIM_INFINITY, RLIMIT_NOFILE, getrlimit
 from typing import Annotated, NoReturn
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator
 from pydantic_core import PydanticCustomError
 from pydantic_settings import NoDecode
 
 from era_kernels.errors import InvalidSetting
+from era_kernels.models.storage import SCOPE_WORDS, StorageScope
 from era_kernels.own_cgroups import memory_bound, read_or_empty
 
 ENV_PREFIX = "ERA_"
@@ -138,6 +139,16 @@ def _check_origins(values: tuple[str, ...]) -> tuple[str, ...]:
     return values
 
 
+def _parse_scope(value: object) -> StorageScope:
+    """Returns a scope from a word or from patterns between commas."""
+    is_word = isinstance(value, str) and value.strip() in SCOPE_WORDS
+    parts = value.strip() if isinstance(value, str) and is_word else _split_list(value)
+    try:
+        return StorageScope.parse(parts if isinstance(parts, str) else [str(one) for one in parts])
+    except ValueError:
+        must_be("all, none, or namespaces and beginnings such as app,tmp-*")
+
+
 RejectBoolean = BeforeValidator(_reject_boolean)
 Size = Annotated[int, BeforeValidator(parse_size), Field(ge=1)]
 Seconds = Annotated[float, RejectBoolean, Field(gt=0, allow_inf_nan=False)]
@@ -147,6 +158,7 @@ NonNegativeSeconds = Annotated[float, RejectBoolean, Field(ge=0, allow_inf_nan=F
 Tier = Annotated[int, RejectBoolean, Field(ge=1, le=3)]
 AnyTier = Annotated[int, RejectBoolean, Field(ge=1, le=4)]
 Port = Annotated[int, RejectBoolean, Field(ge=0, le=65535)]
+Scope = Annotated[StorageScope, NoDecode, PlainValidator(_parse_scope)]
 StringList = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split_list)]
 TokenList = Annotated[StringList, AfterValidator(_check_token_lengths)]
 OriginList = Annotated[StringList, AfterValidator(_check_origins)]

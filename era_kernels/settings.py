@@ -20,6 +20,7 @@ from pydantic_settings import (
 )
 
 from era_kernels.errors import InvalidSetting
+from era_kernels.models import ALL_STORAGE
 from era_kernels.setting_errors import error_sentence
 from era_kernels.setting_types import (
     DEFAULT_SERVER_PERCENT,
@@ -38,6 +39,7 @@ from era_kernels.setting_types import (
     OriginList,
     PathList,
     Port,
+    Scope,
     Seconds,
     Size,
     StringList,
@@ -235,6 +237,12 @@ class Settings(BaseSettings):
     )
     namespace_quota: Size | None = Field(
         None, description="How much KV, D1 and R2 may hold in one namespace."
+    )
+    default_storage: Scope = Field(
+        ALL_STORAGE,
+        description="Which namespaces a session's code may use that says nothing of its own: "
+        "all, none, or patterns such as app,tmp-*.",
+        json_schema_extra={"default": "all"},
     )
     sql_timeout: Seconds = Field(30.0, description="Seconds that a request to D1 may take.")
     sql_max_rows: Count = Field(10_000, description="How many rows a query of D1 may return.")

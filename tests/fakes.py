@@ -28,6 +28,7 @@ from typing import Literal
 from era_kernels.errors import EraError, KernelStartFailed
 from era_kernels.kernels.languages import NO_MINIMUMS, Language, Languages
 from era_kernels.models import (
+    ALL_STORAGE,
     EndReason,
     ExecutionEnd,
     ExitInfo,
@@ -38,6 +39,7 @@ from era_kernels.models import (
     Output,
     SessionPaths,
     StackFrame,
+    StorageScope,
     Variables,
 )
 
@@ -280,6 +282,7 @@ class FakeHost:
     machines: list[FakeMachine] = field(default_factory=list)
     opened_paths: list[SessionPaths] = field(default_factory=list)
     opened_limits: list[Limits] = field(default_factory=list)
+    storage_scopes: list[Callable[[], StorageScope]] = field(default_factory=list)
 
     async def open(
         self,
@@ -289,6 +292,7 @@ class FakeHost:
         env: Mapping[str, str],
         *,
         kernel: bool = True,
+        storage: Callable[[], StorageScope] = lambda: ALL_STORAGE,
     ) -> FakeMachine:
         self.languages.resolve_available(language)
         if self.open_gate is not None:
@@ -300,6 +304,7 @@ class FakeHost:
         self.machines.append(machine)
         self.opened_paths.append(paths)
         self.opened_limits.append(limits)
+        self.storage_scopes.append(storage)
         return machine
 
     async def check(self) -> None:

@@ -79,7 +79,7 @@ LARGE_CLASSES = {
     "kernels/active_run.py:ActiveRun": (9, 19),
     "kernels/channels.py:ChannelConnection": (9, 18),
     "kernels/kernel.py:Kernel": (5, 16),
-    "sandbox/server/sandbox.py:Sandbox": (9, 17),
+    "sandbox/server/sandbox.py:Sandbox": (10, 17),
     "services/executions/live.py:LiveExecution": (11, 14),
     "services/executions/service.py:ExecutionService": (14, 6),
     "services/session/session.py:LiveSession": (16, 8),

@@ -244,7 +244,10 @@ def _to_language(spec: _KernelJson, folder: Path) -> Language:
         argv=tuple(spec.argv),
         entry=metadata.entry,
         preload=tuple(metadata.preload),
-        env=spec.env,
+        env={
+            name: fill_placeholders(template, {"{resource_dir}": str(folder)})
+            for name, template in spec.env.items()
+        },
         interrupt_mode=spec.interrupt_mode,
         transport=metadata.transport,
         extension=metadata.extension,

@@ -9,6 +9,7 @@ import logging
 import os
 import signal
 from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
 
 from era_kernels.errors import KernelStartFailed
 from era_kernels.kernels.crash_output import crash_stderr
@@ -19,13 +20,16 @@ from era_kernels.kernels.languages import Language, Languages
 from era_kernels.kernels.receive_budget import ReceiveBudget
 from era_kernels.kernels.wire_protocol import ConnectionInfo
 from era_kernels.models import (
+    ALL_STORAGE,
     EndReason,
     ExecutionEnd,
     ExitInfo,
     Isolation,
     Limits,
     Output,
+    SessionListener,
     SessionPaths,
+    StorageScope,
 )
 from era_kernels.sandbox.server.process import Process
 from era_kernels.sandbox.server.process_command import Command, ProcessNotStarted
@@ -38,8 +42,23 @@ START_TIMEOUT = 60.0
 # Characters of arguments and variables; the system takes no more bytes.
 MAX_ARGUMENTS_LENGTH = 6 << 20
 KERNEL_NOT_STARTED = "the kernel did not start"
+STORAGE_URL = "ERA_STORAGE_URL"  # the variable; the caller of a run may give it another value
+# Where storage is served on a session's own loopback: no port that programs choose for themselves
+# or that Linux gives them (32768 to 60999).
+STORAGE_PORT = 61787
 # Reasons that concern a run on the kernel.
 _RUN_REASONS = (EndReason.TIMEOUT, EndReason.OUTPUT_LIMIT)
+
+
+class ServedStorage(Protocol):
+    """Represents the storage as it is served to one machine."""
+
+    def close(self) -> None:
+        """Ends all connections and closes the listening socket."""
+
+
+# Serves storage on the socket, as far as the scope of the moment allows.
+ServeStorage = Callable[[SessionListener, Callable[[], StorageScope]], ServedStorage]
 
 
 class Machine:
@@ -59,6 +78,7 @@ class Machine:
         self._kernel: Kernel | None = None
         self._close_task: asyncio.Task[None] | None = None
         self._reported_stderr_bytes = 0  # of the kernel's own stderr
+        self._storage_env: dict[str, str] = {}
         # Called with output of children that programs left behind, which no caller waits for.
         self.on_late_output: Callable[[list[Output]], None] = discard_output
         sandbox.ended.add_done_callback(self._on_sandbox_ended)
@@ -79,6 +99,20 @@ class Machine:
     def is_running(self) -> bool:
         """True while programs can run in the machine."""
         return not self.ended.done() and self._sandbox.is_running
+
+    async def serve_storage(self, serve: ServeStorage, scope: Callable[[], StorageScope]) -> None:
+        """Has storage served to the programs of the machine; called before the first of them.
+
+        Raises KernelStartFailed; the machine has ended then.
+        """
+        try:
+            listener = await self._sandbox.listen(STORAGE_PORT)
+        except BaseException:
+            await self.aclose(KERNEL_NOT_STARTED)
+            raise
+        served = serve(listener, scope)
+        self._sandbox.ended.add_done_callback(lambda _: served.close())
+        self._storage_env = {STORAGE_URL: listener.url}
 
     async def start_kernel(self, env: Mapping[str, str]) -> None:
         """Starts the kernel, beside the programs that run already, and waits until it is ready.
@@ -197,7 +231,8 @@ class Machine:
         return str(self._sandbox.inner_paths.workspace)
 
     def _environment(self, session_env: Mapping[str, str]) -> Mapping[str, str]:
-        return build_environment(self._language.env, self._sandbox.inner_paths, session_env)
+        own_env = {**self._storage_env, **session_env}
+        return build_environment(self._language.env, self._sandbox.inner_paths, own_env)
 
     def _command(self, connection_info: ConnectionInfo, session_env: Mapping[str, str]) -> Command:
         """Returns what starts the kernel: its entry in a forked process, or its program.
@@ -229,9 +264,13 @@ class Machine:
 class KernelHost:
     """Opens machines and keeps track of all of them."""
 
-    def __init__(self, languages: Languages, sandboxes: Sandboxes) -> None:
+    def __init__(
+        self, languages: Languages, sandboxes: Sandboxes, serve_storage: ServeStorage | None = None
+    ) -> None:
+        """Takes what serves storage to each machine; None: no machine has any."""
         self.languages = languages
         self._sandboxes = sandboxes
+        self._serve_storage = serve_storage
         self._machines: set[Machine] = set()
         self._receive_budget = ReceiveBudget()
 
@@ -253,17 +292,21 @@ class KernelHost:
         env: Mapping[str, str],
         *,
         kernel: bool = True,
+        storage: Callable[[], StorageScope] = lambda: ALL_STORAGE,
     ) -> Machine:
         """Opens a machine in the directories `paths`, with a ready kernel or with none yet.
 
         `env` is what the session adds to the kernel's environment, which is built from empty
-        otherwise. Raises UnsupportedLanguage, LanguageUnavailable, KernelStartFailed, ShuttingDown.
+        otherwise; `storage` returns the namespaces that it may use at that moment.
+        Raises UnsupportedLanguage, LanguageUnavailable, KernelStartFailed, ShuttingDown.
         """
         spec = self.languages.resolve_available(language)
         sandbox = await self._sandboxes.open_sandbox(paths, limits)
         machine = Machine(spec, sandbox, self._receive_budget)
         self._machines.add(machine)
         machine.ended.add_done_callback(lambda _: self._machines.discard(machine))
+        if self._serve_storage is not None:
+            await machine.serve_storage(self._serve_storage, storage)
         if kernel:
             await machine.start_kernel(env)
         return machine

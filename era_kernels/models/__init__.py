@@ -32,7 +32,7 @@ from era_kernels.models.executions import (
 )
 from era_kernels.models.formats import JsonObject, format_duration, format_size, now, to_iso
 from era_kernels.models.inspection import MISSING, StackFrame, Variable, Variables
-from era_kernels.models.runtime import EndReason, ExitInfo, Limits, SessionPaths
+from era_kernels.models.runtime import EndReason, ExitInfo, Limits, SessionListener, SessionPaths
 from era_kernels.models.sessions import (
     UNSANDBOXED_TIER,
     FileInfo,
@@ -42,9 +42,10 @@ from era_kernels.models.sessions import (
     SessionStatus,
     SessionView,
 )
-from era_kernels.models.storage import ResourceType, StorageQuotas
+from era_kernels.models.storage import ALL_STORAGE, ResourceType, StorageQuotas, StorageScope
 
 __all__ = [
+    "ALL_STORAGE",
     "MISSING",
     "SERVER_PREFIX",
     "UNSANDBOXED_TIER",
@@ -75,6 +76,7 @@ __all__ = [
     "ResourceType",
     "Result",
     "Session",
+    "SessionListener",
     "SessionPaths",
     "SessionStatus",
     "SessionView",
@@ -82,6 +84,7 @@ __all__ = [
     "Stderr",
     "Stdout",
     "StorageQuotas",
+    "StorageScope",
     "Submission",
     "UpdateDisplay",
     "Variable",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import signal as signals
+import socket as sockets
+from collections.abc import Callable
 from dataclasses import astuple, dataclass, replace
 from enum import StrEnum
 from pathlib import Path
@@ -18,6 +20,19 @@ class SessionPaths:
     cache: Path  # caches of tools; outside the workspace, so they are no user files
     temporary: Path = Path("/tmp")
     mounts: tuple[tuple[str, Path], ...] = ()  # name, directory of the host
+
+
+@dataclass(frozen=True, slots=True)
+class SessionListener:
+    """A listening socket for the code of one session; whoever gets it closes it.
+
+    `url` is its address as that code writes it. `is_from_session` tells whether a connection was
+    made by the session, where others can reach the socket, too; None where nobody else can.
+    """
+
+    socket: sockets.socket
+    url: str
+    is_from_session: Callable[[sockets.socket], bool] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from enum import StrEnum
 
 from era_kernels.models.formats import JsonObject
 from era_kernels.models.runtime import Limits
+from era_kernels.models.storage import StorageScope
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +35,7 @@ class Session:
     # Why the variables of former runs are lost, if the next run gets another kernel than they had.
     # None: there are none.
     variables_lost: str | None = None
+    storage: StorageScope | None = None  # the namespaces that its code may use; None: the server's
 
 
 class SessionStatus(StrEnum):
@@ -80,6 +82,7 @@ class NewSession:
     allow_public: bool | None = None
     limits: Limits | None = None
     mounts: tuple[str, ...] = ()
+    storage: StorageScope | None = None
 
 
 @dataclass(frozen=True, slots=True)

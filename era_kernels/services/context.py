@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 
 from era_kernels.kernels.machine import KernelHost
-from era_kernels.models import Limits, Session, SessionPaths
+from era_kernels.models import ALL_STORAGE, Limits, Session, SessionPaths, StorageScope
 from era_kernels.services.capacity import KernelLimiter
 from era_kernels.services.executions.notices import SessionLimits
 from era_kernels.services.executions.service import ExecutionService
@@ -35,6 +35,11 @@ class ServiceContext:
     limits: Limits
     mounts: Mounts
     metrics: Metrics
+    default_storage: StorageScope = ALL_STORAGE
+
+    def storage_scope_of(self, session: Session) -> StorageScope:
+        """Returns the namespaces that a session's code may use."""
+        return self.default_storage if session.storage is None else session.storage
 
     def limits_for(self, session: Session) -> Limits:
         """Returns the limits of a session's processes: the server's, capped by the session's."""

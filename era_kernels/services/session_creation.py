@@ -80,6 +80,7 @@ class SessionCreator:
             allow_public=public if new.allow_public is None else new.allow_public,
             limits=new.limits,
             mounts=tuple(dict.fromkeys(new.mounts)),
+            storage=new.storage,
         )
         source = initial_code(new.data)
         code = None if source is None else StoredCode(source, "", session.created_at)

@@ -142,7 +142,7 @@ class SessionService:
         return await self._context.workspaces.scan(session.directory)
 
     async def update(self, session_id: str, **changes: object) -> SessionView:
-        """Changes `default_timeout`, `ttl`, `allow_internet`, `allow_public`, `metadata`, `data`.
+        """Changes fields: `data`, `metadata`, `default_timeout`, `ttl`, `storage`, `allow_…`.
 
         Raises SessionNotFound, InvalidRequest, TooLarge, NotEnforceable.
         """

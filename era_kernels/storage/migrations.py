@@ -181,6 +181,15 @@ def m010_r2(db: Database) -> None:
 
 
 @MIGRATIONS()
+def m011_storage_scope(db: Database) -> None:
+    """Adds the namespaces that a session's code may use: a word or a list, as JSON."""
+    sessions = db.table("sessions")
+    short = [name for name in sessions.columns_dict if name not in ("metadata", "data")]
+    sessions.add_column("storage", str)
+    sessions.transform(column_order=[*short, "storage"])
+
+
+@MIGRATIONS()
 def m012_resources(db: Database) -> None:
     """Adds the indexes that the list of resources still needs."""
     db.execute("CREATE INDEX sessions_updated ON sessions (coalesce(last_run_at, created_at))")

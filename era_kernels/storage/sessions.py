@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 from era_kernels.errors import SessionExists, SessionNotFound
-from era_kernels.models import JsonObject, Limits, Session
+from era_kernels.models import JsonObject, Limits, Session, StorageScope
 from era_kernels.storage import stored_code
 from era_kernels.storage.database import Database
 from era_kernels.storage.sql_values import json_to_text, time_from_text, time_to_text
@@ -50,6 +50,14 @@ def _names_from(text: str | None) -> tuple[str, ...]:
     return () if text is None else tuple(json.loads(text))
 
 
+def _scope_text(scope: StorageScope | None) -> str | None:
+    return None if scope is None else json.dumps(scope.to_json())
+
+
+def _scope_from(text: str | None) -> StorageScope | None:
+    return None if text is None else StorageScope.parse(json.loads(text))
+
+
 _TO_COLUMN: dict[str, Callable[[Any], Any]] = {
     "created_at": time_to_text,
     "last_run_at": time_to_text,
@@ -57,6 +65,7 @@ _TO_COLUMN: dict[str, Callable[[Any], Any]] = {
     "metadata": json_to_text,
     "limits": _limits_text,
     "mounts": _names_text,
+    "storage": _scope_text,
 }
 _FROM_COLUMN: dict[str, Callable[[Any], Any]] = {
     "created_at": time_from_text,
@@ -68,6 +77,7 @@ _FROM_COLUMN: dict[str, Callable[[Any], Any]] = {
     "allow_public": bool,
     "limits": _limits_from,
     "mounts": _names_from,
+    "storage": _scope_from,
 }
 
 

@@ -56,7 +56,8 @@ class HandlerContext:
 
     `max_body` and `max_upload` are in bytes, `keepalive_interval` in seconds. `active_handlers` are
     those whose clients have not got the whole answer yet. `route` is the pattern of the path, or
-    empty. `touch_session` makes a context around each request to a session.
+    empty. `touch_session` and `in_work` make contexts around each request to a session and to the
+    storage.
     """
 
     access: Access
@@ -68,6 +69,7 @@ class HandlerContext:
     route: str = ""
     touch_session: Callable[[str], AbstractContextManager[object]] = nullcontext
     storage_turns: Turns = field(default_factory=Turns)  # whose members serve the storage
+    in_work: Callable[[Any], AbstractContextManager[object]] = nullcontext
 
     def for_route(self, route: str) -> HandlerContext:
         """Returns a copy of this context for the handlers of one route."""

@@ -11,6 +11,7 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    PlainValidator,
     RootModel,
     ValidationError,
     WithJsonSchema,
@@ -19,6 +20,7 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 
 from era_kernels.errors import InvalidId, InvalidRequest
 from era_kernels.json_codec import loads_array, loads_numbers_as_text, loads_object
+from era_kernels.models.storage import MAX_SCOPE_PATTERNS, SCOPE_PATTERN, StorageScope
 
 ID_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 ID_RULE = (
@@ -66,6 +68,15 @@ def _check_env(env: dict[str, Any]) -> dict[str, Any]:
     return env
 
 
+def _parse_scope(value: object) -> StorageScope:
+    if not isinstance(value, str | list) or not all(isinstance(one, str) for one in value):
+        value = ""  # which is no scope
+    try:
+        return StorageScope.parse(value)
+    except ValueError as error:
+        raise PydanticCustomError("scope", "{rule}", {"rule": str(error)}) from None
+
+
 def _env_error(text: str) -> PydanticCustomError:
     return PydanticCustomError("env", "{text}", {"text": text})
 
@@ -87,6 +98,22 @@ Env = Annotated[
             "type": "object",
             "additionalProperties": {"type": ["string", "number", "boolean"]},
             "description": "Variables of this run only; never stored, never logged.",
+        }
+    ),
+]
+StorageScopeField = Annotated[
+    StorageScope,
+    PlainValidator(_parse_scope),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"enum": ["all", "none"]},
+                {
+                    "type": "array",
+                    "items": {"type": "string", "pattern": f"^({SCOPE_PATTERN.pattern})$"},
+                    "maxItems": MAX_SCOPE_PATTERNS,
+                },
+            ]
         }
     ),
 ]

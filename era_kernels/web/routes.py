@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from tornado.web import Application, RequestHandler
@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from era_kernels.services.sessions import SessionService
     from era_kernels.services.stored_code import StoredCodeService
     from era_kernels.storage.resource_stores import ResourceStores
+    from era_kernels.storage.resources import ResourceIndex
 
 log = logging.getLogger(__name__)
 
@@ -74,6 +75,7 @@ def make_application(
     routes = make_routes(
         sessions, executions, server_info, codes, files, idempotent_runs, inspection, logs
     )
+    routes += make_resource_routes(resources.index)
     document = Document([*routes, *storage_routes])
     routes = [
         *storage_routes,  # first, for paths are tried in order, and these requests are short
@@ -83,6 +85,18 @@ def make_application(
         Route("/docs", DocsHandler),
         Route("/docs/{name}", DocsFileHandler),
     ]
+    return _application(routes, context)
+
+
+def make_storage_application(routes: Iterable[Route], context: HandlerContext) -> Application:
+    """Returns an application that serves these routes and no other path.
+
+    It is for the code inside sessions, which gets those of `make_storage_routes`.
+    """
+    return _application(routes, context)
+
+
+def _application(routes: Iterable[Route], context: HandlerContext) -> Application:
     return Application(
         [
             (
@@ -155,9 +169,11 @@ def _server_routes(server_info: ServerInfo) -> list[Route]:
 
 
 def make_storage_routes(stores: ResourceStores) -> list[Route]:
-    """Returns the paths of the storage; the last two take what no other takes."""
+    """Returns the paths of KV, D1 and R2, which the API and the code inside sessions share.
+
+    The last two take what no other takes.
+    """
     for_kv, for_d1, for_r2 = {"kv": stores.kv}, {"d1": stores.d1}, {"objects": stores.r2}
-    for_resources = {"resources": stores.index}
     database = "/api/storage/d1/{namespace}"
     return [
         Route("/api/storage/kv/{namespace}", KVNamespaceHandler, for_kv, "kv"),
@@ -167,10 +183,17 @@ def make_storage_routes(stores: ResourceStores) -> list[Route]:
         Route(f"{database}/batch", D1BatchHandler, for_d1, "d1"),
         Route("/api/storage/r2/{namespace}", R2NamespaceHandler, for_r2, "r2"),
         Route("/api/storage/r2/{namespace}/{key}", R2ObjectHandler, for_r2, "r2"),
-        Route("/api/resources/list", ResourcesHandler, for_resources, "resources"),
-        Route("/api/resources/stats", ResourceStatsHandler, for_resources, "resources"),
         Route("/api/storage", StoragePathHandler),
         Route("/api/storage/{path}", StoragePathHandler),
+    ]
+
+
+def make_resource_routes(index: ResourceIndex) -> list[Route]:
+    """Returns the paths that list and count all that is stored."""
+    for_resources = {"resources": index}
+    return [
+        Route("/api/resources/list", ResourcesHandler, for_resources, "resources"),
+        Route("/api/resources/stats", ResourceStatsHandler, for_resources, "resources"),
     ]
 
 

@@ -9,7 +9,16 @@ from pydantic import ConfigDict, Field
 
 from era_kernels import json_codec
 from era_kernels.json_codec import in_thread_if_large
-from era_kernels.models import FileInfo, JsonObject, Limits, NewSession, SessionView, now, to_iso
+from era_kernels.models import (
+    ALL_STORAGE,
+    FileInfo,
+    JsonObject,
+    Limits,
+    NewSession,
+    SessionView,
+    now,
+    to_iso,
+)
 from era_kernels.services.session_limits import LIMIT_FIELDS
 from era_kernels.web.base import BaseHandler, HandlerContext
 from era_kernels.web.operations import Operation
@@ -20,6 +29,7 @@ from era_kernels.web.requests import (
     ProcessorCount,
     RequestModel,
     SessionId,
+    StorageScopeField,
 )
 from era_kernels.web.responses import ResponseModel
 
@@ -61,6 +71,9 @@ class CreateSession(RequestModel):
     mounts: list[str] | None = Field(
         None, description="Names of directories that the operator offers, read-only at /mnt/NAME."
     )
+    storage: StorageScopeField | None = Field(
+        None, description="Namespaces that its code may use, such as `app` or `tmp-*`."
+    )
 
 
 class ChangeSession(RequestModel):
@@ -76,6 +89,9 @@ class ChangeSession(RequestModel):
     allowPublicAccess: bool = Field(default_factory=bool)
     metadata: dict[str, Any] = Field(default_factory=dict)
     data: dict[str, Any] = Field(default_factory=dict)
+    storage: StorageScopeField = Field(
+        ALL_STORAGE, description="Namespaces that its code may use, such as `app` or `tmp-*`."
+    )
 
 
 class SessionsQuery(Paging):
@@ -121,6 +137,7 @@ class SessionListed(ResponseModel):
     ttl: float | None = Field(None, description="Seconds; only when set.")
     limits: OwnLimitsAnswer | None = Field(None, description="Only when set.")
     mounts: list[str] | None = Field(None, description="Only when there are any.")
+    storage: Literal["all", "none"] | list[str] | None = Field(None, description="Only when set.")
 
 
 class SessionAnswer(SessionListed):
@@ -293,6 +310,7 @@ def _new_session(body: CreateSession) -> NewSession:
         allow_public=body.allowPublicAccess,
         limits=_to_limits(body.limits),
         mounts=tuple(body.mounts or ()),
+        storage=body.storage,
     )
 
 
@@ -320,6 +338,7 @@ _DOMAIN_NAMES: Mapping[str, str] = {
     "allowPublicAccess": "allow_public",
     "metadata": "metadata",
     "data": "data",
+    "storage": "storage",
 }
 
 
@@ -355,6 +374,8 @@ def session_summary(view: SessionView) -> JsonObject:
         out["limits"] = _limits_response(session.limits)
     if session.mounts:
         out["mounts"] = list(session.mounts)
+    if session.storage is not None:
+        out["storage"] = session.storage.to_json()
     return out
 
 

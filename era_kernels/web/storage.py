@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 from urllib.parse import unquote_to_bytes
 
 from pydantic import AfterValidator, Field
@@ -72,6 +72,11 @@ class StorageHandler(BaseHandler):
         parts = self.request.path.split("/", 5)
         rest = parts[5] if len(parts) > 5 else ""
         return self._decode(unquote_to_bytes(rest.encode("latin1"))) if rest else None
+
+    async def _execute(self, transforms: list[Any], *args: bytes, **kwargs: bytes) -> None:
+        """Does all of Tornado's work on the request, also when the client leaves meanwhile."""
+        with self.context.in_work(self.request):
+            await super()._execute(transforms, *args, **kwargs)
 
     @property
     def required_key(self) -> str:

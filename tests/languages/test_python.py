@@ -184,7 +184,7 @@ ROWS = {
         (
             (
                 "import sys\nprint([n for n in globals() if n[:2] != '__'], '' in sys.path,\n"
-                "      any('kernelspecs' in p for p in sys.path),\n"
+                "      any('kernelspecs' in p and p[-4:] != '/sdk' for p in sys.path),\n"
                 "      {'debugpy', 'jedi'} & set(sys.modules))"
             ),
         ),

@@ -24,7 +24,7 @@ from era_kernels.web.operations import Media, Operation, Route
 from era_kernels.web.r2 import PutObject
 from era_kernels.web.requests import ID_PATTERN, RequestModel, validate
 from era_kernels.web.responses import ErrorAnswer
-from era_kernels.web.routes import make_routes, make_storage_routes
+from era_kernels.web.routes import make_resource_routes, make_routes, make_storage_routes
 from era_kernels.web.runs import RunRequest
 from era_kernels.web.sessions import ChangeSession, CreateSession
 from tests.web.fakes import (
@@ -49,7 +49,9 @@ ROUTES: list[Route] = make_routes(
     FakeIdempotentRuns(_SESSIONS),  # type: ignore[arg-type]
     FakeInspectionService(_SESSIONS),  # type: ignore[arg-type]
     None,  # type: ignore[arg-type]
-) + make_storage_routes(ResourceStores(None, None, None, None))  # type: ignore[arg-type]
+)
+ROUTES += make_resource_routes(None)  # type: ignore[arg-type]
+ROUTES += make_storage_routes(ResourceStores(None, None, None, None))  # type: ignore[arg-type]
 OPERATIONS: dict[tuple[str, str], Operation] = {
     (method, route.path): operation
     for route in ROUTES

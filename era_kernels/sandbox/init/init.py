@@ -7,6 +7,8 @@ init sends it when a process ends, after the reply that named the process.
     → {"op": "apply", "spec"}                       once, first: the isolation to apply
     → {"op": "spawn", "id", "process", "command"} + descriptors 1, 2 and perhaps 0 of the process
     ← {"id", "pid"} or {"id", "error", "errno"}     then {"ended": process, "code" or "signal"}
+    → {"op": "listen", "id", "port"}                a socket on 127.0.0.1; port 0: any free one
+    ← {"id", "port"} + the listening socket, or {"id", "error", "errno"}
     → {"op": "signal", "process", "signal"}         with an id: ← {"id"}
           with "kill_group_on_exit": when the process dies, the rest of its group is killed, too
     ← {"ready": pid} at the start, or {"failed": text}; {"clean": true} when nothing is left
@@ -27,6 +29,8 @@ from era_kernels.sandbox.init import fd_messages, isolation, launch
 from era_kernels.sandbox.init.reaper import SigchldPipe, kill_all, reap_all
 from era_kernels.sandbox.init.spec import IsolationKind, SandboxSpec
 from era_kernels.sandbox.linux import syscalls
+
+LISTEN_BACKLOG = 128  # connections that wait to be accepted
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +91,28 @@ class Init:
         message, descriptors = received
         if message["op"] == "spawn":
             return self._spawn(message, descriptors)
-        self._signal(message)
+        if message["op"] == "listen":
+            self._listen(message)
+        else:
+            self._signal(message)
         return None
+
+    def _listen(self, message: JsonObject) -> None:
+        """Makes a listening socket inside the network namespace, for the server alone.
+
+        Without SO_REUSEADDR and SO_REUSEPORT no program can bind the port beside the server.
+        """
+        try:
+            with socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as one:
+                one.bind(("127.0.0.1", message["port"]))
+                one.listen(LISTEN_BACKLOG)
+                reply = {"id": message["id"], "port": one.getsockname()[1]}
+                fd_messages.send(self._control, reply, (one.fileno(),))
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            reply = {"id": message["id"], "error": error.strerror, "errno": error.errno}
+            fd_messages.send(self._control, reply)
 
     def _spawn(self, message: JsonObject, descriptors: list[int]) -> launch.LaunchRequest | None:
         """Forks; the reply is sent when the child runs its program or has failed to."""

@@ -34,7 +34,7 @@ class ControlChannel:
         self._on_end = on_end
         self._loop = asyncio.get_running_loop()
         self._unsent: deque[tuple[bytes, list[int]]] = deque()
-        self._replies: dict[int, asyncio.Future[JsonObject]] = {}
+        self._replies: dict[int, asyncio.Future[tuple[JsonObject, list[int]]]] = {}
         self._last_id = 0
         self._is_open = True
         self._loop.add_reader(control_socket.fileno(), self._on_readable)
@@ -57,13 +57,25 @@ class ControlChannel:
 
     async def request(self, message: JsonObject, descriptors: Iterable[int] = ()) -> JsonObject:
         """Sends a message with an id and waits for its reply. Raises ChannelClosed."""
+        reply, received = await self.request_descriptors(message, descriptors)
+        _close_all(received)
+        return reply
+
+    async def request_descriptors(
+        self, message: JsonObject, descriptors: Iterable[int] = ()
+    ) -> tuple[JsonObject, list[int]]:
+        """Does the same; returns the reply's descriptors, too, which belong to the caller."""
         self._last_id += 1
         request_id = self._last_id
-        reply: asyncio.Future[JsonObject] = self._loop.create_future()
+        reply: asyncio.Future[tuple[JsonObject, list[int]]] = self._loop.create_future()
         self._replies[request_id] = reply
         try:
             self.send({**message, "id": request_id}, descriptors)
             return await reply
+        except asyncio.CancelledError:
+            if reply.done() and not reply.cancelled() and reply.exception() is None:
+                _close_all(reply.result()[1])
+            raise
         finally:
             self._replies.pop(request_id, None)
 
@@ -96,12 +108,13 @@ class ControlChannel:
             self._on_end()
             return
         message, descriptors = received
-        _close_all(descriptors)  # no message to the server has descriptors
         reply = self._replies.get(message.get("id", 0))
+        if reply is not None and not reply.done():
+            reply.set_result((message, descriptors))
+            return
+        _close_all(descriptors)  # only replies have descriptors that somebody uses
         if reply is None:
             self._on_message(message)
-        elif not reply.done():
-            reply.set_result(message)
 
     def _flush(self) -> None:
         while self._unsent:

@@ -10,12 +10,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from era_kernels.errors import KernelStartFailed
-from era_kernels.models import Limits, SessionPaths
+from era_kernels.models import Limits, SessionListener, SessionPaths
 from era_kernels.sandbox.init.spec import IsolationKind, SandboxSpec
 from era_kernels.sandbox.server import runtime_dirs
 from era_kernels.sandbox.server.cgroup_memory import Shortage
 from era_kernels.sandbox.server.cgroups import SandboxCgroup
 from era_kernels.sandbox.server.limit_monitor import MonitoredSandbox, describe_oom
+from era_kernels.sandbox.server.listeners import listen_on_unix_socket
 from era_kernels.sandbox.server.server_memory import HOST_OOM, describe_server_oom
 from era_kernels.sandbox.server.tiers import IsolationProfile
 from era_kernels.sandbox.server.uids import UidAllocator, allow_traverse, chown_tree
@@ -40,6 +41,7 @@ class HostResources:
         self.inner_paths, self.inner_runtime_directory = profile.map_paths(
             paths, self.runtime_directory
         )
+        self._listener_path = self.runtime_directory.with_suffix(".s")
         self._profile = profile
         self._host_paths = paths
         self._limits = limits
@@ -127,6 +129,14 @@ class HostResources:
             None if self._cgroup is None else self._cgroup.memory_group,
         )
 
+    def listen_on_unix_socket(self, init_pid: int) -> SessionListener:
+        """Returns the socket of a sandbox without a network of its own. Raises KernelStartFailed.
+
+        It lies in a directory of the server: code must not replace it.
+        """
+        self._listener_path.unlink(missing_ok=True)
+        return listen_on_unix_socket(self._listener_path, self._uid, init_pid)
+
     def _resolve_mounts(self) -> Iterator[tuple[str, Path]]:
         """Yields each mount's name and real directory: links to it may have changed.
 
@@ -152,6 +162,7 @@ class HostResources:
     def release(self) -> None:
         """Removes the runtime directory and frees the uid (blocking); a second call is fine."""
         runtime_dirs.remove_runtime_dir(self.runtime_directory)
+        self._listener_path.unlink(missing_ok=True)
         self._uid_allocator.release(self._uid)
         self._uid = None
 

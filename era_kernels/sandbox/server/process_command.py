@@ -69,3 +69,8 @@ class Command:
     def _strings(self) -> list[str]:
         env = [text for item in self.env.items() for text in item]
         return [self.cwd, *(self.argv or ()), *self.args, *env]
+
+
+def start_error(command: Command, why: str) -> KernelStartFailed:
+    """Returns the error for a command that its sandbox cannot start."""
+    return KernelStartFailed(f"{command.name} could not be started: {why}.")

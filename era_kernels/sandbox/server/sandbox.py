@@ -22,6 +22,7 @@ from era_kernels.models import (
     Isolation,
     JsonObject,
     Limits,
+    SessionListener,
     SessionPaths,
 )
 from era_kernels.sandbox.init.fd_messages import MessageTooLarge
@@ -32,9 +33,10 @@ from era_kernels.sandbox.server.control_channel import ChannelClosed, ControlCha
 from era_kernels.sandbox.server.host_resources import HostResources
 from era_kernels.sandbox.server.init_pool import InitPool, PreparedInit, within_timeout
 from era_kernels.sandbox.server.limit_monitor import LimitMonitor, MonitoredSandbox
+from era_kernels.sandbox.server.listeners import listen_in_namespace
 from era_kernels.sandbox.server.oom_listener import OomListener
 from era_kernels.sandbox.server.process import OutputPipe, Process
-from era_kernels.sandbox.server.process_command import Command, ProcessNotStarted
+from era_kernels.sandbox.server.process_command import Command, ProcessNotStarted, start_error
 from era_kernels.sandbox.server.server_memory import ServerMemoryMonitor
 from era_kernels.sandbox.server.stdin_writer import StdinWriter
 from era_kernels.sandbox.server.tier_probe import TierProbe
@@ -129,7 +131,7 @@ class Sandbox:
         KernelStartFailed when the sandbox cannot start any.
         """
         if not self.is_running:
-            raise _spawn_error(command, "its sandbox has ended")
+            raise start_error(command, "its sandbox has ended")
         process, ends = self._new_process(command, stdin, readable)
         message = {"op": "spawn", "process": process.number, "command": command.to_json()}
         try:
@@ -140,12 +142,18 @@ class Sandbox:
         except (ChannelClosed, MessageTooLarge) as error:
             self._discard(process)
             why = str(error) or "its sandbox has ended"
-            raise _spawn_error(command, why) from error
+            raise start_error(command, why) from error
         if "error" in reply:
             self._discard(process)
             raise ProcessNotStarted(command.name, reply["error"], reply["errno"])
         process.pid = reply["pid"]
         return process
+
+    async def listen(self, port: int) -> SessionListener:
+        """Returns a socket on which the server listens to this code. Raises KernelStartFailed."""
+        if self._spec.has_namespaces:
+            return await listen_in_namespace(self._control, port)
+        return self._resources.listen_on_unix_socket(self.pid or 0)
 
     async def aclose(self, reason: str | None = None) -> None:
         """Ends all processes; when this returns, they are dead and the directory is removed.
@@ -170,7 +178,7 @@ class Sandbox:
         except OSError as error:
             for end in itertools.chain(*pipes):
                 os.close(end)
-            raise _spawn_error(command, str(error)) from error
+            raise start_error(command, str(error)) from error
         (out, out_end), (err, err_end), *rest = pipes
         self._last_process += 1
         process = Process(
@@ -389,7 +397,3 @@ class Sandboxes:
             raise
         await sandbox.aclose()
         return False
-
-
-def _spawn_error(command: Command, why: str) -> KernelStartFailed:
-    return KernelStartFailed(f"{command.name} could not be started: {why}.")

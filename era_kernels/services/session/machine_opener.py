@@ -40,7 +40,12 @@ class MachineOpener:
         paths, limits = context.paths_for(session), context.limits_for(session)
         with context.metrics.kernel_starting(session.language) if with_kernel else nullcontext():
             machine = await context.host.open(
-                session.language, paths, limits, env, kernel=with_kernel
+                session.language,
+                paths,
+                limits,
+                env,
+                kernel=with_kernel,
+                storage=lambda: context.storage_scope_of(self._state.session),
             )
         if self._state.is_stored:
             machine.on_late_output = context.logs.live_log(session.directory).write

@@ -1,0 +1,282 @@
+"""Bounds what the code of one session asks of storage at the same time.
+
+So many connections are accepted, the others wait in Linux; so many requests are in work, the others
+wait in the order in which they came. What waits or fails is the session's own: requests of others,
+and those of the API, take turns with it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from typing import Protocol
+
+from tornado.iostream import IOStream, StreamClosedError
+
+from era_kernels.models import SessionListener, StorageScope
+from era_kernels.web.server import MAX_BUFFER, READ_CHUNK_BYTES, StrictIOStream
+
+MAX_SESSION_CONNECTIONS = 64
+MAX_REQUESTS_IN_WORK = 8
+MAX_HEAD = 16 * 1024  # bytes of request line and headers together
+IDLE_TIMEOUT = 75.0  # seconds from an answer (or the connection) to the end of the next headers
+STALL_TIMEOUT = 60.0  # seconds without a byte of a body or of an answer
+# A connection that has been idle so long (seconds) may be closed when others wait.
+MIN_IDLE = 1.0
+RETRY_INTERVAL = 0.25  # seconds until a session that must wait tries to accept again
+
+
+class SessionHost(Protocol):
+    """Names what a session needs of the listener that serves all of them."""
+
+    @property
+    def has_room(self) -> bool:
+        """True while all sessions together may have another connection."""
+
+    def serve(self, stream: SessionStream, address: object) -> None:
+        """Serves the requests of a connection."""
+
+    def reject(self, reason: str) -> None:
+        """Counts a connection that was closed without a request for the application."""
+
+    def connection_closed(self) -> None:
+        """Is told that a connection has been closed."""
+
+    def forget(self, session: StorageSession) -> None:
+        """Serves a session no more."""
+
+
+class StorageSession:
+    """Accepts the connections of one session, and gives its requests their turns."""
+
+    def __init__(
+        self, host: SessionHost, listener: SessionListener, scope: Callable[[], StorageScope]
+    ) -> None:
+        """Accepts nothing yet: `resume` does."""
+        listener.socket.setblocking(False)
+        self.scope = scope
+        self._host = host
+        self._listener = listener
+        self._streams: dict[SessionStream, None] = {}  # the longest idle first
+        self._in_work = 0
+        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._is_accepting = False
+        self._retry_timer: asyncio.TimerHandle | None = None
+        self._is_closed = False
+
+    def resume(self) -> None:
+        """Accepts connections again, if there is room; a call too many does nothing."""
+        if not (self._is_closed or self._is_accepting):
+            self._is_accepting = True
+            loop = asyncio.get_running_loop()
+            loop.add_reader(self._listener.socket.fileno(), self._accept)
+
+    def close(self) -> None:
+        """Ends all connections and closes the listening socket; a second call does nothing."""
+        if self._is_closed:
+            return
+        self._pause()
+        self._is_closed = True
+        if self._retry_timer is not None:
+            self._retry_timer.cancel()
+        self._listener.socket.close()
+        for stream in tuple(self._streams):
+            stream.close()
+        self._host.forget(self)
+
+    def close_stalled(self, now: float) -> None:
+        """Closes connections that are idle too long, and those that neither read nor write."""
+        for stream in tuple(self._streams):
+            if stream.is_stalled(now):
+                stream.close()
+
+    # ------------------------------------------------------------ turns of requests
+
+    async def take_turn(self) -> Turn:
+        """Waits until another request of the session may be in work."""
+        if self._in_work < MAX_REQUESTS_IN_WORK:
+            self._in_work += 1
+        else:
+            turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._waiting.append(turn)
+            await turn  # whoever gives it on leaves it counted
+        return Turn(self._end_turn)
+
+    def _end_turn(self) -> None:
+        if self._waiting:
+            self._waiting.popleft().set_result(None)
+        else:
+            self._in_work -= 1
+
+    def stream_is_idle(self, stream: SessionStream) -> None:
+        """Notes that of all connections this one has been used last."""
+        if stream in self._streams:
+            self._streams[stream] = self._streams.pop(stream)
+
+    def stream_closed(self, stream: SessionStream) -> None:
+        """Forgets a connection, and accepts another in its place."""
+        if stream not in self._streams:
+            return
+        del self._streams[stream]
+        self._host.connection_closed()
+        self.resume()
+
+    # ------------------------------------------------------------ connections
+
+    def _accept(self) -> None:
+        """Accepts what has come; one call accepts a few only, and leaves the loop to others."""
+        for _ in range(MAX_REQUESTS_IN_WORK):
+            if not self._make_room():
+                self._wait_for_room()
+                return
+            try:
+                connection, address = self._listener.socket.accept()
+            except BlockingIOError:
+                return
+            except ConnectionAbortedError:
+                continue
+            except OSError:  # no descriptors are left
+                self._wait_for_room()
+                return
+            is_from_session = self._listener.is_from_session
+            if is_from_session is not None and not is_from_session(connection):
+                self._host.reject("foreign")
+                connection.close()
+                continue
+            stream = SessionStream(connection, self, self._host.reject)
+            self._streams[stream] = None
+            self._host.serve(stream, address)
+
+    def _make_room(self) -> bool:
+        """Returns whether a connection may be accepted, after closing an idle one if need be."""
+        if self._has_room:
+            return True
+        now = time.monotonic()
+        for stream in self._streams:
+            if stream.is_idle(now):
+                stream.close()
+                return self._has_room
+        return False
+
+    @property
+    def _has_room(self) -> bool:
+        count = len(self._streams)
+        return count < MAX_SESSION_CONNECTIONS and (self._host.has_room or not count)
+
+    def _wait_for_room(self) -> None:
+        self._pause()
+        if self._retry_timer is None:
+            loop = asyncio.get_running_loop()
+            self._retry_timer = loop.call_later(RETRY_INTERVAL, self._retry)
+
+    def _retry(self) -> None:
+        self._retry_timer = None
+        self.resume()
+
+    def _pause(self) -> None:
+        if self._is_accepting:
+            self._is_accepting = False
+            asyncio.get_running_loop().remove_reader(self._listener.socket.fileno())
+
+
+class Turn:
+    """Is the turn of one request; it ends when its connection and its handler are done with it.
+
+    A client that leaves does not end the work that it has asked for.
+    """
+
+    def __init__(self, on_ended: Callable[[], None]) -> None:
+        self._on_ended = on_ended
+        self._holders = 1
+
+    @contextlib.contextmanager
+    def hold(self) -> Iterator[None]:
+        """Keeps the turn from ending while the context is open."""
+        self._holders += 1
+        try:
+            yield
+        finally:
+            self.release()
+
+    def release(self) -> None:
+        """Lets go of the turn, once for each holder."""
+        self._holders -= 1
+        if not self._holders:
+            self._on_ended()
+
+
+class SessionStream(StrictIOStream):
+    """One connection of a session."""
+
+    def __init__(
+        self,
+        connection: socket.socket,
+        session: StorageSession,
+        on_rejected: Callable[[str], object],
+    ) -> None:
+        connection.setblocking(False)
+        bare = IOStream(connection, max_buffer_size=MAX_BUFFER, read_chunk_size=READ_CHUNK_BYTES)
+        super().__init__(bare, self._on_stream_closed, on_rejected)
+        self.session = session
+        self._turn: Turn | None = None  # while a request of it is in work
+        self._awaits_head = True
+        self._moved_at = time.monotonic()  # when a byte was read or written last
+
+    async def read_until_regex(self, regex: bytes, max_bytes: int | None = None) -> bytes:
+        """Returns the head of the next request when it is its turn."""
+        self._release_turn()
+        self.session.stream_is_idle(self)
+        self._awaits_head, self._moved_at = True, time.monotonic()
+        head = await super().read_until_regex(regex, max_bytes)
+        self._awaits_head = False
+        self._turn = await self.session.take_turn()
+        if self.closed():
+            self._release_turn()
+            raise StreamClosedError
+        self._moved_at = time.monotonic()
+        return head
+
+    def hold_turn(self) -> AbstractContextManager[None]:
+        """Returns a context that surrounds the work on the request."""
+        return nullcontext() if self._turn is None else self._turn.hold()
+
+    def read_from_fd(self, buf: bytearray | memoryview) -> int | None:
+        count = super().read_from_fd(buf)
+        if count and not self._awaits_head:
+            self._moved_at = time.monotonic()
+        return count
+
+    def write_to_fd(self, data: memoryview) -> int:
+        count = super().write_to_fd(data)
+        if count:
+            self._moved_at = time.monotonic()
+        return count
+
+    def is_idle(self, now: float) -> bool:
+        """Returns whether the client has asked for nothing since a while."""
+        if not self._awaits_head or now - self._moved_at < MIN_IDLE:
+            return False
+        with contextlib.suppress(BlockingIOError, OSError):
+            return not self.socket.recv(1, socket.MSG_PEEK)  # what has come is a request
+        return True
+
+    def is_stalled(self, now: float) -> bool:
+        """Returns whether the client is silent too long, or does not read its answer."""
+        silence = now - self._moved_at
+        if self._awaits_head:
+            return silence > IDLE_TIMEOUT
+        return silence > STALL_TIMEOUT and (self.writing() or self.reading())
+
+    def _on_stream_closed(self, _: object) -> None:
+        self._release_turn()
+        self.session.stream_closed(self)
+
+    def _release_turn(self) -> None:
+        turn, self._turn = self._turn, None
+        if turn is not None:
+            turn.release()
