@@ -21,7 +21,6 @@ from era_kernels.concurrency.background import cancel_and_wait
 from era_kernels.concurrency.turns import Turns
 from era_kernels.errors import (
     EraError,
-    InvalidId,
     InvalidRequest,
     MethodNotAllowed,
     NotFound,
@@ -179,7 +178,7 @@ class BaseHandler(RequestHandler):
     def check_path(self) -> None:
         """Checks that every variable part of the path is an id. Raises InvalidId."""
         for part in self.path_args:
-            check_id(part)
+            requests.check_id(part)
 
     def before_body(self) -> Awaitable[None] | None:
         """Returns work to do before the body is read; an EraError in the work is the answer."""
@@ -381,12 +380,6 @@ class BaseHandler(RequestHandler):
                 "path": self.request.path,
             },
         )
-
-
-def check_id(text: str) -> None:
-    """Raises InvalidId for a text that is no id."""
-    if not requests.ID_PATTERN.fullmatch(text):
-        raise InvalidId(f"An id {requests.ID_RULE}.")
 
 
 def error_response(error: EraError) -> JsonObject:

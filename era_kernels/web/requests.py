@@ -49,6 +49,12 @@ class QueryModel(BaseModel):
 # ---------------------------------------------------------------- fields
 
 
+def check_id(text: str) -> None:
+    """Raises InvalidId for a text that is no id."""
+    if not ID_PATTERN.fullmatch(text):
+        raise InvalidId(f"An id {ID_RULE}.")
+
+
 def _check_id(value: str) -> str:
     if not ID_PATTERN.fullmatch(value):
         raise PydanticCustomError("id", "{rule}", {"rule": ID_RULE})
@@ -102,7 +108,7 @@ Env = Annotated[
     ),
 ]
 StorageScopeField = Annotated[
-    StorageScope,
+    Any,  # a StorageScope; as a dataclass, it would be a schema of its own in the document
     PlainValidator(_parse_scope),
     WithJsonSchema(
         {

@@ -7,8 +7,8 @@ from urllib.parse import unquote_to_bytes
 
 from pydantic import AfterValidator, Field
 
-from era_kernels.errors import InvalidPath, InvalidRequest
-from era_kernels.models import JsonObject
+from era_kernels.errors import InvalidPath, InvalidRequest, NotFound
+from era_kernels.models import JsonObject, ResourceType
 from era_kernels.models.storage import NAMESPACE_PATTERN, NAMESPACE_RULE
 from era_kernels.web.base import BaseHandler, HandlerContext
 from era_kernels.web.requests import PositiveInt, QueryModel
@@ -119,12 +119,21 @@ class StorageHandler(BaseHandler):
             raise self.invalid_path("A key must be UTF-8.") from None
 
 
+STORAGE_TYPES = (ResourceType.KV, ResourceType.D1, ResourceType.R2)
+
+
 class StoragePathHandler(BaseHandler):
-    """Answers every path below `/api/storage` that is none of KV, D1 or R2."""
+    """Answers every path below `/api/storage` that is none of KV, D1 or R2.
+
+    It is 404 where type and namespace are right, and there is nothing below them.
+    """
 
     format = "/api/storage/(kv|d1|r2)/{namespace}[/{key}]"
 
     def check_path(self) -> None:
+        type_, _, rest = self.path_args[0].partition("/") if self.path_args else ("", "", "")
+        if type_ in STORAGE_TYPES and NAMESPACE_PATTERN.fullmatch(rest.partition("/")[0]):
+            raise NotFound("There is nothing at this path.")
         raise InvalidPath(
             "A path of the storage holds a type, which is kv, d1 or r2, and a namespace.",
             format=self.format,

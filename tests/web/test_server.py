@@ -9,6 +9,7 @@ import time
 import pytest
 
 from era_kernels.errors import StartError
+from era_kernels.storage.resource_stores import ResourceStores
 from era_kernels.web import server as server_module
 from era_kernels.web.access import Access
 from era_kernels.web.base import HandlerContext
@@ -270,6 +271,7 @@ def test_port_in_use() -> None:
         idempotent_runs=FakeIdempotentRuns(sessions),  # type: ignore[arg-type]
         inspection=None,  # type: ignore[arg-type]
         logs=None,  # type: ignore[arg-type]
+        resources=ResourceStores(None, None, None, None),  # type: ignore[arg-type]
         context=context,
     )
     with socket.create_server(("127.0.0.1", 0)) as taken:
