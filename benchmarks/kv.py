@@ -31,7 +31,7 @@ ROUNDS = 5
 ROUND_SECONDS = 2.0
 FEW, MANY = 1_000, 1_000_000
 HAMMER_SECONDS = 6.0
-REQUESTS = 400  # of which the median counts
+REQUESTS = 1000  # of which the median counts
 
 _VALUE = "v" * VALUE_BYTES
 _BODY = json.dumps({"value": _VALUE}).encode()
@@ -114,18 +114,38 @@ def _interference_row(server: Server) -> Row:
 
 
 def _size_rows() -> Iterator[Row]:
-    with temporary_launcher() as launcher:
-        launcher.start().stop()
-        taken = {}
-        for count in (FEW, MANY):
-            asyncio.run(_fill(launcher.data_dir, range(max(taken, default=0), count)))
-            server = launcher.start()
-            taken[count] = _medians(server, count)
-            server.stop()
-    for number, what in enumerate(("get", "list of 100")):
-        few, many = taken[FEW][number], taken[MANY][number]
-        figure = f"{ms(many)} = {many / few:.2f} x {ms(few)}"
-        yield Row(f"KV {what}, {MANY} keys against {FEW}, p50", figure, "≤ 2 x", many <= 2 * few)
+    """Measures two servers in turns, of which one has a thousand times the keys of the other."""
+    with temporary_launcher() as few_keys, temporary_launcher() as many_keys:
+        callers = {}
+        for count, launcher in ((FEW, few_keys), (MANY, many_keys)):
+            launcher.start().stop()
+            asyncio.run(_fill(launcher.data_dir, range(count)))
+            callers[count] = Caller(launcher.start().base_url)
+        for what, make_path in (("get", _get_path), ("list of 100", _list_path)):
+            random, taken = Random(3), {FEW: list[float](), MANY: list[float]()}
+            for _ in range(REQUESTS):
+                for count, caller in callers.items():
+                    taken[count].append(_timed(caller, make_path(random.randrange(count))))
+            few, many = median(taken[FEW]), median(taken[MANY])
+            figure = f"{ms(many)} = {many / few:.2f} x {ms(few)}"
+            yield Row(f"KV {what}, {MANY} keys against {FEW}, p50", figure, "≤ 2 x",
+                      many <= 2 * few)  # fmt: skip
+        for caller in callers.values():
+            caller.close()
+
+
+def _get_path(number: int) -> str:
+    return f"/api/storage/kv/size/{number:08}"
+
+
+def _list_path(number: int) -> str:
+    return f"/api/storage/kv/size?prefix={f'{number:08}'[:6]}&limit=100"
+
+
+def _timed(caller: Caller, path: str) -> float:
+    began = time.perf_counter()
+    caller.bytes("GET", path)
+    return time.perf_counter() - began
 
 
 async def _fill(data_dir: Path, numbers: range) -> None:
@@ -138,24 +158,6 @@ async def _fill(data_dir: Path, numbers: range) -> None:
         batch = keys[start : start + 1000]
         await asyncio.gather(*(kv.put("size", f"{key:08}", _VALUE) for key in batch))
     await database.aclose()
-
-
-def _medians(server: Server, count: int) -> tuple[float, float]:
-    """Returns the median seconds of a get and of a list that begins anywhere."""
-    random = Random(3)
-    with closing(Caller(server.base_url)) as caller:
-
-        def timed(path: str) -> float:
-            began = time.perf_counter()
-            caller.bytes("GET", path)
-            return time.perf_counter() - began
-
-        def median_of(make_path: Callable[[str], str]) -> float:
-            keys = (f"{random.randrange(count):08}" for _ in range(REQUESTS))
-            return median([timed(make_path(key)) for key in keys])
-
-        got = median_of(lambda key: f"/api/storage/kv/size/{key}")
-        return got, median_of(lambda key: f"/api/storage/kv/size?prefix={key[:6]}&limit=100")
 
 
 if __name__ == "__main__":

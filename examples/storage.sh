@@ -1,5 +1,5 @@
 #!/bin/sh
-# KV with curl: a cache whose entries expire, settings with metadata, pages, and what is stored.
+# KV with curl: a cache whose entries expire, a counter, settings, pages, and what is stored.
 set -eu
 
 url="${ERA_URL:-http://127.0.0.1:8787}"
@@ -21,7 +21,7 @@ expect() {
 
 # Deletes what this example has put.
 clean_up() {
-    for key in page:1 page:2 page:3 settings ..%2Fodd%20key; do
+    for key in page:1 page:2 page:3 visits settings ..%2Fodd%20key; do
         curl -sS -X DELETE "$kv?key=$key" > /dev/null
     done
 }
@@ -37,6 +37,16 @@ sleep 1.1
 answer=$(curl -sS "$kv/page:1")
 echo "$answer"
 expect '"code":"KEY_NOT_FOUND"' "$answer"
+
+step "A counter, for one writer: of two at once, one would count for both"
+for visit in 1 2 3; do
+    found=$(curl -sS "$kv/visits" | sed -n 's/.*"value":"\([0-9]*\)".*/\1/p')
+    curl -sS --fail -X PUT "$kv/visits" -H "$json" \
+        -d "{\"value\": \"$((${found:-0} + 1))\"}" > /dev/null
+done
+answer=$(curl -sS --fail "$kv/visits")
+echo "$answer"
+expect '"value":"3"' "$answer"
 
 step "Settings: a text that is JSON, with metadata"
 curl -sS --fail -X PUT "$kv/settings" -H "$json" \
@@ -67,7 +77,7 @@ expect '"list_complete":true' "$answer"
 step "What is stored"
 answer=$(curl -sS --fail "$url/api/resources/list?namespace=$namespace&limit=1")
 echo "$answer"
-expect '"total":5' "$answer"
+expect '"total":6' "$answer"
 answer=$(curl -sS --fail "$url/api/resources/stats")
 echo "$answer"
-expect "\"$namespace\":5" "$answer"
+expect "\"$namespace\":6" "$answer"

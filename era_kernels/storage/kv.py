@@ -271,7 +271,7 @@ def list_query(*, is_after: bool, has_end: bool) -> str:
     """Returns the query for a page of keys from `:start` on (or after it), up to `:end`."""
     start, end = ("key > :start" if is_after else "key >= :start"), "AND key < :end" * has_end
     return (
-        "SELECT key, metadata FROM kv INDEXED BY kv_keys "
+        "SELECT key, metadata FROM kv INDEXED BY kv_list "
         f"WHERE namespace = :namespace AND {start} {end} AND {_IS_ALIVE} "
         "ORDER BY key LIMIT :limit"
     )

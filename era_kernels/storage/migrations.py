@@ -126,7 +126,9 @@ def m008_kv_and_tables_of_d1(db: Database) -> None:
     """Creates KV, whose long columns stand last, the list of D1's tables, and a counter.
 
     Text is compared as UTF-8 bytes. `expires_at` is in seconds of Unix time, and `size` is that of
-    the value. `overhead` counts what takes room beside the sizes: keys and metadata.
+    the value. `kv_list` holds all that a page of keys shows, in its order, so that it is read from
+    a few neighbouring pages of the file. `overhead` counts what takes room beside the sizes: keys
+    and metadata.
     """
     db.table("kv").create(
         {
@@ -142,6 +144,7 @@ def m008_kv_and_tables_of_d1(db: Database) -> None:
         not_null={"namespace", "key", "created_at", "updated_at", "size", "value"},
     )
     db.table("kv").create_index(["namespace", "key"], "kv_keys", unique=True)
+    db.table("kv").create_index(["namespace", "key", "expires_at", "metadata"], "kv_list")
     db.table("kv").create_index(["updated_at"], "kv_updated")
     db.table("kv").create_index(["namespace", "updated_at"], "kv_namespace_updated")
     db.execute(

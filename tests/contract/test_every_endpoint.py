@@ -32,6 +32,7 @@ TAKING_BODIES = [
     ("PATCH", "{session}"),
     ("POST", "{session}/run"),
     ("POST", "{session}/stream"),
+    ("PUT", "/api/storage/kv/every/k"),
 ]
 MIB = 1024 * 1024
 
@@ -63,7 +64,8 @@ def test_json_out(client: Client, shared: SessionClient, execution: str) -> None
     client.http.patch(shared.path, json={"metadata": {"name": "né ☃"}})
     for path in (
         "/health", "/api/languages", "/api/limits", "/api/sessions", shared.path, execution,
-        f"{shared.path}/executions", "/nothing", "/openapi.json",
+        f"{shared.path}/executions", "/nothing", "/openapi.json", "/api/storage/kv/every",
+        "/api/storage/kv/every/none", "/api/storage", "/api/resources/list", "/api/resources/stats",
     ):  # fmt: skip
         answer = client.http.get(path)
         assert answer.headers["Content-Type"] == JSON_TYPE
