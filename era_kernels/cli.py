@@ -1,4 +1,4 @@
-"""Defines the command line: `era-kernels serve`, `install` and `doctor`."""
+"""Defines the command line: `era-kernels serve`, `install`, `doctor`, and adds the others."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from era_kernels import __version__, app, logs
+from era_kernels import __version__, app, logs, storage_commands
 from era_kernels.doctor import Finding, can_serve, run_checks
 from era_kernels.errors import EraError, InvalidSetting, StartError, UnsupportedLanguage
 from era_kernels.install import Readiness, prepare, select_languages
@@ -66,6 +66,10 @@ def _without_unset(flags: dict[str, object]) -> dict[str, object]:
 @click.version_option(__version__, prog_name="era-kernels")
 def main() -> None:
     """An HTTP server that runs code in managed Jupyter kernels."""
+
+
+main.add_command(storage_commands.backup)
+main.add_command(storage_commands.restore)
 
 
 @main.command()

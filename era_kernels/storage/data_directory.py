@@ -45,6 +45,11 @@ class DataDirectory:
             raise _unusable_error(path, error) from error
         return directory
 
+    @classmethod
+    def unlocked(cls, path: Path) -> DataDirectory:
+        """Returns the paths of a directory that others may be using, without its lock."""
+        return cls(path.absolute(), -1)
+
     @property
     def database(self) -> Path:
         """The path of the SQLite file."""

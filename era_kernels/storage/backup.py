@@ -1,0 +1,270 @@
+"""Copies a data directory, also while a server uses it, and brings such a copy back.
+
+Everything here blocks. What KV, D1 and R2 held when a backup began is in it; blobs that its rows
+name stay for so long, because the backup shares a lock that unlinking needs.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import os
+import shutil
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from era_kernels.errors import StartError, TooLarge
+from era_kernels.models import now, to_iso
+from era_kernels.safe_fs.copy import TreeCopier
+from era_kernels.safe_fs.openat import sync_file_system
+from era_kernels.safe_fs.tree import closing_fd
+from era_kernels.storage import content_types
+from era_kernels.storage.blobs import BlobDirectory, open_lock
+from era_kernels.storage.data_directory import DataDirectory
+from era_kernels.storage.error_mapping import FOREIGN_ERRORS, to_domain_error
+
+log = logging.getLogger(__name__)
+
+MANIFEST = "backup.json"  # written last: a backup without it is not whole
+FORMAT = 1  # of backups; a higher one is refused
+BUSY_SECONDS = 30.0  # seconds that a copy of a database waits for others
+
+_ALLOWED_IN_EMPTY = frozenset({"lock"})  # what a directory has that was only locked
+_DIRECTORY_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+
+# Takes what is copied, how many of it are done, and how many there are.
+Report = Callable[[str, int, int], object]
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """What a backup holds; `lost_objects` had no bytes, `partial_sessions` could not be whole."""
+
+    objects: int
+    databases: int
+    sessions: int
+    lost_objects: int = 0
+    partial_sessions: int = 0
+
+
+def back_up(source: Path, target: Path, report: Report) -> Contents:
+    """Copies the data directory `source` into the empty or missing directory `target`.
+
+    Directories of sessions are copied as they are found: code may change them meanwhile. Raises
+    StartError, StorageFailed, InsufficientStorage.
+    """
+    source, target = source.absolute(), target.absolute()
+    with _domain_errors():
+        if not (source / "era.db").is_file():
+            raise StartError(
+                f"There is no data directory at {source}: name the server's with --data-dir."
+            )
+        if target.is_relative_to(source):
+            raise StartError(f"A backup cannot lie in the data directory {source} itself.")
+        _make_empty(target, "back up into another one")
+        old, new = DataDirectory.unlocked(source), DataDirectory.unlocked(target)
+        with closing_fd(open_lock(old.unlink_lock)) as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH)
+            _copy_database(old.database, new.database)
+            databases = _copy_databases(old.databases, new.databases, report)
+            objects, lost = _copy_blobs(old, new, report)
+        sessions, partial = _copy_sessions(old, new, report)
+        if old.secret.exists():
+            _copy_file(old.secret, new.secret)
+        contents = Contents(objects, databases, sessions, lost, partial)
+        _finish(target, contents)
+    return contents
+
+
+def restore(source: Path, target: Path, report: Report) -> Contents:
+    """Makes the empty or missing directory `target` a data directory with all that a backup holds.
+
+    Raises StartError, StorageFailed, InsufficientStorage.
+    """
+    source, target = source.absolute(), target.absolute()
+    with _domain_errors():
+        _read_manifest(source)
+        _make_empty(target, "restore into another one with --data-dir, or move its content away")
+        with closing(DataDirectory.open(target)) as new:
+            old = DataDirectory.unlocked(source)
+            databases = _copy_databases(old.databases, new.databases, report)
+            objects, lost = _copy_blobs(old, new, report, old.database)
+            sessions, partial = _copy_sessions(old, new, report, old.database)
+            if old.secret.exists():
+                _copy_file(old.secret, new.secret)
+            _sync(target)
+            _copy_database(old.database, new.database)  # last: before, there is nothing to serve
+            _sync(target)
+    return Contents(objects, databases, sessions, lost, partial)
+
+
+@contextmanager
+def _domain_errors() -> Iterator[None]:
+    try:
+        yield
+    except FOREIGN_ERRORS as error:
+        raise to_domain_error(error) from error
+
+
+def _make_empty(directory: Path, advice: str) -> None:
+    """Makes a directory, or checks that nothing is in it. Raises StartError, OSError."""
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    found = {entry.name for entry in directory.iterdir()} - _ALLOWED_IN_EMPTY
+    if found == {"sessions"} and not any((directory / "sessions").iterdir()):
+        return
+    if found:
+        raise StartError(f"The directory {directory} is not empty: {advice}.")
+    directory.chmod(0o700)
+
+
+# ---------------------------------------------------------------- databases
+
+
+def _copy_database(source: Path, target: Path) -> None:
+    """Copies a SQLite file as it is at one moment, while others write to it."""
+    uri = f"{source.as_uri()}?mode=rw"  # readers of a WAL write to its index
+    with (
+        closing(sqlite3.connect(uri, uri=True, timeout=BUSY_SECONDS)) as old,
+        closing(sqlite3.connect(target)) as new,
+    ):
+        old.backup(new)  # in one step: a copy by pages begins anew at each write
+    target.chmod(0o600)
+
+
+def _copy_databases(source: Path, target: Path, report: Report) -> int:
+    """Copies the databases of D1; returns how many there are."""
+    files = sorted(source.glob("*.db")) if source.is_dir() else []
+    if files:
+        target.mkdir(mode=0o700)
+    count = 0
+    for number, file in enumerate(files):
+        report("databases", number, len(files))
+        try:
+            _copy_database(file, target / file.name)
+            count += 1
+        except sqlite3.OperationalError:
+            if file.exists():
+                raise
+    return count
+
+
+def _column(database: Path, table: str, column: str) -> list[str]:
+    """Returns a column of a copied database, empty where an older one has no such table."""
+    with closing(sqlite3.connect(database)) as connection:
+        if not connection.execute(
+            "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?", (table,)
+        ).fetchone():
+            return []
+        return [value for (value,) in connection.execute(f"SELECT {column} FROM {table}")]
+
+
+# ---------------------------------------------------------------- blobs
+
+
+def _copy_blobs(
+    old: DataDirectory, new: DataDirectory, report: Report, database: Path | None = None
+) -> tuple[int, int]:
+    """Links (else copies) the blobs that rows of the copied database name.
+
+    Returns how many there are, and how many of the objects have none.
+    """
+    names = _column(database or new.database, "r2_objects", "blob")
+    source = BlobDirectory(old.objects, old.unlink_lock)
+    target = BlobDirectory(new.objects, new.unlink_lock)
+    lost, made = 0, set[Path]()
+    for number, name in enumerate(names):
+        report("objects", number, len(names))
+        folder = target.path(name).parent
+        if folder not in made:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            made.add(folder)
+        try:
+            _link_or_copy(source.path(name), target.path(name))
+        except FileNotFoundError:
+            lost += 1
+    if names:
+        new.objects.chmod(0o700)
+    return len(names) - lost, lost
+
+
+def _link_or_copy(source: Path, target: Path) -> None:
+    """Makes a second name of a file that is never changed, or a copy on another file system."""
+    try:
+        os.link(source, target)
+    except FileNotFoundError:
+        raise
+    except OSError:  # another file system, one without links, or too many of them
+        _copy_file(source, target)
+
+
+def _copy_file(source: Path, target: Path) -> None:
+    shutil.copyfile(source, target)
+    shutil.copymode(source, target)
+
+
+# ---------------------------------------------------------------- sessions
+
+
+def _copy_sessions(
+    old: DataDirectory, new: DataDirectory, report: Report, database: Path | None = None
+) -> tuple[int, int]:
+    """Copies the directories that rows name; returns their number, and that of partial ones."""
+    names = _column(database or new.database, "sessions", "directory")
+    new.sessions.mkdir(mode=0o700, exist_ok=True)
+    partial = 0
+    if not names or not old.sessions.is_dir():
+        return 0, 0
+    with (
+        closing_fd(os.open(old.sessions, _DIRECTORY_FLAGS)) as source,
+        closing_fd(os.open(new.sessions, _DIRECTORY_FLAGS)) as target,
+    ):
+        for number, name in enumerate(names):
+            report("sessions", number, len(names))
+            (new.sessions / name).mkdir(mode=0o700)
+            copier = TreeCopier(lambda: False, copy_attributes=content_types.copy)
+            try:
+                copier.copy(source, target, name)
+            except TooLarge:
+                log.warning("a session has too many files to be copied", extra={"directory": name})
+                partial += 1
+    return len(names), partial
+
+
+# ---------------------------------------------------------------- the end
+
+
+def _finish(target: Path, contents: Contents) -> None:
+    """Makes the backup durable, and then says that it is whole."""
+    _sync(target)
+    manifest = {
+        "format": FORMAT,
+        "created_at": to_iso(now()),
+        "objects": contents.objects,
+        "databases": contents.databases,
+        "sessions": contents.sessions,
+        "lost_objects": contents.lost_objects,
+        "partial_sessions": contents.partial_sessions,
+    }
+    (target / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", "utf-8")
+    _sync(target)
+
+
+def _read_manifest(source: Path) -> None:
+    """Raises StartError for what is no whole backup of this version or an older one."""
+    manifest: Any = None
+    with suppress(FileNotFoundError, NotADirectoryError, ValueError):
+        manifest = json.loads((source / MANIFEST).read_text("utf-8"))
+    if not isinstance(manifest, dict) or not isinstance(manifest.get("format"), int):
+        raise StartError(f"There is no whole backup at {source}: it has no {MANIFEST}.")
+    if manifest["format"] > FORMAT:
+        raise StartError(f"The backup at {source} was made by a newer version: use that one.")
+
+
+def _sync(directory: Path) -> None:
+    with closing_fd(os.open(directory, _DIRECTORY_FLAGS)) as descriptor:
+        sync_file_system(descriptor)

@@ -1,0 +1,77 @@
+"""Defines the commands that work on stored data: `era-kernels backup` and `restore`."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import click
+
+from era_kernels.settings import Settings
+from era_kernels.storage import backup as backups
+from era_kernels.storage.backup import Contents
+
+PROGRESS_SECONDS = 1.0  # seconds between two lines of progress
+
+_with_data_dir = click.option("--data-dir", default=None, metavar="VALUE", help="As for `serve`.")
+
+
+class Progress:
+    """Tells on stderr how far a command is, at most once in `PROGRESS_SECONDS`."""
+
+    def __init__(self) -> None:
+        self._told_at = time.monotonic()
+
+    def report(self, what: str, done: int, total: int) -> None:
+        """Tells how many of the things are done, when it is time."""
+        if time.monotonic() - self._told_at >= PROGRESS_SECONDS:
+            self._told_at = time.monotonic()
+            click.echo(f"{what}: {done} of {total}", err=True)
+
+
+@click.command()
+@click.argument("directory", type=click.Path(path_type=Path))
+@_with_data_dir
+def backup(directory: Path, data_dir: str | None) -> None:
+    """Copy all stored data into DIRECTORY, which must be empty or missing.
+
+    The server may run meanwhile: every write that was answered before is in the backup.
+    """
+    started_at = time.monotonic()
+    contents = backups.back_up(_data_dir(data_dir), directory, Progress().report)
+    _report_end("backed up", contents, started_at)
+    if contents.sessions:
+        click.echo(
+            "Files of sessions were copied one after the other, while code may have changed them.",
+            err=True,
+        )
+
+
+@click.command()
+@click.argument("directory", type=click.Path(path_type=Path))
+@_with_data_dir
+def restore(directory: Path, data_dir: str | None) -> None:
+    """Bring back the backup in DIRECTORY, into a data directory that is empty or missing."""
+    started_at = time.monotonic()
+    contents = backups.restore(directory, _data_dir(data_dir), Progress().report)
+    _report_end("restored", contents, started_at)
+
+
+def _data_dir(flag: str | None) -> Path:
+    return Settings.load({} if flag is None else {"data_dir": flag}).data_dir
+
+
+def _report_end(what: str, contents: Contents, started_at: float) -> None:
+    """Tells on stderr what was copied, and what could not be."""
+    click.echo(
+        f"{what}: objects {contents.objects}, databases {contents.databases}, sessions "
+        f"{contents.sessions}, in {time.monotonic() - started_at:.1f} s",
+        err=True,
+    )
+    if contents.lost_objects:
+        click.echo(f"Objects that have lost their bytes: {contents.lost_objects}.", err=True)
+    if contents.partial_sessions:
+        click.echo(
+            f"Sessions with too many files to be copied whole: {contents.partial_sessions}.",
+            err=True,
+        )
