@@ -71,7 +71,7 @@ def back_up(source: Path, target: Path, report: Report) -> Contents:
         with closing_fd(open_lock(old.unlink_lock)) as lock:
             fcntl.flock(lock, fcntl.LOCK_SH)
             _copy_database(old.database, new.database)
-            databases = _copy_databases(old.databases, new.databases, report)
+            databases = _copy_databases(old.d1, new.d1, report)
             objects, lost = _copy_blobs(old, new, report)
         sessions, partial = _copy_sessions(old, new, report)
         if old.secret.exists():
@@ -92,7 +92,7 @@ def restore(source: Path, target: Path, report: Report) -> Contents:
         _make_empty(target, "restore into another one with --data-dir, or move its content away")
         with closing(DataDirectory.open(target)) as new:
             old = DataDirectory.unlocked(source)
-            databases = _copy_databases(old.databases, new.databases, report)
+            databases = _copy_databases(old.d1, new.d1, report)
             objects, lost = _copy_blobs(old, new, report, old.database)
             sessions, partial = _copy_sessions(old, new, report, old.database)
             if old.secret.exists():
