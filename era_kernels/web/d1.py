@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -12,7 +13,7 @@ from era_kernels import json_codec
 from era_kernels.models import JsonObject
 from era_kernels.storage.d1.replies import D1Result
 from era_kernels.storage.d1.store import D1Statement
-from era_kernels.web.base import HandlerContext
+from era_kernels.web.base import ClientDisconnected, HandlerContext
 from era_kernels.web.operations import Operation
 from era_kernels.web.requests import RequestModel
 from era_kernels.web.responses import ResponseModel
@@ -194,8 +195,17 @@ class D1QueryHandler(D1Handler):
 
     async def post(self, namespace: str) -> None:
         body = await self.read_body(SqlStatement)
-        work = self.d1.query(namespace, body.to_statement(), size=len(self.body))
-        result = await self.while_connected(work)
+        try:
+            result = await self.d1.query(
+                namespace,
+                body.to_statement(),
+                size=len(self.body),
+                abandoned=self.disconnected,
+            )
+        except asyncio.CancelledError:
+            if self.disconnected.done():
+                raise ClientDisconnected from None
+            raise
         self.finish(encode_answer(result, with_results=True))
 
 

@@ -89,15 +89,24 @@ class D1Store:
             if not is_clean or counted.get(namespace) != size:
                 self._note_change(namespace, size, ())
 
-    async def query(self, namespace: str, statement: D1Statement, *, size: int = 0) -> D1Result:
+    async def query(
+        self,
+        namespace: str,
+        statement: D1Statement,
+        *,
+        size: int = 0,
+        abandoned: asyncio.Future[None] | None = None,
+    ) -> D1Result:
         """Returns the rows of one statement that only reads; `size` is about that of the request.
 
-        A database that does not exist is empty. Raises SqlError, SqlReadOnly, SqlTimeout, TooLarge,
-        StorageFailed, Unavailable.
+        A database that does not exist is empty. Once `abandoned` is done, the statement is stopped
+        and CancelledError raised, as when the caller is cancelled. Raises SqlError, SqlReadOnly,
+        SqlTimeout, TooLarge, StorageFailed, Unavailable.
         """
         max_size = self._limits.max_database
         request = await self._request("query", namespace, [statement], max_size, size)
-        [result] = results_of(await self._run(namespace, request, max_size, is_write=False))
+        job = Job(namespace, False, request, self._limits.timeout, abandoned=abandoned)
+        [result] = results_of(await self._run(job, max_size))
         return result
 
     async def execute(self, namespace: str, statement: D1Statement, *, size: int = 0) -> D1Result:
@@ -145,7 +154,8 @@ class D1Store:
             )
             max_size = max_size if left is None else min(max_size, left)
         request = await self._request("exec", namespace, statements, max_size, size)
-        reply = await self._run(namespace, request, max_size, is_write=True)
+        job = Job(namespace, True, request, self._limits.timeout)
+        reply = await self._run(job, max_size)
         results = results_of(reply)
         changed, tables = reply.head["changed_tables"], reply.head.get("tables")
         is_counted = False
@@ -183,9 +193,8 @@ class D1Store:
         }
         return await in_thread_if_large(size, _encode, value)
 
-    async def _run(self, namespace: str, request: bytes, max_size: int, *, is_write: bool) -> Reply:
+    async def _run(self, job: Job, max_size: int) -> Reply:
         """Returns the reply to a request that was done. Raises the errors of all others."""
-        job = Job(namespace, is_write, request, self._limits.timeout)
         try:
             reply = await self.workers.run(job)
         except DeadlinePassed:
@@ -196,8 +205,8 @@ class D1Store:
                 hint="A change may have been stored: look before you repeat it.",
             ) from None
         if reply.head.get("outcome") != Outcome.DONE:
-            if is_write and reply.head.get("size"):  # the file of a new database stays
-                self._note_change(namespace, reply.head["size"], ())
+            if job.is_write and reply.head.get("size"):  # the file of a new database stays
+                self._note_change(job.namespace, reply.head["size"], ())
             raise error_of(reply.head, self._limits, max_size)
         return reply
 

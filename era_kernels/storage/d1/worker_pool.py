@@ -45,10 +45,15 @@ class Job:
     reply: asyncio.Future[Reply] = field(
         default_factory=lambda: asyncio.get_running_loop().create_future()
     )
+    abandoned: asyncio.Future[None] | None = None  # done when nobody wants the reply any more
     number: int = 0  # later jobs have greater ones
     worker: WorkerProcess | None = None
     timer: asyncio.TimerHandle | None = None
     was_killed: bool = False
+
+    def cancel(self, _: object) -> None:
+        """Cancels the wait for the reply."""
+        self.reply.cancel()
 
 
 @dataclass(slots=True)
@@ -111,8 +116,9 @@ class WorkerPool:
     async def run(self, job: Job) -> Reply:
         """Returns the reply to a job.
 
-        A read whose caller is cancelled is stopped; a write runs to its end. Raises WorkerEnded,
-        DeadlinePassed, QueueFull, Unavailable when no turn came, ShuttingDown.
+        A read whose caller is cancelled, or that is abandoned, is stopped, and raises
+        CancelledError; a write runs to its end. Raises WorkerEnded, DeadlinePassed, QueueFull,
+        Unavailable when no turn came, ShuttingDown.
         """
         if self._is_closed:
             raise ShuttingDown("The server is stopping.")
@@ -124,11 +130,16 @@ class WorkerPool:
         self._dispatch()
         if job.worker is None:
             job.timer = asyncio.get_running_loop().call_later(job.timeout, self._give_up, job)
+        if job.abandoned is not None:
+            job.abandoned.add_done_callback(job.cancel)
         try:
             return await job.reply
         except asyncio.CancelledError:
             self._abandon(job)
             raise
+        finally:
+            if job.abandoned is not None:
+                job.abandoned.remove_done_callback(job.cancel)
 
     async def aclose(self) -> None:
         """Ends all workers, and what runs in them; a second call is fine."""
@@ -202,8 +213,10 @@ class WorkerPool:
             _fail(job, DeadlinePassed() if job.was_killed else error)
         elif not job.reply.done():
             job.reply.set_result(answer.result())
-        # One that was slowed down stays so, and has been replaced already; one that ran out of
-        # memory may be short of it for the next request.
+        if worker.is_slow and len(self._idle) < WORKERS:
+            worker.speed_up()
+        # One that is slow has been replaced already; one that ran out of memory may be short of it
+        # for the next request.
         is_fit = error is None and answer.result().head.get("outcome") != "out_of_memory"
         if is_fit and worker.is_alive and not worker.is_slow and not self._is_closed:
             self._idle.append(worker)

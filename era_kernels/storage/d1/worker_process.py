@@ -9,7 +9,6 @@ import signal
 import socket
 import subprocess
 import sys
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ _BOOT_CODE = (
     "from era_kernels.storage.d1.worker.main import main; main(int(sys.argv[2]), int(sys.argv[3]))"
 )
 _PACKAGE_PARENT = Path(__file__).parents[3]
-_SLOW_NICENESS = 19
+_SLOW_NICENESS = 10  # more than the server's; lower ones starve where sessions compute
 _EXIT_SECONDS = 3.0  # to close all databases
 
 
@@ -77,22 +76,35 @@ class WorkerProcess(asyncio.Protocol):
     def send(self, request: bytes) -> asyncio.Future[Reply]:
         """Sends a request; the future holds its reply, or WorkerEnded."""
         assert self._answer is None and self._transport is not None
-        self._answer = asyncio.get_running_loop().create_future()
+        answer: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+        self._answer = answer
         if self.is_alive:
             self._transport.write(frame_request(request))
         else:
             self._fail()
-        return self._answer
+        return answer
 
     def interrupt(self) -> None:
         """Stops the statement that runs, as soon as SQLite looks; its reply tells it."""
         self._signal(signal.SIGUSR1)
 
     def slow_down(self) -> None:
-        """Lets everything else on the machine go first, for good."""
+        """Lets everything else on the machine go first."""
         self.is_slow = True
-        with suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, self.pid, _SLOW_NICENESS)
+        self._set_niceness(_SLOW_NICENESS)
+
+    def speed_up(self) -> None:
+        """Undoes `slow_down`; where that needs root and there is none, the worker stays slow."""
+        self.is_slow = not self._set_niceness(0)
+
+    def _set_niceness(self, more: int) -> bool:
+        """Makes the process nicer than the server by so much; returns False if it cannot."""
+        try:
+            niceness = os.getpriority(os.PRIO_PROCESS, 0) + more
+            os.setpriority(os.PRIO_PROCESS, self.pid, min(niceness, 19))
+        except OSError:  # not allowed, or the process is gone
+            return False
+        return True
 
     def kill(self) -> None:
         """Ends the process at once; its request fails with WorkerEnded."""

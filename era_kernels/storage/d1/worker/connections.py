@@ -59,12 +59,28 @@ class OpenDatabase:
         self.directory = directory
         self.schema_version = -1
         self._max_pages = 0
+        self._page_size = 0
+        self._data_version = -1
+        self._size = 0
 
     def own(self, sql: str) -> int:
         """Runs a statement of the worker itself, which may do all; returns its number, else 0."""
         self.authorizer.is_trusted = True
         row = self.connection.execute(sql).fetchone()
         return row[0] if row is not None else 0
+
+    def refresh_if_changed(self) -> None:
+        """Looks at schema and size again, when another connection changed the database."""
+        version = self.own("PRAGMA data_version")
+        if version != self._data_version:
+            self.refresh_schema()
+            self._size = self.size()
+            self._data_version = version
+
+    @property
+    def known_size(self) -> int:
+        """The bytes of the database, as they were at `refresh_if_changed`."""
+        return self._size
 
     def refresh_schema(self) -> None:
         """Learns which tables are shadow tables, where the schema is not the one known so far."""
@@ -92,14 +108,16 @@ class OpenDatabase:
 
     def limit_size(self, max_size: int) -> None:
         """Lets the database grow to that many bytes."""
-        pages = max(1, max_size // self.own("PRAGMA page_size"))
+        self._page_size = self._page_size or self.own("PRAGMA page_size")
+        pages = max(1, max_size // self._page_size)
         if pages != self._max_pages:
             self.own(f"PRAGMA max_page_count = {pages}")
             self._max_pages = pages
 
     def size(self) -> int:
         """Returns the bytes of the database."""
-        return self.own("PRAGMA page_count") * self.own("PRAGMA page_size")
+        self._page_size = self._page_size or self.own("PRAGMA page_size")
+        return self.own("PRAGMA page_count") * self._page_size
 
 
 class OpenDatabases:

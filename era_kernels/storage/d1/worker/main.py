@@ -106,7 +106,7 @@ class Worker:
         parts, bound = parse_entry(sql, params)
         database = self._databases.get(request["path"], is_read_only=True)
         result = run_query(database, parts, bound, _budget(request))
-        head["size"] = database.size()
+        head["size"] = database.known_size
         return [result]
 
     def _write(self, request: dict[str, Any], head: dict[str, Any]) -> list[Result]:
@@ -197,6 +197,8 @@ def main(descriptor: int, max_file: int) -> None:
     with socket.socket(fileno=descriptor) as connection:
         worker = Worker()
         signal.signal(signal.SIGUSR1, worker.interruption.cancel)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)  # the server ends its workers when it is done
         while (request := receive_request(connection)) is not None:
             connection.sendall(worker.run(json.loads(request)))
             del request  # it may be large

@@ -71,7 +71,7 @@ def run_query(
     if len(parts) > 1:
         raise RequestFailed(Outcome.SQL_ERROR, "a query is one statement")
     try:
-        database.refresh_schema()
+        database.refresh_if_changed()
         return _run_part(database, parts[0], params, budget)
     except (sqlite3.Error, MemoryError, ValueError, OverflowError) as error:
         raise _to_failure(error, database) from error
