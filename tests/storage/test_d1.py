@@ -132,6 +132,10 @@ async def test_batch(tmp_path: Path) -> None:
         assert raised.value.details == "table t has 2 columns but 1 values were supplied"
         assert await d1.query("SELECT count(*) AS n FROM t") == [{"n": 2}]
         assert await d1.store.batch("n", []) == []
+        one = D1Statement("SELECT 1 AS a LIMIT 0")
+        assert len(await d1.store.batch("n", [one] * 10_000)) == 10_000
+        with pytest.raises(TooLarge, match="10000 entries"):
+            await d1.store.batch("n", [one] * 10_001)
 
 
 async def test_foreign_keys(tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ from era_kernels.storage.d1.worker_process import Reply, WorkerEnded, WorkerProc
 from era_kernels.storage.database import Database
 
 MAX_SQL = 1024 * 1024  # bytes of the SQL of one entry
+MAX_ENTRIES = 10_000  # of one batch
 REFRESH_SECONDS = 1.0  # between two looks at the sizes of one database
 REFRESH_TIMEOUT = 10.0  # seconds that such a look may take
 CLOSE_SECONDS = 5.0  # until what still runs is ended
@@ -127,6 +128,8 @@ class D1Store:
         """
         if not statements:
             return []
+        if len(statements) > MAX_ENTRIES:
+            raise TooLarge(f"The batch has more than {MAX_ENTRIES} entries.")
         return await self._tasks.run_shielded(self._write(namespace, statements, size))
 
     async def aclose(self) -> None:
