@@ -119,7 +119,7 @@ class Metrics:
         self._http.seconds.labels(route or OTHER_LABEL, known).observe(seconds)
 
     def connection_rejected(self, reason: str) -> None:
-        """Counts a connection closed before any request: `malformed` or `connections`."""
+        """Counts a connection closed before any request: `malformed`, `connections`, `foreign`."""
         self._http.rejected.labels(reason).inc()
 
     def register(self, gauge: ScrapedGauge, count: Callable[[], int]) -> None:

@@ -108,7 +108,7 @@ Env = Annotated[
     ),
 ]
 StorageScopeField = Annotated[
-    Any,  # a StorageScope; as a dataclass, it would be a schema of its own in the document
+    Any,  # a StorageScope; pydantic would put that class into the document, too
     PlainValidator(_parse_scope),
     WithJsonSchema(
         {

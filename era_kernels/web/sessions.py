@@ -90,7 +90,8 @@ class ChangeSession(RequestModel):
     metadata: dict[str, Any] = Field(default_factory=dict)
     data: dict[str, Any] = Field(default_factory=dict)
     storage: StorageScopeField = Field(
-        ALL_STORAGE, description="Namespaces that its code may use, such as `app` or `tmp-*`."
+        default_factory=lambda: ALL_STORAGE,
+        description="Namespaces that its code may use, such as `app` or `tmp-*`.",
     )
 
 

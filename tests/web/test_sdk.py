@@ -49,6 +49,8 @@ class Served:
         writer.write(data)
         try:
             return await asyncio.wait_for(reader.read(), 20)
+        except ConnectionResetError:
+            return b""
         finally:
             writer.close()
 

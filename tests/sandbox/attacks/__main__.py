@@ -20,7 +20,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from era_kernels.models import Limits, SessionPaths
+from era_kernels.models import Limits, SessionListener, SessionPaths
 from era_kernels.sandbox.server.process_command import Command
 from era_kernels.sandbox.server.sandbox import IsolationPolicy, Sandbox, Sandboxes
 
@@ -28,6 +28,7 @@ HERE = Path(__file__).parent
 SHARED_MODULES = ("files", "network", "processes", "kernel")
 SEPARATE_MODULE = "resources"  # one sandbox for each attack: some end it
 SEPARATE_ATTACK = "signal_everybody"  # in a sandbox of its own, too, and the neighbour tells
+STORAGE_PORT = 61787
 MIB = 1024 * 1024
 MOUNT = "offered"  # the directory that the operator offers
 TOKEN = "era-test-token-0123456789"
@@ -92,11 +93,14 @@ async def all_attacks(sandboxes: Sandboxes, base: Path, host: dict[str, Any]) ->
     async with asyncio.timeout(30):
         while b"ready" not in victim.stdout.tail():
             await asyncio.sleep(0.01)
+    listener = await neighbour.listen(STORAGE_PORT)
+    threading.Thread(target=answer_session, args=(listener,), daemon=True).start()
     pid = neighbour.pid if sandboxes.profile.spec.has_namespaces else victim.pid
     host |= {
         "neighbour": str(base / "n" / "w" / "secret"),
         "neighbour_socket": str(base / "n" / "w" / "k-1"),
         "neighbour_pid": pid,
+        "neighbour_storage": listener.socket.getsockname(),
         "mount": "/mnt/data",
         "neighbour_cmdline": Path(f"/proc/{pid}/cmdline").read_text(),
     }
@@ -208,6 +212,17 @@ def answer(listener: socket.socket) -> None:
         while True:
             end, _ = listener.accept()
             end.send(b"hello back")
+            end.close()
+
+
+def answer_session(listener: SessionListener) -> None:
+    """Answers as the server does: only where the session itself has connected."""
+    listener.socket.setblocking(True)
+    with contextlib.suppress(OSError):
+        while True:
+            end, _ = listener.socket.accept()
+            if listener.is_from_session is None or listener.is_from_session(end):
+                end.send(b"hello back")
             end.close()
 
 

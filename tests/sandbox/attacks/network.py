@@ -118,6 +118,23 @@ def neighbour_kernel(host: Host) -> object:
     return _spoken(socket.AF_UNIX, socket.SOCK_STREAM, host["neighbour_socket"])
 
 
+def neighbour_storage(host: Host) -> object:
+    """Use the storage of another session, by the socket on which the server listens to it."""
+    address = host["neighbour_storage"]
+    if isinstance(address, str):
+        return _spoken(socket.AF_UNIX, socket.SOCK_STREAM, address)
+    return _spoken(socket.AF_INET, socket.SOCK_STREAM, tuple(address))
+
+
+def replace_storage_socket(host: Host) -> object:
+    """Put a socket of one's own where the server listens to another session."""
+    path = str(host["neighbour_storage"])
+    os.unlink(path)
+    with socket.socket(socket.AF_UNIX) as end:
+        end.bind(path)
+        return path
+
+
 def listen_on_host(host: Host) -> object:
     """Take a port of the host."""
     with socket.create_server(("0.0.0.0", 0)) as server:

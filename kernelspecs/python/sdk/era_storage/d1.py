@@ -26,7 +26,7 @@ class D1Storage:
         """Returns the rows of a statement that only reads."""
         body = _statement(sql, params)
         path = f"{requests.path('d1', namespace, {})}/query"
-        answer = requests.send_json("D1 query", "POST", path, body)
+        answer = requests.send_json("D1 query", "POST", path, body, "results")
         return _rows(answer["results"])
 
     @staticmethod
@@ -49,7 +49,7 @@ class D1Storage:
         """
         body = [_batched(one) for one in statements]
         path = f"{requests.path('d1', namespace, {})}/batch"
-        answer = requests.send_json("D1 batch", "POST", path, body, is_repeatable=False)
+        answer = requests.send_json("D1 batch", "POST", path, body, "results", is_repeatable=False)
         return [_answer(one) for one in answer["results"]]
 
 

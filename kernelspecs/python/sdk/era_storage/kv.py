@@ -26,7 +26,7 @@ class KVStorage:
         answer = requests.send(call, missing_code=_MISSING)
         if answer.status == 404:
             return None
-        found = requests.load(answer)
+        found = requests.load(call.what, answer, "value")
         return found["value"], found.get("metadata") or {}
 
     @staticmethod
@@ -53,7 +53,7 @@ class KVStorage:
     def delete(namespace: str, key: str) -> bool:
         """Deletes a key; fine where there is none."""
         call = requests.Call("KV delete", "DELETE", requests.key_path("kv", namespace, key))
-        return bool(requests.load(requests.send(call)).get("success"))
+        return bool(requests.load(call.what, requests.send(call)).get("success"))
 
     @staticmethod
     def list(namespace: str, prefix: str = "", limit: int = 100) -> list[dict[str, Any]]:

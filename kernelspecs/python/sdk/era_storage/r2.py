@@ -51,13 +51,13 @@ class R2Storage:
         is_file = hasattr(content, "read")
         body: Any = content if is_file else bytes(content)  # type: ignore[arg-type]
         call = requests.Call("R2 put", "PUT", path, body, headers, is_repeatable=not is_file)
-        return bool(requests.load(requests.send(call)).get("success"))
+        return bool(requests.load(call.what, requests.send(call)).get("success"))
 
     @staticmethod
     def delete(namespace: str, key: str) -> bool:
         """Deletes an object; fine where there is none."""
         call = requests.Call("R2 delete", "DELETE", requests.key_path("r2", namespace, key))
-        return bool(requests.load(requests.send(call)).get("success"))
+        return bool(requests.load(call.what, requests.send(call)).get("success"))
 
     @staticmethod
     def list(namespace: str, prefix: str = "", limit: int = 100) -> list[dict[str, Any]]:

@@ -59,14 +59,15 @@ def key_path(kind: str, namespace: str, key: str) -> str:
 
 
 def send_json(
-    what: str, method: str, path: str, value: object, is_repeatable: bool = True
+    what: str, method: str, path: str, value: object, *names: str, is_repeatable: bool = True
 ) -> dict[str, Any]:
-    """Sends a value as JSON and returns the answer. Raises StorageError."""
+    """Sends a value as JSON and returns the answer, which has these names. Raises StorageError."""
     try:
         body = json.dumps(value, allow_nan=False).encode()
     except (TypeError, ValueError) as error:
         raise StorageError(f"{what} failed: {error}") from error
-    return load(send(Call(what, method, path, body, {"Content-Type": JSON}, is_repeatable)))
+    call = Call(what, method, path, body, {"Content-Type": JSON}, is_repeatable)
+    return load(what, send(call), *names)
 
 
 def pages(
@@ -77,7 +78,7 @@ def pages(
     query: dict[str, object] = {"prefix": prefix} if prefix else {}
     while len(entries) < limit:
         query["limit"] = min(limit - len(entries), _MAX_PAGE)
-        page = load(send(Call(what, "GET", path(kind, namespace, query))))
+        page = load(what, send(Call(what, "GET", path(kind, namespace, query))), name)
         entries += page[name]
         query["cursor"] = page.get("cursor")
         if not query["cursor"]:
@@ -85,10 +86,16 @@ def pages(
     return entries[:limit]
 
 
-def load(answer: Answer) -> dict[str, Any]:
-    """Returns the JSON object of an answer."""
-    value: dict[str, Any] = json.loads(answer.body)
-    return value
+def load(what: str, answer: Answer, *names: str) -> dict[str, Any]:
+    """Returns the JSON object of an answer. Raises StorageError if it is none with these names."""
+    try:
+        value = json.loads(answer.body)
+    except ValueError:
+        value = None
+    if isinstance(value, dict) and all(name in value for name in names):
+        return value
+    text = answer.body[:_MAX_ERROR].decode("utf-8", "replace").strip()
+    raise StorageError(f"{what} failed: the answer is not the server's: {text}")
 
 
 def send(call: Call, *, missing_code: str | None = None) -> Answer:
@@ -165,7 +172,7 @@ def _problem(answer: Answer) -> dict[str, Any]:
         problem = json.loads(answer.body)
     except ValueError:
         problem = None
-    if isinstance(problem, dict):
+    if isinstance(problem, dict) and problem:
         return problem
     text = answer.body[:_MAX_ERROR].decode("utf-8", "replace").strip()
     return {"error": f"HTTP status {answer.status}", "message": text}
