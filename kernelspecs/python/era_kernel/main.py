@@ -184,14 +184,22 @@ class EraKernel(IPythonKernel):
             try:
                 socket, parts = self._request_loop.next()
                 self._dispatch(socket, parts)
+                self._end_fork()
                 fault_count = 0
             except BaseException as error:  # of a message that makes no sense, or of a loop
+                self._end_fork()
                 while self._is_closed:  # a thread of the program is ending the process
                     sleep(60)
                 fault_count += 1
                 if fault_count == MAX_FAULTS or isinstance(error, SocketsClosed):
                     raise
-                self._log_fault(error)
+                tracebacks.log_fault(self._stderr_fd, error)
+
+    def _end_fork(self) -> None:
+        """Ends the process if it is a fork that code of the program made outside a run."""
+        if getpid() != self._pid:
+            self.end_program()
+            exit_process(0)
 
     def end_program(self) -> None:
         """Does what the interpreter does at its end: calls exit functions and finalizers."""
@@ -318,7 +326,7 @@ class EraKernel(IPythonKernel):
         """Takes a step of a run; one that fails, because of what a program did, is only logged."""
         error = self._signals.call(step)
         if error is not None:
-            self._log_fault(error)
+            tracebacks.log_fault(self._stderr_fd, error)
 
     def _fault_result(self, error: BaseException) -> CellResult:
         """Returns the end of a run in which a step of the kernel failed, and tells the user."""
@@ -330,9 +338,6 @@ class EraKernel(IPythonKernel):
         """Prints what a signal handler raised after the program's end, as late output."""
         tracebacks.remove_kernel_frames(error)
         self._streams.write_stderr(tracebacks.format_exception(error))
-
-    def _log_fault(self, error: BaseException) -> None:
-        tracebacks.log_fault(self._stderr_fd, error)
 
     def _activity(self, _: dict[str, Any]) -> dict[str, Any]:
         """Answers whether code of the program runs; called by the control thread."""

@@ -20,7 +20,7 @@ from _thread import allocate_lock, get_ident, start_new_thread
 from collections import deque
 from collections.abc import Callable, Iterable
 from itertools import count
-from os import EFD_CLOEXEC, EFD_NONBLOCK, eventfd, eventfd_read, eventfd_write
+from os import EFD_CLOEXEC, EFD_NONBLOCK, eventfd, eventfd_read, eventfd_write, getpid
 from os import write as write_fd
 from time import monotonic, sleep
 from typing import Any
@@ -75,10 +75,18 @@ class OutputPublisher:
         self._last_parent: dict[str, Any] = {}
         self._packed_parent = b"{}"
         self._ended_lock = allocate_lock()
-        self.is_forked_child = False
-        os.register_at_fork(after_in_child=self._on_fork)
+        self._pid = getpid()
 
     # ------------------------------------------------------------ called by any thread
+
+    @property
+    def is_forked_child(self) -> bool:
+        """True in a fork, in which no thread serves the queue.
+
+        Functions that `os.register_at_fork` is given may print before one of ours is called, and
+        C code forks without calling any. So the process is asked, each time.
+        """
+        return getpid() != self._pid
 
     def start(self) -> None:
         self._pipes.watch(self._wake_fd, descriptor(self._socket))
@@ -171,9 +179,6 @@ class OutputPublisher:
         done.acquire()
         self._enqueue(lambda: (action(), done.release()))
         done.acquire()
-
-    def _on_fork(self) -> None:
-        self.is_forked_child = True  # in which no thread serves the queue
 
     # ------------------------------------------------------------ called by the sending thread
 

@@ -20,6 +20,7 @@ from tests.kernelspecs.python.hostile_programs import (
     NEXT_PROGRAM,
     HostileProgram,
     all_single_parts,
+    found_programs,
     programs,
 )
 
@@ -90,6 +91,12 @@ async def check(host: KernelHost, program: HostileProgram) -> None:
 @given(program=programs())
 def test_hostile_programs(io_loop: IOLoop, host: KernelHost, program: HostileProgram) -> None:
     """A few programs of hostile parts."""
+    io_loop.run_sync(lambda: check(host, program))
+
+
+@pytest.mark.parametrize("program", found_programs(), ids=lambda program: " + ".join(program.parts))
+def test_found_programs(io_loop: IOLoop, host: KernelHost, program: HostileProgram) -> None:
+    """What was found by drawing stays answered."""
     io_loop.run_sync(lambda: check(host, program))
 
 

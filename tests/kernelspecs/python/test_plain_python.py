@@ -25,9 +25,10 @@ from tests.kernels.conftest import make_paths
 from tests.kernels.test_machine import run
 from tests.kernelspecs.python.programs import PROGRAMS
 from tests.kernelspecs.python.programs_endings import ENDINGS
+from tests.kernelspecs.python.programs_forks import FORKS
 from tests.kernelspecs.python.programs_source import SOURCE_PROGRAMS
 
-ALL_PROGRAMS = PROGRAMS | ENDINGS | SOURCE_PROGRAMS
+ALL_PROGRAMS = PROGRAMS | ENDINGS | FORKS | SOURCE_PROGRAMS
 ProgramResult = tuple[str, str, int]
 
 
