@@ -30,6 +30,7 @@ PATCHING_MODULES = frozenset(
     f"era_kernel.{name}"
     for name in (
         "cell_files",
+        "descriptor_patches",
         "excepthooks",
         "exec_patches",
         "exit_patches",

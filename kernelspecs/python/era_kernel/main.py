@@ -31,6 +31,7 @@ from traitlets.config import Config
 from era_kernel import (
     c_exit,
     cell_files,
+    descriptor_patches,
     early_binding,
     excepthooks,
     exec_patches,
@@ -179,6 +180,7 @@ class EraKernel(IPythonKernel):
         handlers = handlers | {"activity_request": self._activity}
         self._control_server.start(handlers, self._request_loop.put_control, self._output)
         self._send_on_iopub("status", {"execution_state": "starting"})
+        descriptor_patches.install(self._output.is_pipe)
         fault_count = 0
         while not self._is_shutting_down:
             try:
@@ -357,8 +359,7 @@ class EraKernel(IPythonKernel):
 
     def _send_on_iopub(self, kind: str, content: Any, parent: Any = None) -> None:
         ident = f"kernel.{self.ident}.{kind}".encode()
-        parent = parent or self._current_request
-        self.session.send(self.iopub_socket, kind, content, parent=parent, ident=ident)
+        self.session.send(self.iopub_socket, kind, content, parent or self._current_request, ident)
 
 
 def _restore_environment(previous: Mapping[str, str | None]) -> None:

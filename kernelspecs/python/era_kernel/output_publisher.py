@@ -65,6 +65,7 @@ class OutputPublisher:
         self._has_urgent = False  # an action is queued, which waits for no later text
         self._late_bucket = TokenBucket()
         self._pipes = CapturedPipes(self._late_bucket)
+        self.is_pipe = self._pipes.holds  # of what is captured, or will be
         self._stderr_fd = os.dup(2)  # for errors in here: they go to the server, not to the user
         self._wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)
         self._write_numbers = count(1)  # of calls of `write`
@@ -96,8 +97,9 @@ class OutputPublisher:
 
     def write(self, name: str, data: bytes) -> None:
         """Queues what a program wrote to its stdout or stderr."""
-        if self.is_forked_child:
-            _write_all(1 if name == "stdout" else 2, data)
+        number = 1 if name == "stdout" else 2
+        if self.is_forked_child or self._pipes.is_redirected(number):
+            _write_all(number, data)
             return
         run = run_context.current()
         stream = run.stdout if name == "stdout" else run.stderr

@@ -86,6 +86,9 @@ def found_programs() -> list[HostileProgram]:
         of_parts([], "group in itself", "in a child"),
         of_parts([], "group for ever", "in a thread"),
         of_parts([], "group of groups twice", "raised"),
+        of_parts([("hook", "all descriptors closed")], "plain", "raised"),
+        of_parts([("hook", "all descriptors closed one by one")], "plain", "in a thread"),
+        of_parts([("hook", "a loop without descriptors")], "plain", "awaited"),
         of_parts([], "plain", "in a child of a task after the run"),
         of_parts([], "plain", "in a child of a signal handler after the run"),
     ]
