@@ -43,6 +43,11 @@ class HostileProgram:
     def is_lasting(self) -> bool:
         return any(part.startswith(LASTING) for part in self.parts)
 
+    @property
+    def acts_later(self) -> bool:
+        """True if what it does comes when it is over, where it must not strike the next run."""
+        return self.parts[-1].endswith("after the run")
+
     def __repr__(self) -> str:
         return f"the program of {' + '.join(self.parts)}:\n{self.source}\n"
 

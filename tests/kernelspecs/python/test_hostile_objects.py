@@ -24,6 +24,7 @@ from tests.kernelspecs.python.hostile_programs import (
     programs,
 )
 
+LATER = 0.3  # seconds after which what a program does later is done
 SECONDS = 20  # seconds in which a run is answered: reply and fence
 CRASHES = {134, 139}  # exit codes of an interpreter that crashed, as the plain one would
 
@@ -78,6 +79,8 @@ async def check(host: KernelHost, program: HostileProgram) -> None:
             if end.state == "lost":
                 assert end.exit_code in CRASHES, f"ended with {end.exit_code}: {program!r}"
                 return
+            if program.acts_later:
+                await asyncio.sleep(LATER)
             text, end = await run(machine, NEXT_PROGRAM)
             assert not end.timed_out, f"the next run was not answered: {program!r}"
             if program.is_lasting:

@@ -27,9 +27,10 @@ from tests.kernelspecs.python.programs import PROGRAMS
 from tests.kernelspecs.python.programs_descriptors import DESCRIPTORS
 from tests.kernelspecs.python.programs_endings import ENDINGS
 from tests.kernelspecs.python.programs_forks import FORKS
+from tests.kernelspecs.python.programs_frames import FRAMES
 from tests.kernelspecs.python.programs_source import SOURCE_PROGRAMS
 
-ALL_PROGRAMS = PROGRAMS | ENDINGS | FORKS | DESCRIPTORS | SOURCE_PROGRAMS
+ALL_PROGRAMS = PROGRAMS | ENDINGS | FORKS | DESCRIPTORS | FRAMES | SOURCE_PROGRAMS
 ProgramResult = tuple[str, str, int]
 
 
