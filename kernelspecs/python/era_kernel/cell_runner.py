@@ -238,6 +238,13 @@ class CellRunner:
         """Returns the traceback and the text of an exception; runs code of its class."""
         found: list[Description] = []
         self._call(lambda: found.append(tracebacks.describe_exception(error)))
+
+        def describe_in_mode() -> None:
+            formatter = self._shell.InteractiveTB
+            if formatter.mode != tracebacks.PLAIN_MODE:
+                found[0] = tracebacks.format_in_mode(formatter, error), found[0][1]
+
+        self._call(describe_in_mode)
         return found[0] if found else ("", "")
 
     def _write_stderr(self, text: str) -> None:

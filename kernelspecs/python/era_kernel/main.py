@@ -394,8 +394,8 @@ def _config() -> Config:
     config = Config()
     config.HistoryManager.hist_file = ":memory:"
     config.HistoryManager.enabled = False
-    config.InteractiveShell.cache_size = 0
-    config.InteractiveShell.colors = "nocolor"
+    settings = {"cache_size": 0, "colors": "nocolor", "xmode": tracebacks.PLAIN_MODE}
+    config.InteractiveShell.update(settings)
     return config
 
 

@@ -23,6 +23,8 @@ MAX_SOURCE_CHARS = 8 * 1024 * 1024  # characters of cells' source that are kept 
 
 MAX_PLAIN_FRAMES = 1000  # frames that are told of an exception whose own code fails
 
+PLAIN_MODE = "Plain"  # of `%xmode`: tracebacks are those of the plain interpreter
+
 KERNEL_PATHS = (str(Path(__file__).parent) + os.sep, str(Path(IPython.__file__).parent) + os.sep)
 
 # What an exception really holds. Its class may define attributes of the same names.
@@ -106,6 +108,13 @@ def describe_exception(error: BaseException) -> tuple[str, str]:
         return escape_surrogates("".join(formatted.format())), escape_surrogates(formatted._str)
     except BaseException as problem:
         return _format_plainly(error, problem), "<exception str() failed>"
+
+
+def format_in_mode(formatter: Any, error: BaseException) -> str:
+    """Returns what IPython's formatter makes of an exception, in the mode that `%xmode` set."""
+    lines = formatter.structured_traceback(type(error), error, get_traceback(error))
+    text: str = formatter.stb2text(lines)
+    return escape_surrogates(text.rstrip("\n") + "\n")
 
 
 def type_name(kind: type) -> str:
