@@ -174,7 +174,7 @@ class CellRunner:
             return CellResult()
         if tracebacks.isinstance_of(error, SystemExit):
             return CellResult(self._exit_code(error))
-        self._shell.set_last_error(error)
+        self._call(lambda: self._shell.set_last_error(error))
         described = self._describe(error) if is_shown else self._print_exception(error)
         if isinstance(described, int):
             return CellResult(described)

@@ -6,6 +6,7 @@ walk from frame to frame, and below the program's outermost frame come those of 
 
 from __future__ import annotations
 
+import _warnings
 import inspect
 import logging
 import warnings
@@ -32,7 +33,8 @@ def install() -> None:
     )
     traceback: Any = modules["traceback"]  # the program's: the kernel has one of its own
     traceback.walk_stack = _wrap_walk_stack(traceback.walk_stack)
-    warnings.warn = _wrap_warn(warnings.warn)
+    # `_warnings` is where pickle looks for it.
+    warnings.warn = _warnings.warn = _wrap_warn(warnings.warn)
 
 
 def _program_frames(innermost: FrameType | None) -> Iterator[FrameType]:
