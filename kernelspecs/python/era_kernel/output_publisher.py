@@ -19,6 +19,7 @@ from _signal import SIG_BLOCK, pthread_sigmask, valid_signals
 from _thread import allocate_lock, get_ident, start_new_thread
 from collections import deque
 from collections.abc import Callable, Iterable
+from functools import partial
 from itertools import count
 from os import EFD_CLOEXEC, EFD_NONBLOCK, eventfd, eventfd_read, eventfd_write, getpid
 from os import write as write_fd
@@ -77,6 +78,12 @@ class OutputPublisher:
         self._packed_parent = b"{}"
         self._ended_lock = allocate_lock()
         self._pid = getpid()
+        # One entry for each fork that is being made; never empty again in a child. No function in
+        # Python changes it: a trace function of the program might raise in there.
+        self._forks: list[None] = []
+        os.register_at_fork(
+            before=partial(self._forks.append, None), after_in_parent=self._forks.pop
+        )
 
     # ------------------------------------------------------------ called by any thread
 
@@ -84,10 +91,10 @@ class OutputPublisher:
     def is_forked_child(self) -> bool:
         """True in a fork, in which no thread serves the queue.
 
-        Functions that `os.register_at_fork` is given may print before one of ours is called, and
-        C code forks without calling any. So the process is asked, each time.
+        Functions that `os.register_at_fork` is given may print before one of ours is called in the
+        child. So the process is asked, from before a fork until it is over.
         """
-        return getpid() != self._pid
+        return bool(self._forks) and getpid() != self._pid
 
     def start(self) -> None:
         self._pipes.watch(self._wake_fd, descriptor(self._socket))
