@@ -302,3 +302,27 @@ MAGIC_ROWS = {
 def test_row(session: SessionClient, name: str) -> None:
     """The last of the row's cells answers what the row says."""
     check_row(session, MAGIC_ROWS[name])
+
+
+@pytest.mark.parametrize(
+    ("cells", "excerpt"),
+    [
+        (("%xmode Context", "n = 0\n1 / n"), f"----> 2 1 / n\n\n{ZERO}\n"),
+        (("%xmode Verbose", "def f(x):\n    1 / x\nf(0)"), "in f(x=0)\n"),
+        (("%xmode Doctest", "1 / 0"), f"    ...\n{ZERO}\n"),
+        (("%xmode Context\n1 / 0",), f"----> 2 1 / 0\n\n{ZERO}\n"),
+        (("%xmode Context", "%xmode Plain", "1 / 0"), f"    1 / 0\n    ~~^~~\n{ZERO}\n"),
+        (("%xmode Verbose", "class E(Exception):\n    __str__ = None\nraise E"), "E"),
+    ],
+)
+def test_mode_of_tracebacks(session: SessionClient, cells: tuple[str, ...], excerpt: str) -> None:
+    """A mode that `%xmode` sets holds for tracebacks; without one they are plain Python's."""
+    answers = [session.run(cell) for cell in cells]
+    assert excerpt in answers[-1]["stderr"]
+    assert "\n".join(answers[-1]["exception"]["traceback"]) in answers[-1]["stderr"]
+
+
+def test_mode_that_shows_no_frames(session: SessionClient) -> None:
+    """The smallest mode is the last line alone."""
+    session.run("%xmode Minimal")
+    assert session.run("1 / 0")["stderr"] == f"{ZERO}\n"

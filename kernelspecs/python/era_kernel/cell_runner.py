@@ -6,7 +6,6 @@ import contextvars
 import inspect
 import sys
 from asyncio import CancelledError
-from atexit import _run_exitfuncs as run_exit_functions
 from collections.abc import Callable
 from concurrent.futures import wait as wait_for_futures
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from os import _exit as exit_process
 from os import getpid
 from sys import gettrace, modules, settrace
 from types import CodeType, ModuleType
-from typing import Any, NoReturn
+from typing import Any
 
 from IPython.core.error import UsageError
 from IPython.core.interactiveshell import ExecutionResult
@@ -84,16 +83,16 @@ class CellRunner:
         if error is None and _has_await(codes):
             error = self._run_with_await(codes)
         cell_result = self._to_result(error)
+        self._end_forked_child(pid, cell_result)
         error = self._call(lambda: _wait_for_threads_and_children(run, children))
-        if getpid() == pid and results:
+        if results:
             error = error or self._call(lambda: self._shell.after_run(results[0]))
         if cell_result.exit_code == 0 and error is not None:
             cell_result = self._to_result(error)
         elif cell_result.exit_code == 0 and self._shell.shown_error is not None:
             cell_result = self._to_result(self._shell.shown_error, is_shown=True)
         self._flush()
-        if getpid() != pid:
-            self._exit_forked_child(cell_result)
+        self._end_forked_child(pid, cell_result)
         # The frames of a failed cell refer to this one: with the error in it, all would be garbage
         # in a cycle, with the cell's variables.
         del error
@@ -175,7 +174,7 @@ class CellRunner:
             return CellResult()
         if tracebacks.isinstance_of(error, SystemExit):
             return CellResult(self._exit_code(error))
-        self._shell.set_last_error(error)
+        self._call(lambda: self._shell.set_last_error(error))
         described = self._describe(error) if is_shown else self._print_exception(error)
         if isinstance(described, int):
             return CellResult(described)
@@ -239,16 +238,27 @@ class CellRunner:
         """Returns the traceback and the text of an exception; runs code of its class."""
         found: list[Description] = []
         self._call(lambda: found.append(tracebacks.describe_exception(error)))
+
+        def describe_in_mode() -> None:
+            formatter = self._shell.InteractiveTB
+            if formatter.mode != tracebacks.PLAIN_MODE:
+                found[0] = tracebacks.format_in_mode(formatter, error), found[0][1]
+
+        self._call(describe_in_mode)
         return found[0] if found else ("", "")
 
     def _write_stderr(self, text: str) -> None:
         self._call(lambda: self._streams.write_stderr(text))
 
-    def _exit_forked_child(self, cell_result: CellResult) -> NoReturn:
-        """Ends a forked child that has come to the end of the program."""
-        self._call(run_exit_functions)
-        self._flush()
-        exit_process(cell_result.exit_code)
+    def _end_forked_child(self, parent_pid: int, cell_result: CellResult) -> None:
+        """Ends the process if it is a fork, which has come to the end of the program.
+
+        Threads, pools and processes that it knows of are its parent's, unless it has started them:
+        only what Python does at its end tells them apart.
+        """
+        if getpid() != parent_pid:
+            self.end_program()
+            exit_process(cell_result.exit_code)
 
 
 def _has_await(codes: list[CodeType]) -> bool:

@@ -17,7 +17,7 @@ import sys
 from collections.abc import Sequence
 from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from importlib.util import find_spec, module_from_spec
-from types import ModuleType
+from types import FunctionType, ModuleType
 from typing import Any
 
 PACKAGES = frozenset(
@@ -30,6 +30,7 @@ PATCHING_MODULES = frozenset(
     f"era_kernel.{name}"
     for name in (
         "cell_files",
+        "descriptor_patches",
         "excepthooks",
         "exec_patches",
         "exit_patches",
@@ -37,14 +38,17 @@ PATCHING_MODULES = frozenset(
         "program_end",
         "program_loop",
         "program_signals",
+        "stack_patches",
     )
 )
 # Modules in Python that the kernel cannot do without for a moment: they are loaded twice, so that
 # their functions have the copy of the builtins, and call each other.
-RELOADED_MODULES = ("ast", "contextlib", "enum", "inspect", "tokenize", "linecache", "traceback")
-# The second one is for modules of these names only: programs give enumerations and signatures of
-# their own to the others.
-RELOADED_FOR = {"enum": "zmq.", "inspect": "IPython.utils."}
+RELOADED_MODULES = ("ast", "contextlib", "enum", "tokenize", "linecache", "traceback")
+# The second one is for modules of these names only: programs give enumerations of their own
+# to the others.
+RELOADED_FOR = {"enum": "zmq."}
+# Functions of other modules that use builtins only; the copies of their modules have them bound.
+REBOUND_FUNCTIONS = {"inspect": ("isclass",)}
 
 private_builtins: dict[str, Any] = dict(vars(builtins))
 _real_import = builtins.__import__
@@ -145,6 +149,9 @@ def _copy(module: ModuleType) -> ModuleType:
         for key, value in _tuple(namespace.items()):
             if type(value) is ModuleType and _is_copied(value):
                 namespace[key] = _copy(value)
+        for key in REBOUND_FUNCTIONS.get(name, ()):
+            code = namespace[key].__code__
+            namespace[key] = FunctionType(code, {"__builtins__": private_builtins})
     return _copies[name]
 
 

@@ -1,18 +1,27 @@
-"""Captures by pipes what children, C code and `os.write` write to descriptors 1 and 2."""
+"""Captures by pipes what children, C code and `os.write` write to descriptors 1 and 2.
+
+A program may put a file in the place of one of them, as shells do: then its prints go there, too.
+So each of our pipes is marked, by a number that the system keeps with an open file: the signal of
+asynchronous input, which is never sent where nobody asks for such input.
+"""
 
 from __future__ import annotations
 
 from _thread import allocate_lock, get_ident
 from collections.abc import Iterable
+from contextlib import suppress
+from fcntl import F_GETSIG, F_SETSIG, fcntl
 from os import close as close_descriptor
 from os import dup2
 from os import read as read_descriptor
 from select import EPOLLIN, POLLIN, epoll, poll
+from signal import SIGRTMAX
 
 from era_kernel.pipe_reserve import PipeReserve
 from era_kernel.rate_limits import TokenBucket
 from era_kernel.run_context import OutputStream, RunContext
 
+MARKS = {1: SIGRTMAX - 1, 2: SIGRTMAX - 2}  # of the pipes behind these descriptors
 READ_BYTES = 64 * 1024  # bytes that are read at once
 MAX_PIPE_BYTES = 1024 * 1024  # bytes that fit into a pipe, at most
 
@@ -46,6 +55,7 @@ class CapturedPipes:
             return False
         newest, newest_readers = poll(), []
         for (reader, writer), number in zip(pipes, (1, 2), strict=True):
+            fcntl(writer, F_SETSIG, MARKS[number])
             dup2(writer, number)
             close_descriptor(writer)
             self._epoll.register(reader, EPOLLIN)
@@ -61,6 +71,17 @@ class CapturedPipes:
         streams = zip(self._newest_readers, (run.stdout, run.stderr), strict=True)
         opened = [(reader, stream) for reader, stream in streams if reader in self._streams_by_fd]
         self._set_streams([reader for reader, _ in opened], [stream for _, stream in opened])
+
+    def holds(self, descriptor: int) -> bool:
+        """Returns whether a descriptor is one of those that come and go with the runs."""
+        return descriptor in self._streams_by_fd or self._reserve.holds(descriptor)
+
+    def is_redirected(self, descriptor: int) -> bool:
+        """Returns whether 1 or 2 is open and no longer the pipe that was put there."""
+        try:
+            return fcntl(descriptor, F_GETSIG) != MARKS[descriptor]
+        except OSError:  # closed: what is printed is seen all the same
+            return False
 
     def has_unread(self) -> bool:
         """Returns whether the newest pipes hold data that has not been queued."""
@@ -117,6 +138,8 @@ class CapturedPipes:
                 self._late_bucket.consume(len(data), stream)
             return [(stream, data)]
         del self._streams_by_fd[descriptor]
+        with suppress(KeyError):
+            self._newest_poll.unregister(descriptor)
         close_descriptor(descriptor)
         return []
 

@@ -31,6 +31,7 @@ from traitlets.config import Config
 from era_kernel import (
     c_exit,
     cell_files,
+    descriptor_patches,
     early_binding,
     excepthooks,
     exec_patches,
@@ -179,19 +180,28 @@ class EraKernel(IPythonKernel):
         handlers = handlers | {"activity_request": self._activity}
         self._control_server.start(handlers, self._request_loop.put_control, self._output)
         self._send_on_iopub("status", {"execution_state": "starting"})
+        descriptor_patches.install(self._output.is_pipe)
         fault_count = 0
         while not self._is_shutting_down:
             try:
                 socket, parts = self._request_loop.next()
                 self._dispatch(socket, parts)
+                self._end_fork()
                 fault_count = 0
             except BaseException as error:  # of a message that makes no sense, or of a loop
+                self._end_fork()
                 while self._is_closed:  # a thread of the program is ending the process
                     sleep(60)
                 fault_count += 1
                 if fault_count == MAX_FAULTS or isinstance(error, SocketsClosed):
                     raise
-                self._log_fault(error)
+                tracebacks.log_fault(self._stderr_fd, error)
+
+    def _end_fork(self) -> None:
+        """Ends the process if it is a fork that code of the program made outside a run."""
+        if getpid() != self._pid:
+            self.end_program()
+            exit_process(0)
 
     def end_program(self) -> None:
         """Does what the interpreter does at its end: calls exit functions and finalizers."""
@@ -318,7 +328,7 @@ class EraKernel(IPythonKernel):
         """Takes a step of a run; one that fails, because of what a program did, is only logged."""
         error = self._signals.call(step)
         if error is not None:
-            self._log_fault(error)
+            tracebacks.log_fault(self._stderr_fd, error)
 
     def _fault_result(self, error: BaseException) -> CellResult:
         """Returns the end of a run in which a step of the kernel failed, and tells the user."""
@@ -330,9 +340,6 @@ class EraKernel(IPythonKernel):
         """Prints what a signal handler raised after the program's end, as late output."""
         tracebacks.remove_kernel_frames(error)
         self._streams.write_stderr(tracebacks.format_exception(error))
-
-    def _log_fault(self, error: BaseException) -> None:
-        tracebacks.log_fault(self._stderr_fd, error)
 
     def _activity(self, _: dict[str, Any]) -> dict[str, Any]:
         """Answers whether code of the program runs; called by the control thread."""
@@ -352,8 +359,7 @@ class EraKernel(IPythonKernel):
 
     def _send_on_iopub(self, kind: str, content: Any, parent: Any = None) -> None:
         ident = f"kernel.{self.ident}.{kind}".encode()
-        parent = parent or self._current_request
-        self.session.send(self.iopub_socket, kind, content, parent=parent, ident=ident)
+        self.session.send(self.iopub_socket, kind, content, parent or self._current_request, ident)
 
 
 def _restore_environment(previous: Mapping[str, str | None]) -> None:
@@ -388,8 +394,8 @@ def _config() -> Config:
     config = Config()
     config.HistoryManager.hist_file = ":memory:"
     config.HistoryManager.enabled = False
-    config.InteractiveShell.cache_size = 0
-    config.InteractiveShell.colors = "nocolor"
+    settings = {"cache_size": 0, "colors": "nocolor", "xmode": tracebacks.PLAIN_MODE}
+    config.InteractiveShell.update(settings)
     return config
 
 

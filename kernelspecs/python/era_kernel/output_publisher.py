@@ -19,8 +19,9 @@ from _signal import SIG_BLOCK, pthread_sigmask, valid_signals
 from _thread import allocate_lock, get_ident, start_new_thread
 from collections import deque
 from collections.abc import Callable, Iterable
+from functools import partial
 from itertools import count
-from os import EFD_CLOEXEC, EFD_NONBLOCK, eventfd, eventfd_read, eventfd_write
+from os import EFD_CLOEXEC, EFD_NONBLOCK, eventfd, eventfd_read, eventfd_write, getpid
 from os import write as write_fd
 from time import monotonic, sleep
 from typing import Any
@@ -65,6 +66,7 @@ class OutputPublisher:
         self._has_urgent = False  # an action is queued, which waits for no later text
         self._late_bucket = TokenBucket()
         self._pipes = CapturedPipes(self._late_bucket)
+        self.is_pipe = self._pipes.holds  # of what is captured, or will be
         self._stderr_fd = os.dup(2)  # for errors in here: they go to the server, not to the user
         self._wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)
         self._write_numbers = count(1)  # of calls of `write`
@@ -75,10 +77,24 @@ class OutputPublisher:
         self._last_parent: dict[str, Any] = {}
         self._packed_parent = b"{}"
         self._ended_lock = allocate_lock()
-        self.is_forked_child = False
-        os.register_at_fork(after_in_child=self._on_fork)
+        self._pid = getpid()
+        # One entry for each fork that is being made; never empty again in a child. No function in
+        # Python changes it: a trace function of the program might raise in there.
+        self._forks: list[None] = []
+        os.register_at_fork(
+            before=partial(self._forks.append, None), after_in_parent=self._forks.pop
+        )
 
     # ------------------------------------------------------------ called by any thread
+
+    @property
+    def is_forked_child(self) -> bool:
+        """True in a fork, in which no thread serves the queue.
+
+        Functions that `os.register_at_fork` is given may print before one of ours is called in the
+        child. So the process is asked, from before a fork until it is over.
+        """
+        return bool(self._forks) and getpid() != self._pid
 
     def start(self) -> None:
         self._pipes.watch(self._wake_fd, descriptor(self._socket))
@@ -88,8 +104,9 @@ class OutputPublisher:
 
     def write(self, name: str, data: bytes) -> None:
         """Queues what a program wrote to its stdout or stderr."""
-        if self.is_forked_child:
-            _write_all(1 if name == "stdout" else 2, data)
+        number = 1 if name == "stdout" else 2
+        if self.is_forked_child or self._pipes.is_redirected(number):
+            _write_all(number, data)
             return
         run = run_context.current()
         stream = run.stdout if name == "stdout" else run.stderr
@@ -171,9 +188,6 @@ class OutputPublisher:
         done.acquire()
         self._enqueue(lambda: (action(), done.release()))
         done.acquire()
-
-    def _on_fork(self) -> None:
-        self.is_forked_child = True  # in which no thread serves the queue
 
     # ------------------------------------------------------------ called by the sending thread
 

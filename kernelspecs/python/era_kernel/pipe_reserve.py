@@ -22,6 +22,9 @@ class PipeReserve:
         taken, self._pipes = self._pipes, []
         return taken
 
+    def holds(self, descriptor: int) -> bool:
+        return any(descriptor in pipe for pipe in self._pipes)
+
     def refill(self) -> None:
         """Opens the pipes that are missing, as far as the system allows."""
         try:

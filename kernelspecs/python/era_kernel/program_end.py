@@ -12,14 +12,21 @@ from atexit import _run_exitfuncs as run_exit_functions
 from collections.abc import Callable
 from contextlib import suppress
 from gc import collect
-from sys import modules
-from types import ModuleType
+from sys import modules, version_info
+from types import ModuleType, SimpleNamespace
+from typing import Any
 
 from era_kernel.shell import EraShell
+from era_kernel.tracebacks import get_traceback
 
 Call = Callable[[Callable[[], object]], BaseException | None]
 
 _shut_down_threads = threading._shutdown  # type: ignore[attr-defined]
+_SHUTDOWN_MESSAGE = (
+    (f"Exception ignored on threading shutdown {threading!r}", None)
+    if version_info >= (3, 13)
+    else (None, threading)
+)
 _get_namespace = vars(ModuleType)["__dict__"].__get__
 _LIBRARY_PREFIXES = (sys.prefix, sys.base_prefix)
 _LAST_ERROR_NAMES = ("last_exc", "last_type", "last_value", "last_traceback")
@@ -34,7 +41,9 @@ class ProgramEnd:
 
     def run(self, call: Call) -> None:
         """Ends the program; `call` calls code of the program, and returns what that raised."""
-        call(_shut_down_threads)
+        problem = call(_shut_down_threads)
+        if problem is not None:
+            call(lambda: _tell_of_shutdown(problem))
         call(run_exit_functions)
         threading.excepthook = _ignore  # daemon threads go on, without what they need
         call(self._drop_program)
@@ -53,6 +62,19 @@ class ProgramEnd:
                     del modules[name]
             del module
         self._shell.drop_program()
+
+
+def _tell_of_shutdown(problem: BaseException) -> None:
+    """Tells what kept the program from waiting for its threads, as the interpreter does."""
+    message, source = _SHUTDOWN_MESSAGE
+    arguments: Any = SimpleNamespace(
+        exc_type=type(problem),
+        exc_value=problem,
+        exc_traceback=get_traceback(problem),
+        err_msg=message,
+        object=source,
+    )
+    sys.unraisablehook(arguments)
 
 
 def _ignore(args: object) -> None:

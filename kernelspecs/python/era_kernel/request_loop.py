@@ -5,7 +5,15 @@ from __future__ import annotations
 from _thread import get_ident
 from collections import deque
 from contextlib import suppress
-from os import EFD_CLOEXEC, EFD_NONBLOCK, eventfd, eventfd_read, eventfd_write
+from os import (
+    EFD_CLOEXEC,
+    EFD_NONBLOCK,
+    eventfd,
+    eventfd_read,
+    eventfd_write,
+    getpid,
+    register_at_fork,
+)
 from select import POLLIN, POLLNVAL, poll
 from sys import _current_frames
 from typing import Any
@@ -17,6 +25,10 @@ from era_kernel.raw_sockets import Parts, Socket, descriptor, has_message, recei
 
 class SocketsClosed(Exception):
     """The program closed the kernel's descriptors: no request can come any more."""
+
+
+class ForkedWhileWaiting(Exception):
+    """This process is a fork, made by code of the program that ran while the kernel waited."""
 
 
 class RequestLoop:
@@ -42,6 +54,9 @@ class RequestLoop:
         self._shell_requests: deque[Parts] = deque()
         self._control_requests: deque[Parts] = deque()
         self._thread_id = get_ident()
+        self._pid = getpid()
+        self._running_loop: Any = None  # the program's, which runs while the kernel waits
+        register_at_fork(after_in_child=self._stop_loop)
 
     def put_control(self, parts: Parts) -> None:
         """Adds a request that came on control; called by another thread."""
@@ -63,7 +78,7 @@ class RequestLoop:
     def next(self) -> tuple[Any, Parts]:
         """Waits for the next request; returns the socket that takes its answer, and the request.
 
-        Raises SocketsClosed.
+        Raises SocketsClosed, ForkedWhileWaiting.
         """
         while True:
             self._receive_shell()
@@ -73,6 +88,8 @@ class RequestLoop:
                 return self._shell, self._shell_requests.popleft()
             with self._signals.waiting():
                 self._wait()
+            if getpid() != self._pid:
+                raise ForkedWhileWaiting
 
     def _wait(self) -> None:
         if self._program_loop.has_work():
@@ -91,6 +108,7 @@ class RequestLoop:
         try:
             for number in descriptors:
                 loop.add_reader(number, loop.stop)
+            self._running_loop = loop
             loop.run_forever()
         except BaseException as error:
             # An exit of a task that a program left behind concerns nobody; a loop that cannot run
@@ -99,9 +117,16 @@ class RequestLoop:
                 self._program_loop.discard()
                 raise
         finally:
-            for number in descriptors:
+            self._running_loop = None
+            # A fork would remove them in its parent, too: both wait by the same epoll instance.
+            for number in descriptors if getpid() == self._pid else ():
                 with suppress(Exception):  # the program may have closed the loop
                     loop.remove_reader(number)
+
+    def _stop_loop(self) -> None:
+        """Makes a fork leave the loop in which the kernel waits: requests are for its parent."""
+        if self._running_loop is not None and get_ident() == self._thread_id:
+            self._running_loop.call_soon(self._running_loop.stop)
 
     def _receive_shell(self) -> None:
         while has_message(self._shell):

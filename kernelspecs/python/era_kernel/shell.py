@@ -35,7 +35,7 @@ from IPython.utils.text import LSString, SList
 from traitlets import Any as AnyTrait
 from traitlets import Instance, Type, default
 
-from era_kernel import debugger_frames, run_context, shell_commands, tracebacks
+from era_kernel import debugger_frames, run_context, shell_commands, stack_patches, tracebacks
 from era_kernel.magic_code import MagicCompiler
 from era_kernel.magic_transformer import LineKeepingTransformer
 from era_kernel.magics import EraMagics
@@ -118,6 +118,7 @@ class EraShell(InteractiveShell):
         history.input_hist_raw = history.input_hist_parsed = self.output_history.inputs
         history.output_hist = self.output_history.values
         debugger_frames.install()
+        stack_patches.install()
         self.builtin_trap.auto_builtins = {"get_ipython": self.get_ipython}
         builtins.get_ipython = self.get_ipython  # type: ignore[attr-defined]
 

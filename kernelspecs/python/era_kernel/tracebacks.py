@@ -6,6 +6,7 @@ import linecache
 import os
 import traceback
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
 from os import write as write_fd
@@ -22,12 +23,15 @@ MAX_SOURCE_CHARS = 8 * 1024 * 1024  # characters of cells' source that are kept 
 
 MAX_PLAIN_FRAMES = 1000  # frames that are told of an exception whose own code fails
 
+PLAIN_MODE = "Plain"  # of `%xmode`: tracebacks are those of the plain interpreter
+
 KERNEL_PATHS = (str(Path(__file__).parent) + os.sep, str(Path(IPython.__file__).parent) + os.sep)
 
 # What an exception really holds. Its class may define attributes of the same names.
 _fields: Any = vars(BaseException)
 get_traceback, set_traceback = _fields["__traceback__"].__get__, _fields["__traceback__"].__set__
 _get_cause, _get_context = _fields["__cause__"].__get__, _fields["__context__"].__get__
+_is_context_suppressed = _fields["__suppress_context__"].__get__
 _get_exceptions = vars(BaseExceptionGroup)["exceptions"].__get__
 
 
@@ -100,12 +104,17 @@ def describe_exception(error: BaseException) -> tuple[str, str]:
     interpreter itself knows is told: the frames and the name of the class.
     """
     try:
-        formatted: Any = traceback.TracebackException(
-            type(error), error, get_traceback(error), compact=True
-        )
+        formatted = _describe_tree(error)
         return escape_surrogates("".join(formatted.format())), escape_surrogates(formatted._str)
     except BaseException as problem:
         return _format_plainly(error, problem), "<exception str() failed>"
+
+
+def format_in_mode(formatter: Any, error: BaseException) -> str:
+    """Returns what IPython's formatter makes of an exception, in the mode that `%xmode` set."""
+    lines = formatter.structured_traceback(type(error), error, get_traceback(error))
+    text: str = formatter.stb2text(lines)
+    return escape_surrogates(text.rstrip("\n") + "\n")
 
 
 def type_name(kind: type) -> str:
@@ -142,6 +151,45 @@ def describe_fault(error: BaseException) -> str:
 def log_fault(descriptor: int, error: BaseException) -> None:
     """Writes a fault of the kernel itself to a descriptor that the server reads."""
     write_fd(descriptor, f"{describe_fault(error)}\n".encode("ascii", "backslashreplace"))
+
+
+def _describe_tree(error: BaseException) -> Any:
+    """Returns the `TracebackException` of an exception, its causes, contexts and members.
+
+    They are found by the exceptions' own fields: what a class defines in their places may have no
+    end. Members that `format` does not show are left out.
+    """
+    seen: set[int] = set()
+    described = _describe_one(error, seen)
+    waiting = [(described, error, 0)]
+    while waiting:
+        node, current, depth = waiting.pop()
+        node.__cause__ = node.__context__ = node.exceptions = None
+        cause, context = _get_cause(current), _get_context(current)
+        if cause is not None and id(cause) not in seen:
+            node.__cause__ = _describe_one(cause, seen)
+            waiting.append((node.__cause__, cause, depth))
+        elif context is not None and id(context) not in seen and not node.__suppress_context__:
+            node.__context__ = _describe_one(context, seen)
+            waiting.append((node.__context__, context, depth))
+        if isinstance_of(current, BaseExceptionGroup):
+            members = _get_exceptions(current)
+            shown = members[: node.max_group_width if depth < node.max_group_depth else 0]
+            nodes = [_describe_one(member, seen) for member in shown]
+            node.exceptions = [*nodes, *[None] * (len(members) - len(shown))]
+            waiting += [(*pair, depth + 1) for pair in zip(nodes, shown, strict=True)]
+    return described
+
+
+def _describe_one(error: BaseException, seen: set[int]) -> Any:
+    # With a set of those that were seen, the constructor looks at this one only.
+    create: Any = traceback.TracebackException
+    node = create(type(error), error, get_traceback(error), compact=True, _seen=seen)
+    node.__suppress_context__ = _is_context_suppressed(error)
+    notes = node.__notes__
+    if isinstance(notes, Sequence) and not isinstance(notes, str | bytes):
+        node.__notes__ = [*islice(notes, len(notes))]
+    return node
 
 
 def _format_plainly(error: BaseException, problem: BaseException) -> str:

@@ -165,6 +165,10 @@ EXCEPTIONS: dict[str, str] = {
     ),
     "wide group": _made("", "ExceptionGroup('g', [ValueError(n) for n in range(100_000)])"),
     "group of one twice": _made("e = ValueError('a')", "ExceptionGroup('g', [e] * 50)"),
+    "group of groups twice": (
+        "def make():\n    error = ValueError('a')\n    for _ in range(40):\n"
+        "        error = ExceptionGroup('g', [error, error])\n    return error\n"
+    ),
     **{
         f"group exceptions {way}": _made(
             f"{RECURSE}class Hostile(ExceptionGroup):\n    @property\n"

@@ -108,6 +108,14 @@ HOOKS: dict[str, str] = {
     "streams closed": "import sys\nsys.stdout.close(); sys.stderr.close(); sys.stdin.close()\n",
     "buffer closed": "import sys\nsys.stdout.buffer.close()\n",
     "descriptors closed": "import os\nos.close(0); os.close(1); os.close(2)\n",
+    "all descriptors closed": "import os\nos.closerange(0, 2000)\n",
+    "all descriptors closed one by one": (
+        "import os\nfor n in range(2000):\n    try: os.close(n)\n    except OSError: pass\n"
+    ),
+    "a loop without descriptors": (
+        "import asyncio, os\nasyncio.get_event_loop().call_later(9, print)\n"
+        "os.closerange(3, 2000)\n"
+    ),
     "path is junk": "import sys\nsys.path[:] = [5, None, b'x', object(), '\\0']\n",
     "path is None": "import sys\nsys.path = None\n",
     "meta_path is junk": "import sys\nsys.meta_path.insert(0, object())\n",

@@ -52,6 +52,28 @@ PLACES: dict[str, str] = {
     "in a child": (
         "import os\nif os.fork() == 0:\n    raise make()\n_ = os.wait()"
     ),
+    "in a child of a thread": (
+        "import os, threading\ndef f():\n    if os.fork() == 0: raise make()\n    os.wait()\n"
+        "t = threading.Thread(target=f)\nt.start(); t.join()"
+    ),
+    "in a child of a task": (
+        "import asyncio, os\nasync def f():\n    if os.fork() == 0: raise make()\n    os.wait()\n"
+        "await asyncio.create_task(f())"
+    ),
+    "in a child of a task after the run": (
+        "import asyncio, os\nasync def f():\n    await asyncio.sleep(0)\n"
+        "    if os.fork() == 0: raise make()\n    os.wait()\ntask = asyncio.create_task(f())"
+    ),
+    "in a child of a signal handler after the run": (
+        "import os, signal\ndef handler(*args):\n    if os.fork() == 0: raise make()\n"
+        "    os.wait()\nsignal.signal(signal.SIGALRM, handler)\n"
+        "_ = signal.setitimer(signal.ITIMER_REAL, 0.02)"
+    ),
+    "at a fork": (
+        "import os\ndef f(): raise make()\n"
+        "os.register_at_fork(before=f, after_in_child=f, after_in_parent=f)\n"
+        "if os.fork(): os.wait()"
+    ),
     "at exit": "import atexit\ndef f(): raise make()\n_ = atexit.register(f)",
     "as the last value": "make()",
     "shown": "get_ipython().showtraceback((Exception, make(), None))",

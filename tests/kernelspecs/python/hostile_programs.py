@@ -26,6 +26,7 @@ LASTING = (
     "hook shell emptied",
     "hook kernel emptied",
     "hook collection callback exits",
+    "hook audit hook exits",  # and no audit hook can be removed
 )
 # The next run of every program. The name may be gone, and so may be that of `print`.
 NEXT_PROGRAM = "try:\n    honest_print('whole')\nexcept:\n    print('whole')"
@@ -42,6 +43,11 @@ class HostileProgram:
     def is_lasting(self) -> bool:
         return any(part.startswith(LASTING) for part in self.parts)
 
+    @property
+    def acts_later(self) -> bool:
+        """True if what it does comes when it is over, where it must not strike the next run."""
+        return self.parts[-1].endswith("after the run")
+
     def __repr__(self) -> str:
         return f"the program of {' + '.join(self.parts)}:\n{self.source}\n"
 
@@ -56,8 +62,41 @@ def of_setup(kind: str, name: str) -> HostileProgram:
     return HostileProgram((f"{kind} {name}",), PREFIX + SETUPS[kind][name] + ending)
 
 
+def of_parts(setups: list[tuple[str, str]], name: str, place: str) -> HostileProgram:
+    """Returns the program of modules and hooks, each its kind and name, and an exception."""
+    source = PREFIX + "".join(SETUPS[kind][setup] for kind, setup in setups)
+    parts = (*(f"{kind} {setup}" for kind, setup in setups), name, place)
+    return HostileProgram(parts, source + EXCEPTIONS[name] + PLACES[place])
+
+
 def of_value(name: str) -> HostileProgram:
     return HostileProgram((f"value {name}",), PREFIX + VALUES[name])
+
+
+def found_programs() -> list[HostileProgram]:
+    """Returns what was drawn once and was not answered then, as small as it can be."""
+    return [
+        *(
+            of_parts([("hook", hook)], "plain", "in a child")
+            for hook in (
+                "builtins.isinstance is deleted",
+                "builtins.len is None",
+                "builtins.list exits",
+                "builtins.bytes is deleted",
+                "tracing exits",
+                "collection callback exits",
+            )
+        ),
+        of_parts([], "notes for ever", "raised"),
+        of_parts([], "group in itself", "in a child"),
+        of_parts([], "group for ever", "in a thread"),
+        of_parts([], "group of groups twice", "raised"),
+        of_parts([("hook", "all descriptors closed")], "plain", "raised"),
+        of_parts([("hook", "all descriptors closed one by one")], "plain", "in a thread"),
+        of_parts([("hook", "a loop without descriptors")], "plain", "awaited"),
+        of_parts([], "plain", "in a child of a task after the run"),
+        of_parts([], "plain", "in a child of a signal handler after the run"),
+    ]
 
 
 @st.composite
@@ -67,12 +106,13 @@ def programs(draw: st.DrawFn) -> HostileProgram:
         *(st.tuples(st.just(kind), st.sampled_from(list(table))) for kind, table in SETUPS.items())
     )
     parts, source = list[str](), PREFIX
-    for kind, name in draw(st.lists(setups, max_size=2)):
-        parts.append(f"{kind} {name}")
-        source += SETUPS[kind][name]
+    drawn = draw(st.lists(setups, max_size=2))
     if draw(st.integers(0, 3)):
         name, place = draw(st.sampled_from(list(EXCEPTIONS))), draw(st.sampled_from(list(PLACES)))
-        return HostileProgram((*parts, name, place), source + EXCEPTIONS[name] + PLACES[place])
+        return of_parts(drawn, name, place)
+    for kind, name in drawn:
+        parts.append(f"{kind} {name}")
+        source += SETUPS[kind][name]
     name = draw(st.sampled_from(list(VALUES)))
     return HostileProgram((*parts, f"value {name}"), source + VALUES[name])
 

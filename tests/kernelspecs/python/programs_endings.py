@@ -512,8 +512,9 @@ multiprocessing.get_context('fork').Process(target=work).start()
 print('parent', flush=True)
 
 ### pickled calls
-import os, pickle
-print(all(pickle.loads(pickle.dumps(f)) is f for f in (os.kill, os._exit, os.abort, os.execv)))
+import os, pickle, warnings
+for f in (os.kill, os._exit, os.abort, os.execv, os.close, os.closerange, os.dup2, warnings.warn):
+    print(pickle.loads(pickle.dumps(f)) is f)
 
 ### subclass of KeyboardInterrupt uncaught
 class K(KeyboardInterrupt):

@@ -45,6 +45,8 @@ LATE_ON_PURPOSE = {
     "asyncio.events",  # what is set there is the program's
     "sys.last_type", "sys.last_value", "sys.last_traceback", "sys.last_exc",
     "posix._exit", "posix.kill", "posix.abort", "posix.execv", "posix.execve",
+    "inspect.getouterframes", "logging.Logger", "warnings.warn", "_warnings.warn",  # set
+    "os.close", "os.closerange", "os.dup2", "posix.close", "posix.closerange", "posix.dup2",
     "os._exit", "os.kill", "os.abort", "faulthandler.enable",  # the same
 }  # fmt: skip
 

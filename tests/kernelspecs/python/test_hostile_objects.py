@@ -20,9 +20,11 @@ from tests.kernelspecs.python.hostile_programs import (
     NEXT_PROGRAM,
     HostileProgram,
     all_single_parts,
+    found_programs,
     programs,
 )
 
+LATER = 0.3  # seconds after which what a program does later is done
 SECONDS = 20  # seconds in which a run is answered: reply and fence
 CRASHES = {134, 139}  # exit codes of an interpreter that crashed, as the plain one would
 
@@ -77,9 +79,12 @@ async def check(host: KernelHost, program: HostileProgram) -> None:
             if end.state == "lost":
                 assert end.exit_code in CRASHES, f"ended with {end.exit_code}: {program!r}"
                 return
+            if program.acts_later:
+                await asyncio.sleep(LATER)
             text, end = await run(machine, NEXT_PROGRAM)
             assert not end.timed_out, f"the next run was not answered: {program!r}"
-            if program.is_lasting:
+            crashed_later = program.acts_later and end.exit_code in CRASHES
+            if program.is_lasting or crashed_later:
                 return
             assert (text, end.exit_code) == ("whole\n", 0), f"the next run failed: {program!r}"
         finally:
@@ -90,6 +95,12 @@ async def check(host: KernelHost, program: HostileProgram) -> None:
 @given(program=programs())
 def test_hostile_programs(io_loop: IOLoop, host: KernelHost, program: HostileProgram) -> None:
     """A few programs of hostile parts."""
+    io_loop.run_sync(lambda: check(host, program))
+
+
+@pytest.mark.parametrize("program", found_programs(), ids=lambda program: " + ".join(program.parts))
+def test_found_programs(io_loop: IOLoop, host: KernelHost, program: HostileProgram) -> None:
+    """What was found by drawing stays answered."""
     io_loop.run_sync(lambda: check(host, program))
 
 

@@ -24,10 +24,13 @@ from era_kernels.models import (
 from tests.kernels.conftest import make_paths
 from tests.kernels.test_machine import run
 from tests.kernelspecs.python.programs import PROGRAMS
+from tests.kernelspecs.python.programs_descriptors import DESCRIPTORS
 from tests.kernelspecs.python.programs_endings import ENDINGS
+from tests.kernelspecs.python.programs_forks import FORKS
+from tests.kernelspecs.python.programs_frames import FRAMES
 from tests.kernelspecs.python.programs_source import SOURCE_PROGRAMS
 
-ALL_PROGRAMS = PROGRAMS | ENDINGS | SOURCE_PROGRAMS
+ALL_PROGRAMS = PROGRAMS | ENDINGS | FORKS | DESCRIPTORS | FRAMES | SOURCE_PROGRAMS
 ProgramResult = tuple[str, str, int]
 
 
@@ -84,6 +87,15 @@ async def test_program(host: KernelHost, tmp_path: Path, name: str) -> None:
     expected = run_plain(tmp_path, ALL_PROGRAMS[name])
     found = await run_in_session(host, tmp_path / "place", ALL_PROGRAMS[name])
     assert without_addresses(found) == without_addresses(expected)
+
+
+@pytest.mark.parametrize("program", DESCRIPTORS.values(), ids=list(DESCRIPTORS))
+async def test_output_after_redirection(machine: Machine, program: str) -> None:
+    """Whatever a run leaves in the places of stdout and stderr, those of the next are its own."""
+    await run(machine, program)
+    request = KernelRequest("import sys\nprint('out')\n_ = sys.stderr.write('err\\n')", {}, 60, 1)
+    items = [item async for batch in machine.kernel.execute(request) for item in batch]
+    assert items == [Stdout("out\n"), Stderr("err\n"), ExecutionEnd(0)]
 
 
 ENDLESS = [
