@@ -75,7 +75,7 @@ class WebServer:
             chunk_size=READ_CHUNK_BYTES,
             max_header_size=MAX_HEADER,
             max_buffer_size=MAX_BUFFER,
-            idle_connection_timeout=idle_timeout,
+            idle_timeout=idle_timeout,
             body_timeout=body_timeout,
             max_connections=max_connections,
             on_rejected=context.metrics.connection_rejected,
@@ -115,11 +115,15 @@ class LimitedHTTPServer(HTTPServer):
         self,
         application: Application,
         *,
+        idle_timeout: float,
         max_connections: int,
         on_rejected: Callable[[str], object],
         **kwargs: Any,
     ) -> None:
         super().initialize(application, **kwargs)
+        # A connection has a timer of its own: that of Tornado costs a tenth of a short request.
+        self.conn_params.header_timeout = None
+        self._idle_timeout = idle_timeout
         self.connections: set[StrictIOStream] = set()
         self._max_connections = max_connections
         self._on_rejected = on_rejected
@@ -135,7 +139,9 @@ class LimitedHTTPServer(HTTPServer):
             self._reject(stream)
             return
         _set_keepalive(stream.socket)
-        connection = StrictIOStream(stream, self.connections.discard, self._on_rejected)
+        connection = StrictIOStream(
+            stream, self._idle_timeout, self.connections.discard, self._on_rejected
+        )
         self.connections.add(connection)
         super().handle_stream(connection, address)
 
@@ -163,6 +169,7 @@ class StrictIOStream(IOStream):
     def __init__(
         self,
         stream: IOStream,
+        idle_timeout: float,
         on_closed: Callable[[StrictIOStream], object],
         on_rejected: Callable[[str], object],
     ) -> None:
@@ -171,14 +178,22 @@ class StrictIOStream(IOStream):
             max_buffer_size=stream.max_buffer_size,
             read_chunk_size=stream.read_chunk_size,
         )
+        self._idle_timeout = idle_timeout
         self._on_closed = on_closed
         self._on_rejected = on_rejected
         self._has_responded = False
 
     async def read_until_regex(self, regex: bytes, max_bytes: int | None = None) -> bytes:
-        """Returns the head of the next request. Raises HTTPInputError when it is ambiguous."""
+        """Returns the head of the next request; closes the connection if it takes too long.
+
+        Raises HTTPInputError when the head is ambiguous.
+        """
         self._has_responded = False
-        head = await super().read_until_regex(regex, max_bytes)
+        timer = asyncio.get_running_loop().call_later(self._idle_timeout, self.close)
+        try:
+            head = await super().read_until_regex(regex, max_bytes)
+        finally:
+            timer.cancel()
         if smuggling.is_ambiguous(head):
             raise HTTPInputError("ambiguous request")
         return head
