@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 
-GROUP_SIZE = 4  # turns that are given out in one round of the loop
+GROUP_SIZE = 2  # turns that are given out in one round of the loop
+# For how many times as long as a group took the loop is left to others. What its tasks cause (the
+# next requests of the same clients) takes as long again or more: all of it gets a quarter or so.
+REST = 8
 
 
 class Turns:
@@ -13,7 +16,7 @@ class Turns:
 
     Without turns, tasks that become ready together all run in one round of the loop, and
     everything else waits for all of them, in each of its own rounds. With them a small group gets
-    its turn, and then the loop is left to others for as long as that group took.
+    its turn, and then the loop is left to others for a while.
     """
 
     members: set[object]  # who takes turns, which the callers keep: all others want the loop, too
@@ -27,8 +30,8 @@ class Turns:
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._is_active = False
 
-    async def wait(self, *, is_alone: bool) -> None:
-        """Waits for a turn, which is there at once while everybody is alone.
+    def take(self, *, is_alone: bool) -> asyncio.Future[None] | None:
+        """Returns what to wait for until it is the caller's turn; None: it is at once.
 
         `is_alone` is whether the caller knows of nothing else that wants the loop.
         """
@@ -37,12 +40,12 @@ class Turns:
             self._careful_until = loop.time() + self._caution
         if not self._is_active:
             if loop.time() >= self._careful_until:
-                return
+                return None
             self._is_active = True
             loop.call_soon(self._begin_group)
         turn = loop.create_future()
         self._waiting.append(turn)
-        await turn
+        return turn
 
     def _begin_group(self) -> None:
         loop = asyncio.get_running_loop()
@@ -58,6 +61,6 @@ class Turns:
     def _end_group(self, began_at: float) -> None:
         loop = asyncio.get_running_loop()
         if self._waiting:
-            loop.call_later(loop.time() - began_at, self._begin_group)
+            loop.call_later(REST * (loop.time() - began_at), self._begin_group)
         else:
             self._is_active = False

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AfterValidator, ConfigDict, Field, RootModel
 
+from era_kernels.errors import KeyNotFound
 from era_kernels.web.base import HandlerContext
 from era_kernels.web.operations import Operation
 from era_kernels.web.requests import PositiveSeconds, RequestModel
@@ -122,7 +123,11 @@ class KVHandler(StorageHandler):
         if key is None:
             await self._list()
             return
-        entry = await self.kv.get(self.namespace, key)
+        try:
+            entry = await self.kv.get(self.namespace, key)
+        except KeyNotFound:
+            await self._take_turn()  # as those that find something
+            raise
         await self.finish_json(
             {"value": entry.value, "metadata": entry.metadata}, size=len(entry.value)
         )

@@ -52,6 +52,22 @@ class StorageHandler(BaseHandler):
         super().on_connection_close()
         self.context.storage_turns.members.discard(self)
 
+    async def _take_turn(self) -> None:
+        """Waits until this request may be answered: see `Turns`.
+
+        A client that has its answer sends its next request; so the pace of the answers is that of
+        everything that these requests cost.
+        """
+        turns = self.context.storage_turns
+        turn = turns.take(is_alone=len(self.context.active_handlers) == len(turns.members))
+        if turn is not None:
+            await turn
+
+    async def finish_json(self, value: JsonObject, status: int = 200, *, size: int = 0) -> None:
+        """Finishes with a JSON object, when it is this request's turn."""
+        await self._take_turn()
+        await super().finish_json(value, status, size=size)
+
     @property
     def namespace(self) -> str:
         return self.path_args[0]
@@ -92,17 +108,6 @@ class StorageHandler(BaseHandler):
             return self.request.query_arguments.get(name, [b""])[-1].decode("utf-8")
         except UnicodeDecodeError:
             raise InvalidRequest(f"`{name}` must be UTF-8.") from None
-
-    async def finish_json(self, value: JsonObject, status: int = 200, *, size: int = 0) -> None:
-        """Finishes with a JSON object, when it is this request's turn.
-
-        A client that has its answer sends its next request; so the pace of the answers is that of
-        everything that these requests cost.
-        """
-        turns = self.context.storage_turns
-        is_alone = len(self.context.active_handlers) == len(turns.members)
-        await turns.wait(is_alone=is_alone)
-        await super().finish_json(value, status, size=size)
 
     def check_path(self) -> None:
         if not NAMESPACE_PATTERN.fullmatch(self.namespace):
