@@ -11,12 +11,14 @@ from typing import Any
 
 import click
 
-from era_kernels import __version__, app, logs, storage_commands
+from era_kernels import __version__, app, logs
 from era_kernels.doctor import Finding, can_serve, run_checks
 from era_kernels.errors import EraError, InvalidSetting, StartError, UnsupportedLanguage
 from era_kernels.install import Readiness, prepare, select_languages
 from era_kernels.setting_errors import env_variable, flag_name
 from era_kernels.settings import Settings, format_default
+from era_kernels.storage_commands.backup import backup, restore
+from era_kernels.storage_commands.commands import storage
 
 FULL_COLLECTION_THRESHOLD = 200  # collections of the middle generation before a full one
 
@@ -68,8 +70,8 @@ def main() -> None:
     """An HTTP server that runs code in managed Jupyter kernels."""
 
 
-main.add_command(storage_commands.backup)
-main.add_command(storage_commands.restore)
+for _command in (backup, restore, storage):
+    main.add_command(_command)
 
 
 @main.command()

@@ -9,6 +9,10 @@ from pathlib import Path
 from era_kernels.errors import StartError
 
 
+class DirectoryInUse(StartError):
+    """Another process holds the lock of the data directory."""
+
+
 class DataDirectory:
     """Holds the lock of a data directory until it is closed."""
 
@@ -20,7 +24,7 @@ class DataDirectory:
     def open(cls, path: Path) -> DataDirectory:
         """Makes the directory where it is missing, and locks it (blocking).
 
-        Raises StartError when it cannot be used, or when another server uses it.
+        Raises StartError when it cannot be used, DirectoryInUse when another server uses it.
         """
         path = path.absolute()
         try:
@@ -36,7 +40,7 @@ class DataDirectory:
             directory.sessions.mkdir(mode=0o700, exist_ok=True)
         except BlockingIOError as error:
             directory.close()
-            raise StartError(
+            raise DirectoryInUse(
                 f"Another server uses the data directory {path}: stop it, or choose another "
                 "directory with --data-dir."
             ) from error

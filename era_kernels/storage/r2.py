@@ -40,8 +40,6 @@ from era_kernels.storage.uploads import Upload
 log = logging.getLogger(__name__)
 
 MAX_KEY = 1024  # bytes
-MAX_METADATA = 8 * 1024  # bytes of all names and values together
-MAX_METADATA_NAMES = 64  # clients read no more than 100 headers
 THREADS = 4  # threads that read, and as many for uploads, which wait for the disk
 UNLINK_RETRY_SECONDS = 1.0  # seconds between two looks whether a backup has ended
 MAX_LOGGED = 20  # names of blobs in one line of the log
@@ -74,6 +72,12 @@ class StoredObject:
             etag=f'"{self.etag}"',
             content_type=self.content_type or content_types.DEFAULT,
         )
+
+
+def check_key(key: str) -> None:
+    """Raises TooLarge for a key that is too long."""
+    if len(key.encode()) > MAX_KEY:
+        raise TooLarge(f"A key may have {MAX_KEY} bytes of UTF-8.")
 
 
 # Raises when the object as it is now (None: there is none) must not be changed.
@@ -168,6 +172,7 @@ class R2Store:
         Raises TooLarge, QuotaExceeded, InsufficientStorage, StorageFailed, and what `precondition`
         does.
         """
+        check_key(key)
         if size > self.max_object:
             raise TooLarge(f"An object may have {format_size(self.max_object)} (max_object).")
         await self._database.read(

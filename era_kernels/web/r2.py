@@ -15,11 +15,10 @@ from era_kernels import json_codec
 from era_kernels.errors import InvalidRequest, TooLarge
 from era_kernels.json_codec import in_thread_if_large
 from era_kernels.models import JsonObject, format_size, to_iso
-from era_kernels.storage import content_types
+from era_kernels.storage import content_types, object_metadata
 from era_kernels.storage.key_ranges import cursor_from_key, key_from_cursor
-from era_kernels.storage.r2 import MAX_KEY, StoredObject
+from era_kernels.storage.r2 import StoredObject, check_key
 from era_kernels.storage.uploads import Upload
-from era_kernels.web import r2_metadata
 from era_kernels.web.base import ClientDisconnected, HandlerContext
 from era_kernels.web.conditional import Validators
 from era_kernels.web.operations import Media, Operation
@@ -192,8 +191,8 @@ class R2ObjectHandler(TransferHandler[Upload], StorageHandler):
         key = self.key
         if key is None and self.request.method in ("PUT", "DELETE"):
             raise self.invalid_path("The path must name an object: its key is missing.")
-        if key is not None and len(key.encode()) > MAX_KEY:
-            raise TooLarge(f"A key may have {MAX_KEY} bytes of UTF-8.")
+        if key is not None:
+            check_key(key)
 
     @property
     def object_key(self) -> str:
@@ -209,7 +208,7 @@ class R2ObjectHandler(TransferHandler[Upload], StorageHandler):
 
     async def _start_raw_upload(self) -> None:
         """Starts the upload before the body is read. Raises the error for an unwanted one."""
-        r2_metadata.from_headers(self.request.headers)
+        object_metadata.from_headers(self.request.headers.get_all())
         self.begin_upload(await self._start_upload(self.declared_size()))
 
     async def _start_upload(self, size: int) -> Upload:
@@ -230,12 +229,12 @@ class R2ObjectHandler(TransferHandler[Upload], StorageHandler):
         if self.is_raw_body:
             declared = self.request.headers.get("Content-Type", "").strip()
             content_type = declared if content_types.is_media_type(declared) else ""
-            metadata = r2_metadata.from_headers(self.request.headers)
+            metadata = object_metadata.from_headers(self.request.headers.get_all())
             upload = self.finish_upload()
         else:
             body = await self.read_body(PutObject)
             content_type, metadata = _content_type(body), body.metadata or {}
-            r2_metadata.check_size(metadata)
+            object_metadata.check_size(metadata)
             content = await in_thread_if_large(len(body.content), decode_content, body.content)
             upload = await self._start_upload(len(content))
             await upload.write(content)
@@ -268,7 +267,7 @@ class R2ObjectHandler(TransferHandler[Upload], StorageHandler):
         try:
             self.add_header("Vary", "Accept")
             if self.wants_raw:
-                for name, value in r2_metadata.to_headers(stored.custom_metadata):
+                for name, value in object_metadata.to_headers(stored.custom_metadata):
                     self.add_header(name, value)
                 await self.send_file(file)
             else:

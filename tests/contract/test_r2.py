@@ -337,6 +337,7 @@ def test_bad_queries(client: Client, space: str, query: str) -> None:
     [
         {},
         {"type": "image/jpeg", "a.b_c-d": "x"},
+        {"Author": "Zoe", "author": "Zoë"},
         {"ключ": "значение ☃", "a b": " x ", "%": "100%", "": "", "é%41": "%41"},
         {"line": "a\r\nSet-Cookie: b", "nul": "\0", "quote": '"\\,;='},
     ],

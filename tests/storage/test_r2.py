@@ -279,6 +279,8 @@ async def test_max_object(tmp_path: Path) -> None:
         await objects.put("k", b"x" * 10)
         with pytest.raises(TooLarge):
             await objects.store.start_upload("n", "k", 11)
+        with pytest.raises(TooLarge):
+            await objects.store.start_upload("n", f"{LONG_KEY}x", 1)
 
 
 # ---------------------------------------------------------------- lists
