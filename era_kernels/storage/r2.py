@@ -7,17 +7,13 @@ after that: a crash leaves at most a blob without a row, which the next start re
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import os
 import secrets
 import sqlite3
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from datetime import datetime
+from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from era_kernels.errors import (
     EraError,
@@ -26,14 +22,12 @@ from era_kernels.errors import (
     StorageFailed,
     TooLarge,
 )
-from era_kernels.models import ResourceType, StorageQuotas, format_size, now
-from era_kernels.storage import content_types, uploads
+from era_kernels.models import StorageQuotas, format_size, now
+from era_kernels.storage import r2_table, uploads
 from era_kernels.storage.blobs import FOLDERS, BlobDirectory
 from era_kernels.storage.database import Database
-from era_kernels.storage.key_ranges import prefix_end
-from era_kernels.storage.open_file import FileStatus, OpenFile
-from era_kernels.storage.sql_values import json_to_text, time_from_text, time_to_text
-from era_kernels.storage.storage_usage import check_quotas, count_change
+from era_kernels.storage.open_file import OpenFile
+from era_kernels.storage.r2_table import Precondition, StoredObject, unconditional
 from era_kernels.storage.threads import SerialExecutor, StorageThreads
 from era_kernels.storage.uploads import Upload
 
@@ -44,48 +38,11 @@ THREADS = 4  # threads that read, and as many for uploads, which wait for the di
 UNLINK_RETRY_SECONDS = 1.0  # seconds between two looks whether a backup has ended
 MAX_LOGGED = 20  # names of blobs in one line of the log
 
-_COLUMNS = "key, blob, size, etag, content_type, custom_metadata, created_at, updated_at"
-
-
-@dataclass(frozen=True, slots=True)
-class StoredObject:
-    """An object without its bytes, which lie in the file `blob`.
-
-    `size` in bytes; `etag` is the MD5 in hexadecimal digits; `content_type` may be empty.
-    """
-
-    key: str
-    blob: str
-    size: int
-    etag: str
-    content_type: str
-    custom_metadata: Mapping[str, str]
-    created_at: datetime
-    updated_at: datetime
-
-    @property
-    def status(self) -> FileStatus:
-        """The object as a file."""
-        return FileStatus(
-            size=self.size,
-            modified_at=self.updated_at.replace(microsecond=0),
-            etag=f'"{self.etag}"',
-            content_type=self.content_type or content_types.DEFAULT,
-        )
-
 
 def check_key(key: str) -> None:
     """Raises TooLarge for a key that is too long."""
     if len(key.encode()) > MAX_KEY:
         raise TooLarge(f"A key may have {MAX_KEY} bytes of UTF-8.")
-
-
-# Raises when the object as it is now (None: there is none) must not be changed.
-Precondition = Callable[[StoredObject | None], None]
-
-
-def unconditional(found: StoredObject | None) -> None:
-    """Accepts every state of the object: the change is unconditional."""
 
 
 class R2Store:
@@ -129,7 +86,7 @@ class R2Store:
 
     async def find(self, namespace: str, key: str) -> StoredObject | None:
         """Returns an object, None where there is none. Raises StorageFailed."""
-        return await self._database.read(partial(_find, namespace, key))
+        return await self._database.read(partial(r2_table.find, namespace, key))
 
     async def list(
         self, namespace: str, prefix: str = "", limit: int = 1000, after: str | None = None
@@ -138,7 +95,9 @@ class R2Store:
 
         `after` is the key behind which the list begins. Raises StorageFailed.
         """
-        found = await self._database.read(partial(_list, namespace, prefix, limit + 1, after))
+        found = await self._database.read(
+            partial(r2_table.select, namespace, prefix, limit + 1, after)
+        )
         return found[:limit], len(found) > limit
 
     async def open(self, namespace: str, key: str) -> tuple[StoredObject, OpenFile]:
@@ -176,7 +135,7 @@ class R2Store:
         if size > self.max_object:
             raise TooLarge(f"An object may have {format_size(self.max_object)} (max_object).")
         await self._database.read(
-            partial(_check_change, namespace, key, size, self._quotas, precondition)
+            partial(r2_table.check_change, namespace, key, size, self._quotas, precondition)
         )
         temporary = self._blobs.incoming / secrets.token_hex(8)
         descriptor = await self._uploads.run(uploads.create_temporary, temporary)
@@ -204,7 +163,7 @@ class R2Store:
         )
         try:
             old = await self._database.write(
-                partial(_put, namespace, new, self._quotas, precondition)
+                partial(r2_table.put, namespace, new, self._quotas, precondition)
             )
         except EraError as error:
             # After any other failure the commit may stand after a crash: the next start will tell.
@@ -223,7 +182,7 @@ class R2Store:
         Raises StorageFailed, InsufficientStorage, and what `precondition` does.
         """
         old = await self._database.write(
-            partial(_delete, namespace, key, self._quotas, precondition)
+            partial(r2_table.delete, namespace, key, self._quotas, precondition)
         )
         if old is not None:
             self._unlink_soon([old.blob])
@@ -264,32 +223,11 @@ class R2Store:
 # ---------------------------------------------------------------- in the database's threads
 
 
-def _find(namespace: str, key: str, connection: sqlite3.Connection) -> StoredObject | None:
-    row = connection.execute(
-        f"SELECT {_COLUMNS} FROM r2_objects WHERE namespace = ? AND key = ?", (namespace, key)
-    ).fetchone()
-    return None if row is None else _from_row(row)
-
-
-def _list(
-    namespace: str, prefix: str, limit: int, after: str | None, connection: sqlite3.Connection
-) -> list[StoredObject]:
-    # No text lies between a key and the same key with a NUL behind it.
-    first, end = prefix if after is None else max(prefix, f"{after}\0"), prefix_end(prefix)
-    upper, values = ("", ()) if end is None else ("AND key < ?", (end,))
-    rows = connection.execute(
-        f"SELECT {_COLUMNS} FROM r2_objects WHERE namespace = ? AND key >= ? {upper} "
-        "ORDER BY key LIMIT ?",
-        (namespace, first, *values, limit),
-    )
-    return [_from_row(row) for row in rows]
-
-
 def _open(
     blobs: BlobDirectory, namespace: str, key: str, connection: sqlite3.Connection
 ) -> tuple[StoredObject | None, int | None]:
     """Returns an object and a descriptor of its bytes, None for what is not there."""
-    found = _find(namespace, key, connection)
+    found = r2_table.find(namespace, key, connection)
     if found is None:
         return None, None
     try:
@@ -298,102 +236,11 @@ def _open(
         return found, None
 
 
-def _check_change(
-    namespace: str,
-    key: str,
-    size: int,
-    quotas: StorageQuotas,
-    precondition: Precondition,
-    connection: sqlite3.Connection,
-) -> None:
-    """Raises what a put of so many bytes would raise now."""
-    old = _find(namespace, key, connection)
-    precondition(old)
-    growth = size - (0 if old is None else old.size)
-    if growth > 0:
-        check_quotas(connection, quotas, namespace, growth)
-
-
-def _put(
-    namespace: str,
-    new: StoredObject,
-    quotas: StorageQuotas,
-    precondition: Precondition,
-    connection: sqlite3.Connection,
-) -> StoredObject | None:
-    """Inserts or replaces an object, which keeps its time of creation; returns the old one."""
-    old = _find(namespace, new.key, connection)
-    precondition(old)
-    count, size = (1, new.size) if old is None else (0, new.size - old.size)
-    count_change(connection, quotas, ResourceType.R2, namespace, count=count, size=size)
-    connection.execute(
-        f"""
-        INSERT INTO r2_objects (namespace, {_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
-        ON CONFLICT (namespace, key) DO UPDATE SET
-            blob = excluded.blob,
-            size = excluded.size,
-            etag = excluded.etag,
-            content_type = excluded.content_type,
-            custom_metadata = excluded.custom_metadata,
-            updated_at = excluded.updated_at
-        """,
-        (
-            namespace,
-            new.key,
-            new.blob,
-            new.size,
-            new.etag,
-            new.content_type,
-            json_to_text(new.custom_metadata),
-            time_to_text(new.created_at),
-            time_to_text(new.updated_at),
-        ),
-    )
-    return old
-
-
-def _delete(
-    namespace: str,
-    key: str,
-    quotas: StorageQuotas,
-    precondition: Precondition,
-    connection: sqlite3.Connection,
-) -> StoredObject | None:
-    """Deletes an object and returns it, None where there is none."""
-    old = _find(namespace, key, connection)
-    precondition(old)
-    if old is not None:
-        count_change(connection, quotas, ResourceType.R2, namespace, count=-1, size=-old.size)
-        connection.execute(
-            "DELETE FROM r2_objects WHERE namespace = ? AND key = ?", (namespace, key)
-        )
-    return old
-
-
 def _compare(blobs: BlobDirectory, connection: sqlite3.Connection) -> tuple[set[str], set[str]]:
     """Returns the blobs without an object, and the blobs of objects that are not there."""
     orphans, lost = set[str](), set[str]()
     for folder in FOLDERS:  # one at a time: there may be millions
-        rows = connection.execute(
-            "SELECT blob FROM r2_objects WHERE blob >= ? AND blob < ?", (folder, f"{folder}g")
-        )
-        named, there = {blob for (blob,) in rows}, blobs.list(folder)
+        named, there = r2_table.blobs_in(folder, connection), blobs.list(folder)
         orphans |= there - named
         lost |= named - there
     return orphans, lost
-
-
-def _from_row(row: tuple[Any, ...]) -> StoredObject:
-    created_at, updated_at = time_from_text(row[6]), time_from_text(row[7])
-    assert created_at is not None
-    assert updated_at is not None
-    return StoredObject(
-        key=row[0],
-        blob=row[1],
-        size=row[2],
-        etag=row[3],
-        content_type=row[4] or "",
-        custom_metadata=json.loads(row[5]),
-        created_at=created_at,
-        updated_at=updated_at,
-    )

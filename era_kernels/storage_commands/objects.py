@@ -19,7 +19,8 @@ from era_kernels.storage.data_directory import DataDirectory, DirectoryInUse
 from era_kernels.storage.database import Database
 from era_kernels.storage.migrations import MIGRATIONS
 from era_kernels.storage.open_file import OpenFile
-from era_kernels.storage.r2 import R2Store, StoredObject
+from era_kernels.storage.r2 import R2Store
+from era_kernels.storage.r2_table import StoredObject
 
 DEFAULT_URL = "http://127.0.0.1:8787"
 PAGE = 1000  # objects that are listed at once

@@ -17,7 +17,8 @@ from era_kernels.json_codec import in_thread_if_large
 from era_kernels.models import JsonObject, format_size, to_iso
 from era_kernels.storage import content_types, object_metadata
 from era_kernels.storage.key_ranges import cursor_from_key, key_from_cursor
-from era_kernels.storage.r2 import StoredObject, check_key
+from era_kernels.storage.r2 import check_key
+from era_kernels.storage.r2_table import StoredObject
 from era_kernels.storage.uploads import Upload
 from era_kernels.web.base import ClientDisconnected, HandlerContext
 from era_kernels.web.conditional import Validators
@@ -230,15 +231,15 @@ class R2ObjectHandler(TransferHandler[Upload], StorageHandler):
             declared = self.request.headers.get("Content-Type", "").strip()
             content_type = declared if content_types.is_media_type(declared) else ""
             metadata = object_metadata.from_headers(self.request.headers.get_all())
-            upload = self.finish_upload()
+            upload, content = self.finish_upload(), b""  # the content is written already
         else:
             body = await self.read_body(PutObject)
             content_type, metadata = _content_type(body), body.metadata or {}
             object_metadata.check_size(metadata)
             content = await in_thread_if_large(len(body.content), decode_content, body.content)
             upload = await self._start_upload(len(content))
-            await upload.write(content)
         try:
+            await upload.write(content)
             stored = await self.objects.put(
                 self.namespace,
                 self.object_key,

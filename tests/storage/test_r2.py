@@ -28,7 +28,8 @@ from era_kernels.models import StorageQuotas
 from era_kernels.storage import r2
 from era_kernels.storage.database import Database
 from era_kernels.storage.migrations import MIGRATIONS
-from era_kernels.storage.r2 import R2Store, StoredObject
+from era_kernels.storage.r2 import R2Store
+from era_kernels.storage.r2_table import StoredObject
 from tests.server_process import wait_until
 from tests.storage.stores import small_disk
 
