@@ -29,6 +29,10 @@ class QuotaUpload:
         self.session = session
         self._max_size = max_size
 
+    def buffer(self, data: bytes) -> bool:
+        """Takes bytes without waiting; returns False, and does nothing, when `write` is due."""
+        return self.upload.size + len(data) <= self._max_size and self.upload.buffer(data)
+
     async def write(self, data: bytes) -> None:
         """Writes bytes. Raises QuotaExceeded, InsufficientStorage, StorageFailed."""
         check_quota(self.upload.size + len(data), self._max_size)

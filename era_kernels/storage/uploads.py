@@ -52,6 +52,15 @@ class Upload:
         assert self._hash is not None
         return self._hash.hexdigest()
 
+    def buffer(self, data: bytes) -> bool:
+        """Appends data without waiting; returns False, and does nothing, when `write` is due."""
+        if self._pending_size + len(data) >= CHUNK_BYTES:
+            return False
+        self._pending.append(data)
+        self._pending_size += len(data)
+        self.size += len(data)
+        return True
+
     async def write(self, data: bytes) -> None:
         """Appends data; returns when little of the upload is left in memory.
 

@@ -27,6 +27,8 @@ UPLOAD_TIMEOUT = 7 * 24 * 3600.0  # seconds; the two bounds above end a slow upl
 class ReceivingUpload(Protocol):
     """An upload that takes the chunks of a body."""
 
+    def buffer(self, data: bytes) -> bool: ...
+
     async def write(self, data: bytes) -> None: ...
 
     def discard(self) -> None: ...
@@ -78,6 +80,9 @@ class TransferHandler(BaseHandler, Generic[U]):
         """Writes a chunk of the body; the next chunk is read when this one is written."""
         if self._upload is None:
             return super().on_chunk(chunk)
+        if self._upload.buffer(chunk):  # most chunks, without the cost of a coroutine
+            self._received_at = asyncio.get_running_loop().time()
+            return None
         return self._write_chunk(self._upload, chunk)
 
     async def _write_chunk(self, upload: U, chunk: bytes) -> None:

@@ -551,6 +551,9 @@ class FakeUpload:
         self.is_discarded = False
         self._room = room
 
+    def buffer(self, data: bytes) -> bool:
+        return False
+
     async def write(self, data: bytes) -> None:
         if len(self.data) + len(data) > self._room:
             raise QuotaExceeded("There is no room in the session's workspace.")
