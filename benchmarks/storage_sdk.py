@@ -1,0 +1,109 @@
+"""Measures the storage SDK: calls from Python inside a session, and what the listener costs.
+
+`python -m benchmarks.storage_sdk` prints the table. The handler keeps everything in memory: the
+figures are those of the way from a session's code to a handler and back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from statistics import median
+
+from benchmarks.table import Row, ms
+from era_kernels.errors import StartError
+from era_kernels.kernels.languages import Languages
+from era_kernels.kernels.machine import KernelHost, ServeStorage
+from era_kernels.models import Limits, SessionPaths
+from era_kernels.sandbox.server.sandbox import IsolationPolicy, Sandboxes
+from era_kernels.web.access import Access
+from era_kernels.web.base import HandlerContext
+from era_kernels.web.sdk import StorageListener
+from tests.sdk_host import execute, open_sdk_host, run
+from tests.storage_fakes import Memory, memory_routes
+
+CALLS = 1000
+STARTS = 40
+PROGRAM = f"""
+import json, time
+begin = time.perf_counter()
+from era_storage import kv
+taken = dict(imported=time.perf_counter() - begin)
+def measure(call):
+    seconds = []
+    for _ in range({CALLS}):
+        begin = time.perf_counter()
+        call()
+        seconds.append(time.perf_counter() - begin)
+    seconds.sort()
+    return seconds[len(seconds) // 2], seconds[len(seconds) * 95 // 100]
+taken["set"] = measure(lambda: kv.set("app", "k", "x" * 100))
+taken["get"] = measure(lambda: kv.get("app", "k"))
+print(json.dumps(taken))
+"""
+
+
+def rows() -> Iterator[Row]:
+    """Measures each tier that this host has, and the start of sandboxes."""
+    for tier in (1, 3):
+        try:
+            taken = asyncio.run(_measure_calls(tier))
+        except StartError:
+            continue
+        yield Row(f"import era_storage, tier {tier}", ms(taken["imported"]))
+        for name in ("set", "get"):
+            half, most = taken[name]
+            label = f"kv.{name} of 100 bytes, tier {tier}: p50, p95"
+            yield Row(label, f"{ms(half)}, {ms(most)}", "p50 ≤ 2 ms", half <= 0.002)
+    without, with_listener = asyncio.run(_measure_starts())
+    yield Row("a sandbox without the listener", ms(without))
+    difference = with_listener - without
+    yield Row("   more with it", f"{difference * 1e6:.0f} µs", "≤ 1 ms", difference <= 0.001)
+
+
+async def _measure_calls(tier: int) -> dict[str, list[float]]:
+    async with open_sdk_host(tier) as host:
+        machine = await host.open()
+        await execute(machine, sys.executable, "-c", "import era_storage")  # compiled, and cached
+        taken: dict[str, list[float]] = json.loads(await run(machine, PROGRAM))
+        return taken
+
+
+async def _measure_starts() -> tuple[float, float]:
+    """Opens sandboxes without kernels, with and without the listener in turn."""
+    languages = Languages.load()
+    listener = StorageListener(memory_routes(Memory()), HandlerContext(Access(), 1 << 20))
+    with tempfile.TemporaryDirectory(prefix="era-", dir="/tmp") as directory:
+        base = Path(directory)
+        policy = IsolationPolicy(
+            strongest_tier=1, weakest_tier=4, readable_paths=languages.readable_paths
+        )
+        sandboxes = await Sandboxes.open(
+            base / "r", languages.preload, languages.entry_paths, policy, spare_count=1
+        )
+        kinds: tuple[ServeStorage | None, ...] = (None, listener.attach)
+        hosts = [KernelHost(languages, sandboxes, serve) for serve in kinds]
+        taken: list[list[float]] = [[], []]
+        for number in range(STARTS):
+            for which in (0, 1):
+                parts = [base / f"{number}-{which}" / name for name in ("w", "p", "c")]
+                for part in parts:
+                    part.mkdir(parents=True)
+                await asyncio.sleep(0.1)  # a spare init is ready
+                began = time.perf_counter()
+                paths = SessionPaths(*parts)
+                machine = await hosts[which].open("python", paths, Limits(), {}, kernel=False)
+                taken[which].append(time.perf_counter() - began)
+                await machine.aclose()
+        await sandboxes.aclose()
+        await listener.aclose()
+    return median(taken[0]), median(taken[1])
+
+
+if __name__ == "__main__":
+    print(*rows(), sep="\n")
