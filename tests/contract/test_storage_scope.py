@@ -173,3 +173,26 @@ def test_no_other_route_is_reached(client: Client, tmp_path: Path) -> None:
         assert answer["stdout"] == "(404, 'NOT_FOUND')\n", (path, answer)
     assert session.get()["id"] == session.id
     client.http.delete(session.path)
+
+
+def test_every_path_of_storage_is_within_the_scope(client: Client) -> None:
+    """Whatever the document lists below /api/storage is refused outside the scope, and works in."""
+    session = client.session("python", storage=["inside"])
+    session.run(ASK)
+    paths = client.http.get("/openapi.json").json()["paths"]
+    asked = 0
+    for path, item in paths.items():
+        if path.startswith("/api/storage/"):
+            for method in {"get", "put", "post", "delete"} & set(item):
+                for namespace in ("outside", "inside2", "insid", "%6futside"):
+                    real = path.replace("{namespace}", namespace).replace("{key}", "k")
+                    code = f"print(ask({method.upper()!r}, {real!r}, '{{}}'))"
+                    assert session.run(code)["stdout"] == "(403, 'STORAGE_SCOPE')\n", (method, path)
+                    asked += 1
+    assert asked >= 40
+    for kind in ("kv", "d1", "r2"):
+        listed = client.http.get(f"/api/resources/list?type={kind}&namespace=outside").json()
+        assert listed["total"] == 0
+    code = "print(ask('PUT', '/api/storage/kv/inside?key=a', '{\"value\": \"v\"}'))"
+    assert session.run(code)["stdout"] == "(200, '')\n"
+    client.http.delete(session.path)
