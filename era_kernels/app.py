@@ -97,7 +97,7 @@ async def open_app(settings: Settings) -> AsyncIterator[App]:
             _access(settings), settings.max_json_body, settings.max_upload, metrics=metrics
         )
         storage = StorageListener(
-            make_storage_routes(stores.resources), context, settings.max_connections
+            make_storage_routes(stores.resources), context, max(1, settings.max_connections // 2)
         )
         stack.push_async_callback(storage.aclose)
         host = await _open_host(stack, settings, storage)

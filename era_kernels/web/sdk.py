@@ -63,6 +63,8 @@ class StorageListener:
             max_header_size=MAX_HEAD,
             body_timeout=body_timeout,
         )
+        # Streams bound the time of a head themselves, and a request may wait for its turn.
+        self._server.conn_params.header_timeout = None
         self._max_connections = max_connections
         self._check_interval = check_interval
         self._check_timer: asyncio.TimerHandle | None = None
