@@ -19,12 +19,11 @@ from typing import Protocol
 from tornado.iostream import IOStream, StreamClosedError
 
 from era_kernels.models import SessionListener, StorageScope
-from era_kernels.web.server import MAX_BUFFER, READ_CHUNK_BYTES, StrictIOStream
+from era_kernels.web.server import IDLE_TIMEOUT, MAX_BUFFER, READ_CHUNK_BYTES, StrictIOStream
 
 MAX_SESSION_CONNECTIONS = 64
 MAX_REQUESTS_IN_WORK = 8
 MAX_HEAD = 16 * 1024  # bytes of request line and headers together
-IDLE_TIMEOUT = 75.0  # seconds from an answer (or the connection) to the end of the next headers
 STALL_TIMEOUT = 60.0  # seconds without a byte of a body or of an answer
 # A connection that has been idle so long (seconds) may be closed when others wait.
 MIN_IDLE = 1.0
@@ -221,7 +220,7 @@ class SessionStream(StrictIOStream):
     ) -> None:
         connection.setblocking(False)
         bare = IOStream(connection, max_buffer_size=MAX_BUFFER, read_chunk_size=READ_CHUNK_BYTES)
-        super().__init__(bare, self._on_stream_closed, on_rejected)
+        super().__init__(bare, IDLE_TIMEOUT, self._on_stream_closed, on_rejected)
         self.session = session
         self._turn: Turn | None = None  # while a request of it is in work
         self._awaits_head = True
@@ -266,11 +265,9 @@ class SessionStream(StrictIOStream):
         return True
 
     def is_stalled(self, now: float) -> bool:
-        """Returns whether the client is silent too long, or does not read its answer."""
-        silence = now - self._moved_at
-        if self._awaits_head:
-            return silence > IDLE_TIMEOUT
-        return silence > STALL_TIMEOUT and (self.writing() or self.reading())
+        """Returns whether the client stops within a body, or does not read its answer."""
+        is_silent = not self._awaits_head and now - self._moved_at > STALL_TIMEOUT
+        return is_silent and (self.writing() or self.reading())
 
     def _on_stream_closed(self, _: object) -> None:
         self._release_turn()
