@@ -175,7 +175,8 @@ async def test_it_waits_in_the_queue(services: Services) -> None:
     await services.create()
     first = await services.submit("gate g\nwrite file before")
     copying = asyncio.create_task(duplicate(services))
-    await asyncio.sleep(0.02)
+    while sum(services.sessions.run_counts()) < 2:
+        await asyncio.sleep(0.01)
     behind = await services.submit("write file after")
     assert behind.execution.position == 2
     assert await services.store.find("s2") is None

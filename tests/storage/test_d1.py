@@ -242,13 +242,13 @@ async def test_rows_and_bytes(tmp_path: Path) -> None:
 @pytest.mark.parametrize("sql", [ENDLESS, DEAF], ids=["heard", "killed"])
 async def test_deadline(tmp_path: Path, sql: str) -> None:
     """A statement past its deadline is stopped, or killed; the next request is served at once."""
-    async with open_d1(tmp_path, timeout=0.5) as d1:
+    async with open_d1(tmp_path, timeout=1.5) as d1:
         await d1.exec("CREATE TABLE t (a); INSERT INTO t VALUES (1)")
         for run, text in ((d1.query, sql), (d1.exec, f"DELETE FROM t; {sql}")):
             began = time.monotonic()
             with pytest.raises(SqlTimeout):
                 await run(text)
-            assert 0.4 < time.monotonic() - began < 10
+            assert 1.4 < time.monotonic() - began < 15
         assert await d1.query("SELECT a FROM t") == [{"a": 1}]
 
 
