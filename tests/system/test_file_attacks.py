@@ -414,22 +414,22 @@ def test_races(session: SessionClient, outside: Path, race: str) -> None:
         wait_for_file(session)
         with ThreadPoolExecutor(4) as pool:
             works = [pool.submit(_keep_asking, session, act) for act in ACTS]
-            seen = [work.result() for work in works]
+            for work in works:
+                work.result()
         ask(session, "PUT", "stop", b"")
         answer = running.result().json()
     assert answer["exit_code"] == 0 or "Error" in answer["stderr"], answer
-    assert all(count > 10 for count in seen)
     assert sorted(path.name for path in outside.iterdir()) == ["secret"]
     assert (outside / "secret").read_bytes() == SECRET
     assert session.http.get("/health").status_code == 200
 
 
-def _keep_asking(session: SessionClient, act: Callable[[SessionClient], Any]) -> int:
+def _keep_asking(session: SessionClient, act: Callable[[SessionClient], Any]) -> None:
+    """Asks again and again: for a while, and often enough."""
     end, count = time.monotonic() + RACE, 0
-    while time.monotonic() < end:
+    while time.monotonic() < end or count <= 10:
         act(session)
         count += 1
-    return count
 
 
 def _put_and_delete(session: SessionClient) -> None:
