@@ -470,6 +470,7 @@ def test_an_interrupted_call_does_not_spoil_the_next(sdk: Any, server: SdkServer
     """After a KeyboardInterrupt in a call the next gets its own answer."""
     sdk.kv.set("app", "k", "v")
     server.memory.seconds = 0.5
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         for _ in range(2):
             main = threading.main_thread().ident
@@ -481,6 +482,7 @@ def test_an_interrupted_call_does_not_spoil_the_next(sdk: Any, server: SdkServer
             timer.join()
     finally:
         server.memory.seconds = 0.0
+        signal.signal(signal.SIGINT, before)
     assert sdk.kv.get("app", "k") == "v"
 
 
