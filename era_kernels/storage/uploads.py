@@ -7,6 +7,7 @@ import hashlib
 import logging
 import os
 import stat
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
@@ -17,6 +18,7 @@ from era_kernels.storage.threads import SerialExecutor, StorageThreads
 log = logging.getLogger(__name__)
 
 CHUNK_BYTES = 512 * 1024  # bytes that are written at once
+MAX_RUNNING = 3  # writes of one upload that are under way or wait for a thread
 _CREATE_FLAGS = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 T = TypeVar("T")
@@ -42,9 +44,8 @@ class Upload:
         self._descriptor = descriptor
         self._executor = SerialExecutor(threads)
         self._hasher = SerialExecutor(threads)
-        self._pending: list[bytes] = []
-        self._pending_size = 0
-        self._running: list[asyncio.Future[None]] = []
+        self._pending = bytearray()
+        self._running: deque[list[asyncio.Future[None]]] = deque()
 
     @property
     def md5(self) -> str:
@@ -54,10 +55,9 @@ class Upload:
 
     def buffer(self, data: bytes) -> bool:
         """Appends data without waiting; returns False, and does nothing, when `write` is due."""
-        if self._pending_size + len(data) >= CHUNK_BYTES:
+        if len(self._pending) + len(data) >= CHUNK_BYTES:
             return False
-        self._pending.append(data)
-        self._pending_size += len(data)
+        self._pending += data
         self.size += len(data)
         return True
 
@@ -66,25 +66,27 @@ class Upload:
 
         Raises InsufficientStorage, StorageFailed.
         """
-        self._pending.append(data)
-        self._pending_size += len(data)
+        self._pending += data
         self.size += len(data)
-        if self._pending_size >= CHUNK_BYTES:
+        if len(self._pending) >= CHUNK_BYTES:
             await self._flush()
 
     async def _flush(self) -> None:
-        """Starts to write the pending data, after the write before has ended."""
-        await self._wait()
-        pending, self._pending, self._pending_size = self._pending, [], 0
-        self._running = [self._executor.submit(_write_chunks, self._descriptor, pending)]
+        """Starts to write the pending data; waits until few writes before it are under way."""
+        await self._wait(MAX_RUNNING - 1)
+        pending, self._pending = self._pending, bytearray()
+        running = [self._executor.submit(write_all, self._descriptor, pending)]
         if self._hash is not None:
-            self._running.append(self._hasher.submit(_hash_chunks, self._hash, pending))
-        for future in self._running:
+            running.append(self._hasher.submit(self._hash.update, pending))
+        for future in running:
             future.add_done_callback(_ignore_error)
+        self._running.append(running)
 
-    async def _wait(self) -> None:
-        for future in self._running:
-            await future
+    async def _wait(self, max_running: int = 0) -> None:
+        """Waits until at most so many writes are under way. Raises what one of them raised."""
+        while len(self._running) > max_running:
+            for future in self._running.popleft():
+                await future
 
     async def finish(self, content_type: str = "") -> None:
         """Makes all bytes and the content type durable.
@@ -113,7 +115,7 @@ def create_temporary(temporary: Path) -> int:
     return os.open(temporary, _CREATE_FLAGS, 0o644)
 
 
-def write_all(descriptor: int, data: bytes) -> None:
+def write_all(descriptor: int, data: bytes | bytearray) -> None:
     """Writes all data (blocking)."""
     view = memoryview(data)
     while view:
@@ -133,16 +135,6 @@ def _ignore_error(outcome: asyncio.Future[None]) -> None:
     """Marks an error as seen: the caller that would await it may be cancelled."""
     if not outcome.cancelled():
         outcome.exception()
-
-
-def _write_chunks(descriptor: int, chunks: list[bytes]) -> None:
-    for chunk in chunks:
-        write_all(descriptor, chunk)
-
-
-def _hash_chunks(hash_: hashlib._Hash, chunks: list[bytes]) -> None:
-    for chunk in chunks:
-        hash_.update(chunk)
 
 
 def _sync(descriptor: int, content_type: str) -> None:
