@@ -197,6 +197,8 @@ class WorkerPool:
         if job.timer is not None:
             job.timer.cancel()
         job.timer = asyncio.get_running_loop().call_later(SLOW_SECONDS, self._slow_down, job)
+        if worker.can_speed_up and self._slow_namespaces.has(job.namespace):
+            worker.slow_down()  # at once: others need not wait until it is known to be long
         worker.send(job.request).add_done_callback(partial(self._on_done, job, worker))
 
     def _on_done(self, job: Job, worker: WorkerProcess, answer: asyncio.Future[Reply]) -> None:

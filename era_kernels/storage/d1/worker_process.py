@@ -88,13 +88,18 @@ class WorkerProcess(asyncio.Protocol):
         """Stops the statement that runs, as soon as SQLite looks; its reply tells it."""
         self._signal(signal.SIGUSR1)
 
+    @property
+    def can_speed_up(self) -> bool:
+        """True where `speed_up` is allowed, which takes root."""
+        return os.geteuid() == 0
+
     def slow_down(self) -> None:
         """Lets everything else on the machine go first."""
         self.is_slow = True
         self._set_niceness(_SLOW_NICENESS)
 
     def speed_up(self) -> None:
-        """Undoes `slow_down`; where that needs root and there is none, the worker stays slow."""
+        """Undoes `slow_down`; a worker for which that is not allowed stays slow."""
         self.is_slow = not self._set_niceness(0)
 
     def _set_niceness(self, more: int) -> bool:
