@@ -14,7 +14,12 @@ from functools import partial
 
 from era_kernels.concurrency.background import BackgroundTasks
 from era_kernels.errors import QueueFull, ShuttingDown, Unavailable
-from era_kernels.storage.d1.worker_process import Reply, WorkerEnded, WorkerProcess
+from era_kernels.storage.d1.worker_process import (
+    Reply,
+    WorkerEnded,
+    WorkerProcess,
+    can_speed_up,
+)
 
 log = logging.getLogger(__name__)
 
@@ -197,7 +202,7 @@ class WorkerPool:
         if job.timer is not None:
             job.timer.cancel()
         job.timer = asyncio.get_running_loop().call_later(SLOW_SECONDS, self._slow_down, job)
-        if worker.can_speed_up and self._slow_namespaces.has(job.namespace):
+        if can_speed_up() and self._slow_namespaces.has(job.namespace):
             worker.slow_down()  # at once: others need not wait until it is known to be long
         worker.send(job.request).add_done_callback(partial(self._on_done, job, worker))
 

@@ -39,6 +39,11 @@ class Reply:
     rows: bytes
 
 
+def can_speed_up() -> bool:
+    """Returns whether a worker may be made as fast again as it was, which takes root."""
+    return os.geteuid() == 0
+
+
 class WorkerProcess(asyncio.Protocol):
     """A running worker. It serves one request at a time: the next when the last is answered."""
 
@@ -87,11 +92,6 @@ class WorkerProcess(asyncio.Protocol):
     def interrupt(self) -> None:
         """Stops the statement that runs, as soon as SQLite looks; its reply tells it."""
         self._signal(signal.SIGUSR1)
-
-    @property
-    def can_speed_up(self) -> bool:
-        """True where `speed_up` is allowed, which takes root."""
-        return os.geteuid() == 0
 
     def slow_down(self) -> None:
         """Lets everything else on the machine go first."""
