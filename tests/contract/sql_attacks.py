@@ -121,6 +121,8 @@ def _shadow_tables() -> Iterator[Attack]:
         "CREATE VIEW w AS SELECT 1; CREATE TRIGGER x INSTEAD OF INSERT ON w BEGIN "
         "UPDATE r_node SET data = 1; END; INSERT INTO w VALUES (1)",
         "CREATE VIRTUAL TABLE g USING fts5(a); INSERT INTO g_data VALUES (1, 1)",
+        "\ufeffCREATE VIRTUAL TABLE g USING fts5(a); INSERT INTO g_data VALUES (1, 1)",
+        " \v\ufeffCREATE VIRTUAL TABLE g USING rtree(i, a, b); DELETE FROM g_node",
         "CREATE TABLE x (a); ALTER TABLE x RENAME TO f_stat; CREATE TABLE r_stat (a)",
         "INSERT INTO f (f) VALUES ('nothing')", "INSERT INTO f (f, rank) VALUES ('pgsz', 1)",
         "SELECT * FROM f WHERE f MATCH '\"'", f"SELECT * FROM f WHERE f MATCH '{'(' * 10_000}'",

@@ -50,6 +50,8 @@ TEMP_TRIGGER = TRIGGER.replace("CREATE", "create TEMP")
         ("SELECT 'open; SELECT 2", [("SELECT 'open; SELECT 2", "SELECT")]),
         ("SELECT 1 /* open; SELECT 2", [("SELECT 1", "SELECT")]),
         ("(1); -1", [("(1)", ""), ("-1", "")]),
+        ("\ufeffSELECT 1;\ufeff", [("SELECT 1", "SELECT")]),
+        (" \ufeff\n\ufeffDROP TABLE t", [("DROP TABLE t", "DROP")]),
         ("SELECT 1\n;\n\tSELECT 2\f", [("SELECT 1", "SELECT"), ("SELECT 2", "SELECT")]),
     ],
 )  # fmt: skip
@@ -161,11 +163,13 @@ HEAD = json.dumps({"outcome": "done"}).encode()
         frame_reply(b"no JSON", b""),
         frame_reply(b"[]", b""),
         frame_reply(b"\xff", b""),
+        frame_reply(b'{"a":' * 10_000, b""),
+        frame_reply(b"[" * 10_000, b""),
         frame_reply(HEAD, b"[]") + b"more",
         frame_reply(HEAD, b"[]")[:-1],
         b"",
     ],
-    ids=range(8),
+    ids=range(10),
 )
 async def test_broken_frames(data: bytes) -> None:
     """A worker that breaks the protocol, or closes its socket, is ended."""

@@ -63,11 +63,19 @@ def results_of(reply: Reply) -> list[D1Result]:
     return results
 
 
-def timeout_error(limits: D1Limits) -> SqlTimeout:
-    return SqlTimeout(
-        f"The SQL was stopped after {limits.timeout:g} seconds (sql_timeout); it changed nothing.",
-        hint="Read fewer rows, add an index, or do the work in smaller steps.",
-    )
+def timeout_error(limits: D1Limits, *, may_have_changed: bool = False) -> SqlTimeout:
+    """Returns the error for SQL past its deadline.
+
+    `may_have_changed` is for a worker that was killed, perhaps while it made a change durable.
+    """
+    hint = "Read fewer rows, add an index, or do the work in smaller steps."
+    stopped = f"The SQL was stopped after {limits.timeout:g} seconds (sql_timeout)"
+    if may_have_changed:
+        return SqlTimeout(
+            f"{stopped} by ending its worker; if that was storing a change, it may be stored.",
+            hint=f"Look before you repeat it. {hint}",
+        )
+    return SqlTimeout(f"{stopped}; it changed nothing.", hint=hint)
 
 
 def error_of(head: JsonObject, limits: D1Limits, max_size: int) -> EraError:

@@ -23,7 +23,12 @@ from era_kernels.storage.d1.replies import (
     results_of,
     timeout_error,
 )
-from era_kernels.storage.d1.table_index import allowed_size, counted_sizes, replace_tables
+from era_kernels.storage.d1.table_index import (
+    allowed_size,
+    count_size,
+    counted_sizes,
+    replace_tables,
+)
 from era_kernels.storage.d1.worker.outcomes import Outcome
 from era_kernels.storage.d1.worker_pool import DeadlinePassed, Job, WorkerPool
 from era_kernels.storage.d1.worker_process import Reply, WorkerEnded, WorkerProcess
@@ -201,7 +206,7 @@ class D1Store:
         try:
             reply = await self.workers.run(job)
         except DeadlinePassed:
-            raise timeout_error(self._limits) from None
+            raise timeout_error(self._limits, may_have_changed=job.is_write) from None
         except WorkerEnded:
             raise StorageFailed(
                 "The worker that ran the SQL ended before it answered.",
@@ -232,26 +237,31 @@ class D1Store:
                 await self._closing.wait()
         except TimeoutError:
             pass
-        has_more = False
+        has_more = None
         try:
             has_more = await self._refresh(namespace)
         finally:
             size = self._changes.pop(namespace).size
-        if has_more and not self._closing.is_set():
+        if has_more is None:  # its size counts all the same: quotas go by it
+            await self._database.write(partial(count_size, namespace, size))
+        elif has_more and not self._closing.is_set():
             self._note_change(namespace, size, ())
 
-    async def _refresh(self, namespace: str) -> bool:
-        """Looks at the tables of a database; returns whether it should be made smaller still."""
+    async def _refresh(self, namespace: str) -> bool | None:
+        """Looks at the tables of a database; returns whether it should be made smaller still.
+
+        It returns None when it learns nothing about them.
+        """
         change = self._changes[namespace]
         request = _encode(
             {"mode": "tables", "path": str(self._path(namespace)), "timeout": REFRESH_TIMEOUT}
         )
         try:
             reply = await self.workers.run(Job(namespace, True, request, REFRESH_TIMEOUT))
-        except (DeadlinePassed, WorkerEnded):
-            return False
-        if reply.head.get("outcome") != Outcome.DONE:
-            return False
+        except (DeadlinePassed, EraError, WorkerEnded):
+            return None
+        if reply.head.get("outcome") != Outcome.DONE or reply.head["tables"] is None:
+            return None
         await self._replace_tables(namespace, reply, change.tables)
         return bool(reply.head["more"])
 

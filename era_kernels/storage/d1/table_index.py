@@ -45,14 +45,23 @@ def replace_tables(
             if known.get(name) != table_size or name.lower() in changed
         ],
     )
+    _count(len(tables), namespace, size, connection)
+
+
+def count_size(namespace: str, size: int, connection: sqlite3.Connection) -> None:
+    """Counts the bytes of a database whose tables could not be looked at."""
+    _count(_counted(namespace, connection)[0], namespace, size, connection)
+
+
+def _count(count: int, namespace: str, size: int, connection: sqlite3.Connection) -> None:
     old_count, old_size = _counted(namespace, connection)
-    if (old_count, old_size) != (len(tables), size):
+    if (old_count, old_size) != (count, size):
         count_change(
             connection,
             _NO_QUOTAS,
             ResourceType.D1,
             namespace,
-            count=len(tables) - old_count,
+            count=count - old_count,
             size=size - old_size,
         )
 

@@ -157,7 +157,7 @@ class WorkerProcess(asyncio.Protocol):
             head = _parse_head(bytes(buffer[start : start + head_length]))
             if len(buffer) > end:
                 raise ValueError
-        except ValueError:
+        except (ValueError, RecursionError):  # also for JSON that is nested without end
             self._answer = answer
             self.kill()
             return

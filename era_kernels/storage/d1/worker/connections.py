@@ -174,7 +174,8 @@ def _open(path: str, is_read_only: bool, is_interrupted: Callable[[], bool]) -> 
     connection = _connect(path, is_read_only)
     try:
         _configure(connection, is_read_only=is_read_only, is_file=bool(path))
-        rows = connection.execute("SELECT name FROM pragma_module_list").fetchall()
+        # The pragma itself: a table of the user may have the name `pragma_module_list`.
+        rows = connection.execute("PRAGMA module_list").fetchall()
         modules = [name for (name,) in rows if not name.startswith("pragma_")]
         authorizer = Authorizer(is_read_only, modules)
         connection.set_authorizer(authorizer)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import itertools
 import json
 import os
 import resource
@@ -10,6 +11,7 @@ import signal
 import socket
 import sqlite3
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -36,6 +38,8 @@ MAX_OPEN_FILES = 128
 MAX_SCANNED, MAX_SCANNED_AT_ONCE = 32 * MIB, 2 * MIB
 FREE_PAGES = 256  # unused pages from which a database is made smaller
 VACUUMED_PAGES = 4096  # pages that it gives back at once, which takes little time
+# Characters of names in an answer, each of which may take 6 bytes there: see MAX_HEAD.
+MAX_NAMES = 4 * MIB
 _PR_SET_PDEATHSIG = 1
 
 
@@ -134,9 +138,9 @@ class Worker:
         finally:
             with suppress(sqlite3.Error):
                 head["size"] = database.size()
-        head["changed_tables"] = sorted(database.authorizer.changed_tables)
+        head["changed_tables"] = first_names(sorted(database.authorizer.changed_tables), MAX_NAMES)
         if database.schema_version != version:
-            head["tables"] = table_sizes(database, MAX_SCANNED_AT_ONCE)
+            head["tables"] = _short_enough(table_sizes(database, MAX_SCANNED_AT_ONCE))
             head["more"] = head["size"] > MAX_SCANNED_AT_ONCE
         return results
 
@@ -148,8 +152,19 @@ class Worker:
             # It works while its rows are fetched, which have no columns: only a script gets all.
             database.connection.executescript(f"PRAGMA incremental_vacuum({VACUUMED_PAGES})")
         head["more"] = database.own("PRAGMA freelist_count") >= FREE_PAGES
-        head["tables"] = table_sizes(database, MAX_SCANNED)
+        head["tables"] = _short_enough(table_sizes(database, MAX_SCANNED))
         head["size"] = database.size()
+
+
+def first_names(names: Sequence[str], max_length: int) -> list[str]:
+    """Returns the first names, as many as have that length together."""
+    ends = itertools.accumulate(map(len, names))
+    return [name for name, end in zip(names, ends, strict=True) if end <= max_length]
+
+
+def _short_enough(tables: list[tuple[str, int]]) -> list[tuple[str, int]] | None:
+    """Returns tables with their sizes; None where their names are too long for an answer."""
+    return tables if sum(len(name) for name, _ in tables) <= MAX_NAMES else None
 
 
 def _commit(database: OpenDatabase) -> None:

@@ -10,14 +10,14 @@ import re
 from dataclasses import dataclass
 
 # One token. A string with a doubled quote is read as two strings, which makes no difference here.
-# Whatever is not closed goes to the end.
+# Whatever is not closed goes to the end. U+FEFF is blank for SQLite, too.
 _TOKEN = re.compile(
     r"""
-      (?P<blank> [ \t\n\f\r]+ | --[^\n]* | /\*.*?(?:\*/|\Z) )
+      (?P<blank> [ \t\n\f\r\ufeff]+ | --[^\n]* | /\*.*?(?:\*/|\Z) )
     | (?P<semicolon> ; )
     | (?P<word> [A-Za-z_][A-Za-z_0-9$]* )
     | (?: '[^']*(?:'|\Z) | "[^"]*(?:"|\Z) | `[^`]*(?:`|\Z) | \[[^\]]*(?:\]|\Z)
-        | [^ \t\n\f\r;A-Za-z_'"`\[/-]+ | . )
+        | [^ \t\n\f\r\ufeff;A-Za-z_'"`\[/-]+ | . )
     """,
     re.VERBOSE | re.DOTALL,
 )

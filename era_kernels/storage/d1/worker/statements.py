@@ -19,6 +19,11 @@ Params = Sequence[Any] | Mapping[str, Any]
 
 _CHANGING_ROWS = frozenset({"INSERT", "REPLACE", "UPDATE", "DELETE", "WITH"})
 _CHANGING_SCHEMA = frozenset({"CREATE", "DROP", "ALTER"})
+# All others count as changing it: what begins with a character that is blank for SQLite, and not
+# here, must not be a way around the rules for virtual tables.
+_KEEPING_SCHEMA = frozenset({
+    "SELECT", "VALUES", "EXPLAIN", "PRAGMA", "REINDEX", *_CHANGING_ROWS,
+})  # fmt: skip
 
 
 @dataclass(slots=True)
@@ -90,9 +95,11 @@ def run_entry(
             if database.authorizer.shadow_tables and part.keyword != "EXPLAIN":
                 _check_part(database, part, params)
             result = _run_part(database, part, params, budget)
-            if part.keyword in _CHANGING_SCHEMA:
+            if part.keyword not in _KEEPING_SCHEMA:
+                version = database.schema_version
                 database.refresh_schema()
-                result.changed_db = True
+                has_changed = database.schema_version != version
+                result.changed_db |= has_changed or part.keyword in _CHANGING_SCHEMA
             total.rows = result.rows if result.rows is not None else total.rows
             total.duration += result.duration
             total.changes += result.changes
@@ -142,11 +149,17 @@ def _to_failure(error: Exception, database: OpenDatabase) -> RequestFailed:
     return RequestFailed(outcome_of(error, database.directory), str(error))
 
 
+def _is_taken(connection: sqlite3.Connection, name: str) -> bool:
+    """Returns whether a table or view of the user hides the table of SQLite that has this name."""
+    found = connection.execute("SELECT 1 FROM sqlite_schema WHERE lower(name) = ?", (name,))
+    return found.fetchone() is not None
+
+
 def table_sizes(database: OpenDatabase, max_scanned: int) -> list[tuple[str, int]]:
     """Returns the user's tables with their bytes, those of their indexes and shadows included.
 
     SQLite reads the whole file for that, so from `max_scanned` bytes on, and where it was built
-    without `dbstat`, the file's size is shared out.
+    without `dbstat` or the user has a table of that name, the file's size is shared out.
     """
     database.own("SELECT 1")  # from here on, the worker's own rules
     connection = database.connection
@@ -169,8 +182,8 @@ def table_sizes(database: OpenDatabase, max_scanned: int) -> list[tuple[str, int
             owners[name] = owner
     sizes = dict.fromkeys(owners.values(), 0)
     try:
-        if size > max_scanned:
-            raise sqlite3.OperationalError("too large to scan")
+        if size > max_scanned or _is_taken(connection, "dbstat"):
+            raise sqlite3.OperationalError("not to be scanned")
         for name, count in connection.execute(
             "SELECT name, pgsize FROM dbstat WHERE aggregate = TRUE"
         ):
