@@ -10,8 +10,10 @@ import fcntl
 import json
 import logging
 import os
+import re
 import shutil
 import sqlite3
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
@@ -35,6 +37,12 @@ FORMAT = 1  # of backups; a higher one is refused
 BUSY_SECONDS = 30.0  # seconds that a copy of a database waits for others
 
 _ALLOWED_IN_EMPTY = frozenset({"lock"})  # what a directory has that was only locked
+# Names that the server gives to files. A backup may come from others, and its rows may name files
+# outside of it.
+_BLOB_NAME = re.compile(r"[0-9a-f]{32}")
+_SESSION_NAME = re.compile(r"[0-9a-f]{16}")
+_DAMAGED = frozenset({sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT})
+
 _DIRECTORY_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 # Takes what is copied, how many of it are done, and how many there are.
@@ -43,13 +51,18 @@ Report = Callable[[str, int, int], object]
 
 @dataclass(frozen=True, slots=True)
 class Contents:
-    """What a backup holds; `lost_objects` had no bytes, `partial_sessions` could not be whole."""
+    """What a backup holds.
+
+    `lost_objects` had no bytes, `partial_sessions` could not be whole; `damaged_databases` of D1
+    are not counted as databases, and copied as they are where they are files.
+    """
 
     objects: int
     databases: int
     sessions: int
     lost_objects: int = 0
     partial_sessions: int = 0
+    damaged_databases: int = 0
 
 
 def back_up(source: Path, target: Path, report: Report) -> Contents:
@@ -71,12 +84,12 @@ def back_up(source: Path, target: Path, report: Report) -> Contents:
         with closing_fd(open_lock(old.unlink_lock)) as lock:
             fcntl.flock(lock, fcntl.LOCK_SH)
             _copy_database(old.database, new.database)
-            databases = _copy_databases(old.d1, new.d1, report)
+            databases, damaged = _copy_databases(old.d1, new.d1, report)
             objects, lost = _copy_blobs(old, new, report)
         sessions, partial = _copy_sessions(old, new, report)
-        if old.secret.exists():
+        if _is_file(old.secret):
             _copy_file(old.secret, new.secret)
-        contents = Contents(objects, databases, sessions, lost, partial)
+        contents = Contents(objects, databases, sessions, lost, partial, damaged)
         _finish(target, contents)
     return contents
 
@@ -92,15 +105,15 @@ def restore(source: Path, target: Path, report: Report) -> Contents:
         _make_empty(target, "restore into another one with --data-dir, or move its content away")
         with closing(DataDirectory.open(target)) as new:
             old = DataDirectory.unlocked(source)
-            databases = _copy_databases(old.d1, new.d1, report)
+            databases, damaged = _copy_databases(old.d1, new.d1, report)
             objects, lost = _copy_blobs(old, new, report, old.database)
             sessions, partial = _copy_sessions(old, new, report, old.database)
-            if old.secret.exists():
+            if _is_file(old.secret):
                 _copy_file(old.secret, new.secret)
             _sync(target)
             _copy_database(old.database, new.database)  # last: before, there is nothing to serve
             _sync(target)
-    return Contents(objects, databases, sessions, lost, partial)
+    return Contents(objects, databases, sessions, lost, partial, damaged)
 
 
 @contextmanager
@@ -136,24 +149,52 @@ def _copy_database(source: Path, target: Path) -> None:
     target.chmod(0o600)
 
 
-def _copy_databases(source: Path, target: Path, report: Report) -> int:
-    """Copies the databases of D1; returns how many there are."""
+def _copy_databases(source: Path, target: Path, report: Report) -> tuple[int, int]:
+    """Copies the databases of D1; returns how many there are, and how many damaged ones."""
     files = sorted(source.glob("*.db")) if source.is_dir() else []
     if files:
         target.mkdir(mode=0o700)
-    count = 0
+    count = damaged = 0
     for number, file in enumerate(files):
         report("databases", number, len(files))
         try:
-            _copy_database(file, target / file.name)
-            count += 1
-        except sqlite3.OperationalError:
+            if _is_file(file) and _copy_database_or_bytes(file, target / file.name):
+                count += 1
+            else:
+                damaged += 1
+                log.warning("a database is damaged", extra={"file": file.name})
+        except (sqlite3.OperationalError, FileNotFoundError):
             if file.exists():
                 raise
-    return count
+    return count, damaged
 
 
-def _column(database: Path, table: str, column: str) -> list[str]:
+def _copy_database_or_bytes(source: Path, target: Path) -> bool:
+    """Copies a SQLite file; a damaged one as it is, and then returns False."""
+    try:
+        _copy_database(source, target)
+    except sqlite3.DatabaseError as error:
+        if error.sqlite_errorcode & 0xFF not in _DAMAGED:
+            raise
+        _copy_file(source, target)
+        return False
+    return True
+
+
+def _names(database: Path, table: str, column: str, pattern: re.Pattern[str]) -> list[str]:
+    """Returns names of files in a copied database, none where an older one has no such table.
+
+    Raises StartError for a name that no server gives.
+    """
+    names = _column(database, table, column)
+    if not all(isinstance(name, str) and pattern.fullmatch(name) for name in names):
+        raise StartError(
+            f"The table {table} names files that no server has made: nothing of it is copied."
+        )
+    return names
+
+
+def _column(database: Path, table: str, column: str) -> list[Any]:
     """Returns a column of a copied database, empty where an older one has no such table."""
     with closing(sqlite3.connect(database)) as connection:
         if not connection.execute(
@@ -173,7 +214,7 @@ def _copy_blobs(
 
     Returns how many there are, and how many of the objects have none.
     """
-    names = _column(database or new.database, "r2_objects", "blob")
+    names = _names(database or new.database, "r2_objects", "blob", _BLOB_NAME)
     source = BlobDirectory(old.objects, old.unlink_lock)
     target = BlobDirectory(new.objects, new.unlink_lock)
     lost, made = 0, set[Path]()
@@ -184,7 +225,10 @@ def _copy_blobs(
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             made.add(folder)
         try:
-            _link_or_copy(source.path(name), target.path(name))
+            if _is_file(source.path(name)):
+                _link_or_copy(source.path(name), target.path(name))
+            else:
+                lost += 1
         except FileNotFoundError:
             lost += 1
     if names:
@@ -202,6 +246,14 @@ def _link_or_copy(source: Path, target: Path) -> None:
         _copy_file(source, target)
 
 
+def _is_file(path: Path) -> bool:
+    """Returns whether there is a regular file, and no link to one."""
+    try:
+        return stat.S_ISREG(path.lstat().st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+
+
 def _copy_file(source: Path, target: Path) -> None:
     shutil.copyfile(source, target)
     shutil.copymode(source, target)
@@ -214,7 +266,7 @@ def _copy_sessions(
     old: DataDirectory, new: DataDirectory, report: Report, database: Path | None = None
 ) -> tuple[int, int]:
     """Copies the directories that rows name; returns their number, and that of partial ones."""
-    names = _column(database or new.database, "sessions", "directory")
+    names = _names(database or new.database, "sessions", "directory", _SESSION_NAME)
     new.sessions.mkdir(mode=0o700, exist_ok=True)
     partial = 0
     if not names or not old.sessions.is_dir():
@@ -249,6 +301,7 @@ def _finish(target: Path, contents: Contents) -> None:
         "sessions": contents.sessions,
         "lost_objects": contents.lost_objects,
         "partial_sessions": contents.partial_sessions,
+        "damaged_databases": contents.damaged_databases,
     }
     (target / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", "utf-8")
     _sync(target)
@@ -259,8 +312,11 @@ def _read_manifest(source: Path) -> None:
     manifest: Any = None
     with suppress(FileNotFoundError, NotADirectoryError, ValueError):
         manifest = json.loads((source / MANIFEST).read_text("utf-8"))
-    if not isinstance(manifest, dict) or not isinstance(manifest.get("format"), int):
-        raise StartError(f"There is no whole backup at {source}: it has no {MANIFEST}.")
+    is_whole = isinstance(manifest, dict) and isinstance(manifest.get("format"), int)
+    if not is_whole or not _is_file(DataDirectory.unlocked(source).database):
+        raise StartError(
+            f"There is no whole backup at {source}: it has no {MANIFEST}, or no database."
+        )
     if manifest["format"] > FORMAT:
         raise StartError(f"The backup at {source} was made by a newer version: use that one.")
 

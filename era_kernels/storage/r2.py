@@ -36,6 +36,7 @@ log = logging.getLogger(__name__)
 MAX_KEY = 1024  # bytes
 THREADS = 4  # threads that read, and as many for uploads, which wait for the disk
 UNLINK_RETRY_SECONDS = 1.0  # seconds between two looks whether a backup has ended
+_OPEN_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 MAX_LOGGED = 20  # names of blobs in one line of the log
 
 
@@ -231,7 +232,8 @@ def _open(
     if found is None:
         return None, None
     try:
-        return found, os.open(blobs.path(found.blob), os.O_RDONLY | os.O_CLOEXEC)
+        # No link is followed, and a pipe keeps nobody waiting: the server makes neither.
+        return found, os.open(blobs.path(found.blob), _OPEN_FLAGS)
     except FileNotFoundError:
         return found, None
 

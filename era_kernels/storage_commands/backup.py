@@ -70,6 +70,12 @@ def _report_end(what: str, contents: Contents, started_at: float) -> None:
     )
     if contents.lost_objects:
         click.echo(f"Objects that have lost their bytes: {contents.lost_objects}.", err=True)
+    if contents.damaged_databases:
+        click.echo(
+            f"Databases of D1 that are damaged, and copied as they are: "
+            f"{contents.damaged_databases}.",
+            err=True,
+        )
     if contents.partial_sessions:
         click.echo(
             f"Sessions with too many files to be copied whole: {contents.partial_sessions}.",

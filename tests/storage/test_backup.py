@@ -6,6 +6,9 @@ import asyncio
 import fcntl
 import json
 import os
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -135,3 +138,83 @@ async def test_a_locked_directory_is_not_restored_into(tmp_path: Path) -> None:
         await asyncio.to_thread(restore, tmp_path / "backup", target, ignore)
     directory.close()
     await asyncio.to_thread(restore, tmp_path / "backup", target, ignore)
+
+
+@pytest.mark.parametrize(
+    ("table", "column"), [("r2_objects", "blob"), ("sessions", "directory")], ids=["r2", "sessions"]
+)
+@pytest.mark.parametrize(
+    "name",
+    ["../../outside", "/etc/hostname", "..", ".", "", "ab/cd", "A" * 32, "a" * 33, "a" * 31 + "\n"],
+)
+async def test_hostile_names(tmp_path: Path, table: str, column: str, name: str) -> None:
+    """A backup with a row that names a file outside is refused: nothing is read or made there."""
+    data, backup = tmp_path / "data", tmp_path / "backup"
+    data.mkdir()
+    async with open_stores(data) as stores:
+        await stores.create_session()
+    async with open_objects(data) as objects:
+        await filled(objects, 1)
+    await copied(data, backup)
+    with closing(sqlite3.connect(backup / "era.db")) as database, database:
+        database.execute(f"UPDATE {table} SET {column} = ?", (name,))
+    (tmp_path / "outside").write_text("secret")
+    before = {path for path in tmp_path.rglob("*") if "target" not in path.parts}
+    with pytest.raises(StartError, match="names files that no server has made"):
+        await asyncio.to_thread(restore, backup, tmp_path / "target", ignore)
+    assert {path for path in tmp_path.rglob("*") if "target" not in path.parts} == before
+    assert not (tmp_path / "target" / "era.db").exists()
+
+
+def to_link(path: Path) -> None:
+    path.symlink_to("/etc/hostname")
+
+
+def to_pipe(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def to_directory(path: Path) -> None:
+    path.mkdir()
+
+
+@pytest.mark.parametrize("replace", [to_link, to_pipe, to_directory])
+async def test_files_that_are_none(tmp_path: Path, replace: Callable[[Path], None]) -> None:
+    """Links, pipes and directories in the place of files are not followed, opened or waited for."""
+    data, backup = tmp_path / "data", tmp_path / "backup"
+    data.mkdir()
+    async with open_objects(data) as objects:
+        await filled(objects, 2)
+        blob = objects.blobs()[0]
+    (data / "d1").mkdir()
+    with closing(sqlite3.connect(data / "d1" / "n.db")) as database:
+        database.execute("CREATE TABLE t (a)")
+    await copied(data, backup)
+    for path in (backup / blob.relative_to(data), backup / "d1" / "n.db", backup / "secret"):
+        path.unlink(missing_ok=True)
+        replace(path)
+    found = await asyncio.to_thread(restore, backup, tmp_path / "again", ignore)
+    assert found == Contents(1, 0, 0, lost_objects=1, damaged_databases=1)
+    assert not (tmp_path / "again" / "secret").exists()
+    assert list((tmp_path / "again" / "d1").iterdir()) == []
+    (backup / "era.db").unlink()
+    replace(backup / "era.db")
+    with pytest.raises(StartError, match="no whole backup"):
+        await asyncio.to_thread(restore, backup, tmp_path / "third", ignore)
+
+
+@pytest.mark.parametrize("content", [b"no database" * 1000, b"SQLite format 3\0" + b"\xff" * 5000])
+async def test_damaged_databases(tmp_path: Path, content: bytes) -> None:
+    """A damaged database of D1 is copied as it is, told, and keeps nothing from being copied."""
+    data, backup = tmp_path / "data", tmp_path / "backup"
+    data.mkdir()
+    async with open_objects(data) as objects:
+        await filled(objects, 1)
+    (data / "d1").mkdir()
+    (data / "d1" / "bad.db").write_bytes(content)
+    with closing(sqlite3.connect(data / "d1" / "good.db")) as database:
+        database.execute("CREATE TABLE t (a)")
+    expected = Contents(1, 1, 0, damaged_databases=1)
+    assert await copied(data, backup) == expected
+    assert await asyncio.to_thread(restore, backup, tmp_path / "again", ignore) == expected
+    assert (tmp_path / "again" / "d1" / "bad.db").read_bytes() == content
