@@ -36,6 +36,12 @@ class StoredObject:
     updated_at: datetime
 
     @property
+    def overhead(self) -> int:
+        """The bytes beside the content, which take room in the database."""
+        metadata = json_to_text(self.custom_metadata) if self.custom_metadata else ""
+        return len(self.key.encode()) + len(self.content_type) + len(metadata)
+
+    @property
     def status(self) -> FileStatus:
         """The object as a file."""
         return FileStatus(
@@ -103,8 +109,12 @@ def put(
     """Inserts or replaces an object, which keeps its time of creation; returns the old one."""
     old = find(namespace, new.key, connection)
     precondition(old)
-    count, size = (1, new.size) if old is None else (0, new.size - old.size)
-    count_change(connection, quotas, ResourceType.R2, namespace, count=count, size=size)
+    count, size, overhead = 1, new.size, new.overhead
+    if old is not None:
+        count, size, overhead = 0, size - old.size, overhead - old.overhead
+    count_change(
+        connection, quotas, ResourceType.R2, namespace, count=count, size=size, overhead=overhead
+    )
     connection.execute(
         f"""
         INSERT INTO r2_objects (namespace, {_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
@@ -142,7 +152,10 @@ def delete(
     old = find(namespace, key, connection)
     precondition(old)
     if old is not None:
-        count_change(connection, quotas, ResourceType.R2, namespace, count=-1, size=-old.size)
+        count_change(
+            connection, quotas, ResourceType.R2, namespace,
+            count=-1, size=-old.size, overhead=-old.overhead,
+        )  # fmt: skip
         connection.execute(
             "DELETE FROM r2_objects WHERE namespace = ? AND key = ?", (namespace, key)
         )

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -250,10 +251,11 @@ async def test_preconditions(tmp_path: Path) -> None:
 
 async def test_quotas(tmp_path: Path) -> None:
     """A quota is checked before the bytes come, and at the commit for those that came at once."""
-    async with open_objects(tmp_path, StorageQuotas(server=150, namespace=100)) as objects:
+    # Keys have a byte each, which counts beside those of the objects.
+    async with open_objects(tmp_path, StorageQuotas(server=152, namespace=102)) as objects:
         await objects.put("a", b"x" * 60)
         with pytest.raises(QuotaExceeded):
-            await objects.store.start_upload("n", "b", 41)
+            await objects.store.start_upload("n", "b", 42)
         upload = await objects.store.start_upload("n", "b", 0)
         await upload.write(b"x" * 41)
         with pytest.raises(QuotaExceeded):
@@ -272,6 +274,41 @@ async def test_quotas(tmp_path: Path) -> None:
         assert sum(isinstance(result, QuotaExceeded) for result in results) == 3
         assert await objects.counted("other") == (2, 40)
         assert await eventually(tmp_path, 4)
+
+
+@pytest.mark.parametrize(
+    ("key", "more"),
+    [
+        ("k" * 1000, {}),
+        ("é" * 500, {}),
+        ("k", {"custom_metadata": {"a": "x" * 1000}}),
+        ("k", {"custom_metadata": {"n" * 1000: ""}}),
+        ("k", {"custom_metadata": {"a": "\u20ac" * 150}}),
+        ("k", {"content_type": f"text/{'x' * 1000}"}),
+    ],
+    ids=["key", "wide key", "value", "name", "wide value", "type"],
+)
+async def test_quotas_count_all(tmp_path: Path, key: str, more: dict[str, Any]) -> None:
+    """Empty objects take room, too: that of keys, types and metadata; a deletion gives it back."""
+    async with open_objects(tmp_path, StorageQuotas(server=9000, namespace=4500)) as objects:
+        for namespace in ("n", "other"):
+            put = [f"{number}{key}" for number in range(100)]
+            with pytest.raises(QuotaExceeded):
+                for one in put:
+                    await objects.put(one, b"", namespace, **more)
+            count, size = await objects.counted(namespace)
+            assert 1 < count < 5
+            assert size == 0
+        await objects.put(put[0], b"", "other")
+        for namespace in ("n", "other"):
+            for one in put[:5]:
+                await objects.store.delete(namespace, one)
+        left = await objects.database.read(
+            lambda connection: connection.execute(
+                "SELECT namespace, count, size, overhead FROM storage_usage"
+            ).fetchall()
+        )
+        assert left == [("", 0, 0, 0)]
 
 
 async def test_max_object(tmp_path: Path) -> None:
