@@ -69,6 +69,8 @@ class HandlerContext:
     touch_session: Callable[[str], AbstractContextManager[object]] = nullcontext
     storage_turns: Turns = field(default_factory=Turns)  # whose members serve the storage
     in_work: Callable[[Any], AbstractContextManager[object]] = nullcontext
+    # Bodies beyond `max_body` that may be in memory at once.
+    large_bodies: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(2))
 
     def for_route(self, route: str) -> HandlerContext:
         """Returns a copy of this context for the handlers of one route."""

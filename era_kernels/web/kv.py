@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AfterValidator, ConfigDict, Field, RootModel
 
-from era_kernels.errors import KeyNotFound
+from era_kernels.errors import KeyNotFound, Unavailable
+from era_kernels.web import headers
 from era_kernels.web.base import HandlerContext
 from era_kernels.web.operations import Operation
 from era_kernels.web.requests import PositiveSeconds, RequestModel
@@ -22,6 +24,7 @@ MAX_TTL = 1e12  # seconds; a greater one means the same, and is lowered to this
 # JSON may write each character as an escape of 6 bytes, which in UTF-8 has one byte.
 MAX_JSON_BYTES_PER_BYTE = 6
 MAX_REST_OF_BODY = 64 * 1024  # bytes of JSON beside a value
+LARGE_BODY_WAIT = 10.0  # seconds that a body beyond `max_body` waits until others have left memory
 
 
 class PutValue(RequestModel):
@@ -90,6 +93,7 @@ class KVHandler(StorageHandler):
         super().initialize(context)
         self.kv = kv
         self._body_timer: asyncio.TimerHandle | None = None
+        self._is_large = False  # while it has one of the places of large bodies
 
     @property
     def max_body(self) -> int:
@@ -98,13 +102,51 @@ class KVHandler(StorageHandler):
         largest = MAX_JSON_BYTES_PER_BYTE * self.kv.max_value + MAX_REST_OF_BODY
         return max(super().max_body, largest)
 
-    def before_body(self) -> None:
+    def before_body(self) -> Awaitable[None] | None:
         """Bounds the time of the body by a timer: that of Tornado costs a fifth of a short put."""
-        if self.request.method == "PUT":
-            self.request.connection.set_body_timeout(None)  # type: ignore[union-attr]
-            self._body_timer = asyncio.get_running_loop().call_later(
-                BODY_TIMEOUT, self.abort_connection
-            )
+        if self.request.method != "PUT":
+            return None
+        self.request.connection.set_body_timeout(None)  # type: ignore[union-attr]
+        self._body_timer = asyncio.get_running_loop().call_later(
+            BODY_TIMEOUT, self.abort_connection
+        )
+        declared = headers.parse_content_length(self.request.headers)
+        return self._take_large_place() if declared > super().max_body else None
+
+    def on_chunk(self, chunk: bytes) -> Awaitable[None] | None:
+        if self._is_large or self.received_bytes <= super().max_body:
+            return super().on_chunk(chunk)
+        return self._receive_large_chunk(chunk)  # of a body that did not tell its length
+
+    async def _receive_large_chunk(self, chunk: bytes) -> None:
+        try:
+            await self._take_large_place()
+        except Unavailable as error:
+            self.reject(error)
+        else:
+            super().on_chunk(chunk)
+
+    async def _take_large_place(self) -> None:
+        """Waits until few other bodies of this size are in memory. Raises Unavailable.
+
+        Such a body takes some hundred MiB while it is read, and holds up everything while it is
+        parsed: the code of one session must not do so many times at once.
+        """
+        try:
+            async with asyncio.timeout(LARGE_BODY_WAIT):
+                await self.context.large_bodies.acquire()
+        except TimeoutError:
+            raise Unavailable("Other values as large are being put.", retry_after=1) from None
+        self._is_large = True
+
+    async def _execute(self, transforms: list[Any], *args: bytes, **kwargs: bytes) -> None:
+        """Gives the place of a large body back at the end of all work, also without a client."""
+        try:
+            await super()._execute(transforms, *args, **kwargs)
+        finally:
+            if self._is_large:
+                self._is_large = False
+                self.context.large_bodies.release()
 
     def on_finish(self) -> None:
         super().on_finish()

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from era_kernels.web.operations import Route
 
 BODY_TIMEOUT = 300.0  # seconds for a body
+MAX_LARGE_BODIES = 2  # of all sessions, beside those of the API
 CHECK_INTERVAL = 5.0  # seconds between two looks for connections that do nothing
 _STORAGE_PATH = "/api/storage/"
 
@@ -53,7 +54,11 @@ class StorageListener:
         A session has one connection all the same when there are as many. Times are in seconds.
         """
         own_context = dataclasses.replace(
-            context, access=_SessionAccess(), active_handlers=set(), in_work=_in_work
+            context,
+            access=_SessionAccess(),
+            active_handlers=set(),
+            in_work=_in_work,
+            large_bodies=asyncio.Semaphore(MAX_LARGE_BODIES),
         )
         self._on_rejected = context.metrics.connection_rejected
         self._server = HTTPServer(

@@ -59,3 +59,51 @@ def test_no_handler_is_left(server: ServerUnderTest, method: str) -> None:
     assert answer.status_code == 413
     context = server.context
     assert eventually(lambda: not context.storage_turns.members and not context.active_handlers)
+
+
+LARGE = b'{"value":"%b"}' % (
+    b"\\u0061" * 900_000
+)  # more than max_body, in escapes of a short value
+CHUNKED = (
+    b"PUT /api/storage/kv/n/%d HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
+)
+DECLARED = b"PUT /api/storage/kv/n/%d HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n"
+
+
+def _start_large(server: ServerUnderTest, number: int, *, is_chunked: bool) -> socket.socket:
+    """Sends a large body but for its end."""
+    sock = socket.create_connection(("127.0.0.1", server.port), timeout=10)
+    if is_chunked:
+        sock.sendall(CHUNKED % number + b"%x\r\n" % len(LARGE) + LARGE[:-1])
+    else:
+        sock.sendall(DECLARED % (number, len(LARGE)) + LARGE[:-1])
+    return sock
+
+
+@pytest.mark.parametrize("is_chunked", [True, False], ids=["chunked", "declared"])
+def test_large_bodies(
+    server: ServerUnderTest, monkeypatch: pytest.MonkeyPatch, is_chunked: bool
+) -> None:
+    """Two large bodies are read at once; the next one is told to wait, and short ones are not."""
+    monkeypatch.setattr(kv, "LARGE_BODY_WAIT", 0.3)
+    slots = server.context.large_bodies
+    path = "/api/storage/kv/n/k"
+
+    def put_large() -> int:
+        content = iter([LARGE]) if is_chunked else LARGE
+        return server.http.put(path, content=content).status_code
+
+    assert put_large() == 200
+    first, second = (_start_large(server, number, is_chunked=is_chunked) for number in (1, 2))
+    assert eventually(slots.locked)
+    assert put_large() == 503
+    assert server.http.put(path, json={"value": "short"}).status_code == 200
+    second.close()  # a client that leaves gives its place back
+    assert eventually(lambda: not slots.locked())
+    assert put_large() == 200
+    first.sendall(LARGE[-1:] + b"\r\n0\r\n\r\n" * is_chunked)
+    assert parse_response(read_all(first, 2)).json() == {"success": True}
+    first.close()
+    for key in ("k", "1"):
+        server.http.delete(f"/api/storage/kv/n/{key}").raise_for_status()
+    assert eventually(lambda: slots._value == 2)
