@@ -24,7 +24,7 @@ MAX_TTL = 1e12  # seconds; a greater one means the same, and is lowered to this
 # JSON may write each character as an escape of 6 bytes, which in UTF-8 has one byte.
 MAX_JSON_BYTES_PER_BYTE = 6
 MAX_REST_OF_BODY = 64 * 1024  # bytes of JSON beside a value
-LARGE_BODY_WAIT = 10.0  # seconds that a body beyond `max_body` waits until others have left memory
+LARGE_BODY_WAIT = 30.0  # seconds that a body beyond `max_body` waits until others have left memory
 
 
 class PutValue(RequestModel):

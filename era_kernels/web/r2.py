@@ -302,7 +302,8 @@ class R2ObjectHandler(TransferHandler[Upload], StorageHandler):
         query = self.read_query(R2Query)
         after = key_from_cursor(query.cursor) if query.cursor else None
         limit = min(query.limit, MAX_LIMIT)
-        found, truncated = await self.objects.list(self.namespace, query.prefix, limit, after)
+        prefix = self.read_prefix("prefix")
+        found, truncated = await self.objects.list(self.namespace, prefix, limit, after)
         listed = [
             {"key": one.key, "size": one.size, "uploaded": to_iso(one.updated_at), "etag": one.etag}
             for one in found

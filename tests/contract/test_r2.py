@@ -371,6 +371,12 @@ def test_metadata_of_headers(client: Client, space: str) -> None:
     check(client.http.get(f"{space}/k").json(), customMetadata={})
 
 
+@pytest.mark.parametrize("prefix", ["%ff", "a%c3", "%ed%a0%80"])
+def test_prefix_that_is_no_text(client: Client, space: str, prefix: str) -> None:
+    """A prefix that is no UTF-8 is refused, as it is for KV, and does not begin other keys."""
+    check_error(client.http.get(f"{space}?prefix={prefix}"), 400, "INVALID_REQUEST")
+
+
 def test_metadata_bound(client: Client, space: str) -> None:
     """Names and values may have 8 KiB together, in 64 pairs."""
     for count, status in ((64, 200), (65, 413)):

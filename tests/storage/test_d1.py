@@ -28,6 +28,7 @@ from era_kernels.models import StorageQuotas
 from era_kernels.storage.d1 import store as store_module
 from era_kernels.storage.d1 import worker_pool
 from era_kernels.storage.d1.store import D1Statement
+from era_kernels.storage.d1.worker_process import WorkerProcess
 from tests.storage.d1_stores import D1, DEAF, ENDLESS, open_d1
 
 MIB = 1024 * 1024
@@ -397,6 +398,26 @@ async def test_killed_idle_workers(tmp_path: Path) -> None:
             for pid in d1.store.workers.worker_pids:
                 os.kill(pid, signal.SIGKILL)
             await asyncio.sleep(0.1)
+        assert await d1.query("SELECT 1 AS a") == [{"a": 1}]
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(errno.EMFILE, "x"), RuntimeError("can't start new thread"), MemoryError()]
+)
+async def test_workers_that_do_not_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """Where workers cannot be started for want of anything, they are once there is enough."""
+    monkeypatch.setattr(worker_pool, "RESTART_SECONDS", 0.05)
+    start, failures = WorkerProcess.start, iter([error] * 9)
+
+    async def start_or_fail(*arguments: int) -> WorkerProcess:
+        for failure in failures:
+            raise failure
+        return await start(*arguments)
+
+    monkeypatch.setattr(WorkerProcess, "start", start_or_fail)
+    async with open_d1(tmp_path, timeout=10) as d1:
         assert await d1.query("SELECT 1 AS a") == [{"a": 1}]
 
 

@@ -287,7 +287,7 @@ class WorkerPool:
     async def _add_worker(self) -> None:
         try:
             worker = await self._start_worker()
-        except OSError:
+        except (OSError, RuntimeError, MemoryError):  # RuntimeError: no thread can be started
             log.exception("a D1 worker cannot be started")
             await asyncio.sleep(RESTART_SECONDS)
             self._starting -= 1
