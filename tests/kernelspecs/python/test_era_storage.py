@@ -15,6 +15,9 @@ import time
 import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import date
+from datetime import time as clock_time
+from decimal import Decimal
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -129,6 +132,40 @@ def test_rows_and_parameters(sdk: Any) -> None:
     assert sdk.d1.query("app", "SELECT ?", (1,)) == [{"c0": 1}]
 
 
+def test_values_of_a_data_frame(sdk: Any) -> None:
+    """Rows of pandas are parameters as they are: its numbers, times and missing values."""
+    numpy, pandas = pytest.importorskip("numpy"), pytest.importorskip("pandas")
+    values = {
+        numpy.int64(7): 7,
+        numpy.float32(0.5): 0.5,
+        numpy.bool_(True): True,
+        numpy.str_("a"): "a",
+        float("inf"): None,
+        float("nan"): None,
+        pandas.NA: None,
+        pandas.NaT: None,
+        pandas.Timestamp("2026-01-02 03:04"): "2026-01-02T03:04:00",
+        date(2026, 1, 2): "2026-01-02",
+        clock_time(3, 4): "03:04:00",
+        Decimal("1.10"): "1.10",
+        numpy.datetime64("2026-01-02T03:04"): "2026-01-02T03:04:00",
+    }
+    (row,) = sdk.d1.query("app", "SELECT ?", list(values))
+    assert list(row.values()) == list(values.values())
+
+
+def test_what_is_no_parameter(sdk: Any) -> None:
+    """A wrong parameter is named by its place and its type; one value is no list of them."""
+    for wrong in (object(), [1], {"a": 1}, 1j, {1}):
+        with pytest.raises(TypeError, match=f"parameter 2 is of type {type(wrong).__name__}"):
+            sdk.d1.query("app", "?", [1, wrong])
+        with pytest.raises(TypeError, match="parameter a is of type"):
+            sdk.d1.batch("app", [("?", {"a": wrong})])
+    for params in ("abc", b"a", 5):
+        with pytest.raises(TypeError):
+            sdk.d1.exec("app", "?", params)
+
+
 def test_exec_returns_the_whole_answer(sdk: Any) -> None:
     """`exec` has what changed, and rows where there are some."""
     answer = sdk.d1.exec("app", "INSERT … RETURNING ?", [b"b"])
@@ -184,6 +221,26 @@ def test_text_is_no_content(sdk: Any) -> None:
         for content in ("text", io.StringIO("text"), file):
             with pytest.raises(TypeError, match="bytes"):
                 sdk.r2.put("app", "k", content)
+    for content in (5, True, [1, 2], None, {}, object()):
+        with pytest.raises(TypeError, match=f"not {type(content).__name__}"):
+            sdk.r2.put("app", "k", content)
+
+
+def test_path_of_a_file(sdk: Any, tmp_path: Path) -> None:
+    """A path stands for the file's content."""
+    (tmp_path / "file").write_bytes(b"content")
+    assert sdk.r2.put("app", "k", tmp_path / "file") is True
+    assert sdk.r2.get("app", "k") == b"content"
+
+
+@pytest.mark.parametrize("key", [None, b"k", 5])
+def test_keys_are_texts(sdk: Any, key: object) -> None:
+    """What is no text is no key: nothing is made of it."""
+    for call in (sdk.kv.get, sdk.kv.delete, sdk.r2.get, sdk.r2.delete):
+        with pytest.raises(TypeError, match="a key must be a str"):
+            call("app", key)
+    with pytest.raises(TypeError, match="a key must be a str"):
+        sdk.kv.set("app", key, "v")
 
 
 @pytest.mark.parametrize(
@@ -249,7 +306,6 @@ def test_what_is_no_json(sdk: Any) -> None:
     for call in (
         lambda: sdk.kv.set("app", "k", object()),
         lambda: sdk.kv.set("app", "k", "v", {"a": float("nan")}),
-        lambda: sdk.d1.query("app", "?", [object()]),
     ):
         with pytest.raises(sdk.StorageError, match="failed: "):
             call()

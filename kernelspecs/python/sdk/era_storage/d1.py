@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import base64
+import math
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import date, time
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from . import requests
@@ -12,13 +15,15 @@ if TYPE_CHECKING:
     Params = Sequence[Any] | Mapping[str, Any]
 
 _BLOB = "base64"  # the name in an object that stands for bytes
+_MISSING_TYPES = ("NAType", "NaTType")  # of pandas
 
 
 class D1Storage:
     """Runs SQL in databases, one for each namespace; a database is made by the first `exec`.
 
-    Parameters are a list for `?`, or a dict for `:name`. Bytes are blobs, both ways. Every method
-    raises StorageError when it fails.
+    Parameters are a list for `?`, or a dict for `:name`. Bytes are blobs, both ways; dates and
+    times go as ISO 8601 text, Decimals as text, NaN and what pandas has for missing values as NULL,
+    numpy's numbers as numbers. Every method raises StorageError when it fails.
     """
 
     @staticmethod
@@ -56,9 +61,11 @@ class D1Storage:
 def _statement(sql: str, params: Params | None) -> dict[str, Any]:
     body: dict[str, Any] = {"sql": sql}
     if isinstance(params, Mapping):
-        body["params"] = {name: _to_json(value) for name, value in params.items()}
+        body["params"] = {name: _to_json(value, name) for name, value in params.items()}
+    elif isinstance(params, (str, bytes, bytearray, memoryview)):
+        raise TypeError("params must be a list or a dict of values, not one value")
     elif params is not None:
-        body["params"] = [_to_json(value) for value in params]
+        body["params"] = [_to_json(value, number) for number, value in enumerate(params, 1)]
     return body
 
 
@@ -81,10 +88,25 @@ def _rows(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{name: _from_json(value) for name, value in row.items()} for row in rows]
 
 
-def _to_json(value: object) -> object:
+def _to_json(value: Any, name: object) -> object:
+    """Returns a parameter as JSON has it. Raises TypeError, with its name or number, for others."""
+    if type(value).__name__ in _MISSING_TYPES:
+        return None
+    if value is None or isinstance(value, (str, int)):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
     if isinstance(value, (bytes, bytearray, memoryview)):
         return {_BLOB: base64.b64encode(value).decode("ascii")}
-    return value
+    if isinstance(value, (date, time)):
+        return value.isoformat()
+    if isinstance(value, Decimal):
+        return str(value)
+    if type(value).__module__ == "numpy" and hasattr(value, "item") and not value.shape:
+        return _to_json(value.item(), name)
+    raise TypeError(
+        f"parameter {name} is of type {type(value).__name__}: pass a number, a text, bytes or None"
+    )
 
 
 def _from_json(value: object) -> object:

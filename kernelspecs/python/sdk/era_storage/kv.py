@@ -56,9 +56,9 @@ class KVStorage:
         return bool(requests.load(call.what, requests.send(call)).get("success"))
 
     @staticmethod
-    def list(namespace: str, prefix: str = "", limit: int = 100) -> list[dict[str, Any]]:
+    def list(namespace: str, prefix: str = "", limit: int | None = 100) -> list[dict[str, Any]]:
         """Returns up to `limit` keys that begin with `prefix`, sorted: name and metadata of each.
 
-        However many there are, they come in pages of 1 000.
+        With `limit=None`, all of them.
         """
         return requests.pages("KV list", "kv", namespace, "keys", prefix, limit)

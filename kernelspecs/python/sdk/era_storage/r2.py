@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import os
 import re
 from collections.abc import Mapping
 from typing import IO, TYPE_CHECKING, Any
@@ -11,7 +12,7 @@ from typing import IO, TYPE_CHECKING, Any
 from . import requests
 
 if TYPE_CHECKING:
-    Content = bytes | bytearray | memoryview | IO[bytes]
+    Content = bytes | bytearray | memoryview | IO[bytes] | os.PathLike[str]
 
 _MISSING = "OBJECT_NOT_FOUND"
 _HEADER = "X-Era-Meta-"
@@ -35,20 +36,26 @@ class R2Storage:
     def put(
         namespace: str, key: str, content: Content, metadata: Mapping[str, str] | None = None
     ) -> bool:
-        """Stores an object, durably: bytes, or all that a file open for reading bytes gives.
+        """Stores an object, durably: bytes, a file open for reading bytes, or the path of a file.
 
-        A file is sent piece by piece, and may be larger than the memory. An object of that key is
-        replaced with its metadata.
+        A file is sent piece by piece from where it stands (after writing to it, `seek(0)`), and may
+        be larger than the memory. An object of that key is replaced with its metadata.
         """
-        if isinstance(content, (str, io.TextIOBase)):
-            raise TypeError("the content of an object must be bytes, or a file opened with 'rb'")
+        if isinstance(content, os.PathLike):
+            with open(content, "rb") as file:  # noqa: PTH123 - any path
+                return R2Storage.put(namespace, key, file, metadata)
+        is_file = hasattr(content, "read") and not isinstance(content, io.TextIOBase)
+        if not is_file and not isinstance(content, (bytes, bytearray, memoryview)):
+            raise TypeError(
+                "the content of an object must be bytes, a file opened with 'rb', or a path, "
+                f"not {type(content).__name__}"
+            )
         path = requests.key_path("r2", namespace, key)
         named = dict(metadata or {})
         if not all(map(_fits_header, named.items())):
             return _put_json(path, content, named)
         headers = {_HEADER + name: value for name, value in named.items()}
         headers["Content-Type"] = requests.BYTES
-        is_file = hasattr(content, "read")
         body: Any = content if is_file else bytes(content)  # type: ignore[arg-type]
         call = requests.Call("R2 put", "PUT", path, body, headers, is_repeatable=not is_file)
         return bool(requests.load(call.what, requests.send(call)).get("success"))
@@ -60,10 +67,10 @@ class R2Storage:
         return bool(requests.load(call.what, requests.send(call)).get("success"))
 
     @staticmethod
-    def list(namespace: str, prefix: str = "", limit: int = 100) -> list[dict[str, Any]]:
+    def list(namespace: str, prefix: str = "", limit: int | None = 100) -> list[dict[str, Any]]:
         """Returns up to `limit` objects whose keys begin with `prefix`, sorted by key.
 
-        Each has `key`, `size`, `uploaded` and `etag`. However many there are, they come in pages.
+        Each has `key`, `size`, `uploaded` and `etag`. With `limit=None`, all of them.
         """
         return requests.pages("R2 list", "r2", namespace, "objects", prefix, limit)
 

@@ -54,7 +54,9 @@ def path(kind: str, namespace: str, query: Mapping[str, object]) -> str:
 
 
 def key_path(kind: str, namespace: str, key: str) -> str:
-    """Returns the path of a key in a namespace."""
+    """Returns the path of a key in a namespace. Raises TypeError for a key that is no text."""
+    if not isinstance(key, str):
+        raise TypeError(f"a key must be a str, not {type(key).__name__}")
     return path(kind, namespace, {"key": key})
 
 
@@ -71,19 +73,19 @@ def send_json(
 
 
 def pages(
-    what: str, kind: str, namespace: str, name: str, prefix: str, limit: int
+    what: str, kind: str, namespace: str, name: str, prefix: str, limit: int | None
 ) -> list[dict[str, Any]]:
-    """Returns up to `limit` entries of a list, whose pages have them under `name`."""
+    """Returns up to `limit` entries of a list (None: all), whose pages have them under `name`."""
     entries: list[dict[str, Any]] = []
     query: dict[str, object] = {"prefix": prefix} if prefix else {}
-    while len(entries) < limit:
-        query["limit"] = min(limit - len(entries), _MAX_PAGE)
+    while limit is None or len(entries) < limit:
+        query["limit"] = _MAX_PAGE if limit is None else min(limit - len(entries), _MAX_PAGE)
         page = load(what, send(Call(what, "GET", path(kind, namespace, query))), name)
         entries += page[name]
         query["cursor"] = page.get("cursor")
         if not query["cursor"]:
             break
-    return entries[:limit]
+    return entries if limit is None else entries[:limit]
 
 
 def load(what: str, answer: Answer, *names: str) -> dict[str, Any]:
