@@ -564,6 +564,28 @@ async def test_tables_of_the_process_are_denied(tmp_path: Path) -> None:
                     await run(f"SELECT * FROM {name}")
 
 
+async def test_change_while_it_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What changes between a look at the tables and the end of its count is counted after it."""
+    monkeypatch.setattr(store_module, "REFRESH_SECONDS", 0.1)
+    async with open_d1(tmp_path) as d1:
+        await d1.exec("CREATE TABLE t (a)")
+        replace, sizes = d1.store._replace_tables, []
+
+        async def replace_later(*arguments: Any) -> None:
+            if not sizes:
+                sizes.append((await d1.exec(FILL.format(rows=50, size=10_000))).meta["size_after"])
+            await replace(*arguments)
+
+        monkeypatch.setattr(d1.store, "_replace_tables", replace_later)
+        await d1.exec("INSERT INTO t VALUES (1)")
+
+        async def is_counted() -> bool:
+            return [(await d1.usage())[1]] == sizes
+
+        await until(is_counted)
+        assert (await d1.index())["n", "t"] > 400_000
+
+
 async def test_sizes_without_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the names of tables are too long to be told, changes work, and bytes are counted."""
     monkeypatch.setattr(store_module, "REFRESH_SECONDS", 0.1)

@@ -60,6 +60,7 @@ class _Change:
 
     size: int = 0
     tables: set[str] = field(default_factory=set)
+    is_new: bool = True  # it came after the last look began
 
 
 class D1Store:
@@ -228,8 +229,9 @@ class D1Store:
         if namespace not in self._changes:
             self._changes[namespace] = _Change()
             self._tasks.spawn(self._refresh_soon(namespace))
-        self._changes[namespace].size = size
-        self._changes[namespace].tables.update(tables)
+        change = self._changes[namespace]
+        change.size, change.is_new = size, True
+        change.tables.update(tables)
 
     async def _refresh_soon(self, namespace: str) -> None:
         try:
@@ -241,11 +243,11 @@ class D1Store:
         try:
             has_more = await self._refresh(namespace)
         finally:
-            size = self._changes.pop(namespace).size
+            change = self._changes.pop(namespace)
+            if (has_more or change.is_new) and not self._closing.is_set():
+                self._note_change(namespace, change.size, change.tables)
         if has_more is None:  # its size counts all the same: quotas go by it
-            await self._database.write(partial(count_size, namespace, size))
-        elif has_more and not self._closing.is_set():
-            self._note_change(namespace, size, ())
+            await self._database.write(partial(count_size, namespace, change.size))
 
     async def _refresh(self, namespace: str) -> bool | None:
         """Looks at the tables of a database; returns whether it should be made smaller still.
@@ -253,6 +255,7 @@ class D1Store:
         It returns None when it learns nothing about them.
         """
         change = self._changes[namespace]
+        tables, change.tables, change.is_new = change.tables, set(), False
         request = _encode(
             {"mode": "tables", "path": str(self._path(namespace)), "timeout": REFRESH_TIMEOUT}
         )
@@ -262,7 +265,7 @@ class D1Store:
             return None
         if reply.head.get("outcome") != Outcome.DONE or reply.head["tables"] is None:
             return None
-        await self._replace_tables(namespace, reply, change.tables)
+        await self._replace_tables(namespace, reply, tables)
         return bool(reply.head["more"])
 
     async def _replace_tables(self, namespace: str, reply: Reply, changed: Iterable[str]) -> None:
