@@ -91,10 +91,10 @@ def check_change(
     precondition: Precondition,
     connection: sqlite3.Connection,
 ) -> None:
-    """Raises what a put of so many bytes would raise now."""
+    """Raises what a put of so many bytes would raise now, whatever its metadata."""
     old = find(namespace, key, connection)
     precondition(old)
-    growth = size - (0 if old is None else old.size)
+    growth = size + len(key.encode()) - (0 if old is None else old.size + old.overhead)
     if growth > 0:
         check_quotas(connection, quotas, namespace, growth)
 

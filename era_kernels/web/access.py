@@ -15,13 +15,16 @@ from era_kernels.web.tokens import ApiTokens
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _AUTHORITY = re.compile(r"[A-Za-z0-9._-]+(:[0-9]{1,5})?|\[[0-9A-Fa-f:.]+\](:[0-9]{1,5})?")
+# Custom metadata has any names. `*` stands for them: it holds for requests without credentials, and
+# no others are allowed. Browsers that do not know it go by the names beside it.
 _EXPOSED_HEADERS = (
-    "X-Request-Id, X-Execution-Id, Retry-After, Allow, Content-Range, Accept-Ranges, ETag"
+    "X-Request-Id, X-Execution-Id, Retry-After, Allow, Content-Range, Accept-Ranges, ETag, *"
 )
 _ALLOWED_HEADERS = (
     "Authorization, X-API-Key, Content-Type, Idempotency-Key, Last-Event-ID, Range, If-Range, "
     "If-Match, If-None-Match, If-Modified-Since, If-Unmodified-Since, X-Request-Id"
 )
+_METADATA_HEADER = re.compile(r"x-era-meta-[a-z0-9!#$&'*+.^_`|~%-]+", re.IGNORECASE)
 
 
 class Access:
@@ -82,7 +85,9 @@ class Access:
             "Access-Control-Expose-Headers": _EXPOSED_HEADERS,
         }
         if request.method == "OPTIONS":
-            headers["Access-Control-Allow-Headers"] = _ALLOWED_HEADERS
+            headers["Access-Control-Allow-Headers"] = ", ".join(
+                [_ALLOWED_HEADERS, *_metadata_headers(request)]
+            )
             headers["Access-Control-Max-Age"] = "600"
         return headers
 
@@ -131,6 +136,12 @@ class Access:
         if not self._trust_forwarded:
             return ""
         return request.headers.get(name, "").rpartition(",")[2].strip()
+
+
+def _metadata_headers(request: HTTPServerRequest) -> list[str]:
+    """Returns the headers of custom metadata that a page asks leave for: CORS has no prefixes."""
+    asked = request.headers.get("Access-Control-Request-Headers", "").split(",")
+    return [name.strip() for name in asked if _METADATA_HEADER.fullmatch(name.strip())]
 
 
 def _token_candidates(request: HTTPServerRequest) -> list[str]:

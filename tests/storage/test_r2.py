@@ -249,6 +249,30 @@ async def test_preconditions(tmp_path: Path) -> None:
         assert sum(isinstance(result, PreconditionFailed) for result in results) == 9
 
 
+async def test_overhead(tmp_path: Path) -> None:
+    """Key, type and metadata count for the quotas, not for the size; a delete gives all back."""
+    async with open_objects(tmp_path, StorageQuotas(namespace=100)) as objects:
+
+        async def overhead() -> list[tuple[int, int, int]]:
+            query = "SELECT count, size, overhead FROM storage_usage WHERE type = 'r2'"
+            return await objects.database.read(
+                lambda connection: connection.execute(query).fetchall()
+            )
+
+        await objects.put("ké", b"x", content_type="a/b", custom_metadata={"é": "12"})
+        assert await overhead() == [(1, 1, 10)] * 2
+        with pytest.raises(QuotaExceeded):
+            await objects.put("ké", b"x", custom_metadata={"a": "x" * 96})
+        with pytest.raises(QuotaExceeded):  # before its bytes come
+            await objects.store.start_upload("n", "y" * 90, 0)
+        await objects.put("ké", b"x", custom_metadata={"a": "x" * 95})
+        assert await overhead() == [(1, 1, 99)] * 2
+        await objects.put("ké", b"x" * 97)  # larger bytes, and smaller in all
+        assert await overhead() == [(1, 97, 3)] * 2
+        await objects.store.delete("n", "ké")
+        assert await overhead() == [(0, 0, 0)]
+
+
 async def test_quotas(tmp_path: Path) -> None:
     """A quota is checked before the bytes come, and at the commit for those that came at once."""
     # Keys have a byte each, which counts beside those of the objects.

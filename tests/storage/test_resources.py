@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from itertools import product
@@ -13,7 +13,9 @@ from pathlib import Path
 import pytest
 
 from era_kernels.models import ResourceType, StorageQuotas
+from era_kernels.storage.d1.store import D1Statement, D1Store
 from era_kernels.storage.kv import KVStore
+from era_kernels.storage.r2 import R2Store
 from era_kernels.storage.resources import Resource, ResourceFilter, ResourceIndex, list_query
 from era_kernels.storage.sql_values import time_to_text
 from era_kernels.storage.storage_usage import count_change
@@ -88,6 +90,41 @@ async def open_index(path: Path) -> AsyncIterator[Index]:
 
 
 NEWEST_FIRST = ["s", "user:1", "s360", "s300", "x", "items", "user/1", "users"]
+
+
+async def test_newest_first_of_all_stores(tmp_path: Path) -> None:
+    """What the stores themselves write is in the order of its writing, whichever store it was."""
+    order: list[str] = []
+    async with open_index(tmp_path) as index, AsyncExitStack() as stack:
+        database = index.stores.database
+        d1 = D1Store(database, tmp_path / "d1")
+        stack.push_async_callback(d1.aclose)
+        r2 = R2Store(database, tmp_path / "r2", tmp_path / "lock", StorageQuotas(), 1000)
+        stack.push_async_callback(r2.aclose)
+        await r2.sweep()
+        writes: dict[str, Callable[[str], Awaitable[object]]] = {
+            "kv": lambda name: index.kv.put("n", name, "value"),
+            "d1": lambda name: d1.execute("n", D1Statement(f"CREATE TABLE {name} (a)")),
+            "r2": lambda name: put_object(r2, name),
+            "session": lambda name: index.stores.create_session(name),
+        }
+        for number, (name, write) in product(range(3), writes.items()):
+            await write(f"{name}{number}")
+            order.insert(0, f"{name}{number}")
+        await index.kv.put("n", "kv0", "value again")
+        order.remove("kv0")
+        await put_object(r2, "r21")
+        order.remove("r21")
+        assert await index.keys() == ["r21", "kv0", *order]
+
+
+async def put_object(store: R2Store, key: str) -> None:
+    upload = await store.start_upload("n", key, 1)
+    try:
+        await upload.write(b"x")
+        await store.put("n", key, upload)
+    finally:
+        upload.discard()
 
 
 async def test_nothing(tmp_path: Path) -> None:

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import random
-from typing import Protocol
+from typing import Any, Protocol
+
+import httpx
 
 from tests.client import Client
 
@@ -83,5 +85,85 @@ class KVOverwriter:
         """Finds nothing to say: `verify` has looked at the only key."""
 
 
+class D1Writer:
+    """Inserts a row and adds to a sum in one transaction for each number."""
+
+    def write(self, client: Client, number: int) -> None:
+        text = content(number)
+        body = [
+            {"sql": "CREATE TABLE IF NOT EXISTS rows (number INTEGER PRIMARY KEY, text TEXT)"},
+            {"sql": "CREATE TABLE IF NOT EXISTS sums (only INTEGER PRIMARY KEY, number, size)"},
+            {"sql": "INSERT INTO rows VALUES (?, ?)", "params": [number, text]},
+            {
+                "sql": "INSERT INTO sums VALUES (1, ?1, ?2) "
+                "ON CONFLICT DO UPDATE SET number = number + ?1, size = size + ?2",
+                "params": [number, len(text)],
+            },
+        ]
+        answer = client.http.post(f"/api/storage/d1/{NAMESPACE}/batch", json=body)
+        answer.raise_for_status()
+
+    def verify(self, client: Client, number: int) -> None:
+        [row] = self._query(client, "SELECT text FROM rows WHERE number = ?", number)
+        check_content(number, row["text"])
+
+    def verify_unanswered(self, client: Client, number: int) -> None:
+        if self._query(client, "SELECT 1 FROM sqlite_schema WHERE name = 'rows'"):
+            if self._query(client, "SELECT 1 FROM rows WHERE number = ?", number):
+                self.verify(client, number)
+            self._verify_sums(client)
+
+    def _verify_sums(self, client: Client) -> None:
+        """Fails if half of a transaction is there."""
+        sums = self._query(client, "SELECT number, size FROM sums")
+        rows = self._query(client, "SELECT sum(number) number, sum(length(text)) size FROM rows")
+        assert sums == rows
+
+    def _query(self, client: Client, sql: str, *params: int) -> Any:
+        body = {"sql": sql, "params": list(params)}
+        answer = client.http.post(f"/api/storage/d1/{NAMESPACE}/query", json=body)
+        return answer.raise_for_status().json()["results"]
+
+
+class R2Writer:
+    """Puts a new object for each number, and one key over and over."""
+
+    def write(self, client: Client, number: int) -> None:
+        for key in (f"k/{number}", "same"):
+            client.http.put(
+                f"/api/storage/r2/{NAMESPACE}/{key}",
+                content=content(number).encode(),
+                headers={"Content-Type": "text/plain", "X-Era-Meta-Number": f"{number}"},
+            ).raise_for_status()
+
+    def verify(self, client: Client, number: int) -> None:
+        self._check(client, f"k/{number}", number)
+
+    def verify_unanswered(self, client: Client, number: int) -> None:
+        if self._get(client, f"k/{number}").status_code != 404:
+            self._check(client, f"k/{number}", number)
+        same = self._get(client, "same")
+        if same.status_code != 404:
+            self._check(client, "same", int(same.headers["X-Era-Meta-Number"]))
+
+    def _check(self, client: Client, key: str, number: int) -> None:
+        answer = self._get(client, key)
+        assert answer.status_code == 200, f"{key}: {answer.text[:200]}"
+        assert answer.headers["X-Era-Meta-Number"] == f"{number}"
+        assert answer.headers["ETag"] == f'"{hashlib.md5(answer.content).hexdigest()}"'
+        check_content(number, answer.text)
+
+    def _get(self, client: Client, key: str) -> httpx.Response:
+        headers = {"Accept": "application/octet-stream"}
+        return client.http.get(f"/api/storage/r2/{NAMESPACE}/{key}", headers=headers)
+
+
 # One client for each. Those that share a kind share commits.
-WRITERS: list[type[StorageWriter]] = [KVOverwriter, KVWriter, KVWriter, KVWriter]
+WRITERS: list[type[StorageWriter]] = [
+    KVOverwriter,
+    KVWriter,
+    KVWriter,
+    D1Writer,
+    D1Writer,
+    R2Writer,
+]

@@ -261,6 +261,24 @@ def test_cors_headers(named: ServerUnderTest) -> None:
     assert "Access-Control-Allow-Credentials" not in headers
 
 
+def test_cors_of_custom_metadata(named: ServerUnderTest) -> None:
+    """A page may send custom metadata of any name, and read it; nothing else that it asks for."""
+    asked = (
+        "content-type, x-era-meta-author,X-Era-Meta-%54ype, x-era-meta-, x-other, x-era-meta-a b"
+    )
+    headers = {"Host": "localhost", "Origin": "https://app.example"}
+    preflight = named.http.options(
+        "/api/sessions", headers={**headers, "Access-Control-Request-Headers": asked}
+    )
+    assert preflight.status_code == 204
+    allowed = preflight.headers["Access-Control-Allow-Headers"].split(", ")
+    assert allowed[-2:] == ["x-era-meta-author", "X-Era-Meta-%54ype"]
+    assert {"Content-Type", "If-Match", "Range"} <= {*allowed}
+    assert not {"x-other", "x-era-meta-"} & {*allowed}
+    exposed = get(named, **headers).headers["Access-Control-Expose-Headers"].split(", ")
+    assert {"ETag", "Content-Range", "*"} <= {*exposed}
+
+
 def test_every_origin() -> None:
     """A star lets every site in, but not `null`: that is what pages of sessions send."""
     with run_server(Access(allowed_origins=["*"])) as server:
