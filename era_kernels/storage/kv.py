@@ -28,10 +28,11 @@ _IS_ALIVE = "(expires_at IS NULL OR expires_at > :now)"
 
 @dataclass(frozen=True, slots=True)
 class KVEntry:
-    """A value with its metadata."""
+    """A value with its metadata, and when it expires, in seconds of Unix time; None is never."""
 
     value: str
     metadata: JsonObject
+    expires_at: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +188,7 @@ def _find(
     ).fetchone()
     if row is None or (row[2] is not None and row[2] <= present):
         return None
-    return KVEntry(row[0], _metadata_from_text(row[1]))
+    return KVEntry(row[0], _metadata_from_text(row[1]), row[2])
 
 
 def _put_all(

@@ -1,144 +1,176 @@
-"""Defines `era-kernels storage`: lists, gets, puts, deletes, exports and imports what is stored."""
+"""Defines `era-kernels storage`: lists, gets, puts and deletes what is stored."""
 
 from __future__ import annotations
 
-import json
+import io
+import math
 import mimetypes
-import os
 import shutil
-import sys
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import click
 
-from era_kernels.errors import InvalidRequest, StartError
-from era_kernels.models.storage import NAMESPACE_PATTERN, NAMESPACE_RULE
-from era_kernels.settings import Settings
-from era_kernels.storage_commands import archives
-from era_kernels.storage_commands.objects import CHUNK_BYTES, ObjectInfo, Objects, open_objects
-
-_PATH = click.Path(path_type=Path)
+from era_kernels.errors import InvalidRequest
+from era_kernels.models import JsonObject
+from era_kernels.storage_commands.databases import open_databases
+from era_kernels.storage_commands.objects import ObjectInfo, open_objects
+from era_kernels.storage_commands.options import (
+    PATH,
+    input_file,
+    only_for,
+    opened,
+    output_file,
+    parse_object,
+    with_access,
+)
+from era_kernels.storage_commands.places import CHUNK_BYTES
+from era_kernels.storage_commands.rows import encode_line
+from era_kernels.storage_commands.sql_command import sql
+from era_kernels.storage_commands.tables import list_tables
+from era_kernels.storage_commands.transfers import export, import_
+from era_kernels.storage_commands.values import Value, open_values
 
 
 @click.group()
 def storage() -> None:
     """Work on what is stored, through the server while one runs, else on its directory.
 
-    TYPE is r2.
+    TYPE is kv (values by key), d1 (SQL databases) or r2 (objects).
     """
 
 
-def _with_access(command: Callable[..., None]) -> Callable[..., None]:
-    """Adds what says where the data is, and TYPE and NAMESPACE."""
-    for option in (
-        click.option("--data-dir", default=None, metavar="VALUE", help="As for `serve`."),
-        click.option("--token", envvar="ERA_TOKEN", help="The server's token. [ERA_TOKEN]"),
-        click.option("--url", envvar="ERA_URL", help="The server's address. [ERA_URL]"),
-        click.argument("namespace"),
-        click.argument("type_", metavar="TYPE", type=click.Choice(["r2"])),
-    ):
-        command = option(command)
-    return command
-
-
-@contextmanager
-def _opened(access: dict[str, Any]) -> Iterator[tuple[Objects, str]]:
-    """Opens the objects that the options of `_with_access` name; also gives the namespace."""
-    namespace = access["namespace"]
-    if not NAMESPACE_PATTERN.fullmatch(namespace):
-        raise InvalidRequest(f"A namespace {NAMESPACE_RULE}.")
-    flags = {} if access["data_dir"] is None else {"data_dir": access["data_dir"]}
-    try:
-        with open_objects(Settings.load(flags), access["url"], access["token"]) as objects:
-            yield objects, namespace
-    except BrokenPipeError:
-        raise  # nobody reads stdout any more, which is no failure to tell
-    except OSError as error:
-        raise StartError(f"{error.filename or 'A file'} cannot be used ({error.strerror}).") from (
-            error
-        )
+for _command in (sql, export, import_):
+    storage.add_command(_command)
 
 
 @storage.command("list")
-@_with_access
-@click.option("--prefix", default="", help="How the keys begin.")
-def list_(prefix: str, **access: Any) -> None:
-    """List objects, one JSON object a line."""
-    with _opened(access) as (objects, namespace):
-        for key, info in objects.list(namespace, prefix):
-            click.echo(json.dumps({"key": key, "size": info.size, "etag": info.etag}))
+@with_access("kv", "d1", "r2")
+@click.option("--prefix", default="", help="How the keys, or the names of tables, begin.")
+def list_(type_: str, prefix: str, **access: Any) -> None:
+    """List keys, tables or objects, one JSON object a line."""
+    with output_file() as target:
+        for line in _listed(type_, prefix, access):
+            target.write(encode_line(line))
+
+
+def _listed(type_: str, prefix: str, access: dict[str, Any]) -> Iterator[JsonObject]:
+    if type_ == "kv":
+        with opened(open_values, access) as (values, namespace):
+            for key, metadata in values.list(namespace, prefix):
+                yield {"key": key, "metadata": metadata}
+    elif type_ == "r2":
+        with opened(open_objects, access) as (objects, namespace):
+            for key, info in objects.list(namespace, prefix):
+                yield {"key": key, "size": info.size, "etag": info.etag}
+    else:
+        with opened(open_databases, access) as (databases, namespace):
+            for table in list_tables(databases, namespace):
+                if table.name.startswith(prefix):
+                    yield {"table": table.name, "type": table.type, "columns": table.columns}
 
 
 @storage.command()
-@_with_access
+@with_access("kv", "r2")
 @click.argument("key")
-@click.option("-o", "--output", type=_PATH, help="A file; without it, stdout.")
-def get(key: str, output: Path | None, **access: Any) -> None:
-    """Write an object's bytes to a file or to stdout."""
-    with _opened(access) as (objects, namespace), objects.open(namespace, key) as (_, reader):
-        if output is None:
-            shutil.copyfileobj(reader, sys.stdout.buffer, CHUNK_BYTES)
-            sys.stdout.buffer.flush()
-        else:
-            with output.open("wb") as target:
-                shutil.copyfileobj(reader, target, CHUNK_BYTES)
+@click.option("-o", "--output", type=PATH, help="A file; without it, stdout.")
+def get(type_: str, key: str, output: Path | None, **access: Any) -> None:
+    """Write a value's text or an object's bytes to a file or to stdout, just as they are."""
+    if type_ == "kv":
+        with opened(open_values, access) as (values, namespace):
+            data = values.get(namespace, _checked(key)).text.encode()
+            with output_file(output, replaces=True) as target:
+                target.write(data)
+    else:
+        with (
+            opened(open_objects, access) as (objects, namespace),
+            objects.open(namespace, _checked(key)) as (_, reader),
+            output_file(output, replaces=True) as target,
+        ):
+            shutil.copyfileobj(reader, target, CHUNK_BYTES)
 
 
 @storage.command()
-@_with_access
+@with_access("kv", "r2")
 @click.argument("key")
-@click.argument("file", type=_PATH, required=False)
-@click.option("--content-type", default=None, help="Else what the file's name tells.")
-def put(key: str, file: Path | None, content_type: str | None, **access: Any) -> None:
-    """Store FILE, or stdin, under KEY."""
+@click.argument("file", type=PATH, required=False)
+@click.option("--value", help="The text to store, in the place of FILE.")
+@click.option("--metadata", metavar="JSON", help="An object; of r2, of texts.")
+@click.option(
+    "--ttl",
+    type=click.FloatRange(min=0, min_open=True, max=1e12),
+    metavar="SECONDS",
+    help="Until the key expires; for kv.",
+)
+@click.option("--content-type", help="For r2; else what the file's name tells.")
+def put(
+    type_: str,
+    key: str,
+    file: Path | None,
+    value: str | None,
+    metadata: str | None,
+    ttl: float | None,
+    content_type: str | None,
+    **access: Any,
+) -> None:
+    """Store FILE, or stdin, under KEY. Metadata and expiry are replaced with the value."""
+    only_for("kv", type_, ttl=ttl)
+    only_for("r2", type_, content_type=content_type)
+    if ttl is not None and math.isnan(ttl):
+        raise click.UsageError("--ttl wants a number of seconds.")
+    if value is not None and file is not None:
+        raise click.UsageError("Give FILE or --value, not both.")
+    about = parse_object(metadata, "--metadata")
+    if type_ == "kv":
+        with opened(open_values, access) as (values, namespace), _content(file, value) as (data, _):
+            values.put(namespace, _checked(key), Value(_text(data.read()), about, ttl))
+        return
+    if not all(isinstance(one, str) for one in about.values()):
+        raise click.UsageError("--metadata of an object holds texts.")
     if content_type is None:
         content_type = mimetypes.guess_type(f"/{file or key}")[0] or ""
-    with _opened(access) as (objects, namespace), _input(file) as (source, size):
-        objects.put(namespace, key, source, ObjectInfo(size, "", content_type))
+    with opened(open_objects, access) as (objects, namespace), _content(file, value) as found:
+        source, size = found
+        objects.put(namespace, _checked(key), source, ObjectInfo(size, "", content_type, about))
 
 
 @contextmanager
-def _input(file: Path | None) -> Iterator[tuple[BinaryIO, int]]:
-    """Opens a file, or a copy of stdin, whose size is known at its end only."""
-    if file is not None:
-        with file.open("rb") as source:
-            yield source, os.fstat(source.fileno()).st_size
-        return
-    with tempfile.TemporaryFile() as copy:
-        shutil.copyfileobj(sys.stdin.buffer, copy, CHUNK_BYTES)
-        size = copy.tell()
-        copy.seek(0)
-        yield copy, size
+def _content(file: Path | None, value: str | None) -> Iterator[tuple[BinaryIO, int]]:
+    """Opens what is to be stored, and tells its size."""
+    if value is None:
+        with input_file(file) as found:
+            yield found
+    else:
+        data = value.encode()
+        yield io.BytesIO(data), len(data)
+
+
+def _text(data: bytes) -> str:
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        raise InvalidRequest(
+            f"KV holds text, and this is no UTF-8 (byte {error.start}): bytes belong into r2."
+        ) from error
+
+
+def _checked(key: str) -> str:
+    """Returns a key. Raises InvalidRequest for the empty one, which would mean the list."""
+    if not key:
+        raise InvalidRequest("A key must not be empty.")
+    return key
 
 
 @storage.command()
-@_with_access
+@with_access("kv", "r2")
 @click.argument("key")
-def delete(key: str, **access: Any) -> None:
-    """Delete an object, if there is one."""
-    with _opened(access) as (objects, namespace):
-        objects.delete(namespace, key)
-
-
-@storage.command("export")
-@_with_access
-@click.argument("target", type=_PATH)
-def export(target: Path, **access: Any) -> None:
-    """Write all objects of a namespace to a new directory, or to a file that ends in .tar."""
-    with _opened(access) as (objects, namespace), archives.creating(target) as archive:
-        count = archives.export_objects(objects, namespace, archive)
-    click.echo(f"exported: {count}", err=True)
-
-
-@storage.command("import")
-@_with_access
-@click.argument("source", type=_PATH)
-def import_(source: Path, **access: Any) -> None:
-    """Store all objects of an export, in the place of those with the same keys."""
-    with _opened(access) as (objects, namespace), archives.reading(source) as archive:
-        count = archives.import_objects(objects, namespace, archive)
-    click.echo(f"imported: {count}", err=True)
+def delete(type_: str, key: str, **access: Any) -> None:
+    """Delete a key or an object, if there is one."""
+    if type_ == "kv":
+        with opened(open_values, access) as (values, namespace):
+            values.delete(namespace, _checked(key))
+    else:
+        with opened(open_objects, access) as (objects, namespace):
+            objects.delete(namespace, _checked(key))

@@ -6,28 +6,19 @@ import asyncio
 import http.client
 import json
 from collections.abc import Iterator, Mapping
-from contextlib import AsyncExitStack, ExitStack, aclosing, closing, contextmanager, suppress
+from contextlib import AsyncExitStack, aclosing, contextmanager
 from dataclasses import dataclass, field
-from typing import Any, BinaryIO, Protocol, TypeVar
-from urllib.parse import urlencode, urlsplit
+from typing import Any, BinaryIO, Protocol
 
-from era_kernels.errors import EraError, StartError
-from era_kernels.models import StorageQuotas
+from era_kernels.errors import StartError
 from era_kernels.settings import Settings
 from era_kernels.storage import content_types, object_metadata
-from era_kernels.storage.data_directory import DataDirectory, DirectoryInUse
-from era_kernels.storage.database import Database
-from era_kernels.storage.migrations import MIGRATIONS
 from era_kernels.storage.open_file import OpenFile
 from era_kernels.storage.r2 import R2Store
 from era_kernels.storage.r2_table import StoredObject
+from era_kernels.storage_commands.places import CHUNK_BYTES, OpenDirectory, Server, open_place
 
-DEFAULT_URL = "http://127.0.0.1:8787"
 PAGE = 1000  # objects that are listed at once
-CHUNK_BYTES = 512 * 1024  # bytes that are read at once
-TIMEOUT = 120.0  # seconds without a sign of life after which a server is given up
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,16 +60,15 @@ class Objects(Protocol):
 
 
 class RemoteObjects:
-    """Asks a running server, with a connection for each request."""
+    """Asks a running server."""
 
-    def __init__(self, url: str, token: str | None = None) -> None:
-        self._url = url
-        self._headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+    def __init__(self, server: Server) -> None:
+        self._server = server
 
     def list(self, namespace: str, prefix: str = "") -> Iterator[tuple[str, ObjectInfo]]:
         query = {"prefix": prefix, "limit": str(PAGE)}
         while True:
-            with self._request("GET", namespace, query) as response:
+            with self._server.ask("GET", f"r2/{namespace}", query) as response:
                 page = json.load(response)
             for one in page["objects"]:
                 yield one["key"], ObjectInfo(one["size"], one["etag"])
@@ -89,7 +79,8 @@ class RemoteObjects:
     @contextmanager
     def open(self, namespace: str, key: str) -> Iterator[tuple[ObjectInfo, Reader]]:
         accept = {"Accept": content_types.DEFAULT}
-        with self._request("GET", namespace, {"key": key}, headers=accept) as response:
+        path = f"r2/{namespace}"
+        with self._server.ask("GET", path, {"key": key}, headers=accept) as response:
             info = ObjectInfo(
                 size=int(response.headers["Content-Length"]),
                 etag=response.headers["ETag"].strip('"'),
@@ -104,40 +95,13 @@ class RemoteObjects:
             "Content-Length": str(info.size),
             **dict(object_metadata.to_headers(info.custom_metadata)),
         }
-        with self._request("PUT", namespace, {"key": key}, source, headers) as response:
+        path = f"r2/{namespace}"
+        with self._server.ask("PUT", path, {"key": key}, source, headers) as response:
             response.read()
 
     def delete(self, namespace: str, key: str) -> None:
-        with self._request("DELETE", namespace, {"key": key}) as response:
+        with self._server.ask("DELETE", f"r2/{namespace}", {"key": key}) as response:
             response.read()
-
-    @contextmanager
-    def _request(
-        self,
-        method: str,
-        namespace: str,
-        query: Mapping[str, str],
-        body: BinaryIO | None = None,
-        headers: Mapping[str, str] | None = None,
-    ) -> Iterator[http.client.HTTPResponse]:
-        url = urlsplit(self._url)
-        make = http.client.HTTPSConnection if url.scheme == "https" else http.client.HTTPConnection
-        path = f"{url.path.rstrip('/')}/api/storage/r2/{namespace}?{urlencode(query)}"
-        connection = make(url.hostname or "", url.port, timeout=TIMEOUT, blocksize=CHUNK_BYTES)
-        with closing(connection):
-            try:
-                # A server that refuses an upload may stop to read it, and has answered by then.
-                with suppress(BrokenPipeError, ConnectionResetError):
-                    connection.request(method, path, body, {**self._headers, **(headers or {})})
-                response = connection.getresponse()
-            except (OSError, http.client.HTTPException) as error:
-                raise StartError(
-                    f"The server at {self._url} does not answer ({error}): start it, or name its "
-                    "address with --url."
-                ) from error
-            if response.status >= 300:
-                raise _refusal(response)
-            yield response
 
 
 class _RemoteReader:
@@ -164,20 +128,6 @@ class LocalObjects:
     def __init__(self, store: R2Store, runner: asyncio.Runner) -> None:
         self._store = store
         self._runner = runner
-
-    @classmethod
-    @contextmanager
-    def opened(cls, settings: Settings) -> Iterator[LocalObjects]:
-        """Opens the directory under its lock, as a server would. Raises StartError."""
-        with (
-            closing(DataDirectory.open(settings.data_dir)) as directory,
-            asyncio.Runner() as runner,
-        ):
-            stack = AsyncExitStack()
-            try:
-                yield cls(runner.run(_open_store(stack, directory, settings)), runner)
-            finally:
-                runner.run(stack.aclose())
 
     def list(self, namespace: str, prefix: str = "") -> Iterator[tuple[str, ObjectInfo]]:
         after, has_more = None, True
@@ -231,48 +181,25 @@ class _LocalReader:
         return b""
 
 
-@contextmanager
-def open_objects(settings: Settings, url: str | None, token: str | None) -> Iterator[Objects]:
-    """Opens the objects of the server at `url`; without one, of the data directory.
-
-    Where a server uses that directory, it is asked at its default address. Raises StartError.
-    """
-    token = token or next(iter(settings.api_tokens), None)
-    if url is not None:
-        yield RemoteObjects(url, token)
-        return
-    if not DataDirectory.unlocked(settings.data_dir).database.exists():
-        raise StartError(
-            f"There is no data directory at {settings.data_dir}: name it with --data-dir, or the "
-            "address of a server with --url."
-        )
-    with ExitStack() as stack:
-        try:
-            objects: Objects = stack.enter_context(LocalObjects.opened(settings))
-        except DirectoryInUse:
-            objects = RemoteObjects(DEFAULT_URL, token)
-        yield objects
-
-
-async def _open_store(
-    stack: AsyncExitStack, directory: DataDirectory, settings: Settings
-) -> R2Store:
-    database = await Database.open(directory.database, MIGRATIONS)
-    stack.push_async_callback(database.aclose)
-    quotas = StorageQuotas(settings.storage_quota, settings.namespace_quota)
-    store = R2Store(database, directory.objects, directory.unlink_lock, quotas, settings.max_object)
+async def _open_store(stack: AsyncExitStack, place: OpenDirectory) -> R2Store:
+    paths, settings = place.paths, place.settings
+    store = R2Store(
+        place.database, paths.objects, paths.unlink_lock, place.quotas, settings.max_object
+    )
     stack.push_async_callback(store.aclose)
     await store.sweep()
     return store
 
 
+@contextmanager
+def open_objects(settings: Settings, url: str | None, token: str | None) -> Iterator[Objects]:
+    """Opens the objects of a server or of the data directory. Raises StartError."""
+    with open_place(settings, url, token) as place:
+        if isinstance(place, Server):
+            yield RemoteObjects(place)
+        else:
+            yield LocalObjects(place.open(_open_store), place.runner)
+
+
 def _info(stored: StoredObject) -> ObjectInfo:
     return ObjectInfo(stored.size, stored.etag, stored.content_type, stored.custom_metadata)
-
-
-def _refusal(response: http.client.HTTPResponse) -> EraError:
-    """Returns the error that a server answered with."""
-    try:
-        return EraError(str(json.loads(response.read(64 * 1024))["message"]))
-    except (ValueError, KeyError, TypeError):
-        return EraError(f"The server refused with status {response.status}.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 MAX_TTL = 1e12  # seconds; a greater one means the same, and is lowered to this
 # JSON may write each character as an escape of 6 bytes, which in UTF-8 has one byte.
 MAX_JSON_BYTES_PER_BYTE = 6
+EXPIRES_IN = "X-Era-Expires-In"  # the header that tells how many seconds a key still has
 MAX_REST_OF_BODY = 64 * 1024  # bytes of JSON beside a value
 LARGE_BODY_WAIT = 30.0  # seconds that a body beyond `max_body` waits until others have left memory
 
@@ -84,7 +86,11 @@ class KVHandler(StorageHandler):
 
     format = "/api/storage/kv/{namespace}/{key}"
     operations = {
-        "GET": Operation("Get a value from KV", {200: ValueAnswer}),
+        "GET": Operation(
+            "Get a value from KV",
+            {200: ValueAnswer},
+            description=f"The header `{EXPIRES_IN}` tells in how many seconds the key expires.",
+        ),
         "PUT": Operation("Put a value into KV", {200: KVDoneAnswer}, request=PutValue),
         "DELETE": Operation("Delete a key of KV", {200: KVDoneAnswer}),
     }
@@ -170,6 +176,9 @@ class KVHandler(StorageHandler):
         except KeyNotFound:
             await self._take_turn()  # as those that find something
             raise
+        if entry.expires_at is not None:
+            left = max(entry.expires_at - time.time(), 0.001)
+            self.set_header(EXPIRES_IN, f"{left:.3f}")
         await self.finish_json(
             {"value": entry.value, "metadata": entry.metadata}, size=len(entry.value)
         )

@@ -7,42 +7,17 @@ import json
 import os
 import subprocess
 import tarfile
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.client import Client
 from tests.server_process import COMMAND, Launcher
+from tests.system.command_runs import Run
 
 SPACE = "/api/storage/r2/space"
 MEGABYTE = 1024 * 1024
 KEYS = ["a", "a/b", "..", "../../etc/passwd", "//", "☃\n", "\0", "x" * 1024]
-Run = Callable[..., subprocess.CompletedProcess[bytes]]
-
-
-@pytest.fixture(params=["server", "directory"])
-def run(launcher: Launcher, request: pytest.FixtureRequest) -> Iterator[Run]:
-    """A command, through a server or on the directory that a server has left."""
-    server = launcher.start()
-    if request.param == "directory":
-        server.stop()
-    where = ["--url", server.base_url] if request.param == "server" else []
-
-    def run(
-        *arguments: object, data: bytes = b"", code: int = 0
-    ) -> subprocess.CompletedProcess[bytes]:
-        environment = {name: text for name, text in os.environ.items() if name != "ERA_URL"}
-        done = subprocess.run(
-            [COMMAND, "storage", *map(str, arguments), *where],
-            input=data, capture_output=True, timeout=60, check=False,
-            env={**environment, "ERA_DATA_DIR": str(server.data_dir)},
-        )  # fmt: skip
-        assert done.returncode == code, done.stderr.decode()
-        assert b"Traceback" not in done.stderr
-        return done
-
-    yield run
 
 
 def keys(run: Run, *options: str) -> list[str]:

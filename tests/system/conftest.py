@@ -1,0 +1,41 @@
+"""Runs commands of the storage, through a server or on its directory."""
+
+from __future__ import annotations
+
+import subprocess
+import traceback
+from collections.abc import Iterator
+
+import pytest
+from click.testing import CliRunner
+
+from era_kernels.cli import main
+from tests.server_process import Launcher
+from tests.system.command_runs import Run
+
+
+@pytest.fixture(params=["server", "directory"])
+def run(launcher: Launcher, request: pytest.FixtureRequest) -> Iterator[Run]:
+    """A command, through a server or on the directory that a server has left."""
+    server = launcher.start()
+    if request.param == "directory":
+        server.stop()
+    where = ["--url", server.base_url] if request.param == "server" else []
+
+    def run(
+        *arguments: object, data: bytes = b"", code: int = 0
+    ) -> subprocess.CompletedProcess[bytes]:
+        runner = CliRunner(env={"ERA_URL": None, "ERA_DATA_DIR": str(server.data_dir)})
+        words = ["storage", *map(str, arguments)]
+        place = words.index("--") if "--" in words else len(words)
+        words[place:place] = where
+        done = runner.invoke(main, words, input=data)
+        assert isinstance(done.exception, SystemExit | None), traceback.format_exception(
+            done.exception
+        )
+        assert done.exit_code == code, done.stderr
+        return subprocess.CompletedProcess(
+            words, done.exit_code, done.stdout_bytes, done.stderr_bytes
+        )
+
+    yield run
