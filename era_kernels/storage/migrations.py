@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from collections import Counter
-from itertools import chain
-
 from era_kernels.storage.sqlite_utils_import import Database, Migrations
 
 MIGRATIONS = Migrations("era_kernels")
@@ -201,19 +197,3 @@ def m012_resources(db: Database) -> None:
     """Adds the indexes that the list of resources still needs."""
     db.execute("CREATE INDEX sessions_updated ON sessions (coalesce(last_run_at, created_at))")
     db.table("r2_objects").create_index(["namespace", "updated_at"], "r2_namespace_updated")
-
-
-@MIGRATIONS()
-def m013_overhead_of_r2(db: Database) -> None:
-    """Counts what keys, types and metadata of R2's objects take beside their bytes."""
-    counted = Counter[str]()
-    for namespace, key, content_type, metadata in db.execute(
-        "SELECT namespace, key, coalesce(content_type, ''), custom_metadata FROM r2_objects"
-    ):
-        texts = [key, content_type, *chain(*json.loads(metadata).items())]
-        counted[namespace] += sum(len(text.encode()) for text in texts)
-    for namespace, overhead in (*counted.items(), ("", counted.total())):
-        db.execute(
-            "UPDATE storage_usage SET overhead = ? WHERE type = 'r2' AND namespace = ?",
-            [overhead, namespace],
-        )

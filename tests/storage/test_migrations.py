@@ -43,30 +43,6 @@ def test_what_may_be_long_stands_last(database: sqlite_utils.Database) -> None:
     assert list(database.table("kv").columns_dict)[-2:] == ["metadata", "value"]
 
 
-def test_overhead_of_older_objects_is_counted() -> None:
-    """What keys, types and metadata of objects take is counted as if it always had been."""
-    database = sqlite_utils.Database(memory=True)
-    MIGRATIONS.apply(database, stop_before="m013_overhead_of_r2")
-    rest = {"size": 1, "etag": "e", "created_at": "then", "updated_at": "then"}
-    objects = [
-        ("n", "\0é", None, "{}", 3),
-        ("n", "k", "a/b", '{"\\u00e9": "xyz"}', 9),
-        ("m", "k", "", '{"a": ""}', 2),
-    ]
-    for number, (namespace, key, content_type, metadata, _) in enumerate(objects):
-        row = {"namespace": namespace, "key": key, "content_type": content_type, **rest}
-        database.table("r2_objects").insert(
-            {**row, "blob": f"{number}", "custom_metadata": metadata}
-        )
-    for namespace in ("", "n", "m"):
-        database.table("storage_usage").insert(
-            {"type": "r2", "namespace": namespace, "count": 1, "size": 1}
-        )
-    MIGRATIONS.apply(database)
-    counted = {row["namespace"]: row["overhead"] for row in database.table("storage_usage").rows}
-    assert counted == {"n": 12, "m": 2, "": 14}
-
-
 def test_sessions_of_an_older_version_are_kept() -> None:
     """A step that rebuilds the table of sessions loses no row, and not their order."""
     database = sqlite_utils.Database(memory=True)
