@@ -74,9 +74,10 @@ class IdempotentRuns:
         self, session_id: str, key: str, body: bytes
     ) -> LiveExecution | FinishedExecution | None:
         """Returns the execution of a key, or None. Raises SessionNotFound, IdempotencyConflict."""
-        return await self._find_same_body(
-            await self._sessions.session(session_id), self._make_key(key, body)
-        )
+        session, idempotency = await self._sessions.session(session_id), self._make_key(key, body)
+        # The key is stored a moment before its execution can be followed.
+        async with self._lock(session, idempotency):
+            return await self._find_same_body(session, idempotency)
 
     async def submit(
         self,
@@ -104,10 +105,12 @@ class IdempotentRuns:
         idempotency: IdempotencyKey,
     ) -> LiveExecution | FinishedExecution:
         session = await self._sessions.session(session_id)
-        lock = self._locks.setdefault((session.directory, idempotency.key), asyncio.Lock())
-        async with lock:
+        async with self._lock(session, idempotency):
             found = await self._find_same_body(session, idempotency)
             return found or await self._sessions.submit(session_id, submission)
+
+    def _lock(self, session: Session, idempotency: IdempotencyKey) -> asyncio.Lock:
+        return self._locks.setdefault((session.directory, idempotency.key), asyncio.Lock())
 
     async def _find_same_body(
         self, session: Session, idempotency: IdempotencyKey

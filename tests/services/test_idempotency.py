@@ -72,6 +72,26 @@ async def test_many_at_once(services: Services, idempotent_runs: IdempotentRuns)
     assert requested_codes(services) == ["out a"]
 
 
+async def test_found_while_it_is_created(
+    services: Services, idempotent_runs: IdempotentRuns, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who asks when the key is stored, and the execution not yet known, waits for its end, too."""
+    await services.create()
+    store = services.executions._store
+    create, is_stored = store.create, asyncio.Event()
+
+    async def create_slowly(*args: Any, **fields: Any) -> Any:
+        log = await create(*args, **fields)
+        is_stored.set()
+        await asyncio.sleep(0.1)
+        return log
+
+    monkeypatch.setattr(store, "create", create_slowly)
+    first = asyncio.create_task(submit_with_key(idempotent_runs, "out a"))
+    await is_stored.wait()
+    assert await idempotent_runs.find("s1", "k", b"out a") is await first
+
+
 async def test_caller_that_leaves_at_once(
     services: Services, idempotent_runs: IdempotentRuns
 ) -> None:
