@@ -45,11 +45,12 @@ INTERRUPTIBLE = {
 UNINTERRUPTIBLE = {
     "C code that holds the interpreter": "sum(range(10 ** 12))",
     "ignores it": "import signal, time; signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
-    "while True: time.sleep(0.1)",
+    "# begun\nwhile True: time.sleep(0.1)",
     "catches everything": """
 import time
 def loop():
     try:
+        # begun
         while True: time.sleep(0.01)
     except BaseException:
         loop()
@@ -64,10 +65,15 @@ while True:
 def running(session: SessionClient, code: str) -> Iterator[tuple[str, Future[httpx.Response]]]:
     """A run that has begun: the path of its execution, and its answer to come."""
     with background_runs(session) as start:
-        answer = start(READY + code)
+        answer = start(tell_begun(code, READY))
         wait_for_file(session)
         listed = session.http.get(f"{session.path}/executions").json()["executions"]
         yield f"{session.path}/executions/{listed[-1]['execution_id']}", answer
+
+
+def tell_begun(code: str, line: str) -> str:
+    """Returns the code with a line that runs when the program does what it is to do."""
+    return code.replace("# begun\n", line) if "# begun" in code else line + code
 
 
 def actions(answer: httpx.Response) -> list[str]:
@@ -122,7 +128,7 @@ def test_stream_of_an_interrupted_run(session: SessionClient) -> None:
     """No `error` frame, also where it cost the kernel: it is no condition of the server."""
     for name, cause in (("sleep", None), ("ignores it", "interrupted")):
         code = {**INTERRUPTIBLE, **UNINTERRUPTIBLE}[name]
-        with session.open_stream(f"print(1, flush=True)\n{code}") as events:
+        with session.open_stream(tell_begun(code, "print(1, flush=True)\n")) as events:
             frames = [next(events)]
             listed = session.http.get(f"{session.path}/executions").json()["executions"]
             interrupt(session, f"{session.path}/executions/{listed[-1]['execution_id']}")

@@ -153,6 +153,7 @@ def modes_of(operation: Any) -> list[GenerationMode]:
     return MODES if operation.body or operation.query or operation.path_parameters else MODES[:1]
 
 
+@pytest.mark.timeout(300)  # beside others
 def test_answers_are_as_documented(client: Client, server: Server, schema: Any) -> None:
     """A few good and bad requests to every operation: no bug, no hang, nothing undocumented."""
     for operation in operations(schema):
