@@ -119,7 +119,7 @@ def parse_number(text: str) -> int | float | str:
             number: int | float = type_(text)
         except ValueError:
             continue
-        is_held = math.isfinite(number) if type_ is float else _is_storable(number)
+        is_held = math.isfinite(number) if type_ is float else is_storable(number)
         if is_held and repr(number) == text:
             return number
     return text
@@ -193,7 +193,7 @@ def read_rows(source: BinaryIO) -> Iterator[tuple[int, Row]]:
         if not isinstance(line, dict):
             raise StartError(f"Line {number} is no object, with a value for each column.")
         for name, value in line.items():
-            if not _is_storable(value):
+            if not is_storable(value):
                 raise StartError(
                     f"Line {number} has a value at {name!r} that D1 cannot hold: it holds text, "
                     "numbers (integers of 64 bits), booleans, null and "
@@ -202,7 +202,8 @@ def read_rows(source: BinaryIO) -> Iterator[tuple[int, Row]]:
         yield number, line
 
 
-def _is_storable(value: Any) -> bool:
+def is_storable(value: Any) -> bool:
+    """Returns whether D1 can hold a value of JSON."""
     if isinstance(value, int):
         return -_MAX_INTEGER - 1 <= value <= _MAX_INTEGER
     if isinstance(value, dict):

@@ -11,7 +11,7 @@ import click
 from era_kernels.errors import SqlReadOnly, StartError
 from era_kernels.storage_commands.databases import Params, open_databases
 from era_kernels.storage_commands.options import opened, output_file, with_access
-from era_kernels.storage_commands.rows import format_table, parse_number
+from era_kernels.storage_commands.rows import format_table, is_storable, parse_number
 from era_kernels.storage_commands.tables import write_csv, write_lines
 
 
@@ -79,4 +79,10 @@ def _values(param: tuple[str, ...], params: str | None) -> Params:
         found = None
     if not isinstance(found, list | dict):
         raise click.UsageError("--params wants a JSON list or object, such as '[1, null]'.")
+    for value in found.values() if isinstance(found, dict) else found:
+        if not is_storable(value):
+            raise click.UsageError(
+                "--params holds text, numbers (integers of 64 bits), booleans, null and blobs as "
+                '{"base64": "…"}.'
+            )
     return found

@@ -18,7 +18,7 @@ from tests.system.test_storage_crash import Load, check_counters
 @pytest.mark.parametrize(
     ("backups", "seconds"),
     [
-        pytest.param(1, 1.0, id="short"),
+        pytest.param(1, 0.4, id="short"),
         pytest.param(5, 10.0, id="long", marks=[pytest.mark.long, pytest.mark.timeout(1800)]),
     ],
 )
