@@ -73,6 +73,7 @@ class App:
 class Stores:
     """Holds the stores, which keep everything on disk."""
 
+    directory: DataDirectory
     secret: bytes
     database: Database
     sessions: SessionStore
@@ -127,6 +128,7 @@ async def open_app(settings: Settings) -> AsyncIterator[App]:
         web = WebServer.open(
             application, context, settings.host, settings.port, settings.max_connections
         )
+        stores.directory.note_url(web.url)
         _register_gauges(metrics, sessions, web)
         stack.push_async_callback(web.aclose)
         stack.push_async_callback(logs.aclose)
@@ -154,7 +156,9 @@ async def _open_stores(stack: AsyncExitStack, settings: Settings, metrics: Metri
     stack.callback(logs.close)
     sessions, codes = SessionStore(database), CodeStore(database)
     resources = await _open_resources(stack, settings, directory, database)
-    return Stores(secret, database, sessions, codes, executions, workspaces, files, logs, resources)
+    return Stores(
+        directory, secret, database, sessions, codes, executions, workspaces, files, logs, resources
+    )
 
 
 async def _open_resources(

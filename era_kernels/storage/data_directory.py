@@ -37,6 +37,7 @@ class DataDirectory:
         directory = cls(path, lock)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.ftruncate(lock, 0)  # the address of an earlier server
             directory.sessions.mkdir(mode=0o700, exist_ok=True)
         except BlockingIOError as error:
             directory.close()
@@ -48,6 +49,14 @@ class DataDirectory:
             directory.close()
             raise _unusable_error(path, error) from error
         return directory
+
+    def note_url(self, url: str) -> None:
+        """Notes the address of the server that holds the lock (blocking). Raises OSError."""
+        os.pwrite(self._lock, url.encode(), 0)
+
+    def served_at(self) -> str | None:
+        """Returns the address of the server that holds the lock, None when it has none yet."""
+        return (self.path / "lock").read_text("utf-8") or None
 
     @classmethod
     def unlocked(cls, path: Path) -> DataDirectory:

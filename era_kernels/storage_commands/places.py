@@ -8,6 +8,7 @@ import json
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 from urllib.parse import urlencode, urlsplit
 
@@ -19,7 +20,6 @@ from era_kernels.storage.data_directory import DataDirectory, DirectoryInUse
 from era_kernels.storage.database import Database
 from era_kernels.storage.migrations import MIGRATIONS
 
-DEFAULT_URL = "http://127.0.0.1:8787"
 CHUNK_BYTES = 512 * 1024  # bytes that are read at once
 TIMEOUT = 120.0  # seconds without a sign of life after which a server is given up
 
@@ -131,7 +131,7 @@ def open_place(
 ) -> Iterator[Server | OpenDirectory]:
     """Gives the server at `url`; without one, the data directory.
 
-    Where a server uses that directory, it is asked at its default address. Raises StartError.
+    Where a server uses that directory, it is asked. Raises StartError.
     """
     token = token or next(iter(settings.api_tokens), None)
     if url is not None:
@@ -146,8 +146,19 @@ def open_place(
         try:
             place: Server | OpenDirectory = stack.enter_context(_open_directory(settings))
         except DirectoryInUse:
-            place = Server(DEFAULT_URL, token)
+            place = Server(_address_of_server(settings.data_dir), token)
         yield place
+
+
+def _address_of_server(data_dir: Path) -> str:
+    """Returns the address of the server that uses a data directory. Raises StartError."""
+    url = DataDirectory.unlocked(data_dir).served_at()
+    if url is None:
+        raise StartError(
+            f"The data directory {data_dir} is in use, and not by a server that answers: try again "
+            "later."
+        )
+    return url
 
 
 @contextmanager

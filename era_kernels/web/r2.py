@@ -233,7 +233,11 @@ class R2ObjectHandler(TransferHandler[Upload], StorageHandler):
             metadata = object_metadata.from_headers(self.request.headers.get_all())
             upload, content = self.finish_upload(), b""  # the content is written already
         else:
-            body = await self.read_body(PutObject)
+            try:
+                body = await self.read_body(PutObject)
+            except InvalidRequest as error:
+                error.hint = _RAW_HINT  # it may be a file, sent without a type
+                raise
             content_type, metadata = _content_type(body), body.metadata or {}
             object_metadata.check_size(metadata)
             content = await in_thread_if_large(len(body.content), decode_content, body.content)

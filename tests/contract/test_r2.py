@@ -569,3 +569,11 @@ def test_concurrent_puts(client: Client, space: str) -> None:
         for answer in pool.map(lambda data: put_raw(client, f"{space}/k", data), contents):
             assert answer.status_code == 200
     assert get_raw(client, f"{space}/k").content in contents
+
+
+@pytest.mark.parametrize("body", [b"\x89PNG\r\n", b"text", b"[1]", b'{"a": 1}', b""])
+def test_file_without_a_type(client: Client, body: bytes) -> None:
+    """Who sends a file as if it were JSON is told how to send the bytes themselves."""
+    answer = client.http.put("/api/storage/r2/n/file", content=body)
+    assert answer.status_code == 400
+    assert "application/octet-stream" in answer.json()["hint"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -82,3 +83,14 @@ def test_an_unwritable_parent_is_refused() -> None:
     """Where nothing can be made (/proc, also for root), the sentence says what to do."""
     with pytest.raises(StartError, match="--data-dir"):
         DataDirectory.open(Path("/proc/era"))
+
+
+def test_address_of_the_server(tmp_path: Path) -> None:
+    """Others read the address of the server that holds the lock, and no earlier one's."""
+    with closing(DataDirectory.open(tmp_path / "data")) as directory:
+        others = DataDirectory.unlocked(tmp_path / "data")
+        assert others.served_at() is None
+        directory.note_url("http://127.0.0.1:8787")
+        assert others.served_at() == "http://127.0.0.1:8787"
+    with closing(DataDirectory.open(tmp_path / "data")):
+        assert others.served_at() is None

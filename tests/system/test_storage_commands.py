@@ -59,6 +59,17 @@ def test_mistakes(run: Run, tmp_path: Path) -> None:
         assert words in run(*arguments, code=1).stderr
 
 
+def test_server_of_the_directory(launcher: Launcher) -> None:
+    """Without an address, the server that uses the directory is asked, on whatever port it is."""
+    server = launcher.start()
+    put = [COMMAND, "storage", "put", "kv", "n", "k", "--value", "v"]
+    env = {name: value for name, value in os.environ.items() if name != "ERA_URL"}
+    subprocess.run([*put, "--data-dir", server.data_dir], env=env, check=True)
+    client = Client(server.base_url)
+    assert client.http.get("/api/storage/kv/n/k").json()["value"] == "v"
+    client.close()
+
+
 @pytest.mark.parametrize("name", ["out", "out.tar"])
 def test_export_and_import(launcher: Launcher, tmp_path: Path, name: str) -> None:
     """A namespace comes back with all keys, types and metadata, whichever way it went."""
