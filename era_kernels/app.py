@@ -31,7 +31,7 @@ from era_kernels.services.validation import ServiceLimits
 from era_kernels.settings import Settings
 from era_kernels.storage.d1.replies import D1Limits
 from era_kernels.storage.d1.store import D1Store
-from era_kernels.storage.data_directory import DataDirectory
+from era_kernels.storage.data_directory import DataDirectory, note_server_url
 from era_kernels.storage.database import Database
 from era_kernels.storage.execution_log import ExecutionStore
 from era_kernels.storage.files import FileStore
@@ -128,7 +128,7 @@ async def open_app(settings: Settings) -> AsyncIterator[App]:
         web = WebServer.open(
             application, context, settings.host, settings.port, settings.max_connections
         )
-        stores.directory.note_url(web.url)
+        await asyncio.to_thread(note_server_url, stores.directory.path, web.url)
         _register_gauges(metrics, sessions, web)
         stack.push_async_callback(web.aclose)
         stack.push_async_callback(logs.aclose)

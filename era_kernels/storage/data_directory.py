@@ -50,14 +50,6 @@ class DataDirectory:
             raise _unusable_error(path, error) from error
         return directory
 
-    def note_url(self, url: str) -> None:
-        """Notes the address of the server that holds the lock (blocking). Raises OSError."""
-        os.pwrite(self._lock, url.encode(), 0)
-
-    def served_at(self) -> str | None:
-        """Returns the address of the server that holds the lock, None when it has none yet."""
-        return (self.path / "lock").read_text("utf-8") or None
-
     @classmethod
     def unlocked(cls, path: Path) -> DataDirectory:
         """Returns the paths of a directory that others may be using, without its lock."""
@@ -103,6 +95,16 @@ class DataDirectory:
         lock, self._lock = self._lock, -1
         if lock >= 0:
             os.close(lock)
+
+
+def note_server_url(path: Path, url: str) -> None:
+    """Notes the address of the server that holds the lock of a data directory (blocking)."""
+    (path / "lock").write_text(url, "utf-8")
+
+
+def server_url(path: Path) -> str | None:
+    """Returns the address of the server that holds the lock, None when it has none yet."""
+    return (path / "lock").read_text("utf-8") or None
 
 
 def _check_not_foreign(path: Path) -> None:

@@ -16,7 +16,7 @@ from era_kernels import errors
 from era_kernels.errors import EraError, StartError
 from era_kernels.models import StorageQuotas
 from era_kernels.settings import Settings
-from era_kernels.storage.data_directory import DataDirectory, DirectoryInUse
+from era_kernels.storage.data_directory import DataDirectory, DirectoryInUse, server_url
 from era_kernels.storage.database import Database
 from era_kernels.storage.migrations import MIGRATIONS
 
@@ -152,7 +152,7 @@ def open_place(
 
 def _address_of_server(data_dir: Path) -> str:
     """Returns the address of the server that uses a data directory. Raises StartError."""
-    url = DataDirectory.unlocked(data_dir).served_at()
+    url = server_url(data_dir)
     if url is None:
         raise StartError(
             f"The data directory {data_dir} is in use, and not by a server that answers: try again "

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from era_kernels.errors import StartError
-from era_kernels.storage.data_directory import DataDirectory
+from era_kernels.storage.data_directory import DataDirectory, note_server_url, server_url
 from tests.storage.stores import ROOT
 
 HOLD = """
@@ -87,10 +87,9 @@ def test_an_unwritable_parent_is_refused() -> None:
 
 def test_address_of_the_server(tmp_path: Path) -> None:
     """Others read the address of the server that holds the lock, and no earlier one's."""
-    with closing(DataDirectory.open(tmp_path / "data")) as directory:
-        others = DataDirectory.unlocked(tmp_path / "data")
-        assert others.served_at() is None
-        directory.note_url("http://127.0.0.1:8787")
-        assert others.served_at() == "http://127.0.0.1:8787"
-    with closing(DataDirectory.open(tmp_path / "data")):
-        assert others.served_at() is None
+    with closing(DataDirectory.open(tmp_path)):
+        assert server_url(tmp_path) is None
+        note_server_url(tmp_path, "http://127.0.0.1:8787")
+        assert server_url(tmp_path) == "http://127.0.0.1:8787"
+    with closing(DataDirectory.open(tmp_path)):
+        assert server_url(tmp_path) is None
