@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.client import Client, SessionClient
-from tests.contract.checks import check, check_error
+from tests.contract.checks import background_runs, check, check_error, wait_for_file
 from tests.server_process import Launcher
 
 SCOPES: list[Any] = [
@@ -196,3 +197,50 @@ def test_every_path_of_storage_is_within_the_scope(client: Client) -> None:
     code = "print(ask('PUT', '/api/storage/kv/inside?key=a', '{\"value\": \"v\"}'))"
     assert session.run(code)["stdout"] == "(200, '')\n"
     client.http.delete(session.path)
+
+
+# One process may have 1 024 files open.
+HALF_OF_THE_CALLS = """
+import asyncio, os
+from urllib.parse import urlsplit
+url = urlsplit(os.environ["ERA_STORAGE_URL"])
+lines = ["GET /api/storage/kv/app?key=k HTTP/1.1", "Host: localhost", "Connection: close", "", ""]
+async def ask():
+    reader, writer = await asyncio.open_connection(url.hostname, url.port)
+    writer.write("\\r\\n".join(lines).encode())
+    answer = await reader.read()
+    writer.close()
+    return b"200 OK" in answer
+async def main():
+    answers = await asyncio.gather(*[ask() for _ in range(500)])
+    print(answers.count(True))
+asyncio.run(main())
+"""
+ALL_CALLS = """
+import subprocess, sys
+callers = [subprocess.Popen([sys.executable, "calls.py"], stdout=subprocess.PIPE) for _ in "12"]
+open("ready", "w").close()
+print(sum(int(one.communicate()[0]) for one in callers))
+"""
+
+
+def test_a_thousand_calls_at_once(client: Client) -> None:
+    """All calls of a session are answered, and those of others meanwhile at their pace."""
+    client.http.put("/api/storage/kv/app/k", json={"value": "v"}).raise_for_status()
+    busy, other = client.session("python"), client.session("python")
+    other.run("import era_storage")
+    busy.http.put(f"{busy.path}/files/calls.py", content=HALF_OF_THE_CALLS).raise_for_status()
+    with background_runs(busy) as start:
+        answer = start(ALL_CALLS)
+        wait_for_file(busy)
+        longest = 0.0
+        while not answer.done():
+            began = time.monotonic()
+            found = other.run("print(era_storage.kv.get('app', 'k'))")
+            assert found["stdout"] == "v\n"
+            assert client.http.get("/api/storage/kv/app/k").status_code == 200
+            longest = max(longest, time.monotonic() - began)
+        assert answer.result().json()["stdout"] == "1000\n"
+    assert longest < 3
+    for session in (busy, other):
+        session.delete()

@@ -30,7 +30,7 @@ from era_kernels.sandbox.init.reaper import SigchldPipe, kill_all, reap_all
 from era_kernels.sandbox.init.spec import IsolationKind, SandboxSpec
 from era_kernels.sandbox.linux import syscalls
 
-LISTEN_BACKLOG = 128  # connections that wait to be accepted
+LISTEN_BACKLOG = 1024  # connections that wait to be accepted
 
 
 @dataclass(frozen=True, slots=True)

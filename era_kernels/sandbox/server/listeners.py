@@ -20,7 +20,7 @@ from era_kernels.models import SessionListener
 from era_kernels.sandbox.server.control_channel import ChannelClosed, ControlChannel
 from era_kernels.sandbox.server.process_tree import read_stat
 
-BACKLOG = 128  # connections that wait to be accepted
+BACKLOG = 1024  # connections that wait to be accepted
 _CREDENTIALS = struct.Struct("3i")  # pid, uid, gid: unix(7), SO_PEERCRED
 _MAX_DEPTH = 1000  # of parents from a process to its init
 
