@@ -23,8 +23,8 @@ class _Socket(socket.socket):
     def __del__(self) -> None:
         try:  # noqa: SIM105 - while the program ends, names of modules may be gone
             self.close()
-        except Exception:
-            pass  # it was never opened
+        except (AttributeError, OSError, TypeError):
+            pass  # it was never opened, or somebody else has closed its descriptor
 
 
 class _TcpConnection(http.client.HTTPConnection):
