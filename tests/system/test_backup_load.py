@@ -34,6 +34,8 @@ def test_backup_of_all_stores(
     before: list[list[list[int]]] = []
     for backup in range(backups):
         time.sleep(seconds)
+        for load in loads:
+            load.wait_for_answer()
         before.append([list(load.answered) for load in loads])
         done = command("backup", tmp_path / f"{backup}", data_dir=server.data_dir)
         assert done.returncode == 0, done.stderr
