@@ -13,7 +13,7 @@ from jupyter_client import AsyncKernelManager
 from jupyter_client.asynchronous.client import AsyncKernelClient
 from jupyter_client.kernelspec import KernelSpec
 
-from era_kernels.kernels.languages import builtin_dir
+from era_kernels.kernels.kernelspecs import builtin_dir
 
 STOCK_ARGV = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
 

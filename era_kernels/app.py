@@ -134,7 +134,7 @@ async def open_app(settings: Settings) -> AsyncIterator[App]:
         stack.push_async_callback(logs.aclose)
         # Closed first: running executions end, and their clients still get the last events.
         stack.push_async_callback(sessions.aclose)
-        names = [language.name for language in host.languages if language.is_available]
+        names = [language.name for language in host.languages if language.default.is_available]
         yield App(web.url, host.isolation, names, sessions, web)
 
 

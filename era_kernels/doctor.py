@@ -88,12 +88,13 @@ def _check_languages(settings: Settings) -> Iterator[Finding]:
         yield Finding(Level.BROKEN, "languages", str(error), "Mend or remove that kernelspec.")
         return
     for language in languages:
-        if language.is_available:
-            yield Finding(Level.OK, language.name, language.version or "available")
+        kernelspec = language.default
+        if kernelspec.is_available:
+            yield Finding(Level.OK, language.name, kernelspec.version or "available")
         else:
             advice = "Install what is missing, then run: era-kernels install"
-            yield Finding(Level.LACKS, language.name, str(language.unavailable_reason), advice)
-    if not any(one.is_available for one in languages):
+            yield Finding(Level.LACKS, language.name, str(kernelspec.unavailable_reason), advice)
+    if not any(one.default.is_available for one in languages):
         yield Finding(Level.BROKEN, "languages", "none can run", "See the lines above.")
 
 

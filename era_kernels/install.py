@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from era_kernels.errors import StartError
+from era_kernels.kernels.kernelspecs import Kernelspec
 from era_kernels.kernels.languages import Language, Languages
 
 IMPORT_TIMEOUT = 120.0  # seconds; the first import of a large package on a cold disk is slow
@@ -49,21 +50,22 @@ def _raise_no_kernelspec() -> NoReturn:
 
 
 def prepare(language: Language) -> Readiness:
-    """Loads once what the language's kernels load (blocking).
+    """Loads once what the language's default kernel loads (blocking).
 
     Nothing is downloaded: the modules come with this package or from the operator. The compiled
     bytecode stays on disk, so that the first start of the server is a quick one.
     """
-    missing = language.unavailable_reason
-    if missing is None and language.entry is not None:
-        module = language.entry.partition(":")[0]
-        missing = _import_failure(language.directory, [*language.preload, module])
-    return Readiness(language.name, language.version, missing)
+    kernelspec = language.default
+    missing = kernelspec.unavailable_reason
+    if missing is None and kernelspec.entry is not None:
+        missing = _import_failure(kernelspec, kernelspec.entry.partition(":")[0])
+    return Readiness(language.name, kernelspec.version, missing)
 
 
-def _import_failure(directory: Path, modules: Sequence[str]) -> str | None:
+def _import_failure(kernelspec: Kernelspec, module: str) -> str | None:
     """Imports the modules in a fresh interpreter; returns its error, None when all is well."""
-    command = [sys.executable, "-c", _IMPORT_SCRIPT, str(directory), *modules]
+    modules = [*kernelspec.preload, module]
+    command = [sys.executable, "-c", _IMPORT_SCRIPT, str(kernelspec.directory), *modules]
     try:
         result = _run_in_empty_environment(command)
     except subprocess.TimeoutExpired:

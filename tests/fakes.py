@@ -26,7 +26,8 @@ from pathlib import Path
 from typing import Literal
 
 from era_kernels.errors import EraError, KernelStartFailed
-from era_kernels.kernels.languages import NO_MINIMUMS, Language, Languages
+from era_kernels.kernels.kernelspecs import NO_MINIMUMS, Kernelspec
+from era_kernels.kernels.languages import Languages
 from era_kernels.models import (
     ALL_STORAGE,
     EndReason,
@@ -272,7 +273,7 @@ class FakeHost:
     """
 
     script: Script = quiet
-    languages: Languages = field(default_factory=lambda: Languages([make_language("alpha")]))
+    languages: Languages = field(default_factory=lambda: Languages([make_kernelspec("alpha")]))
     isolation: Isolation = UNSANDBOXED
     enforceable: frozenset[str] = frozenset()
     open_error: Exception | None = None
@@ -294,7 +295,7 @@ class FakeHost:
         kernel: bool = True,
         storage: Callable[[], StorageScope] = lambda: ALL_STORAGE,
     ) -> FakeMachine:
-        self.languages.resolve_available(language)
+        self.languages.resolve(language).available_kernel(None)
         if self.open_gate is not None:
             await self.open_gate.wait()
         if self.open_error is not None:
@@ -321,13 +322,14 @@ def make_start_error() -> KernelStartFailed:
     return KernelStartFailed("The kernel ended before it was ready: exit 1.")
 
 
-def make_language(
+def make_kernelspec(
     name: str, *aliases: str, reason: str | None = None, minimums: Limits = NO_MINIMUMS
-) -> Language:
-    """Makes a language that runs, or that is unavailable for a reason."""
+) -> Kernelspec:
+    """Makes the kernel of a language that runs, or that is unavailable for a reason."""
     mode: Literal["signal"] = "signal"
-    return Language(
+    return Kernelspec(
         name=name,
+        language=name,
         aliases=aliases,
         directory=Path("/nowhere"),
         argv=("true",),
@@ -338,7 +340,6 @@ def make_language(
         transport="ipc",
         extension=".txt",
         capabilities=(),
-        kernels=(name,),
         unavailable_reason=reason,
         minimums=minimums,
     )

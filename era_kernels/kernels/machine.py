@@ -16,7 +16,8 @@ from era_kernels.kernels.crash_output import crash_stderr
 from era_kernels.kernels.environment import build_environment
 from era_kernels.kernels.exec_process import ExecProcess, FailedExec
 from era_kernels.kernels.kernel import Kernel, discard_output
-from era_kernels.kernels.languages import Language, Languages
+from era_kernels.kernels.kernelspecs import Kernelspec
+from era_kernels.kernels.languages import Languages
 from era_kernels.kernels.receive_budget import ReceiveBudget
 from era_kernels.kernels.wire_protocol import ConnectionInfo
 from era_kernels.models import (
@@ -68,10 +69,12 @@ class Machine:
     soon as it is known; `aclose` waits until no process is left.
     """
 
-    def __init__(self, language: Language, sandbox: Sandbox, receive_budget: ReceiveBudget) -> None:
+    def __init__(
+        self, kernelspec: Kernelspec, sandbox: Sandbox, receive_budget: ReceiveBudget
+    ) -> None:
         """Runs no kernel yet: `start_kernel` does that. All kernels share `receive_budget`."""
         self.ended: asyncio.Future[ExitInfo] = asyncio.get_running_loop().create_future()
-        self._language = language
+        self._kernelspec = kernelspec
         self._receive_budget = receive_budget
         self._sandbox = sandbox
         self._kernel_process: Process | None = None
@@ -136,13 +139,13 @@ class Machine:
         try:
             command = self._command(connection_info, env)
             # A kernel that is forked is ours, and starts without a heartbeat and its threads.
-            has_heartbeat = self._language.entry is None
+            has_heartbeat = self._kernelspec.entry is None
             await asyncio.to_thread(connection_info.write_file, heartbeat=has_heartbeat)
         except (OSError, ValueError) as error:
             raise KernelStartFailed(f"The kernel could not be started: {error}.") from error
-        signal_name = self._language.dump_signal
+        signal_name = self._kernelspec.dump_signal
         dump_signal = None if signal_name is None else signal.Signals[signal_name]
-        mode = self._language.interrupt_mode
+        mode = self._kernelspec.interrupt_mode
         self._kernel = Kernel(
             connection_info,
             self,
@@ -223,7 +226,7 @@ class Machine:
         return crash_stderr(
             process.stderr.tail(),
             self._reported_stderr_bytes - reported_before,
-            self._language.directory,
+            self._kernelspec.directory,
         )
 
     @property
@@ -232,7 +235,7 @@ class Machine:
 
     def _environment(self, session_env: Mapping[str, str]) -> Mapping[str, str]:
         own_env = {**self._storage_env, **session_env}
-        return build_environment(self._language.env, self._sandbox.inner_paths, own_env)
+        return build_environment(self._kernelspec.env, self._sandbox.inner_paths, own_env)
 
     def _command(self, connection_info: ConnectionInfo, session_env: Mapping[str, str]) -> Command:
         """Returns what starts the kernel: its entry in a forked process, or its program.
@@ -240,10 +243,10 @@ class Machine:
         Raises ValueError.
         """
         env, file = self._environment(session_env), connection_info.file_in_sandbox
-        entry = self._language.entry
+        entry = self._kernelspec.entry
         if entry is not None:
             return Command(entry=entry, args=(str(file),), env=env, cwd=self._cwd)
-        return Command(argv=self._language.command(file), env=env, cwd=self._cwd)
+        return Command(argv=self._kernelspec.command(file), env=env, cwd=self._cwd)
 
     def _on_process_ended(self, ended: asyncio.Future[ExitInfo]) -> None:
         if not ended.cancelled():
@@ -300,9 +303,9 @@ class KernelHost:
         otherwise; `storage` returns the namespaces that it may use at that moment.
         Raises UnsupportedLanguage, LanguageUnavailable, KernelStartFailed, ShuttingDown.
         """
-        spec = self.languages.resolve_available(language)
+        kernelspec = self.languages.resolve(language).available_kernel(None)
         sandbox = await self._sandboxes.open_sandbox(paths, limits)
-        machine = Machine(spec, sandbox, self._receive_budget)
+        machine = Machine(kernelspec, sandbox, self._receive_budget)
         self._machines.add(machine)
         machine.ended.add_done_callback(lambda _: self._machines.discard(machine))
         if self._serve_storage is not None:

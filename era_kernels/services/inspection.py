@@ -48,7 +48,7 @@ class InspectionService:
             return Variables() if machine is None else await machine.kernel.control.variables()
 
     def _check_capability(self, language: str, capability: str) -> None:
-        if capability not in self._languages.resolve(language).capabilities:
+        if capability not in self._languages.resolve(language).default.capabilities:
             raise NotSupported(f"The kernel of {language} cannot tell its {capability}.")
 
 

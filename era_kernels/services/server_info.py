@@ -52,7 +52,7 @@ class ServerInfo:
 
     def availability(self) -> dict[str, bool]:
         """Returns for each language whether it runs on this host."""
-        return {language.name: language.is_available for language in self._host.languages}
+        return {language.name: language.default.is_available for language in self._host.languages}
 
     def languages(self) -> list[JsonObject]:
         """Returns the list of `GET /api/languages`."""

@@ -40,7 +40,7 @@ class SessionCreator:
         self._check(new)
         language = self._context.host.languages.resolve(new.language)
         if new.limits is not None:
-            check_limits(new.limits, self._context.limits, language, self._context.host)
+            check_limits(new.limits, self._context.limits, language.default, self._context.host)
         self._context.mounts.check(new.mounts)
         return await self._background.run_shielded(self._create(new, language.name))
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from era_kernels.errors import InvalidRequest, NotEnforceable
-from era_kernels.kernels.languages import Language
+from era_kernels.kernels.kernelspecs import Kernelspec
 from era_kernels.kernels.machine import KernelHost
 from era_kernels.models import UNSANDBOXED_TIER, Limits
 
@@ -44,22 +44,27 @@ LIMIT_FIELDS = (
 )
 
 
-def check_limits(requested: Limits, server: Limits, language: Language, host: KernelHost) -> None:
-    """Checks that a session in that language may have these limits.
+def check_limits(
+    requested: Limits, server: Limits, kernelspec: Kernelspec, host: KernelHost
+) -> None:
+    """Checks that a session with that kernel may have these limits.
 
-    A limit may only be lower than the server's, and not below the language's minimum. Raises
+    A limit may only be lower than the server's, and not below the kernel's minimum. Raises
     InvalidRequest, which names the limit, or NotEnforceable. On a server without a sandbox, limits
     that nothing enforces are accepted: the session's `isolation` tells that.
     """
     for limit_field, value in _requested_fields(requested):
-        maximum, minimum = limit_field.value_in(server), limit_field.value_in(language.minimums)
+        maximum, minimum = (
+            limit_field.value_in(server),
+            limit_field.value_in(kernelspec.minimums),
+        )
         if maximum is not None and value > maximum:
             text = limit_field.format(maximum)
             rule = f"must be at most {text}, {limit_field.setting} of this server"
             raise _limit_error(limit_field, rule)
         if minimum is not None and value < minimum:
             text = limit_field.format(minimum)
-            rule = f"must be at least {text}, which {language.name} needs to start"
+            rule = f"must be at least {text}, which {kernelspec.language} needs to start"
             raise _limit_error(limit_field, rule)
     if host.isolation.tier == UNSANDBOXED_TIER:
         return

@@ -264,14 +264,14 @@ class SessionService:
         self._check_open()
         async with self.borrow(session_id) as live:
             self._check_open()
-            self._context.host.languages.resolve_available(live.session.language)
+            self._context.host.languages.resolve(live.session.language).available_kernel(None)
             return await live.submit(submission)
 
     async def execute(self, language: str, submission: Submission) -> LiveExecution:
         """Starts a run in a throw-away session, which is deleted when the run has ended."""
         self._check_open()
-        name = self._context.host.languages.resolve_available(language).name
-        return await self._ephemeral.run(name, submission)
+        kernelspec = self._context.host.languages.resolve(language).available_kernel(None)
+        return await self._ephemeral.run(kernelspec.language, submission)
 
     # ------------------------------------------------------------ the end
 

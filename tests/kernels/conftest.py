@@ -48,7 +48,7 @@ def io_loop() -> Iterator[IOLoop]:
 @pytest.fixture(scope="module")
 def host(io_loop: IOLoop) -> Iterator[KernelHost]:
     languages = Languages.load()
-    reason = languages.resolve(LANGUAGE).unavailable_reason
+    reason = languages.resolve(LANGUAGE).default.unavailable_reason
     if reason is not None:
         pytest.skip(reason)
     manager = open_host(languages)

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from era_kernels.errors import LanguageUnavailable, StartError, UnsupportedLanguage
-from era_kernels.kernels.languages import Language, Languages, builtin_dir
+from era_kernels.kernels.kernelspecs import Kernelspec, builtin_dir
+from era_kernels.kernels.languages import Languages
 from era_kernels.models import Limits
 
 
@@ -33,9 +34,9 @@ def load(*roots: Path) -> Languages:
     return Languages.load(extra, builtin)
 
 
-def load_only(root: Path) -> Language:
+def load_only(root: Path) -> Kernelspec:
     (language,) = load(root)
-    return language
+    return language.default
 
 
 def test_a_folder_is_a_language(tmp_path: Path) -> None:
@@ -45,7 +46,7 @@ def test_a_folder_is_a_language(tmp_path: Path) -> None:
         tmp_path, "alpha", era=era, interrupt_mode="message", env={"A": "{cache}"}
     )
     language = load_only(tmp_path)
-    assert language.name == "alpha"
+    assert (language.name, language.language) == ("alpha", "alpha")
     assert language.aliases == ("al",)
     assert language.capabilities == ("stack",)
     assert language.interrupt_mode == "message"
@@ -156,11 +157,11 @@ def test_program_that_is_missing_makes_a_language_unavailable(tmp_path: Path) ->
     add_kernelspec(tmp_path, "alpha", argv=["no-such-program-1"])
     languages = load(tmp_path)
     assert (
-        languages.resolve("alpha").unavailable_reason
+        languages.resolve("alpha").default.unavailable_reason
         == "the program no-such-program-1 is not installed"
     )
     with pytest.raises(LanguageUnavailable, match="no-such-program-1"):
-        languages.resolve_available("alpha")
+        languages.resolve("alpha").available_kernel(None)
 
 
 def test_command_is_absolute(tmp_path: Path) -> None:

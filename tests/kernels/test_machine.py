@@ -68,7 +68,14 @@ async def test_environment_is_built_from_empty(host: KernelHost, machine: Machin
     """A kernel has the session's variables, and none of the server's."""
     names, _ = await run(machine, "import os; print(*os.environ)")
     assert {"ERA_SESSION", "HOME", "PATH", "LANG", "JPY_PARENT_PID"} <= set(names.split())
-    own = {"HOME", "PATH", "LANG", "LC_ALL", "TMPDIR", *host.languages.resolve(LANGUAGE).env}
+    own = {
+        "HOME",
+        "PATH",
+        "LANG",
+        "LC_ALL",
+        "TMPDIR",
+        *host.languages.resolve(LANGUAGE).default.env,
+    }
     foreign = set(os.environ) - own
     assert not foreign & set(names.split())
 

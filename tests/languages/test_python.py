@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from era_kernels.kernels.languages import builtin_dir
+from era_kernels.kernels.kernelspecs import builtin_dir
 from tests.client import Client, SessionClient
 
 

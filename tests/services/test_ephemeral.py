@@ -19,7 +19,7 @@ from era_kernels.errors import (
 from era_kernels.kernels.languages import Languages
 from era_kernels.models import Submission
 from era_kernels.services.executions.result import RunResult
-from tests.fakes import make_language, make_start_error
+from tests.fakes import make_kernelspec, make_start_error
 from tests.services.conftest import OpenServices
 from tests.services.service_fixture import Services, failing, sleep_briefly, sleep_steps
 
@@ -89,7 +89,7 @@ async def test_execute_that_cannot_begin(
 ) -> None:
     """Whatever is refused before the run leaves nothing."""
     services.host.languages = Languages(
-        [make_language("alpha"), make_language("beta", reason="no beta")]
+        [make_kernelspec("alpha"), make_kernelspec("beta", reason="no beta")]
     )
     with pytest.raises(UnsupportedLanguage):
         await execute(services, "out a", "gamma")

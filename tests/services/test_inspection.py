@@ -11,7 +11,7 @@ from era_kernels.errors import ExecutionNotFound, NotRunning, NotSupported, Sess
 from era_kernels.kernels.languages import Languages
 from era_kernels.models import StackFrame, Variable, Variables
 from era_kernels.services.inspection import InspectionService
-from tests.fakes import make_language
+from tests.fakes import make_kernelspec
 from tests.services.service_fixture import Services, sleep_briefly
 
 FRAMES = [StackFrame("<cell 1>", 1, "f", "f()")]
@@ -19,8 +19,8 @@ FOUND = Variables((Variable("a", "int", value=1),))
 
 
 def make_inspection(services: Services, *capabilities: str) -> InspectionService:
-    language = dataclasses.replace(make_language("alpha"), capabilities=capabilities)
-    return InspectionService(services.sessions, services.executions, Languages([language]))
+    kernelspec = dataclasses.replace(make_kernelspec("alpha"), capabilities=capabilities)
+    return InspectionService(services.sessions, services.executions, Languages([kernelspec]))
 
 
 async def test_stack_of_a_run(services: Services) -> None:

@@ -12,7 +12,7 @@ from era_kernels.kernels.languages import Languages
 from era_kernels.kernels.machine import KernelHost
 from era_kernels.services.server_info import ServerInfo
 from era_kernels.storage.r2 import R2Store
-from tests.fakes import UNSANDBOXED, make_language
+from tests.fakes import UNSANDBOXED, make_kernelspec
 from tests.services.service_fixture import Services
 
 
@@ -62,7 +62,7 @@ async def test_lost_objects(services: Services) -> None:
 def test_languages(services: Services) -> None:
     """Every language is listed, with whether it runs on this host."""
     services.host.languages = Languages(
-        [make_language("one"), make_language("two", reason="no two")]
+        [make_kernelspec("one"), make_kernelspec("two", reason="no two")]
     )
     status = make_server_info(services)
     assert status.availability() == {"one": True, "two": False}

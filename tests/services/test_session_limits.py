@@ -14,13 +14,13 @@ from era_kernels.models import Isolation, Limits
 from era_kernels.services.files import FileService
 from era_kernels.services.session_duplication import DuplicateRequest
 from era_kernels.services.session_limits import MIB, check_limits
-from tests.fakes import FakeHost, make_language
+from tests.fakes import FakeHost, make_kernelspec
 from tests.services.conftest import OpenServices
 from tests.services.service_fixture import LANGUAGE, Services
 
 SERVER = Limits(memory=1024 * MIB, processes=256, workspace=2048 * MIB, tmp=256 * MIB, shm=1)
 MINIMUMS = Limits(memory=64 * MIB, processes=8, cpu=0.05)
-LANGUAGES = Languages([make_language(LANGUAGE, minimums=MINIMUMS)])
+LANGUAGES = Languages([make_kernelspec(LANGUAGE, minimums=MINIMUMS)])
 ALL = frozenset({"memory", "processes", "workspace", "cpu"})
 
 
@@ -29,8 +29,8 @@ def a_host(tier: int = 1, enforceable: frozenset[str] = ALL) -> FakeHost:
 
 
 def checked(limits: Limits, host: FakeHost | None = None) -> None:
-    language = LANGUAGES.resolve(LANGUAGE)
-    check_limits(limits, SERVER, language, cast(KernelHost, host or a_host()))
+    kernelspec = LANGUAGES.resolve(LANGUAGE).default
+    check_limits(limits, SERVER, kernelspec, cast(KernelHost, host or a_host()))
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ from era_kernels.kernels.languages import Languages
 from era_kernels.models import Done, ExitInfo, NewSession, SessionStatus, Submission
 from era_kernels.services.executions.live import LiveExecution
 from era_kernels.services.sessions import EVICTION_THRESHOLD
-from tests.fakes import UNSANDBOXED, make_language
+from tests.fakes import UNSANDBOXED, make_kernelspec
 from tests.services.conftest import OpenServices
 from tests.services.service_fixture import (
     LANGUAGE,
@@ -184,7 +184,7 @@ async def test_creation_whose_caller_leaves(services: Services) -> None:
 
 async def test_list(services: Services) -> None:
     """Lists are oldest first, without data, in pages, by language and its aliases."""
-    services.host.languages = Languages([make_language("alpha", "a"), make_language("beta")])
+    services.host.languages = Languages([make_kernelspec("alpha", "a"), make_kernelspec("beta")])
     for n in range(3):
         await services.create(f"s{n}", data={"n": n})
     await services.sessions.create(NewSession("beta", id="b"))
@@ -253,7 +253,7 @@ async def test_files(services: Services) -> None:
 
 async def test_language_that_does_not_run_here(services: Services) -> None:
     """A session of it can be made; its runs are refused before they are queued."""
-    services.host.languages = Languages([make_language("alpha", reason="no alpha")])
+    services.host.languages = Languages([make_kernelspec("alpha", reason="no alpha")])
     await services.create()
     with pytest.raises(LanguageUnavailable):
         await services.submit("out a")

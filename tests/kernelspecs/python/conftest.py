@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from jupyter_client.blocking.client import BlockingKernelClient
 
-from era_kernels.kernels.languages import builtin_dir
+from era_kernels.kernels.kernelspecs import builtin_dir
 from tests.kernels.conftest import host, io_loop, machine
 from tests.languages.jupyter_checks import JupyterKernel, open_kernel
 

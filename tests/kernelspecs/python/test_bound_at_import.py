@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from tornado.ioloop import IOLoop
 
-from era_kernels.kernels.languages import builtin_dir
+from era_kernels.kernels.kernelspecs import builtin_dir
 from era_kernels.kernels.machine import KernelHost, Machine
 from era_kernels.models import (
     ExecutionEnd,

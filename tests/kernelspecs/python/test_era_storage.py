@@ -24,7 +24,7 @@ from typing import Any
 
 import pytest
 
-from era_kernels.kernels.languages import builtin_dir
+from era_kernels.kernels.kernelspecs import builtin_dir
 from era_kernels.models import StorageScope
 from tests.kernelspecs.python.sdk_server import MAX_BODY, SdkServer, run_sdk_server
 

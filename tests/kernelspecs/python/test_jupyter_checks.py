@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from era_kernels.kernels.languages import builtin_dir
+from era_kernels.kernels.kernelspecs import builtin_dir
 from tests.languages.jupyter_checks import CHECKS, JupyterKernel, JupyterPrograms, open_kernel
 
 PYTHON = JupyterPrograms(

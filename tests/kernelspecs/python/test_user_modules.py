@@ -10,7 +10,7 @@ import pytest
 from jupyter_client.blocking.client import BlockingKernelClient
 from tornado.ioloop import IOLoop
 
-from era_kernels.kernels.languages import builtin_dir
+from era_kernels.kernels.kernelspecs import builtin_dir
 from era_kernels.kernels.machine import Machine
 from tests.kernels.test_machine import run as run_in_machine
 from tests.kernelspecs.python.test_standard_client import run as run_in_jupyter

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from era_kernels.kernels.languages import builtin_dir
+from era_kernels.kernels.kernelspecs import builtin_dir
 
 MILLION = 1_000_000
 

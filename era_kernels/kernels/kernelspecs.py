@@ -1,0 +1,219 @@
+"""Reads kernelspec folders: what starts a kernel, what it can do, and whether this host has it.
+
+A kernelspec is a folder with a `kernel.json`, as Jupyter defines it, whose `metadata.era_kernels`
+has what this server needs besides. Nothing else reads these folders.
+"""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from importlib.machinery import PathFinder
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from era_kernels.errors import StartError
+from era_kernels.kernels.environment import fill_placeholders, search_path
+from era_kernels.models import Limits
+
+NO_MINIMUMS = Limits()
+_MIB = 1024 * 1024
+_NAME = r"^[a-z][a-z0-9_+-]*$"
+
+
+class _Minimums(BaseModel):
+    """Holds the least with which a kernel starts and runs a program that does nothing."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    memory_mb: int | None = Field(None, gt=0)
+    processes: int | None = Field(None, gt=0)
+    cpu: float | None = Field(None, gt=0)
+
+    def to_limits(self) -> Limits:
+        """Converts these minimums to limits in bytes, processes and cores."""
+        memory = None if self.memory_mb is None else self.memory_mb * _MIB
+        return Limits(memory=memory, processes=self.processes, cpu=self.cpu)
+
+
+class _EraMetadata(BaseModel):
+    """Validates `metadata.era_kernels` of a kernel.json. Unknown keys are mistakes."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    aliases: list[str] = []
+    entry: str | None = Field(None, pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")
+    preload: list[str] = []
+    extension: str = ""
+    transport: Literal["ipc"] = "ipc"
+    capabilities: list[str] = []
+    # Only signals that do nothing to a process which does not handle them.
+    dump_signal: Literal["SIGURG", "SIGWINCH"] | None = None
+    minimums: _Minimums = _Minimums()
+
+
+class _Metadata(BaseModel):
+    era_kernels: _EraMetadata = _EraMetadata()
+
+
+class _KernelJson(BaseModel):
+    """Validates a kernel.json; keys of Jupyter that this server does not use are ignored."""
+
+    argv: list[str] = Field(min_length=1)
+    display_name: str
+    language: str = Field(pattern=_NAME)
+    interrupt_mode: Literal["signal", "message"] = "signal"
+    env: dict[str, str] = {}
+    metadata: _Metadata = _Metadata()
+
+
+@dataclass(frozen=True, slots=True)
+class Kernelspec:
+    """Describes a kernel: how it is started, and what it can do.
+
+    `argv` starts it by exec, `entry` ("module:function") in a forked process that has imported
+    `preload`. `unavailable_reason` says what is missing on this host, if anything is.
+    """
+
+    name: str  # of its folder
+    language: str
+    aliases: tuple[str, ...]  # of its language
+    directory: Path
+    argv: tuple[str, ...]
+    entry: str | None
+    preload: tuple[str, ...]
+    env: Mapping[str, str]
+    interrupt_mode: Literal["signal", "message"]
+    transport: Literal["ipc"]
+    extension: str
+    capabilities: tuple[str, ...]
+    dump_signal: str | None = None  # makes the kernel write its stack when it can do nothing else
+    version: str | None = None
+    unavailable_reason: str | None = None
+    minimums: Limits = NO_MINIMUMS  # what it needs at least
+
+    @property
+    def is_available(self) -> bool:
+        """True when nothing is missing on this host."""
+        return self.unavailable_reason is None
+
+    def command(self, connection_file: Path) -> tuple[str, ...]:
+        """Returns the command that starts the kernel, its program as an absolute path."""
+        values = {
+            "{python}": sys.executable,
+            "{connection_file}": str(connection_file),
+            "{resource_dir}": str(self.directory),
+        }
+        program, *rest = (fill_placeholders(part, values) for part in self.argv)
+        return (_find_program(program) or program, *rest)
+
+    @property
+    def readable_paths(self) -> tuple[Path, ...]:
+        """The folders that the kernel must be able to read: its own, and that of its program."""
+        if self.entry is not None:
+            return (self.directory,)
+        return (self.directory, _installation_root(Path(self.command(Path())[0])))
+
+
+def builtin_dir() -> Path:
+    """Returns the folder of kernelspecs that come with the package, or of the source tree."""
+    package = Path(__file__).resolve().parent.parent
+    shipped = package / "kernelspecs"
+    return shipped if shipped.is_dir() else package.parent / "kernelspecs"
+
+
+def load_kernelspecs(directory: Path) -> list[Kernelspec]:
+    """Reads the kernelspecs in a directory, sorted by their names. Blocking.
+
+    Raises StartError naming the file that is broken.
+    """
+    try:
+        folders = sorted(directory.iterdir())
+    except OSError as error:
+        raise StartError(f"The kernelspec folder {directory} cannot be read: {error}.") from error
+    return [_load_kernelspec(folder) for folder in folders if (folder / "kernel.json").exists()]
+
+
+def _load_kernelspec(folder: Path) -> Kernelspec:
+    file = folder / "kernel.json"
+    try:
+        kernel_json = _KernelJson.model_validate_json(file.read_bytes())
+    except OSError as error:
+        raise StartError(f"{file} cannot be read: {error}.") from error
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(map(str, first["loc"])) or "the file"
+        raise StartError(f"{file} is no valid kernelspec: {where}: {first['msg']}.") from error
+    return with_availability(_to_kernelspec(kernel_json, folder.absolute()))
+
+
+def _to_kernelspec(kernel_json: _KernelJson, folder: Path) -> Kernelspec:
+    metadata = kernel_json.metadata.era_kernels
+    return Kernelspec(
+        name=folder.name,
+        language=kernel_json.language,
+        aliases=tuple(metadata.aliases),
+        directory=folder,
+        argv=tuple(kernel_json.argv),
+        entry=metadata.entry,
+        preload=tuple(metadata.preload),
+        env={
+            name: fill_placeholders(template, {"{resource_dir}": str(folder)})
+            for name, template in kernel_json.env.items()
+        },
+        interrupt_mode=kernel_json.interrupt_mode,
+        transport=metadata.transport,
+        extension=metadata.extension,
+        capabilities=tuple(metadata.capabilities),
+        dump_signal=metadata.dump_signal,
+        minimums=metadata.minimums.to_limits(),
+    )
+
+
+def with_availability(kernelspec: Kernelspec) -> Kernelspec:
+    """Returns it with what is missing on this host now, and its version when known. Blocking."""
+    if kernelspec.entry is None:
+        program = kernelspec.command(Path())[0]
+        missing = None if _find_program(program) else f"the program {program} is not installed"
+        return replace(kernelspec, unavailable_reason=missing)
+    module = kernelspec.entry.partition(":")[0]
+    find = partial(_is_importable, paths=[str(kernelspec.directory), *sys.path])
+    names = [name for name in (module, *kernelspec.preload) if not find(name)]
+    if names:
+        missing = f"modules are not installed: {', '.join(names)}"
+        return replace(kernelspec, unavailable_reason=missing)
+    return replace(kernelspec, version=platform.python_version())
+
+
+def _find_program(program: str) -> str | None:
+    return shutil.which(program, path=search_path())
+
+
+def _installation_root(program: Path) -> Path:
+    """Returns the folder that holds a program and its other files."""
+    folder = program.resolve().parent
+    return folder.parent if folder.name == "bin" else folder
+
+
+def _is_importable(name: str, paths: Sequence[str]) -> bool:
+    """Returns whether there is such a module.
+
+    Nothing is imported, unlike by `importlib.util.find_spec`.
+    """
+    full = ""
+    for part in name.split("."):
+        full = f"{full}.{part}" if full else part
+        if full in sys.builtin_module_names:
+            paths = []
+            continue
+        spec = PathFinder.find_spec(full, list(paths))
+        if spec is None:
+            return False
+        paths = spec.submodule_search_locations or []
+    return True
