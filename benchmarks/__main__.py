@@ -23,6 +23,7 @@ from benchmarks import (
     kv,
     objects,
     scale,
+    storage_load,
 )
 from benchmarks.api_caller import PATH, Caller
 from benchmarks.table import MEGABYTE, Row, ms
@@ -159,6 +160,7 @@ def main() -> int:
     show(faults.rows())
     show(d1.rows())
     show(kv.rows(long=long))
+    show(storage_load.rows())
     return missed
 
 

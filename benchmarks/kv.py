@@ -1,4 +1,4 @@
-"""Measures KV: beside an empty handler, with a million keys, and what runs notice of it."""
+"""Measures KV: beside an empty handler, and with a million keys."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from random import Random
 from statistics import median
 
 from benchmarks.api_caller import Caller
-from benchmarks.interference import measure_interference
 from benchmarks.load import request_rate
 from benchmarks.table import Row, ms
 from era_kernels.models import StorageQuotas
@@ -30,7 +29,6 @@ GOT_KEYS = 500  # keys that they get
 ROUNDS = 5
 ROUND_SECONDS = 2.0
 FEW, MANY = 1_000, 1_000_000
-HAMMER_SECONDS = 6.0
 REQUESTS = 1000  # of which the median counts
 
 _VALUE = "v" * VALUE_BYTES
@@ -42,7 +40,6 @@ def rows(*, long: bool = False) -> Iterator[Row]:
     with temporary_launcher() as launcher:
         server = launcher.start()
         yield from _rate_rows(server)
-        yield _interference_row(server)
     if long:
         yield from _size_rows()
 
@@ -93,21 +90,6 @@ def empty_server() -> Iterator[str]:
         assert process.stdin is not None and process.stdout is not None
         yield f"127.0.0.1:{process.stdout.readline().strip()}"
         process.stdin.close()
-
-
-# ---------------------------------------------------------------- what runs notice
-
-
-def _interference_row(server: Server) -> Row:
-    host = server.base_url.removeprefix("http://")
-
-    def hammer() -> None:
-        request_rate(host, CLIENTS, HAMMER_SECONDS, lambda n: _put(n) if n % 2 else _get(n))
-
-    seen = measure_interference(server.base_url, hammer)
-    ratio = seen.beside.p95 / seen.alone.p95
-    label = f"`/run` of `pass` while {CLIENTS} clients hammer KV, p95"
-    return Row(label, f"{seen} = {ratio:.1f} x", "< 3 x alone", ratio < 3)
 
 
 # ---------------------------------------------------------------- many keys

@@ -17,7 +17,7 @@ from era_kernels.web.base import ClientDisconnected, HandlerContext
 from era_kernels.web.operations import Operation
 from era_kernels.web.requests import RequestModel
 from era_kernels.web.responses import ResponseModel
-from era_kernels.web.storage import StorageHandler
+from era_kernels.web.storage import StorageHandler, wait_for_turn
 
 if TYPE_CHECKING:
     from era_kernels.storage.d1.store import D1Store
@@ -206,6 +206,7 @@ class D1QueryHandler(D1Handler):
             if self.disconnected.done():
                 raise ClientDisconnected from None
             raise
+        await wait_for_turn(self.context)
         self.finish(encode_answer(result, with_results=True))
 
 
@@ -225,6 +226,7 @@ class D1ExecHandler(D1Handler):
     async def post(self, namespace: str) -> None:
         body = await self.read_body(SqlStatement)
         result = await self.d1.execute(namespace, body.to_statement(), size=len(self.body))
+        await wait_for_turn(self.context)
         self.finish(encode_answer(result, with_results=False))
 
 
@@ -244,4 +246,5 @@ class D1BatchHandler(D1Handler):
         body = await self.read_body(SqlBatch)
         statements = [statement.to_statement() for statement in body.root]
         results = await self.d1.batch(namespace, statements, size=len(self.body))
+        await wait_for_turn(self.context)
         self.finish(encode_batch(results))

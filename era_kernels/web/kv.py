@@ -16,7 +16,7 @@ from era_kernels.web.operations import Operation
 from era_kernels.web.requests import PositiveSeconds, RequestModel
 from era_kernels.web.responses import ResponseModel
 from era_kernels.web.server import BODY_TIMEOUT
-from era_kernels.web.storage import KeyQuery, PageQuery, StorageHandler
+from era_kernels.web.storage import KeyQuery, PageQuery, StorageHandler, wait_for_turn
 
 if TYPE_CHECKING:
     from era_kernels.storage.kv import KVStore
@@ -174,7 +174,7 @@ class KVHandler(StorageHandler):
         try:
             entry = await self.kv.get(self.namespace, key)
         except KeyNotFound:
-            await self._take_turn()  # as those that find something
+            await wait_for_turn(self.context)  # as those that find something
             raise
         if entry.expires_at is not None:
             left = max(entry.expires_at - time.time(), 0.001)

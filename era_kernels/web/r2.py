@@ -25,7 +25,7 @@ from era_kernels.web.conditional import Validators
 from era_kernels.web.operations import Media, Operation
 from era_kernels.web.requests import PositiveInt, QueryModel, RequestModel
 from era_kernels.web.responses import ResponseModel
-from era_kernels.web.storage import StorageHandler
+from era_kernels.web.storage import StorageHandler, wait_for_turn
 from era_kernels.web.transfers import TransferHandler
 
 if TYPE_CHECKING:
@@ -270,6 +270,7 @@ class R2ObjectHandler(TransferHandler[Upload], StorageHandler):
             return
         stored, file = await self.objects.open(self.namespace, key)
         try:
+            await wait_for_turn(self.context)
             self.add_header("Vary", "Accept")
             if self.wants_raw:
                 for name, value in object_metadata.to_headers(stored.custom_metadata):

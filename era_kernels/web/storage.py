@@ -52,20 +52,9 @@ class StorageHandler(BaseHandler):
         super().on_connection_close()
         self.context.storage_turns.members.discard(self)
 
-    async def _take_turn(self) -> None:
-        """Waits until this request may be answered: see `Turns`.
-
-        A client that has its answer sends its next request; so the pace of the answers is that of
-        everything that these requests cost.
-        """
-        turns = self.context.storage_turns
-        turn = turns.take(is_alone=len(self.context.active_handlers) == len(turns.members))
-        if turn is not None:
-            await turn
-
     async def finish_json(self, value: JsonObject, status: int = 200, *, size: int = 0) -> None:
         """Finishes with a JSON object, when it is this request's turn."""
-        await self._take_turn()
+        await wait_for_turn(self.context)
         await super().finish_json(value, status, size=size)
 
     @property
@@ -122,6 +111,18 @@ class StorageHandler(BaseHandler):
             return key.decode("utf-8")
         except UnicodeDecodeError:
             raise self.invalid_path("A key must be UTF-8.") from None
+
+
+async def wait_for_turn(context: HandlerContext) -> None:
+    """Waits until a request to the storage may be answered: see `Turns`.
+
+    A client that has its answer sends its next request; so the pace of the answers is that of
+    everything that these requests cost.
+    """
+    turns = context.storage_turns
+    turn = turns.take(is_alone=len(context.active_handlers) == len(turns.members))
+    if turn is not None:
+        await turn
 
 
 STORAGE_TYPES = (ResourceType.KV, ResourceType.D1, ResourceType.R2)
