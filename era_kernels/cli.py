@@ -7,18 +7,20 @@ import dataclasses
 import gc
 import json
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from era_kernels import __version__, app, logs
-from era_kernels.doctor import Finding, can_serve, run_checks
+from era_kernels import __version__, logs
 from era_kernels.errors import EraError, InvalidSetting, StartError, UnsupportedLanguage
 from era_kernels.install import Readiness, prepare, select_languages
 from era_kernels.setting_errors import env_variable, flag_name
 from era_kernels.settings import Settings, format_default
 from era_kernels.storage_commands.backup import backup, restore
 from era_kernels.storage_commands.commands import storage
+
+if TYPE_CHECKING:
+    from era_kernels.doctor import Finding
 
 FULL_COLLECTION_THRESHOLD = 200  # collections of the middle generation before a full one
 
@@ -81,6 +83,8 @@ def serve(**flags: object) -> None:
 
     Every setting can be given as a flag, as a variable of the environment, or in a TOML file.
     """
+    from era_kernels import app  # the other commands start in half the time without it
+
     settings = Settings.load(_without_unset(flags))
     logs.configure(settings.log_format)
     _tune_garbage_collection()
@@ -125,6 +129,8 @@ def doctor(as_json: bool, **flags: object) -> None:
 
     Ends with 0 when a server with these settings can run, else with 1.
     """
+    from era_kernels.doctor import can_serve, run_checks
+
     findings = run_checks(Settings.load(_without_unset(flags)))
     is_able = can_serve(findings)
     if as_json:

@@ -109,7 +109,7 @@ def test_refusal(monkeypatch: pytest.MonkeyPatch, problem: Exception) -> None:
     def refuse(*_: object) -> None:
         raise problem
 
-    monkeypatch.setattr(cli, "run_checks", refuse)
+    monkeypatch.setattr(doctor, "run_checks", refuse)
     done = CliRunner().invoke(cli.main, ["doctor"])
     assert (done.exit_code, done.output) == (1, "Error: no\n")
 

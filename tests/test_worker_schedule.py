@@ -54,11 +54,13 @@ def run(directory: Path, *flags: str) -> subprocess.CompletedProcess[str]:
         "-p",
         "tests.worker_schedule",
         "-p",
+        "tests.stalls",
+        "-p",
         "no:cacheprovider",
     )
     env = {VARIABLE: "1", "PYTHONPATH": str(ROOT), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     return subprocess.run(
-        [sys.executable, "-m", "pytest", *plugins, "-o", "markers=alone", *flags, directory],
+        [sys.executable, "-m", "pytest", *plugins, "-o", "markers=alone\ntimed", *flags, directory],
         cwd=directory,
         env={**os.environ, **env},
         stdin=subprocess.DEVNULL,

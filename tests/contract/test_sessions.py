@@ -491,6 +491,7 @@ def test_bad_ttl(client: Client, session: SessionClient, ttl: object) -> None:
     assert "ttl" not in session.get()
 
 
+@pytest.mark.timed
 def test_ttl(client: Client, server: Server) -> None:
     """After that many seconds without a request the session is deleted, as by DELETE."""
     session = client.session("python", ttl=1.5)
@@ -504,6 +505,7 @@ def test_ttl(client: Client, server: Server) -> None:
     client.session("python", session_id=session.id).delete()
 
 
+@pytest.mark.timed
 def test_requests_keep_it(client: Client) -> None:
     """Any call on the session counts as a request, also one that changes nothing."""
     session = client.session("python", ttl=1)
@@ -515,6 +517,7 @@ def test_requests_keep_it(client: Client) -> None:
     assert 0.5 < lifetime(client, session) < 3
 
 
+@pytest.mark.timed
 def test_runs_keep_it(client: Client) -> None:
     """It is never deleted in a run, nor with runs that wait; its time begins at their end."""
     session = client.session("python", ttl=0.5)
@@ -526,6 +529,7 @@ def test_runs_keep_it(client: Client) -> None:
     assert lifetime(client, session) < 2.5
 
 
+@pytest.mark.timed
 def test_readers_keep_it(client: Client) -> None:
     """A stream that somebody reads counts as long as it is read; without readers, a run does."""
     session = client.session("python", ttl=0.5)
@@ -536,6 +540,7 @@ def test_readers_keep_it(client: Client) -> None:
     assert lifetime(client, session) < 3
 
 
+@pytest.mark.timed
 def test_changed_ttl(client: Client) -> None:
     """A change takes effect at once, and counts from then."""
     session = client.session("python", ttl=1)
@@ -551,6 +556,7 @@ def test_changed_ttl(client: Client) -> None:
     kept.delete()
 
 
+@pytest.mark.timed
 def test_ttl_after_a_restart_of_the_server(launcher: Launcher) -> None:
     """It is kept over a restart of the server, and its time begins anew."""
     client = Client(launcher.start().base_url)

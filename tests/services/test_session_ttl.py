@@ -13,6 +13,8 @@ from era_kernels.services.session_duplication import DuplicateRequest
 from tests.services.conftest import OpenServices
 from tests.services.service_fixture import LANGUAGE, Services, end_of, failing, sleep_briefly
 
+pytestmark = pytest.mark.timed
+
 
 async def seconds_until_deleted(services: Services, session_id: str = "s1") -> float:
     """Waits until the session is not stored any more; returns how many seconds that took."""

@@ -10,6 +10,8 @@ import pytest
 
 from era_kernels.services.ttl import TtlEntry, TtlTimer
 
+pytestmark = pytest.mark.timed
+
 
 class TtlFixture:
     """A timer whose sessions are idle or busy; `expired` are those that it reported."""
