@@ -1,0 +1,353 @@
+"use strict";
+/**
+ * Turns a cell into scripts for V8's REPL mode, by edits that keep its lines.
+ *
+ * V8 itself takes a second `let x` or `class x`. What it refuses is done here: a name that changes
+ * between `let` and `var`, constants that are declared again (they are `let`, and assignments to
+ * them are made to fail), `import`, `export`, and `return` at the top level. A cell with `await` at
+ * its top level becomes an async function, whose names are declared before it.
+ */
+
+const { constantAssignments, declaredNames, hoistedDeclarations, walk } = require("./cell_scopes.js");
+const { TextEdits } = require("./text_edits.js");
+
+const KERNEL = "__era"; // the global object that scripts call the kernel by
+const END = `\n;var {} = ${KERNEL}.end();`; // a statement without a value
+const WORDS = /\b(?:await|class|const|export|function|import|let|return|using|var)\b/;
+const PARSE_OPTIONS = {
+  ecmaVersion: "latest",
+  sourceType: "script",
+  allowAwaitOutsideFunction: true,
+  allowHashBang: true,
+  allowImportExportEverywhere: true,
+  allowReturnOutsideFunction: true,
+};
+
+/** The top-level names of a session: how V8 holds each, and whether it is a constant. */
+class TopLevelNames {
+  constructor() {
+    this.names = new Map(); // name → { isLexical, isConstant }
+    this.constantCount = 0;
+  }
+
+  isLexical(name) {
+    return this.names.get(name)?.isLexical === true;
+  }
+
+  /** Returns whether a name is a property of the global object that a cell declared. */
+  isProperty(name) {
+    return this.names.get(name)?.isLexical === false;
+  }
+
+  isConstant(name) {
+    return this.names.get(name)?.isConstant === true;
+  }
+
+  /** Takes over what a cell declares, when V8 has taken the cell. */
+  commit(declared) {
+    for (const [name, description] of declared) {
+      this.constantCount += Number(description.isConstant) - Number(this.isConstant(name));
+      this.names.set(name, description);
+    }
+  }
+}
+
+/** A cell as it is run: `imports` first, then the script `prelude`, then the script `body`. */
+class CellPlan {
+  constructor(code) {
+    this.code = code;
+    this.imports = [];
+    this.prelude = "";
+    this.body = code + END;
+    this.isAsync = false;
+    this.declared = new Map();
+    this.edits = null;
+    this.program = null;
+  }
+
+  /** Returns where a value that is no error was thrown, if only one statement can have done it. */
+  throwPlace() {
+    const found = [];
+    if (this.program === null) return null;
+    walk(this.program, (node) => {
+      if (node.type === "ThrowStatement" && node.argument.type !== "NewExpression") found.push(node);
+    });
+    return found.length === 1 ? position(this.code, found[0].start) : null;
+  }
+
+  /** Returns the column in the user's code for a position in the body. */
+  originalColumn(line, column) {
+    return this.edits === null ? column : this.edits.originalColumn(line, column);
+  }
+}
+
+class CellPlanner {
+  /** `parse` is acorn's function, got when it is first needed. */
+  constructor(getParse) {
+    this.getParse = getParse;
+    this.names = new TopLevelNames();
+  }
+
+  /** Returns the plan of a cell. Code that cannot be parsed is left for V8, which says why. */
+  plan(code) {
+    const plan = new CellPlan(code);
+    if (!WORDS.test(code) && !this.names.constantCount) return plan;
+    try {
+      plan.program = this.getParse()(code, PARSE_OPTIONS);
+    } catch {
+      return plan;
+    }
+    new CellEditor(plan, this.names).edit();
+    return plan;
+  }
+}
+
+class CellEditor {
+  constructor(plan, names) {
+    this.plan = plan;
+    this.names = names;
+    this.program = plan.program;
+    this.edits = new TextEdits(plan.code);
+    this.assigned = new Set(); // names that the prelude declares with `let`
+    this.hoisted = new Set(); // names that the prelude declares with `var`
+    this.functions = []; // pairs of a node and whether it is assigned
+  }
+
+  edit() {
+    const { plan, program } = this;
+    plan.isAsync = this.needsFunction();
+    if (plan.code.startsWith("#!")) this.edits.replace(0, 2, "//");
+    if (plan.isAsync) this.wrap();
+    for (const statement of program.body) this.editStatement(statement);
+    this.editNestedVariables();
+    this.editExpressions();
+    const prelude = this.makePrelude();
+    plan.prelude = prelude && prelude + END;
+    plan.edits = this.edits;
+    plan.body = this.edits.apply() + (plan.isAsync ? `\n})${END}` : END);
+  }
+
+  /** Returns whether the cell has `await`, `return` or `using` outside of functions. */
+  needsFunction() {
+    let isNeeded = false;
+    walk(this.program, (node, isInFunction) => {
+      if (isInFunction) return;
+      isNeeded ||=
+        node.type === "AwaitExpression" ||
+        node.type === "ReturnStatement" ||
+        (node.type === "ForOfStatement" && node.await) ||
+        (node.type === "VariableDeclaration" && /using/.test(node.kind));
+    });
+    return isNeeded;
+  }
+
+  editStatement(statement) {
+    const { type } = statement;
+    if (type === "ImportDeclaration") this.editImport(statement);
+    else if (type === "VariableDeclaration") this.editVariables(statement);
+    else if (type === "ClassDeclaration") this.editClass(statement);
+    else if (type === "FunctionDeclaration") this.editFunction(statement);
+    else if (type === "ExportNamedDeclaration" && statement.declaration) {
+      this.edits.overwrite(statement.start, statement.declaration.start, "");
+      this.editStatement(statement.declaration);
+    } else if (type === "ExportDefaultDeclaration") this.editDefaultExport(statement);
+    else if (type === "ExportNamedDeclaration" || type === "ExportAllDeclaration") {
+      if (statement.source) this.addImport(statement, []);
+      this.edits.replace(statement.start, statement.end, "");
+    }
+  }
+
+  editDefaultExport({ start, declaration }) {
+    if (/Declaration$/.test(declaration.type) && declaration.id) {
+      this.edits.overwrite(start, declaration.start, "");
+      this.editStatement(declaration);
+    } else {
+      this.edits.overwrite(start, declaration.start, "void ");
+    }
+  }
+
+  editImport(statement) {
+    const bindings = statement.specifiers.map((specifier) => {
+      if (specifier.type === "ImportDefaultSpecifier") return [specifier.local.name, "default"];
+      if (specifier.type === "ImportNamespaceSpecifier") return [specifier.local.name, "*"];
+      const { imported } = specifier;
+      return [specifier.local.name, imported.name ?? imported.value, this.position(imported.start)];
+    });
+    this.addImport(statement, bindings);
+    for (const [name] of bindings) {
+      if (!this.names.isProperty(name)) this.assigned.add(name);
+      this.declare(name, !this.names.isProperty(name), true);
+    }
+    this.edits.replace(statement.start, statement.end, ";");
+  }
+
+  addImport(statement, bindings) {
+    const attributes = {};
+    for (const { key, value } of statement.attributes ?? []) {
+      attributes[key.name ?? key.value] = value.value;
+    }
+    this.plan.imports.push({ specifier: statement.source.value, attributes, bindings });
+  }
+
+  editVariables(statement) {
+    if (/using/.test(statement.kind)) return; // lives in the function only
+    const names = declaredNames(statement);
+    const isVar = statement.kind === "var";
+    const hasLexical = names.some((name) => this.names.isLexical(name));
+    const hasProperty = names.some((name) => this.names.isProperty(name));
+    const keywordEnd = statement.start + statement.kind.length;
+    if (this.plan.isAsync || (isVar && hasLexical) || (hasLexical && hasProperty)) {
+      this.assignVariables(statement, !isVar);
+    } else if (isVar || hasProperty) {
+      this.edits.overwrite(statement.start, keywordEnd, "var");
+      this.declareAll(names, false, statement.kind === "const");
+    } else {
+      this.edits.overwrite(statement.start, keywordEnd, "let");
+      this.declareAll(names, true, statement.kind === "const");
+    }
+  }
+
+  /** Makes assignments of a declaration, whose names the prelude declares. */
+  assignVariables(statement, resets) {
+    const isVar = statement.kind === "var";
+    for (const one of statement.declarations) {
+      for (const name of declaredNames({ declarations: [one] })) {
+        const isLexical = this.names.isLexical(name) || (!isVar && !this.names.isProperty(name));
+        if (!isLexical) this.hoisted.add(name);
+        else if (resets || one.init) this.assigned.add(name);
+        this.declare(name, isLexical, statement.kind === "const");
+      }
+    }
+    this.makeAssignment(statement, resets);
+  }
+
+  makeAssignment(statement, resets) {
+    const { text } = this.edits;
+    this.edits.replace(statement.start, statement.start + statement.kind.length, "void (");
+    for (const one of statement.declarations) {
+      if (!one.init) this.edits.insert(one.end, resets ? " = undefined" : ", 0");
+    }
+    const end = text[statement.end - 1] === ";" ? statement.end - 1 : statement.end;
+    this.edits.insert(end, end === statement.end ? ");" : ")");
+  }
+
+  editClass(statement) {
+    const { name } = statement.id;
+    const isProperty = this.names.isProperty(name);
+    this.declare(name, !isProperty, false);
+    if (!isProperty && !this.plan.isAsync) return;
+    if (this.plan.isAsync) (isProperty ? this.hoisted : this.assigned).add(name);
+    this.edits.insert(statement.start, this.plan.isAsync ? `${name} = ` : `var ${name} = `);
+    this.edits.insert(statement.end, ";");
+  }
+
+  editFunction(statement) {
+    const { name } = statement.id;
+    const isLexical = this.names.isLexical(name);
+    this.declare(name, isLexical, false);
+    if (!isLexical && !this.plan.isAsync) return;
+    if (isLexical) this.assigned.add(name);
+    this.functions.push([statement, isLexical]);
+    this.edits.replace(statement.start, statement.end, ";");
+  }
+
+  /** Edits `var` in blocks and loops, whose names belong to the top level, too. */
+  editNestedVariables() {
+    const top = new Set(this.program.body.map((one) => one.declaration ?? one));
+    for (const declaration of hoistedDeclarations(this.program)) {
+      if (top.has(declaration)) continue;
+      const names = declaredNames(declaration);
+      if (!this.plan.isAsync && !names.some((name) => this.names.isLexical(name))) {
+        this.declareAll(names, false, false);
+        continue;
+      }
+      for (const name of names) {
+        if (!this.names.isLexical(name)) this.hoisted.add(name);
+        this.declare(name, this.names.isLexical(name), false);
+      }
+      if (this.isLoopHead(declaration)) {
+        this.edits.overwrite(declaration.start, declaration.start + 3, "");
+      } else {
+        this.makeAssignment(declaration, false);
+      }
+    }
+  }
+
+  isLoopHead(declaration) {
+    let isHead = false;
+    walk(this.program, (node) => {
+      isHead ||= node.init === declaration || node.left === declaration;
+    });
+    return isHead;
+  }
+
+  editExpressions() {
+    const { edits } = this;
+    walk(this.program, (node) => {
+      if (node.type === "ImportExpression") {
+        edits.insert(node.start, `${KERNEL}.`);
+      } else if (node.type === "MetaProperty" && node.meta.name === "import") {
+        edits.replace(node.start, node.end, `${KERNEL}.meta`);
+      }
+    });
+    const isConstant = (name) =>
+      this.plan.declared.get(name)?.isConstant ?? this.names.isConstant(name);
+    const hasConstants = [...this.plan.declared.values()].some((one) => one.isConstant);
+    if (!hasConstants && !this.names.constantCount) return;
+    for (const id of constantAssignments(this.program, isConstant)) {
+      edits.insert(id.start, `${KERNEL}.constant.`);
+    }
+  }
+
+  /** Makes an async function of the cell, which returns the value of its last expression. */
+  wrap() {
+    const last = this.program.body.at(-1);
+    this.edits.insert(0, `void ${KERNEL}.run(async () => {`);
+    if (last?.type !== "ExpressionStatement") return;
+    this.edits.insert(last.start, `return ${KERNEL}.result(`);
+    this.edits.insert(last.expression.end, ")");
+    if (this.edits.text[last.end - 1] !== ";") this.edits.insert(last.end, ";");
+  }
+
+  makePrelude() {
+    let text = "";
+    const names = [...this.assigned];
+    if (names.length) text += `let ${names.join(", ")};`;
+    if (this.hoisted.size) text += `var ${[...this.hoisted].join(", ")};`;
+    this.plan.imports.forEach(({ bindings }, index) => {
+      for (const [name, exported] of bindings) {
+        const key = exported === "*" ? "" : `[${JSON.stringify(exported)}]`;
+        text += `${name} = ${KERNEL}.imported[${index}]${key};`;
+      }
+    });
+    let line = 1;
+    for (const [node, isAssigned] of this.functions) {
+      const position = this.position(node.start);
+      text += "\n".repeat(Math.max(0, position.line - line));
+      const source = this.edits.applyTo(node.start, node.end);
+      text += isAssigned ? `(${node.id.name} = ${source});` : `${source};`;
+      line = Math.max(line, position.line) + source.split("\n").length - 1;
+    }
+    return text;
+  }
+
+  declareAll(names, isLexical, isConstant) {
+    for (const name of names) this.declare(name, isLexical, isConstant);
+  }
+
+  declare(name, isLexical, isConstant) {
+    this.plan.declared.set(name, { isLexical, isConstant });
+  }
+
+  position(offset) {
+    return position(this.plan.code, offset);
+  }
+}
+
+/** Returns line and column, both from 1, of an offset. */
+function position(code, offset) {
+  const before = code.slice(0, offset);
+  return { line: before.split("\n").length, column: offset - before.lastIndexOf("\n") };
+}
+
+module.exports = { CellPlanner };

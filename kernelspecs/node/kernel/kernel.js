@@ -1,0 +1,138 @@
+"use strict";
+/** Puts the parts of the kernel together, and hands them the messages of the worker. */
+
+const Module = require("node:module");
+const process = require("node:process");
+
+const { Cells } = require("./cells.js");
+const { CodeRequests } = require("./code_requests.js");
+const { plainConsole } = require("./console.js");
+const { makeDisplayModule } = require("./display_data.js");
+const { Evaluator } = require("./evaluator.js");
+const { binding } = require("./internals.js");
+const { ListeningServers } = require("./listening_servers.js");
+const { Program } = require("./program.js");
+const { ProgramInput } = require("./program_input.js");
+const { ProgramModules } = require("./program_modules.js");
+const { RunContext } = require("./run_context.js");
+const { ProgramOutput } = require("./standard_streams.js");
+const { RunTimers } = require("./timers.js");
+const { CellSources, ErrorTexts, installStackFilter } = require("./user_errors.js");
+
+/** Serves the worker's requests for the rest of the process's life. */
+function start(link, options) {
+  process.execArgv = [];
+  process.title = "node";
+  const isTyped = options.language === "typescript";
+  const getParse = () => require(options.resolve("acorn")).parse;
+  const transform = isTyped ? require("./type_transform.js").makeTransform(options) : null;
+  const context = new RunContext();
+  const sources = new CellSources();
+  const evaluator = new Evaluator();
+  const timers = new RunTimers(context);
+  const servers = new ListeningServers();
+  const modules = new ProgramModules(isTyped ? "main.ts" : "main.js", transform);
+  const cells = new Cells(sources, getParse, transform);
+  const errors = new ErrorTexts(sources);
+  const parts = { cells, context, errors, evaluator, link, modules, servers, timers };
+  const program = new Program(parts);
+  const input = new ProgramInput(link, context, program);
+  const output = new ProgramOutput(link, context, (run) => program.isActive(run));
+  const requests = new CodeRequests(evaluator, getParse, transform);
+
+  installStackFilter(sources);
+  output.install();
+  input.install(output);
+  plainConsole();
+  timers.install();
+  servers.install();
+  modules.install();
+  installDisplay(makeDisplayModule((type, content) => program.publish(type, content)));
+  installKernelObject(program, evaluator, modules);
+  const emit = interceptEvents(program);
+  process.exit = (...args) => program.exit(...args);
+  handleSignal(() => program.onInterrupt());
+
+  const handlers = {
+    run: ({ run }) => program.start(run),
+    request: ({ type, content }) =>
+      link.post({ kind: "reply", content: requests.answer(type, content) }),
+    interrupt: () => program.onInterrupt(),
+    wake: () => program.onStopped(),
+    input: ({ value }) => input.onAnswer(value),
+    shutdown: () => {
+      emit("exit", 0);
+      link.post({ kind: "exit", code: 0 });
+    },
+    exit: ({ code }) => process.reallyExit(code),
+  };
+  link.onMessage = (message) => {
+    try {
+      handlers[message.kind]?.(message);
+    } catch (error) {
+      program.onFault(error);
+    }
+  };
+}
+
+/** Defines the object that scripts of cells call the kernel by. */
+function installKernelObject(program, evaluator, modules) {
+  const kernel = {
+    constant: new Proxy(Object.create(null), { get: () => NaN, set: refuseAssignment }),
+    end: () => evaluator.end(),
+    import: (name, options) => modules.import(name, options),
+    get imported() {
+      return program.imported;
+    },
+    meta: modules.meta,
+    result: (value) => [value],
+    run: (body) => program.runAsync(body),
+    take: (value) => evaluator.take(value),
+  };
+  Object.defineProperty(globalThis, "__era", { value: Object.freeze(kernel) });
+}
+
+function refuseAssignment() {
+  const error = new TypeError("Assignment to constant variable.");
+  Error.captureStackTrace(error, refuseAssignment);
+  throw error;
+}
+
+/** Makes `display` a global name that programs may declare anew, and the module "tslab". */
+function installDisplay(module) {
+  const descriptor = { value: module.display, writable: true, configurable: true };
+  Object.defineProperty(globalThis, "display", { ...descriptor, enumerable: false });
+  const load = Module._load;
+  Module._load = function (name, ...rest) {
+    return name === "tslab" ? module : load.call(this, name, ...rest);
+  };
+}
+
+/** Takes the events of Node that concern the end of a program; returns how others are emitted. */
+function interceptEvents(program) {
+  const original = process.emit.bind(process);
+  const emit = function (name, ...args) {
+    if (name === "beforeExit") {
+      program.onLoopEnd(original);
+      return true;
+    }
+    if (name === "uncaughtException" && !process.listenerCount(name)) {
+      program.onUncaught(...args);
+      return true;
+    }
+    return original(name, ...args);
+  };
+  Object.defineProperty(process, "emit", { value: emit, writable: true, configurable: true });
+  return original;
+}
+
+/** Calls a function at SIGINT, which would end the process; it is no listener that programs see. */
+function handleSignal(onSignal) {
+  const { Signal } = binding("signal_wrap");
+  const handle = new Signal();
+  handle.onsignal = onSignal;
+  handle.start(2);
+  handle.unref();
+}
+
+module.exports = { start };

@@ -1,0 +1,43 @@
+"use strict";
+/**
+ * Marks in the pipes of descriptors 1 and 2, by which the worker knows the order of what comes from
+ * both. The main thread writes the same mark to both pipes; what stands before it was written
+ * before, what stands behind it later. A mark may stand for a message that the main thread posts.
+ *
+ * The secret is made anew by each kernel, so that no output contains a mark by accident.
+ */
+
+const SECRET_LENGTH = 24;
+
+/** Returns the bytes that all marks of a kernel begin with. */
+function markPrefix(secret) {
+  return Buffer.from(`\0era${secret}`, "latin1");
+}
+
+/** Returns a mark; `isMessage` says that a posted message of that number belongs here. */
+function makeMark(prefix, number, isMessage) {
+  return Buffer.concat([prefix, Buffer.from(`${isMessage ? "m" : "s"}${number};`, "latin1")]);
+}
+
+/**
+ * Looks for a mark in `data` from `start` on.
+ *
+ * Returns `{start, end, number, isMessage}`, or `{start, end: -1}` when a mark, or what may become
+ * one, begins there and is not whole, or null.
+ */
+function findMark(prefix, data, start) {
+  const at = data.indexOf(prefix, start);
+  if (at >= 0) {
+    const end = data.indexOf(0x3b, at + prefix.length); // ";"
+    if (end < 0) return { start: at, end: -1 };
+    const text = data.toString("latin1", at + prefix.length, end);
+    return { start: at, end: end + 1, number: Number(text.slice(1)), isMessage: text[0] === "m" };
+  }
+  const from = Math.max(start, data.length - prefix.length + 1);
+  for (let cut = data.indexOf(0, from); cut >= 0; cut = data.indexOf(0, cut + 1)) {
+    if (prefix.indexOf(data.subarray(cut)) === 0) return { start: cut, end: -1 };
+  }
+  return null;
+}
+
+module.exports = { SECRET_LENGTH, findMark, makeMark, markPrefix };

@@ -1,0 +1,41 @@
+"use strict";
+/** One run: the code of a request, and how it ends. */
+
+const INTERRUPTED = 130;
+
+class Run {
+  constructor({ code, number, cellName, isSilent, era, expressions, canAsk, header }) {
+    this.code = code;
+    this.number = number;
+    this.cellName = cellName;
+    this.isSilent = isSilent;
+    this.era = era;
+    this.expressions = expressions;
+    this.canAsk = canAsk;
+    this.header = header;
+    this.timers = new Set(); // that have not fired
+    this.handles = new Set(); // that were there before it
+    this.isEvaluated = false; // its scripts have been run to their ends
+    this.isDead = false; // it has exited or failed: whatever it left behind is silent
+    this.isOver = false;
+    this.wasStopped = false; // in the middle of its code
+    this.interruptCount = 0;
+    this.exitCode = null;
+    this.exception = null;
+    this.fault = null; // names what failed in the kernel itself
+    this.value = undefined;
+  }
+
+  /** Returns the content of the reply; the exit code is of a program that ended by itself. */
+  reply(exitCode) {
+    const code = this.exitCode ?? exitCode;
+    const era = { exit_code: code, exception: this.exception, fault: this.fault };
+    const reply = { status: "ok", payload: [], user_expressions: {}, era };
+    if (code === 0) return reply;
+    const told = this.exception ?? { name: "Exit", value: String(code), traceback: [] };
+    const { name, value, traceback } = told;
+    return { ...reply, status: "error", ename: name, evalue: value, traceback };
+  }
+}
+
+module.exports = { INTERRUPTED, Run };

@@ -1,0 +1,9 @@
+"use strict";
+/** Places in the memory that both threads share: 32-bit numbers. */
+
+module.exports = {
+  ANSWER_COUNT: 0, // how often the event loop of the main thread has answered
+  INPUT_READY: 1, // raised with each answer to a request for input
+  ALWAYS_ZERO: 2, // to wait at, for a time
+  SIZE: 3,
+};

@@ -1,0 +1,130 @@
+"use strict";
+/** The main thread's side of the worker: messages, and marks in the pipes. */
+
+const { randomBytes } = require("node:crypto");
+const path = require("node:path");
+const { MessageChannel, Worker, receiveMessageOnPort } = require("node:worker_threads");
+
+const { setTimeout, writeSync } = require("./early.js");
+const { SECRET_LENGTH, makeMark, markPrefix } = require("./pipe_marks.js");
+const shared = require("./shared_state.js");
+
+const RETRY_MS = 1; // where a child has made the pipe one that does not wait
+
+class WorkerLink {
+  constructor({ connection, pipes, stderr, language, zeromq }) {
+    const secret = randomBytes(SECRET_LENGTH / 2).toString("hex");
+    this.stderr = stderr;
+    this.prefix = markPrefix(secret);
+    this.hasPipes = pipes !== null;
+    this.count = 0;
+    this.descriptor = 1; // into which the program wrote last
+    this.shared = new Int32Array(new SharedArrayBuffer(4 * shared.SIZE));
+    const { port1, port2 } = new MessageChannel();
+    this.port = port1;
+    this.onMessage = () => {};
+    const data = { connection, pipes, stderr, language, zeromq, secret };
+    this.worker = new Worker(path.join(__dirname, "wire_worker.js"), {
+      workerData: { ...data, port: port2, shared: this.shared.buffer },
+      transferList: [port2],
+      execArgv: [],
+      stdin: false,
+    });
+    this.worker.unref();
+    this.port.on("message", (message) => this.receive(message));
+  }
+
+  receive(message) {
+    if (message.kind === "ping") Atomics.add(this.shared, shared.ANSWER_COUNT, 1);
+    else this.onMessage(message);
+  }
+
+  /** Lets the event loop end, as the program's own handles alone keep it going. */
+  unref() {
+    this.port.unref();
+  }
+
+  ref() {
+    this.port.ref();
+  }
+
+  post(message) {
+    this.port.postMessage(message);
+  }
+
+  /** Posts a message that the worker handles when it has read all output of before. */
+  postInOrder(message) {
+    const mark = ++this.count;
+    this.port.postMessage({ ...message, mark });
+    if (this.hasPipes) this.writeMarks(mark, true);
+  }
+
+  /** Writes output of the program to descriptor 1 or 2, at once. */
+  write(descriptor, data) {
+    if (!this.hasPipes) {
+      const name = descriptor === 1 ? "stdout" : "stderr";
+      const bytes = typeof data === "string" ? Buffer.from(data) : Uint8Array.from(data);
+      this.port.postMessage({ kind: "text", name, bytes, mark: ++this.count });
+      return;
+    }
+    if (descriptor !== this.descriptor) {
+      this.descriptor = descriptor;
+      this.writeMarks(++this.count, false);
+    }
+    this.writeAll(descriptor, data);
+  }
+
+  writeMarks(number, isMessage) {
+    const mark = makeMark(this.prefix, number, isMessage);
+    this.writeAll(1, mark);
+    this.writeAll(2, mark);
+  }
+
+  writeAll(descriptor, data) {
+    let bytes = data;
+    for (;;) {
+      try {
+        const written = writeSync(descriptor, bytes);
+        if (typeof bytes === "string") {
+          if (written >= bytes.length && written === Buffer.byteLength(bytes)) return;
+          bytes = Buffer.from(bytes);
+        }
+        if (written === bytes.length) return;
+        bytes = bytes.subarray(written);
+      } catch (error) {
+        if (error.code !== "EAGAIN") return; // closed by the program: there is nobody to tell
+        Atomics.wait(this.shared, shared.ALWAYS_ZERO, 0, RETRY_MS);
+        if (typeof bytes === "string") bytes = Buffer.from(bytes);
+      }
+    }
+  }
+
+  /** Tells a fault of the kernel to whoever has started it. */
+  logFault(error) {
+    try {
+      writeSync(this.stderr, `${error?.stack ?? error}\n`);
+    } catch {
+      // nobody reads it
+    }
+  }
+
+  /** Waits, and stops this thread meanwhile, for an answer to a request for input. */
+  waitForInput() {
+    for (;;) {
+      const before = Atomics.load(this.shared, shared.INPUT_READY);
+      for (let got = this.takeMessage(); got !== undefined; got = this.takeMessage()) {
+        if (got.kind === "input") return got.value;
+        if (got.kind === "interrupt") return undefined;
+        if (got.kind === "ping") this.receive(got);
+        else setTimeout(() => this.receive(got), 0);
+      }
+      Atomics.wait(this.shared, shared.INPUT_READY, before, 50);
+    }
+  }
+
+  takeMessage() {
+    return receiveMessageOnPort(this.port)?.message;
+  }
+}
+
+module.exports = { WorkerLink };
