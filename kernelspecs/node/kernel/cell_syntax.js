@@ -350,4 +350,4 @@ function position(code, offset) {
   return { line: before.split("\n").length, column: offset - before.lastIndexOf("\n") };
 }
 
-module.exports = { CellPlanner };
+module.exports = { CellPlanner, PARSE_OPTIONS };

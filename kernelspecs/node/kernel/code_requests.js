@@ -4,6 +4,8 @@
 const util = require("node:util");
 const vm = require("node:vm");
 
+const { PARSE_OPTIONS } = require("./cell_syntax.js");
+
 const KEYWORDS = (
   "async await break case catch class const continue debugger default delete do else export extends " +
   "false finally for function if import in instanceof let new null return static super switch this " +
@@ -98,14 +100,7 @@ class CodeRequests {
       script = transformed.code;
     }
     try {
-      this.getParse()(script, {
-        ecmaVersion: "latest",
-        sourceType: "script",
-        allowAwaitOutsideFunction: true,
-        allowHashBang: true,
-        allowImportExportEverywhere: true,
-        allowReturnOutsideFunction: true,
-      });
+      this.getParse()(script, PARSE_OPTIONS);
       return null;
     } catch {
       try {

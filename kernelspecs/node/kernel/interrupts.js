@@ -3,6 +3,8 @@
 
 const fs = require("node:fs");
 
+const ATTEMPTS = 10;
+const ATTEMPT_MS = 200;
 const GRACE_MS = 6; // for the event loop to take the interrupt by itself
 
 class Interrupts {
@@ -24,25 +26,51 @@ class Interrupts {
     interruptChildren();
     this.main.post({ kind: "interrupt" });
     const isDone = () => run !== this.runNumber || !this.isRunning();
-    try {
-      if ((await this.main.isResponsive(GRACE_MS)) || isDone()) return;
-      await this.main.terminate();
-    } catch (error) {
-      this.main.logFault(error);
+    if ((await this.main.isResponsive(GRACE_MS)) || isDone()) return;
+    for (let attempt = 0; attempt < ATTEMPTS && !isDone(); attempt++) {
+      try {
+        await this.main.terminate(ATTEMPT_MS);
+        break;
+      } catch {
+        interruptChildren(); // for which the main thread waits, perhaps, and can do nothing else
+      }
     }
-    this.main.post({ kind: "wake" });
+    if (!isDone()) this.main.post({ kind: "wake" });
   }
 }
 
-/** Sends SIGINT to the children of this process: in a terminal they get it, too. */
+/** Sends SIGINT to the processes below this one: in a terminal they get it, too. */
 function interruptChildren() {
+  const parents = new Map();
   try {
-    for (const thread of fs.readdirSync("/proc/self/task")) {
-      const children = fs.readFileSync(`/proc/self/task/${thread}/children`, "latin1");
-      for (const child of children.split(" ")) if (child) process.kill(Number(child), "SIGINT");
+    for (const name of fs.readdirSync("/proc")) {
+      if (/^\d+$/.test(name)) parents.set(Number(name), parentOf(name));
     }
   } catch {
-    // the system does not tell, or a child has ended meanwhile
+    return; // there is no /proc
+  }
+  for (const process_ of parents.keys()) {
+    let above = parents.get(process_);
+    while (above && above !== process.pid) above = parents.get(above);
+    if (above) signalProcess(process_);
+  }
+}
+
+/** Returns the parent of a process; 0 when it has ended. */
+function parentOf(name) {
+  try {
+    // The name of the program is in parentheses, and may hold anything.
+    return Number(/^.*\) \S (\d+)/s.exec(fs.readFileSync(`/proc/${name}/stat`, "latin1"))[1]);
+  } catch {
+    return 0;
+  }
+}
+
+function signalProcess(number) {
+  try {
+    process.kill(number, "SIGINT");
+  } catch {
+    // it has ended meanwhile
   }
 }
 

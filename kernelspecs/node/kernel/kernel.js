@@ -4,6 +4,7 @@
 const Module = require("node:module");
 const process = require("node:process");
 
+const { PARSE_OPTIONS } = require("./cell_syntax.js");
 const { Cells } = require("./cells.js");
 const { CodeRequests } = require("./code_requests.js");
 const { plainConsole } = require("./console.js");
@@ -25,13 +26,13 @@ function start(link, options) {
   process.title = "node";
   const isTyped = options.language === "typescript";
   const getParse = () => require(options.resolve("acorn")).parse;
-  const transform = isTyped ? require("./type_transform.js").makeTransform(options) : null;
+  const transform = isTyped ? makeTypeTransform(options, getParse) : null;
   const context = new RunContext();
   const sources = new CellSources();
   const evaluator = new Evaluator();
   const timers = new RunTimers(context);
   const servers = new ListeningServers();
-  const modules = new ProgramModules(isTyped ? "main.ts" : "main.js", transform);
+  const modules = new ProgramModules(isTyped ? "main.ts" : "main.js", isTyped);
   const cells = new Cells(sources, getParse, transform);
   const errors = new ErrorTexts(sources);
   const parts = { cells, context, errors, evaluator, link, modules, servers, timers };
@@ -47,6 +48,7 @@ function start(link, options) {
   timers.install();
   servers.install();
   modules.install();
+  if (isTyped) require("./type_modules.js").install(transform, modules);
   installDisplay(makeDisplayModule((type, content) => program.publish(type, content)));
   installKernelObject(program, evaluator, modules);
   const emit = interceptEvents(program);
@@ -54,7 +56,10 @@ function start(link, options) {
   handleSignal(() => program.onInterrupt());
 
   const handlers = {
-    run: ({ run }) => program.start(run),
+    run: ({ run }) => {
+      input.begin();
+      program.start(run);
+    },
     request: ({ type, content }) =>
       link.post({ kind: "reply", content: requests.answer(type, content) }),
     interrupt: () => program.onInterrupt(),
@@ -73,6 +78,17 @@ function start(link, options) {
       program.onFault(error);
     }
   };
+}
+
+function makeTypeTransform(options, getParse) {
+  const parses = (code) => {
+    try {
+      return Boolean(getParse()(code, PARSE_OPTIONS));
+    } catch {
+      return false;
+    }
+  };
+  return require("./type_transform.js").makeTransform(options, parses);
 }
 
 /** Defines the object that scripts of cells call the kernel by. */

@@ -5,34 +5,53 @@ const { binding } = require("./internals.js");
 
 class ListeningServers {
   constructor() {
-    this.handles = new Set();
+    this.clients = new Map(); // handles that listen → handles of their connections
   }
 
-  /** Makes sockets that listen keep no event loop going. */
+  /** Makes sockets that listen, and connections to them, keep no event loop going. */
   install() {
-    const types = [binding("tcp_wrap").TCP, binding("pipe_wrap").Pipe];
-    const { handles } = this;
-    for (const { prototype } of types) {
+    const { clients } = this;
+    for (const { prototype } of [binding("tcp_wrap").TCP, binding("pipe_wrap").Pipe]) {
       const { listen, close } = prototype;
       prototype.listen = function (...args) {
         const problem = listen.apply(this, args);
         if (!problem) {
-          handles.add(this);
+          clients.set(this, new Set());
           this.unref();
+          wrapConnections(this, clients.get(this));
         }
         return problem;
       };
       // `close` is inherited from the type of all handles.
       prototype.close = function (...args) {
-        handles.delete(this);
+        // A program that closes its server waits until the connections are closed, too.
+        for (const client of clients.get(this) ?? []) client.ref();
+        clients.delete(this);
         return close.apply(this, args);
       };
     }
   }
 
   isAnyListening() {
-    return this.handles.size > 0;
+    return this.clients.size > 0;
   }
+}
+
+/** Makes the connections that a handle accepts keep no event loop going. */
+function wrapConnections(handle, connections) {
+  const accept = handle.onconnection;
+  handle.onconnection = function (status, connection) {
+    if (connection) {
+      connection.unref();
+      connections.add(connection);
+      const { close } = connection;
+      connection.close = function (...args) {
+        connections.delete(connection);
+        return close.apply(this, args);
+      };
+    }
+    return accept.call(this, status, connection);
+  };
 }
 
 module.exports = { ListeningServers };

@@ -79,8 +79,8 @@ class MainThread {
   }
 
   /** Stops the code that the main thread runs now; no handler of the program can catch that. */
-  terminate() {
-    return this.command("Runtime.terminateExecution");
+  terminate(ms) {
+    return this.command("Runtime.terminateExecution", {}, ms);
   }
 
   endProcess(code) {

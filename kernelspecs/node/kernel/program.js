@@ -218,6 +218,7 @@ class Program {
   /** Is called when the event loop has nothing left to do. */
   onLoopEnd(emitToProgram) {
     const run = this.active;
+    this.link.receiveWaiting(); // an interrupt that has stopped the last callback, for one
     if (run === null || run.isEnding) return;
     if (!run.isEvaluated && !this.servers.isAnyListening()) {
       run.exitCode = UNSETTLED_CODE;

@@ -27,6 +27,12 @@ class ProgramInput {
     Object.defineProperty(globalThis, "prompt", descriptor);
   }
 
+  /** Prepares for a run: what an earlier one waited for is forgotten. */
+  begin() {
+    this.reader = null;
+    this.stream?.forget();
+  }
+
   /** Returns the stream; a new one when the last was read to its end. */
   current() {
     if (this.stream === null || this.stream.destroyed || this.stream.readableEnded) {
@@ -36,7 +42,7 @@ class ProgramInput {
   }
 
   makeStream() {
-    const stream = new Readable({ read: () => this.ask((line) => stream.push(line)) });
+    const stream = new InputStream((onLine) => this.ask(onLine), () => this.setWaiting(false));
     stream.fd = 0;
     return stream;
   }
@@ -48,14 +54,22 @@ class ProgramInput {
       return;
     }
     this.reader = onLine;
-    this.link.ref(); // the program waits
+    this.setWaiting(true);
     this.post(this.output.openLine);
+  }
+
+  /** Says whether the program waits for an answer: then its run goes on. */
+  setWaiting(isWaiting) {
+    const run = this.program.active;
+    if (run === null || run.isEnding) return;
+    if (isWaiting) this.link.ref();
+    else this.link.unref();
   }
 
   onAnswer(value) {
     const { reader } = this;
     this.reader = null;
-    if (this.program.active !== null && !this.program.active.isEnding) this.link.unref();
+    this.setWaiting(false);
     const line = value === null ? null : `${value}\n`;
     if (reader) this.context.enter(this.program.active, () => reader(line));
   }
@@ -82,5 +96,50 @@ class ProgramInput {
   }
 }
 
+
+/** Asks for a line only while somebody reads: a paused stream asks for none. */
+class InputStream extends Readable {
+  constructor(ask, onPause) {
+    super();
+    Object.defineProperties(this, {
+      askForLine: { value: ask },
+      tellPause: { value: onPause },
+      isAsking: { value: false, writable: true },
+      isWanted: { value: false, writable: true },
+    });
+  }
+
+  /** Notes that no answer comes any more. */
+  forget() {
+    if (this.isAsking) this.isWanted = true;
+    this.isAsking = false;
+  }
+
+  _read() {
+    this.isWanted = true;
+    // After what the program does with the line before.
+    early.setImmediate(() => this.askIfWanted());
+  }
+
+  askIfWanted() {
+    if (!this.isWanted || this.isAsking || this.isPaused() || this.destroyed) return;
+    this.isWanted = false;
+    this.isAsking = true;
+    this.askForLine((line) => {
+      this.isAsking = false;
+      this.push(line);
+    });
+  }
+
+  pause() {
+    if (this.isAsking) this.tellPause();
+    return super.pause();
+  }
+
+  resume() {
+    if (this.isWanted) early.setImmediate(() => this.askIfWanted());
+    return super.resume();
+  }
+}
 
 module.exports = { ProgramInput };

@@ -15,8 +15,12 @@ const IMPORT_PLACE = Symbol("place of the name that cannot be imported");
 const IMPORTER = "module.exports = (name, options) => import(name, options);";
 
 class ProgramModules {
-  /** `mainName` is the name of the program's file, which need not be there. */
-  constructor(mainName) {
+  /**
+   * `mainName` is the name of the program's file, which need not be there. With `areNamesOptional`
+   * an `import` may name what is not exported: a type, which was erased.
+   */
+  constructor(mainName, areNamesOptional) {
+    this.areNamesOptional = areNamesOptional;
     this.directory = process.cwd();
     this.file = path.join(this.directory, mainName);
     this.states = new Map(); // file → its state when it was loaded
@@ -92,7 +96,8 @@ class ProgramModules {
     const options = Object.keys(attributes).length ? { with: attributes } : undefined;
     const namespace = await this.importer(specifier, options);
     for (const [, name, place] of bindings) {
-      if (name !== "*" && !(name in namespace)) throw missingName(specifier, name, place);
+      if (name === "*" || this.areNamesOptional) continue;
+      if (!(name in namespace)) throw missingName(specifier, name, place);
     }
     return namespace;
   }
@@ -148,7 +153,7 @@ class ProgramModules {
       if (parent !== this.file && this.states.has(parent)) yield parent;
     }
     for (const module of Object.values(require.cache)) {
-      const isParent = module.children.some((child) => child.filename === file);
+      const isParent = module?.children?.some((child) => child.filename === file);
       if (isParent && module !== this.main && this.isOwn(module.filename)) yield module.filename;
     }
   }

@@ -36,12 +36,12 @@ class ProgramOutput {
       this.link.write(DESCRIPTORS[name], data);
       if (name === "stdout") this.noteLine(data);
     } else {
-      this.link.post({ kind: "late", name, text: String(data), parent: run.header });
+      this.link.post({ kind: "late", name, text: typeof data === "string" ? data : Buffer.from(data).toString("utf8"), parent: run.header });
     }
   }
 
   noteLine(data) {
-    const text = typeof data === "string" ? data : data.toString("utf8");
+    const text = typeof data === "string" ? data : Buffer.from(data).toString("utf8");
     const at = text.lastIndexOf("\n");
     this.openLine = at < 0 ? (this.openLine + text).slice(-MAX_LATE_LINE) : text.slice(at + 1);
   }
@@ -49,7 +49,7 @@ class ProgramOutput {
 
 class ProgramStream extends Writable {
   constructor(name, output) {
-    super({ decodeStrings: false });
+    super();
     this.programOutput = output;
     this.streamName = name;
     hide(this, ["programOutput", "streamName"]);
@@ -58,11 +58,21 @@ class ProgramStream extends Writable {
     this._isStdio = true;
   }
 
-  _write(chunk, encoding, callback) {
+  /**
+   * Writes at once. The state of the class above is left alone: code may be stopped at any place,
+   * and the next run writes here, too.
+   */
+  write(chunk, encoding, callback) {
     const isText = typeof chunk === "string";
-    const isPlain = isText && (encoding === "utf8" || encoding === "utf-8");
-    this.programOutput.write(this.streamName, isText && !isPlain ? Buffer.from(chunk, encoding) : chunk);
-    callback();
+    if (!isText && !ArrayBuffer.isView(chunk)) return super.write(chunk, encoding, callback);
+    const done = typeof encoding === "function" ? encoding : callback;
+    const isPlain = isText && (typeof encoding !== "string" || /^utf-?8$/i.test(encoding));
+    const data = isPlain ? chunk : isText ? Buffer.from(chunk, encoding) : toBytes(chunk);
+    this.programOutput.write(this.streamName, data);
+    if (typeof done === "function") early.nextTick(done, null);
+    if (data.length < this.writableHighWaterMark) return true;
+    early.nextTick(() => this.emit("drain"));
+    return false;
   }
 
   /** Ends nothing: the next run writes here, too. */
@@ -83,6 +93,10 @@ class ProgramStream extends Writable {
   }
 
   destroySoon() {}
+}
+
+function toBytes(view) {
+  return new Uint8Array(view.buffer, view.byteOffset, view.byteLength);
 }
 
 function hide(object, names) {

@@ -28,6 +28,7 @@ class WorkerLink {
       workerData: { ...data, port: port2, shared: this.shared.buffer },
       transferList: [port2],
       execArgv: [],
+      resourceLimits: { maxYoungGenerationSizeMb: 4 },
       stdin: false,
     });
     this.worker.unref();
@@ -119,6 +120,13 @@ class WorkerLink {
         else setTimeout(() => this.receive(got), 0);
       }
       Atomics.wait(this.shared, shared.INPUT_READY, before, 50);
+    }
+  }
+
+  /** Handles the messages that wait, before the event loop does. */
+  receiveWaiting() {
+    for (let got = this.takeMessage(); got !== undefined; got = this.takeMessage()) {
+      this.receive(got);
     }
   }
 
