@@ -4,8 +4,6 @@
  * no other code of the program is run.
  */
 
-const { pathToFileURL } = require("node:url");
-
 const RESPONSE_MS = 10; // for the event loop to show that no code runs
 const PAUSE_MS = 500;
 const MAX_FRAMES = 200;
@@ -14,13 +12,12 @@ const MAX_ITEMS = 100; // of a value that is reported whole
 const MAX_TEXT_CHARS = 1000;
 const MAX_VALUE_CHARS = 512 * 1024; // of all values together
 const MAX_SOURCE_CHARS = 500;
-const KERNEL_URL = pathToFileURL(__dirname).href;
 const GROUP = "era-inspection";
 
 class Inspection {
   constructor(main) {
     this.main = main;
-    this.builtins = null; // names of the global object that no cell declared
+    this.builtins = new Set(); // names of the global object that no cell declared
   }
 
   // ---------------------------------------------------------------- the stack
@@ -29,34 +26,39 @@ class Inspection {
   async stack() {
     if (await this.main.isResponsive(RESPONSE_MS)) return { status: "ok", frames: [] };
     const session = this.main.connect();
+    const urls = new Map();
+    const onScript = ({ params }) => urls.set(params.scriptId, params.url);
+    session.on("Debugger.scriptParsed", onScript);
     try {
       const paused = new Promise((resolve) => session.once("Debugger.paused", resolve));
       const late = new Promise((resolve) => setTimeout(resolve, PAUSE_MS));
       await this.main.command("Debugger.enable");
       await this.main.command("Debugger.pause");
       const event = await Promise.race([paused, late]);
-      return { status: "ok", frames: event ? await this.describeFrames(event.params) : [] };
+      return { status: "ok", frames: event ? await this.describeFrames(event.params, urls) : [] };
     } catch (error) {
       this.main.logFault(error);
       return { status: "ok", frames: [] };
     } finally {
+      session.off("Debugger.scriptParsed", onScript);
       await this.main.command("Debugger.disable").catch(() => {});
     }
   }
 
-  async describeFrames({ callFrames }) {
-    const isKernel = ({ url }) => url.startsWith(KERNEL_URL) || url.startsWith(__dirname);
-    const end = callFrames.findIndex(isKernel);
-    const own = end < 0 ? callFrames : callFrames.slice(0, end);
+  async describeFrames({ callFrames }, urls) {
+    const file = ({ location }) => (urls.get(location.scriptId) ?? "").replace(/^file:\/\//, "");
+    const end = callFrames.findIndex((frame) => file(frame).startsWith(__dirname));
+    const own = (end < 0 ? callFrames : callFrames.slice(0, end)).slice(0, MAX_FRAMES);
     const sources = new Map();
     const frames = [];
-    for (const { url, functionName, location } of own.slice(0, MAX_FRAMES)) {
-      if (url.startsWith("node:") && !frames.length) continue;
+    for (const frame of own) {
+      const { functionName, location } = frame;
+      if (file(frame) === "node:inspector") continue; // by which the kernel calls the program
       const { scriptId, lineNumber } = location;
       if (!sources.has(scriptId)) sources.set(scriptId, await this.sourceLines(scriptId));
       const source = sources.get(scriptId)[lineNumber] ?? "";
       frames.push({
-        file: url.replace(/^file:\/\//, ""),
+        file: file(frame),
         line: lineNumber + 1,
         function: functionName || "<anonymous>",
         source: source.trim().slice(0, MAX_SOURCE_CHARS),
@@ -72,9 +74,9 @@ class Inspection {
 
   // ---------------------------------------------------------------- variables
 
-  /** Notes which names are there before the first cell. */
-  async noteBuiltins() {
-    this.builtins ??= new Set((await this.globalProperties()).map(({ name }) => name));
+  /** Notes the names that are there before the first cell. */
+  noteBuiltins(names) {
+    this.builtins = new Set(names);
   }
 
   async variables() {
@@ -107,7 +109,7 @@ class Inspection {
       if (!exceptionDetails) found.push([name, result]);
     }
     for (const { name, value } of await this.globalProperties()) {
-      const isOwn = value && !this.builtins?.has(name) && !name.startsWith("_");
+      const isOwn = value && !this.builtins.has(name) && !name.startsWith("_");
       if (isOwn && !names.includes(name)) found.push([name, value]);
     }
     return found.filter(([, remote]) => remote.type !== "function" || isClass(remote));

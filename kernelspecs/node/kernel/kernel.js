@@ -55,6 +55,8 @@ function start(link, options) {
   process.exit = (...args) => program.exit(...args);
   handleSignal(() => program.onInterrupt());
 
+  link.post({ kind: "builtins", names: Object.getOwnPropertyNames(globalThis) });
+
   const handlers = {
     run: ({ run }) => {
       input.begin();
