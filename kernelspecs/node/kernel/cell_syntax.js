@@ -54,8 +54,9 @@ class TopLevelNames {
 
 /** A cell as it is run: `imports` first, then the script `prelude`, then the script `body`. */
 class CellPlan {
-  constructor(code) {
+  constructor(code, parse) {
     this.code = code;
+    this.parse = parse; // to `program`, or to null for code that cannot be parsed
     this.imports = [];
     this.prelude = "";
     this.body = code + END;
@@ -67,10 +68,22 @@ class CellPlan {
 
   /** Returns where a value that is no error was thrown, if only one statement can have done it. */
   throwPlace() {
+    return this.placeOfOnly(
+      (node) => node.type === "ThrowStatement" && node.argument.type !== "NewExpression",
+    );
+  }
+
+  /** Returns where the cell waits, if it does so in one place only. */
+  awaitPlace() {
+    return this.placeOfOnly((node, isInFunction) => node.type === "AwaitExpression" && !isInFunction);
+  }
+
+  placeOfOnly(isMeant) {
     const found = [];
+    this.program ??= this.parse();
     if (this.program === null) return null;
-    walk(this.program, (node) => {
-      if (node.type === "ThrowStatement" && node.argument.type !== "NewExpression") found.push(node);
+    walk(this.program, (node, isInFunction) => {
+      if (isMeant(node, isInFunction)) found.push(node);
     });
     return found.length === 1 ? position(this.code, found[0].start) : null;
   }
@@ -90,15 +103,19 @@ class CellPlanner {
 
   /** Returns the plan of a cell. Code that cannot be parsed is left for V8, which says why. */
   plan(code) {
-    const plan = new CellPlan(code);
+    const plan = new CellPlan(code, () => this.parse(code));
     if (!WORDS.test(code) && !this.names.constantCount) return plan;
-    try {
-      plan.program = this.getParse()(code, PARSE_OPTIONS);
-    } catch {
-      return plan;
-    }
-    new CellEditor(plan, this.names).edit();
+    plan.program = this.parse(code);
+    if (plan.program !== null) new CellEditor(plan, this.names).edit();
     return plan;
+  }
+
+  parse(code) {
+    try {
+      return this.getParse()(code, PARSE_OPTIONS);
+    } catch {
+      return null;
+    }
   }
 }
 

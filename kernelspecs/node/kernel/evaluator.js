@@ -2,6 +2,7 @@
 /** Runs the scripts of cells in V8's REPL mode, by the inspector of this very thread. */
 
 const { Session } = require("node:inspector");
+const { promiseHooks } = require("node:v8");
 const vm = require("node:vm");
 
 const OBJECT_GROUP = "era";
@@ -9,6 +10,7 @@ const OBJECT_GROUP = "era";
 class Evaluator {
   constructor() {
     this.session = null;
+    this.promise = null; // of the script that was run last
     this.control = new Session(); // stops code, and outlives the other session
     this.control.connect();
     this.taken = undefined; // by `take`
@@ -29,6 +31,7 @@ class Evaluator {
   disconnect() {
     this.session?.disconnect();
     this.session = null;
+    this.promise = null;
   }
 
   /** Stops the code that runs now; nothing can catch that. Never returns. */
@@ -45,6 +48,7 @@ class Evaluator {
   run(script, name, onThrow, onDone) {
     const { session } = this;
     this.hasReachedEnd = false;
+    const stopHook = this.holdPromise();
     session.post(
       "Runtime.evaluate",
       {
@@ -62,7 +66,20 @@ class Evaluator {
         else onDone({ value });
       },
     );
+    stopHook();
     if (!this.hasReachedEnd) onThrow();
+  }
+
+  /**
+   * Holds the promise of the next script, which is the first that comes into being. V8 itself does
+   * not: when it is collected before its callbacks are called, the inspector crashes, as above.
+   */
+  holdPromise() {
+    const stopHook = promiseHooks.onInit((promise) => {
+      this.promise = promise;
+      stopHook();
+    });
+    return stopHook;
   }
 
   /** Notes that the script that runs now was run to its end. */

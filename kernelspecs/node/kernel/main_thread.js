@@ -20,7 +20,11 @@ class MainThread {
     this.onMessage = onMessage;
     this.marked = new Map(); // messages whose marks have not been met, by number
     this.session = null;
-    port.on("message", (message) => this.receive(message));
+  }
+
+  /** Receives messages from here on. */
+  start() {
+    this.port.on("message", (message) => this.receive(message));
   }
 
   post(message) {

@@ -49,6 +49,13 @@ class Program {
     process.exitCode = undefined;
     process.argv = [process.execPath, this.modules.file];
     this.modules.forgetChanged();
+    // A main program runs before the event loop turns to timers; and not in the immediate itself,
+    // which must not be stopped.
+    early.setImmediate(() => early.nextTick(() => this.enter(run)));
+  }
+
+  enter(run) {
+    if (run.isEnding) return;
     this.link.unref();
     this.context.enter(run, () => this.evaluate(run));
   }
@@ -222,7 +229,7 @@ class Program {
     if (run === null || run.isEnding) return;
     if (!run.isEvaluated && !this.servers.isAnyListening()) {
       run.exitCode = UNSETTLED_CODE;
-      if (run.era) this.link.write(2, "Warning: Detected unsettled top-level await\n");
+      if (run.era) this.link.write(2, this.errors.unsettled());
       this.die(run, UNSETTLED_CODE);
       return;
     }

@@ -49,7 +49,7 @@ class ProgramOutput {
 
 class ProgramStream extends Writable {
   constructor(name, output) {
-    super();
+    super({ emitClose: false });
     this.programOutput = output;
     this.streamName = name;
     hide(this, ["programOutput", "streamName"]);

@@ -11,6 +11,7 @@ const { binding, internalErrors } = require("./internals.js");
 const KERNEL_URL = pathToFileURL(__dirname).href;
 const MAX_SOURCE_CHARS = 1000; // of a line that is shown
 const MAX_TEXT_CHARS = 64 * 1024;
+const EMITTED = "\nEmitted 'error' event";
 const HINT = "(Use `node --trace-uncaught ...` to show where the exception was thrown)";
 
 /** The cells of a session, by their names: `{ code, plan }`. */
@@ -27,7 +28,11 @@ class CellSources {
 
   /** Returns where the latest cell has thrown a value that is no error, if that is plain. */
   throwPlace() {
-    const place = this.cells.get(this.latest)?.plan?.throwPlace();
+    return this.placeInLatest("throwPlace");
+  }
+
+  placeInLatest(method) {
+    const place = this.cells.get(this.latest)?.plan?.[method]();
     return place ? { ...place, file: this.latest } : null;
   }
 
@@ -59,10 +64,21 @@ function isKernelFrame(site) {
   return file.startsWith(__dirname) || file.startsWith(KERNEL_URL) || file === "node:inspector";
 }
 
-/** Cuts the frames below the program's own, and corrects positions in cells. */
+/** Removes the kernel's frames and those below the program's own; corrects positions in cells. */
 function cleanFrames(sites, sources) {
-  const end = sites.findIndex(isKernelFrame);
-  return (end < 0 ? sites : sites.slice(0, end)).map((site) => correctPosition(site, sources));
+  const isKernel = sites.map(isKernelFrame);
+  if (!isKernel.includes(true)) return sites.map((site) => correctPosition(site, sources));
+  const last = sites.findLastIndex((site, index) => !isKernel[index] && isProgramFrame(site));
+  const end = isKernel.indexOf(true, last + 1);
+  return sites
+    .slice(0, end < 0 ? sites.length : end)
+    .filter((_, index) => !isKernel[index])
+    .map((site) => correctPosition(site, sources));
+}
+
+function isProgramFrame(site) {
+  const name = site.getScriptNameOrSourceURL?.() ?? site.getFileName?.() ?? "";
+  return name !== "" && !name.startsWith("node:");
 }
 
 function correctPosition(site, sources) {
@@ -116,14 +132,21 @@ class ErrorTexts {
   /** Returns what Node prints for an uncaught error; `place` is where it was thrown, if known. */
   uncaught(error, { place = null, isRejection = false } = {}) {
     const isError = util.types.isNativeError(error) || error instanceof Error;
+    if (isError) internalErrors?.fatalExceptionStackEnhancers?.beforeInspector(error);
     const found = isError ? this.thrownAt(error, isRejection) : this.sources.throwPlace();
     const arrow = this.arrow(place ?? found);
-    const text = inspectError(error);
+    const text = typeof error === "string" ? error : inspectError(error);
     const version = `\n\nNode.js ${process.version}\n`;
     if (isError) return (arrow === "" ? "" : `${arrow}\n${place ? "" : "\n"}`) + text + version;
     const isObject = typeof error === "object" || typeof error === "function";
     const hint = isObject && error !== null ? "" : `\n${HINT}`;
     return `${arrow === "" ? "Uncaught:" : `\n${arrow}`}\n${text}${hint}${version}`;
+  }
+
+  /** Returns what Node prints for a top-level await that is never settled. */
+  unsettled() {
+    const arrow = this.arrow(this.sources.placeInLatest("awaitPlace"));
+    return `Warning: Detected unsettled top-level await${arrow && ` at ${arrow}\n\n\n`}\n`;
   }
 
   /** Returns what Node prints for code that cannot be compiled. */
@@ -139,10 +162,14 @@ class ErrorTexts {
   }
 
   thrownAt(error, isRejection) {
-    const place = findPlace(safeStack(error));
+    const stack = safeStack(error);
+    if (stack.includes(EMITTED)) return placeOfEmitter();
+    const place = findPlace(stack);
     if (place === null || isRejection) return place;
-    const before = this.sources.line(place.file, place.line).slice(0, place.column - 1);
+    const source = this.sources.line(place.file, place.line);
+    const [before, behind] = [source.slice(0, place.column - 1), source.slice(place.column - 1)];
     if (before.endsWith("throw ")) place.column -= "throw ".length;
+    else if (behind.startsWith("new ")) return this.sources.throwPlace() ?? place;
     return place;
   }
 
@@ -154,6 +181,14 @@ class ErrorTexts {
     const indent = source.slice(0, place.column - 1).replace(/[^\t]/g, " ");
     return `${place.file}:${place.line}\n${source}\n${indent}${"^".repeat(place.length ?? 1)}`;
   }
+}
+
+/** Returns where Node throws errors that an emitter emits and nobody handles. */
+function placeOfEmitter() {
+  const lines = nodeLines("node:events");
+  const index = lines.findIndex((line) => line.includes("throw er; // Unhandled 'error' event"));
+  const column = (lines[index]?.indexOf("throw") ?? 0) + 1;
+  return index < 0 ? null : { file: "node:events", line: index + 1, column };
 }
 
 /** Returns the source of a part of Node. */
@@ -171,18 +206,12 @@ function safeStack(error) {
 
 function inspectError(error) {
   try {
-    if (util.types.isNativeError(error)) return inspectNative(error);
-    return util.inspect(error);
+    const text = util.inspect(error);
+    // Without frames, an error is shown in brackets.
+    return util.types.isNativeError(error) ? text.replace(/^\[([^]*?)\](?= \{|$)/, "$1") : text;
   } catch {
     return "[an error that cannot be shown]";
   }
-}
-
-/** Returns the text of an error with what Node adds to those of event emitters. */
-function inspectNative(error) {
-  internalErrors?.fatalExceptionStackEnhancers?.beforeInspector(error);
-  // Without frames, an error is shown in brackets.
-  return util.inspect(error).replace(/^\[([^]*?)\](?= \{|$)/, "$1");
 }
 
 /** Returns name, text and lines of an error for a reply. */

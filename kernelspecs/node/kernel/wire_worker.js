@@ -54,8 +54,9 @@ class WireWorker {
     for (const [channel, socket] of Object.entries(this.sockets)) {
       if (channel !== "hb") this.queues[channel] = new SendQueue(socket);
     }
-    if (workerData.pipes) this.merger.read(workerData.pipes);
     this.publish("status", { execution_state: "starting" }, null);
+    if (workerData.pipes) this.merger.read(workerData.pipes);
+    this.main.start();
     for (const channel of ["shell", "control", "stdin"]) this.receive(channel);
     if (this.sockets.hb) this.echo(this.sockets.hb);
   }

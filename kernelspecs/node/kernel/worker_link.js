@@ -28,7 +28,6 @@ class WorkerLink {
       workerData: { ...data, port: port2, shared: this.shared.buffer },
       transferList: [port2],
       execArgv: [],
-      resourceLimits: { maxYoungGenerationSizeMb: 4 },
       stdin: false,
     });
     this.worker.unref();

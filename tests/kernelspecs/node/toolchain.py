@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
 
 import pytest
 
@@ -13,3 +14,9 @@ HAS_PACKAGES = (builtin_dir() / "node" / "node_modules" / "zeromq").is_dir()
 requires_node = pytest.mark.skipif(
     NODE is None or not HAS_PACKAGES, reason="Node or the packages of its kernel are not installed"
 )
+
+
+def can_transform_types() -> bool:
+    """Returns whether this Node has a type transform of its own."""
+    probe = "process.exit(require('module').stripTypeScriptTypes ? 0 : 1)"
+    return NODE is not None and subprocess.run([NODE, "-e", probe]).returncode == 0

@@ -1,0 +1,96 @@
+"""The rule of the kernel of Node: what a user sees is what `node main.js` would show."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from era_kernels.kernels.kernelspecs import builtin_dir
+from tests.kernelspecs.node.programs import PROGRAMS, TYPED_PROGRAMS
+from tests.kernelspecs.node.toolchain import NODE, can_transform_types, requires_node
+from tests.languages.jupyter_checks import JupyterKernel, Message, open_kernel, texts
+
+pytestmark = requires_node
+ProgramResult = tuple[str, str, int]
+
+# Frames below the program's own differ: plain Node loads a module there.
+_LOADER_FRAME = re.compile(r"^ +at .*\(?node:internal/.*$\n?", re.MULTILINE)
+_PLACE_IN_NODE = re.compile(r"^node:.*:\d+\n.*\n +\^\n", re.MULTILINE)
+_AFTER_FRAME = re.compile(r"^( +at .*?)(?: \{|,)$", re.MULTILINE)
+_MATCHING_LINES = re.compile(r"^ +\.\.\. \d+ lines matching cause stack trace \.\.\.\n", re.MULTILINE)
+
+
+def run_plain(directory: Path, name: str, program: str) -> ProgramResult:
+    """Returns output and exit code of plain Node."""
+    file = directory / ("main" + (Path(name).suffix or ".js"))
+    file.write_text(program, encoding="utf-8")
+    is_typed = file.suffix == ".ts"
+    arguments = ["--experimental-transform-types", "--no-warnings"] if is_typed else []
+    done = subprocess.run(
+        [str(NODE), *arguments, file.name],
+        cwd=directory,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        timeout=60,
+    )
+    stdout, stderr = (text.decode(errors="replace") for text in (done.stdout, done.stderr))
+    return stdout, stderr.replace(f"file://{file}", str(file)).replace(str(file), "<cell-1>"), (
+        done.returncode
+    )
+
+
+def execute(
+    kernel: JupyterKernel, code: str, *, env: Mapping[str, str] | None = None, ends: bool = False
+) -> tuple[ProgramResult, list[Any]]:
+    """Runs code as the server does; returns what it has printed, its exit code and the messages."""
+    content = {"code": code, "silent": False, "store_history": False, "allow_stdin": False}
+    message = kernel.client.session.msg("execute_request", content)
+    message["metadata"] = {"era": {"nonce": "n", "number": 1, "env": env or {}, "ends": ends}}
+    kernel.client.shell_channel.send(message)
+    request_id = message["header"]["msg_id"]
+    published = receive_published(kernel, request_id)
+    reply = kernel.receive_reply("shell", request_id).content
+    stdout, stderr = texts(published, "stdout"), texts(published, "stderr")
+    home = Path(kernel.manager.connection_file).parent / "home"
+    return (stdout, re.sub(rf"{home}/main\.\w+", "<cell-1>", stderr), reply["era"]["exit_code"]), published
+
+
+def receive_published(kernel: JupyterKernel, request_id: str) -> list[Any]:
+    """Returns what a run publishes; its requests for input get the answer that there is none."""
+    messages: list[Any] = []
+    while True:
+        message = kernel.client.get_iopub_msg(timeout=60)
+        if message["parent_header"].get("msg_id") != request_id:
+            continue
+        kind, content = message["msg_type"], message["content"]
+        messages.append(Message(kind, content, request_id))
+        if kind == "input_request":
+            kernel.send("control", "input_reply", {"key": content["key"]})
+        if content.get("execution_state") == "idle":
+            return messages
+
+
+def normalize(result: ProgramResult) -> ProgramResult:
+    """Returns the result without what differs by nature: frames of Node's loader, object names."""
+    stdout, stderr, code = result
+    stderr = _AFTER_FRAME.sub(r"\1", _MATCHING_LINES.sub("", _LOADER_FRAME.sub("", stderr)))
+    stderr = _PLACE_IN_NODE.sub("", stderr)
+    stderr = re.sub(r"^\(node:\d+\)", "(node:1)", stderr, flags=re.MULTILINE)
+    stderr = re.sub(r"at (?:async )?(?:Object|Timeout)\.[<\w>]+ \((<cell-1>[^)]*)\)", r"at \1", stderr)
+    return stdout, stderr, code
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_program(tmp_path: Path, name: str) -> None:
+    """Output, errors and exit code are those of plain Node."""
+    plain_place = tmp_path / "plain"
+    plain_place.mkdir()
+    expected = run_plain(plain_place, name, PROGRAMS[name])
+    with open_kernel(builtin_dir() / "node", tmp_path, "ipc") as kernel:
+        found, _ = execute(kernel, PROGRAMS[name], ends=True)
+    assert normalize(found) == normalize(expected)
