@@ -11,6 +11,7 @@ from __future__ import annotations
 import fcntl
 import os
 import sys
+from contextlib import suppress
 
 PIPE_BYTES = 256 * 1024
 
@@ -20,10 +21,8 @@ def main() -> None:
     stderr = os.dup(2)
     for number in (1, 2):
         reader, writer = os.pipe()
-        try:
+        with suppress(AttributeError, OSError):  # the user's pipes are too large already
             fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
-        except (AttributeError, OSError):  # the user's pipes are too large already
-            pass
         os.dup2(writer, number)
         os.close(writer)
         readers.append(reader)

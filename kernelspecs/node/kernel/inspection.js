@@ -5,7 +5,7 @@
  */
 
 const RESPONSE_MS = 10; // for the event loop to show that no code runs
-const PAUSE_MS = 500;
+const PAUSE_MS = 1000; // for the code that runs to be stopped for a look at it
 const MAX_FRAMES = 200;
 const MAX_VARIABLES = 1000;
 const MAX_ITEMS = 100; // of a value that is reported whole

@@ -23,10 +23,11 @@ class Interrupts {
   async interrupt() {
     if (!this.isRunning()) return;
     const run = this.runNumber;
-    interruptChildren();
     this.main.post({ kind: "interrupt" });
     const isDone = () => run !== this.runNumber || !this.isRunning();
-    if ((await this.main.isResponsive(GRACE_MS)) || isDone()) return;
+    const isResponsive = await this.main.isResponsive(GRACE_MS);
+    interruptChildren(); // after the program, whose run would end with them
+    if (isResponsive || isDone()) return;
     for (let attempt = 0; attempt < ATTEMPTS && !isDone(); attempt++) {
       try {
         await this.main.terminate(ATTEMPT_MS);
