@@ -25,7 +25,7 @@ function start(link, options) {
   process.execArgv = [];
   process.title = "node";
   const isTyped = options.language === "typescript";
-  const getParse = () => require(options.resolve("acorn")).parse;
+  const getParse = makeParserGetter(options);
   const transform = isTyped ? makeTypeTransform(options, getParse) : null;
   const context = new RunContext();
   const sources = new CellSources();
@@ -55,6 +55,7 @@ function start(link, options) {
   process.exit = (...args) => program.exit(...args);
   handleSignal(() => program.onInterrupt());
 
+  hideModules(modules);
   link.post({ kind: "builtins", names: Object.getOwnPropertyNames(globalThis) });
 
   const handlers = {
@@ -79,6 +80,25 @@ function start(link, options) {
     } catch (error) {
       program.onFault(error);
     }
+  };
+}
+
+/** Makes the program's file the only module that a program finds, as in plain Node. */
+function hideModules(modules) {
+  for (const file of Object.keys(Module._cache)) delete Module._cache[file];
+  Module._cache[modules.file] = modules.main;
+}
+
+/** Returns a function that returns the parser of JavaScript, loaded when it is first needed. */
+function makeParserGetter({ resolve }) {
+  let parse = null;
+  return () => {
+    if (parse === null) {
+      const file = resolve("acorn");
+      ({ parse } = require(file));
+      delete Module._cache[file];
+    }
+    return parse;
   };
 }
 

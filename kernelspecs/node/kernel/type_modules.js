@@ -13,8 +13,8 @@ const MODULE_SYNTAX = /^\s*(?:import\b(?!\s*\()|export\b)/m;
 
 /** Installs hooks; before Node had them, files are loaded by `require`. */
 function install(transform, modules) {
-  const load = (file) => {
-    const found = transform(early.readFileSync(file, "utf8"), file);
+  const load = (file, options) => {
+    const found = transform(early.readFileSync(file, "utf8"), file, options);
     if (found.error) throw Object.assign(found.error, { stack: found.text });
     return found.code;
   };
@@ -32,7 +32,8 @@ function install(transform, modules) {
     return;
   }
   for (const extension of [".ts", ".tsx", ".mts", ".cts"]) {
-    Module._extensions[extension] = (module, file) => module._compile(load(file), file);
+    Module._extensions[extension] = (module, file) =>
+      module._compile(load(file, { isCommonJs: true }), file);
   }
   const { importer } = modules;
   modules.importer = async (name, options) => {

@@ -20,15 +20,15 @@ const TSX = /<\/\w|<\w[^<>]*\/>/;
 function makeTransform(options, parses) {
   const compiler = new Compiler(options);
   if (strip) transformByNode("let warm: number;", "strip"); // loads what it needs
-  return (code, name) => {
-    if (strip) {
+  return (code, name, { isCommonJs = false } = {}) => {
+    if (strip && !isCommonJs) {
       for (const mode of ["strip", "transform"]) {
         const found = transformByNode(code, mode);
         // Decorators are left by Node as they are.
         if (found !== null && (!DECORATOR.test(code) || parses(found.code))) return found;
       }
     }
-    return compiler.transform(code, name);
+    return compiler.transform(code, name, isCommonJs);
   };
 }
 
@@ -81,21 +81,23 @@ class Compiler {
       const file = this.resolve("typescript");
       delete require.cache[file];
       this.module = require(file);
+      delete require.cache[file];
     }
     return this.module;
   }
 
-  transform(code, name) {
+  transform(code, name, isCommonJs) {
     const ts = this.typescript;
     const { outputText, sourceMapText, diagnostics } = ts.transpileModule(code, {
       fileName: TSX.test(code) ? "main.tsx" : "main.ts",
       reportDiagnostics: true,
       compilerOptions: {
-        module: ts.ModuleKind.ESNext,
+        module: isCommonJs ? ts.ModuleKind.CommonJS : ts.ModuleKind.ESNext,
         target: ts.ScriptTarget.ES2022,
         jsx: ts.JsxEmit.React,
         experimentalDecorators: this.hasOldDecorators(code),
-        verbatimModuleSyntax: true,
+        verbatimModuleSyntax: !isCommonJs,
+        esModuleInterop: true,
         sourceMap: true,
       },
     });
