@@ -20,6 +20,14 @@ class IsolationKind(StrEnum):
     NONE = "none"
 
 
+class Network(StrEnum):
+    """The network of a sandbox's programs."""
+
+    OWN = "own"  # a loopback of their own, in a network namespace
+    HOST = "host"
+    NONE = "none"  # no sockets of the internet's families
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SandboxSpec:
     """Everything that the init must know; paths are the host's unless noted."""
@@ -44,6 +52,13 @@ class SandboxSpec:
     def has_namespaces(self) -> bool:
         """True when the sandbox has its own mounts, processes and network."""
         return self.kind in (IsolationKind.ROOT, IsolationKind.USER)
+
+    @property
+    def network(self) -> Network:
+        """The network that the sandbox's programs have."""
+        if self.has_namespaces:
+            return Network.OWN
+        return Network.NONE if self.kind is IsolationKind.LANDLOCK else Network.HOST
 
     def to_json(self) -> JsonObject:
         """Returns the spec as JSON for the control socket."""
