@@ -21,6 +21,7 @@ from era_kernels.kernels.control_client import ControlClient
 from era_kernels.kernels.control_requests import ControlRequests
 from era_kernels.kernels.interrupt_escalation import InterruptEscalation
 from era_kernels.kernels.receive_budget import ReceiveBudget
+from era_kernels.kernels.socket_connector import ConnectPort
 from era_kernels.kernels.wire_protocol import ConnectionInfo, Message
 from era_kernels.models import (
     EndReason,
@@ -70,7 +71,9 @@ class Kernel:
         timeouts: KernelTimeouts | None = None,
         dump_signal: int | None = None,
         receive_budget: ReceiveBudget | None = None,
+        connect_port: ConnectPort | None = None,
     ) -> None:
+        """`connect_port` connects to a TCP port in the machine, for a kernel that speaks tcp."""
         self.on_late_output: Callable[[list[Output]], None] = discard_output
         self._machine = machine
         self._interrupt_mode = interrupt_mode
@@ -94,6 +97,7 @@ class Kernel:
             self._on_stdin,
             self._on_connection_lost,
             receive_budget,
+            connect_port,
         )
         dump = (connection_info.dump_file, dump_signal)
         self.control = ControlClient(self._control_requests, machine.signal, *dump)

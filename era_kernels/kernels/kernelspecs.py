@@ -20,9 +20,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from era_kernels.errors import StartError
 from era_kernels.kernels.environment import fill_placeholders, search_path
-from era_kernels.models import Limits
+from era_kernels.kernels.wire_protocol import Transport
+from era_kernels.models import Limits, Network
 
 NO_MINIMUMS = Limits()
+NO_TCP = "it speaks tcp, and programs have no internet sockets behind walls of tier 3"
 _MIB = 1024 * 1024
 _NAME = r"^[a-z][a-z0-9_+-]*$"
 
@@ -35,6 +37,9 @@ class _Minimums(BaseModel):
     memory_mb: int | None = Field(None, gt=0)
     processes: int | None = Field(None, gt=0)
     cpu: float | None = Field(None, gt=0)
+    # Of one process. It raises what a session's memory lets a process reserve, where that is
+    # bounded by itself (without control groups); memory that is used counts as before.
+    reserved_mb: int = Field(0, ge=0)
 
     def to_limits(self) -> Limits:
         """Converts these minimums to limits in bytes, processes and cores."""
@@ -51,7 +56,7 @@ class _EraMetadata(BaseModel):
     entry: str | None = Field(None, pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")
     preload: list[str] = []
     extension: str = ""
-    transport: Literal["ipc"] = "ipc"
+    transport: Transport = "ipc"
     capabilities: list[str] = []
     # Only signals that do nothing to a process which does not handle them.
     dump_signal: Literal["SIGURG", "SIGWINCH"] | None = None
@@ -90,18 +95,29 @@ class Kernelspec:
     preload: tuple[str, ...]
     env: Mapping[str, str]
     interrupt_mode: Literal["signal", "message"]
-    transport: Literal["ipc"]
+    transport: Transport | None  # None: chosen by the network of the walls, see `for_network`
     extension: str
     capabilities: tuple[str, ...]
     dump_signal: str | None = None  # makes the kernel write its stack when it can do nothing else
     version: str | None = None
     unavailable_reason: str | None = None
     minimums: Limits = NO_MINIMUMS  # what it needs at least
+    min_reserved: int = 0  # bytes that each of its processes must be able to reserve
+    network: Network | None = None  # of the walls; None: not known yet
 
     @property
     def is_available(self) -> bool:
         """True when nothing is missing on this host."""
         return self.unavailable_reason is None
+
+    def for_network(self, network: Network) -> Kernelspec:
+        """Returns the kernelspec for sandboxes with that network, with a transport.
+
+        A stock kernel speaks tcp where sandboxes have a network of their own, which all such
+        kernels do, and else ipc.
+        """
+        default: Transport = "tcp" if network is Network.OWN else "ipc"
+        return replace(self, network=network, transport=self.transport or default)
 
     def command(self, connection_file: Path) -> tuple[str, ...]:
         """Returns the command that starts the kernel, its program as an absolute path."""
@@ -155,6 +171,7 @@ def _load_kernelspec(folder: Path) -> Kernelspec:
 
 def _to_kernelspec(kernel_json: _KernelJson, folder: Path) -> Kernelspec:
     metadata = kernel_json.metadata.era_kernels
+    has_own_metadata = "era_kernels" in kernel_json.metadata.model_fields_set
     return Kernelspec(
         name=folder.name,
         language=kernel_json.language,
@@ -168,16 +185,19 @@ def _to_kernelspec(kernel_json: _KernelJson, folder: Path) -> Kernelspec:
             for name, template in kernel_json.env.items()
         },
         interrupt_mode=kernel_json.interrupt_mode,
-        transport=metadata.transport,
+        transport=metadata.transport if has_own_metadata else None,
         extension=metadata.extension,
         capabilities=tuple(metadata.capabilities),
         dump_signal=metadata.dump_signal,
         minimums=metadata.minimums.to_limits(),
+        min_reserved=metadata.minimums.reserved_mb * _MIB,
     )
 
 
 def with_availability(kernelspec: Kernelspec) -> Kernelspec:
     """Returns it with what is missing on this host now, and its version when known. Blocking."""
+    if kernelspec.transport == "tcp" and kernelspec.network is Network.NONE:
+        return replace(kernelspec, unavailable_reason=NO_TCP)
     if kernelspec.entry is None:
         program = kernelspec.command(Path())[0]
         missing = None if _find_program(program) else f"the program {program} is not installed"

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from era_kernels.errors import InvalidRequest, LanguageUnavailable, StartError, UnsupportedLanguage
-from era_kernels.kernels.kernelspecs import Kernelspec, builtin_dir, load_kernelspecs
-from era_kernels.models import JsonObject
+from era_kernels.kernels.kernelspecs import (
+    Kernelspec,
+    builtin_dir,
+    load_kernelspecs,
+    with_availability,
+)
+from era_kernels.models import JsonObject, Network
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +104,23 @@ class Languages:
         """
         directories = (*extra, builtin or builtin_dir())
         return cls(spec for directory in directories for spec in load_kernelspecs(directory))
+
+    def set_network(self, network: Network) -> None:
+        """Chooses the transports of all kernels, when the walls are known. Blocking.
+
+        Kernels that speak only tcp are unavailable where no program can.
+        """
+        self._all = [
+            replace(
+                language,
+                kernels=tuple(
+                    with_availability(one.for_network(network)) for one in language.kernels
+                ),
+            )
+            for language in self._all
+        ]
+        by_name = {language.name: language for language in self._all}
+        self._by_name = {name: by_name[one.name] for name, one in self._by_name.items()}
 
     def __iter__(self) -> Iterator[Language]:
         return iter(self._all)

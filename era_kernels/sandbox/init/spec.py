@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Self
 
-from era_kernels.models import JsonObject
+from era_kernels.models import JsonObject, Network
 
 
 class IsolationKind(StrEnum):
@@ -18,14 +18,6 @@ class IsolationKind(StrEnum):
     USER = "user"  # namespaces inside a user namespace, for ordinary users
     LANDLOCK = "landlock"  # no namespaces: Landlock and the filter of system calls
     NONE = "none"
-
-
-class Network(StrEnum):
-    """The network of a sandbox's programs."""
-
-    OWN = "own"  # a loopback of their own, in a network namespace
-    HOST = "host"
-    NONE = "none"  # no sockets of the internet's families
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,7 +13,7 @@ import errno
 import os
 import socket
 
-from era_kernels.sandbox.init.spec import Network
+from era_kernels.models import Network
 from era_kernels.sandbox.server import tcp_owners
 from era_kernels.sandbox.server.control_channel import ChannelClosed, ControlChannel
 

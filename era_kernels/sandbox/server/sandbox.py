@@ -159,13 +159,11 @@ class Sandbox:
     async def connect(self, port: int, timeout: float = CONNECT_TIMEOUT) -> socket.socket:
         """Returns a TCP connection to what listens on 127.0.0.1:`port` in the sandbox.
 
-        It does not block, does not delay what is sent (TCP_NODELAY), and belongs to the caller.
-        Connections that wait for a program to take them hold a descriptor each, for `timeout`
-        seconds: a caller who makes many at once bounds their number.
-        Raises ConnectionRefusedError when nothing listens, TimeoutError when no program takes the
-        connection, PermissionError when another program of the host listens there (tier 4), and
-        OSError with what else stands against it: there are no such sockets (tier 3), no
-        descriptor is left, the sandbox has ended.
+        It does not block, does not delay what is sent, and belongs to the caller; until a program
+        takes it, which may last `timeout` seconds, it holds a descriptor.
+        Raises ConnectionRefusedError when nothing listens, TimeoutError, PermissionError when a
+        program outside the session listens (tier 4), ConnectionAbortedError when the sandbox has
+        ended, and OSError: no such sockets (tier 3), no descriptor left.
         """
         if not self.is_running:
             raise connections.ended_error()
@@ -336,14 +334,16 @@ class Sandboxes:
         """The tier of isolation and its gaps."""
         return self.profile.isolation
 
-    async def open_sandbox(self, paths: SessionPaths, limits: Limits) -> Sandbox:
+    async def open_sandbox(
+        self, paths: SessionPaths, limits: Limits, min_reserved: int = 0
+    ) -> Sandbox:
         """Opens a sandbox with no process in it but its init.
 
-        Without isolation no process is confined to `paths`, and `limits` are not enforced:
-        `isolation` says so. Raises KernelStartFailed, ShuttingDown.
+        Without isolation nothing is confined to `paths` and no limit enforced: `isolation` says so.
+        Each process may reserve `min_reserved` bytes. Raises KernelStartFailed, ShuttingDown.
         """
         for _ in range(2):  # a second time when the zygote dies between the check and the reply
-            sandbox = await self._create(self.profile, paths, limits)
+            sandbox = await self._create(self.profile, paths, limits, min_reserved)
             if await self._wait_until_ready(sandbox):
                 return sandbox
             if sandbox.isolation_error is not None:
@@ -367,11 +367,13 @@ class Sandboxes:
         )
 
     async def _create(
-        self, profile: IsolationProfile, paths: SessionPaths, limits: Limits
+        self, profile: IsolationProfile, paths: SessionPaths, limits: Limits, min_reserved: int = 0
     ) -> Sandbox:
         # The init starts while the host's resources are made.
         prepared_init = await self._init_pool.acquire(profile)
-        resources = HostResources(self._runtime, profile, paths, limits, self._uid_allocator)
+        resources = HostResources(
+            self._runtime, profile, paths, limits, self._uid_allocator, min_reserved
+        )
         try:
             spec = await resources.prepare_uncancelled(prepared_init.cgroup)
             monitor = self._limit_monitor if profile.tier < UNSANDBOXED_TIER else None
