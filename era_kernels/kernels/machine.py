@@ -153,6 +153,8 @@ class Machine:
         signal_name = self._kernelspec.dump_signal
         dump_signal = None if signal_name is None else signal.Signals[signal_name]
         mode = self._kernelspec.interrupt_mode
+        process = self._kernel_process = await self._sandbox.spawn(command)
+        process.ended.add_done_callback(self._on_process_ended)
         self._kernel = Kernel(
             connection_info,
             self,
@@ -161,8 +163,6 @@ class Machine:
             receive_budget=self._receive_budget,
             connect_port=self._sandbox.connect,
         )
-        process = self._kernel_process = await self._sandbox.spawn(command)
-        process.ended.add_done_callback(self._on_process_ended)
         try:
             await self._kernel.wait_ready(START_TIMEOUT)
         except KernelStartFailed as error:
