@@ -43,6 +43,8 @@ OWN_ARGV = ("python", str(builtin_dir() / "python"), "{connection_file}")
 STOCK_ARGV = ("python", "-m", "ipykernel_launcher", "-f", "{connection_file}")
 NAMED_TCP = {"metadata": {"era_kernels": {"transport": "tcp"}}}
 
+NAMED_STOCK = {"metadata": {"era_kernels": {"transport": "tcp", "fence": False}}}
+
 
 @pytest.fixture(params=[1, 2, 4])
 def tier(request: pytest.FixtureRequest) -> int:
@@ -128,14 +130,19 @@ async def test_the_end_is_told(tier: int, tmp_path: Path) -> None:
         assert end.exit_info.signal == signal.SIGKILL
 
 
-async def test_the_stock_kernel_is_ready(tier: int, tmp_path: Path) -> None:
-    """The stock ipykernel answers by tcp, named in our metadata or chosen without any."""
-    for number, keys in enumerate((NAMED_TCP, {})):
-        async with open_host(tier, tmp_path / str(number), STOCK_ARGV, keys) as host:
-            machine = await open_machine(host, tmp_path / f"s{number}")
-            assert machine.is_running
-            expected = "ipc" if tier == UNSANDBOXED_TIER and not keys else "tcp"
-            assert host.languages.resolve("toy").default.transport == expected
+@pytest.mark.parametrize("keys", [NAMED_STOCK, {}])
+async def test_the_stock_kernel_runs(tier: int, tmp_path: Path, keys: JsonObject) -> None:
+    """The stock ipykernel runs by tcp, named in our metadata or chosen without any."""
+    async with open_host(tier, tmp_path, STOCK_ARGV, keys) as host:
+        expected = "ipc" if tier == UNSANDBOXED_TIER and not keys else "tcp"
+        assert host.languages.resolve("toy").default.transport == expected
+        machine = await open_machine(host, tmp_path / "one")
+        assert await run(machine, "x = 41") == ("", ExecutionEnd(0))
+        assert (await run(machine, "print(x + 1)"))[0] == "42\n"
+        text, _ = await run(machine, "print('y' * 1_000_000)")
+        assert text == "y" * 1_000_000 + "\n"
+        assert (await run(machine, "import time; time.sleep(60)", 0.5))[1].exit_code == 124
+        assert (await run(machine, "print(x)"))[0] == "41\n"
 
 
 # ---------------------------------------------------------------- where tcp is not possible
