@@ -8,7 +8,7 @@ import signal
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -29,8 +29,10 @@ from era_kernels.models import (
     ExecutionEnd,
     ExitInfo,
     JsonObject,
+    KernelRequest,
     Limits,
     Network,
+    Output,
     Stdout,
 )
 from era_kernels.sandbox.server.sandbox import IsolationPolicy, Sandboxes
@@ -97,6 +99,21 @@ async def test_runs(tier: int, tmp_path: Path) -> None:
         assert text == "".join(f"{n:06d} {'x' * 92}\n" for n in range(100_000))
         text, end = await run(machine, "import os; print('y' * 1_000_000); os._exit(5)")
         assert (text, end.exit_code) == ("y" * 1_000_000 + "\n", 5)
+
+
+async def test_last_output_arrives_whole(tier: int, tmp_path: Path) -> None:
+    """A slow consumer gets all output of a program that prints much and exits at once."""
+    code = "import os\nfor n in range(20_000):\n    print(f'{n:0500d}')\nos._exit(7)"
+    async with open_host(tier, tmp_path) as host:
+        machine = await open_machine(host, tmp_path / "one")
+        items: list[Output | ExecutionEnd] = []
+        async with aclosing(machine.kernel.execute(KernelRequest(code, {}, 90, 1))) as batches:
+            async for batch in batches:
+                items += batch
+                await asyncio.sleep(0.05)
+        text = "".join(item.content for item in items if isinstance(item, Stdout))
+        assert text == "".join(f"{n:0500d}\n" for n in range(20_000))
+        assert items[-1] == ExecutionEnd(7, state="lost", exit_info=ExitInfo(code=7))
 
 
 async def test_interrupts(tier: int, tmp_path: Path) -> None:
