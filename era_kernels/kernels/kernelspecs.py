@@ -52,6 +52,8 @@ class _EraMetadata(BaseModel):
     preload: list[str] = []
     extension: str = ""
     transport: Literal["ipc"] = "ipc"
+    # Before the number in the names of its unix sockets; some kernels write it as in a URL.
+    ipc_separator: Literal["-", ":"] = "-"
     capabilities: list[str] = []
     # Only signals that do nothing to a process which does not handle them.
     dump_signal: Literal["SIGURG", "SIGWINCH"] | None = None
@@ -97,6 +99,7 @@ class Kernelspec:
     version: str | None = None
     unavailable_reason: str | None = None
     minimums: Limits = NO_MINIMUMS  # what it needs at least
+    ipc_separator: Literal["-", ":"] = "-"  # before the number in the names of its sockets
 
     @property
     def is_available(self) -> bool:
@@ -173,6 +176,7 @@ def _to_kernelspec(kernel_json: _KernelJson, folder: Path) -> Kernelspec:
         capabilities=tuple(metadata.capabilities),
         dump_signal=metadata.dump_signal,
         minimums=metadata.minimums.to_limits(),
+        ipc_separator=metadata.ipc_separator,
     )
 
 

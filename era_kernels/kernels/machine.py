@@ -134,7 +134,9 @@ class Machine:
 
     async def _start_kernel(self, env: Mapping[str, str]) -> None:
         connection_info = ConnectionInfo.new(
-            self._sandbox.runtime_directory, self._sandbox.inner_runtime_directory
+            self._sandbox.runtime_directory,
+            self._sandbox.inner_runtime_directory,
+            self._kernelspec.ipc_separator,
         )
         try:
             command = self._command(connection_info, env)

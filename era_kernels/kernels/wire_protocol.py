@@ -43,17 +43,21 @@ class ConnectionInfo:
     """Names the five sockets of a kernel, unix sockets in `directory`, and the key of its messages.
 
     `sandbox_directory` is the same directory as the kernel sees it. The longest path is that of
-    `directory` and 4 bytes; a unix socket's path may have 107.
+    `directory` and 4 bytes; a unix socket's path may have 107. `separator` stands before a socket's
+    number: "-" as in jupyter_client, or what a kernel uses in its stead.
     """
 
     directory: Path
     sandbox_directory: Path
     key: str
+    separator: str = "-"
 
     @classmethod
-    def new(cls, directory: Path, sandbox_directory: Path | None = None) -> ConnectionInfo:
+    def new(
+        cls, directory: Path, sandbox_directory: Path | None = None, separator: str = "-"
+    ) -> ConnectionInfo:
         """Returns a connection with a new key."""
-        return cls(directory, sandbox_directory or directory, secrets.token_hex(32))
+        return cls(directory, sandbox_directory or directory, secrets.token_hex(32), separator)
 
     @property
     def file_in_sandbox(self) -> Path:
@@ -62,7 +66,7 @@ class ConnectionInfo:
 
     def socket_path(self, channel: str) -> Path:
         """Returns the path of the socket `shell`, `iopub`, `stdin`, `control` or `hb`."""
-        return self.directory / f"k-{_PORTS[channel]}"
+        return self.directory / f"k{self.separator}{_PORTS[channel]}"
 
     @property
     def dump_file(self) -> Path:
