@@ -83,7 +83,9 @@ def _check_system() -> Finding:
 
 def _check_languages(settings: Settings) -> Iterator[Finding]:
     try:
-        languages = list(Languages.load(settings.kernelspec_dirs))
+        languages = list(
+            Languages.load(settings.kernelspec_dirs, toolchain_dir=settings.toolchain_dir)
+        )
     except StartError as error:
         yield Finding(Level.BROKEN, "languages", str(error), "Mend or remove that kernelspec.")
         return

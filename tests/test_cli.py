@@ -14,9 +14,10 @@ import httpx
 import pytest
 from click.testing import CliRunner
 
-from era_kernels import __version__, cli, doctor, install
+from era_kernels import __version__, cli, doctor
 from era_kernels.doctor import Finding, Level
 from era_kernels.errors import LanguageUnavailable, StartError
+from era_kernels.install.readiness import prepare, select_languages
 from era_kernels.kernels.languages import Languages
 from era_kernels.setting_errors import env_variable, flag_name
 from era_kernels.settings import Settings
@@ -221,10 +222,10 @@ def test_install_really_imports(tmp_path: Path) -> None:
     specs = kernelspec(tmp_path, metadata={"era_kernels": extras})
     module = Path(specs, "mini", "broken.py")
     module.write_text("raise RuntimeError('out of order')\n", "utf-8")
-    [language] = install.select_languages([Path(specs)], ["mini"])
-    assert install.prepare(language).missing == "RuntimeError: out of order"
+    [language] = select_languages([Path(specs)], ["mini"])
+    assert prepare(language.default).missing == "RuntimeError: out of order"
     module.write_text("", "utf-8")
-    assert install.prepare(language).missing is None
+    assert prepare(language.default).missing is None
     assert (module.parent / "__pycache__").is_dir()
 
 

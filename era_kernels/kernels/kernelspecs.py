@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from era_kernels.errors import StartError
 from era_kernels.kernels.environment import fill_placeholders, search_path
 from era_kernels.models import Limits
+from era_kernels.toolchains.layout import Toolchain, default_toolchain_dir, find_toolchain
 
 NO_MINIMUMS = Limits()
 _MIB = 1024 * 1024
@@ -100,6 +101,7 @@ class Kernelspec:
     unavailable_reason: str | None = None
     minimums: Limits = NO_MINIMUMS  # what it needs at least
     ipc_separator: Literal["-", ":"] = "-"  # before the number in the names of its sockets
+    toolchain: Toolchain | None = None  # what must be installed for it
 
     @property
     def is_available(self) -> bool:
@@ -131,19 +133,25 @@ def builtin_dir() -> Path:
     return shipped if shipped.is_dir() else package.parent / "kernelspecs"
 
 
-def load_kernelspecs(directory: Path) -> list[Kernelspec]:
+def load_kernelspecs(directory: Path, toolchain_dir: Path | None = None) -> list[Kernelspec]:
     """Reads the kernelspecs in a directory, sorted by their names. Blocking.
 
+    What they need installed lies in `toolchain_dir`, by default that of this environment.
     Raises StartError naming the file that is broken.
     """
     try:
         folders = sorted(directory.iterdir())
     except OSError as error:
         raise StartError(f"The kernelspec folder {directory} cannot be read: {error}.") from error
-    return [_load_kernelspec(folder) for folder in folders if (folder / "kernel.json").exists()]
+    toolchain_dir = toolchain_dir or default_toolchain_dir()
+    return [
+        _load_kernelspec(folder, find_toolchain(folder, toolchain_dir, (builtin_dir(),)))
+        for folder in folders
+        if (folder / "kernel.json").exists()
+    ]
 
 
-def _load_kernelspec(folder: Path) -> Kernelspec:
+def _load_kernelspec(folder: Path, toolchain: Toolchain | None) -> Kernelspec:
     file = folder / "kernel.json"
     try:
         kernel_json = _KernelJson.model_validate_json(file.read_bytes())
@@ -153,7 +161,18 @@ def _load_kernelspec(folder: Path) -> Kernelspec:
         first = error.errors(include_url=False)[0]
         where = ".".join(map(str, first["loc"])) or "the file"
         raise StartError(f"{file} is no valid kernelspec: {where}: {first['msg']}.") from error
-    return with_availability(_to_kernelspec(kernel_json, folder.absolute()))
+    kernelspec = _to_kernelspec(kernel_json, folder.absolute())
+    return with_availability(_with_toolchain(kernelspec, toolchain) if toolchain else kernelspec)
+
+
+def _with_toolchain(kernelspec: Kernelspec, toolchain: Toolchain) -> Kernelspec:
+    values = {"{toolchain}": str(toolchain.directory)}
+    return replace(
+        kernelspec,
+        toolchain=toolchain,
+        argv=tuple(fill_placeholders(part, values) for part in kernelspec.argv),
+        env={name: fill_placeholders(text, values) for name, text in kernelspec.env.items()},
+    )
 
 
 def _to_kernelspec(kernel_json: _KernelJson, folder: Path) -> Kernelspec:
@@ -182,6 +201,12 @@ def _to_kernelspec(kernel_json: _KernelJson, folder: Path) -> Kernelspec:
 
 def with_availability(kernelspec: Kernelspec) -> Kernelspec:
     """Returns it with what is missing on this host now, and its version when known. Blocking."""
+    if kernelspec.toolchain is not None:
+        installed = kernelspec.toolchain.read_installed()
+        if installed is None:
+            reason = f"it is not installed: run `era-kernels install {kernelspec.language}`"
+            return replace(kernelspec, unavailable_reason=reason)
+        kernelspec = replace(kernelspec, version=installed.version)
     if kernelspec.entry is None:
         program = kernelspec.command(Path())[0]
         missing = None if _find_program(program) else f"the program {program} is not installed"
@@ -192,7 +217,8 @@ def with_availability(kernelspec: Kernelspec) -> Kernelspec:
     if names:
         missing = f"modules are not installed: {', '.join(names)}"
         return replace(kernelspec, unavailable_reason=missing)
-    return replace(kernelspec, version=platform.python_version())
+    own = kernelspec.version or platform.python_version()
+    return replace(kernelspec, version=own, unavailable_reason=None)
 
 
 def _find_program(program: str) -> str | None:

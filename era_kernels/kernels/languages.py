@@ -9,6 +9,7 @@ from pathlib import Path
 from era_kernels.errors import InvalidRequest, LanguageUnavailable, StartError, UnsupportedLanguage
 from era_kernels.kernels.kernelspecs import Kernelspec, builtin_dir, load_kernelspecs
 from era_kernels.models import JsonObject
+from era_kernels.toolchains.layout import Toolchain
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,13 +93,21 @@ class Languages:
                     )
 
     @classmethod
-    def load(cls, extra: Sequence[Path] = (), builtin: Path | None = None) -> Languages:
+    def load(
+        cls,
+        extra: Sequence[Path] = (),
+        builtin: Path | None = None,
+        toolchain_dir: Path | None = None,
+    ) -> Languages:
         """Reads the folders in `extra`, the first wins, then the built-in ones. Blocking.
 
+        What they need installed lies in `toolchain_dir`, by default that of this environment.
         Raises StartError naming the file that is broken.
         """
         directories = (*extra, builtin or builtin_dir())
-        return cls(spec for directory in directories for spec in load_kernelspecs(directory))
+        return cls(
+            spec for directory in directories for spec in load_kernelspecs(directory, toolchain_dir)
+        )
 
     def __iter__(self) -> Iterator[Language]:
         return iter(self._all)
@@ -133,6 +142,11 @@ class Languages:
         """The folders that kernels must be able to read."""
         available = [kernelspec for kernelspec in self._kernels() if kernelspec.is_available]
         return tuple(path for kernelspec in available for path in kernelspec.readable_paths)
+
+    @property
+    def toolchains(self) -> tuple[Toolchain, ...]:
+        """What must be installed for the kernels, complete or not."""
+        return tuple(one.toolchain for one in self._kernels() if one.toolchain is not None)
 
     def _kernels(self) -> Iterator[Kernelspec]:
         return (kernelspec for language in self._all for kernelspec in language.kernels)
