@@ -43,7 +43,10 @@ class PartRunner:
         self, part: str, command: Sequence[str], env: Mapping[str, str], timeout: float
     ) -> None:
         """Runs the command of a part (blocking). Raises InstallFailed, which tells the log."""
-        done = self.try_run(command, env, timeout)
+        self.check(part, self.try_run(command, env, timeout), timeout)
+
+    def check(self, part: str, done: Completed, timeout: float) -> None:
+        """Raises InstallFailed unless the command of a part has ended well."""
         if done.code == 0:
             return
         if self._commands.is_stopped:
