@@ -30,7 +30,8 @@ class PartRunner:
 
     def try_run(self, command: Sequence[str], env: Mapping[str, str], timeout: float) -> Completed:
         """Runs a command (blocking), and returns how it ended."""
-        self.temporary.mkdir(parents=True, exist_ok=True)
+        self.home.mkdir(mode=0o700, exist_ok=True)
+        self.temporary.mkdir(exist_ok=True)
         return self._commands.run(
             command,
             directory=self._toolchain.directory,

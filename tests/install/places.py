@@ -90,7 +90,12 @@ class Place:
         """Adds a kernelspec whose program is `bin/<name>` of its toolchain."""
         folder = self.specs / name
         folder.mkdir(parents=True, exist_ok=True)
-        spec = {"argv": [f"{{toolchain}}/bin/{name}"], "display_name": name, "language": name}
+        spec = {
+            "argv": [f"{{toolchain}}/bin/{name}"],
+            "env": {"WHERE": "{toolchain}/x"},
+            "display_name": name,
+            "language": name,
+        }
         (folder / "kernel.json").write_text(json.dumps(spec), "utf-8")
         (folder / "install.toml").write_text(textwrap.dedent(manifest), "utf-8")
         for path, text in files.items():

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import signal
 import stat
 import subprocess
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -35,7 +37,11 @@ def test_a_language_becomes_available(place: Place) -> None:
     assert (first.returncode, first.stdout) == (0, "alpha 1.2.3: ready\n"), first.stderr
     assert first.stderr.splitlines() == ["alpha: alpha==1.2.3", "alpha: made"]
     assert (place.directory("alpha") / "made").read_text() == "tool 1.2.3\nfrom the folder\n"
-    assert reason(place, "alpha") is None
+    languages = Languages.load([place.specs], toolchain_dir=place.toolchains)
+    kernel = languages.resolve("alpha").default
+    assert (kernel.unavailable_reason, kernel.version) == (None, "1.2.3")
+    assert kernel.argv == (f"{place.directory('alpha')}/bin/alpha",)
+    assert kernel.env == {"WHERE": f"{place.directory('alpha')}/x"}
     second = place.install("alpha")
     assert (second.returncode, second.stdout, second.stderr) == (0, "alpha 1.2.3: ready\n", "")
 
@@ -49,6 +55,7 @@ def test_everybody_may_read_it(place: Place) -> None:
     finally:
         os.umask(umask)
     root = place.directory("alpha")
+    assert root.parent.joinpath("lock").stat().st_mode & 0o777 == 0o200  # but not lock it
     for path in (root.parent.parent, root.parent, root, *root.rglob("*")):
         wanted = 0o555 if path.is_dir() else 0o444
         assert path.stat().st_mode & wanted == wanted, path
@@ -261,3 +268,31 @@ def test_ends_with_another_process(place: Place) -> None:
     while running_with("98766") and time.monotonic() < deadline:
         time.sleep(0.05)
     assert running_with("98766") == []
+
+
+def test_bars_on_a_terminal(place: Place) -> None:
+    """On a terminal there are bars, which are gone at the end; with `--plain` there are lines."""
+    place.add("alpha", step("slow[red]", "sleep 0.5; touch made", "made") + BUILD)
+    shown = run_on_a_terminal(place, "alpha")
+    assert "0/2" in shown
+    assert "slow[red]" in shown
+    assert "alpha: slow" not in shown
+    place.add("alpha", step("slow[red]", "touch made; # 2", "made") + BUILD)
+    shown = run_on_a_terminal(place, "alpha", "--plain")
+    assert shown.replace("\r", "") == "alpha: slow[red]\nalpha: building\n"
+
+
+def run_on_a_terminal(place: Place, *arguments: str) -> str:
+    """What the command writes to a terminal that is its stderr."""
+    ours, terminal = pty.openpty()
+    command, env = place.command(*arguments)
+    with subprocess.Popen(
+        command, env={**env, "TERM": "xterm"}, stdout=subprocess.DEVNULL, stderr=terminal
+    ):
+        os.close(terminal)
+        shown = b""
+        with suppress(OSError):  # the end of a terminal
+            while part := os.read(ours, 65536):
+                shown += part
+    os.close(ours)
+    return shown.decode()
