@@ -68,7 +68,8 @@ class ToolchainBuilder:
     @contextmanager
     def _lock(self) -> Iterator[int]:
         """Waits until no other installer works on this toolchain; yields the lock's descriptor."""
-        lock = os.open(self._toolchain.lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        # Code in sessions may read what is here, yet must not hold this lock: it is write-only.
+        lock = os.open(self._toolchain.lock_file, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o200)
         try:
             if not _try_lock(lock):
                 self._note("another installation is at work; waiting for it")

@@ -15,12 +15,13 @@ _UNREACHABLE = (
     r"|name resolution|no such host|unreachable|incompleteread|unexpected EOF|dial tcp"
     r"|error sending request|certificate"
 )
+DAMAGED = "what came has another checksum: it was cut off on its way, or is another file"
 # What tools write on stderr, and what it means. The first that is found counts.
 _CAUSES = (
     (r"no space left|ENOSPC|disk quota exceeded|EDQUOT|file too large|EFBIG", "the disk is full"),
     (
         r"do not match the hashes|EINTEGRITY|checksum mismatch|SECURITY ERROR",
-        "its checksum is not the expected one",
+        DAMAGED,
     ),
     (r"no module named pip\b", "this Python has no pip (python -m ensurepip adds it)"),
     (
@@ -29,7 +30,7 @@ _CAUSES = (
     ),
     (
         r"no matching distribution|could not find a version|E404|404 not found",
-        "no package index or registry that is set up has it for this platform",
+        "no package index or registry that can be reached has it for this platform",
     ),
     (r"permission denied|EACCES|EPERM|read-only file system|EROFS", "a file cannot be written"),
 )

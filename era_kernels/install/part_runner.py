@@ -30,7 +30,8 @@ class PartRunner:
 
     def try_run(self, command: Sequence[str], env: Mapping[str, str], timeout: float) -> Completed:
         """Runs a command (blocking), and returns how it ended."""
-        self.temporary.mkdir(parents=True, exist_ok=True)
+        self.home.mkdir(mode=0o700, exist_ok=True)
+        self.temporary.mkdir(exist_ok=True)
         return self._commands.run(
             command,
             directory=self._toolchain.directory,
@@ -43,7 +44,10 @@ class PartRunner:
         self, part: str, command: Sequence[str], env: Mapping[str, str], timeout: float
     ) -> None:
         """Runs the command of a part (blocking). Raises InstallFailed, which tells the log."""
-        done = self.try_run(command, env, timeout)
+        self.check(part, self.try_run(command, env, timeout), timeout)
+
+    def check(self, part: str, done: Completed, timeout: float) -> None:
+        """Raises InstallFailed unless the command of a part has ended well."""
         if done.code == 0:
             return
         if self._commands.is_stopped:

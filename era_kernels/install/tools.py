@@ -11,7 +11,7 @@ from importlib import metadata
 from pathlib import Path
 
 from era_kernels.install.environments import SYSTEM_PATH, pip_environment, step_environment
-from era_kernels.install.failures import InstallFailed
+from era_kernels.install.failures import DAMAGED, InstallFailed, find_cause
 from era_kernels.install.files import remove_tree
 from era_kernels.install.part_runner import PartRunner
 from era_kernels.toolchains.manifest import Tool
@@ -81,7 +81,11 @@ def install_wheel(tool: Tool, directory: Path, runner: PartRunner) -> FoundTool:
         *("--target", str(partial), "-r", str(requirements)),
     ]
     env = {**pip_environment(), "TMPDIR": str(runner.temporary)}
-    runner.run(tool.wheel, command, env, PIP_TIMEOUT)
+    done = runner.try_run(command, env, PIP_TIMEOUT)
+    if done.code and find_cause(done.stderr) == DAMAGED:
+        # Older pips take the beginning of a file for all of it, and keep it in their cache.
+        done = runner.try_run([*command, "--no-cache-dir"], env, PIP_TIMEOUT)
+    runner.check(tool.wheel, done, PIP_TIMEOUT)
     requirements.unlink()
     partial.rename(directory)
     programs = dict(_programs_in(tool, directory))

@@ -145,13 +145,13 @@ def load_kernelspecs(directory: Path, toolchain_dir: Path | None = None) -> list
         raise StartError(f"The kernelspec folder {directory} cannot be read: {error}.") from error
     toolchain_dir = toolchain_dir or default_toolchain_dir()
     return [
-        _load_kernelspec(folder, find_toolchain(folder, toolchain_dir, (builtin_dir(),)))
+        _load_kernelspec(folder, toolchain_dir)
         for folder in folders
         if (folder / "kernel.json").exists()
     ]
 
 
-def _load_kernelspec(folder: Path, toolchain: Toolchain | None) -> Kernelspec:
+def _load_kernelspec(folder: Path, toolchain_dir: Path) -> Kernelspec:
     file = folder / "kernel.json"
     try:
         kernel_json = _KernelJson.model_validate_json(file.read_bytes())
@@ -162,6 +162,7 @@ def _load_kernelspec(folder: Path, toolchain: Toolchain | None) -> Kernelspec:
         where = ".".join(map(str, first["loc"])) or "the file"
         raise StartError(f"{file} is no valid kernelspec: {where}: {first['msg']}.") from error
     kernelspec = _to_kernelspec(kernel_json, folder.absolute())
+    toolchain = find_toolchain(folder, toolchain_dir, (builtin_dir(),))
     return with_availability(_with_toolchain(kernelspec, toolchain) if toolchain else kernelspec)
 
 
