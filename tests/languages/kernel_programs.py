@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
-Copy = Callable[[Path], object]
+# Adds a kernel below a directory; returns what the server gets as one of `kernelspec_dirs`.
+Add = Callable[[Path], Path]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +23,7 @@ class KernelPrograms:
     language: str
     kernel: str | None = None  # asked for at creation; None: the language's default
     capabilities: frozenset[str]  # as its kernel.json claims; rows of other ones are not run
-    copy_to: Copy | None = None  # puts its folder into a directory; None: it comes with the package
+    add_to: Add | None = None  # None: the kernel comes with the package
     not_expressible: Mapping[str, str] = field(default_factory=dict)  # by field
     does_not_hold: Mapping[str, str] = field(default_factory=dict)  # by row
 

@@ -11,7 +11,7 @@ import pytest
 
 from era_kernels.kernels.languages import Languages
 from tests.client import Client
-from tests.languages.conformance import OUTCOME, cases, copy_kernelspecs, open_client, try_row
+from tests.languages.conformance import OUTCOME, added_kernels, cases, open_client, try_row
 from tests.languages.kernel_programs import KernelPrograms
 from tests.languages.programs import ALL_PROGRAMS
 from tests.languages.rows import ROWS
@@ -19,9 +19,9 @@ from tests.languages.rows.table_rows import Row
 
 
 @pytest.fixture(scope="module")
-def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
+def client() -> Iterator[Client]:
     """A server that has all kernels."""
-    with open_client(tmp_path_factory.mktemp("kernelspecs")) as client:
+    with open_client() as client:
         yield client
 
 
@@ -48,11 +48,10 @@ def test_programs(programs: KernelPrograms) -> None:
     assert all(len(reason.split()) >= 4 for reason in reasons)
 
 
-def test_capabilities(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """The columns claim what their kernels' folders claim, and each capability has a row."""
-    directory = tmp_path_factory.mktemp("kernelspecs")
-    copy_kernelspecs(directory)
-    languages = Languages.load([directory])
+def test_capabilities() -> None:
+    """The columns claim what the folders of their kernels claim, and most of that has a row."""
+    with added_kernels() as directories:
+        languages = Languages.load(directories)
     for programs in ALL_PROGRAMS:
         kernelspec = languages.resolve(programs.language).kernel(programs.kernel)
         assert set(kernelspec.capabilities) == programs.capabilities, programs.column

@@ -10,5 +10,5 @@ from tests.languages.kernel_programs import KernelPrograms
 # Those that come with the package first, then those that show how others are added.
 ALL_PROGRAMS: list[KernelPrograms] = sorted(
     (import_module(f"{__name__}.{module.name}").PROGRAMS for module in iter_modules(__path__)),
-    key=lambda programs: (programs.copy_to is not None, programs.column),
+    key=lambda programs: (programs.add_to is not None, programs.column),
 )

@@ -14,24 +14,25 @@ url=$ERA_STORAGE_URL socket=()
 if [[ $url == http+unix://* ]]; then
     escaped=${url#http+unix://}
     printf -v path '%b' "${escaped//%/\\x}"
-    url=http://storage socket=(--unix-socket "$path")
+    url=http://localhost socket=(--unix-socket "$path")
 fi
-call() { curl -sS "${socket[@]}" "$url/api/storage/kv/shop?key=flavour" "$@"; }
+call() { curl -fsS "${socket[@]}" "$url/api/storage/kv/shop?key=flavour" "$@"; }
 call -X PUT -d '{"value": "lemon"}' >stored && answer=$(call) || exit
 [[ $answer =~ '"value":"'([a-z]*) ]] && echo "${BASH_REMATCH[1]}"
 """
 
 
-def copy_to(directory: Path) -> None:
+def add_to(directory: Path) -> Path:
     """Copies the toy as a team puts a folder of its own beside others."""
     shutil.copytree(FOLDER, directory / FOLDER.name, ignore=shutil.ignore_patterns("__pycache__"))
+    return directory
 
 
 PROGRAMS = KernelPrograms(
     column="bash",
     language="bash",
     capabilities=frozenset({"interrupt", "state"}),
-    copy_to=copy_to,
+    add_to=add_to,
     not_expressible={
         "alternating_in_order": "bash writes into two pipes, and nobody knows their order",
         "exception_value": "bash has no exceptions",

@@ -3,7 +3,6 @@
 unset BASH_ENV
 era_kernel_state=$ERA_KERNEL_STATE
 unset ERA_KERNEL_STATE
-. "$era_kernel_state.sh"
 
 era_kernel_save() {
     mapfile -t era_kernel_names < <(compgen -v)
@@ -17,3 +16,5 @@ era_kernel_save() {
     printf '\0'
 }
 trap 'era_kernel_save >"$era_kernel_state.new" 2>/dev/null' EXIT
+
+. "$era_kernel_state.sh"
