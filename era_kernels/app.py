@@ -182,6 +182,8 @@ async def _open_host(
 ) -> KernelHost:
     runtime = stack.enter_context(runtime_dirs.private_runtime_dir())
     languages = Languages.load(settings.kernelspec_dirs)
+    for problem in languages.problems:
+        log.warning("a kernelspec is left out", extra={"why": problem})
     policy = IsolationPolicy(
         strongest_tier=settings.strongest_tier,
         weakest_tier=UNSANDBOXED_TIER if settings.allow_unsandboxed else settings.min_tier,
