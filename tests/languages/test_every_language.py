@@ -6,12 +6,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
 from era_kernels.kernels.languages import Languages
-from tests.client import Client
-from tests.languages.conformance import OUTCOME, added_kernels, cases, open_client, try_row
+from tests.languages.conformance import OUTCOME, Sessions, cases, open_sessions
 from tests.languages.kernel_programs import KernelPrograms
 from tests.languages.programs import ALL_PROGRAMS
 from tests.languages.rows import ROWS
@@ -19,22 +19,22 @@ from tests.languages.rows.table_rows import Row
 
 
 @pytest.fixture(scope="module")
-def client() -> Iterator[Client]:
-    """A server that has all kernels."""
-    with open_client() as client:
-        yield client
+def sessions(kernelspec_dirs: list[Path]) -> Iterator[Sessions]:
+    """Sessions of a server that has all kernels."""
+    with open_sessions(kernelspec_dirs) as sessions:
+        yield sessions
 
 
 @pytest.mark.parametrize(("programs", "row"), cases(ALL_PROGRAMS))
 def test_row(
-    client: Client,
+    sessions: Sessions,
     programs: KernelPrograms,
     row: Row,
     record_property: Callable[[str, object], None],
 ) -> None:
     """A row of the table holds for a kernel that claims it."""
     record_property(OUTCOME, (row.name, programs.column))
-    try_row(client, programs, row)
+    sessions.try_row(programs, row)
 
 
 @pytest.mark.parametrize("programs", ALL_PROGRAMS, ids=lambda programs: programs.column)
@@ -48,10 +48,9 @@ def test_programs(programs: KernelPrograms) -> None:
     assert all(len(reason.split()) >= 4 for reason in reasons)
 
 
-def test_capabilities() -> None:
+def test_capabilities(kernelspec_dirs: list[Path]) -> None:
     """The columns claim what the folders of their kernels claim, and most of that has a row."""
-    with added_kernels() as directories:
-        languages = Languages.load(directories)
+    languages = Languages.load(kernelspec_dirs)
     for programs in ALL_PROGRAMS:
         kernelspec = languages.resolve(programs.language).kernel(programs.kernel)
         assert set(kernelspec.capabilities) == programs.capabilities, programs.column

@@ -10,7 +10,7 @@ from tests.languages.rows.table_rows import check, open_sibling, row
 FAST = 8.0  # seconds within which a session must be usable after a run that was ended
 
 
-@row()
+@row(leaves_nothing=True)
 def uncaught_error(session: SessionClient, fail: str, fail_code: int, failing_line: str) -> None:
     """An uncaught error shows the user's own line, no colours and nothing of the kernel."""
     answer = session.run(fail)
@@ -21,13 +21,13 @@ def uncaught_error(session: SessionClient, fail: str, fail_code: int, failing_li
         assert inside not in answer["stderr"], answer
 
 
-@row()
+@row(leaves_nothing=True)
 def exception(session: SessionClient, fail: str, exception_value: str) -> None:
     """The answer tells the exception that ended the program."""
     assert (session.run(fail)["exception"] or {}).get("value") == exception_value
 
 
-@row()
+@row(leaves_nothing=True)
 def syntax_error(
     session: SessionClient, syntax_error: str, syntax_error_code: int, syntax_error_text: str
 ) -> None:
@@ -37,14 +37,14 @@ def syntax_error(
     assert syntax_error_text in answer["stderr"], answer
 
 
-@row()
+@row(leaves_nothing=True)
 def exit_code(session: SessionClient, exit_with: str) -> None:
     """The exit code is what the program asked for."""
     for code in (0, 1, 3):
         check(session.run(exit_with.format(code=code)), exit_code=code, stderr="")
 
 
-@row()
+@row(leaves_nothing=True)
 def exit_nested(session: SessionClient, exit_nested: str) -> None:
     """An exit deep inside calls ends the program."""
     check(session.run(exit_nested), exit_code=3, stderr="")

@@ -8,19 +8,19 @@ from tests.client import SessionClient
 from tests.languages.rows.table_rows import check, row
 
 
-@row()
+@row(leaves_nothing=True)
 def hello(session: SessionClient, hello: str) -> None:
     """What a program prints is in stdout and nowhere else."""
     check(session.run(hello), stdout="hello\n", stderr="", exit_code=0, results=[])
 
 
-@row()
+@row(leaves_nothing=True)
 def stderr(session: SessionClient, to_stderr: str) -> None:
     """What a program writes to stderr stays out of stdout."""
     check(session.run(to_stderr), stdout="", stderr="problem\n", exit_code=0)
 
 
-@row()
+@row(leaves_nothing=True)
 def each_stream_in_order(session: SessionClient, alternating: str) -> None:
     """Each of the two streams arrives in the order in which it was written."""
     answer = session.run(alternating)
@@ -28,7 +28,7 @@ def each_stream_in_order(session: SessionClient, alternating: str) -> None:
     check(answer, stderr="".join(f"err {n}\n" for n in range(20)))
 
 
-@row()
+@row(leaves_nothing=True)
 def both_streams_in_order(session: SessionClient, alternating_in_order: str) -> None:
     """Events keep the order in which the program wrote to the two streams."""
     events = session.stream(alternating_in_order)
@@ -36,13 +36,13 @@ def both_streams_in_order(session: SessionClient, alternating_in_order: str) -> 
     assert text == "".join(f"out {n}\nerr {n}\n" for n in range(20))
 
 
-@row()
+@row(leaves_nothing=True)
 def one_big_write(session: SessionClient, one_big_write: str) -> None:
     """A megabyte in one write arrives whole."""
     assert session.run(one_big_write)["stdout"] == "x" * 1_000_000
 
 
-@row()
+@row(leaves_nothing=True)
 def many_lines(session: SessionClient, many_lines: str) -> None:
     """10 MB in 100 000 lines arrive byte for byte, in the stream and in the stored text."""
     expected = "".join(f"{n:08d}{'.' * 91}\n" for n in range(100_000))
@@ -54,7 +54,7 @@ def many_lines(session: SessionClient, many_lines: str) -> None:
     assert stored.text == expected
 
 
-@row()
+@row(leaves_nothing=True)
 def child_output(session: SessionClient, child_output: str) -> None:
     """Output of children stands in order with the program's own."""
     check(session.run(child_output), stdout="a\nb\nc\n")
@@ -68,25 +68,25 @@ def late_output(session: SessionClient, late_output: str, slow_print: str, hello
     check(session.run(hello), stdout="hello\n")
 
 
-@row()
+@row(leaves_nothing=True)
 def unicode(session: SessionClient, unicode: str) -> None:
     """Text of every plane arrives."""
     check(session.run(unicode), stdout="naïve ☃ 😀\n")
 
 
-@row()
+@row(leaves_nothing=True)
 def nul(session: SessionClient, nul: str) -> None:
     """NUL arrives."""
     check(session.run(nul), stdout="a\0b\n")
 
 
-@row()
+@row(leaves_nothing=True)
 def invalid_utf8(session: SessionClient, invalid_utf8: str) -> None:
     """Bytes that are no text arrive as U+FFFD."""
     check(session.run(invalid_utf8), stdout="a\ufffdb")
 
 
-@row()
+@row(leaves_nothing=True)
 def first_event_is_early(session: SessionClient, slow_print: str) -> None:
     """The first print is streamed while the program still runs."""
     with session.open_stream(slow_print) as events:
@@ -97,7 +97,7 @@ def first_event_is_early(session: SessionClient, slow_print: str) -> None:
     assert time.monotonic() - seen > 0.5
 
 
-@row("rich_output")
+@row("rich_output", leaves_nothing=True)
 def last_expression(session: SessionClient, last_expression: str) -> None:
     """The value of the last expression is a result and not part of stdout."""
     answer = session.run(last_expression)
@@ -107,7 +107,7 @@ def last_expression(session: SessionClient, last_expression: str) -> None:
     assert result["data"]["text/plain"] == "42"
 
 
-@row("rich_output")
+@row("rich_output", leaves_nothing=True)
 def rich_output(session: SessionClient, display_html: str) -> None:
     """What a program displays as HTML is a result with that type."""
     answer = session.run(display_html)

@@ -6,7 +6,7 @@ from tests.client import SessionClient
 from tests.languages.rows.table_rows import check, row
 
 
-@row()
+@row(leaves_nothing=True)
 def environment(session: SessionClient, read_env: str, read_env_in_child: str) -> None:
     """Variables of a run are seen by the code and its children, and are gone afterwards."""
     for program in (read_env, read_env_in_child):
@@ -16,7 +16,7 @@ def environment(session: SessionClient, read_env: str, read_env_in_child: str) -
         check(session.run(code), stdout="absent\n")
 
 
-@row()
+@row(leaves_nothing=True)
 def previous_environment(session: SessionClient, read_env: str, fail: str) -> None:
     """A variable that a run overrides has its previous value back, also after a failure."""
     for name in ("HOME", "PATH"):
@@ -26,7 +26,7 @@ def previous_environment(session: SessionClient, read_env: str, fail: str) -> No
         check(session.run(code), stdout=before)
 
 
-@row()
+@row(leaves_nothing=True)
 def era_variables(session: SessionClient, read_env: str) -> None:
     """The server's own variables are there."""
     base = str(session.http.base_url).rstrip("/")
@@ -41,14 +41,14 @@ def era_variables(session: SessionClient, read_env: str) -> None:
         check(session.run(read_env.format(name=name)), stdout=f"{value}\n")
 
 
-@row()
+@row(leaves_nothing=True)
 def era_variables_hold(session: SessionClient, read_env: str) -> None:
     """The server's own variables cannot be overridden by a run."""
     answer = session.run(read_env.format(name="ERA_SESSION_ID"), env={"ERA_SESSION_ID": "forged"})
     check(answer, stdout=f"{session.id}\n")
 
 
-@row()
+@row(leaves_nothing=True)
 def workspace(session: SessionClient, print_cwd_and_home: str) -> None:
     """Home and working directory are the workspace."""
     lines = session.run(print_cwd_and_home)["stdout"].splitlines()
@@ -84,13 +84,13 @@ def edited_module(session: SessionClient, write_module: str, import_module: str)
         check(session.run(import_module), stdout=f"{value}\n", exit_code=0)
 
 
-@row()
+@row(leaves_nothing=True)
 def standard_input(session: SessionClient, read_stdin: str) -> None:
     """Standard input is at its end."""
     check(session.run(read_stdin), stdout="[]\n")
 
 
-@row()
+@row(leaves_nothing=True)
 def storage(session: SessionClient, use_storage: str) -> None:
     """A program stores a value and reads it without any set-up."""
     check(session.run(use_storage), stdout="lemon\n", stderr="", exit_code=0)

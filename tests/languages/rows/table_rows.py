@@ -23,22 +23,26 @@ class Row:
     shows: str  # in a sentence
     needs: tuple[str, ...]  # fields of KernelPrograms
     try_it: Callable[..., None]
+    leaves_nothing: bool  # it may be tried in a session with others of the kind, in any order
 
     def run(self, session: SessionClient, programs: KernelPrograms) -> None:
-        """Tries it in a new session. Raises AssertionError where it does not hold."""
+        """Tries it in a session. Raises AssertionError where it does not hold."""
         self.try_it(session, **{name: getattr(programs, name) for name in self.needs})
 
 
 ROWS: dict[str, Row] = {}
 
 
-def row(capability: str | None = None) -> Callable[[Callable[..., None]], Callable[..., None]]:
+def row(
+    capability: str | None = None, *, leaves_nothing: bool = False
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Makes a function a row of the table; kernels without that capability are not concerned."""
 
     def add(function: Callable[..., None]) -> Callable[..., None]:
         needs = tuple(inspect.signature(function).parameters)[1:]
         shows = (inspect.getdoc(function) or "").splitlines()[0]
-        ROWS[function.__name__] = Row(function.__name__, capability, shows, needs, function)
+        name = function.__name__
+        ROWS[name] = Row(name, capability, shows, needs, function, leaves_nothing)
         return function
 
     return add
