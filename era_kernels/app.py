@@ -186,6 +186,8 @@ async def _open_host(
     stack.enter_context(hold_in_use(languages.toolchains))
     with suppress(OSError):  # where this user may not, nothing can be installed either
         settings.toolchain_dir.mkdir(parents=True, exist_ok=True)
+    for problem in languages.problems:
+        log.warning("a kernelspec is left out", extra={"why": problem})
     policy = IsolationPolicy(
         strongest_tier=settings.strongest_tier,
         weakest_tier=UNSANDBOXED_TIER if settings.allow_unsandboxed else settings.min_tier,

@@ -83,12 +83,12 @@ def _check_system() -> Finding:
 
 def _check_languages(settings: Settings) -> Iterator[Finding]:
     try:
-        languages = list(
-            Languages.load(settings.kernelspec_dirs, toolchain_dir=settings.toolchain_dir)
-        )
+        languages = Languages.load(settings.kernelspec_dirs, toolchain_dir=settings.toolchain_dir)
     except StartError as error:
         yield Finding(Level.BROKEN, "languages", str(error), "Mend or remove that kernelspec.")
         return
+    for problem in languages.problems:
+        yield Finding(Level.LACKS, "kernelspec", problem, "It is left out. Mend or remove it.")
     for language in languages:
         kernelspec = language.default
         if kernelspec.is_available:

@@ -292,10 +292,11 @@ class FakeHost:
         limits: Limits,
         env: Mapping[str, str],
         *,
+        kernel_name: str | None = None,
         kernel: bool = True,
         storage: Callable[[], StorageScope] = lambda: ALL_STORAGE,
     ) -> FakeMachine:
-        self.languages.resolve(language).available_kernel(None)
+        self.languages.resolve(language).available_kernel(kernel_name)
         if self.open_gate is not None:
             await self.open_gate.wait()
         if self.open_error is not None:

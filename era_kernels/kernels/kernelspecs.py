@@ -1,13 +1,13 @@
 """Reads kernelspec folders: what starts a kernel, what it can do, and whether this host has it.
 
 A kernelspec is a folder with a `kernel.json`, as Jupyter defines it, whose `metadata.era_kernels`
-has what this server needs besides. Nothing else reads these folders.
+has what this server needs besides; a folder without that is the kernelspec of a stock kernel.
+Nothing else reads these folders.
 """
 
 from __future__ import annotations
 
 import platform
-import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,16 +16,24 @@ from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from era_kernels.errors import StartError
 from era_kernels.kernels.environment import fill_placeholders, search_path
+from era_kernels.kernels.language_names import language_id
+from era_kernels.kernels.programs import (
+    environment_prefix,
+    find_program,
+    installation_roots,
+    search_path_of,
+)
 from era_kernels.models import Limits
 from era_kernels.toolchains.layout import Toolchain, default_toolchain_dir, find_toolchain
 
 NO_MINIMUMS = Limits()
+# What Jupyter's own protocol promises of every kernel.
+STOCK_CAPABILITIES = ("interrupt", "rich_output", "state")
 _MIB = 1024 * 1024
-_NAME = r"^[a-z][a-z0-9_+-]*$"
 
 
 class _Minimums(BaseModel):
@@ -55,14 +63,19 @@ class _EraMetadata(BaseModel):
     transport: Literal["ipc"] = "ipc"
     # Before the number in the names of its unix sockets; some kernels write it as in a URL.
     ipc_separator: Literal["-", ":"] = "-"
+    fence: bool = True
     capabilities: list[str] = []
     # Only signals that do nothing to a process which does not handle them.
     dump_signal: Literal["SIGURG", "SIGWINCH"] | None = None
     minimums: _Minimums = _Minimums()
 
 
+# Stands for the metadata of a stock kernel, which has none of ours.
+_STOCK_METADATA = _EraMetadata(fence=False, capabilities=list(STOCK_CAPABILITIES))
+
+
 class _Metadata(BaseModel):
-    era_kernels: _EraMetadata = _EraMetadata()
+    era_kernels: _EraMetadata | None = None
 
 
 class _KernelJson(BaseModel):
@@ -70,10 +83,17 @@ class _KernelJson(BaseModel):
 
     argv: list[str] = Field(min_length=1)
     display_name: str
-    language: str = Field(pattern=_NAME)
+    language: str
     interrupt_mode: Literal["signal", "message"] = "signal"
     env: dict[str, str] = {}
     metadata: _Metadata = _Metadata()
+
+    @field_validator("language")
+    @classmethod
+    def _check_language(cls, name: str) -> str:
+        if not language_id(name):
+            raise ValueError("must have a letter or a digit of ASCII")
+        return name
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +101,8 @@ class Kernelspec:
     """Describes a kernel: how it is started, and what it can do.
 
     `argv` starts it by exec, `entry` ("module:function") in a forked process that has imported
-    `preload`. `unavailable_reason` says what is missing on this host, if anything is.
+    `preload`. `unavailable_reason` says what is missing on this host, if anything is. A kernel
+    without `fence` may deliver output after the end of a run, and takes no variables for one run.
     """
 
     name: str  # of its folder
@@ -102,6 +123,8 @@ class Kernelspec:
     minimums: Limits = NO_MINIMUMS  # what it needs at least
     ipc_separator: Literal["-", ":"] = "-"  # before the number in the names of its sockets
     toolchain: Toolchain | None = None  # what must be installed for it
+    fence: bool = True  # it ends the output of each run with a message of ours
+    is_stock: bool = False  # its kernel.json has nothing but Jupyter's own keys
 
     @property
     def is_available(self) -> bool:
@@ -114,16 +137,23 @@ class Kernelspec:
             "{python}": sys.executable,
             "{connection_file}": str(connection_file),
             "{resource_dir}": str(self.directory),
+            "{prefix}": str(self.prefix or sys.prefix),
         }
         program, *rest = (fill_placeholders(part, values) for part in self.argv)
-        return (_find_program(program) or program, *rest)
+        return (find_program(program, search_path_of(self.prefix)) or program, *rest)
+
+    @property
+    def prefix(self) -> Path | None:
+        """The installation that the kernelspec lies in, whose programs are its first choice."""
+        return environment_prefix(self.directory)
 
     @property
     def readable_paths(self) -> tuple[Path, ...]:
-        """The folders that the kernel must be able to read: its own, and that of its program."""
+        """The folders that the kernel must be able to read: its own, and those of its program."""
         if self.entry is not None:
             return (self.directory,)
-        return (self.directory, _installation_root(Path(self.command(Path())[0])))
+        program = Path(self.command(Path())[0])
+        return tuple(dict.fromkeys((self.directory, *installation_roots(program))))
 
 
 def builtin_dir() -> Path:
@@ -133,22 +163,44 @@ def builtin_dir() -> Path:
     return shipped if shipped.is_dir() else package.parent / "kernelspecs"
 
 
-def load_kernelspecs(directory: Path, toolchain_dir: Path | None = None) -> list[Kernelspec]:
+@dataclass(frozen=True, slots=True)
+class FoundKernelspecs:
+    """Holds what a directory has: kernelspecs, and sentences about those that are left out."""
+
+    kernelspecs: tuple[Kernelspec, ...]
+    problems: tuple[str, ...] = ()
+
+
+def find_kernelspecs(directory: Path, toolchain_dir: Path | None = None) -> FoundKernelspecs:
     """Reads the kernelspecs in a directory, sorted by their names. Blocking.
 
-    What they need installed lies in `toolchain_dir`, by default that of this environment.
-    Raises StartError naming the file that is broken.
+    In one of Jupyter's data directories they are in the folder `kernels`, where other programs
+    put them: there a broken one is left out. Else it raises StartError naming the file. What they
+    need installed lies in `toolchain_dir`, by default that of this environment.
     """
+    load = partial(_load_kernelspec, toolchain_dir=toolchain_dir or default_toolchain_dir())
+    kernelspecs = [load(folder) for folder in _list_folders(directory)]
+    problems: list[str] = []
+    installed = directory / "kernels"
+    if installed.is_dir() and not _is_kernelspec(installed):
+        for folder in _list_folders(installed):
+            try:
+                kernelspecs.append(load(folder))
+            except StartError as error:
+                problems.append(str(error))
+    return FoundKernelspecs(tuple(kernelspecs), tuple(problems))
+
+
+def _list_folders(directory: Path) -> list[Path]:
+    """Returns the folders with a kernelspec, sorted by their names. Raises StartError."""
     try:
-        folders = sorted(directory.iterdir())
+        return sorted(filter(_is_kernelspec, directory.iterdir()))
     except OSError as error:
         raise StartError(f"The kernelspec folder {directory} cannot be read: {error}.") from error
-    toolchain_dir = toolchain_dir or default_toolchain_dir()
-    return [
-        _load_kernelspec(folder, toolchain_dir)
-        for folder in folders
-        if (folder / "kernel.json").exists()
-    ]
+
+
+def _is_kernelspec(folder: Path) -> bool:
+    return (folder / "kernel.json").exists()
 
 
 def _load_kernelspec(folder: Path, toolchain_dir: Path) -> Kernelspec:
@@ -177,18 +229,23 @@ def _with_toolchain(kernelspec: Kernelspec, toolchain: Toolchain) -> Kernelspec:
 
 
 def _to_kernelspec(kernel_json: _KernelJson, folder: Path) -> Kernelspec:
-    metadata = kernel_json.metadata.era_kernels
+    metadata = kernel_json.metadata.era_kernels or _STOCK_METADATA
+    name = language_id(kernel_json.language)
+    own_spelling = [] if kernel_json.language == name else [kernel_json.language]
     return Kernelspec(
         name=folder.name,
-        language=kernel_json.language,
-        aliases=tuple(metadata.aliases),
+        language=name,
+        aliases=(*metadata.aliases, *own_spelling),
         directory=folder,
         argv=tuple(kernel_json.argv),
         entry=metadata.entry,
         preload=tuple(metadata.preload),
         env={
-            name: fill_placeholders(template, {"{resource_dir}": str(folder)})
-            for name, template in kernel_json.env.items()
+            **_tools_env(kernel_json, folder),
+            **{
+                name: fill_placeholders(template, {"{resource_dir}": str(folder)})
+                for name, template in kernel_json.env.items()
+            },
         },
         interrupt_mode=kernel_json.interrupt_mode,
         transport=metadata.transport,
@@ -197,7 +254,21 @@ def _to_kernelspec(kernel_json: _KernelJson, folder: Path) -> Kernelspec:
         dump_signal=metadata.dump_signal,
         minimums=metadata.minimums.to_limits(),
         ipc_separator=metadata.ipc_separator,
+        fence=metadata.fence,
+        is_stock=kernel_json.metadata.era_kernels is None,
     )
+
+
+def _tools_env(kernel_json: _KernelJson, folder: Path) -> dict[str, str]:
+    """Returns the PATH of a stock kernel: as in a shell, the tools of its installation come first.
+
+    It is empty where those are on the path of all kernels anyway.
+    """
+    program, prefix = Path(kernel_json.argv[0]), environment_prefix(folder)
+    tools = program.parent if program.is_absolute() else prefix and prefix / "bin"
+    if kernel_json.metadata.era_kernels or tools is None or str(tools) in search_path().split(":"):
+        return {}
+    return {"PATH": f"{tools}:${{PATH}}"}
 
 
 def with_availability(kernelspec: Kernelspec) -> Kernelspec:
@@ -210,7 +281,8 @@ def with_availability(kernelspec: Kernelspec) -> Kernelspec:
         kernelspec = replace(kernelspec, version=installed.version)
     if kernelspec.entry is None:
         program = kernelspec.command(Path())[0]
-        missing = None if _find_program(program) else f"the program {program} is not installed"
+        is_found = find_program(program, search_path_of(kernelspec.prefix)) is not None
+        missing = None if is_found else f"the program {program} is not installed"
         return replace(kernelspec, unavailable_reason=missing)
     module = kernelspec.entry.partition(":")[0]
     find = partial(_is_importable, paths=[str(kernelspec.directory), *sys.path])
@@ -220,16 +292,6 @@ def with_availability(kernelspec: Kernelspec) -> Kernelspec:
         return replace(kernelspec, unavailable_reason=missing)
     own = kernelspec.version or platform.python_version()
     return replace(kernelspec, version=own, unavailable_reason=None)
-
-
-def _find_program(program: str) -> str | None:
-    return shutil.which(program, path=search_path())
-
-
-def _installation_root(program: Path) -> Path:
-    """Returns the folder that holds a program and its other files."""
-    folder = program.resolve().parent
-    return folder.parent if folder.name == "bin" else folder
 
 
 def _is_importable(name: str, paths: Sequence[str]) -> bool:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from era_kernels.errors import InvalidRequest, LanguageUnavailable, StartError, UnsupportedLanguage
-from era_kernels.kernels.kernelspecs import Kernelspec, builtin_dir, load_kernelspecs
+from era_kernels.kernels.kernelspecs import Kernelspec, builtin_dir, find_kernelspecs
 from era_kernels.models import JsonObject
 from era_kernels.toolchains.layout import Toolchain
 
@@ -70,14 +71,27 @@ class Language:
 class Languages:
     """Finds languages by name and alias in any case."""
 
-    def __init__(self, kernelspecs: Iterable[Kernelspec]) -> None:
+    def __init__(self, kernelspecs: Iterable[Kernelspec], problems: Sequence[str] = ()) -> None:
         """Takes kernelspecs, of which the first of a name counts.
 
-        Raises StartError when two languages claim the same name or alias.
+        `problems` are sentences about others that are left out. Raises StartError when two
+        languages claim the same name or alias.
         """
+        found_kernelspecs = list(kernelspecs)
+        self.problems = tuple(problems)
+        known = {
+            alias.lower(): one.language
+            for one in found_kernelspecs
+            if not one.is_stock
+            for alias in one.aliases
+        }
         by_language: dict[str, dict[str, Kernelspec]] = {}
-        for kernelspec in kernelspecs:
-            by_language.setdefault(kernelspec.language, {}).setdefault(kernelspec.name, kernelspec)
+        for kernelspec in found_kernelspecs:
+            # A stock kernel may call its language by what is an alias here.
+            language_name = kernelspec.language
+            if kernelspec.is_stock:
+                language_name = known.get(language_name, language_name)
+            by_language.setdefault(language_name, {}).setdefault(kernelspec.name, kernelspec)
         self._all = [
             Language(name, tuple(sorted(found.values(), key=lambda one: one.name != name)))
             for name, found in sorted(by_language.items())
@@ -102,11 +116,14 @@ class Languages:
         """Reads the folders in `extra`, the first wins, then the built-in ones. Blocking.
 
         What they need installed lies in `toolchain_dir`, by default that of this environment.
-        Raises StartError naming the file that is broken.
+        Raises StartError naming the file that is broken, unless it lies in a data directory of
+        Jupyter's.
         """
         directories = (*extra, builtin or builtin_dir())
+        found = [find_kernelspecs(one, toolchain_dir) for one in directories]
         return cls(
-            spec for directory in directories for spec in load_kernelspecs(directory, toolchain_dir)
+            itertools.chain.from_iterable(one.kernelspecs for one in found),
+            [problem for one in found for problem in one.problems],
         )
 
     def __iter__(self) -> Iterator[Language]:

@@ -154,6 +154,7 @@ class Machine:
             mode,
             dump_signal=dump_signal,
             receive_budget=self._receive_budget,
+            has_fence=self._kernelspec.fence,
         )
         process = self._kernel_process = await self._sandbox.spawn(command)
         process.ended.add_done_callback(self._on_process_ended)
@@ -296,16 +297,18 @@ class KernelHost:
         limits: Limits,
         env: Mapping[str, str],
         *,
+        kernel_name: str | None = None,
         kernel: bool = True,
         storage: Callable[[], StorageScope] = lambda: ALL_STORAGE,
     ) -> Machine:
         """Opens a machine in the directories `paths`, with a ready kernel or with none yet.
 
-        `env` is what the session adds to the kernel's environment, which is built from empty
-        otherwise; `storage` returns the namespaces that it may use at that moment.
-        Raises UnsupportedLanguage, LanguageUnavailable, KernelStartFailed, ShuttingDown.
+        `kernel_name` is one of the language's kernels, None is the default. `env` is what the
+        session adds to the kernel's environment, which is built from empty otherwise; `storage`
+        returns the namespaces that it may use at that moment. Raises UnsupportedLanguage,
+        InvalidRequest, LanguageUnavailable, KernelStartFailed, ShuttingDown.
         """
-        kernelspec = self.languages.resolve(language).available_kernel(None)
+        kernelspec = self.languages.resolve(language).available_kernel(kernel_name)
         sandbox = await self._sandboxes.open_sandbox(paths, limits)
         machine = Machine(kernelspec, sandbox, self._receive_budget)
         self._machines.add(machine)

@@ -21,7 +21,9 @@ from era_kernels.models import EndReason, ExecutionEnd, ExitInfo, KernelRequest,
 JupyterMessage = dict[str, Any]
 Script = Callable[["ScriptedKernel", JupyterMessage], None]
 
-SHORT_TIMEOUTS = KernelTimeouts(second_interrupt=0.1, kill=0.3, run_end=0.3, max_drain=1.0)
+SHORT_TIMEOUTS = KernelTimeouts(
+    second_interrupt=0.1, interrupt_reply=0.05, kill=0.3, run_end=0.3, max_drain=1.0
+)
 
 
 class ScriptedKernel:
@@ -62,9 +64,15 @@ class ScriptedKernel:
 
     def send_reply(self, request: JupyterMessage, exit_code: object = 0, **era: object) -> None:
         content = {"status": "ok", "era": {"exit_code": exit_code, "exception": None, **era}}
+        self.send_reply_content(request, content)
+
+    def send_reply_content(self, request: JupyterMessage, content: JupyterMessage) -> None:
         self._session.send(
             self.shell, "execute_reply", content, parent=request, ident=request["ident"]
         )
+
+    def publish_idle(self, request: JupyterMessage) -> None:
+        self.publish("status", {"execution_state": "idle"}, request)
 
     def finish_run(self, request: JupyterMessage, exit_code: object = 0) -> None:
         """Ends a run as a kernel should."""
@@ -172,13 +180,15 @@ async def open_harness(
     script: Script,
     timeouts: KernelTimeouts = SHORT_TIMEOUTS,
     interrupt_mode: InterruptMode = "signal",
+    *,
+    has_fence: bool = True,
 ) -> AsyncIterator[KernelHarness]:
     """Opens a ready kernel; closes everything at the end."""
     connection = ConnectionInfo.new(directory)
     machine = FakeMachineHandle()
     try:
         with ScriptedKernel(connection, script).serving() as scripted:
-            kernel = Kernel(connection, machine, interrupt_mode, timeouts)
+            kernel = Kernel(connection, machine, interrupt_mode, timeouts, has_fence=has_fence)
             await kernel.wait_ready(10)
             yield KernelHarness(kernel, scripted, machine)
     finally:

@@ -118,7 +118,7 @@ def test_folders_without_a_kernel_json_are_no_languages(tmp_path: Path) -> None:
     [
         ({"argv": []}, "argv"),
         ({"argv": "sh"}, "argv"),
-        ({"language": "No Name"}, "language"),
+        ({"language": "!!!"}, "language"),
         ({"interrupt_mode": "shout"}, "interrupt_mode"),
         ({"env": {"A": 1}}, "env.A"),
         ({"era": {"entry": "no function"}}, "entry"),
