@@ -23,6 +23,7 @@ from benchmarks import (
     kv,
     objects,
     scale,
+    transport_cost,
 )
 from benchmarks.api_caller import PATH, Caller
 from benchmarks.table import MEGABYTE, Row, ms
@@ -140,6 +141,7 @@ def main() -> int:
 
     show(baselines())
     show(isolation())
+    show(transport_cost.rows())
     with temporary_launcher() as launcher:
         server = launcher.start()
         with closing(Caller(server.base_url)) as caller:

@@ -22,6 +22,7 @@ from era_kernels.kernels.control_requests import ControlRequests
 from era_kernels.kernels.dialects import FenceDialect, JupyterDialect
 from era_kernels.kernels.interrupt_escalation import InterruptEscalation
 from era_kernels.kernels.receive_budget import ReceiveBudget
+from era_kernels.kernels.socket_connector import ConnectPort
 from era_kernels.kernels.wire_protocol import ConnectionInfo, Message
 from era_kernels.models import (
     EndReason,
@@ -73,8 +74,12 @@ class Kernel:
         receive_budget: ReceiveBudget | None = None,
         *,
         has_fence: bool = True,
+        connect_port: ConnectPort | None = None,
     ) -> None:
-        """All kernels share `receive_budget`. With `has_fence` it ends each run with a fence."""
+        """All kernels share `receive_budget`. With `has_fence` it ends each run with a fence.
+
+        `connect_port` connects to a TCP port in the machine, for a kernel that speaks tcp.
+        """
         self._dialect = FenceDialect() if has_fence else JupyterDialect()
         self.on_late_output: Callable[[list[Output]], None] = discard_output
         self._machine = machine
@@ -98,6 +103,7 @@ class Kernel:
             self._on_stdin,
             self._on_connection_lost,
             receive_budget,
+            connect_port,
         )
         dump = (connection_info.dump_file, dump_signal)
         self.control = ControlClient(self._control_requests, machine.signal, *dump)

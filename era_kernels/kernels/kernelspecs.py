@@ -27,12 +27,14 @@ from era_kernels.kernels.programs import (
     installation_roots,
     search_path_of,
 )
-from era_kernels.models import Limits
+from era_kernels.kernels.wire_protocol import Transport
+from era_kernels.models import Limits, Network
 from era_kernels.toolchains.layout import Toolchain, default_toolchain_dir, find_toolchain
 
 NO_MINIMUMS = Limits()
 # What Jupyter's own protocol promises of every kernel.
 STOCK_CAPABILITIES = ("interrupt", "rich_output", "state")
+NO_TCP = "it speaks tcp, and programs have no internet sockets behind walls of tier 3"
 _MIB = 1024 * 1024
 
 
@@ -44,6 +46,9 @@ class _Minimums(BaseModel):
     memory_mb: int | None = Field(None, gt=0)
     processes: int | None = Field(None, gt=0)
     cpu: float | None = Field(None, gt=0)
+    # Of one process. It raises what a session's memory lets a process reserve, where that is
+    # bounded by itself (without control groups); memory that is used counts as before.
+    reserved_mb: int = Field(0, ge=0)
 
     def to_limits(self) -> Limits:
         """Converts these minimums to limits in bytes, processes and cores."""
@@ -60,7 +65,7 @@ class _EraMetadata(BaseModel):
     entry: str | None = Field(None, pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")
     preload: list[str] = []
     extension: str = ""
-    transport: Literal["ipc"] = "ipc"
+    transport: Transport = "ipc"
     # Before the number in the names of its unix sockets; some kernels write it as in a URL.
     ipc_separator: Literal["-", ":"] = "-"
     fence: bool = True
@@ -114,7 +119,7 @@ class Kernelspec:
     preload: tuple[str, ...]
     env: Mapping[str, str]
     interrupt_mode: Literal["signal", "message"]
-    transport: Literal["ipc"]
+    transport: Transport | None  # None: chosen by the network of the walls, see `for_network`
     extension: str
     capabilities: tuple[str, ...]
     dump_signal: str | None = None  # makes the kernel write its stack when it can do nothing else
@@ -123,6 +128,8 @@ class Kernelspec:
     minimums: Limits = NO_MINIMUMS  # what it needs at least
     ipc_separator: Literal["-", ":"] = "-"  # before the number in the names of its sockets
     toolchain: Toolchain | None = None  # what must be installed for it
+    min_reserved: int = 0  # bytes that each of its processes must be able to reserve
+    network: Network | None = None  # of the walls; None: not known yet
     fence: bool = True  # it ends the output of each run with a message of ours
     is_stock: bool = False  # its kernel.json has nothing but Jupyter's own keys
 
@@ -130,6 +137,15 @@ class Kernelspec:
     def is_available(self) -> bool:
         """True when nothing is missing on this host."""
         return self.unavailable_reason is None
+
+    def for_network(self, network: Network) -> Kernelspec:
+        """Returns the kernelspec for sandboxes with that network, with a transport.
+
+        A stock kernel speaks tcp where sandboxes have a network of their own, which all such
+        kernels do, and else ipc.
+        """
+        default: Transport = "tcp" if network is Network.OWN else "ipc"
+        return replace(self, network=network, transport=self.transport or default)
 
     def command(self, connection_file: Path) -> tuple[str, ...]:
         """Returns the command that starts the kernel, its program as an absolute path."""
@@ -230,6 +246,7 @@ def _with_toolchain(kernelspec: Kernelspec, toolchain: Toolchain) -> Kernelspec:
 
 def _to_kernelspec(kernel_json: _KernelJson, folder: Path) -> Kernelspec:
     metadata = kernel_json.metadata.era_kernels or _STOCK_METADATA
+    is_stock = kernel_json.metadata.era_kernels is None
     name = language_id(kernel_json.language)
     own_spelling = [] if kernel_json.language == name else [kernel_json.language]
     return Kernelspec(
@@ -248,14 +265,15 @@ def _to_kernelspec(kernel_json: _KernelJson, folder: Path) -> Kernelspec:
             },
         },
         interrupt_mode=kernel_json.interrupt_mode,
-        transport=metadata.transport,
+        transport=None if is_stock else metadata.transport,
         extension=metadata.extension,
         capabilities=tuple(metadata.capabilities),
         dump_signal=metadata.dump_signal,
         minimums=metadata.minimums.to_limits(),
         ipc_separator=metadata.ipc_separator,
+        min_reserved=metadata.minimums.reserved_mb * _MIB,
         fence=metadata.fence,
-        is_stock=kernel_json.metadata.era_kernels is None,
+        is_stock=is_stock,
     )
 
 
@@ -273,6 +291,8 @@ def _tools_env(kernel_json: _KernelJson, folder: Path) -> dict[str, str]:
 
 def with_availability(kernelspec: Kernelspec) -> Kernelspec:
     """Returns it with what is missing on this host now, and its version when known. Blocking."""
+    if kernelspec.transport == "tcp" and kernelspec.network is Network.NONE:
+        return replace(kernelspec, unavailable_reason=NO_TCP)
     if kernelspec.toolchain is not None:
         installed = kernelspec.toolchain.read_installed()
         if installed is None:

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from era_kernels.errors import InvalidRequest, LanguageUnavailable, StartError, UnsupportedLanguage
-from era_kernels.kernels.kernelspecs import Kernelspec, builtin_dir, find_kernelspecs
-from era_kernels.models import JsonObject
+from era_kernels.kernels.kernelspecs import (
+    Kernelspec,
+    builtin_dir,
+    find_kernelspecs,
+    with_availability,
+)
+from era_kernels.models import JsonObject, Network
 from era_kernels.toolchains.layout import Toolchain
 
 
@@ -125,6 +130,23 @@ class Languages:
             itertools.chain.from_iterable(one.kernelspecs for one in found),
             [problem for one in found for problem in one.problems],
         )
+
+    def set_network(self, network: Network) -> None:
+        """Chooses the transports of all kernels, when the walls are known. Blocking.
+
+        Kernels that speak only tcp are unavailable where no program can.
+        """
+        self._all = [
+            replace(
+                language,
+                kernels=tuple(
+                    with_availability(one.for_network(network)) for one in language.kernels
+                ),
+            )
+            for language in self._all
+        ]
+        by_name = {language.name: language for language in self._all}
+        self._by_name = {name: by_name[one.name] for name, one in self._by_name.items()}
 
     def __iter__(self) -> Iterator[Language]:
         return iter(self._all)

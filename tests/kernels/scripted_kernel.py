@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket as sockets
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -15,8 +16,9 @@ from jupyter_client.session import Session
 from era_kernels.kernels.active_run import KernelTimeouts
 from era_kernels.kernels.kernel import InterruptMode, Kernel
 from era_kernels.kernels.messages import FENCE_MIME_TYPE
-from era_kernels.kernels.wire_protocol import ConnectionInfo
-from era_kernels.models import EndReason, ExecutionEnd, ExitInfo, KernelRequest, Output
+from era_kernels.kernels.tcp_ports import TcpPorts
+from era_kernels.kernels.wire_protocol import ConnectionInfo, Transport
+from era_kernels.models import EndReason, ExecutionEnd, ExitInfo, KernelRequest, Network, Output
 
 JupyterMessage = dict[str, Any]
 Script = Callable[["ScriptedKernel", JupyterMessage], None]
@@ -174,21 +176,42 @@ def make_request(timeout: float = 30.0, number: int = 1) -> KernelRequest:
     return KernelRequest("code", {"NAME": "value"}, timeout, number)
 
 
+async def connect_port(port: int) -> sockets.socket:
+    """Stands for the `connect` of a sandbox, on the host."""
+    one = sockets.socket()
+    one.setblocking(False)
+    try:
+        await asyncio.get_running_loop().sock_connect(one, ("127.0.0.1", port))
+    except BaseException:
+        one.close()
+        raise
+    return one
+
+
 @asynccontextmanager
 async def open_harness(
     directory: Path,
     script: Script,
     timeouts: KernelTimeouts = SHORT_TIMEOUTS,
     interrupt_mode: InterruptMode = "signal",
+    transport: Transport = "ipc",
     *,
     has_fence: bool = True,
 ) -> AsyncIterator[KernelHarness]:
     """Opens a ready kernel; closes everything at the end."""
-    connection = ConnectionInfo.new(directory)
+    ports = TcpPorts(Network.HOST).take() if transport == "tcp" else None
+    connection = ConnectionInfo.new(directory, tcp_ports=ports)
     machine = FakeMachineHandle()
     try:
         with ScriptedKernel(connection, script).serving() as scripted:
-            kernel = Kernel(connection, machine, interrupt_mode, timeouts, has_fence=has_fence)
+            kernel = Kernel(
+                connection,
+                machine,
+                interrupt_mode,
+                timeouts,
+                has_fence=has_fence,
+                connect_port=connect_port,
+            )
             await kernel.wait_ready(10)
             yield KernelHarness(kernel, scripted, machine)
     finally:

@@ -35,7 +35,9 @@ class HostResources:
         paths: SessionPaths,
         limits: Limits,
         uid_allocator: UidAllocator,
+        min_reserved: int = 0,
     ) -> None:
+        """`min_reserved`: bytes that each process must be able to reserve."""
         self.runtime_directory = runtime_dirs.new_path(base)
         # The paths as code in the sandbox sees them.
         self.inner_paths, self.inner_runtime_directory = profile.map_paths(
@@ -45,6 +47,7 @@ class HostResources:
         self._profile = profile
         self._host_paths = paths
         self._limits = limits
+        self._min_reserved = min_reserved
         self._uid_allocator = uid_allocator
         self._uid: int | None = None
         self._cgroup: SandboxCgroup | None = None
@@ -99,7 +102,9 @@ class HostResources:
         if cgroup is not None:
             cgroup.apply_limits(self._limits)
             self._cgroup = cgroup
-        spec = self._profile.spec_for(paths, self.runtime_directory, self._limits, self._uid)
+        spec = self._profile.spec_for(
+            paths, self.runtime_directory, self._limits, self._uid, self._min_reserved
+        )
         return (
             replace(spec, traverse_gid=self._uid_allocator.traverse_gid)
             if self._profile.per_session_uid
