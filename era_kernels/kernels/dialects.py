@@ -51,6 +51,13 @@ class JupyterRun(ActiveRun):
         is_own = parent_id == self.msg_id
         return is_own and not self._is_abandoned and not self.finished.done()
 
+    def _check_complete(self) -> None:
+        is_complete = self._has_fence and self._reply is not None and self._exit_info is None
+        if is_complete and self._timeouts.settle:
+            self._start_idle_timer(self._timeouts.settle, self._finish)
+        else:
+            super()._check_complete()
+
     def add_output(self, event: Output, size: int) -> None:
         self._has_output = True
         self._has_stderr = self._has_stderr or isinstance(event, Stderr)

@@ -69,6 +69,7 @@ class _EraMetadata(BaseModel):
     # Before the number in the names of its unix sockets; some kernels write it as in a URL.
     ipc_separator: Literal["-", ":"] = "-"
     fence: bool = True
+    settle_ms: int = Field(0, ge=0, le=1000)
     capabilities: list[str] = []
     # Only signals that do nothing to a process which does not handle them.
     dump_signal: Literal["SIGURG", "SIGWINCH"] | None = None
@@ -131,6 +132,7 @@ class Kernelspec:
     min_reserved: int = 0  # bytes that each of its processes must be able to reserve
     network: Network | None = None  # of the walls; None: not known yet
     fence: bool = True  # it ends the output of each run with a message of ours
+    settle: float = 0.0  # seconds of silence until it has ended, for a kernel without a fence
     is_stock: bool = False  # its kernel.json has nothing but Jupyter's own keys
 
     @property
@@ -273,6 +275,7 @@ def _to_kernelspec(kernel_json: _KernelJson, folder: Path) -> Kernelspec:
         ipc_separator=metadata.ipc_separator,
         min_reserved=metadata.minimums.reserved_mb * _MIB,
         fence=metadata.fence,
+        settle=metadata.settle_ms / 1000,
         is_stock=is_stock,
     )
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from era_kernels.errors import KernelStartFailed
+from era_kernels.kernels.active_run import KernelTimeouts
 from era_kernels.kernels.crash_output import crash_stderr
 from era_kernels.kernels.environment import build_environment
 from era_kernels.kernels.exec_process import ExecProcess, FailedExec
@@ -159,6 +160,7 @@ class Machine:
             connection_info,
             self,
             mode,
+            KernelTimeouts(settle=self._kernelspec.settle),
             dump_signal=dump_signal,
             receive_budget=self._receive_budget,
             has_fence=self._kernelspec.fence,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from era_kernels.kernels.active_run import NOT_ANSWERING
 from era_kernels.kernels.dialects import REFUSED
 from era_kernels.models import ExceptionInfo, ExecutionEnd, ExitInfo, Stderr, Stdout
 from tests.kernels.scripted_kernel import (
+    SHORT_TIMEOUTS,
     JupyterMessage,
     ScriptedKernel,
     make_request,
@@ -340,3 +342,20 @@ async def test_deadline_of_a_run_that_is_refused(tmp_path: Path) -> None:
     async with open_harness(tmp_path, script, has_fence=False) as harness:
         items = await harness.run(timeout=0.1)
     assert items[-1] == ExecutionEnd(124, timed_out=True)
+
+
+async def test_output_behind_the_end_of_a_kernel_that_settles(tmp_path: Path) -> None:
+    """Where a kernel is said to send output after its end, the run ends when it is silent."""
+
+    def script(kernel: ScriptedKernel, request: JupyterMessage) -> None:
+        kernel.send_reply_content(request, OK)
+        kernel.publish_idle(request)
+        for text in "abc":
+            time.sleep(0.1)
+            kernel.publish_stream(request, text)
+
+    timeouts = replace(SHORT_TIMEOUTS, settle=0.5)
+    async with open_harness(tmp_path, script, timeouts, has_fence=False) as harness:
+        items = await harness.run()
+    assert "".join(item.content for item in items if isinstance(item, Stdout)) == "abc"
+    assert items[-1] == ExecutionEnd(0)

@@ -136,7 +136,9 @@ def test_interrupt(session: SessionClient, programs: SmokePrograms) -> None:
     run = threading.Thread(target=lambda: answers.append(session.run(programs.busy_loop)))
     run.start()
     time.sleep(0.5)
-    session.http.post(f"{session.path}/interrupt").raise_for_status()
+    execution = session.http.get(f"{session.path}/executions").json()["executions"][-1]
+    path = f"{session.path}/executions/{execution['execution_id']}/interrupt"
+    session.http.post(path).raise_for_status()
     run.join(30)
     state = "preserved" if programs.interrupt_keeps_state else "lost"
     check(answers[0], exit_code=130, state=state)
