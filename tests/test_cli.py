@@ -283,6 +283,20 @@ def test_doctor_says_no(tmp_path: Path) -> None:
     assert all(one["advice"] for one in reported["findings"] if one["level"] != Level.OK)
 
 
+def test_doctor_knows_what_the_walls_allow(tmp_path: Path) -> None:
+    """A kernel that speaks only tcp cannot run in tier 3, and the doctor says why."""
+    metadata = {"era_kernels": {"transport": "tcp"}}
+    specs = kernelspec(tmp_path, metadata=metadata)
+    for tier, level in (("1", "ok"), ("3", "lacks")):
+        options = ("--kernelspec-dirs", specs, "--strongest-tier", tier)
+        reported = json.loads(called("doctor", "--json", *options).stdout)
+        by_subject = {one["subject"]: one for one in reported["findings"]}
+        if by_subject["isolation"]["text"] != f"tier {tier}":
+            pytest.skip(f"this host has no tier {tier}")
+        assert by_subject["mini"]["level"] == level
+        assert ("no internet sockets" in by_subject["mini"]["text"]) == (tier == "3")
+
+
 def test_doctor_beside_a_server(launcher: Launcher) -> None:
     """A directory and port that a server of ours uses are no reason to say that it cannot run."""
     server = launcher.start()

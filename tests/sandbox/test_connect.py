@@ -178,6 +178,20 @@ async def test_ports_of_others_are_not_reached(tier: int) -> None:
         assert await receive(await other.connect(port)) == b"pong"
 
 
+async def test_a_program_that_ends_meanwhile(tier: int) -> None:
+    """A listener whose process is being killed is refused or reset, never taken for another's."""
+    async with open_one(tier) as (sandbox, _, _):
+        for number in range(15):
+            port, process = await start_listener(sandbox)
+            task = asyncio.create_task(sandbox.connect(port))
+            await asyncio.sleep(number * 0.003)
+            await process.signal(9)
+            try:
+                (await task).close()
+            except ConnectionError as error:
+                assert not isinstance(error, ConnectionAbortedError)
+
+
 @pytest.mark.parametrize("tier", [1], indirect=True)
 async def test_sessions_have_the_same_ports(tier: int) -> None:
     """With namespaces each session has all ports: a connection leads to that session's program."""

@@ -9,14 +9,17 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
 
 from era_kernels.sandbox.server.process_tree import ProcessTree
 
+LOOKS, LOOK_INTERVAL = 3, 0.01  # seconds
 _LISTENING = b"0A"  # include/net/tcp_states.h
 _NO_INODE = 0  # of a connection that no process has
 # Each table, and where a listener of connections to 127.0.0.1 is bound in it, in Linux's order. The
@@ -44,16 +47,7 @@ def check_listeners(init_pid: int, port: int) -> frozenset[int]:
     Raises ConnectionRefusedError when there is none, and PermissionError when a process that does
     not descend from the init has one.
     """
-    for table, addresses in _TABLES.items():
-        listening = [one for one in _read_sockets(table, port) if one.state == _LISTENING]
-        for address in addresses:
-            name = _to_proc_text(address, port)
-            inodes = frozenset(one.inode for one in listening if one.local == name)
-            if inodes:
-                if not _is_owner(init_pid, inodes):
-                    raise _foreign_error()
-                return inodes
-    raise ConnectionRefusedError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED))
+    return _require_owner(init_pid, partial(_find_listeners, port))
 
 
 def check_peer(init_pid: int, port: int, own_port: int, listeners: frozenset[int]) -> None:
@@ -65,13 +59,41 @@ def check_peer(init_pid: int, port: int, own_port: int, listeners: frozenset[int
     with suppress(ConnectionRefusedError):
         if check_listeners(init_pid, port) == listeners:
             return
+    _require_owner(init_pid, partial(_find_peer, port, own_port))
+
+
+def _require_owner(init_pid: int, find: Callable[[], frozenset[int]]) -> frozenset[int]:
+    """Returns the inodes that `find` returns, when processes of the sandbox have all of them.
+
+    A process may end after its socket was found: whether that is there is looked at again.
+    """
+    for number in range(LOOKS):
+        time.sleep(LOOK_INTERVAL * number)
+        inodes = find()
+        if _is_owner(init_pid, inodes):
+            return inodes
+    raise PermissionError(errno.EACCES, "a program outside the session listens there")
+
+
+def _find_listeners(port: int) -> frozenset[int]:
+    """Returns the inodes of the sockets that listen there. Raises ConnectionRefusedError."""
+    for table, addresses in _TABLES.items():
+        listening = [one for one in _read_sockets(table, port) if one.state == _LISTENING]
+        for address in addresses:
+            name = _to_proc_text(address, port)
+            inodes = frozenset(one.inode for one in listening if one.local == name)
+            if inodes:
+                return inodes
+    raise ConnectionRefusedError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED))
+
+
+def _find_peer(port: int, own_port: int) -> frozenset[int]:
+    """Returns the inode of the other end of a connection. Raises ConnectionRefusedError."""
     for table, (address, *_) in _TABLES.items():
         ends = (_to_proc_text(address, port), _to_proc_text(address, own_port))
         for one in _read_sockets(table, port):
             if (one.local, one.remote) == ends and one.inode != _NO_INODE:
-                if not _is_owner(init_pid, frozenset({one.inode})):
-                    raise _foreign_error()
-                return
+                return frozenset({one.inode})
     raise ConnectionRefusedError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED))
 
 
@@ -144,14 +166,9 @@ def _read_sockets(table: Path, port: int) -> Iterator[_TcpSocket]:
 def _to_proc_text(address: str, port: int) -> bytes:
     """Returns an address as /proc writes it: its words of 32 bits in the machine's byte order.
 
-    >>> _to_proc_text("127.0.0.1", 80)  # doctest: +SKIP
-    b'0100007F:0050'
+    On most machines 127.0.0.1:80 is 0100007F:0050.
     """
     packed = ip_address(address).packed
     words = (packed[start : start + 4] for start in range(0, len(packed), 4))
     text = "".join(f"{int.from_bytes(word, sys.byteorder):08X}" for word in words)
     return f"{text}:{port:04X}".encode()
-
-
-def _foreign_error() -> PermissionError:
-    return PermissionError(errno.EACCES, "a program outside the session listens there")
