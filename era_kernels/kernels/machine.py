@@ -332,7 +332,7 @@ class KernelHost:
         returns the namespaces that it may use at that moment. Raises UnsupportedLanguage,
         InvalidRequest, LanguageUnavailable, KernelStartFailed, ShuttingDown.
         """
-        kernelspec = self.languages.resolve(language).available_kernel(kernel_name)
+        kernelspec = await self.languages.available_kernel(language, kernel_name)
         sandbox = await self._sandboxes.open_sandbox(paths, limits, kernelspec.min_reserved)
         machine = Machine(kernelspec, sandbox, self._receive_budget, self._tcp_ports)
         self._machines.add(machine)
