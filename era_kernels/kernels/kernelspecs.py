@@ -115,6 +115,7 @@ class Kernelspec:
     extension: str
     capabilities: tuple[str, ...]
     dump_signal: str | None = None  # makes the kernel write its stack when it can do nothing else
+    display_name: str = ""
     version: str | None = None
     unavailable_reason: str | None = None
     minimums: Limits = NO_MINIMUMS  # what it needs at least
@@ -145,9 +146,9 @@ class Kernelspec:
     @property
     def readable_paths(self) -> tuple[Path, ...]:
         """The folders that the kernel must be able to read: its own, and those of its program."""
-        if self.entry is not None:
-            return (self.directory,)
         program = Path(self.command(Path())[0])
+        if self.entry is not None or not program.is_absolute():
+            return (self.directory,)
         return tuple(dict.fromkeys((self.directory, *installation_roots(program))))
 
 
@@ -233,6 +234,7 @@ def _to_kernelspec(kernel_json: _KernelJson, folder: Path) -> Kernelspec:
         extension=metadata.extension,
         capabilities=tuple(metadata.capabilities),
         dump_signal=metadata.dump_signal,
+        display_name=kernel_json.display_name,
         minimums=metadata.minimums.to_limits(),
         fence=metadata.fence,
         is_stock=kernel_json.metadata.era_kernels is None,

@@ -306,7 +306,7 @@ class KernelHost:
         returns the namespaces that it may use at that moment. Raises UnsupportedLanguage,
         InvalidRequest, LanguageUnavailable, KernelStartFailed, ShuttingDown.
         """
-        kernelspec = self.languages.resolve(language).available_kernel(kernel_name)
+        kernelspec = await self.languages.available_kernel(language, kernel_name)
         sandbox = await self._sandboxes.open_sandbox(paths, limits)
         machine = Machine(kernelspec, sandbox, self._receive_budget)
         self._machines.add(machine)

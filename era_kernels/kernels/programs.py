@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -42,7 +43,7 @@ def installation_roots(program: Path) -> Iterator[Path]:
         if not program.is_symlink():
             break
         program = program.parent / program.readlink()
-    yield _installation_root(program.resolve())
+    yield _installation_root(Path(os.path.realpath(program)))  # unlike `resolve`, circles too
 
 
 def _installation_root(program: Path) -> Path:
