@@ -122,7 +122,9 @@ class Settings(BaseSettings):
         5.0, description="Seconds that runs get to finish when the server stops."
     )
     kernelspec_dirs: PathList = Field(
-        (), description="Folders with kernelspecs that win over those that come along."
+        (),
+        description="Folders with kernelspecs, or data directories of Jupyter's; they win over "
+        "what comes along.",
     )
 
     api_tokens: TokenList = Field(

@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from era_kernels.errors import InvalidRequest, LanguageUnavailable, StartError, UnsupportedLanguage
@@ -114,22 +114,11 @@ class Languages:
         `problems` are sentences about others that are left out. Raises StartError when two
         languages claim the same name or alias.
         """
-        found_kernelspecs = list(kernelspecs)
         self.problems = tuple(problems)
         self._refreshed_at = -REFRESH_INTERVAL
-        known = {
-            alias.lower(): one.language
-            for one in found_kernelspecs
-            if not one.is_stock
-            for alias in one.aliases
-        }
         by_language: dict[str, dict[str, Kernelspec]] = {}
-        for kernelspec in found_kernelspecs:
-            # A stock kernel may call its language by what is an alias here.
-            language_name = kernelspec.language
-            if kernelspec.is_stock:
-                language_name = known.get(language_name, language_name)
-            by_language.setdefault(language_name, {}).setdefault(kernelspec.name, kernelspec)
+        for kernelspec in _join_stock_kernels(list(kernelspecs)):
+            by_language.setdefault(kernelspec.language, {}).setdefault(kernelspec.name, kernelspec)
         self._all = [
             Language(name, tuple(sorted(found.values(), key=lambda one: one.name != name)))
             for name, found in sorted(by_language.items())
@@ -226,3 +215,17 @@ class Languages:
 
     def _forked_kernels(self) -> list[Kernelspec]:
         return [one for one in self._kernels() if one.entry is not None and one.is_available]
+
+
+def _join_stock_kernels(kernelspecs: Sequence[Kernelspec]) -> Iterator[Kernelspec]:
+    """Yields the kernelspecs; a stock kernel may call its language by what is an alias here."""
+    known = {
+        alias.lower(): one.language
+        for one in kernelspecs
+        if not one.is_stock
+        for alias in one.aliases
+    }
+    for kernelspec in kernelspecs:
+        names = (kernelspec.language, *(alias.lower() for alias in kernelspec.aliases))
+        joined = [known[name] for name in names if name in known] if kernelspec.is_stock else []
+        yield replace(kernelspec, language=joined[0]) if joined else kernelspec

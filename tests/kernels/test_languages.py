@@ -138,13 +138,14 @@ def test_first_found_is_the_default_where_none_has_the_name(tmp_path: Path) -> N
     assert [one.name for one in language.kernels] == ["second", "first"]
 
 
-@pytest.mark.parametrize("spelling", ["Al", "al", "AL", "Alpha"])
+@pytest.mark.parametrize("spelling", ["Al", "al", "AL", "Alpha", "Alpha Script"])
 def test_stock_kernel_of_an_alias(tmp_path: Path, spelling: str) -> None:
     """A stock kernel that calls its language by an alias is a further kernel of that language."""
     add_stock_kernelspec(tmp_path / "data" / "kernels", "other", language=spelling)
-    add_kernelspec(tmp_path / "builtin", "alpha", era={"aliases": ["Al"]})
+    add_kernelspec(tmp_path / "builtin", "alpha", era={"aliases": ["Al", "alpha script"]})
     (language,) = languages = load(tmp_path / "data", tmp_path / "builtin")
     assert [one.name for one in language.kernels] == ["alpha", "other"]
+    assert {one.language for one in language.kernels} == {"alpha"}
     assert languages.resolve(spelling) is language
 
 
