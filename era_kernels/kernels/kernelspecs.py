@@ -25,6 +25,7 @@ from era_kernels.kernels.programs import (
     environment_prefix,
     find_program,
     installation_roots,
+    is_installation,
     search_path_of,
 )
 from era_kernels.kernels.wire_protocol import Transport
@@ -168,11 +169,15 @@ class Kernelspec:
 
     @property
     def readable_paths(self) -> tuple[Path, ...]:
-        """The folders that the kernel must be able to read: its own, and those of its program."""
+        """The folders that the kernel must be able to read.
+
+        They are its own, that of the installation which it lies in, and those of its program.
+        """
         program = Path(self.command(Path())[0])
         if self.entry is not None or not program.is_absolute():
             return (self.directory,)
-        return tuple(dict.fromkeys((self.directory, *installation_roots(program))))
+        own = [self.prefix] if self.prefix is not None and is_installation(self.prefix) else []
+        return tuple(dict.fromkeys((self.directory, *own, *installation_roots(program))))
 
 
 def builtin_dir() -> Path:

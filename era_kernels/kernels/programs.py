@@ -46,10 +46,16 @@ def installation_roots(program: Path) -> Iterator[Path]:
     yield _installation_root(Path(os.path.realpath(program)))  # unlike `resolve`, circles too
 
 
-def _installation_root(program: Path) -> Path:
-    """Returns the folder above a program's `bin`, but never a whole home directory."""
-    folder = program.parent
+def is_installation(folder: Path) -> bool:
+    """Returns whether a folder holds an installation, and not what is somebody's own besides.
+
+    A home directory is none, neither is `.local` in it, where programs keep data of their users.
+    """
     home = Path.home()
-    if folder.name != "bin" or folder.parent in (home, *home.parents):
-        return folder
-    return folder.parent
+    return folder not in (home / ".local", home, *home.parents)
+
+
+def _installation_root(program: Path) -> Path:
+    """Returns the folder above a program's `bin` when that is an installation, else its own."""
+    folder = program.parent
+    return folder.parent if folder.name == "bin" and is_installation(folder.parent) else folder

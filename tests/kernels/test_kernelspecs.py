@@ -321,12 +321,30 @@ def test_links_in_a_circle_are_a_missing_program(tmp_path: Path) -> None:
 
 def test_home_directory_is_no_installation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A program in ~/bin makes that folder readable, and not the whole home directory."""
-    monkeypatch.setenv("HOME", str(tmp_path / "home" / "ada"))
-    for folder in (tmp_path / "home" / "ada" / "bin", tmp_path / "home" / "bin"):
+    home = tmp_path / "home" / "ada"
+    monkeypatch.setenv("HOME", str(home))
+    for folder in (home / "bin", home / ".local" / "bin", tmp_path / "home" / "bin"):
         program = add_program(folder, "lang")
         specs = folder.parent / "specs"
         add_stock_kernelspec(specs, "alpha", argv=[str(program)])
         assert set(load_only(specs).readable_paths) == {specs / "alpha", folder}
+
+
+def test_installation_whose_program_is_deep_in_it(tmp_path: Path) -> None:
+    """The whole installation that a kernelspec lies in is readable, wherever its program is."""
+    program = add_program(tmp_path / "lib" / "R" / "bin", "R")  # as conda has it
+    data = tmp_path / "share" / "jupyter"
+    add_stock_kernelspec(data / "kernels", "ir", argv=[str(program)])
+    assert tmp_path in load_only(data).readable_paths
+
+
+def test_kernelspec_of_one_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kernelspec in ~/.local makes only its own folder readable, and that of its program."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    data = tmp_path / ".local" / "share" / "jupyter"
+    program = add_program(tmp_path / "there" / "bin", "lang")
+    folder = add_stock_kernelspec(data / "kernels", "alpha", argv=[str(program)])
+    assert set(load_only(data).readable_paths) == {folder, tmp_path / "there"}
 
 
 def test_missing_program_makes_nothing_else_readable(

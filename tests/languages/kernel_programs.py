@@ -73,6 +73,12 @@ class KernelPrograms:
     display_html: str | None  # displays <b>rich</b> as HTML
     ask: str | None  # asks for input with the prompt "name? ", prints "hello NAME"
 
+    # What the examples of the reference page do (tests/contract/test_reference.py).
+    print_hello_world: str | None
+    print_session: str | None  # "Session: " and ERA_SESSION_ID, "API Key: " and API_KEY
+    print_slowly: str | None  # "Processing 0" to 4, each before half a second
+    write_results: str | None  # {} into data.json and "shown" into output.txt
+
     def reason_against(self, needed: tuple[str, ...]) -> str | None:
         """Returns why there can be no program for a row that needs these fields, if so."""
         reasons = [self.not_expressible[name] for name in needed if getattr(self, name) is None]

@@ -82,4 +82,8 @@ PROGRAMS = KernelPrograms(
     last_expression=None,
     display_html=None,
     ask=None,
+    print_hello_world='echo "Hello World"',
+    print_session='echo "Session: $ERA_SESSION_ID"; echo "API Key: $API_KEY"',
+    print_slowly='for i in {0..4}; do echo "Processing $i"; sleep 0.5; done',
+    write_results="echo -n '{}' >data.json; echo -n shown >output.txt",
 )

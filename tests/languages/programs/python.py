@@ -67,5 +67,12 @@ PROGRAMS = KernelPrograms(
     ),
     last_expression="6 * 7",
     display_html="from IPython.display import HTML, display\ndisplay(HTML('<b>rich</b>'))",
+    print_hello_world='print("Hello World")',
+    print_session=(
+        "import os; print(f\"Session: {os.environ.get('ERA_SESSION_ID')}\");"
+        " print(f\"API Key: {os.environ.get('API_KEY')}\")"
+    ),
+    print_slowly=('import time; [print(f"Processing {i}") or time.sleep(0.5) for i in range(5)]'),
+    write_results="open('data.json', 'w').write('{}'); open('output.txt', 'w').write('shown')",
     ask="print('hello ' + input('name? '))",
 )
