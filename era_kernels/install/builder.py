@@ -94,7 +94,8 @@ class ToolchainBuilder:
         (self._directory / ".parts").mkdir(exist_ok=True)
         for required in self._toolchain.requires:
             for program in required.bin.iterdir():
-                self._link(program.name, program)
+                if not os.path.lexists(self._toolchain.bin / program.name):  # steps may replace it
+                    self._link(program.name, program)
         tools = [self._make_tool(tool, runner) for tool in manifest.tool]
         for number, step in enumerate(manifest.step):
             self._make_step(f"step-{number}", step, runner)

@@ -78,6 +78,19 @@ def test_required_folders_come_first(place: Place) -> None:
     assert (place.directory("gamma") / "bin" / "alpha").exists()
 
 
+def test_steps_may_replace_programs(place: Place) -> None:
+    """A program of its own stays in the place of a required one, which is left as it was."""
+    place.add("alpha", BUILD)
+    own = step("own", "echo mine > bin/alpha; chmod 755 bin/alpha", "bin/alpha")
+    late = step("late", "test -e ../../allowed && touch late", "late")
+    place.add("beta", 'requires = ["alpha"]\n' + own + late)
+    place.install("beta")
+    (place.toolchains / "allowed").touch()
+    assert place.install("beta").stderr == "beta: late\n"
+    assert (place.directory("beta") / "bin" / "alpha").read_text() == "mine\n"
+    assert (place.directory("alpha") / "bin" / "alpha").read_text() == "#!/bin/sh\n"
+
+
 def test_one_that_fails_leaves_the_others(place: Place) -> None:
     """What fails is told in a sentence with its log, and the rest is installed."""
     place.add("alpha", BUILD)
