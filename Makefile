@@ -22,10 +22,10 @@ setup: $(STAMP) ## install what Python needs into .venv (the other targets do it
 languages: $(STAMP) ## install what all languages need; one that cannot be had stops nothing
 	@$(VENV)/bin/era-kernels install
 
-# The server is up at once. Languages that are being installed beside it join it when they are ready;
-# that ends with the server, whose process number the shell hands on by exec.
+# The server is up at once. What other languages need is installed beside it, which begins a little
+# later and ends with the server: exec keeps the number of the shell's process. It is no child of it.
 serve: $(STAMP) ## run the server: make serve ARGS="--port 9000"
-	@(nice -n 10 $(VENV)/bin/era-kernels install --plain --end-with $$$$ >&2 &); \
+	@( (sleep 2; exec nice -n 10 $(VENV)/bin/era-kernels install --plain --end-with $$$$) >&2 & ); \
 		exec $(VENV)/bin/era-kernels serve $(ARGS)
 
 test: languages ## run all tests in their short form: make test ARGS="-k sessions"

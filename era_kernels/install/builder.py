@@ -9,7 +9,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from era_kernels.install.environments import step_environment
@@ -51,9 +51,10 @@ class ToolchainBuilder:
     def build(self) -> None:
         """Makes the toolchain complete (blocking). Raises InstallFailed, OSError."""
         if self._is_complete():
+            self._tidy_if_possible()
             return
         self._toolchain.home.mkdir(parents=True, exist_ok=True)
-        with self._lock() as lock:
+        with self._wait_for_lock() as lock:
             if self._is_complete():
                 return
             self._make(PartRunner(self._toolchain, self._commands, lock))
@@ -66,10 +67,9 @@ class ToolchainBuilder:
         )
 
     @contextmanager
-    def _lock(self) -> Iterator[int]:
+    def _wait_for_lock(self) -> Iterator[int]:
         """Waits until no other installer works on this toolchain; yields the lock's descriptor."""
-        # Code in sessions may read what is here, yet must not hold this lock: it is write-only.
-        lock = os.open(self._toolchain.lock_file, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o200)
+        lock = self._open_lock()
         try:
             if not _try_lock(lock):
                 self._note("another installation is at work; waiting for it")
@@ -81,15 +81,21 @@ class ToolchainBuilder:
         finally:
             os.close(lock)
 
+    def _open_lock(self) -> int:
+        # Code in sessions may read what is here, yet must not hold this lock: it is write-only.
+        return os.open(self._toolchain.lock_file, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o200)
+
     def _make(self, runner: PartRunner) -> None:
         manifest = self._toolchain.manifest
         self._progress.add(self._toolchain.name, len(manifest.tool) + len(manifest.step))
         (self._directory / INSTALLED_NAME).unlink(missing_ok=True)
+        remove_tree(runner.temporary)
         self._toolchain.bin.mkdir(parents=True, exist_ok=True)
         (self._directory / ".parts").mkdir(exist_ok=True)
         for required in self._toolchain.requires:
             for program in required.bin.iterdir():
-                self._link(program.name, program)
+                if not os.path.lexists(self._toolchain.bin / program.name):  # steps may replace it
+                    self._link(program.name, program)
         tools = [self._make_tool(tool, runner) for tool in manifest.tool]
         for number, step in enumerate(manifest.step):
             self._make_step(f"step-{number}", step, runner)
@@ -190,14 +196,31 @@ class ToolchainBuilder:
     def _tidy(self) -> None:
         """Removes what no step needs any more, and older versions that nobody uses."""
         remove_tree(self._toolchain.home / "home")
-        for old in sorted(self._toolchain.home.iterdir()):
-            if old == self._directory or not is_toolchain_name(old.name):
-                continue
+        for old in self._old_versions():
             with hold_unused(old) as is_unused:
                 if is_unused:
                     remove_tree(old)
                 else:
                     self._note(f"{old} stays, for a server uses it")
+
+    def _tidy_if_possible(self) -> None:
+        """Removes older versions that were still used when this one was installed."""
+        if not self._old_versions():
+            return
+        with suppress(OSError):  # what another user has installed is left to them
+            lock = self._open_lock()
+            try:
+                if _try_lock(lock):
+                    self._tidy()
+            finally:
+                os.close(lock)
+
+    def _old_versions(self) -> list[Path]:
+        return [
+            path
+            for path in sorted(self._toolchain.home.iterdir())
+            if path != self._directory and is_toolchain_name(path.name)
+        ]
 
     def _note(self, text: str) -> None:
         self._progress.note(self._toolchain.name, text)

@@ -19,14 +19,16 @@ _PASSED_BEGINNINGS = ("npm_config_", "pip_", "uv_")
 _NOT_FOR_PIP = {
     "pip_target", "pip_user", "pip_prefix", "pip_root", "pip_requirement", "pip_editable",
     "pip_src", "pip_dry_run", "pip_report", "pip_no_binary", "pip_log", "pip_quiet", "pip_verbose",
-    "pip_python", "pythonpath", "pythonhome", "pythonstartup",
+    "pip_python", "pip_constraint", "pip_build_constraint",
+    "pythonpath", "pythonhome", "pythonstartup",
 }  # fmt: skip
 SYSTEM_PATH = "/usr/local/bin:/usr/bin:/bin"
 
 
 def pip_environment(caller: Mapping[str, str] = os.environ) -> dict[str, str]:
     """Returns the caller's environment: pip finds its configuration there."""
-    return {name: value for name, value in caller.items() if name.lower() not in _NOT_FOR_PIP}
+    passed = {name: value for name, value in caller.items() if name.lower() not in _NOT_FOR_PIP}
+    return {**passed, "PIP_USER": "0", "PIP_REQUIRE_VIRTUALENV": "0", "NO_COLOR": "1"}
 
 
 def step_environment(
@@ -48,5 +50,6 @@ def step_environment(
         "TMPDIR": str(home / "tmp"),
         "LANG": "C.UTF-8",
         "LC_ALL": "C.UTF-8",
-        "CI": "true",  # no questions, no colours, no advertisements
+        "CI": "true",  # no questions, no advertisements
+        "NO_COLOR": "1",
     }

@@ -16,9 +16,11 @@ _UNREACHABLE = (
     r"|error sending request|certificate"
 )
 DAMAGED = "what came has another checksum: it was cut off on its way, or is another file"
+FILE_LIMIT = "a file would be larger than this user may write (ulimit -f)"
 # What tools write on stderr, and what it means. The first that is found counts.
 _CAUSES = (
-    (r"no space left|ENOSPC|disk quota exceeded|EDQUOT|file too large|EFBIG", "the disk is full"),
+    (r"no space left|ENOSPC|disk quota exceeded|EDQUOT", "the disk is full"),
+    (r"file too large|EFBIG|file size limit exceeded", FILE_LIMIT),
     (
         r"do not match the hashes|EINTEGRITY|checksum mismatch|SECURITY ERROR",
         DAMAGED,
@@ -42,7 +44,7 @@ _URL = re.compile(
 _CREDENTIALS = re.compile(r"[^\s/:@'\"]+:[^\s/@'\"]+@(?=[\w.\[-])")
 _PATH_OF_URL = re.compile(r"(['\"]: )/\S+")  # pip, of a request that it repeats
 _FIELD = re.compile(r"((?:authorization|_auth\w*|token|password|secret)\S{0,2}[:= ]+)\S.*", re.I)
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
@@ -64,6 +66,8 @@ def describe_os_error(error: OSError) -> str:
     """Returns what stopped the installer itself."""
     if error.errno in _FULL:
         return "the disk is full, or this user may not use more of it"
+    if error.errno == errno.EFBIG:
+        return FILE_LIMIT
     if error.errno in _FORBIDDEN:
         return f"{error.filename} cannot be written: name another directory with --toolchain-dir"
     where = f"{error.filename}: " if error.filename else ""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from era_kernels.install.failures import InstallFailed, find_cause, write_log
+from era_kernels.install.failures import FILE_LIMIT, InstallFailed, find_cause, write_log
 from era_kernels.install.processes import CommandRunner, Completed
 from era_kernels.toolchains.layout import Toolchain
 
@@ -54,7 +55,7 @@ class PartRunner:
             raise InstallFailed("it was stopped; the next call goes on from here")
         lines = done.stderr or done.stdout
         what = f"took more than {timeout:g} seconds" if done.code is None else "failed"
-        cause = find_cause(lines)
+        cause = FILE_LIMIT if done.code == 128 + signal.SIGXFSZ else find_cause(lines)
         log = write_log(self._toolchain.log_file, f"{part}: exit code {done.code}", lines)
         raise InstallFailed(
             f"{part} {what}{f': {cause}' if cause else ''}{f' (see {log})' if log else ''}"

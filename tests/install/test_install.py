@@ -78,6 +78,19 @@ def test_required_folders_come_first(place: Place) -> None:
     assert (place.directory("gamma") / "bin" / "alpha").exists()
 
 
+def test_steps_may_replace_programs(place: Place) -> None:
+    """A program of its own stays in the place of a required one, which is left as it was."""
+    place.add("alpha", BUILD)
+    own = step("own", "echo mine > bin/alpha; chmod 755 bin/alpha", "bin/alpha")
+    late = step("late", "test -e ../../allowed && touch late", "late")
+    place.add("beta", 'requires = ["alpha"]\n' + own + late)
+    place.install("beta")
+    (place.toolchains / "allowed").touch()
+    assert place.install("beta").stderr == "beta: late\n"
+    assert (place.directory("beta") / "bin" / "alpha").read_text() == "mine\n"
+    assert (place.directory("alpha") / "bin" / "alpha").read_text() == "#!/bin/sh\n"
+
+
 def test_one_that_fails_leaves_the_others(place: Place) -> None:
     """What fails is told in a sentence with its log, and the rest is installed."""
     place.add("alpha", BUILD)
@@ -153,8 +166,7 @@ def test_other_versions(place: Place) -> None:
         done = place.install("alpha")
         assert f"alpha: {old.directory} stays, for a server uses it" in done.stderr
         assert old.read_installed() is not None
-    place.add("alpha", BUILD + 'inputs = ["in"]\n', **{"in": "3"})
-    place.install("alpha")
+    assert place.install("alpha").stderr == ""
     assert not old.directory.exists()
     assert place.directory("alpha").name != old.directory.name
     assert reason(place, "alpha") is None
@@ -205,6 +217,26 @@ def test_environment_of_steps(place: Place, monkeypatch: pytest.MonkeyPatch) -> 
     assert seen["HOME"].startswith(str(root.parent))
     assert seen["PATH"].startswith(f"{root}/bin:")
     assert not seen.keys() & {"MY_SECRET", "LD_PRELOAD_X", "ERA_TOOLCHAIN_DIR", "USER", "LOGNAME"}
+
+
+def test_configurations_of_pip(place: Place) -> None:
+    """A configuration of pip for other purposes does not lead the files elsewhere, nor stop it."""
+    config = place.root / "pip.conf"
+    config.write_text(
+        "[install]\nuser = true\nno-binary = :all:\n[global]\nrequire-virtualenv = 1\n"
+    )
+    constraint = place.root / "constraints.txt"
+    constraint.write_text("alpha==9\n")
+    place.env = {
+        "PIP_CONFIG_FILE": str(config), "PIP_TARGET": str(place.root / "elsewhere"),
+        "PIP_PREFIX": str(place.root / "elsewhere"), "PIP_CONSTRAINT": str(constraint),
+        "PIP_QUIET": "3", "PIP_DRY_RUN": "1", "PYTHONPATH": str(place.root),
+    }  # fmt: skip
+    (place.root / "pip.py").write_text("raise SystemExit('not pip')\n")
+    place.add("alpha", place.add_wheel("alpha"))
+    done = place.install("alpha")
+    assert done.stdout == "alpha 1.2.3: ready\n"
+    assert not (place.root / "elsewhere").exists()
 
 
 def test_system_tools(place: Place) -> None:
