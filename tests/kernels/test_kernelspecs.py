@@ -361,3 +361,22 @@ def test_tools_on_the_path_of_all_kernels_stay_where_they_are(tmp_path: Path) ->
     program = Path(search_path().split(os.pathsep)[-1]) / "sh"
     add_stock_kernelspec(tmp_path, "alpha", argv=[str(program)])
     assert load_only(tmp_path).env == {}
+
+
+def test_what_differs_from_kernel_to_kernel(tmp_path: Path) -> None:
+    """How a kernel names its sockets and when its output ends is said in its folder."""
+    add_kernelspec(tmp_path, "usual")
+    add_kernelspec(tmp_path, "urls", era={"ipc_separator": ":", "settle_ms": 30})
+    urls, usual = find_kernelspecs(tmp_path).kernelspecs
+    assert (usual.ipc_separator, usual.settle) == ("-", 0)
+    assert (urls.ipc_separator, urls.settle) == (":", 0.03)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"ipc_separator": "/"}, {"ipc_separator": ""}, {"settle_ms": -1}, {"settle_ms": 9999}]
+)
+def test_what_makes_no_sense(tmp_path: Path, wrong: dict[str, Any]) -> None:
+    """A separator that is no part of a name, and a silence that would be felt, are mistakes."""
+    add_kernelspec(tmp_path, "odd", era=wrong)
+    with pytest.raises(StartError, match=next(iter(wrong))):
+        find_kernelspecs(tmp_path)
