@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from era_kernels import __version__, app, logs
+from era_kernels import __version__, logs
 from era_kernels.doctor import Finding, can_serve, run_checks
 from era_kernels.errors import EraError, InvalidSetting, StartError, UnsupportedLanguage
 from era_kernels.install.parent_watch import end_with_process
@@ -89,6 +89,9 @@ def serve(**flags: object) -> None:
     Every setting can be given as a flag, as a variable of the environment, or in a TOML file.
     """
     settings = Settings.load(_without_unset(flags))
+    # Imported here: it is most of what this package imports, and the other commands do without.
+    from era_kernels import app
+
     logs.configure(settings.log_format)
     _tune_garbage_collection()
     asyncio.run(app.serve(settings, click.echo))
