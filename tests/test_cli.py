@@ -323,6 +323,16 @@ def test_doctor_finds_broken_kernelspecs(tmp_path: Path) -> None:
     assert "kernel.json" in done.stdout
 
 
+def test_doctor_leaves_out_broken_kernelspecs_of_others(tmp_path: Path) -> None:
+    """One in a data directory of Jupyter's is told, and stops no server."""
+    folder = tmp_path / "kernels" / "mini"
+    folder.mkdir(parents=True)
+    (folder / "kernel.json").write_text("{")
+    done = called("doctor", "--port", "0", "--kernelspec-dirs", str(tmp_path))
+    assert done.returncode == 0, done.stdout
+    assert "mini/kernel.json" in done.stdout
+
+
 def test_verdict() -> None:
     """Lacks are no hindrance, one broken thing is."""
     lacks = Finding(Level.LACKS, "a", "b", "c")
