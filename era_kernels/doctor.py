@@ -17,6 +17,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from era_kernels.errors import StartError
+from era_kernels.kernels.kernelspecs import Kernelspec
 from era_kernels.kernels.languages import Languages
 from era_kernels.models import UNSANDBOXED_TIER, Isolation, Network
 from era_kernels.sandbox.server import host_features
@@ -93,7 +94,7 @@ def _check_system() -> Finding:
 
 def _check_languages(settings: Settings, network: Network | None) -> Iterator[Finding]:
     try:
-        languages = Languages.load(settings.kernelspec_dirs)
+        languages = Languages.load(settings.kernelspec_dirs, toolchain_dir=settings.toolchain_dir)
     except StartError as error:
         yield Finding(Level.BROKEN, "languages", str(error), "Mend or remove that kernelspec.")
         return
@@ -102,14 +103,20 @@ def _check_languages(settings: Settings, network: Network | None) -> Iterator[Fi
     for problem in languages.problems:
         yield Finding(Level.LACKS, "kernelspec", problem, "It is left out. Mend or remove it.")
     for language in languages:
-        kernelspec = language.default
-        if kernelspec.is_available:
-            yield Finding(Level.OK, language.name, kernelspec.version or "available")
-        else:
-            advice = "Install what is missing, then run: era-kernels install"
-            yield Finding(Level.LACKS, language.name, str(kernelspec.unavailable_reason), advice)
+        for kernelspec in language.kernels:
+            is_default = kernelspec is language.default
+            name = language.name if is_default else f"{language.name}, {kernelspec.name}"
+            yield _check_kernel(name, kernelspec)
     if not any(one.default.is_available for one in languages):
         yield Finding(Level.BROKEN, "languages", "none can run", "See the lines above.")
+
+
+def _check_kernel(name: str, kernelspec: Kernelspec) -> Finding:
+    if kernelspec.unavailable_reason is not None:
+        advice = "Install what is missing, then run: era-kernels install"
+        return Finding(Level.LACKS, name, kernelspec.unavailable_reason, advice)
+    words = [kernelspec.version or "available", *kernelspec.capabilities]
+    return Finding(Level.OK, name, ", ".join(words))
 
 
 def _check_data_directory(settings: Settings) -> Iterator[Finding]:

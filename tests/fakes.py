@@ -296,7 +296,7 @@ class FakeHost:
         kernel: bool = True,
         storage: Callable[[], StorageScope] = lambda: ALL_STORAGE,
     ) -> FakeMachine:
-        self.languages.resolve(language).available_kernel(kernel_name)
+        await self.languages.available_kernel(language, kernel_name)
         if self.open_gate is not None:
             await self.open_gate.wait()
         if self.open_error is not None:
@@ -334,7 +334,8 @@ def make_kernelspec(
         aliases=aliases,
         directory=Path("/nowhere"),
         argv=("true",),
-        entry=None,
+        # What a forked kernel lacks is not looked for again.
+        entry=None if reason is None else "missing:main",
         preload=(),
         env={},
         interrupt_mode=mode,

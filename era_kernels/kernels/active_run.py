@@ -48,6 +48,9 @@ class KernelTimeouts:
     exit: float = 5.0  # for the end of a process that has closed its sockets
     drain: float = 0.05  # of silence on iopub after the process has ended
     max_drain: float = 2.0  # for the same when there is no silence: a child may hold the socket
+    settle: float = 0.0  # of silence after reply and idle, where no fence tells the end of output
+    refused: float = 0.05  # from a refusal of a run to its next request
+    max_refused: float = 2.0  # from the first refusal to the one that counts
 
 
 class ActiveRun:

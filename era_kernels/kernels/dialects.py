@@ -7,6 +7,7 @@ threads print, belongs to no run that can be told for sure.
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 
 from era_kernels.kernels import messages
@@ -15,6 +16,7 @@ from era_kernels.kernels.wire_protocol import Message
 from era_kernels.models import ExecutionEnd, Output, Stderr
 
 EXIT_INTERRUPTED = 130
+REFUSED = "[era] the kernel refused to run this\n"
 
 
 class JupyterRun(ActiveRun):
@@ -24,18 +26,48 @@ class JupyterRun(ActiveRun):
     tell of an exception in the reply alone: its text is put on stderr, if nothing else is there.
     """
 
-    _has_stderr = False
+    _has_output = _has_stderr = False
+    _refused_until: float | None = None
+
+    def take_back(self, reply: messages.Reply) -> bool:
+        """Takes back the request of a run that the kernel refused; returns whether to ask again.
+
+        Some kernels refuse what comes shortly after a run that failed, whatever `stop_on_error`
+        says. Nothing of this run has happened then.
+        """
+        now = asyncio.get_running_loop().time()
+        if self._refused_until is None:
+            self._refused_until = now + self._timeouts.max_refused
+        if not reply.is_refusal or self.interrupted or self.timed_out:
+            return False
+        if self._has_output or self._exit_info is not None or now > self._refused_until:
+            return False
+        self.msg_id, self._has_fence = self.nonce, False  # its idle ends nothing
+        if self._idle_timer is not None:
+            self._idle_timer.cancel()
+        return True
 
     def accepts(self, parent_id: str) -> bool:
         is_own = parent_id == self.msg_id
         return is_own and not self._is_abandoned and not self.finished.done()
 
+    def _check_complete(self) -> None:
+        is_complete = self._has_fence and self._reply is not None and self._exit_info is None
+        if is_complete and self._timeouts.settle:
+            self._start_idle_timer(self._timeouts.settle, self._finish)
+        else:
+            super()._check_complete()
+
     def add_output(self, event: Output, size: int) -> None:
+        self._has_output = True
         self._has_stderr = self._has_stderr or isinstance(event, Stderr)
         super().add_output(event, size)
 
     def _make_finished(self) -> ExecutionEnd:
         end = super()._make_finished()
+        is_refused = self._reply is not None and self._reply.is_refusal and not self._has_output
+        if is_refused and not (end.timed_out or end.interrupted):
+            self._pending.append(Stderr(REFUSED))
         if end.exception is not None and not self._has_stderr:
             self._pending.append(Stderr(messages.exception_text(end.exception)))
         if end.interrupted and end.exit_info is None and end.exit_code:
@@ -53,6 +85,10 @@ class FenceDialect:
     def ends_output(self, message: Message, run: ActiveRun) -> bool:
         """Returns whether all output of the run has arrived with this message."""
         return messages.fence_nonce(message.msg_type, message.content) == run.nonce
+
+    def takes_back(self, run: ActiveRun, reply: messages.Reply) -> bool:
+        """Returns whether the run is to be asked for again, for the kernel refused it."""
+        return isinstance(run, JupyterRun) and run.take_back(reply)
 
     def is_output(self, message: Message) -> bool:
         """Returns whether a message of this type stands for an event when it is well-formed."""

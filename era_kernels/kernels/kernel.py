@@ -197,9 +197,7 @@ class Kernel:
             self._timeouts,
             self._close_machine,
         )
-        run.msg_id = self._channels.request(
-            self._channels.shell, *messages.execute_request(request, run.nonce)
-        )
+        self._send_request(run)
         loop = asyncio.get_running_loop()
         deadline = loop.call_later(request.timeout, self._on_deadline, run)
         run.finished.add_done_callback(lambda _: deadline.cancel())
@@ -207,6 +205,10 @@ class Kernel:
             on_owed = partial(self._close_machine, NOT_ANSWERING)
             AnswerWatch(run, self._channels.iopub, self._control_requests, on_owed)
         return run
+
+    def _send_request(self, run: ActiveRun) -> None:
+        content = messages.execute_request(run.request, run.nonce)
+        run.msg_id = self._channels.request(self._channels.shell, *content)
 
     def _request_control(self, msg_type: str, content: JsonObject) -> str:
         return self._channels.request(self._channels.control, msg_type, content)
@@ -231,7 +233,18 @@ class Kernel:
             else:
                 if reply.fault is not None:
                     log.error("a kernel failed in its own code", extra={"why": reply.fault})
-                run.on_reply(reply)
+                if self._dialect.takes_back(run, reply):
+                    again = partial(self._request_again, run, reply)
+                    asyncio.get_running_loop().call_later(self._timeouts.refused, again)
+                else:
+                    run.on_reply(reply)
+
+    def _request_again(self, run: ActiveRun, refusal: messages.Reply) -> None:
+        if run.timed_out or run.interrupted:
+            run.on_reply(refusal)
+            run.on_fence()
+        elif not run.finished.done() and not self._machine.ended.done():
+            self._send_request(run)
 
     def _on_stdin(self, message: Message) -> None:
         """Ignores the message: programs ask for input by iopub, in order with their output."""

@@ -25,10 +25,12 @@ from era_kernels.kernels.programs import (
     environment_prefix,
     find_program,
     installation_roots,
+    is_installation,
     search_path_of,
 )
 from era_kernels.kernels.wire_protocol import Transport
 from era_kernels.models import Limits, Network
+from era_kernels.toolchains.layout import Toolchain, default_toolchain_dir, find_toolchain
 
 NO_MINIMUMS = Limits()
 # What Jupyter's own protocol promises of every kernel.
@@ -65,7 +67,10 @@ class _EraMetadata(BaseModel):
     preload: list[str] = []
     extension: str = ""
     transport: Transport = "ipc"
+    # Before the number in the names of its unix sockets; some kernels write it as in a URL.
+    ipc_separator: Literal["-", ":"] = "-"
     fence: bool = True
+    settle_ms: int = Field(0, ge=0, le=1000)
     capabilities: list[str] = []
     # Only signals that do nothing to a process which does not handle them.
     dump_signal: Literal["SIGURG", "SIGWINCH"] | None = None
@@ -120,12 +125,16 @@ class Kernelspec:
     extension: str
     capabilities: tuple[str, ...]
     dump_signal: str | None = None  # makes the kernel write its stack when it can do nothing else
+    display_name: str = ""
     version: str | None = None
     unavailable_reason: str | None = None
     minimums: Limits = NO_MINIMUMS  # what it needs at least
+    ipc_separator: Literal["-", ":"] = "-"  # before the number in the names of its sockets
+    toolchain: Toolchain | None = None  # what must be installed for it
     min_reserved: int = 0  # bytes that each of its processes must be able to reserve
     network: Network | None = None  # of the walls; None: not known yet
     fence: bool = True  # it ends the output of each run with a message of ours
+    settle: float = 0.0  # seconds of silence until it has ended, for a kernel without a fence
     is_stock: bool = False  # its kernel.json has nothing but Jupyter's own keys
 
     @property
@@ -160,11 +169,15 @@ class Kernelspec:
 
     @property
     def readable_paths(self) -> tuple[Path, ...]:
-        """The folders that the kernel must be able to read: its own, and those of its program."""
-        if self.entry is not None:
-            return (self.directory,)
+        """The folders that the kernel must be able to read.
+
+        They are its own, that of the installation which it lies in, and those of its program.
+        """
         program = Path(self.command(Path())[0])
-        return tuple(dict.fromkeys((self.directory, *installation_roots(program))))
+        if self.entry is not None or not program.is_absolute():
+            return (self.directory,)
+        own = [self.prefix] if self.prefix is not None and is_installation(self.prefix) else []
+        return tuple(dict.fromkeys((self.directory, *own, *installation_roots(program))))
 
 
 def builtin_dir() -> Path:
@@ -182,19 +195,21 @@ class FoundKernelspecs:
     problems: tuple[str, ...] = ()
 
 
-def find_kernelspecs(directory: Path) -> FoundKernelspecs:
+def find_kernelspecs(directory: Path, toolchain_dir: Path | None = None) -> FoundKernelspecs:
     """Reads the kernelspecs in a directory, sorted by their names. Blocking.
 
     In one of Jupyter's data directories they are in the folder `kernels`, where other programs
-    put them: there a broken one is left out. Else it raises StartError naming the file.
+    put them: there a broken one is left out. Else it raises StartError naming the file. What they
+    need installed lies in `toolchain_dir`, by default that of this environment.
     """
-    kernelspecs = [_load_kernelspec(folder) for folder in _list_folders(directory)]
+    load = partial(_load_kernelspec, toolchain_dir=toolchain_dir or default_toolchain_dir())
+    kernelspecs = [load(folder) for folder in _list_folders(directory)]
     problems: list[str] = []
     installed = directory / "kernels"
     if installed.is_dir() and not _is_kernelspec(installed):
         for folder in _list_folders(installed):
             try:
-                kernelspecs.append(_load_kernelspec(folder))
+                kernelspecs.append(load(folder))
             except StartError as error:
                 problems.append(str(error))
     return FoundKernelspecs(tuple(kernelspecs), tuple(problems))
@@ -212,7 +227,7 @@ def _is_kernelspec(folder: Path) -> bool:
     return (folder / "kernel.json").exists()
 
 
-def _load_kernelspec(folder: Path) -> Kernelspec:
+def _load_kernelspec(folder: Path, toolchain_dir: Path) -> Kernelspec:
     file = folder / "kernel.json"
     try:
         kernel_json = _KernelJson.model_validate_json(file.read_bytes())
@@ -222,7 +237,19 @@ def _load_kernelspec(folder: Path) -> Kernelspec:
         first = error.errors(include_url=False)[0]
         where = ".".join(map(str, first["loc"])) or "the file"
         raise StartError(f"{file} is no valid kernelspec: {where}: {first['msg']}.") from error
-    return with_availability(_to_kernelspec(kernel_json, folder.absolute()))
+    kernelspec = _to_kernelspec(kernel_json, folder.absolute())
+    toolchain = find_toolchain(folder, toolchain_dir, (builtin_dir(),))
+    return with_availability(_with_toolchain(kernelspec, toolchain) if toolchain else kernelspec)
+
+
+def _with_toolchain(kernelspec: Kernelspec, toolchain: Toolchain) -> Kernelspec:
+    values = {"{toolchain}": str(toolchain.directory)}
+    return replace(
+        kernelspec,
+        toolchain=toolchain,
+        argv=tuple(fill_placeholders(part, values) for part in kernelspec.argv),
+        env={name: fill_placeholders(text, values) for name, text in kernelspec.env.items()},
+    )
 
 
 def _to_kernelspec(kernel_json: _KernelJson, folder: Path) -> Kernelspec:
@@ -250,9 +277,12 @@ def _to_kernelspec(kernel_json: _KernelJson, folder: Path) -> Kernelspec:
         extension=metadata.extension,
         capabilities=tuple(metadata.capabilities),
         dump_signal=metadata.dump_signal,
+        display_name=kernel_json.display_name,
         minimums=metadata.minimums.to_limits(),
+        ipc_separator=metadata.ipc_separator,
         min_reserved=metadata.minimums.reserved_mb * _MIB,
         fence=metadata.fence,
+        settle=metadata.settle_ms / 1000,
         is_stock=is_stock,
     )
 
@@ -273,6 +303,12 @@ def with_availability(kernelspec: Kernelspec) -> Kernelspec:
     """Returns it with what is missing on this host now, and its version when known. Blocking."""
     if kernelspec.transport == "tcp" and kernelspec.network is Network.NONE:
         return replace(kernelspec, unavailable_reason=NO_TCP)
+    if kernelspec.toolchain is not None:
+        installed = kernelspec.toolchain.read_installed()
+        if installed is None:
+            reason = f"it is not installed: run `era-kernels install {kernelspec.language}`"
+            return replace(kernelspec, unavailable_reason=reason)
+        kernelspec = replace(kernelspec, version=installed.version)
     if kernelspec.entry is None:
         program = kernelspec.command(Path())[0]
         is_found = find_program(program, search_path_of(kernelspec.prefix)) is not None
@@ -284,7 +320,8 @@ def with_availability(kernelspec: Kernelspec) -> Kernelspec:
     if names:
         missing = f"modules are not installed: {', '.join(names)}"
         return replace(kernelspec, unavailable_reason=missing)
-    return replace(kernelspec, version=platform.python_version())
+    own = kernelspec.version or platform.python_version()
+    return replace(kernelspec, version=own, unavailable_reason=None)
 
 
 def _is_importable(name: str, paths: Sequence[str]) -> bool:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from era_kernels.errors import KernelStartFailed
+from era_kernels.kernels.active_run import KernelTimeouts
 from era_kernels.kernels.crash_output import crash_stderr
 from era_kernels.kernels.environment import build_environment
 from era_kernels.kernels.exec_process import ExecProcess, FailedExec
@@ -159,6 +160,7 @@ class Machine:
             connection_info,
             self,
             mode,
+            KernelTimeouts(settle=self._kernelspec.settle),
             dump_signal=dump_signal,
             receive_budget=self._receive_budget,
             has_fence=self._kernelspec.fence,
@@ -245,7 +247,12 @@ class Machine:
             ports = self._tcp_ports.take()
             self._sandbox.ended.add_done_callback(lambda _: self._tcp_ports.release(ports))
         sandbox = self._sandbox
-        return ConnectionInfo.new(sandbox.runtime_directory, sandbox.inner_runtime_directory, ports)
+        return ConnectionInfo.new(
+            sandbox.runtime_directory,
+            sandbox.inner_runtime_directory,
+            ports,
+            self._kernelspec.ipc_separator,
+        )
 
     @property
     def _cwd(self) -> str:
@@ -325,7 +332,7 @@ class KernelHost:
         returns the namespaces that it may use at that moment. Raises UnsupportedLanguage,
         InvalidRequest, LanguageUnavailable, KernelStartFailed, ShuttingDown.
         """
-        kernelspec = self.languages.resolve(language).available_kernel(kernel_name)
+        kernelspec = await self.languages.available_kernel(language, kernel_name)
         sandbox = await self._sandboxes.open_sandbox(paths, limits, kernelspec.min_reserved)
         machine = Machine(kernelspec, sandbox, self._receive_budget, self._tcp_ports)
         self._machines.add(machine)

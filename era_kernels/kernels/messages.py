@@ -64,6 +64,7 @@ class Reply:
     exit_code: int
     exception: ExceptionInfo | None = None
     fault: str | None = None
+    is_refusal: bool = False  # the kernel did not run the code
 
 
 def execute_request(request: KernelRequest, nonce: str) -> tuple[str, JsonObject, JsonObject]:
@@ -133,7 +134,7 @@ def parse_reply(content: JsonObject) -> Reply | None:
     if content.get("status") == "error":
         return Reply(1, _parse_error(content))
     if content.get("status") in _ABORTED:
-        return Reply(1)
+        return Reply(1, is_refusal=True)
     return None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -42,13 +43,19 @@ def installation_roots(program: Path) -> Iterator[Path]:
         if not program.is_symlink():
             break
         program = program.parent / program.readlink()
-    yield _installation_root(program.resolve())
+    yield _installation_root(Path(os.path.realpath(program)))  # unlike `resolve`, circles too
+
+
+def is_installation(folder: Path) -> bool:
+    """Returns whether a folder holds an installation, and not what is somebody's own besides.
+
+    A home directory is none, neither is `.local` in it, where programs keep data of their users.
+    """
+    home = Path.home()
+    return folder not in (home / ".local", home, *home.parents)
 
 
 def _installation_root(program: Path) -> Path:
-    """Returns the folder above a program's `bin`, but never a whole home directory."""
+    """Returns the folder above a program's `bin` when that is an installation, else its own."""
     folder = program.parent
-    home = Path.home()
-    if folder.name != "bin" or folder.parent in (home, *home.parents):
-        return folder
-    return folder.parent
+    return folder.parent if folder.name == "bin" and is_installation(folder.parent) else folder

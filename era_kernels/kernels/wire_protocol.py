@@ -48,12 +48,14 @@ class ConnectionInfo:
     They are unix sockets in `directory`, or with `tcp_ports` the ports of shell, iopub, stdin,
     control and heartbeat on 127.0.0.1. `sandbox_directory` is the same directory as the kernel sees
     it. The longest path is that of `directory` and 4 bytes; a unix socket's path may have 107.
+    `separator` stands before its number: "-" as in jupyter_client, or what a kernel uses instead.
     """
 
     directory: Path
     sandbox_directory: Path
     key: str
     tcp_ports: tuple[int, ...] | None = None
+    separator: str = "-"
 
     @classmethod
     def new(
@@ -61,9 +63,11 @@ class ConnectionInfo:
         directory: Path,
         sandbox_directory: Path | None = None,
         tcp_ports: tuple[int, ...] | None = None,
+        separator: str = "-",
     ) -> ConnectionInfo:
         """Returns a connection with a new key."""
-        return cls(directory, sandbox_directory or directory, secrets.token_hex(32), tcp_ports)
+        inner = sandbox_directory or directory
+        return cls(directory, inner, secrets.token_hex(32), tcp_ports, separator)
 
     @property
     def transport(self) -> Transport:
@@ -77,7 +81,7 @@ class ConnectionInfo:
 
     def socket_path(self, channel: str) -> Path:
         """Returns the path of the unix socket `shell`, `iopub`, `stdin`, `control` or `hb`."""
-        return self.directory / f"k-{_PORTS[channel]}"
+        return self.directory / f"k{self.separator}{_PORTS[channel]}"
 
     def tcp_port(self, channel: str) -> int:
         """Returns the port of that socket. Raises ValueError where it has a path instead."""

@@ -38,12 +38,12 @@ class ServiceContext:
     metrics: Metrics
     default_storage: StorageScope = ALL_STORAGE
 
-    def kernelspec_of(self, session: Session) -> Kernelspec:
+    async def kernelspec_of(self, session: Session) -> Kernelspec:
         """Returns the kernel of a session. Raises LanguageUnavailable, UnsupportedLanguage.
 
         The operator may have taken away what the session was created with.
         """
-        return self.host.languages.resolve(session.language).available_kernel(session.kernel)
+        return await self.host.languages.available_kernel(session.language, session.kernel)
 
     def storage_scope_of(self, session: Session) -> StorageScope:
         """Returns the namespaces that a session's code may use."""

@@ -264,13 +264,13 @@ class SessionService:
         self._check_open()
         async with self.borrow(session_id) as live:
             self._check_open()
-            check_run_env(submission, self._context.kernelspec_of(live.session))
+            check_run_env(submission, await self._context.kernelspec_of(live.session))
             return await live.submit(submission)
 
     async def execute(self, language: str, submission: Submission) -> LiveExecution:
         """Starts a run in a throw-away session, which is deleted when the run has ended."""
         self._check_open()
-        kernelspec = self._context.host.languages.resolve(language).available_kernel(None)
+        kernelspec = await self._context.host.languages.available_kernel(language)
         check_run_env(submission, kernelspec)
         return await self._ephemeral.run(kernelspec.language, submission)
 

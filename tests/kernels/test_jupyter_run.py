@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from era_kernels.kernels.active_run import NOT_ANSWERING
+from era_kernels.kernels.dialects import REFUSED
 from era_kernels.models import ExceptionInfo, ExecutionEnd, ExitInfo, Stderr, Stdout
 from tests.kernels.scripted_kernel import (
+    SHORT_TIMEOUTS,
     JupyterMessage,
     ScriptedKernel,
     make_request,
@@ -293,3 +296,66 @@ async def test_death_in_a_run_is_told(tmp_path: Path) -> None:
         items = await harness.run()
         assert items[0] == Stdout("last words")
         assert items[-1] == ExecutionEnd(7, state="lost", exit_info=ExitInfo(code=7))
+
+
+@pytest.mark.parametrize("order", ["idle first", "reply first"])
+@pytest.mark.parametrize("status", ["aborted", "abort"])
+async def test_refused_run_is_asked_for_again(tmp_path: Path, order: str, status: str) -> None:
+    """What a kernel refuses because an earlier run failed just now, runs a little later."""
+    requests: list[JupyterMessage] = []
+
+    def script(kernel: ScriptedKernel, request: JupyterMessage) -> None:
+        requests.append(request)
+        refuses = len(requests) in (2, 3)
+        if not refuses:
+            kernel.publish_stream(request, f"request {len(requests)}")
+        if order == "idle first":
+            kernel.publish_idle(request)
+        kernel.send_reply_content(request, {"status": status} if refuses else OK)
+        if order == "reply first":
+            kernel.publish_idle(request)
+
+    first, second, late = await play(tmp_path, script, runs=2)
+    assert first == [Stdout("request 1"), ExecutionEnd(0)]
+    assert second == [Stdout("request 4"), ExecutionEnd(0)]
+    assert late == []
+
+
+async def test_run_that_is_refused_for_good(tmp_path: Path) -> None:
+    """A kernel that refuses a run again and again has said so: the run ends, and tells why."""
+
+    def script(kernel: ScriptedKernel, request: JupyterMessage) -> None:
+        kernel.send_reply_content(request, {"status": "aborted"})
+        kernel.publish_idle(request)
+
+    items, _ = await play(tmp_path, script)
+    assert items == [Stderr(REFUSED), ExecutionEnd(1)]
+
+
+async def test_deadline_of_a_run_that_is_refused(tmp_path: Path) -> None:
+    """A run whose time is over while the kernel refuses it has ended by its time."""
+
+    def script(kernel: ScriptedKernel, request: JupyterMessage) -> None:
+        kernel.send_reply_content(request, {"status": "aborted"})
+        kernel.publish_idle(request)
+
+    async with open_harness(tmp_path, script, has_fence=False) as harness:
+        items = await harness.run(timeout=0.1)
+    assert items[-1] == ExecutionEnd(124, timed_out=True)
+
+
+async def test_output_behind_the_end_of_a_kernel_that_settles(tmp_path: Path) -> None:
+    """Where a kernel is said to send output after its end, the run ends when it is silent."""
+
+    def script(kernel: ScriptedKernel, request: JupyterMessage) -> None:
+        kernel.send_reply_content(request, OK)
+        kernel.publish_idle(request)
+        for text in "abc":
+            time.sleep(0.1)
+            kernel.publish_stream(request, text)
+
+    timeouts = replace(SHORT_TIMEOUTS, settle=0.5)
+    async with open_harness(tmp_path, script, timeouts, has_fence=False) as harness:
+        items = await harness.run()
+    assert "".join(item.content for item in items if isinstance(item, Stdout)) == "abc"
+    assert items[-1] == ExecutionEnd(0)
