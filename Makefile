@@ -3,6 +3,7 @@
 
 VENV := .venv
 STAMP := $(VENV)/.installed
+TESTS_STAMP := $(VENV)/.installed-for-tests
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
 PYTEST := $(VENV)/bin/python -m pytest
 # Tests wait more than they work: three workers for each processor. ARGS="-n 0" runs them in one process.
@@ -28,10 +29,10 @@ serve: $(STAMP) ## run the server: make serve ARGS="--port 9000"
 	@( (sleep 2; exec nice -n 10 $(VENV)/bin/era-kernels install --plain --end-with $$$$) >&2 & ); \
 		exec $(VENV)/bin/era-kernels serve $(ARGS)
 
-test: languages ## run all tests in their short form: make test ARGS="-k sessions"
+test: languages $(TESTS_STAMP) ## run all tests in their short form: make test ARGS="-k sessions"
 	@$(PYTEST) -m "not long" -n $(WORKERS) $(ARGS)
 
-test-long: languages ## run the full figures that take long
+test-long: languages $(TESTS_STAMP) ## run the full figures that take long
 	@$(PYTEST) -m long $(ARGS)
 
 check: $(STAMP) ## lint, formatting and types
@@ -51,6 +52,10 @@ $(STAMP): pyproject.toml | $(VENV)/bin/python
 	@echo "Installing into $(VENV); the first time takes about a minute ..."
 	@$(PIP) install --quiet --editable '.[science,dev]'
 	@$(VENV)/bin/era-kernels install python
+	@touch $@
+
+$(TESTS_STAMP): $(STAMP)
+	@$(PIP) install --quiet --editable '.[science,notebook,dev]'
 	@touch $@
 
 # The first Python from 3.11 on. Debian ships venv apart from it.
