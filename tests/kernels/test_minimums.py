@@ -66,7 +66,7 @@ def test_where_it_counts(
         SandboxSpec(kind=IsolationKind.USER),
         cgroup_limits=frozenset({"memory"} if groups else ()),
     )
-    nowhere = Path("/")
+    nowhere = Path("/nonexistent")
     paths = SessionPaths(nowhere, nowhere, nowhere)
     limits = Limits(memory=None if memory is None else memory * MIB)
     spec = profile.spec_for(paths, nowhere, limits, None, floor * MIB)

@@ -8,6 +8,7 @@ import signal
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -104,6 +105,22 @@ async def test_where_code_is(tier: int) -> None:
         ending, out, _ = await run_to_end(sandbox, shell_command(text, cwd="/home/user"))
         assert (out.splitlines(), ending.code) == (["/home/user", "/home/user", "sandbox"], 0)
         assert (paths.workspace / "file").read_text() == "x\n"
+
+
+@pytest.mark.parametrize("tier", [1, 3])
+@pytest.mark.parametrize("part", ["workspace", "packages", "cache"])
+async def test_directory_that_holds_the_server(tier: int, part: str) -> None:
+    """A session is refused a directory in which the server keeps its own: it would own all."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root")
+    async with isolated_sandboxes(tier) as (sandboxes, make_paths):
+        paths = make_paths("a")
+        base = paths.workspace.parents[1]
+        for directory in (base, base / "local" / "share", base / "a" / ".."):
+            with pytest.raises(KernelStartFailed, match="cannot be used"):
+                await sandboxes.open_sandbox(replace(paths, **{part: directory}), Limits())
+        assert (base.stat().st_uid, (base / "local").stat().st_uid) == (0, 0)
+        await sandboxes.open_sandbox(paths, Limits())
 
 
 async def test_uid_of_its_own() -> None:
