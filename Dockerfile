@@ -19,7 +19,7 @@ FROM python:3.11-slim
 ARG EXTRAS
 RUN --mount=type=bind,from=build,source=/wheels,target=/wheels \
     pip install --no-cache-dir --no-index --find-links /wheels "era-kernels$EXTRAS" \
-    && era-kernels install \
+    && PIP_NO_CACHE_DIR=1 era-kernels install --require-all \
     && useradd --uid 10001 --no-create-home --home-dir /data --shell /usr/sbin/nologin era \
     && install -d -o era -m 700 /data
 USER era

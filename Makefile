@@ -3,6 +3,7 @@
 
 VENV := .venv
 STAMP := $(VENV)/.installed
+TESTS_STAMP := $(VENV)/.installed-for-tests
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
 PYTEST := $(VENV)/bin/python -m pytest
 # Tests wait more than they work: three workers for each processor. ARGS="-n 0" runs them in one process.
@@ -11,21 +12,27 @@ WORKERS := $(shell expr 3 \* $$(nproc))
 # Workers would compile all that they import, each for itself.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup serve test test-long check bench clean
+.PHONY: help setup languages serve test test-long check bench clean
 .DEFAULT_GOAL := help
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' Makefile | awk -F'|' '{ printf "make %-10s %s\n", $$1, $$2 }'
 
-setup: $(STAMP) ## install everything into .venv (the other targets do it too)
+setup: $(STAMP) ## install what Python needs into .venv (the other targets do it too)
 
+languages: $(STAMP) ## install what all languages need; one that cannot be had stops nothing
+	@$(VENV)/bin/era-kernels install
+
+# The server is up at once. What other languages need is installed beside it, which begins a little
+# later and ends with the server: exec keeps the number of the shell's process. It is no child of it.
 serve: $(STAMP) ## run the server: make serve ARGS="--port 9000"
-	@exec $(VENV)/bin/era-kernels serve $(ARGS)
+	@( (sleep 2; exec nice -n 10 $(VENV)/bin/era-kernels install --plain --end-with $$$$) >&2 & ); \
+		exec $(VENV)/bin/era-kernels serve $(ARGS)
 
-test: $(STAMP) ## run all tests in their short form: make test ARGS="-k sessions"
+test: languages $(TESTS_STAMP) ## run all tests in their short form: make test ARGS="-k sessions"
 	@$(PYTEST) -m "not long" -n $(WORKERS) $(ARGS)
 
-test-long: $(STAMP) ## run the full figures that take long
+test-long: languages $(TESTS_STAMP) ## run the full figures that take long
 	@$(PYTEST) -m long $(ARGS)
 
 check: $(STAMP) ## lint, formatting and types
@@ -33,7 +40,7 @@ check: $(STAMP) ## lint, formatting and types
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 
-bench: $(STAMP) ## measure and print a table
+bench: languages ## measure and print a table
 	@$(VENV)/bin/python -m benchmarks $(ARGS)
 
 clean: ## remove .venv and everything that tools left
@@ -44,7 +51,11 @@ clean: ## remove .venv and everything that tools left
 $(STAMP): pyproject.toml | $(VENV)/bin/python
 	@echo "Installing into $(VENV); the first time takes about a minute ..."
 	@$(PIP) install --quiet --editable '.[science,dev]'
-	@$(VENV)/bin/era-kernels install
+	@$(VENV)/bin/era-kernels install python
+	@touch $@
+
+$(TESTS_STAMP): $(STAMP)
+	@$(PIP) install --quiet --editable '.[science,notebook,dev]'
 	@touch $@
 
 # The first Python from 3.11 on. Debian ships venv apart from it.

@@ -24,6 +24,7 @@ from benchmarks import (
     objects,
     scale,
     storage_load,
+    transport_cost,
 )
 from benchmarks.api_caller import PATH, Caller
 from benchmarks.table import MEGABYTE, Row, ms
@@ -141,6 +142,7 @@ def main() -> int:
 
     show(baselines())
     show(isolation())
+    show(transport_cost.rows())
     with temporary_launcher() as launcher:
         server = launcher.start()
         with closing(Caller(server.base_url)) as caller:

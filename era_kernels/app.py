@@ -7,7 +7,7 @@ import logging
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 
 from era_kernels.kernels.languages import Languages
@@ -45,6 +45,7 @@ from era_kernels.storage.session_log import SessionLogStore
 from era_kernels.storage.sessions import SessionStore
 from era_kernels.storage.stored_code import CodeStore
 from era_kernels.storage.workspaces import Workspaces
+from era_kernels.toolchains.layout import hold_in_use
 from era_kernels.web.access import Access
 from era_kernels.web.base import HandlerContext
 from era_kernels.web.routes import make_application, make_storage_routes
@@ -181,11 +182,16 @@ async def _open_host(
     stack: AsyncExitStack, settings: Settings, storage: StorageListener
 ) -> KernelHost:
     runtime = stack.enter_context(runtime_dirs.private_runtime_dir())
-    languages = Languages.load(settings.kernelspec_dirs)
+    languages = Languages.load(settings.kernelspec_dirs, toolchain_dir=settings.toolchain_dir)
+    stack.enter_context(hold_in_use(languages.toolchains))
+    with suppress(OSError):  # where this user may not, nothing can be installed either
+        settings.toolchain_dir.mkdir(parents=True, exist_ok=True)
+    for problem in languages.problems:
+        log.warning("a kernelspec is left out", extra={"why": problem})
     policy = IsolationPolicy(
         strongest_tier=settings.strongest_tier,
         weakest_tier=UNSANDBOXED_TIER if settings.allow_unsandboxed else settings.min_tier,
-        readable_paths=languages.readable_paths,
+        readable_paths=(*languages.readable_paths, settings.toolchain_dir),
         hidden_paths=(settings.data_dir,),
     )
     sandboxes = await Sandboxes.open(

@@ -1,4 +1,7 @@
-"""Defines the command line: `era-kernels serve`, `install`, `doctor`, and adds the others."""
+"""Defines the command line: `era-kernels serve`, `install`, `doctor`, and adds the others.
+
+Each command imports what it alone needs: most of the time of a short one goes into imports.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +9,14 @@ import asyncio
 import dataclasses
 import gc
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from era_kernels import __version__, logs
 from era_kernels.errors import EraError, InvalidSetting, StartError, UnsupportedLanguage
-from era_kernels.install import Readiness, prepare, select_languages
 from era_kernels.setting_errors import env_variable, flag_name
 from era_kernels.settings import Settings, format_default
 from era_kernels.storage_commands.backup import backup, restore
@@ -21,6 +24,7 @@ from era_kernels.storage_commands.commands import storage
 
 if TYPE_CHECKING:
     from era_kernels.doctor import Finding
+    from era_kernels.install.readiness import Readiness
 
 FULL_COLLECTION_THRESHOLD = 200  # collections of the middle generation before a full one
 
@@ -49,9 +53,13 @@ class CommandGroup(click.Group):
             raise CommandFailed(str(error)) from error
 
 
-def with_setting_flags(command: Callable[..., None]) -> Callable[..., None]:
-    """Adds a flag for every setting to a command, which gets their values as keywords."""
+def with_setting_flags(
+    command: Callable[..., None], names: Collection[str] = tuple(Settings.model_fields)
+) -> Callable[..., None]:
+    """Adds a flag for every setting, or for these, to a command that gets them as keywords."""
     for name, field in reversed(Settings.model_fields.items()):
+        if name not in names:
+            continue
         flag = flag_name(name)
         spelling = f"{flag}/--no-{flag[2:]}" if field.annotation is bool else flag
         help_text = f"{field.description} [{env_variable(name)}; default: {format_default(field)}]"
@@ -83,7 +91,7 @@ def serve(**flags: object) -> None:
 
     Every setting can be given as a flag, as a variable of the environment, or in a TOML file.
     """
-    from era_kernels import app  # the other commands start in half the time without it
+    from era_kernels import app
 
     settings = Settings.load(_without_unset(flags))
     logs.configure(settings.log_format)
@@ -104,19 +112,35 @@ def _tune_garbage_collection() -> None:
 
 @main.command()
 @click.argument("languages", nargs=-1, metavar="[LANGUAGE]...")
-@click.option("--kernelspec-dirs", default=None, metavar="VALUE", help="As for `serve`.")
-def install(languages: tuple[str, ...], kernelspec_dirs: str | None) -> None:
-    """Make languages ready, all without a name: load what their kernels load, once.
+@partial(with_setting_flags, names=("kernelspec_dirs", "toolchain_dir", "system_tools"))
+@click.option("--plain", is_flag=True, help="Print lines, no bars, also on a terminal.")
+@click.option("--require-all", is_flag=True, help="End with 1 unless every language is ready.")
+@click.option("--end-with", type=int, metavar="PID", help="End when that process does.")
+def install(
+    languages: tuple[str, ...],
+    plain: bool,
+    require_all: bool,
+    end_with: int | None,
+    **flags: object,
+) -> None:
+    """Make languages ready, all without a name: install what they need, and load it once.
 
-    Nothing is downloaded. Ends with 1 when a language that was named is not ready, or when none is.
+    It can be called again at any time, and goes on where an earlier call ended. Ends with 1 when
+    a language that was named is not ready, or when none is.
     """
-    flags = _without_unset({"kernelspec_dirs": kernelspec_dirs})
-    results = [
-        prepare(one) for one in select_languages(Settings.load(flags).kernelspec_dirs, languages)
-    ]
+    from era_kernels.install.parent_watch import end_with_process
+    from era_kernels.install.progress import open_progress
+    from era_kernels.install.readiness import make_ready, select_languages
+
+    if end_with is not None:
+        end_with_process(end_with)
+    settings = Settings.load(_without_unset(flags))
+    selected = select_languages(settings.kernelspec_dirs, languages, settings.toolchain_dir)
+    with open_progress(plain) as progress:
+        results = make_ready(selected, progress, prefers_system=settings.system_tools)
     for one in results:
         click.echo(_readiness_line(one))
-    wanted = all if languages else any
+    wanted = all if languages or require_all else any
     if not wanted(one.missing is None for one in results):
         raise click.exceptions.Exit(1)
 

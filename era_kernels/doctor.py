@@ -17,10 +17,12 @@ from enum import StrEnum
 from pathlib import Path
 
 from era_kernels.errors import StartError
+from era_kernels.kernels.kernelspecs import Kernelspec
 from era_kernels.kernels.languages import Languages
-from era_kernels.models import UNSANDBOXED_TIER, Isolation
+from era_kernels.models import UNSANDBOXED_TIER, Isolation, Network
 from era_kernels.sandbox.server import host_features
 from era_kernels.sandbox.server.sandbox import IsolationPolicy, Sandboxes
+from era_kernels.sandbox.server.tiers import IsolationProfile
 from era_kernels.setting_types import GIB, total_memory
 from era_kernels.settings import Settings
 
@@ -50,16 +52,25 @@ class Finding:
 
 def run_checks(settings: Settings) -> list[Finding]:
     """Checks everything that a server with these settings needs (blocking, about a second)."""
+    # First: this forks, so there must be no threads yet.
+    features = host_features.list_host_features()
+    try:
+        profile = asyncio.run(_probe_isolation(settings))
+        isolation_findings = list(_check_isolation(profile.isolation))
+    except StartError as error:
+        advice = "Start with --allow-unsandboxed only for people who may do all that this user may."
+        profile, isolation_findings = None, [Finding(Level.BROKEN, "isolation", str(error), advice)]
     return [
         _check_interpreter(),
         _check_system(),
-        *_check_languages(settings),
+        *_check_languages(settings, None if profile is None else profile.network),
         *_check_data_directory(settings),
         _check_temporary_directory(),
         _check_address(settings),
         _check_memory(settings),
         _check_open_files(settings),
-        *_check_isolation(settings),
+        *isolation_findings,
+        *(_describe_feature(feature) for feature in features if profile is not None),
     ]
 
 
@@ -81,21 +92,31 @@ def _check_system() -> Finding:
     return Finding(Level.OK, "system", host_features.kernel_release())
 
 
-def _check_languages(settings: Settings) -> Iterator[Finding]:
+def _check_languages(settings: Settings, network: Network | None) -> Iterator[Finding]:
     try:
-        languages = list(Languages.load(settings.kernelspec_dirs))
+        languages = Languages.load(settings.kernelspec_dirs, toolchain_dir=settings.toolchain_dir)
     except StartError as error:
         yield Finding(Level.BROKEN, "languages", str(error), "Mend or remove that kernelspec.")
         return
+    if network is not None:
+        languages.set_network(network)
+    for problem in languages.problems:
+        yield Finding(Level.LACKS, "kernelspec", problem, "It is left out. Mend or remove it.")
     for language in languages:
-        kernelspec = language.default
-        if kernelspec.is_available:
-            yield Finding(Level.OK, language.name, kernelspec.version or "available")
-        else:
-            advice = "Install what is missing, then run: era-kernels install"
-            yield Finding(Level.LACKS, language.name, str(kernelspec.unavailable_reason), advice)
+        for kernelspec in language.kernels:
+            is_default = kernelspec is language.default
+            name = language.name if is_default else f"{language.name}, {kernelspec.name}"
+            yield _check_kernel(name, kernelspec)
     if not any(one.default.is_available for one in languages):
         yield Finding(Level.BROKEN, "languages", "none can run", "See the lines above.")
+
+
+def _check_kernel(name: str, kernelspec: Kernelspec) -> Finding:
+    if kernelspec.unavailable_reason is not None:
+        advice = "Install what is missing, then run: era-kernels install"
+        return Finding(Level.LACKS, name, kernelspec.unavailable_reason, advice)
+    words = [kernelspec.version or "available", *kernelspec.capabilities]
+    return Finding(Level.OK, name, ", ".join(words))
 
 
 def _check_data_directory(settings: Settings) -> Iterator[Finding]:
@@ -174,15 +195,7 @@ def _check_open_files(settings: Settings) -> Finding:
     return Finding(Level.OK, "open files", text)
 
 
-def _check_isolation(settings: Settings) -> Iterator[Finding]:
-    # First: this forks, so there must be no threads yet.
-    features = host_features.list_host_features()
-    try:
-        isolation = asyncio.run(_probe_isolation(settings))
-    except StartError as error:
-        advice = "Start with --allow-unsandboxed only for people who may do all that this user may."
-        yield Finding(Level.BROKEN, "isolation", str(error), advice)
-        return
+def _check_isolation(isolation: Isolation) -> Iterator[Finding]:
     if isolation.tier == UNSANDBOXED_TIER:
         advice = "Let only people use the server who may do all that this user may."
         yield Finding(Level.LACKS, "isolation", "none: code has this server's rights", advice)
@@ -192,12 +205,14 @@ def _check_isolation(settings: Settings) -> Iterator[Finding]:
         yield Finding(level, "isolation", f"tier {isolation.tier}", advice)
     for text in isolation.missing:
         yield Finding(Level.OK, "not in force", text)
-    for feature in features:
-        text = feature.detail if feature.is_available else f"not available: {feature.detail}"
-        yield Finding(Level.OK, f"this host: {feature.name}", text)
 
 
-async def _probe_isolation(settings: Settings) -> Isolation:
+def _describe_feature(feature: host_features.HostFeature) -> Finding:
+    text = feature.detail if feature.is_available else f"not available: {feature.detail}"
+    return Finding(Level.OK, f"this host: {feature.name}", text)
+
+
+async def _probe_isolation(settings: Settings) -> IsolationProfile:
     """Sets up the isolation once, as the server does at its start. Raises StartError."""
     with tempfile.TemporaryDirectory(prefix="era-") as directory:
         policy = IsolationPolicy(
@@ -208,4 +223,4 @@ async def _probe_isolation(settings: Settings) -> Isolation:
             Path(directory), (), (), policy, server_memory=settings.server_memory
         )
         await sandboxes.aclose()
-        return sandboxes.isolation
+        return sandboxes.profile

@@ -54,6 +54,7 @@ from era_kernels.setting_types import (
     format_size_setting,
     must_be,
 )
+from era_kernels.toolchains.layout import default_toolchain_dir
 
 PUBLIC_LIMITS = (  # settings that `GET /api/limits` shows
     "default_timeout",
@@ -122,7 +123,18 @@ class Settings(BaseSettings):
         5.0, description="Seconds that runs get to finish when the server stops."
     )
     kernelspec_dirs: PathList = Field(
-        (), description="Folders with kernelspecs that win over those that come along."
+        (),
+        description="Folders with kernelspecs, or data directories of Jupyter's; they win over "
+        "what comes along.",
+    )
+    toolchain_dir: AbsolutePath = Field(
+        default_factory=default_toolchain_dir,
+        description="Where `era-kernels install` puts what languages need; sessions may read it.",
+        json_schema_extra={"default": "share/era_kernels in the Python environment"},
+    )
+    system_tools: bool = Field(
+        False,
+        description="Let `era-kernels install` prefer the system's tools that are new enough.",
     )
 
     api_tokens: TokenList = Field(

@@ -292,10 +292,11 @@ class FakeHost:
         limits: Limits,
         env: Mapping[str, str],
         *,
+        kernel_name: str | None = None,
         kernel: bool = True,
         storage: Callable[[], StorageScope] = lambda: ALL_STORAGE,
     ) -> FakeMachine:
-        self.languages.resolve(language).available_kernel(None)
+        await self.languages.available_kernel(language, kernel_name)
         if self.open_gate is not None:
             await self.open_gate.wait()
         if self.open_error is not None:
@@ -333,7 +334,8 @@ def make_kernelspec(
         aliases=aliases,
         directory=Path("/nowhere"),
         argv=("true",),
-        entry=None,
+        # What a forked kernel lacks is not looked for again.
+        entry=None if reason is None else "missing:main",
         preload=(),
         env={},
         interrupt_mode=mode,

@@ -116,6 +116,14 @@ def host_pid(printed: str) -> int:
 UNSANDBOXED_FLAGS = ("--allow-unsandboxed", "--strongest-tier", "4")
 
 
+def command_line(process: psutil.Process) -> list[str]:
+    """Returns a process's command line; an empty one when it has ended, also as a zombie."""
+    try:
+        return process.cmdline()
+    except psutil.NoSuchProcess:
+        return []
+
+
 def wait_until(condition: Callable[[], bool], seconds: float = 10) -> bool:
     """Waits until the condition is true; returns False when that takes too long."""
     deadline = time.monotonic() + seconds

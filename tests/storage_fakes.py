@@ -42,10 +42,12 @@ class Memory:
     seconds: float = 0.0  # that each request to KV takes
     in_work: int = 0
     most_in_work: int = 0
+    begun: int = 0  # requests that came into work so far
 
     @contextmanager
     def working(self) -> Iterator[None]:
         self.in_work += 1
+        self.begun += 1
         self.most_in_work = max(self.in_work, self.most_in_work)
         try:
             yield

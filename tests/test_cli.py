@@ -14,9 +14,10 @@ import httpx
 import pytest
 from click.testing import CliRunner
 
-from era_kernels import __version__, cli, doctor, install
+from era_kernels import __version__, cli, doctor
 from era_kernels.doctor import Finding, Level
 from era_kernels.errors import LanguageUnavailable, StartError
+from era_kernels.install.readiness import prepare, select_languages
 from era_kernels.kernels.languages import Languages
 from era_kernels.setting_errors import env_variable, flag_name
 from era_kernels.settings import Settings
@@ -36,10 +37,15 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("ERA_PORT", "0")
 
 
-def called(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """The command in a process of its own."""
+def called(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+    """The command in a process of its own, with these variables besides."""
     return subprocess.run(
-        [COMMAND, *arguments], capture_output=True, text=True, timeout=60, check=False
+        [COMMAND, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env={**os.environ, **env},
     )
 
 
@@ -192,12 +198,13 @@ def test_json_logs(launcher: Launcher) -> None:
 # ---------------------------------------------------------------- install
 
 
-def test_install_everything() -> None:
+def test_install_everything(tmp_path: Path) -> None:
     """Without a name every language is tried; with one ready it is a success."""
-    done = called("install")
+    no_index = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(tmp_path)}
+    done = called("install", "--plain", "--toolchain-dir", str(tmp_path), **no_index)
     assert done.returncode == 0, done.stderr
-    assert "ready" in done.stdout
-    assert len(done.stdout.splitlines()) == len(list(Languages.load()))
+    told = {line.split()[0].rstrip(":") for line in done.stdout.splitlines() if "ready" in line}
+    assert told == {language.name for language in Languages.load()}
 
 
 def test_install_takes_aliases_once(tmp_path: Path) -> None:
@@ -221,10 +228,10 @@ def test_install_really_imports(tmp_path: Path) -> None:
     specs = kernelspec(tmp_path, metadata={"era_kernels": extras})
     module = Path(specs, "mini", "broken.py")
     module.write_text("raise RuntimeError('out of order')\n", "utf-8")
-    [language] = install.select_languages([Path(specs)], ["mini"])
-    assert install.prepare(language).missing == "RuntimeError: out of order"
+    [language] = select_languages([Path(specs)], ["mini"])
+    assert prepare(language.default).missing == "RuntimeError: out of order"
     module.write_text("", "utf-8")
-    assert install.prepare(language).missing is None
+    assert prepare(language.default).missing is None
     assert (module.parent / "__pycache__").is_dir()
 
 
@@ -276,6 +283,20 @@ def test_doctor_says_no(tmp_path: Path) -> None:
     assert all(one["advice"] for one in reported["findings"] if one["level"] != Level.OK)
 
 
+def test_doctor_knows_what_the_walls_allow(tmp_path: Path) -> None:
+    """A kernel that speaks only tcp cannot run in tier 3, and the doctor says why."""
+    metadata = {"era_kernels": {"transport": "tcp"}}
+    specs = kernelspec(tmp_path, metadata=metadata)
+    for tier, level in (("1", "ok"), ("3", "lacks")):
+        options = ("--kernelspec-dirs", specs, "--strongest-tier", tier)
+        reported = json.loads(called("doctor", "--json", *options).stdout)
+        by_subject = {one["subject"]: one for one in reported["findings"]}
+        if by_subject["isolation"]["text"] != f"tier {tier}":
+            pytest.skip(f"this host has no tier {tier}")
+        assert by_subject["mini"]["level"] == level
+        assert ("no internet sockets" in by_subject["mini"]["text"]) == (tier == "3")
+
+
 def test_doctor_beside_a_server(launcher: Launcher) -> None:
     """A directory and port that a server of ours uses are no reason to say that it cannot run."""
     server = launcher.start()
@@ -300,6 +321,16 @@ def test_doctor_finds_broken_kernelspecs(tmp_path: Path) -> None:
     done = called("doctor", "--kernelspec-dirs", specs)
     assert done.returncode == 1
     assert "kernel.json" in done.stdout
+
+
+def test_doctor_leaves_out_broken_kernelspecs_of_others(tmp_path: Path) -> None:
+    """One in a data directory of Jupyter's is told, and stops no server."""
+    folder = tmp_path / "kernels" / "mini"
+    folder.mkdir(parents=True)
+    (folder / "kernel.json").write_text("{")
+    done = called("doctor", "--port", "0", "--kernelspec-dirs", str(tmp_path))
+    assert done.returncode == 0, done.stdout
+    assert "mini/kernel.json" in done.stdout
 
 
 def test_verdict() -> None:

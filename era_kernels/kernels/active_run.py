@@ -1,6 +1,7 @@
 """Keeps the state of one run: what has arrived, what is missing, and when the run is over.
 
-A run is over when its reply and its fence have arrived; or when its machine has ended; or when the
+A run is over when its reply and its fence have arrived (or what stands for the fence, see
+`dialects`); or when its machine has ended; or when the
 reply or the fence stays away for too long, which ends the machine. Until then its output is handed
 on in batches, and while over MAX_PENDING_BYTES of it wait for a slow consumer, the kernel is not
 read.
@@ -39,6 +40,7 @@ class KernelTimeouts:
     # The same when it has answered on shell, but no message has come on iopub yet.
     iopub_probe_interval: float = 0.02
     second_interrupt: float = 0.5  # from the first interrupt to the second
+    interrupt_reply: float = 0.5  # for the reply to an interrupt that is a message
     kill: float = 2.5  # from the second interrupt to the end of the machine
     # For the fence after the reply, with no output of any run; for the reply after the fence.
     run_end: float = 10.0
@@ -46,6 +48,9 @@ class KernelTimeouts:
     exit: float = 5.0  # for the end of a process that has closed its sockets
     drain: float = 0.05  # of silence on iopub after the process has ended
     max_drain: float = 2.0  # for the same when there is no silence: a child may hold the socket
+    settle: float = 0.0  # of silence after reply and idle, where no fence tells the end of output
+    refused: float = 0.05  # from a refusal of a run to its next request
+    max_refused: float = 2.0  # from the first refusal to the one that counts
 
 
 class ActiveRun:

@@ -10,15 +10,16 @@ binds its sockets once, and a connection that is lost means the kernel's end.
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import secrets
 import socket
 from collections.abc import Callable
-from pathlib import Path
 
 from era_kernels.concurrency.cooperative import run_cooperatively
 from era_kernels.kernels import zmtp
 from era_kernels.kernels.receive_budget import ReceiveBudget
+from era_kernels.kernels.socket_connector import ConnectPort, SocketConnector
 from era_kernels.kernels.socket_writer import SocketWriter
 from era_kernels.kernels.wire_protocol import (
     ConnectionInfo,
@@ -28,7 +29,6 @@ from era_kernels.kernels.wire_protocol import (
     is_slow_to_unpack,
 )
 from era_kernels.models import JsonObject
-from era_kernels.sandbox.server import unix_sockets
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +40,6 @@ SLICE_SECONDS = 0.0003
 READ_BYTES = 256 * 1024  # bytes that are read at once
 BACKOFF_SECONDS = 0.008  # seconds after a turn in which the socket is not read
 
-CONNECT_RETRY_INTERVAL = 0.003  # seconds between two attempts to connect to a new kernel
 MAX_UNSENT_BYTES = 1024 * 1024  # bytes that may wait to be sent when one more message is added
 MAX_STDIN_BYTES = 1024 * 1024  # bytes of a message on stdin, where only small ones make sense
 MAX_CONTROL_BYTES = 4 * 1024 * 1024  # bytes of a reply on control: stacks, variables are bounded
@@ -48,7 +47,11 @@ MAX_CONTROL_BYTES = 4 * 1024 * 1024  # bytes of a reply on control: stacks, vari
 PROTOCOL_VIOLATION = "the kernel broke the protocol"
 CONNECTION_CLOSED = "the kernel closed its connection"
 NOT_READING = "the kernel does not read what it is sent"
+NOT_REACHED = "the kernel's sockets cannot be reached"
 MESSAGE_STALLED = "the kernel does not finish what it sends"
+
+# What an attempt to connect fails with when something else lies in the place of a socket.
+_NOT_ITS_SOCKET = (errno.ENOTSOCK, errno.EACCES, errno.EPROTOTYPE)
 
 OnMultipart = Callable[[zmtp.Multipart], None]
 OnMessage = Callable[[Message], None]
@@ -281,7 +284,9 @@ class KernelChannels:
         on_stdin: OnMessage,
         on_connection_lost: Callable[[str], None],
         receive_budget: ReceiveBudget | None = None,
+        connect_port: ConnectPort | None = None,
     ) -> None:
+        """`connect_port` connects to the TCP ports of a kernel that has such."""
         self._codec = MessageCodec(connection_info.key)
         self._on_connection_lost = on_connection_lost
         self._receive_budget = receive_budget
@@ -294,9 +299,10 @@ class KernelChannels:
         self.stdin = self._make_channel("DEALER", identity, on_stdin, MAX_STDIN_BYTES)
         self._all = (self.iopub, self.shell, self.control, self.stdin)
         named = zip(("iopub", "shell", "control", "stdin"), self._all, strict=True)
-        self._unopened = [(channel, connection_info.socket_path(name)) for name, channel in named]
-        self._retry_timer: asyncio.TimerHandle | None = None
-        self._connect_sockets()
+        on_connected = {name: channel.open for name, channel in named}
+        self._connector = SocketConnector(
+            connection_info, connect_port, on_connected, self._on_connect_error
+        )
 
     def request(
         self,
@@ -312,8 +318,7 @@ class KernelChannels:
 
     def close(self) -> None:
         """Closes all connections. Can be called again."""
-        if self._retry_timer is not None:
-            self._retry_timer.cancel()
+        self._connector.close()
         for task in self._unpack_tasks:
             task.cancel()
         for channel in self._all:
@@ -326,28 +331,14 @@ class KernelChannels:
             extra = {"count": self.dropped_count, "why": reason}
             log.warning("messages of a kernel dropped", extra=extra)
 
-    def _connect_sockets(self) -> None:
-        """Connects to the sockets that the kernel has bound by now, and tries the others later."""
-        self._retry_timer = None
-        while self._unopened:
-            channel, path = self._unopened[0]
-            sock = self._try_connect(path)
-            if sock is None:
-                return
-            del self._unopened[0]
-            channel.open(sock)
-
-    def _try_connect(self, path: Path) -> socket.socket | None:
-        try:
-            return unix_sockets.connect(path)
-        except (FileNotFoundError, ConnectionRefusedError, BlockingIOError):
-            loop = asyncio.get_running_loop()
-            self._retry_timer = loop.call_later(CONNECT_RETRY_INTERVAL, self._connect_sockets)
-        except OSError as error:
-            log.warning("a kernel's socket is none", extra={"why": str(error)})
-            cause = "something else lies in the place of its sockets"
-            self._report_lost(f"{PROTOCOL_VIOLATION}: {cause}")
-        return None
+    def _on_connect_error(self, error: OSError) -> None:
+        log.warning("a kernel's socket is none", extra={"why": str(error)})
+        if error.errno in _NOT_ITS_SOCKET:
+            self._report_lost(
+                f"{PROTOCOL_VIOLATION}: something else lies in the place of its sockets"
+            )
+        else:
+            self._report_lost(f"{NOT_REACHED}: {error.strerror}")
 
     def _make_channel(
         self,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from string import Template
 
 from era_kernels.models import SessionPaths
 
@@ -32,17 +33,20 @@ def build_environment(
     """Returns the whole environment of a kernel; `paths` are as the kernel sees them.
 
     `templates` are the variables of its language, in which `{workspace}`, `{packages}` and
-    `{cache}` stand for the session's directories; `session_env` are its own and win.
+    `{cache}` stand for the session's directories, and `${PATH}` or `$PATH` for a variable that all
+    languages get, as in Jupyter's kernelspecs; `session_env` are its own and win.
     """
     placeholders = {
         "{workspace}": str(paths.workspace),
         "{packages}": str(paths.packages),
         "{cache}": str(paths.cache),
     }
+    common = _common_environment(paths)
     language_env = {
-        name: fill_placeholders(template, placeholders) for name, template in templates.items()
+        name: Template(fill_placeholders(template, placeholders)).safe_substitute(common)
+        for name, template in templates.items()
     }
-    return {**_common_environment(paths), **language_env, **session_env}
+    return {**common, **language_env, **session_env}
 
 
 def _common_environment(paths: SessionPaths) -> dict[str, str]:
@@ -59,6 +63,7 @@ def _common_environment(paths: SessionPaths) -> dict[str, str]:
         "XDG_CACHE_HOME": str(paths.cache / "xdg"),
         "XDG_CONFIG_HOME": str(paths.cache / "config"),
         "XDG_DATA_HOME": str(paths.cache / "data"),
+        "IPYTHONDIR": str(paths.cache / "ipython"),
         "JUPYTER_CONFIG_DIR": str(paths.cache / "jupyter" / "config"),
         "JUPYTER_DATA_DIR": str(paths.cache / "jupyter" / "data"),
         "JUPYTER_RUNTIME_DIR": str(paths.cache / "jupyter" / "runtime"),

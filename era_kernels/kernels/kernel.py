@@ -7,20 +7,22 @@ import logging
 import secrets
 import signal
 from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from functools import partial
 from typing import Any, Literal, Protocol
 
 from era_kernels.concurrency.idle_timer import IdleTimer
-from era_kernels.errors import KernelStartFailed
+from era_kernels.errors import KernelSilent, KernelStartFailed
 from era_kernels.kernels import messages
 from era_kernels.kernels.active_run import NOT_ANSWERING, ActiveRun, KernelTimeouts
 from era_kernels.kernels.answer_watch import AnswerWatch
 from era_kernels.kernels.channels import CONNECTION_CLOSED, KernelChannels
 from era_kernels.kernels.control_client import ControlClient
 from era_kernels.kernels.control_requests import ControlRequests
+from era_kernels.kernels.dialects import FenceDialect, JupyterDialect
 from era_kernels.kernels.interrupt_escalation import InterruptEscalation
 from era_kernels.kernels.receive_budget import ReceiveBudget
+from era_kernels.kernels.socket_connector import ConnectPort
 from era_kernels.kernels.wire_protocol import ConnectionInfo, Message
 from era_kernels.models import (
     EndReason,
@@ -70,7 +72,15 @@ class Kernel:
         timeouts: KernelTimeouts | None = None,
         dump_signal: int | None = None,
         receive_budget: ReceiveBudget | None = None,
+        *,
+        has_fence: bool = True,
+        connect_port: ConnectPort | None = None,
     ) -> None:
+        """All kernels share `receive_budget`. With `has_fence` it ends each run with a fence.
+
+        `connect_port` connects to a TCP port in the machine, for a kernel that speaks tcp.
+        """
+        self._dialect = FenceDialect() if has_fence else JupyterDialect()
         self.on_late_output: Callable[[list[Output]], None] = discard_output
         self._machine = machine
         self._interrupt_mode = interrupt_mode
@@ -82,8 +92,7 @@ class Kernel:
         self._connection_lost_task: asyncio.Task[None] | None = None
         self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._drain_timer: IdleTimer | None = None  # after the end, while late output is on its way
-        self._has_shell_reply = False
-        self._has_iopub_message = False
+        self._heard_on: set[str] = set()  # the channels, of shell and iopub, until it is ready
         self._ready = asyncio.Event()
         self._control_requests = ControlRequests(self._request_control)
         self._channels = KernelChannels(
@@ -94,6 +103,7 @@ class Kernel:
             self._on_stdin,
             self._on_connection_lost,
             receive_budget,
+            connect_port,
         )
         dump = (connection_info.dump_file, dump_signal)
         self.control = ControlClient(self._control_requests, machine.signal, *dump)
@@ -150,7 +160,11 @@ class Kernel:
         if self._interrupt_mode == "signal":
             await self._machine.signal(signal.SIGINT)
         else:
-            self._request_control("interrupt_request", {})
+            # Its reply is waited for, so that it does not hit a later run.
+            with suppress(KernelSilent):
+                await self._control_requests.request(
+                    "interrupt_request", {}, self._timeouts.interrupt_reply
+                )
 
     async def escalate_interrupt(self, request: KernelRequest) -> Sequence[InterruptStep]:
         """Ends the run of that request, and no other, by an escalation; returns the steps it took.
@@ -176,40 +190,25 @@ class Kernel:
         self._escalation = None
         self.control.set_request(request)
         self._machine.take_stderr()  # drops what is from before the run
-        run = ActiveRun(
+        run = self._dialect.run_class(
             request,
             secrets.token_hex(16),
             self._channels.iopub,
             self._timeouts,
             self._close_machine,
         )
-        content: JsonObject = {
-            "code": request.code,
-            "silent": False,
-            "store_history": False,
-            "user_expressions": {},
-            "allow_stdin": False,
-            "stop_on_error": False,
-        }
-        era = {
-            "nonce": run.nonce,
-            "number": request.run_number,
-            "env": dict(request.env),
-            "ends": request.ends_program,
-        }
-        run.msg_id = self._channels.request(
-            self._channels.shell, "execute_request", content, {"era": era}
-        )
+        self._send_request(run)
         loop = asyncio.get_running_loop()
         deadline = loop.call_later(request.timeout, self._on_deadline, run)
         run.finished.add_done_callback(lambda _: deadline.cancel())
-        AnswerWatch(
-            run,
-            self._channels.iopub,
-            self._control_requests,
-            partial(self._close_machine, NOT_ANSWERING),
-        )
+        if self._dialect.answers_own_requests:
+            on_owed = partial(self._close_machine, NOT_ANSWERING)
+            AnswerWatch(run, self._channels.iopub, self._control_requests, on_owed)
         return run
+
+    def _send_request(self, run: ActiveRun) -> None:
+        content = messages.execute_request(run.request, run.nonce)
+        run.msg_id = self._channels.request(self._channels.shell, *content)
 
     def _request_control(self, msg_type: str, content: JsonObject) -> str:
         return self._channels.request(self._channels.control, msg_type, content)
@@ -234,24 +233,32 @@ class Kernel:
             else:
                 if reply.fault is not None:
                     log.error("a kernel failed in its own code", extra={"why": reply.fault})
-                run.on_reply(reply)
+                if self._dialect.takes_back(run, reply):
+                    again = partial(self._request_again, run, reply)
+                    asyncio.get_running_loop().call_later(self._timeouts.refused, again)
+                else:
+                    run.on_reply(reply)
+
+    def _request_again(self, run: ActiveRun, refusal: messages.Reply) -> None:
+        if run.timed_out or run.interrupted:
+            run.on_reply(refusal)
+            run.on_fence()
+        elif not run.finished.done() and not self._machine.ended.done():
+            self._send_request(run)
 
     def _on_stdin(self, message: Message) -> None:
         """Ignores the message: programs ask for input by iopub, in order with their output."""
 
     def _on_iopub(self, message: Message) -> None:
-        if not self._ready.is_set():
-            self._on_first_iopub_message()
+        self._note_heard("iopub")
         run = self._run
-        nonce = messages.fence_nonce(message.msg_type, message.content)
-        if nonce is not None:
-            if run is not None and nonce == run.nonce:
-                run.on_fence()
-        elif messages.is_output(message.msg_type):
+        if run is not None and self._dialect.ends_output(message, run):
+            run.on_fence()
+        elif self._dialect.is_output(message):
             self._on_output(message)
 
     def _on_output(self, message: Message) -> None:
-        event = messages.to_event(message.msg_type, message.content)
+        event = self._dialect.to_event(message)
         if event is None:
             self._channels.count_dropped("an output has the wrong shape")
         elif self._run is not None and self._run.accepts(message.parent_id):
@@ -266,20 +273,19 @@ class Kernel:
             self.on_late_output([event])
 
     def _on_kernel_info_reply(self) -> None:
-        self._has_shell_reply = True
-        if self._has_iopub_message:
-            self._ready.set()
-        elif not self._ready.is_set():
+        self._note_heard("shell")
+        if not self._ready.is_set():
             # The kernel answered before it took the subscription. With its next answer it also
             # publishes on iopub.
             asyncio.get_running_loop().call_later(
                 self._timeouts.iopub_probe_interval, self._request_kernel_info
             )
 
-    def _on_first_iopub_message(self) -> None:
-        self._has_iopub_message = True
-        if self._has_shell_reply:
-            self._ready.set()
+    def _note_heard(self, channel: str) -> None:
+        if not self._ready.is_set():
+            self._heard_on.add(channel)
+            if len(self._heard_on) == 2:
+                self._ready.set()
 
     # ------------------------------------------------------------ how runs end
 

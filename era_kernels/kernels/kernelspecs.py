@@ -1,13 +1,13 @@
 """Reads kernelspec folders: what starts a kernel, what it can do, and whether this host has it.
 
 A kernelspec is a folder with a `kernel.json`, as Jupyter defines it, whose `metadata.era_kernels`
-has what this server needs besides. Nothing else reads these folders.
+has what this server needs besides; a folder without that is the kernelspec of a stock kernel.
+Nothing else reads these folders.
 """
 
 from __future__ import annotations
 
 import platform
-import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,15 +16,27 @@ from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from era_kernels.errors import StartError
 from era_kernels.kernels.environment import fill_placeholders, search_path
-from era_kernels.models import Limits
+from era_kernels.kernels.language_names import language_id
+from era_kernels.kernels.programs import (
+    environment_prefix,
+    find_program,
+    installation_roots,
+    is_installation,
+    search_path_of,
+)
+from era_kernels.kernels.wire_protocol import Transport
+from era_kernels.models import Limits, Network
+from era_kernels.toolchains.layout import Toolchain, default_toolchain_dir, find_toolchain
 
 NO_MINIMUMS = Limits()
+# What Jupyter's own protocol promises of every kernel.
+STOCK_CAPABILITIES = ("interrupt", "rich_output", "state")
+NO_TCP = "it speaks tcp, and programs have no internet sockets behind walls of tier 3"
 _MIB = 1024 * 1024
-_NAME = r"^[a-z][a-z0-9_+-]*$"
 
 
 class _Minimums(BaseModel):
@@ -35,6 +47,9 @@ class _Minimums(BaseModel):
     memory_mb: int | None = Field(None, gt=0)
     processes: int | None = Field(None, gt=0)
     cpu: float | None = Field(None, gt=0)
+    # Of one process. It raises what a session's memory lets a process reserve, where that is
+    # bounded by itself (without control groups); memory that is used counts as before.
+    reserved_mb: int = Field(0, ge=0)
 
     def to_limits(self) -> Limits:
         """Converts these minimums to limits in bytes, processes and cores."""
@@ -51,15 +66,23 @@ class _EraMetadata(BaseModel):
     entry: str | None = Field(None, pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")
     preload: list[str] = []
     extension: str = ""
-    transport: Literal["ipc"] = "ipc"
+    transport: Transport = "ipc"
+    # Before the number in the names of its unix sockets; some kernels write it as in a URL.
+    ipc_separator: Literal["-", ":"] = "-"
+    fence: bool = True
+    settle_ms: int = Field(0, ge=0, le=1000)
     capabilities: list[str] = []
     # Only signals that do nothing to a process which does not handle them.
     dump_signal: Literal["SIGURG", "SIGWINCH"] | None = None
     minimums: _Minimums = _Minimums()
 
 
+# Stands for the metadata of a stock kernel, which has none of ours.
+_STOCK_METADATA = _EraMetadata(fence=False, capabilities=list(STOCK_CAPABILITIES))
+
+
 class _Metadata(BaseModel):
-    era_kernels: _EraMetadata = _EraMetadata()
+    era_kernels: _EraMetadata | None = None
 
 
 class _KernelJson(BaseModel):
@@ -67,10 +90,17 @@ class _KernelJson(BaseModel):
 
     argv: list[str] = Field(min_length=1)
     display_name: str
-    language: str = Field(pattern=_NAME)
+    language: str
     interrupt_mode: Literal["signal", "message"] = "signal"
     env: dict[str, str] = {}
     metadata: _Metadata = _Metadata()
+
+    @field_validator("language")
+    @classmethod
+    def _check_language(cls, name: str) -> str:
+        if not language_id(name):
+            raise ValueError("must have a letter or a digit of ASCII")
+        return name
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +108,8 @@ class Kernelspec:
     """Describes a kernel: how it is started, and what it can do.
 
     `argv` starts it by exec, `entry` ("module:function") in a forked process that has imported
-    `preload`. `unavailable_reason` says what is missing on this host, if anything is.
+    `preload`. `unavailable_reason` says what is missing on this host, if anything is. A kernel
+    without `fence` may deliver output after the end of a run, and takes no variables for one run.
     """
 
     name: str  # of its folder
@@ -90,18 +121,35 @@ class Kernelspec:
     preload: tuple[str, ...]
     env: Mapping[str, str]
     interrupt_mode: Literal["signal", "message"]
-    transport: Literal["ipc"]
+    transport: Transport | None  # None: chosen by the network of the walls, see `for_network`
     extension: str
     capabilities: tuple[str, ...]
     dump_signal: str | None = None  # makes the kernel write its stack when it can do nothing else
+    display_name: str = ""
     version: str | None = None
     unavailable_reason: str | None = None
     minimums: Limits = NO_MINIMUMS  # what it needs at least
+    ipc_separator: Literal["-", ":"] = "-"  # before the number in the names of its sockets
+    toolchain: Toolchain | None = None  # what must be installed for it
+    min_reserved: int = 0  # bytes that each of its processes must be able to reserve
+    network: Network | None = None  # of the walls; None: not known yet
+    fence: bool = True  # it ends the output of each run with a message of ours
+    settle: float = 0.0  # seconds of silence until it has ended, for a kernel without a fence
+    is_stock: bool = False  # its kernel.json has nothing but Jupyter's own keys
 
     @property
     def is_available(self) -> bool:
         """True when nothing is missing on this host."""
         return self.unavailable_reason is None
+
+    def for_network(self, network: Network) -> Kernelspec:
+        """Returns the kernelspec for sandboxes with that network, with a transport.
+
+        A stock kernel speaks tcp where sandboxes have a network of their own, which all such
+        kernels do, and else ipc.
+        """
+        default: Transport = "tcp" if network is Network.OWN else "ipc"
+        return replace(self, network=network, transport=self.transport or default)
 
     def command(self, connection_file: Path) -> tuple[str, ...]:
         """Returns the command that starts the kernel, its program as an absolute path."""
@@ -109,16 +157,27 @@ class Kernelspec:
             "{python}": sys.executable,
             "{connection_file}": str(connection_file),
             "{resource_dir}": str(self.directory),
+            "{prefix}": str(self.prefix or sys.prefix),
         }
         program, *rest = (fill_placeholders(part, values) for part in self.argv)
-        return (_find_program(program) or program, *rest)
+        return (find_program(program, search_path_of(self.prefix)) or program, *rest)
+
+    @property
+    def prefix(self) -> Path | None:
+        """The installation that the kernelspec lies in, whose programs are its first choice."""
+        return environment_prefix(self.directory)
 
     @property
     def readable_paths(self) -> tuple[Path, ...]:
-        """The folders that the kernel must be able to read: its own, and that of its program."""
-        if self.entry is not None:
+        """The folders that the kernel must be able to read.
+
+        They are its own, that of the installation which it lies in, and those of its program.
+        """
+        program = Path(self.command(Path())[0])
+        if self.entry is not None or not program.is_absolute():
             return (self.directory,)
-        return (self.directory, _installation_root(Path(self.command(Path())[0])))
+        own = [self.prefix] if self.prefix is not None and is_installation(self.prefix) else []
+        return tuple(dict.fromkeys((self.directory, *own, *installation_roots(program))))
 
 
 def builtin_dir() -> Path:
@@ -128,19 +187,47 @@ def builtin_dir() -> Path:
     return shipped if shipped.is_dir() else package.parent / "kernelspecs"
 
 
-def load_kernelspecs(directory: Path) -> list[Kernelspec]:
+@dataclass(frozen=True, slots=True)
+class FoundKernelspecs:
+    """Holds what a directory has: kernelspecs, and sentences about those that are left out."""
+
+    kernelspecs: tuple[Kernelspec, ...]
+    problems: tuple[str, ...] = ()
+
+
+def find_kernelspecs(directory: Path, toolchain_dir: Path | None = None) -> FoundKernelspecs:
     """Reads the kernelspecs in a directory, sorted by their names. Blocking.
 
-    Raises StartError naming the file that is broken.
+    In one of Jupyter's data directories they are in the folder `kernels`, where other programs
+    put them: there a broken one is left out. Else it raises StartError naming the file. What they
+    need installed lies in `toolchain_dir`, by default that of this environment.
     """
+    load = partial(_load_kernelspec, toolchain_dir=toolchain_dir or default_toolchain_dir())
+    kernelspecs = [load(folder) for folder in _list_folders(directory)]
+    problems: list[str] = []
+    installed = directory / "kernels"
+    if installed.is_dir() and not _is_kernelspec(installed):
+        for folder in _list_folders(installed):
+            try:
+                kernelspecs.append(load(folder))
+            except StartError as error:
+                problems.append(str(error))
+    return FoundKernelspecs(tuple(kernelspecs), tuple(problems))
+
+
+def _list_folders(directory: Path) -> list[Path]:
+    """Returns the folders with a kernelspec, sorted by their names. Raises StartError."""
     try:
-        folders = sorted(directory.iterdir())
+        return sorted(filter(_is_kernelspec, directory.iterdir()))
     except OSError as error:
         raise StartError(f"The kernelspec folder {directory} cannot be read: {error}.") from error
-    return [_load_kernelspec(folder) for folder in folders if (folder / "kernel.json").exists()]
 
 
-def _load_kernelspec(folder: Path) -> Kernelspec:
+def _is_kernelspec(folder: Path) -> bool:
+    return (folder / "kernel.json").exists()
+
+
+def _load_kernelspec(folder: Path, toolchain_dir: Path) -> Kernelspec:
     file = folder / "kernel.json"
     try:
         kernel_json = _KernelJson.model_validate_json(file.read_bytes())
@@ -150,37 +237,82 @@ def _load_kernelspec(folder: Path) -> Kernelspec:
         first = error.errors(include_url=False)[0]
         where = ".".join(map(str, first["loc"])) or "the file"
         raise StartError(f"{file} is no valid kernelspec: {where}: {first['msg']}.") from error
-    return with_availability(_to_kernelspec(kernel_json, folder.absolute()))
+    kernelspec = _to_kernelspec(kernel_json, folder.absolute())
+    toolchain = find_toolchain(folder, toolchain_dir, (builtin_dir(),))
+    return with_availability(_with_toolchain(kernelspec, toolchain) if toolchain else kernelspec)
+
+
+def _with_toolchain(kernelspec: Kernelspec, toolchain: Toolchain) -> Kernelspec:
+    values = {"{toolchain}": str(toolchain.directory)}
+    return replace(
+        kernelspec,
+        toolchain=toolchain,
+        argv=tuple(fill_placeholders(part, values) for part in kernelspec.argv),
+        env={name: fill_placeholders(text, values) for name, text in kernelspec.env.items()},
+    )
 
 
 def _to_kernelspec(kernel_json: _KernelJson, folder: Path) -> Kernelspec:
-    metadata = kernel_json.metadata.era_kernels
+    metadata = kernel_json.metadata.era_kernels or _STOCK_METADATA
+    is_stock = kernel_json.metadata.era_kernels is None
+    name = language_id(kernel_json.language)
+    own_spelling = [] if kernel_json.language == name else [kernel_json.language]
     return Kernelspec(
         name=folder.name,
-        language=kernel_json.language,
-        aliases=tuple(metadata.aliases),
+        language=name,
+        aliases=(*metadata.aliases, *own_spelling),
         directory=folder,
         argv=tuple(kernel_json.argv),
         entry=metadata.entry,
         preload=tuple(metadata.preload),
         env={
-            name: fill_placeholders(template, {"{resource_dir}": str(folder)})
-            for name, template in kernel_json.env.items()
+            **_tools_env(kernel_json, folder),
+            **{
+                name: fill_placeholders(template, {"{resource_dir}": str(folder)})
+                for name, template in kernel_json.env.items()
+            },
         },
         interrupt_mode=kernel_json.interrupt_mode,
-        transport=metadata.transport,
+        transport=None if is_stock else metadata.transport,
         extension=metadata.extension,
         capabilities=tuple(metadata.capabilities),
         dump_signal=metadata.dump_signal,
+        display_name=kernel_json.display_name,
         minimums=metadata.minimums.to_limits(),
+        ipc_separator=metadata.ipc_separator,
+        min_reserved=metadata.minimums.reserved_mb * _MIB,
+        fence=metadata.fence,
+        settle=metadata.settle_ms / 1000,
+        is_stock=is_stock,
     )
+
+
+def _tools_env(kernel_json: _KernelJson, folder: Path) -> dict[str, str]:
+    """Returns the PATH of a stock kernel: as in a shell, the tools of its installation come first.
+
+    It is empty where those are on the path of all kernels anyway.
+    """
+    program, prefix = Path(kernel_json.argv[0]), environment_prefix(folder)
+    tools = program.parent if program.is_absolute() else prefix and prefix / "bin"
+    if kernel_json.metadata.era_kernels or tools is None or str(tools) in search_path().split(":"):
+        return {}
+    return {"PATH": f"{tools}:${{PATH}}"}
 
 
 def with_availability(kernelspec: Kernelspec) -> Kernelspec:
     """Returns it with what is missing on this host now, and its version when known. Blocking."""
+    if kernelspec.transport == "tcp" and kernelspec.network is Network.NONE:
+        return replace(kernelspec, unavailable_reason=NO_TCP)
+    if kernelspec.toolchain is not None:
+        installed = kernelspec.toolchain.read_installed()
+        if installed is None:
+            reason = f"it is not installed: run `era-kernels install {kernelspec.language}`"
+            return replace(kernelspec, unavailable_reason=reason)
+        kernelspec = replace(kernelspec, version=installed.version)
     if kernelspec.entry is None:
         program = kernelspec.command(Path())[0]
-        missing = None if _find_program(program) else f"the program {program} is not installed"
+        is_found = find_program(program, search_path_of(kernelspec.prefix)) is not None
+        missing = None if is_found else f"the program {program} is not installed"
         return replace(kernelspec, unavailable_reason=missing)
     module = kernelspec.entry.partition(":")[0]
     find = partial(_is_importable, paths=[str(kernelspec.directory), *sys.path])
@@ -188,17 +320,8 @@ def with_availability(kernelspec: Kernelspec) -> Kernelspec:
     if names:
         missing = f"modules are not installed: {', '.join(names)}"
         return replace(kernelspec, unavailable_reason=missing)
-    return replace(kernelspec, version=platform.python_version())
-
-
-def _find_program(program: str) -> str | None:
-    return shutil.which(program, path=search_path())
-
-
-def _installation_root(program: Path) -> Path:
-    """Returns the folder that holds a program and its other files."""
-    folder = program.resolve().parent
-    return folder.parent if folder.name == "bin" else folder
+    own = kernelspec.version or platform.python_version()
+    return replace(kernelspec, version=own, unavailable_reason=None)
 
 
 def _is_importable(name: str, paths: Sequence[str]) -> bool:

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
+import itertools
+import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from era_kernels.errors import InvalidRequest, LanguageUnavailable, StartError, UnsupportedLanguage
-from era_kernels.kernels.kernelspecs import Kernelspec, builtin_dir, load_kernelspecs
-from era_kernels.models import JsonObject
+from era_kernels.kernels.kernelspecs import (
+    Kernelspec,
+    builtin_dir,
+    find_kernelspecs,
+    with_availability,
+)
+from era_kernels.models import JsonObject, Network
+from era_kernels.toolchains.layout import Toolchain
+
+REFRESH_INTERVAL = 0.5  # seconds between two looks at what was missing
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,54 +39,86 @@ class Language:
         """The other names of the language, each once."""
         return tuple(dict.fromkeys(alias for one in self.kernels for alias in one.aliases))
 
-    def kernel(self, name: str | None) -> Kernelspec:
-        """Returns the kernel of that name, None is the default. Raises InvalidRequest."""
+    def find_kernel(self, name: str | None) -> Kernelspec | None:
+        """Returns the kernel of that name in any case, None is the default; None: there is none."""
         if name is None:
             return self.default
-        for kernelspec in self.kernels:
-            if kernelspec.name == name:
-                return kernelspec
-        known = [kernelspec.name for kernelspec in self.kernels]
-        rule = f"must be one of {', '.join(known)}"
-        raise InvalidRequest(
-            f"`kernel` {rule} for {self.name}.", details=[{"field": "kernel", "problem": rule}]
-        )
+        named = (one for one in self.kernels if one.name.lower() == name.lower())
+        return next(named, None)
+
+    def kernel(self, name: str | None) -> Kernelspec:
+        """Returns the kernel of that name, None is the default. Raises InvalidRequest."""
+        kernelspec = self.find_kernel(name)
+        if kernelspec is None:
+            known = [kernelspec.name for kernelspec in self.kernels]
+            rule = f"must be one of {', '.join(known)}"
+            raise InvalidRequest(
+                f"`kernel` {rule} for {self.name}.", details=[{"field": "kernel", "problem": rule}]
+            )
+        return kernelspec
 
     def available_kernel(self, name: str | None) -> Kernelspec:
-        """Works like `kernel`; raises LanguageUnavailable when this host lacks something."""
-        kernelspec = self.kernel(name)
+        """Returns the kernel of that name, None is the default, if it can run on this host.
+
+        Raises LanguageUnavailable when this host lacks something, or has no such kernel any more.
+        """
+        kernelspec = self.find_kernel(name)
+        if kernelspec is None:
+            raise LanguageUnavailable(f"{self.name} has no kernel {name} on this server any more.")
         if kernelspec.unavailable_reason is not None:
+            what = self.name if name is None else f"{self.name} ({kernelspec.name})"
             raise LanguageUnavailable(
-                f"{self.name} cannot run on this server: {kernelspec.unavailable_reason}."
+                f"{what} cannot run on this server: {kernelspec.unavailable_reason}."
             )
         return kernelspec
 
     def describe(self) -> JsonObject:
-        """Returns the language as the API lists it."""
-        kernelspec = self.default
-        description: JsonObject = {
+        """Returns the language as the API lists it: what it can do is what its default can."""
+        return {
             "name": self.name,
             "aliases": list(self.aliases),
-            "available": kernelspec.is_available,
-            "version": kernelspec.version,
+            **_describe_state(self.default),
             "kernels": [one.name for one in self.kernels],
-            "capabilities": list(kernelspec.capabilities),
+            "kernel_details": [
+                {
+                    "name": one.name,
+                    "display_name": one.display_name,
+                    **_describe_state(one),
+                    "fence": one.fence,
+                }
+                for one in self.kernels
+            ],
         }
-        if kernelspec.unavailable_reason is not None:
-            description["reason"] = kernelspec.unavailable_reason
-        return description
+
+
+def _describe_state(kernelspec: Kernelspec) -> JsonObject:
+    description: JsonObject = {
+        "available": kernelspec.is_available,
+        "version": kernelspec.version,
+        "capabilities": list(kernelspec.capabilities),
+    }
+    if kernelspec.unavailable_reason is not None:
+        description["reason"] = kernelspec.unavailable_reason
+    return description
 
 
 class Languages:
-    """Finds languages by name and alias in any case."""
+    """Finds languages by name and alias in any case.
 
-    def __init__(self, kernelspecs: Iterable[Kernelspec]) -> None:
+    What this host lacks is looked for again by `refresh`, so that what was installed meanwhile runs
+    without a restart. Kernels that are forked are not: their modules are loaded at the start.
+    """
+
+    def __init__(self, kernelspecs: Iterable[Kernelspec], problems: Sequence[str] = ()) -> None:
         """Takes kernelspecs, of which the first of a name counts.
 
-        Raises StartError when two languages claim the same name or alias.
+        `problems` are sentences about others that are left out. Raises StartError when two
+        languages claim the same name or alias.
         """
+        self.problems = tuple(problems)
+        self._refreshed_at = -REFRESH_INTERVAL
         by_language: dict[str, dict[str, Kernelspec]] = {}
-        for kernelspec in kernelspecs:
+        for kernelspec in _join_stock_kernels(list(kernelspecs)):
             by_language.setdefault(kernelspec.language, {}).setdefault(kernelspec.name, kernelspec)
         self._all = [
             Language(name, tuple(sorted(found.values(), key=lambda one: one.name != name)))
@@ -92,13 +135,61 @@ class Languages:
                     )
 
     @classmethod
-    def load(cls, extra: Sequence[Path] = (), builtin: Path | None = None) -> Languages:
+    def load(
+        cls,
+        extra: Sequence[Path] = (),
+        builtin: Path | None = None,
+        toolchain_dir: Path | None = None,
+    ) -> Languages:
         """Reads the folders in `extra`, the first wins, then the built-in ones. Blocking.
 
-        Raises StartError naming the file that is broken.
+        What they need installed lies in `toolchain_dir`, by default that of this environment.
+        Raises StartError naming the file that is broken, unless it lies in a data directory of
+        Jupyter's.
         """
         directories = (*extra, builtin or builtin_dir())
-        return cls(spec for directory in directories for spec in load_kernelspecs(directory))
+        found = [find_kernelspecs(one, toolchain_dir) for one in directories]
+        return cls(
+            itertools.chain.from_iterable(one.kernelspecs for one in found),
+            [problem for one in found for problem in one.problems],
+        )
+
+    def set_network(self, network: Network) -> None:
+        """Chooses the transports of all kernels, when the walls are known. Blocking.
+
+        Kernels that speak only tcp are unavailable where no program can.
+        """
+        self._replace([with_availability(one.for_network(network)) for one in self._kernels()])
+
+    async def available_kernel(self, language: str, kernel: str | None = None) -> Kernelspec:
+        """Returns a kernel that can run on this host; looks again for what it lacked before.
+
+        Raises UnsupportedLanguage, LanguageUnavailable.
+        """
+        kernelspec = self.resolve(language).find_kernel(kernel)
+        if kernelspec is not None and not kernelspec.is_available:
+            await self.refresh()
+        return self.resolve(language).available_kernel(kernel)
+
+    async def refresh(self) -> None:
+        """Looks again for what this host lacks, at most once in REFRESH_INTERVAL."""
+        lacking = [one for one in self._kernels() if not one.is_available and one.entry is None]
+        now = time.monotonic()
+        if lacking and now - self._refreshed_at >= REFRESH_INTERVAL:
+            self._refreshed_at = now
+            self._replace(await asyncio.to_thread(lambda: list(map(with_availability, lacking))))
+
+    def _replace(self, kernelspecs: Sequence[Kernelspec]) -> None:
+        """Puts these in the places of those that lie in the same folders."""
+        newest = {one.directory: one for one in kernelspecs}
+        changed = {
+            language.name: Language(
+                language.name, tuple(newest.get(one.directory, one) for one in language.kernels)
+            )
+            for language in self._all
+        }
+        self._all = list(changed.values())
+        self._by_name = {name: changed[one.name] for name, one in self._by_name.items()}
 
     def __iter__(self) -> Iterator[Language]:
         return iter(self._all)
@@ -130,12 +221,31 @@ class Languages:
 
     @property
     def readable_paths(self) -> tuple[Path, ...]:
-        """The folders that kernels must be able to read."""
-        available = [kernelspec for kernelspec in self._kernels() if kernelspec.is_available]
-        return tuple(path for kernelspec in available for path in kernelspec.readable_paths)
+        """The folders that kernels must be able to read, also those that lack something else."""
+        paths = (path for kernelspec in self._kernels() for path in kernelspec.readable_paths)
+        return tuple(dict.fromkeys(path for path in paths if path.is_dir()))
+
+    @property
+    def toolchains(self) -> tuple[Toolchain, ...]:
+        """What must be installed for the kernels, complete or not."""
+        return tuple(one.toolchain for one in self._kernels() if one.toolchain is not None)
 
     def _kernels(self) -> Iterator[Kernelspec]:
         return (kernelspec for language in self._all for kernelspec in language.kernels)
 
     def _forked_kernels(self) -> list[Kernelspec]:
         return [one for one in self._kernels() if one.entry is not None and one.is_available]
+
+
+def _join_stock_kernels(kernelspecs: Sequence[Kernelspec]) -> Iterator[Kernelspec]:
+    """Yields the kernelspecs; a stock kernel may call its language by what is an alias here."""
+    known = {
+        alias.lower(): one.language
+        for one in kernelspecs
+        if not one.is_stock
+        for alias in one.aliases
+    }
+    for kernelspec in kernelspecs:
+        names = (kernelspec.language, *(alias.lower() for alias in kernelspec.aliases))
+        joined = [known[name] for name in names if name in known] if kernelspec.is_stock else []
+        yield replace(kernelspec, language=joined[0]) if joined else kernelspec

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from era_kernels.errors import KernelStartFailed
+from era_kernels.kernels.active_run import KernelTimeouts
 from era_kernels.kernels.crash_output import crash_stderr
 from era_kernels.kernels.environment import build_environment
 from era_kernels.kernels.exec_process import ExecProcess, FailedExec
@@ -19,6 +20,7 @@ from era_kernels.kernels.kernel import Kernel, discard_output
 from era_kernels.kernels.kernelspecs import Kernelspec
 from era_kernels.kernels.languages import Languages
 from era_kernels.kernels.receive_budget import ReceiveBudget
+from era_kernels.kernels.tcp_ports import TcpPorts
 from era_kernels.kernels.wire_protocol import ConnectionInfo
 from era_kernels.models import (
     ALL_STORAGE,
@@ -70,12 +72,20 @@ class Machine:
     """
 
     def __init__(
-        self, kernelspec: Kernelspec, sandbox: Sandbox, receive_budget: ReceiveBudget
+        self,
+        kernelspec: Kernelspec,
+        sandbox: Sandbox,
+        receive_budget: ReceiveBudget,
+        tcp_ports: TcpPorts,
     ) -> None:
-        """Runs no kernel yet: `start_kernel` does that. All kernels share `receive_budget`."""
+        """Runs no kernel yet: `start_kernel` does that.
+
+        All kernels share `receive_budget` and `tcp_ports`.
+        """
         self.ended: asyncio.Future[ExitInfo] = asyncio.get_running_loop().create_future()
         self._kernelspec = kernelspec
         self._receive_budget = receive_budget
+        self._tcp_ports = tcp_ports
         self._sandbox = sandbox
         self._kernel_process: Process | None = None
         self._kernel: Kernel | None = None
@@ -133,10 +143,8 @@ class Machine:
             raise
 
     async def _start_kernel(self, env: Mapping[str, str]) -> None:
-        connection_info = ConnectionInfo.new(
-            self._sandbox.runtime_directory, self._sandbox.inner_runtime_directory
-        )
         try:
+            connection_info = self._new_connection()
             command = self._command(connection_info, env)
             # A kernel that is forked is ours, and starts without a heartbeat and its threads.
             has_heartbeat = self._kernelspec.entry is None
@@ -146,15 +154,18 @@ class Machine:
         signal_name = self._kernelspec.dump_signal
         dump_signal = None if signal_name is None else signal.Signals[signal_name]
         mode = self._kernelspec.interrupt_mode
+        process = self._kernel_process = await self._sandbox.spawn(command)
+        process.ended.add_done_callback(self._on_process_ended)
         self._kernel = Kernel(
             connection_info,
             self,
             mode,
+            KernelTimeouts(settle=self._kernelspec.settle),
             dump_signal=dump_signal,
             receive_budget=self._receive_budget,
+            has_fence=self._kernelspec.fence,
+            connect_port=self._sandbox.connect,
         )
-        process = self._kernel_process = await self._sandbox.spawn(command)
-        process.ended.add_done_callback(self._on_process_ended)
         try:
             await self._kernel.wait_ready(START_TIMEOUT)
         except KernelStartFailed as error:
@@ -229,6 +240,20 @@ class Machine:
             self._kernelspec.directory,
         )
 
+    def _new_connection(self) -> ConnectionInfo:
+        """Returns where the kernel has to bind its sockets. Raises OSError without free ports."""
+        ports = None
+        if self._kernelspec.transport == "tcp":
+            ports = self._tcp_ports.take()
+            self._sandbox.ended.add_done_callback(lambda _: self._tcp_ports.release(ports))
+        sandbox = self._sandbox
+        return ConnectionInfo.new(
+            sandbox.runtime_directory,
+            sandbox.inner_runtime_directory,
+            ports,
+            self._kernelspec.ipc_separator,
+        )
+
     @property
     def _cwd(self) -> str:
         return str(self._sandbox.inner_paths.workspace)
@@ -271,8 +296,10 @@ class KernelHost:
         self, languages: Languages, sandboxes: Sandboxes, serve_storage: ServeStorage | None = None
     ) -> None:
         """Takes what serves storage to each machine; None: no machine has any."""
+        languages.set_network(sandboxes.profile.network)
         self.languages = languages
         self._sandboxes = sandboxes
+        self._tcp_ports = TcpPorts(sandboxes.profile.network)
         self._serve_storage = serve_storage
         self._machines: set[Machine] = set()
         self._receive_budget = ReceiveBudget()
@@ -294,18 +321,20 @@ class KernelHost:
         limits: Limits,
         env: Mapping[str, str],
         *,
+        kernel_name: str | None = None,
         kernel: bool = True,
         storage: Callable[[], StorageScope] = lambda: ALL_STORAGE,
     ) -> Machine:
         """Opens a machine in the directories `paths`, with a ready kernel or with none yet.
 
-        `env` is what the session adds to the kernel's environment, which is built from empty
-        otherwise; `storage` returns the namespaces that it may use at that moment.
-        Raises UnsupportedLanguage, LanguageUnavailable, KernelStartFailed, ShuttingDown.
+        `kernel_name` is one of the language's kernels, None is the default. `env` is what the
+        session adds to the kernel's environment, which is built from empty otherwise; `storage`
+        returns the namespaces that it may use at that moment. Raises UnsupportedLanguage,
+        InvalidRequest, LanguageUnavailable, KernelStartFailed, ShuttingDown.
         """
-        kernelspec = self.languages.resolve(language).available_kernel(None)
-        sandbox = await self._sandboxes.open_sandbox(paths, limits)
-        machine = Machine(kernelspec, sandbox, self._receive_budget)
+        kernelspec = await self.languages.available_kernel(language, kernel_name)
+        sandbox = await self._sandboxes.open_sandbox(paths, limits, kernelspec.min_reserved)
+        machine = Machine(kernelspec, sandbox, self._receive_budget, self._tcp_ports)
         self._machines.add(machine)
         machine.ended.add_done_callback(lambda _: self._machines.discard(machine))
         if self._serve_storage is not None:

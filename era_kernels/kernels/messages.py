@@ -1,5 +1,7 @@
 """Turns a kernel's messages into events and replies, by a pure table from type to function.
 
+The message that asks for a run is made here, too.
+
 Everything here is hostile input: user code can reach its kernel's sockets. A message of a wrong
 shape becomes None, never an exception; text is valid Unicode and JSON values are valid JSON
 afterwards (lone surrogates become U+FFFD, NaN and the infinities null), at most MAX_DEPTH deep.
@@ -23,6 +25,7 @@ from era_kernels.models import (
     ExceptionInfo,
     InputRequest,
     JsonObject,
+    KernelRequest,
     Output,
     Result,
     Stderr,
@@ -39,6 +42,13 @@ MAX_EXCEPTION_LENGTH = 64 * 1024  # characters of an exception's name or text; s
 MAX_FAULT_LENGTH = 500  # characters that tell of a fault of the kernel itself
 MAX_TRACEBACK_LENGTH = 256 * 1024  # characters of a traceback's lines together
 
+MAX_ERROR_LENGTH = 1024 * 1024  # characters of an `error` message's text
+
+# Escape sequences of ECMA-48: control sequences (colours), strings (titles, links), the others.
+_ESCAPES = re.compile(
+    r"\x1b(?:\[[0-?]*[ -/]*[@-~]|[\]PX^_][^\x07\x1b]*(?:\x07|\x1b\\)|[ -/]*[0-Z\\-~])"
+)
+_ABORTED = ("aborted", "abort")  # the second before version 5.1 of the specification
 _NOT_OF_A_FAULT = re.compile(r"[^A-Za-z0-9_.: ]")
 _SURROGATES = re.compile("[\ud800-\udfff]")
 
@@ -54,6 +64,26 @@ class Reply:
     exit_code: int
     exception: ExceptionInfo | None = None
     fault: str | None = None
+    is_refusal: bool = False  # the kernel did not run the code
+
+
+def execute_request(request: KernelRequest, nonce: str) -> tuple[str, JsonObject, JsonObject]:
+    """Returns the type, content and metadata of the message that asks a kernel for a run."""
+    content: JsonObject = {
+        "code": request.code,
+        "silent": False,
+        "store_history": False,
+        "user_expressions": {},
+        "allow_stdin": False,
+        "stop_on_error": False,
+    }
+    era = {
+        "nonce": nonce,
+        "number": request.run_number,
+        "env": dict(request.env),
+        "ends": request.ends_program,
+    }
+    return "execute_request", content, {"era": era}
 
 
 def to_event(msg_type: str, content: JsonObject) -> Output | None:
@@ -91,7 +121,7 @@ def fence_nonce(msg_type: str, content: JsonObject) -> str | None:
 def parse_reply(content: JsonObject) -> Reply | None:
     """Returns the outcome in an execute_reply; None when the reply has the wrong shape.
 
-    Without an `era` object the outcome is the reply's `status`.
+    Without an `era` object the outcome is the reply's `status`; colours are removed then.
     """
     era = content.get("era")
     if isinstance(era, dict):
@@ -102,9 +132,43 @@ def parse_reply(content: JsonObject) -> Reply | None:
     if content.get("status") == "ok":
         return Reply(0)
     if content.get("status") == "error":
-        exception = {"name": content.get("ename"), "value": content.get("evalue")}
-        return Reply(1, _parse_exception({**exception, "traceback": content.get("traceback")}))
+        return Reply(1, _parse_error(content))
+    if content.get("status") in _ABORTED:
+        return Reply(1, is_refusal=True)
     return None
+
+
+def error_text(content: JsonObject) -> str | None:
+    """Returns the text that a terminal would show of an `error` message, without its colours.
+
+    None when the message has the wrong shape.
+    """
+    try:
+        lines = content.get("traceback") or []
+        if not isinstance(lines, list):
+            return None
+        text = "\n".join(map(_clean_text, lines))
+        if not text.strip():
+            name, value = _clean_text(content.get("ename")), _clean_text(content.get("evalue"))
+            text = f"{name}: {value}"
+    except _WrongShape:
+        return None
+    return f"{remove_colours(text[:MAX_ERROR_LENGTH]).rstrip()}\n"
+
+
+def exception_text(exception: ExceptionInfo) -> str:
+    """Returns the text that a terminal would show of an exception."""
+    lines = exception.traceback or [f"{exception.name}: {exception.value}"]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def remove_colours(text: str) -> str:
+    """Returns the text without the escape sequences of terminals.
+
+    >>> remove_colours("\x1b[0;31mZeroDivisionError\x1b[0m: division by zero")
+    'ZeroDivisionError: division by zero'
+    """
+    return _ESCAPES.sub("", text) if "\x1b" in text else text
 
 
 # ---------------------------------------------------------------- the table
@@ -227,6 +291,17 @@ def _parse_exception(value: Any) -> ExceptionInfo | None:
         )
     except _WrongShape:
         return None
+
+
+def _parse_error(content: JsonObject) -> ExceptionInfo | None:
+    """Returns the exception in the fields that Jupyter gives it, without colours."""
+    traceback = content.get("traceback") or []
+    fields = {"name": content.get("ename"), "value": content.get("evalue"), "traceback": traceback}
+    exception = _parse_exception(fields)
+    if exception is None:
+        return None
+    lines = [remove_colours(line) for line in exception.traceback]
+    return ExceptionInfo(remove_colours(exception.name), remove_colours(exception.value), lines)
 
 
 def _parse_fault(era: JsonObject) -> str | None:

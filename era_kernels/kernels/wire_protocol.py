@@ -1,4 +1,4 @@
-"""Implements Jupyter's wire protocol: the paths of a kernel's sockets and signed messages.
+"""Implements Jupyter's wire protocol: where a kernel's sockets are, and signed messages.
 
 Follows "The wire protocol" and "Connection files" of the Jupyter documentation. Messages are made
 and signed by jupyter_client; reading is done here, because its `deserialize` also parses dates,
@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from hmac import compare_digest
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from jupyter_client.session import DELIM, Session
 
@@ -23,6 +23,8 @@ from era_kernels.json_incremental import CHUNK_CHARS, LARGE_BYTES, iterparse
 from era_kernels.kernels.zmtp import Part
 from era_kernels.models import JsonObject
 
+Transport = Literal["ipc", "tcp"]
+
 MAX_VALUES = 1_000_000  # lists, objects and their items in one part; each takes some 64 bytes here
 MAX_VALUES_AT_ONCE = 5000  # values that are parsed in one step
 MAX_DEPTH = 102  # of nested JSON: a MIME bundle may have 100 levels
@@ -30,6 +32,7 @@ MAX_DEPTH = 102  # of nested JSON: a MIME bundle may have 100 levels
 _CONNECTION_FILE = "kernel.json"
 _DUMP_FILE = "dump"
 _PORTS = {"shell": 1, "iopub": 2, "stdin": 3, "control": 4, "hb": 5}
+_LOOPBACK = "127.0.0.1"
 # JSON knows no NaN and no infinities, though Python's parser does.
 _json_decoder = json.JSONDecoder(parse_constant=lambda _: None)
 
@@ -40,20 +43,36 @@ class InvalidMessage(Exception):
 
 @dataclass(frozen=True, slots=True)
 class ConnectionInfo:
-    """Names the five sockets of a kernel, unix sockets in `directory`, and the key of its messages.
+    """Names the five sockets of a kernel and the key of its messages.
 
-    `sandbox_directory` is the same directory as the kernel sees it. The longest path is that of
-    `directory` and 4 bytes; a unix socket's path may have 107.
+    They are unix sockets in `directory`, or with `tcp_ports` the ports of shell, iopub, stdin,
+    control and heartbeat on 127.0.0.1. `sandbox_directory` is the same directory as the kernel sees
+    it. The longest path is that of `directory` and 4 bytes; a unix socket's path may have 107.
+    `separator` stands before its number: "-" as in jupyter_client, or what a kernel uses instead.
     """
 
     directory: Path
     sandbox_directory: Path
     key: str
+    tcp_ports: tuple[int, ...] | None = None
+    separator: str = "-"
 
     @classmethod
-    def new(cls, directory: Path, sandbox_directory: Path | None = None) -> ConnectionInfo:
+    def new(
+        cls,
+        directory: Path,
+        sandbox_directory: Path | None = None,
+        tcp_ports: tuple[int, ...] | None = None,
+        separator: str = "-",
+    ) -> ConnectionInfo:
         """Returns a connection with a new key."""
-        return cls(directory, sandbox_directory or directory, secrets.token_hex(32))
+        inner = sandbox_directory or directory
+        return cls(directory, inner, secrets.token_hex(32), tcp_ports, separator)
+
+    @property
+    def transport(self) -> Transport:
+        """How the server speaks with the kernel."""
+        return "ipc" if self.tcp_ports is None else "tcp"
 
     @property
     def file_in_sandbox(self) -> Path:
@@ -61,8 +80,14 @@ class ConnectionInfo:
         return self.sandbox_directory / _CONNECTION_FILE
 
     def socket_path(self, channel: str) -> Path:
-        """Returns the path of the socket `shell`, `iopub`, `stdin`, `control` or `hb`."""
-        return self.directory / f"k-{_PORTS[channel]}"
+        """Returns the path of the unix socket `shell`, `iopub`, `stdin`, `control` or `hb`."""
+        return self.directory / f"k{self.separator}{_PORTS[channel]}"
+
+    def tcp_port(self, channel: str) -> int:
+        """Returns the port of that socket. Raises ValueError where it has a path instead."""
+        if self.tcp_ports is None:
+            raise ValueError("the kernel's sockets are unix sockets")
+        return self.tcp_ports[_PORTS[channel] - 1]
 
     @property
     def dump_file(self) -> Path:
@@ -70,7 +95,9 @@ class ConnectionInfo:
         return self.directory / _DUMP_FILE
 
     def address(self, channel: str) -> str:
-        """Returns the same path as a ZeroMQ address."""
+        """Returns a socket as a ZeroMQ address, with its path outside of the sandbox."""
+        if self.tcp_ports is not None:
+            return f"tcp://{_LOOPBACK}:{self.tcp_port(channel)}"
         return f"ipc://{self.socket_path(channel)}"
 
     def write_file(self, *, heartbeat: bool = True) -> None:
@@ -79,12 +106,13 @@ class ConnectionInfo:
         Without `heartbeat` the file does not name that socket, which is never used here. Most
         kernels do not start without its name.
         """
-        ports = {f"{channel}_port": number for channel, number in _PORTS.items()}
+        numbers = self.tcp_ports or _PORTS.values()
+        ports = {f"{channel}_port": number for channel, number in zip(_PORTS, numbers, strict=True)}
         if not heartbeat:
             del ports["hb_port"]
         content = {
-            "transport": "ipc",
-            "ip": f"{self.sandbox_directory}/k",
+            "transport": self.transport,
+            "ip": f"{self.sandbox_directory}/k" if self.tcp_ports is None else _LOOPBACK,
             "key": self.key,
             "signature_scheme": "hmac-sha256",
             "dump": f"{self.sandbox_directory}/{_DUMP_FILE}",

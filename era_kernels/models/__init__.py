@@ -32,7 +32,14 @@ from era_kernels.models.executions import (
 )
 from era_kernels.models.formats import JsonObject, format_duration, format_size, now, to_iso
 from era_kernels.models.inspection import MISSING, StackFrame, Variable, Variables
-from era_kernels.models.runtime import EndReason, ExitInfo, Limits, SessionListener, SessionPaths
+from era_kernels.models.runtime import (
+    EndReason,
+    ExitInfo,
+    Limits,
+    Network,
+    SessionListener,
+    SessionPaths,
+)
 from era_kernels.models.sessions import (
     UNSANDBOXED_TIER,
     FileInfo,
@@ -70,6 +77,7 @@ __all__ = [
     "KernelRequest",
     "Limits",
     "LoggedEvent",
+    "Network",
     "NewSession",
     "Output",
     "Queued",

@@ -22,6 +22,14 @@ class SessionPaths:
     mounts: tuple[tuple[str, Path], ...] = ()  # name, directory of the host
 
 
+class Network(StrEnum):
+    """The network of a sandbox's programs."""
+
+    OWN = "own"  # a loopback of their own, in a network namespace
+    HOST = "host"
+    NONE = "none"  # no sockets of the internet's families
+
+
 @dataclass(frozen=True, slots=True)
 class SessionListener:
     """A listening socket for the code of one session; whoever gets it closes it.

@@ -36,6 +36,7 @@ class Session:
     # None: there are none.
     variables_lost: str | None = None
     storage: StorageScope | None = None  # the namespaces that its code may use; None: the server's
+    kernel: str | None = None  # the name of its kernel; None: the default of its language
 
 
 class SessionStatus(StrEnum):
@@ -83,6 +84,7 @@ class NewSession:
     limits: Limits | None = None
     mounts: tuple[str, ...] = ()
     storage: StorageScope | None = None
+    kernel: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

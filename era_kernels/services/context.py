@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
 
+from era_kernels.kernels.kernelspecs import Kernelspec
 from era_kernels.kernels.machine import KernelHost
 from era_kernels.models import ALL_STORAGE, Limits, Session, SessionPaths, StorageScope
 from era_kernels.services.capacity import KernelLimiter
@@ -36,6 +37,13 @@ class ServiceContext:
     mounts: Mounts
     metrics: Metrics
     default_storage: StorageScope = ALL_STORAGE
+
+    async def kernelspec_of(self, session: Session) -> Kernelspec:
+        """Returns the kernel of a session. Raises LanguageUnavailable, UnsupportedLanguage.
+
+        The operator may have taken away what the session was created with.
+        """
+        return await self.host.languages.available_kernel(session.language, session.kernel)
 
     def storage_scope_of(self, session: Session) -> StorageScope:
         """Returns the namespaces that a session's code may use."""

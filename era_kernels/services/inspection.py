@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from era_kernels.errors import NotRunning, NotSupported
 from era_kernels.kernels.languages import Languages
-from era_kernels.models import ExecutionStatus, StackFrame, Variables
+from era_kernels.models import ExecutionStatus, Session, StackFrame, Variables
 from era_kernels.services.executions.service import ExecutionService
 from era_kernels.services.sessions import SessionService
 
@@ -31,7 +31,7 @@ class InspectionService:
             raise _not_running(execution_id)
         if live.is_command:
             raise NotSupported("A program beside the kernel cannot tell its stack.")
-        self._check_capability(session.language, "stack")
+        self._check_capability(session, "stack")
         frames = [] if live.control is None else await live.control.stack()
         if live.finished.is_set():
             raise _not_running(execution_id)
@@ -43,13 +43,15 @@ class InspectionService:
         Raises SessionNotFound, NotSupported, KernelSilent.
         """
         async with self._sessions.borrow(session_id) as live_session:
-            self._check_capability(live_session.session.language, "variables")
+            self._check_capability(live_session.session, "variables")
             machine = live_session.ready_machine
             return Variables() if machine is None else await machine.kernel.control.variables()
 
-    def _check_capability(self, language: str, capability: str) -> None:
-        if capability not in self._languages.resolve(language).default.capabilities:
-            raise NotSupported(f"The kernel of {language} cannot tell its {capability}.")
+    def _check_capability(self, session: Session, capability: str) -> None:
+        kernelspec = self._languages.resolve(session.language).find_kernel(session.kernel)
+        if kernelspec is None or capability not in kernelspec.capabilities:
+            name = session.kernel or session.language
+            raise NotSupported(f"The kernel of {name} cannot tell its {capability}.")
 
 
 def _not_running(execution_id: str) -> NotRunning:

@@ -50,6 +50,10 @@ class ServerInfo:
     def isolation(self) -> Isolation:
         return self._host.isolation
 
+    async def refresh(self) -> None:
+        """Looks again for what languages lack on this host."""
+        await self._host.languages.refresh()
+
     def availability(self) -> dict[str, bool]:
         """Returns for each language whether it runs on this host."""
         return {language.name: language.default.is_available for language in self._host.languages}

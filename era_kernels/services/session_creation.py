@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import replace
 
 from era_kernels.concurrency.background import BackgroundTasks
 from era_kernels.errors import SessionExists
@@ -39,10 +40,12 @@ class SessionCreator:
         """
         self._check(new)
         language = self._context.host.languages.resolve(new.language)
+        kernelspec = language.kernel(new.kernel)
         if new.limits is not None:
-            check_limits(new.limits, self._context.limits, language.default, self._context.host)
+            check_limits(new.limits, self._context.limits, kernelspec, self._context.host)
         self._context.mounts.check(new.mounts)
-        return await self._background.run_shielded(self._create(new, language.name))
+        new = replace(new, language=language.name, kernel=new.kernel and kernelspec.name)
+        return await self._background.run_shielded(self._create(new))
 
     def _check(self, new: NewSession) -> None:
         check_session_id(new.id)
@@ -55,20 +58,20 @@ class SessionCreator:
         if new.default_timeout is not None:
             self._context.service_limits.check_timeout(new.default_timeout, "default_timeout")
 
-    async def _create(self, new: NewSession, language: str) -> Session:
+    async def _create(self, new: NewSession) -> Session:
         with self._reserve():
-            session = await self._create_stored(new, language)
+            session = await self._create_stored(new)
         self._on_created(session)
         return session
 
-    async def _create_stored(self, new: NewSession, language: str) -> Session:
+    async def _create_stored(self, new: NewSession) -> Session:
         if new.id is not None and await self._context.store.find(new.id):
             raise SessionExists(f"The session {new.id} exists already.", id=new.id)
         public = self._context.service_limits.public_by_default
         directory = await self._context.workspaces.create()
         session = Session(
             id=new.id or f"sess-{secrets.token_hex(16)}",
-            language=language,
+            language=new.language,
             directory=directory,
             created_at=now(),
             persistent=new.persistent,
@@ -81,6 +84,7 @@ class SessionCreator:
             limits=new.limits,
             mounts=tuple(dict.fromkeys(new.mounts)),
             storage=new.storage,
+            kernel=new.kernel,
         )
         source = initial_code(new.data)
         code = None if source is None else StoredCode(source, "", session.created_at)

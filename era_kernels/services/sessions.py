@@ -30,7 +30,7 @@ from era_kernels.services.session.session import LiveSession
 from era_kernels.services.session_creation import SessionCreator
 from era_kernels.services.session_duplication import DuplicateRequest, SessionDuplicator
 from era_kernels.services.ttl import TtlEntry, TtlTimer
-from era_kernels.services.validation import check_changes, check_session_id
+from era_kernels.services.validation import check_changes, check_run_env, check_session_id
 from era_kernels.storage.workspaces import Snapshot
 
 log = logging.getLogger(__name__)
@@ -264,13 +264,14 @@ class SessionService:
         self._check_open()
         async with self.borrow(session_id) as live:
             self._check_open()
-            self._context.host.languages.resolve(live.session.language).available_kernel(None)
+            check_run_env(submission, await self._context.kernelspec_of(live.session))
             return await live.submit(submission)
 
     async def execute(self, language: str, submission: Submission) -> LiveExecution:
         """Starts a run in a throw-away session, which is deleted when the run has ended."""
         self._check_open()
-        kernelspec = self._context.host.languages.resolve(language).available_kernel(None)
+        kernelspec = await self._context.host.languages.available_kernel(language)
+        check_run_env(submission, kernelspec)
         return await self._ephemeral.run(kernelspec.language, submission)
 
     # ------------------------------------------------------------ the end

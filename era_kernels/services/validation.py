@@ -14,7 +14,8 @@ from era_kernels.errors import (
     QuotaExceeded,
     TooLarge,
 )
-from era_kernels.models import UNSANDBOXED_TIER, Isolation, JsonObject, Submission
+from era_kernels.kernels.kernelspecs import Kernelspec
+from era_kernels.models import UNSANDBOXED_TIER, ExecSubmission, Isolation, JsonObject, Submission
 from era_kernels.storage.files import validate_path
 from era_kernels.storage.snapshot import DATA_FILE_NAME
 
@@ -86,6 +87,17 @@ def check_changes(isolation: Isolation, **changes: object) -> None:
             check_json_size(value, name)
     if changes.get("allow_internet"):
         check_internet(isolation)
+
+
+def check_run_env(submission: Submission | ExecSubmission, kernelspec: Kernelspec) -> None:
+    """Raises InvalidRequest for variables of a run on a kernel that cannot take any."""
+    if isinstance(submission, Submission) and submission.env and not kernelspec.fence:
+        rule = f"cannot be given to a run: the kernel {kernelspec.name} takes none"
+        raise InvalidRequest(
+            f"`env` {rule}.",
+            details=[{"field": "env", "problem": rule}],
+            hint="Set them in the code, or run a program beside the kernel with POST …/exec.",
+        )
 
 
 def check_json_size(value: object, name: str) -> None:

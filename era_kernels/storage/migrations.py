@@ -197,3 +197,17 @@ def m012_resources(db: Database) -> None:
     """Adds the indexes that the list of resources still needs."""
     db.execute("CREATE INDEX sessions_updated ON sessions (coalesce(last_run_at, created_at))")
     db.table("r2_objects").create_index(["namespace", "updated_at"], "r2_namespace_updated")
+
+
+@MIGRATIONS()
+def m013_kernel(db: Database) -> None:
+    """Adds the name of a session's kernel, where its language has more than one."""
+    sessions = db.table("sessions")
+    short = [name for name in sessions.columns_dict if name not in ("metadata", "data")]
+    sessions.add_column("kernel", str)
+    sessions.transform(column_order=[*short, "kernel"])
+    # `transform` makes the table anew and leaves out an index on an expression.
+    db.execute(
+        "CREATE INDEX IF NOT EXISTS sessions_updated "
+        "ON sessions (coalesce(last_run_at, created_at))"
+    )

@@ -45,16 +45,32 @@ class UnhealthyAnswer(ResponseModel):
     problems: dict[str, str]
 
 
+class KernelAnswer(ResponseModel):
+    """One kernel of a language; `reason` says what is missing when it is not available."""
+
+    name: str
+    display_name: str
+    available: bool
+    version: str | None
+    reason: str = ""
+    capabilities: list[str]
+    fence: bool = Field(
+        description="False: it may deliver output after a run's end, which goes to the session's "
+        "log, and takes no `env` of a run."
+    )
+
+
 class LanguageAnswer(ResponseModel):
-    """One language; `reason` says what is missing when it is not available."""
+    """One language, which is what its first kernel is; `reason` says what that lacks."""
 
     name: str
     aliases: list[str]
     available: bool
     version: str | None
     reason: str = ""
-    kernels: list[str]
+    kernels: list[str] = Field(description="The first is the default.")
     capabilities: list[str]
+    kernel_details: list[KernelAnswer]
 
 
 class LanguagesAnswer(ResponseModel):
@@ -95,6 +111,7 @@ class HealthHandler(ServerInfoHandlerBase):
 
     async def get(self) -> None:
         failures = await self.server_info.failures()
+        await self.server_info.refresh()
         timestamp = to_iso(now())
         isolation = self.server_info.isolation
         out: JsonObject = {
@@ -118,6 +135,7 @@ class LanguagesHandler(ServerInfoHandlerBase):
     operations = {"GET": Operation("List languages", {200: LanguagesAnswer})}
 
     async def get(self) -> None:
+        await self.server_info.refresh()
         await self.finish_json({"languages": self.server_info.languages()})
 
 

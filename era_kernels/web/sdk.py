@@ -12,9 +12,10 @@ import dataclasses
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 from urllib.parse import unquote
 
+from tornado.http1connection import HTTP1ServerConnection
 from tornado.httpserver import HTTPServer
 from tornado.httputil import HTTPServerRequest
 
@@ -61,7 +62,7 @@ class StorageListener:
             large_bodies=asyncio.Semaphore(MAX_LARGE_BODIES),
         )
         self._on_rejected = context.metrics.connection_rejected
-        self._server = HTTPServer(
+        self._server = _SessionServer(
             make_storage_application(routes, own_context),
             max_body_size=context.max_body,
             chunk_size=READ_CHUNK_BYTES,
@@ -134,6 +135,16 @@ class StorageListener:
             session.close_stalled(now)
         if self._connection_count:
             self._schedule_check()
+
+
+class _SessionServer(HTTPServer):
+    """Serves connections of sessions, and ends the turn of each with its last request."""
+
+    def on_close(self, server_conn: object) -> None:
+        """Is called when no request of the connection will be read or handled any more."""
+        super().on_close(server_conn)
+        stream = cast(HTTP1ServerConnection, server_conn).stream
+        cast(SessionStream, stream).end_turn()
 
 
 class _SessionAccess(Access):

@@ -228,14 +228,14 @@ class SessionStream(StrictIOStream):
 
     async def read_until_regex(self, regex: bytes, max_bytes: int | None = None) -> bytes:
         """Returns the head of the next request when it is its turn."""
-        self._release_turn()
+        self.end_turn()
         self.session.stream_is_idle(self)
         self._awaits_head, self._moved_at = True, time.monotonic()
         head = await super().read_until_regex(regex, max_bytes)
         self._awaits_head = False
         self._turn = await self.session.take_turn()
         if self.closed():
-            self._release_turn()
+            self.end_turn()
             raise StreamClosedError
         self._moved_at = time.monotonic()
         return head
@@ -270,10 +270,13 @@ class SessionStream(StrictIOStream):
         return is_silent and (self.writing() or self.reading())
 
     def _on_stream_closed(self, _: object) -> None:
-        self._release_turn()
         self.session.stream_closed(self)
 
-    def _release_turn(self) -> None:
+    def end_turn(self) -> None:
+        """Lets go of the turn: no request of this connection will be given to a handler.
+
+        A stream that closes does not do so yet: its request may be on its way to the handler.
+        """
         turn, self._turn = self._turn, None
         if turn is not None:
             turn.release()

@@ -56,6 +56,7 @@ class CreateSession(RequestModel):
     model_config = ConfigDict(json_schema_extra={"examples": [{"language": "python"}]})
 
     language: str = Field(description="A language or an alias, in any case.")
+    kernel: str | None = Field(None, description="One that /api/languages lists for it.")
     persistent: bool | None = Field(None, description="Default true.")
     session_id: SessionId | None = Field(None, description="Default: a random id.")
     id: SessionId | None = Field(None, description="The same as `session_id`.")
@@ -139,6 +140,7 @@ class SessionListed(ResponseModel):
     limits: OwnLimitsAnswer | None = Field(None, description="Only when set.")
     mounts: list[str] | None = Field(None, description="Only when there are any.")
     storage: Literal["all", "none"] | list[str] | None = Field(None, description="Only when set.")
+    kernel: str | None = Field(None, description="Only when set.")
 
 
 class SessionAnswer(SessionListed):
@@ -312,6 +314,7 @@ def _new_session(body: CreateSession) -> NewSession:
         limits=_to_limits(body.limits),
         mounts=tuple(body.mounts or ()),
         storage=body.storage,
+        kernel=body.kernel,
     )
 
 
@@ -332,20 +335,16 @@ def _limits_response(limits: Limits) -> JsonObject:
     }
 
 
+# Of the fields that the domain names otherwise than the API.
 _DOMAIN_NAMES: Mapping[str, str] = {
-    "default_timeout": "default_timeout",
-    "ttl": "ttl",
     "allowInternetAccess": "allow_internet",
     "allowPublicAccess": "allow_public",
-    "metadata": "metadata",
-    "data": "data",
-    "storage": "storage",
 }
 
 
 def _changes(body: ChangeSession) -> dict[str, object]:
     """Returns the fields that the body gave, under the names that the domain uses."""
-    return {_DOMAIN_NAMES[name]: getattr(body, name) for name in body.model_fields_set}
+    return {_DOMAIN_NAMES.get(name, name): getattr(body, name) for name in body.model_fields_set}
 
 
 def session_summary(view: SessionView) -> JsonObject:
@@ -377,6 +376,8 @@ def session_summary(view: SessionView) -> JsonObject:
         out["mounts"] = list(session.mounts)
     if session.storage is not None:
         out["storage"] = session.storage.to_json()
+    if session.kernel is not None:
+        out["kernel"] = session.kernel
     return out
 
 

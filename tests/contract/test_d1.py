@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from tests.client import Client
 from tests.contract.checks import check_error
 from tests.contract.sql_attacks import ATTACKS, ENDLESS, HARMLESS, SETUP, Attack
-from tests.server_process import Launcher, Server, temporary_launcher, wait_until
+from tests.server_process import Launcher, Server, command_line, temporary_launcher, wait_until
 
 TIMEOUT = 1.5
 MIB = 1024 * 1024
@@ -55,7 +55,7 @@ def worker_pids(server: Server) -> list[int]:
     return [
         child.pid
         for child in psutil.Process(server.process.pid).children()
-        if "era_kernels.storage.d1.worker" in " ".join(child.cmdline())
+        if "era_kernels.storage.d1.worker" in " ".join(command_line(child))
     ]
 
 

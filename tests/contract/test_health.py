@@ -71,7 +71,8 @@ def test_languages(client: Client) -> None:
         one for one in client.http.get("/api/languages").json()["languages"]
         if one["name"] == "python"
     ]  # fmt: skip
-    assert set(python) == {"name", "aliases", "available", "version", "kernels", "capabilities"}
+    names = {"name", "aliases", "available", "version", "kernels", "capabilities", "kernel_details"}
+    assert set(python) == names
     assert python["aliases"] == ["py", "python3"]
     assert python["available"] is True
     assert python["version"].startswith("3.")

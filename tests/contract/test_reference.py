@@ -1,4 +1,7 @@
-"""The reference page's own curl lines, run as they are printed, host and port aside."""
+"""The reference page's own curl lines, run as they are printed, host and port aside.
+
+They are run in every language: with its name and its own code in the place of the printed ones.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,10 @@ import pytest
 
 from tests.client import Client
 from tests.contract.checks import check
-from tests.server_process import Server
+from tests.languages.conformance import added_kernels
+from tests.languages.kernel_programs import KernelPrograms
+from tests.languages.programs import ALL_PROGRAMS
+from tests.server_process import Server, temporary_launcher
 
 pytestmark = pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 
@@ -96,11 +102,23 @@ curl -X PUT https://anewera.dev/api/sessions/my-session/files/image.png \
 -H "Content-Type: image/png" \
 --data-binary @image.png"""
 
+# The code in these lines, and the name of the program that does the same in other languages.
+PRINTED_CODE = {
+    r"print(\"Hello World\")": "print_hello_world",
+    r"import os; print(f\"Session: {os.environ.get('\''ERA_SESSION_ID'\'')}\");"
+    r" print(f\"API Key: {os.environ.get('\''API_KEY'\'')}\")": "print_session",
+    r"import time; [print(f\"Processing {i}\") or time.sleep(0.5)"
+    r" for i in range(5)]": "print_slowly",
+}
+
 KV_GET = "curl https://anewera.dev/api/storage/kv/myapp/config"
 KV_PUT = r"""curl -X PUT https://anewera.dev/api/storage/kv/myapp/config \
 -H "Content-Type: application/json" \
 -d '{"value": "{\"theme\":\"dark\"}"}'"""
 KV_LIST = 'curl "https://anewera.dev/api/storage/kv/myapp?prefix=user:&limit=50"'
+D1_QUERY = r"""curl -X POST https://anewera.dev/api/storage/d1/myapp/query \
+-H "Content-Type: application/json" \
+-d '{"sql": "SELECT * FROM users", "params": []}'"""
 RESOURCES = """# List all resources
 curl https://anewera.dev/api/resources/list
 # Filter by namespace
@@ -110,12 +128,41 @@ curl "https://anewera.dev/api/resources/list?type=kv\""""
 RESOURCE_STATS = "curl https://anewera.dev/api/resources/stats"
 
 
+LANGUAGES = [programs for programs in ALL_PROGRAMS if programs.kernel is None]
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    """A server that has all languages."""
+    with added_kernels(LANGUAGES) as directories, temporary_launcher() as launcher:
+        yield launcher.start("--kernelspec-dirs", ",".join(map(str, directories)))
+
+
+@pytest.fixture(scope="module", params=LANGUAGES, ids=lambda programs: programs.language)
+def programs(request: pytest.FixtureRequest, client: Client) -> KernelPrograms:
+    """The programs of one language that is installed."""
+    chosen: KernelPrograms = request.param
+    listed = client.http.get("/api/languages").json()["languages"]
+    [reason] = [one.get("reason") for one in listed if one["name"] == chosen.language]
+    if reason is not None:
+        pytest.skip(f"{chosen.language}: {reason}")
+    return chosen
+
+
+def in_language(lines: str, programs: KernelPrograms) -> str:
+    """Returns the lines with the language's name and code in the place of the printed ones."""
+    for printed, name in PRINTED_CODE.items():
+        code = json.dumps(getattr(programs, name))[1:-1].replace("'", r"'\''")
+        lines = lines.replace(printed, code)
+    return lines.replace('"language": "python"', f'"language": "{programs.language}"')
+
+
 @pytest.fixture
-def curl(server: Server, client: Client, tmp_path: Path) -> Iterator[Any]:
+def curl(server: Server, client: Client, programs: KernelPrograms, tmp_path: Path) -> Iterator[Any]:
     """Runs lines of the page against the server, and gives what they print."""
 
     def run(lines: str) -> str:
-        script = lines.replace(PAGE, server.base_url)
+        script = in_language(lines, programs).replace(PAGE, server.base_url)
         ended = subprocess.run(
             ["bash", "-c", script], cwd=tmp_path, capture_output=True, timeout=60
         )
@@ -126,6 +173,15 @@ def curl(server: Server, client: Client, tmp_path: Path) -> Iterator[Any]:
     client.http.delete("/api/sessions")
 
 
+def test_languages() -> None:
+    """The lines say the code that each language has a program for, and Python's are as printed."""
+    for programs in LANGUAGES:
+        is_printed = programs.language in CREATE
+        lines = "".join((EXECUTE, CREATE, RUN, STREAM))
+        assert all(code in lines for code in PRINTED_CODE)
+        assert (in_language(lines, programs) == lines) is is_printed
+
+
 def test_execute(curl: Any) -> None:
     """Execute code in a one-shot session."""
     answer = json.loads(curl(EXECUTE))
@@ -134,23 +190,24 @@ def test_execute(curl: Any) -> None:
     assert answer["execution_time_ms"] > 0
 
 
-def test_create(curl: Any) -> None:
+def test_create(curl: Any, programs: KernelPrograms) -> None:
     """Create a new persistent session."""
     text = curl(CREATE)
     assert '"id":"my-session"' in text
     answer = json.loads(text)
-    check(answer, id="my-session", language="python", persistent=True, data={"user": "developer"})
+    check(answer, id="my-session", language=programs.language, persistent=True)
+    check(answer, data={"user": "developer"})
     assert {"created_at", "last_run_at", "file_count", "total_size_bytes", "metadata"} <= set(
         answer
     )
 
 
-def test_list(curl: Any) -> None:
+def test_list(curl: Any, programs: KernelPrograms) -> None:
     """List all active sessions."""
     curl(CREATE)
     answer = json.loads(curl(LIST))
     check(answer, count=1)
-    check(answer["sessions"][0], id="my-session", language="python", file_count=0)
+    check(answer["sessions"][0], id="my-session", language=programs.language, file_count=0)
 
 
 def test_show(curl: Any) -> None:
@@ -184,11 +241,12 @@ def test_stream(curl: Any) -> None:
     assert isinstance(data[-1]["duration"], str)
 
 
-def test_duplicate(curl: Any) -> None:
+def test_duplicate(curl: Any, programs: KernelPrograms) -> None:
     """Clone an existing session with all its files and state."""
     curl(CREATE)
     answer = json.loads(curl(DUPLICATE))
-    check(answer, id="my-session-backup", source_session_id="my-session", language="python")
+    check(answer, id="my-session-backup", source_session_id="my-session")
+    check(answer, language=programs.language)
     check(answer, persistent=True, file_count=0, total_size_bytes=0, data={"user": "developer"})
     assert answer["created_at"].endswith("Z")
 
@@ -226,11 +284,10 @@ def test_files(curl: Any) -> None:
     assert all({"path", "size", "modified_at"} <= set(file) for file in answer["files"])
 
 
-def test_downloads(curl: Any, client: Client, tmp_path: Path) -> None:
+def test_downloads(curl: Any, client: Client, programs: KernelPrograms, tmp_path: Path) -> None:
     """Download files that code wrote."""
     curl(CREATE)
-    code = "open('data.json', 'w').write('{}'); open('output.txt', 'w').write('shown')"
-    client.http.post("/api/sessions/my-session/run", json={"code": code})
+    client.http.post("/api/sessions/my-session/run", json={"code": programs.write_results})
     assert curl(DOWNLOADS) == "shown"
     assert (tmp_path / "data.json").read_bytes() == b"{}"
 
@@ -292,17 +349,36 @@ def test_kv(curl: Any, client: Client) -> None:
     }  # fmt: skip
 
 
+def make_users(client: Client) -> None:
+    """Has a table of users with one row in the database of the page."""
+    for sql in (
+        "CREATE TABLE IF NOT EXISTS users (id INTEGER PRIMARY KEY, name TEXT)",
+        "INSERT OR REPLACE INTO users VALUES (1, 'Bob')",
+    ):
+        client.http.post("/api/storage/d1/myapp/exec", json={"sql": sql}).raise_for_status()
+
+
+def test_d1(curl: Any, client: Client) -> None:
+    """Query a database of D1."""
+    make_users(client)
+    answer = json.loads(curl(D1_QUERY))
+    check(answer, success=True, results=[{"id": 1, "name": "Bob"}])
+    assert answer["meta"]["duration"] >= 0
+
+
 def test_resources(curl: Any, client: Client) -> None:
     """List all storage resources with optional filters, and their statistics."""
     curl(KV_PUT)
+    make_users(client)
     client.http.delete("/api/storage/kv/myapp/user:1").raise_for_status()
     curl(CREATE)
     answers = [json.loads(part) for part in curl(RESOURCES).replace("}{", "}\n{").splitlines()]
-    assert [[one["type"] for one in answer["resources"]] for answer in answers] == [
-        ["do", "kv"], ["kv"], ["kv"]
+    assert [sorted(one["type"] for one in answer["resources"]) for answer in answers] == [
+        ["d1", "do", "kv"], ["d1", "kv"], ["kv"]
     ]  # fmt: skip
-    check(answers[1]["resources"][0], namespace="myapp", key="config", size=16, metadata={})
-    check(answers[1], total=1, offset=0, limit=100, has_more=False)
+    check(answers[2]["resources"][0], namespace="myapp", key="config", size=16, metadata={})
+    check(answers[2], total=1, offset=0, limit=100, has_more=False)
     stats = json.loads(curl(RESOURCE_STATS))
-    check(stats, total=2, by_type={"kv": 1, "d1": 0, "r2": 0, "do": 1}, total_size=16)
-    check(stats, by_namespace={"myapp": 1, "sessions": 1})
+    check(stats, total=3, by_type={"kv": 1, "d1": 1, "r2": 0, "do": 1})
+    check(stats, by_namespace={"myapp": 2, "sessions": 1})
+    assert stats["total_size"] > 16

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket as sockets
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -15,13 +16,16 @@ from jupyter_client.session import Session
 from era_kernels.kernels.active_run import KernelTimeouts
 from era_kernels.kernels.kernel import InterruptMode, Kernel
 from era_kernels.kernels.messages import FENCE_MIME_TYPE
-from era_kernels.kernels.wire_protocol import ConnectionInfo
-from era_kernels.models import EndReason, ExecutionEnd, ExitInfo, KernelRequest, Output
+from era_kernels.kernels.tcp_ports import TcpPorts
+from era_kernels.kernels.wire_protocol import ConnectionInfo, Transport
+from era_kernels.models import EndReason, ExecutionEnd, ExitInfo, KernelRequest, Network, Output
 
 JupyterMessage = dict[str, Any]
 Script = Callable[["ScriptedKernel", JupyterMessage], None]
 
-SHORT_TIMEOUTS = KernelTimeouts(second_interrupt=0.1, kill=0.3, run_end=0.3, max_drain=1.0)
+SHORT_TIMEOUTS = KernelTimeouts(
+    second_interrupt=0.1, interrupt_reply=0.05, kill=0.3, run_end=0.3, max_drain=1.0
+)
 
 
 class ScriptedKernel:
@@ -62,9 +66,15 @@ class ScriptedKernel:
 
     def send_reply(self, request: JupyterMessage, exit_code: object = 0, **era: object) -> None:
         content = {"status": "ok", "era": {"exit_code": exit_code, "exception": None, **era}}
+        self.send_reply_content(request, content)
+
+    def send_reply_content(self, request: JupyterMessage, content: JupyterMessage) -> None:
         self._session.send(
             self.shell, "execute_reply", content, parent=request, ident=request["ident"]
         )
+
+    def publish_idle(self, request: JupyterMessage) -> None:
+        self.publish("status", {"execution_state": "idle"}, request)
 
     def finish_run(self, request: JupyterMessage, exit_code: object = 0) -> None:
         """Ends a run as a kernel should."""
@@ -166,19 +176,42 @@ def make_request(timeout: float = 30.0, number: int = 1) -> KernelRequest:
     return KernelRequest("code", {"NAME": "value"}, timeout, number)
 
 
+async def connect_port(port: int) -> sockets.socket:
+    """Stands for the `connect` of a sandbox, on the host."""
+    one = sockets.socket()
+    one.setblocking(False)
+    try:
+        await asyncio.get_running_loop().sock_connect(one, ("127.0.0.1", port))
+    except BaseException:
+        one.close()
+        raise
+    return one
+
+
 @asynccontextmanager
 async def open_harness(
     directory: Path,
     script: Script,
     timeouts: KernelTimeouts = SHORT_TIMEOUTS,
     interrupt_mode: InterruptMode = "signal",
+    transport: Transport = "ipc",
+    *,
+    has_fence: bool = True,
 ) -> AsyncIterator[KernelHarness]:
     """Opens a ready kernel; closes everything at the end."""
-    connection = ConnectionInfo.new(directory)
+    ports = TcpPorts(Network.HOST).take() if transport == "tcp" else None
+    connection = ConnectionInfo.new(directory, tcp_ports=ports)
     machine = FakeMachineHandle()
     try:
         with ScriptedKernel(connection, script).serving() as scripted:
-            kernel = Kernel(connection, machine, interrupt_mode, timeouts)
+            kernel = Kernel(
+                connection,
+                machine,
+                interrupt_mode,
+                timeouts,
+                has_fence=has_fence,
+                connect_port=connect_port,
+            )
             await kernel.wait_ready(10)
             yield KernelHarness(kernel, scripted, machine)
     finally:

@@ -17,32 +17,46 @@ from era_kernels.kernels import channels, zmtp
 from era_kernels.kernels.channels import NOT_READING, ChannelConnection, KernelChannels
 from era_kernels.kernels.wire_protocol import ConnectionInfo, Message
 from era_kernels.sandbox.server import unix_sockets
+from tests.kernels.scripted_kernel import connect_port
 
 
 @asynccontextmanager
 async def connected_pair(
-    directory: Path,
+    place: Path | None,
     kind: int = zmq.DEALER,
     socket_type: zmtp.SocketType = "DEALER",
     options: Mapping[int, int] | None = None,
 ) -> AsyncIterator[tuple[ChannelConnection, zmq.Socket[Any], list[bytes]]]:
-    """A channel, the socket at its other end, and what the channel received."""
+    """A channel, the socket at its other end, and what the channel received.
+
+    The other end is a unix socket in the directory `place`, or has a TCP port.
+    """
     context: zmq.Context[Any] = zmq.Context()
     received: list[bytes] = []
     other = context.socket(kind)
     for option, value in {zmq.SNDHWM: 0, **(options or {})}.items():
         other.set(option, value)
-    other.bind(f"ipc://{directory}/s")
+    other.bind("tcp://127.0.0.1:*" if place is None else f"ipc://{place}/s")
     channel = ChannelConnection(
         socket_type, b"me", lambda parts: received.append(bytes(parts[-1])), _never
     )
-    channel.open(unix_sockets.connect(directory / "s"))
+    if place is None:
+        port = int(other.get(zmq.LAST_ENDPOINT).rpartition(b":")[2].rstrip(b"\0"))
+        channel.open(await connect_port(port))
+    else:
+        channel.open(unix_sockets.connect(place / "s"))
     try:
         yield channel, other, received
     finally:
         channel.close()
         other.close(linger=0)
         await asyncio.to_thread(context.term)
+
+
+@pytest.fixture(params=["ipc", "tcp"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Path | None:
+    """Where the other end is, see `connected_pair`."""
+    return tmp_path if request.param == "ipc" else None
 
 
 def _never(why: str) -> None:
@@ -55,10 +69,10 @@ async def wait_for_count(received: list[bytes], count: int) -> None:
             await asyncio.sleep(0.005)
 
 
-async def test_all_that_arrives_is_received_in_order(tmp_path: Path) -> None:
+async def test_all_that_arrives_is_received_in_order(place: Path | None) -> None:
     """A burst comes whole and in order, also while we send in between."""
 
-    async with connected_pair(tmp_path) as (channel, other, received):
+    async with connected_pair(place) as (channel, other, received):
         for number in range(2000):
             other.send(str(number).encode())
             if number % 100 == 0:
@@ -68,10 +82,10 @@ async def test_all_that_arrives_is_received_in_order(tmp_path: Path) -> None:
         assert received == [str(number).encode() for number in range(2000)]
 
 
-async def test_a_router_knows_the_identity(tmp_path: Path) -> None:
+async def test_a_router_knows_the_identity(place: Path | None) -> None:
     """A ROUTER, which is what kernels have, reads and answers by the identity that we gave."""
 
-    async with connected_pair(tmp_path, zmq.ROUTER) as (channel, other, received):
+    async with connected_pair(place, zmq.ROUTER) as (channel, other, received):
         channel.send([b"", b"a" * 255, b"b" * 256, b"c" * 100_000, b"last"])
         parts = await asyncio.to_thread(other.recv_multipart)
         assert parts == [b"me", b"", b"a" * 255, b"b" * 256, b"c" * 100_000, b"last"]
@@ -81,10 +95,10 @@ async def test_a_router_knows_the_identity(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", [zmq.PUB, zmq.XPUB])
-async def test_a_publisher_is_subscribed_to(tmp_path: Path, kind: int) -> None:
+async def test_a_publisher_is_subscribed_to(place: Path | None, kind: int) -> None:
     """A PUB or an XPUB sends all that it publishes; an XPUB sees the subscription."""
 
-    async with connected_pair(tmp_path, kind, "SUB") as (_, other, received):
+    async with connected_pair(place, kind, "SUB") as (_, other, received):
         if kind == zmq.XPUB:
             assert await asyncio.to_thread(other.recv) == b"\x01"
         async with asyncio.timeout(10):
@@ -97,11 +111,11 @@ async def test_a_publisher_is_subscribed_to(tmp_path: Path, kind: int) -> None:
                 await asyncio.sleep(0.005)
 
 
-async def test_heartbeats_are_answered(tmp_path: Path) -> None:
+async def test_heartbeats_are_answered(place: Path | None) -> None:
     """A peer that asks whether we are there, and hangs up when not answered, stays."""
     beating = {zmq.HEARTBEAT_IVL: 20, zmq.HEARTBEAT_TIMEOUT: 500}
 
-    async with connected_pair(tmp_path, options=beating) as (channel, other, received):
+    async with connected_pair(place, options=beating) as (channel, other, received):
         await asyncio.sleep(0.7)
         async with asyncio.timeout(10):
             while channel.received_bytes < 300:  # bytes: some PINGs after the greeting
@@ -110,10 +124,10 @@ async def test_heartbeats_are_answered(tmp_path: Path) -> None:
         await wait_for_count(received, 1)
 
 
-async def test_a_long_message_is_sent_in_the_background(tmp_path: Path) -> None:
+async def test_a_long_message_is_sent_in_the_background(place: Path | None) -> None:
     """32 MiB to a peer that reads late: the call returns at once, and all of it arrives."""
 
-    async with connected_pair(tmp_path) as (channel, other, _):
+    async with connected_pair(place) as (channel, other, _):
         text = os.urandom(1 << 20) * 32
         channel.send([b"a", text])
         await asyncio.sleep(0.05)
@@ -139,10 +153,10 @@ async def test_a_peer_that_reads_nothing_is_given_up(tmp_path: Path) -> None:
     await asyncio.to_thread(context.term)
 
 
-async def test_pause_leaves_everything_for_later(tmp_path: Path) -> None:
+async def test_pause_leaves_everything_for_later(place: Path | None) -> None:
     """A paused channel receives nothing and burns no time; resumed, it loses nothing."""
 
-    async with connected_pair(tmp_path) as (channel, other, received):
+    async with connected_pair(place) as (channel, other, received):
         channel.pause()
         for number in range(100):
             other.send(str(number).encode())
@@ -157,10 +171,10 @@ async def test_pause_leaves_everything_for_later(tmp_path: Path) -> None:
         assert received[-1] == b"99"
 
 
-async def test_receiver_may_pause_in_the_middle_of_a_burst(tmp_path: Path) -> None:
+async def test_receiver_may_pause_in_the_middle_of_a_burst(place: Path | None) -> None:
     """After a pause not one more message comes, whatever lies there already."""
 
-    async with connected_pair(tmp_path) as (channel, other, received):
+    async with connected_pair(place) as (channel, other, received):
         channel._on_multipart = lambda parts: (received.append(parts[-1]), channel.pause())  # type: ignore
         for _ in range(10):
             other.send(b"x")
@@ -171,10 +185,10 @@ async def test_receiver_may_pause_in_the_middle_of_a_burst(tmp_path: Path) -> No
             channel.resume()
 
 
-async def test_paused_decoding_waits_to_be_resumed(tmp_path: Path) -> None:
+async def test_paused_decoding_waits_to_be_resumed(place: Path | None) -> None:
     """Pausing the decoding and pausing are independent: both must end before anything comes."""
 
-    async with connected_pair(tmp_path) as (channel, other, received):
+    async with connected_pair(place) as (channel, other, received):
         channel._on_multipart = lambda parts: (
             received.append(parts[-1]),
             channel.pause_decoding(),
@@ -195,13 +209,13 @@ async def test_paused_decoding_waits_to_be_resumed(tmp_path: Path) -> None:
 
 
 async def test_one_talker_leaves_the_loop_to_others(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    place: Path | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A socket hands over a bounded amount per turn of the loop."""
     monkeypatch.setattr(channels, "TURN_BYTES", 10_000)
     monkeypatch.setattr(channels, "READ_BYTES", 10_000)
 
-    async with connected_pair(tmp_path) as (channel, other, received):
+    async with connected_pair(place) as (channel, other, received):
         channel.pause()
         for _ in range(500):
             other.send(b"x" * 1000)
@@ -215,13 +229,13 @@ async def test_one_talker_leaves_the_loop_to_others(
 
 
 async def test_one_talker_leaves_time_to_others(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    place: Path | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After a full turn a socket is not read for a moment, and then goes on by itself."""
     monkeypatch.setattr(channels, "TURN_SECONDS", 0)
     monkeypatch.setattr(channels, "SLICE_SECONDS", 0)
 
-    async with connected_pair(tmp_path) as (channel, other, received):
+    async with connected_pair(place) as (channel, other, received):
         await asyncio.sleep(0.1)  # for the greeting
         monkeypatch.setattr(channels, "BACKOFF_SECONDS", 0.5)
         channel.pause()
@@ -239,10 +253,10 @@ async def test_one_talker_leaves_time_to_others(
         await wait_for_count(received, 3)
 
 
-async def test_closed_channel_is_silent(tmp_path: Path) -> None:
+async def test_closed_channel_is_silent(place: Path | None) -> None:
     """Closing twice, and sending or resuming afterwards, does nothing."""
 
-    async with connected_pair(tmp_path) as (channel, _, received):
+    async with connected_pair(place) as (channel, _, received):
         channel.close()
         channel.close()
         channel.send([b"x"])

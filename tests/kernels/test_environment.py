@@ -60,3 +60,15 @@ def test_tools_of_this_installation_come_first() -> None:
 def test_values_are_not_templates() -> None:
     """A value that fills a placeholder is not filled again itself."""
     assert fill_placeholders("{a}", {"{a}": "{0!r}"}) == "{0!r}"
+
+
+def test_variables_of_all_languages_can_be_named(place: SessionPaths) -> None:
+    """As in Jupyter's kernelspecs `${PATH}` is the path that all have; what is unknown stays."""
+    templates = {"PATH": "/mine:${PATH}", "A": "$HOME/a", "B": "${NOTHING} $5", "C": "${ERA_X}"}
+    env = build_environment(templates, place, {"ERA_X": "secret"})
+    assert env["PATH"] == f"/mine:{search_path()}"
+    assert (env["A"], env["B"], env["C"]) == (
+        f"{place.workspace}/a",
+        "${NOTHING} $5",
+        "${ERA_X}",
+    )

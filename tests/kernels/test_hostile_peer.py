@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import socket
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from era_kernels.kernels.channels import (
 )
 from era_kernels.kernels.kernel import Kernel
 from era_kernels.kernels.receive_budget import ReceiveBudget
-from era_kernels.kernels.wire_protocol import ConnectionInfo
+from era_kernels.kernels.wire_protocol import ConnectionInfo, Transport
 from era_kernels.models import EndReason, ExecutionEnd, ExitInfo
 from era_kernels.sandbox.server import unix_sockets
 from tests.kernels.scripted_kernel import (
@@ -31,6 +31,7 @@ from tests.kernels.scripted_kernel import (
     FakeMachineHandle,
     KernelHarness,
     ScriptedKernel,
+    connect_port,
     open_harness,
 )
 
@@ -44,15 +45,34 @@ async def wait_until(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0.005)
 
 
+@pytest.fixture(params=["ipc", "tcp"])
+def transport(request: pytest.FixtureRequest) -> Transport:
+    chosen: Transport = request.param
+    return chosen
+
+
+@contextlib.contextmanager
+def open_listener(transport: Transport, directory: Path) -> Iterator[socket.socket]:
+    """Listens as a kernel would."""
+    with socket.socket(socket.AF_UNIX if transport == "ipc" else socket.AF_INET) as listener:
+        listener.bind(f"{directory}/s" if transport == "ipc" else ("127.0.0.1", 0))
+        listener.listen()
+        yield listener
+
+
+async def connect_to(listener: socket.socket) -> socket.socket:
+    if listener.family == socket.AF_UNIX:
+        return unix_sockets.connect(Path(listener.getsockname()))
+    return await connect_port(listener.getsockname()[1])
+
+
 async def receive_all(
-    directory: Path, *sent: bytes, hang_up: bool = False
+    transport: Transport, directory: Path, *sent: bytes, hang_up: bool = False
 ) -> list[str | list[bytes]]:
     """Returns what a SUB reads from those bytes: messages, and at last the reason of its end."""
     found: list[str | list[bytes]] = []
 
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(f"{directory}/s")
-        listener.listen()
+    with open_listener(transport, directory) as listener:
         over = asyncio.Event()
 
         def on_lost(reason: str) -> None:
@@ -63,7 +83,7 @@ async def receive_all(
             found.append([bytes(part) for part in parts])
 
         channel = ChannelConnection("SUB", b"", receive, on_lost)
-        channel.open(unix_sockets.connect(directory / "s"))
+        channel.open(await connect_to(listener))
         with listener.accept()[0] as peer:
             for data in sent:
                 with contextlib.suppress(OSError):  # it hung up on us
@@ -91,36 +111,36 @@ async def receive_all(
     ],
 )
 async def test_a_broken_protocol_is_reported(
-    tmp_path: Path, sent: list[bytes], reason: str
+    transport: Transport, tmp_path: Path, sent: list[bytes], reason: str
 ) -> None:
     """The connection ends at once, with what was wrong in words."""
-    assert await receive_all(tmp_path, *sent) == [f"{PROTOCOL_VIOLATION}: {reason}"]
+    assert await receive_all(transport, tmp_path, *sent) == [f"{PROTOCOL_VIOLATION}: {reason}"]
 
 
-async def test_what_came_before_an_end_is_received(tmp_path: Path) -> None:
+async def test_what_came_before_an_end_is_received(transport: Transport, tmp_path: Path) -> None:
     """Messages that arrived whole are handed over; the torn one is not, and then comes the end."""
     data = zmtp.frame(b"whole") + zmtp.frame(bytes(10))[:5]
-    assert await receive_all(tmp_path, BEGIN + data, hang_up=True) == [
+    assert await receive_all(transport, tmp_path, BEGIN + data, hang_up=True) == [
         [b"whole"],
         CONNECTION_CLOSED,
     ]
 
 
-async def test_a_peer_that_says_nothing_is_waited_for(tmp_path: Path) -> None:
+async def test_a_peer_that_says_nothing_is_waited_for(transport: Transport, tmp_path: Path) -> None:
     """Silence is no end: each caller that waits for a reply has its own timeout."""
-    assert await receive_all(tmp_path, zmtp.greeting()[:10]) == []
+    assert await receive_all(transport, tmp_path, zmtp.greeting()[:10]) == []
 
 
-async def test_messages_that_never_end_take_little_together(tmp_path: Path) -> None:
+async def test_messages_that_never_end_take_little_together(
+    transport: Transport, tmp_path: Path
+) -> None:
     """Past a bound for all peers the oldest message is evicted, and its memory is free."""
     max_bytes, each = 3 << 20, 2 << 20
     receive_budget = ReceiveBudget(max_bytes)
     lost: list[tuple[int, str]] = []
     whole: list[int] = []
 
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(f"{tmp_path}/s")
-        listener.listen()
+    with open_listener(transport, tmp_path) as listener:
         opened = []
         for number in range(3):
             channel = ChannelConnection(
@@ -130,7 +150,7 @@ async def test_messages_that_never_end_take_little_together(tmp_path: Path) -> N
                 lambda reason, number=number: lost.append((number, reason)),  # type: ignore[misc]
                 receive_budget=receive_budget,
             )
-            channel.open(unix_sockets.connect(tmp_path / "s"))
+            channel.open(await connect_to(listener))
             peer, _ = listener.accept()
             opened.append((channel, peer))
             begin = BEGIN + zmtp.frame_header(each + 1) + bytes(each)
@@ -151,16 +171,14 @@ def _send(peer: socket.socket, data: bytes) -> None:
         peer.sendall(data)
 
 
-async def test_pings_take_no_memory(tmp_path: Path) -> None:
+async def test_pings_take_no_memory(transport: Transport, tmp_path: Path) -> None:
     """Endless PINGs of a peer that reads no PONG are not answered for ever."""
     flood = zmtp.command(b"PING", bytes(18)) * 200_000
     sizes = []
 
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(f"{tmp_path}/s")
-        listener.listen()
+    with open_listener(transport, tmp_path) as listener:
         channel = ChannelConnection("SUB", b"", lambda parts: None, lambda reason: None)
-        channel.open(unix_sockets.connect(tmp_path / "s"))
+        channel.open(await connect_to(listener))
         peer, _ = listener.accept()
         thread = threading.Thread(target=peer.sendall, args=(BEGIN + flood,))
         thread.start()
@@ -180,18 +198,19 @@ async def run_in_harness(
     directory: Path,
     script: Callable[[ScriptedKernel, dict[str, object]], None],
     timeouts: KernelTimeouts = SHORT_TIMEOUTS,
+    transport: Transport = "ipc",
 ) -> AsyncIterator[KernelHarness]:
-    async with open_harness(directory, script, timeouts) as harness:
+    async with open_harness(directory, script, timeouts, transport=transport) as harness:
         yield harness
 
 
-async def test_a_run_ends_with_the_cause(tmp_path: Path) -> None:
+async def test_a_run_ends_with_the_cause(transport: Transport, tmp_path: Path) -> None:
     """A kernel that sends a message of too many parts in a run is ended, and the run says why."""
 
     def script(scripted: ScriptedKernel, request: object) -> None:
         scripted.iopub.send_multipart([b"x"] * 65)
 
-    async with run_in_harness(tmp_path, script) as harness:
+    async with run_in_harness(tmp_path, script, transport=transport) as harness:
         reason = f"{PROTOCOL_VIOLATION}: a message has more than 64 parts"
         assert await harness.run() == [
             ExecutionEnd(137, state="lost", exit_info=ExitInfo(reason=reason))
@@ -199,27 +218,29 @@ async def test_a_run_ends_with_the_cause(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["shell", "iopub", "control", "stdin"])
-async def test_a_lost_connection_ends_the_kernel(tmp_path: Path, name: str) -> None:
+async def test_a_lost_connection_ends_the_kernel(
+    transport: Transport, tmp_path: Path, name: str
+) -> None:
     """A socket that is closed while the process lives on: the machine is ended after a while."""
 
     def script(scripted: ScriptedKernel, request: object) -> None:
         getattr(scripted, name).close(linger=0)
         scripted._is_stopped = True  # it would only fail
 
-    async with run_in_harness(tmp_path, script, KernelTimeouts(exit=0.2)) as harness:
+    async with run_in_harness(tmp_path, script, KernelTimeouts(exit=0.2), transport) as harness:
         assert await harness.run() == [
             ExecutionEnd(137, state="lost", exit_info=ExitInfo(reason=CONNECTION_CLOSED))
         ]
 
 
-async def test_a_process_that_ends_tells_how(tmp_path: Path) -> None:
+async def test_a_process_that_ends_tells_how(transport: Transport, tmp_path: Path) -> None:
     """A process closes its sockets before it ends; the run reports how it ended."""
 
     def script(scripted: ScriptedKernel, request: object) -> None:
         scripted.iopub.close(linger=0)
         scripted._is_stopped = True
 
-    async with run_in_harness(tmp_path, script, KernelTimeouts(exit=5)) as harness:
+    async with run_in_harness(tmp_path, script, KernelTimeouts(exit=5), transport) as harness:
         asyncio.get_running_loop().call_later(0.3, harness.machine.end, ExitInfo(code=7))
         (finished,) = await harness.run()
         assert finished == ExecutionEnd(7, state="lost", exit_info=ExitInfo(code=7))

@@ -1,74 +1,25 @@
-"""Kernelspec folders: what is read, what is refused, what is available here."""
+"""Languages: found by name and alias, their kernels, what this host has of them."""
 
 from __future__ import annotations
 
-import json
-import sys
+import asyncio
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from era_kernels.errors import LanguageUnavailable, StartError, UnsupportedLanguage
-from era_kernels.kernels.kernelspecs import Kernelspec, builtin_dir
-from era_kernels.kernels.languages import Languages
-from era_kernels.models import Limits
-
-
-def add_kernelspec(root: Path, name: str, **changes: Any) -> Path:
-    """A folder with a kernel.json; `era` replaces `metadata.era_kernels`."""
-    folder = root / name
-    folder.mkdir(parents=True)
-    spec = {
-        "argv": ["sh", "{connection_file}"],
-        "display_name": name,
-        "language": name,
-        "metadata": {"era_kernels": changes.pop("era", {})},
-    }
-    (folder / "kernel.json").write_text(json.dumps({**spec, **changes}))
-    return folder
-
-
-def load(*roots: Path) -> Languages:
-    *extra, builtin = roots
-    return Languages.load(extra, builtin)
-
-
-def load_only(root: Path) -> Kernelspec:
-    (language,) = load(root)
-    return language.default
-
-
-def test_a_folder_is_a_language(tmp_path: Path) -> None:
-    """Everything about a language is read from its folder."""
-    era = {"aliases": ["al"], "capabilities": ["stack"], "extension": ".a", "transport": "ipc"}
-    folder = add_kernelspec(
-        tmp_path, "alpha", era=era, interrupt_mode="message", env={"A": "{cache}"}
-    )
-    language = load_only(tmp_path)
-    assert (language.name, language.language) == ("alpha", "alpha")
-    assert language.aliases == ("al",)
-    assert language.capabilities == ("stack",)
-    assert language.interrupt_mode == "message"
-    assert language.env == {"A": "{cache}"}
-    assert language.directory == folder
-    assert language.is_available
-
-
-def test_minimums(tmp_path: Path) -> None:
-    """The minimums of a kernel are written in the units of the API, and kept in bytes."""
-    add_kernelspec(
-        tmp_path, "alpha", era={"minimums": {"memory_mb": 64, "processes": 8, "cpu": 0.5}}
-    )
-    assert load_only(tmp_path).minimums == Limits(memory=64 * 1024 * 1024, processes=8, cpu=0.5)
-
-
-@pytest.mark.parametrize("minimums", [{"memory": 1}, {"processes": 0}, {"memory_mb": "1"}])
-def test_minimums_that_are_wrong(tmp_path: Path, minimums: dict[str, object]) -> None:
-    """A mistake in them is refused at the start."""
-    add_kernelspec(tmp_path, "alpha", era={"minimums": minimums})
-    with pytest.raises(StartError, match="minimums"):
-        load(tmp_path)
+from era_kernels.errors import (
+    InvalidRequest,
+    LanguageUnavailable,
+    StartError,
+    UnsupportedLanguage,
+)
+from era_kernels.kernels.languages import REFRESH_INTERVAL, Languages
+from tests.kernels.test_kernelspecs import (
+    add_kernelspec,
+    add_program,
+    add_stock_kernelspec,
+    load,
+)
 
 
 def test_names_and_aliases_are_found_in_any_case(tmp_path: Path) -> None:
@@ -106,50 +57,10 @@ def test_two_languages_cannot_share_an_alias(tmp_path: Path) -> None:
         load(tmp_path)
 
 
-def test_folders_without_a_kernel_json_are_no_languages(tmp_path: Path) -> None:
-    """Other folders may lie between the kernelspecs."""
-    (tmp_path / "__pycache__").mkdir()
-    (tmp_path / "file").touch()
-    assert list(load(tmp_path)) == []
-
-
-@pytest.mark.parametrize(
-    ("changes", "named"),
-    [
-        ({"argv": []}, "argv"),
-        ({"argv": "sh"}, "argv"),
-        ({"language": "No Name"}, "language"),
-        ({"interrupt_mode": "shout"}, "interrupt_mode"),
-        ({"env": {"A": 1}}, "env.A"),
-        ({"era": {"entry": "no function"}}, "entry"),
-        ({"era": {"aliasses": ["x"]}}, "aliasses"),
-        ({"era": {"transport": "pigeon"}}, "transport"),
-    ],
-)
-def test_broken_folder_is_named(tmp_path: Path, changes: dict[str, Any], named: str) -> None:
-    """A kernel.json that is wrong stops the start with its path and the place in it."""
-    folder = add_kernelspec(tmp_path, "alpha", **changes)
-    with pytest.raises(StartError, match=named) as caught:
-        load(tmp_path)
-    assert str(folder / "kernel.json") in str(caught.value)
-
-
-@pytest.mark.parametrize("text", ["", "{", "[]", "\udcff"])
-def test_file_that_is_no_json_object_is_named(tmp_path: Path, text: str) -> None:
-    """A kernel.json that is no JSON stops the start, too."""
-    folder = add_kernelspec(tmp_path, "alpha")
-    (folder / "kernel.json").write_text(text, errors="surrogateescape")
-    with pytest.raises(StartError, match=r"kernel\.json"):
-        load(tmp_path)
-
-
 def test_missing_folder_of_the_settings_is_named(tmp_path: Path) -> None:
     """A setting that points nowhere is not silently nothing."""
     with pytest.raises(StartError, match="nowhere"):
         Languages.load([tmp_path / "nowhere"], tmp_path)
-
-
-# ---------------------------------------------------------------- what this host has
 
 
 def test_program_that_is_missing_makes_a_language_unavailable(tmp_path: Path) -> None:
@@ -162,49 +73,6 @@ def test_program_that_is_missing_makes_a_language_unavailable(tmp_path: Path) ->
     )
     with pytest.raises(LanguageUnavailable, match="no-such-program-1"):
         languages.resolve("alpha").available_kernel(None)
-
-
-def test_command_is_absolute(tmp_path: Path) -> None:
-    """The program is named by its path, and placeholders are filled."""
-    folder = add_kernelspec(tmp_path, "alpha", argv=["sh", "{resource_dir}/x", "{connection_file}"])
-    program, *rest = load_only(tmp_path).command(Path("/run/k.json"))
-    assert Path(program).is_absolute()
-    assert rest == [f"{folder}/x", "/run/k.json"]
-
-
-def test_placeholder_of_the_interpreter(tmp_path: Path) -> None:
-    """`{python}` is the interpreter that runs the server."""
-    add_kernelspec(tmp_path, "alpha", argv=["{python}", "-c", "1"])
-    assert load_only(tmp_path).is_available
-    assert load_only(tmp_path).command(Path("x"))[0] == sys.executable
-
-
-def test_forked_language_needs_its_modules(tmp_path: Path) -> None:
-    """The module of the entry and the preload must be there; else it says which are not."""
-    era = {"entry": "launcher:main", "preload": ["json", "no_such_module.x", "sys", "os.path.x"]}
-    folder = add_kernelspec(tmp_path, "alpha", era=era)
-    missing = "modules are not installed: launcher, no_such_module.x, os.path.x"
-    assert load_only(tmp_path).unavailable_reason == missing
-    (folder / "launcher.py").touch()
-    assert (
-        load_only(tmp_path).unavailable_reason
-        == "modules are not installed: no_such_module.x, os.path.x"
-    )
-
-
-def test_looking_for_modules_imports_none(tmp_path: Path) -> None:
-    """Nothing of a launcher or a preload runs in the server."""
-    folder = add_kernelspec(
-        tmp_path, "alpha", era={"entry": "launcher:main", "preload": ["pack.part"]}
-    )
-    (folder / "launcher.py").write_text("raise SystemExit('imported')")
-    (folder / "pack").mkdir()
-    for name in ("__init__", "part"):
-        (folder / "pack" / f"{name}.py").write_text("raise SystemExit('imported')")
-    language = load_only(tmp_path)
-    assert language.is_available
-    assert language.version is not None
-    assert "pack" not in sys.modules
 
 
 def test_preload_is_that_of_all_available_forked_languages(tmp_path: Path) -> None:
@@ -232,12 +100,115 @@ def test_description_is_what_the_api_lists(tmp_path: Path) -> None:
         "version": None,
         "kernels": ["alpha"],
         "capabilities": [],
+        "kernel_details": [
+            {
+                "name": "alpha",
+                "display_name": "alpha",
+                "available": True,
+                "version": None,
+                "capabilities": [],
+                "fence": True,
+            }
+        ],
     }
     assert beta["available"] is False
     assert beta["reason"]
 
 
-def test_builtin_folder_is_there() -> None:
-    """The kernelspecs of the package or of the source tree are found and are all valid."""
-    assert builtin_dir().is_dir()
-    Languages.load()
+# ---------------------------------------------------------------- several kernels of a language
+
+
+def test_kernels_of_a_language(tmp_path: Path) -> None:
+    """Folders with one language are its kernels; the one that is named like it is the default."""
+    add_kernelspec(tmp_path / "mine", "other", language="alpha")
+    add_kernelspec(tmp_path / "builtin", "alpha")
+    (language,) = load(tmp_path / "mine", tmp_path / "builtin")
+    assert [one.name for one in language.kernels] == ["alpha", "other"]
+    assert language.kernel(None) is language.default is language.kernels[0]
+    assert language.kernel("other") is language.kernel("OTHER") is language.kernels[1]
+    with pytest.raises(InvalidRequest, match="must be one of alpha, other"):
+        language.kernel("third")
+
+
+def test_first_found_is_the_default_where_none_has_the_name(tmp_path: Path) -> None:
+    """Without a folder that is named as the language, the first found is the default."""
+    add_kernelspec(tmp_path / "a", "second", language="alpha")
+    add_kernelspec(tmp_path / "b", "first", language="alpha")
+    (language,) = load(tmp_path / "a", tmp_path / "b")
+    assert [one.name for one in language.kernels] == ["second", "first"]
+
+
+@pytest.mark.parametrize("spelling", ["Al", "al", "AL", "Alpha", "Alpha Script"])
+def test_stock_kernel_of_an_alias(tmp_path: Path, spelling: str) -> None:
+    """A stock kernel that calls its language by an alias is a further kernel of that language."""
+    add_stock_kernelspec(tmp_path / "data" / "kernels", "other", language=spelling)
+    add_kernelspec(tmp_path / "builtin", "alpha", era={"aliases": ["Al", "alpha script"]})
+    (language,) = languages = load(tmp_path / "data", tmp_path / "builtin")
+    assert [one.name for one in language.kernels] == ["alpha", "other"]
+    assert {one.language for one in language.kernels} == {"alpha"}
+    assert languages.resolve(spelling) is language
+
+
+def test_spellings_of_one_language(tmp_path: Path) -> None:
+    """Stock kernels that spell their language differently are kernels of one."""
+    for name, spelling in (
+        ("one", "Wolfram Language"),
+        ("two", "wolfram language"),
+        ("three", "R"),
+    ):
+        add_stock_kernelspec(tmp_path, name, language=spelling)
+    r, wolfram = load(tmp_path)
+    assert (r.name, len(r.kernels)) == ("r", 1)
+    assert (wolfram.name, len(wolfram.kernels)) == ("wolfram-language", 2)
+
+
+# ---------------------------------------------------------------- what is installed later
+
+
+async def test_what_is_installed_later_runs_without_a_restart(tmp_path: Path) -> None:
+    """A kernel that is unavailable is looked at again when somebody wants it."""
+    program = tmp_path / "bin" / "lang"
+    add_stock_kernelspec(tmp_path / "specs", "alpha", argv=[str(program)])
+    languages = load(tmp_path / "specs")
+    with pytest.raises(LanguageUnavailable, match="not installed"):
+        await languages.available_kernel("alpha")
+    add_program(program.parent, program.name)
+    await asyncio.sleep(REFRESH_INTERVAL)
+    kernelspec = await languages.available_kernel("ALPHA")
+    assert kernelspec.is_available
+    assert [one.default for one in languages] == [kernelspec]
+    assert languages.resolve("alpha").default is kernelspec
+
+
+async def test_refresh_looks_seldom(tmp_path: Path) -> None:
+    """What is asked for all the time is looked for twice a second at most."""
+    program = tmp_path / "bin" / "lang"
+    add_stock_kernelspec(tmp_path / "specs", "alpha", argv=[str(program)])
+    languages = load(tmp_path / "specs")
+    await languages.refresh()
+    add_program(program.parent, program.name)
+    await languages.refresh()
+    assert not languages.resolve("alpha").default.is_available
+    await asyncio.sleep(REFRESH_INTERVAL)
+    await asyncio.gather(*(languages.refresh() for _ in range(20)))
+    assert languages.resolve("alpha").default.is_available
+
+
+async def test_kernel_that_is_gone(tmp_path: Path) -> None:
+    """A kernel that a session was created with, and that is no more, is unavailable."""
+    add_kernelspec(tmp_path, "alpha")
+    with pytest.raises(LanguageUnavailable, match="no kernel other"):
+        await load(tmp_path).available_kernel("alpha", "other")
+
+
+def test_readable_paths_are_those_of_all_kernels(tmp_path: Path) -> None:
+    """Kernels that lack something may get it while the server runs; only folders count."""
+    add_kernelspec(tmp_path / "specs", "alpha", argv=["no-such-program-1"])
+    add_kernelspec(tmp_path / "specs", "beta", argv=[str(tmp_path / "later" / "bin" / "lang")])
+    add_program(tmp_path / "there" / "bin", "lang")
+    add_kernelspec(
+        tmp_path / "specs", "other", language="alpha", argv=[str(tmp_path / "there/bin/lang")]
+    )
+    specs = tmp_path / "specs"
+    readable = load(specs).readable_paths
+    assert set(readable) == {specs / "alpha", specs / "beta", specs / "other", tmp_path / "there"}

@@ -26,7 +26,7 @@ from era_kernels.models import (
     Stdout,
 )
 from tests.kernels.conftest import LANGUAGE, make_paths, open_host
-from tests.kernels.test_languages import add_kernelspec
+from tests.kernels.test_kernelspecs import add_kernelspec
 
 
 async def run(machine: Machine, code: str, timeout: float = 30) -> tuple[str, ExecutionEnd]:

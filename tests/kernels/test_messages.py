@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from era_kernels.kernels.messages import (
     Reply,
     fence_nonce,
     parse_reply,
+    remove_colours,
     to_event,
 )
 from era_kernels.models import (
@@ -160,9 +162,10 @@ def test_reply_of_a_kernel_without_era_is_its_status() -> None:
     failed = {"status": "error", "ename": "E", "evalue": "v", "traceback": ["t"]}
     assert parse_reply(failed) == Reply(1, ExceptionInfo("E", "v", ["t"]))
     assert parse_reply({"status": "error"}) == Reply(1)
+    assert parse_reply({"status": "aborted"}) == Reply(1)
 
 
-@pytest.mark.parametrize("content", [{}, {"status": "aborted"}, {"era": {"exit_code": "0"}}])
+@pytest.mark.parametrize("content", [{}, {"status": "no"}, {"era": {"exit_code": "0"}}])
 def test_reply_of_wrong_shape_is_none(content: dict[str, Any]) -> None:
     """A reply without an outcome is none."""
     assert parse_reply(content) is None
@@ -224,3 +227,28 @@ def test_no_content_raises_and_every_event_can_be_written(
     parse_reply(content)
     if found is not None:
         json.dumps(event_to_json(found), allow_nan=False, ensure_ascii=False).encode()
+
+
+@pytest.mark.parametrize(
+    ("text", "plain"),
+    [
+        ("\x1b[1;31mred\x1b[0m, \x1b[38;5;10mgreen\x1b[m", "red, green"),
+        ("\x1b[38:2::1:2:3mtrue colour\x1b[K", "true colour"),
+        ("\x1b]0;title\x07a\x1b]8;;http://x\x1b\\link\x1b]8;;\x1b\\", "alink"),
+        ("\x1b(Bcharset\x1b7\x1b=", "charset"),
+        ("\x1b[?25lcursor\x1b[2 q", "cursor"),
+        ("no [0m escape", "no [0m escape"),
+        ("at the end\x1b", "at the end\x1b"),
+    ],
+)
+def test_colours_are_removed(text: str, plain: str) -> None:
+    """Escape sequences of terminals are removed, and nothing else."""
+    assert remove_colours(text) == plain
+
+
+def test_removing_colours_takes_linear_time() -> None:
+    """A text that only begins escape sequences costs no more than one that ends them."""
+    for part in ("\x1b]", "\x1b[", "\x1b[1", "\x1b[ ", "\x1bP"):
+        started_at = time.monotonic()
+        remove_colours(part * 200_000)
+        assert time.monotonic() - started_at < 5

@@ -41,6 +41,17 @@ def test_connection_file_is_what_jupyter_reads(tmp_path: Path) -> None:
     assert client.session.key == connection.key.encode()
 
 
+def test_separator_of_socket_names(tmp_path: Path) -> None:
+    """A kernel that makes its addresses as URLs is connected to by the names that it makes."""
+    connection = ConnectionInfo.new(tmp_path, separator=":")
+    connection.write_file()
+    content = json.loads(connection.file_in_sandbox.read_text())
+    for channel in ("shell", "iopub", "stdin", "control", "hb"):
+        port = content[f"{channel}_port"]
+        address = f"{content['transport']}://{content['ip']}:{port}"
+        assert connection.address(channel) == address
+
+
 def test_connection_file_is_written_once(tmp_path: Path) -> None:
     """What lies in the way of a connection file is not followed and not overwritten."""
     connection = ConnectionInfo.new(tmp_path)

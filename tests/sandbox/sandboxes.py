@@ -70,7 +70,7 @@ async def open_sandbox(preload: Sequence[str] = ()) -> AsyncIterator[Sandbox]:
 
 async def new_sandbox(sandboxes: Sandboxes) -> Sandbox:
     """A sandbox for a session without directories of its own."""
-    nowhere = Path("/")
+    nowhere = Path("/nonexistent")
     return await sandboxes.open_sandbox(SessionPaths(nowhere, nowhere, nowhere), Limits())
 
 

@@ -8,6 +8,7 @@ import signal
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -29,15 +30,23 @@ from tests.sandbox.sandboxes import (
 )
 
 MIB = 1024 * 1024
+HIDDEN = {"share/data/secret": "secret"}
 CLEANUP_SECONDS = 2.0  # seconds in which nothing may be left
 
 
 @asynccontextmanager
 async def isolated_sandboxes(
-    tier: int = 1, server_memory: int | None = None
+    tier: int = 1, server_memory: int | None = None, *, shows_installation: bool = False
 ) -> AsyncIterator[tuple[Sandboxes, Callable[[str], SessionPaths]]]:
-    """Sandboxes of that tier with so many bytes for all together, and a maker of places."""
+    """Sandboxes of that tier with so many bytes for all together, and a maker of places.
+
+    They may show an installation, `local`, in which the server keeps its data, `share/data`.
+    """
     with short_directory() as base:
+        local = base / "local"
+        for name, text in {"bin/tool": "tool", "share/other/text": "text", **HIDDEN}.items():
+            (local / name).parent.mkdir(parents=True, exist_ok=True)
+            (local / name).write_text(text)
 
         def make_paths(name: str) -> SessionPaths:
             made = SessionPaths(
@@ -49,7 +58,10 @@ async def isolated_sandboxes(
 
         try:
             wish = IsolationPolicy(
-                strongest_tier=tier, weakest_tier=tier, readable_paths=(ENTRIES,)
+                strongest_tier=tier,
+                weakest_tier=tier,
+                readable_paths=(ENTRIES, local) if shows_installation else (ENTRIES,),
+                hidden_paths=(local / "share" / "data",),
             )
             sandboxes = await Sandboxes.open(
                 base / "r", (), (ENTRIES,), wish, server_memory=server_memory
@@ -68,6 +80,21 @@ def list_mounts() -> set[str]:
     return {" ".join(line.split()[:5]) for line in lines}
 
 
+@pytest.mark.parametrize("tier", [1, 2, 3])
+async def test_hidden_below_readable(tier: int) -> None:
+    """What is hidden cannot be read, though it lies in an installation that sessions may read."""
+    async with isolated_sandboxes(tier, shows_installation=True) as (sandboxes, make_paths):
+        installation = make_paths("a").workspace.parents[1] / "local"
+        (installation / "share" / "link").symlink_to(installation / "share" / "data")
+        sandbox = await sandboxes.open_sandbox(make_paths("a"), Limits())
+        read = "; ".join(
+            f"cat {installation}/{name}"
+            for name in ("bin/tool", "share/other/text", "share/data/secret", "share/link/secret")
+        )
+        _, out, err = await run_to_end(sandbox, shell_command(read))
+        assert (out, err.count("ermission denied") + err.count("No such file")) == ("tooltext", 2)
+
+
 @pytest.mark.parametrize("tier", [1, 2])
 async def test_where_code_is(tier: int) -> None:
     """The workspace is /home/user, and nothing of the host's directories is visible."""
@@ -78,6 +105,22 @@ async def test_where_code_is(tier: int) -> None:
         ending, out, _ = await run_to_end(sandbox, shell_command(text, cwd="/home/user"))
         assert (out.splitlines(), ending.code) == (["/home/user", "/home/user", "sandbox"], 0)
         assert (paths.workspace / "file").read_text() == "x\n"
+
+
+@pytest.mark.parametrize("tier", [1, 3])
+@pytest.mark.parametrize("part", ["workspace", "packages", "cache"])
+async def test_directory_that_holds_the_server(tier: int, part: str) -> None:
+    """A session is refused a directory in which the server keeps its own: it would own all."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root")
+    async with isolated_sandboxes(tier) as (sandboxes, make_paths):
+        paths = make_paths("a")
+        base = paths.workspace.parents[1]
+        for directory in (base, base / "local" / "share", base / "a" / ".."):
+            with pytest.raises(KernelStartFailed, match="cannot be used"):
+                await sandboxes.open_sandbox(replace(paths, **{part: directory}), Limits())
+        assert (base.stat().st_uid, (base / "local").stat().st_uid) == (0, 0)
+        await sandboxes.open_sandbox(paths, Limits())
 
 
 async def test_uid_of_its_own() -> None:

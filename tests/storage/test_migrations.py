@@ -43,6 +43,13 @@ def test_what_may_be_long_stands_last(database: sqlite_utils.Database) -> None:
     assert list(database.table("kv").columns_dict)[-2:] == ["metadata", "value"]
 
 
+def test_rebuilt_tables_keep_their_indexes(database: sqlite_utils.Database) -> None:
+    """A step that rebuilds a table loses no index of it, one on an expression neither."""
+    rows = database.query("SELECT name FROM sqlite_master WHERE tbl_name = 'sessions'")
+    names = {row["name"] for row in rows}
+    assert {"sessions_updated", "idx_sessions_directory", "idx_sessions_created_at"} <= names
+
+
 def test_sessions_of_an_older_version_are_kept() -> None:
     """A step that rebuilds the table of sessions loses no row, and not their order."""
     database = sqlite_utils.Database(memory=True)

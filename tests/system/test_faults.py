@@ -19,6 +19,7 @@ from tests.server_process import (
     UNSANDBOXED_FLAGS,
     Launcher,
     Server,
+    command_line,
     host_pid,
     wait_until,
 )
@@ -61,14 +62,6 @@ def test_kill_between_answered_writes(launcher: Launcher) -> None:
         (f"s{number}", {"label": number}) for number in range(5)
     ]
     client.close()
-
-
-def command_line(process: psutil.Process) -> list[str]:
-    """Returns a process's command line; an empty one when it has ended meanwhile."""
-    try:
-        return process.cmdline()
-    except psutil.NoSuchProcess:
-        return []
 
 
 def test_kill_of_the_server_leaves_no_process(launcher: Launcher) -> None:

@@ -22,7 +22,7 @@ LAST_RESORT = (
     "out of memory: all sessions together used 1 GiB (server_memory), "
     "and this one had the largest process"
 )
-# Those of a notebook that are installed; polars and those behind it are not the server's to bring.
+# Those of a notebook that are installed: `make test` does it.
 IMPORTS = [
     name
     for name in ("polars", "sklearn", "seaborn", "pandas", "matplotlib.pyplot")

@@ -647,6 +647,9 @@ class FakeServerInfo:
     def damages(self) -> dict[str, str]:
         return self.lost_parts
 
+    async def refresh(self) -> None:
+        """Does nothing: all is there."""
+
     def availability(self) -> dict[str, bool]:
         return {LANGUAGE: True}
 
@@ -659,6 +662,16 @@ class FakeServerInfo:
                 "version": "1.0",
                 "kernels": ["own"],
                 "capabilities": [],
+                "kernel_details": [
+                    {
+                        "name": "own",
+                        "display_name": "Own",
+                        "available": True,
+                        "version": "1.0",
+                        "capabilities": [],
+                        "fence": True,
+                    }
+                ],
             }
         ]
 

@@ -215,19 +215,39 @@ async def test_requests_take_turns() -> None:
         assert 1 < served.memory.most_in_work <= sdk_session.MAX_REQUESTS_IN_WORK
 
 
-async def test_work_of_clients_that_left_counts() -> None:
+@pytest.mark.parametrize("pause", [None, 0, 0.005])
+async def test_work_of_clients_that_left_counts(pause: float | None) -> None:
     """Who asks and leaves gets no further turns: the work goes on, and so does the turn."""
     async with serving() as served:
         served.memory.seconds = 1.0
         for _ in range(40):
-            _, writer = await asyncio.open_connection("127.0.0.1", served.port)
-            writer.write(f"GET {KEY} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
-            await writer.drain()
-            await asyncio.sleep(0.005)
-            writer.close()
+            wire = socket.create_connection(("127.0.0.1", served.port))
+            wire.sendall(f"GET {KEY} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+            if pause is not None:
+                await asyncio.sleep(pause)
+            wire.close()
         served.memory.seconds = 0.0
         assert (await served.ask())[0] == 200
         assert served.memory.most_in_work <= sdk_session.MAX_REQUESTS_IN_WORK
+
+
+async def test_a_client_that_leaves_before_the_work_begins(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The turn is kept also where a connection closes between the head and the handler."""
+    read_head = sdk_session.SessionStream.read_until_regex
+
+    async def read_head_and_close(stream: Any, *args: Any, **options: Any) -> bytes:
+        head = await read_head(stream, *args, **options)
+        stream.close()
+        return head
+
+    monkeypatch.setattr(sdk_session.SessionStream, "read_until_regex", read_head_and_close)
+    async with serving() as served:
+        served.memory.seconds = 0.2
+        request = f"GET {KEY} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
+        await asyncio.gather(*(served.send(request) for _ in range(40)))
+        while served.memory.begun < 40:  # in turns of MAX_REQUESTS_IN_WORK
+            await asyncio.sleep(0.01)
+        assert served.memory.most_in_work == sdk_session.MAX_REQUESTS_IN_WORK
 
 
 async def test_idle_connections_make_room() -> None:

@@ -9,6 +9,8 @@ init sends it when a process ends, after the reply that named the process.
     ← {"id", "pid"} or {"id", "error", "errno"}     then {"ended": process, "code" or "signal"}
     → {"op": "listen", "id", "port"}                a socket on 127.0.0.1; port 0: any free one
     ← {"id", "port"} + the listening socket, or {"id", "error", "errno"}
+    → {"op": "connect", "id", "port"}               a connection to 127.0.0.1, begun without waiting
+    ← {"id"} + the socket, or {"id", "error", "errno"}
     → {"op": "signal", "process", "signal"}         with an id: ← {"id"}
           with "kill_group_on_exit": when the process dies, the rest of its group is killed, too
     ← {"ready": pid} at the start, or {"failed": text}; {"clean": true} when nothing is left
@@ -17,10 +19,12 @@ init sends it when a process ends, after the reply that named the process.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import select
 import signal
 import socket
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NoReturn
 
@@ -30,6 +34,7 @@ from era_kernels.sandbox.init.reaper import SigchldPipe, kill_all, reap_all
 from era_kernels.sandbox.init.spec import IsolationKind, SandboxSpec
 from era_kernels.sandbox.linux import syscalls
 
+LOOPBACK = "127.0.0.1"
 LISTEN_BACKLOG = 1024  # connections that wait to be accepted
 
 
@@ -92,21 +97,23 @@ class Init:
         if message["op"] == "spawn":
             return self._spawn(message, descriptors)
         if message["op"] == "listen":
-            self._listen(message)
+            self._reply_with_socket(message, _listen)
+        elif message["op"] == "connect":
+            self._reply_with_socket(message, _connect)
         else:
             self._signal(message)
         return None
 
-    def _listen(self, message: JsonObject) -> None:
-        """Makes a listening socket inside the network namespace, for the server alone.
+    def _reply_with_socket(
+        self, message: JsonObject, prepare: Callable[[socket.socket, int], JsonObject]
+    ) -> None:
+        """Hands a TCP socket of the network namespace over to the server, which alone has it.
 
-        Without SO_REUSEADDR and SO_REUSEPORT no program can bind the port beside the server.
+        `prepare` makes a new socket what was asked for, and returns more fields of the reply.
         """
         try:
             with socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as one:
-                one.bind(("127.0.0.1", message["port"]))
-                one.listen(LISTEN_BACKLOG)
-                reply = {"id": message["id"], "port": one.getsockname()[1]}
+                reply = {"id": message["id"], **prepare(one, message["port"])}
                 fd_messages.send(self._control, reply, (one.fileno(),))
         except BrokenPipeError:
             raise
@@ -194,6 +201,27 @@ class Init:
         """Closes in a forked child what only the init uses."""
         self._control.close()
         self._sigchld.close()
+
+
+def _listen(one: socket.socket, port: int) -> JsonObject:
+    """Listens on the port: without SO_REUSEADDR and SO_REUSEPORT no program can bind it, too."""
+    one.bind((LOOPBACK, port))
+    one.listen(LISTEN_BACKLOG)
+    return {"port": one.getsockname()[1]}
+
+
+def _connect(one: socket.socket, port: int) -> JsonObject:
+    """Begins to connect, which code can make last for ever. Raises OSError when it has failed.
+
+    Most connections to a loopback have come about or failed when this returns.
+    """
+    one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    number = one.connect_ex((LOOPBACK, port))
+    if number == errno.EINPROGRESS:
+        number = one.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+    if number:
+        raise OSError(number, os.strerror(number))
+    return {}
 
 
 def _signal_group(pid: int, number: int) -> None:

@@ -131,9 +131,8 @@ def _apply_landlock(spec: SandboxSpec) -> None:
         landlock.restrict(("/",), (*WRITABLE_PATHS, *inside), deny_network_and_ipc=False)
         return
     own = (path for path, _ in spec.writable)
-    landlock.restrict(
-        (*READABLE_PATHS, *spec.readable), (*OPEN_DEVICES, *own), deny_network_and_ipc=True
-    )
+    readable = landlock.without_hidden((*READABLE_PATHS, *spec.readable), spec.hidden)
+    landlock.restrict(readable, (*OPEN_DEVICES, *own), deny_network_and_ipc=True)
 
 
 def _set_rlimit(name: str, value: int) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Self
 
-from era_kernels.models import JsonObject
+from era_kernels.models import JsonObject, Network
 
 
 class IsolationKind(StrEnum):
@@ -44,6 +44,13 @@ class SandboxSpec:
     def has_namespaces(self) -> bool:
         """True when the sandbox has its own mounts, processes and network."""
         return self.kind in (IsolationKind.ROOT, IsolationKind.USER)
+
+    @property
+    def network(self) -> Network:
+        """The network that the sandbox's programs have."""
+        if self.has_namespaces:
+            return Network.OWN
+        return Network.NONE if self.kind is IsolationKind.LANDLOCK else Network.HOST
 
     def to_json(self) -> JsonObject:
         """Returns the spec as JSON for the control socket."""

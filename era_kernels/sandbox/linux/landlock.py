@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 
 from era_kernels.sandbox.linux.syscalls import call, check
 
@@ -59,6 +59,28 @@ def restrict(
         check(call(SYS_RESTRICT_SELF, ruleset, ctypes.c_uint32(0)), "landlock_restrict_self")
     finally:
         os.close(ruleset)
+
+
+def without_hidden(paths: Iterable[str], hidden: Sequence[str]) -> Iterator[str]:
+    """Yields paths that allow what `paths` do, except what is at or below a hidden one.
+
+    Rules only ever allow: what has a hidden path below it stands for what else it has now. Links in
+    there are left out, since a rule for a link is one for its target.
+    """
+    real_hidden = [os.path.realpath(path) for path in hidden]
+    for path in paths:
+        real = os.path.realpath(path)
+        if any(f"{real}/".startswith(f"{one}/") for one in real_hidden):
+            continue
+        if any(one.startswith(f"{real.rstrip('/')}/") for one in real_hidden):
+            try:
+                with os.scandir(real) as entries:
+                    inner = [entry.path for entry in entries if not entry.is_symlink()]
+            except OSError:  # what cannot be listed is not allowed at all
+                continue
+            yield from without_hidden(inner, real_hidden)
+        else:
+            yield path
 
 
 def _create_ruleset(rights: int, abi_version: int, deny_network_and_ipc: bool) -> int:

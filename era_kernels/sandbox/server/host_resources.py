@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -35,7 +36,9 @@ class HostResources:
         paths: SessionPaths,
         limits: Limits,
         uid_allocator: UidAllocator,
+        min_reserved: int = 0,
     ) -> None:
+        """`min_reserved`: bytes that each process must be able to reserve."""
         self.runtime_directory = runtime_dirs.new_path(base)
         # The paths as code in the sandbox sees them.
         self.inner_paths, self.inner_runtime_directory = profile.map_paths(
@@ -45,6 +48,7 @@ class HostResources:
         self._profile = profile
         self._host_paths = paths
         self._limits = limits
+        self._min_reserved = min_reserved
         self._uid_allocator = uid_allocator
         self._uid: int | None = None
         self._cgroup: SandboxCgroup | None = None
@@ -84,27 +88,39 @@ class HostResources:
         Raises OSError, KernelStartFailed.
         """
         paths = replace(self._host_paths, mounts=tuple(self._resolve_mounts()))
+        directories = (paths.workspace, paths.packages, paths.cache)
+        self._check_own(directories)
         self.runtime_directory.mkdir(0o700)
         if self._profile.spec.kind is IsolationKind.LANDLOCK:
             self.inner_paths.temporary.mkdir(0o700)
         if self._profile.has_session_uids:
             self._uid = self._uid_allocator.allocate(self._host_paths.workspace)
             os.chown(self.runtime_directory, self._uid, self._uid)
-            chown_tree(
-                (self._host_paths.workspace, self._host_paths.packages, self._host_paths.cache),
-                self._uid,
-            )
+            chown_tree(directories, self._uid)
             if self._profile.per_session_uid:
                 self._allow_traverse(self._uid)
         if cgroup is not None:
             cgroup.apply_limits(self._limits)
             self._cgroup = cgroup
-        spec = self._profile.spec_for(paths, self.runtime_directory, self._limits, self._uid)
+        spec = self._profile.spec_for(
+            paths, self.runtime_directory, self._limits, self._uid, self._min_reserved
+        )
         return (
             replace(spec, traverse_gid=self._uid_allocator.traverse_gid)
             if self._profile.per_session_uid
             else spec
         )
+
+    def _check_own(self, directories: Iterable[Path]) -> None:
+        """Raises PermissionError for a directory that holds what is the server's own.
+
+        A session may write to its directories, and with a uid of its own it owns all in them.
+        """
+        own = (self.runtime_directory, *map(Path, self._profile.spec.hidden))
+        for directory in directories:
+            for path in own:
+                if path.resolve().is_relative_to(directory.resolve()):
+                    raise PermissionError(errno.EPERM, os.strerror(errno.EPERM), str(directory))
 
     def _allow_traverse(self, uid: int) -> None:
         """Lets the uid traverse the server's directories, for code without its own root."""

@@ -8,6 +8,7 @@ is asked for its process.
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import struct
@@ -36,6 +37,8 @@ async def listen_in_namespace(control: ControlChannel, port: int) -> SessionList
         raise _not_listening("its sandbox has ended") from None
     if "error" in reply:
         raise _not_listening(reply["error"])
+    if not descriptors:  # this process may open no more, so that the system dropped it
+        raise _not_listening(os.strerror(errno.EMFILE))
     listening = socket.socket(fileno=descriptors.pop())
     return SessionListener(listening, f"http://127.0.0.1:{reply['port']}")
 

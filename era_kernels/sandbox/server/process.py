@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import os
 from collections.abc import AsyncIterator, Callable
 
 from era_kernels.models import ExitInfo
 from era_kernels.sandbox.server.control_channel import ChannelClosed, ControlChannel
+from era_kernels.sandbox.server.process_command import Command, start_error
 from era_kernels.sandbox.server.stdin_writer import StdinWriter
 
 TAIL_BYTES = 64 * 1024  # last bytes kept of each stream
@@ -207,6 +209,34 @@ class Process:
     def _close_stdin(self) -> None:
         if self.stdin is not None:
             self.stdin.close()
+
+
+def open_process(
+    number: int,
+    control: ControlChannel,
+    command: Command,
+    stdin: bytes | None = None,
+    readable: asyncio.Event | None = None,
+) -> tuple[Process, list[int]]:
+    """Returns a process that is not started yet, and its ends of its descriptors 1, 2 and 0.
+
+    Descriptor 0 is a pipe where there is `stdin`. Raises KernelStartFailed without descriptors.
+    """
+    pipes: list[tuple[int, int]] = []
+    try:
+        for _ in range(2 if stdin is None else 3):
+            pipes.append(os.pipe2(os.O_CLOEXEC))
+    except OSError as error:
+        for end in itertools.chain(*pipes):
+            os.close(end)
+        raise start_error(command, str(error)) from error
+    (out, out_end), (err, err_end), *rest = pipes
+    process = Process(number, control, OutputPipe(out, readable), OutputPipe(err, readable))
+    ends = [out_end, err_end]
+    for read, write in rest:
+        process.stdin = StdinWriter(write, stdin or b"")
+        ends.append(read)
+    return process, ends
 
 
 def _discard(chunk: bytes) -> None:

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
 import logging
-import os
 import signal
+import socket
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -27,18 +26,18 @@ from era_kernels.models import (
 )
 from era_kernels.sandbox.init.fd_messages import MessageTooLarge
 from era_kernels.sandbox.init.spec import SandboxSpec
-from era_kernels.sandbox.server import runtime_dirs
+from era_kernels.sandbox.server import connections, runtime_dirs
 from era_kernels.sandbox.server.cgroups import CgroupTree
+from era_kernels.sandbox.server.connections import CONNECT_TIMEOUT
 from era_kernels.sandbox.server.control_channel import ChannelClosed, ControlChannel
 from era_kernels.sandbox.server.host_resources import HostResources
 from era_kernels.sandbox.server.init_pool import InitPool, PreparedInit, within_timeout
 from era_kernels.sandbox.server.limit_monitor import LimitMonitor, MonitoredSandbox
 from era_kernels.sandbox.server.listeners import listen_in_namespace
 from era_kernels.sandbox.server.oom_listener import OomListener
-from era_kernels.sandbox.server.process import OutputPipe, Process
+from era_kernels.sandbox.server.process import Process, open_process
 from era_kernels.sandbox.server.process_command import Command, ProcessNotStarted, start_error
 from era_kernels.sandbox.server.server_memory import ServerMemoryMonitor
-from era_kernels.sandbox.server.stdin_writer import StdinWriter
 from era_kernels.sandbox.server.tier_probe import TierProbe
 from era_kernels.sandbox.server.tiers import IsolationPolicy, IsolationProfile
 from era_kernels.sandbox.server.uids import UidAllocator, available_uids
@@ -61,8 +60,12 @@ class Sandbox:
         spec: SandboxSpec,
         prepared_init: PreparedInit,
         on_closed: Callable[[Sandbox], None],
+        limit_monitor: LimitMonitor | None,
     ) -> None:
-        """Has the isolation applied; `wait_ready` waits for that. Raises OSError."""
+        """Has the isolation applied; `wait_ready` waits for that. Raises OSError.
+
+        `limit_monitor` ends the sandbox when its processes together exceed a limit.
+        """
         loop = asyncio.get_running_loop()
         self.pid = prepared_init.pid  # of the init, on the host; never for signals
         self.isolation_error: str | None = None  # why the isolation failed
@@ -77,7 +80,7 @@ class Sandbox:
         self._is_clean = False  # the init reported that no process is left
         self._reason: str | None = None
         self._close_task: asyncio.Task[None] | None = None
-        self._limit_monitor: LimitMonitor | None = None
+        self._limit_monitor = limit_monitor
         self._monitored: MonitoredSandbox | None = None
         self._control = ControlChannel(prepared_init.control_socket, self._on_message, self._on_end)
         self._oom_listener = OomListener(resources, self._on_limit_exceeded)
@@ -113,13 +116,6 @@ class Sandbox:
         """Waits until the init is ready; returns False when it died before."""
         return await asyncio.shield(self._ready)
 
-    def monitor(self, limit_monitor: LimitMonitor) -> None:
-        """Ends the sandbox from now on when its processes together exceed a limit."""
-        self._limit_monitor = limit_monitor
-        if self.pid is not None and self.is_running:
-            self._monitored = self._resources.make_monitored_sandbox(self.pid)
-            limit_monitor.add(self._monitored, self._on_limit_exceeded)
-
     async def spawn(
         self, command: Command, stdin: bytes | None = None, readable: asyncio.Event | None = None
     ) -> Process:
@@ -132,7 +128,12 @@ class Sandbox:
         """
         if not self.is_running:
             raise start_error(command, "its sandbox has ended")
-        process, ends = self._new_process(command, stdin, readable)
+        self._discard_finished()
+        process, ends = open_process(
+            self._last_process + 1, self._control, command, stdin, readable
+        )
+        self._last_process = process.number
+        self._processes[process.number] = process
         message = {"op": "spawn", "process": process.number, "command": command.to_json()}
         try:
             reply = await self._control.request(message, ends)
@@ -155,6 +156,20 @@ class Sandbox:
             return await listen_in_namespace(self._control, port)
         return self._resources.listen_on_unix_socket(self.pid or 0)
 
+    async def connect(self, port: int, timeout: float = CONNECT_TIMEOUT) -> socket.socket:
+        """Returns a TCP connection to what listens on 127.0.0.1:`port` in the sandbox.
+
+        It does not block, does not delay what is sent, and belongs to the caller; until a program
+        takes it, which may last `timeout` seconds, it holds a descriptor.
+        Raises ConnectionRefusedError when nothing listens, TimeoutError, PermissionError when a
+        program outside the session listens (tier 4), ConnectionAbortedError when the sandbox has
+        ended, and OSError: no such sockets (tier 3), no descriptor left.
+        """
+        if not self.is_running:
+            raise connections.ended_error()
+        network, pid = self._spec.network, self.pid or 0
+        return await connections.connect(network, self._control, pid, port, timeout)
+
     async def aclose(self, reason: str | None = None) -> None:
         """Ends all processes; when this returns, they are dead and the directory is removed.
 
@@ -165,31 +180,6 @@ class Sandbox:
             self._reason = reason
             self._close_task = asyncio.create_task(self._close())
         await asyncio.shield(self._close_task)
-
-    def _new_process(
-        self, command: Command, stdin: bytes | None, readable: asyncio.Event | None
-    ) -> tuple[Process, list[int]]:
-        """Makes a process that is not started yet, and its ends of its descriptors 1, 2 and 0."""
-        self._discard_finished()
-        pipes: list[tuple[int, int]] = []
-        try:
-            for _ in range(2 if stdin is None else 3):
-                pipes.append(os.pipe2(os.O_CLOEXEC))
-        except OSError as error:
-            for end in itertools.chain(*pipes):
-                os.close(end)
-            raise start_error(command, str(error)) from error
-        (out, out_end), (err, err_end), *rest = pipes
-        self._last_process += 1
-        process = Process(
-            self._last_process, self._control, OutputPipe(out, readable), OutputPipe(err, readable)
-        )
-        ends = [out_end, err_end]
-        for read, write in rest:
-            process.stdin = StdinWriter(write, stdin or b"")
-            ends.append(read)
-        self._processes[process.number] = process
-        return process, ends
 
     def _discard_finished(self) -> None:
         """Discards finished processes, and closes detached ones but the newest MAX_DETACHED."""
@@ -219,6 +209,7 @@ class Sandbox:
             if not self._spec.has_namespaces:  # else the init sees itself as 1
                 self.pid = message["ready"]
             self._ready.set_result(True)
+            self._start_monitoring()
         elif "failed" in message:
             self.isolation_error = message["failed"]
         elif "clean" in message:
@@ -226,8 +217,15 @@ class Sandbox:
 
     def _on_init_pid(self, pid: int) -> None:
         self.pid = pid
-        if self._limit_monitor is not None:
-            self.monitor(self._limit_monitor)
+        self._start_monitoring()
+
+    def _start_monitoring(self) -> None:
+        """Starts it as soon as the init is ready and its pid is known; either may come first."""
+        if self._limit_monitor is None or self.pid is None or not self._ready.done():
+            return
+        if self.is_running and self._monitored is None:
+            self._monitored = self._resources.make_monitored_sandbox(self.pid)
+            self._limit_monitor.add(self._monitored, self._on_limit_exceeded)
 
     def _on_limit_exceeded(self, why: str) -> None:
         if self.is_running:
@@ -336,17 +334,17 @@ class Sandboxes:
         """The tier of isolation and its gaps."""
         return self.profile.isolation
 
-    async def open_sandbox(self, paths: SessionPaths, limits: Limits) -> Sandbox:
+    async def open_sandbox(
+        self, paths: SessionPaths, limits: Limits, min_reserved: int = 0
+    ) -> Sandbox:
         """Opens a sandbox with no process in it but its init.
 
-        Without isolation no process is confined to `paths`, and `limits` are not enforced:
-        `isolation` says so. Raises KernelStartFailed, ShuttingDown.
+        Without isolation nothing is confined to `paths` and no limit enforced: `isolation` says so.
+        Each process may reserve `min_reserved` bytes. Raises KernelStartFailed, ShuttingDown.
         """
         for _ in range(2):  # a second time when the zygote dies between the check and the reply
-            sandbox = await self._create(self.profile, paths, limits)
+            sandbox = await self._create(self.profile, paths, limits, min_reserved)
             if await self._wait_until_ready(sandbox):
-                if self.profile.tier < UNSANDBOXED_TIER:
-                    sandbox.monitor(self._limit_monitor)
                 return sandbox
             if sandbox.isolation_error is not None:
                 why = f"The walls could not be raised: {sandbox.isolation_error}."
@@ -369,14 +367,17 @@ class Sandboxes:
         )
 
     async def _create(
-        self, profile: IsolationProfile, paths: SessionPaths, limits: Limits
+        self, profile: IsolationProfile, paths: SessionPaths, limits: Limits, min_reserved: int = 0
     ) -> Sandbox:
         # The init starts while the host's resources are made.
         prepared_init = await self._init_pool.acquire(profile)
-        resources = HostResources(self._runtime, profile, paths, limits, self._uid_allocator)
+        resources = HostResources(
+            self._runtime, profile, paths, limits, self._uid_allocator, min_reserved
+        )
         try:
             spec = await resources.prepare_uncancelled(prepared_init.cgroup)
-            sandbox = Sandbox(resources, spec, prepared_init, self._sandboxes.discard)
+            monitor = self._limit_monitor if profile.tier < UNSANDBOXED_TIER else None
+            sandbox = Sandbox(resources, spec, prepared_init, self._sandboxes.discard, monitor)
         except BaseException as error:
             await prepared_init.discard()
             await asyncio.to_thread(resources.release)

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from era_kernels.models import UNSANDBOXED_TIER, Isolation, Limits, SessionPaths
+from era_kernels.models import UNSANDBOXED_TIER, Isolation, Limits, Network, SessionPaths
 from era_kernels.sandbox.init import rootfs
 from era_kernels.sandbox.init.spec import IsolationKind, SandboxSpec
 from era_kernels.sandbox.linux import landlock, seccomp
@@ -111,6 +111,11 @@ class IsolationProfile:
         )
 
     @property
+    def network(self) -> Network:
+        """The network that the programs of a sandbox have."""
+        return self.spec.network
+
+    @property
     def has_session_uids(self) -> bool:
         """True when each session gets its own uid."""
         return self.spec.kind is IsolationKind.ROOT or self.per_session_uid
@@ -130,9 +135,17 @@ class IsolationProfile:
         return paths, runtime
 
     def spec_for(
-        self, paths: SessionPaths, runtime: Path, limits: Limits, uid: int | None
+        self,
+        paths: SessionPaths,
+        runtime: Path,
+        limits: Limits,
+        uid: int | None,
+        min_reserved: int = 0,
     ) -> SandboxSpec:
-        """Returns the spec of one sandbox."""
+        """Returns the spec of one sandbox.
+
+        `min_reserved`: bytes that each process must be able to reserve, whatever `limits` say.
+        """
         inner_paths, inner_runtime = self.map_paths(paths, runtime)
         pairs = (
             (paths.workspace, inner_paths.workspace),
@@ -147,7 +160,7 @@ class IsolationProfile:
             mounts=tuple((str(host), f"{INNER_MOUNTS}/{name}") for name, host in paths.mounts),
             tmp=limits.tmp or DEFAULT_TMP_BYTES,
             shm=limits.shm or DEFAULT_TMP_BYTES,
-            rlimits=dict(_rlimits(limits, self.spec, self.cgroup_limits)),
+            rlimits=dict(_rlimits(limits, self.spec, self.cgroup_limits, min_reserved)),
         )
 
 
@@ -215,12 +228,13 @@ def _contains(home: str, paths: Iterable[str]) -> bool:
 
 
 def _rlimits(
-    limits: Limits, spec: SandboxSpec, cgroup_limits: frozenset[str]
+    limits: Limits, spec: SandboxSpec, cgroup_limits: frozenset[str], min_reserved: int
 ) -> Iterator[tuple[str, int]]:
     yield "RLIMIT_CORE", 0
     if limits.memory is not None:
         is_bounded = "memory" in cgroup_limits
-        yield "RLIMIT_DATA", max_reserved(limits.memory) if is_bounded else limits.memory
+        reserved = max_reserved(limits.memory) if is_bounded else limits.memory
+        yield "RLIMIT_DATA", max(reserved, min_reserved)
     # Without namespaces the limit would count all processes of the user.
     if limits.processes is not None and spec.has_namespaces:
         yield "RLIMIT_NPROC", limits.processes

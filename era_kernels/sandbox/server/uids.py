@@ -80,11 +80,14 @@ def chown_tree(directories: Iterable[Path], uid: int) -> None:
     """Makes a uid the owner of directories and of all in them (blocking).
 
     A directory that the uid owns already is skipped: later writers must set the owner themselves.
-    No link is followed; no process may run in the directories. Raises OSError.
+    No link is followed, and no other file system is entered; no process may run in the directories.
+    Raises OSError, also for the root of all files: no session may have it.
     """
     for directory in directories:
         root = os.open(directory, _DIRECTORY_FLAGS)
         try:
+            if os.path.samestat(os.fstat(root), Path("/").stat()):
+                raise PermissionError(errno.EPERM, os.strerror(errno.EPERM), str(directory))
             if os.fstat(root).st_uid != uid:
                 _chown_below(root, uid)
                 os.fchown(root, uid, uid)  # last, so that a crash before it is noticed
@@ -93,6 +96,7 @@ def chown_tree(directories: Iterable[Path], uid: int) -> None:
 
 
 def _chown_below(root: int, uid: int) -> None:
+    device = os.fstat(root).st_dev
     folders = ["."]
     while folders:
         folder = folders.pop()
@@ -101,8 +105,11 @@ def _chown_below(root: int, uid: int) -> None:
                 for entry in entries:
                     path = f"{folder}/{entry.name}"
                     with suppress(FileNotFoundError):
+                        status = entry.stat(follow_symlinks=False)
+                        if status.st_dev != device:
+                            continue
                         os.chown(path, uid, uid, dir_fd=root, follow_symlinks=False)
-                        if stat.S_ISDIR(entry.stat(follow_symlinks=False).st_mode):
+                        if stat.S_ISDIR(status.st_mode):
                             folders.append(path)
         except OSError as error:  # deeper than the longest path: the code gets the same error
             log.warning("files keep their owner", extra={"path": folder[:200], "why": str(error)})

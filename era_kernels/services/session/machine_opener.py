@@ -44,6 +44,7 @@ class MachineOpener:
                 paths,
                 limits,
                 env,
+                kernel_name=session.kernel,
                 kernel=with_kernel,
                 storage=lambda: context.storage_scope_of(self._state.session),
             )

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from era_kernels.kernels.kernelspecs import builtin_dir
-from tests.kernelspecs.node.toolchain import requires_node
+from tests.kernelspecs.node.toolchain import jupyter_kernelspec, requires_node
 from tests.languages.jupyter_checks import CHECKS, JupyterKernel, JupyterPrograms, open_kernel
 
 pytestmark = requires_node
@@ -63,7 +63,8 @@ def shared_kernel(
 ) -> Iterator[JupyterKernel]:
     """One kernel for all checks: each must leave it as it was."""
     directory = tmp_path_factory.mktemp(transport)
-    with open_kernel(programs.kernelspec, directory, transport) as kernel:
+    kernelspec = jupyter_kernelspec(programs.kernelspec.name, directory)
+    with open_kernel(kernelspec, directory, transport) as kernel:
         yield kernel
 
 

@@ -10,9 +10,13 @@ from typing import Any
 
 import pytest
 
-from era_kernels.kernels.kernelspecs import builtin_dir
 from tests.kernelspecs.node.programs import PROGRAMS, TYPED_PROGRAMS
-from tests.kernelspecs.node.toolchain import NODE, can_transform_types, requires_node
+from tests.kernelspecs.node.toolchain import (
+    NODE,
+    can_transform_types,
+    jupyter_kernelspec,
+    requires_node,
+)
 from tests.languages.jupyter_checks import JupyterKernel, Message, open_kernel, texts
 
 pytestmark = requires_node
@@ -101,7 +105,7 @@ def run_both(directory: Path, language: str, name: str, program: str) -> list[Pr
     plain_place = directory / "plain"
     plain_place.mkdir()
     expected = run_plain(plain_place, name, program)
-    with open_kernel(builtin_dir() / language, directory, "ipc") as kernel:
+    with open_kernel(jupyter_kernelspec(language, directory), directory, "ipc") as kernel:
         found, _ = execute(kernel, program, ends=True)
     return [normalize(expected), normalize(found)]
 

@@ -11,9 +11,8 @@ from typing import Any
 
 import pytest
 
-from era_kernels.kernels.kernelspecs import builtin_dir
 from tests.kernelspecs.node.test_plain_node import ProgramResult, execute
-from tests.kernelspecs.node.toolchain import requires_node
+from tests.kernelspecs.node.toolchain import jupyter_kernelspec, requires_node
 from tests.languages.jupyter_checks import JupyterKernel, open_kernel
 
 pytestmark = requires_node
@@ -24,9 +23,8 @@ def kernel(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[JupyterKernel]:
     """One kernel of each language for the module: each test must leave it usable."""
-    with open_kernel(
-        builtin_dir() / request.param, tmp_path_factory.mktemp("kernel"), "ipc"
-    ) as kernel:
+    directory = tmp_path_factory.mktemp("kernel")
+    with open_kernel(jupyter_kernelspec(request.param, directory), directory, "ipc") as kernel:
         yield kernel
 
 

@@ -1,19 +1,50 @@
-"""Tells whether what the kernel needs is there: Node, and the packages beside its code."""
+"""Finds what the kernels need, and makes kernelspecs of them that any Jupyter client can start."""
 
 from __future__ import annotations
 
 import shutil
 import subprocess
+from pathlib import Path
 
 import pytest
 
 from era_kernels.kernels.kernelspecs import builtin_dir
+from era_kernels.toolchains.layout import default_toolchain_dir, find_toolchain
 
-NODE = shutil.which("node")
-HAS_PACKAGES = (builtin_dir() / "node" / "node_modules" / "zeromq").is_dir()
+LANGUAGES = ("node", "typescript")
+
+
+def _find_toolchain() -> tuple[str | None, Path]:
+    """Returns Node and the folder of its packages: the installed ones, else those of the system."""
+    toolchain = find_toolchain(builtin_dir() / "node", default_toolchain_dir(), (builtin_dir(),))
+    if toolchain is not None and toolchain.read_installed() is not None:
+        return str(toolchain.directory / "bin" / "node"), toolchain.directory / "node_modules"
+    return shutil.which("node"), builtin_dir() / "node" / "node_modules"
+
+
+NODE, _MODULES = _find_toolchain()
 requires_node = pytest.mark.skipif(
-    NODE is None or not HAS_PACKAGES, reason="Node or the packages of its kernel are not installed"
+    NODE is None or not (_MODULES / "zeromq").is_dir(),
+    reason="Node or the packages of its kernel are not installed",
 )
+
+
+def jupyter_kernelspec(language: str, directory: Path) -> Path:
+    """Returns a folder in which the kernelspec of a language has nothing but Jupyter's own keys."""
+    source = builtin_dir() / language
+    text = (source / "kernel.json").read_text(encoding="utf-8")
+    for placeholder, value in {
+        "{toolchain}/bin/node_modules": str(_MODULES),
+        "{toolchain}/bin/node": str(NODE),
+        "{toolchain}/bin": str(Path(str(NODE)).parent),
+        "{resource_dir}": str(source),
+        "{cache}": str(directory / "cache"),
+    }.items():
+        text = text.replace(placeholder, value)
+    folder = directory / f"kernelspec-{language}"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "kernel.json").write_text(text, encoding="utf-8")
+    return folder
 
 
 def can_transform_types() -> bool:

@@ -1,12 +1,14 @@
-"""The languages of the conformance table: a module each, with a `PROGRAMS`."""
+"""The columns of the conformance table: a module for each kernel, with a `PROGRAMS`."""
 
 from __future__ import annotations
 
 from importlib import import_module
 from pkgutil import iter_modules
 
-from tests.languages.language_programs import LanguagePrograms
+from tests.languages.kernel_programs import KernelPrograms
 
-ALL_PROGRAMS: list[LanguagePrograms] = [
-    import_module(f"{__name__}.{module.name}").PROGRAMS for module in iter_modules(__path__)
-]
+# Those that come with the package first, then those that show how others are added.
+ALL_PROGRAMS: list[KernelPrograms] = sorted(
+    (import_module(f"{__name__}.{module.name}").PROGRAMS for module in iter_modules(__path__)),
+    key=lambda programs: (programs.add_to is not None, programs.column),
+)

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-from tests.languages.language_programs import LanguagePrograms
+from tests.languages.kernel_programs import KernelPrograms
 
-PROGRAMS = LanguagePrograms(
+ALTERNATING = (
+    'for (let n = 0; n < 20; n++) {\n  console.log("out", n)\n  console.error("err", n)\n}'
+)
+NO_SDK = "the SDK for JavaScript does not exist yet"
+
+PROGRAMS = KernelPrograms(
+    column="node",
     language="node",
+    capabilities=frozenset(
+        {"async", "input", "interrupt", "rich_output", "stack", "state", "variables"}
+    ),
+    not_expressible={"use_storage": NO_SDK},
     hello='console.log("hello")',
     to_stderr='console.error("problem")',
-    alternating=(
-        'for (let n = 0; n < 20; n++) {\n  console.log("out", n)\n  console.error("err", n)\n}'
-    ),
+    alternating=ALTERNATING,
+    alternating_in_order=ALTERNATING,
     one_big_write='process.stdout.write("x".repeat(1_000_000)); null',
     many_lines=(
         "for (let n = 0; n < 100_000; n++) {\n"
@@ -31,6 +40,8 @@ PROGRAMS = LanguagePrograms(
     ),
     print_cwd_and_home='console.log(process.cwd())\nconsole.log(require("os").homedir())',
     write_file='require("fs").writeFileSync("made.txt", "data")',
+    module_name="fresh.js",
+    module_text="exports.VALUE = {value}\n",
     import_module='console.log(require("./fresh.js").VALUE)',
     write_module='require("fs").writeFileSync("fresh.js", "exports.VALUE = {value}")',
     sleep="await new Promise((resolve) => setTimeout(resolve, 60_000))",
@@ -39,6 +50,7 @@ PROGRAMS = LanguagePrograms(
     c_call='require("crypto").pbkdf2Sync("a", "b", 2 ** 31 - 1, 64, "sha512")',
     kill_self='process.kill(process.pid, "SIGKILL")',
     segfault='process.kill(process.pid, "SIGSEGV")',
+    take_memory="const taken = []\nfor (;;) taken.push(Buffer.alloc(100_000_000, 1))",
     child_output=(
         'console.log("a")\n'
         'require("child_process").spawnSync("echo", ["b"], { stdio: "inherit" })\n'
@@ -53,5 +65,24 @@ PROGRAMS = LanguagePrograms(
     unicode='console.log("naïve ☃ 😀")',
     nul='console.log("a\\0b")',
     invalid_utf8="process.stdout.write(Buffer.from([0x61, 0xff, 0x62])); null",
+    use_storage=None,
     last_expression="6 * 7",
+    display_html="display.html('<b>rich</b>')",
+    ask=(
+        "const lines = require('readline').createInterface(process.stdin, process.stdout)\n"
+        "lines.question('name? ', (name) => {\n  console.log('hello ' + name)\n  lines.close()\n})"
+    ),
+    print_hello_world='console.log("Hello World")',
+    print_session=(
+        "console.log(`Session: ${process.env.ERA_SESSION_ID}`);"
+        " console.log(`API Key: ${process.env.API_KEY}`)"
+    ),
+    print_slowly=(
+        "for (let i = 0; i < 5; i++) { console.log(`Processing ${i}`);"
+        " await new Promise((resolve) => setTimeout(resolve, 500)) }"
+    ),
+    write_results=(
+        "require('fs').writeFileSync('data.json', '{}');"
+        " require('fs').writeFileSync('output.txt', 'shown')"
+    ),
 )

@@ -44,6 +44,10 @@ open("secret", "w").write("of the neighbour")
 end = socket.socket(socket.AF_UNIX); end.bind("k-1"); end.listen()
 os.chmod("k-1", 0o777)
 open(os.environ["TMPDIR"] + "/neighbours", "w").close()
+try:
+    port = socket.create_server(("127.0.0.1", 29787))  # the first of a kernel that speaks tcp
+except OSError:  # without such sockets
+    pass
 os.write(1, b"ready\\n")
 while True:
     time.sleep(600)

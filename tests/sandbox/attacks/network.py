@@ -118,6 +118,14 @@ def neighbour_kernel(host: Host) -> object:
     return _spoken(socket.AF_UNIX, socket.SOCK_STREAM, host["neighbour_socket"])
 
 
+def neighbour_port(host: Host) -> object:
+    """Connect to the port on which another session's kernel listens, or a server of its user."""
+    with socket.socket() as end:
+        end.settimeout(2)
+        end.connect(("127.0.0.1", 29787))
+        return "connected"
+
+
 def neighbour_storage(host: Host) -> object:
     """Use the storage of another session, by the socket on which the server listens to it."""
     address = host["neighbour_storage"]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -51,6 +53,48 @@ def test_chown_tree(tmp_path: Path) -> None:
     owners = {path.lstat().st_uid for path in (inside, *inside.rglob("*"))}
     assert owners == {PREFERRED_UIDS.start}
     assert outside.stat().st_uid == 0
+
+
+@root_only
+def test_chown_tree_never_takes_everything(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The root of all files is refused before anything has another owner."""
+
+    def refuse(*args: object, **options: object) -> None:
+        raise AssertionError("something was about to get another owner")
+
+    for name in ("chown", "fchown"):
+        monkeypatch.setattr(os, name, refuse)
+    for directory in ("/", "/usr/.."):
+        with pytest.raises(OSError, match="Operation not permitted"):
+            chown_tree([Path(directory)], PREFERRED_UIDS.start)
+
+
+CHOWN_WITH_A_MOUNT = """
+import sys
+from pathlib import Path
+from era_kernels.sandbox.server.uids import chown_tree
+directory = Path(sys.argv[1])
+chown_tree([directory], int(sys.argv[2]))
+for path in (directory, directory / "mount", directory / "mount" / "file"):
+    print(path.lstat().st_uid)
+"""
+
+
+@root_only
+def test_chown_tree_stays_on_its_file_system(tmp_path: Path) -> None:
+    """What is mounted in a directory keeps its owner."""
+    (tmp_path / "mount").mkdir()
+    mount = f"mount -t tmpfs none {tmp_path}/mount && touch {tmp_path}/mount/file"
+    done = subprocess.run(
+        [
+            *("unshare", "--mount", "sh", "-c", f'{mount} && exec "$@"', "sh", sys.executable),
+            *("-c", CHOWN_WITH_A_MOUNT, tmp_path, str(PREFERRED_UIDS.start)),
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.split() == [str(PREFERRED_UIDS.start), "0", "0"]
 
 
 @pytest.mark.parametrize(

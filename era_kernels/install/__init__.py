@@ -1,0 +1,1 @@
+"""Installs what languages need: the command `era-kernels install`."""

@@ -1,0 +1,61 @@
+"""Finds the programs that start kernels, and the folders that belong to them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from era_kernels.kernels.environment import search_path
+
+MAX_LINKS = 40  # links that are followed to a program, as by Linux
+
+
+def environment_prefix(folder: Path) -> Path | None:
+    """Returns the installation that a folder of a kernelspec belongs to, None when it is in none.
+
+    That is PREFIX where the folder is PREFIX/share/jupyter/kernels/NAME, as installers make it.
+    """
+    if folder.parent.parts[-3:] != ("share", "jupyter", "kernels"):
+        return None
+    return folder.parents[3]
+
+
+def search_path_of(prefix: Path | None) -> str:
+    """Returns the PATH on which a kernel's program is looked for: its own installation first."""
+    return search_path() if prefix is None else f"{prefix / 'bin'}:{search_path()}"
+
+
+def find_program(program: str, path: str) -> str | None:
+    """Returns the absolute path of a program, None when it is not installed."""
+    return shutil.which(program, path=path)
+
+
+def installation_roots(program: Path) -> Iterator[Path]:
+    """Yields the folders that hold a program and its other files.
+
+    They are one for each link that leads to the program: that of an environment of its own leads
+    to the interpreter that the environment was made of.
+    """
+    for _ in range(MAX_LINKS):
+        yield _installation_root(program)
+        if not program.is_symlink():
+            break
+        program = program.parent / program.readlink()
+    yield _installation_root(Path(os.path.realpath(program)))  # unlike `resolve`, circles too
+
+
+def is_installation(folder: Path) -> bool:
+    """Returns whether a folder holds an installation, and not what is somebody's own besides.
+
+    A home directory is none, neither is `.local` in it, where programs keep data of their users.
+    """
+    home = Path.home()
+    return folder not in (home / ".local", home, *home.parents)
+
+
+def _installation_root(program: Path) -> Path:
+    """Returns the folder above a program's `bin` when that is an installation, else its own."""
+    folder = program.parent
+    return folder.parent if folder.name == "bin" and is_installation(folder.parent) else folder

@@ -1,0 +1,109 @@
+"""Connects the server to TCP ports on which the code of one sandbox listens.
+
+With a network namespace its init makes the socket, since a socket belongs to the namespace of
+whoever makes it, and hands it over at once: whether the connection comes about is waited for here.
+Code can bind a port and never accept, and the init has no time for that. Without a namespace the
+port is the host's, so the server connects itself, to processes of the sandbox only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import socket
+
+from era_kernels.models import Network
+from era_kernels.sandbox.server import tcp_owners
+from era_kernels.sandbox.server.control_channel import ChannelClosed, ControlChannel
+
+CONNECT_TIMEOUT = 5.0  # seconds until a connection must be there; Linux asks again after 1 and 3
+LOOPBACK = "127.0.0.1"
+
+
+async def connect(
+    network: Network, control: ControlChannel, init_pid: int, port: int, timeout: float
+) -> socket.socket:
+    """Returns a connection to 127.0.0.1:`port` in the sandbox; see `Sandbox.connect`."""
+    if not 0 < port < 1 << 16:
+        raise ValueError(f"there is no port {port}")
+    if network is Network.NONE:
+        why = "programs have no internet sockets in sandboxes without a network namespace (tier 3)"
+        raise OSError(errno.EAFNOSUPPORT, why)
+    try:
+        async with asyncio.timeout(timeout):
+            if network is Network.OWN:
+                return await _connect_in_namespace(control, port)
+            return await _connect_on_host(init_pid, port)
+    except TimeoutError:
+        why = f"no program took the connection within {timeout:g} seconds"
+        raise TimeoutError(errno.ETIMEDOUT, why) from None
+
+
+def ended_error() -> OSError:
+    """Returns the error for a sandbox that has ended."""
+    return ConnectionAbortedError(errno.ECONNABORTED, "its sandbox has ended")
+
+
+async def _connect_in_namespace(control: ControlChannel, port: int) -> socket.socket:
+    try:
+        reply, descriptors = await control.request_descriptors({"op": "connect", "port": port})
+    except ChannelClosed:
+        raise ended_error() from None
+    if "error" in reply:
+        raise OSError(reply["errno"], reply["error"])
+    if not descriptors:  # this process may open no more, so that the system dropped it
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+    connection = socket.socket(fileno=descriptors.pop())
+    try:
+        await _wait_established(connection)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+async def _connect_on_host(init_pid: int, port: int) -> socket.socket:
+    listeners = await asyncio.to_thread(tcp_owners.check_listeners, init_pid, port)
+    connection = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        connection.setblocking(False)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        number = connection.connect_ex((LOOPBACK, port))
+        if number not in (0, errno.EINPROGRESS):
+            raise OSError(number, os.strerror(number))
+        await _wait_established(connection)
+        own_port = connection.getsockname()[1]
+        await asyncio.to_thread(tcp_owners.check_peer, init_pid, port, own_port, listeners)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+async def _wait_established(connection: socket.socket) -> None:
+    """Waits until a connection that was begun is there. Raises OSError when it has failed."""
+    connection.setblocking(False)
+    if not _is_established(connection):
+        loop = asyncio.get_running_loop()
+        writable = asyncio.Event()
+        loop.add_writer(connection, writable.set)
+        try:
+            await writable.wait()
+        finally:
+            loop.remove_writer(connection)
+        number = connection.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if number:
+            raise OSError(number, os.strerror(number))
+    # Where nothing listens, Linux may choose the very port as the connection's own: TCP allows a
+    # socket to connect to itself.
+    if connection.getsockname() == connection.getpeername():
+        raise ConnectionRefusedError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED))
+
+
+def _is_established(connection: socket.socket) -> bool:
+    try:
+        connection.getpeername()
+    except OSError:
+        return False
+    return True

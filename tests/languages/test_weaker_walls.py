@@ -1,0 +1,29 @@
+"""Kernels that are added to the server need no namespaces: their rows hold in tier 3, too."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.languages.conformance import Sessions, cases, open_sessions
+from tests.languages.kernel_programs import KernelPrograms
+from tests.languages.programs import ALL_PROGRAMS
+from tests.languages.rows.table_rows import Row
+
+ADDED = [programs for programs in ALL_PROGRAMS if programs.add_to is not None]
+
+
+@pytest.fixture(scope="module")
+def sessions(kernelspec_dirs: list[Path]) -> Iterator[Sessions]:
+    """Sessions of a server that has all kernels, and no namespaces."""
+    with open_sessions(kernelspec_dirs, "--strongest-tier", "3") as sessions:
+        assert sessions.client.http.get("/health").json()["isolation"]["tier"] == 3
+        yield sessions
+
+
+@pytest.mark.parametrize(("programs", "row"), cases(ADDED))
+def test_row(sessions: Sessions, programs: KernelPrograms, row: Row) -> None:
+    """A row of the table holds for a kernel that claims it."""
+    sessions.try_row(programs, row)
