@@ -73,17 +73,12 @@ class CellPlan {
     );
   }
 
-  /** Returns where the cell waits, if it does so in one place only. */
-  awaitPlace() {
-    return this.placeOfOnly((node, isInFunction) => node.type === "AwaitExpression" && !isInFunction);
-  }
-
   placeOfOnly(isMeant) {
     const found = [];
     this.program ??= this.parse();
     if (this.program === null) return null;
-    walk(this.program, (node, isInFunction) => {
-      if (isMeant(node, isInFunction)) found.push(node);
+    walk(this.program, (node) => {
+      if (isMeant(node)) found.push(node);
     });
     return found.length === 1 ? position(this.code, found[0].start) : null;
   }
@@ -300,8 +295,12 @@ class CellEditor {
 
   editExpressions() {
     const { edits } = this;
-    walk(this.program, (node) => {
-      if (node.type === "ImportExpression") {
+    walk(this.program, (node, isInFunction) => {
+      if (node.type === "AwaitExpression" && !isInFunction) {
+        const { line, column } = this.position(node.start);
+        edits.insert(node.argument.start, `${KERNEL}.at(${line},${column},`);
+        edits.insertFirst(node.argument.end, ")");
+      } else if (node.type === "ImportExpression") {
         edits.insert(node.start, `${KERNEL}.`);
       } else if (node.type === "MetaProperty" && node.meta.name === "import") {
         edits.replace(node.start, node.end, `${KERNEL}.meta`);

@@ -17,14 +17,22 @@ const GROUP = "era-inspection";
 class Inspection {
   constructor(main) {
     this.main = main;
+    this.onWhere = () => {}; // gets what the main thread tells of where it waits
     this.builtins = new Set(); // names of the global object that no cell declared
   }
 
   // ---------------------------------------------------------------- the stack
 
-  /** Returns the calls that the program is in, innermost last; none while it waits. */
+  /** Returns the calls that the program is in, innermost last; or the await that it waits at. */
   async stack() {
-    if (await this.main.isResponsive(RESPONSE_MS)) return { status: "ok", frames: [] };
+    if (await this.main.isResponsive(RESPONSE_MS)) {
+      this.main.post({ kind: "where" });
+      const frames = await new Promise((resolve) => {
+        this.onWhere = resolve;
+        setTimeout(resolve, PAUSE_MS, []);
+      });
+      return { status: "ok", frames };
+    }
     const session = this.main.connect();
     const urls = new Map();
     const onScript = ({ params }) => urls.set(params.scriptId, params.url);

@@ -35,7 +35,7 @@ function start(link, options) {
   const modules = new ProgramModules(isTyped ? "main.ts" : "main.js", isTyped);
   const cells = new Cells(sources, getParse, transform);
   const errors = new ErrorTexts(sources);
-  const parts = { cells, context, errors, evaluator, link, modules, servers, timers };
+  const parts = { cells, context, errors, evaluator, link, modules, servers, sources, timers };
   const program = new Program(parts);
   const input = new ProgramInput(link, context, program);
   const output = new ProgramOutput(link, context, (run) => program.isActive(run));
@@ -67,6 +67,7 @@ function start(link, options) {
       link.post({ kind: "reply", content: requests.answer(type, content) }),
     interrupt: () => program.onInterrupt(),
     wake: () => program.onStopped(),
+    where: () => link.post({ kind: "where", frames: program.waitingFrames() }),
     input: ({ value }) => input.onAnswer(value),
     shutdown: () => {
       emit("exit", 0);
@@ -116,6 +117,7 @@ function makeTypeTransform(options, getParse) {
 /** Defines the object that scripts of cells call the kernel by. */
 function installKernelObject(program, evaluator, modules) {
   const kernel = {
+    at: (line, column, value) => program.at(line, column, value),
     constant: new Proxy(Object.create(null), { get: () => NaN, set: refuseAssignment }),
     end: () => evaluator.end(),
     import: (name, options) => modules.import(name, options),

@@ -14,8 +14,10 @@ const CLEANUP = Symbol("cleanup"); // thrown to make Node forget the callbacks t
 
 class Program {
   /** The parts are those that `main.js` makes. */
-  constructor({ cells, context, errors, evaluator, link, modules, servers, timers }) {
-    Object.assign(this, { cells, context, errors, evaluator, link, modules, servers, timers });
+  constructor(parts) {
+    const { cells, context, errors, evaluator, link, modules, servers, sources, timers } = parts;
+    Object.assign(this, { cells, context, errors, evaluator, link, modules });
+    Object.assign(this, { servers, sources, timers });
     this.active = null;
     this.imported = []; // what the `import` statements of the cell have imported
   }
@@ -119,6 +121,24 @@ class Program {
       (result) => this.succeed(run, result?.[0]),
       (error) => this.fail(run, error, { isRejection: true }),
     );
+  }
+
+  /** Notes where a cell waits; returns what it waits for. */
+  at(line, column, value) {
+    const run = this.active;
+    if (run !== null) {
+      run.awaitPlace = { file: run.cellName, ...this.sources.userPosition(run, line, column) };
+    }
+    return value;
+  }
+
+  /** Returns the frames of the code that the run waits in, while none of it runs. */
+  waitingFrames() {
+    const run = this.active;
+    if (run === null || run.awaitPlace === null || run.isEvaluated) return [];
+    const { file, line } = run.awaitPlace;
+    const source = this.sources.line(file, line).trim();
+    return [{ file, line, function: "<anonymous>", source }];
   }
 
   // ---------------------------------------------------------------- the end
@@ -229,7 +249,7 @@ class Program {
     if (run === null || run.isEnding) return;
     if (!run.isEvaluated && !this.servers.isAnyListening()) {
       run.exitCode = UNSETTLED_CODE;
-      if (run.era) this.link.write(2, this.errors.unsettled());
+      if (run.era) this.link.write(2, this.errors.unsettled(run.awaitPlace));
       this.die(run, UNSETTLED_CODE);
       return;
     }

@@ -23,7 +23,7 @@ class Run {
     this.exitCode = null;
     this.exception = null;
     this.fault = null; // names what failed in the kernel itself
-    this.value = undefined;
+    this.awaitPlace = null; // of the top-level await that was reached last
   }
 
   /** Returns the content of the reply; the exit code is of a program that ended by itself. */

@@ -23,6 +23,11 @@ class TextEdits {
     this.edits.push([at, at, text]);
   }
 
+  /** Inserts a text before all others that are inserted at the same place. */
+  insertFirst(at, text) {
+    this.edits.unshift([at, at, text]);
+  }
+
   /** Returns the edited text. */
   apply() {
     this.edits.sort((a, b) => a[0] - b[0] || a[1] - b[1]);

@@ -28,11 +28,7 @@ class CellSources {
 
   /** Returns where the latest cell has thrown a value that is no error, if that is plain. */
   throwPlace() {
-    return this.placeInLatest("throwPlace");
-  }
-
-  placeInLatest(method) {
-    const place = this.cells.get(this.latest)?.plan?.[method]();
+    const place = this.cells.get(this.latest)?.plan?.throwPlace();
     return place ? { ...place, file: this.latest } : null;
   }
 
@@ -42,6 +38,11 @@ class CellSources {
     if (cell === undefined) return { line, column };
     const found = { line, column: cell.plan?.originalColumn(line, column) ?? column };
     return cell.map?.(found) ?? found;
+  }
+
+  /** Returns the user's position for one in a cell as it is after its types were erased. */
+  userPosition({ cellName }, line, column) {
+    return this.cells.get(cellName)?.map?.({ line, column }) ?? { line, column };
   }
 
   /** Returns a line of a cell or a file; "" when it is not there. */
@@ -144,8 +145,8 @@ class ErrorTexts {
   }
 
   /** Returns what Node prints for a top-level await that is never settled. */
-  unsettled() {
-    const arrow = this.arrow(this.sources.placeInLatest("awaitPlace"));
+  unsettled(place) {
+    const arrow = this.arrow(place);
     return `Warning: Detected unsettled top-level await${arrow && ` at ${arrow}\n\n\n`}\n`;
   }
 

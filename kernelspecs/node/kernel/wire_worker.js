@@ -240,6 +240,8 @@ class WireWorker {
       this.publish("stream", { name: message.name, text: message.text }, message.parent);
     } else if (message.kind === "builtins") {
       this.inspection.noteBuiltins(message.names);
+    } else if (message.kind === "where") {
+      this.inspection.onWhere(message.frames);
     } else if (message.kind === "wake") {
       setTimeout(() => this.main.post({ kind: "wake" }), 1);
     } else if (message.kind === "closed") {

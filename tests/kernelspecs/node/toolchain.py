@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -15,11 +16,16 @@ LANGUAGES = ("node", "typescript")
 
 
 def _find_toolchain() -> tuple[str | None, Path]:
-    """Returns Node and the folder of its packages: the installed ones, else those of the system."""
+    """Returns Node and the folder of its packages: the installed ones, else those of the system.
+
+    The variable ERA_TEST_NODE names another Node, to try a version that is not the installed one.
+    """
+    chosen = os.environ.get("ERA_TEST_NODE")
     toolchain = find_toolchain(builtin_dir() / "node", default_toolchain_dir(), (builtin_dir(),))
     if toolchain is not None and toolchain.read_installed() is not None:
-        return str(toolchain.directory / "bin" / "node"), toolchain.directory / "node_modules"
-    return shutil.which("node"), builtin_dir() / "node" / "node_modules"
+        node = chosen or str(toolchain.directory / "bin" / "node")
+        return node, toolchain.directory / "node_modules"
+    return chosen or shutil.which("node"), builtin_dir() / "node" / "node_modules"
 
 
 NODE, _MODULES = _find_toolchain()
