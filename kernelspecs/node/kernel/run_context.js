@@ -21,6 +21,7 @@ class RunContext {
   /** Makes `run` the one that code belongs to where nothing else is known. */
   begin(run) {
     this.latest = run;
+    this.caller = null; // a callback that was stopped has left itself there
   }
 
   /** Calls a function that is code of `run`. */
