@@ -13,7 +13,7 @@ import pytest
 from tests.kernelspecs.node.programs import PROGRAMS, TYPED_PROGRAMS
 from tests.kernelspecs.node.toolchain import (
     NODE,
-    can_transform_types,
+    has_in_module,
     jupyter_kernelspec,
     requires_node,
 )
@@ -124,7 +124,7 @@ def test_program(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize("name", TYPED_PROGRAMS)
 def test_typed_program(tmp_path: Path, name: str) -> None:
     """The same of TypeScript, where Node transforms it by itself."""
-    if not can_transform_types():
+    if not has_in_module("stripTypeScriptTypes"):
         pytest.skip("this Node does not transform TypeScript")
     expected, found = run_both(tmp_path, "typescript", f"{name}.ts", TYPED_PROGRAMS[name])
     assert found == expected

@@ -53,7 +53,7 @@ def jupyter_kernelspec(language: str, directory: Path) -> Path:
     return folder
 
 
-def can_transform_types() -> bool:
-    """Returns whether this Node transforms TypeScript when it runs a file."""
-    probe = "process.exit(require('module').stripTypeScriptTypes ? 0 : 1)"
+def has_in_module(name: str) -> bool:
+    """Returns whether this Node's module `module` has a function of that name."""
+    probe = f"process.exit(require('module').{name} ? 0 : 1)"
     return NODE is not None and subprocess.run([NODE, "-e", probe], check=False).returncode == 0
