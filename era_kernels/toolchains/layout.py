@@ -186,7 +186,8 @@ def hold_unused(directory: Path) -> Iterator[bool]:
 
 
 def _open_use_lock(directory: Path) -> int:
-    return os.open(_use_lock(directory), os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    # Write-only: code in sessions may read what is here, and whoever can open it can hold it.
+    return os.open(_use_lock(directory), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o200)
 
 
 def _use_lock(directory: Path) -> Path:
