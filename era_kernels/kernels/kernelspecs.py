@@ -7,6 +7,7 @@ Nothing else reads these folders.
 
 from __future__ import annotations
 
+import os
 import platform
 import sys
 from collections.abc import Mapping, Sequence
@@ -31,6 +32,7 @@ from era_kernels.kernels.programs import (
 from era_kernels.kernels.wire_protocol import Transport
 from era_kernels.models import Limits, Network
 from era_kernels.toolchains.layout import Toolchain, default_toolchain_dir, find_toolchain
+from era_kernels.toolchains.small_files import read_small_file
 
 NO_MINIMUMS = Limits()
 # What Jupyter's own protocol promises of every kernel.
@@ -95,6 +97,20 @@ class _KernelJson(BaseModel):
     env: dict[str, str] = {}
     metadata: _Metadata = _Metadata()
 
+    @field_validator("argv")
+    @classmethod
+    def _check_argv(cls, argv: list[str]) -> list[str]:
+        if not argv[0] or any("\0" in part for part in argv):
+            raise ValueError("must name a program, and have no NUL")
+        return argv
+
+    @field_validator("env")
+    @classmethod
+    def _check_env(cls, env: dict[str, str]) -> dict[str, str]:
+        if any(not name or "=" in name or "\0" in f"{name}{text}" for name, text in env.items()):
+            raise ValueError("must have names of variables, and no NUL")
+        return env
+
     @field_validator("language")
     @classmethod
     def _check_language(cls, name: str) -> str:
@@ -136,6 +152,7 @@ class Kernelspec:
     fence: bool = True  # it ends the output of each run with a message of ours
     settle: float = 0.0  # seconds of silence until it has ended, for a kernel without a fence
     is_stock: bool = False  # its kernel.json has nothing but Jupyter's own keys
+    is_optional: bool = False  # it lies where other programs put theirs: if wrong, it is left out
 
     @property
     def is_available(self) -> bool:
@@ -169,9 +186,9 @@ class Kernelspec:
 
     @property
     def readable_paths(self) -> tuple[Path, ...]:
-        """The folders that the kernel must be able to read.
+        """What the kernel must be able to read.
 
-        They are its own, that of the installation which it lies in, and those of its program.
+        It is its own folder, that of the installation which it lies in, and those of its program.
         """
         program = Path(self.command(Path())[0])
         if self.entry is not None or not program.is_absolute():
@@ -203,15 +220,22 @@ def find_kernelspecs(directory: Path, toolchain_dir: Path | None = None) -> Foun
     need installed lies in `toolchain_dir`, by default that of this environment.
     """
     load = partial(_load_kernelspec, toolchain_dir=toolchain_dir or default_toolchain_dir())
-    kernelspecs = [load(folder) for folder in _list_folders(directory)]
-    problems: list[str] = []
     installed = directory / "kernels"
-    if installed.is_dir() and not _is_kernelspec(installed):
-        for folder in _list_folders(installed):
-            try:
-                kernelspecs.append(load(folder))
-            except StartError as error:
-                problems.append(str(error))
+    is_data_dir = _is_directory(installed) and not _is_kernelspec(installed)
+    own = _list_folders(directory)
+    if is_data_dir:  # folders of other programs lie there, too
+        own = [folder for folder in own if os.access(folder, os.X_OK)]
+    kernelspecs = [load(folder) for folder in own]
+    problems: list[str] = []
+    try:
+        folders = _list_folders(installed) if is_data_dir else []
+    except StartError as error:
+        folders, problems = [], [str(error)]
+    for folder in folders:
+        try:
+            kernelspecs.append(replace(load(folder), is_optional=True))
+        except StartError as error:
+            problems.append(str(error))
     return FoundKernelspecs(tuple(kernelspecs), tuple(problems))
 
 
@@ -223,14 +247,28 @@ def _list_folders(directory: Path) -> list[Path]:
         raise StartError(f"The kernelspec folder {directory} cannot be read: {error}.") from error
 
 
+def _is_directory(path: Path) -> bool:
+    """Returns whether it is one, and False where this user may not look."""
+    return os.path.isdir(path)  # noqa: PTH112
+
+
 def _is_kernelspec(folder: Path) -> bool:
-    return (folder / "kernel.json").exists()
+    """Returns whether a folder has a kernel.json, or may have one that this user may not see."""
+    try:
+        (folder / "kernel.json").stat()
+    except PermissionError:
+        return True
+    except OSError:
+        return False
+    return True
 
 
 def _load_kernelspec(folder: Path, toolchain_dir: Path) -> Kernelspec:
+    if not folder.name.isprintable():  # it is a kernel's name in the API and in logs
+        raise StartError(f"The kernelspec folder {str(folder)!a} has a name that is no text.")
     file = folder / "kernel.json"
     try:
-        kernel_json = _KernelJson.model_validate_json(file.read_bytes())
+        kernel_json = _KernelJson.model_validate_json(read_small_file(file))
     except OSError as error:
         raise StartError(f"{file} cannot be read: {error}.") from error
     except ValidationError as error:

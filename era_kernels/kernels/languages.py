@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -113,12 +114,13 @@ class Languages:
         """Takes kernelspecs, of which the first of a name counts.
 
         `problems` are sentences about others that are left out. Raises StartError when two
-        languages claim the same name or alias.
+        languages claim the same name or alias; those that are optional are left out then.
         """
-        self.problems = tuple(problems)
+        kept, clashes = _leave_out_clashes(list(_join_stock_kernels(list(kernelspecs))))
+        self.problems = (*problems, *clashes)
         self._refreshed_at = -REFRESH_INTERVAL
         by_language: dict[str, dict[str, Kernelspec]] = {}
-        for kernelspec in _join_stock_kernels(list(kernelspecs)):
+        for kernelspec in kept:
             by_language.setdefault(kernelspec.language, {}).setdefault(kernelspec.name, kernelspec)
         self._all = [
             Language(name, tuple(sorted(found.values(), key=lambda one: one.name != name)))
@@ -221,9 +223,9 @@ class Languages:
 
     @property
     def readable_paths(self) -> tuple[Path, ...]:
-        """The folders that kernels must be able to read, also those that lack something else."""
+        """What kernels must be able to read, also those that lack something else."""
         paths = (path for kernelspec in self._kernels() for path in kernelspec.readable_paths)
-        return tuple(dict.fromkeys(path for path in paths if path.is_dir()))
+        return tuple(dict.fromkeys(path for path in paths if os.path.exists(path)))  # noqa: PTH110
 
     @property
     def toolchains(self) -> tuple[Toolchain, ...]:
@@ -249,3 +251,28 @@ def _join_stock_kernels(kernelspecs: Sequence[Kernelspec]) -> Iterator[Kernelspe
         names = (kernelspec.language, *(alias.lower() for alias in kernelspec.aliases))
         joined = [known[name] for name in names if name in known] if kernelspec.is_stock else []
         yield replace(kernelspec, language=joined[0]) if joined else kernelspec
+
+
+def _leave_out_clashes(
+    kernelspecs: Sequence[Kernelspec],
+) -> tuple[list[Kernelspec], list[str]]:
+    """Returns the kernelspecs without the optional ones that claim a name of another language.
+
+    Also returns sentences about these.
+    """
+    owners: dict[str, Kernelspec] = {}
+    clashes: dict[Path, str] = {}
+    for kernelspec in sorted(kernelspecs, key=lambda one: one.is_optional):
+        names = [name.lower() for name in (kernelspec.language, *kernelspec.aliases)]
+        found = [(name, owners[name]) for name in names if name in owners]
+        taken = [(name, one) for name, one in found if one.language != kernelspec.language]
+        if kernelspec.is_optional and taken:
+            name, other = taken[0]
+            clashes[kernelspec.directory] = (
+                f'{kernelspec.directory} claims the name "{name}" of {other.directory}.'
+            )
+        else:
+            for name in names:
+                owners.setdefault(name, kernelspec)
+    kept = [one for one in kernelspecs if one.directory not in clashes]
+    return kept, list(clashes.values())

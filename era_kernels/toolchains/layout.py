@@ -26,8 +26,10 @@ from pydantic import BaseModel, ValidationError
 
 from era_kernels.errors import StartError
 from era_kernels.toolchains.manifest import MANIFEST_NAME, Manifest, input_files, load_manifest
+from era_kernels.toolchains.small_files import read_small_file
 
 INSTALLED_NAME = "installed.json"
+MAX_INPUT_BYTES = 64 * 1024 * 1024  # of one input of a step
 DIGEST_LENGTH = 16  # hexadecimal digits; a path in a script's first line has 127 bytes at most
 
 
@@ -130,7 +132,7 @@ def _digest(folder: Path, manifest: Manifest, required: Sequence[Toolchain]) -> 
     try:
         for path in (MANIFEST_NAME, *manifest.inputs()):
             for file in input_files(folder, path):
-                content = file.read_bytes()
+                content = read_small_file(file, MAX_INPUT_BYTES)
                 digest.update(f"{file.relative_to(folder)}\0{len(content)}\0".encode())
                 digest.update(content)
     except OSError as error:
@@ -184,7 +186,8 @@ def hold_unused(directory: Path) -> Iterator[bool]:
 
 
 def _open_use_lock(directory: Path) -> int:
-    return os.open(_use_lock(directory), os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    # Write-only: code in sessions may read what is here, and whoever can open it can hold it.
+    return os.open(_use_lock(directory), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o200)
 
 
 def _use_lock(directory: Path) -> Path:
