@@ -306,8 +306,8 @@ def with_availability(kernelspec: Kernelspec) -> Kernelspec:
     if kernelspec.toolchain is not None:
         installed = kernelspec.toolchain.read_installed()
         if installed is None:
-            reason = f"it is not installed: run `era-kernels install {kernelspec.language}`"
-            return replace(kernelspec, unavailable_reason=reason)
+            reason = _why_not_installed(kernelspec.toolchain, kernelspec.language)
+            return replace(kernelspec, version=None, unavailable_reason=reason)
         kernelspec = replace(kernelspec, version=installed.version)
     if kernelspec.entry is None:
         program = kernelspec.command(Path())[0]
@@ -322,6 +322,15 @@ def with_availability(kernelspec: Kernelspec) -> Kernelspec:
         return replace(kernelspec, unavailable_reason=missing)
     own = kernelspec.version or platform.python_version()
     return replace(kernelspec, version=own, unavailable_reason=None)
+
+
+def _why_not_installed(toolchain: Toolchain, language: str) -> str:
+    if toolchain.is_being_installed():
+        return "it is being installed"
+    command = f"run `era-kernels install {language}`"
+    if toolchain.has_failed():
+        return f"its installation failed: {command}, which goes on and tells what is wrong"
+    return f"it is not installed: {command}"
 
 
 def _is_importable(name: str, paths: Sequence[str]) -> bool:
