@@ -32,11 +32,15 @@ from era_kernels.kernels.wire_protocol import Transport
 from era_kernels.models import Limits, Network
 from era_kernels.toolchains.layout import Toolchain, default_toolchain_dir, find_toolchain
 
+Capability = Literal["state", "interrupt", "input", "rich_output", "stack", "variables", "async"]
 NO_MINIMUMS = Limits()
 # What Jupyter's own protocol promises of every kernel.
-STOCK_CAPABILITIES = ("interrupt", "rich_output", "state")
+STOCK_CAPABILITIES: tuple[Capability, ...] = ("interrupt", "rich_output", "state")
 NO_TCP = "it speaks tcp, and programs have no internet sockets behind walls of tier 3"
 _MIB = 1024 * 1024
+
+# Of a kernel.json, in words for who wrote it; other mistakes are told by pydantic.
+_MISTAKES = {"extra_forbidden": "there is no such key", "missing": "it is missing"}
 
 
 class _Minimums(BaseModel):
@@ -71,7 +75,7 @@ class _EraMetadata(BaseModel):
     ipc_separator: Literal["-", ":"] = "-"
     fence: bool = True
     settle_ms: int = Field(0, ge=0, le=1000)
-    capabilities: list[str] = []
+    capabilities: list[Capability] = []
     # Only signals that do nothing to a process which does not handle them.
     dump_signal: Literal["SIGURG", "SIGWINCH"] | None = None
     minimums: _Minimums = _Minimums()
@@ -199,8 +203,9 @@ def find_kernelspecs(directory: Path, toolchain_dir: Path | None = None) -> Foun
     """Reads the kernelspecs in a directory, sorted by their names. Blocking.
 
     In one of Jupyter's data directories they are in the folder `kernels`, where other programs
-    put them: there a broken one is left out. Else it raises StartError naming the file. What they
-    need installed lies in `toolchain_dir`, by default that of this environment.
+    put them: there a broken one is left out. Else it raises StartError naming the file. Those that
+    are left out, and a directory without any, are problems. What they need installed lies in
+    `toolchain_dir`, by default that of this environment.
     """
     load = partial(_load_kernelspec, toolchain_dir=toolchain_dir or default_toolchain_dir())
     kernelspecs = [load(folder) for folder in _list_folders(directory)]
@@ -212,7 +217,19 @@ def find_kernelspecs(directory: Path, toolchain_dir: Path | None = None) -> Foun
                 kernelspecs.append(load(folder))
             except StartError as error:
                 problems.append(str(error))
+    if not kernelspecs and not problems:
+        problems.append(f"{directory} has no kernelspec: {_where_to_look(directory)}.")
     return FoundKernelspecs(tuple(kernelspecs), tuple(problems))
+
+
+def _where_to_look(directory: Path) -> str:
+    """Returns what to name instead of a directory that has no kernelspec."""
+    if _is_kernelspec(directory):
+        return f"it is one itself, so name the folder above it, {directory.absolute().parent}"
+    for data_directory in (directory / "share" / "jupyter", directory / "jupyter"):
+        if (data_directory / "kernels").is_dir():
+            return f"name {data_directory}"
+    return "name a folder whose folders hold a kernel.json, or a data directory of Jupyter's"
 
 
 def _list_folders(directory: Path) -> list[Path]:
@@ -236,7 +253,8 @@ def _load_kernelspec(folder: Path, toolchain_dir: Path) -> Kernelspec:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(map(str, first["loc"])) or "the file"
-        raise StartError(f"{file} is no valid kernelspec: {where}: {first['msg']}.") from error
+        what = _MISTAKES.get(first["type"], first["msg"])
+        raise StartError(f"{file} is no valid kernelspec: {where}: {what}.") from error
     kernelspec = _to_kernelspec(kernel_json, folder.absolute())
     toolchain = find_toolchain(folder, toolchain_dir, (builtin_dir(),))
     return with_availability(_with_toolchain(kernelspec, toolchain) if toolchain else kernelspec)
