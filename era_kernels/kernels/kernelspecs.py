@@ -17,10 +17,9 @@ from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
-
 from era_kernels.errors import StartError
 from era_kernels.kernels.environment import fill_placeholders, search_path
+from era_kernels.kernels.kernel_json import MIB, STOCK_METADATA, KernelJson, load_kernel_json
 from era_kernels.kernels.language_names import language_id
 from era_kernels.kernels.programs import (
     environment_prefix,
@@ -32,91 +31,9 @@ from era_kernels.kernels.programs import (
 from era_kernels.kernels.wire_protocol import Transport
 from era_kernels.models import Limits, Network
 from era_kernels.toolchains.layout import Toolchain, default_toolchain_dir, find_toolchain
-from era_kernels.toolchains.small_files import read_small_file
 
 NO_MINIMUMS = Limits()
-# What Jupyter's own protocol promises of every kernel.
-STOCK_CAPABILITIES = ("interrupt", "rich_output", "state")
 NO_TCP = "it speaks tcp, and programs have no internet sockets behind walls of tier 3"
-_MIB = 1024 * 1024
-
-
-class _Minimums(BaseModel):
-    """Holds the least with which a kernel starts and runs a program that does nothing."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-    memory_mb: int | None = Field(None, gt=0)
-    processes: int | None = Field(None, gt=0)
-    cpu: float | None = Field(None, gt=0)
-    # Of one process. It raises what a session's memory lets a process reserve, where that is
-    # bounded by itself (without control groups); memory that is used counts as before.
-    reserved_mb: int = Field(0, ge=0)
-
-    def to_limits(self) -> Limits:
-        """Converts these minimums to limits in bytes, processes and cores."""
-        memory = None if self.memory_mb is None else self.memory_mb * _MIB
-        return Limits(memory=memory, processes=self.processes, cpu=self.cpu)
-
-
-class _EraMetadata(BaseModel):
-    """Validates `metadata.era_kernels` of a kernel.json. Unknown keys are mistakes."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-    aliases: list[str] = []
-    entry: str | None = Field(None, pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")
-    preload: list[str] = []
-    extension: str = ""
-    transport: Transport = "ipc"
-    # Before the number in the names of its unix sockets; some kernels write it as in a URL.
-    ipc_separator: Literal["-", ":"] = "-"
-    fence: bool = True
-    settle_ms: int = Field(0, ge=0, le=1000)
-    capabilities: list[str] = []
-    # Only signals that do nothing to a process which does not handle them.
-    dump_signal: Literal["SIGURG", "SIGWINCH"] | None = None
-    minimums: _Minimums = _Minimums()
-
-
-# Stands for the metadata of a stock kernel, which has none of ours.
-_STOCK_METADATA = _EraMetadata(fence=False, capabilities=list(STOCK_CAPABILITIES))
-
-
-class _Metadata(BaseModel):
-    era_kernels: _EraMetadata | None = None
-
-
-class _KernelJson(BaseModel):
-    """Validates a kernel.json; keys of Jupyter that this server does not use are ignored."""
-
-    argv: list[str] = Field(min_length=1)
-    display_name: str
-    language: str
-    interrupt_mode: Literal["signal", "message"] = "signal"
-    env: dict[str, str] = {}
-    metadata: _Metadata = _Metadata()
-
-    @field_validator("argv")
-    @classmethod
-    def _check_argv(cls, argv: list[str]) -> list[str]:
-        if not argv[0] or any("\0" in part for part in argv):
-            raise ValueError("must name a program, and have no NUL")
-        return argv
-
-    @field_validator("env")
-    @classmethod
-    def _check_env(cls, env: dict[str, str]) -> dict[str, str]:
-        if any(not name or "=" in name or "\0" in f"{name}{text}" for name, text in env.items()):
-            raise ValueError("must have names of variables, and no NUL")
-        return env
-
-    @field_validator("language")
-    @classmethod
-    def _check_language(cls, name: str) -> str:
-        if not language_id(name):
-            raise ValueError("must have a letter or a digit of ASCII")
-        return name
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,8 +133,9 @@ def find_kernelspecs(directory: Path, toolchain_dir: Path | None = None) -> Foun
     """Reads the kernelspecs in a directory, sorted by their names. Blocking.
 
     In one of Jupyter's data directories they are in the folder `kernels`, where other programs
-    put them: there a broken one is left out. Else it raises StartError naming the file. What they
-    need installed lies in `toolchain_dir`, by default that of this environment.
+    put them: there a broken one is left out. Else it raises StartError naming the file. Those that
+    are left out, and a directory without any, are problems. What they need installed lies in
+    `toolchain_dir`, by default that of this environment.
     """
     load = partial(_load_kernelspec, toolchain_dir=toolchain_dir or default_toolchain_dir())
     installed = directory / "kernels"
@@ -236,7 +154,19 @@ def find_kernelspecs(directory: Path, toolchain_dir: Path | None = None) -> Foun
             kernelspecs.append(replace(load(folder), is_optional=True))
         except StartError as error:
             problems.append(str(error))
+    if not kernelspecs and not problems:
+        problems.append(f"{directory} has no kernelspec: {_where_to_look(directory)}.")
     return FoundKernelspecs(tuple(kernelspecs), tuple(problems))
+
+
+def _where_to_look(directory: Path) -> str:
+    """Returns what to name instead of a directory that has no kernelspec."""
+    if _is_kernelspec(directory):
+        return f"it is one itself, so name the folder above it, {directory.absolute().parent}"
+    for data_directory in (directory / "share" / "jupyter", directory / "jupyter"):
+        if (data_directory / "kernels").is_dir():
+            return f"name {data_directory}"
+    return "name a folder whose folders hold a kernel.json, or a data directory of Jupyter's"
 
 
 def _list_folders(directory: Path) -> list[Path]:
@@ -266,15 +196,7 @@ def _is_kernelspec(folder: Path) -> bool:
 def _load_kernelspec(folder: Path, toolchain_dir: Path) -> Kernelspec:
     if not folder.name.isprintable():  # it is a kernel's name in the API and in logs
         raise StartError(f"The kernelspec folder {str(folder)!a} has a name that is no text.")
-    file = folder / "kernel.json"
-    try:
-        kernel_json = _KernelJson.model_validate_json(read_small_file(file))
-    except OSError as error:
-        raise StartError(f"{file} cannot be read: {error}.") from error
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(map(str, first["loc"])) or "the file"
-        raise StartError(f"{file} is no valid kernelspec: {where}: {first['msg']}.") from error
+    kernel_json = load_kernel_json(folder / "kernel.json")
     kernelspec = _to_kernelspec(kernel_json, folder.absolute())
     toolchain = find_toolchain(folder, toolchain_dir, (builtin_dir(),))
     return with_availability(_with_toolchain(kernelspec, toolchain) if toolchain else kernelspec)
@@ -290,8 +212,8 @@ def _with_toolchain(kernelspec: Kernelspec, toolchain: Toolchain) -> Kernelspec:
     )
 
 
-def _to_kernelspec(kernel_json: _KernelJson, folder: Path) -> Kernelspec:
-    metadata = kernel_json.metadata.era_kernels or _STOCK_METADATA
+def _to_kernelspec(kernel_json: KernelJson, folder: Path) -> Kernelspec:
+    metadata = kernel_json.metadata.era_kernels or STOCK_METADATA
     is_stock = kernel_json.metadata.era_kernels is None
     name = language_id(kernel_json.language)
     own_spelling = [] if kernel_json.language == name else [kernel_json.language]
@@ -318,14 +240,14 @@ def _to_kernelspec(kernel_json: _KernelJson, folder: Path) -> Kernelspec:
         display_name=kernel_json.display_name,
         minimums=metadata.minimums.to_limits(),
         ipc_separator=metadata.ipc_separator,
-        min_reserved=metadata.minimums.reserved_mb * _MIB,
+        min_reserved=metadata.minimums.reserved_mb * MIB,
         fence=metadata.fence,
         settle=metadata.settle_ms / 1000,
         is_stock=is_stock,
     )
 
 
-def _tools_env(kernel_json: _KernelJson, folder: Path) -> dict[str, str]:
+def _tools_env(kernel_json: KernelJson, folder: Path) -> dict[str, str]:
     """Returns the PATH of a stock kernel: as in a shell, the tools of its installation come first.
 
     It is empty where those are on the path of all kernels anyway.
@@ -344,8 +266,8 @@ def with_availability(kernelspec: Kernelspec) -> Kernelspec:
     if kernelspec.toolchain is not None:
         installed = kernelspec.toolchain.read_installed()
         if installed is None:
-            reason = f"it is not installed: run `era-kernels install {kernelspec.language}`"
-            return replace(kernelspec, unavailable_reason=reason)
+            reason = _why_not_installed(kernelspec.toolchain, kernelspec.language)
+            return replace(kernelspec, version=None, unavailable_reason=reason)
         kernelspec = replace(kernelspec, version=installed.version)
     if kernelspec.entry is None:
         program = kernelspec.command(Path())[0]
@@ -360,6 +282,15 @@ def with_availability(kernelspec: Kernelspec) -> Kernelspec:
         return replace(kernelspec, unavailable_reason=missing)
     own = kernelspec.version or platform.python_version()
     return replace(kernelspec, version=own, unavailable_reason=None)
+
+
+def _why_not_installed(toolchain: Toolchain, language: str) -> str:
+    if toolchain.is_being_installed():
+        return "it is being installed"
+    command = f"run `era-kernels install {language}`"
+    if toolchain.has_failed():
+        return f"its installation failed: {command}, which goes on and tells what is wrong"
+    return f"it is not installed: {command}"
 
 
 def _is_importable(name: str, paths: Sequence[str]) -> bool:

@@ -70,6 +70,17 @@ class Toolchain:
         """The file with the last lines of what failed last."""
         return self.home / "install.log"
 
+    def is_being_installed(self) -> bool:
+        """Returns whether an installer is at work on it, or on what it requires (blocking).
+
+        Where this user may not look, it is not known: False.
+        """
+        return any(_is_locked(one.lock_file) for one in with_required([self]))
+
+    def has_failed(self) -> bool:
+        """Returns whether it, or what it requires, could not be installed last time (blocking)."""
+        return any(one.log_file.exists() for one in with_required([self]))
+
     def read_installed(self) -> Installed | None:
         """Returns what is installed, None when it is not complete (blocking)."""
         try:
@@ -183,6 +194,21 @@ def hold_unused(directory: Path) -> Iterator[bool]:
             _use_lock(directory).unlink(missing_ok=True)
     finally:
         os.close(lock)
+
+
+def _is_locked(file: Path) -> bool:
+    """Returns whether somebody holds a lock, which it takes for a moment to know that."""
+    try:
+        lock = os.open(file, os.O_WRONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError as error:
+        return isinstance(error, BlockingIOError)
+    finally:
+        os.close(lock)
+    return False
 
 
 def _open_use_lock(directory: Path) -> int:
