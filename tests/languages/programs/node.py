@@ -1,0 +1,146 @@
+"""JavaScript's programs for the conformance table."""
+
+from __future__ import annotations
+
+from tests.languages.kernel_programs import KernelPrograms
+
+# KV by its HTTP API, on a port of the session or on a unix socket.
+STORAGE = r"""
+import * as http from "http";
+const [, scheme, place] = process.env.ERA_STORAGE_URL.match(/^(http\+unix|http):\/\/([^/]+)/);
+const [host, port] = place.split(":");
+const target = scheme === "http"
+    ? { host, port: Number(port) }
+    : { socketPath: decodeURIComponent(place) };
+const path = "/api/storage/kv/shop?key=flavour";
+const call = (method, body) => new Promise((resolve, reject) => {
+    const request = http.request({ ...target, path, method }, (answer) => {
+        let text = "";
+        answer.on("data", (data) => { text += data; }).on("end", () => resolve(JSON.parse(text)));
+    });
+    request.on("error", reject).end(body);
+});
+await call("PUT", JSON.stringify({ value: "lemon" }));
+console.log((await call("GET")).value);
+"""
+# The event loop does not wait for it, so the program ends before.
+LATE = """import { existsSync, writeFileSync } from "fs";
+const waiting = setInterval(() => {
+    if (!existsSync("next")) return;
+    clearInterval(waiting);
+    console.log("late");
+    writeFileSync("told", "");
+}, 20).unref();"""
+WAIT_FOR_LATE = """import { existsSync, writeFileSync } from "fs";
+console.log("first");
+writeFileSync("next", "");
+for (let n = 0; n < 100 && !existsSync("told"); n++) {
+    await new Promise((resolve) => setTimeout(resolve, 50));
+}
+console.log("second");"""
+ALTERNATING = (
+    "for (let n = 0; n < 20; n++) {\n  console.log(`out ${n}`);\n  console.error(`err ${n}`);\n}"
+)
+NO_ENV = "a kernel without a fence takes no variables for one run: 400"
+
+PROGRAMS = KernelPrograms(
+    column="node",
+    language="node",
+    capabilities=frozenset({"async", "interrupt", "rich_output", "state"}),
+    not_expressible={
+        "ask": "Node.js has no prompt: a program reads standard input, which is at its end",
+    },
+    does_not_hold={
+        "uncaught_error": "tslab tells the line in what it makes of the program, with its own",
+        "exception": "tslab tells an error as text only",
+        "child_output": "tslab does not see what children write to its own descriptors",
+        "late_output": "what a timer prints becomes part of the run under way",
+        "last_expression": "tslab prints the value of the last expression",
+        "exit_keeps_state": "a program that exits ends its kernel",
+        "environment": NO_ENV,
+        "previous_environment": NO_ENV,
+        "era_variables_hold": NO_ENV,
+        "edited_module": "a module is loaded once by each kernel",
+    },
+    untried={
+        "many_lines": "tslab drops lines that are printed faster than they are read",
+        "five_hundred_runs": "mostly they are served; on a busy machine the kernel was replaced",
+    },
+    hello='console.log("hello")',
+    to_stderr='console.error("problem")',
+    alternating=ALTERNATING,
+    alternating_in_order=ALTERNATING,
+    one_big_write='let written = process.stdout.write("x".repeat(1_000_000))',
+    many_lines=(
+        "for (let n = 0; n < 100_000; n++) {\n"
+        '  console.log(String(n).padStart(8, "0") + ".".repeat(91));\n}'
+    ),
+    set_state="let x = 41",
+    use_state="console.log(x + 1)",
+    fail='let y = 1;\n\nthrow new Error("boom")',
+    failing_line=":3",
+    syntax_error="let a = 1;\nlet b = );",
+    syntax_error_text="2:9",
+    exit_with="process.exit({code})",
+    exit_nested=(
+        "function outer() {\n  function inner() {\n    process.exit(3);\n  }\n  inner();\n}\n"
+        'outer();\nconsole.log("after")'
+    ),
+    read_env='console.log(process.env["{name}"] ?? "absent")',
+    read_env_in_child=(
+        'import * as children from "child_process";\n'
+        'console.log(children.execFileSync("sh", ["-c", "echo ${{{name}-absent}}"],'
+        ' {{ encoding: "utf8" }}).trim())'
+    ),
+    print_cwd_and_home=(
+        'import * as os from "os";\nconsole.log(process.cwd());\nconsole.log(os.homedir())'
+    ),
+    write_file='import * as fs from "fs";\nfs.writeFileSync("made.txt", "data")',
+    module_name="fresh.js",
+    module_text="exports.VALUE = {value};\n",
+    import_module='console.log(require("./fresh.js").VALUE)',
+    write_module=(
+        'import * as fs from "fs";\nfs.writeFileSync("fresh.js", "exports.VALUE = {value};")'
+    ),
+    sleep="await new Promise((resolve) => setTimeout(resolve, 60_000))",
+    busy_loop="while (true) {}",
+    pending_await="const forever = setInterval(() => {}, 1000);\nawait new Promise(() => {})",
+    c_call=(
+        'import * as crypto from "crypto";\n'
+        'crypto.pbkdf2Sync("password", "salt", 2_000_000_000, 64, "sha512")'
+    ),
+    kill_self='process.kill(process.pid, "SIGKILL")',
+    segfault='process.kill(process.pid, "SIGSEGV")',
+    take_memory="let taken = [];\nwhile (true) {\n  taken.push(Buffer.alloc(50_000_000, 1));\n}",
+    child_output=(
+        'import * as children from "child_process";\nconsole.log("a");\n'
+        'children.execFileSync("echo", ["b"], { stdio: "inherit" });\nconsole.log("c")'
+    ),
+    read_stdin=('import * as fs from "fs";\nconsole.log("[" + fs.readFileSync(0, "utf8") + "]")'),
+    late_output=LATE,
+    wait_for_late=WAIT_FOR_LATE,
+    slow_print=(
+        'console.log("first");\nawait new Promise((resolve) => setTimeout(resolve, 1000));\n'
+        'console.log("second")'
+    ),
+    unicode='console.log("naïve ☃ 😀")',
+    nul='console.log("a\\0b")',
+    invalid_utf8="let written = process.stdout.write(Buffer.from([0x61, 0xff, 0x62]))",
+    use_storage=STORAGE,
+    last_expression="6 * 7",
+    display_html='import { display } from "tslab";\ndisplay.html("<b>rich</b>")',
+    ask=None,
+    print_hello_world='console.log("Hello World")',
+    print_session=(
+        "console.log(`Session: ${process.env.ERA_SESSION_ID}`);"
+        " console.log(`API Key: ${process.env.API_KEY}`)"
+    ),
+    print_slowly=(
+        "for (let i = 0; i < 5; i++) { console.log(`Processing ${i}`);"
+        " await new Promise((resolve) => setTimeout(resolve, 500)); }"
+    ),
+    write_results=(
+        "import * as fs from 'fs'; fs.writeFileSync('data.json', '{}');"
+        " fs.writeFileSync('output.txt', 'shown')"
+    ),
+)

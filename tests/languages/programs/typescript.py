@@ -1,0 +1,36 @@
+"""TypeScript's programs for the conformance table: JavaScript's, with types."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from tests.languages.programs.node import PROGRAMS as NODE
+from tests.languages.programs.node import STORAGE
+
+PROGRAMS = replace(
+    NODE,
+    column="typescript",
+    language="typescript",
+    does_not_hold={
+        row: reason for row, reason in NODE.does_not_hold.items() if row != "edited_module"
+    },
+    set_state="let x: number = 41",
+    fail='let y: number = 1;\n\nthrow new Error("boom")',
+    syntax_error="let a: number = 1;\nlet b: number = );",
+    syntax_error_text="2:17",
+    module_name="fresh.ts",
+    module_text="export const VALUE: number = {value};\n",
+    import_module='import { VALUE } from "./fresh";\nconsole.log(VALUE)',
+    write_module=(
+        'import * as fs from "fs";\n'
+        'fs.writeFileSync("fresh.ts", "export const VALUE: number = {value};")'
+    ),
+    take_memory=(
+        "let taken: Buffer[] = [];\nwhile (true) {\n  taken.push(Buffer.alloc(50_000_000, 1));\n}"
+    ),
+    use_storage=(
+        STORAGE.replace("ERA_STORAGE_URL.", "ERA_STORAGE_URL!.")
+        .replace("]+)/);", "]+)/)!;")
+        .replace("(method, body)", "(method: string, body?: string): Promise<any>")
+    ),
+)
