@@ -63,7 +63,8 @@ def is_installation(folder: Path) -> bool:
 
 def _homes(folder: Path) -> Iterator[Path]:
     """Yields home directories: of this user, of the folder's owner, and where homes usually are."""
-    yield Path.home()
+    with suppress(RuntimeError):  # this user has no entry, nor HOME
+        yield Path.home()
     if folder.parent in HOME_FOLDERS:
         yield folder
     for uid in (os.geteuid, lambda: folder.stat().st_uid):

@@ -158,6 +158,18 @@ def test_installations(path: str) -> None:
     assert is_installation(Path(path))
 
 
+def test_user_without_a_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server of a user whom the system does not know tells installations, too."""
+
+    def find_nobody(uid: int) -> None:
+        raise KeyError(uid)
+
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr(pwd, "getpwuid", find_nobody)
+    assert is_installation(tmp_path / "env")
+    assert not is_installation(Path("/home/somebody"))
+
+
 @pytest.mark.parametrize("name", ["home", "link", "up/home"])
 def test_home_by_other_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """A home is one by whatever links its path leads to it, and so are those that are above it."""
