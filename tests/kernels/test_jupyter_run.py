@@ -21,7 +21,7 @@ from tests.kernels.scripted_kernel import (
     open_harness,
 )
 
-pytestmark = pytest.mark.timeout(30)
+pytestmark = [pytest.mark.timeout(30), pytest.mark.timed]  # short timeouts
 
 OK: JupyterMessage = {"status": "ok", "execution_count": 1, "payload": []}
 RED = "\x1b[0;31m"
@@ -437,7 +437,8 @@ async def test_refusals_by_the_thousand(tmp_path: Path) -> None:
             kernel.send_reply_content(request, {"status": "aborted"})
             kernel.send_reply_content(forged, {"status": "aborted"})
 
-    async with open_harness(tmp_path, script, has_fence=False) as harness:
+    timeouts = replace(SHORT_TIMEOUTS, run_end=KernelTimeouts().run_end)  # for a busy machine
+    async with open_harness(tmp_path, script, timeouts, has_fence=False) as harness:
         assert await harness.run() == [ExecutionEnd(0)]
         await asyncio.sleep(0.3)
         assert len(harness.scripted.requests) == 2
