@@ -17,7 +17,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from era_kernels.errors import StartError
-from era_kernels.kernels.kernelspecs import Kernelspec
+from era_kernels.kernels.kernelspecs import NO_TCP, Kernelspec
 from era_kernels.kernels.languages import Languages
 from era_kernels.models import UNSANDBOXED_TIER, Isolation, Network
 from era_kernels.sandbox.server import host_features
@@ -113,10 +113,21 @@ def _check_languages(settings: Settings, network: Network | None) -> Iterator[Fi
 
 def _check_kernel(name: str, kernelspec: Kernelspec) -> Finding:
     if kernelspec.unavailable_reason is not None:
-        advice = "Install what is missing, then run: era-kernels install"
+        advice = _advise(kernelspec)
         return Finding(Level.LACKS, name, kernelspec.unavailable_reason, advice)
     words = [kernelspec.version or "available", *kernelspec.capabilities]
     return Finding(Level.OK, name, ", ".join(words))
+
+
+def _advise(kernelspec: Kernelspec) -> str:
+    """Returns what to do about a kernel that cannot run."""
+    if kernelspec.unavailable_reason == NO_TCP:
+        return "It needs stronger walls: see the lines about isolation."
+    if kernelspec.toolchain is not None:
+        return "A running server sees it when it is there."
+    if kernelspec.entry is not None:
+        return "Install what is missing, then run: era-kernels install"
+    return "Install it, or mend `argv` of its kernel.json."
 
 
 def _check_data_directory(settings: Settings) -> Iterator[Finding]:

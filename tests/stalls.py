@@ -1,8 +1,10 @@
-"""Runs a test marked `timed` again when it failed while the machine stalled (a plugin of pytest).
+"""Runs a test again that failed while the machine stalled (a plugin of pytest).
 
-Such a test shows that something happens after one time and not after another, a fraction of a
-second apart. On a machine that let this process wait for longer than that, its failure says
-nothing. A failure counts when the machine kept time, and after ATTEMPTS in any case.
+A test waits for what other processes do, with bounds that an idle machine keeps easily. When the
+machine let the test's own process wait for half a second, a failure says little, so the test is
+tried once more. A test marked `timed` tells times apart that are a fraction of a second apart:
+shorter stalls count, and it is tried more often. A failure counts when the machine kept time, and
+after the last attempt in any case. The summary names all that were tried again.
 """
 
 from __future__ import annotations
@@ -15,9 +17,11 @@ import pytest
 from _pytest.runner import runtestprotocol
 
 TIMED = "timed"
-ATTEMPTS = 3
 LOOK_INTERVAL = 0.02  # seconds between two looks at the clock
-STALL = 0.15  # seconds between two looks, from which on the machine has stalled
+# Seconds between two looks, from which on the machine has stalled, and how often a test is tried.
+STALL, ATTEMPTS = 0.5, 2
+TIMED_STALL, TIMED_ATTEMPTS = 0.15, 3
+AGAIN = "run again"  # the property of a report: how often
 
 
 class Stopwatch:
@@ -38,11 +42,6 @@ class Stopwatch:
         self._stop.set()
         self._thread.join()
 
-    @property
-    def has_stalled(self) -> bool:
-        """True when this process had to wait for the machine."""
-        return self.longest > STALL
-
     def _look(self) -> None:
         before = time.monotonic()
         while not self._stop.wait(LOOK_INTERVAL):
@@ -50,17 +49,44 @@ class Stopwatch:
             self.longest, before = max(self.longest, now - before), now
 
 
-def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> bool | None:
-    if item.get_closest_marker(TIMED) is None:
-        return None
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(StallSummary())
+
+
+def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> bool:
+    is_timed = item.get_closest_marker(TIMED) is not None
     item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
-    for attempt in range(1, ATTEMPTS + 1):
+    tries_left, tried_again = TIMED_ATTEMPTS if is_timed else ATTEMPTS, 0
+    while True:
         with Stopwatch() as stopwatch:
             reports = runtestprotocol(item, nextitem=nextitem, log=False)
+        tries_left -= 1
         has_failed = any(report.failed for report in reports)
-        if not (has_failed and stopwatch.has_stalled and attempt < ATTEMPTS):
+        has_stalled = stopwatch.longest > (TIMED_STALL if is_timed else STALL)
+        if not (has_failed and has_stalled and tries_left):
             break
+        tried_again += 1
     for report in reports:
+        if tried_again and report.when == "call":
+            report.user_properties.append((AGAIN, tried_again))
         item.ihook.pytest_runtest_logreport(report=report)
     item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
     return True
+
+
+class StallSummary:
+    """Collects the tests that were tried again, of all workers, for the summary."""
+
+    def __init__(self) -> None:
+        self._lines: list[str] = []
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        for name, attempts in report.user_properties:
+            if name == AGAIN:
+                self._lines.append(f"{report.nodeid}: {attempts} x, then {report.outcome}")
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        if self._lines:
+            terminalreporter.section("run again, for the machine stalled")
+            for line in self._lines:
+                terminalreporter.line(line)

@@ -36,6 +36,18 @@ def test_one(number):
 """
 
 
+COLUMNS = """
+import os
+
+import pytest
+
+ROWS = [pytest.param(c, id=f"{c}-row-{n}") for c in ("one", "two") for n in range(5)]
+
+@pytest.mark.parametrize("column", ROWS)
+def test_row(column):
+    with open("notes", "a") as file:
+        file.write(f"{column} {os.getpid()}\\n")
+"""
 SKIPPED = "import pytest\npytest.importorskip('no_such_module')\n"
 CRASH = """
 def test_crash():
@@ -80,6 +92,16 @@ def test_alone_comes_last(tmp_path: Path, workers: str) -> None:
     notes = [line.split() for line in (tmp_path / "notes").read_text().splitlines()]
     assert [what for what, _ in notes] == ["one"] * 15 + ["begin", "end"] * 3
     assert all(notes[n][1] == notes[n + 1][1] for n in (15, 17, 19))
+
+
+def test_columns_run_side_by_side(tmp_path: Path) -> None:
+    """The rows of a column stay on one worker, and two columns of a module have two."""
+    (tmp_path / "test_table.py").write_text(COLUMNS)
+    done = run(tmp_path, "-n", "2")
+    assert "10 passed" in done.stdout.splitlines()[-1], done.stdout + done.stderr
+    notes = {tuple(line.split()) for line in (tmp_path / "notes").read_text().splitlines()}
+    assert sorted(column for column, _ in notes) == ["one", "two"]
+    assert len({process for _, process in notes}) == 2
 
 
 def test_crash_and_skip_are_reported(tmp_path: Path) -> None:

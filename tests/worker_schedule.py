@@ -1,12 +1,14 @@
 """Orders the tests, in one process and on many workers (a plugin of pytest).
 
-The tests of a module stay together on one worker, since they share a server. Modules that start
-whole servers take long, so they come before those that test a room of the package by itself. Tests
-marked `alone` come last, when all other workers have ended.
+The tests of a module stay together on one worker, since they share a server. Of the conformance
+table only those of a column do: each takes a minute, and the columns run side by side. Modules that
+start whole servers take long, so they come before those that test a room of the package by itself.
+Tests marked `alone` come last, when all other workers have ended.
 """
 
 from __future__ import annotations
 
+import re
 import shutil
 import tempfile
 from pathlib import Path
@@ -18,6 +20,7 @@ from xdist.workermanage import WorkerController
 
 PACKAGE = Path(__file__).parents[1] / "era_kernels"
 ALONE = "alone"
+COLUMN = re.compile(r".*::test_row\[[^-\]]+")  # of the name of a test of the conformance table
 # The scheduler learns only the names of the tests; each worker writes here which are `alone`.
 ALONE_FILES = pytest.StashKey[Path]()
 
@@ -53,7 +56,10 @@ class AloneLast(LoadScopeScheduling):
     alone: frozenset[str] = frozenset()
 
     def _split_scope(self, nodeid: str) -> str:
-        return ALONE if nodeid in self.alone else nodeid.split("::")[0]
+        if nodeid in self.alone:
+            return ALONE
+        column = COLUMN.match(nodeid)
+        return column[0] if column else nodeid.split("::")[0]
 
     def schedule(self) -> None:
         if self.collection is None and self._check_nodes_have_same_collection():

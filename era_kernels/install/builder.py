@@ -59,6 +59,7 @@ class ToolchainBuilder:
                 return
             self._make(PartRunner(self._toolchain, self._commands, lock))
             self._tidy()
+            self._note("installed")
 
     def _is_complete(self) -> bool:
         outputs = (path for step in self._toolchain.manifest.step for path in step.outputs)
@@ -71,7 +72,8 @@ class ToolchainBuilder:
         """Waits until no other installer works on this toolchain; yields the lock's descriptor."""
         lock = self._open_lock()
         try:
-            if not _try_lock(lock):
+            # A server that asks whether somebody installs holds the lock for a moment.
+            if not _try_lock(lock) and not _try_lock(lock, after=LOCK_INTERVAL):
                 self._note("another installation is at work; waiting for it")
                 while not _try_lock(lock):
                     if self._commands.is_stopped:
@@ -226,7 +228,9 @@ class ToolchainBuilder:
         self._progress.note(self._toolchain.name, text)
 
 
-def _try_lock(lock: int) -> bool:
+def _try_lock(lock: int, after: float = 0.0) -> bool:
+    """Takes a lock, `after` seconds from now; returns whether it was free."""
+    time.sleep(after)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -51,8 +51,9 @@ class Installer:
 
     def _install(self, toolchain: Toolchain) -> str | None:
         for required in toolchain.requires:
-            if self._results[required.directory].result() is not None:
-                return f"{required.name}, which it requires, is not installed"
+            failure = self._results[required.directory].result()
+            if failure is not None:
+                return f"{required.name}, which it requires, is not ready: {failure}"
         builder = ToolchainBuilder(
             toolchain, self._commands, self._progress, prefers_system=self._prefers_system
         )

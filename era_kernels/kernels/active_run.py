@@ -49,6 +49,7 @@ class KernelTimeouts:
     drain: float = 0.05  # of silence on iopub after the process has ended
     max_drain: float = 2.0  # for the same when there is no silence: a child may hold the socket
     settle: float = 0.0  # of silence after reply and idle, where no fence tells the end of output
+    max_settle: float = 5.0  # for the same when there is no silence: a timer may print for ever
     refused: float = 0.05  # from a refusal of a run to its next request
     max_refused: float = 2.0  # from the first refusal to the one that counts
 

@@ -8,6 +8,7 @@ threads print, belongs to no run that can be told for sure.
 from __future__ import annotations
 
 import asyncio
+import secrets
 from dataclasses import replace
 
 from era_kernels.kernels import messages
@@ -22,12 +23,18 @@ REFUSED = "[era] the kernel refused to run this\n"
 class JupyterRun(ActiveRun):
     """Keeps the state of a run that ends when the kernel has replied and is idle.
 
-    Some kernels are idle before their output has come: it is taken until they have replied. Some
-    tell of an exception in the reply alone: its text is put on stderr, if nothing else is there.
+    Some kernels are idle before their output has come: it is taken until they have replied, and the
+    run's time goes on. Some tell of an exception in the reply alone: its text is put on stderr, if
+    nothing else is there.
     """
 
     _has_output = _has_stderr = False
     _refused_until: float | None = None
+
+    @property
+    def has_program_ended(self) -> bool:
+        # Idle alone, which code can forge, ends neither the output nor what the deadline is for.
+        return self._reply is not None or self._exit_info is not None
 
     def take_back(self, reply: messages.Reply) -> bool:
         """Takes back the request of a run that the kernel refused; returns whether to ask again.
@@ -42,7 +49,9 @@ class JupyterRun(ActiveRun):
             return False
         if self._has_output or self._exit_info is not None or now > self._refused_until:
             return False
-        self.msg_id, self._has_fence = self.nonce, False  # its idle ends nothing
+        # What still comes of it ends nothing. Nobody can know the id that it has until it is asked
+        # for again: further refusals would have it asked for as often.
+        self.msg_id, self._has_fence = secrets.token_hex(16), False
         if self._idle_timer is not None:
             self._idle_timer.cancel()
         return True
@@ -55,6 +64,7 @@ class JupyterRun(ActiveRun):
         is_complete = self._has_fence and self._reply is not None and self._exit_info is None
         if is_complete and self._timeouts.settle:
             self._start_idle_timer(self._timeouts.settle, self._finish)
+            self._start_limit_timer(self._timeouts.max_settle, self._finish)
         else:
             super()._check_complete()
 

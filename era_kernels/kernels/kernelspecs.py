@@ -7,6 +7,7 @@ Nothing else reads these folders.
 
 from __future__ import annotations
 
+import os
 import platform
 import sys
 from collections.abc import Mapping, Sequence
@@ -16,10 +17,9 @@ from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
-
 from era_kernels.errors import StartError
 from era_kernels.kernels.environment import fill_placeholders, search_path
+from era_kernels.kernels.kernel_json import MIB, STOCK_METADATA, KernelJson, load_kernel_json
 from era_kernels.kernels.language_names import language_id
 from era_kernels.kernels.programs import (
     environment_prefix,
@@ -33,74 +33,7 @@ from era_kernels.models import Limits, Network
 from era_kernels.toolchains.layout import Toolchain, default_toolchain_dir, find_toolchain
 
 NO_MINIMUMS = Limits()
-# What Jupyter's own protocol promises of every kernel.
-STOCK_CAPABILITIES = ("interrupt", "rich_output", "state")
 NO_TCP = "it speaks tcp, and programs have no internet sockets behind walls of tier 3"
-_MIB = 1024 * 1024
-
-
-class _Minimums(BaseModel):
-    """Holds the least with which a kernel starts and runs a program that does nothing."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-    memory_mb: int | None = Field(None, gt=0)
-    processes: int | None = Field(None, gt=0)
-    cpu: float | None = Field(None, gt=0)
-    # Of one process. It raises what a session's memory lets a process reserve, where that is
-    # bounded by itself (without control groups); memory that is used counts as before.
-    reserved_mb: int = Field(0, ge=0)
-
-    def to_limits(self) -> Limits:
-        """Converts these minimums to limits in bytes, processes and cores."""
-        memory = None if self.memory_mb is None else self.memory_mb * _MIB
-        return Limits(memory=memory, processes=self.processes, cpu=self.cpu)
-
-
-class _EraMetadata(BaseModel):
-    """Validates `metadata.era_kernels` of a kernel.json. Unknown keys are mistakes."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-    aliases: list[str] = []
-    entry: str | None = Field(None, pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")
-    preload: list[str] = []
-    extension: str = ""
-    transport: Transport = "ipc"
-    # Before the number in the names of its unix sockets; some kernels write it as in a URL.
-    ipc_separator: Literal["-", ":"] = "-"
-    fence: bool = True
-    settle_ms: int = Field(0, ge=0, le=1000)
-    capabilities: list[str] = []
-    # Only signals that do nothing to a process which does not handle them.
-    dump_signal: Literal["SIGURG", "SIGWINCH"] | None = None
-    minimums: _Minimums = _Minimums()
-
-
-# Stands for the metadata of a stock kernel, which has none of ours.
-_STOCK_METADATA = _EraMetadata(fence=False, capabilities=list(STOCK_CAPABILITIES))
-
-
-class _Metadata(BaseModel):
-    era_kernels: _EraMetadata | None = None
-
-
-class _KernelJson(BaseModel):
-    """Validates a kernel.json; keys of Jupyter that this server does not use are ignored."""
-
-    argv: list[str] = Field(min_length=1)
-    display_name: str
-    language: str
-    interrupt_mode: Literal["signal", "message"] = "signal"
-    env: dict[str, str] = {}
-    metadata: _Metadata = _Metadata()
-
-    @field_validator("language")
-    @classmethod
-    def _check_language(cls, name: str) -> str:
-        if not language_id(name):
-            raise ValueError("must have a letter or a digit of ASCII")
-        return name
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +69,7 @@ class Kernelspec:
     fence: bool = True  # it ends the output of each run with a message of ours
     settle: float = 0.0  # seconds of silence until it has ended, for a kernel without a fence
     is_stock: bool = False  # its kernel.json has nothing but Jupyter's own keys
+    is_optional: bool = False  # it lies where other programs put theirs: if wrong, it is left out
 
     @property
     def is_available(self) -> bool:
@@ -169,9 +103,9 @@ class Kernelspec:
 
     @property
     def readable_paths(self) -> tuple[Path, ...]:
-        """The folders that the kernel must be able to read.
+        """What the kernel must be able to read.
 
-        They are its own, that of the installation which it lies in, and those of its program.
+        It is its own folder, that of the installation which it lies in, and those of its program.
         """
         program = Path(self.command(Path())[0])
         if self.entry is not None or not program.is_absolute():
@@ -199,20 +133,40 @@ def find_kernelspecs(directory: Path, toolchain_dir: Path | None = None) -> Foun
     """Reads the kernelspecs in a directory, sorted by their names. Blocking.
 
     In one of Jupyter's data directories they are in the folder `kernels`, where other programs
-    put them: there a broken one is left out. Else it raises StartError naming the file. What they
-    need installed lies in `toolchain_dir`, by default that of this environment.
+    put them: there a broken one is left out. Else it raises StartError naming the file. Those that
+    are left out, and a directory without any, are problems. What they need installed lies in
+    `toolchain_dir`, by default that of this environment.
     """
     load = partial(_load_kernelspec, toolchain_dir=toolchain_dir or default_toolchain_dir())
-    kernelspecs = [load(folder) for folder in _list_folders(directory)]
-    problems: list[str] = []
     installed = directory / "kernels"
-    if installed.is_dir() and not _is_kernelspec(installed):
-        for folder in _list_folders(installed):
-            try:
-                kernelspecs.append(load(folder))
-            except StartError as error:
-                problems.append(str(error))
+    is_data_dir = _is_directory(installed) and not _is_kernelspec(installed)
+    own = _list_folders(directory)
+    if is_data_dir:  # folders of other programs lie there, too
+        own = [folder for folder in own if os.access(folder, os.X_OK)]
+    kernelspecs = [load(folder) for folder in own]
+    problems: list[str] = []
+    try:
+        folders = _list_folders(installed) if is_data_dir else []
+    except StartError as error:
+        folders, problems = [], [str(error)]
+    for folder in folders:
+        try:
+            kernelspecs.append(replace(load(folder), is_optional=True))
+        except StartError as error:
+            problems.append(str(error))
+    if not kernelspecs and not problems:
+        problems.append(f"{directory} has no kernelspec: {_where_to_look(directory)}.")
     return FoundKernelspecs(tuple(kernelspecs), tuple(problems))
+
+
+def _where_to_look(directory: Path) -> str:
+    """Returns what to name instead of a directory that has no kernelspec."""
+    if _is_kernelspec(directory):
+        return f"it is one itself, so name the folder above it, {directory.absolute().parent}"
+    for data_directory in (directory / "share" / "jupyter", directory / "jupyter"):
+        if (data_directory / "kernels").is_dir():
+            return f"name {data_directory}"
+    return "name a folder whose folders hold a kernel.json, or a data directory of Jupyter's"
 
 
 def _list_folders(directory: Path) -> list[Path]:
@@ -223,20 +177,26 @@ def _list_folders(directory: Path) -> list[Path]:
         raise StartError(f"The kernelspec folder {directory} cannot be read: {error}.") from error
 
 
+def _is_directory(path: Path) -> bool:
+    """Returns whether it is one, and False where this user may not look."""
+    return os.path.isdir(path)  # noqa: PTH112
+
+
 def _is_kernelspec(folder: Path) -> bool:
-    return (folder / "kernel.json").exists()
+    """Returns whether a folder has a kernel.json, or may have one that this user may not see."""
+    try:
+        (folder / "kernel.json").stat()
+    except PermissionError:
+        return True
+    except OSError:
+        return False
+    return True
 
 
 def _load_kernelspec(folder: Path, toolchain_dir: Path) -> Kernelspec:
-    file = folder / "kernel.json"
-    try:
-        kernel_json = _KernelJson.model_validate_json(file.read_bytes())
-    except OSError as error:
-        raise StartError(f"{file} cannot be read: {error}.") from error
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(map(str, first["loc"])) or "the file"
-        raise StartError(f"{file} is no valid kernelspec: {where}: {first['msg']}.") from error
+    if not folder.name.isprintable():  # it is a kernel's name in the API and in logs
+        raise StartError(f"The kernelspec folder {str(folder)!a} has a name that is no text.")
+    kernel_json = load_kernel_json(folder / "kernel.json")
     kernelspec = _to_kernelspec(kernel_json, folder.absolute())
     toolchain = find_toolchain(folder, toolchain_dir, (builtin_dir(),))
     return with_availability(_with_toolchain(kernelspec, toolchain) if toolchain else kernelspec)
@@ -252,8 +212,8 @@ def _with_toolchain(kernelspec: Kernelspec, toolchain: Toolchain) -> Kernelspec:
     )
 
 
-def _to_kernelspec(kernel_json: _KernelJson, folder: Path) -> Kernelspec:
-    metadata = kernel_json.metadata.era_kernels or _STOCK_METADATA
+def _to_kernelspec(kernel_json: KernelJson, folder: Path) -> Kernelspec:
+    metadata = kernel_json.metadata.era_kernels or STOCK_METADATA
     is_stock = kernel_json.metadata.era_kernels is None
     name = language_id(kernel_json.language)
     own_spelling = [] if kernel_json.language == name else [kernel_json.language]
@@ -280,14 +240,14 @@ def _to_kernelspec(kernel_json: _KernelJson, folder: Path) -> Kernelspec:
         display_name=kernel_json.display_name,
         minimums=metadata.minimums.to_limits(),
         ipc_separator=metadata.ipc_separator,
-        min_reserved=metadata.minimums.reserved_mb * _MIB,
+        min_reserved=metadata.minimums.reserved_mb * MIB,
         fence=metadata.fence,
         settle=metadata.settle_ms / 1000,
         is_stock=is_stock,
     )
 
 
-def _tools_env(kernel_json: _KernelJson, folder: Path) -> dict[str, str]:
+def _tools_env(kernel_json: KernelJson, folder: Path) -> dict[str, str]:
     """Returns the PATH of a stock kernel: as in a shell, the tools of its installation come first.
 
     It is empty where those are on the path of all kernels anyway.
@@ -306,8 +266,8 @@ def with_availability(kernelspec: Kernelspec) -> Kernelspec:
     if kernelspec.toolchain is not None:
         installed = kernelspec.toolchain.read_installed()
         if installed is None:
-            reason = f"it is not installed: run `era-kernels install {kernelspec.language}`"
-            return replace(kernelspec, unavailable_reason=reason)
+            reason = _why_not_installed(kernelspec.toolchain, kernelspec.language)
+            return replace(kernelspec, version=None, unavailable_reason=reason)
         kernelspec = replace(kernelspec, version=installed.version)
     if kernelspec.entry is None:
         program = kernelspec.command(Path())[0]
@@ -322,6 +282,15 @@ def with_availability(kernelspec: Kernelspec) -> Kernelspec:
         return replace(kernelspec, unavailable_reason=missing)
     own = kernelspec.version or platform.python_version()
     return replace(kernelspec, version=own, unavailable_reason=None)
+
+
+def _why_not_installed(toolchain: Toolchain, language: str) -> str:
+    if toolchain.is_being_installed():
+        return "it is being installed"
+    command = f"run `era-kernels install {language}`"
+    if toolchain.has_failed():
+        return f"its installation failed: {command}, which goes on and tells what is wrong"
+    return f"it is not installed: {command}"
 
 
 def _is_importable(name: str, paths: Sequence[str]) -> bool:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import logging
+import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -18,6 +20,8 @@ from era_kernels.kernels.kernelspecs import (
 )
 from era_kernels.models import JsonObject, Network
 from era_kernels.toolchains.layout import Toolchain
+
+log = logging.getLogger(__name__)
 
 REFRESH_INTERVAL = 0.5  # seconds between two looks at what was missing
 
@@ -106,19 +110,21 @@ class Languages:
     """Finds languages by name and alias in any case.
 
     What this host lacks is looked for again by `refresh`, so that what was installed meanwhile runs
-    without a restart. Kernels that are forked are not: their modules are loaded at the start.
+    without a restart, and what was removed is told. Kernels that are forked are not: their modules
+    are loaded at the start.
     """
 
     def __init__(self, kernelspecs: Iterable[Kernelspec], problems: Sequence[str] = ()) -> None:
         """Takes kernelspecs, of which the first of a name counts.
 
         `problems` are sentences about others that are left out. Raises StartError when two
-        languages claim the same name or alias.
+        languages claim the same name or alias; those that are optional are left out then.
         """
-        self.problems = tuple(problems)
+        kept, clashes = _leave_out_clashes(list(_join_stock_kernels(list(kernelspecs))))
+        self.problems = (*problems, *clashes)
         self._refreshed_at = -REFRESH_INTERVAL
         by_language: dict[str, dict[str, Kernelspec]] = {}
-        for kernelspec in _join_stock_kernels(list(kernelspecs)):
+        for kernelspec in kept:
             by_language.setdefault(kernelspec.language, {}).setdefault(kernelspec.name, kernelspec)
         self._all = [
             Language(name, tuple(sorted(found.values(), key=lambda one: one.name != name)))
@@ -162,22 +168,25 @@ class Languages:
         self._replace([with_availability(one.for_network(network)) for one in self._kernels()])
 
     async def available_kernel(self, language: str, kernel: str | None = None) -> Kernelspec:
-        """Returns a kernel that can run on this host; looks again for what it lacked before.
+        """Returns a kernel that can run on this host; looks again where that may have changed.
 
         Raises UnsupportedLanguage, LanguageUnavailable.
         """
         kernelspec = self.resolve(language).find_kernel(kernel)
-        if kernelspec is not None and not kernelspec.is_available:
+        if kernelspec is not None and _may_change(kernelspec):
             await self.refresh()
         return self.resolve(language).available_kernel(kernel)
 
     async def refresh(self) -> None:
-        """Looks again for what this host lacks, at most once in REFRESH_INTERVAL."""
-        lacking = [one for one in self._kernels() if not one.is_available and one.entry is None]
+        """Looks again for what was lacking or may be removed, at most once in REFRESH_INTERVAL."""
+        changing = list(filter(_may_change, self._kernels()))
         now = time.monotonic()
-        if lacking and now - self._refreshed_at >= REFRESH_INTERVAL:
+        if changing and now - self._refreshed_at >= REFRESH_INTERVAL:
             self._refreshed_at = now
-            self._replace(await asyncio.to_thread(lambda: list(map(with_availability, lacking))))
+            newest = await asyncio.to_thread(lambda: list(map(with_availability, changing)))
+            self._replace(newest)
+            for before, after in zip(changing, newest, strict=True):
+                _log_change(before, after)
 
     def _replace(self, kernelspecs: Sequence[Kernelspec]) -> None:
         """Puts these in the places of those that lie in the same folders."""
@@ -221,9 +230,9 @@ class Languages:
 
     @property
     def readable_paths(self) -> tuple[Path, ...]:
-        """The folders that kernels must be able to read, also those that lack something else."""
+        """What kernels must be able to read, also those that lack something else."""
         paths = (path for kernelspec in self._kernels() for path in kernelspec.readable_paths)
-        return tuple(dict.fromkeys(path for path in paths if path.is_dir()))
+        return tuple(dict.fromkeys(path for path in paths if os.path.exists(path)))  # noqa: PTH110
 
     @property
     def toolchains(self) -> tuple[Toolchain, ...]:
@@ -235,6 +244,20 @@ class Languages:
 
     def _forked_kernels(self) -> list[Kernelspec]:
         return [one for one in self._kernels() if one.entry is not None and one.is_available]
+
+
+def _may_change(kernelspec: Kernelspec) -> bool:
+    """Returns whether it may be installed or removed while the server runs."""
+    is_removable = kernelspec.toolchain is not None
+    return kernelspec.entry is None and (is_removable or not kernelspec.is_available)
+
+
+def _log_change(before: Kernelspec, after: Kernelspec) -> None:
+    extra = {"language": after.language, "kernel": after.name}
+    if after.is_available and not before.is_available:
+        log.info("a kernel can run now", extra={**extra, "version": after.version})
+    elif before.unavailable_reason != after.unavailable_reason:
+        log.info("a kernel cannot run", extra={**extra, "why": after.unavailable_reason})
 
 
 def _join_stock_kernels(kernelspecs: Sequence[Kernelspec]) -> Iterator[Kernelspec]:
@@ -249,3 +272,28 @@ def _join_stock_kernels(kernelspecs: Sequence[Kernelspec]) -> Iterator[Kernelspe
         names = (kernelspec.language, *(alias.lower() for alias in kernelspec.aliases))
         joined = [known[name] for name in names if name in known] if kernelspec.is_stock else []
         yield replace(kernelspec, language=joined[0]) if joined else kernelspec
+
+
+def _leave_out_clashes(
+    kernelspecs: Sequence[Kernelspec],
+) -> tuple[list[Kernelspec], list[str]]:
+    """Returns the kernelspecs without the optional ones that claim a name of another language.
+
+    Also returns sentences about these.
+    """
+    owners: dict[str, Kernelspec] = {}
+    clashes: dict[Path, str] = {}
+    for kernelspec in sorted(kernelspecs, key=lambda one: one.is_optional):
+        names = [name.lower() for name in (kernelspec.language, *kernelspec.aliases)]
+        found = [(name, owners[name]) for name in names if name in owners]
+        taken = [(name, one) for name, one in found if one.language != kernelspec.language]
+        if kernelspec.is_optional and taken:
+            name, other = taken[0]
+            clashes[kernelspec.directory] = (
+                f'{kernelspec.directory} claims the name "{name}" of {other.directory}.'
+            )
+        else:
+            for name in names:
+                owners.setdefault(name, kernelspec)
+    kept = [one for one in kernelspecs if one.directory not in clashes]
+    return kept, list(clashes.values())

@@ -41,8 +41,9 @@ MAX_PROMPT_LENGTH = 8192  # characters of the prompt of a request for input
 MAX_EXCEPTION_LENGTH = 64 * 1024  # characters of an exception's name or text; stderr has all of it
 MAX_FAULT_LENGTH = 500  # characters that tell of a fault of the kernel itself
 MAX_TRACEBACK_LENGTH = 256 * 1024  # characters of a traceback's lines together
-
-MAX_ERROR_LENGTH = 1024 * 1024  # characters of an `error` message's text
+MAX_TRACEBACK_LINES = 10_000
+MAX_ERROR_LENGTH = 256 * 1024  # characters of an `error` message's text, before its end is left out
+ERROR_CUT = "[era] the rest of this error is left out\n"
 
 # Escape sequences of ECMA-48: control sequences (colours), strings (titles, links), the others.
 _ESCAPES = re.compile(
@@ -143,17 +144,17 @@ def error_text(content: JsonObject) -> str | None:
 
     None when the message has the wrong shape.
     """
+    lines = content.get("traceback") or []
+    if not isinstance(lines, list):
+        return None
     try:
-        lines = content.get("traceback") or []
-        if not isinstance(lines, list):
-            return None
-        text = "\n".join(map(_clean_text, lines))
+        text, is_cut = _join_start(lines, "\n", MAX_ERROR_LENGTH)
         if not text.strip():
-            name, value = _clean_text(content.get("ename")), _clean_text(content.get("evalue"))
-            text = f"{name}: {value}"
+            name_and_value = [content.get("ename"), content.get("evalue")]
+            text, is_cut = _join_start(name_and_value, ": ", MAX_ERROR_LENGTH)
     except _WrongShape:
         return None
-    return f"{remove_colours(text[:MAX_ERROR_LENGTH]).rstrip()}\n"
+    return f"{remove_colours(text).rstrip()}\n{ERROR_CUT if is_cut else ''}"
 
 
 def exception_text(exception: ExceptionInfo) -> str:
@@ -245,6 +246,22 @@ def _clean_text(value: Any) -> str:
     return text
 
 
+def _join_start(values: list[Any], separator: str, max_length: int) -> tuple[str, bool]:
+    """Joins strings until that is too long; returns whether it was.
+
+    What is left out costs nothing: one message may have a hundred megabytes.
+    """
+    parts: list[str] = []
+    length_left = max_length
+    for value in values[:MAX_TRACEBACK_LINES]:
+        text = _require_string(value)
+        parts.append(_clean_text(text[: max(0, length_left)]))
+        length_left -= len(text) + len(separator)
+        if length_left + len(separator) < 0:
+            return separator.join(parts), True
+    return separator.join(parts), len(values) > MAX_TRACEBACK_LINES
+
+
 def _clean_bundle(value: Any) -> JsonObject:
     if not isinstance(value, dict):
         raise _WrongShape
@@ -283,10 +300,10 @@ def _parse_exception(value: Any) -> ExceptionInfo | None:
     if not isinstance(value, dict):
         return None
     try:
-        name, text = _clean_text(value.get("name")), _clean_text(value.get("value"))
+        name, text = _require_string(value.get("name")), _require_string(value.get("value"))
         return ExceptionInfo(
-            name[:MAX_EXCEPTION_LENGTH],
-            text[:MAX_EXCEPTION_LENGTH],
+            _clean_text(name[:MAX_EXCEPTION_LENGTH]),
+            _clean_text(text[:MAX_EXCEPTION_LENGTH]),
             _clean_lines(value.get("traceback")),
         )
     except _WrongShape:
@@ -317,11 +334,11 @@ def _clean_lines(value: Any) -> list[str]:
         raise _WrongShape
     lines: list[str] = []
     length_left = MAX_TRACEBACK_LENGTH
-    for line in map(_clean_text, value):
+    for line in map(_require_string, value[:MAX_TRACEBACK_LINES]):
         length_left -= len(line) + 1
         if length_left < 0:
             break
-        lines.append(line)
+        lines.append(_clean_text(line))
     return lines
 
 

@@ -26,8 +26,10 @@ from pydantic import BaseModel, ValidationError
 
 from era_kernels.errors import StartError
 from era_kernels.toolchains.manifest import MANIFEST_NAME, Manifest, input_files, load_manifest
+from era_kernels.toolchains.small_files import read_small_file
 
 INSTALLED_NAME = "installed.json"
+MAX_INPUT_BYTES = 64 * 1024 * 1024  # of one input of a step
 DIGEST_LENGTH = 16  # hexadecimal digits; a path in a script's first line has 127 bytes at most
 
 
@@ -67,6 +69,17 @@ class Toolchain:
     def log_file(self) -> Path:
         """The file with the last lines of what failed last."""
         return self.home / "install.log"
+
+    def is_being_installed(self) -> bool:
+        """Returns whether an installer is at work on it, or on what it requires (blocking).
+
+        Where this user may not look, it is not known: False.
+        """
+        return any(_is_locked(one.lock_file) for one in with_required([self]))
+
+    def has_failed(self) -> bool:
+        """Returns whether it, or what it requires, could not be installed last time (blocking)."""
+        return any(one.log_file.exists() for one in with_required([self]))
 
     def read_installed(self) -> Installed | None:
         """Returns what is installed, None when it is not complete (blocking)."""
@@ -130,7 +143,7 @@ def _digest(folder: Path, manifest: Manifest, required: Sequence[Toolchain]) -> 
     try:
         for path in (MANIFEST_NAME, *manifest.inputs()):
             for file in input_files(folder, path):
-                content = file.read_bytes()
+                content = read_small_file(file, MAX_INPUT_BYTES)
                 digest.update(f"{file.relative_to(folder)}\0{len(content)}\0".encode())
                 digest.update(content)
     except OSError as error:
@@ -183,8 +196,24 @@ def hold_unused(directory: Path) -> Iterator[bool]:
         os.close(lock)
 
 
+def _is_locked(file: Path) -> bool:
+    """Returns whether somebody holds a lock, which it takes for a moment to know that."""
+    try:
+        lock = os.open(file, os.O_WRONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError as error:
+        return isinstance(error, BlockingIOError)
+    finally:
+        os.close(lock)
+    return False
+
+
 def _open_use_lock(directory: Path) -> int:
-    return os.open(_use_lock(directory), os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    # Write-only: code in sessions may read what is here, and whoever can open it can hold it.
+    return os.open(_use_lock(directory), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o200)
 
 
 def _use_lock(directory: Path) -> Path:

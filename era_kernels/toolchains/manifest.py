@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
@@ -10,6 +11,7 @@ from typing import Annotated
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from era_kernels.errors import StartError
+from era_kernels.toolchains.small_files import read_small_file
 
 MANIFEST_NAME = "install.toml"
 STEP_TIMEOUT = 600.0  # seconds
@@ -102,20 +104,23 @@ def load_manifest(folder: Path) -> Manifest | None:
     """
     file = folder / MANIFEST_NAME
     try:
-        manifest = Manifest.model_validate(tomllib.loads(file.read_text("utf-8")))
+        manifest = Manifest.model_validate(tomllib.loads(read_small_file(file).decode()))
     except FileNotFoundError:
         return None
     except OSError as error:
         raise StartError(f"{file} cannot be read: {error}.") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise StartError(f"{file} is no valid TOML: {error}.") from error
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(map(str, first["loc"])) or "the file"
         raise StartError(f"{file} is wrong at {where}: {first['msg']}.") from error
     for path in manifest.inputs():
-        if not (folder / path).exists():
+        real = os.path.realpath(folder / path)
+        if not os.path.exists(real):  # noqa: PTH110
             raise StartError(f"{file} names an input that does not exist: {path}.")
+        if not Path(real).is_relative_to(os.path.realpath(folder)):
+            raise StartError(f"{file} names an input that is a link out of its folder: {path}.")
     return manifest
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from era_kernels.kernels.kernelspecs import _EraMetadata
+from era_kernels.kernels.kernel_json import EraMetadata
 from tests.languages.conformance import cases
 from tests.languages.programs import ALL_PROGRAMS
 from tests.languages.rows import ROWS
@@ -39,4 +39,4 @@ def test_keys_of_the_metadata() -> None:
     """The page explains every key that `metadata.era_kernels` may have."""
     rows = re.findall(r"^\| (`\w+`(?:, `\w+`)*) \| ", PAGE.read_text("utf-8"), re.MULTILINE)
     told = {key for row in rows for key in re.findall(r"`(\w+)`", row)}
-    assert told >= set(_EraMetadata.model_fields)
+    assert told >= set(EraMetadata.model_fields)

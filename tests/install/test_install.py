@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import pty
 import signal
 import stat
 import subprocess
+import threading
 import time
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
+from era_kernels.install.builder import LOCK_INTERVAL
 from era_kernels.kernels.languages import Languages
 from era_kernels.toolchains.layout import find_toolchain, hold_in_use
 from tests.install.places import Place, step
@@ -35,7 +38,7 @@ def test_a_language_becomes_available(place: Place) -> None:
     assert reason(place, "alpha") == "it is not installed: run `era-kernels install alpha`"
     first = place.install("alpha")
     assert (first.returncode, first.stdout) == (0, "alpha 1.2.3: ready\n"), first.stderr
-    assert first.stderr.splitlines() == ["alpha: alpha==1.2.3", "alpha: made"]
+    assert first.stderr.splitlines() == ["alpha: alpha==1.2.3", "alpha: made", "alpha: installed"]
     assert (place.directory("alpha") / "made").read_text() == "tool 1.2.3\nfrom the folder\n"
     languages = Languages.load([place.specs], toolchain_dir=place.toolchains)
     kernel = languages.resolve("alpha").default
@@ -73,7 +76,8 @@ def test_required_folders_come_first(place: Place) -> None:
         "gamma 7: not ready: the program {0}/gamma/{2}/bin/gamma is not installed\n"
     ).format(place.toolchains, place.directory("beta").name, place.directory("gamma").name)
     assert done.stderr.splitlines() == [
-        "alpha: tool==1.2.3", "alpha: building", "beta: made"
+        "alpha: tool==1.2.3", "alpha: building", "alpha: installed",
+        "beta: made", "beta: installed", "gamma: installed",
     ]  # fmt: skip
     assert (place.directory("gamma") / "bin" / "alpha").exists()
 
@@ -86,7 +90,7 @@ def test_steps_may_replace_programs(place: Place) -> None:
     place.add("beta", 'requires = ["alpha"]\n' + own + late)
     place.install("beta")
     (place.toolchains / "allowed").touch()
-    assert place.install("beta").stderr == "beta: late\n"
+    assert place.install("beta").stderr == "beta: late\nbeta: installed\n"
     assert (place.directory("beta") / "bin" / "alpha").read_text() == "mine\n"
     assert (place.directory("alpha") / "bin" / "alpha").read_text() == "#!/bin/sh\n"
 
@@ -102,7 +106,8 @@ def test_one_that_fails_leaves_the_others(place: Place) -> None:
     assert done.returncode == 0
     assert "alpha: ready\n" in done.stdout
     assert f"beta: not ready: breaking failed (see {log})\n" in done.stdout
-    assert "gamma: not ready: beta, which it requires, is not installed\n" in done.stdout
+    why = f"breaking failed (see {log})"
+    assert f"gamma: not ready: beta, which it requires, is not ready: {why}\n" in done.stdout
     assert log.read_text() == "breaking: exit code 3\n\ngone wrong\n"
     assert place.install("beta").returncode == 1
     assert place.install("--require-all").returncode == 1
@@ -138,7 +143,7 @@ def test_failures_of_earlier_parts_are_not_repeated(place: Place) -> None:
     (place.toolchains / "allowed").touch()
     done = place.install("alpha")
     assert place.is_complete("alpha"), done.stdout
-    assert done.stderr == "alpha: second\n"
+    assert done.stderr == "alpha: second\nalpha: installed\n"
     assert (place.directory("alpha") / "count").read_text() == "x\n"
 
 
@@ -148,10 +153,10 @@ def test_what_was_damaged_is_made_again(place: Place) -> None:
     place.install("alpha")
     root = place.directory("alpha")
     (root / "made").unlink()
-    assert place.install("alpha").stderr == "alpha: made\n"
+    assert place.install("alpha").stderr == "alpha: made\nalpha: installed\n"
     (root / "tools" / "alpha" / "bin" / "alpha").unlink()
     assert reason(place, "alpha") is not None
-    assert place.install("alpha").stderr == "alpha: alpha==1.2.3\n"
+    assert place.install("alpha").stderr == "alpha: alpha==1.2.3\nalpha: installed\n"
     assert reason(place, "alpha") is None
 
 
@@ -182,9 +187,44 @@ def test_two_at_once(place: Place) -> None:
     assert [stdout for stdout, _ in told] == ["alpha: ready\n"] * 2
     assert sorted(stderr for _, stderr in told) == [
         "alpha: another installation is at work; waiting for it\n",
-        "alpha: slow\nalpha: building\n",
+        "alpha: slow\nalpha: building\nalpha: installed\n",
     ]
     assert (place.toolchains / "alpha" / "count").read_text() == "x\n"
+
+
+def test_reasons(place: Place) -> None:
+    """A language that is not there says whether it is being installed, failed, or was never tried.
+
+    What holds for a folder holds for those that require it.
+    """
+    never = "it is not installed: run `era-kernels install alpha`"
+    script = "until test -e ../go-on; do sleep 0.05; done; exit 1"
+    place.add("alpha", step("waiting", script, "made"))
+    place.add("beta", 'requires = ["alpha"]\n' + BUILD)
+    assert reason(place, "alpha") == never
+    process = place.start("beta")
+    assert process.stderr is not None
+    assert process.stderr.readline() == "alpha: waiting\n"
+    assert reason(place, "alpha") == reason(place, "beta") == "it is being installed"
+    (place.toolchains / "alpha" / "go-on").touch()
+    assert process.wait(60) == 1
+    for name in ("alpha", "beta"):
+        command = f"run `era-kernels install {name}`"
+        told = f"its installation failed: {command}, which goes on and tells what is wrong"
+        assert reason(place, name) == told
+    process.communicate()
+
+
+def test_a_look_at_the_lock_is_no_installation(place: Place) -> None:
+    """An installer says nothing of a server that has just looked whether another is at work."""
+    place.add("alpha", BUILD)
+    assert place.install("alpha").stderr == "alpha: building\nalpha: installed\n"
+    (place.directory("alpha") / "installed.json").unlink()
+    looking = os.open(place.toolchains / "alpha" / "lock", os.O_WRONLY)
+    fcntl.flock(looking, fcntl.LOCK_SH)
+    timer = threading.Timer(LOCK_INTERVAL / 4, os.close, [looking])
+    timer.start()
+    assert place.install("alpha").stderr == "alpha: installed\n"
 
 
 def test_side_by_side(place: Place) -> None:
@@ -311,7 +351,8 @@ def test_bars_on_a_terminal(place: Place) -> None:
     assert "alpha: slow" not in shown
     place.add("alpha", step("slow[red]", "touch made; # 2", "made") + BUILD)
     shown = run_on_a_terminal(place, "alpha", "--plain")
-    assert shown.replace("\r", "") == "alpha: slow[red]\nalpha: building\n"
+    lines = ["alpha: slow[red]", "alpha: building", "alpha: installed"]
+    assert shown.splitlines() == lines
 
 
 def run_on_a_terminal(place: Place, *arguments: str) -> str:

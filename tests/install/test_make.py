@@ -25,6 +25,8 @@ def test_serve(place: Place, is_killed: bool) -> None:
     place.add("alpha", step("endless", f"sleep {seconds}", "x"))
     place.add("beta", step("failing", "exit 1", "x"))
     _, env = place.command()
+    for name in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "ARGS"):  # of the `make` that runs the tests
+        env.pop(name, None)
     stamp = f"{sys.prefix}/.installed"
     log = place.root / "log"
     with log.open("w") as stderr:

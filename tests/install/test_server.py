@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+import time
+
 import httpx
 import pytest
 
+from era_kernels.kernels.languages import REFRESH_INTERVAL
 from tests.install.places import Place, step
 from tests.install.test_install import BUILD
 from tests.server_process import Launcher
@@ -50,3 +55,33 @@ def test_a_server_keeps_what_it_uses(place: Place, launcher: Launcher) -> None:
     place.add("alpha", BUILD + "timeout = 61\n")
     place.install("alpha")
     assert not old.exists()
+
+
+def test_what_is_removed_is_told(place: Place, launcher: Launcher) -> None:
+    """A server says of a language whose toolchain was removed that it is not installed.
+
+    When it is installed again, it is there without a restart; the log tells both.
+    """
+    _, env = place.command()
+    place.add("alpha", place.add_wheel("alpha"))
+    place.install("alpha")
+    server = launcher.start(env=env)
+    with httpx.Client(base_url=server.base_url, timeout=30) as client:
+        assert client.get("/health").json()["languages"]["alpha"] is True
+        shutil.rmtree(place.toolchains / "alpha")
+        time.sleep(REFRESH_INTERVAL)
+        assert client.get("/health").json()["languages"]["alpha"] is False
+        answer = client.post("/api/execute", json={"language": "alpha", "code": ""}).json()
+        assert answer["code"] == "LANGUAGE_UNAVAILABLE"
+        assert "run `era-kernels install alpha`" in answer["message"]
+        place.install("alpha")
+        time.sleep(REFRESH_INTERVAL)
+        (alpha,) = (
+            one
+            for one in client.get("/api/languages").json()["languages"]
+            if one["name"] == "alpha"
+        )
+        assert (alpha["available"], alpha["version"]) == (True, "1.2.3")
+    entries = [json.loads(line) for line in server.log_text.splitlines()]
+    told = [entry["message"] for entry in entries if entry.get("kernel") == "alpha"]
+    assert told == ["a kernel cannot run", "a kernel can run now"]

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from era_kernels.kernels.active_run import NOT_ANSWERING
+from era_kernels.kernels.active_run import NOT_ANSWERING, KernelTimeouts
 from era_kernels.kernels.dialects import REFUSED
 from era_kernels.models import ExceptionInfo, ExecutionEnd, ExitInfo, Stderr, Stdout
 from tests.kernels.scripted_kernel import (
@@ -20,7 +21,7 @@ from tests.kernels.scripted_kernel import (
     open_harness,
 )
 
-pytestmark = pytest.mark.timeout(30)
+pytestmark = [pytest.mark.timeout(30), pytest.mark.timed]  # short timeouts
 
 OK: JupyterMessage = {"status": "ok", "execution_count": 1, "payload": []}
 RED = "\x1b[0;31m"
@@ -359,3 +360,85 @@ async def test_output_behind_the_end_of_a_kernel_that_settles(tmp_path: Path) ->
         items = await harness.run()
     assert "".join(item.content for item in items if isinstance(item, Stdout)) == "abc"
     assert items[-1] == ExecutionEnd(0)
+
+
+def test_settling_is_shorter_than_what_ends_a_machine() -> None:
+    """A kernel that prints behind its end is no kernel that stopped answering."""
+    assert 0 < KernelTimeouts().max_settle < KernelTimeouts().max_run_end
+
+
+async def test_output_that_never_stops_behind_the_end(tmp_path: Path) -> None:
+    """A run ends though its output does not: the rest is late output, and the kernel lives on."""
+    is_over = threading.Event()
+
+    def script(kernel: ScriptedKernel, request: JupyterMessage) -> None:
+        kernel.send_reply_content(request, OK)
+        kernel.publish_idle(request)
+        if len(kernel.requests) > 1:
+            return
+        while not is_over.wait(0.02):
+            kernel.publish_stream(request, "tick")
+
+    timeouts = replace(SHORT_TIMEOUTS, settle=0.2, max_settle=0.6)
+    async with open_harness(tmp_path, script, timeouts, has_fence=False) as harness:
+        try:
+            started_at = time.monotonic()
+            items = await harness.run()
+            assert time.monotonic() - started_at < 5
+            assert items[-1] == ExecutionEnd(0)
+            await asyncio.sleep(0.2)
+            assert Stdout("tick") in harness.late_output
+        finally:
+            is_over.set()
+        assert (await harness.run(number=2))[-1] == ExecutionEnd(0)
+
+
+@pytest.mark.parametrize("forged", ["one idle", "idle for ever"])
+@pytest.mark.parametrize("ends", ["deadline", "interrupt"])
+async def test_forged_idle_stops_no_clock(tmp_path: Path, forged: str, ends: str) -> None:
+    """Code that says that it is idle, and prints for ever, ends as any other does."""
+    is_over = threading.Event()
+
+    def script(kernel: ScriptedKernel, request: JupyterMessage) -> None:
+        kernel.publish_idle(request)
+        while not is_over.wait(0.02):
+            kernel.publish_stream(request, "still here")
+            if forged != "one idle":
+                kernel.publish_idle(request)
+
+    async with open_harness(tmp_path, script, has_fence=False) as harness:
+        request = make_request(timeout=0.5 if ends == "deadline" else 20)
+        if ends == "interrupt":
+            interrupt = harness.kernel.escalate_interrupt(request)
+            asyncio.get_running_loop().call_later(0.5, asyncio.ensure_future, interrupt)
+        started_at = time.monotonic()
+        try:
+            items = [item async for batch in harness.kernel.execute(request) for item in batch]
+        finally:
+            is_over.set()
+        assert time.monotonic() - started_at < 5
+        assert harness.machine.signals  # it was asked to stop before it was ended
+    end = items[-1]
+    assert isinstance(end, ExecutionEnd)
+    assert (end.exit_code, end.state) == ((124 if ends == "deadline" else 130), "lost")
+
+
+async def test_refusals_by_the_thousand(tmp_path: Path) -> None:
+    """However often a kernel refuses one request, it is asked for the run once more."""
+
+    def script(kernel: ScriptedKernel, request: JupyterMessage) -> None:
+        if len(kernel.requests) > 1:
+            kernel.send_reply_content(request, OK)
+            kernel.publish_idle(request)
+            return
+        nonce = request["metadata"]["era"]["nonce"]
+        forged = {**request, "header": {**request["header"], "msg_id": nonce}}
+        for _ in range(1000):
+            kernel.send_reply_content(request, {"status": "aborted"})
+            kernel.send_reply_content(forged, {"status": "aborted"})
+
+    timeouts = replace(SHORT_TIMEOUTS, run_end=KernelTimeouts().run_end)  # for a busy machine
+    async with open_harness(tmp_path, script, timeouts, has_fence=False) as harness:
+        assert await harness.run() == [ExecutionEnd(0)]
+        await asyncio.sleep(0.3)
+        assert len(harness.scripted.requests) == 2

@@ -45,7 +45,7 @@ from tests.kernels.scripted_kernel import (
     open_harness,
 )
 
-pytestmark = pytest.mark.timeout(30)
+pytestmark = [pytest.mark.timeout(30), pytest.mark.timed]  # short timeouts
 
 
 @pytest.fixture

@@ -12,8 +12,8 @@ import pytest
 
 from era_kernels.errors import StartError
 from era_kernels.kernels.environment import search_path
+from era_kernels.kernels.kernel_json import STOCK_CAPABILITIES
 from era_kernels.kernels.kernelspecs import (
-    STOCK_CAPABILITIES,
     Kernelspec,
     builtin_dir,
     find_kernelspecs,
@@ -76,6 +76,23 @@ def test_a_folder_is_a_language(tmp_path: Path) -> None:
     assert language.is_available
 
 
+@pytest.mark.parametrize(
+    ("named", "told"),
+    [
+        ("jupyter/kernels/alpha", "name the folder above it, {root}/jupyter/kernels."),
+        (".", "name {root}/jupyter."),
+        ("other", "name a folder whose folders hold a kernel.json"),
+    ],
+)
+def test_directories_without_a_kernelspec(tmp_path: Path, named: str, told: str) -> None:
+    """One that has none is told, with the one that was probably meant, and stops nothing."""
+    add_kernelspec(tmp_path / "jupyter" / "kernels", "alpha")
+    (tmp_path / "other").mkdir()
+    found = find_kernelspecs(tmp_path / named)
+    assert found.kernelspecs == ()
+    assert [told.format(root=tmp_path) in problem for problem in found.problems] == [True]
+
+
 def test_minimums(tmp_path: Path) -> None:
     """The minimums of a kernel are written in the units of the API, and kept in bytes."""
     add_kernelspec(
@@ -108,7 +125,8 @@ def test_folders_without_a_kernel_json_are_no_languages(tmp_path: Path) -> None:
         ({"interrupt_mode": "shout"}, "interrupt_mode"),
         ({"env": {"A": 1}}, "env.A"),
         ({"era": {"entry": "no function"}}, "entry"),
-        ({"era": {"aliasses": ["x"]}}, "aliasses"),
+        ({"era": {"aliasses": ["x"]}}, "aliasses: there is no such key"),
+        ({"era": {"capabilities": ["status"]}}, "capabilities.0"),
         ({"era": {"transport": "pigeon"}}, "transport"),
     ],
 )

@@ -12,9 +12,13 @@ from hypothesis import strategies as st
 
 from era_kernels.kernels import messages
 from era_kernels.kernels.messages import (
+    ERROR_CUT,
     FENCE_MIME_TYPE,
     MAX_DEPTH,
+    MAX_ERROR_LENGTH,
+    MAX_TRACEBACK_LINES,
     Reply,
+    error_text,
     fence_nonce,
     parse_reply,
     remove_colours,
@@ -162,7 +166,7 @@ def test_reply_of_a_kernel_without_era_is_its_status() -> None:
     failed = {"status": "error", "ename": "E", "evalue": "v", "traceback": ["t"]}
     assert parse_reply(failed) == Reply(1, ExceptionInfo("E", "v", ["t"]))
     assert parse_reply({"status": "error"}) == Reply(1)
-    assert parse_reply({"status": "aborted"}) == Reply(1)
+    assert parse_reply({"status": "aborted"}) == Reply(1, is_refusal=True)
 
 
 @pytest.mark.parametrize("content", [{}, {"status": "no"}, {"era": {"exit_code": "0"}}])
@@ -252,3 +256,66 @@ def test_removing_colours_takes_linear_time() -> None:
         started_at = time.monotonic()
         remove_colours(part * 200_000)
         assert time.monotonic() - started_at < 5
+
+
+ESCAPES = {
+    "colours": "\x1b[0m",
+    "sequences that do not end": "\x1b[",
+    "strings that do not end": "\x1b]",
+    "strings": "\x1b]x\x1b\\",
+    "nothing else": "\x1b",
+    "parameters": "\x1b[" + "0;" * 500,
+    "intermediates": "\x1b[0   ",
+    "no sequences": "\x1b   ",
+}
+HUGE = 40_000_000
+HOSTILE_ERRORS = {
+    "a line": {"traceback": ["a" * HUGE]},
+    "a line of other characters": {"traceback": ["é" * HUGE]},
+    "a line of surrogates": {"traceback": ["\ud800" * HUGE]},
+    "an empty line": {"traceback": [" " * HUGE]},
+    "lines": {"traceback": ["é"] * 1_000_000},
+    "empty lines": {"traceback": [""] * 1_000_000},
+    "a name": {"ename": "é" * HUGE},
+    "a text": {"evalue": "é" * HUGE},
+    **{name: {"traceback": [text * (HUGE // len(text))]} for name, text in ESCAPES.items()},
+    **{f"lines of {name}": {"traceback": [text] * 300_000} for name, text in ESCAPES.items()},
+}
+
+
+@pytest.mark.parametrize("changes", HOSTILE_ERRORS.values(), ids=HOSTILE_ERRORS)
+def test_hostile_error_takes_no_time(changes: dict[str, Any]) -> None:
+    """However large an error is, the loop is stopped only for the bounded part that is kept."""
+    content = {"ename": "E", "evalue": "v", "traceback": [], "status": "error", **changes}
+    started_at = time.process_time()
+    text, reply = error_text(content), parse_reply(content)
+    assert time.process_time() - started_at < 0.15
+    assert text is not None
+    assert len(text) <= MAX_ERROR_LENGTH + len(ERROR_CUT) + 1
+    assert reply is not None
+    assert reply.exception is None or len(reply.exception.traceback) <= MAX_TRACEBACK_LINES
+
+
+@pytest.mark.parametrize(
+    ("traceback", "is_cut"),
+    [
+        (["a" * MAX_ERROR_LENGTH], False),
+        (["a" * (MAX_ERROR_LENGTH - 2), "b"], False),
+        (["a" * (MAX_ERROR_LENGTH - 1), "b"], True),
+        (["a" * MAX_ERROR_LENGTH, ""], True),
+        (["a" * (MAX_ERROR_LENGTH + 1)], True),
+        (["a"] * MAX_TRACEBACK_LINES, False),
+        (["a"] * (MAX_TRACEBACK_LINES + 1), True),
+    ],
+)
+def test_error_that_is_cut_says_so(traceback: list[str], is_cut: bool) -> None:
+    """An error up to the bound is whole; of a larger one the beginning is kept, and it says so."""
+    text = error_text({"ename": "E", "evalue": "v", "traceback": traceback})
+    whole = "\n".join(traceback)
+    if is_cut:
+        assert text is not None
+        kept = text.removesuffix(f"\n{ERROR_CUT}")
+        assert kept != text
+        assert whole.startswith(kept)
+    else:
+        assert text == f"{whole}\n"

@@ -44,7 +44,7 @@ def cell_without_a_run(programs: KernelPrograms, row: Row) -> str | None:
     """Returns why a row is not run with a kernel; None when it is, "" when it claims no such."""
     if row.capability is not None and row.capability not in programs.capabilities:
         return ""
-    return programs.reason_against(row.needs)
+    return programs.untried.get(row.name) or programs.reason_against(row.needs)
 
 
 class Sessions:

@@ -16,7 +16,8 @@ class KernelPrograms:
 
     A field that is None is a program that cannot be written in this language; the reason is in
     `not_expressible`. A row that does not hold is in `does_not_hold`, with the reason in words that
-    a user of the kernel understands.
+    a user of the kernel understands. A row that takes too long, or whose outcome depends on how
+    busy the machine is, is in `untried`.
     """
 
     column: str  # the kernel's name in the table
@@ -26,6 +27,7 @@ class KernelPrograms:
     add_to: Add | None = None  # None: the kernel comes with the package
     not_expressible: Mapping[str, str] = field(default_factory=dict)  # by field
     does_not_hold: Mapping[str, str] = field(default_factory=dict)  # by row
+    untried: Mapping[str, str] = field(default_factory=dict)  # by row, why
 
     hello: str | None  # prints "hello"
     to_stderr: str | None  # prints "problem" to stderr
@@ -63,7 +65,8 @@ class KernelPrograms:
     memory_mb: int = 256  # of which it may take so many
     child_output: str | None  # prints a, a child prints b, prints c
     read_stdin: str | None  # prints what it reads from stdin between brackets
-    late_output: str | None  # a background task that prints "late" after half a second
+    late_output: str | None  # a background task: prints "late" once `next` exists, makes `told`
+    wait_for_late: str | None  # prints "first", makes `next`, awaits `told`, prints "second"
     slow_print: str | None  # prints "first", sleeps a second, prints "second"
     unicode: str | None  # prints "naïve ☃ 😀"
     nul: str | None  # prints a, NUL, b
@@ -87,4 +90,4 @@ class KernelPrograms:
     @property
     def missing(self) -> list[str]:
         """The fields without a program."""
-        return [one.name for one in fields(self)[7:] if getattr(self, one.name) is None]
+        return [one.name for one in fields(self)[8:] if getattr(self, one.name) is None]

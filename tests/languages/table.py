@@ -23,7 +23,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "languages.md"
 MODULE = Path(__file__).with_name("test_every_language.py")
 BEGIN = "<!-- The table: python -m tests.languages.table writes it. -->"
 END = "<!-- The end of the table. -->"
-HOLDS, FAILS, UNTRIED = "yes", "**no**", "?"
+HOLDS, FAILS, UNTRIED, LEFT_OUT = "yes", "**no**", "?", "untried"
 NOT_CLAIMED, NOT_EXPRESSIBLE = "\u2013", "\u00b7"  # a dash and a dot
 
 Outcomes = Mapping[tuple[str, str], str]  # of a row and a column
@@ -75,7 +75,7 @@ def _cell(row: Row, programs: KernelPrograms, outcomes: Outcomes, notes: dict[st
     reason = cell_without_a_run(programs, row)
     if reason == "":
         return NOT_CLAIMED
-    mark = NOT_EXPRESSIBLE
+    mark = LEFT_OUT if row.name in programs.untried else NOT_EXPRESSIBLE
     if reason is None:
         mark = outcomes.get((row.name, programs.column), UNTRIED)
         reason = programs.does_not_hold.get(row.name)

@@ -47,8 +47,9 @@ def test_programs(programs: KernelPrograms) -> None:
     assert all(getattr(programs, name) is None for name in programs.not_expressible)
     tried = {case.values[1].name for case in cases([programs])}  # type: ignore[union-attr]
     assert set(programs.does_not_hold) <= tried
-    reasons = [*programs.not_expressible.values(), *programs.does_not_hold.values()]
-    assert all(len(reason.split()) >= 4 for reason in reasons)
+    assert set(programs.untried) <= set(ROWS)
+    for told in (programs.not_expressible, programs.does_not_hold, programs.untried):
+        assert all(len(reason.split()) >= 4 for reason in told.values())
 
 
 def test_capabilities(kernelspec_dirs: list[Path]) -> None:

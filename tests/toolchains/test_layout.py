@@ -136,3 +136,12 @@ def test_use_where_nothing_can_be_written(tmp_path: Path) -> None:
     (tmp_path / "toolchains").touch()
     with hold_in_use([find(folder)]):
         pass
+
+
+def test_readers_hold_no_lock(tmp_path: Path) -> None:
+    """The lock of a toolchain in use cannot be opened to read: code in sessions could hold it."""
+    directory = tmp_path / ("0" * 16)
+    with hold_unused(directory) as is_unused:
+        assert is_unused
+        (lock,) = tmp_path.iterdir()
+        assert lock.stat().st_mode & 0o777 == 0o200

@@ -37,6 +37,8 @@ _READ_ONLY_ATTRIBUTES = _BIND_ATTRIBUTES | syscalls.MOUNT_ATTR_RDONLY
 
 def build_base(spec: SandboxSpec) -> None:
     """Builds the part of the new root that is the same for all sessions. Raises OSError."""
+    # Links are followed here: below the old root their absolute targets would be others.
+    readable, hidden = _real_readable(spec), [os.path.realpath(path) for path in spec.hidden]
     syscalls.mount(None, "/", None, syscalls.MS_REC | syscalls.MS_SLAVE)
     syscalls.mount("tmpfs", _NEW_ROOT, "tmpfs", _TMPFS_FLAGS, f"mode=755,size={_ROOT_SIZE}")
     Path(_NEW_ROOT + _OLD_ROOT).mkdir()
@@ -46,7 +48,7 @@ def build_base(spec: SandboxSpec) -> None:
     _make_devices()
     _mount_proc(spec.own_proc)
     _mount_tmpfs("/tmp")
-    _bind_readable(spec)
+    _bind_readable(readable, hidden)
 
 
 def add_session(spec: SandboxSpec, uid: int) -> None:
@@ -122,14 +124,29 @@ def _mount_tmpfs(path: str) -> None:
     syscalls.mount("tmpfs", path, "tmpfs", _TMPFS_FLAGS, bounds)
 
 
-def _bind_readable(spec: SandboxSpec) -> None:
-    """Shows the readable paths (the interpreter and its packages), and covers the hidden ones."""
-    for path in spec.readable:
-        if not is_below(path, (*SYSTEM, *(other for other in spec.readable if other != path))):
-            _bind(path, path, _READ_ONLY_ATTRIBUTES)
-    for path in spec.hidden:
-        if Path(path).is_dir():  # else it is not visible anyway
-            syscalls.mount("tmpfs", path, "tmpfs", _TMPFS_FLAGS, "mode=000,size=4k")
+def _real_readable(spec: SandboxSpec) -> dict[str, str]:
+    """Returns the readable paths that are there, each with the real path that it leads to."""
+    found = ((path, os.path.realpath(path)) for path in spec.readable)
+    return {path: real for path, real in found if os.path.exists(real)}  # noqa: PTH110
+
+
+def _bind_readable(readable: dict[str, str], hidden: list[str]) -> None:
+    """Shows the readable paths (the interpreter and its packages), and covers the hidden ones.
+
+    Both lead to real paths of the host. What is hidden is covered wherever it is shown: a readable
+    path may be a link to what holds it.
+    """
+    shown = {path: path for path in SYSTEM if Path(path).is_dir() and not Path(path).is_symlink()}
+    for path, real in readable.items():
+        others = (*SYSTEM, *(other for other in readable if other != path))
+        if not is_below(path, others) and not is_below(f"{real}/", hidden):
+            _bind(real, path, _READ_ONLY_ATTRIBUTES)
+            shown[path] = real
+    for path, real in shown.items():
+        for one in hidden:
+            inner = path + one.removeprefix(real)
+            if is_below(one, [real]) and Path(inner).is_dir():
+                syscalls.mount("tmpfs", inner, "tmpfs", _TMPFS_FLAGS, "mode=000,size=4k")
 
 
 def is_below(path: str, others: Iterable[str]) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import stat
 from collections.abc import Iterable, Iterator, Sequence
@@ -24,6 +25,9 @@ _ALL_TCP, _ALL_SCOPES = 3, 3  # bind and connect; abstract unix sockets and sign
 _TCP_SINCE, SCOPES_SINCE = 4, 6
 
 READ = EXECUTE | READ_FILE | READ_DIR
+
+# What opening a path fails with that leads to no file: links may lead in a circle.
+_ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
 
 
 class _PathBeneath(ctypes.Structure):
@@ -99,8 +103,10 @@ def _add_rule(ruleset: int, path: str, rights: int) -> None:
     """Adds a rule for a path; a path that this host does not have is ignored."""
     try:
         path_fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return
+    except OSError as error:
+        if error.errno in _ABSENT:
+            return
+        raise
     try:
         if not stat.S_ISDIR(os.fstat(path_fd).st_mode):
             rights &= _FILE_RIGHTS

@@ -73,7 +73,11 @@ PROGRAMS = KernelPrograms(
     take_memory="x=$(head -c 20G /dev/zero | tr '\\0' x)",
     child_output="echo a\nsh -c 'echo b'\necho c",
     read_stdin='echo "[$(cat)]"',
-    late_output="(sleep 0.5; echo late) &",
+    late_output="(until [[ -e next ]]; do sleep 0.02; done; echo late; echo >told) &",
+    wait_for_late=(
+        "echo first; echo >next\n"
+        "for n in {1..100}; do [[ -e told ]] && break; sleep 0.05; done\necho second"
+    ),
     slow_print="echo first\nsleep 1\necho second",
     unicode="echo 'naïve ☃ 😀'",
     nul="printf 'a\\0b\\n'",

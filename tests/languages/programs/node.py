@@ -1,13 +1,46 @@
-"""Node's programs for the conformance table."""
+"""JavaScript's programs for the conformance table."""
 
 from __future__ import annotations
 
 from tests.languages.kernel_programs import KernelPrograms
 
+# KV by its HTTP API, on a port of the session or on a unix socket.
+STORAGE = r"""
+import * as http from "http";
+const [, scheme, place] = process.env.ERA_STORAGE_URL.match(/^(http\+unix|http):\/\/([^/]+)/);
+const [host, port] = place.split(":");
+const target = scheme === "http"
+    ? { host, port: Number(port) }
+    : { socketPath: decodeURIComponent(place) };
+const path = "/api/storage/kv/shop?key=flavour";
+const call = (method, body) => new Promise((resolve, reject) => {
+    const request = http.request({ ...target, path, method }, (answer) => {
+        let text = "";
+        answer.on("data", (data) => { text += data; }).on("end", () => resolve(JSON.parse(text)));
+    });
+    request.on("error", reject).end(body);
+});
+await call("PUT", JSON.stringify({ value: "lemon" }));
+console.log((await call("GET")).value);
+"""
+# The event loop does not wait for it, so the program ends before.
+LATE = """import { existsSync, writeFileSync } from "fs";
+const waiting = setInterval(() => {
+    if (!existsSync("next")) return;
+    clearInterval(waiting);
+    console.log("late");
+    writeFileSync("told", "");
+}, 20).unref();"""
+WAIT_FOR_LATE = """import { existsSync, writeFileSync } from "fs";
+console.log("first");
+writeFileSync("next", "");
+for (let n = 0; n < 100 && !existsSync("told"); n++) {
+    await new Promise((resolve) => setTimeout(resolve, 50));
+}
+console.log("second");"""
 ALTERNATING = (
-    'for (let n = 0; n < 20; n++) {\n  console.log("out", n)\n  console.error("err", n)\n}'
+    "for (let n = 0; n < 20; n++) {\n  console.log(`out ${n}`);\n  console.error(`err ${n}`);\n}"
 )
-NO_SDK = "the SDK for JavaScript does not exist yet"
 
 PROGRAMS = KernelPrograms(
     column="node",
@@ -15,7 +48,6 @@ PROGRAMS = KernelPrograms(
     capabilities=frozenset(
         {"async", "input", "interrupt", "rich_output", "stack", "state", "variables"}
     ),
-    not_expressible={"use_storage": NO_SDK},
     hello='console.log("hello")',
     to_stderr='console.error("problem")',
     alternating=ALTERNATING,
@@ -23,49 +55,60 @@ PROGRAMS = KernelPrograms(
     one_big_write='process.stdout.write("x".repeat(1_000_000)); null',
     many_lines=(
         "for (let n = 0; n < 100_000; n++) {\n"
-        '  console.log(String(n).padStart(8, "0") + ".".repeat(91))\n}'
+        '  console.log(String(n).padStart(8, "0") + ".".repeat(91));\n}'
     ),
     set_state="let x = 41",
     use_state="console.log(x + 1)",
-    fail='const y = 1\n\nthrow new Error("boom")',
+    fail='let y = 1;\n\nthrow new Error("boom")',
     failing_line="<cell-1>:3",
-    syntax_error="const a = 1\nconst b = (",
-    syntax_error_text=":2",
+    syntax_error="let a = 1;\nlet b = );",
+    syntax_error_text=":2\n",
     exit_with="process.exit({code})",
-    exit_nested="function outer() {\n  (() => process.exit(3))()\n}\nouter()",
+    exit_nested=(
+        "function outer() {\n  function inner() {\n    process.exit(3);\n  }\n  inner();\n}\n"
+        'outer();\nconsole.log("after")'
+    ),
     read_env='console.log(process.env["{name}"] ?? "absent")',
     read_env_in_child=(
-        'process.stdout.write(require("child_process")'
-        '.execSync("echo ${{{name}-absent}}").toString()); null'
+        'import * as children from "child_process";\n'
+        'console.log(children.execFileSync("sh", ["-c", "echo ${{{name}-absent}}"],'
+        ' {{ encoding: "utf8" }}).trim())'
     ),
-    print_cwd_and_home='console.log(process.cwd())\nconsole.log(require("os").homedir())',
-    write_file='require("fs").writeFileSync("made.txt", "data")',
+    print_cwd_and_home=(
+        'import * as os from "os";\nconsole.log(process.cwd());\nconsole.log(os.homedir())'
+    ),
+    write_file='import * as fs from "fs";\nfs.writeFileSync("made.txt", "data")',
     module_name="fresh.js",
-    module_text="exports.VALUE = {value}\n",
+    module_text="exports.VALUE = {value};\n",
     import_module='console.log(require("./fresh.js").VALUE)',
-    write_module='require("fs").writeFileSync("fresh.js", "exports.VALUE = {value}")',
+    write_module=(
+        'import * as fs from "fs";\nfs.writeFileSync("fresh.js", "exports.VALUE = {value};")'
+    ),
     sleep="await new Promise((resolve) => setTimeout(resolve, 60_000))",
-    busy_loop="for (;;);",
-    pending_await="await new Promise((resolve) => setTimeout(resolve, 60_000))",
-    c_call='require("crypto").pbkdf2Sync("a", "b", 2 ** 31 - 1, 64, "sha512")',
+    busy_loop="while (true) {}",
+    pending_await="const forever = setInterval(() => {}, 1000);\nawait new Promise(() => {})",
+    c_call=(
+        'import * as crypto from "crypto";\n'
+        'crypto.pbkdf2Sync("password", "salt", 2_000_000_000, 64, "sha512")'
+    ),
     kill_self='process.kill(process.pid, "SIGKILL")',
     segfault='process.kill(process.pid, "SIGSEGV")',
-    take_memory="const taken = []\nfor (;;) taken.push(Buffer.alloc(100_000_000, 1))",
+    take_memory="let taken = [];\nwhile (true) {\n  taken.push(Buffer.alloc(50_000_000, 1));\n}",
     child_output=(
-        'console.log("a")\n'
-        'require("child_process").spawnSync("echo", ["b"], { stdio: "inherit" })\n'
-        'console.log("c")'
+        'import * as children from "child_process";\nconsole.log("a");\n'
+        'children.execFileSync("echo", ["b"], { stdio: "inherit" });\nconsole.log("c")'
     ),
-    read_stdin='console.log(`[${require("fs").readFileSync(0, "utf8")}]`)',
-    late_output='setTimeout(() => console.log("late"), 500).unref(); null',
+    read_stdin=('import * as fs from "fs";\nconsole.log("[" + fs.readFileSync(0, "utf8") + "]")'),
+    late_output=LATE,
+    wait_for_late=WAIT_FOR_LATE,
     slow_print=(
-        'console.log("first")\nawait new Promise((resolve) => setTimeout(resolve, 1000))\n'
+        'console.log("first");\nawait new Promise((resolve) => setTimeout(resolve, 1000));\n'
         'console.log("second")'
     ),
     unicode='console.log("naïve ☃ 😀")',
     nul='console.log("a\\0b")',
     invalid_utf8="process.stdout.write(Buffer.from([0x61, 0xff, 0x62])); null",
-    use_storage=None,
+    use_storage=STORAGE,
     last_expression="6 * 7",
     display_html="display.html('<b>rich</b>')",
     ask=(
@@ -79,10 +122,10 @@ PROGRAMS = KernelPrograms(
     ),
     print_slowly=(
         "for (let i = 0; i < 5; i++) { console.log(`Processing ${i}`);"
-        " await new Promise((resolve) => setTimeout(resolve, 500)) }"
+        " await new Promise((resolve) => setTimeout(resolve, 500)); }"
     ),
     write_results=(
-        "require('fs').writeFileSync('data.json', '{}');"
-        " require('fs').writeFileSync('output.txt', 'shown')"
+        "import * as fs from 'fs'; fs.writeFileSync('data.json', '{}');"
+        " fs.writeFileSync('output.txt', 'shown')"
     ),
 )

@@ -7,6 +7,23 @@ from tests.languages.kernel_programs import KernelPrograms
 ALTERNATING = (
     'import sys\nfor n in range(20):\n    print("out", n)\n    print("err", n, file=sys.stderr)'
 )
+LATE = """import os, threading, time
+def work():
+    while not os.path.exists("next"):
+        time.sleep(0.02)
+    print("late")
+    open("told", "w").close()
+threading.Thread(target=work, daemon=True).start()
+"""
+WAIT_FOR_LATE = """import os, time
+print("first")
+open("next", "w").close()
+for _ in range(100):
+    if os.path.exists("told"):
+        break
+    time.sleep(0.05)
+print("second")
+"""
 
 PROGRAMS = KernelPrograms(
     column="python",
@@ -52,11 +69,8 @@ PROGRAMS = KernelPrograms(
     take_memory="taken = []\nwhile True:\n    taken.append(bytearray(b'x') * 100_000_000)",
     child_output=('import subprocess\nprint("a")\n_ = subprocess.run(["echo", "b"])\nprint("c")'),
     read_stdin='import sys\nprint("[" + sys.stdin.read() + "]")',
-    late_output=(
-        "import threading, time\n"
-        "def work():\n    time.sleep(0.5)\n    print('late')\n"
-        "threading.Thread(target=work, daemon=True).start()"
-    ),
+    late_output=LATE,
+    wait_for_late=WAIT_FOR_LATE,
     slow_print='import time\nprint("first")\ntime.sleep(1)\nprint("second")',
     unicode='print("naïve ☃ 😀")',
     nul='print("a\\0b")',

@@ -1,21 +1,32 @@
-"""TypeScript's programs for the conformance table."""
+"""TypeScript's programs for the conformance table: JavaScript's, with types."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
-from tests.languages.programs import node
+from tests.languages.programs.node import PROGRAMS as NODE
+from tests.languages.programs.node import STORAGE
 
 PROGRAMS = replace(
-    node.PROGRAMS,
+    NODE,
     column="typescript",
     language="typescript",
     set_state="let x: number = 41",
-    use_state="console.log((x + 1) as number)",
-    fail='const y: number = 1\n\nthrow new Error("boom" as string)',
-    syntax_error="const a: number = 1\nconst b = (",
+    fail='let y: number = 1;\n\nthrow new Error("boom")',
+    syntax_error="let a: number = 1;\nlet b: number = );",
     module_name="fresh.ts",
-    module_text="export const VALUE: number = {value}\n",
-    write_module='require("fs").writeFileSync("fresh.ts", "export const VALUE: number = {value}")',
-    import_module='import { VALUE } from "./fresh"\nconsole.log(VALUE)',
+    module_text="export const VALUE: number = {value};\n",
+    import_module='import { VALUE } from "./fresh";\nconsole.log(VALUE)',
+    write_module=(
+        'import * as fs from "fs";\n'
+        'fs.writeFileSync("fresh.ts", "export const VALUE: number = {value};")'
+    ),
+    take_memory=(
+        "let taken: Buffer[] = [];\nwhile (true) {\n  taken.push(Buffer.alloc(50_000_000, 1));\n}"
+    ),
+    use_storage=(
+        STORAGE.replace("ERA_STORAGE_URL.", "ERA_STORAGE_URL!.")
+        .replace("]+)/);", "]+)/)!;")
+        .replace("(method, body)", "(method: string, body?: string): Promise<any>")
+    ),
 )

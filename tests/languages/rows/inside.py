@@ -8,21 +8,25 @@ import httpx
 
 from tests.client import SessionClient
 from tests.languages.rows.table_rows import check, row
+from tests.server_process import wait_until
+
+PAUSE = 0.3  # seconds from a program's beginning to its sleep, and more
 
 
 def start(session: SessionClient, code: str) -> str:
-    """Starts code in the background; returns the path of its execution when it runs."""
+    """Starts code in the background; returns the path of its execution."""
     body = {"code": code, "background": True}
     started = session.http.post(f"{session.path}/run", json=body).raise_for_status().json()
-    time.sleep(0.3)
     return f"{session.path}/executions/{started['execution_id']}"
 
 
 @row("interrupt")
-def interrupt(session: SessionClient, sleep: str, hello: str) -> None:
+def interrupt(session: SessionClient, write_file: str, sleep: str, hello: str) -> None:
     """An interrupt ends the run with 130, and the kernel lives on."""
     session.run(hello)
-    execution = start(session, sleep)
+    execution = start(session, f"{write_file}\n{sleep}")
+    assert wait_until(lambda: session.http.get(f"{session.path}/files").json()["total_count"] > 0)
+    time.sleep(PAUSE)
     stopped = session.http.post(f"{execution}/interrupt").json()
     check(stopped, success=True, state="preserved")
     check(session.http.get(execution).json(), exit_code=130)
@@ -46,6 +50,7 @@ def stack(session: SessionClient, sleep: str, sleeping_line: int) -> None:
     """The stack of a running program tells the line that it is in."""
     session.run("")
     execution = start(session, sleep)
+    time.sleep(PAUSE)
     frames = session.http.get(f"{execution}/stack").raise_for_status().json()["frames"]
     assert sleeping_line in [frame["line"] for frame in frames], frames
 

@@ -1,0 +1,96 @@
+"""Deno's programs for the conformance table."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from tests.languages.programs.node import PROGRAMS as NODE
+from tests.languages.programs.typescript import PROGRAMS as TYPESCRIPT
+
+# KV by its HTTP API. Deno runs where sessions have a network of their own.
+STORAGE = """
+const url = `${Deno.env.get("ERA_STORAGE_URL")}/api/storage/kv/shop?key=flavour`;
+await fetch(url, { method: "PUT", body: JSON.stringify({ value: "lemon" }) });
+console.log((await (await fetch(url)).json()).value);
+"""
+# The event loop does not wait for it, so the program ends before.
+LATE = """import { existsSync } from "node:fs";
+let waiting = setInterval(() => {
+    if (!existsSync("next")) return;
+    clearInterval(waiting);
+    console.log("late");
+    Deno.writeTextFileSync("told", "");
+}, 20);
+Deno.unrefTimer(waiting);"""
+WRITE = 'Deno.writeTextFileSync("{path}", "{text}")'
+NO_ENV = "a kernel without a fence takes no variables for one run: 400"
+NOT_BY_CONSOLE = "what does not go through `console` is lost"
+
+PROGRAMS = replace(
+    TYPESCRIPT,
+    column="deno",
+    language="deno",
+    capabilities=frozenset({"async", "rich_output", "state"}),
+    not_expressible={},
+    does_not_hold={
+        "uncaught_error": "Deno counts lines after types and blank lines were taken out",
+        "syntax_error": "Deno says only that the execution failed",
+        "one_big_write": NOT_BY_CONSOLE,
+        "child_output": NOT_BY_CONSOLE,
+        "invalid_utf8": NOT_BY_CONSOLE,
+        "late_output": "what a timer prints becomes part of the run under way",
+        "exit_keeps_state": "a program that exits ends its kernel",
+        "environment": NO_ENV,
+        "previous_environment": NO_ENV,
+        "era_variables_hold": NO_ENV,
+        "edited_module": "a module is loaded once by each kernel",
+    },
+    untried={
+        "many_lines": "what comes 30 ms after the output before it is cut off",
+        "five_hundred_runs": "it takes half a minute, for each run waits for what comes late",
+    },
+    one_big_write='Deno.stdout.writeSync(new TextEncoder().encode("x".repeat(1_000_000)))',
+    exit_with="Deno.exit({code})",
+    exit_nested=NODE.exit_nested.replace("process", "Deno") if NODE.exit_nested else None,
+    read_env='console.log(Deno.env.get("{name}") ?? "absent")',
+    read_env_in_child=(
+        'let child = new Deno.Command("sh", {{ args: ["-c", "echo ${{{name}-absent}}"] }});\n'
+        "console.log(new TextDecoder().decode(child.outputSync().stdout).trim())"
+    ),
+    print_cwd_and_home='console.log(Deno.cwd());\nconsole.log(Deno.env.get("HOME"))',
+    write_file=WRITE.format(path="made.txt", text="data"),
+    import_module='import { VALUE } from "./fresh.ts";\nconsole.log(VALUE)',
+    write_module=WRITE.format(path="fresh.ts", text="export const VALUE: number = {value};"),
+    c_call=(
+        'import * as crypto from "node:crypto";\n'
+        'crypto.pbkdf2Sync("password", "salt", 2_000_000_000, 64, "sha512")'
+    ),
+    kill_self='Deno.kill(Deno.pid, "SIGKILL")',
+    segfault='while (true) Deno.kill(Deno.pid, "SIGSEGV")',
+    take_memory=(
+        "let taken: Uint8Array[] = [];\n"
+        "while (true) {\n  taken.push(new Uint8Array(50_000_000).fill(1));\n}"
+    ),
+    memory_mb=320,
+    child_output=(
+        'console.log("a");\n'
+        'new Deno.Command("echo", { args: ["b"], stdout: "inherit" }).outputSync();\n'
+        'console.log("c")'
+    ),
+    read_stdin=(
+        'let text = await new Response(Deno.stdin.readable).text();\nconsole.log("[" + text + "]")'
+    ),
+    late_output=LATE,
+    wait_for_late=(NODE.wait_for_late or "").replace('"fs"', '"node:fs"'),
+    invalid_utf8="Deno.stdout.writeSync(new Uint8Array([0x61, 0xff, 0x62]))",
+    use_storage=STORAGE,
+    display_html=('await Deno.jupyter.display({ "text/html": "<b>rich</b>" }, { raw: true })'),
+    ask='console.log("hello " + prompt("name? "))',
+    print_session=(
+        "console.log(`Session: ${Deno.env.get('ERA_SESSION_ID')}`);"
+        " console.log(`API Key: ${Deno.env.get('API_KEY')}`)"
+    ),
+    write_results=(
+        "Deno.writeTextFileSync('data.json', '{}'); Deno.writeTextFileSync('output.txt', 'shown')"
+    ),
+)

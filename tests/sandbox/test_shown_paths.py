@@ -1,0 +1,114 @@
+"""What sessions see of readable paths that links lead to, and never of what is hidden there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from era_kernels.errors import StartError
+from era_kernels.models import Limits, SessionPaths
+from era_kernels.sandbox.server.sandbox import IsolationPolicy, Sandboxes
+from tests.sandbox.sandboxes import ENTRIES, run_to_end, shell_command, short_directory
+
+SECRET, TOOL = "secret", "tool"
+# Names below a folder that has env/tool and env/data/secret: what is readable, what is hidden,
+# where the tool can be read, and where the secret would be.
+Case = tuple[list[str], str, list[str], list[str]]
+
+
+def _link(name: str, target: str, *, absolute: bool = True) -> Callable[[Path], None]:
+    def make(root: Path) -> None:
+        (root / name).symlink_to(root / target if absolute else target)
+
+    return make
+
+
+def _nothing(root: Path) -> None:
+    """Adds nothing."""
+
+
+SECRETS = ["env/data/secret"]
+CASES: dict[str, tuple[Callable[[Path], None], Case]] = {
+    "no link": (_nothing, (["env"], "env/data", ["env/tool"], SECRETS)),
+    "readable is a link": (
+        _link("link", "env"),
+        (["link"], "env/data", ["link/tool"], ["link/data/secret", *SECRETS]),
+    ),
+    "readable is a relative link": (
+        _link("link", "env", absolute=False),
+        (["link"], "env/data", ["link/tool"], ["link/data/secret", *SECRETS]),
+    ),
+    "both ways": (
+        _link("link", "env"),
+        (["link", "env"], "env/data", ["link/tool", "env/tool"], ["link/data/secret", *SECRETS]),
+    ),
+    "hidden is a link": (
+        _link("data", "env/data"),
+        (["env"], "data", ["env/tool"], SECRETS),
+    ),
+    "both are links": (
+        lambda root: (_link("link", "env")(root), _link("data", "link/data")(root))[0],
+        (["link"], "data", ["link/tool"], ["link/data/secret", *SECRETS]),
+    ),
+    "a link above": (
+        _link("above", "."),
+        (["above/env"], "env/data", ["above/env/tool"], ["above/env/data/secret", *SECRETS]),
+    ),
+    "a link to what is hidden": (
+        _link("link", "env/data"),
+        (["link", "env"], "env/data", ["env/tool"], ["link/secret", *SECRETS]),
+    ),
+    "below what is hidden": (_nothing, (["env/data", "env"], "env/data", ["env/tool"], SECRETS)),
+    "a file": (_nothing, (["env/tool"], "env/data", ["env/tool"], SECRETS)),
+    "not there": (_nothing, (["env", "gone", "gone/below"], "env/data", ["env/tool"], SECRETS)),
+    "a circle": (
+        _link("circle", "circle"),
+        (["env", "circle", "circle/x"], "env/data", ["env/tool"], SECRETS),
+    ),
+    "below a file": (_nothing, (["env", "env/tool/x"], "env/data", ["env/tool"], SECRETS)),
+}
+
+
+async def _require_tier(base: Path, tier: int) -> None:
+    """Skips the test where this host has no such walls, whatever they are to show."""
+    policy = IsolationPolicy(strongest_tier=tier, weakest_tier=tier, readable_paths=(ENTRIES,))
+    try:
+        sandboxes = await Sandboxes.open(base / "plain", (), (ENTRIES,), policy)
+    except StartError as error:
+        pytest.skip(str(error))
+    await sandboxes.aclose()
+
+
+@pytest.mark.parametrize("tier", [1, 2, 3])
+@pytest.mark.parametrize("name", CASES)
+async def test_links(name: str, tier: int) -> None:
+    """A link, or a path that leads nowhere, shows no secret and keeps no walls from rising."""
+    make, (readable, hidden, tools, secrets) = CASES[name]
+    with short_directory() as base:
+        base.chmod(0o755)
+        # Directories of the session's own: their owner is changed.
+        paths = SessionPaths(*(base / "session" / part for part in ("w", "p", "c")))
+        for part in (paths.workspace, paths.packages, paths.cache):
+            part.mkdir(parents=True)
+        root = base / "root"
+        (root / "env" / "data").mkdir(parents=True)
+        (root / "env" / "data" / "secret").write_text(SECRET)
+        (root / "env" / "tool").write_text(TOOL)
+        make(root)
+        policy = IsolationPolicy(
+            strongest_tier=tier,
+            weakest_tier=tier,
+            readable_paths=(ENTRIES, *(root / path for path in readable)),
+            hidden_paths=(root / hidden,),
+        )
+        await _require_tier(base, tier)
+        sandboxes = await Sandboxes.open(base / "r", (), (ENTRIES,), policy)
+        try:
+            sandbox = await sandboxes.open_sandbox(paths, Limits())
+            read = "; ".join(f"cat {root / path}" for path in (*tools, *secrets))
+            _, out, err = await run_to_end(sandbox, shell_command(read))
+            assert out == TOOL * len(tools), err
+        finally:
+            await sandboxes.aclose()
