@@ -16,6 +16,7 @@ const { Program } = require("./program.js");
 const { ProgramInput } = require("./program_input.js");
 const { ProgramModules } = require("./program_modules.js");
 const { RunContext } = require("./run_context.js");
+const { installStorage } = require("./storage.js");
 const { ProgramOutput } = require("./standard_streams.js");
 const { RunTimers } = require("./timers.js");
 const { CellSources, ErrorTexts, installStackFilter } = require("./user_errors.js");
@@ -49,6 +50,7 @@ function start(link, options) {
   servers.install();
   modules.install();
   if (isTyped) require("./type_modules.js").install(transform, modules);
+  installStorage(context, modules);
   installDisplay(makeDisplayModule((type, content) => program.publish(type, content)));
   installKernelObject(program, evaluator, modules);
   const emit = interceptEvents(program);

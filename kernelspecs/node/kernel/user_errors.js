@@ -9,6 +9,7 @@ const early = require("./early.js");
 const { binding, internalErrors } = require("./internals.js");
 
 const KERNEL_URL = pathToFileURL(__dirname).href;
+const FINDER = require.resolve("../sdk/era_storage/find.js"); // every `require` passes through it
 const MAX_SOURCE_CHARS = 1000; // of a line that is shown
 const MAX_TEXT_CHARS = 64 * 1024;
 const EMITTED = "\nEmitted 'error' event";
@@ -62,7 +63,8 @@ class CellSources {
 /** Returns whether a frame is the kernel's, or Node's way from the kernel to the program. */
 function isKernelFrame(site) {
   const file = site.getFileName?.() ?? "";
-  return file.startsWith(__dirname) || file.startsWith(KERNEL_URL) || file === "node:inspector";
+  if (file === FINDER || file === "node:inspector") return true;
+  return file.startsWith(__dirname) || file.startsWith(KERNEL_URL);
 }
 
 /** Removes the kernel's frames and those below the program's own; corrects positions in cells. */
