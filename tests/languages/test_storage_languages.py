@@ -151,10 +151,3 @@ def test_at_once(pair: Any) -> None:
 def test_scope(one: StorageUser) -> None:
     """Outside the session's scope a call fails with the server's code, status and sentence."""
     assert one.call("fails", "other") == ["STORAGE_SCOPE", 403, "kv get failed"]
-
-
-def test_errors(one: StorageUser) -> None:
-    """What is no namespace is an error of the call, with its code and status."""
-    code, status, text = one.call("fails", "a b")
-    assert (status, text) == (400, "kv get failed")
-    assert code
