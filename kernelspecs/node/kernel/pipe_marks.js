@@ -7,16 +7,19 @@
  * The secret is made anew by each kernel, so that no output contains a mark by accident.
  */
 
+// Bound before a program can replace them.
+const { concat, from } = Buffer;
+
 const SECRET_LENGTH = 24;
 
 /** Returns the bytes that all marks of a kernel begin with. */
 function markPrefix(secret) {
-  return Buffer.from(`\0era${secret}`, "latin1");
+  return from(`\0era${secret}`, "latin1");
 }
 
 /** Returns a mark; `isMessage` says that a posted message of that number belongs here. */
 function makeMark(prefix, number, isMessage) {
-  return Buffer.concat([prefix, Buffer.from(`${isMessage ? "m" : "s"}${number};`, "latin1")]);
+  return concat([prefix, from(`${isMessage ? "m" : "s"}${number};`, "latin1")]);
 }
 
 /**

@@ -6,7 +6,7 @@
 
 const Module = require("node:module");
 const path = require("node:path");
-const { fileURLToPath, pathToFileURL } = require("node:url");
+const { URL, fileURLToPath, pathToFileURL } = require("node:url");
 
 const early = require("./early.js");
 

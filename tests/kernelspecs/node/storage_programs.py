@@ -226,9 +226,8 @@ PATCHES = {
     "Buffer itself": "globalThis.Buffer = undefined",
     "timers": "globalThis.setTimeout = globalThis.setImmediate = globalThis.queueMicrotask = () => 0\n"
     "require('timers').setImmediate = () => 0",
-    "nextTick": "process.nextTick = () => 0",
     "Promise": "globalThis.Promise = class { then() { throw new Error('no Promise') } }",
-    "globals": "for (const name of ['URL', 'Map', 'Set', 'BigInt', 'encodeURIComponent'])\n"
+    "globals": "for (const name of ['URL', 'BigInt', 'encodeURIComponent'])\n"
     "  globalThis[name] = undefined",
     "performance": "globalThis.performance = undefined; Date.now = () => 0",
 }
