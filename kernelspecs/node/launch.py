@@ -15,15 +15,19 @@ import sys
 PIPE_BYTES = 256 * 1024
 
 
+def enlarge(pipe: int) -> None:
+    try:
+        fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+    except (AttributeError, OSError):
+        return  # not on this system, or the user's pipes are too large already
+
+
 def main() -> None:
     readers = []
     stderr = os.dup(2)
     for number in (1, 2):
         reader, writer = os.pipe()
-        try:
-            fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
-        except (AttributeError, OSError):  # noqa: SIM105 - contextlib takes 3 ms to import
-            pass  # not on this system, or the user's pipes are too large already
+        enlarge(writer)
         os.dup2(writer, number)
         os.close(writer)
         readers.append(reader)
