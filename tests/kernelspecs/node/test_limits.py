@@ -39,7 +39,7 @@ GARBAGE = {
     "objects": (
         "let kept = []\n"
         "for (let n = 0; n < 1500; n++) {\n"
-        "  const made = Array.from({ length: 2000 }, (_, k) => ({ k, text: `text ${k}`, at: [k] }))\n"
+        "  const made = Array.from({ length: 2000 }, (_, k) => ({ k, text: `${k}`, at: [k] }))\n"
         "  if (n % 4 === 0) kept.push(made)\n"
         "  if (kept.length > 60) kept = kept.slice(30)\n"
         "}"
