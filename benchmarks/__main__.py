@@ -21,6 +21,7 @@ from benchmarks import (
     hostile,
     isolation_cost,
     kv,
+    languages,
     objects,
     scale,
     storage_load,
@@ -158,6 +159,7 @@ def main() -> int:
             ]
             for part in parts:
                 show(part())
+    show(languages.rows())
     show(scale.rows())
     show(faults.rows())
     show(d1.rows())

@@ -69,6 +69,39 @@ def test_declared_again(kernel: JupyterKernel, first: str, second: str) -> None:
         assert run(kernel, f"{name}++; console.log({name}, see_{name}())") == ("3 3\n", "", 0)
 
 
+FILLED = "for (let n = 0; n < 200_000; n++) made.set(`key ${n}`, { n })"
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        f"const made = new Map()\n{FILLED}\nawait null",
+        f"function fill() {{ {FILLED} }}\nconst made = new Map()\nfill()\nawait fill()",
+        f"await null\nconst made = new Map()\n{FILLED}",
+        f"import * as fs from 'fs'\nconst made = new Map()\n{FILLED}\nawait 0; fs.statSync('.')",
+        f"const made = new Map()\n{FILLED}",
+    ],
+)
+def test_garbage_is_collected_in_a_cell(kernel: JupyterKernel, code: str) -> None:
+    """What a cell leaves to the inspector outlives all garbage that is collected meanwhile."""
+    assert run(kernel, f"{code}\nconsole.log(made.size)") == ("200000\n", "", 0)
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "function first() { return 1 }\nawait null\nconsole.log(first())",
+        "function first() { return 1 }; await null; console.log(first())",
+        "await null\nfunction first() { return 1 }console.log(first())",
+        "async function first() { return 1 }console.log(await first())",
+        "export function first() { return 1 }\nconsole.log(await first())",
+    ],
+)
+def test_functions_of_a_cell_with_await(kernel: JupyterKernel, code: str) -> None:
+    """A function may stand at either end of a cell, and beside another statement."""
+    assert run(kernel, code) == ("1\n", "", 0)
+
+
 @pytest.mark.parametrize("first", DECLARATIONS)
 def test_declared_again_in_a_cell_with_await(kernel: JupyterKernel, first: str) -> None:
     """The same holds for cells with a top-level await."""
