@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
 from threading import Timer
@@ -12,20 +11,10 @@ from typing import Any
 import pytest
 
 from tests.kernelspecs.node.test_plain_node import ProgramResult, execute
-from tests.kernelspecs.node.toolchain import has_in_module, jupyter_kernelspec, requires_node
-from tests.languages.jupyter_checks import JupyterKernel, open_kernel
+from tests.kernelspecs.node.toolchain import has_in_module, requires_node
+from tests.languages.jupyter_checks import JupyterKernel
 
 pytestmark = requires_node
-
-
-@pytest.fixture(scope="module", params=["node", "typescript"])
-def kernel(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[JupyterKernel]:
-    """One kernel of each language for the module: each test must leave it usable."""
-    directory = tmp_path_factory.mktemp("kernel")
-    with open_kernel(jupyter_kernelspec(request.param, directory), directory, "ipc") as kernel:
-        yield kernel
 
 
 def run(kernel: JupyterKernel, code: str, **options: Any) -> ProgramResult:
