@@ -12,7 +12,7 @@ const { makeDisplayModule } = require("./display_data.js");
 const { Evaluator } = require("./evaluator.js");
 const { binding } = require("./internals.js");
 const { ListeningServers } = require("./listening_servers.js");
-const { Program } = require("./program.js");
+const { CLEANUP, Program } = require("./program.js");
 const { ProgramInput } = require("./program_input.js");
 const { ProgramModules } = require("./program_modules.js");
 const { RunContext } = require("./run_context.js");
@@ -53,7 +53,9 @@ function start(link, options) {
   installKernelObject(program, evaluator, modules);
   const emit = interceptEvents(program);
   process.exit = (...args) => program.exit(...args);
-  handleSignal(() => program.onInterrupt());
+  handleSignal(() => {
+    if (!process.listenerCount("SIGINT")) program.onInterrupt(); // else Node calls the listeners
+  });
 
   hideModules(modules);
   link.post({ kind: "builtins", names: Object.getOwnPropertyNames(globalThis) });
@@ -120,6 +122,7 @@ function installKernelObject(program, evaluator, modules) {
     at: (line, column, value) => program.at(line, column, value),
     constant: new Proxy(Object.create(null), { get: () => NaN, set: refuseAssignment }),
     end: () => evaluator.end(),
+    exports: modules.main.exports,
     import: (name, options) => modules.import(name, options),
     get imported() {
       return program.imported;
@@ -156,14 +159,33 @@ function interceptEvents(program) {
       program.onLoopEnd(original);
       return true;
     }
-    if (name === "uncaughtException" && !process.listenerCount(name)) {
-      program.onUncaught(...args);
-      return true;
+    if (args[0] === CLEANUP) return true;
+    if (name !== "uncaughtException") return original(name, ...args);
+    try {
+      if (!original(name, ...args)) program.onUncaught(...args);
+    } catch (problem) {
+      program.onHandlerFailure(problem);
     }
-    return original(name, ...args);
+    return true;
   };
+  interceptCapture(program);
   Object.defineProperty(process, "emit", { value: emit, writable: true, configurable: true });
   return original;
+}
+
+/** Keeps what the kernel throws from a program that takes all errors by one function. */
+function interceptCapture(program) {
+  const { setUncaughtExceptionCaptureCallback: original } = process;
+  process.setUncaughtExceptionCaptureCallback = (capture) => {
+    if (typeof capture !== "function") return original(capture);
+    return original((error) => {
+      try {
+        if (error !== CLEANUP) capture(error);
+      } catch (problem) {
+        program.onHandlerFailure(problem);
+      }
+    });
+  };
 }
 
 /** Calls a function at SIGINT, which would end the process; it is no listener that programs see. */
