@@ -1,19 +1,18 @@
 "use strict";
 /** The main thread's side of the worker: messages, and marks in the pipes. */
 
-const { randomBytes } = require("node:crypto");
 const path = require("node:path");
 const { MessageChannel, Worker, receiveMessageOnPort } = require("node:worker_threads");
 
 const { setTimeout, writeSync } = require("./early.js");
-const { SECRET_LENGTH, makeMark, markPrefix } = require("./pipe_marks.js");
+const { makeMark, makeSecret, markPrefix } = require("./pipe_marks.js");
 const shared = require("./shared_state.js");
 
 const RETRY_MS = 1; // where a child has made the pipe one that does not wait
 
 class WorkerLink {
   constructor({ connection, pipes, stderr, language, zeromq }) {
-    const secret = randomBytes(SECRET_LENGTH / 2).toString("hex");
+    const secret = makeSecret();
     this.stderr = stderr;
     this.prefix = markPrefix(secret);
     this.hasPipes = pipes !== null;
@@ -24,11 +23,13 @@ class WorkerLink {
     this.port = port1;
     this.onMessage = () => {};
     const data = { connection, pipes, stderr, language, zeromq, secret };
-    this.worker = new Worker(path.join(__dirname, "wire_worker.js"), {
+    this.worker = new Worker(path.join(__dirname, "worker_main.js"), {
       workerData: { ...data, port: port2, shared: this.shared.buffer },
       transferList: [port2],
       execArgv: [],
       stdin: false,
+      stdout: true, // else Node would open descriptors 1 and 2 as streams, for what nobody writes
+      stderr: true,
     });
     this.worker.unref();
     this.port.on("message", (message) => this.receive(message));

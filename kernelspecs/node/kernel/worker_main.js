@@ -1,0 +1,4 @@
+"use strict";
+/** Starts the worker thread. */
+
+require("./own_modules.js").requireOwn("./wire_worker.js");
