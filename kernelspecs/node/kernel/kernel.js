@@ -10,8 +10,10 @@ const { CodeRequests } = require("./code_requests.js");
 const { plainConsole } = require("./console.js");
 const { makeDisplayModule } = require("./display_data.js");
 const { Evaluator } = require("./evaluator.js");
+const early = require("./early.js");
 const { binding } = require("./internals.js");
 const { ListeningServers } = require("./listening_servers.js");
+const { installProcessEnds } = require("./process_ends.js");
 const { CLEANUP, Program } = require("./program.js");
 const { ProgramInput } = require("./program_input.js");
 const { ProgramModules } = require("./program_modules.js");
@@ -22,7 +24,7 @@ const { CellSources, ErrorTexts, installStackFilter } = require("./user_errors.j
 
 /** Serves the worker's requests for the rest of the process's life. */
 function start(link, options) {
-  process.execArgv = [];
+  process.execArgv = early.makeList();
   process.title = "node";
   const isTyped = options.language === "typescript";
   const getParse = makeParserGetter(options);
@@ -52,7 +54,8 @@ function start(link, options) {
   installDisplay(makeDisplayModule((type, content) => program.publish(type, content)));
   installKernelObject(program, evaluator, modules);
   const emit = interceptEvents(program);
-  process.exit = (...args) => program.exit(...args);
+  const endProcess = installProcessEnds(link);
+  process.exit = early.makeForeign((...args) => program.exit(...args));
   handleSignal(() => {
     if (!process.listenerCount("SIGINT")) program.onInterrupt(); // else Node calls the listeners
   });
@@ -75,7 +78,7 @@ function start(link, options) {
       emit("exit", 0);
       link.post({ kind: "exit", code: 0 });
     },
-    exit: ({ code }) => process.reallyExit(code),
+    exit: ({ code }) => endProcess(code),
   };
   link.onMessage = (message) => {
     try {
@@ -96,11 +99,7 @@ function hideModules(modules) {
 function makeParserGetter({ resolve }) {
   let parse = null;
   return () => {
-    if (parse === null) {
-      const file = resolve("acorn");
-      ({ parse } = require(file));
-      delete Module._cache[file];
-    }
+    parse ??= require(resolve("acorn")).parse;
     return parse;
   };
 }

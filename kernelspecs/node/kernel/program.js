@@ -49,10 +49,10 @@ class Program {
     this.active = run;
     this.context.begin(run);
     this.link.postInOrder({ kind: "begin" });
-    run.handles = new Set(process._getActiveHandles());
+    run.handles = new Set(early.copyList(process._getActiveHandles()));
     run.previousEnvironment = setEnvironment(run.era?.env ?? {});
     process.exitCode = undefined;
-    process.argv = [process.execPath, this.modules.file];
+    process.argv = early.makeList(process.execPath, this.modules.file);
     this.modules.forgetChanged();
     // A main program runs before the event loop turns to timers; and not in the immediate itself,
     // which must not be stopped.
@@ -360,7 +360,7 @@ function restoreEnvironment(previous) {
 
 /** Closes the sockets, servers and pipes that a run has opened, as the end of a process does. */
 function closeHandles(run) {
-  for (const handle of process._getActiveHandles()) {
+  for (const handle of early.copyList(process._getActiveHandles())) {
     if (run.handles.has(handle)) continue;
     try {
       if (typeof handle.destroy === "function") handle.destroy();

@@ -22,7 +22,9 @@ class ProgramInput {
       enumerable: true,
       get: () => this.current(),
     });
-    const prompt = (message = "", initial = "") => this.prompt(String(message), String(initial));
+    const prompt = early.makeForeign((message = "", initial = "") =>
+      this.prompt(String(message), String(initial)),
+    );
     const descriptor = { value: prompt, writable: true, configurable: true, enumerable: false };
     Object.defineProperty(globalThis, "prompt", descriptor);
   }

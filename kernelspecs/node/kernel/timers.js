@@ -28,6 +28,7 @@ class RunTimers {
       const descriptors = Object.getOwnPropertyDescriptors(original);
       delete descriptors.prototype;
       Object.defineProperties(wrapper, descriptors);
+      early.makeForeign(wrapper);
       globalThis[name] = wrapper;
       timers[name] = wrapper;
     }

@@ -77,13 +77,7 @@ class Compiler {
   }
 
   get typescript() {
-    // A load that was interrupted leaves a module behind that is not whole.
-    if (this.module?.transpileModule === undefined) {
-      const file = this.resolve("typescript");
-      delete require.cache[file];
-      this.module = require(file);
-      delete require.cache[file];
-    }
+    this.module ??= require(this.resolve("typescript"));
     return this.module;
   }
 

@@ -109,7 +109,7 @@ function installStackFilter(sources) {
   binding("errors").setPrepareStackTraceCallback((globals, error, sites) => {
     let cleaned = sites;
     try {
-      cleaned = cleanFrames(sites, sources);
+      cleaned = early.makeList(...cleanFrames(early.copyList(sites), sources));
     } catch {
       // a frame that cannot be read is shown as it is
     }
