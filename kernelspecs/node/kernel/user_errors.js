@@ -12,6 +12,8 @@ const KERNEL_URL = pathToFileURL(__dirname).href;
 const FINDER = require.resolve("../sdk/era_storage/find.js"); // every `require` passes through it
 const MAX_SOURCE_CHARS = 1000; // of a line that is shown
 const MAX_TEXT_CHARS = 64 * 1024;
+const MIN_DEPTH = 5; // of the properties of an error that are shown
+const UNREADABLE = "[an error that cannot be shown]";
 const EMITTED = "\nEmitted 'error' event";
 const HINT = "(Use `node --trace-uncaught ...` to show where the exception was thrown)";
 
@@ -27,7 +29,7 @@ class CellSources {
     this.cells.set(name, cell);
   }
 
-  /** Returns where the latest cell has thrown a value that is no error, if that is plain. */
+  /** Returns where the latest cell has thrown a value that does not tell it, if that is plain. */
   throwPlace() {
     const place = this.cells.get(this.latest)?.plan?.throwPlace();
     return place ? { ...place, file: this.latest } : null;
@@ -109,7 +111,7 @@ function installStackFilter(sources) {
   binding("errors").setPrepareStackTraceCallback((globals, error, sites) => {
     let cleaned = sites;
     try {
-      cleaned = cleanFrames(sites, sources);
+      cleaned = early.makeList(...cleanFrames(early.copyList(sites), sources));
     } catch {
       // a frame that cannot be read is shown as it is
     }
@@ -134,11 +136,19 @@ class ErrorTexts {
 
   /** Returns what Node prints for an uncaught error; `place` is where it was thrown, if known. */
   uncaught(error, { place = null, isRejection = false } = {}) {
+    try {
+      return this.uncaughtText(error, place, isRejection);
+    } catch {
+      return `${UNREADABLE}\n\nNode.js ${process.version}\n`; // its own code fails when it is asked
+    }
+  }
+
+  uncaughtText(error, place, isRejection) {
     const isError = util.types.isNativeError(error) || error instanceof Error;
-    if (isError) internalErrors?.fatalExceptionStackEnhancers?.beforeInspector(error);
+    if (isError) enhanceStack(error);
     const found = isError ? this.thrownAt(error, isRejection) : this.sources.throwPlace();
     const arrow = this.arrow(place ?? found);
-    const text = typeof error === "string" ? error : inspectError(error);
+    const text = isError || Object(error) === error ? inspectError(error) : primitiveText(error);
     const version = `\n\nNode.js ${process.version}\n`;
     if (isError) return (arrow === "" ? "" : `${arrow}\n${place ? "" : "\n"}`) + text + version;
     const isObject = typeof error === "object" || typeof error === "function";
@@ -168,7 +178,9 @@ class ErrorTexts {
     const stack = safeStack(error);
     if (stack.includes(EMITTED)) return placeOfEmitter();
     const place = findPlace(stack);
-    if (place === null || isRejection) return place;
+    if (isRejection) return place;
+    if (error.code === "ERR_ASSERTION") return placeOfAssertion(error) ?? place;
+    if (place === null) return this.sources.throwPlace();
     const source = this.sources.line(place.file, place.line);
     const [before, behind] = [source.slice(0, place.column - 1), source.slice(place.column - 1)];
     if (before.endsWith("throw ")) place.column -= "throw ".length;
@@ -194,6 +206,16 @@ function placeOfEmitter() {
   return index < 0 ? null : { file: "node:events", line: index + 1, column };
 }
 
+/** Returns where Node throws the error of an assertion, whose frames there are hidden. */
+function placeOfAssertion(error) {
+  const isOk = error.operator === "==" && error.expected === true;
+  const file = isOk ? "node:internal/assert/utils" : "node:assert";
+  const lines = nodeLines(file);
+  const text = isOk ? "throw err;" : "throw new AssertionError(obj);";
+  const index = lines.findIndex((line) => line.includes(text));
+  return index < 0 ? null : { file, line: index + 1, column: lines[index].indexOf(text) + 1 };
+}
+
 /** Returns the source of a part of Node. */
 function nodeLines(name) {
   return binding("builtins").natives[name.slice("node:".length)].split("\n");
@@ -201,20 +223,51 @@ function nodeLines(name) {
 
 function safeStack(error) {
   try {
-    return error.stack;
+    return String(error.stack);
   } catch {
     return "";
   }
 }
 
-function inspectError(error) {
+/** Adds to a stack what Node adds to it, such as where an emitter emitted the error. */
+function enhanceStack(error) {
   try {
-    const text = util.inspect(error);
-    // Without frames, an error is shown in brackets.
-    return util.types.isNativeError(error) ? text.replace(/^\[([^]*?)\](?= \{|$)/, "$1") : text;
+    internalErrors?.fatalExceptionStackEnhancers?.beforeInspector(error);
   } catch {
-    return "[an error that cannot be shown]";
+    // the error does not let it
   }
+}
+
+function inspectError(error) {
+  const depth = Math.max(util.inspect.defaultOptions.depth, MIN_DEPTH);
+  try {
+    if (!util.types.isNativeError(error)) return util.inspect(error, { customInspect: false, depth });
+    const text = util.inspect(error, { customInspect: false, depth });
+    // Without frames, an error is shown in brackets; here they may be the kernel's, and removed.
+    const isWhole = Error.stackTraceLimit > 0;
+    if (!isWhole || safeStack(error) !== standardHeader(error)) return text;
+    return text.replace(/^\[([^]*?)\](?= \{|$)/, "$1");
+  } catch {
+    return fallbackText(error);
+  }
+}
+
+function standardHeader({ name, message }) {
+  return message ? `${name}: ${message}` : name;
+}
+
+/** Returns what is told of an error that cannot be inspected. */
+function fallbackText(error) {
+  try {
+    return `${standardHeader(error)}\n${HINT}`;
+  } catch {
+    return UNREADABLE;
+  }
+}
+
+/** Returns what Node prints for a value that is no object. */
+function primitiveText(value) {
+  return typeof value === "symbol" ? "" : String(value);
 }
 
 /** Returns name, text and lines of an error for a reply. */

@@ -8,6 +8,7 @@ const { setTimeout, writeSync } = require("./early.js");
 const { makeMark, makeSecret, markPrefix } = require("./pipe_marks.js");
 const shared = require("./shared_state.js");
 
+const FLUSH_MS = 1000; // after which the process ends without
 const RETRY_MS = 1; // where a child has made the pipe one that does not wait
 
 class WorkerLink {
@@ -97,6 +98,28 @@ class WorkerLink {
         Atomics.wait(this.shared, shared.ALWAYS_ZERO, 0, RETRY_MS);
         if (typeof bytes === "string") bytes = Buffer.from(bytes);
       }
+    }
+  }
+
+  /**
+   * Waits, and stops this thread meanwhile, until the worker has published all output of before:
+   * what is in the pipes when the process dies is lost.
+   */
+  waitForOutput() {
+    if (!this.hasPipes) return;
+    const before = Atomics.load(this.shared, shared.FLUSH_COUNT);
+    this.postInOrder({ kind: "flush" });
+    Atomics.wait(this.shared, shared.FLUSH_COUNT, before, FLUSH_MS);
+  }
+
+  /** Lets the worker end its sockets, and waits for that before the process ends. */
+  waitForEnd(code) {
+    this.post({ kind: "exit", code });
+    for (let waited = 0; waited < FLUSH_MS; waited += RETRY_MS) {
+      for (let got = this.takeMessage(); got !== undefined; got = this.takeMessage()) {
+        if (got.kind === "exit") return;
+      }
+      Atomics.wait(this.shared, shared.ALWAYS_ZERO, 0, RETRY_MS);
     }
   }
 

@@ -41,7 +41,7 @@ PROGRAMS = KernelPrograms(
     set_state="let x = 41",
     use_state="console.log(x + 1)",
     fail='let y = 1;\n\nthrow new Error("boom")',
-    failing_line="<cell-1>:3",
+    failing_line=">:3",
     syntax_error="let a = 1;\nlet b = );",
     syntax_error_text=":2\n",
     exit_with="process.exit({code})",
