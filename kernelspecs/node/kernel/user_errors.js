@@ -1,6 +1,7 @@
 "use strict";
 /** Tells uncaught errors as Node prints them, without the kernel's own frames and without colours. */
 
+const path = require("node:path");
 const { pathToFileURL, fileURLToPath } = require("node:url");
 const util = require("node:util");
 const vm = require("node:vm");
@@ -9,7 +10,8 @@ const early = require("./early.js");
 const { binding, internalErrors } = require("./internals.js");
 
 const KERNEL_URL = pathToFileURL(__dirname).href;
-const FINDER = require.resolve("../sdk/era_storage/find.js"); // every `require` passes through it
+// Every `require` passes through it.
+const FINDER = path.join(__dirname, "..", "sdk", "era_storage", "find.js");
 const MAX_SOURCE_CHARS = 1000; // of a line that is shown
 const MAX_TEXT_CHARS = 64 * 1024;
 const MIN_DEPTH = 5; // of the properties of an error that are shown

@@ -22,10 +22,10 @@ from tests.kernelspecs.node.storage_programs import ADDRESSES, FORMS, PATCHES, P
 from tests.kernelspecs.node.storage_types import CHECKER, RIGHT, WRONG
 from tests.kernelspecs.node.test_plain_node import ProgramResult, execute
 from tests.kernelspecs.node.toolchain import (
+    MODULES,
     NODE,
     has_in_module,
     jupyter_kernelspec,
-    packages_dir,
     requires_node,
 )
 from tests.kernelspecs.python.sdk_server import SdkServer, run_sdk_server
@@ -377,7 +377,7 @@ def test_types(tmp_path: Path) -> None:
     done = subprocess.run(
         [str(NODE), "-e", CHECKER],
         input=json.dumps(programs),
-        env={"NODE_PATH": str(packages_dir())},
+        env={"NODE_PATH": str(MODULES)},
         cwd=tmp_path,
         capture_output=True,
         text=True,

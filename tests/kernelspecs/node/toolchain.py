@@ -57,8 +57,3 @@ def has_in_module(name: str) -> bool:
     """Returns whether this Node's module `module` has a function of that name."""
     probe = f"process.exit(require('module').{name} ? 0 : 1)"
     return NODE is not None and subprocess.run([NODE, "-e", probe], check=False).returncode == 0
-
-
-def packages_dir() -> Path:
-    """Returns the folder of the packages that the kernels use."""
-    return _MODULES
