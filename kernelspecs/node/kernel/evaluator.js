@@ -10,7 +10,8 @@ const OBJECT_GROUP = "era";
 class Evaluator {
   constructor() {
     this.session = null;
-    this.promise = null; // of the script that was run last
+    this.promises = new Map(); // of the scripts whose callbacks have not been called, by number
+    this.count = 0;
     this.control = new Session(); // stops code, and outlives the other session
     this.control.connect();
     this.taken = undefined; // by `take`
@@ -31,7 +32,7 @@ class Evaluator {
   disconnect() {
     this.session?.disconnect();
     this.session = null;
-    this.promise = null;
+    this.promises.clear();
   }
 
   /** Stops the code that runs now; nothing can catch that. Never returns. */
@@ -48,7 +49,8 @@ class Evaluator {
   run(script, name, onThrow, onDone) {
     const { session } = this;
     this.hasReachedEnd = false;
-    const stopHook = this.holdPromise();
+    const number = ++this.count;
+    const stopHook = this.holdPromise(number);
     session.post(
       "Runtime.evaluate",
       {
@@ -58,6 +60,7 @@ class Evaluator {
         objectGroup: OBJECT_GROUP,
       },
       (problem, response) => {
+        this.promises.delete(number);
         if (problem) return;
         const { exceptionDetails: details, result } = response;
         const value = this.toValue(details?.exception ?? result);
@@ -72,11 +75,12 @@ class Evaluator {
 
   /**
    * Holds the promise of the next script, which is the first that comes into being. V8 itself does
-   * not: when it is collected before its callbacks are called, the inspector crashes, as above.
+   * not: when it is collected before its callbacks are called, the inspector crashes, as above. A cell
+   * may be two scripts, and the second runs before the callbacks of the first are called.
    */
-  holdPromise() {
+  holdPromise(number) {
     const stopHook = promiseHooks.onInit((promise) => {
-      this.promise = promise;
+      this.promises.set(number, promise);
       stopHook();
     });
     return stopHook;

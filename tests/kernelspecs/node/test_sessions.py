@@ -258,3 +258,13 @@ def test_memory(kernel: JupyterKernel) -> None:
     for _ in range(300):
         run(kernel, code)
     assert used() < before * 1.3
+
+
+def test_garbage_between_scripts(kernel: JupyterKernel) -> None:
+    """Garbage that is collected between the scripts of a cell hurts nothing."""
+    collect = (
+        "require('v8').setFlagsFromString('--expose-gc'); require('vm').runInNewContext('gc')()"
+    )
+    for _ in range(5):
+        code = f"const collected = 1; {collect}; await null; console.log(collected)"
+        assert run(kernel, code) == ("1\n", "", 0)
