@@ -244,6 +244,7 @@ function inspectError(error) {
   const depth = Math.max(util.inspect.defaultOptions.depth, MIN_DEPTH);
   try {
     if (!util.types.isNativeError(error)) return util.inspect(error, { customInspect: false, depth });
+    void error.stack; // Node shows less where that fails
     const text = util.inspect(error, { customInspect: false, depth });
     // Without frames, an error is shown in brackets; here they may be the kernel's, and removed.
     const isWhole = Error.stackTraceLimit > 0;
