@@ -291,14 +291,3 @@ def test_memory(kernel: JupyterKernel) -> None:
     for _ in range(300):
         run(kernel, code)
     assert used() < before * 1.3
-
-
-def test_garbage_of_a_cell_in_two_scripts(kernel: JupyterKernel) -> None:
-    """A collection of garbage while a cell runs takes nothing that the cell's end needs."""
-    code = (
-        "const made = () => new Array(20_000).fill(0).map(String); let kept = []\n"
-        "for (let n = 0; n < 200; n++) kept[n % 7] = made()\n"
-    )
-    for _ in range(3):
-        assert run(kernel, f"{code}null") == ("", "", 0)
-        assert run(kernel, f"{code}await null") == ("", "", 0)
