@@ -11,7 +11,7 @@ import pytest
 from era_kernels.kernels.kernelspecs import builtin_dir
 from tests.client import Client, SessionClient
 from tests.languages.kernel_programs import KernelPrograms
-from tests.languages.programs import deno, go, node, typescript
+from tests.languages.programs import deno, gophernotes, node, typescript
 from tests.languages.rows.table_rows import check
 from tests.server_process import wait_until
 
@@ -30,7 +30,7 @@ INSTALLED = [
     Installed(node.PROGRAMS, "node/selftest.js", ("npm", "--version")),
     Installed(typescript.PROGRAMS, "typescript/selftest.ts", ("node", "--version")),
     Installed(deno.PROGRAMS, "deno/selftest.ts", ("deno", "--version")),
-    Installed(go.PROGRAMS, "gophernotes/selftest.go", ("go", "version"), False),
+    Installed(gophernotes.PROGRAMS, "gophernotes/selftest.go", ("go", "version"), False),
 ]
 
 
@@ -46,7 +46,9 @@ def installed(request: pytest.FixtureRequest, client: Client) -> Installed:
 
 @pytest.fixture
 def session(client: Client, installed: Installed) -> Iterator[SessionClient]:
-    session = client.session(installed.programs.language)
+    programs = installed.programs
+    body = {} if programs.kernel is None else {"kernel": programs.kernel}
+    session = client.session(programs.language, **body)
     yield session
     session.delete()
 

@@ -74,8 +74,9 @@ NO_ENV = "a kernel without a fence takes no variables for one run: 400"
 ONLY_STANDARD = "gophernotes imports packages of the standard library only"
 
 PROGRAMS = KernelPrograms(
-    column="go",
+    column="gophernotes",
     language="go",
+    kernel="gophernotes",
     capabilities=frozenset({"rich_output", "state"}),
     not_expressible={
         "alternating_in_order": "two pipes do not tell the order of what was written",

@@ -1,0 +1,2 @@
+// Package cellrt keeps the variables of fragments.
+package cellrt

@@ -1,0 +1,2 @@
+// Package storage stores values beyond the session.
+package storage
