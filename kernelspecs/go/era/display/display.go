@@ -13,17 +13,17 @@ package display
 import (
 	"bytes"
 	"encoding/base64"
-	"encoding/binary"
 	"encoding/json"
+	"era/cellrt"
+	"era/internal/connection"
 	"fmt"
 	"image"
 	"image/png"
 	"os"
-	"strconv"
-	"sync"
 	"sync/atomic"
-	"syscall"
 )
+
+func init() { cellrt.Publish = publishResult }
 
 // Bundle holds one value in several forms, by MIME type: text, or anything that JSON can hold.
 type Bundle = map[string]any
@@ -133,8 +133,8 @@ func (p *Place) Show(value any) {
 	publish(kind, BundleOf(value), p.id)
 }
 
-// Result shows the value of a fragment's last expression.
-func Result(value any) { publish("execute_result", BundleOf(value), "") }
+// publishResult shows the value of a fragment's last expression.
+func publishResult(value any) { publish("execute_result", BundleOf(value), "") }
 
 func publish(kind string, data Bundle, id string) {
 	content := map[string]any{"data": data, "metadata": map[string]any{}}
@@ -148,49 +148,11 @@ func publish(kind string, data Bundle, id string) {
 	}
 }
 
-var connection struct {
-	sync.Mutex
-	sync.Once
-	fd int
-}
-
-// send sends a message to the kernel and waits until it was taken, so that it stands in order with
-// what is printed. It returns false where there is no kernel.
+// send sends a message to the kernel. It returns false where there is no kernel.
 func send(kind string, content any) bool {
-	connection.Do(func() {
-		number, err := strconv.Atoi(os.Getenv("ERA_KERNEL_FD"))
-		if err != nil {
-			number = -1
-		} else {
-			syscall.CloseOnExec(number)
-		}
-		connection.fd = number
-	})
-	connection.Lock()
-	defer connection.Unlock()
-	if connection.fd < 0 {
-		return false
-	}
 	text, err := json.Marshal(map[string]any{"kind": kind, "content": content})
 	if err != nil {
 		panic(fmt.Errorf("display: %w", err))
 	}
-	message := append(binary.BigEndian.AppendUint32(nil, uint32(len(text))), text...)
-	for len(message) > 0 {
-		count, err := syscall.Write(connection.fd, message)
-		if err == syscall.EINTR {
-			continue
-		}
-		if err != nil {
-			connection.fd = -1
-			return false
-		}
-		message = message[count:]
-	}
-	for {
-		count, err := syscall.Read(connection.fd, make([]byte, 1))
-		if err != syscall.EINTR {
-			return err == nil && count == 1
-		}
-	}
+	return connection.Send(text)
 }

@@ -111,11 +111,12 @@ func (p *Program) compileAndLink() error {
 	object := filepath.Join(p.Work, "main.a")
 	compile := exec.Command(p.Std.file("tool/compile"), "-o", object, "-p", "main", "-complete", "-pack",
 		"-dwarf=false", "-trimpath", p.Work+"=>"+p.Dir, "-importcfg", userConfig, p.sourceFile())
-	if err := p.run(compile); err != nil {
+	if _, err := p.run(compile); err != nil {
 		return err
 	}
-	return p.run(exec.Command(p.Std.file("tool/link"), "-o", p.Exe(), "-s", "-w", "-buildmode=exe",
+	_, err := p.run(exec.Command(p.Std.file("tool/link"), "-o", p.Exe(), "-s", "-w", "-buildmode=exe",
 		"-importcfg", linkConfig, object))
+	return err
 }
 
 // extend writes a configuration with the further archives; returns its file.
@@ -133,20 +134,45 @@ func (p *Program) extend(config, name string) (string, error) {
 
 func (p *Program) goBuild() error {
 	shown := filepath.Join(p.Dir, p.Name)
-	command := exec.Command("go", "build", "-ldflags=-s -w", "-o", p.Exe(), p.Name)
+	command := exec.Command(p.Std.file("tool/go"), "build", "-ldflags=-s -w", "-o", p.Exe(), p.Name)
 	overlay, err := p.Overlay(map[string]string{shown: p.sourceFile()})
 	if err != nil {
 		return err
 	}
 	command.Args = append(command.Args[:2], append([]string{"-overlay=" + overlay}, command.Args[2:]...)...)
 	command.Dir = p.Dir
-	if err := p.run(command); err != nil {
+	if _, err := p.run(command); err != nil {
 		return err
 	}
 	if info, err := os.Stat(p.Exe()); err != nil || info.Mode()&0o111 == 0 {
 		return &Error{"package command-line-arguments is not a main package\n"}
 	}
 	return nil
+}
+
+// ListArchives builds packages that are not in the standard library, and those that they need; it
+// returns their archives by import path.
+func (p *Program) ListArchives(paths []string) (map[string]string, error) {
+	overlay, err := p.Overlay(nil)
+	if err != nil {
+		return nil, err
+	}
+	command := exec.Command(p.Std.file("tool/go"), "list", "-export", "-deps", "-overlay="+overlay,
+		"-f", "{{if .Export}}{{.ImportPath}}={{.Export}}{{end}}")
+	command.Args = append(command.Args, paths...)
+	command.Dir = p.Dir
+	listed, err := p.run(command)
+	if err != nil {
+		return nil, err
+	}
+	archives := map[string]string{}
+	for line := range strings.Lines(listed) {
+		path, file, ok := strings.Cut(strings.TrimSpace(line), "=")
+		if ok && p.Std.AnyArchive(path) == "" {
+			archives[path] = file
+		}
+	}
+	return archives, nil
 }
 
 // Overlay writes a file for the go command's flag -overlay: what lies elsewhere than it seems,
@@ -176,19 +202,23 @@ func (p *Program) Overlay(files map[string]string) (string, error) {
 	return file, os.WriteFile(file, text, 0o600)
 }
 
-// run runs a tool; what a tool that fails says becomes an Error.
-func (p *Program) run(command *exec.Cmd) error {
-	var said bytes.Buffer
-	command.Stdout, command.Stderr = &said, &said // the compiler reports on stdout
+// run runs a tool and returns its output; what a tool that fails says becomes an Error.
+func (p *Program) run(command *exec.Cmd) (string, error) {
+	var output, said bytes.Buffer
+	command.Stdout, command.Stderr = &output, &said
 	command.Env = append(os.Environ(), "GOGC=400")
+	isCompiler := filepath.Base(command.Path) != "go"
+	if root, err := os.ReadFile(p.Std.file("goroot")); err == nil && isCompiler {
+		command.Env = append(command.Env, "GOROOT="+string(root)) // of the library's files in traces
+	}
 	err := command.Run()
 	var ended *exec.ExitError
 	if !errors.As(err, &ended) {
-		return err
+		return output.String(), err
 	}
 	text := said.String()
-	if filepath.Base(command.Path) != "go" {
-		text = "# command-line-arguments\n" + text
+	if isCompiler { // it reports on stdout
+		text = "# command-line-arguments\n" + output.String() + text
 	}
 	for _, dir := range []string{p.Work, p.Dir} {
 		text = strings.ReplaceAll(text, filepath.Join(dir, p.Name), "./"+p.Name)
@@ -196,5 +226,5 @@ func (p *Program) run(command *exec.Cmd) error {
 	if !ended.Exited() {
 		text += fmt.Sprintf("%s: %s\n", filepath.Base(command.Path), ended.ProcessState)
 	}
-	return &Error{text}
+	return "", &Error{text}
 }

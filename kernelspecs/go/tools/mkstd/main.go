@@ -46,6 +46,9 @@ func run(goCommand, out, era string) error {
 	if err := writeConfigs(out, list); err != nil {
 		return err
 	}
+	if err := os.WriteFile(filepath.Join(out, "goroot"), []byte(root), 0o644); err != nil {
+		return err
+	}
 	version, err := output(goCommand, "env", "GOVERSION")
 	if err != nil {
 		return err
@@ -54,10 +57,11 @@ func run(goCommand, out, era string) error {
 	if err := os.WriteFile(filepath.Join(out, "version"), []byte(version), 0o644); err != nil {
 		return err
 	}
-	for _, tool := range []string{"compile", "link"} {
-		link := filepath.Join(out, "tool", tool)
+	tools := []string{filepath.Join(toolDir, "compile"), filepath.Join(toolDir, "link"), filepath.Join(root, "bin", "go")}
+	for _, tool := range tools {
+		link := filepath.Join(out, "tool", filepath.Base(tool))
 		os.Remove(link)
-		if err := os.Symlink(filepath.Join(toolDir, tool), link); err != nil {
+		if err := os.Symlink(tool, link); err != nil {
 			return err
 		}
 	}
