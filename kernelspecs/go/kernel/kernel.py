@@ -207,6 +207,7 @@ class GoKernel:
         name = f"cell{number}.go"
         command = [self._tools["gorun"], "-std", self._tools["std"]]
         command += ["-state", str(self._state), "-name", name]
+        command += ["-built", str(self._directory / "built")]
         run = Run(request, number, command, self._directory)
         if not content["code"].strip():
             self._finish(run, 0)

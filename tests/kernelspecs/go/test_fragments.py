@@ -13,6 +13,13 @@ from tests.languages.rows.table_rows import check
 
 pytestmark = requires_go
 
+GENERIC = """func dMap[T, U any](s []T, f func(T) U) (r []U) {
+	for _, v := range s {
+		r = append(r, f(v))
+	}
+	return
+}
+d := []D{{4}, {5}}"""
 # Series of runs in one session, each with what it prints. Names differ, for all share the session.
 SERIES: dict[str, list[tuple[str, str]]] = {
     "numbers and texts": [
@@ -35,8 +42,7 @@ SERIES: dict[str, list[tuple[str, str]]] = {
     ],
     "types, methods, generics": [
         ("type D struct{ N int }\nfunc (d D) Double() int { return d.N * 2 }", ""),
-        ("func dMap[T, U any](s []T, f func(T) U) (r []U) {\n\tfor _, v := range s {\n"
-         "\t\tr = append(r, f(v))\n\t}\n\treturn\n}\nd := []D{{4}, {5}}", ""),
+        (GENERIC, ""),
         ("fmt.Println(dMap(d, D.Double))", "[8 10]\n"),
         ("type D struct{ Name string }\nfmt.Println(D{`new`})\nd = nil", "{new}\n"),
     ],
@@ -73,11 +79,8 @@ SERIES: dict[str, list[tuple[str, str]]] = {
     "imports are kept, and found": [
         ('import str "strings"', ""),
         ('fmt.Println(str.ToUpper("a"), slices.Max([]int{1, 3}), math.MaxInt8)', "A 3 127\n"),
-        (
-            'import (\n\t"math/rand/v2"\n\t. "strings"\n)\n'
-            'fmt.Println(rand.IntN(1), Repeat("x", 2))',
-            "0 xx\n",
-        ),
+        ('import (\n\t"math/rand/v2"\n\t. "strings"\n)', ""),
+        ('fmt.Println(rand.IntN(1), Repeat("x", 2))', "0 xx\n"),
     ],
     "control flow": [
         ("l := 0\nfor l = range 4 {\n\tif l == 2 {\n\t\tbreak\n\t}\n}\nfmt.Println(l)", "2\n"),
@@ -163,14 +166,11 @@ def test_no_result(session: SessionClient, code: str) -> None:
             "./cellN.go:2:16: cannot use y (variable of type int) as string value in variable"
             " declaration\n"
         ),
-        "func wrong() int {\n\treturn `s`\n}": (
-            "./cellN.go:2:9: cannot use `s` (untyped string constant) as int value in return"
-            " statement\n"
-        ),
+        "func wrong() int {\n\treturn `s`\n}": "./cellN.go:2:9: cannot use ",
         "for {\n\tk := 1\n}": "./cellN.go:2:2: declared and not used: k\n",
-        "1 + 1\n2 + 2": "./cellN.go:1:1: 1 + 1 (constant 2 of type untyped int) is not used\n",
+        "1 + 1\n2 + 2": "./cellN.go:1:1: 1 + 1 (untyped int constant 2) is not used\n",
         "var a = 1\nvar b = (": "./cellN.go:2:10: syntax error: unexpected end of the code\n",
-        "x := 1\n}": "./cellN.go:2:1: syntax error:",
+        "x := 1\n}": "./cellN.go:2:1: syntax error: unexpected }\n",
         "strings.NoSuch()": "./cellN.go:1:9: undefined: strings.NoSuch\n",
         'import "no/such"\nsuch.F()': "package no/such is not in std",
     }.items(),

@@ -26,18 +26,21 @@ type Program struct {
 	Name   string // as errors and traces call the file
 	Dir    string // where the file seems to lie
 	Work   string // an empty directory of its own
+	Built  string // a directory of programs that were built before; "" for none
 	// Archives of packages that are not in the standard library, by import path.
 	Archives map[string]string
 	// MayImportAll is set for generated code, which uses what programs must not.
 	MayImportAll bool
+	exe          string
 }
 
 // Exe returns where the built program lies.
-func (p *Program) Exe() string { return filepath.Join(p.Work, "exe", "main") }
+func (p *Program) Exe() string { return p.exe }
 
 // Build builds it: directly where archives suffice, else by the go command.
 func (p *Program) Build() error {
-	if err := os.MkdirAll(filepath.Dir(p.Exe()), 0o700); err != nil {
+	p.exe = filepath.Join(p.Work, "exe", "main")
+	if err := os.MkdirAll(filepath.Dir(p.exe), 0o700); err != nil {
 		return err
 	}
 	if err := os.WriteFile(p.sourceFile(), p.Source, 0o600); err != nil {
@@ -46,7 +49,14 @@ func (p *Program) Build() error {
 	if p.needsGoCommand() {
 		return p.goBuild()
 	}
-	return p.compileAndLink()
+	if p.Built != "" && p.reuse() {
+		return nil
+	}
+	err := p.compileAndLink()
+	if err == nil && p.Built != "" {
+		p.keep()
+	}
+	return err
 }
 
 func (p *Program) sourceFile() string { return filepath.Join(p.Work, p.Name) }

@@ -81,6 +81,10 @@ func Prepare(program *build.Program, stateDir string) (*Prepared, error) {
 
 // read cuts the fragment into declarations, imports and statements, which keep their places.
 func (c *cell) read() error {
+	if at, bracket := strayBracket(c.source); bracket != "" {
+		text := fmt.Sprintf("./%s:%d:%d: syntax error: unexpected %s\n", c.name, at.Line, at.Column, bracket)
+		return &build.Error{Text: text}
+	}
 	c.body = []byte(blank(c.source))
 	for _, one := range split(c.source) {
 		text := c.source[one.start:one.end]

@@ -49,6 +49,35 @@ func split(source string) (chunks []chunk) {
 	}
 }
 
+// strayBracket returns the first bracket that closes none, and where it stands; "" without one.
+func strayBracket(source string) (token.Position, string) {
+	files := token.NewFileSet()
+	file := files.AddFile("", files.Base(), len(source))
+	var tokens scanner.Scanner
+	tokens.Init(file, []byte(source), func(token.Position, string) {}, 0)
+	var open []token.Token
+	closing := map[token.Token]token.Token{
+		token.RPAREN: token.LPAREN, token.RBRACE: token.LBRACE, token.RBRACK: token.LBRACK,
+	}
+	for {
+		position, tok, _ := tokens.Scan()
+		switch tok {
+		case token.EOF:
+			return token.Position{}, ""
+		case token.LPAREN, token.LBRACE, token.LBRACK:
+			open = append(open, tok)
+		case token.RPAREN, token.RBRACE, token.RBRACK:
+			if len(open) == 0 {
+				return file.Position(position), tok.String()
+			}
+			if open[len(open)-1] != closing[tok] {
+				return token.Position{}, "" // the parser words it
+			}
+			open = open[:len(open)-1]
+		}
+	}
+}
+
 // parseDecl parses a chunk that declares something other than variables; nil for statements.
 func parseDecl(text string, keyword token.Token) (ast.Decl, error) {
 	switch keyword {

@@ -1,6 +1,6 @@
 // Gorun builds one piece of Go and becomes the program: same process, same descriptors.
 //
-//	gorun -std DIR -work DIR -state DIR -name NAME FILE
+//	gorun -std DIR -work DIR -state DIR -built DIR -name NAME FILE
 //
 // A file with a package clause is a whole program. Anything else is a fragment, which begins with
 // what earlier fragments have left in the state. What cannot be built is told to the kernel by the
@@ -24,16 +24,17 @@ func main() {
 	std := flag.String("std", "", "directory that mkstd has made")
 	work := flag.String("work", "", "empty directory for this run")
 	state := flag.String("state", "", "directory of what fragments leave for the next")
+	built := flag.String("built", "", "directory of whole programs that were built before")
 	name := flag.String("name", "cell.go", "what errors call a fragment")
 	flag.Parse()
-	exe, err := prepare(*std, *work, *state, *name, flag.Arg(0))
+	exe, err := prepare(*std, *work, *state, *built, *name, flag.Arg(0))
 	if err == nil {
 		err = syscall.Exec(exe, []string{exe}, os.Environ())
 	}
 	fail(err)
 }
 
-func prepare(stdDir, work, state, name, file string) (string, error) {
+func prepare(stdDir, work, state, built, name, file string) (string, error) {
 	source, err := os.ReadFile(file)
 	if err != nil {
 		return "", err
@@ -48,7 +49,9 @@ func prepare(stdDir, work, state, name, file string) (string, error) {
 	}
 	program := &build.Program{Std: std, Source: source, Name: "main.go", Dir: dir, Work: work}
 	if fragment.IsWhole(source) {
-		return program.Exe(), program.Build()
+		program.Built = built
+		err := program.Build()
+		return program.Exe(), err
 	}
 	program.Name = name
 	prepared, err := fragment.Prepare(program, filepath.Clean(state))
