@@ -50,7 +50,12 @@ class InputRequests:
         if self.seconds_until_look(run) != 0:
             return False
         self._looked_at = monotonic()
-        return not run.has_unread_input() and any(map(_is_reading, _processes(run.pid)))
+        if run.has_unread_input():
+            return False
+        calls = list(_waiting_calls())
+        if not calls:  # nobody may look: better no input than a program that waits for ever
+            run.close_input()
+        return (READ_CALL, "0x0") in calls
 
     def ask(self, content: Content) -> Content:
         """Notes that a question is asked; returns it with the key that its answer has."""
@@ -76,24 +81,27 @@ class InputRequests:
         run.write_input(value if isinstance(value, str) else None)
 
 
-def _processes(pid: int) -> Iterator[int]:
-    """Yields a process and all that descend from it, as far as Linux tells."""
-    yield pid
-    for thread in _list(f"/proc/{pid}/task"):
-        with suppress(OSError, ValueError):
-            children = Path(f"/proc/{pid}/task/{thread}/children").read_text("ascii")
-            for child in children.split():
-                yield from _processes(int(child))
+def _waiting_calls() -> Iterator[tuple[str, str]]:
+    """Yields the system call that each thread of the program and its children waits in.
+
+    With each comes its first argument. Processes are found by what Linux tells of this one: it may
+    number them otherwise than this process does.
+    """
+    for pid in _descendants("self"):
+        for thread in _list(f"/proc/{pid}/task"):
+            with suppress(OSError):
+                call = Path(f"/proc/{pid}/task/{thread}/syscall").read_text("ascii").split()
+                yield call[0], call[1] if len(call) > 1 else ""
 
 
-def _is_reading(pid: int) -> bool:
-    """Returns whether a thread of a process waits in a read of its standard input."""
+def _descendants(pid: str) -> Iterator[str]:
+    """Yields the children of a process, and all that descend from them."""
     for thread in _list(f"/proc/{pid}/task"):
         with suppress(OSError):
-            call = Path(f"/proc/{pid}/task/{thread}/syscall").read_text("ascii").split()
-            if call[:2] == [READ_CALL, "0x0"]:
-                return True
-    return False
+            children = Path(f"/proc/{pid}/task/{thread}/children").read_text("ascii")
+            for child in children.split():
+                yield child
+                yield from _descendants(child)
 
 
 def _list(directory: str) -> list[str]:
