@@ -159,27 +159,32 @@ class GoKernel:
     def _answer(self, socket: Any, request: Message) -> None:
         """Answers a request that runs nothing."""
         self._publish("status", {"execution_state": "busy"}, request["header"])
-        kind, content = request["kind"], request["content"]
-        reply: Content | None = {"status": "ok"}
-        if kind == "history_request":
-            reply = self._history.answer(content)
-        elif kind == "interrupt_request":
-            self._interrupt()
-        elif kind == "shutdown_request":
-            reply = {"status": "ok", "restart": bool(content.get("restart", False))}
-            self._is_stopped = True
-        elif kind == "comm_open":
-            self._publish(
-                "comm_close", {"comm_id": content["comm_id"], "data": {}}, request["header"]
-            )
-            reply = None
-        elif not kind.endswith("_request"):
-            reply = None
-        else:
-            reply = self._code_requests.answer(kind, content)
+        try:
+            reply = self._content_of_reply(request)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:  # content of no sense
+            told = {"ename": type(error).__name__, "evalue": str(error), "traceback": []}
+            reply = {"status": "error", **told}
         if reply is not None:
             self._reply(socket, request, reply)
         self._publish("status", {"execution_state": "idle"}, request["header"])
+
+    def _content_of_reply(self, request: Message) -> Content | None:
+        """Does what a request asks for; returns what it is answered, None for nothing."""
+        kind, content = request["kind"], request["content"]
+        if kind == "history_request":
+            return self._history.answer(content)
+        if kind == "interrupt_request":
+            self._interrupt()
+            return {"status": "ok"}
+        if kind == "shutdown_request":
+            self._is_stopped = True
+            return {"status": "ok", "restart": bool(content.get("restart", False))}
+        if kind == "comm_open":
+            closed = {"comm_id": content["comm_id"], "data": {}}
+            self._publish("comm_close", closed, request["header"])
+        if not kind.endswith("_request"):
+            return None
+        return self._code_requests.answer(kind, content)
 
     def _interrupt(self) -> None:
         """Interrupts the program; the second time it has a second left to end by itself."""
@@ -204,11 +209,11 @@ class GoKernel:
         if not is_silent:
             execute_input = {"code": content["code"], "execution_count": number}
             self._publish("execute_input", execute_input, request["header"])
-        name = f"cell{number}.go"
-        command = [self._tools["gorun"], "-std", self._tools["std"]]
-        command += ["-state", str(self._state), "-name", name]
-        command += ["-built", str(self._directory / "built")]
-        run = Run(request, number, command, self._directory)
+        try:
+            run = Run(request, number, self._command(number), self._directory)
+        except OSError as error:  # no descriptor is left, or no room
+            self._refuse(request, number, f"the program could not be started: {error}\n")
+            return
         if not content["code"].strip():
             self._finish(run, 0)
             return
@@ -220,6 +225,25 @@ class GoKernel:
             self._finish(run, 1)
         else:
             self._run = run
+
+    def _command(self, number: int) -> list[str]:
+        """Returns what builds a program and becomes it."""
+        directories = {"std": self._tools["std"], "state": str(self._state)}
+        directories["built"] = str(self._directory / "built")
+        options = [part for name, path in directories.items() for part in (f"-{name}", path)]
+        return [self._tools["gorun"], *options, "-name", f"cell{number}.go"]
+
+    def _refuse(self, request: Message, number: int, text: str) -> None:
+        """Ends a run that could not even begin."""
+        self._publish("stream", {"name": "stderr", "text": text}, request["header"])
+        self._send_fence(request)
+        self._finish_request(request, _execute_reply(number, 1, None))
+
+    def _send_fence(self, request: Message) -> None:
+        nonce = (request["metadata"].get("era") or {}).get("nonce")
+        if nonce is not None:
+            fence = {"data": {FENCE: {"nonce": nonce}}, "metadata": {}, "transient": {}}
+            self._publish("display_data", fence, request["header"])
 
     def _look_after(self, run: Run, ready: Mapping[Any, int]) -> None:
         """Passes on what a program sends, asks for the input that it wants, and notes its end."""
@@ -307,9 +331,7 @@ class GoKernel:
         reply = _execute_reply(run.number, exit_code(status), exception)
         if not run.is_of_server and reply["status"] == "error":
             self._on_failure(run, reply)
-        if run.nonce is not None:
-            fence = {"data": {FENCE: {"nonce": run.nonce}}, "metadata": {}, "transient": {}}
-            self._publish("display_data", fence, run.request["header"])
+        self._send_fence(run.request)
         run.close()
         self._finish_request(run.request, reply)
 

@@ -33,7 +33,10 @@ class OutputPipe:
         self._sent_at = 0.0
 
     def close_write_end(self) -> None:
-        os.close(self.write_end)
+        """Closes the program's end, once it has it, or if there is no program."""
+        if self.write_end >= 0:
+            os.close(self.write_end)
+            self.write_end = -1
 
     def read(self) -> int:
         """Takes what is in the pipe now, up to READ_BYTES; returns how much that was."""

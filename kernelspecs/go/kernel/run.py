@@ -27,7 +27,6 @@ class Run:
         """Takes the command that builds and becomes the program. Starts nothing."""
         era = request["metadata"].get("era") or {}
         self.request, self.number = request, number
-        self.nonce: str | None = era.get("nonce")
         self.is_of_server = bool(era)  # else it is of a client that knows Jupyter only
         self.refusal: str | None = None  # why there is no program
         self.stdout = OutputPipe("stdout", request["header"])

@@ -130,7 +130,7 @@ def test_interrupt_while_compiling(session: SessionClient) -> None:
         ("SIGKILL", 137, "signal: killed\n"),
         ("SIGTERM", 143, "signal: terminated\n"),
         ("SIGINT", 130, "signal: interrupt\n"),
-        ("SIGUSR1", 138, "signal: user defined signal 1\n"),
+        ("SIGHUP", 129, "signal: hangup\n"),
     ],
 )
 def test_program_dies_of_a_signal(

@@ -10,9 +10,13 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 )
+
+// workspaceModule is the module that the directory of a program is, where it says nothing else.
+const workspaceModule = "workspace"
 
 // Error is what the compiler, the linker or the go command said of a program.
 type Error struct{ Text string }
@@ -145,7 +149,8 @@ func (p *Program) extend(config, name string) (string, error) {
 func (p *Program) goBuild() error {
 	shown := filepath.Join(p.Dir, p.Name)
 	command := exec.Command(p.Std.file("tool/go"), "build", "-ldflags=-s -w", "-o", p.Exe(), p.Name)
-	overlay, err := p.Overlay(map[string]string{shown: p.sourceFile()})
+	files := map[string]string{shown: p.sourceFile()}
+	overlay, err := p.overlay(files, bytes.Contains(p.Source, []byte(`"`+workspaceModule+`/`)))
 	if err != nil {
 		return err
 	}
@@ -163,7 +168,8 @@ func (p *Program) goBuild() error {
 // ListArchives builds packages that are not in the standard library, and those that they need; it
 // returns their archives by import path.
 func (p *Program) ListArchives(paths []string) (map[string]string, error) {
-	overlay, err := p.Overlay(nil)
+	isOwn := func(path string) bool { return strings.HasPrefix(path, workspaceModule+"/") }
+	overlay, err := p.overlay(nil, slices.ContainsFunc(paths, isOwn))
 	if err != nil {
 		return nil, err
 	}
@@ -185,9 +191,10 @@ func (p *Program) ListArchives(paths []string) (map[string]string, error) {
 	return archives, nil
 }
 
-// Overlay writes a file for the go command's flag -overlay: what lies elsewhere than it seems,
-// beside the packages that sessions have in the standard library.
-func (p *Program) Overlay(files map[string]string) (string, error) {
+// overlay writes a file for the go command's flag -overlay: what lies elsewhere than it seems,
+// beside the packages that sessions have in the standard library. Where the workspace is no module,
+// it becomes one for a program that imports packages of it.
+func (p *Program) overlay(files map[string]string, importsWorkspace bool) (string, error) {
 	overlay := struct{ Replace map[string]string }{map[string]string{}}
 	if text, err := os.ReadFile(p.Std.file("overlay.json")); err == nil {
 		if err := json.Unmarshal(text, &overlay); err != nil {
@@ -197,9 +204,13 @@ func (p *Program) Overlay(files map[string]string) (string, error) {
 	for seen, real := range files {
 		overlay.Replace[seen] = real
 	}
-	if !isInModule(p.Dir) {
+	if importsWorkspace && !isInModule(p.Dir) {
 		module := filepath.Join(p.Work, "go.mod")
-		if err := os.WriteFile(module, []byte("module workspace\n\ngo 1.24\n"), 0o600); err != nil {
+		text := "module " + workspaceModule + "\n"
+		if version, err := os.ReadFile(p.Std.file("version")); err == nil {
+			text += "\ngo " + strings.TrimSpace(string(version)) + "\n"
+		}
+		if err := os.WriteFile(module, []byte(text), 0o600); err != nil {
 			return "", err
 		}
 		overlay.Replace[filepath.Join(p.Dir, "go.mod")] = module

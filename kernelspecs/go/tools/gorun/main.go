@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"syscall"
 
 	"era/tools/build"
@@ -21,6 +22,9 @@ import (
 )
 
 func main() {
+	// A program does not outlive its kernel. This belongs to a thread, which is to become the program.
+	runtime.LockOSThread()
+	syscall.RawSyscall(syscall.SYS_PRCTL, syscall.PR_SET_PDEATHSIG, uintptr(syscall.SIGKILL), 0)
 	std := flag.String("std", "", "directory that mkstd has made")
 	work := flag.String("work", "", "empty directory for this run")
 	state := flag.String("state", "", "directory of what fragments leave for the next")
