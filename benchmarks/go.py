@@ -43,6 +43,10 @@ func main() {
 
 def rows(caller: Caller, server: Server, *, long: bool = False) -> Iterator[Row]:
     """Measures programs and fragments, idle and after many runs; `long` runs all of these."""
+    listed = {one["name"]: one for one in caller.call("GET", "/api/languages")["languages"]}
+    if not listed["go"]["available"]:
+        yield Row("Go", listed["go"]["reason"])
+        return
     caller.call("POST", "/api/sessions", {"language": "go", "session_id": "bench-go"})
     _run(caller, HELLO)
     kernel = _kernel(server)
@@ -59,12 +63,19 @@ def rows(caller: Caller, server: Server, *, long: bool = False) -> Iterator[Row]
                 yield Row("      by itself", ms(own), "≤ 110 ms", own <= 0.11)
     taken = [_fragment(caller, number) for number in range(ROUNDS)]
     yield Row("   a fragment", ms(median(taken)), "≤ 180 ms", median(taken) <= 0.18)
-    count = LONG_ROUNDS if long else 50
+    yield from _memory(caller, kernel, LONG_ROUNDS if long else 50)
+    yield from _interpreted(caller)
+
+
+def _memory(caller: Caller, kernel: psutil.Process, count: int) -> Iterator[Row]:
     before = kernel.memory_full_info().pss
     for number in range(count):
         _fragment(caller, number)
     growth = kernel.memory_full_info().pss / before - 1
     yield Row(f"   memory after {count} fragments", f"{growth:+.0%}", "≤ +30 %", growth <= 0.3)
+
+
+def _interpreted(caller: Caller) -> Iterator[Row]:
     body = {"language": "go", "kernel": "gophernotes", "session_id": "bench-interpreted"}
     caller.call("POST", "/api/sessions", body)
     path = "/api/sessions/bench-interpreted/run"

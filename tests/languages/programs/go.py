@@ -4,37 +4,6 @@ from __future__ import annotations
 
 from tests.languages.kernel_programs import KernelPrograms
 
-# KV by its HTTP API, on a port of the session or on a unix socket.
-STORAGE = """import ("context"; "fmt"; "io/ioutil"; "net"; "net/http"; "net/url"; "os"; "strings")
-base := os.Getenv("ERA_STORAGE_URL")
-client := &http.Client{}
-if strings.HasPrefix(base, "http+unix://") {
-	socket, _ := url.PathUnescape(strings.TrimPrefix(base, "http+unix://"))
-	base = "http://localhost"
-	client.Transport = &http.Transport{
-		DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
-			return (&net.Dialer{}).DialContext(ctx, "unix", socket)
-		},
-	}
-}
-func call(method, body string) string {
-	path := "/api/storage/kv/shop?key=flavour"
-	request, err := http.NewRequest(method, base+path, strings.NewReader(body))
-	if err != nil {
-		panic(err)
-	}
-	answer, err := client.Do(request)
-	if err != nil {
-		panic(err)
-	}
-	text, _ := ioutil.ReadAll(answer.Body)
-	return string(text)
-}
-call("PUT", `{"value": "lemon"}`)
-if strings.Contains(call("GET", ""), `"value":"lemon"`) {
-	fmt.Println("lemon")
-}
-"""
 # Goroutines end with their program, so it is a process that goes on.
 LATE = """import ("os"; "os/exec")
 waiting := exec.Command("sh", "-c",
@@ -148,7 +117,11 @@ PROGRAMS = KernelPrograms(
     unicode='import "fmt"\nfmt.Println("naïve ☃ 😀")',
     nul='import "fmt"\nfmt.Println("a\\x00b")',
     invalid_utf8='import "os"\nos.Stdout.Write([]byte{0x61, 0xff, 0x62})',
-    use_storage=STORAGE,
+    use_storage=(
+        'import ("era/storage"; "fmt")\nstorage.KV.Set("shop", "flavour", "lemon")\n'
+        'value, _, err := storage.KV.Get("shop", "flavour")\n'
+        "if err != nil {\n\tpanic(err)\n}\nfmt.Println(value)"
+    ),
     last_expression="6 * 7",
     display_html='display.HTML("<b>rich</b>")',
     ask=(
