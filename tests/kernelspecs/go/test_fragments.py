@@ -56,6 +56,10 @@ SERIES: dict[str, list[tuple[str, str]]] = {
         ("f.next.next.v = 3", ""),
         ("fmt.Println(f.v, f.next.v, f.next.next == f)", "3 2 true\n"),
     ],
+    "a long list": [
+        ("type Q struct{ next *Q }\nvar q *Q\nfor range 300_000 {\n\tq = &Q{q}\n}", ""),
+        ("q1 := 0\nfor p := q; p != nil; p = p.next {\n\tq1++\n}\nfmt.Println(q1)", "300000\n"),
+    ],
     "functions in variables": [
         ("g := 0\ng1 := func() int {\n\tg++\n\treturn g\n}", ""),
         ("g1()\nfmt.Println(g1(), g)", "2 2\n"),

@@ -16,6 +16,7 @@ var errDamaged = errors.New("the saved variables are damaged")
 type decoder struct {
 	*bytes.Reader
 	objects map[uint64]reflect.Value
+	pending []reflect.Value // what pointers refer to, to be read in this order
 }
 
 // load sets the variables that a file holds under their names and types; others stay zero.
@@ -33,7 +34,7 @@ func load(file string, variables []V) {
 	for _, variable := range variables {
 		byName[variable.Name] = reflect.ValueOf(variable.P)
 	}
-	d := &decoder{bytes.NewReader(data), map[uint64]reflect.Value{}}
+	d := &decoder{Reader: bytes.NewReader(data), objects: map[uint64]reflect.Value{}}
 	count := d.length()
 	for number := range count {
 		name, saved := d.string(), d.string()
@@ -63,7 +64,11 @@ func (d *decoder) variable(v reflect.Value) {
 			v.SetZero()
 		}
 	}()
+	d.pending = nil
 	d.value(v)
+	for i := 0; i < len(d.pending); i++ {
+		d.value(d.pending[i])
+	}
 }
 
 func (d *decoder) uint() uint64 {
@@ -155,7 +160,7 @@ func (d *decoder) reference(v reflect.Value) {
 			}
 			d.objects[number] = pointer
 			v.Set(pointer)
-			d.value(pointer.Elem())
+			d.pending = append(d.pending, pointer.Elem())
 		}
 	case reflect.Slice:
 		if number, isNew := d.isNew(v); isNew {

@@ -44,6 +44,8 @@ type object struct {
 type encoder struct {
 	bytes.Buffer
 	numbers map[object]uint64
+	fresh   []object        // those that got their numbers in the variable under way
+	pending []reflect.Value // what pointers refer to, to be written in this order: lists may be long
 }
 
 // encode returns all variables: for each its name and the shape of its type, then the values. The
@@ -74,14 +76,13 @@ func encode(vars []V) ([]byte, *losses) {
 
 // variable encodes one variable; where that fails, none of its objects counts as written.
 func (e *encoder) variable(value reflect.Value) (data []byte, err error) {
-	before := make(map[object]uint64, len(e.numbers))
-	for key, number := range e.numbers {
-		before[key] = number
-	}
 	e.Reset()
+	e.fresh, e.pending = nil, nil
 	defer func() {
 		if problem := recover(); problem != nil {
-			e.numbers = before
+			for _, key := range e.fresh {
+				delete(e.numbers, key)
+			}
 			if reason, ok := problem.(unkept); ok {
 				err = fmt.Errorf("%s", reason.typeName)
 			} else {
@@ -90,6 +91,9 @@ func (e *encoder) variable(value reflect.Value) (data []byte, err error) {
 		}
 	}()
 	e.value(value)
+	for i := 0; i < len(e.pending); i++ {
+		e.value(e.pending[i])
+	}
 	return append([]byte(nil), e.Bytes()...), nil
 }
 
@@ -116,6 +120,7 @@ func (e *encoder) isNew(address uintptr, length int, t reflect.Type) bool {
 	}
 	number := uint64(len(e.numbers) + 1)
 	e.numbers[key] = number
+	e.fresh = append(e.fresh, key)
 	e.uint(number<<1 | 1)
 	return true
 }
@@ -201,7 +206,7 @@ func (e *encoder) parts(v reflect.Value) {
 		}
 	case reflect.Pointer:
 		if e.isNew(v.Pointer(), 0, v.Type()) {
-			e.value(v.Elem())
+			e.pending = append(e.pending, v.Elem())
 		}
 	case reflect.Slice:
 		e.slice(v)
