@@ -18,6 +18,7 @@ from benchmarks import (
     deaths,
     faults,
     files,
+    go,
     hostile,
     isolation_cost,
     kv,
@@ -156,6 +157,7 @@ def main() -> int:
                 lambda: files.rows(caller, server, FILE_SIZES + LONG_FILE_SIZES * long),
                 lambda: objects.rows(server, FILE_SIZES + LONG_FILE_SIZES * long),
                 lambda: hostile.rows(server),
+                lambda: go.rows(caller, server, long=long),
             ]
             for part in parts:
                 show(part())
