@@ -25,12 +25,16 @@ class Pipe {
 class OutputMerger {
   /**
    * `onText(name, bytes)` gets the output of "stdout" and "stderr", `onMark(number)` is called for
-   * marks that stand for messages.
+   * marks that stand for messages. While `isFull()`, nothing is read, until `resume` is called: then
+   * the pipes fill, and the program waits.
    */
-  constructor(prefix, onText, onMark) {
+  constructor(prefix, onText, onMark, isFull) {
     this.prefix = prefix;
     this.onText = onText;
     this.onMark = onMark;
+    this.isFull = isFull;
+    this.sockets = [];
+    this.isPaused = false;
     this.pipes = [new Pipe("stdout"), new Pipe("stderr")];
   }
 
@@ -45,13 +49,27 @@ class OutputMerger {
           buffer: Buffer.allocUnsafeSlow(READ_BYTES),
           callback: (count, buffer) => {
             this.push(index, buffer.subarray(0, count));
-            return true;
+            if (this.isFull()) this.pause();
+            return !this.isPaused;
           },
         },
       });
       socket.on("error", () => this.close(index));
       socket.on("end", () => this.close(index));
+      this.sockets.push(socket);
     });
+  }
+
+  pause() {
+    this.isPaused = true;
+    for (const socket of this.sockets) socket.pause();
+  }
+
+  /** Reads on, where nothing is in the way. */
+  resume() {
+    if (!this.isPaused || this.isFull()) return;
+    this.isPaused = false;
+    for (const socket of this.sockets) socket.resume();
   }
 
   /** Takes data from one pipe; the memory is the caller's again afterwards. */

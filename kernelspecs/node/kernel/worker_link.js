@@ -8,7 +8,9 @@ const { setTimeout, writeSync } = require("./early.js");
 const { makeMark, makeSecret, markPrefix } = require("./pipe_marks.js");
 const shared = require("./shared_state.js");
 
-const FLUSH_MS = 1000; // after which the process ends without
+const FLUSH_MS = 1000; // after which the process ends without, when nobody reads
+const MAX_FLUSH_MS = 8000; // for those who read slowly
+const WORKER_YOUNG_MB = 12; // of objects that live for one message; V8 itself would take 96
 const RETRY_MS = 1; // where a child has made the pipe one that does not wait
 
 class WorkerLink {
@@ -28,6 +30,7 @@ class WorkerLink {
       workerData: { ...data, port: port2, shared: this.shared.buffer },
       transferList: [port2],
       execArgv: [],
+      resourceLimits: { maxYoungGenerationSizeMb: WORKER_YOUNG_MB },
       stdin: false,
       stdout: true, // else Node would open descriptors 1 and 2 as streams, for what nobody writes
       stderr: true,
@@ -109,7 +112,12 @@ class WorkerLink {
     if (!this.hasPipes) return;
     const before = Atomics.load(this.shared, shared.FLUSH_COUNT);
     this.postInOrder({ kind: "flush" });
-    Atomics.wait(this.shared, shared.FLUSH_COUNT, before, FLUSH_MS);
+    for (let sent = null, waited = 0; waited < MAX_FLUSH_MS; waited += FLUSH_MS) {
+      const result = Atomics.wait(this.shared, shared.FLUSH_COUNT, before, FLUSH_MS);
+      const count = Atomics.load(this.shared, shared.SENT_COUNT);
+      if (result !== "timed-out" || count === sent) return;
+      sent = count;
+    }
   }
 
   /** Lets the worker end its sockets, and waits for that before the process ends. */
