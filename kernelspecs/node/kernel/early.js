@@ -23,6 +23,7 @@ function makeForeign(action) {
 }
 
 module.exports = {
+  apply: Reflect.apply,
   clearImmediate,
   clearInterval,
   clearTimeout,

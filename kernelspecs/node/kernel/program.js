@@ -5,13 +5,15 @@ const util = require("node:util");
 
 const { toBundle } = require("./display_data.js");
 const early = require("./early.js");
+const { restoreIntrinsics, withIntrinsics } = require("./intrinsics.js");
 const { IMPORT_PLACE } = require("./program_modules.js");
 const { INTERRUPTED, Run } = require("./run.js");
-const { describeError } = require("./user_errors.js");
+const { describeError, isOfNode } = require("./user_errors.js");
 
 const UNSETTLED_CODE = 13; // Node's exit code when a top-level await is never settled
 const HANDLER_FAILED_CODE = 7; // Node's exit code when a handler of uncaught errors throws
 const EXITED = Symbol("exited"); // thrown to leave a handler of the program's end
+const MAX_DEAD_FAILURES = 100; // of the callbacks of a run that has ended
 const CLEANUP = Symbol("cleanup"); // thrown to make Node forget the callbacks that were stopped
 
 class Program {
@@ -193,7 +195,11 @@ class Program {
     if (error === CLEANUP) return;
     const run = this.context.current();
     const isRejection = origin === "unhandledRejection";
-    if (run?.isDead) return;
+    if (run?.isDead) {
+      // Node fails by itself, over and over, because the program has broken what it needs.
+      if (isOfNode(error) || (run.failureCount += 1) > MAX_DEAD_FAILURES) restoreIntrinsics();
+      return;
+    }
     if (run !== null && run === this.active) {
       this.fail(run, error, { isRejection });
     } else if (run === null) {
@@ -256,6 +262,11 @@ class Program {
       if (code === INTERRUPTED) run.exception = interruption();
     }
     this.link.ref();
+    withIntrinsics(() => this.leave(run));
+  }
+
+  /** Ends what a run has begun, and lets it finish. */
+  leave(run) {
     this.timers.clear(run);
     closeHandles(run);
     this.evaluator.reset();

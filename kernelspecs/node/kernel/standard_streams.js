@@ -14,12 +14,14 @@ class ProgramOutput {
     this.link = link;
     this.context = context;
     this.isActive = isActive;
+    this.streams = [];
     this.openLine = ""; // what stands on stdout behind the last line break
   }
 
   install() {
     for (const name of Object.keys(DESCRIPTORS)) {
       const stream = new ProgramStream(name, this);
+      this.streams.push(stream);
       Object.defineProperty(process, name, {
         configurable: true,
         enumerable: true,
