@@ -162,7 +162,11 @@ function interceptEvents(program) {
     return true;
   };
   interceptCapture(program);
-  Object.defineProperty(process, "emit", { value: emit, writable: true, configurable: true });
+  let chosen = emit; // what a program puts in its place, if that can be called at all
+  const set = (value) => {
+    chosen = typeof value === "function" ? value : emit;
+  };
+  Object.defineProperty(process, "emit", { get: () => chosen, set, configurable: false });
   return original;
 }
 

@@ -6,6 +6,7 @@
  * has been handed on, and the message of the mark, if it stands for one, is handled.
  */
 
+const fs = require("node:fs");
 const net = require("node:net");
 
 const { findMark } = require("./pipe_marks.js");
@@ -58,6 +59,23 @@ class OutputMerger {
       socket.on("end", () => this.close(index));
       this.sockets.push(socket);
     });
+  }
+
+  /** Hands on what is left in pipes that nobody writes to any more. */
+  readRest(descriptors) {
+    const buffer = Buffer.alloc(READ_BYTES);
+    descriptors.forEach((descriptor, index) => {
+      try {
+        for (let count = 1; count > 0; ) {
+          count = fs.readSync(descriptor, buffer);
+          this.push(index, buffer.subarray(0, count));
+        }
+      } catch {
+        // a child has it, and has written nothing more
+      }
+    });
+    this.close(0);
+    this.close(1);
   }
 
   pause() {

@@ -51,7 +51,7 @@ class Program {
     this.active = run;
     this.context.begin(run);
     this.link.postInOrder({ kind: "begin" });
-    run.handles = new Set(early.copyList(process._getActiveHandles()));
+    run.handles = new Set(early.copyList(early.activeHandles()));
     run.previousEnvironment = setEnvironment(run.era?.env ?? {});
     process.exitCode = undefined;
     process.argv = early.makeList(process.execPath, this.modules.file);
@@ -290,10 +290,10 @@ class Program {
       return;
     }
     if (run.era?.ends && !run.toldEnd) {
-      const before = process.getActiveResourcesInfo().length;
+      const before = early.activeResources().length;
       this.context.enter(run, () => emitToProgram("beforeExit", exitCode()));
       // Callbacks of promises come first. The immediate itself keeps the process alive until then.
-      const hasMore = () => process.getActiveResourcesInfo().length > before;
+      const hasMore = () => early.activeResources().length > before;
       const hasBegun = hasMore(); // what ends soon may be gone by then
       early.setImmediate(() => {
         run.toldEnd = !hasBegun && !hasMore();
@@ -373,7 +373,7 @@ function restoreEnvironment(previous) {
 
 /** Closes the sockets, servers and pipes that a run has opened, as the end of a process does. */
 function closeHandles(run) {
-  for (const handle of early.copyList(process._getActiveHandles())) {
+  for (const handle of early.copyList(early.activeHandles())) {
     if (run.handles.has(handle)) continue;
     try {
       if (typeof handle.destroy === "function") handle.destroy();

@@ -258,7 +258,9 @@ class WireWorker {
     } else if (message.kind === "wake") {
       setTimeout(() => this.main.post({ kind: "wake" }), 1);
     } else if (message.kind === "closed") {
-      this.merger.close(message.index);
+      this.merger.readRest(workerData.pipes);
+      this.main.onMarked = (marked) => this.onMark(marked);
+      this.onMark(this.main.take(message.number));
     } else if (message.kind === "exit") {
       this.end(message.code);
     }

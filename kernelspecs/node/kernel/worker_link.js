@@ -4,8 +4,8 @@
 const path = require("node:path");
 const { MessageChannel, Worker, receiveMessageOnPort } = require("node:worker_threads");
 
-const { setTimeout, writeSync } = require("./early.js");
-const { makeMark, makeSecret, markPrefix } = require("./pipe_marks.js");
+const { byteLength, setTimeout, writeSync } = require("./early.js");
+const { makeMark, makeSecret } = require("./pipe_marks.js");
 const shared = require("./shared_state.js");
 
 const FLUSH_MS = 1000; // after which the process ends without, when nobody reads
@@ -17,7 +17,7 @@ class WorkerLink {
   constructor({ connection, pipes, stderr, language, zeromq }) {
     const secret = makeSecret();
     this.stderr = stderr;
-    this.prefix = markPrefix(secret);
+    this.secret = secret;
     this.hasPipes = pipes !== null;
     this.count = 0;
     this.descriptor = 1; // into which the program wrote last
@@ -80,24 +80,28 @@ class WorkerLink {
   }
 
   writeMarks(number, isMessage) {
-    const mark = makeMark(this.prefix, number, isMessage);
-    this.writeAll(1, mark);
-    this.writeAll(2, mark);
+    const mark = makeMark(this.secret, number, isMessage);
+    const isWritten = [this.writeAll(1, mark), this.writeAll(2, mark)];
+    if (isWritten.includes(true)) return;
+    // The program has closed both: what it prints by itself goes another way from here on.
+    this.hasPipes = false;
+    this.port.postMessage({ kind: "closed", number });
   }
 
+  /** Returns whether the descriptor was open. */
   writeAll(descriptor, data) {
     let bytes = data;
     for (;;) {
       try {
         const written = writeSync(descriptor, bytes);
         if (typeof bytes === "string") {
-          if (written >= bytes.length && written === Buffer.byteLength(bytes)) return;
+          if (written >= bytes.length && written === byteLength(bytes)) return true;
           bytes = Buffer.from(bytes);
         }
-        if (written === bytes.length) return;
+        if (written === bytes.length) return true;
         bytes = bytes.subarray(written);
       } catch (error) {
-        if (error.code !== "EAGAIN") return; // closed by the program: there is nobody to tell
+        if (error.code !== "EAGAIN") return false; // closed by the program: there is nobody to tell
         Atomics.wait(this.shared, shared.ALWAYS_ZERO, 0, RETRY_MS);
         if (typeof bytes === "string") bytes = Buffer.from(bytes);
       }
