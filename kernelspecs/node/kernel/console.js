@@ -29,16 +29,18 @@ function writeDirectly(isOwn) {
   const indentKey = findKey("kGroupIndentationString") ?? findKey("kGroupIndent");
   const original = key && console[key];
   if (typeof original !== "function" || typeof console[indentKey] !== "string") return;
-  const { apply } = Reflect;
+  const { apply, getPrototypeOf } = Reflect;
+  const isReplaced = (stream) =>
+    Object.hasOwn(stream, "write") && typeof stream.write === "function";
   const ignore = () => {};
   const write = function (use, text) {
     const stream = use.description === "kUseStdout" ? console._stdout : console._stderr;
-    const isPlain = this === console && isOwn(stream) && !Object.hasOwn(stream, "write");
+    const isPlain = this === console && isOwn(stream) && !isReplaced(stream);
     if (!isPlain) return apply(original, this, [use, text]);
     const indent = console[indentKey];
     const lines = indent === "" ? text : indent + text.replaceAll("\n", `\n${indent}`);
     try {
-      stream.write(`${lines}\n`, ignore);
+      apply(getPrototypeOf(stream).write, stream, [`${lines}\n`, ignore]);
     } catch (error) {
       if (error instanceof RangeError && /call stack/.test(error.message)) throw error;
     }
