@@ -30,8 +30,7 @@ class Evaluator {
   }
 
   disconnect() {
-    this.session?.disconnect();
-    this.session = new Session(); // the same at all times: its class needs what a program can break
+    if (this.isConnected) this.session.disconnect();
     this.isConnected = false;
     this.promises.clear();
   }
