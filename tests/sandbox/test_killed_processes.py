@@ -213,7 +213,8 @@ def test_init_and_server_killed_together() -> None:
         inits = [pid for pid in pids if pid != zygote and _parent(pid) == zygote]
         assert len(inits) == 2
         for pid in (server.pid, *inits):
-            os.kill(pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):  # the zygote was as quick
+                os.kill(pid, signal.SIGKILL)
         server.wait()
         server.stdout.close()
         assert wait_until(lambda: not running_pids(pids), seconds=2), running_pids(pids)

@@ -23,6 +23,10 @@ function makeForeign(action) {
 }
 
 module.exports = {
+  activeHandles: process._getActiveHandles,
+  activeResources: process.getActiveResourcesInfo,
+  apply: Reflect.apply,
+  byteLength: Buffer.byteLength,
   clearImmediate,
   clearInterval,
   clearTimeout,

@@ -9,7 +9,8 @@ const OBJECT_GROUP = "era";
 
 class Evaluator {
   constructor() {
-    this.session = null;
+    this.session = new Session(); // the same at all times: its class needs what a program can break
+    this.isConnected = false;
     this.promises = new Set(); // of scripts whose callbacks are still to be called
     this.control = new Session(); // stops code, and outlives the other session
     this.control.connect();
@@ -19,18 +20,18 @@ class Evaluator {
   }
 
   /**
-   * Makes a new session. What an old one waits for would never come, and when that is collected as
+   * Connects anew. What an old connection waits for would never come, and when that is collected as
    * garbage, the inspector would call into JavaScript and crash.
    */
   reset() {
     this.disconnect();
-    this.session = new Session();
     this.session.connect();
+    this.isConnected = true;
   }
 
   disconnect() {
-    this.session?.disconnect();
-    this.session = null;
+    if (this.isConnected) this.session.disconnect();
+    this.isConnected = false;
     this.promises.clear();
   }
 

@@ -5,6 +5,7 @@ const Module = require("node:module");
 const process = require("node:process");
 
 const { PARSE_OPTIONS } = require("./cell_syntax.js");
+const { makeParserGetter } = require("./cell_parser.js");
 const { Cells } = require("./cells.js");
 const { CodeRequests } = require("./code_requests.js");
 const { plainConsole } = require("./console.js");
@@ -47,7 +48,7 @@ function start(link, options) {
   installStackFilter(sources);
   output.install();
   input.install(output);
-  plainConsole();
+  plainConsole((stream) => output.streams.includes(stream));
   timers.install();
   servers.install();
   modules.install();
@@ -97,15 +98,6 @@ function hideModules(modules) {
   Module._cache[modules.file] = modules.main;
 }
 
-/** Returns a function that returns the parser of JavaScript, loaded when it is first needed. */
-function makeParserGetter({ resolve }) {
-  let parse = null;
-  return () => {
-    parse ??= require(resolve("acorn")).parse;
-    return parse;
-  };
-}
-
 function makeTypeTransform(options, getParse) {
   const parses = (code) => {
     try {
@@ -148,7 +140,7 @@ function installDisplay(module) {
   Object.defineProperty(globalThis, "display", { ...descriptor, enumerable: false });
   const load = Module._load;
   Module._load = function (name, ...rest) {
-    return name === "tslab" ? module : load.call(this, name, ...rest);
+    return name === "tslab" ? module : early.apply(load, this, [name, ...rest]);
   };
 }
 
@@ -170,7 +162,11 @@ function interceptEvents(program) {
     return true;
   };
   interceptCapture(program);
-  Object.defineProperty(process, "emit", { value: emit, writable: true, configurable: true });
+  let chosen = emit; // what a program puts in its place, if that can be called at all
+  const set = (value) => {
+    chosen = typeof value === "function" ? value : emit;
+  };
+  Object.defineProperty(process, "emit", { get: () => chosen, set, configurable: false });
   return original;
 }
 

@@ -1,6 +1,7 @@
 "use strict";
 /** Lets a run end while its servers listen: they go on to serve in the session. */
 
+const early = require("./early.js");
 const { binding } = require("./internals.js");
 
 class ListeningServers {
@@ -14,7 +15,7 @@ class ListeningServers {
     for (const { prototype } of [binding("tcp_wrap").TCP, binding("pipe_wrap").Pipe]) {
       const { listen, close } = prototype;
       prototype.listen = function (...args) {
-        const problem = listen.apply(this, args);
+        const problem = early.apply(listen, this, args);
         if (!problem) {
           clients.set(this, new Set());
           this.unref();
@@ -27,7 +28,7 @@ class ListeningServers {
         // A program that closes its server waits until the connections are closed, too.
         for (const client of clients.get(this) ?? []) client.ref();
         clients.delete(this);
-        return close.apply(this, args);
+        return early.apply(close, this, args);
       };
     }
   }
@@ -47,10 +48,10 @@ function wrapConnections(handle, connections) {
       const { close } = connection;
       connection.close = function (...args) {
         connections.delete(connection);
-        return close.apply(this, args);
+        return early.apply(close, this, args);
       };
     }
-    return accept.call(this, status, connection);
+    return early.apply(accept, this, [status, connection]);
   };
 }
 

@@ -5,7 +5,7 @@ const fs = require("node:fs");
 const { Session } = require("node:inspector");
 const { receiveMessageOnPort } = require("node:worker_threads");
 
-const { ANSWER_COUNT, FLUSH_COUNT } = require("./shared_state.js");
+const { ANSWER_COUNT, FLUSH_COUNT, SENT_COUNT } = require("./shared_state.js");
 
 class MainThread {
   /**
@@ -90,6 +90,10 @@ class MainThread {
   noteFlush() {
     Atomics.add(this.shared, FLUSH_COUNT, 1);
     Atomics.notify(this.shared, FLUSH_COUNT);
+  }
+
+  noteSent() {
+    Atomics.add(this.shared, SENT_COUNT, 1);
   }
 
   endProcess(code) {

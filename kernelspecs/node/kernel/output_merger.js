@@ -6,6 +6,7 @@
  * has been handed on, and the message of the mark, if it stands for one, is handled.
  */
 
+const fs = require("node:fs");
 const net = require("node:net");
 
 const { findMark } = require("./pipe_marks.js");
@@ -25,12 +26,16 @@ class Pipe {
 class OutputMerger {
   /**
    * `onText(name, bytes)` gets the output of "stdout" and "stderr", `onMark(number)` is called for
-   * marks that stand for messages.
+   * marks that stand for messages. While `isFull()`, nothing is read, until `resume` is called: then
+   * the pipes fill, and the program waits.
    */
-  constructor(prefix, onText, onMark) {
+  constructor(prefix, onText, onMark, isFull) {
     this.prefix = prefix;
     this.onText = onText;
     this.onMark = onMark;
+    this.isFull = isFull;
+    this.sockets = [];
+    this.isPaused = false;
     this.pipes = [new Pipe("stdout"), new Pipe("stderr")];
   }
 
@@ -45,13 +50,44 @@ class OutputMerger {
           buffer: Buffer.allocUnsafeSlow(READ_BYTES),
           callback: (count, buffer) => {
             this.push(index, buffer.subarray(0, count));
-            return true;
+            if (this.isFull()) this.pause();
+            return !this.isPaused;
           },
         },
       });
       socket.on("error", () => this.close(index));
       socket.on("end", () => this.close(index));
+      this.sockets.push(socket);
     });
+  }
+
+  /** Hands on what is left in pipes that nobody writes to any more. */
+  readRest(descriptors) {
+    const buffer = Buffer.alloc(READ_BYTES);
+    descriptors.forEach((descriptor, index) => {
+      try {
+        for (let count = 1; count > 0; ) {
+          count = fs.readSync(descriptor, buffer);
+          this.push(index, buffer.subarray(0, count));
+        }
+      } catch {
+        // a child has it, and has written nothing more
+      }
+    });
+    this.close(0);
+    this.close(1);
+  }
+
+  pause() {
+    this.isPaused = true;
+    for (const socket of this.sockets) socket.pause();
+  }
+
+  /** Reads on, where nothing is in the way. */
+  resume() {
+    if (!this.isPaused || this.isFull()) return;
+    this.isPaused = false;
+    for (const socket of this.sockets) socket.resume();
   }
 
   /** Takes data from one pipe; the memory is the caller's again afterwards. */

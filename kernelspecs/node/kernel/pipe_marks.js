@@ -8,7 +8,7 @@
  */
 
 // Bound before a program can replace them.
-const { concat, from } = Buffer;
+const { from } = Buffer;
 
 /**
  * Returns a new secret. It keeps no program out, which could read it in this very process; so
@@ -24,9 +24,12 @@ function markPrefix(secret) {
   return from(`\0era${secret}`, "latin1");
 }
 
-/** Returns a mark; `isMessage` says that a posted message of that number belongs here. */
-function makeMark(prefix, number, isMessage) {
-  return concat([prefix, from(`${isMessage ? "m" : "s"}${number};`, "latin1")]);
+/**
+ * Returns a mark as a text, of which no program can break the length; `isMessage` says that a posted
+ * message of that number belongs here.
+ */
+function makeMark(secret, number, isMessage) {
+  return `\0era${secret}${isMessage ? "m" : "s"}${number};`;
 }
 
 /**

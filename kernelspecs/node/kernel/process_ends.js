@@ -12,12 +12,12 @@ function installProcessEnds(link) {
   });
   process.kill = early.makeForeign(function killProcess(pid, signal) {
     if ((pid === process.pid || pid === 0) && signal !== 0) link.waitForOutput();
-    return kill.call(process, pid, signal);
+    return early.apply(kill, process, [pid, signal]);
   });
   process.reallyExit = early.makeForeign(function exitProcess(code) {
     link.waitForOutput();
     link.waitForEnd(Number(code ?? process.exitCode ?? 0) & 0xff);
-    reallyExit.call(process, code);
+    early.apply(reallyExit, process, [code]);
   });
   return reallyExit.bind(process);
 }

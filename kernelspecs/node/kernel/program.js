@@ -5,13 +5,15 @@ const util = require("node:util");
 
 const { toBundle } = require("./display_data.js");
 const early = require("./early.js");
+const { restoreIntrinsics, withIntrinsics } = require("./intrinsics.js");
 const { IMPORT_PLACE } = require("./program_modules.js");
 const { INTERRUPTED, Run } = require("./run.js");
-const { describeError } = require("./user_errors.js");
+const { describeError, isOfNode } = require("./user_errors.js");
 
 const UNSETTLED_CODE = 13; // Node's exit code when a top-level await is never settled
 const HANDLER_FAILED_CODE = 7; // Node's exit code when a handler of uncaught errors throws
 const EXITED = Symbol("exited"); // thrown to leave a handler of the program's end
+const MAX_DEAD_FAILURES = 100; // of the callbacks of a run that has ended
 const CLEANUP = Symbol("cleanup"); // thrown to make Node forget the callbacks that were stopped
 
 class Program {
@@ -49,7 +51,7 @@ class Program {
     this.active = run;
     this.context.begin(run);
     this.link.postInOrder({ kind: "begin" });
-    run.handles = new Set(early.copyList(process._getActiveHandles()));
+    run.handles = new Set(early.copyList(early.activeHandles()));
     run.previousEnvironment = setEnvironment(run.era?.env ?? {});
     process.exitCode = undefined;
     process.argv = early.makeList(process.execPath, this.modules.file);
@@ -193,7 +195,11 @@ class Program {
     if (error === CLEANUP) return;
     const run = this.context.current();
     const isRejection = origin === "unhandledRejection";
-    if (run?.isDead) return;
+    if (run?.isDead) {
+      // Node fails by itself, over and over, because the program has broken what it needs.
+      if (isOfNode(error) || (run.failureCount += 1) > MAX_DEAD_FAILURES) restoreIntrinsics();
+      return;
+    }
     if (run !== null && run === this.active) {
       this.fail(run, error, { isRejection });
     } else if (run === null) {
@@ -256,6 +262,11 @@ class Program {
       if (code === INTERRUPTED) run.exception = interruption();
     }
     this.link.ref();
+    withIntrinsics(() => this.leave(run));
+  }
+
+  /** Ends what a run has begun, and lets it finish. */
+  leave(run) {
     this.timers.clear(run);
     closeHandles(run);
     this.evaluator.reset();
@@ -279,10 +290,10 @@ class Program {
       return;
     }
     if (run.era?.ends && !run.toldEnd) {
-      const before = process.getActiveResourcesInfo().length;
+      const before = early.activeResources().length;
       this.context.enter(run, () => emitToProgram("beforeExit", exitCode()));
       // Callbacks of promises come first. The immediate itself keeps the process alive until then.
-      const hasMore = () => process.getActiveResourcesInfo().length > before;
+      const hasMore = () => early.activeResources().length > before;
       const hasBegun = hasMore(); // what ends soon may be gone by then
       early.setImmediate(() => {
         run.toldEnd = !hasBegun && !hasMore();
@@ -362,7 +373,7 @@ function restoreEnvironment(previous) {
 
 /** Closes the sockets, servers and pipes that a run has opened, as the end of a process does. */
 function closeHandles(run) {
-  for (const handle of early.copyList(process._getActiveHandles())) {
+  for (const handle of early.copyList(early.activeHandles())) {
     if (run.handles.has(handle)) continue;
     try {
       if (typeof handle.destroy === "function") handle.destroy();

@@ -21,6 +21,7 @@ class Run {
     this.toldEnd = false; // its listeners of `beforeExit` were called and have begun nothing new
     this.wasStopped = false; // in the middle of its code
     this.interruptCount = 0;
+    this.failureCount = 0; // of callbacks that were called when it was dead
     this.exitCode = null;
     this.exception = null;
     this.fault = null; // names what failed in the kernel itself

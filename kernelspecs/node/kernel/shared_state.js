@@ -6,5 +6,6 @@ module.exports = {
   INPUT_READY: 1, // raised with each answer to a request for input
   ALWAYS_ZERO: 2, // to wait at, for a time
   FLUSH_COUNT: 3, // how often the worker has published all output on request
-  SIZE: 4,
+  SENT_COUNT: 4, // of messages that readers made room for
+  SIZE: 5,
 };

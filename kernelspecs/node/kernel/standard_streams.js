@@ -14,12 +14,14 @@ class ProgramOutput {
     this.link = link;
     this.context = context;
     this.isActive = isActive;
+    this.streams = [];
     this.openLine = ""; // what stands on stdout behind the last line break
   }
 
   install() {
     for (const name of Object.keys(DESCRIPTORS)) {
       const stream = new ProgramStream(name, this);
+      this.streams.push(stream);
       Object.defineProperty(process, name, {
         configurable: true,
         enumerable: true,
@@ -52,7 +54,8 @@ class ProgramStream extends Duplex {
     super({ readable: false, emitClose: false });
     this.programOutput = output;
     this.streamName = name;
-    hide(this, ["programOutput", "streamName"]);
+    this.calls = null; // that come with the next tick
+    hide(this, ["programOutput", "streamName", "calls"]);
     this.fd = DESCRIPTORS[name];
     this._type = "pipe";
     this._isStdio = true;
@@ -69,10 +72,26 @@ class ProgramStream extends Duplex {
     const isPlain = isText && (typeof encoding !== "string" || /^utf-?8$/i.test(encoding));
     const data = isPlain ? chunk : isText ? Buffer.from(chunk, encoding) : toBytes(chunk);
     this.programOutput.write(this.streamName, data);
-    if (typeof done === "function") early.nextTick(done, null);
+    if (typeof done === "function") this.callLater(done);
     if (data.length < this.writableHighWaterMark) return true;
     early.nextTick(() => this.emit("drain"));
     return false;
+  }
+
+  /** Calls what waits for a write; one tick for many of the same, of which a loop makes thousands. */
+  callLater(done) {
+    const run = this.programOutput.context.latest;
+    const { calls } = this;
+    if (calls !== null && calls.done === done && calls.run === run) {
+      calls.count += 1;
+      return;
+    }
+    const made = { done, run, count: 1 };
+    this.calls = made;
+    early.nextTick(() => {
+      if (this.calls === made) this.calls = null;
+      for (; made.count > 0; made.count--) done(null);
+    });
   }
 
   /** Ends nothing: the next run writes here, too. */

@@ -101,7 +101,7 @@ function correctPosition(site, sources) {
       if (key === "getColumnNumber") return () => found.column;
       if (key === "toString") return () => text;
       const value = target[key];
-      return typeof value === "function" ? value.bind(target) : value;
+      return typeof value === "function" ? (...args) => early.apply(value, target, args) : value;
     },
   });
 }
@@ -231,6 +231,12 @@ function safeStack(error) {
   }
 }
 
+/** Returns whether an error was thrown where no code of a program ran. */
+function isOfNode(error) {
+  const frames = safeStack(error).split("\n").filter((line) => line.startsWith("    at "));
+  return frames.length > 0 && frames.every((line) => /[ (]node:[^()]*\)?$/.test(line));
+}
+
 /** Adds to a stack what Node adds to it, such as where an emitter emitted the error. */
 function enhanceStack(error) {
   try {
@@ -288,4 +294,4 @@ function describeError(error, text) {
   return { name, value: value.slice(0, MAX_TEXT_CHARS), traceback: lines };
 }
 
-module.exports = { CellSources, ErrorTexts, describeError, installStackFilter };
+module.exports = { CellSources, ErrorTexts, describeError, installStackFilter, isOfNode };

@@ -5,6 +5,10 @@ const { createHmac, randomUUID, timingSafeEqual } = require("node:crypto");
 
 const DELIMITER = Buffer.from("<IDS|MSG>");
 const PROTOCOL_VERSION = "5.4";
+const FULL_QUEUE_MESSAGES = 256; // that wait for zeromq: then the program waits, too
+const BOUND_MESSAGES = 128; // that a publisher keeps for each reader
+const READER_MS = 3000; // for a reader to take a message before it counts as one that never does
+const RETRY_MS = 1;
 const CHANNELS = ["shell", "control", "stdin", "iopub", "hb"];
 
 /** Makes and reads messages that are signed with the key of a connection. */
@@ -16,7 +20,10 @@ class MessageFormat {
     this.count = 0;
   }
 
-  /** Returns the frames of a message; `parent` is the header of the request that it answers. */
+  /**
+   * Returns the frames of a message; `parent` is the header of the request that it answers. They are
+   * strings, which zeromq copies: a buffer it would keep until this thread has time to let go of it.
+   */
   encode(type, content, parent, identities = [], metadata = {}) {
     const header = {
       msg_id: `${this.sessionId}_${++this.count}`,
@@ -27,9 +34,9 @@ class MessageFormat {
       version: PROTOCOL_VERSION,
     };
     const parts = [header, parent || {}, metadata, content].map((part) =>
-      Buffer.from(JSON.stringify(part)),
+      JSON.stringify(part),
     );
-    return [...identities, DELIMITER, Buffer.from(this.sign(parts)), ...parts];
+    return [...identities, DELIMITER, this.sign(parts), ...parts];
   }
 
   /** Returns a message, or null for frames that are none or whose signature is wrong. */
@@ -56,12 +63,23 @@ class MessageFormat {
   }
 }
 
-/** Sends on one socket: zeromq takes the next message only when it has taken the one before. */
+/**
+ * Sends on one socket: zeromq takes the next message only when it has taken the one before. `onSent`
+ * is called with each message that was taken.
+ */
 class SendQueue {
-  constructor(socket) {
+  constructor(socket, onSent = () => {}) {
     this.socket = socket;
+    this.onSent = onSent;
     this.waiting = [];
+    this.sentCount = 0; // of the messages in `waiting`
     this.sending = null;
+    this.isBound = false;
+    this.hasReaders = true; // as far as is known, readers make room
+  }
+
+  get isFull() {
+    return this.waiting.length - this.sentCount >= FULL_QUEUE_MESSAGES;
   }
 
   send(frames) {
@@ -74,17 +92,55 @@ class SendQueue {
     while (this.sending) await this.sending;
   }
 
+  /** Makes a publisher take no more than its readers can follow, as long as they read at all. */
+  setBound() {
+    this.isBound = true;
+    this.socket.sendHighWaterMark = BOUND_MESSAGES;
+  }
+
+  /** Gives zeromq all there is, however much that takes: when the process ends, or nobody reads. */
+  liftBound() {
+    this.isBound = false;
+    this.socket.sendHighWaterMark = 0;
+  }
+
   async drain() {
     try {
-      while (this.waiting.length) {
-        const batch = this.waiting;
-        this.waiting = [];
-        for (const frames of batch) await this.socket.send(frames);
+      while (this.sentCount < this.waiting.length) {
+        const frames = this.waiting[this.sentCount];
+        this.waiting[this.sentCount++] = null;
+        await this.sendOne(frames);
+        if (this.sentCount >= FULL_QUEUE_MESSAGES) this.forgetSent();
+        this.onSent();
       }
     } catch {
-      this.waiting = []; // the socket is closed: nobody is there any more
+      this.sentCount = this.waiting.length;
+      this.onSent(); // the socket is closed: nobody is there any more
     } finally {
+      this.forgetSent();
       this.sending = null;
+    }
+  }
+
+  forgetSent() {
+    this.waiting = this.waiting.slice(this.sentCount);
+    this.sentCount = 0;
+  }
+
+  /** Sends one message, when there is room for it or nobody makes any. */
+  async sendOne(frames) {
+    const end = performance.now() + READER_MS;
+    for (;;) {
+      try {
+        await this.socket.send(frames);
+        this.hasReaders ||= this.isBound;
+        return;
+      } catch (error) {
+        if (error.code !== "EAGAIN") throw error;
+      }
+      if (performance.now() >= end) this.hasReaders = false;
+      if (this.hasReaders) await new Promise((resolve) => setTimeout(resolve, RETRY_MS));
+      else this.liftBound();
     }
   }
 }
@@ -102,7 +158,7 @@ async function bindSockets(zeromq, connection) {
     shell: () => new zeromq.Router({ sendHighWaterMark: 0, linger: 1000 }),
     control: () => new zeromq.Router({ sendHighWaterMark: 0, linger: 1000 }),
     stdin: () => new zeromq.Router({ sendHighWaterMark: 0, linger: 0 }),
-    iopub: () => new zeromq.Publisher({ sendHighWaterMark: 0, linger: 2000 }),
+    iopub: () => new zeromq.Publisher({ sendHighWaterMark: 0, noDrop: true, linger: 2000 }),
     hb: () => new zeromq.Reply({ linger: 0 }),
   };
   const sockets = {};

@@ -39,6 +39,7 @@ class WireWorker {
       markPrefix(workerData.secret),
       (name, bytes) => this.output.write(name, bytes),
       (number) => this.onMark(this.main.take(number)),
+      () => this.queues.iopub.isFull,
     );
     this.history = new History();
     this.shell = new ShellQueue((request) => this.start(request));
@@ -53,7 +54,8 @@ class WireWorker {
   async serve() {
     this.sockets = await bindSockets(require(workerData.zeromq), this.connection);
     for (const [channel, socket] of Object.entries(this.sockets)) {
-      if (channel !== "hb") this.queues[channel] = new SendQueue(socket);
+      if (channel === "hb") continue;
+      this.queues[channel] = new SendQueue(socket, () => this.onSent());
     }
     this.publish("status", { execution_state: "starting" }, null);
     if (workerData.pipes) this.merger.read(workerData.pipes);
@@ -63,6 +65,11 @@ class WireWorker {
   }
 
   // ---------------------------------------------------------------- what is sent
+
+  onSent() {
+    this.main.noteSent();
+    this.merger.resume();
+  }
 
   send(channel, type, content, parent, identities) {
     this.queues[channel].send(this.format.encode(type, content, parent, identities));
@@ -202,6 +209,7 @@ class WireWorker {
     }
     const request = this.shell.current;
     if (message.kind === "begin") {
+      this.queues.iopub.setBound();
       this.output.begin(request.header);
       this.publish("status", { execution_state: "busy" }, request.header);
       if (!request.content.silent) {
@@ -250,7 +258,9 @@ class WireWorker {
     } else if (message.kind === "wake") {
       setTimeout(() => this.main.post({ kind: "wake" }), 1);
     } else if (message.kind === "closed") {
-      this.merger.close(message.index);
+      this.merger.readRest(workerData.pipes);
+      this.main.onMarked = (marked) => this.onMark(marked);
+      this.onMark(this.main.take(message.number));
     } else if (message.kind === "exit") {
       this.end(message.code);
     }
@@ -276,6 +286,7 @@ class WireWorker {
   /** Sends what is left and ends the process, also when the main thread is busy. */
   async end(code) {
     this.output.finish();
+    this.queues.iopub.liftBound();
     await Promise.all(Object.values(this.queues).map((queue) => queue.flush()));
     for (const socket of Object.values(this.sockets)) socket.close();
     setTimeout(() => this.main.endProcess(code), SEND_MS);

@@ -4,18 +4,20 @@
 const path = require("node:path");
 const { MessageChannel, Worker, receiveMessageOnPort } = require("node:worker_threads");
 
-const { setTimeout, writeSync } = require("./early.js");
-const { makeMark, makeSecret, markPrefix } = require("./pipe_marks.js");
+const { byteLength, setTimeout, writeSync } = require("./early.js");
+const { makeMark, makeSecret } = require("./pipe_marks.js");
 const shared = require("./shared_state.js");
 
-const FLUSH_MS = 1000; // after which the process ends without
+const FLUSH_MS = 1000; // after which the process ends without, when nobody reads
+const MAX_FLUSH_MS = 8000; // for those who read slowly
+const WORKER_YOUNG_MB = 12; // of objects that live for one message; V8 itself would take 96
 const RETRY_MS = 1; // where a child has made the pipe one that does not wait
 
 class WorkerLink {
   constructor({ connection, pipes, stderr, language, zeromq }) {
     const secret = makeSecret();
     this.stderr = stderr;
-    this.prefix = markPrefix(secret);
+    this.secret = secret;
     this.hasPipes = pipes !== null;
     this.count = 0;
     this.descriptor = 1; // into which the program wrote last
@@ -28,6 +30,7 @@ class WorkerLink {
       workerData: { ...data, port: port2, shared: this.shared.buffer },
       transferList: [port2],
       execArgv: [],
+      resourceLimits: { maxYoungGenerationSizeMb: WORKER_YOUNG_MB },
       stdin: false,
       stdout: true, // else Node would open descriptors 1 and 2 as streams, for what nobody writes
       stderr: true,
@@ -77,24 +80,28 @@ class WorkerLink {
   }
 
   writeMarks(number, isMessage) {
-    const mark = makeMark(this.prefix, number, isMessage);
-    this.writeAll(1, mark);
-    this.writeAll(2, mark);
+    const mark = makeMark(this.secret, number, isMessage);
+    const isWritten = [this.writeAll(1, mark), this.writeAll(2, mark)];
+    if (isWritten.includes(true)) return;
+    // The program has closed both: what it prints by itself goes another way from here on.
+    this.hasPipes = false;
+    this.port.postMessage({ kind: "closed", number });
   }
 
+  /** Returns whether the descriptor was open. */
   writeAll(descriptor, data) {
     let bytes = data;
     for (;;) {
       try {
         const written = writeSync(descriptor, bytes);
         if (typeof bytes === "string") {
-          if (written >= bytes.length && written === Buffer.byteLength(bytes)) return;
+          if (written >= bytes.length && written === byteLength(bytes)) return true;
           bytes = Buffer.from(bytes);
         }
-        if (written === bytes.length) return;
+        if (written === bytes.length) return true;
         bytes = bytes.subarray(written);
       } catch (error) {
-        if (error.code !== "EAGAIN") return; // closed by the program: there is nobody to tell
+        if (error.code !== "EAGAIN") return false; // closed by the program: there is nobody to tell
         Atomics.wait(this.shared, shared.ALWAYS_ZERO, 0, RETRY_MS);
         if (typeof bytes === "string") bytes = Buffer.from(bytes);
       }
@@ -109,7 +116,12 @@ class WorkerLink {
     if (!this.hasPipes) return;
     const before = Atomics.load(this.shared, shared.FLUSH_COUNT);
     this.postInOrder({ kind: "flush" });
-    Atomics.wait(this.shared, shared.FLUSH_COUNT, before, FLUSH_MS);
+    for (let sent = null, waited = 0; waited < MAX_FLUSH_MS; waited += FLUSH_MS) {
+      const result = Atomics.wait(this.shared, shared.FLUSH_COUNT, before, FLUSH_MS);
+      const count = Atomics.load(this.shared, shared.SENT_COUNT);
+      if (result !== "timed-out" || count === sent) return;
+      sent = count;
+    }
   }
 
   /** Lets the worker end its sockets, and waits for that before the process ends. */
