@@ -58,6 +58,7 @@ class CellPlan {
     this.code = code;
     this.parse = parse; // to `program`, or to null for code that cannot be parsed
     this.imports = [];
+    this.declarations = ""; // of a module's names, which its prelude assigns
     this.prelude = "";
     this.body = code + END;
     this.isAsync = false;
@@ -90,18 +91,22 @@ class CellPlan {
 }
 
 class CellPlanner {
-  /** `parse` is acorn's function, got when it is first needed. */
-  constructor(getParse) {
+  /**
+   * `parse` is acorn's function, got when it is first needed. With `isModule` each cell becomes a
+   * function, in strict mode, as the code of a module is.
+   */
+  constructor(getParse, isModule = false) {
     this.getParse = getParse;
+    this.isModule = isModule;
     this.names = new TopLevelNames();
   }
 
   /** Returns the plan of a cell. Code that cannot be parsed is left for V8, which says why. */
   plan(code) {
     const plan = new CellPlan(code, () => this.parse(code));
-    if (!WORDS.test(code) && !this.names.constantCount) return plan;
+    if (!this.isModule && !WORDS.test(code) && !this.names.constantCount) return plan;
     plan.program = this.parse(code);
-    if (plan.program !== null) new CellEditor(plan, this.names).edit();
+    if (plan.program !== null) new CellEditor(plan, this.names, this.isModule).edit();
     return plan;
   }
 
@@ -115,9 +120,10 @@ class CellPlanner {
 }
 
 class CellEditor {
-  constructor(plan, names) {
+  constructor(plan, names, isModule) {
     this.plan = plan;
     this.names = names;
+    this.isModule = isModule;
     this.program = plan.program;
     this.edits = new TextEdits(plan.code);
     this.assigned = new Set(); // names that the prelude declares with `let`
@@ -127,7 +133,7 @@ class CellEditor {
 
   edit() {
     const { plan, program } = this;
-    plan.isAsync = this.needsFunction();
+    plan.isAsync = this.isModule || this.needsFunction();
     if (plan.code.startsWith("#!")) this.edits.replace(0, 2, "//");
     if (plan.isAsync) this.wrap();
     for (const statement of program.body) this.editStatement(statement);
@@ -318,7 +324,9 @@ class CellEditor {
   /** Makes an async function of the cell, which returns the value of its last expression. */
   wrap() {
     const last = this.program.body.at(-1);
-    this.edits.insert(0, `void ${KERNEL}.run(async () => {`);
+    // In a module, `this` is undefined.
+    const head = this.isModule ? 'async function () {"use strict";' : "async () => {";
+    this.edits.insert(0, `void ${KERNEL}.run(${head}`);
     if (last?.type !== "ExpressionStatement") return;
     this.edits.insert(last.start, `return ${KERNEL}.result(`);
     this.edits.insert(last.expression.end, ")");
@@ -330,6 +338,10 @@ class CellEditor {
     const names = [...this.assigned];
     if (names.length) text += `let ${names.join(", ")};`;
     if (this.hoisted.size) text += `var ${[...this.hoisted].join(", ")};`;
+    if (this.isModule) {
+      this.plan.declarations = text;
+      text = '"use strict";';
+    }
     this.plan.imports.forEach(({ bindings }, index) => {
       for (const [name, exported] of bindings) {
         const key = exported === "*" ? "" : `[${JSON.stringify(exported)}]`;

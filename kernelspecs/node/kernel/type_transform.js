@@ -130,4 +130,4 @@ class Compiler {
   }
 }
 
-module.exports = { makeTransform };
+module.exports = { Compiler, makeTransform, splitMap };

@@ -9,10 +9,12 @@ const { setTimeout, writeSync } = require("./early.js");
 const { SECRET_LENGTH, makeMark, markPrefix } = require("./pipe_marks.js");
 const shared = require("./shared_state.js");
 
+const WORKER_FILE = path.join(__dirname, "node_worker.js");
 const RETRY_MS = 1; // where a child has made the pipe one that does not wait
 
 class WorkerLink {
-  constructor({ connection, pipes, stderr, language, zeromq }) {
+  /** `workerFile` is what the worker runs; `more` is data that only it knows. */
+  constructor({ connection, pipes, stderr, language, zeromq, workerFile = WORKER_FILE, more = {} }) {
     const secret = randomBytes(SECRET_LENGTH / 2).toString("hex");
     this.stderr = stderr;
     this.prefix = markPrefix(secret);
@@ -23,8 +25,8 @@ class WorkerLink {
     const { port1, port2 } = new MessageChannel();
     this.port = port1;
     this.onMessage = () => {};
-    const data = { connection, pipes, stderr, language, zeromq, secret };
-    this.worker = new Worker(path.join(__dirname, "wire_worker.js"), {
+    const data = { connection, pipes, stderr, language, zeromq, secret, ...more };
+    this.worker = new Worker(workerFile, {
       workerData: { ...data, port: port2, shared: this.shared.buffer },
       transferList: [port2],
       execArgv: [],

@@ -23,32 +23,14 @@ let waiting = setInterval(() => {
 }, 20);
 Deno.unrefTimer(waiting);"""
 WRITE = 'Deno.writeTextFileSync("{path}", "{text}")'
-NO_ENV = "a kernel without a fence takes no variables for one run: 400"
-NOT_BY_CONSOLE = "what does not go through `console` is lost"
 
 PROGRAMS = replace(
     TYPESCRIPT,
     column="deno",
     language="deno",
-    capabilities=frozenset({"async", "rich_output", "state"}),
     not_expressible={},
-    does_not_hold={
-        "uncaught_error": "Deno counts lines after types and blank lines were taken out",
-        "syntax_error": "Deno says only that the execution failed",
-        "one_big_write": NOT_BY_CONSOLE,
-        "child_output": NOT_BY_CONSOLE,
-        "invalid_utf8": NOT_BY_CONSOLE,
-        "late_output": "what a timer prints becomes part of the run under way",
-        "exit_keeps_state": "a program that exits ends its kernel",
-        "environment": NO_ENV,
-        "previous_environment": NO_ENV,
-        "era_variables_hold": NO_ENV,
-        "edited_module": "a module is loaded once by each kernel",
-    },
-    untried={
-        "many_lines": "what comes 30 ms after the output before it is cut off",
-        "five_hundred_runs": "it takes half a minute, for each run waits for what comes late",
-    },
+    does_not_hold={},
+    untried={},
     one_big_write='Deno.stdout.writeSync(new TextEncoder().encode("x".repeat(1_000_000)))',
     exit_with="Deno.exit({code})",
     exit_nested=NODE.exit_nested.replace("process", "Deno") if NODE.exit_nested else None,
