@@ -2,9 +2,10 @@
 
     python launch.py DENO MAIN [ARGUMENT…]
 
-Deno runs as `deno repl`, for `deno run` ends when code was stopped in the middle. The kernel is what it evaluates first; then it reads lines from descriptor 0. Each line waits for
-ever; after a fault in the event loop it reads the next. It takes in all of them at once, so that
-programs and their children find the end of the file.
+Deno runs as `deno repl`, for `deno run` ends when code was stopped in the middle. The kernel is
+what it evaluates first; then it reads lines from descriptor 0. Each line waits for ever; after a
+fault in the event loop it reads the next. It takes in all of them at once, so that programs and
+their children find the end of the file.
 
 The other ends of the pipes for 1 and 2, and the stderr that was there before, are handed on in one
 more argument, `--pipes=A,B,C`.

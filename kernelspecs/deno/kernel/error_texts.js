@@ -10,7 +10,7 @@ const MAX_CAUSES = 20;
 const SHARED = path.join(__dirname, "..", "..", "node", "kernel");
 const KERNEL_PLACES = [__dirname, SHARED].flatMap((one) => [one, pathToFileURL(one).href]);
 const TIMERS = `${pathToFileURL(SHARED).href}/timers.js`; // calls the program from Deno's timers
-const FRAME = /^( {4}at (?:.*?\()?)((?:file:|ext:|node:|https?:|data:|\/|<)[^()]*?):(\d+):(\d+)(\)?)$/;
+const FRAME = /^( {4}at (?:async )?(?:.*?\()?)((?:file:|ext:|node:|https?:|data:|\/|<)[^()]*?):(\d+):(\d+)(\)?)$/;
 
 class ErrorTexts {
   /** `sources` are the cells; `importer` is the file that modules are imported by. */
@@ -63,8 +63,8 @@ class ErrorTexts {
   // ---------------------------------------------------------------- texts
 
   /** Returns what Deno prints for an uncaught error. */
-  uncaught(error, { isRejection = false, isImport = false } = {}) {
-    const kind = isRejection ? "Uncaught (in promise) " : isImport && !hasUserFrames(error) ? "" : "Uncaught ";
+  uncaught(error, { isRejection = false } = {}) {
+    const kind = isRejection ? "Uncaught (in promise) " : "Uncaught ";
     if (!util.types.isNativeError(error)) return `error: ${kind}${show(error)}\n`;
     return `error: ${kind}${this.describe(error)}\n`;
   }
@@ -123,10 +123,22 @@ class ErrorTexts {
     return `${head}${this.arrowAt({ file, line, column })}\n    at <anonymous> (${file}:${line}:${column})\n`;
   }
 
-  /** Returns what Deno prints for code that V8 does not compile. */
-  syntaxError(error, { cellName }) {
-    const text = this.uncaught(error, { isRejection: true });
-    return text.includes(cellName) ? text : `${text}    at ${cellName}\n`;
+  /** Returns what Deno prints for an `import` statement that cannot be met. */
+  importProblem(error, { cellName }, { place, namePlace }) {
+    if (hasUserFrames(error)) return this.uncaught(error);
+    const at = namePlace ?? place;
+    if (!(error instanceof SyntaxError)) {
+      return `error: ${error.message}\n    at ${cellName}:${at.line}:${at.column}\n`;
+    }
+    return this.syntaxError(error, { cellName }, { line: at.line, column: at.column - 1 });
+  }
+
+  /** Returns what Deno prints for code that V8 does not compile; `place` is the parser's. */
+  syntaxError(error, { cellName }, place) {
+    const { line, column } = place ?? { line: 1, column: 0 };
+    const at = { file: cellName, line, column: column + 1 };
+    const frame = `    at <anonymous> (${cellName}:${line}:${column + 1})`;
+    return `error: Uncaught ${header(error)}${this.arrowAt(at)}\n${frame}\n`;
   }
 }
 

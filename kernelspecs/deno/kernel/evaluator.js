@@ -21,9 +21,9 @@ class Evaluator extends NodeEvaluator {
     if (problem !== null) throw problem;
   }
 
-  /** Runs a script, which is one call of the kernel with a function. */
-  call(script, name) {
-    vm.runInThisContext(script, { filename: name });
+  /** Runs a script whose first line has the number `lineOffset` + 1. */
+  call(script, name, lineOffset = 0) {
+    vm.runInThisContext(script, { filename: name, lineOffset });
   }
 
   /** Keeps the session: unlike Node's kernel it waits for nothing in it. */

@@ -130,8 +130,11 @@ function installProgram(program, modules) {
   process.exit = exit;
   process.reallyExit = exit;
   for (const name of ["_", "_error", "clear"]) delete globalThis[name];
-  Deno.args = [];
-  Deno.mainModule = modules.url;
+  const shown = { args: [], mainModule: modules.url };
+  for (const [name, value] of Object.entries(shown)) {
+    const descriptor = { value, writable: true, configurable: true, enumerable: true };
+    Object.defineProperty(Deno, name, descriptor);
+  }
   Deno.permissions.revokeSync({ name: "ffi" }); // whatever the walls are
   process.argv.splice(1, process.argv.length, modules.file);
 }

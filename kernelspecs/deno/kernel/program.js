@@ -86,7 +86,7 @@ class Program {
       try {
         imported.push(await this.modules.importNames(one, run.code));
       } catch (error) {
-        this.fail(run, error, { isImport: true });
+        this.fail(run, error, { text: this.errors.importProblem(error, run, one) });
         return;
       }
     }
@@ -97,11 +97,12 @@ class Program {
   runPlan(run, plan) {
     try {
       if (plan.declarations) this.evaluator.declare(plan.declarations);
-      if (plan.prelude) this.evaluator.call(plan.prelude, run.cellName);
+      if (plan.prelude) this.evaluator.call(plan.prelude, run.cellName, -1);
       this.cells.commit(plan);
       this.evaluator.call(plan.body, run.cellName);
     } catch (error) {
-      this.fail(run, error, { text: this.errors.syntaxError(error, run) });
+      const place = this.cells.planner.problemPlace(run.script);
+      this.fail(run, error, { text: this.errors.syntaxError(error, run, place) });
     }
   }
 
@@ -192,15 +193,15 @@ class Program {
       this.fail(run, new Error("Top-level await promise never resolved"), { text });
       return;
     }
-    if (run.era?.ends && !this.context.enter(run, () => mayEnd())) return;
+    if (run.era?.ends && !this.context.enter(run, () => mayEnd(() => this.isWorkLeft()))) return;
     run.isEnding = true;
     this.finish(run);
   }
 
   /** Ends a run with an uncaught error. */
-  fail(run, error, { text, isRejection, isImport } = {}) {
+  fail(run, error, { text, isRejection } = {}) {
     if (this.active !== run || run.isEnding) return;
-    const told = text ?? this.errors.uncaught(error, { isRejection, isImport });
+    const told = text ?? this.errors.uncaught(error, { isRejection });
     run.exception = describeError(error, told);
     if (run.era) this.link.write(2, told);
     this.die(run, 1);

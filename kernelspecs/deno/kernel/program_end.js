@@ -1,14 +1,12 @@
 "use strict";
 /** What a program is told at its end. */
 
-const { hasMoreWork } = require("./internals.js");
-
 /** Tells the program that its event loop is empty; returns whether it still is. */
-function mayEnd() {
+function mayEnd(isWorkLeft) {
   const event = new Event("beforeunload", { cancelable: true });
   globalThis.dispatchEvent(event);
   process.emit("beforeExit", Number(Deno.exitCode));
-  return !event.defaultPrevented && !hasMoreWork();
+  return !event.defaultPrevented && !isWorkLeft();
 }
 
 /** Calls what the program has registered for its end. */

@@ -8,6 +8,9 @@ const { fileURLToPath, pathToFileURL } = require("node:url");
 const early = require("../../node/kernel/early.js");
 const { evaluateAs } = require("./internals.js");
 
+const SDK_NAME = "era_storage"; // which programs import by this name
+const SDK_FILE = path.join(__dirname, "..", "..", "node", "sdk", SDK_NAME, "index.js");
+const SDK_URL = early.existsSync(SDK_FILE) ? pathToFileURL(SDK_FILE).href : null;
 const VERSION_QUERY = "era-version";
 const IMPORTER = "(name, options) => import(name, options)";
 const { stripTypeScriptTypes } = Module;
@@ -46,13 +49,17 @@ class ProgramModules {
   }
 
   /** Imports for an `import` statement of code, whose names must be there unless they are types. */
-  async importNames({ specifier, attributes, bindings }, code) {
+  async importNames(statement, code) {
+    const { specifier, attributes, bindings } = statement;
     const options = Object.keys(attributes).length ? { with: attributes } : undefined;
     const namespace = await this.importer(specifier, options);
-    for (const [, name] of bindings) {
+    for (const [, name, namePlace] of bindings) {
       if (name !== "*" && !(name in namespace) && isUsed(specifier, name, code)) {
         const problem = `The requested module '${specifier}' does not provide an export named '${name}'`;
-        throw new SyntaxError(problem);
+        statement.namePlace = namePlace;
+        const error = new SyntaxError(problem);
+        error.stack = String(error);
+        throw error;
       }
     }
     return namespace;
@@ -68,6 +75,7 @@ class ProgramModules {
 
   /** Notes which module imports which, and gives renewed modules an address of their own. */
   onResolve(specifier, context, nextResolve) {
+    if (specifier === SDK_NAME && SDK_URL !== null) return nextResolve(SDK_URL, context);
     const found = nextResolve(specifier, context);
     if (!found.url.startsWith("file:")) return found;
     const url = new URL(found.url);

@@ -64,7 +64,15 @@ class CellPlan {
     this.isAsync = false;
     this.declared = new Map();
     this.edits = null;
+    this.moved = []; // ranges of functions that a module's prelude has in their own places
     this.program = null;
+  }
+
+  /** Returns the offset in the code of a line and a column, both from 1. */
+  offset(line, column) {
+    let at = 0;
+    for (let count = 1; count < line; count++) at = this.code.indexOf("\n", at) + 1;
+    return at + column - 1;
   }
 
   /** Returns where a value that is no error was thrown, if only one statement can have done it. */
@@ -86,7 +94,13 @@ class CellPlan {
 
   /** Returns the column in the user's code for a position in the body. */
   originalColumn(line, column) {
-    return this.edits === null ? column : this.edits.originalColumn(line, column);
+    if (this.edits === null) return column;
+    if (this.moved.length) {
+      const at = this.offset(line, column);
+      // Of a function that was moved into the prelude, in the same place.
+      if (this.moved.some(([start, end]) => at >= start && at < end)) return column;
+    }
+    return this.edits.originalColumn(line, column);
   }
 }
 
@@ -115,6 +129,16 @@ class CellPlanner {
       return this.getParse()(code, PARSE_OPTIONS);
     } catch {
       return null;
+    }
+  }
+
+  /** Returns where the parser finds a mistake: a line from 1, a column from 0; or null. */
+  problemPlace(code) {
+    try {
+      this.getParse()(code, PARSE_OPTIONS);
+      return null;
+    } catch (error) {
+      return error.loc ?? null;
     }
   }
 }
@@ -204,7 +228,9 @@ class CellEditor {
     for (const { key, value } of statement.attributes ?? []) {
       attributes[key.name ?? key.value] = value.value;
     }
-    this.plan.imports.push({ specifier: statement.source.value, attributes, bindings });
+    const place = this.position(statement.source.start);
+    const specifier = statement.source.value;
+    this.plan.imports.push({ specifier, attributes, bindings, place });
   }
 
   editVariables(statement) {
@@ -340,7 +366,7 @@ class CellEditor {
     if (this.hoisted.size) text += `var ${[...this.hoisted].join(", ")};`;
     if (this.isModule) {
       this.plan.declarations = text;
-      text = '"use strict";';
+      text = '"use strict";\n'; // in a line before those of the code
     }
     this.plan.imports.forEach(({ bindings }, index) => {
       for (const [name, exported] of bindings) {
@@ -353,10 +379,18 @@ class CellEditor {
       const position = this.position(node.start);
       text += "\n".repeat(Math.max(0, position.line - line));
       const source = this.edits.applyTo(node.start, node.end);
-      text += isAssigned ? `(${node.id.name} = ${source});` : `${source};`;
+      const begin = isAssigned ? `(${node.id.name} = ` : "";
+      if (this.isModule) text += this.indent(text, position.column - begin.length);
+      text += begin + source + (isAssigned ? ");" : ";");
       line = Math.max(line, position.line) + source.split("\n").length - 1;
     }
+    if (this.isModule) this.plan.moved = this.functions.map(([node]) => [node.start, node.end]);
     return text;
+  }
+
+  /** Returns the blanks that put what follows a text into a column, if there is room. */
+  indent(text, column) {
+    return " ".repeat(Math.max(0, column - (text.length - text.lastIndexOf("\n"))));
   }
 
   declareAll(names, isLexical, isConstant) {

@@ -31,6 +31,7 @@ PROGRAMS = replace(
     not_expressible={},
     does_not_hold={},
     untried={},
+    syntax_error_text=":2:17\n",
     one_big_write='Deno.stdout.writeSync(new TextEncoder().encode("x".repeat(1_000_000)))',
     exit_with="Deno.exit({code})",
     exit_nested=NODE.exit_nested.replace("process", "Deno") if NODE.exit_nested else None,
@@ -67,7 +68,7 @@ PROGRAMS = replace(
     invalid_utf8="Deno.stdout.writeSync(new Uint8Array([0x61, 0xff, 0x62]))",
     use_storage=STORAGE,
     display_html=('await Deno.jupyter.display({ "text/html": "<b>rich</b>" }, { raw: true })'),
-    ask='console.log("hello " + prompt("name? "))',
+    ask='console.log("hello " + prompt("name?"))',
     print_session=(
         "console.log(`Session: ${Deno.env.get('ERA_SESSION_ID')}`);"
         " console.log(`API Key: ${Deno.env.get('API_KEY')}`)"
