@@ -29,7 +29,7 @@ function start(link, options) {
   const transform = makeTransform(options, (code) => parses(getParse(), code));
   const context = new RunContext();
   const sources = new CellSources();
-  const evaluator = new Evaluator();
+  const evaluator = new Evaluator(() => cells.planner.names.lexicalNames());
   const timers = new RunTimers(context);
   const servers = new ListeningServers();
   const resources = new RunResources(context);
@@ -42,7 +42,7 @@ function start(link, options) {
   const output = new ProgramOutput(link, context, (run) => program.isActive(run));
   const requests = new CodeRequests(evaluator, getParse, transform);
 
-  installKernelObject(program, evaluator, modules, link);
+  installKernelObject(program, modules, link);
   errors.installStackFilter();
   output.install();
   input.install(output);
@@ -98,11 +98,11 @@ function parses(parse, code) {
 }
 
 /** Defines the object that scripts of cells, and the worker, call the kernel by. */
-function installKernelObject(program, evaluator, modules, link) {
+function installKernelObject(program, modules, link) {
   const kernel = {
     at: (line, column, value) => program.at(line, column, value),
     constant: new Proxy(Object.create(null), { get: () => NaN, set: refuseAssignment }),
-    end: () => evaluator.end(),
+    end: () => ({}),
     import: (name, options) => modules.import(name, options),
     get imported() {
       return program.imported;
@@ -111,7 +111,6 @@ function installKernelObject(program, evaluator, modules, link) {
     result: (value) => [value],
     revive: () => soon(() => link.revive()), // outside of the inspector's call
     run: (body) => program.runAsync(body),
-    take: (value) => evaluator.take(value),
     waiting: new Promise(() => {}),
   };
   Object.defineProperty(globalThis, "__era", { value: Object.freeze(kernel) });

@@ -13,6 +13,7 @@ const { endProgram, mayEnd } = require("./program_end.js");
 
 const FIRST_LOOK_MS = 1;
 const LONGEST_LOOK_MS = 16;
+const IDLE_LOOKS = 3; // after which a cell that waits will wait for ever
 const STOPPED = Symbol("stopped"); // thrown where code cannot be stopped from outside
 
 class Program {
@@ -164,9 +165,12 @@ class Program {
     run.lookNumber = (run.lookNumber ?? 0) + 1;
     const { lookNumber } = run;
     let wait = FIRST_LOOK_MS;
+    let idleLooks = 0;
     const look = () => {
       if (this.active !== run || run.isEnding || run.lookNumber !== lookNumber) return;
-      if (!this.isWorkLeft()) this.onLoopEnd(run);
+      idleLooks = this.isWorkLeft() ? 0 : idleLooks + 1;
+      // What was done by another thread may be on its way, and be no work any more.
+      if (idleLooks > (run.isEvaluated ? 0 : IDLE_LOOKS)) this.onLoopEnd(run);
       if (run.isEnding) return;
       const timer = early.setTimeout(this.step(look), wait);
       Deno.unrefTimer(timer);
@@ -261,7 +265,6 @@ class Program {
     }
     this.timers.clear(run);
     this.resources.end(run);
-    this.evaluator.reset();
     // What is queued already is called, and is silent; then the run is over.
     soon(() => soon(this.step(() => this.finish(run))));
   }

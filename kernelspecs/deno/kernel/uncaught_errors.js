@@ -1,6 +1,10 @@
 "use strict";
 /** Finds the errors that nothing in the program handles. */
 
+const early = require("../../node/kernel/early.js");
+
+const STOPPED_MS = 100;
+
 /** Tells the program of uncaught errors and of rejections that nobody handles. */
 function installUncaught(program) {
   const watch = (type, nodeName, getError) =>
@@ -17,9 +21,12 @@ function installUncaught(program) {
       prevent();
       if (process.listenerCount(nodeName)) return;
       const error = getError(event);
-      queueMicrotask(() => {
+      const tell = () => {
         if (!isHandled) program.onUncaught(error, type === "unhandledrejection");
-      });
+      };
+      // Deno reports code that was stopped like this, too; then the run has ended until then.
+      if (error === null) early.setTimeout(tell, STOPPED_MS);
+      else queueMicrotask(tell);
     });
   watch("error", "uncaughtException", (event) => event.error);
   watch("unhandledrejection", "unhandledRejection", (event) => event.reason);

@@ -10,6 +10,7 @@
 
 const { constantAssignments, declaredNames, hoistedDeclarations, walk } = require("./cell_scopes.js");
 const { TextEdits } = require("./text_edits.js");
+const { TopLevelNames } = require("./top_level_names.js");
 
 const KERNEL = "__era"; // the global object that scripts call the kernel by
 const END = `\n;var {} = ${KERNEL}.end();`; // a statement without a value
@@ -22,35 +23,6 @@ const PARSE_OPTIONS = {
   allowImportExportEverywhere: true,
   allowReturnOutsideFunction: true,
 };
-
-/** The top-level names of a session: how V8 holds each, and whether it is a constant. */
-class TopLevelNames {
-  constructor() {
-    this.names = new Map(); // name → { isLexical, isConstant }
-    this.constantCount = 0;
-  }
-
-  isLexical(name) {
-    return this.names.get(name)?.isLexical === true;
-  }
-
-  /** Returns whether a name is a property of the global object that a cell declared. */
-  isProperty(name) {
-    return this.names.get(name)?.isLexical === false;
-  }
-
-  isConstant(name) {
-    return this.names.get(name)?.isConstant === true;
-  }
-
-  /** Takes over what a cell declares, when V8 has taken the cell. */
-  commit(declared) {
-    for (const [name, description] of declared) {
-      this.constantCount += Number(description.isConstant) - Number(this.isConstant(name));
-      this.names.set(name, description);
-    }
-  }
-}
 
 /** A cell as it is run: `imports` first, then the script `prelude`, then the script `body`. */
 class CellPlan {

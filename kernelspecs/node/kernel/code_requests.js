@@ -13,7 +13,7 @@ const KEYWORDS = (
 ).split(" ");
 const NAME = /(?:[\w$]+\s*\??\.\s*)*[\w$]*$/;
 const UNFINISHED =
-  /Unexpected end of input|Unterminated template|missing \) after argument|Unterminated regular|end of file|Expected .* got '<eof>'|Unterminated string in|'\}' expected|Expression expected/;
+  /Unexpected end of input|Unexpected token `<eof>`|Unterminated template|missing \) after argument|Unterminated regular|end of file|Expected .* got '<eof>'|Unterminated string in|'\}' expected|Expression expected/;
 const MAX_MATCHES = 1000;
 
 class CodeRequests {
