@@ -10,7 +10,8 @@ const { evaluateAs } = require("./internals.js");
 
 const SDK_NAME = "era_storage"; // which programs import by this name
 const SDK_FILE = path.join(__dirname, "..", "..", "node", "sdk", SDK_NAME, "index.js");
-const SDK_URL = early.existsSync(SDK_FILE) ? pathToFileURL(SDK_FILE).href : null;
+const SDK_MODULE = path.join(__dirname, "..", "sdk", `${SDK_NAME}.mjs`);
+const SDK_URL = early.existsSync(SDK_FILE) ? pathToFileURL(SDK_MODULE).href : null;
 const VERSION_QUERY = "era-version";
 const IMPORTER = "(name, options) => import(name, options)";
 const { stripTypeScriptTypes } = Module;
