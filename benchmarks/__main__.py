@@ -18,9 +18,11 @@ from benchmarks import (
     deaths,
     faults,
     files,
+    go,
     hostile,
     isolation_cost,
     kv,
+    languages,
     objects,
     scale,
     storage_load,
@@ -155,9 +157,11 @@ def main() -> int:
                 lambda: files.rows(caller, server, FILE_SIZES + LONG_FILE_SIZES * long),
                 lambda: objects.rows(server, FILE_SIZES + LONG_FILE_SIZES * long),
                 lambda: hostile.rows(server),
+                lambda: go.rows(caller, server, long=long),
             ]
             for part in parts:
                 show(part())
+    show(languages.rows())
     show(scale.rows())
     show(faults.rows())
     show(d1.rows())

@@ -135,7 +135,30 @@ def interrupt_rows(
 
 
 def _interrupt(server: Server, caller: Caller, code: str, times: InterruptTimes) -> None:
-    path = start_run(server.base_url, SESSION_ID, f"print(1, flush=True)\n{code}", timeout=120)
+    interrupted = interrupt_run(server, caller, SESSION_ID, f"print(1, flush=True)\n{code}")
+    after = caller.call("POST", f"{PATH}/run", {"code": "print(1)"})
+    times.usable.append(time.perf_counter() - interrupted.began)
+    times.answered.append(interrupted.answered)
+    times.ended.append(interrupted.ended)
+    times.state = interrupted.state
+    if interrupted.exit_code != 130 or after["stdout"] != "1\n":
+        raise RuntimeError(f"interrupt of {code!r}: {interrupted}, {after}")
+
+
+@dataclass(frozen=True)
+class InterruptedRun:
+    """An interrupt at the time `began`: the seconds to its answer and to the run's end."""
+
+    began: float
+    answered: float
+    ended: float
+    state: str
+    exit_code: int
+
+
+def interrupt_run(server: Server, caller: Caller, session: str, code: str) -> InterruptedRun:
+    """Runs code that prints something and goes on; interrupts it when that has come."""
+    path = start_run(server.base_url, session, code, timeout=120)
     with ThreadPoolExecutor(1) as pool:
         reader = StreamReader()
         reading = pool.submit(reader.read, server.base_url, path)
@@ -143,14 +166,11 @@ def _interrupt(server: Server, caller: Caller, code: str, times: InterruptTimes)
         time.sleep(0.05)  # seconds until the program is where it stays
         began = time.perf_counter()
         answer = caller.call("POST", path.replace("/stream", "/interrupt"))
-        times.answered.append(time.perf_counter() - began)
+        answered = time.perf_counter() - began
         reading.result()
-        times.ended.append(time.perf_counter() - began)
-    after = caller.call("POST", f"{PATH}/run", {"code": "print(1)"})
-    times.usable.append(time.perf_counter() - began)
-    times.state = answer["state"]
-    if reader.events[-1].data["exit_code"] != 130 or after["stdout"] != "1\n":
-        raise RuntimeError(f"interrupt of {code!r}: {reader.events[-1].data}, {after}")
+        ended = time.perf_counter() - began
+    exit_code = reader.events[-1].data["exit_code"]
+    return InterruptedRun(began, answered, ended, answer["state"], exit_code)
 
 
 # ---------------------------------------------------------------- kernels and clients

@@ -103,7 +103,7 @@ def idle(launcher: Launcher) -> Iterator[Row]:
     all_used = f"{share * 100:.2f} % of a core"
     yield Row(f"{KERNELS} idle sessions: CPU of server and kernels", all_used, "≤ 2 %",
               share <= 0.02)  # fmt: skip
-    session_memory = median(_session_pss(process)) / MEGABYTE
+    session_memory = median(session_pss(process)) / MEGABYTE
     yield Row("   memory of each, PSS", f"{session_memory:.1f} MB", "≤ 25 MB", session_memory <= 25)
     after = process.memory_info().rss / MEGABYTE
     yield Row("   the server's memory, RSS", f"{before:.0f} MB, then {after:.0f} MB")
@@ -115,12 +115,16 @@ def _cpu_seconds(server: psutil.Process) -> float:
     return sum(one.user + one.system for one in times)
 
 
-def _session_pss(server: psutil.Process) -> Iterator[float]:
-    """Yields the PSS of each session in bytes: its init and all that the init started."""
+def session_pss(server: psutil.Process, at_least: int = 1) -> Iterator[float]:
+    """Yields the PSS of each session in bytes: its init and all that the init started.
+
+    Inits with fewer than `at_least` processes, themselves included, are left out.
+    """
     for zygote in server.children():
         for init in zygote.children():
             family = (init, *init.children(recursive=True))
-            yield sum(one.memory_full_info().pss for one in family)
+            if len(family) >= at_least:
+                yield sum(one.memory_full_info().pss for one in family)
 
 
 # ---------------------------------------------------------------- sessions

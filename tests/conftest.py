@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import inspect
 import signal
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 
 import hypothesis
@@ -13,7 +14,7 @@ import pytest
 from tornado.ioloop import IOLoop
 
 from tests.client import Client
-from tests.server_process import Launcher, Server, temporary_launcher
+from tests.server_process import Launcher, Server, fork_servers, temporary_launcher
 
 # pytest-timeout alone limits the time of a test: an example may wait for a processor.
 hypothesis.settings.register_profile("era", deadline=None)
@@ -33,11 +34,31 @@ def pytest_configure(config: pytest.Config) -> None:
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Collects tests without collecting garbage: all that is made here stays until the end.
+
+    What is there then is frozen, so that it is not searched after each test.
+    """
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
+        gc.freeze()
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Lets pytest-tornado run every coroutine test; pytest-timeout alone limits its time."""
     for item in items:
         if isinstance(item, pytest.Function) and inspect.iscoroutinefunction(item.obj):
             item.add_marker(pytest.mark.gen_test(timeout=None))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Lets servers be forked, except for tests that start them by their command."""
+    fork_servers(item.get_closest_marker("command") is None)
 
 
 @contextmanager

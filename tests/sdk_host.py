@@ -52,10 +52,10 @@ class SdkHost:
             path.mkdir(parents=True)
         return paths
 
-    async def open(self, *, kernel: bool = True) -> Machine:
+    async def open(self, language: str = LANGUAGE, *, kernel: bool = True) -> Machine:
         """A machine of its own."""
         return await self.kernels.open(
-            LANGUAGE,
+            language,
             self.new_paths(),
             Limits(),
             {"ERA_SESSION": "true"},

@@ -1,4 +1,7 @@
-"""Starts real servers in processes of their own, by the console command that users start."""
+"""Starts real servers in processes of their own, by the console command that users start.
+
+Tests have most of them forked from a template, `server_template.py`: that takes half the time.
+"""
 
 from __future__ import annotations
 
@@ -12,19 +15,30 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO
 
 import psutil
+
+from tests.server_template import ForkedServer, shared_template
 
 COMMAND = Path(sys.executable).parent / "era-kernels"
 START_TIMEOUT = 60.0  # seconds within which a server must be up
 STOP_TIMEOUT = 30.0  # seconds until it must be gone after SIGTERM
+
+_are_forked = False
+
+
+def fork_servers(are_forked: bool) -> None:
+    """Says whether servers that start from now on are forked, or started by their command."""
+    global _are_forked
+    _are_forked = are_forked
 
 
 @dataclass
 class Server:
     """A server in a process of its own, and how it was started."""
 
-    process: subprocess.Popen[str]
+    process: subprocess.Popen[str] | ForkedServer
     base_url: str
     ready_line: str
     data_dir: Path
@@ -48,7 +62,10 @@ class Server:
 
 @dataclass
 class Launcher:
-    """Starts servers on one data directory, one after the other."""
+    """Starts servers on one data directory, one after the other.
+
+    They are forked from a template when `fork_servers` has said so.
+    """
 
     data_dir: Path
     servers: list[Server] = field(default_factory=list)
@@ -56,20 +73,11 @@ class Launcher:
     def start(self, *flags: str, env: Mapping[str, str] | None = None) -> Server:
         """Starts a server on a free port, and returns when it is up."""
         log = self.data_dir.parent / f"server-{len(self.servers)}.log"
-        command = [str(COMMAND), "serve", "--port", "0", *flags]
-        with log.open("w") as sink:
-            process = subprocess.Popen(
-                [*command, "--data-dir", str(self.data_dir)],
-                stdout=subprocess.PIPE,
-                stderr=sink,
-                stdin=subprocess.DEVNULL,
-                text=True,
-                env={**os.environ, "ERA_LOG_FORMAT": "json", **(env or {})},
-                start_new_session=True,
-            )
-        assert process.stdout is not None
-        with process.stdout:
-            line = process.stdout.readline()
+        command = [str(COMMAND), "serve", "--port", "0", *flags, "--data-dir", str(self.data_dir)]
+        environment = {**os.environ, "ERA_LOG_FORMAT": "json", **(env or {})}
+        process, stdout = self._start_process(command, environment, log)
+        with stdout:
+            line = stdout.readline()
         if "http://" not in line:
             process.wait(START_TIMEOUT)
             raise RuntimeError(f"the server did not start: {line}{log.read_text()}")
@@ -77,6 +85,25 @@ class Launcher:
         server = Server(process, url, line, self.data_dir, log)
         self.servers.append(server)
         return server
+
+    def _start_process(
+        self, command: list[str], environment: Mapping[str, str], log: Path
+    ) -> tuple[subprocess.Popen[str] | ForkedServer, IO[str]]:
+        """Starts a process; returns it, and the pipe to which it prints."""
+        with log.open("w") as stderr:
+            if _are_forked and (template := shared_template()).can_start(environment):
+                return template.start(command, environment, stderr)
+            process = subprocess.Popen(
+                command,
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                stdin=subprocess.DEVNULL,
+                text=True,
+                env=environment,
+                start_new_session=True,
+            )
+        assert process.stdout is not None
+        return process, process.stdout
 
     def stop_all(self) -> None:
         """Ends the servers that still run."""

@@ -23,6 +23,8 @@ from era_kernels.setting_errors import env_variable, flag_name
 from era_kernels.settings import Settings
 from tests.server_process import COMMAND, Launcher
 
+pytestmark = pytest.mark.command
+
 TOKEN = "0123456789abcdef"
 KERNEL = {"argv": ["{python}", "-c", "pass"], "display_name": "Mini", "language": "mini"}
 

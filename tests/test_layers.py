@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -133,8 +134,13 @@ def tree_of(file: Path) -> ast.Module:
     return ast.parse(file.read_text("utf-8"), file.name)
 
 
-def imports_of(file: Path, tree: ast.Module) -> Iterator[Import]:
+@functools.cache
+def imports_of(file: Path) -> tuple[Import, ...]:
     """Every import, wherever it stands, also those inside functions."""
+    return tuple(_find_imports(file, tree_of(file)))
+
+
+def _find_imports(file: Path, tree: ast.Module) -> Iterator[Import]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             for alias in node.names:
@@ -186,7 +192,7 @@ def test_picture() -> None:
     imported = {
         (room_of(file), one.room)
         for file in FILES
-        for one in imports_of(file, tree_of(file))
+        for one in imports_of(file)
         if one.room and one.room != room_of(file)
     }
     assert drawn == {(a, b) for a, b in imported if a in shown and b in shown}
@@ -199,7 +205,7 @@ def test_rings() -> None:
     wrong = [
         one
         for file in files
-        for one in imports_of(file, tree_of(file))
+        for one in imports_of(file)
         if one.module.startswith(f"{PACKAGE}.services.session.")
     ]
     assert wrong == []
@@ -220,7 +226,7 @@ def _reached(start: str, imported: Mapping[str, set[str]]) -> set[str]:
 def test_no_circles() -> None:
     """No modules import each other in a circle, also not for their types alone."""
     imported = {
-        module: {one.module for one in imports_of(file, tree_of(file)) if one.module in MODULES}
+        module: {one.module for one in imports_of(file) if one.module in MODULES}
         for module, file in MODULES.items()
     }
     assert [module for module in imported if module in _reached(module, imported)] == []
@@ -230,7 +236,7 @@ def test_rooms(file: Path) -> None:
     """A room imports itself and the rooms that the table allows, nothing else of the project."""
     room = room_of(file)
     allowed = MAY_IMPORT.get(room, frozenset()) | {room, "__init__"}
-    wrong = [one for one in imports_of(file, tree_of(file)) if one.room and one.room not in allowed]
+    wrong = [one for one in imports_of(file) if one.room and one.room not in allowed]
     assert wrong == []
 
 
@@ -238,7 +244,7 @@ def test_outside(file: Path) -> None:
     """A room does not know of the libraries of other rooms."""
     room = room_of(file)
     never = NEVER.get(room, set())
-    others = [one for one in imports_of(file, tree_of(file)) if one.top != PACKAGE]
+    others = [one for one in imports_of(file) if one.top != PACKAGE]
     wrong = [one for one in others if one.top in never]
     if room in STANDARD_LIBRARY_ONLY:
         known = sys.stdlib_module_names | STANDARD_LIBRARY_ONLY[room]

@@ -17,6 +17,7 @@ from era_kernels.kernels.crash_output import crash_stderr
 from era_kernels.kernels.environment import build_environment
 from era_kernels.kernels.exec_process import ExecProcess, FailedExec
 from era_kernels.kernels.kernel import Kernel, discard_output
+from era_kernels.kernels.kernel_json import MIB
 from era_kernels.kernels.kernelspecs import Kernelspec
 from era_kernels.kernels.languages import Languages
 from era_kernels.kernels.receive_budget import ReceiveBudget
@@ -46,6 +47,7 @@ START_TIMEOUT = 60.0
 MAX_ARGUMENTS_LENGTH = 6 << 20
 KERNEL_NOT_STARTED = "the kernel did not start"
 STORAGE_URL = "ERA_STORAGE_URL"  # the variable; the caller of a run may give it another value
+MEMORY_MB = "ERA_MEMORY_MB"  # the variable: what all programs of the session may use together
 # Where storage is served on a session's own loopback: no port that programs choose for themselves
 # or that Linux gives them (32768 to 60999).
 STORAGE_PORT = 61787
@@ -77,10 +79,12 @@ class Machine:
         sandbox: Sandbox,
         receive_budget: ReceiveBudget,
         tcp_ports: TcpPorts,
+        memory: int | None = None,
     ) -> None:
         """Runs no kernel yet: `start_kernel` does that.
 
-        All kernels share `receive_budget` and `tcp_ports`.
+        All kernels share `receive_budget` and `tcp_ports`. `memory` is how many bytes the programs
+        may use, which they are told: some collect garbage only when they must.
         """
         self.ended: asyncio.Future[ExitInfo] = asyncio.get_running_loop().create_future()
         self._kernelspec = kernelspec
@@ -91,7 +95,7 @@ class Machine:
         self._kernel: Kernel | None = None
         self._close_task: asyncio.Task[None] | None = None
         self._reported_stderr_bytes = 0  # of the kernel's own stderr
-        self._storage_env: dict[str, str] = {}
+        self._server_env = {} if memory is None else {MEMORY_MB: str(memory // MIB)}
         # Called with output of children that programs left behind, which no caller waits for.
         self.on_late_output: Callable[[list[Output]], None] = discard_output
         sandbox.ended.add_done_callback(self._on_sandbox_ended)
@@ -125,7 +129,7 @@ class Machine:
             raise
         served = serve(listener, scope)
         self._sandbox.ended.add_done_callback(lambda _: served.close())
-        self._storage_env = {STORAGE_URL: listener.url}
+        self._server_env[STORAGE_URL] = listener.url
 
     async def start_kernel(self, env: Mapping[str, str]) -> None:
         """Starts the kernel, beside the programs that run already, and waits until it is ready.
@@ -259,7 +263,7 @@ class Machine:
         return str(self._sandbox.inner_paths.workspace)
 
     def _environment(self, session_env: Mapping[str, str]) -> Mapping[str, str]:
-        own_env = {**self._storage_env, **session_env}
+        own_env = {**self._server_env, **session_env}
         return build_environment(self._kernelspec.env, self._sandbox.inner_paths, own_env)
 
     def _command(self, connection_info: ConnectionInfo, session_env: Mapping[str, str]) -> Command:
@@ -334,7 +338,7 @@ class KernelHost:
         """
         kernelspec = await self.languages.available_kernel(language, kernel_name)
         sandbox = await self._sandboxes.open_sandbox(paths, limits, kernelspec.min_reserved)
-        machine = Machine(kernelspec, sandbox, self._receive_budget, self._tcp_ports)
+        machine = Machine(kernelspec, sandbox, self._receive_budget, self._tcp_ports, limits.memory)
         self._machines.add(machine)
         machine.ended.add_done_callback(lambda _: self._machines.discard(machine))
         if self._serve_storage is not None:

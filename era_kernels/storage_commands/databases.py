@@ -13,6 +13,7 @@ from era_kernels.models import JsonObject
 from era_kernels.settings import Settings
 from era_kernels.storage.d1.replies import D1Limits, D1Result
 from era_kernels.storage.d1.store import D1Statement, D1Store
+from era_kernels.storage.d1.worker_pool import FEWEST_WORKERS
 from era_kernels.storage_commands.places import OpenDirectory, Server, open_place
 
 Params = list[Any] | dict[str, Any] | None
@@ -104,7 +105,7 @@ async def _open_store(stack: AsyncExitStack, place: OpenDirectory) -> D1Store:
         max_result=settings.sql_max_result,
         max_database=settings.sql_max_database,
     )
-    store = D1Store(place.database, place.paths.d1, limits, place.quotas)
+    store = D1Store(place.database, place.paths.d1, limits, place.quotas, FEWEST_WORKERS)
     stack.push_async_callback(store.aclose)
     await store.open()
     return store

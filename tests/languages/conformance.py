@@ -41,8 +41,10 @@ def expected_failure(reason: str) -> pytest.MarkDecorator:
 
 
 def cell_without_a_run(programs: KernelPrograms, row: Row) -> str | None:
-    """Returns why a row is not run with a kernel; None when it is, "" when it claims no such."""
+    """Returns why a row is not run with a kernel: None when it is, "" when it is not concerned."""
     if row.capability is not None and row.capability not in programs.capabilities:
+        return ""
+    if row.languages is not None and programs.language not in row.languages:
         return ""
     return programs.untried.get(row.name) or programs.reason_against(row.needs)
 

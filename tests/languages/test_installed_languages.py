@@ -11,7 +11,7 @@ import pytest
 from era_kernels.kernels.kernelspecs import builtin_dir
 from tests.client import Client, SessionClient
 from tests.languages.kernel_programs import KernelPrograms
-from tests.languages.programs import deno, go, node, typescript
+from tests.languages.programs import deno, go, gophernotes, node, typescript
 from tests.languages.rows.table_rows import check
 from tests.server_process import wait_until
 
@@ -24,13 +24,15 @@ class Installed:
     selftest: str  # below the folder of kernelspecs
     tool: tuple[str, ...]  # a program that sessions find, and its arguments
     interrupt_keeps_state: bool = True  # of a busy loop
+    failure_code: int = 1
 
 
 INSTALLED = [
     Installed(node.PROGRAMS, "node/selftest.js", ("npm", "--version")),
     Installed(typescript.PROGRAMS, "typescript/selftest.ts", ("node", "--version")),
     Installed(deno.PROGRAMS, "deno/selftest.ts", ("deno", "--version")),
-    Installed(go.PROGRAMS, "gophernotes/selftest.go", ("go", "version"), False),
+    Installed(go.PROGRAMS, "go/selftest.go", ("go", "version"), failure_code=2),
+    Installed(gophernotes.PROGRAMS, "gophernotes/selftest.go", ("go", "version"), False),
 ]
 
 
@@ -46,7 +48,9 @@ def installed(request: pytest.FixtureRequest, client: Client) -> Installed:
 
 @pytest.fixture
 def session(client: Client, installed: Installed) -> Iterator[SessionClient]:
-    session = client.session(installed.programs.language)
+    programs = installed.programs
+    body = {} if programs.kernel is None else {"kernel": programs.kernel}
+    session = client.session(programs.language, **body)
     yield session
     session.delete()
 
@@ -63,7 +67,7 @@ def test_failure(session: SessionClient, installed: Installed) -> None:
     programs = installed.programs
     session.run(programs.set_state or "")
     failed = session.run(programs.fail or "")
-    check(failed, stdout="", exit_code=1, state="preserved")
+    check(failed, stdout="", exit_code=installed.failure_code, state="preserved")
     assert "boom" in failed["stderr"]
     assert "\x1b" not in failed["stderr"]
     check(session.run(programs.use_state or ""), stdout="42\n", started_from="live")

@@ -71,14 +71,22 @@ CASES: dict[str, tuple[Callable[[Path], None], Case]] = {
 }
 
 
+_missing: dict[int, str] = {}  # why this host has no walls of a tier; "" when it has
+
+
 async def _require_tier(base: Path, tier: int) -> None:
     """Skips the test where this host has no such walls, whatever they are to show."""
-    policy = IsolationPolicy(strongest_tier=tier, weakest_tier=tier, readable_paths=(ENTRIES,))
-    try:
-        sandboxes = await Sandboxes.open(base / "plain", (), (ENTRIES,), policy)
-    except StartError as error:
-        pytest.skip(str(error))
-    await sandboxes.aclose()
+    if tier not in _missing:
+        policy = IsolationPolicy(strongest_tier=tier, weakest_tier=tier, readable_paths=(ENTRIES,))
+        try:
+            sandboxes = await Sandboxes.open(base / "plain", (), (ENTRIES,), policy)
+        except StartError as error:
+            _missing[tier] = str(error)
+        else:
+            _missing[tier] = ""
+            await sandboxes.aclose()
+    if _missing[tier]:
+        pytest.skip(_missing[tier])
 
 
 @pytest.mark.parametrize("tier", [1, 2, 3])

@@ -16,13 +16,6 @@ from tests.services.service_fixture import Services
 OpenServices = Callable[..., Services]
 
 
-@pytest.fixture(scope="session", autouse=True)
-def only_new_garbage() -> None:
-    """Freezes what is imported by now, so that it is not searched after each test."""
-    gc.collect()
-    gc.freeze()
-
-
 @pytest.fixture
 def open_services(io_loop: IOLoop, tmp_path: Path) -> Iterator[OpenServices]:
     """Opens services with the test's own limits; also again on the same directory."""

@@ -12,6 +12,7 @@ from typing import Any
 from era_kernels.models import StorageQuotas
 from era_kernels.storage.d1.replies import D1Limits, D1Result
 from era_kernels.storage.d1.store import D1Statement, D1Store
+from era_kernels.storage.d1.worker_pool import WORKERS
 from era_kernels.storage.database import Database
 from era_kernels.storage.migrations import MIGRATIONS
 
@@ -62,11 +63,11 @@ class D1:
 
 @asynccontextmanager
 async def open_d1(
-    path: Path, quotas: StorageQuotas | None = None, **limits: Any
+    path: Path, quotas: StorageQuotas | None = None, workers: int = WORKERS, **limits: Any
 ) -> AsyncIterator[D1]:
     """Opens a store in a directory; it is closed in the end."""
     database = await Database.open(path / "era.db", MIGRATIONS)
-    store = D1Store(database, path / "d1", D1Limits(**limits), quotas)
+    store = D1Store(database, path / "d1", D1Limits(**limits), quotas, workers)
     await store.open()
     try:
         yield D1(store, database, path / "d1")

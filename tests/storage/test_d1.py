@@ -459,6 +459,16 @@ async def test_fair_turns(tmp_path: Path) -> None:
         assert {type(error).__name__ for error in failures} <= {"SqlTimeout", "Unavailable"}
 
 
+async def test_the_fewest_workers(tmp_path: Path) -> None:
+    """Two workers are enough for one namespace: what comes after a long statement has its turn."""
+    async with open_d1(tmp_path, workers=worker_pool.FEWEST_WORKERS, timeout=2) as d1:
+        for _ in range(2):
+            with pytest.raises(SqlTimeout):
+                await d1.query(ENDLESS)
+            assert await d1.query("SELECT 1 AS a") == [{"a": 1}]
+        assert len(d1.store.workers.worker_pids) == worker_pool.FEWEST_WORKERS
+
+
 async def test_queue_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A namespace may have so many requests waiting, and no more."""
     monkeypatch.setattr(worker_pool, "MAX_WAITING", 3)

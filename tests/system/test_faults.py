@@ -24,6 +24,8 @@ from tests.server_process import (
     wait_until,
 )
 
+pytestmark = pytest.mark.command
+
 PID = "import os\nprint(os.getpid())"
 
 

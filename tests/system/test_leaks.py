@@ -13,6 +13,8 @@ import pytest
 from tests.client import Client
 from tests.server_process import Server, wait_until
 
+pytestmark = pytest.mark.command
+
 
 def processes(server: Server) -> int:
     return len(psutil.Process(server.process.pid).children(recursive=True))

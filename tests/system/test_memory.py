@@ -13,6 +13,8 @@ from tests.client import Client
 from tests.contract.checks import check
 from tests.server_process import Launcher, Server, temporary_launcher
 
+pytestmark = pytest.mark.command
+
 MIB, GIB = 1024**2, 1024**3
 CAUSE = (
     "out of memory: all sessions together use 95 % of 1 GiB (server_memory), "

@@ -30,7 +30,7 @@ from era_kernels.storage.d1.table_index import (
     replace_tables,
 )
 from era_kernels.storage.d1.worker.outcomes import Outcome
-from era_kernels.storage.d1.worker_pool import DeadlinePassed, Job, WorkerPool
+from era_kernels.storage.d1.worker_pool import WORKERS, DeadlinePassed, Job, WorkerPool
 from era_kernels.storage.d1.worker_process import Reply, WorkerEnded, WorkerProcess
 from era_kernels.storage.database import Database
 
@@ -72,6 +72,7 @@ class D1Store:
         directory: Path,
         limits: D1Limits | None = None,
         quotas: StorageQuotas | None = None,
+        workers: int = WORKERS,
     ) -> None:
         """Keeps the files in `directory`, made when it is needed, and their index in era.db."""
         self._database = database
@@ -80,7 +81,7 @@ class D1Store:
         self._quotas = quotas or StorageQuotas()
         max_file = 2 * self._limits.max_database + _FILE_SLACK
         self.workers = WorkerPool(
-            lambda: WorkerProcess.start(max_file, self._limits.max_result + MAX_SQL)
+            lambda: WorkerProcess.start(max_file, self._limits.max_result + MAX_SQL), workers
         )
         self._tasks = BackgroundTasks(expected_errors=(EraError,))
         self._changes: dict[str, _Change] = {}  # by namespace

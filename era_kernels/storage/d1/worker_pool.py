@@ -23,7 +23,9 @@ from era_kernels.storage.d1.worker_process import (
 
 log = logging.getLogger(__name__)
 
-WORKERS = 4  # workers that are ready, or run something that has not taken long yet
+# Workers that are ready, or run something that has not taken long yet: of a server, and of a
+# command that asks one database. A namespace that had a long request does not get the last one.
+WORKERS, FEWEST_WORKERS = 4, 2
 MAX_WORKERS = 8  # with those that run something long, which keep nobody else waiting
 MAX_PER_NAMESPACE = 2  # requests of one namespace that run at once
 MAX_WAITING = 256  # requests of one namespace that wait
@@ -100,8 +102,10 @@ class RecentNames:
 class WorkerPool:
     """Runs requests in workers, which start with the first request."""
 
-    def __init__(self, start_worker: StartWorker) -> None:
+    def __init__(self, start_worker: StartWorker, workers: int = WORKERS) -> None:
+        """Starts `workers` with the first request, and more for what takes long."""
         self._start_worker = start_worker
+        self._workers = workers
         self._idle: list[WorkerProcess] = []
         self._busy: dict[WorkerProcess, Job] = {}
         self._starting = 0
@@ -220,7 +224,7 @@ class WorkerPool:
             _fail(job, DeadlinePassed() if job.was_killed else error)
         elif not job.reply.done():
             job.reply.set_result(answer.result())
-        if worker.is_slow and len(self._idle) < WORKERS:
+        if worker.is_slow and len(self._idle) < self._workers:
             worker.speed_up()
         # One that is slow has been replaced already; one that ran out of memory may be short of it
         # for the next request.
@@ -273,7 +277,7 @@ class WorkerPool:
         self._idle = [worker for worker in self._idle if self._is_usable(worker)]
         slow = sum(worker.is_slow for worker in self._busy)
         fresh = len(self._idle) + len(self._busy) - slow + self._starting
-        wanted = min(WORKERS - fresh, MAX_WORKERS - fresh - slow)
+        wanted = min(self._workers - fresh, MAX_WORKERS - fresh - slow)
         for _ in range(wanted):
             self._starting += 1
             self._tasks.spawn(self._add_worker())

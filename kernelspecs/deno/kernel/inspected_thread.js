@@ -4,7 +4,7 @@
 const { parentPort, receiveMessageOnPort } = require("node:worker_threads");
 
 const { MainThread } = require("../../node/kernel/main_thread.js");
-const { InspectorClient } = require("./inspector.js");
+const { InspectorClient, startWorkersAtOnce } = require("./inspector.js");
 
 const REVIVE_MS = 1000;
 
@@ -13,11 +13,24 @@ class InspectedThread extends MainThread {
     super(data, onMessage, onMarked);
     this.inspectorUrl = data.inspectorUrl;
     this.onPort = () => {};
+    this.waiting = []; // messages, until the inspector is there
   }
 
   start() {
     super.start();
     parentPort.on("message", (port) => this.usePort(port));
+    this.postWaiting();
+  }
+
+  /** Posts what waits for the inspector, which may be known to be unusable by then. */
+  async postWaiting() {
+    if (this.inspectorUrl !== null) {
+      await this.connect().opened.catch(() => {});
+      startWorkersAtOnce(this.session);
+    }
+    const messages = this.waiting;
+    this.waiting = null;
+    for (const message of messages) this.post(message);
   }
 
   connect() {
@@ -26,14 +39,17 @@ class InspectedThread extends MainThread {
     return this.session;
   }
 
-  /** Resolves when the inspector can be used, or is known to be unusable. */
-  async whenConnected() {
-    if (this.inspectorUrl !== null) await this.connect().opened.catch(() => {});
+  /** Posts a message; no code is run before it can be stopped. */
+  post(message) {
+    if (this.waiting !== null) this.waiting.push(message);
+    else if (message.kind === "wake" && this.inspectorUrl !== null) this.reviveThenPost(message);
+    else super.post(message);
   }
 
-  post(message) {
-    if (message.kind === "wake" && this.inspectorUrl !== null) this.reviveThenPost(message);
-    else super.post(message);
+  /** Lets go of the inspector first: while it has a client, it keeps a process from ending for 500 ms. */
+  async endProcess(code) {
+    await this.session?.close();
+    super.endProcess(code);
   }
 
   /** Code that was stopped may have taken the end of the main thread's port with it. */

@@ -4,6 +4,8 @@
 const { EventEmitter } = require("node:events");
 const inspector = require("node:inspector");
 
+const CLOSE_MS = 50;
+
 /** Opens the inspector of this thread; returns its address, or null where no socket can be had. */
 function openInspector() {
   try {
@@ -39,6 +41,16 @@ class InspectorClient extends EventEmitter {
     );
   }
 
+  /** Closes the connection; resolves when that is done. */
+  async close() {
+    const isClosed = new Promise((resolve) => {
+      this.socket.onclose = resolve;
+      setTimeout(resolve, CLOSE_MS);
+    });
+    this.socket.close();
+    await isClosed;
+  }
+
   receive({ id, result, error, method, params }) {
     if (id === undefined) {
       this.emit(method, { params });
@@ -49,4 +61,12 @@ class InspectorClient extends EventEmitter {
   }
 }
 
-module.exports = { InspectorClient, openInspector };
+/**
+ * Asks the inspector to tell its client of workers: in `deno repl`, a worker that nobody is told of
+ * begins half a second late.
+ */
+function startWorkersAtOnce(client) {
+  client.post("NodeWorker.enable", { waitForDebuggerOnStart: false }, () => {});
+}
+
+module.exports = { InspectorClient, openInspector, startWorkersAtOnce };

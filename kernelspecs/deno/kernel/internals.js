@@ -3,11 +3,18 @@
 
 const internal = Deno[Deno.internal];
 const { core } = internal;
-const { stat } = Deno;
+const { exit, stat } = Deno;
+// Tells Deno that the program's listeners have been called.
+const UNLOADED = Symbol.for("Deno.isUnloadDispatched");
 
 module.exports = {
   Console: internal.Console,
   closeResource: core.tryClose,
+  /** Ends the process; `process.reallyExit` would call what `Deno.exit` is then, the program's. */
+  endProcess: (code) => {
+    globalThis[UNLOADED] = true;
+    exit(code);
+  },
   evaluateAs: (code, file) => core.evalContext(code, file)[0],
   hasMoreWork: core.eventLoopHasMoreWork,
   resources: core.resources,

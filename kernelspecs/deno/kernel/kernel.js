@@ -18,7 +18,7 @@ const { ProgramModules } = require("./program_modules.js");
 const { ProgramOutput } = require("./program_output.js");
 const { RunResources } = require("./run_resources.js");
 const { makeTransform } = require("./type_transform.js");
-const { soon } = require("./internals.js");
+const { endProcess, soon } = require("./internals.js");
 const { installUncaught } = require("./uncaught_errors.js");
 
 const MAIN_NAME = "main.ts";
@@ -70,7 +70,7 @@ function makeReceiver({ input, link, program, requests }) {
     where: () => link.post({ kind: "where", frames: program.waitingFrames() }),
     input: ({ value }) => input.onAnswer(value),
     shutdown: () => link.post({ kind: "exit", code: 0 }),
-    exit: ({ code }) => realExit(code),
+    exit: ({ code }) => endProcess(code),
   };
   return (message) => {
     try {
@@ -81,7 +81,6 @@ function makeReceiver({ input, link, program, requests }) {
   };
 }
 
-const realExit = process.reallyExit.bind(process);
 
 /** Returns a function that returns the parser of JavaScript, loaded when it is first needed. */
 function makeParserGetter({ resolve }) {

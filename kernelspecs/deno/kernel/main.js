@@ -11,24 +11,42 @@
 
 const path = require("node:path");
 
-const early = require("../../node/kernel/early.js");
-const { parseArguments } = require("../../node/kernel/arguments.js");
-const { openInspector } = require("./inspector.js");
-const { RevivableLink } = require("./revivable_link.js");
+const { requireOwn } = require("./own_modules.js");
+
+const early = requireOwn("../../node/kernel/early.js");
+const { parseArguments } = requireOwn("../../node/kernel/arguments.js");
+const { InspectorClient, openInspector, startWorkersAtOnce } = requireOwn("./inspector.js");
+const { endProcess } = requireOwn("./internals.js");
+const { RevivableLink } = requireOwn("./revivable_link.js");
 
 const options = parseArguments(Deno.args);
 const inspectorUrl = openInspector();
-const link = new RevivableLink({
-  connection: JSON.parse(early.readFileSync(options.connectionFile, "utf8")),
-  pipes: options.pipes,
-  stderr: options.stderr,
-  language: "deno",
-  zeromq: path.join(__dirname, "zmtp.js"),
-  inspectorUrl,
-});
-try {
-  require("./kernel.js").start(link, options); // while the worker starts
-} catch (error) {
-  link.logFault(error);
-  process.reallyExit(1);
+const { start } = requireOwn("./kernel.js");
+
+/** Makes the worker; the inspector is told before. */
+async function makeLink() {
+  const client = inspectorUrl === null ? null : new InspectorClient(inspectorUrl);
+  if (client !== null) {
+    await client.opened.catch(() => {});
+    startWorkersAtOnce(client);
+  }
+  const link = new RevivableLink({
+    connection: JSON.parse(early.readFileSync(options.connectionFile, "utf8")),
+    pipes: options.pipes,
+    stderr: options.stderr,
+    language: "deno",
+    zeromq: path.join(__dirname, "zmtp.js"),
+    inspectorUrl,
+  });
+  if (client !== null) link.worker.once("online", () => client.close());
+  return link;
 }
+
+makeLink().then((link) => {
+  try {
+    start(link, options); // while the worker starts
+  } catch (error) {
+    link.logFault(error);
+    endProcess(1);
+  }
+});

@@ -6,9 +6,10 @@ const { MessageChannel, receiveMessageOnPort } = require("node:worker_threads");
 
 const { WorkerLink } = require("../../node/kernel/worker_link.js");
 
-const WORKER_FILE = path.join(__dirname, "wire_worker.cjs");
+const WORKER_FILE = path.join(__dirname, "worker_main.cjs");
 
 class RevivableLink extends WorkerLink {
+  /** `inspectorUrl` is the address of this thread's inspector; null where there is none. */
   constructor({ inspectorUrl, ...options }) {
     super({ ...options, workerFile: WORKER_FILE, more: { inspectorUrl } });
     this.canStop = inspectorUrl !== null; // code, and go on after that

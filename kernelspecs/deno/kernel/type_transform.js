@@ -15,7 +15,7 @@ const PLACE = /\n {4}at file:\/\/\/stripTypeScriptTypes\.ts:(\d+:\d+)\s*$/;
 /** Returns the function that transforms a cell; `parses(code)` tells JavaScript. */
 function makeTransform(options, parses) {
   const compiler = new Compiler(options);
-  return (code, name) => {
+  const transform = (code, name) => {
     let found;
     try {
       found = erase(code);
@@ -25,6 +25,7 @@ function makeTransform(options, parses) {
     if (DECORATOR.test(code) && !parses(found.code)) return compiler.transform(code, name, false);
     return found;
   };
+  return Object.assign(transform, { isUnfinished: (code) => compiler.isUnfinished(code) });
 }
 
 /** Returns `{ code, map }`. Types become blanks where that is enough. Throws a SyntaxError. */

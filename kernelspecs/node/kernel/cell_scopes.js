@@ -91,6 +91,15 @@ function namesOfScope(node) {
   return names.size ? names : null;
 }
 
+/** Returns all `this` below a node that mean what `this` is around it. */
+function outerThis(node, found = []) {
+  if (node.type === "ThisExpression") found.push(node);
+  if (/^(?:Function(?:Declaration|Expression)|StaticBlock)$/.test(node.type)) return found;
+  if (node.type !== "PropertyDefinition") forEachChild(node, (child) => outerThis(child, found));
+  else if (node.computed) outerThis(node.key, found);
+  return found;
+}
+
 /** Returns the identifiers in which a node itself assigns. */
 function assignedTargets(node) {
   if (node.type === "AssignmentExpression") return patternTargets(node.left);
@@ -116,4 +125,11 @@ function constantAssignments(program, isConstant) {
   return found;
 }
 
-module.exports = { constantAssignments, declaredNames, hoistedDeclarations, patternTargets, walk };
+module.exports = {
+  constantAssignments,
+  declaredNames,
+  hoistedDeclarations,
+  outerThis,
+  patternTargets,
+  walk,
+};

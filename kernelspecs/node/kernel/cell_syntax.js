@@ -8,13 +8,19 @@
  * its top level becomes an async function, whose names are declared before it.
  */
 
-const { constantAssignments, declaredNames, hoistedDeclarations, walk } = require("./cell_scopes.js");
+const {
+  constantAssignments,
+  declaredNames,
+  hoistedDeclarations,
+  outerThis,
+  walk,
+} = require("./cell_scopes.js");
 const { TextEdits } = require("./text_edits.js");
 const { TopLevelNames } = require("./top_level_names.js");
 
 const KERNEL = "__era"; // the global object that scripts call the kernel by
 const END = `\n;var {} = ${KERNEL}.end();`; // a statement without a value
-const WORDS = /\b(?:await|class|const|export|function|import|let|return|using|var)\b/;
+const WORDS = /\b(?:await|class|const|export|function|import|let|return|this|using|var)\b/;
 const PARSE_OPTIONS = {
   ecmaVersion: "latest",
   sourceType: "script",
@@ -49,8 +55,10 @@ class CellPlan {
 
   /** Returns where a value that is no error was thrown, if only one statement can have done it. */
   throwPlace() {
-    return this.placeOfOnly(
-      (node) => node.type === "ThrowStatement" && node.argument.type !== "NewExpression",
+    const isThrow = (node) => node.type === "ThrowStatement";
+    return (
+      this.placeOfOnly((node) => isThrow(node) && node.argument.type !== "NewExpression") ??
+      this.placeOfOnly(isThrow)
     );
   }
 
@@ -124,6 +132,7 @@ class CellEditor {
     this.edits = new TextEdits(plan.code);
     this.assigned = new Set(); // names that the prelude declares with `let`
     this.hoisted = new Set(); // names that the prelude declares with `var`
+    this.hasAwait = false; // at its top level
     this.functions = []; // pairs of a node and whether it is assigned
   }
 
@@ -146,13 +155,13 @@ class CellEditor {
     let isNeeded = false;
     walk(this.program, (node, isInFunction) => {
       if (isInFunction) return;
-      isNeeded ||=
+      this.hasAwait ||=
         node.type === "AwaitExpression" ||
-        node.type === "ReturnStatement" ||
         (node.type === "ForOfStatement" && node.await) ||
-        (node.type === "VariableDeclaration" && /using/.test(node.kind));
+        node.kind === "await using";
+      isNeeded ||= node.type === "ReturnStatement" || node.kind === "using";
     });
-    return isNeeded;
+    return isNeeded || this.hasAwait;
   }
 
   editStatement(statement) {
@@ -310,6 +319,11 @@ class CellEditor {
         edits.replace(node.start, node.end, `${KERNEL}.meta`);
       }
     });
+    // `this` is what `exports` is at first, and in a module of ECMAScript nothing.
+    const isPart = (one) => /^(?:Import|Export)\w*Declaration$/.test(one.type);
+    const isModule = this.isModule || this.program.body.some(isPart);
+    const self = isModule || this.hasAwait ? "(void 0)" : `${KERNEL}.exports`;
+    for (const { start, end } of outerThis(this.program)) edits.replace(start, end, self);
     const isConstant = (name) =>
       this.plan.declared.get(name)?.isConstant ?? this.names.isConstant(name);
     const hasConstants = [...this.plan.declared.values()].some((one) => one.isConstant);

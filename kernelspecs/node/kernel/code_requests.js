@@ -2,9 +2,8 @@
 /** Answers requests about code: what may stand at the cursor, what a name is, whether code is whole. */
 
 const util = require("node:util");
-const vm = require("node:vm");
 
-const { PARSE_OPTIONS } = require("./cell_syntax.js");
+const { CodeCompleteness } = require("./code_completeness.js");
 
 const KEYWORDS = (
   "async await break case catch class const continue debugger default delete do else export extends " +
@@ -12,22 +11,19 @@ const KEYWORDS = (
   "throw true try typeof undefined var void while yield"
 ).split(" ");
 const NAME = /(?:[\w$]+\s*\??\.\s*)*[\w$]*$/;
-const UNFINISHED =
-  /Unexpected end of input|Unexpected token `<eof>`|Unterminated template|missing \) after argument|Unterminated regular|end of file|Expected .* got '<eof>'|Unterminated string in|'\}' expected|Expression expected/;
 const MAX_MATCHES = 1000;
 
 class CodeRequests {
   constructor(evaluator, getParse, transform) {
     this.evaluator = evaluator;
-    this.getParse = getParse;
-    this.transform = transform;
+    this.completeness = new CodeCompleteness(getParse, transform);
   }
 
   answer(type, content) {
     try {
       if (type === "complete_request") return this.complete(content);
       if (type === "inspect_request") return this.inspect(content);
-      return this.checkComplete(content);
+      return this.completeness.answer(String(content.code));
     } catch (error) {
       const told = { ename: "Error", evalue: String(error?.message), traceback: [] };
       return { status: "error", ...told };
@@ -80,36 +76,6 @@ class CodeRequests {
     const isSource = typeof value === "function" && level > 0;
     const text = isSource ? Function.prototype.toString.call(value) : util.inspect(value);
     return { ...reply, found: true, data: { "text/plain": `${name}: ${text}` } };
-  }
-
-  checkComplete({ code }) {
-    const problem = this.compileProblem(code);
-    if (problem === null) return { status: "complete" };
-    if (!UNFINISHED.test(problem)) return { status: "invalid" };
-    const lines = code.split("\n");
-    const indent = /^\s*/.exec(lines.at(-1))[0];
-    return { status: "incomplete", indent: /[{([]\s*$/.test(code) ? `${indent}  ` : indent };
-  }
-
-  /** Returns why code cannot be compiled; null when it can. */
-  compileProblem(code) {
-    let script = code;
-    if (this.transform !== null) {
-      const transformed = this.transform(code, "cell");
-      if (transformed.error) return transformed.text;
-      script = transformed.code;
-    }
-    try {
-      this.getParse()(script, PARSE_OPTIONS);
-      return null;
-    } catch {
-      try {
-        new vm.Script(script);
-        return null;
-      } catch (error) {
-        return error.message;
-      }
-    }
   }
 }
 

@@ -1,7 +1,6 @@
 "use strict";
 /** Makes MIME bundles of values, and the functions by which programs show them. */
 
-const { randomUUID } = require("node:crypto");
 const util = require("node:util");
 
 const MAX_TEXT_CHARS = 1024 * 1024;
@@ -104,7 +103,7 @@ function makeDisplayModule(publish) {
   };
   const display = makeFunctions((bundle) => send(bundle));
   display.clear = (wait = false) => publish("clear_output", { wait });
-  const newDisplay = (id = randomUUID()) => {
+  const newDisplay = (id = require("node:crypto").randomUUID()) => {
     let isShown = false;
     const updatable = makeFunctions((bundle) => {
       send(bundle, String(id), isShown);

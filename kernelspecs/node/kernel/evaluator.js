@@ -10,7 +10,7 @@ const OBJECT_GROUP = "era";
 class Evaluator {
   constructor() {
     this.session = null;
-    this.promise = null; // of the script that was run last
+    this.promises = new Set(); // of scripts whose callbacks are still to be called
     this.control = new Session(); // stops code, and outlives the other session
     this.control.connect();
     this.taken = undefined; // by `take`
@@ -31,7 +31,7 @@ class Evaluator {
   disconnect() {
     this.session?.disconnect();
     this.session = null;
-    this.promise = null;
+    this.promises.clear();
   }
 
   /** Stops the code that runs now; nothing can catch that. Never returns. */
@@ -48,7 +48,7 @@ class Evaluator {
   run(script, name, onThrow, onDone) {
     const { session } = this;
     this.hasReachedEnd = false;
-    const stopHook = this.holdPromise();
+    const hold = this.holdPromise();
     session.post(
       "Runtime.evaluate",
       {
@@ -58,6 +58,7 @@ class Evaluator {
         objectGroup: OBJECT_GROUP,
       },
       (problem, response) => {
+        this.promises.delete(hold.promise);
         if (problem) return;
         const { exceptionDetails: details, result } = response;
         const value = this.toValue(details?.exception ?? result);
@@ -66,20 +67,23 @@ class Evaluator {
         else onDone({ value });
       },
     );
-    stopHook();
+    hold.stopHook();
     if (!this.hasReachedEnd) onThrow();
   }
 
   /**
-   * Holds the promise of the next script, which is the first that comes into being. V8 itself does
-   * not: when it is collected before its callbacks are called, the inspector crashes, as above.
+   * Holds the promise of the next script, which is the first that comes into being, until it is taken
+   * out of `promises`. V8 itself does not: when it is collected before its callbacks are called, the
+   * inspector crashes, as above. A cell may be two scripts, and both wait for the second one's end.
    */
   holdPromise() {
-    const stopHook = promiseHooks.onInit((promise) => {
-      this.promise = promise;
-      stopHook();
+    const hold = { promise: null, stopHook: null };
+    hold.stopHook = promiseHooks.onInit((promise) => {
+      hold.promise = promise;
+      this.promises.add(promise);
+      hold.stopHook();
     });
-    return stopHook;
+    return hold;
   }
 
   /** Notes that the script that runs now was run to its end. */

@@ -10,19 +10,22 @@ const { CodeRequests } = require("./code_requests.js");
 const { plainConsole } = require("./console.js");
 const { makeDisplayModule } = require("./display_data.js");
 const { Evaluator } = require("./evaluator.js");
+const early = require("./early.js");
 const { binding } = require("./internals.js");
 const { ListeningServers } = require("./listening_servers.js");
-const { Program } = require("./program.js");
+const { installProcessEnds } = require("./process_ends.js");
+const { CLEANUP, Program } = require("./program.js");
 const { ProgramInput } = require("./program_input.js");
 const { ProgramModules } = require("./program_modules.js");
 const { RunContext } = require("./run_context.js");
+const { installStorage } = require("./storage.js");
 const { ProgramOutput } = require("./standard_streams.js");
 const { RunTimers } = require("./timers.js");
 const { CellSources, ErrorTexts, installStackFilter } = require("./user_errors.js");
 
 /** Serves the worker's requests for the rest of the process's life. */
 function start(link, options) {
-  process.execArgv = [];
+  process.execArgv = early.makeList();
   process.title = "node";
   const isTyped = options.language === "typescript";
   const getParse = makeParserGetter(options);
@@ -49,11 +52,15 @@ function start(link, options) {
   servers.install();
   modules.install();
   if (isTyped) require("./type_modules.js").install(transform, modules);
+  installStorage(context, modules);
   installDisplay(makeDisplayModule((type, content) => program.publish(type, content)));
   installKernelObject(program, evaluator, modules);
   const emit = interceptEvents(program);
-  process.exit = (...args) => program.exit(...args);
-  handleSignal(() => program.onInterrupt());
+  const endProcess = installProcessEnds(link);
+  process.exit = early.makeForeign((...args) => program.exit(...args));
+  handleSignal(() => {
+    if (!process.listenerCount("SIGINT")) program.onInterrupt(); // else Node calls the listeners
+  });
 
   hideModules(modules);
   link.post({ kind: "builtins", names: Object.getOwnPropertyNames(globalThis) });
@@ -73,7 +80,7 @@ function start(link, options) {
       emit("exit", 0);
       link.post({ kind: "exit", code: 0 });
     },
-    exit: ({ code }) => process.reallyExit(code),
+    exit: ({ code }) => endProcess(code),
   };
   link.onMessage = (message) => {
     try {
@@ -94,11 +101,7 @@ function hideModules(modules) {
 function makeParserGetter({ resolve }) {
   let parse = null;
   return () => {
-    if (parse === null) {
-      const file = resolve("acorn");
-      ({ parse } = require(file));
-      delete Module._cache[file];
-    }
+    parse ??= require(resolve("acorn")).parse;
     return parse;
   };
 }
@@ -120,6 +123,7 @@ function installKernelObject(program, evaluator, modules) {
     at: (line, column, value) => program.at(line, column, value),
     constant: new Proxy(Object.create(null), { get: () => NaN, set: refuseAssignment }),
     end: () => evaluator.end(),
+    exports: modules.main.exports,
     import: (name, options) => modules.import(name, options),
     get imported() {
       return program.imported;
@@ -156,14 +160,33 @@ function interceptEvents(program) {
       program.onLoopEnd(original);
       return true;
     }
-    if (name === "uncaughtException" && !process.listenerCount(name)) {
-      program.onUncaught(...args);
-      return true;
+    if (args[0] === CLEANUP) return true;
+    if (name !== "uncaughtException") return original(name, ...args);
+    try {
+      if (!original(name, ...args)) program.onUncaught(...args);
+    } catch (problem) {
+      program.onHandlerFailure(problem);
     }
-    return original(name, ...args);
+    return true;
   };
+  interceptCapture(program);
   Object.defineProperty(process, "emit", { value: emit, writable: true, configurable: true });
   return original;
+}
+
+/** Keeps what the kernel throws from a program that takes all errors by one function. */
+function interceptCapture(program) {
+  const { setUncaughtExceptionCaptureCallback: original } = process;
+  process.setUncaughtExceptionCaptureCallback = (capture) => {
+    if (typeof capture !== "function") return original(capture);
+    return original((error) => {
+      try {
+        if (error !== CLEANUP) capture(error);
+      } catch (problem) {
+        program.onHandlerFailure(problem);
+      }
+    });
+  };
 }
 
 /** Calls a function at SIGINT, which would end the process; it is no listener that programs see. */

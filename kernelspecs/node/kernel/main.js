@@ -9,9 +9,11 @@
  * them only what the program itself prints is captured, and not what its children do.
  */
 
-const early = require("./early.js");
-const { parseArguments } = require("./arguments.js");
-const { WorkerLink } = require("./worker_link.js");
+const { requireOwn } = require("./own_modules.js");
+
+const early = requireOwn("./early.js");
+const { parseArguments } = requireOwn("./arguments.js");
+const { WorkerLink } = requireOwn("./worker_link.js");
 
 const options = parseArguments(process.argv.slice(2));
 const link = new WorkerLink({
@@ -22,7 +24,7 @@ const link = new WorkerLink({
   zeromq: options.resolve("zeromq"),
 });
 try {
-  require("./kernel.js").start(link, options); // while the worker starts
+  requireOwn("./kernel.js").start(link, options); // while the worker starts
 } catch (error) {
   link.logFault(error);
   process.reallyExit(1);

@@ -5,7 +5,7 @@ const fs = require("node:fs");
 const { Session } = require("node:inspector");
 const { receiveMessageOnPort } = require("node:worker_threads");
 
-const { ANSWER_COUNT } = require("./shared_state.js");
+const { ANSWER_COUNT, FLUSH_COUNT } = require("./shared_state.js");
 
 class MainThread {
   /**
@@ -85,6 +85,11 @@ class MainThread {
   /** Stops the code that the main thread runs now; no handler of the program can catch that. */
   terminate(ms) {
     return this.command("Runtime.terminateExecution", {}, ms);
+  }
+
+  noteFlush() {
+    Atomics.add(this.shared, FLUSH_COUNT, 1);
+    Atomics.notify(this.shared, FLUSH_COUNT);
   }
 
   endProcess(code) {

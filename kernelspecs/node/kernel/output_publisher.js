@@ -7,6 +7,7 @@ const JOIN_MS = 20; // for which texts are joined after one was sent
 const FULL_BATCH_BYTES = 64 * 1024; // that are sent without waiting for more
 const MAX_MESSAGE_CHARS = 1024 * 1024;
 const NEWLINE = 10;
+const LAST_WORDS = Buffer.from("<--- Last few GCs --->"); // of V8: the process ends in a moment
 
 class OutputPublisher {
   /** `send(type, content, parent)` sends one message. */
@@ -20,6 +21,7 @@ class OutputPublisher {
     this.firstAt = 0;
     this.lastSentAt = 0;
     this.timer = null;
+    this.isEnding = false;
     this.begin(null);
   }
 
@@ -27,6 +29,7 @@ class OutputPublisher {
   begin(parent) {
     this.flush();
     this.parent = parent;
+    this.isEnding = false;
     this.decoders = { stdout: new StringDecoder("utf8"), stderr: new StringDecoder("utf8") };
   }
 
@@ -43,7 +46,9 @@ class OutputPublisher {
     this.addText(name, this.decoders[name].write(bytes));
     this.size += bytes.length;
     this.endsLine = bytes[bytes.length - 1] === NEWLINE;
-    this.schedule(now);
+    this.isEnding ||= name === "stderr" && bytes.includes(LAST_WORDS);
+    if (this.isEnding) this.flush();
+    else this.schedule(now);
   }
 
   /** Publishes a message behind all texts. */

@@ -10,6 +10,8 @@ const { INTERRUPTED, Run } = require("./run.js");
 const { describeError } = require("./user_errors.js");
 
 const UNSETTLED_CODE = 13; // Node's exit code when a top-level await is never settled
+const HANDLER_FAILED_CODE = 7; // Node's exit code when a handler of uncaught errors throws
+const EXITED = Symbol("exited"); // thrown to leave a handler of the program's end
 const CLEANUP = Symbol("cleanup"); // thrown to make Node forget the callbacks that were stopped
 
 class Program {
@@ -19,6 +21,7 @@ class Program {
     Object.assign(this, { cells, context, errors, evaluator, link, modules });
     Object.assign(this, { servers, sources, timers });
     this.active = null;
+    this.fatalException = process._fatalException;
     this.imported = []; // what the `import` statements of the cell have imported
   }
 
@@ -46,10 +49,10 @@ class Program {
     this.active = run;
     this.context.begin(run);
     this.link.postInOrder({ kind: "begin" });
-    run.handles = new Set(process._getActiveHandles());
+    run.handles = new Set(early.copyList(process._getActiveHandles()));
     run.previousEnvironment = setEnvironment(run.era?.env ?? {});
     process.exitCode = undefined;
-    process.argv = [process.execPath, this.modules.file];
+    process.argv = early.makeList(process.execPath, this.modules.file);
     this.modules.forgetChanged();
     // A main program runs before the event loop turns to timers; and not in the immediate itself,
     // which must not be stopped.
@@ -98,7 +101,8 @@ class Program {
       if (this.active !== run || run.isEnding) return;
       run.isDead = false;
       if (!isSyntax) this.cells.commit(plan);
-      this.fail(run, error, isSyntax ? { text: this.errors.syntaxError(error, run) } : {});
+      if (isSyntax) this.fail(run, error, { text: this.errors.syntaxError(error, run) });
+      else this.raise(run, error, false);
     };
     if (plan.prelude) {
       this.evaluator.run(plan.prelude, run.cellName, onThrow, (outcome) => {
@@ -119,7 +123,9 @@ class Program {
     early.then(
       body(),
       (result) => this.succeed(run, result?.[0]),
-      (error) => this.fail(run, error, { isRejection: true }),
+      (error) => {
+        if (this.active === run && !run.isEnding) this.raise(run, error, true);
+      },
     );
   }
 
@@ -164,12 +170,22 @@ class Program {
   }
 
   /** Ends a run with an uncaught error. */
-  fail(run, error, { text, place, isRejection } = {}) {
+  fail(run, error, { text, place, isRejection, code = 1 } = {}) {
     if (this.active !== run || run.isEnding) return;
     const told = text ?? this.errors.uncaught(error, { place, isRejection });
     run.exception = describeError(error, told);
     if (run.era) this.link.write(2, told);
-    this.die(run, 1);
+    this.die(run, code);
+  }
+
+  /** Gives an error of a cell to the program's own handlers of errors; without any, it fails. */
+  raise(run, error, isRejection) {
+    try {
+      this.fatalException(error, isRejection);
+      if (!run.isDead) run.isEvaluated = true;
+    } catch (problem) {
+      this.onHandlerFailure(problem);
+    }
   }
 
   /** Handles an error that nothing caught; returns true when the program does not handle it. */
@@ -188,10 +204,19 @@ class Program {
     }
   }
 
+  /** Handles an error in the program's own handler of errors, which ends the program. */
+  onHandlerFailure(error) {
+    if (error === EXITED) throw error;
+    const run = this.context.current();
+    if (run === null || run !== this.active) this.onUncaught(error, "uncaughtException");
+    else this.fail(run, error, { code: HANDLER_FAILED_CODE });
+  }
+
   /** Is the `process.exit` of the program. */
   exit(...args) {
-    if (args.length && args[0] !== undefined) process.exitCode = args[0];
+    if (args.length) process.exitCode = args[0];
     const run = this.context.current();
+    if (run === this.active && run?.isOver) throw EXITED; // in a handler of that end
     if (run === this.active && run !== null && !run.isEnding) {
       run.exitCode ??= exitCode();
       run.isDead = true;
@@ -256,8 +281,13 @@ class Program {
     if (run.era?.ends && !run.toldEnd) {
       const before = process.getActiveResourcesInfo().length;
       this.context.enter(run, () => emitToProgram("beforeExit", exitCode()));
-      if (process.getActiveResourcesInfo().length > before) return;
-      run.toldEnd = true;
+      // Callbacks of promises come first. The immediate itself keeps the process alive until then.
+      const hasMore = () => process.getActiveResourcesInfo().length > before;
+      const hasBegun = hasMore(); // what ends soon may be gone by then
+      early.setImmediate(() => {
+        run.toldEnd = !hasBegun && !hasMore();
+      });
+      return;
     }
     run.isEnding = true;
     this.link.ref();
@@ -287,8 +317,8 @@ class Program {
       this.context.enter(run, () => process.emit("exit", code));
       if (run.exitCode !== null) run.exitCode = exitCode();
     } catch (error) {
-      this.link.write(2, this.errors.uncaught(error));
-      run.exitCode = 1;
+      if (error !== EXITED) this.link.write(2, this.errors.uncaught(error));
+      run.exitCode = error === EXITED ? exitCode() : 1;
     }
     run.isDead = wasDead;
   }
@@ -332,7 +362,7 @@ function restoreEnvironment(previous) {
 
 /** Closes the sockets, servers and pipes that a run has opened, as the end of a process does. */
 function closeHandles(run) {
-  for (const handle of process._getActiveHandles()) {
+  for (const handle of early.copyList(process._getActiveHandles())) {
     if (run.handles.has(handle)) continue;
     try {
       if (typeof handle.destroy === "function") handle.destroy();
@@ -344,4 +374,4 @@ function closeHandles(run) {
   }
 }
 
-module.exports = { Program };
+module.exports = { CLEANUP, Program };

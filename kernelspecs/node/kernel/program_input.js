@@ -22,7 +22,9 @@ class ProgramInput {
       enumerable: true,
       get: () => this.current(),
     });
-    const prompt = (message = "", initial = "") => this.prompt(String(message), String(initial));
+    const prompt = early.makeForeign((message = "", initial = "") =>
+      this.prompt(String(message), String(initial)),
+    );
     const descriptor = { value: prompt, writable: true, configurable: true, enumerable: false };
     Object.defineProperty(globalThis, "prompt", descriptor);
   }
@@ -96,7 +98,6 @@ class ProgramInput {
   }
 }
 
-
 /** Asks for a line only while somebody reads: a paused stream asks for none. */
 class InputStream extends Readable {
   constructor(ask, onPause) {
@@ -122,7 +123,9 @@ class InputStream extends Readable {
   }
 
   askIfWanted() {
-    if (!this.isWanted || this.isAsking || this.isPaused() || this.destroyed) return;
+    // With a listener of `readable`, data does not flow, and is wanted all the same.
+    const isPaused = this.isPaused() && !this.listenerCount("readable");
+    if (!this.isWanted || this.isAsking || isPaused || this.destroyed) return;
     this.isWanted = false;
     this.isAsking = true;
     this.askForLine((line) => {
@@ -141,5 +144,8 @@ class InputStream extends Readable {
     return super.resume();
   }
 }
+
+// What Node has there.
+Object.defineProperty(InputStream, "name", { value: "ReadStream" });
 
 module.exports = { ProgramInput };

@@ -6,7 +6,7 @@
 
 const Module = require("node:module");
 const path = require("node:path");
-const { fileURLToPath, pathToFileURL } = require("node:url");
+const { URL, fileURLToPath, pathToFileURL } = require("node:url");
 
 const early = require("./early.js");
 
@@ -38,11 +38,11 @@ class ProgramModules {
     main.id = ".";
     main.loaded = false;
     process.mainModule = main;
-    const code = "module.exports = { require, module };";
-    main._compile(code, this.file);
-    this.require = main.exports.require;
+    main._compile("module.exports = { require, exports };", this.file);
+    const { require, exports } = main.exports; // those are the program's objects
+    this.require = require;
     this.require.main = main;
-    main.exports = {};
+    main.exports = exports;
     return main;
   }
 

@@ -18,6 +18,7 @@ class Run {
     this.isEvaluated = false; // its scripts have been run to their ends
     this.isDead = false; // it has exited or failed: whatever it left behind is silent
     this.isOver = false;
+    this.toldEnd = false; // its listeners of `beforeExit` were called and have begun nothing new
     this.wasStopped = false; // in the middle of its code
     this.interruptCount = 0;
     this.exitCode = null;

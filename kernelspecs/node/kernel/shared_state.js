@@ -5,5 +5,6 @@ module.exports = {
   ANSWER_COUNT: 0, // how often the event loop of the main thread has answered
   INPUT_READY: 1, // raised with each answer to a request for input
   ALWAYS_ZERO: 2, // to wait at, for a time
-  SIZE: 3,
+  FLUSH_COUNT: 3, // how often the worker has published all output on request
+  SIZE: 4,
 };

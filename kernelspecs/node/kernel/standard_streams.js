@@ -1,7 +1,7 @@
 "use strict";
 /** `process.stdout` and `process.stderr` of the program, which write at once, as Node's do. */
 
-const { Writable } = require("node:stream");
+const { Duplex } = require("node:stream");
 
 const early = require("./early.js");
 
@@ -47,9 +47,9 @@ class ProgramOutput {
   }
 }
 
-class ProgramStream extends Writable {
+class ProgramStream extends Duplex {
   constructor(name, output) {
-    super({ emitClose: false });
+    super({ readable: false, emitClose: false });
     this.programOutput = output;
     this.streamName = name;
     hide(this, ["programOutput", "streamName"]);
@@ -94,6 +94,9 @@ class ProgramStream extends Writable {
 
   destroySoon() {}
 }
+
+// What Node has there for a pipe.
+Object.defineProperty(ProgramStream, "name", { value: "Socket" });
 
 function toBytes(view) {
   return new Uint8Array(view.buffer, view.byteOffset, view.byteLength);

@@ -34,11 +34,9 @@ class TextEdits {
     return this.join(this.edits, 0, this.text.length);
   }
 
-  /** Returns a range of the text with the edits inside of it: none of the whole range, or beside it. */
+  /** Returns a range of the text with the edits inside of it: none of the whole, none at its ends. */
   applyTo(first, last) {
-    const isInside = ([start, end]) =>
-      start >= first && end <= last && !(start === first && end === last) &&
-      !(start === end && (start === first || start === last));
+    const isInside = ([start, end]) => start > first && end < last;
     const edits = this.edits.filter(isInside).sort((a, b) => a[0] - b[0] || a[1] - b[1]);
     return this.join(edits, first, last);
   }

@@ -10,6 +10,8 @@ const timers = require("node:timers");
 
 const early = require("./early.js");
 
+const { apply } = Reflect;
+
 class RunTimers {
   constructor(context) {
     this.context = context;
@@ -26,6 +28,7 @@ class RunTimers {
       const descriptors = Object.getOwnPropertyDescriptors(original);
       delete descriptors.prototype;
       Object.defineProperties(wrapper, descriptors);
+      early.makeForeign(wrapper);
       globalThis[name] = wrapper;
       timers[name] = wrapper;
     }
@@ -51,7 +54,7 @@ class RunTimers {
           const before = context.caller;
           context.caller = run;
           try {
-            callback.apply(this, args);
+            apply(callback, this, args);
           } finally {
             context.caller = before;
             // Not when the callback is stopped: then Node has not finished with the timer, and
@@ -73,7 +76,7 @@ class RunTimers {
       const run = context.current();
       const immediate = early.setImmediate(() => {
         run?.timers.delete(immediate);
-        if (!run?.isDead) early.nextTick(callback, ...args);
+        if (!run?.isDead) early.nextTick(() => apply(callback, immediate, args));
       });
       run?.timers.add(immediate);
       return immediate;

@@ -3,7 +3,7 @@
 
 const Module = require("node:module");
 const path = require("node:path");
-const { fileURLToPath } = require("node:url");
+const { URL, fileURLToPath } = require("node:url");
 
 const early = require("./early.js");
 

@@ -20,7 +20,7 @@ const TSX = /<\/\w|<\w[^<>]*\/>/;
 function makeTransform(options, parses) {
   const compiler = new Compiler(options);
   if (strip) transformByNode("let warm: number;", "strip"); // loads what it needs
-  return (code, name, { isCommonJs = false } = {}) => {
+  const transform = (code, name, { isCommonJs = false } = {}) => {
     if (strip && !isCommonJs) {
       for (const mode of ["strip", "transform"]) {
         const found = transformByNode(code, mode);
@@ -30,6 +30,7 @@ function makeTransform(options, parses) {
     }
     return compiler.transform(code, name, isCommonJs);
   };
+  return Object.assign(transform, { isUnfinished: (code) => compiler.isUnfinished(code) });
 }
 
 /** Returns `{ code, map }`, or null for code that this mode does not take. */
@@ -76,13 +77,7 @@ class Compiler {
   }
 
   get typescript() {
-    // A load that was interrupted leaves a module behind that is not whole.
-    if (this.module?.transpileModule === undefined) {
-      const file = this.resolve("typescript");
-      delete require.cache[file];
-      this.module = require(file);
-      delete require.cache[file];
-    }
+    this.module ??= require(this.resolve("typescript"));
     return this.module;
   }
 
@@ -105,6 +100,16 @@ class Compiler {
     if (problem !== undefined) return this.describe(problem, code, name);
     const text = outputText.replace(/\n\/\/# sourceMappingURL=.*\s*$/, "");
     return { code: text, map: makeMap(JSON.parse(sourceMapText)) };
+  }
+
+  /** Returns whether code that cannot be transformed is only the beginning of code that can. */
+  isUnfinished(code) {
+    const ts = this.typescript;
+    const name = TSX.test(code) ? "main.tsx" : "main.ts";
+    const [first] = ts.createSourceFile(name, code, ts.ScriptTarget.Latest).parseDiagnostics;
+    if (first === undefined) return false;
+    if (/^Unterminated (?:string|regular)/.test(first.messageText)) return /\\\r?\n?$/.test(code);
+    return first.start >= code.trimEnd().length;
   }
 
   /** Returns whether decorators are those of before the standard. */

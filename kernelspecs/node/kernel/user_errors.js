@@ -1,6 +1,7 @@
 "use strict";
 /** Tells uncaught errors as Node prints them, without the kernel's own frames and without colours. */
 
+const path = require("node:path");
 const { pathToFileURL, fileURLToPath } = require("node:url");
 const util = require("node:util");
 const vm = require("node:vm");
@@ -9,8 +10,12 @@ const early = require("./early.js");
 const { binding, internalErrors } = require("./internals.js");
 
 const KERNEL_URL = pathToFileURL(__dirname).href;
+// Every `require` passes through it.
+const FINDER = path.join(__dirname, "..", "sdk", "era_storage", "find.js");
 const MAX_SOURCE_CHARS = 1000; // of a line that is shown
 const MAX_TEXT_CHARS = 64 * 1024;
+const MIN_DEPTH = 5; // of the properties of an error that are shown
+const UNREADABLE = "[an error that cannot be shown]";
 const EMITTED = "\nEmitted 'error' event";
 const HINT = "(Use `node --trace-uncaught ...` to show where the exception was thrown)";
 
@@ -26,7 +31,7 @@ class CellSources {
     this.cells.set(name, cell);
   }
 
-  /** Returns where the latest cell has thrown a value that is no error, if that is plain. */
+  /** Returns where the latest cell has thrown a value that does not tell it, if that is plain. */
   throwPlace() {
     const place = this.cells.get(this.latest)?.plan?.throwPlace();
     return place ? { ...place, file: this.latest } : null;
@@ -62,7 +67,8 @@ class CellSources {
 /** Returns whether a frame is the kernel's, or Node's way from the kernel to the program. */
 function isKernelFrame(site) {
   const file = site.getFileName?.() ?? "";
-  return file.startsWith(__dirname) || file.startsWith(KERNEL_URL) || file === "node:inspector";
+  if (file === FINDER || file === "node:inspector") return true;
+  return file.startsWith(__dirname) || file.startsWith(KERNEL_URL);
 }
 
 /** Removes the kernel's frames and those below the program's own; corrects positions in cells. */
@@ -107,7 +113,7 @@ function installStackFilter(sources) {
   binding("errors").setPrepareStackTraceCallback((globals, error, sites) => {
     let cleaned = sites;
     try {
-      cleaned = cleanFrames(sites, sources);
+      cleaned = early.makeList(...cleanFrames(early.copyList(sites), sources));
     } catch {
       // a frame that cannot be read is shown as it is
     }
@@ -132,11 +138,19 @@ class ErrorTexts {
 
   /** Returns what Node prints for an uncaught error; `place` is where it was thrown, if known. */
   uncaught(error, { place = null, isRejection = false } = {}) {
+    try {
+      return this.uncaughtText(error, place, isRejection);
+    } catch {
+      return `${UNREADABLE}\n\nNode.js ${process.version}\n`; // its own code fails when it is asked
+    }
+  }
+
+  uncaughtText(error, place, isRejection) {
     const isError = util.types.isNativeError(error) || error instanceof Error;
-    if (isError) internalErrors?.fatalExceptionStackEnhancers?.beforeInspector(error);
+    if (isError) enhanceStack(error);
     const found = isError ? this.thrownAt(error, isRejection) : this.sources.throwPlace();
     const arrow = this.arrow(place ?? found);
-    const text = typeof error === "string" ? error : inspectError(error);
+    const text = isError || Object(error) === error ? inspectError(error) : primitiveText(error);
     const version = `\n\nNode.js ${process.version}\n`;
     if (isError) return (arrow === "" ? "" : `${arrow}\n${place ? "" : "\n"}`) + text + version;
     const isObject = typeof error === "object" || typeof error === "function";
@@ -166,7 +180,9 @@ class ErrorTexts {
     const stack = safeStack(error);
     if (stack.includes(EMITTED)) return placeOfEmitter();
     const place = findPlace(stack);
-    if (place === null || isRejection) return place;
+    if (isRejection) return place;
+    if (error.code === "ERR_ASSERTION") return placeOfAssertion(error) ?? place;
+    if (place === null) return this.sources.throwPlace();
     const source = this.sources.line(place.file, place.line);
     const [before, behind] = [source.slice(0, place.column - 1), source.slice(place.column - 1)];
     if (before.endsWith("throw ")) place.column -= "throw ".length;
@@ -192,6 +208,16 @@ function placeOfEmitter() {
   return index < 0 ? null : { file: "node:events", line: index + 1, column };
 }
 
+/** Returns where Node throws the error of an assertion, whose frames there are hidden. */
+function placeOfAssertion(error) {
+  const isOk = error.operator === "==" && error.expected === true;
+  const file = isOk ? "node:internal/assert/utils" : "node:assert";
+  const lines = nodeLines(file);
+  const text = isOk ? "throw err;" : "throw new AssertionError(obj);";
+  const index = lines.findIndex((line) => line.includes(text));
+  return index < 0 ? null : { file, line: index + 1, column: lines[index].indexOf(text) + 1 };
+}
+
 /** Returns the source of a part of Node. */
 function nodeLines(name) {
   return binding("builtins").natives[name.slice("node:".length)].split("\n");
@@ -199,20 +225,52 @@ function nodeLines(name) {
 
 function safeStack(error) {
   try {
-    return error.stack;
+    return String(error.stack);
   } catch {
     return "";
   }
 }
 
-function inspectError(error) {
+/** Adds to a stack what Node adds to it, such as where an emitter emitted the error. */
+function enhanceStack(error) {
   try {
-    const text = util.inspect(error);
-    // Without frames, an error is shown in brackets.
-    return util.types.isNativeError(error) ? text.replace(/^\[([^]*?)\](?= \{|$)/, "$1") : text;
+    internalErrors?.fatalExceptionStackEnhancers?.beforeInspector(error);
   } catch {
-    return "[an error that cannot be shown]";
+    // the error does not let it
   }
+}
+
+function inspectError(error) {
+  const depth = Math.max(util.inspect.defaultOptions.depth, MIN_DEPTH);
+  try {
+    if (!util.types.isNativeError(error)) return util.inspect(error, { customInspect: false, depth });
+    void error.stack; // Node shows less where that fails
+    const text = util.inspect(error, { customInspect: false, depth });
+    // Without frames, an error is shown in brackets; here they may be the kernel's, and removed.
+    const isWhole = Error.stackTraceLimit > 0;
+    if (!isWhole || safeStack(error) !== standardHeader(error)) return text;
+    return text.replace(/^\[([^]*?)\](?= \{|$)/, "$1");
+  } catch {
+    return fallbackText(error);
+  }
+}
+
+function standardHeader({ name, message }) {
+  return message ? `${name}: ${message}` : name;
+}
+
+/** Returns what is told of an error that cannot be inspected. */
+function fallbackText(error) {
+  try {
+    return `${standardHeader(error)}\n${HINT}`;
+  } catch {
+    return UNREADABLE;
+  }
+}
+
+/** Returns what Node prints for a value that is no object. */
+function primitiveText(value) {
+  return typeof value === "symbol" ? "" : String(value);
 }
 
 /** Returns name, text and lines of an error for a reply. */

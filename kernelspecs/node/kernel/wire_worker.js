@@ -1,6 +1,6 @@
 "use strict";
 /**
- * What the worker thread does: it owns all sockets, the read ends of descriptors 1 and 2, and the means to stop
+ * The worker thread owns all sockets, the read ends of descriptors 1 and 2, and the means to stop
  * the main thread. It answers by itself what needs no code of the program, also while that runs.
  */
 
@@ -18,6 +18,7 @@ const { History, STATIC_REQUESTS, describeKernel } = require("./standard_request
 const { MessageFormat, SendQueue, bindSockets } = require("./wire.js");
 
 const FENCE_MIME = "application/vnd.era.fence+json";
+const SEND_MS = 20; // for zeromq's own thread to send what it has taken
 const INPUT_CHANNEL = "stdin";
 
 class WireWorker {
@@ -196,6 +197,10 @@ class WireWorker {
       this.output.write(message.name, message.bytes);
       return;
     }
+    if (message.kind === "flush") {
+      this.flush();
+      return;
+    }
     const request = this.shell.current;
     if (message.kind === "begin") {
       this.output.begin(request.header);
@@ -252,6 +257,13 @@ class WireWorker {
     }
   }
 
+  /** Sends all output, and tells the main thread, which waits for that. */
+  async flush() {
+    this.output.flush();
+    await this.queues.iopub.flush();
+    setTimeout(() => this.main.noteFlush(), SEND_MS);
+  }
+
   shutdown(request) {
     const content = { status: "ok", restart: request.content.restart === true };
     this.publish("status", { execution_state: "busy" }, request.header);
@@ -267,7 +279,7 @@ class WireWorker {
     this.output.finish();
     await Promise.all(Object.values(this.queues).map((queue) => queue.flush()));
     for (const socket of Object.values(this.sockets)) socket.close();
-    setTimeout(() => this.main.endProcess(code), 20);
+    setTimeout(() => this.main.endProcess(code), SEND_MS);
   }
 }
 

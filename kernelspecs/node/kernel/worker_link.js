@@ -1,21 +1,21 @@
 "use strict";
 /** The main thread's side of the worker: messages, and marks in the pipes. */
 
-const { randomBytes } = require("node:crypto");
 const path = require("node:path");
 const { MessageChannel, Worker, receiveMessageOnPort } = require("node:worker_threads");
 
 const { setTimeout, writeSync } = require("./early.js");
-const { SECRET_LENGTH, makeMark, markPrefix } = require("./pipe_marks.js");
+const { makeMark, makeSecret, markPrefix } = require("./pipe_marks.js");
 const shared = require("./shared_state.js");
 
-const WORKER_FILE = path.join(__dirname, "node_worker.js");
+const FLUSH_MS = 1000; // after which the process ends without
 const RETRY_MS = 1; // where a child has made the pipe one that does not wait
+const WORKER_FILE = path.join(__dirname, "worker_main.js");
 
 class WorkerLink {
   /** `workerFile` is what the worker runs; `more` is data that only it knows. */
   constructor({ connection, pipes, stderr, language, zeromq, workerFile = WORKER_FILE, more = {} }) {
-    const secret = randomBytes(SECRET_LENGTH / 2).toString("hex");
+    const secret = makeSecret();
     this.stderr = stderr;
     this.prefix = markPrefix(secret);
     this.hasPipes = pipes !== null;
@@ -31,6 +31,8 @@ class WorkerLink {
       transferList: [port2],
       execArgv: [],
       stdin: false,
+      stdout: true, // else Node would open descriptors 1 and 2 as streams, for what nobody writes
+      stderr: true,
     });
     this.worker.unref();
     this.port.on("message", (message) => this.receive(message));
@@ -98,6 +100,28 @@ class WorkerLink {
         Atomics.wait(this.shared, shared.ALWAYS_ZERO, 0, RETRY_MS);
         if (typeof bytes === "string") bytes = Buffer.from(bytes);
       }
+    }
+  }
+
+  /**
+   * Waits, and stops this thread meanwhile, until the worker has published all output of before:
+   * what is in the pipes when the process dies is lost.
+   */
+  waitForOutput() {
+    if (!this.hasPipes) return;
+    const before = Atomics.load(this.shared, shared.FLUSH_COUNT);
+    this.postInOrder({ kind: "flush" });
+    Atomics.wait(this.shared, shared.FLUSH_COUNT, before, FLUSH_MS);
+  }
+
+  /** Lets the worker end its sockets, and waits for that before the process ends. */
+  waitForEnd(code) {
+    this.post({ kind: "exit", code });
+    for (let waited = 0; waited < FLUSH_MS; waited += RETRY_MS) {
+      for (let got = this.takeMessage(); got !== undefined; got = this.takeMessage()) {
+        if (got.kind === "exit") return;
+      }
+      Atomics.wait(this.shared, shared.ALWAYS_ZERO, 0, RETRY_MS);
     }
   }
 

@@ -28,9 +28,9 @@ def _find_toolchain() -> tuple[str | None, Path]:
     return chosen or shutil.which("node"), builtin_dir() / "node" / "node_modules"
 
 
-NODE, _MODULES = _find_toolchain()
+NODE, MODULES = _find_toolchain()
 requires_node = pytest.mark.skipif(
-    NODE is None or not (_MODULES / "zeromq").is_dir(),
+    NODE is None or not (MODULES / "zeromq").is_dir(),
     reason="Node or the packages of its kernel are not installed",
 )
 
@@ -40,7 +40,7 @@ def jupyter_kernelspec(language: str, directory: Path) -> Path:
     source = builtin_dir() / language
     text = (source / "kernel.json").read_text(encoding="utf-8")
     for placeholder, value in {
-        "{toolchain}/bin/node_modules": str(_MODULES),
+        "{toolchain}/bin/node_modules": str(MODULES),
         "{toolchain}/bin/node": str(NODE),
         "{toolchain}/bin": str(Path(str(NODE)).parent),
         "{resource_dir}": str(source),

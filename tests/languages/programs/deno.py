@@ -7,11 +7,10 @@ from dataclasses import replace
 from tests.languages.programs.node import PROGRAMS as NODE
 from tests.languages.programs.typescript import PROGRAMS as TYPESCRIPT
 
-# KV by its HTTP API. Deno runs where sessions have a network of their own.
 STORAGE = """
-const url = `${Deno.env.get("ERA_STORAGE_URL")}/api/storage/kv/shop?key=flavour`;
-await fetch(url, { method: "PUT", body: JSON.stringify({ value: "lemon" }) });
-console.log((await (await fetch(url)).json()).value);
+import { kv } from "era_storage";
+await kv.set("shop", "flavour", "lemon");
+console.log(await kv.get("shop", "flavour"));
 """
 # The event loop does not wait for it, so the program ends before.
 LATE = """import { existsSync } from "node:fs";

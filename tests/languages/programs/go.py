@@ -1,51 +1,15 @@
-"""Go's programs for the conformance table: pieces, as interpreters of Go take them."""
+"""Go's programs for the conformance table: fragments, and a whole program that imports files."""
 
 from __future__ import annotations
 
 from tests.languages.kernel_programs import KernelPrograms
 
-# KV by its HTTP API, on a port of the session or on a unix socket.
-STORAGE = """import ("context"; "fmt"; "io/ioutil"; "net"; "net/http"; "net/url"; "os"; "strings")
-base := os.Getenv("ERA_STORAGE_URL")
-client := &http.Client{}
-if strings.HasPrefix(base, "http+unix://") {
-	socket, _ := url.PathUnescape(strings.TrimPrefix(base, "http+unix://"))
-	base = "http://localhost"
-	client.Transport = &http.Transport{
-		DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
-			return (&net.Dialer{}).DialContext(ctx, "unix", socket)
-		},
-	}
-}
-func call(method, body string) string {
-	path := "/api/storage/kv/shop?key=flavour"
-	request, err := http.NewRequest(method, base+path, strings.NewReader(body))
-	if err != nil {
-		panic(err)
-	}
-	answer, err := client.Do(request)
-	if err != nil {
-		panic(err)
-	}
-	text, _ := ioutil.ReadAll(answer.Body)
-	return string(text)
-}
-call("PUT", `{"value": "lemon"}`)
-if strings.Contains(call("GET", ""), `"value":"lemon"`) {
-	fmt.Println("lemon")
-}
-"""
-LATE = """import ("fmt"; "os"; "time")
-go func() {
-	for {
-		if _, err := os.Stat("next"); err == nil {
-			break
-		}
-		time.Sleep(20 * time.Millisecond)
-	}
-	fmt.Println("late")
-	os.Create("told")
-}()
+# Goroutines end with their program, so it is a process that goes on.
+LATE = """import ("os"; "os/exec")
+waiting := exec.Command("sh", "-c",
+	"while [ ! -e next ]; do sleep 0.02; done; echo late; touch told")
+waiting.Stdout = os.Stdout
+waiting.Start()
 """
 WAIT_FOR_LATE = """import ("fmt"; "os"; "time")
 fmt.Println("first")
@@ -69,32 +33,14 @@ for n := 0; n < 20; n++ {
 	fmt.Fprintln(os.Stderr, "err", n)
 }
 """
-PANIC = "a panic ends with 1, not with 2, and its line is not told"
-NO_ENV = "a kernel without a fence takes no variables for one run: 400"
-ONLY_STANDARD = "gophernotes imports packages of the standard library only"
-
 PROGRAMS = KernelPrograms(
     column="go",
     language="go",
-    capabilities=frozenset({"rich_output", "state"}),
+    capabilities=frozenset({"input", "interrupt", "rich_output", "state", "variables"}),
     not_expressible={
         "alternating_in_order": "two pipes do not tell the order of what was written",
-        "segfault": "the runtime of Go makes a panic of every crash",
         "c_call": "Go calls no native code unless a C compiler is there",
         "pending_await": "Go has no `await`: a program waits by blocking",
-        "ask": "Go has no prompt: a program reads standard input, which is at its end",
-    },
-    does_not_hold={
-        "uncaught_error": PANIC,
-        "failure_keeps_state": PANIC,
-        "hello": "what `fmt.Println` returns is a result, as of any last expression",
-        "late_output": "what a goroutine prints becomes part of the run under way",
-        "exit_keeps_state": "a program that exits ends its kernel",
-        "environment": NO_ENV,
-        "previous_environment": NO_ENV,
-        "era_variables_hold": NO_ENV,
-        "uploaded_module": ONLY_STANDARD,
-        "edited_module": ONLY_STANDARD,
     },
     hello='import "fmt"\nfmt.Println("hello")',
     to_stderr='import ("fmt"; "os")\nfmt.Fprintln(os.Stderr, "problem")',
@@ -109,7 +55,7 @@ PROGRAMS = KernelPrograms(
     use_state='import "fmt"\nfmt.Println(x + 1)',
     fail='y := 1\n\npanic("boom")',
     fail_code=2,
-    failing_line=":3",
+    failing_line=".go:3",
     syntax_error="var a = 1\nvar b = (",
     syntax_error_text=":2:",
     exit_with='import "os"\nos.Exit({code})',
@@ -134,7 +80,10 @@ PROGRAMS = KernelPrograms(
     write_file=WRITE.format(path="made.txt", text="data"),
     module_name="fresh/fresh.go",
     module_text="package fresh\n\nconst VALUE = {value}\n",
-    import_module='import ("fmt"; "./fresh")\nfmt.Println(fresh.VALUE)',
+    import_module=(
+        'package main\n\nimport (\n\t"fmt"\n\t"workspace/fresh"\n)\n\n'
+        "func main() {\n\tfmt.Println(fresh.VALUE)\n}\n"
+    ),
     write_module=(
         'import "os"\nos.Mkdir("fresh", 0755)\n'
         + WRITE.format(path="fresh/fresh.go", text="package fresh\nconst VALUE = {value}\n")
@@ -144,8 +93,8 @@ PROGRAMS = KernelPrograms(
     busy_loop="for {\n}",
     pending_await=None,
     c_call=None,
-    kill_self='import "os"\nself, _ := os.FindProcess(os.Getpid())\nself.Signal(os.Kill)',
-    segfault=None,
+    kill_self='import ("os"; "syscall")\nsyscall.Kill(os.Getppid(), syscall.SIGKILL)',
+    segfault='import ("os"; "syscall")\nsyscall.Kill(os.Getppid(), syscall.SIGSEGV)',
     take_memory=(
         'import "bytes"\nvar taken [][]byte\n'
         'for {\n\ttaken = append(taken, bytes.Repeat([]byte("x"), 50000000))\n}'
@@ -168,10 +117,18 @@ PROGRAMS = KernelPrograms(
     unicode='import "fmt"\nfmt.Println("naïve ☃ 😀")',
     nul='import "fmt"\nfmt.Println("a\\x00b")',
     invalid_utf8='import "os"\nos.Stdout.Write([]byte{0x61, 0xff, 0x62})',
-    use_storage=STORAGE,
+    use_storage=(
+        'import ("era/storage"; "fmt")\nstorage.KV.Set("shop", "flavour", "lemon")\n'
+        'value, _, err := storage.KV.Get("shop", "flavour")\n'
+        "if err != nil {\n\tpanic(err)\n}\nfmt.Println(value)"
+    ),
     last_expression="6 * 7",
     display_html='display.HTML("<b>rich</b>")',
-    ask=None,
+    ask=(
+        'import ("bufio"; "fmt"; "os")\nfmt.Print("name? ")\n'
+        "line, _ := bufio.NewReader(os.Stdin).ReadString('\\n')\n"
+        'fmt.Print("hello " + line)'
+    ),
     print_hello_world='import "fmt"\nfmt.Println("Hello World")',
     print_session=(
         'import ("fmt"; "os")\nfmt.Println("Session: " + os.Getenv("ERA_SESSION_ID"))\n'

@@ -4,25 +4,6 @@ from __future__ import annotations
 
 from tests.languages.kernel_programs import KernelPrograms
 
-# KV by its HTTP API, on a port of the session or on a unix socket.
-STORAGE = r"""
-import * as http from "http";
-const [, scheme, place] = process.env.ERA_STORAGE_URL.match(/^(http\+unix|http):\/\/([^/]+)/);
-const [host, port] = place.split(":");
-const target = scheme === "http"
-    ? { host, port: Number(port) }
-    : { socketPath: decodeURIComponent(place) };
-const path = "/api/storage/kv/shop?key=flavour";
-const call = (method, body) => new Promise((resolve, reject) => {
-    const request = http.request({ ...target, path, method }, (answer) => {
-        let text = "";
-        answer.on("data", (data) => { text += data; }).on("end", () => resolve(JSON.parse(text)));
-    });
-    request.on("error", reject).end(body);
-});
-await call("PUT", JSON.stringify({ value: "lemon" }));
-console.log((await call("GET")).value);
-"""
 # The event loop does not wait for it, so the program ends before.
 LATE = """import { existsSync, writeFileSync } from "fs";
 const waiting = setInterval(() => {
@@ -60,7 +41,7 @@ PROGRAMS = KernelPrograms(
     set_state="let x = 41",
     use_state="console.log(x + 1)",
     fail='let y = 1;\n\nthrow new Error("boom")',
-    failing_line="<cell-1>:3",
+    failing_line=">:3",
     syntax_error="let a = 1;\nlet b = );",
     syntax_error_text=":2\n",
     exit_with="process.exit({code})",
@@ -108,7 +89,10 @@ PROGRAMS = KernelPrograms(
     unicode='console.log("naïve ☃ 😀")',
     nul='console.log("a\\0b")',
     invalid_utf8="process.stdout.write(Buffer.from([0x61, 0xff, 0x62])); null",
-    use_storage=STORAGE,
+    use_storage=(
+        "import { kv } from 'era_storage';\n"
+        "await kv.set('shop', 'flavour', 'lemon');\nconsole.log(await kv.get('shop', 'flavour'))"
+    ),
     last_expression="6 * 7",
     display_html="display.html('<b>rich</b>')",
     ask=(

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 
 from tests.languages.programs.node import PROGRAMS as NODE
-from tests.languages.programs.node import STORAGE
 
 PROGRAMS = replace(
     NODE,
@@ -25,8 +24,7 @@ PROGRAMS = replace(
         "let taken: Buffer[] = [];\nwhile (true) {\n  taken.push(Buffer.alloc(50_000_000, 1));\n}"
     ),
     use_storage=(
-        STORAGE.replace("ERA_STORAGE_URL.", "ERA_STORAGE_URL!.")
-        .replace("]+)/);", "]+)/)!;")
-        .replace("(method, body)", "(method: string, body?: string): Promise<any>")
+        "import { kv } from 'era_storage';\nawait kv.set('shop', 'flavour', 'lemon');\n"
+        "const found: string | null = await kv.get('shop', 'flavour');\nconsole.log(found)"
     ),
 )

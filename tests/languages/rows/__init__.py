@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.languages.rows import ends, inside, output, state, surroundings
+from tests.languages.rows import ends, inside, javascript, output, state, surroundings
 from tests.languages.rows.table_rows import ROWS
 
-__all__ = ["ROWS", "ends", "inside", "output", "state", "surroundings"]
+__all__ = ["ROWS", "ends", "inside", "javascript", "output", "state", "surroundings"]

@@ -23,6 +23,7 @@ class Row:
     shows: str  # in a sentence
     needs: tuple[str, ...]  # fields of KernelPrograms
     try_it: Callable[..., None]
+    languages: tuple[str, ...] | None  # that it concerns; None: all
     leaves_nothing: bool  # it may be tried in a session with others of the kind, in any order
 
     def run(self, session: SessionClient, programs: KernelPrograms) -> None:
@@ -34,18 +35,45 @@ ROWS: dict[str, Row] = {}
 
 
 def row(
-    capability: str | None = None, *, leaves_nothing: bool = False
+    capability: str | None = None,
+    *,
+    languages: tuple[str, ...] | None = None,
+    leaves_nothing: bool = False,
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Makes a function a row of the table; kernels without that capability are not concerned."""
+    """Makes a function a row of the table.
+
+    Kernels without that capability, and of other languages, are not concerned.
+    """
 
     def add(function: Callable[..., None]) -> Callable[..., None]:
         needs = tuple(inspect.signature(function).parameters)[1:]
         shows = (inspect.getdoc(function) or "").splitlines()[0]
         name = function.__name__
-        ROWS[name] = Row(name, capability, shows, needs, function, leaves_nothing)
+        ROWS[name] = Row(name, capability, shows, needs, function, languages, leaves_nothing)
         return function
 
     return add
+
+
+def program_row(
+    name: str,
+    shows: str,
+    languages: tuple[str, ...],
+    *steps: tuple[str, str] | tuple[str, str, int],
+) -> None:
+    """Adds a row that runs programs one after the other in a session with others.
+
+    A step is a program, what it prints to stdout, and its exit code where that is not 0.
+    """
+
+    def try_it(session: SessionClient) -> None:
+        for code, stdout, *exit_code in steps:
+            answer = session.run(code)
+            expected_code = exit_code[0] if exit_code else 0
+            check(answer, stdout=stdout, exit_code=expected_code)
+            assert bool(answer["stderr"]) <= (expected_code == 1), answer
+
+    ROWS[name] = Row(name, None, shows, (), try_it, languages, leaves_nothing=True)
 
 
 def check(answer: dict, **expected: object) -> None:

@@ -8,7 +8,6 @@ from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from urllib.parse import quote
 
 from era_kernels.storage.d1.worker.authorizer import SHADOW_SUFFIXES, Authorizer
 from era_kernels.storage.d1.worker.outcomes import Outcome, RequestFailed
@@ -18,6 +17,8 @@ PROGRESS_STEPS = 5_000  # steps of SQLite's machine between two looks at the dea
 MAX_MEMORY = 512 * 1024 * 1024  # bytes of a worker
 BUSY_TIMEOUT = 2.0  # seconds to wait for other processes, such as a backup
 MIB = 1024 * 1024
+# What ends the path of a URI for SQLite, and what stands for it; `urllib` takes 8 ms to import.
+_ESCAPED = str.maketrans({"%": "%25", "?": "%3f", "#": "%23"})
 
 LIMITS = {
     sqlite3.SQLITE_LIMIT_LENGTH: 32 * MIB,
@@ -190,7 +191,7 @@ def _open(path: str, is_read_only: bool, is_interrupted: Callable[[], bool]) -> 
 def _connect(path: str, is_read_only: bool) -> sqlite3.Connection:
     mode = "ro" if is_read_only else "rwc"
     return sqlite3.connect(
-        f"file:{quote(path)}?mode={mode}" if path else ":memory:",
+        f"file:{path.translate(_ESCAPED)}?mode={mode}" if path else ":memory:",
         uri=True,
         isolation_level=None,  # the worker begins the transactions
         timeout=BUSY_TIMEOUT,

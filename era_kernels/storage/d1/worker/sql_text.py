@@ -7,7 +7,7 @@ Nothing is rewritten: each statement is a part of the text as it was given.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from typing import NamedTuple
 
 # One token. A string with a doubled quote is read as two strings, which makes no difference here.
 # Whatever is not closed goes to the end. U+FEFF is blank for SQLite, too.
@@ -38,8 +38,7 @@ _NEXT: dict[int, dict[str, int]] = {  # what is not named leads to the state und
 }  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
-class SqlPart:
+class SqlPart(NamedTuple):
     """One statement of a text, with its first word in capitals; `""` where it has none."""
 
     sql: str

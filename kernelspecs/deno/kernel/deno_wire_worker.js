@@ -1,7 +1,7 @@
 "use strict";
-/** The worker thread of Deno's kernel. */
+/** What the worker thread of Deno's kernel does beside that of Node's. */
 
-const { WireWorker, serveForever } = require("../../node/kernel/wire_worker.js");
+const { WireWorker } = require("../../node/kernel/wire_worker.js");
 const { describeKernel } = require("./kernel_info.js");
 const { InspectedThread } = require("./inspected_thread.js");
 
@@ -15,11 +15,6 @@ class DenoWireWorker extends WireWorker {
     const { onText } = this.merger;
     // What Deno itself says of its inspector comes before the first run.
     this.merger.onText = (name, bytes) => this.hasBegun && onText(name, bytes);
-  }
-
-  async serve() {
-    await this.main.whenConnected();
-    await super.serve();
   }
 
   onMainMessage(message) {
@@ -39,4 +34,4 @@ class DenoWireWorker extends WireWorker {
   }
 }
 
-serveForever(new DenoWireWorker());
+module.exports = { DenoWireWorker };

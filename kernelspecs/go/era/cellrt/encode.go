@@ -1,0 +1,309 @@
+package cellrt
+
+import (
+	"bytes"
+	"encoding"
+	"encoding/binary"
+	"fmt"
+	"math"
+	"reflect"
+	"unsafe"
+)
+
+// losses tells which variables could not be kept, and the type that stood in the way.
+type losses struct {
+	names   []string
+	reasons map[string]string
+}
+
+func (l *losses) add(name, reason string) {
+	if l.reasons == nil {
+		l.reasons = map[string]string{}
+	}
+	l.names = append(l.names, name)
+	l.reasons[name] = reason
+}
+
+func (l *losses) lines() (lines []string) {
+	for _, name := range l.names {
+		lines = append(lines, name+" "+l.reasons[name])
+	}
+	return lines
+}
+
+// unkept is the panic of a value that cannot be kept.
+type unkept struct{ typeName string }
+
+// object identifies what a pointer, map, slice or channel refers to.
+type object struct {
+	address uintptr
+	length  int
+	of      reflect.Type
+}
+
+type encoder struct {
+	bytes.Buffer
+	numbers map[object]uint64
+	fresh   []object        // those that got their numbers in the variable under way
+	pending []reflect.Value // what pointers refer to, to be written in this order: lists may be long
+}
+
+// encode returns all variables: for each its name and the shape of its type, then the values. The
+// variables are objects 1 to n, so that &x stays &x.
+func encode(vars []V) ([]byte, *losses) {
+	e := &encoder{numbers: map[object]uint64{}}
+	lost := &losses{}
+	e.uint(uint64(len(vars)))
+	for _, variable := range vars {
+		pointer := reflect.ValueOf(variable.P)
+		e.string(variable.Name)
+		e.string(shape(pointer.Type(), nil))
+		e.numbers[object{pointer.Pointer(), 0, pointer.Type()}] = uint64(len(e.numbers) + 1)
+	}
+	data := append([]byte(nil), e.Bytes()...)
+	for _, variable := range vars {
+		encoded, err := e.variable(reflect.ValueOf(variable.P).Elem())
+		if err != nil {
+			lost.add(variable.Name, err.Error())
+			data = append(data, 0)
+			continue
+		}
+		data = binary.AppendUvarint(data, uint64(len(encoded))+1)
+		data = append(data, encoded...)
+	}
+	return data, lost
+}
+
+// variable encodes one variable; where that fails, none of its objects counts as written.
+func (e *encoder) variable(value reflect.Value) (data []byte, err error) {
+	e.Reset()
+	e.fresh, e.pending = nil, nil
+	defer func() {
+		if problem := recover(); problem != nil {
+			for _, key := range e.fresh {
+				delete(e.numbers, key)
+			}
+			if reason, ok := problem.(unkept); ok {
+				err = fmt.Errorf("%s", reason.typeName)
+			} else {
+				err = fmt.Errorf("%v", problem)
+			}
+		}
+	}()
+	e.value(value)
+	for i := 0; i < len(e.pending); i++ {
+		e.value(e.pending[i])
+	}
+	return append([]byte(nil), e.Bytes()...), nil
+}
+
+func (e *encoder) uint(x uint64)   { e.Write(binary.AppendUvarint(nil, x)) }
+func (e *encoder) string(x string) { e.uint(uint64(len(x))); e.WriteString(x) }
+func (e *encoder) bool(x bool) {
+	if x {
+		e.uint(1)
+	} else {
+		e.uint(0)
+	}
+}
+
+// isNew writes 0 for nil, else the object's number; it reports whether its content must follow.
+func (e *encoder) isNew(address uintptr, length int, t reflect.Type) bool {
+	if address == 0 {
+		e.uint(0)
+		return false
+	}
+	key := object{address, length, t}
+	if number, ok := e.numbers[key]; ok {
+		e.uint(number << 1)
+		return false
+	}
+	number := uint64(len(e.numbers) + 1)
+	e.numbers[key] = number
+	e.fresh = append(e.fresh, key)
+	e.uint(number<<1 | 1)
+	return true
+}
+
+type form int
+
+const (
+	byParts form = iota
+	asBinary
+	asText
+)
+
+// formOf says how values of a type are written. Types of libraries must say it themselves.
+func formOf(t reflect.Type) form {
+	if isOwn(t) || t.Kind() == reflect.Interface {
+		return byParts
+	}
+	pointer := reflect.PointerTo(t)
+	switch {
+	case pointer.Implements(reflect.TypeFor[encoding.BinaryMarshaler]()) &&
+		pointer.Implements(reflect.TypeFor[encoding.BinaryUnmarshaler]()):
+		return asBinary
+	case t.Kind() == reflect.Struct && pointer.Implements(reflect.TypeFor[encoding.TextMarshaler]()) &&
+		pointer.Implements(reflect.TypeFor[encoding.TextUnmarshaler]()):
+		return asText
+	}
+	if t.Kind() == reflect.Struct && !plainStructs[t.PkgPath()+"."+t.Name()] {
+		for i := range t.NumField() {
+			if !t.Field(i).IsExported() {
+				panic(unkept{t.String()})
+			}
+		}
+	}
+	return byParts
+}
+
+func (e *encoder) value(v reflect.Value) {
+	if !v.CanAddr() {
+		copied := reflect.New(v.Type()).Elem()
+		copied.Set(v)
+		v = copied
+	}
+	switch formOf(v.Type()) {
+	case asBinary:
+		e.marshalled(v, v.Addr().Interface().(encoding.BinaryMarshaler).MarshalBinary)
+	case asText:
+		e.marshalled(v, v.Addr().Interface().(encoding.TextMarshaler).MarshalText)
+	default:
+		e.parts(v)
+	}
+}
+
+func (e *encoder) marshalled(v reflect.Value, marshal func() ([]byte, error)) {
+	data, err := marshal()
+	if err != nil {
+		panic(unkept{v.Type().String()})
+	}
+	e.string(string(data))
+}
+
+func (e *encoder) parts(v reflect.Value) {
+	switch v.Kind() {
+	case reflect.Bool:
+		e.bool(v.Bool())
+	case reflect.Int, reflect.Int8, reflect.Int16, reflect.Int32, reflect.Int64:
+		e.uint(uint64(v.Int()))
+	case reflect.Uint, reflect.Uint8, reflect.Uint16, reflect.Uint32, reflect.Uint64, reflect.Uintptr:
+		e.uint(v.Uint())
+	case reflect.Float32, reflect.Float64:
+		e.uint(math.Float64bits(v.Float()))
+	case reflect.Complex64, reflect.Complex128:
+		e.uint(math.Float64bits(real(v.Complex())))
+		e.uint(math.Float64bits(imag(v.Complex())))
+	case reflect.String:
+		e.string(v.String())
+	case reflect.Array:
+		for i := range v.Len() {
+			e.value(v.Index(i))
+		}
+	case reflect.Struct:
+		for i := range v.NumField() {
+			e.value(writable(v.Field(i)))
+		}
+	case reflect.Pointer:
+		if e.isNew(v.Pointer(), 0, v.Type()) {
+			e.pending = append(e.pending, v.Elem())
+		}
+	case reflect.Slice:
+		e.slice(v)
+	case reflect.Map:
+		if e.isNew(v.Pointer(), 0, v.Type()) {
+			e.uint(uint64(v.Len()))
+			for entry := v.MapRange(); entry.Next(); {
+				e.value(entry.Key())
+				e.value(entry.Value())
+			}
+		}
+	case reflect.Chan:
+		e.channel(v)
+	case reflect.Interface:
+		e.dynamic(v)
+	default:
+		if v.Kind() != reflect.Func || !v.IsNil() {
+			panic(unkept{v.Type().String()})
+		}
+	}
+}
+
+func (e *encoder) slice(v reflect.Value) {
+	if v.IsNil() {
+		e.uint(0)
+		return
+	}
+	length := v.Len()
+	if !e.isNew(v.Pointer()+1, length, v.Type()) { // +1: an empty slice is not nil
+		return
+	}
+	e.uint(uint64(length))
+	if v.Type().Elem().Kind() == reflect.Uint8 {
+		e.Write(v.Bytes())
+		return
+	}
+	for i := range length {
+		e.value(v.Index(i))
+	}
+}
+
+// channel takes what is in a channel: the process ends afterwards.
+func (e *encoder) channel(v reflect.Value) {
+	if !e.isNew(v.Pointer(), 0, v.Type()) {
+		return
+	}
+	if v.Type().ChanDir() != reflect.BothDir {
+		panic(unkept{v.Type().String()})
+	}
+	var items []reflect.Value
+	isClosed := false
+	for {
+		item, ok := v.TryRecv()
+		if !ok {
+			isClosed = item.IsValid()
+			break
+		}
+		items = append(items, item)
+	}
+	e.uint(uint64(v.Cap()))
+	e.bool(isClosed)
+	e.uint(uint64(len(items)))
+	for _, item := range items {
+		e.value(item)
+	}
+}
+
+// How the value of an interface is written.
+const (
+	noValue = iota
+	knownType
+	errorText // of an error whose type is not known: its text is kept
+)
+
+func (e *encoder) dynamic(v reflect.Value) {
+	if v.IsNil() {
+		e.uint(noValue)
+		return
+	}
+	value := v.Elem()
+	t := value.Type()
+	isForeignPointer := t.PkgPath() == "" && t.Kind() == reflect.Pointer && t.Elem().PkgPath() != "main"
+	isKnown := types[typeKey(t)] != nil
+	if err, ok := value.Interface().(error); ok && (!isKnown || isForeignPointer) && v.Type().Implements(errorType) {
+		e.uint(errorText)
+		e.string(err.Error())
+		return
+	}
+	if !isKnown {
+		panic(unkept{t.String()})
+	}
+	e.uint(knownType)
+	e.string(typeKey(t))
+	e.value(value)
+}
+
+// writable returns a field of a struct as one that may be set, exported or not.
+func writable(field reflect.Value) reflect.Value {
+	return reflect.NewAt(field.Type(), unsafe.Pointer(field.UnsafeAddr())).Elem()
+}

@@ -1,0 +1,3 @@
+module era/tools
+
+go 1.24

@@ -1,0 +1,34 @@
+"""What one language brings to the table of the storage SDK: programs that take their arguments."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoragePrograms:
+    """Programs of one kernel.
+
+    Each finds its arguments in the variable `ARGUMENTS`, a list in JSON, and prints JSON. Bytes are
+    hexadecimal in both, and so are integers texts.
+    """
+
+    column: str
+    language: str
+    kernel: str | None = None
+    kv_set: str  # namespace, key, value, metadata: prints true
+    kv_get: str  # namespace, key: prints the value, or null
+    kv_list: str  # namespace, prefix, limit: prints a list of [name, metadata]
+    kv_delete: str  # namespace, key: prints true
+    d1_exec: str  # namespace, SQL, text, bytes, integer (all three parameters): prints `changes`
+    d1_query: (
+        str  # namespace, SQL, whose columns are t, b, i: prints a list of [text, bytes, integer]
+    )
+    r2_put: str  # namespace, key, bytes, how often they are repeated, metadata: prints true
+    r2_get: str  # namespace, key: prints the SHA-256 of the bytes in hexadecimal, or null
+    r2_list: str  # namespace: prints a list of [key, size]
+    r2_delete: str  # namespace, key: prints true
+    # namespace: gets a key, and prints the error's code, its status, and "kv get failed" when the
+    # error's text begins with that, whatever the case of its letters
+    fails: str
+    at_once: str  # namespace, number: sets so many keys at the same time, each to its own name

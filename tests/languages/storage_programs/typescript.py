@@ -1,0 +1,35 @@
+"""TypeScript's programs for the table of the storage SDK: JavaScript's, with types."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+
+from tests.languages.storage_programs.node import PROGRAMS as NODE
+
+CHANGES = {
+    'const { kv, d1, r2, StorageError } = require("era_storage")': (
+        'import { kv, d1, r2, StorageError } from "era_storage"'
+    ),
+    "(bytes) =>": "(bytes: Uint8Array): string =>",
+    "const a =": "const a: any[] =",
+    "(error) =>": "(error: StorageError) =>",
+    "function* pieces()": "function* pieces(): AsyncGenerator<Uint8Array>",
+}
+
+
+def _typed(program: str) -> str:
+    for untyped, typed in CHANGES.items():
+        program = program.replace(untyped, typed)
+    return program
+
+
+PROGRAMS = replace(
+    NODE,
+    **{
+        one.name: _typed(getattr(NODE, one.name))
+        for one in fields(NODE)
+        if one.name not in ("column", "language", "kernel")
+    },
+    column="typescript",
+    language="typescript",
+)
