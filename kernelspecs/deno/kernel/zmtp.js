@@ -11,6 +11,7 @@ const LONG = 2;
 const COMMAND = 4;
 const READ_BYTES = 64 * 1024;
 const IDENTITY = "Identity";
+const MAX_EARLY = 1000; // messages of a publisher that are kept for the first subscriber
 
 /** Reads exact numbers of bytes from a connection. */
 class ByteReader {
@@ -228,19 +229,34 @@ class Router extends BoundSocket {
   }
 }
 
-/** Sends to all that have subscribed. */
+/**
+ * Sends to all that have subscribed. What is sent before anybody has, the first one gets: clients try
+ * again at times of their own where nobody listens yet, so that a request may come before.
+ */
 class Publisher extends BoundSocket {
   constructor() {
     super("PUB");
+    this.early = []; // messages of before the first subscription; null after it
   }
 
   onMessage(peer, [frame]) {
     const prefix = frame.subarray(1);
-    if (frame[0] === 1) peer.prefixes.push(prefix);
+    if (frame[0] === 1) this.subscribe(peer, prefix);
     else if (frame[0] === 0) peer.prefixes = peer.prefixes.filter((one) => !one.equals(prefix));
   }
 
+  subscribe(peer, prefix) {
+    peer.prefixes.push(prefix);
+    const { early } = this;
+    this.early = null;
+    for (const frames of early ?? []) this.send(frames);
+  }
+
   async send(frames) {
+    if (this.early !== null) {
+      if (this.early.length < MAX_EARLY) this.early.push(frames);
+      return;
+    }
     const begins = (prefix) => prefix.equals(frames[0].subarray(0, prefix.length));
     const interested = [...this.peers.values()].filter((peer) => peer.prefixes.some(begins));
     await Promise.all(interested.map((peer) => peer.sendMessage(frames)));

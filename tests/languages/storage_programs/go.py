@@ -39,6 +39,14 @@ func number(index int) int { return int(a[index].(float64)) }
 
 func metadata(index int) storage.Option { return storage.Metadata(a[index].(map[string]any)) }
 
+func texts(index int) storage.Option {
+	texts := map[string]string{}
+	for name, value := range a[index].(map[string]any) {
+		texts[name] = value.(string)
+	}
+	return storage.Metadata(texts)
+}
+
 func bytesAt(index int) []byte { return must(hex.DecodeString(text(index))) }
 
 func show(value any) { fmt.Println(string(must(json.Marshal(value)))) }
@@ -93,7 +101,7 @@ PROGRAMS = StoragePrograms(
     ),
     r2_put=shows(
         "content := bytes.Repeat(bytesAt(2), number(3))",
-        "check(storage.R2.PutFrom(text(0), text(1), bytes.NewReader(content), metadata(4)))",
+        "check(storage.R2.PutFrom(text(0), text(1), bytes.NewReader(content), texts(4)))",
         "true",
     ),
     r2_get=shows(
