@@ -62,11 +62,16 @@ class InspectorClient extends EventEmitter {
 }
 
 /**
- * Asks the inspector to tell its client of workers: in `deno repl`, a worker that nobody is told of
- * begins half a second late.
+ * Lets workers begin at once: in `deno repl` they wait half a second for a client of the inspector to
+ * say so. Resolves when that is prepared, or cannot be.
  */
 function startWorkersAtOnce(client) {
-  client.post("NodeWorker.enable", { waitForDebuggerOnStart: false }, () => {});
+  const message = JSON.stringify({ id: 1, method: "Runtime.runIfWaitingForDebugger" });
+  client.on("NodeWorker.attachedToWorker", ({ params: { sessionId } }) =>
+    client.post("NodeWorker.sendMessageToWorker", { sessionId, message }, () => {}),
+  );
+  const params = { waitForDebuggerOnStart: false };
+  return new Promise((resolve) => client.post("NodeWorker.enable", params, resolve));
 }
 
 module.exports = { InspectorClient, openInspector, startWorkersAtOnce };

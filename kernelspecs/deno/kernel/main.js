@@ -26,10 +26,7 @@ const { start } = requireOwn("./kernel.js");
 /** Makes the worker; the inspector is told before. */
 async function makeLink() {
   const client = inspectorUrl === null ? null : new InspectorClient(inspectorUrl);
-  if (client !== null) {
-    await client.opened.catch(() => {});
-    startWorkersAtOnce(client);
-  }
+  if (client !== null) await startWorkersAtOnce(client);
   const link = new RevivableLink({
     connection: JSON.parse(early.readFileSync(options.connectionFile, "utf8")),
     pipes: options.pipes,
@@ -38,7 +35,7 @@ async function makeLink() {
     zeromq: path.join(__dirname, "zmtp.js"),
     inspectorUrl,
   });
-  if (client !== null) link.worker.once("online", () => client.close());
+  if (client !== null) link.port.once("message", () => client.close());
   return link;
 }
 
