@@ -1,4 +1,4 @@
-"""Measures the kernels of Node and TypeScript beside the plain tool, in the same run."""
+"""Measures the kernels of Node, TypeScript and Deno beside the plain tool, in the same run."""
 
 from __future__ import annotations
 
@@ -57,6 +57,7 @@ class Bench:
     start_seconds: float
     start_ratio: float
     idle_megabytes: float
+    command: tuple[str, ...] = ("node", "--no-warnings")
 
 
 BENCHES = (
@@ -72,20 +73,32 @@ BENCHES = (
         3.75,
         65,
     ),
+    Bench(
+        "deno",
+        "main.ts",
+        "const text: string = 'hello'; console.log(text)",
+        ": unknown[]",
+        0.01,
+        0.2,
+        0.25,
+        3.75,
+        190,
+        ("deno", "run", "--quiet", "--allow-all"),
+    ),
 )
 
 
 def rows() -> Iterator[Row]:
     """Yields the rows of each language that is installed."""
     for bench in BENCHES:
-        node = _find_node(bench.language)
-        if node is None:
+        programs = _find_programs(bench.language)
+        if programs is None:
             yield Row(f"{bench.language}: not installed", "", "installed", False)
             continue
         with temporary_launcher() as launcher, TemporaryDirectory(prefix="era-bench-") as directory:
             server = launcher.start()
             with closing(Caller(server.base_url)) as caller:
-                plain = PlainTool(node, Path(directory), bench)
+                plain = PlainTool(programs, Path(directory), bench)
                 yield from _hello(caller, plain, bench)
                 yield from _starts(caller, plain, bench)
                 yield from _idle(caller, server, bench)
@@ -94,18 +107,19 @@ def rows() -> Iterator[Row]:
                 yield from _memory(caller, server, bench)
 
 
-def _find_node(language: str) -> Path | None:
+def _find_programs(language: str) -> Path | None:
     toolchain = find_toolchain(builtin_dir() / language, default_toolchain_dir(), (builtin_dir(),))
     if toolchain is None or toolchain.read_installed() is None:
         return None
-    return toolchain.bin / "node"
+    return toolchain.bin
 
 
 class PlainTool:
-    """Plain `node`, which runs a program of the language from a file."""
+    """Plain `node` or `deno run`, which runs a program of the language from a file."""
 
-    def __init__(self, node: Path, directory: Path, bench: Bench) -> None:
-        self._node = node
+    def __init__(self, programs: Path, directory: Path, bench: Bench) -> None:
+        program, *options = bench.command
+        self._command = [programs / program, *options]
         self._file = directory / bench.file
         self._hello = bench.hello
 
@@ -113,7 +127,7 @@ class PlainTool:
         """Returns what the program writes into a pipe, and the seconds that it takes."""
         self._file.write_text(code, encoding="utf-8")
         began = time.perf_counter()
-        command = [self._node, "--no-warnings", self._file]
+        command = [*self._command, self._file]
         done = subprocess.run(command, check=True, stdout=subprocess.PIPE)
         return done.stdout, time.perf_counter() - began
 
@@ -153,7 +167,7 @@ def _beside(label: str, taken: float, plain: float, target: tuple[float, float])
     seconds, ratio = target
     is_reached = taken <= seconds or taken <= ratio * plain
     figure = f"{ms(taken)} = {taken / plain:.2f} x {ms(plain)}"
-    return Row(label, figure, f"≤ {seconds * 1000:.0f} ms or {ratio} x node", is_reached)
+    return Row(label, figure, f"≤ {seconds * 1000:.0f} ms or {ratio} x plain", is_reached)
 
 
 def _idle(caller: Caller, server: Server, bench: Bench) -> Iterator[Row]:

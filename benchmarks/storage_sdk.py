@@ -66,8 +66,47 @@ taken.set = await measure(() => kv.set("app", "k", "x".repeat(100)));
 taken.get = await measure(() => kv.get("app", "k"));
 console.log(JSON.stringify(taken));
 """
+DENO_PROGRAM = NODE_PROGRAM.replace('require("era_storage")', 'await import("era_storage")')
+GO_PROGRAM = f"""
+package main
+
+import (
+	"encoding/json"
+	"era/storage"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+)
+
+func measure(call func() error) []float64 {{
+	seconds := []float64{{}}
+	for range {CALLS} {{
+		begin := time.Now()
+		if err := call(); err != nil {{
+			panic(err)
+		}}
+		seconds = append(seconds, time.Since(begin).Seconds())
+	}}
+	slices.Sort(seconds)
+	return []float64{{seconds[len(seconds)/2], seconds[len(seconds)*95/100]}}
+}}
+
+func main() {{
+	value := strings.Repeat("x", 100)
+	set := measure(func() error {{ return storage.KV.Set("app", "k", value) }})
+	get := measure(func() error {{ _, _, err := storage.KV.Get("app", "k"); return err }})
+	text, _ := json.Marshal(map[string]any{{"imported": 0, "set": set, "get": get}})
+	fmt.Println(string(text))
+}}
+"""
 # By language: what is run, and the seconds that half of the calls may take.
-PROGRAMS = {"python": (PROGRAM, 0.002), "node": (NODE_PROGRAM, 0.003)}
+PROGRAMS = {
+    "python": (PROGRAM, 0.002),
+    "node": (NODE_PROGRAM, 0.003),
+    "deno": (DENO_PROGRAM, 0.003),
+    "go": (GO_PROGRAM, 0.003),
+}
 
 
 def rows() -> Iterator[Row]:

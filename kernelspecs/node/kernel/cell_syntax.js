@@ -16,6 +16,7 @@ const {
   walk,
 } = require("./cell_scopes.js");
 const { TextEdits } = require("./text_edits.js");
+const { TopLevelNames } = require("./top_level_names.js");
 
 const KERNEL = "__era"; // the global object that scripts call the kernel by
 const END = `\n;var {} = ${KERNEL}.end();`; // a statement without a value
@@ -29,47 +30,27 @@ const PARSE_OPTIONS = {
   allowReturnOutsideFunction: true,
 };
 
-/** The top-level names of a session: how V8 holds each, and whether it is a constant. */
-class TopLevelNames {
-  constructor() {
-    this.names = new Map(); // name → { isLexical, isConstant }
-    this.constantCount = 0;
-  }
-
-  isLexical(name) {
-    return this.names.get(name)?.isLexical === true;
-  }
-
-  /** Returns whether a name is a property of the global object that a cell declared. */
-  isProperty(name) {
-    return this.names.get(name)?.isLexical === false;
-  }
-
-  isConstant(name) {
-    return this.names.get(name)?.isConstant === true;
-  }
-
-  /** Takes over what a cell declares, when V8 has taken the cell. */
-  commit(declared) {
-    for (const [name, description] of declared) {
-      this.constantCount += Number(description.isConstant) - Number(this.isConstant(name));
-      this.names.set(name, description);
-    }
-  }
-}
-
 /** A cell as it is run: `imports` first, then the script `prelude`, then the script `body`. */
 class CellPlan {
   constructor(code, parse) {
     this.code = code;
     this.parse = parse; // to `program`, or to null for code that cannot be parsed
     this.imports = [];
+    this.declarations = ""; // of a module's names, which its prelude assigns
     this.prelude = "";
     this.body = code + END;
     this.isAsync = false;
     this.declared = new Map();
     this.edits = null;
+    this.moved = []; // ranges of functions that a module's prelude has in their own places
     this.program = null;
+  }
+
+  /** Returns the offset in the code of a line and a column, both from 1. */
+  offset(line, column) {
+    let at = 0;
+    for (let count = 1; count < line; count++) at = this.code.indexOf("\n", at) + 1;
+    return at + column - 1;
   }
 
   /** Returns where a value that is no error was thrown, if only one statement can have done it. */
@@ -93,23 +74,33 @@ class CellPlan {
 
   /** Returns the column in the user's code for a position in the body. */
   originalColumn(line, column) {
-    return this.edits === null ? column : this.edits.originalColumn(line, column);
+    if (this.edits === null) return column;
+    if (this.moved.length) {
+      const at = this.offset(line, column);
+      // Of a function that was moved into the prelude, in the same place.
+      if (this.moved.some(([start, end]) => at >= start && at < end)) return column;
+    }
+    return this.edits.originalColumn(line, column);
   }
 }
 
 class CellPlanner {
-  /** `parse` is acorn's function, got when it is first needed. */
-  constructor(getParse) {
+  /**
+   * `parse` is acorn's function, got when it is first needed. With `isModule` each cell becomes a
+   * function, in strict mode, as the code of a module is.
+   */
+  constructor(getParse, isModule = false) {
     this.getParse = getParse;
+    this.isModule = isModule;
     this.names = new TopLevelNames();
   }
 
   /** Returns the plan of a cell. Code that cannot be parsed is left for V8, which says why. */
   plan(code) {
     const plan = new CellPlan(code, () => this.parse(code));
-    if (!WORDS.test(code) && !this.names.constantCount) return plan;
+    if (!this.isModule && !WORDS.test(code) && !this.names.constantCount) return plan;
     plan.program = this.parse(code);
-    if (plan.program !== null) new CellEditor(plan, this.names).edit();
+    if (plan.program !== null) new CellEditor(plan, this.names, this.isModule).edit();
     return plan;
   }
 
@@ -120,12 +111,23 @@ class CellPlanner {
       return null;
     }
   }
+
+  /** Returns where the parser finds a mistake: a line from 1, a column from 0; or null. */
+  problemPlace(code) {
+    try {
+      this.getParse()(code, PARSE_OPTIONS);
+      return null;
+    } catch (error) {
+      return error.loc ?? null;
+    }
+  }
 }
 
 class CellEditor {
-  constructor(plan, names) {
+  constructor(plan, names, isModule) {
     this.plan = plan;
     this.names = names;
+    this.isModule = isModule;
     this.program = plan.program;
     this.edits = new TextEdits(plan.code);
     this.assigned = new Set(); // names that the prelude declares with `let`
@@ -136,7 +138,7 @@ class CellEditor {
 
   edit() {
     const { plan, program } = this;
-    plan.isAsync = this.needsFunction();
+    plan.isAsync = this.isModule || this.needsFunction();
     if (plan.code.startsWith("#!")) this.edits.replace(0, 2, "//");
     if (plan.isAsync) this.wrap();
     for (const statement of program.body) this.editStatement(statement);
@@ -207,7 +209,9 @@ class CellEditor {
     for (const { key, value } of statement.attributes ?? []) {
       attributes[key.name ?? key.value] = value.value;
     }
-    this.plan.imports.push({ specifier: statement.source.value, attributes, bindings });
+    const place = this.position(statement.source.start);
+    const specifier = statement.source.value;
+    this.plan.imports.push({ specifier, attributes, bindings, place });
   }
 
   editVariables(statement) {
@@ -316,7 +320,8 @@ class CellEditor {
       }
     });
     // `this` is what `exports` is at first, and in a module of ECMAScript nothing.
-    const isModule = this.program.body.some((one) => /^(?:Import|Export)\w*Declaration$/.test(one.type));
+    const isPart = (one) => /^(?:Import|Export)\w*Declaration$/.test(one.type);
+    const isModule = this.isModule || this.program.body.some(isPart);
     const self = isModule || this.hasAwait ? "(void 0)" : `${KERNEL}.exports`;
     for (const { start, end } of outerThis(this.program)) edits.replace(start, end, self);
     const isConstant = (name) =>
@@ -331,7 +336,9 @@ class CellEditor {
   /** Makes an async function of the cell, which returns the value of its last expression. */
   wrap() {
     const last = this.program.body.at(-1);
-    this.edits.insert(0, `void ${KERNEL}.run(async () => {`);
+    // In a module, `this` is undefined.
+    const head = this.isModule ? 'async function () {"use strict";' : "async () => {";
+    this.edits.insert(0, `void ${KERNEL}.run(${head}`);
     if (last?.type !== "ExpressionStatement") return;
     this.edits.insert(last.start, `return ${KERNEL}.result(`);
     this.edits.insert(last.expression.end, ")");
@@ -343,6 +350,10 @@ class CellEditor {
     const names = [...this.assigned];
     if (names.length) text += `let ${names.join(", ")};`;
     if (this.hoisted.size) text += `var ${[...this.hoisted].join(", ")};`;
+    if (this.isModule) {
+      this.plan.declarations = text;
+      text = '"use strict";\n'; // in a line before those of the code
+    }
     this.plan.imports.forEach(({ bindings }, index) => {
       for (const [name, exported] of bindings) {
         const key = exported === "*" ? "" : `[${JSON.stringify(exported)}]`;
@@ -354,10 +365,18 @@ class CellEditor {
       const position = this.position(node.start);
       text += "\n".repeat(Math.max(0, position.line - line));
       const source = this.edits.applyTo(node.start, node.end);
-      text += isAssigned ? `(${node.id.name} = ${source});` : `${source};`;
+      const begin = isAssigned ? `(${node.id.name} = ` : "";
+      if (this.isModule) text += this.indent(text, position.column - begin.length);
+      text += begin + source + (isAssigned ? ");" : ";");
       line = Math.max(line, position.line) + source.split("\n").length - 1;
     }
+    if (this.isModule) this.plan.moved = this.functions.map(([node]) => [node.start, node.end]);
     return text;
+  }
+
+  /** Returns the blanks that put what follows a text into a column, if there is room. */
+  indent(text, column) {
+    return " ".repeat(Math.max(0, column - (text.length - text.lastIndexOf("\n"))));
   }
 
   declareAll(names, isLexical, isConstant) {

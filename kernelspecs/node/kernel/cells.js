@@ -4,10 +4,13 @@
 const { CellPlanner } = require("./cell_syntax.js");
 
 class Cells {
-  /** `transform(code, name)` makes JavaScript of another language; null for JavaScript. */
-  constructor(sources, getParse, transform) {
+  /**
+   * `transform(code, name)` makes JavaScript of another language; null for JavaScript. With
+   * `isModule` cells are code of a module.
+   */
+  constructor(sources, getParse, transform, isModule = false) {
     this.sources = sources;
-    this.planner = new CellPlanner(getParse);
+    this.planner = new CellPlanner(getParse, isModule);
     this.transform = transform;
   }
 

@@ -15,8 +15,10 @@ const MAX_SOURCE_CHARS = 500;
 const GROUP = "era-inspection";
 
 class Inspection {
-  constructor(main) {
+  /** Calls of functions in `directory` are the kernel's own, and are not reported. */
+  constructor(main, directory) {
     this.main = main;
+    this.directory = directory;
     this.onWhere = () => {}; // gets what the main thread tells of where it waits
     this.builtins = new Set(); // names of the global object that no cell declared
   }
@@ -55,7 +57,7 @@ class Inspection {
 
   async describeFrames({ callFrames }, urls) {
     const file = ({ location }) => (urls.get(location.scriptId) ?? "").replace(/^file:\/\//, "");
-    const end = callFrames.findIndex((frame) => file(frame).startsWith(__dirname));
+    const end = callFrames.findIndex((frame) => file(frame).startsWith(this.directory));
     const own = (end < 0 ? callFrames : callFrames.slice(0, end)).slice(0, MAX_FRAMES);
     const sources = new Map();
     const frames = [];

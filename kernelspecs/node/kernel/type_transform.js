@@ -135,4 +135,4 @@ class Compiler {
   }
 }
 
-module.exports = { makeTransform };
+module.exports = { Compiler, makeTransform, splitMap };

@@ -1,6 +1,6 @@
 "use strict";
 /**
- * The worker thread: owns all sockets, the read ends of descriptors 1 and 2, and the means to stop
+ * The worker thread owns all sockets, the read ends of descriptors 1 and 2, and the means to stop
  * the main thread. It answers by itself what needs no code of the program, also while that runs.
  */
 
@@ -22,12 +22,13 @@ const SEND_MS = 20; // for zeromq's own thread to send what it has taken
 const INPUT_CHANNEL = "stdin";
 
 class WireWorker {
-  constructor() {
+  /** `Main` is the class that stands for the main thread, `directory` that of the kernel's code. */
+  constructor({ Main = MainThread, directory = __dirname } = {}) {
     this.connection = workerData.connection;
     this.format = new MessageFormat(this.connection.key, this.connection.signature_scheme);
     this.sockets = {};
     this.queues = {};
-    this.main = new MainThread(
+    this.main = new Main(
       workerData,
       (message) => this.onMainMessage(message),
       (message) => this.onMark(message),
@@ -43,7 +44,7 @@ class WireWorker {
     );
     this.history = new History();
     this.shell = new ShellQueue((request) => this.start(request));
-    this.inspection = new Inspection(this.main);
+    this.inspection = new Inspection(this.main, directory);
     this.interrupts = new Interrupts(this.main, () => this.shell.current?.isRun === true);
     this.inputs = new InputRequests(this.main, (identities, content, parent) =>
       this.send(INPUT_CHANNEL, "input_request", content, parent, identities),
@@ -293,7 +294,12 @@ class WireWorker {
   }
 }
 
-new WireWorker().serve().catch((error) => {
-  require("node:fs").writeSync(workerData.stderr, `${error.stack}\n`);
-  process.kill(process.pid, "SIGKILL");
-});
+/** Serves until the process ends, which a fault ends at once. */
+function serveForever(worker) {
+  worker.serve().catch((error) => {
+    require("node:fs").writeSync(workerData.stderr, `${error.stack}\n`);
+    process.kill(process.pid, "SIGKILL");
+  });
+}
+
+module.exports = { WireWorker, serveForever };

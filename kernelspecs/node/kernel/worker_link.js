@@ -12,9 +12,11 @@ const FLUSH_MS = 1000; // after which the process ends without, when nobody read
 const MAX_FLUSH_MS = 8000; // for those who read slowly
 const WORKER_YOUNG_MB = 12; // of objects that live for one message; V8 itself would take 96
 const RETRY_MS = 1; // where a child has made the pipe one that does not wait
+const WORKER_FILE = path.join(__dirname, "worker_main.js");
 
 class WorkerLink {
-  constructor({ connection, pipes, stderr, language, zeromq }) {
+  /** `workerFile` is what the worker runs; `more` is data that only it knows. */
+  constructor({ connection, pipes, stderr, language, zeromq, workerFile = WORKER_FILE, more = {} }) {
     const secret = makeSecret();
     this.stderr = stderr;
     this.secret = secret;
@@ -25,8 +27,8 @@ class WorkerLink {
     const { port1, port2 } = new MessageChannel();
     this.port = port1;
     this.onMessage = () => {};
-    const data = { connection, pipes, stderr, language, zeromq, secret };
-    this.worker = new Worker(path.join(__dirname, "worker_main.js"), {
+    const data = { connection, pipes, stderr, language, zeromq, secret, ...more };
+    this.worker = new Worker(workerFile, {
       workerData: { ...data, port: port2, shared: this.shared.buffer },
       transferList: [port2],
       execArgv: [],

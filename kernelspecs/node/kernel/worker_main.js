@@ -1,4 +1,8 @@
 "use strict";
 /** Starts the worker thread. */
 
-require("./own_modules.js").requireOwn("./wire_worker.js");
+const { requireOwn } = require("./own_modules.js");
+
+const { WireWorker, serveForever } = requireOwn("./wire_worker.js");
+
+serveForever(new WireWorker());

@@ -1,0 +1,49 @@
+"use strict";
+/**
+ * A Jupyter kernel for Deno whose cells behave like programs of plain `deno run`.
+ *
+ *     deno repl --eval='require("main.js")' -- CONNECTION_FILE --modules=DIRECTORY --pipes=A,B,C
+ *
+ * It shares with Node's kernel, whose files are beside it, all that the two have in common. The main
+ * thread runs the program; a worker has the sockets, reads descriptors 1 and 2 from A and B, and
+ * stops the main thread's code by Deno's inspector. C is the stderr of before.
+ */
+
+const path = require("node:path");
+
+const { requireOwn } = require("./own_modules.js");
+
+const early = requireOwn("../../node/kernel/early.js");
+const { parseArguments } = requireOwn("../../node/kernel/arguments.js");
+const { InspectorClient, openInspector, startWorkersAtOnce } = requireOwn("./inspector.js");
+const { endProcess } = requireOwn("./internals.js");
+const { RevivableLink } = requireOwn("./revivable_link.js");
+
+const options = parseArguments(Deno.args);
+const inspectorUrl = openInspector();
+const { start } = requireOwn("./kernel.js");
+
+/** Makes the worker; the inspector is told before. */
+async function makeLink() {
+  const client = inspectorUrl === null ? null : new InspectorClient(inspectorUrl);
+  if (client !== null) await startWorkersAtOnce(client);
+  const link = new RevivableLink({
+    connection: JSON.parse(early.readFileSync(options.connectionFile, "utf8")),
+    pipes: options.pipes,
+    stderr: options.stderr,
+    language: "deno",
+    zeromq: path.join(__dirname, "zmtp.js"),
+    inspectorUrl,
+  });
+  if (client !== null) link.port.once("message", () => client.close());
+  return link;
+}
+
+makeLink().then((link) => {
+  try {
+    start(link, options); // while the worker starts
+  } catch (error) {
+    link.logFault(error);
+    endProcess(1);
+  }
+});

@@ -1,0 +1,132 @@
+"""What lasts between the runs of a session of Deno: names, files, timers, servers, memory."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from tests.kernelspecs.deno.toolchain import jupyter_kernelspec, requires_deno
+from tests.kernelspecs.node.test_plain_node import ProgramResult, execute
+from tests.languages.jupyter_checks import JupyterKernel, open_kernel
+
+pytestmark = requires_deno
+
+DECLARATIONS = {
+    "var": "var name_ = {0}",
+    "let": "let name_ = {0}",
+    "const": "const name_ = {0}",
+    "function": "function name_() {{ return {0} }}",
+    "class": "class name_ {{ static value = {0} }}",
+    "import": 'import {{ join as name_ }} from "node:path"',
+    "destructuring": "const {{ name_ }} = {{ name_: {0} }}",
+}
+PAIRS = list(itertools.product(DECLARATIONS, repeat=2))
+BUSY = {
+    "loop": "for (;;) ;",
+    "loop after an await": "await new Promise((resolve) => setTimeout(resolve, 5)); for (;;) ;",
+    "loop in a timer": "setTimeout(() => { for (;;) ; }, 5); null",
+    "loop in a callback": "[3, 2, 1].sort(() => { for (;;) ; })",
+    "pending await": "await new Promise((resolve) => setTimeout(resolve, 60_000))",
+    "idle interval": "setInterval(() => {}, 1000); null",
+}
+
+
+@pytest.fixture(scope="module")
+def kernel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[JupyterKernel]:
+    """A kernel that the tests of this module share."""
+    directory = tmp_path_factory.mktemp("deno")
+    with open_kernel(jupyter_kernelspec(directory), directory, "ipc") as kernel:
+        yield kernel
+
+
+def run(kernel: JupyterKernel, code: str) -> ProgramResult:
+    """Runs code; returns what it has printed, and its exit code."""
+    return execute(kernel, code)[0]
+
+
+@pytest.mark.parametrize(("first", "second"), PAIRS)
+def test_redeclaration(kernel: JupyterKernel, first: str, second: str) -> None:
+    """A name can be declared again, in whatever way it was declared before."""
+    name = f"{first}_{second}"
+    for value, kind in enumerate((first, second)):
+        code = DECLARATIONS[kind].format(value).replace("name_", name, 1)
+        code = code.replace("name_", name)
+        assert run(kernel, code) == ("", "", 0)
+    expected = "number" if second in ("var", "let", "const", "destructuring") else "function"
+    assert run(kernel, f"console.log(typeof {name})") == (f"{expected}\n", "", 0)
+
+
+@pytest.mark.parametrize("name", BUSY)
+def test_interrupt(kernel: JupyterKernel, name: str) -> None:
+    """An interrupt ends a run with 130, and what was there before is kept."""
+    assert run(kernel, "let kept = 5")[2] == 0
+    request = kernel.client.session.msg("execute_request", {"code": BUSY[name], "silent": False})
+    request["metadata"] = {"era": {"nonce": "n", "number": 1, "env": {}}}
+    kernel.client.shell_channel.send(request)
+    time.sleep(0.5)
+    kernel.send("control", "interrupt_request", {})
+    reply = kernel.receive_reply("shell", request["header"]["msg_id"]).content
+    assert reply["era"]["exit_code"] == 130
+    assert run(kernel, "console.log(kept)") == ("5\n", "", 0)
+
+
+def test_late_timers_are_silent(kernel: JupyterKernel) -> None:
+    """The timers of a run that has exited are not called any more."""
+    code = 'setInterval(() => console.log("late"), 5); setTimeout(() => Deno.exit(3), 20); null'
+    assert run(kernel, code) == ("", "", 3) or run(kernel, code)[2] == 3
+    assert run(kernel, "await new Promise((done) => setTimeout(done, 100))") == ("", "", 0)
+
+
+def test_server_lives_on(kernel: JupyterKernel) -> None:
+    """A run ends when nothing but servers is left, and they serve later runs."""
+    serve = 'let server = Deno.serve({ port: 0, onListen() {} }, () => new Response("served"))'
+    assert run(kernel, f"{serve}; null") == ("", "", 0)
+    ask = "console.log(await (await fetch(`http://localhost:${server.addr.port}`)).text())"
+    assert run(kernel, ask) == ("served\n", "", 0)
+    assert run(kernel, "await server.shutdown()")[2] == 0
+
+
+def test_changed_modules_are_seen(kernel: JupyterKernel) -> None:
+    """Files that change are imported anew, and so are those that import them."""
+    for value in (1, 22, 333):
+        write = (
+            f'Deno.writeTextFileSync("inner.ts", "export const VALUE: number = {value};");\n'
+            'Deno.writeTextFileSync("outer.ts", "export { VALUE } from \'./inner.ts\';")'
+        )
+        assert run(kernel, write) == ("", "", 0)
+        assert run(kernel, 'import { VALUE } from "./outer.ts"; console.log(VALUE)') == (
+            f"{value}\n",
+            "",
+            0,
+        )
+
+
+def test_permissions_stay_revoked(kernel: JupyterKernel) -> None:
+    """No native library can be loaded, and what a program revokes stays so."""
+    code = """try { Deno.dlopen("libc.so.6", {}) } catch (error) { console.log(error.name) }"""
+    assert run(kernel, code) == ("NotCapable\n", "", 0)
+
+
+def test_many_lines_within_memory(kernel: JupyterKernel) -> None:
+    """A hundred thousand lines come complete, again and again, and take no more memory."""
+    print_all = 'for (let n = 0; n < 100_000; n++) console.log("line", n)'
+    expected = "".join(f"line {n}\n" for n in range(100_000))
+    sizes = []
+    for _ in range(4):
+        assert run(kernel, print_all)[0] == expected
+        sizes.append(int(run(kernel, "console.log(Deno.memoryUsage().rss)")[0]))
+    assert sizes[-1] < sizes[0] * 1.3
+
+
+def test_memory_of_many_runs(kernel: JupyterKernel) -> None:
+    """Five hundred runs take no more memory than the first of them."""
+    size = "console.log(Deno.memoryUsage().rss)"
+    for count in range(100):
+        run(kernel, f"let value = {count}; console.log(value)")
+    before = int(run(kernel, size)[0])
+    for count in range(400):
+        run(kernel, f"let value = {count}; console.log(value)")
+    assert int(run(kernel, size)[0]) < before * 1.3
