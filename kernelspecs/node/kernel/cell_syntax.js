@@ -62,33 +62,26 @@ class TopLevelNames {
 class CellPlan {
   constructor(code, parse) {
     this.code = code;
-    this.parse = parse; // to `program`, or to null for code that cannot be parsed
+    this.parse = parse; // to the syntax tree, or to null for code that cannot be parsed
     this.imports = [];
     this.prelude = "";
     this.body = code + END;
     this.isAsync = false;
     this.declared = new Map();
     this.edits = null;
-    this.program = null;
   }
 
   /** Returns where a value that is no error was thrown, if only one statement can have done it. */
   throwPlace() {
-    const isThrow = (node) => node.type === "ThrowStatement";
-    return (
-      this.placeOfOnly((node) => isThrow(node) && node.argument.type !== "NewExpression") ??
-      this.placeOfOnly(isThrow)
-    );
-  }
-
-  placeOfOnly(isMeant) {
-    const found = [];
-    this.program ??= this.parse();
-    if (this.program === null) return null;
-    walk(this.program, (node) => {
-      if (isMeant(node)) found.push(node);
+    const program = this.parse(); // anew: a tree is many times as large as its code
+    if (program === null) return null;
+    const all = [];
+    walk(program, (node) => {
+      if (node.type === "ThrowStatement") all.push(node);
     });
-    return found.length === 1 ? position(this.code, found[0].start) : null;
+    const plain = all.filter(({ argument }) => argument.type !== "NewExpression");
+    const [only, another] = plain.length === 1 ? plain : all;
+    return only === undefined || another !== undefined ? null : position(this.code, only.start);
   }
 
   /** Returns the column in the user's code for a position in the body. */
@@ -108,8 +101,8 @@ class CellPlanner {
   plan(code) {
     const plan = new CellPlan(code, () => this.parse(code));
     if (!WORDS.test(code) && !this.names.constantCount) return plan;
-    plan.program = this.parse(code);
-    if (plan.program !== null) new CellEditor(plan, this.names).edit();
+    const program = this.parse(code);
+    if (program !== null) new CellEditor(plan, program, this.names).edit();
     return plan;
   }
 
@@ -123,10 +116,10 @@ class CellPlanner {
 }
 
 class CellEditor {
-  constructor(plan, names) {
+  constructor(plan, program, names) {
     this.plan = plan;
     this.names = names;
-    this.program = plan.program;
+    this.program = program;
     this.edits = new TextEdits(plan.code);
     this.assigned = new Set(); // names that the prelude declares with `let`
     this.hoisted = new Set(); // names that the prelude declares with `var`
