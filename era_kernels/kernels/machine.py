@@ -17,7 +17,6 @@ from era_kernels.kernels.crash_output import crash_stderr
 from era_kernels.kernels.environment import build_environment
 from era_kernels.kernels.exec_process import ExecProcess, FailedExec
 from era_kernels.kernels.kernel import Kernel, discard_output
-from era_kernels.kernels.kernel_json import MIB
 from era_kernels.kernels.kernelspecs import Kernelspec
 from era_kernels.kernels.languages import Languages
 from era_kernels.kernels.receive_budget import ReceiveBudget
@@ -47,7 +46,6 @@ START_TIMEOUT = 60.0
 MAX_ARGUMENTS_LENGTH = 6 << 20
 KERNEL_NOT_STARTED = "the kernel did not start"
 STORAGE_URL = "ERA_STORAGE_URL"  # the variable; the caller of a run may give it another value
-MEMORY_MB = "ERA_MEMORY_MB"  # the variable: what all programs of the session may use together
 # Where storage is served on a session's own loopback: no port that programs choose for themselves
 # or that Linux gives them (32768 to 60999).
 STORAGE_PORT = 61787
@@ -79,12 +77,10 @@ class Machine:
         sandbox: Sandbox,
         receive_budget: ReceiveBudget,
         tcp_ports: TcpPorts,
-        memory: int | None = None,
     ) -> None:
         """Runs no kernel yet: `start_kernel` does that.
 
-        All kernels share `receive_budget` and `tcp_ports`. `memory` is how many bytes the programs
-        may use, which they are told: some collect garbage only when they must.
+        All kernels share `receive_budget` and `tcp_ports`.
         """
         self.ended: asyncio.Future[ExitInfo] = asyncio.get_running_loop().create_future()
         self._kernelspec = kernelspec
@@ -95,7 +91,7 @@ class Machine:
         self._kernel: Kernel | None = None
         self._close_task: asyncio.Task[None] | None = None
         self._reported_stderr_bytes = 0  # of the kernel's own stderr
-        self._server_env = {} if memory is None else {MEMORY_MB: str(memory // MIB)}
+        self._server_env: dict[str, str] = {}
         # Called with output of children that programs left behind, which no caller waits for.
         self.on_late_output: Callable[[list[Output]], None] = discard_output
         sandbox.ended.add_done_callback(self._on_sandbox_ended)
@@ -338,7 +334,7 @@ class KernelHost:
         """
         kernelspec = await self.languages.available_kernel(language, kernel_name)
         sandbox = await self._sandboxes.open_sandbox(paths, limits, kernelspec.min_reserved)
-        machine = Machine(kernelspec, sandbox, self._receive_budget, self._tcp_ports, limits.memory)
+        machine = Machine(kernelspec, sandbox, self._receive_budget, self._tcp_ports)
         self._machines.add(machine)
         machine.ended.add_done_callback(lambda _: self._machines.discard(machine))
         if self._serve_storage is not None:

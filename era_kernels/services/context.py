@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 
+from era_kernels.kernels.kernel_json import MIB
 from era_kernels.kernels.kernelspecs import Kernelspec
 from era_kernels.kernels.machine import KernelHost
 from era_kernels.models import ALL_STORAGE, Limits, Session, SessionPaths, StorageScope
@@ -52,6 +54,20 @@ class ServiceContext:
     def limits_for(self, session: Session) -> Limits:
         """Returns the limits of a session's processes: the server's, capped by the session's."""
         return self.limits.capped_by(session.limits)
+
+    def kernel_env(self, session: Session, base_url: str) -> Mapping[str, str]:
+        """Returns the environment variables of a session's code that callers cannot override."""
+        env = {
+            "ERA_SESSION": "true",
+            "ERA_SESSION_ID": session.id,
+            "ERA_LANGUAGE": session.language,
+            "ERA_BASE_URL": base_url,
+            "ERA_PROXY_URL": f"{base_url}/proxy/{session.id}",
+        }
+        memory = self.limits_for(session).memory
+        if memory is not None:  # some programs collect garbage only when they must
+            env["ERA_MEMORY_MB"] = str(memory // MIB)
+        return env
 
     def enforced_limits(self, session: Session) -> SessionLimits:
         """Returns the limits that keep a session's processes from something on this host."""

@@ -165,7 +165,7 @@ class CommandRunner:
         self, command: RunningCommand, execution: LiveExecution, timing: Timing
     ) -> ExecutionEnd:
         submission, asked_at = command.submission, time.monotonic()
-        env = self._state.kernel_env(submission.base_url)
+        env = self._context.kernel_env(self._state.session, submission.base_url)
         acquired = await self._wait_for_sandbox(command, env)
         if acquired is None:
             return cancelled_before_start("preserved")

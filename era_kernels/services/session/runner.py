@@ -144,7 +144,7 @@ class KernelRunner:
         submission = queued_run.submission
         if submission.update_data:
             await self._workspace.update_data(submission.update_data)
-        env = self._state.kernel_env(submission.base_url)
+        env = self._context.kernel_env(self._state.session, submission.base_url)
         asked_at = time.monotonic()
         if not await self._wait_for_kernel(queued_run, env):
             return self._cancelled_end()

@@ -216,12 +216,13 @@ class LiveSession:
         # Wait only for runs on the old machine; runs that start from here on use the new one.
         runs, commands = self._queue.slots_with_machine, self._commands.commands_with_machine
         with self._context.kernel_limiter.reserved(self):
+            env = self._context.kernel_env(self.session, base_url)
             await self._session_machine.stop(EndReason.RESTARTED)
             for run in runs:
                 await run.done.wait()
             for command in commands:
                 await command.released.wait()
-            await self._session_machine.ensure_started(self._state.kernel_env(base_url))
+            await self._session_machine.ensure_started(env)
         return self.session.kernel_generation
 
     async def end(self, reason: EndReason, closed_error: EraError) -> None:

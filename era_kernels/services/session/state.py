@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 
 from era_kernels.errors import EraError
 from era_kernels.models import EndReason, JsonObject, Session
@@ -49,13 +48,3 @@ class SessionState:
         if self.is_stored:
             self._store.update_soon(self.session, **changes)
         self.session = dataclasses.replace(self.session, **changes)  # type: ignore[arg-type]
-
-    def kernel_env(self, base_url: str) -> Mapping[str, str]:
-        """Returns the environment variables of the session's code that callers cannot override."""
-        return {
-            "ERA_SESSION": "true",
-            "ERA_SESSION_ID": self.session.id,
-            "ERA_LANGUAGE": self.session.language,
-            "ERA_BASE_URL": base_url,
-            "ERA_PROXY_URL": f"{base_url}/proxy/{self.session.id}",
-        }

@@ -55,7 +55,7 @@ class ErrorTexts {
   }
 
   correctFrame([line, before, file, row, column, after]) {
-    if (!this.sources.cells.has(file)) return line.replace(/\?era-version=\d+/, "");
+    if (this.sources.cells.get(file) === undefined) return line.replace(/\?era-version=\d+/, "");
     const found = this.sources.originalPosition(file, Number(row), Number(column));
     return `${before}${file}:${found.line}:${found.column}${after}`;
   }

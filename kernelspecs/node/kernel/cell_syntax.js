@@ -34,7 +34,7 @@ const PARSE_OPTIONS = {
 class CellPlan {
   constructor(code, parse) {
     this.code = code;
-    this.parse = parse; // to `program`, or to null for code that cannot be parsed
+    this.parse = parse; // to the syntax tree, or to null for code that cannot be parsed
     this.imports = [];
     this.declarations = ""; // of a module's names, which its prelude assigns
     this.prelude = "";
@@ -43,7 +43,6 @@ class CellPlan {
     this.declared = new Map();
     this.edits = null;
     this.moved = []; // ranges of functions that a module's prelude has in their own places
-    this.program = null;
   }
 
   /** Returns the offset in the code of a line and a column, both from 1. */
@@ -55,21 +54,15 @@ class CellPlan {
 
   /** Returns where a value that is no error was thrown, if only one statement can have done it. */
   throwPlace() {
-    const isThrow = (node) => node.type === "ThrowStatement";
-    return (
-      this.placeOfOnly((node) => isThrow(node) && node.argument.type !== "NewExpression") ??
-      this.placeOfOnly(isThrow)
-    );
-  }
-
-  placeOfOnly(isMeant) {
-    const found = [];
-    this.program ??= this.parse();
-    if (this.program === null) return null;
-    walk(this.program, (node) => {
-      if (isMeant(node)) found.push(node);
+    const program = this.parse(); // anew: a tree is many times as large as its code
+    if (program === null) return null;
+    const all = [];
+    walk(program, (node) => {
+      if (node.type === "ThrowStatement") all.push(node);
     });
-    return found.length === 1 ? position(this.code, found[0].start) : null;
+    const plain = all.filter(({ argument }) => argument.type !== "NewExpression");
+    const [only, another] = plain.length === 1 ? plain : all;
+    return only === undefined || another !== undefined ? null : position(this.code, only.start);
   }
 
   /** Returns the column in the user's code for a position in the body. */
@@ -99,8 +92,8 @@ class CellPlanner {
   plan(code) {
     const plan = new CellPlan(code, () => this.parse(code));
     if (!this.isModule && !WORDS.test(code) && !this.names.constantCount) return plan;
-    plan.program = this.parse(code);
-    if (plan.program !== null) new CellEditor(plan, this.names, this.isModule).edit();
+    const program = this.parse(code);
+    if (program !== null) new CellEditor(plan, program, this.names, this.isModule).edit();
     return plan;
   }
 
@@ -124,11 +117,11 @@ class CellPlanner {
 }
 
 class CellEditor {
-  constructor(plan, names, isModule) {
+  constructor(plan, program, names, isModule) {
     this.plan = plan;
     this.names = names;
     this.isModule = isModule;
-    this.program = plan.program;
+    this.program = program;
     this.edits = new TextEdits(plan.code);
     this.assigned = new Set(); // names that the prelude declares with `let`
     this.hoisted = new Set(); // names that the prelude declares with `var`

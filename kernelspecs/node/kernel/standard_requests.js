@@ -1,9 +1,9 @@
 "use strict";
 /** Answers to requests of Jupyter's protocol that need no code of the program. */
 
+const { NewestCells } = require("./newest_cells.js");
 const { PROTOCOL_VERSION } = require("./wire.js");
 
-const MAX_ENTRIES = 1000; // runs whose code is kept
 const NO_DEBUGGER = "This kernel has no debugger.";
 
 /** Returns the content of a `kernel_info_reply`; `language` is "node" or "typescript". */
@@ -50,7 +50,8 @@ class History {
   constructor() {
     this.count = 0;
     this.unstoredCount = 0;
-    this.entries = []; // triples of Jupyter: session, number, code
+    this.addedCount = 0;
+    this.entries = new NewestCells(); // triples of Jupyter: session, number, code
   }
 
   /** Adds a run and returns its number, which a server may have given. */
@@ -58,8 +59,7 @@ class History {
     if (isStored) this.count += 1;
     const number = Number.isInteger(givenNumber) ? givenNumber : this.count;
     if (isStored) {
-      this.entries.push([0, number, code]);
-      if (this.entries.length > MAX_ENTRIES) this.entries.shift();
+      this.entries.add(++this.addedCount, code.length, [0, number, code]);
     }
     return number;
   }
@@ -71,7 +71,7 @@ class History {
 
   /** Answers a `history_request`. */
   answer(content) {
-    let found = this.entries;
+    let found = this.entries.all();
     if (content.hist_access_type === "search") {
       const pattern = wildcardPattern(String(content.pattern ?? "*"));
       found = found.filter((entry) => pattern.test(entry[2]));

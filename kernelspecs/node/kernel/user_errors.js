@@ -8,6 +8,7 @@ const vm = require("node:vm");
 
 const early = require("./early.js");
 const { binding, internalErrors } = require("./internals.js");
+const { NewestCells } = require("./newest_cells.js");
 
 const KERNEL_URL = pathToFileURL(__dirname).href;
 // Every `require` passes through it.
@@ -19,16 +20,16 @@ const UNREADABLE = "[an error that cannot be shown]";
 const EMITTED = "\nEmitted 'error' event";
 const HINT = "(Use `node --trace-uncaught ...` to show where the exception was thrown)";
 
-/** The cells of a session, by their names: `{ code, plan }`. */
+/** The newest cells of a session, by their names: `{ code, plan, map }`. */
 class CellSources {
   constructor() {
-    this.cells = new Map();
+    this.cells = new NewestCells();
     this.latest = "";
   }
 
   add(name, cell) {
     this.latest = name;
-    this.cells.set(name, cell);
+    this.cells.add(name, cell.code.length, cell);
   }
 
   /** Returns where the latest cell has thrown a value that does not tell it, if that is plain. */
@@ -91,7 +92,7 @@ function isProgramFrame(site) {
 function correctPosition(site, sources) {
   const name = site.getScriptNameOrSourceURL?.();
   const [line, column] = [site.getLineNumber(), site.getColumnNumber()];
-  if (!name || !sources.cells.has(name) || line === null) return site;
+  if (!name || sources.cells.get(name) === undefined || line === null) return site;
   const found = sources.originalPosition(name, line, column);
   if (found.line === line && found.column === column) return site;
   const text = site.toString().replace(`:${line}:${column}`, `:${found.line}:${found.column}`);

@@ -51,12 +51,17 @@ def run_plain(directory: Path, name: str, program: str) -> ProgramResult:
 
 
 def execute(
-    kernel: JupyterKernel, code: str, *, env: Mapping[str, str] | None = None, ends: bool = False
+    kernel: JupyterKernel,
+    code: str,
+    *,
+    env: Mapping[str, str] | None = None,
+    ends: bool = False,
+    number: int = 1,
 ) -> tuple[ProgramResult, list[Any]]:
     """Runs code as the server does; returns what it has printed, its exit code and the messages."""
     content = {"code": code, "silent": False, "store_history": False, "allow_stdin": False}
     message = kernel.client.session.msg("execute_request", content)
-    message["metadata"] = {"era": {"nonce": "n", "number": 1, "env": env or {}, "ends": ends}}
+    message["metadata"] = {"era": {"nonce": "n", "number": number, "env": env or {}, "ends": ends}}
     kernel.client.shell_channel.send(message)
     request_id = message["header"]["msg_id"]
     published = receive_published(kernel, request_id)

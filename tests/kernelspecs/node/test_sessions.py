@@ -285,9 +285,36 @@ def test_memory(kernel: JupyterKernel) -> None:
         return int(rollup.partition("Pss:")[2].split()[0])
 
     code = "let values = [1, 2, 3].map((x) => x * 2); const o = { values }; await null; o"
-    for _ in range(200):
-        run(kernel, code)
+    for number in range(200):
+        run(kernel, code, number=number)
     before = used()
-    for _ in range(300):
-        run(kernel, code)
+    for number in range(200, 500):
+        run(kernel, code, number=number)
     assert used() < before * 1.3
+
+
+def test_large_cells_are_forgotten(kernel: JupyterKernel) -> None:
+    """The code of old cells takes no memory; errors in their functions still tell the line."""
+    measure = (
+        "require('v8').setFlagsFromString('--expose-gc'); require('vm').runInNewContext('gc')()\n"
+        "console.log(process.memoryUsage().heapUsed)"
+    )
+    run(kernel, "null\nfunction old() { throw new Error('old') }", number=1000)
+    before = int(run(kernel, measure, number=1001)[0])
+    for number in range(1002, 1032):
+        assert (
+            run(kernel, f"/*{'x' * 1_000_000}*/ let large = {number}; null", number=number)[2] == 0
+        )
+    assert int(run(kernel, measure, number=1032)[0]) < before + 12_000_000
+    _, stderr, code = run(kernel, "old()", number=1033)
+    assert (code, "<cell-1000>:2" in stderr) == (1, True)
+
+
+def test_large_cells_of_the_history_are_forgotten(kernel: JupyterKernel) -> None:
+    """The history holds the newest cells, as many as 4 MB."""
+    for number in range(6):
+        kernel.receive_reply("shell", kernel.client.execute(f"/*{'x' * 1_000_000}*/ {number}"))
+    content = {"hist_access_type": "tail", "n": 100, "output": False, "raw": True}
+    entries = kernel.request("history_request", content).content["history"]
+    assert [code[-1] for _, _, code in entries][-4:] == ["2", "3", "4", "5"]
+    assert sum(len(code) for _, _, code in entries) <= 4 * 1024 * 1024

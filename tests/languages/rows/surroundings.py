@@ -44,8 +44,11 @@ def era_variables(session: SessionClient, read_env: str) -> None:
 @row(leaves_nothing=True)
 def era_variables_hold(session: SessionClient, read_env: str) -> None:
     """The server's own variables cannot be overridden by a run."""
-    answer = session.run(read_env.format(name="ERA_SESSION_ID"), env={"ERA_SESSION_ID": "forged"})
-    check(answer, stdout=f"{session.id}\n")
+    for name in ("ERA_SESSION_ID", "ERA_MEMORY_MB"):
+        own = session.run(read_env.format(name=name))["stdout"]
+        answer = session.run(read_env.format(name=name), env={name: "forged"})
+        check(answer, stdout=own)
+        assert own.strip() not in ("", "forged"), own
 
 
 @row(leaves_nothing=True)
