@@ -339,14 +339,15 @@ class CellEditor {
   }
 
   makePrelude() {
-    let text = "";
-    const names = [...this.assigned];
-    if (names.length) text += `let ${names.join(", ")};`;
-    if (this.hoisted.size) text += `var ${[...this.hoisted].join(", ")};`;
-    if (this.isModule) {
-      this.plan.declarations = text;
-      text = '"use strict";\n'; // in a line before those of the code
-    }
+    const assigned = [...this.assigned];
+    // What a module declares again, V8 keeps with its former value, for ever.
+    const isNew = (name) => !this.isModule || !this.names.has(name);
+    const variables = declaration("var ", [...this.hoisted].filter(isNew));
+    const declarations = declaration("let ", assigned.filter(isNew)) + variables;
+    if (this.isModule) this.plan.declarations = declarations;
+    let text = this.isModule ? '"use strict";' : declarations;
+    for (const name of assigned) if (!isNew(name)) text += `${name} = undefined;`;
+    if (this.isModule) text += "\n"; // those of the code are in the lines behind
     this.plan.imports.forEach(({ bindings }, index) => {
       for (const [name, exported] of bindings) {
         const key = exported === "*" ? "" : `[${JSON.stringify(exported)}]`;
@@ -383,6 +384,11 @@ class CellEditor {
   position(offset) {
     return position(this.plan.code, offset);
   }
+}
+
+/** Returns a statement that declares names; nothing for none. */
+function declaration(keyword, names) {
+  return names.length ? `${keyword}${names.join(", ")};` : "";
 }
 
 /** Returns line and column, both from 1, of an offset. */

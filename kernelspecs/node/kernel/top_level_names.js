@@ -8,6 +8,10 @@ class TopLevelNames {
     this.constantCount = 0;
   }
 
+  has(name) {
+    return this.names.has(name);
+  }
+
   isLexical(name) {
     return this.names.get(name)?.isLexical === true;
   }
