@@ -104,6 +104,7 @@ func main() {{
 PROGRAMS = {
     "python": (PROGRAM, 0.002),
     "node": (NODE_PROGRAM, 0.003),
+    "typescript": (NODE_PROGRAM, 0.003),
     "deno": (DENO_PROGRAM, 0.003),
     "go": (GO_PROGRAM, 0.003),
 }
