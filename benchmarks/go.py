@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from statistics import median
 
@@ -16,7 +18,7 @@ from benchmarks.api_caller import Caller
 from benchmarks.table import MEGABYTE, Row, ms
 from era_kernels.kernels.kernelspecs import builtin_dir
 from era_kernels.toolchains.layout import default_toolchain_dir, find_toolchain
-from tests.server_process import Server
+from tests.server_process import Server, temporary_launcher
 
 PATH = "/api/sessions/bench-go"
 ROUNDS, LONG_ROUNDS = 10, 500
@@ -142,3 +144,11 @@ def _kernel(server: Server) -> psutil.Process:
     family = psutil.Process(server.process.pid).children(recursive=True)
     (kernel,) = [one for one in family if folder in one.cmdline()]
     return kernel
+
+
+if __name__ == "__main__":
+    with temporary_launcher() as launcher:
+        server_process = launcher.start()
+        with closing(Caller(server_process.base_url)) as all_calls:
+            for row in rows(all_calls, server_process, long="--long" in sys.argv):
+                print(row, flush=True)
