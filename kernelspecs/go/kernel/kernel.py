@@ -83,6 +83,8 @@ class GoKernel:
             assert run.messages is not None
             if run.messages.is_open:
                 poller.register(run.messages.fileno(), zmq.POLLIN)
+            if run.unwritten_input:
+                poller.register(run.stdin, zmq.POLLOUT)
             for pipe in (run.stdout, run.stderr):
                 if not pipe.is_at_end:
                     poller.register(pipe.read_end, zmq.POLLIN)
@@ -250,6 +252,8 @@ class GoKernel:
         assert run.messages is not None
         if run.messages.is_open and run.messages.fileno() in ready:
             self._take_messages(run)
+        if run.stdin in ready:
+            run.pass_on_input()
         if self._kill_at is not None and monotonic() >= self._kill_at:
             run.signal(signal.SIGKILL)
             self._kill_at = None

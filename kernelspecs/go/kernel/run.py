@@ -32,6 +32,7 @@ class Run:
         self.stdout = OutputPipe("stdout", request["header"])
         self.stderr = OutputPipe("stderr", request["header"])
         self.stdin: int | None = None  # the write end, while the program's input is open
+        self.unwritten_input = b""  # for which the pipe had no room yet
         self.messages: MessageReader | None = None
         self.pid = 0
         self.ended_fd = -1  # readable when the process has ended
@@ -52,6 +53,7 @@ class Run:
         if has_input:
             os.close(reader)
             reader, self.stdin = os.pipe()
+            os.set_blocking(self.stdin, False)
         try:
             self._process = subprocess.Popen(
                 [*self._command, "-work", str(build), str(source)],
@@ -78,22 +80,34 @@ class Run:
 
     def write_input(self, text: str | None) -> None:
         """Gives the program a line, or the end of its input."""
+        if text is None:
+            self.close_input()
+        else:
+            self.unwritten_input += f"{text}\n".encode(errors="replace")
+            self.pass_on_input()
+
+    def pass_on_input(self) -> None:
+        """Writes what the pipe of the program's input has room for."""
         if self.stdin is None:
             return
-        with suppress(OSError):
-            if text is not None:
-                os.write(self.stdin, f"{text}\n".encode(errors="replace"))
-                return
-        self.close_input()
+        try:
+            while self.unwritten_input:
+                count = os.write(self.stdin, self.unwritten_input)
+                self.unwritten_input = self.unwritten_input[count:]
+        except BlockingIOError:
+            return
+        except OSError:  # nobody can read it any more
+            self.close_input()
 
     def has_unread_input(self) -> bool:
         """Returns whether the program has not read all that it was given."""
-        if self.stdin is None:
+        if self.stdin is None or self.unwritten_input:
             return True
         count = fcntl.ioctl(self.stdin, termios.FIONREAD, bytes(4))
         return any(count)
 
     def close_input(self) -> None:
+        self.unwritten_input = b""
         if self.stdin is not None:
             os.close(self.stdin)
             self.stdin = None

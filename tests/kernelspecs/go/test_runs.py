@@ -161,6 +161,28 @@ def test_input_of_several_lines(session: SessionClient) -> None:
     assert prompts == ["more? "] * 2
 
 
+READ_LINE = """input := bufio.NewReaderSize(os.Stdin, 1<<20)
+line, _ := input.ReadString(10)
+fmt.Println(len(line))"""
+READ_BYTE = "os.Stdin.Read(make([]byte, 1))\nfor { time.Sleep(time.Second) }"
+
+
+def test_large_input(session: SessionClient) -> None:
+    """An answer may be more than a pipe holds; who reads no further can still be interrupted."""
+    for code, stdout, exit_code in ((READ_LINE, "300001\n", 0), (READ_BYTE, "", 124)):
+        texts = []
+        with session.open_stream(code, timeout=3) as events:
+            for event in events:
+                if event.event == "stdout":
+                    texts.append(event.data["content"])
+                elif event.event == "input_request":
+                    listed = session.http.get(f"{session.path}/executions").json()["executions"]
+                    path = f"{session.path}/executions/{listed[-1]['execution_id']}/input"
+                    session.http.post(path, json={"value": "x" * 300_000}).raise_for_status()
+        assert ("".join(texts), event.data["exit_code"]) == (stdout, exit_code)
+        assert event.data["state"] == "preserved"
+
+
 def test_input_of_a_child(session: SessionClient) -> None:
     """A child that reads the program's input finds its end, too, when nobody answers."""
     code = 'child := exec.Command("cat")\nchild.Stdin = os.Stdin\nfmt.Println(child.Run())'
