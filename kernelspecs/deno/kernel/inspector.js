@@ -45,7 +45,7 @@ class InspectorClient extends EventEmitter {
   async close() {
     const isClosed = new Promise((resolve) => {
       this.socket.onclose = resolve;
-      setTimeout(resolve, CLOSE_MS);
+      Deno.unrefTimer(setTimeout(resolve, CLOSE_MS)); // a run would wait for it
     });
     this.socket.close();
     await isClosed;
@@ -63,12 +63,12 @@ class InspectorClient extends EventEmitter {
 
 /**
  * Lets workers begin at once: in `deno repl` they wait half a second for a client of the inspector to
- * say so. Resolves when that is prepared, or cannot be.
+ * say so. Resolves when that is prepared, or cannot be; `onLet` is called when a worker was let begin.
  */
-function startWorkersAtOnce(client) {
+function startWorkersAtOnce(client, onLet = () => {}) {
   const message = JSON.stringify({ id: 1, method: "Runtime.runIfWaitingForDebugger" });
   client.on("NodeWorker.attachedToWorker", ({ params: { sessionId } }) =>
-    client.post("NodeWorker.sendMessageToWorker", { sessionId, message }, () => {}),
+    client.post("NodeWorker.sendMessageToWorker", { sessionId, message }, onLet),
   );
   const params = { waitForDebuggerOnStart: false };
   return new Promise((resolve) => client.post("NodeWorker.enable", params, resolve));

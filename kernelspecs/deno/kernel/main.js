@@ -20,13 +20,14 @@ const { endProcess } = requireOwn("./internals.js");
 const { RevivableLink } = requireOwn("./revivable_link.js");
 
 const options = parseArguments(Deno.args);
-const inspectorUrl = openInspector();
-const { start } = requireOwn("./kernel.js");
 
-/** Makes the worker; the inspector is told before. */
+/** Makes the worker; the inspector is told before. Resolves when the worker is about to begin. */
 async function makeLink() {
+  const inspectorUrl = openInspector();
   const client = inspectorUrl === null ? null : new InspectorClient(inspectorUrl);
-  if (client !== null) await startWorkersAtOnce(client);
+  let onLet;
+  const isLet = new Promise((resolve) => (onLet = resolve));
+  if (client !== null) await startWorkersAtOnce(client, onLet);
   const link = new RevivableLink({
     connection: JSON.parse(early.readFileSync(options.connectionFile, "utf8")),
     pipes: options.pipes,
@@ -35,13 +36,15 @@ async function makeLink() {
     zeromq: path.join(__dirname, "zmtp.js"),
     inspectorUrl,
   });
-  if (client !== null) link.port.once("message", () => client.close());
+  // It needs no more of this thread then, which has modules to load meanwhile.
+  await Promise.race([isLet, link.hasBegun]);
+  if (client !== null) link.hasBegun.then(() => client.close());
   return link;
 }
 
 makeLink().then((link) => {
   try {
-    start(link, options); // while the worker starts
+    requireOwn("./kernel.js").start(link, options);
   } catch (error) {
     link.logFault(error);
     endProcess(1);

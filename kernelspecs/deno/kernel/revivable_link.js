@@ -14,6 +14,7 @@ class RevivableLink extends WorkerLink {
     super({ ...options, workerFile: WORKER_FILE, more: { inspectorUrl } });
     this.canStop = inspectorUrl !== null; // code, and go on after that
     this.oldPort = null;
+    this.hasBegun = new Promise((resolve) => this.worker.once("message", resolve));
   }
 
   /** Has the worker stop the code that runs now; nothing can catch that. Never returns. */
