@@ -22,10 +22,11 @@ class DenoWireWorker extends WireWorker {
     else super.onMainMessage(message);
   }
 
-  /** Stops the code of the main thread, which waits for that. */
+  /** Stops the code of the main thread, which waits for that: a program that exits. */
   async stop() {
+    const isDone = this.interrupts.runWatcher();
     await this.main.terminate(STOP_MS).catch((error) => this.main.logFault(error));
-    this.main.post({ kind: "wake" });
+    if (!isDone()) this.main.post({ kind: "wake" });
   }
 
   onMark(message) {

@@ -4,16 +4,22 @@
 const { parentPort, receiveMessageOnPort } = require("node:worker_threads");
 
 const { MainThread } = require("../../node/kernel/main_thread.js");
+const { IS_STOPPING } = require("../../node/kernel/shared_state.js");
 const { InspectorClient, startWorkersAtOnce } = require("./inspector.js");
 
-const REVIVE_MS = 1000;
+const REVIVE_MS = 150;
+const REVIVE_ATTEMPTS = 12;
 
 class InspectedThread extends MainThread {
   constructor(data, onMessage, onMarked) {
     super(data, onMessage, onMarked);
     this.inspectorUrl = data.inspectorUrl;
     this.onPort = () => {};
-    this.waiting = []; // messages, until the inspector is there
+    this.waiting = []; // messages, until the inspector is there, and while code is stopped
+    this.stopCount = 1; // for what messages wait: the inspector, and stops
+    this.lastStop = Promise.resolve();
+    this.onMissing = onMarked;
+    this.missing = new Set(); // numbers of marks whose messages are on their way by a new port
   }
 
   start() {
@@ -28,6 +34,10 @@ class InspectedThread extends MainThread {
       await this.connect().opened.catch(() => {});
       startWorkersAtOnce(this.session);
     }
+    this.release();
+  }
+
+  postAll() {
     const messages = this.waiting;
     this.waiting = null;
     for (const message of messages) this.post(message);
@@ -39,10 +49,20 @@ class InspectedThread extends MainThread {
     return this.session;
   }
 
-  /** Posts a message; no code is run before it can be stopped. */
+  take(number) {
+    const message = super.take(number);
+    if (message === undefined) this.missing.add(number);
+    return message;
+  }
+
+  receive(message) {
+    if (this.missing.delete(message.mark)) this.onMissing(message);
+    else super.receive(message);
+  }
+
+  /** Posts a message; not before code can be stopped, and not while it is. */
   post(message) {
     if (this.waiting !== null) this.waiting.push(message);
-    else if (message.kind === "wake" && this.inspectorUrl !== null) this.reviveThenPost(message);
     else super.post(message);
   }
 
@@ -52,16 +72,45 @@ class InspectedThread extends MainThread {
     super.endProcess(code);
   }
 
-  /** Code that was stopped may have taken the end of the main thread's port with it. */
-  async reviveThenPost(message) {
-    const isReplaced = new Promise((resolve) => {
-      this.onPort = resolve;
-      setTimeout(resolve, REVIVE_MS);
+  /**
+   * Stops the code of the main thread, one stop after the other. Code that was stopped may have taken
+   * the end of the main thread's port with it, whether or not its run is over: the port is replaced
+   * before anything else is posted.
+   */
+  terminate(ms) {
+    Atomics.store(this.shared, IS_STOPPING, 1);
+    this.waiting ??= [];
+    this.stopCount += 1;
+    const isStopped = this.lastStop.then(() => this.stopAndRevive(ms));
+    this.lastStop = isStopped.catch(() => {}).then(() => this.release());
+    return isStopped;
+  }
+
+  async stopAndRevive(ms) {
+    await super.terminate(ms);
+    for (let attempt = 0; attempt < REVIVE_ATTEMPTS; attempt++) {
+      if (await this.revive()) return;
+      await super.terminate(ms); // what was stopped goes on in another callback
+    }
+  }
+
+  /** Posts what has waited for the end of the last stop. */
+  release() {
+    this.stopCount -= 1;
+    if (this.stopCount === 0) this.postAll();
+  }
+
+  /** Has the main thread make a new port; resolves to whether it did. */
+  revive() {
+    return new Promise((resolve) => {
+      const timer = setTimeout(() => resolve(false), REVIVE_MS);
+      this.onPort = () => {
+        clearTimeout(timer);
+        resolve(true);
+      };
+      const expression = "__era.revive()";
+      this.command("Runtime.evaluate", { expression }, REVIVE_MS).catch(() => {});
     });
-    const expression = "__era.revive()";
-    await this.command("Runtime.evaluate", { expression }, REVIVE_MS).catch(() => {});
-    await isReplaced;
-    super.post(message);
   }
 
   /** Goes on with a new port; what has come by the old one comes first. */
@@ -75,7 +124,7 @@ class InspectedThread extends MainThread {
     this.port = port;
     port.on("message", (message) => this.receive(message));
     this.onPort();
-    this.post({ kind: "ping" }); // the main thread looks for what was sent by the old port
+    super.post({ kind: "ping" }); // the main thread looks for what was sent by the old port
   }
 }
 

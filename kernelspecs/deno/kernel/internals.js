@@ -1,9 +1,11 @@
 "use strict";
 /** Parts of Deno that are not for programs; they are why the version is pinned. */
 
+const { setImmediate } = require("node:timers");
+
 const internal = Deno[Deno.internal];
 const { core } = internal;
-const { exit, stat } = Deno;
+const { exit } = Deno;
 // Tells Deno that the program's listeners have been called.
 const UNLOADED = Symbol.for("Deno.isUnloadDispatched");
 
@@ -24,6 +26,6 @@ module.exports = {
   },
   hasMoreWork: core.eventLoopHasMoreWork,
   resources: core.resources,
-  /** Calls a function from the event loop, in a step that nothing else is part of. */
-  soon: (action) => void stat("/").then(action, action),
+  /** Calls a function from the event loop: later than all microtasks, of which there may be no end. */
+  soon: (action) => void setImmediate(action),
 };

@@ -180,6 +180,7 @@ class Program {
   }
 
   isWorkLeft() {
+    if (this.link.isStopping) return true;
     this.link.unref();
     try {
       return hasMoreWork();

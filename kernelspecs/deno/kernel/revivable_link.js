@@ -4,6 +4,7 @@
 const path = require("node:path");
 const { MessageChannel, receiveMessageOnPort } = require("node:worker_threads");
 
+const { IS_STOPPING } = require("../../node/kernel/shared_state.js");
 const { WorkerLink } = require("../../node/kernel/worker_link.js");
 
 const WORKER_FILE = path.join(__dirname, "worker_main.cjs");
@@ -13,7 +14,7 @@ class RevivableLink extends WorkerLink {
   constructor({ inspectorUrl, ...options }) {
     super({ ...options, workerFile: WORKER_FILE, more: { inspectorUrl } });
     this.canStop = inspectorUrl !== null; // code, and go on after that
-    this.oldPort = null;
+    this.oldPorts = []; // that the worker may still use
     this.hasBegun = new Promise((resolve) => this.worker.once("message", resolve));
   }
 
@@ -26,26 +27,35 @@ class RevivableLink extends WorkerLink {
   /** Makes a new port, for what receives from the old one may have been stopped. */
   revive() {
     this.receiveWaiting();
-    this.oldPort = this.port;
+    this.oldPorts.push(this.port);
     const { port1, port2 } = new MessageChannel();
     this.port = port1;
-    this.port.on("message", (message) => this.receive(message));
+    port1.on("message", (message) => {
+      if (message.kind === "ping") this.receiveOld(port1);
+      this.receive(message);
+    });
     this.worker.postMessage(port2, [port2]);
   }
 
+  /** Returns whether code is being stopped, of which this thread will be told. */
+  get isStopping() {
+    return Atomics.load(this.shared, IS_STOPPING) !== 0;
+  }
+
   receive(message) {
-    if (message.kind === "ping" && this.oldPort !== null) this.receiveOld();
+    if (message.kind === "wake" || message.kind === "run") Atomics.store(this.shared, IS_STOPPING, 0);
     super.receive(message);
   }
 
-  /** Handles what came by the old port before the worker knew the new one. */
-  receiveOld() {
-    const port = this.oldPort;
-    this.oldPort = null;
-    for (let got = receiveMessageOnPort(port); got !== undefined; got = receiveMessageOnPort(port)) {
-      this.receive(got.message);
+  /** Handles what came by older ports before the worker knew this one. */
+  receiveOld(port) {
+    const count = this.oldPorts.indexOf(port);
+    for (const old of this.oldPorts.splice(0, count < 0 ? this.oldPorts.length : count)) {
+      for (let got = receiveMessageOnPort(old); got !== undefined; got = receiveMessageOnPort(old)) {
+        this.receive(got.message);
+      }
+      old.close();
     }
-    port.close();
   }
 }
 

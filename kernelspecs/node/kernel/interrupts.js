@@ -20,11 +20,16 @@ class Interrupts {
     this.runNumber += 1;
   }
 
+  /** Returns a function that tells whether the run under way is over. */
+  runWatcher() {
+    const run = this.runNumber;
+    return () => run !== this.runNumber || !this.isRunning();
+  }
+
   async interrupt() {
     if (!this.isRunning()) return;
-    const run = this.runNumber;
     this.main.post({ kind: "interrupt" });
-    const isDone = () => run !== this.runNumber || !this.isRunning();
+    const isDone = this.runWatcher();
     const isResponsive = await this.main.isResponsive(GRACE_MS);
     interruptChildren(); // after the program, whose run would end with them
     if (isResponsive || isDone()) return;

@@ -7,5 +7,6 @@ module.exports = {
   ALWAYS_ZERO: 2, // to wait at, for a time
   FLUSH_COUNT: 3, // how often the worker has published all output on request
   SENT_COUNT: 4, // of messages that readers made room for
-  SIZE: 5,
+  IS_STOPPING: 5, // 1 from when code is stopped until the main thread was told (Deno)
+  SIZE: 6,
 };
