@@ -4,12 +4,15 @@
 const { Session } = require("node:inspector");
 const vm = require("node:vm");
 
+const { holdNewPromises } = require("./internals.js");
+
 const { getOwnPropertyDescriptor, getPrototypeOf } = Object;
 
 class Evaluator {
   /** `getLexicalNames()` returns the names that `let`, `const` and `class` of cells declared. */
   constructor(getLexicalNames) {
     this.lexicalNames = getLexicalNames;
+    this.promises = new Set(); // of scripts whose callbacks are still to be called
     this.session = new Session();
     this.session.connect();
   }
@@ -20,7 +23,13 @@ class Evaluator {
    */
   declare(script) {
     const options = { replMode: true, awaitPromise: false, silent: true };
-    this.session.post("Runtime.evaluate", { expression: script, ...options }, () => {});
+    // V8's inspector crashes when garbage is collected before its callbacks: the promise is held.
+    const { held, stop } = holdNewPromises();
+    this.promises.add(held);
+    this.session.post("Runtime.evaluate", { expression: script, ...options }, () => {
+      this.promises.delete(held);
+    });
+    stop();
   }
 
   /** Runs a script whose first line has the number `lineOffset` + 1. */

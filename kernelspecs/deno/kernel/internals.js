@@ -16,6 +16,12 @@ module.exports = {
     exit(code);
   },
   evaluateAs: (code, file) => core.evalContext(code, file)[0],
+  /** Returns a list that holds all promises that come into being until `stop()` is called. */
+  holdNewPromises: () => {
+    const held = [];
+    core.setPromiseHooks((promise) => held.push(promise));
+    return { held, stop: () => core.setPromiseHooks() };
+  },
   hasMoreWork: core.eventLoopHasMoreWork,
   resources: core.resources,
   /** Calls a function from the event loop, in a step that nothing else is part of. */

@@ -34,6 +34,15 @@ BUSY = {
 }
 
 
+FILL = "for (let n = 0; n < 200_000; n++) made.set(n, { n })"
+GARBAGE = [
+    f"const made = new Map()\n{FILL}",
+    f"await null\nconst made = new Map()\n{FILL}",
+    f'import {{ Buffer }} from "node:buffer"\nlet made = new Map([[0, Buffer.alloc(1)]])\n{FILL}',
+    f"function fill() {{ {FILL} }}\nvar made = new Map()\nclass Kept {{}}\nfill()",
+]
+
+
 @pytest.fixture(scope="module")
 def kernel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[JupyterKernel]:
     """A kernel that the tests of this module share."""
@@ -45,6 +54,12 @@ def kernel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[JupyterKernel]:
 def run(kernel: JupyterKernel, code: str) -> ProgramResult:
     """Runs code; returns what it has printed, and its exit code."""
     return execute(kernel, code)[0]
+
+
+@pytest.mark.parametrize("code", GARBAGE)
+def test_garbage_is_collected_in_a_cell(kernel: JupyterKernel, code: str) -> None:
+    """What a cell leaves to the inspector outlives all garbage that is collected meanwhile."""
+    assert run(kernel, f"{code}\nconsole.log(made.size)") == ("200000\n", "", 0)
 
 
 @pytest.mark.parametrize(("first", "second"), PAIRS)
