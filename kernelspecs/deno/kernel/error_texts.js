@@ -5,11 +5,13 @@ const { pathToFileURL } = require("node:url");
 const path = require("node:path");
 const util = require("node:util");
 
-const MAX_SOURCE_CHARS = 1000; // of a line that is shown
+const MAX_SOURCE_BYTES = 150; // of a line that is shown
 const MAX_CAUSES = 20;
 const SHARED = path.join(__dirname, "..", "..", "node", "kernel");
 const KERNEL_PLACES = [__dirname, SHARED].flatMap((one) => [one, pathToFileURL(one).href]);
-const TIMERS = `${pathToFileURL(SHARED).href}/timers.js`; // calls the program from Deno's timers
+const TIMERS = path.join(SHARED, "timers.js"); // which calls the program from Deno's timers
+const EVAL_PLACE = /\(([^()]*?):(\d+):(\d+)\)/g;
+const WASM_FRAME = /^( {4}at )(wasm:.*)$/;
 const FRAME = /^( {4}at (?:async )?(?:.*?\()?)((?:file:|ext:|node:|https?:|data:|\/|<)[^()]*?):(\d+):(\d+)(\)?)$/;
 
 class ErrorTexts {
@@ -25,7 +27,7 @@ class ErrorTexts {
     const prepare = (error, sites) => {
       if (typeof own === "function") return own(error, sites);
       const lines = [];
-      for (const site of sites) lines.push(`    at ${site}`);
+      for (const site of sites) lines.push(`    at ${describeSite(site)}`);
       return [header(error), ...this.cleanFrames(lines)].join("\n");
     };
     Object.defineProperty(Error, "prepareStackTrace", {
@@ -46,12 +48,21 @@ class ErrorTexts {
       const file = match?.[2] ?? "";
       if (file === this.importer) continue;
       if (KERNEL_PLACES.some((one) => file.startsWith(one))) {
-        if (file === TIMERS || !cleaned.length) continue;
+        if (file.endsWith(TIMERS) || !cleaned.length) continue;
         break;
       }
-      cleaned.push(match === null ? line : this.correctFrame(match));
+      cleaned.push(match === null ? this.correctEval(line) : this.correctFrame(match));
     }
     return cleaned;
+  }
+
+  /** Corrects positions within a frame of code that `eval` was given. */
+  correctEval(line) {
+    return line.replace(EVAL_PLACE, (all, file, row, column) => {
+      if (this.sources.cells.get(file) === undefined) return all;
+      const found = this.sources.originalPosition(file, Number(row), Number(column));
+      return `(${file}:${found.line}:${found.column})`;
+    });
   }
 
   correctFrame([line, before, file, row, column, after]) {
@@ -72,36 +83,47 @@ class ErrorTexts {
   describe(error) {
     const { head, frames } = this.split(error);
     let text = head;
-    if (Array.isArray(error.errors)) {
-      for (const one of error.errors) text += `\n    ${show(one).replaceAll("\n", "\n    ")}`;
+    const parts = read(error, "errors");
+    if (Array.isArray(parts)) {
+      for (const one of parts) text += `\n    ${this.plain(one).replaceAll("\n", "\n    ")}`;
     }
     text += this.arrow(frames);
     for (const frame of frames) text += `\n${frame}`;
-    let cause = error.cause;
+    return text + this.causes(error);
+  }
+
+  causes(error) {
+    let text = "";
+    let cause = read(error, "cause");
     for (let count = 0; cause !== undefined && cause !== null && count < MAX_CAUSES; count++) {
-      text += `\nCaused by: ${util.types.isNativeError(cause) ? this.plain(cause) : show(cause)}`;
-      cause = cause?.cause;
+      text += `\nCaused by: ${this.plain(cause, false)}`;
+      cause = read(cause, "cause");
     }
     return text;
   }
 
-  plain(error) {
+  /** Returns an error without its line, or another value that was thrown. */
+  plain(error, hasCauses = true) {
+    if (!util.types.isNativeError(error)) return show(error);
     const { head, frames } = this.split(error);
-    return [head, ...frames].join("\n");
+    return [head, ...frames].join("\n") + (hasCauses ? this.causes(error) : "");
   }
 
   /** Returns the first lines of an error and its frames. */
   split(error) {
-    const lines = safeStack(error).split("\n");
-    const at = lines.findIndex((line) => /^ {4}at /.test(line));
-    const frames = at < 0 ? [] : lines.slice(at).filter((line) => /^ {4}at /.test(line));
-    return { head: header(error), frames };
+    const head = header(error);
+    const stack = safeStack(error);
+    // The message itself may have lines that look like frames.
+    const lines = (stack.startsWith(head) ? stack.slice(head.length) : stack).split("\n");
+    const frames = lines.filter((line) => /^ {4}at /.test(line));
+    return { head, frames: frames.map((one) => one.replace(WASM_FRAME, "$1<anonymous> ($2)")) };
   }
 
   /** Returns the line that an error comes from, and a caret below; "" when it is not to be had. */
   arrow(frames) {
     for (const frame of frames) {
       const match = FRAME.exec(frame);
+      if (frame.includes("(wasm:")) return ""; // there is no text of it
       if (match === null || /^(?:ext|node):/.test(match[2])) continue;
       const [, , file, line, column] = match;
       return this.arrowAt({ file, line: Number(line), column: Number(column) });
@@ -111,7 +133,7 @@ class ErrorTexts {
 
   arrowAt({ file, line, column }) {
     const source = this.sources.line(file, line);
-    if (!source || source.length > MAX_SOURCE_CHARS) return "";
+    if (!source || Buffer.byteLength(source) > MAX_SOURCE_BYTES) return "";
     return `\n${source}\n${source.slice(0, column - 1).replace(/[^\t]/g, " ")}^`;
   }
 
@@ -144,6 +166,24 @@ class ErrorTexts {
 
 function hasUserFrames(error) {
   return /^ {4}at /m.test(safeStack(error));
+}
+
+/** Returns a frame as Deno writes it: the class is named before all functions of it. */
+function describeSite(site) {
+  const text = String(site);
+  const name = site.getFunctionName();
+  if (!name || /^[\w$.]+$/.test(name) || !text.startsWith(name)) return text;
+  if (site.isToplevel() || site.isConstructor() || !site.getTypeName()) return text;
+  return `${site.getTypeName()}.${text}`;
+}
+
+/** Returns a property of an error; undefined when its code fails. */
+function read(error, name) {
+  try {
+    return error[name];
+  } catch {
+    return undefined;
+  }
 }
 
 /** Returns name and message of an error. */

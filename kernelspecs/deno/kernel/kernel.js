@@ -12,6 +12,8 @@ const { installDisplay } = require("./display.js");
 const { ErrorTexts } = require("./error_texts.js");
 const { Evaluator } = require("./evaluator.js");
 const { ListeningServers } = require("./listening_servers.js");
+const { makeParserGetter } = require("./module_parser.js");
+const { installProcessEnds } = require("./process_ends.js");
 const { Program } = require("./program.js");
 const { ProgramInput } = require("./program_input.js");
 const { ProgramModules } = require("./program_modules.js");
@@ -20,6 +22,7 @@ const { RunResources } = require("./run_resources.js");
 const { makeTransform } = require("./type_transform.js");
 const { endProcess, soon } = require("./internals.js");
 const { installUncaught } = require("./uncaught_errors.js");
+const { installWorkers } = require("./program_workers.js");
 
 const MAIN_NAME = "main.ts";
 
@@ -50,6 +53,8 @@ function start(link, options) {
   servers.install();
   resources.install();
   modules.install();
+  installProcessEnds(link);
+  installWorkers(link, program);
   installDisplay(makeDisplayModule((type, content) => program.publish(type, content)));
   installUncaught(program);
   installProgram(program, modules);
@@ -79,13 +84,6 @@ function makeReceiver({ input, link, program, requests }) {
       program.onFault(error);
     }
   };
-}
-
-
-/** Returns a function that returns the parser of JavaScript, loaded when it is first needed. */
-function makeParserGetter({ resolve }) {
-  let parse = null;
-  return () => (parse ??= require(resolve("acorn")).parse);
 }
 
 function parses(parse, code) {
@@ -127,7 +125,7 @@ function installProgram(program, modules) {
   Deno.exit = exit;
   process.exit = exit;
   process.reallyExit = exit;
-  for (const name of ["_", "_error", "clear"]) delete globalThis[name];
+  for (const name of ["_", "_error", "clear", "nodeBootstrap"]) delete globalThis[name];
   const shown = { args: [], mainModule: modules.url };
   for (const [name, value] of Object.entries(shown)) {
     const descriptor = { value, writable: true, configurable: true, enumerable: true };

@@ -11,19 +11,20 @@ class ListeningServers {
 
   /** Makes what listens keep no event loop going. */
   install() {
-    for (const name of ["listen", "listenTls", "serve"]) this.wrapFunction(name);
+    for (const name of ["listen", "listenTls"]) this.wrapFunction(name, (args) => args);
+    this.wrapFunction("serve", withGreeting);
     this.wrapListen(net.Server.prototype);
     if (http.Server.prototype.listen !== net.Server.prototype.listen) {
       this.wrapListen(http.Server.prototype);
     }
   }
 
-  wrapFunction(name) {
+  wrapFunction(name, prepare) {
     const original = Deno[name];
     const add = (server) => this.add(server);
     Deno[name] = Object.defineProperty(
       function (...args) {
-        return add(original.apply(this, args));
+        return add(original.apply(this, prepare(args)));
       },
       "name",
       { value: name },
@@ -61,6 +62,25 @@ class ListeningServers {
   isAnyListening() {
     return this.servers.size > 0;
   }
+}
+
+/** Makes a server say where it listens: `deno repl --quiet`, as which the kernel runs, does not. */
+function withGreeting(args) {
+  const at = args.findIndex((one) => typeof one === "object" && one !== null);
+  if (at < 0) return typeof args[0] === "function" ? [{ onListen: greet }, args[0]] : args;
+  const options = args[at];
+  if (options.onListen) return args;
+  const onListen = (address) => greet(address, Boolean(options.cert));
+  return args.with(at, Object.assign(Object.create(options), { onListen }));
+}
+
+function greet({ path, hostname, port }, isSafe = false) {
+  if (path !== undefined) return console.error(`Listening on ${path}`);
+  const scheme = isSafe ? "https" : "http";
+  const host = hostname.includes(":") ? `[${hostname}]` : hostname;
+  const isAny = hostname === "0.0.0.0" || hostname === "::";
+  const hint = isAny ? ` (${scheme}://localhost:${port}/)` : "";
+  return console.error(`Listening on ${scheme}://${host}:${port}/${hint}`);
 }
 
 module.exports = { ListeningServers };

@@ -9,7 +9,8 @@ const { INTERRUPTED, Run } = require("../../node/kernel/run.js");
 const { describeError } = require("../../node/kernel/user_errors.js");
 const { restoreEnvironment, setEnvironment } = require("./environment.js");
 const { hasMoreWork, soon } = require("./internals.js");
-const { endProgram, mayEnd } = require("./program_end.js");
+const { ProgramEnd } = require("./program_end.js");
+const { findMistake } = require("./type_transform.js");
 
 const FIRST_LOOK_MS = 1;
 const LONGEST_LOOK_MS = 16;
@@ -23,6 +24,7 @@ class Program {
     Object.assign(this, { cells, context, errors, evaluator, link, modules });
     Object.assign(this, { resources, servers, timers });
     this.active = null;
+    this.end = new ProgramEnd();
     this.imported = []; // what the `import` statements of the cell have imported
   }
 
@@ -76,8 +78,26 @@ class Program {
   evaluate(run) {
     const { plan, error, text } = this.cells.prepare(run);
     if (plan === undefined) this.fail(run, error, { text });
+    else if (!plan.edits) this.judge(run, plan);
     else if (plan.imports.length) this.importAll(run, plan);
     else this.runPlan(run, plan);
+  }
+
+  /** Asks Deno what is wrong with code that the kernel's own parser does not take; else runs it. */
+  async judge(run, plan) {
+    const mistake = findMistake(run.code, run.cellName);
+    if (mistake !== null) {
+      this.fail(run, mistake.error, { text: mistake.text });
+      return;
+    }
+    const problem = await this.modules.findProblem(run.script);
+    if (problem === null) {
+      if (!run.isDead) this.context.enter(run, () => this.runPlan(run, plan));
+      return;
+    }
+    const { line, column } = this.errors.sources.userPosition(run, problem.line, problem.column);
+    const text = this.errors.syntaxError(problem.error, run, { line, column: column - 1 });
+    this.fail(run, problem.error, { text });
   }
 
   /** Imports modules in the order of their statements, as V8 evaluates them; then runs the cell. */
@@ -198,7 +218,7 @@ class Program {
       this.fail(run, new Error("Top-level await promise never resolved"), { text });
       return;
     }
-    if (run.era?.ends && !this.context.enter(run, () => mayEnd(() => this.isWorkLeft()))) return;
+    if (run.era?.ends && !this.context.enter(run, () => this.end.isReached(() => this.isWorkLeft()))) return;
     run.isEnding = true;
     this.finish(run);
   }
@@ -273,7 +293,7 @@ class Program {
   finish(run) {
     if (run.isOver) return;
     run.isOver = true;
-    if (run.era?.ends) this.context.enter(run, () => endProgram(run));
+    if (run.era?.ends) this.context.enter(run, () => this.end.tell(run));
     if (run.promise && !run.isDead) this.publishPromise(run);
     const reply = run.reply(Number(Deno.exitCode) & 0xff);
     if (reply.status === "ok") reply.user_expressions = this.evaluateAll(run.expressions);

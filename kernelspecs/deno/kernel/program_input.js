@@ -10,8 +10,9 @@ class ProgramInput extends NodeInput {
     super.install(output);
     this.rest = new Uint8Array(0); // of a line that was read in part
     this.installStdin();
+    const options = { writable: true, configurable: true };
     const define = (name, value) =>
-      Object.defineProperty(globalThis, name, { value, writable: true, configurable: true });
+      Object.defineProperty(globalThis, name, { value, ...options, enumerable: true });
     const question = globalThis.prompt;
     define("prompt", (message = "Prompt", initial) => this.promptLikeDeno(question, message, initial));
     define("confirm", (message = "Confirm") => /^[yY]$/.test(this.answer(`${message} [y/N]`) ?? ""));
@@ -65,7 +66,7 @@ class ProgramInput extends NodeInput {
           controller.byobRequest.respond(count ?? 0);
         },
       });
-    const options = { configurable: true, enumerable: true };
+    const options = { configurable: true, enumerable: false };
     Object.defineProperties(Deno.stdin, {
       read: { value: read, writable: true, ...options },
       readSync: { value: readSync, writable: true, ...options },

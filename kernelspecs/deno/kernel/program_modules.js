@@ -14,6 +14,9 @@ const SDK_MODULE = path.join(__dirname, "..", "sdk", `${SDK_NAME}.mjs`);
 const SDK_URL = early.existsSync(SDK_FILE) ? pathToFileURL(SDK_MODULE).href : null;
 const VERSION_QUERY = "era-version";
 const IMPORTER = "(name, options) => import(name, options)";
+const ABSENT = 'import"era-absent:";';
+const PROBLEM = /^(.*) at data:text\/javascript,\S*?:(\d+):(\d+)$/s;
+const BARE_NAME = /^(?!\.{0,2}\/)(?![\w+.-]+:)/;
 const { stripTypeScriptTypes } = Module;
 
 class ProgramModules {
@@ -31,13 +34,9 @@ class ProgramModules {
 
   makeMeta() {
     const { file, url } = this;
-    return Object.assign(Object.create(null), {
-      dirname: path.dirname(file),
-      filename: file,
-      main: true,
-      resolve: (name) => new URL(name, url).href,
-      url,
-    });
+    const resolve = [(name) => resolveName(name, url)][0]; // a function without a name
+    const dirname = path.dirname(file);
+    return Object.assign(Object.create(null), { url, main: true, resolve, filename: file, dirname });
   }
 
   install() {
@@ -64,6 +63,24 @@ class ProgramModules {
       }
     }
     return namespace;
+  }
+
+  /**
+   * Returns what V8 says of code as that of a module: `{ error, line, column }`, both from 1; null
+   * for code that it takes. None of the code runs, for its first statement imports what is nowhere.
+   */
+  async findProblem(code) {
+    const text = (ABSENT + code.replace(/^#!/, "//")).toWellFormed();
+    try {
+      await this.importer(`data:text/javascript,${encodeURIComponent(text)}`);
+    } catch (error) {
+      const found = PROBLEM.exec(error.message);
+      if (found === null || !(error instanceof SyntaxError)) return null;
+      const [, message, line, column] = found;
+      const shift = line === "1" ? ABSENT.length : 0;
+      return { error: new SyntaxError(message), line: Number(line), column: column - shift };
+    }
+    return null;
   }
 
   // ---------------------------------------------------------------- files that change
@@ -108,6 +125,16 @@ class ProgramModules {
       this.versions.set(file, (this.versions.get(file) ?? 0) + 1);
     }
   }
+}
+
+/** Returns the address that a name stands for in the program's file. */
+function resolveName(name, url) {
+  if (BARE_NAME.test(name)) throw notADependency(name);
+  return new URL(name, url).href;
+}
+
+function notADependency(name) {
+  return new TypeError(`Import "${name}" not a dependency`);
 }
 
 /** Returns whether code uses an imported name as a value: the import of a type is erased. */

@@ -11,6 +11,7 @@ class ProgramOutput extends NodeOutput {
     super.install();
     this.installConsole();
     for (const name of ["stdout", "stderr"]) this.installStream(name);
+    for (const stream of this.streams) stream.isTTY = false;
   }
 
   /** Deno's own console prints to the descriptor itself, and keeps all for the inspector. */
@@ -19,7 +20,7 @@ class ProgramOutput extends NodeOutput {
       this.write(level >= WARNING_LEVEL ? "stderr" : "stdout", text),
     );
     for (const name of Object.keys(own)) {
-      if (typeof own[name] === "function") console[name] = own[name];
+      if (name in console && typeof own[name] === "function") console[name] = own[name];
     }
   }
 
@@ -31,7 +32,7 @@ class ProgramOutput extends NodeOutput {
     const write = async (data) => writeSync(data);
     let writable = null;
     const getWritable = () => (writable ??= new WritableStream({ write: writeSync }));
-    const options = { configurable: true, enumerable: true };
+    const options = { configurable: true, enumerable: false };
     Object.defineProperties(Deno[name], {
       write: { value: write, writable: true, ...options },
       writeSync: { value: writeSync, writable: true, ...options },

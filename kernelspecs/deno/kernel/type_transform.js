@@ -10,7 +10,7 @@ const { Compiler, splitMap } = require("../../node/kernel/type_transform.js");
 
 const { stripTypeScriptTypes: strip } = Module;
 const DECORATOR = /@[\w$(]/;
-const PLACE = /\n {4}at file:\/\/\/stripTypeScriptTypes\.ts:(\d+:\d+)\s*$/;
+const PLACE = /\n {4}at file:\/\/\/stripTypeScriptTypes\.ts:(\d+:\d+)/g;
 
 /** Returns the function that transforms a cell; `parses(code)` tells JavaScript. */
 function makeTransform(options, parses) {
@@ -47,11 +47,21 @@ function keepImports(code, text) {
   return kept.join("") + text;
 }
 
+/** Returns what Deno says of code that erasing types alone accepts; null when that is nothing. */
+function findMistake(code, name) {
+  try {
+    strip(code, { mode: "transform" });
+    return null;
+  } catch (error) {
+    return describe(error, name);
+  }
+}
+
 /** Returns a mistake in the code as Deno tells one. */
 function describe(error, name) {
-  const message = String(error.message);
+  const message = String(error.message).trimEnd();
   const problem = new SyntaxError(message.replace(/^SyntaxError: /, "").split("\n")[0]);
   return { error: problem, text: `error: ${message.replace(PLACE, `\n    at ${name}:$1`)}\n` };
 }
 
-module.exports = { makeTransform };
+module.exports = { findMistake, makeTransform };

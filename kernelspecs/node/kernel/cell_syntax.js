@@ -266,7 +266,8 @@ class CellEditor {
     if (!isLexical && !this.plan.isAsync) return;
     if (isLexical) this.assigned.add(name);
     this.functions.push([statement, isLexical]);
-    this.edits.replace(statement.start, statement.end, ";");
+    if (this.isModule) this.edits.blank(statement.start, statement.end);
+    else this.edits.replace(statement.start, statement.end, ";");
   }
 
   /** Edits `var` in blocks and loops, whose names belong to the top level, too. */
@@ -329,8 +330,7 @@ class CellEditor {
   /** Makes an async function of the cell, which returns the value of its last expression. */
   wrap() {
     const last = this.program.body.at(-1);
-    // In a module, `this` is undefined.
-    const head = this.isModule ? 'async function () {"use strict";' : "async () => {";
+    const head = this.isModule ? 'async () => {"use strict";' : "async () => {";
     this.edits.insert(0, `void ${KERNEL}.run(${head}`);
     if (last?.type !== "ExpressionStatement") return;
     this.edits.insert(last.start, `return ${KERNEL}.result(`);

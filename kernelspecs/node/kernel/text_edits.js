@@ -19,6 +19,11 @@ class TextEdits {
     this.edits.push([start, end, replacement.padEnd(end - start)]);
   }
 
+  /** Leaves an empty statement in the place of others, and what follows where it is. */
+  blank(start, end) {
+    this.edits.push([start, end, ";" + this.text.slice(start + 1, end).replace(/[^\n]/g, " ")]);
+  }
+
   insert(at, text) {
     this.edits.push([at, at, text]);
   }

@@ -95,6 +95,18 @@ def test_late_timers_are_silent(kernel: JupyterKernel) -> None:
     assert run(kernel, "await new Promise((done) => setTimeout(done, 100))") == ("", "", 0)
 
 
+def test_listeners_of_the_end_are_called_once(kernel: JupyterKernel) -> None:
+    """What a program has registered for its end is not called at the end of a later one."""
+    code = (
+        'addEventListener("unload", () => console.log("unload"))\n'
+        'onbeforeunload = () => console.log("beforeunload")\n'
+        'process.on("exit", () => console.log("exit"))'
+    )
+    first = execute(kernel, code, ends=True)[0]
+    assert (sorted(first[0].split()), *first[1:]) == (["beforeunload", "exit", "unload"], "", 0)
+    assert execute(kernel, "console.log('next')", ends=True)[0] == ("next\n", "", 0)
+
+
 def test_server_lives_on(kernel: JupyterKernel) -> None:
     """A run ends when nothing but servers is left, and they serve later runs."""
     serve = 'let server = Deno.serve({ port: 0, onListen() {} }, () => new Response("served"))'
