@@ -33,9 +33,10 @@ def main() -> None:
         os.set_inheritable(descriptor, True)
     pipes = ",".join(map(str, (*readers, stderr)))
     # Later than the line itself, which the inspector evaluates: it is opened outside of its calls.
+    # Until the kernel is there, no line is read, of which each would end at once.
     code = (
         "await new Promise((resolve) => setTimeout(resolve, 0));"
-        'process.getBuiltinModule("module").createRequire("file:///")'
+        'await process.getBuiltinModule("module").createRequire("file:///")'
         f"({json.dumps(os.path.realpath(main_file))})"
     )
     command = ["repl", "--quiet", "--allow-all", f"--eval={code}", "--"]

@@ -42,7 +42,7 @@ async function makeLink() {
   return link;
 }
 
-makeLink().then((link) => {
+module.exports = makeLink().then((link) => {
   try {
     requireOwn("./kernel.js").start(link, options);
   } catch (error) {

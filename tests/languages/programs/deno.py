@@ -28,9 +28,7 @@ PROGRAMS = replace(
     column="deno",
     language="deno",
     not_expressible={},
-    does_not_hold={
-        "out_of_memory": "Deno ends with 1, and what it says of memory is lost with it",
-    },
+    does_not_hold={},
     untried={},
     syntax_error_text=":2:17\n",
     one_big_write='Deno.stdout.writeSync(new TextEncoder().encode("x".repeat(1_000_000)))',
