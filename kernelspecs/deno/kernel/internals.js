@@ -1,11 +1,12 @@
 "use strict";
 /** Parts of Deno that are not for programs; they are why the version is pinned. */
 
-const { setImmediate } = require("node:timers");
+const early = require("../../node/kernel/early.js");
 
 const internal = Deno[Deno.internal];
 const { core } = internal;
 const { exit } = Deno;
+const resolved = Promise.resolve();
 // Tells Deno that the program's listeners have been called.
 const UNLOADED = Symbol.for("Deno.isUnloadDispatched");
 
@@ -26,6 +27,9 @@ module.exports = {
   },
   hasMoreWork: core.eventLoopHasMoreWork,
   resources: core.resources,
-  /** Calls a function from the event loop: later than all microtasks, of which there may be no end. */
-  soon: (action) => void setImmediate(action),
+  /**
+   * Calls a function from the event loop: later than all microtasks, of which there may be no end. It
+   * is one itself: when it is stopped, Deno's list of immediates and the context of calls are whole.
+   */
+  soon: (action) => void early.setImmediate(() => void early.then(resolved, action)),
 };

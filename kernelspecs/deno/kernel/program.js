@@ -235,7 +235,8 @@ class Program {
   /** Handles an error that nothing caught. */
   onUncaught(error, isRejection) {
     if (error === STOPPED) return;
-    const run = this.context.current();
+    // Deno reports what a timer throws in the context of another one.
+    const run = isRejection ? this.context.current() : this.context.takeFailed();
     if (run?.isDead) return;
     if (run !== null && run === this.active) {
       this.fail(run, error, { isRejection });

@@ -15,19 +15,27 @@ class RunContext {
     const isFree = Number(process.versions.node.split(".")[0]) >= FREE_SINCE;
     this.storage = isFree ? new AsyncLocalStorage() : null;
     this.caller = null; // the run of the timer whose callback is being called
+    this.failed = null; // the run of a timer whose callback has thrown, or was stopped
     this.latest = null;
   }
 
   /** Makes `run` the one that code belongs to where nothing else is known. */
   begin(run) {
     this.latest = run;
-    this.caller = null; // a callback that was stopped has left itself there
+    this.caller = this.failed = null; // a callback that was stopped has left itself there
   }
 
   /** Calls a function that is code of `run`. */
   enter(run, action) {
     if (this.storage !== null) return this.storage.run(run, action);
     return action();
+  }
+
+  /** Returns the run of the code that has just thrown an error which nothing caught. */
+  takeFailed() {
+    const run = this.failed ?? this.current();
+    this.failed = null;
+    return run;
   }
 
   /** Returns the run of the calling code. */

@@ -52,9 +52,10 @@ class RunTimers {
         function () {
           if (run?.isDead) return;
           const before = context.caller;
-          context.caller = run;
+          context.caller = context.failed = run;
           try {
             apply(callback, this, args);
+            context.failed = null;
           } finally {
             context.caller = before;
             // Not when the callback is stopped: then Node has not finished with the timer, and

@@ -56,6 +56,23 @@ def run(kernel: JupyterKernel, code: str) -> ProgramResult:
     return execute(kernel, code)[0]
 
 
+@pytest.mark.parametrize(
+    "code",
+    [
+        "setTimeout(() => Deno.exit(2), 1)",
+        "let stopped = 1; Deno.exit(2)",
+        "Deno.writeTextFileSync('part.ts', 'export const a = 1'); await import('./part.ts')",
+        "const beat = setInterval(() => {}, 1); setTimeout(() => clearInterval(beat), 20)",
+    ],
+)
+def test_errors_of_timers(kernel: JupyterKernel, code: str) -> None:
+    """An error in a timer is told, whatever run before has left in Deno's timers."""
+    run(kernel, code)
+    for _ in range(2):
+        _, stderr, exit_code = run(kernel, "setTimeout(() => { throw new Error('lost') }, 1)")
+        assert ("Uncaught Error: lost" in stderr, exit_code) == (True, 1)
+
+
 @pytest.mark.parametrize("code", GARBAGE)
 def test_garbage_is_collected_in_a_cell(kernel: JupyterKernel, code: str) -> None:
     """What a cell leaves to the inspector outlives all garbage that is collected meanwhile."""

@@ -71,6 +71,8 @@ for n := 0; n < 20; n++ {
 """
 PANIC = "a panic ends with 1, not with 2, and its line is not told"
 NO_ENV = "a kernel without a fence takes no variables for one run: 400"
+OLD_GO = "gophernotes knows Go as it was before generics"
+PIECES = "programs are pieces: `func main` is defined and not called"
 ONLY_STANDARD = "gophernotes imports packages of the standard library only"
 
 PROGRAMS = KernelPrograms(
@@ -96,6 +98,11 @@ PROGRAMS = KernelPrograms(
         "era_variables_hold": NO_ENV,
         "uploaded_module": ONLY_STANDARD,
         "edited_module": ONLY_STANDARD,
+        "go_modern_programs": OLD_GO,
+        "go_state": OLD_GO,
+        "go_exits": PIECES,
+        "go_deaths": PIECES,
+        "go_compile_errors": PIECES,
     },
     hello='import "fmt"\nfmt.Println("hello")',
     to_stderr='import ("fmt"; "os")\nfmt.Fprintln(os.Stderr, "problem")',

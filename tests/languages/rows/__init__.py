@@ -2,7 +2,26 @@
 
 from __future__ import annotations
 
-from tests.languages.rows import ends, inside, javascript, output, state, surroundings
+from tests.languages.rows import (
+    deno_programs,
+    ends,
+    go_programs,
+    inside,
+    javascript,
+    output,
+    state,
+    surroundings,
+)
 from tests.languages.rows.table_rows import ROWS
 
-__all__ = ["ROWS", "ends", "inside", "javascript", "output", "state", "surroundings"]
+__all__ = [
+    "ROWS",
+    "deno_programs",
+    "ends",
+    "go_programs",
+    "inside",
+    "javascript",
+    "output",
+    "state",
+    "surroundings",
+]

@@ -12,6 +12,8 @@ from tests.languages.rows.table_rows import check, program_row, row
 
 JAVASCRIPT = ("node", "typescript")
 TYPESCRIPT = ("typescript",)
+WITH_DENO = (*JAVASCRIPT, "deno")
+TYPES_OF_BOTH = ("typescript", "deno")
 
 DECLARATIONS = {
     "var": "var {name} = {value}",
@@ -20,11 +22,11 @@ DECLARATIONS = {
     "function": "function {name}() {{ return {value} }}",
     "async function": "async function {name}() {{ return {value} }}",
     "class": "class {name} {{ static value = {value} }}",
-    "import": "import {{ sep as {name} }} from 'path'",
+    "import": "import {{ sep as {name} }} from 'node:path'",
 }
 
 
-@row(leaves_nothing=True, languages=JAVASCRIPT)
+@row(leaves_nothing=True, languages=WITH_DENO)
 def redeclarations(session: SessionClient) -> None:
     """Every kind of declaration may follow every other: 49 pairs, one binding for functions."""
     for first, second in product(DECLARATIONS, repeat=2):
@@ -42,7 +44,7 @@ def redeclarations(session: SessionClient) -> None:
 program_row(
     "shared_binding",
     "A closure and a later run share one binding, also of constants' objects and in `{ x }`.",
-    JAVASCRIPT,
+    WITH_DENO,
     ("let counter = 0; const add = () => ++counter; const thing = { a: 1 }", ""),
     ("add(); counter += 10; console.log(counter, add())", "11 12\n"),
     ("thing.a++", ""),
@@ -51,7 +53,7 @@ program_row(
 program_row(
     "names_before_a_throw",
     "What a run has set before an uncaught error is there in the next run.",
-    JAVASCRIPT,
+    WITH_DENO,
     ("var kept = 7\nlet alsoKept = 8\nthrow new Error('x')", "", 1),
     ("console.log(kept, alsoKept)", "7 8\n"),
 )
@@ -159,7 +161,7 @@ program_row(
 program_row(
     "uncaught_in_callbacks",
     "An uncaught error of a timer and a rejection that nobody handles end the run with 1.",
-    JAVASCRIPT,
+    WITH_DENO,
     ("setTimeout(() => { throw new Error('late') }, 1); setTimeout(console.log, 20, 'no')", "", 1),
     ("Promise.reject(new Error('rejected')); setTimeout(console.log, 20, 'no')", "", 1),
     ("console.log('next')", "next\n"),
@@ -167,7 +169,7 @@ program_row(
 program_row(
     "exit_in_callbacks",
     "`process.exit` in a callback ends the run and its timers; `process.exitCode` is heeded.",
-    JAVASCRIPT,
+    WITH_DENO,
     ("setTimeout(() => process.exit(5), 1); setTimeout(console.log, 5, 'never')", "", 5),
     ("Promise.resolve().then(() => process.exit(6)); setTimeout(console.log, 5, 'never')", "", 6),
     ("process.exitCode = 7", "", 7),
@@ -189,10 +191,10 @@ program_row(
 program_row(
     "types_erased",
     "Annotations, generics, `satisfies` and `import type` are taken.",
-    TYPESCRIPT,
+    TYPES_OF_BOTH,
     (
         (
-            "import type { Stats } from 'fs'\nlet typed: number = 1\n"
+            "import type { Stats } from 'node:fs'\nlet typed: number = 1\n"
             "function same<T extends object>(value: T): T { return value }\n"
             "const table = { a: 1 } satisfies Record<string, number>\nlet stats: Stats | "
             "undefined\n"
@@ -204,7 +206,7 @@ program_row(
 program_row(
     "types_with_code",
     "`enum`, `namespace` and parameter properties are taken, and are there in the next run.",
-    TYPESCRIPT,
+    TYPES_OF_BOTH,
     (
         (
             "enum Color { Red, Green = 4 }\nnamespace Space { export const inside = 3 }\n"
@@ -218,7 +220,7 @@ program_row(
 program_row(
     "decorators",
     "Decorators are called.",
-    TYPESCRIPT,
+    TYPES_OF_BOTH,
     (
         (
             "function mark(target: any, context: any) { console.log(context.kind, context.name) }\n"
@@ -230,14 +232,14 @@ program_row(
 program_row(
     "unused_import",
     "An import that its cell does not use is there in the next run.",
-    TYPESCRIPT,
-    ("import { basename } from 'path'", ""),
+    TYPES_OF_BOTH,
+    ("import { basename } from 'node:path'", ""),
     ("console.log(basename('/a/b'))", "b\n"),
 )
 program_row(
     "type_errors",
     "A type error does not stop the program.",
-    TYPESCRIPT,
+    TYPES_OF_BOTH,
     ("let wrong: number = 'a text'; console.log(wrong)", "a text\n"),
 )
 program_row(
@@ -263,7 +265,7 @@ program_row(
 program_row(
     "using",
     "`using` disposes of what it declares.",
-    TYPESCRIPT,
+    TYPES_OF_BOTH,
     (
         (
             "{\n  using held = { [Symbol.dispose]() { console.log('disposed') } }\n"
