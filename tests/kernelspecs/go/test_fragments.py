@@ -20,6 +20,33 @@ GENERIC = """func dMap[T, U any](s []T, f func(T) U) (r []U) {
 	return
 }
 d := []D{{4}, {5}}"""
+ANY_TYPES = "type V struct{ N int }\ntype VP[K comparable, T any] struct {\n\tKey K\n\tV   T\n}"
+# Values that interfaces hold, and how they are shown.
+ANY_VALUES = {
+    "[]V{{1}}": "[{1}]",
+    'map[string]V{"a": {2}}': "map[a:{2}]",
+    "[2]int{1, 2}": "[1 2]",
+    "map[int]bool{1: true}": "map[1:true]",
+    "time.Second": "1s",
+    "time.Unix(0, 0).UTC()": "1970-01-01 00:00:00 +0000 UTC",
+    "big.NewInt(7)": "7",
+    'json.Number("12")': "12",
+    'VP[string, int]{"a", 1}': "{a 1}",
+    "&VP[int, V]{1, V{2}}": "&{1 {2}}",
+    "struct{ X, y int }{1, 2}": "{1 2}",
+    "[][]V{{{1}}}": "[[{1}]]",
+    "[]error{io.EOF}": "[EOF]",
+    "int8(3)": "3",
+    'url.Values{"a": {"b"}}': "map[a:[b]]",
+}  # fmt: skip
+ANY_SHOWN = " ".join(ANY_VALUES.values()) + "\n"
+SHADOWED = "1 2 3 5 6 a 4 text [1] 5\n"
+P_CHANGED = {
+    "pa": "its type has changed",
+    "pb": "its type has changed",
+    "pc": "the type of a value in it has changed",
+}
+NOT_FOUND = "open /none: no such file or directory"
 # Series of runs in one session, each with what it prints. Names differ, for all share the session.
 SERIES: dict[str, list[tuple[str, str]]] = {
     "numbers and texts": [
@@ -102,9 +129,89 @@ SERIES: dict[str, list[tuple[str, str]]] = {
         ("var (\n\tm, m1 = 1, 2\n\tm2    string\n)\n", ""),
         ("fmt.Println(m, m1, m2 == ``)", "1 2 true\n"),
     ],
+    "constraints": [
+        ("type R interface{ ~int | ~float64 }\ntype R1 = R\ntype R2 interface{ comparable }", ""),
+        ("type R3[T R] struct{ V T }\nfunc rSum[T R1](x, y T) T { return x + y }", ""),
+        ("r := R3[int]{rSum(1, 2)}", ""),
+        ("fmt.Println(r, rSum(1, r.V))", "{3} 4\n"),
+    ],
+    "values in interfaces": [
+        (f"{ANY_TYPES}\nany1 := []any{{{', '.join(ANY_VALUES)}}}\nfmt.Println(any1...)", ANY_SHOWN),
+        ("an1 := 1", ""),
+        ("fmt.Println(any1...)", ANY_SHOWN),
+        ("fmt.Println(any1[0].([]V)[0].N, any1[4].(time.Duration) == time.Second)", "1 true\n"),
+        (
+            "type V struct{ N int }\nany1[0] = 0\nfmt.Println(any1[1].(map[string]V))",
+            "map[a:{2}]\n",
+        ),
+    ],
+    "functions by their names": [
+        (
+            "func u(a, b int) int { return a + b }\ntype U int\nfunc (x U) M() U { return x * 2 }",
+            "",
+        ),
+        ("func uSame[T any](x T) T { return x }", ""),
+        ("u1 := u\nu2, u3 := strings.ToUpper, U.M\nu4 := uSame[int]\nvar u5 func(U) U = uSame", ""),
+        ('fmt.Println(u1(1, 2), u2("x"), u3(4), u4(5), u5(6))', "3 X 8 5 6\n"),
+        ("func u(a, b int) int { return a * b }\nfmt.Println(u1(3, 4))", "12\n"),
+    ],
+    "errors are the same": [
+        (
+            "w := io.EOF\n_, w1 := os.Open(`/none`)\nErrW := errors.New(`w`)\nw2 := []any{ErrW, io.EOF}",  # noqa: E501
+            "",
+        ),
+        ("w3 := fmt.Errorf(`a: %w`, ErrW)\nw4 := errors.Join(ErrW, context.Canceled)", ""),
+        ("var w5 any = sql.ErrNoRows\nw6 := context.DeadlineExceeded", ""),
+        (
+            "fmt.Println(w == io.EOF, errors.Is(w1, fs.ErrNotExist), w2[1] == any(w))",
+            "true true true\n",
+        ),
+        (
+            "fmt.Println(errors.Is(w3, ErrW), errors.Is(w4, ErrW), w2[0] == any(ErrW))",
+            "true true true\n",
+        ),
+        ("fmt.Println(errors.Is(w4, context.Canceled), w5 == any(sql.ErrNoRows))", "true true\n"),
+        ("fmt.Println(w6 == context.DeadlineExceeded, w1)", f"true {NOT_FOUND}\n"),
+        ("fmt.Println(w3)", "a: w\n"),
+    ],
+    "goroutines that go on at the end": [
+        ("x := map[int]int{}\nfor i := range 5000 {\n\tx[i] = i\n}", ""),
+        (
+            "go func() {\n\tfor i := 0; ; i++ {\n\t\tx[i%9999] = i\n\t\tdelete(x, i%777)\n\t}\n}()",
+            "",
+        ),
+        ("fmt.Println(len(x) > 10)", "true\n"),
+    ],
+    "groups of nothing": [
+        ("type ()\nconst ()\nvar ()", ""),
+        ("import ()\nfmt.Println(1)", "1\n"),
+    ],
     "a goroutine ends with its run": [
         ("n := 0\ngo func() {\n\ttime.Sleep(time.Hour)\n\tn = 1\n}()", ""),
         ("fmt.Println(n)", "0\n"),
+    ],
+}  # fmt: skip
+
+# Series that need a session of their own: names mean something else afterwards.
+SHADOWING: dict[str, list[tuple[str, str]]] = {
+    "predeclared names are declared": [
+        ('s := "text"\ns1 := []int{1}\nvar s2 error\ntype s3 struct{ new int }', ""),
+        ("new, panic, len, print := 1, 2, 3, 4\nnil, true := 5, 6", ""),
+        ('string := "a"\nint := 4', ""),
+        ("error, any := 7, 8\nfmt.Println(string, int, error, any)", "a 4 7 8\n"),
+        ("fmt.Println(new, panic, len, nil, true, string, int, s, s1, s2)", SHADOWED),
+        ("type byte struct{ B uint8 }\ns5 := byte{1}\ns6 := []uint8{2}", ""),
+        ("fmt.Println(s5, s6)", "{1} [2]\n"),
+    ],
+    "names of packages, of main and init": [
+        ("t := time.Second\nstrings := 1", ""),
+        ("time := 3\nfmt.Println(time, t, strings)", "3 1s 1\n"),
+        (
+            'import "strings"\nimport "time"\nfmt.Println(strings.ToUpper("a"), time.Minute, t)',
+            "A 1m0s 1s\n",
+        ),
+        ("main := 4\ninit := 3", ""),
+        ("main, t1 := 4, 5\nfmt.Println(main)", "4\n"),
     ],
 }  # fmt: skip
 
@@ -124,6 +231,15 @@ def test_series(session: SessionClient, name: str) -> None:
         check(answer, stdout=stdout, exit_code=0, results=[])
 
 
+@pytest.mark.parametrize("name", SHADOWING)
+def test_shadowing(client: Client, name: str) -> None:
+    """Code may declare every name anew."""
+    session = client.session("go")
+    for code, stdout in SHADOWING[name]:
+        check(session.run(code), stdout=stdout, exit_code=0, results=[])
+    session.delete()
+
+
 @pytest.mark.parametrize(
     ("code", "text"),
     {
@@ -135,6 +251,7 @@ def test_series(session: SessionClient, name: str) -> None:
         "type P struct{ A, B int }\n&P{1, 2}": "&{1 2}",
         "len(`abc`)": "3",
         "errors.New(`told`)": "told",
+        "x := int32(1)\nunsafe.Sizeof(x)": "4",
         "<-time.After(0) == time.Time{}": "false",
     }.items(),
 )
@@ -176,6 +293,8 @@ def test_no_result(session: SessionClient, code: str) -> None:
         "var a = 1\nvar b = (": "./cellN.go:2:10: syntax error: unexpected end of the code\n",
         "x := 1\n}": "./cellN.go:2:1: syntax error: unexpected }\n",
         "strings.NoSuch()": "./cellN.go:1:9: undefined: strings.NoSuch\n",
+        "1 << 70": "./cellN.go:1:1: cannot use 1 << 70 (untyped int constant 1180591620717411303424)"  # noqa: E501
+        " as int value (overflows)\n",
         'import "no/such"\nsuch.F()': "package no/such is not in std",
     }.items(),
 )
@@ -216,6 +335,69 @@ def test_lost_values(session: SessionClient) -> None:
     check(answer, stdout="true 5 <nil>\n", exit_code=0)
     assert "note: o has lost its value" in answer["stderr"]
     assert "o3" not in answer["stderr"]
+
+
+@pytest.mark.parametrize(
+    ("code", "notes"),
+    [
+        ("7", []),
+        ("p1()", ["p has lost its value: a os.File cannot be kept between runs"]),
+        ("p == nil", ["p has lost its value: a os.File cannot be kept between runs"]),
+        ('fmt.Print("p P P1")', []),
+        ("p := 2\np == 2", []),
+        ("p = os.Stdin\np == nil", []),
+        (
+            "type P struct{ B string }",
+            [f"{name} has lost its value: {P_CHANGED[name]}" for name in P_CHANGED],
+        ),
+        ("func (p P) String() string { return `` }", []),
+    ],
+)
+def test_notes(client: Client, code: str, notes: list[str]) -> None:
+    """Lost values are told by each run that uses them, until there are new ones; never silently gone."""  # noqa: E501
+    session = client.session("go")
+    session.run(
+        "type P struct{ A int }\np, _ := os.Create(`p.txt`)\npa := P{1}\npb := map[string]P{}"
+    )
+    session.run("pc := []any{P{1}}\npd := 5\nfunc p1() bool { return p == nil }")
+    session.run("pd++")
+    assert sorted(session.run(code)["stderr"].splitlines()) == [f"note: {note}" for note in notes]
+    later = session.run("p = nil\nfmt.Println(pa, pd)")
+    assert later["stdout"].endswith(" 6\n")
+    assert ("pa has lost" in later["stderr"]) == ("struct" in code)
+    check(session.run("p"), stderr="", exit_code=0)
+    session.delete()
+
+
+@pytest.mark.parametrize(
+    ("damage", "note"),
+    {
+        'os.WriteFile(d+"/current/declarations.json", []byte("{"), 0o600)': "what earlier code has left",  # noqa: E501
+        'os.WriteFile(d+"/current/declarations.json", []byte(`{"Decls": [{"Src": "("}]}`), 0o600)': "what",  # noqa: E501
+        'os.WriteFile(d+"/current/values", []byte("\\xff\\xff"), 0o600)': "q has lost its value: the saved",  # noqa: E501
+        'os.Remove(d + "/current/values")': "q has lost its value: the saved variables are damaged",
+        "os.RemoveAll(d)": "",
+    }.items(),
+)
+def test_damaged_state(client: Client, damage: str, note: str) -> None:
+    """What cannot be read is told once, and the session goes on."""
+    session = client.session("go")
+    session.run("q := 1")
+    program = f"""package main
+import ("os"; "path/filepath")
+func main() {{
+	exe, _ := os.Executable()
+	d := filepath.Join(filepath.Dir(exe), "../../state")
+	if _, err := os.Stat(d); err != nil {{ panic(err) }}
+	{damage}
+}}"""
+    check(session.run(program), exit_code=0, stderr="")
+    answer = session.run("q2 := 2")
+    check(answer, exit_code=0)
+    assert note in answer["stderr"]
+    assert bool(note) == bool(answer["stderr"])
+    check(session.run("q2"), exit_code=0, stderr="")
+    session.delete()
 
 
 def test_variables(client: Client) -> None:

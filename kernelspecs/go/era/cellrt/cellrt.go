@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"runtime"
 	"strings"
 	"sync"
 )
@@ -21,6 +22,7 @@ const (
 	valuesName      = "values"
 	variablesName   = "variables.json"
 	lostName        = "lost"
+	knownName       = "known"
 	currentName     = "current"
 	nextCurrentName = "current.new"
 )
@@ -32,9 +34,11 @@ type V struct {
 }
 
 var (
-	next string // the directory that this program writes
-	vars []V
-	once sync.Once
+	next    string // the directory that this program writes
+	vars    []V
+	once    sync.Once
+	fresh   = map[string]bool{}   // variables that this fragment declares
+	earlier = map[string]string{} // why variables lost their values in earlier runs, by name
 )
 
 // Begin loads variables from the directory `current` and has them saved in the directory `next`.
@@ -46,14 +50,20 @@ func Begin(current, nextDir string, variables ...V) {
 	for _, variable := range variables {
 		register(reflect.TypeOf(variable.P).Elem())
 	}
-	load(filepath.Join(current, valuesName), variables)
+	load(filepath.Join(current, valuesName), variables, noteLoss)
 	exithook.Add(exithook.Hook{F: Save, RunOnFailure: true})
 }
 
-// Types makes types known, of which interfaces may hold values; each is told by a pointer.
-func Types(pointers ...any) {
-	for _, pointer := range pointers {
-		register(reflect.TypeOf(pointer).Elem())
+// Fresh says that this fragment declares a variable: it need not have its old value.
+func Fresh(name string) { fresh[name] = true }
+
+// Lost says that a variable lost its value in an earlier run, and why.
+func Lost(name, reason string) { earlier[name] = reason }
+
+func noteLoss(name, reason string) {
+	if !fresh[name] {
+		Note(name + " has lost its value: " + reason)
+		earlier[name] = reason
 	}
 }
 
@@ -67,11 +77,20 @@ func save() {
 			fmt.Fprintln(os.Stderr, "note: the variables could not be kept:", problem)
 		}
 	}()
+	if runtime.NumGoroutine() > 1 {
+		runtime.GOMAXPROCS(1) // so that no goroutine is just writing a map while it is read here
+	}
 	values, lost := encode(vars)
+	for _, variable := range vars {
+		if reason, wasLost := earlier[variable.Name]; wasLost && reflect.ValueOf(variable.P).Elem().IsZero() {
+			lost.add(variable.Name, reason)
+		}
+	}
 	for name, data := range map[string][]byte{
 		valuesName:    values,
 		variablesName: describe(vars, lost),
 		lostName:      []byte(strings.Join(lost.lines(), "\n")),
+		knownName:     []byte(strings.Join(usedLines(), "\n")),
 	} {
 		if err := os.WriteFile(filepath.Join(next, name), data, 0o600); err != nil {
 			panic(err)
@@ -96,5 +115,5 @@ func Load(current string, variables ...V) {
 	for _, variable := range variables {
 		register(reflect.TypeOf(variable.P).Elem())
 	}
-	load(filepath.Join(current, valuesName), variables)
+	load(filepath.Join(current, valuesName), variables, func(string, string) {})
 }

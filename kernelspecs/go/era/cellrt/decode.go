@@ -11,7 +11,10 @@ import (
 	"reflect"
 )
 
-var errDamaged = errors.New("the saved variables are damaged")
+var (
+	errDamaged = errors.New("the saved variables are damaged")
+	errUnknown = errors.New("the type of a value in it has changed")
+)
 
 type decoder struct {
 	*bytes.Reader
@@ -19,49 +22,64 @@ type decoder struct {
 	pending []reflect.Value // what pointers refer to, to be read in this order
 }
 
-// load sets the variables that a file holds under their names and types; others stay zero.
-func load(file string, variables []V) {
-	data, err := os.ReadFile(file)
-	if err != nil {
-		return
-	}
+// load sets the variables that a file holds under their names and types; others stay zero. It calls
+// note with the names of those that cannot have their values, and why.
+func load(file string, variables []V, note func(name, reason string)) {
 	defer func() {
 		if problem := recover(); problem != nil {
-			os.Stderr.WriteString("note: " + errDamaged.Error() + "\n")
+			for _, variable := range variables {
+				if reflect.ValueOf(variable.P).Elem().IsZero() {
+					note(variable.Name, errDamaged.Error())
+				}
+			}
 		}
 	}()
+	data, err := os.ReadFile(file)
+	if err != nil {
+		panic(errDamaged)
+	}
 	byName := map[string]reflect.Value{}
 	for _, variable := range variables {
 		byName[variable.Name] = reflect.ValueOf(variable.P)
 	}
 	d := &decoder{Reader: bytes.NewReader(data), objects: map[uint64]reflect.Value{}}
-	count := d.length()
-	for number := range count {
+	names := make([]string, d.length())
+	for number := range names {
 		name, saved := d.string(), d.string()
+		names[number] = name
 		pointer, ok := byName[name]
-		if !ok || shape(pointer.Type(), nil) != saved {
+		if ok && shape(pointer.Type(), nil) != saved {
 			pointer = reflect.Value{}
+			if _, wasLost := earlier[name]; !wasLost {
+				note(name, "its type has changed")
+			}
 		}
 		d.objects[uint64(number+1)] = pointer
 	}
-	for number := range count {
+	for number, name := range names {
 		size := d.uint()
 		if size == 0 {
 			continue
 		}
 		end := d.Size() - int64(d.Len()) + int64(size-1)
 		if pointer := d.objects[uint64(number+1)]; pointer.IsValid() {
-			d.variable(pointer.Elem())
+			if err := d.variable(pointer.Elem()); err != nil {
+				note(name, err.Error())
+			}
 		}
 		d.Seek(end, io.SeekStart)
 	}
 }
 
 // variable reads one variable; a value that does not fit its type stays zero.
-func (d *decoder) variable(v reflect.Value) {
+func (d *decoder) variable(v reflect.Value) (err error) {
 	defer func() {
-		if recover() != nil {
+		if problem := recover(); problem != nil {
 			v.SetZero()
+			err = errDamaged
+			if problem == errUnknown {
+				err = errUnknown
+			}
 		}
 	}()
 	d.pending = nil
@@ -69,6 +87,7 @@ func (d *decoder) variable(v reflect.Value) {
 	for i := 0; i < len(d.pending); i++ {
 		d.value(d.pending[i])
 	}
+	return nil
 }
 
 func (d *decoder) uint() uint64 {
@@ -223,14 +242,63 @@ func (d *decoder) channel(v reflect.Value, number uint64) {
 func (d *decoder) dynamic(v reflect.Value) {
 	switch d.uint() {
 	case knownType:
-		t := types[d.string()]
-		if t == nil {
-			panic(errDamaged)
-		}
-		value := reflect.New(t).Elem()
+		value := reflect.New(d.typeName()).Elem()
 		d.value(value)
 		v.Set(value)
 	case errorText:
-		v.Set(reflect.ValueOf(errors.New(d.string())))
+		d.err(v)
+	case sentinel:
+		err := sentinels[d.string()]
+		if err == nil {
+			panic(errUnknown)
+		}
+		v.Set(reflect.ValueOf(err))
+	}
+}
+
+func (d *decoder) err(v reflect.Value) {
+	number := d.uint()
+	if number&1 == 0 {
+		v.Set(d.objects[number>>1])
+		return
+	}
+	text := d.string()
+	wrapped := make([]error, d.length())
+	var err error = &keptError{text, wrapped}
+	if len(wrapped) == 0 {
+		err = errors.New(text)
+	}
+	if number > 1 {
+		d.objects[number>>1] = reflect.ValueOf(err)
+	}
+	v.Set(reflect.ValueOf(err))
+	for i := range wrapped {
+		d.dynamic(reflect.ValueOf(&wrapped[i]).Elem())
+	}
+}
+
+func (d *decoder) typeName() reflect.Type {
+	switch kind := reflect.Kind(d.uint()); kind {
+	case reflect.Invalid:
+		t := types[d.string()]
+		if sum := d.uint(); t == nil || sum != shapeSum(t) {
+			panic(errUnknown)
+		}
+		return t
+	case reflect.Pointer:
+		return reflect.PointerTo(d.typeName())
+	case reflect.Slice:
+		return reflect.SliceOf(d.typeName())
+	case reflect.Array:
+		length := int(d.uint())
+		return reflect.ArrayOf(length, d.typeName())
+	case reflect.Chan:
+		direction := reflect.ChanDir(d.uint())
+		return reflect.ChanOf(direction, d.typeName())
+	case reflect.Map:
+		key := d.typeName()
+		return reflect.MapOf(key, d.typeName())
+	default:
+		panic(errDamaged)
 	}
 }

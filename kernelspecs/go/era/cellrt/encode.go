@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math"
 	"reflect"
+	"strings"
 	"unsafe"
 )
 
@@ -20,8 +21,10 @@ func (l *losses) add(name, reason string) {
 	if l.reasons == nil {
 		l.reasons = map[string]string{}
 	}
-	l.names = append(l.names, name)
-	l.reasons[name] = reason
+	if _, isKnown := l.reasons[name]; !isKnown {
+		l.names = append(l.names, name)
+	}
+	l.reasons[name] = strings.Join(strings.Fields(reason), " ")
 }
 
 func (l *losses) lines() (lines []string) {
@@ -84,7 +87,7 @@ func (e *encoder) variable(value reflect.Value) (data []byte, err error) {
 				delete(e.numbers, key)
 			}
 			if reason, ok := problem.(unkept); ok {
-				err = fmt.Errorf("%s", reason.typeName)
+				err = fmt.Errorf("a %s cannot be kept between runs", reason.typeName)
 			} else {
 				err = fmt.Errorf("%v", problem)
 			}
@@ -212,11 +215,7 @@ func (e *encoder) parts(v reflect.Value) {
 		e.slice(v)
 	case reflect.Map:
 		if e.isNew(v.Pointer(), 0, v.Type()) {
-			e.uint(uint64(v.Len()))
-			for entry := v.MapRange(); entry.Next(); {
-				e.value(entry.Key())
-				e.value(entry.Value())
-			}
+			e.entries(v)
 		}
 	case reflect.Chan:
 		e.channel(v)
@@ -226,6 +225,18 @@ func (e *encoder) parts(v reflect.Value) {
 		if v.Kind() != reflect.Func || !v.IsNil() {
 			panic(unkept{v.Type().String()})
 		}
+	}
+}
+
+// entries writes those of a map, which goroutines may still change.
+func (e *encoder) entries(v reflect.Value) {
+	var all []reflect.Value
+	for entry := v.MapRange(); entry.Next(); {
+		all = append(all, entry.Key(), entry.Value())
+	}
+	e.uint(uint64(len(all) / 2))
+	for _, one := range all {
+		e.value(one)
 	}
 }
 
@@ -279,6 +290,7 @@ const (
 	noValue = iota
 	knownType
 	errorText // of an error whose type is not known: its text is kept
+	sentinel  // an error that is a variable of a package
 )
 
 func (e *encoder) dynamic(v reflect.Value) {
@@ -288,19 +300,61 @@ func (e *encoder) dynamic(v reflect.Value) {
 	}
 	value := v.Elem()
 	t := value.Type()
-	isForeignPointer := t.PkgPath() == "" && t.Kind() == reflect.Pointer && t.Elem().PkgPath() != "main"
-	isKnown := types[typeKey(t)] != nil
-	if err, ok := value.Interface().(error); ok && (!isKnown || isForeignPointer) && v.Type().Implements(errorType) {
-		e.uint(errorText)
-		e.string(err.Error())
-		return
-	}
-	if !isKnown {
-		panic(unkept{t.String()})
+	if err, ok := value.Interface().(error); ok {
+		if name := sentinelName(err); name != "" {
+			e.uint(sentinel)
+			e.string(name)
+			return
+		}
+		isForeignPointer := t.PkgPath() == "" && t.Kind() == reflect.Pointer && t.Elem().PkgPath() != "main"
+		if (isForeignPointer || !isKnown(t)) && keptErrorType.Implements(v.Type()) {
+			e.uint(errorText)
+			e.err(err)
+			return
+		}
 	}
 	e.uint(knownType)
-	e.string(typeKey(t))
+	e.typeName(t)
 	e.value(value)
+}
+
+// err writes an error whose type is not known: its text, and the errors that it wraps.
+func (e *encoder) err(err error) {
+	if v := reflect.ValueOf(err); v.Kind() != reflect.Pointer {
+		e.uint(1) // of no object
+	} else if !e.isNew(v.Pointer(), 0, v.Type()) {
+		return
+	}
+	e.string(err.Error())
+	wrapped := unwrap(err)
+	e.uint(uint64(len(wrapped)))
+	for i := range wrapped {
+		e.dynamic(reflect.ValueOf(&wrapped[i]).Elem())
+	}
+}
+
+// typeName writes a type: of what it is made, down to types that are known by name.
+func (e *encoder) typeName(t reflect.Type) {
+	if !isComposite(t) {
+		if types[typeKey(t)] != t {
+			panic(unkept{t.String()})
+		}
+		use(t)
+		e.uint(uint64(reflect.Invalid))
+		e.string(typeKey(t))
+		e.uint(shapeSum(t))
+		return
+	}
+	e.uint(uint64(t.Kind()))
+	switch t.Kind() {
+	case reflect.Array:
+		e.uint(uint64(t.Len()))
+	case reflect.Chan:
+		e.uint(uint64(t.ChanDir()))
+	case reflect.Map:
+		e.typeName(t.Key())
+	}
+	e.typeName(t.Elem())
 }
 
 // writable returns a field of a struct as one that may be set, exported or not.

@@ -1,12 +1,17 @@
 package cellrt
 
-import "reflect"
+import (
+	"hash/fnv"
+	"reflect"
+	"syscall"
+)
 
 var (
 	types       = map[string]reflect.Type{}
-	errorType   = reflect.TypeFor[error]()
 	commonTypes = []any{
 		new(int), new(string), new(float64), new(bool), new(byte), new(rune), new(int64), new([]byte),
+		new(int8), new(int16), new(uint), new(uint16), new(uint32), new(uint64), new(uintptr), new(float32),
+		new(complex64), new(complex128), new(struct{}), new(error), new(syscall.Errno),
 		new(any), new([]any), new(map[string]any), new([]string), new([]int), new([]float64),
 		new(map[string]string), new(map[string]int),
 	}
@@ -47,6 +52,37 @@ func register(t reflect.Type) {
 			}
 		}
 	}
+}
+
+// isComposite reports whether a type is made of others and has no name.
+func isComposite(t reflect.Type) bool {
+	switch t.Kind() {
+	case reflect.Pointer, reflect.Slice, reflect.Array, reflect.Chan, reflect.Map:
+		return t.Name() == ""
+	}
+	return false
+}
+
+// isKnown reports whether interfaces may hold values of a type.
+func isKnown(t reflect.Type) bool {
+	if isComposite(t) {
+		return isKnown(t.Elem()) && (t.Kind() != reflect.Map || isKnown(t.Key()))
+	}
+	return types[typeKey(t)] == t
+}
+
+var shapeSums = map[reflect.Type]uint64{}
+
+// shapeSum returns a number that stands for the shape of a type.
+func shapeSum(t reflect.Type) uint64 {
+	sum, ok := shapeSums[t]
+	if !ok {
+		hash := fnv.New64a()
+		hash.Write([]byte(shape(t, nil)))
+		sum = hash.Sum64()
+		shapeSums[t] = sum
+	}
+	return sum
 }
 
 // shape describes a type down to its fields, so that values of an older definition of a type are

@@ -241,9 +241,8 @@ func (p *Program) run(command *exec.Cmd) (string, error) {
 	if isCompiler { // it reports on stdout
 		text = "# command-line-arguments\n" + output.String() + text
 	}
-	for _, dir := range []string{p.Work, p.Dir} {
-		text = strings.ReplaceAll(text, filepath.Join(dir, p.Name), "./"+p.Name)
-	}
+	text = strings.ReplaceAll(text, p.Work+"/", "./")
+	text = strings.ReplaceAll(text, filepath.Join(p.Dir, p.Name), "./"+p.Name)
 	if !ended.Exited() {
 		text += fmt.Sprintf("%s: %s\n", filepath.Base(command.Path), ended.ProcessState)
 	}

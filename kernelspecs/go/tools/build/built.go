@@ -12,14 +12,14 @@ import (
 
 const maxBuilt = 8 // programs that are kept
 
-// builtFile returns where a program is kept that nothing but its source and its place have a say in.
+// builtFile returns the file where a program is kept that nothing but its source and its place have a say in.
 func (p *Program) builtFile() string {
 	digest := sha256.New()
 	for _, part := range []string{p.Name, p.Dir, string(p.Source)} {
 		digest.Write(binaryLength(part))
 		digest.Write([]byte(part))
 	}
-	return filepath.Join(p.Built, hex.EncodeToString(digest.Sum(nil)))
+	return filepath.Join(p.Built, hex.EncodeToString(digest.Sum(nil)), "main") // as it calls itself
 }
 
 func binaryLength(part string) []byte {
@@ -31,7 +31,7 @@ func binaryLength(part string) []byte {
 func (p *Program) reuse() bool {
 	file := p.builtFile()
 	now := time.Now()
-	if os.Chtimes(file, now, now) != nil {
+	if os.Chtimes(filepath.Dir(file), now, now) != nil {
 		return false
 	}
 	p.exe = file
@@ -41,7 +41,7 @@ func (p *Program) reuse() bool {
 // keep keeps the built program for the next time; the oldest make room.
 func (p *Program) keep() {
 	file := p.builtFile()
-	if os.MkdirAll(p.Built, 0o700) != nil || os.Rename(p.exe, file) != nil {
+	if os.MkdirAll(filepath.Dir(file), 0o700) != nil || os.Rename(p.exe, file) != nil {
 		return
 	}
 	p.exe = file
@@ -58,6 +58,6 @@ func (p *Program) keep() {
 	}
 	slices.SortFunc(all, func(a, b built) int { return cmp.Compare(b.at.UnixNano(), a.at.UnixNano()) })
 	for _, old := range all[min(len(all), maxBuilt):] {
-		os.Remove(filepath.Join(p.Built, old.name))
+		os.RemoveAll(filepath.Join(p.Built, old.name))
 	}
 }

@@ -64,6 +64,7 @@ func (k *checker) check(text *source, c *cell) (*checked, error) {
 	found.info = &types.Info{
 		Defs: map[*ast.Ident]types.Object{}, Uses: map[*ast.Ident]types.Object{},
 		Types: map[ast.Expr]types.TypeAndValue{}, Scopes: map[ast.Node]*types.Scope{},
+		Selections: map[*ast.SelectorExpr]*types.Selection{},
 	}
 	config := types.Config{Importer: k.importer, Error: func(err error) {
 		var one types.Error
@@ -129,7 +130,7 @@ func (k *checker) report(found []types.Error) error {
 	var lines []told
 	for _, e := range found {
 		at := k.files.Position(e.Pos)
-		line := fmt.Sprintf("./%s:%d:%d: %s\n", filepath.Base(at.Filename), at.Line, at.Column, e.Msg)
+		line := fmt.Sprintf("./%s:%d:%d: %s\n", filepath.Base(at.Filename), at.Line, at.Column, strings.Replace(e.Msg, " in argument to "+runtimeName+".Result", "", 1))
 		lines = append(lines, told{at.Line, line})
 	}
 	slices.SortStableFunc(lines, func(a, b told) int { return a.line - b.line })

@@ -14,18 +14,25 @@ func (c *cell) complete(k *checker, stateDir, next string) (string, error) {
 	old := c.rewritten.oldVariables()
 	made := func() *source { return c.program(c.rewritten.result, old, stateDir, next) }
 	for {
-		found, text, err := k.checkWithImports(c, made)
+		found, _, err := k.checkWithImports(c, made)
 		if err != nil {
 			return "", err
 		}
 		all = mergeImports(all, c.state.Imports)
 		unusedImports := k.unusedImports(c, found)
 		hard := slices.DeleteFunc(found.errors, isUnusedImport)
+		if c.refuseKnown(k, hard) {
+			continue
+		}
 		if len(hard) > 0 {
 			return "", k.report(hard)
 		}
 		if len(unusedImports) == 0 {
-			return text.String(), nil
+			if c.findKnown(found) {
+				continue
+			}
+			c.noteLost(found)
+			return made().String(), nil
 		}
 		c.state.Imports = slices.DeleteFunc(c.state.Imports, func(i importSpec) bool {
 			return slices.Contains(unusedImports, i)

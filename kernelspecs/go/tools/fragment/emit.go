@@ -5,7 +5,9 @@ import (
 	"go/ast"
 	"go/parser"
 	"go/token"
+	"maps"
 	"path/filepath"
+	"slices"
 	"strings"
 )
 
@@ -25,7 +27,7 @@ func (c *cell) outline() *source {
 		d.Src = withoutBody(d.Src)
 		text.decl(d)
 	}
-	text.variables(c.state.Vars)
+	text.variables(c, c.state.Vars)
 	text.function("_", "", c.name, c.body)
 	return text
 }
@@ -36,8 +38,8 @@ func (c *cell) program(body []byte, old []variable, stateDir, next string) *sour
 	for _, d := range c.decls {
 		text.decl(d)
 	}
-	text.variables(c.state.Vars)
-	text.variables(old)
+	text.variables(c, c.state.Vars)
+	text.variables(c, old)
 	text.begin(c, old, filepath.Join(stateDir, "current"), next)
 	for _, d := range c.once {
 		if d.Names[0] == "main" {
@@ -84,20 +86,22 @@ func (text *source) decl(d decl) {
 	fmt.Fprintf(text, "//line %s:%d:1\n%s\n", d.File, d.Line, d.Src)
 }
 
-func (text *source) variables(vars []variable) {
+func (text *source) variables(c *cell, vars []variable) {
 	text.WriteString("//line variables.go:1:1\n")
 	for _, v := range vars {
-		fmt.Fprintf(text, "var %s %s\n", v.Name, v.Type)
+		fmt.Fprintf(text, "var %s %s\n", v.Name, c.typeText(v.Type))
 	}
 }
 
 // begin writes the function that loads the variables before anything of the user's runs.
 func (text *source) begin(c *cell, old []variable, current, next string) {
 	text.WriteString("func init() {\n")
-	for _, d := range append(c.state.Decls, c.decls...) {
-		for _, name := range typeNames(d.Src) {
-			fmt.Fprintf(text, "%s.Types(new(%s))\n", runtimeName, name)
-		}
+	c.writeKnown(text)
+	for _, name := range slices.Sorted(maps.Keys(c.rewritten.kept)) {
+		fmt.Fprintf(text, "%s.Fresh(%q)\n", runtimeName, name)
+	}
+	for _, name := range slices.Sorted(maps.Keys(c.state.lost)) {
+		fmt.Fprintf(text, "%s.Lost(%q, %q)\n", runtimeName, name, c.state.lost[name])
 	}
 	fmt.Fprintf(text, "%s.Begin(%q, %q", runtimeName, current, next)
 	for _, v := range c.state.Vars {
@@ -135,7 +139,7 @@ func withoutBody(src string) string {
 		return src
 	}
 	if function, ok := file.Decls[0].(*ast.FuncDecl); ok && function.Body != nil {
-		return src[:offsetIn(function.Body.Pos())] + "{ panic(0)" + " }"
+		return src[:offsetIn(function.Body.Pos())] + "{ for { } }"
 	}
 	return src
 }

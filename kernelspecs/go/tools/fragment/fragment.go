@@ -10,9 +10,7 @@ import (
 	"go/ast"
 	"go/parser"
 	"go/token"
-	"os"
 	"strconv"
-	"strings"
 
 	"era/tools/build"
 )
@@ -43,14 +41,16 @@ type cell struct {
 	decls     []decl  // that are new in it and kept
 	once      []decl  // that are of this run only: main and init
 	hasMain   bool
-	isLast    bool   // whether the last of all chunks is a statement
-	body      []byte // the statements in their places, and blanks
+	isLast    bool            // whether the last of all chunks is a statement
+	body      []byte          // the statements in their places, and blanks
+	known     []string        // lines of what interfaces may hold values of
+	refused   map[string]bool // lines that do not hold any more
 	rewritten *rewriter
 }
 
 // Prepare makes the source of a program a whole one. Errors of its code are build.Errors.
 func Prepare(program *build.Program, stateDir string) (*Prepared, error) {
-	s, err := readState(stateDir)
+	s, err := startState(stateDir)
 	if err != nil {
 		return nil, err
 	}
@@ -59,12 +59,12 @@ func Prepare(program *build.Program, stateDir string) (*Prepared, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &cell{state: s, std: program.Std, name: program.Name, source: string(program.Source)}
+	c := &cell{state: s, std: program.Std, name: program.Name, source: string(program.Source),
+		known: s.known, refused: map[string]bool{}}
 	if err := c.read(); err != nil {
 		return nil, err
 	}
 	c.dropRedeclared()
-	c.noteLost()
 	checker := newChecker(program)
 	if err := c.findVariables(checker); err != nil {
 		return nil, err
@@ -108,6 +108,9 @@ func (c *cell) read() error {
 			}
 		}
 		kept := decl{declaredNames(parsed), text, c.name, one.line}
+		if len(kept.Names) == 0 { // an empty group
+			continue
+		}
 		if kept.Names[0] == "main" || kept.Names[0] == "init" {
 			c.hasMain = c.hasMain || kept.Names[0] == "main"
 			c.once = append(c.once, kept)
@@ -125,6 +128,8 @@ func (c *cell) readImports(d *ast.GenDecl) {
 		name := ""
 		if spec.Name != nil {
 			name = spec.Name.Name
+			c.drop(map[string]bool{name: true})
+			c.state.removeVariable(name)
 		}
 		c.state.addImport(name, path) // a package's own name is found by the type checker
 	}
@@ -156,6 +161,7 @@ func (c *cell) dropRedeclared() {
 		}
 	}
 	c.drop(fresh)
+	c.state.removeImports(fresh)
 	for name := range fresh {
 		c.state.removeVariable(name)
 	}
@@ -168,25 +174,4 @@ func (c *cell) drop(names map[string]bool) {
 		}
 	}
 	c.state.removeDecls(names)
-}
-
-// noteLost tells of variables that the fragment names and that have lost their values.
-func (c *cell) noteLost() {
-	for name, reason := range c.state.lost {
-		known := c.state.variable(name)
-		if known != nil && known.Literal == nil && namesWord(c.source, name) {
-			fmt.Fprintf(os.Stderr, "note: %s has lost its value: a %s cannot be kept between runs\n", name, reason)
-		}
-	}
-}
-
-func namesWord(source, word string) bool {
-	for _, found := range strings.FieldsFunc(source, func(r rune) bool {
-		return r != '_' && r < 0x80 && !('a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' || '0' <= r && r <= '9')
-	}) {
-		if found == word {
-			return true
-		}
-	}
-	return false
 }

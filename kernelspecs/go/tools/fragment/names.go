@@ -16,6 +16,9 @@ var preferred = map[string]string{
 
 // packageOf returns the package of the standard library that a name stands for, or "".
 func packageOf(std *build.Std, name string) string {
+	if name == "unsafe" { // which is no file
+		return name
+	}
 	if found := preferred[name]; found != "" {
 		return found
 	}

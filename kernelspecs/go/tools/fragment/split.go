@@ -171,22 +171,3 @@ func (d *decl) blankNames(names map[string]bool) {
 	}
 	d.Src, d.Names = src, kept
 }
-
-// typeNames returns the types that a declaration declares and that have no parameters.
-func typeNames(src string) (names []string) {
-	file, err := parser.ParseFile(token.NewFileSet(), "", declHead+src, parser.SkipObjectResolution)
-	if err != nil {
-		return nil
-	}
-	for _, d := range file.Decls {
-		if group, ok := d.(*ast.GenDecl); ok && group.Tok == token.TYPE {
-			for _, spec := range group.Specs {
-				spec := spec.(*ast.TypeSpec)
-				if spec.TypeParams == nil && spec.Name.Name != "_" {
-					names = append(names, spec.Name.Name)
-				}
-			}
-		}
-	}
-	return names
-}

@@ -1,9 +1,12 @@
 package fragment
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"go/parser"
+	"go/token"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -18,6 +21,7 @@ type state struct {
 	Decls   []decl
 	Vars    []variable
 	lost    map[string]string // why a variable has no value, by name
+	known   []string          // what interfaces hold values of, as lines of the file `known`
 }
 
 type importSpec struct{ Name, Path string } // Name is "." or "_", or what code calls the package
@@ -43,9 +47,27 @@ type literal struct {
 
 const declsName = "declarations.json"
 
+// damaged is the error of a state that cannot be read.
+type damaged struct{ error }
+
+// startState reads the state for a run. One that is damaged is told, and removed: code begins anew.
+func startState(dir string) (*state, error) {
+	s, err := readState(dir)
+	if errors.As(err, &damaged{}) {
+		fmt.Fprintf(os.Stderr, "note: what earlier code has left cannot be read, and is gone: %v\n", err)
+		s, err = newState(), os.RemoveAll(filepath.Join(dir, "current"))
+	}
+	if err != nil {
+		return nil, err
+	}
+	return s, os.MkdirAll(dir, 0o700)
+}
+
+func newState() *state { return &state{lost: map[string]string{}} }
+
 // readState reads the directory `current`; without one nothing was left.
 func readState(dir string) (*state, error) {
-	s := &state{lost: map[string]string{}}
+	s := newState()
 	text, err := os.ReadFile(filepath.Join(dir, "current", declsName))
 	if errors.Is(err, fs.ErrNotExist) {
 		return s, nil
@@ -53,8 +75,15 @@ func readState(dir string) (*state, error) {
 	if err == nil {
 		err = json.Unmarshal(text, s)
 	}
+	if err == nil {
+		err = s.validate()
+	}
 	if err != nil {
-		return nil, fmt.Errorf("what earlier code has left cannot be read: %w", err)
+		return nil, damaged{err}
+	}
+	known, _ := os.ReadFile(filepath.Join(dir, "current", "known"))
+	for line := range strings.Lines(string(known)) {
+		s.known = append(s.known, strings.TrimSpace(line))
 	}
 	lost, _ := os.ReadFile(filepath.Join(dir, "current", "lost"))
 	for line := range strings.Lines(string(lost)) {
@@ -62,6 +91,27 @@ func readState(dir string) (*state, error) {
 		s.lost[name] = reason
 	}
 	return s, nil
+}
+
+// validate returns an error where parts are none of Go.
+func (s *state) validate() error {
+	for _, d := range s.Decls {
+		_, err := parser.ParseFile(token.NewFileSet(), "", declHead+d.Src, parser.SkipObjectResolution)
+		if err != nil || len(d.Names) == 0 {
+			return fmt.Errorf("a declaration is damaged: %w", cmp.Or(err, errors.New("it has no name")))
+		}
+	}
+	for _, v := range s.Vars {
+		if _, err := parser.ParseExpr(v.Type); err != nil || !token.IsIdentifier(v.Name) {
+			return fmt.Errorf("the variable %q is damaged", v.Name)
+		}
+	}
+	for _, spec := range s.Imports {
+		if spec.Path == "" || spec.Name != "" && spec.Name != "." && !token.IsIdentifier(spec.Name) {
+			return fmt.Errorf("the import of %q is damaged", spec.Path)
+		}
+	}
+	return nil
 }
 
 // next returns the directory that the next program writes; what others left there is removed.
@@ -122,6 +172,10 @@ func (s *state) removeDecls(names map[string]bool) {
 		}
 		return false
 	})
+}
+
+func (s *state) removeImports(names map[string]bool) {
+	s.Imports = slices.DeleteFunc(s.Imports, func(i importSpec) bool { return names[i.Name] })
 }
 
 func (s *state) importPath(name string) string {

@@ -8,6 +8,7 @@ import (
 	"go/types"
 	"slices"
 	"strings"
+	"unicode"
 )
 
 const oldPrefix = "_era_old_" // of a variable whose type changes, with its value before
@@ -63,6 +64,8 @@ func (c *cell) nameImports(k *checker) error {
 			return k.importError(c, spec.Path, err)
 		}
 		c.state.Imports = slices.DeleteFunc(c.state.Imports, func(i importSpec) bool { return i == spec })
+		c.drop(map[string]bool{pkg.Name(): true})
+		c.state.removeVariable(pkg.Name())
 		c.state.addImport(pkg.Name(), spec.Path)
 	}
 	return nil
@@ -84,10 +87,10 @@ func (r *rewriter) rewrite() {
 	redeclared := map[string]bool{}
 	for identifier, object := range r.found.info.Defs {
 		declared, ok := object.(*types.Var)
-		if !ok || declared.Parent() != scope || identifier.Name == "_" {
+		if !ok || declared.Parent() != scope || !mayBePackages(identifier.Name) {
 			continue
 		}
-		typeName, ok := r.nameOf(declared.Type())
+		typeName, ok := r.cell.nameOf(r.found.pkg, declared.Type())
 		if !ok {
 			continue
 		}
@@ -98,6 +101,7 @@ func (r *rewriter) rewrite() {
 		r.kept[identifier.Name], redeclared[identifier.Name] = true, true
 	}
 	r.cell.drop(redeclared)
+	r.cell.state.removeImports(redeclared)
 	slices.SortFunc(r.cell.state.Vars, func(a, b variable) int { return cmp.Compare(a.Name, b.Name) })
 	r.renameOld()
 	for i, statement := range function.Body.List {
@@ -116,32 +120,44 @@ func (r *rewriter) rewrite() {
 	r.apply()
 }
 
+// mayBePackages reports whether a variable of the package may have the name.
+func mayBePackages(name string) bool { return name != "_" && name != "main" && name != "init" }
+
 // body returns the function that holds the statements: the last one.
 func (r *rewriter) body() *ast.FuncDecl {
 	decls := r.found.file.Decls
 	return decls[len(decls)-1].(*ast.FuncDecl)
 }
 
-// nameOf returns a type's name in source; false when it has none there.
-func (r *rewriter) nameOf(t types.Type) (string, bool) {
+// nameOf returns a type's name in source; false when it has none there. Packages have names there
+// that no code uses.
+func (c *cell) nameOf(own *types.Package, t types.Type) (string, bool) {
 	ok := isNameable(t, map[types.Type]bool{})
-	text := types.TypeString(t, func(pkg *types.Package) string {
-		if pkg == r.found.pkg {
-			return ""
+	return plainOwn(types.TypeString(t, c.qualifier(own))), ok
+}
+
+// qualifier returns what generated code calls packages; they become imported by that name.
+func (c *cell) qualifier(own *types.Package) types.Qualifier {
+	return func(pkg *types.Package) string {
+		if pkg == own {
+			return ownName
 		}
-		for _, spec := range r.cell.state.Imports {
-			if spec.Path == pkg.Path() && spec.Name != "_" && spec.Name != "." {
-				return spec.Name
+		base := runtimeName + "_" + strings.Map(func(r rune) rune {
+			if unicode.IsLetter(r) || unicode.IsDigit(r) {
+				return r
 			}
+			return '_'
+		}, pkg.Path())
+		name := base
+		for number := 2; ; number++ {
+			if path := c.state.importPath(name); path == "" || path == pkg.Path() {
+				break
+			}
+			name = fmt.Sprintf("%s_%d", base, number)
 		}
-		name := pkg.Name()
-		for number := 2; r.cell.state.importPath(name) != ""; number++ {
-			name = fmt.Sprintf("%s%d", pkg.Name(), number)
-		}
-		r.cell.state.addImport(name, pkg.Path())
+		c.state.addImport(name, pkg.Path())
 		return name
-	})
-	return text, ok
+	}
 }
 
 // isNameable reports whether a type can be written in a declaration of the package.
@@ -217,12 +233,23 @@ func (r *rewriter) assignment(s *ast.AssignStmt) {
 	}
 	if s.Tok == token.DEFINE && areKept {
 		r.replace(s.TokPos, s.TokPos+2, " =")
+	} else if s.Tok == token.DEFINE {
+		r.useUnkept(s)
 	}
 	if len(s.Lhs) == len(s.Rhs) && (s.Tok == token.DEFINE || s.Tok == token.ASSIGN) {
 		for i, left := range s.Lhs {
 			if identifier, ok := left.(*ast.Ident); ok {
 				r.literal(identifier, s.Rhs[i])
 			}
+		}
+	}
+}
+
+// useUnkept uses the variables that stay the function's own: none counts as unused.
+func (r *rewriter) useUnkept(s *ast.AssignStmt) {
+	for _, left := range s.Lhs {
+		if name, ok := left.(*ast.Ident); ok && name.Name != "_" && !r.kept[name.Name] {
+			r.replace(s.End(), s.End(), "; _ = "+name.Name)
 		}
 	}
 }
@@ -234,11 +261,32 @@ func (r *rewriter) literal(name *ast.Ident, value ast.Expr) {
 		return
 	}
 	known.Literal = nil
-	if function, ok := value.(*ast.FuncLit); ok {
-		start, end := r.found.offset(function.Pos()), r.found.offset(function.End())
+	if _, isWritten := value.(*ast.FuncLit); isWritten || r.namesFunction(value) {
+		start, end := r.found.offset(value.Pos()), r.found.offset(value.End())
 		line := 1 + strings.Count(string(r.cell.body[:start]), "\n")
 		known.Literal = &literal{string(r.cell.body[start:end]), r.cell.name, line}
 	}
+}
+
+// namesFunction reports whether an expression is the name of a function, or of a type's method.
+func (r *rewriter) namesFunction(value ast.Expr) bool {
+	switch v := value.(type) {
+	case *ast.ParenExpr:
+		return r.namesFunction(v.X)
+	case *ast.IndexExpr:
+		return r.namesFunction(v.X)
+	case *ast.IndexListExpr:
+		return r.namesFunction(v.X)
+	case *ast.SelectorExpr:
+		if selection := r.found.info.Selections[v]; selection != nil {
+			return selection.Kind() == types.MethodExpr
+		}
+		return r.namesFunction(v.Sel)
+	case *ast.Ident:
+		_, isFunction := r.found.info.Uses[v].(*types.Func)
+		return isFunction
+	}
+	return false
 }
 
 // declaration makes assignments of `var` at the top level.
@@ -272,7 +320,7 @@ func (r *rewriter) declaration(s *ast.DeclStmt) {
 			}
 		}
 	}
-	if group.Rparen.IsValid() {
+	if group.Rparen.IsValid() && len(group.Specs) > 0 {
 		r.replace(group.Rparen, group.Rparen+1, " ")
 	}
 }
@@ -286,7 +334,7 @@ func (r *rewriter) areKept(spec *ast.ValueSpec) bool {
 func (r *rewriter) zeros(spec *ast.ValueSpec) (text string) {
 	for _, name := range spec.Names {
 		if name.Name != "_" {
-			text += fmt.Sprintf("%s = %s.Zero[%s]();", name.Name, runtimeName, r.cell.state.variable(name.Name).Type)
+			text += fmt.Sprintf("%s = %s.Zero[%s]();", name.Name, runtimeName, r.cell.typeText(r.cell.state.variable(name.Name).Type))
 		}
 	}
 	return text
@@ -302,7 +350,10 @@ func (r *rewriter) lastExpression(s *ast.ExprStmt) {
 	if _, isTuple := value.Type.(*types.Tuple); value.IsVoid() || value.IsType() || isTuple || value.Type == nil {
 		return
 	}
-	r.replace(s.Pos(), s.Pos(), runtimeName+".Result(")
+	begin := r.found.offset(s.Pos())
+	line := 1 + strings.Count(string(c.body[:begin]), "\n")
+	column := begin - strings.LastIndex(string(c.body[:begin]), "\n")
+	r.replace(s.Pos(), s.Pos(), fmt.Sprintf("%s.Result(/*line %s:%d:%d*/", runtimeName, c.name, line, column))
 	r.replace(s.End(), s.End(), ")")
 }
 
