@@ -49,4 +49,5 @@ PROGRAMS = replace(
         "edited_module": "it imports a module once, as Jupyter does",
         "storage": "the package `era_storage` is that of the server's own Python kernel",
     },
+    untried={"child_output": "what a child prints may come later than what is printed next"},
 )

@@ -61,8 +61,10 @@ func (c *cell) head(isWhole bool) *source {
 	for _, spec := range c.state.Imports {
 		fmt.Fprintf(text, "import %s %q\n", spec.Name, spec.Path)
 	}
-	if isWhole {
+	if isWhole || c.hasHiddenTypes() {
 		fmt.Fprintf(text, "import %s \"era/cellrt\"\n", runtimeName)
+	}
+	if isWhole {
 		if c.state.usesImages() {
 			text.WriteString("import _ \"era/display\"\n")
 		}

@@ -188,7 +188,7 @@ func (s *state) importPath(name string) string {
 }
 
 func (s *state) addImport(name, path string) {
-	if name != "." && name != "_" {
+	if name != "" && name != "." && name != "_" {
 		s.Imports = slices.DeleteFunc(s.Imports, func(i importSpec) bool { return i.Name == name })
 	}
 	if spec := (importSpec{name, path}); !slices.Contains(s.Imports, spec) {

@@ -4,6 +4,7 @@ import (
 	"go/ast"
 	"go/parser"
 	"go/types"
+	"slices"
 	"strings"
 )
 
@@ -30,6 +31,13 @@ func (c *cell) typeText(text string) string {
 			return runtimeName + ".Predeclared_" + name
 		}
 		return ""
+	})
+}
+
+// hasHiddenTypes reports whether a variable has a predeclared type whose name code has declared.
+func (c *cell) hasHiddenTypes() bool {
+	return slices.ContainsFunc(c.state.Vars, func(v variable) bool {
+		return strings.Contains(c.typeText(v.Type), runtimeName+".")
 	})
 }
 
