@@ -174,14 +174,6 @@ SERIES: dict[str, list[tuple[str, str]]] = {
         ("fmt.Println(w6 == context.DeadlineExceeded, w1)", f"true {NOT_FOUND}\n"),
         ("fmt.Println(w3)", "a: w\n"),
     ],
-    "goroutines that go on at the end": [
-        ("x := map[int]int{}\nfor i := range 5000 {\n\tx[i] = i\n}", ""),
-        (
-            "go func() {\n\tfor i := 0; ; i++ {\n\t\tx[i%9999] = i\n\t\tdelete(x, i%777)\n\t}\n}()",
-            "",
-        ),
-        ("fmt.Println(len(x) > 10)", "true\n"),
-    ],
     "groups of nothing": [
         ("type ()\nconst ()\nvar ()", ""),
         ("import ()\nfmt.Println(1)", "1\n"),
