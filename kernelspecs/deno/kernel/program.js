@@ -322,4 +322,4 @@ function interruption() {
   return { name: "Interrupt", value: "The run was interrupted.", traceback: [] };
 }
 
-module.exports = { Program, STOPPED };
+module.exports = { Program };
