@@ -220,6 +220,7 @@ class FakeMachine:
         self.has_kernel = kernel
         self.on_late_output: Callable[[list[Output]], None] = lambda events: None
         self.programs: list[FakeExecProcess] = []
+        self.command_gate: asyncio.Event | None = None
         self.start_gate: asyncio.Event | None = None
         self.start_error: Exception | None = None
         self.env = dict(env)
@@ -251,6 +252,8 @@ class FakeMachine:
         process = FakeExecProcess(self, self.kernel.script, KernelRequest(argv[-1], env, 0, 0))
         process.stdin = stdin
         self.programs.append(process)
+        if self.command_gate is not None:  # it runs, and its start is not reported yet
+            await self.command_gate.wait()
         return process
 
     def die(self, exit_info: ExitInfo) -> None:

@@ -12,13 +12,18 @@ from era_kernels.models import InterruptStep
 class Cancellation:
     """Cancels one execution, once: all callers wait for the same task and get the same steps."""
 
-    def __init__(self, remove_from_queue: Callable[[], Awaitable[None]]) -> None:
-        """Takes `remove_from_queue`, which ends an execution that has not reached its process."""
+    def __init__(
+        self, cancel_early: Callable[[], Awaitable[Sequence[InterruptStep] | None]]
+    ) -> None:
+        """Takes `cancel_early`, which ends an execution that has not reached its process.
+
+        It returns the steps by which it ended a process that was just being started, if any.
+        """
         self.requested = asyncio.Event()  # from now on the kernel must not get the run
         self.finished: asyncio.Event | None = None  # the execution's; None until its log is open
         # Set once the kernel or the process has the execution: ends it there, and nothing else.
         self.interrupt: Callable[[], Awaitable[Sequence[InterruptStep]]] | None = None
-        self._remove_from_queue = remove_from_queue
+        self._cancel_early = cancel_early
         self._task: asyncio.Task[Sequence[InterruptStep]] | None = None
 
     async def __call__(self) -> Sequence[InterruptStep]:
@@ -33,12 +38,10 @@ class Cancellation:
     async def _cancel(self) -> Sequence[InterruptStep]:
         began_at = time.monotonic()
         self.requested.set()
-        steps: list[InterruptStep] = []
         if self.interrupt is not None:
-            steps.extend(await self.interrupt())
+            steps = await self.interrupt()
         else:
-            steps.append(InterruptStep("cancel", 0.0))
-            await self._remove_from_queue()
+            steps = await self._cancel_early() or [InterruptStep("cancel", 0.0)]
         assert self.finished is not None
         await self.finished.wait()
         return [*steps, InterruptStep("ended", time.monotonic() - began_at)]

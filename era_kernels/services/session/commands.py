@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from era_kernels.concurrency.background import BackgroundTasks
 from era_kernels.errors import EraError, QueueFull
 from era_kernels.kernels.exec_process import ExecProcess, FailedExec
 from era_kernels.kernels.machine import Machine
-from era_kernels.models import ExecSubmission, ExecutionEnd, Session
+from era_kernels.models import ExecSubmission, ExecutionEnd, InterruptStep, Session
 from era_kernels.services.capacity import RETRY_AFTER_SECONDS
 from era_kernels.services.context import ServiceContext
 from era_kernels.services.executions.live import LiveExecution
@@ -222,8 +222,10 @@ async def has_run(context: ServiceContext, session: Session) -> bool:
     return total > 0
 
 
-async def _cancel(command: RunningCommand) -> None:
-    """Keeps the command from starting; interrupts its process if that was just being started."""
+async def _cancel(command: RunningCommand) -> Sequence[InterruptStep] | None:
+    """Keeps the command from starting; interrupts its process if that was just being started.
+
+    Returns the steps of that interrupt, None when there was no process.
+    """
     await command.started.wait()
-    if command.process is not None:
-        await command.process.interrupt()
+    return None if command.process is None else await command.process.interrupt()

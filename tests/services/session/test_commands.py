@@ -193,6 +193,22 @@ async def test_interrupt_before_the_start(services: Services) -> None:
     assert services.kernel_limiter.borrowed == 1
 
 
+async def test_interrupt_of_a_process_whose_start_is_not_reported_yet(services: Services) -> None:
+    """The steps are those that ended the process: it may have run already."""
+    await services.create()
+    await (await services.exec("out a")).result()
+    machine = services.host.machines[0]
+    machine.command_gate = asyncio.Event()
+    running = await services.exec("wait")
+    await services.until_commands(2)
+    assert running.interrupt is not None
+    interrupting = asyncio.ensure_future(running.interrupt())
+    await sleep_briefly()
+    machine.command_gate.set()
+    assert [step.action for step in await interrupting] == ["interrupt", "ended"]
+    assert (await running.result()).exit_code == 130
+
+
 async def test_it_waits_for_no_kernel_that_starts(services: Services) -> None:
     """Where there is a sandbox, a command does not wait for a kernel that starts in it."""
     await services.create()
