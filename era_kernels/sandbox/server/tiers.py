@@ -170,7 +170,7 @@ def candidate_profiles(policy: IsolationPolicy) -> Iterator[IsolationProfile]:
     has_landlock = landlock.version() > 0
     common = SandboxSpec(
         landlock=has_landlock,
-        seccomp_program=_seccomp_program(internet=True),
+        seccomp_program=_seccomp_program(has_namespaces=True),
         readable=readable,
         hidden=tuple(str(path) for path in policy.hidden_paths),
         home=next(
@@ -186,7 +186,7 @@ def candidate_profiles(policy: IsolationPolicy) -> Iterator[IsolationProfile]:
             replace(
                 common,
                 kind=IsolationKind.LANDLOCK,
-                seccomp_program=_seccomp_program(internet=False),
+                seccomp_program=_seccomp_program(has_namespaces=False),
             ),
             notes,
         ),
@@ -210,8 +210,8 @@ def _notes(spec: SandboxSpec) -> Iterator[str]:
         yield "Landlock: this kernel has none, so nothing stands behind the namespaces"
 
 
-def _seccomp_program(*, internet: bool) -> str:
-    program = seccomp.export_filter(internet=internet)
+def _seccomp_program(*, has_namespaces: bool) -> str:
+    program = seccomp.export_filter(has_namespaces=has_namespaces)
     return "" if program is None else base64.b64encode(program).decode()
 
 
