@@ -63,6 +63,7 @@ class Init:
         except OSError as error:
             fail_and_exit(control, error)
         self._control = control
+        self._spec = spec
         self._sigchld = SigchldPipe()
         self._poll = select.poll()
         self._processes: dict[int, int] = {}  # pid → the server's number of it
@@ -137,7 +138,7 @@ class Init:
             os.close(status_read)
             stdin_fd = stdin[0] if stdin else None
             return launch.LaunchRequest(
-                message["command"], stdin_fd, stdout, stderr, status_write, parent
+                message["command"], stdin_fd, stdout, stderr, status_write, parent, self._spec
             )
         for descriptor in (*descriptors, status_write):
             os.close(descriptor)
