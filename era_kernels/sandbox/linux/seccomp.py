@@ -53,6 +53,13 @@ NAMESPACE_FLAGS = (
     CLONE_NEWTIME, CLONE_NEWNS, CLONE_NEWCGROUP, CLONE_NEWUTS, CLONE_NEWIPC, CLONE_NEWUSER,
     CLONE_NEWPID, CLONE_NEWNET,
 )  # fmt: skip
+# What reserves the disk in an instant, which no server can watch. libc's posix_fallocate(3) writes
+# zeros instead when it is told EOPNOTSUPP. Giving room back (linux/falloc.h) stays allowed.
+FALLOC_FL_PUNCH_HOLE = 0x02
+_IOCTL_NUMBER = 0xFFFF  # letter and number, whatever the size and the direction
+# xfs_fs.h and linux/falloc.h: ALLOCSP, FREESP and RESVSP, each also with 64, and ZERO_RANGE; and
+# FSSETXATTR of linux/fs.h, whose hint has each small write reserve up to 1 GiB.
+RESERVING_IOCTLS = tuple((ord("X") << 8) | number for number in (10, 11, 36, 37, 40, 42, 57, 32))
 INTERNET_FAMILIES = (socket.AF_INET, socket.AF_INET6)
 
 
@@ -112,12 +119,21 @@ class _FilterBuilder:
                 self._deny("clone", errno.EPERM, (0, _MASKED_EQ, flag, flag))
             for request in (termios.TIOCSTI, TIOCLINUX):
                 self._deny("ioctl", errno.EPERM, (1, _MASKED_EQ, 0xFFFFFFFF, request))
+            self._deny_reserving()
             self._deny_families(
                 (socket.AF_UNIX, *(INTERNET_FAMILIES if internet else ()), AF_NETLINK)
             )
             return self._export()
         finally:
             self._library.seccomp_release(self._context)
+
+    def _deny_reserving(self) -> None:
+        """Denies to reserve disk without writing."""
+        number = errno.EOPNOTSUPP
+        self._deny("fallocate", number, (1, _MASKED_EQ, FALLOC_FL_PUNCH_HOLE, 0))
+        self._deny("file_setattr", number)  # as FSSETXATTR
+        for request in RESERVING_IOCTLS:
+            self._deny("ioctl", number, (1, _MASKED_EQ, _IOCTL_NUMBER, request))
 
     def _deny_families(self, allowed: tuple[int, ...]) -> None:
         """Denies all socket families but these, and all of netlink but NETLINK_ROUTE."""
