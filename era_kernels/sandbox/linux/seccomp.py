@@ -72,6 +72,13 @@ NAMESPACE_FLAGS = (
     CLONE_NEWTIME, CLONE_NEWNS, CLONE_NEWCGROUP, CLONE_NEWUTS, CLONE_NEWIPC, CLONE_NEWUSER,
     CLONE_NEWPID, CLONE_NEWNET,
 )  # fmt: skip
+# What reserves the disk in an instant, which no server can watch. libc's posix_fallocate(3) writes
+# zeros instead when it is told EOPNOTSUPP. Giving room back (linux/falloc.h) stays allowed.
+FALLOC_FL_PUNCH_HOLE = 0x02
+_IOCTL_NUMBER = 0xFFFF  # letter and number, whatever the size and the direction
+# xfs_fs.h and linux/falloc.h: ALLOCSP, FREESP and RESVSP, each also with 64, and ZERO_RANGE; and
+# FSSETXATTR of linux/fs.h, whose hint has each small write reserve up to 1 GiB.
+RESERVING_IOCTLS = tuple((ord("X") << 8) | number for number in (10, 11, 36, 37, 40, 42, 57, 32))
 INTERNET_FAMILIES = (socket.AF_INET, socket.AF_INET6)
 INIT = 1  # the init's pid in a namespace of its own
 # A whole register for a C int: Linux ignores its upper half, so no rule may look at it.
@@ -138,6 +145,7 @@ class _FilterBuilder:
                 self._deny("clone", errno.EPERM, (0, _MASKED_EQ, flag, flag))
             for request in (termios.TIOCSTI, TIOCLINUX):
                 self._deny("ioctl", errno.EPERM, (1, _MASKED_EQ, _INT, request))
+            self._deny_reserving()
             self._deny("personality", errno.EPERM, (0, _NE, _PERSONALITY_QUERY, 0))
             self._deny_influence(has_namespaces)
             families = INTERNET_FAMILIES if has_namespaces else ()
@@ -168,6 +176,14 @@ class _FilterBuilder:
             self._deny(name, errno.EPERM, (0, _MASKED_EQ, _INT, process), other(1))
             for which in others:
                 self._deny(name, errno.EPERM, (0, _MASKED_EQ, _INT, which))
+
+    def _deny_reserving(self) -> None:
+        """Denies to reserve disk without writing."""
+        number = errno.EOPNOTSUPP
+        self._deny("fallocate", number, (1, _MASKED_EQ, FALLOC_FL_PUNCH_HOLE, 0))
+        self._deny("file_setattr", number)  # as FSSETXATTR
+        for request in RESERVING_IOCTLS:
+            self._deny("ioctl", number, (1, _MASKED_EQ, _IOCTL_NUMBER, request))
 
     def _deny_families(self, allowed: tuple[int, ...]) -> None:
         """Denies all socket families but these, and all of netlink but NETLINK_ROUTE."""

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from era_kernels.sandbox.linux import seccomp
+from era_kernels.sandbox.linux import seccomp, syscalls
+from tests.sandbox.linux import reserving
 
 ROOT = Path(__file__).parents[3]
 X86 = platform.machine() == "x86_64"
@@ -203,3 +204,26 @@ def test_missing_library(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(seccomp, "_library", lambda: None)
     assert seccomp.export_filter(has_namespaces=True) is None
     assert not seccomp.is_available()
+
+
+@pytest.mark.skipif(not seccomp.is_available(), reason="libseccomp is not installed")
+def test_disk_is_not_reserved(tmp_path: Path) -> None:
+    """What takes disk without writing is refused; room is still given back, and libc writes."""
+    program = seccomp.export_filter(has_namespaces=True)
+    assert program is not None
+    read, write = os.pipe()
+    if (pid := os.fork()) == 0:
+        try:
+            syscalls.prctl(syscalls.PR_SET_NO_NEW_PRIVS, 1)
+            syscalls.set_seccomp_filter(program)
+            os.write(write, json.dumps(reserving.outcomes(str(tmp_path / "file"))).encode())
+        finally:
+            os._exit(0)
+    os.close(write)
+    told = json.loads(os.read(read, 65536))
+    os.close(read)
+    os.waitpid(pid, 0)
+    refused = {name: by for name, by in told.items() if name.startswith(("fallocate", "ioctl"))}
+    assert set(refused.values()) == {"ENOTSUP"}, refused  # the same number
+    assert (told["blocks"], told["libc"]) == ("0", "2")
+    assert told["punch"] in ("0", str(errno.EOPNOTSUPP))  # as the file system says
