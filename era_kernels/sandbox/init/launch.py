@@ -59,6 +59,9 @@ def run(request: LaunchRequest, interpreter: InterpreterState) -> None:
         os.write(request.status_fd, message.encode(errors="replace")[:4096])
         os._exit(127)
     os.close(request.status_fd)
+    # Programs may read /proc/self. Not before: code with the same uid could trace a start. (An
+    # executed program is dumpable by execve.)
+    syscalls.prctl(syscalls.PR_SET_DUMPABLE, 1)
     _call_entry(interpreter, command["entry"], command["args"])
 
 
@@ -73,7 +76,6 @@ def _setup_process(request: LaunchRequest) -> None:
     os.dup2(request.stdout, 1)
     os.dup2(request.stderr, 2)
     syscalls.close_except((0, 1, 2, request.status_fd))
-    syscalls.prctl(syscalls.PR_SET_DUMPABLE, 1)  # programs may read /proc/self
     for number in IGNORED_SIGNALS:
         signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
