@@ -24,7 +24,7 @@ from urllib.parse import quote
 
 from era_kernels.errors import KernelStartFailed
 from era_kernels.models import SessionListener
-from era_kernels.sandbox.server.control_channel import ChannelClosed, ControlChannel
+from era_kernels.sandbox.server.control_channel import ChannelClosed, ChannelError, ControlChannel
 from era_kernels.sandbox.server.process_tree import read_stat
 
 BACKLOG = 1024  # connections that wait to be accepted
@@ -42,6 +42,8 @@ async def listen_in_namespace(control: ControlChannel, port: int) -> SessionList
         reply, descriptors = await control.request_descriptors({"op": "listen", "port": port})
     except ChannelClosed:
         raise _not_listening("its sandbox has ended") from None
+    except ChannelError as error:
+        raise _not_listening(str(error)) from error
     if "error" in reply:
         raise _not_listening(reply["error"])
     if not descriptors:  # this process may open no more, so that the system dropped it
