@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from era_kernels.services.executions import result
 
 TIMEOUT_CODE = "EXECUTION_TIMEOUT"
+WARNINGS_DESCRIPTION = (
+    "Fields and query parameters that are not known and were ignored; only when there are any."
+)
 
 
 class ResponseModel(BaseModel):
@@ -32,6 +35,7 @@ class ErrorAnswer(ResponseModel):
     hint: str | None = None
     id: str | None = None
     format: str | None = Field(None, description="How the path should look.")
+    warnings: list[str] = Field([], description=WARNINGS_DESCRIPTION)
 
 
 class Uncaught(ResponseModel):
