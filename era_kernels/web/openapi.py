@@ -89,7 +89,7 @@ def _models(route: Route) -> Iterator[type[BaseModel]]:
         if request is not None and not isinstance(request, Media) and operation.in_schema:
             yield request
         for response in operation.responses.values():
-            if not isinstance(response, Media) and operation.in_schema:
+            if response is not None and not isinstance(response, Media) and operation.in_schema:
                 yield response
 
 
@@ -122,6 +122,9 @@ def _responses(operation: Operation) -> Iterable[tuple[str, JsonObject]]:
         description = (
             response.description if isinstance(response, Media) else HTTPStatus(status).phrase
         )
+        if response is None:
+            yield str(status), {"description": description}
+            continue
         content = _content(response)
         if status == 200 and operation.alternative is not None:
             content |= _content(operation.alternative)
