@@ -29,7 +29,6 @@ class FinishedExecution:
     def __init__(self, executions: ExecutionService, session: Session, execution_id: str) -> None:
         self.id = execution_id
         self.session_id = session.id
-        self.error: EraError | None = None
         self._executions = executions
         self._session = session
 
@@ -42,19 +41,16 @@ class FinishedExecution:
     async def result(self) -> RunResult:
         """Returns the result; raises again the domain error that kept the run from running."""
         _, run_result = await self._executions.result(self._session, self.id)
-        self.error = None if run_result.error is None else _domain_error(run_result.error)
-        if self.error is not None:
-            raise self.error
+        error = None if run_result.error is None else _domain_error(run_result.error)
+        if error is not None:
+            raise error
         return run_result
 
     async def follow_with_input(self) -> AsyncIterator[list[LoggedEvent]]:
-        """Yields all events; no input request waits any more. `error` is known with the first."""
+        """Yields all events; no input request waits any more."""
         batches = self._executions.follow(self._session, self.id)
         async with aclosing(batches):  # type: ignore[type-var]
             async for batch in batches:
-                first = batch[0].event
-                if batch[0].seq == 1 and isinstance(first, ErrorEvent):
-                    self.error = _domain_error(first)
                 yield batch
 
 

@@ -30,7 +30,12 @@ from era_kernels.services.session.session import LiveSession
 from era_kernels.services.session_creation import SessionCreator
 from era_kernels.services.session_duplication import DuplicateRequest, SessionDuplicator
 from era_kernels.services.ttl import TtlEntry, TtlTimer
-from era_kernels.services.validation import check_changes, check_run_env, check_session_id
+from era_kernels.services.validation import (
+    check_changes,
+    check_run_env,
+    check_session_id,
+    check_update_data,
+)
 from era_kernels.storage.workspaces import Snapshot
 
 log = logging.getLogger(__name__)
@@ -265,6 +270,7 @@ class SessionService:
         async with self.borrow(session_id) as live:
             self._check_open()
             check_run_env(submission, await self._context.kernelspec_of(live.session))
+            await check_update_data(submission)
             return await live.submit(submission)
 
     async def execute(self, language: str, submission: Submission) -> LiveExecution:

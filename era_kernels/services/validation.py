@@ -14,6 +14,8 @@ from era_kernels.errors import (
     QuotaExceeded,
     TooLarge,
 )
+from era_kernels.json_codec import in_thread_if_large
+from era_kernels.json_incremental import estimate_size
 from era_kernels.kernels.kernelspecs import Kernelspec
 from era_kernels.models import UNSANDBOXED_TIER, ExecSubmission, Isolation, JsonObject, Submission
 from era_kernels.storage.files import validate_path
@@ -98,6 +100,13 @@ def check_run_env(submission: Submission | ExecSubmission, kernelspec: Kernelspe
             details=[{"field": "env", "problem": rule}],
             hint="Set them in the code, or run a program beside the kernel with POST …/exec.",
         )
+
+
+async def check_update_data(submission: Submission | ExecSubmission) -> None:
+    """Raises TooLarge for an `update_data` that is too large, whatever it is merged into."""
+    if isinstance(submission, Submission) and submission.update_data:
+        data = submission.update_data
+        await in_thread_if_large(estimate_size(data), check_json_size, data, "data")
 
 
 def check_json_size(value: object, name: str) -> None:

@@ -9,6 +9,7 @@ from pydantic import Field
 
 from era_kernels.errors import InvalidRequest
 from era_kernels.models import Execution, JsonObject, to_iso
+from era_kernels.services.executions.live import has_events_after
 from era_kernels.web import ranges
 from era_kernels.web.base import BaseHandler, ClientDisconnected, HandlerContext
 from era_kernels.web.operations import Media, Operation
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 
 LARGE_LIST = 200  # lists of more executions are encoded in a thread
 _LARGE_LIST_BYTES = 2 * 1024 * 1024
+_FOLLOW_DESCRIPTION = f"""{EVENTS_DESCRIPTION}
+
+A reader that has the last event already gets 204 and no body, upon which an `EventSource` stops."""
 _PLAIN_TEXT = Media("text/plain", "The text so far; byte ranges are served.")
 
 
@@ -142,22 +146,26 @@ class ExecutionStreamHandler(ExecutionHandlerBase):
     operations = {
         "GET": Operation(
             "Follow an execution",
-            {200: EVENT_STREAM_MEDIA},
+            {200: EVENT_STREAM_MEDIA, 204: None},
             query=ReplayQuery,
-            description=EVENTS_DESCRIPTION,
+            description=_FOLLOW_DESCRIPTION,
         ),
     }
 
     async def get(self, session_id: str, execution_id: str) -> None:
         after = last_event_id(self)
         session = await self.sessions.session(session_id)
-        if self.request.method == "HEAD":
-            await self.executions.get(session_id, execution_id)
-            self.set_header("Content-Type", EVENT_STREAM_TYPE)
-            return
+        live = await self.executions.find_unfinished(session_id, execution_id)
         batches = self.executions.follow(session, execution_id, after)
         async with aclosing(batches):  # type: ignore[type-var]
-            await EventStream(self).send(batches, after)
+            # Those of a finished execution are on disk: the first of them is there at once.
+            first = await anext(batches, None) if live is None else None
+            if first is None and (live is None or not has_events_after(live, after)):
+                self.set_status(204)
+            elif self.request.method == "HEAD":
+                self.set_header("Content-Type", EVENT_STREAM_TYPE)
+            else:
+                await EventStream(self).send(batches, after, first)
 
 
 class ExecutionOutputHandler(ExecutionHandlerBase):

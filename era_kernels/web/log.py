@@ -89,7 +89,7 @@ class LogHandler(BaseHandler):
             self.set_header("Content-Type", EVENT_STREAM_TYPE)
             return
         async with aclosing(live.follow(after)) as batches:  # type: ignore[type-var]
-            await EventStream(self, to_json=_stream_entry, first_event_wait=0).send(batches, after)
+            await EventStream(self, _stream_entry).send(batches, after)
 
 
 def entry_response(entry: LoggedEvent) -> JsonObject:

@@ -112,7 +112,9 @@ def _answers(routes: Iterable[Route]) -> Iterator[type[BaseModel]]:
     for route in routes:
         for operation in route.handler.operations.values():
             for response in operation.responses.values():
-                if not isinstance(response, Media) and operation.in_schema:
+                if response is None or isinstance(response, Media):
+                    continue
+                if operation.in_schema:
                     yield response
 
 
@@ -154,6 +156,9 @@ def _responses(operation: Operation) -> Iterable[tuple[str, JsonObject]]:
         description = (
             response.description if isinstance(response, Media) else HTTPStatus(status).phrase
         )
+        if response is None:
+            yield str(status), {"description": description}
+            continue
         content = _content(response)
         if status == 200 and operation.alternative is not None:
             content |= _content(operation.alternative)

@@ -64,8 +64,9 @@ EVENTS_DESCRIPTION = """Events, by their `type`, which is also the name of the f
 - `done` {exit_code, exception, state, cause?, notices?, …}: always the last; `notices` say why this
   run does not find the variables of earlier ones
 
-What went wrong before the first event is an ordinary error. The header `X-Execution-Id` names the
-execution whose `/stream` goes on where a connection broke, after the `Last-Event-ID` given."""
+What is wrong with the request is an ordinary error. The answer begins as soon as there is the
+execution; what fails later is an `error` event. The header `X-Execution-Id` names the execution
+whose `/stream` goes on where a connection broke, after the `Last-Event-ID` given."""
 
 
 class RunRequest(TimeoutFields):
@@ -213,7 +214,7 @@ class StreamHandler(RunHandlerBase):
         execution = await self.submit(session_id, body)
         execution.add_caller()
         async with aclosing(execution.follow_with_input()) as batches:  # type: ignore[type-var]
-            await EventStream(self, lambda: execution.error).send(batches)
+            await EventStream(self).send(batches)
         if self.disconnected.done():
             await execution.remove_caller()
 

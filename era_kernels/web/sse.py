@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import suppress
 
 from era_kernels import json_codec, json_incremental
 from era_kernels.concurrency.background import cancel_and_wait
@@ -15,8 +16,6 @@ from era_kernels.web.base import BaseHandler, ClientDisconnected
 
 log = logging.getLogger(__name__)
 
-# Seconds to wait for the first batch, because the answer may still become a plain JSON error.
-FIRST_EVENT_WAIT = 1.0
 MAX_WRITE_BYTES = 256 * 1024  # bytes that are written at once
 FRAMES_PER_SLICE = 32  # frames that are encoded before other tasks may run
 EVENT_STREAM_TYPE = "text/event-stream; charset=utf-8"
@@ -86,88 +85,66 @@ def _escape_line_ends(data: bytes) -> bytes:
 
 
 class EventStream:
-    """Sends batches of events to one client, with comments while nothing happens.
-
-    `get_error` returns the reason why a run never began; it is called once, before the first frame.
-    `first_event_wait`: seconds to wait for the first batch before the head of the answer is sent
-    without one.
-    """
+    """Sends batches of events to one client, with comments while nothing happens."""
 
     def __init__(
         self,
         handler: BaseHandler,
-        get_error: Callable[[], EraError | None] = lambda: None,
         to_json: Callable[[LoggedEvent], JsonObject] = run_event_to_json,
-        first_event_wait: float | None = None,
     ) -> None:
         self._handler = handler
-        self._get_error = get_error
         self._to_json = to_json
-        self._first_event_wait = FIRST_EVENT_WAIT if first_event_wait is None else first_event_wait
         self._last_seq = 0
-        self._has_begun = False
 
-    async def send(self, batches: AsyncIterator[list[LoggedEvent]], after: int = 0) -> None:
+    async def send(
+        self,
+        batches: AsyncIterator[list[LoggedEvent]],
+        after: int = 0,
+        first_batch: list[LoggedEvent] | None = None,
+    ) -> None:
         """Sends batches until the last event or until the client leaves.
 
-        Raises an error that comes before the first frame; a later error becomes an `error` frame.
-        Memory is bounded: the next batch is taken when the client took the last one.
+        The head of the answer goes out at once, so that what fails later is an `error` frame.
+        `first_batch` was taken from `batches` already. Memory is bounded: the next batch is taken
+        when the client took the last one.
         """
         self._last_seq = after
         try:
-            await self._send(batches)
+            self._set_headers()
+            await self._handler.send(b"")
+            if first_batch is not None:
+                await self._send_batch(first_batch)
+            while (batch := await self._wait_for_batch(batches)) is not None:
+                await self._send_batch(batch)
         except ClientDisconnected:
             return
         except Exception as error:
-            if not self._has_begun:
-                raise
             await self._send_error(error)
 
-    async def _send(self, batches: AsyncIterator[list[LoggedEvent]]) -> None:
-        while True:
-            next_batch = asyncio.ensure_future(_next_or_none(batches))
-            try:
-                batch = await self._wait_for_batch(next_batch)
-            finally:
-                await cancel_and_wait(next_batch)
-            if batch is None:
-                await self._write(b"")
-                return
-            self._last_seq = batch[-1].seq
-            async for piece in encode_batch(batch, self._to_json):
-                if piece:
-                    await self._write(piece)
+    async def _send_batch(self, batch: list[LoggedEvent]) -> None:
+        self._last_seq = batch[-1].seq
+        async for piece in encode_batch(batch, self._to_json):
+            if piece:
+                await self._handler.send(piece)
 
     async def _wait_for_batch(
-        self, next_batch: asyncio.Future[list[LoggedEvent] | None]
+        self, batches: AsyncIterator[list[LoggedEvent]]
     ) -> list[LoggedEvent] | None:
         """Returns the next batch, None after the last; sends comments while waiting.
 
         Raises ClientDisconnected.
         """
-        interval = (
-            self._handler.context.keepalive_interval if self._has_begun else self._first_event_wait
-        )
-        while not await self._handler.wait(next_batch, interval):
-            await self._write(KEEPALIVE if self._has_begun else b"")
-            interval = self._handler.context.keepalive_interval
-        batch = next_batch.result()
-        if not self._has_begun:
-            self._raise_if_rejected(batch)
-        return batch
+        next_batch = asyncio.ensure_future(_next_or_none(batches))
+        try:
+            while not await self._handler.wait(
+                next_batch, self._handler.context.keepalive_interval
+            ):
+                await self._handler.send(KEEPALIVE)
+            return next_batch.result()
+        finally:
+            await cancel_and_wait(next_batch)
 
-    def _raise_if_rejected(self, batch: list[LoggedEvent] | None) -> None:
-        error = self._get_error()
-        if error is not None and batch and isinstance(batch[0].event, ErrorEvent):
-            raise error
-
-    async def _write(self, data: bytes) -> None:
-        if not self._has_begun:
-            self._has_begun = True
-            self._send_head()
-        await self._handler.send(data)
-
-    def _send_head(self) -> None:
+    def _set_headers(self) -> None:
         handler = self._handler
         handler.set_header("Content-Type", EVENT_STREAM_TYPE)
         handler.set_header("Cache-Control", "no-cache")
@@ -180,7 +157,8 @@ class EventStream:
             self._handler.log_exception(type(error), error, error.__traceback__)
             error = self._handler.to_domain_error(error, 500)
         event = event_to_json(ErrorEvent(error.title, error.message, error.code))
-        await self._write(encode_frame(self._last_seq, event))
+        with suppress(ClientDisconnected):
+            await self._handler.send(encode_frame(self._last_seq, event))
 
 
 async def _next_or_none(batches: AsyncIterator[list[LoggedEvent]]) -> list[LoggedEvent] | None:

@@ -168,15 +168,60 @@ def test_wait(session: SessionClient) -> None:
 # ---------------------------------------------------------------- follow
 
 
+def check_no_events(session: SessionClient, path: str, **headers: str) -> None:
+    """Nothing comes any more: 204, without a body."""
+    names = {name.replace("_", "-"): value for name, value in headers.items()}
+    answer = session.http.get(f"{session.path}/executions/{path}", headers=names)
+    assert (answer.status_code, answer.content) == (204, b"")
+
+
 def test_replay(session: SessionClient) -> None:
     """The events of an execution can be had again, from any of them on."""
     whole = session.stream("for n in range(5): print(n, flush=True); import time; time.sleep(0.05)")
     execution = whole[-1].data["execution_id"]
     assert len(whole) == 6
     assert follow(session, f"{execution}/stream") == whole
-    for after in range(8):
+    for after in range(6):
         assert follow(session, f"{execution}/stream", Last_Event_ID=str(after)) == whole[after:]
         assert follow(session, f"{execution}/stream?last_event_id={after}") == whole[after:]
+    for after in (6, 7, 10**14):
+        check_no_events(session, f"{execution}/stream", Last_Event_ID=str(after))
+        check_no_events(session, f"{execution}/stream?last_event_id={after}")
+
+
+def test_reader_that_has_the_end(session: SessionClient) -> None:
+    """Who has `done` gets 204 at once, also in the moment in which the run ends.
+
+    An earlier number never gets 204, nor does any number while the run goes on.
+    """
+    session.run("pass")
+    for _ in range(20):
+        with session.open_stream("print(1)") as events:
+            done = list(events)[-1]
+            path = f"{done.data['execution_id']}/stream"
+            check_no_events(session, path, Last_Event_ID=str(done.id))
+            assert follow(session, path, Last_Event_ID=str(done.id - 1)) == [done]
+    with session.open_stream(SLOW) as events:
+        next(events)
+        listed = session.http.get(f"{session.path}/executions").json()["executions"][-1]
+        ahead = follow(session, f"{listed['execution_id']}/stream", Last_Event_ID="999")
+        assert ahead[-1].event == "done"
+
+
+def test_head_at_once(session: SessionClient) -> None:
+    """The head of a stream is there before the first event, of a run and of each reader."""
+    code = "import time; time.sleep(60)"
+    body = {"code": code}
+    with session.http.stream("POST", f"{session.path}/stream", json=body, timeout=20) as first:
+        assert first.status_code == 200
+        path = f"{session.path}/executions/{first.headers['X-Execution-Id']}"
+        for after in ("0", "7"):
+            headers = {"Last-Event-ID": after}
+            with session.http.stream("GET", f"{path}/stream", headers=headers) as reader:
+                assert reader.status_code == 200
+        assert session.http.get(path).json()["status"] == "running"
+        assert session.http.post(f"{path}/interrupt").status_code == 200
+        assert list(parse_sse(first.iter_lines()))[-1].data["exit_code"] == 130
 
 
 def test_readers_of_a_live_run(session: SessionClient) -> None:

@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from types import SimpleNamespace
 from typing import Any
 
 from era_kernels.errors import (
@@ -109,6 +110,15 @@ class FakeLiveExecution:
         self.callers -= 1
         if not self.callers and self.submission.cancel_on_disconnect:
             await self.on_abandoned()
+
+    @property
+    def done_event(self) -> Done | None:
+        last = self.logged[-1].event if self.logged else None
+        return last if isinstance(last, Done) else None
+
+    @property
+    def recent(self) -> SimpleNamespace:
+        return SimpleNamespace(last_seq=len(self.logged))
 
     async def send_input(self, key: str, value: str) -> bool:
         self.lines.append(value)

@@ -220,5 +220,13 @@ class LiveExecution:
         return ResultBuilder(self.id, self.session_id, self._max_result_bytes)
 
 
+def has_events_after(execution: LiveExecution, seq: int) -> bool:
+    """Returns False if the last event of all has been published, and its number is not above `seq`.
+
+    Until then events may come, whatever number a reader names.
+    """
+    return execution.done_event is None or execution.recent.last_seq > seq
+
+
 async def _do_nothing() -> None:
     """Does nothing: most executions go on when their client leaves."""
