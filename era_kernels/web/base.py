@@ -27,7 +27,6 @@ from era_kernels.errors import (
     TooLarge,
     Unauthorized,
 )
-from era_kernels.json_codec import in_thread_if_large
 from era_kernels.models import JsonObject
 from era_kernels.services.metrics import Metrics
 from era_kernels.web import headers, requests
@@ -273,13 +272,11 @@ class BaseHandler(RequestHandler):
         headers.check_uncompressed(self.request.headers)
         self.body = b"".join(self._chunks)
         self._chunks.clear()
-        loads = requests.loads_for(model)
-        value = await in_thread_if_large(len(self.body), loads, self.body)
-        return requests.validate(model, value)
+        return requests.validate(model, await requests.loads_for(model)(self.body))
 
     async def read_env(self, env: Mapping[str, Any] | None) -> dict[str, str]:
         """Returns the variables of the body as strings, numbers as they are written in the body."""
-        return await in_thread_if_large(len(self.body), requests.env_strings, env, self.body)
+        return await requests.env_strings(env, self.body)
 
     def read_query(self, model: type[M]) -> M:
         """Returns the query string as `model`. Raises InvalidRequest."""
