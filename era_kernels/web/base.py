@@ -286,14 +286,13 @@ class BaseHandler(AnswerHandler):
         headers.check_uncompressed(self.request.headers)
         self.body = b"".join(self._chunks)
         self._chunks.clear()
-        loads = requests.loads_for(model)
-        value = await in_thread_if_large(len(self.body), loads, self.body)
+        value = await requests.loads_for(model)(self.body)
         self.warn(await in_thread_if_large(len(self.body), unknown_fields.in_body, model, value))
         return requests.validate(model, value)
 
     async def read_env(self, env: Mapping[str, Any] | None) -> dict[str, str]:
         """Returns the variables of the body as strings, numbers as they are written in the body."""
-        return await in_thread_if_large(len(self.body), requests.env_strings, env, self.body)
+        return await requests.env_strings(env, self.body)
 
     def read_query(self, model: type[M]) -> M:
         """Returns the query string as `model`. Raises InvalidRequest."""
