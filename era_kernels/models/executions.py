@@ -108,6 +108,30 @@ class ExecutionEnd:
     shortage: str | None = None  # what the program did not get, and the limit, in words
 
 
+MAX_CHANGED_PATHS = 1000  # that are told of one execution
+
+
+@dataclass(frozen=True, slots=True)
+class FilesChanged:
+    """The user's files that changed: how many, and the first MAX_CHANGED_PATHS of their paths."""
+
+    count: int = 0
+    created: tuple[str, ...] = ()
+    changed: tuple[str, ...] = ()
+    deleted: tuple[str, ...] = ()
+
+    def paths(self) -> JsonObject:
+        """Returns the paths as callers see them."""
+        return {
+            "created": list(self.created),
+            "changed": list(self.changed),
+            "deleted": list(self.deleted),
+        }
+
+
+NO_FILES_CHANGED = FilesChanged()
+
+
 @dataclass(frozen=True, slots=True)
 class InterruptStep:
     """A step of interrupting an execution, taken `seconds` after the request to interrupt."""

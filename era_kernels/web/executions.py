@@ -14,7 +14,12 @@ from era_kernels.web import ranges
 from era_kernels.web.base import BaseHandler, ClientDisconnected, HandlerContext
 from era_kernels.web.operations import Media, Operation
 from era_kernels.web.requests import Count, Paging, QueryModel, Seconds
-from era_kernels.web.responses import ResponseModel, estimated_size, run_response
+from era_kernels.web.responses import (
+    FilesChangedAnswer,
+    ResponseModel,
+    estimated_size,
+    run_response,
+)
 from era_kernels.web.runs import EVENT_STREAM_MEDIA, EVENTS_DESCRIPTION
 from era_kernels.web.sse import EVENT_STREAM_TYPE, EventStream
 
@@ -55,6 +60,7 @@ class ExecutionAnswer(ResponseModel):
     execution_time_ms: float | None
     duration: str | None
     files_modified: int | None
+    files_changed: FilesChangedAnswer | None
     data: dict[str, Any] | None
     results: list[dict[str, Any]]
     exception: dict[str, Any] | None

@@ -20,7 +20,7 @@ from tests.server_process import Launcher, wait_until
 
 FIELDS = {
     "execution_id", "session_id", "stdout", "stderr", "exit_code", "execution_time_ms",
-    "duration", "files_modified", "data", "exception", "state", "started_from",
+    "duration", "files_modified", "files_changed", "data", "exception", "state", "started_from",
     "kernel_generation", "queued_ms", "start_ms",
 }  # fmt: skip
 READY = "touch ready; "

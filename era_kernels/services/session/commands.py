@@ -12,7 +12,13 @@ from era_kernels.concurrency.background import BackgroundTasks
 from era_kernels.errors import EraError, QueueFull
 from era_kernels.kernels.exec_process import ExecProcess, FailedExec
 from era_kernels.kernels.machine import Machine
-from era_kernels.models import ExecSubmission, ExecutionEnd, InterruptStep, Session
+from era_kernels.models import (
+    NO_FILES_CHANGED,
+    ExecSubmission,
+    ExecutionEnd,
+    InterruptStep,
+    Session,
+)
 from era_kernels.services.capacity import RETRY_AFTER_SECONDS
 from era_kernels.services.context import ServiceContext
 from era_kernels.services.executions.live import LiveExecution
@@ -131,16 +137,16 @@ class CommandRunner:
             self._context.kernel_limiter.release(self._borrower)
 
     async def _run_to_end(self, command: RunningCommand, execution: LiveExecution) -> None:
-        timing, files_modified = Timing(), 0
+        timing, files_changed = Timing(), NO_FILES_CHANGED
         try:
             end = await self._try_execute(command, execution, timing)
             if command.has_machine:
-                files_modified = await self._workspace.after_run(execution)
+                files_changed = await self._workspace.after_run(execution)
                 command.released.set()
                 await self._workspace.cleanup(execution)
             session = self._state.session
             await self._finisher.finish(
-                execution, end, timing, session, command.timeout, files_modified
+                execution, end, timing, session, command.timeout, files_changed
             )
         except Exception as problem:
             session = self._state.session
