@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from era_kernels.errors import StartError
-from era_kernels.kernels.kernelspecs import NO_TCP, Kernelspec
+from era_kernels.errors import SharedUidRefused, StartError
+from era_kernels.kernels.kernelspecs import NO_TCP, OPEN_SOCKETS, Kernelspec
 from era_kernels.kernels.languages import Languages
-from era_kernels.models import UNSANDBOXED_TIER, Isolation, Network
+from era_kernels.models import UNSANDBOXED_TIER, Isolation
 from era_kernels.sandbox.server import host_features
 from era_kernels.sandbox.server.sandbox import IsolationPolicy, Sandboxes
 from era_kernels.sandbox.server.tiers import IsolationProfile
@@ -58,12 +58,12 @@ def run_checks(settings: Settings) -> list[Finding]:
         profile = asyncio.run(_probe_isolation(settings))
         isolation_findings = list(_check_isolation(profile.isolation))
     except StartError as error:
-        advice = "Start with --allow-unsandboxed only for people who may do all that this user may."
+        advice = _advise_on_refusal(error)
         profile, isolation_findings = None, [Finding(Level.BROKEN, "isolation", str(error), advice)]
     return [
         _check_interpreter(),
         _check_system(),
-        *_check_languages(settings, None if profile is None else profile.network),
+        *_check_languages(settings, profile),
         *_check_data_directory(settings),
         _check_temporary_directory(),
         _check_address(settings),
@@ -72,6 +72,12 @@ def run_checks(settings: Settings) -> list[Finding]:
         *isolation_findings,
         *(_describe_feature(feature) for feature in features if profile is not None),
     ]
+
+
+def _advise_on_refusal(error: StartError) -> str:
+    if isinstance(error, SharedUidRefused):
+        return "Start with --min-tier 3, or see docs/isolation.md for what stronger walls need."
+    return "Start with --allow-unsandboxed only for people who may do all that this user may."
 
 
 def can_serve(findings: list[Finding]) -> bool:
@@ -92,14 +98,14 @@ def _check_system() -> Finding:
     return Finding(Level.OK, "system", host_features.kernel_release())
 
 
-def _check_languages(settings: Settings, network: Network | None) -> Iterator[Finding]:
+def _check_languages(settings: Settings, profile: IsolationProfile | None) -> Iterator[Finding]:
     try:
         languages = Languages.load(settings.kernelspec_dirs, toolchain_dir=settings.toolchain_dir)
     except StartError as error:
         yield Finding(Level.BROKEN, "languages", str(error), "Mend or remove that kernelspec.")
         return
-    if network is not None:
-        languages.set_network(network)
+    if profile is not None:
+        languages.set_network(profile.network, shares_uid=profile.shares_uid)
     for problem in languages.problems:
         yield Finding(Level.LACKS, "kernelspec", problem, "It is left out. Mend or remove it.")
     for language in languages:
@@ -121,7 +127,7 @@ def _check_kernel(name: str, kernelspec: Kernelspec) -> Finding:
 
 def _advise(kernelspec: Kernelspec) -> str:
     """Returns what to do about a kernel that cannot run."""
-    if kernelspec.unavailable_reason == NO_TCP:
+    if kernelspec.unavailable_reason in (NO_TCP, OPEN_SOCKETS):
         return "It needs stronger walls: see the lines about isolation."
     if kernelspec.toolchain is not None:
         return "A running server sees it when it is there."
@@ -229,6 +235,7 @@ async def _probe_isolation(settings: Settings) -> IsolationProfile:
         policy = IsolationPolicy(
             strongest_tier=settings.strongest_tier,
             weakest_tier=UNSANDBOXED_TIER if settings.allow_unsandboxed else settings.min_tier,
+            allow_shared_uid=settings.allow_shared_uid,
         )
         sandboxes = await Sandboxes.open(
             Path(directory), (), (), policy, server_memory=settings.server_memory

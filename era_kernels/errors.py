@@ -241,5 +241,9 @@ class StartError(Exception):
     """The server or a command cannot start; the text is a sentence that tells what to do."""
 
 
+class SharedUidRefused(StartError):
+    """Only walls with one uid for all sessions can be had, and nobody said that these will do."""
+
+
 class InvalidSetting(StartError):
     """A setting is wrong; the text names the setting, the source of its value and the rule."""

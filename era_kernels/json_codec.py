@@ -8,13 +8,23 @@ import math
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, NoReturn, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from pydantic_core import PydanticSerializationError, to_json
 
 from era_kernels import json_incremental
-from era_kernels.concurrency.cooperative import Stepwise, run_cooperatively
-from era_kernels.errors import InvalidJson, InvalidRequest
+from era_kernels.concurrency.cooperative import Stepwise, run_cooperatively, run_in_slices
+from era_kernels.errors import InvalidJson, InvalidRequest, TooLarge
+from era_kernels.json_incremental import LARGE_BYTES, iterparse_strictly
+from era_kernels.json_incremental.strict import (
+    lone_surrogate,
+    malformed,
+    no_utf8,
+    parse_finite_float,
+    reject_constant,
+    too_deep,
+    too_many_digits,
+)
 
 JsonObject = dict[str, Any]
 
@@ -26,28 +36,18 @@ THREAD_BYTES = 1024 * 1024  # bytes from which parsing and encoding leave the ev
 SLICE_BYTES = 4 * THREAD_BYTES
 ARRAY_SLICE_SECONDS = 0.002  # seconds of encoding between two yields to other tasks
 MAX_DEPTH = 200  # levels of nesting in a body; everything that is parsed must be encodable again
+MAX_VALUES = (
+    1_000_000  # names and items together in a body; smaller ones than LARGE_BYTES have less
+)
 
 _SURROGATE_ESCAPE = re.compile(r"\\u[dD][89a-fA-F]")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _CONTAINERS = (dict, list)
-_OBJECT_HINT = "Send a JSON object as the body."
-_CONTROL_HINT = r"Inside a string, the end of a line is written \n and a tab \t."
 
 
-def _reject_constant(text: str) -> NoReturn:
-    raise InvalidJson(f"The body is not valid JSON: {text} is no JSON value.")
-
-
-def _parse_finite_float(text: str) -> float:
-    value = float(text)
-    if math.isinf(value):
-        raise InvalidJson("The body holds a number that is too large for a JSON number.")
-    return value
-
-
-_decoder = json.JSONDecoder(parse_constant=_reject_constant, parse_float=_parse_finite_float)
+_decoder = json.JSONDecoder(parse_constant=reject_constant, parse_float=parse_finite_float)
 _numbers_as_text_decoder = json.JSONDecoder(
-    parse_constant=_reject_constant, parse_float=str, parse_int=str
+    parse_constant=reject_constant, parse_float=str, parse_int=str
 )
 _encoder = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
@@ -57,15 +57,13 @@ def loads_object(body: bytes) -> JsonObject:
 
     Of names that occur twice, the last one counts.
 
-    Raises InvalidJson for malformed text, invalid UTF-8, NaN, Infinity, lone surrogates and nesting
-    beyond `MAX_DEPTH`; InvalidRequest for JSON that is no object.
+    Raises InvalidJson for malformed text, invalid UTF-8, NaN, Infinity and lone surrogates;
+    TooLarge for nesting beyond `MAX_DEPTH` and more than `MAX_VALUES` names and items;
+    InvalidRequest for JSON that is no object.
     """
     if not body or body.isspace():
         return {}
-    value = _loads(body)
-    if not isinstance(value, dict):
-        raise InvalidRequest("The body must be a JSON object.")
-    return value
+    return _check_object(_loads(body))
 
 
 def loads_array(body: bytes) -> list[Any]:
@@ -74,10 +72,7 @@ def loads_array(body: bytes) -> list[Any]:
     >>> loads_array(b'[1, "a"]')
     [1, 'a']
     """
-    value = loads_object(body) if not body or body.isspace() else _loads(body)
-    if not isinstance(value, list):
-        raise InvalidRequest("The body must be a JSON array.")
-    return value
+    return _check_array({} if not body or body.isspace() else _loads(body))
 
 
 def loads_object_or_none(data: bytes) -> JsonObject | None:
@@ -90,37 +85,82 @@ def loads_object_or_none(data: bytes) -> JsonObject | None:
     """
     try:
         value = _loads(data)
-    except InvalidJson:
+    except (InvalidJson, TooLarge):
         return None
     return value if isinstance(value, dict) else None
 
 
+async def loads_object_async(body: bytes) -> JsonObject:
+    """Returns the same as `loads_object`; lets other tasks run while it parses a large body."""
+    if len(body) <= LARGE_BYTES:
+        return loads_object(body)
+    return _check_object(await run_cooperatively(_loads_stepwise(body)))
+
+
+async def loads_array_async(body: bytes) -> list[Any]:
+    """Returns the same as `loads_array`; lets other tasks run while it parses a large body."""
+    if len(body) <= LARGE_BYTES:
+        return loads_array(body)
+    return _check_array(await run_cooperatively(_loads_stepwise(body)))
+
+
+async def loads_numbers_as_text(body: bytes) -> JsonObject:
+    """Parses a body that `loads_object` accepts, with each number as the text in the body."""
+    if len(body) <= LARGE_BYTES:
+        value: JsonObject = _numbers_as_text_decoder.decode(body.decode("utf-8-sig"))
+        return value
+    return _check_object(await run_cooperatively(_loads_stepwise(body, numbers_as_text=True)))
+
+
+def _check_object(value: Any) -> JsonObject:
+    if not isinstance(value, dict):
+        raise InvalidRequest("The body must be a JSON object.")
+    return value
+
+
+def _check_array(value: Any) -> list[Any]:
+    if not isinstance(value, list):
+        raise InvalidRequest("The body must be a JSON array.")
+    return value
+
+
 def _loads(body: bytes) -> Any:
+    """Parses a body; one that is large in a thread's slices, for the loop has better to do."""
+    if len(body) > LARGE_BYTES:
+        return run_in_slices(_loads_stepwise(body))
     try:
         text = body.decode("utf-8-sig")
         value = _decoder.decode(text)
     except UnicodeDecodeError:
-        raise InvalidJson(
-            "The body is not valid JSON: it is not UTF-8.", hint=_OBJECT_HINT
-        ) from None
+        raise no_utf8() from None
     except json.JSONDecodeError as error:
-        raise _malformed_error(error) from None
+        raise malformed(error.msg, error.lineno, error.colno) from None
     except RecursionError:
-        raise _too_deep_error() from None
+        raise too_deep(MAX_DEPTH) from None
     except ValueError:
-        # The interpreter's limit on the digits of an integer, against quadratic parsing.
-        raise InvalidJson("The body holds an integer with too many digits.") from None
+        raise too_many_digits() from None
     if body.count(b"[") + body.count(b"{") > MAX_DEPTH and _is_deeper_than(value, MAX_DEPTH):
-        raise _too_deep_error()
+        raise too_deep(MAX_DEPTH)
     if _SURROGATE_ESCAPE.search(text) and _has_surrogate(value):
-        raise InvalidJson("The body holds a lone surrogate, which is no character.")
+        raise lone_surrogate()
     return value
 
 
-def loads_numbers_as_text(body: bytes) -> JsonObject:
-    """Parses a body that `loads_object` accepts, with each number as the text in the body."""
-    value: JsonObject = _numbers_as_text_decoder.decode(body.decode("utf-8-sig"))
-    return value
+def _loads_stepwise(body: bytes, *, numbers_as_text: bool = False) -> Stepwise[Any]:
+    """Parses a large body in steps; a blank one is the empty object."""
+    if (yield from _is_blank(body)):
+        return {}
+    return (
+        yield from iterparse_strictly(body, MAX_VALUES, MAX_DEPTH, numbers_as_text=numbers_as_text)
+    )
+
+
+def _is_blank(body: bytes) -> Stepwise[bool]:
+    for start in range(0, len(body), LARGE_BYTES):
+        if not body[start : start + LARGE_BYTES].isspace():
+            return False
+        yield
+    return True
 
 
 def dumps(value: Mapping[str, Any]) -> bytes:
@@ -186,20 +226,6 @@ def _repair(value: Mapping[str, Any]) -> bytes:
         return text.encode()
     except UnicodeEncodeError:
         return _SURROGATE.sub("\ufffd", text).encode()
-
-
-def _malformed_error(error: json.JSONDecodeError) -> InvalidJson:
-    """Makes the error that names the place of a mistake, once: some messages end in `at`."""
-    phrase = error.msg.removesuffix(" at")
-    control = phrase.startswith("Invalid control character")
-    return InvalidJson(
-        f"The body is not valid JSON: {phrase} at line {error.lineno}, column {error.colno}.",
-        hint=_CONTROL_HINT if control else _OBJECT_HINT,
-    )
-
-
-def _too_deep_error() -> InvalidJson:
-    return InvalidJson(f"The body is nested too deeply: {MAX_DEPTH} levels are allowed.")
 
 
 def _is_deeper_than(value: Any, levels: int) -> bool:

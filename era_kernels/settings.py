@@ -205,7 +205,9 @@ class Settings(BaseSettings):
         "data=/srv/data,models=/srv/models.",
     )
     min_tier: Tier = Field(
-        3, description="The weakest isolation to start with: 1 (all walls) to 3; see isolation.md."
+        3,
+        description="The weakest isolation to start with: 1 (all walls) to 3. Where tier 3 has one "
+        "uid for all sessions it must be given, as 3; see isolation.md.",
     )
     strongest_tier: AnyTier = Field(
         1, description="The strongest isolation to try, for tests and in case of trouble."
@@ -306,6 +308,11 @@ class Settings(BaseSettings):
             if real.is_relative_to(home) or home.is_relative_to(real):
                 must_be(f"apart from the data directory, which {path} is not", "mounts")
         return self
+
+    @property
+    def allow_shared_uid(self) -> bool:
+        """True when somebody has said that tier 3 will do, also with one uid for all sessions."""
+        return "min_tier" in self.model_fields_set and self.min_tier == 3
 
     @property
     def has_tokens(self) -> bool:

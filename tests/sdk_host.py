@@ -77,7 +77,10 @@ async def open_sdk_host(tier: int) -> AsyncIterator[SdkHost]:
         stack.push_async_callback(listener.aclose)
         languages = Languages.load()
         policy = IsolationPolicy(
-            strongest_tier=tier, weakest_tier=tier, readable_paths=languages.readable_paths
+            strongest_tier=tier,
+            weakest_tier=tier,
+            allow_shared_uid=True,
+            readable_paths=languages.readable_paths,
         )
         sandboxes = await Sandboxes.open(
             runtime,

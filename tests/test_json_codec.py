@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Callable
+from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from era_kernels import json_codec
-from era_kernels.errors import InvalidJson, InvalidRequest
+from era_kernels.errors import InvalidJson, InvalidRequest, TooLarge
+from era_kernels.json_incremental import iterparse_strictly
+
+# Makes a body a large one, which is parsed in steps.
+LONG_PADDING = b" " * json_codec.LARGE_BYTES + b"\n"
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False)
@@ -49,6 +55,109 @@ def test_malformed(body: bytes) -> None:
         json_codec.loads_object(body)
 
 
+MISTAKES = [
+    b"{", b"{'a':1}", b'{"a":1,}', b'{"a":01}', b'{"a":1} x', b'{"a":"\n"}', b'{"a":"\xff"}',
+    b'{"a":NaN}', b'{"a":[1,2,Infinity]}', b'{"a":-Infinity}', b'{"a":1e999}', b'{"a":[-1e400,1]}',
+    b'{"a":"\\ud800"}', b'{"\\uDFFF":1}', b'{"a":["\\ud83d\\u0041"]}', b"\x00", b'{"a":+1}',
+    b'{"a":' + b"9" * 5000 + b"}", b"{}{}", b'{"a":[1 2]}', b'{"a" 1}', b'{"a":1 "b":2}',
+    b"{1:2}",
+    b'{"a":"\\x"}', b'{"a":"\\u12"}', b'{"a":"\\', b'{"a":"x', b'{"a":tru}', b'{"a":[1}',
+    b'{"a":.5}',
+    b'{"a":-}', b'{"a":1.}', b'{"a":1e}', '{"é":"ü" ö}'.encode(), b'{"a":"\xed\xa0\x80"}',
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("body", MISTAKES)
+async def test_mistakes_in_a_large_body(body: bytes) -> None:
+    """A body that is parsed in steps is refused in the very words for a small one."""
+    with pytest.raises(InvalidJson) as small:
+        json_codec.loads_object(b" \n" + body)
+    with pytest.raises(InvalidJson) as large:
+        await json_codec.loads_object_async(LONG_PADDING + body)
+    assert (large.value.message, large.value.hint) == (small.value.message, small.value.hint)
+
+
+def loads_in_steps(body: bytes) -> Any:
+    """What the parser for large bodies makes of any body."""
+    steps = iterparse_strictly(body, json_codec.MAX_VALUES, json_codec.MAX_DEPTH)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as stop:
+            return stop.value
+
+
+@given(VALUES, st.booleans(), st.sampled_from([None, 1]))
+def test_large_bodies(value: object, ascii_only: bool, indent: int | None) -> None:
+    """A body that is parsed in steps has the same value."""
+    text = json.dumps({"a": value}, ensure_ascii=ascii_only, indent=indent)
+    assert loads_in_steps(b"\xef\xbb\xbf" + text.encode()) == {"a": value}
+
+
+@given(st.text('{}[]",:\\u0d8a1e.- \n\tnultrefasNI+x\x01é'))
+@settings(max_examples=500)
+def test_any_large_body(text: str) -> None:
+    """Whatever it is: a body in steps is what a small one is, by value or by refusal."""
+
+    def outcome(parse: Callable[[bytes], Any]) -> object:
+        try:
+            return parse(b'{"a":' + text.encode() + b"}")
+        except InvalidJson as error:
+            return error.message
+
+    assert outcome(loads_in_steps) == outcome(json_codec.loads_object)
+
+
+@pytest.mark.parametrize("body", [b" " * 10**6, b"\n" * 10**6])
+async def test_large_and_empty(body: bytes) -> None:
+    """A blank body is the empty object also when it is large; as an array it is none."""
+    assert await json_codec.loads_object_async(body) == {}
+    with pytest.raises(InvalidRequest):
+        await json_codec.loads_array_async(body)
+
+
+NAMES = b",".join(b'"%d":1' % n for n in range(500_000))
+
+
+@pytest.mark.parametrize(
+    "inside",
+    [
+        b"[%b0]" % (b"0," * 499_997), b"[%b{}]" % (b"[]," * 499_997),
+        b'[%b""]' % (b'"",' * 499_997),
+        b"[%b[]]" % (b"[0]," * 249_998 + b"0,"), b"[%b0]" % (b" [ ] ,\n" * 499_997),
+        b"[%b0]" % (b'{"a":1},' * 249_998 + b"0,"),
+    ],
+    ids=range(6),
+)  # fmt: skip
+async def test_names_and_items_are_counted(inside: bytes) -> None:
+    """A million of both together are taken, and not one more."""
+    body = b'{"a":%b,%b}' % (inside, NAMES)
+    assert len(await json_codec.loads_object_async(body)) == 500_001
+    with pytest.raises(TooLarge, match="1000000"):
+        await json_codec.loads_object_async(body[:-1] + b',"b":[1]}')
+
+
+@pytest.mark.parametrize("pair", [(b"[", b"]"), (b'{"a":', b"}")])
+async def test_depth_of_a_large_body(pair: tuple[bytes, bytes]) -> None:
+    """The levels of a body that is parsed in steps are counted as those of a small one."""
+    for depth in (json_codec.MAX_DEPTH - 1, json_codec.MAX_DEPTH):
+        body = b'{"a":%b1%b%b}' % (pair[0] * depth, pair[1] * depth, LONG_PADDING)
+        if depth < json_codec.MAX_DEPTH:
+            await json_codec.loads_object_async(body)
+            continue
+        with pytest.raises(TooLarge):
+            await json_codec.loads_object_async(body)
+
+
+async def test_the_last_of_large_duplicates_counts() -> None:
+    """Names that occur twice, near to each other and far apart."""
+    body = b'{"a":1,"a":2,"b":[%b0],%b"b":3,"c":{"d":1,"d":[4]}}' % (
+        b"1," * 9999,
+        b'"a":5,' * 60_000,
+    )
+    assert await json_codec.loads_object_async(body) == {"a": 5, "b": 3, "c": {"d": [4]}}
+
+
 @pytest.mark.parametrize("body", [b"[]", b'"x"', b"null", b"1", b"true"])
 def test_not_an_object(body: bytes) -> None:
     """JSON that is no object is a wrong request, not wrong JSON."""
@@ -61,7 +170,7 @@ def test_not_an_object(body: bytes) -> None:
 @pytest.mark.parametrize("pair", [(b"[", b"]"), (b'{"a":', b"}")])
 def test_deep_nesting(depth: int, pair: tuple[bytes, bytes]) -> None:
     """Nesting beyond the bound is refused, whatever the interpreter would do with it."""
-    with pytest.raises(InvalidJson):
+    with pytest.raises(TooLarge):
         json_codec.loads_object(b'{"a":' + pair[0] * depth + b"1" + pair[1] * depth + b"}")
 
 
@@ -152,10 +261,13 @@ async def test_other_tasks_run_while_a_list_is_encoded() -> None:
     assert iterations > 1
 
 
-def test_numbers_as_text() -> None:
-    """Numbers can be had as they stand in the body."""
-    written = json_codec.loads_numbers_as_text(b'{"env":{"a":1.50,"b":-0,"c":1E5,"d":true}}')
-    assert written == {"env": {"a": "1.50", "b": "-0", "c": "1E5", "d": True}}
+@pytest.mark.parametrize("padding", [b"", LONG_PADDING], ids=["short", "long"])
+async def test_numbers_as_text(padding: bytes) -> None:
+    """Numbers can be had as they stand in the body, however long that is."""
+    body = b'{"env":{"a":1.50,"b":-0,"c":1E5,"d":true,"e":1.5e999}%b}' % padding
+    written = await json_codec.loads_numbers_as_text(body)
+    expected = {"a": "1.50", "b": "-0", "c": "1E5", "d": True, "e": "1.5e999"}
+    assert written["env"] == expected
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from collections.abc import Callable
 from era_kernels.concurrency.cooperative import run_cooperatively
 from era_kernels.kernels import zmtp
 from era_kernels.kernels.receive_budget import ReceiveBudget
-from era_kernels.kernels.socket_connector import ConnectPort, SocketConnector
+from era_kernels.kernels.socket_connector import AcceptChannel, ConnectPort, SocketConnector
 from era_kernels.kernels.socket_writer import SocketWriter
 from era_kernels.kernels.wire_protocol import (
     ConnectionInfo,
@@ -285,8 +285,12 @@ class KernelChannels:
         on_connection_lost: Callable[[str], None],
         receive_budget: ReceiveBudget | None = None,
         connect_port: ConnectPort | None = None,
+        accept_channel: AcceptChannel | None = None,
     ) -> None:
-        """`connect_port` connects to the TCP ports of a kernel that has such."""
+        """`connect_port` connects to the TCP ports of a kernel that has such.
+
+        `accept_channel` is given for a kernel that connects to the server.
+        """
         self._codec = MessageCodec(connection_info.key)
         self._on_connection_lost = on_connection_lost
         self._receive_budget = receive_budget
@@ -301,7 +305,7 @@ class KernelChannels:
         named = zip(("iopub", "shell", "control", "stdin"), self._all, strict=True)
         on_connected = {name: channel.open for name, channel in named}
         self._connector = SocketConnector(
-            connection_info, connect_port, on_connected, self._on_connect_error
+            connection_info, connect_port, on_connected, self._on_connect_error, accept_channel
         )
 
     def request(

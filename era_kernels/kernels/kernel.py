@@ -22,7 +22,7 @@ from era_kernels.kernels.control_requests import ControlRequests
 from era_kernels.kernels.dialects import FenceDialect, JupyterDialect
 from era_kernels.kernels.interrupt_escalation import InterruptEscalation
 from era_kernels.kernels.receive_budget import ReceiveBudget
-from era_kernels.kernels.socket_connector import ConnectPort
+from era_kernels.kernels.socket_connector import AcceptChannel, ConnectPort
 from era_kernels.kernels.wire_protocol import ConnectionInfo, Message
 from era_kernels.models import (
     EndReason,
@@ -75,10 +75,12 @@ class Kernel:
         *,
         has_fence: bool = True,
         connect_port: ConnectPort | None = None,
+        accept_channel: AcceptChannel | None = None,
     ) -> None:
         """All kernels share `receive_budget`. With `has_fence` it ends each run with a fence.
 
-        `connect_port` connects to a TCP port in the machine, for a kernel that speaks tcp.
+        `connect_port` connects to a TCP port in the machine, for a kernel that speaks tcp;
+        `accept_channel` accepts the connections of one that connects to the server.
         """
         self._dialect = FenceDialect() if has_fence else JupyterDialect()
         self.on_late_output: Callable[[list[Output]], None] = discard_output
@@ -104,6 +106,7 @@ class Kernel:
             self._on_connection_lost,
             receive_budget,
             connect_port,
+            accept_channel,
         )
         dump = (connection_info.dump_file, dump_signal)
         self.control = ControlClient(self._control_requests, machine.signal, *dump)

@@ -60,6 +60,8 @@ class EraMetadata(BaseModel):
     # Only signals that do nothing to a process which does not handle them.
     dump_signal: Literal["SIGURG", "SIGWINCH"] | None = None
     minimums: Minimums = Minimums()
+    # It connects to its sockets instead of binding them where the connection file says `connect`.
+    connects: bool = False
 
 
 # Stands for the metadata of a stock kernel, which has none of ours.

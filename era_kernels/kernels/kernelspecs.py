@@ -34,6 +34,9 @@ from era_kernels.toolchains.layout import Toolchain, default_toolchain_dir, find
 
 NO_MINIMUMS = Limits()
 NO_TCP = "it speaks tcp, and programs have no internet sockets behind walls of tier 3"
+OPEN_SOCKETS = (
+    "it binds its sockets itself, and where all sessions have one uid (tier 3) others may read them"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +69,8 @@ class Kernelspec:
     toolchain: Toolchain | None = None  # what must be installed for it
     min_reserved: int = 0  # bytes that each of its processes must be able to reserve
     network: Network | None = None  # of the walls; None: not known yet
+    shares_uid: bool = False  # all sessions have one uid, and nothing else keeps them apart
+    can_connect: bool = False  # it connects to its sockets where its connection file says so
     fence: bool = True  # it ends the output of each run with a message of ours
     settle: float = 0.0  # seconds of silence until it has ended, for a kernel without a fence
     is_stock: bool = False  # its kernel.json has nothing but Jupyter's own keys
@@ -76,14 +81,20 @@ class Kernelspec:
         """True when nothing is missing on this host."""
         return self.unavailable_reason is None
 
-    def for_network(self, network: Network) -> Kernelspec:
+    @property
+    def connects(self) -> bool:
+        """True where the kernel connects to sockets of the server, instead of binding its own."""
+        return self.can_connect and self.network is Network.NONE
+
+    def for_network(self, network: Network, *, shares_uid: bool) -> Kernelspec:
         """Returns the kernelspec for sandboxes with that network, with a transport.
 
         A stock kernel speaks tcp where sandboxes have a network of their own, which all such
-        kernels do, and else ipc.
+        kernels do, and else ipc. `shares_uid`: whether all sessions have one uid, in one namespace.
         """
         default: Transport = "tcp" if network is Network.OWN else "ipc"
-        return replace(self, network=network, transport=self.transport or default)
+        transport = self.transport or default
+        return replace(self, network=network, transport=transport, shares_uid=shares_uid)
 
     def command(self, connection_file: Path) -> tuple[str, ...]:
         """Returns the command that starts the kernel, its program as an absolute path."""
@@ -244,6 +255,7 @@ def _to_kernelspec(kernel_json: KernelJson, folder: Path) -> Kernelspec:
         fence=metadata.fence,
         settle=metadata.settle_ms / 1000,
         is_stock=is_stock,
+        can_connect=metadata.connects,
     )
 
 
@@ -263,6 +275,8 @@ def with_availability(kernelspec: Kernelspec) -> Kernelspec:
     """Returns it with what is missing on this host now, and its version when known. Blocking."""
     if kernelspec.transport == "tcp" and kernelspec.network is Network.NONE:
         return replace(kernelspec, unavailable_reason=NO_TCP)
+    if kernelspec.shares_uid and not kernelspec.can_connect:
+        return replace(kernelspec, unavailable_reason=OPEN_SOCKETS)
     if kernelspec.toolchain is not None:
         installed = kernelspec.toolchain.read_installed()
         if installed is None:

@@ -160,12 +160,14 @@ class Languages:
             [problem for one in found for problem in one.problems],
         )
 
-    def set_network(self, network: Network) -> None:
+    def set_network(self, network: Network, *, shares_uid: bool = False) -> None:
         """Chooses the transports of all kernels, when the walls are known. Blocking.
 
-        Kernels that speak only tcp are unavailable where no program can.
+        Kernels that speak only tcp are unavailable where no program can, and kernels that bind
+        their sockets where all sessions share one uid.
         """
-        self._replace([with_availability(one.for_network(network)) for one in self._kernels()])
+        kernels = [one.for_network(network, shares_uid=shares_uid) for one in self._kernels()]
+        self._replace([with_availability(one) for one in kernels])
 
     async def available_kernel(self, language: str, kernel: str | None = None) -> Kernelspec:
         """Returns a kernel that can run on this host; looks again where that may have changed.

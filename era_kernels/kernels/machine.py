@@ -20,6 +20,7 @@ from era_kernels.kernels.kernel import Kernel, discard_output
 from era_kernels.kernels.kernelspecs import Kernelspec
 from era_kernels.kernels.languages import Languages
 from era_kernels.kernels.receive_budget import ReceiveBudget
+from era_kernels.kernels.socket_connector import AcceptChannel
 from era_kernels.kernels.tcp_ports import TcpPorts
 from era_kernels.kernels.wire_protocol import ConnectionInfo
 from era_kernels.models import (
@@ -34,6 +35,7 @@ from era_kernels.models import (
     SessionPaths,
     StorageScope,
 )
+from era_kernels.sandbox.server.listeners import ChannelListeners
 from era_kernels.sandbox.server.process import Process
 from era_kernels.sandbox.server.process_command import Command, ProcessNotStarted
 from era_kernels.sandbox.server.sandbox import Sandbox, Sandboxes
@@ -44,6 +46,7 @@ log = logging.getLogger(__name__)
 START_TIMEOUT = 60.0
 # Characters of arguments and variables; the system takes no more bytes.
 MAX_ARGUMENTS_LENGTH = 6 << 20
+CHANNELS = ("shell", "iopub", "stdin", "control")  # that the server uses
 KERNEL_NOT_STARTED = "the kernel did not start"
 STORAGE_URL = "ERA_STORAGE_URL"  # the variable; the caller of a run may give it another value
 # Where storage is served on a session's own loopback: no port that programs choose for themselves
@@ -147,7 +150,8 @@ class Machine:
             connection_info = self._new_connection()
             command = self._command(connection_info, env)
             # A kernel that is forked is ours, and starts without a heartbeat and its threads.
-            has_heartbeat = self._kernelspec.entry is None
+            has_heartbeat = self._kernelspec.entry is None and not connection_info.connects
+            accept_channel = self._listen_for_kernel(connection_info)
             await asyncio.to_thread(connection_info.write_file, heartbeat=has_heartbeat)
         except (OSError, ValueError) as error:
             raise KernelStartFailed(f"The kernel could not be started: {error}.") from error
@@ -165,6 +169,7 @@ class Machine:
             receive_budget=self._receive_budget,
             has_fence=self._kernelspec.fence,
             connect_port=self._sandbox.connect,
+            accept_channel=accept_channel,
         )
         try:
             await self._kernel.wait_ready(START_TIMEOUT)
@@ -252,7 +257,19 @@ class Machine:
             sandbox.inner_runtime_directory,
             ports,
             self._kernelspec.ipc_separator,
+            connects=self._kernelspec.connects,
         )
+
+    def _listen_for_kernel(self, connection_info: ConnectionInfo) -> AcceptChannel | None:
+        """Listens where a kernel connects to the server, until its sandbox ends. Raises OSError."""
+        if not connection_info.connects:
+            return None
+        paths = {channel: connection_info.socket_path(channel) for channel in CHANNELS}
+        owner = self._sandbox.runtime_directory.stat()
+        gid = None if owner.st_uid == os.geteuid() else owner.st_gid
+        listeners = ChannelListeners(paths, gid, self._sandbox.pid or 0)
+        self._sandbox.ended.add_done_callback(lambda _: listeners.close())
+        return listeners.accept
 
     @property
     def _cwd(self) -> str:
@@ -296,7 +313,8 @@ class KernelHost:
         self, languages: Languages, sandboxes: Sandboxes, serve_storage: ServeStorage | None = None
     ) -> None:
         """Takes what serves storage to each machine; None: no machine has any."""
-        languages.set_network(sandboxes.profile.network)
+        profile = sandboxes.profile
+        languages.set_network(profile.network, shares_uid=profile.shares_uid)
         self.languages = languages
         self._sandboxes = sandboxes
         self._tcp_ports = TcpPorts(sandboxes.profile.network)

@@ -1,4 +1,7 @@
-"""Connects to the sockets of a new kernel, to each as soon as the kernel has bound it."""
+"""Connects to the sockets of a new kernel, to each as soon as the kernel has bound it.
+
+Where the kernel is the one that connects, it is waited for.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,7 @@ from era_kernels.sandbox.server import unix_sockets
 RETRY_INTERVAL, MAX_RETRY_INTERVAL, RETRY_DIVISOR = 0.003, 0.02, 20
 
 ConnectPort = Callable[[int], Awaitable[socket.socket]]
+AcceptChannel = Callable[[str], Awaitable[socket.socket]]
 OnConnected = Callable[[socket.socket], None]
 
 # What an attempt fails with while nobody listens yet, or a backlog is full.
@@ -34,8 +38,13 @@ class SocketConnector:
         connect_port: ConnectPort | None,
         on_connected: Mapping[str, OnConnected],
         on_error: Callable[[OSError], None],
+        accept_channel: AcceptChannel | None = None,
     ) -> None:
-        """`on_connected` is by the names of channels; `connect_port` connects to a TCP port."""
+        """`on_connected` is by the names of channels; `connect_port` connects to a TCP port.
+
+        `accept_channel` returns the connection of a kernel that connects itself.
+        """
+        self._accept_channel = accept_channel
         self._connection_info = connection_info
         self._connect_port = connect_port
         self._on_error = on_error
@@ -66,6 +75,8 @@ class SocketConnector:
                 await asyncio.sleep(min(max(RETRY_INTERVAL, pause), MAX_RETRY_INTERVAL))
 
     async def _try_connect(self, channel: str) -> socket.socket:
+        if self._accept_channel is not None:
+            return await self._accept_channel(channel)
         if self._connection_info.transport == "ipc":
             return unix_sockets.connect(self._connection_info.socket_path(channel))
         if self._connect_port is None:

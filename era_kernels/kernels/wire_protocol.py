@@ -49,6 +49,7 @@ class ConnectionInfo:
     control and heartbeat on 127.0.0.1. `sandbox_directory` is the same directory as the kernel sees
     it. The longest path is that of `directory` and 4 bytes; a unix socket's path may have 107.
     `separator` stands before its number: "-" as in jupyter_client, or what a kernel uses instead.
+    With `connects` the server listens, beside the directory, and the kernel connects.
     """
 
     directory: Path
@@ -56,6 +57,7 @@ class ConnectionInfo:
     key: str
     tcp_ports: tuple[int, ...] | None = None
     separator: str = "-"
+    connects: bool = False
 
     @classmethod
     def new(
@@ -64,10 +66,13 @@ class ConnectionInfo:
         sandbox_directory: Path | None = None,
         tcp_ports: tuple[int, ...] | None = None,
         separator: str = "-",
+        *,
+        connects: bool = False,
     ) -> ConnectionInfo:
         """Returns a connection with a new key."""
         inner = sandbox_directory or directory
-        return cls(directory, inner, secrets.token_hex(32), tcp_ports, separator)
+        key = secrets.token_hex(32)
+        return cls(directory, inner, key, tcp_ports, separator, connects)
 
     @property
     def transport(self) -> Transport:
@@ -81,7 +86,11 @@ class ConnectionInfo:
 
     def socket_path(self, channel: str) -> Path:
         """Returns the path of the unix socket `shell`, `iopub`, `stdin`, `control` or `hb`."""
-        return self.directory / f"k{self.separator}{_PORTS[channel]}"
+        return Path(f"{self._prefix(self.directory)}{self.separator}{_PORTS[channel]}")
+
+    def _prefix(self, directory: Path) -> str:
+        """Returns the paths of the sockets without separator and number."""
+        return f"{directory}.k" if self.connects else f"{directory}/k"
 
     def tcp_port(self, channel: str) -> int:
         """Returns the port of that socket. Raises ValueError where it has a path instead."""
@@ -104,7 +113,7 @@ class ConnectionInfo:
         """Writes the connection file, for the directory's owner only. Blocking; raises OSError.
 
         Without `heartbeat` the file does not name that socket, which is never used here. Most
-        kernels do not start without its name.
+        kernels do not start without its name. `connect` is ours: see the class.
         """
         numbers = self.tcp_ports or _PORTS.values()
         ports = {f"{channel}_port": number for channel, number in zip(_PORTS, numbers, strict=True)}
@@ -112,10 +121,11 @@ class ConnectionInfo:
             del ports["hb_port"]
         content = {
             "transport": self.transport,
-            "ip": f"{self.sandbox_directory}/k" if self.tcp_ports is None else _LOOPBACK,
+            "ip": self._prefix(self.sandbox_directory) if self.tcp_ports is None else _LOOPBACK,
             "key": self.key,
             "signature_scheme": "hmac-sha256",
             "dump": f"{self.sandbox_directory}/{_DUMP_FILE}",
+            **({"connect": True} if self.connects else {}),
             **ports,
         }
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW

@@ -18,7 +18,8 @@ _AUTHORITY = re.compile(r"[A-Za-z0-9._-]+(:[0-9]{1,5})?|\[[0-9A-Fa-f:.]+\](:[0-9
 # Custom metadata has any names. `*` stands for them: it holds for requests without credentials, and
 # no others are allowed. Browsers that do not know it go by the names beside it.
 _EXPOSED_HEADERS = (
-    "X-Request-Id, X-Execution-Id, Retry-After, Allow, Content-Range, Accept-Ranges, ETag, *"
+    "X-Request-Id, X-Execution-Id, X-Warnings, Retry-After, Allow, Content-Range, Accept-Ranges, "
+    "ETag, *"
 )
 _ALLOWED_HEADERS = (
     "Authorization, X-API-Key, Content-Type, Idempotency-Key, Last-Event-ID, Range, If-Range, "

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, NoReturn, TypeVar
 
 from pydantic import BaseModel
 from tornado.iostream import StreamClosedError
-from tornado.web import HTTPError, RequestHandler, stream_request_body
+from tornado.web import HTTPError, stream_request_body
 
 from era_kernels import json_codec
 from era_kernels.concurrency.background import cancel_and_wait
@@ -30,15 +30,16 @@ from era_kernels.errors import (
 from era_kernels.json_codec import in_thread_if_large
 from era_kernels.models import JsonObject
 from era_kernels.services.metrics import Metrics
-from era_kernels.web import headers, requests
+from era_kernels.web import headers, requests, unknown_fields
 from era_kernels.web.access import Access
-from era_kernels.web.operations import Operation
+from era_kernels.web.answers import AnswerHandler, error_response
+from era_kernels.web.operations import Media, Operation
 
 log = logging.getLogger(__name__)
 
-SERVER = "era-kernels"
 # Bytes of a refused body that are read, so that the client gets to read the answer.
 MAX_DISCARDED_BODY = 64 * 1024 * 1024
+MAX_UNREAD_BODY = 64 * 1024  # bytes of a body that no method reads, above which it is not looked at
 _RETRY_AFTER_SECONDS = {429: 1, 503: 5}  # by status, for errors that name no time themselves
 
 M = TypeVar("M", bound=BaseModel)
@@ -78,7 +79,7 @@ class HandlerContext:
 
 
 @stream_request_body
-class BaseHandler(RequestHandler):
+class BaseHandler(AnswerHandler):
     """Refuses or admits a request by its headers, collects its body, and answers in JSON.
 
     Bodies are read as a stream because Tornado would otherwise parse forms, whatever we expect.
@@ -90,6 +91,7 @@ class BaseHandler(RequestHandler):
     # ------------------------------------------------------------ Tornado's life cycle
 
     def initialize(self, context: HandlerContext) -> None:
+        self._begin_answer()
         self.context = context
         context.active_handlers.add(self)
         self.disconnected: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -99,27 +101,8 @@ class BaseHandler(RequestHandler):
         self._rejection: EraError | None = None
         self._is_admitted = False
         self._session_touch = ExitStack()
-        self._sticky_headers: dict[str, str] = {}
-        self.request_id = headers.request_id(self.request.headers)
-        self.set_sticky_header("X-Request-Id", self.request_id)
         for name, value in context.access.cors_headers(self.request).items():
             self.set_sticky_header(name, value)
-
-    def set_default_headers(self) -> None:
-        self.set_header("Server", SERVER)
-        self.set_header("Content-Type", "application/json; charset=utf-8")
-        self.set_header("Cache-Control", "no-store")
-        self.set_header("X-Content-Type-Options", "nosniff")
-        for name, value in getattr(self, "_sticky_headers", {}).items():
-            self.set_header(name, value)
-
-    def set_sticky_header(self, name: str, value: str) -> None:
-        """Sets a header that the answer keeps also when the request fails later."""
-        self._sticky_headers[name] = value
-        self.set_header(name, value)
-
-    def compute_etag(self) -> None:
-        """Sets no ETag: answers are not cached, and hashing each would cost more than it saves."""
 
     def decode_argument(self, value: bytes, name: str | None = None) -> str:
         """Decodes a part of the path; invalid UTF-8 becomes an id that `check_path` refuses."""
@@ -165,7 +148,18 @@ class BaseHandler(RequestHandler):
         if "Access-Control-Allow-Origin" in self._sticky_headers:
             self.set_header("Access-Control-Allow-Methods", self.allowed_methods())
 
+    def finish(self, chunk: str | bytes | JsonObject | None = None) -> asyncio.Future[None]:
+        if not self._headers_written:
+            self._warn_of_unread_body()
+        return super().finish(chunk)
+
     # ------------------------------------------------------------ admission
+
+    @property
+    def _operation(self) -> Operation | None:
+        """What the request asks for; None where the path has no such method."""
+        method = str(self.request.method)
+        return self.operations.get("GET" if method == "HEAD" else method)
 
     @property
     def requires_token(self) -> bool:
@@ -190,6 +184,10 @@ class BaseHandler(RequestHandler):
         """Receives a chunk of the body; the next chunk is read when the result is done."""
         self._chunks.append(chunk)
         return None
+
+    def query_model(self, operation: Operation) -> type[BaseModel] | None:
+        """Returns the model of the query parameters that this request may have; None for none."""
+        return operation.query
 
     def allowed_methods(self) -> str:
         """Returns the methods of this path, as the `Allow` header lists them."""
@@ -226,6 +224,7 @@ class BaseHandler(RequestHandler):
             self.context.access.check(self.request, requires_token=self.requires_token)
             if self.request.method not in self.allowed_methods().split(", "):
                 raise MethodNotAllowed(f"This path takes {self.allowed_methods()}.")
+            self._warn_of_parameters()
             self.check_path()
             if length > self.max_body:
                 raise self._too_large()
@@ -235,6 +234,20 @@ class BaseHandler(RequestHandler):
         is_accepted = self._rejection is None and not self.disconnected.done()
         if is_accepted and self.context.route.startswith("/api/sessions/{id}"):
             self._session_touch.enter_context(self.context.touch_session(self.path_args[0]))
+
+    def _warn_of_parameters(self) -> None:
+        if self.request.query_arguments and self._operation is not None:
+            model = self.query_model(self._operation)
+            self.warn(unknown_fields.in_query(model, self.request.query_arguments))
+
+    def _warn_of_unread_body(self) -> None:
+        """Warns of the fields of a small body that no method has read: most take none at all."""
+        operation = self._operation
+        if not self._chunks or self.received_bytes > MAX_UNREAD_BODY or operation is None:
+            return
+        if not isinstance(operation.request, Media):
+            body = json_codec.loads_object_or_none(b"".join(self._chunks))
+            self.warn(unknown_fields.in_body(operation.request, body))
 
     def _reject_early(self, error: EraError) -> None:
         """Rejects after the body was read, or at once if it is too large or has an `Expect`."""
@@ -273,23 +286,17 @@ class BaseHandler(RequestHandler):
         headers.check_uncompressed(self.request.headers)
         self.body = b"".join(self._chunks)
         self._chunks.clear()
-        loads = requests.loads_for(model)
-        value = await in_thread_if_large(len(self.body), loads, self.body)
+        value = await requests.loads_for(model)(self.body)
+        self.warn(await in_thread_if_large(len(self.body), unknown_fields.in_body, model, value))
         return requests.validate(model, value)
 
     async def read_env(self, env: Mapping[str, Any] | None) -> dict[str, str]:
         """Returns the variables of the body as strings, numbers as they are written in the body."""
-        return await in_thread_if_large(len(self.body), requests.env_strings, env, self.body)
+        return await requests.env_strings(env, self.body)
 
     def read_query(self, model: type[M]) -> M:
         """Returns the query string as `model`. Raises InvalidRequest."""
         return requests.parse_query(model, self.request.query_arguments)
-
-    async def finish_json(self, value: JsonObject, status: int = 200, *, size: int = 0) -> None:
-        """Finishes with a JSON object; `size` is about how many bytes the JSON will take."""
-        data = await json_codec.dumps_async(value, size)
-        self.set_status(status)
-        self.finish(data)
 
     async def send(self, data: bytes) -> None:
         """Sends a part of an answer; returns when the client took it. Raises ClientDisconnected."""
@@ -382,17 +389,3 @@ class BaseHandler(RequestHandler):
                 "path": self.request.path,
             },
         )
-
-
-def error_response(error: EraError) -> JsonObject:
-    """Returns an error as JSON: `error`, `message`, `code`, and what else is set."""
-    out: JsonObject = {
-        "error": error.title,
-        "message": error.message,
-        "code": error.code,
-    }
-    for name in ("details", "hint", "id", "format"):
-        value = getattr(error, name)
-        if value is not None:
-            out[name] = value
-    return out

@@ -175,6 +175,7 @@ class D1Handler(StorageHandler):
     """The base of the three ways to run SQL."""
 
     format = "/api/storage/d1/{namespace}/query, exec or batch"
+    takes_key = False
 
     def initialize(self, context: HandlerContext, d1: D1Store) -> None:  # type: ignore[override]
         super().initialize(context)

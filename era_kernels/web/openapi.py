@@ -13,17 +13,31 @@ from pydantic.json_schema import GenerateJsonSchema, models_json_schema
 from era_kernels import __version__, json_codec
 from era_kernels.models import JsonObject
 from era_kernels.models.storage import NAMESPACE_PATTERN
+from era_kernels.web.answers import WARNINGS_HEADER
 from era_kernels.web.base import BaseHandler, HandlerContext
 from era_kernels.web.operations import Media, Operation, RequestHeader, Route
 from era_kernels.web.requests import ID_PATTERN
-from era_kernels.web.responses import ErrorAnswer
+from era_kernels.web.responses import WARNINGS_DESCRIPTION, ErrorAnswer
+from era_kernels.web.unknown_fields import MAX_WARNING_LENGTH, MAX_WARNINGS
 
 _SCHEMAS = "#/components/schemas/"
 _PARAMETER = re.compile(r"\{(\w+)\}")
 _DESCRIPTION = (
     "Sessions on live interpreters behind HTTP. Every error is a JSON object with `error`, "
-    "`message` and `code`; every answer carries `X-Request-Id`."
+    "`message` and `code`; every answer carries `X-Request-Id`. Fields and query parameters that "
+    f"are not known are ignored, and named in `warnings` and in the header `{WARNINGS_HEADER}`."
 )
+_WARNINGS = {
+    "type": "array",
+    "items": {"type": "string", "maxLength": MAX_WARNING_LENGTH},
+    "maxItems": MAX_WARNINGS,
+    "description": WARNINGS_DESCRIPTION,
+}
+_WARNINGS_HEADER = {
+    "description": "The same as `warnings`, also where the answer has no JSON object: each one "
+    "percent-encoded, with a comma and a space in between.",
+    "schema": {"type": "string"},
+}
 
 
 class _UntitledSchema(GenerateJsonSchema):
@@ -51,6 +65,7 @@ class Document:
             "paths": {path: item for path, item in self._paths() if item},
             "components": {
                 "schemas": self._schemas(),
+                "headers": {WARNINGS_HEADER: _WARNINGS_HEADER},
                 "securitySchemes": {
                     "bearer": {"type": "http", "scheme": "bearer"},
                     "key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
@@ -73,13 +88,15 @@ class Document:
 
     def _schemas(self) -> JsonObject:
         models = {model: None for route in self._routes for model in _models(route)}
-        models[ErrorAnswer] = None
+        models[ErrorAnswer] = None  # which tells its warnings itself
         _, schema = models_json_schema(
             [(model, "validation") for model in models],
             ref_template=_SCHEMAS + "{model}",
             schema_generator=_UntitledSchema,
         )
         definitions: JsonObject = schema["$defs"]
+        for model in _answers(self._routes):
+            _add_warnings(definitions, model.__name__)
         return definitions
 
 
@@ -88,9 +105,26 @@ def _models(route: Route) -> Iterator[type[BaseModel]]:
         request = operation.request
         if request is not None and not isinstance(request, Media) and operation.in_schema:
             yield request
-        for response in operation.responses.values():
-            if response is not None and not isinstance(response, Media) and operation.in_schema:
-                yield response
+    yield from _answers([route])
+
+
+def _answers(routes: Iterable[Route]) -> Iterator[type[BaseModel]]:
+    for route in routes:
+        for operation in route.handler.operations.values():
+            for response in operation.responses.values():
+                if response is None or isinstance(response, Media):
+                    continue
+                if operation.in_schema:
+                    yield response
+
+
+def _add_warnings(definitions: JsonObject, name: str) -> None:
+    """Adds `warnings` to an answer, or to each form of one that has several."""
+    schema = definitions[name]
+    for form in schema.get("anyOf", ()):
+        _add_warnings(definitions, form["$ref"].removeprefix(_SCHEMAS))
+    if "anyOf" not in schema:
+        schema.setdefault("properties", {})["warnings"] = _WARNINGS
 
 
 def _operation(route: Route, method: str, operation: Operation) -> JsonObject:
@@ -128,8 +162,17 @@ def _responses(operation: Operation) -> Iterable[tuple[str, JsonObject]]:
         content = _content(response)
         if status == 200 and operation.alternative is not None:
             content |= _content(operation.alternative)
-        yield str(status), {"description": description, "content": content}
-    yield "default", {"description": "What went wrong.", "content": _json(ErrorAnswer)}
+        yield str(status), _response(description, content)
+    yield "default", _response("What went wrong.", _json(ErrorAnswer))
+
+
+def _response(description: str, content: JsonObject) -> JsonObject:
+    warnings = {"$ref": f"#/components/headers/{WARNINGS_HEADER}"}
+    return {
+        "description": description,
+        "headers": {WARNINGS_HEADER: warnings},
+        "content": content,
+    }
 
 
 def _content(body: type[BaseModel] | Media) -> JsonObject:
@@ -167,6 +210,7 @@ class OpenApiHandler(BaseHandler):
     """Serves the document; needs no token, since the document holds nothing private."""
 
     operations = {"GET": Operation("This document", in_schema=False)}
+    shows_warnings_in_body = False  # a document has a form of its own
 
     def initialize(self, context: HandlerContext, document: Document) -> None:  # type: ignore[override]
         super().initialize(context)

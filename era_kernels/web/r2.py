@@ -190,17 +190,8 @@ class R2ObjectHandler(TransferHandler[Upload], StorageHandler):
     def check_path(self) -> None:
         super().check_path()
         key = self.key
-        if key is None and self.request.method in ("PUT", "DELETE"):
-            raise self.invalid_path("The path must name an object: its key is missing.")
         if key is not None:
             check_key(key)
-
-    @property
-    def object_key(self) -> str:
-        """The key of a request that must have one."""
-        key = self.key
-        assert key is not None
-        return key
 
     # ------------------------------------------------------------ put and delete
 
@@ -214,7 +205,7 @@ class R2ObjectHandler(TransferHandler[Upload], StorageHandler):
 
     async def _start_upload(self, size: int) -> Upload:
         return await self.objects.start_upload(
-            self.namespace, self.object_key, size, self._check_object
+            self.namespace, self.required_key, size, self._check_object
         )
 
     def _check_object(self, found: StoredObject | None) -> None:
@@ -227,6 +218,7 @@ class R2ObjectHandler(TransferHandler[Upload], StorageHandler):
         return TooLarge(f"The body is larger than {bound}.", hint=hint)
 
     async def put(self, *args: str) -> None:
+        key = self.required_key
         if self.is_raw_body:
             declared = self.request.headers.get("Content-Type", "").strip()
             content_type = declared if content_types.is_media_type(declared) else ""
@@ -246,7 +238,7 @@ class R2ObjectHandler(TransferHandler[Upload], StorageHandler):
             await upload.write(content)
             stored = await self.objects.put(
                 self.namespace,
-                self.object_key,
+                key,
                 upload,
                 content_type,
                 metadata,
@@ -258,7 +250,7 @@ class R2ObjectHandler(TransferHandler[Upload], StorageHandler):
         await self.finish_json({"success": True, "size": stored.size})
 
     async def delete(self, *args: str) -> None:
-        await self.objects.delete(self.namespace, self.object_key, self._check_object)
+        await self.objects.delete(self.namespace, self.required_key, self._check_object)
         await self.finish_json({"success": True})
 
     # ------------------------------------------------------------ get
@@ -289,7 +281,7 @@ class R2ObjectHandler(TransferHandler[Upload], StorageHandler):
         self.set_header("ETag", f"W/{status.etag}")
         if is_complete:
             return
-        tail = b'",' + json_codec.dumps(_described(stored))[1:]
+        tail = b'",' + json_codec.dumps(_described(stored))[1:-1] + self.json_end()
         length = len(_JSON_HEAD) + (stored.size + 2) // 3 * 4 + len(tail)
         self.set_header("Content-Length", length)
         if self.request.method == "HEAD":

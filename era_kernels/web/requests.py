@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Annotated, Any, TypeVar
 
 from pydantic import (
@@ -19,7 +19,11 @@ from pydantic import (
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from era_kernels.errors import InvalidId, InvalidRequest
-from era_kernels.json_codec import loads_array, loads_numbers_as_text, loads_object
+from era_kernels.json_codec import (
+    loads_array_async,
+    loads_numbers_as_text,
+    loads_object_async,
+)
 from era_kernels.models.storage import MAX_SCOPE_PATTERNS, SCOPE_PATTERN, StorageScope
 
 ID_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
@@ -158,22 +162,22 @@ class Paging(QueryModel):
 # ---------------------------------------------------------------- reading
 
 
-def env_strings(env: Mapping[str, Any] | None, body: bytes) -> dict[str, str]:
+async def env_strings(env: Mapping[str, Any] | None, body: bytes) -> dict[str, str]:
     """Returns the variables as strings: numbers as `body` writes them, booleans true and false."""
     if not env:
         return {}
     if all(isinstance(value, str) for value in env.values()):
         return dict(env)
-    written = loads_numbers_as_text(body)["env"]
+    written = (await loads_numbers_as_text(body))["env"]
     return {
         name: written[name] if not isinstance(value, bool) else str(value).lower()
         for name, value in env.items()
     }
 
 
-def loads_for(model: type[BaseModel]) -> Callable[[bytes], Any]:
+def loads_for(model: type[BaseModel]) -> Callable[[bytes], Awaitable[Any]]:
     """Returns what parses the bodies of a model: arrays for a list of models, else objects."""
-    return loads_array if issubclass(model, RootModel) else loads_object
+    return loads_array_async if issubclass(model, RootModel) else loads_object_async
 
 
 def validate(model: type[M], value: Mapping[str, Any] | list[Any]) -> M:

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
 _NO_FILES_CHANGED: JsonObject = NO_FILES_CHANGED.paths()
 TIMEOUT_CODE = "EXECUTION_TIMEOUT"
+WARNINGS_DESCRIPTION = (
+    "Fields and query parameters that are not known and were ignored; only when there are any."
+)
 
 
 class ResponseModel(BaseModel):
@@ -33,6 +36,7 @@ class ErrorAnswer(ResponseModel):
     hint: str | None = None
     id: str | None = None
     format: str | None = Field(None, description="How the path should look.")
+    warnings: list[str] = Field([], description=WARNINGS_DESCRIPTION)
 
 
 class Uncaught(ResponseModel):

@@ -17,10 +17,10 @@ from tornado.httputil import HTTPInputError
 from tornado.iostream import IOStream, UnsatisfiableReadError
 from tornado.web import Application
 
-from era_kernels import json_codec
 from era_kernels.errors import AtCapacity, EraError, InvalidRequest, StartError
 from era_kernels.web import smuggling
-from era_kernels.web.base import SERVER, HandlerContext, error_response
+from era_kernels.web.answers import SERVER, encode_error
+from era_kernels.web.base import HandlerContext
 
 READ_CHUNK_BYTES = 64 * 1024
 MAX_HEADER = 64 * 1024  # bytes of request line and headers together
@@ -285,7 +285,7 @@ def _too_many_response(max_connections: int) -> bytes:
 
 def _error_bytes(error: EraError) -> bytes:
     """Returns the bytes of a whole HTTP answer, for requests that have no handler."""
-    body = json_codec.dumps(error_response(error))
+    body = encode_error(error)
     retry = f"Retry-After: {error.retry_after}\r\n" if error.retry_after else ""
     head = (
         f"HTTP/1.1 {error.status} {HTTPStatus(error.status).phrase}\r\n"

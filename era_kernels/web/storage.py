@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Annotated, Any, ClassVar
 from urllib.parse import unquote_to_bytes
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, BaseModel, Field
 
 from era_kernels.errors import InvalidPath, InvalidRequest, NotFound
 from era_kernels.models import JsonObject, ResourceType
 from era_kernels.models.storage import NAMESPACE_PATTERN, NAMESPACE_RULE
 from era_kernels.web.base import BaseHandler, HandlerContext
+from era_kernels.web.operations import Operation
 from era_kernels.web.requests import PositiveInt, QueryModel
 
 DEFAULT_PAGE = 100  # entries of a list
@@ -39,6 +40,7 @@ class StorageHandler(BaseHandler):
     """Handles `/api/storage/{type}/{namespace}` and what lies below."""
 
     format: ClassVar[str]  # how the path should look; part of the answer to a wrong one
+    takes_key: ClassVar[bool] = True  # a key as `?key=`, and what selects a part of their list
 
     def initialize(self, context: HandlerContext) -> None:
         super().initialize(context)
@@ -82,6 +84,15 @@ class StorageHandler(BaseHandler):
         """Does all of Tornado's work on the request, also when the client leaves meanwhile."""
         with self.context.in_work(self.request):
             await super()._execute(transforms, *args, **kwargs)
+
+    def query_model(self, operation: Operation) -> type[BaseModel] | None:
+        """Returns also for a path that ends in a key what it takes: another key, or a list's part.
+
+        Such a path may end in no key, which is the list.
+        """
+        if operation.query is not None or not self.takes_key:
+            return operation.query
+        return PageQuery if self.key is None else KeyQuery
 
     @property
     def required_key(self) -> str:

@@ -36,7 +36,7 @@ def check_error(answer: httpx.Response, status: int, code: str) -> dict[str, Any
 
 
 def check_error_object(shown: dict[str, Any], code: str) -> dict[str, Any]:
-    assert set(shown) <= {"error", "message", "code", "details", "hint", "id", "format"}
+    assert set(shown) <= {"error", "message", "code", "details", "hint", "id", "format", "warnings"}
     assert shown["code"] == code, shown
     assert len(shown["error"]) < 40
     assert shown["message"].endswith(".")

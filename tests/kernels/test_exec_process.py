@@ -319,7 +319,10 @@ async def test_isolation_is_that_of_the_kernel(tier: int) -> None:
         for part in (place.workspace, place.packages, place.cache):
             part.mkdir()
         wish = IsolationPolicy(
-            strongest_tier=tier, weakest_tier=tier, readable_paths=languages.readable_paths
+            strongest_tier=tier,
+            weakest_tier=tier,
+            allow_shared_uid=True,
+            readable_paths=languages.readable_paths,
         )
         try:
             sandboxes = await Sandboxes.open(

@@ -64,7 +64,10 @@ async def open_host(
     (folder / "kernel.json").write_text(json.dumps(kernel_json))
     languages = Languages.load([folder.parent])
     policy = IsolationPolicy(
-        strongest_tier=tier, weakest_tier=tier, readable_paths=languages.readable_paths
+        strongest_tier=tier,
+        weakest_tier=tier,
+        allow_shared_uid=True,
+        readable_paths=languages.readable_paths,
     )
     with tempfile.TemporaryDirectory(prefix="era-") as runtime:
         try:

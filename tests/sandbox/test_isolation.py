@@ -60,6 +60,7 @@ async def isolated_sandboxes(
             wish = IsolationPolicy(
                 strongest_tier=tier,
                 weakest_tier=tier,
+                allow_shared_uid=True,
                 readable_paths=(ENTRIES, local) if shows_installation else (ENTRIES,),
                 hidden_paths=(local / "share" / "data",),
             )

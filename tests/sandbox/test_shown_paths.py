@@ -77,7 +77,12 @@ _missing: dict[int, str] = {}  # why this host has no walls of a tier; "" when i
 async def _require_tier(base: Path, tier: int) -> None:
     """Skips the test where this host has no such walls, whatever they are to show."""
     if tier not in _missing:
-        policy = IsolationPolicy(strongest_tier=tier, weakest_tier=tier, readable_paths=(ENTRIES,))
+        policy = IsolationPolicy(
+            strongest_tier=tier,
+            weakest_tier=tier,
+            allow_shared_uid=True,
+            readable_paths=(ENTRIES,),
+        )
         try:
             sandboxes = await Sandboxes.open(base / "plain", (), (ENTRIES,), policy)
         except StartError as error:
@@ -108,6 +113,7 @@ async def test_links(name: str, tier: int) -> None:
         policy = IsolationPolicy(
             strongest_tier=tier,
             weakest_tier=tier,
+            allow_shared_uid=True,
             readable_paths=(ENTRIES, *(root / path for path in readable)),
             hidden_paths=(root / hidden,),
         )

@@ -49,4 +49,4 @@ def test_languages(server: ServerUnderTest) -> None:
 def test_limits(server: ServerUnderTest) -> None:
     """Limits are shown by their settings' names, in plain numbers."""
     answer = server.http.get("/api/limits")
-    assert answer.text == '{"max_queue":100,"max_json_body":33554432}'
+    assert answer.text == '{"max_queue":100,"max_json_body":33554432}\n'

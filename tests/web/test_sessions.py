@@ -88,6 +88,7 @@ def test_create_with_everything(server: ServerUnderTest) -> None:
         "limits": {"memory_mb": 256, "cpu": 1},
         "mounts": ["data"],
         "data": {"user": "ann"},
+        "warnings": ["unknown is not known"],
     }
 
 

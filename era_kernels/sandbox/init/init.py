@@ -11,6 +11,7 @@ init sends it when a process ends, after the reply that named the process.
     ← {"id", "port"} + the listening socket, or {"id", "error", "errno"}
     → {"op": "connect", "id", "port"}               a connection to 127.0.0.1, begun without waiting
     ← {"id"} + the socket, or {"id", "error", "errno"}
+    → {"op": "ping", "id"}                          ← {"id"}: whoever stops this process is found
     → {"op": "signal", "process", "signal"}         with an id: ← {"id"}
           with "kill_group_on_exit": when the process dies, the rest of its group is killed, too
     ← {"ready": pid} at the start, or {"failed": text}; {"clean": true} when nothing is left
@@ -24,18 +25,24 @@ import os
 import select
 import signal
 import socket
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import NoReturn
 
 from era_kernels.models import JsonObject
 from era_kernels.sandbox.init import fd_messages, isolation, launch
 from era_kernels.sandbox.init.reaper import SigchldPipe, kill_all, reap_all
+from era_kernels.sandbox.init.send_queue import SendQueue
 from era_kernels.sandbox.init.spec import IsolationKind, SandboxSpec
 from era_kernels.sandbox.linux import syscalls
 
 LOOPBACK = "127.0.0.1"
 LISTEN_BACKLOG = 1024  # connections that wait to be accepted
+# Seconds from a fork to its program: code with the same uid may stop the fork in between.
+START_TIMEOUT = 5.0
+_LATE = f"it was stopped before it ran, and killed after {START_TIMEOUT:g} seconds"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +51,7 @@ class _PendingStart:
 
     request_id: int
     pid: int
+    deadline: float  # monotonic seconds
 
 
 class Init:
@@ -63,34 +71,50 @@ class Init:
         except OSError as error:
             fail_and_exit(control, error)
         self._control = control
+        self._spec = spec
         self._sigchld = SigchldPipe()
         self._poll = select.poll()
         self._processes: dict[int, int] = {}  # pid → the server's number of it
         # By the descriptor from which the result of the start is read.
         self._pending_starts: dict[int, _PendingStart] = {}
         self._kill_group_on_exit: set[int] = set()  # pids
+        self._outbox = SendQueue(control)
 
     def serve(self) -> launch.LaunchRequest:
         """Serves until the server is gone; returns only in a forked child: its launch request."""
         self._poll.register(self._control, select.POLLIN)
         self._poll.register(self._sigchld.descriptor, select.POLLIN)
         try:
-            fd_messages.send(self._control, {"ready": os.getpid()})
+            self._outbox.put({"ready": os.getpid()})
             while True:
-                request = self._handle_ready({descriptor for descriptor, _ in self._poll.poll()})
+                ready = {descriptor for descriptor, _ in self._poll.poll(self._flush())}
+                request = self._handle_ready(ready)
                 if request is not None:
                     return request
         except BrokenPipeError:  # the server closed the socket during a send
             _shut_down(self._control)
 
+    def _flush(self) -> int | None:
+        """Sends what waits; returns after how many milliseconds this process has more to do."""
+        now = time.monotonic()
+        pauses = [start.deadline - now for start in self._pending_starts.values()]
+        if (pause := self._outbox.flush()) is not None:
+            pauses.append(pause)
+        return max(1, round(1000 * min(pauses))) if pauses else None
+
     def _handle_ready(self, ready: set[int]) -> launch.LaunchRequest | None:
         for descriptor in ready & self._pending_starts.keys():
             self._report_start(descriptor)
+        self._end_late_starts()
         if self._sigchld.descriptor in ready:
             self._reap()
         if self._control.fileno() not in ready:
             return None
-        received = fd_messages.receive(self._control)
+        try:
+            received = fd_messages.receive(self._control)
+        except fd_messages.DescriptorsLost as lost:
+            self._refuse(lost.message, OSError(errno.EMFILE, str(lost)))
+            return None
         if received is None:
             _shut_down(self._control)
         message, descriptors = received
@@ -100,9 +124,16 @@ class Init:
             self._reply_with_socket(message, _listen)
         elif message["op"] == "connect":
             self._reply_with_socket(message, _connect)
+        elif message["op"] == "ping":
+            self._outbox.put({"id": message["id"]})
         else:
             self._signal(message)
         return None
+
+    def _refuse(self, message: JsonObject, error: OSError) -> None:
+        """Replies that a request failed, and why."""
+        why = {"error": error.strerror, "errno": error.errno}
+        self._outbox.put({"id": message["id"], **why})
 
     def _reply_with_socket(
         self, message: JsonObject, prepare: Callable[[socket.socket, int], JsonObject]
@@ -114,30 +145,33 @@ class Init:
         try:
             with socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as one:
                 reply = {"id": message["id"], **prepare(one, message["port"])}
-                fd_messages.send(self._control, reply, (one.fileno(),))
-        except BrokenPipeError:
-            raise
+                descriptor = one.detach()
         except OSError as error:
-            reply = {"id": message["id"], "error": error.strerror, "errno": error.errno}
-            fd_messages.send(self._control, reply)
+            self._refuse(message, error)
+        else:
+            self._outbox.put(reply, [descriptor], partial(self._refuse, message))
 
     def _spawn(self, message: JsonObject, descriptors: list[int]) -> launch.LaunchRequest | None:
         """Forks; the reply is sent when the child runs its program or has failed to."""
         stdout, stderr, *stdin = descriptors
-        status_read, status_write = os.pipe2(os.O_CLOEXEC)
+        try:
+            status_read, status_write = os.pipe2(os.O_CLOEXEC)
+        except OSError as error:
+            fd_messages.close_all(descriptors)
+            self._refuse(message, error)
+            return None
         parent = os.getpid()
         try:
             pid = os.fork()
         except OSError as error:
-            reply = {"id": message["id"], "error": error.strerror, "errno": error.errno}
-            fd_messages.send(self._control, reply)
+            self._refuse(message, error)
             pid = None
         if pid == 0:
             self._close_in_child()
             os.close(status_read)
             stdin_fd = stdin[0] if stdin else None
             return launch.LaunchRequest(
-                message["command"], stdin_fd, stdout, stderr, status_write, parent
+                message["command"], stdin_fd, stdout, stderr, status_write, parent, self._spec
             )
         for descriptor in (*descriptors, status_write):
             os.close(descriptor)
@@ -145,7 +179,9 @@ class Init:
             os.close(status_read)
             return None
         self._processes[pid] = message["process"]
-        self._pending_starts[status_read] = _PendingStart(message["id"], pid)
+        self._pending_starts[status_read] = _PendingStart(
+            message["id"], pid, time.monotonic() + START_TIMEOUT
+        )
         self._poll.register(status_read, select.POLLIN)
         return None
 
@@ -164,7 +200,18 @@ class Init:
             reply = {"id": start.request_id, "error": text, "errno": int(number)}
         else:
             reply = {"id": start.request_id, "pid": start.pid}
-        fd_messages.send(self._control, reply)
+        self._outbox.put(reply)
+
+    def _end_late_starts(self) -> None:
+        """Kills forks that did not come to their programs in time, and replies that."""
+        now = time.monotonic()
+        for status_read, start in tuple(self._pending_starts.items()):
+            if start.deadline <= now:
+                self._poll.unregister(status_read)
+                os.close(status_read)
+                del self._pending_starts[status_read], self._processes[start.pid]
+                _signal_group(start.pid, signal.SIGKILL)
+                self._outbox.put({"id": start.request_id, "error": _LATE, "errno": errno.ETIMEDOUT})
 
     def _reap(self) -> None:
         """Reaps all dead children and reports those that the server knows."""
@@ -177,7 +224,7 @@ class Init:
             if number is not None:
                 code = os.waitstatus_to_exitcode(status)
                 ending = {"signal": -code} if code < 0 else {"code": code}
-                fd_messages.send(self._control, {"ended": number, **ending})
+                self._outbox.put({"ended": number, **ending})
 
     def _signal(self, message: JsonObject) -> None:
         for pid, number in self._processes.items():
@@ -186,7 +233,7 @@ class Init:
                     self._kill_group_on_exit.add(pid)
                 _signal_group(pid, message["signal"])
         if "id" in message:
-            fd_messages.send(self._control, {"id": message["id"]})
+            self._outbox.put({"id": message["id"]})
 
     def _before_reap(self, pid: int) -> None:
         """Kills the process group of a dead child where that was requested.

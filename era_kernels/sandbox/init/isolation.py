@@ -2,7 +2,8 @@
 
 `unshare_and_fork` is called in the process that the zygote forked, `setup_mounts` in the init
 before its session is known, `apply` when the session is known. A failure in any of them ends the
-sandbox before any code of a session has run.
+sandbox before any code of a session has run. `enter_session` is called in every process that the
+init forks, before it becomes a program.
 """
 
 from __future__ import annotations
@@ -40,6 +41,8 @@ OOM_SCORE = 500
 WRITABLE_PATHS = ("/tmp", "/dev")  # in namespaces, where they are the session's own
 # Without namespaces: devices that programs need, and that cannot harm others.
 OPEN_DEVICES = tuple(f"/dev/{name}" for name in rootfs.DEVICES)
+# What an init with a uid of its own needs: to signal the session's processes, and to make new ones.
+INIT_CAPABILITIES = (syscalls.CAP_KILL, syscalls.CAP_SETGID, syscalls.CAP_SETUID)
 READABLE_PATHS = (*rootfs.SYSTEM, *(f"/etc/{name}" for name in rootfs.ETC), "/proc", *OPEN_DEVICES)
 
 
@@ -78,7 +81,11 @@ def setup_mounts(spec: SandboxSpec) -> None:
 
 
 def apply(spec: SandboxSpec) -> None:
-    """Applies the isolation to this process and drops its rights, for good. Raises OSError."""
+    """Applies the isolation to this process and drops its rights, for good. Raises OSError.
+
+    Where the session has a uid of its own the init gets another, so that code can neither signal
+    nor trace it, nor change its limits or priority.
+    """
     if spec.has_namespaces:
         inner_uid = rootfs.USER_NAMESPACE_UID if spec.uid is None else spec.uid
         rootfs.add_session(spec, inner_uid)
@@ -88,17 +95,35 @@ def apply(spec: SandboxSpec) -> None:
         syscalls.prctl(syscalls.PR_SET_NO_NEW_PRIVS, 1)
     if spec.landlock and spec.kind is not IsolationKind.NONE:
         _apply_landlock(spec)
-    for name, value in spec.rlimits.items():
-        _set_rlimit(name, value)
-    if spec.uid is not None:
-        os.setgroups([] if spec.traverse_gid is None else [spec.traverse_gid])
-        os.setresgid(spec.uid, spec.uid, spec.uid)
-        os.setresuid(spec.uid, spec.uid, spec.uid)
-    syscalls.drop_capabilities()
+    if spec.uid is None or spec.init_uid is None:
+        _set_rlimits(spec)
+        syscalls.drop_capabilities()
+    else:
+        syscalls.prctl(syscalls.PR_SET_KEEPCAPS, 1)
+        _set_user(spec.init_uid, spec)
+        syscalls.drop_capabilities(keep=INIT_CAPABILITIES)
+        syscalls.prctl(syscalls.PR_SET_KEEPCAPS, 0)
     if spec.seccomp_program:
         syscalls.set_seccomp_filter(base64.b64decode(spec.seccomp_program))
-    # The code has the same uid: it must not trace its init, nor read its memory.
+    # Code may have the same uid: it must not trace its init, nor read its memory.
     syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
+
+
+def enter_session(spec: SandboxSpec) -> None:
+    """Gives this process the session's uid and limits, and takes its rights. Raises OSError.
+
+    Does nothing where the init itself has them. The process stays as untraceable as its init.
+    """
+    if spec.uid is not None and spec.init_uid is not None:
+        _set_rlimits(spec)
+        _set_user(spec.uid, spec)
+        syscalls.drop_capabilities()
+
+
+def _set_user(uid: int, spec: SandboxSpec) -> None:
+    os.setgroups([] if spec.traverse_gid is None else [spec.traverse_gid])
+    os.setresgid(uid, uid, uid)
+    os.setresuid(uid, uid, uid)
 
 
 def _map_user(user: int, group: int) -> None:
@@ -135,10 +160,10 @@ def _apply_landlock(spec: SandboxSpec) -> None:
     landlock.restrict(readable, (*OPEN_DEVICES, *own), deny_network_and_ipc=True)
 
 
-def _set_rlimit(name: str, value: int) -> None:
-    """Sets a limit of this process and its children, at most to the present hard limit."""
-    number = getattr(resource, name)
-    _, hard_limit = resource.getrlimit(number)
-    if hard_limit != resource.RLIM_INFINITY:
-        value = min(value, hard_limit)
-    resource.setrlimit(number, (value, value))
+def _set_rlimits(spec: SandboxSpec) -> None:
+    """Sets limits of this process and its children, at most to the present hard limits."""
+    for name, value in spec.rlimits.items():
+        number = getattr(resource, name)
+        _, hard_limit = resource.getrlimit(number)
+        bounded = value if hard_limit == resource.RLIM_INFINITY else min(value, hard_limit)
+        resource.setrlimit(number, (bounded, bounded))

@@ -18,6 +18,8 @@ from types import ModuleType
 from typing import Any
 
 from era_kernels.models import JsonObject
+from era_kernels.sandbox.init import isolation
+from era_kernels.sandbox.init.spec import SandboxSpec
 from era_kernels.sandbox.linux import syscalls
 
 # A service manager signals every process of the server; zygote and init end after the server.
@@ -35,6 +37,7 @@ class LaunchRequest:
     stderr: int
     status_fd: int  # closed by execve; gets the errno and the reason of a failure before that
     init_pid: int
+    spec: SandboxSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,12 +62,15 @@ def run(request: LaunchRequest, interpreter: InterpreterState) -> None:
         os.write(request.status_fd, message.encode(errors="replace")[:4096])
         os._exit(127)
     os.close(request.status_fd)
+    # Programs may read /proc/self; execve does this by itself. Until then no code can trace it.
+    syscalls.prctl(syscalls.PR_SET_DUMPABLE, 1)
     _call_entry(interpreter, command["entry"], command["args"])
 
 
 def _setup_process(request: LaunchRequest) -> None:
-    """Sets the process's session, process group, descriptors, signals and directory."""
+    """Sets the process's session, process group, uid, descriptors, signals and directory."""
     os.setsid()
+    isolation.enter_session(request.spec)  # changes of uid reset the next
     # A second safeguard: when the init is killed, Linux kills its children.
     syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != request.init_pid:
@@ -73,7 +79,6 @@ def _setup_process(request: LaunchRequest) -> None:
     os.dup2(request.stdout, 1)
     os.dup2(request.stderr, 2)
     syscalls.close_except((0, 1, 2, request.status_fd))
-    syscalls.prctl(syscalls.PR_SET_DUMPABLE, 1)  # programs may read /proc/self
     for number in IGNORED_SIGNALS:
         signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())

@@ -10,6 +10,11 @@ from collections.abc import Callable, Container
 from pathlib import Path
 from types import FrameType
 
+from era_kernels.sandbox.linux import syscalls
+
+MAX_REAPED = 256  # children in one call; code can make new ones without end
+_ENDED = (os.CLD_EXITED, os.CLD_KILLED, os.CLD_DUMPED)
+
 
 class SigchldPipe:
     """Makes a descriptor readable when a child dies; a process has at most one."""
@@ -34,19 +39,27 @@ class SigchldPipe:
 
 
 def reap_all(before_reap: Callable[[int], object] | None = None) -> list[tuple[int, int]]:
-    """Reaps all dead children and returns them as (pid, wait status).
+    """Reaps dead children and returns them as (pid, wait status).
 
-    `before_reap` is called with each pid while it cannot be the pid of another process yet.
+    `before_reap` is called with each pid while it cannot be the pid of another process yet. After
+    MAX_REAPED children this returns, too: SIGCHLD, which it then raises, brings the caller back.
+    A child that asked to be traced by its parent (PTRACE_TRACEME) has not ended when it stops: it
+    is let go, and gets the signal at which it stopped.
     """
-    dead = []
+    dead: list[tuple[int, int]] = []
     with contextlib.suppress(ChildProcessError):
-        while True:
+        for _ in range(MAX_REAPED):
             found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
             if found is None:
-                break
+                return dead
+            if found.si_code not in _ENDED:
+                with contextlib.suppress(ProcessLookupError):  # it was killed: the next is its end
+                    syscalls.detach_traced(found.si_pid, found.si_status)
+                continue
             if before_reap is not None:
                 before_reap(found.si_pid)
             dead.append(os.waitpid(found.si_pid, 0))
+        signal.raise_signal(signal.SIGCHLD)
     return dead
 
 

@@ -29,6 +29,7 @@ class SandboxSpec:
     landlock: bool = True
     seccomp_program: str = ""  # a BPF program that filters system calls, in base64
     uid: int | None = None  # the session's own uid, where it has one
+    init_uid: int | None = None  # the init's, which no code has; where `uid` is given
     traverse_gid: int | None = None  # a group that may traverse the server's own directories
     readable: Sequence[str] = ()  # at the same path in the sandbox
     writable: Sequence[Sequence[str]] = ()  # pairs: host path, path in the sandbox

@@ -33,10 +33,13 @@ from typing import NoReturn
 from era_kernels.models import JsonObject
 from era_kernels.sandbox.init import fd_messages, init, isolation, launch
 from era_kernels.sandbox.init.reaper import SigchldPipe, kill_all, list_children, reap_all
+from era_kernels.sandbox.init.send_queue import SendQueue
 from era_kernels.sandbox.init.spec import SandboxSpec
 from era_kernels.sandbox.linux import syscalls
 from era_kernels.sandbox.linux.cgroup import join_cgroups, remove_server_cgroup
 
+ORPHANS_TIMEOUT, ORPHANS_INTERVAL = 0.2, 0.1  # seconds of one try to end orphans, between two
+ORPHANS_DEADLINE = 3.0  # seconds until an init is reported as gone, whatever it left
 INIT_EXIT_TIMEOUT = 1.0  # seconds for inits to end by themselves after the server is gone
 
 
@@ -74,6 +77,8 @@ class Zygote:
         self._sigchld = SigchldPipe()
         self._inits: dict[int, int] = {}  # pid → number of the request
         self._pending_pids: dict[int, int] = {}  # pipe from which the pid is read → number
+        self._outbox = SendQueue(control)
+        self._exited: dict[int, float] = {}  # number → when it is reported in any case
 
     def serve(self) -> InitStart:
         """Forks inits until the server is gone; returns only in each of them."""
@@ -81,17 +86,28 @@ class Zygote:
         poll.register(self._control, select.POLLIN)
         poll.register(self._sigchld.descriptor, select.POLLIN)
         while True:
-            ready = {descriptor for descriptor, _ in poll.poll()}
-            if self._sigchld.descriptor in ready:
+            ready = {descriptor for descriptor, _ in poll.poll(self._flush())}
+            if self._sigchld.descriptor in ready or self._exited:
                 self._reap()
             if self._control.fileno() in ready:
-                received = fd_messages.receive(self._control)
+                try:
+                    received = fd_messages.receive(self._control)
+                except fd_messages.DescriptorsLost as lost:
+                    self._report_gone(lost.message["number"], str(lost))
+                    continue
                 if received is None:
                     _shut_down(self._cgroup_directories)
-                else:
-                    init_start = self._handle(*received)
-                    if init_start is not None:
-                        return init_start
+                init_start = self._handle(*received)
+                if init_start is not None:
+                    return init_start
+
+    def _flush(self) -> int | None:
+        """Sends what waits; returns after how many milliseconds this process has more to do."""
+        pauses = [ORPHANS_INTERVAL] if self._exited else []
+        with contextlib.suppress(BrokenPipeError):  # the loop is about to see the end of file, too
+            if (pause := self._outbox.flush()) is not None:
+                pauses.append(pause)
+        return max(1, round(1000 * min(pauses))) if pauses else None
 
     def __contains__(self, pid: object) -> bool:
         """Returns whether this child is an init.
@@ -103,6 +119,9 @@ class Zygote:
         return pid in self._inits
 
     def _handle(self, message: JsonObject, descriptors: list[int]) -> InitStart | None:
+        if message["op"] == "ping":
+            self._send({"id": message["id"]})
+            return None
         if message["op"] == "kill":
             self._read_pids()
             for pid, number in self._inits.items():
@@ -114,11 +133,16 @@ class Zygote:
 
     def _fork(self, number: int, spec: SandboxSpec, descriptor: int) -> InitStart | None:
         """Forks an init for this request; returns an InitStart in the child only."""
-        pid_read, pid_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            pid_read, pid_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        except OSError as error:
+            os.close(descriptor)
+            self._report_gone(number, str(error.strerror))
+            return None
         try:
             pid = os.fork()
-        except OSError:  # too many processes: the server sees the end of its socket
-            self._report_gone(number)
+        except OSError as error:  # too many processes
+            self._report_gone(number, str(error.strerror))
             pid = None
         if pid == 0:
             self._control.close()
@@ -151,18 +175,27 @@ class Zygote:
         dead = reap_all()
         self._read_pids()
         # Both processes of one init may have died: that is reported once.
-        exited = {self._inits.pop(pid) for pid, _ in dead if pid in self._inits}
-        kill_all(exclude=self)
-        for number in exited:
-            if number not in self._inits.values():
+        now = time.monotonic()
+        for pid, _ in dead:
+            if pid in self._inits:
+                self._exited.setdefault(self._inits.pop(pid), now + ORPHANS_DEADLINE)
+        # Others wait for this process meanwhile: what is left is tried again soon.
+        is_clean = kill_all(exclude=self, timeout=ORPHANS_TIMEOUT)
+        for number, deadline in tuple(self._exited.items()):
+            if number in self._inits.values():
+                del self._exited[number]  # its other process lives, and will be found dead, too
+            elif is_clean or now > deadline:
+                del self._exited[number]
                 self._report_gone(number)
 
-    def _report_gone(self, number: int) -> None:
-        self._send({"gone": number})
+    def _report_gone(self, number: int, error: str | None = None) -> None:
+        """Reports that there is no init of this number any more, or none at all, and why."""
+        self._send({"gone": number, **({"error": error} if error else {})})
 
     def _send(self, message: JsonObject) -> None:
-        with contextlib.suppress(BrokenPipeError):  # the loop is about to see the end of file, too
-            fd_messages.send(self._control, message)
+        """Sends a message now, or as soon as the system takes it."""
+        self._outbox.put(message)
+        self._flush()
 
 
 def _enter_sandbox(init_start: InitStart, pid_write: int) -> InitStart:

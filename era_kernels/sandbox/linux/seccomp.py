@@ -45,7 +45,26 @@ DENIED_SYSCALLS = (
     "init_module", "finit_module", "delete_module", "kexec_load", "kexec_file_load", "reboot",
     "swapon", "swapoff", "acct", "quotactl", "quotactl_fd", "syslog", "iopl", "ioperm",
     "settimeofday", "clock_settime", "clock_adjtime", "sethostname", "setdomainname", "vhangup",
+    "open_tree_attr", "statmount", "listmount", "process_vm_readv", "process_vm_writev",
+    "process_madvise", "pidfd_getfd", "kcmp", "move_pages", "migrate_pages", "modify_ldt",
+    "memfd_secret",
 )  # fmt: skip
+# Where Linux has no IPC namespace for the session these objects are the host's, and outlive it.
+IPC_SYSCALLS = (
+    "shmget", "shmat", "shmdt", "shmctl", "semget", "semop", "semtimedop", "semctl",
+    "msgget", "msgsnd", "msgrcv", "msgctl", "mq_open", "mq_unlink", "ipc",
+)  # fmt: skip
+# Change how a process is scheduled; the first argument is its pid, 0 for the caller itself.
+SCHEDULING_SYSCALLS = ("sched_setscheduler", "sched_setparam", "sched_setattr", "sched_setaffinity")
+# Every architecture has the same numbers for calls as new as these, which an old libseccomp does
+# not know by name.
+NEW_SYSCALLS = {
+    "io_uring_setup": 425, "io_uring_enter": 426, "io_uring_register": 427, "open_tree": 428,
+    "move_mount": 429, "fsopen": 430, "fsconfig": 431, "fsmount": 432, "fspick": 433,
+    "clone3": 435, "pidfd_getfd": 438, "process_madvise": 440, "mount_setattr": 442,
+    "quotactl_fd": 443, "memfd_secret": 447, "statmount": 457, "listmount": 458,
+    "open_tree_attr": 467,
+}  # fmt: skip
 # Denied with ENOSYS, as by an older kernel: libraries fall back to allowed calls. (The flags of
 # clone3 are behind a pointer, which a filter cannot follow.)
 ENOSYS_SYSCALLS = ("clone3", "io_uring_setup", "io_uring_enter", "io_uring_register")
@@ -53,7 +72,21 @@ NAMESPACE_FLAGS = (
     CLONE_NEWTIME, CLONE_NEWNS, CLONE_NEWCGROUP, CLONE_NEWUTS, CLONE_NEWIPC, CLONE_NEWUSER,
     CLONE_NEWPID, CLONE_NEWNET,
 )  # fmt: skip
+# What reserves the disk in an instant, which no server can watch. libc's posix_fallocate(3) writes
+# zeros instead when it is told EOPNOTSUPP. Giving room back (linux/falloc.h) stays allowed.
+FALLOC_FL_PUNCH_HOLE = 0x02
+_IOCTL_NUMBER = 0xFFFF  # letter and number, whatever the size and the direction
+# xfs_fs.h and linux/falloc.h: ALLOCSP, FREESP and RESVSP, each also with 64, and ZERO_RANGE; and
+# FSSETXATTR of linux/fs.h, whose hint has each small write reserve up to 1 GiB.
+RESERVING_IOCTLS = tuple((ord("X") << 8) | number for number in (10, 11, 36, 37, 40, 42, 57, 32))
 INTERNET_FAMILIES = (socket.AF_INET, socket.AF_INET6)
+INIT = 1  # the init's pid in a namespace of its own
+# A whole register for a C int: Linux ignores its upper half, so no rule may look at it.
+_INT = 0xFFFFFFFF
+# setpriority(2) and ioprio_set(2): what the second argument names.
+_PRIO_PROCESS, _PRIO_PGRP, _PRIO_USER = 0, 1, 2
+_IOPRIO_PROCESS, _IOPRIO_PGRP, _IOPRIO_USER = 1, 2, 3
+_PERSONALITY_QUERY = 0xFFFFFFFF  # changes nothing
 
 
 class _Comparison(ctypes.Structure):
@@ -65,14 +98,14 @@ class _Comparison(ctypes.Structure):
     ]
 
 
-def export_filter(*, internet: bool) -> bytes | None:
+def export_filter(*, has_namespaces: bool) -> bytes | None:
     """Returns the filter as a BPF program (blocking); None where libseccomp is not installed.
 
-    `internet` allows sockets of the internet's families, where a network namespace keeps them
-    from reaching anything. Raises OSError.
+    With namespaces the session has a network, IPC objects and pids of its own, in which its init
+    is 1; else these are the host's, and the filter refuses what would reach them. Raises OSError.
     """
     library = _library()
-    return None if library is None else _FilterBuilder(library).build(internet)
+    return None if library is None else _FilterBuilder(library).build(has_namespaces)
 
 
 def is_available() -> bool:
@@ -99,25 +132,58 @@ class _FilterBuilder:
         self._library = library
         self._context = ctypes.c_void_p(library.seccomp_init(ctypes.c_uint32(_ALLOW)))
 
-    def build(self, internet: bool) -> bytes:
+    def build(self, has_namespaces: bool) -> bytes:
         """Adds all rules, exports the program and frees the filter. Raises OSError."""
         try:
             kill = ctypes.c_uint32(_KILL)
             self._library.seccomp_attr_set(self._context, _ACTION_BAD_ARCHITECTURE, kill)
             for name in DENIED_SYSCALLS:
                 self._deny(name, errno.EPERM)
-            for name in ENOSYS_SYSCALLS:
+            for name in (*ENOSYS_SYSCALLS, *(() if has_namespaces else IPC_SYSCALLS)):
                 self._deny(name, errno.ENOSYS)
             for flag in NAMESPACE_FLAGS:
                 self._deny("clone", errno.EPERM, (0, _MASKED_EQ, flag, flag))
             for request in (termios.TIOCSTI, TIOCLINUX):
-                self._deny("ioctl", errno.EPERM, (1, _MASKED_EQ, 0xFFFFFFFF, request))
-            self._deny_families(
-                (socket.AF_UNIX, *(INTERNET_FAMILIES if internet else ()), AF_NETLINK)
-            )
+                self._deny("ioctl", errno.EPERM, (1, _MASKED_EQ, _INT, request))
+            self._deny_reserving()
+            self._deny("personality", errno.EPERM, (0, _NE, _PERSONALITY_QUERY, 0))
+            self._deny_influence(has_namespaces)
+            families = INTERNET_FAMILIES if has_namespaces else ()
+            self._deny_families((socket.AF_UNIX, *families, AF_NETLINK))
             return self._export()
         finally:
             self._library.seccomp_release(self._context)
+
+    def _deny_influence(self, has_namespaces: bool) -> None:
+        """Denies changes of priority, processors and limits that are not the session's own.
+
+        In a pid namespace those are the init's, which is trusted; else all but the caller's. The
+        caller may be named by 0 only then: a filter does not know who calls. Reading is allowed.
+        """
+
+        def other(argument: int) -> tuple[int, int, int, int]:
+            return (argument, _MASKED_EQ, _INT, INIT) if has_namespaces else (argument, _NE, 0, 0)
+
+        for name in SCHEDULING_SYSCALLS:
+            # Message libraries set the default, SCHED_OTHER, for threads that they name by number.
+            is_excepted = name == "sched_setscheduler" and not has_namespaces
+            self._deny(name, errno.EPERM, other(0), *([(1, _NE, 0, 0)] if is_excepted else []))
+        self._deny("prlimit64", errno.EPERM, other(0), (2, _NE, 0, 0))  # new limits are given
+        for name, process, others in (
+            ("setpriority", _PRIO_PROCESS, (_PRIO_PGRP, _PRIO_USER)),
+            ("ioprio_set", _IOPRIO_PROCESS, (_IOPRIO_PGRP, _IOPRIO_USER)),
+        ):
+            self._deny(name, errno.EPERM, (0, _MASKED_EQ, _INT, process), other(1))
+            for which in others:
+                self._deny(name, errno.EPERM, (0, _MASKED_EQ, _INT, which))
+
+    def _deny_reserving(self) -> None:
+        """Denies to reserve disk without writing."""
+        number = errno.EOPNOTSUPP
+        self._deny("fallocate", number, (1, _MASKED_EQ, FALLOC_FL_PUNCH_HOLE, 0))
+        self._deny("file_setattr", number)  # as FSSETXATTR
+        for request in RESERVING_IOCTLS:
+            self._deny("ioctl", number, (1, _MASKED_EQ, _IOCTL_NUMBER, request))
 
     def _deny_families(self, allowed: tuple[int, ...]) -> None:
         """Denies all socket families but these, and all of netlink but NETLINK_ROUTE."""
@@ -131,7 +197,9 @@ class _FilterBuilder:
     def _deny(self, name: str, number: int, *comparisons: tuple[int, int, int, int]) -> None:
         syscall = self._library.seccomp_syscall_resolve_name(name.encode())
         if syscall == _UNKNOWN:  # in this version of libseccomp, or on this architecture
-            return
+            if name not in NEW_SYSCALLS:
+                return
+            syscall = NEW_SYSCALLS[name]
         array = (_Comparison * len(comparisons))(*(_Comparison(*one) for one in comparisons))
         result = self._library.seccomp_rule_add_array(
             self._context, ctypes.c_uint32(_ERRNO | number), syscall, len(comparisons), array

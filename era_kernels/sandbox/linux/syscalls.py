@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import signal
 from collections.abc import Iterable
 from itertools import count
 
@@ -27,16 +28,19 @@ AT_FDCWD, AT_RECURSIVE = -100, 0x8000
 
 PR_SET_PDEATHSIG = 1
 PR_SET_DUMPABLE = 4
+PR_SET_KEEPCAPS = 8
 PR_SET_SECCOMP = 22
 PR_CAPBSET_DROP = 24
 PR_SET_CHILD_SUBREAPER = 36
 PR_SET_NO_NEW_PRIVS = 38
 PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL = 47, 4
 LINUX_CAPABILITY_VERSION_3 = 0x20080522
+CAP_KILL, CAP_SETGID, CAP_SETUID = 5, 6, 7
 # These have the same number on every architecture.
 SYS_CLOSE_RANGE = 436
 SYS_MOUNT_SETATTR = 442
 _MAX_DESCRIPTOR = 0xFFFFFFFF
+_PTRACE_DETACH = 17
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.syscall.restype = ctypes.c_long
@@ -124,12 +128,15 @@ def drop_bounding_set() -> None:
             break
 
 
-def drop_capabilities() -> None:
-    """Drops all capabilities of this process. Raises OSError."""
+def drop_capabilities(keep: Iterable[int] = ()) -> None:
+    """Drops all capabilities of this process but those to keep. Raises OSError."""
     none = ctypes.c_ulong(0)
     _libc.prctl(PR_CAP_AMBIENT, ctypes.c_ulong(PR_CAP_AMBIENT_CLEAR_ALL), none, none, none)
     header = (ctypes.c_uint32 * 2)(LINUX_CAPABILITY_VERSION_3, 0)
-    check(_libc.capset(ctypes.byref(header), ctypes.byref((ctypes.c_uint32 * 6)())), "capset")
+    kept = sum(1 << number for number in keep)
+    # capset(2): effective, permitted, inheritable; then the same for capabilities from 32 on.
+    sets = (ctypes.c_uint32 * 6)(kept, kept, 0)
+    check(_libc.capset(ctypes.byref(header), ctypes.byref(sets)), "capset")
 
 
 def set_seccomp_filter(program: bytes) -> None:
@@ -143,6 +150,17 @@ def set_seccomp_filter(program: bytes) -> None:
     filled = SockFprog(size, ctypes.addressof(code))
     mode, none = ctypes.c_ulong(2), ctypes.c_ulong(0)
     check(_libc.prctl(PR_SET_SECCOMP, mode, ctypes.byref(filled), none, none), "seccomp")
+
+
+def detach_traced(pid: int, number: int) -> None:
+    """Lets go a stopped child that we trace, and delivers the signal at which it stopped.
+
+    At an execve(2) that is SIGTRAP, which is only for tracers. Raises OSError; see ptrace(2).
+    """
+    delivered = 0 if number == signal.SIGTRAP else number
+    pointer = ctypes.c_void_p
+    result = _libc.ptrace(ctypes.c_long(_PTRACE_DETACH), pid, pointer(0), pointer(delivered))
+    check(result, "ptrace")
 
 
 # ---------------------------------------------------------------- descriptors and threads

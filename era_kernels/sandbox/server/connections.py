@@ -15,7 +15,12 @@ import socket
 
 from era_kernels.models import Network
 from era_kernels.sandbox.server import tcp_owners
-from era_kernels.sandbox.server.control_channel import ChannelClosed, ControlChannel
+from era_kernels.sandbox.server.control_channel import (
+    ChannelClosed,
+    ControlChannel,
+    NoAnswer,
+    SendRefused,
+)
 
 CONNECT_TIMEOUT = 5.0  # seconds until a connection must be there; Linux asks again after 1 and 3
 LOOPBACK = "127.0.0.1"
@@ -48,8 +53,10 @@ def ended_error() -> OSError:
 async def _connect_in_namespace(control: ControlChannel, port: int) -> socket.socket:
     try:
         reply, descriptors = await control.request_descriptors({"op": "connect", "port": port})
-    except ChannelClosed:
+    except (ChannelClosed, NoAnswer):  # one that does not answer is ended
         raise ended_error() from None
+    except SendRefused as error:
+        raise OSError(error.errno, str(error)) from error
     if "error" in reply:
         raise OSError(reply["errno"], reply["error"])
     if not descriptors:  # this process may open no more, so that the system dropped it

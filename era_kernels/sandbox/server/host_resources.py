@@ -105,11 +105,11 @@ class HostResources:
         spec = self._profile.spec_for(
             paths, self.runtime_directory, self._limits, self._uid, self._min_reserved
         )
-        return (
-            replace(spec, traverse_gid=self._uid_allocator.traverse_gid)
-            if self._profile.per_session_uid
-            else spec
-        )
+        if self._uid is not None:
+            spec = replace(spec, init_uid=self._uid_allocator.init_uid)
+        if self._profile.per_session_uid:
+            spec = replace(spec, traverse_gid=self._uid_allocator.traverse_gid)
+        return spec
 
     def _check_own(self, directories: Iterable[Path]) -> None:
         """Raises PermissionError for a directory that holds what is the server's own.

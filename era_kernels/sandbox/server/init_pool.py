@@ -14,12 +14,13 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from era_kernels.errors import KernelStartFailed, ShuttingDown, StartError
+from era_kernels.errors import KernelStartFailed, ShuttingDown
 from era_kernels.sandbox.init.spec import IsolationKind
 from era_kernels.sandbox.server.cgroups import CgroupTree, SandboxCgroup
-from era_kernels.sandbox.server.control_channel import ChannelClosed
+from era_kernels.sandbox.server.control_channel import ChannelError
 from era_kernels.sandbox.server.tiers import IsolationProfile
 from era_kernels.sandbox.server.zygote_client import ZygoteClient
+from era_kernels.sandbox.server.zygote_keeper import ZygoteKeeper
 
 log = logging.getLogger(__name__)
 
@@ -39,19 +40,25 @@ class PreparedInit:
         self.profile = profile
         self.cgroup = cgroup
         self.cgroup_procs = () if cgroup is None else tuple(cgroup.cgroup_procs)
+        self.refusal: str | None = None  # why there is no init
         self._zygote = zygote
         self.control_socket, init_socket = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         spec = replace(profile.spec, cgroup_procs=self.cgroup_procs, seccomp_program="")
         try:
-            self.number, self._exited = zygote.spawn_init(init_socket, spec, self._on_init_pid)
-        except ChannelClosed:
+            self._request = zygote.spawn_init(init_socket, spec, self._on_init_pid, self.on_refused)
+        except ChannelError:
             self.control_socket.close()
             raise
 
     @property
+    def number(self) -> int:
+        """The number by which the zygote knows the init."""
+        return self._request.number
+
+    @property
     def is_usable(self) -> bool:
         """True while the init and its zygote live."""
-        return self._zygote.is_alive and not self._exited.is_set()
+        return self._zygote.is_alive and not self._request.exited.is_set()
 
     def kill(self) -> None:
         """Kills the init, when it does not end by itself."""
@@ -59,7 +66,7 @@ class PreparedInit:
 
     async def wait_exit(self) -> bool:
         """Waits for the death of the init and its orphans; False after EXIT_TIMEOUT."""
-        return await within_timeout(self._exited.wait())
+        return await within_timeout(self._request.exited.wait())
 
     async def remove_cgroups(self) -> None:
         """Removes the groups, when the init is gone; a second call does nothing."""
@@ -74,6 +81,11 @@ class PreparedInit:
             await self.wait_exit()
         await self.remove_cgroups()
 
+    def on_refused(self, error: OSError) -> None:
+        """Notes why the system, or the zygote, does not let this init be made."""
+        self.refusal = error.strerror or str(error)
+        self.kill()
+
     def _on_init_pid(self, pid: int) -> None:
         self.pid = pid
         if self.on_pid is not None:
@@ -81,26 +93,34 @@ class PreparedInit:
 
 
 class InitPool:
-    """Requests inits from the zygote, restarts the zygote when it dies, and keeps spares."""
+    """Requests inits from the zygote and keeps spares."""
 
-    def __init__(
-        self,
-        zygote: ZygoteClient,
-        entry_paths: Sequence[Path],
-        zygote_home: Path,
-        cgroups: CgroupTree,
-    ) -> None:
-        self.zygote = zygote
+    def __init__(self, keeper: ZygoteKeeper, cgroups: CgroupTree) -> None:
         self.cgroups = cgroups
-        self._entry_paths = tuple(entry_paths)
-        self._zygote_home = zygote_home
-        self._restart_task: asyncio.Task[None] | None = None
+        self._keeper = keeper
         self._spare_profile: IsolationProfile | None = None  # of the spares
         self._spare_count = 0
         self._spares: list[PreparedInit] = []
         self._refill_task: asyncio.Task[None] | None = None
         self._refill_timer: asyncio.TimerHandle | None = None
         self._is_closed = False
+
+    @classmethod
+    async def open(
+        cls, preload: Sequence[str], entry_paths: Sequence[Path], home: Path, cgroups: CgroupTree
+    ) -> InitPool:
+        """Starts the zygote, see `ZygoteClient.start`. Raises StartError: the groups are closed."""
+        try:
+            zygote = await ZygoteClient.start(preload, entry_paths, home, cgroups.directories)
+        except BaseException:
+            await asyncio.to_thread(cgroups.close)
+            raise
+        return cls(ZygoteKeeper(zygote, entry_paths, home, cgroups.directories), cgroups)
+
+    @property
+    def zygote(self) -> ZygoteClient:
+        """The process that forks the inits now."""
+        return self._keeper.zygote
 
     async def keep_spares(self, profile: IsolationProfile, count: int) -> None:
         """Keeps `count` spares of this profile from now on."""
@@ -109,7 +129,7 @@ class InitPool:
 
     async def acquire(self, profile: IsolationProfile) -> PreparedInit:
         """Returns a spare or a new init. Raises KernelStartFailed, ShuttingDown."""
-        await self.ensure_zygote()
+        await self._keeper.ensure()
         self._schedule_refill()
         while self._spares:
             spare = self._spares.pop()
@@ -118,34 +138,21 @@ class InitPool:
             await spare.discard()
         return await self._spawn(profile)
 
-    async def ensure_zygote(self) -> ZygoteClient:
-        """Returns the zygote, restarted if dead. Raises KernelStartFailed, ShuttingDown."""
-        while self._is_closed or not self.zygote.is_alive:
-            if self._is_closed:
-                raise ShuttingDown("The server is stopping.")
-            if self._restart_task is None or self._restart_task.done():
-                self._restart_task = asyncio.create_task(self._restart_zygote())
-            try:
-                await asyncio.shield(self._restart_task)
-            except StartError as error:
-                raise KernelStartFailed(str(error), retry_after=1) from error
-        return self.zygote
-
     async def begin_shutdown(self) -> None:
         """Stops starting inits; a second call is fine."""
         self._is_closed = True
         if self._refill_timer is not None:
             self._refill_timer.cancel()
-        tasks = [task for task in (self._restart_task, self._refill_task) if task is not None]
-        if tasks:
-            await asyncio.wait(tasks)
+        await self._keeper.stop_starting()
+        if self._refill_task is not None:
+            await asyncio.wait({self._refill_task})
 
     async def aclose(self) -> None:
         """Ends the spares and the zygote, after all acquired inits; a second call is fine."""
         await self.begin_shutdown()
         while self._spares:
             await self._spares.pop().discard()
-        await self.zygote.aclose()
+        await self._keeper.aclose()
         await asyncio.to_thread(self.cgroups.close)
 
     async def _spawn(self, profile: IsolationProfile) -> PreparedInit:
@@ -153,11 +160,11 @@ class InitPool:
         try:
             if profile.spec.kind is not IsolationKind.NONE:
                 cgroup = await asyncio.to_thread(self.cgroups.create_cgroup)
-            return PreparedInit(profile, await self.ensure_zygote(), cgroup)
+            return PreparedInit(profile, await self._keeper.ensure(), cgroup)
         except BaseException as error:
             if cgroup is not None:
                 await asyncio.to_thread(cgroup.remove)
-            if isinstance(error, (ChannelClosed, OSError)):
+            if isinstance(error, (ChannelError, OSError)):
                 why = str(error) or "the process that forks kernels cannot be reached"
                 raise KernelStartFailed(f"A sandbox could not be made: {why}.") from error
             raise
@@ -184,19 +191,11 @@ class InitPool:
             ):
                 self._spares.append(await self._spawn(self._spare_profile))
 
-    async def _restart_zygote(self) -> None:
-        old = self.zygote
-        await old.aclose()
-        self.zygote = await ZygoteClient.start(
-            old.preload, self._entry_paths, self._zygote_home, self.cgroups.directories
-        )
-        log.warning("the zygote was started again", extra={"pid": self.zygote.pid})
 
-
-async def within_timeout(awaitable: Awaitable[object]) -> bool:
-    """Waits at most EXIT_TIMEOUT seconds; returns False when that was too short."""
+async def within_timeout(awaitable: Awaitable[object], seconds: float = EXIT_TIMEOUT) -> bool:
+    """Waits at most so many seconds; returns False when that was too short."""
     try:
-        async with asyncio.timeout(EXIT_TIMEOUT):
+        async with asyncio.timeout(seconds):
             await awaitable
     except TimeoutError:
         return False

@@ -3,27 +3,34 @@
 With a network namespace the init makes a TCP socket on its loopback, which nobody else can reach.
 Else it is a unix socket beside the sandbox's runtime directory: its code can connect to it, and
 neither remove nor replace it. Others might find its name (in /proc/net/unix), so each connection
-is asked for its process.
+is asked for its process. There the server listens for the kernel, too: where all sessions have one
+uid, a socket that a kernel has bound is open to whoever finds its name, and stays open without a
+name to those who have opened its path (O_PATH).
 """
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
+import select
 import socket
 import struct
+from collections.abc import Mapping
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from urllib.parse import quote
 
 from era_kernels.errors import KernelStartFailed
 from era_kernels.models import SessionListener
-from era_kernels.sandbox.server.control_channel import ChannelClosed, ControlChannel
+from era_kernels.sandbox.server.control_channel import ChannelClosed, ChannelError, ControlChannel
 from era_kernels.sandbox.server.process_tree import read_stat
 
 BACKLOG = 1024  # connections that wait to be accepted
 _CREDENTIALS = struct.Struct("3i")  # pid, uid, gid: unix(7), SO_PEERCRED
 _MAX_DEPTH = 1000  # of parents from a process to its init
+_SO_PEERPIDFD = 77  # unix(7), since Linux 6.5; Python has no name for it
 
 
 async def listen_in_namespace(control: ControlChannel, port: int) -> SessionListener:
@@ -35,6 +42,8 @@ async def listen_in_namespace(control: ControlChannel, port: int) -> SessionList
         reply, descriptors = await control.request_descriptors({"op": "listen", "port": port})
     except ChannelClosed:
         raise _not_listening("its sandbox has ended") from None
+    except ChannelError as error:
+        raise _not_listening(str(error)) from error
     if "error" in reply:
         raise _not_listening(reply["error"])
     if not descriptors:  # this process may open no more, so that the system dropped it
@@ -49,6 +58,63 @@ def listen_on_unix_socket(path: Path, gid: int | None, init_pid: int) -> Session
     `gid` is the session's own group, where it has one: the socket's owner stays the server, so that
     code cannot change its mode. Raises KernelStartFailed.
     """
+    try:
+        listening = _listen_at(path, gid)
+    except OSError as error:
+        raise _not_listening(str(error.strerror)) from error
+    url = f"http+unix://{quote(os.fspath(path), safe='')}"
+    return SessionListener(listening, url, partial(is_from_sandbox, init_pid))
+
+
+class ChannelListeners:
+    """Listens for one kernel, at a path for each of its channels, and accepts nobody else.
+
+    A channel's socket is closed and its path removed as soon as the kernel has connected: from then
+    on nobody can, whatever name or descriptor they have of it.
+    """
+
+    def __init__(self, paths: Mapping[str, Path], gid: int | None, init_pid: int) -> None:
+        """`paths` are by channel, in a directory of the server; `gid` as above. Raises OSError."""
+        self._init_pid = init_pid
+        self._paths = dict(paths)
+        self._listening: dict[str, socket.socket] = {}
+        try:
+            for channel, path in paths.items():
+                self._listening[channel] = _listen_at(path, gid)
+        except OSError:
+            self.close()
+            raise
+
+    async def accept(self, channel: str) -> socket.socket:
+        """Returns the kernel's connection, which does not block, when it has come.
+
+        Raises OSError: ConnectionAbortedError after `close`.
+        """
+        loop = asyncio.get_running_loop()
+        while (listening := self._listening.get(channel)) is not None:
+            connection, _ = await loop.sock_accept(listening)
+            if is_from_sandbox(self._init_pid, connection):
+                self._close(channel)
+                return connection
+            connection.close()
+            await asyncio.sleep(0)  # others' connections may come without end
+        raise ConnectionAbortedError(errno.ECONNABORTED, "its sandbox has ended")
+
+    def close(self) -> None:
+        """Listens no more. Can be called again."""
+        for channel in tuple(self._listening):
+            self._close(channel)
+
+    def _close(self, channel: str) -> None:
+        listening = self._listening.pop(channel)
+        with suppress(RuntimeError):  # there is no loop where none of them could be made
+            asyncio.get_running_loop().remove_reader(listening)
+        listening.close()
+        self._paths[channel].unlink(missing_ok=True)
+
+
+def _listen_at(path: Path, gid: int | None) -> socket.socket:
+    """Returns a socket that does not block; nothing is left of it when this raises OSError."""
     listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     try:
         listening.bind(os.fspath(path))
@@ -56,21 +122,39 @@ def listen_on_unix_socket(path: Path, gid: int | None, init_pid: int) -> Session
             os.chown(path, -1, gid)
         path.chmod(0o600 if gid is None else 0o660)
         listening.listen(BACKLOG)
-    except OSError as error:
+    except OSError:
         listening.close()
         path.unlink(missing_ok=True)
-        raise _not_listening(str(error.strerror)) from error
-    url = f"http+unix://{quote(os.fspath(path), safe='')}"
-    return SessionListener(listening, url, partial(_is_from_sandbox, init_pid))
+        raise
+    return listening
 
 
-def _is_from_sandbox(init_pid: int, connection: socket.socket) -> bool:
-    """Returns whether the process that connected descends from the init.
+def is_from_sandbox(init_pid: int, connection: socket.socket) -> bool:
+    """Returns whether the process that connected lives, and descends from the init.
 
-    Orphans become children of the init, so the parents of each of its processes lead to it.
+    Orphans become children of the init, so the parents of each of its processes lead to it. A pid
+    may be another process's by now; the descriptor that Linux has of the peer (since 6.5) tells.
     """
     credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
     pid, _, _ = _CREDENTIALS.unpack(credentials)
+    return _descends_from(init_pid, pid) and not _has_peer_ended(connection)
+
+
+def _has_peer_ended(connection: socket.socket) -> bool:
+    """Returns whether the process that connected is known to have ended."""
+    try:
+        pidfd = connection.getsockopt(socket.SOL_SOCKET, _SO_PEERPIDFD)
+    except OSError as error:
+        return error.errno != errno.ENOPROTOOPT  # else this Linux does not know the option
+    try:
+        poll = select.poll()
+        poll.register(pidfd, select.POLLIN)
+        return bool(poll.poll(0))
+    finally:
+        os.close(pidfd)
+
+
+def _descends_from(init_pid: int, pid: int) -> bool:
     for _ in range(_MAX_DEPTH):
         if pid == init_pid:
             return True

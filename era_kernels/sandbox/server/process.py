@@ -9,7 +9,7 @@ import os
 from collections.abc import AsyncIterator, Callable
 
 from era_kernels.models import ExitInfo
-from era_kernels.sandbox.server.control_channel import ChannelClosed, ControlChannel
+from era_kernels.sandbox.server.control_channel import ChannelError, ControlChannel
 from era_kernels.sandbox.server.process_command import Command, start_error
 from era_kernels.sandbox.server.stdin_writer import StdinWriter
 
@@ -189,7 +189,7 @@ class Process:
             "signal": int(number),
             "kill_group_on_exit": kill_group_on_exit,
         }
-        with contextlib.suppress(ChannelClosed):  # the sandbox ended meanwhile
+        with contextlib.suppress(ChannelError):  # the sandbox has ended, or is ended: it is silent
             await self._control.request(message)
 
     def on_ended(self, exit_info: ExitInfo) -> None:

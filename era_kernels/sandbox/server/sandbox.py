@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from era_kernels.errors import KernelStartFailed, Unavailable
+from era_kernels.errors import KernelStartFailed
 from era_kernels.models import (
     UNSANDBOXED_TIER,
     ExitInfo,
@@ -29,7 +29,7 @@ from era_kernels.sandbox.init.spec import SandboxSpec
 from era_kernels.sandbox.server import connections, runtime_dirs
 from era_kernels.sandbox.server.cgroups import CgroupTree
 from era_kernels.sandbox.server.connections import CONNECT_TIMEOUT
-from era_kernels.sandbox.server.control_channel import ChannelClosed, ControlChannel
+from era_kernels.sandbox.server.control_channel import ChannelClosed, ChannelError, ControlChannel
 from era_kernels.sandbox.server.host_resources import HostResources
 from era_kernels.sandbox.server.init_pool import InitPool, PreparedInit, within_timeout
 from era_kernels.sandbox.server.limit_monitor import LimitMonitor, MonitoredSandbox
@@ -48,6 +48,8 @@ __all__ = ["Command", "IsolationPolicy", "Process", "Sandbox", "Sandboxes"]
 log = logging.getLogger(__name__)
 
 SIGKILL = signal.SIGKILL.value
+READY_TIMEOUT = 15.0  # seconds for an init to raise the walls
+SILENT = "the process that starts and ends this session's programs did not answer"
 MAX_DETACHED = 32  # ended processes whose outputs others hold open; more are closed
 
 
@@ -82,10 +84,12 @@ class Sandbox:
         self._close_task: asyncio.Task[None] | None = None
         self._limit_monitor = limit_monitor
         self._monitored: MonitoredSandbox | None = None
-        self._control = ControlChannel(prepared_init.control_socket, self._on_message, self._on_end)
+        on_silent = partial(self._on_limit_exceeded, SILENT)
+        control = prepared_init.control_socket
+        self._control = ControlChannel(control, self._on_message, self._on_end, on_silent)
         self._oom_listener = OomListener(resources, self._on_limit_exceeded)
         prepared_init.on_pid = self._on_init_pid
-        self._control.send({"op": "apply", "spec": spec.to_json()})
+        self._control.send({"op": "apply", "spec": spec.to_json()}, (), prepared_init.on_refused)
 
     @property
     def runtime_directory(self) -> Path:
@@ -113,8 +117,11 @@ class Sandbox:
         return self._close_task is None and not self._ended.done()
 
     async def wait_ready(self) -> bool:
-        """Waits until the init is ready; returns False when it died before."""
-        return await asyncio.shield(self._ready)
+        """Waits until the init is ready; returns False when it died before, or was too slow."""
+        if not await within_timeout(asyncio.shield(self._ready), READY_TIMEOUT):
+            self._on_limit_exceeded(SILENT)
+            return False
+        return self._ready.result()
 
     async def spawn(
         self, command: Command, stdin: bytes | None = None, readable: asyncio.Event | None = None
@@ -140,7 +147,7 @@ class Sandbox:
         except asyncio.CancelledError:
             self._kill_abandoned(process)
             raise
-        except (ChannelClosed, MessageTooLarge) as error:
+        except (ChannelError, MessageTooLarge) as error:
             self._discard(process)
             why = str(error) or "its sandbox has ended"
             raise start_error(command, why) from error
@@ -209,6 +216,7 @@ class Sandbox:
             if not self._spec.has_namespaces:  # else the init sees itself as 1
                 self.pid = message["ready"]
             self._ready.set_result(True)
+            self._control.start_pulse()
             self._start_monitoring()
         elif "failed" in message:
             self.isolation_error = message["failed"]
@@ -238,6 +246,7 @@ class Sandbox:
     def _on_end(self) -> None:
         """Reports the end of the init, with which all its processes end (unless it failed)."""
         reason = self._reason or self._resources.find_oom_cause()
+        self.isolation_error = self.isolation_error or self._prepared_init.refusal
         exit_info = ExitInfo(signal=SIGKILL, reason=reason)
         if self._close_task is None:
             extra = {"number": self._prepared_init.number, "why": self.isolation_error}
@@ -304,15 +313,8 @@ class Sandboxes:
         runtime = await asyncio.to_thread(runtime_dirs.create_base, runtime)
         open_cgroups = CgroupTree if policy is None else partial(CgroupTree.open, server_memory)
         cgroups = await asyncio.to_thread(open_cgroups)
-        try:
-            zygote_home = runtime / runtime_dirs.ZYGOTE_DIRECTORY
-            zygote = await ZygoteClient.start(
-                preload, entry_paths, zygote_home, cgroups.directories
-            )
-        except BaseException:
-            await asyncio.to_thread(cgroups.close)
-            raise
-        sandboxes = cls(runtime, InitPool(zygote, entry_paths, zygote_home, cgroups))
+        zygote_home = runtime / runtime_dirs.ZYGOTE_DIRECTORY
+        sandboxes = cls(runtime, await InitPool.open(preload, entry_paths, zygote_home, cgroups))
         if policy is not None:
             try:
                 probe = TierProbe(runtime / runtime_dirs.PROBE_DIRECTORY, sandboxes._create)
@@ -347,14 +349,12 @@ class Sandboxes:
             if await self._wait_until_ready(sandbox):
                 return sandbox
             if sandbox.isolation_error is not None:
-                why = f"The walls could not be raised: {sandbox.isolation_error}."
-                raise KernelStartFailed(why)
+                raise KernelStartFailed(f"No walls could be raised: {sandbox.isolation_error}.")
         raise KernelStartFailed("The process that forks kernels died, or cannot fork any more.")
 
     async def check(self) -> None:
-        """Checks that kernels can be started. Raises Unavailable when the zygote is dead."""
-        if not self._init_pool.zygote.is_alive:
-            raise Unavailable("The process that forks kernels is not running.", retry_after=1)
+        """Checks that kernels can be started. Raises Unavailable, which says why they cannot."""
+        self._init_pool.zygote.check()
 
     async def aclose(self) -> None:
         """Ends all sandboxes at once, then the zygote; a second call is fine."""

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
-from era_kernels.errors import EraError, StartError
+from era_kernels.errors import EraError, SharedUidRefused, StartError
 from era_kernels.models import UNSANDBOXED_TIER, Limits, SessionPaths
 from era_kernels.sandbox.server import runtime_dirs
 from era_kernels.sandbox.server.process import Process
@@ -49,12 +49,14 @@ class TierProbe:
     async def find_strongest(self, policy: IsolationPolicy) -> IsolationProfile | None:
         """Returns the first isolation that works; None when none does and the policy allows that.
 
-        Raises StartError.
+        Raises StartError; SharedUidRefused when only one was found that must be asked for.
         """
         failures: list[str] = []
         for profile in await asyncio.to_thread(lambda: list(candidate_profiles(policy))):
             failure = await self._try_profile(profile)
             if failure is None:
+                if profile.shares_uid and not _accepts_shared_uid(policy):
+                    raise _shared_uid_error(failures)
                 return replace(profile, notes=(*profile.notes, *failures))
             failures.append(f"{profile.name}: {failure}")
         if policy.weakest_tier >= UNSANDBOXED_TIER:
@@ -79,6 +81,19 @@ class TierProbe:
             return str(error)
         finally:
             await asyncio.to_thread(runtime_dirs.remove_runtime_dir, self._directory)
+
+
+def _accepts_shared_uid(policy: IsolationPolicy) -> bool:
+    return policy.allow_shared_uid or policy.weakest_tier >= UNSANDBOXED_TIER
+
+
+def _shared_uid_error(failures: list[str]) -> SharedUidRefused:
+    why = f" Stronger ones cannot be had: {'; '.join(failures)}." if failures else ""
+    return SharedUidRefused(
+        "The walls that can be had here are of tier 3 with one uid for all sessions: code cannot "
+        "read what is another session's, but can disturb it. Start with --min-tier 3 to accept "
+        f"that (or set ERA_MIN_TIER, or min_tier in the file).{why}"
+    )
 
 
 def _no_tier_error(policy: IsolationPolicy, failures: list[str]) -> StartError:

@@ -50,18 +50,27 @@ _LANDLOCK_SHORTCOMINGS = (
     "files: modes and times of what the server's user owns can be changed, what is in it cannot",
     "sockets: those that the host's services have as files can be reached where modes allow it",
 )
+_SHARED_UID_SHORTCOMINGS = (
+    "users: all sessions have the server's uid, and share what Linux counts or limits by user",
+    "users: a session can disturb others by the modes of their files, and keep them from starting",
+    "files: names, sizes and times of other sessions' files can be seen, what is in them cannot",
+    "sockets: those of other sessions' programs can be reached, not their kernels' and storage's",
+    "kernels: those that bind their sockets themselves, as stock kernels do, are refused",
+)
 
 
 @dataclass(frozen=True, slots=True)
 class IsolationPolicy:
     """The operator's requirements for isolation.
 
-    `strongest_tier` is tried first, `weakest_tier` is the last that is accepted. Sessions see
+    `strongest_tier` is tried first, `weakest_tier` is the last that is accepted. Tier 3 with one
+    uid for all sessions is accepted only with `allow_shared_uid`, or where tier 4 is. Sessions see
     `readable_paths` read-only at the same paths, and `hidden_paths` never, not even below those.
     """
 
     strongest_tier: int = 1
     weakest_tier: int = 3
+    allow_shared_uid: bool = False
     readable_paths: Sequence[Path] = ()
     hidden_paths: Sequence[Path] = ()
 
@@ -82,8 +91,8 @@ class IsolationProfile:
         if self.spec.kind is IsolationKind.NONE:
             return UNSANDBOXED
         gaps = {2: ("processes: names of the container's are visible",), 3: _LANDLOCK_SHORTCOMINGS}
-        if self.spec.kind is IsolationKind.LANDLOCK and not self.per_session_uid:
-            gaps[3] = (*_LANDLOCK_SHORTCOMINGS, "users: sessions have the server's uid")
+        if self.shares_uid:
+            gaps[3] = (*_LANDLOCK_SHORTCOMINGS, *_SHARED_UID_SHORTCOMINGS)
         limit_notes = _limit_notes(self.spec, self.cgroup_limits)
         return Isolation(self.tier, (*gaps.get(self.tier, ()), *self.notes, *limit_notes))
 
@@ -114,6 +123,11 @@ class IsolationProfile:
     def network(self) -> Network:
         """The network that the programs of a sandbox have."""
         return self.spec.network
+
+    @property
+    def shares_uid(self) -> bool:
+        """True when all sessions have one uid, and no namespaces keep them apart."""
+        return self.spec.kind is IsolationKind.LANDLOCK and not self.per_session_uid
 
     @property
     def has_session_uids(self) -> bool:
@@ -170,7 +184,7 @@ def candidate_profiles(policy: IsolationPolicy) -> Iterator[IsolationProfile]:
     has_landlock = landlock.version() > 0
     common = SandboxSpec(
         landlock=has_landlock,
-        seccomp_program=_seccomp_program(internet=True),
+        seccomp_program=_seccomp_program(has_namespaces=True),
         readable=readable,
         hidden=tuple(str(path) for path in policy.hidden_paths),
         home=next(
@@ -186,9 +200,9 @@ def candidate_profiles(policy: IsolationPolicy) -> Iterator[IsolationProfile]:
             replace(
                 common,
                 kind=IsolationKind.LANDLOCK,
-                seccomp_program=_seccomp_program(internet=False),
+                seccomp_program=_seccomp_program(has_namespaces=False),
             ),
-            notes,
+            (*notes, *_landlock_notes(landlock.version())),
         ),
     ]
     if os.geteuid() == 0:
@@ -210,8 +224,17 @@ def _notes(spec: SandboxSpec) -> Iterator[str]:
         yield "Landlock: this kernel has none, so nothing stands behind the namespaces"
 
 
-def _seccomp_program(*, internet: bool) -> str:
-    program = seccomp.export_filter(internet=internet)
+def _landlock_notes(version: int) -> Iterator[str]:
+    """Yields what this version of Landlock cannot deny where it stands alone."""
+    if version < landlock.TRUNCATE_SINCE:
+        yield "files: what the server's user owns can be cut short (Linux 6.2 denies it)"
+    if version < landlock.SCOPES_SINCE:
+        yield "sockets: abstract ones of the host can be reached (Linux 6.12 denies it)"
+        yield "processes: those of the session's user can be signalled (Linux 6.12 denies it)"
+
+
+def _seccomp_program(*, has_namespaces: bool) -> str:
+    program = seccomp.export_filter(has_namespaces=has_namespaces)
     return "" if program is None else base64.b64encode(program).decode()
 
 

@@ -26,6 +26,11 @@ class UidAllocator:
         self._allocated: set[int] = set()
 
     @property
+    def init_uid(self) -> int:
+        """The uid of the inits of sessions with uids of their own; no session's."""
+        return self._uids.start - 1
+
+    @property
     def traverse_gid(self) -> int:
         """The group that may traverse the server's directories; no session's own group."""
         return self._uids.start - 1

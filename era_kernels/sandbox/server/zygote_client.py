@@ -1,55 +1,55 @@
-"""Starts the zygote, requests inits from it, and notices its death."""
+"""Requests inits from the zygote, and notices its death and its silence."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import socket
-import subprocess
-import sys
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
-from era_kernels.errors import StartError
+from era_kernels.errors import StartError, Unavailable
 from era_kernels.models import JsonObject
 from era_kernels.sandbox.init.spec import SandboxSpec
-from era_kernels.sandbox.server.control_channel import ChannelClosed, ControlChannel
-from era_kernels.sandbox.server.process import OutputPipe
+from era_kernels.sandbox.server.control_channel import ChannelClosed, ControlChannel, SendRefused
+from era_kernels.sandbox.server.zygote_process import EXIT_TIMEOUT, ZygoteProcess
 
 log = logging.getLogger(__name__)
 
 START_TIMEOUT = 60.0  # seconds for all imports, on a cold and busy disk
-EXIT_TIMEOUT = 5.0  # seconds to leave after the end of file
-# The zygote's command line and environment are visible in /proc/PID/cmdline and /proc/PID/environ
-# of every forked process, so they hold nothing of the server. The last argument is the parent of
-# this package (another copy may be installed); it is removed from the path before other imports.
-_BOOT_CODE = (
-    "import sys; sys.path.insert(0, sys.argv[2]); import era_kernels; del sys.path[0]; "
-    "from era_kernels.sandbox.init.zygote import main; main()"
-)
-_PACKAGE_PARENT = Path(__file__).parents[3]
+PULSE_INTERVAL = 1.0  # seconds between two questions whether it still serves
+
+
+@dataclass(frozen=True, slots=True)
+class InitRequest:
+    """One requested init: its `number`, and what the zygote tells of it."""
+
+    number: int
+    on_pid: Callable[[int], None]  # called with the host's pid of an init in namespaces
+    on_refused: Callable[[OSError], None]  # called with the reason when it cannot be made
+    # Set when the init and its orphans are dead, or when nobody can know: the zygote is dead.
+    exited: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 class ZygoteClient:
     """One zygote: a warm process in a session of its own, which forks inits on request."""
 
-    def __init__(
-        self, popen: subprocess.Popen[bytes], control_socket: socket.socket, output_fd: int
-    ) -> None:
-        """Takes the read end of the pipe that is descriptor 1 and 2 of the zygote."""
-        self.pid = popen.pid
+    def __init__(self, process: ZygoteProcess, control_socket: socket.socket) -> None:
         self.preload: list[str] = []  # modules that it imported, or could not import
-        self._popen = popen
-        self._output = OutputPipe(output_fd)
+        self.on_death: Callable[[], None] | None = None  # called once, unless it was closed
+        self._process = process
         self._ready: asyncio.Future[JsonObject] = asyncio.get_running_loop().create_future()
-        self._exit_events: dict[int, asyncio.Event] = {}
-        self._on_pid: dict[int, Callable[[int], None]] = {}
+        self._requests: dict[int, InitRequest] = {}
         self._last_number = 0
         self._is_closing = False
+        self._is_silent = False
         self._reap_task: asyncio.Task[None] | None = None
         self._reaped = asyncio.Event()
-        self._control = ControlChannel(control_socket, self._on_message, self._on_end)
+        self._control = ControlChannel(
+            control_socket, self._on_message, self._on_end, self._on_silent
+        )
 
     @classmethod
     async def start(
@@ -68,7 +68,7 @@ class ZygoteClient:
         """
         wanted = list(preload)
         while True:
-            zygote = cls(*await asyncio.to_thread(_start_process, home))
+            zygote = cls(*await ZygoteProcess.start(home))
             try:
                 ready = await zygote._preload(wanted, entry_paths, cgroup_directories)
             except BaseException:
@@ -76,38 +76,73 @@ class ZygoteClient:
                 raise
             if "residue" not in ready:
                 zygote.preload = wanted
+                zygote._control.start_pulse(PULSE_INTERVAL)
                 return zygote
             await zygote.aclose()
             wanted.remove(ready["module"])
 
     @property
+    def pid(self) -> int:
+        """The pid of the process."""
+        return self._process.pid
+
+    @property
+    def was_silent(self) -> bool:
+        """True when it was killed because it did not answer."""
+        return self._is_silent
+
+    @property
     def is_alive(self) -> bool:
         """True while inits can be requested."""
-        return self._reap_task is None and not self._is_closing
+        return self._reap_task is None and not (self._is_closing or self._is_silent)
+
+    def check(self) -> None:
+        """Checks that inits can be made. Raises Unavailable, which says why they cannot."""
+        if not self.is_alive:
+            why = "The process that forks kernels is being started again."
+        elif self._control.is_late:
+            why = "The process that forks kernels does not answer."
+        elif self._control.refusal is not None:
+            why = f"No kernel can be started: {SendRefused(self._control.refusal)}."
+        else:
+            return
+        raise Unavailable(why, retry_after=1)
 
     def spawn_init(
-        self, control: socket.socket, spec: SandboxSpec, on_pid: Callable[[int], None]
-    ) -> tuple[int, asyncio.Event]:
+        self,
+        control: socket.socket,
+        spec: SandboxSpec,
+        on_pid: Callable[[int], None],
+        on_refused: Callable[[OSError], None],
+    ) -> InitRequest:
         """Requests an init that serves `control`, which is closed here.
 
-        `on_pid` is called with the host's pid of an init in namespaces, which sees itself as 1.
-
-        Returns the request's number and an event that is set when the init and its orphans are
-        dead, or when that cannot be known because the zygote is dead.
-        Raises ChannelClosed when the zygote is dead.
+        Of an init that cannot be made `control` is closed, too. Raises ChannelClosed when the
+        zygote is dead.
         """
         self._last_number += 1
-        exited = asyncio.Event()
-        message = {"op": "open", "number": self._last_number, "spec": spec.to_json()}
-        self._control.send(message, [control.detach()])
-        self._exit_events[self._last_number] = exited
-        self._on_pid[self._last_number] = on_pid
-        return self._last_number, exited
+        request = InitRequest(self._last_number, on_pid, on_refused)
+        message = {"op": "open", "number": request.number, "spec": spec.to_json()}
+        self._requests[request.number] = request
+        try:
+            self._control.send(
+                message,
+                [control.detach()],
+                partial(self._on_gone, request.number),
+            )
+        except BaseException:
+            self._requests.pop(request.number, None)
+            raise
+        return request
 
     def kill_init(self, number: int) -> None:
         """Kills an init that does not end by itself; its event is set when it is dead."""
-        if self.is_alive and number in self._exit_events:
+        if self.is_alive and number in self._requests:
             self._control.send({"op": "kill", "number": number})
+
+    async def wait_dead(self) -> None:
+        """Waits for the end of a process that has been killed."""
+        await self._reaped.wait()
 
     async def aclose(self) -> None:
         """Ends the zygote, by SIGKILL after EXIT_TIMEOUT; a second call is fine."""
@@ -117,9 +152,9 @@ class ZygoteClient:
             async with asyncio.timeout(EXIT_TIMEOUT):
                 await self._reaped.wait()
         except TimeoutError:
-            self._popen.kill()
+            self._process.kill()
             await self._reaped.wait()
-        self._output.close()
+        self._process.close()
 
     async def _preload(
         self, preload: Sequence[str], entry_paths: Sequence[Path], cgroup_directories: Sequence[str]
@@ -134,10 +169,9 @@ class ZygoteClient:
             async with asyncio.timeout(START_TIMEOUT):
                 ready = await self._ready
         except (TimeoutError, ChannelClosed) as error:
-            self._output.drain()
             raise StartError(
                 "The process that forks kernels could not start. It wrote: "
-                + self._output.tail().decode(errors="replace")
+                + self._process.last_words()
             ) from error
         if "residue" in ready:
             log.warning(
@@ -150,55 +184,38 @@ class ZygoteClient:
 
     def _on_message(self, message: JsonObject) -> None:
         if "gone" in message:
-            self._on_pid.pop(message["gone"], None)
-            self._exit_events.pop(message["gone"]).set()
+            error = message.get("error")
+            self._on_gone(message["gone"], None if error is None else OSError(None, error))
         elif "init" in message:
-            self._on_pid[message["number"]](message["init"])
+            if request := self._requests.get(message["number"]):
+                request.on_pid(message["init"])
         elif not self._ready.done():
             self._ready.set_result(message)
 
+    def _on_gone(self, number: int, error: OSError | None) -> None:
+        request = self._requests.pop(number, None)
+        if request is not None:
+            if error is not None:
+                request.on_refused(error)
+            request.exited.set()
+
+    def _on_silent(self) -> None:
+        """Kills a zygote that does not answer: it was stopped, or is stuck."""
+        if self.is_alive:
+            self._is_silent = True
+            self._process.kill()
+
     def _on_end(self) -> None:
-        if not self._is_closing:
-            log.error("the zygote died", extra={"pid": self.pid})
         if not self._ready.done():
             self._ready.set_exception(ChannelClosed())
         self._reap_task = asyncio.create_task(self._reap())
+        if not self._is_closing and self.on_death is not None:
+            self.on_death()
 
     async def _reap(self) -> None:
-        """Waits for the exit of the process, which has closed its socket; kills it if need be."""
-        try:
-            await asyncio.to_thread(self._popen.wait, EXIT_TIMEOUT)
-        except subprocess.TimeoutExpired:
-            self._popen.kill()
-            await asyncio.to_thread(self._popen.wait)
-        for exited in self._exit_events.values():
-            exited.set()
-        self._exit_events.clear()
-        self._output.close()
+        await self._process.wait()
+        for request in self._requests.values():
+            request.exited.set()
+        self._requests.clear()
+        self._process.close()
         self._reaped.set()
-
-
-def _start_process(home: Path) -> tuple[subprocess.Popen[bytes], socket.socket, int]:
-    """Executes the zygote (blocking); returns it, the control socket and its output pipe."""
-    control_socket, zygote_socket = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    read, write = os.pipe2(os.O_CLOEXEC)
-    try:
-        popen = subprocess.Popen(
-            [sys.executable, "-c", _BOOT_CODE, str(zygote_socket.fileno()), str(_PACKAGE_PARENT)],
-            # Without a locale the interpreter would go into UTF-8 mode, which programs can see.
-            env={"PATH": os.defpath, "LANG": "C.UTF-8", "HOME": str(home)},
-            cwd="/",
-            stdin=subprocess.DEVNULL,
-            stdout=write,
-            stderr=write,
-            pass_fds=[zygote_socket.fileno()],
-            start_new_session=True,
-        )
-    except OSError as error:
-        control_socket.close()
-        os.close(read)
-        raise StartError(f"The interpreter {sys.executable} could not be executed.") from error
-    finally:
-        zygote_socket.close()
-        os.close(write)
-    return popen, control_socket, read

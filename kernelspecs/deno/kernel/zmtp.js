@@ -78,6 +78,14 @@ function readIdentity(body) {
   return Buffer.alloc(0);
 }
 
+/** Returns what Deno calls an address of ZeroMQ. */
+function parseAddress(address) {
+  const [, transport, place] = /^(\w+):\/\/(.*)$/.exec(address);
+  if (transport === "ipc") return { transport: "unix", path: place };
+  const [, hostname, port] = /^(.*):(\d+)$/.exec(place);
+  return { hostname, port: Number(port) };
+}
+
 /** One connection to a socket. */
 class Peer {
   constructor(connection, type) {
@@ -150,8 +158,8 @@ class Peer {
   }
 }
 
-/** A socket that is bound: what its peers send, and the peers. */
-class BoundSocket {
+/** A socket that is bound or connected: what its peers send, and the peers. */
+class PeerSocket {
   constructor(type) {
     this.type = type;
     this.listener = null;
@@ -163,14 +171,14 @@ class BoundSocket {
   }
 
   async bind(address) {
-    const [, transport, place] = /^(\w+):\/\/(.*)$/.exec(address);
-    if (transport === "ipc") {
-      this.listener = Deno.listen({ transport: "unix", path: place });
-    } else {
-      const [, hostname, port] = /^(.*):(\d+)$/.exec(place);
-      this.listener = Deno.listen({ hostname, port: Number(port) });
-    }
+    this.listener = Deno.listen(parseAddress(address));
     this.accept();
+  }
+
+  /** Connects to who listens at the address. Throws when nobody does. */
+  async connect(address) {
+    const connection = await Deno.connect(parseAddress(address));
+    this.serve(new Peer(connection, this.type)).catch(() => {});
   }
 
   async accept() {
@@ -215,7 +223,7 @@ class BoundSocket {
 }
 
 /** Knows its peers by their identities, the first frame of each message. */
-class Router extends BoundSocket {
+class Router extends PeerSocket {
   constructor() {
     super("ROUTER");
   }
@@ -233,7 +241,7 @@ class Router extends BoundSocket {
  * Sends to all that have subscribed. What is sent before anybody has, the first one gets: clients try
  * again at times of their own where nobody listens yet, so that a request may come before.
  */
-class Publisher extends BoundSocket {
+class Publisher extends PeerSocket {
   constructor() {
     super("PUB");
     this.early = []; // messages of before the first subscription; null after it
@@ -264,7 +272,7 @@ class Publisher extends BoundSocket {
 }
 
 /** Answers each message to the peer that has sent it. */
-class Reply extends BoundSocket {
+class Reply extends PeerSocket {
   constructor() {
     super("REP");
     this.asking = null;

@@ -152,8 +152,11 @@ function address(connection, channel) {
   return `${connection.transport || "tcp"}://${connection.ip}:${port}`;
 }
 
-/** Opens and binds all sockets that a connection file names; returns them by channel. */
-async function bindSockets(zeromq, connection) {
+/**
+ * Opens all sockets that a connection file names; returns them by channel. They are bound, or with
+ * `connect` in the file connected to who listens there.
+ */
+async function openSockets(zeromq, connection) {
   const make = {
     shell: () => new zeromq.Router({ sendHighWaterMark: 0, linger: 1000 }),
     control: () => new zeromq.Router({ sendHighWaterMark: 0, linger: 1000 }),
@@ -166,10 +169,12 @@ async function bindSockets(zeromq, connection) {
   await Promise.all(
     named.map(async (channel) => {
       sockets[channel] = make[channel]();
-      await sockets[channel].bind(address(connection, channel));
+      const place = address(connection, channel);
+      if (connection.connect) await sockets[channel].connect(place);
+      else await sockets[channel].bind(place);
     }),
   );
   return sockets;
 }
 
-module.exports = { MessageFormat, PROTOCOL_VERSION, SendQueue, address, bindSockets };
+module.exports = { MessageFormat, PROTOCOL_VERSION, SendQueue, address, openSockets };

@@ -15,7 +15,7 @@ const { OutputPublisher } = require("./output_publisher.js");
 const { markPrefix } = require("./pipe_marks.js");
 const { ShellQueue } = require("./shell_queue.js");
 const { History, STATIC_REQUESTS, describeKernel } = require("./standard_requests.js");
-const { MessageFormat, SendQueue, bindSockets } = require("./wire.js");
+const { MessageFormat, SendQueue, openSockets } = require("./wire.js");
 
 const FENCE_MIME = "application/vnd.era.fence+json";
 const SEND_MS = 20; // for zeromq's own thread to send what it has taken
@@ -53,7 +53,7 @@ class WireWorker {
   }
 
   async serve() {
-    this.sockets = await bindSockets(require(workerData.zeromq), this.connection);
+    this.sockets = await openSockets(require(workerData.zeromq), this.connection);
     for (const [channel, socket] of Object.entries(this.sockets)) {
       if (channel === "hb") continue;
       this.queues[channel] = new SendQueue(socket, () => this.onSent());

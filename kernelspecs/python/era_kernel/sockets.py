@@ -1,4 +1,4 @@
-"""Binds and closes a kernel's sockets."""
+"""Binds or connects a kernel's sockets, and closes them."""
 
 from __future__ import annotations
 
@@ -22,14 +22,17 @@ POLL_INTERVAL = 0.002  # seconds between two checks whether it did
 
 
 class KernelSockets:
-    """Binds the sockets that a connection file names. The main thread uses only `shell`."""
+    """Opens the sockets that a connection file names. The main thread uses only `shell`.
+
+    They are bound, or with `connect` in the file connected to who listens there.
+    """
 
     def __init__(self, connection: Mapping[str, Any]) -> None:
         self._context: zmq.Context[Socket] = zmq.Context()
-        self.iopub = self._bind(connection, zmq.XPUB, "iopub")
-        self.shell = self._bind(connection, zmq.ROUTER, "shell")
-        self.control = self._bind(connection, zmq.ROUTER, "control")
-        self.stdin = self._bind(connection, zmq.ROUTER, "stdin")
+        self.iopub = self._open(connection, zmq.XPUB, "iopub")
+        self.shell = self._open(connection, zmq.ROUTER, "shell")
+        self.control = self._open(connection, zmq.ROUTER, "control")
+        self.stdin = self._open(connection, zmq.ROUTER, "stdin")
         self._heartbeat = Heartbeat(connection)
 
     def close(self) -> None:
@@ -56,14 +59,18 @@ class KernelSockets:
         self._context.destroy(linger=-1)
         closed.release()
 
-    def _bind(self, connection: Mapping[str, Any], socket_type: int, channel: str) -> Socket:
+    def _open(self, connection: Mapping[str, Any], socket_type: int, channel: str) -> Socket:
         socket = self._context.socket(socket_type)
         socket.set(zmq.LINGER, 1000)
         socket.set(zmq.SNDHWM, 0)  # nothing is ever dropped: this process's memory holds it
         if socket_type == zmq.ROUTER:
             socket.set(zmq.ROUTER_HANDOVER, 1)
         if f"{channel}_port" in connection:
-            socket.bind(address(connection, connection[f"{channel}_port"]))
+            place = address(connection, connection[f"{channel}_port"])
+            if connection.get("connect"):
+                socket.connect(place)
+            else:
+                socket.bind(place)
         return socket  # of a channel that the file does not name, nobody is connected
 
 
@@ -87,7 +94,7 @@ def _connections(socket: Socket) -> list[sockets.socket]:
 
 def _is_connection(connection: sockets.socket, path: str) -> bool:
     try:
-        return connection.getsockname() == path and connection.getpeername() is not None
+        return path in (connection.getpeername(), connection.getsockname())
     except OSError:  # no socket, or the one that listens
         return False
 

@@ -80,7 +80,10 @@ async def main(tier: int) -> None:
         base = Path(name)
         with host_targets(base) as host:
             wish = IsolationPolicy(
-                strongest_tier=tier, weakest_tier=tier, hidden_paths=(base / "data",)
+                strongest_tier=tier,
+                weakest_tier=tier,
+                allow_shared_uid=True,
+                hidden_paths=(base / "data",),
             )
             sandboxes = await Sandboxes.open(base / "r", (), (), wish)
             try:

@@ -114,3 +114,43 @@ print(reaper.reap_all(lambda pid: print(pid == sleeper.pid, state(pid), os.getpg
 sleeper.returncode = 0
 """
     assert run_alone(code).splitlines() == ["True Z True", "True False"]
+
+
+def test_a_traced_child_has_not_ended() -> None:
+    """A child that makes its parent its tracer and stops is no end: it goes on untraced."""
+    code = """
+import ctypes, time
+pipe = reaper.SigchldPipe()
+read, write = os.pipe()
+child = os.fork()
+if not child:
+    libc = ctypes.CDLL(None)
+    signal.signal(signal.SIGUSR1, lambda *_: os.write(write, b"heard"))
+    libc.ptrace(0, 0, None, None)
+    os.kill(os.getpid(), signal.SIGUSR1)
+    libc.ptrace(0, 0, None, None)
+    os.execvp("sh", ["sh", "-c", "exit 3"])
+found = []
+limit = time.monotonic() + 20
+while not found and time.monotonic() < limit:
+    found = reaper.reap_all()
+print(os.read(read, 9).decode(), [(pid == child, os.waitstatus_to_exitcode(s)) for pid, s in found])
+"""
+    assert run_alone(code).strip() == "heard [(True, 3)]"
+
+
+def test_reaping_has_a_bound() -> None:
+    """With more dead children than one call takes, SIGCHLD asks for the next call."""
+    code = """
+pipe = reaper.SigchldPipe()
+reaper.MAX_REAPED = 4
+children = [os.fork() or os._exit(0) for _ in range(10)]
+for child in children:
+    os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)
+counts = []
+while len(counts) < 5 and select.select([pipe.descriptor], [], [], 0.5)[0]:
+    pipe.drain()
+    counts.append(len(reaper.reap_all()))
+print(counts)
+"""
+    assert run_alone("import select\n" + code).strip() == "[4, 4, 2]"

@@ -1,24 +1,229 @@
-"""The filter of system calls is made by names."""
+"""The filter of system calls is made by names, and refuses what would reach beyond the session."""
 
 from __future__ import annotations
 
+import errno
+import json
+import os
+import platform
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
 import pytest
 
-from era_kernels.sandbox.linux import seccomp
+from era_kernels.sandbox.linux import seccomp, syscalls
+from tests.sandbox.linux import reserving
+
+ROOT = Path(__file__).parents[3]
+X86 = platform.machine() == "x86_64"
+ALIAS = 1 << 32  # the upper half of a register, which Linux ignores for an int
+EPERM, ENOSYS, ALLOWED = errno.EPERM, errno.ENOSYS, None
+# The numbers of system calls on x86_64 and aarch64.
+NUMBERS = {
+    name: x86 if X86 else arm
+    for name, x86, arm in (
+        ("sched_setparam", 142, 118), ("sched_setscheduler", 144, 119),
+        ("sched_getscheduler", 145, 120), ("sched_setaffinity", 203, 122),
+        ("sched_getaffinity", 204, 123), ("sched_setattr", 314, 274), ("setpriority", 141, 140),
+        ("getpriority", 140, 141), ("ioprio_set", 251, 30), ("ioprio_get", 252, 31),
+        ("prlimit64", 302, 261), ("personality", 135, 92), ("kcmp", 312, 272),
+        ("process_vm_readv", 310, 270), ("process_vm_writev", 311, 271), ("move_pages", 279, 239),
+        ("migrate_pages", 256, 238), ("shmget", 29, 194), ("shmat", 30, 196), ("shmctl", 31, 195),
+        ("semget", 64, 190), ("semctl", 66, 191), ("msgget", 68, 186), ("msgctl", 71, 187),
+        ("mq_open", 240, 180), ("mq_unlink", 241, 181), *((n, k, k) for n, k in
+        seccomp.NEW_SYSCALLS.items()),
+    )
+}  # fmt: skip
+if X86:
+    NUMBERS["modify_ldt"] = 154
+SELF, OTHER = "the caller", "another"
+# Without arguments that could work: whoever is allowed gets another error, of Linux itself.
+ALWAYS_DENIED = (
+    "open_tree_attr", "statmount", "listmount", "process_vm_readv", "process_vm_writev",
+    "process_madvise", "pidfd_getfd", "kcmp", "move_pages", "migrate_pages", "memfd_secret",
+    "open_tree", "move_mount", "fsopen", "fsconfig", "fsmount", "fspick", "mount_setattr",
+    "quotactl_fd", *(("modify_ldt",) if X86 else ()),
+)  # fmt: skip
+IPC = ("shmget", "shmat", "shmctl", "semget", "semctl", "msgget", "msgctl", "mq_open", "mq_unlink")
+OTHER_POLICY, NICE_POLICY = 3, 5  # SCHED_BATCH, SCHED_IDLE
+# name, arguments, and what each filter says: with namespaces, without.
+CASES: list[tuple[str, tuple[object, ...], int | None, int | None]] = [
+    *((name, (), EPERM, EPERM) for name in ALWAYS_DENIED),
+    *((name, (), ALLOWED, ENOSYS) for name in IPC),
+    *((name, (), ENOSYS, ENOSYS) for name in ("clone3", "io_uring_setup", "io_uring_enter")),
+    *(
+        (name, (pid, *more), in_namespace, EPERM)
+        for name, more in (
+            ("sched_setscheduler", (NICE_POLICY, 0)), ("sched_setparam", (0,)),
+            ("sched_setattr", (0, 0)), ("sched_setaffinity", (0, 0)),
+        )
+        for pid, in_namespace in (
+            (1, EPERM), (ALIAS + 1, EPERM), (7 * ALIAS + 1, EPERM), (SELF, ALLOWED),
+            (OTHER, ALLOWED),
+        )
+    ),
+    *((name, (0, *more), ALLOWED, ALLOWED) for name, more in (
+        ("sched_setscheduler", (NICE_POLICY, 0)), ("sched_setscheduler", (OTHER_POLICY, 0)),
+        ("sched_setparam", (0,)), ("sched_setattr", (0, 0)), ("sched_setaffinity", (0, 0)),
+    )),
+    ("sched_setscheduler", (SELF, 0, 0), ALLOWED, ALLOWED),  # as libzmq does, by thread ids
+    ("sched_setscheduler", (1, 0, 0), EPERM, ALLOWED),
+    ("sched_getscheduler", (1,), ALLOWED, ALLOWED),
+    ("sched_getaffinity", (1, 0, 0), ALLOWED, ALLOWED),
+    ("setpriority", (0, 1, 19), EPERM, EPERM),
+    ("setpriority", (ALIAS, ALIAS + 1, 19), EPERM, EPERM),
+    ("setpriority", (0, OTHER, 0), ALLOWED, EPERM),
+    ("setpriority", (0, 0, 0), ALLOWED, ALLOWED),
+    *(("setpriority", (which, who, 19), EPERM, EPERM) for which in (1, 2, ALIAS + 1, ALIAS + 2)
+      for who in (0, 1)),
+    ("getpriority", (0, 1), ALLOWED, ALLOWED),
+    ("getpriority", (2, 0), ALLOWED, ALLOWED),
+    ("ioprio_set", (1, 1, 0), EPERM, EPERM),
+    ("ioprio_set", (ALIAS + 1, ALIAS + 1, 0), EPERM, EPERM),
+    ("ioprio_set", (1, 0, 0), ALLOWED, ALLOWED),
+    *(("ioprio_set", (which, who, 0), EPERM, EPERM) for which in (2, 3, ALIAS + 2, ALIAS + 3)
+      for who in (0, 1)),
+    ("ioprio_get", (1, 1), ALLOWED, ALLOWED),
+    ("prlimit64", (1, 7, "limits", 0), EPERM, EPERM),
+    ("prlimit64", (ALIAS + 1, 7, "limits", 0), EPERM, EPERM),
+    ("prlimit64", (1, 7, 0, 0), ALLOWED, ALLOWED),
+    ("prlimit64", (OTHER, 7, 0, 0), ALLOWED, ALLOWED),
+    ("prlimit64", (OTHER, 99, "limits", 0), ALLOWED, EPERM),
+    ("prlimit64", (0, 99, "limits", 0), ALLOWED, ALLOWED),
+    ("personality", (0xFFFFFFFF,), ALLOWED, ALLOWED),
+    ("personality", (0x0040000,), EPERM, EPERM),
+    ("personality", (0x0400000 + ALIAS,), EPERM, EPERM),
+]  # fmt: skip
+# Loads the filter and makes every call. Where it may it is a child of a pid 1 with its own uid, so
+# that nothing but the filter protects that.
+PROBE = """
+import contextlib, ctypes, json, os, signal, sys, time
+from era_kernels.sandbox.linux import syscalls
+libc = ctypes.CDLL(None, use_errno=True)
+libc.syscall.restype = ctypes.c_long
+cases = json.load(sys.stdin)
+def fork():
+    child = os.fork()
+    if child:
+        os.waitpid(child, 0)
+        os._exit(0)
+is_root = os.geteuid() == 0
+with contextlib.suppress(OSError):
+    syscalls.unshare(syscalls.CLONE_NEWPID | (0 if is_root else syscalls.CLONE_NEWUSER))
+fork()
+if is_root:
+    os.setgroups([]); os.setresgid(65534, 65534, 65534); os.setresuid(65534, 65534, 65534)
+syscalls.prctl(syscalls.PR_SET_DUMPABLE, 1)
+another = os.fork()
+if not another:
+    time.sleep(30)
+    os._exit(0)
+if child := os.fork():
+    os.waitpid(child, 0)
+    os.kill(another, signal.SIGKILL)
+    os._exit(0)
+syscalls.prctl(syscalls.PR_SET_NO_NEW_PRIVS, 1)
+syscalls.set_seccomp_filter(bytes.fromhex(sys.argv[1]))
+names = {"the caller": os.getpid(), "another": another,
+         "limits": ctypes.addressof((ctypes.c_uint64 * 2)(1 << 62, 1 << 62))}
+outcomes = []
+for number, arguments in cases:
+    values = [ctypes.c_ulong(names.get(one, one)) for one in arguments]
+    values += [ctypes.c_ulong(0)] * (6 - len(values))
+    result = libc.syscall(ctypes.c_long(number), *values)
+    outcomes.append(ctypes.get_errno() if result < 0 else 0)
+print(json.dumps([os.getppid(), outcomes]))
+"""
 
 
-@pytest.mark.skipif(not seccomp.is_available(), reason="libseccomp is not installed")
-@pytest.mark.parametrize("internet", [True, False])
-def test_export(internet: bool) -> None:
+@cache
+def outcomes(has_namespaces: bool) -> list[int]:
+    """What every case gave: 0 or the errno."""
+    program = seccomp.export_filter(has_namespaces=has_namespaces)
+    assert program is not None
+    done = subprocess.run(
+        [sys.executable, "-c", PROBE, program.hex()],
+        input=json.dumps([(NUMBERS[name], arguments) for name, arguments, _, _ in CASES]),
+        cwd=ROOT, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    parent, found = json.loads(done.stdout)
+    assert parent == 1 or os.geteuid() != 0
+    return list(found)
+
+
+pytestmark = pytest.mark.skipif(not seccomp.is_available(), reason="libseccomp is not installed")
+
+
+@pytest.mark.parametrize("has_namespaces", [True, False])
+def test_export(has_namespaces: bool) -> None:
     """A BPF program: whole instructions, and few enough to be quick."""
-    program = seccomp.export_filter(internet=internet)
+    program = seccomp.export_filter(has_namespaces=has_namespaces)
     assert program is not None
     assert len(program) % 8 == 0
     assert 50 < len(program) // 8 < 300
 
 
+@pytest.mark.parametrize("has_namespaces", [True, False])
+@pytest.mark.parametrize("index", range(len(CASES)), ids=lambda index: str(CASES[index][:2]))
+def test_call(index: int, has_namespaces: bool) -> None:
+    """A call is refused with its error, or gets to Linux."""
+    with_namespaces, without = CASES[index][2:]
+    expected = with_namespaces if has_namespaces else without
+    found = outcomes(has_namespaces)[index]
+    if expected is not None:
+        assert found == expected
+    else:
+        assert found not in (EPERM, ENOSYS), os.strerror(found)
+
+
+def test_unknown_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What libseccomp does not know by name is refused by number."""
+
+    class Older:
+        """A libseccomp that knows no new call."""
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(library, name)
+
+        def seccomp_syscall_resolve_name(self, name: bytes) -> int:
+            known: int = library.seccomp_syscall_resolve_name(name)
+            return -1 if name.decode() in seccomp.NEW_SYSCALLS else known
+
+    library = seccomp._library()
+    same = [seccomp.export_filter(has_namespaces=True)]
+    monkeypatch.setattr(seccomp, "_library", Older)
+    same.append(seccomp.export_filter(has_namespaces=True))
+    assert same[0] == same[1]
+
+
 def test_missing_library(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without libseccomp there is no filter, and that is said elsewhere."""
     monkeypatch.setattr(seccomp, "_library", lambda: None)
-    assert seccomp.export_filter(internet=True) is None
+    assert seccomp.export_filter(has_namespaces=True) is None
     assert not seccomp.is_available()
+
+
+@pytest.mark.skipif(not seccomp.is_available(), reason="libseccomp is not installed")
+def test_disk_is_not_reserved(tmp_path: Path) -> None:
+    """What takes disk without writing is refused; room is still given back, and libc writes."""
+    program = seccomp.export_filter(has_namespaces=True)
+    assert program is not None
+    read, write = os.pipe()
+    if (pid := os.fork()) == 0:
+        try:
+            syscalls.prctl(syscalls.PR_SET_NO_NEW_PRIVS, 1)
+            syscalls.set_seccomp_filter(program)
+            os.write(write, json.dumps(reserving.outcomes(str(tmp_path / "file"))).encode())
+        finally:
+            os._exit(0)
+    os.close(write)
+    told = json.loads(os.read(read, 65536))
+    os.close(read)
+    os.waitpid(pid, 0)
+    refused = {name: by for name, by in told.items() if name.startswith(("fallocate", "ioctl"))}
+    assert set(refused.values()) == {"ENOTSUP"}, refused  # the same number
+    assert (told["blocks"], told["libc"]) == ("0", "2")
+    assert told["punch"] in ("0", str(errno.EOPNOTSUPP))  # as the file system says

@@ -1,0 +1,27 @@
+"""Parses and encodes large JSON in short steps, so that other work can run in between.
+
+The interpreter's own parser is quicker, but cannot be interrupted, and holds the interpreter's lock
+also in a thread: an image of 50 MB or a list of a million items stops the server for as long.
+"""
+
+from era_kernels.json_incremental.encoding import iterencode
+from era_kernels.json_incremental.parsing import JsonBytes, SanitizedDict, iterparse
+from era_kernels.json_incremental.sizes import (
+    CHUNK_CHARS,
+    LARGE_BYTES,
+    VALUE_OVERHEAD_BYTES,
+    estimate_size,
+)
+from era_kernels.json_incremental.strict import iterparse_strictly
+
+__all__ = [
+    "CHUNK_CHARS",
+    "LARGE_BYTES",
+    "VALUE_OVERHEAD_BYTES",
+    "JsonBytes",
+    "SanitizedDict",
+    "estimate_size",
+    "iterencode",
+    "iterparse",
+    "iterparse_strictly",
+]

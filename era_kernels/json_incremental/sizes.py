@@ -1,0 +1,28 @@
+"""Estimates how much work a JSON value is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+LARGE_BYTES = 256 * 1024  # bytes from which a value is large
+VALUE_OVERHEAD_BYTES = 128  # bytes that stand for the cost of a value beside its text
+CHUNK_CHARS = 32 * 1024  # characters of a string in one step
+
+_CONTAINERS = (dict, list, tuple)
+
+
+def estimate_size(value: Any, max_size: int = LARGE_BYTES) -> int:
+    """Estimates how much work a JSON value is, in bytes; stops soon after `max_size`."""
+    total, level = 0, [value]
+    while level:
+        total += len(level) * VALUE_OVERHEAD_BYTES
+        total += sum([len(item) for item in level if isinstance(item, str)])
+        inner = [item for item in level if isinstance(item, _CONTAINERS) and item]
+        inner_size = sum(map(len, inner)) * VALUE_OVERHEAD_BYTES
+        if total + inner_size > max_size:
+            return total + inner_size
+        level = []
+        for item in inner:
+            level += item.values() if isinstance(item, dict) else item
+            total += sum(map(len, item)) if isinstance(item, dict) else 0
+    return total
