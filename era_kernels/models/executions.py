@@ -38,6 +38,7 @@ class Submission:
     idempotency: IdempotencyKey | None = None
     files: Mapping[str, str] = field(default_factory=dict)  # path → text, there before the run
     ends_program: bool = False  # see KernelRequest
+    refuse_if_busy: bool = False  # it does not wait for other runs of the session
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +55,8 @@ class ExecSubmission:
     env: Mapping[str, str] = field(default_factory=dict)
     stdin: str | None = None  # None: /dev/null
     base_url: str = ""
+    background: bool = False  # as of code
+    cwd: str | None = None  # a directory below the workspace; None: the workspace
 
 
 @dataclass(frozen=True, slots=True)

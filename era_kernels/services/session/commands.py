@@ -82,10 +82,13 @@ class CommandRunner:
         """Starts a command; returns when its execution's log is open.
 
         The command goes on when the caller is cancelled. Raises InvalidRequest (timeout),
-        QueueFull, AtCapacity, StorageFailed.
+        InvalidPath (cwd), QueueFull, AtCapacity, StorageFailed, SessionNotFound.
         """
         session, limits = self._state.session, self._context.service_limits
-        timeout = limits.command_timeout(submission.timeout, session.default_timeout)
+        timeout = limits.run_timeout(submission, session.default_timeout)
+        if submission.cwd is not None:
+            await self._context.files.check_directory(session.directory, submission.cwd)
+            self._state.check_open()
         if len(self) >= max(1, limits.max_queue):
             raise QueueFull(
                 f"{len(self)} programs run beside this session's queue already.",
@@ -180,7 +183,9 @@ class CommandRunner:
         if command.cancellation.requested.is_set():
             return cancelled_before_start("preserved")
         environment = {**submission.env, **env}
-        process = await machine.start_command(submission.argv, environment, submission.stdin)
+        process = await machine.start_command(
+            submission.argv, environment, submission.stdin, submission.cwd
+        )
         command.process, command.cancellation.interrupt = process, process.interrupt
         command.started.set()
         began_at = time.monotonic()
