@@ -15,8 +15,8 @@ _COLUMNS = "id, session_id, code, created_at, status, started_at, finished_at, e
 
 LISTED_CODE_BYTES = 4096  # of the code of an execution in a list
 _LISTED_COLUMNS = _COLUMNS.replace(
-    "code",
-    f"substr(CAST(code AS BLOB), 1, {LISTED_CODE_BYTES})",  # as a BLOB, for NUL ends a text
+    " code,",
+    f" substr(CAST(code AS BLOB), 1, {LISTED_CODE_BYTES}),",  # as a BLOB, for NUL ends a text
 )
 
 
