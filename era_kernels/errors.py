@@ -21,6 +21,7 @@ EraError                      500 INTERNAL_ERROR
 ├── SqlTimeout                408 SQL_TIMEOUT
 ├── Conflict                  409 CONFLICT
 │   ├── SessionExists         409 SESSION_EXISTS
+│   ├── SessionBusy           409 SESSION_BUSY
 │   ├── NotEnforceable        409 NOT_ENFORCEABLE
 │   ├── NotRunning            409 NOT_RUNNING
 │   ├── NoInputPending        409 NO_INPUT_PENDING
@@ -159,6 +160,10 @@ class Conflict(EraError):
 
 class SessionExists(Conflict):
     code, title = "SESSION_EXISTS", "Session exists"
+
+
+class SessionBusy(Conflict):
+    code, title = "SESSION_BUSY", "Session busy"
 
 
 class NotEnforceable(Conflict):

@@ -46,6 +46,23 @@ def use(http: httpx.Client, path: str) -> None:
     print(f"a program that reads: {answer['stdout']!r}")
     assert answer["stdout"] == "9\n10\n"
 
+    execute(http, path, command="mkdir -p app && echo 'all:; pwd' > app/Makefile")
+    answer = execute(http, path, command="basename $PWD; ls", cwd="app")
+    print(f"in a directory of its own: {answer['stdout']!r}")
+    assert answer["stdout"] == "app\nMakefile\n"
+
+    body = {"command": "echo 1; sleep 0.2; echo 2"}
+    with http.stream("POST", f"{path}/exec/stream", json=body) as stream:
+        kinds = [line for line in stream.iter_lines() if line.startswith("event: ")]
+    print(f"its events, as they come: {kinds}")
+    assert kinds[-1] == "event: done"
+
+    started = execute(http, path, command="sleep 0.2; echo later", background=True)
+    execution = f"{path}/executions/{started['execution_id']}"
+    answer = http.get(execution, params={"wait": 20}).raise_for_status().json()
+    print(f"in the background: {answer['stdout']!r}")
+    assert answer["stdout"] == "later\n"
+
     answer = execute(http, path, argv=["no-such-program"])
     print(f"not found: {answer['exit_code']}, {answer['stderr']!r}")
     assert answer["exit_code"] == 127

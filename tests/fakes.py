@@ -245,7 +245,11 @@ class FakeMachine:
         self.has_kernel = True
 
     async def start_command(
-        self, argv: Sequence[str], env: Mapping[str, str], stdin: str | None = None
+        self,
+        argv: Sequence[str],
+        env: Mapping[str, str],
+        stdin: str | None = None,
+        cwd: str | None = None,
     ) -> FakeExecProcess:
         if self.ended.done():
             raise make_start_error()

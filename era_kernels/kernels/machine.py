@@ -181,20 +181,25 @@ class Machine:
             raise
 
     async def start_command(
-        self, argv: Sequence[str], env: Mapping[str, str], stdin: str | None = None
+        self,
+        argv: Sequence[str],
+        env: Mapping[str, str],
+        stdin: str | None = None,
+        cwd: str | None = None,
     ) -> ExecProcess | FailedExec:
-        """Runs a program beside the kernel, in its directory and with an environment like its own.
+        """Runs a program beside the kernel, with an environment like its own.
 
-        `stdin` is what the program reads on descriptor 0. A program that cannot be started is
-        returned as a FailedExec, not raised. Raises ValueError for NUL, and KernelStartFailed when
-        the sandbox cannot start programs.
+        It begins in the kernel's directory, or in `cwd` below that. `stdin` is what the program
+        reads on descriptor 0. A program that cannot be started is returned as a FailedExec, not
+        raised. Raises ValueError for NUL, and KernelStartFailed when the sandbox cannot start
+        programs.
         """
         full_env = self._environment(env)
         if not argv[0]:
             return FailedExec.from_os_error("", os.strerror(errno.ENOENT), errno.ENOENT)
         if sum(map(len, itertools.chain(argv, full_env, full_env.values()))) > MAX_ARGUMENTS_LENGTH:
             return FailedExec.from_os_error(argv[0], os.strerror(errno.E2BIG), errno.E2BIG)
-        command = Command(argv=tuple(argv), env=full_env, cwd=self._cwd)
+        command = Command(argv=tuple(argv), env=full_env, cwd=self._cwd, subdirectory=cwd or ".")
         readable = asyncio.Event()
         stdin_bytes = None if stdin is None else stdin.encode()
         try:

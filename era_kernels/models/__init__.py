@@ -21,10 +21,13 @@ from era_kernels.models.events import (
     server_line,
 )
 from era_kernels.models.executions import (
+    MAX_CHANGED_PATHS,
+    NO_FILES_CHANGED,
     ExecSubmission,
     Execution,
     ExecutionEnd,
     ExecutionStatus,
+    FilesChanged,
     IdempotencyKey,
     InterruptStep,
     KernelRequest,
@@ -53,7 +56,9 @@ from era_kernels.models.storage import ALL_STORAGE, ResourceType, StorageQuotas,
 
 __all__ = [
     "ALL_STORAGE",
+    "MAX_CHANGED_PATHS",
     "MISSING",
+    "NO_FILES_CHANGED",
     "SERVER_PREFIX",
     "UNSANDBOXED_TIER",
     "ClearOutput",
@@ -69,6 +74,7 @@ __all__ = [
     "ExecutionStatus",
     "ExitInfo",
     "FileInfo",
+    "FilesChanged",
     "IdempotencyKey",
     "InputRequest",
     "InterruptStep",

@@ -122,6 +122,7 @@ class Done:
     exception: ExceptionInfo | None = None
     cause: str | None = None
     notices: list[str] | None = None  # texts of the server: why earlier variables were lost
+    files_changed: JsonObject | None = None  # `created`, `changed`, `deleted`: paths; None: none
     data: JsonObject = field(default_factory=dict)
 
 

@@ -38,6 +38,7 @@ class Submission:
     idempotency: IdempotencyKey | None = None
     files: Mapping[str, str] = field(default_factory=dict)  # path → text, there before the run
     ends_program: bool = False  # see KernelRequest
+    refuse_if_busy: bool = False  # it does not wait for other runs of the session
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +55,8 @@ class ExecSubmission:
     env: Mapping[str, str] = field(default_factory=dict)
     stdin: str | None = None  # None: /dev/null
     base_url: str = ""
+    background: bool = False  # as of code
+    cwd: str | None = None  # a directory below the workspace; None: the workspace
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +109,30 @@ class ExecutionEnd:
     interrupted: bool = False  # an interrupt was requested while the kernel ran the code
     cancelled: bool = False  # an interrupt was requested before the kernel got it
     shortage: str | None = None  # what the program did not get, and the limit, in words
+
+
+MAX_CHANGED_PATHS = 1000  # that are told of one execution
+
+
+@dataclass(frozen=True, slots=True)
+class FilesChanged:
+    """The user's files that changed: how many, and the first MAX_CHANGED_PATHS of their paths."""
+
+    count: int = 0
+    created: tuple[str, ...] = ()
+    changed: tuple[str, ...] = ()
+    deleted: tuple[str, ...] = ()
+
+    def paths(self) -> JsonObject:
+        """Returns the paths as callers see them."""
+        return {
+            "created": list(self.created),
+            "changed": list(self.changed),
+            "deleted": list(self.deleted),
+        }
+
+
+NO_FILES_CHANGED = FilesChanged()
 
 
 @dataclass(frozen=True, slots=True)

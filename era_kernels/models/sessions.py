@@ -85,6 +85,7 @@ class NewSession:
     mounts: tuple[str, ...] = ()
     storage: StorageScope | None = None
     kernel: str | None = None
+    exist_ok: bool = False  # a session of that id and language is as good
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,9 +31,10 @@ class SessionCreator:
         self._reserve = reserve
         self._on_created = on_created
 
-    async def create(self, new: NewSession) -> Session:
-        """Creates a session, which is durable when this returns.
+    async def create(self, new: NewSession) -> tuple[Session, bool]:
+        """Creates a session, which is durable when this returns; returns whether it was created.
 
+        With `exist_ok` a session that has the id and the language already is returned instead.
         Nothing is left of a session that is refused. Raises InvalidId, InvalidRequest,
         UnsupportedLanguage, SessionExists, AtCapacity, TooLarge, NotEnforceable,
         InsufficientStorage, StorageFailed.
@@ -45,7 +46,7 @@ class SessionCreator:
             check_limits(new.limits, self._context.limits, kernelspec, self._context.host)
         self._context.mounts.check(new.mounts)
         new = replace(new, language=language.name, kernel=new.kernel and kernelspec.name)
-        return await self._background.run_shielded(self._create(new))
+        return await self._background.run_shielded(self._find_or_create(new))
 
     def _check(self, new: NewSession) -> None:
         check_session_id(new.id)
@@ -57,6 +58,27 @@ class SessionCreator:
         )
         if new.default_timeout is not None:
             self._context.service_limits.check_timeout(new.default_timeout, "default_timeout")
+
+    async def _find_or_create(self, new: NewSession) -> tuple[Session, bool]:
+        found = await self._find_same(new)
+        if found is not None:
+            return found, False
+        try:
+            return await self._create(new), True
+        except SessionExists:  # another request was faster
+            found = await self._find_same(new)
+            if found is None:
+                raise
+            return found, False
+
+    async def _find_same(self, new: NewSession) -> Session | None:
+        """Returns the session that is as good as the new one. Raises SessionExists."""
+        found = await self._context.store.find(new.id) if new.exist_ok and new.id else None
+        if found is not None and found.language != new.language:
+            raise SessionExists(
+                f"The session {new.id} exists already, in {found.language}.", id=new.id
+            )
+        return found
 
     async def _create(self, new: NewSession) -> Session:
         with self._reserve():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import logging
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
 from datetime import datetime
 
@@ -78,10 +78,18 @@ class SessionService:
 
     # ------------------------------------------------------------ sessions
 
-    async def create(self, new: NewSession) -> SessionView:
-        """Creates a session. Raises as `SessionCreator.create` does; nothing changes then."""
+    async def create(self, new: NewSession) -> tuple[SessionView, bool]:
+        """Creates a session, unless there is one that is as good; returns whether it was created.
+
+        Raises as `SessionCreator.create` does; nothing changes then.
+        """
         self._check_open()
-        return self._view(await self._creator.create(new))
+        session, is_new = await self._creator.create(new)
+        live = None if is_new else self._live.get(session.id)
+        if live is not None and live.session.directory == session.directory:
+            session = live.session
+        with self.touch(session.id):
+            return self._view(session), is_new
 
     @contextmanager
     def _reserve(self) -> Iterator[None]:
@@ -125,13 +133,19 @@ class SessionService:
         limit: int | None = None,
         offset: int = 0,
         language: str | None = None,
+        *,
+        prefix: str = "",
+        metadata: Mapping[str, str] | None = None,
     ) -> tuple[Iterator[SessionView], int]:
         """Returns views without `data`, oldest first, and how many sessions there are in all.
 
+        Only those count that have that language, an id that begins with `prefix` and those labels.
         Each view is made when the iterator reaches it, with the status of that moment.
         """
         name = self._context.host.languages.resolve(language).name if language else None
-        sessions, total = await self._context.store.list_sessions(limit, offset, name)
+        sessions, total = await self._context.store.list_sessions(
+            limit, offset, name, prefix=prefix, metadata=metadata or {}
+        )
         return (self._view(self._with_live_values(session)) for session in sessions), total
 
     def _with_live_values(self, stored: Session) -> Session:

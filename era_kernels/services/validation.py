@@ -39,8 +39,13 @@ class ServiceLimits:
     max_workspace: int
     public_by_default: bool
 
-    def run_timeout(self, submission: Submission, session_default: float | None) -> float:
-        """Returns a run's timeout, also of a run in the background. Raises InvalidRequest."""
+    def run_timeout(
+        self, submission: Submission | ExecSubmission, session_default: float | None
+    ) -> float:
+        """Returns the timeout of a run or a program, also of one in the background.
+
+        Raises InvalidRequest.
+        """
         if not submission.background:
             return self.command_timeout(submission.timeout, session_default)
         requested, maximum = (

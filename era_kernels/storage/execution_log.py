@@ -201,13 +201,21 @@ class ExecutionStore:
         return found
 
     async def list_executions(
-        self, session_id: str, limit: int | None = None, offset: int = 0
+        self,
+        session_id: str,
+        limit: int | None = None,
+        offset: int = 0,
+        *,
+        newest_first: bool = False,
+        selected: executions_table.StatusFilter | None = None,
     ) -> tuple[list[Execution], int]:
-        """Lists executions of a session, oldest first, and counts all of them."""
+        """Lists executions of a session, all or those selected, and counts all of these.
+
+        Only the first executions_table.LISTED_CODE_BYTES of their code are read.
+        """
         await self._database.flush()
-        return await self._database.read(
-            partial(executions_table.list_page, session_id, limit, offset)
-        )
+        page = executions_table.Page(limit, offset, newest_first, selected)
+        return await self._database.read(partial(executions_table.list_page, session_id, page))
 
     async def open_log(self, directory: str, execution_id: str) -> LogReader:
         """Opens the log of a finished execution. Raises ExecutionNotFound, StorageFailed."""

@@ -13,6 +13,12 @@ from era_kernels.storage.sql_values import time_from_text, time_to_text
 
 _COLUMNS = "id, session_id, code, created_at, status, started_at, finished_at, exit_code, cause"
 
+LISTED_CODE_BYTES = 4096  # of the code of an execution in a list
+_LISTED_COLUMNS = _COLUMNS.replace(
+    " code,",
+    f" substr(CAST(code AS BLOB), 1, {LISTED_CODE_BYTES}),",  # as a BLOB, for NUL ends a text
+)
+
 
 @dataclass(frozen=True, slots=True)
 class UnfinishedExecution:
@@ -23,6 +29,24 @@ class UnfinishedExecution:
     language: str
     kernel_generation: int
     data: JsonObject
+
+
+@dataclass(frozen=True, slots=True)
+class StatusFilter:
+    """Selects executions by status; `known` has the status of those that their rows tell late."""
+
+    status: ExecutionStatus
+    known: Mapping[str, ExecutionStatus]
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A part of a session's executions."""
+
+    limit: int | None
+    offset: int
+    newest_first: bool
+    selected: StatusFilter | None
 
 
 def insert(execution: Execution, directory: str, connection: sqlite3.Connection) -> None:
@@ -90,16 +114,29 @@ def find(session_id: str, execution_id: str, connection: sqlite3.Connection) -> 
 
 
 def list_page(
-    session_id: str, limit: int | None, offset: int, connection: sqlite3.Connection
+    session_id: str, page: Page, connection: sqlite3.Connection
 ) -> tuple[list[Execution], int]:
-    """Lists executions of a session, oldest first, and counts all of them."""
-    (total,) = connection.execute(
-        "SELECT count(*) FROM executions WHERE session_id = ?", (session_id,)
-    ).fetchone()
+    """Lists the executions of a page, and counts those of all pages."""
+    where, values = "session_id = :session", {"session": session_id}
+    if page.selected is not None:
+        where += (
+            " AND (id IN (SELECT value FROM json_each(:matching)) OR status = :status"
+            " AND id NOT IN (SELECT value FROM json_each(:known)))"
+        )
+        status, known = page.selected.status, page.selected.known
+        matching = [id for id, present in known.items() if present is status]  # noqa: A001
+        values |= {
+            "status": status.value,
+            "matching": json.dumps(matching),
+            "known": json.dumps(list(known)),
+        }
+    count = f"SELECT count(*) FROM executions WHERE {where}"
+    (total,) = connection.execute(count, values).fetchone()
+    direction = "DESC" if page.newest_first else "ASC"
     rows = connection.execute(
-        f"SELECT {_COLUMNS} FROM executions WHERE session_id = ? "
-        "ORDER BY created_at, rowid LIMIT ? OFFSET ?",
-        (session_id, -1 if limit is None else limit, offset),
+        f"SELECT {_LISTED_COLUMNS} FROM executions WHERE {where} "
+        f"ORDER BY created_at {direction}, rowid {direction} LIMIT :limit OFFSET :offset",
+        {**values, "limit": -1 if page.limit is None else page.limit, "offset": page.offset},
     )
     return [_from_row(row) for row in rows], total
 
@@ -181,6 +218,8 @@ def _to_columns(execution: Execution) -> Mapping[str, Any]:
 
 def _from_row(row: Any) -> Execution:
     values = dict(zip(_COLUMNS.split(", "), row, strict=True))
+    if isinstance(values["code"], bytes):  # cut, maybe inside a character
+        values["code"] = values["code"].decode("utf-8", "ignore")
     for name in ("created_at", "started_at", "finished_at"):
         values[name] = time_from_text(values[name])
     return Execution(**{**values, "status": ExecutionStatus(values["status"])})

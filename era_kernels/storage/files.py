@@ -32,6 +32,16 @@ _NOT_FOUND_ERRNOS = frozenset(
     {errno.ENOENT, errno.ENOTDIR, errno.EXDEV, errno.ELOOP, errno.EINVAL, errno.ENXIO}
     | {errno.ENAMETOOLONG}
 )
+# What is wrong with a path that should lead to a directory.
+_DIRECTORY_RULES = {
+    errno.ENOENT: "does not exist",
+    errno.ENOTDIR: "is no directory",
+    errno.EXDEV: "leads out of the session's directory",
+    errno.ELOOP: "is a link that leads to no directory",
+    errno.ENAMETOOLONG: "has a name that is too long",
+    errno.EACCES: "cannot be entered",
+    errno.EAGAIN: "is being renamed",
+}
 # Errors from modes, attributes, leases, mounts, and renames without a pause.
 _NO_ACCESS_ERRNOS = frozenset({errno.EACCES, errno.EPERM, errno.EAGAIN, errno.EBUSY, errno.ETXTBSY})
 
@@ -126,6 +136,13 @@ class FileStore:
         validate_path(path)
         return await self._threads.run(self._delete, directory, path)
 
+    async def check_directory(self, directory: str, path: str) -> None:
+        """Checks that a path, over links too, is a directory that does not lie outside a workspace.
+
+        Raises InvalidPath, SessionNotFound, StorageFailed.
+        """
+        await self._threads.run(self._check_directory, directory, path)
+
     async def aclose(self) -> None:
         """Finishes all work that was begun; a second call is fine."""
         for threads in (self._threads, self._uploads):
@@ -159,6 +176,20 @@ class FileStore:
                 found = os.fstat(path_descriptor)
             return _status(found) if stat.S_ISREG(found.st_mode) else None
         return None
+
+    def _check_directory(self, directory: str, path: str) -> None:
+        flags = os.O_PATH | os.O_DIRECTORY
+        try:
+            with self._open_workspace(directory) as workspace:
+                os.close(open_beneath(workspace, path, flags, follow_symlinks=True))
+        except OSError as error:
+            rule = _DIRECTORY_RULES.get(error.errno or 0)
+            if rule is None:
+                raise
+            raise InvalidPath(
+                f"The directory {rule}.",
+                hint="Name a directory below the session's own, such as data/parts, or `.`.",
+            ) from error
 
     def _used_bytes(self, directory: str) -> int:
         with _translate_errors(_file_not_found()), self._open_workspace(directory) as workspace:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, fields
 from functools import partial
 from typing import Any
@@ -13,6 +13,7 @@ from era_kernels.errors import SessionExists, SessionNotFound
 from era_kernels.models import JsonObject, Limits, Session, StorageScope
 from era_kernels.storage import stored_code
 from era_kernels.storage.database import Database
+from era_kernels.storage.key_ranges import prefix_end
 from era_kernels.storage.sql_values import json_to_text, time_from_text, time_to_text
 from era_kernels.storage.stored_code import StoredCode
 
@@ -20,6 +21,12 @@ COLUMNS = tuple(field.name for field in fields(Session))
 _ALL_COLUMNS = ", ".join(COLUMNS)
 # `data` may have a megabyte per session, and lists leave it out.
 _LIST_COLUMNS = ", ".join("NULL AS data" if name == "data" else name for name in COLUMNS)
+_NO_LABELS: Mapping[str, str] = {}
+_HAS_LABEL = """EXISTS (
+    SELECT 1 FROM json_each(sessions.metadata) AS label WHERE label.key = ? AND
+    CASE WHEN label.type IN ('true', 'false', 'null') THEN label.type
+    ELSE CAST(label.value AS TEXT) END = ?
+)"""
 
 # For JSON that was written here; takes a third of the time of json.loads.
 _raw_decode = json.JSONDecoder().raw_decode
@@ -114,15 +121,26 @@ class SessionStore:
         return await self._database.read(partial(_find, session_id))
 
     async def list_sessions(
-        self, limit: int | None = None, offset: int = 0, language: str | None = None
+        self,
+        limit: int | None = None,
+        offset: int = 0,
+        language: str | None = None,
+        *,
+        prefix: str = "",
+        metadata: Mapping[str, str] = _NO_LABELS,
     ) -> tuple[Iterator[Session], int]:
-        """Lists sessions with empty `data`, oldest first; counts all sessions of that language.
+        """Lists sessions with empty `data`, oldest first, and counts those of all pages.
+
+        They have that language, ids that begin with `prefix` and all labels of `metadata`, of
+        which those that are no text are compared as JSON writes them.
 
         Each session is made from its row when it is iterated: ten thousand at once would hold up
         the event loop.
         """
         await self._database.flush()
-        rows, total = await self._database.read(partial(_list, limit, offset, language))
+        rows, total = await self._database.read(
+            partial(_list, limit, offset, _where(language, prefix, metadata))
+        )
         return map(_from_row, rows), total
 
     async def update(self, session: Session, **changes: object) -> None:
@@ -189,10 +207,32 @@ def _find(session_id: str, connection: sqlite3.Connection) -> Session | None:
     return None if row is None else _from_row(row)
 
 
+def _where(
+    language: str | None, prefix: str, metadata: Mapping[str, str]
+) -> tuple[str, tuple[str, ...]]:
+    """Returns the WHERE clause that selects sessions, and its values."""
+    conditions: list[tuple[str, tuple[str, ...]]] = []
+    if language is not None:
+        conditions.append(("language = ?", (language,)))
+    if prefix:
+        conditions.append(("id >= ?", (prefix,)))
+        end = prefix_end(prefix)
+        if end is not None:
+            conditions.append(("id < ?", (end,)))
+    conditions.extend((_HAS_LABEL, label) for label in metadata.items())
+    if not conditions:
+        return "", ()
+    texts = " AND ".join(text for text, _ in conditions)
+    return f"WHERE {texts}", tuple(value for _, values in conditions for value in values)
+
+
 def _list(
-    limit: int | None, offset: int, language: str | None, connection: sqlite3.Connection
+    limit: int | None,
+    offset: int,
+    selection: tuple[str, tuple[str, ...]],
+    connection: sqlite3.Connection,
 ) -> tuple[list[tuple[Any, ...]], int]:
-    where, values = ("", ()) if language is None else ("WHERE language = ?", (language,))
+    where, values = selection
     (total,) = connection.execute(f"SELECT count(*) FROM sessions {where}", values).fetchone()
     rows = connection.execute(
         f"SELECT {_LIST_COLUMNS} FROM sessions {where} ORDER BY created_at, rowid LIMIT ? OFFSET ?",
@@ -225,7 +265,7 @@ def _delete(session_id: str, directory: str | None, connection: sqlite3.Connecti
 
 
 def _delete_all(connection: sqlite3.Connection) -> list[Session]:
-    rows, _ = _list(None, 0, None, connection)
+    rows, _ = _list(None, 0, ("", ()), connection)
     connection.execute("DELETE FROM codes")
     connection.execute("DELETE FROM executions")
     connection.execute("DELETE FROM sessions")

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
+from heapq import nsmallest
 
-from era_kernels.models import FileInfo
+from era_kernels.models import MAX_CHANGED_PATHS, FileInfo, FilesChanged
 from era_kernels.safe_fs.tree import walk
 from era_kernels.storage import session_data_file
 from era_kernels.storage.session_data_file import FileStamp
@@ -90,10 +91,18 @@ class Snapshot:
             entries[change.path] = change.after
         return Snapshot(entries, min(max(0, self.total_size + change.size_delta), MAX_TOTAL_SIZE))
 
-    def count_changes(self, before: Snapshot) -> int:
-        """Counts the files that were created, changed or deleted since `before`."""
-        differing = self.entries.items() ^ before.entries.items()
-        return len({path for path, _ in differing})
+    def changes_since(self, before: Snapshot) -> FilesChanged:
+        """Returns the files that were created, changed or deleted since `before`.
+
+        Of very many, the paths of the first MAX_CHANGED_PATHS are in it, in the order of lists.
+        """
+        differing = {path for path, _ in self.entries.items() ^ before.entries.items()}
+        listed = nsmallest(MAX_CHANGED_PATHS, differing, key=os.fsencode)
+        created = [path for path in listed if path not in before.entries]
+        deleted = [path for path in listed if path not in self.entries]
+        changed = [path for path in listed if path in before.entries and path in self.entries]
+        paths = (tuple(map(_display_path, part)) for part in (created, changed, deleted))
+        return FilesChanged(len(differing), *paths)
 
 
 def scan(workspace: int) -> Snapshot:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from era_kernels.errors import StorageFailed
-from era_kernels.models import JsonObject, SessionPaths
+from era_kernels.models import NO_FILES_CHANGED, FilesChanged, JsonObject, SessionPaths
 from era_kernels.safe_fs.copy import CopyCancelled, TreeCopier
 from era_kernels.safe_fs.openat import open_directory
 from era_kernels.safe_fs.tree import closing_fd, ensure_directory, remove_tree
@@ -57,7 +57,7 @@ class WorkspaceChanges:
     snapshot: Snapshot
     data_file: SessionDataFile | None
     data: JsonObject | None
-    files_modified: int
+    files_changed: FilesChanged
 
 
 class Workspaces:
@@ -259,8 +259,8 @@ def _compare(
     data_file: SessionDataFile | None,
     data: JsonObject | None,
 ) -> WorkspaceChanges:
-    modified = 0 if before is None else snapshot.count_changes(before)
-    return WorkspaceChanges(snapshot, data_file, data, modified)
+    changed = NO_FILES_CHANGED if before is None else snapshot.changes_since(before)
+    return WorkspaceChanges(snapshot, data_file, data, changed)
 
 
 def _trash_name() -> str:

@@ -11,7 +11,7 @@ from era_kernels.web.base import BaseHandler, HandlerContext
 from era_kernels.web.operations import Operation
 from era_kernels.web.requests import RequestModel, SessionId
 from era_kernels.web.responses import ResponseModel
-from era_kernels.web.sessions import SessionAnswer, session_response
+from era_kernels.web.session_responses import SessionAnswer, session_response
 
 if TYPE_CHECKING:
     from era_kernels.services.sessions import SessionService

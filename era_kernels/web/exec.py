@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Annotated
 
 from pydantic import AfterValidator, ConfigDict, Field
@@ -20,8 +21,17 @@ from era_kernels.web.responses import (
     exec_response,
     with_status,
 )
+from era_kernels.web.runs import (
+    EVENT_STREAM_MEDIA,
+    EVENTS_DESCRIPTION,
+    StartedAnswer,
+    check_foreground,
+    started_response,
+)
+from era_kernels.web.sse import EventStream
 
 if TYPE_CHECKING:
+    from era_kernels.services.executions.live import LiveExecution
     from era_kernels.services.sessions import SessionService
 
 SHELL = ("/bin/sh", "-c")
@@ -60,6 +70,16 @@ class ExecRequest(TimeoutFields):
     stdin: str | None = Field(
         None, description="What it reads on descriptor 0. Default: nothing, /dev/null."
     )
+    background: bool | None = Field(
+        None,
+        description="Of exec only: answer 202 at once. Without a timeout it may take "
+        "`max_background_timeout`, which is the most that can be asked for then.",
+    )
+    cwd: ArgumentText | None = Field(
+        None,
+        description="Where it begins: a directory below the session's own, such as `data/parts`. "
+        "Default: the session's own.",
+    )
 
     def command_line(self) -> tuple[tuple[str, ...], str]:
         """Returns the argv to execute and the text that lists show. Raises InvalidRequest."""
@@ -73,24 +93,14 @@ class ExecRequest(TimeoutFields):
         )
 
 
-class ExecHandler(BaseHandler):
-    """Runs a program and answers at its end. The program goes on when the client leaves."""
-
-    operations = {
-        "POST": Operation(
-            "Run a program beside the kernel",
-            {200: ExecAnswer, 408: TimedOutExecAnswer},
-            request=ExecRequest,
-            description=_DESCRIPTION,
-        ),
-    }
+class ExecHandlerBase(BaseHandler):
+    """Turns a body into a submission and submits it to the session, for exec and its stream."""
 
     def initialize(self, context: HandlerContext, sessions: SessionService) -> None:  # type: ignore[override]
         super().initialize(context)
         self.sessions = sessions
 
-    async def post(self, session_id: str) -> None:
-        body = await self.read_body(ExecRequest)
+    async def submit(self, session_id: str, body: ExecRequest) -> LiveExecution:
         argv, listed_code = body.command_line()
         submission = ExecSubmission(
             argv=argv,
@@ -99,9 +109,52 @@ class ExecHandler(BaseHandler):
             env=await self.read_env(body.env),
             stdin=body.stdin,
             base_url=self.context.access.base_url(self.request),
+            background=body.background is True,
+            cwd=body.cwd,
         )
         execution = await self.sessions.submit(session_id, submission)
         self.set_sticky_header("X-Execution-Id", execution.id)
+        return execution
+
+
+class ExecHandler(ExecHandlerBase):
+    """Runs a program and answers at its end, or at once when it runs in the background."""
+
+    operations = {
+        "POST": Operation(
+            "Run a program beside the kernel",
+            {200: ExecAnswer, 202: StartedAnswer, 408: TimedOutExecAnswer},
+            request=ExecRequest,
+            description=_DESCRIPTION,
+        ),
+    }
+
+    async def post(self, session_id: str) -> None:
+        body = await self.read_body(ExecRequest)
+        execution = await self.submit(session_id, body)
+        if body.background:
+            await self.finish_json(started_response(execution), 202)
+            return
         result = await execution.result()
         out, status = with_status(result, exec_response(result))
         await self.finish_json(out, status, size=estimated_size(result))
+
+
+class ExecStreamHandler(ExecHandlerBase):
+    """Runs a program and sends its events as they happen."""
+
+    operations = {
+        "POST": Operation(
+            "Run a program beside the kernel and follow it",
+            {200: EVENT_STREAM_MEDIA},
+            request=ExecRequest,
+            description=f"{_DESCRIPTION}\n\n{EVENTS_DESCRIPTION}",
+        ),
+    }
+
+    async def post(self, session_id: str) -> None:
+        body = await self.read_body(ExecRequest)
+        check_foreground(body.background, "exec")
+        execution = await self.submit(session_id, body)
+        async with aclosing(execution.follow()) as batches:  # type: ignore[type-var]
+            await EventStream(self).send(batches)

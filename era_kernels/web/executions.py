@@ -8,13 +8,18 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from era_kernels.errors import InvalidRequest
-from era_kernels.models import Execution, JsonObject, to_iso
+from era_kernels.models import Execution, ExecutionStatus, JsonObject, to_iso
 from era_kernels.services.executions.live import has_events_after
 from era_kernels.web import ranges
 from era_kernels.web.base import BaseHandler, ClientDisconnected, HandlerContext
 from era_kernels.web.operations import Media, Operation
 from era_kernels.web.requests import Count, Paging, QueryModel, Seconds
-from era_kernels.web.responses import ResponseModel, estimated_size, run_response
+from era_kernels.web.responses import (
+    FilesChangedAnswer,
+    ResponseModel,
+    estimated_size,
+    run_response,
+)
 from era_kernels.web.runs import EVENT_STREAM_MEDIA, EVENTS_DESCRIPTION
 from era_kernels.web.sse import EVENT_STREAM_TYPE, EventStream
 
@@ -22,6 +27,7 @@ if TYPE_CHECKING:
     from era_kernels.services.executions.service import ExecutionService
     from era_kernels.services.sessions import SessionService
 
+LISTED_CODE_BYTES = 1024  # of an execution's code in a list
 LARGE_LIST = 200  # lists of more executions are encoded in a thread
 _LARGE_LIST_BYTES = 2 * 1024 * 1024
 _FOLLOW_DESCRIPTION = f"""{EVENTS_DESCRIPTION}
@@ -34,6 +40,13 @@ class ExecutionQuery(QueryModel):
     """Limits how long a request waits for the end."""
 
     wait: Seconds = Field(0, allow_inf_nan=False, description="Seconds.")
+
+
+class ExecutionsQuery(Paging):
+    """Selects the executions that are listed."""
+
+    order: Literal["asc", "desc"] = Field("asc", description="Oldest or newest first.")
+    status: Literal["queued", "running", "finished"] | None = None
 
 
 class ReplayQuery(QueryModel):
@@ -49,12 +62,14 @@ class ExecutionAnswer(ResponseModel):
     session_id: str
     status: Literal["queued", "running", "finished"]
     position: int = Field(0, description="In the queue, from 1; only while queued.")
+    code: str
     stdout: str
     stderr: str
     exit_code: int | None
     execution_time_ms: float | None
     duration: str | None
     files_modified: int | None
+    files_changed: FilesChangedAnswer | None
     data: dict[str, Any] | None
     results: list[dict[str, Any]]
     exception: dict[str, Any] | None
@@ -75,7 +90,8 @@ class ExecutionListed(ResponseModel):
     execution_id: str
     status: Literal["queued", "running", "finished"]
     position: int = Field(0, description="In the queue, from 1; only while queued.")
-    code: str
+    code: str = Field(description="At most its first 1 024 bytes; all of it has the execution.")
+    code_truncated: bool
     created_at: str
     started_at: str
     finished_at: str
@@ -84,7 +100,7 @@ class ExecutionListed(ResponseModel):
 
 
 class ExecutionsAnswer(ResponseModel):
-    """Executions, oldest first: `count` are listed, `total` there are."""
+    """Executions: `count` are listed, `total` there are, of that status if one was asked for."""
 
     executions: list[ExecutionListed]
     count: int
@@ -108,16 +124,22 @@ class ExecutionHandlerBase(BaseHandler):
 class ExecutionsHandler(ExecutionHandlerBase):
     """Lists the executions of a session."""
 
-    operations = {"GET": Operation("List executions", {200: ExecutionsAnswer}, query=Paging)}
+    operations = {
+        "GET": Operation("List executions", {200: ExecutionsAnswer}, query=ExecutionsQuery)
+    }
 
     async def get(self, session_id: str) -> None:
-        query = self.read_query(Paging)
+        query = self.read_query(ExecutionsQuery)
         await self.sessions.session(session_id)
-        found, total = await self.executions.list_executions(session_id, query.limit, query.offset)
-        listed = [execution_summary(execution) for execution in found]
-        size = (
-            _LARGE_LIST_BYTES if len(listed) > LARGE_LIST else sum(len(one.code) for one in found)
+        found, total = await self.executions.list_executions(
+            session_id,
+            query.limit,
+            query.offset,
+            newest_first=query.order == "desc",
+            status=None if query.status is None else ExecutionStatus(query.status),
         )
+        listed = [execution_summary(execution) for execution in found]
+        size = _LARGE_LIST_BYTES if len(listed) > LARGE_LIST else 0
         await self.finish_json(
             {"executions": listed, "count": len(listed), "total": total}, size=size
         )
@@ -136,8 +158,8 @@ class ExecutionHandler(ExecutionHandlerBase):
         execution, result = await self.while_connected(
             self.executions.result(session, execution_id, wait)
         )
-        out = {**run_response(result), **_status(execution)}
-        await self.finish_json(out, size=estimated_size(result))
+        out = {**run_response(result), **_status(execution), "code": execution.code}
+        await self.finish_json(out, size=estimated_size(result) + len(execution.code))
 
 
 class ExecutionStreamHandler(ExecutionHandlerBase):
@@ -216,10 +238,14 @@ def last_event_id(handler: BaseHandler) -> int:
 
 def execution_summary(execution: Execution) -> JsonObject:
     """Returns an execution as lists show it."""
+    # A character has a byte at least, so the rest of a long code need not be encoded.
+    beginning = execution.code[:LISTED_CODE_BYTES].encode("utf-8", "surrogatepass")
+    code = beginning[:LISTED_CODE_BYTES].decode("utf-8", "ignore")
     return {
         "execution_id": execution.id,
         **_status(execution),
-        "code": execution.code,
+        "code": code,
+        "code_truncated": len(code) < len(execution.code),
         "created_at": to_iso(execution.created_at),
         "started_at": to_iso(execution.started_at),
         "finished_at": to_iso(execution.finished_at),

@@ -11,7 +11,7 @@ from era_kernels.models import JsonObject, now, to_iso
 from era_kernels.web.base import BaseHandler, HandlerContext
 from era_kernels.web.operations import Operation
 from era_kernels.web.responses import ResponseModel
-from era_kernels.web.sessions import IsolationAnswer
+from era_kernels.web.session_responses import IsolationAnswer
 
 if TYPE_CHECKING:
     from era_kernels.services.server_info import ServerInfo

@@ -1,4 +1,4 @@
-"""Interrupts an execution: ends it and nothing else."""
+"""Interrupts an execution, or the run on a session's kernel: ends it and nothing else."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class InterruptHandler(ExecutionHandlerBase):
         ),
     }
 
-    async def post(self, session_id: str, execution_id: str) -> None:
+    async def post(self, session_id: str, execution_id: str | None = None) -> None:
         await self.sessions.session(session_id)
         execution, state, steps = await self.while_connected(
             self.executions.interrupt(session_id, execution_id)
@@ -49,3 +49,16 @@ class InterruptHandler(ExecutionHandlerBase):
         await self.finish_json(
             {"success": True, "execution_id": execution.id, "state": state, "steps": steps_response}
         )
+
+
+class SessionInterruptHandler(InterruptHandler):
+    """Ends the run whose turn it is, whichever that is; runs that wait go on."""
+
+    operations = {
+        "POST": Operation(
+            "Interrupt the run on the kernel",
+            {200: InterruptedAnswer},
+            description=f"As the interrupt of that execution. {_DESCRIPTION}\n\n"
+            "NOT_RUNNING when no run is on the kernel; programs beside it are no runs.",
+        ),
+    }

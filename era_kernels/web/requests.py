@@ -128,6 +128,7 @@ StorageScopeField = Annotated[
     ),
 ]
 Seconds = Annotated[float, Field(ge=0)]
+QuerySeconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]  # a text, which may be "inf"
 _DEFAULT_TIMEOUT_RULE = (
     "Absent, null or 0: the `default_timeout` of the session where there is one, else of the "
     "server (see /api/limits)."
@@ -192,9 +193,12 @@ def validate(model: type[M], value: Mapping[str, Any] | list[Any]) -> M:
 
 
 def parse_query(model: type[M], arguments: Mapping[str, Sequence[bytes]]) -> M:
-    """Returns the query string as a model; the last of several values counts, empty ones do not."""
+    """Returns the query string as a model; the last of several values counts.
+
+    Empty ones do not, except of `field.KEY`, where the empty text is a value like any other.
+    """
     last = {name: values[-1].decode("utf-8", "replace") for name, values in arguments.items()}
-    return validate(model, {name: text for name, text in last.items() if text})
+    return validate(model, {name: text for name, text in last.items() if text or "." in name})
 
 
 def _to_invalid_request(error: ValidationError) -> InvalidRequest:

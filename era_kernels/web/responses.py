@@ -8,11 +8,12 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from era_kernels import json_codec
 from era_kernels.json_incremental import estimate_size
-from era_kernels.models import ExceptionInfo, JsonObject
+from era_kernels.models import NO_FILES_CHANGED, ExceptionInfo, JsonObject
 
 if TYPE_CHECKING:
     from era_kernels.services.executions import result
 
+_NO_FILES_CHANGED: JsonObject = NO_FILES_CHANGED.paths()
 TIMEOUT_CODE = "EXECUTION_TIMEOUT"
 WARNINGS_DESCRIPTION = (
     "Fields and query parameters that are not known and were ignored; only when there are any."
@@ -61,6 +62,14 @@ class FullOutput(ResponseModel):
     stderr: str
 
 
+class FilesChangedAnswer(ResponseModel):
+    """The paths of files that were created, changed or deleted: the first 1 000 of them."""
+
+    created: list[str]
+    changed: list[str]
+    deleted: list[str]
+
+
 class ExecAnswer(ResponseModel):
     """Everything a program beside the kernel produced."""
 
@@ -72,6 +81,7 @@ class ExecAnswer(ResponseModel):
     execution_time_ms: float
     duration: str = Field(examples=["15.3ms"])
     files_modified: int
+    files_changed: FilesChangedAnswer
     data: dict[str, Any] = Field(description="The session's data after the run.")
     exception: Uncaught | None
     state: Literal["preserved", "lost"] = Field(description="Are the variables still there?")
@@ -150,6 +160,7 @@ def run_response(result: result.RunResult) -> JsonObject:
         "execution_time_ms": result.execution_time_ms,
         "duration": result.duration,
         "files_modified": result.files_modified,
+        "files_changed": _files_changed(result),
         "data": result.data,
         "results": result.results,
         "exception": exception_response(result.exception),
@@ -167,6 +178,11 @@ def run_response(result: result.RunResult) -> JsonObject:
             "stderr": f"{execution_path}/stderr",
         }
     return out
+
+
+def _files_changed(result: result.RunResult) -> JsonObject | None:
+    """Returns the paths, which a log has only when there are any; None before the end."""
+    return None if result.files_modified is None else result.files_changed or _NO_FILES_CHANGED
 
 
 def exec_response(result: result.RunResult) -> JsonObject:

@@ -13,7 +13,7 @@ from era_kernels.web.base import BaseHandler, HandlerContext
 from era_kernels.web.code import CodeHandler
 from era_kernels.web.d1 import D1BatchHandler, D1ExecHandler, D1QueryHandler
 from era_kernels.web.duplicate import DuplicateHandler
-from era_kernels.web.exec import ExecHandler
+from era_kernels.web.exec import ExecHandler, ExecStreamHandler
 from era_kernels.web.execute import ExecuteHandler
 from era_kernels.web.executions import (
     ExecutionHandler,
@@ -24,7 +24,7 @@ from era_kernels.web.executions import (
 from era_kernels.web.files import FileHandler, FilesHandler
 from era_kernels.web.health import HealthHandler, LanguagesHandler, LimitsHandler
 from era_kernels.web.input import InputHandler
-from era_kernels.web.interrupt import InterruptHandler
+from era_kernels.web.interrupt import InterruptHandler, SessionInterruptHandler
 from era_kernels.web.kv import KVHandler, KVNamespaceHandler
 from era_kernels.web.log import LogHandler
 from era_kernels.web.metrics import MetricsHandler
@@ -143,6 +143,8 @@ def make_routes(
         Route(f"{session}/run", RunHandler, for_runs, "runs"),
         Route(f"{session}/stream", StreamHandler, for_runs, "runs"),
         Route(f"{session}/exec", ExecHandler, for_sessions, "runs"),
+        Route(f"{session}/exec/stream", ExecStreamHandler, for_sessions, "runs"),
+        Route(f"{session}/interrupt", SessionInterruptHandler, for_executions, "runs"),
         Route(f"{session}/executions", ExecutionsHandler, for_executions, "executions"),
         Route(execution, ExecutionHandler, for_executions, "executions"),
         Route(f"{execution}/stream", ExecutionStreamHandler, for_executions, "executions"),

@@ -13,10 +13,11 @@ from pydantic import ConfigDict, Field
 
 from era_kernels.errors import InvalidRequest
 from era_kernels.json_codec import in_thread_if_large
-from era_kernels.models import Submission
+from era_kernels.models import JsonObject, Submission
 from era_kernels.web.base import BaseHandler, ClientDisconnected, HandlerContext
+from era_kernels.web.headers import check_uncompressed
 from era_kernels.web.operations import Media, Operation, RequestHeader
-from era_kernels.web.requests import Env, TimeoutFields
+from era_kernels.web.requests import Env, QueryModel, QuerySeconds, TimeoutFields
 from era_kernels.web.responses import (
     ResponseModel,
     RunAnswer,
@@ -90,6 +91,36 @@ class RunRequest(TimeoutFields):
         "or is interrupted when the last of those who asked for it has gone.",
     )
 
+    if_busy: Literal["queue", "refuse"] | None = Field(
+        None,
+        description="What becomes of the run while another runs or waits: it waits its turn (the "
+        "default), or is refused with SESSION_BUSY.",
+    )
+
+
+class RunQuery(QueryModel):
+    """Tells whether the body itself is the code."""
+
+    raw: bool = Field(
+        False,
+        description="The body itself is the code, in UTF-8; an empty body is the stored code. What "
+        "else a run may be given is then in the query; it has no `env` and no `update_data`.",
+    )
+
+
+class RawRunQuery(RunQuery):
+    """What a run may be given beside a body that is code; without `raw` it is in the body."""
+
+    timeout_ms: QuerySeconds | None = Field(None, description="With `raw`: as in the body.")
+    timeout: QuerySeconds | None = Field(None, description="With `raw`: as in the body.")
+    background: bool | None = Field(None, description="With `raw`: as in the body.")
+    on_disconnect: Literal["continue", "interrupt"] | None = Field(
+        None, description="With `raw`: as in the body."
+    )
+    if_busy: Literal["queue", "refuse"] | None = Field(
+        None, description="With `raw`: as in the body."
+    )
+
 
 class StartedAnswer(ResponseModel):
     """A run in the background that has its place in the queue."""
@@ -112,6 +143,28 @@ class RunHandlerBase(BaseHandler):
         self.sessions = sessions
         self.codes = codes
         self.idempotent_runs = idempotent_runs
+
+    def query_model(self, operation: Operation) -> type[RunQuery]:
+        return RawRunQuery if self.read_query(RunQuery).raw else RunQuery
+
+    async def read_request(self) -> RunRequest:
+        """Returns the request: the body, or with `raw` the query and the code that the body is.
+
+        Raises InvalidJson, InvalidRequest, UnsupportedMediaType.
+        """
+        if not self.read_query(RunQuery).raw:
+            return await self.read_body(RunRequest)
+        query = self.read_query(RawRunQuery)
+        check_uncompressed(self.request.headers)
+        self.body = b"".join(self._chunks)
+        self._chunks.clear()
+        try:
+            code = self.body.decode("utf-8") or None
+        except UnicodeDecodeError as error:
+            raise InvalidRequest(
+                f"The body is no UTF-8 from byte {error.start} on, and with `raw` it is the code."
+            ) from None
+        return RunRequest(code=code, **query.model_dump(exclude={"raw"}))
 
     async def submit(self, session_id: str, body: RunRequest) -> LiveExecution | FinishedExecution:
         key = self._idempotency_key()
@@ -144,6 +197,7 @@ class RunHandlerBase(BaseHandler):
             base_url=self.context.access.base_url(self.request),
             background=body.background is True,
             cancel_on_disconnect=body.on_disconnect == "interrupt",
+            refuse_if_busy=body.if_busy == "refuse",
         )
 
     def _idempotency_key(self) -> str | None:
@@ -165,20 +219,20 @@ class RunHandler(RunHandlerBase):
             "Run code in a session",
             {200: RunAnswer, 202: StartedAnswer, 408: TimedOutRunAnswer},
             request=RunRequest,
+            query=RawRunQuery,
             headers=(_IDEMPOTENCY_HEADER,),
         ),
     }
 
     async def post(self, session_id: str) -> None:
-        body = await self.read_body(RunRequest)
+        body = await self.read_request()
         if not body.background:
             await self._finish_at_end(await self.submit(session_id, body))
             return
         if body.on_disconnect == "interrupt":
             raise InvalidRequest("`on_disconnect` of a run in the background must be continue.")
         execution = await self.submit(session_id, body)
-        started = {"execution_id": execution.id, "session_id": execution.session_id}
-        await self.finish_json(started, 202)
+        await self.finish_json(started_response(execution), 202)
 
     async def _finish_at_end(self, execution: LiveExecution | FinishedExecution) -> None:
         execution.add_caller()
@@ -199,24 +253,35 @@ class StreamHandler(RunHandlerBase):
             "Run code and follow it",
             {200: EVENT_STREAM_MEDIA},
             request=RunRequest,
+            query=RawRunQuery,
             headers=(_IDEMPOTENCY_HEADER,),
             description=EVENTS_DESCRIPTION,
         )
     }
 
     async def post(self, session_id: str) -> None:
-        body = await self.read_body(RunRequest)
-        if body.background:
-            raise InvalidRequest(
-                "`background` is for run: a stream is followed.",
-                hint="Start it with run, and follow it at /executions/{execution_id}/stream.",
-            )
+        body = await self.read_request()
+        check_foreground(body.background, "run")
         execution = await self.submit(session_id, body)
         execution.add_caller()
         async with aclosing(execution.follow_with_input()) as batches:  # type: ignore[type-var]
             await EventStream(self).send(batches)
         if self.disconnected.done():
             await execution.remove_caller()
+
+
+def check_foreground(background: bool | None, call: str) -> None:
+    """Raises InvalidRequest where a stream is asked for in the background; `call` takes that."""
+    if background:
+        raise InvalidRequest(
+            f"`background` is for {call}: a stream is followed.",
+            hint=f"Start it with {call}, and follow it at /executions/{{execution_id}}/stream.",
+        )
+
+
+def started_response(execution: LiveExecution | FinishedExecution) -> JsonObject:
+    """Returns what tells of an execution that goes on in the background."""
+    return {"execution_id": execution.id, "session_id": execution.session_id}
 
 
 def _canonical_request(body: RunRequest, env: dict[str, str]) -> bytes:

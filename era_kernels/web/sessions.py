@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, model_validator
 
 from era_kernels import json_codec
 from era_kernels.json_codec import in_thread_if_large
 from era_kernels.models import (
     ALL_STORAGE,
-    FileInfo,
-    JsonObject,
     Limits,
     NewSession,
-    SessionView,
     now,
     to_iso,
 )
@@ -31,14 +28,26 @@ from era_kernels.web.requests import (
     SessionId,
     StorageScopeField,
 )
-from era_kernels.web.responses import ResponseModel
+from era_kernels.web.session_responses import (
+    AllDeletedAnswer,
+    ChangedAnswer,
+    DeletedAnswer,
+    RestartedAnswer,
+    SessionAnswer,
+    SessionsAnswer,
+    SessionWithFiles,
+    files_response,
+    session_response,
+    session_summary,
+)
 
 if TYPE_CHECKING:
     from era_kernels.services.sessions import SessionService
-    from era_kernels.storage.snapshot import Snapshot
 
 LARGE_LIST = 200  # lists of more files are encoded in a thread
 LARGE_LIST_BYTES = 2 * 1024 * 1024
+MAX_LABELS = 20  # that a list is selected by
+_LABEL = "metadata."
 
 
 class SessionLimits(RequestModel):
@@ -75,6 +84,10 @@ class CreateSession(RequestModel):
     storage: StorageScopeField | None = Field(
         None, description="Namespaces that its code may use, such as `app` or `tmp-*`."
     )
+    exist_ok: bool | None = Field(
+        None,
+        description="A session that has the id and the language is returned as it is, with 200.",
+    )
 
 
 class ChangeSession(RequestModel):
@@ -100,109 +113,24 @@ class SessionsQuery(Paging):
     """Selects the sessions that are listed."""
 
     language: str | None = None
+    prefix: str = Field("", description="How the ids begin.")
+    metadata: dict[str, str] = Field(
+        default_factory=dict,
+        max_length=MAX_LABELS,
+        description="Labels, each as a parameter of its own: `metadata.KEY=VALUE`. A label that is "
+        "no text is compared as JSON writes it, such as `3` or `true`.",
+    )
 
-
-class IsolationAnswer(ResponseModel):
-    """How strong the walls are: tier 1 (all) to 4 (none), and what is not enforced."""
-
-    tier: int
-    missing: list[str]
-
-
-class OwnLimitsAnswer(ResponseModel):
-    """The limits of this session alone; the server's hold beside them."""
-
-    memory_mb: int | None = None
-    processes: int | None = None
-    workspace_mb: int | None = None
-    cpu: float | None = None
-
-
-class SessionListed(ResponseModel):
-    """A session in a list: without its data."""
-
-    id: str
-    session_id: str
-    created_at: str
-    last_run_at: str = Field(description="Empty before the first run.")
-    language: str
-    persistent: bool
-    file_count: int
-    total_size_bytes: int
-    metadata: dict[str, Any]
-    allowInternetAccess: bool
-    allowPublicAccess: bool
-    status: Literal["idle", "busy", "starting", "stopped"]
-    kernel_generation: int
-    isolation: IsolationAnswer
-    default_timeout: float | None = Field(None, description="Seconds; only when set.")
-    ttl: float | None = Field(None, description="Seconds; only when set.")
-    limits: OwnLimitsAnswer | None = Field(None, description="Only when set.")
-    mounts: list[str] | None = Field(None, description="Only when there are any.")
-    storage: Literal["all", "none"] | list[str] | None = Field(None, description="Only when set.")
-    kernel: str | None = Field(None, description="Only when set.")
-
-
-class SessionAnswer(SessionListed):
-    """A session."""
-
-    data: dict[str, Any]
-
-
-class FileAnswer(ResponseModel):
-    """One file of a session's workspace."""
-
-    path: str
-    size: int
-    modified_at: str
-
-
-class SessionWithFiles(SessionAnswer):
-    """A session and its files."""
-
-    files: list[FileAnswer]
-
-
-class SessionsAnswer(ResponseModel):
-    """Sessions, oldest first: `count` are listed, `total` there are."""
-
-    sessions: list[SessionListed]
-    count: int
-    total: int
-
-
-class ChangedAnswer(ResponseModel):
-    """The whole session, under the name that the API gives it here."""
-
-    success: Literal[True]
-    id: str
-    metadata: SessionAnswer
-    updated_at: str
-
-
-class DeletedAnswer(ResponseModel):
-    """The session is gone, and its id is free."""
-
-    success: Literal[True]
-    id: str
-    deleted_at: str
-
-
-class AllDeletedAnswer(ResponseModel):
-    """Every session is gone."""
-
-    success: Literal[True]
-    deleted_count: int
-    deleted_sessions: list[str]
-    deleted_at: str
-
-
-class RestartedAnswer(ResponseModel):
-    """The session has a fresh kernel."""
-
-    success: Literal[True]
-    id: str
-    kernel_generation: int
+    @model_validator(mode="before")
+    @classmethod
+    def _gather_labels(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """Gathers `metadata.KEY`, whose names Tornado decodes as Latin-1."""
+        labels = {
+            name.removeprefix(_LABEL).encode("latin1", "replace").decode("utf-8", "replace"): text
+            for name, text in values.items()
+            if name.startswith(_LABEL)
+        }
+        return {**values, "metadata": labels} if labels else values
 
 
 # ---------------------------------------------------------------- handlers
@@ -213,7 +141,9 @@ class SessionsHandler(BaseHandler):
 
     operations = {
         "GET": Operation("List sessions", {200: SessionsAnswer}, query=SessionsQuery),
-        "POST": Operation("Create a session", {201: SessionAnswer}, request=CreateSession),
+        "POST": Operation(
+            "Create a session", {200: SessionAnswer, 201: SessionAnswer}, request=CreateSession
+        ),
         "DELETE": Operation("Delete every session", {200: AllDeletedAnswer}),
     }
 
@@ -223,13 +153,20 @@ class SessionsHandler(BaseHandler):
 
     async def get(self) -> None:
         query = self.read_query(SessionsQuery)
-        views, total = await self.sessions.list_sessions(query.limit, query.offset, query.language)
+        views, total = await self.sessions.list_sessions(
+            query.limit,
+            query.offset,
+            query.language,
+            prefix=query.prefix,
+            metadata=query.metadata,
+        )
         listed, count = await json_codec.dumps_array(map(session_summary, views))
         self.finish(b'{"sessions":%b,"count":%d,"total":%d}' % (listed, count, total))
 
     async def post(self) -> None:
-        view = await self.sessions.create(_new_session(await self.read_body(CreateSession)))
-        await self.finish_json(session_response(view), 201)
+        new = _new_session(await self.read_body(CreateSession))
+        view, is_new = await self.sessions.create(new)
+        await self.finish_json(session_response(view), 201 if is_new else 200)
 
     async def delete(self) -> None:
         ids = await self.sessions.delete_all()
@@ -260,7 +197,7 @@ class SessionHandler(BaseHandler):
         view = await self.sessions.get(session_id)
         snapshot = await self.sessions.files(session_id)
         size = LARGE_LIST_BYTES if snapshot.count > LARGE_LIST else 0
-        files = await in_thread_if_large(size, _files_response, snapshot)
+        files = await in_thread_if_large(size, files_response, snapshot)
         await self.finish_json({**session_response(view), "files": files}, size=size)
 
     async def patch(self, session_id: str) -> None:
@@ -315,6 +252,7 @@ def _new_session(body: CreateSession) -> NewSession:
         mounts=tuple(body.mounts or ()),
         storage=body.storage,
         kernel=body.kernel,
+        exist_ok=body.exist_ok is True,
     )
 
 
@@ -323,16 +261,6 @@ def _to_limits(requested: SessionLimits | None) -> Limits | None:
     given = [(limit, getattr(requested, limit.name, None)) for limit in LIMIT_FIELDS]
     values = {limit.field: value * limit.unit for limit, value in given if value is not None}
     return Limits(**values) if values else None
-
-
-def _limits_response(limits: Limits) -> JsonObject:
-    """Returns the limits that are set, in the units that callers use."""
-    values = [(limit, getattr(limits, limit.field)) for limit in LIMIT_FIELDS]
-    return {
-        limit.name: value if limit.unit == 1 else value // limit.unit
-        for limit, value in values
-        if value is not None
-    }
 
 
 # Of the fields that the domain names otherwise than the API.
@@ -345,55 +273,3 @@ _DOMAIN_NAMES: Mapping[str, str] = {
 def _changes(body: ChangeSession) -> dict[str, object]:
     """Returns the fields that the body gave, under the names that the domain uses."""
     return {_DOMAIN_NAMES.get(name, name): getattr(body, name) for name in body.model_fields_set}
-
-
-def session_summary(view: SessionView) -> JsonObject:
-    """Returns a session as lists show it."""
-    session = view.session
-    out: JsonObject = {
-        "id": session.id,
-        "session_id": session.id,
-        "created_at": to_iso(session.created_at),
-        "last_run_at": to_iso(session.last_run_at),
-        "language": session.language,
-        "persistent": session.persistent,
-        "file_count": session.file_count,
-        "total_size_bytes": session.total_size,
-        "metadata": session.metadata,
-        "allowInternetAccess": session.allow_internet,
-        "allowPublicAccess": session.allow_public,
-        "status": view.status.value,
-        "kernel_generation": session.kernel_generation,
-        "isolation": {"tier": view.isolation.tier, "missing": list(view.isolation.missing)},
-    }
-    for name in ("default_timeout", "ttl"):
-        seconds = getattr(session, name)
-        if seconds is not None:
-            out[name] = _int_if_whole(seconds)
-    if session.limits is not None:
-        out["limits"] = _limits_response(session.limits)
-    if session.mounts:
-        out["mounts"] = list(session.mounts)
-    if session.storage is not None:
-        out["storage"] = session.storage.to_json()
-    if session.kernel is not None:
-        out["kernel"] = session.kernel
-    return out
-
-
-def session_response(view: SessionView) -> JsonObject:
-    """Returns a session as every call but the list shows it."""
-    return {**session_summary(view), "data": view.session.data}
-
-
-def file_response(file: FileInfo) -> JsonObject:
-    return {"path": file.path, "size": file.size, "modified_at": to_iso(file.modified_at)}
-
-
-def _files_response(snapshot: Snapshot) -> list[JsonObject]:
-    return [file_response(file) for file in snapshot.files]
-
-
-def _int_if_whole(seconds: float) -> float:
-    """Returns an int for a whole number: 120 seconds are shown as 120, not as 120.0."""
-    return int(seconds) if seconds == int(seconds) else seconds

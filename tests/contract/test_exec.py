@@ -20,7 +20,7 @@ from tests.server_process import Launcher, wait_until
 
 FIELDS = {
     "execution_id", "session_id", "stdout", "stderr", "exit_code", "execution_time_ms",
-    "duration", "files_modified", "data", "exception", "state", "started_from",
+    "duration", "files_modified", "files_changed", "data", "exception", "state", "started_from",
     "kernel_generation", "queued_ms", "start_ms",
 }  # fmt: skip
 READY = "touch ready; "
@@ -632,3 +632,170 @@ def test_ttl(client: Client) -> None:
     assert session.id in client.http.get("/api/sessions").text
     gone = wait_until(lambda: session.id not in client.http.get("/api/sessions").text, 10)
     assert gone
+
+
+# ---------------------------------------------------------------- its other forms
+
+
+def test_background(session: SessionClient) -> None:
+    """In the background it is answered at once, and found, followed and interrupted like any."""
+    response = exec_response(session, "echo a; sleep 60", background=True)
+    assert response.status_code == 202
+    started = response.json()
+    assert set(started) == {"execution_id", "session_id"}
+    assert response.headers["X-Execution-Id"] == started["execution_id"]
+    path = f"{session.path}/executions/{started['execution_id']}"
+    with session.http.stream("GET", f"{path}/stream") as reader:
+        events = parse_sse(reader.iter_lines())
+        assert next(events).data == {"type": "stdout", "content": "a\n"}
+        session.http.post(f"{path}/interrupt").raise_for_status()
+        assert [event.event for event in events] == ["done"]
+    check(session.http.get(path).json(), status="finished", exit_code=130, stdout="a\n")
+
+
+def test_time_in_the_background(launcher: Launcher) -> None:
+    """Without a timeout it may take max_background_timeout, which is the most there is."""
+    client = Client(
+        launcher.start("--max-background-timeout", "1", "--max-timeout", "100").base_url
+    )
+    session = client.session("python")
+    check_error(exec_response(session, "true", background=True, timeout=2), 400, "INVALID_REQUEST")
+    started = exec_response(session, "sleep 60", background=True).json()
+    path = f"{session.path}/executions/{started['execution_id']}"
+    check(session.http.get(f"{path}?wait=20").json(), exit_code=124, cause="timeout")
+    client.close()
+
+
+def test_stream(session: SessionClient) -> None:
+    """As a stream it sends its events as they come; the execution is one like any other."""
+    body = {"command": "echo a; echo b >&2; read line; echo $line > made; exit 3", "stdin": "in\n"}
+    with session.http.stream("POST", f"{session.path}/exec/stream", json=body) as answer:
+        assert answer.status_code == 200
+        execution = f"{session.path}/executions/{answer.headers['X-Execution-Id']}"
+        events = list(parse_sse(answer.iter_lines()))
+    assert {event.event for event in events[:-1]} == {"stdout", "stderr"}
+    done = events[-1]
+    check(done.data, type="done", exit_code=3, files_modified=1)
+    with session.http.stream("GET", f"{execution}/stream") as again:
+        assert list(parse_sse(again.iter_lines())) == events
+    assert session.http.get(f"{execution}/stdout").text == "a\n"
+    assert session.http.get(f"{execution}/stderr").text == "b\n"
+    body = {"command": "sleep 60", "timeout": 0.3}
+    timed_out = session.http.post(f"{session.path}/exec/stream", json=body)
+    failure, done = parse_sse(timed_out.iter_lines())
+    assert (failure.data["code"], done.data["exit_code"]) == ("EXECUTION_TIMEOUT", 124)
+
+
+def test_stream_that_its_caller_leaves(session: SessionClient) -> None:
+    """The program goes on; its events can be had again."""
+    body = {"command": "echo a; sleep 1; echo b"}
+    with session.http.stream("POST", f"{session.path}/exec/stream", json=body) as answer:
+        next(answer.iter_lines())
+        path = f"{session.path}/executions/{answer.headers['X-Execution-Id']}"
+    check(session.http.get(f"{path}?wait=20").json(), exit_code=0, stdout="a\nb\n")
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [({"command": "true", "background": True}, "background"), ({}, "command"),
+     ({"command": "true", "cwd": ".."}, "directory")],
+)  # fmt: skip
+def test_refused_streams(shared: SessionClient, body: dict[str, Any], message: str) -> None:
+    """What is wrong is told before there is an execution."""
+    before = len(executions(shared))
+    answer = shared.http.post(f"{shared.path}/exec/stream", json=body)
+    assert answer.status_code == 400
+    assert message in answer.json()["message"]
+    assert len(executions(shared)) == before
+
+
+@pytest.fixture(scope="module")
+def with_directories(client: Client) -> Iterator[SessionClient]:
+    """A session with directories, and links that lead somewhere."""
+    session = client.session("python")
+    code = """
+import os
+os.makedirs("sub/deep é"); open("file", "w").close(); os.mkdir("shut", 0)
+for name, target in {
+    "to_sub": "sub", "up": "..", "out": "/", "etc": "/etc", "loop": "loop", "to_file": "file",
+    "sub/back": "../sub", "sub/over": "../..", "dangling": "nothing", "proc": "/proc/self/cwd",
+}.items():
+    os.symlink(target, name)
+"""
+    check(session.run(code), exit_code=0)
+    yield session
+    session.delete()
+
+
+@pytest.mark.parametrize(
+    ("cwd", "expected"),
+    [
+        (None, ""),
+        (".", ""),
+        ("sub", "/sub"),
+        ("./sub/", "/sub"),
+        ("sub/deep é", "/sub/deep é"),
+        ("sub/..", ""),
+        ("to_sub", "/sub"),
+        ("sub/back/back", "/sub"),
+    ],
+)
+def test_cwd(with_directories: SessionClient, cwd: str | None, expected: str) -> None:
+    """A program begins in the directory that is named, over links within the session's own too."""
+    home = execute(with_directories, argv=["pwd", "-P"])["stdout"].removesuffix("\n")
+    for body in ({"argv": ["pwd", "-P"]}, {"command": "pwd -P"}):
+        answer = execute(with_directories, **body, cwd=cwd)
+        check(answer, stdout=f"{home}{expected}\n", stderr="", exit_code=0)
+
+
+@pytest.mark.parametrize(
+    ("cwd", "words"),
+    [
+        ("..", "leads out"),
+        ("sub/../..", "leads out"),
+        ("/", "leads out"),
+        ("/etc", "leads out"),
+        ("up", "leads out"),
+        ("out", "leads out"),
+        ("etc", "leads out"),
+        ("sub/over", "leads out"),
+        ("nothing", "does not exist"),
+        ("sub/nothing", "does not exist"),
+        ("dangling", "does not exist"),
+        ("", "does not exist"),
+        ("file", "is no directory"),
+        ("to_file", "is no directory"),
+        ("file/x", "is no directory"),
+        ("loop", "is a link"),
+        ("x" * 300, "too long"),
+    ],
+)
+@pytest.mark.parametrize("background", [False, True])
+def test_bad_cwd(with_directories: SessionClient, cwd: str, words: str, background: bool) -> None:
+    """One that leads out, is no directory or not there is 400, and nothing is run."""
+    before = len(executions(with_directories))
+    answer = exec_response(with_directories, "pwd", cwd=cwd, background=background)
+    assert words in check_error(answer, 400, "INVALID_PATH")["message"]
+    assert len(executions(with_directories)) == before
+
+
+@pytest.mark.parametrize("cwd", [1, ["sub"], {"a": 1}, True, "a\0b"])
+def test_cwd_of_a_wrong_type(shared: SessionClient, cwd: Any) -> None:
+    """What is no text, or holds NUL, is refused by its name."""
+    error = check_error(exec_response(shared, "pwd", cwd=cwd), 400, "INVALID_REQUEST")
+    assert error["details"][0]["field"] == "cwd"
+
+
+def test_cwd_that_is_exchanged(session: SessionClient) -> None:
+    """Code that puts a link in the directory's place never leads a program out."""
+    session.run("import os; os.mkdir('a'); os.symlink('/', 'b')")
+    swap = "while :; do mv -T a c; mv -T b a; mv -T a b; mv -T c a; done"
+    with background_commands(session) as start:
+        swapping = start(swap, timeout=30)
+        swapper = wait_until_running(session)
+        home = execute(session, "pwd -P")["stdout"].removesuffix("\n")
+        for _ in range(20):
+            answer = exec_response(session, argv=["pwd", "-P"], cwd="a").json()
+            assert answer.get("stdout", "") in ("", f"{home}/a\n", f"{home}/b\n", f"{home}/c\n")
+        session.http.post(f"{session.path}/executions/{swapper}/interrupt").raise_for_status()
+        swapping.result()

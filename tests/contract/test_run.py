@@ -44,7 +44,8 @@ def test_answer(session: SessionClient) -> None:
     answer = session.run("print('hello')", update_data={"k": 1})
     assert set(answer) == {
         "execution_id", "session_id", "stdout", "stderr", "exit_code", "execution_time_ms",
-        "duration", "files_modified", "data", "results", "exception", "state", "started_from",
+        "duration", "files_modified", "files_changed", "data", "results", "exception", "state",
+        "started_from",
         "kernel_generation", "queued_ms", "start_ms",
     }  # fmt: skip
     check(
@@ -384,17 +385,40 @@ def test_data_file_follows_the_api(client: Client, session: SessionClient) -> No
 
 def test_files_modified(session: SessionClient) -> None:
     """The number of files that were created, changed or deleted since the last run."""
-    for code, number in [
-        ("pass", 0),
-        ("for n in 'abc': open(n, 'w').close()", 3),
-        ("pass", 0),
-        ("open('a', 'w').write('x')", 1),
-        ("import os; os.remove('b'); os.remove('c')", 2),
-        ("os.rename('a', 'd')", 2),
-        ("open('d').read()", 0),
-        ("os.makedirs('e/f'); open('e/f/g', 'w').close()", 1),
+    for code, created, changed, deleted in [
+        ("pass", "", "", ""),
+        ("for n in 'abc': open(n, 'w').close()", "a b c", "", ""),
+        ("pass", "", "", ""),
+        ("open('a', 'w').write('x')", "", "a", ""),
+        ("import os; os.remove('b'); os.remove('c')", "", "", "b c"),
+        ("os.rename('a', 'd')", "d", "", "a"),
+        ("open('d').read()", "", "", ""),
+        ("os.makedirs('e/f'); open('e/f/g', 'w').close()", "e/f/g", "", ""),
+        ("os.remove('d'); open('d', 'w').write('new')", "", "d", ""),
     ]:
-        check(session.run(code), files_modified=number)
+        answer, names = session.run(code), (created, changed, deleted)
+        paths = dict(zip(("created", "changed", "deleted"), map(str.split, names), strict=True))
+        check(answer, files_modified=sum(map(len, paths.values())), files_changed=paths)
+
+
+def test_files_changed_everywhere(session: SessionClient) -> None:
+    """The frame `done`, the execution and a program beside the kernel tell the paths, too."""
+    paths = {"created": ["a", "é\ufffd"], "changed": [], "deleted": []}
+    code = "open('a', 'w').close(); open(b'\\xc3\\xa9\\xff', 'w').close()"
+    done = session.stream(code)[-1].data
+    check(done, files_modified=2, files_changed=paths)
+    execution = f"{session.path}/executions/{done['execution_id']}"
+    check(session.http.get(execution).json(), files_changed=paths)
+    answer = session.http.post(f"{session.path}/exec", json={"command": "rm a"}).json()
+    check(answer, files_modified=1, files_changed={"created": [], "changed": [], "deleted": ["a"]})
+    assert "files_changed" not in session.stream("pass")[-1].data
+
+
+def test_very_many_changed_files(session: SessionClient) -> None:
+    """At most 1 000 paths are told, the first in the order of lists; the number counts all."""
+    answer = session.run("for n in range(1500): open(f'{n:04}', 'w').close()")
+    check(answer, files_modified=1500)
+    assert answer["files_changed"]["created"] == [f"{n:04}" for n in range(1000)]
 
 
 def test_files_modified_that_do_not_count(session: SessionClient) -> None:

@@ -194,6 +194,104 @@ def test_pages(listed: Client, query: str, expected: str) -> None:
     check(answer, count=len(expected), total=5)
 
 
+@pytest.fixture(scope="module")
+def labelled() -> Iterator[Client]:
+    """Sessions with labels of every kind, on a server of their own."""
+    with temporary_launcher() as launcher:
+        yield from _with_labels(Client(launcher.start().base_url))
+
+
+def _with_labels(client: Client) -> Iterator[Client]:
+    for name, metadata in {
+        "team-a.1": {"owner": "ada", "n": 3, "on": True},
+        "team-a.2": {"owner": "ada", "n": "3", "on": "true", "a.b": "x", "é": "ü"},
+        "team-b.1": {"owner": "eve", "n": 3.5, "on": None, "empty": ""},
+        "team_c": {"owner": {"name": "ada"}, 'quo"te': "'", "many": [1, 2]},
+        "TEAM-a": {"nothing": "ada"},
+    }.items():
+        client.session("python", session_id=name, metadata=metadata)
+    yield client
+    client.close()
+
+
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [
+        ({"prefix": "team-"}, "team-a.1 team-a.2 team-b.1"),
+        ({"prefix": "team-a."}, "team-a.1 team-a.2"),
+        ({"prefix": "team"}, "team-a.1 team-a.2 team-b.1 team_c"),
+        ({"prefix": ""}, "team-a.1 team-a.2 team-b.1 team_c TEAM-a"),
+        ({"prefix": "team-a.1"}, "team-a.1"),
+        ({"prefix": "team-a.11"}, ""),
+        ({"prefix": "team%"}, ""),
+        ({"prefix": "*"}, ""),
+        ({"prefix": "\U0010ffff"}, ""),
+        ({"metadata.owner": "ada"}, "team-a.1 team-a.2"),
+        ({"metadata.owner": "ad"}, ""),
+        ({"metadata.owner": "ADA"}, ""),
+        ({"metadata.n": "3"}, "team-a.1 team-a.2"),
+        ({"metadata.n": "3.5"}, "team-b.1"),
+        ({"metadata.on": "true"}, "team-a.1 team-a.2"),
+        ({"metadata.on": "null"}, "team-b.1"),
+        ({"metadata.empty": ""}, "team-b.1"),
+        ({"metadata.a.b": "x"}, "team-a.2"),
+        ({"metadata.é": "ü"}, "team-a.2"),
+        ({'metadata.quo"te': "'"}, "team_c"),
+        ({"metadata.many": "[1,2]"}, "team_c"),
+        ({"metadata.nobody": "x"}, ""),
+        ({"metadata.owner": "ada", "metadata.n": "3", "prefix": "team-a.2"}, "team-a.2"),
+        ({"metadata.owner": "ada", "metadata.n": "4"}, ""),
+        ({"metadata.owner": "ada", "language": "py"}, "team-a.1 team-a.2"),
+    ],
+)
+def test_selected(labelled: Client, query: dict[str, str], expected: str) -> None:
+    """By the beginning of the id and by labels, all of which must fit; `total` counts these."""
+    names = expected.split()
+    answer = labelled.http.get("/api/sessions", params=query).json()
+    assert [one["id"] for one in answer["sessions"]] == names
+    check(answer, count=len(names), total=len(names))
+    assert "warnings" not in answer
+    page = labelled.http.get("/api/sessions", params={**query, "limit": 1, "offset": 1}).json()
+    assert [one["id"] for one in page["sessions"]] == names[1:2]
+    check(page, count=len(names[1:2]), total=len(names))
+
+
+def test_too_many_labels(labelled: Client) -> None:
+    """The number of labels is bounded; a label without a name of its own is none."""
+    for query in ({f"metadata.{n}": "x" for n in range(21)}, {"metadata": "ada"}):
+        check_error(labelled.http.get("/api/sessions", params=query), 400, "INVALID_REQUEST")
+
+
+def test_exist_ok(client: Client, session: SessionClient) -> None:
+    """A session that is there already, in that language, is returned with 200, unchanged."""
+    session.run("x = 1", update_data={"a": 1})
+    body = {"language": "PY", "session_id": session.id, "data": {"b": 2}, "exist_ok": True}
+    answer = client.http.post("/api/sessions", json=body)
+    assert answer.status_code == 200
+    check(answer.json(), id=session.id, language="python", data={"a": 1}, status="idle")
+    check(session.run("print(x)"), stdout="1\n", data={"a": 1})
+    for other in ({**body, "exist_ok": False}, {**body, "exist_ok": None}):
+        error = check_error(client.http.post("/api/sessions", json=other), 409, "SESSION_EXISTS")
+        assert error["id"] == session.id
+    wrong = client.http.post("/api/sessions", json={**body, "exist_ok": "yes"})
+    check_error(wrong, 400, "INVALID_REQUEST")
+
+
+def test_exist_ok_creates(client: Client) -> None:
+    """Where there is none it is created; of many at once one creates it."""
+    body = {"language": "python", "id": "made-once", "exist_ok": True}
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda _: client.http.post("/api/sessions", json=body), range(8)))
+    assert sorted(answer.status_code for answer in answers) == [200] * 7 + [201]
+    assert len({answer.text for answer in answers}) == 1
+    client.http.delete("/api/sessions/made-once").raise_for_status()
+    assert client.http.post("/api/sessions", json=body).status_code == 201
+    client.http.delete("/api/sessions/made-once").raise_for_status()
+    nameless = client.http.post("/api/sessions", json={"language": "python", "exist_ok": True})
+    assert nameless.status_code == 201
+    client.http.delete(f"/api/sessions/{nameless.json()['id']}").raise_for_status()
+
+
 def test_list_of_an_unknown_language(listed: Client) -> None:
     """An unknown language is refused, as everywhere."""
     answer = listed.http.get("/api/sessions?language=latin")

@@ -166,7 +166,8 @@ class Services:
     # ------------------------------------------------------------ what tests do
 
     async def create(self, session_id: str = "s1", **fields: Any) -> Session:
-        return (await self.sessions.create(NewSession(LANGUAGE, id=session_id, **fields))).session
+        view, _ = await self.sessions.create(NewSession(LANGUAGE, id=session_id, **fields))
+        return view.session
 
     async def submit(self, code: str, session_id: str = "s1", **fields: Any) -> LiveExecution:
         return await self.sessions.submit(session_id, Submission(code, **fields))

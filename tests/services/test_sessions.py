@@ -56,7 +56,9 @@ async def cancelled_after(steps: int, call: Any) -> None:
 
 async def test_new_session(services: Services) -> None:
     """A session has the requested values, an id that cannot be guessed, and no kernel yet."""
-    view = await services.sessions.create(NewSession("ALPHA", data={"a": 1}, default_timeout=2.5))
+    view, _ = await services.sessions.create(
+        NewSession("ALPHA", data={"a": 1}, default_timeout=2.5)
+    )
     session = view.session
     assert session.language == "alpha"
     assert session.id.startswith("sess-")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from era_kernels.models import FilesChanged
 from era_kernels.storage.snapshot import MAX_TOTAL_SIZE, FileChange, Snapshot, is_hidden
 
 OLD, NEW = (1, 10, 5), (2, 3, 6)  # inode, size, time
@@ -70,6 +71,17 @@ def test_total_stays_in_bounds() -> None:
 def test_change_is_no_modification() -> None:
     """A file that a caller put differs from none before, and what code does to it counts."""
     before = Snapshot({"a": OLD}, 10).with_change(FileChange("b", None, NEW))
-    assert Snapshot({"a": OLD, "b": NEW}, 13).count_changes(before) == 0
-    assert Snapshot({"a": OLD, "b": OLD}, 20).count_changes(before) == 1
-    assert Snapshot({"a": OLD}, 10).count_changes(before) == 1
+    assert Snapshot({"a": OLD, "b": NEW}, 13).changes_since(before).count == 0
+    assert Snapshot({"a": OLD, "b": OLD}, 20).changes_since(before).count == 1
+    assert Snapshot({"a": OLD}, 10).changes_since(before).count == 1
+
+
+def test_changed_paths() -> None:
+    """Paths are told by what became of them, in the order of lists; of very many the first."""
+    before = Snapshot({"gone": OLD, "kept": OLD, "other": OLD})
+    after = Snapshot({"kept": OLD, "other": NEW, "new": NEW, "\udcff": NEW})
+    found = after.changes_since(before)
+    assert found == FilesChanged(4, ("new", "\ufffd"), ("other",), ("gone",))
+    many = Snapshot({f"{n:05}": NEW for n in range(5000)}).changes_since(Snapshot({"00007": OLD}))
+    assert many.count == 5000
+    assert (len(many.created), many.changed, many.created[-1]) == (999, ("00007",), "00999")

@@ -177,7 +177,7 @@ async def test_a_spoilt_workspace(tmp_path: Path, harm: str) -> None:
 
         await simulator.run(simulator.write("mine"))
         after = await simulator.run(spoil)
-        assert after.files_modified == (0 if harm == "shut" else 1)
+        assert after.files_changed.count == (0 if harm == "shut" else 1)
         assert after.data is None
         assert (await simulator.workspaces.scan(simulator.directory)).count == (harm == "shut")
         after = await simulator.run(simulator.write("again"))
@@ -195,23 +195,29 @@ async def test_files_modified(tmp_path: Path) -> None:
 
     async with with_simulator(tmp_path) as simulator:
         work = simulator.workspace
-        assert (await simulator.run()).files_modified == 0
+        assert (await simulator.run()).files_changed.count == 0
         assert (
             await simulator.run(simulator.write("a"), simulator.write("d/b"), simulator.write("c"))
-        ).files_modified == 3
-        assert (await simulator.run((work / "a").read_text)).files_modified == 0
+        ).files_changed.count == 3
+        assert (await simulator.run((work / "a").read_text)).files_changed.count == 0
         assert (
             await simulator.run(lambda: work.joinpath("a").write_text("other"))
-        ).files_modified == 1
-        assert (await simulator.run(lambda: os.utime(work / "c", (1, 1)))).files_modified == 1
-        assert (await simulator.run(lambda: (work / "d").rename(work / "e"))).files_modified == 2
-        assert (await simulator.run((work / "a").unlink, (work / "c").unlink)).files_modified == 2
-        assert (await simulator.run(lambda: (work / "l").symlink_to("e/b"))).files_modified == 0
+        ).files_changed.count == 1
+        assert (await simulator.run(lambda: os.utime(work / "c", (1, 1)))).files_changed.count == 1
+        assert (
+            await simulator.run(lambda: (work / "d").rename(work / "e"))
+        ).files_changed.count == 2
+        assert (
+            await simulator.run((work / "a").unlink, (work / "c").unlink)
+        ).files_changed.count == 2
+        assert (
+            await simulator.run(lambda: (work / "l").symlink_to("e/b"))
+        ).files_changed.count == 0
         assert (
             await simulator.run(lambda: simulator.file.write_text('{"x":1}'))
-        ).files_modified == 0
+        ).files_changed.count == 0
         simulator.snapshot = None
-        assert (await simulator.run(simulator.write("z"))).files_modified == 0
+        assert (await simulator.run(simulator.write("z"))).files_changed.count == 0
 
 
 async def test_the_list(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import asyncio
 import dataclasses
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from types import SimpleNamespace
@@ -258,11 +258,13 @@ class FakeSessionService:
         self.active_touches: Counter[str] = Counter()
         self.is_full = False
 
-    async def create(self, new: NewSession) -> SessionView:
+    async def create(self, new: NewSession) -> tuple[SessionView, bool]:
         self.calls.append(("create", new))
         if new.language.lower() not in (LANGUAGE, "li"):
             raise UnsupportedLanguage("There is no such language.", details=[LANGUAGE])
         if new.id in self.sessions:
+            if new.exist_ok:
+                return self._view(self.sessions[new.id]), False
             raise SessionExists(f"The session {new.id} exists already.", id=new.id)
         session = Session(
             id=new.id or f"sess-{len(self.sessions):032x}",
@@ -280,7 +282,7 @@ class FakeSessionService:
             mounts=new.mounts,
         )
         self.sessions[session.id] = session
-        return self._view(session)
+        return self._view(session), True
 
     async def get(self, session_id: str) -> SessionView:
         return self._view(await self.session(session_id))
@@ -296,9 +298,15 @@ class FakeSessionService:
         return Snapshot({"made.txt": (1, 4, int(CREATED_AT.timestamp()) * 10**9)}, 4)
 
     async def list_sessions(
-        self, limit: int | None, offset: int, language: str | None
+        self,
+        limit: int | None,
+        offset: int,
+        language: str | None,
+        *,
+        prefix: str,
+        metadata: Mapping[str, str],
     ) -> tuple[Iterator[SessionView], int]:
-        self.calls.append(("list", limit, offset, language))
+        self.calls.append(("list", limit, offset, language, prefix, metadata))
         found = list(self.sessions.values())
         stop = None if limit is None else offset + limit
         return map(self._view, found[offset:stop]), len(found)
@@ -419,7 +427,13 @@ class FakeExecutionService:
         return self._find(session_id, execution_id).execution
 
     async def list_executions(
-        self, session_id: str, limit: int | None, offset: int
+        self,
+        session_id: str,
+        limit: int | None,
+        offset: int,
+        *,
+        newest_first: bool,
+        status: ExecutionStatus | None,
     ) -> tuple[list[Execution], int]:
         found = [r.execution for r in self._sessions.runs.values() if r.session_id == session_id]
         stop = None if limit is None else offset + limit
@@ -461,8 +475,13 @@ class FakeExecutionService:
         return running.execution, running.partial_result()
 
     async def interrupt(
-        self, session_id: str, execution_id: str
+        self, session_id: str, execution_id: str | None = None
     ) -> tuple[Execution, str, list[InterruptStep]]:
+        if execution_id is None:
+            going = [one.id for one in self._sessions.runs.values() if not one.finished.is_set()]
+            if not going:
+                raise NotRunning("No run is on the session's kernel.", id=session_id)
+            execution_id = going[0]
         running = self._find(session_id, execution_id)
         if running.finished.is_set():
             raise NotRunning("The execution has finished.", id=execution_id)

@@ -44,6 +44,7 @@ def test_run(server: ServerUnderTest, session: str) -> None:
         "execution_time_ms": 15.3,
         "duration": "15.3ms",
         "files_modified": 0,
+        "files_changed": {"created": [], "changed": [], "deleted": []},
         "data": {"secret": "only in the log"},
         "results": [{"type": "display_data", "data": {"text/plain": "rich"}, "metadata": {}}],
         "exception": None,

@@ -57,6 +57,7 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     for route in ROUTES
     for method, operation in route.handler.operations.items()
 }
+SESSION = "/api/sessions/{id}"
 EXEC = "/api/sessions/{id}/exec"
 RUN = "/api/sessions/{id}/run"
 EXECUTE = "/api/execute"
@@ -270,12 +271,19 @@ def interrupting(server: ServerUnderTest) -> httpx.Response:
     return server.http.post(f"{path}/interrupt")
 
 
+def interrupting_session(server: ServerUnderTest) -> httpx.Response:
+    """So can whatever run is on the kernel."""
+    server.http.post(RUN.format(id="s1"), json={"code": "sleep 60", "background": True})
+    return server.http.post("/api/sessions/s1/interrupt")
+
+
 CASES = [
     case("POST", EXECUTE, 200, PROGRAM),
     case("POST", EXECUTE, 200, {**PROGRAM, "code": "die 9"}, "death"),
     case("POST", EXECUTE, 408, {**PROGRAM, "code": "timeout"}),
     case("GET", "/api/sessions", 200),
     case("POST", "/api/sessions", 201, CREATE),
+    case("POST", "/api/sessions", 200, {**CREATE, "session_id": "s1", "exist_ok": True}),
     case("DELETE", "/api/sessions", 200),
     case("GET", "/api/sessions/{id}", 200),
     case("PATCH", "/api/sessions/{id}", 200, {"default_timeout": 3}),
@@ -290,7 +298,10 @@ CASES = [
     case("POST", RUN, 408, {"code": "timeout\ntruncate"}),
     case("POST", EXEC, 200, {"command": "out a\ntruncate"}),
     case("POST", EXEC, 200, {"argv": ["die", "9"]}, "death"),
+    case("POST", EXEC, 202, {"command": "out a", "background": True}),
     case("POST", EXEC, 408, {"command": "timeout"}),
+    case("POST", f"{EXEC}/stream", 200, {"command": "out a"}),
+    pytest.param("POST", f"{SESSION}/interrupt", 200, interrupting_session, id="session interrupt"),
     case("POST", "/api/sessions/{id}/stream", 200, PROGRAM),
     case("GET", "/api/sessions/{id}/executions", 200),
     case("GET", EXECUTION, 200),

@@ -190,12 +190,17 @@ def test_list(server: ServerUnderTest) -> None:
 @pytest.mark.parametrize(
     ("query", "call"),
     [
-        ("", (None, 0, None)),
-        ("?limit=2", (2, 0, None)),
-        ("?limit=2&offset=1", (2, 1, None)),
-        ("?limit=0", (0, 0, None)),
-        ("?language=li&nothing=1", (None, 0, "li")),
-        ("?limit=&language=", (None, 0, None)),
+        ("", (None, 0, None, "", {})),
+        ("?limit=2", (2, 0, None, "", {})),
+        ("?limit=2&offset=1", (2, 1, None, "", {})),
+        ("?limit=0", (0, 0, None, "", {})),
+        ("?language=li&nothing=1", (None, 0, "li", "", {})),
+        ("?prefix=a-", (None, 0, None, "a-", {})),
+        (
+            "?metadata.owner=ada&metadata.a.b=&metadata.%C3%A9=1&metadata.owner=eve",
+            (None, 0, None, "", {"owner": "eve", "a.b": "", "é": "1"}),
+        ),
+        ("?limit=&language=", (None, 0, None, "", {})),
     ],
 )
 def test_paging(server: ServerUnderTest, query: str, call: tuple[Any, ...]) -> None:

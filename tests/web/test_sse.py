@@ -291,7 +291,7 @@ def test_client_that_vanishes(server: ServerUnderTest, session: str) -> None:
     with open_stream(server, session, "out a\nsleep 1\nout b") as sock:
         assert b"HTTP/1.1 200" in sock.recv(1000)
         running = server.sessions.runs["exec-1"]
-        assert running.readers == 1
+        assert eventually(lambda: running.readers == 1)
     assert eventually(lambda: running.readers == 0)
     assert not running.is_abandoned
     whole = replay(server, f"{session}/executions/exec-1/stream")

@@ -83,6 +83,8 @@ def _setup_process(request: LaunchRequest) -> None:
         signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     os.chdir(request.command["cwd"])
+    if request.command["subdirectory"] != ".":
+        syscalls.enter_beneath(request.command["subdirectory"])
 
 
 def _execute(argv: list[str], env: Mapping[str, str]) -> None:

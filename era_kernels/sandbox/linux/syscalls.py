@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
+import struct
 from collections.abc import Iterable
 from itertools import count
 
@@ -38,7 +39,9 @@ LINUX_CAPABILITY_VERSION_3 = 0x20080522
 CAP_KILL, CAP_SETGID, CAP_SETUID = 5, 6, 7
 # These have the same number on every architecture.
 SYS_CLOSE_RANGE = 436
+SYS_OPENAT2 = 437
 SYS_MOUNT_SETATTR = 442
+RESOLVE_NO_MAGICLINKS, RESOLVE_BENEATH = 2, 8
 _MAX_DESCRIPTOR = 0xFFFFFFFF
 _PTRACE_DETACH = 17
 
@@ -173,6 +176,21 @@ def close_except(keep: Iterable[int]) -> None:
         _close_range(first, descriptor - 1)
         first = descriptor + 1
     _close_range(first, _MAX_DESCRIPTOR)
+
+
+def enter_beneath(path: str) -> None:
+    """Changes to a directory below the present one; no link leads out: openat2(2), fchdir(2).
+
+    Raises OSError.
+    """
+    flags, resolve = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, RESOLVE_BENEATH
+    how = struct.pack("QQQ", flags, 0, resolve | RESOLVE_NO_MAGICLINKS)
+    name = ctypes.c_char_p(os.fsencode(path))
+    size = ctypes.c_size_t(len(how))
+    result = call(SYS_OPENAT2, AT_FDCWD, name, ctypes.c_char_p(how), size)
+    descriptor = check(result, f"the directory {path}")
+    os.fchdir(descriptor)
+    os.close(descriptor)
 
 
 def list_descriptors() -> set[int]:

@@ -26,7 +26,8 @@ class Command:
     `entry` is "module:function": the forked process goes on as a plain interpreter, imports the
     module, and calls the function with `args`. Its return value is ignored; an uncaught error
     gives a traceback on descriptor 2 and exit code 1; SystemExit works as in any program.
-    `env` is the whole environment, `cwd` an absolute directory.
+    `env` is the whole environment, `cwd` an absolute directory. The process begins in
+    `subdirectory` of it, from which no link may lead out of `cwd`.
 
     Raises ValueError when a part cannot be passed to execve(2), as with NUL.
     """
@@ -36,6 +37,7 @@ class Command:
     argv: tuple[str, ...] | None = None
     entry: str | None = None
     args: tuple[str, ...] = field(default=())
+    subdirectory: str = "."
 
     def __post_init__(self) -> None:
         if (self.argv is None) == (self.entry is None):
@@ -61,6 +63,7 @@ class Command:
         return {
             "env": dict(self.env),
             "cwd": self.cwd,
+            "subdirectory": self.subdirectory,
             "argv": self.argv,
             "entry": self.entry,
             "args": self.args,
@@ -68,7 +71,7 @@ class Command:
 
     def _strings(self) -> list[str]:
         env = [text for item in self.env.items() for text in item]
-        return [self.cwd, *(self.argv or ()), *self.args, *env]
+        return [self.cwd, self.subdirectory, *(self.argv or ()), *self.args, *env]
 
 
 def start_error(command: Command, why: str) -> KernelStartFailed:

@@ -12,6 +12,7 @@ from era_kernels.models import (
     ErrorEvent,
     ExecutionEnd,
     ExitInfo,
+    FilesChanged,
     JsonObject,
     Session,
     format_duration,
@@ -122,7 +123,7 @@ def done_event(
     *,
     session: Session,
     execution_id: str,
-    files_modified: int,
+    files_changed: FilesChanged,
     data: JsonObject,
 ) -> Done:
     """Makes the last event of a run."""
@@ -130,7 +131,7 @@ def done_event(
         exit_code=end.exit_code,
         duration=format_duration(timing.execution),
         execution_time_ms=milliseconds(timing.execution),
-        files_modified=files_modified,
+        files_modified=files_changed.count,
         session_id=session.id,
         execution_id=execution_id,
         state=end.state,
@@ -141,6 +142,7 @@ def done_event(
         exception=end.exception,
         cause=_cause(end),
         notices=list(timing.notices) or None,
+        files_changed=files_changed.paths() if files_changed.count else None,
         data=data,
     )
 

@@ -43,6 +43,7 @@ class RunResult:
     execution_time_ms: float | None = None
     duration: str | None = None
     files_modified: int | None = None
+    files_changed: JsonObject | None = None  # None: none, or not yet known
     data: JsonObject | None = None
     exception: ExceptionInfo | None = None
     state: str | None = None
@@ -264,8 +265,9 @@ def _measure_stepwise(event: RichEvent) -> Stepwise[int]:
 
 
 _DONE_FIELDS = (
-    "exit_code", "execution_time_ms", "duration", "files_modified", "data", "exception", "state",
-    "started_from", "kernel_generation", "queued_ms", "start_ms", "cause", "notices",
+    "exit_code", "execution_time_ms", "duration", "files_modified", "files_changed", "data",
+    "exception", "state", "started_from", "kernel_generation", "queued_ms", "start_ms", "cause",
+    "notices",
 )  # fmt: skip
 
 

@@ -24,6 +24,7 @@ from era_kernels.services.executions.live import LiveExecution
 from era_kernels.services.executions.replay import replay
 from era_kernels.services.executions.result import ResultBuilder, RunResult
 from era_kernels.storage.execution_log import ExecutionStore
+from era_kernels.storage.executions_table import StatusFilter
 from era_kernels.storage.log_reader import LogReader
 
 
@@ -113,14 +114,27 @@ class ExecutionService:
         return live
 
     async def list_executions(
-        self, session_id: str, limit: int | None = None, offset: int = 0
+        self,
+        session_id: str,
+        limit: int | None = None,
+        offset: int = 0,
+        *,
+        newest_first: bool = False,
+        status: ExecutionStatus | None = None,
     ) -> tuple[list[Execution], int]:
-        """Returns a session's executions, oldest first, and how many there are in all."""
-        stored, total = await self._store.list_executions(session_id, limit, offset)
-        return [
-            self._live[one.id].execution if one.id in self._live else self._unsaved.get(one.id, one)
-            for one in stored
-        ], total
+        """Returns a session's executions, and how many there are in all; with a status, of those.
+
+        The code of long ones may be cut.
+        """
+        selected, present = None, self._present(session_id)
+        if status is not None:
+            selected = StatusFilter(status, {id: one.status for id, one in present.items()})  # noqa: A001
+        stored, total = await self._store.list_executions(
+            session_id, limit, offset, newest_first=newest_first, selected=selected
+        )
+        if selected is None:
+            present = self._present(session_id)
+        return [present.get(one.id, one) for one in stored], total
 
     async def follow(
         self, session: Session, execution_id: str, after: int = 0
@@ -161,20 +175,26 @@ class ExecutionService:
         self._store.release_key_soon(live.id)
 
     async def interrupt(
-        self, session_id: str, execution_id: str
+        self, session_id: str, execution_id: str | None = None
     ) -> tuple[Execution, str, Sequence[InterruptStep]]:
-        """Interrupts one execution and waits for its end.
+        """Interrupts one execution, or the run whose turn it is, and waits for its end.
 
         Returns the finished execution, its `state`, and the steps that were taken.
 
         Raises ExecutionNotFound, NotRunning.
         """
-        live = self.find_live(session_id, execution_id)
+        live = (
+            self._find_run(session_id)
+            if execution_id is None
+            else self.find_live(session_id, execution_id)
+        )
         if live is None:
+            if execution_id is None:
+                raise NotRunning("No run is on the session's kernel.", id=session_id)
             await self.get(session_id, execution_id)
             raise NotRunning("The execution has finished.", id=execution_id)
         if live.interrupt is None:
-            raise NotRunning("The execution cannot be interrupted yet.", id=execution_id)
+            raise NotRunning("The execution cannot be interrupted yet.", id=live.id)
         steps = await live.interrupt()
         await live.finished.wait()
         return live.execution, live.done_event.state if live.done_event else "lost", steps
@@ -189,6 +209,20 @@ class ExecutionService:
         """Returns the live execution of that id in that session, or None."""
         live = self._live.get(execution_id)
         return live if live is not None and live.session_id == session_id else None
+
+    def _find_run(self, session_id: str) -> LiveExecution | None:
+        """Returns the run that is on the session's kernel, or for which the kernel starts."""
+        for live in self._live.values():
+            is_running = live.execution.status is ExecutionStatus.RUNNING
+            if live.session_id == session_id and is_running and not live.is_command:
+                return None if live.done_event is not None else live
+        return None
+
+    def _present(self, session_id: str) -> dict[str, Execution]:
+        """Returns the executions that are known better here than in the store, by their ids."""
+        live = {one.id: one.execution for one in self._live.values()}
+        known = {**self._unsaved, **live}
+        return {id: one for id, one in known.items() if one.session_id == session_id}  # noqa: A001
 
     async def _open_stored(
         self, session: Session, execution_id: str

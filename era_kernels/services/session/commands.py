@@ -12,7 +12,13 @@ from era_kernels.concurrency.background import BackgroundTasks
 from era_kernels.errors import EraError, QueueFull
 from era_kernels.kernels.exec_process import ExecProcess, FailedExec
 from era_kernels.kernels.machine import Machine
-from era_kernels.models import ExecSubmission, ExecutionEnd, InterruptStep, Session
+from era_kernels.models import (
+    NO_FILES_CHANGED,
+    ExecSubmission,
+    ExecutionEnd,
+    InterruptStep,
+    Session,
+)
 from era_kernels.services.capacity import RETRY_AFTER_SECONDS
 from era_kernels.services.context import ServiceContext
 from era_kernels.services.executions.live import LiveExecution
@@ -76,10 +82,13 @@ class CommandRunner:
         """Starts a command; returns when its execution's log is open.
 
         The command goes on when the caller is cancelled. Raises InvalidRequest (timeout),
-        QueueFull, AtCapacity, StorageFailed.
+        InvalidPath (cwd), QueueFull, AtCapacity, StorageFailed, SessionNotFound.
         """
         session, limits = self._state.session, self._context.service_limits
-        timeout = limits.command_timeout(submission.timeout, session.default_timeout)
+        timeout = limits.run_timeout(submission, session.default_timeout)
+        if submission.cwd is not None:
+            await self._context.files.check_directory(session.directory, submission.cwd)
+            self._state.check_open()
         if len(self) >= max(1, limits.max_queue):
             raise QueueFull(
                 f"{len(self)} programs run beside this session's queue already.",
@@ -131,16 +140,16 @@ class CommandRunner:
             self._context.kernel_limiter.release(self._borrower)
 
     async def _run_to_end(self, command: RunningCommand, execution: LiveExecution) -> None:
-        timing, files_modified = Timing(), 0
+        timing, files_changed = Timing(), NO_FILES_CHANGED
         try:
             end = await self._try_execute(command, execution, timing)
             if command.has_machine:
-                files_modified = await self._workspace.after_run(execution)
+                files_changed = await self._workspace.after_run(execution)
                 command.released.set()
                 await self._workspace.cleanup(execution)
             session = self._state.session
             await self._finisher.finish(
-                execution, end, timing, session, command.timeout, files_modified
+                execution, end, timing, session, command.timeout, files_changed
             )
         except Exception as problem:
             session = self._state.session
@@ -174,7 +183,9 @@ class CommandRunner:
         if command.cancellation.requested.is_set():
             return cancelled_before_start("preserved")
         environment = {**submission.env, **env}
-        process = await machine.start_command(submission.argv, environment, submission.stdin)
+        process = await machine.start_command(
+            submission.argv, environment, submission.stdin, submission.cwd
+        )
         command.process, command.cancellation.interrupt = process, process.interrupt
         command.started.set()
         began_at = time.monotonic()

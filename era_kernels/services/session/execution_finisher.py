@@ -5,7 +5,15 @@ from __future__ import annotations
 import logging
 
 from era_kernels.errors import EraError
-from era_kernels.models import Event, ExecutionEnd, Session, Stderr, server_line
+from era_kernels.models import (
+    NO_FILES_CHANGED,
+    Event,
+    ExecutionEnd,
+    FilesChanged,
+    Session,
+    Stderr,
+    server_line,
+)
 from era_kernels.services.context import ServiceContext
 from era_kernels.services.executions.live import LiveExecution
 from era_kernels.services.executions.notices import (
@@ -34,11 +42,11 @@ class ExecutionFinisher:
         timing: Timing,
         session: Session,
         timeout: float,
-        files_modified: int = 0,
+        files_changed: FilesChanged = NO_FILES_CHANGED,
     ) -> None:
         """Publishes the end of an execution, even where it cannot be written to the log.
 
-        `timeout` is the execution's, in seconds; `files_modified` is a number of files.
+        `timeout` is the execution's, in seconds.
         """
         failure = error_event(end, timeout, execution.error)
         line = self._stderr_line(execution, end, timeout, session)
@@ -47,7 +55,7 @@ class ExecutionFinisher:
             timing,
             session=session,
             execution_id=execution.id,
-            files_modified=files_modified,
+            files_changed=files_changed,
             data=session.data,
         )
         events: list[Event] = [event for event in (line, failure, done) if event is not None]

@@ -33,6 +33,11 @@ class QueueSlot:
     def set_position(self, position: int) -> None:
         """Sets how many slots are before this one."""
 
+    @property
+    def is_over(self) -> bool:
+        """True when callers know of its end already, though its place is not free yet."""
+        return False
+
 
 @dataclass(slots=True, eq=False)
 class QueuedRun(QueueSlot):
@@ -50,6 +55,10 @@ class QueuedRun(QueueSlot):
 
     async def run(self, run_queued: Callable[[QueuedRun], Awaitable[None]]) -> None:
         await run_queued(self)
+
+    @property
+    def is_over(self) -> bool:
+        return self.execution is not None and self.execution.done_event is not None
 
     def set_position(self, position: int) -> None:
         if self.execution is not None:
@@ -87,6 +96,11 @@ class RunQueue:
     def slots_with_machine(self) -> list[QueueSlot]:
         """The slots that have the machine: one run, or none."""
         return [slot for slot in self._slots if slot.has_machine]
+
+    @property
+    def is_busy(self) -> bool:
+        """True while a slot runs or waits: one that comes now has to wait for it."""
+        return any(not slot.is_over for slot in self._slots)
 
     @property
     def is_working(self) -> bool:

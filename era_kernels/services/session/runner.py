@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager
 from functools import partial
 
 from era_kernels.errors import EraError
-from era_kernels.models import ExecutionEnd, KernelRequest
+from era_kernels.models import NO_FILES_CHANGED, ExecutionEnd, FilesChanged, KernelRequest
 from era_kernels.services.context import ServiceContext
 from era_kernels.services.executions.live import LiveExecution
 from era_kernels.services.executions.notices import explain_end
@@ -56,7 +56,7 @@ class KernelRunner:
         A failure in the server ends the run, and is raised.
         """
         timing = self._timing(queued_run)
-        files_modified = 0
+        files_changed = NO_FILES_CHANGED
         try:
             if self._state.closed_with is not None:
                 reason, execution.error = self._state.closed_with
@@ -66,9 +66,9 @@ class KernelRunner:
             else:
                 end = await self._try_execute(queued_run, execution, timing)
                 if queued_run.has_machine:
-                    files_modified = await self._workspace.after_run(execution)
+                    files_changed = await self._workspace.after_run(execution)
                     await self._workspace.cleanup(execution)
-            await self._finish(queued_run, execution, end, timing, files_modified)
+            await self._finish(queued_run, execution, end, timing, files_changed)
         except Exception as problem:
             await self.abort(queued_run, execution, problem)
             raise
@@ -89,12 +89,12 @@ class KernelRunner:
         execution: LiveExecution,
         end: ExecutionEnd,
         timing: Timing,
-        files_modified: int = 0,
+        files_changed: FilesChanged = NO_FILES_CHANGED,
     ) -> None:
         session = self._state.session
         self._release_key(queued_run, execution, execution.error)
         await self._finisher.finish(
-            execution, end, timing, session, queued_run.timeout, files_modified
+            execution, end, timing, session, queued_run.timeout, files_changed
         )
         if self._state.is_stored and self._state.closed_with is None:
             await self._context.executions.trim(session)

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, nullcontext
 from functools import partial
 
-from era_kernels.errors import EraError, StorageFailed
+from era_kernels.errors import EraError, SessionBusy, StorageFailed
 from era_kernels.kernels.machine import Machine
 from era_kernels.models import (
     EndReason,
@@ -34,6 +34,8 @@ from era_kernels.services.session.workspace_tracker import WorkspaceTracker
 from era_kernels.storage.workspaces import FileChange
 
 log = logging.getLogger(__name__)
+
+_BUSY_HINT = "Try again when the run has ended, or let it wait: leave out if_busy."
 
 
 class LiveSession:
@@ -66,7 +68,7 @@ class LiveSession:
     def status(self) -> SessionStatus:
         if self._session_machine.is_starting:
             return SessionStatus.STARTING
-        if self._queue:
+        if self._queue.is_busy:
             return SessionStatus.BUSY
         return SessionStatus.IDLE if self._session_machine.has_kernel else SessionStatus.STOPPED
 
@@ -109,13 +111,15 @@ class LiveSession:
         """Queues a run, or starts a command beside the queue.
 
         Returns when the execution's log is open. The execution goes on when the caller is
-        cancelled. Raises InvalidRequest (timeout), QueueFull, AtCapacity, StorageFailed,
-        SessionNotFound.
+        cancelled. Raises InvalidRequest (timeout), SessionBusy, QueueFull, AtCapacity,
+        StorageFailed, SessionNotFound.
         """
         self.check_open()
         if isinstance(submission, ExecSubmission):
             return await self._commands.submit(submission)
         timeout = self._context.service_limits.run_timeout(submission, self.session.default_timeout)
+        if submission.refuse_if_busy and self._queue.is_busy:
+            raise SessionBusy("The session is busy.", hint=_BUSY_HINT, id=self.session.id)
         self._queue.check_capacity()
         self._context.kernel_limiter.acquire(self)
         queued_run = QueuedRun(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from era_kernels.errors import EraError, SessionNotFound, TooLarge
-from era_kernels.models import JsonObject, now
+from era_kernels.models import NO_FILES_CHANGED, FilesChanged, JsonObject, now
 from era_kernels.services.executions.live import LiveExecution
 from era_kernels.services.session.machine import SessionMachine
 from era_kernels.services.session.state import SessionState
@@ -47,8 +47,8 @@ class SessionWorkspace:
             if exclusive or self._active_count == 1:
                 await self._tracker.before_run(self._state.session.data)
 
-    async def after_run(self, execution: LiveExecution) -> int:
-        """Records what an execution changed; returns how many files were modified.
+    async def after_run(self, execution: LiveExecution) -> FilesChanged:
+        """Records what an execution changed; returns the files.
 
         Data that it wrote to `.session_data.json` become the session's. A failure is stored in
         `execution.error`.
@@ -57,7 +57,7 @@ class SessionWorkspace:
             async with self._tracker.lock:
                 self._active_count -= 1
                 if self._state.is_deleted:
-                    return 0
+                    return NO_FILES_CHANGED
                 after = await self._tracker.after_run()
                 await self._adopt_data(after.data)
             self._state.update_soon(
@@ -66,11 +66,11 @@ class SessionWorkspace:
                 total_size=after.snapshot.total_size,
             )
         except SessionNotFound:  # the session is just being deleted
-            return 0
+            return NO_FILES_CHANGED
         except EraError as problem:
             execution.error = execution.error or problem
-            return 0
-        return after.files_modified
+            return NO_FILES_CHANGED
+        return after.files_changed
 
     async def cleanup(self, execution: LiveExecution) -> None:
         """Removes what an ended machine left behind, if the session is not persistent.

@@ -11,6 +11,7 @@ from era_kernels.models import (
     ExceptionInfo,
     ExecutionEnd,
     ExitInfo,
+    FilesChanged,
     Session,
     now,
 )
@@ -88,7 +89,7 @@ def test_done_tells_everything() -> None:
         timing,
         session=SESSION,
         execution_id="e1",
-        files_modified=2,
+        files_changed=FilesChanged(2, ("a",), (), ("b",)),
         data={"n": 1},
     )
     assert (done.exit_code, done.state, done.cause) == (139, "lost", "signal 11 (SIGSEGV)")
@@ -96,13 +97,19 @@ def test_done_tells_everything() -> None:
     assert (done.duration, done.started_from, done.kernel_generation) == ("1.50s", "live", 4)
     assert (done.session_id, done.execution_id, done.files_modified) == ("s1", "e1", 2)
     assert done.data == {"n": 1}
+    assert done.files_changed == {"created": ["a"], "changed": [], "deleted": ["b"]}
 
 
 def test_cause_of_a_timeout() -> None:
     """A timeout is the cause, whatever the kernel's end was."""
     finished = ExecutionEnd(124, state="lost", exit_info=ExitInfo(signal=9), timed_out=True)
     done = done_event(
-        finished, Timing(), session=SESSION, execution_id="e", files_modified=0, data={}
+        finished,
+        Timing(),
+        session=SESSION,
+        execution_id="e",
+        files_changed=FilesChanged(),
+        data={},
     )
     assert done.cause == "timeout"
 

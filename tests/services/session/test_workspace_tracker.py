@@ -39,7 +39,7 @@ async def test_run_finds_the_data(fixture: TrackerFixture) -> None:
     await fixture.tracker.before_run({"a": 1})
     assert fixture.data() == {"a": 1}
     after = await fixture.tracker.after_run()
-    assert (after.data, after.files_modified) == (None, 0)
+    assert (after.data, after.files_changed.count) == (None, 0)
 
 
 async def test_changes_are_reported_once(fixture: TrackerFixture) -> None:
@@ -48,10 +48,10 @@ async def test_changes_are_reported_once(fixture: TrackerFixture) -> None:
     (fixture.workspace / "f").write_text("x")
     (fixture.workspace / DATA).write_text('{"b": 2}')
     after = await fixture.tracker.after_run()
-    assert (after.data, after.files_modified, after.snapshot.count) == ({"b": 2}, 1, 1)
+    assert (after.data, after.files_changed.count, after.snapshot.count) == ({"b": 2}, 1, 1)
     await fixture.tracker.before_run({"b": 2})
     after = await fixture.tracker.after_run()
-    assert (after.data, after.files_modified, after.snapshot.count) == (None, 0, 1)
+    assert (after.data, after.files_changed.count, after.snapshot.count) == (None, 0, 1)
 
 
 async def test_data_that_changes_during_a_run(fixture: TrackerFixture) -> None:
@@ -84,7 +84,7 @@ async def test_cleared_files(fixture: TrackerFixture) -> None:
     assert list(fixture.workspace.iterdir()) == []
     await fixture.tracker.before_run({"a": 1})
     assert fixture.data() == {"a": 1}
-    assert (await fixture.tracker.after_run()).files_modified == 0
+    assert (await fixture.tracker.after_run()).files_changed.count == 0
 
 
 # ---------------------------------------------------------------- beside others
@@ -116,5 +116,5 @@ async def test_reading_data_counts_no_files(fixture: TrackerFixture) -> None:
     await fixture.tracker.before_run({})
     (fixture.workspace / "new").write_text("x")
     await fixture.tracker.read_changed_data()
-    assert (await fixture.tracker.after_run()).files_modified == 1
-    assert (await fixture.tracker.after_run()).files_modified == 0
+    assert (await fixture.tracker.after_run()).files_changed.count == 1
+    assert (await fixture.tracker.after_run()).files_changed.count == 0
