@@ -30,6 +30,7 @@ from era_kernels.services.session_logs import SessionLogs
 from era_kernels.services.sessions import SessionService
 from era_kernels.services.stored_code import StoredCodeService
 from era_kernels.services.validation import ServiceLimits
+from era_kernels.setting_types import default_max_programs
 from era_kernels.settings import Settings
 from era_kernels.start_checks import load_languages, make_toolchain_dir
 from era_kernels.stop_signals import StopSignals
@@ -241,7 +242,7 @@ async def _open_sessions(
             files=stores.files,
             executions=executions,
             logs=logs,
-            kernel_limiter=KernelLimiter(service_limits.max_kernels),
+            kernel_limiter=KernelLimiter(service_limits.max_kernels, default_max_programs()),
             service_limits=service_limits,
             limits=_session_limits(settings),
             mounts=Mounts(settings.mounts, host),

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import time
 from types import FrameType
 
+REPEAT_SECONDS = 0.1  # within which it is the same wish: timeout(1) sends its signal twice
 END_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -19,6 +21,7 @@ class StopSignals:
 
     def __init__(self) -> None:
         self._asked = asyncio.Event()
+        self._asked_at = 0.0
 
     def install(self) -> None:
         """Handles the signals from now on."""
@@ -34,13 +37,14 @@ class StopSignals:
 
     def _on_end_signal(self) -> None:
         self._asked.set()
+        self._asked_at = time.monotonic()
         loop = asyncio.get_running_loop()
         for number in END_SIGNALS:
             # Handled by Python itself: the next one counts also while the loop is held up.
             loop.remove_signal_handler(number)
-            signal.signal(number, _end_at_once)
+            signal.signal(number, self._end_at_once)
 
-
-def _end_at_once(number: int, frame: FrameType | None) -> None:
-    """Ends the process with the exit code of a shell; Linux and the inits end the sessions."""
-    os._exit(128 + number)
+    def _end_at_once(self, number: int, frame: FrameType | None) -> None:
+        """Ends the process with the exit code of a shell; Linux and the inits end the sessions."""
+        if time.monotonic() - self._asked_at > REPEAT_SECONDS:
+            os._exit(128 + number)

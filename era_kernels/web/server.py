@@ -7,7 +7,7 @@ import errno
 import secrets
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from http import HTTPStatus
 from types import TracebackType
@@ -21,6 +21,7 @@ from tornado.web import Application
 from era_kernels import json_codec
 from era_kernels.errors import AtCapacity, EraError, InvalidRequest, StartError
 from era_kernels.web import smuggling
+from era_kernels.web.accepting import Acceptor, FileReserve
 from era_kernels.web.base import SERVER, HandlerContext, error_response
 
 BACKLOG = 512  # connections that wait to be accepted
@@ -129,6 +130,13 @@ class LimitedHTTPServer(HTTPServer):
         self._max_connections = max_connections
         self._on_rejected = on_rejected
         self._lingering: set[asyncio.Task[None]] = set()
+        self._reserve = FileReserve()
+
+    def add_sockets(self, sockets: Iterable[socket.socket]) -> None:
+        for listener in sockets:
+            self._sockets[listener.fileno()] = listener
+            acceptor = Acceptor(listener, self._handle_connection, self._reserve)
+            self._handlers[listener.fileno()] = acceptor.close
 
     @property
     def is_writing(self) -> bool:
@@ -136,7 +144,7 @@ class LimitedHTTPServer(HTTPServer):
         return any(connection.writing() for connection in self.connections)
 
     def handle_stream(self, stream: IOStream, address: tuple[Any, ...]) -> None:
-        if len(self.connections) >= self._max_connections:
+        if len(self.connections) >= self._max_connections or self._reserve.holds(stream.socket):
             self._reject(stream)
             return
         _set_keepalive(stream.socket)
@@ -153,7 +161,7 @@ class LimitedHTTPServer(HTTPServer):
             stream.close()
             return
         task = asyncio.create_task(
-            _send_rejection(stream, _too_many_response(self._max_connections))
+            _send_rejection(stream, _too_many_response(len(self.connections)))
         )
         self._lingering.add(task)
         task.add_done_callback(self._lingering.discard)
@@ -305,11 +313,11 @@ def _malformed_response() -> bytes:
     return _error_bytes(InvalidRequest("The request is no HTTP that this server understands."))
 
 
-def _too_many_response(max_connections: int) -> bytes:
+def _too_many_response(count: int) -> bytes:
     return _error_bytes(
         AtCapacity(
-            f"All {max_connections} connections that this server takes are in use.",
-            hint="Try again, or raise max_connections.",
+            f"All {count} connections that this server takes are in use.",
+            hint="Try again, or raise max_connections and the number of open files (ulimit -n).",
             retry_after=RETRY_AFTER_SECONDS,
         )
     )
