@@ -70,7 +70,10 @@ class SessionService:
         """Removes what a former server left behind, counts the sessions and sets their ttl."""
         stored, self._count = await self._context.store.list_sessions()
         sessions = list(stored)
-        await self._context.workspaces.reconcile({session.directory for session in sessions})
+        deleted = await self._context.store.deleted.names()
+        directories = {session.directory for session in sessions}
+        await self._context.workspaces.reconcile(directories, deleted)
+        self._context.store.deleted.forget_soon(deleted)
         for session in sessions:
             if not session.persistent and await has_run(self._context, session):
                 await self._context.workspaces.clear_files(session.directory)
@@ -215,6 +218,7 @@ class SessionService:
                     await live.end(EndReason.DELETED, _not_found(session.id))
                 self._context.logs.close(session.directory)
                 await self._context.workspaces.remove(session.directory)
+                self._context.store.deleted.forget_soon([session.directory])
 
         ends = [end(session, self._pop_live(session)) for session in deleted]
         for problem in await asyncio.gather(*ends, return_exceptions=True):

@@ -68,6 +68,7 @@ class HandlerContext:
     metrics: Metrics = field(default_factory=Metrics)
     route: str = ""
     touch_session: Callable[[str], AbstractContextManager[object]] = nullcontext
+    is_stopping: Callable[[], bool] = bool  # True while runs finish before the server ends
     storage_turns: Turns = field(default_factory=Turns)  # whose members serve the storage
     in_work: Callable[[Any], AbstractContextManager[object]] = nullcontext
     # Bodies beyond `max_body` that may be in memory at once.
