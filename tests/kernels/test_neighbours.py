@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -13,7 +14,7 @@ from era_kernels.errors import LanguageUnavailable, StartError
 from era_kernels.kernels.kernelspecs import OPEN_SOCKETS
 from era_kernels.kernels.languages import Languages
 from era_kernels.kernels.machine import KernelHost
-from era_kernels.models import ExecutionEnd, Limits
+from era_kernels.models import ExecutionEnd, Limits, Network
 from era_kernels.sandbox.server.sandbox import IsolationPolicy, Sandboxes
 from tests.kernels.conftest import make_paths
 from tests.kernels.test_machine import run
@@ -62,9 +63,9 @@ NUMBERS = range(4)  # of starts that are watched
 
 
 @asynccontextmanager
-async def open_host(*spec_dirs: Path) -> AsyncIterator[KernelHost]:
+async def open_host() -> AsyncIterator[KernelHost]:
     """A host of tier 3 whose sessions all have one uid."""
-    languages = Languages.load(spec_dirs)
+    languages = Languages.load()
     with short_directory() as base:  # which other users may not enter
         policy = IsolationPolicy(
             strongest_tier=3,
@@ -107,13 +108,16 @@ async def test_nobody_reads_a_neighbour(tmp_path: Path) -> None:
         assert (int(late), received) == (0, "b''\n")
 
 
-async def test_kernels_that_bind_are_refused(tmp_path: Path) -> None:
-    """A kernel that cannot connect is unavailable, with the reason."""
-    folder = tmp_path / "specs" / "toy"
-    folder.mkdir(parents=True)
+def test_kernels_that_bind_are_refused(tmp_path: Path) -> None:
+    """A kernel that cannot connect is unavailable there, with the reason, and nowhere else."""
+    folder = tmp_path / "toy"
+    folder.mkdir()
     kernel_json = {"argv": ["{python}", "-V"], "display_name": "Toy", "language": "toy"}
     (folder / "kernel.json").write_text(json.dumps(kernel_json))
-    async with open_host(folder.parent) as host:
-        with pytest.raises(LanguageUnavailable) as refused:
-            await host.open("toy", make_paths(tmp_path / "one"), Limits(), {})
-        assert OPEN_SOCKETS in str(refused.value)
+    languages = Languages.load([tmp_path])
+    languages.set_network(Network.NONE, shares_uid=True)
+    with pytest.raises(LanguageUnavailable, match=re.escape(OPEN_SOCKETS)):
+        languages.resolve("toy").available_kernel(None)
+    languages.resolve("python").available_kernel(None)
+    languages.set_network(Network.NONE, shares_uid=False)
+    languages.resolve("toy").available_kernel(None)
