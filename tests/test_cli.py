@@ -148,6 +148,22 @@ def test_no_isolation_unwanted(tmp_path: Path) -> None:
     assert "--allow-unsandboxed" in done.stderr
 
 
+def test_one_uid_for_all_sessions(tmp_path: Path) -> None:
+    """Where only that can be had, the server and `doctor` say what to start with."""
+    (tmp_path / "d").mkdir(0o700)  # so that root's sessions cannot have uids of their own
+    flags = ("--strongest-tier", "3", "--data-dir", str(tmp_path / "d" / "data"), "--port", "0")
+    done = called("serve", *flags)
+    assert done.returncode == 1
+    assert "one uid for all sessions" in done.stderr
+    assert "--min-tier 3" in done.stderr
+    done = called("doctor", *flags)
+    assert done.returncode == 1
+    assert "Start with --min-tier 3" in done.stdout
+    done = called("doctor", *flags, "--min-tier", "3")
+    assert done.returncode == 0, done.stdout
+    assert "all sessions have the server's uid" in done.stdout
+
+
 def test_no_isolation_to_try(tmp_path: Path) -> None:
     """Settings that leave no tier are reported as such: the host is not to blame."""
     flags = ("--strongest-tier", "2", "--min-tier", "1", "--data-dir", str(tmp_path))

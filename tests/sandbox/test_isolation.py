@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from era_kernels.errors import KernelStartFailed, StartError
+from era_kernels.errors import KernelStartFailed, SharedUidRefused, StartError
 from era_kernels.models import Limits, SessionPaths
 from era_kernels.sandbox.init import isolation
 from era_kernels.sandbox.server import cgroups, limit_monitor
@@ -344,3 +344,22 @@ async def test_no_tier_available() -> None:
         )
         assert sandboxes.isolation.tier == 4
         await sandboxes.aclose()
+
+
+@pytest.mark.parametrize(
+    ("weakest", "allowed", "is_opened"), [(3, False, False), (3, True, True), (4, False, True)]
+)
+async def test_one_uid_must_be_asked_for(weakest: int, allowed: bool, is_opened: bool) -> None:
+    """Tier 3 with one uid for all is refused with what to say, unless it or less was accepted."""
+    with short_directory() as base:  # which no other uid can enter
+        policy = IsolationPolicy(3, weakest, allowed, hidden_paths=(base / "data",))
+        if not is_opened:
+            with pytest.raises(SharedUidRefused, match="--min-tier 3"):
+                await Sandboxes.open(base / "r", (), (), policy)
+            return
+        sandboxes = await Sandboxes.open(base / "r", (), (), policy)
+        await sandboxes.aclose()
+        assert sandboxes.profile.shares_uid
+        missing = "\n".join(sandboxes.isolation.missing)
+        assert "keep them from starting" in missing
+        assert "all sessions have the server's uid" in missing

@@ -21,11 +21,12 @@ from types import ModuleType
 from typing import Any
 
 from era_kernels.models import Limits, SessionListener, SessionPaths
+from era_kernels.sandbox.server.listeners import ChannelListeners
 from era_kernels.sandbox.server.process_command import Command
 from era_kernels.sandbox.server.sandbox import IsolationPolicy, Sandbox, Sandboxes
 
 HERE = Path(__file__).parent
-SHARED_MODULES = ("files", "network", "processes", "kernel")
+SHARED_MODULES = ("files", "network", "processes", "kernel", "neighbours")
 SEPARATE_MODULE = "resources"  # one sandbox for each attack: some end it
 SEPARATE_ATTACK = "signal_everybody"  # in a sandbox of its own, too, and the neighbour tells
 STORAGE_PORT = 61787
@@ -43,6 +44,9 @@ signal.signal(signal.SIGUSR1, lambda *_: os.write(1, b"reached\\n"))
 open("secret", "w").write("of the neighbour")
 end = socket.socket(socket.AF_UNIX); end.bind("k-1"); end.listen()
 os.chmod("k-1", 0o777)
+name = b"neighbour-%d" % os.getpid()
+hidden = socket.socket(socket.AF_UNIX); hidden.bind(b"\\0" + name); hidden.listen()
+os.write(1, name + b"\\n")
 open(os.environ["TMPDIR"] + "/neighbours", "w").close()
 try:
     port = socket.create_server(("127.0.0.1", 29787))  # the first of a kernel that speaks tcp
@@ -78,6 +82,8 @@ def attacks() -> dict[str, str]:
 async def main(tier: int) -> None:
     with tempfile.TemporaryDirectory(prefix="era-", dir="/tmp") as name:
         base = Path(name)
+        if os.geteuid() == 0:
+            base.chmod(0o711)  # else sessions cannot have uids of their own in tier 3
         with host_targets(base) as host:
             wish = IsolationPolicy(
                 strongest_tier=tier,
@@ -87,7 +93,12 @@ async def main(tier: int) -> None:
             )
             sandboxes = await Sandboxes.open(base / "r", (), (), wish)
             try:
-                tier_line = {"walls": sandboxes.profile.spec.kind, "tier": sandboxes.isolation.tier}
+                profile = sandboxes.profile
+                tier_line = {
+                    "walls": profile.spec.kind,
+                    "tier": profile.tier,
+                    "shares_uid": profile.shares_uid,
+                }
                 print(json.dumps(tier_line), flush=True)
                 await all_attacks(sandboxes, base, host)
             finally:
@@ -101,12 +112,19 @@ async def all_attacks(sandboxes: Sandboxes, base: Path, host: dict[str, Any]) ->
         while b"ready" not in victim.stdout.tail():
             await asyncio.sleep(0.01)
     listener = await neighbour.listen(STORAGE_PORT)
+    channels = listen_for_kernel(neighbour)
+    waiting = asyncio.create_task(channels.accept("iopub"))  # a kernel that is about to start
+    neighbour.ended.add_done_callback(lambda _: (waiting.cancel(), channels.close()))
     threading.Thread(target=answer_session, args=(listener,), daemon=True).start()
     pid = neighbour.pid if sandboxes.profile.spec.has_namespaces else victim.pid
     host |= {
         "neighbour": str(base / "n" / "w" / "secret"),
         "neighbour_socket": str(base / "n" / "w" / "k-1"),
         "neighbour_pid": pid,
+        "neighbour_channel": str(channel_path(neighbour)),
+        "neighbour_runtime": str(neighbour.runtime_directory),
+        "neighbour_abstract": victim.stdout.tail().split()[0].decode(),
+        "neighbour_variable": ENV["LANG"],
         "neighbour_storage": listener.socket.getsockname(),
         "mount": "/mnt/data",
         "neighbour_cmdline": Path(f"/proc/{pid}/cmdline").read_text(),
@@ -120,11 +138,22 @@ async def all_attacks(sandboxes: Sandboxes, base: Path, host: dict[str, Any]) ->
         await run_attacks(sandboxes, base / attack, SEPARATE_MODULE, attack, host)
 
 
+def channel_path(sandbox: Sandbox) -> Path:
+    return Path(f"{sandbox.runtime_directory}.k-2")
+
+
+def listen_for_kernel(sandbox: Sandbox) -> ChannelListeners:
+    """Where the server waits for the kernel of a session, as it does in tier 3."""
+    owner = sandbox.runtime_directory.stat()
+    gid = None if owner.st_uid == os.geteuid() else owner.st_gid
+    return ChannelListeners({"iopub": channel_path(sandbox)}, gid, sandbox.pid or 0)
+
+
 async def open_sandbox(sandboxes: Sandboxes, directory: Path) -> Sandbox:
     mounts = (("data", directory.parent / MOUNT),) if sandboxes.profile.spec.has_namespaces else ()
     paths = SessionPaths(directory / "w", directory / "p", directory / "c", mounts=mounts)
     for part in (paths.workspace, paths.packages, paths.cache):
-        part.mkdir(parents=True)
+        part.mkdir(0o700, parents=True)
     return await sandboxes.open_sandbox(paths, Limits(**BOUNDS))
 
 
@@ -208,7 +237,7 @@ def host_targets(base: Path) -> Iterator[dict[str, Any]]:
             "abstract": name, "path_socket": f"/tmp/{name}.sock",
             "network": str(Path("/proc/self/ns/net").readlink()),
             "in_tmp": [f"{name}.txt", f"{name}.sock", "neighbours"], "in_shm": [f"{name}.txt"],
-            "shm_id": -1,
+            "shm_id": -1, "shm_device": Path("/dev/shm").stat().st_dev,
         }  # fmt: skip
     for path in (*shared, Path(f"/tmp/{name}.sock")):
         path.unlink()
