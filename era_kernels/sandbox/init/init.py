@@ -13,7 +13,7 @@ init sends it when a process ends, after the reply that named the process.
     ← {"id"} + the socket, or {"id", "error", "errno"}
     → {"op": "signal", "process", "signal"}         with an id: ← {"id"}
           with "kill_group_on_exit": when the process dies, the rest of its group is killed, too
-    ← {"ready": pid} at the start, or {"failed": text}; {"clean": true} when nothing is left
+    ← {"ready": pid} at the start, or {"failed": text}
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class Init:
                 if request is not None:
                     return request
         except BrokenPipeError:  # the server closed the socket during a send
-            _shut_down(self._control)
+            _shut_down()
 
     def _handle_ready(self, ready: set[int]) -> launch.LaunchRequest | None:
         for descriptor in ready & self._pending_starts.keys():
@@ -93,7 +93,7 @@ class Init:
             return None
         received = fd_messages.receive(self._control)
         if received is None:
-            _shut_down(self._control)
+            _shut_down()
         message, descriptors = received
         if message["op"] == "spawn":
             return self._spawn(message, descriptors)
@@ -240,13 +240,12 @@ def fail_and_exit(control: socket.socket, error: OSError) -> NoReturn:
     os._exit(1)
 
 
-def _shut_down(control: socket.socket) -> NoReturn:
+def _shut_down() -> NoReturn:
     """Kills all processes and exits, when the server has closed the socket or is gone.
 
     When pid 1 of a namespace exits, Linux kills all others in it, and pid 1 ends last.
     """
     signal.set_wakeup_fd(-1)
-    if os.getpid() == 1 or kill_all():
-        with contextlib.suppress(OSError):  # the server may be gone
-            fd_messages.send(control, {"clean": True})
+    if os.getpid() != 1:
+        kill_all()
     os._exit(0)
