@@ -37,6 +37,7 @@ from era_kernels.sandbox.server.listeners import listen_in_namespace
 from era_kernels.sandbox.server.oom_listener import OomListener
 from era_kernels.sandbox.server.process import Process, open_process
 from era_kernels.sandbox.server.process_command import Command, ProcessNotStarted, start_error
+from era_kernels.sandbox.server.sandbox_end import SandboxEnd, end_all, wait_for_end
 from era_kernels.sandbox.server.server_memory import ServerMemoryMonitor
 from era_kernels.sandbox.server.tier_probe import TierProbe
 from era_kernels.sandbox.server.tiers import IsolationPolicy, IsolationProfile
@@ -79,7 +80,6 @@ class Sandbox:
         self._ended: asyncio.Future[ExitInfo] = loop.create_future()
         self._processes: dict[int, Process] = {}
         self._last_process = 0
-        self._is_clean = False  # the init reported that no process is left
         self._reason: str | None = None
         self._close_task: asyncio.Task[None] | None = None
         self._limit_monitor = limit_monitor
@@ -87,8 +87,10 @@ class Sandbox:
         on_silent = partial(self._on_limit_exceeded, SILENT)
         control = prepared_init.control_socket
         self._control = ControlChannel(control, self._on_message, self._on_end, on_silent)
+        self._end = SandboxEnd(prepared_init.cgroup, spec)
         self._oom_listener = OomListener(resources, self._on_limit_exceeded)
         prepared_init.on_pid = self._on_init_pid
+        self._end.set_init(self.pid)
         self._control.send({"op": "apply", "spec": spec.to_json()}, (), prepared_init.on_refused)
 
     @property
@@ -181,12 +183,12 @@ class Sandbox:
         """Ends all processes; when this returns, they are dead and the directory is removed.
 
         `reason` becomes the reason of every ExitInfo. A second call waits for the first; the
-        closing goes on when a caller is cancelled.
+        closing goes on when a caller is cancelled, and when this raises EndUnfinished.
         """
         if self._close_task is None:
             self._reason = reason
             self._close_task = asyncio.create_task(self._close())
-        await asyncio.shield(self._close_task)
+        await wait_for_end(self._close_task)
 
     def _discard_finished(self) -> None:
         """Discards finished processes, and closes detached ones but the newest MAX_DETACHED."""
@@ -199,8 +201,7 @@ class Sandbox:
     def _kill_abandoned(self, process: Process) -> None:
         """Kills a process whose start was cancelled, in case it started."""
         with contextlib.suppress(ChannelClosed):
-            message = {"op": "signal", "process": process.number, "signal": SIGKILL}
-            self._control.send(message)
+            self._control.send({"op": "signal", "process": process.number, "signal": SIGKILL})
 
     def _discard(self, process: Process) -> None:
         del self._processes[process.number]
@@ -214,17 +215,16 @@ class Sandbox:
                 process.on_ended(ExitInfo(message.get("code"), message.get("signal"), why))
         elif "ready" in message:
             if not self._spec.has_namespaces:  # else the init sees itself as 1
-                self.pid = message["ready"]
+                self._on_init_pid(message["ready"])
             self._ready.set_result(True)
             self._control.start_pulse()
             self._start_monitoring()
         elif "failed" in message:
             self.isolation_error = message["failed"]
-        elif "clean" in message:
-            self._is_clean = True
 
     def _on_init_pid(self, pid: int) -> None:
         self.pid = pid
+        self._end.set_init(pid)
         self._start_monitoring()
 
     def _start_monitoring(self) -> None:
@@ -237,10 +237,9 @@ class Sandbox:
 
     def _on_limit_exceeded(self, why: str) -> None:
         if self.is_running:
-            extra = {"number": self._prepared_init.number, "why": why}
-            log.warning("a session was ended", extra=extra)
-            self._reason = why
-            self._prepared_init.kill()  # at once: whatever takes too much goes on taking
+            number, self._reason = self._prepared_init.number, why
+            log.warning("a session was ended", extra={"number": number, "why": why})
+            self._end.begin()  # at once: whatever takes too much goes on taking
             self._close_task = asyncio.create_task(self._close())
 
     def _on_end(self) -> None:
@@ -261,13 +260,15 @@ class Sandbox:
         if self._limit_monitor is not None and self._monitored is not None:
             self._limit_monitor.discard(self._monitored)
         self._oom_listener.close()
+        self._end.set_init(self.pid)  # in case there was no descriptor to hold it
+        self._end.begin()
         self._control.close_write()
-        await within_timeout(self.ended)
-        if not self._is_clean:
+        if not self._end.has_init:  # it was not ready, so that no code has run
             self._prepared_init.kill()
-        if not await self._prepared_init.wait_exit():
-            log.error("processes may have survived", extra={"number": self._prepared_init.number})
-        if not self._ended.done():  # neither the init nor the zygote reacted
+        await self._end.finish()
+        self._end.close()
+        await self._prepared_init.wait_reaped()
+        if not self._ended.done():  # its end of the socket is in a message, or it was never made
             self._control.close()
             self._on_end()
         for process in self._processes.values():
@@ -318,8 +319,8 @@ class Sandboxes:
         if policy is not None:
             try:
                 probe = TierProbe(runtime / runtime_dirs.PROBE_DIRECTORY, sandboxes._create)
-                profile = await probe.find_strongest(policy) or sandboxes.profile
-                sandboxes.profile = profile.with_cgroups(cgroups)
+                found = await probe.find_strongest(policy) or sandboxes.profile
+                sandboxes.profile = found.with_cgroups(cgroups)
                 await sandboxes._init_pool.keep_spares(sandboxes.profile, spare_count)
             except BaseException:
                 await sandboxes.aclose()
@@ -360,7 +361,7 @@ class Sandboxes:
         """Ends all sandboxes at once, then the zygote; a second call is fine."""
         await self._init_pool.begin_shutdown()
         await self._limit_monitor.aclose()
-        await asyncio.gather(*(sandbox.aclose() for sandbox in tuple(self._sandboxes)))
+        await end_all(sandbox.aclose for sandbox in tuple(self._sandboxes))
         await self._init_pool.aclose()
         await asyncio.to_thread(
             runtime_dirs.remove_runtime_dir, self._runtime / runtime_dirs.ZYGOTE_DIRECTORY
@@ -394,7 +395,7 @@ class Sandboxes:
             if await sandbox.wait_ready():
                 return True
         except asyncio.CancelledError:
-            await sandbox.aclose()
+            await end_all([sandbox.aclose])
             raise
         await sandbox.aclose()
         return False
