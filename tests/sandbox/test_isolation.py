@@ -16,7 +16,7 @@ import pytest
 from era_kernels.errors import KernelStartFailed, SharedUidRefused, StartError
 from era_kernels.models import Limits, SessionPaths
 from era_kernels.sandbox.init import isolation
-from era_kernels.sandbox.server import cgroups, limit_monitor
+from era_kernels.sandbox.server import cgroups, disk_session
 from era_kernels.sandbox.server.sandbox import IsolationPolicy, Sandboxes
 from tests.sandbox.sandboxes import (
     ENTRIES,
@@ -239,7 +239,7 @@ async def test_workspace_quota() -> None:
 @pytest.mark.parametrize("where", ["packages", "cache", "runtime"])
 async def test_quota_beside_the_workspace(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """It holds wherever else code may write on the disk."""
-    monkeypatch.setattr(limit_monitor, "MIN_OTHER_WRITABLE", 4 * MIB)
+    monkeypatch.setattr(disk_session, "MIN_OTHER_WRITABLE", 4 * MIB)
     async with isolated_sandboxes() as (sandboxes, make_paths):
         sandbox = await sandboxes.open_sandbox(make_paths("a"), Limits(workspace=4 * MIB))
         folder = (

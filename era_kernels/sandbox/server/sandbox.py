@@ -30,6 +30,7 @@ from era_kernels.sandbox.server import connections, runtime_dirs
 from era_kernels.sandbox.server.cgroups import CgroupTree
 from era_kernels.sandbox.server.connections import CONNECT_TIMEOUT
 from era_kernels.sandbox.server.control_channel import ChannelClosed, ChannelError, ControlChannel
+from era_kernels.sandbox.server.disk_reserve import DiskReserve
 from era_kernels.sandbox.server.host_resources import HostResources
 from era_kernels.sandbox.server.init_pool import InitPool, PreparedInit, within_timeout
 from era_kernels.sandbox.server.limit_monitor import LimitMonitor, MonitoredSandbox
@@ -281,15 +282,14 @@ class Sandbox:
 class Sandboxes:
     """All sandboxes of a server, and the zygote that forks their inits."""
 
-    def __init__(self, runtime: Path, init_pool: InitPool) -> None:
+    def __init__(self, runtime: Path, init_pool: InitPool, reserve: DiskReserve | None) -> None:
         """Makes the object only; callers use `open`."""
         self.profile = IsolationProfile(tier=UNSANDBOXED_TIER, spec=SandboxSpec())
         self._runtime = runtime
         self._init_pool = init_pool
-        cgroups = init_pool.cgroups
-        self._limit_monitor = LimitMonitor(
-            ServerMemoryMonitor(cgroups.server_memory, cgroups.memory_group)
-        )
+        groups = init_pool.cgroups
+        memory_monitor = ServerMemoryMonitor(groups.server_memory, groups.memory_group)
+        self._limit_monitor = LimitMonitor(memory_monitor, reserve)
         self._uid_allocator = UidAllocator(available_uids())
         self._sandboxes: set[Sandbox] = set()
 
@@ -302,12 +302,13 @@ class Sandboxes:
         policy: IsolationPolicy | None = None,
         spare_count: int = 0,
         server_memory: int | None = None,
+        disk_reserve: DiskReserve | None = None,
     ) -> Sandboxes:
         """Starts the zygote, which imports the modules of `preload`; entries lie in `entry_paths`.
 
-        `runtime` is a short directory (made where missing) for the sandboxes' own directories.
-        Without a policy there is no isolation. `spare_count` inits wait, each of 3 MB, so that the
-        next sandbox is ready 15 ms sooner. `server_memory`: bytes for all sandboxes together.
+        `runtime` is a short directory (made where missing) for the sandboxes' own directories; no
+        policy is no isolation. `spare_count` inits of 3 MB wait: the next sandbox is ready 15 ms
+        sooner. Sandboxes have `server_memory` bytes together, and leave a reserve of the disk.
         Raises StartError when `runtime` is too long for sockets, the zygote does not start, or no
         isolation works that is strong enough.
         """
@@ -315,7 +316,8 @@ class Sandboxes:
         open_cgroups = CgroupTree if policy is None else partial(CgroupTree.open, server_memory)
         cgroups = await asyncio.to_thread(open_cgroups)
         zygote_home = runtime / runtime_dirs.ZYGOTE_DIRECTORY
-        sandboxes = cls(runtime, await InitPool.open(preload, entry_paths, zygote_home, cgroups))
+        init_pool = await InitPool.open(preload, entry_paths, zygote_home, cgroups)
+        sandboxes = cls(runtime, init_pool, disk_reserve)
         if policy is not None:
             try:
                 probe = TierProbe(runtime / runtime_dirs.PROBE_DIRECTORY, sandboxes._create)
