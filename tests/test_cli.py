@@ -306,7 +306,7 @@ def test_doctor_knows_what_the_walls_allow(tmp_path: Path) -> None:
     metadata = {"era_kernels": {"transport": "tcp"}}
     specs = kernelspec(tmp_path, metadata=metadata)
     for tier, level in (("1", "ok"), ("3", "lacks")):
-        options = ("--kernelspec-dirs", specs, "--strongest-tier", tier)
+        options = ("--kernelspec-dirs", specs, "--strongest-tier", tier, "--min-tier", "3")
         reported = json.loads(called("doctor", "--json", *options).stdout)
         by_subject = {one["subject"]: one for one in reported["findings"]}
         if by_subject["isolation"]["text"] != f"tier {tier}":
