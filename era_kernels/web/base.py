@@ -31,6 +31,7 @@ from era_kernels.models import JsonObject
 from era_kernels.services.metrics import Metrics
 from era_kernels.web import headers, requests
 from era_kernels.web.access import Access
+from era_kernels.web.bodies import Body
 from era_kernels.web.operations import Operation
 
 log = logging.getLogger(__name__)
@@ -93,7 +94,7 @@ class BaseHandler(RequestHandler):
         context.active_handlers.add(self)
         self.disconnected: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.body = b""
-        self._chunks: list[bytes] = []
+        self._body = Body()
         self.received_bytes = 0
         self._rejection: EraError | None = None
         self._is_admitted = False
@@ -147,6 +148,7 @@ class BaseHandler(RequestHandler):
     def on_finish(self) -> None:
         self._session_touch.close()
         self.context.active_handlers.discard(self)
+        self._body.close()
 
     def on_connection_close(self) -> None:
         super().on_connection_close()
@@ -187,7 +189,7 @@ class BaseHandler(RequestHandler):
 
     def on_chunk(self, chunk: bytes) -> Awaitable[None] | None:
         """Receives a chunk of the body; the next chunk is read when the result is done."""
-        self._chunks.append(chunk)
+        self._body.add(chunk)
         return None
 
     def allowed_methods(self) -> str:
@@ -246,7 +248,7 @@ class BaseHandler(RequestHandler):
     def reject(self, error: EraError) -> None:
         """Answers with this error after the body was read: clients that still send do not read."""
         self._rejection = error
-        self._chunks.clear()
+        self._body.drop()
         # Tornado has no hook between the end of the body and the method.
         setattr(self, str(self.request.method).lower(), self._raise_rejection)
 
@@ -270,9 +272,8 @@ class BaseHandler(RequestHandler):
     async def read_body(self, model: type[M]) -> M:
         """Returns the body as `model`. Raises InvalidJson, InvalidRequest, UnsupportedMediaType."""
         headers.check_uncompressed(self.request.headers)
-        self.body = b"".join(self._chunks)
-        self._chunks.clear()
-        return requests.validate(model, await requests.loads_for(model)(self.body))
+        self.body = self._body.take()
+        return await self._body.parse(model, self.body)
 
     async def read_env(self, env: Mapping[str, Any] | None) -> dict[str, str]:
         """Returns the variables of the body as strings, numbers as they are written in the body."""
