@@ -63,7 +63,9 @@ def test_empty_body(server: ServerUnderTest) -> None:
     assert "language" in check_error(answer, 400, "INVALID_REQUEST")["message"]
 
 
-@pytest.mark.parametrize("body", [b"{", b'{"a":NaN}', b'{"a":"\\ud800"}', b"\xff"])
+@pytest.mark.parametrize(
+    "body", [b"{", b'{"a":NaN}', b'{"a":"\\ud800"}', b'{"a":' + b"[" * 100, b"\xff"]
+)
 def test_malformed_json(server: ServerUnderTest, session: str, body: bytes) -> None:
     """Malformed JSON is INVALID_JSON on every path that takes a body."""
     for method, path in [
