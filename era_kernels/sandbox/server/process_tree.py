@@ -118,7 +118,9 @@ def _has_uid(pid: int, uid: int) -> bool:
     lines = read_proc_file(f"/proc/{pid}/status").splitlines()
     fields = {name: rest.split() for name, _, rest in (line.partition(b":") for line in lines)}
     # The real, effective, saved and file system uid.
-    return b"%d" % uid in fields.get(b"Uid", ()) and fields[b"State"][0] not in _DEAD_STATES
+    if b"%d" % uid not in fields.get(b"Uid", ()):
+        return False
+    return fields[b"State"][0] not in _DEAD_STATES or int(fields[b"Threads"][0]) > 1
 
 
 def _list_pids() -> set[int]:
@@ -138,7 +140,8 @@ def read_stat(pid: int) -> ProcStat | None:
         threads=int(fields[17]),
         start_time=int(fields[19]),
         resident_bytes=int(fields[21]) * _PAGE,
-        is_dead=fields[0] in _DEAD_STATES,
+        # The first thread of a process may end before the others.
+        is_dead=fields[0] in _DEAD_STATES and int(fields[17]) <= 1,
     )
 
 

@@ -38,7 +38,7 @@ from era_kernels.sandbox.server.listeners import listen_in_namespace
 from era_kernels.sandbox.server.oom_listener import OomListener
 from era_kernels.sandbox.server.process import Process, open_process
 from era_kernels.sandbox.server.process_command import Command, ProcessNotStarted, start_error
-from era_kernels.sandbox.server.sandbox_end import SandboxEnd, end_all, wait_for_end
+from era_kernels.sandbox.server.sandbox_end import SandboxEnd, end_all
 from era_kernels.sandbox.server.server_memory import ServerMemoryMonitor
 from era_kernels.sandbox.server.tier_probe import TierProbe
 from era_kernels.sandbox.server.tiers import IsolationPolicy, IsolationProfile
@@ -177,19 +177,18 @@ class Sandbox:
         """
         if not self.is_running:
             raise connections.ended_error()
-        network, pid = self._spec.network, self.pid or 0
-        return await connections.connect(network, self._control, pid, port, timeout)
+        where = self._spec.network, self._control, self.pid or 0
+        return await connections.connect(*where, port, timeout)
 
     async def aclose(self, reason: str | None = None) -> None:
         """Ends all processes; when this returns, they are dead and the directory is removed.
 
-        `reason` becomes the reason of every ExitInfo. A second call waits for the first; the
-        closing goes on when a caller is cancelled, and when this raises EndUnfinished.
+        `reason` is that of every ExitInfo. Goes on after it was cancelled or raised EndUnfinished.
         """
         if self._close_task is None:
             self._reason = reason
             self._close_task = asyncio.create_task(self._close())
-        await wait_for_end(self._close_task)
+        await self._end.wait(self._close_task)
 
     def _discard_finished(self) -> None:
         """Discards finished processes, and closes detached ones but the newest MAX_DETACHED."""
@@ -249,8 +248,8 @@ class Sandbox:
         self.isolation_error = self.isolation_error or self._prepared_init.refusal
         exit_info = ExitInfo(signal=SIGKILL, reason=reason)
         if self._close_task is None:
-            extra = {"number": self._prepared_init.number, "why": self.isolation_error}
-            log.error("an init died", extra=extra)
+            number, why = self._prepared_init.number, self.isolation_error
+            log.error("an init died", extra={"number": number, "why": why})
         if not self._ready.done():
             self._ready.set_result(False)
         for process in self._processes.values():
@@ -258,7 +257,7 @@ class Sandbox:
         self._ended.set_result(exit_info)
 
     async def _close(self) -> None:
-        if self._limit_monitor is not None and self._monitored is not None:
+        if self._limit_monitor and self._monitored is not None:
             self._limit_monitor.discard(self._monitored)
         self._oom_listener.close()
         self._end.set_init(self.pid)  # in case there was no descriptor to hold it

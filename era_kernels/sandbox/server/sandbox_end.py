@@ -43,6 +43,7 @@ class SandboxEnd:
         self._init_pid: int | None = None  # on the host
         self._init_fd: int | None = None  # holds the init, which no other can be mistaken for
         self._family: Family | None = None
+        self._waited_since: float | None = None
 
     def set_init(self, pid: int | None) -> None:
         """Takes the init's pid on the host, while it lives; a second call does nothing."""
@@ -60,6 +61,23 @@ class SandboxEnd:
         """Kills the init of a pid namespace, and with it all others; else does nothing."""
         if self._has_pid_namespace:
             self._kill_init()
+
+    async def wait(self, closing: asyncio.Task[None]) -> None:
+        """Waits for the task that closes the sandbox, which goes on when the caller is cancelled.
+
+        Raises EndUnfinished END_TIMEOUT seconds after the first call; the task goes on then, too.
+        """
+        self._waited_since = self._waited_since or time.monotonic()
+        remaining = self._waited_since + END_TIMEOUT - time.monotonic()
+        await asyncio.wait([closing], timeout=max(0, remaining))
+        if closing.done():
+            return closing.result()
+        raise EndUnfinished(
+            f"Processes of the session are left {END_TIMEOUT:g} seconds after they were killed: "
+            "the system keeps them, as it does while they wait for a disk. The server goes on "
+            "ending them, and gives nothing of the session to others before.",
+            retry_after=round(END_TIMEOUT),
+        )
 
     async def finish(self) -> None:
         """Returns when no process is left, however long that takes."""
@@ -115,23 +133,6 @@ class SandboxEnd:
                     stderr=subprocess.DEVNULL, timeout=_KILL_TIMEOUT, check=False,
                 )  # fmt: skip
         return found
-
-
-async def wait_for_end(end: asyncio.Task[None]) -> None:
-    """Waits for the task that ends a sandbox, which goes on when the caller is cancelled.
-
-    Raises EndUnfinished after END_TIMEOUT seconds; the task goes on then, too.
-    """
-    began = time.monotonic()
-    await asyncio.wait([end], timeout=END_TIMEOUT)
-    if end.done():
-        return end.result()
-    raise EndUnfinished(
-        f"Processes of the session are left {time.monotonic() - began:.0f} seconds after they were "
-        "killed: the system keeps them, as it does while they wait for a disk. The server goes on "
-        "ending them, and gives nothing of the session to others before.",
-        retry_after=round(END_TIMEOUT),
-    )
 
 
 async def end_all(ends: Iterable[Callable[[], Awaitable[None]]]) -> None:

@@ -15,6 +15,7 @@ import socket
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -23,10 +24,13 @@ from typing import Any
 from era_kernels.models import Limits, SessionListener, SessionPaths
 from era_kernels.sandbox.server.listeners import ChannelListeners
 from era_kernels.sandbox.server.process_command import Command
+from era_kernels.sandbox.server.process_tree import Family, read_stat
 from era_kernels.sandbox.server.sandbox import IsolationPolicy, Sandbox, Sandboxes
 
 HERE = Path(__file__).parent
-SHARED_MODULES = ("files", "network", "processes", "kernel", "neighbours")
+SHARED_MODULES = ("files", "network", "processes", "influence", "kernel", "neighbours")
+END_MODULE = "ends"  # each in a sandbox of its own, whose end is looked at
+END_SECONDS = 3.0  # seconds in which everything must be gone
 SEPARATE_MODULE = "resources"  # one sandbox for each attack: some end it
 SEPARATE_ATTACK = "signal_everybody"  # in a sandbox of its own, too, and the neighbour tells
 STORAGE_PORT = 61787
@@ -75,7 +79,7 @@ def load(name: str) -> ModuleType:
 
 def attacks() -> dict[str, str]:
     """Every attack's name and its sentence."""
-    modules = [load(name) for name in (*SHARED_MODULES, SEPARATE_MODULE)]
+    modules = [load(name) for name in (*SHARED_MODULES, SEPARATE_MODULE, END_MODULE)]
     return {n: (f.__doc__ or "").strip() for m in modules for n, f in attacks_of(m).items()}
 
 
@@ -136,6 +140,8 @@ async def all_attacks(sandboxes: Sandboxes, base: Path, host: dict[str, Any]) ->
     print(json.dumps({"attack": SEPARATE_ATTACK, "through": reached, "by": "nobody heard"}))
     for attack in attacks_of(load(SEPARATE_MODULE)):
         await run_attacks(sandboxes, base / attack, SEPARATE_MODULE, attack, host)
+    for attack in attacks_of(load(END_MODULE)):
+        await run_end(sandboxes, base / attack, attack)
 
 
 def channel_path(sandbox: Sandbox) -> Path:
@@ -187,6 +193,34 @@ async def run_attacks(
             print(process.stderr.tail().decode(), file=sys.stderr)
     finally:
         await sandbox.aclose()
+
+
+async def run_end(sandboxes: Sandboxes, directory: Path, attack: str) -> None:
+    """Runs one attack on the end of its sandbox: what it left must be gone, in time.
+
+    The zygote is a subreaper, so that whatever lost its parents is still found below it.
+    """
+    zygote = read_stat(sandboxes.zygote.pid)
+    assert zygote is not None
+    before = Family(zygote).find()
+    sandbox = await open_sandbox(sandboxes, directory)
+    init = 1 if sandboxes.profile.spec.has_namespaces else sandbox.pid
+    ready = "os.write(1, b'ready'); time.sleep(SECONDS)"
+    code = f"{source(END_MODULE)}\n{attack}({{'init': {init}}})\n{ready}\n"
+    process = await sandbox.spawn(program(sandbox, code))
+    async with asyncio.timeout(60):
+        while process.is_running and b"ready" not in process.stdout.tail():
+            await asyncio.sleep(0.01)
+    await asyncio.sleep(0.2)
+    began = time.monotonic()
+    await sandbox.aclose("session deleted")
+    seconds = time.monotonic() - began
+    left = Family(zygote).find() - before
+    words = process.stderr.tail().decode()
+    through = bool(left) or seconds > END_SECONDS or bool(words)
+    by = f"{len(left)} left after {seconds:.2f} s {words}" if through else "ended from outside"
+    print(f"{attack}: {seconds:.3f} s", file=sys.stderr)
+    print(json.dumps({"attack": attack, "through": through, "by": by}), flush=True)
 
 
 def source(module: str) -> str:
