@@ -39,6 +39,7 @@ from era_kernels.models.runtime import (
     Network,
     SessionListener,
     SessionPaths,
+    default_disk_reserve,
 )
 from era_kernels.models.sessions import (
     UNSANDBOXED_TIER,
@@ -97,6 +98,7 @@ __all__ = [
     "UpdateDisplay",
     "Variable",
     "Variables",
+    "default_disk_reserve",
     "event_from_json",
     "event_to_json",
     "format_duration",
