@@ -16,6 +16,7 @@ from era_kernels.kernels.languages import Languages
 from era_kernels.kernels.machine import KernelHost
 from era_kernels.models import UNSANDBOXED_TIER, Isolation, Limits, StorageQuotas
 from era_kernels.sandbox.server import runtime_dirs
+from era_kernels.sandbox.server.disk_reserve import DiskReserve
 from era_kernels.sandbox.server.sandbox import IsolationPolicy, Sandboxes
 from era_kernels.services.capacity import KernelLimiter
 from era_kernels.services.context import ServiceContext
@@ -34,6 +35,7 @@ from era_kernels.setting_types import default_max_programs
 from era_kernels.settings import Settings
 from era_kernels.start_checks import load_languages, make_toolchain_dir
 from era_kernels.stop_signals import StopSignals
+from era_kernels.storage.ballast import DiskRoom
 from era_kernels.storage.d1.replies import D1Limits
 from era_kernels.storage.d1.store import D1Store
 from era_kernels.storage.data_directory import DataDirectory, note_server_url
@@ -152,34 +154,43 @@ async def _open_stores(
     stack.callback(directory.close)
     undo.callback(directory.undo)
     stack.enter_context(undo)
+    room = DiskRoom(directory.path, settings.disk_reserve)
+    await room.open()
+    stack.push_async_callback(room.aclose)
     database = await open_database(directory, metrics.transaction_ended)
     stack.push_async_callback(database.aclose)
     # After the database: a directory that has a secret and no database has lost it.
     secret = await asyncio.to_thread(load_or_create_secret, directory.secret)
     executions = ExecutionStore(database, directory.sessions)
     stack.push_async_callback(executions.aclose)
-    workspaces = Workspaces(directory.sessions)
+    workspaces = Workspaces(directory.sessions, room.check)
     stack.push_async_callback(workspaces.aclose)
-    files = FileStore(directory.sessions, directory.incoming)
+    files = FileStore(directory.sessions, directory.incoming, room.check)
     stack.push_async_callback(files.aclose)
     logs = SessionLogStore(directory.sessions)
     stack.callback(logs.close)
     sessions, codes = SessionStore(database), CodeStore(database)
-    resources = _open_resources(stack, settings, directory, database)
+    resources = _open_resources(stack, settings, directory, database, room)
     return Stores(
         directory, secret, database, sessions, codes, executions, workspaces, files, logs, resources
     )
 
 
 def _open_resources(
-    stack: AsyncExitStack, settings: Settings, directory: DataDirectory, database: Database
+    stack: AsyncExitStack,
+    settings: Settings,
+    directory: DataDirectory,
+    database: Database,
+    room: DiskRoom,
 ) -> ResourceStores:
     quotas = StorageQuotas(settings.storage_quota, settings.namespace_quota)
-    kv = KVStore(database, quotas, settings.max_kv_value)
+    kv = KVStore(database, quotas, settings.max_kv_value, room.check)
     stack.push_async_callback(kv.aclose)
     d1 = D1Store(database, directory.d1, _d1_limits(settings), quotas)
     stack.push_async_callback(d1.aclose)
-    r2 = R2Store(database, directory.objects, directory.unlink_lock, quotas, settings.max_object)
+    r2 = R2Store(
+        database, directory.objects, directory.unlink_lock, quotas, settings.max_object, room.check
+    )
     stack.push_async_callback(r2.aclose)
     return ResourceStores(kv, d1, r2, ResourceIndex(database))
 
@@ -217,6 +228,7 @@ async def _open_host(
         policy,
         spare_count=1,
         server_memory=settings.server_memory,
+        disk_reserve=DiskReserve(settings.disk_reserve),
     )
     stack.push_async_callback(sandboxes.aclose)
     host = KernelHost(languages, sandboxes, storage.attach)

@@ -154,6 +154,7 @@ def _parse_scope(value: object) -> StorageScope:
 
 RejectBoolean = BeforeValidator(_reject_boolean)
 Size = Annotated[int, BeforeValidator(parse_size), Field(ge=1)]
+SizeOrZero = Annotated[int, BeforeValidator(parse_size), Field(ge=0)]
 Seconds = Annotated[float, RejectBoolean, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, RejectBoolean, Field(ge=1)]
 AbsolutePath = Annotated[Path, AfterValidator(_to_absolute_path)]
@@ -215,6 +216,13 @@ def default_session_memory() -> int:
 def default_server_memory() -> int:
     """Returns 80 % of the memory in whole MiB; the rest is for the server and the system."""
     return max(MIB, total_memory() * DEFAULT_SERVER_PERCENT // 100 // MIB * MIB)
+
+
+def disk_size(path: Path) -> int:
+    """Returns the bytes of the disk on which a path lies, or will lie."""
+    existing = next(one for one in (path, *path.parents) if one.exists())
+    status = os.statvfs(existing)
+    return status.f_blocks * status.f_frsize
 
 
 def default_max_kernels() -> int:

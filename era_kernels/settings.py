@@ -20,7 +20,7 @@ from pydantic_settings import (
 )
 
 from era_kernels.errors import InvalidSetting
-from era_kernels.models import ALL_STORAGE
+from era_kernels.models import ALL_STORAGE, default_disk_reserve
 from era_kernels.setting_errors import error_sentence
 from era_kernels.setting_types import (
     DEFAULT_SERVER_PERCENT,
@@ -44,6 +44,7 @@ from era_kernels.setting_types import (
     Scope,
     Seconds,
     Size,
+    SizeOrZero,
     StringList,
     Tier,
     TokenList,
@@ -53,6 +54,7 @@ from era_kernels.setting_types import (
     default_max_kernels,
     default_server_memory,
     default_session_memory,
+    disk_size,
     format_size_setting,
     must_be,
 )
@@ -73,6 +75,7 @@ PUBLIC_LIMITS = (  # settings that `GET /api/limits` shows
     "keep_executions",
     "keep_executions_bytes",
     "session_workspace",
+    "disk_reserve",
     "session_memory",
     "server_memory",
     "session_processes",
@@ -204,6 +207,12 @@ class Settings(BaseSettings):
         2 * GIB, description="How much the files of one session may take together."
     )
 
+    disk_reserve: SizeOrZero | None = Field(
+        None,
+        description="How much of the disk stays free: near it, who takes the most is ended.",
+        json_schema_extra={"default": "1G or 5 % of the disk, the smaller"},
+    )
+
     mounts: NamedDirectories = Field(
         {},
         description="Directories that sessions may read, where they ask for it, at /mnt/NAME: "
@@ -327,6 +336,8 @@ class Settings(BaseSettings):
     def limits(self) -> dict[str, int | float | None]:
         """Returns the limits in force, as `GET /api/limits` shows them; None means no limit."""
         values = {name: getattr(self, name) for name in PUBLIC_LIMITS}
+        if self.disk_reserve is None:
+            values["disk_reserve"] = default_disk_reserve(disk_size(self.data_dir))
         values["default_timeout"] = min(self.default_timeout, self.max_timeout)
         return {
             name: int(value) if isinstance(value, float) and value.is_integer() else value

@@ -53,6 +53,9 @@ def test_defaults_are_those_of_the_contract() -> None:
     session_memory, server_memory = limits.pop("session_memory"), limits.pop("server_memory")
     assert isinstance(session_memory, int)
     assert GIB <= session_memory <= 8 * GIB
+    disk = limits.pop("disk_reserve")
+    assert isinstance(disk, int)
+    assert 0 < disk <= GIB
     assert server_memory == setting_types.total_memory() * 80 // 100 // MIB * MIB
     assert limits == {
         "default_timeout": 30,

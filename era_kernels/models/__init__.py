@@ -42,6 +42,7 @@ from era_kernels.models.runtime import (
     Network,
     SessionListener,
     SessionPaths,
+    default_disk_reserve,
 )
 from era_kernels.models.sessions import (
     UNSANDBOXED_TIER,
@@ -103,6 +104,7 @@ __all__ = [
     "UpdateDisplay",
     "Variable",
     "Variables",
+    "default_disk_reserve",
     "event_from_json",
     "event_to_json",
     "format_duration",

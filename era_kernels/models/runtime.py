@@ -43,6 +43,11 @@ class SessionListener:
     is_from_session: Callable[[sockets.socket], bool] | None = None
 
 
+def default_disk_reserve(total: int) -> int:
+    """Returns the bytes to keep free of a disk of `total` bytes: 1 GiB or 5 %, the smaller."""
+    return min(1 << 30, total * 5 // 100)
+
+
 @dataclass(frozen=True, slots=True)
 class Limits:
     """The limits of a session; None means no limit. Sizes are in bytes, `cpu` in processors."""

@@ -10,7 +10,13 @@ from contextlib import AbstractContextManager, asynccontextmanager, contextmanag
 from datetime import datetime
 
 from era_kernels.concurrency.background import BackgroundTasks
-from era_kernels.errors import AtCapacity, EraError, SessionNotFound, ShuttingDown
+from era_kernels.errors import (
+    AtCapacity,
+    EraError,
+    InsufficientStorage,
+    SessionNotFound,
+    ShuttingDown,
+)
 from era_kernels.models import (
     EndReason,
     ExecSubmission,
@@ -201,14 +207,36 @@ class SessionService:
         if self._endings.is_unfinished(session_id):
             await self._endings.wait(session_id)
         else:
-            await self._end_all([await self._context.store.delete(session_id)])
+            await self._end_all([await self._delete_row(session_id)])
+
+    async def _delete_row(self, session_id: str, directory: str | None = None) -> Session:
+        """Deletes a row; on a full disk the files go first, which makes room for that."""
+        try:
+            return await self._context.store.delete(session_id, directory)
+        except InsufficientStorage:
+            await self._remove_files(await self._context.store.get(session_id))
+            return await self._context.store.delete(session_id, directory)
+
+    async def _remove_files(self, session: Session) -> None:
+        """Ends a session whose row is still there, and removes its files."""
+        live = self._live.get(session.id)
+        if live is not None and live.session.directory == session.directory:
+            await live.end(EndReason.DELETED, session_not_found(session.id))
+            self._pop_live(session)
+        self._context.logs.close(session.directory)
+        await self._context.workspaces.remove(session.directory)
 
     async def delete_all(self) -> list[str]:
         """Deletes every session; returns their ids."""
         return await self._background.run_shielded(self._delete_all())
 
     async def _delete_all(self) -> list[str]:
-        sessions = await self._context.store.delete_all()
+        try:
+            sessions = await self._context.store.delete_all()
+        except InsufficientStorage:  # as in `_delete_row`
+            for session in (await self._context.store.list_sessions())[0]:
+                await self._remove_files(session)
+            sessions = await self._context.store.delete_all()
         await self._end_all(sessions)
         return [session.id for session in sessions]
 
@@ -261,9 +289,7 @@ class SessionService:
         self._background.spawn(self._delete_expired(entries))
 
     async def _delete_expired(self, entries: list[TtlEntry]) -> None:
-        deletions = [
-            self._context.store.delete(entry.session_id, entry.directory) for entry in entries
-        ]
+        deletions = [self._delete_row(entry.session_id, entry.directory) for entry in entries]
         outcomes = await asyncio.gather(*deletions, return_exceptions=True)
         self._expired_ids.difference_update(entry.session_id for entry in entries)
         for entry, outcome in zip(entries, outcomes, strict=True):

@@ -7,7 +7,7 @@ import errno
 import os
 import secrets
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from era_kernels.errors import Conflict, EraError, FileNotFound, InvalidPath, Se
 from era_kernels.safe_fs.openat import open_beneath, open_directory, open_regular, sync_file_system
 from era_kernels.safe_fs.tree import closing_fd, ensure_directory, walk
 from era_kernels.storage import content_types, uploads
+from era_kernels.storage.ballast import always_room
 from era_kernels.storage.open_file import FileStatus, OpenFile
 from era_kernels.storage.ownership import chown_like, chown_path_like
 from era_kernels.storage.session_data_file import FileStamp
@@ -73,7 +74,11 @@ class FileStore:
     for itself, every call raises Conflict.
     """
 
-    def __init__(self, sessions: Path, incoming: Path) -> None:
+    def __init__(
+        self, sessions: Path, incoming: Path, check_room: Callable[[], None] = always_room
+    ) -> None:
+        """`check_room` raises InsufficientStorage when nothing new is to be stored."""
+        self._check_room = check_room
         self._sessions = sessions
         self._incoming = incoming
         self._threads = StorageThreads("file", THREADS)
@@ -104,9 +109,10 @@ class FileStore:
 
     async def create_upload(self) -> Upload:
         """Creates an upload. Raises InsufficientStorage, StorageFailed."""
+        self._check_room()
         temporary = self._new_temporary()
         descriptor = await self._uploads.run(uploads.create_temporary, temporary)
-        return Upload(temporary, descriptor, self._uploads)
+        return Upload(temporary, descriptor, self._uploads, check_room=self._check_room)
 
     async def put(self, directory: str, path: str, upload: Upload) -> FileChange:
         """Moves a finished upload to a path, as a whole, and replaces the file there.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple
@@ -15,6 +15,7 @@ from era_kernels.concurrency.batched_calls import BatchedCalls
 from era_kernels.errors import KeyNotFound, QuotaExceeded, TooLarge
 from era_kernels.json_incremental import LARGE_BYTES, estimate_size
 from era_kernels.models import JsonObject, ResourceType, StorageQuotas, format_size, now
+from era_kernels.storage.ballast import always_room
 from era_kernels.storage.database import Database
 from era_kernels.storage.key_ranges import cursor_from_key, key_from_cursor, prefix_end
 from era_kernels.storage.kv_expiry import ExpirySweeper, delete_expired
@@ -74,8 +75,18 @@ class KVStore:
     Of an expired key nothing is seen from its very second on.
     """
 
-    def __init__(self, database: Database, quotas: StorageQuotas, max_value: int) -> None:
-        """`max_value` is the number of bytes that a value may have."""
+    def __init__(
+        self,
+        database: Database,
+        quotas: StorageQuotas,
+        max_value: int,
+        check_room: Callable[[], None] = always_room,
+    ) -> None:
+        """`max_value` is the number of bytes that a value may have.
+
+        `check_room` raises InsufficientStorage when nothing new is to be stored.
+        """
+        self._check_room = check_room
         self.max_value = max_value
         self._database = database
         self._quotas = quotas
@@ -105,7 +116,7 @@ class KVStore:
     ) -> None:
         """Replaces value, metadata and expiry of a key, durably; it expires after so many seconds.
 
-        Raises TooLarge, QuotaExceeded.
+        Raises TooLarge, QuotaExceeded, InsufficientStorage.
         """
         _check_key(key)
         size = len(value) if value.isascii() else len(value.encode())
@@ -114,6 +125,7 @@ class KVStore:
                 f"The value has {format_size(size)}, and {format_size(self.max_value)} are allowed "
                 "(max_kv_value)."
             )
+        self._check_room()
         metadata_text = _metadata_to_text(metadata)
         expires_at = None if expiration_ttl is None else time.time() + expiration_ttl
         row = _Row(namespace, key, value, metadata_text, size, expires_at)

@@ -12,7 +12,7 @@ import logging
 import os
 import secrets
 import sqlite3
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from era_kernels.errors import (
 )
 from era_kernels.models import StorageQuotas, format_size, now
 from era_kernels.storage import deletions, r2_table, uploads
+from era_kernels.storage.ballast import always_room
 from era_kernels.storage.blobs import FOLDERS, BlobDirectory
 from era_kernels.storage.database import Database
 from era_kernels.storage.deletions import Deletions
@@ -61,7 +62,10 @@ class R2Store:
         unlink_lock: Path,
         quotas: StorageQuotas,
         max_object: int,
+        check_room: Callable[[], None] = always_room,
     ) -> None:
+        """`check_room` raises InsufficientStorage when nothing new is to be stored."""
+        self._check_room = check_room
         self.max_object = max_object
         self._database = database
         self._blobs = BlobDirectory(directory, unlink_lock)
@@ -163,9 +167,12 @@ class R2Store:
         await self._database.read(
             partial(r2_table.check_change, namespace, key, size, self._quotas, precondition)
         )
+        self._check_room()
         temporary = self._blobs.incoming / secrets.token_hex(8)
         descriptor = await self._uploads.run(uploads.create_temporary, temporary)
-        return Upload(temporary, descriptor, self._uploads, is_hashed=True)
+        return Upload(
+            temporary, descriptor, self._uploads, is_hashed=True, check_room=self._check_room
+        )
 
     async def put(
         self,

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from era_kernels.storage import content_types
+from era_kernels.storage.ballast import always_room
 from era_kernels.storage.threads import SerialExecutor, StorageThreads
 
 log = logging.getLogger(__name__)
@@ -37,7 +38,10 @@ class Upload:
         threads: StorageThreads,
         *,
         is_hashed: bool = False,
+        check_room: Callable[[], None] = always_room,
     ) -> None:
+        """`check_room` raises InsufficientStorage when there is too little room for more."""
+        self._check_room = check_room
         self.size = 0
         self._hash = hashlib.md5(usedforsecurity=False) if is_hashed else None
         self._temporary = temporary
@@ -73,6 +77,7 @@ class Upload:
 
     async def _flush(self) -> None:
         """Starts to write the pending data; waits until few writes before it are under way."""
+        self._check_room()
         await self._wait(MAX_RUNNING - 1)
         pending, self._pending = self._pending, bytearray()
         running = [self._executor.submit(write_all, self._descriptor, pending)]

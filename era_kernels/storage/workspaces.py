@@ -25,6 +25,7 @@ from era_kernels.safe_fs.tree import closing_fd, ensure_directory, remove_tree
 from era_kernels.storage import content_types, lost_and_found
 from era_kernels.storage import session_data_file as data_files
 from era_kernels.storage import snapshot as snapshots
+from era_kernels.storage.ballast import always_room
 from era_kernels.storage.lost_and_found import LostAndFound
 from era_kernels.storage.session_data_file import SessionDataFile
 from era_kernels.storage.snapshot import FileChange, Snapshot
@@ -67,8 +68,10 @@ class WorkspaceChanges:
 class Workspaces:
     """Manages all sessions' directories, which have random names below one directory."""
 
-    def __init__(self, sessions: Path) -> None:
+    def __init__(self, sessions: Path, check_room: Callable[[], None] = always_room) -> None:
+        """`check_room` raises InsufficientStorage when nothing new is to be stored."""
         self._sessions = sessions
+        self._check_room = check_room
         self._lost_and_found = LostAndFound(sessions.parent / lost_and_found.DIRECTORY)
         self._run_threads = StorageThreads("workspace", RUN_THREADS)
         self._tree_threads = StorageThreads("tree", TREE_THREADS)
@@ -90,6 +93,7 @@ class Workspaces:
         Until `unfinished.keep` is called, a start takes the directory for one whose session came
         to nothing, and removes it. Raises StorageFailed, InsufficientStorage.
         """
+        self._check_room()
         name = secrets.token_hex(8)
         await self._run_threads.run(self.unfinished.create, name, SUBDIRECTORIES)
         return name

@@ -17,11 +17,11 @@ MEGABYTE = 1024 * 1024
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[Server]:
-    """A server whose data directory is a disk of 48 MB."""
+    """A server whose data directory is a disk of 48 MB, all of which it may use."""
     with small_disk(tmp_path, "48M") as disk:
         launcher = Launcher(disk)
         try:
-            yield launcher.start()
+            yield launcher.start("--disk-reserve", "0")
         finally:
             launcher.stop_all()
 

@@ -22,7 +22,7 @@ def server(tmp_path: Path) -> Iterator[Server]:
         launcher = Launcher(disk / "data")
         launcher.data_dir.mkdir()
         try:
-            yield launcher.start()
+            yield launcher.start("--disk-reserve", "0")
         finally:
             launcher.stop_all()
 

@@ -23,9 +23,11 @@ from era_kernels.sandbox.server.process_tree import ProcessTree, ProcStat
 
 log = logging.getLogger(__name__)
 
+FASTEST = 0.005  # seconds between two looks at a disk that shrinks and is nearly full
 FAST, SLOW = 0.025, 0.05  # seconds between two looks at the disk, while it shrinks and at rest
 REST_LOOK = 1.0  # seconds between two looks at the sessions when nothing shrinks
 LOOK_FACTOR = 4  # a look at the sessions follows after so many times as long as the last one took
+MIN_GATE = MIB // 16  # bytes: the same, when it is nearly full
 MAX_GATE = 64 * MIB  # bytes: the sessions are looked at whenever the disk has shrunk by so much
 STILL_BUDGET = 0.01  # seconds of measuring between two looks, while a session stands still
 REST_BUDGET = 0.005  # the same, where sessions go on
@@ -89,7 +91,9 @@ class DiskMonitor:
         now = time.monotonic()
         self.space.look()
         shrunk = self.space.taken - self._taken_at_look
-        is_due = shrunk >= self._gate and now >= self._earliest_look
+        is_near = self._reserve.is_near(self.space, sessions)
+        gate = min(self._gate, MIN_GATE) if is_near else self._gate
+        is_due = shrunk >= gate and now >= self._earliest_look
         if now >= self._next_look or is_due:
             self._look_at_sessions(sessions, shrunk, now)
             ended = time.monotonic()
@@ -98,6 +102,8 @@ class DiskMonitor:
         self._advance(sessions)
         if any(one.is_still for one in self._measurements.values()):
             return 0.0
+        if shrunk and is_near:
+            return FASTEST
         return FAST if shrunk or self._measurements else SLOW
 
     def _welcome(self, session: SessionDisk) -> None:

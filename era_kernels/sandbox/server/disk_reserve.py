@@ -4,29 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from era_kernels.models import format_size
+from era_kernels.models import default_disk_reserve, format_size
 from era_kernels.sandbox.server.disk_session import MIB, SessionDisk
-from era_kernels.sandbox.server.disk_space import DiskSpace
+from era_kernels.sandbox.server.disk_space import DiskSpace, FileSystem
 
-MAX_DEFAULT = 1024 * MIB  # bytes that are kept free when no setting says more or less
-DEFAULT_PERCENT = 5  # of the disk: the same, if that is less
+NEAR = 2  # so many times the reserve is little
 PAUSE = 0.25  # seconds until the next session is chosen: those that end give room back
 REPEAT_PAUSE = 2.0  # seconds until the same session is chosen again
-
-
-def default_reserve(total: int) -> int:
-    """Returns the bytes to keep free of a disk of `total` bytes."""
-    return min(MAX_DEFAULT, total * DEFAULT_PERCENT // 100)
 
 
 class DiskReserve:
     """The free space that sessions must leave to the server."""
 
     def __init__(self, max_bytes: int | None = None) -> None:
-        """Takes the bytes, 0 for none; None for what `default_reserve` says of the disk."""
+        """Takes the bytes, 0 for none; None for what `default_disk_reserve` says."""
         self._bytes = max_bytes
         self._next_choice = 0.0
         self._chosen: dict[SessionDisk, float] = {}  # and when
+
+    def is_near(self, space: DiskSpace, sessions: Collection[SessionDisk]) -> bool:
+        """Returns whether little more than the reserve is left of a disk with workspaces."""
+        devices = {one.workspace_device for one in sessions}
+        return any(
+            one.device in devices and one.free < NEAR * self._reserve_of(one)
+            for one in space.file_systems.values()
+        )
+
+    def _reserve_of(self, file_system: FileSystem) -> int:
+        return default_disk_reserve(file_system.total) if self._bytes is None else self._bytes
 
     def find_fastest(
         self, space: DiskSpace, sessions: Collection[SessionDisk], now: float
@@ -36,9 +41,7 @@ class DiskReserve:
         None while there is room, and when nobody takes much. `now`: `time.monotonic`.
         """
         for file_system in space.file_systems.values():
-            reserve = self._bytes
-            if reserve is None:
-                reserve = default_reserve(file_system.total)
+            reserve = self._reserve_of(file_system)
             if file_system.free >= reserve or now < self._next_choice:
                 continue
             least = max(MIB // 16, min(MIB, reserve // 16))

@@ -1,0 +1,136 @@
+"""On a disk that sessions fill, the server keeps what it needs, and the others go on."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.client import Client
+from tests.contract.checks import check, check_error
+from tests.server_process import Launcher
+from tests.storage.stores import small_disk
+
+MIB = 1024 * 1024
+DISK = 640  # MiB
+# Writes without end, in files that are each small enough.
+BURST = """
+data = b"x" * (1 << 20)
+for n in range(100000):
+    try:
+        with open(str(n), "wb", buffering=0) as file: file.write(data)
+    except OSError: pass
+"""
+
+
+@pytest.fixture
+def launcher(tmp_path: Path) -> Iterator[Launcher]:
+    """Starts servers on a small disk."""
+    with small_disk(tmp_path, f"{DISK}M") as disk:
+        launcher = Launcher(disk)
+        try:
+            yield launcher
+        finally:
+            launcher.stop_all()
+
+
+def fill(directory: Path) -> Path:
+    """Fills the disk from outside, to the last byte, and returns the file."""
+    filler = directory / "sessions" / "filler"
+    with filler.open("wb", buffering=0) as file:
+        try:
+            while file.write(bytes(MIB)):
+                pass
+        except OSError:
+            pass
+        try:
+            while file.write(bytes(4096)):
+                pass
+        except OSError:
+            pass
+    return filler
+
+
+def test_the_fastest_is_ended(launcher: Launcher) -> None:
+    """A session that fills the disk ends with the cause; the others run, and DELETE is quick."""
+    client = Client(launcher.start("--disk-reserve", "256M").base_url)
+    others = [client.session("python") for _ in range(2)]
+    for session in others:
+        check(session.run("print(1)"), stdout="1\n")
+    greedy = client.session("python")
+    check(greedy.run("print(1)"), stdout="1\n")
+    answers = []
+    thread = threading.Thread(target=lambda: answers.append(greedy.run(BURST)))
+    thread.start()
+    while thread.is_alive():
+        for session in others:
+            check(session.run("print(1)"), stdout="1\n", exit_code=0)
+    assert "disk nearly full: less than 256 MiB" in answers[0]["cause"], answers
+    assert "disk_reserve" in answers[0]["stderr"]
+    began = time.monotonic()
+    if client.http.put(f"{others[0].path}/files/f", content=b"x").status_code != 201:
+        answer = client.http.put("/api/storage/kv/n/k", json={"value": "x"})
+        check_error(answer, 507, "INSUFFICIENT_STORAGE")
+        assert "disk_reserve" in answer.json()["message"]
+        check_error(client.http.post("/api/sessions", json={"language": "python"}), 507,
+                    "INSUFFICIENT_STORAGE")  # fmt: skip
+    assert client.http.delete(greedy.path).status_code == 200
+    assert time.monotonic() - began < 3
+    client.http.put(f"{others[0].path}/files/f", content=b"x").raise_for_status()
+    for session in others:
+        check(session.run("print(1)"), stdout="1\n", started_from="live")
+    client.close()
+
+
+def test_full_disk(launcher: Launcher) -> None:
+    """With not a byte left: /run answers, DELETE works, the server stops and starts."""
+    server = launcher.start()
+    client = Client(server.base_url)
+    one, two = client.session("python"), client.session("python")
+    client.http.put(f"{one.path}/files/f", content=bytes(4 * MIB)).raise_for_status()
+    check(two.run("print(1)"), stdout="1\n")
+    assert (launcher.data_dir / "ballast").stat().st_size == 8 * MIB
+    filler = fill(launcher.data_dir)
+    check_error(client.http.put(f"{two.path}/files/f", content=b"x"), 507, "INSUFFICIENT_STORAGE")
+    limit = time.monotonic() + 10
+    while (launcher.data_dir / "ballast").exists() and time.monotonic() < limit:
+        time.sleep(0.05)
+    check(two.run("print(2)"), stdout="2\n")
+    assert server.stop() == 0
+    server = launcher.start()
+    client.close()
+    client = Client(server.base_url)
+    path = "/api/sessions/"
+    assert client.http.get(path[:-1]).json()["total"] == 2
+    began = time.monotonic()
+    assert client.http.delete(one.path).status_code == 200
+    assert time.monotonic() - began < 3
+    filler.unlink()
+    while not (launcher.data_dir / "ballast").exists() and time.monotonic() < limit + 20:
+        time.sleep(0.05)
+    assert (launcher.data_dir / "ballast").stat().st_size == 8 * MIB
+    client.http.put(f"{two.path}/files/f", content=b"x").raise_for_status()
+    client.close()
+
+
+def test_deletion_makes_its_own_room(launcher: Launcher) -> None:
+    """Where nothing is left at all, not even ballast, the files go before the row."""
+    server = launcher.start()
+    client = Client(server.base_url)
+    session = client.session("python")
+    client.http.put(f"{session.path}/files/f", content=bytes(4 * MIB)).raise_for_status()
+    fill(launcher.data_dir)
+    time.sleep(1)  # the ballast is given back
+    with (launcher.data_dir / "sessions" / "filler2").open("wb", buffering=0) as file:
+        for size in (MIB, 4096):
+            try:
+                while file.write(bytes(size)):
+                    pass
+            except OSError:
+                pass
+    assert client.http.delete(session.path).status_code == 200
+    assert client.http.get(session.path).status_code == 404
+    client.close()
