@@ -35,6 +35,7 @@ source.onerror = report;
 CLOSED = 2  # EventSource.CLOSED
 
 
+@pytest.mark.timeout(300)  # a browser takes its time where much else is tested
 @pytest.mark.skipif(browser.PROGRAM is None, reason="chromium is not installed")
 def test_event_source(launcher: Launcher) -> None:
     """It gets every event once, over a cut in the middle of a frame, and stops after `done`."""
@@ -53,7 +54,7 @@ def test_event_source(launcher: Launcher) -> None:
             pages.page = PAGE.replace("URL", url)
             with open_browser(pages.origin):
                 assert wait_until(
-                    lambda: any(one["state"] == CLOSED for one in pages.reports), 60
+                    lambda: any(one["state"] == CLOSED for one in pages.reports), 180
                 ), (pages.reports[-1:], relay.requests, relay.statuses)
                 time.sleep(RETRY_SECONDS + 1.5)
                 reported = max(pages.reports, key=lambda one: int(one["serial"]))
