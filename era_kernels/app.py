@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import signal
+import socket
 import sys
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
+
+from tornado.web import Application
 
 from era_kernels.kernels.languages import Languages
 from era_kernels.kernels.machine import KernelHost
@@ -28,7 +30,10 @@ from era_kernels.services.session_logs import SessionLogs
 from era_kernels.services.sessions import SessionService
 from era_kernels.services.stored_code import StoredCodeService
 from era_kernels.services.validation import ServiceLimits
+from era_kernels.setting_types import default_max_programs
 from era_kernels.settings import Settings
+from era_kernels.start_checks import load_languages, make_toolchain_dir
+from era_kernels.stop_signals import StopSignals
 from era_kernels.storage.d1.replies import D1Limits
 from era_kernels.storage.d1.store import D1Store
 from era_kernels.storage.data_directory import DataDirectory, note_server_url
@@ -36,7 +41,7 @@ from era_kernels.storage.database import Database
 from era_kernels.storage.execution_log import ExecutionStore
 from era_kernels.storage.files import FileStore
 from era_kernels.storage.kv import KVStore
-from era_kernels.storage.migrations import MIGRATIONS
+from era_kernels.storage.lost_database import open_database
 from era_kernels.storage.r2 import R2Store
 from era_kernels.storage.resource_stores import ResourceStores
 from era_kernels.storage.resources import ResourceIndex
@@ -50,7 +55,7 @@ from era_kernels.web.access import Access
 from era_kernels.web.base import HandlerContext
 from era_kernels.web.routes import make_application, make_storage_routes
 from era_kernels.web.sdk import StorageListener
-from era_kernels.web.server import WebServer
+from era_kernels.web.server import WebServer, bound_sockets
 
 log = logging.getLogger(__name__)
 
@@ -68,6 +73,7 @@ class App:
     languages: list[str]
     sessions: SessionService
     web: WebServer
+    stopping: asyncio.Event  # set while runs get their time to finish
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,8 +99,12 @@ async def open_app(settings: Settings) -> AsyncIterator[App]:
     Raises StartError with a sentence that tells the operator how to proceed.
     """
     async with AsyncExitStack() as stack:
+        # What often fails is tried before anything is made; `undo` takes back what was made.
+        undo = ExitStack()
+        sockets = stack.enter_context(bound_sockets(settings.host, settings.port))
+        languages = load_languages(settings)
         metrics = Metrics()
-        stores = await _open_stores(stack, settings, metrics)
+        stores = await _open_stores(stack, undo, settings, metrics)
         context = HandlerContext(
             _access(settings), settings.max_json_body, settings.max_upload, metrics=metrics
         )
@@ -102,18 +112,15 @@ async def open_app(settings: Settings) -> AsyncIterator[App]:
             make_storage_routes(stores.resources), context, max(1, settings.max_connections // 2)
         )
         stack.push_async_callback(storage.aclose)
-        host = await _open_host(stack, settings, storage)
-        executions = ExecutionService(
-            stores.executions,
-            max_kept=settings.keep_executions,
-            max_kept_bytes=settings.keep_executions_bytes,
-            max_result_bytes=settings.max_answer_output,
-        )
+        host = await _open_host(stack, undo, settings, languages, storage)
+        await _recover(stores)
+        executions = _execution_service(settings, stores)
         logs = SessionLogs(stores.logs)
         sessions = await _open_sessions(stack, settings, stores, host, executions, logs, metrics)
         idempotent_runs = IdempotentRuns(sessions, executions, stores.secret)
         stack.push_async_callback(idempotent_runs.aclose)
-        context = replace(context, touch_session=sessions.touch)
+        stopping = asyncio.Event()
+        context = replace(context, touch_session=sessions.touch, is_stopping=stopping.is_set)
         application = make_application(
             sessions=sessions,
             executions=executions,
@@ -126,9 +133,8 @@ async def open_app(settings: Settings) -> AsyncIterator[App]:
             resources=stores.resources,
             context=context,
         )
-        web = WebServer.open(
-            application, context, settings.host, settings.port, settings.max_connections
-        )
+        web = _listen(settings, application, context, sockets)
+        undo.pop_all()
         await asyncio.to_thread(note_server_url, stores.directory.path, web.url)
         _register_gauges(metrics, sessions, web)
         stack.push_async_callback(web.aclose)
@@ -136,58 +142,67 @@ async def open_app(settings: Settings) -> AsyncIterator[App]:
         # Closed first: running executions end, and their clients still get the last events.
         stack.push_async_callback(sessions.aclose)
         names = [language.name for language in host.languages if language.default.is_available]
-        yield App(web.url, host.isolation, names, sessions, web)
+        yield App(web.url, host.isolation, names, sessions, web, stopping)
 
 
-async def _open_stores(stack: AsyncExitStack, settings: Settings, metrics: Metrics) -> Stores:
+async def _open_stores(
+    stack: AsyncExitStack, undo: ExitStack, settings: Settings, metrics: Metrics
+) -> Stores:
     directory = DataDirectory.open(settings.data_dir)
     stack.callback(directory.close)
-    secret = await asyncio.to_thread(load_or_create_secret, directory.secret)
-    database = await Database.open(directory.database, MIGRATIONS, metrics.transaction_ended)
+    undo.callback(directory.undo)
+    stack.enter_context(undo)
+    database = await open_database(directory, metrics.transaction_ended)
     stack.push_async_callback(database.aclose)
+    # After the database: a directory that has a secret and no database has lost it.
+    secret = await asyncio.to_thread(load_or_create_secret, directory.secret)
     executions = ExecutionStore(database, directory.sessions)
     stack.push_async_callback(executions.aclose)
-    await executions.close_unfinished()
     workspaces = Workspaces(directory.sessions)
     stack.push_async_callback(workspaces.aclose)
     files = FileStore(directory.sessions, directory.incoming)
     stack.push_async_callback(files.aclose)
-    await files.remove_unfinished()
     logs = SessionLogStore(directory.sessions)
     stack.callback(logs.close)
     sessions, codes = SessionStore(database), CodeStore(database)
-    resources = await _open_resources(stack, settings, directory, database)
+    resources = _open_resources(stack, settings, directory, database)
     return Stores(
         directory, secret, database, sessions, codes, executions, workspaces, files, logs, resources
     )
 
 
-async def _open_resources(
+def _open_resources(
     stack: AsyncExitStack, settings: Settings, directory: DataDirectory, database: Database
 ) -> ResourceStores:
     quotas = StorageQuotas(settings.storage_quota, settings.namespace_quota)
     kv = KVStore(database, quotas, settings.max_kv_value)
     stack.push_async_callback(kv.aclose)
-    await kv.open()
     d1 = D1Store(database, directory.d1, _d1_limits(settings), quotas)
     stack.push_async_callback(d1.aclose)
-    await d1.open()
     r2 = R2Store(database, directory.objects, directory.unlink_lock, quotas, settings.max_object)
     stack.push_async_callback(r2.aclose)
-    await r2.sweep()
     return ResourceStores(kv, d1, r2, ResourceIndex(database))
 
 
+async def _recover(stores: Stores) -> None:
+    """Tidies up what a former server left, now that this one can run."""
+    await stores.executions.close_unfinished()
+    await stores.files.remove_unfinished()
+    await stores.resources.kv.open()
+    await stores.resources.d1.open()
+    await stores.resources.r2.sweep()
+
+
 async def _open_host(
-    stack: AsyncExitStack, settings: Settings, storage: StorageListener
+    stack: AsyncExitStack,
+    undo: ExitStack,
+    settings: Settings,
+    languages: Languages,
+    storage: StorageListener,
 ) -> KernelHost:
     runtime = stack.enter_context(runtime_dirs.private_runtime_dir())
-    languages = Languages.load(settings.kernelspec_dirs, toolchain_dir=settings.toolchain_dir)
     stack.enter_context(hold_in_use(languages.toolchains))
-    with suppress(OSError):  # where this user may not, nothing can be installed either
-        settings.toolchain_dir.mkdir(parents=True, exist_ok=True)
-    for problem in languages.problems:
-        log.warning("a kernelspec is left out", extra={"why": problem})
+    make_toolchain_dir(undo, settings.toolchain_dir)
     policy = IsolationPolicy(
         strongest_tier=settings.strongest_tier,
         weakest_tier=UNSANDBOXED_TIER if settings.allow_unsandboxed else settings.min_tier,
@@ -228,7 +243,7 @@ async def _open_sessions(
             files=stores.files,
             executions=executions,
             logs=logs,
-            kernel_limiter=KernelLimiter(service_limits.max_kernels),
+            kernel_limiter=KernelLimiter(service_limits.max_kernels, default_max_programs()),
             service_limits=service_limits,
             limits=_session_limits(settings),
             mounts=Mounts(settings.mounts, host),
@@ -252,12 +267,13 @@ def _register_gauges(metrics: Metrics, sessions: SessionService, web: WebServer)
 
 
 async def serve(settings: Settings, on_ready: Callable[[str], None]) -> None:
-    """Runs the server until SIGTERM or SIGINT, then closes everything in order."""
+    """Runs the server until SIGTERM, SIGINT or SIGHUP, then closes everything in order.
+
+    A second SIGTERM or SIGINT ends the process at once.
+    """
     sys.setswitchinterval(SWITCH_INTERVAL)
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+    signals = StopSignals()
+    signals.install()
     async with open_app(settings) as app:
         if app.isolation.tier == UNSANDBOXED_TIER:
             log.warning("code is not isolated: it runs with this server's rights")
@@ -266,11 +282,25 @@ async def serve(settings: Settings, on_ready: Callable[[str], None]) -> None:
         for text in app.isolation.missing:
             log.info("not in force", extra={"what": text})
         on_ready(ready_line(app))
-        await stop.wait()
-        log.info("stopping")
-        app.web.stop()
-        await app.sessions.drain(settings.shutdown_grace)
+        await signals.wait()
+        await _drain(app, settings.shutdown_grace)
     log.info("stopped")
+
+
+async def _drain(app: App, grace: float) -> None:
+    """Gives runs `grace` seconds to finish; meanwhile `/health` tells that the server stops."""
+    app.stopping.set()
+    log.info("stopping", extra={**_run_counts(app.sessions), "seconds": grace})
+    await app.sessions.drain(grace)
+    app.web.stop()
+    if left := _run_counts(app.sessions):
+        log.warning("runs that have not finished are ended", extra=left)
+
+
+def _run_counts(sessions: SessionService) -> dict[str, int]:
+    """Returns how many runs are under way and how many wait; empty when there are none."""
+    counts = sessions.run_counts()
+    return {"running": len(counts), "waiting": sum(counts) - len(counts)} if counts else {}
 
 
 def ready_line(app: App) -> str:
@@ -278,6 +308,31 @@ def ready_line(app: App) -> str:
     tier = app.isolation.tier
     isolation = "no isolation" if tier == UNSANDBOXED_TIER else f"isolation tier {tier}"
     return f"era-kernels on {app.url} ({isolation}; {', '.join(app.languages) or 'no language'})"
+
+
+def _listen(
+    settings: Settings,
+    application: Application,
+    context: HandlerContext,
+    sockets: list[socket.socket],
+) -> WebServer:
+    return WebServer.open(
+        application,
+        context,
+        settings.host,
+        settings.port,
+        settings.max_connections,
+        sockets=sockets,
+    )
+
+
+def _execution_service(settings: Settings, stores: Stores) -> ExecutionService:
+    return ExecutionService(
+        stores.executions,
+        max_kept=settings.keep_executions,
+        max_kept_bytes=settings.keep_executions_bytes,
+        max_result_bytes=settings.max_answer_output,
+    )
 
 
 def _session_limits(settings: Settings) -> Limits:

@@ -17,9 +17,10 @@ import click
 
 from era_kernels import __version__, logs
 from era_kernels.errors import EraError, InvalidSetting, StartError, UnsupportedLanguage
+from era_kernels.open_files import raise_open_files
 from era_kernels.setting_errors import env_variable, flag_name
 from era_kernels.settings import Settings, format_default
-from era_kernels.storage_commands.backup import backup, restore
+from era_kernels.storage_commands.backup import backup, restore, set_aside
 from era_kernels.storage_commands.commands import storage
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ def main() -> None:
     """An HTTP server that runs code in managed Jupyter kernels."""
 
 
-for _command in (backup, restore, storage):
+for _command in (backup, restore, set_aside, storage):
     main.add_command(_command)
 
 
@@ -93,6 +94,7 @@ def serve(**flags: object) -> None:
     """
     from era_kernels import app
 
+    raise_open_files()
     settings = Settings.load(_without_unset(flags))
     logs.configure(settings.log_format)
     _tune_garbage_collection()

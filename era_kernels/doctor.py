@@ -203,11 +203,11 @@ def _check_memory(settings: Settings) -> Finding:
 
 
 def _check_open_files(settings: Settings) -> Finding:
-    max_open_files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    _, max_open_files = resource.getrlimit(resource.RLIMIT_NOFILE)
     needed = settings.max_kernels * FILES_PER_KERNEL
     text = "no limit" if max_open_files == resource.RLIM_INFINITY else f"at most {max_open_files}"
     if max_open_files != resource.RLIM_INFINITY and max_open_files < needed:
-        advice = f"Run `ulimit -n {needed}` before the server, or lower --max-kernels."
+        advice = f"Run `ulimit -Hn {needed}` before the server, or lower --max-kernels."
         return Finding(Level.LACKS, "open files", text, advice)
     return Finding(Level.OK, "open files", text)
 

@@ -40,6 +40,7 @@ EraError                      500 INTERNAL_ERROR
     ├── LanguageUnavailable   503 LANGUAGE_UNAVAILABLE
     ├── KernelStartFailed     503 KERNEL_START_FAILED
     ├── KernelSilent          503 KERNEL_SILENT
+    ├── EndUnfinished         503 END_UNFINISHED
     └── ShuttingDown          503 SHUTTING_DOWN
 
 StartError is not in the tree: it means that the server (or a command) cannot start, and its text
@@ -236,6 +237,10 @@ class KernelStartFailed(Unavailable):
 
 class KernelSilent(Unavailable):
     code, title = "KERNEL_SILENT", "Kernel silent"
+
+
+class EndUnfinished(Unavailable):
+    code, title = "END_UNFINISHED", "End unfinished"
 
 
 class ShuttingDown(Unavailable):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Mapping
 from pathlib import Path
-from resource import RLIM_INFINITY, RLIMIT_NOFILE, getrlimit
 from typing import Annotated, NoReturn
 
 from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator
@@ -15,6 +15,7 @@ from pydantic_settings import NoDecode
 
 from era_kernels.errors import InvalidSetting
 from era_kernels.models.storage import SCOPE_WORDS, StorageScope
+from era_kernels.open_files import max_open_files
 from era_kernels.own_cgroups import memory_bound, read_or_empty
 
 ENV_PREFIX = "ERA_"
@@ -25,6 +26,8 @@ MAX_DEFAULT_KERNELS = 500
 MIN_DEFAULT_SESSION_MEMORY, MAX_DEFAULT_SESSION_MEMORY = GIB, 8 * GIB
 DEFAULT_SERVER_PERCENT = 80  # of the memory, for all sessions together
 MAX_DEFAULT_CONNECTIONS = 1000
+OWN_FILES = 256  # open files of the server itself
+FILES_PER_KERNEL = 16  # half of them for its sockets, half for connections
 
 _SIZE = re.compile(r"(\d+)([KMGT]?)", re.IGNORECASE)
 _UNITS = {"": 1, "K": KIB, "M": MIB, "G": GIB, "T": TIB}
@@ -215,18 +218,21 @@ def default_server_memory() -> int:
 
 
 def default_max_kernels() -> int:
-    """Returns how many idle kernels fit into memory, at most 500."""
-    return max(1, min(MAX_DEFAULT_KERNELS, total_memory() // MEMORY_PER_KERNEL))
+    """Returns how many idle kernels fit into memory and open files, at most 500."""
+    by_memory = total_memory() // MEMORY_PER_KERNEL
+    return max(1, min(MAX_DEFAULT_KERNELS, by_memory, _kernels_by_files()))
 
 
 def default_max_connections() -> int:
-    """Returns half of the descriptors that this process may have, at most 1000.
+    """Returns the share of connections in the files that may be open, at most 1000."""
+    return max(1, min(MAX_DEFAULT_CONNECTIONS, _kernels_by_files() * FILES_PER_KERNEL // 2))
 
-    Kernels and files need the other half.
-    """
-    max_open_files, _ = getrlimit(RLIMIT_NOFILE)
-    return (
-        MAX_DEFAULT_CONNECTIONS
-        if max_open_files == RLIM_INFINITY
-        else max(1, min(MAX_DEFAULT_CONNECTIONS, max_open_files // 2))
-    )
+
+def default_max_programs() -> int:
+    """Returns how many programs may run beside runs: each has some files open while it runs."""
+    return max(1, _kernels_by_files())
+
+
+def _kernels_by_files() -> int:
+    files = max_open_files()
+    return sys.maxsize if files is None else max(0, files - OWN_FILES) // FILES_PER_KERNEL

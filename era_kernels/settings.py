@@ -25,12 +25,14 @@ from era_kernels.setting_errors import error_sentence
 from era_kernels.setting_types import (
     DEFAULT_SERVER_PERCENT,
     ENV_PREFIX,
+    FILES_PER_KERNEL,
     GIB,
     KIB,
     MAX_DEFAULT_CONNECTIONS,
     MAX_DEFAULT_KERNELS,
     MIB,
     MIN_TOKEN_LENGTH,
+    OWN_FILES,
     AbsolutePath,
     AnyTier,
     Count,
@@ -173,13 +175,16 @@ class Settings(BaseSettings):
     max_kernels: Count = Field(
         default_factory=default_max_kernels,
         description="How many kernels may run at once.",
-        json_schema_extra={"default": f"memory / 64M, at most {MAX_DEFAULT_KERNELS}"},
+        json_schema_extra={
+            "default": f"the least of memory / 64M, (open files - {OWN_FILES}) / "
+            f"{FILES_PER_KERNEL}, {MAX_DEFAULT_KERNELS}"
+        },
     )
     max_connections: Count = Field(
         default_factory=default_max_connections,
         description="How many connections of clients may be open at once.",
         json_schema_extra={
-            "default": f"half of the open files allowed, at most {MAX_DEFAULT_CONNECTIONS}"
+            "default": f"(open files - {OWN_FILES}) / 2, at most {MAX_DEFAULT_CONNECTIONS}"
         },
     )
     max_json_body: Size = Field(32 * MIB, description="The largest JSON body that is taken.")

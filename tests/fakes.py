@@ -226,6 +226,7 @@ class FakeMachine:
         self.env = dict(env)
         self.paths = paths
         self.close_gate = close_gate
+        self.end_error: EraError | None = None  # while processes are left
 
     async def start_kernel(self, env: Mapping[str, str]) -> None:
         """Starts the kernel as a real machine does: a failure, or the machine's end, ends all."""
@@ -264,6 +265,11 @@ class FakeMachine:
         """Ends the machine as a crash does."""
         if not self.ended.done():
             self.ended.set_result(exit_info)
+
+    async def wait_gone(self) -> None:
+        if self.end_error is not None:
+            raise self.end_error
+        await self.aclose()
 
     async def aclose(self, reason: str | None = None) -> None:
         self.die(ExitInfo(reason=reason or EndReason.STOPPED))

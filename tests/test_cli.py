@@ -148,6 +148,22 @@ def test_no_isolation_unwanted(tmp_path: Path) -> None:
     assert "--allow-unsandboxed" in done.stderr
 
 
+def test_one_uid_for_all_sessions(tmp_path: Path) -> None:
+    """Where only that can be had, the server and `doctor` say what to start with."""
+    (tmp_path / "d").mkdir(0o700)  # so that root's sessions cannot have uids of their own
+    flags = ("--strongest-tier", "3", "--data-dir", str(tmp_path / "d" / "data"), "--port", "0")
+    done = called("serve", *flags)
+    assert done.returncode == 1
+    assert "one uid for all sessions" in done.stderr
+    assert "--min-tier 3" in done.stderr
+    done = called("doctor", *flags)
+    assert done.returncode == 1
+    assert "Start with --min-tier 3" in done.stdout
+    done = called("doctor", *flags, "--min-tier", "3")
+    assert done.returncode == 0, done.stdout
+    assert "all sessions have the server's uid" in done.stdout
+
+
 def test_no_isolation_to_try(tmp_path: Path) -> None:
     """Settings that leave no tier are reported as such: the host is not to blame."""
     flags = ("--strongest-tier", "2", "--min-tier", "1", "--data-dir", str(tmp_path))
@@ -290,7 +306,7 @@ def test_doctor_knows_what_the_walls_allow(tmp_path: Path) -> None:
     metadata = {"era_kernels": {"transport": "tcp"}}
     specs = kernelspec(tmp_path, metadata=metadata)
     for tier, level in (("1", "ok"), ("3", "lacks")):
-        options = ("--kernelspec-dirs", specs, "--strongest-tier", tier)
+        options = ("--kernelspec-dirs", specs, "--strongest-tier", tier, "--min-tier", "3")
         reported = json.loads(called("doctor", "--json", *options).stdout)
         by_subject = {one["subject"]: one for one in reported["findings"]}
         if by_subject["isolation"]["text"] != f"tier {tier}":

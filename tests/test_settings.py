@@ -9,7 +9,7 @@ from resource import RLIM_INFINITY
 import pytest
 from pydantic import ValidationError
 
-from era_kernels import setting_types
+from era_kernels import open_files, setting_types
 from era_kernels.errors import InvalidSetting, StartError
 from era_kernels.setting_types import GIB, MIB, format_size_setting, parse_size
 from era_kernels.settings import Settings, format_default
@@ -211,6 +211,7 @@ def test_default_timeout_fits() -> None:
 
 def test_kernels_by_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """64 MiB a kernel, at least one and at most 500."""
+    monkeypatch.setattr(open_files, "getrlimit", lambda _: (1, RLIM_INFINITY))
     for memory, kernels in ((MIB, 1), (640 * MIB, 10), (1024 * GIB, 500)):
         monkeypatch.setattr(setting_types, "total_memory", lambda memory=memory: memory)
         assert Settings.load().max_kernels == kernels
@@ -250,10 +251,13 @@ def test_total_memory(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_connections_by_descriptors(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Half of the files that may be open, at least one and at most 1000."""
-    for most, connections in ((1, 1), (1024, 512), (1 << 20, 1000), (RLIM_INFINITY, 1000)):
-        monkeypatch.setattr(setting_types, "getrlimit", lambda _, most=most: (most, most))
-        assert Settings.load().max_connections == connections
+    """16 files a kernel beside the server's own 256, half of them for connections; hard limits."""
+    monkeypatch.setattr(setting_types, "total_memory", lambda: 1024 * GIB)
+    table = ((1, 1, 1), (1024, 384, 48), (1 << 20, 1000, 500), (RLIM_INFINITY, 1000, 500))
+    for most, connections, kernels in table:
+        monkeypatch.setattr(open_files, "getrlimit", lambda _, most=most: (1, most))
+        settings = Settings.load()
+        assert (settings.max_connections, settings.max_kernels) == (connections, kernels)
 
 
 # ---------------------------------------------------------------- what is said
@@ -443,3 +447,13 @@ def test_mounts_apart_from_the_data(tmp_path: Path, where: str) -> None:
     mounts = f"all={where.format(tmp_path)}"
     said = refusal(mounts=mounts, data_dir=str(tmp_path / "data"))
     assert "apart from the data directory" in said
+
+
+def test_one_uid_is_accepted_by_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A flag, a variable and the file count; the default and stronger tiers do not."""
+    assert not Settings.load().allow_shared_uid
+    assert Settings.load({"min_tier": "3"}).allow_shared_uid
+    assert not Settings.load({"min_tier": "2"}).allow_shared_uid
+    assert Settings.load({"config": written(tmp_path / "a.toml", "min_tier = 3")}).allow_shared_uid
+    monkeypatch.setenv("ERA_MIN_TIER", "3")
+    assert Settings.load().allow_shared_uid

@@ -5,6 +5,7 @@ also in a thread: an image of 50 MB or a list of a million items stops the serve
 """
 
 from era_kernels.json_incremental.encoding import iterencode
+from era_kernels.json_incremental.freeing import free_in_steps
 from era_kernels.json_incremental.parsing import JsonBytes, SanitizedDict, iterparse
 from era_kernels.json_incremental.sizes import (
     CHUNK_CHARS,
@@ -21,6 +22,7 @@ __all__ = [
     "JsonBytes",
     "SanitizedDict",
     "estimate_size",
+    "free_in_steps",
     "iterencode",
     "iterparse",
     "iterparse_strictly",

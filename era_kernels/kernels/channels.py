@@ -14,9 +14,11 @@ import errno
 import logging
 import secrets
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from typing import Any
 
-from era_kernels.concurrency.cooperative import run_cooperatively
+from era_kernels.concurrency.cooperative import Stepwise, run_cooperatively
+from era_kernels.json_incremental import LARGE_BYTES, estimate_size
 from era_kernels.kernels import zmtp
 from era_kernels.kernels.receive_budget import ReceiveBudget
 from era_kernels.kernels.socket_connector import AcceptChannel, ConnectPort, SocketConnector
@@ -295,7 +297,7 @@ class KernelChannels:
         self._on_connection_lost = on_connection_lost
         self._receive_budget = receive_budget
         self.dropped_count = 0
-        self._unpack_tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
         identity = secrets.token_hex(16).encode()
         self.iopub = self._make_channel("SUB", identity, on_iopub)
         self.shell = self._make_channel("DEALER", identity, on_shell)
@@ -315,7 +317,11 @@ class KernelChannels:
         content: JsonObject,
         metadata: JsonObject | None = None,
     ) -> str:
-        """Sends a request; returns its id, which its replies and output name as their parent."""
+        """Sends a request, a long one soon; returns its id, which names it as a parent."""
+        if estimate_size(content) > LARGE_BYTES:
+            request_id, steps = self._codec.pack_stepwise(msg_type, content, metadata)
+            self._start(_send_stepwise(channel, steps))
+            return request_id
         request_id, parts = self._codec.pack(msg_type, content, metadata)
         channel.send(parts)
         return request_id
@@ -323,7 +329,7 @@ class KernelChannels:
     def close(self) -> None:
         """Closes all connections. Can be called again."""
         self._connector.close()
-        for task in self._unpack_tasks:
+        for task in self._tasks:
             task.cancel()
         for channel in self._all:
             channel.close()
@@ -363,16 +369,12 @@ class KernelChannels:
     ) -> None:
         if is_slow_to_unpack(parts):
             channel.pause_decoding()
-            task = asyncio.create_task(self._unpack_stepwise(channel, on_message, parts))
-            self._unpack_tasks.add(task)
-            task.add_done_callback(self._unpack_tasks.discard)
+            self._start(self._unpack_stepwise(channel, on_message, parts))
             return
         try:
-            message = self._codec.unpack(parts)
+            on_message(self._codec.unpack(parts))
         except InvalidMessage as problem:
             self.count_dropped(str(problem))
-        else:
-            on_message(message)
 
     async def _unpack_stepwise(
         self, channel: ChannelConnection, on_message: OnMessage, parts: zmtp.Multipart
@@ -387,6 +389,15 @@ class KernelChannels:
         finally:
             channel.resume_decoding()
 
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
     def _report_lost(self, reason: str) -> None:
         # Called later: never from within the constructor or a call to this object.
         asyncio.get_running_loop().call_soon(self._on_connection_lost, reason)
+
+
+async def _send_stepwise(channel: ChannelConnection, steps: Stepwise[list[bytes]]) -> None:
+    channel.send(await run_cooperatively(steps))

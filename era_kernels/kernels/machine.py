@@ -9,6 +9,7 @@ import logging
 import os
 import signal
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Protocol
 
 from era_kernels.errors import KernelStartFailed
@@ -39,6 +40,7 @@ from era_kernels.sandbox.server.listeners import ChannelListeners
 from era_kernels.sandbox.server.process import Process
 from era_kernels.sandbox.server.process_command import Command, ProcessNotStarted
 from era_kernels.sandbox.server.sandbox import Sandbox, Sandboxes
+from era_kernels.sandbox.server.sandbox_end import end_all
 
 log = logging.getLogger(__name__)
 
@@ -229,10 +231,19 @@ class Machine:
     async def aclose(self, reason: str | None = None) -> None:
         """Ends everything in the machine: a run on it ends with 137 and the reason.
 
-        None of its processes is left when this returns. A second call waits, too.
+        Waits until none of its processes is left, at most END_TIMEOUT seconds; a second call waits,
+        too, and `wait_gone` tells.
         """
         self._set_ended(ExitInfo(reason=reason or EndReason.STOPPED))
-        await self._sandbox.aclose(reason)
+        await self._end_sandbox(reason)
+
+    async def wait_gone(self) -> None:
+        """Waits until none of its processes is left and its directories are free.
+
+        Called when the machine has ended. Raises EndUnfinished when that takes too long; the end
+        goes on then.
+        """
+        await self._sandbox.aclose()
 
     def take_stderr(self) -> str:
         """Returns what the kernel's process wrote to its own stderr since the last call."""
@@ -300,7 +311,10 @@ class Machine:
             exit_info = ended.result()
             self._set_ended(exit_info)
             # Children that outlived the kernel must not keep its ports and files.
-            self._close_task = asyncio.create_task(self._sandbox.aclose(exit_info.description))
+            self._close_task = asyncio.create_task(self._end_sandbox(exit_info.description))
+
+    async def _end_sandbox(self, reason: str | None) -> None:
+        await end_all([partial(self._sandbox.aclose, reason)])
 
     def _on_sandbox_ended(self, ended: asyncio.Future[ExitInfo]) -> None:
         if not ended.cancelled():

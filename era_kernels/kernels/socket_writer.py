@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from itertools import islice
 
 MAX_IOVECS = 16  # pieces that are handed to the system at once
+TURN_BYTES = 1024 * 1024  # bytes that are sent before the loop runs other callbacks
 
 
 class SocketWriter:
@@ -52,19 +53,22 @@ class SocketWriter:
     def _send(self) -> None:
         if self._socket is None:
             return
+        until = self.pending_bytes - TURN_BYTES  # bytes that are left at the end of this turn
         try:
-            while self._pieces:
+            while self._pieces and self.pending_bytes > until:
                 self._discard_sent(self._socket.sendmsg(list(islice(self._pieces, MAX_IOVECS))))
         except BlockingIOError:
-            if not self._has_writer:
-                self._has_writer = True
-                self._loop.add_writer(self._socket, self._send)
+            pass
         except OSError:
             self.close()
+            return
+        if bool(self._pieces) == self._has_writer:
+            return
+        self._has_writer = bool(self._pieces)
+        if self._has_writer:
+            self._loop.add_writer(self._socket, self._send)
         else:
-            if self._has_writer:
-                self._has_writer = False
-                self._loop.remove_writer(self._socket)
+            self._loop.remove_writer(self._socket)
 
     def _discard_sent(self, count: int) -> None:
         self.pending_bytes -= count

@@ -19,7 +19,7 @@ from typing import Any, Literal
 from jupyter_client.session import DELIM, Session
 
 from era_kernels.concurrency.cooperative import Stepwise
-from era_kernels.json_incremental import CHUNK_CHARS, LARGE_BYTES, iterparse
+from era_kernels.json_incremental import CHUNK_CHARS, LARGE_BYTES, iterencode, iterparse
 from era_kernels.kernels.zmtp import Part
 from era_kernels.models import JsonObject
 
@@ -162,6 +162,25 @@ class MessageCodec:
         """Returns a request's id and its signed parts."""
         message = self._signer.msg(msg_type, content, metadata=metadata)
         return message["msg_id"], self._signer.serialize(message)
+
+    def pack_stepwise(
+        self, msg_type: str, content: JsonObject, metadata: JsonObject | None = None
+    ) -> tuple[str, Stepwise[list[bytes]]]:
+        """Returns a request's id, and the steps that make its signed parts: for long code."""
+        message = self._signer.msg(msg_type, content, metadata=metadata)
+        return message["msg_id"], self._serialize_stepwise(message)
+
+    def _serialize_stepwise(self, message: JsonObject) -> Stepwise[list[bytes]]:
+        """Returns the same as `Session.serialize`, in steps."""
+        pack = self._signer.pack
+        names = ("header", "parent_header", "metadata")
+        parts: list[bytes] = [pack(message[name]) for name in names]
+        pieces = []
+        for piece in iterencode(message["content"]):
+            pieces.append(piece)
+            yield
+        parts.append(b"".join(pieces))
+        return [DELIM, (yield from self._sign_stepwise(parts)), *parts]
 
     def unpack(self, parts: Sequence[Part]) -> Message:
         """Returns the message in the parts.

@@ -31,13 +31,17 @@ class _Level:
 
 
 def running_totals(*roots: Path) -> Iterator[int]:
-    """Yields running totals in bytes; the last is the whole (each step blocks briefly)."""
+    """Yields running totals in bytes; the last is the whole (each step blocks briefly).
+
+    A file of several names counts once, and each further name as an entry.
+    """
     total = 0
+    linked: set[tuple[int, int]] = set()  # files of several names that were counted
     for root in roots:
-        total = yield from _add_tree(root, total)
+        total = yield from _add_tree(root, total, linked)
 
 
-def _add_tree(root: Path, total: int) -> Generator[int, None, int]:
+def _add_tree(root: Path, total: int, linked: set[tuple[int, int]]) -> Generator[int, None, int]:
     """Adds up one tree; returns the new total."""
     try:
         folder = _open_directory(str(root), None)
@@ -45,22 +49,24 @@ def _add_tree(root: Path, total: int) -> Generator[int, None, int]:
         return total
     try:
         levels = [_Level(str(root), _identity(folder))]
-        total = yield from _add_entries(folder, levels[0].unvisited, total)
+        total = yield from _add_entries(folder, levels[0].unvisited, total, linked)
         while levels:
             folder, entered = _go_to_next_folder(folder, levels)
             if entered:
-                total = yield from _add_entries(folder, levels[-1].unvisited, total)
+                total = yield from _add_entries(folder, levels[-1].unvisited, total, linked)
         return total
     finally:
         os.close(folder)
 
 
-def _add_entries(folder: int, folders: list[str], total: int) -> Generator[int, None, int]:
+def _add_entries(
+    folder: int, folders: list[str], total: int, linked: set[tuple[int, int]]
+) -> Generator[int, None, int]:
     """Adds up the entries of a folder, and lists the folders in it; returns the new total."""
     with suppress(OSError), os.scandir(folder) as entries:
         for number, entry in enumerate(entries, 1):
             with suppress(OSError):
-                total += max(MIN_ENTRY_BYTES, _blocks(entry, folder) * _BLOCK)
+                total += _size(_status(entry, folder), linked)
                 if entry.is_dir(follow_symlinks=False):
                     folders.append(entry.name)
             if number % ENTRIES_PER_STEP == 0:
@@ -69,12 +75,22 @@ def _add_entries(folder: int, folders: list[str], total: int) -> Generator[int, 
     return total
 
 
-def _blocks(entry: os.DirEntry[str], folder: int) -> int:
+def _size(status: os.stat_result, linked: set[tuple[int, int]]) -> int:
+    """Returns the bytes that an entry adds."""
+    if status.st_nlink > 1 and not stat.S_ISDIR(status.st_mode):
+        identity = status.st_dev, status.st_ino
+        if identity in linked:
+            return MIN_ENTRY_BYTES
+        linked.add(identity)
+    return max(MIN_ENTRY_BYTES, status.st_blocks * _BLOCK)
+
+
+def _status(entry: os.DirEntry[str], folder: int) -> os.stat_result:
     try:
-        return entry.stat(follow_symlinks=False).st_blocks
+        return entry.stat(follow_symlinks=False)
     except PermissionError:
         _grant_owner_read(folder)
-        return entry.stat(follow_symlinks=False).st_blocks
+        return entry.stat(follow_symlinks=False)
 
 
 def _open_directory(name: str, parent: int | None) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
@@ -15,10 +16,12 @@ class KernelLimiter:
     """Limits how many sessions have a kernel, or are about to have one.
 
     A session may acquire several times, and is counted once, until it has released as often.
+    `max_programs` bounds what all sessions acquire together beyond one each: programs beside runs.
     """
 
-    def __init__(self, max_kernels: int) -> None:
+    def __init__(self, max_kernels: int, max_programs: int = sys.maxsize) -> None:
         self._max_kernels = max_kernels
+        self._max_programs = max_programs
         self._borrowers: Counter[Hashable] = Counter()
 
     @property
@@ -28,8 +31,15 @@ class KernelLimiter:
     def acquire(self, borrower: Hashable) -> None:
         """Counts the borrower, which may have acquired before.
 
-        Raises AtCapacity when `max_kernels` others are counted already.
+        Raises AtCapacity when `max_kernels` others are counted already, or `max_programs` run.
         """
+        more = self._borrowers.total() - self.borrowed
+        if borrower in self._borrowers and more >= self._max_programs:
+            raise AtCapacity(
+                f"All {self._max_programs} programs that may run beside kernels do so.",
+                hint="Wait until one has ended, or raise the number of open files (ulimit -n).",
+                retry_after=RETRY_AFTER_SECONDS,
+            )
         if borrower not in self._borrowers and self.borrowed >= self._max_kernels:
             raise AtCapacity(
                 f"No kernel is free: max_kernels is {self._max_kernels}.",

@@ -14,6 +14,7 @@ from era_kernels.models import EndReason, Session, Submission, now
 from era_kernels.services.context import ServiceContext
 from era_kernels.services.executions.live import LiveExecution
 from era_kernels.services.session.session import LiveSession
+from era_kernels.services.session_endings import SessionEndings
 from era_kernels.services.validation import check_quota, check_writable_path
 
 log = logging.getLogger(__name__)
@@ -23,9 +24,14 @@ class EphemeralSessions:
     """Starts and ends throw-away sessions. `check_open` raises when no more may start."""
 
     def __init__(
-        self, context: ServiceContext, background: BackgroundTasks, check_open: Callable[[], None]
+        self,
+        context: ServiceContext,
+        background: BackgroundTasks,
+        endings: SessionEndings,
+        check_open: Callable[[], None],
     ) -> None:
         self._context = context
+        self._endings = endings
         self._background = background
         self._check_open = check_open
         self.live: set[LiveSession] = set()
@@ -87,7 +93,7 @@ class EphemeralSessions:
 
     async def _end(self, live: LiveSession) -> None:
         try:
-            await live.end(EndReason.DELETED, _closed_error(live))
+            await self._endings.end_live(live, EndReason.DELETED, _closed_error(live))
             await self._context.workspaces.remove(live.session.directory)
         except EraError as problem:
             extra = {"directory": live.session.directory, "why": problem.message}

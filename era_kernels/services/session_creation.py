@@ -115,4 +115,5 @@ class SessionCreator:
         except BaseException:
             await self._context.workspaces.remove(directory)
             raise
+        await self._context.workspaces.unfinished.keep(directory)
         return session

@@ -70,10 +70,12 @@ class SessionDuplicator:
         with self._reserve():
             directory = await self._context.workspaces.create()
             try:
-                return await self._copy(source, request, directory, caller_left)
+                session = await self._copy(source, request, directory, caller_left)
             except BaseException:
                 await self._context.workspaces.remove(directory)
                 raise
+            await self._context.workspaces.unfinished.keep(directory)
+            return session
 
     async def _copy(
         self,

@@ -29,6 +29,7 @@ from era_kernels.services.session.commands import has_run
 from era_kernels.services.session.session import LiveSession
 from era_kernels.services.session_creation import SessionCreator
 from era_kernels.services.session_duplication import DuplicateRequest, SessionDuplicator
+from era_kernels.services.session_endings import SessionEndings, session_not_found
 from era_kernels.services.ttl import TtlEntry, TtlTimer
 from era_kernels.services.validation import (
     check_changes,
@@ -40,7 +41,6 @@ from era_kernels.storage.workspaces import Snapshot
 
 log = logging.getLogger(__name__)
 
-MAX_CONCURRENT_ENDS = 16  # sessions that are ended at once
 EVICTION_THRESHOLD = 64  # sessions in memory from which on idle ones are evicted
 
 
@@ -54,7 +54,10 @@ class SessionService:
         self._context = context
         self._live: dict[str, LiveSession] = {}
         self._background = BackgroundTasks(expected_errors=(EraError,))
-        self._ephemeral = EphemeralSessions(context, self._background, self._check_open)
+        self._endings = SessionEndings(context, self._background, self._on_gone)
+        self._ephemeral = EphemeralSessions(
+            context, self._background, self._endings, self._check_open
+        )
         self._creator = SessionCreator(context, self._background, self._reserve, self._set_ttl)
         self._duplicator = SessionDuplicator(
             context, self._background, self._reserve, self._set_ttl
@@ -70,7 +73,10 @@ class SessionService:
         """Removes what a former server left behind, counts the sessions and sets their ttl."""
         stored, self._count = await self._context.store.list_sessions()
         sessions = list(stored)
-        await self._context.workspaces.reconcile({session.directory for session in sessions})
+        deleted = await self._context.store.deleted.names()
+        directories = {session.directory for session in sessions}
+        await self._context.workspaces.reconcile(directories, deleted)
+        self._context.store.deleted.forget_soon(deleted)
         for session in sessions:
             if not session.persistent and await has_run(self._context, session):
                 await self._context.workspaces.clear_files(session.directory)
@@ -84,6 +90,7 @@ class SessionService:
         Raises as `SessionCreator.create` does; nothing changes then.
         """
         self._check_open()
+        await self._endings.wait(new.id)
         session, is_new = await self._creator.create(new)
         live = None if is_new else self._live.get(session.id)
         if live is not None and live.session.directory == session.directory:
@@ -115,6 +122,7 @@ class SessionService:
         self._check_open()
         check_session_id(request.id)
         check_changes(self._context.host.isolation, data=request.data)
+        await self._endings.wait(request.id)
         async with self.borrow(session_id) as source:
             return self._view(await self._duplicator.duplicate(source, request))
 
@@ -181,16 +189,19 @@ class SessionService:
     async def delete(self, session_id: str) -> datetime:
         """Deletes a session; returns the time of deletion.
 
-        The id is free at once; kernel, children and files are gone when this returns. Raises
-        SessionNotFound.
+        Kernel, children and files are gone and the id is free when this returns. Raises
+        SessionNotFound, and EndUnfinished when processes do not end: that goes on, and a second
+        call tells how it stands.
         """
         await self._background.run_shielded(self._delete(session_id))
         return now()
 
     async def _delete(self, session_id: str) -> None:
         self._check_not_expired(session_id)
-        session = await self._context.store.delete(session_id)
-        await self._end_all([session])
+        if self._endings.is_unfinished(session_id):
+            await self._endings.wait(session_id)
+        else:
+            await self._end_all([await self._context.store.delete(session_id)])
 
     async def delete_all(self) -> list[str]:
         """Deletes every session; returns their ids."""
@@ -202,24 +213,14 @@ class SessionService:
         return [session.id for session in sessions]
 
     async def _end_all(self, deleted: list[Session]) -> None:
-        """Ends sessions whose rows are deleted. Frees all ids before it waits for anything."""
+        """Ends sessions whose rows are deleted, and returns when nothing is left of them."""
         for session in deleted:
             self._ttl_timer.discard(session.id, session.directory)
-        self._count -= len(deleted)
         self._deletion_count += 1
-        semaphore = asyncio.Semaphore(MAX_CONCURRENT_ENDS)
+        await self._endings.end_all([(one, self._pop_live(one)) for one in deleted])
 
-        async def end(session: Session, live: LiveSession | None) -> None:
-            async with semaphore:
-                if live is not None:
-                    await live.end(EndReason.DELETED, _not_found(session.id))
-                self._context.logs.close(session.directory)
-                await self._context.workspaces.remove(session.directory)
-
-        ends = [end(session, self._pop_live(session)) for session in deleted]
-        for problem in await asyncio.gather(*ends, return_exceptions=True):
-            if problem is not None:
-                raise problem
+    def _on_gone(self, session: Session) -> None:
+        self._count -= 1
 
     def _pop_live(self, session: Session) -> LiveSession | None:
         """Takes out the live session of that row, but not a newer session with the same id."""
@@ -309,6 +310,7 @@ class SessionService:
     async def aclose(self) -> None:
         """Ends every kernel; runs that are still under way end as `server stopped`."""
         self._is_closing = True
+        self._endings.close()
         self._ttl_timer.close()
         closed_error = ShuttingDown("The server is stopping.", retry_after=RETRY_AFTER_SECONDS)
         for live in self._all_live():
@@ -372,8 +374,4 @@ class SessionService:
 
     def _check_not_expired(self, session_id: str) -> None:
         if session_id in self._expired_ids:
-            raise _not_found(session_id)
-
-
-def _not_found(session_id: str) -> SessionNotFound:
-    return SessionNotFound(f"There is no session {session_id}.", id=session_id)
+            raise session_not_found(session_id)

@@ -11,7 +11,9 @@ from pathlib import Path
 from threading import Lock
 
 from era_kernels.safe_fs.tree import closing_fd
-from era_kernels.storage import uploads
+from era_kernels.storage import lost_and_found, uploads
+from era_kernels.storage.lost_and_found import LostAndFound
+from era_kernels.storage.unfinished import UnfinishedBlobs
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +30,8 @@ class BlobDirectory:
     def __init__(self, root: Path, unlink_lock: Path) -> None:
         self.incoming = root / "incoming"  # unfinished uploads
         self._root = root
+        self.lost_and_found = LostAndFound(root.parent / lost_and_found.DIRECTORY)
+        self.unfinished = UnfinishedBlobs(root / "unfinished")
         self._unlink_lock = unlink_lock
         self._waiting: set[str] = set()
         self._durable_folders: set[Path] = set()
@@ -48,13 +52,41 @@ class BlobDirectory:
         uploads.remove_unfinished(self.incoming)
 
     def add(self, temporary: Path) -> str:
-        """Makes a whole and durable file a blob, durably, and returns the blob's name."""
+        """Makes a whole and durable file a blob, durably, and returns the blob's name.
+
+        It is marked as unfinished, until its row is stored.
+        """
         blob = secrets.token_hex(16)
         path = self.path(blob)
         self._ensure_folder(path.parent)
+        self.unfinished.mark(blob)
         temporary.rename(path)
         _sync(path.parent)
         return blob
+
+    def unlink(self, blobs: Iterable[str]) -> set[str]:
+        """Unlinks blobs, and those that still wait; while a backup runs, lets them all wait.
+
+        Returns those that are gone.
+        """
+        gone = set[str]()
+        with self._lock:
+            self._waiting.update(blobs)
+            if not self._waiting:
+                return gone
+            with closing_fd(open_lock(self._unlink_lock)) as lock:
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    return gone
+                for blob in self._take_waiting():
+                    try:
+                        self.path(blob).unlink(missing_ok=True)
+                        self.unfinished.unmark(blob)
+                        gone.add(blob)
+                    except OSError as error:
+                        log.warning("a blob could not be unlinked", extra={"error": str(error)})
+        return gone
 
     def list(self, folder: str) -> set[str]:
         """Returns the blobs in one of `FOLDERS`."""
@@ -62,23 +94,6 @@ class BlobDirectory:
             return {entry.name for entry in os.scandir(self._root / folder)}
         except FileNotFoundError:
             return set()
-
-    def unlink(self, blobs: Iterable[str]) -> None:
-        """Unlinks blobs, and those that still wait; while a backup runs, lets them all wait."""
-        with self._lock:
-            self._waiting.update(blobs)
-            if not self._waiting:
-                return
-            with closing_fd(open_lock(self._unlink_lock)) as lock:
-                try:
-                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    return
-                for blob in self._take_waiting():
-                    try:
-                        self.path(blob).unlink(missing_ok=True)
-                    except OSError as error:
-                        log.warning("a blob could not be unlinked", extra={"error": str(error)})
 
     def _take_waiting(self) -> Iterator[str]:
         while self._waiting:

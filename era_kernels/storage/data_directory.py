@@ -7,53 +7,29 @@ import os
 from pathlib import Path
 
 from era_kernels.errors import StartError
+from era_kernels.storage import lost_and_found
+from era_kernels.storage.made_directory import MadeDirectory
+
+# What a data directory may hold. On a file system of its own it has the lost+found of fsck(8).
+OWN_NAMES = frozenset(
+    {
+        "lock", "unlink.lock", "secret", "secret.new", "ballast",
+        "era.db", "era.db-wal", "era.db-shm", "era.db-journal",
+        "sessions", "incoming", "d1", "r2", "environments", lost_and_found.DIRECTORY,
+    }
+)  # fmt: skip
+_SQLITE_MAGIC = b"SQLite format 3\0"
 
 
 class DirectoryInUse(StartError):
     """Another process holds the lock of the data directory."""
 
 
-class DataDirectory:
-    """Holds the lock of a data directory until it is closed."""
+class DataPaths:
+    """Names what lies in a data directory."""
 
-    def __init__(self, path: Path, lock: int) -> None:
+    def __init__(self, path: Path) -> None:
         self.path = path
-        self._lock = lock
-
-    @classmethod
-    def open(cls, path: Path) -> DataDirectory:
-        """Makes the directory where it is missing, and locks it (blocking).
-
-        Raises StartError when it cannot be used, DirectoryInUse when another server uses it.
-        """
-        path = path.absolute()
-        try:
-            path.mkdir(mode=0o700, parents=True, exist_ok=True)
-            _check_not_foreign(path)
-            path.chmod(0o700)
-            lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        except OSError as error:
-            raise _unusable_error(path, error) from error
-        directory = cls(path, lock)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            os.ftruncate(lock, 0)  # the address of an earlier server
-            directory.sessions.mkdir(mode=0o700, exist_ok=True)
-        except BlockingIOError as error:
-            directory.close()
-            raise DirectoryInUse(
-                f"Another server uses the data directory {path}: stop it, or choose another "
-                "directory with --data-dir."
-            ) from error
-        except OSError as error:
-            directory.close()
-            raise _unusable_error(path, error) from error
-        return directory
-
-    @classmethod
-    def unlocked(cls, path: Path) -> DataDirectory:
-        """Returns the paths of a directory that others may be using, without its lock."""
-        return cls(path.absolute(), -1)
 
     @property
     def database(self) -> Path:
@@ -86,15 +62,90 @@ class DataDirectory:
         return self.path / "r2"
 
     @property
+    def lost_and_found(self) -> Path:
+        """The directory of what the database does not know."""
+        return self.path / lost_and_found.DIRECTORY
+
+    @property
     def unlink_lock(self) -> Path:
         """The file that a backup locks so that no blob is unlinked meanwhile."""
         return self.path / "unlink.lock"
+
+
+class DataDirectory(DataPaths):
+    """Holds the lock of a data directory until it is closed."""
+
+    def __init__(self, path: Path, lock: int, made: MadeDirectory | None = None) -> None:
+        super().__init__(path)
+        self._lock = lock
+        self._made = made
+
+    @classmethod
+    def open(cls, path: Path) -> DataDirectory:
+        """Makes the directory where it is missing, and locks it (blocking).
+
+        Raises StartError when it cannot be used, DirectoryInUse when another server uses it;
+        nothing has changed then.
+        """
+        path = path.absolute()
+        try:
+            if os.path.lexists(path):
+                _check_not_foreign(path)
+            made = MadeDirectory(path)
+        except OSError as error:
+            raise _unusable_error(path, error) from error
+        directory = cls(path, -1, made)
+        try:
+            directory._take_lock()
+        except BlockingIOError as error:
+            directory.close()
+            raise DirectoryInUse(
+                f"Another server uses the data directory {path}: stop it, or choose another "
+                "directory with --data-dir."
+            ) from error
+        except OSError as error:
+            directory.undo()
+            directory.close()
+            raise _unusable_error(path, error) from error
+        return directory
+
+    def _take_lock(self) -> None:
+        """Locks the directory, then makes it private. Raises OSError."""
+        assert self._made is not None
+        path, made_names = self.path / "lock", set()
+        try:
+            self._lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            made_names.add(path.name)
+        except FileExistsError:
+            self._lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not os.path.samestat(path.lstat(), os.fstat(self._lock)):
+            raise BlockingIOError  # a start that failed has just removed it, and others may start
+        self._made.note_names(made_names)
+        self.path.chmod(0o700)
+        os.ftruncate(self._lock, 0)  # the address of an earlier server
+        self.sessions.mkdir(mode=0o700, exist_ok=True)
+
+    def undo(self) -> None:
+        """Takes back what this start has made, where it fails; the database must be closed.
+
+        What was there before stays, and so does what is mounted there since.
+        """
+        if self._made is not None:
+            self._made.undo()
+
+    @classmethod
+    def unlocked(cls, path: Path) -> DataDirectory:
+        """Returns the paths of a directory that others may be using, without its lock."""
+        return cls(path.absolute(), -1)
 
     def close(self) -> None:
         """Releases the lock; a second call is fine."""
         lock, self._lock = self._lock, -1
         if lock >= 0:
             os.close(lock)
+        if self._made is not None:
+            self._made.close()
 
 
 def note_server_url(path: Path, url: str) -> None:
@@ -112,10 +163,21 @@ def _check_not_foreign(path: Path) -> None:
 
     Raises StartError, OSError.
     """
-    if any(path.iterdir()) and not (path / "lock").exists():
+    database = path / "era.db"
+    if database.is_file():
+        with database.open("rb") as file:
+            is_ours = file.read(len(_SQLITE_MAGIC)) in (b"", _SQLITE_MAGIC)
+        if is_ours:
+            return
         raise StartError(
-            f"The directory {path} holds files that are not this server's: choose an empty one, "
-            "or one that does not exist, with --data-dir."
+            f"The database {database} is damaged, or not this server's: restore it from a backup, "
+            "or choose another directory with --data-dir."
+        )
+    foreign = sorted({entry.name for entry in path.iterdir()} - OWN_NAMES)
+    if foreign:
+        raise StartError(
+            f"The directory {path} holds files that are not this server's, such as "
+            f"{foreign[0]!r}: choose an empty one, or one that does not exist, with --data-dir."
         )
 
 

@@ -25,7 +25,7 @@ READER_THREADS = 3  # connections and threads that read side by side
 BUSY_TIMEOUT_MS = 2000  # how long statements wait for other processes, checkpoints for readers
 
 
-def _ignore_report(seconds: float, writes: int, failures: int) -> None:
+def ignore_report(seconds: float, writes: int, failures: int) -> None:
     """Ignores a transaction, for callers that measure none."""
 
 
@@ -48,7 +48,7 @@ class Database:
 
     @classmethod
     async def open(
-        cls, path: Path, migrations: Migrations, on_transaction: TransactionReport = _ignore_report
+        cls, path: Path, migrations: Migrations, on_transaction: TransactionReport = ignore_report
     ) -> Database:
         """Opens the file, and makes or migrates it where needed.
 
@@ -143,6 +143,7 @@ def _open(
     connections: list[sqlite3.Connection] = []
     try:
         connections.append(_connect(path, "rw"))
+        _check_not_foreign(connections[0], path)
         connections[0].execute("PRAGMA journal_mode = wal")
         connections[0].execute("PRAGMA synchronous = full")
         _migrate(connections[0], path, migrations)
@@ -177,6 +178,18 @@ def _connect(path: Path, mode: str) -> sqlite3.Connection:
     # SQLite may need no room outside the data directory.
     connection.execute("PRAGMA temp_store = memory")
     return connection
+
+
+def _check_not_foreign(connection: sqlite3.Connection, path: Path) -> None:
+    """Refuses a database of another program before anything is written to it.
+
+    Raises StartError, sqlite3.Error.
+    """
+    names = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
+    if names and "_sqlite_migrations" not in names:
+        raise StartError(
+            f"The database {path} is not this server's: choose another directory with --data-dir."
+        )
 
 
 def _migrate(connection: sqlite3.Connection, path: Path, migrations: Migrations) -> None:

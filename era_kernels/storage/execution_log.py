@@ -141,13 +141,13 @@ class ExecutionStore:
         key is durable when this returns. Raises StorageFailed, InsufficientStorage.
         """
         path = self._path(directory, execution.id)
-        header = encode_header(LogHeader(execution.code, language, execution.created_at))
-        file = await self._threads.appenders.run(_create, path, header)
+        header = LogHeader(execution.code, language, execution.created_at)
+        file, header_size = await self._threads.appenders.run(_create, path, header)
         if idempotency is not None:
             await self._insert_with_key(execution, directory, idempotency, path, file)
         elif is_indexed:
             self._database.write_soon(partial(executions_table.insert, execution, directory))
-        return ExecutionLog(path, file, LogIndex(len(header)), self._threads)
+        return ExecutionLog(path, file, LogIndex(header_size), self._threads)
 
     async def _insert_with_key(
         self,
@@ -281,8 +281,12 @@ class ExecutionStore:
         return self._sessions / directory / "executions" / f"{execution_id}.jsonl"
 
 
-def _create(path: Path, header: bytes) -> int:
-    """Creates a log with its header; returns its descriptor. Raises OSError; leaves no file."""
+def _create(path: Path, header: LogHeader) -> tuple[int, int]:
+    """Creates a log with its header; returns its descriptor and its size.
+
+    Raises OSError; leaves no file then.
+    """
+    data = encode_header(header)
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
         file = os.open(path, flags, 0o600)
@@ -290,12 +294,12 @@ def _create(path: Path, header: bytes) -> int:
         path.parent.mkdir(mode=0o700)
         file = os.open(path, flags, 0o600)
     try:
-        _write_all(file, header, 0)
+        size = _write_all(file, data, 0)
     except OSError:
         os.close(file)
         path.unlink()
         raise
-    return file
+    return file, size
 
 
 def _write_all(file: int, data: bytes, offset: int) -> int:

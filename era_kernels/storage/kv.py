@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from era_kernels import json_codec
 from era_kernels.concurrency.batched_calls import BatchedCalls
 from era_kernels.errors import KeyNotFound, QuotaExceeded, TooLarge
+from era_kernels.json_incremental import LARGE_BYTES, estimate_size
 from era_kernels.models import JsonObject, ResourceType, StorageQuotas, format_size, now
 from era_kernels.storage.database import Database
 from era_kernels.storage.key_ranges import cursor_from_key, key_from_cursor, prefix_end
@@ -156,6 +157,10 @@ def _metadata_to_text(metadata: JsonObject | None) -> str | None:
     """Returns metadata as it is stored: compact JSON, None for none. Raises TooLarge."""
     if not metadata:
         return None
+    if estimate_size(metadata) > LARGE_BYTES:
+        raise TooLarge(
+            f"The metadata is too large: {MAX_METADATA_BYTES} bytes as JSON are allowed."
+        )
     data = json_codec.dumps(metadata)
     if len(data) > MAX_METADATA_BYTES:
         raise TooLarge(

@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Any
 
 from era_kernels import json_incremental
-from era_kernels.concurrency.cooperative import run_in_slices
+from era_kernels.concurrency.cooperative import Stepwise, run_in_slices
 from era_kernels.models import (
     Event,
     JsonObject,
@@ -92,11 +92,12 @@ def iterencode(recorded: LoggedEvent) -> Iterator[bytes]:
 
 
 def encode_header(header: LogHeader) -> bytes:
-    """Returns the line of a header, which has sequence number 0."""
+    """Returns the line of a header, which has sequence number 0; is called in a thread."""
     time = header.time.isoformat()
-    return _encode_object(
-        {"seq": 0, "time": time, "code": header.code, "language": header.language}
-    )
+    values = {"seq": 0, "time": time, "code": header.code, "language": header.language}
+    if len(header.code) <= json_incremental.LARGE_BYTES:
+        return _encode_object(values)
+    return run_in_slices(_join_stepwise(json_incremental.iterencode(values))) + b"\n"
 
 
 def decode(line: bytes) -> LoggedEvent:
@@ -141,6 +142,14 @@ def decode_text(line: bytes, stream: str) -> bytes:
     values = _decode_object(line)
     # Rich output may have the same text near the beginning of its line.
     return encode_text(values["content"]) if values["type"] == stream else b""
+
+
+def _join_stepwise(pieces: Iterable[bytes]) -> Stepwise[bytes]:
+    found = []
+    for piece in pieces:
+        found.append(piece)
+        yield
+    return b"".join(found)
 
 
 def encode_text(content: str) -> bytes:

@@ -211,3 +211,11 @@ def m013_kernel(db: Database) -> None:
         "CREATE INDEX IF NOT EXISTS sessions_updated "
         "ON sessions (coalesce(last_run_at, created_at))"
     )
+
+
+@MIGRATIONS()
+def m014_deletions(db: Database) -> None:
+    """Creates the list of what is to be removed: directories and blobs whose rows are deleted."""
+    db.execute(
+        "CREATE TABLE deletions (kind TEXT, name TEXT, PRIMARY KEY (kind, name)) WITHOUT ROWID"
+    )

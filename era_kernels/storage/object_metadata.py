@@ -49,8 +49,11 @@ def to_headers(metadata: Mapping[str, str]) -> Iterator[tuple[str, str]]:
 
 def check_size(metadata: Mapping[str, str]) -> None:
     """Raises TooLarge for more custom metadata than an object may have."""
-    size = sum(len(name.encode()) + len(value.encode()) for name, value in metadata.items())
-    if size > MAX_METADATA or len(metadata) > MAX_METADATA_NAMES:
+    is_too_much = len(metadata) > MAX_METADATA_NAMES
+    if not is_too_much:
+        sizes = (len(name.encode()) + len(value.encode()) for name, value in metadata.items())
+        is_too_much = sum(sizes) > MAX_METADATA
+    if is_too_much:
         raise TooLarge(
             f"The custom metadata of an object may have {MAX_METADATA_NAMES} names, and "
             f"{MAX_METADATA} bytes of names and values together."

@@ -1,7 +1,8 @@
 """Stores the objects of R2: rows in the database, bytes in files whose names say nothing.
 
 A row is committed when its bytes are whole and durable, and the bytes that it replaces are unlinked
-after that: a crash leaves at most a blob without a row, which the next start removes.
+after that: a crash leaves at most a blob without a row. The next start removes it where it was
+being made or was to be unlinked, which is noted, and moves any other to `lost+found`.
 """
 
 from __future__ import annotations
@@ -23,9 +24,10 @@ from era_kernels.errors import (
     TooLarge,
 )
 from era_kernels.models import StorageQuotas, format_size, now
-from era_kernels.storage import r2_table, uploads
+from era_kernels.storage import deletions, r2_table, uploads
 from era_kernels.storage.blobs import FOLDERS, BlobDirectory
 from era_kernels.storage.database import Database
+from era_kernels.storage.deletions import Deletions
 from era_kernels.storage.open_file import OpenFile
 from era_kernels.storage.r2_table import Precondition, StoredObject, unconditional
 from era_kernels.storage.threads import SerialExecutor, StorageThreads
@@ -65,6 +67,7 @@ class R2Store:
         self._blobs = BlobDirectory(directory, unlink_lock)
         self._quotas = quotas
         self._lost: set[str] = set()
+        self._deleted = Deletions(database, deletions.BLOB)
         self._threads = StorageThreads("object", THREADS)
         self._uploads = StorageThreads("object-upload", THREADS)
         self._unlinker = SerialExecutor(self._uploads)
@@ -72,13 +75,35 @@ class R2Store:
         self._is_open = True
 
     async def sweep(self) -> None:
-        """Removes, after a start, what a former server left, and looks for lost bytes."""
+        """Tidies up, after a start, what a former server left, and looks for lost bytes."""
         await self._uploads.run(self._blobs.prepare)
         orphans, lost = await self._database.read(partial(_compare, self._blobs))
-        if orphans:
-            log.info("blobs without an object are removed", extra={"count": len(orphans)})
-            self._unlink_soon(orphans)
+        deleted = await self._deleted.names()
+        garbage, lost = await self._uploads.run(self._tidy_up, orphans, lost, deleted)
+        self._deleted.forget_soon(deleted - garbage)
+        if garbage:
+            log.info("blobs without an object are removed", extra={"count": len(garbage)})
+            self._unlink_soon(garbage)
         self._report_lost(lost)
+
+    def _tidy_up(
+        self, orphans: set[str], lost: set[str], deleted: set[str]
+    ) -> tuple[set[str], set[str]]:
+        """Sets aside orphans that are no garbage, and brings lost blobs back, in a thread.
+
+        Returns the garbage, and the blobs that are still lost.
+        """
+        marked, place = self._blobs.unfinished.names(), self._blobs.lost_and_found
+        garbage = orphans & (deleted | marked)
+        for blob in marked - garbage:  # its row is stored, or it never came
+            self._blobs.unfinished.unmark(blob)
+        if count := sum(place.take(self._blobs.path(blob)) for blob in orphans - garbage):
+            log.warning(
+                "objects' bytes that the database does not know were set aside",
+                extra={"count": count, "place": str(place.path)},
+            )
+        found = place.bring_back(self._blobs.path(blob) for blob in lost)
+        return garbage, lost - {path.name for path in found}
 
     @property
     def lost_count(self) -> int:
@@ -171,6 +196,7 @@ class R2Store:
             if isinstance(error, InsufficientStorage) or not isinstance(error, StorageFailed):
                 self._unlink_soon([blob])
             raise
+        await self._uploads.run(self._blobs.unfinished.unmark, blob)
         if old is not None:
             self._unlink_soon([old.blob])
         return new
@@ -211,9 +237,11 @@ class R2Store:
         if self._is_open:
             self._unlinker.submit(self._blobs.unlink, blobs).add_done_callback(self._on_unlinked)
 
-    def _on_unlinked(self, outcome: asyncio.Future[None]) -> None:
+    def _on_unlinked(self, outcome: asyncio.Future[set[str]]) -> None:
         if not outcome.cancelled() and (error := outcome.exception()) is not None:
             log.warning("blobs could not be unlinked", extra={"error": str(error)})
+        elif self._is_open and not outcome.cancelled():
+            self._deleted.forget_soon(outcome.result())
         if self._is_open and self._blobs.has_waiting:
             if self._retry is not None:
                 self._retry.cancel()

@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Any
 
 from era_kernels.models import ResourceType, StorageQuotas
-from era_kernels.storage import content_types
+from era_kernels.storage import content_types, deletions
 from era_kernels.storage.key_ranges import prefix_end
 from era_kernels.storage.open_file import FileStatus
 from era_kernels.storage.sql_values import json_to_text, time_from_text, time_to_text
@@ -106,7 +106,10 @@ def put(
     precondition: Precondition,
     connection: sqlite3.Connection,
 ) -> StoredObject | None:
-    """Inserts or replaces an object, which keeps its time of creation; returns the old one."""
+    """Inserts or replaces an object, which keeps its time of creation; returns the old one.
+
+    The blob of the old one is noted as deleted.
+    """
     old = find(namespace, new.key, connection)
     precondition(old)
     count, size, overhead = 1, new.size, new.overhead
@@ -115,6 +118,8 @@ def put(
     count_change(
         connection, quotas, ResourceType.R2, namespace, count=count, size=size, overhead=overhead
     )
+    if old is not None:
+        deletions.insert(deletions.BLOB, [old.blob], connection)
     connection.execute(
         f"""
         INSERT INTO r2_objects (namespace, {_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
@@ -148,7 +153,7 @@ def delete(
     precondition: Precondition,
     connection: sqlite3.Connection,
 ) -> StoredObject | None:
-    """Deletes an object and returns it, None where there is none."""
+    """Deletes an object and returns it, None where there is none; notes its blob as deleted."""
     old = find(namespace, key, connection)
     precondition(old)
     if old is not None:
@@ -159,6 +164,7 @@ def delete(
         connection.execute(
             "DELETE FROM r2_objects WHERE namespace = ? AND key = ?", (namespace, key)
         )
+        deletions.insert(deletions.BLOB, [old.blob], connection)
     return old
 
 

@@ -11,8 +11,9 @@ from typing import Any
 
 from era_kernels.errors import SessionExists, SessionNotFound
 from era_kernels.models import JsonObject, Limits, Session, StorageScope
-from era_kernels.storage import stored_code
+from era_kernels.storage import deletions, stored_code
 from era_kernels.storage.database import Database
+from era_kernels.storage.deletions import Deletions
 from era_kernels.storage.key_ranges import prefix_end
 from era_kernels.storage.sql_values import json_to_text, time_from_text, time_to_text
 from era_kernels.storage.stored_code import StoredCode
@@ -100,6 +101,9 @@ class SessionStore:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self.deleted = Deletions(
+            database, deletions.SESSION
+        )  # directories that may still have to be removed
 
     async def create(self, session: Session, code: StoredCode | None = None) -> None:
         """Inserts a session and the code stored with it, durably.
@@ -153,7 +157,7 @@ class SessionStore:
         self._database.write_soon(partial(_update, session, changes))
 
     async def delete(self, session_id: str, directory: str | None = None) -> Session:
-        """Deletes a session, the index of its executions and its code.
+        """Deletes a session, the index of its executions and its code; notes its directory.
 
         Raises SessionNotFound, also when the session is not the one in that directory.
         """
@@ -261,6 +265,7 @@ def _delete(session_id: str, directory: str | None, connection: sqlite3.Connecti
     connection.execute("DELETE FROM codes WHERE directory = ?", (session.directory,))
     connection.execute("DELETE FROM executions WHERE session_id = ?", (session_id,))
     connection.execute("DELETE FROM sessions WHERE id = ?", (session_id,))
+    deletions.insert(deletions.SESSION, [session.directory], connection)
     return session
 
 
@@ -269,4 +274,6 @@ def _delete_all(connection: sqlite3.Connection) -> list[Session]:
     connection.execute("DELETE FROM codes")
     connection.execute("DELETE FROM executions")
     connection.execute("DELETE FROM sessions")
-    return [_from_row(row) for row in rows]
+    sessions = [_from_row(row) for row in rows]
+    deletions.insert(deletions.SESSION, (one.directory for one in sessions), connection)
+    return sessions

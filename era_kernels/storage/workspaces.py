@@ -12,7 +12,7 @@ import os
 import re
 import secrets
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,12 +22,14 @@ from era_kernels.models import NO_FILES_CHANGED, FilesChanged, JsonObject, Sessi
 from era_kernels.safe_fs.copy import CopyCancelled, TreeCopier
 from era_kernels.safe_fs.openat import open_directory
 from era_kernels.safe_fs.tree import closing_fd, ensure_directory, remove_tree
-from era_kernels.storage import content_types
+from era_kernels.storage import content_types, lost_and_found
 from era_kernels.storage import session_data_file as data_files
 from era_kernels.storage import snapshot as snapshots
+from era_kernels.storage.lost_and_found import LostAndFound
 from era_kernels.storage.session_data_file import SessionDataFile
 from era_kernels.storage.snapshot import FileChange, Snapshot
 from era_kernels.storage.threads import StorageThreads
+from era_kernels.storage.unfinished import UnfinishedDirectories, is_unfinished
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +49,9 @@ RUN_THREADS = 4  # threads for work that a run waits for
 TREE_THREADS = 4  # threads that walk or remove whole trees
 COPY_THREADS = 2  # threads that copy whole trees, which may take long
 
-_OWN_NAME = re.compile(r"(removed-)?[0-9a-f]{16}")  # names that `create` and `remove` give
+_OWN_NAME = re.compile(r"[0-9a-f]{16}")  # names that `create` gives
+# Names of what is not a session's directory yet, or no more.
+_GARBAGE_NAME = re.compile(r"(new|removed)-[0-9a-f]{16}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +69,11 @@ class Workspaces:
 
     def __init__(self, sessions: Path) -> None:
         self._sessions = sessions
+        self._lost_and_found = LostAndFound(sessions.parent / lost_and_found.DIRECTORY)
         self._run_threads = StorageThreads("workspace", RUN_THREADS)
         self._tree_threads = StorageThreads("tree", TREE_THREADS)
         self._copy_threads = StorageThreads("copy", COPY_THREADS)
+        self.unfinished = UnfinishedDirectories(sessions, self._run_threads)
 
     def session_paths(self, directory: str) -> SessionPaths:
         """Returns the paths that a session's code uses."""
@@ -81,10 +87,11 @@ class Workspaces:
     async def create(self) -> str:
         """Creates a directory for a session; returns its name.
 
-        Raises StorageFailed, InsufficientStorage.
+        Until `unfinished.keep` is called, a start takes the directory for one whose session came
+        to nothing, and removes it. Raises StorageFailed, InsufficientStorage.
         """
         name = secrets.token_hex(8)
-        await self._run_threads.run(self._create, name)
+        await self._run_threads.run(self.unfinished.create, name, SUBDIRECTORIES)
         return name
 
     async def before_run(
@@ -135,12 +142,15 @@ class Workspaces:
         """
         return await self._copy_threads.run(self._copy, source, target, data, is_cancelled)
 
-    async def reconcile(self, known: set[str]) -> None:
-        """Removes, after a start, directories of no session, and makes missing ones.
+    async def reconcile(self, known: set[str], deleted: Collection[str] = ()) -> None:
+        """Tidies up, after a start, what is no session's directory, and makes missing ones.
 
-        Directories whose names were not made here stay. Raises StorageFailed, InsufficientStorage.
+        What a former server was making or removing is removed, `deleted` among them: directories
+        of sessions that were deleted. Any other that is not `known` is moved to `lost+found`, and
+        told. Directories whose names were not made here stay. Raises StorageFailed,
+        InsufficientStorage.
         """
-        await self._tree_threads.run(self._reconcile, known)
+        await self._tree_threads.run(self._reconcile, known, deleted)
 
     async def aclose(self) -> None:
         """Finishes all work that was begun; a second call is fine."""
@@ -148,12 +158,6 @@ class Workspaces:
             await asyncio.to_thread(threads.close)
 
     # ------------------------------------------------------------ in a thread
-
-    def _create(self, name: str) -> None:
-        session_directory = self._sessions / name
-        session_directory.mkdir(mode=0o700)
-        for part in SUBDIRECTORIES:
-            (session_directory / part).mkdir(mode=0o700)
 
     def _before_run(
         self, directory: str, data: JsonObject, data_file: SessionDataFile | None
@@ -230,16 +234,33 @@ class Workspaces:
                 return
             remove_tree(sessions, trash)
 
-    def _reconcile(self, known: set[str]) -> None:
+    def _reconcile(self, known: set[str], deleted: Collection[str]) -> None:
         found = set(os.listdir(self._sessions))  # noqa: PTH208 - names, not paths
-        for name in sorted(known - found):
-            log.warning("the directory of a session was missing", extra={"directory": name})
-            self._create(name)
-        unknown = [name for name in sorted(found - known) if _OWN_NAME.fullmatch(name)]
+        missing = {self._sessions / name for name in known - found}
+        for path in sorted(missing - self._lost_and_found.bring_back(missing)):
+            log.warning("the directory of a session was missing", extra={"directory": path.name})
+            self.unfinished.create(path.name, SUBDIRECTORIES)
+        for name in known:
+            self.unfinished.unmark(name)
+        unknown = set(own_directories(self._sessions)) - known
+        unfinished = {name for name in unknown if is_unfinished(self._sessions / name)}
+        garbage = unfinished | unknown.intersection(deleted)
         with self._open("") as sessions:
-            for name in unknown:
+            for name in sorted(garbage):
                 log.info("a directory of no session is removed", extra={"directory": name})
-                remove_tree(sessions, name)
+                self._remove(name)
+            for name in sorted(found):
+                if _GARBAGE_NAME.fullmatch(name):
+                    remove_tree(sessions, name)
+        self._set_aside(unknown - garbage)
+
+    def _set_aside(self, unknown: set[str]) -> None:
+        count = sum(self._lost_and_found.take(self._sessions / name) for name in sorted(unknown))
+        if count:
+            log.warning(
+                "directories of sessions that the database does not know were set aside",
+                extra={"count": count, "place": str(self._lost_and_found.path)},
+            )
 
     @contextmanager
     def _open(self, directory: str) -> Iterator[int]:
@@ -251,6 +272,13 @@ class Workspaces:
             raise StorageFailed("The session's directory is gone.") from error
         with closing_fd(descriptor):
             yield descriptor
+
+
+def own_directories(sessions: Path) -> list[str]:
+    """Returns the names of directories that were made for sessions (blocking)."""
+    with suppress(FileNotFoundError):
+        return [name for name in os.listdir(sessions) if _OWN_NAME.fullmatch(name)]  # noqa: PTH208
+    return []
 
 
 def _compare(

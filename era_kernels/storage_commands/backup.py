@@ -1,15 +1,20 @@
-"""Defines the commands that work on stored data: `era-kernels backup` and `restore`."""
+"""Defines the commands that work on stored data: `backup`, `restore`, `set-aside`."""
 
 from __future__ import annotations
 
+import asyncio
 import time
+from contextlib import closing
 from pathlib import Path
 
 import click
 
+from era_kernels.errors import StartError
 from era_kernels.settings import Settings
 from era_kernels.storage import backup as backups
+from era_kernels.storage import lost_database
 from era_kernels.storage.backup import Contents
+from era_kernels.storage.data_directory import DataDirectory
 
 PROGRESS_SECONDS = 1.0  # seconds between two lines of progress
 
@@ -55,6 +60,26 @@ def restore(directory: Path, data_dir: str | None) -> None:
     started_at = time.monotonic()
     contents = backups.restore(directory, _data_dir(data_dir), Progress().report)
     _report_end("restored", contents, started_at)
+
+
+@click.command("set-aside")
+@_with_data_dir
+def set_aside(data_dir: str | None) -> None:
+    """Move what the database does not know to lost+found, so that a server starts again.
+
+    For a data directory whose database is lost and cannot be put back. Nothing is removed: when
+    the database is put back after all, a start brings back what it knows.
+    """
+    path = _data_dir(data_dir)
+    if not path.is_dir():
+        raise StartError(f"There is no data directory at {path}: name it with --data-dir.")
+    with closing(DataDirectory.open(path)) as directory:
+        sessions, objects = asyncio.run(lost_database.set_aside(directory))
+    click.echo(
+        f"set aside in {directory.lost_and_found}: directories of sessions {sessions}, "
+        f"objects {objects}",
+        err=True,
+    )
 
 
 def _data_dir(flag: str | None) -> Path:

@@ -18,7 +18,7 @@ from era_kernels.models import StorageQuotas
 from era_kernels.settings import Settings
 from era_kernels.storage.data_directory import DataDirectory, DirectoryInUse, server_url
 from era_kernels.storage.database import Database
-from era_kernels.storage.migrations import MIGRATIONS
+from era_kernels.storage.lost_database import open_database
 
 CHUNK_BYTES = 512 * 1024  # bytes that are read at once
 TIMEOUT = 120.0  # seconds without a sign of life after which a server is given up
@@ -167,7 +167,7 @@ def _open_directory(settings: Settings) -> Iterator[OpenDirectory]:
     with closing(DataDirectory.open(settings.data_dir)) as paths, asyncio.Runner() as runner:
         stack = AsyncExitStack()
         try:
-            database = runner.run(Database.open(paths.database, MIGRATIONS))
+            database = runner.run(open_database(paths))
             stack.push_async_callback(database.aclose)
             yield OpenDirectory(paths, database, settings, runner, stack)
         finally:

@@ -33,6 +33,7 @@ from era_kernels.services.metrics import Metrics
 from era_kernels.web import headers, requests, unknown_fields
 from era_kernels.web.access import Access
 from era_kernels.web.answers import AnswerHandler, error_response
+from era_kernels.web.bodies import Body
 from era_kernels.web.operations import Media, Operation
 
 log = logging.getLogger(__name__)
@@ -68,6 +69,7 @@ class HandlerContext:
     metrics: Metrics = field(default_factory=Metrics)
     route: str = ""
     touch_session: Callable[[str], AbstractContextManager[object]] = nullcontext
+    is_stopping: Callable[[], bool] = bool  # True while runs finish before the server ends
     storage_turns: Turns = field(default_factory=Turns)  # whose members serve the storage
     in_work: Callable[[Any], AbstractContextManager[object]] = nullcontext
     # Bodies beyond `max_body` that may be in memory at once.
@@ -96,7 +98,7 @@ class BaseHandler(AnswerHandler):
         context.active_handlers.add(self)
         self.disconnected: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.body = b""
-        self._chunks: list[bytes] = []
+        self._body = Body()
         self.received_bytes = 0
         self._rejection: EraError | None = None
         self._is_admitted = False
@@ -131,6 +133,7 @@ class BaseHandler(AnswerHandler):
     def on_finish(self) -> None:
         self._session_touch.close()
         self.context.active_handlers.discard(self)
+        self._body.close()
 
     def on_connection_close(self) -> None:
         super().on_connection_close()
@@ -182,7 +185,7 @@ class BaseHandler(AnswerHandler):
 
     def on_chunk(self, chunk: bytes) -> Awaitable[None] | None:
         """Receives a chunk of the body; the next chunk is read when the result is done."""
-        self._chunks.append(chunk)
+        self._body.add(chunk)
         return None
 
     def query_model(self, operation: Operation) -> type[BaseModel] | None:
@@ -243,10 +246,10 @@ class BaseHandler(AnswerHandler):
     def _warn_of_unread_body(self) -> None:
         """Warns of the fields of a small body that no method has read: most take none at all."""
         operation = self._operation
-        if not self._chunks or self.received_bytes > MAX_UNREAD_BODY or operation is None:
+        if not self._body.size or self.received_bytes > MAX_UNREAD_BODY or operation is None:
             return
         if not isinstance(operation.request, Media):
-            body = json_codec.loads_object_or_none(b"".join(self._chunks))
+            body = json_codec.loads_object_or_none(self._body.take())
             self.warn(unknown_fields.in_body(operation.request, body))
 
     def _reject_early(self, error: EraError) -> None:
@@ -260,7 +263,7 @@ class BaseHandler(AnswerHandler):
     def reject(self, error: EraError) -> None:
         """Answers with this error after the body was read: clients that still send do not read."""
         self._rejection = error
-        self._chunks.clear()
+        self._body.drop()
         # Tornado has no hook between the end of the body and the method.
         setattr(self, str(self.request.method).lower(), self._raise_rejection)
 
@@ -284,11 +287,10 @@ class BaseHandler(AnswerHandler):
     async def read_body(self, model: type[M]) -> M:
         """Returns the body as `model`. Raises InvalidJson, InvalidRequest, UnsupportedMediaType."""
         headers.check_uncompressed(self.request.headers)
-        self.body = b"".join(self._chunks)
-        self._chunks.clear()
-        value = await requests.loads_for(model)(self.body)
+        self.body = self._body.take()
+        value = await self._body.parse(model, self.body)
         self.warn(await in_thread_if_large(len(self.body), unknown_fields.in_body, model, value))
-        return requests.validate(model, value)
+        return await self._body.validate(model, value)
 
     async def read_env(self, env: Mapping[str, Any] | None) -> dict[str, str]:
         """Returns the variables of the body as strings, numbers as they are written in the body."""

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import ConfigDict, Field
 
 from era_kernels.services.session_duplication import DuplicateRequest
 from era_kernels.web.base import BaseHandler, HandlerContext
 from era_kernels.web.operations import Operation
-from era_kernels.web.requests import RequestModel, SessionId
+from era_kernels.web.requests import JsonMap, RequestModel, SessionId
 from era_kernels.web.responses import ResponseModel
 from era_kernels.web.session_responses import SessionAnswer, session_response
 
@@ -24,7 +24,7 @@ class DuplicateSession(RequestModel):
 
     new_id: SessionId | None = Field(None, description="Default: a random id.")
     id: SessionId | None = Field(None, description="The same as `new_id`.")
-    data: dict[str, Any] | None = Field(None, description="Instead of the source's, whole.")
+    data: JsonMap | None = Field(None, description="Instead of the source's, whole.")
     variables: bool | None = Field(
         None, description="Default true: wait for the runs before it. False: copy at once."
     )

@@ -10,7 +10,7 @@ from pydantic import ConfigDict, Field
 from era_kernels.models import Submission
 from era_kernels.web.base import BaseHandler, ClientDisconnected, HandlerContext
 from era_kernels.web.operations import Operation
-from era_kernels.web.requests import Env, TimeoutFields
+from era_kernels.web.requests import Env, TextMap, TimeoutFields
 from era_kernels.web.responses import (
     ExecuteAnswer,
     TimedOutExecuteAnswer,
@@ -34,7 +34,7 @@ class ExecuteRequest(TimeoutFields):
     language: str = Field(description="A language or an alias, in any case.")
     code: str
     env: Env | None = None
-    files: dict[str, str] | None = Field(None, description="Path → text, there before the run.")
+    files: TextMap | None = Field(None, description="Path → text, there before the run.")
 
 
 class ExecuteHandler(BaseHandler):

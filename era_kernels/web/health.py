@@ -34,15 +34,15 @@ class HealthAnswer(ResponseModel):
 
 
 class UnhealthyAnswer(ResponseModel):
-    """A part is down; `problems` tells which, in words."""
+    """A part is down; `problems` tells which, in words. Or the server is stopping."""
 
-    status: Literal["unhealthy"]
+    status: Literal["unhealthy", "stopping"]
     timestamp: str
     time: str
     version: str
     isolation: IsolationAnswer
     languages: dict[str, bool]
-    problems: dict[str, str]
+    problems: dict[str, str] = Field({}, description="Only when a part is down or was lost.")
 
 
 class KernelAnswer(ResponseModel):
@@ -114,8 +114,10 @@ class HealthHandler(ServerInfoHandlerBase):
         await self.server_info.refresh()
         timestamp = to_iso(now())
         isolation = self.server_info.isolation
+        is_stopping = self.context.is_stopping()
+        status = "stopping" if is_stopping else "unhealthy" if failures else "healthy"
         out: JsonObject = {
-            "status": "unhealthy" if failures else "healthy",
+            "status": status,
             "timestamp": timestamp,
             "time": timestamp,
             "version": __version__,
@@ -124,9 +126,9 @@ class HealthHandler(ServerInfoHandlerBase):
         }
         if problems := {**self.server_info.damages(), **failures}:
             out["problems"] = problems
-        if failures:
+        if status != "healthy":
             self.set_header("Retry-After", RETRY_AFTER_SECONDS)
-        await self.finish_json(out, 503 if failures else 200)
+        await self.finish_json(out, 200 if status == "healthy" else 503)
 
 
 class LanguagesHandler(ServerInfoHandlerBase):

@@ -13,7 +13,7 @@ from era_kernels.errors import KeyNotFound, Unavailable
 from era_kernels.web import headers
 from era_kernels.web.base import HandlerContext
 from era_kernels.web.operations import Operation
-from era_kernels.web.requests import PositiveSeconds, RequestModel
+from era_kernels.web.requests import JsonMap, PositiveSeconds, RequestModel
 from era_kernels.web.responses import ResponseModel
 from era_kernels.web.server import BODY_TIMEOUT
 from era_kernels.web.storage import KeyQuery, PageQuery, StorageHandler, wait_for_turn
@@ -37,7 +37,7 @@ class PutValue(RequestModel):
     )
 
     value: str = Field(description="Any text, of at most `max_kv_value` bytes in UTF-8.")
-    metadata: dict[str, Any] | None = Field(
+    metadata: JsonMap | None = Field(
         None, description="At most 1 KiB of JSON; replaces the old one, also when absent."
     )
     expiration_ttl: (

@@ -157,7 +157,7 @@ def _responses(operation: Operation) -> Iterable[tuple[str, JsonObject]]:
             response.description if isinstance(response, Media) else HTTPStatus(status).phrase
         )
         if response is None:
-            yield str(status), {"description": description}
+            yield str(status), _response(description, {})
             continue
         content = _content(response)
         if status == 200 and operation.alternative is not None:

@@ -23,7 +23,7 @@ from era_kernels.storage.uploads import Upload
 from era_kernels.web.base import ClientDisconnected, HandlerContext
 from era_kernels.web.conditional import Validators
 from era_kernels.web.operations import Media, Operation
-from era_kernels.web.requests import PositiveInt, QueryModel, RequestModel
+from era_kernels.web.requests import PositiveInt, QueryModel, RequestModel, TextMap
 from era_kernels.web.responses import ResponseModel
 from era_kernels.web.storage import StorageHandler, wait_for_turn
 from era_kernels.web.transfers import TransferHandler
@@ -67,7 +67,7 @@ class PutObject(RequestModel):
     )
 
     content: str = Field(description="The bytes in base64.")
-    metadata: dict[str, str] | None = Field(None, description="The custom metadata.")
+    metadata: TextMap | None = Field(None, description="The custom metadata.")
     httpMetadata: HttpMetadata | None = None
 
 

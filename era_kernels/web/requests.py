@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence, Sized
 from typing import Annotated, Any, TypeVar
 
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     PlainValidator,
@@ -16,7 +18,7 @@ from pydantic import (
     ValidationError,
     WithJsonSchema,
 )
-from pydantic_core import ErrorDetails, PydanticCustomError
+from pydantic_core import ErrorDetails, PydanticCustomError, PydanticKnownError
 
 from era_kernels.errors import InvalidId, InvalidRequest
 from era_kernels.json_codec import (
@@ -31,9 +33,14 @@ ID_RULE = (
     "must be 1 to 128 letters, digits, dots, underscores and hyphens, "
     "and begin with a letter or a digit"
 )
+MAX_ENTRIES = 100_000  # of a list or an object that is checked entry by entry
+MAX_ENV_NAMES = 4096
+MAX_ENV_BYTES = 1024 * 1024  # of names and values together
 _MAX_COUNT = 2**62  # greater counts are lowered to this: stores have integers of 64 bits
 _MAX_PROCESSORS = 65536  # more than any host has
 _MAX_TIMEOUT = 1e12  # seconds; any greater timeout is refused for the same reason as this one
+
+ITEMS_PER_SLICE = 256  # items of a list of models that are checked at once
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -65,6 +72,26 @@ def _check_id(value: str) -> str:
     return value
 
 
+def _bounded(max_names: int, kind: type[Sized]) -> BeforeValidator:
+    """Refuses what has too many names or items before the rest of it is looked at."""
+
+    def check(value: Any) -> Any:
+        if isinstance(value, kind) and len(value) > max_names:
+            raise PydanticCustomError(
+                "too_many", "must have at most {most} entries", {"most": max_names}
+            )
+        return value
+
+    return BeforeValidator(check)
+
+
+def _check_object(value: Any) -> dict[str, Any]:
+    # As `dict[str, Any]`, but without a copy: an object of a body may have a million names.
+    if not isinstance(value, dict):
+        raise PydanticKnownError("dict_type")
+    return value
+
+
 def _check_env(env: dict[str, Any]) -> dict[str, Any]:
     for name, value in env.items():
         if not name or "=" in name or "\0" in name:
@@ -75,6 +102,9 @@ def _check_env(env: dict[str, Any]) -> dict[str, Any]:
             )
         if isinstance(value, str) and "\0" in value:
             raise _env_error(f"has a value with a NUL character, for {_shorten(name)}")
+    texts = [*env, *(value for value in env.values() if isinstance(value, str))]
+    if sum(map(len, texts)) > MAX_ENV_BYTES:
+        raise _env_error(f"has more than {MAX_ENV_BYTES} characters in its names and values")
     return env
 
 
@@ -100,9 +130,16 @@ SessionId = Annotated[
     AfterValidator(_check_id),
     Field(json_schema_extra={"pattern": f"^{ID_PATTERN.pattern}$"}),
 ]
+JsonMap = Annotated[
+    dict[str, Any],
+    PlainValidator(_check_object),
+    WithJsonSchema({"type": "object", "additionalProperties": True}),
+]
+TextMap = Annotated[dict[str, str], _bounded(MAX_ENTRIES, dict)]
 Env = Annotated[
     dict[str, Any],
     AfterValidator(_check_env),
+    _bounded(MAX_ENV_NAMES, dict),
     WithJsonSchema(
         {
             "type": "object",
@@ -192,6 +229,24 @@ def validate(model: type[M], value: Mapping[str, Any] | list[Any]) -> M:
         raise _to_invalid_request(error) from None
 
 
+async def validate_large(model: type[M], value: Mapping[str, Any] | list[Any]) -> M:
+    """Returns the same as `validate`, of a large body, and lets other tasks run meanwhile.
+
+    A list of models is checked in slices. Errors are those of the first slice that has some.
+    """
+    if not isinstance(value, list):
+        return await asyncio.to_thread(validate, model, value)  # the checks in Python take turns
+    checked: list[Any] = []
+    for start in range(0, len(value), ITEMS_PER_SLICE):
+        try:
+            part: Any = model.model_validate(value[start : start + ITEMS_PER_SLICE])
+        except ValidationError as error:
+            raise _to_invalid_request(error, start) from None
+        checked += part.root
+        await asyncio.sleep(0)
+    return model.model_construct(root=checked)
+
+
 def parse_query(model: type[M], arguments: Mapping[str, Sequence[bytes]]) -> M:
     """Returns the query string as a model; the last of several values counts.
 
@@ -201,8 +256,12 @@ def parse_query(model: type[M], arguments: Mapping[str, Sequence[bytes]]) -> M:
     return validate(model, {name: text for name, text in last.items() if text or "." in name})
 
 
-def _to_invalid_request(error: ValidationError) -> InvalidRequest:
+def _to_invalid_request(error: ValidationError, start: int = 0) -> InvalidRequest:
+    """Returns the error that names the fields; of a list, its items from `start` on."""
     errors = error.errors(include_url=False, include_input=False)
+    for one in errors:
+        if start and one["loc"] and isinstance(one["loc"][0], int):
+            one["loc"] = (one["loc"][0] + start, *one["loc"][1:])
     first = errors[0]
     error_class = InvalidId if first["type"] == "id" else InvalidRequest
     details = [{"field": _field_path(one), "problem": _describe(one)} for one in errors[:20]]

@@ -5,19 +5,21 @@ Requests with the same Idempotency-Key run once.
 
 from __future__ import annotations
 
+import asyncio
+import hashlib
 import json
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import ConfigDict, Field
 
 from era_kernels.errors import InvalidRequest
-from era_kernels.json_codec import in_thread_if_large
+from era_kernels.json_incremental import LARGE_BYTES
 from era_kernels.models import JsonObject, Submission
 from era_kernels.web.base import BaseHandler, ClientDisconnected, HandlerContext
 from era_kernels.web.headers import check_uncompressed
 from era_kernels.web.operations import Media, Operation, RequestHeader
-from era_kernels.web.requests import Env, QueryModel, QuerySeconds, TimeoutFields
+from era_kernels.web.requests import Env, JsonMap, QueryModel, QuerySeconds, TimeoutFields
 from era_kernels.web.responses import (
     ResponseModel,
     RunAnswer,
@@ -76,7 +78,7 @@ class RunRequest(TimeoutFields):
     model_config = ConfigDict(json_schema_extra={"examples": [{"code": "print(6 * 7)"}]})
 
     code: str | None = Field(None, description="Default: the code stored with the session.")
-    update_data: dict[str, Any] | None = Field(
+    update_data: JsonMap | None = Field(
         None, description="Merged into the session's data before the run."
     )
     env: Env | None = None
@@ -156,8 +158,7 @@ class RunHandlerBase(BaseHandler):
             return await self.read_body(RunRequest)
         query = self.read_query(RawRunQuery)
         check_uncompressed(self.request.headers)
-        self.body = b"".join(self._chunks)
-        self._chunks.clear()
+        self.body = self._body.take()
         try:
             code = self.body.decode("utf-8") or None
         except UnicodeDecodeError as error:
@@ -174,7 +175,7 @@ class RunHandlerBase(BaseHandler):
                 session_id, await self._to_submission(session_id, body, env)
             )
         else:
-            canonical = await in_thread_if_large(len(self.body), _canonical_request, body, env)
+            canonical = await self._canonical_request(body, env)
             execution = await self.idempotent_runs.find(
                 session_id, key, canonical
             ) or await self.idempotent_runs.submit(
@@ -182,6 +183,14 @@ class RunHandlerBase(BaseHandler):
             )
         self.set_sticky_header("X-Execution-Id", execution.id)
         return execution
+
+    async def _canonical_request(self, body: RunRequest, env: dict[str, str]) -> bytes:
+        """Returns what the same request has in common; a large body is the same byte by byte."""
+        if len(self.body) <= LARGE_BYTES:
+            return _canonical_request(body, env)
+        hashed = hashlib.sha256(self.request.query.encode())  # with `raw` it says how to run
+        await asyncio.to_thread(hashed.update, self.body)
+        return hashed.digest()
 
     async def _to_submission(
         self,

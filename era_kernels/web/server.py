@@ -7,7 +7,8 @@ import errno
 import secrets
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from http import HTTPStatus
 from types import TracebackType
 from typing import Any
@@ -19,9 +20,11 @@ from tornado.web import Application
 
 from era_kernels.errors import AtCapacity, EraError, InvalidRequest, StartError
 from era_kernels.web import smuggling
+from era_kernels.web.accepting import Acceptor, FileReserve
 from era_kernels.web.answers import SERVER, encode_error
 from era_kernels.web.base import HandlerContext
 
+BACKLOG = 512  # connections that wait to be accepted
 READ_CHUNK_BYTES = 64 * 1024
 MAX_HEADER = 64 * 1024  # bytes of request line and headers together
 MAX_BUFFER = 1024 * 1024  # bytes that a client may send ahead of what the server reads
@@ -57,18 +60,17 @@ class WebServer:
         *,
         idle_timeout: float = IDLE_TIMEOUT,
         body_timeout: float = BODY_TIMEOUT,
+        sockets: list[socket.socket] | None = None,
     ) -> WebServer:
         """Starts to listen; port 0 is any free port. Timeouts are in seconds.
 
-        Raises StartError when the server cannot listen there.
+        `sockets` are those of `bound_sockets`, where that was called before. Raises StartError
+        when the server cannot listen there.
         """
-        try:
-            sockets = _bind_sockets(host, port)
-        except (OSError, UnicodeError) as error:
-            raise StartError(
-                f"The server cannot listen on {host} port {port}: {_bind_error_text(error)}. "
-                "Choose another with --host and --port."
-            ) from error
+        with _bind_errors(host, port):
+            sockets = _bind_sockets(host, port) if sockets is None else sockets
+            for listener in sockets:
+                listener.listen(BACKLOG)
         server = LimitedHTTPServer(
             application,
             max_body_size=context.max_body,
@@ -128,6 +130,13 @@ class LimitedHTTPServer(HTTPServer):
         self._max_connections = max_connections
         self._on_rejected = on_rejected
         self._lingering: set[asyncio.Task[None]] = set()
+        self._reserve = FileReserve()
+
+    def add_sockets(self, sockets: Iterable[socket.socket]) -> None:
+        for listener in sockets:
+            self._sockets[listener.fileno()] = listener
+            acceptor = Acceptor(listener, self._handle_connection, self._reserve)
+            self._handlers[listener.fileno()] = acceptor.close
 
     @property
     def is_writing(self) -> bool:
@@ -135,7 +144,7 @@ class LimitedHTTPServer(HTTPServer):
         return any(connection.writing() for connection in self.connections)
 
     def handle_stream(self, stream: IOStream, address: tuple[Any, ...]) -> None:
-        if len(self.connections) >= self._max_connections:
+        if len(self.connections) >= self._max_connections or self._reserve.holds(stream.socket):
             self._reject(stream)
             return
         _set_keepalive(stream.socket)
@@ -152,7 +161,7 @@ class LimitedHTTPServer(HTTPServer):
             stream.close()
             return
         task = asyncio.create_task(
-            _send_rejection(stream, _too_many_response(self._max_connections))
+            _send_rejection(stream, _too_many_response(len(self.connections)))
         )
         self._lingering.add(task)
         task.add_done_callback(self._lingering.discard)
@@ -244,17 +253,48 @@ async def _send_rejection(stream: IOStream, response: bytes) -> None:
         stream.close()
 
 
+@contextmanager
+def bound_sockets(host: str, port: int) -> Iterator[list[socket.socket]]:
+    """Gives sockets that are bound and do not listen yet, and closes them at the end.
+
+    So a start learns early that a port is taken, and clients are refused until it can answer them.
+    Raises StartError.
+    """
+    with _bind_errors(host, port):
+        sockets = _bind_sockets(host, port)
+    try:
+        yield sockets
+    finally:
+        for listener in sockets:
+            listener.close()
+
+
+@contextmanager
+def _bind_errors(host: str, port: int) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, UnicodeError) as error:
+        raise StartError(
+            f"The server cannot listen on {host} port {port}: {_bind_error_text(error)}. "
+            "Choose another with --host and --port."
+        ) from error
+
+
 def _bind_sockets(host: str, port: int) -> list[socket.socket]:
-    """Returns a listening socket for every address of a host name, all on one port."""
+    """Returns a bound socket for every address of a host name, all on one port."""
     sockets: list[socket.socket] = []
     try:
         for family, _, _, _, address in socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         ):
             bound_port = port or (sockets[0].getsockname()[1] if sockets else 0)
-            listener = socket.create_server((address[0], bound_port), family=family, backlog=512)
+            listener = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
             sockets.append(listener)
-            listener.setblocking(False)
+            if port:  # else two servers that do not listen yet might get the same free port
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            listener.bind((address[0], bound_port))
     except OSError:
         for listener in sockets:
             listener.close()
@@ -273,11 +313,11 @@ def _malformed_response() -> bytes:
     return _error_bytes(InvalidRequest("The request is no HTTP that this server understands."))
 
 
-def _too_many_response(max_connections: int) -> bytes:
+def _too_many_response(count: int) -> bytes:
     return _error_bytes(
         AtCapacity(
-            f"All {max_connections} connections that this server takes are in use.",
-            hint="Try again, or raise max_connections.",
+            f"All {count} connections that this server takes are in use.",
+            hint="Try again, or raise max_connections and the number of open files (ulimit -n).",
             retry_after=RETRY_AFTER_SECONDS,
         )
     )

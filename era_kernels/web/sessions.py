@@ -20,6 +20,7 @@ from era_kernels.services.session_limits import LIMIT_FIELDS
 from era_kernels.web.base import BaseHandler, HandlerContext
 from era_kernels.web.operations import Operation
 from era_kernels.web.requests import (
+    JsonMap,
     Paging,
     PositiveInt,
     PositiveSeconds,
@@ -69,8 +70,8 @@ class CreateSession(RequestModel):
     persistent: bool | None = Field(None, description="Default true.")
     session_id: SessionId | None = Field(None, description="Default: a random id.")
     id: SessionId | None = Field(None, description="The same as `session_id`.")
-    data: dict[str, Any] | None = Field(None, description="Runtime state, at most 1 MiB.")
-    metadata: dict[str, Any] | None = Field(None, description="Labels, at most 1 MiB.")
+    data: JsonMap | None = Field(None, description="Runtime state, at most 1 MiB.")
+    metadata: JsonMap | None = Field(None, description="Labels, at most 1 MiB.")
     default_timeout: PositiveSeconds | None = Field(None, description="Seconds.")
     ttl: PositiveSeconds | None = Field(
         None, description="Seconds without a request, then it is deleted."
@@ -101,8 +102,8 @@ class ChangeSession(RequestModel):
     )
     allowInternetAccess: bool = Field(default_factory=bool)
     allowPublicAccess: bool = Field(default_factory=bool)
-    metadata: dict[str, Any] = Field(default_factory=dict)
-    data: dict[str, Any] = Field(default_factory=dict)
+    metadata: JsonMap = Field(default_factory=dict)
+    data: JsonMap = Field(default_factory=dict)
     storage: StorageScopeField = Field(
         default_factory=lambda: ALL_STORAGE,
         description="Namespaces that its code may use, such as `app` or `tmp-*`.",

@@ -77,7 +77,7 @@ def test_conversation(shared: SessionClient) -> None:
         }
         assert program.stdout == "hello\n"
         answer = program.answer("Ada\n")
-        assert (answer.status_code, answer.text) == (200, '{"success":true}')
+        assert (answer.status_code, answer.text) == (200, '{"success":true}\n')
         assert program.until("input_request")["prompt"] == ""
         program.answer("")
         assert program.until("done")["exit_code"] == 0

@@ -126,7 +126,9 @@ def test_none(client: Client, mounts: object) -> None:
 
 
 @pytest.mark.parametrize(
-    "flags", [("--strongest-tier", "3"), UNSANDBOXED_FLAGS], ids=["tier 3", "tier 4"]
+    "flags",
+    [("--strongest-tier", "3", "--min-tier", "3"), UNSANDBOXED_FLAGS],
+    ids=["tier 3", "tier 4"],
 )
 def test_without_namespaces(launcher: Launcher, offered: Path, flags: tuple[str, ...]) -> None:
     """Where nothing can be mounted it is 409, and nothing was made."""

@@ -32,7 +32,7 @@ def test_sessions_read_what_comes_later(place: Place, launcher: Launcher, tier: 
     """What is installed while a server runs can be read in sessions, not changed nor locked."""
     _, env = place.command()
     place.add("alpha", step("made", "echo it is there > made", "made") + BUILD)
-    server = launcher.start("--strongest-tier", tier, env=env)
+    server = launcher.start("--strongest-tier", tier, "--min-tier", "3", env=env)
     client = httpx.Client(base_url=server.base_url, timeout=30)
     assert "run `era-kernels install alpha`" in client.get("/api/languages").text
     place.install("alpha")

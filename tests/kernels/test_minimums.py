@@ -37,7 +37,8 @@ async def test_a_process_may_reserve_it(
     tmp_path: Path, tier: int, metadata: JsonObject, reserved: str
 ) -> None:
     """With the floor a process reserves more than the session may use, and no more than that."""
-    async with open_host(tier, tmp_path, keys={"metadata": {"era_kernels": metadata}}) as host:
+    keys = {"metadata": {"era_kernels": {"connects": True, **metadata}}}
+    async with open_host(tier, tmp_path, keys=keys) as host:
         sandboxes = host._sandboxes
         sandboxes.profile = replace(sandboxes.profile, cgroup_limits=frozenset())
         paths, limits = make_paths(tmp_path / "one"), Limits(memory=256 * MIB)

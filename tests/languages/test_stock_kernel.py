@@ -11,12 +11,12 @@ import pytest
 
 from tests.client import Client, SessionClient
 from tests.languages.stock_kernels import add_kernelspec, make_environment
-from tests.server_process import temporary_launcher, wait_until
+from tests.server_process import UNSANDBOXED_FLAGS, temporary_launcher, wait_until
 
 # Flags of the server, and how its kernels are interrupted.
 SERVERS = {
     "tier 1, by signal": ((), "signal"),
-    "tier 3, by message": (("--strongest-tier", "3"), "message"),
+    "tier 4, by message": (UNSANDBOXED_FLAGS, "message"),
 }
 
 

@@ -48,7 +48,7 @@ class StorageUser:
 @pytest.fixture(scope="module", params=TIERS, ids=lambda tier: f"tier {tier}")
 def client(request: pytest.FixtureRequest) -> Iterator[Client]:
     with temporary_launcher() as launcher:
-        server = launcher.start("--strongest-tier", request.param)
+        server = launcher.start("--strongest-tier", request.param, "--min-tier", "3")
         client = Client(server.base_url)
         if client.http.get("/health").json()["isolation"]["tier"] != int(request.param):
             pytest.skip(f"this host has no tier {request.param}")

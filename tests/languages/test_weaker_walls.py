@@ -18,7 +18,7 @@ ADDED = [programs for programs in ALL_PROGRAMS if programs.add_to is not None]
 @pytest.fixture(scope="module")
 def sessions(kernelspec_dirs: list[Path]) -> Iterator[Sessions]:
     """Sessions of a server that has all kernels, and no namespaces."""
-    with open_sessions(kernelspec_dirs, "--strongest-tier", "3") as sessions:
+    with open_sessions(kernelspec_dirs, "--strongest-tier", "3", "--min-tier", "3") as sessions:
         assert sessions.client.http.get("/health").json()["isolation"]["tier"] == 3
         yield sessions
 

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from era_kernels.errors import KernelStartFailed, StartError
+from era_kernels.errors import KernelStartFailed, SharedUidRefused, StartError
 from era_kernels.models import Limits, SessionPaths
 from era_kernels.sandbox.init import isolation
-from era_kernels.sandbox.server import cgroups, limit_monitor
+from era_kernels.sandbox.server import cgroups, disk_session
 from era_kernels.sandbox.server.sandbox import IsolationPolicy, Sandboxes
 from tests.sandbox.sandboxes import (
     ENTRIES,
@@ -239,7 +239,7 @@ async def test_workspace_quota() -> None:
 @pytest.mark.parametrize("where", ["packages", "cache", "runtime"])
 async def test_quota_beside_the_workspace(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """It holds wherever else code may write on the disk."""
-    monkeypatch.setattr(limit_monitor, "MIN_OTHER_WRITABLE", 4 * MIB)
+    monkeypatch.setattr(disk_session, "MIN_OTHER_WRITABLE", 4 * MIB)
     async with isolated_sandboxes() as (sandboxes, make_paths):
         sandbox = await sandboxes.open_sandbox(make_paths("a"), Limits(workspace=4 * MIB))
         folder = (
@@ -344,3 +344,22 @@ async def test_no_tier_available() -> None:
         )
         assert sandboxes.isolation.tier == 4
         await sandboxes.aclose()
+
+
+@pytest.mark.parametrize(
+    ("weakest", "allowed", "is_opened"), [(3, False, False), (3, True, True), (4, False, True)]
+)
+async def test_one_uid_must_be_asked_for(weakest: int, allowed: bool, is_opened: bool) -> None:
+    """Tier 3 with one uid for all is refused with what to say, unless it or less was accepted."""
+    with short_directory() as base:  # which no other uid can enter
+        policy = IsolationPolicy(3, weakest, allowed, hidden_paths=(base / "data",))
+        if not is_opened:
+            with pytest.raises(SharedUidRefused, match="--min-tier 3"):
+                await Sandboxes.open(base / "r", (), (), policy)
+            return
+        sandboxes = await Sandboxes.open(base / "r", (), (), policy)
+        await sandboxes.aclose()
+        assert sandboxes.profile.shares_uid
+        missing = "\n".join(sandboxes.isolation.missing)
+        assert "keep them from starting" in missing
+        assert "all sessions have the server's uid" in missing

@@ -12,6 +12,7 @@ from tornado.ioloop import IOLoop
 
 from era_kernels.errors import (
     AtCapacity,
+    EndUnfinished,
     InvalidId,
     InvalidRequest,
     LanguageUnavailable,
@@ -24,7 +25,9 @@ from era_kernels.errors import (
 )
 from era_kernels.kernels.languages import Languages
 from era_kernels.models import Done, ExitInfo, NewSession, SessionStatus, Submission
+from era_kernels.services import session_endings
 from era_kernels.services.executions.live import LiveExecution
+from era_kernels.services.session import machine_opener
 from era_kernels.services.sessions import EVICTION_THRESHOLD
 from tests.fakes import UNSANDBOXED, make_kernelspec
 from tests.services.conftest import OpenServices
@@ -332,22 +335,94 @@ async def test_delete(services: Services) -> None:
     assert (await services.executions.list_executions("s1"))[1] == 1
 
 
-async def test_id_is_free_at_once(services: Services) -> None:
-    """While the old session still ends, a new one with its id is not touched."""
+async def test_id_is_free_when_nothing_is_left(services: Services) -> None:
+    """While the old session still ends, it is found no more, and a new one with its id waits."""
     await services.create()
     await services.run("out a")
-    services.host.machines[0].close_gate = asyncio.Event()
+    gate = services.host.machines[0].close_gate = asyncio.Event()
     deletion = asyncio.create_task(services.sessions.delete("s1"))
     while not services.host.machines[0].ended.done():
         await sleep_briefly()
-    await services.create()
-    running = await services.submit("gate b\nout b")
-    await services.until_running(2)
-    services.host.machines[0].close_gate.set()
-    await deletion
+    creation = asyncio.create_task(services.create())
+    other = await services.create("s2")
+    with pytest.raises(SessionNotFound):
+        await services.sessions.get("s1")
+    with pytest.raises(SessionNotFound):
+        await services.sessions.delete("s1")
+    assert not creation.done()
+    assert services.sessions._count == 2
     assert services.kernel_limiter.borrowed == 1
-    services.gates["b"].set()
-    assert (await running.result()).stdout == "b\n"
+    gate.set()
+    await deletion
+    assert services.directories == [other.directory]
+    await creation
+    assert (await services.run("out b")).stdout == "b\n"
+    assert services.sessions._count == 2
+
+
+async def test_an_end_that_is_not_finished(
+    services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is told, nothing is given back, it goes on; then the id is free and all is gone."""
+    monkeypatch.setattr(session_endings, "RETRY_INTERVAL", 0.01)
+    monkeypatch.setattr(machine_opener, "RETRY_INTERVAL", 0.01)
+    session = await services.create()
+    running = await services.submit("wait")
+    await services.until_running(1)
+    machine = services.host.machines[0]
+    machine.end_error = EndUnfinished("It is stuck.")
+    for _ in range(2):
+        with pytest.raises(EndUnfinished):
+            await services.sessions.delete("s1")
+    with pytest.raises(EndUnfinished):
+        await services.create()
+    assert (await running.result()).cause == "session deleted"
+    assert services.directories == [session.directory]
+    assert services.sessions._count == 1
+    assert services.kernel_limiter.borrowed == 1
+    assert [view.id for view in (await services.sessions.list_sessions())[0]] == []
+    machine.end_error = None
+    while services.sessions._count:
+        await sleep_briefly()
+    assert services.directories == []
+    assert services.kernel_limiter.borrowed == 0
+    await services.create()
+    assert (await services.run("out b")).stdout == "b\n"
+
+
+async def test_a_restart_that_cannot_end_the_kernel(
+    services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is told; no second kernel runs beside the first; later a restart works."""
+    monkeypatch.setattr(machine_opener, "RETRY_INTERVAL", 0.01)
+    await services.create()
+    await services.run("out a")
+    machine = services.host.machines[0]
+    machine.end_error = EndUnfinished("It is stuck.")
+    with pytest.raises(EndUnfinished):
+        await services.sessions.restart("s1", "http://localhost")
+    assert len(services.host.machines) == 1
+    machine.end_error = None
+    await services.sessions.restart("s1", "http://localhost")
+    assert len(services.host.machines) == 2
+    while services.kernel_limiter.borrowed > 1:
+        await sleep_briefly()
+
+
+async def test_the_server_stops_although_an_end_is_not_finished(
+    services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What cannot be ended keeps nobody from stopping the server."""
+    monkeypatch.setattr(machine_opener, "RETRY_INTERVAL", 0.01)
+    await services.create()
+    await services.run("out a")
+    services.host.machines[0].end_error = EndUnfinished("It is stuck.")
+    with pytest.raises(EndUnfinished):
+        await services.sessions.delete("s1")
+    await asyncio.wait_for(services.sessions.aclose(), 10)
+    services.host.machines[0].end_error = None
+    while services.kernel_limiter.borrowed:
+        await sleep_briefly()
 
 
 async def test_delete_all_does_not_touch_new_sessions(services: Services) -> None:
@@ -361,11 +436,13 @@ async def test_delete_all_does_not_touch_new_sessions(services: Services) -> Non
     deletion = asyncio.create_task(services.sessions.delete_all())
     while services.sessions._live:
         await sleep_briefly()
+    creations = [asyncio.create_task(services.create(id_)) for id_ in ids]
+    await sleep_briefly()
+    services.gates["closing"].set()
+    await asyncio.gather(*creations)
     runs: list[LiveExecution] = []
     for id_ in ids:
-        await services.create(id_)
         runs.append(await services.submit("gate b\nout b", id_))
-    services.gates["closing"].set()
     assert await deletion == ids
     services.gates["b"].set()
     assert [(await running.result()).stdout for running in runs] == ["b\n"] * 30

@@ -44,7 +44,7 @@ def test_size_is_of_compact_json() -> None:
     """A megabyte of compact JSON is allowed, one byte more is not."""
     available = MAX_SESSION_JSON_BYTES - len('{"a":"","b":1}')
     check_json_size({"a": "x" * available, "b": 1}, "data")
-    with pytest.raises(TooLarge, match="data would take 1048577 bytes"):
+    with pytest.raises(TooLarge, match="data would take more than the 1048576 bytes"):
         check_json_size({"a": "x" * (available + 1), "b": 1}, "data")
 
 

@@ -135,11 +135,13 @@ async def _rounds(path: Path, count: int) -> None:
             await stores.executions.close_unfinished()
             sessions, _ = await stores.sessions.list_sessions()
             directories = {session.directory for session in sessions}
-            await stores.workspaces.reconcile(directories)
+            deleted = await stores.sessions.deleted.names()
+            await stores.workspaces.reconcile(directories, deleted)
             await _check_sessions(stores, facts)
             await _check_runs(stores, facts)
             left = {entry.name for entry in (path / "sessions").iterdir()}
             assert left == directories
+            assert not (path / "lost+found").exists()
         answered |= {fact[0] for fact in facts}
     assert answered == {"created", "updated", "deleted", "appended", "finished"}
 

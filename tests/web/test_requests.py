@@ -98,23 +98,23 @@ def test_bad_ids(bad: str, name: str) -> None:
         requests.validate(CreateSession, {**CREATE, name: bad})
 
 
-def read_env(body: str) -> dict[str, str]:
+async def read_env(body: str) -> dict[str, str]:
     parsed = requests.validate(RunRequest, json.loads(body))
-    return requests.env_strings(parsed.env, body.encode())
+    return await requests.env_strings(parsed.env, body.encode())
 
 
-def test_env_values() -> None:
+async def test_env_values() -> None:
     """Strings stay, numbers are what is written, booleans are true and false."""
     body = '{"code":"x","env":{"A":"é","B":1.50,"C":-0,"D":1e3,"E":true,"F":false,"G":12,"H":""}}'
-    assert read_env(body) == {
+    assert await read_env(body) == {
         "A": "é", "B": "1.50", "C": "-0", "D": "1e3", "E": "true", "F": "false", "G": "12", "H": "",
     }  # fmt: skip
 
 
 @pytest.mark.parametrize("body", ['{"code":"x"}', '{"env":null}', '{"env":{}}'])
-def test_no_env(body: str) -> None:
+async def test_no_env(body: str) -> None:
     """No variables are no variables, however it is said."""
-    assert read_env(body) == {}
+    assert await read_env(body) == {}
 
 
 @pytest.mark.parametrize(
@@ -129,10 +129,10 @@ def test_no_env(body: str) -> None:
         ('{"A":"x\\u0000"}', "for A"),
     ],
 )
-def test_bad_env(env: str, part: str) -> None:
+async def test_bad_env(env: str, part: str) -> None:
     """Null, objects and impossible names or values are refused, naming the variable."""
     with pytest.raises(InvalidRequest, match="`env` has") as caught:
-        read_env(f'{{"env":{env}}}')
+        await read_env(f'{{"env":{env}}}')
     assert part in caught.value.message
 
 

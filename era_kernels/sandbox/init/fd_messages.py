@@ -65,7 +65,7 @@ class Datagram:
     def try_send(self, control_socket: socket.socket, descriptors: Sequence[int]) -> None:
         """Sends it without waiting. Raises OSError; only errors of GONE tell of the peer."""
         if not self.head:
-            socket.send_fds(control_socket, [self.data], descriptors, socket.MSG_DONTWAIT)
+            _send_datagram(control_socket, self.data, descriptors)
             return
         memory = os.memfd_create("message", os.MFD_CLOEXEC)
         try:
@@ -73,8 +73,7 @@ class Datagram:
             view = memoryview(self.data)
             while view:
                 view = view[os.write(memory, view) :]
-            every = [*descriptors, memory]
-            socket.send_fds(control_socket, [self.head], every, socket.MSG_DONTWAIT)
+            _send_datagram(control_socket, self.head, [*descriptors, memory])
         finally:
             os.close(memory)
 
@@ -145,6 +144,12 @@ def close_all(descriptors: Iterable[int]) -> None:
     """Closes descriptors that came with a message or were to go with one."""
     for descriptor in descriptors:
         os.close(descriptor)
+
+
+def _send_datagram(control_socket: socket.socket, data: bytes, descriptors: Sequence[int]) -> None:
+    """Sends without waiting: Python 3.11's `socket.send_fds` drops its flags."""
+    rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", descriptors))]
+    control_socket.sendmsg([data], rights if descriptors else (), socket.MSG_DONTWAIT)
 
 
 def _descriptors(ancillary: list[tuple[int, int, bytes]]) -> list[int]:

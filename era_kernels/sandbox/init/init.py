@@ -14,7 +14,7 @@ init sends it when a process ends, after the reply that named the process.
     → {"op": "ping", "id"}                          ← {"id"}: whoever stops this process is found
     → {"op": "signal", "process", "signal"}         with an id: ← {"id"}
           with "kill_group_on_exit": when the process dies, the rest of its group is killed, too
-    ← {"ready": pid} at the start, or {"failed": text}; {"clean": true} when nothing is left
+    ← {"ready": pid} at the start, or {"failed": text}
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ class Init:
                 if request is not None:
                     return request
         except BrokenPipeError:  # the server closed the socket during a send
-            _shut_down(self._control)
+            _shut_down()
 
     def _flush(self) -> int | None:
         """Sends what waits; returns after how many milliseconds this process has more to do."""
@@ -116,7 +116,7 @@ class Init:
             self._refuse(lost.message, OSError(errno.EMFILE, str(lost)))
             return None
         if received is None:
-            _shut_down(self._control)
+            _shut_down()
         message, descriptors = received
         if message["op"] == "spawn":
             return self._spawn(message, descriptors)
@@ -286,13 +286,12 @@ def fail_and_exit(control: socket.socket, error: OSError) -> NoReturn:
     os._exit(1)
 
 
-def _shut_down(control: socket.socket) -> NoReturn:
+def _shut_down() -> NoReturn:
     """Kills all processes and exits, when the server has closed the socket or is gone.
 
     When pid 1 of a namespace exits, Linux kills all others in it, and pid 1 ends last.
     """
     signal.set_wakeup_fd(-1)
-    if os.getpid() == 1 or kill_all():
-        with contextlib.suppress(OSError):  # the server may be gone
-            fd_messages.send(control, {"clean": True})
+    if os.getpid() != 1:
+        kill_all()
     os._exit(0)

@@ -75,6 +75,7 @@ class Zygote:
         self._control = control
         self._cgroup_directories = cgroup_directories
         self._sigchld = SigchldPipe()
+        self._poll = select.poll()
         self._inits: dict[int, int] = {}  # pid → number of the request
         self._pending_pids: dict[int, int] = {}  # pipe from which the pid is read → number
         self._outbox = SendQueue(control)
@@ -82,11 +83,12 @@ class Zygote:
 
     def serve(self) -> InitStart:
         """Forks inits until the server is gone; returns only in each of them."""
-        poll = select.poll()
-        poll.register(self._control, select.POLLIN)
-        poll.register(self._sigchld.descriptor, select.POLLIN)
+        self._poll.register(self._control, select.POLLIN)
+        self._poll.register(self._sigchld.descriptor, select.POLLIN)
         while True:
-            ready = {descriptor for descriptor, _ in poll.poll(self._flush())}
+            ready = {descriptor for descriptor, _ in self._poll.poll(self._flush())}
+            if not ready.isdisjoint(self._pending_pids):
+                self._read_pids()
             if self._sigchld.descriptor in ready or self._exited:
                 self._reap()
             if self._control.fileno() in ready:
@@ -154,6 +156,7 @@ class Zygote:
             os.close(pid_read)
         else:
             self._pending_pids[pid_read] = number
+            self._poll.register(pid_read, select.POLLIN)
         if pid is not None:
             self._inits[pid] = number
         return None
@@ -166,6 +169,8 @@ class Zygote:
                 if pid:
                     self._inits[int(pid)] = number
                     self._send({"init": int(pid), "number": number})
+                with contextlib.suppress(KeyError):
+                    self._poll.unregister(pid_read)
                 os.close(pid_read)
                 del self._pending_pids[pid_read]
 

@@ -1,4 +1,4 @@
-"""Joins this process to control groups and removes the directories of groups; see cgroups(7)."""
+"""Joins this process to control groups, kills and removes groups; see cgroups(7)."""
 
 from __future__ import annotations
 
@@ -6,10 +6,14 @@ import logging
 import os
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
+
+from era_kernels.sandbox.linux.killing import kill_listed
 
 log = logging.getLogger(__name__)
 
+CGROUP_PROCS = "cgroup.procs"
 REMOVAL_TIMEOUT = 2.0  # seconds in which processes that were killed leave a group
 
 
@@ -23,18 +27,51 @@ def join_cgroups(cgroup_procs: Iterable[str]) -> None:
             os.close(descriptor)
 
 
+def list_members(directories: Iterable[Path]) -> set[int]:
+    """Returns the pids of the living members of groups, without those of groups below."""
+    found: set[int] = set()
+    for directory in directories:
+        with suppress(OSError):  # the group is gone, or holds threads of their own
+            found.update(map(int, (directory / CGROUP_PROCS).read_text("ascii").split()))
+    return found - {0}  # that is a process which this one cannot see
+
+
+def forbid_forks(directory: Path) -> None:
+    """Keeps the members of a group from making more; kills them where one call can do that."""
+    for name, text in (("pids.max", "0"), ("cgroup.kill", "1")):
+        file = directory / name
+        with suppress(OSError):
+            if file.exists():
+                file.write_text(text, "ascii")
+
+
+def kill_members(directories: Iterable[Path]) -> int:
+    """Sends SIGKILL to all members of groups; returns how many there were (blocking, briefly)."""
+    groups = tuple(directories)
+    for directory in groups:
+        forbid_forks(directory)
+    return kill_listed(lambda: list_members(groups))
+
+
 def remove_server_cgroup(directory: Path) -> None:
-    """Removes a server's directory and the groups in it (blocking); busy groups stay."""
+    """Removes a server's directory and the groups in it (blocking), and kills who is in those.
+
+    Groups stay whose members cannot be killed.
+    """
     remove_cgroup_tree(directory, REMOVAL_TIMEOUT)
 
 
 def remove_cgroup_tree(directory: Path, timeout: float) -> None:
-    """Removes a directory and the groups in it (blocking), in `timeout` seconds for each."""
+    """Removes a directory and the groups in it (blocking), in `timeout` seconds for each.
+
+    Kills the members of the groups in it, which are what sessions left.
+    """
     if not directory.is_dir():
         return
-    for child in directory.iterdir():
-        if child.is_dir():
-            remove_cgroup(child, timeout)
+    children = [child for child in directory.iterdir() if child.is_dir()]
+    kill_members(children)
+    for child in children:
+        remove_cgroup(child, timeout)
     remove_cgroup(directory, timeout)
 
 

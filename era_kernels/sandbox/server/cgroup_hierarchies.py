@@ -13,6 +13,7 @@ from pathlib import Path
 
 from era_kernels.models import Limits
 from era_kernels.own_cgroups import SELF, own_cgroups, read_or_empty
+from era_kernels.sandbox.linux.cgroup import CGROUP_PROCS
 
 # Microseconds over which the share of processors is counted: the default of both versions.
 CPU_PERIOD = 100_000
@@ -20,7 +21,6 @@ MIN_CPU_QUOTA = 1000  # microseconds of a period; the kernel takes no less
 INIT_PROCESSES = 1  # processes of a sandbox beside those of the session
 # The group into which the server itself moves, since in version 2 only leaves have processes.
 SERVER_LEAF = "server.era"
-CGROUP_PROCS = "cgroup.procs"
 
 # Controller → the limit that it enforces.
 LIMIT_BY_CONTROLLER = {"memory": "memory", "pids": "processes", "cpu": "cpu"}

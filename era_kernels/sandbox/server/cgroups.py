@@ -21,12 +21,12 @@ from pathlib import Path
 
 from era_kernels.models import Limits
 from era_kernels.sandbox.linux.cgroup import (
+    CGROUP_PROCS,
     remove_cgroup,
     remove_cgroup_tree,
     remove_server_cgroup,
 )
 from era_kernels.sandbox.server.cgroup_hierarchies import (
-    CGROUP_PROCS,
     LIMIT_BY_CONTROLLER,
     Controller,
     delegate,
@@ -38,6 +38,7 @@ from era_kernels.sandbox.server.cgroup_memory import MemoryGroup, OomWatch, Shor
 
 PREFIX = "era-"
 _MIB = 1024 * 1024
+STALE_TIMEOUT = 0.2  # seconds in which what a dead server left leaves its group
 _DIRECTORY_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 # The test at the start: a child that may not fork.
 _TEST_LIMITS = Limits(memory=256 * _MIB, processes=0, cpu=1.0)
@@ -220,13 +221,13 @@ class CgroupTree:
 
 
 def remove_stale(parent: Path) -> None:
-    """Removes the directories of servers that are dead (blocking)."""
+    """Ends what servers that are dead have left in their groups, and removes them (blocking)."""
     for directory in parent.glob(f"{PREFIX}*/"):
         with suppress(OSError):
             lock = os.open(directory, _DIRECTORY_FLAGS)
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                remove_cgroup_tree(directory, timeout=0)
+                remove_cgroup_tree(directory, STALE_TIMEOUT)
             finally:
                 os.close(lock)
 

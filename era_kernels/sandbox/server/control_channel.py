@@ -102,9 +102,9 @@ class ControlChannel:
         self,
         message: JsonObject,
         descriptors: Iterable[int] = (),
-        timeout: float = REQUEST_TIMEOUT,
+        timeout: float | None = None,
     ) -> JsonObject:
-        """Sends a message with an id and waits for its reply, `timeout` seconds at most.
+        """Sends a message with an id and waits for its reply: REQUEST_TIMEOUT or `timeout` seconds.
 
         Raises ChannelClosed, NoAnswer, SendRefused.
         """
@@ -116,9 +116,10 @@ class ControlChannel:
         self,
         message: JsonObject,
         descriptors: Iterable[int] = (),
-        timeout: float = REQUEST_TIMEOUT,
+        timeout: float | None = None,
     ) -> Reply:
         """Does the same; returns the reply's descriptors, too, which belong to the caller."""
+        timeout = REQUEST_TIMEOUT if timeout is None else timeout
         self._last_id += 1
         request_id = self._last_id
         reply: asyncio.Future[Reply] = self._loop.create_future()

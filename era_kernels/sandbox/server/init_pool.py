@@ -25,6 +25,7 @@ from era_kernels.sandbox.server.zygote_keeper import ZygoteKeeper
 log = logging.getLogger(__name__)
 
 EXIT_TIMEOUT = 5.0  # seconds for an init to end everything, and then for the zygote to end it
+REAP_TIMEOUT = 1.0  # seconds for the zygote to notice that an init is dead
 REFILL_DELAY = 0.02  # seconds after the last start until spares are made
 
 
@@ -64,9 +65,14 @@ class PreparedInit:
         """Kills the init, when it does not end by itself."""
         self._zygote.kill_init(self.number)
 
-    async def wait_exit(self) -> bool:
-        """Waits for the death of the init and its orphans; False after EXIT_TIMEOUT."""
-        return await within_timeout(self._request.exited.wait())
+    async def wait_reaped(self) -> None:
+        """Waits until the zygote has reaped a dead init and killed its orphans; not for long.
+
+        In namespaces there are none: nothing depends on the zygote there.
+        """
+        timeout = REAP_TIMEOUT if self.profile.spec.has_namespaces else EXIT_TIMEOUT
+        if not await within_timeout(self._request.exited.wait(), timeout):
+            log.warning("an init was not reaped", extra={"number": self.number})
 
     async def remove_cgroups(self) -> None:
         """Removes the groups, when the init is gone; a second call does nothing."""
@@ -76,9 +82,9 @@ class PreparedInit:
     async def discard(self) -> None:
         """Ends the init, which has not been used."""
         self.control_socket.close()
-        if not await self.wait_exit():
+        if not await within_timeout(self._request.exited.wait(), EXIT_TIMEOUT):
             self.kill()
-            await self.wait_exit()
+            await self.wait_reaped()
         await self.remove_cgroups()
 
     def on_refused(self, error: OSError) -> None:

@@ -118,6 +118,10 @@ def _listen_at(path: Path, gid: int | None) -> socket.socket:
     listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     try:
         listening.bind(os.fspath(path))
+    except OSError:
+        listening.close()
+        raise
+    try:
         if gid is not None:
             os.chown(path, -1, gid)
         path.chmod(0o600 if gid is None else 0o660)

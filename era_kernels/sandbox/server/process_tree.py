@@ -1,4 +1,4 @@
-"""Finds the processes of many sandboxes in one pass over /proc."""
+"""Finds the processes of sandboxes in passes over /proc."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ _PAGE = os.sysconf("SC_PAGE_SIZE")
 _TICK = 10**9 // os.sysconf("SC_CLK_TCK")
 _CPUCLOCK_SCHED = 2  # CPUCLOCK_SCHED of the kernel: exact, for a whole process
 _NO_INIT = 0
+_DEAD_STATES = (b"Z", b"X")
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +25,7 @@ class ProcStat:
     threads: int
     start_time: int
     resident_bytes: int  # bytes
+    is_dead: bool = False  # and not reaped yet
 
 
 class ProcessTree:
@@ -41,7 +43,7 @@ class ProcessTree:
     def by_init(self, inits: Collection[int]) -> dict[int, list[ProcStat]]:
         """Returns init → the init and its descendants, as they are now (blocking)."""
         self._refresh_unrelated(set(inits))
-        pids = {int(name) for name in os.listdir("/proc") if name.isdecimal()}  # noqa: PTH208
+        pids = _list_pids()
         self._unrelated &= pids
         found: dict[int, ProcStat] = {}
         for pid in pids - self._unrelated:
@@ -80,6 +82,51 @@ class ProcessTree:
         return _NO_INIT
 
 
+class Family:
+    """Remembers a process and its descendants, also those whose parents have died meanwhile."""
+
+    def __init__(self, head: ProcStat) -> None:
+        self._start_times = {head.pid: head.start_time}
+
+    def find(self) -> set[int]:
+        """Returns the pids of those that live, as they are now (blocking)."""
+        found = {pid: one for pid in _list_pids() if (one := read_stat(pid)) is not None}
+        children: dict[int, list[int]] = {}
+        for one in found.values():
+            children.setdefault(one.parent_pid, []).append(one.pid)
+        known = [
+            pid
+            for pid, started in self._start_times.items()
+            if pid in found and found[pid].start_time == started
+        ]
+        members: set[int] = set()
+        while known:
+            pid = known.pop()
+            if pid not in members:
+                members.add(pid)
+                known += children.get(pid, ())
+        self._start_times = {pid: found[pid].start_time for pid in members}
+        return {pid for pid in members if not found[pid].is_dead}
+
+
+def list_by_uid(uid: int) -> set[int]:
+    """Returns the pids of all living processes of a uid (blocking)."""
+    return {pid for pid in _list_pids() if _has_uid(pid, uid)}
+
+
+def _has_uid(pid: int, uid: int) -> bool:
+    lines = read_proc_file(f"/proc/{pid}/status").splitlines()
+    fields = {name: rest.split() for name, _, rest in (line.partition(b":") for line in lines)}
+    # The real, effective, saved and file system uid.
+    if b"%d" % uid not in fields.get(b"Uid", ()):
+        return False
+    return fields[b"State"][0] not in _DEAD_STATES or int(fields[b"Threads"][0]) > 1
+
+
+def _list_pids() -> set[int]:
+    return {int(name) for name in os.listdir("/proc") if name.isdecimal()}  # noqa: PTH208
+
+
 def read_stat(pid: int) -> ProcStat | None:
     """Reads /proc/PID/stat; returns None when the process is gone."""
     # The name in parentheses may hold anything; behind it: state, ppid, …
@@ -93,6 +140,8 @@ def read_stat(pid: int) -> ProcStat | None:
         threads=int(fields[17]),
         start_time=int(fields[19]),
         resident_bytes=int(fields[21]) * _PAGE,
+        # The first thread of a process may end before the others.
+        is_dead=fields[0] in _DEAD_STATES and int(fields[17]) <= 1,
     )
 
 

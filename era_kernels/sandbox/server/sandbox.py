@@ -30,6 +30,7 @@ from era_kernels.sandbox.server import connections, runtime_dirs
 from era_kernels.sandbox.server.cgroups import CgroupTree
 from era_kernels.sandbox.server.connections import CONNECT_TIMEOUT
 from era_kernels.sandbox.server.control_channel import ChannelClosed, ChannelError, ControlChannel
+from era_kernels.sandbox.server.disk_reserve import DiskReserve
 from era_kernels.sandbox.server.host_resources import HostResources
 from era_kernels.sandbox.server.init_pool import InitPool, PreparedInit, within_timeout
 from era_kernels.sandbox.server.limit_monitor import LimitMonitor, MonitoredSandbox
@@ -37,6 +38,7 @@ from era_kernels.sandbox.server.listeners import listen_in_namespace
 from era_kernels.sandbox.server.oom_listener import OomListener
 from era_kernels.sandbox.server.process import Process, open_process
 from era_kernels.sandbox.server.process_command import Command, ProcessNotStarted, start_error
+from era_kernels.sandbox.server.sandbox_end import SandboxEnd, end_all
 from era_kernels.sandbox.server.server_memory import ServerMemoryMonitor
 from era_kernels.sandbox.server.tier_probe import TierProbe
 from era_kernels.sandbox.server.tiers import IsolationPolicy, IsolationProfile
@@ -79,7 +81,6 @@ class Sandbox:
         self._ended: asyncio.Future[ExitInfo] = loop.create_future()
         self._processes: dict[int, Process] = {}
         self._last_process = 0
-        self._is_clean = False  # the init reported that no process is left
         self._reason: str | None = None
         self._close_task: asyncio.Task[None] | None = None
         self._limit_monitor = limit_monitor
@@ -87,8 +88,10 @@ class Sandbox:
         on_silent = partial(self._on_limit_exceeded, SILENT)
         control = prepared_init.control_socket
         self._control = ControlChannel(control, self._on_message, self._on_end, on_silent)
+        self._end = SandboxEnd(prepared_init.cgroup, spec)
         self._oom_listener = OomListener(resources, self._on_limit_exceeded)
         prepared_init.on_pid = self._on_init_pid
+        self._end.set_init(self.pid)
         self._control.send({"op": "apply", "spec": spec.to_json()}, (), prepared_init.on_refused)
 
     @property
@@ -174,19 +177,18 @@ class Sandbox:
         """
         if not self.is_running:
             raise connections.ended_error()
-        network, pid = self._spec.network, self.pid or 0
-        return await connections.connect(network, self._control, pid, port, timeout)
+        where = self._spec.network, self._control, self.pid or 0
+        return await connections.connect(*where, port, timeout)
 
     async def aclose(self, reason: str | None = None) -> None:
         """Ends all processes; when this returns, they are dead and the directory is removed.
 
-        `reason` becomes the reason of every ExitInfo. A second call waits for the first; the
-        closing goes on when a caller is cancelled.
+        `reason` is that of every ExitInfo. Goes on after it was cancelled or raised EndUnfinished.
         """
         if self._close_task is None:
             self._reason = reason
             self._close_task = asyncio.create_task(self._close())
-        await asyncio.shield(self._close_task)
+        await self._end.wait(self._close_task)
 
     def _discard_finished(self) -> None:
         """Discards finished processes, and closes detached ones but the newest MAX_DETACHED."""
@@ -199,8 +201,7 @@ class Sandbox:
     def _kill_abandoned(self, process: Process) -> None:
         """Kills a process whose start was cancelled, in case it started."""
         with contextlib.suppress(ChannelClosed):
-            message = {"op": "signal", "process": process.number, "signal": SIGKILL}
-            self._control.send(message)
+            self._control.send({"op": "signal", "process": process.number, "signal": SIGKILL})
 
     def _discard(self, process: Process) -> None:
         del self._processes[process.number]
@@ -214,17 +215,16 @@ class Sandbox:
                 process.on_ended(ExitInfo(message.get("code"), message.get("signal"), why))
         elif "ready" in message:
             if not self._spec.has_namespaces:  # else the init sees itself as 1
-                self.pid = message["ready"]
+                self._on_init_pid(message["ready"])
             self._ready.set_result(True)
             self._control.start_pulse()
             self._start_monitoring()
         elif "failed" in message:
             self.isolation_error = message["failed"]
-        elif "clean" in message:
-            self._is_clean = True
 
     def _on_init_pid(self, pid: int) -> None:
         self.pid = pid
+        self._end.set_init(pid)
         self._start_monitoring()
 
     def _start_monitoring(self) -> None:
@@ -237,10 +237,9 @@ class Sandbox:
 
     def _on_limit_exceeded(self, why: str) -> None:
         if self.is_running:
-            extra = {"number": self._prepared_init.number, "why": why}
-            log.warning("a session was ended", extra=extra)
-            self._reason = why
-            self._prepared_init.kill()  # at once: whatever takes too much goes on taking
+            number, self._reason = self._prepared_init.number, why
+            log.warning("a session was ended", extra={"number": number, "why": why})
+            self._end.begin()  # at once: whatever takes too much goes on taking
             self._close_task = asyncio.create_task(self._close())
 
     def _on_end(self) -> None:
@@ -249,8 +248,8 @@ class Sandbox:
         self.isolation_error = self.isolation_error or self._prepared_init.refusal
         exit_info = ExitInfo(signal=SIGKILL, reason=reason)
         if self._close_task is None:
-            extra = {"number": self._prepared_init.number, "why": self.isolation_error}
-            log.error("an init died", extra=extra)
+            number, why = self._prepared_init.number, self.isolation_error
+            log.error("an init died", extra={"number": number, "why": why})
         if not self._ready.done():
             self._ready.set_result(False)
         for process in self._processes.values():
@@ -258,16 +257,18 @@ class Sandbox:
         self._ended.set_result(exit_info)
 
     async def _close(self) -> None:
-        if self._limit_monitor is not None and self._monitored is not None:
+        if self._limit_monitor and self._monitored is not None:
             self._limit_monitor.discard(self._monitored)
         self._oom_listener.close()
+        self._end.set_init(self.pid)  # in case there was no descriptor to hold it
+        self._end.begin()
         self._control.close_write()
-        await within_timeout(self.ended)
-        if not self._is_clean:
+        if not self._end.has_init:  # it was not ready, so that no code has run
             self._prepared_init.kill()
-        if not await self._prepared_init.wait_exit():
-            log.error("processes may have survived", extra={"number": self._prepared_init.number})
-        if not self._ended.done():  # neither the init nor the zygote reacted
+        await self._end.finish()
+        self._end.close()
+        await self._prepared_init.wait_reaped()
+        if not self._ended.done():  # its end of the socket is in a message, or it was never made
             self._control.close()
             self._on_end()
         for process in self._processes.values():
@@ -280,15 +281,14 @@ class Sandbox:
 class Sandboxes:
     """All sandboxes of a server, and the zygote that forks their inits."""
 
-    def __init__(self, runtime: Path, init_pool: InitPool) -> None:
+    def __init__(self, runtime: Path, init_pool: InitPool, reserve: DiskReserve | None) -> None:
         """Makes the object only; callers use `open`."""
         self.profile = IsolationProfile(tier=UNSANDBOXED_TIER, spec=SandboxSpec())
         self._runtime = runtime
         self._init_pool = init_pool
-        cgroups = init_pool.cgroups
-        self._limit_monitor = LimitMonitor(
-            ServerMemoryMonitor(cgroups.server_memory, cgroups.memory_group)
-        )
+        groups = init_pool.cgroups
+        memory_monitor = ServerMemoryMonitor(groups.server_memory, groups.memory_group)
+        self._limit_monitor = LimitMonitor(memory_monitor, reserve)
         self._uid_allocator = UidAllocator(available_uids())
         self._sandboxes: set[Sandbox] = set()
 
@@ -301,12 +301,13 @@ class Sandboxes:
         policy: IsolationPolicy | None = None,
         spare_count: int = 0,
         server_memory: int | None = None,
+        disk_reserve: DiskReserve | None = None,
     ) -> Sandboxes:
         """Starts the zygote, which imports the modules of `preload`; entries lie in `entry_paths`.
 
-        `runtime` is a short directory (made where missing) for the sandboxes' own directories.
-        Without a policy there is no isolation. `spare_count` inits wait, each of 3 MB, so that the
-        next sandbox is ready 15 ms sooner. `server_memory`: bytes for all sandboxes together.
+        `runtime` is a short directory (made where missing) for the sandboxes' own directories; no
+        policy is no isolation. `spare_count` inits of 3 MB wait: the next sandbox is ready 15 ms
+        sooner. Sandboxes have `server_memory` bytes together, and leave a reserve of the disk.
         Raises StartError when `runtime` is too long for sockets, the zygote does not start, or no
         isolation works that is strong enough.
         """
@@ -314,12 +315,13 @@ class Sandboxes:
         open_cgroups = CgroupTree if policy is None else partial(CgroupTree.open, server_memory)
         cgroups = await asyncio.to_thread(open_cgroups)
         zygote_home = runtime / runtime_dirs.ZYGOTE_DIRECTORY
-        sandboxes = cls(runtime, await InitPool.open(preload, entry_paths, zygote_home, cgroups))
+        init_pool = await InitPool.open(preload, entry_paths, zygote_home, cgroups)
+        sandboxes = cls(runtime, init_pool, disk_reserve)
         if policy is not None:
             try:
                 probe = TierProbe(runtime / runtime_dirs.PROBE_DIRECTORY, sandboxes._create)
-                profile = await probe.find_strongest(policy) or sandboxes.profile
-                sandboxes.profile = profile.with_cgroups(cgroups)
+                found = await probe.find_strongest(policy) or sandboxes.profile
+                sandboxes.profile = found.with_cgroups(cgroups)
                 await sandboxes._init_pool.keep_spares(sandboxes.profile, spare_count)
             except BaseException:
                 await sandboxes.aclose()
@@ -360,7 +362,7 @@ class Sandboxes:
         """Ends all sandboxes at once, then the zygote; a second call is fine."""
         await self._init_pool.begin_shutdown()
         await self._limit_monitor.aclose()
-        await asyncio.gather(*(sandbox.aclose() for sandbox in tuple(self._sandboxes)))
+        await end_all(sandbox.aclose for sandbox in tuple(self._sandboxes))
         await self._init_pool.aclose()
         await asyncio.to_thread(
             runtime_dirs.remove_runtime_dir, self._runtime / runtime_dirs.ZYGOTE_DIRECTORY
@@ -394,7 +396,7 @@ class Sandboxes:
             if await sandbox.wait_ready():
                 return True
         except asyncio.CancelledError:
-            await sandbox.aclose()
+            await end_all([sandbox.aclose])
             raise
         await sandbox.aclose()
         return False

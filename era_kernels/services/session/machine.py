@@ -61,7 +61,8 @@ class SessionMachine:
         """Returns the machine for a run, opened if there is none, and `started_from`.
 
         That is `fresh` for the first run on a machine, else `live`. Raises KernelStartFailed,
-        LanguageUnavailable, StorageFailed, or the error that `close` was given.
+        LanguageUnavailable, StorageFailed, EndUnfinished (of the machine before), or the error that
+        `close` was given.
         """
         async with self._lock:
             machine = await self._ensure_machine(env)
@@ -124,26 +125,37 @@ class SessionMachine:
             self.is_starting = False
 
     async def stop(self, reason: EndReason) -> None:
-        """Ends the machine, whatever runs on it; leaves a machine that is being opened alone."""
+        """Ends the machine, whatever runs on it; leaves a machine that is being opened alone.
+
+        What does not end in time is left to `reap`, which comes before the next machine.
+        """
         if self._machine is not None:
             await self._machine.aclose(reason)
 
     async def reap(self) -> None:
-        """Removes what a machine that has ended left behind; does nothing while it lives."""
+        """Removes what a machine that has ended left behind; does nothing while it lives.
+
+        Raises EndUnfinished.
+        """
         async with self._lock:
             await self._reap()
 
     async def _reap(self) -> None:
         if self._machine is not None and self._machine.ended.done():
-            await self._machine.aclose()  # returns when nothing is left of the machine
+            await self._machine.wait_gone()
             await self._on_reaped()
             self._machine = None
 
     async def close(self, reason: EndReason, closed_error: EraError) -> None:
-        """Ends the machine for good; from now on, asking for one raises `closed_error`."""
+        """Ends the machine for good; from now on, asking for one raises `closed_error`.
+
+        Raises EndUnfinished when processes of it are left.
+        """
         if self._closed_error is None and self._start_task is not None and not self.is_alive:
             self._start_task.cancel()
         self._closed_error = closed_error
         await self.stop(reason)  # also a machine whose kernel is only starting
         async with self._lock:
             await self.stop(reason)
+            if self._machine is not None:
+                await self._machine.wait_gone()

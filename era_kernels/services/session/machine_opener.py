@@ -7,13 +7,14 @@ from collections.abc import Callable, Hashable, Mapping
 from contextlib import nullcontext
 from functools import partial
 
-from era_kernels.errors import SessionNotFound
+from era_kernels.errors import EndUnfinished, SessionNotFound
 from era_kernels.kernels.machine import Machine
 from era_kernels.models import EndReason, ExitInfo
 from era_kernels.services.context import ServiceContext
 from era_kernels.services.session.lost_variables import LostVariables
 from era_kernels.services.session.state import SessionState
 
+RETRY_INTERVAL = 1.0  # seconds between two looks at a machine that does not end
 START_NOT_RECORDED = "the start of the kernel could not be recorded"
 
 
@@ -33,6 +34,7 @@ class MachineOpener:
         self._borrower = borrower
         self._lost_variables = lost_variables
         self._notify_ended = on_ended
+        self._releases: set[asyncio.Task[None]] = set()
 
     async def open(self, env: Mapping[str, str], with_kernel: bool) -> Machine:
         """Opens a new machine. Raises what the host raises, StorageFailed, SessionNotFound."""
@@ -51,7 +53,7 @@ class MachineOpener:
         if self._state.is_stored:
             machine.on_late_output = context.logs.live_log(session.directory).write
         context.kernel_limiter.acquire(self._borrower)
-        machine.ended.add_done_callback(self._on_machine_ended)
+        machine.ended.add_done_callback(partial(self._on_machine_ended, machine))
         if with_kernel:
             await self._record_start(machine)
         return machine
@@ -83,6 +85,18 @@ class MachineOpener:
         self._lost_variables.on_kernel_ended(machine, ended.result())
         self._context.metrics.kernel_ended(self._state.session.language, ended.result())
 
-    def _on_machine_ended(self, ended: asyncio.Future[ExitInfo]) -> None:
-        self._context.kernel_limiter.release(self._borrower)
+    def _on_machine_ended(self, machine: Machine, ended: asyncio.Future[ExitInfo]) -> None:
+        task = asyncio.create_task(self._release_when_gone(machine))
+        self._releases.add(task)
+        task.add_done_callback(self._releases.discard)
         self._notify_ended()
+
+    async def _release_when_gone(self, machine: Machine) -> None:
+        """Gives the machine's place to others when none of its processes is left."""
+        while True:
+            try:
+                await machine.wait_gone()
+                break
+            except EndUnfinished:
+                await asyncio.sleep(RETRY_INTERVAL)
+        self._context.kernel_limiter.release(self._borrower)

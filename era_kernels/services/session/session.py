@@ -232,12 +232,15 @@ class LiveSession:
     async def end(self, reason: EndReason, closed_error: EraError) -> None:
         """Ends the kernel, its run, the commands and the queue.
 
-        Afterwards every call raises `closed_error`.
+        Afterwards every call raises `closed_error`. Raises EndUnfinished when processes are left;
+        another call waits again.
         """
         if self._state.closed_with is None:
             self._state.closed_with = (reason, closed_error)
-        await self._session_machine.close(*self._state.closed_with)
-        await self.wait_idle()
+        try:
+            await self._session_machine.close(*self._state.closed_with)
+        finally:
+            await self.wait_idle()
         await self._cleanup()
         async with self._tracker.lock:  # wait for a file that is just being put
             pass

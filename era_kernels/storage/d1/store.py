@@ -13,7 +13,8 @@ from typing import Any
 
 from era_kernels.concurrency.background import BackgroundTasks
 from era_kernels.errors import EraError, StorageFailed, TooLarge
-from era_kernels.json_codec import in_thread_if_large
+from era_kernels.json_codec import dumps_async
+from era_kernels.json_incremental import LARGE_BYTES
 from era_kernels.models import StorageQuotas
 from era_kernels.models.storage import NAMESPACE_PATTERN
 from era_kernels.storage.d1.replies import (
@@ -201,7 +202,7 @@ class D1Store:
             "max_result": self._limits.max_result,
             "max_size": max_size,
         }
-        return await in_thread_if_large(size, _encode, value)
+        return await dumps_async(value, size) if size > LARGE_BYTES else _encode(value)
 
     async def _run(self, job: Job, max_size: int) -> Reply:
         """Returns the reply to a request that was done. Raises the errors of all others."""

@@ -60,7 +60,7 @@ GARBAGE = {
 @pytest.fixture(scope="module", params=["1", "3"], ids=lambda tier: f"tier {tier}")
 def client(request: pytest.FixtureRequest) -> Iterator[Client]:
     """A client of a server with these walls, or the next weaker ones that the host has."""
-    with open_sessions([], "--strongest-tier", request.param) as sessions:
+    with open_sessions([], "--strongest-tier", request.param, "--min-tier", "3") as sessions:
         yield sessions.client
 
 

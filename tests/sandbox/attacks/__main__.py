@@ -15,17 +15,22 @@ import socket
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from era_kernels.models import Limits, SessionListener, SessionPaths
+from era_kernels.sandbox.server.listeners import ChannelListeners
 from era_kernels.sandbox.server.process_command import Command
+from era_kernels.sandbox.server.process_tree import Family, read_stat
 from era_kernels.sandbox.server.sandbox import IsolationPolicy, Sandbox, Sandboxes
 
 HERE = Path(__file__).parent
-SHARED_MODULES = ("files", "network", "processes", "kernel")
+SHARED_MODULES = ("files", "network", "processes", "influence", "kernel", "neighbours")
+END_MODULE = "ends"  # each in a sandbox of its own, whose end is looked at
+END_SECONDS = 3.0  # seconds in which everything must be gone
 SEPARATE_MODULE = "resources"  # one sandbox for each attack: some end it
 SEPARATE_ATTACK = "signal_everybody"  # in a sandbox of its own, too, and the neighbour tells
 STORAGE_PORT = 61787
@@ -43,6 +48,9 @@ signal.signal(signal.SIGUSR1, lambda *_: os.write(1, b"reached\\n"))
 open("secret", "w").write("of the neighbour")
 end = socket.socket(socket.AF_UNIX); end.bind("k-1"); end.listen()
 os.chmod("k-1", 0o777)
+name = b"neighbour-%d" % os.getpid()
+hidden = socket.socket(socket.AF_UNIX); hidden.bind(b"\\0" + name); hidden.listen()
+os.write(1, name + b"\\n")
 open(os.environ["TMPDIR"] + "/neighbours", "w").close()
 try:
     port = socket.create_server(("127.0.0.1", 29787))  # the first of a kernel that speaks tcp
@@ -71,13 +79,15 @@ def load(name: str) -> ModuleType:
 
 def attacks() -> dict[str, str]:
     """Every attack's name and its sentence."""
-    modules = [load(name) for name in (*SHARED_MODULES, SEPARATE_MODULE)]
+    modules = [load(name) for name in (*SHARED_MODULES, SEPARATE_MODULE, END_MODULE)]
     return {n: (f.__doc__ or "").strip() for m in modules for n, f in attacks_of(m).items()}
 
 
 async def main(tier: int) -> None:
     with tempfile.TemporaryDirectory(prefix="era-", dir="/tmp") as name:
         base = Path(name)
+        if os.geteuid() == 0:
+            base.chmod(0o711)  # else sessions cannot have uids of their own in tier 3
         with host_targets(base) as host:
             wish = IsolationPolicy(
                 strongest_tier=tier,
@@ -87,7 +97,12 @@ async def main(tier: int) -> None:
             )
             sandboxes = await Sandboxes.open(base / "r", (), (), wish)
             try:
-                tier_line = {"walls": sandboxes.profile.spec.kind, "tier": sandboxes.isolation.tier}
+                profile = sandboxes.profile
+                tier_line = {
+                    "walls": profile.spec.kind,
+                    "tier": profile.tier,
+                    "shares_uid": profile.shares_uid,
+                }
                 print(json.dumps(tier_line), flush=True)
                 await all_attacks(sandboxes, base, host)
             finally:
@@ -101,12 +116,19 @@ async def all_attacks(sandboxes: Sandboxes, base: Path, host: dict[str, Any]) ->
         while b"ready" not in victim.stdout.tail():
             await asyncio.sleep(0.01)
     listener = await neighbour.listen(STORAGE_PORT)
+    channels = listen_for_kernel(neighbour)
+    waiting = asyncio.create_task(channels.accept("iopub"))  # a kernel that is about to start
+    neighbour.ended.add_done_callback(lambda _: (waiting.cancel(), channels.close()))
     threading.Thread(target=answer_session, args=(listener,), daemon=True).start()
     pid = neighbour.pid if sandboxes.profile.spec.has_namespaces else victim.pid
     host |= {
         "neighbour": str(base / "n" / "w" / "secret"),
         "neighbour_socket": str(base / "n" / "w" / "k-1"),
         "neighbour_pid": pid,
+        "neighbour_channel": str(channel_path(neighbour)),
+        "neighbour_runtime": str(neighbour.runtime_directory),
+        "neighbour_abstract": victim.stdout.tail().split()[0].decode(),
+        "neighbour_variable": ENV["LANG"],
         "neighbour_storage": listener.socket.getsockname(),
         "mount": "/mnt/data",
         "neighbour_cmdline": Path(f"/proc/{pid}/cmdline").read_text(),
@@ -118,13 +140,26 @@ async def all_attacks(sandboxes: Sandboxes, base: Path, host: dict[str, Any]) ->
     print(json.dumps({"attack": SEPARATE_ATTACK, "through": reached, "by": "nobody heard"}))
     for attack in attacks_of(load(SEPARATE_MODULE)):
         await run_attacks(sandboxes, base / attack, SEPARATE_MODULE, attack, host)
+    for attack in attacks_of(load(END_MODULE)):
+        await run_end(sandboxes, base / attack, attack)
+
+
+def channel_path(sandbox: Sandbox) -> Path:
+    return Path(f"{sandbox.runtime_directory}.k-2")
+
+
+def listen_for_kernel(sandbox: Sandbox) -> ChannelListeners:
+    """Where the server waits for the kernel of a session, as it does in tier 3."""
+    owner = sandbox.runtime_directory.stat()
+    gid = None if owner.st_uid == os.geteuid() else owner.st_gid
+    return ChannelListeners({"iopub": channel_path(sandbox)}, gid, sandbox.pid or 0)
 
 
 async def open_sandbox(sandboxes: Sandboxes, directory: Path) -> Sandbox:
     mounts = (("data", directory.parent / MOUNT),) if sandboxes.profile.spec.has_namespaces else ()
     paths = SessionPaths(directory / "w", directory / "p", directory / "c", mounts=mounts)
     for part in (paths.workspace, paths.packages, paths.cache):
-        part.mkdir(parents=True)
+        part.mkdir(0o700, parents=True)
     return await sandboxes.open_sandbox(paths, Limits(**BOUNDS))
 
 
@@ -158,6 +193,34 @@ async def run_attacks(
             print(process.stderr.tail().decode(), file=sys.stderr)
     finally:
         await sandbox.aclose()
+
+
+async def run_end(sandboxes: Sandboxes, directory: Path, attack: str) -> None:
+    """Runs one attack on the end of its sandbox: what it left must be gone, in time.
+
+    The zygote is a subreaper, so that whatever lost its parents is still found below it.
+    """
+    zygote = read_stat(sandboxes.zygote.pid)
+    assert zygote is not None
+    before = Family(zygote).find()
+    sandbox = await open_sandbox(sandboxes, directory)
+    init = 1 if sandboxes.profile.spec.has_namespaces else sandbox.pid
+    ready = "os.write(1, b'ready'); time.sleep(SECONDS)"
+    code = f"{source(END_MODULE)}\n{attack}({{'init': {init}}})\n{ready}\n"
+    process = await sandbox.spawn(program(sandbox, code))
+    async with asyncio.timeout(60):
+        while process.is_running and b"ready" not in process.stdout.tail():
+            await asyncio.sleep(0.01)
+    await asyncio.sleep(0.2)
+    began = time.monotonic()
+    await sandbox.aclose("session deleted")
+    seconds = time.monotonic() - began
+    left = Family(zygote).find() - before
+    words = process.stderr.tail().decode()
+    through = bool(left) or seconds > END_SECONDS or bool(words)
+    by = f"{len(left)} left after {seconds:.2f} s {words}" if through else "ended from outside"
+    print(f"{attack}: {seconds:.3f} s", file=sys.stderr)
+    print(json.dumps({"attack": attack, "through": through, "by": by}), flush=True)
 
 
 def source(module: str) -> str:
@@ -208,7 +271,7 @@ def host_targets(base: Path) -> Iterator[dict[str, Any]]:
             "abstract": name, "path_socket": f"/tmp/{name}.sock",
             "network": str(Path("/proc/self/ns/net").readlink()),
             "in_tmp": [f"{name}.txt", f"{name}.sock", "neighbours"], "in_shm": [f"{name}.txt"],
-            "shm_id": -1,
+            "shm_id": -1, "shm_device": Path("/dev/shm").stat().st_dev,
         }  # fmt: skip
     for path in (*shared, Path(f"/tmp/{name}.sock")):
         path.unlink()

@@ -113,11 +113,6 @@ def path_socket(host: Host) -> object:
     return _spoken(socket.AF_UNIX, socket.SOCK_STREAM, host["path_socket"])
 
 
-def neighbour_kernel(host: Host) -> object:
-    """Connect to the sockets of another session's kernel."""
-    return _spoken(socket.AF_UNIX, socket.SOCK_STREAM, host["neighbour_socket"])
-
-
 def neighbour_port(host: Host) -> object:
     """Connect to the port on which another session's kernel listens, or a server of its user."""
     with socket.socket() as end:

@@ -42,4 +42,6 @@ def outcomes(path: str) -> dict[str, str]:
     size = os.fstat(file).st_size
     os.close(file)
     named = {name: errno.errorcode.get(number, "worked") for name, number in tried.items()}
+    ruleset = _LIBC.syscall(444, None, ctypes.c_size_t(0), 1)  # landlock_create_ruleset(2): version
+    named["ruleset"] = "worked" if ruleset >= 0 else errno.errorcode[ctypes.get_errno()]
     return {**named, "blocks": str(blocks), "punch": str(punched), "libc": str(size // MIB)}

@@ -226,4 +226,5 @@ def test_disk_is_not_reserved(tmp_path: Path) -> None:
     refused = {name: by for name, by in told.items() if name.startswith(("fallocate", "ioctl"))}
     assert set(refused.values()) == {"ENOTSUP"}, refused  # the same number
     assert (told["blocks"], told["libc"]) == ("0", "2")
+    assert told["ruleset"] == "ENOSYS"  # it would keep files that have no name
     assert told["punch"] in ("0", str(errno.EOPNOTSUPP))  # as the file system says

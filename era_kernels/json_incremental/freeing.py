@@ -1,0 +1,53 @@
+"""Frees large JSON values in short steps: to free a million lists at once stops everything else."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+from era_kernels.concurrency.cooperative import SLICE_SECONDS, YIELD_SECONDS, Stepwise
+
+CONTAINERS_PER_STEP = 256
+ITEMS_PER_STEP = 4096
+_CONTAINERS = (dict, list)
+
+
+def free_in_steps(value: Any) -> None:
+    """Lets go of a value, whose last reference this becomes, a few containers at a time.
+
+    What others still hold of it stays as it is. Needs a running loop.
+    """
+    if isinstance(value, _CONTAINERS):
+        _run_slice(asyncio.get_running_loop(), _free(value))
+
+
+def _run_slice(loop: asyncio.AbstractEventLoop, steps: Stepwise[None]) -> None:
+    end = time.perf_counter() + SLICE_SECONDS
+    for _ in steps:
+        if time.perf_counter() > end:
+            loop.call_later(YIELD_SECONDS, _run_slice, loop, steps)
+            return
+
+
+def _free(value: Any) -> Stepwise[None]:
+    # Held by this list, a container does not go with the one around it; the outermost goes first.
+    held: list[Any] = [value]
+    del value
+    index = 0
+    while index < len(held):
+        node = held[index]
+        items = list(node.values()) if isinstance(node, dict) else node
+        for start in range(0, len(items), ITEMS_PER_STEP):
+            part = items[start : start + ITEMS_PER_STEP]
+            held += [item for item in part if isinstance(item, _CONTAINERS) and item]
+            if start:
+                yield
+        index += 1
+        if index % CONTAINERS_PER_STEP == 0:
+            yield
+    del node, items, part
+    for start in range(0, index, CONTAINERS_PER_STEP):
+        stop = min(start + CONTAINERS_PER_STEP, index)
+        held[start:stop] = [None] * (stop - start)
+        yield

@@ -1,0 +1,92 @@
+"""Has the processes of a session stand still while what they have written is measured.
+
+They are stopped from outside by SIGSTOP, which no process can refuse, and continued by SIGCONT.
+Processes that had been stopped by the session itself stay stopped.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Collection
+from contextlib import suppress
+
+from era_kernels.sandbox.server.process_tree import ProcStat, read_proc_file, read_stat
+
+_STILL = (b"T", b"t", b"Z", b"X", b"")  # stopped by a signal or a tracer; dead; gone
+
+
+class StoppedProcesses:
+    """The processes of one session that are stopped, and are continued by `resume`."""
+
+    def __init__(self) -> None:
+        self._stopped: dict[int, tuple[int, int]] = {}  # pid → its start time, a descriptor of it
+
+    @property
+    def is_any(self) -> bool:
+        """True while there is something to resume."""
+        return bool(self._stopped)
+
+    def stop(self, processes: Collection[ProcStat]) -> bool:
+        """Stops those that are not yet; returns whether all stood still before (blocking, briefly).
+
+        Processes fork while others are being stopped: it is to be called again, with those that
+        are there then, until it returns True.
+        """
+        were_still = True
+        for one in processes:
+            is_known = one.pid in self._stopped and self._stopped[one.pid][0] == one.start_time
+            if _is_still(one.pid):
+                continue
+            were_still = False
+            if is_known:  # not there yet, or continued by another of them
+                self._send(one.pid, signal.SIGSTOP)
+            else:
+                self._stop_first(one)
+        return were_still
+
+    def resume(self) -> None:
+        """Continues all of them; a second call does nothing."""
+        for pid in tuple(self._stopped):
+            self._send(pid, signal.SIGCONT)
+            os.close(self._stopped.pop(pid)[1])
+
+    def forget(self) -> None:
+        """Leaves them stopped: their session is being ended."""
+        for _, descriptor in self._stopped.values():
+            os.close(descriptor)
+        self._stopped.clear()
+
+    def _stop_first(self, process: ProcStat) -> None:
+        with suppress(OSError):  # it has ended
+            descriptor = os.pidfd_open(process.pid)
+            known = read_stat(process.pid)
+            if known is None or known.start_time != process.start_time:  # another with its pid
+                os.close(descriptor)
+                return
+            earlier = self._stopped.pop(process.pid, None)
+            if earlier is not None:
+                os.close(earlier[1])
+            self._stopped[process.pid] = process.start_time, descriptor
+            self._send(process.pid, signal.SIGSTOP)
+
+    def _send(self, pid: int, number: signal.Signals) -> None:
+        with suppress(OSError):  # it has ended
+            signal.pidfd_send_signal(self._stopped[pid][1], number)
+
+
+def _is_still(pid: int) -> bool:
+    """Returns whether all threads of a process are stopped, or it is gone.
+
+    A thread may be in the middle of a long write when the others have stopped.
+    """
+    try:
+        threads = os.listdir(f"/proc/{pid}/task")  # noqa: PTH208 - names, not paths
+    except OSError:
+        return True
+    return all(_state(f"/proc/{pid}/task/{thread}/stat") in _STILL for thread in threads)
+
+
+def _state(path: str) -> bytes:
+    """Returns the letter of the state in a file `stat`; empty when the thread is gone."""
+    return read_proc_file(path).rpartition(b")")[2][1:2]

@@ -1,0 +1,104 @@
+"""Measures what one session takes of the disk, in small steps."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Generator
+
+from era_kernels.safe_fs.usage import running_totals
+from era_kernels.sandbox.server.disk_files import NamelessFiles
+from era_kernels.sandbox.server.disk_session import Measured, SessionDisk
+from era_kernels.sandbox.server.process_tree import ProcStat
+
+MAX_STOP_SECONDS = 0.5  # seconds after which it is measured although some do not stand still
+
+
+class DiskMeasurement:
+    """One measurement of a session, which stands still meanwhile if `is_still`.
+
+    Callers call `advance` until it returns True, and in any case `close`.
+    """
+
+    def __init__(
+        self,
+        session: SessionDisk,
+        find_processes: Callable[[], Collection[ProcStat]],
+        taken: Callable[[], int],
+        *,
+        is_still: bool = False,
+        reserve_message: str | None = None,
+    ) -> None:
+        """`find_processes` returns those of the session, `taken` what anybody took of the disk.
+
+        `reserve_message`: the cause of the end of a session that has grown, in whatever measure.
+        """
+        self.session = session
+        self.is_still = is_still
+        self.is_for_reserve = reserve_message is not None
+        self.excess: str | None = None  # the cause of the end of the session
+        self._find_processes = find_processes
+        self._taken = taken
+        self._reserve_message = reserve_message
+        self._seconds = 0.0
+        self._steps = self._measure()
+
+    def advance(self, budget: float) -> bool:
+        """Measures for `budget` seconds; returns whether it has finished (blocking)."""
+        began = time.monotonic()
+        try:
+            return all(time.monotonic() - began <= budget for _ in self._steps)
+        finally:
+            self._seconds += time.monotonic() - began
+
+    def close(self) -> None:
+        """Closes what is open; a session that stands still goes on unless it is to end."""
+        self._steps.close()
+        if self.excess is None:
+            self.session.stopped.resume()
+        else:
+            self.session.stopped.forget()
+
+    def _measure(self) -> Generator[None]:
+        # The init is the server's own: it goes on, and holds no files.
+        processes = self._find_code()
+        if self.is_still:
+            limit = time.monotonic() + MAX_STOP_SECONDS
+            while not self.session.stopped.stop(processes) and time.monotonic() < limit:
+                yield
+                processes = self._find_code()
+        self.session.begin_measurement(self._taken())
+        began = self._seconds
+        nameless = NamelessFiles()
+        pids = [one.pid for one in processes]
+        workspace = self.session.quotas[0]
+        for _ in nameless.find(pids, self.session.devices, workspace.max_bytes):
+            yield
+        total, headroom = 0, workspace.max_bytes
+        for quota in self.session.quotas:
+            size = nameless.total if quota is workspace else 0
+            for found in running_totals(*quota.roots):
+                size = found + (nameless.total if quota is workspace else 0)
+                if size > quota.max_bytes:
+                    break
+                yield
+            if quota is workspace and not nameless.is_all:
+                size = max(size, self._max_written())
+            if size > quota.max_bytes:
+                self.excess = quota.excess_message
+                return
+            total, headroom = total + size, min(headroom, quota.max_bytes - size)
+        self._conclude(Measured(total, headroom, self._seconds - began))
+
+    def _find_code(self) -> list[ProcStat]:
+        return [one for one in self._find_processes() if one.pid != self.session.init]
+
+    def _max_written(self) -> int:
+        """Returns the bytes that may be hidden: what the session wrote, if the disk has lost it."""
+        taken = self._taken() - self.session.taken_at_start
+        return min(taken, self.session.growth.total)
+
+    def _conclude(self, measured: Measured) -> None:
+        before = self.session.measured
+        self.session.measured = measured
+        if before is not None and measured.total > before.total:
+            self.excess = self._reserve_message

@@ -1,0 +1,238 @@
+"""Bounds what sessions take of the disk: follows how fast it goes, and measures who may be past.
+
+One thread looks at the disk some 20 to 40 times a second, which costs one system call. Only when
+the disk shrinks it looks at the sessions' processes, and only a session that may be past its bound
+by what it wrote is measured; it stands still meanwhile.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
+from functools import partial
+
+from era_kernels.sandbox.server.disk_measurement import DiskMeasurement
+from era_kernels.sandbox.server.disk_reserve import DiskReserve
+from era_kernels.sandbox.server.disk_session import MEASUREMENTS_PER_CHANGE, MIB, SessionDisk
+from era_kernels.sandbox.server.disk_space import DiskSpace
+from era_kernels.sandbox.server.process_tree import ProcessTree, ProcStat
+
+log = logging.getLogger(__name__)
+
+FAST, SLOW = 0.025, 0.05  # seconds between two looks at the disk, while it shrinks and at rest
+REST_LOOK = 1.0  # seconds between two looks at the sessions when nothing shrinks
+LOOK_FACTOR = 4  # a look at the sessions follows after so many times as long as the last one took
+MAX_GATE = 64 * MIB  # bytes: the sessions are looked at whenever the disk has shrunk by so much
+STILL_BUDGET = 0.01  # seconds of measuring between two looks, while a session stands still
+REST_BUDGET = 0.005  # the same, where sessions go on
+REST_FACTOR = 100  # at rest nothing is measured for so many times as long as the measuring took
+WRITTEN_FACTOR = 4  # the same, for a session that writes although the disk does not shrink
+
+
+class DiskMonitor:
+    """Watches the disk of all sessions, in a thread of its own."""
+
+    def __init__(self, reserve: DiskReserve | None = None) -> None:
+        """Takes the free space that sessions must leave, None for none."""
+        self.space = DiskSpace()
+        self._reserve = reserve or DiskReserve(0)
+        self._sessions: dict[SessionDisk, Callable[[str], None]] = {}
+        self._lock = threading.Lock()  # of the sessions
+        self._process_tree = ProcessTree()
+        self._measurements: dict[SessionDisk, DiskMeasurement] = {}
+        self._next_look = self._earliest_look = 0.0  # `time.monotonic`
+        self._taken_at_look = 0
+        self._gate = MIB  # bytes of the disk after which the sessions are looked at
+        self._worker: _Worker | None = None
+
+    def add(self, session: SessionDisk, on_exceeded: Callable[[str], None]) -> None:
+        """Watches a session until it is discarded; calls `on_exceeded` when it is to end."""
+        loop = asyncio.get_running_loop()
+        with self._lock:
+            self._sessions[session] = partial(_report, loop, on_exceeded)
+        if self._worker is None:
+            self._worker = _Worker(self.tick)
+        self._worker.wake()
+
+    def discard(self, session: SessionDisk) -> None:
+        """Stops watching a session; its measurement is closed at once. An unknown one is fine."""
+        with self._lock:
+            self._sessions.pop(session, None)
+        if self._worker is not None:
+            self._worker.wake()
+
+    async def aclose(self) -> None:
+        """Stops the thread, closes all measurements; a second call is fine."""
+        with self._lock:
+            self._sessions.clear()
+        if self._worker is not None:
+            await asyncio.to_thread(self._worker.close)
+        self._drop_discarded(())
+
+    # ------------------------------------------------------------ in the thread
+
+    def tick(self) -> float | None:
+        """Looks once; returns the seconds until the next look, None for none (blocking)."""
+        with self._lock:
+            sessions = tuple(self._sessions)
+        self._drop_discarded(sessions)
+        if not sessions:
+            self._next_look = 0.0
+            return None
+        for session in sessions:
+            if not session.devices:
+                self._welcome(session)
+        now = time.monotonic()
+        self.space.look()
+        shrunk = self.space.taken - self._taken_at_look
+        is_due = shrunk >= self._gate and now >= self._earliest_look
+        if now >= self._next_look or is_due:
+            self._look_at_sessions(sessions, shrunk, now)
+            ended = time.monotonic()
+            self._next_look = ended + REST_LOOK
+            self._earliest_look = ended + LOOK_FACTOR * (ended - now)
+        self._advance(sessions)
+        if any(one.is_still for one in self._measurements.values()):
+            return 0.0
+        return FAST if shrunk or self._measurements else SLOW
+
+    def _welcome(self, session: SessionDisk) -> None:
+        directories = [root for quota in session.quotas for root in quota.roots]
+        session.devices = self.space.add(directories)
+        session.workspace_device = next(iter(self.space.add(session.quotas[0].roots)), 0)
+        self.space.look()
+        session.taken_at_start = self.space.taken
+        session.begin_measurement(self.space.taken)
+
+    def _look_at_sessions(self, sessions: Sequence[SessionDisk], shrunk: int, now: float) -> None:
+        """Adds up what each may have written, and measures those that may be past a bound."""
+        self._taken_at_look = self.space.taken
+        processes = self._process_tree.by_init([one.init for one in sessions])
+        written = {one: one.growth.read_written(processes[one.init]) for one in sessions}
+        # Nobody says what he wrote whose parent does not wait for him, and who hides it.
+        unexplained = max(0, shrunk - sum(one or 0 for one in written.values()))
+        for session, size in written.items():
+            grown = 0 if size is None else size + unexplained
+            session.growth.add(grown, now)
+            if grown:
+                session.pending_measurements = MEASUREMENTS_PER_CHANGE
+        for session in sorted(sessions, key=lambda one: -one.growth.recent):
+            self._judge(session, now)
+        self._keep_reserve(sessions, now)
+        self._gate = max(
+            MIB, min(MAX_GATE, *((one.max_growth - one.grown) // 4 for one in sessions))
+        )
+
+    def _judge(self, session: SessionDisk, now: float) -> None:
+        """Begins to measure a session if that is due."""
+        running = self._measurements.get(session)
+        is_suspect = session.grown >= session.max_growth
+        is_still = (
+            is_suspect
+            and session.taken_since_measurement(self.space.taken) >= session.max_growth // 2
+        )
+        if running is not None and (running.is_still or not is_still):
+            return
+        seconds = 0.0 if session.measured is None else session.measured.seconds
+        rested = now - session.next_measurement + REST_FACTOR * seconds
+        if is_still or (is_suspect and rested >= WRITTEN_FACTOR * seconds):
+            self._begin(session, is_still=is_still)
+        elif session.pending_measurements and now >= session.next_measurement:
+            session.pending_measurements -= 1
+            self._begin(session)
+
+    def _keep_reserve(self, sessions: Collection[SessionDisk], now: float) -> None:
+        found = self._reserve.find_fastest(self.space, sessions, now)
+        if found is None:
+            return
+        session, message = found
+        running = self._measurements.get(session)
+        if running is None or not running.is_for_reserve:
+            self._begin(session, is_still=True, reserve_message=message)
+
+    def _begin(
+        self, session: SessionDisk, *, is_still: bool = False, reserve_message: str | None = None
+    ) -> None:
+        running = self._measurements.pop(session, None)
+        if running is not None:
+            running.close()
+        self._measurements[session] = DiskMeasurement(
+            session,
+            partial(self._find_processes, session),
+            lambda: self.space.taken,
+            is_still=is_still,
+            reserve_message=reserve_message,
+        )
+
+    def _find_processes(self, session: SessionDisk) -> Collection[ProcStat]:
+        with self._lock:
+            inits = [one.init for one in self._sessions]
+        return self._process_tree.by_init({*inits, session.init})[session.init]
+
+    def _advance(self, sessions: Sequence[SessionDisk]) -> None:
+        """Goes on with all measurements, those of sessions that stand still in the first place."""
+        still = [one for one in self._measurements.values() if one.is_still]
+        running = still or list(self._measurements.values())
+        budget = STILL_BUDGET if still else REST_BUDGET
+        for measurement in running:
+            if not measurement.advance(budget / len(running)):
+                continue
+            session = measurement.session
+            measurement.close()
+            del self._measurements[session]
+            if measurement.excess is not None:
+                self._end(session, measurement.excess)
+            elif session.measured is not None:
+                rest = REST_FACTOR * session.measured.seconds
+                session.next_measurement = time.monotonic() + rest
+
+    def _end(self, session: SessionDisk, why: str) -> None:
+        with self._lock:
+            report = self._sessions.pop(session, None)
+        if report is not None:
+            report(why)
+
+    def _drop_discarded(self, sessions: Collection[SessionDisk]) -> None:
+        for session in self._measurements.keys() - set(sessions):
+            self._measurements.pop(session).close()
+
+
+class _Worker:
+    """The thread that calls `tick` as often as it asks for."""
+
+    def __init__(self, tick: Callable[[], float | None]) -> None:
+        self._tick = tick
+        self._woken = threading.Event()
+        self._is_closed = False
+        self._thread = threading.Thread(target=self._run, name="era-disk", daemon=True)
+        self._thread.start()
+
+    def wake(self) -> None:
+        """Has it look now."""
+        self._woken.set()
+
+    def close(self) -> None:
+        """Ends the thread (blocking); a second call is fine."""
+        self._is_closed = True
+        self._woken.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        pause: float | None = 0.0
+        while not self._is_closed:
+            self._woken.wait(pause)
+            self._woken.clear()
+            try:
+                pause = self._tick()
+            except Exception:  # one look that fails must not be the last
+                log.exception("a look at the disk failed")
+                pause = REST_LOOK
+
+
+def _report(loop: asyncio.AbstractEventLoop, on_exceeded: Callable[[str], None], why: str) -> None:
+    with suppress(RuntimeError):  # the loop is closed, and so is the session
+        loop.call_soon_threadsafe(on_exceeded, why)

@@ -1,0 +1,142 @@
+"""Keeps account of what one session may have added to the disk since it was measured."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from era_kernels.sandbox.server.disk_freeze import StoppedProcesses
+from era_kernels.sandbox.server.process_memory import Activity
+from era_kernels.sandbox.server.process_tree import ProcStat, read_proc_file
+
+MIB = 1024 * 1024
+MIN_OTHER_WRITABLE = 512 * MIB  # for packages and caches, also when the workspace may have less
+MEASUREMENTS_PER_CHANGE = 2  # of a session at rest: file systems may count blocks only later
+MIN_GROWTH = MIB  # bytes below which no session is measured at once
+QUICK = 0.05  # seconds that the measuring of a small tree takes
+GROWTH_PER_SECOND = 64 * MIB  # bytes that are let pass for each second that a measurement takes
+RECENT_SECONDS = 0.5  # seconds in which what was recent counts half
+
+
+@dataclass(frozen=True, slots=True)
+class DiskQuota:
+    """Directories that may take `max_bytes` together; `name` is for messages."""
+
+    name: str
+    roots: Sequence[Path]
+    max_bytes: int
+
+    @property
+    def excess_message(self) -> str:
+        """The cause of an end by this quota."""
+        return f"{self.name} larger than {self.max_bytes // MIB} MB"
+
+
+def workspace_quotas(
+    workspace: Path, beside: Sequence[Path], max_bytes: int
+) -> tuple[DiskQuota, ...]:
+    """Returns the quotas of a session that writes to its workspace and to directories beside it."""
+    other_bytes = max(max_bytes, MIN_OTHER_WRITABLE)
+    return (
+        DiskQuota("workspace", [workspace], max_bytes),
+        DiskQuota("files beside the workspace", beside, other_bytes),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What a measurement found: bytes of all quotas, the least that is left, and its seconds."""
+
+    total: int
+    headroom: int
+    seconds: float
+
+
+class DiskGrowth:
+    """An upper bound of what a session has added since the server watches it, in bytes."""
+
+    def __init__(self) -> None:
+        self.total = 0
+        self.recent = 0.0  # bytes, the older the less
+        self._activity: Activity | None = None
+        self._written = (0, 0)
+        self._last_look = 0.0
+
+    def read_written(self, processes: Collection[ProcStat]) -> int | None:
+        """Returns how much the processes wrote since the last call; None when they did nothing.
+
+        What a process wrote that was waited for counts for its parent. It counts by bytes given to
+        write(2) and its like, or by pages made dirty, also through mappings (proc(5), `io`).
+        """
+        activity = Activity.of(processes)
+        if activity == self._activity:
+            return None
+        self._activity = activity
+        counts = [_read_io(one.pid) for one in processes]
+        written = sum(given for given, _ in counts), sum(dirty for _, dirty in counts)
+        before = self._written
+        self._written = max(written[0], before[0]), max(written[1], before[1])
+        return max(self._written[0] - before[0], self._written[1] - before[1])
+
+    def add(self, size: int, now: float) -> None:
+        """Adds what may have been written until `now` (`time.monotonic`)."""
+        self.total += size
+        self.recent = self.recent * 0.5 ** ((now - self._last_look) / RECENT_SECONDS) + size
+        self._last_look = now
+
+
+class SessionDisk:
+    """One session's quotas, and what is known of its disk; `init` is a pid."""
+
+    def __init__(self, init: int, quotas: tuple[DiskQuota, ...]) -> None:
+        self.init = init
+        self.quotas = quotas
+        self.devices: frozenset[int] = frozenset()  # of the file systems that it writes to
+        self.workspace_device = 0
+        self.growth = DiskGrowth()
+        self.stopped = StoppedProcesses()
+        self.measured: Measured | None = None
+        self.next_measurement = 0.0  # `time.monotonic`: at rest it is not measured before
+        self.pending_measurements = 1  # at rest
+        self.taken_at_start = 0  # of the disk, when the session began
+        self._at_measurement = (0, 0)  # growth and the disk's `taken` when it was measured last
+
+    @property
+    def max_growth(self) -> int:
+        """The bytes by which the session may grow until it is to be measured again.
+
+        It is measured ahead of its bound where that is quick, else only at the bound; and the
+        longer it takes, the more is let pass, so that a session near its bound is not still for
+        most of the time.
+        """
+        bound = min(one.max_bytes for one in self.quotas)
+        if self.measured is None:
+            return max(MIN_GROWTH, bound // 2)
+        seconds, headroom = self.measured.seconds, self.measured.headroom
+        least = max(MIN_GROWTH, min(bound // 16, int(seconds * GROWTH_PER_SECOND)))
+        return max(least, headroom // 2 if seconds < QUICK else headroom)
+
+    @property
+    def grown(self) -> int:
+        """The bytes by which the session may have grown since it was measured."""
+        return self.growth.total - self._at_measurement[0]
+
+    def taken_since_measurement(self, taken: int) -> int:
+        """Returns how much of the disk anybody took since then; `taken` is what it was in all."""
+        return taken - self._at_measurement[1]
+
+    def begin_measurement(self, taken: int) -> None:
+        """Notes that what comes from here on is not among what is being measured."""
+        self._at_measurement = self.growth.total, taken
+
+
+def _read_io(pid: int) -> tuple[int, int]:
+    """Returns the bytes that a process gave to write(2), and those of pages that it made dirty.
+
+    Both are 0 when it has ended, or does not let itself be looked into.
+    """
+    fields = dict(
+        line.split(b": ", 1) for line in read_proc_file(f"/proc/{pid}/io").splitlines() if line
+    )
+    return int(fields.get(b"wchar", 0)), int(fields.get(b"write_bytes", 0))

@@ -1,0 +1,70 @@
+"""Watches how much the file systems give away that sessions write to: one statvfs(3) for each."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from era_kernels.safe_fs.usage import MIN_ENTRY_BYTES
+
+
+@dataclass(slots=True)
+class FileSystem:
+    """One file system, by its device number and a directory in it."""
+
+    device: int
+    directory: Path
+    taken: int = 0  # bytes that were taken since the first look; what is given back does not count
+    free: int = 0  # bytes that sessions may still take
+    total: int = 0  # bytes
+    _blocks: int | None = None  # free bytes at the last look
+    _inodes: int = 0
+
+    def look(self) -> None:
+        """Adds what was taken since the last look (some microseconds). Raises OSError.
+
+        An inode counts as much as an entry of the smallest size, as in `running_totals`.
+        """
+        status = os.statvfs(self.directory)
+        blocks, inodes = status.f_bfree * status.f_frsize, status.f_ffree
+        if self._blocks is not None:
+            entries = max(0, self._inodes - inodes) * MIN_ENTRY_BYTES
+            self.taken += max(0, self._blocks - blocks) + entries
+        self._blocks, self._inodes = blocks, inodes
+        self.free = status.f_bavail * status.f_frsize
+        self.total = status.f_blocks * status.f_frsize
+
+
+class DiskSpace:
+    """Watches the file systems of all sessions."""
+
+    def __init__(self) -> None:
+        self.file_systems: dict[int, FileSystem] = {}  # by device number
+
+    @property
+    def taken(self) -> int:
+        """The bytes that were taken of all of them since the first look."""
+        return sum(one.taken for one in self.file_systems.values())
+
+    def add(self, directories: Iterable[Path]) -> frozenset[int]:
+        """Watches the file systems of these directories; returns their device numbers."""
+        devices = set()
+        for directory in directories:
+            with suppress(OSError):
+                device = directory.stat().st_dev
+                devices.add(device)
+                # Directories of sessions go; that one's parent is a directory of the server.
+                parent = directory.parent if directory.parent.stat().st_dev == device else directory
+                self.file_systems.setdefault(device, FileSystem(device, parent))
+        return frozenset(devices)
+
+    def look(self) -> None:
+        """Looks at all of them; forgets one whose directory is gone."""
+        for device, one in tuple(self.file_systems.items()):
+            try:
+                one.look()
+            except OSError:
+                del self.file_systems[device]

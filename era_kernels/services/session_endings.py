@@ -1,0 +1,115 @@
+"""Ends deleted sessions, and gives nothing of them back before nothing is left."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+from era_kernels.concurrency.background import BackgroundTasks
+from era_kernels.errors import EndUnfinished, EraError, SessionNotFound
+from era_kernels.models import EndReason, Session
+from era_kernels.services.context import ServiceContext
+from era_kernels.services.session.session import LiveSession
+
+MAX_CONCURRENT_ENDS = 16  # sessions that are ended at once
+RETRY_INTERVAL = 1.0  # seconds between two looks at a session whose processes do not end
+
+
+class SessionEndings:
+    """Ends sessions whose rows are deleted: their kernels, then their files.
+
+    An id is taken until then. `on_gone` is called when nothing is left of a session.
+    """
+
+    def __init__(
+        self,
+        context: ServiceContext,
+        background: BackgroundTasks,
+        on_gone: Callable[[Session], None],
+    ) -> None:
+        self._context = context
+        self._background = background
+        self._on_gone = on_gone
+        self._endings: dict[str, asyncio.Task[None]] = {}
+        self._unfinished: dict[str, EndUnfinished] = {}
+        self._is_closing = False
+
+    async def end_all(self, deleted: Sequence[tuple[Session, LiveSession | None]]) -> None:
+        """Ends deleted sessions; when this returns, nothing is left of them.
+
+        Takes all ids before it waits for anything. Raises EndUnfinished for a session whose
+        processes do not end: that goes on, and the id stays taken. Raises StorageFailed.
+        """
+        semaphore = asyncio.Semaphore(MAX_CONCURRENT_ENDS)
+        outcomes = [asyncio.get_running_loop().create_future() for _ in deleted]
+        for (session, live), outcome in zip(deleted, outcomes, strict=True):
+            task = self._background.spawn(self._end(session, live, semaphore, outcome))
+            self._endings[session.id] = task
+        for problem in await asyncio.gather(*outcomes, return_exceptions=True):
+            if problem is not None:
+                raise problem
+
+    def is_unfinished(self, session_id: str) -> bool:
+        """Returns whether callers were told that the session's end is not finished."""
+        return session_id in self._unfinished
+
+    async def wait(self, session_id: str | None) -> None:
+        """Waits until nothing is left of a deleted session with that id. Raises EndUnfinished."""
+        while (task := self._endings.get(session_id or "")) is not None:
+            if session_id in self._unfinished:
+                raise self._unfinished[session_id]
+            await asyncio.wait([task], timeout=RETRY_INTERVAL)
+
+    async def end_live(self, live: LiveSession, reason: EndReason, closed_error: EraError) -> None:
+        """Ends a live session, however long that takes. Raises EndUnfinished after `close`."""
+        while True:
+            try:
+                return await live.end(reason, closed_error)
+            except EndUnfinished:
+                if self._is_closing:
+                    raise
+                await asyncio.sleep(RETRY_INTERVAL)
+
+    def close(self) -> None:
+        """Gives up what does not end, at the end of the server."""
+        self._is_closing = True
+
+    async def _end(
+        self,
+        session: Session,
+        live: LiveSession | None,
+        semaphore: asyncio.Semaphore,
+        outcome: asyncio.Future[None],
+    ) -> None:
+        reason, closed_error = EndReason.DELETED, session_not_found(session.id)
+        problem: BaseException | None = None
+        try:
+            if live is not None:
+                try:
+                    async with semaphore:
+                        await live.end(reason, closed_error)
+                except EndUnfinished as unfinished:
+                    self._unfinished[session.id] = unfinished
+                    outcome.set_exception(unfinished)
+                    await self.end_live(live, reason, closed_error)
+            async with semaphore:
+                self._context.logs.close(session.directory)
+                await self._context.workspaces.remove(session.directory)
+                self._context.store.deleted.forget_soon([session.directory])
+        except BaseException as error:
+            problem = error
+            raise
+        finally:
+            del self._endings[session.id]
+            self._unfinished.pop(session.id, None)
+            self._on_gone(session)
+            if not outcome.done():
+                if problem is None:
+                    outcome.set_result(None)
+                else:
+                    outcome.set_exception(problem)
+
+
+def session_not_found(session_id: str) -> SessionNotFound:
+    """Returns the error for a session that is not there."""
+    return SessionNotFound(f"There is no session {session_id}.", id=session_id)

@@ -1,0 +1,75 @@
+"""Makes a data directory where it is missing, and takes back what a failed start made there."""
+
+from __future__ import annotations
+
+import os
+import stat
+from contextlib import suppress
+from pathlib import Path
+
+# What a start makes, the content of a directory before it. A directory that is not empty stays.
+_MADE_FILES = ("era.db-wal", "era.db-shm", "era.db", "secret.new", "secret", "unlink.lock", "lock")
+_MADE_DIRECTORIES = ("r2/incoming", "r2/unfinished", "r2", "incoming", "sessions", "d1")
+
+
+class MadeDirectory:
+    """Holds a directory, and remembers what was there before this start."""
+
+    def __init__(self, path: Path) -> None:
+        """Makes the directory and its parents where they are missing. Raises OSError."""
+        self._path = path
+        self._made: list[tuple[Path, os.stat_result]] = []
+        self._descriptor = -1
+        self._former_mode = 0
+        self._former_names: set[str] = set()
+        try:
+            self._make(path)
+            self._descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            self._former_mode = stat.S_IMODE(os.fstat(self._descriptor).st_mode)
+        except OSError:
+            self._remove_made()
+            self.close()
+            raise
+
+    def _make(self, path: Path) -> None:
+        missing = [one for one in (path, *path.parents) if not os.path.lexists(one)]
+        for one in reversed(missing):
+            with suppress(FileExistsError):  # made by another process just now
+                one.mkdir(mode=0o700 if one == path else 0o777)
+                self._made.append((one, one.lstat()))
+
+    def note_names(self, made: set[str]) -> None:
+        """Notes what is there; `made` are names that this start has made by now. Raises OSError."""
+        self._former_names = set(os.listdir(self._descriptor)) - made  # noqa: PTH208
+
+    def undo(self) -> None:
+        """Removes what this start made, and nothing that was there or that others put there.
+
+        Whatever is mounted over the directory meanwhile is left alone. Never raises.
+        """
+        is_new = [name for name in _MADE_FILES if name not in self._former_names]
+        if "era.db" in self._former_names:  # the last writes of an older database may be there
+            is_new = [name for name in is_new if not name.startswith("era.db")]
+        for name in is_new:
+            with suppress(OSError):
+                os.unlink(name, dir_fd=self._descriptor)
+        for name in _MADE_DIRECTORIES:
+            if name.partition("/")[0] not in self._former_names:
+                with suppress(OSError):
+                    os.rmdir(name, dir_fd=self._descriptor)
+        with suppress(OSError):
+            os.fchmod(self._descriptor, self._former_mode)
+        self._remove_made()
+
+    def _remove_made(self) -> None:
+        while self._made:
+            path, made = self._made.pop()
+            with suppress(OSError):
+                if os.path.samestat(path.lstat(), made):
+                    path.rmdir()
+
+    def close(self) -> None:
+        """Lets go of the directory; a second call is fine."""
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)

@@ -1,0 +1,90 @@
+"""One measurement of a session: what it finds, and in which steps."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from era_kernels.sandbox.server import disk_session
+from era_kernels.sandbox.server.disk_measurement import DiskMeasurement
+from era_kernels.sandbox.server.disk_session import MIB, Measured, SessionDisk, workspace_quotas
+from era_kernels.sandbox.server.process_tree import ProcStat
+from tests.sandbox.sandboxes import count_descriptors
+
+
+def session_of(workspace: Path, *beside: Path) -> SessionDisk:
+    return SessionDisk(1, workspace_quotas(workspace, beside, MIB))
+
+
+def measure(
+    session: SessionDisk, *processes: ProcStat, reserve: str | None = None, taken: int = 0
+) -> str | None:
+    measurement = DiskMeasurement(
+        session, lambda: processes, lambda: taken, reserve_message=reserve
+    )
+    assert measurement.advance(60)
+    measurement.close()
+    return measurement.excess
+
+
+def test_all_quotas(tmp_path: Path) -> None:
+    """Directories beside the workspace have a bound of their own, all of them together."""
+    workspace, *beside = (tmp_path / name for name in ("a", "b", "c"))
+    for directory in (workspace, *beside):
+        directory.mkdir()
+    session = session_of(workspace, *beside)
+    assert measure(session) is None
+    assert session.measured is not None
+    assert session.measured.headroom == MIB
+    (workspace / "file").write_bytes(bytes(MIB // 2))
+    assert measure(session) is None
+    assert session.measured.headroom == MIB // 2
+    (workspace / "more").write_bytes(bytes(MIB))
+    assert measure(session) == "workspace larger than 1 MB"
+    (workspace / "more").unlink()
+    for directory in beside:
+        with (directory / "large").open("wb") as file:
+            os.posix_fallocate(file.fileno(), 0, disk_session.MIN_OTHER_WRITABLE // 2 + MIB)
+    assert measure(session) == "files beside the workspace larger than 512 MB"
+
+
+def test_what_is_hidden_counts_as_written(tmp_path: Path) -> None:
+    """As much as was written, but no more than the disk has lost."""
+    session = session_of(tmp_path)
+    session.growth.add(8 * MIB, 1)
+    assert measure(session, taken=8 * MIB) is None  # all was to be seen, and it is not there
+
+    class Hidden(DiskMeasurement):
+        """Of a session with descriptors in flight."""
+
+    for taken, excess in ((8 * MIB, "workspace larger than 1 MB"), (MIB // 2, None)):
+        import socket
+
+        one, other = socket.socketpair()
+        with one, other:
+            socket.send_fds(one, [b"x"], [one.fileno()])
+            own = ProcStat(os.getpid(), 1, 0, 1, 1, 0)
+            assert measure(session, own, taken=taken) == excess
+
+
+def test_reserve(tmp_path: Path) -> None:
+    """On a nearly full disk a session that has grown is to end, one that has not goes on."""
+    session = session_of(tmp_path)
+    assert measure(session, reserve="full") is None  # nothing is known of it
+    assert measure(session, reserve="full") is None
+    (tmp_path / "file").write_bytes(bytes(MIB // 4))
+    assert measure(session, reserve="full") == "full"
+    session.measured = Measured(MIB // 2, 0, 0)
+    assert measure(session, reserve="full") is None
+
+
+def test_it_is_given_up(tmp_path: Path) -> None:
+    """A measurement that is closed in the middle leaves no descriptor."""
+    for number in range(300):
+        (tmp_path / str(number)).touch()
+    before = count_descriptors(os.getpid())
+    measurement = DiskMeasurement(session_of(tmp_path), lambda: (), lambda: 0)
+    assert not measurement.advance(0)
+    assert count_descriptors(os.getpid()) > before
+    measurement.close()
+    assert count_descriptors(os.getpid()) == before

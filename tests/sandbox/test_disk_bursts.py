@@ -1,0 +1,179 @@
+"""How far past its bound a session comes by a burst, and that it comes no further.
+
+`python -m tests.sandbox.test_disk_bursts` prints the figures for docs/isolation.md.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from era_kernels.models import ExitInfo, Limits
+from era_kernels.sandbox.server.sandbox import Sandbox
+from tests.sandbox.sandboxes import forked_program
+from tests.sandbox.test_isolation import isolated_sandboxes
+
+MIB = 1024 * 1024
+BOUND = 64 * MIB
+# A burst stops at so much by itself, should nobody stop it.
+MAX_BURST = 1024
+CHUNKS = f"""
+import ctypes, mmap, os, socket, sys, time
+data = b"x" * (1 << 20)
+def fill(file, size={MAX_BURST}):
+    for _ in range(size):
+        os.write(file, data)
+def unlinked(name, flags=0):
+    file = os.open(name, os.O_RDWR | os.O_CREAT)
+    os.unlink(name)
+    return file
+"""
+BURSTS = {
+    "a file that is written": "fill(os.open('f', os.O_WRONLY | os.O_CREAT))",
+    "many files": """
+for n in range(100000):
+    file = os.open(str(n), os.O_WRONLY | os.O_CREAT); os.write(file, data[:65536]); os.close(file)
+    if n > 16 * 1024: break
+""",
+    "an unlinked file": "fill(unlinked('f'))",
+    "O_TMPFILE": "fill(os.open('.', os.O_TMPFILE | os.O_RDWR, 0o600))",
+    "an unlinked file that is mapped": f"""
+file = unlinked('f'); os.ftruncate(file, {MAX_BURST} << 20)
+mapped = mmap.mmap(file, {MAX_BURST} << 20); os.close(file)
+for n in range({MAX_BURST}): mapped[n << 20:(n + 1) << 20] = data
+""",
+    "a file in a socket": """
+one, other = socket.socketpair()
+file = unlinked('f')
+for _ in range(30):
+    socket.send_fds(one, [b'x'], [file]); os.close(file)
+    _, (file,), _, _ = socket.recv_fds(other, 1, 1)
+    fill(file, 1)
+for n in range(300):
+    files = []
+    file = unlinked(f'f{n}'); fill(file, 4)
+    socket.send_fds(one, [b'x'], [file]); os.close(file)
+""",
+    "eight processes": """
+for n in range(8):
+    if os.fork() == 0:
+        fill(os.open(str(n), os.O_WRONLY | os.O_CREAT), 256); os._exit(0)
+time.sleep(30)
+""",
+    "processes that nobody waits for": """
+import signal
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+for n in range(1024):
+    if os.fork() == 0:
+        fill(unlinked(f'f{n}') if n % 2 else os.open(str(n), os.O_WRONLY | os.O_CREAT), 1)
+        os._exit(0)
+    time.sleep(0.0005)
+""",
+    "a descriptor of a thread": """
+import threading
+libc = ctypes.CDLL(None)
+def body():
+    fill(file)
+file = unlinked('f')
+threading.Thread(target=body).start()
+""",
+    "names that hide": """
+os.mkdir(b'a\\r\\n (deleted) \\xff'); os.chdir(b'a\\r\\n (deleted) \\xff')
+for n in range(20): os.mkdir('d' * 250); os.chdir('d' * 250)
+fill(os.open(b'\\n\\xfe', os.O_WRONLY | os.O_CREAT))
+""",
+    "reserving": """
+for n in range(64):
+    file = os.open(str(n), os.O_RDWR | os.O_CREAT); os.posix_fallocate(file, 0, 32 << 20)
+""",
+}
+# What is no burst, and goes on.
+HARMLESS = {
+    "a sparse file": "os.truncate(os.open('f', os.O_WRONLY | os.O_CREAT), 60 << 20)",
+    "hard links": """
+file = os.open('f', os.O_WRONLY | os.O_CREAT); fill(file, 10)
+for n in range(100): os.link('f', str(n))
+""",
+    "overwriting": """
+file = os.open('f', os.O_WRONLY | os.O_CREAT)
+for _ in range(20):
+    os.lseek(file, 0, 0); fill(file, 16)
+""",
+    "a pipe": """
+read, write = os.pipe()
+for _ in range(4000): os.write(write, data[:65536]); os.read(read, 65536)
+""",
+    "files that go": """
+for _ in range(20):
+    fill(unlinked('f'), 16) if False else None
+    file = unlinked('f'); fill(file, 16); os.close(file)
+""",
+    "memory": "file = os.memfd_create('m'); fill(file, 100)",
+}
+
+
+def used() -> int:
+    status = os.statvfs("/tmp")
+    return (status.f_blocks - status.f_bfree) * status.f_frsize
+
+
+async def run_burst(sandbox: Sandbox, code: str) -> tuple[ExitInfo, int, str]:
+    """How it ended, and by how many bytes it came past its bound at the most."""
+    before = peak = used()
+    home = str(sandbox.inner_paths.workspace)
+    wait = "\nprint('done', flush=True); time.sleep(3); print('alive', flush=True)"
+    process = await sandbox.spawn(forked_program(CHUNKS + code + wait, cwd=home))
+    limit = time.monotonic() + 30
+    while not process.ended.done() and time.monotonic() < limit:
+        peak = max(peak, used())
+        await asyncio.sleep(0.002)
+    ending = await asyncio.wait_for(process.ended, 10)
+    out = process.stdout.tail().decode() + process.stderr.tail().decode()
+    return ending, peak - before - BOUND, out
+
+
+@asynccontextmanager
+async def bounded_sandbox(tier: int = 1) -> AsyncIterator[Sandbox]:
+    """A sandbox whose workspace is bounded."""
+    async with isolated_sandboxes(tier) as (sandboxes, make_paths):
+        limits = Limits(workspace=BOUND, file_size=BOUND * 64, open_files=1024)
+        sandbox = await sandboxes.open_sandbox(make_paths("a"), limits)
+        await asyncio.sleep(0.3)
+        yield sandbox
+
+
+@pytest.mark.parametrize("burst", BURSTS)
+async def test_burst(burst: str) -> None:
+    """It ends the session, soon."""
+    async with bounded_sandbox() as sandbox:
+        ending, past, out = await run_burst(sandbox, BURSTS[burst])
+        assert ending.reason == "workspace larger than 64 MB", out
+        assert past < 512 * MIB
+
+
+@pytest.mark.parametrize("program", HARMLESS)
+async def test_harmless(program: str) -> None:
+    """It stays within its bound, and goes on."""
+    async with bounded_sandbox() as sandbox:
+        ending, _, out = await run_burst(sandbox, HARMLESS[program])
+        assert (ending.reason, out) == (None, "done\nalive\n")
+
+
+async def main() -> None:
+    for name, code in {**BURSTS, **HARMLESS}.items():
+        async with bounded_sandbox() as sandbox:
+            began = time.monotonic()
+            ending, past, out = await run_burst(sandbox, code)
+            print(
+                f"{name:40} {past // MIB:5} MiB  {time.monotonic() - began:.2f} s  "
+                f"{ending.reason or ending.description} {out.strip()[-80:]!r}"
+            )
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
