@@ -60,7 +60,7 @@ def alive(client: Client) -> Iterator[None]:
 
 
 def test_json_out(client: Client, shared: SessionClient, execution: str) -> None:
-    """Every JSON answer is a compact object in UTF-8."""
+    """Every JSON answer is a compact object in UTF-8, and ends in a newline."""
     client.http.patch(shared.path, json={"metadata": {"name": "né ☃"}})
     for path in (
         "/health", "/api/languages", "/api/limits", "/api/sessions", shared.path, execution,
@@ -72,7 +72,9 @@ def test_json_out(client: Client, shared: SessionClient, execution: str) -> None
         value = answer.json()
         assert isinstance(value, dict)
         compact = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-        assert answer.content == compact.encode(), path
+        assert answer.content == compact.encode() + b"\n", path
+        assert int(answer.headers["Content-Length"]) == len(answer.content)
+        assert client.http.head(path).headers["Content-Length"] == answer.headers["Content-Length"]
 
 
 def test_grep_for_the_id(client: Client) -> None:

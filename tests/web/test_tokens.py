@@ -259,6 +259,7 @@ async def test_file_that_keeps_changing(tmp_path: Path, no_check_interval: None)
         while not stop.wait(0.01):
             file.write_text(f"{TWO}\n")
 
+    file.write_text(f"{TWO}\n")
     writer = threading.Thread(target=rewrite)
     writer.start()
     try:
@@ -269,8 +270,10 @@ async def test_file_that_keeps_changing(tmp_path: Path, no_check_interval: None)
     finally:
         stop.set()
         writer.join()
-    while tokens.find_name([TWO]) is None:
+    end = time.monotonic() + 10
+    while tokens.find_name([TWO]) is None and time.monotonic() < end:
         await refresh(tokens)
+    assert tokens.find_name([TWO]) == ""
 
 
 @pytest.mark.parametrize("content", [None, b"", b"# nobody\n", b"short\n", b"\xff\xfe"])
