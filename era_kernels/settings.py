@@ -149,7 +149,7 @@ class Settings(BaseSettings):
         "one of which callers must show.",
     )
     api_token_file: AbsolutePath | None = Field(
-        None, description="A file with one token a line; read again when it changes."
+        None, description="A file with a token or `name:token` a line; read again when it changes."
     )
     allowed_hosts: StringList = Field(
         (), description="Host names that a server without tokens answers to, beside loopback ones."

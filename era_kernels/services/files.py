@@ -90,26 +90,31 @@ class FileService:
         quota_upload: QuotaUpload,
         content_type: str,
         precondition: Precondition = unconditional,
-    ) -> int:
-        """Replaces the file by the whole upload and returns its size. Durable when it returns.
+    ) -> FileStatus:
+        """Replaces the file by the whole upload and returns its status. Durable when it returns.
 
         Of two changes at once the second one sees the first one's outcome. Raises Conflict,
         QuotaExceeded, InsufficientStorage, StorageFailed, and what `precondition` does.
         """
         upload, directory = quota_upload.upload, quota_upload.session.directory
+        status: FileStatus | None = None
         await upload.finish(content_type)
         async with self._sessions.borrow(session_id) as live_session:
             if live_session.session.directory != directory:  # a new session has the id by now
                 raise SessionNotFound("The session was deleted meanwhile.", id=session_id)
 
             async def replace_file() -> FileChange:
+                nonlocal status
                 old = await self._files.find(directory, path)
                 precondition(old)
                 check_quota(upload.size, await self._max_file_size(live_session.session, path, old))
-                return await self._files.put(directory, path, upload)
+                change = await self._files.put(directory, path, upload)
+                status = change.status
+                return change
 
             await live_session.change_file(replace_file)
-        return upload.size
+        assert status is not None
+        return status
 
     async def delete(
         self, session_id: str, path: str, precondition: Precondition = unconditional

@@ -91,8 +91,8 @@ class FileStore:
     async def open(self, directory: str, path: str) -> OpenFile:
         """Opens a file to read.
 
-        Raises FileNotFound (also for what is no regular file), InvalidPath, Conflict,
-        SessionNotFound, StorageFailed.
+        Raises FileNotFound (also for what is no regular file), InvalidPath, Conflict for a
+        directory, SessionNotFound, StorageFailed.
         """
         validate_path(path)
         descriptor, status = await self._threads.run(self._open, directory, path)
@@ -125,7 +125,8 @@ class FileStore:
 
         def move(temporary: Path, descriptor: int) -> FileChange:
             resolved, before = self._put(directory, path, temporary, durable=True)
-            return FileChange(resolved, before, _stamp_of(os.fstat(descriptor)))
+            found = os.fstat(descriptor)
+            return FileChange(resolved, before, _stamp_of(found), _status(found))
 
         return await upload.move(move)
 
@@ -161,6 +162,7 @@ class FileStore:
 
     def _open(self, directory: str, path: str) -> tuple[int, FileStatus]:
         with _translate_errors(_file_not_found()), self._open_workspace(directory) as workspace:
+            _check_no_directory(workspace, path)
             descriptor = open_regular(workspace, path, follow_symlinks=True)
             try:
                 found = os.fstat(descriptor)
@@ -280,6 +282,12 @@ def _file_not_found() -> FileNotFound:
 
 def _parent_conflict() -> Conflict:
     return Conflict("Something that is no directory is in the way of the file.")
+
+
+def _check_no_directory(workspace: int, path: str) -> None:
+    with closing_fd(open_beneath(workspace, path, os.O_PATH, follow_symlinks=True)) as found:
+        if stat.S_ISDIR(os.fstat(found).st_mode):
+            raise OSError(errno.EISDIR, "a directory")
 
 
 def _check_owner(workspace: int, found: os.stat_result) -> None:

@@ -12,6 +12,7 @@ from heapq import nsmallest
 from era_kernels.models import MAX_CHANGED_PATHS, FileInfo, FilesChanged
 from era_kernels.safe_fs.tree import walk
 from era_kernels.storage import session_data_file
+from era_kernels.storage.open_file import FileStatus
 from era_kernels.storage.session_data_file import FileStamp
 
 MAX_ENTRIES = 200_000  # files and directories that are scanned; the rest is not counted
@@ -40,6 +41,7 @@ class FileChange:
     path: str
     before: FileStamp | None
     after: FileStamp | None
+    status: FileStatus | None = field(default=None, compare=False)  # of the file that was put
 
     @property
     def count_delta(self) -> int:

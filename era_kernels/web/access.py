@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Awaitable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -13,6 +14,7 @@ from tornado.httputil import HTTPServerRequest
 from era_kernels.errors import Forbidden, InvalidRequest, Unauthorized
 from era_kernels.web.tokens import ApiTokens
 
+_NO_ADDRESS = "0.0.0.0"  # Tornado's word for the client of a unix socket
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _AUTHORITY = re.compile(r"[A-Za-z0-9._-]+(:[0-9]{1,5})?|\[[0-9A-Fa-f:.]+\](:[0-9]{1,5})?")
 # Custom metadata has any names. `*` stands for them: it holds for requests without credentials, and
@@ -26,6 +28,14 @@ _ALLOWED_HEADERS = (
     "If-Match, If-None-Match, If-Modified-Since, If-Unmodified-Since, X-Request-Id"
 )
 _METADATA_HEADER = re.compile(r"x-era-meta-[a-z0-9!#$&'*+.^_`|~%-]+", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who sends a request: trusted with a token, or by its place where there are no tokens."""
+
+    is_trusted: bool = False
+    token_name: str = ""
 
 
 class Access:
@@ -57,17 +67,25 @@ class Access:
         """Returns the re-reading of the token file, to await before `check`; None when not due."""
         return self._tokens.refresh_if_due()
 
-    def check(self, request: HTTPServerRequest, *, requires_token: bool) -> None:
-        """Raises Unauthorized (no valid token) or Forbidden (foreign Host or Origin)."""
+    def check(self, request: HTTPServerRequest, *, requires_token: bool) -> Caller:
+        """Returns who asks.
+
+        Raises Unauthorized (no valid token) or Forbidden (foreign Host or Origin).
+        """
         if not self._tokens:
             self._check_hosts(request)
             self._check_origin(request)
-        elif (
-            requires_token
-            and request.method != "OPTIONS"
-            and not self._tokens.contains_any(_token_candidates(request))
-        ):
+            return Caller(is_trusted=True)
+        name = self._tokens.find_name(_token_candidates(request))
+        if name is None and requires_token and request.method != "OPTIONS":
             raise _unauthorized(request)
+        return Caller(is_trusted=name is not None, token_name=name or "")
+
+    def client_address(self, request: HTTPServerRequest) -> str:
+        """Returns the address that the connection, or a trusted proxy, names; empty for none."""
+        forwarded = self._forwarded(request, "X-Forwarded-For")
+        address = forwarded if _is_address(forwarded) else request.remote_ip or ""
+        return "" if address == _NO_ADDRESS else address
 
     def base_url(self, request: HTTPServerRequest) -> str:
         """Returns `public_url`, else the request's scheme and host; without a slash at the end."""
@@ -188,7 +206,12 @@ def _authority(host: str, scheme: str) -> tuple[str, int | None] | None:
 def _is_loopback(name: str) -> bool:
     if name == "localhost" or name.endswith(".localhost"):
         return True
+    return _is_address(name) and ipaddress.ip_address(name).is_loopback
+
+
+def _is_address(text: str) -> bool:
     try:
-        return ipaddress.ip_address(name).is_loopback
+        ipaddress.ip_address(text)
     except ValueError:
         return False
+    return True

@@ -31,7 +31,7 @@ from era_kernels.json_codec import in_thread_if_large
 from era_kernels.models import JsonObject
 from era_kernels.services.metrics import Metrics
 from era_kernels.web import headers, requests, unknown_fields
-from era_kernels.web.access import Access
+from era_kernels.web.access import Access, Caller
 from era_kernels.web.answers import AnswerHandler, error_response
 from era_kernels.web.bodies import Body
 from era_kernels.web.operations import Media, Operation
@@ -102,6 +102,7 @@ class BaseHandler(AnswerHandler):
         self.received_bytes = 0
         self._rejection: EraError | None = None
         self._is_admitted = False
+        self.caller = Caller()
         self._session_touch = ExitStack()
         for name, value in context.access.cors_headers(self.request).items():
             self.set_sticky_header(name, value)
@@ -224,7 +225,9 @@ class BaseHandler(AnswerHandler):
         """
         length = headers.parse_content_length(self.request.headers)
         try:
-            self.context.access.check(self.request, requires_token=self.requires_token)
+            self.caller = self.context.access.check(
+                self.request, requires_token=self.requires_token
+            )
             if self.request.method not in self.allowed_methods().split(", "):
                 raise MethodNotAllowed(f"This path takes {self.allowed_methods()}.")
             self._warn_of_parameters()

@@ -11,6 +11,7 @@ from urllib.parse import unquote_to_bytes
 
 from pydantic import Field
 
+from era_kernels.errors import UnsupportedMediaType
 from era_kernels.json_codec import in_thread_if_large
 from era_kernels.models import JsonObject, now, to_iso
 from era_kernels.services.files import QuotaUpload
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from era_kernels.storage.snapshot import Snapshot
 
 _FORM_TYPE = "application/x-www-form-urlencoded"
+_MULTIPART_TYPE = "multipart/form-data"
 _UPLOADED_FILE = Media("application/octet-stream", "The file; its Content-Type is kept.")
 _SERVED_FILE = Media("*/*", "The file; byte ranges are served.")
 
@@ -116,6 +118,12 @@ class FileHandler(TransferHandler[QuotaUpload]):
 
     async def _start_upload(self) -> None:
         """Starts the upload before the body is read. Raises the error for an unwanted one."""
+        declared = self.request.headers.get("Content-Type", "").strip().lower()
+        if declared.startswith(_MULTIPART_TYPE):
+            raise UnsupportedMediaType(
+                "A form with parts is no file, and its parts are not taken out of it.",
+                hint="Send the bytes of the file alone as the body, as `curl -T FILE URL` does.",
+            )
         size = self.declared_size()
         self.begin_upload(
             await self.files.start_upload(
@@ -134,12 +142,13 @@ class FileHandler(TransferHandler[QuotaUpload]):
         upload = self.finish_upload()
         content_type = self._content_type()
         try:
-            size = await self.files.put(
+            status = await self.files.put(
                 self.session_id, self.path, upload, content_type, self.check_preconditions
             )
         finally:
             upload.discard()
-        await self.finish_json({"path": self.path, "size": size})
+        self.set_header("ETag", status.etag)
+        await self.finish_json({"path": self.path, "size": status.size})
 
     def _content_type(self) -> str:
         """Returns the declared type, empty for a form: clients name that type by default."""

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from era_kernels.services.server_info import ServerInfo
 
 RETRY_AFTER_SECONDS = 5
+_MISSING_FOR_STRANGERS = "a token shows what"
+_PROBLEM_FOR_STRANGERS = "A token shows what it is."
 
 
 class HealthAnswer(ResponseModel):
@@ -99,7 +101,10 @@ class ServerInfoHandlerBase(BaseHandler):
 
 
 class HealthHandler(ServerInfoHandlerBase):
-    """Reports the health of the server; needs no token, since load balancers have none."""
+    """Reports the health of the server; needs no token, since load balancers have none.
+
+    Who has none, where others have, gets no sentences, for those tell of the host and its paths.
+    """
 
     operations = {
         "GET": Operation("How the server is", {200: HealthAnswer, 503: UnhealthyAnswer}),
@@ -121,14 +126,20 @@ class HealthHandler(ServerInfoHandlerBase):
             "timestamp": timestamp,
             "time": timestamp,
             "version": __version__,
-            "isolation": {"tier": isolation.tier, "missing": list(isolation.missing)},
+            "isolation": {"tier": isolation.tier, "missing": self._missing()},
             "languages": self.server_info.availability(),
         }
         if problems := {**self.server_info.damages(), **failures}:
+            if not self.caller.is_trusted:
+                problems = dict.fromkeys(problems, _PROBLEM_FOR_STRANGERS)
             out["problems"] = problems
         if status != "healthy":
             self.set_header("Retry-After", RETRY_AFTER_SECONDS)
         await self.finish_json(out, 200 if status == "healthy" else 503)
+
+    def _missing(self) -> list[str]:
+        missing = list(self.server_info.isolation.missing)
+        return missing if self.caller.is_trusted or not missing else [_MISSING_FOR_STRANGERS]
 
 
 class LanguagesHandler(ServerInfoHandlerBase):

@@ -213,10 +213,18 @@ def _language_names(server_info: ServerInfo) -> Mapping[str, str]:
     }
 
 
+def _who(handler: BaseHandler) -> dict[str, str]:
+    """Returns what is known of the caller: an address, and the name of a token."""
+    address = handler.context.access.client_address(handler.request)
+    known = {"client": address, "token_name": handler.caller.token_name}
+    return {name: value for name, value in known.items() if value}
+
+
 def log_request(handler: RequestHandler) -> None:
     """Counts the answer and logs it in one line.
 
-    The line holds no query, no body and, except for the request id, no header of the caller.
+    The line holds no query, no body, no token and, except for the request id and the address that a
+    trusted proxy names, no header of the caller. `token_name` is the name of its token.
     """
     assert isinstance(handler, BaseHandler)
     request, context = handler.request, handler.context
@@ -234,5 +242,6 @@ def log_request(handler: RequestHandler) -> None:
             "status": status,
             "ms": round(seconds * 1000, 2),
             "request_id": handler.request_id,
+            **_who(handler),
         },
     )

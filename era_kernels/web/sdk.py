@@ -21,7 +21,7 @@ from tornado.httputil import HTTPServerRequest
 
 from era_kernels.errors import OutsideStorageScope
 from era_kernels.models import SessionListener, StorageScope
-from era_kernels.web.access import Access
+from era_kernels.web.access import Access, Caller
 from era_kernels.web.base import HandlerContext
 from era_kernels.web.routes import make_storage_application
 from era_kernels.web.sdk_session import MAX_HEAD, SessionStream, StorageSession
@@ -150,18 +150,19 @@ class _SessionServer(HTTPServer):
 class _SessionAccess(Access):
     """Admits the requests of sessions within their scopes; Host and Origin as on the main port."""
 
-    def check(self, request: HTTPServerRequest, *, requires_token: bool) -> None:
-        """Raises OutsideStorageScope, Forbidden."""
-        super().check(request, requires_token=False)
+    def check(self, request: HTTPServerRequest, *, requires_token: bool) -> Caller:
+        """Returns who asks, which is the session. Raises OutsideStorageScope, Forbidden."""
+        caller = super().check(request, requires_token=False)
         type_and_rest = request.path.removeprefix(_STORAGE_PATH).split("/")
         if not request.path.startswith(_STORAGE_PATH) or len(type_and_rest) < 2:
-            return  # there is nothing but 404
+            return caller  # there is nothing but 404
         namespace = unquote(type_and_rest[1])
         if not _stream(request).session.scope().allows(namespace):
             raise OutsideStorageScope(
                 f"This session may not use the namespace {namespace[:64]}.",
                 hint="Its `storage` says which it may use; PATCH on the session changes that.",
             )
+        return caller
 
 
 def _stream(request: HTTPServerRequest) -> SessionStream:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -208,6 +211,120 @@ def test_token_file(closed: Client, token_file: Path) -> None:
     assert wait_until(lambda: statuses() == [200, 401, 200])
 
 
+NAMES = {"ann": "a-token-of-ann-0123456789", "ben": "a-token-of-ben-0123456789"}
+
+
+@pytest.fixture(scope="module")
+def named_tokens(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server whose tokens have names, but for one; it tells of what its language lacks."""
+    directory = tmp_path_factory.mktemp("names")
+    file = directory / "tokens"
+    file.write_text("".join(f"{name}:{token}\n" for name, token in NAMES.items()) + f"{IN_FILE}\n")
+    (directory / "specs" / "lingo").mkdir(parents=True)
+    (directory / "specs" / "lingo" / "kernel.json").write_text(
+        '{"argv": ["/nowhere/lingo", "{connection_file}"], "display_name": "L", "language": "l"}'
+    )
+    flags = ["--api-token-file", str(file), "--kernelspec-dirs", str(directory / "specs")]
+    with temporary_launcher() as launcher:
+        yield launcher.start(*flags, "--log-format", "json", "--trust-forwarded")
+
+
+def test_names_of_tokens(named_tokens: Server) -> None:
+    """The log tells the name of the token and the address of the caller, and no token."""
+    with httpx.Client(base_url=named_tokens.base_url) as http:
+        for request_id, token, forwarded in (
+            ("by-ann", NAMES["ann"], ""),
+            ("by-ben", NAMES["ben"], "203.0.113.9, 198.51.100.7"),
+            ("by-nameless", IN_FILE, "nonsense"),
+            ("by-nobody", "a-token-of-nobody-012345", ""),
+            ("by-whole-line", f"ann:{NAMES['ann']}", ""),
+        ):
+            headers = {"X-Request-Id": request_id, "X-API-Key": token}
+            http.get("/api/limits", headers={**headers, "X-Forwarded-For": forwarded})
+
+    def logged() -> dict[str, tuple[object, object, object]]:
+        lines = [json.loads(one) for one in named_tokens.log_text.splitlines() if "by-" in one]
+        return {
+            one["request_id"]: (one["status"], one.get("token_name"), one.get("client"))
+            for one in lines
+        }
+
+    assert wait_until(lambda: len(logged()) == 5)
+    assert logged() == {
+        "by-ann": (200, "ann", "127.0.0.1"),
+        "by-ben": (200, "ben", "198.51.100.7"),
+        "by-nameless": (200, None, "127.0.0.1"),
+        "by-nobody": (401, None, "127.0.0.1"),
+        "by-whole-line": (401, None, "127.0.0.1"),
+    }
+    for token in (*NAMES.values(), IN_FILE, "a-token-of-nobody"):
+        assert token not in named_tokens.log_text
+
+
+OPEN_PATHS = ["/health", "/api/health", "/", "/docs", "/openapi.json", "/nothing", "/api/nothing"]
+
+
+def test_what_strangers_are_told(named_tokens: Server) -> None:
+    """Who has no token learns no path of the host and no sentence about its walls."""
+    with httpx.Client(base_url=named_tokens.base_url) as http:
+        known = http.get("/health", headers={"X-API-Key": NAMES["ann"]}).json()
+        for headers in ({}, {"X-API-Key": "a-wrong-token-0123456789"}):
+            shown = http.get("/health", headers=headers)
+            assert shown.status_code == 200
+            assert set(shown.json()) == set(known)
+            isolation, full = shown.json()["isolation"], known["isolation"]
+            assert isolation["tier"] == full["tier"]
+            assert len("".join(isolation["missing"])) < 40
+            assert bool(isolation["missing"]) == bool(full["missing"])
+            assert not set(isolation["missing"]) & set(full["missing"])
+        for path in OPEN_PATHS:
+            text = http.get(path).text
+            for secret in (
+                "/nowhere",
+                "/tmp",
+                "/root",
+                "/home/",
+                "/sys/",
+                "/proc/",
+                *known["isolation"]["missing"],
+            ):
+                assert secret not in text, (path, secret)
+        assert "/nowhere" in http.get("/api/languages", headers={"X-API-Key": IN_FILE}).text
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (f"ann:{IN_FILE}\n# and\nann:{LATER}\n", "line 3 has the same name as line 1"),
+        (f"{IN_FILE}\nben:tomato\n", "line 2 has a token that is too short"),
+        (f"be n:{IN_FILE}\n", "line 1"),
+    ],
+)
+def test_mistakes_in_a_token_file(tmp_path: Path, content: str, said: str) -> None:
+    """A mistake in a token file is refused at start by its line, without a secret."""
+    file = tmp_path / "tokens"
+    file.write_text(content)
+    printed = refused("--api-token-file", str(file), data_dir=tmp_path / "data")
+    assert said in printed
+    assert not [one for one in (IN_FILE, LATER, "tomato") if one in printed]
+
+
+def test_many_requests_after_a_change(launcher: Launcher, tmp_path: Path) -> None:
+    """Fifteen requests at once after a change of the file all count by the new one."""
+    file, http = rotated(launcher, tmp_path)
+    with http, ThreadPoolExecutor(15) as pool:
+        for token in (LATER, IN_FILE, LATER):
+            file.write_text(f"{token}\n")
+            time.sleep(1.2)
+
+            def ask(number: int, token: str = token) -> int:
+                shown = token if number % 3 else {LATER: IN_FILE, IN_FILE: LATER}[token]
+                return http.get("/api/limits", headers={"X-API-Key": shown}).status_code
+
+            expected = [200 if number % 3 else 401 for number in range(15)]
+            assert list(pool.map(ask, range(15))) == expected
+
+
 def rotated(launcher: Launcher, tmp_path: Path) -> tuple[Path, httpx.Client]:
     """A server whose only token stands in a file, and a client that shows it."""
     file = tmp_path / "tokens"
@@ -217,10 +334,14 @@ def rotated(launcher: Launcher, tmp_path: Path) -> tuple[Path, httpx.Client]:
 
 
 def test_emptied_token_file(launcher: Launcher, tmp_path: Path) -> None:
-    """A server whose only tokens were taken away lets nobody in, not even without one."""
+    """Blank is no statement, and the tokens stay; a file with a comment alone lets nobody in."""
     file, http = rotated(launcher, tmp_path)
     with http:
-        assert http.get("/api/sessions").status_code == 200
+        file.write_text("\n")
+        log = launcher.servers[-1]
+        assert wait_until(
+            lambda: http.get("/api/sessions").status_code == 200 and "is blank" in log.log_text
+        )
         file.write_text("# nobody\n")
         assert wait_until(lambda: http.get("/api/sessions").status_code == 401)
         assert http.get("/api/sessions", headers={"X-API-Key": ""}).status_code == 401
@@ -255,15 +376,22 @@ def test_unreadable_token_file(launcher: Launcher, tmp_path: Path, way: str) -> 
 
 
 def test_weak_token_that_comes_later(launcher: Launcher, tmp_path: Path) -> None:
-    """A token that can be guessed is not let in when it is written later, nor logged."""
+    """A file with a token that can be guessed is refused whole; the log names the line."""
     file, http = rotated(launcher, tmp_path)
     with http:
-        file.write_text(f"tomato\n{LATER}\n")
-        key = {"X-API-Key": LATER}
-        assert wait_until(lambda: http.get("/api/sessions", headers=key).status_code == 200)
-        assert http.get("/api/sessions", headers={"X-API-Key": "tomato"}).status_code == 401
-    assert "too short" in launcher.servers[-1].log_text
-    assert "tomato" not in launcher.servers[-1].log_text
+        server = launcher.servers[-1]
+        file.write_text(f"# people\n{LATER}\nben:tomato\n")
+
+        def is_reported() -> bool:
+            assert http.get("/api/sessions").status_code == 200
+            return "line 3 has a token that is too short" in server.log_text
+
+        assert wait_until(is_reported)
+        for token in ("tomato", "ben:tomato", LATER):
+            assert http.get("/api/sessions", headers={"X-API-Key": token}).status_code == 401
+        assert http.get("/api/sessions").status_code == 200
+    assert "tomato" not in server.log_text
+    assert LATER not in server.log_text
 
 
 @pytest.mark.parametrize("content", ["", "# only a comment\n", "tomato\n", None], ids=range(4))

@@ -73,6 +73,8 @@ def test_json_out(client: Client, shared: SessionClient, execution: str) -> None
         assert isinstance(value, dict)
         compact = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
         assert answer.content == compact.encode() + b"\n", path
+        assert int(answer.headers["Content-Length"]) == len(answer.content)
+        assert client.http.head(path).headers["Content-Length"] == answer.headers["Content-Length"]
 
 
 def test_grep_for_the_id(client: Client) -> None:

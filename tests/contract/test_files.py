@@ -136,7 +136,7 @@ def test_counts(session: SessionClient) -> None:
         ("noname", "", "application/octet-stream"),
         ("a.html", "nonsense", "text/html"),
         ("a.html", 'text/plain; a="\t"', "text/html"),
-        ("form", "multipart/form-data; boundary=x", "multipart/form-data; boundary=x"),
+        ("parts", "multipart/related; boundary=x", "multipart/related; boundary=x"),
     ],
 )
 def test_content_type(session: SessionClient, path: str, said: str, expected: str) -> None:
@@ -151,10 +151,29 @@ def test_content_type(session: SessionClient, path: str, said: str, expected: st
 
 def test_bodies_are_opaque(session: SessionClient) -> None:
     """A body is what it is, whatever its Content-Type and encoding say."""
-    for kind in ("application/json", "application/x-www-form-urlencoded", "multipart/form-data"):
+    for kind in ("application/json", "application/x-www-form-urlencoded", "multipart/mixed"):
         put(session, "f", b"{broken&%", Content_Type=kind, Content_Encoding="gzip")
         got = get(session, "f")
         assert (got.content, "Content-Encoding" in got.headers) == (b"{broken&%", False)
+
+
+@pytest.mark.parametrize("kind", ["multipart/form-data", "Multipart/Form-Data; boundary=x"])
+def test_form_with_parts(session: SessionClient, kind: str) -> None:
+    """A form of a browser or of `curl -F` is refused with a hint, and nothing is put."""
+    answer = put(session, "f", b'--x\r\nContent-Disposition: form-data; name="f"\r\n\r\na\r\n',
+                 Content_Type=kind)  # fmt: skip
+    assert "curl -T" in check_error(answer, 415, "UNSUPPORTED_MEDIA_TYPE")["hint"]
+    assert names(session) == []
+
+
+def test_etag_of_what_was_put(session: SessionClient) -> None:
+    """The answer to a put names the state that it made, for the next conditional request."""
+    first = put(session, "f", b"1")
+    assert first.headers["ETag"] == get(session, "f").headers["ETag"]
+    second = put(session, "f", b"2", If_Match=first.headers["ETag"])
+    assert second.headers["ETag"] == get(session, "f").headers["ETag"] != first.headers["ETag"]
+    check_error(put(session, "f", b"3", If_Match=first.headers["ETag"]), 412, "PRECONDITION_FAILED")
+    assert get(session, "f").content == b"2"
 
 
 def test_chunked(session: SessionClient) -> None:
@@ -277,7 +296,8 @@ def test_conflicts(session: SessionClient) -> None:
     check_error(put(session, "file/inside"), 409, "CONFLICT")
     check_error(put(session, "file/in/side"), 409, "CONFLICT")
     check_error(session.http.delete(f"{session.path}/files/dir"), 409, "CONFLICT")
-    check_error(get(session, "dir"), 404, "FILE_NOT_FOUND")
+    assert "directory" in check_error(get(session, "dir"), 409, "CONFLICT")["message"]
+    assert session.http.head(f"{session.path}/files/dir").status_code == 409
     check_error(get(session, "file/inside"), 404, "FILE_NOT_FOUND")
     assert names(session) == ["dir/file", "file"]
     assert get(session, "file").content == b"old"

@@ -43,7 +43,7 @@ async def put(
     data: bytes = b"new",
     session_id: str = "s1",
     precondition: Callable[[FileStatus | None], None] = unconditional,
-) -> int:
+) -> FileStatus:
     upload = await files.start_upload(session_id, path, len(data), precondition)
     try:
         await upload.write(data)
@@ -63,7 +63,10 @@ async def read(files: FileService, path: str) -> bytes:
 async def test_put_read_list_delete(services: Services, files: FileService) -> None:
     """A file that is put is read, listed, seen by code, and gone when it is deleted."""
     await services.create()
-    assert await put(files, "d/f", b"text") == 4
+    stored = await put(files, "d/f", b"text")
+    opened = await files.open("s1", "d/f")
+    await opened.aclose()
+    assert (stored.size, stored.etag) == (4, opened.status.etag)
     assert await read(files, "d/f") == b"text"
     assert [file.path for file in (await files.list_files("s1")).files] == ["d/f"]
     assert (await services.run("read d/f")).stdout == "text"

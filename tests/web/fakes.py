@@ -643,12 +643,11 @@ class FakeFileService:
         quota_upload: FakeUpload,
         content_type: str,
         precondition: Precondition = unconditional,
-    ) -> int:
+    ) -> FileStatus:
         if "late" in path:
             await asyncio.sleep(0.6)
         self._check(path, precondition)
-        self.add(path, quota_upload.data, content_type)
-        return len(quota_upload.data)
+        return self.add(path, quota_upload.data, content_type).status
 
     async def delete(
         self, session_id: str, path: str, precondition: Precondition = unconditional
