@@ -11,14 +11,20 @@ CHUNK_CHARS = 32 * 1024  # characters of a string in one step
 _CONTAINERS = (dict, list, tuple)
 
 
-def estimate_size(value: Any, max_size: int = LARGE_BYTES) -> int:
-    """Estimates how much work a JSON value is, in bytes; stops soon after `max_size`."""
+def estimate_size(
+    value: Any, max_size: int = LARGE_BYTES, *, overhead: int = VALUE_OVERHEAD_BYTES
+) -> int:
+    """Estimates how much work a JSON value is, in bytes; stops soon after `max_size`.
+
+    `overhead` is what a value counts beside its text; with 2 the result is what its JSON takes at
+    least, and 1 byte.
+    """
     total, level = 0, [value]
     while level:
-        total += len(level) * VALUE_OVERHEAD_BYTES
+        total += len(level) * overhead
         total += sum([len(item) for item in level if isinstance(item, str)])
         inner = [item for item in level if isinstance(item, _CONTAINERS) and item]
-        inner_size = sum(map(len, inner)) * VALUE_OVERHEAD_BYTES
+        inner_size = sum(map(len, inner)) * overhead
         if total + inner_size > max_size:
             return total + inner_size
         level = []

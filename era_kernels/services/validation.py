@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass
 
@@ -14,7 +15,7 @@ from era_kernels.errors import (
     TooLarge,
 )
 from era_kernels.json_codec import in_thread_if_large
-from era_kernels.json_incremental import estimate_size, iterencode
+from era_kernels.json_incremental import estimate_size
 from era_kernels.kernels.kernelspecs import Kernelspec
 from era_kernels.models import UNSANDBOXED_TIER, ExecSubmission, Isolation, JsonObject, Submission
 from era_kernels.storage.files import validate_path
@@ -115,14 +116,19 @@ async def check_update_data(submission: Submission | ExecSubmission) -> None:
 
 def check_json_size(value: object, name: str) -> None:
     """Raises TooLarge when a session's `data` or `metadata` takes too many bytes as JSON."""
-    size = 0
-    for piece in iterencode(value):  # no more of it than is allowed: it may be a bomb
-        size += len(piece)
-        if size > MAX_SESSION_JSON_BYTES:
-            raise TooLarge(
-                f"The session's {name} would take more than the {MAX_SESSION_JSON_BYTES} bytes "
-                "as JSON that are allowed."
-            )
+    least = estimate_size(value, MAX_SESSION_JSON_BYTES, overhead=2) - 1
+    if least > MAX_SESSION_JSON_BYTES:  # a bomb is not even encoded
+        raise TooLarge(
+            f"The session's {name} would take more than the {MAX_SESSION_JSON_BYTES} bytes "
+            "as JSON that are allowed."
+        )
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    size = len(text.encode("utf-8", "surrogatepass"))
+    if size > MAX_SESSION_JSON_BYTES:
+        raise TooLarge(
+            f"The session's {name} would take {size} bytes as JSON, "
+            f"and {MAX_SESSION_JSON_BYTES} are allowed."
+        )
 
 
 def merge_data(data: JsonObject, update: JsonObject) -> JsonObject:

@@ -8,7 +8,16 @@ from contextlib import suppress
 from pathlib import Path
 
 # What a start makes, the content of a directory before it. A directory that is not empty stays.
-_MADE_FILES = ("era.db-wal", "era.db-shm", "era.db", "secret.new", "secret", "unlink.lock", "lock")
+_MADE_FILES = (
+    "era.db-wal",
+    "era.db-shm",
+    "era.db",
+    "secret.new",
+    "secret",
+    "unlink.lock",
+    "lock",
+    "ballast",
+)
 _MADE_DIRECTORIES = ("r2/incoming", "r2/unfinished", "r2", "incoming", "sessions", "d1")
 
 

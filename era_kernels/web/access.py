@@ -67,6 +67,11 @@ class Access:
         """Returns the re-reading of the token file, to await before `check`; None when not due."""
         return self._tokens.refresh_if_due()
 
+    @property
+    def has_tokens(self) -> bool:
+        """True where callers show who they are by a token."""
+        return bool(self._tokens)
+
     def check(self, request: HTTPServerRequest, *, requires_token: bool) -> Caller:
         """Returns who asks.
 

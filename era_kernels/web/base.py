@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import logging
 import sys
-from collections.abc import Awaitable, Callable, Mapping
-from contextlib import AbstractContextManager, ExitStack, nullcontext
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Mapping
+from contextlib import ExitStack
 from types import TracebackType
-from typing import Any, ClassVar, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, TypeVar, cast
 
 from pydantic import BaseModel
 from tornado.iostream import StreamClosedError
@@ -18,7 +16,6 @@ from tornado.web import HTTPError, stream_request_body
 
 from era_kernels import json_codec
 from era_kernels.concurrency.background import cancel_and_wait
-from era_kernels.concurrency.turns import Turns
 from era_kernels.errors import (
     EraError,
     InvalidRequest,
@@ -29,18 +26,22 @@ from era_kernels.errors import (
 )
 from era_kernels.json_codec import in_thread_if_large
 from era_kernels.models import JsonObject
-from era_kernels.services.metrics import Metrics
 from era_kernels.web import headers, requests, unknown_fields
-from era_kernels.web.access import Access, Caller
+from era_kernels.web.access import Caller
 from era_kernels.web.answers import AnswerHandler, error_response
 from era_kernels.web.bodies import Body
+from era_kernels.web.context import HandlerContext as HandlerContext
 from era_kernels.web.operations import Media, Operation
+
+if TYPE_CHECKING:
+    from era_kernels.web.server import StrictIOStream
 
 log = logging.getLogger(__name__)
 
-# Bytes of a refused body that are read, so that the client gets to read the answer.
-MAX_DISCARDED_BODY = 64 * 1024 * 1024
 MAX_UNREAD_BODY = 64 * 1024  # bytes of a body that no method reads, above which it is not looked at
+# Bytes of a refused body that are read, and for how many seconds: the connection can go on then.
+MAX_DISCARDED_BODY = 64 * 1024
+DISCARD_TIMEOUT = 5.0
 _RETRY_AFTER_SECONDS = {429: 1, 503: 5}  # by status, for errors that name no time themselves
 
 M = TypeVar("M", bound=BaseModel)
@@ -49,35 +50,6 @@ T = TypeVar("T")
 
 class ClientDisconnected(Exception):
     """The client closed its connection before the whole answer was sent."""
-
-
-@dataclass(frozen=True, slots=True)
-class HandlerContext:
-    """Holds what every handler needs.
-
-    `max_body` and `max_upload` are in bytes, `keepalive_interval` in seconds. `active_handlers` are
-    those whose clients have not got the whole answer yet. `route` is the pattern of the path, or
-    empty. `touch_session` and `in_work` make contexts around each request to a session and to the
-    storage.
-    """
-
-    access: Access
-    max_body: int
-    max_upload: int = 5 * 1024**3
-    keepalive_interval: float = 5.0
-    active_handlers: set[BaseHandler] = field(default_factory=set)
-    metrics: Metrics = field(default_factory=Metrics)
-    route: str = ""
-    touch_session: Callable[[str], AbstractContextManager[object]] = nullcontext
-    is_stopping: Callable[[], bool] = bool  # True while runs finish before the server ends
-    storage_turns: Turns = field(default_factory=Turns)  # whose members serve the storage
-    in_work: Callable[[Any], AbstractContextManager[object]] = nullcontext
-    # Bodies beyond `max_body` that may be in memory at once.
-    large_bodies: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(2))
-
-    def for_route(self, route: str) -> HandlerContext:
-        """Returns a copy of this context for the handlers of one route."""
-        return dataclasses.replace(self, route=route)
 
 
 @stream_request_body
@@ -101,6 +73,7 @@ class BaseHandler(AnswerHandler):
         self._body = Body()
         self.received_bytes = 0
         self._rejection: EraError | None = None
+        self._discard_timer: asyncio.TimerHandle | None = None
         self._is_admitted = False
         self.caller = Caller()
         self._session_touch = ExitStack()
@@ -126,15 +99,16 @@ class BaseHandler(AnswerHandler):
             self.reject(self._too_large())
         if self._rejection is None:
             return self.on_chunk(chunk)
-        if self.received_bytes > MAX_DISCARDED_BODY and not self._finished:
-            self._close_after_response()
-            self.finish_with_error(self._rejection)
+        if self.received_bytes > MAX_DISCARDED_BODY:
+            self._stop_discarding()
         return None
 
     def on_finish(self) -> None:
         self._session_touch.close()
         self.context.active_handlers.discard(self)
         self._body.close()
+        if self._discard_timer is not None:
+            self._discard_timer.cancel()
 
     def on_connection_close(self) -> None:
         super().on_connection_close()
@@ -225,9 +199,14 @@ class BaseHandler(AnswerHandler):
         """
         length = headers.parse_content_length(self.request.headers)
         try:
-            self.caller = self.context.access.check(
-                self.request, requires_token=self.requires_token
-            )
+            access = self.context.access
+            self.caller = access.check(self.request, requires_token=self.requires_token)
+            if (
+                self.requires_token
+                if access.has_tokens
+                else not headers.has_body(self.request.headers)
+            ):
+                self.trust_client()
             if self.request.method not in self.allowed_methods().split(", "):
                 raise MethodNotAllowed(f"This path takes {self.allowed_methods()}.")
             self._warn_of_parameters()
@@ -265,10 +244,23 @@ class BaseHandler(AnswerHandler):
 
     def reject(self, error: EraError) -> None:
         """Answers with this error after the body was read: clients that still send do not read."""
+        if self._rejection is None:
+            loop = asyncio.get_running_loop()
+            self._discard_timer = loop.call_later(DISCARD_TIMEOUT, self._stop_discarding)
         self._rejection = error
         self._body.drop()
         # Tornado has no hook between the end of the body and the method.
         setattr(self, str(self.request.method).lower(), self._raise_rejection)
+
+    def _stop_discarding(self) -> None:
+        """Answers with the rejection, though the body goes on: the rest of it is not read."""
+        if self._rejection is not None and not self._finished:
+            self._close_after_response()
+            self.finish_with_error(self._rejection)
+
+    def trust_client(self) -> None:
+        """Notes that the client has shown that it may come in, so that it keeps its connection."""
+        cast("StrictIOStream", self.request.connection.stream).trust()  # type: ignore[union-attr]
 
     def abort_connection(self) -> None:
         """Closes the connection without an answer."""
@@ -277,6 +269,7 @@ class BaseHandler(AnswerHandler):
     def _close_after_response(self) -> None:
         """Announces that the rest of the body is not read; Tornado closes the connection then."""
         self.set_sticky_header("Connection", "close")
+        cast("StrictIOStream", self.request.connection.stream).linger()  # type: ignore[union-attr]
 
     def _raise_rejection(self, *args: str) -> NoReturn:
         assert self._rejection is not None
@@ -290,6 +283,7 @@ class BaseHandler(AnswerHandler):
     async def read_body(self, model: type[M]) -> M:
         """Returns the body as `model`. Raises InvalidJson, InvalidRequest, UnsupportedMediaType."""
         headers.check_uncompressed(self.request.headers)
+        self.trust_client()
         self.body = self._body.take()
         value = await self._body.parse(model, self.body)
         self.warn(await in_thread_if_large(len(self.body), unknown_fields.in_body, model, value))

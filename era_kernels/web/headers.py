@@ -18,6 +18,11 @@ def request_id(headers: Mapping[str, str]) -> str:
     return given if _REQUEST_ID.fullmatch(given) else f"req-{secrets.token_hex(8)}"
 
 
+def has_body(headers: Mapping[str, str]) -> bool:
+    """Returns whether a body comes behind these headers."""
+    return "Transfer-Encoding" in headers or headers.get("Content-Length", "0").strip() != "0"
+
+
 def parse_content_length(headers: Mapping[str, str]) -> int:
     """Returns the body's declared length, 0 when none is declared.
 

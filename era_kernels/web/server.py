@@ -8,10 +8,10 @@ import secrets
 import socket
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http import HTTPStatus
 from types import TracebackType
-from typing import Any
+from typing import Any, cast
 
 from tornado.httpserver import HTTPServer
 from tornado.httputil import HTTPInputError
@@ -23,12 +23,14 @@ from era_kernels.web import smuggling
 from era_kernels.web.accepting import Acceptor, FileReserve
 from era_kernels.web.answers import SERVER, encode_error
 from era_kernels.web.base import HandlerContext
+from era_kernels.web.connections import Connections, Lingering
 
 BACKLOG = 512  # connections that wait to be accepted
 READ_CHUNK_BYTES = 64 * 1024
 MAX_HEADER = 64 * 1024  # bytes of request line and headers together
 MAX_BUFFER = 1024 * 1024  # bytes that a client may send ahead of what the server reads
-IDLE_TIMEOUT = 75.0  # seconds from an answer (or the connection) to the end of the next headers
+IDLE_TIMEOUT = 75.0  # seconds from an answer to the end of the next headers
+STRANGER_TIMEOUT = 10.0  # seconds for the same where nothing valid has come yet
 BODY_TIMEOUT = 300.0  # seconds for a body
 MAX_CONNECTIONS = 1000
 MAX_LINGERING = 64  # connections over the limit that may get a rejection at the same time
@@ -126,8 +128,8 @@ class LimitedHTTPServer(HTTPServer):
         # A connection has a timer of its own: that of Tornado costs a tenth of a short request.
         self.conn_params.header_timeout = None
         self._idle_timeout = idle_timeout
-        self.connections: set[StrictIOStream] = set()
-        self._max_connections = max_connections
+        self._places = Connections(max_connections)
+        self._after_answers = Lingering()
         self._on_rejected = on_rejected
         self._lingering: set[asyncio.Task[None]] = set()
         self._reserve = FileReserve()
@@ -139,19 +141,26 @@ class LimitedHTTPServer(HTTPServer):
             self._handlers[listener.fileno()] = acceptor.close
 
     @property
+    def connections(self) -> set[StrictIOStream]:
+        """The connections that are open."""
+        return cast("set[StrictIOStream]", self._places.all)
+
+    @property
     def is_writing(self) -> bool:
         """True while Linux has not taken all bytes that were written."""
         return any(connection.writing() for connection in self.connections)
 
     def handle_stream(self, stream: IOStream, address: tuple[Any, ...]) -> None:
-        if len(self.connections) >= self._max_connections or self._reserve.holds(stream.socket):
+        if self._reserve.holds(stream.socket) or not self._places.make_room():
             self._reject(stream)
             return
         _set_keepalive(stream.socket)
         connection = StrictIOStream(
-            stream, self._idle_timeout, self.connections.discard, self._on_rejected
+            stream, self._idle_timeout, self._places.discard, self._on_rejected
         )
-        self.connections.add(connection)
+        connection.on_trusted = self._places.trust
+        connection.close_politely = self._after_answers.close_soon
+        self._places.add(connection)
         super().handle_stream(connection, address)
 
     def _reject(self, stream: IOStream) -> None:
@@ -169,6 +178,7 @@ class LimitedHTTPServer(HTTPServer):
     async def close_all_connections(self) -> None:
         for task in tuple(self._lingering):
             task.cancel()
+        self._after_answers.cancel()
         await super().close_all_connections()
 
 
@@ -191,6 +201,25 @@ class StrictIOStream(IOStream):
         self._on_closed = on_closed
         self._on_rejected = on_rejected
         self._has_responded = False
+        self._is_trusted = False
+        self._lingers = False
+        self.on_trusted: Callable[[StrictIOStream], object] = _ignore
+        self.close_politely: Callable[[socket.socket], object] = socket.socket.close
+
+    def trust(self) -> None:
+        """Notes that the client has shown that it may come in: it keeps its place."""
+        if not self._is_trusted:
+            self._is_trusted = True
+            self.on_trusted(self)
+
+    def linger(self) -> None:
+        """Lets the client read its answer before the close, though it has sent what is not read."""
+        self._lingers = True
+
+    def give_up(self) -> None:
+        """Ends the connection of a client that sends too slowly, for another needs its place."""
+        self._on_rejected("connections")
+        self.close()
 
     async def read_until_regex(self, regex: bytes, max_bytes: int | None = None) -> bytes:
         """Returns the head of the next request; closes the connection if it takes too long.
@@ -198,7 +227,10 @@ class StrictIOStream(IOStream):
         Raises HTTPInputError when the head is ambiguous.
         """
         self._has_responded = False
-        timer = asyncio.get_running_loop().call_later(self._idle_timeout, self.close)
+        patience = self._idle_timeout
+        if not self._is_trusted:
+            patience = min(patience, STRANGER_TIMEOUT)
+        timer = asyncio.get_running_loop().call_later(patience, self.close)
         try:
             head = await super().read_until_regex(regex, max_bytes)
         finally:
@@ -226,6 +258,9 @@ class StrictIOStream(IOStream):
         if isinstance(exc_info, UnsatisfiableReadError) and not self.closed():
             self._write_rejection()
         self._on_closed(self)
+        if self._lingers and not self.closed():
+            with suppress(OSError):  # no descriptor is left
+                self.close_politely(self.socket.dup())
         super().close(exc_info)
 
     def _write_rejection(self) -> None:
@@ -278,6 +313,10 @@ def _bind_errors(host: str, port: int) -> Iterator[None]:
             f"The server cannot listen on {host} port {port}: {_bind_error_text(error)}. "
             "Choose another with --host and --port."
         ) from error
+
+
+def _ignore(_: object) -> None:
+    """Does nothing: the places of some connections are counted elsewhere."""
 
 
 def _bind_sockets(host: str, port: int) -> list[socket.socket]:

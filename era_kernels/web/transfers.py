@@ -62,6 +62,7 @@ class TransferHandler(BaseHandler, Generic[U]):
     def begin_upload(self, upload: U) -> None:
         """Writes the body to an upload from now on, which is discarded when the client leaves."""
         self._upload = upload
+        self.trust_client()  # from here on `_check_speed` ends a slow one
         self.request.connection.set_body_timeout(UPLOAD_TIMEOUT)  # type: ignore[union-attr]
         self._received_at = asyncio.get_running_loop().time()
         self._check_speed()

@@ -275,7 +275,9 @@ def test_connection_cap(launcher: Launcher) -> None:
     """Connections beyond `max_connections` are rejected in JSON until one is free again."""
     server = launcher.start("--max-connections", "20")
     port = port_of(server)
-    with connected(port, 20):
+    with connected(port, 20, GET + b"\r\n") as known:
+        for sock in known:  # who has been answered keeps the place
+            assert sock.recv(4)
         for data in (GET + b"\r\n", b"", POST + b"Content-Length: 3\r\n\r\nabc"):
             answer = send_and_parse(port, data)
             assert (answer.status, answer.headers["connection"]) == (503, "close")

@@ -5,11 +5,14 @@ from __future__ import annotations
 import contextlib
 import socket
 import time
+from collections.abc import Iterator
 
+import httpx
 import pytest
 
 from era_kernels.errors import StartError
 from era_kernels.storage.resource_stores import ResourceStores
+from era_kernels.web import base as base_module
 from era_kernels.web import server as server_module
 from era_kernels.web.access import Access
 from era_kernels.web.base import HandlerContext
@@ -100,7 +103,8 @@ def test_giant_declared(server: ServerUnderTest, extra: bytes, status: int) -> N
     with socket.create_connection(("127.0.0.1", server.port), timeout=20) as sock:
         sock.sendall(HEAD + extra + b"\r\n")
         if b"999999" not in extra:
-            sock.sendall(b"x" * 20_000_000)
+            with contextlib.suppress(OSError):  # who sends on is cut off, and reads all the same
+                sock.sendall(b"x" * 20_000_000)
         reply = parse_response(read_all(sock))
     assert (reply.status, reply.json()["code"]) == (status, "TOO_LARGE")
 
@@ -117,7 +121,7 @@ def test_endless_chunks(server: ServerUnderTest) -> None:
                 sent += 1
         except OSError:
             pass
-    assert 60 < sent < 150
+    assert sent < 20
     assert server.http.get("/health").status_code == 200
 
 
@@ -211,8 +215,9 @@ def test_connection_cap() -> None:
         address = ("127.0.0.1", server.port)
         first, second = socket.create_connection(address), socket.create_connection(address)
         with first, second:
-            first.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
-            assert parse_response(read_all(first)).status == 200
+            for sock in (first, second):
+                sock.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+                assert parse_response(read_all(sock)).status == 200
             reply = server.send_and_parse(HEAD + b"Content-Length: 2\r\n\r\n{}")
             assert (reply.status, reply.json()["code"]) == (503, "CAPACITY")
             assert (reply.headers["retry-after"], reply.headers["connection"]) == ("1", "close")
@@ -222,11 +227,20 @@ def test_connection_cap() -> None:
             )
 
 
+@contextlib.contextmanager
+def known_client(address: tuple[str, int]) -> Iterator[socket.socket]:
+    """A connection that keeps its place, for something valid has come from it."""
+    with socket.create_connection(address) as sock:
+        sock.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert parse_response(read_all(sock)).status == 200
+        yield sock
+
+
 def test_rejected_client_that_never_reads() -> None:
     """A rejected client that does not leave is cut off after a moment."""
     with run_server(max_connections=1) as server:
         address = ("127.0.0.1", server.port)
-        with socket.create_connection(address), socket.create_connection(address, 10) as sock:
+        with known_client(address), socket.create_connection(address, 10) as sock:
             assert b"503" in read_all(sock, 5)
             time.sleep(1.5)
             with pytest.raises(OSError):  # broken pipe or reset
@@ -239,7 +253,8 @@ def test_many_rejected_clients() -> None:
     """Words are for so many at once; the rest is closed without any, and the server lives."""
     with run_server(max_connections=1) as server, contextlib.ExitStack() as stack:
         address = ("127.0.0.1", server.port)
-        first, *rest = (stack.enter_context(socket.create_connection(address)) for _ in range(101))
+        first = stack.enter_context(known_client(address))
+        rest = [stack.enter_context(socket.create_connection(address)) for _ in range(100)]
         said = [read_all(sock, 0.5) for sock in rest]
         assert 60 <= len([one for one in said if b"503" in one]) <= 80
         first.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
@@ -279,3 +294,87 @@ def test_port_in_use() -> None:
             WebServer.open(application, context, "127.0.0.1", taken.getsockname()[1])
         with pytest.raises(StartError, match="cannot listen"):
             WebServer.open(application, context, "no such host", 0)
+
+
+TOKEN = "t" * 32
+KNOWN = {"Authorization": f"Bearer {TOKEN}"}
+STRANGERS = [
+    b"", HEAD[:20], HEAD + b"Content-Length: 1000\r\n\r\n{", HEAD + b"Content-Length: 2\r\n\r\n{}",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("start", STRANGERS, ids=range(4))
+def test_strangers_lock_nobody_out(start: bytes) -> None:
+    """On a server with tokens, any number of slow clients without one leaves the others places."""
+    with (
+        run_server(Access(tokens=[TOKEN]), max_connections=20) as server,
+        contextlib.ExitStack() as stack,
+    ):
+        address = ("127.0.0.1", server.port)
+        kept = stack.enter_context(httpx.Client(base_url=server.url, headers=KNOWN))
+        assert kept.get("/api/sessions").status_code == 200
+        for _ in range(3):
+            for _ in range(30):
+                sock = stack.enter_context(socket.create_connection(address))
+                sock.sendall(start)
+            assert kept.get("/api/sessions").status_code == 200
+            for _ in range(3):
+                assert httpx.get(f"{server.url}/api/sessions", headers=KNOWN).status_code == 200
+
+
+def test_slow_bodies_lock_nobody_out() -> None:
+    """On a server without tokens a whole request is what shows that a client is no stranger."""
+    with run_server(max_connections=20) as server, contextlib.ExitStack() as stack:
+        kept = stack.enter_context(httpx.Client(base_url=server.url))
+        assert kept.post("/api/execute", content=b"{").status_code == 400
+        for _ in range(60):
+            sock = stack.enter_context(socket.create_connection(("127.0.0.1", server.port)))
+            sock.sendall(STRANGERS[2])
+        assert kept.get("/health").status_code == 200
+        assert httpx.get(f"{server.url}/health").status_code == 200
+
+
+def test_slow_refused_body(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A refused body is waited for a moment; then the answer comes without it, and can be read."""
+    monkeypatch.setattr(base_module, "DISCARD_TIMEOUT", 0.5)
+    with (
+        run_server(Access(tokens=[TOKEN])) as server,
+        socket.create_connection(("127.0.0.1", server.port), timeout=10) as sock,
+    ):
+        sock.sendall(HEAD + b"Content-Length: 1000\r\n\r\n{")
+        began = time.monotonic()
+        reply = parse_response(read_all(sock, 5))
+        assert 0.3 < time.monotonic() - began < 4
+        assert (reply.status, reply.headers["connection"]) == (401, "close")
+        with contextlib.suppress(OSError):
+            sock.sendall(b"x" * 10)
+
+
+@pytest.mark.parametrize("size", [1000, 63 * 1024])
+def test_refusal_of_a_short_body_keeps_the_connection(size: int) -> None:
+    """Two requests on one connection, the first with a body that is refused."""
+    with run_server(Access(tokens=[TOKEN])) as server:
+        raw = server.send_raw(
+            HEAD + b"Content-Length: %d\r\n\r\n%s" % (size, b"x" * size)
+            + b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+        )  # fmt: skip
+        assert raw.count(b"HTTP/1.1 401") == raw.count(b"HTTP/1.1 200") == 1
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+def test_large_refused_body(chunked: bool) -> None:
+    """Of a large one no more than a bounded part is read, and its client gets the answer."""
+    framing = b"Transfer-Encoding: chunked" if chunked else b"Content-Length: 50000000"
+    with (
+        run_server(Access(tokens=[TOKEN])) as server,
+        socket.create_connection(("127.0.0.1", server.port), timeout=10) as sock,
+    ):
+        sock.sendall(HEAD + framing + b"\r\n\r\n")
+        sent = 0
+        piece = b"10000\r\n" + b"x" * 0x10000 + b"\r\n" if chunked else b"x" * 65536
+        with contextlib.suppress(OSError):
+            while sent < 50_000_000:
+                sock.sendall(piece)
+                sent += len(piece)
+        assert sent < 20_000_000
+        assert parse_response(read_all(sock, 5)).status == 401

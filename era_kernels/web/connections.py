@@ -1,0 +1,96 @@
+"""Keeps connections within their number: some for known callers; slow strangers go first."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from typing import Protocol
+
+MAX_LINGERING = 64  # connections whose client may still read its last answer, at the same time
+LINGER_TIMEOUT = 5.0  # seconds that such a client has
+LINGER_BYTES = 64 * 1024  # bytes of such a client that are read and thrown away
+RESERVE_PERCENT = 25  # of all connections: only for callers who have shown that they may come in
+
+
+class Connection(Protocol):
+    """Names what is needed of one connection."""
+
+    def give_up(self) -> None:
+        """Ends the connection, for another one needs its place."""
+
+
+class Connections:
+    """Holds the open connections; strangers are those from which nothing valid has come yet.
+
+    Where a place is needed, the stranger that has been there for the longest time loses its own:
+    who has a token, or a whole request, has shown it within moments.
+    """
+
+    def __init__(self, max_connections: int) -> None:
+        self._max = max_connections
+        self._max_strangers = max(1, max_connections - max_connections * RESERVE_PERCENT // 100)
+        self.all: set[Connection] = set()
+        self._strangers: dict[Connection, None] = {}  # the oldest first
+
+    def make_room(self) -> bool:
+        """Returns whether another connection may come; ends that of a stranger if need be."""
+        is_full = len(self.all) >= self._max
+        if self._strangers and (is_full or len(self._strangers) >= self._max_strangers):
+            oldest = next(iter(self._strangers))
+            oldest.give_up()
+            self.discard(oldest)
+            return True
+        return not is_full
+
+    def add(self, connection: Connection) -> None:
+        """Takes a connection of a stranger."""
+        self.all.add(connection)
+        self._strangers[connection] = None
+
+    def trust(self, connection: Connection) -> None:
+        """Notes that a connection is no stranger's."""
+        self._strangers.pop(connection, None)
+
+    def discard(self, connection: Connection) -> None:
+        """Forgets a connection; an unknown one is fine."""
+        self.all.discard(connection)
+        self._strangers.pop(connection, None)
+
+
+class Lingering:
+    """Closes connections so that their clients get to read what was sent last.
+
+    A close with unread bytes of the client would destroy the answer.
+    """
+
+    def __init__(self) -> None:
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def close_soon(self, connection: socket.socket) -> None:
+        """Ends the sending side now, and closes the connection at the client's end or soon."""
+        with contextlib.suppress(OSError):
+            connection.shutdown(socket.SHUT_WR)
+        if len(self._tasks) >= MAX_LINGERING:
+            connection.close()
+            return
+        task = asyncio.get_running_loop().create_task(_drain(connection))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def cancel(self) -> None:
+        """Closes all that lingers."""
+        for task in tuple(self._tasks):
+            task.cancel()
+
+
+async def _drain(connection: socket.socket) -> None:
+    loop, left = asyncio.get_running_loop(), LINGER_BYTES
+    try:
+        async with asyncio.timeout(LINGER_TIMEOUT):
+            while left > 0 and (data := await loop.sock_recv(connection, left)):
+                left -= len(data)
+    except (OSError, TimeoutError):
+        return
+    finally:
+        connection.close()
