@@ -107,7 +107,8 @@ class SandboxEnd:
         """Kills the init; returns 1 until it has ended, and then 0."""
         if not self._is_init_alive() or self._init_fd is None:
             return 0
-        signal.pidfd_send_signal(self._init_fd, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):  # it has just ended
+            signal.pidfd_send_signal(self._init_fd, signal.SIGKILL)
         return 1
 
     def _is_init_alive(self) -> bool:
