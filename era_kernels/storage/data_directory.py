@@ -173,7 +173,10 @@ def _check_not_foreign(path: Path) -> None:
             f"The database {database} is damaged, or not this server's: restore it from a backup, "
             "or choose another directory with --data-dir."
         )
-    foreign = sorted({entry.name for entry in path.iterdir()} - OWN_NAMES)
+    names = {entry.name for entry in path.iterdir()}
+    if names >= {"lock", "sessions"}:  # it has lost its database, and others have put files there
+        return
+    foreign = sorted(names - OWN_NAMES)
     if foreign:
         raise StartError(
             f"The directory {path} holds files that are not this server's, such as "

@@ -50,6 +50,7 @@ class Stores:
         session = Session(name, LANGUAGE, await self.workspaces.create(), now())
         session = dataclasses.replace(session, **fields)  # type: ignore[arg-type]
         await self.sessions.create(session)
+        await self.workspaces.unfinished.keep(session.directory)
         return session
 
     async def create_finished_execution(

@@ -24,7 +24,6 @@ async def fill(path: Path) -> None:
     with closing(DataDirectory.open(path)) as directory:
         async with open_stores(path) as stores:
             session = await stores.create_session()
-            await stores.workspaces.unfinished.keep(session.directory)
             (directory.sessions / session.directory / "workspace" / "file").write_text("kept")
             store = R2Store(
                 stores.database, directory.objects, directory.unlink_lock, StorageQuotas(), 1000

@@ -10,6 +10,7 @@ import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from era_kernels.errors import (
     TooLarge,
 )
 from era_kernels.models import StorageQuotas
-from era_kernels.storage import r2
+from era_kernels.storage import deletions, r2
 from era_kernels.storage.database import Database
 from era_kernels.storage.migrations import MIGRATIONS
 from era_kernels.storage.r2 import R2Store
@@ -428,18 +429,27 @@ def test_model(
 
 
 async def test_sweep(tmp_path: Path) -> None:
-    """A start removes blobs without a row and unfinished uploads, and nothing else."""
+    """A start removes blobs that were being made or unlinked, and unfinished uploads.
+
+    Blobs that the database does not know otherwise are moved to lost+found.
+    """
     async with open_objects(tmp_path) as objects:
         await objects.put("k", b"kept")
-        orphan = tmp_path / "r2" / "ab" / ("ab" + "0" * 30)
-        orphan.parent.mkdir(exist_ok=True)
-        orphan.write_bytes(b"x")
+        names = [f"ab{number:030}" for number in range(3)]
+        (tmp_path / "r2" / "ab").mkdir(exist_ok=True)
+        for name in names:
+            (tmp_path / "r2" / "ab" / name).write_bytes(b"x")
+        (tmp_path / "r2" / "unfinished" / names[0]).touch()
+        await objects.database.write(partial(deletions.insert, deletions.BLOB, [names[1]]))
         (tmp_path / "r2" / "incoming" / "half").write_bytes(b"x")
     async with open_objects(tmp_path) as objects:
         assert await eventually(tmp_path, 1)
         assert objects.incoming() == []
         assert await objects.get("k") == b"kept"
         assert objects.store.lost_count == 0
+    assert list((tmp_path / "r2" / "unfinished").iterdir()) == []
+    [moved] = (tmp_path / "lost+found").iterdir()
+    assert moved.name.startswith(f"{names[2]}.")
 
 
 async def test_lost_bytes(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
