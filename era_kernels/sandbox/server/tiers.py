@@ -50,6 +50,8 @@ _LANDLOCK_SHORTCOMINGS = (
     "files: modes and times of what the server's user owns can be changed, what is in it cannot",
     "sockets: those that the host's services have as files can be reached where modes allow it",
 )
+# unix(7), ETOOMANYREFS: Linux counts them by the host's uid.
+_SHARED_COUNT = "limits: descriptors in flight are counted for the server and all sessions together"
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +87,8 @@ class IsolationProfile:
         if self.spec.kind is IsolationKind.LANDLOCK and not self.per_session_uid:
             gaps[3] = (*_LANDLOCK_SHORTCOMINGS, "users: sessions have the server's uid")
         limit_notes = _limit_notes(self.spec, self.cgroup_limits)
-        return Isolation(self.tier, (*gaps.get(self.tier, ()), *self.notes, *limit_notes))
+        shared = () if self.has_session_uids else (_SHARED_COUNT,)
+        return Isolation(self.tier, (*gaps.get(self.tier, ()), *self.notes, *limit_notes, *shared))
 
     @property
     def enforced_limits(self) -> frozenset[str]:
