@@ -57,6 +57,8 @@ _SHARED_UID_SHORTCOMINGS = (
     "sockets: those of other sessions' programs can be reached, not their kernels' and storage's",
     "kernels: those that bind their sockets themselves, as stock kernels do, are refused",
 )
+# unix(7), ETOOMANYREFS: Linux counts them by the host's uid.
+_SHARED_COUNT = "limits: descriptors in flight are counted for the server and all sessions together"
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +96,8 @@ class IsolationProfile:
         if self.shares_uid:
             gaps[3] = (*_LANDLOCK_SHORTCOMINGS, *_SHARED_UID_SHORTCOMINGS)
         limit_notes = _limit_notes(self.spec, self.cgroup_limits)
-        return Isolation(self.tier, (*gaps.get(self.tier, ()), *self.notes, *limit_notes))
+        shared = () if self.has_session_uids else (_SHARED_COUNT,)
+        return Isolation(self.tier, (*gaps.get(self.tier, ()), *self.notes, *limit_notes, *shared))
 
     @property
     def enforced_limits(self) -> frozenset[str]:
