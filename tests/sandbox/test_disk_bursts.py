@@ -164,7 +164,47 @@ async def test_harmless(program: str) -> None:
         assert (ending.reason, out) == (None, "done\nalive\n")
 
 
+async def burst_in_large_tree(count: int, bound: int) -> tuple[str | None, int]:
+    """A burst in a workspace of many files: the cause of the end, and how far past the bound."""
+    async with isolated_sandboxes() as (sandboxes, make_paths):
+        paths = make_paths("a")
+        for number in range(count):
+            if number % 1000 == 0:
+                folder = paths.workspace / str(number)
+                folder.mkdir()
+            (folder / str(number)).touch()
+        limits = Limits(workspace=bound, file_size=8 * bound)
+        sandbox = await sandboxes.open_sandbox(paths, limits)
+        await asyncio.sleep(3)
+        present = count * 4096
+        ending, past, out = await run_burst(sandbox, BURSTS["a file that is written"])
+        return ending.reason or out, past + BOUND - (bound - present)
+
+
+async def test_burst_in_large_tree() -> None:
+    """It is ended soon, although the tree takes long to walk."""
+    reason, past = await burst_in_large_tree(5_000, BOUND)
+    assert reason == "workspace larger than 64 MB"
+    assert past < 512 * MIB
+
+
+async def idle_cost(count: int, seconds: float) -> float:
+    """The share of a processor that watching so many idle sessions takes."""
+    async with isolated_sandboxes() as (sandboxes, make_paths):
+        for number in range(count):
+            limits = Limits(workspace=BOUND, memory=256 * MIB, processes=40)
+            sandbox = await sandboxes.open_sandbox(make_paths(str(number)), limits)
+            await sandbox.spawn(forked_program("import time; time.sleep(600)"))
+        await asyncio.sleep(5)
+        began = time.process_time()
+        await asyncio.sleep(seconds)
+        return (time.process_time() - began) / seconds
+
+
 async def main() -> None:
+    print(f"30 idle sessions: {100 * await idle_cost(30, 20):.1f} % of a processor")
+    reason, past = await burst_in_large_tree(200_000, 1000 * MIB)
+    print(f"200 000 files: {past // MIB} MiB past 1000: {reason}")
     for name, code in {**BURSTS, **HARMLESS}.items():
         async with bounded_sandbox() as sandbox:
             began = time.monotonic()

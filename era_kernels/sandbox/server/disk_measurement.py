@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Generator
 
 from era_kernels.safe_fs.usage import running_totals
 from era_kernels.sandbox.server.disk_files import NamelessFiles
+from era_kernels.sandbox.server.disk_reserve import ReserveBreach
 from era_kernels.sandbox.server.disk_session import Measured, SessionDisk
 from era_kernels.sandbox.server.process_tree import ProcStat
 
@@ -26,19 +27,19 @@ class DiskMeasurement:
         taken: Callable[[], int],
         *,
         is_still: bool = False,
-        reserve_message: str | None = None,
+        breach: ReserveBreach | None = None,
     ) -> None:
         """`find_processes` returns those of the session, `taken` what anybody took of the disk.
 
-        `reserve_message`: the cause of the end of a session that has grown, in whatever measure.
+        `breach` ends a session that has grown, even within its bounds.
         """
         self.session = session
         self.is_still = is_still
-        self.is_for_reserve = reserve_message is not None
+        self.is_for_reserve = breach is not None
         self.excess: str | None = None  # the cause of the end of the session
         self._find_processes = find_processes
         self._taken = taken
-        self._reserve_message = reserve_message
+        self._breach = breach
         self._seconds = 0.0
         self._steps = self._measure()
 
@@ -81,8 +82,8 @@ class DiskMeasurement:
                 if size > quota.max_bytes:
                     break
                 yield
-            if quota is workspace and not nameless.is_all:
-                size = max(size, self._max_written())
+            if quota is workspace:
+                size = self.session.with_hidden(size, is_all=nameless.is_all)
             if size > quota.max_bytes:
                 self.excess = quota.excess_message
                 return
@@ -92,13 +93,9 @@ class DiskMeasurement:
     def _find_code(self) -> list[ProcStat]:
         return [one for one in self._find_processes() if one.pid != self.session.init]
 
-    def _max_written(self) -> int:
-        """Returns the bytes that may be hidden: what the session wrote, if the disk has lost it."""
-        taken = self._taken() - self.session.taken_at_start
-        return min(taken, self.session.growth.total)
-
     def _conclude(self, measured: Measured) -> None:
         before = self.session.measured
         self.session.measured = measured
-        if before is not None and measured.total > before.total:
-            self.excess = self._reserve_message
+        if self._breach is not None and before is not None:
+            has_grown = measured.total - before.total >= self._breach.min_growth
+            self.excess = self._breach.message if has_grown else None

@@ -16,7 +16,7 @@ from contextlib import suppress
 from functools import partial
 
 from era_kernels.sandbox.server.disk_measurement import DiskMeasurement
-from era_kernels.sandbox.server.disk_reserve import DiskReserve
+from era_kernels.sandbox.server.disk_reserve import DiskReserve, ReserveBreach
 from era_kernels.sandbox.server.disk_session import MEASUREMENTS_PER_CHANGE, MIB, SessionDisk
 from era_kernels.sandbox.server.disk_space import DiskSpace
 from era_kernels.sandbox.server.process_tree import ProcessTree, ProcStat
@@ -111,7 +111,6 @@ class DiskMonitor:
         session.devices = self.space.add(directories)
         session.workspace_device = next(iter(self.space.add(session.quotas[0].roots)), 0)
         self.space.look()
-        session.taken_at_start = self.space.taken
         session.begin_measurement(self.space.taken)
 
     def _look_at_sessions(self, sessions: Sequence[SessionDisk], shrunk: int, now: float) -> None:
@@ -155,13 +154,13 @@ class DiskMonitor:
         found = self._reserve.find_fastest(self.space, sessions, now)
         if found is None:
             return
-        session, message = found
+        session, breach = found
         running = self._measurements.get(session)
         if running is None or not running.is_for_reserve:
-            self._begin(session, is_still=True, reserve_message=message)
+            self._begin(session, is_still=True, breach=breach)
 
     def _begin(
-        self, session: SessionDisk, *, is_still: bool = False, reserve_message: str | None = None
+        self, session: SessionDisk, *, is_still: bool = False, breach: ReserveBreach | None = None
     ) -> None:
         running = self._measurements.pop(session, None)
         if running is not None:
@@ -171,7 +170,7 @@ class DiskMonitor:
             partial(self._find_processes, session),
             lambda: self.space.taken,
             is_still=is_still,
-            reserve_message=reserve_message,
+            breach=breach,
         )
 
     def _find_processes(self, session: SessionDisk) -> Collection[ProcStat]:

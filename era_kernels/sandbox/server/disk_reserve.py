@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import dataclass
 
 from era_kernels.models import default_disk_reserve, format_size
 from era_kernels.sandbox.server.disk_session import MIB, SessionDisk
@@ -11,6 +12,14 @@ from era_kernels.sandbox.server.disk_space import DiskSpace, FileSystem
 NEAR = 2  # so many times the reserve is little
 PAUSE = 0.25  # seconds until the next session is chosen: those that end give room back
 REPEAT_PAUSE = 2.0  # seconds until the same session is chosen again
+
+
+@dataclass(frozen=True, slots=True)
+class ReserveBreach:
+    """Ends a session with `message` if it is found to have grown by `min_growth` bytes or more."""
+
+    message: str
+    min_growth: int
 
 
 class DiskReserve:
@@ -35,8 +44,8 @@ class DiskReserve:
 
     def find_fastest(
         self, space: DiskSpace, sessions: Collection[SessionDisk], now: float
-    ) -> tuple[SessionDisk, str] | None:
-        """Returns the session that takes the most of a disk that is nearly full, and the cause.
+    ) -> tuple[SessionDisk, ReserveBreach] | None:
+        """Returns the session that seems to take the most of a disk that is nearly full.
 
         None while there is room, and when nobody takes much. `now`: `time.monotonic`.
         """
@@ -44,20 +53,20 @@ class DiskReserve:
             reserve = self._reserve_of(file_system)
             if file_system.free >= reserve or now < self._next_choice:
                 continue
-            least = max(MIB // 16, min(MIB, reserve // 16))
+            breach = ReserveBreach(_describe(reserve), max(MIB // 16, min(MIB, reserve // 16)))
             chosen = {one: at for one, at in self._chosen.items() if one in sessions}
             self._chosen = {one: at for one, at in chosen.items() if now < at + REPEAT_PAUSE}
             growing = [
                 one
                 for one in sessions
                 if file_system.device == one.workspace_device
-                and one.growth.recent >= least
+                and one.growth.recent >= breach.min_growth
                 and one not in self._chosen
             ]
             if growing:
                 fastest = max(growing, key=lambda one: one.growth.recent)
                 self._next_choice, self._chosen[fastest] = now + PAUSE, now
-                return fastest, _describe(reserve)
+                return fastest, breach
         return None
 
 

@@ -99,8 +99,8 @@ class SessionDisk:
         self.measured: Measured | None = None
         self.next_measurement = 0.0  # `time.monotonic`: at rest it is not measured before
         self.pending_measurements = 1  # at rest
-        self.taken_at_start = 0  # of the disk, when the session began
         self._at_measurement = (0, 0)  # growth and the disk's `taken` when it was measured last
+        self._when_all_was_seen = (0, 0)  # growth, and what was found
 
     @property
     def max_growth(self) -> int:
@@ -125,6 +125,17 @@ class SessionDisk:
     def taken_since_measurement(self, taken: int) -> int:
         """Returns how much of the disk anybody took since then; `taken` is what it was in all."""
         return taken - self._at_measurement[1]
+
+    def with_hidden(self, found: int, *, is_all: bool) -> int:
+        """Returns the bytes of the workspace when `found` are found, which may not be all.
+
+        Then it is at most what was there when all was seen, and what was written since.
+        """
+        if is_all:
+            self._when_all_was_seen = self._at_measurement[0], found
+            return found
+        grown, size = self._when_all_was_seen
+        return max(found, size + self.growth.total - grown)
 
     def begin_measurement(self, taken: int) -> None:
         """Notes that what comes from here on is not among what is being measured."""

@@ -285,6 +285,6 @@ def _limit_notes(spec: SandboxSpec, cgroup_limits: frozenset[str]) -> Iterator[s
         yield "limits: memory is polled, and bounded per process beside that"
     if "processes" not in cgroup_limits and not spec.has_namespaces:
         yield "limits: processes are polled"
-    yield "limits: workspace is polled"
+    yield "limits: workspace is polled, a burst may pass it by what the disk takes in 50 ms"
     if "cpu" not in cgroup_limits:
         yield "limits: the share of processors is not enforced"

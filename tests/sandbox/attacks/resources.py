@@ -131,6 +131,128 @@ def fallocated_file(host: Host) -> object:
     return "reserved"
 
 
+def reserve_by_call(host: Host) -> object:
+    """Reserve the disk by fallocate itself, 16 MiB in each of many files."""
+    import ctypes
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    for number in range(64):
+        file = os.open(f"r{number}", os.O_RDWR | os.O_CREAT)
+        if libc.fallocate64(file, 0, ctypes.c_int64(0), ctypes.c_int64(host["file_size"])):
+            raise OSError(ctypes.get_errno(), "fallocate")
+    return "reserved"
+
+
+def reserve_by_ioctl(host: Host) -> object:
+    """Reserve it by FS_IOC_RESVSP, the older way."""
+    import fcntl
+    import struct
+
+    file = os.open("r", os.O_RDWR | os.O_CREAT)
+    wish = struct.pack("hhxxxxqqiI4i", 1, 0, 0, host["file_size"], 0, 0, 0, 0, 0, 0)
+    fcntl.ioctl(file, 0x40305828, wish)
+    return "reserved"
+
+
+def _write_nameless(host: Host, open_file: Any, keep: Any = None) -> object:
+    """Write twice what the workspace may hold to files that have no name."""
+    held = []
+    for number in range(2 * host["workspace"] // (8 * MIB)):
+        file = open_file(f"u{number}")
+        for _ in range(8):
+            os.write(file, bytes(MIB))
+        held.append(file if keep is None else keep(file))
+    time.sleep(6)
+    return f"{len(held) * 8} MiB"
+
+
+def _unlinked(name: str) -> int:
+    file = os.open(name, os.O_RDWR | os.O_CREAT)
+    os.unlink(name)
+    return file
+
+
+def unlinked_files(host: Host) -> object:
+    """Fill the disk with files that were unlinked while they are open."""
+    return _write_nameless(host, _unlinked)
+
+
+def temporary_files(host: Host) -> object:
+    """Fill it with files that never had a name (O_TMPFILE)."""
+    return _write_nameless(host, lambda name: os.open(".", os.O_TMPFILE | os.O_RDWR, 0o600))
+
+
+def mapped_files(host: Host) -> object:
+    """Fill it with unlinked files that are mapped and not open."""
+    import mmap
+
+    def keep(file: int) -> mmap.mmap:
+        mapped = mmap.mmap(file, 4096)
+        os.close(file)
+        return mapped
+
+    return _write_nameless(host, _unlinked, keep)
+
+
+def files_in_sockets(host: Host) -> object:
+    """Fill it with files whose only descriptor lies in a socket."""
+
+    def keep(file: int) -> object:
+        ends = socket.socketpair()
+        socket.send_fds(ends[0], [b"x"], [file])
+        os.close(file)
+        return ends
+
+    return _write_nameless(host, _unlinked, keep)
+
+
+def files_of_hidden_process(host: Host) -> object:
+    """Fill it from a process that does not let itself be looked into."""
+    import ctypes
+
+    ctypes.CDLL(None).prctl(4, 0, 0, 0, 0)  # PR_SET_DUMPABLE
+    return _write_nameless(host, _unlinked)
+
+
+def files_in_ruleset(host: Host) -> object:
+    """Fill it with files that only a ruleset of Landlock keeps alive."""
+    import ctypes
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.syscall(444, None, ctypes.c_size_t(0), 1) < 0:
+        raise OSError(ctypes.get_errno(), "landlock_create_ruleset")
+    return "possible"
+
+
+def files_of_the_unattended(host: Host) -> object:
+    """Fill it from processes that nobody waits for, so that what they wrote is not told."""
+    import signal
+
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    for number in range(2 * host["workspace"] // MIB):
+        if os.fork() == 0:
+            file = os.open(f"c{number}", os.O_WRONLY | os.O_CREAT)
+            os.write(file, bytes(MIB))
+            os._exit(0)
+        time.sleep(0.01)
+    time.sleep(6)
+    return "written"
+
+
+def files_of_hard_names(host: Host) -> object:
+    """Fill it below names that break those who read them as lines or as UTF-8."""
+    for _ in range(20):
+        name = b"\r\n (deleted) \xff" + b"d" * 200
+        os.mkdir(name)
+        os.chdir(name)
+    for number in range(2 * host["workspace"] // (8 * MIB)):
+        file = os.open(b"\n\xfe%d" % number, os.O_WRONLY | os.O_CREAT)
+        for _ in range(8):
+            os.write(file, bytes(MIB))
+    time.sleep(6)
+    return "written"
+
+
 def many_files(host: Host) -> object:
     """Fill the disk with files that are each small enough."""
     for number in range(2 * host["workspace"] // (4 * MIB)):

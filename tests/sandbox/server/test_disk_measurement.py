@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import os
+import socket
 from pathlib import Path
+
+import pytest
 
 from era_kernels.sandbox.server import disk_session
 from era_kernels.sandbox.server.disk_measurement import DiskMeasurement
+from era_kernels.sandbox.server.disk_reserve import ReserveBreach
 from era_kernels.sandbox.server.disk_session import MIB, Measured, SessionDisk, workspace_quotas
 from era_kernels.sandbox.server.process_tree import ProcStat
 from tests.sandbox.sandboxes import count_descriptors
+
+FULL = ReserveBreach("the disk is full", min_growth=MIB // 8)
 
 
 def session_of(workspace: Path, *beside: Path) -> SessionDisk:
@@ -17,11 +23,9 @@ def session_of(workspace: Path, *beside: Path) -> SessionDisk:
 
 
 def measure(
-    session: SessionDisk, *processes: ProcStat, reserve: str | None = None, taken: int = 0
+    session: SessionDisk, *processes: ProcStat, breach: ReserveBreach | None = None
 ) -> str | None:
-    measurement = DiskMeasurement(
-        session, lambda: processes, lambda: taken, reserve_message=reserve
-    )
+    measurement = DiskMeasurement(session, lambda: processes, lambda: 0, breach=breach)
     assert measurement.advance(60)
     measurement.close()
     return measurement.excess
@@ -48,34 +52,35 @@ def test_all_quotas(tmp_path: Path) -> None:
     assert measure(session) == "files beside the workspace larger than 512 MB"
 
 
-def test_what_is_hidden_counts_as_written(tmp_path: Path) -> None:
-    """As much as was written, but no more than the disk has lost."""
+@pytest.mark.parametrize(
+    ("written", "excess"), [(MIB // 4, None), (MIB, "workspace larger than 1 MB")]
+)
+def test_what_is_hidden_counts_as_written(tmp_path: Path, written: int, excess: str | None) -> None:
+    """It is at most what was there when all was seen, and what was written since."""
     session = session_of(tmp_path)
     session.growth.add(8 * MIB, 1)
-    assert measure(session, taken=8 * MIB) is None  # all was to be seen, and it is not there
-
-    class Hidden(DiskMeasurement):
-        """Of a session with descriptors in flight."""
-
-    for taken, excess in ((8 * MIB, "workspace larger than 1 MB"), (MIB // 2, None)):
-        import socket
-
-        one, other = socket.socketpair()
-        with one, other:
-            socket.send_fds(one, [b"x"], [one.fileno()])
-            own = ProcStat(os.getpid(), 1, 0, 1, 1, 0)
-            assert measure(session, own, taken=taken) == excess
+    (tmp_path / "file").write_bytes(bytes(MIB // 2))
+    assert measure(session) is None  # all was to be seen
+    session.growth.add(written, 2)
+    one, other = socket.socketpair()
+    with one, other:
+        socket.send_fds(one, [b"x"], [one.fileno()])
+        own = ProcStat(os.getpid(), 1, 0, 1, 1, 0)
+        assert measure(session, own) == excess
+    assert measure(session) is None
 
 
 def test_reserve(tmp_path: Path) -> None:
     """On a nearly full disk a session that has grown is to end, one that has not goes on."""
     session = session_of(tmp_path)
-    assert measure(session, reserve="full") is None  # nothing is known of it
-    assert measure(session, reserve="full") is None
+    assert measure(session, breach=FULL) is None  # nothing is known of it
+    assert measure(session, breach=FULL) is None
+    (tmp_path / "little").write_bytes(bytes(MIB // 16))
+    assert measure(session, breach=FULL) is None
     (tmp_path / "file").write_bytes(bytes(MIB // 4))
-    assert measure(session, reserve="full") == "full"
+    assert measure(session, breach=FULL) == FULL.message
     session.measured = Measured(MIB // 2, 0, 0)
-    assert measure(session, reserve="full") is None
+    assert measure(session, breach=FULL) is None
 
 
 def test_it_is_given_up(tmp_path: Path) -> None:
