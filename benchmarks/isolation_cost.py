@@ -14,7 +14,8 @@ from statistics import median
 from era_kernels.kernels.languages import Languages
 from era_kernels.kernels.machine import KernelHost, Machine
 from era_kernels.models import KernelRequest, Limits, SessionPaths
-from era_kernels.sandbox.server.sandbox import IsolationPolicy, Sandboxes
+from era_kernels.sandbox.server.sandboxes import Sandboxes
+from era_kernels.sandbox.server.tiers import IsolationPolicy
 
 LANGUAGE = "python"
 UNSANDBOXED_TIER = 4

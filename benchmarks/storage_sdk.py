@@ -22,7 +22,8 @@ from era_kernels.errors import StartError
 from era_kernels.kernels.languages import Languages
 from era_kernels.kernels.machine import KernelHost, ServeStorage
 from era_kernels.models import Limits, SessionPaths
-from era_kernels.sandbox.server.sandbox import IsolationPolicy, Sandboxes
+from era_kernels.sandbox.server.sandboxes import Sandboxes
+from era_kernels.sandbox.server.tiers import IsolationPolicy
 from era_kernels.web.access import Access
 from era_kernels.web.base import HandlerContext
 from era_kernels.web.sdk import StorageListener

@@ -19,7 +19,10 @@ from era_kernels.kernels.kernelspecs import builtin_dir
 from era_kernels.kernels.languages import Languages
 from era_kernels.kernels.machine import KernelHost, Machine
 from era_kernels.models import KernelRequest, Limits, SessionPaths
-from era_kernels.sandbox.server.sandbox import Command, IsolationPolicy, Sandbox, Sandboxes
+from era_kernels.sandbox.server.process_command import Command
+from era_kernels.sandbox.server.sandbox import Sandbox
+from era_kernels.sandbox.server.sandboxes import Sandboxes
+from era_kernels.sandbox.server.tiers import IsolationPolicy
 
 Transport = Literal["ipc", "tcp"]
 TRANSPORTS: tuple[Transport, ...] = ("ipc", "tcp")

@@ -17,7 +17,8 @@ from era_kernels.kernels.machine import KernelHost
 from era_kernels.models import UNSANDBOXED_TIER, Isolation, Limits, StorageQuotas
 from era_kernels.sandbox.server import runtime_dirs
 from era_kernels.sandbox.server.disk_reserve import DiskReserve
-from era_kernels.sandbox.server.sandbox import IsolationPolicy, Sandboxes
+from era_kernels.sandbox.server.sandboxes import Sandboxes
+from era_kernels.sandbox.server.tiers import IsolationPolicy
 from era_kernels.services.capacity import KernelLimiter
 from era_kernels.services.context import ServiceContext
 from era_kernels.services.executions.service import ExecutionService

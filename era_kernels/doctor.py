@@ -21,8 +21,8 @@ from era_kernels.kernels.kernelspecs import NO_TCP, OPEN_SOCKETS, Kernelspec
 from era_kernels.kernels.languages import Languages
 from era_kernels.models import UNSANDBOXED_TIER, Isolation
 from era_kernels.sandbox.server import host_features
-from era_kernels.sandbox.server.sandbox import IsolationPolicy, Sandboxes
-from era_kernels.sandbox.server.tiers import IsolationProfile
+from era_kernels.sandbox.server.sandboxes import Sandboxes
+from era_kernels.sandbox.server.tiers import IsolationPolicy, IsolationProfile
 from era_kernels.setting_types import GIB, total_memory
 from era_kernels.settings import Settings
 

@@ -39,8 +39,9 @@ from era_kernels.models import (
 from era_kernels.sandbox.server.listeners import ChannelListeners
 from era_kernels.sandbox.server.process import Process
 from era_kernels.sandbox.server.process_command import Command, ProcessNotStarted
-from era_kernels.sandbox.server.sandbox import Sandbox, Sandboxes
+from era_kernels.sandbox.server.sandbox import Sandbox
 from era_kernels.sandbox.server.sandbox_end import end_all
+from era_kernels.sandbox.server.sandboxes import Sandboxes
 
 log = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from tornado.ioloop import IOLoop
 from era_kernels.kernels.languages import Languages
 from era_kernels.kernels.machine import KernelHost, Machine
 from era_kernels.models import Limits, SessionPaths
-from era_kernels.sandbox.server.sandbox import Sandboxes
+from era_kernels.sandbox.server.sandboxes import Sandboxes
 from tests.conftest import open_loop
 
 LANGUAGE = "python"

@@ -29,7 +29,8 @@ from era_kernels.models import (
     Stderr,
     Stdout,
 )
-from era_kernels.sandbox.server.sandbox import IsolationPolicy, Sandboxes
+from era_kernels.sandbox.server.sandboxes import Sandboxes
+from era_kernels.sandbox.server.tiers import IsolationPolicy
 from tests.kernels.conftest import LANGUAGE, make_paths
 
 STATUS_FIELDS = (

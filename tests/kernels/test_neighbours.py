@@ -15,7 +15,8 @@ from era_kernels.kernels.kernelspecs import OPEN_SOCKETS
 from era_kernels.kernels.languages import Languages
 from era_kernels.kernels.machine import KernelHost
 from era_kernels.models import ExecutionEnd, Limits, Network
-from era_kernels.sandbox.server.sandbox import IsolationPolicy, Sandboxes
+from era_kernels.sandbox.server.sandboxes import Sandboxes
+from era_kernels.sandbox.server.tiers import IsolationPolicy
 from tests.kernels.conftest import make_paths
 from tests.kernels.test_machine import run
 from tests.sandbox.sandboxes import short_directory

@@ -35,7 +35,8 @@ from era_kernels.models import (
     Output,
     Stdout,
 )
-from era_kernels.sandbox.server.sandbox import IsolationPolicy, Sandboxes
+from era_kernels.sandbox.server.sandboxes import Sandboxes
+from era_kernels.sandbox.server.tiers import IsolationPolicy
 from tests.kernels.conftest import make_paths
 from tests.kernels.scripted_kernel import FakeMachineHandle, connect_port
 from tests.kernels.test_machine import run

@@ -13,7 +13,10 @@ from pathlib import Path
 import psutil
 
 from era_kernels.models import ExitInfo, Limits, SessionPaths
-from era_kernels.sandbox.server.sandbox import Command, Process, Sandbox, Sandboxes
+from era_kernels.sandbox.server.process import Process
+from era_kernels.sandbox.server.process_command import Command
+from era_kernels.sandbox.server.sandbox import Sandbox
+from era_kernels.sandbox.server.sandboxes import Sandboxes
 
 ENTRIES = Path(__file__).parent / "entries"
 ENV = {"PATH": os.defpath, "LANG": "C.UTF-8"}

@@ -16,7 +16,8 @@ import pytest
 from era_kernels.models import UNSANDBOXED_TIER
 from era_kernels.sandbox.server import connections
 from era_kernels.sandbox.server.process import Process
-from era_kernels.sandbox.server.sandbox import Sandbox, Sandboxes
+from era_kernels.sandbox.server.sandbox import Sandbox
+from era_kernels.sandbox.server.sandboxes import Sandboxes
 from tests.sandbox.sandboxes import count_descriptors, wait_for_lines, wait_until
 from tests.sandbox.test_listen import new_sandbox, open_tier, program
 

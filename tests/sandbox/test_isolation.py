@@ -17,7 +17,8 @@ from era_kernels.errors import KernelStartFailed, SharedUidRefused, StartError
 from era_kernels.models import Limits, SessionPaths
 from era_kernels.sandbox.init import isolation
 from era_kernels.sandbox.server import cgroups, disk_session
-from era_kernels.sandbox.server.sandbox import IsolationPolicy, Sandboxes
+from era_kernels.sandbox.server.sandboxes import Sandboxes
+from era_kernels.sandbox.server.tiers import IsolationPolicy
 from tests.sandbox.sandboxes import (
     ENTRIES,
     descendants,

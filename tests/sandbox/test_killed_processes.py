@@ -16,7 +16,7 @@ import pytest
 from era_kernels.errors import KernelStartFailed, StartError, Unavailable
 from era_kernels.models import ExitInfo
 from era_kernels.sandbox.server import init_pool as init_pool_module
-from era_kernels.sandbox.server.sandbox import Sandboxes
+from era_kernels.sandbox.server.sandboxes import Sandboxes
 from tests.sandbox.sandboxes import (
     descendants,
     new_sandbox,
@@ -35,7 +35,7 @@ ROOT = Path(__file__).parents[2]
 SERVER = """
 import asyncio, sys
 from pathlib import Path
-from era_kernels.sandbox.server.sandbox import Sandboxes
+from era_kernels.sandbox.server.sandboxes import Sandboxes
 from tests.sandbox.sandboxes import ENTRIES, descendants, new_sandbox, spawn_stubborn
 import os
 async def main():

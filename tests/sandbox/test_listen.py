@@ -14,7 +14,10 @@ import pytest
 
 from era_kernels.errors import KernelStartFailed, StartError
 from era_kernels.models import UNSANDBOXED_TIER, Limits, SessionListener, SessionPaths
-from era_kernels.sandbox.server.sandbox import Command, IsolationPolicy, Sandbox, Sandboxes
+from era_kernels.sandbox.server.process_command import Command
+from era_kernels.sandbox.server.sandbox import Sandbox
+from era_kernels.sandbox.server.sandboxes import Sandboxes
+from era_kernels.sandbox.server.tiers import IsolationPolicy
 from tests.sandbox.sandboxes import run_to_end, short_directory
 
 PORT = 61787

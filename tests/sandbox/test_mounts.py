@@ -13,7 +13,8 @@ import pytest
 
 from era_kernels.errors import KernelStartFailed
 from era_kernels.models import Limits, SessionPaths
-from era_kernels.sandbox.server.sandbox import Sandbox, Sandboxes
+from era_kernels.sandbox.server.sandbox import Sandbox
+from era_kernels.sandbox.server.sandboxes import Sandboxes
 from tests.sandbox.sandboxes import run_to_end, shell_command
 from tests.sandbox.test_isolation import isolated_sandboxes
 

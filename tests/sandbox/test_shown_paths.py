@@ -9,7 +9,8 @@ import pytest
 
 from era_kernels.errors import StartError
 from era_kernels.models import Limits, SessionPaths
-from era_kernels.sandbox.server.sandbox import IsolationPolicy, Sandboxes
+from era_kernels.sandbox.server.sandboxes import Sandboxes
+from era_kernels.sandbox.server.tiers import IsolationPolicy
 from tests.sandbox.sandboxes import ENTRIES, run_to_end, shell_command, short_directory
 
 SECRET, TOOL = "secret", "tool"

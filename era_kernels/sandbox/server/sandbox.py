@@ -1,4 +1,4 @@
-"""Opens sandboxes and starts processes in them; a session's processes start in no other way.
+"""Starts and ends processes in a sandbox; a session's processes start in no other way.
 
 server → zygote (one) → init (one per sandbox) → processes; `init/zygote.py` shows the sequence.
 """
@@ -10,42 +10,29 @@ import contextlib
 import logging
 import signal
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from era_kernels.errors import KernelStartFailed
 from era_kernels.models import (
-    UNSANDBOXED_TIER,
     ExitInfo,
-    Isolation,
     JsonObject,
-    Limits,
     SessionListener,
     SessionPaths,
 )
 from era_kernels.sandbox.init.fd_messages import MessageTooLarge
 from era_kernels.sandbox.init.spec import SandboxSpec
-from era_kernels.sandbox.server import connections, runtime_dirs
-from era_kernels.sandbox.server.cgroups import CgroupTree
+from era_kernels.sandbox.server import connections
 from era_kernels.sandbox.server.connections import CONNECT_TIMEOUT
 from era_kernels.sandbox.server.control_channel import ChannelClosed, ChannelError, ControlChannel
-from era_kernels.sandbox.server.disk_reserve import DiskReserve
 from era_kernels.sandbox.server.host_resources import HostResources
-from era_kernels.sandbox.server.init_pool import InitPool, PreparedInit, within_timeout
+from era_kernels.sandbox.server.init_pool import PreparedInit, within_timeout
 from era_kernels.sandbox.server.limit_monitor import LimitMonitor, MonitoredSandbox
 from era_kernels.sandbox.server.listeners import listen_in_namespace
 from era_kernels.sandbox.server.oom_listener import OomListener
 from era_kernels.sandbox.server.process import Process, open_process
 from era_kernels.sandbox.server.process_command import Command, ProcessNotStarted, start_error
-from era_kernels.sandbox.server.sandbox_end import SandboxEnd, end_all
-from era_kernels.sandbox.server.server_memory import ServerMemoryMonitor
-from era_kernels.sandbox.server.tier_probe import TierProbe
-from era_kernels.sandbox.server.tiers import IsolationPolicy, IsolationProfile
-from era_kernels.sandbox.server.uids import UidAllocator, available_uids
-from era_kernels.sandbox.server.zygote_client import ZygoteClient
-
-__all__ = ["Command", "IsolationPolicy", "Process", "Sandbox", "Sandboxes"]
+from era_kernels.sandbox.server.sandbox_end import SandboxEnd
 
 log = logging.getLogger(__name__)
 
@@ -276,127 +263,3 @@ class Sandbox:
         await self._prepared_init.remove_cgroups()
         await asyncio.to_thread(self._resources.release)
         self._on_closed(self)
-
-
-class Sandboxes:
-    """All sandboxes of a server, and the zygote that forks their inits."""
-
-    def __init__(self, runtime: Path, init_pool: InitPool, reserve: DiskReserve | None) -> None:
-        """Makes the object only; callers use `open`."""
-        self.profile = IsolationProfile(tier=UNSANDBOXED_TIER, spec=SandboxSpec())
-        self._runtime = runtime
-        self._init_pool = init_pool
-        groups = init_pool.cgroups
-        memory_monitor = ServerMemoryMonitor(groups.server_memory, groups.memory_group)
-        self._limit_monitor = LimitMonitor(memory_monitor, reserve)
-        self._uid_allocator = UidAllocator(available_uids())
-        self._sandboxes: set[Sandbox] = set()
-
-    @classmethod
-    async def open(
-        cls,
-        runtime: Path,
-        preload: Sequence[str],
-        entry_paths: Sequence[Path],
-        policy: IsolationPolicy | None = None,
-        spare_count: int = 0,
-        server_memory: int | None = None,
-        disk_reserve: DiskReserve | None = None,
-    ) -> Sandboxes:
-        """Starts the zygote, which imports the modules of `preload`; entries lie in `entry_paths`.
-
-        `runtime` is a short directory (made where missing) for the sandboxes' own directories; no
-        policy is no isolation. `spare_count` inits of 3 MB wait: the next sandbox is ready 15 ms
-        sooner. Sandboxes have `server_memory` bytes together, and leave a reserve of the disk.
-        Raises StartError when `runtime` is too long for sockets, the zygote does not start, or no
-        isolation works that is strong enough.
-        """
-        runtime = await asyncio.to_thread(runtime_dirs.create_base, runtime)
-        open_cgroups = CgroupTree if policy is None else partial(CgroupTree.open, server_memory)
-        cgroups = await asyncio.to_thread(open_cgroups)
-        zygote_home = runtime / runtime_dirs.ZYGOTE_DIRECTORY
-        init_pool = await InitPool.open(preload, entry_paths, zygote_home, cgroups)
-        sandboxes = cls(runtime, init_pool, disk_reserve)
-        if policy is not None:
-            try:
-                probe = TierProbe(runtime / runtime_dirs.PROBE_DIRECTORY, sandboxes._create)
-                found = await probe.find_strongest(policy) or sandboxes.profile
-                sandboxes.profile = found.with_cgroups(cgroups)
-                await sandboxes._init_pool.keep_spares(sandboxes.profile, spare_count)
-            except BaseException:
-                await sandboxes.aclose()
-                raise
-        return sandboxes
-
-    @property
-    def zygote(self) -> ZygoteClient:
-        """The process that forks the inits of all sandboxes."""
-        return self._init_pool.zygote
-
-    @property
-    def isolation(self) -> Isolation:
-        """The tier of isolation and its gaps."""
-        return self.profile.isolation
-
-    async def open_sandbox(
-        self, paths: SessionPaths, limits: Limits, min_reserved: int = 0
-    ) -> Sandbox:
-        """Opens a sandbox with no process in it but its init.
-
-        Without isolation nothing is confined to `paths` and no limit enforced: `isolation` says so.
-        Each process may reserve `min_reserved` bytes. Raises KernelStartFailed, ShuttingDown.
-        """
-        for _ in range(2):  # a second time when the zygote dies between the check and the reply
-            sandbox = await self._create(self.profile, paths, limits, min_reserved)
-            if await self._wait_until_ready(sandbox):
-                return sandbox
-            if sandbox.isolation_error is not None:
-                raise KernelStartFailed(f"No walls could be raised: {sandbox.isolation_error}.")
-        raise KernelStartFailed("The process that forks kernels died, or cannot fork any more.")
-
-    async def check(self) -> None:
-        """Checks that kernels can be started. Raises Unavailable, which says why they cannot."""
-        self._init_pool.zygote.check()
-
-    async def aclose(self) -> None:
-        """Ends all sandboxes at once, then the zygote; a second call is fine."""
-        await self._init_pool.begin_shutdown()
-        await self._limit_monitor.aclose()
-        await end_all(sandbox.aclose for sandbox in tuple(self._sandboxes))
-        await self._init_pool.aclose()
-        await asyncio.to_thread(
-            runtime_dirs.remove_runtime_dir, self._runtime / runtime_dirs.ZYGOTE_DIRECTORY
-        )
-
-    async def _create(
-        self, profile: IsolationProfile, paths: SessionPaths, limits: Limits, min_reserved: int = 0
-    ) -> Sandbox:
-        # The init starts while the host's resources are made.
-        prepared_init = await self._init_pool.acquire(profile)
-        resources = HostResources(
-            self._runtime, profile, paths, limits, self._uid_allocator, min_reserved
-        )
-        try:
-            spec = await resources.prepare_uncancelled(prepared_init.cgroup)
-            monitor = self._limit_monitor if profile.tier < UNSANDBOXED_TIER else None
-            sandbox = Sandbox(resources, spec, prepared_init, self._sandboxes.discard, monitor)
-        except BaseException as error:
-            await prepared_init.discard()
-            await asyncio.to_thread(resources.release)
-            if isinstance(error, OSError):
-                why = f"A session's directory cannot be used: {error}."
-                raise KernelStartFailed(why) from error
-            raise
-        self._sandboxes.add(sandbox)
-        return sandbox
-
-    async def _wait_until_ready(self, sandbox: Sandbox) -> bool:
-        """Waits for a sandbox to be ready; closes it when it fails or the wait is cancelled."""
-        try:
-            if await sandbox.wait_ready():
-                return True
-        except asyncio.CancelledError:
-            await end_all([sandbox.aclose])
-            raise
-        await sandbox.aclose()
-        return False

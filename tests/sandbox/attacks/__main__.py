@@ -25,7 +25,9 @@ from era_kernels.models import Limits, SessionListener, SessionPaths
 from era_kernels.sandbox.server.listeners import ChannelListeners
 from era_kernels.sandbox.server.process_command import Command
 from era_kernels.sandbox.server.process_tree import Family, read_stat
-from era_kernels.sandbox.server.sandbox import IsolationPolicy, Sandbox, Sandboxes
+from era_kernels.sandbox.server.sandbox import Sandbox
+from era_kernels.sandbox.server.sandboxes import Sandboxes
+from era_kernels.sandbox.server.tiers import IsolationPolicy
 
 HERE = Path(__file__).parent
 SHARED_MODULES = ("files", "network", "processes", "influence", "kernel", "neighbours")

@@ -11,7 +11,8 @@ import sys
 import pytest
 
 from era_kernels.models import ExitInfo
-from era_kernels.sandbox.server.sandbox import Command, Sandbox
+from era_kernels.sandbox.server.process_command import Command
+from era_kernels.sandbox.server.sandbox import Sandbox
 from tests.sandbox.sandboxes import (
     ENV,
     forked_program,

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from era_kernels.models import Limits, SessionPaths
 from era_kernels.sandbox.server.init_pool import InitPool
-from era_kernels.sandbox.server.sandbox import IsolationPolicy, Sandboxes
+from era_kernels.sandbox.server.sandboxes import Sandboxes
+from era_kernels.sandbox.server.tiers import IsolationPolicy
 from tests.sandbox.sandboxes import (
     ENTRIES,
     descendants,

@@ -16,8 +16,9 @@ from blockbuster import blockbuster_ctx
 
 from era_kernels.errors import KernelStartFailed, ShuttingDown
 from era_kernels.models import ExitInfo
-from era_kernels.sandbox.server.process_command import ProcessNotStarted
-from era_kernels.sandbox.server.sandbox import Command, Sandbox, Sandboxes
+from era_kernels.sandbox.server.process_command import Command, ProcessNotStarted
+from era_kernels.sandbox.server.sandbox import Sandbox
+from era_kernels.sandbox.server.sandboxes import Sandboxes
 from tests.sandbox.sandboxes import (
     ENV,
     count_descriptors,
