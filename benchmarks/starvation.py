@@ -25,7 +25,7 @@ def main() -> None:
             bystander.run("1")
             idle = _p95(bystander)
             culprit = client.session("python")
-            culprit.run(STUBBORN.replace("(spin, 60)", "(spin, 200)"), timeout=60)
+            culprit.run(STUBBORN.replace("(spin, 40)", "(spin, 200)"), timeout=60)
             starved = _p95(bystander)
             began = time.monotonic()
             culprit.delete()

@@ -8,9 +8,9 @@ import itertools
 import logging
 import os
 import signal
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 from era_kernels.errors import KernelStartFailed
 from era_kernels.kernels.active_run import KernelTimeouts
@@ -98,6 +98,9 @@ class Machine:
         self._close_task: asyncio.Task[None] | None = None
         self._reported_stderr_bytes = 0  # of the kernel's own stderr
         self._server_env: dict[str, str] = {}
+        # Waits, when the machine has ended, until none of its processes is left and its directories
+        # are free. Raises EndUnfinished when that takes too long; the end goes on then.
+        self.wait_gone: Callable[[], Coroutine[Any, Any, None]] = sandbox.aclose
         # Called with output of children that programs left behind, which no caller waits for.
         self.on_late_output: Callable[[list[Output]], None] = discard_output
         sandbox.ended.add_done_callback(self._on_sandbox_ended)
@@ -237,14 +240,6 @@ class Machine:
         """
         self._set_ended(ExitInfo(reason=reason or EndReason.STOPPED))
         await self._end_sandbox(reason)
-
-    async def wait_gone(self) -> None:
-        """Waits until none of its processes is left and its directories are free.
-
-        Called when the machine has ended. Raises EndUnfinished when that takes too long; the end
-        goes on then.
-        """
-        await self._sandbox.aclose()
 
     def take_stderr(self) -> str:
         """Returns what the kernel's process wrote to its own stderr since the last call."""

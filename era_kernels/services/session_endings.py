@@ -33,6 +33,7 @@ class SessionEndings:
         self._endings: dict[str, asyncio.Task[None]] = {}
         self._unfinished: dict[str, EndUnfinished] = {}
         self._is_closing = False
+        self.deletion_count = 0  # calls of `end_all`
 
     async def end_all(self, deleted: Sequence[tuple[Session, LiveSession | None]]) -> None:
         """Ends deleted sessions; when this returns, nothing is left of them.
@@ -40,6 +41,7 @@ class SessionEndings:
         Takes all ids before it waits for anything. Raises EndUnfinished for a session whose
         processes do not end: that goes on, and the id stays taken. Raises StorageFailed.
         """
+        self.deletion_count += 1
         semaphore = asyncio.Semaphore(MAX_CONCURRENT_ENDS)
         outcomes = [asyncio.get_running_loop().create_future() for _ in deleted]
         for (session, live), outcome in zip(deleted, outcomes, strict=True):

@@ -71,7 +71,6 @@ class SessionService:
         self._ttl_timer = TtlTimer(self._idle_since, self._on_expired)
         self._expired_ids: set[str] = set()  # sessions whose rows are just being deleted
         self._count = 0
-        self._deletion_count = 0
         self._evict_at = EVICTION_THRESHOLD
         self._is_closing = False
 
@@ -244,7 +243,6 @@ class SessionService:
         """Ends sessions whose rows are deleted, and returns when nothing is left of them."""
         for session in deleted:
             self._ttl_timer.discard(session.id, session.directory)
-        self._deletion_count += 1
         await self._endings.end_all([(one, self._pop_live(one)) for one in deleted])
 
     def _on_gone(self, session: Session) -> None:
@@ -371,12 +369,12 @@ class SessionService:
     async def _get_live(self, session_id: str) -> LiveSession:
         self._check_not_expired(session_id)
         while session_id not in self._live:
-            deletion_count = self._deletion_count
+            deletion_count = self._endings.deletion_count
             session = await self._context.store.get(session_id)
             self._check_not_expired(session_id)
             # A row that was read before a deletion must not become a live session after it; and
             # another call may have made the live session while this one read.
-            if deletion_count == self._deletion_count and session_id not in self._live:
+            if deletion_count == self._endings.deletion_count and session_id not in self._live:
                 self._evict_idle()
                 self._live[session_id] = LiveSession(session, self._context)
         return self._live[session_id]
