@@ -51,6 +51,9 @@ def test_no_descriptors(tmp_path: Path) -> None:
         url = next(word for word in process.stdout.readline().split() if "http" in word)
         assert limits(process.pid) == (HARD_LIMIT, HARD_LIMIT)
         client = Client(url)
+        client.close()
+        limits_of_client = httpx.Limits(keepalive_expiry=60)  # a new connection would have to wait
+        client.http = httpx.Client(base_url=url, timeout=60, limits=limits_of_client)
         stack.callback(client.close)
         session = client.session("python")
         assert session.run("import resource\nprint(resource.getrlimit(7))")["exit_code"] == 0
