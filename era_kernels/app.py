@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 
+from era_kernels.concurrency.memory_in_work import MemoryInWork
 from era_kernels.kernels.languages import Languages
 from era_kernels.kernels.machine import KernelHost
 from era_kernels.models import UNSANDBOXED_TIER, Isolation, Limits, StorageQuotas
@@ -93,16 +94,20 @@ async def open_app(settings: Settings) -> AsyncIterator[App]:
     Raises StartError with a sentence that tells the operator how to proceed.
     """
     async with AsyncExitStack() as stack:
-        metrics = Metrics()
+        metrics, memory = Metrics(), MemoryInWork(settings.memory_in_work)
         stores = await _open_stores(stack, settings, metrics)
         context = HandlerContext(
-            _access(settings), settings.max_json_body, settings.max_upload, metrics=metrics
+            _access(settings),
+            settings.max_json_body,
+            settings.max_upload,
+            metrics=metrics,
+            memory=memory,
         )
         storage = StorageListener(
             make_storage_routes(stores.resources), context, max(1, settings.max_connections // 2)
         )
         stack.push_async_callback(storage.aclose)
-        host = await _open_host(stack, settings, storage)
+        host = await _open_host(stack, settings, storage, memory)
         executions = ExecutionService(
             stores.executions,
             max_kept=settings.keep_executions,
@@ -179,7 +184,7 @@ async def _open_resources(
 
 
 async def _open_host(
-    stack: AsyncExitStack, settings: Settings, storage: StorageListener
+    stack: AsyncExitStack, settings: Settings, storage: StorageListener, memory: MemoryInWork
 ) -> KernelHost:
     runtime = stack.enter_context(runtime_dirs.private_runtime_dir())
     languages = Languages.load(settings.kernelspec_dirs, toolchain_dir=settings.toolchain_dir)
@@ -203,7 +208,7 @@ async def _open_host(
         server_memory=settings.server_memory,
     )
     stack.push_async_callback(sandboxes.aclose)
-    host = KernelHost(languages, sandboxes, storage.attach)
+    host = KernelHost(languages, sandboxes, storage.attach, memory)
     stack.push_async_callback(host.aclose)
     return host
 

@@ -11,6 +11,7 @@ import signal
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
+from era_kernels.concurrency.memory_in_work import MemoryInWork
 from era_kernels.errors import KernelStartFailed
 from era_kernels.kernels.active_run import KernelTimeouts
 from era_kernels.kernels.crash_output import crash_stderr
@@ -293,16 +294,23 @@ class KernelHost:
     """Opens machines and keeps track of all of them."""
 
     def __init__(
-        self, languages: Languages, sandboxes: Sandboxes, serve_storage: ServeStorage | None = None
+        self,
+        languages: Languages,
+        sandboxes: Sandboxes,
+        serve_storage: ServeStorage | None = None,
+        memory: MemoryInWork | None = None,
     ) -> None:
-        """Takes what serves storage to each machine; None: no machine has any."""
+        """Takes what serves storage to each machine; None: no machine has any.
+
+        `memory` bounds what is there of their messages.
+        """
         languages.set_network(sandboxes.profile.network)
         self.languages = languages
         self._sandboxes = sandboxes
         self._tcp_ports = TcpPorts(sandboxes.profile.network)
         self._serve_storage = serve_storage
         self._machines: set[Machine] = set()
-        self._receive_budget = ReceiveBudget()
+        self._receive_budget = ReceiveBudget(memory)
 
     @property
     def isolation(self) -> Isolation:

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Awaitable, Mapping
 from contextlib import ExitStack
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, TypeVar, cast
+from typing import Any, ClassVar, NoReturn, TypeVar
 
 from pydantic import BaseModel
 from tornado.iostream import StreamClosedError
@@ -27,11 +27,9 @@ from era_kernels.errors import (
 from era_kernels.models import JsonObject
 from era_kernels.web import headers, requests
 from era_kernels.web.bodies import Body
+from era_kernels.web.connections import client_of
 from era_kernels.web.context import HandlerContext as HandlerContext
 from era_kernels.web.operations import Operation
-
-if TYPE_CHECKING:
-    from era_kernels.web.server import StrictIOStream
 
 log = logging.getLogger(__name__)
 
@@ -66,10 +64,9 @@ class BaseHandler(RequestHandler):
         context.active_handlers.add(self)
         self.disconnected: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.body = b""
-        self._body = Body()
+        self._body = Body(context.memory, self.abort_connection)
         self.received_bytes = 0
         self._rejection: EraError | None = None
-        self._discard_timer: asyncio.TimerHandle | None = None
         self._is_admitted = False
         self._session_touch = ExitStack()
         self._sticky_headers: dict[str, str] = {}
@@ -121,12 +118,11 @@ class BaseHandler(RequestHandler):
         self._session_touch.close()
         self.context.active_handlers.discard(self)
         self._body.close()
-        if self._discard_timer is not None:
-            self._discard_timer.cancel()
 
     def on_connection_close(self) -> None:
         super().on_connection_close()
         self._session_touch.close()
+        self._body.close()
         self.context.active_handlers.discard(self)
         if not self.disconnected.done():
             self.disconnected.set_result(None)
@@ -163,8 +159,7 @@ class BaseHandler(RequestHandler):
 
     def on_chunk(self, chunk: bytes) -> Awaitable[None] | None:
         """Receives a chunk of the body; the next chunk is read when the result is done."""
-        self._body.add(chunk)
-        return None
+        return self._body.add(chunk)
 
     def allowed_methods(self) -> str:
         """Returns the methods of this path, as the `Allow` header lists them."""
@@ -205,7 +200,7 @@ class BaseHandler(RequestHandler):
                 if access.has_tokens
                 else not headers.has_body(self.request.headers)
             ):
-                self.trust_client()
+                client_of(self.request).trust()
             if self.request.method not in self.allowed_methods().split(", "):
                 raise MethodNotAllowed(f"This path takes {self.allowed_methods()}.")
             self.check_path()
@@ -229,8 +224,7 @@ class BaseHandler(RequestHandler):
     def reject(self, error: EraError) -> None:
         """Answers with this error after the body was read: clients that still send do not read."""
         if self._rejection is None:
-            loop = asyncio.get_running_loop()
-            self._discard_timer = loop.call_later(DISCARD_TIMEOUT, self._stop_discarding)
+            self._body.discard_for(DISCARD_TIMEOUT, self._stop_discarding)
         self._rejection = error
         self._body.drop()
         # Tornado has no hook between the end of the body and the method.
@@ -242,10 +236,6 @@ class BaseHandler(RequestHandler):
             self._close_after_response()
             self.finish_with_error(self._rejection)
 
-    def trust_client(self) -> None:
-        """Notes that the client has shown that it may come in, so that it keeps its connection."""
-        cast("StrictIOStream", self.request.connection.stream).trust()  # type: ignore[union-attr]
-
     def abort_connection(self) -> None:
         """Closes the connection without an answer."""
         self.request.connection.stream.close()  # type: ignore[union-attr]
@@ -253,7 +243,7 @@ class BaseHandler(RequestHandler):
     def _close_after_response(self) -> None:
         """Announces that the rest of the body is not read; Tornado closes the connection then."""
         self.set_sticky_header("Connection", "close")
-        cast("StrictIOStream", self.request.connection.stream).linger()  # type: ignore[union-attr]
+        client_of(self.request).linger()
 
     def _raise_rejection(self, *args: str) -> NoReturn:
         assert self._rejection is not None
@@ -267,7 +257,7 @@ class BaseHandler(RequestHandler):
     async def read_body(self, model: type[M]) -> M:
         """Returns the body as `model`. Raises InvalidJson, InvalidRequest, UnsupportedMediaType."""
         headers.check_uncompressed(self.request.headers)
-        self.trust_client()
+        client_of(self.request).trust()
         self.body = self._body.take()
         return await self._body.parse(model, self.body)
 

@@ -301,11 +301,6 @@ KNOWN = {"Authorization": f"Bearer {TOKEN}"}
 STRANGERS = [
     b"", HEAD[:20], HEAD + b"Content-Length: 1000\r\n\r\n{", HEAD + b"Content-Length: 2\r\n\r\n{}",
 ]  # fmt: skip
-    b"",
-    HEAD[:20],
-    HEAD + b"Content-Length: 1000\r\n\r\n{",
-    HEAD + b"Content-Length: 2\r\n\r\n{}",
-]
 
 
 @pytest.mark.parametrize("start", STRANGERS, ids=range(4))
