@@ -14,6 +14,7 @@ from era_kernels.concurrency.memory_in_work import MemoryInWork
 from era_kernels.kernels.languages import Languages
 from era_kernels.kernels.machine import KernelHost
 from era_kernels.models import UNSANDBOXED_TIER, Isolation, Limits, StorageQuotas
+from era_kernels.sandbox.linux.heap import HeapTrimmer
 from era_kernels.sandbox.server import runtime_dirs
 from era_kernels.sandbox.server.sandbox import IsolationPolicy, Sandboxes
 from era_kernels.services.capacity import KernelLimiter
@@ -95,6 +96,9 @@ async def open_app(settings: Settings) -> AsyncIterator[App]:
     """
     async with AsyncExitStack() as stack:
         metrics, memory = Metrics(), MemoryInWork(settings.memory_in_work)
+        trimmer = HeapTrimmer()
+        stack.push_async_callback(trimmer.aclose)
+        trimmer.start()
         stores = await _open_stores(stack, settings, metrics)
         context = HandlerContext(
             _access(settings),
