@@ -12,9 +12,11 @@ from dataclasses import dataclass, replace
 
 from tornado.web import Application
 
+from era_kernels.concurrency.memory_in_work import MemoryInWork
 from era_kernels.kernels.languages import Languages
 from era_kernels.kernels.machine import KernelHost
 from era_kernels.models import UNSANDBOXED_TIER, Isolation, Limits, StorageQuotas
+from era_kernels.sandbox.linux.heap import HeapTrimmer
 from era_kernels.sandbox.server import runtime_dirs
 from era_kernels.sandbox.server.disk_reserve import DiskReserve
 from era_kernels.sandbox.server.sandboxes import Sandboxes
@@ -106,16 +108,23 @@ async def open_app(settings: Settings) -> AsyncIterator[App]:
         undo = ExitStack()
         sockets = stack.enter_context(bound_sockets(settings.host, settings.port))
         languages = load_languages(settings)
-        metrics = Metrics()
+        metrics, memory = Metrics(), MemoryInWork(settings.memory_in_work)
+        trimmer = HeapTrimmer()
+        stack.push_async_callback(trimmer.aclose)
+        trimmer.start()
         stores = await _open_stores(stack, undo, settings, metrics)
         context = HandlerContext(
-            _access(settings), settings.max_json_body, settings.max_upload, metrics=metrics
+            _access(settings),
+            settings.max_json_body,
+            settings.max_upload,
+            metrics=metrics,
+            memory=memory,
         )
         storage = StorageListener(
             make_storage_routes(stores.resources), context, max(1, settings.max_connections // 2)
         )
         stack.push_async_callback(storage.aclose)
-        host = await _open_host(stack, undo, settings, languages, storage)
+        host = await _open_host(stack, undo, settings, languages, storage, memory)
         await _recover(stores)
         executions = _execution_service(settings, stores)
         logs = SessionLogs(stores.logs)
@@ -211,6 +220,7 @@ async def _open_host(
     settings: Settings,
     languages: Languages,
     storage: StorageListener,
+    memory: MemoryInWork,
 ) -> KernelHost:
     runtime = stack.enter_context(runtime_dirs.private_runtime_dir())
     stack.enter_context(hold_in_use(languages.toolchains))
@@ -232,7 +242,7 @@ async def _open_host(
         disk_reserve=DiskReserve(settings.disk_reserve),
     )
     stack.push_async_callback(sandboxes.aclose)
-    host = KernelHost(languages, sandboxes, storage.attach)
+    host = KernelHost(languages, sandboxes, storage.attach, memory)
     stack.push_async_callback(host.aclose)
     return host
 

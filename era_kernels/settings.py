@@ -78,6 +78,7 @@ PUBLIC_LIMITS = (  # settings that `GET /api/limits` shows
     "disk_reserve",
     "session_memory",
     "server_memory",
+    "memory_in_work",
     "session_processes",
     "session_cpu",
     "session_open_files",
@@ -233,6 +234,11 @@ class Settings(BaseSettings):
         default_factory=default_session_memory,
         description="How much memory one session may use.",
         json_schema_extra={"default": "memory / 4, from 1G to 8G"},
+    )
+    memory_in_work: Size = Field(
+        512 * MIB,
+        description="How much bodies, uploads and kernels' messages may take in the server's "
+        "memory together; past it the greediest wait.",
     )
     server_memory: Size = Field(
         default_factory=default_server_memory,

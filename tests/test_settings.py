@@ -59,6 +59,7 @@ def test_defaults_are_those_of_the_contract() -> None:
     assert server_memory == setting_types.total_memory() * 80 // 100 // MIB * MIB
     assert limits == {
         "default_timeout": 30,
+        "memory_in_work": 512 * MIB,
         "max_timeout": 3600,
         "max_background_timeout": 86400,
         "max_queue": 100,

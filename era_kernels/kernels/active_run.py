@@ -223,6 +223,7 @@ class ActiveRun:
                     yield [*batch, self.finished.result()]
                     return
                 yield batch
+                del batch
         finally:
             self._is_abandoned = True
             self._take_batch()

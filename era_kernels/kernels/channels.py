@@ -49,6 +49,7 @@ MAX_CONTROL_BYTES = 4 * 1024 * 1024  # bytes of a reply on control: stacks, vari
 PROTOCOL_VIOLATION = "the kernel broke the protocol"
 CONNECTION_CLOSED = "the kernel closed its connection"
 NOT_READING = "the kernel does not read what it is sent"
+NOT_ITS_SOCKETS = "something else lies in the place of its sockets"
 NOT_REACHED = "the kernel's sockets cannot be reached"
 MESSAGE_STALLED = "the kernel does not finish what it sends"
 
@@ -117,9 +118,9 @@ class ChannelConnection:
         One message of any size may wait, more while at most MAX_UNSENT_BYTES wait. Past that the
         connection fails: the kernel reads nothing.
         """
+        pieces = zmtp.message(parts)
         if self._is_closed:
             return
-        pieces = zmtp.message(parts)
         if self._unsent is not None:
             self._unsent += pieces
         elif self._writer.pending_bytes > MAX_UNSENT_BYTES:
@@ -197,13 +198,15 @@ class ChannelConnection:
                     if self._loop.time() > slice_end:
                         break
                     continue
-                data = self._recv_available()
-                if data is None:
+                if not self._receive_budget.may_read(self):
+                    bytes_left = 0
+                elif (data := self._recv_available()) is None:
                     self._turn_bytes_left, self._turn_seconds_spent = TURN_BYTES, 0.0
                     return
-                bytes_left -= len(data)
-                self.received_bytes += len(data)
-                self._decoder.feed(data)
+                else:
+                    bytes_left -= len(data)
+                    self.received_bytes += len(data)
+                    self._decoder.feed(data)
         except zmtp.ProtocolError as problem:
             self._fail(f"{PROTOCOL_VIOLATION}: {problem}")
         finally:
@@ -295,7 +298,7 @@ class KernelChannels:
         """
         self._codec = MessageCodec(connection_info.key)
         self._on_connection_lost = on_connection_lost
-        self._receive_budget = receive_budget
+        self._receive_budget = receive_budget or ReceiveBudget()
         self.dropped_count = 0
         self._tasks: set[asyncio.Task[None]] = set()
         identity = secrets.token_hex(16).encode()
@@ -344,9 +347,7 @@ class KernelChannels:
     def _on_connect_error(self, error: OSError) -> None:
         log.warning("a kernel's socket is none", extra={"why": str(error)})
         if error.errno in _NOT_ITS_SOCKET:
-            self._report_lost(
-                f"{PROTOCOL_VIOLATION}: something else lies in the place of its sockets"
-            )
+            self._report_lost(f"{PROTOCOL_VIOLATION}: {NOT_ITS_SOCKETS}")
         else:
             self._report_lost(f"{NOT_REACHED}: {error.strerror}")
 
@@ -381,11 +382,10 @@ class KernelChannels:
     ) -> None:
         """Unpacks in small steps: a message of 60 MB would stop all else for half a second."""
         try:
-            message = await run_cooperatively(self._codec.unpack_stepwise(parts))
+            with self._receive_budget.unpacking(sum(map(len, parts))):
+                on_message(await run_cooperatively(self._codec.unpack_stepwise(parts)))
         except InvalidMessage as problem:
             self.count_dropped(str(problem))
-        else:
-            on_message(message)
         finally:
             channel.resume_decoding()
 

@@ -157,6 +157,7 @@ class Kernel:
                 if run.finished.done():
                     await self._wait_for_interrupts()
                 yield batch
+                del batch  # it may be large, and the next one may come in an hour
 
     async def interrupt(self) -> None:
         """Interrupts the running program once, as the kernelspec says, without any promise."""

@@ -12,6 +12,7 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from functools import partial
 from typing import Any, Protocol
 
+from era_kernels.concurrency.memory_in_work import MemoryInWork
 from era_kernels.errors import KernelStartFailed
 from era_kernels.kernels.active_run import KernelTimeouts
 from era_kernels.kernels.crash_output import crash_stderr
@@ -325,9 +326,16 @@ class KernelHost:
     """Opens machines and keeps track of all of them."""
 
     def __init__(
-        self, languages: Languages, sandboxes: Sandboxes, serve_storage: ServeStorage | None = None
+        self,
+        languages: Languages,
+        sandboxes: Sandboxes,
+        serve_storage: ServeStorage | None = None,
+        memory: MemoryInWork | None = None,
     ) -> None:
-        """Takes what serves storage to each machine; None: no machine has any."""
+        """Takes what serves storage to each machine; None: no machine has any.
+
+        `memory` bounds what is there of their messages.
+        """
         profile = sandboxes.profile
         languages.set_network(profile.network, shares_uid=profile.shares_uid)
         self.languages = languages
@@ -335,7 +343,7 @@ class KernelHost:
         self._tcp_ports = TcpPorts(sandboxes.profile.network)
         self._serve_storage = serve_storage
         self._machines: set[Machine] = set()
-        self._receive_budget = ReceiveBudget()
+        self._receive_budget = ReceiveBudget(memory)
 
     @property
     def isolation(self) -> Isolation:

@@ -1,45 +1,59 @@
-"""Bounds the memory of messages that have not arrived completely, for all kernels together.
+"""Bounds the memory of kernels' messages that have not arrived completely, or are being unpacked.
 
 One message may be large, and a kernel that sends most of it and then stops would keep that much
-memory of the server, for each session of its user.
+memory of the server, for each session of its user. All that is in work shares one bound.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
-MAX_TOTAL_BYTES = 512 * 1024 * 1024  # bytes of all kernels
-UNCOUNTED_BYTES = 1024 * 1024  # bytes; a message of at most this size does not count
+from era_kernels.concurrency.memory_in_work import MINIMUM_BYTES, Holding, MemoryInWork
+
+UNPACKED_FACTOR = 3  # bytes of a message and of its values, for each byte of the message
 
 OnEvict = Callable[[], None]
 
 
 class ReceiveBudget:
-    """Counts the bytes of incomplete messages by owner, the oldest first.
+    """Counts the bytes of messages by owner.
 
-    Where they exceed `max_bytes` the oldest is evicted: an honest message of any size is complete
-    within a second or so.
+    Past the bound of `memory` an owner of a large message has to rest; one that stands still while
+    others rest is evicted: an honest message of any size is complete within a second or so.
     """
 
-    def __init__(self, max_bytes: int = MAX_TOTAL_BYTES) -> None:
-        self._max_bytes = max_bytes
-        self._entries: dict[object, tuple[int, OnEvict]] = {}
-        self._total_bytes = 0
+    def __init__(self, memory: MemoryInWork | None = None) -> None:
+        self._memory = memory or MemoryInWork()
+        self._holdings: dict[object, Holding] = {}
 
     def update(self, owner: object, size: int, on_evict: OnEvict) -> None:
         """Sets how many bytes of one message are there; `on_evict` ends the wait for the rest."""
-        if size <= UNCOUNTED_BYTES:
-            return
-        old_size, _ = self._entries.get(owner, (0, on_evict))
-        self._entries[owner] = size, on_evict
-        self._total_bytes += size - old_size
-        while self._total_bytes > self._max_bytes:
-            oldest = next(iter(self._entries))
-            _, evict_oldest = self._entries[oldest]
-            self.release(oldest)
-            evict_oldest()
+        holding = self._holdings.get(owner)
+        if holding is None:
+            if size <= MINIMUM_BYTES:
+                return
+            holding = self._holdings[owner] = self._memory.open(on_evict)
+        if size != holding.size:
+            holding.set(size)
+
+    def may_read(self, owner: object) -> bool:
+        """Returns whether more of the owner's message may be read; else it asks again."""
+        holding = self._holdings.get(owner)
+        return holding is None or holding.may_go_on()
 
     def release(self, owner: object) -> None:
         """Stops counting the owner's message; does nothing when none is counted."""
-        size, _ = self._entries.pop(owner, (0, None))
-        self._total_bytes -= size
+        holding = self._holdings.pop(owner, None)
+        if holding is not None:
+            holding.close()
+
+    @contextmanager
+    def unpacking(self, size: int) -> Iterator[None]:
+        """Counts a message of that size while it is unpacked."""
+        holding = self._memory.open()
+        holding.set(size * UNPACKED_FACTOR)
+        try:
+            yield
+        finally:
+            holding.close()

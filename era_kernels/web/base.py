@@ -8,7 +8,7 @@ import sys
 from collections.abc import Awaitable, Mapping
 from contextlib import ExitStack
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, TypeVar, cast
+from typing import Any, ClassVar, NoReturn, TypeVar
 
 from pydantic import BaseModel
 from tornado.iostream import StreamClosedError
@@ -30,11 +30,9 @@ from era_kernels.web import headers, requests, unknown_fields
 from era_kernels.web.access import Caller
 from era_kernels.web.answers import AnswerHandler, error_response
 from era_kernels.web.bodies import Body
+from era_kernels.web.connections import client_of
 from era_kernels.web.context import HandlerContext as HandlerContext
 from era_kernels.web.operations import Media, Operation
-
-if TYPE_CHECKING:
-    from era_kernels.web.server import StrictIOStream
 
 log = logging.getLogger(__name__)
 
@@ -70,10 +68,9 @@ class BaseHandler(AnswerHandler):
         context.active_handlers.add(self)
         self.disconnected: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.body = b""
-        self._body = Body()
+        self._body = Body(context.memory, self.abort_connection)
         self.received_bytes = 0
         self._rejection: EraError | None = None
-        self._discard_timer: asyncio.TimerHandle | None = None
         self._is_admitted = False
         self.caller = Caller()
         self._session_touch = ExitStack()
@@ -107,12 +104,11 @@ class BaseHandler(AnswerHandler):
         self._session_touch.close()
         self.context.active_handlers.discard(self)
         self._body.close()
-        if self._discard_timer is not None:
-            self._discard_timer.cancel()
 
     def on_connection_close(self) -> None:
         super().on_connection_close()
         self._session_touch.close()
+        self._body.close()
         self.context.active_handlers.discard(self)
         if not self.disconnected.done():
             self.disconnected.set_result(None)
@@ -160,8 +156,7 @@ class BaseHandler(AnswerHandler):
 
     def on_chunk(self, chunk: bytes) -> Awaitable[None] | None:
         """Receives a chunk of the body; the next chunk is read when the result is done."""
-        self._body.add(chunk)
-        return None
+        return self._body.add(chunk)
 
     def query_model(self, operation: Operation) -> type[BaseModel] | None:
         """Returns the model of the query parameters that this request may have; None for none."""
@@ -206,7 +201,7 @@ class BaseHandler(AnswerHandler):
                 if access.has_tokens
                 else not headers.has_body(self.request.headers)
             ):
-                self.trust_client()
+                client_of(self.request).trust()
             if self.request.method not in self.allowed_methods().split(", "):
                 raise MethodNotAllowed(f"This path takes {self.allowed_methods()}.")
             self._warn_of_parameters()
@@ -245,8 +240,7 @@ class BaseHandler(AnswerHandler):
     def reject(self, error: EraError) -> None:
         """Answers with this error after the body was read: clients that still send do not read."""
         if self._rejection is None:
-            loop = asyncio.get_running_loop()
-            self._discard_timer = loop.call_later(DISCARD_TIMEOUT, self._stop_discarding)
+            self._body.discard_for(DISCARD_TIMEOUT, self._stop_discarding)
         self._rejection = error
         self._body.drop()
         # Tornado has no hook between the end of the body and the method.
@@ -258,10 +252,6 @@ class BaseHandler(AnswerHandler):
             self._close_after_response()
             self.finish_with_error(self._rejection)
 
-    def trust_client(self) -> None:
-        """Notes that the client has shown that it may come in, so that it keeps its connection."""
-        cast("StrictIOStream", self.request.connection.stream).trust()  # type: ignore[union-attr]
-
     def abort_connection(self) -> None:
         """Closes the connection without an answer."""
         self.request.connection.stream.close()  # type: ignore[union-attr]
@@ -269,7 +259,7 @@ class BaseHandler(AnswerHandler):
     def _close_after_response(self) -> None:
         """Announces that the rest of the body is not read; Tornado closes the connection then."""
         self.set_sticky_header("Connection", "close")
-        cast("StrictIOStream", self.request.connection.stream).linger()  # type: ignore[union-attr]
+        client_of(self.request).linger()
 
     def _raise_rejection(self, *args: str) -> NoReturn:
         assert self._rejection is not None
@@ -283,7 +273,7 @@ class BaseHandler(AnswerHandler):
     async def read_body(self, model: type[M]) -> M:
         """Returns the body as `model`. Raises InvalidJson, InvalidRequest, UnsupportedMediaType."""
         headers.check_uncompressed(self.request.headers)
-        self.trust_client()
+        client_of(self.request).trust()
         self.body = self._body.take()
         value = await self._body.parse(model, self.body)
         self.warn(await in_thread_if_large(len(self.body), unknown_fields.in_body, model, value))

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 from pydantic import BaseModel
 
+from era_kernels.concurrency.memory_in_work import MemoryInWork
+from era_kernels.json_codec import MAX_VALUES
 from era_kernels.json_incremental import LARGE_BYTES, free_in_steps
 from era_kernels.web import requests
+
+VALUE_BYTES = 64  # bytes that a name or an item takes beside its text
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -15,18 +21,33 @@ M = TypeVar("M", bound=BaseModel)
 class Body:
     """Collects the chunks of one body, and parses it."""
 
-    def __init__(self) -> None:
+    def __init__(self, memory: MemoryInWork, on_stalled: Callable[[], object]) -> None:
+        """`on_stalled` ends the request, whose body others wait for in vain."""
         self._chunks: list[bytes] = []
         self._value: object = None  # of a large body, as it was parsed
+        self._timer: asyncio.TimerHandle | None = None
+        self._holding = memory.open(on_stalled)
 
     @property
     def size(self) -> int:
         """The bytes that are held."""
         return sum(map(len, self._chunks))
 
-    def add(self, chunk: bytes) -> None:
-        """Takes the next chunk."""
+    def add(self, chunk: bytes) -> Awaitable[None] | None:
+        """Takes the next chunk; returns what to wait for before the one after it."""
         self._chunks.append(chunk)
+        self._holding.set(self._holding.size + len(chunk))
+        return None if self._holding.may_go_on() else self._holding.wait()
+
+    async def hold(self, size: int) -> None:
+        """Counts what is in memory of an upload, and waits until there may be more of it."""
+        self._holding.set(size)
+        await self._holding.wait()
+
+    def discard_for(self, seconds: float, on_over: Callable[[], None]) -> None:
+        """Calls back after a time in which a refused body did not end."""
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(seconds, on_over)
 
     def take(self) -> bytes:
         """Returns all of the body, which is not held here any more."""
@@ -37,13 +58,20 @@ class Body:
     def drop(self) -> None:
         """Lets go of what has come: nobody will read it."""
         self._chunks.clear()
+        self._holding.set(0)
 
     async def parse(self, model: type[BaseModel], data: bytes) -> Any:
         """Returns the JSON of a body for `model`, not validated. Raises InvalidJson, TooLarge."""
-        value = await requests.loads_for(model)(data)
-        if len(data) > LARGE_BYTES:
-            self._value = value
-        return value
+        if len(data) <= LARGE_BYTES:
+            return await requests.loads_for(model)(data)
+        self._holding.is_reading = False
+        values = min(MAX_VALUES, len(data) // 2)
+        self._holding.set(2 * len(data) + values * VALUE_BYTES)
+        await self._holding.wait()
+        self._value = await requests.loads_for(model)(data)
+        self._holding.set(2 * len(data))
+        self._holding.settle()
+        return self._value
 
     async def validate(self, model: type[M], value: Any) -> M:
         """Returns what `parse` returned as `model`. Raises InvalidId, InvalidRequest."""
@@ -54,6 +82,9 @@ class Body:
     def close(self) -> None:
         """Lets go of everything; a large value goes in steps. A second call does nothing."""
         self._chunks.clear()
+        self._holding.close()
+        if self._timer is not None:
+            self._timer.cancel()
         if self._value is not None:
             free_in_steps(self._value)
             self._value = None

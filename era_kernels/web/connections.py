@@ -5,11 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from typing import Protocol
+import time
+from typing import Protocol, cast
+
+from tornado.httputil import HTTPServerRequest
 
 MAX_LINGERING = 64  # connections whose client may still read its last answer, at the same time
 LINGER_TIMEOUT = 5.0  # seconds that such a client has
 LINGER_BYTES = 64 * 1024  # bytes of such a client that are read and thrown away
+NEW_SECONDS = 0.5  # seconds in which a stranger keeps its place while there are others
 RESERVE_PERCENT = 25  # of all connections: only for callers who have shown that they may come in
 
 
@@ -18,6 +22,21 @@ class Connection(Protocol):
 
     def give_up(self) -> None:
         """Ends the connection, for another one needs its place."""
+
+
+class Client(Protocol):
+    """Names what the handler of a request tells the connection that it came by."""
+
+    def trust(self) -> None:
+        """Notes that the client has shown that it may come in: it keeps its place."""
+
+    def linger(self) -> None:
+        """Lets the client read its answer before the close, though it has sent what is not read."""
+
+
+def client_of(request: HTTPServerRequest) -> Client:
+    """Returns the connection of a request."""
+    return cast(Client, request.connection.stream)  # type: ignore[union-attr]
 
 
 class Connections:
@@ -31,13 +50,15 @@ class Connections:
         self._max = max_connections
         self._max_strangers = max(1, max_connections - max_connections * RESERVE_PERCENT // 100)
         self.all: set[Connection] = set()
-        self._strangers: dict[Connection, None] = {}  # the oldest first
+        self._strangers: dict[Connection, float] = {}  # since when; the oldest first
 
     def make_room(self) -> bool:
         """Returns whether another connection may come; ends that of a stranger if need be."""
         is_full = len(self.all) >= self._max
-        if self._strangers and (is_full or len(self._strangers) >= self._max_strangers):
-            oldest = next(iter(self._strangers))
+        if not is_full and len(self._strangers) < self._max_strangers:
+            return True
+        oldest, since = next(iter(self._strangers.items()), (None, 0.0))
+        if oldest is not None and (is_full or time.monotonic() - since > NEW_SECONDS):
             oldest.give_up()
             self.discard(oldest)
             return True
@@ -46,7 +67,7 @@ class Connections:
     def add(self, connection: Connection) -> None:
         """Takes a connection of a stranger."""
         self.all.add(connection)
-        self._strangers[connection] = None
+        self._strangers[connection] = time.monotonic()
 
     def trust(self, connection: Connection) -> None:
         """Notes that a connection is no stranger's."""

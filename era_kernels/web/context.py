@@ -7,14 +7,12 @@ import dataclasses
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from era_kernels.concurrency.memory_in_work import MemoryInWork
 from era_kernels.concurrency.turns import Turns
 from era_kernels.services.metrics import Metrics
 from era_kernels.web.access import Access
-
-if TYPE_CHECKING:
-    from era_kernels.web.base import BaseHandler
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,12 +29,13 @@ class HandlerContext:
     max_body: int
     max_upload: int = 5 * 1024**3
     keepalive_interval: float = 5.0
-    active_handlers: set[BaseHandler] = field(default_factory=set)
+    active_handlers: set[object] = field(default_factory=set)
     metrics: Metrics = field(default_factory=Metrics)
     route: str = ""
     touch_session: Callable[[str], AbstractContextManager[object]] = nullcontext
     is_stopping: Callable[[], bool] = bool  # True while runs finish before the server ends
     storage_turns: Turns = field(default_factory=Turns)  # whose members serve the storage
+    memory: MemoryInWork = field(default_factory=MemoryInWork)
     in_work: Callable[[Any], AbstractContextManager[object]] = nullcontext
     # Bodies beyond `max_body` that may be in memory at once.
     large_bodies: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(2))

@@ -23,6 +23,7 @@ from era_kernels.errors import OutsideStorageScope
 from era_kernels.models import SessionListener, StorageScope
 from era_kernels.web.access import Access, Caller
 from era_kernels.web.base import HandlerContext
+from era_kernels.web.connections import Lingering
 from era_kernels.web.routes import make_storage_application
 from era_kernels.web.sdk_session import MAX_HEAD, SessionStream, StorageSession
 from era_kernels.web.server import MAX_CONNECTIONS, READ_CHUNK_BYTES
@@ -76,6 +77,7 @@ class StorageListener:
         self._check_timer: asyncio.TimerHandle | None = None
         self._sessions: set[StorageSession] = set()
         self._connection_count = 0
+        self._after_answers = Lingering()
 
     def attach(
         self, listener: SessionListener, scope: Callable[[], StorageScope]
@@ -93,6 +95,7 @@ class StorageListener:
         """Ends the connections of all sessions; a second call is fine."""
         for session in tuple(self._sessions):
             session.close()
+        self._after_answers.cancel()
         await self._server.close_all_connections()
 
     # ------------------------------------------------------------ for the sessions
@@ -105,6 +108,7 @@ class StorageListener:
     def serve(self, stream: SessionStream, address: object) -> None:
         """Serves the requests of a connection that a session has accepted."""
         self._connection_count += 1
+        stream.close_politely = self._after_answers.close_soon
         self._server.handle_stream(stream, (address,))
         if self._check_timer is None:
             self._schedule_check()

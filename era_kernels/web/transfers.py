@@ -11,6 +11,7 @@ from era_kernels.errors import EraError, InvalidRequest
 from era_kernels.web import conditional, headers, ranges
 from era_kernels.web.base import BaseHandler, ClientDisconnected, HandlerContext
 from era_kernels.web.conditional import Validators
+from era_kernels.web.connections import client_of
 
 if TYPE_CHECKING:
     from era_kernels.storage.open_file import FileStatus, OpenFile
@@ -21,6 +22,7 @@ CONTENT_SECURITY_POLICY = (
 )
 UPLOAD_IDLE_TIMEOUT = 60.0  # seconds that an upload may pause
 MIN_UPLOAD_RATE = 16 * 1024  # bytes a second that an upload must reach on average
+UPLOAD_BYTES = 2 * 1024 * 1024  # bytes of an upload that are in memory at most
 UPLOAD_TIMEOUT = 7 * 24 * 3600.0  # seconds; the two bounds above end a slow upload earlier
 
 
@@ -62,7 +64,7 @@ class TransferHandler(BaseHandler, Generic[U]):
     def begin_upload(self, upload: U) -> None:
         """Writes the body to an upload from now on, which is discarded when the client leaves."""
         self._upload = upload
-        self.trust_client()  # from here on `_check_speed` ends a slow one
+        client_of(self.request).trust()  # from here on `_check_speed` ends a slow one
         self.request.connection.set_body_timeout(UPLOAD_TIMEOUT)  # type: ignore[union-attr]
         self._received_at = asyncio.get_running_loop().time()
         self._check_speed()
@@ -89,6 +91,7 @@ class TransferHandler(BaseHandler, Generic[U]):
     async def _write_chunk(self, upload: U, chunk: bytes) -> None:
         self._is_writing = True
         try:
+            await self._body.hold(UPLOAD_BYTES)
             await upload.write(chunk)
         except EraError as error:
             upload.discard()

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from era_kernels.concurrency.memory_in_work import MemoryInWork
 from era_kernels.errors import KernelStartFailed
 from era_kernels.kernels import zmtp
 from era_kernels.kernels.active_run import KernelTimeouts
@@ -134,9 +135,9 @@ async def test_a_peer_that_says_nothing_is_waited_for(transport: Transport, tmp_
 async def test_messages_that_never_end_take_little_together(
     transport: Transport, tmp_path: Path
 ) -> None:
-    """Past a bound for all peers the oldest message is evicted, and its memory is free."""
-    max_bytes, each = 3 << 20, 2 << 20
-    receive_budget = ReceiveBudget(max_bytes)
+    """Past a bound for all peers one alone goes on; while it stands still, others evict it."""
+    max_bytes, each = 7 << 20, 6 << 20
+    receive_budget = ReceiveBudget(MemoryInWork(max_bytes, stall_seconds=0.3))
     lost: list[tuple[int, str]] = []
     whole: list[int] = []
 
@@ -155,15 +156,26 @@ async def test_messages_that_never_end_take_little_together(
             opened.append((channel, peer))
             begin = BEGIN + zmtp.frame_header(each + 1) + bytes(each)
             await asyncio.to_thread(_send, peer, begin)
-            await wait_until(lambda: channel._decoder.buffered_bytes == each)  # noqa: B023
-            assert sum(one._decoder.buffered_bytes for one, _ in opened) <= max_bytes
-        assert lost == [(0, MESSAGE_STALLED), (1, MESSAGE_STALLED)]
-        opened[2][1].sendall(b"x")
-        await wait_until(lambda: whole == [each + 1])
+            await wait_until(lambda: number in _settled(opened, lost, each))  # noqa: B023
+            assert sum(one._decoder.buffered_bytes for one, _ in opened) <= max_bytes + each
+        for number, (_, peer) in enumerate(opened):
+            if (number, MESSAGE_STALLED) not in lost:
+                await asyncio.to_thread(_send, peer, b"x")
+        await wait_until(lambda: len(whole) + len(lost) == 3)
+        assert whole
+        assert {reason for _, reason in lost} == {MESSAGE_STALLED}
         for channel, peer in opened:
             channel.close()
             peer.close()
-    assert not receive_budget._entries
+    assert not receive_budget._holdings
+
+
+def _settled(
+    opened: list[tuple[ChannelConnection, socket.socket]], lost: list[tuple[int, str]], size: int
+) -> set[int]:
+    """The peers whose bytes are all here, and those that were evicted."""
+    here = {n for n, (one, _) in enumerate(opened) if one._decoder.buffered_bytes == size}
+    return here | {number for number, _ in lost}
 
 
 def _send(peer: socket.socket, data: bytes) -> None:

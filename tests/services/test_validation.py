@@ -44,7 +44,7 @@ def test_size_is_of_compact_json() -> None:
     """A megabyte of compact JSON is allowed, one byte more is not."""
     available = MAX_SESSION_JSON_BYTES - len('{"a":"","b":1}')
     check_json_size({"a": "x" * available, "b": 1}, "data")
-    with pytest.raises(TooLarge, match="data would take more than the 1048576 bytes"):
+    with pytest.raises(TooLarge, match="data would take 1048577 bytes"):
         check_json_size({"a": "x" * (available + 1), "b": 1}, "data")
 
 
@@ -54,6 +54,16 @@ def test_size_counts_bytes() -> None:
     with pytest.raises(TooLarge):
         check_json_size({"a": "€" * (MAX_SESSION_JSON_BYTES // 3)}, "metadata")
     check_json_size({"a": "\ud800"}, "data")
+
+
+@pytest.mark.parametrize(
+    "bomb",
+    [{"a": [[]] * 10**6}, dict.fromkeys(map(str, range(10**6))), {"a": [{"b": "x" * 300}] * 10**5}],
+)
+def test_bombs_are_not_encoded(bomb: dict[str, object]) -> None:
+    """What is far too large is refused without the time that its encoding takes."""
+    with pytest.raises(TooLarge, match="more than the 1048576 bytes"):
+        check_json_size(bomb, "data")
 
 
 def test_merge_is_shallow() -> None:

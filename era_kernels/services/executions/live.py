@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from itertools import islice
+from sys import getsizeof
 
 from era_kernels.errors import EraError, StorageFailed
 from era_kernels.json_incremental import estimate_size
@@ -30,22 +31,30 @@ from era_kernels.services.executions.stdin import StdinBroker
 from era_kernels.storage.execution_log import ExecutionLog
 
 MAX_RECENT_BYTES = 256 * 1024  # of text that a live execution keeps in memory for its readers
+# Bytes up to which the last batch is kept whole: readers that keep pace get it without the file.
+MAX_BATCH_BYTES = 2 * 1024 * 1024
 
 
 class RecentEvents:
     """Keeps the newest events of a live execution: the last batch, and earlier ones to a size.
 
+    A batch past `max_batch_bytes` is in the log only: one display may take hundreds of megabytes.
+
     `last_stderr` is the end of its stderr, whatever else came since.
     """
 
-    def __init__(self, max_bytes: int = MAX_RECENT_BYTES) -> None:
+    def __init__(
+        self, max_bytes: int = MAX_RECENT_BYTES, max_batch_bytes: int = MAX_BATCH_BYTES
+    ) -> None:
         self._max_bytes = max_bytes
+        self._max_batch_bytes = max(max_bytes, max_batch_bytes)
         self._events: deque[LoggedEvent] = deque()
         self._size = 0
         self.last_seq = 0
         self.last_stderr = ""
 
-    def extend(self, batch: Sequence[LoggedEvent]) -> None:
+    def extend(self, batch: Sequence[LoggedEvent], *, is_logged: bool = True) -> None:
+        """Adds a batch; one that is not logged stays as a whole."""
         for item in batch:
             if isinstance(item.event, Stderr):
                 kept = self.last_stderr + item.event.content[-WORDS_LENGTH:]
@@ -55,6 +64,9 @@ class RecentEvents:
             self.last_seq = item.seq
         while self._size > self._max_bytes and len(self._events) > max(len(batch), 1):
             self._size -= _event_size(self._events.popleft().event)
+        if is_logged and self._size > self._max_batch_bytes:
+            self._events.clear()
+            self._size = 0
 
     def after(self, seq: int) -> list[LoggedEvent] | None:
         """Returns the events after `seq`, oldest first; None when some are only in the log file."""
@@ -67,10 +79,10 @@ class RecentEvents:
 
 def _event_size(event: Event) -> int:
     if isinstance(event, Stdout | Stderr):
-        return len(event.content) + 100
+        return getsizeof(event.content) + 100  # with one emoji, four bytes for each character
     if isinstance(event, InputRequest):
         return len(event.prompt) + 100
-    return 100 + estimate_size(getattr(event, "data", None), MAX_RECENT_BYTES)
+    return 100 + estimate_size(getattr(event, "data", None), MAX_BATCH_BYTES)
 
 
 class LiveExecution:
@@ -121,10 +133,11 @@ class LiveExecution:
     def publish_unlogged(self, events: Sequence[Event]) -> None:
         """Gives the readers the last events of a run whose log cannot be written any more."""
         seq = self.recent.last_seq
-        self._publish([LoggedEvent(seq + n, now(), event) for n, event in enumerate(events, 1)])
+        batch = [LoggedEvent(seq + n, now(), event) for n, event in enumerate(events, 1)]
+        self._publish(batch, is_logged=False)
 
-    def _publish(self, batch: Sequence[LoggedEvent]) -> None:
-        self.recent.extend(batch)
+    def _publish(self, batch: Sequence[LoggedEvent], *, is_logged: bool = True) -> None:
+        self.recent.extend(batch, is_logged=is_logged)
         last = batch[-1].event if batch else None
         if isinstance(last, Done):
             self.done_event = last
@@ -163,6 +176,7 @@ class LiveExecution:
                     async for batch in batches:
                         after = batch[-1].seq
                         yield batch
+                        del batch  # it may be large, and the next one may come in an hour
                 if after == reached:
                     raise StorageFailed("The log of this execution has lost events.")
             elif batch:
@@ -181,6 +195,7 @@ class LiveExecution:
             async with aclosing(self.follow(after)) as batches:  # type: ignore[type-var]
                 async for batch in batches:
                     yield batch
+                    del batch
 
     async def _read_from_log(self, after: int) -> AsyncIterator[list[LoggedEvent]]:
         """Yields batches from the log file until the recent events in memory continue them."""
@@ -199,6 +214,7 @@ class LiveExecution:
         async with aclosing(self.follow()) as batches:  # type: ignore[type-var]
             async for batch in batches:
                 await builder.add_cooperatively(item.event for item in batch)
+                del batch
         if self.error is not None:
             raise self.error
         return builder.result()

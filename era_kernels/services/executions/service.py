@@ -149,6 +149,7 @@ class ExecutionService:
         async with aclosing(batches):  # type: ignore[type-var]
             async for batch in batches:
                 yield batch
+                del batch
 
     async def result(
         self, session: Session, execution_id: str, wait_timeout: float = 0

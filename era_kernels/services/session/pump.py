@@ -92,4 +92,5 @@ async def _pump_batches(
                 return last
             if execution.log.size > max_bytes:
                 await terminate(f"{EndReason.OUTPUT_LIMIT} {format_size(max_bytes)}")
+            del batch, last, events  # they may be large, and the next may come in an hour
     raise RuntimeError("the events of a run ended without an end")

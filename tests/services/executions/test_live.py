@@ -46,7 +46,23 @@ def test_recent_events_are_bounded() -> None:
     assert seqs(recent.after(97)) == [98, 99]
 
 
-def test_recent_events_have_the_last_batch_whatever_its_size() -> None:
+@pytest.mark.parametrize(
+    "event", [Display({"text/plain": "x" * 10_000}), Stdout("x" * 2500 + "\U0001f600")]
+)
+def test_a_very_large_batch_is_only_in_the_log(event: Event) -> None:
+    """Whatever comes in one batch, memory keeps a bounded part; text counts as it lies there."""
+    recent = RecentEvents(max_bytes=1000, max_batch_bytes=9000)
+    recent.extend(recorded("a"))
+    recent.extend([LoggedEvent(2, now(), event)])
+    assert recent.after(1) is None
+    assert recent.after(2) == []
+    recent.extend(recorded("b", first=3))
+    assert seqs(recent.after(2)) == [3]
+    recent.extend([LoggedEvent(4, now(), event)], is_logged=False)
+    assert seqs(recent.after(3)) == [4]
+
+
+def test_recent_events_have_the_last_batch_of_a_usual_size() -> None:
     """A reader that keeps pace never needs the file, also when the last event is not logged."""
     recent = RecentEvents(max_bytes=1000)
     recent.extend(recorded("a"))

@@ -1,0 +1,79 @@
+"""Gives memory that was freed back to Linux, after floods of large messages and bodies.
+
+The C library keeps what lies between pieces that are still in use: a gigabyte, after a few displays
+of a hundred megabytes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import logging
+import mmap
+from collections.abc import Callable
+from pathlib import Path
+
+log = logging.getLogger(__name__)
+
+LOOK_INTERVAL = 5.0  # seconds between two looks at this process's memory
+GROWTH_BYTES = 24 * 1024 * 1024  # bytes more than after the last time that make it worth while
+CALM_BYTES = 8 * 1024 * 1024  # bytes more than at the last look: a flood is under way
+MAX_PUT_OFF = 6  # looks for which a flood puts it off
+
+
+def resident_bytes() -> int:
+    """Returns how much memory this process uses; proc_pid_statm(5)."""
+    return int(Path("/proc/self/statm").read_text("ascii").split()[1]) * mmap.PAGESIZE
+
+
+def find_trim() -> Callable[[], object] | None:
+    """Returns malloc_trim(3), which releases the interpreter's lock; None where there is none."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    return None if trim is None else lambda: trim(0)
+
+
+class HeapTrimmer:
+    """Looks at this process's memory at a calm rhythm, and gives back what was freed."""
+
+    def __init__(
+        self,
+        trim: Callable[[], object] | None = None,
+        resident: Callable[[], int] = resident_bytes,
+        interval: float = LOOK_INTERVAL,
+    ) -> None:
+        """`trim` gives memory back, by default `malloc_trim`; it is called in a thread."""
+        self._trim = trim or find_trim()
+        self._resident = resident
+        self._interval = interval
+        self._least = self._last = resident()
+        self._put_off = 0
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begins to look, where the C library has the means."""
+        if self._trim is not None:
+            self._task = asyncio.create_task(self._run(self._trim))
+
+    async def aclose(self) -> None:
+        """Stops to look; a second call is fine."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+
+    async def _run(self, trim: Callable[[], object]) -> None:
+        while True:
+            await asyncio.sleep(self._interval)
+            if self._is_due(self._resident()):
+                await asyncio.to_thread(trim)
+                self._least = self._last = self._resident()
+
+    def _is_due(self, size: int) -> bool:
+        grew, self._last = size - self._last, size
+        self._least = min(self._least, size)
+        if size - self._least < GROWTH_BYTES:
+            return False
+        self._put_off = self._put_off + 1 if grew > CALM_BYTES else MAX_PUT_OFF
+        if self._put_off < MAX_PUT_OFF:
+            return False
+        self._put_off = 0
+        return True

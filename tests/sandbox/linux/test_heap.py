@@ -1,0 +1,52 @@
+"""Memory that was freed goes back to Linux, when things are calm."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from era_kernels.sandbox.linux.heap import HeapTrimmer, find_trim, resident_bytes
+
+MIB = 1024**2
+
+
+@pytest.mark.parametrize(
+    ("sizes", "times"),
+    [
+        ([100, 100, 100, 100], 0),  # nothing grew
+        ([120, 90, 110, 110], 0),  # a little
+        ([100, 400, 400, 100, 100], 1),  # once it is calm
+        ([100, 200, 300, 400, 500, 600, 700, 800], 1),  # a flood puts it off for a while
+        ([100, 400, 400, 400, 400], 1),  # what is in use stays, and is not looked for again
+    ],
+)
+async def test_trimming_is_due(sizes: list[int], times: int) -> None:
+    """After a growth, in calm moments, and not again while nothing more came."""
+    trimmed: list[int] = []
+    at = iter(sizes)
+    size = sizes[0]
+
+    def resident() -> int:
+        nonlocal size
+        size = next(at, size)
+        return size * MIB
+
+    trimmer = HeapTrimmer(lambda: trimmed.append(size), resident, interval=0.001)
+    trimmer.start()
+    await asyncio.sleep(0.3)
+    await trimmer.aclose()
+    assert len(trimmed) == times
+
+
+async def test_freed_memory_goes_back() -> None:
+    """What lies between pieces that are in use is given back."""
+    before = resident_bytes()
+    kept = [bytearray(100_000) for _ in range(3000)]
+    for index in range(0, len(kept), 2):
+        kept[index] = bytearray(1)
+    full = resident_bytes()
+    trim = find_trim()
+    assert trim is not None
+    trim()
+    assert resident_bytes() < full - (full - before) // 4
