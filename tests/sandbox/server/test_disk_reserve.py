@@ -1,0 +1,80 @@
+"""Who is chosen when a disk is nearly full."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from era_kernels.models import default_disk_reserve
+from era_kernels.sandbox.server.disk_reserve import PAUSE, REPEAT_PAUSE, DiskReserve
+from era_kernels.sandbox.server.disk_session import MIB, SessionDisk, workspace_quotas
+from era_kernels.sandbox.server.disk_space import DiskSpace
+from tests.storage.stores import small_disk
+
+
+@pytest.mark.parametrize(
+    ("total", "expected"), [(100 << 30, 1 << 30), (10 << 30, 512 * MIB), (100 * MIB, 5 * MIB)]
+)
+def test_default(total: int, expected: int) -> None:
+    """1 GiB or 5 %, the smaller."""
+    assert default_disk_reserve(total) == expected
+
+
+def sessions_on(space: DiskSpace, directory: Path, *recent: int) -> list[SessionDisk]:
+    sessions = []
+    for size in recent:
+        session = SessionDisk(1, workspace_quotas(directory, [], 64 * MIB))
+        session.devices = space.add([directory])
+        (session.workspace_device,) = session.devices
+        session.growth.add(size, 100)
+        sessions.append(session)
+    space.look()
+    return sessions
+
+
+def test_the_fastest_is_chosen(tmp_path: Path) -> None:
+    """One after the other, the fastest first, and nobody who took little."""
+    space = DiskSpace()
+    little, much, more = sessions_on(space, tmp_path, 1000, 4 * MIB, 8 * MIB)
+    reserve = DiskReserve(1 << 60)
+    assert reserve.is_near(space, [much])
+    found = reserve.find_fastest(space, [little, much, more], 100)
+    assert found is not None
+    assert found[0] is more
+    assert found[1].message.startswith("disk nearly full: less than ")
+    assert reserve.find_fastest(space, [little, much, more], 100 + PAUSE / 2) is None
+    found = reserve.find_fastest(space, [little, much, more], 100 + PAUSE)
+    assert found is not None
+    assert found[0] is much
+    assert reserve.find_fastest(space, [little, much, more], 100 + 2 * PAUSE) is None
+    found = reserve.find_fastest(space, [little, much, more], 100 + 2 * REPEAT_PAUSE)
+    assert found is not None
+
+
+def test_while_there_is_room(tmp_path: Path) -> None:
+    """Nobody is chosen, nor without a reserve."""
+    space = DiskSpace()
+    sessions = sessions_on(space, tmp_path, 8 * MIB)
+    for reserve in (DiskReserve(0), DiskReserve(1)):
+        assert reserve.find_fastest(space, sessions, 100) is None
+        assert not reserve.is_near(space, sessions)
+
+
+def test_what_is_taken_adds_up(tmp_path: Path) -> None:
+    """What is given back does not count, an inode counts as an entry does."""
+    with small_disk(tmp_path, "16M") as disk:
+        (disk / "a").mkdir()
+        space = DiskSpace()
+        space.add([disk / "a"])
+        space.look()
+        (disk / "a" / "file").write_bytes(bytes(MIB))
+        space.look()
+        assert MIB <= space.taken <= MIB + 64 * 1024
+        (disk / "a" / "file").unlink()
+        space.look()
+        before = space.taken
+        for number in range(16):
+            (disk / "a" / str(number)).touch()
+        space.look()
+        assert space.taken - before == 16 * 4096

@@ -1,0 +1,73 @@
+"""Room that is kept for deletions, and what is told when there is none."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from era_kernels.errors import InsufficientStorage
+from era_kernels.storage.ballast import DiskRoom
+from tests.storage.stores import small_disk
+
+MIB = 1024 * 1024
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    with small_disk(tmp_path, "64M") as disk:
+        yield disk
+
+
+def fill(path: Path, left: int = 0) -> None:
+    with suppress(OSError), path.open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(4096 * 64))
+    if left:
+        with path.open("r+b") as file:
+            file.truncate(path.stat().st_size - left)
+
+
+def test_ballast_comes_and_goes(disk: Path) -> None:
+    """It is given back on a full disk, and made again when there is room for it and more."""
+    room = DiskRoom(disk)
+    room.adjust()
+    ballast = disk / "ballast"
+    assert (ballast.stat().st_size, ballast.stat().st_blocks * 512) == (4 * MIB, 4 * MIB)
+    fill(disk / "filler", left=2 * MIB)
+    room.adjust()
+    assert ballast.exists()
+    fill(disk / "filler2")
+    room.adjust()
+    assert not ballast.exists()
+    room.adjust()
+    (disk / "filler2").unlink()
+    room.adjust()
+    assert not ballast.exists()  # it would be given back at once
+    (disk / "filler").unlink()
+    room.adjust()
+    assert ballast.stat().st_size == 4 * MIB
+
+
+async def test_it_is_looked_after(disk: Path) -> None:
+    """From the opening on, until it is closed; twice is fine."""
+    room = DiskRoom(disk)
+    await room.open()
+    assert (disk / "ballast").exists()
+    await room.aclose()
+    await room.aclose()
+
+
+@pytest.mark.parametrize("reserve", [16 * MIB, None])
+def test_reserve(disk: Path, reserve: int | None) -> None:
+    """Less than the reserve is told with its name; without a reserve nothing is refused."""
+    room = DiskRoom(disk, reserve)
+    room.check()
+    fill(disk / "filler", left=2 * MIB)
+    with pytest.raises(InsufficientStorage, match="disk_reserve"):
+        room.check()
+    DiskRoom(disk, 0).check()
+    (disk / "filler").unlink()
+    room.check()
