@@ -113,13 +113,8 @@ async def open_app(settings: Settings) -> AsyncIterator[App]:
         stack.push_async_callback(trimmer.aclose)
         trimmer.start()
         stores = await _open_stores(stack, undo, settings, metrics)
-        context = HandlerContext(
-            _access(settings),
-            settings.max_json_body,
-            settings.max_upload,
-            metrics=metrics,
-            memory=memory,
-        )
+        body, upload = settings.max_json_body, settings.max_upload
+        context = HandlerContext(_access(settings), body, upload, metrics=metrics, memory=memory)
         storage = StorageListener(
             make_storage_routes(stores.resources), context, max(1, settings.max_connections // 2)
         )
@@ -339,14 +334,8 @@ def _listen(
     context: HandlerContext,
     sockets: list[socket.socket],
 ) -> WebServer:
-    return WebServer.open(
-        application,
-        context,
-        settings.host,
-        settings.port,
-        settings.max_connections,
-        sockets=sockets,
-    )
+    host, port, connections = settings.host, settings.port, settings.max_connections
+    return WebServer.open(application, context, host, port, connections, sockets=sockets)
 
 
 def _execution_service(settings: Settings, stores: Stores) -> ExecutionService:

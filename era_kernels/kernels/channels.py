@@ -292,10 +292,7 @@ class KernelChannels:
         connect_port: ConnectPort | None = None,
         accept_channel: AcceptChannel | None = None,
     ) -> None:
-        """`connect_port` connects to the TCP ports of a kernel that has such.
-
-        `accept_channel` is given for a kernel that connects to the server.
-        """
+        """`connect_port` is for a kernel with TCP ports, `accept_channel` for one that connects."""
         self._codec = MessageCodec(connection_info.key)
         self._on_connection_lost = on_connection_lost
         self._receive_budget = receive_budget or ReceiveBudget()
