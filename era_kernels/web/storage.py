@@ -73,7 +73,7 @@ class StorageHandler(BaseHandler):
         queried = self.request.query_arguments.get("key")
         if queried:
             if not queried[-1]:
-                raise self.invalid_path("A key must not be empty.")
+                raise self._invalid_path("A key must not be empty.")
             return self._decode(queried[-1])
         # /api/storage/{type}/{namespace}/{key}; Tornado reads a request line as Latin-1.
         parts = self.request.path.split("/", 5)
@@ -99,7 +99,7 @@ class StorageHandler(BaseHandler):
         """The key of the request. Raises InvalidPath where there is none."""
         key = self.key
         if key is None:
-            raise self.invalid_path("A key is missing, in the path or as `?key=`.")
+            raise self._invalid_path("A key is missing, in the path or as `?key=`.")
         return key
 
     def read_prefix(self, name: str) -> str:
@@ -111,9 +111,9 @@ class StorageHandler(BaseHandler):
 
     def check_path(self) -> None:
         if not NAMESPACE_PATTERN.fullmatch(self.namespace):
-            raise self.invalid_path(f"A namespace {NAMESPACE_RULE}.")
+            raise self._invalid_path(f"A namespace {NAMESPACE_RULE}.")
 
-    def invalid_path(self, message: str) -> InvalidPath:
+    def _invalid_path(self, message: str) -> InvalidPath:
         """Returns the error for a path that has not the handler's format."""
         return InvalidPath(message, format=self.format)
 
@@ -121,7 +121,7 @@ class StorageHandler(BaseHandler):
         try:
             return key.decode("utf-8")
         except UnicodeDecodeError:
-            raise self.invalid_path("A key must be UTF-8.") from None
+            raise self._invalid_path("A key must be UTF-8.") from None
 
 
 async def wait_for_turn(context: HandlerContext) -> None:
