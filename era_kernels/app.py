@@ -96,17 +96,9 @@ async def open_app(settings: Settings) -> AsyncIterator[App]:
     """
     async with AsyncExitStack() as stack:
         metrics, memory = Metrics(), MemoryInWork(settings.memory_in_work)
-        trimmer = HeapTrimmer()
-        stack.push_async_callback(trimmer.aclose)
-        trimmer.start()
+        _start_trimming(stack)
         stores = await _open_stores(stack, settings, metrics)
-        context = HandlerContext(
-            _access(settings),
-            settings.max_json_body,
-            settings.max_upload,
-            metrics=metrics,
-            memory=memory,
-        )
+        context = _context(settings, metrics, memory)
         storage = StorageListener(
             make_storage_routes(stores.resources), context, max(1, settings.max_connections // 2)
         )
@@ -146,6 +138,17 @@ async def open_app(settings: Settings) -> AsyncIterator[App]:
         stack.push_async_callback(sessions.aclose)
         names = [language.name for language in host.languages if language.default.is_available]
         yield App(web.url, host.isolation, names, sessions, web)
+
+
+def _start_trimming(stack: AsyncExitStack) -> None:
+    trimmer = HeapTrimmer()
+    stack.push_async_callback(trimmer.aclose)
+    trimmer.start()
+
+
+def _context(settings: Settings, metrics: Metrics, memory: MemoryInWork) -> HandlerContext:
+    sizes = settings.max_json_body, settings.max_upload
+    return HandlerContext(_access(settings), *sizes, metrics=metrics, memory=memory)
 
 
 async def _open_stores(stack: AsyncExitStack, settings: Settings, metrics: Metrics) -> Stores:
