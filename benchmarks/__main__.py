@@ -14,6 +14,7 @@ from statistics import median
 from benchmarks import (
     api_caller,
     baseline,
+    bodies,
     d1,
     deaths,
     faults,
@@ -157,6 +158,7 @@ def main() -> int:
                 lambda: files.rows(caller, server, FILE_SIZES + LONG_FILE_SIZES * long),
                 lambda: objects.rows(server, FILE_SIZES + LONG_FILE_SIZES * long),
                 lambda: hostile.rows(server),
+                lambda: bodies.rows(server),
                 lambda: go.rows(caller, server, long=long),
             ]
             for part in parts:

@@ -130,7 +130,9 @@ class KVHandler(StorageHandler):
         except Unavailable as error:
             self.reject(error)
         else:
-            super().on_chunk(chunk)
+            waiting = super().on_chunk(chunk)
+            if waiting is not None:
+                await waiting
 
     async def _take_large_place(self) -> None:
         """Waits until few other bodies of this size are in memory. Raises Unavailable.
