@@ -109,9 +109,7 @@ async def open_app(settings: Settings) -> AsyncIterator[App]:
         sockets = stack.enter_context(bound_sockets(settings.host, settings.port))
         languages = load_languages(settings)
         metrics, memory = Metrics(), MemoryInWork(settings.memory_in_work)
-        trimmer = HeapTrimmer()
-        stack.push_async_callback(trimmer.aclose)
-        trimmer.start()
+        _start_trimming(stack)
         stores = await _open_stores(stack, undo, settings, metrics)
         body, upload = settings.max_json_body, settings.max_upload
         context = HandlerContext(_access(settings), body, upload, metrics=metrics, memory=memory)
@@ -150,6 +148,12 @@ async def open_app(settings: Settings) -> AsyncIterator[App]:
         stack.push_async_callback(sessions.aclose)
         names = [language.name for language in host.languages if language.default.is_available]
         yield App(web.url, host.isolation, names, sessions, web, stopping)
+
+
+def _start_trimming(stack: AsyncExitStack) -> None:
+    trimmer = HeapTrimmer()
+    stack.push_async_callback(trimmer.aclose)
+    trimmer.start()
 
 
 async def _open_stores(

@@ -59,15 +59,11 @@ class SessionService:
     def __init__(self, context: ServiceContext) -> None:
         self._context = context
         self._live: dict[str, LiveSession] = {}
-        self._background = BackgroundTasks(expected_errors=(EraError,))
-        self._endings = SessionEndings(context, self._background, self._on_gone)
-        self._ephemeral = EphemeralSessions(
-            context, self._background, self._endings, self._check_open
-        )
-        self._creator = SessionCreator(context, self._background, self._reserve, self._set_ttl)
-        self._duplicator = SessionDuplicator(
-            context, self._background, self._reserve, self._set_ttl
-        )
+        background = self._background = BackgroundTasks(expected_errors=(EraError,))
+        self._endings = SessionEndings(context, background, self._on_gone)
+        self._ephemeral = EphemeralSessions(context, background, self._endings, self._check_open)
+        self._creator = SessionCreator(context, background, self._reserve, self._set_ttl)
+        self._duplicator = SessionDuplicator(context, background, self._reserve, self._set_ttl)
         self._ttl_timer = TtlTimer(self._idle_since, self._on_expired)
         self._expired_ids: set[str] = set()  # sessions whose rows are just being deleted
         self._count = 0
