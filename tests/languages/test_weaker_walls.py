@@ -1,7 +1,7 @@
 """Kernels that are added to the server need no namespaces: their rows hold without any, too.
 
-In tier 3 they need a uid for each session, which depends on where the interpreter lies: tier 4 has no
-namespaces either.
+In tier 3 they need a uid for each session, which depends on where the interpreter lies: tier 4 has
+no namespaces either.
 """
 
 from __future__ import annotations
