@@ -1,4 +1,8 @@
-"""Kernels that are added to the server need no namespaces: their rows hold in tier 3, too."""
+"""Kernels that are added to the server need no namespaces: their rows hold without any, too.
+
+In tier 3 they need a uid for each session, which depends on where the interpreter lies: tier 4 has
+no namespaces either.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +15,7 @@ from tests.languages.conformance import Sessions, cases, open_sessions
 from tests.languages.kernel_programs import KernelPrograms
 from tests.languages.programs import ALL_PROGRAMS
 from tests.languages.rows.table_rows import Row
+from tests.server_process import UNSANDBOXED_FLAGS
 
 ADDED = [programs for programs in ALL_PROGRAMS if programs.add_to is not None]
 
@@ -18,8 +23,8 @@ ADDED = [programs for programs in ALL_PROGRAMS if programs.add_to is not None]
 @pytest.fixture(scope="module")
 def sessions(kernelspec_dirs: list[Path]) -> Iterator[Sessions]:
     """Sessions of a server that has all kernels, and no namespaces."""
-    with open_sessions(kernelspec_dirs, "--strongest-tier", "3", "--min-tier", "3") as sessions:
-        assert sessions.client.http.get("/health").json()["isolation"]["tier"] == 3
+    with open_sessions(kernelspec_dirs, *UNSANDBOXED_FLAGS) as sessions:
+        assert sessions.client.http.get("/health").json()["isolation"]["tier"] == 4
         yield sessions
 
 
