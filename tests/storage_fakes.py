@@ -149,7 +149,7 @@ class MemoryR2(MemoryHandler):
             body = (await self.read_body(AnyBody)).model_dump()
             data, metadata = base64.b64decode(body["content"]), body["metadata"]
         else:
-            data = b"".join(self._chunks)
+            data = self._body.take()
         self.memory.calls.append(("put", self.namespace, metadata))
         self.memory.objects[self.place] = data
         await self.finish_json({"success": True, "size": len(data)})
@@ -166,7 +166,7 @@ class MemoryD1(MemoryHandler):
 
     async def post(self, *_: str) -> None:
         what = self.request.path.rpartition("/")[2]
-        body = b"".join(self._chunks)
+        body = self._body.take()
         self.memory.calls.append((what, self.namespace, body.decode()))
         answer = {"success": True, "meta": {"changes": 1}, "results": [_row(body)]}
         if b"wrong" in body:
