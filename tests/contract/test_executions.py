@@ -77,8 +77,8 @@ def test_list(session: SessionClient) -> None:
     assert [one["cause"] for one in listed] == [None, None, "exit 3"]
     for one in listed:
         assert set(one) == {
-            "execution_id", "status", "code", "created_at", "started_at", "finished_at",
-            "exit_code", "cause",
+            "execution_id", "status", "code", "code_truncated", "created_at", "started_at",
+            "finished_at", "exit_code", "cause",
         }  # fmt: skip
         assert one["status"] == "finished"
         times = [one["created_at"], one["started_at"], one["finished_at"]]
@@ -139,10 +139,11 @@ def test_states(session: SessionClient) -> None:
 
 
 def test_same_as_the_run_answer(session: SessionClient) -> None:
-    """A finished execution shows its run answer and its status."""
-    answer = session.run("print('a')\nopen('f', 'w').close()\n6 * 7", update_data={"k": 1})
+    """A finished execution shows its run answer, its status and its code."""
+    code = "print('a')\nopen('f', 'w').close()\n6 * 7"
+    answer = session.run(code, update_data={"k": 1})
     shown = session.http.get(f"{session.path}/executions/{answer['execution_id']}").json()
-    assert shown == {**answer, "status": "finished"}
+    assert shown == {**answer, "status": "finished", "code": code}
 
 
 def test_timed_out_execution(session: SessionClient) -> None:

@@ -95,6 +95,7 @@ class Place:
             "env": {"WHERE": "{toolchain}/x"},
             "display_name": name,
             "language": name,
+            "metadata": {"era_kernels": {"connects": True}},  # so it is there in all tiers
         }
         (folder / "kernel.json").write_text(json.dumps(spec), "utf-8")
         (folder / "install.toml").write_text(textwrap.dedent(manifest), "utf-8")

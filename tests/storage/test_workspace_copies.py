@@ -46,7 +46,9 @@ async def test_what_is_copied(tmp_path: Path) -> None:
         assert snapshot == await workspaces.scan(target)
         new = tmp_path / target
         files = {str(path.relative_to(new)) for path in new.rglob("*") if path.is_file()}
-        assert files == {f"workspace/{DATA_FILE_NAME}", "workspace/deep/file", "packages/deep/file"}
+        assert files == {
+            f"workspace/{DATA_FILE_NAME}", "workspace/deep/file", "packages/deep/file", "unfinished"
+        }  # fmt: skip
         assert json.loads((new / "workspace" / DATA_FILE_NAME).read_text()) == {"new": 2}
         old = tmp_path / source / "workspace" / DATA_FILE_NAME
         assert json.loads(old.read_text()) == {"old": 1}

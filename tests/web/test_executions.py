@@ -213,6 +213,7 @@ def test_list(server: ServerUnderTest, session: str) -> None:
         "execution_id": "exec-1",
         "status": "finished",
         "code": "out 1",
+        "code_truncated": False,
         "created_at": "2025-01-15T10:30:00.000Z",
         "started_at": "",
         "finished_at": "",
@@ -246,11 +247,12 @@ def test_paging(server: ServerUnderTest, session: str, query: str, expected: lis
 
 
 def test_show_finished(server: ServerUnderTest, session: str) -> None:
-    """A finished execution is its run answer and its status."""
+    """A finished execution is its run answer, its status and its code."""
     answer = run(server, session, "out a").json()
     assert server.http.get(f"{session}/executions/exec-1").json() == {
         **answer,
         "status": "finished",
+        "code": "out a",
     }
 
 

@@ -8,7 +8,12 @@ from collections.abc import Callable, Collection, Generator
 from era_kernels.safe_fs.usage import running_totals
 from era_kernels.sandbox.server.disk_files import NamelessFiles
 from era_kernels.sandbox.server.disk_reserve import ReserveBreach
-from era_kernels.sandbox.server.disk_session import Measured, SessionDisk
+from era_kernels.sandbox.server.disk_session import (
+    MAX_EXCESS_AT_START,
+    MIN_GROWTH,
+    Measured,
+    SessionDisk,
+)
 from era_kernels.sandbox.server.process_tree import ProcStat
 
 MAX_STOP_SECONDS = 0.5  # seconds after which it is measured although some do not stand still
@@ -75,19 +80,23 @@ class DiskMeasurement:
         for _ in nameless.find(pids, self.session.devices, workspace.max_bytes):
             yield
         total, headroom = 0, workspace.max_bytes
+        is_start = self.session.measured is None and self.session.growth.total < MIN_GROWTH
         for quota in self.session.quotas:
+            most = self.session.allowed(quota) + is_start * MAX_EXCESS_AT_START
             size = nameless.total if quota is workspace else 0
             for found in running_totals(*quota.roots):
                 size = found + (nameless.total if quota is workspace else 0)
-                if size > quota.max_bytes:
+                if size > most:
                     break
                 yield
             if quota is workspace:
                 size = self.session.with_hidden(size, is_all=nameless.is_all)
-            if size > quota.max_bytes:
+            if is_start:
+                self.session.note_start(quota, size)
+            if size > self.session.allowed(quota):
                 self.excess = quota.excess_message
                 return
-            total, headroom = total + size, min(headroom, quota.max_bytes - size)
+            total, headroom = total + size, min(headroom, self.session.allowed(quota) - size)
         self._conclude(Measured(total, headroom, self._seconds - began))
 
     def _find_code(self) -> list[ProcStat]:

@@ -13,6 +13,8 @@ from era_kernels.sandbox.server.process_tree import ProcStat, read_proc_file
 MIB = 1024 * 1024
 MIN_OTHER_WRITABLE = 512 * MIB  # for packages and caches, also when the workspace may have less
 MEASUREMENTS_PER_CHANGE = 2  # of a session at rest: file systems may count blocks only later
+TOLERANCE = 64 * 1024  # bytes past a quota, for the blocks of directories
+MAX_EXCESS_AT_START = 256 * MIB  # bytes past a quota with which a session may still begin
 MIN_GROWTH = MIB  # bytes below which no session is measured at once
 QUICK = 0.05  # seconds that the measuring of a small tree takes
 GROWTH_PER_SECOND = 64 * MIB  # bytes that are let pass for each second that a measurement takes
@@ -99,6 +101,7 @@ class SessionDisk:
         self.measured: Measured | None = None
         self.next_measurement = 0.0  # `time.monotonic`: at rest it is not measured before
         self.pending_measurements = 1  # at rest
+        self._at_start: dict[str, int] = {}  # bytes of each quota when the session began
         self._at_measurement = (0, 0)  # growth and the disk's `taken` when it was measured last
         self._when_all_was_seen = (0, 0)  # growth, and what was found
 
@@ -116,6 +119,19 @@ class SessionDisk:
         seconds, headroom = self.measured.seconds, self.measured.headroom
         least = max(MIN_GROWTH, min(bound // 16, int(seconds * GROWTH_PER_SECOND)))
         return max(least, headroom // 2 if seconds < QUICK else headroom)
+
+    def allowed(self, quota: DiskQuota) -> int:
+        """The bytes that a quota's directories may take.
+
+        What they had at the start is no excess while the session hardly writes: so code can remove
+        files of a session that begins with more than it may have.
+        """
+        at_start = self._at_start.get(quota.name, 0) if self.growth.total < MIN_GROWTH else 0
+        return max(quota.max_bytes + TOLERANCE, at_start)
+
+    def note_start(self, quota: DiskQuota, size: int) -> None:
+        """Notes what a quota's directories had before any code ran."""
+        self._at_start[quota.name] = min(size, quota.max_bytes + MAX_EXCESS_AT_START)
 
     @property
     def grown(self) -> int:

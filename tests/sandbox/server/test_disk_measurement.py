@@ -11,7 +11,13 @@ import pytest
 from era_kernels.sandbox.server import disk_session
 from era_kernels.sandbox.server.disk_measurement import DiskMeasurement
 from era_kernels.sandbox.server.disk_reserve import ReserveBreach
-from era_kernels.sandbox.server.disk_session import MIB, Measured, SessionDisk, workspace_quotas
+from era_kernels.sandbox.server.disk_session import (
+    MIB,
+    TOLERANCE,
+    Measured,
+    SessionDisk,
+    workspace_quotas,
+)
 from era_kernels.sandbox.server.process_tree import ProcStat
 from tests.sandbox.sandboxes import count_descriptors
 
@@ -39,10 +45,10 @@ def test_all_quotas(tmp_path: Path) -> None:
     session = session_of(workspace, *beside)
     assert measure(session) is None
     assert session.measured is not None
-    assert session.measured.headroom == MIB
+    assert session.measured.headroom == MIB + TOLERANCE
     (workspace / "file").write_bytes(bytes(MIB // 2))
     assert measure(session) is None
-    assert session.measured.headroom == MIB // 2
+    assert session.measured.headroom == MIB // 2 + TOLERANCE
     (workspace / "more").write_bytes(bytes(MIB))
     assert measure(session) == "workspace larger than 1 MB"
     (workspace / "more").unlink()
@@ -50,6 +56,20 @@ def test_all_quotas(tmp_path: Path) -> None:
         with (directory / "large").open("wb") as file:
             os.posix_fallocate(file.fileno(), 0, disk_session.MIN_OTHER_WRITABLE // 2 + MIB)
     assert measure(session) == "files beside the workspace larger than 512 MB"
+
+
+def test_who_begins_with_too_much_may_remove_it(tmp_path: Path) -> None:
+    """It goes on while it hardly writes; with more than a start may have it does not begin."""
+    (tmp_path / "file").write_bytes(bytes(3 * MIB))
+    session = session_of(tmp_path)
+    assert measure(session) is None
+    session.growth.add(MIB, 1)
+    assert measure(session) == "workspace larger than 1 MB"
+    (tmp_path / "file").unlink()
+    assert measure(session) is None
+    with (tmp_path / "large").open("wb") as file:
+        os.posix_fallocate(file.fileno(), 0, disk_session.MAX_EXCESS_AT_START + 2 * MIB)
+    assert measure(session_of(tmp_path)) == "workspace larger than 1 MB"
 
 
 @pytest.mark.parametrize(

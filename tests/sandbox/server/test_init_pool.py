@@ -50,7 +50,7 @@ async def test_a_spare_is_used_and_renewed() -> None:
     """The next sandbox gets it, bounds and all, and there is another soon."""
     async with pool_with_spare(1) as (sandboxes, pool, paths):
         first = await wait_for_spare(pool)
-        sandbox = await sandboxes.open_sandbox(paths, Limits(processes=2))
+        sandbox = await sandboxes.open_sandbox(paths, Limits(processes=1))
         assert sandbox._prepared_init.number == first
         ending, _, err = await run_to_end(sandbox, shell_command("true & wait"))
         assert ending.code != 0, err

@@ -42,6 +42,7 @@ def test_a_command_travels_whole() -> None:
         "args": ["ä", "\ud800"],
         "env": {"A": "1"},
         "cwd": "/",
+        "subdirectory": ".",
     }
 
 
