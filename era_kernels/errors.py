@@ -34,7 +34,8 @@ EraError                      500 INTERNAL_ERROR
 ├── UnsupportedMediaType      415 UNSUPPORTED_MEDIA_TYPE
 ├── RangeNotSatisfiable       416 RANGE_NOT_SATISFIABLE
 ├── StorageFailed             500 STORAGE_FAILED
-│   └── InsufficientStorage   507 INSUFFICIENT_STORAGE
+│   ├── InsufficientStorage   507 INSUFFICIENT_STORAGE
+│   └── StorageUnavailable    503 UNAVAILABLE
 └── Unavailable               503 UNAVAILABLE
     ├── AtCapacity            503 CAPACITY
     ├── LanguageUnavailable   503 LANGUAGE_UNAVAILABLE
@@ -217,6 +218,10 @@ class StorageFailed(EraError):
 
 class InsufficientStorage(StorageFailed):
     status, code, title = 507, "INSUFFICIENT_STORAGE", "Insufficient storage"
+
+
+class StorageUnavailable(StorageFailed):
+    status, code, title = 503, "UNAVAILABLE", "Unavailable"
 
 
 class Unavailable(EraError):

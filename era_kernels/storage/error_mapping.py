@@ -5,16 +5,18 @@ from __future__ import annotations
 import errno
 import sqlite3
 
-from era_kernels.errors import InsufficientStorage, StorageFailed
+from era_kernels.errors import InsufficientStorage, StorageFailed, StorageUnavailable
 
 FOREIGN_ERRORS = (sqlite3.Error, OSError)
 
-# Codes of SQLite and of the system for a full disk. All others become StorageFailed.
+# Codes of SQLite and of the system for a full disk.
 NO_SPACE_CODES: dict[type[Exception], frozenset[int]] = {
     # On a full disk, the index of the WAL may be what cannot grow.
     sqlite3.Error: frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE}),
     OSError: frozenset({errno.ENOSPC, errno.EDQUOT}),
 }
+# The process, or the host, may open no more files for now. All others become StorageFailed.
+NO_FILES_CODES = frozenset({errno.EMFILE, errno.ENFILE})
 
 
 def to_domain_error(error: sqlite3.Error | OSError) -> StorageFailed:
@@ -26,6 +28,10 @@ def to_domain_error(error: sqlite3.Error | OSError) -> StorageFailed:
         return InsufficientStorage(
             "There is no room left where the server stores its data.",
             hint="Free disk space; nothing needs to be restarted.",
+        )
+    if isinstance(error, OSError) and error.errno in NO_FILES_CODES:
+        return StorageUnavailable(
+            "The server has no room for another open file; later it may have.", retry_after=1
         )
     return StorageFailed(f"The store failed: {_reason_text(error)}.")
 

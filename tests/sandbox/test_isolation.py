@@ -14,11 +14,12 @@ from pathlib import Path
 import pytest
 
 from era_kernels.errors import KernelStartFailed, SharedUidRefused, StartError
-from era_kernels.models import Limits, SessionPaths
+from era_kernels.models import JsonObject, Limits, SessionPaths
 from era_kernels.sandbox.init import isolation
 from era_kernels.sandbox.server import cgroups, disk_session
 from era_kernels.sandbox.server.sandboxes import Sandboxes
 from era_kernels.sandbox.server.tiers import IsolationPolicy
+from era_kernels.sandbox.server.zygote_client import ZygoteClient
 from tests.sandbox.sandboxes import (
     ENTRIES,
     descendants,
@@ -321,6 +322,21 @@ async def test_many_at_once() -> None:
         assert len({sandbox.pid for sandbox in opened}) == 20
         await asyncio.gather(*(sandbox.aclose() for sandbox in opened))
         assert descendants(sandboxes.zygote.pid) == []
+
+
+@pytest.mark.parametrize("tier", [1, 2, 3])
+async def test_opened_when_the_pid_is_known(tier: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The zygote tells the pid, and the init that it is ready; either may come first."""
+    on_message = ZygoteClient._on_message
+
+    def tell_late(zygote: ZygoteClient, message: JsonObject) -> None:
+        delay = 0.2 if "init" in message else 0
+        asyncio.get_running_loop().call_later(delay, on_message, zygote, message)
+
+    monkeypatch.setattr(ZygoteClient, "_on_message", tell_late)
+    async with isolated_sandboxes(tier) as (sandboxes, make_paths):
+        sandbox = await sandboxes.open_sandbox(make_paths("a"), Limits())
+        assert sandbox.pid is not None
 
 
 async def test_isolation_that_fails() -> None:

@@ -7,7 +7,7 @@ import sqlite3
 
 import pytest
 
-from era_kernels.errors import InsufficientStorage, StorageFailed
+from era_kernels.errors import InsufficientStorage, StorageFailed, StorageUnavailable
 from era_kernels.storage.error_mapping import FOREIGN_ERRORS, NO_SPACE_CODES, to_domain_error
 
 
@@ -49,10 +49,16 @@ def test_errors_of_sqlite(
 
 @pytest.mark.parametrize("number", sorted(errno.errorcode))
 def test_errors_of_the_system(number: int) -> None:
-    """ENOSPC and EDQUOT are 507, every other number is 500, and no path is shown."""
+    """A full disk is 507, no open file left is 503, every other number is 500; no path is shown."""
     failure = to_domain_error(OSError(number, "a reason", "/secret/path"))
-    full = number in (errno.ENOSPC, errno.EDQUOT)
-    assert type(failure) is (InsufficientStorage if full else StorageFailed)
+    expected = {
+        errno.ENOSPC: InsufficientStorage,
+        errno.EDQUOT: InsufficientStorage,
+        errno.EMFILE: StorageUnavailable,
+        errno.ENFILE: StorageUnavailable,
+    }
+    assert type(failure) is expected.get(number, StorageFailed)
+    assert (failure.retry_after is not None) is isinstance(failure, StorageUnavailable)
     assert "/secret" not in failure.message
 
 

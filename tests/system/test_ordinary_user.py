@@ -57,9 +57,12 @@ os.execv(command[0], command)
 
 @contextmanager
 def served(
-    tier: int, user: int = USER, more_flags: Sequence[str] = ()
+    tier: int, user: int = USER, more_flags: Sequence[str] = (), open_files: int | None = None
 ) -> Iterator[tuple[str, subprocess.Popen[str]]]:
-    """Starts a server with that isolation; yields its address and process."""
+    """Starts a server with that isolation; yields its address and process.
+
+    It may open `open_files` files, else as many as this process.
+    """
     if os.geteuid() != 0:
         pytest.skip("needs root")
     with tempfile.TemporaryDirectory(prefix="era-test-") as name:
@@ -71,6 +74,8 @@ def served(
         flags = ["--port", "0", "--data-dir", str(data), "--strongest-tier", str(tier)]
         serve = [sys.executable, "-m", "era_kernels", "serve", *flags, "--min-tier", str(tier)]
         serve += more_flags
+        if open_files is not None:
+            serve = ["/bin/sh", "-c", f'ulimit -n {open_files} && exec "$0" "$@"', *serve]
         paths = sorted({str(ROOT), sys.prefix, sys.base_prefix})
         with (directory / "log").open("w+") as log:
             process = subprocess.Popen(

@@ -62,8 +62,8 @@ class Sandbox:
         self.isolation_error: str | None = None  # why the isolation failed
         self._prepared_init = prepared_init
         self._resources = resources
-        self._spec = spec
         self._on_closed = on_closed
+        self._has_walls = False  # the init has raised them
         self._ready: asyncio.Future[bool] = loop.create_future()
         self._ended: asyncio.Future[ExitInfo] = loop.create_future()
         self._processes: dict[int, Process] = {}
@@ -107,7 +107,10 @@ class Sandbox:
         return self._close_task is None and not self._ended.done()
 
     async def wait_ready(self) -> bool:
-        """Waits until the init is ready; returns False when it died before, or was too slow."""
+        """Waits until the init is ready and its pid known, from which on it can be killed.
+
+        Returns False when it died before, or was too slow.
+        """
         if not await within_timeout(asyncio.shield(self._ready), READY_TIMEOUT):
             self._on_limit_exceeded(SILENT)
             return False
@@ -149,7 +152,7 @@ class Sandbox:
 
     async def listen(self, port: int) -> SessionListener:
         """Returns a socket on which the server listens to this code. Raises KernelStartFailed."""
-        if self._spec.has_namespaces:
+        if self._prepared_init.profile.spec.has_namespaces:
             return await listen_in_namespace(self._control, port)
         return self._resources.listen_on_unix_socket(self.pid or 0)
 
@@ -164,7 +167,7 @@ class Sandbox:
         """
         if not self.is_running:
             raise connections.ended_error()
-        where = self._spec.network, self._control, self.pid or 0
+        where = self._prepared_init.profile.network, self._control, self.pid or 0
         return await connections.connect(*where, port, timeout)
 
     async def aclose(self, reason: str | None = None) -> None:
@@ -201,24 +204,30 @@ class Sandbox:
                 why = None if message.get("code") == 0 else self._resources.find_oom_cause()
                 process.on_ended(ExitInfo(message.get("code"), message.get("signal"), why))
         elif "ready" in message:
-            if not self._spec.has_namespaces:  # else the init sees itself as 1
-                self._on_init_pid(message["ready"])
-            self._ready.set_result(True)
             self._control.start_pulse()
-            self._start_monitoring()
+            self._has_walls = True
+            if (
+                not self._prepared_init.profile.spec.has_namespaces
+            ):  # else the init sees itself as 1
+                self._on_init_pid(message["ready"])
+            self._become_ready()
         elif "failed" in message:
             self.isolation_error = message["failed"]
 
     def _on_init_pid(self, pid: int) -> None:
         self.pid = pid
         self._end.set_init(pid)
-        self._start_monitoring()
+        self._become_ready()
 
-    def _start_monitoring(self) -> None:
-        """Starts it as soon as the init is ready and its pid is known; either may come first."""
-        if self._limit_monitor is None or self.pid is None or not self._ready.done():
+    def _become_ready(self) -> None:
+        """Does so when the init has raised the walls and its pid is known; either may come first.
+
+        From then on the limits hold.
+        """
+        if self.pid is None or not self._has_walls or self._ready.done():
             return
-        if self.is_running and self._monitored is None:
+        self._ready.set_result(True)
+        if self._limit_monitor is not None and self.is_running:
             self._monitored = self._resources.make_monitored_sandbox(self.pid)
             self._limit_monitor.add(self._monitored, self._on_limit_exceeded)
 
