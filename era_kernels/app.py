@@ -195,7 +195,7 @@ def _open_resources(
     quotas = StorageQuotas(settings.storage_quota, settings.namespace_quota)
     kv = KVStore(database, quotas, settings.max_kv_value, room.check)
     stack.push_async_callback(kv.aclose)
-    d1 = D1Store(database, directory.d1, _d1_limits(settings), quotas)
+    d1 = D1Store(database, directory.d1, _d1_limits(settings), quotas, check_room=room.check)
     stack.push_async_callback(d1.aclose)
     r2 = R2Store(
         database, directory.objects, directory.unlink_lock, quotas, settings.max_object, room.check

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from era_kernels.errors import StartError
 from era_kernels.storage import lost_and_found
+from era_kernels.storage.error_mapping import full_disk_error
 from era_kernels.storage.made_directory import MadeDirectory
 
 # What a data directory may hold. On a file system of its own it has the lost+found of fsck(8).
@@ -185,7 +186,8 @@ def _check_not_foreign(path: Path) -> None:
 
 
 def _unusable_error(path: Path, error: OSError) -> StartError:
-    return StartError(
+    existing = next(one for one in (path, *path.parents) if one.exists())
+    return full_disk_error(existing, error) or StartError(
         f"The data directory {path} cannot be used ({error.strerror}): "
         "make it a directory that this user may write to, or choose another with --data-dir."
     )

@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from era_kernels.errors import StartError, StorageFailed
 from era_kernels.storage import sqlite_utils_import
-from era_kernels.storage.error_mapping import FOREIGN_ERRORS
+from era_kernels.storage.error_mapping import FOREIGN_ERRORS, full_disk_error
 from era_kernels.storage.group_commit import GroupCommitWriter, TransactionReport
 from era_kernels.storage.sqlite_utils_import import Migrations
 from era_kernels.storage.threads import StorageThreads
@@ -58,7 +58,7 @@ class Database:
         try:
             identity, connection, readers = await asyncio.to_thread(_open, path, migrations)
         except FOREIGN_ERRORS as error:
-            raise StartError(
+            raise full_disk_error(path.parent, error) or StartError(
                 f"The database {path} cannot be opened ({error}): restore it from a backup, or "
                 "choose another directory with --data-dir."
             ) from error

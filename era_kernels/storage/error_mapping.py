@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import errno
+import os
 import sqlite3
+from pathlib import Path
 
-from era_kernels.errors import InsufficientStorage, StorageFailed, StorageUnavailable
+from era_kernels.errors import (
+    InsufficientStorage,
+    StartError,
+    StorageFailed,
+    StorageUnavailable,
+)
 
 FOREIGN_ERRORS = (sqlite3.Error, OSError)
 
+START_ROOM = 256 * 1024  # bytes: what a start writes fits in this
 # Codes of SQLite and of the system for a full disk.
 NO_SPACE_CODES: dict[type[Exception], frozenset[int]] = {
     # On a full disk, the index of the WAL may be what cannot grow.
@@ -21,10 +29,7 @@ NO_FILES_CODES = frozenset({errno.EMFILE, errno.ENFILE})
 
 def to_domain_error(error: sqlite3.Error | OSError) -> StorageFailed:
     """Returns the domain error for a foreign one; the caller raises it `from` the foreign one."""
-    if (
-        _error_code(error)
-        in NO_SPACE_CODES[sqlite3.Error if isinstance(error, sqlite3.Error) else OSError]
-    ):
+    if _is_no_space(error):
         return InsufficientStorage(
             "There is no room left where the server stores its data.",
             hint="Free disk space; nothing needs to be restarted.",
@@ -34,6 +39,40 @@ def to_domain_error(error: sqlite3.Error | OSError) -> StorageFailed:
             "The server has no room for another open file; later it may have.", retry_after=1
         )
     return StorageFailed(f"The store failed: {_reason_text(error)}.")
+
+
+def full_disk_error(path: Path, error: sqlite3.Error | OSError) -> StartError | None:
+    """Returns the error of a start that needs room in a directory; None for another cause.
+
+    SQLite has no code of its own for each file that cannot grow, so the disk itself is asked.
+    """
+    if not _is_no_space(error) and not (_may_be_no_space(error) and _is_full(path)):
+        return None
+    return StartError(
+        f"The disk of the data directory {path} is full, and the server needs a little of it to "
+        "start: free 1 MiB or more on that disk, then start again; nothing else is wrong with it."
+    )
+
+
+def _is_no_space(error: sqlite3.Error | OSError) -> bool:
+    kind = sqlite3.Error if isinstance(error, sqlite3.Error) else OSError
+    return _error_code(error) in NO_SPACE_CODES[kind]
+
+
+def _may_be_no_space(error: sqlite3.Error | OSError) -> bool:
+    code = _error_code(error)
+    is_sqlite = isinstance(error, sqlite3.Error) and code is not None
+    return is_sqlite and code & 0xFF in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN)
+
+
+def _is_full(path: Path) -> bool:
+    try:
+        status = os.statvfs(path)
+    except OSError:
+        return False
+    return status.f_bavail * status.f_frsize < START_ROOM or (
+        status.f_files > 0 and status.f_favail == 0
+    )
 
 
 def _error_code(error: sqlite3.Error | OSError) -> int | None:

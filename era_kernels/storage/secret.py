@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from era_kernels.errors import StartError
+from era_kernels.storage.error_mapping import full_disk_error
 
 SECRET_BYTES = 32
 
@@ -21,7 +22,9 @@ def load_or_create_secret(path: Path) -> bytes:
                 return found
         return _create(path)
     except OSError as error:
-        raise StartError(f"The file {path} cannot be used ({error.strerror}).") from error
+        raise full_disk_error(path.parent, error) or StartError(
+            f"The file {path} cannot be used ({error.strerror})."
+        ) from error
 
 
 def _create(path: Path) -> bytes:

@@ -20,14 +20,20 @@ from tests.sandbox.test_isolation import isolated_sandboxes
 
 MIB = 1024 * 1024
 BOUND = 64 * MIB
-# A burst stops at so much by itself, should nobody stop it.
+# A burst stops at so many MiB by itself (some at more), should nobody stop it.
 MAX_BURST = 1024
+PACE = 0.005  # seconds from one MiB to the next, in tests: a machine may be busy
 CHUNKS = f"""
 import ctypes, mmap, os, socket, sys, time
 data = b"x" * (1 << 20)
+def told(size=1):
+    if pace:
+        os.write(1, b'.' * size)
+        time.sleep(pace * size)
 def fill(file, size={MAX_BURST}):
     for _ in range(size):
         os.write(file, data)
+        told()
 def unlinked(name, flags=0):
     file = os.open(name, os.O_RDWR | os.O_CREAT)
     os.unlink(name)
@@ -38,6 +44,7 @@ BURSTS = {
     "many files": """
 for n in range(100000):
     file = os.open(str(n), os.O_WRONLY | os.O_CREAT); os.write(file, data[:65536]); os.close(file)
+    if n % 16 == 15: told()
     if n > 16 * 1024: break
 """,
     "an unlinked file": "fill(unlinked('f'))",
@@ -45,7 +52,7 @@ for n in range(100000):
     "an unlinked file that is mapped": f"""
 file = unlinked('f'); os.ftruncate(file, {MAX_BURST} << 20)
 mapped = mmap.mmap(file, {MAX_BURST} << 20); os.close(file)
-for n in range({MAX_BURST}): mapped[n << 20:(n + 1) << 20] = data
+for n in range({MAX_BURST}): mapped[n << 20:(n + 1) << 20] = data; told()
 """,
     "a file in a socket": """
 one, other = socket.socketpair()
@@ -60,6 +67,7 @@ for n in range(300):
     socket.send_fds(one, [b'x'], [file]); os.close(file)
 """,
     "eight processes": """
+pace *= 8
 for n in range(8):
     if os.fork() == 0:
         fill(os.open(str(n), os.O_WRONLY | os.O_CREAT), 256); os._exit(0)
@@ -90,6 +98,7 @@ fill(os.open(b'\\n\\xfe', os.O_WRONLY | os.O_CREAT))
     "reserving": """
 for n in range(64):
     file = os.open(str(n), os.O_RDWR | os.O_CREAT); os.posix_fallocate(file, 0, 32 << 20)
+    told(32)
 """,
 }
 # What is no burst, and goes on.
@@ -122,12 +131,15 @@ def used() -> int:
     return (status.f_blocks - status.f_bfree) * status.f_frsize
 
 
-async def run_burst(sandbox: Sandbox, code: str) -> tuple[ExitInfo, int, str]:
-    """How it ended, and by how many bytes it came past its bound at the most."""
+async def run_burst(sandbox: Sandbox, code: str, pace: float = 0) -> tuple[ExitInfo, int, str]:
+    """How it ended, and by how many bytes it came past its bound at the most.
+
+    With a pace (seconds for each MiB) it prints a dot for each MiB that it has written.
+    """
     before = peak = used()
     home = str(sandbox.inner_paths.workspace)
     wait = "\nprint('done', flush=True); time.sleep(3); print('alive', flush=True)"
-    process = await sandbox.spawn(forked_program(CHUNKS + code + wait, cwd=home))
+    process = await sandbox.spawn(forked_program(f"pace = {pace}\n{CHUNKS}{code}{wait}", cwd=home))
     limit = time.monotonic() + 30
     while not process.ended.done() and time.monotonic() < limit:
         peak = max(peak, used())
@@ -149,10 +161,12 @@ async def bounded_sandbox(tier: int = 1) -> AsyncIterator[Sandbox]:
 
 @pytest.mark.parametrize("burst", BURSTS)
 async def test_burst(burst: str) -> None:
-    """It ends the session, soon."""
+    """It ends the session before a third of what the program would write is written."""
     async with bounded_sandbox() as sandbox:
-        ending, _, out = await run_burst(sandbox, BURSTS[burst])
+        ending, _, out = await run_burst(sandbox, BURSTS[burst], PACE)
         assert ending.reason == "workspace larger than 64 MB", out
+        written = out.count(".")
+        assert BOUND // MIB // 2 <= written < MAX_BURST // 3, out
 
 
 @pytest.mark.parametrize("program", HARMLESS)

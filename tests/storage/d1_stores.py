@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from era_kernels.models import StorageQuotas
+from era_kernels.storage.ballast import always_room
 from era_kernels.storage.d1.replies import D1Limits, D1Result
 from era_kernels.storage.d1.store import D1Statement, D1Store
 from era_kernels.storage.d1.worker_pool import WORKERS
@@ -63,11 +64,15 @@ class D1:
 
 @asynccontextmanager
 async def open_d1(
-    path: Path, quotas: StorageQuotas | None = None, workers: int = WORKERS, **limits: Any
+    path: Path,
+    quotas: StorageQuotas | None = None,
+    workers: int = WORKERS,
+    check_room: Callable[[], None] = always_room,
+    **limits: Any,
 ) -> AsyncIterator[D1]:
     """Opens a store in a directory; it is closed in the end."""
     database = await Database.open(path / "era.db", MIGRATIONS)
-    store = D1Store(database, path / "d1", D1Limits(**limits), quotas, workers)
+    store = D1Store(database, path / "d1", D1Limits(**limits), quotas, workers, check_room)
     await store.open()
     try:
         yield D1(store, database, path / "d1")

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from era_kernels.errors import InsufficientStorage
+from era_kernels.errors import InsufficientStorage, StartError
 from era_kernels.storage.ballast import DiskRoom
+from era_kernels.storage.data_directory import DataDirectory
+from era_kernels.storage.database import Database
+from era_kernels.storage.migrations import MIGRATIONS
+from era_kernels.storage.secret import load_or_create_secret
 from tests.storage.stores import small_disk
 
 MIB = 1024 * 1024
@@ -58,6 +63,32 @@ async def test_it_is_looked_after(disk: Path) -> None:
     assert (disk / "ballast").exists()
     await room.aclose()
     await room.aclose()
+
+
+@pytest.mark.parametrize("left", [0, 4096, 16384])
+async def test_start_without_room(disk: Path, left: int) -> None:
+    """Where not even the ballast is left to give back, a sentence says what to do."""
+    await (await Database.open(disk / "era.db", MIGRATIONS)).aclose()
+    before = (disk / "era.db").read_bytes()
+    fill(disk / "filler", left)
+    with pytest.raises(StartError, match=r"is full.* free 1 MiB"):
+        await Database.open(disk / "era.db", MIGRATIONS)
+    assert (disk / "era.db").read_bytes() == before
+    (disk / "filler").unlink()
+    await (await Database.open(disk / "era.db", MIGRATIONS)).aclose()
+
+
+@pytest.mark.parametrize("what", ["directory", "secret"])
+def test_first_start_without_room(disk: Path, what: str) -> None:
+    """So it does for what a first start makes."""
+    subprocess.run(["mount", "-o", "remount,nr_inodes=3", str(disk)], check=True)
+    fill(disk / "filler")
+    (disk / "last").touch()
+    with pytest.raises(StartError, match=r"is full.* free 1 MiB"):
+        if what == "secret":
+            load_or_create_secret(disk / "secret")
+        else:
+            DataDirectory.open(disk / "data")
 
 
 @pytest.mark.parametrize("reserve", [16 * MIB, None])

@@ -14,6 +14,7 @@ import pytest
 
 from era_kernels.errors import (
     EraError,
+    InsufficientStorage,
     InvalidRequest,
     QueueFull,
     QuotaExceeded,
@@ -313,6 +314,52 @@ async def test_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert outcomes.outcome_of(full, str(tmp_path)) == outcomes.Outcome.DATABASE_FULL
     monkeypatch.setattr(os, "posix_fallocate", no_room)
     assert outcomes.outcome_of(full, str(tmp_path)) == outcomes.Outcome.DISK_FULL
+
+
+GROWING = [
+    "INSERT INTO t VALUES (2)", "UPDATE t SET a = zeroblob(9)", "REPLACE INTO t VALUES (2)",
+    "WITH x AS (SELECT 2) INSERT INTO t SELECT * FROM x", "CREATE TABLE u (a)",
+    "CREATE INDEX i ON t (a)", "CREATE VIEW v AS SELECT 1", "ALTER TABLE t ADD COLUMN b",
+    "CREATE VIRTUAL TABLE g USING fts5(a)", "INSERT INTO f VALUES ('more')", "REINDEX", "ANALYZE",
+    "DELETE FROM t; INSERT INTO t VALUES (2)", "DELETE FROM logged",
+]  # fmt: skip
+NOT_GROWING = [
+    "SELECT * FROM t", "DELETE FROM t WHERE a = 3", "DELETE FROM f",
+    "WITH x AS (SELECT 3) DELETE FROM t WHERE a = 3", "DROP TABLE IF EXISTS none",
+    "DROP INDEX other", "DROP TABLE logged", "DROP TABLE f", "EXPLAIN INSERT INTO t VALUES (2)",
+]  # fmt: skip
+LOGGED = """
+CREATE TABLE t (a); INSERT INTO t VALUES (1); CREATE INDEX other ON t (a);
+CREATE VIRTUAL TABLE f USING fts5(a); INSERT INTO f VALUES ('word');
+CREATE TABLE logged (a); INSERT INTO logged VALUES (1);
+CREATE TRIGGER log AFTER DELETE ON logged BEGIN INSERT INTO t VALUES (old.a); END
+"""
+
+
+async def test_reserved_disk(tmp_path: Path) -> None:
+    """Where no room is left for more, what takes room is refused; reads and deletions go on."""
+    is_short = False
+
+    def check_room() -> None:
+        if is_short:
+            raise InsufficientStorage("less than disk_reserve")
+
+    async with open_d1(tmp_path, check_room=check_room) as d1:
+        await d1.exec(LOGGED)
+        is_short = True
+        for sql in GROWING:
+            with pytest.raises(InsufficientStorage, match="disk_reserve"):
+                await d1.exec(sql)
+            with pytest.raises(InsufficientStorage, match="disk_reserve"):
+                await d1.store.batch("n", [D1Statement("SELECT 1"), D1Statement(sql)])
+            assert await d1.query("SELECT * FROM t") == [{"a": 1}], sql
+        for sql in NOT_GROWING:
+            await d1.exec(sql)
+        with pytest.raises(InsufficientStorage, match="disk_reserve"):
+            await d1.exec("SELECT 1", namespace="new")
+        assert not (d1.directory / "new.db").exists()
+        is_short = False
+        await d1.exec("INSERT INTO t VALUES (2)")
 
 
 # ---------------------------------------------------------------- files

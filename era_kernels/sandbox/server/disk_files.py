@@ -76,10 +76,14 @@ def _add_file(link: str, devices: Collection[int], found: NamelessFiles) -> os.s
     except OSError as error:
         found.is_all &= not isinstance(error, PermissionError)
         return None
+    _add_nameless(status, devices, found)
+    return status
+
+
+def _add_nameless(status: os.stat_result, devices: Collection[int], found: NamelessFiles) -> None:
     if status.st_nlink == 0 and status.st_dev in devices:
         size = max(MIN_ENTRY_BYTES, status.st_blocks * _BLOCK)
         found.sizes[status.st_dev, status.st_ino] = size
-    return status
 
 
 def _has_descriptors_in_flight(fdinfo: str) -> bool:
@@ -111,15 +115,16 @@ def _add_mapped(
         first, last = (int(one, 16) for one in addresses.split(b"-"))
         major, minor = (int(one, 16) for one in device.split(b":"))
         key = os.makedev(major, minor), int(inode)
-        if key[0] not in devices or key in found.sizes:
+        if key in found.sizes:
             continue
-        try:  # root may follow the link
+        try:  # root may follow the link; btrfs shows another device there than in maps
             name = f"/proc/{pid}/map_files/{first:x}-{last:x}"
             status = os.stat(name)  # noqa: PTH116 - no path
-            if status.st_nlink == 0:
-                found.sizes[key] = max(MIN_ENTRY_BYTES, status.st_blocks * _BLOCK)
         except OSError:
-            extents[key] = max(extents.get(key, 0), int(offset, 16) + last - first)
+            if key[0] in devices:
+                extents[key] = max(extents.get(key, 0), int(offset, 16) + last - first)
+            continue
+        _add_nameless(status, devices, found)
     for key, size in extents.items():  # as much as is mapped, but it may be larger
         found.sizes[key] = size
         found.is_all = False

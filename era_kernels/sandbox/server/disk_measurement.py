@@ -17,6 +17,9 @@ from era_kernels.sandbox.server.disk_session import (
 from era_kernels.sandbox.server.process_tree import ProcStat
 
 MAX_STOP_SECONDS = 0.5  # seconds after which it is measured although some do not stand still
+# Seconds after which a session that stands still goes on for so many: others wait for its answers.
+MAX_STILL_SECONDS = 2.0
+PAUSE_SECONDS = 0.2
 
 
 class DiskMeasurement:
@@ -40,19 +43,24 @@ class DiskMeasurement:
         """
         self.session = session
         self.is_still = is_still
+        self.is_pausing = False  # it goes on for a moment in the middle of its measurement
         self.is_for_reserve = breach is not None
         self.excess: str | None = None  # the cause of the end of the session
         self._find_processes = find_processes
         self._taken = taken
         self._breach = breach
         self._seconds = 0.0
+        self._still_until = 0.0  # `time.monotonic`
         self._steps = self._measure()
 
     def advance(self, budget: float) -> bool:
         """Measures for `budget` seconds; returns whether it has finished (blocking)."""
         began = time.monotonic()
         try:
-            return all(time.monotonic() - began <= budget for _ in self._steps)
+            for _ in self._steps:
+                if self.is_pausing or time.monotonic() - began > budget:
+                    return False
+            return True
         finally:
             self._seconds += time.monotonic() - began
 
@@ -65,20 +73,16 @@ class DiskMeasurement:
             self.session.stopped.forget()
 
     def _measure(self) -> Generator[None]:
-        # The init is the server's own: it goes on, and holds no files.
         processes = self._find_code()
         if self.is_still:
-            limit = time.monotonic() + MAX_STOP_SECONDS
-            while not self.session.stopped.stop(processes) and time.monotonic() < limit:
-                yield
-                processes = self._find_code()
+            processes = yield from self._stop()
         self.session.begin_measurement(self._taken())
         began = self._seconds
         nameless = NamelessFiles()
         pids = [one.pid for one in processes]
         workspace = self.session.quotas[0]
         for _ in nameless.find(pids, self.session.devices, workspace.max_bytes):
-            yield
+            yield from self._step()
         total, headroom = 0, workspace.max_bytes
         is_start = self.session.measured is None and self.session.growth.total < MIN_GROWTH
         for quota in self.session.quotas:
@@ -88,7 +92,7 @@ class DiskMeasurement:
                 size = found + (nameless.total if quota is workspace else 0)
                 if size > most:
                     break
-                yield
+                yield from self._step()
             if quota is workspace:
                 size = self.session.with_hidden(size, is_all=nameless.is_all)
             if is_start:
@@ -99,7 +103,33 @@ class DiskMeasurement:
             total, headroom = total + size, min(headroom, self.session.allowed(quota) - size)
         self._conclude(Measured(total, headroom, self._seconds - began))
 
+    def _step(self) -> Generator[None]:
+        """Ends a step; has the session go on for a moment when it has stood still for long."""
+        yield
+        if not self.is_still or time.monotonic() < self._still_until:
+            return
+        self.session.stopped.resume()
+        self.is_pausing = True
+        limit = time.monotonic() + PAUSE_SECONDS
+        while time.monotonic() < limit:
+            yield
+        self.is_pausing = False
+        yield from self._stop()
+
+    def _stop(self) -> Generator[None, None, list[ProcStat]]:
+        """Stops the processes of the session; returns those that were there in the end."""
+        began = time.monotonic()
+        self._still_until = began + MAX_STILL_SECONDS
+        processes = self._find_code()
+        while (
+            not self.session.stopped.stop(processes) and time.monotonic() < began + MAX_STOP_SECONDS
+        ):
+            yield
+            processes = self._find_code()
+        return processes
+
     def _find_code(self) -> list[ProcStat]:
+        # The init is the server's own: it goes on, and holds no files.
         return [one for one in self._find_processes() if one.pid != self.session.init]
 
     def _conclude(self, measured: Measured) -> None:

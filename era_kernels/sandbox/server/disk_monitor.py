@@ -1,8 +1,9 @@
 """Bounds what sessions take of the disk: follows how fast it goes, and measures who may be past.
 
 One thread looks at the disk some 20 to 40 times a second, which costs one system call. Only when
-the disk shrinks it looks at the sessions' processes, and only a session that may be past its bound
-by what it wrote is measured; it stands still meanwhile.
+the disk shrinks it looks at the sessions' processes (else it takes what the check of the other
+limits saw of them, once a second), and only a session that may be past its bound by what it wrote
+is measured; it stands still meanwhile.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 
@@ -22,6 +23,8 @@ from era_kernels.sandbox.server.disk_space import DiskSpace
 from era_kernels.sandbox.server.process_tree import ProcessTree, ProcStat
 
 log = logging.getLogger(__name__)
+
+_Seen = tuple[float, Mapping[int, Collection[ProcStat]]]  # when (`time.monotonic`), by init
 
 FASTEST = 0.005  # seconds between two looks at a disk that shrinks and is nearly full
 FAST, SLOW = 0.025, 0.05  # seconds between two looks at the disk, while it shrinks and at rest
@@ -49,6 +52,7 @@ class DiskMonitor:
         self._next_look = self._earliest_look = 0.0  # `time.monotonic`
         self._taken_at_look = 0
         self._gate = MIB  # bytes of the disk after which the sessions are looked at
+        self._seen: _Seen = (0.0, {})
         self._worker: _Worker | None = None
 
     def add(self, session: SessionDisk, on_exceeded: Callable[[str], None]) -> None:
@@ -66,6 +70,10 @@ class DiskMonitor:
             self._sessions.pop(session, None)
         if self._worker is not None:
             self._worker.wake()
+
+    def use_processes(self, by_init: Mapping[int, Collection[ProcStat]]) -> None:
+        """Takes what was just seen of all sessions' processes, which saves it a look of its own."""
+        self._seen = time.monotonic(), by_init
 
     async def aclose(self) -> None:
         """Stops the thread, closes all measurements; a second call is fine."""
@@ -89,8 +97,10 @@ class DiskMonitor:
             if not session.devices:
                 self._welcome(session)
         now = time.monotonic()
-        self.space.look()
+        taken = self.space.look()
         shrunk = self.space.taken - self._taken_at_look
+        if not shrunk and now < self._next_look and not self._measurements:
+            return SLOW
         is_near = self._reserve.is_near(self.space, sessions)
         gate = min(self._gate, MIN_GATE) if is_near else self._gate
         is_due = shrunk >= gate and now >= self._earliest_look
@@ -100,11 +110,11 @@ class DiskMonitor:
             self._next_look = ended + REST_LOOK
             self._earliest_look = ended + LOOK_FACTOR * (ended - now)
         self._advance(sessions)
-        if any(one.is_still for one in self._measurements.values()):
+        if any(one.is_still and not one.is_pausing for one in self._measurements.values()):
             return 0.0
-        if shrunk and is_near:
+        if taken and is_near:
             return FASTEST
-        return FAST if shrunk or self._measurements else SLOW
+        return FAST if taken >= MIN_GATE or self._measurements else SLOW
 
     def _welcome(self, session: SessionDisk) -> None:
         directories = [root for quota in session.quotas for root in quota.roots]
@@ -116,7 +126,7 @@ class DiskMonitor:
     def _look_at_sessions(self, sessions: Sequence[SessionDisk], shrunk: int, now: float) -> None:
         """Adds up what each may have written, and measures those that may be past a bound."""
         self._taken_at_look = self.space.taken
-        processes = self._process_tree.by_init([one.init for one in sessions])
+        processes = self._find_all({one.init for one in sessions}, may_be_old=not shrunk)
         written = {one: one.growth.read_written(processes[one.init]) for one in sessions}
         # Nobody says what he wrote whose parent does not wait for him, and who hides it.
         unexplained = max(0, shrunk - sum(one or 0 for one in written.values()))
@@ -131,6 +141,12 @@ class DiskMonitor:
         self._gate = max(
             MIB, min(MAX_GATE, *((one.max_growth - one.grown) // 4 for one in sessions))
         )
+
+    def _find_all(self, inits: set[int], *, may_be_old: bool) -> Mapping[int, Collection[ProcStat]]:
+        seen_at, seen = self._seen
+        if may_be_old and time.monotonic() - seen_at < REST_LOOK and inits <= seen.keys():
+            return seen
+        return self._process_tree.by_init(inits)
 
     def _judge(self, session: SessionDisk, now: float) -> None:
         """Begins to measure a session if that is due."""

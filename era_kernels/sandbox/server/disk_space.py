@@ -61,10 +61,15 @@ class DiskSpace:
                 self.file_systems.setdefault(device, FileSystem(device, parent))
         return frozenset(devices)
 
-    def look(self) -> None:
-        """Looks at all of them; forgets one whose directory is gone."""
+    def look(self) -> int:
+        """Looks at all of them; returns the bytes taken since the last look.
+
+        It forgets one whose directory is gone.
+        """
+        before = self.taken
         for device, one in tuple(self.file_systems.items()):
             try:
                 one.look()
             except OSError:
                 del self.file_systems[device]
+        return max(0, self.taken - before)

@@ -126,6 +126,7 @@ class LimitMonitor:
     def check_once(self, sandboxes: list[MonitoredSandbox]) -> list[tuple[MonitoredSandbox, str]]:
         """Returns the sandboxes that exceed a limit, with messages (blocking)."""
         by_init = self._process_tree.by_init([one.pid for one in sandboxes])
+        self._disk_monitor.use_processes(by_init)
         found = ((one, one.find_excess(by_init[one.pid])) for one in sandboxes)
         return [(one, why) for one, why in found if why is not None]
 

@@ -91,7 +91,7 @@ def error_of(head: JsonObject, limits: D1Limits, max_size: int) -> EraError:
         return _too_large_error(outcome, limits)
     if outcome == Outcome.DATABASE_FULL:
         return _full_error(limits, max_size)
-    if outcome == Outcome.DISK_FULL:
+    if outcome in (Outcome.DISK_FULL, Outcome.DISK_RESERVED):
         return InsufficientStorage(
             "There is no room left where the server stores its data.",
             hint="Free disk space; nothing needs to be restarted.",

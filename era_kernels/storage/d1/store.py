@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from era_kernels.concurrency.background import BackgroundTasks
-from era_kernels.errors import EraError, StorageFailed, TooLarge
+from era_kernels.errors import EraError, InsufficientStorage, StorageFailed, TooLarge
 from era_kernels.json_codec import dumps_async
 from era_kernels.json_incremental import LARGE_BYTES
 from era_kernels.models import StorageQuotas
 from era_kernels.models.storage import NAMESPACE_PATTERN
+from era_kernels.storage.ballast import always_room
 from era_kernels.storage.d1.replies import (
     D1Limits,
     D1Result,
@@ -74,8 +75,14 @@ class D1Store:
         limits: D1Limits | None = None,
         quotas: StorageQuotas | None = None,
         workers: int = WORKERS,
+        check_room: Callable[[], None] = always_room,
     ) -> None:
-        """Keeps the files in `directory`, made when it is needed, and their index in era.db."""
+        """Keeps the files in `directory`, made when it is needed, and their index in era.db.
+
+        `check_room` raises InsufficientStorage when nothing new is to be stored: then databases are
+        only read, and made emptier by DELETE and DROP.
+        """
+        self._check_room = check_room
         self._database = database
         self._directory = directory
         self._limits = limits or D1Limits()
@@ -156,6 +163,7 @@ class D1Store:
     async def _write(
         self, namespace: str, statements: Sequence[D1Statement], size: int
     ) -> list[D1Result]:
+        shortage = self._find_shortage(namespace)
         await self._make_directory()
         max_size = self._limits.max_database
         if self._quotas != StorageQuotas():
@@ -164,9 +172,14 @@ class D1Store:
                 partial(allowed_size, namespace, self._quotas, real_sizes)
             )
             max_size = max_size if left is None else min(max_size, left)
-        request = await self._request("exec", namespace, statements, max_size, size)
+        request = await self._request(
+            "exec", namespace, statements, max_size, size, may_grow=shortage is None
+        )
         job = Job(namespace, True, request, self._limits.timeout)
-        reply = await self._run(job, max_size)
+        try:
+            reply = await self._run(job, max_size)
+        except InsufficientStorage as error:
+            raise shortage or error from None
         results = results_of(reply)
         changed, tables = reply.head["changed_tables"], reply.head.get("tables")
         is_counted = False
@@ -177,6 +190,16 @@ class D1Store:
         if changed and not is_counted:
             self._note_change(namespace, reply.head["size"], changed)
         return results
+
+    def _find_shortage(self, namespace: str) -> InsufficientStorage | None:
+        """Returns why a database must not grow; raises it where that would be a new one."""
+        try:
+            self._check_room()
+        except InsufficientStorage as shortage:
+            if not self._path(namespace).exists():
+                raise
+            return shortage
+        return None
 
     async def _make_directory(self) -> None:
         if not self._directory.exists():
@@ -189,6 +212,8 @@ class D1Store:
         statements: Sequence[D1Statement],
         max_size: int,
         size: int,
+        *,
+        may_grow: bool = True,
     ) -> bytes:
         for statement in statements:
             if len(statement.sql) > MAX_SQL or len(statement.sql.encode()) > MAX_SQL:
@@ -201,6 +226,7 @@ class D1Store:
             "max_rows": self._limits.max_rows,
             "max_result": self._limits.max_result,
             "max_size": max_size,
+            "may_grow": may_grow,
         }
         return await dumps_async(value, size) if size > LARGE_BYTES else _encode(value)
 

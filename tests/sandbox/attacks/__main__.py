@@ -1,6 +1,7 @@
 """Runs every attack in isolated sandboxes; prints one line of JSON each.
 
-`python -m tests.sandbox.attacks TIER`, as whatever user; needs nothing but the standard library.
+`python -m tests.sandbox.attacks TIER [ATTACK …]`, as whatever user; needs nothing but the standard
+library. With names, only these are run (of those that share a sandbox, all of its module).
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -85,7 +86,7 @@ def attacks() -> dict[str, str]:
     return {n: (f.__doc__ or "").strip() for m in modules for n, f in attacks_of(m).items()}
 
 
-async def main(tier: int) -> None:
+async def main(tier: int, names: Collection[str]) -> None:
     with tempfile.TemporaryDirectory(prefix="era-", dir="/tmp") as name:
         base = Path(name)
         if os.geteuid() == 0:
@@ -106,12 +107,14 @@ async def main(tier: int) -> None:
                     "shares_uid": profile.shares_uid,
                 }
                 print(json.dumps(tier_line), flush=True)
-                await all_attacks(sandboxes, base, host)
+                await run_all(sandboxes, base, host, names or attacks())
             finally:
                 await sandboxes.aclose()
 
 
-async def all_attacks(sandboxes: Sandboxes, base: Path, host: dict[str, Any]) -> None:
+async def run_all(
+    sandboxes: Sandboxes, base: Path, host: dict[str, Any], names: Collection[str]
+) -> None:
     neighbour = await open_sandbox(sandboxes, base / "n")
     victim = await neighbour.spawn(program(neighbour, NEIGHBOUR))
     async with asyncio.timeout(30):
@@ -136,14 +139,18 @@ async def all_attacks(sandboxes: Sandboxes, base: Path, host: dict[str, Any]) ->
         "neighbour_cmdline": Path(f"/proc/{pid}/cmdline").read_text(),
     }
     for module in SHARED_MODULES:
-        await run_attacks(sandboxes, base / module, module, None, host)
-    await run_attacks(sandboxes, base / "everybody", "processes", SEPARATE_ATTACK, host)
-    reached = b"reached" in victim.stdout.tail() or not victim.is_running
-    print(json.dumps({"attack": SEPARATE_ATTACK, "through": reached, "by": "nobody heard"}))
+        if not attacks_of(load(module)).keys().isdisjoint(names):
+            await run_attacks(sandboxes, base / module, module, None, host)
+    if SEPARATE_ATTACK in names:
+        await run_attacks(sandboxes, base / "everybody", "processes", SEPARATE_ATTACK, host)
+        reached = b"reached" in victim.stdout.tail() or not victim.is_running
+        print(json.dumps({"attack": SEPARATE_ATTACK, "through": reached, "by": "nobody heard"}))
     for attack in attacks_of(load(SEPARATE_MODULE)):
-        await run_attacks(sandboxes, base / attack, SEPARATE_MODULE, attack, host)
+        if attack in names:
+            await run_attacks(sandboxes, base / attack, SEPARATE_MODULE, attack, host)
     for attack in attacks_of(load(END_MODULE)):
-        await run_end(sandboxes, base / attack, attack)
+        if attack in names:
+            await run_end(sandboxes, base / attack, attack)
 
 
 def channel_path(sandbox: Sandbox) -> Path:
@@ -306,4 +313,4 @@ def echo(end: socket.socket) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(int(sys.argv[1])))
+    asyncio.run(main(int(sys.argv[1]), sys.argv[2:]))

@@ -110,6 +110,20 @@ def test_in_flight(kind: int, tmp_path: Path) -> None:
         os.close(descriptor)
 
 
+def test_in_flight_to_nobody(tmp_path: Path) -> None:
+    """They are known of in a connection, too, that nobody accepts and whose other end is gone."""
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "s"))
+        listener.listen()
+        assert find(tmp_path).is_all
+        descriptor = unlinked(tmp_path)
+        with socket.socket(socket.AF_UNIX) as sender:
+            sender.connect(str(tmp_path / "s"))
+            socket.send_fds(sender, [b"x"], [descriptor])
+        os.close(descriptor)
+        assert not find(tmp_path).is_all
+
+
 def test_what_has_a_name(tmp_path: Path) -> None:
     """It is found in its directory; so is memory elsewhere."""
     (tmp_path / "x (deleted)").write_bytes(bytes(MIB))

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
 from pathlib import Path
 
 import pytest
 
-from era_kernels.sandbox.server import disk_session
+from era_kernels.sandbox.server import disk_measurement, disk_session
 from era_kernels.sandbox.server.disk_measurement import DiskMeasurement
 from era_kernels.sandbox.server.disk_reserve import ReserveBreach
 from era_kernels.sandbox.server.disk_session import (
@@ -18,7 +19,7 @@ from era_kernels.sandbox.server.disk_session import (
     SessionDisk,
     workspace_quotas,
 )
-from era_kernels.sandbox.server.process_tree import ProcStat
+from era_kernels.sandbox.server.process_tree import ProcStat, read_stat
 from tests.sandbox.sandboxes import count_descriptors
 
 FULL = ReserveBreach("the disk is full", min_growth=MIB // 8)
@@ -113,3 +114,31 @@ def test_it_is_given_up(tmp_path: Path) -> None:
     assert count_descriptors(os.getpid()) > before
     measurement.close()
     assert count_descriptors(os.getpid()) == before
+
+
+def state_of(pid: int) -> str:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0]
+
+
+def test_nobody_stands_still_for_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the middle of a long measurement the session goes on for moments, and after it."""
+    monkeypatch.setattr(disk_measurement, "MAX_STILL_SECONDS", 0.01)
+    monkeypatch.setattr(disk_measurement, "PAUSE_SECONDS", 0.05)
+    for number in range(3000):
+        (tmp_path / str(number)).touch()
+    states: set[tuple[bool, bool]] = set()
+    with subprocess.Popen(["sleep", "600"]) as process:
+        try:
+            own = read_stat(process.pid)
+            assert own is not None
+            session = SessionDisk(1, workspace_quotas(tmp_path, (), 64 * MIB))
+            measurement = DiskMeasurement(session, lambda: [own], lambda: 0, is_still=True)
+            while not measurement.advance(0):
+                states.add((measurement.is_pausing, state_of(process.pid) == "T"))
+            assert {(False, True), (True, False)} <= states
+            assert (True, True) not in states
+            measurement.close()
+            assert measurement.excess is None
+            assert state_of(process.pid) != "T"
+        finally:
+            process.kill()

@@ -56,6 +56,10 @@ _CHANGES: dict[int, int] = {
     sqlite3.SQLITE_REINDEX: 0,
     sqlite3.SQLITE_ANALYZE: 0,
 }
+_GROWTHS = _CHANGES.keys() - {
+    sqlite3.SQLITE_DELETE, sqlite3.SQLITE_DROP_TABLE, sqlite3.SQLITE_DROP_INDEX,
+    sqlite3.SQLITE_DROP_TRIGGER, sqlite3.SQLITE_DROP_VIEW, sqlite3.SQLITE_DROP_VTABLE,
+}  # fmt: skip
 # First words of statements that only read, but for data changes after WITH and EXPLAIN.
 _READING_KEYWORDS = frozenset({"SELECT", "VALUES", "WITH", "PRAGMA", "EXPLAIN"})
 _READS = frozenset({
@@ -78,7 +82,9 @@ _DENIED = {
 
 
 class Authorizer:
-    """Allows what is listed and denies all else; `refusal` says why, `is_write` whether by a write.
+    """Allows what is listed and denies all else; `refusal` says why.
+
+    `is_write` says whether it was for a write, `is_growth` whether for one that takes room.
 
     Virtual tables change their shadow tables by statements of their own, while a statement runs.
     So a statement is checked before (`is_checking`), and only then it runs.
@@ -92,6 +98,8 @@ class Authorizer:
         self.keyword = ""
         self.refusal = ""
         self.is_write = False
+        self.may_grow = True  # False where the disk has no room for more
+        self.is_growth = False
         self.changed_tables: set[str] = set()
         self._denied_tables = frozenset(
             name for name in modules if name not in ALLOWED_TABLE_FUNCTIONS
@@ -104,6 +112,7 @@ class Authorizer:
         self.is_trusted = False
         self.refusal = ""
         self.is_write = False
+        self.is_growth = False
 
     def __call__(
         self,
@@ -164,6 +173,15 @@ class Authorizer:
                 return None
             self.is_write = True
             return "a query only reads"
+        # What DROP and virtual tables write to tables of their own gives room back.
+        if (
+            not self.may_grow
+            and action in _GROWTHS
+            and self.keyword not in ("DROP", "EXPLAIN")
+            and not is_shadow
+        ):
+            self.is_growth = True
+            return "the disk has no room for more"
         if action in (sqlite3.SQLITE_ANALYZE, sqlite3.SQLITE_REINDEX):
             return None
         if is_shadow and (self.is_checking or source is not None):

@@ -121,6 +121,7 @@ class Worker:
         database = self._databases.get(request["path"], is_read_only=False)
         budget, results = _budget(request), []
         database.limit_size(request["max_size"])
+        database.authorizer.may_grow = request["may_grow"]
         database.authorizer.changed_tables.clear()
         database.own("BEGIN IMMEDIATE")
         try:

@@ -22,6 +22,7 @@ class Outcome(StrEnum):
     RESULT_TOO_LARGE = "result_too_large"
     DATABASE_FULL = "database_full"
     DISK_FULL = "disk_full"
+    DISK_RESERVED = "disk_reserved"  # what room is left is not for this
     OUT_OF_MEMORY = "out_of_memory"
     BUSY = "busy"
     FAILED = "failed"

@@ -146,6 +146,8 @@ def _to_failure(error: Exception, database: OpenDatabase) -> RequestFailed:
     if isinstance(error, MemoryError):
         return RequestFailed(Outcome.OUT_OF_MEMORY)
     authorizer = database.authorizer
+    if authorizer.is_growth:
+        return RequestFailed(Outcome.DISK_RESERVED, str(error), authorizer.refusal)
     if authorizer.refusal:
         outcome = Outcome.READ_ONLY if authorizer.is_write else Outcome.SQL_ERROR
         return RequestFailed(outcome, str(error), authorizer.refusal)

@@ -1,0 +1,101 @@
+"""Measures what others notice of sessions that fill the disk, and the server on the full disk.
+
+`python -m benchmarks.disk_bursts` prints some lines. The disk is a small tmpfs that it mounts.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+from benchmarks.starvation import p95_of_runs
+from benchmarks.table import ms
+from tests.client import Client, SessionClient
+from tests.server_process import Launcher
+from tests.storage.stores import small_disk
+from tests.system.test_disk_reserve import BURST, fill
+
+DISK = "1G"
+RUNS = 100
+# Takes no more of the disk, but what it writes has it measured again and again.
+OVERWRITING = """
+data = b"x" * (1 << 20)
+with open("f", "wb", buffering=0) as file:
+    while True:
+        file.seek(0)
+        for _ in range(32): file.write(data)
+"""
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory(dir="/tmp") as name, small_disk(Path(name), DISK) as disk:
+        launcher = Launcher(disk)
+        try:
+            _measure_bystander(launcher)
+            _measure_full_disk(launcher)
+        finally:
+            launcher.stop_all()
+
+
+def _measure_bystander(launcher: Launcher) -> None:
+    server = launcher.start("--session-workspace", "128M", "--disk-reserve", "256M")
+    with closing(Client(server.base_url)) as client:
+        bystander = client.session("python")
+        bystander.run("1")
+        idle = p95_of_runs(bystander, RUNS)
+        for what, code in (("bursts", BURST), ("overwriting", OVERWRITING)):
+            with _culprits(client, code) as deletions:
+                busy = p95_of_runs(bystander, RUNS)
+            print(
+                f"/run of a bystander, p95: idle {ms(idle)}, beside {what} {ms(busy)} "
+                f"({busy / idle:.1f} times); slowest DELETE of {len(deletions)}: "
+                f"{ms(max(deletions))}"
+            )
+    server.stop()
+
+
+@contextmanager
+def _culprits(client: Client, code: str) -> Iterator[list[float]]:
+    """Runs the code in one session after the other; gives the seconds that each DELETE took."""
+    deletions: list[float] = []
+    is_over = threading.Event()
+
+    def repeat() -> None:
+        while not is_over.is_set():
+            culprit = client.session("python")
+            culprit.run(code, timeout=2)
+            deletions.append(_seconds(culprit.delete))
+
+    thread = threading.Thread(target=repeat)
+    thread.start()
+    try:
+        yield deletions
+    finally:
+        is_over.set()
+        thread.join()
+
+
+def _measure_full_disk(launcher: Launcher) -> None:
+    server = launcher.start()
+    with closing(Client(server.base_url)) as client:
+        session: SessionClient = client.session("python")
+        session.run("1")
+        fill(launcher.data_dir)
+        deletion = _seconds(session.delete)
+    stop = _seconds(server.stop)
+    start = _seconds(launcher.start)
+    print(f"not a byte left: DELETE {ms(deletion)}, stop {ms(stop)}, start {ms(start)}")
+
+
+def _seconds(do: Callable[[], object]) -> float:
+    began = time.monotonic()
+    do()
+    return time.monotonic() - began
+
+
+if __name__ == "__main__":
+    main()
