@@ -13,7 +13,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from era_kernels import json_incremental
-from era_kernels.json_incremental import CHUNK_CHARS, estimate_size, iterencode, iterparse
+from era_kernels.json_incremental import (
+    CHUNK_CHARS,
+    LONG_TEXT_BYTES,
+    LongText,
+    estimate_size,
+    iterencode,
+    iterparse,
+    iterparse_strictly,
+)
 
 scalars = st.one_of(
     st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False, allow_infinity=False),
@@ -180,3 +188,38 @@ def test_estimate_size() -> None:
     for value in BIG.values():
         assert value is None or estimate_size({"data": [value]}) > json_incremental.LARGE_BYTES
     assert time.thread_time() - before < 0.1
+
+
+LONG = "x" * LONG_TEXT_BYTES
+
+
+@pytest.mark.parametrize(
+    "text",
+    [LONG, LONG + "\U0001f600", "\U0001f600" + LONG, "\u20ac\n" * LONG_TEXT_BYTES, "\ud800" + LONG],
+    ids=["ascii", "emoji at the end", "emoji at the begin", "escapes", "half a pair"],
+)
+@pytest.mark.parametrize("ascii_only", [True, False])
+def test_long_texts_are_kept_as_utf_8(text: str, ascii_only: bool) -> None:
+    """Anywhere in the value; they are written as strings are."""
+    data = json.dumps({"a": [text]}, ensure_ascii=ascii_only).encode("utf-8", "replace")
+    valid = text.replace("\ud800", "\ufffd" if ascii_only else "?")
+    parsed = read(data)
+    [found] = parsed["a"]
+    assert isinstance(found, LongText)
+    assert found == valid
+    assert len(found) == len(valid.encode())
+    written = b"".join(iterencode(parsed))
+    assert written == json.dumps({"a": [valid]}, ensure_ascii=False, separators=(",", ":")).encode()
+    assert estimate_size(parsed) > LONG_TEXT_BYTES
+    assert max(map(len, iterencode(parsed))) <= 12 * CHUNK_CHARS
+
+
+def test_what_is_no_long_text() -> None:
+    """Escapes that stand for little, names, and bodies, which are bounded."""
+    assert type(read(json.dumps("\x7f\x00" * (LONG_TEXT_BYTES // 6)).encode())) is str
+    assert read(json.dumps({LONG: 1}).encode()) == {LONG: 1}
+    steps = iterparse_strictly(json.dumps([LONG]).encode(), 10, 10)
+    with pytest.raises(StopIteration) as stop:
+        while True:
+            next(steps)
+    assert stop.value.value == [LONG]

@@ -6,6 +6,7 @@ also in a thread: an image of 50 MB or a list of a million items stops the serve
 
 from era_kernels.json_incremental.encoding import iterencode
 from era_kernels.json_incremental.freeing import free_in_steps
+from era_kernels.json_incremental.long_text import LONG_TEXT_BYTES, LongText
 from era_kernels.json_incremental.parsing import JsonBytes, SanitizedDict, iterparse
 from era_kernels.json_incremental.sizes import (
     CHUNK_CHARS,
@@ -18,8 +19,10 @@ from era_kernels.json_incremental.strict import iterparse_strictly
 __all__ = [
     "CHUNK_CHARS",
     "LARGE_BYTES",
+    "LONG_TEXT_BYTES",
     "VALUE_OVERHEAD_BYTES",
     "JsonBytes",
+    "LongText",
     "SanitizedDict",
     "estimate_size",
     "free_in_steps",

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+from era_kernels.json_incremental.long_text import LongText
 from era_kernels.json_incremental.sizes import CHUNK_CHARS, VALUE_OVERHEAD_BYTES, estimate_size
 
 ITEMS_PER_BATCH = 128  # items of an array in a batch
@@ -57,6 +58,11 @@ def _texts(value: Any) -> Iterator[str]:
                 yield ","
             yield from _item_texts(value[start : start + ITEMS_PER_BATCH])
         yield "]"
+    elif isinstance(value, LongText):
+        yield '"'
+        for text in value.texts():
+            yield _encoder.encode(text)[1:-1]
+        yield '"'
     else:
         yield _scalar_text(value)
 

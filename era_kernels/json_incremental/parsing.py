@@ -8,6 +8,7 @@ from itertools import accumulate
 from typing import Any, NoReturn
 
 from era_kernels.concurrency.cooperative import Stepwise
+from era_kernels.json_incremental.long_text import LONG_TEXT_BYTES, LongText
 from era_kernels.json_incremental.sizes import CHUNK_CHARS
 
 JsonBytes = bytes | bytearray
@@ -47,8 +48,8 @@ def iterparse(data: JsonBytes, max_values: int, max_depth: int) -> Stepwise[Any]
     """Parses a JSON text in steps; the objects in the result are of type `SanitizedDict`.
 
     Bytes that are not UTF-8, and halves of surrogate pairs, become U+FFFD; NaN and the infinities
-    become null. Raises ValueError for malformed JSON, more than `max_values` values and more than
-    `max_depth` levels.
+    become null. A text of LONG_TEXT_BYTES that is no name becomes a `LongText`. Raises ValueError
+    for malformed JSON, more than `max_values` values and more than `max_depth` levels.
     """
     return Parser(data, max_values, max_depth).parse()
 
@@ -60,6 +61,7 @@ class Parser:
     """
 
     decoder = json.JSONDecoder(parse_constant=lambda _: None)
+    keeps_long_texts = True  # as `LongText`
 
     def __init__(self, data: JsonBytes, max_values: int, max_depth: int) -> None:
         self.data = data
@@ -145,7 +147,7 @@ class Parser:
             yield from self._skip_space()
         if self.data[self.position : self.position + 1] != b'"':
             self.fail("Expecting property name enclosed in double quotes")
-        self._key = yield from self._parse_string()
+        self._key = str((yield from self._parse_string()))
         yield from self._skip_space()
         if self.data[self.position : self.position + 1] != b":":
             self.fail("Expecting ':' delimiter")
@@ -213,7 +215,7 @@ class Parser:
         self.position += len(batch)
         return True
 
-    def _parse_string(self) -> Stepwise[str]:
+    def _parse_string(self) -> Stepwise[str | LongText]:
         short = _STRING.match(self.data, self.position)
         if short is not None:
             text = self.decode_text(short[1])
@@ -225,8 +227,24 @@ class Parser:
         while self.data[self.position : self.position + 1] != b'"':
             found.append(self._parse_string_part(begin))
             yield
+            if self.keeps_long_texts and self.position - begin > LONG_TEXT_BYTES:
+                return (yield from self._parse_long_string(begin, found))
         self.position += 1
         return "".join(found)
+
+    def _parse_long_string(self, begin: int, found: list[str]) -> Stepwise[str | LongText]:
+        """Parses the rest of a string, of which some was found; escapes may have made it short."""
+        pieces: list[bytes] = []
+        for text in found:
+            pieces.append(text.encode())
+            yield
+        found.clear()
+        while self.data[self.position : self.position + 1] != b'"':
+            pieces.append(self._parse_string_part(begin).encode())
+            yield
+        self.position += 1
+        whole = LongText(pieces)
+        return whole if len(whole) >= LONG_TEXT_BYTES else str(whole)
 
     def _parse_string_part(self, begin: int) -> str:
         """Parses the next characters of a string, which begins at that position."""

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+from era_kernels.json_incremental.long_text import LongText
+
 LARGE_BYTES = 256 * 1024  # bytes from which a value is large
 VALUE_OVERHEAD_BYTES = 128  # bytes that stand for the cost of a value beside its text
 CHUNK_CHARS = 32 * 1024  # characters of a string in one step
 
 _CONTAINERS = (dict, list, tuple)
+_TEXTS = (str, LongText)
 
 
 def estimate_size(
@@ -22,7 +25,7 @@ def estimate_size(
     total, level = 0, [value]
     while level:
         total += len(level) * overhead
-        total += sum([len(item) for item in level if isinstance(item, str)])
+        total += sum([len(item) for item in level if isinstance(item, _TEXTS)])
         inner = [item for item in level if isinstance(item, _CONTAINERS) and item]
         inner_size = sum(map(len, inner)) * overhead
         if total + inner_size > max_size:

@@ -113,6 +113,7 @@ class _StrictParser(Parser):
     """Parses a body by the rules of `json_codec.loads_object`."""
 
     decoder = json.JSONDecoder(parse_constant=_refuse, parse_float=_parse_finite)
+    keeps_long_texts = False
     parse_integer: Callable[[str], Any] = staticmethod(int)
     parse_float: Callable[[str], Any] = staticmethod(parse_finite_float)
     max_values = max_depth = 0

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from era_kernels.json_incremental import SanitizedDict
+from era_kernels.json_incremental import LongText, SanitizedDict
 from era_kernels.models import (
     ClearOutput,
     Display,
@@ -229,6 +229,8 @@ _PARSERS: dict[str, Callable[[JsonObject], Output]] = {
 
 
 def _require_string(value: Any) -> str:
+    if isinstance(value, LongText):
+        return str(value)
     if not isinstance(value, str):
         raise _WrongShape
     return value

@@ -176,18 +176,23 @@ class LineReader:
 
         Raises OSError.
         """
-        size = CHUNK_BYTES
-        while True:
-            data = os.pread(self._open(), min(size, end - self._offset), self._offset)
-            stop = data.rfind(b"\n") + 1
-            if stop:
-                self._offset += stop
-                if data.find(b"\n") == stop - 1:  # one line, which may be long
-                    return [data[:stop]]
-                return [line + b"\n" for line in data[: stop - 1].split(b"\n")]
-            if len(data) < size:
-                return []
-            size *= 2  # a line that is longer than a chunk
+        data = os.pread(self._open(), min(CHUNK_BYTES, end - self._offset), self._offset)
+        stop = data.rfind(b"\n") + 1
+        if not stop and len(data) == CHUNK_BYTES:  # a long line, of which only one copy is made
+            stop = self._line_size(end)
+            data = os.pread(self._file, stop, self._offset)
+        self._offset += stop
+        if not stop or data.find(b"\n") == stop - 1:  # none, or one line
+            return [data[:stop]] if stop else []
+        return [line + b"\n" for line in data[: stop - 1].split(b"\n")]
+
+    def _line_size(self, end: int) -> int:
+        """Returns the bytes of the next line; 0 when it does not end before the offset `end`."""
+        for start in range(self._offset, end, CHUNK_BYTES):
+            found = os.pread(self._file, min(CHUNK_BYTES, end - start), start).find(b"\n")
+            if found >= 0:
+                return start + found + 1 - self._offset
+        return 0
 
     def file_size(self) -> int:
         """Returns the bytes of the file. Raises OSError."""

@@ -1,0 +1,34 @@
+"""Keeps a text of many megabytes as UTF-8: one emoji makes a string take four bytes a character."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+LONG_TEXT_BYTES = 4 * 1024 * 1024  # bytes from which a parsed text is kept so
+
+
+class LongText:
+    """A text in pieces of UTF-8, each of whole characters; stands in the place of a string."""
+
+    __slots__ = ("_pieces", "_size")
+
+    def __init__(self, pieces: list[bytes]) -> None:
+        self._pieces = pieces
+        self._size = sum(map(len, pieces))
+
+    def __len__(self) -> int:
+        """The bytes of the text."""
+        return self._size
+
+    def __str__(self) -> str:
+        """The whole text as a string, which may take four times as much."""
+        return b"".join(self._pieces).decode()
+
+    def __eq__(self, other: object) -> bool:
+        return str(self) == str(other) if isinstance(other, str | LongText) else NotImplemented
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def texts(self) -> Iterator[str]:
+        """Yields the pieces as strings."""
+        return map(bytes.decode, self._pieces)
