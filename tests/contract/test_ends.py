@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -420,6 +421,9 @@ def test_end_of_the_server(launcher: Launcher, how: str) -> None:
     request = {"code": code, "background": True}
     started = client.http.post(f"{session.path}/run", json=request).json()
     wait_for_file(session)
+    path = f"{session.path}/executions/{started['execution_id']}"
+    while not client.http.get(path).json()["stderr"]:  # what was seen is written
+        time.sleep(0.01)
     server.kill() if how == "kill" else server.stop()
     client.close()
     client = Client(launcher.start().base_url)

@@ -10,7 +10,6 @@ from era_kernels.sandbox.server.disk_files import NamelessFiles
 from era_kernels.sandbox.server.disk_reserve import ReserveBreach
 from era_kernels.sandbox.server.disk_session import (
     MAX_EXCESS_AT_START,
-    MIN_GROWTH,
     Measured,
     SessionDisk,
 )
@@ -83,8 +82,8 @@ class DiskMeasurement:
         workspace = self.session.quotas[0]
         for _ in nameless.find(pids, self.session.devices, workspace.max_bytes):
             yield from self._step()
-        total, headroom = 0, workspace.max_bytes
-        is_start = self.session.measured is None and self.session.growth.total < MIN_GROWTH
+        total, headroom = 0, self.session.allowed(workspace)
+        is_start = self.session.measured is None and self.session.hardly_wrote
         for quota in self.session.quotas:
             most = self.session.allowed(quota) + is_start * MAX_EXCESS_AT_START
             size = nameless.total if quota is workspace else 0

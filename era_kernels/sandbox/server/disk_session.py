@@ -81,6 +81,11 @@ class DiskGrowth:
         self._written = max(written[0], before[0]), max(written[1], before[1])
         return max(self._written[0] - before[0], self._written[1] - before[1])
 
+    @property
+    def written(self) -> int:
+        """The bytes that the processes wrote, as `read_written` counts them."""
+        return max(self._written)
+
     def add(self, size: int, now: float) -> None:
         """Adds what may have been written until `now` (`time.monotonic`)."""
         self.total += size
@@ -126,8 +131,13 @@ class SessionDisk:
         What they had at the start is no excess while the session hardly writes: so code can remove
         files of a session that begins with more than it may have.
         """
-        at_start = self._at_start.get(quota.name, 0) if self.growth.total < MIN_GROWTH else 0
+        at_start = self._at_start.get(quota.name, 0) if self.hardly_wrote else 0
         return max(quota.max_bytes + TOLERANCE, at_start)
+
+    @property
+    def hardly_wrote(self) -> bool:
+        """True while its processes together have written less than MIN_GROWTH, wherever to."""
+        return self.growth.written < MIN_GROWTH
 
     def note_start(self, quota: DiskQuota, size: int) -> None:
         """Notes what a quota's directories had before any code ran."""

@@ -123,7 +123,7 @@ while True:
     for pid in range(seen + 1, seen + 3):
         try:
             os.kill(pid, signal.SIGSTOP)
-        except ProcessLookupError:
+        except (ProcessLookupError, PermissionError):  # not yet there, or not yet with this uid
             continue
         print(pid, flush=True)
         seen = pid
