@@ -23,10 +23,10 @@ def main() -> None:
         with closing(Client(server.base_url)) as client:
             bystander = client.session("python")
             bystander.run("1")
-            idle = _p95(bystander)
+            idle = p95(bystander)
             culprit = client.session("python")
             culprit.run(STUBBORN.replace("(spin, 40)", "(spin, 200)"), timeout=60)
-            starved = _p95(bystander)
+            starved = p95(bystander)
             began = time.monotonic()
             culprit.delete()
             deletion = time.monotonic() - began
@@ -36,7 +36,7 @@ def main() -> None:
             )
 
 
-def _p95(session: SessionClient) -> float:
+def p95(session: SessionClient) -> float:
     """Returns the seconds within which 95 of 100 runs are answered."""
     times = []
     for _ in range(RUNS):
