@@ -213,13 +213,13 @@ class SessionService:
             return await self._context.store.delete(session_id, directory)
 
     async def _remove_files(self, session: Session) -> None:
-        """Ends a session whose row is still there, and removes its files."""
+        """Ends a session whose row is still there, and empties its directory."""
         live = self._live.get(session.id)
         if live is not None and live.session.directory == session.directory:
             await live.end(EndReason.DELETED, session_not_found(session.id))
             self._pop_live(session)
         self._context.logs.close(session.directory)
-        await self._context.workspaces.remove(session.directory)
+        await self._context.workspaces.empty(session.directory)
 
     async def delete_all(self) -> list[str]:
         """Deletes every session; returns their ids."""

@@ -135,6 +135,10 @@ class Workspaces:
         """
         await self._tree_threads.run(self._remove, directory)
 
+    async def empty(self, directory: str) -> None:
+        """Removes all that a session has, and makes its directory anew; as `remove` else."""
+        await self._tree_threads.run(self._empty, directory)
+
     async def copy(
         self, source: str, target: str, data: JsonObject, is_cancelled: Callable[[], bool]
     ) -> Snapshot:
@@ -237,6 +241,11 @@ class Workspaces:
             except FileNotFoundError:
                 return
             remove_tree(sessions, trash)
+
+    def _empty(self, directory: str) -> None:
+        self._remove(directory)
+        self.unfinished.create(directory, SUBDIRECTORIES)
+        self.unfinished.unmark(directory)
 
     def _reconcile(self, known: set[str], deleted: Collection[str]) -> None:
         found = set(os.listdir(self._sessions))  # noqa: PTH208 - names, not paths
