@@ -29,6 +29,8 @@ with open("f", "wb", buffering=0) as file:
         file.seek(0)
         for _ in range(32): file.write(data)
 """
+# The first takes nothing but a processor.
+PROGRAMS = {"computing": "while True: pass", "bursts": BURST, "overwriting": OVERWRITING}
 
 
 def main() -> None:
@@ -47,7 +49,7 @@ def _measure_bystander(launcher: Launcher) -> None:
         bystander = client.session("python")
         bystander.run("1")
         idle = p95_of_runs(bystander, RUNS)
-        for what, code in (("bursts", BURST), ("overwriting", OVERWRITING)):
+        for what, code in PROGRAMS.items():
             with _culprits(client, code) as deletions:
                 busy = p95_of_runs(bystander, RUNS)
             print(

@@ -166,7 +166,7 @@ async def _open_stores(
     room = DiskRoom(directory.path, settings.disk_reserve)
     await room.open()
     stack.push_async_callback(room.aclose)
-    database = await open_database(directory, metrics.transaction_ended)
+    database = await open_database(directory, metrics.transaction_ended, room.adjust)
     stack.push_async_callback(database.aclose)
     # After the database: a directory that has a secret and no database has lost it.
     secret = await asyncio.to_thread(load_or_create_secret, directory.secret)

@@ -10,7 +10,7 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import TypeVar
 
-from era_kernels.errors import StartError, StorageFailed
+from era_kernels.errors import InsufficientStorage, StartError, StorageFailed
 from era_kernels.storage import sqlite_utils_import
 from era_kernels.storage.error_mapping import FOREIGN_ERRORS, full_disk_error
 from era_kernels.storage.group_commit import GroupCommitWriter, TransactionReport
@@ -38,21 +38,28 @@ class Database:
         identity: tuple[int, int],
         writer: GroupCommitWriter,
         readers: list[sqlite3.Connection],
+        make_room: Callable[[], None] | None = None,
     ) -> None:
         self._path = path
         self._identity = identity
         self._writer = writer
+        self._make_room = make_room
         self._readers = readers
         self._idle_readers = list(readers)
         self._threads = StorageThreads("reader", len(readers))
 
     @classmethod
     async def open(
-        cls, path: Path, migrations: Migrations, on_transaction: TransactionReport = ignore_report
+        cls,
+        path: Path,
+        migrations: Migrations,
+        on_transaction: TransactionReport = ignore_report,
+        make_room: Callable[[], None] | None = None,
     ) -> Database:
         """Opens the file, and makes or migrates it where needed.
 
-        `on_transaction` is called for every transaction, as `GroupCommitWriter` says. Raises
+        `on_transaction` is called for every transaction, as `GroupCommitWriter` says; `make_room`
+        (blocking) when the disk is full, before a write is tried once more. Raises
         StartError for a file that is not this server's, or a newer version's.
         """
         try:
@@ -62,7 +69,8 @@ class Database:
                 f"The database {path} cannot be opened ({error}): restore it from a backup, or "
                 "choose another directory with --data-dir."
             ) from error
-        return cls(path, identity, GroupCommitWriter(connection, path, on_transaction), readers)
+        writer = GroupCommitWriter(connection, path, on_transaction)
+        return cls(path, identity, writer, readers, make_room)
 
     async def write(self, function: SqlFunction[T]) -> T:
         """Runs the function in a transaction, and returns its result once that is durable.
@@ -71,6 +79,12 @@ class Database:
         the writer's thread, also when the caller is cancelled. Raises StorageFailed,
         InsufficientStorage.
         """
+        try:
+            return await self._writer.write(function)
+        except InsufficientStorage:
+            if self._make_room is None:
+                raise
+            await asyncio.to_thread(self._make_room)
         return await self._writer.write(function)
 
     def write_soon(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -49,7 +49,9 @@ class Found:
 
 
 async def open_database(
-    directory: DataDirectory, on_transaction: TransactionReport = ignore_report
+    directory: DataDirectory,
+    on_transaction: TransactionReport = ignore_report,
+    make_room: Callable[[], None] | None = None,
 ) -> Database:
     """Opens the database of a locked data directory, made where nothing is stored yet.
 
@@ -60,7 +62,7 @@ async def open_database(
         if found:
             what = "is empty" if directory.database.exists() else "is missing"
             raise _lost_error(directory, what, found)
-    database = await Database.open(directory.database, MIGRATIONS, on_transaction)
+    database = await Database.open(directory.database, MIGRATIONS, on_transaction, make_room)
     try:
         unknown = await database.read(partial(_find_if_all_unknown, directory))
         if unknown:

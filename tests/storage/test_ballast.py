@@ -65,6 +65,25 @@ async def test_it_is_looked_after(disk: Path) -> None:
     await room.aclose()
 
 
+async def test_database_takes_the_ballast(disk: Path) -> None:
+    """A write on a full disk does not wait for the next look: the ballast is given back for it."""
+    room = DiskRoom(disk)
+    room.adjust()
+    database = await Database.open(disk / "era.db", MIGRATIONS, make_room=room.adjust)
+    try:
+        fill(disk / "filler")
+        await database.write(lambda one: one.execute("CREATE TABLE large (a)"))
+        await database.write(lambda one: one.execute("INSERT INTO large VALUES (zeroblob(500000))"))
+        assert not (disk / "ballast").exists()
+        fill(disk / "filler2")
+        with pytest.raises(InsufficientStorage):
+            await database.write(
+                lambda one: one.execute("INSERT INTO large VALUES (zeroblob(5000000))")
+            )
+    finally:
+        await database.aclose()
+
+
 @pytest.mark.parametrize("left", [0, 4096, 16384])
 async def test_start_without_room(disk: Path, left: int) -> None:
     """Where not even the ballast is left to give back, a sentence says what to do."""

@@ -1,18 +1,19 @@
 """Bounds what sessions take of the disk: follows how fast it goes, and measures who may be past.
 
 One thread looks at the disk some 20 to 40 times a second, which costs one system call. Only when
-the disk shrinks it looks at the sessions' processes (else it takes what the check of the other
-limits saw of them, once a second), and only a session that may be past its bound by what it wrote
-is measured; it stands still meanwhile.
+the disk shrinks, and once a second, it looks at the sessions' processes, if any of them did
+anything; and only a session that may be past its bound by what it wrote is measured. It stands
+still meanwhile.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from functools import partial
 
@@ -24,8 +25,6 @@ from era_kernels.sandbox.server.process_tree import ProcessTree, ProcStat
 
 log = logging.getLogger(__name__)
 
-_Seen = tuple[float, Mapping[int, Collection[ProcStat]]]  # when (`time.monotonic`), by init
-
 FASTEST = 0.005  # seconds between two looks at a disk that shrinks and is nearly full
 FAST, SLOW = 0.025, 0.05  # seconds between two looks at the disk, while it shrinks and at rest
 REST_LOOK = 1.0  # seconds between two looks at the sessions when nothing shrinks
@@ -35,6 +34,7 @@ MAX_GATE = 64 * MIB  # bytes: the sessions are looked at whenever the disk has s
 STILL_BUDGET = 0.01  # seconds of measuring between two looks, while a session stands still
 REST_BUDGET = 0.005  # the same, where sessions go on
 REST_FACTOR = 100  # at rest nothing is measured for so many times as long as the measuring took
+HASTE = 10  # so much less nice than the server is the thread that watches
 WRITTEN_FACTOR = 4  # the same, for a session that writes although the disk does not shrink
 
 
@@ -48,11 +48,11 @@ class DiskMonitor:
         self._sessions: dict[SessionDisk, Callable[[str], None]] = {}
         self._lock = threading.Lock()  # of the sessions
         self._process_tree = ProcessTree()
+        self._measured_tree = ProcessTree()  # looks between those that `have_rested` goes by
         self._measurements: dict[SessionDisk, DiskMeasurement] = {}
         self._next_look = self._earliest_look = 0.0  # `time.monotonic`
         self._taken_at_look = 0
         self._gate = MIB  # bytes of the disk after which the sessions are looked at
-        self._seen: _Seen = (0.0, {})
         self._worker: _Worker | None = None
 
     def add(self, session: SessionDisk, on_exceeded: Callable[[str], None]) -> None:
@@ -70,10 +70,6 @@ class DiskMonitor:
             self._sessions.pop(session, None)
         if self._worker is not None:
             self._worker.wake()
-
-    def use_processes(self, by_init: Mapping[int, Collection[ProcStat]]) -> None:
-        """Takes what was just seen of all sessions' processes, which saves it a look of its own."""
-        self._seen = time.monotonic(), by_init
 
     async def aclose(self) -> None:
         """Stops the thread, closes all measurements; a second call is fine."""
@@ -126,8 +122,7 @@ class DiskMonitor:
     def _look_at_sessions(self, sessions: Sequence[SessionDisk], shrunk: int, now: float) -> None:
         """Adds up what each may have written, and measures those that may be past a bound."""
         self._taken_at_look = self.space.taken
-        processes = self._find_all({one.init for one in sessions}, may_be_old=not shrunk)
-        written = {one: one.growth.read_written(processes[one.init]) for one in sessions}
+        written = self._read_written(sessions)
         # Nobody says what he wrote whose parent does not wait for him, and who hides it.
         unexplained = max(0, shrunk - sum(one or 0 for one in written.values()))
         for session, size in written.items():
@@ -142,11 +137,12 @@ class DiskMonitor:
             MIB, min(MAX_GATE, *((one.max_growth - one.grown) // 4 for one in sessions))
         )
 
-    def _find_all(self, inits: set[int], *, may_be_old: bool) -> Mapping[int, Collection[ProcStat]]:
-        seen_at, seen = self._seen
-        if may_be_old and time.monotonic() - seen_at < REST_LOOK and inits <= seen.keys():
-            return seen
-        return self._process_tree.by_init(inits)
+    def _read_written(self, sessions: Sequence[SessionDisk]) -> dict[SessionDisk, int | None]:
+        inits = [one.init for one in sessions]
+        if self._process_tree.have_rested(inits):  # others write to the disk
+            return dict.fromkeys(sessions)
+        processes = self._process_tree.by_init(inits)
+        return {one: one.growth.read_written(processes[one.init]) for one in sessions}
 
     def _judge(self, session: SessionDisk, now: float) -> None:
         """Begins to measure a session if that is due."""
@@ -192,7 +188,7 @@ class DiskMonitor:
     def _find_processes(self, session: SessionDisk) -> Collection[ProcStat]:
         with self._lock:
             inits = [one.init for one in self._sessions]
-        return self._process_tree.by_init({*inits, session.init})[session.init]
+        return self._measured_tree.by_init({*inits, session.init})[session.init]
 
     def _advance(self, sessions: Sequence[SessionDisk]) -> None:
         """Goes on with all measurements, those of sessions that stand still in the first place."""
@@ -243,6 +239,11 @@ class _Worker:
         self._thread.join()
 
     def _run(self) -> None:
+        # Sessions that write are not to keep the processor from whom they are bounded by.
+        with suppress(OSError):  # only root may
+            mine = threading.get_native_id()
+            niceness = os.getpriority(os.PRIO_PROCESS, mine)
+            os.setpriority(os.PRIO_PROCESS, mine, niceness - HASTE)
         pause: float | None = 0.0
         while not self._is_closed:
             self._woken.wait(pause)

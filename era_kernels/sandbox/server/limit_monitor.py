@@ -125,8 +125,10 @@ class LimitMonitor:
 
     def check_once(self, sandboxes: list[MonitoredSandbox]) -> list[tuple[MonitoredSandbox, str]]:
         """Returns the sandboxes that exceed a limit, with messages (blocking)."""
-        by_init = self._process_tree.by_init([one.pid for one in sandboxes])
-        self._disk_monitor.use_processes(by_init)
+        inits = [one.pid for one in sandboxes]
+        if self._process_tree.have_rested(inits):
+            return []
+        by_init = self._process_tree.by_init(inits)
         found = ((one, one.find_excess(by_init[one.pid])) for one in sandboxes)
         return [(one, why) for one, why in found if why is not None]
 

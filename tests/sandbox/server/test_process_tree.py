@@ -54,6 +54,31 @@ def test_families() -> None:
     assert wait_until(lambda: process_tree.by_init([first.pid]) == {first.pid: []})
 
 
+def test_rest() -> None:
+    """Who did nothing needs no look; who did anything, or is new or gone, is seen."""
+    process_tree = ProcessTree()
+    code = "import os, sys\nfor line in sys.stdin: os.fork() or sys.stdin.read()"
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        assert not process_tree.have_rested([process.pid])
+        assert wait_until(
+            lambda: (
+                bool(process_tree.by_init([process.pid]))
+                and process_tree.have_rested([process.pid])
+            )
+        )
+        [one] = process_tree.by_init([process.pid])[process.pid]
+        assert one.pid == process.pid
+        assert not process_tree.have_rested([process.pid, os.getpid()])
+        process.stdin.write(b"fork\n")
+        process.stdin.flush()
+        assert wait_until(lambda: not process_tree.have_rested([process.pid]))
+        assert wait_until(lambda: len(process_tree.by_init([process.pid])[process.pid]) == 2)
+        process.stdin.close()
+        process.wait()
+        assert wait_until(lambda: not process_tree.by_init([process.pid])[process.pid])
+
+
 def test_what_is_told(tmp_path: Path) -> None:
     """Parent, threads and memory of a process, whatever its name; nothing of one that is gone."""
     own = read_stat(os.getpid())
