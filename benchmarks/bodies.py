@@ -54,6 +54,7 @@ def rows(server: Server) -> Iterator[Row]:
             body = b'{"code":"1","update_data":{"a":%b}}' % make()
             yield _interference(server, name, lambda body=body: _send_often(server, body))
         yield _interference(server, f"{SLOW_BODIES} slow bodies", lambda: _send_slowly(server))
+    with closing(Caller(server.base_url)) as caller:  # idle connections had to give way
         caller.call("POST", "/api/sessions/bombed/run", {"code": BIG_DISPLAY, "timeout": 120})
         caller.call("DELETE", "/api/sessions/bombed")
     time.sleep(CALM_SECONDS)

@@ -39,7 +39,7 @@ class SessionCreator:
         UnsupportedLanguage, SessionExists, AtCapacity, TooLarge, NotEnforceable,
         InsufficientStorage, StorageFailed.
         """
-        self._check(new)
+        await self._check(new)
         language = self._context.host.languages.resolve(new.language)
         kernelspec = language.kernel(new.kernel)
         if new.limits is not None:
@@ -48,9 +48,9 @@ class SessionCreator:
         new = replace(new, language=language.name, kernel=new.kernel and kernelspec.name)
         return await self._background.run_shielded(self._find_or_create(new))
 
-    def _check(self, new: NewSession) -> None:
+    async def _check(self, new: NewSession) -> None:
         check_session_id(new.id)
-        check_changes(
+        await check_changes(
             self._context.host.isolation,
             data=new.data,
             metadata=new.metadata,

@@ -122,7 +122,7 @@ class SessionService:
         """
         self._check_open()
         check_session_id(request.id)
-        check_changes(self._context.host.isolation, data=request.data)
+        await check_changes(self._context.host.isolation, data=request.data)
         await self._endings.wait(request.id)
         async with self.borrow(session_id) as source:
             return self._view(await self._duplicator.duplicate(source, request))
@@ -174,7 +174,7 @@ class SessionService:
 
         Raises SessionNotFound, InvalidRequest, TooLarge, NotEnforceable.
         """
-        check_changes(self._context.host.isolation, **changes)
+        await check_changes(self._context.host.isolation, **changes)
         timeout = changes.get("default_timeout")
         if isinstance(timeout, int | float):
             self._context.service_limits.check_timeout(timeout, "default_timeout")
@@ -297,10 +297,7 @@ class SessionService:
     async def submit(
         self, session_id: str, submission: Submission | ExecSubmission
     ) -> LiveExecution:
-        """Queues a run, or starts a command beside the queue.
-
-        Raises as `LiveSession.submit` does.
-        """
+        """Queues a run, or starts a command beside the queue. Raises as `LiveSession.submit`."""
         self._check_open()
         async with self.borrow(session_id) as live:
             self._check_open()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 from dataclasses import dataclass
@@ -14,8 +15,7 @@ from era_kernels.errors import (
     QuotaExceeded,
     TooLarge,
 )
-from era_kernels.json_codec import in_thread_if_large
-from era_kernels.json_incremental import estimate_size
+from era_kernels.json_incremental import LARGE_BYTES, estimate_size
 from era_kernels.kernels.kernelspecs import Kernelspec
 from era_kernels.models import UNSANDBOXED_TIER, ExecSubmission, Isolation, JsonObject, Submission
 from era_kernels.storage.files import validate_path
@@ -86,12 +86,12 @@ def check_session_id(session_id: str | None) -> None:
         raise InvalidId(f"A session id must match ^{SESSION_ID_PATTERN.pattern}$.")
 
 
-def check_changes(isolation: Isolation, **changes: object) -> None:
+async def check_changes(isolation: Isolation, **changes: object) -> None:
     """Checks new values of a session's fields. Raises TooLarge, NotEnforceable."""
     for name in ("data", "metadata"):
         value = changes.get(name)
         if value is not None:
-            check_json_size(value, name)
+            await check_json_size_async(value, name)
     if changes.get("allow_internet"):
         check_internet(isolation)
 
@@ -110,8 +110,15 @@ def check_run_env(submission: Submission | ExecSubmission, kernelspec: Kernelspe
 async def check_update_data(submission: Submission | ExecSubmission) -> None:
     """Raises TooLarge for an `update_data` that is too large, whatever it is merged into."""
     if isinstance(submission, Submission) and submission.update_data:
-        data = submission.update_data
-        await in_thread_if_large(estimate_size(data), check_json_size, data, "data")
+        await check_json_size_async(submission.update_data, "data")
+
+
+async def check_json_size_async(value: object, name: str) -> None:
+    """Does the same as `check_json_size`; lets other tasks run while it looks at a large value."""
+    if estimate_size(value) > LARGE_BYTES:
+        await asyncio.to_thread(check_json_size, value, name)
+    else:
+        check_json_size(value, name)
 
 
 def check_json_size(value: object, name: str) -> None:
