@@ -50,8 +50,9 @@ def _is_no_space(error: sqlite3.Error | OSError) -> bool:
 
 def _may_be_no_space(error: sqlite3.Error | OSError) -> bool:
     code = _error_code(error)
-    is_sqlite = isinstance(error, sqlite3.Error) and code is not None
-    return is_sqlite and code & 0xFF in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN)
+    if code is None or isinstance(error, OSError):
+        return False
+    return code & 0xFF in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN)
 
 
 def _is_full(path: Path) -> bool:
