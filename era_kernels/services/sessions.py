@@ -219,7 +219,7 @@ class SessionService:
             await live.end(EndReason.DELETED, session_not_found(session.id))
             self._pop_live(session)
         self._context.logs.close(session.directory)
-        await self._context.workspaces.empty(session.directory)
+        await self._context.workspaces.remove(session.directory, is_kept=True)
 
     async def delete_all(self) -> list[str]:
         """Deletes every session; returns their ids."""

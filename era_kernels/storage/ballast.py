@@ -63,7 +63,7 @@ class DiskRoom:
             if free < FULL:
                 self._path.unlink()
                 log.warning("the disk is full: the ballast was given back", extra={"free": free})
-            elif free > 3 * size + FULL and not self._path.exists():
+            elif free > 3 * size + FULL and self._size() < size:
                 self._make(size)
 
     async def aclose(self) -> None:
@@ -80,8 +80,15 @@ class DiskRoom:
         status = os.statvfs(self._directory)
         return status.f_bavail * status.f_frsize, status.f_blocks * status.f_frsize
 
+    def _size(self) -> int:
+        """Returns the bytes of the ballast; 0 when there is none, or its making was cut short."""
+        try:
+            return self._path.stat().st_size
+        except FileNotFoundError:
+            return 0
+
     def _make(self, size: int) -> None:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
         descriptor = os.open(self._path, flags, 0o600)
         try:
             os.posix_fallocate(descriptor, 0, size)

@@ -127,17 +127,17 @@ class Workspaces:
         """
         await self._tree_threads.run(self._clear_files, directory)
 
-    async def remove(self, directory: str) -> None:
+    async def remove(self, directory: str, *, is_kept: bool = False) -> None:
         """Removes a session's directory, which may be missing; nothing may run in it.
 
-        The directory is renamed first, so that a crash leaves no half-removed session. Files that
-        cannot be removed are logged. Raises StorageFailed.
+        The directory is renamed first, so that a crash leaves no half-removed session. With
+        `is_kept` it is made anew, without anything in it. Files that cannot be removed are logged.
+        Raises StorageFailed.
         """
         await self._tree_threads.run(self._remove, directory)
-
-    async def empty(self, directory: str) -> None:
-        """Removes all that a session has, and makes its directory anew; as `remove` else."""
-        await self._tree_threads.run(self._empty, directory)
+        if is_kept:
+            await self._tree_threads.run(self.unfinished.create, directory, SUBDIRECTORIES)
+            await self.unfinished.keep(directory)
 
     async def copy(
         self, source: str, target: str, data: JsonObject, is_cancelled: Callable[[], bool]
@@ -241,11 +241,6 @@ class Workspaces:
             except FileNotFoundError:
                 return
             remove_tree(sessions, trash)
-
-    def _empty(self, directory: str) -> None:
-        self._remove(directory)
-        self.unfinished.create(directory, SUBDIRECTORIES)
-        self.unfinished.unmark(directory)
 
     def _reconcile(self, known: set[str], deleted: Collection[str]) -> None:
         found = set(os.listdir(self._sessions))  # noqa: PTH208 - names, not paths

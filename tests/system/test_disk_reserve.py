@@ -11,7 +11,7 @@ import pytest
 
 from tests.client import Client
 from tests.contract.checks import check, check_error
-from tests.server_process import Launcher
+from tests.server_process import Launcher, wait_until
 from tests.storage.stores import small_disk
 
 MIB = 1024 * 1024
@@ -109,9 +109,8 @@ def test_full_disk(launcher: Launcher) -> None:
     assert client.http.delete(one.path).status_code == 200
     assert time.monotonic() - began < 3
     filler.unlink()
-    while not (launcher.data_dir / "ballast").exists() and time.monotonic() < limit + 20:
-        time.sleep(0.05)
-    assert (launcher.data_dir / "ballast").stat().st_size == 8 * MIB
+    ballast = launcher.data_dir / "ballast"
+    assert wait_until(lambda: ballast.exists() and ballast.stat().st_size == 8 * MIB)
     client.http.put(f"{two.path}/files/f", content=b"x").raise_for_status()
     client.close()
 
