@@ -65,7 +65,8 @@ def test_event_source(launcher: Launcher) -> None:
             assert "".join(one[2]["content"] for one in expected[:-1]) == "".join(
                 f"{n}\n" for n in range(LINES)
             )
-            found = [re.search(r"(?i)^Last-Event-ID: (\d+)$", one, re.M) for one in relay.requests]
+            last_id = re.compile(r"(?im)^Last-Event-ID: (\d+)\r?$")
+            found = [last_id.search(one) for one in relay.requests]
             first, second, third = found  # and nothing after the 204
             assert (first, relay.statuses) == (None, [200, 200, 204])
             assert second is not None
