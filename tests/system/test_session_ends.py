@@ -25,7 +25,10 @@ def daemon(work):
             work()
         os._exit(0)
     os.wait()
+gate = os.pipe()
 def spin():
+    os.close(gate[1])
+    os.read(gate[0], 1)  # until all are there: the first would slow the others' starts
     while True:
         pass
 def chain():
@@ -53,6 +56,8 @@ for attack in (
 for work, count in ((spin, 40), (chain, 3), (traced, 3), (stand, 3)):
     for _ in range(count):
         daemon(work)
+    if work is spin:
+        os.close(gate[1])
 print("ready")
 """
 

@@ -44,16 +44,20 @@ def _sleep() -> None:
     time.sleep(SECONDS)
 
 
-def _spin() -> None:
-    while True:
-        pass
-
-
 def end_of_busy(host: Host) -> None:
     """Be busy in as many processes as there may be."""
+    waiting, gate = os.pipe()
+
+    def spin() -> None:
+        os.close(gate)
+        os.read(waiting, 1)  # until all are there: the first would slow the others' starts
+        while True:
+            pass
+
     with contextlib.suppress(OSError):
         for _ in range(60):
-            _daemon(_spin)
+            _daemon(spin)
+    os.close(gate)
 
 
 def end_of_daemons(host: Host) -> None:
