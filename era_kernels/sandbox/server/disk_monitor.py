@@ -128,7 +128,8 @@ class DiskMonitor:
         for session, size in written.items():
             grown = 0 if size is None else size + unexplained
             session.growth.add(grown, now)
-            if grown:
+            session.was_active |= size is not None
+            if grown or (session.was_active and shrunk):
                 session.pending_measurements = MEASUREMENTS_PER_CHANGE
         for session in sorted(sessions, key=lambda one: -one.growth.recent):
             self._judge(session, now)
@@ -148,15 +149,16 @@ class DiskMonitor:
         """Begins to measure a session if that is due."""
         running = self._measurements.get(session)
         is_suspect = session.grown >= session.max_growth
-        is_still = (
-            is_suspect
-            and session.taken_since_measurement(self.space.taken) >= session.max_growth // 2
-        )
+        taken = session.taken_since_measurement(self.space.taken)
+        is_still = is_suspect and taken >= session.max_growth // 2
+        # What others write, into pipes or over what is there, seems to explain what this one takes
+        # by processes that nobody has seen.
+        is_doubtful = is_suspect or (session.was_active and taken >= session.max_growth)
         if running is not None and (running.is_still or not is_still):
             return
         seconds = 0.0 if session.measured is None else session.measured.seconds
         rested = now - session.next_measurement + REST_FACTOR * seconds
-        if is_still or (is_suspect and rested >= WRITTEN_FACTOR * seconds):
+        if is_still or (is_doubtful and rested >= WRITTEN_FACTOR * seconds):
             self._begin(session, is_still=is_still)
         elif session.pending_measurements and now >= session.next_measurement:
             session.pending_measurements -= 1

@@ -61,30 +61,32 @@ class DiskGrowth:
     def __init__(self) -> None:
         self.total = 0
         self.recent = 0.0  # bytes, the older the less
+        self.written = 0  # bytes that the processes wrote, as `read_written` counts them
         self._activity: Activity | None = None
-        self._written = (0, 0)
+        self._counts: dict[tuple[int, int], tuple[int, int]] = {}  # by pid and start time
         self._last_look = 0.0
 
     def read_written(self, processes: Collection[ProcStat]) -> int | None:
         """Returns how much the processes wrote since the last call; None when they did nothing.
 
-        What a process wrote that was waited for counts for its parent. It counts by bytes given to
-        write(2) and its like, or by pages made dirty, also through mappings (proc(5), `io`).
+        It counts by bytes given to write(2) and its like, or by pages made dirty, also through
+        mappings (proc(5), `io`). What a process wrote that was waited for counts for its parent,
+        and so twice where it was seen before: a sum over all would fall when one ends that nobody
+        waits for, and hide as much of what others write.
         """
         activity = Activity.of(processes)
         if activity == self._activity:
             return None
         self._activity = activity
-        counts = [_read_io(one.pid) for one in processes]
-        written = sum(given for given, _ in counts), sum(dirty for _, dirty in counts)
-        before = self._written
-        self._written = max(written[0], before[0]), max(written[1], before[1])
-        return max(self._written[0] - before[0], self._written[1] - before[1])
-
-    @property
-    def written(self) -> int:
-        """The bytes that the processes wrote, as `read_written` counts them."""
-        return max(self._written)
+        before = self._counts
+        self._counts = {(one.pid, one.start_time): _read_io(one.pid) for one in processes}
+        given = dirty = 0
+        for process, (now_given, now_dirty) in self._counts.items():
+            then_given, then_dirty = before.get(process, (0, 0))
+            given += max(0, now_given - then_given)
+            dirty += max(0, now_dirty - then_dirty)
+        self.written += max(given, dirty)
+        return max(given, dirty)
 
     def add(self, size: int, now: float) -> None:
         """Adds what may have been written until `now` (`time.monotonic`)."""
@@ -106,6 +108,7 @@ class SessionDisk:
         self.measured: Measured | None = None
         self.next_measurement = 0.0  # `time.monotonic`: at rest it is not measured before
         self.pending_measurements = 1  # at rest
+        self.was_active = False  # since it was measured
         self._at_start: dict[str, int] = {}  # bytes of each quota when the session began
         self._at_measurement = (0, 0)  # growth and the disk's `taken` when it was measured last
         self._when_all_was_seen = (0, 0)  # growth, and what was found
@@ -166,6 +169,7 @@ class SessionDisk:
     def begin_measurement(self, taken: int) -> None:
         """Notes that what comes from here on is not among what is being measured."""
         self._at_measurement = self.growth.total, taken
+        self.was_active = False
 
 
 def _read_io(pid: int) -> tuple[int, int]:

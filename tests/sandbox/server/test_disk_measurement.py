@@ -64,7 +64,7 @@ def test_who_begins_with_too_much_may_remove_it(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(bytes(3 * MIB))
     session = session_of(tmp_path)
     assert measure(session) is None
-    session.growth._written = (MIB, 0)
+    session.growth.written = MIB
     assert measure(session) == "workspace larger than 1 MB"
     (tmp_path / "file").unlink()
     assert measure(session) is None

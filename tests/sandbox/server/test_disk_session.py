@@ -42,6 +42,29 @@ def test_what_is_written_counts(tmp_path: Path) -> None:
     assert growth.read_written(last) is None
 
 
+def test_who_ends_hides_nothing(tmp_path: Path) -> None:
+    """What a process wrote that ends unseen does not hide what others write afterwards."""
+    growth = DiskGrowth()
+    ready, done = os.pipe(), os.pipe()
+    if (pid := os.fork()) == 0:
+        (tmp_path / "child").write_bytes(bytes(4 * MIB))
+        os.write(ready[1], b"x")
+        os.read(done[0], 1)
+        os._exit(0)
+    os.read(ready[0], 1)
+    child = read_stat(pid)
+    assert child is not None
+    growth.read_written([*own_stat(), child])
+    (tmp_path / "file").write_bytes(bytes(2 * MIB))
+    written = growth.read_written(own_stat())
+    os.write(done[1], b"x")
+    os.waitpid(pid, 0)
+    for descriptor in (*ready, *done):
+        os.close(descriptor)
+    assert written is not None
+    assert 2 * MIB <= written < 3 * MIB
+
+
 def test_recent_growth_fades() -> None:
     """What was written long ago is forgotten, what was written in all is not."""
     growth = DiskGrowth()
