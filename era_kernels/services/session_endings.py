@@ -18,7 +18,8 @@ RETRY_INTERVAL = 1.0  # seconds between two looks at a session whose processes d
 class SessionEndings:
     """Ends sessions whose rows are deleted: their kernels, then their files.
 
-    An id is taken until then. `on_gone` is called when nothing is left of a session.
+    An id is taken until then, but for a call that asked for it before the end began: so sessions
+    with the same id may end at once. `on_gone` is called when nothing is left of a session.
     """
 
     def __init__(
@@ -30,8 +31,8 @@ class SessionEndings:
         self._context = context
         self._background = background
         self._on_gone = on_gone
-        self._endings: dict[str, asyncio.Task[None]] = {}
-        self._unfinished: dict[str, EndUnfinished] = {}
+        self._endings: dict[tuple[str, str], asyncio.Task[None]] = {}  # by id and directory
+        self._unfinished: dict[tuple[str, str], EndUnfinished] = {}
         self._is_closing = False
         self.deletion_count = 0  # calls of `end_all`
 
@@ -46,21 +47,22 @@ class SessionEndings:
         outcomes = [asyncio.get_running_loop().create_future() for _ in deleted]
         for (session, live), outcome in zip(deleted, outcomes, strict=True):
             task = self._background.spawn(self._end(session, live, semaphore, outcome))
-            self._endings[session.id] = task
+            self._endings[session.id, session.directory] = task
         for problem in await asyncio.gather(*outcomes, return_exceptions=True):
             if problem is not None:
                 raise problem
 
     def is_unfinished(self, session_id: str) -> bool:
         """Returns whether callers were told that the session's end is not finished."""
-        return session_id in self._unfinished
+        return any(one == session_id for one, _ in self._unfinished)
 
     async def wait(self, session_id: str | None) -> None:
         """Waits until nothing is left of a deleted session with that id. Raises EndUnfinished."""
-        while (task := self._endings.get(session_id or "")) is not None:
-            if session_id in self._unfinished:
-                raise self._unfinished[session_id]
-            await asyncio.wait([task], timeout=RETRY_INTERVAL)
+        while tasks := [task for (one, _), task in self._endings.items() if one == session_id]:
+            for (one, _), unfinished in self._unfinished.items():
+                if one == session_id:
+                    raise unfinished
+            await asyncio.wait(tasks, timeout=RETRY_INTERVAL)
 
     async def end_live(self, live: LiveSession, reason: EndReason, closed_error: EraError) -> None:
         """Ends a live session, however long that takes. Raises EndUnfinished after `close`."""
@@ -84,6 +86,7 @@ class SessionEndings:
         outcome: asyncio.Future[None],
     ) -> None:
         reason, closed_error = EndReason.DELETED, session_not_found(session.id)
+        key = session.id, session.directory
         problem: BaseException | None = None
         try:
             if live is not None:
@@ -91,7 +94,7 @@ class SessionEndings:
                     async with semaphore:
                         await live.end(reason, closed_error)
                 except EndUnfinished as unfinished:
-                    self._unfinished[session.id] = unfinished
+                    self._unfinished[key] = unfinished
                     outcome.set_exception(unfinished)
                     await self.end_live(live, reason, closed_error)
             async with semaphore:
@@ -102,8 +105,8 @@ class SessionEndings:
             problem = error
             raise
         finally:
-            del self._endings[session.id]
-            self._unfinished.pop(session.id, None)
+            del self._endings[key]
+            self._unfinished.pop(key, None)
             self._on_gone(session)
             if not outcome.done():
                 if problem is None:

@@ -199,10 +199,14 @@ class SessionService:
 
     async def _delete(self, session_id: str) -> None:
         self._check_not_expired(session_id)
-        if self._endings.is_unfinished(session_id):
+        try:
+            deleted = await self._delete_row(session_id)
+        except SessionNotFound:
+            if not self._endings.is_unfinished(session_id):
+                raise
             await self._endings.wait(session_id)
         else:
-            await self._end_all([await self._delete_row(session_id)])
+            await self._end_all([deleted])
 
     async def _delete_row(self, session_id: str, directory: str | None = None) -> Session:
         """Deletes a row; on a full disk the files go first, which makes room for that."""

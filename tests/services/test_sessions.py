@@ -360,6 +360,51 @@ async def test_id_is_free_when_nothing_is_left(services: Services) -> None:
     assert services.sessions._count == 2
 
 
+async def test_sessions_with_one_id_end_at_once(
+    services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A call that asked for the id before the end began gets it; both ends are told and counted."""
+    monkeypatch.setattr(session_endings, "RETRY_INTERVAL", 0.01)
+    monkeypatch.setattr(machine_opener, "RETRY_INTERVAL", 0.01)
+    for is_stuck in (False, True):
+        await services.create()
+        await services.run("out a")
+        machine = services.host.machines[-1]
+        gate = machine.close_gate = asyncio.Event()
+        find, may_look = services.store.find, asyncio.Event()
+
+        async def find_later(session_id: str, find: Any = find, go: Any = may_look) -> Any:
+            await go.wait()
+            return await find(session_id)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(services.store, "find", find_later)
+            creation = asyncio.create_task(services.create())
+            await sleep_briefly()
+            if is_stuck:
+                machine.end_error = EndUnfinished("It is stuck.")
+                gate.set()
+            deletion = asyncio.create_task(services.sessions.delete("s1"))
+            while not machine.ended.done():
+                await sleep_briefly()
+            if is_stuck:
+                with pytest.raises(EndUnfinished):
+                    await deletion
+            may_look.set()
+            await creation
+        await services.sessions.delete("s1")
+        assert services.sessions._count == 1
+        assert len(services.directories) == 1
+        gate.set()
+        machine.end_error = None
+        if not is_stuck:
+            await deletion
+        while services.sessions._count:
+            await sleep_briefly()
+        assert services.directories == []
+        assert services.kernel_limiter.borrowed == 0
+
+
 async def test_an_end_that_is_not_finished(
     services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:

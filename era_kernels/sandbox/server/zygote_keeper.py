@@ -99,10 +99,12 @@ class ZygoteKeeper:
                 zygote = await ZygoteClient.start(
                     self.zygote.preload, self._entry_paths, self._home, self._cgroup_directories
                 )
-            except StartError as error:
+            except Exception as error:  # also what nobody foresaw, as a thread that cannot be made
+                why = f"The process that forks kernels cannot be made: {error}."
+                why = str(error) if isinstance(error, StartError) else why
                 if self._error is None:
-                    log.error("the zygote cannot be started again", extra={"why": str(error)})
-                self._error = error
+                    log.error("the zygote cannot be started again", extra={"why": why})
+                self._error = StartError(why)
                 continue
             self._error = None
             self._started_at = time.monotonic()
