@@ -234,7 +234,7 @@ def test_a_full_disk_in_a_run(full: Launcher) -> None:
 
     A later reader gets it, too, while the disk is full, after a restart, and with room again.
     """
-    server = full.start()
+    server = full.start("--disk-reserve", "0")  # else the session is ended before it is full
     client = Client(server.base_url)
     session = client.session("python", session_id="s1")
     path = start_run(server.base_url, "s1", FILLER)

@@ -128,8 +128,8 @@ class DiskMonitor:
         for session, size in written.items():
             grown = 0 if size is None else size + unexplained
             session.growth.add(grown, now)
-            session.was_active |= size is not None
-            if grown or (session.was_active and shrunk):
+            session.growth.was_active |= size is not None
+            if grown or (session.growth.was_active and shrunk):
                 session.pending_measurements = MEASUREMENTS_PER_CHANGE
         for session in sorted(sessions, key=lambda one: -one.growth.recent):
             self._judge(session, now)
@@ -153,7 +153,7 @@ class DiskMonitor:
         is_still = is_suspect and taken >= session.max_growth // 2
         # What others write, into pipes or over what is there, seems to explain what this one takes
         # by processes that nobody has seen.
-        is_doubtful = is_suspect or (session.was_active and taken >= session.max_growth)
+        is_doubtful = is_suspect or (session.growth.was_active and taken >= session.max_growth)
         if running is not None and (running.is_still or not is_still):
             return
         seconds = 0.0 if session.measured is None else session.measured.seconds

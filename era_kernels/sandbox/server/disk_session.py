@@ -61,6 +61,7 @@ class DiskGrowth:
     def __init__(self) -> None:
         self.total = 0
         self.recent = 0.0  # bytes, the older the less
+        self.was_active = False  # since the session was measured
         self.written = 0  # bytes that the processes wrote, as `read_written` counts them
         self._activity: Activity | None = None
         self._counts: dict[tuple[int, int], tuple[int, int]] = {}  # by pid and start time
@@ -108,7 +109,6 @@ class SessionDisk:
         self.measured: Measured | None = None
         self.next_measurement = 0.0  # `time.monotonic`: at rest it is not measured before
         self.pending_measurements = 1  # at rest
-        self.was_active = False  # since it was measured
         self._at_start: dict[str, int] = {}  # bytes of each quota when the session began
         self._at_measurement = (0, 0)  # growth and the disk's `taken` when it was measured last
         self._when_all_was_seen = (0, 0)  # growth, and what was found
@@ -169,7 +169,7 @@ class SessionDisk:
     def begin_measurement(self, taken: int) -> None:
         """Notes that what comes from here on is not among what is being measured."""
         self._at_measurement = self.growth.total, taken
-        self.was_active = False
+        self.growth.was_active = False
 
 
 def _read_io(pid: int) -> tuple[int, int]:

@@ -136,7 +136,7 @@ async def test_a_start_that_code_stops_has_an_end(monkeypatch: pytest.MonkeyPatc
     async with isolated_sandboxes() as (sandboxes, make_paths):
         opened = await sandboxes.open_sandbox(make_paths("a"), Limits())
         attacker = await opened.spawn(forked_program(STOP_NEXT))
-        async with asyncio.timeout(40):
+        async with asyncio.timeout(90):
             while not attacker.stdout.total_bytes:
                 await asyncio.sleep(0.01)
             began = time.monotonic()
