@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from contextlib import closing
 
-from benchmarks.starvation import p95
+from benchmarks.starvation import p95_of_runs
 from benchmarks.table import ms
 from tests.client import Client
 from tests.server_process import temporary_launcher, wait_until
@@ -34,9 +34,9 @@ def _measure_in_flight(tier: int, user: int) -> None:
         bystander, culprit = client.session("python"), client.session("python")
         bystander.run("1")
         culprit.run("1")
-        idle = p95(bystander)
+        idle = p95_of_runs(bystander)
         count = int(culprit.run(FILL)["stdout"])
-        beside = p95(bystander)
+        beside = p95_of_runs(bystander)
         began = time.monotonic()
         culprit.delete()
         deletion = time.monotonic() - began
