@@ -13,6 +13,7 @@ from tornado.httputil import HTTPServerRequest
 MAX_LINGERING = 64  # connections whose client may still read its last answer, at the same time
 LINGER_TIMEOUT = 5.0  # seconds that such a client has
 LINGER_BYTES = 64 * 1024  # bytes of such a client that are read and thrown away
+LINGER_PAUSE = 1.0  # seconds until the close after that: it may read before its writing fails
 NEW_SECONDS = 0.5  # seconds in which a stranger keeps its place while there are others
 RESERVE_PERCENT = 25  # of all connections: only for callers who have shown that they may come in
 
@@ -111,6 +112,8 @@ async def _drain(connection: socket.socket) -> None:
         async with asyncio.timeout(LINGER_TIMEOUT):
             while left > 0 and (data := await loop.sock_recv(connection, left)):
                 left -= len(data)
+            if not left:
+                await asyncio.sleep(LINGER_PAUSE)
     except (OSError, TimeoutError):
         return
     finally:

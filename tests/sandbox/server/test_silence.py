@@ -130,6 +130,7 @@ while True:
 """
 
 
+@pytest.mark.alone  # the attacker must get a processor between a fork and its program
 async def test_a_start_that_code_stops_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
     """A fork that is stopped before its program runs is killed, and told; the next one runs."""
     monkeypatch.setattr(control_channel, "REQUEST_TIMEOUT", 15.0)
