@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import re
 from dataclasses import dataclass
+from typing import Any
 
 from era_kernels.errors import (
     Conflict,
@@ -15,6 +15,7 @@ from era_kernels.errors import (
     QuotaExceeded,
     TooLarge,
 )
+from era_kernels.json_codec import dumps
 from era_kernels.json_incremental import LARGE_BYTES, estimate_size
 from era_kernels.kernels.kernelspecs import Kernelspec
 from era_kernels.models import UNSANDBOXED_TIER, ExecSubmission, Isolation, JsonObject, Submission
@@ -113,7 +114,7 @@ async def check_update_data(submission: Submission | ExecSubmission) -> None:
         await check_json_size_async(submission.update_data, "data")
 
 
-async def check_json_size_async(value: object, name: str) -> None:
+async def check_json_size_async(value: Any, name: str) -> None:
     """Does the same as `check_json_size`; lets other tasks run while it looks at a large value."""
     if estimate_size(value) > LARGE_BYTES:
         await asyncio.to_thread(check_json_size, value, name)
@@ -121,7 +122,7 @@ async def check_json_size_async(value: object, name: str) -> None:
         check_json_size(value, name)
 
 
-def check_json_size(value: object, name: str) -> None:
+def check_json_size(value: Any, name: str) -> None:
     """Raises TooLarge when a session's `data` or `metadata` takes too many bytes as JSON."""
     least = estimate_size(value, MAX_SESSION_JSON_BYTES, overhead=2) - 1
     if least > MAX_SESSION_JSON_BYTES:  # a bomb is not even encoded
@@ -129,8 +130,7 @@ def check_json_size(value: object, name: str) -> None:
             f"The session's {name} would take more than the {MAX_SESSION_JSON_BYTES} bytes "
             "as JSON that are allowed."
         )
-    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-    size = len(text.encode("utf-8", "surrogatepass"))
+    size = len(dumps(value))
     if size > MAX_SESSION_JSON_BYTES:
         raise TooLarge(
             f"The session's {name} would take {size} bytes as JSON, "
