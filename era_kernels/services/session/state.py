@@ -6,7 +6,7 @@ import dataclasses
 
 from era_kernels.errors import EraError
 from era_kernels.models import EndReason, JsonObject, Session
-from era_kernels.services.validation import check_json_size_async
+from era_kernels.services.validation import check_json_size
 from era_kernels.storage.sessions import SessionStore
 
 
@@ -40,7 +40,7 @@ class SessionState:
 
     async def update_data(self, data: JsonObject) -> None:
         """Replaces the session's data. Raises as `update` does, and TooLarge."""
-        await check_json_size_async(data, "data")
+        await check_json_size(data, "data")
         await self.update(data=data)
 
     def update_soon(self, **changes: object) -> None:

@@ -8,7 +8,7 @@ from era_kernels.services.executions.live import LiveExecution
 from era_kernels.services.session.machine import SessionMachine
 from era_kernels.services.session.state import SessionState
 from era_kernels.services.session.workspace_tracker import WorkspaceTracker
-from era_kernels.services.validation import check_json_size_async, merge_data
+from era_kernels.services.validation import check_json_size, merge_data
 
 
 class SessionWorkspace:
@@ -30,7 +30,7 @@ class SessionWorkspace:
     async def update_data(self, data: JsonObject) -> None:
         """Merges `data` into the session's. Raises TooLarge, StorageFailed, SessionNotFound."""
         # The whole cannot be smaller, and a bomb is not merged.
-        await check_json_size_async(data, "data")
+        await check_json_size(data, "data")
         async with self._tracker.lock:
             await self._adopt_changed_data()
             await self._state.update_data(merge_data(self._state.session.data, data))
