@@ -29,6 +29,7 @@ from era_kernels.services.idempotency import IdempotentRuns
 from era_kernels.services.inspection import InspectionService
 from era_kernels.services.metrics import Metrics, ScrapedGauge
 from era_kernels.services.mounts import Mounts
+from era_kernels.services.proxies import Proxies
 from era_kernels.services.server_info import ServerInfo
 from era_kernels.services.session_logs import SessionLogs
 from era_kernels.services.sessions import SessionService
@@ -113,10 +114,7 @@ async def open_app(settings: Settings) -> AsyncIterator[App]:
         stores = await _open_stores(stack, undo, settings, metrics)
         body, upload = settings.max_json_body, settings.max_upload
         context = HandlerContext(_access(settings), body, upload, metrics=metrics, memory=memory)
-        storage = StorageListener(
-            make_storage_routes(stores.resources), context, max(1, settings.max_connections // 2)
-        )
-        stack.push_async_callback(storage.aclose)
+        storage = _open_storage_listener(stack, settings, stores, context)
         host = await _open_host(stack, undo, settings, languages, storage, memory)
         await _recover(stores)
         executions = _execution_service(settings, stores)
@@ -135,6 +133,7 @@ async def open_app(settings: Settings) -> AsyncIterator[App]:
             files=FileService(sessions, stores.files, settings.session_workspace),
             idempotent_runs=idempotent_runs,
             logs=logs,
+            proxies=Proxies(sessions),
             resources=stores.resources,
             context=context,
         )
@@ -202,6 +201,15 @@ def _open_resources(
     )
     stack.push_async_callback(r2.aclose)
     return ResourceStores(kv, d1, r2, ResourceIndex(database))
+
+
+def _open_storage_listener(
+    stack: AsyncExitStack, settings: Settings, stores: Stores, context: HandlerContext
+) -> StorageListener:
+    routes, max_connections = make_storage_routes(stores.resources), settings.max_connections
+    storage = StorageListener(routes, context, max(1, max_connections // 2))
+    stack.push_async_callback(storage.aclose)
+    return storage
 
 
 async def _recover(stores: Stores) -> None:
