@@ -39,9 +39,9 @@ class EphemeralSessions:
     async def run(self, language: str, submission: Submission) -> LiveExecution:
         """Starts a run in a session of its own.
 
-        The execution's `on_abandoned` ends the session; so does cancelling the caller of this
-        method. Raises as `LiveSession.submit` does, and InvalidPath, Conflict or QuotaExceeded for
-        the files; nothing is left then.
+        The session ends when the execution is abandoned, or the caller of this method cancelled.
+        Raises as `LiveSession.submit` does, and InvalidPath, Conflict or QuotaExceeded for the
+        files; nothing is left then.
         """
         start_task = self._background.spawn(self._start(language, submission))
         try:
@@ -69,13 +69,13 @@ class EphemeralSessions:
             raise
         end_task = self._background.spawn(self._end_after_run(live, execution))
 
-        async def on_abandoned() -> None:
+        async def end_session() -> None:
             await self._background.run_shielded(
                 live.end(EndReason.CLIENT_DISCONNECTED, _closed_error(live))
             )
             await asyncio.wait([end_task])
 
-        execution.on_abandoned = on_abandoned
+        execution.when_abandoned(end_session)
         return execution
 
     async def _write_files(self, session: Session, files: Mapping[str, str]) -> None:
@@ -105,7 +105,9 @@ class EphemeralSessions:
 async def _abandon_when_started(start_task: asyncio.Task[LiveExecution]) -> None:
     await asyncio.wait([start_task])
     if not start_task.cancelled() and start_task.exception() is None:
-        await start_task.result().on_abandoned()
+        execution = start_task.result()
+        execution.add_caller()
+        await execution.remove_caller()
 
 
 def _closed_error(live: LiveSession) -> SessionNotFound:

@@ -156,5 +156,5 @@ class ExecStreamHandler(ExecHandlerBase):
         body = await self.read_body(ExecRequest)
         check_foreground(body.background, "exec")
         execution = await self.submit(session_id, body)
-        async with aclosing(execution.follow()) as batches:  # type: ignore[type-var]
+        async with aclosing(execution.follow()) as batches:
             await EventStream(self).send(batches)

@@ -9,7 +9,6 @@ from pydantic import Field
 
 from era_kernels.errors import InvalidRequest
 from era_kernels.models import Execution, ExecutionStatus, JsonObject, to_iso
-from era_kernels.services.executions.live import has_events_after
 from era_kernels.web import ranges
 from era_kernels.web.base import BaseHandler, ClientDisconnected, HandlerContext
 from era_kernels.web.operations import Media, Operation
@@ -179,10 +178,10 @@ class ExecutionStreamHandler(ExecutionHandlerBase):
         session = await self.sessions.session(session_id)
         live = await self.executions.find_unfinished(session_id, execution_id)
         batches = self.executions.follow(session, execution_id, after)
-        async with aclosing(batches):  # type: ignore[type-var]
+        async with aclosing(batches):
             # Those of a finished execution are on disk: the first of them is there at once.
             first = await anext(batches, None) if live is None else None
-            if first is None and (live is None or not has_events_after(live, after)):
+            if first is None and (live is None or not live.has_events_after(after)):
                 self.set_status(204)
             elif self.request.method == "HEAD":
                 self.set_header("Content-Type", EVENT_STREAM_TYPE)
@@ -218,7 +217,7 @@ class ExecutionOutputHandler(ExecutionHandlerBase):
         if self.request.method == "HEAD" or start == stop:
             return
         with suppress(ClientDisconnected):
-            async with aclosing(text.read(start, stop)) as chunks:  # type: ignore[type-var]
+            async with aclosing(text.read(start, stop)) as chunks:
                 async for chunk in chunks:
                     await self.send(chunk)
 

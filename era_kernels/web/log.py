@@ -88,7 +88,7 @@ class LogHandler(BaseHandler):
         if self.request.method == "HEAD":
             self.set_header("Content-Type", EVENT_STREAM_TYPE)
             return
-        async with aclosing(live.follow(after)) as batches:  # type: ignore[type-var]
+        async with aclosing(live.follow(after)) as batches:
             await EventStream(self, _stream_entry).send(batches, after)
 
 

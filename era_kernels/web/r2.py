@@ -373,7 +373,7 @@ def _described(stored: StoredObject) -> JsonObject:
 async def _json_pieces(file: OpenFile, size: int, tail: bytes) -> AsyncGenerator[bytes]:
     """Yields the JSON of an object; it ends early when bytes are missing."""
     head, rest, read = _JSON_HEAD, b"", 0
-    async with aclosing(file.read(0, size)) as chunks:  # type: ignore[type-var]
+    async with aclosing(file.read(0, size)) as chunks:
         async for chunk in chunks:
             read += len(chunk)
             if read == size:

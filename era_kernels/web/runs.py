@@ -273,7 +273,7 @@ class StreamHandler(RunHandlerBase):
         check_foreground(body.background, "run")
         execution = await self.submit(session_id, body)
         execution.add_caller()
-        async with aclosing(execution.follow_with_input()) as batches:  # type: ignore[type-var]
+        async with aclosing(execution.follow_with_input()) as batches:
             await EventStream(self).send(batches)
         if self.disconnected.done():
             await execution.remove_caller()

@@ -162,7 +162,7 @@ class TransferHandler(BaseHandler, Generic[U]):
         if self.request.method == "HEAD" or start == stop:
             return
         with suppress(ClientDisconnected):
-            async with aclosing(file.read(start, stop)) as chunks:  # type: ignore[type-var]
+            async with aclosing(file.read(start, stop)) as chunks:
                 async for chunk in chunks:
                     start += len(chunk)
                     await self.send(chunk)

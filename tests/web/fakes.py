@@ -16,7 +16,6 @@ from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from types import SimpleNamespace
 from typing import Any
 
 from era_kernels.errors import (
@@ -86,6 +85,7 @@ class FakeLiveExecution:
         self.error: EraError | None = None
         self.is_abandoned = False
         self.callers = 0
+        self.ends_with_callers = getattr(submission, "cancel_on_disconnect", False)
         self.logged: list[LoggedEvent] = []
         self.finished = asyncio.Event()
         self.is_truncated = False
@@ -111,7 +111,7 @@ class FakeLiveExecution:
 
     async def remove_caller(self) -> None:
         self.callers -= 1
-        if not self.callers and self.submission.cancel_on_disconnect:
+        if not self.callers and self.ends_with_callers:
             await self.on_abandoned()
 
     @property
@@ -119,9 +119,8 @@ class FakeLiveExecution:
         last = self.logged[-1].event if self.logged else None
         return last if isinstance(last, Done) else None
 
-    @property
-    def recent(self) -> SimpleNamespace:
-        return SimpleNamespace(last_seq=len(self.logged))
+    def has_events_after(self, seq: int) -> bool:
+        return self.done_event is None or len(self.logged) > seq
 
     async def send_input(self, key: str, value: str) -> bool:
         self.lines.append(value)
@@ -376,6 +375,7 @@ class FakeSessionService:
         self.calls.append(("execute", language, submission))
         session = Session("sess-throwaway", LANGUAGE, "d", CREATED_AT)
         running = FakeLiveExecution(session, submission, len(self.runs) + 1)
+        running.ends_with_callers = True
         self.runs[running.id] = running
         return running
 

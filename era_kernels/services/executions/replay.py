@@ -6,7 +6,7 @@ of executions, which is safer, still knows that the execution ended, when, and h
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
 from era_kernels.models import (
@@ -28,13 +28,13 @@ END_LOST = ErrorEvent(
 
 async def replay(
     log: LogReader, execution: Execution, session: Session, after: int = 0
-) -> AsyncIterator[list[LoggedEvent]]:
+) -> AsyncGenerator[list[LoggedEvent], None]:
     """Yields batches of the events after a sequence number; the last event of all is `Done`.
 
     Raises ExecutionNotFound when the log is gone, StorageFailed.
     """
     batch: list[LoggedEvent] = []
-    async with aclosing(log.read(after)) as batches:  # type: ignore[type-var]
+    async with aclosing(log.read(after)) as batches:
         async for batch in batches:
             yield batch
     last = batch[-1] if batch else await log.last_event()
