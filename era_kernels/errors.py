@@ -33,6 +33,9 @@ EraError                      500 INTERNAL_ERROR
 ├── QueueFull                 429 QUEUE_FULL
 ├── UnsupportedMediaType      415 UNSUPPORTED_MEDIA_TYPE
 ├── RangeNotSatisfiable       416 RANGE_NOT_SATISFIABLE
+├── BadGateway                502 BAD_GATEWAY
+│   └── NothingListening      502 NOTHING_LISTENING
+├── GatewayTimeout            504 GATEWAY_TIMEOUT
 ├── StorageFailed             500 STORAGE_FAILED
 │   ├── InsufficientStorage   507 INSUFFICIENT_STORAGE
 │   └── StorageUnavailable    503 UNAVAILABLE
@@ -215,6 +218,18 @@ class RangeNotSatisfiable(EraError):
 
 class QueueFull(EraError):
     status, code, title = 429, "QUEUE_FULL", "Queue full"
+
+
+class BadGateway(EraError):
+    status, code, title = 502, "BAD_GATEWAY", "Bad gateway"
+
+
+class NothingListening(BadGateway):
+    code, title = "NOTHING_LISTENING", "Nothing listening"
+
+
+class GatewayTimeout(EraError):
+    status, code, title = 504, "GATEWAY_TIMEOUT", "Gateway timeout"
 
 
 class StorageFailed(EraError):

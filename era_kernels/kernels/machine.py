@@ -21,6 +21,7 @@ from era_kernels.kernels.exec_process import ExecProcess, FailedExec
 from era_kernels.kernels.kernel import Kernel, discard_output
 from era_kernels.kernels.kernelspecs import Kernelspec
 from era_kernels.kernels.languages import Languages
+from era_kernels.kernels.machine_ports import MachinePorts
 from era_kernels.kernels.receive_budget import ReceiveBudget
 from era_kernels.kernels.sandboxes import Sandbox, Sandboxes, SandboxProcess
 from era_kernels.kernels.socket_connector import AcceptChannel
@@ -92,8 +93,8 @@ class Machine:
         self.ended: asyncio.Future[ExitInfo] = asyncio.get_running_loop().create_future()
         self._kernelspec = kernelspec
         self._receive_budget = receive_budget
-        self._tcp_ports = tcp_ports
         self._sandbox = sandbox
+        self.ports = MachinePorts(sandbox, kernelspec.network, tcp_ports)
         self._kernel_process: SandboxProcess | None = None
         self._kernel: Kernel | None = None
         self._close_task: asyncio.Task[None] | None = None
@@ -132,6 +133,7 @@ class Machine:
         except BaseException:
             await self.aclose(KERNEL_NOT_STARTED)
             raise
+        self.ports.reserve(listener)
         served = serve(listener, scope)
         self._sandbox.ended.add_done_callback(lambda _: served.close())
         self._server_env[STORAGE_URL] = listener.url
@@ -262,8 +264,7 @@ class Machine:
         """Returns where the kernel has to bind its sockets. Raises OSError without free ports."""
         ports = None
         if self._kernelspec.transport == "tcp":
-            ports = self._tcp_ports.take()
-            self._sandbox.ended.add_done_callback(lambda _: self._tcp_ports.release(ports))
+            ports = self.ports.take_for_kernel()
         sandbox = self._sandbox
         return ConnectionInfo.new(
             sandbox.runtime_directory,

@@ -98,7 +98,9 @@ class Sandbox(Protocol):
     async def listen(self, port: int) -> SessionListener:
         """Returns a socket on which the server listens to this code. Raises KernelStartFailed."""
 
-    async def connect(self, port: int) -> socket.socket:
+    async def connect(
+        self, port: int, timeout: float = ..., *, address: str = ...
+    ) -> socket.socket:
         """Returns a connection to what listens on that TCP port in the sandbox. Raises OSError."""
 
     async def aclose(self, reason: str | None = None) -> None:

@@ -19,6 +19,9 @@ NAME = ".session_data.json"
 MAX_BYTES = 1024 * 1024  # bytes that are read
 _TEMPORARY_NAME = "session_data.new"  # in the session's `state` directory
 
+# Data hold no cycles, and to look for them takes half of the time, in which nothing else goes on.
+_encoder = json.JSONEncoder(ensure_ascii=False, check_circular=False, separators=(",", ":"))
+
 FileStamp = tuple[int, int, int]  # inode, size, mtime in ns: one of them changes with each write
 
 
@@ -73,7 +76,7 @@ def read_changes(
 
 def encode_data(data: JsonObject) -> bytes:
     """Encodes data as compact JSON, in which 1, 1.0 and true differ; as values they are equal."""
-    return json.dumps(data, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
+    return _encoder.encode(data).encode("utf-8", "replace")
 
 
 def _equals(data_file: SessionDataFile, data: JsonObject) -> bool:

@@ -12,6 +12,7 @@ import os
 import re
 import secrets
 import stat
+import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -21,7 +22,8 @@ from era_kernels.errors import StorageFailed
 from era_kernels.models import NO_FILES_CHANGED, FilesChanged, JsonObject, SessionPaths
 from era_kernels.safe_fs.copy import CopyCancelled, TreeCopier
 from era_kernels.safe_fs.openat import open_directory
-from era_kernels.safe_fs.tree import closing_fd, ensure_directory, remove_tree
+from era_kernels.safe_fs.trash import PATIENCE, Trash
+from era_kernels.safe_fs.tree import closing_fd, ensure_directory
 from era_kernels.storage import content_types, lost_and_found
 from era_kernels.storage import session_data_file as data_files
 from era_kernels.storage import snapshot as snapshots
@@ -77,6 +79,7 @@ class Workspaces:
         self._tree_threads = StorageThreads("tree", TREE_THREADS)
         self._copy_threads = StorageThreads("copy", COPY_THREADS)
         self.unfinished = UnfinishedDirectories(sessions, self._run_threads)
+        self._trash = Trash()
 
     def session_paths(self, directory: str) -> SessionPaths:
         """Returns the paths that a session's code uses."""
@@ -130,8 +133,9 @@ class Workspaces:
     async def remove(self, directory: str, *, is_kept: bool = False) -> None:
         """Removes a session's directory, which may be missing; nothing may run in it.
 
-        The directory is renamed first, so that a crash leaves no half-removed session. With
-        `is_kept` it is made anew, without anything in it. Files that cannot be removed are logged.
+        The directory is renamed first, so that a crash leaves no half-removed session. What takes
+        longer than PATIENCE goes on after this has returned. With `is_kept` it is made anew,
+        without anything in it. Files that cannot be removed are logged.
         Raises StorageFailed.
         """
         await self._tree_threads.run(self._remove, directory)
@@ -161,9 +165,13 @@ class Workspaces:
         await self._tree_threads.run(self._reconcile, known, deleted)
 
     async def aclose(self) -> None:
-        """Finishes all work that was begun; a second call is fine."""
+        """Finishes all work that was begun, but removals, which the next start finishes.
+
+        A second call is fine.
+        """
         for threads in (self._run_threads, self._tree_threads, self._copy_threads):
             await asyncio.to_thread(threads.close)
+        await asyncio.to_thread(self._trash.close)
 
     # ------------------------------------------------------------ in a thread
 
@@ -211,7 +219,7 @@ class Workspaces:
             with suppress(FileNotFoundError):
                 os.rename(WORKSPACE, trash, src_dir_fd=session_directory, dst_dir_fd=sessions)
                 ensure_directory(session_directory, WORKSPACE)
-                remove_tree(sessions, trash)
+                self._trash.remove(self._sessions / trash)
 
     def _copy(
         self, source: str, target: str, data: JsonObject, is_cancelled: Callable[[], bool]
@@ -233,14 +241,14 @@ class Workspaces:
             os.fsync(sessions)
         return snapshot
 
-    def _remove(self, directory: str) -> None:
+    def _remove(self, directory: str, seconds: float = PATIENCE) -> None:
         with self._open("") as sessions:
             trash = _trash_name()
             try:
                 os.rename(directory, trash, src_dir_fd=sessions, dst_dir_fd=sessions)
             except FileNotFoundError:
                 return
-            remove_tree(sessions, trash)
+        self._trash.remove(self._sessions / trash, seconds)
 
     def _reconcile(self, known: set[str], deleted: Collection[str]) -> None:
         found = set(os.listdir(self._sessions))  # noqa: PTH208 - names, not paths
@@ -253,13 +261,13 @@ class Workspaces:
         unknown = set(own_directories(self._sessions)) - known
         unfinished = {name for name in unknown if is_unfinished(self._sessions / name)}
         garbage = unfinished | unknown.intersection(deleted)
-        with self._open("") as sessions:
-            for name in sorted(garbage):
-                log.info("a directory of no session is removed", extra={"directory": name})
-                self._remove(name)
-            for name in sorted(found):
-                if _GARBAGE_NAME.fullmatch(name):
-                    remove_tree(sessions, name)
+        limit = time.monotonic() + PATIENCE
+        for name in sorted(garbage):
+            log.info("a directory of no session is removed", extra={"directory": name})
+            self._remove(name, max(0.0, limit - time.monotonic()))
+        for name in sorted(found):
+            if _GARBAGE_NAME.fullmatch(name):
+                self._trash.remove(self._sessions / name, max(0.0, limit - time.monotonic()))
         self._set_aside(unknown - garbage)
 
     def _set_aside(self, unknown: set[str]) -> None:

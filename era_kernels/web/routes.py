@@ -31,6 +31,7 @@ from era_kernels.web.metrics import MetricsHandler
 from era_kernels.web.not_found import NotFoundHandler
 from era_kernels.web.openapi import Document, OpenApiHandler
 from era_kernels.web.operations import Route
+from era_kernels.web.ports import HostHandler, PortsHandler
 from era_kernels.web.r2 import R2NamespaceHandler, R2ObjectHandler
 from era_kernels.web.resources import ResourcesHandler, ResourceStatsHandler
 from era_kernels.web.runs import RunHandler, StreamHandler
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from era_kernels.services.files import FileService
     from era_kernels.services.idempotency import IdempotentRuns
     from era_kernels.services.inspection import InspectionService
+    from era_kernels.services.proxies import Proxies
     from era_kernels.services.server_info import ServerInfo
     from era_kernels.services.session_logs import SessionLogs
     from era_kernels.services.sessions import SessionService
@@ -67,13 +69,14 @@ def make_application(
     idempotent_runs: IdempotentRuns,
     inspection: InspectionService,
     logs: SessionLogs,
+    proxies: Proxies,
     resources: ResourceStores,
     context: HandlerContext,
 ) -> Application:
     """Returns the Tornado application that serves every path."""
     storage_routes = make_storage_routes(resources)
     routes = make_routes(
-        sessions, executions, server_info, codes, files, idempotent_runs, inspection, logs
+        sessions, executions, server_info, codes, files, idempotent_runs, inspection, logs, proxies
     )
     routes += make_resource_routes(resources.index)
     document = Document([*routes, *storage_routes])
@@ -121,6 +124,7 @@ def make_routes(
     idempotent_runs: IdempotentRuns,
     inspection: InspectionService,
     logs: SessionLogs,
+    proxies: Proxies,
 ) -> list[Route]:
     """Returns every path of the API, in the order of the OpenAPI document."""
     for_sessions = {"sessions": sessions}
@@ -155,6 +159,8 @@ def make_routes(
         Route(f"{execution}/stack", StackHandler, {"inspection": inspection}, "executions"),
         Route(f"{session}/variables", VariablesHandler, {"inspection": inspection}, "sessions"),
         Route(f"{session}/log", LogHandler, {**for_sessions, "logs": logs}, "executions"),
+        Route(f"{session}/host", HostHandler, for_sessions, "proxy"),
+        Route(f"{session}/ports", PortsHandler, {"proxies": proxies}, "proxy"),
         *_server_routes(server_info),
     ]
 

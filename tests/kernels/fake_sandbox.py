@@ -122,7 +122,9 @@ class FakeSandbox:
     async def listen(self, port: int) -> SessionListener:
         raise NotImplementedError
 
-    async def connect(self, port: int) -> socket.socket:
+    async def connect(
+        self, port: int, timeout: float = 1, *, address: str = "127.0.0.1"
+    ) -> socket.socket:
         raise ConnectionRefusedError
 
     async def aclose(self, reason: str | None = None) -> None:

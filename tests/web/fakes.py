@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import socket
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Mapping
@@ -21,6 +22,7 @@ from era_kernels.errors import (
     EraError,
     ExecutionNotFound,
     FileNotFound,
+    Forbidden,
     IdempotencyConflict,
     InsufficientStorage,
     InvalidRequest,
@@ -45,6 +47,7 @@ from era_kernels.models import (
     InputRequest,
     InterruptStep,
     Isolation,
+    ListeningPort,
     LoggedEvent,
     NewSession,
     Session,
@@ -524,6 +527,32 @@ class FakeInspectionService:
         if self.error is not None:
             raise self.error
         return self.visible
+
+
+class FakeProxies:
+    """What the web room uses of `Proxies`: ports of sessions are ports of this host."""
+
+    def __init__(self, sessions: FakeSessionService) -> None:
+        self._sessions = sessions
+        self.served: dict[int, int | EraError] = {}  # by the session's port
+        self.listed = [ListeningPort(8000, "127.0.0.1", "python"), ListeningPort(9000, "::", None)]
+
+    async def listening(self, session_id: str) -> list[ListeningPort]:
+        await self._sessions.session(session_id)
+        return self.listed
+
+    async def dial(self, session_id: str, port: int, *, has_token: bool) -> socket.socket | None:
+        session = await self._sessions.session(session_id)
+        if not session.allow_public and not has_token:
+            raise Forbidden("It is not public.")
+        place = self.served.get(port)
+        if isinstance(place, EraError):
+            raise place
+        if place is None:
+            return None
+        connection = socket.create_connection(("127.0.0.1", place))
+        connection.setblocking(False)
+        return connection
 
 
 class FakeStoredCodeService:

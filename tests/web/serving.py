@@ -37,6 +37,7 @@ from tests.web.fakes import (
     FakeFileService,
     FakeIdempotentRuns,
     FakeInspectionService,
+    FakeProxies,
     FakeServerInfo,
     FakeSessionService,
     FakeStoredCodeService,
@@ -70,6 +71,7 @@ class ServerUnderTest:
     files: FakeFileService
     codes: FakeStoredCodeService
     inspection: FakeInspectionService
+    proxies: FakeProxies
     logs: SessionLogs
     context: HandlerContext
     objects: R2Store
@@ -123,6 +125,7 @@ def run_server(
         executions, files = FakeExecutionService(sessions), FakeFileService(sessions)
         codes = FakeStoredCodeService(sessions)
         insights = FakeInspectionService(sessions)
+        proxies = FakeProxies(sessions)
         logs = SessionLogs(SessionLogStore(Path(directory)))
         database = await Database.open(Path(directory) / "era.db", MIGRATIONS)
         kv = KVStore(database, StorageQuotas(), MAX_KV_VALUE)
@@ -151,13 +154,14 @@ def run_server(
             idempotent_runs=FakeIdempotentRuns(sessions),  # type: ignore[arg-type]
             inspection=insights,  # type: ignore[arg-type]
             logs=logs,
+            proxies=proxies,  # type: ignore[arg-type]
             resources=ResourceStores(kv, d1, objects, ResourceIndex(database)),
             context=context,
         )
         server = WebServer.open(application, context, "127.0.0.1", 0, **options)
         loop = asyncio.get_running_loop()
-        fakes = [sessions, executions, status, files, codes, insights, logs, context, objects]
-        fakes.append(loop)
+        fakes = [sessions, executions, status, files, codes, insights, proxies, logs, context]
+        fakes += [objects, loop]
         ready.extend([server.url, fakes, loop, stop])
         started.set()
         await stop.wait()

@@ -33,6 +33,7 @@ from tests.web.fakes import (
     FakeFileService,
     FakeIdempotentRuns,
     FakeInspectionService,
+    FakeProxies,
     FakeServerInfo,
     FakeSessionService,
     FakeStoredCodeService,
@@ -49,6 +50,7 @@ ROUTES: list[Route] = make_routes(
     FakeIdempotentRuns(_SESSIONS),  # type: ignore[arg-type]
     FakeInspectionService(_SESSIONS),  # type: ignore[arg-type]
     None,  # type: ignore[arg-type]
+    FakeProxies(_SESSIONS),  # type: ignore[arg-type]
 )
 ROUTES += make_resource_routes(None)  # type: ignore[arg-type]
 ROUTES += make_storage_routes(ResourceStores(None, None, None, None))  # type: ignore[arg-type]
@@ -314,6 +316,8 @@ CASES = [
     case("GET", f"{EXECUTION}/stack", 200),
     case("GET", "/api/sessions/{id}/variables", 200),
     case("GET", "/api/sessions/{id}/log", 200),
+    case("GET", "/api/sessions/{id}/host", 200, query="?port=8000"),
+    case("GET", "/api/sessions/{id}/ports", 200),
     case("GET", FILES, 200),
     case("GET", f"{FILES}/{{path}}", 200),
     case("PUT", f"{FILES}/{{path}}", 200, {"any": "body"}),

@@ -286,6 +286,7 @@ def test_port_in_use() -> None:
         idempotent_runs=FakeIdempotentRuns(sessions),  # type: ignore[arg-type]
         inspection=None,  # type: ignore[arg-type]
         logs=None,  # type: ignore[arg-type]
+        proxies=None,  # type: ignore[arg-type]
         resources=ResourceStores(None, None, None, None),  # type: ignore[arg-type]
         context=context,
     )

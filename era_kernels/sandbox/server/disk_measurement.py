@@ -72,9 +72,12 @@ class DiskMeasurement:
             self.session.stopped.forget()
 
     def _measure(self) -> Generator[None]:
-        processes = self._find_code()
+        is_first = self.session.measured is None
+        processes: list[ProcStat] = []
         if self.is_still:
             processes = yield from self._stop()
+        elif not is_first:  # else its code has just begun: what it has written counts as grown
+            processes = self._find_code()
         self.session.begin_measurement(self._taken())
         began = self._seconds
         nameless = NamelessFiles()
@@ -83,7 +86,7 @@ class DiskMeasurement:
         for _ in nameless.find(pids, self.session.devices, workspace.max_bytes):
             yield from self._step()
         total, headroom = 0, self.session.allowed(workspace)
-        is_start = self.session.measured is None and self.session.hardly_wrote
+        is_start = is_first and self.session.hardly_wrote
         for quota in self.session.quotas:
             most = self.session.allowed(quota) + is_start * MAX_EXCESS_AT_START
             size = nameless.total if quota is workspace else 0

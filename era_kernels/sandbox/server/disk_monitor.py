@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import os
 import threading
 import time
@@ -51,7 +52,7 @@ class DiskMonitor:
         self._process_tree = ProcessTree()
         self._measured_tree = ProcessTree()  # looks between those that `have_rested` goes by
         self._measurements: dict[SessionDisk, DiskMeasurement] = {}
-        self._next_look = self._earliest_look = 0.0  # `time.monotonic`
+        self._next_look, self._earliest_look = math.inf, 0.0  # `time.monotonic`
         self._taken_at_look = 0
         self._gate = MIB  # bytes of the disk after which the sessions are looked at
         self._worker: _Worker | None = None
@@ -88,7 +89,7 @@ class DiskMonitor:
             sessions = tuple(self._sessions)
         self._drop_discarded(sessions)
         if not sessions:
-            self._next_look = 0.0
+            self._next_look = math.inf
             return None
         for session in sessions:
             if not session.devices:
@@ -119,6 +120,7 @@ class DiskMonitor:
         session.workspace_device = next(iter(self.space.add(session.quotas[0].roots)), 0)
         self.space.look()
         session.begin_measurement(self.space.taken)
+        self._next_look = min(self._next_look, time.monotonic() + REST_LOOK)
 
     def _look_at_sessions(self, sessions: Sequence[SessionDisk], shrunk: int, now: float) -> None:
         """Adds up what each may have written, and measures those that may be past a bound."""

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from era_kernels.errors import KernelStartFailed
 from era_kernels.models import Limits, SessionListener, SessionPaths
+from era_kernels.safe_fs.trash import Trash
 from era_kernels.sandbox.init.spec import IsolationKind, SandboxSpec
 from era_kernels.sandbox.server import runtime_dirs
 from era_kernels.sandbox.server.cgroup_memory import Shortage
@@ -36,9 +37,13 @@ class HostResources:
         paths: SessionPaths,
         limits: Limits,
         uid_allocator: UidAllocator,
+        trash: Trash,
         min_reserved: int = 0,
     ) -> None:
-        """`min_reserved`: bytes that each process must be able to reserve."""
+        """`min_reserved`: bytes that each process must be able to reserve.
+
+        `trash` removes what the session left in its directory of sockets.
+        """
         self.runtime_directory = runtime_dirs.new_path(base)
         # The paths as code in the sandbox sees them.
         self.inner_paths, self.inner_runtime_directory = profile.map_paths(
@@ -49,6 +54,7 @@ class HostResources:
         self._host_paths = paths
         self._limits = limits
         self._min_reserved = min_reserved
+        self._trash = trash
         self._uid_allocator = uid_allocator
         self._uid: int | None = None
         self._cgroup: SandboxCgroup | None = None
@@ -176,8 +182,11 @@ class HostResources:
             yield name, real
 
     def release(self) -> None:
-        """Removes the runtime directory and frees the uid (blocking); a second call is fine."""
-        runtime_dirs.remove_runtime_dir(self.runtime_directory)
+        """Removes the runtime directory and frees the uid (blocking, briefly).
+
+        A second call is fine. What takes longer to remove goes on in a thread of its own.
+        """
+        self._trash.remove(self.runtime_directory)
         self._listener_path.unlink(missing_ok=True)
         self._uid_allocator.release(self._uid)
         self._uid = None

@@ -12,6 +12,7 @@ _PAGE = os.sysconf("SC_PAGE_SIZE")
 _TICK = 10**9 // os.sysconf("SC_CLK_TCK")
 _CPUCLOCK_SCHED = 2  # CPUCLOCK_SCHED of the kernel: exact, for a whole process
 _NO_INIT = 0
+_NEVER = 2**63  # later than any start time
 _DEAD_STATES = (b"Z", b"X")
 
 
@@ -36,7 +37,7 @@ class ProcessTree:
 
     def __init__(self) -> None:
         self._members: dict[int, tuple[int, int]] = {}  # pid → its init, its start time
-        self._unrelated: set[int] = set()
+        self._unrelated: dict[int, int] = {}  # pid → start time
         self._inits: set[int] = set()
         self._refreshed_at = 0.0
         self._cpu_ns: dict[int, int] = {}  # of the members, by pid
@@ -62,9 +63,9 @@ class ProcessTree:
             return self._by_init
         self._refresh_unrelated(set(inits))
         pids = _list_pids()
-        self._unrelated &= pids
+        self._unrelated = {pid: self._unrelated[pid] for pid in self._unrelated.keys() & pids}
         found: dict[int, ProcStat] = {}
-        for pid in pids - self._unrelated:
+        for pid in pids - self._unrelated.keys():
             if (process := read_stat(pid)) is not None:
                 found[pid] = process
         by_init: dict[int, list[ProcStat]] = {init: [] for init in inits}
@@ -73,7 +74,9 @@ class ProcessTree:
             for pid, process in found.items()
             if (init := self._init_of(process, found)) != _NO_INIT
         }
-        self._unrelated |= found.keys() - self._members.keys()
+        self._unrelated |= {
+            pid: found[pid].start_time for pid in found.keys() - self._members.keys()
+        }
         cpu_ns = {pid: found[pid].cpu_ns for pid in self._members}
         self._is_settled = cpu_ns == self._cpu_ns
         self._cpu_ns = cpu_ns
@@ -83,11 +86,19 @@ class ProcessTree:
         return by_init
 
     def _refresh_unrelated(self, inits: set[int]) -> None:
-        """Forgets unrelated processes: they may be of a new sandbox, or their pids reused."""
+        """Forgets unrelated processes: their pids may be reused, or they are of a new sandbox.
+
+        The latter have begun after its init, which may have been there for long.
+        """
         now = time.monotonic()
-        if inits - self._inits or now > self._refreshed_at + REFRESH_INTERVAL:
+        if now > self._refreshed_at + REFRESH_INTERVAL:
             self._unrelated.clear()
             self._refreshed_at = now
+        elif new := inits - self._inits:
+            first = min((self._unrelated.get(pid, _NEVER) for pid in new), default=_NEVER)
+            self._unrelated = {
+                pid: started for pid, started in self._unrelated.items() if started < first
+            }
         self._inits = inits
 
     def _init_of(self, process: ProcStat, found: dict[int, ProcStat]) -> int:

@@ -22,7 +22,8 @@ from era_kernels.sandbox.server.process_tree import Family, list_by_uid, read_st
 log = logging.getLogger(__name__)
 
 END_TIMEOUT = 5.0  # seconds until callers are told that an end takes longer
-_FIRST_PAUSE, _LAST_PAUSE = 0.001, 0.25  # seconds between two looks at what is left
+_FIRST_LOOK = 0.02  # seconds after which it looks what is left of a pid namespace
+_FIRST_PAUSE, _LAST_PAUSE = 0.001, 0.25  # seconds between two such looks
 _KILL_TIMEOUT = 1.0  # seconds for a helper, which code may stop
 # Linux signals all processes of a user in one step, between which none can fork away.
 _KILL_ALL_OF_USER = ("/bin/sh", "-c", "kill -9 -1")
@@ -67,9 +68,10 @@ class SandboxEnd:
 
         Raises EndUnfinished END_TIMEOUT seconds after the first call; the task goes on then, too.
         """
-        self._waited_since = self._waited_since or time.monotonic()
-        remaining = self._waited_since + END_TIMEOUT - time.monotonic()
-        await asyncio.wait([closing], timeout=max(0, remaining))
+        if not closing.done():
+            self._waited_since = self._waited_since or time.monotonic()
+            remaining = self._waited_since + END_TIMEOUT - time.monotonic()
+            await asyncio.wait([closing], timeout=max(0, remaining))
         if closing.done():
             return closing.result()
         raise EndUnfinished(
@@ -81,6 +83,8 @@ class SandboxEnd:
 
     async def finish(self) -> None:
         """Returns when no process is left, however long that takes."""
+        if self._has_pid_namespace:
+            await self._wait_for_init(_FIRST_LOOK)  # with it, mostly all have ended
         pause = _FIRST_PAUSE
         while await asyncio.to_thread(self._kill_once):
             await asyncio.sleep(pause)
@@ -117,6 +121,19 @@ class SandboxEnd:
         poll = select.poll()
         poll.register(self._init_fd, select.POLLIN)
         return not poll.poll(0)
+
+    async def _wait_for_init(self, timeout: float) -> None:
+        """Waits at most `timeout` seconds for the end of the init."""
+        if self._init_fd is None:
+            return
+        ended, loop = asyncio.Event(), asyncio.get_running_loop()
+        loop.add_reader(self._init_fd, ended.set)
+        try:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(timeout):
+                    await ended.wait()
+        finally:
+            loop.remove_reader(self._init_fd)
 
     def _find_descendants(self) -> set[int]:
         if self._family is None and self._init_pid is not None:

@@ -12,6 +12,7 @@ from typing import Protocol
 
 from era_kernels.errors import EraError, SharedUidRefused, StartError
 from era_kernels.models import UNSANDBOXED_TIER, Limits, SessionPaths
+from era_kernels.safe_fs.trash import remove_directory
 from era_kernels.sandbox.server import runtime_dirs
 from era_kernels.sandbox.server.process import Process
 from era_kernels.sandbox.server.process_command import Command
@@ -80,7 +81,7 @@ class TierProbe:
         except (EraError, OSError) as error:
             return str(error)
         finally:
-            await asyncio.to_thread(runtime_dirs.remove_runtime_dir, self._directory)
+            await asyncio.to_thread(remove_directory, self._directory)
 
 
 def _accepts_shared_uid(policy: IsolationPolicy) -> bool:

@@ -58,10 +58,13 @@ class SessionMachine:
         """True if there is a machine that has not ended, with a kernel in it."""
         return self._machine is not None and self.is_alive and self._machine.has_kernel
 
-    @property
-    def ready_machine(self) -> Machine | None:
-        """The machine, if its kernel has started; else None. Reading this starts nothing."""
-        return self._machine if self.has_kernel and not self.is_starting else None
+    def find(self, *, with_kernel: bool = False) -> Machine | None:
+        """Returns the machine that runs now, if there is one; starts nothing.
+
+        `with_kernel`: only if its kernel has started.
+        """
+        is_found = self.has_kernel and not self.is_starting if with_kernel else self.is_alive
+        return self._machine if is_found else None
 
     @property
     def is_idle(self) -> bool:

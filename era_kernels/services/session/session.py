@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, nullcontext
 
 from era_kernels.errors import EraError
-from era_kernels.kernels.machine import Machine
 from era_kernels.models import (
     EndReason,
     ExecSubmission,
@@ -74,9 +73,9 @@ class LiveSession:
         return len(self._queue)
 
     @property
-    def ready_machine(self) -> Machine | None:
-        """The session's machine, if its kernel has started; else None."""
-        return self._session_machine.ready_machine
+    def machine(self) -> SessionMachine:
+        """What starts the session's machine, and knows the one that there is."""
+        return self._session_machine
 
     @contextmanager
     def borrow(self) -> Iterator[None]:

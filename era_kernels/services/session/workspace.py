@@ -12,7 +12,7 @@ from era_kernels.models import NO_FILES_CHANGED, FilesChanged, JsonObject, now
 from era_kernels.services.executions.live import LiveExecution
 from era_kernels.services.session.state import SessionState
 from era_kernels.services.session.workspace_tracker import WorkspaceTracker
-from era_kernels.services.validation import check_json_size_async, merge_data
+from era_kernels.services.validation import check_json_size, merge_data
 from era_kernels.storage.workspaces import FileChange, Workspaces
 
 log = logging.getLogger(__name__)
@@ -48,7 +48,7 @@ class SessionWorkspace:
     async def merge_data(self, data: JsonObject) -> None:
         """Merges `data` into the session's. Raises TooLarge, StorageFailed, SessionNotFound."""
         # The whole cannot be smaller, and a bomb is not merged.
-        await check_json_size_async(data, "data")
+        await check_json_size(data, "data")
         async with self._lock:
             await self._adopt_changed_data()
             await self._replace_data(merge_data(self._state.session.data, data))
@@ -132,5 +132,5 @@ class SessionWorkspace:
             return
 
     async def _replace_data(self, data: JsonObject) -> None:
-        await check_json_size_async(data, "data")
+        await check_json_size(data, "data")
         await self._state.update(data=data)

@@ -50,9 +50,12 @@ def stack(session: SessionClient, sleep: str, sleeping_line: int) -> None:
     """The stack of a running program tells the line that it is in."""
     session.run("")
     execution = start(session, sleep)
-    time.sleep(PAUSE)
-    frames = session.http.get(f"{execution}/stack").raise_for_status().json()["frames"]
-    assert sleeping_line in [frame["line"] for frame in frames], frames
+
+    def sleeps() -> bool:
+        frames = session.http.get(f"{execution}/stack").raise_for_status().json()["frames"]
+        return sleeping_line in [frame["line"] for frame in frames]
+
+    assert wait_until(sleeps)
 
 
 @row("variables")

@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
-from era_kernels.sandbox.server.process_tree import ProcessTree, read_stat
+import pytest
+
+from era_kernels.sandbox.server.process_tree import ProcessTree, ProcStat, read_stat
 from tests.sandbox.sandboxes import wait_until
 
 TREE = """
@@ -52,6 +55,30 @@ def test_families() -> None:
             os.killpg(process.pid, 9)
             process.communicate()
     assert wait_until(lambda: process_tree.by_init([first.pid]) == {first.pid: []})
+
+
+def test_a_new_init_costs_little(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What had begun before an init is none of its descendants, and is not read again."""
+    process_tree, read = ProcessTree(), list[int]()
+
+    def read_and_note(pid: int) -> ProcStat | None:
+        read.append(pid)
+        return read_stat(pid)
+
+    monkeypatch.setattr("era_kernels.sandbox.server.process_tree.read_stat", read_and_note)
+    time.sleep(0.02)  # two ticks of the start times
+    first, second = spawn_tree(), spawn_tree()
+    try:
+        process_tree.by_init([first.pid])
+        assert os.getpid() in read
+        read.clear()
+        by_init = process_tree.by_init([first.pid, second.pid])
+        assert len(by_init[second.pid]) == 3
+        assert os.getpid() not in read
+    finally:
+        for process in (first, second):
+            os.killpg(process.pid, 9)
+            process.communicate()
 
 
 def test_rest() -> None:
