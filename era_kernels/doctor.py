@@ -19,11 +19,11 @@ from pathlib import Path
 from era_kernels.errors import SharedUidRefused, StartError
 from era_kernels.kernels.kernelspecs import NO_TCP, OPEN_SOCKETS, Kernelspec
 from era_kernels.kernels.languages import Languages
-from era_kernels.models import UNSANDBOXED_TIER, Isolation
+from era_kernels.models import GIB, UNSANDBOXED_TIER, Isolation
 from era_kernels.sandbox.server import host_features
 from era_kernels.sandbox.server.sandboxes import Sandboxes
 from era_kernels.sandbox.server.tiers import IsolationPolicy, IsolationProfile
-from era_kernels.setting_types import GIB, total_memory
+from era_kernels.setting_types import total_memory
 from era_kernels.settings import Settings
 
 MIN_PYTHON = (3, 11)

@@ -134,6 +134,11 @@ class NotFound(EraError):
 class SessionNotFound(NotFound):
     code, title = "SESSION_NOT_FOUND", "Session not found"
 
+    @classmethod
+    def for_id(cls, session_id: str) -> SessionNotFound:
+        """Returns the error for an id that no session has."""
+        return cls(f"There is no session {session_id}.", id=session_id)
+
 
 class ExecutionNotFound(NotFound):
     code, title = "EXECUTION_NOT_FOUND", "Execution not found"

@@ -20,18 +20,14 @@ from pydantic_settings import (
 )
 
 from era_kernels.errors import InvalidSetting
-from era_kernels.models import ALL_STORAGE, default_disk_reserve
+from era_kernels.models import ALL_STORAGE, GIB, KIB, MIB, MIN_TOKEN_LENGTH, default_disk_reserve
 from era_kernels.setting_errors import error_sentence
 from era_kernels.setting_types import (
     DEFAULT_SERVER_PERCENT,
     ENV_PREFIX,
     FILES_PER_KERNEL,
-    GIB,
-    KIB,
     MAX_DEFAULT_CONNECTIONS,
     MAX_DEFAULT_KERNELS,
-    MIB,
-    MIN_TOKEN_LENGTH,
     OWN_FILES,
     AbsolutePath,
     AnyTier,

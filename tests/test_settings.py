@@ -11,7 +11,8 @@ from pydantic import ValidationError
 
 from era_kernels import open_files, setting_types
 from era_kernels.errors import InvalidSetting, StartError
-from era_kernels.setting_types import GIB, MIB, format_size_setting, parse_size
+from era_kernels.models import GIB, MIB
+from era_kernels.setting_types import format_size_setting, parse_size
 from era_kernels.settings import Settings, format_default
 
 TOKEN = "0123456789abcdef"

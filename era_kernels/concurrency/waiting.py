@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable
 from typing import Any
 
 
+async def within_timeout(awaitable: Awaitable[object], seconds: float) -> bool:
+    """Returns False when the awaitable has not ended after so many seconds; it is cancelled then.
+
+    Raises what it raises.
+    """
+    try:
+        async with asyncio.timeout(seconds):
+            await awaitable
+    except TimeoutError:
+        return False
+    return True
+
+
 async def ends_within(future: asyncio.Future[Any], seconds: float) -> bool:
-    """Waits for the end of a future or task, at most `seconds`; returns True if it has ended."""
+    """Returns whether a future or task is done at most `seconds` later; it goes on if it is not."""
     await asyncio.wait([future], timeout=seconds)
     return future.done()
-
-
-async def is_set_within(event: asyncio.Event, seconds: float) -> bool:
-    """Waits until an event is set, at most `seconds`; returns True if it is set."""
-    try:
-        await asyncio.wait_for(event.wait(), seconds)
-    except TimeoutError:
-        return event.is_set()
-    return True
 
 
 async def ends_before(task: asyncio.Task[Any], event: asyncio.Event) -> bool:

@@ -23,6 +23,7 @@ from era_kernels.kernels.kernelspecs import Kernelspec
 from era_kernels.kernels.languages import Languages
 from era_kernels.kernels.machine_ports import MachinePorts
 from era_kernels.kernels.receive_budget import ReceiveBudget
+from era_kernels.kernels.sandboxes import Sandbox, Sandboxes, SandboxProcess
 from era_kernels.kernels.socket_connector import AcceptChannel
 from era_kernels.kernels.tcp_ports import TcpPorts
 from era_kernels.kernels.wire_protocol import ConnectionInfo
@@ -39,11 +40,8 @@ from era_kernels.models import (
     StorageScope,
 )
 from era_kernels.sandbox.server.listeners import ChannelListeners
-from era_kernels.sandbox.server.process import Process
 from era_kernels.sandbox.server.process_command import Command, ProcessNotStarted
-from era_kernels.sandbox.server.sandbox import Sandbox
 from era_kernels.sandbox.server.sandbox_end import end_all
-from era_kernels.sandbox.server.sandboxes import Sandboxes
 
 log = logging.getLogger(__name__)
 
@@ -97,7 +95,7 @@ class Machine:
         self._receive_budget = receive_budget
         self._sandbox = sandbox
         self.ports = MachinePorts(sandbox, kernelspec.network, tcp_ports)
-        self._kernel_process: Process | None = None
+        self._kernel_process: SandboxProcess | None = None
         self._kernel: Kernel | None = None
         self._close_task: asyncio.Task[None] | None = None
         self._reported_stderr_bytes = 0  # of the kernel's own stderr

@@ -7,10 +7,10 @@ import errno
 import os
 import socket
 
+from era_kernels.kernels.sandboxes import Sandbox
 from era_kernels.kernels.tcp_ports import TcpPorts
 from era_kernels.models import ListeningPort, Network, SessionListener
 from era_kernels.sandbox.server.connections import LOOPBACK6
-from era_kernels.sandbox.server.sandbox import Sandbox
 from era_kernels.sandbox.server.tcp_listeners import list_ports
 
 

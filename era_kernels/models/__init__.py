@@ -32,8 +32,20 @@ from era_kernels.models.executions import (
     InterruptStep,
     KernelRequest,
     Submission,
+    lost_done,
 )
-from era_kernels.models.formats import JsonObject, format_duration, format_size, now, to_iso
+from era_kernels.models.formats import (
+    GIB,
+    KIB,
+    MIB,
+    MIN_TOKEN_LENGTH,
+    TIB,
+    JsonObject,
+    format_duration,
+    format_size,
+    now,
+    to_iso,
+)
 from era_kernels.models.inspection import MISSING, StackFrame, Variable, Variables
 from era_kernels.models.runtime import (
     EndReason,
@@ -58,10 +70,15 @@ from era_kernels.models.storage import ALL_STORAGE, ResourceType, StorageQuotas,
 
 __all__ = [
     "ALL_STORAGE",
+    "GIB",
+    "KIB",
     "MAX_CHANGED_PATHS",
+    "MIB",
+    "MIN_TOKEN_LENGTH",
     "MISSING",
     "NO_FILES_CHANGED",
     "SERVER_PREFIX",
+    "TIB",
     "UNSANDBOXED_TIER",
     "ClearOutput",
     "Display",
@@ -111,6 +128,7 @@ __all__ = [
     "event_to_json",
     "format_duration",
     "format_size",
+    "lost_done",
     "now",
     "server_line",
     "to_iso",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
@@ -15,7 +14,11 @@ from era_kernels.services.context import ServiceContext
 from era_kernels.services.executions.live import LiveExecution
 from era_kernels.services.session.session import LiveSession
 from era_kernels.services.session_endings import SessionEndings
-from era_kernels.services.validation import check_quota, check_writable_path
+from era_kernels.services.validation import (
+    check_quota,
+    check_writable_path,
+    new_session_id,
+)
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +55,7 @@ class EphemeralSessions:
 
     async def _start(self, language: str, submission: Submission) -> LiveExecution:
         session = Session(
-            id=f"sess-{secrets.token_hex(16)}",
+            id=new_session_id(),
             language=language,
             directory=await self._context.workspaces.create(),
             created_at=now(),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -12,7 +11,12 @@ from era_kernels.errors import SessionExists
 from era_kernels.models import NewSession, Session, now
 from era_kernels.services.context import ServiceContext
 from era_kernels.services.session_limits import check_limits
-from era_kernels.services.validation import check_changes, check_session_id, initial_code
+from era_kernels.services.validation import (
+    check_changes,
+    check_session_id,
+    initial_code,
+    new_session_id,
+)
 from era_kernels.storage.stored_code import StoredCode
 
 
@@ -92,7 +96,7 @@ class SessionCreator:
         public = self._context.service_limits.public_by_default
         directory = await self._context.workspaces.create()
         session = Session(
-            id=new.id or f"sess-{secrets.token_hex(16)}",
+            id=new.id or new_session_id(),
             language=new.language,
             directory=directory,
             created_at=now(),

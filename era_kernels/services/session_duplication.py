@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import secrets
 import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -15,6 +14,7 @@ from era_kernels.errors import SessionExists
 from era_kernels.models import JsonObject, Session, now
 from era_kernels.services.context import ServiceContext
 from era_kernels.services.session.session import LiveSession
+from era_kernels.services.validation import new_session_id
 from era_kernels.storage.workspaces import CopyCancelled
 
 
@@ -104,7 +104,7 @@ class SessionDuplicator:
             source.check_open()  # a source that was deleted was not copied whole
         session = dataclasses.replace(
             original,
-            id=request.id or f"sess-{secrets.token_hex(16)}",
+            id=request.id or new_session_id(),
             directory=directory,
             created_at=now(),
             data=data,

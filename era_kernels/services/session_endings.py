@@ -85,7 +85,7 @@ class SessionEndings:
         semaphore: asyncio.Semaphore,
         outcome: asyncio.Future[None],
     ) -> None:
-        reason, closed_error = EndReason.DELETED, session_not_found(session.id)
+        reason, closed_error = EndReason.DELETED, SessionNotFound.for_id(session.id)
         key = session.id, session.directory
         problem: BaseException | None = None
         try:
@@ -113,8 +113,3 @@ class SessionEndings:
                     outcome.set_result(None)
                 else:
                     outcome.set_exception(problem)
-
-
-def session_not_found(session_id: str) -> SessionNotFound:
-    """Returns the error for a session that is not there."""
-    return SessionNotFound(f"There is no session {session_id}.", id=session_id)

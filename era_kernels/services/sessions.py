@@ -35,7 +35,7 @@ from era_kernels.services.session.commands import has_run
 from era_kernels.services.session.session import LiveSession
 from era_kernels.services.session_creation import SessionCreator
 from era_kernels.services.session_duplication import DuplicateRequest, SessionDuplicator
-from era_kernels.services.session_endings import SessionEndings, session_not_found
+from era_kernels.services.session_endings import SessionEndings
 from era_kernels.services.ttl import TtlEntry, TtlTimer
 from era_kernels.services.validation import (
     check_changes,
@@ -220,7 +220,7 @@ class SessionService:
         """Ends a session whose row is still there, and empties its directory."""
         live = self._live.get(session.id)
         if live is not None and live.session.directory == session.directory:
-            await live.end(EndReason.DELETED, session_not_found(session.id))
+            await live.end(EndReason.DELETED, SessionNotFound.for_id(session.id))
             self._pop_live(session)
         self._context.logs.close(session.directory)
         await self._context.workspaces.remove(session.directory, is_kept=True)
@@ -395,4 +395,4 @@ class SessionService:
 
     def _check_not_expired(self, session_id: str) -> None:
         if session_id in self._expired_ids:
-            raise session_not_found(session_id)
+            raise SessionNotFound.for_id(session_id)

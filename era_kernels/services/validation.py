@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import secrets
 from dataclasses import dataclass
 
 from era_kernels.concurrency.cooperative import Stepwise, run_cooperatively
@@ -78,6 +79,11 @@ class ServiceLimits:
 def _timeout_error(name: str, seconds: float, rule: str) -> InvalidRequest:
     details = [{"field": name, "problem": f"{rule} seconds"}]
     return InvalidRequest(f"`{name}` {rule} seconds, and {seconds:g} is not.", details=details)
+
+
+def new_session_id() -> str:
+    """Returns an id that nobody guesses, for a session whose caller named none."""
+    return f"sess-{secrets.token_hex(16)}"
 
 
 def check_session_id(session_id: str | None) -> None:

@@ -13,6 +13,7 @@ from era_kernels.models import JsonObject
 from era_kernels.safe_fs.openat import open_regular
 from era_kernels.safe_fs.tree import closing_fd
 from era_kernels.storage.ownership import chown_like
+from era_kernels.storage.writing import write_all
 
 NAME = ".session_data.json"
 MAX_BYTES = 1024 * 1024  # bytes that are read
@@ -98,7 +99,7 @@ def _stamp_of(status: os.stat_result) -> FileStamp:
 def _write_temporary(state: int, workspace: int, text: bytes) -> FileStamp:
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     with closing_fd(os.open(_TEMPORARY_NAME, flags, 0o644, dir_fd=state)) as file:
-        _write_all(file, text)
+        write_all(file, text)
         chown_like(file, workspace)
         return _stamp_of(os.fstat(file))
 
@@ -126,9 +127,3 @@ def _read_bounded(file: int) -> bytes | None:
     while chunk := os.read(file, MAX_BYTES + 1 - len(data)):
         data += chunk
     return data if len(data) <= MAX_BYTES else None
-
-
-def _write_all(file: int, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(file, view) :]

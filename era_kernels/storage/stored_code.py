@@ -43,7 +43,7 @@ class CodeStore:
         self._check_room()
         stored = await self._database.write(partial(_put, session.directory, code, description))
         if stored is None:
-            raise SessionNotFound(f"There is no session {session.id}.", id=session.id)
+            raise SessionNotFound.for_id(session.id)
         return stored
 
     async def find(self, directory: str) -> StoredCode | None:

@@ -84,7 +84,7 @@ class LogHandler(BaseHandler):
         live = self.logs.live_log(directory)
         # Looked up again: a session that is deleted after this line ends the stream of `live`.
         if (await self.sessions.session(session_id)).directory != directory:
-            raise SessionNotFound(f"There is no session {session_id}.", id=session_id)
+            raise SessionNotFound.for_id(session_id)
         if self.request.method == "HEAD":
             self.set_header("Content-Type", EVENT_STREAM_TYPE)
             return

@@ -18,9 +18,10 @@ from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from functools import partial
 
+from era_kernels.models import MIB
 from era_kernels.sandbox.server.disk_measurement import DiskMeasurement
 from era_kernels.sandbox.server.disk_reserve import DiskReserve, ReserveBreach
-from era_kernels.sandbox.server.disk_session import MEASUREMENTS_PER_CHANGE, MIB, SessionDisk
+from era_kernels.sandbox.server.disk_session import MEASUREMENTS_PER_CHANGE, SessionDisk
 from era_kernels.sandbox.server.disk_space import DiskSpace
 from era_kernels.sandbox.server.process_tree import ProcessTree, ProcStat
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from era_kernels.models import default_disk_reserve, format_size
-from era_kernels.sandbox.server.disk_session import MIB, SessionDisk
+from era_kernels.models import MIB, default_disk_reserve, format_size
+from era_kernels.sandbox.server.disk_session import SessionDisk
 from era_kernels.sandbox.server.disk_space import DiskSpace, FileSystem
 
 NEAR = 2  # so many times the reserve is little

@@ -7,11 +7,11 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from era_kernels.models import MIB
 from era_kernels.sandbox.server.disk_freeze import StoppedProcesses
 from era_kernels.sandbox.server.process_memory import Activity
 from era_kernels.sandbox.server.process_tree import ProcStat, read_proc_file
 
-MIB = 1024 * 1024
 MIN_OTHER_WRITABLE = 512 * MIB  # for packages and caches, also when the workspace may have less
 MEASUREMENTS_PER_CHANGE = 2  # of a session at rest: file systems may count blocks only later
 TOLERANCE = 64 * 1024  # bytes past a quota, for the blocks of directories

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+from era_kernels.concurrency.waiting import within_timeout
 from era_kernels.models import (
     ExitInfo,
     JsonObject,
@@ -26,7 +27,7 @@ from era_kernels.sandbox.server import connections
 from era_kernels.sandbox.server.connections import CONNECT_TIMEOUT, LOOPBACK
 from era_kernels.sandbox.server.control_channel import ChannelClosed, ChannelError, ControlChannel
 from era_kernels.sandbox.server.host_resources import HostResources
-from era_kernels.sandbox.server.init_pool import PreparedInit, within_timeout
+from era_kernels.sandbox.server.init_pool import PreparedInit
 from era_kernels.sandbox.server.limit_monitor import LimitMonitor, MonitoredSandbox
 from era_kernels.sandbox.server.listeners import listen_in_namespace
 from era_kernels.sandbox.server.oom_listener import OomListener

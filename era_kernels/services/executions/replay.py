@@ -16,7 +16,7 @@ from era_kernels.models import (
     Execution,
     LoggedEvent,
     Session,
-    format_duration,
+    lost_done,
     now,
 )
 from era_kernels.storage.log_reader import LogReader
@@ -53,18 +53,11 @@ def _done_from_index(execution: Execution, session: Session) -> Event:
     seconds = (
         max(0.0, (finished_at - started_at).total_seconds()) if started_at and finished_at else 0.0
     )
-    return Done(
+    return lost_done(
+        execution,
+        seconds,
         exit_code=execution.exit_code or 0,
-        duration=format_duration(seconds),
-        execution_time_ms=round(seconds * 1000, 3),
-        files_modified=0,
-        session_id=session.id,
-        execution_id=execution.id,
-        state="lost",
-        started_from="fresh",
-        kernel_generation=session.kernel_generation,
-        queued_ms=0.0,
-        start_ms=0.0,
         cause=execution.cause,
+        kernel_generation=session.kernel_generation,
         data=session.data,
     )

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import secrets
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from functools import partial
 
+from era_kernels.concurrency.waiting import within_timeout
 from era_kernels.errors import NotRunning
 from era_kernels.models import (
     Execution,
@@ -161,7 +161,7 @@ class ExecutionService:
         live = self.find_live(session.id, execution_id)
         if live is not None:
             if wait_timeout > 0:
-                await _wait_at_most(live.finished, wait_timeout)
+                await within_timeout(live.finished.wait(), wait_timeout)
             return await partial_result(live)
         execution, log = await self._open_stored(session, execution_id)
         builder = ResultBuilder(execution_id, session.id, self._max_result_bytes)
@@ -231,10 +231,3 @@ class ExecutionService:
         """Opens the log of a finished execution. Raises ExecutionNotFound, StorageFailed."""
         execution = await self.get(session.id, execution_id)
         return execution, await self._store.open_log(session.directory, execution_id)
-
-
-async def _wait_at_most(event: asyncio.Event, seconds: float) -> None:
-    try:
-        await asyncio.wait_for(event.wait(), seconds)
-    except TimeoutError:
-        return
