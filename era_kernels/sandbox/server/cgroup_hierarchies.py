@@ -17,7 +17,6 @@ from era_kernels.sandbox.linux.cgroup import CGROUP_PROCS
 
 # Microseconds over which the share of processors is counted: the default of both versions.
 CPU_PERIOD = 100_000
-NICE_0_SHARES, NICE_STEP, MIN_SHARES = 1024, 1.25, 2  # sched(7): a step of niceness weighs 1.25
 MIN_CPU_QUOTA = 1000  # microseconds of a period; the kernel takes no less
 INIT_PROCESSES = 1  # processes of a sandbox beside those of the session
 # The group into which the server itself moves, since in version 2 only leaves have processes.
@@ -72,18 +71,6 @@ def server_control_files(version: int, max_bytes: int) -> ControlFiles:
             "memory.memsw.limit_in_bytes?": size,
         }
     return {"memory.max": size, "memory.swap.max?": "0"}
-
-
-def server_cpu_files(version: int, niceness: int) -> ControlFiles:
-    """Returns file name → text by which all sessions together weigh no more than the server.
-
-    In version 1 the group of all sessions is beside the server's threads and weighs as much as one
-    that is not nice: a server that was started with `nice` would hardly run beside busy sessions.
-    In version 2 the server has a group of its own, and its niceness says nothing.
-    """
-    if version != 1 or niceness <= 0:
-        return {}
-    return {"cpu.shares": str(max(MIN_SHARES, round(NICE_0_SHARES / NICE_STEP**niceness)))}
 
 
 def write_control_files(directory: Path, files: ControlFiles) -> None:

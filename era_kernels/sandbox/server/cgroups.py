@@ -32,7 +32,6 @@ from era_kernels.sandbox.server.cgroup_hierarchies import (
     delegate,
     find_controllers,
     server_control_files,
-    server_cpu_files,
     write_control_files,
 )
 from era_kernels.sandbox.server.cgroup_memory import MemoryGroup, OomWatch, Shortage
@@ -131,7 +130,6 @@ class CgroupTree:
         tree._verify()
         tree.server_memory = server_memory
         tree._bound_memory()
-        tree._weigh_cpu()
         missing = sorted(set(LIMIT_BY_CONTROLLER) - {one.name for one in found})
         tree.problems += [f"{name}: this host has no control groups for it" for name in missing]
         return tree
@@ -220,16 +218,6 @@ class CgroupTree:
             except OSError as error:
                 why = f"not all sessions together can be bounded, {error.strerror}"
                 self.problems.append(f"memory: {why}")
-
-    def _weigh_cpu(self) -> None:
-        """Gives all sandboxes together the server's weight; notes why it cannot."""
-        for one, directory in self._controllers:
-            if one.name == "cpu":
-                try:
-                    niceness = os.getpriority(os.PRIO_PROCESS, 0)
-                    write_control_files(directory, server_cpu_files(one.version, niceness))
-                except OSError as error:
-                    self.problems.append(f"cpu: the server may be slow, {error.strerror}")
 
 
 def remove_stale(parent: Path) -> None:

@@ -9,7 +9,6 @@ import pytest
 from era_kernels.sandbox.server.cgroup_hierarchies import (
     Controller,
     find_controllers,
-    server_cpu_files,
     write_control_files,
 )
 
@@ -80,15 +79,3 @@ def test_what_may_be_missing(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         write_control_files(tmp_path, {"memory.max": "0"})
     assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize(
-    ("version", "niceness", "shares"),
-    [(1, 0, None), (1, 1, "819"), (1, 19, "15"), (1, -5, None), (2, 19, None)],
-)
-def test_a_nice_server_weighs_as_much_as_its_sessions(
-    version: int, niceness: int, shares: str | None
-) -> None:
-    """Linux gives a process of that niceness the same weight, within rounding."""
-    files = server_cpu_files(version, niceness)
-    assert files == ({} if shares is None else {"cpu.shares": shares})
