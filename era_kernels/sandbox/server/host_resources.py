@@ -23,6 +23,7 @@ from era_kernels.sandbox.server.server_memory import HOST_OOM, describe_server_o
 from era_kernels.sandbox.server.tiers import IsolationProfile
 from era_kernels.sandbox.server.uids import UidAllocator, allow_traverse, chown_tree
 
+REMOVAL_SECONDS = 0.5  # seconds for which an end waits for a directory of sockets to be removed
 RETRY_AFTER_SECONDS = 60  # seconds until a caller may retry what an operator has to repair
 log = logging.getLogger(__name__)
 
@@ -186,7 +187,7 @@ class HostResources:
 
         A second call is fine. What takes longer to remove goes on in a thread of its own.
         """
-        self._trash.remove(self.runtime_directory)
+        self._trash.remove(self.runtime_directory, REMOVAL_SECONDS)
         self._listener_path.unlink(missing_ok=True)
         self._uid_allocator.release(self._uid)
         self._uid = None
