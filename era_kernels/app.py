@@ -178,7 +178,7 @@ async def _open_stores(
     stack.push_async_callback(files.aclose)
     logs = SessionLogStore(directory.sessions)
     stack.callback(logs.close)
-    sessions, codes = SessionStore(database), CodeStore(database)
+    sessions, codes = SessionStore(database), CodeStore(database, room.check)
     resources = _open_resources(stack, settings, directory, database, room)
     return Stores(
         directory, secret, database, sessions, codes, executions, workspaces, files, logs, resources
@@ -227,7 +227,7 @@ async def _open_host(
     policy = IsolationPolicy(
         strongest_tier=settings.strongest_tier,
         weakest_tier=UNSANDBOXED_TIER if settings.allow_unsandboxed else settings.min_tier,
-        allow_shared_uid=settings.allow_shared_uid,
+        allow_weak_tier3=settings.allow_weak_tier3,
         readable_paths=(*languages.readable_paths, settings.toolchain_dir),
         hidden_paths=(settings.data_dir,),
     )
