@@ -105,7 +105,9 @@ class HostResources:
             os.chown(self.runtime_directory, self._uid, self._uid)
             chown_tree(directories, self._uid)
             if self._profile.per_session_uid:
-                self._allow_traverse(self._uid)
+                os.chown(self.inner_paths.temporary, self._uid, self._uid)
+                if not self._profile.spec.reads_past_modes:
+                    self._allow_traverse()
         if cgroup is not None:
             cgroup.apply_limits(self._limits)
             self._cgroup = cgroup
@@ -114,7 +116,7 @@ class HostResources:
         )
         if self._uid is not None:
             spec = replace(spec, init_uid=self._uid_allocator.init_uid)
-        if self._profile.per_session_uid:
+        if self._profile.per_session_uid and not self._profile.spec.reads_past_modes:
             spec = replace(spec, traverse_gid=self._uid_allocator.traverse_gid)
         return spec
 
@@ -129,9 +131,8 @@ class HostResources:
                 if path.resolve().is_relative_to(directory.resolve()):
                     raise PermissionError(errno.EPERM, os.strerror(errno.EPERM), str(directory))
 
-    def _allow_traverse(self, uid: int) -> None:
-        """Lets the uid traverse the server's directories, for code without its own root."""
-        os.chown(self.inner_paths.temporary, uid, uid)
+    def _allow_traverse(self) -> None:
+        """Lets sessions traverse the server's directories, for code without its own root."""
         own_directories = (self.runtime_directory.parent, *map(Path, self._profile.spec.hidden))
         for directory in (
             self.runtime_directory,
