@@ -6,6 +6,7 @@ import ipaddress
 import re
 from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -14,6 +15,7 @@ from tornado.httputil import HTTPServerRequest
 from era_kernels.errors import Forbidden, InvalidRequest, Unauthorized
 from era_kernels.web.tokens import ApiTokens
 
+MAX_HOST_LENGTH = 253  # characters of a name in DNS
 _NO_ADDRESS = "0.0.0.0"  # Tornado's word for the client of a unix socket
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _AUTHORITY = re.compile(r"[A-Za-z0-9._-]+(:[0-9]{1,5})?|\[[0-9A-Fa-f:.]+\](:[0-9]{1,5})?")
@@ -209,12 +211,19 @@ def _authority(host: str, scheme: str) -> tuple[str, int | None] | None:
 
 
 def _is_loopback(name: str) -> bool:
+    return len(name) <= MAX_HOST_LENGTH and _is_name_of_loopback(name)
+
+
+@lru_cache(maxsize=64)  # each request names a host or two, the same as the one before
+def _is_name_of_loopback(name: str) -> bool:
     if name == "localhost" or name.endswith(".localhost"):
         return True
     return _is_address(name) and ipaddress.ip_address(name).is_loopback
 
 
 def _is_address(text: str) -> bool:
+    if not text:
+        return False
     try:
         ipaddress.ip_address(text)
     except ValueError:

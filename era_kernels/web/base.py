@@ -192,7 +192,7 @@ class BaseHandler(AnswerHandler):
         Rejections are sent after the body was read (clients ignore early answers), or at once if
         the body is too large or the client waits for permission to send it (`Expect`).
         """
-        length = headers.parse_content_length(self.request.headers)
+        self._body.length = length = headers.parse_content_length(self.request.headers)
         try:
             access = self.context.access
             self.caller = access.check(self.request, requires_token=self.requires_token)
