@@ -132,7 +132,7 @@ async def open_app(settings: Settings) -> AsyncIterator[App]:
             files=FileService(sessions, stores.files, settings.session_workspace),
             idempotent_runs=idempotent_runs,
             logs=logs,
-            proxies=Proxies(sessions),
+            proxies=Proxies(sessions, max(1, settings.max_connections // 2)),
             resources=stores.resources,
             context=context,
         )

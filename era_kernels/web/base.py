@@ -194,8 +194,7 @@ class BaseHandler(AnswerHandler):
         """
         self._body.length = length = headers.parse_content_length(self.request.headers)
         try:
-            access = self.context.access
-            self.caller = access.check(self.request, requires_token=self.requires_token)
+            access, self.caller = self.context.access, self._check_access()
             if (
                 self.requires_token
                 if access.has_tokens
@@ -214,6 +213,10 @@ class BaseHandler(AnswerHandler):
         is_accepted = self._rejection is None and not self.disconnected.done()
         if is_accepted and self.context.route.startswith("/api/sessions/{id}"):
             self._session_touch.enter_context(self.context.touch_session(self.path_args[0]))
+
+    def _check_access(self) -> Caller:
+        """Returns who asks. Raises Unauthorized, Forbidden."""
+        return self.context.access.check(self.request, requires_token=self.requires_token)
 
     def _warn_of_parameters(self) -> None:
         if self.request.query_arguments and self._operation is not None:
@@ -375,6 +378,6 @@ class BaseHandler(AnswerHandler):
             extra={
                 "request_id": self.request_id,
                 "method": self.request.method,
-                "path": self.request.path,
+                "path": self.logged_path,
             },
         )
