@@ -49,7 +49,7 @@ class DuplicateAnswer(SessionAnswer):
     """The new session."""
 
     source_session_id: str
-    copy_: CopyAnswer = Field(alias="copy")
+    copy: CopyAnswer
 
 
 class DuplicateHandler(BaseHandler):

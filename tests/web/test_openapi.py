@@ -9,7 +9,7 @@ from typing import Any, get_args
 
 import httpx
 import pytest
-from pydantic import BaseModel
+from pydantic import TypeAdapter
 
 from era_kernels import __version__
 from era_kernels.models import Event, StackFrame, Variable, Variables
@@ -376,8 +376,7 @@ def test_answer_is_as_declared(
     elif isinstance(declared, Media):
         assert fnmatch(answer.headers["Content-Type"].partition(";")[0], declared.type)
     else:
-        assert issubclass(declared, BaseModel)
-        declared.model_validate_json(answer.content)
+        TypeAdapter(declared).validate_json(answer.content)
 
 
 def test_every_declared_answer_is_tried() -> None:
@@ -400,8 +399,7 @@ def test_running_answer_is_as_declared(server: ServerUnderTest, session: str) ->
         listed = server.http.get(f"{session}/executions")
     for found, path in ((answer, EXECUTION), (listed, "/api/sessions/{id}/executions")):
         declared = OPERATIONS["GET", path].responses[200]
-        assert isinstance(declared, type)
-        declared.model_validate_json(found.content)
+        TypeAdapter(declared).validate_json(found.content)
 
 
 @pytest.mark.parametrize(
@@ -424,4 +422,4 @@ def test_error_is_as_declared(
     """Every error has the one shape of errors."""
     answer = server.http.request(method, path, json=body)
     assert answer.status_code >= 400
-    ErrorAnswer.model_validate_json(answer.content)
+    TypeAdapter(ErrorAnswer).validate_json(answer.content)
