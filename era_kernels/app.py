@@ -176,7 +176,7 @@ async def _open_stores(
     stack.push_async_callback(files.aclose)
     logs = SessionLogStore(directory.sessions)
     stack.callback(logs.close)
-    sessions, codes = SessionStore(database), CodeStore(database)
+    sessions, codes = SessionStore(database), CodeStore(database, room.check)
     resources = _open_resources(stack, settings, directory, database, room)
     return Stores(
         directory, secret, database, sessions, codes, executions, workspaces, files, logs, resources

@@ -49,7 +49,9 @@ WORKSPACE = "workspace"
 SUBDIRECTORIES = (WORKSPACE, "packages", "executions", "state", "cache")
 COPIED_SUBDIRECTORIES = (WORKSPACE, "packages")  # a duplicate has its own runs, logs and caches
 RUN_THREADS = 4  # threads for work that a run waits for
-TREE_THREADS = 4  # threads that walk or remove whole trees
+TREE_THREADS = 2  # threads that walk whole trees, which may be large: Python runs one at a time
+REMOVAL_THREADS = 4  # threads that remove trees, each for PATIENCE at most
+LARGE = 5000  # files; runs in workspaces of more wait for each other, and no other run for them
 COPY_THREADS = 2  # threads that copy whole trees, which may take long
 
 _OWN_NAME = re.compile(r"[0-9a-f]{16}")  # names that `create` gives
@@ -77,6 +79,7 @@ class Workspaces:
         self._lost_and_found = LostAndFound(sessions.parent / lost_and_found.DIRECTORY)
         self._run_threads = StorageThreads("workspace", RUN_THREADS)
         self._tree_threads = StorageThreads("tree", TREE_THREADS)
+        self._removal_threads = StorageThreads("removal", REMOVAL_THREADS)
         self._copy_threads = StorageThreads("copy", COPY_THREADS)
         self.unfinished = UnfinishedDirectories(sessions, self._run_threads)
         self._trash = Trash()
@@ -117,7 +120,9 @@ class Workspaces:
 
         Raises StorageFailed.
         """
-        return await self._run_threads.run(self._after_run, directory, snapshot, data_file)
+        is_large = snapshot is not None and snapshot.count > LARGE
+        threads = self._tree_threads if is_large else self._run_threads
+        return await threads.run(self._after_run, directory, snapshot, data_file)
 
     async def scan(self, directory: str) -> Snapshot:
         """Takes a snapshot of the user's files. Raises StorageFailed."""
@@ -128,7 +133,7 @@ class Workspaces:
 
         Nothing may run in the session. Raises StorageFailed.
         """
-        await self._tree_threads.run(self._clear_files, directory)
+        await self._removal_threads.run(self._clear_files, directory)
 
     async def remove(self, directory: str, *, is_kept: bool = False) -> None:
         """Removes a session's directory, which may be missing; nothing may run in it.
@@ -138,9 +143,9 @@ class Workspaces:
         without anything in it. Files that cannot be removed are logged.
         Raises StorageFailed.
         """
-        await self._tree_threads.run(self._remove, directory)
+        await self._removal_threads.run(self._remove, directory)
         if is_kept:
-            await self._tree_threads.run(self.unfinished.create, directory, SUBDIRECTORIES)
+            await self._removal_threads.run(self.unfinished.create, directory, SUBDIRECTORIES)
             await self.unfinished.keep(directory)
 
     async def copy(
@@ -169,7 +174,12 @@ class Workspaces:
 
         A second call is fine.
         """
-        for threads in (self._run_threads, self._tree_threads, self._copy_threads):
+        for threads in (
+            self._run_threads,
+            self._tree_threads,
+            self._removal_threads,
+            self._copy_threads,
+        ):
             await asyncio.to_thread(threads.close)
         await asyncio.to_thread(self._trash.close)
 
@@ -224,7 +234,11 @@ class Workspaces:
     def _copy(
         self, source: str, target: str, data: JsonObject, is_cancelled: Callable[[], bool]
     ) -> Snapshot:
-        copier = TreeCopier(is_cancelled, copy_attributes=content_types.copy)
+        def is_to_stop() -> bool:
+            self._check_room()  # others may have taken what there was when the copy began
+            return is_cancelled()
+
+        copier = TreeCopier(is_to_stop, copy_attributes=content_types.copy)
         with (
             self._open(source) as old,
             self._open(target) as target_path,

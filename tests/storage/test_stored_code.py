@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from era_kernels.errors import SessionNotFound
+from era_kernels.errors import InsufficientStorage, SessionNotFound
 from era_kernels.models import Session
 from era_kernels.storage.stored_code import CodeStore, StoredCode
 from tests.storage.stores import CREATED_AT, Stores, make_session, open_stores
@@ -92,3 +92,16 @@ async def test_many_at_once(tmp_path: Path) -> None:
         stored = await codes.find(session.directory)
         assert stored is not None
         assert stored.code == stored.description * 1000
+
+
+async def test_no_room(tmp_path: Path) -> None:
+    """Where nothing new is to be stored, code is not."""
+
+    def check_room() -> None:
+        raise InsufficientStorage("full")
+
+    async with open_stores(tmp_path) as stores:
+        codes, session = CodeStore(stores.database, check_room), await stores.create_session()
+        with pytest.raises(InsufficientStorage):
+            await codes.put(session, "1", None)
+        assert await codes.find(session.directory) is None

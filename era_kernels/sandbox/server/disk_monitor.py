@@ -206,6 +206,8 @@ class DiskMonitor:
             session = measurement.session
             measurement.close()
             del self._measurements[session]
+            if measurement.is_unsure:
+                self._reserve.choose_again(session)
             if measurement.excess is not None:
                 self._end(session, measurement.excess)
             elif session.measured is not None:

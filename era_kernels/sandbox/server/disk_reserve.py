@@ -69,6 +69,10 @@ class DiskReserve:
                 return fastest, breach
         return None
 
+    def choose_again(self, session: SessionDisk) -> None:
+        """Lets a session be chosen again soon: the next measurement can be compared with this."""
+        self._chosen.pop(session, None)
+
 
 def _describe(reserve: int) -> str:
     return (
