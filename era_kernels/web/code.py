@@ -50,7 +50,7 @@ class CodeHandler(BaseHandler):
         "PUT": Operation("Store code", {200: CodePutAnswer}, request=PutCode),
     }
 
-    def initialize(self, context: HandlerContext, codes: StoredCodeService) -> None:  # type: ignore[override]
+    def initialize(self, context: HandlerContext, codes: StoredCodeService) -> None:
         super().initialize(context)
         self.codes = codes
 

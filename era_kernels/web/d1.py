@@ -187,7 +187,7 @@ class D1Handler(StorageHandler):
     format = "/api/storage/d1/{namespace}/query, exec or batch"
     takes_key = False
 
-    def initialize(self, context: HandlerContext, d1: D1Store) -> None:  # type: ignore[override]
+    def initialize(self, context: HandlerContext, d1: D1Store) -> None:
         super().initialize(context)
         self.d1 = d1
 

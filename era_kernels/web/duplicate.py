@@ -65,7 +65,7 @@ class DuplicateHandler(BaseHandler):
         ),
     }
 
-    def initialize(self, context: HandlerContext, sessions: SessionService) -> None:  # type: ignore[override]
+    def initialize(self, context: HandlerContext, sessions: SessionService) -> None:
         super().initialize(context)
         self.sessions = sessions
 

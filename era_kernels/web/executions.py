@@ -124,7 +124,7 @@ class _Status(TypedDict):
 class ExecutionHandlerBase(BaseHandler):
     """Holds the services that the handlers of executions share."""
 
-    def initialize(  # type: ignore[override]
+    def initialize(
         self, context: HandlerContext, sessions: SessionService, executions: ExecutionService
     ) -> None:
         super().initialize(context)

@@ -71,7 +71,7 @@ class FilesHandler(BaseHandler):
 
     operations = {"GET": Operation("List files", {200: FilesAnswer})}
 
-    def initialize(self, context: HandlerContext, files: FileService) -> None:  # type: ignore[override]
+    def initialize(self, context: HandlerContext, files: FileService) -> None:
         super().initialize(context)
         self.files = files
 
@@ -90,7 +90,7 @@ class FileHandler(TransferHandler[QuotaUpload]):
         "DELETE": Operation("Delete a file", {200: FileDeletedAnswer}),
     }
 
-    def initialize(self, context: HandlerContext, files: FileService) -> None:  # type: ignore[override]
+    def initialize(self, context: HandlerContext, files: FileService) -> None:
         super().initialize(context)
         self.files = files
 

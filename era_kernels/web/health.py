@@ -104,7 +104,7 @@ class LimitsAnswer(BaseModel):
 class ServerInfoHandlerBase(BaseHandler):
     """Holds the service that the handlers of this module share."""
 
-    def initialize(self, context: HandlerContext, server_info: ServerInfo) -> None:  # type: ignore[override]
+    def initialize(self, context: HandlerContext, server_info: ServerInfo) -> None:
         super().initialize(context)
         self.server_info = server_info
 

@@ -95,7 +95,7 @@ class KVHandler(StorageHandler):
         "DELETE": Operation("Delete a key of KV", {200: KVDoneAnswer}),
     }
 
-    def initialize(self, context: HandlerContext, kv: KVStore) -> None:  # type: ignore[override]
+    def initialize(self, context: HandlerContext, kv: KVStore) -> None:
         super().initialize(context)
         self.kv = kv
         self._body_timer: asyncio.TimerHandle | None = None

@@ -58,7 +58,7 @@ class LogHandler(BaseHandler):
         )
     }
 
-    def initialize(  # type: ignore[override]
+    def initialize(
         self, context: HandlerContext, sessions: SessionService, logs: SessionLogs
     ) -> None:
         super().initialize(context)

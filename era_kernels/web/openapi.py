@@ -215,7 +215,7 @@ class OpenApiHandler(BaseHandler):
     operations = {"GET": Operation("This document", in_schema=False)}
     shows_warnings_in_body = False  # a document has a form of its own
 
-    def initialize(self, context: HandlerContext, document: Document) -> None:  # type: ignore[override]
+    def initialize(self, context: HandlerContext, document: Document) -> None:
         super().initialize(context)
         self.document = document
 

@@ -59,7 +59,7 @@ class HostHandler(BaseHandler):
         )
     }
 
-    def initialize(self, context: HandlerContext, sessions: SessionService) -> None:  # type: ignore[override]
+    def initialize(self, context: HandlerContext, sessions: SessionService) -> None:
         super().initialize(context)
         self.sessions = sessions
 
@@ -75,7 +75,7 @@ class PortsHandler(BaseHandler):
 
     operations = {"GET": Operation("List the ports that are served", {200: PortsAnswer})}
 
-    def initialize(self, context: HandlerContext, proxies: Proxies) -> None:  # type: ignore[override]
+    def initialize(self, context: HandlerContext, proxies: Proxies) -> None:
         super().initialize(context)
         self.proxies = proxies
 

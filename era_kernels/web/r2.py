@@ -170,7 +170,7 @@ class R2ObjectHandler(TransferHandler[Upload], StorageHandler):
     }
     format = "/api/storage/r2/{namespace}/{key}"
 
-    def initialize(self, context: HandlerContext, objects: R2Store) -> None:  # type: ignore[override]
+    def initialize(self, context: HandlerContext, objects: R2Store) -> None:
         super().initialize(context)
         self.objects = objects
 

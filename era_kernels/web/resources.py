@@ -92,7 +92,7 @@ class ResourcesHandler(BaseHandler):
 
     operations = {"GET": Operation("List resources", {200: ResourcesAnswer}, query=ResourcesQuery)}
 
-    def initialize(self, context: HandlerContext, resources: ResourceIndex) -> None:  # type: ignore[override]
+    def initialize(self, context: HandlerContext, resources: ResourceIndex) -> None:
         super().initialize(context)
         self.resources = resources
 
@@ -115,7 +115,7 @@ class ResourceStatsHandler(BaseHandler):
 
     operations = {"GET": Operation("Count resources", {200: ResourceStatsAnswer})}
 
-    def initialize(self, context: HandlerContext, resources: ResourceIndex) -> None:  # type: ignore[override]
+    def initialize(self, context: HandlerContext, resources: ResourceIndex) -> None:
         super().initialize(context)
         self.resources = resources
 

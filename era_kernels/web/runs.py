@@ -134,7 +134,7 @@ class StartedAnswer(ResponseModel):
 class RunHandlerBase(BaseHandler):
     """Turns a body into a submission and submits it to the session, for run and for stream."""
 
-    def initialize(  # type: ignore[override]
+    def initialize(
         self,
         context: HandlerContext,
         sessions: SessionService,

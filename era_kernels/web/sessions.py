@@ -148,7 +148,7 @@ class SessionsHandler(BaseHandler):
         "DELETE": Operation("Delete every session", {200: AllDeletedAnswer}),
     }
 
-    def initialize(self, context: HandlerContext, sessions: SessionService) -> None:  # type: ignore[override]
+    def initialize(self, context: HandlerContext, sessions: SessionService) -> None:
         super().initialize(context)
         self.sessions = sessions
 
@@ -187,7 +187,7 @@ class SessionHandler(BaseHandler):
         "DELETE": Operation("Delete a session", {200: DeletedAnswer}),
     }
 
-    def initialize(self, context: HandlerContext, sessions: SessionService) -> None:  # type: ignore[override]
+    def initialize(self, context: HandlerContext, sessions: SessionService) -> None:
         super().initialize(context)
         self.sessions = sessions
 
@@ -222,7 +222,7 @@ class RestartHandler(BaseHandler):
 
     operations = {"POST": Operation("Start a fresh kernel", {200: RestartedAnswer})}
 
-    def initialize(self, context: HandlerContext, sessions: SessionService) -> None:  # type: ignore[override]
+    def initialize(self, context: HandlerContext, sessions: SessionService) -> None:
         super().initialize(context)
         self.sessions = sessions
 

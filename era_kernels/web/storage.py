@@ -43,7 +43,7 @@ class StorageHandler(BaseHandler):
     format: ClassVar[str]  # how the path should look; part of the answer to a wrong one
     takes_key: ClassVar[bool] = True  # a key as `?key=`, and what selects a part of their list
 
-    def initialize(self, context: HandlerContext) -> None:
+    def initialize(self, context: HandlerContext, *args: Any, **kwargs: Any) -> None:
         super().initialize(context)
         context.storage_turns.members.add(self)
 

@@ -60,7 +60,7 @@ class VariablesAnswer(ResponseModel):
 class InspectionHandlerBase(BaseHandler):
     """Holds the service of both handlers, which neither queue a run nor start a kernel."""
 
-    def initialize(self, context: HandlerContext, inspection: InspectionService) -> None:  # type: ignore[override]
+    def initialize(self, context: HandlerContext, inspection: InspectionService) -> None:
         super().initialize(context)
         self.inspection = inspection
 
