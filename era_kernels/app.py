@@ -58,7 +58,7 @@ from era_kernels.storage.workspaces import Workspaces
 from era_kernels.toolchains.layout import hold_in_use
 from era_kernels.web.access import Access
 from era_kernels.web.base import HandlerContext
-from era_kernels.web.routes import make_application, make_storage_routes
+from era_kernels.web.routes import Services, make_application, make_storage_routes
 from era_kernels.web.sdk import StorageListener
 from era_kernels.web.server import WebServer, bound_sockets
 
@@ -123,7 +123,7 @@ async def open_app(settings: Settings) -> AsyncIterator[App]:
         stack.push_async_callback(idempotent_runs.aclose)
         stopping = asyncio.Event()
         context = replace(context, touch_session=sessions.touch, is_stopping=stopping.is_set)
-        application = make_application(
+        services = Services(
             sessions=sessions,
             executions=executions,
             server_info=ServerInfo(host, stores.database, stores.resources.r2, settings.limits()),
@@ -134,8 +134,8 @@ async def open_app(settings: Settings) -> AsyncIterator[App]:
             logs=logs,
             proxies=Proxies(sessions, max(1, settings.max_connections // 2)),
             resources=stores.resources,
-            context=context,
         )
+        application = make_application(services, context)
         web = _listen(settings, application, context, sockets)
         undo.pop_all()
         await asyncio.to_thread(note_server_url, stores.directory.path, web.url)

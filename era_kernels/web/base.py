@@ -62,7 +62,8 @@ class BaseHandler(AnswerHandler):
 
     # ------------------------------------------------------------ Tornado's life cycle
 
-    def initialize(self, context: HandlerContext) -> None:
+    def initialize(self, context: HandlerContext, *args: Any, **kwargs: Any) -> None:
+        """Begins a request; a subclass names what else it takes in place of the last two."""
         self._begin_answer()
         self.context = context
         context.active_handlers.add(self)

@@ -96,7 +96,7 @@ class ExecRequest(TimeoutFields):
 class ExecHandlerBase(BaseHandler):
     """Turns a body into a submission and submits it to the session, for exec and its stream."""
 
-    def initialize(self, context: HandlerContext, sessions: SessionService) -> None:  # type: ignore[override]
+    def initialize(self, context: HandlerContext, sessions: SessionService) -> None:
         super().initialize(context)
         self.sessions = sessions
 

@@ -48,7 +48,7 @@ class ExecuteHandler(BaseHandler):
         ),
     }
 
-    def initialize(  # type: ignore[override]
+    def initialize(
         self, context: HandlerContext, sessions: SessionService, language_names: Mapping[str, str]
     ) -> None:
         """Stores what the handler uses.

@@ -38,7 +38,7 @@ class PortListed(ResponseModel):
 
     port: int
     address: str
-    process: str | None = Field(description="The name of the program, where it is known.")
+    process: Annotated[str | None, Field(description="The name of the program, where it is known.")]
 
 
 class PortsAnswer(ResponseModel):
@@ -59,7 +59,7 @@ class HostHandler(BaseHandler):
         )
     }
 
-    def initialize(self, context: HandlerContext, sessions: SessionService) -> None:  # type: ignore[override]
+    def initialize(self, context: HandlerContext, sessions: SessionService) -> None:
         super().initialize(context)
         self.sessions = sessions
 
@@ -67,9 +67,7 @@ class HostHandler(BaseHandler):
         port = self.read_query(HostQuery).port
         await self.sessions.session(session_id)
         url = f"{self.context.access.base_url(self.request)}/proxy/{session_id}/{port}"
-        await self.finish_json(
-            {"url": url, "base_url": url, "session_id": session_id, "port": port}
-        )
+        await self.finish_json(HostAnswer(url=url, base_url=url, session_id=session_id, port=port))
 
 
 class PortsHandler(BaseHandler):
@@ -77,13 +75,13 @@ class PortsHandler(BaseHandler):
 
     operations = {"GET": Operation("List the ports that are served", {200: PortsAnswer})}
 
-    def initialize(self, context: HandlerContext, proxies: Proxies) -> None:  # type: ignore[override]
+    def initialize(self, context: HandlerContext, proxies: Proxies) -> None:
         super().initialize(context)
         self.proxies = proxies
 
     async def get(self, session_id: str) -> None:
         found = await self.proxies.listening(session_id)
         ports = [
-            {"port": one.port, "address": one.address, "process": one.process} for one in found
+            PortListed(port=one.port, address=one.address, process=one.process) for one in found
         ]
-        await self.finish_json({"ports": ports})
+        await self.finish_json(PortsAnswer(ports=ports))

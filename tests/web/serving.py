@@ -30,7 +30,7 @@ from era_kernels.storage.resources import ResourceIndex
 from era_kernels.storage.session_log import SessionLogStore
 from era_kernels.web.access import Access
 from era_kernels.web.base import HandlerContext
-from era_kernels.web.routes import make_application
+from era_kernels.web.routes import Services, make_application
 from era_kernels.web.server import WebServer
 from tests.web.fakes import (
     FakeExecutionService,
@@ -145,7 +145,7 @@ def run_server(
             keepalive_interval,
             touch_session=sessions.touch,
         )
-        application = make_application(
+        services = Services(
             sessions=sessions,  # type: ignore[arg-type]
             executions=executions,  # type: ignore[arg-type]
             server_info=status,  # type: ignore[arg-type]
@@ -156,8 +156,8 @@ def run_server(
             logs=logs,
             proxies=proxies,  # type: ignore[arg-type]
             resources=ResourceStores(kv, d1, objects, ResourceIndex(database)),
-            context=context,
         )
+        application = make_application(services, context)
         server = WebServer.open(application, context, "127.0.0.1", 0, **options)
         loop = asyncio.get_running_loop()
         fakes = [sessions, executions, status, files, codes, insights, proxies, logs, context]
