@@ -55,7 +55,7 @@ class ProxyHandler(BaseHandler):
 
     SUPPORTED_METHODS = METHODS
 
-    def initialize(self, context: HandlerContext, proxies: Proxies) -> None:  # type: ignore[override]
+    def initialize(self, context: HandlerContext, proxies: Proxies) -> None:
         super().initialize(context)
         loop = asyncio.get_running_loop()
         self._proxies = proxies

@@ -86,8 +86,8 @@ def make_application(services: Services, context: HandlerContext) -> Application
         *storage_routes,  # first, for paths are tried in order, and these requests are short
         *routes,
         Route("/openapi.json", OpenApiHandler, {"document": document}),
-        Route("/proxy", ProxyHandler, {"proxies": proxies}),
-        Route("/proxy/{path}", ProxyHandler, {"proxies": proxies}),
+        Route("/proxy", ProxyHandler, {"proxies": services.proxies}),
+        Route("/proxy/{path}", ProxyHandler, {"proxies": services.proxies}),
         Route("/", RootHandler),
         Route("/docs", DocsHandler),
         Route("/docs/{name}", DocsFileHandler),
