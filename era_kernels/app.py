@@ -132,7 +132,7 @@ async def open_app(settings: Settings) -> AsyncIterator[App]:
             files=FileService(sessions, stores.files, settings.session_workspace),
             idempotent_runs=idempotent_runs,
             logs=logs,
-            proxies=Proxies(sessions),
+            proxies=Proxies(sessions, max(1, settings.max_connections // 2)),
             resources=stores.resources,
         )
         application = make_application(services, context)
@@ -236,7 +236,7 @@ async def _open_host(
     policy = IsolationPolicy(
         strongest_tier=settings.strongest_tier,
         weakest_tier=UNSANDBOXED_TIER if settings.allow_unsandboxed else settings.min_tier,
-        allow_shared_uid=settings.allow_shared_uid,
+        allow_weak_tier3=settings.allow_weak_tier3,
         readable_paths=(*languages.readable_paths, settings.toolchain_dir),
         hidden_paths=(settings.data_dir,),
     )

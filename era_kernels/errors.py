@@ -276,8 +276,8 @@ class StartError(Exception):
     """The server or a command cannot start; the text is a sentence that tells what to do."""
 
 
-class SharedUidRefused(StartError):
-    """Only walls with one uid for all sessions can be had, and nobody said that these will do."""
+class WeakTier3Refused(StartError):
+    """Only weak walls of tier 3 can be had, and nobody said that these will do."""
 
 
 class InvalidSetting(StartError):

@@ -456,9 +456,9 @@ def test_mounts_apart_from_the_data(tmp_path: Path, where: str) -> None:
 
 def test_one_uid_is_accepted_by_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A flag, a variable and the file count; the default and stronger tiers do not."""
-    assert not Settings.load().allow_shared_uid
-    assert Settings.load({"min_tier": "3"}).allow_shared_uid
-    assert not Settings.load({"min_tier": "2"}).allow_shared_uid
-    assert Settings.load({"config": written(tmp_path / "a.toml", "min_tier = 3")}).allow_shared_uid
+    assert not Settings.load().allow_weak_tier3
+    assert Settings.load({"min_tier": "3"}).allow_weak_tier3
+    assert not Settings.load({"min_tier": "2"}).allow_weak_tier3
+    assert Settings.load({"config": written(tmp_path / "a.toml", "min_tier = 3")}).allow_weak_tier3
     monkeypatch.setenv("ERA_MIN_TIER", "3")
-    assert Settings.load().allow_shared_uid
+    assert Settings.load().allow_weak_tier3

@@ -146,6 +146,8 @@ class Holding:
     def set(self, size: int) -> None:
         """Sets how many bytes there are."""
         change, self.size = size - self.size, size
+        if not change:
+            return
         self.received += max(change, 0)
         if size > MINIMUM_BYTES:
             self.moved_at = asyncio.get_running_loop().time()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import socket
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -12,6 +13,7 @@ from era_kernels.models import ListeningPort
 from era_kernels.services.capacity import RETRY_AFTER_SECONDS
 from era_kernels.services.sessions import SessionService
 
+MAX_REQUESTS = 500
 _NO_DESCRIPTORS = (errno.EMFILE, errno.ENFILE)
 # Nobody can listen there: the address or its family is not there, or the session has just ended.
 _NOBODY = (
@@ -26,8 +28,28 @@ _NOBODY = (
 class Proxies:
     """Finds the programs of sessions that listen, and connects to them."""
 
-    def __init__(self, sessions: SessionService) -> None:
+    def __init__(self, sessions: SessionService, max_requests: int = MAX_REQUESTS) -> None:
+        """Takes how many requests may be under way together; one session has half of them."""
         self._sessions = sessions
+        self._max_requests = max_requests
+        self._requests: Counter[str] = Counter()
+
+    @contextmanager
+    def hold(self, session_id: str) -> Iterator[None]:
+        """Counts a request to a session while the context is open. Raises AtCapacity."""
+        is_full = self._requests.total() >= self._max_requests
+        if is_full or self._requests[session_id] >= max(1, self._max_requests // 2):
+            raise AtCapacity(
+                "As many requests to what sessions serve are under way as this server passes on.",
+                retry_after=RETRY_AFTER_SECONDS,
+            )
+        self._requests[session_id] += 1
+        try:
+            yield
+        finally:
+            self._requests[session_id] -= 1
+            if not self._requests[session_id]:
+                del self._requests[session_id]
 
     async def listening(self, session_id: str) -> list[ListeningPort]:
         """Returns the ports on which something listens in a session. Raises SessionNotFound."""

@@ -10,6 +10,7 @@ from era_kernels.concurrency.background import BackgroundTasks
 from era_kernels.errors import SessionExists
 from era_kernels.models import NewSession, Session, now
 from era_kernels.services.context import ServiceContext
+from era_kernels.services.session_endings import SessionEndings
 from era_kernels.services.session_limits import check_limits
 from era_kernels.services.validation import (
     check_changes,
@@ -27,11 +28,13 @@ class SessionCreator:
         self,
         context: ServiceContext,
         background: BackgroundTasks,
+        endings: SessionEndings,
         reserve: Callable[[], AbstractContextManager[None]],
         on_created: Callable[[Session], None],
     ) -> None:
         self._context = context
         self._background = background
+        self._endings = endings
         self._reserve = reserve
         self._on_created = on_created
 
@@ -41,7 +44,7 @@ class SessionCreator:
         With `exist_ok` a session that has the id and the language already is returned instead.
         Nothing is left of a session that is refused. Raises InvalidId, InvalidRequest,
         UnsupportedLanguage, SessionExists, AtCapacity, TooLarge, NotEnforceable,
-        InsufficientStorage, StorageFailed.
+        InsufficientStorage, StorageFailed, EndUnfinished.
         """
         await self._check(new)
         language = self._context.host.languages.resolve(new.language)
@@ -115,7 +118,8 @@ class SessionCreator:
         source = initial_code(new.data)
         code = None if source is None else StoredCode(source, "", session.created_at)
         try:
-            await self._context.store.create(session, code)
+            async with self._endings.taking(session.id):
+                await self._context.store.create(session, code)
         except BaseException:
             await self._context.workspaces.remove(directory)
             raise

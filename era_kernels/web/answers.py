@@ -29,6 +29,7 @@ class AnswerHandler(RequestHandler):
     def _begin_answer(self) -> None:
         self._sticky_headers: dict[str, str] = {}
         self._warnings: list[str] = []
+        self.logged_path = self.request.path
         self.request_id = headers.request_id(self.request.headers)
         self.set_sticky_header("X-Request-Id", self.request_id)
 

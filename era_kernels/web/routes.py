@@ -33,6 +33,7 @@ from era_kernels.web.not_found import NotFoundHandler
 from era_kernels.web.openapi import Document, OpenApiHandler
 from era_kernels.web.operations import Route
 from era_kernels.web.ports import HostHandler, PortsHandler
+from era_kernels.web.proxy import ProxyHandler
 from era_kernels.web.r2 import R2NamespaceHandler, R2ObjectHandler
 from era_kernels.web.resources import ResourcesHandler, ResourceStatsHandler
 from era_kernels.web.runs import RunHandler, StreamHandler
@@ -85,6 +86,8 @@ def make_application(services: Services, context: HandlerContext) -> Application
         *storage_routes,  # first, for paths are tried in order, and these requests are short
         *routes,
         Route("/openapi.json", OpenApiHandler, {"document": document}),
+        Route("/proxy", ProxyHandler, {"proxies": services.proxies}),
+        Route("/proxy/{path}", ProxyHandler, {"proxies": services.proxies}),
         Route("/", RootHandler),
         Route("/docs", DocsHandler),
         Route("/docs/{name}", DocsFileHandler),
@@ -238,7 +241,7 @@ def log_request(handler: RequestHandler) -> None:
         "answered",
         extra={
             "method": request.method,
-            "path": request.path,
+            "path": handler.logged_path,
             "status": status,
             "ms": round(seconds * 1000, 2),
             "request_id": handler.request_id,

@@ -95,13 +95,15 @@ async def test_many_at_once(tmp_path: Path) -> None:
 
 
 async def test_no_room(tmp_path: Path) -> None:
-    """Where nothing new is to be stored, code is not."""
+    """With less room than the reserve nothing is stored; what is there can be read."""
 
-    def check_room() -> None:
-        raise InsufficientStorage("full")
+    def no_room() -> None:
+        raise InsufficientStorage("less than disk_reserve")
 
     async with open_stores(tmp_path) as stores:
-        codes, session = CodeStore(stores.database, check_room), await stores.create_session()
+        session = await stores.create_session()
+        stored = await CodeStore(stores.database).put(session, "a", "b")
+        codes = CodeStore(stores.database, no_room)
         with pytest.raises(InsufficientStorage):
-            await codes.put(session, "1", None)
-        assert await codes.find(session.directory) is None
+            await codes.put(session, "c", None)
+        assert await codes.find(session.directory) == stored

@@ -14,7 +14,7 @@ import socket
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import UTC, datetime
 from typing import Any
 
@@ -540,6 +540,9 @@ class FakeProxies:
     async def listening(self, session_id: str) -> list[ListeningPort]:
         await self._sessions.session(session_id)
         return self.listed
+
+    def hold(self, session_id: str) -> AbstractContextManager[None]:
+        return nullcontext()
 
     async def dial(self, session_id: str, port: int, *, has_token: bool) -> socket.socket | None:
         session = await self._sessions.session(session_id)

@@ -23,6 +23,7 @@ from era_kernels.sandbox.server.server_memory import HOST_OOM, describe_server_o
 from era_kernels.sandbox.server.tiers import IsolationProfile
 from era_kernels.sandbox.server.uids import UidAllocator, allow_traverse, chown_tree
 
+REMOVAL_SECONDS = 0.5  # seconds for which an end waits for a directory of sockets to be removed
 RETRY_AFTER_SECONDS = 60  # seconds until a caller may retry what an operator has to repair
 log = logging.getLogger(__name__)
 
@@ -104,7 +105,9 @@ class HostResources:
             os.chown(self.runtime_directory, self._uid, self._uid)
             chown_tree(directories, self._uid)
             if self._profile.per_session_uid:
-                self._allow_traverse(self._uid)
+                os.chown(self.inner_paths.temporary, self._uid, self._uid)
+                if not self._profile.spec.reads_past_modes:
+                    self._allow_traverse()
         if cgroup is not None:
             cgroup.apply_limits(self._limits)
             self._cgroup = cgroup
@@ -113,7 +116,7 @@ class HostResources:
         )
         if self._uid is not None:
             spec = replace(spec, init_uid=self._uid_allocator.init_uid)
-        if self._profile.per_session_uid:
+        if self._profile.per_session_uid and not self._profile.spec.reads_past_modes:
             spec = replace(spec, traverse_gid=self._uid_allocator.traverse_gid)
         return spec
 
@@ -128,9 +131,8 @@ class HostResources:
                 if path.resolve().is_relative_to(directory.resolve()):
                     raise PermissionError(errno.EPERM, os.strerror(errno.EPERM), str(directory))
 
-    def _allow_traverse(self, uid: int) -> None:
-        """Lets the uid traverse the server's directories, for code without its own root."""
-        os.chown(self.inner_paths.temporary, uid, uid)
+    def _allow_traverse(self) -> None:
+        """Lets sessions traverse the server's directories, for code without its own root."""
         own_directories = (self.runtime_directory.parent, *map(Path, self._profile.spec.hidden))
         for directory in (
             self.runtime_directory,
@@ -186,7 +188,7 @@ class HostResources:
 
         A second call is fine. What takes longer to remove goes on in a thread of its own.
         """
-        self._trash.remove(self.runtime_directory)
+        self._trash.remove(self.runtime_directory, REMOVAL_SECONDS)
         self._listener_path.unlink(missing_ok=True)
         self._uid_allocator.release(self._uid)
         self._uid = None
