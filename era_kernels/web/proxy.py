@@ -17,8 +17,14 @@ from tornado.http1connection import HTTP1Connection
 from tornado.iostream import StreamClosedError
 
 from era_kernels.concurrency.idle_timer import IdleTimer
-from era_kernels.errors import EraError, GatewayTimeout, InvalidPath, NothingListening
-from era_kernels.web import headers, proxy_headers, requests
+from era_kernels.errors import (
+    EraError,
+    GatewayTimeout,
+    InvalidPath,
+    NothingListening,
+    TooLarge,
+)
+from era_kernels.web import handler_code, headers, proxy_headers, requests
 from era_kernels.web.access import Caller, is_sandboxed
 from era_kernels.web.base import (
     DISCARD_TIMEOUT,
@@ -35,6 +41,7 @@ from era_kernels.web.upstream import Upstream
 
 if TYPE_CHECKING:
     from era_kernels.services.proxies import Proxies
+    from era_kernels.services.request_handlers import RequestHandlers
 
 METHODS = (
     "GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "QUERY",
@@ -44,6 +51,7 @@ FORMAT = "/proxy/{id}/{port}/{path}"
 ANY_SIZE = 1 << 62  # bytes of a body, none of which is kept
 ANSWER_TIMEOUT = 300.0  # seconds from the end of a request to the head of its answer
 IDLE_TIMEOUT = 60.0  # seconds that the body of a request may pause
+EXIT_TIMEOUT = 124  # the exit code of a program that was ended at its deadline
 _SWITCHING_PROTOCOLS = 101
 _PORT = re.compile(r"0*([1-9][0-9]{0,4})")
 _HEADER_NAMES = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~, -]{1,2000}")
@@ -55,10 +63,14 @@ class ProxyHandler(BaseHandler):
 
     SUPPORTED_METHODS = METHODS
 
-    def initialize(self, context: HandlerContext, proxies: Proxies) -> None:
+    def initialize(
+        self, context: HandlerContext, proxies: Proxies, handlers: RequestHandlers
+    ) -> None:
         super().initialize(context)
         loop = asyncio.get_running_loop()
         self._proxies = proxies
+        self._handlers = handlers
+        self._code: str | None = None  # that answers, where nothing listens
         self._upstream: Upstream | None = None
         self._relay_task: asyncio.Task[None] | None = None
         self._failure: Exception | None = None  # of the relay, where no answer has begun
@@ -82,7 +94,7 @@ class ProxyHandler(BaseHandler):
 
     @property
     def max_body(self) -> int:
-        return ANY_SIZE
+        return ANY_SIZE if self._code is None else handler_code.MAX_BODY
 
     def allowed_methods(self) -> str:
         return ", ".join(METHODS)
@@ -129,22 +141,38 @@ class ProxyHandler(BaseHandler):
         dial = self._proxies.dial(self._session_id, self._place.port, has_token=has_token)
         connection = await dial
         if connection is None:
-            raise NothingListening(
-                f"Nothing listens on port {self._place.port} of this session.",
-                hint="Its code must serve on 127.0.0.1; GET …/ports lists what listens.",
-            )
-        self._upstream = Upstream(connection)
+            self._code = await self._find_code()
+        else:
+            self._upstream = Upstream(connection)
         if self.disconnected.done():
-            self._upstream.close()
+            self._release()
             return
         self._session_touch.enter_context(self.context.touch_session(self._session_id))
         client_of(self.request).trust()
+        if self._upstream is not None:
+            await self._send_head(self._upstream)
+
+    async def _find_code(self) -> str:
+        """Returns the stored code. Raises NothingListening, TooLarge."""
+        code = await self._handlers.find_code(self._session_id)
+        if code is None:
+            raise NothingListening(
+                f"Nothing listens on port {self._place.port} of this session, and it has no "
+                "stored code.",
+                hint="Its code must serve on 127.0.0.1; GET …/ports lists what listens.",
+            )
+        if headers.parse_content_length(self.request.headers) > handler_code.MAX_BODY:
+            raise TooLarge(f"Stored code takes bodies of at most {handler_code.MAX_BODY} bytes.")
+        return code
+
+    async def _send_head(self, upstream: Upstream) -> None:
         if headers.has_body(self.request.headers):
             self.request.connection.set_body_timeout(UPLOAD_TIMEOUT)  # type: ignore[union-attr]
             self._idle_timer = IdleTimer(IDLE_TIMEOUT, self.abort_connection)
         _, mark, query = (self.request.uri or "").partition("?")
         target = self._place.path + mark + _to_target(query)
-        await self._upstream.send_head(str(self.request.method), target, self._request_headers())
+        given = self._request_headers()
+        await upstream.send_head(str(self.request.method), target, given)
         self._relay_task = asyncio.create_task(self._relay_or_fail())
 
     def _request_headers(self) -> Headers:
@@ -179,6 +207,9 @@ class ProxyHandler(BaseHandler):
         if self._is_preflight:
             self._answer_preflight()
             return
+        if self._code is not None:
+            await self._answer_by_code(self._code)
+            return
         assert self._upstream is not None and self._relay_task is not None
         if self._idle_timer is not None:
             self._idle_timer.cancel()
@@ -189,6 +220,19 @@ class ProxyHandler(BaseHandler):
         await asyncio.wait([self._relay_task])
         if self._failure is not None:
             raise self._failure
+
+    async def _answer_by_code(self, code: str) -> None:
+        """Runs the stored code, and answers with what it prints."""
+        env = handler_code.request_env(
+            self.request, self._place, self._request_headers(), self._body.take()
+        )
+        base_url = self.context.access.base_url(self.request)
+        result = await self._handlers.run(self._session_id, code, env, base_url)
+        if result.exit_code == EXIT_TIMEOUT:
+            raise GatewayTimeout("The stored code gave no answer in time.")
+        status, given, body = handler_code.parse_answer(result, self._place)
+        self._set_head(status, "", given)
+        self.finish(None if status in (204, 304) else body)
 
     def _answer_preflight(self) -> None:
         """Allows a sandboxed page what it asks for: it has no cookies and no tokens to send."""
@@ -246,7 +290,7 @@ class ProxyHandler(BaseHandler):
     def _set_head(self, status: int, reason: str, given: Headers) -> None:
         for name in tuple(self._headers):
             self.clear_header(name)
-        self.set_status(status, reason if reason.isprintable() else None)
+        self.set_status(status, reason if reason and reason.isprintable() else None)
         for name, value in proxy_headers.response_headers(given, self._place):
             self.add_header(name, value)
         if status == 204:
