@@ -37,7 +37,7 @@ from era_kernels.web.ports import MAX_PORT
 from era_kernels.web.proxy_headers import Headers, Place
 from era_kernels.web.transfers import CONTENT_SECURITY_POLICY, UPLOAD_TIMEOUT
 from era_kernels.web.tunnel import join_streams
-from era_kernels.web.upstream import Upstream
+from era_kernels.web.upstream import READ_BYTES, Upstream
 
 if TYPE_CHECKING:
     from era_kernels.services.proxies import Proxies
@@ -67,15 +67,14 @@ class ProxyHandler(BaseHandler):
         self, context: HandlerContext, proxies: Proxies, handlers: RequestHandlers
     ) -> None:
         super().initialize(context)
-        loop = asyncio.get_running_loop()
         self._proxies = proxies
         self._handlers = handlers
         self._code: str | None = None  # that answers, where nothing listens
         self._upstream: Upstream | None = None
         self._relay_task: asyncio.Task[None] | None = None
         self._failure: Exception | None = None  # of the relay, where no answer has begun
-        self._has_head: asyncio.Future[None] = loop.create_future()
-        self._body_end: asyncio.Future[None] = loop.create_future()
+        self._has_head = False  # of the answer
+        self._body_end: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._idle_timer: IdleTimer | None = None
         context.proxy_turns.members.add(self)
         if self.request.method in METHODS:
@@ -215,7 +214,8 @@ class ProxyHandler(BaseHandler):
             self._idle_timer.cancel()
         self._body_end.set_result(None)
         await self._upstream.end_body()
-        if not await self.wait(self._has_head, ANSWER_TIMEOUT):
+        is_done = await self.wait(self._relay_task, ANSWER_TIMEOUT)
+        if not is_done and not self._has_head:
             raise GatewayTimeout(f"The program gave no answer within {ANSWER_TIMEOUT:g} seconds.")
         await asyncio.wait([self._relay_task])
         if self._failure is not None:
@@ -248,9 +248,6 @@ class ProxyHandler(BaseHandler):
             await self._relay()
         except Exception as error:
             self._fail(error)
-        finally:
-            if not self._has_head.done():
-                self._has_head.set_result(None)
 
     def _fail(self, error: Exception) -> None:
         """Tells the caller that there is no answer, or none that is whole."""
@@ -264,19 +261,29 @@ class ProxyHandler(BaseHandler):
     async def _relay(self) -> None:
         assert self._upstream is not None
         status, reason, given = await self._upstream.read_head()
-        self._has_head.set_result(None)
+        self._has_head = True
         if status == _SWITCHING_PROTOCOLS:
             await self._tunnel(given)
             return
         await self._wait_for_small_body()
         self._set_head(status, reason, given)
+        await self._send_body(self._upstream)
+        await self._send_trailers(self._upstream.trailers)
+        self.finish()
+
+    async def _send_body(self, upstream: Upstream) -> None:
+        """Sends head and body; what came together goes out together."""
+        self.write(upstream.take_received_body())
+        if upstream.has_ended:
+            self.flush()
+            return
         await self.flush()
-        async with aclosing(self._upstream.body()) as chunks:
+        async with aclosing(upstream.body()) as chunks:
             async for chunk in chunks:
                 await self._wait_for_turn()
                 await self.send(chunk)
-        await self._send_trailers(self._upstream.trailers)
-        self.finish()
+                if len(chunk) == READ_BYTES:  # there is more, so that nothing here waits
+                    await asyncio.sleep(0)
 
     async def _wait_for_small_body(self) -> None:
         """Waits for a request that is nearly there: its connection can go on after the answer."""
@@ -348,7 +355,8 @@ class ProxyHandler(BaseHandler):
         """Leaves the loop to others for a while: what is passed on may come without end."""
         turns, active = self.context.proxy_turns, self.context.active_handlers
         turn = turns.take(is_alone=len(active) == len(turns.members))
-        await (asyncio.sleep(0) if turn is None else turn)
+        if turn is not None:
+            await turn
 
     # ------------------------------------------------------------ the end
 
