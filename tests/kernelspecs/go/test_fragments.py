@@ -291,33 +291,44 @@ def test_no_result(session: SessionClient, code: str) -> None:
     }.items(),
 )
 def test_errors(session: SessionClient, code: str, stderr: str) -> None:
-    """What cannot be built is told with the fragment's own lines, and nothing is left of it."""
-    session.run("kept := 41")
+    """What cannot be built is told with the fragment's own lines."""
     answer = session.run(code)
     check(answer, exit_code=1, stdout="", state="preserved")
     assert stderr in re.sub(r"cell\d+", "cellN", answer["stderr"])
+
+
+def test_nothing_is_left_of_errors(session: SessionClient) -> None:
+    """Of what cannot be built no name is left, and what was there is as it was."""
+    session.run("kept := 41")
+    for code in ("kept := 1\nunbuilt := undefined", "unbuilt := 1\nvar b = ("):
+        check(session.run(code), exit_code=1)
+    assert "undefined: unbuilt" in session.run("unbuilt")["stderr"]
     check(session.run("fmt.Println(kept + 1)"), stdout="42\n", stderr="")
 
 
-@pytest.mark.parametrize(
-    ("code", "exit_code", "value"),
-    [
-        ('v = 2\npanic("boom")', 2, 2),
-        ("v = 2\nos.Exit(3)", 3, 2),
-        ("v = 2\nlog.Fatal(`over`)", 1, 2),
-        ("v = 2\nfunc() { os.Exit(0) }()", 0, 2),
-        ("v = 2\nsyscall.Kill(os.Getpid(), syscall.SIGKILL)", 137, 1),
-        ("v = 2\nsyscall.Kill(os.Getpid(), syscall.SIGTERM)\nselect {}", 143, 1),
-        ("v = 2\ngo func() { panic(`elsewhere`) }()\nselect {}", 2, 1),
-        ("v = 2\nvar missing *int\n_ = *missing", 2, 2),
-        ("v = 2\nsyscall.Kill(os.Getpid(), syscall.SIGSEGV)\nselect {}", 2, 1),
-    ],
-)  # fmt: skip
-def test_ends(session: SessionClient, code: str, exit_code: int, value: int) -> None:
+# How programs end themselves → exit code, and whether what they have changed before is kept.
+ENDS = {
+    'panic("boom")': (2, True),
+    "os.Exit(3)": (3, True),
+    "log.Fatal(`over`)": (1, True),
+    "func() { os.Exit(0) }()": (0, True),
+    "syscall.Kill(os.Getpid(), syscall.SIGKILL)": (137, False),
+    "syscall.Kill(os.Getpid(), syscall.SIGTERM)\nselect {}": (143, False),
+    "go func() { panic(`elsewhere`) }()\nselect {}": (2, False),
+    "var missing *int\n_ = *missing": (2, True),
+    "syscall.Kill(os.Getpid(), syscall.SIGSEGV)\nselect {}": (2, False),
+}
+
+
+def test_ends(session: SessionClient) -> None:
     """A run that the program ends leaves what it had; one that is killed what was there before."""
-    session.run("v := 1\nfunc only() int { return 1 }")
-    check(session.run(f"{code}\nfunc only() int {{ return 2 }}"), exit_code=exit_code)
-    check(session.run("fmt.Println(v, only())"), stdout=f"{value} {value}\n", exit_code=0)
+    session.run("v := 0\nfunc only() int { return 0 }")
+    value = 0
+    for number, (code, (exit_code, is_kept)) in enumerate(ENDS.items(), 1):
+        changed = f"v = {number}\n{code}\nfunc only() int {{ return {number} }}"
+        check(session.run(changed), exit_code=exit_code)
+        value = number if is_kept else value
+        check(session.run("fmt.Println(v, only())"), stdout=f"{value} {value}\n", exit_code=0)
 
 
 def test_lost_values(session: SessionClient) -> None:
@@ -345,20 +356,18 @@ def test_lost_values(session: SessionClient) -> None:
         ("func (p P) String() string { return `` }", []),
     ],
 )
-def test_notes(client: Client, code: str, notes: list[str]) -> None:
+def test_notes(session: SessionClient, code: str, notes: list[str]) -> None:
     """Lost values are told by each run that uses them, until there are new ones; never silently gone."""  # noqa: E501
-    session = client.session("go")
     session.run(
-        "type P struct{ A int }\np, _ := os.Create(`p.txt`)\npa := P{1}\npb := map[string]P{}"
+        "type P struct{ A int }\np, _ := os.Create(`p.txt`)\npa := P{1}\npb := map[string]P{}\n"
+        "pc := []any{P{1}}\npd := 5\nfunc p1() bool { return p == nil }"
     )
-    session.run("pc := []any{P{1}}\npd := 5\nfunc p1() bool { return p == nil }")
     session.run("pd++")
     assert sorted(session.run(code)["stderr"].splitlines()) == [f"note: {note}" for note in notes]
     later = session.run("p = nil\nfmt.Println(pa, pd)")
     assert later["stdout"].endswith(" 6\n")
     assert ("pa has lost" in later["stderr"]) == ("struct" in code)
     check(session.run("p"), stderr="", exit_code=0)
-    session.delete()
 
 
 @pytest.mark.parametrize(
