@@ -12,10 +12,11 @@ from dataclasses import dataclass, replace
 
 from tornado.web import Application
 
+from era_kernels import limit_settings
 from era_kernels.concurrency.memory_in_work import MemoryInWork
 from era_kernels.kernels.languages import Languages
 from era_kernels.kernels.machine import KernelHost
-from era_kernels.models import UNSANDBOXED_TIER, Isolation, Limits, StorageQuotas
+from era_kernels.models import UNSANDBOXED_TIER, Isolation, StorageQuotas
 from era_kernels.sandbox.linux.heap import HeapTrimmer
 from era_kernels.sandbox.server import runtime_dirs
 from era_kernels.sandbox.server.disk_reserve import DiskReserve
@@ -29,17 +30,16 @@ from era_kernels.services.idempotency import IdempotentRuns
 from era_kernels.services.inspection import InspectionService
 from era_kernels.services.metrics import Metrics, ScrapedGauge
 from era_kernels.services.mounts import Mounts
+from era_kernels.services.proxies import Proxies
 from era_kernels.services.server_info import ServerInfo
 from era_kernels.services.session_logs import SessionLogs
 from era_kernels.services.sessions import SessionService
 from era_kernels.services.stored_code import StoredCodeService
-from era_kernels.services.validation import ServiceLimits
 from era_kernels.setting_types import default_max_programs
 from era_kernels.settings import Settings
 from era_kernels.start_checks import load_languages, make_toolchain_dir
 from era_kernels.stop_signals import StopSignals
 from era_kernels.storage.ballast import DiskRoom
-from era_kernels.storage.d1.replies import D1Limits
 from era_kernels.storage.d1.store import D1Store
 from era_kernels.storage.data_directory import DataDirectory, note_server_url
 from era_kernels.storage.database import Database
@@ -58,7 +58,7 @@ from era_kernels.storage.workspaces import Workspaces
 from era_kernels.toolchains.layout import hold_in_use
 from era_kernels.web.access import Access
 from era_kernels.web.base import HandlerContext
-from era_kernels.web.routes import make_application, make_storage_routes
+from era_kernels.web.routes import Services, make_application, make_storage_routes
 from era_kernels.web.sdk import StorageListener
 from era_kernels.web.server import WebServer, bound_sockets
 
@@ -113,10 +113,7 @@ async def open_app(settings: Settings) -> AsyncIterator[App]:
         stores = await _open_stores(stack, undo, settings, metrics)
         body, upload = settings.max_json_body, settings.max_upload
         context = HandlerContext(_access(settings), body, upload, metrics=metrics, memory=memory)
-        storage = StorageListener(
-            make_storage_routes(stores.resources), context, max(1, settings.max_connections // 2)
-        )
-        stack.push_async_callback(storage.aclose)
+        storage = _open_storage_listener(stack, settings, stores, context)
         host = await _open_host(stack, undo, settings, languages, storage, memory)
         await _recover(stores)
         executions = _execution_service(settings, stores)
@@ -126,7 +123,7 @@ async def open_app(settings: Settings) -> AsyncIterator[App]:
         stack.push_async_callback(idempotent_runs.aclose)
         stopping = asyncio.Event()
         context = replace(context, touch_session=sessions.touch, is_stopping=stopping.is_set)
-        application = make_application(
+        services = Services(
             sessions=sessions,
             executions=executions,
             server_info=ServerInfo(host, stores.database, stores.resources.r2, settings.limits()),
@@ -135,9 +132,10 @@ async def open_app(settings: Settings) -> AsyncIterator[App]:
             files=FileService(sessions, stores.files, settings.session_workspace),
             idempotent_runs=idempotent_runs,
             logs=logs,
+            proxies=Proxies(sessions, max(1, settings.max_connections // 2)),
             resources=stores.resources,
-            context=context,
         )
+        application = make_application(services, context)
         web = _listen(settings, application, context, sockets)
         undo.pop_all()
         await asyncio.to_thread(note_server_url, stores.directory.path, web.url)
@@ -178,7 +176,7 @@ async def _open_stores(
     stack.push_async_callback(files.aclose)
     logs = SessionLogStore(directory.sessions)
     stack.callback(logs.close)
-    sessions, codes = SessionStore(database), CodeStore(database)
+    sessions, codes = SessionStore(database), CodeStore(database, room.check)
     resources = _open_resources(stack, settings, directory, database, room)
     return Stores(
         directory, secret, database, sessions, codes, executions, workspaces, files, logs, resources
@@ -195,13 +193,24 @@ def _open_resources(
     quotas = StorageQuotas(settings.storage_quota, settings.namespace_quota)
     kv = KVStore(database, quotas, settings.max_kv_value, room.check)
     stack.push_async_callback(kv.aclose)
-    d1 = D1Store(database, directory.d1, _d1_limits(settings), quotas, check_room=room.check)
+    d1 = D1Store(
+        database, directory.d1, limit_settings.d1_limits(settings), quotas, check_room=room.check
+    )
     stack.push_async_callback(d1.aclose)
     r2 = R2Store(
         database, directory.objects, directory.unlink_lock, quotas, settings.max_object, room.check
     )
     stack.push_async_callback(r2.aclose)
     return ResourceStores(kv, d1, r2, ResourceIndex(database))
+
+
+def _open_storage_listener(
+    stack: AsyncExitStack, settings: Settings, stores: Stores, context: HandlerContext
+) -> StorageListener:
+    routes, max_connections = make_storage_routes(stores.resources), settings.max_connections
+    storage = StorageListener(routes, context, max(1, max_connections // 2))
+    stack.push_async_callback(storage.aclose)
+    return storage
 
 
 async def _recover(stores: Stores) -> None:
@@ -227,7 +236,7 @@ async def _open_host(
     policy = IsolationPolicy(
         strongest_tier=settings.strongest_tier,
         weakest_tier=UNSANDBOXED_TIER if settings.allow_unsandboxed else settings.min_tier,
-        allow_shared_uid=settings.allow_shared_uid,
+        allow_weak_tier3=settings.allow_weak_tier3,
         readable_paths=(*languages.readable_paths, settings.toolchain_dir),
         hidden_paths=(settings.data_dir,),
     )
@@ -255,7 +264,7 @@ async def _open_sessions(
     logs: SessionLogs,
     metrics: Metrics,
 ) -> SessionService:
-    service_limits = _service_limits(settings)
+    service_limits = limit_settings.service_limits(settings)
     sessions = SessionService(
         ServiceContext(
             host=host,
@@ -267,7 +276,7 @@ async def _open_sessions(
             logs=logs,
             kernel_limiter=KernelLimiter(service_limits.max_kernels, default_max_programs()),
             service_limits=service_limits,
-            limits=_session_limits(settings),
+            limits=limit_settings.session_limits(settings),
             mounts=Mounts(settings.mounts, host),
             metrics=metrics,
             default_storage=settings.default_storage,
@@ -348,42 +357,6 @@ def _execution_service(settings: Settings, stores: Stores) -> ExecutionService:
         max_kept=settings.keep_executions,
         max_kept_bytes=settings.keep_executions_bytes,
         max_result_bytes=settings.max_answer_output,
-    )
-
-
-def _session_limits(settings: Settings) -> Limits:
-    return Limits(
-        memory=settings.session_memory,
-        processes=settings.session_processes,
-        cpu=settings.session_cpu,
-        open_files=settings.session_open_files,
-        file_size=settings.session_file_size or settings.session_workspace,
-        workspace=settings.session_workspace,
-        tmp=settings.session_tmp,
-        shm=settings.session_shm,
-    )
-
-
-def _service_limits(settings: Settings) -> ServiceLimits:
-    return ServiceLimits(
-        default_timeout=settings.default_timeout,
-        max_timeout=settings.max_timeout,
-        max_background_timeout=settings.max_background_timeout,
-        max_queue=settings.max_queue,
-        max_sessions=sys.maxsize if settings.max_sessions is None else settings.max_sessions,
-        max_kernels=settings.max_kernels,
-        max_execution_output=settings.max_execution_output,
-        max_workspace=settings.session_workspace,
-        public_by_default=not settings.has_tokens,
-    )
-
-
-def _d1_limits(settings: Settings) -> D1Limits:
-    return D1Limits(
-        timeout=settings.sql_timeout,
-        max_rows=settings.sql_max_rows,
-        max_result=settings.sql_max_result,
-        max_database=settings.sql_max_database,
     )
 
 

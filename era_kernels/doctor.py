@@ -16,14 +16,14 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from era_kernels.errors import SharedUidRefused, StartError
+from era_kernels.errors import StartError, WeakTier3Refused
 from era_kernels.kernels.kernelspecs import NO_TCP, OPEN_SOCKETS, Kernelspec
 from era_kernels.kernels.languages import Languages
-from era_kernels.models import UNSANDBOXED_TIER, Isolation
+from era_kernels.models import GIB, UNSANDBOXED_TIER, Isolation
 from era_kernels.sandbox.server import host_features
 from era_kernels.sandbox.server.sandboxes import Sandboxes
 from era_kernels.sandbox.server.tiers import IsolationPolicy, IsolationProfile
-from era_kernels.setting_types import GIB, total_memory
+from era_kernels.setting_types import total_memory
 from era_kernels.settings import Settings
 
 MIN_PYTHON = (3, 11)
@@ -75,7 +75,7 @@ def run_checks(settings: Settings) -> list[Finding]:
 
 
 def _advise_on_refusal(error: StartError) -> str:
-    if isinstance(error, SharedUidRefused):
+    if isinstance(error, WeakTier3Refused):
         return "Start with --min-tier 3, or see docs/isolation.md for what stronger walls need."
     return "Start with --allow-unsandboxed only for people who may do all that this user may."
 
@@ -235,7 +235,7 @@ async def _probe_isolation(settings: Settings) -> IsolationProfile:
         policy = IsolationPolicy(
             strongest_tier=settings.strongest_tier,
             weakest_tier=UNSANDBOXED_TIER if settings.allow_unsandboxed else settings.min_tier,
-            allow_shared_uid=settings.allow_shared_uid,
+            allow_weak_tier3=settings.allow_weak_tier3,
         )
         sandboxes = await Sandboxes.open(
             Path(directory), (), (), policy, server_memory=settings.server_memory

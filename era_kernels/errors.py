@@ -33,6 +33,9 @@ EraError                      500 INTERNAL_ERROR
 ├── QueueFull                 429 QUEUE_FULL
 ├── UnsupportedMediaType      415 UNSUPPORTED_MEDIA_TYPE
 ├── RangeNotSatisfiable       416 RANGE_NOT_SATISFIABLE
+├── BadGateway                502 BAD_GATEWAY
+│   └── NothingListening      502 NOTHING_LISTENING
+├── GatewayTimeout            504 GATEWAY_TIMEOUT
 ├── StorageFailed             500 STORAGE_FAILED
 │   ├── InsufficientStorage   507 INSUFFICIENT_STORAGE
 │   └── StorageUnavailable    503 UNAVAILABLE
@@ -131,6 +134,11 @@ class NotFound(EraError):
 class SessionNotFound(NotFound):
     code, title = "SESSION_NOT_FOUND", "Session not found"
 
+    @classmethod
+    def for_id(cls, session_id: str) -> SessionNotFound:
+        """Returns the error for an id that no session has."""
+        return cls(f"There is no session {session_id}.", id=session_id)
+
 
 class ExecutionNotFound(NotFound):
     code, title = "EXECUTION_NOT_FOUND", "Execution not found"
@@ -212,6 +220,18 @@ class QueueFull(EraError):
     status, code, title = 429, "QUEUE_FULL", "Queue full"
 
 
+class BadGateway(EraError):
+    status, code, title = 502, "BAD_GATEWAY", "Bad gateway"
+
+
+class NothingListening(BadGateway):
+    code, title = "NOTHING_LISTENING", "Nothing listening"
+
+
+class GatewayTimeout(EraError):
+    status, code, title = 504, "GATEWAY_TIMEOUT", "Gateway timeout"
+
+
 class StorageFailed(EraError):
     status, code, title = 500, "STORAGE_FAILED", "Storage failed"
 
@@ -256,8 +276,8 @@ class StartError(Exception):
     """The server or a command cannot start; the text is a sentence that tells what to do."""
 
 
-class SharedUidRefused(StartError):
-    """Only walls with one uid for all sessions can be had, and nobody said that these will do."""
+class WeakTier3Refused(StartError):
+    """Only weak walls of tier 3 can be had, and nobody said that these will do."""
 
 
 class InvalidSetting(StartError):

@@ -14,13 +14,12 @@ from pydantic_core import PydanticCustomError
 from pydantic_settings import NoDecode
 
 from era_kernels.errors import InvalidSetting
+from era_kernels.models import GIB, KIB, MIB, MIN_TOKEN_LENGTH, TIB
 from era_kernels.models.storage import SCOPE_WORDS, StorageScope
 from era_kernels.open_files import max_open_files
 from era_kernels.own_cgroups import memory_bound, read_or_empty
 
 ENV_PREFIX = "ERA_"
-MIN_TOKEN_LENGTH = 16  # characters
-KIB, MIB, GIB, TIB = 1024, 1024**2, 1024**3, 1024**4
 MEMORY_PER_KERNEL = 64 * MIB
 MAX_DEFAULT_KERNELS = 500
 MIN_DEFAULT_SESSION_MEMORY, MAX_DEFAULT_SESSION_MEMORY = GIB, 8 * GIB

@@ -20,18 +20,14 @@ from pydantic_settings import (
 )
 
 from era_kernels.errors import InvalidSetting
-from era_kernels.models import ALL_STORAGE, default_disk_reserve
+from era_kernels.models import ALL_STORAGE, GIB, KIB, MIB, MIN_TOKEN_LENGTH, default_disk_reserve
 from era_kernels.setting_errors import error_sentence
 from era_kernels.setting_types import (
     DEFAULT_SERVER_PERCENT,
     ENV_PREFIX,
     FILES_PER_KERNEL,
-    GIB,
-    KIB,
     MAX_DEFAULT_CONNECTIONS,
     MAX_DEFAULT_KERNELS,
-    MIB,
-    MIN_TOKEN_LENGTH,
     OWN_FILES,
     AbsolutePath,
     AnyTier,
@@ -221,8 +217,9 @@ class Settings(BaseSettings):
     )
     min_tier: Tier = Field(
         3,
-        description="The weakest isolation to start with: 1 (all walls) to 3. Where tier 3 has one "
-        "uid for all sessions it must be given, as 3; see isolation.md.",
+        description="The weakest isolation to start with: 1 (all walls) to 3. Where tier 3 is weak "
+        "(one uid for all sessions, or CAP_DAC_READ_SEARCH) it must be given, as 3; see "
+        "isolation.md.",
     )
     strongest_tier: AnyTier = Field(
         1, description="The strongest isolation to try, for tests and in case of trouble."
@@ -330,8 +327,8 @@ class Settings(BaseSettings):
         return self
 
     @property
-    def allow_shared_uid(self) -> bool:
-        """True when somebody has said that tier 3 will do, also with one uid for all sessions."""
+    def allow_weak_tier3(self) -> bool:
+        """True when somebody has said that tier 3 will do, also where it is weak."""
         return "min_tier" in self.model_fields_set and self.min_tier == 3
 
     @property

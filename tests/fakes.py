@@ -218,7 +218,6 @@ class FakeMachine:
         self.ended: asyncio.Future[ExitInfo] = asyncio.get_running_loop().create_future()
         self.kernel = FakeKernel(self, script)
         self.has_kernel = kernel
-        self.on_late_output: Callable[[list[Output]], None] = lambda events: None
         self.programs: list[FakeExecProcess] = []
         self.command_gate: asyncio.Event | None = None
         self.start_gate: asyncio.Event | None = None
@@ -308,6 +307,7 @@ class FakeHost:
         kernel_name: str | None = None,
         kernel: bool = True,
         storage: Callable[[], StorageScope] = lambda: ALL_STORAGE,
+        on_late_output: Callable[[list[Output]], None] = lambda events: None,
     ) -> FakeMachine:
         await self.languages.available_kernel(language, kernel_name)
         if self.open_gate is not None:
@@ -316,6 +316,7 @@ class FakeHost:
             error, self.open_error = self.open_error, None
             raise error
         machine = FakeMachine(self.script, env, paths, self.close_gate, kernel=kernel)
+        machine.kernel.on_late_output = on_late_output
         self.machines.append(machine)
         self.opened_paths.append(paths)
         self.opened_limits.append(limits)

@@ -80,7 +80,7 @@ async def open_sdk_host(tier: int) -> AsyncIterator[SdkHost]:
         policy = IsolationPolicy(
             strongest_tier=tier,
             weakest_tier=tier,
-            allow_shared_uid=True,
+            allow_weak_tier3=True,
             readable_paths=languages.readable_paths,
         )
         sandboxes = await Sandboxes.open(

@@ -22,6 +22,7 @@ from era_kernels.json_incremental import (
     iterparse,
     iterparse_strictly,
 )
+from era_kernels.json_incremental.parsing import Parser
 
 scalars = st.one_of(
     st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False, allow_infinity=False),
@@ -177,6 +178,45 @@ def test_no_step_is_long(name: str) -> None:
     for _ in iterencode(BIG[name]):
         longest, before = max(longest, time.thread_time() - before), time.thread_time()
     assert longest < 0.1  # seconds; some 0.5 ms on a quiet host
+
+
+class CountedObject(dict[str, Any]):
+    """An object that counts how many of its kind were freed."""
+
+    freed = 0
+
+    def __del__(self) -> None:
+        CountedObject.freed += 1
+
+
+class CountedParser(Parser):
+    """A parser whose objects are counted."""
+
+    def make_object(self) -> dict[str, Any]:
+        return CountedObject()
+
+
+@pytest.mark.parametrize("end", [b"!", b"[" * 101, b"]!"], ids=["mistake", "depth", "extra"])
+def test_what_a_mistake_leaves_is_freed_in_steps(end: bytes) -> None:
+    """A mistake at the end of a large text: what was parsed by then does not go at once."""
+    data = b"[%b%b" % (rb'{"a":"\ud800"},' * 5000 + b"1", end)  # such objects come one by one
+    steps, before, most = CountedParser(data, 100_000, 100).parse(), CountedObject.freed, 0
+    with pytest.raises(ValueError):
+        while True:
+            earlier = CountedObject.freed
+            try:
+                next(steps)
+            finally:
+                most = max(most, CountedObject.freed - earlier)
+    assert CountedObject.freed - before == 5000
+    assert most <= 256
+
+
+def test_long_integers_are_written_a_few_at_a_time() -> None:
+    """To write an integer of 4 000 digits takes as long as to write hundreds of small ones."""
+    value = [10**3999] * 128
+    assert json.loads(b"".join(iterencode(value))) == value
+    assert max(map(len, iterencode(value))) < 100_000
 
 
 @pytest.mark.usefixtures("uncollected")

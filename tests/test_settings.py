@@ -11,7 +11,8 @@ from pydantic import ValidationError
 
 from era_kernels import open_files, setting_types
 from era_kernels.errors import InvalidSetting, StartError
-from era_kernels.setting_types import GIB, MIB, format_size_setting, parse_size
+from era_kernels.models import GIB, MIB
+from era_kernels.setting_types import format_size_setting, parse_size
 from era_kernels.settings import Settings, format_default
 
 TOKEN = "0123456789abcdef"
@@ -455,9 +456,9 @@ def test_mounts_apart_from_the_data(tmp_path: Path, where: str) -> None:
 
 def test_one_uid_is_accepted_by_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A flag, a variable and the file count; the default and stronger tiers do not."""
-    assert not Settings.load().allow_shared_uid
-    assert Settings.load({"min_tier": "3"}).allow_shared_uid
-    assert not Settings.load({"min_tier": "2"}).allow_shared_uid
-    assert Settings.load({"config": written(tmp_path / "a.toml", "min_tier = 3")}).allow_shared_uid
+    assert not Settings.load().allow_weak_tier3
+    assert Settings.load({"min_tier": "3"}).allow_weak_tier3
+    assert not Settings.load({"min_tier": "2"}).allow_weak_tier3
+    assert Settings.load({"config": written(tmp_path / "a.toml", "min_tier = 3")}).allow_weak_tier3
     monkeypatch.setenv("ERA_MIN_TIER", "3")
-    assert Settings.load().allow_shared_uid
+    assert Settings.load().allow_weak_tier3

@@ -11,13 +11,16 @@ from collections.abc import Callable
 MAX_BYTES = 512 * 1024 * 1024
 MINIMUM_BYTES = 1024 * 1024  # bytes that each may hold in any case
 STALL_SECONDS = 10.0  # seconds that the one that may go on alone may stand still
+MINIMUM_RATE = 512 * 1024  # bytes that it must get each second, those seconds aside
 CHECK_INTERVAL = 0.1  # seconds between two looks while some wait
 
 
 class MemoryInWork:
     """Counts bytes of all holdings. Past the bound one goes on alone, the largest of all that want.
 
-    So there is always one that comes to its end. One that stands still then is ended.
+    So there is always one that comes to its end. While others wait, one that stands still or is
+    slower than MINIMUM_RATE is ended. What settled ones keep is bounded, too: past the same bound
+    nobody goes on before one of them is closed. They never wait for those that rest.
     """
 
     def __init__(self, max_bytes: int = MAX_BYTES, stall_seconds: float = STALL_SECONDS) -> None:
@@ -26,7 +29,9 @@ class MemoryInWork:
         self.received = 0  # bytes that were ever counted
         self._stall_seconds = stall_seconds
         self._resting: dict[Holding, None] = {}  # those that were not allowed to go on
+        self._settled_bytes = 0
         self._chosen: Holding | None = None  # the one that goes on alone
+        self._chosen_at, self._chosen_bytes = 0.0, 0  # since when others wait, what it had got then
         self._timer: asyncio.TimerHandle | None = None
 
     def open(self, on_stalled: Callable[[], object] | None = None) -> Holding:
@@ -38,9 +43,12 @@ class MemoryInWork:
         if self.total <= self.max_bytes or holding.size <= MINIMUM_BYTES:
             self._resting.pop(holding, None)
             return True
+        if not self._is_waited_for():
+            self._begin_turn()
         self._resting[holding] = None
         self._choose()
-        if self._chosen is holding:
+        # One that was too slow may have given back what it held.
+        if self._chosen is holding or self.total <= self.max_bytes:
             self._resting.pop(holding, None)
             return True
         if self._timer is None:
@@ -51,8 +59,17 @@ class MemoryInWork:
         """Counts how many bytes more (or less) a holding has."""
         self.total += change
         self.received += max(change, 0)
-        if change < 0 and self._resting:
+        if holding.is_settled:
+            self._settled_bytes += change
+        if change < 0:
             self._wake()
+
+    def settle(self, holding: Holding) -> None:
+        """Notes that a holding grows no more, and lets another one go on instead."""
+        if not holding.is_settled:
+            holding.is_settled = True
+            self._settled_bytes += holding.size
+        self.forget(holding)
 
     def forget(self, holding: Holding) -> None:
         """Lets another one go on instead of this one."""
@@ -70,6 +87,7 @@ class MemoryInWork:
     def _wake(self) -> None:
         """Wakes all while there is memory, else the one that may go on alone."""
         if self.total <= self.max_bytes:
+            self._chosen = None
             for holding in tuple(self._resting):
                 holding.wake()
             self._resting.clear()
@@ -79,26 +97,46 @@ class MemoryInWork:
                 self._chosen.wake()
 
     def _choose(self) -> None:
-        chosen, now = self._chosen, asyncio.get_running_loop().time()
-        if chosen is not None:
-            is_still = chosen.is_reading and now - chosen.moved_at > self._stall_seconds
-            if not is_still:
+        if self._chosen is not None:
+            if not self._is_waited_for() or not self._is_too_slow(self._chosen):
                 return
-            self._chosen = None
-            self._resting.pop(chosen, None)
-            chosen.end()
-        if self._resting:
+            slow, self._chosen = self._chosen, None
+            self._resting.pop(slow, None)
+            slow.end()
+        if self._resting and self._settled_bytes <= self.max_bytes:
             self._chosen = max(self._resting, key=lambda one: one.size)
-            self._chosen.moved_at = now
+            self._begin_turn()
+
+    def _is_waited_for(self) -> bool:
+        return any(one is not self._chosen for one in self._resting)
+
+    def _begin_turn(self) -> None:
+        """Measures from now on how quick the one is that goes on alone."""
+        if self._chosen is not None:
+            self._chosen_at = asyncio.get_running_loop().time()
+            self._chosen_bytes = self._chosen.received
+
+    def _is_too_slow(self, chosen: Holding) -> bool:
+        if not chosen.is_reading:
+            return False
+        received = chosen.received - self._chosen_bytes
+        still_since = max(chosen.moved_at, self._chosen_at)
+        deadline = min(still_since, self._chosen_at + received / MINIMUM_RATE) + self._stall_seconds
+        return asyncio.get_running_loop().time() > deadline
 
 
 class Holding:
     """The bytes of one body, upload or message."""
 
-    __slots__ = ("_memory", "_on_stalled", "_waiter", "is_reading", "moved_at", "size")
+    __slots__ = (
+        "_memory", "_on_stalled", "_waiter", "is_reading", "is_settled", "moved_at", "received",
+        "size",
+    )  # fmt: skip
 
     def __init__(self, memory: MemoryInWork, on_stalled: Callable[[], object] | None) -> None:
         self.size = 0
+        self.received = 0  # bytes by which it ever grew
+        self.is_settled = False
         self.moved_at = 0.0  # in the loop's time; kept only past the minimum
         self.is_reading = True  # else it works on what it has, which takes as long as it takes
         self._memory = memory
@@ -108,6 +146,9 @@ class Holding:
     def set(self, size: int) -> None:
         """Sets how many bytes there are."""
         change, self.size = size - self.size, size
+        if not change:
+            return
+        self.received += max(change, 0)
         if size > MINIMUM_BYTES:
             self.moved_at = asyncio.get_running_loop().time()
         self._memory.counted(self, change)
@@ -129,10 +170,10 @@ class Holding:
 
     def settle(self) -> None:
         """Notes that there will not be more: another one may go on."""
-        self._memory.forget(self)
+        self._memory.settle(self)
 
     def end(self) -> None:
-        """Ends what the holding stands for, because it stands still."""
+        """Ends what the holding stands for, because it is too slow."""
         if self._on_stalled is not None:
             self._on_stalled()
 

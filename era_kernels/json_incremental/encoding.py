@@ -14,7 +14,7 @@ ITEMS_PER_BATCH = 128  # items of an array in a batch
 SMALL_BATCH_SIZE = 4 * ITEMS_PER_BATCH * VALUE_OVERHEAD_BYTES
 TEXTS_PER_STEP = 16  # texts that are encoded in one step
 
-_SCALARS = frozenset({int, float, bool, type(None)})
+_QUICK = frozenset({float, bool, type(None)})
 
 _encoder = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
@@ -76,8 +76,9 @@ def _scalar_text(value: Any) -> str:
 
 def _item_texts(items: list[Any] | tuple[Any, ...]) -> Iterator[str]:
     """Yields the items of an array with commas between them; small items at once."""
+    # Long integers are as slow as large texts.
     if (
-        _SCALARS.issuperset(map(type, items))
+        _QUICK.issuperset(map(type, items))
         or estimate_size(items, SMALL_BATCH_SIZE) <= SMALL_BATCH_SIZE
     ):
         try:

@@ -19,7 +19,7 @@ def free_in_steps(value: Any) -> None:
     What others still hold of it stays as it is. Needs a running loop.
     """
     if isinstance(value, _CONTAINERS):
-        _run_slice(asyncio.get_running_loop(), _free(value))
+        _run_slice(asyncio.get_running_loop(), free_stepwise([value]))
 
 
 def _run_slice(loop: asyncio.AbstractEventLoop, steps: Stepwise[None]) -> None:
@@ -30,10 +30,12 @@ def _run_slice(loop: asyncio.AbstractEventLoop, steps: Stepwise[None]) -> None:
             return
 
 
-def _free(value: Any) -> Stepwise[None]:
+def free_stepwise(held: list[Any]) -> Stepwise[None]:
+    """Frees the values in a list, which is empty then, a few containers in each step.
+
+    The caller holds them by no other name.
+    """
     # Held by this list, a container does not go with the one around it; the outermost goes first.
-    held: list[Any] = [value]
-    del value
     index = 0
     while index < len(held):
         node = held[index]
@@ -46,8 +48,9 @@ def _free(value: Any) -> Stepwise[None]:
         index += 1
         if index % CONTAINERS_PER_STEP == 0:
             yield
-    del node, items, part
+    node = items = part = None
     for start in range(0, index, CONTAINERS_PER_STEP):
         stop = min(start + CONTAINERS_PER_STEP, index)
         held[start:stop] = [None] * (stop - start)
         yield
+    held.clear()

@@ -8,6 +8,7 @@ from itertools import accumulate
 from typing import Any, NoReturn
 
 from era_kernels.concurrency.cooperative import Stepwise
+from era_kernels.json_incremental.freeing import free_stepwise
 from era_kernels.json_incremental.long_text import LONG_TEXT_BYTES, LongText
 from era_kernels.json_incremental.sizes import CHUNK_CHARS
 
@@ -75,7 +76,20 @@ class Parser:
         self._key = ""
 
     def parse(self) -> Stepwise[Any]:
+        """Parses the text; where it fails, what was parsed by then is freed in steps, too."""
         whole: list[Any] = []
+        try:
+            return (yield from self._parse_into(whole))
+        except Exception as error:
+            error.__traceback__ = None  # its frames hold values
+            parsed = [whole, self._container, *(container for container, _ in self._stack)]
+            del whole
+            self._container, self._stack = [], []
+            yield from free_stepwise(parsed)
+            del parsed
+            raise
+
+    def _parse_into(self, whole: list[Any]) -> Stepwise[Any]:
         self._container = whole
         yield from self._skip_space()
         while True:

@@ -25,10 +25,16 @@ def estimate_size(
     total, level = 0, [value]
     while level:
         total += len(level) * overhead
-        total += sum([len(item) for item in level if isinstance(item, _TEXTS)])
-        # An integer of n bits has at least n / 4 digits; to write many of them takes long.
-        total += sum([item.bit_length() >> 2 for item in level if type(item) is int])
-        inner = [item for item in level if isinstance(item, _CONTAINERS) and item]
+        inner = []
+        for item in level:
+            if isinstance(item, _TEXTS):
+                total += len(item)
+            elif isinstance(item, _CONTAINERS):
+                if item:
+                    inner.append(item)
+            elif type(item) is int:
+                # An integer of n bits has at least n / 4 digits; to write many of them takes long.
+                total += item.bit_length() >> 2
         inner_size = sum(map(len, inner)) * overhead
         if total + inner_size > max_size:
             return total + inner_size

@@ -18,6 +18,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
+from era_kernels.concurrency.waiting import ends_within, within_timeout
+from era_kernels.kernels.interrupt_escalation import InterruptEscalation
+from era_kernels.kernels.sandboxes import SandboxProcess
 from era_kernels.models import (
     EndReason,
     ExecutionEnd,
@@ -27,7 +30,6 @@ from era_kernels.models import (
     Stderr,
     Stdout,
 )
-from era_kernels.sandbox.server.process import Process
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +69,7 @@ class ExecProcess:
 
     def __init__(
         self,
-        process: Process,
+        process: SandboxProcess,
         readable: asyncio.Event,
         machine: ExecHost,
         on_late_output: Callable[[list[Output]], None],
@@ -128,7 +130,7 @@ class ExecProcess:
         """Kills the process group; where even that does not help, ends the machine."""
         self._kill_reason = self._kill_reason or reason
         await self._process.signal(signal.SIGKILL)
-        if not await self._ends_within(self._timeouts.close_machine):
+        if not await ends_within(self._ended, self._timeouts.close_machine):
             log.error("a program could not be ended", extra={"why": reason})
             await self._machine.aclose(reason)
 
@@ -154,9 +156,7 @@ class ExecProcess:
         while any(stream.is_open for stream, _, _ in self._streams):
             if asyncio.get_running_loop().time() > deadline:
                 return
-            try:
-                await asyncio.wait_for(self._readable.wait(), self._timeouts.drain)
-            except TimeoutError:
+            if not await within_timeout(self._readable.wait(), self._timeouts.drain):
                 return
             self._readable.clear()
 
@@ -170,27 +170,19 @@ class ExecProcess:
     async def _end_at_deadline(self) -> None:
         """Interrupts the program and kills its whole process group with it."""
         await self._process.signal(signal.SIGINT, kill_group_on_exit=True)
-        if not await self._ends_within(self._timeouts.second_interrupt):
+        if not await ends_within(self._ended, self._timeouts.second_interrupt):
             await self.kill(EndReason.TIMEOUT)
 
     async def _escalate(self) -> list[InterruptStep]:
-        started_at = asyncio.get_running_loop().time()
-        steps: list[InterruptStep] = []
-        for action, timeout in (
-            ("interrupt", self._timeouts.second_interrupt),
-            ("interrupt again", self._timeouts.kill),
-        ):
-            steps.append(InterruptStep(action, asyncio.get_running_loop().time() - started_at))
-            await self._process.signal(signal.SIGINT)
-            if await self._ends_within(timeout):
-                return steps
-        steps.append(InterruptStep("end", asyncio.get_running_loop().time() - started_at))
-        await self.kill(EndReason.INTERRUPTED)
-        return steps
-
-    async def _ends_within(self, timeout: float) -> bool:
-        await asyncio.wait([self._ended], timeout=timeout)
-        return self._ended.done()
+        escalation = InterruptEscalation(
+            self._ended,
+            (self._timeouts.second_interrupt, self._timeouts.kill),
+            partial(self._process.signal, signal.SIGINT),
+            partial(self.kill, EndReason.INTERRUPTED),
+            is_ending=self._ended.done,
+        )
+        await escalation.run()
+        return escalation.steps
 
     async def _make_finished(self) -> ExecutionEnd:
         exit_info = await asyncio.shield(self._ended)

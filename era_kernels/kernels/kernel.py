@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any, Literal, Protocol
 
 from era_kernels.concurrency.idle_timer import IdleTimer
+from era_kernels.concurrency.waiting import within_timeout
 from era_kernels.errors import KernelSilent, KernelStartFailed
 from era_kernels.kernels import messages
 from era_kernels.kernels.active_run import NOT_ANSWERING, ActiveRun, KernelTimeouts
@@ -126,7 +127,7 @@ class Kernel:
             async with asyncio.timeout(timeout):
                 while not self._ready.is_set():
                     self._request_kernel_info()
-                    await _wait_event(self._ready, self._timeouts.probe_interval)
+                    await within_timeout(self._ready.wait(), self._timeouts.probe_interval)
         except TimeoutError as error:
             raise KernelStartFailed(
                 f"The kernel was not ready within {timeout:g} seconds."
@@ -305,7 +306,12 @@ class Kernel:
             await self._machine.aclose(reason)
 
         escalation = InterruptEscalation(
-            run, self._timeouts, self.interrupt, self._request_kernel_info, close_machine
+            run.finished,
+            (self._timeouts.second_interrupt, self._timeouts.kill),
+            self.interrupt,
+            close_machine,
+            is_ending=lambda: run.has_program_ended,
+            nudge=self._request_kernel_info,
         )
         return escalation, self._spawn(escalation.run())
 
@@ -386,13 +392,6 @@ class Kernel:
         self._tasks.discard(task)
         if not task.cancelled() and task.exception() is not None:
             log.error("a kernel could not be stopped", exc_info=task.exception())
-
-
-async def _wait_event(event: asyncio.Event, timeout: float) -> None:
-    try:
-        await asyncio.wait_for(event.wait(), timeout)
-    except TimeoutError:
-        return
 
 
 def discard_output(events: list[Output]) -> None:

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from era_kernels.errors import StartError
 from era_kernels.kernels.language_names import language_id
 from era_kernels.kernels.wire_protocol import Transport
-from era_kernels.models import Limits
+from era_kernels.models import MIB, Limits
 from era_kernels.toolchains.small_files import read_small_file
 
 Capability = Literal[
@@ -18,7 +18,6 @@ Capability = Literal[
 ]
 # What Jupyter's own protocol promises of every kernel.
 STOCK_CAPABILITIES: tuple[Capability, ...] = ("interrupt", "rich_output", "state")
-MIB = 1024 * 1024
 
 # Of a kernel.json, in words for who wrote it; other mistakes are told by pydantic.
 _MISTAKES = {"extra_forbidden": "there is no such key", "missing": "it is missing"}

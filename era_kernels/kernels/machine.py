@@ -21,7 +21,9 @@ from era_kernels.kernels.exec_process import ExecProcess, FailedExec
 from era_kernels.kernels.kernel import Kernel, discard_output
 from era_kernels.kernels.kernelspecs import Kernelspec
 from era_kernels.kernels.languages import Languages
+from era_kernels.kernels.machine_ports import MachinePorts
 from era_kernels.kernels.receive_budget import ReceiveBudget
+from era_kernels.kernels.sandboxes import Sandbox, Sandboxes, SandboxProcess
 from era_kernels.kernels.socket_connector import AcceptChannel
 from era_kernels.kernels.tcp_ports import TcpPorts
 from era_kernels.kernels.wire_protocol import ConnectionInfo
@@ -38,11 +40,8 @@ from era_kernels.models import (
     StorageScope,
 )
 from era_kernels.sandbox.server.listeners import ChannelListeners
-from era_kernels.sandbox.server.process import Process
 from era_kernels.sandbox.server.process_command import Command, ProcessNotStarted
-from era_kernels.sandbox.server.sandbox import Sandbox
 from era_kernels.sandbox.server.sandbox_end import end_all
-from era_kernels.sandbox.server.sandboxes import Sandboxes
 
 log = logging.getLogger(__name__)
 
@@ -84,17 +83,19 @@ class Machine:
         sandbox: Sandbox,
         receive_budget: ReceiveBudget,
         tcp_ports: TcpPorts,
+        on_late_output: Callable[[list[Output]], None] = discard_output,
     ) -> None:
         """Runs no kernel yet: `start_kernel` does that.
 
-        All kernels share `receive_budget` and `tcp_ports`.
+        All kernels share `receive_budget` and `tcp_ports`. `on_late_output` is called with output
+        that no caller waits for, of the kernel and of children that programs left behind.
         """
         self.ended: asyncio.Future[ExitInfo] = asyncio.get_running_loop().create_future()
         self._kernelspec = kernelspec
         self._receive_budget = receive_budget
-        self._tcp_ports = tcp_ports
         self._sandbox = sandbox
-        self._kernel_process: Process | None = None
+        self.ports = MachinePorts(sandbox, kernelspec.network, tcp_ports)
+        self._kernel_process: SandboxProcess | None = None
         self._kernel: Kernel | None = None
         self._close_task: asyncio.Task[None] | None = None
         self._reported_stderr_bytes = 0  # of the kernel's own stderr
@@ -102,8 +103,7 @@ class Machine:
         # Waits, when the machine has ended, until none of its processes is left and its directories
         # are free. Raises EndUnfinished when that takes too long; the end goes on then.
         self.wait_gone: Callable[[], Coroutine[Any, Any, None]] = sandbox.aclose
-        # Called with output of children that programs left behind, which no caller waits for.
-        self.on_late_output: Callable[[list[Output]], None] = discard_output
+        self._on_late_output = on_late_output
         sandbox.ended.add_done_callback(self._on_sandbox_ended)
 
     @property
@@ -133,6 +133,7 @@ class Machine:
         except BaseException:
             await self.aclose(KERNEL_NOT_STARTED)
             raise
+        self.ports.reserve(listener)
         served = serve(listener, scope)
         self._sandbox.ended.add_done_callback(lambda _: served.close())
         self._server_env[STORAGE_URL] = listener.url
@@ -180,6 +181,7 @@ class Machine:
         )
         try:
             await self._kernel.wait_ready(START_TIMEOUT)
+            self._kernel.on_late_output = self._on_late_output
         except KernelStartFailed as error:
             if self.ended.done() and self.ended.result().is_intended:
                 raise
@@ -218,7 +220,7 @@ class Machine:
                 raise
             exit_info = await self.exit_info_for_commands()
             return FailedExec(ExecutionEnd(exit_info.exit_code, state="lost", exit_info=exit_info))
-        return ExecProcess(process, readable, self, self.on_late_output)
+        return ExecProcess(process, readable, self, self._on_late_output)
 
     async def exit_info_for_commands(self) -> ExitInfo:
         """Returns how the machine ended, in words for programs that ended with it."""
@@ -262,8 +264,7 @@ class Machine:
         """Returns where the kernel has to bind its sockets. Raises OSError without free ports."""
         ports = None
         if self._kernelspec.transport == "tcp":
-            ports = self._tcp_ports.take()
-            self._sandbox.ended.add_done_callback(lambda _: self._tcp_ports.release(ports))
+            ports = self.ports.take_for_kernel()
         sandbox = self._sandbox
         return ConnectionInfo.new(
             sandbox.runtime_directory,
@@ -365,17 +366,20 @@ class KernelHost:
         kernel_name: str | None = None,
         kernel: bool = True,
         storage: Callable[[], StorageScope] = lambda: ALL_STORAGE,
+        on_late_output: Callable[[list[Output]], None] = discard_output,
     ) -> Machine:
         """Opens a machine in the directories `paths`, with a ready kernel or with none yet.
 
         `kernel_name` is one of the language's kernels, None is the default. `env` is what the
         session adds to the kernel's environment, which is built from empty otherwise; `storage`
-        returns the namespaces that it may use at that moment. Raises UnsupportedLanguage,
-        InvalidRequest, LanguageUnavailable, KernelStartFailed, ShuttingDown.
+        returns the namespaces that it may use at that moment; `on_late_output` is Machine's.
+        Raises UnsupportedLanguage, InvalidRequest, LanguageUnavailable, KernelStartFailed,
+        ShuttingDown.
         """
         kernelspec = await self.languages.available_kernel(language, kernel_name)
         sandbox = await self._sandboxes.open_sandbox(paths, limits, kernelspec.min_reserved)
-        machine = Machine(kernelspec, sandbox, self._receive_budget, self._tcp_ports)
+        budget, ports = self._receive_budget, self._tcp_ports
+        machine = Machine(kernelspec, sandbox, budget, ports, on_late_output)
         self._machines.add(machine)
         machine.ended.add_done_callback(lambda _: self._machines.discard(machine))
         if self._serve_storage is not None:

@@ -6,8 +6,8 @@ memory of the server, for each session of its user. All that is in work shares o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 
 from era_kernels.concurrency.memory_in_work import MINIMUM_BYTES, Holding, MemoryInWork
 
@@ -48,12 +48,18 @@ class ReceiveBudget:
         if holding is not None:
             holding.close()
 
-    @contextmanager
-    def unpacking(self, size: int) -> Iterator[None]:
-        """Counts a message of that size while it is unpacked."""
+    @asynccontextmanager
+    async def unpacking(self, size: int) -> AsyncIterator[None]:
+        """Counts a message of that size while it is unpacked; waits before where memory is short.
+
+        A message that waits takes only its own bytes.
+        """
         holding = self._memory.open()
-        holding.set(size * UNPACKED_FACTOR)
+        holding.is_reading = False
+        holding.set(size)
         try:
+            await holding.wait()
+            holding.set(size * UNPACKED_FACTOR)
             yield
         finally:
             holding.close()

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 
-from era_kernels.models.events import ExceptionInfo
-from era_kernels.models.formats import JsonObject
+from era_kernels.models.events import Done, ExceptionInfo
+from era_kernels.models.formats import JsonObject, format_duration
 from era_kernels.models.runtime import ExitInfo
 
 
@@ -141,3 +141,30 @@ class InterruptStep:
 
     action: str  # `cancel`, `interrupt`, `interrupt again`, `end`; at last `ended`
     seconds: float
+
+
+def lost_done(
+    execution: Execution,
+    seconds: float,
+    *,
+    exit_code: int,
+    cause: str | None,
+    kernel_generation: int,
+    data: JsonObject,
+) -> Done:
+    """Makes the last event of an execution that took so many seconds and could not report it."""
+    return Done(
+        exit_code=exit_code,
+        duration=format_duration(seconds),
+        execution_time_ms=round(seconds * 1000, 3),
+        files_modified=0,
+        session_id=execution.session_id,
+        execution_id=execution.id,
+        state="lost",
+        started_from="fresh",
+        kernel_generation=kernel_generation,
+        queued_ms=0.0,
+        start_ms=0.0,
+        cause=cause,
+        data=data,
+    )

@@ -7,6 +7,9 @@ from typing import Any
 
 JsonObject = dict[str, Any]
 
+KIB, MIB, GIB, TIB = 1024, 1024**2, 1024**3, 1024**4  # bytes
+MIN_TOKEN_LENGTH = 16  # characters of a token of the API
+
 
 def now() -> datetime:
     """Returns the present time; every time in the domain is an aware UTC datetime."""
@@ -31,7 +34,7 @@ def format_size(size: int) -> str:
     >>> format_size(1 << 30), format_size(10 << 20), format_size(1000)
     ('1 GiB', '10 MiB', '1000 bytes')
     """
-    units = ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB"))
+    units = ((GIB, "GiB"), (MIB, "MiB"), (KIB, "KiB"))
     for unit, name in units:
         if size >= unit and size % unit == 0 and size < 10_000 * unit:
             return f"{size // unit} {name}"

@@ -43,6 +43,15 @@ class SessionListener:
     is_from_session: Callable[[sockets.socket], bool] | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class ListeningPort:
+    """A TCP port on which a program of a session listens; `process` is its name, where known."""
+
+    port: int
+    address: str
+    process: str | None
+
+
 def default_disk_reserve(total: int) -> int:
     """Returns the bytes to keep free of a disk of `total` bytes: 1 GiB or 5 %, the smaller."""
     return min(1 << 30, total * 5 // 100)

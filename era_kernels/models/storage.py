@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Self
+from typing import Literal, Self, cast
 
 NAMESPACE_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 NAMESPACE_RULE = (
@@ -48,7 +48,7 @@ class StorageScope:
     True
     """
 
-    value: str | tuple[str, ...]
+    value: Literal["all", "none"] | tuple[str, ...]
 
     @classmethod
     def parse(cls, value: str | Sequence[str]) -> Self:
@@ -56,7 +56,7 @@ class StorageScope:
         if isinstance(value, str):
             if value not in SCOPE_WORDS:
                 raise ValueError('must be "all", "none" or a list of patterns')
-            return cls(value)
+            return cls(cast(Literal["all", "none"], value))
         if len(value) > MAX_SCOPE_PATTERNS:
             raise ValueError(f"must have at most {MAX_SCOPE_PATTERNS} patterns")
         for number, pattern in enumerate(value, start=1):
@@ -76,7 +76,7 @@ class StorageScope:
             for pattern in self.value
         )
 
-    def to_json(self) -> str | list[str]:
+    def to_json(self) -> Literal["all", "none"] | list[str]:
         """Returns the scope as callers write it."""
         return self.value if isinstance(self.value, str) else list(self.value)
 

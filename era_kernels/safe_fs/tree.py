@@ -5,9 +5,11 @@ from __future__ import annotations
 import errno
 import itertools
 import logging
+import math
 import os
 import secrets
 import stat
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
@@ -54,22 +56,26 @@ def walk(
                         yield path, entry.stat(follow_symlinks=False)
 
 
-def remove_tree(parent: int, name: str) -> None:
+def remove_tree(parent: int, name: str, seconds: float = math.inf) -> bool:
     """Removes a directory and all in it, also what code made unwritable, or a file of that name.
 
-    Never follows a symbolic link. Entries that cannot be removed are logged and remain.
+    Never follows a symbolic link. Entries that cannot be removed are logged and remain. Returns
+    False when `seconds` were not enough: what is left has that name, and another call goes on.
     """
     try:
         if not stat.S_ISDIR(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode):
             os.unlink(name, dir_fd=parent)
-            return
+            return True
         with closing_fd(open_directory(parent, name)) as root:
-            _TreeRemover(root).run()
+            _TreeRemover(root, time.monotonic() + seconds).run()
         os.rmdir(name, dir_fd=parent)
+    except _OutOfTime:
+        return False
     except FileNotFoundError:
-        return
+        return True
     except OSError as error:
         _log_remaining(name, error)
+    return True
 
 
 def ensure_directory(parent: int, name: str) -> None:
@@ -83,11 +89,17 @@ def ensure_directory(parent: int, name: str) -> None:
             os.mkdir(name, 0o700, dir_fd=parent)
 
 
+class _OutOfTime(Exception):
+    """The time for a removal is over."""
+
+
 class _TreeRemover:
     """Empties a directory. Moves deep directories up first, so any depth needs two descriptors."""
 
-    def __init__(self, root: int) -> None:
+    def __init__(self, root: int, limit: float) -> None:
+        """`limit`: when to raise _OutOfTime (`time.monotonic`)."""
         self._root = root
+        self._limit = limit
         self._folders: list[str] = []  # directories in the root that are still to be removed
         self._new_names = (f"{secrets.token_hex(8)}-{n}" for n in itertools.count())
         self._has_failed = False
@@ -118,6 +130,8 @@ class _TreeRemover:
         """Removes a directory's files, calls `on_directory` for its directories; counts both."""
         removed = 0
         for entry in _list_entries(folder):
+            if time.monotonic() > self._limit:
+                raise _OutOfTime
             try:
                 if entry.is_dir(follow_symlinks=False):
                     on_directory(entry.name)

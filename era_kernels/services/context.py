@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 
-from era_kernels.kernels.kernel_json import MIB
 from era_kernels.kernels.kernelspecs import Kernelspec
 from era_kernels.kernels.machine import KernelHost
-from era_kernels.models import ALL_STORAGE, Limits, Session, SessionPaths, StorageScope
+from era_kernels.models import ALL_STORAGE, MIB, Limits, Session, SessionPaths, StorageScope
 from era_kernels.services.capacity import KernelLimiter
 from era_kernels.services.executions.notices import SessionLimits
 from era_kernels.services.executions.service import ExecutionService

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
@@ -15,7 +14,11 @@ from era_kernels.services.context import ServiceContext
 from era_kernels.services.executions.live import LiveExecution
 from era_kernels.services.session.session import LiveSession
 from era_kernels.services.session_endings import SessionEndings
-from era_kernels.services.validation import check_quota, check_writable_path
+from era_kernels.services.validation import (
+    check_quota,
+    check_writable_path,
+    new_session_id,
+)
 
 log = logging.getLogger(__name__)
 
@@ -39,9 +42,9 @@ class EphemeralSessions:
     async def run(self, language: str, submission: Submission) -> LiveExecution:
         """Starts a run in a session of its own.
 
-        The execution's `on_abandoned` ends the session; so does cancelling the caller of this
-        method. Raises as `LiveSession.submit` does, and InvalidPath, Conflict or QuotaExceeded for
-        the files; nothing is left then.
+        The session ends when the execution is abandoned, or the caller of this method cancelled.
+        Raises as `LiveSession.submit` does, and InvalidPath, Conflict or QuotaExceeded for the
+        files; nothing is left then.
         """
         start_task = self._background.spawn(self._start(language, submission))
         try:
@@ -52,7 +55,7 @@ class EphemeralSessions:
 
     async def _start(self, language: str, submission: Submission) -> LiveExecution:
         session = Session(
-            id=f"sess-{secrets.token_hex(16)}",
+            id=new_session_id(),
             language=language,
             directory=await self._context.workspaces.create(),
             created_at=now(),
@@ -69,13 +72,13 @@ class EphemeralSessions:
             raise
         end_task = self._background.spawn(self._end_after_run(live, execution))
 
-        async def on_abandoned() -> None:
+        async def end_session() -> None:
             await self._background.run_shielded(
                 live.end(EndReason.CLIENT_DISCONNECTED, _closed_error(live))
             )
             await asyncio.wait([end_task])
 
-        execution.on_abandoned = on_abandoned
+        execution.when_abandoned(end_session)
         return execution
 
     async def _write_files(self, session: Session, files: Mapping[str, str]) -> None:
@@ -105,7 +108,9 @@ class EphemeralSessions:
 async def _abandon_when_started(start_task: asyncio.Task[LiveExecution]) -> None:
     await asyncio.wait([start_task])
     if not start_task.cancelled() and start_task.exception() is None:
-        await start_task.result().on_abandoned()
+        execution = start_task.result()
+        execution.add_caller()
+        await execution.remove_caller()
 
 
 def _closed_error(live: LiveSession) -> SessionNotFound:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import hmac
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from weakref import WeakValueDictionary
 
@@ -46,10 +46,10 @@ class FinishedExecution:
             raise error
         return run_result
 
-    async def follow_with_input(self) -> AsyncIterator[list[LoggedEvent]]:
+    async def follow_with_input(self) -> AsyncGenerator[list[LoggedEvent], None]:
         """Yields all events; no input request waits any more."""
         batches = self._executions.follow(self._session, self.id)
-        async with aclosing(batches):  # type: ignore[type-var]
+        async with aclosing(batches):
             async for batch in batches:
                 yield batch
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -11,8 +10,14 @@ from era_kernels.concurrency.background import BackgroundTasks
 from era_kernels.errors import SessionExists
 from era_kernels.models import NewSession, Session, now
 from era_kernels.services.context import ServiceContext
+from era_kernels.services.session_endings import SessionEndings
 from era_kernels.services.session_limits import check_limits
-from era_kernels.services.validation import check_changes, check_session_id, initial_code
+from era_kernels.services.validation import (
+    check_changes,
+    check_session_id,
+    initial_code,
+    new_session_id,
+)
 from era_kernels.storage.stored_code import StoredCode
 
 
@@ -23,11 +28,13 @@ class SessionCreator:
         self,
         context: ServiceContext,
         background: BackgroundTasks,
+        endings: SessionEndings,
         reserve: Callable[[], AbstractContextManager[None]],
         on_created: Callable[[Session], None],
     ) -> None:
         self._context = context
         self._background = background
+        self._endings = endings
         self._reserve = reserve
         self._on_created = on_created
 
@@ -37,7 +44,7 @@ class SessionCreator:
         With `exist_ok` a session that has the id and the language already is returned instead.
         Nothing is left of a session that is refused. Raises InvalidId, InvalidRequest,
         UnsupportedLanguage, SessionExists, AtCapacity, TooLarge, NotEnforceable,
-        InsufficientStorage, StorageFailed.
+        InsufficientStorage, StorageFailed, EndUnfinished.
         """
         await self._check(new)
         language = self._context.host.languages.resolve(new.language)
@@ -92,7 +99,7 @@ class SessionCreator:
         public = self._context.service_limits.public_by_default
         directory = await self._context.workspaces.create()
         session = Session(
-            id=new.id or f"sess-{secrets.token_hex(16)}",
+            id=new.id or new_session_id(),
             language=new.language,
             directory=directory,
             created_at=now(),
@@ -111,7 +118,8 @@ class SessionCreator:
         source = initial_code(new.data)
         code = None if source is None else StoredCode(source, "", session.created_at)
         try:
-            await self._context.store.create(session, code)
+            async with self._endings.taking(session.id):
+                await self._context.store.create(session, code)
         except BaseException:
             await self._context.workspaces.remove(directory)
             raise

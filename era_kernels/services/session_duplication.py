@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import secrets
 import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -15,6 +14,8 @@ from era_kernels.errors import SessionExists
 from era_kernels.models import JsonObject, Session, now
 from era_kernels.services.context import ServiceContext
 from era_kernels.services.session.session import LiveSession
+from era_kernels.services.session_endings import SessionEndings
+from era_kernels.services.validation import new_session_id
 from era_kernels.storage.workspaces import CopyCancelled
 
 
@@ -37,11 +38,13 @@ class SessionDuplicator:
         self,
         context: ServiceContext,
         background: BackgroundTasks,
+        endings: SessionEndings,
         reserve: Callable[[], AbstractContextManager[None]],
         on_created: Callable[[Session], None],
     ) -> None:
         self._context = context
         self._background = background
+        self._endings = endings
         self._reserve = reserve
         self._on_created = on_created
 
@@ -50,7 +53,7 @@ class SessionDuplicator:
 
         Nothing is left of a duplicate that could not be made, or whose caller is cancelled before
         it is complete. Raises SessionExists, SessionNotFound, AtCapacity, QueueFull, TooLarge,
-        InsufficientStorage, StorageFailed.
+        InsufficientStorage, StorageFailed, EndUnfinished.
         """
         if request.id is not None and await self._context.store.find(request.id):
             raise SessionExists(f"The session {request.id} exists already.", id=request.id)
@@ -104,7 +107,7 @@ class SessionDuplicator:
             source.check_open()  # a source that was deleted was not copied whole
         session = dataclasses.replace(
             original,
-            id=request.id or f"sess-{secrets.token_hex(16)}",
+            id=request.id or new_session_id(),
             directory=directory,
             created_at=now(),
             data=data,
@@ -113,8 +116,8 @@ class SessionDuplicator:
             total_size=files.total_size,
             kernel_generation=0,
         )
-        await self._context.store.create(
-            session, await self._context.codes.find(original.directory)
-        )
+        code = await self._context.codes.find(original.directory)
+        async with self._endings.taking(session.id):
+            await self._context.store.create(session, code)
         self._on_created(session)
         return session

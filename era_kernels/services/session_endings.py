@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 
 from era_kernels.concurrency.background import BackgroundTasks
+from era_kernels.concurrency.name_locks import NameLocks
 from era_kernels.errors import EndUnfinished, EraError, SessionNotFound
 from era_kernels.models import EndReason, Session
 from era_kernels.services.context import ServiceContext
@@ -18,8 +20,8 @@ RETRY_INTERVAL = 1.0  # seconds between two looks at a session whose processes d
 class SessionEndings:
     """Ends sessions whose rows are deleted: their kernels, then their files.
 
-    An id is taken until then, but for a call that asked for it before the end began: so sessions
-    with the same id may end at once. `on_gone` is called when nothing is left of a session.
+    An id is taken from before its row is deleted until then: no new session has it while the old
+    one acts. `on_gone` is called when nothing is left of a session.
     """
 
     def __init__(
@@ -34,20 +36,43 @@ class SessionEndings:
         self._endings: dict[tuple[str, str], asyncio.Task[None]] = {}  # by id and directory
         self._unfinished: dict[tuple[str, str], EndUnfinished] = {}
         self._is_closing = False
-        self.deletion_count = 0  # calls of `end_all`
+        # Held from before a row is deleted until the end has begun, and while a row is stored.
+        self.id_locks = NameLocks()
+        self.deletion_count = 0  # calls of `begin`
 
-    async def end_all(self, deleted: Sequence[tuple[Session, LiveSession | None]]) -> None:
-        """Ends deleted sessions; when this returns, nothing is left of them.
+    @asynccontextmanager
+    async def taking(self, session_id: str) -> AsyncIterator[None]:
+        """Gives a new session's id to who stores its row while the context is open.
 
-        Takes all ids before it waits for anything. Raises EndUnfinished for a session whose
-        processes do not end: that goes on, and the id stays taken. Raises StorageFailed.
+        Nothing is left then of a former session with that id. Raises EndUnfinished.
+        """
+        async with self.id_locks.hold(session_id):
+            await self.wait(session_id)
+            yield
+
+    def begin(
+        self,
+        deleted: Sequence[tuple[Session, LiveSession | None]],
+        semaphore: asyncio.Semaphore | None = None,
+    ) -> list[asyncio.Future[None]]:
+        """Begins to end deleted sessions, whose ids are taken at once; `finish` gets the result.
+
+        The locks of the ids must be held. So many end at once as `semaphore` says.
         """
         self.deletion_count += 1
-        semaphore = asyncio.Semaphore(MAX_CONCURRENT_ENDS)
+        semaphore = semaphore or asyncio.Semaphore(MAX_CONCURRENT_ENDS)
         outcomes = [asyncio.get_running_loop().create_future() for _ in deleted]
         for (session, live), outcome in zip(deleted, outcomes, strict=True):
             task = self._background.spawn(self._end(session, live, semaphore, outcome))
             self._endings[session.id, session.directory] = task
+        return outcomes
+
+    async def finish(self, outcomes: Sequence[asyncio.Future[None]]) -> None:
+        """Returns when nothing is left of sessions whose ends have begun.
+
+        Raises EndUnfinished for a session whose processes do not end: that goes on, and the id
+        stays taken. Raises StorageFailed.
+        """
         for problem in await asyncio.gather(*outcomes, return_exceptions=True):
             if problem is not None:
                 raise problem
@@ -85,7 +110,7 @@ class SessionEndings:
         semaphore: asyncio.Semaphore,
         outcome: asyncio.Future[None],
     ) -> None:
-        reason, closed_error = EndReason.DELETED, session_not_found(session.id)
+        reason, closed_error = EndReason.DELETED, SessionNotFound.for_id(session.id)
         key = session.id, session.directory
         problem: BaseException | None = None
         try:
@@ -113,8 +138,3 @@ class SessionEndings:
                     outcome.set_result(None)
                 else:
                     outcome.set_exception(problem)
-
-
-def session_not_found(session_id: str) -> SessionNotFound:
-    """Returns the error for a session that is not there."""
-    return SessionNotFound(f"There is no session {session_id}.", id=session_id)

@@ -8,9 +8,7 @@ from dataclasses import dataclass
 from era_kernels.errors import InvalidRequest, NotEnforceable
 from era_kernels.kernels.kernelspecs import Kernelspec
 from era_kernels.kernels.machine import KernelHost
-from era_kernels.models import UNSANDBOXED_TIER, Limits
-
-MIB = 1024 * 1024
+from era_kernels.models import MIB, UNSANDBOXED_TIER, Limits
 
 
 @dataclass(frozen=True, slots=True)

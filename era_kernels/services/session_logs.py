@@ -12,14 +12,14 @@ import asyncio
 import logging
 import weakref
 from collections import deque
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
 from era_kernels.errors import StorageFailed
 from era_kernels.json_incremental import LongText
 from era_kernels.models import ClearOutput, InputRequest, LoggedEvent, Output, Stderr, Stdout, now
-from era_kernels.services.executions.live import RecentEvents
+from era_kernels.services.executions.feed import RecentEvents
 from era_kernels.storage.session_log import SessionLog, SessionLogStore, TextEvent, TimedText
 
 log = logging.getLogger(__name__)
@@ -164,7 +164,7 @@ class LiveSessionLog:
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
 
-    async def follow(self, after: int) -> AsyncIterator[list[LoggedEvent]]:
+    async def follow(self, after: int) -> AsyncGenerator[list[LoggedEvent], None]:
         """Yields batches of the entries after a number, then live ones, until the session is gone.
 
         A number that the log has not reached counts as that of its last entry. Raises
@@ -203,7 +203,9 @@ class SessionLogs:
         entries = await self.live_log(directory).stored_log.read()
         return SessionLogView(entries, truncated=bool(entries) and entries[0].seq > 1)
 
-    async def follow(self, directory: str, after: int = 0) -> AsyncIterator[list[LoggedEvent]]:
+    async def follow(
+        self, directory: str, after: int = 0
+    ) -> AsyncGenerator[list[LoggedEvent], None]:
         """Yields what `LiveSessionLog.follow` of that directory yields."""
         async for batch in self.live_log(directory).follow(after):
             yield batch

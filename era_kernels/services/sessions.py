@@ -13,7 +13,6 @@ from era_kernels.concurrency.background import BackgroundTasks
 from era_kernels.errors import (
     AtCapacity,
     EraError,
-    InsufficientStorage,
     SessionNotFound,
     ShuttingDown,
 )
@@ -34,8 +33,12 @@ from era_kernels.services.executions.live import LiveExecution
 from era_kernels.services.session.commands import has_run
 from era_kernels.services.session.session import LiveSession
 from era_kernels.services.session_creation import SessionCreator
+from era_kernels.services.session_deletion import SessionDeleter
 from era_kernels.services.session_duplication import DuplicateRequest, SessionDuplicator
-from era_kernels.services.session_endings import SessionEndings, session_not_found
+from era_kernels.services.session_endings import (
+    MAX_CONCURRENT_ENDS,
+    SessionEndings,
+)
 from era_kernels.services.ttl import TtlEntry, TtlTimer
 from era_kernels.services.validation import (
     check_changes,
@@ -60,10 +63,14 @@ class SessionService:
         self._context = context
         self._live: dict[str, LiveSession] = {}
         background = self._background = BackgroundTasks(expected_errors=(EraError,))
-        self._endings = SessionEndings(context, background, self._on_gone)
-        self._ephemeral = EphemeralSessions(context, background, self._endings, self._check_open)
-        self._creator = SessionCreator(context, background, self._reserve, self._set_ttl)
-        self._duplicator = SessionDuplicator(context, background, self._reserve, self._set_ttl)
+        endings = SessionEndings(context, background, self._on_gone)
+        self._deleter = SessionDeleter(
+            context, endings, self._find_live, self._pop_live, self._discard_ttl
+        )
+        self._ephemeral = EphemeralSessions(context, background, endings, self._check_open)
+        make_one = (context, background, endings, self._reserve, self._set_ttl)
+        self._creator = SessionCreator(*make_one)
+        self._duplicator = SessionDuplicator(*make_one)
         self._ttl_timer = TtlTimer(self._idle_since, self._on_expired)
         self._expired_ids: set[str] = set()  # sessions whose rows are just being deleted
         self._count = 0
@@ -91,7 +98,7 @@ class SessionService:
         Raises as `SessionCreator.create` does; nothing changes then.
         """
         self._check_open()
-        await self._endings.wait(new.id)
+        await self._deleter.endings.wait(new.id)
         session, is_new = await self._creator.create(new)
         live = None if is_new else self._live.get(session.id)
         if live is not None and live.session.directory == session.directory:
@@ -123,7 +130,7 @@ class SessionService:
         self._check_open()
         check_session_id(request.id)
         await check_changes(self._context.host.isolation, data=request.data)
-        await self._endings.wait(request.id)
+        await self._deleter.endings.wait(request.id)
         async with self.borrow(session_id) as source:
             return self._view(await self._duplicator.duplicate(source, request))
 
@@ -199,61 +206,26 @@ class SessionService:
 
     async def _delete(self, session_id: str) -> None:
         self._check_not_expired(session_id)
-        try:
-            deleted = await self._delete_row(session_id)
-        except SessionNotFound:
-            if not self._endings.is_unfinished(session_id):
-                raise
-            await self._endings.wait(session_id)
-        else:
-            await self._end_all([deleted])
-
-    async def _delete_row(self, session_id: str, directory: str | None = None) -> Session:
-        """Deletes a row; on a full disk the files go first, which makes room for that."""
-        try:
-            return await self._context.store.delete(session_id, directory)
-        except InsufficientStorage:
-            await self._remove_files(await self._context.store.get(session_id))
-            return await self._context.store.delete(session_id, directory)
-
-    async def _remove_files(self, session: Session) -> None:
-        """Ends a session whose row is still there, and empties its directory."""
-        live = self._live.get(session.id)
-        if live is not None and live.session.directory == session.directory:
-            await live.end(EndReason.DELETED, session_not_found(session.id))
-            self._pop_live(session)
-        self._context.logs.close(session.directory)
-        await self._context.workspaces.remove(session.directory, is_kept=True)
+        await self._deleter.delete(session_id)
 
     async def delete_all(self) -> list[str]:
         """Deletes every session; returns their ids."""
-        return await self._background.run_shielded(self._delete_all())
-
-    async def _delete_all(self) -> list[str]:
-        try:
-            sessions = await self._context.store.delete_all()
-        except InsufficientStorage:  # as in `_delete_row`
-            for session in (await self._context.store.list_sessions())[0]:
-                await self._remove_files(session)
-            sessions = await self._context.store.delete_all()
-        await self._end_all(sessions)
-        return [session.id for session in sessions]
-
-    async def _end_all(self, deleted: list[Session]) -> None:
-        """Ends sessions whose rows are deleted, and returns when nothing is left of them."""
-        for session in deleted:
-            self._ttl_timer.discard(session.id, session.directory)
-        await self._endings.end_all([(one, self._pop_live(one)) for one in deleted])
+        return await self._background.run_shielded(self._deleter.delete_all())
 
     def _on_gone(self, session: Session) -> None:
         self._count -= 1
 
-    def _pop_live(self, session: Session) -> LiveSession | None:
-        """Takes out the live session of that row, but not a newer session with the same id."""
+    def _find_live(self, session: Session) -> LiveSession | None:
+        """Returns the live session of that row, but not a newer session with the same id."""
         live = self._live.get(session.id)
-        if live is None or live.session.directory != session.directory:
-            return None
-        return self._live.pop(session.id)
+        return live if live and live.session.directory == session.directory else None
+
+    def _pop_live(self, session: Session) -> LiveSession | None:
+        """Takes out the live session of that row, as `_find_live` finds it."""
+        return self._live.pop(session.id) if self._find_live(session) else None
+
+    def _discard_ttl(self, session: Session) -> None:
+        self._ttl_timer.discard(session.id, session.directory)
 
     async def restart(self, session_id: str, base_url: str) -> int:
         """Starts a fresh kernel; returns its generation.
@@ -287,14 +259,20 @@ class SessionService:
         self._background.spawn(self._delete_expired(entries))
 
     async def _delete_expired(self, entries: list[TtlEntry]) -> None:
-        deletions = [self._delete_row(entry.session_id, entry.directory) for entry in entries]
-        outcomes = await asyncio.gather(*deletions, return_exceptions=True)
+        semaphore = asyncio.Semaphore(MAX_CONCURRENT_ENDS)
+        deletions = [
+            self._deleter.begin(entry.session_id, entry.directory, semaphore) for entry in entries
+        ]
+        results = await asyncio.gather(*deletions, return_exceptions=True)
         self._expired_ids.difference_update(entry.session_id for entry in entries)
-        for entry, outcome in zip(entries, outcomes, strict=True):
-            if isinstance(outcome, BaseException) and not isinstance(outcome, SessionNotFound):
-                log.warning("a session outlives its ttl", exc_info=outcome)
+        outcomes: list[asyncio.Future[None]] = []
+        for entry, result in zip(entries, results, strict=True):
+            if not isinstance(result, BaseException):
+                outcomes += result
+            elif not isinstance(result, SessionNotFound):
+                log.warning("a session outlives its ttl", exc_info=result)
                 self._ttl_timer.set_ttl(entry.session_id, entry.directory, entry.ttl)
-        await self._end_all([outcome for outcome in outcomes if isinstance(outcome, Session)])
+        await self._deleter.endings.finish(outcomes)
 
     # ------------------------------------------------------------ runs
 
@@ -331,7 +309,7 @@ class SessionService:
     async def aclose(self) -> None:
         """Ends every kernel; runs that are still under way end as `server stopped`."""
         self._is_closing = True
-        self._endings.close()
+        self._deleter.endings.close()
         self._ttl_timer.close()
         closed_error = ShuttingDown("The server is stopping.", retry_after=RETRY_AFTER_SECONDS)
         for live in self._all_live():
@@ -366,12 +344,15 @@ class SessionService:
     async def _get_live(self, session_id: str) -> LiveSession:
         self._check_not_expired(session_id)
         while session_id not in self._live:
-            deletion_count = self._endings.deletion_count
+            deletion_count = self._deleter.endings.deletion_count
             session = await self._context.store.get(session_id)
             self._check_not_expired(session_id)
             # A row that was read before a deletion must not become a live session after it; and
             # another call may have made the live session while this one read.
-            if deletion_count == self._endings.deletion_count and session_id not in self._live:
+            if (
+                deletion_count == self._deleter.endings.deletion_count
+                and session_id not in self._live
+            ):
                 self._evict_idle()
                 self._live[session_id] = LiveSession(session, self._context)
         return self._live[session_id]
@@ -395,4 +376,4 @@ class SessionService:
 
     def _check_not_expired(self, session_id: str) -> None:
         if session_id in self._expired_ids:
-            raise session_not_found(session_id)
+            raise SessionNotFound.for_id(session_id)

@@ -31,7 +31,7 @@ class StoredCodeService:
 
         Raises SessionNotFound, TooLarge.
         """
-        check_json_size(description, "description")
+        await check_json_size(description, "description")
         session = await self._sessions.session(session_id)
         return await self._store.put(session, code, description)
 

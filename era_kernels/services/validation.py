@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
-import json
 import re
+import secrets
 from dataclasses import dataclass
 
+from era_kernels.concurrency.cooperative import Stepwise, run_cooperatively
 from era_kernels.errors import (
     Conflict,
     InvalidId,
@@ -15,7 +15,7 @@ from era_kernels.errors import (
     QuotaExceeded,
     TooLarge,
 )
-from era_kernels.json_incremental import LARGE_BYTES, estimate_size
+from era_kernels.json_incremental import iterencode
 from era_kernels.kernels.kernelspecs import Kernelspec
 from era_kernels.models import UNSANDBOXED_TIER, ExecSubmission, Isolation, JsonObject, Submission
 from era_kernels.storage.files import validate_path
@@ -23,6 +23,7 @@ from era_kernels.storage.snapshot import DATA_FILE_NAME
 
 SESSION_ID_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 MAX_SESSION_JSON_BYTES = 1024 * 1024  # bytes of `data`, and of `metadata`, as JSON
+MAX_COUNTED_BYTES = 2 * MAX_SESSION_JSON_BYTES  # bytes up to which a refusal tells how many
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +81,11 @@ def _timeout_error(name: str, seconds: float, rule: str) -> InvalidRequest:
     return InvalidRequest(f"`{name}` {rule} seconds, and {seconds:g} is not.", details=details)
 
 
+def new_session_id() -> str:
+    """Returns an id that nobody guesses, for a session whose caller named none."""
+    return f"sess-{secrets.token_hex(16)}"
+
+
 def check_session_id(session_id: str | None) -> None:
     """Checks a session's id; None, for a generated id, is fine. Raises InvalidId."""
     if session_id is not None and not SESSION_ID_PATTERN.fullmatch(session_id):
@@ -91,7 +97,7 @@ async def check_changes(isolation: Isolation, **changes: object) -> None:
     for name in ("data", "metadata"):
         value = changes.get(name)
         if value is not None:
-            await check_json_size_async(value, name)
+            await check_json_size(value, name)
     if changes.get("allow_internet"):
         check_internet(isolation)
 
@@ -110,32 +116,32 @@ def check_run_env(submission: Submission | ExecSubmission, kernelspec: Kernelspe
 async def check_update_data(submission: Submission | ExecSubmission) -> None:
     """Raises TooLarge for an `update_data` that is too large, whatever it is merged into."""
     if isinstance(submission, Submission) and submission.update_data:
-        await check_json_size_async(submission.update_data, "data")
+        await check_json_size(submission.update_data, "data")
 
 
-async def check_json_size_async(value: object, name: str) -> None:
-    """Does the same as `check_json_size`; lets other tasks run while it looks at a large value."""
-    if estimate_size(value) > LARGE_BYTES:
-        await asyncio.to_thread(check_json_size, value, name)
-    else:
-        check_json_size(value, name)
+async def check_json_size(value: object, name: str) -> None:
+    """Raises TooLarge when a session's `data` or `metadata` takes too many bytes as JSON.
 
-
-def check_json_size(value: object, name: str) -> None:
-    """Raises TooLarge when a session's `data` or `metadata` takes too many bytes as JSON."""
-    least = estimate_size(value, MAX_SESSION_JSON_BYTES, overhead=2) - 1
-    if least > MAX_SESSION_JSON_BYTES:  # a bomb is not even encoded
-        raise TooLarge(
-            f"The session's {name} would take more than the {MAX_SESSION_JSON_BYTES} bytes "
-            "as JSON that are allowed."
-        )
-    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-    size = len(text.encode("utf-8", "surrogatepass"))
+    Lets other tasks run while it looks at a large value.
+    """
+    size = await run_cooperatively(_json_size_stepwise(value))
     if size > MAX_SESSION_JSON_BYTES:
+        counted = f"more than {MAX_COUNTED_BYTES}" if size > MAX_COUNTED_BYTES else size
         raise TooLarge(
-            f"The session's {name} would take {size} bytes as JSON, "
+            f"The session's {name} would take {counted} bytes as JSON, "
             f"and {MAX_SESSION_JSON_BYTES} are allowed."
         )
+
+
+def _json_size_stepwise(value: object) -> Stepwise[int]:
+    """Returns the bytes of a value as JSON, or the first count that is far too much: of a bomb."""
+    size = 0
+    for piece in iterencode(value):
+        size += len(piece)
+        if size > MAX_COUNTED_BYTES:
+            break
+        yield
+    return size
 
 
 def merge_data(data: JsonObject, update: JsonObject) -> JsonObject:

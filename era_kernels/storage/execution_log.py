@@ -28,6 +28,7 @@ from era_kernels.storage.log_format import (
 from era_kernels.storage.log_index import LogIndex, index_path
 from era_kernels.storage.log_reader import LogReader, LogThreads
 from era_kernels.storage.threads import SerialExecutor
+from era_kernels.storage.writing import write_all_at
 
 log = logging.getLogger(__name__)
 
@@ -90,21 +91,21 @@ class ExecutionLog(LogReader):
             if number % EVENTS_PER_YIELD == 0:
                 sleep(YIELD_SECONDS / 4)  # many events: others need the lock, too
             if is_long(entry.event):
-                offset = _write_all(self._file, b"".join(group), offset)
+                offset = write_all_at(self._file, b"".join(group), offset)
                 group, size = [], 0
                 end = run_in_slices(_write_stepwise(self._file, iterencode(entry), offset))
                 lines.append(LineInfo(end - offset))
                 offset = end
                 continue
             if size >= WRITE_BYTES:
-                offset = _write_all(self._file, b"".join(group), offset)
+                offset = write_all_at(self._file, b"".join(group), offset)
                 group, size = [], 0
                 sleep(YIELD_SECONDS)  # much text: as above
             data, line = encode(entry)
             lines.append(line)
             group.append(data)
             size += len(data)
-        _write_all(self._file, b"".join(group), offset)
+        write_all_at(self._file, b"".join(group), offset)
         return lines
 
     def _close(self) -> None:
@@ -294,7 +295,7 @@ def _create(path: Path, header: LogHeader) -> tuple[int, int]:
         path.parent.mkdir(mode=0o700)
         file = os.open(path, flags, 0o600)
     try:
-        size = _write_all(file, data, 0)
+        size = write_all_at(file, data, 0)
     except OSError:
         os.close(file)
         path.unlink()
@@ -302,22 +303,11 @@ def _create(path: Path, header: LogHeader) -> tuple[int, int]:
     return file, size
 
 
-def _write_all(file: int, data: bytes, offset: int) -> int:
-    """Writes all data, and returns the offset after them. Raises OSError.
-
-    A disk that fills up writes only a part before the error.
-    """
-    written = 0
-    while written < len(data):
-        written += os.pwrite(file, data[written:] if written else data, offset + written)
-    return offset + written
-
-
 def _write_stepwise(file: int, pieces: Iterable[bytes], offset: int) -> Stepwise[int]:
     """Writes pieces in steps, and returns the offset after them. Raises OSError."""
     for piece in pieces:
         if piece:
-            offset = _write_all(file, piece, offset)
+            offset = write_all_at(file, piece, offset)
         yield
     return offset
 

@@ -22,6 +22,7 @@ from era_kernels.storage.session_data_file import FileStamp
 from era_kernels.storage.snapshot import MAX_ENTRIES, FileChange, time_from_mtime
 from era_kernels.storage.threads import StorageThreads
 from era_kernels.storage.uploads import Upload
+from era_kernels.storage.writing import write_all
 
 THREADS = 4  # threads for quick work, and as many for uploads, which wait for the disk
 MAX_SYNCED_DIRECTORIES = 16  # directories above which syncing the file system is faster
@@ -239,7 +240,7 @@ class FileStore:
         temporary = self._new_temporary()
         try:
             with closing_fd(uploads.create_temporary(temporary)) as descriptor:
-                uploads.write_all(descriptor, data)
+                write_all(descriptor, data)
             self._put(directory, path, temporary, durable=False)
         finally:
             temporary.unlink(missing_ok=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -63,7 +63,7 @@ class LogReader:
             return None
         return await self._threads.readers.run(_read_last_event, self._path, self._index)
 
-    async def read(self, after: int = 0) -> AsyncIterator[list[LoggedEvent]]:
+    async def read(self, after: int = 0) -> AsyncGenerator[list[LoggedEvent], None]:
         """Yields the events after that sequence number in batches, oldest first.
 
         Raises ExecutionNotFound when the log is gone, StorageFailed.
@@ -82,7 +82,7 @@ class LogReader:
 
     async def text(
         self, stream: str, start: int = 0, stop: int | None = None
-    ) -> AsyncIterator[bytes]:
+    ) -> AsyncGenerator[bytes, None]:
         """Yields the bytes from `start` to `stop` of a stream's text, in pieces.
 
         A `stop` beyond the text, or None, stands for its end. Raises ExecutionNotFound,

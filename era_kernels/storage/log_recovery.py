@@ -19,7 +19,7 @@ from era_kernels.models import (
     LoggedEvent,
     Queued,
     Stderr,
-    format_duration,
+    lost_done,
     now,
     server_line,
 )
@@ -153,19 +153,12 @@ def _done_event(unfinished: UnfinishedExecution, until: datetime) -> Done:
     started_at = execution.started_at or execution.created_at
     seconds = max(0.0, (until - started_at).total_seconds()) if execution.started_at else 0.0
     exit_info = ExitInfo(reason=EndReason.STOPPED.value)
-    return Done(
+    return lost_done(
+        execution,
+        seconds,
         exit_code=exit_info.exit_code,
-        duration=format_duration(seconds),
-        execution_time_ms=round(seconds * 1000, 3),
-        files_modified=0,
-        session_id=execution.session_id,
-        execution_id=execution.id,
-        state="lost",
-        started_from="fresh",
-        kernel_generation=unfinished.kernel_generation,
-        queued_ms=0.0,
-        start_ms=0.0,
         cause=exit_info.description,
+        kernel_generation=unfinished.kernel_generation,
         data=unfinished.data,
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -33,7 +33,7 @@ class OpenFile:
         self._descriptor = descriptor
         self._executor = SerialExecutor(threads)
 
-    async def read(self, start: int, stop: int) -> AsyncIterator[bytes]:
+    async def read(self, start: int, stop: int) -> AsyncGenerator[bytes, None]:
         """Yields the bytes of a range; fewer if code truncates the file. Raises StorageFailed."""
         while start < stop:
             chunk = await self._executor.run(

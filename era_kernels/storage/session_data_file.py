@@ -13,10 +13,14 @@ from era_kernels.models import JsonObject
 from era_kernels.safe_fs.openat import open_regular
 from era_kernels.safe_fs.tree import closing_fd
 from era_kernels.storage.ownership import chown_like
+from era_kernels.storage.writing import write_all
 
 NAME = ".session_data.json"
 MAX_BYTES = 1024 * 1024  # bytes that are read
 _TEMPORARY_NAME = "session_data.new"  # in the session's `state` directory
+
+# Data hold no cycles, and to look for them takes half of the time, in which nothing else goes on.
+_encoder = json.JSONEncoder(ensure_ascii=False, check_circular=False, separators=(",", ":"))
 
 FileStamp = tuple[int, int, int]  # inode, size, mtime in ns: one of them changes with each write
 
@@ -72,7 +76,7 @@ def read_changes(
 
 def encode_data(data: JsonObject) -> bytes:
     """Encodes data as compact JSON, in which 1, 1.0 and true differ; as values they are equal."""
-    return json.dumps(data, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
+    return _encoder.encode(data).encode("utf-8", "replace")
 
 
 def _equals(data_file: SessionDataFile, data: JsonObject) -> bool:
@@ -95,7 +99,7 @@ def _stamp_of(status: os.stat_result) -> FileStamp:
 def _write_temporary(state: int, workspace: int, text: bytes) -> FileStamp:
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     with closing_fd(os.open(_TEMPORARY_NAME, flags, 0o644, dir_fd=state)) as file:
-        _write_all(file, text)
+        write_all(file, text)
         chown_like(file, workspace)
         return _stamp_of(os.fstat(file))
 
@@ -123,9 +127,3 @@ def _read_bounded(file: int) -> bytes | None:
     while chunk := os.read(file, MAX_BYTES + 1 - len(data)):
         data += chunk
     return data if len(data) <= MAX_BYTES else None
-
-
-def _write_all(file: int, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(file, view) :]

@@ -18,6 +18,7 @@ from pathlib import Path
 from era_kernels.models import LoggedEvent, Stderr, Stdout
 from era_kernels.storage.log_format import decode, encode
 from era_kernels.storage.threads import SerialExecutor, StorageThreads
+from era_kernels.storage.writing import write_all_at
 
 MAX_FILE_BYTES = 1 << 20  # bytes of each of the two files
 MAX_ENTRY_CHARS = 1 << 16  # characters of one entry; a longer text becomes several entries
@@ -103,7 +104,7 @@ class SessionLog:
         assert self._size is not None
         with self._open_newer() as file:
             try:
-                _write_all(file, data, self._size)
+                write_all_at(file, data, self._size)
             except BaseException:
                 os.ftruncate(file, self._size)
                 raise
@@ -183,10 +184,3 @@ def _cut_torn_line(path: Path) -> int:
     if size < len(data):
         os.truncate(path, size)
     return size
-
-
-def _write_all(file: int, data: bytes, offset: int) -> None:
-    """Writes all data, of which a disk that fills up takes a part first. Raises OSError."""
-    written = 0
-    while written < len(data):
-        written += os.pwrite(file, data[written:], offset + written)

@@ -116,7 +116,7 @@ class SessionStore:
         """Returns a session. Raises SessionNotFound."""
         session = await self.find(session_id)
         if session is None:
-            raise _not_found(session_id)
+            raise SessionNotFound.for_id(session_id)
         return session
 
     async def find(self, session_id: str) -> Session | None:
@@ -150,7 +150,7 @@ class SessionStore:
     async def update(self, session: Session, **changes: object) -> None:
         """Changes fields of that very session, durably. Raises SessionNotFound if deleted."""
         if not await self._database.write(partial(_update, session, changes)):
-            raise _not_found(session.id)
+            raise SessionNotFound.for_id(session.id)
 
     def update_soon(self, session: Session, **changes: object) -> None:
         """Changes fields of that very session, unless it was deleted; does not wait."""
@@ -166,10 +166,6 @@ class SessionStore:
     async def delete_all(self) -> list[Session]:
         """Deletes every session; returns the deleted sessions, with empty `data`."""
         return await self._database.write(_delete_all)
-
-
-def _not_found(session_id: str) -> SessionNotFound:
-    return SessionNotFound(f"There is no session {session_id}.", id=session_id)
 
 
 def _to_columns(values: dict[str, Any]) -> dict[str, Any]:
@@ -261,7 +257,7 @@ def _update(session: Session, changes: dict[str, Any], connection: sqlite3.Conne
 def _delete(session_id: str, directory: str | None, connection: sqlite3.Connection) -> Session:
     session = _find(session_id, connection)
     if session is None or directory not in (None, session.directory):
-        raise _not_found(session_id)
+        raise SessionNotFound.for_id(session_id)
     connection.execute("DELETE FROM codes WHERE directory = ?", (session.directory,))
     connection.execute("DELETE FROM executions WHERE session_id = ?", (session_id,))
     connection.execute("DELETE FROM sessions WHERE id = ?", (session_id,))

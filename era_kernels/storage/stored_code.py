@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 
 from era_kernels.errors import SessionNotFound
 from era_kernels.models import Session, now
+from era_kernels.storage.ballast import always_room
 from era_kernels.storage.database import Database
 from era_kernels.storage.sql_values import time_from_text, time_to_text
 
@@ -28,17 +30,20 @@ class CodeStore:
     A session is named by its directory, which no other session ever has.
     """
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, check_room: Callable[[], None] = always_room) -> None:
+        """`check_room` raises InsufficientStorage when nothing new is to be stored."""
         self._database = database
+        self._check_room = check_room
 
     async def put(self, session: Session, code: str, description: str | None) -> StoredCode:
         """Replaces the code, durably; without a description the old one stays.
 
-        Raises SessionNotFound when that very session was deleted.
+        Raises SessionNotFound when that very session was deleted, InsufficientStorage.
         """
+        self._check_room()
         stored = await self._database.write(partial(_put, session.directory, code, description))
         if stored is None:
-            raise SessionNotFound(f"There is no session {session.id}.", id=session.id)
+            raise SessionNotFound.for_id(session.id)
         return stored
 
     async def find(self, directory: str) -> StoredCode | None:

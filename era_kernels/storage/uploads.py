@@ -15,6 +15,7 @@ from typing import TypeVar
 from era_kernels.storage import content_types
 from era_kernels.storage.ballast import always_room
 from era_kernels.storage.threads import SerialExecutor, StorageThreads
+from era_kernels.storage.writing import write_all
 
 log = logging.getLogger(__name__)
 
@@ -118,13 +119,6 @@ class Upload:
 def create_temporary(temporary: Path) -> int:
     """Creates a file to write to (blocking); returns its descriptor."""
     return os.open(temporary, _CREATE_FLAGS, 0o644)
-
-
-def write_all(descriptor: int, data: bytes | bytearray) -> None:
-    """Writes all data (blocking)."""
-    view = memoryview(data)
-    while view:
-        view = view[os.write(descriptor, view) :]
 
 
 def remove_unfinished(directory: Path) -> None:

@@ -12,6 +12,7 @@ import os
 import re
 import secrets
 import stat
+import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -21,7 +22,8 @@ from era_kernels.errors import StorageFailed
 from era_kernels.models import NO_FILES_CHANGED, FilesChanged, JsonObject, SessionPaths
 from era_kernels.safe_fs.copy import CopyCancelled, TreeCopier
 from era_kernels.safe_fs.openat import open_directory
-from era_kernels.safe_fs.tree import closing_fd, ensure_directory, remove_tree
+from era_kernels.safe_fs.trash import PATIENCE, Trash
+from era_kernels.safe_fs.tree import closing_fd, ensure_directory
 from era_kernels.storage import content_types, lost_and_found
 from era_kernels.storage import session_data_file as data_files
 from era_kernels.storage import snapshot as snapshots
@@ -47,7 +49,9 @@ WORKSPACE = "workspace"
 SUBDIRECTORIES = (WORKSPACE, "packages", "executions", "state", "cache")
 COPIED_SUBDIRECTORIES = (WORKSPACE, "packages")  # a duplicate has its own runs, logs and caches
 RUN_THREADS = 4  # threads for work that a run waits for
-TREE_THREADS = 4  # threads that walk or remove whole trees
+TREE_THREADS = 2  # threads that walk whole trees, which may be large: Python runs one at a time
+REMOVAL_THREADS = 4  # threads that remove trees, each for PATIENCE at most
+LARGE = 5000  # files; runs in workspaces of more wait for each other, and no other run for them
 COPY_THREADS = 2  # threads that copy whole trees, which may take long
 
 _OWN_NAME = re.compile(r"[0-9a-f]{16}")  # names that `create` gives
@@ -75,8 +79,10 @@ class Workspaces:
         self._lost_and_found = LostAndFound(sessions.parent / lost_and_found.DIRECTORY)
         self._run_threads = StorageThreads("workspace", RUN_THREADS)
         self._tree_threads = StorageThreads("tree", TREE_THREADS)
+        self._removal_threads = StorageThreads("removal", REMOVAL_THREADS)
         self._copy_threads = StorageThreads("copy", COPY_THREADS)
         self.unfinished = UnfinishedDirectories(sessions, self._run_threads)
+        self._trash = Trash()
 
     def session_paths(self, directory: str) -> SessionPaths:
         """Returns the paths that a session's code uses."""
@@ -114,7 +120,9 @@ class Workspaces:
 
         Raises StorageFailed.
         """
-        return await self._run_threads.run(self._after_run, directory, snapshot, data_file)
+        is_large = snapshot is not None and snapshot.count > LARGE
+        threads = self._tree_threads if is_large else self._run_threads
+        return await threads.run(self._after_run, directory, snapshot, data_file)
 
     async def scan(self, directory: str) -> Snapshot:
         """Takes a snapshot of the user's files. Raises StorageFailed."""
@@ -125,18 +133,19 @@ class Workspaces:
 
         Nothing may run in the session. Raises StorageFailed.
         """
-        await self._tree_threads.run(self._clear_files, directory)
+        await self._removal_threads.run(self._clear_files, directory)
 
     async def remove(self, directory: str, *, is_kept: bool = False) -> None:
         """Removes a session's directory, which may be missing; nothing may run in it.
 
-        The directory is renamed first, so that a crash leaves no half-removed session. With
-        `is_kept` it is made anew, without anything in it. Files that cannot be removed are logged.
+        The directory is renamed first, so that a crash leaves no half-removed session. What takes
+        longer than PATIENCE goes on after this has returned. With `is_kept` it is made anew,
+        without anything in it. Files that cannot be removed are logged.
         Raises StorageFailed.
         """
-        await self._tree_threads.run(self._remove, directory)
+        await self._removal_threads.run(self._remove, directory)
         if is_kept:
-            await self._tree_threads.run(self.unfinished.create, directory, SUBDIRECTORIES)
+            await self._removal_threads.run(self.unfinished.create, directory, SUBDIRECTORIES)
             await self.unfinished.keep(directory)
 
     async def copy(
@@ -161,9 +170,18 @@ class Workspaces:
         await self._tree_threads.run(self._reconcile, known, deleted)
 
     async def aclose(self) -> None:
-        """Finishes all work that was begun; a second call is fine."""
-        for threads in (self._run_threads, self._tree_threads, self._copy_threads):
+        """Finishes all work that was begun, but removals, which the next start finishes.
+
+        A second call is fine.
+        """
+        for threads in (
+            self._run_threads,
+            self._tree_threads,
+            self._removal_threads,
+            self._copy_threads,
+        ):
             await asyncio.to_thread(threads.close)
+        await asyncio.to_thread(self._trash.close)
 
     # ------------------------------------------------------------ in a thread
 
@@ -211,12 +229,16 @@ class Workspaces:
             with suppress(FileNotFoundError):
                 os.rename(WORKSPACE, trash, src_dir_fd=session_directory, dst_dir_fd=sessions)
                 ensure_directory(session_directory, WORKSPACE)
-                remove_tree(sessions, trash)
+                self._trash.remove(self._sessions / trash)
 
     def _copy(
         self, source: str, target: str, data: JsonObject, is_cancelled: Callable[[], bool]
     ) -> Snapshot:
-        copier = TreeCopier(is_cancelled, copy_attributes=content_types.copy)
+        def is_to_stop() -> bool:
+            self._check_room()  # others may have taken what there was when the copy began
+            return is_cancelled()
+
+        copier = TreeCopier(is_to_stop, copy_attributes=content_types.copy)
         with (
             self._open(source) as old,
             self._open(target) as target_path,
@@ -233,14 +255,14 @@ class Workspaces:
             os.fsync(sessions)
         return snapshot
 
-    def _remove(self, directory: str) -> None:
+    def _remove(self, directory: str, seconds: float = PATIENCE) -> None:
         with self._open("") as sessions:
             trash = _trash_name()
             try:
                 os.rename(directory, trash, src_dir_fd=sessions, dst_dir_fd=sessions)
             except FileNotFoundError:
                 return
-            remove_tree(sessions, trash)
+        self._trash.remove(self._sessions / trash, seconds)
 
     def _reconcile(self, known: set[str], deleted: Collection[str]) -> None:
         found = set(os.listdir(self._sessions))  # noqa: PTH208 - names, not paths
@@ -253,13 +275,13 @@ class Workspaces:
         unknown = set(own_directories(self._sessions)) - known
         unfinished = {name for name in unknown if is_unfinished(self._sessions / name)}
         garbage = unfinished | unknown.intersection(deleted)
-        with self._open("") as sessions:
-            for name in sorted(garbage):
-                log.info("a directory of no session is removed", extra={"directory": name})
-                self._remove(name)
-            for name in sorted(found):
-                if _GARBAGE_NAME.fullmatch(name):
-                    remove_tree(sessions, name)
+        limit = time.monotonic() + PATIENCE
+        for name in sorted(garbage):
+            log.info("a directory of no session is removed", extra={"directory": name})
+            self._remove(name, max(0.0, limit - time.monotonic()))
+        for name in sorted(found):
+            if _GARBAGE_NAME.fullmatch(name):
+                self._trash.remove(self._sessions / name, max(0.0, limit - time.monotonic()))
         self._set_aside(unknown - garbage)
 
     def _set_aside(self, unknown: set[str]) -> None:

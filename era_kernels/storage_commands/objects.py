@@ -175,7 +175,7 @@ class _LocalReader:
 
     async def _read(self, size: int) -> bytes:
         stop = min(self._file.status.size, self._position + size)
-        async with aclosing(self._file.read(self._position, stop)) as chunks:  # type: ignore[type-var]
+        async with aclosing(self._file.read(self._position, stop)) as chunks:
             async for chunk in chunks:
                 return chunk
         return b""

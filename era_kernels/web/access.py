@@ -6,6 +6,7 @@ import ipaddress
 import re
 from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -14,6 +15,7 @@ from tornado.httputil import HTTPServerRequest
 from era_kernels.errors import Forbidden, InvalidRequest, Unauthorized
 from era_kernels.web.tokens import ApiTokens
 
+MAX_HOST_LENGTH = 253  # characters of a name in DNS
 _NO_ADDRESS = "0.0.0.0"  # Tornado's word for the client of a unix socket
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _AUTHORITY = re.compile(r"[A-Za-z0-9._-]+(:[0-9]{1,5})?|\[[0-9A-Fa-f:.]+\](:[0-9]{1,5})?")
@@ -86,11 +88,38 @@ class Access:
             raise _unauthorized(request)
         return Caller(is_trusted=name is not None, token_name=name or "")
 
+    def check_served(self, request: HTTPServerRequest) -> Caller:
+        """Returns who asks for what a session serves, as its own sandboxed pages may.
+
+        Raises Forbidden.
+        """
+        if self._tokens or not is_sandboxed(request):
+            return self.check(request, requires_token=False)
+        self._check_hosts(request)
+        return Caller(is_trusted=True)
+
     def client_address(self, request: HTTPServerRequest) -> str:
         """Returns the address that the connection, or a trusted proxy, names; empty for none."""
         forwarded = self._forwarded(request, "X-Forwarded-For")
         address = forwarded if _is_address(forwarded) else request.remote_ip or ""
         return "" if address == _NO_ADDRESS else address
+
+    def forwarded_headers(self, request: HTTPServerRequest) -> list[tuple[str, str]]:
+        """Returns what a program behind this server is told of the caller's connection."""
+        chain = [self._forwarded_chain(request), request.remote_ip or ""]
+        return [
+            ("X-Forwarded-For", ", ".join(filter(None, chain))),
+            ("X-Forwarded-Host", self._host(request)),
+            ("X-Forwarded-Proto", self._scheme(request)),
+        ]
+
+    def headers_without_tokens(self, request: HTTPServerRequest) -> list[tuple[str, str]]:
+        """Returns the headers of a request without those that hold a token of the API."""
+        return [
+            (name, value)
+            for name, value in request.headers.get_all()
+            if not self._tokens or not self._has_token(name.lower(), value)
+        ]
 
     def base_url(self, request: HTTPServerRequest) -> str:
         """Returns `public_url`, else the request's scheme and host; without a slash at the end."""
@@ -155,6 +184,14 @@ class Access:
         scheme = self._forwarded(request, "X-Forwarded-Proto").lower()
         return scheme if scheme in _DEFAULT_PORTS else request.protocol
 
+    def _forwarded_chain(self, request: HTTPServerRequest) -> str:
+        """Returns the addresses that trusted proxies name, as they are written."""
+        return request.headers.get("X-Forwarded-For", "") if self._trust_forwarded else ""
+
+    def _has_token(self, name: str, value: str) -> bool:
+        candidates = {"authorization": _bearer_tokens(value), "x-api-key": [value.strip()]}
+        return self._tokens.find_name(candidates.get(name, [])) is not None
+
     def _forwarded(self, request: HTTPServerRequest, name: str) -> str:
         """Returns the nearest proxy's value of a header; empty where proxies are not trusted."""
         if not self._trust_forwarded:
@@ -170,9 +207,18 @@ def _metadata_headers(request: HTTPServerRequest) -> list[str]:
 
 def _token_candidates(request: HTTPServerRequest) -> list[str]:
     """Returns every text that the caller sent in the place of a token."""
-    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
-    candidates = [token.strip()] if scheme.lower() == "bearer" else []
-    return [*candidates, *request.headers.get_list("X-API-Key")]
+    bearer = _bearer_tokens(request.headers.get("Authorization", ""))
+    return [*bearer, *request.headers.get_list("X-API-Key")]
+
+
+def _bearer_tokens(authorization: str) -> list[str]:
+    scheme, _, token = authorization.partition(" ")
+    return [token.strip()] if scheme.lower() == "bearer" else []
+
+
+def is_sandboxed(request: HTTPServerRequest) -> bool:
+    """Returns whether a page without an origin of its own asks, as what sessions serve is."""
+    return str(request.headers.get("Origin", "")).lower() == "null"
 
 
 def _unauthorized(request: HTTPServerRequest) -> Unauthorized:
@@ -209,12 +255,19 @@ def _authority(host: str, scheme: str) -> tuple[str, int | None] | None:
 
 
 def _is_loopback(name: str) -> bool:
+    return len(name) <= MAX_HOST_LENGTH and _is_name_of_loopback(name)
+
+
+@lru_cache(maxsize=64)  # each request names a host or two, the same as the one before
+def _is_name_of_loopback(name: str) -> bool:
     if name == "localhost" or name.endswith(".localhost"):
         return True
     return _is_address(name) and ipaddress.ip_address(name).is_loopback
 
 
 def _is_address(text: str) -> bool:
+    if not text:
+        return False
     try:
         ipaddress.ip_address(text)
     except ValueError:

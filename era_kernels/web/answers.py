@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from itertools import islice
 from typing import Any, ClassVar
 
@@ -29,6 +29,7 @@ class AnswerHandler(RequestHandler):
     def _begin_answer(self) -> None:
         self._sticky_headers: dict[str, str] = {}
         self._warnings: list[str] = []
+        self.logged_path = self.request.path
         self.request_id = headers.request_id(self.request.headers)
         self.set_sticky_header("X-Request-Id", self.request_id)
 
@@ -61,7 +62,9 @@ class AnswerHandler(RequestHandler):
             return _END
         return b"," + json_codec.dumps({"warnings": self._warnings})[1:] + b"\n"
 
-    async def finish_json(self, value: JsonObject, status: int = 200, *, size: int = 0) -> None:
+    async def finish_json(
+        self, value: Mapping[str, Any], status: int = 200, *, size: int = 0
+    ) -> None:
         """Finishes with a JSON object; `size` is about how many bytes the JSON will take."""
         data = await json_codec.dumps_async(value, size)
         self.set_status(status)

@@ -62,7 +62,8 @@ class BaseHandler(AnswerHandler):
 
     # ------------------------------------------------------------ Tornado's life cycle
 
-    def initialize(self, context: HandlerContext) -> None:
+    def initialize(self, context: HandlerContext, *args: Any, **kwargs: Any) -> None:
+        """Begins a request; a subclass names what else it takes in place of the last two."""
         self._begin_answer()
         self.context = context
         context.active_handlers.add(self)
@@ -192,10 +193,9 @@ class BaseHandler(AnswerHandler):
         Rejections are sent after the body was read (clients ignore early answers), or at once if
         the body is too large or the client waits for permission to send it (`Expect`).
         """
-        length = headers.parse_content_length(self.request.headers)
+        self._body.length = length = headers.parse_content_length(self.request.headers)
         try:
-            access = self.context.access
-            self.caller = access.check(self.request, requires_token=self.requires_token)
+            access, self.caller = self.context.access, self._check_access()
             if (
                 self.requires_token
                 if access.has_tokens
@@ -214,6 +214,10 @@ class BaseHandler(AnswerHandler):
         is_accepted = self._rejection is None and not self.disconnected.done()
         if is_accepted and self.context.route.startswith("/api/sessions/{id}"):
             self._session_touch.enter_context(self.context.touch_session(self.path_args[0]))
+
+    def _check_access(self) -> Caller:
+        """Returns who asks. Raises Unauthorized, Forbidden."""
+        return self.context.access.check(self.request, requires_token=self.requires_token)
 
     def _warn_of_parameters(self) -> None:
         if self.request.query_arguments and self._operation is not None:
@@ -375,6 +379,6 @@ class BaseHandler(AnswerHandler):
             extra={
                 "request_id": self.request_id,
                 "method": self.request.method,
-                "path": self.request.path,
+                "path": self.logged_path,
             },
         )

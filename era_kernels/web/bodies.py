@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import random
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
@@ -14,6 +16,11 @@ from era_kernels.json_incremental import LARGE_BYTES, free_in_steps
 from era_kernels.web import requests
 
 VALUE_BYTES = 64  # bytes that a name or an item takes beside its text
+# A body that comes in small pieces with pauses is read in turns: a thousand such pieces at the same
+# moment would keep everybody else waiting.
+SMALL_CHUNK = 1024  # bytes
+PAUSE_SECONDS = 0.05  # seconds before a small piece from which on it counts
+MIN_REST, MAX_REST = 0.5, 1.5  # seconds in which such a body is not read; some time in between
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -23,9 +30,12 @@ class Body:
 
     def __init__(self, memory: MemoryInWork, on_stalled: Callable[[], object]) -> None:
         """`on_stalled` ends the request, whose body others wait for in vain."""
+        self.length = 0  # bytes that the body has as a whole, once that is known
         self._chunks: list[bytes] = []
         self._value: object = None  # of a large body, as it was parsed
         self._timer: asyncio.TimerHandle | None = None
+        self._chunk_at: float | None = None  # when the last piece came
+        self._is_trickling = False
         self._holding = memory.open(on_stalled)
 
     @property
@@ -37,7 +47,17 @@ class Body:
         """Takes the next chunk; returns what to wait for before the one after it."""
         self._chunks.append(chunk)
         self._holding.set(self._holding.size + len(chunk))
-        return None if self._holding.may_go_on() else self._holding.wait()
+        if not self._holding.may_go_on():
+            return self._holding.wait()
+        return asyncio.sleep(random.uniform(MIN_REST, MAX_REST)) if self._trickles(chunk) else None
+
+    def _trickles(self, chunk: bytes) -> bool:
+        """Returns whether this is a small piece after a pause, neither the first nor the last."""
+        before, self._chunk_at = self._chunk_at, time.monotonic()
+        if before is None or len(chunk) > SMALL_CHUNK or self._chunk_at - before < PAUSE_SECONDS:
+            return False
+        was_trickling, self._is_trickling = self._is_trickling, True
+        return was_trickling and self._holding.size != self.length
 
     async def hold(self, size: int) -> None:
         """Counts what is in memory of an upload, and waits until there may be more of it."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import ConfigDict, Field
 
@@ -31,14 +31,14 @@ class CodeAnswer(ResponseModel):
     code: str
     description: str
     updated_at: str
-    code_length: int = Field(description="In characters.")
+    code_length: Annotated[int, Field(description="In characters.")]
 
 
 class CodePutAnswer(ResponseModel):
     """The code is stored."""
 
     success: Literal[True]
-    code_length: int = Field(description="In characters.")
+    code_length: Annotated[int, Field(description="In characters.")]
     updated_at: str
 
 
@@ -50,19 +50,19 @@ class CodeHandler(BaseHandler):
         "PUT": Operation("Store code", {200: CodePutAnswer}, request=PutCode),
     }
 
-    def initialize(self, context: HandlerContext, codes: StoredCodeService) -> None:  # type: ignore[override]
+    def initialize(self, context: HandlerContext, codes: StoredCodeService) -> None:
         super().initialize(context)
         self.codes = codes
 
     async def get(self, session_id: str) -> None:
         stored = await self.codes.get(session_id)
         await self.finish_json(
-            {
-                "code": stored.code,
-                "description": stored.description,
-                "updated_at": to_iso(stored.updated_at),
-                "code_length": len(stored.code),
-            },
+            CodeAnswer(
+                code=stored.code,
+                description=stored.description,
+                updated_at=to_iso(stored.updated_at),
+                code_length=len(stored.code),
+            ),
             size=len(stored.code) + len(stored.description),
         )
 
@@ -70,9 +70,7 @@ class CodeHandler(BaseHandler):
         body = await self.read_body(PutCode)
         stored = await self.codes.put(session_id, body.code, body.description)
         await self.finish_json(
-            {
-                "success": True,
-                "code_length": len(stored.code),
-                "updated_at": to_iso(stored.updated_at),
-            }
+            CodePutAnswer(
+                success=True, code_length=len(stored.code), updated_at=to_iso(stored.updated_at)
+            )
         )

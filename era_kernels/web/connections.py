@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import socket
 import time
+from itertools import islice
 from typing import Protocol, cast
 
 from tornado.httputil import HTTPServerRequest
@@ -15,11 +16,14 @@ LINGER_TIMEOUT = 5.0  # seconds that such a client has
 LINGER_BYTES = 64 * 1024  # bytes of such a client that are read and thrown away
 LINGER_PAUSE = 1.0  # seconds until the close after that: it may read before its writing fails
 NEW_SECONDS = 0.5  # seconds in which a stranger keeps its place while there are others
+MAX_LOOKS = 64  # strangers that are looked at for one new connection
 RESERVE_PERCENT = 25  # of all connections: only for callers who have shown that they may come in
 
 
 class Connection(Protocol):
-    """Names what is needed of one connection."""
+    """Names what is needed of one connection; its socket does not block."""
+
+    socket: socket.socket
 
     def give_up(self) -> None:
         """Ends the connection, for another one needs its place."""
@@ -44,7 +48,8 @@ class Connections:
     """Holds the open connections; strangers are those from which nothing valid has come yet.
 
     Where a place is needed, the stranger that has been there for the longest time loses its own:
-    who has a token, or a whole request, has shown it within moments.
+    who has a token, or a whole request, has shown it within moments. Who has shown it keeps its
+    place, however slow it is then.
     """
 
     def __init__(self, max_connections: int) -> None:
@@ -58,12 +63,24 @@ class Connections:
         is_full = len(self.all) >= self._max
         if not is_full and len(self._strangers) < self._max_strangers:
             return True
-        oldest, since = next(iter(self._strangers.items()), (None, 0.0))
-        if oldest is not None and (is_full or time.monotonic() - since > NEW_SECONDS):
-            oldest.give_up()
-            self.discard(oldest)
-            return True
-        return not is_full
+        slow = self._find_slow(is_full)
+        if slow is None:
+            return not is_full
+        slow.give_up()
+        self.discard(slow)
+        return True
+
+    def _find_slow(self, is_full: bool) -> Connection | None:
+        """Returns the oldest stranger that must give way, if there is one.
+
+        A new one keeps its place while there are others, and also where there are none while the
+        server has not read yet what it has sent: in a burst many are accepted before one is read.
+        """
+        now = time.monotonic()
+        for connection, since in islice(self._strangers.items(), MAX_LOOKS):
+            if now - since > NEW_SECONDS or (is_full and not _has_unread(connection.socket)):
+                return connection
+        return None
 
     def add(self, connection: Connection) -> None:
         """Takes a connection of a stranger."""
@@ -78,6 +95,14 @@ class Connections:
         """Forgets a connection; an unknown one is fine."""
         self.all.discard(connection)
         self._strangers.pop(connection, None)
+
+
+def _has_unread(connection: socket.socket) -> bool:
+    """Returns whether a client has sent bytes that were not read yet."""
+    try:
+        return bool(connection.recv(1, socket.MSG_PEEK))
+    except OSError:
+        return False
 
 
 class Lingering:

@@ -35,6 +35,7 @@ class HandlerContext:
     touch_session: Callable[[str], AbstractContextManager[object]] = nullcontext
     is_stopping: Callable[[], bool] = bool  # True while runs finish before the server ends
     storage_turns: Turns = field(default_factory=Turns)  # whose members serve the storage
+    proxy_turns: Turns = field(default_factory=Turns)  # whose members serve what sessions serve
     memory: MemoryInWork = field(default_factory=MemoryInWork)
     in_work: Callable[[Any], AbstractContextManager[object]] = nullcontext
     # Bodies beyond `max_body` that may be in memory at once.

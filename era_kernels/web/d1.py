@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NotRequired
 
 from pydantic import AfterValidator, ConfigDict, Field, RootModel, WithJsonSchema
 from pydantic_core import PydanticCustomError
@@ -122,13 +122,19 @@ class SqlBatch(RootModel[list[SqlStatement]]):
 class SqlMeta(ResponseModel):
     """Figures of a statement, or the sums of several."""
 
-    duration: float = Field(description="Milliseconds in SQLite, without those of the commit.")
-    changes: int = Field(description="Rows inserted, updated and deleted.")
-    last_row_id: int = Field(description="The row id of the last inserted row; 0 if none was.")
-    rows_read: int = Field(description="Rows returned.")
-    rows_written: int = Field(description="Like `changes`, with those of triggers and indexes.")
+    duration: Annotated[
+        float, Field(description="Milliseconds in SQLite, without those of the commit.")
+    ]
+    changes: Annotated[int, Field(description="Rows inserted, updated and deleted.")]
+    last_row_id: Annotated[
+        int, Field(description="The row id of the last inserted row; 0 if none was.")
+    ]
+    rows_read: Annotated[int, Field(description="Rows returned.")]
+    rows_written: Annotated[
+        int, Field(description="Like `changes`, with those of triggers and indexes.")
+    ]
     changed_db: bool
-    size_after: int = Field(description="Bytes of the database after the request.")
+    size_after: Annotated[int, Field(description="Bytes of the database after the request.")]
 
 
 class QueryAnswer(ResponseModel):
@@ -143,7 +149,11 @@ class SqlExecAnswer(ResponseModel):
     """What changed; rows where the SQL returns any."""
 
     success: Literal[True]
-    results: list[dict[str, Any]] = Field([], description="Only where a statement has columns.")
+    results: NotRequired[
+        Annotated[
+            list[dict[str, Any]], Field([], description="Only where a statement has columns.")
+        ]
+    ]
     meta: SqlMeta
 
 
@@ -177,7 +187,7 @@ class D1Handler(StorageHandler):
     format = "/api/storage/d1/{namespace}/query, exec or batch"
     takes_key = False
 
-    def initialize(self, context: HandlerContext, d1: D1Store) -> None:  # type: ignore[override]
+    def initialize(self, context: HandlerContext, d1: D1Store) -> None:
         super().initialize(context)
         self.d1 = d1
 

@@ -49,7 +49,7 @@ class DuplicateAnswer(SessionAnswer):
     """The new session."""
 
     source_session_id: str
-    copy_: CopyAnswer = Field(alias="copy")
+    copy: CopyAnswer
 
 
 class DuplicateHandler(BaseHandler):
@@ -65,7 +65,7 @@ class DuplicateHandler(BaseHandler):
         ),
     }
 
-    def initialize(self, context: HandlerContext, sessions: SessionService) -> None:  # type: ignore[override]
+    def initialize(self, context: HandlerContext, sessions: SessionService) -> None:
         super().initialize(context)
         self.sessions = sessions
 

@@ -96,7 +96,7 @@ class ExecRequest(TimeoutFields):
 class ExecHandlerBase(BaseHandler):
     """Turns a body into a submission and submits it to the session, for exec and its stream."""
 
-    def initialize(self, context: HandlerContext, sessions: SessionService) -> None:  # type: ignore[override]
+    def initialize(self, context: HandlerContext, sessions: SessionService) -> None:
         super().initialize(context)
         self.sessions = sessions
 
@@ -156,5 +156,5 @@ class ExecStreamHandler(ExecHandlerBase):
         body = await self.read_body(ExecRequest)
         check_foreground(body.background, "exec")
         execution = await self.submit(session_id, body)
-        async with aclosing(execution.follow()) as batches:  # type: ignore[type-var]
+        async with aclosing(execution.follow()) as batches:
             await EventStream(self).send(batches)

@@ -48,7 +48,7 @@ class ExecuteHandler(BaseHandler):
         ),
     }
 
-    def initialize(  # type: ignore[override]
+    def initialize(
         self, context: HandlerContext, sessions: SessionService, language_names: Mapping[str, str]
     ) -> None:
         """Stores what the handler uses.
@@ -75,8 +75,9 @@ class ExecuteHandler(BaseHandler):
 
     async def _run(self, language: str, submission: Submission) -> RunResult:
         execution = await self.sessions.execute(language, submission)
+        execution.add_caller()
         try:
             return await self.while_connected(execution.result())
         except ClientDisconnected:
-            await execution.on_abandoned()
+            await execution.remove_caller()
             raise

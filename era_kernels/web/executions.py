@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from contextlib import aclosing, suppress
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NotRequired
 
 from pydantic import Field
+from typing_extensions import TypedDict
 
 from era_kernels.errors import InvalidRequest
-from era_kernels.models import Execution, ExecutionStatus, JsonObject, to_iso
-from era_kernels.services.executions.live import has_events_after
+from era_kernels.models import Execution, ExecutionStatus, to_iso
 from era_kernels.web import ranges
 from era_kernels.web.base import BaseHandler, ClientDisconnected, HandlerContext
 from era_kernels.web.operations import Media, Operation
@@ -61,7 +61,9 @@ class ExecutionAnswer(ResponseModel):
     execution_id: str
     session_id: str
     status: Literal["queued", "running", "finished"]
-    position: int = Field(0, description="In the queue, from 1; only while queued.")
+    position: NotRequired[
+        Annotated[int, Field(0, description="In the queue, from 1; only while queued.")]
+    ]
     code: str
     stdout: str
     stderr: str
@@ -78,10 +80,10 @@ class ExecutionAnswer(ResponseModel):
     kernel_generation: int | None
     queued_ms: float | None
     start_ms: float | None
-    cause: str = ""
-    notices: list[str] = Field([], description="As in the run answer.")
-    truncated: bool = False
-    full_output: dict[str, str] | None = None
+    cause: NotRequired[Annotated[str, Field("")]]
+    notices: NotRequired[Annotated[list[str], Field([], description="As in the run answer.")]]
+    truncated: NotRequired[Annotated[bool, Field(False)]]
+    full_output: NotRequired[Annotated[dict[str, str] | None, Field(None)]]
 
 
 class ExecutionListed(ResponseModel):
@@ -89,8 +91,12 @@ class ExecutionListed(ResponseModel):
 
     execution_id: str
     status: Literal["queued", "running", "finished"]
-    position: int = Field(0, description="In the queue, from 1; only while queued.")
-    code: str = Field(description="At most its first 1 024 bytes; all of it has the execution.")
+    position: NotRequired[
+        Annotated[int, Field(0, description="In the queue, from 1; only while queued.")]
+    ]
+    code: Annotated[
+        str, Field(description="At most its first 1 024 bytes; all of it has the execution.")
+    ]
     code_truncated: bool
     created_at: str
     started_at: str
@@ -107,13 +113,18 @@ class ExecutionsAnswer(ResponseModel):
     total: int
 
 
+class _Status(TypedDict):
+    status: Literal["queued", "running", "finished"]
+    position: NotRequired[int]
+
+
 # ---------------------------------------------------------------- handlers
 
 
 class ExecutionHandlerBase(BaseHandler):
     """Holds the services that the handlers of executions share."""
 
-    def initialize(  # type: ignore[override]
+    def initialize(
         self, context: HandlerContext, sessions: SessionService, executions: ExecutionService
     ) -> None:
         super().initialize(context)
@@ -141,7 +152,7 @@ class ExecutionsHandler(ExecutionHandlerBase):
         listed = [execution_summary(execution) for execution in found]
         size = _LARGE_LIST_BYTES if len(listed) > LARGE_LIST else 0
         await self.finish_json(
-            {"executions": listed, "count": len(listed), "total": total}, size=size
+            ExecutionsAnswer(executions=listed, count=len(listed), total=total), size=size
         )
 
 
@@ -179,10 +190,10 @@ class ExecutionStreamHandler(ExecutionHandlerBase):
         session = await self.sessions.session(session_id)
         live = await self.executions.find_unfinished(session_id, execution_id)
         batches = self.executions.follow(session, execution_id, after)
-        async with aclosing(batches):  # type: ignore[type-var]
+        async with aclosing(batches):
             # Those of a finished execution are on disk: the first of them is there at once.
             first = await anext(batches, None) if live is None else None
-            if first is None and (live is None or not has_events_after(live, after)):
+            if first is None and (live is None or not live.has_events_after(after)):
                 self.set_status(204)
             elif self.request.method == "HEAD":
                 self.set_header("Content-Type", EVENT_STREAM_TYPE)
@@ -218,7 +229,7 @@ class ExecutionOutputHandler(ExecutionHandlerBase):
         if self.request.method == "HEAD" or start == stop:
             return
         with suppress(ClientDisconnected):
-            async with aclosing(text.read(start, stop)) as chunks:  # type: ignore[type-var]
+            async with aclosing(text.read(start, stop)) as chunks:
                 async for chunk in chunks:
                     await self.send(chunk)
 
@@ -236,7 +247,7 @@ def last_event_id(handler: BaseHandler) -> int:
     return int(header)
 
 
-def execution_summary(execution: Execution) -> JsonObject:
+def execution_summary(execution: Execution) -> ExecutionListed:
     """Returns an execution as lists show it."""
     # A character has a byte at least, so the rest of a long code need not be encoded.
     beginning = execution.code[:LISTED_CODE_BYTES].encode("utf-8", "surrogatepass")
@@ -254,8 +265,8 @@ def execution_summary(execution: Execution) -> JsonObject:
     }
 
 
-def _status(execution: Execution) -> JsonObject:
-    status: JsonObject = {"status": execution.status.value}
+def _status(execution: Execution) -> _Status:
+    status: _Status = {"status": execution.status.value}
     if execution.position is not None:
         status["position"] = execution.position
     return status

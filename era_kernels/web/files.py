@@ -6,14 +6,14 @@ Bodies are opaque bytes and are streamed in both directions.
 from __future__ import annotations
 
 from collections.abc import Awaitable
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 from urllib.parse import unquote_to_bytes
 
 from pydantic import Field
 
 from era_kernels.errors import UnsupportedMediaType
 from era_kernels.json_codec import in_thread_if_large
-from era_kernels.models import JsonObject, now, to_iso
+from era_kernels.models import now, to_iso
 from era_kernels.services.files import QuotaUpload
 from era_kernels.storage.files import validate_path
 from era_kernels.web import requests
@@ -39,7 +39,7 @@ class FileListed(ResponseModel):
     path: str
     size: int
     modified_at: str
-    uploaded: str = Field(description="The same as `modified_at`, under its other name.")
+    uploaded: Annotated[str, Field(description="The same as `modified_at`, under its other name.")]
 
 
 class FilesAnswer(ResponseModel):
@@ -47,7 +47,7 @@ class FilesAnswer(ResponseModel):
 
     files: list[FileListed]
     total_count: int
-    count: int = Field(description="The same as `total_count`.")
+    count: Annotated[int, Field(description="The same as `total_count`.")]
     total_size_bytes: int
 
 
@@ -71,7 +71,7 @@ class FilesHandler(BaseHandler):
 
     operations = {"GET": Operation("List files", {200: FilesAnswer})}
 
-    def initialize(self, context: HandlerContext, files: FileService) -> None:  # type: ignore[override]
+    def initialize(self, context: HandlerContext, files: FileService) -> None:
         super().initialize(context)
         self.files = files
 
@@ -90,7 +90,7 @@ class FileHandler(TransferHandler[QuotaUpload]):
         "DELETE": Operation("Delete a file", {200: FileDeletedAnswer}),
     }
 
-    def initialize(self, context: HandlerContext, files: FileService) -> None:  # type: ignore[override]
+    def initialize(self, context: HandlerContext, files: FileService) -> None:
         super().initialize(context)
         self.files = files
 
@@ -148,7 +148,7 @@ class FileHandler(TransferHandler[QuotaUpload]):
         finally:
             upload.discard()
         self.set_header("ETag", status.etag)
-        await self.finish_json({"path": self.path, "size": status.size})
+        await self.finish_json(PutAnswer(path=self.path, size=status.size))
 
     def _content_type(self) -> str:
         """Returns the declared type, empty for a form: clients name that type by default."""
@@ -157,17 +157,19 @@ class FileHandler(TransferHandler[QuotaUpload]):
 
     async def delete(self, *args: str) -> None:
         await self.files.delete(self.session_id, self.path, self.check_preconditions)
-        await self.finish_json({"success": True, "path": self.path, "deleted_at": to_iso(now())})
+        await self.finish_json(
+            FileDeletedAnswer(success=True, path=self.path, deleted_at=to_iso(now()))
+        )
 
 
-def _files_response(snapshot: Snapshot) -> JsonObject:
-    listed: list[JsonObject] = []
+def _files_response(snapshot: Snapshot) -> FilesAnswer:
+    listed: list[FileListed] = []
     for file in snapshot.files:
         time = to_iso(file.modified_at)
         listed.append({"path": file.path, "size": file.size, "modified_at": time, "uploaded": time})
-    return {
-        "files": listed,
-        "total_count": len(listed),
-        "count": len(listed),
-        "total_size_bytes": snapshot.total_size,
-    }
+    return FilesAnswer(
+        files=listed,
+        total_count=len(listed),
+        count=len(listed),
+        total_size_bytes=snapshot.total_size,
+    )

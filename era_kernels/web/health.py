@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, NotRequired, cast
 
-from pydantic import ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from era_kernels import __version__
 from era_kernels.models import JsonObject, now, to_iso
@@ -30,9 +30,12 @@ class HealthAnswer(ResponseModel):
     version: str
     isolation: IsolationAnswer
     languages: dict[str, bool]
-    problems: dict[str, str] = Field(
-        {}, description="What was lost, in words; only when something was."
-    )
+    problems: NotRequired[
+        Annotated[
+            dict[str, str],
+            Field({}, description="What was lost, in words; only when something was."),
+        ]
+    ]
 
 
 class UnhealthyAnswer(ResponseModel):
@@ -44,7 +47,9 @@ class UnhealthyAnswer(ResponseModel):
     version: str
     isolation: IsolationAnswer
     languages: dict[str, bool]
-    problems: dict[str, str] = Field({}, description="Only when a part is down or was lost.")
+    problems: NotRequired[
+        Annotated[dict[str, str], Field({}, description="Only when a part is down or was lost.")]
+    ]
 
 
 class KernelAnswer(ResponseModel):
@@ -54,12 +59,15 @@ class KernelAnswer(ResponseModel):
     display_name: str
     available: bool
     version: str | None
-    reason: str = ""
+    reason: NotRequired[Annotated[str, Field("")]]
     capabilities: list[str]
-    fence: bool = Field(
-        description="False: it may deliver output after a run's end, which goes to the session's "
-        "log, and takes no `env` of a run."
-    )
+    fence: Annotated[
+        bool,
+        Field(
+            description="False: it may deliver output after a run's end, which goes to the "
+            "session's log, and takes no `env` of a run."
+        ),
+    ]
 
 
 class LanguageAnswer(ResponseModel):
@@ -69,8 +77,8 @@ class LanguageAnswer(ResponseModel):
     aliases: list[str]
     available: bool
     version: str | None
-    reason: str = ""
-    kernels: list[str] = Field(description="The first is the default.")
+    reason: NotRequired[Annotated[str, Field("")]]
+    kernels: Annotated[list[str], Field(description="The first is the default.")]
     capabilities: list[str]
     kernel_details: list[KernelAnswer]
 
@@ -81,11 +89,12 @@ class LanguagesAnswer(ResponseModel):
     languages: list[LanguageAnswer]
 
 
-class LimitsAnswer(ResponseModel):
+class LimitsAnswer(BaseModel):
     """Setting → value, in bytes and seconds; null where there is no bound."""
 
     model_config = ConfigDict(
         extra="allow",
+        strict=True,
         json_schema_extra={"examples": [{"default_timeout": 30, "max_sessions": None}]},
     )
 
@@ -95,7 +104,7 @@ class LimitsAnswer(ResponseModel):
 class ServerInfoHandlerBase(BaseHandler):
     """Holds the service that the handlers of this module share."""
 
-    def initialize(self, context: HandlerContext, server_info: ServerInfo) -> None:  # type: ignore[override]
+    def initialize(self, context: HandlerContext, server_info: ServerInfo) -> None:
         super().initialize(context)
         self.server_info = server_info
 
@@ -149,7 +158,8 @@ class LanguagesHandler(ServerInfoHandlerBase):
 
     async def get(self) -> None:
         await self.server_info.refresh()
-        await self.finish_json({"languages": self.server_info.languages()})
+        languages = cast("list[LanguageAnswer]", self.server_info.languages())
+        await self.finish_json(LanguagesAnswer(languages=languages))
 
 
 class LimitsHandler(ServerInfoHandlerBase):

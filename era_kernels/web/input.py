@@ -47,7 +47,7 @@ class InputHandler(ExecutionHandlerBase):
         if execution is None:
             raise NoInputPending("The execution has ended.", id=execution_id)
         await execution.stdin.reply(value)
-        await self.finish_json({"success": True})
+        await self.finish_json(InputAnswer(success=True))
 
 
 def parse_line(value: str) -> str:

@@ -44,10 +44,12 @@ class InterruptHandler(ExecutionHandlerBase):
             self.executions.interrupt(session_id, execution_id)
         )
         steps_response = [
-            {"action": step.action, "ms": round(step.seconds * 1000, 3)} for step in steps
+            StepTold(action=step.action, ms=round(step.seconds * 1000, 3)) for step in steps
         ]
         await self.finish_json(
-            {"success": True, "execution_id": execution.id, "state": state, "steps": steps_response}
+            InterruptedAnswer(
+                success=True, execution_id=execution.id, state=state, steps=steps_response
+            )
         )
 
 

@@ -68,7 +68,7 @@ class KeysAnswer(ResponseModel):
 
     keys: list[KeyListed]
     list_complete: bool
-    cursor: str = Field(description="Asks for the next page; empty at the end.")
+    cursor: Annotated[str, Field(description="Asks for the next page; empty at the end.")]
 
 
 class KeysOrValueAnswer(RootModel[KeysAnswer | ValueAnswer]):
@@ -95,7 +95,7 @@ class KVHandler(StorageHandler):
         "DELETE": Operation("Delete a key of KV", {200: KVDoneAnswer}),
     }
 
-    def initialize(self, context: HandlerContext, kv: KVStore) -> None:  # type: ignore[override]
+    def initialize(self, context: HandlerContext, kv: KVStore) -> None:
         super().initialize(context)
         self.kv = kv
         self._body_timer: asyncio.TimerHandle | None = None
@@ -182,7 +182,7 @@ class KVHandler(StorageHandler):
             left = max(entry.expires_at - time.time(), 0.001)
             self.set_header(EXPIRES_IN, f"{left:.3f}")
         await self.finish_json(
-            {"value": entry.value, "metadata": entry.metadata}, size=len(entry.value)
+            ValueAnswer(value=entry.value, metadata=entry.metadata), size=len(entry.value)
         )
 
     async def _list(self) -> None:
@@ -191,11 +191,11 @@ class KVHandler(StorageHandler):
             self.namespace, self.read_prefix("prefix"), query.limit, query.cursor
         )
         await self.finish_json(
-            {
-                "keys": [{"name": key.name, "metadata": key.metadata} for key in page.keys],
-                "list_complete": not page.cursor,
-                "cursor": page.cursor,
-            }
+            KeysAnswer(
+                keys=[{"name": key.name, "metadata": key.metadata} for key in page.keys],
+                list_complete=not page.cursor,
+                cursor=page.cursor,
+            )
         )
 
     async def put(self, *args: str) -> None:
@@ -203,11 +203,11 @@ class KVHandler(StorageHandler):
         key = self.required_key
         body = await self.read_body(PutValue)
         await self.kv.put(self.namespace, key, body.value, body.metadata, body.expiration_ttl)
-        await self.finish_json({"success": True})
+        await self.finish_json(KVDoneAnswer(success=True))
 
     async def delete(self, *args: str) -> None:
         await self.kv.delete(self.namespace, self.required_key)
-        await self.finish_json({"success": True})
+        await self.finish_json(KVDoneAnswer(success=True))
 
 
 class KVNamespaceHandler(KVHandler):

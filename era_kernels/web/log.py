@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
@@ -42,7 +42,7 @@ class LogAnswer(ResponseModel):
     """The entries that are kept, oldest first."""
 
     entries: list[LogEntry]
-    truncated: bool = Field(description="Whether older entries were dropped.")
+    truncated: Annotated[bool, Field(description="Whether older entries were dropped.")]
 
 
 class LogHandler(BaseHandler):
@@ -58,7 +58,7 @@ class LogHandler(BaseHandler):
         )
     }
 
-    def initialize(  # type: ignore[override]
+    def initialize(
         self, context: HandlerContext, sessions: SessionService, logs: SessionLogs
     ) -> None:
         super().initialize(context)
@@ -75,7 +75,7 @@ class LogHandler(BaseHandler):
         view = await self.logs.view(directory)
         entries = [entry_response(entry) for entry in view.entries if entry.seq > after]
         size = sum(len(entry["content"]) for entry in entries)
-        await self.finish_json({"entries": entries, "truncated": view.truncated}, size=size)
+        await self.finish_json(LogAnswer(entries=entries, truncated=view.truncated), size=size)
 
     def _wants_stream(self) -> bool:
         return "text/event-stream" in self.request.headers.get("Accept", "").lower()
@@ -84,18 +84,18 @@ class LogHandler(BaseHandler):
         live = self.logs.live_log(directory)
         # Looked up again: a session that is deleted after this line ends the stream of `live`.
         if (await self.sessions.session(session_id)).directory != directory:
-            raise SessionNotFound(f"There is no session {session_id}.", id=session_id)
+            raise SessionNotFound.for_id(session_id)
         if self.request.method == "HEAD":
             self.set_header("Content-Type", EVENT_STREAM_TYPE)
             return
-        async with aclosing(live.follow(after)) as batches:  # type: ignore[type-var]
+        async with aclosing(live.follow(after)) as batches:
             await EventStream(self, _stream_entry).send(batches, after)
 
 
-def entry_response(entry: LoggedEvent) -> JsonObject:
+def entry_response(entry: LoggedEvent) -> LogEntry:
     """Returns an entry as the list shows it."""
     event = event_to_json(entry.event)
-    return {"time": to_iso(entry.time), "stream": event["type"], "content": event["content"]}
+    return LogEntry(time=to_iso(entry.time), stream=event["type"], content=event["content"])
 
 
 def _stream_entry(entry: LoggedEvent) -> JsonObject:

@@ -6,9 +6,10 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from http import HTTPStatus
+from typing import Any
 
-from pydantic import BaseModel
-from pydantic.json_schema import GenerateJsonSchema, models_json_schema
+from pydantic import BaseModel, TypeAdapter
+from pydantic.json_schema import GenerateJsonSchema
 
 from era_kernels import __version__, json_codec
 from era_kernels.models import JsonObject
@@ -87,10 +88,12 @@ class Document:
             yield route.path, item
 
     def _schemas(self) -> JsonObject:
-        models = {model: None for route in self._routes for model in _models(route)}
+        models: dict[type[Any], None] = {
+            model: None for route in self._routes for model in _models(route)
+        }
         models[ErrorAnswer] = None  # which tells its warnings itself
-        _, schema = models_json_schema(
-            [(model, "validation") for model in models],
+        _, schema = TypeAdapter.json_schemas(
+            [(model.__name__, "validation", TypeAdapter(model)) for model in models],
             ref_template=_SCHEMAS + "{model}",
             schema_generator=_UntitledSchema,
         )
@@ -100,7 +103,7 @@ class Document:
         return definitions
 
 
-def _models(route: Route) -> Iterator[type[BaseModel]]:
+def _models(route: Route) -> Iterator[type[Any]]:
     for operation in route.handler.operations.values():
         request = operation.request
         if request is not None and not isinstance(request, Media) and operation.in_schema:
@@ -108,7 +111,7 @@ def _models(route: Route) -> Iterator[type[BaseModel]]:
     yield from _answers([route])
 
 
-def _answers(routes: Iterable[Route]) -> Iterator[type[BaseModel]]:
+def _answers(routes: Iterable[Route]) -> Iterator[type[Any]]:
     for route in routes:
         for operation in route.handler.operations.values():
             for response in operation.responses.values():
@@ -181,7 +184,7 @@ def _content(body: type[BaseModel] | Media) -> JsonObject:
     return _json(body)
 
 
-def _json(model: type[BaseModel]) -> JsonObject:
+def _json(model: type[Any]) -> JsonObject:
     return {"application/json": {"schema": {"$ref": _SCHEMAS + model.__name__}}}
 
 
@@ -199,7 +202,7 @@ def _header_parameter(header: RequestHeader) -> JsonObject:
     return {"name": header.name, "in": "header", **details}
 
 
-def _query_parameters(model: type[BaseModel]) -> Iterator[JsonObject]:
+def _query_parameters(model: type[Any]) -> Iterator[JsonObject]:
     schema = model.model_json_schema(schema_generator=_UntitledSchema)
     for name, field in schema["properties"].items():
         description = field.pop("description", "")
@@ -212,7 +215,7 @@ class OpenApiHandler(BaseHandler):
     operations = {"GET": Operation("This document", in_schema=False)}
     shows_warnings_in_body = False  # a document has a form of its own
 
-    def initialize(self, context: HandlerContext, document: Document) -> None:  # type: ignore[override]
+    def initialize(self, context: HandlerContext, document: Document) -> None:
         super().initialize(context)
         self.document = document
 

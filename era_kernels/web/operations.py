@@ -35,13 +35,13 @@ class Operation:
     """Describes one method of one path.
 
     `request` validates the body (or describes it) and `query` validates the query string.
-    `responses` maps each status to the body of the answer, or to None where there is none;
+    `responses` maps each status to the type of the answer, or to None where there is no body;
     `alternative` is the body with status 200 for clients that accept its media type. Errors look
     the same everywhere and are not repeated here.
     """
 
     summary: str
-    responses: Mapping[int, type[BaseModel] | Media | None] = field(default_factory=dict)
+    responses: Mapping[int, type[Any] | Media | None] = field(default_factory=dict)
     request: type[BaseModel] | Media | None = None
     query: type[BaseModel] | None = None
     headers: tuple[RequestHeader, ...] = ()

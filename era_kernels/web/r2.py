@@ -7,7 +7,7 @@ import dataclasses
 import re
 from collections.abc import AsyncGenerator, Awaitable
 from contextlib import aclosing, suppress
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, NotRequired
 
 from pydantic import ConfigDict, Field, RootModel
 
@@ -99,24 +99,26 @@ class ObjectsAnswer(ResponseModel):
     """Objects, sorted by the bytes of their keys."""
 
     objects: list[ObjectListed]
-    truncated: bool = Field(description="There are more.")
-    cursor: str = Field(description="Behind which the next page begins; empty at the end.")
+    truncated: Annotated[bool, Field(description="There are more.")]
+    cursor: Annotated[
+        str, Field(description="Behind which the next page begins; empty at the end.")
+    ]
 
 
 class HttpMetadataAnswer(ResponseModel):
     """What HTTP says of an object."""
 
-    contentType: str | None = None
+    contentType: NotRequired[Annotated[str | None, Field(None)]]
 
 
 class ObjectAnswer(ResponseModel):
     """An object as JSON."""
 
-    content: str = Field(description="The bytes in base64.")
+    content: Annotated[str, Field(description="The bytes in base64.")]
     size: int
     httpMetadata: HttpMetadataAnswer
     customMetadata: dict[str, str]
-    etag: str = Field(description="The MD5 of the bytes, in hexadecimal digits.")
+    etag: Annotated[str, Field(description="The MD5 of the bytes, in hexadecimal digits.")]
     uploaded: str
 
 
@@ -168,7 +170,7 @@ class R2ObjectHandler(TransferHandler[Upload], StorageHandler):
     }
     format = "/api/storage/r2/{namespace}/{key}"
 
-    def initialize(self, context: HandlerContext, objects: R2Store) -> None:  # type: ignore[override]
+    def initialize(self, context: HandlerContext, objects: R2Store) -> None:
         super().initialize(context)
         self.objects = objects
 
@@ -247,11 +249,11 @@ class R2ObjectHandler(TransferHandler[Upload], StorageHandler):
         finally:
             upload.discard()
         self.set_header("ETag", stored.status.etag)
-        await self.finish_json({"success": True, "size": stored.size})
+        await self.finish_json(ObjectPutAnswer(success=True, size=stored.size))
 
     async def delete(self, *args: str) -> None:
         await self.objects.delete(self.namespace, self.required_key, self._check_object)
-        await self.finish_json({"success": True})
+        await self.finish_json(ObjectDeletedAnswer(success=True))
 
     # ------------------------------------------------------------ get
 
@@ -302,11 +304,11 @@ class R2ObjectHandler(TransferHandler[Upload], StorageHandler):
         prefix = self.read_prefix("prefix")
         found, truncated = await self.objects.list(self.namespace, prefix, limit, after)
         listed = [
-            {"key": one.key, "size": one.size, "uploaded": to_iso(one.updated_at), "etag": one.etag}
+            ObjectListed(key=one.key, size=one.size, uploaded=to_iso(one.updated_at), etag=one.etag)
             for one in found
         ]
         cursor = cursor_from_key(found[-1].key) if truncated else ""
-        out: JsonObject = {"objects": listed, "truncated": truncated, "cursor": cursor}
+        out = ObjectsAnswer(objects=listed, truncated=truncated, cursor=cursor)
         await self.finish_json(out)
 
 
@@ -373,7 +375,7 @@ def _described(stored: StoredObject) -> JsonObject:
 async def _json_pieces(file: OpenFile, size: int, tail: bytes) -> AsyncGenerator[bytes]:
     """Yields the JSON of an object; it ends early when bytes are missing."""
     head, rest, read = _JSON_HEAD, b"", 0
-    async with aclosing(file.read(0, size)) as chunks:  # type: ignore[type-var]
+    async with aclosing(file.read(0, size)) as chunks:
         async for chunk in chunks:
             read += len(chunk)
             if read == size:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import BeforeValidator, Field
 
 from era_kernels import json_codec
-from era_kernels.models import JsonObject, ResourceType, to_iso
+from era_kernels.models import ResourceType, to_iso
 from era_kernels.storage.resources import Resource, ResourceFilter
 from era_kernels.web.base import BaseHandler, HandlerContext
 from era_kernels.web.operations import Operation
@@ -50,10 +50,12 @@ class ResourceListed(ResponseModel):
 
     type: Literal["kv", "d1", "r2", "do"]
     namespace: str
-    key: str = Field(description="The key, or the name of a table, or the id of a session.")
+    key: Annotated[
+        str, Field(description="The key, or the name of a table, or the id of a session.")
+    ]
     created_at: str
     updated_at: str
-    size: int = Field(description="Bytes; of a session, those of its files.")
+    size: Annotated[int, Field(description="Bytes; of a session, those of its files.")]
     metadata: dict[str, Any]
 
 
@@ -82,7 +84,7 @@ class ResourceStatsAnswer(ResponseModel):
     total: int
     by_type: ResourceCounts
     by_namespace: dict[str, int]
-    total_size: int = Field(description="Bytes.")
+    total_size: Annotated[int, Field(description="Bytes.")]
 
 
 class ResourcesHandler(BaseHandler):
@@ -90,7 +92,7 @@ class ResourcesHandler(BaseHandler):
 
     operations = {"GET": Operation("List resources", {200: ResourcesAnswer}, query=ResourcesQuery)}
 
-    def initialize(self, context: HandlerContext, resources: ResourceIndex) -> None:  # type: ignore[override]
+    def initialize(self, context: HandlerContext, resources: ResourceIndex) -> None:
         super().initialize(context)
         self.resources = resources
 
@@ -113,29 +115,34 @@ class ResourceStatsHandler(BaseHandler):
 
     operations = {"GET": Operation("Count resources", {200: ResourceStatsAnswer})}
 
-    def initialize(self, context: HandlerContext, resources: ResourceIndex) -> None:  # type: ignore[override]
+    def initialize(self, context: HandlerContext, resources: ResourceIndex) -> None:
         super().initialize(context)
         self.resources = resources
 
     async def get(self) -> None:
         totals = await self.resources.totals()
         await self.finish_json(
-            {
-                "total": totals.total,
-                "by_type": {type_.value: count for type_, count in totals.by_type.items()},
-                "by_namespace": totals.by_namespace,
-                "total_size": totals.total_size,
-            }
+            ResourceStatsAnswer(
+                total=totals.total,
+                by_type=ResourceCounts(
+                    kv=totals.by_type[ResourceType.KV],
+                    d1=totals.by_type[ResourceType.D1],
+                    r2=totals.by_type[ResourceType.R2],
+                    do=totals.by_type[ResourceType.DO],
+                ),
+                by_namespace=dict(totals.by_namespace),
+                total_size=totals.total_size,
+            )
         )
 
 
-def _response(resource: Resource) -> JsonObject:
-    return {
-        "type": resource.type.value,
-        "namespace": resource.namespace,
-        "key": resource.key,
-        "created_at": to_iso(resource.created_at),
-        "updated_at": to_iso(resource.updated_at),
-        "size": resource.size,
-        "metadata": resource.metadata,
-    }
+def _response(resource: Resource) -> ResourceListed:
+    return ResourceListed(
+        type=resource.type.value,
+        namespace=resource.namespace,
+        key=resource.key,
+        created_at=to_iso(resource.created_at),
+        updated_at=to_iso(resource.updated_at),
+        size=resource.size,
+        metadata=resource.metadata,
+    )

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NotRequired
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field, with_config
+from typing_extensions import TypedDict
 
 from era_kernels import json_codec
 from era_kernels.json_incremental import estimate_size
@@ -20,23 +21,25 @@ WARNINGS_DESCRIPTION = (
 )
 
 
-class ResponseModel(BaseModel):
-    """A JSON answer. Handlers build plain objects; tests hold them against these models."""
+@with_config(ConfigDict(extra="forbid", strict=True))
+class ResponseModel(TypedDict):
+    """A JSON answer, which handlers build as its type says and the OpenAPI document shows.
 
-    model_config = ConfigDict(extra="forbid", strict=True)
+    The answers of runs are built from optional parts: of those, tests see to it.
+    """
 
 
 class ErrorAnswer(ResponseModel):
     """Every error, whatever went wrong."""
 
-    error: str = Field(description="A short phrase.")
-    message: str = Field(description="One full sentence that helps.")
-    code: str = Field(description="A stable name of what is wrong.")
-    details: Any = None
-    hint: str | None = None
-    id: str | None = None
-    format: str | None = Field(None, description="How the path should look.")
-    warnings: list[str] = Field([], description=WARNINGS_DESCRIPTION)
+    error: Annotated[str, Field(description="A short phrase.")]
+    message: Annotated[str, Field(description="One full sentence that helps.")]
+    code: Annotated[str, Field(description="A stable name of what is wrong.")]
+    details: NotRequired[Annotated[Any, Field(None)]]
+    hint: NotRequired[Annotated[str | None, Field(None)]]
+    id: NotRequired[Annotated[str | None, Field(None)]]
+    format: NotRequired[Annotated[str | None, Field(None, description="How the path should look.")]]
+    warnings: NotRequired[Annotated[list[str], Field([], description=WARNINGS_DESCRIPTION)]]
 
 
 class Uncaught(ResponseModel):
@@ -51,7 +54,7 @@ class RichOutput(ResponseModel):
     """The value of the last expression, or something displayed."""
 
     type: Literal["execute_result", "display_data"]
-    data: dict[str, Any] = Field(description="A MIME bundle.")
+    data: Annotated[dict[str, Any], Field(description="A MIME bundle.")]
     metadata: dict[str, Any]
 
 
@@ -79,24 +82,35 @@ class ExecAnswer(ResponseModel):
     stderr: str
     exit_code: int
     execution_time_ms: float
-    duration: str = Field(examples=["15.3ms"])
+    duration: Annotated[str, Field(examples=["15.3ms"])]
     files_modified: int
     files_changed: FilesChangedAnswer
-    data: dict[str, Any] = Field(description="The session's data after the run.")
+    data: Annotated[dict[str, Any], Field(description="The session's data after the run.")]
     exception: Uncaught | None
-    state: Literal["preserved", "lost"] = Field(description="Are the variables still there?")
+    state: Annotated[
+        Literal["preserved", "lost"], Field(description="Are the variables still there?")
+    ]
     started_from: Literal["live", "fresh", "restored"]
     kernel_generation: int
     queued_ms: float
     start_ms: float
-    cause: str = Field("", description="Why the run was ended; only when it was.")
-    notices: list[str] = Field(
-        [],
-        description="What the server has to tell; only when there is something. "
-        "`variables were lost: …` says why this run does not find those of earlier runs.",
-    )
-    truncated: bool = Field(False, description="Output was left out; only when it was.")
-    full_output: FullOutput | None = None
+    cause: NotRequired[
+        Annotated[str, Field("", description="Why the run was ended; only when it was.")]
+    ]
+    notices: NotRequired[
+        Annotated[
+            list[str],
+            Field(
+                [],
+                description="What the server has to tell; only when there is something. "
+                "`variables were lost: …` says why this run does not find those of earlier runs.",
+            ),
+        ]
+    ]
+    truncated: NotRequired[
+        Annotated[bool, Field(False, description="Output was left out; only when it was.")]
+    ]
+    full_output: NotRequired[Annotated[FullOutput | None, Field(None)]]
 
 
 class TimedOutExecAnswer(ExecAnswer):
@@ -125,7 +139,7 @@ class ExecuteAnswer(ResponseModel):
     """Everything a run in a throw-away session produced."""
 
     session_id: str
-    vm_id: str = Field(description="The same as `session_id`, under its other name.")
+    vm_id: Annotated[str, Field(description="The same as `session_id`, under its other name.")]
     language: str
     stdout: str
     stderr: str
@@ -133,9 +147,9 @@ class ExecuteAnswer(ResponseModel):
     execution_time_ms: float
     duration: str
     results: list[RichOutput]
-    cause: str = ""
-    notices: list[str] = []
-    truncated: bool = False
+    cause: NotRequired[Annotated[str, Field("")]]
+    notices: NotRequired[Annotated[list[str], Field([])]]
+    truncated: NotRequired[Annotated[bool, Field(False)]]
 
 
 class TimedOutExecuteAnswer(ExecuteAnswer):
@@ -218,10 +232,10 @@ def _add_optional_fields(out: JsonObject, result: result.RunResult) -> None:
         out["truncated"] = True
 
 
-def exception_response(info: ExceptionInfo | None) -> JsonObject | None:
+def exception_response(info: ExceptionInfo | None) -> Uncaught | None:
     if info is None:
         return None
-    return {"name": info.name, "value": info.value, "traceback": info.traceback}
+    return Uncaught(name=info.name, value=info.value, traceback=info.traceback)
 
 
 def with_status(result: result.RunResult, out: JsonObject) -> tuple[JsonObject, int]:

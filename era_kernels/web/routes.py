@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tornado.web import Application, RequestHandler
@@ -31,6 +32,8 @@ from era_kernels.web.metrics import MetricsHandler
 from era_kernels.web.not_found import NotFoundHandler
 from era_kernels.web.openapi import Document, OpenApiHandler
 from era_kernels.web.operations import Route
+from era_kernels.web.ports import HostHandler, PortsHandler
+from era_kernels.web.proxy import ProxyHandler
 from era_kernels.web.r2 import R2NamespaceHandler, R2ObjectHandler
 from era_kernels.web.resources import ResourcesHandler, ResourceStatsHandler
 from era_kernels.web.runs import RunHandler, StreamHandler
@@ -44,6 +47,7 @@ if TYPE_CHECKING:
     from era_kernels.services.files import FileService
     from era_kernels.services.idempotency import IdempotentRuns
     from era_kernels.services.inspection import InspectionService
+    from era_kernels.services.proxies import Proxies
     from era_kernels.services.server_info import ServerInfo
     from era_kernels.services.session_logs import SessionLogs
     from era_kernels.services.sessions import SessionService
@@ -57,30 +61,33 @@ _PATH_PARAMETER = re.compile(r"\\\{\w+\\\}")
 _REST_OF_PATH = re.compile(r"\\\{(path|key)\\\}")
 
 
-def make_application(
-    *,
-    sessions: SessionService,
-    executions: ExecutionService,
-    server_info: ServerInfo,
-    codes: StoredCodeService,
-    files: FileService,
-    idempotent_runs: IdempotentRuns,
-    inspection: InspectionService,
-    logs: SessionLogs,
-    resources: ResourceStores,
-    context: HandlerContext,
-) -> Application:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Services:
+    """Holds all services that handlers call."""
+
+    sessions: SessionService
+    executions: ExecutionService
+    server_info: ServerInfo
+    codes: StoredCodeService
+    files: FileService
+    idempotent_runs: IdempotentRuns
+    inspection: InspectionService
+    logs: SessionLogs
+    proxies: Proxies
+    resources: ResourceStores
+
+
+def make_application(services: Services, context: HandlerContext) -> Application:
     """Returns the Tornado application that serves every path."""
-    storage_routes = make_storage_routes(resources)
-    routes = make_routes(
-        sessions, executions, server_info, codes, files, idempotent_runs, inspection, logs
-    )
-    routes += make_resource_routes(resources.index)
+    storage_routes = make_storage_routes(services.resources)
+    routes = [*make_routes(services), *make_resource_routes(services.resources.index)]
     document = Document([*routes, *storage_routes])
     routes = [
         *storage_routes,  # first, for paths are tried in order, and these requests are short
         *routes,
         Route("/openapi.json", OpenApiHandler, {"document": document}),
+        Route("/proxy", ProxyHandler, {"proxies": services.proxies}),
+        Route("/proxy/{path}", ProxyHandler, {"proxies": services.proxies}),
         Route("/", RootHandler),
         Route("/docs", DocsHandler),
         Route("/docs/{name}", DocsFileHandler),
@@ -112,21 +119,15 @@ def _application(routes: Iterable[Route], context: HandlerContext) -> Applicatio
     )
 
 
-def make_routes(
-    sessions: SessionService,
-    executions: ExecutionService,
-    server_info: ServerInfo,
-    codes: StoredCodeService,
-    files: FileService,
-    idempotent_runs: IdempotentRuns,
-    inspection: InspectionService,
-    logs: SessionLogs,
-) -> list[Route]:
+def make_routes(services: Services) -> list[Route]:
     """Returns every path of the API, in the order of the OpenAPI document."""
-    for_sessions = {"sessions": sessions}
-    for_execute = {"sessions": sessions, "language_names": _language_names(server_info)}
-    for_runs = {"sessions": sessions, "codes": codes, "idempotent_runs": idempotent_runs}
-    for_executions = {"sessions": sessions, "executions": executions}
+    for_sessions = {"sessions": services.sessions}
+    for_codes, for_files = {"codes": services.codes}, {"files": services.files}
+    for_inspection = {"inspection": services.inspection}
+    language_names = _language_names(services.server_info)
+    for_execute = {**for_sessions, "language_names": language_names}
+    for_runs = {**for_sessions, **for_codes, "idempotent_runs": services.idempotent_runs}
+    for_executions = {**for_sessions, "executions": services.executions}
     for_stdout = {**for_executions, "stream": "stdout"}
     for_stderr = {**for_executions, "stream": "stderr"}
     session = "/api/sessions/{id}"
@@ -137,9 +138,9 @@ def make_routes(
         Route(session, SessionHandler, for_sessions, "sessions"),
         Route(f"{session}/restart", RestartHandler, for_sessions, "sessions"),
         Route(f"{session}/duplicate", DuplicateHandler, for_sessions, "sessions"),
-        Route(f"{session}/code", CodeHandler, {"codes": codes}, "code"),
-        Route(f"{session}/files", FilesHandler, {"files": files}, "files"),
-        Route(f"{session}/files/{{path}}", FileHandler, {"files": files}, "files"),
+        Route(f"{session}/code", CodeHandler, for_codes, "code"),
+        Route(f"{session}/files", FilesHandler, for_files, "files"),
+        Route(f"{session}/files/{{path}}", FileHandler, for_files, "files"),
         Route(f"{session}/run", RunHandler, for_runs, "runs"),
         Route(f"{session}/stream", StreamHandler, for_runs, "runs"),
         Route(f"{session}/exec", ExecHandler, for_sessions, "runs"),
@@ -152,10 +153,12 @@ def make_routes(
         Route(f"{execution}/stdout", ExecutionOutputHandler, for_stdout, "executions"),
         Route(f"{execution}/stderr", ExecutionOutputHandler, for_stderr, "executions"),
         Route(f"{execution}/input", InputHandler, for_executions, "executions"),
-        Route(f"{execution}/stack", StackHandler, {"inspection": inspection}, "executions"),
-        Route(f"{session}/variables", VariablesHandler, {"inspection": inspection}, "sessions"),
-        Route(f"{session}/log", LogHandler, {**for_sessions, "logs": logs}, "executions"),
-        *_server_routes(server_info),
+        Route(f"{execution}/stack", StackHandler, for_inspection, "executions"),
+        Route(f"{session}/variables", VariablesHandler, for_inspection, "sessions"),
+        Route(f"{session}/log", LogHandler, {**for_sessions, "logs": services.logs}, "executions"),
+        Route(f"{session}/host", HostHandler, for_sessions, "proxy"),
+        Route(f"{session}/ports", PortsHandler, {"proxies": services.proxies}, "proxy"),
+        *_server_routes(services.server_info),
     ]
 
 
@@ -238,7 +241,7 @@ def log_request(handler: RequestHandler) -> None:
         "answered",
         extra={
             "method": request.method,
-            "path": request.path,
+            "path": handler.logged_path,
             "status": status,
             "ms": round(seconds * 1000, 2),
             "request_id": handler.request_id,

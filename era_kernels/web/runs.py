@@ -15,7 +15,7 @@ from pydantic import ConfigDict, Field
 
 from era_kernels.errors import InvalidRequest
 from era_kernels.json_incremental import LARGE_BYTES
-from era_kernels.models import JsonObject, Submission
+from era_kernels.models import Submission
 from era_kernels.web.base import BaseHandler, ClientDisconnected, HandlerContext
 from era_kernels.web.headers import check_uncompressed
 from era_kernels.web.operations import Media, Operation, RequestHeader
@@ -134,7 +134,7 @@ class StartedAnswer(ResponseModel):
 class RunHandlerBase(BaseHandler):
     """Turns a body into a submission and submits it to the session, for run and for stream."""
 
-    def initialize(  # type: ignore[override]
+    def initialize(
         self,
         context: HandlerContext,
         sessions: SessionService,
@@ -273,7 +273,7 @@ class StreamHandler(RunHandlerBase):
         check_foreground(body.background, "run")
         execution = await self.submit(session_id, body)
         execution.add_caller()
-        async with aclosing(execution.follow_with_input()) as batches:  # type: ignore[type-var]
+        async with aclosing(execution.follow_with_input()) as batches:
             await EventStream(self).send(batches)
         if self.disconnected.done():
             await execution.remove_caller()
@@ -288,9 +288,9 @@ def check_foreground(background: bool | None, call: str) -> None:
         )
 
 
-def started_response(execution: LiveExecution | FinishedExecution) -> JsonObject:
+def started_response(execution: LiveExecution | FinishedExecution) -> StartedAnswer:
     """Returns what tells of an execution that goes on in the background."""
-    return {"execution_id": execution.id, "session_id": execution.session_id}
+    return StartedAnswer(execution_id=execution.id, session_id=execution.session_id)
 
 
 def _canonical_request(body: RunRequest, env: dict[str, str]) -> bytes:

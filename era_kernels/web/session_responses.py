@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NotRequired, cast
 
 from pydantic import Field
 
-from era_kernels.models import FileInfo, JsonObject, Limits, SessionView, to_iso
+from era_kernels.models import FileInfo, Limits, SessionView, to_iso
 from era_kernels.services.session_limits import LIMIT_FIELDS
 from era_kernels.web.responses import ResponseModel
 
@@ -24,10 +24,10 @@ class IsolationAnswer(ResponseModel):
 class OwnLimitsAnswer(ResponseModel):
     """The limits of this session alone; the server's hold beside them."""
 
-    memory_mb: int | None = None
-    processes: int | None = None
-    workspace_mb: int | None = None
-    cpu: float | None = None
+    memory_mb: NotRequired[Annotated[int | None, Field(None)]]
+    processes: NotRequired[Annotated[int | None, Field(None)]]
+    workspace_mb: NotRequired[Annotated[int | None, Field(None)]]
+    cpu: NotRequired[Annotated[float | None, Field(None)]]
 
 
 class SessionListed(ResponseModel):
@@ -36,7 +36,7 @@ class SessionListed(ResponseModel):
     id: str
     session_id: str
     created_at: str
-    last_run_at: str = Field(description="Empty before the first run.")
+    last_run_at: Annotated[str, Field(description="Empty before the first run.")]
     language: str
     persistent: bool
     file_count: int
@@ -47,12 +47,22 @@ class SessionListed(ResponseModel):
     status: Literal["idle", "busy", "starting", "stopped"]
     kernel_generation: int
     isolation: IsolationAnswer
-    default_timeout: float | None = Field(None, description="Seconds; only when set.")
-    ttl: float | None = Field(None, description="Seconds; only when set.")
-    limits: OwnLimitsAnswer | None = Field(None, description="Only when set.")
-    mounts: list[str] | None = Field(None, description="Only when there are any.")
-    storage: Literal["all", "none"] | list[str] | None = Field(None, description="Only when set.")
-    kernel: str | None = Field(None, description="Only when set.")
+    default_timeout: NotRequired[
+        Annotated[float | None, Field(None, description="Seconds; only when set.")]
+    ]
+    ttl: NotRequired[Annotated[float | None, Field(None, description="Seconds; only when set.")]]
+    limits: NotRequired[
+        Annotated[OwnLimitsAnswer | None, Field(None, description="Only when set.")]
+    ]
+    mounts: NotRequired[
+        Annotated[list[str] | None, Field(None, description="Only when there are any.")]
+    ]
+    storage: NotRequired[
+        Annotated[
+            Literal["all", "none"] | list[str] | None, Field(None, description="Only when set.")
+        ]
+    ]
+    kernel: NotRequired[Annotated[str | None, Field(None, description="Only when set.")]]
 
 
 class SessionAnswer(SessionListed):
@@ -120,10 +130,10 @@ class RestartedAnswer(ResponseModel):
 # ---------------------------------------------------------------- building
 
 
-def session_summary(view: SessionView) -> JsonObject:
+def session_summary(view: SessionView) -> SessionListed:
     """Returns a session as lists show it."""
     session = view.session
-    out: JsonObject = {
+    out: SessionListed = {
         "id": session.id,
         "session_id": session.id,
         "created_at": to_iso(session.created_at),
@@ -139,10 +149,10 @@ def session_summary(view: SessionView) -> JsonObject:
         "kernel_generation": session.kernel_generation,
         "isolation": {"tier": view.isolation.tier, "missing": list(view.isolation.missing)},
     }
-    for name in ("default_timeout", "ttl"):
-        seconds = getattr(session, name)
-        if seconds is not None:
-            out[name] = _int_if_whole(seconds)
+    if session.default_timeout is not None:
+        out["default_timeout"] = _int_if_whole(session.default_timeout)
+    if session.ttl is not None:
+        out["ttl"] = _int_if_whole(session.ttl)
     if session.limits is not None:
         out["limits"] = _limits_response(session.limits)
     if session.mounts:
@@ -154,16 +164,16 @@ def session_summary(view: SessionView) -> JsonObject:
     return out
 
 
-def session_response(view: SessionView) -> JsonObject:
+def session_response(view: SessionView) -> SessionAnswer:
     """Returns a session as every call but the list shows it."""
     return {**session_summary(view), "data": view.session.data}
 
 
-def file_response(file: FileInfo) -> JsonObject:
-    return {"path": file.path, "size": file.size, "modified_at": to_iso(file.modified_at)}
+def file_response(file: FileInfo) -> FileAnswer:
+    return FileAnswer(path=file.path, size=file.size, modified_at=to_iso(file.modified_at))
 
 
-def files_response(snapshot: Snapshot) -> list[JsonObject]:
+def files_response(snapshot: Snapshot) -> list[FileAnswer]:
     return [file_response(file) for file in snapshot.files]
 
 
@@ -172,11 +182,12 @@ def _int_if_whole(seconds: float) -> float:
     return int(seconds) if seconds == int(seconds) else seconds
 
 
-def _limits_response(limits: Limits) -> JsonObject:
+def _limits_response(limits: Limits) -> OwnLimitsAnswer:
     """Returns the limits that are set, in the units that callers use."""
     values = [(limit, getattr(limits, limit.field)) for limit in LIMIT_FIELDS]
-    return {
+    limited = {
         limit.name: value if limit.unit == 1 else value // limit.unit
         for limit, value in values
         if value is not None
     }
+    return cast(OwnLimitsAnswer, limited)

@@ -148,7 +148,7 @@ class SessionsHandler(BaseHandler):
         "DELETE": Operation("Delete every session", {200: AllDeletedAnswer}),
     }
 
-    def initialize(self, context: HandlerContext, sessions: SessionService) -> None:  # type: ignore[override]
+    def initialize(self, context: HandlerContext, sessions: SessionService) -> None:
         super().initialize(context)
         self.sessions = sessions
 
@@ -172,12 +172,9 @@ class SessionsHandler(BaseHandler):
     async def delete(self) -> None:
         ids = await self.sessions.delete_all()
         await self.finish_json(
-            {
-                "success": True,
-                "deleted_count": len(ids),
-                "deleted_sessions": ids,
-                "deleted_at": to_iso(now()),
-            }
+            AllDeletedAnswer(
+                success=True, deleted_count=len(ids), deleted_sessions=ids, deleted_at=to_iso(now())
+            )
         )
 
 
@@ -190,7 +187,7 @@ class SessionHandler(BaseHandler):
         "DELETE": Operation("Delete a session", {200: DeletedAnswer}),
     }
 
-    def initialize(self, context: HandlerContext, sessions: SessionService) -> None:  # type: ignore[override]
+    def initialize(self, context: HandlerContext, sessions: SessionService) -> None:
         super().initialize(context)
         self.sessions = sessions
 
@@ -205,18 +202,18 @@ class SessionHandler(BaseHandler):
         changes = _changes(await self.read_body(ChangeSession))
         view = await self.sessions.update(session_id, **changes)
         await self.finish_json(
-            {
-                "success": True,
-                "id": session_id,
-                "metadata": session_response(view),
-                "updated_at": to_iso(now()),
-            }
+            ChangedAnswer(
+                success=True,
+                id=session_id,
+                metadata=session_response(view),
+                updated_at=to_iso(now()),
+            )
         )
 
     async def delete(self, session_id: str) -> None:
         deleted_at = await self.sessions.delete(session_id)
         await self.finish_json(
-            {"success": True, "id": session_id, "deleted_at": to_iso(deleted_at)}
+            DeletedAnswer(success=True, id=session_id, deleted_at=to_iso(deleted_at))
         )
 
 
@@ -225,14 +222,16 @@ class RestartHandler(BaseHandler):
 
     operations = {"POST": Operation("Start a fresh kernel", {200: RestartedAnswer})}
 
-    def initialize(self, context: HandlerContext, sessions: SessionService) -> None:  # type: ignore[override]
+    def initialize(self, context: HandlerContext, sessions: SessionService) -> None:
         super().initialize(context)
         self.sessions = sessions
 
     async def post(self, session_id: str) -> None:
         base_url = self.context.access.base_url(self.request)
         generation = await self.sessions.restart(session_id, base_url)
-        await self.finish_json({"success": True, "id": session_id, "kernel_generation": generation})
+        await self.finish_json(
+            RestartedAnswer(success=True, id=session_id, kernel_generation=generation)
+        )
 
 
 # ---------------------------------------------------------------- in and out

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar
 from urllib.parse import unquote_to_bytes
 
 from pydantic import AfterValidator, BaseModel, Field
 
 from era_kernels.errors import InvalidPath, InvalidRequest, NotFound
-from era_kernels.models import JsonObject, ResourceType
+from era_kernels.models import ResourceType
 from era_kernels.models.storage import NAMESPACE_PATTERN, NAMESPACE_RULE
 from era_kernels.web.base import BaseHandler, HandlerContext
 from era_kernels.web.operations import Operation
@@ -42,7 +43,7 @@ class StorageHandler(BaseHandler):
     format: ClassVar[str]  # how the path should look; part of the answer to a wrong one
     takes_key: ClassVar[bool] = True  # a key as `?key=`, and what selects a part of their list
 
-    def initialize(self, context: HandlerContext) -> None:
+    def initialize(self, context: HandlerContext, *args: Any, **kwargs: Any) -> None:
         super().initialize(context)
         context.storage_turns.members.add(self)
 
@@ -54,7 +55,9 @@ class StorageHandler(BaseHandler):
         super().on_connection_close()
         self.context.storage_turns.members.discard(self)
 
-    async def finish_json(self, value: JsonObject, status: int = 200, *, size: int = 0) -> None:
+    async def finish_json(
+        self, value: Mapping[str, Any], status: int = 200, *, size: int = 0
+    ) -> None:
         """Finishes with a JSON object, when it is this request's turn."""
         await wait_for_turn(self.context)
         await super().finish_json(value, status, size=size)

@@ -12,10 +12,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from era_kernels.errors import StartError
+from era_kernels.models import MIN_TOKEN_LENGTH
 
 log = logging.getLogger(__name__)
 
-MIN_TOKEN_LENGTH = 16  # characters of a token
 MAX_FILE_BYTES = 1024 * 1024
 # Seconds without a change after which a file counts as written whole. The clock of files ticks only
 # every few milliseconds, and within a tick a second change cannot be seen.

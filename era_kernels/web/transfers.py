@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable
 from contextlib import aclosing, suppress
-from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from era_kernels.errors import EraError, InvalidRequest
 from era_kernels.web import conditional, headers, ranges
@@ -42,7 +42,7 @@ U = TypeVar("U", bound=ReceivingUpload)
 class TransferHandler(BaseHandler, Generic[U]):
     """Handles a resource of opaque bytes, which no browser may take for a page of the API."""
 
-    def initialize(self, context: HandlerContext) -> None:
+    def initialize(self, context: HandlerContext, *args: Any, **kwargs: Any) -> None:
         super().initialize(context)
         self._upload: U | None = None
         self._speed_timer: asyncio.TimerHandle | None = None
@@ -162,7 +162,7 @@ class TransferHandler(BaseHandler, Generic[U]):
         if self.request.method == "HEAD" or start == stop:
             return
         with suppress(ClientDisconnected):
-            async with aclosing(file.read(start, stop)) as chunks:  # type: ignore[type-var]
+            async with aclosing(file.read(start, stop)) as chunks:
                 async for chunk in chunks:
                     start += len(chunk)
                     await self.send(chunk)

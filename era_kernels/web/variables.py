@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, NotRequired
 
 from pydantic import Field
 
-from era_kernels.models import MISSING, JsonObject, Variable
+from era_kernels.models import MISSING, Variable
 from era_kernels.web.base import BaseHandler, HandlerContext
 from era_kernels.web.operations import Operation
 from era_kernels.web.responses import ResponseModel
@@ -24,7 +23,7 @@ class FrameAnswer(ResponseModel):
     file: str
     line: int
     function: str
-    source: str = Field(description="The text of the line; empty where it is not known.")
+    source: Annotated[str, Field(description="The text of the line; empty where it is not known.")]
 
 
 class StackAnswer(ResponseModel):
@@ -39,11 +38,16 @@ class VariableAnswer(ResponseModel):
 
     name: str
     type: str
-    shape: list[int] = Field([], description="Of arrays and tables.")
-    size: int = Field(0, description="Of strings and containers: how long they are.")
-    value: Any = Field(
-        None, description="Of built-in types, and containers of them; long text is cut."
-    )
+    shape: NotRequired[Annotated[list[int], Field([], description="Of arrays and tables.")]]
+    size: NotRequired[
+        Annotated[int, Field(0, description="Of strings and containers: how long they are.")]
+    ]
+    value: NotRequired[
+        Annotated[
+            Any,
+            Field(None, description="Of built-in types, and containers of them; long text is cut."),
+        ]
+    ]
 
 
 class VariablesAnswer(ResponseModel):
@@ -56,7 +60,7 @@ class VariablesAnswer(ResponseModel):
 class InspectionHandlerBase(BaseHandler):
     """Holds the service of both handlers, which neither queue a run nor start a kernel."""
 
-    def initialize(self, context: HandlerContext, inspection: InspectionService) -> None:  # type: ignore[override]
+    def initialize(self, context: HandlerContext, inspection: InspectionService) -> None:
         super().initialize(context)
         self.inspection = inspection
 
@@ -69,9 +73,11 @@ class StackHandler(InspectionHandlerBase):
     async def get(self, session_id: str, execution_id: str) -> None:
         stack = self.inspection.stack(session_id, execution_id)
         frames, language = await self.while_connected(stack)
-        await self.finish_json(
-            {"frames": [asdict(frame) for frame in frames], "language": language}
-        )
+        listed = [
+            FrameAnswer(file=one.file, line=one.line, function=one.function, source=one.source)
+            for one in frames
+        ]
+        await self.finish_json(StackAnswer(frames=listed, language=language))
 
 
 class VariablesHandler(InspectionHandlerBase):
@@ -82,13 +88,13 @@ class VariablesHandler(InspectionHandlerBase):
     async def get(self, session_id: str) -> None:
         found = await self.while_connected(self.inspection.variables(session_id))
         listed = [variable_response(one) for one in found.variables]
-        out = {"variables": listed, "truncated": found.truncated}
+        out = VariablesAnswer(variables=listed, truncated=found.truncated)
         await self.finish_json(out, size=len(listed) * BYTES_PER_VARIABLE)
 
 
-def variable_response(variable: Variable) -> JsonObject:
+def variable_response(variable: Variable) -> VariableAnswer:
     """Returns a variable as JSON, without the fields that are not known."""
-    out: JsonObject = {"name": variable.name, "type": variable.type}
+    out: VariableAnswer = {"name": variable.name, "type": variable.type}
     if variable.shape is not None:
         out["shape"] = list(variable.shape)
     if variable.size is not None:

@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 
+from era_kernels.concurrency import memory_in_work
 from era_kernels.concurrency.memory_in_work import MINIMUM_BYTES, Holding, MemoryInWork
 
 MIB = 1024**2
@@ -71,6 +72,67 @@ async def test_one_that_stands_still_is_ended() -> None:
     async with asyncio.timeout(5):
         await receive(other, 4 * MIB)
     assert ended == ["still"]
+
+
+async def test_one_that_trickles_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one that goes on alone does not keep the others waiting by sending a byte at times."""
+    monkeypatch.setattr(memory_in_work, "MINIMUM_RATE", MIB)
+    memory, ended = MemoryInWork(2 * MIB, stall_seconds=0.3), []
+    slow = memory.open(lambda: (ended.append("slow"), slow.close()))
+    other = memory.open()
+    slow.set(3 * MIB)
+    assert slow.may_go_on()
+
+    async def trickle() -> None:
+        while not ended:
+            slow.set(slow.size + 1)
+            await asyncio.sleep(0.05)
+
+    trickling = asyncio.create_task(trickle())
+    await asyncio.sleep(0.6)
+    assert not ended  # nobody waits for it
+    other.set(2 * MIB)
+    async with asyncio.timeout(5):
+        await receive(other, 4 * MIB)
+        await trickling
+    assert ended == ["slow"]
+
+
+async def test_one_that_is_quick_enough_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one that goes on alone may take long for much."""
+    monkeypatch.setattr(memory_in_work, "MINIMUM_RATE", MIB // 10)
+    memory, ended = MemoryInWork(2 * MIB, stall_seconds=0.5), []
+    large, other = memory.open(lambda: ended.append("large")), memory.open()
+    large.set(3 * MIB)
+    assert large.may_go_on()
+    other.set(2 * MIB)
+    waiting = asyncio.create_task(receive(other, 4 * MIB))
+    for _ in range(10):
+        await asyncio.sleep(0.1)
+        large.set(large.size + MIB)
+    large.close()
+    async with asyncio.timeout(5):
+        await waiting
+    assert not ended
+
+
+async def test_what_settled_ones_keep_is_bounded() -> None:
+    """Those that only work on what they have let others go on, up to the bound, and not past it."""
+    memory, settled = MemoryInWork(4 * MIB), []
+    for _ in range(10):
+        holding = memory.open()
+        holding.set(2 * MIB)
+        if not holding.may_go_on():
+            break
+        holding.settle()
+        settled.append(holding)
+    assert len(settled) == 3  # two within the bound, and one alone
+    waiting = asyncio.create_task(holding.wait())
+    await asyncio.sleep(0.3)
+    assert not waiting.done()
+    settled.pop().close()
+    async with asyncio.timeout(5):
+        await waiting
 
 
 async def test_work_is_not_standing_still() -> None:

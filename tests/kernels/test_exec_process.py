@@ -322,7 +322,7 @@ async def test_isolation_is_that_of_the_kernel(tier: int) -> None:
         wish = IsolationPolicy(
             strongest_tier=tier,
             weakest_tier=tier,
-            allow_shared_uid=True,
+            allow_weak_tier3=True,
             readable_paths=languages.readable_paths,
         )
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -19,7 +20,7 @@ from era_kernels.sandbox.server.sandboxes import Sandboxes
 from era_kernels.sandbox.server.tiers import IsolationPolicy
 from tests.kernels.conftest import make_paths
 from tests.kernels.test_machine import run
-from tests.sandbox.sandboxes import short_directory
+from tests.sandbox.sandboxes import ORDINARY_UID, short_directory
 
 # Connects to every socket with a name, as soon as it has one, and keeps what could help later.
 WATCH = """
@@ -64,13 +65,14 @@ NUMBERS = range(4)  # of starts that are watched
 
 
 @asynccontextmanager
-async def open_host() -> AsyncIterator[KernelHost]:
+async def open_host(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[KernelHost]:
     """A host of tier 3 whose sessions all have one uid."""
+    monkeypatch.setattr(os, "geteuid", lambda: ORDINARY_UID)
     languages = Languages.load()
-    with short_directory() as base:  # which other users may not enter
+    with short_directory() as base:
         policy = IsolationPolicy(
             strongest_tier=3,
-            allow_shared_uid=True,
+            allow_weak_tier3=True,
             readable_paths=languages.readable_paths,
             hidden_paths=(base / "data",),
         )
@@ -89,9 +91,9 @@ async def open_host() -> AsyncIterator[KernelHost]:
             await sandboxes.aclose()
 
 
-async def test_nobody_reads_a_neighbour(tmp_path: Path) -> None:
+async def test_nobody_reads_a_neighbour(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever connects as soon as there is a name gets nothing, then or later; the kernel runs."""
-    async with open_host() as host:
+    async with open_host(monkeypatch) as host:
         spy = await host.open("python", make_paths(tmp_path / "spy"), Limits(), {})
         directory = str(spy._sandbox.runtime_directory.parent)
         assert await run(spy, f"DIRECTORY = {directory!r}\n{WATCH}") == ("", ExecutionEnd(0))

@@ -67,7 +67,7 @@ async def open_host(
     policy = IsolationPolicy(
         strongest_tier=tier,
         weakest_tier=tier,
-        allow_shared_uid=True,
+        allow_weak_tier3=True,
         readable_paths=languages.readable_paths,
     )
     with tempfile.TemporaryDirectory(prefix="era-") as runtime:

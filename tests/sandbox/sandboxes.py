@@ -19,6 +19,7 @@ from era_kernels.sandbox.server.sandbox import Sandbox
 from era_kernels.sandbox.server.sandboxes import Sandboxes
 
 ENTRIES = Path(__file__).parent / "entries"
+ORDINARY_UID = 1000  # whose server has one uid for all sessions in tier 3
 ENV = {"PATH": os.defpath, "LANG": "C.UTF-8"}
 
 # A program that leaves everything behind that is hard to end, and tells the pids.

@@ -30,6 +30,7 @@ class Variant:
     name: str
     tier: int
     ordinary_user: bool = False
+    is_private: bool = False  # the server's data lie where only root may go
 
 
 VARIANTS = (
@@ -37,19 +38,22 @@ VARIANTS = (
     Variant("tier 1, ordinary user", 1, ordinary_user=True),
     Variant("tier 2, root", 2),
     Variant("tier 3, root", 3),
+    Variant("tier 3, root, private", 3, is_private=True),
     Variant("tier 3, ordinary user", 3, ordinary_user=True),
 )
 # What a tier does not stop, as its `missing` says.
 LET_THROUGH = {
     2: {"list_processes", "count_descriptors"},
     3: {
-        "path_socket", "list_processes", "list_connections", "chmod_server_data",
-        "find_socket_names",
+        "path_socket", "list_processes", "list_connections", "find_socket_names",
     },
 }  # fmt: skip
+# What gets through with CAP_DAC_READ_SEARCH.
+LET_THROUGH_PAST_MODES = {"gain_capability", "program_socket", "see_size", "count_descriptors"}
 # What gets through where all sessions have one uid.
 LET_THROUGH_WITH_ONE_UID = {
     "program_socket", "see_size", "watch_directory", "change_mode", "count_descriptors",
+    "chmod_server_data", "private_socket",
 }  # fmt: skip
 
 
@@ -57,9 +61,10 @@ LET_THROUGH_WITH_ONE_UID = {
 def results(variant: Variant) -> dict[str, tuple[bool, str]]:
     """Each attack's outcome: did it get through, and what stopped it. Empty where untried."""
     command = [sys.executable, "-m", "tests.sandbox.attacks", str(variant.tier)]
+    command += ["private"] if variant.is_private else []
     environment = {"PYTHONPATH": str(ROOT), "PATH": os.defpath, "PYTHONDONTWRITEBYTECODE": "1"}
     user = None
-    if variant.tier == 3 and reason_to_skip(VARIANTS[-1]) is None:
+    if variant.tier == 3 and not reads_past_modes(variant):
         command[0] = str(SYSTEM_PYTHON)  # that uids of sessions can execute
     if variant.ordinary_user and os.geteuid() == 0:
         command[0], user = str(SYSTEM_PYTHON), NOBODY
@@ -70,11 +75,20 @@ def results(variant: Variant) -> dict[str, tuple[bool, str]]:
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     shares_uid = variant.tier == 3 and variant.ordinary_user
     expected = {"tier": variant.tier, "shares_uid": shares_uid}
+    if variant.tier == 3:
+        expected["reads_past_modes"] = reads_past_modes(variant)
     assert not lines or expected.items() <= lines[0].items(), done.stderr
     if not lines:  # only that there are no such walls is a reason to skip
         assert "era_kernels.errors.StartError: " in done.stderr, done.stderr
         _untried[variant] = done.stderr.strip().splitlines()[-1]
     return {line["attack"]: (line["through"], line["by"]) for line in lines[1:]}
+
+
+def reads_past_modes(variant: Variant) -> bool:
+    """Whether code has CAP_DAC_READ_SEARCH: its uid could not read the interpreter else."""
+    if variant.tier != 3 or variant.ordinary_user:
+        return False
+    return variant.is_private or reason_to_skip(VARIANTS[-1]) is not None
 
 
 _untried: dict[Variant, str] = {}
@@ -127,8 +141,10 @@ def test_attack(variant: Variant, attack: str) -> None:
 
 
 def let_through(variant: Variant) -> set[str]:
-    one_uid = variant.tier == 3 and variant.ordinary_user
-    return LET_THROUGH.get(variant.tier, set()) | (LET_THROUGH_WITH_ONE_UID if one_uid else set())
+    through = LET_THROUGH.get(variant.tier, set())
+    if variant.tier == 3 and variant.ordinary_user:
+        return through | LET_THROUGH_WITH_ONE_UID
+    return through | (LET_THROUGH_PAST_MODES if reads_past_modes(variant) else set())
 
 
 def table() -> str:

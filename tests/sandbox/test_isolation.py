@@ -3,25 +3,32 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
+import json
 import os
 import signal
+import socket
+import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from era_kernels.errors import KernelStartFailed, SharedUidRefused, StartError
+from era_kernels.errors import KernelStartFailed, StartError, WeakTier3Refused
 from era_kernels.models import JsonObject, Limits, SessionPaths
 from era_kernels.sandbox.init import isolation
+from era_kernels.sandbox.linux.syscalls import CAP_DAC_READ_SEARCH
 from era_kernels.sandbox.server import cgroups, disk_session
+from era_kernels.sandbox.server.process_command import Command
 from era_kernels.sandbox.server.sandboxes import Sandboxes
-from era_kernels.sandbox.server.tiers import IsolationPolicy
+from era_kernels.sandbox.server.tiers import IsolationPolicy, candidate_profiles
 from era_kernels.sandbox.server.zygote_client import ZygoteClient
 from tests.sandbox.sandboxes import (
     ENTRIES,
+    ENV,
+    ORDINARY_UID,
     descendants,
     forked_program,
     run_to_end,
@@ -62,7 +69,7 @@ async def isolated_sandboxes(
             wish = IsolationPolicy(
                 strongest_tier=tier,
                 weakest_tier=tier,
-                allow_shared_uid=True,
+                allow_weak_tier3=True,
                 readable_paths=(ENTRIES, local) if shows_installation else (ENTRIES,),
                 hidden_paths=(local / "share" / "data",),
             )
@@ -121,7 +128,9 @@ async def test_directory_that_holds_the_server(tier: int, part: str) -> None:
         base = paths.workspace.parents[1]
         for directory in (base, base / "local" / "share", base / "a" / ".."):
             with pytest.raises(KernelStartFailed, match="cannot be used"):
-                await sandboxes.open_sandbox(replace(paths, **{part: directory}), Limits())
+                await sandboxes.open_sandbox(
+                    dataclasses.replace(paths, **{part: directory}), Limits()
+                )
         assert (base.stat().st_uid, (base / "local").stat().st_uid) == (0, 0)
         await sandboxes.open_sandbox(paths, Limits())
 
@@ -366,12 +375,15 @@ async def test_no_tier_available() -> None:
 @pytest.mark.parametrize(
     ("weakest", "allowed", "is_opened"), [(3, False, False), (3, True, True), (4, False, True)]
 )
-async def test_one_uid_must_be_asked_for(weakest: int, allowed: bool, is_opened: bool) -> None:
+async def test_one_uid_must_be_asked_for(
+    weakest: int, allowed: bool, is_opened: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Tier 3 with one uid for all is refused with what to say, unless it or less was accepted."""
-    with short_directory() as base:  # which no other uid can enter
+    monkeypatch.setattr(os, "geteuid", lambda: ORDINARY_UID)
+    with short_directory() as base:
         policy = IsolationPolicy(3, weakest, allowed, hidden_paths=(base / "data",))
         if not is_opened:
-            with pytest.raises(SharedUidRefused, match="--min-tier 3"):
+            with pytest.raises(WeakTier3Refused, match="--min-tier 3"):
                 await Sandboxes.open(base / "r", (), (), policy)
             return
         sandboxes = await Sandboxes.open(base / "r", (), (), policy)
@@ -380,3 +392,75 @@ async def test_one_uid_must_be_asked_for(weakest: int, allowed: bool, is_opened:
         missing = "\n".join(sandboxes.isolation.missing)
         assert "keep them from starting" in missing
         assert "all sessions have the server's uid" in missing
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+@pytest.mark.parametrize("weakest", [3, 4])
+def test_roots_uid_is_for_those_who_need_no_walls(weakest: int) -> None:
+    """Code with root's uid may change the modes of what root owns: it is offered above tier 4."""
+    profiles = list(candidate_profiles(IsolationPolicy(3, weakest, allow_weak_tier3=True)))
+    assert [one.shares_uid for one in profiles] == [False, False] + [True] * (weakest == 4)
+    assert [one.spec.reads_past_modes for one in profiles][:2] == [False, True]
+
+
+# Tries what root's uid or more than one capability would allow.
+PRIVATE = """
+import contextlib, json, os, socket
+kinds = ("CapEff", "CapAmb")
+held = [line.split()[1] for line in open("/proc/self/status") if line.startswith(kinds)]
+done = []
+for name, attempt in {
+    "chmod": lambda: os.chmod(DIRECTORY, 0o777),
+    "utime": lambda: os.utime(DIRECTORY),
+    "chown": lambda: os.chown(DIRECTORY, os.getuid(), -1),
+    "setxattr": lambda: os.setxattr(DIRECTORY, "user.a", b"b"),
+    "list": lambda: os.listdir(DIRECTORY),
+    "read": lambda: open(f"{DIRECTORY}/file").read(),
+    "connect": lambda: socket.socket(socket.AF_UNIX).connect(f"{DIRECTORY}/socket"),
+    "root": lambda: os.setuid(0),
+    "see": lambda: os.stat(f"{DIRECTORY}/file"),
+}.items():
+    with contextlib.suppress(OSError):
+        attempt()
+        done.append(name)
+child = os.popen("grep CapEff /proc/self/status").read().split()[1]
+print(json.dumps([os.getuid(), *held, child, done]))
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+async def test_private_place_as_root() -> None:
+    """Where only root may go, sessions have uids of their own, and nothing more than to look."""
+    with short_directory() as base, socket.socket(socket.AF_UNIX) as listener:
+        data = base / "data"
+        data.mkdir(0o700)
+        (data / "file").write_text("the server's")
+        listener.bind(str(data / "socket"))
+        (data / "socket").chmod(0o600)
+        listener.listen()
+        policy = IsolationPolicy(3, 3, hidden_paths=(data,))
+        with pytest.raises(WeakTier3Refused, match="CAP_DAC_READ_SEARCH"):
+            await Sandboxes.open(base / "r", (), (), policy)
+        policy = dataclasses.replace(policy, allow_weak_tier3=True)
+        sandboxes = await Sandboxes.open(base / "r", (), (), policy)
+        try:
+            assert "code has CAP_DAC_READ_SEARCH" in "\n".join(sandboxes.isolation.missing)
+            seen = []
+            for name in ("a", "b"):
+                paths = SessionPaths(*(base / name / part for part in ("w", "p", "c")))
+                for part in (paths.workspace, paths.packages, paths.cache):
+                    part.mkdir(parents=True)
+                sandbox = await sandboxes.open_sandbox(paths, Limits())
+                code = f"DIRECTORY = {str(data)!r}\n{PRIVATE}"
+                command = Command(
+                    argv=(sys.executable, "-c", code), env=ENV, cwd=str(paths.workspace)
+                )
+                _, out, err = await run_to_end(sandbox, command)
+                assert not err
+                seen.append(json.loads(out))
+        finally:
+            await sandboxes.aclose()
+        one = f"{1 << CAP_DAC_READ_SEARCH:016x}"
+        uids = {uid for uid, *_ in seen}
+        assert len(uids) == 2 and 0 not in uids
+        assert [rest for _, *rest in seen] == [[one, one, one, ["see"]]] * 2

@@ -36,7 +36,7 @@ print(end.recv(16).decode())
 @asynccontextmanager
 async def open_tier(tier: int) -> AsyncIterator[tuple[Sandboxes, Path]]:
     """Sandboxes of exactly this tier, and a directory for their sessions."""
-    policy = IsolationPolicy(strongest_tier=tier, weakest_tier=tier, allow_shared_uid=True)
+    policy = IsolationPolicy(strongest_tier=tier, weakest_tier=tier, allow_weak_tier3=True)
     with short_directory() as runtime, tempfile.TemporaryDirectory(prefix="era-test-") as base:
         Path(base).chmod(0o755)
         try:

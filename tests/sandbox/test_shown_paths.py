@@ -81,7 +81,7 @@ async def _require_tier(base: Path, tier: int) -> None:
         policy = IsolationPolicy(
             strongest_tier=tier,
             weakest_tier=tier,
-            allow_shared_uid=True,
+            allow_weak_tier3=True,
             readable_paths=(ENTRIES,),
         )
         try:
@@ -114,7 +114,7 @@ async def test_links(name: str, tier: int) -> None:
         policy = IsolationPolicy(
             strongest_tier=tier,
             weakest_tier=tier,
-            allow_shared_uid=True,
+            allow_weak_tier3=True,
             readable_paths=(ENTRIES, *(root / path for path in readable)),
             hidden_paths=(root / hidden,),
         )

@@ -18,6 +18,7 @@ from era_kernels.errors import (
 )
 from era_kernels.kernels.languages import Languages
 from era_kernels.models import Submission
+from era_kernels.services.executions.live import LiveExecution
 from era_kernels.services.executions.result import RunResult
 from tests.fakes import make_kernelspec, make_start_error
 from tests.services.conftest import OpenServices
@@ -28,13 +29,19 @@ async def execute(services: Services, code: str, language: str = "alpha") -> Run
     return await (await services.sessions.execute(language, Submission(code))).result()
 
 
+async def leave(running: LiveExecution) -> None:
+    """Goes as the only caller goes."""
+    running.add_caller()
+    await running.remove_caller()
+
+
 async def execute_while_connected(services: Services, code: str) -> RunResult:
     """Runs code as the web layer does: a caller that is cancelled abandons the run."""
     running = await services.sessions.execute("alpha", Submission(code))
     try:
         return await running.result()
     except asyncio.CancelledError:
-        await running.on_abandoned()
+        await leave(running)
         raise
 
 
@@ -129,10 +136,10 @@ async def test_execute_counts_as_a_kernel(one_kernel: Services) -> None:
 
 
 async def test_abandoned_execute_is_ended(services: Services) -> None:
-    """When its client leaves, the run ends; nothing is left when `on_abandoned` returns."""
+    """When its client leaves, the run ends; nothing is left when its leaving is done."""
     running = await services.sessions.execute("alpha", Submission("wait"))
     await services.until_running(1)
-    await asyncio.gather(running.on_abandoned(), running.on_abandoned())
+    await asyncio.gather(leave(running), leave(running))
     assert running.finished.is_set()
     assert running.execution.cause == "client gone"
     await until_nothing_is_left(services)
@@ -142,7 +149,7 @@ async def test_abandoned_after_its_end(services: Services) -> None:
     """Abandoning a run that has ended does nothing."""
     running = await services.sessions.execute("alpha", Submission("exit 0"))
     await running.result()
-    await running.on_abandoned()
+    await leave(running)
     await until_nothing_is_left(services)
 
 
@@ -162,7 +169,7 @@ async def test_client_that_is_cancelled_before_it_has_its_run(services: Services
         call = asyncio.create_task(services.sessions.execute("alpha", Submission("wait")))
         await sleep_steps(steps)
         if call.done():
-            await call.result().on_abandoned()
+            await leave(call.result())
         else:
             call.cancel()
             with pytest.raises(asyncio.CancelledError):

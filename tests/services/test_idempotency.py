@@ -39,7 +39,7 @@ async def submit_with_key(
 
 
 async def read_events(execution: KeyedExecution) -> list[Event]:
-    async with aclosing(execution.follow_with_input()) as batches:  # type: ignore[type-var]
+    async with aclosing(execution.follow_with_input()) as batches:
         return [item.event async for batch in batches for item in batch]
 
 

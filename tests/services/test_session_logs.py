@@ -57,7 +57,7 @@ class Follower:
         self.task = asyncio.create_task(self._follow(batches))
 
     async def _follow(self, batches: AsyncIterator[list[LoggedEvent]]) -> None:
-        async with aclosing(batches):  # type: ignore[type-var]
+        async with aclosing(batches):
             async for batch in batches:
                 self.entries += batch
 

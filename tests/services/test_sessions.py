@@ -24,11 +24,13 @@ from era_kernels.errors import (
     UnsupportedLanguage,
 )
 from era_kernels.kernels.languages import Languages
-from era_kernels.models import Done, ExitInfo, NewSession, SessionStatus, Submission
+from era_kernels.models import Done, ExitInfo, NewSession, Session, SessionStatus, Submission
 from era_kernels.services import session_endings
 from era_kernels.services.executions.live import LiveExecution
 from era_kernels.services.session import machine_opener
+from era_kernels.services.session_duplication import DuplicateRequest
 from era_kernels.services.sessions import EVICTION_THRESHOLD
+from era_kernels.services.ttl import TtlEntry
 from tests.fakes import UNSANDBOXED, make_kernelspec
 from tests.services.conftest import OpenServices
 from tests.services.service_fixture import (
@@ -360,10 +362,10 @@ async def test_id_is_free_when_nothing_is_left(services: Services) -> None:
     assert services.sessions._count == 2
 
 
-async def test_sessions_with_one_id_end_at_once(
+async def test_new_session_waits_although_it_asked_first(
     services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A call that asked for the id before the end began gets it; both ends are told and counted."""
+    """Who asked for the id before the end began waits, too, and is told of an end that is stuck."""
     monkeypatch.setattr(session_endings, "RETRY_INTERVAL", 0.01)
     monkeypatch.setattr(machine_opener, "RETRY_INTERVAL", 0.01)
     for is_stuck in (False, True):
@@ -391,18 +393,80 @@ async def test_sessions_with_one_id_end_at_once(
                 with pytest.raises(EndUnfinished):
                     await deletion
             may_look.set()
-            await creation
-        await services.sessions.delete("s1")
-        assert services.sessions._count == 1
-        assert len(services.directories) == 1
+            if is_stuck:
+                with pytest.raises(EndUnfinished):
+                    await creation
+            await sleep_steps(50)
+        assert creation.done() == is_stuck
         gate.set()
         machine.end_error = None
         if not is_stuck:
             await deletion
+            await creation
+            await services.sessions.delete("s1")
         while services.sessions._count:
             await sleep_briefly()
         assert services.directories == []
         assert services.kernel_limiter.borrowed == 0
+        await sleep_briefly()
+
+
+@pytest.mark.parametrize("way", ["delete", "delete_all", "expire", "duplicate"])
+async def test_one_id_never_acts_twice(
+    services: Services, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    """Many callers make and delete sessions of one id: at most one of them exists at a time."""
+    sessions = services.sessions
+    found: list[int] = []  # how many there were when another was stored
+    await services.create("source")
+
+    async def create() -> None:
+        with suppress(SessionExists):
+            if way == "duplicate":
+                await sessions.duplicate("source", DuplicateRequest("s1", skip_queue=True))
+            else:
+                await services.create()
+
+    async def delete(number: int) -> None:
+        await sleep_steps(number % 7)
+        with suppress(SessionNotFound):
+            session = await services.store.get("s1")
+            if way == "expire":
+                await sessions._delete_expired([TtlEntry("s1", session.directory, 1.0)])
+            elif way == "delete_all":
+                await sessions.delete_all()
+            else:
+                await sessions.delete("s1")
+
+    insert, remove = services.store.create, services.workspaces.remove
+    present: set[str] = set()  # directories of sessions with that id
+
+    async def insert_alone(session: Session, *rest: Any) -> None:
+        await insert(session, *rest)
+        if session.id == "s1":
+            found.append(len(present))
+            present.add(session.directory)
+
+    async def remove_and_tell(directory: str, **options: Any) -> None:
+        await remove(directory, **options)
+        present.discard(directory)
+
+    def told_late(call: Any) -> Any:
+        async def call_and_wait(*arguments: Any) -> Any:
+            result = await call(*arguments)
+            await sleep_briefly()  # the row is gone, and the loop had other work
+            return result
+
+        return call_and_wait
+
+    monkeypatch.setattr(services.store, "create", insert_alone)
+    monkeypatch.setattr(services.store, "delete", told_late(services.store.delete))
+    monkeypatch.setattr(services.store, "delete_all", told_late(services.store.delete_all))
+    monkeypatch.setattr(services.workspaces, "remove", remove_and_tell)
+    for number in range(60):
+        await asyncio.gather(*(create() for _ in range(3)), *(delete(number + i) for i in range(3)))
+    assert len(found) > 20
+    assert set(found) == {0}
 
 
 async def test_an_end_that_is_not_finished(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from era_kernels.concurrency.cooperative import Yielder
 from era_kernels.errors import InvalidRequest, TooLarge
 from era_kernels.services.validation import MAX_SESSION_JSON_BYTES, check_json_size, merge_data
 from tests.services.service_fixture import make_service_limits
@@ -40,30 +41,43 @@ def test_zero_is_no_default_timeout() -> None:
         make_service_limits().check_timeout(0, "default_timeout")
 
 
-def test_size_is_of_compact_json() -> None:
+async def test_size_is_of_compact_json() -> None:
     """A megabyte of compact JSON is allowed, one byte more is not."""
     available = MAX_SESSION_JSON_BYTES - len('{"a":"","b":1}')
-    check_json_size({"a": "x" * available, "b": 1}, "data")
+    await check_json_size({"a": "x" * available, "b": 1}, "data")
     with pytest.raises(TooLarge, match="data would take 1048577 bytes"):
-        check_json_size({"a": "x" * (available + 1), "b": 1}, "data")
+        await check_json_size({"a": "x" * (available + 1), "b": 1}, "data")
 
 
-def test_size_counts_bytes() -> None:
+async def test_size_counts_bytes() -> None:
     """A character of three bytes counts as three; half a surrogate pair does no harm."""
-    check_json_size({"a": "€" * (MAX_SESSION_JSON_BYTES // 3 - 10)}, "metadata")
+    await check_json_size({"a": "€" * (MAX_SESSION_JSON_BYTES // 3 - 10)}, "metadata")
     with pytest.raises(TooLarge):
-        check_json_size({"a": "€" * (MAX_SESSION_JSON_BYTES // 3)}, "metadata")
-    check_json_size({"a": "\ud800"}, "data")
+        await check_json_size({"a": "€" * (MAX_SESSION_JSON_BYTES // 3)}, "metadata")
+    await check_json_size({"a": "\ud800"}, "data")
+
+
+async def test_others_go_on_while_a_size_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A megabyte of small values is counted in many short steps."""
+    yields = 0
+
+    async def checkpoint(self: Yielder) -> None:
+        nonlocal yields
+        yields += 1
+
+    monkeypatch.setattr(Yielder, "checkpoint", checkpoint)
+    await check_json_size({"a": [[1]] * 200_000}, "data")
+    assert yields > 50
 
 
 @pytest.mark.parametrize(
     "bomb",
     [{"a": [[]] * 10**6}, dict.fromkeys(map(str, range(10**6))), {"a": [{"b": "x" * 300}] * 10**5}],
 )
-def test_bombs_are_not_encoded(bomb: dict[str, object]) -> None:
+async def test_bombs_are_not_encoded(bomb: dict[str, object]) -> None:
     """What is far too large is refused without the time that its encoding takes."""
-    with pytest.raises(TooLarge, match="more than the 1048576 bytes"):
-        check_json_size(bomb, "data")
+    with pytest.raises(TooLarge, match="more than 2097152 bytes"):
+        await check_json_size(bomb, "data")
 
 
 def test_merge_is_shallow() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from era_kernels.errors import SessionNotFound
+from era_kernels.errors import InsufficientStorage, SessionNotFound
 from era_kernels.models import Session
 from era_kernels.storage.stored_code import CodeStore, StoredCode
 from tests.storage.stores import CREATED_AT, Stores, make_session, open_stores
@@ -92,3 +92,18 @@ async def test_many_at_once(tmp_path: Path) -> None:
         stored = await codes.find(session.directory)
         assert stored is not None
         assert stored.code == stored.description * 1000
+
+
+async def test_no_room(tmp_path: Path) -> None:
+    """With less room than the reserve nothing is stored; what is there can be read."""
+
+    def no_room() -> None:
+        raise InsufficientStorage("less than disk_reserve")
+
+    async with open_stores(tmp_path) as stores:
+        session = await stores.create_session()
+        stored = await CodeStore(stores.database).put(session, "a", "b")
+        codes = CodeStore(stores.database, no_room)
+        with pytest.raises(InsufficientStorage):
+            await codes.put(session, "c", None)
+        assert await codes.find(session.directory) == stored

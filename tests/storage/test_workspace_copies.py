@@ -107,3 +107,23 @@ async def test_full_disk(tmp_path: Path) -> None:
             file.write_bytes(b"y" * 1_000_000)
             target = await workspaces.create()
             assert (await workspaces.copy(source, target, {}, never)).total_size == 1_000_000
+
+
+async def test_room_that_goes_meanwhile(tmp_path: Path) -> None:
+    """A copy ends where what is left has become too little for anything new."""
+    calls = 0
+
+    def check_room() -> None:
+        nonlocal calls
+        calls += 1
+        if calls > 4:  # two directories were made
+            raise InsufficientStorage("full")
+
+    workspaces = Workspaces(tmp_path, check_room)
+    source, target = await workspaces.create(), await workspaces.create()
+    for number in range(9):
+        (tmp_path / source / "workspace" / f"{number}").write_text("x")
+    with pytest.raises(InsufficientStorage):
+        await workspaces.copy(source, target, {}, never)
+    await workspaces.remove(target)
+    await workspaces.aclose()

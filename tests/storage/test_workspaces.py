@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import stat
+import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -19,9 +20,12 @@ from pytest import MonkeyPatch
 
 from era_kernels.errors import InsufficientStorage, StorageFailed
 from era_kernels.models import SessionPaths
+from era_kernels.safe_fs import trash
 from era_kernels.storage import session_data_file as data_file_module
 from era_kernels.storage import snapshot as snapshot_module
+from era_kernels.storage import workspaces as workspaces_module
 from era_kernels.storage.workspaces import SessionDataFile, Snapshot, WorkspaceChanges, Workspaces
+from tests.server_process import wait_until
 from tests.storage.stores import small_disk
 
 NAME = ".session_data.json"
@@ -472,3 +476,51 @@ async def test_a_full_disk(tmp_path: Path) -> None:
         await simulator.run()
         assert simulator.shown() == simulator.data
         await workspaces.aclose()
+
+
+async def test_large_workspaces_keep_no_other_run_waiting(
+    tmp_path: Path, monkeypatch: MonkeyPatch
+) -> None:
+    """The walk after a run in a large one waits for its like; others' runs go on meanwhile."""
+    monkeypatch.setattr(workspaces_module, "LARGE", 1)
+    workspaces, gate = Workspaces(tmp_path), threading.Event()
+    large = Snapshot({"a": (1, 1, 1), "b": (2, 1, 1)}, 2)
+    directory = await workspaces.create()
+    scan = snapshot_module.scan
+
+    def slow_scan(workspace: int) -> Snapshot:
+        gate.wait(10)
+        return scan(workspace)
+
+    monkeypatch.setattr(snapshot_module, "scan", slow_scan)
+    running = [
+        asyncio.ensure_future(workspaces.after_run(directory, large, None)) for _ in range(9)
+    ]
+    await asyncio.sleep(0.1)
+    monkeypatch.setattr(snapshot_module, "scan", scan)
+    async with asyncio.timeout(5):
+        await workspaces.after_run(directory, Snapshot(), None)
+    assert not any(one.done() for one in running)
+    gate.set()
+    await asyncio.gather(*running)
+    await workspaces.aclose()
+
+
+async def test_what_is_not_removed_goes_with_the_next_start(
+    tmp_path: Path, monkeypatch: MonkeyPatch
+) -> None:
+    """A removal that takes long keeps nobody waiting, and the end of the server cuts it short."""
+    workspaces = Workspaces(tmp_path)
+    directory = await workspaces.create()
+    for number in range(2000):
+        (tmp_path / directory / "workspace" / f"{number}" / "below").mkdir(parents=True)
+    monkeypatch.setattr(trash.Trash, "add", lambda trash, job: None)
+    monkeypatch.setattr(trash, "remove_directory", lambda path, seconds: False)
+    await workspaces.remove(directory)
+    await workspaces.aclose()
+    monkeypatch.undo()
+    assert len(list(tmp_path.iterdir())) == 1
+    workspaces = Workspaces(tmp_path)
+    await workspaces.reconcile(set())
+    assert await asyncio.to_thread(wait_until, lambda: not list(tmp_path.iterdir()))
+    await workspaces.aclose()

@@ -428,7 +428,7 @@ class EventLogs(RuleBasedStateMachine):
         """Returns what a reader gets now; of a live execution, its events so far."""
         got: list[Numbered] = []
         batches = self.executions.follow(self.session, model.execution.id, after)
-        async with aclosing(batches):  # type: ignore[type-var]
+        async with aclosing(batches):
             while model.running is None or after + len(got) < len(model.expected):
                 batch = await anext(batches, None)
                 if batch is None:

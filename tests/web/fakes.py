@@ -10,18 +10,19 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import socket
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import UTC, datetime
-from types import SimpleNamespace
 from typing import Any
 
 from era_kernels.errors import (
     EraError,
     ExecutionNotFound,
     FileNotFound,
+    Forbidden,
     IdempotencyConflict,
     InsufficientStorage,
     InvalidRequest,
@@ -46,6 +47,7 @@ from era_kernels.models import (
     InputRequest,
     InterruptStep,
     Isolation,
+    ListeningPort,
     LoggedEvent,
     NewSession,
     Session,
@@ -83,6 +85,7 @@ class FakeLiveExecution:
         self.error: EraError | None = None
         self.is_abandoned = False
         self.callers = 0
+        self.ends_with_callers = getattr(submission, "cancel_on_disconnect", False)
         self.logged: list[LoggedEvent] = []
         self.finished = asyncio.Event()
         self.is_truncated = False
@@ -108,7 +111,7 @@ class FakeLiveExecution:
 
     async def remove_caller(self) -> None:
         self.callers -= 1
-        if not self.callers and self.submission.cancel_on_disconnect:
+        if not self.callers and self.ends_with_callers:
             await self.on_abandoned()
 
     @property
@@ -116,9 +119,8 @@ class FakeLiveExecution:
         last = self.logged[-1].event if self.logged else None
         return last if isinstance(last, Done) else None
 
-    @property
-    def recent(self) -> SimpleNamespace:
-        return SimpleNamespace(last_seq=len(self.logged))
+    def has_events_after(self, seq: int) -> bool:
+        return self.done_event is None or len(self.logged) > seq
 
     async def send_input(self, key: str, value: str) -> bool:
         self.lines.append(value)
@@ -373,6 +375,7 @@ class FakeSessionService:
         self.calls.append(("execute", language, submission))
         session = Session("sess-throwaway", LANGUAGE, "d", CREATED_AT)
         running = FakeLiveExecution(session, submission, len(self.runs) + 1)
+        running.ends_with_callers = True
         self.runs[running.id] = running
         return running
 
@@ -524,6 +527,35 @@ class FakeInspectionService:
         if self.error is not None:
             raise self.error
         return self.visible
+
+
+class FakeProxies:
+    """What the web room uses of `Proxies`: ports of sessions are ports of this host."""
+
+    def __init__(self, sessions: FakeSessionService) -> None:
+        self._sessions = sessions
+        self.served: dict[int, int | EraError] = {}  # by the session's port
+        self.listed = [ListeningPort(8000, "127.0.0.1", "python"), ListeningPort(9000, "::", None)]
+
+    async def listening(self, session_id: str) -> list[ListeningPort]:
+        await self._sessions.session(session_id)
+        return self.listed
+
+    def hold(self, session_id: str) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    async def dial(self, session_id: str, port: int, *, has_token: bool) -> socket.socket | None:
+        session = await self._sessions.session(session_id)
+        if not session.allow_public and not has_token:
+            raise Forbidden("It is not public.")
+        place = self.served.get(port)
+        if isinstance(place, EraError):
+            raise place
+        if place is None:
+            return None
+        connection = socket.create_connection(("127.0.0.1", place))
+        connection.setblocking(False)
+        return connection
 
 
 class FakeStoredCodeService:

@@ -30,13 +30,14 @@ from era_kernels.storage.resources import ResourceIndex
 from era_kernels.storage.session_log import SessionLogStore
 from era_kernels.web.access import Access
 from era_kernels.web.base import HandlerContext
-from era_kernels.web.routes import make_application
+from era_kernels.web.routes import Services, make_application
 from era_kernels.web.server import WebServer
 from tests.web.fakes import (
     FakeExecutionService,
     FakeFileService,
     FakeIdempotentRuns,
     FakeInspectionService,
+    FakeProxies,
     FakeServerInfo,
     FakeSessionService,
     FakeStoredCodeService,
@@ -70,6 +71,7 @@ class ServerUnderTest:
     files: FakeFileService
     codes: FakeStoredCodeService
     inspection: FakeInspectionService
+    proxies: FakeProxies
     logs: SessionLogs
     context: HandlerContext
     objects: R2Store
@@ -123,6 +125,7 @@ def run_server(
         executions, files = FakeExecutionService(sessions), FakeFileService(sessions)
         codes = FakeStoredCodeService(sessions)
         insights = FakeInspectionService(sessions)
+        proxies = FakeProxies(sessions)
         logs = SessionLogs(SessionLogStore(Path(directory)))
         database = await Database.open(Path(directory) / "era.db", MIGRATIONS)
         kv = KVStore(database, StorageQuotas(), MAX_KV_VALUE)
@@ -142,7 +145,7 @@ def run_server(
             keepalive_interval,
             touch_session=sessions.touch,
         )
-        application = make_application(
+        services = Services(
             sessions=sessions,  # type: ignore[arg-type]
             executions=executions,  # type: ignore[arg-type]
             server_info=status,  # type: ignore[arg-type]
@@ -151,13 +154,14 @@ def run_server(
             idempotent_runs=FakeIdempotentRuns(sessions),  # type: ignore[arg-type]
             inspection=insights,  # type: ignore[arg-type]
             logs=logs,
+            proxies=proxies,  # type: ignore[arg-type]
             resources=ResourceStores(kv, d1, objects, ResourceIndex(database)),
-            context=context,
         )
+        application = make_application(services, context)
         server = WebServer.open(application, context, "127.0.0.1", 0, **options)
         loop = asyncio.get_running_loop()
-        fakes = [sessions, executions, status, files, codes, insights, logs, context, objects]
-        fakes.append(loop)
+        fakes = [sessions, executions, status, files, codes, insights, proxies, logs, context]
+        fakes += [objects, loop]
         ready.extend([server.url, fakes, loop, stop])
         started.set()
         await stop.wait()

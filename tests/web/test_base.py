@@ -7,6 +7,7 @@ from typing import Any
 
 import httpx
 import pytest
+from pydantic import TypeAdapter
 
 from era_kernels.web.responses import ErrorAnswer
 from tests.web.serving import MAX_BODY, ServerUnderTest, run_server
@@ -19,7 +20,7 @@ def check_error(answer: httpx.Response, status: int, code: str) -> dict[str, Any
     assert answer.status_code == status, answer.text
     assert answer.headers["Content-Type"] == JSON
     shown: dict[str, Any] = answer.json()
-    ErrorAnswer.model_validate(shown)
+    TypeAdapter(ErrorAnswer).validate_python(shown)
     assert shown["code"] == code, shown
     assert shown["message"].endswith(".")
     return shown

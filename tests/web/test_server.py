@@ -16,7 +16,7 @@ from era_kernels.web import base as base_module
 from era_kernels.web import server as server_module
 from era_kernels.web.access import Access
 from era_kernels.web.base import HandlerContext
-from era_kernels.web.routes import make_application
+from era_kernels.web.routes import Services, make_application
 from era_kernels.web.server import WebServer
 from tests.web.fakes import (
     FakeExecutionService,
@@ -207,7 +207,7 @@ def test_port_in_use() -> None:
     """A port that is taken is reported in a sentence that says what to do."""
     sessions = FakeSessionService()
     context = HandlerContext(Access(), 1000)
-    application = make_application(
+    services = Services(
         sessions=sessions,  # type: ignore[arg-type]
         executions=FakeExecutionService(sessions),  # type: ignore[arg-type]
         server_info=FakeServerInfo(),  # type: ignore[arg-type]
@@ -216,9 +216,10 @@ def test_port_in_use() -> None:
         idempotent_runs=FakeIdempotentRuns(sessions),  # type: ignore[arg-type]
         inspection=None,  # type: ignore[arg-type]
         logs=None,  # type: ignore[arg-type]
+        proxies=None,  # type: ignore[arg-type]
         resources=ResourceStores(None, None, None, None),  # type: ignore[arg-type]
-        context=context,
     )
+    application = make_application(services, context)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         with pytest.raises(StartError, match=r": the address is in use\. .*--port"):
             WebServer.open(application, context, "127.0.0.1", taken.getsockname()[1])

@@ -9,8 +9,8 @@ init sends it when a process ends, after the reply that named the process.
     ← {"id", "pid"} or {"id", "error", "errno"}     then {"ended": process, "code" or "signal"}
     → {"op": "listen", "id", "port"}                a socket on 127.0.0.1; port 0: any free one
     ← {"id", "port"} + the listening socket, or {"id", "error", "errno"}
-    → {"op": "connect", "id", "port"}               a connection to 127.0.0.1, begun without waiting
-    ← {"id"} + the socket, or {"id", "error", "errno"}
+    → {"op": "connect", "id", "port", "address"}    a connection to 127.0.0.1 or ::1, begun
+    ← {"id"} + the socket, or {"id", "error", "errno"}    without waiting until it is there
     → {"op": "ping", "id"}                          ← {"id"}: whoever stops this process is found
     → {"op": "signal", "process", "signal"}         with an id: ← {"id"}
           with "kill_group_on_exit": when the process dies, the rest of its group is killed, too
@@ -121,9 +121,9 @@ class Init:
         if message["op"] == "spawn":
             return self._spawn(message, descriptors)
         if message["op"] == "listen":
-            self._reply_with_socket(message, _listen)
+            self._reply_with_socket(message, _listen, LOOPBACK)
         elif message["op"] == "connect":
-            self._reply_with_socket(message, _connect)
+            self._reply_with_socket(message, _connect, message["address"])
         elif message["op"] == "ping":
             self._outbox.put({"id": message["id"]})
         else:
@@ -136,15 +136,19 @@ class Init:
         self._outbox.put({"id": message["id"], **why})
 
     def _reply_with_socket(
-        self, message: JsonObject, prepare: Callable[[socket.socket, int], JsonObject]
+        self,
+        message: JsonObject,
+        prepare: Callable[[socket.socket, tuple[str, int]], JsonObject],
+        address: str,
     ) -> None:
         """Hands a TCP socket of the network namespace over to the server, which alone has it.
 
         `prepare` makes a new socket what was asked for, and returns more fields of the reply.
         """
         try:
-            with socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as one:
-                reply = {"id": message["id"], **prepare(one, message["port"])}
+            family = socket.AF_INET if address == LOOPBACK else socket.AF_INET6
+            with socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as one:
+                reply = {"id": message["id"], **prepare(one, (address, message["port"]))}
                 descriptor = one.detach()
         except OSError as error:
             self._refuse(message, error)
@@ -250,20 +254,20 @@ class Init:
         self._sigchld.close()
 
 
-def _listen(one: socket.socket, port: int) -> JsonObject:
+def _listen(one: socket.socket, address: tuple[str, int]) -> JsonObject:
     """Listens on the port: without SO_REUSEADDR and SO_REUSEPORT no program can bind it, too."""
-    one.bind((LOOPBACK, port))
+    one.bind(address)
     one.listen(LISTEN_BACKLOG)
     return {"port": one.getsockname()[1]}
 
 
-def _connect(one: socket.socket, port: int) -> JsonObject:
+def _connect(one: socket.socket, address: tuple[str, int]) -> JsonObject:
     """Begins to connect, which code can make last for ever. Raises OSError when it has failed.
 
     Most connections to a loopback have come about or failed when this returns.
     """
     one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    number = one.connect_ex((LOOPBACK, port))
+    number = one.connect_ex(address)
     if number == errno.EINPROGRESS:
         number = one.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
     if number:

@@ -14,6 +14,7 @@ import os
 import resource
 import socket
 import struct
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -43,6 +44,8 @@ WRITABLE_PATHS = ("/tmp", "/dev")  # in namespaces, where they are the session's
 OPEN_DEVICES = tuple(f"/dev/{name}" for name in rootfs.DEVICES)
 # What an init with a uid of its own needs: to signal the session's processes, and to make new ones.
 INIT_CAPABILITIES = (syscalls.CAP_KILL, syscalls.CAP_SETGID, syscalls.CAP_SETUID)
+# What code itself has where only root may reach the interpreter: no mode hinders reading.
+READING_CAPABILITIES = (syscalls.CAP_DAC_READ_SEARCH,)
 READABLE_PATHS = (*rootfs.SYSTEM, *(f"/etc/{name}" for name in rootfs.ETC), "/proc", *OPEN_DEVICES)
 
 
@@ -90,7 +93,8 @@ def apply(spec: SandboxSpec) -> None:
         inner_uid = rootfs.USER_NAMESPACE_UID if spec.uid is None else spec.uid
         rootfs.add_session(spec, inner_uid)
         _verify()
-    syscalls.drop_bounding_set()
+    code_capabilities = _code_capabilities(spec)
+    syscalls.drop_bounding_set(code_capabilities)
     if spec.kind is not IsolationKind.NONE:
         syscalls.prctl(syscalls.PR_SET_NO_NEW_PRIVS, 1)
     if spec.landlock and spec.kind is not IsolationKind.NONE:
@@ -101,7 +105,8 @@ def apply(spec: SandboxSpec) -> None:
     else:
         syscalls.prctl(syscalls.PR_SET_KEEPCAPS, 1)
         _set_user(spec.init_uid, spec)
-        syscalls.drop_capabilities(keep=INIT_CAPABILITIES)
+        kept = (*INIT_CAPABILITIES, *code_capabilities)
+        syscalls.drop_capabilities(keep=kept)
         syscalls.prctl(syscalls.PR_SET_KEEPCAPS, 0)
     if spec.seccomp_program:
         syscalls.set_seccomp_filter(base64.b64decode(spec.seccomp_program))
@@ -117,7 +122,13 @@ def enter_session(spec: SandboxSpec) -> None:
     if spec.uid is not None and spec.init_uid is not None:
         _set_rlimits(spec)
         _set_user(spec.uid, spec)
-        syscalls.drop_capabilities()
+        kept = _code_capabilities(spec)
+        syscalls.drop_capabilities(keep=kept, inherit=kept)
+
+
+def _code_capabilities(spec: SandboxSpec) -> Sequence[int]:
+    """Returns the capabilities that code of the session keeps."""
+    return READING_CAPABILITIES if spec.reads_past_modes else ()
 
 
 def _set_user(uid: int, spec: SandboxSpec) -> None:

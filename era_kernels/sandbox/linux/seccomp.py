@@ -12,6 +12,7 @@ import errno
 import os
 import socket
 import termios
+from collections.abc import Iterable
 from ctypes.util import find_library
 
 from era_kernels.sandbox.linux.syscalls import (
@@ -54,6 +55,8 @@ IPC_SYSCALLS = (
     "shmget", "shmat", "shmdt", "shmctl", "semget", "semop", "semtimedop", "semctl",
     "msgget", "msgsnd", "msgrcv", "msgctl", "mq_open", "mq_unlink", "ipc",
 )  # fmt: skip
+# Watches names that no directory's mode hides from CAP_DAC_READ_SEARCH; Landlock knows no watching.
+WATCHING_SYSCALLS = ("inotify_add_watch",)
 # Change how a process is scheduled; the first argument is its pid, 0 for the caller itself.
 SCHEDULING_SYSCALLS = ("sched_setscheduler", "sched_setparam", "sched_setattr", "sched_setaffinity")
 # Every architecture has the same numbers for calls as new as these, which an old libseccomp does
@@ -68,8 +71,10 @@ NEW_SYSCALLS = {
 # Denied with ENOSYS, as by an older kernel: libraries fall back to allowed calls. (The flags of
 # clone3 are behind a pointer, which a filter cannot follow.)
 # A ruleset of Landlock would keep files alive (tried) that have no name and that nobody finds.
+# Contexts of asynchronous I/O have one bound for the whole host, fs.aio-max-nr.
 ENOSYS_SYSCALLS = (
     "clone3", "io_uring_setup", "io_uring_enter", "io_uring_register", "landlock_create_ruleset",
+    "io_setup",
 )  # fmt: skip
 NAMESPACE_FLAGS = (
     CLONE_NEWTIME, CLONE_NEWNS, CLONE_NEWCGROUP, CLONE_NEWUTS, CLONE_NEWIPC, CLONE_NEWUSER,
@@ -82,7 +87,17 @@ _IOCTL_NUMBER = 0xFFFF  # letter and number, whatever the size and the direction
 # xfs_fs.h and linux/falloc.h: ALLOCSP, FREESP and RESVSP, each also with 64, and ZERO_RANGE; and
 # FSSETXATTR of linux/fs.h, whose hint has each small write reserve up to 1 GiB.
 RESERVING_IOCTLS = tuple((ord("X") << 8) | number for number in (10, 11, 36, 37, 40, 42, 57, 32))
+# linux/btrfs.h: SNAP_CREATE, SUBVOL_CREATE and both again as V2. Others see a subvolume as another
+# file system, which neither is measured nor given to the session's uid.
+BTRFS_IOCTLS = tuple((0x94 << 8) | number for number in (1, 14, 23, 24))
 INTERNET_FAMILIES = (socket.AF_INET, socket.AF_INET6)
+# Kinds of sockets in those families whose modules Linux loads for anybody, and that had many holes.
+_SOCKET_TYPE = 0xF  # the other bits are flags
+SOCK_DCCP = 6
+UNUSED_TYPES = (socket.SOCK_SEQPACKET, socket.SOCK_RDM, SOCK_DCCP)
+IPPROTO_DCCP, IPPROTO_L2TP, IPPROTO_SMC = 33, 115, 256
+UNUSED_PROTOCOLS = (IPPROTO_DCCP, IPPROTO_L2TP, socket.IPPROTO_SCTP, IPPROTO_SMC)
+PR_SCHED_CORE = 62  # has a core's other threads stand still while the caller runs
 INIT = 1  # the init's pid in a namespace of its own
 # A whole register for a C int: Linux ignores its upper half, so no rule may look at it.
 _INT = 0xFFFFFFFF
@@ -101,14 +116,22 @@ class _Comparison(ctypes.Structure):
     ]
 
 
-def export_filter(*, has_namespaces: bool) -> bytes | None:
+def export_filter(*, has_namespaces: bool, reads_past_modes: bool = False) -> bytes | None:
     """Returns the filter as a BPF program (blocking); None where libseccomp is not installed.
 
     With namespaces the session has a network, IPC objects and pids of its own, in which its init
-    is 1; else these are the host's, and the filter refuses what would reach them. Raises OSError.
+    is 1; else these are the host's, and the filter refuses what would reach them. Code with
+    `reads_past_modes` has CAP_DAC_READ_SEARCH. Raises OSError.
     """
     library = _library()
-    return None if library is None else _FilterBuilder(library).build(has_namespaces)
+    if library is None:
+        return None
+    absent = (
+        *ENOSYS_SYSCALLS,
+        *(() if has_namespaces else IPC_SYSCALLS),
+        *(WATCHING_SYSCALLS if reads_past_modes else ()),
+    )
+    return _FilterBuilder(library).build(has_namespaces, absent)
 
 
 def is_available() -> bool:
@@ -135,14 +158,17 @@ class _FilterBuilder:
         self._library = library
         self._context = ctypes.c_void_p(library.seccomp_init(ctypes.c_uint32(_ALLOW)))
 
-    def build(self, has_namespaces: bool) -> bytes:
-        """Adds all rules, exports the program and frees the filter. Raises OSError."""
+    def build(self, has_namespaces: bool, absent: Iterable[str]) -> bytes:
+        """Adds all rules, exports the program and frees the filter. Raises OSError.
+
+        Calls in `absent` are answered as by a kernel that does not have them.
+        """
         try:
             kill = ctypes.c_uint32(_KILL)
             self._library.seccomp_attr_set(self._context, _ACTION_BAD_ARCHITECTURE, kill)
             for name in DENIED_SYSCALLS:
                 self._deny(name, errno.EPERM)
-            for name in (*ENOSYS_SYSCALLS, *(() if has_namespaces else IPC_SYSCALLS)):
+            for name in absent:
                 self._deny(name, errno.ENOSYS)
             for flag in NAMESPACE_FLAGS:
                 self._deny("clone", errno.EPERM, (0, _MASKED_EQ, flag, flag))
@@ -150,6 +176,7 @@ class _FilterBuilder:
                 self._deny("ioctl", errno.EPERM, (1, _MASKED_EQ, _INT, request))
             self._deny_reserving()
             self._deny("personality", errno.EPERM, (0, _NE, _PERSONALITY_QUERY, 0))
+            self._deny("prctl", errno.EINVAL, (0, _MASKED_EQ, _INT, PR_SCHED_CORE))
             self._deny_influence(has_namespaces)
             families = INTERNET_FAMILIES if has_namespaces else ()
             self._deny_families((socket.AF_UNIX, *families, AF_NETLINK))
@@ -185,17 +212,28 @@ class _FilterBuilder:
         number = errno.EOPNOTSUPP
         self._deny("fallocate", number, (1, _MASKED_EQ, FALLOC_FL_PUNCH_HOLE, 0))
         self._deny("file_setattr", number)  # as FSSETXATTR
-        for request in RESERVING_IOCTLS:
+        for request in (*RESERVING_IOCTLS, *BTRFS_IOCTLS):
             self._deny("ioctl", number, (1, _MASKED_EQ, _IOCTL_NUMBER, request))
 
     def _deny_families(self, allowed: tuple[int, ...]) -> None:
-        """Denies all socket families but these, and all of netlink but NETLINK_ROUTE."""
+        """Denies all socket families but these, and all of netlink but NETLINK_ROUTE.
+
+        Linux makes a socket, and loads the module for it, before it knows that there are no pairs.
+        """
         number = errno.EAFNOSUPPORT
         for family in range(max(allowed)):
             if family not in allowed:
                 self._deny("socket", number, (0, _EQ, family, 0))
         self._deny("socket", number, (0, _GT, max(allowed), 0))
         self._deny("socket", number, (0, _EQ, AF_NETLINK, 0), (2, _NE, NETLINK_ROUTE, 0))
+        self._deny("socketpair", number, (0, _NE, socket.AF_UNIX, 0))
+        for family in INTERNET_FAMILIES:
+            for kind in UNUSED_TYPES:
+                unused = (1, _MASKED_EQ, _SOCKET_TYPE, kind)
+                self._deny("socket", errno.ESOCKTNOSUPPORT, (0, _EQ, family, 0), unused)
+            for protocol in UNUSED_PROTOCOLS:
+                unused = (2, _MASKED_EQ, _INT, protocol)
+                self._deny("socket", errno.EPROTONOSUPPORT, (0, _EQ, family, 0), unused)
 
     def _deny(self, name: str, number: int, *comparisons: tuple[int, int, int, int]) -> None:
         syscall = self._library.seccomp_syscall_resolve_name(name.encode())

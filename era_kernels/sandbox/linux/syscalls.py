@@ -6,7 +6,7 @@ import ctypes
 import os
 import signal
 import struct
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from itertools import count
 
 CLONE_NEWNS = 0x00020000
@@ -34,9 +34,9 @@ PR_SET_SECCOMP = 22
 PR_CAPBSET_DROP = 24
 PR_SET_CHILD_SUBREAPER = 36
 PR_SET_NO_NEW_PRIVS = 38
-PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL = 47, 4
+PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, PR_CAP_AMBIENT_CLEAR_ALL = 47, 2, 4
 LINUX_CAPABILITY_VERSION_3 = 0x20080522
-CAP_KILL, CAP_SETGID, CAP_SETUID = 5, 6, 7
+CAP_DAC_READ_SEARCH, CAP_KILL, CAP_SETGID, CAP_SETUID = 2, 5, 6, 7
 # These have the same number on every architecture.
 SYS_CLOSE_RANGE = 436
 SYS_OPENAT2 = 437
@@ -122,24 +122,33 @@ def set_host_name(name: str) -> None:
 # ---------------------------------------------------------------- rights
 
 
-def drop_bounding_set() -> None:
-    """Keeps executed programs from gaining capabilities; needs CAP_SETPCAP."""
+def drop_bounding_set(keep: Collection[int] = ()) -> None:
+    """Keeps executed programs from gaining capabilities but these; needs CAP_SETPCAP."""
     for number in count():
+        if number in keep:
+            continue
         try:
             prctl(PR_CAPBSET_DROP, number)
         except OSError:  # past the last, or the right is missing; no_new_privs has the same effect
             break
 
 
-def drop_capabilities(keep: Iterable[int] = ()) -> None:
-    """Drops all capabilities of this process but those to keep. Raises OSError."""
+def drop_capabilities(keep: Collection[int] = (), inherit: Collection[int] = ()) -> None:
+    """Drops all capabilities of this process but those to keep. Raises OSError.
+
+    Those of them that are in `inherit` are kept by programs that it executes, too.
+    """
     none = ctypes.c_ulong(0)
     _libc.prctl(PR_CAP_AMBIENT, ctypes.c_ulong(PR_CAP_AMBIENT_CLEAR_ALL), none, none, none)
     header = (ctypes.c_uint32 * 2)(LINUX_CAPABILITY_VERSION_3, 0)
     kept = sum(1 << number for number in keep)
+    inherited = sum(1 << number for number in inherit)
     # capset(2): effective, permitted, inheritable; then the same for capabilities from 32 on.
-    sets = (ctypes.c_uint32 * 6)(kept, kept, 0)
+    sets = (ctypes.c_uint32 * 6)(kept, kept, inherited)
     check(_libc.capset(ctypes.byref(header), ctypes.byref(sets)), "capset")
+    for number in inherit:
+        raised = ctypes.c_ulong(PR_CAP_AMBIENT_RAISE), ctypes.c_ulong(number)
+        check(_libc.prctl(PR_CAP_AMBIENT, *raised, none, none), "prctl(PR_CAP_AMBIENT)")
 
 
 def set_seccomp_filter(program: bytes) -> None:

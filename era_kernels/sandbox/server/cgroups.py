@@ -19,7 +19,7 @@ from contextlib import suppress
 from itertools import count
 from pathlib import Path
 
-from era_kernels.models import Limits
+from era_kernels.models import MIB, Limits
 from era_kernels.sandbox.linux.cgroup import (
     CGROUP_PROCS,
     remove_cgroup,
@@ -37,11 +37,10 @@ from era_kernels.sandbox.server.cgroup_hierarchies import (
 from era_kernels.sandbox.server.cgroup_memory import MemoryGroup, OomWatch, Shortage
 
 PREFIX = "era-"
-_MIB = 1024 * 1024
 STALE_TIMEOUT = 0.2  # seconds in which what a dead server left leaves its group
 _DIRECTORY_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 # The test at the start: a child that may not fork.
-_TEST_LIMITS = Limits(memory=256 * _MIB, processes=0, cpu=1.0)
+_TEST_LIMITS = Limits(memory=256 * MIB, processes=0, cpu=1.0)
 _TEST_CHILD = "import os, sys\nsys.stdin.read(1)\ntry: os.fork()\nexcept OSError: sys.exit(11)"
 _FORK_REFUSED = 11
 

@@ -23,13 +23,18 @@ from era_kernels.sandbox.server.control_channel import (
 )
 
 CONNECT_TIMEOUT = 5.0  # seconds until a connection must be there; Linux asks again after 1 and 3
-LOOPBACK = "127.0.0.1"
+LOOPBACK, LOOPBACK6 = "127.0.0.1", "::1"
 
 
 async def connect(
-    network: Network, control: ControlChannel, init_pid: int, port: int, timeout: float
+    network: Network,
+    control: ControlChannel,
+    init_pid: int,
+    port: int,
+    timeout: float,
+    address: str = LOOPBACK,
 ) -> socket.socket:
-    """Returns a connection to 127.0.0.1:`port` in the sandbox; see `Sandbox.connect`."""
+    """Returns a connection to a port in the sandbox; see `Sandbox.connect`."""
     if not 0 < port < 1 << 16:
         raise ValueError(f"there is no port {port}")
     if network is Network.NONE:
@@ -38,8 +43,8 @@ async def connect(
     try:
         async with asyncio.timeout(timeout):
             if network is Network.OWN:
-                return await _connect_in_namespace(control, port)
-            return await _connect_on_host(init_pid, port)
+                return await _connect_in_namespace(control, port, address)
+            return await _connect_on_host(init_pid, port, address)
     except TimeoutError:
         why = f"no program took the connection within {timeout:g} seconds"
         raise TimeoutError(errno.ETIMEDOUT, why) from None
@@ -50,9 +55,10 @@ def ended_error() -> OSError:
     return ConnectionAbortedError(errno.ECONNABORTED, "its sandbox has ended")
 
 
-async def _connect_in_namespace(control: ControlChannel, port: int) -> socket.socket:
+async def _connect_in_namespace(control: ControlChannel, port: int, address: str) -> socket.socket:
+    message = {"op": "connect", "port": port, "address": address}
     try:
-        reply, descriptors = await control.request_descriptors({"op": "connect", "port": port})
+        reply, descriptors = await control.request_descriptors(message)
     except (ChannelClosed, NoAnswer):  # one that does not answer is ended
         raise ended_error() from None
     except SendRefused as error:
@@ -70,18 +76,20 @@ async def _connect_in_namespace(control: ControlChannel, port: int) -> socket.so
     return connection
 
 
-async def _connect_on_host(init_pid: int, port: int) -> socket.socket:
-    listeners = await asyncio.to_thread(tcp_owners.check_listeners, init_pid, port)
-    connection = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+async def _connect_on_host(init_pid: int, port: int, address: str) -> socket.socket:
+    listeners = await asyncio.to_thread(tcp_owners.check_listeners, init_pid, port, address)
+    family = socket.AF_INET if address == LOOPBACK else socket.AF_INET6
+    connection = socket.socket(family, socket.SOCK_STREAM)
     try:
         connection.setblocking(False)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        number = connection.connect_ex((LOOPBACK, port))
+        number = connection.connect_ex((address, port))
         if number not in (0, errno.EINPROGRESS):
             raise OSError(number, os.strerror(number))
         await _wait_established(connection)
         own_port = connection.getsockname()[1]
-        await asyncio.to_thread(tcp_owners.check_peer, init_pid, port, own_port, listeners)
+        check_peer = tcp_owners.check_peer
+        await asyncio.to_thread(check_peer, init_pid, port, own_port, listeners, address)
     except BaseException:
         connection.close()
         raise

@@ -38,13 +38,14 @@ class DiskMeasurement:
     ) -> None:
         """`find_processes` returns those of the session, `taken` what anybody took of the disk.
 
-        `breach` ends a session that has grown, even within its bounds.
+        `breach` ends a session that has grown just now, even within its bounds.
         """
         self.session = session
         self.is_still = is_still
         self.is_pausing = False  # it goes on for a moment in the middle of its measurement
         self.is_for_reserve = breach is not None
         self.excess: str | None = None  # the cause of the end of the session
+        self.is_unsure = False  # it has grown, but that may have been long ago
         self._find_processes = find_processes
         self._taken = taken
         self._breach = breach
@@ -103,7 +104,7 @@ class DiskMeasurement:
                 self.excess = quota.excess_message
                 return
             total, headroom = total + size, min(headroom, self.session.allowed(quota) - size)
-        self._conclude(Measured(total, headroom, self._seconds - began))
+        self._conclude(self.session.measured_now(total, headroom, self._seconds - began))
 
     def _step(self) -> Generator[None]:
         """Ends a step; has the session go on for a moment when it has stood still for long."""
@@ -137,6 +138,11 @@ class DiskMeasurement:
     def _conclude(self, measured: Measured) -> None:
         before = self.session.measured
         self.session.measured = measured
-        if self._breach is not None and before is not None:
-            has_grown = measured.total - before.total >= self._breach.min_growth
-            self.excess = self._breach.message if has_grown else None
+        if self._breach is None or before is None:
+            self.is_unsure = self._breach is not None
+            return
+        growth, least = measured.total - before.total, self._breach.min_growth
+        if growth - self.session.old_growth(before) >= least:
+            self.excess = self._breach.message
+        else:
+            self.is_unsure = growth >= least

@@ -18,9 +18,10 @@ from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from functools import partial
 
+from era_kernels.models import MIB
 from era_kernels.sandbox.server.disk_measurement import DiskMeasurement
 from era_kernels.sandbox.server.disk_reserve import DiskReserve, ReserveBreach
-from era_kernels.sandbox.server.disk_session import MEASUREMENTS_PER_CHANGE, MIB, SessionDisk
+from era_kernels.sandbox.server.disk_session import MEASUREMENTS_PER_CHANGE, SessionDisk
 from era_kernels.sandbox.server.disk_space import DiskSpace
 from era_kernels.sandbox.server.process_tree import ProcessTree, ProcStat
 
@@ -205,6 +206,8 @@ class DiskMonitor:
             session = measurement.session
             measurement.close()
             del self._measurements[session]
+            if measurement.is_unsure:
+                self._reserve.choose_again(session)
             if measurement.excess is not None:
                 self._end(session, measurement.excess)
             elif session.measured is not None:

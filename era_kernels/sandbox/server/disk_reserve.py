@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from era_kernels.models import default_disk_reserve, format_size
-from era_kernels.sandbox.server.disk_session import MIB, SessionDisk
+from era_kernels.models import MIB, default_disk_reserve, format_size
+from era_kernels.sandbox.server.disk_session import SessionDisk
 from era_kernels.sandbox.server.disk_space import DiskSpace, FileSystem
 
 NEAR = 2  # so many times the reserve is little
@@ -68,6 +68,10 @@ class DiskReserve:
                 self._next_choice, self._chosen[fastest] = now + PAUSE, now
                 return fastest, breach
         return None
+
+    def choose_again(self, session: SessionDisk) -> None:
+        """Lets a session be chosen again soon: the next measurement can be compared with this."""
+        self._chosen.pop(session, None)
 
 
 def _describe(reserve: int) -> str:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from era_kernels.models import MIB
 from era_kernels.sandbox.server.disk_freeze import StoppedProcesses
 from era_kernels.sandbox.server.process_memory import Activity
 from era_kernels.sandbox.server.process_tree import ProcStat, read_proc_file
 
-MIB = 1024 * 1024
 MIN_OTHER_WRITABLE = 512 * MIB  # for packages and caches, also when the workspace may have less
 MEASUREMENTS_PER_CHANGE = 2  # of a session at rest: file systems may count blocks only later
 TOLERANCE = 64 * 1024  # bytes past a quota, for the blocks of directories
@@ -19,6 +20,7 @@ MIN_GROWTH = MIB  # bytes below which no session is measured at once
 QUICK = 0.05  # seconds that the measuring of a small tree takes
 GROWTH_PER_SECOND = 64 * MIB  # bytes that are let pass for each second that a measurement takes
 RECENT_SECONDS = 0.5  # seconds in which what was recent counts half
+WINDOW_SECONDS = 2.0  # seconds before which growth says nothing of who fills the disk now
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,11 +50,15 @@ def workspace_quotas(
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What a measurement found: bytes of all quotas, the least that is left, and its seconds."""
+    """What a measurement found: bytes of all quotas, the least that is left, and its seconds.
+
+    `grown` is what the session had added by then, as `DiskGrowth` counts it.
+    """
 
     total: int
     headroom: int
     seconds: float
+    grown: int = 0
 
 
 class DiskGrowth:
@@ -66,6 +72,7 @@ class DiskGrowth:
         self._activity: Activity | None = None
         self._counts: dict[tuple[int, int], tuple[int, int]] = {}  # by pid and start time
         self._last_look = 0.0
+        self._looks: deque[tuple[float, int]] = deque()  # when, and the total then
 
     def read_written(self, processes: Collection[ProcStat]) -> int | None:
         """Returns how much the processes wrote since the last call; None when they did nothing.
@@ -94,6 +101,14 @@ class DiskGrowth:
         self.total += size
         self.recent = self.recent * 0.5 ** ((now - self._last_look) / RECENT_SECONDS) + size
         self._last_look = now
+        self._looks.append((now, self.total))
+        while len(self._looks) > 1 and self._looks[1][0] <= now - WINDOW_SECONDS:
+            self._looks.popleft()
+
+    @property
+    def total_before(self) -> int:
+        """What `total` was some WINDOW_SECONDS before the last look."""
+        return self._looks[0][1] if self._looks else 0
 
 
 class SessionDisk:
@@ -170,6 +185,14 @@ class SessionDisk:
         """Notes that what comes from here on is not among what is being measured."""
         self._at_measurement = self.growth.total, taken
         self.growth.was_active = False
+
+    def measured_now(self, total: int, headroom: int, seconds: float) -> Measured:
+        """Returns what the measurement that has begun found."""
+        return Measured(total, headroom, seconds, self._at_measurement[0])
+
+    def old_growth(self, before: Measured) -> int:
+        """Returns how much of the growth since a measurement may be older than WINDOW_SECONDS."""
+        return max(0, self.growth.total_before - before.grown)
 
 
 def _read_io(pid: int) -> tuple[int, int]:

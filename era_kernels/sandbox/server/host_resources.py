@@ -12,6 +12,7 @@ from pathlib import Path
 
 from era_kernels.errors import KernelStartFailed
 from era_kernels.models import Limits, SessionListener, SessionPaths
+from era_kernels.safe_fs.trash import Trash
 from era_kernels.sandbox.init.spec import IsolationKind, SandboxSpec
 from era_kernels.sandbox.server import runtime_dirs
 from era_kernels.sandbox.server.cgroup_memory import Shortage
@@ -22,6 +23,7 @@ from era_kernels.sandbox.server.server_memory import HOST_OOM, describe_server_o
 from era_kernels.sandbox.server.tiers import IsolationProfile
 from era_kernels.sandbox.server.uids import UidAllocator, allow_traverse, chown_tree
 
+REMOVAL_SECONDS = 0.5  # seconds for which an end waits for a directory of sockets to be removed
 RETRY_AFTER_SECONDS = 60  # seconds until a caller may retry what an operator has to repair
 log = logging.getLogger(__name__)
 
@@ -36,9 +38,13 @@ class HostResources:
         paths: SessionPaths,
         limits: Limits,
         uid_allocator: UidAllocator,
+        trash: Trash,
         min_reserved: int = 0,
     ) -> None:
-        """`min_reserved`: bytes that each process must be able to reserve."""
+        """`min_reserved`: bytes that each process must be able to reserve.
+
+        `trash` removes what the session left in its directory of sockets.
+        """
         self.runtime_directory = runtime_dirs.new_path(base)
         # The paths as code in the sandbox sees them.
         self.inner_paths, self.inner_runtime_directory = profile.map_paths(
@@ -49,6 +55,7 @@ class HostResources:
         self._host_paths = paths
         self._limits = limits
         self._min_reserved = min_reserved
+        self._trash = trash
         self._uid_allocator = uid_allocator
         self._uid: int | None = None
         self._cgroup: SandboxCgroup | None = None
@@ -98,7 +105,9 @@ class HostResources:
             os.chown(self.runtime_directory, self._uid, self._uid)
             chown_tree(directories, self._uid)
             if self._profile.per_session_uid:
-                self._allow_traverse(self._uid)
+                os.chown(self.inner_paths.temporary, self._uid, self._uid)
+                if not self._profile.spec.reads_past_modes:
+                    self._allow_traverse()
         if cgroup is not None:
             cgroup.apply_limits(self._limits)
             self._cgroup = cgroup
@@ -107,7 +116,7 @@ class HostResources:
         )
         if self._uid is not None:
             spec = replace(spec, init_uid=self._uid_allocator.init_uid)
-        if self._profile.per_session_uid:
+        if self._profile.per_session_uid and not self._profile.spec.reads_past_modes:
             spec = replace(spec, traverse_gid=self._uid_allocator.traverse_gid)
         return spec
 
@@ -122,9 +131,8 @@ class HostResources:
                 if path.resolve().is_relative_to(directory.resolve()):
                     raise PermissionError(errno.EPERM, os.strerror(errno.EPERM), str(directory))
 
-    def _allow_traverse(self, uid: int) -> None:
-        """Lets the uid traverse the server's directories, for code without its own root."""
-        os.chown(self.inner_paths.temporary, uid, uid)
+    def _allow_traverse(self) -> None:
+        """Lets sessions traverse the server's directories, for code without its own root."""
         own_directories = (self.runtime_directory.parent, *map(Path, self._profile.spec.hidden))
         for directory in (
             self.runtime_directory,
@@ -176,8 +184,11 @@ class HostResources:
             yield name, real
 
     def release(self) -> None:
-        """Removes the runtime directory and frees the uid (blocking); a second call is fine."""
-        runtime_dirs.remove_runtime_dir(self.runtime_directory)
+        """Removes the runtime directory and frees the uid (blocking, briefly).
+
+        A second call is fine. What takes longer to remove goes on in a thread of its own.
+        """
+        self._trash.remove(self.runtime_directory, REMOVAL_SECONDS)
         self._listener_path.unlink(missing_ok=True)
         self._uid_allocator.release(self._uid)
         self._uid = None

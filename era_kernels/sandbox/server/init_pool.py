@@ -9,11 +9,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
+from era_kernels.concurrency.waiting import within_timeout
 from era_kernels.errors import KernelStartFailed, ShuttingDown
 from era_kernels.sandbox.init.spec import IsolationKind
 from era_kernels.sandbox.server.cgroups import CgroupTree, SandboxCgroup
@@ -196,13 +197,3 @@ class InitPool:
                 and not self._is_closed
             ):
                 self._spares.append(await self._spawn(self._spare_profile))
-
-
-async def within_timeout(awaitable: Awaitable[object], seconds: float = EXIT_TIMEOUT) -> bool:
-    """Waits at most so many seconds; returns False when that was too short."""
-    try:
-        async with asyncio.timeout(seconds):
-            await awaitable
-    except TimeoutError:
-        return False
-    return True

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
-from era_kernels.models import Limits
+from era_kernels.models import MIB, Limits
 from era_kernels.sandbox.server.cgroup_memory import MemoryGroup
 from era_kernels.sandbox.server.disk_monitor import DiskMonitor
 from era_kernels.sandbox.server.disk_reserve import DiskReserve
@@ -24,7 +24,6 @@ from era_kernels.sandbox.server.server_memory import ServerMemoryMonitor, Sessio
 
 log = logging.getLogger(__name__)
 
-MIB = 1024 * 1024
 CHECK_INTERVAL = 0.5  # seconds between two checks
 PAUSE_FACTOR = 4  # a pause lasts at least so many times as long as the check before it
 

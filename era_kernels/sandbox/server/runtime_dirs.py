@@ -7,12 +7,16 @@ import logging
 import os
 import secrets
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 from era_kernels.errors import StartError
 from era_kernels.models import SessionPaths
+from era_kernels.safe_fs.trash import PATIENCE, STEP, Trash, remove_directory
+from era_kernels.safe_fs.tree import closing_fd
 
 log = logging.getLogger(__name__)
 
@@ -28,28 +32,38 @@ _LONGEST_SOCKET_NAME = "kernel-00000"  # room for the longest socket name that k
 def private_runtime_dir() -> Iterator[Path]:
     """Makes a short private directory for `create_base`, and removes it at the end (blocking).
 
-    Directories of killed servers are removed first, with all that code left in them; a lock tells
-    them from directories of running servers. Raises OSError.
+    Directories of killed servers are removed, with all that code left in them; a lock tells them
+    from directories of running servers. What takes longer than a moment is removed in a thread, and
+    what is left at the end by the next server. Raises OSError.
     """
-    _remove_stale(Path(tempfile.gettempdir()))
+    trash = Trash()
+    _remove_stale(Path(tempfile.gettempdir()), trash)
     path, lock = _create_locked()
     try:
         yield path
     finally:
-        remove_runtime_dir(path)
+        trash.close()
+        if not remove_directory(path, PATIENCE):
+            log.warning("the next start removes a directory", extra={"path": str(path)})
         os.close(lock)
 
 
-def _remove_stale(parent: Path) -> None:
+def _remove_stale(parent: Path, trash: Trash) -> None:
+    limit = time.monotonic() + PATIENCE
     for path in parent.glob(f"{PREFIX}*/"):
-        with suppress(OSError):  # another user's, locked, or removed meanwhile
-            lock = os.open(path, _DIRECTORY_FLAGS)
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if os.fstat(lock).st_uid == os.geteuid():
-                    remove_runtime_dir(path)
-            finally:
-                os.close(lock)
+        remaining = max(0.0, limit - time.monotonic())
+        if not _remove_if_stale(path, remaining):
+            trash.add(partial(_remove_if_stale, path, STEP))
+
+
+def _remove_if_stale(path: Path, seconds: float) -> bool:
+    """Removes what a killed server left, for so many seconds; returns False if more is left."""
+    with suppress(OSError):  # another user's, locked, or removed meanwhile
+        lock = os.open(path, _DIRECTORY_FLAGS)
+        with closing_fd(lock):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return os.fstat(lock).st_uid != os.geteuid() or remove_directory(path, seconds)
+    return True
 
 
 def _create_locked() -> tuple[Path, int]:
@@ -93,62 +107,3 @@ def create_session_dirs(paths: SessionPaths) -> None:
 def new_path(base: Path) -> Path:
     """Returns a path under `base` that does not exist yet."""
     return base / secrets.token_hex(6)
-
-
-def remove_runtime_dir(path: Path) -> None:
-    """Removes a directory and all in it (blocking), also what code made unwritable.
-
-    Uses descriptors, follows no symbolic link, and works at any depth. A directory that still
-    cannot be removed is logged, since no caller could do more about it.
-    """
-    try:
-        parent = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return
-    try:
-        _remove_below(path.name, parent)
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        log.warning("a runtime directory remains", extra={"path": str(path), "error": error})
-    finally:
-        os.close(parent)
-
-
-def _remove_below(name: str, parent: int) -> None:
-    """Removes a folder from its deepest folders up, with two descriptors. Raises OSError."""
-    names = [name]
-    folder = _open_accessible(name, parent)
-    try:
-        while names:
-            below = _unlink_files(folder)
-            if below is not None:
-                folder, previous = _open_accessible(below, folder), folder
-                names.append(below)
-            else:
-                folder, previous = os.open("..", _DIRECTORY_FLAGS, dir_fd=folder), folder
-                os.rmdir(names.pop(), dir_fd=folder)
-            os.close(previous)
-    finally:
-        os.close(folder)
-
-
-def _unlink_files(folder: int) -> str | None:
-    """Removes all entries until a folder is met; returns its name, or None when empty."""
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.is_dir(follow_symlinks=False):
-                return entry.name
-            os.unlink(entry.name, dir_fd=folder)
-    return None
-
-
-def _open_accessible(name: str, parent: int) -> int:
-    """Opens a folder after giving its owner all rights to it."""
-    path_fd = os.open(name, os.O_PATH | _DIRECTORY_FLAGS, dir_fd=parent)
-    try:
-        fd_path = f"/proc/self/fd/{path_fd}"
-        os.chmod(fd_path, 0o700)  # noqa: PTH101 - a descriptor, no path
-        return os.open(fd_path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    finally:
-        os.close(path_fd)

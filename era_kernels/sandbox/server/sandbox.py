@@ -14,6 +14,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+from era_kernels.concurrency.waiting import within_timeout
 from era_kernels.models import (
     ExitInfo,
     JsonObject,
@@ -23,10 +24,10 @@ from era_kernels.models import (
 from era_kernels.sandbox.init.fd_messages import MessageTooLarge
 from era_kernels.sandbox.init.spec import SandboxSpec
 from era_kernels.sandbox.server import connections
-from era_kernels.sandbox.server.connections import CONNECT_TIMEOUT
+from era_kernels.sandbox.server.connections import CONNECT_TIMEOUT, LOOPBACK
 from era_kernels.sandbox.server.control_channel import ChannelClosed, ChannelError, ControlChannel
 from era_kernels.sandbox.server.host_resources import HostResources
-from era_kernels.sandbox.server.init_pool import PreparedInit, within_timeout
+from era_kernels.sandbox.server.init_pool import PreparedInit
 from era_kernels.sandbox.server.limit_monitor import LimitMonitor, MonitoredSandbox
 from era_kernels.sandbox.server.listeners import listen_in_namespace
 from era_kernels.sandbox.server.oom_listener import OomListener
@@ -156,8 +157,10 @@ class Sandbox:
             return await listen_in_namespace(self._control, port)
         return self._resources.listen_on_unix_socket(self.pid or 0)
 
-    async def connect(self, port: int, timeout: float = CONNECT_TIMEOUT) -> socket.socket:
-        """Returns a TCP connection to what listens on 127.0.0.1:`port` in the sandbox.
+    async def connect(
+        self, port: int, timeout: float = CONNECT_TIMEOUT, address: str = LOOPBACK
+    ) -> socket.socket:
+        """Returns a TCP connection to what listens on a port of 127.0.0.1 or ::1 in the sandbox.
 
         It does not block, does not delay what is sent, and belongs to the caller; until a program
         takes it, which may last `timeout` seconds, it holds a descriptor.
@@ -168,7 +171,7 @@ class Sandbox:
         if not self.is_running:
             raise connections.ended_error()
         where = self._prepared_init.profile.network, self._control, self.pid or 0
-        return await connections.connect(*where, port, timeout)
+        return await connections.connect(*where, port, timeout, address)
 
     async def aclose(self, reason: str | None = None) -> None:
         """Ends all processes; when this returns, they are dead and the directory is removed.

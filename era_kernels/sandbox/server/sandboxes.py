@@ -9,6 +9,7 @@ from pathlib import Path
 
 from era_kernels.errors import KernelStartFailed
 from era_kernels.models import UNSANDBOXED_TIER, Isolation, Limits, SessionPaths
+from era_kernels.safe_fs.trash import Trash
 from era_kernels.sandbox.init.spec import SandboxSpec
 from era_kernels.sandbox.server import runtime_dirs
 from era_kernels.sandbox.server.cgroups import CgroupTree
@@ -38,6 +39,7 @@ class Sandboxes:
         self._limit_monitor = LimitMonitor(memory_monitor, reserve)
         self._uid_allocator = UidAllocator(available_uids())
         self._sandboxes: set[Sandbox] = set()
+        self._trash = Trash()
 
     @classmethod
     async def open(
@@ -111,9 +113,9 @@ class Sandboxes:
         await self._limit_monitor.aclose()
         await end_all(sandbox.aclose for sandbox in tuple(self._sandboxes))
         await self._init_pool.aclose()
-        await asyncio.to_thread(
-            runtime_dirs.remove_runtime_dir, self._runtime / runtime_dirs.ZYGOTE_DIRECTORY
-        )
+        zygote_home = self._runtime / runtime_dirs.ZYGOTE_DIRECTORY
+        await asyncio.to_thread(self._trash.remove, zygote_home)
+        await asyncio.to_thread(self._trash.close)
 
     async def _create(
         self, profile: IsolationProfile, paths: SessionPaths, limits: Limits, min_reserved: int = 0
@@ -121,7 +123,7 @@ class Sandboxes:
         # The init starts while the host's resources are made.
         prepared_init = await self._init_pool.acquire(profile)
         resources = HostResources(
-            self._runtime, profile, paths, limits, self._uid_allocator, min_reserved
+            self._runtime, profile, paths, limits, self._uid_allocator, self._trash, min_reserved
         )
         try:
             spec = await resources.prepare_uncancelled(prepared_init.cgroup)

@@ -14,6 +14,7 @@ from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
+from era_kernels.models import GIB, MIB
 from era_kernels.sandbox.server.cgroup_memory import MemoryGroup
 from era_kernels.sandbox.server.process_memory import (
     Activity,
@@ -28,7 +29,6 @@ END_PERCENT = 95  # of the bound: from there on the largest session is ended
 MAX_PAUSE, MIN_PAUSE = 0.5, 0.005  # seconds between two checks
 FASTEST_GROWTH = 4 * 1024**3  # bytes in a second that sessions are expected to take at most
 PAUSE_FACTOR = 4  # a pause lasts at least so many times as long as the check before it
-_MIB, _GIB = 1024**2, 1024**3
 
 HOST_OOM = "out of memory: this server's host or container has none left"
 
@@ -178,6 +178,6 @@ def _exact_bytes(processes: Sequence[ProcStat], init: int) -> int:
 
 def _format_size(size: int) -> str:
     """Returns a size for a sentence, such as `12 GiB`, `18.8 GiB` or `600 MiB`."""
-    if size < _GIB:
-        return f"{size // _MIB} MiB"
-    return f"{round(size / _GIB, 1):g} GiB"
+    if size < GIB:
+        return f"{size // MIB} MiB"
+    return f"{round(size / GIB, 1):g} GiB"

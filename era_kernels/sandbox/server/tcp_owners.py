@@ -20,14 +20,19 @@ from pathlib import Path
 from era_kernels.sandbox.server.process_tree import ProcessTree
 
 LOOKS, LOOK_INTERVAL = 3, 0.01  # seconds
-_LISTENING = b"0A"  # include/net/tcp_states.h
+LISTENING = b"0A"  # include/net/tcp_states.h
 _NO_INODE = 0  # of a connection that no process has
-# Each table, and where a listener of connections to 127.0.0.1 is bound in it, in Linux's order. The
-# second takes some 20 ms to read, and has none where the first has one, but for programs of one
-# user that share a port on purpose.
-_TABLES = {
-    Path("/proc/net/tcp"): ("127.0.0.1", "0.0.0.0"),
-    Path("/proc/net/tcp6"): ("::ffff:127.0.0.1", "::", "::ffff:0.0.0.0"),
+LOOPBACK = "127.0.0.1"
+_TCP4, _TCP6 = Path("/proc/net/tcp"), Path("/proc/net/tcp6")
+# By the address of a connection: each table, and where a listener of it is bound, in Linux's order.
+# The second table takes some 20 ms to read, and has none where the first has one, but for programs
+# of one user that share a port on purpose.
+_TABLES: dict[str, dict[Path, tuple[str, ...]]] = {
+    LOOPBACK: {
+        _TCP4: ("127.0.0.1", "0.0.0.0"),
+        _TCP6: ("::ffff:127.0.0.1", "::", "::ffff:0.0.0.0"),
+    },
+    "::1": {_TCP6: ("::1", "::")},
 }
 
 
@@ -41,25 +46,27 @@ class _TcpSocket:
     inode: int
 
 
-def check_listeners(init_pid: int, port: int) -> frozenset[int]:
-    """Returns the inodes of the sockets that listen on 127.0.0.1:`port`, all of this sandbox.
+def check_listeners(init_pid: int, port: int, address: str = LOOPBACK) -> frozenset[int]:
+    """Returns the inodes of the sockets that listen on `address`:`port`, all of this sandbox.
 
     Raises ConnectionRefusedError when there is none, and PermissionError when a process that does
     not descend from the init has one.
     """
-    return _require_owner(init_pid, partial(_find_listeners, port))
+    return _require_owner(init_pid, partial(_find_listeners, port, address))
 
 
-def check_peer(init_pid: int, port: int, own_port: int, listeners: frozenset[int]) -> None:
+def check_peer(
+    init_pid: int, port: int, own_port: int, listeners: frozenset[int], address: str = LOOPBACK
+) -> None:
     """Checks that the connection from `own_port` to `port` is with a process of this sandbox.
 
     `listeners` is what `check_listeners` returned before it was made. When they are there no more,
     the connection has been accepted, and its other end counts. Raises as that does.
     """
     with suppress(ConnectionRefusedError):
-        if check_listeners(init_pid, port) == listeners:
+        if check_listeners(init_pid, port, address) == listeners:
             return
-    _require_owner(init_pid, partial(_find_peer, port, own_port))
+    _require_owner(init_pid, partial(_find_peer, port, own_port, address))
 
 
 def _require_owner(init_pid: int, find: Callable[[], frozenset[int]]) -> frozenset[int]:
@@ -75,23 +82,23 @@ def _require_owner(init_pid: int, find: Callable[[], frozenset[int]]) -> frozens
     raise PermissionError(errno.EACCES, "a program outside the session listens there")
 
 
-def _find_listeners(port: int) -> frozenset[int]:
+def _find_listeners(port: int, address: str) -> frozenset[int]:
     """Returns the inodes of the sockets that listen there. Raises ConnectionRefusedError."""
-    for table, addresses in _TABLES.items():
-        listening = [one for one in _read_sockets(table, port) if one.state == _LISTENING]
-        for address in addresses:
-            name = _to_proc_text(address, port)
+    for table, bound in _TABLES[address].items():
+        listening = [one for one in read_sockets(table, port) if one.state == LISTENING]
+        for one_address in bound:
+            name = _to_proc_text(one_address, port)
             inodes = frozenset(one.inode for one in listening if one.local == name)
             if inodes:
                 return inodes
     raise ConnectionRefusedError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED))
 
 
-def _find_peer(port: int, own_port: int) -> frozenset[int]:
+def _find_peer(port: int, own_port: int, address: str) -> frozenset[int]:
     """Returns the inode of the other end of a connection. Raises ConnectionRefusedError."""
-    for table, (address, *_) in _TABLES.items():
-        ends = (_to_proc_text(address, port), _to_proc_text(address, own_port))
-        for one in _read_sockets(table, port):
+    for table, (name, *_) in _TABLES[address].items():
+        ends = (_to_proc_text(name, port), _to_proc_text(name, own_port))
+        for one in read_sockets(table, port):
             if (one.local, one.remote) == ends and one.inode != _NO_INODE:
                 return frozenset({one.inode})
     raise ConnectionRefusedError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED))
@@ -100,14 +107,14 @@ def _find_peer(port: int, own_port: int) -> frozenset[int]:
 def _is_owner(init_pid: int, inodes: frozenset[int]) -> bool:
     """Returns whether processes of the sandbox have all these sockets."""
     missing = {f"socket:[{inode}]" for inode in inodes}
-    for pid in _sandbox_pids(init_pid):
-        missing.difference_update(_descriptor_targets(pid))
+    for pid in sandbox_pids(init_pid):
+        missing.difference_update(descriptor_targets(pid))
         if not missing:
             return True
     return False
 
 
-def _sandbox_pids(init_pid: int) -> Iterator[int]:
+def sandbox_pids(init_pid: int) -> Iterator[int]:
     """Yields the processes of a sandbox; orphans are children of its init."""
     waiting = [init_pid]
     try:
@@ -133,7 +140,7 @@ def _children(pid: int) -> list[int]:
     return children
 
 
-def _descriptor_targets(pid: int) -> Iterator[str]:
+def descriptor_targets(pid: int) -> Iterator[str]:
     """Yields what the descriptors of a process are, of which some are closed meanwhile."""
     folder = f"/proc/{pid}/fd"
     with suppress(PermissionError, ProcessLookupError):
@@ -150,12 +157,12 @@ def _list(folder: str) -> list[str]:
         return []
 
 
-def _read_sockets(table: Path, port: int) -> Iterator[_TcpSocket]:
-    """Yields the host's TCP sockets that have this port at an end; see proc(5)."""
-    text = f":{port:04X} ".encode()
+def read_sockets(table: Path, port: int | None = None) -> Iterator[_TcpSocket]:
+    """Yields the TCP sockets of a table that have this port at an end, or all; see proc(5)."""
+    text = b":" if port is None else f":{port:04X} ".encode()
     try:
-        lines = table.read_bytes().splitlines()
-    except FileNotFoundError:  # the system has no IPv6
+        lines = table.read_bytes().splitlines()[1:]  # the first has the names of the columns
+    except (FileNotFoundError, ProcessLookupError):  # the system has no IPv6, the process is gone
         return
     for line in lines:
         if text in line:

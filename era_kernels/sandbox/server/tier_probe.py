@@ -10,8 +10,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
-from era_kernels.errors import EraError, SharedUidRefused, StartError
+from era_kernels.errors import EraError, StartError, WeakTier3Refused
 from era_kernels.models import UNSANDBOXED_TIER, Limits, SessionPaths
+from era_kernels.safe_fs.trash import remove_directory
 from era_kernels.sandbox.server import runtime_dirs
 from era_kernels.sandbox.server.process import Process
 from era_kernels.sandbox.server.process_command import Command
@@ -49,14 +50,15 @@ class TierProbe:
     async def find_strongest(self, policy: IsolationPolicy) -> IsolationProfile | None:
         """Returns the first isolation that works; None when none does and the policy allows that.
 
-        Raises StartError; SharedUidRefused when only one was found that must be asked for.
+        Raises StartError; WeakTier3Refused when only one was found that must be asked for.
         """
         failures: list[str] = []
         for profile in await asyncio.to_thread(lambda: list(candidate_profiles(policy))):
             failure = await self._try_profile(profile)
             if failure is None:
-                if profile.shares_uid and not _accepts_shared_uid(policy):
-                    raise _shared_uid_error(failures)
+                weakness = _find_weakness(profile)
+                if weakness is not None and not _accepts_weak_tier3(policy):
+                    raise _weak_tier3_error(weakness, failures)
                 return replace(profile, notes=(*profile.notes, *failures))
             failures.append(f"{profile.name}: {failure}")
         if policy.weakest_tier >= UNSANDBOXED_TIER:
@@ -80,19 +82,34 @@ class TierProbe:
         except (EraError, OSError) as error:
             return str(error)
         finally:
-            await asyncio.to_thread(runtime_dirs.remove_runtime_dir, self._directory)
+            await asyncio.to_thread(remove_directory, self._directory)
 
 
-def _accepts_shared_uid(policy: IsolationPolicy) -> bool:
-    return policy.allow_shared_uid or policy.weakest_tier >= UNSANDBOXED_TIER
+def _find_weakness(profile: IsolationProfile) -> str | None:
+    """Returns, after "tier 3 with", what somebody must have said that it will do; else None."""
+    if profile.shares_uid:
+        return (
+            "one uid for all sessions: code cannot read what is another session's, but can disturb "
+            "it"
+        )
+    if profile.spec.reads_past_modes:
+        return (
+            "CAP_DAC_READ_SEARCH for all code, since only root reaches the interpreter or the data "
+            "directory: code sees the sizes and times of all files, and reaches sockets that only "
+            "their directory protects"
+        )
+    return None
 
 
-def _shared_uid_error(failures: list[str]) -> SharedUidRefused:
+def _accepts_weak_tier3(policy: IsolationPolicy) -> bool:
+    return policy.allow_weak_tier3 or policy.weakest_tier >= UNSANDBOXED_TIER
+
+
+def _weak_tier3_error(weakness: str, failures: list[str]) -> WeakTier3Refused:
     why = f" Stronger ones cannot be had: {'; '.join(failures)}." if failures else ""
-    return SharedUidRefused(
-        "The walls that can be had here are of tier 3 with one uid for all sessions: code cannot "
-        "read what is another session's, but can disturb it. Start with --min-tier 3 to accept "
-        f"that (or set ERA_MIN_TIER, or min_tier in the file).{why}"
+    return WeakTier3Refused(
+        f"The walls that can be had here are of tier 3 with {weakness}. Start with --min-tier 3 to "
+        f"accept that (or set ERA_MIN_TIER, or min_tier in the file).{why}"
     )
 
 
@@ -104,9 +121,15 @@ def _no_tier_error(policy: IsolationPolicy, failures: list[str]) -> StartError:
             "all rights of this user by --allow-unsandboxed."
         )
     why = "; ".join(failures) or "this host offers nothing that they could be made of"
+    cure = ""
+    if os.geteuid() == 0:
+        cure = (
+            " Root needs CAP_SYS_ADMIN for the stronger ones; for tier 3 an interpreter and a data "
+            "directory that every user may reach, or CAP_DAC_READ_SEARCH."
+        )
     return StartError(
-        f"No walls of tier {policy.weakest_tier} or stronger can be had: {why}. Run `era-kernels "
-        "doctor`, or let code run with all rights of this user by --allow-unsandboxed."
+        f"No walls of tier {policy.weakest_tier} or stronger can be had: {why}.{cure} Run "
+        "`era-kernels doctor`, or let code run with all rights of this user by --allow-unsandboxed."
     )
 
 

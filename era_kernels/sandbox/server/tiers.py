@@ -47,15 +47,20 @@ _LANDLOCK_SHORTCOMINGS = (
     "processes: the host's are listed, though not to be looked into; so are its connections",
     "network: there is none at all, not even of the session's own",
     "files: /tmp and /dev/shm are closed, TMPDIR is the session's own",
-    "files: modes and times of what the server's user owns can be changed, what is in it cannot",
     "sockets: those that the host's services have as files can be reached where modes allow it",
 )
 _SHARED_UID_SHORTCOMINGS = (
     "users: all sessions have the server's uid, and share what Linux counts or limits by user",
+    "files: modes and times of what the server's user owns can be changed, what is in it cannot",
     "users: a session can disturb others by the modes of their files, and keep them from starting",
     "files: names, sizes and times of other sessions' files can be seen, what is in them cannot",
     "sockets: those of other sessions' programs can be reached, not their kernels' and storage's",
     "kernels: those that bind their sockets themselves, as stock kernels do, are refused",
+)
+_READING_SHORTCOMINGS = (
+    "users: code has CAP_DAC_READ_SEARCH: only root reaches the interpreter or the data directory",
+    "files: modes hide no sizes and times, nor what is in /proc and the system's directories",
+    "sockets: those that only their directory's mode protects can be reached",
 )
 # unix(7), ETOOMANYREFS: Linux counts them by the host's uid.
 _SHARED_COUNT = "limits: descriptors in flight are counted for the server and all sessions together"
@@ -65,14 +70,15 @@ _SHARED_COUNT = "limits: descriptors in flight are counted for the server and al
 class IsolationPolicy:
     """The operator's requirements for isolation.
 
-    `strongest_tier` is tried first, `weakest_tier` is the last that is accepted. Tier 3 with one
-    uid for all sessions is accepted only with `allow_shared_uid`, or where tier 4 is. Sessions see
-    `readable_paths` read-only at the same paths, and `hidden_paths` never, not even below those.
+    `strongest_tier` is tried first, `weakest_tier` is the last that is accepted. Tier 3 with
+    one uid for all sessions, or with CAP_DAC_READ_SEARCH, is accepted only with `allow_weak_tier3`,
+    or where tier 4 is. Sessions see `readable_paths` read-only at the same paths, and
+    `hidden_paths` never, not even below those.
     """
 
     strongest_tier: int = 1
     weakest_tier: int = 3
-    allow_shared_uid: bool = False
+    allow_weak_tier3: bool = False
     readable_paths: Sequence[Path] = ()
     hidden_paths: Sequence[Path] = ()
 
@@ -95,6 +101,8 @@ class IsolationProfile:
         gaps = {2: ("processes: names of the container's are visible",), 3: _LANDLOCK_SHORTCOMINGS}
         if self.shares_uid:
             gaps[3] = (*_LANDLOCK_SHORTCOMINGS, *_SHARED_UID_SHORTCOMINGS)
+        elif self.spec.reads_past_modes:
+            gaps[3] = (*_LANDLOCK_SHORTCOMINGS, *_READING_SHORTCOMINGS)
         limit_notes = _limit_notes(self.spec, self.cgroup_limits)
         shared = () if self.has_session_uids else (_SHARED_COUNT,)
         return Isolation(self.tier, (*gaps.get(self.tier, ()), *self.notes, *limit_notes, *shared))
@@ -140,7 +148,9 @@ class IsolationProfile:
     @property
     def name(self) -> str:
         """The name for messages about a failed probe."""
-        return f"tier {self.tier} as {self.spec.kind}{', a uid per session' * self.per_session_uid}"
+        own_uid = ", a uid per session" if self.per_session_uid else ""
+        reading = ", with CAP_DAC_READ_SEARCH" if self.spec.reads_past_modes else ""
+        return f"tier {self.tier} as {self.spec.kind}{own_uid}{reading}"
 
     def map_paths(self, paths: SessionPaths, runtime: Path) -> tuple[SessionPaths, Path]:
         """Returns a session's paths and runtime directory as the code sees them."""
@@ -198,26 +208,41 @@ def candidate_profiles(policy: IsolationPolicy) -> Iterator[IsolationProfile]:
     offered = [
         IsolationProfile(1, replace(common, kind=IsolationKind.USER), notes),
         IsolationProfile(2, replace(common, kind=IsolationKind.USER, own_proc=False), notes),
-        IsolationProfile(
-            3,
-            replace(
-                common,
-                kind=IsolationKind.LANDLOCK,
-                seccomp_program=_seccomp_program(has_namespaces=False),
-            ),
-            (*notes, *_landlock_notes(landlock.version())),
-        ),
+        *_landlock_profiles(common, notes, policy),
     ]
     if os.geteuid() == 0:
         offered.insert(0, IsolationProfile(1, replace(common, kind=IsolationKind.ROOT), notes))
-        if all(is_traversable(path) for path in policy.hidden_paths):
-            offered.insert(-1, replace(offered[-1], per_session_uid=True))
     for profile in offered:
         is_incomplete = (profile.tier > 1 and not has_landlock) or (
             profile.tier == 3 and not common.seccomp_program
         )
         if policy.strongest_tier <= profile.tier <= policy.weakest_tier and not is_incomplete:
             yield profile
+
+
+def _landlock_profiles(
+    common: SandboxSpec, notes: Sequence[str], policy: IsolationPolicy
+) -> Iterator[IsolationProfile]:
+    """Yields what can be had without namespaces.
+
+    Code with root's uid may change the modes of all that root owns, and use sockets that are only
+    root's: it is offered only where no isolation at all is accepted, too.
+    """
+    spec = replace(
+        common,
+        kind=IsolationKind.LANDLOCK,
+        seccomp_program=_seccomp_program(has_namespaces=False),
+    )
+    shared = IsolationProfile(3, spec, (*notes, *_landlock_notes(landlock.version())))
+    if os.geteuid() == 0:
+        own_uid = replace(shared, per_session_uid=True)
+        if all(is_traversable(path) for path in policy.hidden_paths):
+            yield own_uid
+        program = _seccomp_program(has_namespaces=False, reads_past_modes=True)
+        reading = replace(spec, seccomp_program=program, reads_past_modes=True)
+        yield replace(own_uid, spec=reading)
+    if os.geteuid() != 0 or policy.weakest_tier >= UNSANDBOXED_TIER:
+        yield shared
 
 
 def _notes(spec: SandboxSpec) -> Iterator[str]:
@@ -236,8 +261,10 @@ def _landlock_notes(version: int) -> Iterator[str]:
         yield "processes: those of the session's user can be signalled (Linux 6.12 denies it)"
 
 
-def _seccomp_program(*, has_namespaces: bool) -> str:
-    program = seccomp.export_filter(has_namespaces=has_namespaces)
+def _seccomp_program(*, has_namespaces: bool, reads_past_modes: bool = False) -> str:
+    program = seccomp.export_filter(
+        has_namespaces=has_namespaces, reads_past_modes=reads_past_modes
+    )
     return "" if program is None else base64.b64encode(program).decode()
 
 

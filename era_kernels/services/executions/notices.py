@@ -5,10 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from signal import SIGINT
 
-from era_kernels.models import EndReason, ExecutionEnd, ExitInfo, Limits, format_size
+from era_kernels.models import MIB, EndReason, ExecutionEnd, ExitInfo, Limits, format_size
 from era_kernels.services.executions.limit_words import MEMORY, Shortage, find_shortage
-
-MIB = 1024 * 1024
 
 # Why variables are lost.
 SERVER_RESTARTED = "the server was restarted"

@@ -32,6 +32,16 @@ class Timing:
     started_from: str = "fresh"
     notices: tuple[str, ...] = ()
 
+    def machine_acquired(self, seconds: float, started_from: str) -> None:
+        """Notes that the machine was there after so many seconds."""
+        self.start = seconds
+        self.started_from = started_from
+
+    def executed(self, seconds: float, notices: tuple[str, ...]) -> None:
+        """Notes that the process had the execution for so many seconds."""
+        self.execution = seconds
+        self.notices = notices
+
 
 def milliseconds(seconds: float) -> float:
     return round(seconds * 1000, 3)

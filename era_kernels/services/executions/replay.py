@@ -6,7 +6,7 @@ of executions, which is safer, still knows that the execution ended, when, and h
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
 from era_kernels.models import (
@@ -16,7 +16,7 @@ from era_kernels.models import (
     Execution,
     LoggedEvent,
     Session,
-    format_duration,
+    lost_done,
     now,
 )
 from era_kernels.storage.log_reader import LogReader
@@ -28,13 +28,13 @@ END_LOST = ErrorEvent(
 
 async def replay(
     log: LogReader, execution: Execution, session: Session, after: int = 0
-) -> AsyncIterator[list[LoggedEvent]]:
+) -> AsyncGenerator[list[LoggedEvent], None]:
     """Yields batches of the events after a sequence number; the last event of all is `Done`.
 
     Raises ExecutionNotFound when the log is gone, StorageFailed.
     """
     batch: list[LoggedEvent] = []
-    async with aclosing(log.read(after)) as batches:  # type: ignore[type-var]
+    async with aclosing(log.read(after)) as batches:
         async for batch in batches:
             yield batch
     last = batch[-1] if batch else await log.last_event()
@@ -53,18 +53,11 @@ def _done_from_index(execution: Execution, session: Session) -> Event:
     seconds = (
         max(0.0, (finished_at - started_at).total_seconds()) if started_at and finished_at else 0.0
     )
-    return Done(
+    return lost_done(
+        execution,
+        seconds,
         exit_code=execution.exit_code or 0,
-        duration=format_duration(seconds),
-        execution_time_ms=round(seconds * 1000, 3),
-        files_modified=0,
-        session_id=session.id,
-        execution_id=execution.id,
-        state="lost",
-        started_from="fresh",
-        kernel_generation=session.kernel_generation,
-        queued_ms=0.0,
-        start_ms=0.0,
         cause=execution.cause,
+        kernel_generation=session.kernel_generation,
         data=session.data,
     )

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
-import dataclasses
 import secrets
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from functools import partial
 
+from era_kernels.concurrency.waiting import within_timeout
 from era_kernels.errors import NotRunning
 from era_kernels.models import (
     Execution,
@@ -20,7 +19,8 @@ from era_kernels.models import (
     Session,
     now,
 )
-from era_kernels.services.executions.live import LiveExecution
+from era_kernels.services.executions.cancellation import EarlyCancel
+from era_kernels.services.executions.live import LiveExecution, do_nothing, partial_result
 from era_kernels.services.executions.replay import replay
 from era_kernels.services.executions.result import ResultBuilder, RunResult
 from era_kernels.storage.execution_log import ExecutionStore
@@ -33,7 +33,7 @@ class OutputText:
     """The text of one stream: it has `total` bytes, and `read(start, stop)` yields a range."""
 
     total: int
-    read: Callable[[int, int], AsyncIterator[bytes]]
+    read: Callable[[int, int], AsyncGenerator[bytes, None]]
 
 
 class ExecutionService:
@@ -56,8 +56,14 @@ class ExecutionService:
         code: str,
         stored: bool = True,
         idempotency: IdempotencyKey | None = None,
+        *,
+        cancel_early: EarlyCancel = do_nothing,
+        is_command: bool = False,
     ) -> LiveExecution:
-        """Creates a queued execution with its log. Raises StorageFailed, InsufficientStorage."""
+        """Creates a queued execution with its log; the other arguments are LiveExecution's.
+
+        Raises StorageFailed, InsufficientStorage.
+        """
         execution = Execution(f"exec-{secrets.token_hex(12)}", session.id, code, now())
         log = await self._store.create(
             execution,
@@ -66,23 +72,20 @@ class ExecutionService:
             is_indexed=stored,
             idempotency=idempotency,
         )
-        live = LiveExecution(execution, log, self._max_result_bytes)
+        live = LiveExecution(
+            execution, log, self._max_result_bytes, cancel_early, is_command=is_command
+        )
         self._live[live.id] = live
         return live
 
     def start(self, live: LiveExecution) -> None:
         """Marks the execution as running: its kernel gets it now."""
-        live.execution = dataclasses.replace(
-            live.execution,
-            status=ExecutionStatus.RUNNING,
-            started_at=now(),
-            position=None,
-        )
+        live.start()
         self._store.update_soon(live.execution)
 
     async def finish(self, live: LiveExecution, exit_code: int, cause: str | None) -> None:
         """Marks the execution as finished, stores that, closes the log. Raises StorageFailed."""
-        live.mark_finished(exit_code, cause)
+        live.finish(exit_code, cause)
         self._unsaved[live.id] = live.execution
         on_stored = partial(self._unsaved.pop, live.id)
         try:
@@ -138,7 +141,7 @@ class ExecutionService:
 
     async def follow(
         self, session: Session, execution_id: str, after: int = 0
-    ) -> AsyncIterator[list[LoggedEvent]]:
+    ) -> AsyncGenerator[list[LoggedEvent], None]:
         """Yields events after a sequence number, then live ones. Raises ExecutionNotFound."""
         live = self.find_live(session.id, execution_id)
         if live is not None:
@@ -146,7 +149,7 @@ class ExecutionService:
         else:
             execution, log = await self._open_stored(session, execution_id)
             batches = replay(log, execution, session, after)
-        async with aclosing(batches):  # type: ignore[type-var]
+        async with aclosing(batches):
             async for batch in batches:
                 yield batch
                 del batch
@@ -158,11 +161,11 @@ class ExecutionService:
         live = self.find_live(session.id, execution_id)
         if live is not None:
             if wait_timeout > 0:
-                await _wait_at_most(live.finished, wait_timeout)
-            return await live.partial_result()
+                await within_timeout(live.finished.wait(), wait_timeout)
+            return await partial_result(live)
         execution, log = await self._open_stored(session, execution_id)
         builder = ResultBuilder(execution_id, session.id, self._max_result_bytes)
-        async with aclosing(replay(log, execution, session)) as batches:  # type: ignore[type-var]
+        async with aclosing(replay(log, execution, session)) as batches:
             async for batch in batches:
                 await builder.add_cooperatively(item.event for item in batch)
         return execution, builder.result()
@@ -194,10 +197,7 @@ class ExecutionService:
                 raise NotRunning("No run is on the session's kernel.", id=session_id)
             await self.get(session_id, execution_id)
             raise NotRunning("The execution has finished.", id=execution_id)
-        if live.interrupt is None:
-            raise NotRunning("The execution cannot be interrupted yet.", id=live.id)
         steps = await live.interrupt()
-        await live.finished.wait()
         return live.execution, live.done_event.state if live.done_event else "lost", steps
 
     async def text(self, session: Session, execution_id: str, stream: str) -> OutputText:
@@ -231,10 +231,3 @@ class ExecutionService:
         """Opens the log of a finished execution. Raises ExecutionNotFound, StorageFailed."""
         execution = await self.get(session.id, execution_id)
         return execution, await self._store.open_log(session.directory, execution_id)
-
-
-async def _wait_at_most(event: asyncio.Event, seconds: float) -> None:
-    try:
-        await asyncio.wait_for(event.wait(), seconds)
-    except TimeoutError:
-        return

@@ -63,7 +63,7 @@ class ExecutionFinisher:
             await execution.publish(events)
         except Exception as problem:
             log.warning("the end of a run was not logged", exc_info=problem)
-            execution.error = execution.error or _public_error(problem)
+            execution.fail(_public_error(problem))
             execution.publish_unlogged(events)
         outcome, output_bytes = metric_label(end, failure), execution.log.text_bytes
         self._context.metrics.run_ended(session.language, outcome, timing, output_bytes)
@@ -87,7 +87,7 @@ class ExecutionFinisher:
         """Ends an execution because something failed in the server, unless it has ended."""
         if execution.finished.is_set():
             return
-        execution.error = execution.error or _public_error(problem)
+        execution.fail(_public_error(problem))
         await self.finish(execution, end, Timing(), session, 0)
 
 

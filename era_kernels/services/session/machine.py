@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from typing import Any, TypeVar
+from contextlib import AbstractContextManager
+from typing import Any, Protocol, TypeVar
 
+from era_kernels.concurrency.background import BackgroundTasks
+from era_kernels.concurrency.waiting import ends_before
 from era_kernels.errors import EraError, KernelStartFailed
 from era_kernels.kernels.machine import Machine
 from era_kernels.models import EndReason
@@ -13,23 +16,31 @@ from era_kernels.models import EndReason
 T = TypeVar("T")
 
 
+class Opener(Protocol):
+    """Opens machines and starts kernels in them, counted against max_kernels."""
+
+    def reserved(self) -> AbstractContextManager[None]:
+        """Keeps a place for the session while the context is open. Raises AtCapacity."""
+
+    async def open(self, env: Mapping[str, str], with_kernel: bool) -> Machine:
+        """Opens a machine, with or without a kernel."""
+
+    async def start_kernel(self, machine: Machine, env: Mapping[str, str]) -> None:
+        """Starts a kernel in a machine, and ends the machine when that fails."""
+
+
 class SessionMachine:
     """Opens a session's machine when it is needed, shares it, and stops it.
 
-    `open_machine` opens a machine, with or without a kernel; `start_kernel` starts a kernel in a
-    machine, and ends the machine when that fails. `on_reaped` is called when nothing is left of a
-    machine that has ended, before the next is opened.
+    `on_reaped` is called when nothing is left of a machine that has ended, before the next is
+    opened.
     """
 
-    def __init__(
-        self,
-        open_machine: Callable[[Mapping[str, str], bool], Coroutine[Any, Any, Machine]],
-        start_kernel: Callable[[Machine, Mapping[str, str]], Coroutine[Any, Any, None]],
-        on_reaped: Callable[[], Awaitable[None]],
-    ) -> None:
-        self._open_machine = open_machine
-        self._start_kernel = start_kernel
+    def __init__(self, opener: Opener, on_reaped: Callable[[], Awaitable[None]]) -> None:
+        self._opener = opener
         self._on_reaped = on_reaped
+        # Starts of machines; they go on when the one that waited for them is cancelled.
+        self._background = BackgroundTasks(expected_errors=(EraError,))
         self._lock = asyncio.Lock()
         self._start_task: asyncio.Task[Any] | None = None
         self.is_starting = False  # True while a kernel starts
@@ -47,39 +58,49 @@ class SessionMachine:
         """True if there is a machine that has not ended, with a kernel in it."""
         return self._machine is not None and self.is_alive and self._machine.has_kernel
 
-    @property
-    def ready_machine(self) -> Machine | None:
-        """The machine, if its kernel has started; else None. Reading this starts nothing."""
-        return self._machine if self.has_kernel and not self.is_starting else None
+    def find(self, *, with_kernel: bool = False) -> Machine | None:
+        """Returns the machine that runs now, if there is one; starts nothing.
+
+        `with_kernel`: only if its kernel has started.
+        """
+        is_found = self.has_kernel and not self.is_starting if with_kernel else self.is_alive
+        return self._machine if is_found else None
 
     @property
     def is_idle(self) -> bool:
         """True if there is no machine and none is being opened or reaped."""
         return not self.is_alive and not self._lock.locked()
 
-    async def acquire(self, env: Mapping[str, str]) -> tuple[Machine, str]:
-        """Returns the machine for a run, opened if there is none, and `started_from`.
+    async def acquire(
+        self, env: Mapping[str, str], cancelled: asyncio.Event, *, with_kernel: bool = True
+    ) -> tuple[Machine, str] | None:
+        """Returns the machine and `started_from`, or None when `cancelled` is set first.
 
-        That is `fresh` for the first run on a machine, else `live`. Raises KernelStartFailed,
-        LanguageUnavailable, StorageFailed, EndUnfinished (of the machine before), or the error that
-        `close` was given.
+        A machine is opened, or a kernel started, if there is none; that goes on when the caller is
+        cancelled. `started_from` is `fresh` for the first run on a machine, and for a command that
+        had to open it, else `live`. A command does not wait for a kernel that is just starting.
+        Raises AtCapacity, KernelStartFailed, LanguageUnavailable, StorageFailed, EndUnfinished (of
+        the machine before), or the error that `close` was given.
         """
+        if not with_kernel and self._machine and self.is_alive and self._closed_error is None:
+            return self._machine, "live"
+        if not (with_kernel and self.has_kernel):
+            start_task = self._background.spawn(self._start(env, with_kernel))
+            if not await ends_before(start_task, cancelled):
+                return None
+            started = start_task.result()
+            if not with_kernel:
+                return started
         async with self._lock:
             machine = await self._ensure_machine(env)
             started_from, self._is_unused = ("fresh" if self._is_unused else "live"), False
             return machine, started_from
 
-    async def acquire_sandbox(self, env: Mapping[str, str]) -> tuple[Machine, str]:
-        """Returns the machine for a command, and `live` if it was there already, else `fresh`.
-
-        Opens a machine without a kernel if there is none; does not wait for a kernel that is just
-        starting in the machine. Raises as `acquire` does.
-        """
-        if self._machine is not None and self.is_alive and self._closed_error is None:
-            return self._machine, "live"
-        async with self._lock:
-            started_from = "live" if self.is_alive else "fresh"
-            return await self._ensure_machine(env, with_kernel=False), started_from
+    async def _start(self, env: Mapping[str, str], with_kernel: bool) -> tuple[Machine, str]:
+        with self._opener.reserved():
+            async with self._lock:
+                started_from = "live" if self.is_alive else "fresh"
+                return await self._ensure_machine(env, with_kernel=with_kernel), started_from
 
     async def ensure_started(self, env: Mapping[str, str]) -> None:
         """Opens a machine with a kernel unless there is one. Raises as `acquire` does."""
@@ -93,12 +114,12 @@ class SessionMachine:
             self._check_open()  # reaping may have taken long
             self._is_unused = True
             self._machine = await self._cancellable(
-                self._open_machine(env, with_kernel), with_kernel
+                self._opener.open(env, with_kernel), with_kernel
             )
         elif with_kernel and not self._machine.has_kernel:
             machine = self._machine
             try:
-                await self._cancellable(self._start_kernel(machine, env), with_kernel)
+                await self._cancellable(self._opener.start_kernel(machine, env), with_kernel)
             except KernelStartFailed:
                 if not machine.ended.done() or machine.ended.result().reason != EndReason.RESTARTED:
                     raise

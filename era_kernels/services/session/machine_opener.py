@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Hashable, Mapping
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 
 from era_kernels.errors import EndUnfinished, SessionNotFound
+from era_kernels.kernels.kernel import discard_output
 from era_kernels.kernels.machine import Machine
 from era_kernels.models import EndReason, ExitInfo
 from era_kernels.services.context import ServiceContext
@@ -36,9 +37,14 @@ class MachineOpener:
         self._notify_ended = on_ended
         self._releases: set[asyncio.Task[None]] = set()
 
+    def reserved(self) -> AbstractContextManager[None]:
+        """Keeps a place for the session while the context is open. Raises AtCapacity."""
+        return self._context.kernel_limiter.reserved(self._borrower)
+
     async def open(self, env: Mapping[str, str], with_kernel: bool) -> Machine:
         """Opens a new machine. Raises what the host raises, StorageFailed, SessionNotFound."""
         context, session = self._context, self._state.session
+        log = context.logs.live_log(session.directory) if self._state.is_stored else None
         paths, limits = context.paths_for(session), context.limits_for(session)
         with context.metrics.kernel_starting(session.language) if with_kernel else nullcontext():
             machine = await context.host.open(
@@ -49,9 +55,8 @@ class MachineOpener:
                 kernel_name=session.kernel,
                 kernel=with_kernel,
                 storage=lambda: context.storage_scope_of(self._state.session),
+                on_late_output=discard_output if log is None else log.write,
             )
-        if self._state.is_stored:
-            machine.on_late_output = context.logs.live_log(session.directory).write
         context.kernel_limiter.acquire(self._borrower)
         machine.ended.add_done_callback(partial(self._on_machine_ended, machine))
         if with_kernel:
@@ -68,7 +73,6 @@ class MachineOpener:
         await self._record_start(machine)
 
     async def _record_start(self, machine: Machine) -> None:
-        machine.kernel.on_late_output = machine.on_late_output
         machine.ended.add_done_callback(partial(self._on_kernel_ended, machine))
         try:
             # Durable before any code runs: after a crash only this number tells that variables were

@@ -3,130 +3,106 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from typing import Protocol
 
 from era_kernels.errors import QueueFull
-from era_kernels.models import Submission
 from era_kernels.services.capacity import RETRY_AFTER_SECONDS
-from era_kernels.services.executions.live import LiveExecution
-from era_kernels.services.session.cancellation import Cancellation
 
 
-@dataclass(slots=True, eq=False, kw_only=True)
+class QueueItem(Protocol):
+    """Names what the queue needs of what is in it."""
+
+    has_machine: bool  # the session's machine was given to it
+    done: asyncio.Event  # set when its turn is over
+
+    @property
+    def is_over(self) -> bool:
+        """True when callers know of its end already, though its turn is not over yet."""
+
+    def set_position(self, position: int) -> None:
+        """Tells it how many others are before it."""
+
+    async def run(self) -> None:
+        """Does its work: it is its turn. Must not raise."""
+
+
 class QueueSlot:
-    """A place in the queue: `ready` is set when it comes to the front, `done` when it is over."""
+    """A turn in the queue for a caller that works outside it: `ready` is set when it comes."""
 
-    has_machine: bool = False  # the session's machine was given to it
-    ready: asyncio.Event = field(default_factory=asyncio.Event)
-    done: asyncio.Event = field(default_factory=asyncio.Event)
+    has_machine = False
+    is_over = False
 
-    async def run(self, run_queued: Callable[[QueuedRun], Awaitable[None]]) -> None:
-        """Wakes the holder of the slot; returns when the slot is done."""
+    def __init__(self) -> None:
+        self.ready = asyncio.Event()
+        self.done = asyncio.Event()
+
+    def set_position(self, position: int) -> None:
+        """Does nothing: the caller only waits."""
+
+    async def run(self) -> None:
+        """Wakes the caller; returns when it is done."""
         self.ready.set()
         await self.done.wait()
 
-    def set_position(self, position: int) -> None:
-        """Sets how many slots are before this one."""
-
-    @property
-    def is_over(self) -> bool:
-        """True when callers know of its end already, though its place is not free yet."""
-        return False
-
-
-@dataclass(slots=True, eq=False)
-class QueuedRun(QueueSlot):
-    """A run's place in the queue.
-
-    `open_task` ends when the run's log is open, or could not be opened.
-    """
-
-    submission: Submission
-    timeout: float
-    cancellation: Cancellation
-    queued_at: float = field(default_factory=time.monotonic)
-    open_task: asyncio.Task[LiveExecution] | None = None
-    execution: LiveExecution | None = None
-
-    async def run(self, run_queued: Callable[[QueuedRun], Awaitable[None]]) -> None:
-        await run_queued(self)
-
-    @property
-    def is_over(self) -> bool:
-        return self.execution is not None and self.execution.done_event is not None
-
-    def set_position(self, position: int) -> None:
-        if self.execution is not None:
-            self.execution.execution = dataclasses.replace(
-                self.execution.execution, position=position or None
-            )
-
 
 class RunQueue:
-    """Runs the slots of one session, one at a time, in order of arrival.
+    """Runs the items of one session, one at a time, in order of arrival.
 
-    `run_queued` runs the first, which stays in the queue meanwhile; `on_idle` is called when the
-    queue is empty. Neither may raise.
+    The first stays in the queue while it runs; `on_idle` is called when the queue is empty, and may
+    not raise.
     """
 
-    def __init__(
-        self,
-        max_waiting: int,
-        run_queued: Callable[[QueuedRun], Awaitable[None]],
-        on_idle: Callable[[], Awaitable[None]],
-    ) -> None:
+    def __init__(self, max_waiting: int, on_idle: Callable[[], Awaitable[None]]) -> None:
         self._max_waiting = max_waiting
-        self._run_queued = run_queued
         self._on_idle = on_idle
-        self._slots: deque[QueueSlot] = deque()
-        self._current: QueueSlot | None = None
+        self._items: deque[QueueItem] = deque()
+        self._current: QueueItem | None = None
         self._worker: asyncio.Task[None] | None = None
         self.idle_since = time.monotonic()
 
     def __len__(self) -> int:
-        """Returns how many slots run or wait."""
-        return len(self._slots)
+        """Returns how many items run or wait."""
+        return len(self._items)
 
     @property
-    def slots_with_machine(self) -> list[QueueSlot]:
-        """The slots that have the machine: one run, or none."""
-        return [slot for slot in self._slots if slot.has_machine]
+    def with_machine(self) -> list[QueueItem]:
+        """The items that have the machine: one run, or none."""
+        return [item for item in self._items if item.has_machine]
 
     @property
     def is_busy(self) -> bool:
-        """True while a slot runs or waits: one that comes now has to wait for it."""
-        return any(not slot.is_over for slot in self._slots)
+        """True while an item runs or waits: one that comes now has to wait for it."""
+        return any(not item.is_over for item in self._items)
 
     @property
     def is_working(self) -> bool:
         return self._worker is not None and not self._worker.done()
 
     def check_capacity(self) -> None:
-        """Raises QueueFull when `max_waiting` slots wait already."""
+        """Raises QueueFull when `max_waiting` items wait already."""
         if len(self) > self._max_waiting:
             raise QueueFull(
                 f"{len(self) - 1} runs wait in this session already.",
                 retry_after=RETRY_AFTER_SECONDS,
             )
 
-    def add(self, slot: QueueSlot) -> None:
-        self._slots.append(slot)
+    def add(self, item: QueueItem) -> None:
+        self._items.append(item)
         self.wake()
 
-    def remove(self, slot: QueueSlot) -> bool:
-        """Removes a slot that still waits; those behind it move up.
+    def remove(self, item: QueueItem) -> bool:
+        """Removes an item that still waits; those behind it move up.
 
-        Returns False if the slot runs or is done.
+        Returns False if the item runs or is done.
         """
-        if slot is self._current or slot.done.is_set():
+        if item is self._current or item.done.is_set():
             return False
-        slot.done.set()
-        self._slots.remove(slot)
+        item.done.set()
+        self._items.remove(item)
         self._update_positions()
         return True
 
@@ -146,37 +122,37 @@ class RunQueue:
             self.remove(slot)
             slot.done.set()
 
-    def position(self, slot: QueueSlot) -> int:
-        """Returns how many slots are before this one."""
-        return self._slots.index(slot)
+    def position(self, item: QueueItem) -> int:
+        """Returns how many items are before this one."""
+        return self._items.index(item)
 
     def wake(self) -> None:
-        """Starts the worker unless it works: it runs all slots, then calls `on_idle`."""
+        """Starts the worker unless it works: it runs all items, then calls `on_idle`."""
         if not self.is_working:
             self._worker = asyncio.create_task(self._run_all())
 
     async def wait_idle(self) -> None:
-        """Waits until no slot runs or waits, and `on_idle` has returned."""
+        """Waits until no item runs or waits, and `on_idle` has returned."""
         if self._worker is not None:
             await asyncio.wait([self._worker])
 
     async def _run_all(self) -> None:
         has_idled = False
-        while self._slots or not has_idled:
-            has_idled = not self._slots
+        while self._items or not has_idled:
+            has_idled = not self._items
             if has_idled:
                 await self._on_idle()
                 continue
-            slot = self._current = self._slots[0]
+            item = self._current = self._items[0]
             try:
-                await slot.run(self._run_queued)
+                await item.run()
             finally:
                 self._current = None
-                self._slots.remove(slot)
-                slot.done.set()
+                self._items.remove(item)
+                item.done.set()
                 self.idle_since = time.monotonic()
                 self._update_positions()
 
     def _update_positions(self) -> None:
-        for position, slot in enumerate(self._slots):
-            slot.set_position(position)
+        for position, item in enumerate(self._items):
+            item.set_position(position)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from era_kernels.errors import EraError
-from era_kernels.models import EndReason, JsonObject, Session
-from era_kernels.services.validation import check_json_size_async
+from era_kernels.models import EndReason, Session
 from era_kernels.storage.sessions import SessionStore
 
 
@@ -24,6 +23,11 @@ class SessionState:
     def is_deleted(self) -> bool:
         return self.closed_with is not None and self.closed_with[0] is not EndReason.STOPPED
 
+    def close(self, reason: EndReason, closed_error: EraError) -> tuple[EndReason, EraError]:
+        """Notes that the session ends; returns how it ended first, with the error for callers."""
+        self.closed_with = self.closed_with or (reason, closed_error)
+        return self.closed_with
+
     def check_open(self) -> None:
         """Raises the error that callers get once the session has ended."""
         if self.closed_with is not None:
@@ -37,11 +41,6 @@ class SessionState:
         if self.is_stored:
             await self._store.update(self.session, **changes)
         self.session = dataclasses.replace(self.session, **changes)  # type: ignore[arg-type]
-
-    async def update_data(self, data: JsonObject) -> None:
-        """Replaces the session's data. Raises as `update` does, and TooLarge."""
-        await check_json_size_async(data, "data")
-        await self.update(data=data)
 
     def update_soon(self, **changes: object) -> None:
         """Changes fields, and does not wait until they are durable."""

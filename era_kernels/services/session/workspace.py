@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from era_kernels.errors import EraError, SessionNotFound, TooLarge
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+from era_kernels.errors import EraError, SessionNotFound, StorageFailed, TooLarge
 from era_kernels.models import NO_FILES_CHANGED, FilesChanged, JsonObject, now
 from era_kernels.services.executions.live import LiveExecution
-from era_kernels.services.session.machine import SessionMachine
 from era_kernels.services.session.state import SessionState
 from era_kernels.services.session.workspace_tracker import WorkspaceTracker
-from era_kernels.services.validation import check_json_size_async, merge_data
+from era_kernels.services.validation import check_json_size, merge_data
+from era_kernels.storage.workspaces import FileChange, Workspaces
+
+log = logging.getLogger(__name__)
 
 
 class SessionWorkspace:
@@ -19,21 +26,58 @@ class SessionWorkspace:
     data then, or when another execution starts, so that none overwrites what another has written.
     """
 
-    def __init__(
-        self, state: SessionState, tracker: WorkspaceTracker, session_machine: SessionMachine
-    ) -> None:
+    def __init__(self, state: SessionState, workspaces: Workspaces) -> None:
         self._state = state
-        self._tracker = tracker
-        self._session_machine = session_machine
+        self._tracker = WorkspaceTracker(workspaces, state.session.directory)
+        self._lock = asyncio.Lock()  # the session's data and the data file change together
         self._active_count = 0
 
-    async def update_data(self, data: JsonObject) -> None:
+    async def update_data(self, **changes: object) -> None:
+        """Changes stored fields, `data` among them, and writes the data file.
+
+        They are durable when this returns. Raises SessionNotFound, StorageFailed.
+        """
+        async with self._lock:
+            await self._state.update(**changes)
+            try:
+                await self._tracker.write_data_file(self._state.session.data)
+            except StorageFailed as problem:  # the file is written again before the next run
+                extra = {"session": self._state.session.id, "why": problem.message}
+                log.warning("the data file was not written", extra=extra)
+
+    async def merge_data(self, data: JsonObject) -> None:
         """Merges `data` into the session's. Raises TooLarge, StorageFailed, SessionNotFound."""
         # The whole cannot be smaller, and a bomb is not merged.
-        await check_json_size_async(data, "data")
-        async with self._tracker.lock:
+        await check_json_size(data, "data")
+        async with self._lock:
             await self._adopt_changed_data()
-            await self._state.update_data(merge_data(self._state.session.data, data))
+            await self._replace_data(merge_data(self._state.session.data, data))
+
+    async def change_file(self, operation: Callable[[], Awaitable[FileChange]]) -> None:
+        """Lets `operation` put or delete a file, never while `after_run` looks at the files.
+
+        None starts once the session has ended: the directory must not grow while it is removed.
+        """
+        async with self._lock:
+            self._state.check_open()
+            change = await self._tracker.change_file(operation)
+        session = self._state.session
+        self._state.update_soon(
+            file_count=max(0, session.file_count + change.count_delta),
+            total_size=max(0, session.total_size + change.size_delta),
+        )
+
+    async def clear_files(self) -> None:
+        """Removes all files."""
+        async with self._lock:
+            await self._tracker.clear_files()
+        self._state.update_soon(file_count=0, total_size=0)
+
+    @asynccontextmanager
+    async def frozen(self) -> AsyncIterator[None]:
+        """Keeps files and data from changing, except by code, while the context is open."""
+        async with self._lock:
+            yield
 
     async def before_run(self, *, exclusive: bool) -> None:
         """Records the state of the files and writes the session's data to `.session_data.json`.
@@ -42,7 +86,7 @@ class SessionWorkspace:
         that file alone. Raises StorageFailed, SessionNotFound; `after_run` must be called even
         then.
         """
-        async with self._tracker.lock:
+        async with self._lock:
             self._active_count += 1
             if self._active_count > 1:
                 await self._adopt_changed_data()
@@ -52,11 +96,11 @@ class SessionWorkspace:
     async def after_run(self, execution: LiveExecution) -> FilesChanged:
         """Records what an execution changed; returns the files.
 
-        Data that it wrote to `.session_data.json` become the session's. A failure is stored in
-        `execution.error`.
+        Data that it wrote to `.session_data.json` become the session's. A failure is that of
+        the execution.
         """
         try:
-            async with self._tracker.lock:
+            async with self._lock:
                 self._active_count -= 1
                 if self._state.is_deleted:
                     return NO_FILES_CHANGED
@@ -70,21 +114,9 @@ class SessionWorkspace:
         except SessionNotFound:  # the session is just being deleted
             return NO_FILES_CHANGED
         except EraError as problem:
-            execution.error = execution.error or problem
+            execution.fail(problem)
             return NO_FILES_CHANGED
         return after.files_changed
-
-    async def cleanup(self, execution: LiveExecution) -> None:
-        """Removes what an ended machine left behind, if the session is not persistent.
-
-        Its files are removed then, too. A failure is stored in `execution.error`.
-        """
-        if self._state.session.persistent or self._state.is_deleted:
-            return
-        try:
-            await self._session_machine.reap()
-        except EraError as problem:
-            execution.error = execution.error or problem
 
     async def _adopt_changed_data(self) -> None:
         if self._active_count:
@@ -95,6 +127,10 @@ class SessionWorkspace:
         if data is None:
             return
         try:
-            await self._state.update_data(data)
+            await self._replace_data(data)
         except TooLarge:
             return
+
+    async def _replace_data(self, data: JsonObject) -> None:
+        await check_json_size(data, "data")
+        await self._state.update(data=data)

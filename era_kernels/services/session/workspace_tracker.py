@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable
 
 from era_kernels.models import JsonObject
@@ -18,12 +17,10 @@ from era_kernels.storage.workspaces import (
 class WorkspaceTracker:
     """Remembers the state of the files and of `.session_data.json` after the last run.
 
-    Callers hold the `lock`, so that the session's data and the data file change together.
-    All methods raise StorageFailed, InsufficientStorage.
+    One call at a time may be under way. All methods raise StorageFailed, InsufficientStorage.
     """
 
     def __init__(self, workspaces: Workspaces, directory: str) -> None:
-        self.lock = asyncio.Lock()
         self._workspaces = workspaces
         self._directory = directory
         self._data_file: SessionDataFile | None = None

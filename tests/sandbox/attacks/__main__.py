@@ -1,7 +1,8 @@
 """Runs every attack in isolated sandboxes; prints one line of JSON each.
 
 `python -m tests.sandbox.attacks TIER [ATTACK …]`, as whatever user; needs nothing but the standard
-library. With names, only these are run (of those that share a sandbox, all of its module).
+library. With names, only these are run (of those that share a sandbox, all of its module). After
+the tier, `private` puts the server's data where only its user may go.
 """
 
 from __future__ import annotations
@@ -86,16 +87,16 @@ def attacks() -> dict[str, str]:
     return {n: (f.__doc__ or "").strip() for m in modules for n, f in attacks_of(m).items()}
 
 
-async def main(tier: int, names: Collection[str]) -> None:
+async def main(tier: int, names: Collection[str], *, is_private: bool) -> None:
     with tempfile.TemporaryDirectory(prefix="era-", dir="/tmp") as name:
         base = Path(name)
-        if os.geteuid() == 0:
-            base.chmod(0o711)  # else sessions cannot have uids of their own in tier 3
+        if os.geteuid() == 0 and not is_private:
+            base.chmod(0o711)  # else sessions get CAP_DAC_READ_SEARCH in tier 3
         with host_targets(base) as host:
             wish = IsolationPolicy(
                 strongest_tier=tier,
                 weakest_tier=tier,
-                allow_shared_uid=True,
+                allow_weak_tier3=True,
                 hidden_paths=(base / "data",),
             )
             sandboxes = await Sandboxes.open(base / "r", (), (), wish)
@@ -105,6 +106,7 @@ async def main(tier: int, names: Collection[str]) -> None:
                     "walls": profile.spec.kind,
                     "tier": profile.tier,
                     "shares_uid": profile.shares_uid,
+                    "reads_past_modes": profile.spec.reads_past_modes,
                 }
                 print(json.dumps(tier_line), flush=True)
                 await run_all(sandboxes, base, host, names or attacks())
@@ -267,9 +269,12 @@ def host_targets(base: Path) -> Iterator[dict[str, Any]]:
         path_socket = stack.enter_context(socket.socket(socket.AF_UNIX))
         path_socket.bind(f"/tmp/{name}.sock")
         Path(f"/tmp/{name}.sock").chmod(0o777)
-        for listener in (abstract, path_socket):
+        private_socket = stack.enter_context(socket.socket(socket.AF_UNIX))
+        private_socket.bind(f"/tmp/{name}.private")
+        Path(f"/tmp/{name}.private").chmod(0o600)
+        for listener in (abstract, path_socket, private_socket):
             listener.listen()
-        for listener in (tcp, abstract, path_socket):
+        for listener in (tcp, abstract, path_socket, private_socket):
             threading.Thread(target=answer, args=(listener,), daemon=True).start()
         threading.Thread(target=echo, args=(udp,), daemon=True).start()
         yield {
@@ -278,11 +283,12 @@ def host_targets(base: Path) -> Iterator[dict[str, Any]]:
             "server_cmdline": Path("/proc/self/cmdline").read_text(),
             "tcp": tcp.getsockname()[1], "udp": udp.getsockname()[1],
             "abstract": name, "path_socket": f"/tmp/{name}.sock",
+            "private_socket": f"/tmp/{name}.private",
             "network": str(Path("/proc/self/ns/net").readlink()),
             "in_tmp": [f"{name}.txt", f"{name}.sock", "neighbours"], "in_shm": [f"{name}.txt"],
             "shm_id": -1, "shm_device": Path("/dev/shm").stat().st_dev,
         }  # fmt: skip
-    for path in (*shared, Path(f"/tmp/{name}.sock")):
+    for path in (*shared, Path(f"/tmp/{name}.sock"), Path(f"/tmp/{name}.private")):
         path.unlink()
 
 
@@ -313,4 +319,5 @@ def echo(end: socket.socket) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(int(sys.argv[1]), sys.argv[2:]))
+    names = [name for name in sys.argv[2:] if name != "private"]
+    asyncio.run(main(int(sys.argv[1]), names, is_private="private" in sys.argv[2:]))

@@ -176,6 +176,16 @@ def chmod_server_data(host: Host) -> object:
     return True
 
 
+def link_by_descriptor(host: Host) -> object:
+    """Link a file of the server by a descriptor that was opened without rights to the file."""
+    path = os.open(host["secret"], os.O_PATH)
+    libc = ctypes.CDLL(None, use_errno=True)
+    at_fdcwd, at_empty_path = -100, 0x1000
+    if libc.linkat(path, b"", at_fdcwd, b"linked", at_empty_path) < 0:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    return open("linked").read()
+
+
 def write_mount(host: Host) -> object:
     """Change a file of a directory that the operator offers."""
     with open(host["mount"] + "/rows", "r+") as file:

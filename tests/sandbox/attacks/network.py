@@ -113,6 +113,11 @@ def path_socket(host: Host) -> object:
     return _spoken(socket.AF_UNIX, socket.SOCK_STREAM, host["path_socket"])
 
 
+def private_socket(host: Host) -> object:
+    """Connect to a unix socket of the host that only the server's user may use."""
+    return _spoken(socket.AF_UNIX, socket.SOCK_STREAM, host["private_socket"])
+
+
 def neighbour_port(host: Host) -> object:
     """Connect to the port on which another session's kernel listens, or a server of its user."""
     with socket.socket() as end:

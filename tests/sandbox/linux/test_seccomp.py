@@ -20,6 +20,7 @@ ROOT = Path(__file__).parents[3]
 X86 = platform.machine() == "x86_64"
 ALIAS = 1 << 32  # the upper half of a register, which Linux ignores for an int
 EPERM, ENOSYS, ALLOWED = errno.EPERM, errno.ENOSYS, None
+NO_FAMILY = errno.EAFNOSUPPORT
 # The numbers of system calls on x86_64 and aarch64.
 NUMBERS = {
     name: x86 if X86 else arm
@@ -32,7 +33,9 @@ NUMBERS = {
         ("process_vm_readv", 310, 270), ("process_vm_writev", 311, 271), ("move_pages", 279, 239),
         ("migrate_pages", 256, 238), ("shmget", 29, 194), ("shmat", 30, 196), ("shmctl", 31, 195),
         ("semget", 64, 190), ("semctl", 66, 191), ("msgget", 68, 186), ("msgctl", 71, 187),
-        ("mq_open", 240, 180), ("mq_unlink", 241, 181), *((n, k, k) for n, k in
+        ("mq_open", 240, 180), ("mq_unlink", 241, 181), ("socket", 41, 198),
+        ("socketpair", 53, 199), ("io_setup", 206, 0), ("prctl", 157, 167), ("ioctl", 16, 29),
+        *((n, k, k) for n, k in
         seccomp.NEW_SYSCALLS.items()),
     )
 }  # fmt: skip
@@ -92,6 +95,22 @@ CASES: list[tuple[str, tuple[object, ...], int | None, int | None]] = [
     ("prlimit64", (OTHER, 7, 0, 0), ALLOWED, ALLOWED),
     ("prlimit64", (OTHER, 99, "limits", 0), ALLOWED, EPERM),
     ("prlimit64", (0, 99, "limits", 0), ALLOWED, ALLOWED),
+    ("io_setup", (1, 0), ENOSYS, ENOSYS),
+    ("prctl", (62, 0, 0, 0, 0), errno.EINVAL, errno.EINVAL),
+    ("prctl", (ALIAS + 62, 1, 0, 0, 0), errno.EINVAL, errno.EINVAL),
+    ("prctl", (3, 0, 0, 0, 0), ALLOWED, ALLOWED),  # PR_GET_DUMPABLE
+    *(("socketpair", (family, 1, 0, 0), NO_FAMILY, NO_FAMILY)
+      for family in (2, 10, 16, 17, 29, 30, 38, 40, ALIAS + 30)),
+    ("socketpair", (1, 1, 0, 0), ALLOWED, ALLOWED),
+    *(("socket", (family, kind, 0), errno.ESOCKTNOSUPPORT, NO_FAMILY)
+      for family in (2, 10) for kind in (4, 5, 6, 5 | 0o2004000, ALIAS + 6)),
+    *(("socket", (family, kind, protocol), errno.EPROTONOSUPPORT, NO_FAMILY)
+      for family in (2, 10) for kind in (1, 2) for protocol in (33, 115, 132, 256, ALIAS + 132)),
+    *(("socket", (family, kind, 0), ALLOWED, NO_FAMILY) for family in (2, 10) for kind in (1, 2)),
+    *(("socket", (1, kind, 0), ALLOWED, ALLOWED) for kind in (1, 2, 5)),
+    *(("ioctl", (0, 0x50009400 | number), errno.EOPNOTSUPP, errno.EOPNOTSUPP)
+      for number in (1, 14, 23, 24)),
+    ("ioctl", (0, 0x40049409, 0), ALLOWED, ALLOWED),  # FICLONE
     ("personality", (0xFFFFFFFF,), ALLOWED, ALLOWED),
     ("personality", (0x0040000,), EPERM, EPERM),
     ("personality", (0x0400000 + ALIAS,), EPERM, EPERM),

@@ -104,6 +104,23 @@ def test_reserve(tmp_path: Path) -> None:
     assert measure(session, breach=FULL) is None
 
 
+def test_old_growth_ends_nobody(tmp_path: Path) -> None:
+    """Who wrote as much long ago goes on; who writes now ends, though he also wrote long ago."""
+    session = session_of(tmp_path)
+    assert measure(session) is None
+    (tmp_path / "old").write_bytes(bytes(MIB // 2))
+    session.growth.add(MIB // 2, 100)
+    session.growth.add(MIB // 4, 200)  # what nobody is known to have written: not this session
+    measurement = DiskMeasurement(session, lambda: (), lambda: 0, breach=FULL)
+    assert measurement.advance(60)
+    assert measurement.excess is None
+    assert measurement.is_unsure
+    assert measure(session, breach=FULL) is None
+    (tmp_path / "new").write_bytes(bytes(MIB // 4))
+    session.growth.add(MIB // 4, 300)
+    assert measure(session, breach=FULL) == FULL.message
+
+
 def test_it_is_given_up(tmp_path: Path) -> None:
     """A measurement that is closed in the middle leaves no descriptor."""
     for number in range(300):

@@ -108,9 +108,9 @@ def test_without_lists_of_children(monkeypatch: pytest.MonkeyPatch) -> None:
         raise FileNotFoundError
 
     with other_listener() as (pid, port), other_listener() as (another, _):
-        expected = set(tcp_owners._sandbox_pids(os.getpid()))
+        expected = set(tcp_owners.sandbox_pids(os.getpid()))
         monkeypatch.setattr(tcp_owners, "_children", no_such_file)
-        assert {pid, another} <= set(tcp_owners._sandbox_pids(os.getpid())) <= expected
+        assert {pid, another} <= set(tcp_owners.sandbox_pids(os.getpid())) <= expected
         assert tcp_owners.check_listeners(pid, port)
         with pytest.raises(PermissionError):
             tcp_owners.check_listeners(another, port)

@@ -17,7 +17,8 @@ from era_kernels.models import (
     Stdout,
     now,
 )
-from era_kernels.services.executions.live import MAX_RECENT_BYTES, RecentEvents
+from era_kernels.services.executions.feed import MAX_RECENT_BYTES, RecentEvents
+from era_kernels.services.executions.live import partial_result
 from tests.services.executions.manual_execution import ManualExecution, recorded, seqs
 from tests.services.executions.test_result import DONE
 from tests.services.service_fixture import Services, events_of, logged_events_of
@@ -110,7 +111,7 @@ async def test_slow_reader_reads_the_file(services: Services) -> None:
     """A reader that stays far behind gets everything exactly once, in order, then goes live."""
     live = await ManualExecution.open(services)
     got: list[LoggedEvent] = []
-    async with aclosing(live.running.follow()) as batches:  # type: ignore[type-var]
+    async with aclosing(live.running.follow()) as batches:
         await live.running.publish([Stdout("0")])
         got += await anext(batches)
         for n in range(1, 30):
@@ -151,7 +152,7 @@ async def test_end_that_cannot_be_logged(
     await services.executions.finish(live.running, 1, "exit 1")
     events = await events_of(live.running)
     assert events == [Stdout(BLOCK)] * 10 + end
-    _, answer = await live.running.partial_result()
+    _, answer = await partial_result(live.running)
     assert (answer.exit_code, answer.stderr) == (1, BLOCK * 5)
 
 

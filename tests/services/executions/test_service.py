@@ -12,7 +12,7 @@ from era_kernels.models import (
     ExecutionStatus,
     Stdout,
 )
-from era_kernels.services.executions.live import MAX_RECENT_BYTES
+from era_kernels.services.executions.feed import MAX_RECENT_BYTES
 from tests.services.conftest import OpenServices
 from tests.services.executions.manual_execution import ManualExecution, seqs
 from tests.services.service_fixture import Services, logged_events_of, sleep_briefly

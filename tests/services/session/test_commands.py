@@ -260,8 +260,8 @@ async def test_restart_while_others_come(services: Services) -> None:
     run = await services.submit("wait")
     await services.until_running(1)
     async with services.sessions.borrow("s1") as live:
-        tracker = live._tracker  # holding its lock delays `after_run`
-    async with tracker.lock:
+        workspace = live._workspace  # frozen, it delays `after_run`
+    async with workspace.frozen():
         restarting = asyncio.ensure_future(services.sessions.restart("s1", ""))
         while not services.host.machines[0].ended.done():
             await sleep_briefly()

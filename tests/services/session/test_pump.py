@@ -20,7 +20,8 @@ from era_kernels.models import (
     Stdout,
 )
 from era_kernels.services.executions.live import LiveExecution
-from era_kernels.services.session.pump import OUTPUT_LOST, format_size, pump_kernel
+from era_kernels.services.session.pump import OUTPUT_LOST, format_size, pump
+from era_kernels.services.session.runs import KernelProcess
 from tests.fakes import FakeHost, FakeMachine, Item, Script
 from tests.services.service_fixture import SESSION_PATHS, Services
 
@@ -36,7 +37,7 @@ async def open_parts(services: Services, script: Script) -> tuple[LiveExecution,
 async def run_pump(
     running: LiveExecution, machine: FakeMachine, max_bytes: int = 1 << 30
 ) -> ExecutionEnd:
-    end = await pump_kernel(running, cast(Machine, machine), REQUEST, max_bytes)
+    end = await pump(running, KernelProcess(cast(Machine, machine), REQUEST, ()), max_bytes)
     await close_log(running)
     return end
 
@@ -90,7 +91,7 @@ async def test_log_comes_first(services: Services, monkeypatch: pytest.MonkeyPat
 
     reader = asyncio.create_task(read())
     await run_pump(running, machine)
-    running.mark_finished(3, None)
+    running.finish(3, None)
     await reader
     assert seen == written
 

@@ -8,32 +8,28 @@ import pytest
 
 from era_kernels.errors import QueueFull
 from era_kernels.models import Submission
-from era_kernels.services.session.cancellation import Cancellation
-from era_kernels.services.session.queue import QueuedRun, RunQueue
-
-
-async def _nothing() -> None:
-    """Does nothing: no session is there."""
+from era_kernels.services.session.job import Job
+from era_kernels.services.session.queue import RunQueue
 
 
 class QueueFixture:
     """A queue whose runs wait for `gate` and `on_idle` for `may_idle`; records `events`."""
 
     def __init__(self, max_waiting: int = 100) -> None:
-        self.queue = RunQueue(max_waiting, self._run_queued, self._on_idle)
+        self.queue = RunQueue(max_waiting, self._on_idle)
         self.gate = asyncio.Event()
         self.may_idle = asyncio.Event()
         self.may_idle.set()
         self.events: list[str] = []
 
-    def add(self, code: str) -> QueuedRun:
-        queued_run = QueuedRun(Submission(code), 30, Cancellation(_nothing))
-        self.queue.add(queued_run)
-        return queued_run
+    def add(self, code: str) -> Job[Submission]:
+        job = Job(Submission(code), 30, self._run)
+        self.queue.add(job)
+        return job
 
-    async def _run_queued(self, queued_run: QueuedRun) -> None:
+    async def _run(self, job: Job[Submission]) -> None:
         await self.gate.wait()
-        self.events.append(queued_run.submission.code)
+        self.events.append(job.submission.code)
 
     async def _on_idle(self) -> None:
         await self.may_idle.wait()
@@ -43,15 +39,15 @@ class QueueFixture:
 async def test_first_come_first_served() -> None:
     """A run keeps the first place until it is done; the others know their positions."""
     fixture = QueueFixture()
-    queued_runs = [fixture.add(code) for code in "abc"]
+    jobs = [fixture.add(code) for code in "abc"]
     await asyncio.sleep(0)
-    assert [fixture.queue.position(queued_run) for queued_run in queued_runs] == [0, 1, 2]
+    assert [fixture.queue.position(job) for job in jobs] == [0, 1, 2]
     fixture.gate.set()
-    await queued_runs[1].done.wait()
+    await jobs[1].done.wait()
     assert len(fixture.queue) <= 1
     await fixture.queue.wait_idle()
     assert fixture.events == ["a", "b", "c", "idle"]
-    assert all(queued_run.done.is_set() for queued_run in queued_runs)
+    assert all(job.done.is_set() for job in jobs)
 
 
 async def test_run_added_during_on_idle() -> None:

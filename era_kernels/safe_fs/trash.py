@@ -1,0 +1,73 @@
+"""Removes directories that may take long to remove, without keeping those waiting who want that.
+
+Code can leave hundreds of thousands of entries, each of which costs the disk some work.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import queue
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+from era_kernels.safe_fs.tree import closing_fd, remove_tree
+
+PATIENCE = 1.0  # seconds for which callers wait for a removal
+STEP = 0.1  # seconds of work between two looks whether to stop
+_NICENESS = 10  # of the thread: whoever runs code goes first
+
+
+class Trash:
+    """One thread, which removes what callers did not wait for; it starts when it is needed."""
+
+    def __init__(self) -> None:
+        self._jobs: queue.SimpleQueue[Callable[[], bool] | None] = queue.SimpleQueue()
+        self._is_closed = threading.Event()
+        self._lock = threading.Lock()  # of the thread's start
+        self._thread: threading.Thread | None = None
+
+    def remove(self, path: Path, seconds: float = PATIENCE) -> None:
+        """Removes a directory for so many seconds (blocking); the thread removes what is left then.
+
+        Follows no link, and nothing may run in it. What the end of the server cuts short remains:
+        the next start has to find it.
+        """
+        if not remove_directory(path, seconds):
+            self.add(lambda: remove_directory(path, STEP))
+
+    def add(self, job: Callable[[], bool]) -> None:
+        """Has the thread call this, which works for a moment, until it returns True."""
+        if self._is_closed.is_set():
+            return
+        with self._lock:
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="era-trash", daemon=True)
+                self._thread.start()
+        self._jobs.put(job)
+
+    def close(self) -> None:
+        """Stops soon, whatever is left (blocking); a second call is fine."""
+        self._is_closed.set()
+        self._jobs.put(None)
+        if self._thread is not None:
+            self._thread.join()
+
+    def _run(self) -> None:
+        with suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
+        while (job := self._jobs.get()) is not None:
+            while not self._is_closed.is_set() and not job():
+                pass
+
+
+def remove_directory(path: Path, seconds: float = math.inf) -> bool:
+    """Removes a directory by its path, see `remove_tree`; a missing one is fine."""
+    try:
+        parent = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return True
+    with closing_fd(parent):
+        return remove_tree(parent, path.name, seconds)

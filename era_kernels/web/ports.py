@@ -1,0 +1,87 @@
+"""Tells where what a session serves can be reached, and on which ports it listens."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import Field
+
+from era_kernels.web.base import BaseHandler, HandlerContext
+from era_kernels.web.operations import Operation
+from era_kernels.web.requests import QueryModel
+from era_kernels.web.responses import ResponseModel
+
+if TYPE_CHECKING:
+    from era_kernels.services.proxies import Proxies
+    from era_kernels.services.sessions import SessionService
+
+MAX_PORT = 65535
+
+
+class HostQuery(QueryModel):
+    """The port that is asked about."""
+
+    port: Annotated[int, Field(ge=1, le=MAX_PORT)] = Field(description="A port of the session.")
+
+
+class HostAnswer(ResponseModel):
+    """Where the port is served."""
+
+    url: str
+    base_url: str
+    session_id: str
+    port: int
+
+
+class PortListed(ResponseModel):
+    """A TCP port on which a program listens."""
+
+    port: int
+    address: str
+    process: Annotated[str | None, Field(description="The name of the program, where it is known.")]
+
+
+class PortsAnswer(ResponseModel):
+    """What listens inside the session, by port."""
+
+    ports: list[PortListed]
+
+
+class HostHandler(BaseHandler):
+    """Tells the address of a port; whether something listens there plays no part."""
+
+    operations = {
+        "GET": Operation(
+            "Tell where a port is served",
+            {200: HostAnswer},
+            query=HostQuery,
+            description="Requests of any method to `url` and below reach what listens on the port.",
+        )
+    }
+
+    def initialize(self, context: HandlerContext, sessions: SessionService) -> None:
+        super().initialize(context)
+        self.sessions = sessions
+
+    async def get(self, session_id: str) -> None:
+        port = self.read_query(HostQuery).port
+        await self.sessions.session(session_id)
+        url = f"{self.context.access.base_url(self.request)}/proxy/{session_id}/{port}"
+        await self.finish_json(HostAnswer(url=url, base_url=url, session_id=session_id, port=port))
+
+
+class PortsHandler(BaseHandler):
+    """Lists the ports on which programs of a session listen."""
+
+    operations = {"GET": Operation("List the ports that are served", {200: PortsAnswer})}
+
+    def initialize(self, context: HandlerContext, proxies: Proxies) -> None:
+        super().initialize(context)
+        self.proxies = proxies
+
+    async def get(self, session_id: str) -> None:
+        found = await self.proxies.listening(session_id)
+        ports = [
+            PortListed(port=one.port, address=one.address, process=one.process) for one in found
+        ]
+        await self.finish_json(PortsAnswer(ports=ports))

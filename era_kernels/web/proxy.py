@@ -1,0 +1,329 @@
+"""Passes requests on to what listens on a port inside a session, and the answers back.
+
+Both bodies are streams: no more of them is in memory than is on its way. Each request has a
+connection of its own to the program; that of the caller goes on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Awaitable
+from contextlib import aclosing
+from typing import TYPE_CHECKING, cast
+from urllib.parse import quote, unquote
+
+from tornado.http1connection import HTTP1Connection
+from tornado.iostream import StreamClosedError
+
+from era_kernels.concurrency.idle_timer import IdleTimer
+from era_kernels.errors import EraError, GatewayTimeout, InvalidPath, NothingListening
+from era_kernels.web import headers, proxy_headers, requests
+from era_kernels.web.access import Caller, is_sandboxed
+from era_kernels.web.base import (
+    DISCARD_TIMEOUT,
+    MAX_DISCARDED_BODY,
+    BaseHandler,
+    HandlerContext,
+)
+from era_kernels.web.connections import client_of
+from era_kernels.web.ports import MAX_PORT
+from era_kernels.web.proxy_headers import Headers, Place
+from era_kernels.web.transfers import CONTENT_SECURITY_POLICY, UPLOAD_TIMEOUT
+from era_kernels.web.tunnel import join_streams
+from era_kernels.web.upstream import Upstream
+
+if TYPE_CHECKING:
+    from era_kernels.services.proxies import Proxies
+
+METHODS = (
+    "GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "QUERY",
+    "COPY", "LOCK", "MKCOL", "MOVE", "PROPFIND", "PROPPATCH", "REPORT", "SEARCH", "UNLOCK",
+)  # fmt: skip
+FORMAT = "/proxy/{id}/{port}/{path}"
+ANY_SIZE = 1 << 62  # bytes of a body, none of which is kept
+ANSWER_TIMEOUT = 300.0  # seconds from the end of a request to the head of its answer
+IDLE_TIMEOUT = 60.0  # seconds that the body of a request may pause
+_SWITCHING_PROTOCOLS = 101
+_PORT = re.compile(r"0*([1-9][0-9]{0,4})")
+_HEADER_NAMES = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~, -]{1,2000}")
+_TARGET_CHARACTERS = "".join(map(chr, range(0x21, 0x7F)))
+
+
+class ProxyHandler(BaseHandler):
+    """Serves a port of a session below a path of the API's host."""
+
+    SUPPORTED_METHODS = METHODS
+
+    def initialize(self, context: HandlerContext, proxies: Proxies) -> None:
+        super().initialize(context)
+        loop = asyncio.get_running_loop()
+        self._proxies = proxies
+        self._upstream: Upstream | None = None
+        self._relay_task: asyncio.Task[None] | None = None
+        self._failure: Exception | None = None  # of the relay, where no answer has begun
+        self._has_head: asyncio.Future[None] = loop.create_future()
+        self._body_end: asyncio.Future[None] = loop.create_future()
+        self._idle_timer: IdleTimer | None = None
+        context.proxy_turns.members.add(self)
+        if self.request.method in METHODS:
+            setattr(self, self.request.method.lower(), self._answer)
+        if is_sandboxed(self.request):
+            self.set_sticky_header("Access-Control-Allow-Origin", "null")
+            self.set_sticky_header("Access-Control-Expose-Headers", "*")
+            self.set_sticky_header("Vary", "Origin")
+        self.set_sticky_header("Content-Security-Policy", CONTENT_SECURITY_POLICY)
+
+    # ------------------------------------------------------------ admission
+
+    @property
+    def requires_token(self) -> bool:
+        return False
+
+    @property
+    def max_body(self) -> int:
+        return ANY_SIZE
+
+    def allowed_methods(self) -> str:
+        return ", ".join(METHODS)
+
+    def _check_access(self) -> Caller:
+        return self.context.access.check_served(self.request)
+
+    def check_path(self) -> None:
+        """Takes the path apart. Raises InvalidPath, InvalidId."""
+        _, _, session_id, port, rest = [*self.request.path.split("/", 4), "", "", ""][:5]
+        self._session_id, found = unquote(session_id), _PORT.fullmatch(unquote(port))
+        if found is None or int(found[1]) > MAX_PORT:
+            raise InvalidPath("This is no path to a port of a session.", format=FORMAT)
+        requests.check_id(self._session_id)
+        prefix = f"/proxy/{self._session_id}/{found[1]}"
+        path = _to_target(f"/{rest}")
+        self._place = Place(prefix, self.request.host, int(found[1]), path)
+        self.logged_path = f"{prefix}/*"  # programs have secrets in their paths
+
+    @property
+    def _is_preflight(self) -> bool:
+        """True where a browser asks whether a sandboxed page may send a request."""
+        asks = "Access-Control-Request-Method" in self.request.headers
+        return self.request.method == "OPTIONS" and asks and is_sandboxed(self.request)
+
+    @property
+    def _is_upgrade(self) -> bool:
+        """True for a WebSocket; no other protocol is passed on."""
+        words = self.request.headers.get("Connection", "").lower().split(",")
+        has_word = "upgrade" in map(str.strip, words)
+        upgrade = self.request.headers.get("Upgrade", "").strip().lower()
+        return upgrade == "websocket" and has_word and self.request.method == "GET"
+
+    # ------------------------------------------------------------ the request
+
+    def before_body(self) -> Awaitable[None] | None:
+        return None if self._is_preflight else self._connect()
+
+    async def _connect(self) -> None:
+        """Connects to the program and sends it the head of the request."""
+        self._session_touch.enter_context(self._proxies.hold(self._session_id))
+        await self._wait_for_turn()
+        has_token = self.context.access.has_tokens and self.caller.is_trusted
+        dial = self._proxies.dial(self._session_id, self._place.port, has_token=has_token)
+        connection = await dial
+        if connection is None:
+            raise NothingListening(
+                f"Nothing listens on port {self._place.port} of this session.",
+                hint="Its code must serve on 127.0.0.1; GET …/ports lists what listens.",
+            )
+        self._upstream = Upstream(connection)
+        if self.disconnected.done():
+            self._upstream.close()
+            return
+        self._session_touch.enter_context(self.context.touch_session(self._session_id))
+        client_of(self.request).trust()
+        if headers.has_body(self.request.headers):
+            self.request.connection.set_body_timeout(UPLOAD_TIMEOUT)  # type: ignore[union-attr]
+            self._idle_timer = IdleTimer(IDLE_TIMEOUT, self.abort_connection)
+        _, mark, query = (self.request.uri or "").partition("?")
+        target = self._place.path + mark + _to_target(query)
+        await self._upstream.send_head(str(self.request.method), target, self._request_headers())
+        self._relay_task = asyncio.create_task(self._relay_or_fail())
+
+    def _request_headers(self) -> Headers:
+        access, request = self.context.access, self.request
+        own = [
+            ("Host", request.host),
+            *access.forwarded_headers(request),
+            ("X-Forwarded-Prefix", self._place.prefix),
+            ("X-Request-Id", self.request_id),
+        ]
+        if "Transfer-Encoding" in request.headers:
+            own.append(("Transfer-Encoding", "chunked"))
+        elif "Content-Length" in request.headers:
+            own.append(("Content-Length", str(headers.parse_content_length(request.headers))))
+        given = access.headers_without_tokens(request)
+        return proxy_headers.request_headers(given, own, is_upgrade=self._is_upgrade)
+
+    def on_chunk(self, chunk: bytes) -> Awaitable[None] | None:
+        return super().on_chunk(chunk) if self._upstream is None else self._send_chunk(chunk)
+
+    async def _send_chunk(self, chunk: bytes) -> None:
+        assert self._upstream is not None and self._idle_timer is not None
+        await self._wait_for_turn()
+        # A program that has answered may take no more: the rest is read and dropped.
+        await self._upstream.send_body(chunk)
+        self._idle_timer.touch()
+
+    # ------------------------------------------------------------ the answer
+
+    async def _answer(self, *args: str) -> None:
+        """Waits for the answer, when the whole request is there."""
+        if self._is_preflight:
+            self._answer_preflight()
+            return
+        assert self._upstream is not None and self._relay_task is not None
+        if self._idle_timer is not None:
+            self._idle_timer.cancel()
+        self._body_end.set_result(None)
+        await self._upstream.end_body()
+        if not await self.wait(self._has_head, ANSWER_TIMEOUT):
+            raise GatewayTimeout(f"The program gave no answer within {ANSWER_TIMEOUT:g} seconds.")
+        await asyncio.wait([self._relay_task])
+        if self._failure is not None:
+            raise self._failure
+
+    def _answer_preflight(self) -> None:
+        """Allows a sandboxed page what it asks for: it has no cookies and no tokens to send."""
+        self.set_status(204)
+        asked = self.request.headers.get("Access-Control-Request-Headers", "")
+        if _HEADER_NAMES.fullmatch(asked):
+            self.set_header("Access-Control-Allow-Headers", asked)
+        self.set_header("Access-Control-Allow-Methods", self.allowed_methods())
+        self.set_header("Access-Control-Max-Age", "600")
+
+    async def _relay_or_fail(self) -> None:
+        try:
+            await self._relay()
+        except Exception as error:
+            self._fail(error)
+        finally:
+            if not self._has_head.done():
+                self._has_head.set_result(None)
+
+    def _fail(self, error: Exception) -> None:
+        """Tells the caller that there is no answer, or none that is whole."""
+        if self._headers_written:
+            self.abort_connection()  # nothing else tells that the rest is missing
+        elif self._body_end.done() or not isinstance(error, EraError):
+            self._failure = error
+        else:
+            self.reject(error)
+
+    async def _relay(self) -> None:
+        assert self._upstream is not None
+        status, reason, given = await self._upstream.read_head()
+        self._has_head.set_result(None)
+        if status == _SWITCHING_PROTOCOLS:
+            await self._tunnel(given)
+            return
+        await self._wait_for_small_body()
+        self._set_head(status, reason, given)
+        await self.flush()
+        async with aclosing(self._upstream.body()) as chunks:
+            async for chunk in chunks:
+                await self._wait_for_turn()
+                await self.send(chunk)
+        await self._send_trailers(self._upstream.trailers)
+        self.finish()
+
+    async def _wait_for_small_body(self) -> None:
+        """Waits for a request that is nearly there: its connection can go on after the answer."""
+        left = headers.parse_content_length(self.request.headers) - self.received_bytes
+        is_small = "Transfer-Encoding" not in self.request.headers and left <= MAX_DISCARDED_BODY
+        if is_small and not self._body_end.done():
+            await asyncio.wait([self._body_end], timeout=DISCARD_TIMEOUT)
+        if not self._body_end.done():
+            self._close_after_response()
+
+    def _set_head(self, status: int, reason: str, given: Headers) -> None:
+        for name in tuple(self._headers):
+            self.clear_header(name)
+        self.set_status(status, reason if reason.isprintable() else None)
+        for name, value in proxy_headers.response_headers(given, self._place):
+            self.add_header(name, value)
+        if status == 204:
+            self.clear_header("Content-Length")
+        if (
+            self.request.version == "HTTP/1.0"
+        ):  # the end of its answer may be that of the connection
+            self._close_after_response()
+        for name, value in self._sticky_headers.items():
+            if name in ("Vary", "Content-Security-Policy"):
+                self.add_header(name, value)
+            else:
+                self.set_header(name, value)
+        self.set_header("X-Content-Type-Options", "nosniff")
+
+    async def _send_trailers(self, given: Headers) -> None:
+        """Ends the body with the headers that a program sent behind it.
+
+        Tornado 6 has no way to do so: it is told that the last chunk is written.
+        """
+        connection = cast(HTTP1Connection, self.request.connection)
+        found = proxy_headers.trailers(given)
+        if found and connection._chunking_output:
+            lines = b"".join(b"%s: %s\r\n" % one for one in proxy_headers.encode(found))
+            await connection.stream.write(b"0\r\n" + lines + b"\r\n")
+            connection._chunking_output = False
+
+    async def _tunnel(self, given: Headers) -> None:
+        """Passes on what both sides say in the protocol that they have switched to."""
+        assert self._upstream is not None
+        await asyncio.wait([self._body_end])
+        self.set_status(_SWITCHING_PROTOCOLS)
+        lines = [
+            *proxy_headers.response_headers(given, self._place),
+            ("X-Request-Id", self.request_id),
+            ("Upgrade", "websocket"),
+            ("Connection", "Upgrade"),
+        ]
+        head = b"".join(b"%s: %s\r\n" % one for one in proxy_headers.encode(lines))
+        client = client_of(self.request)
+        stream = self.detach()
+        self._log()
+        try:
+            first = b"HTTP/1.1 101 Switching Protocols\r\n" + head + b"\r\n"
+            await stream.write(first + self._upstream.take_rest())
+            await join_streams(stream, self._upstream.stream, self._wait_for_turn)
+        except StreamClosedError:
+            return
+        finally:
+            client.linger()  # it may still have something to say, and has yet to read the last word
+            stream.close()
+            self.on_finish()
+
+    async def _wait_for_turn(self) -> None:
+        """Leaves the loop to others for a while: what is passed on may come without end."""
+        turns, active = self.context.proxy_turns, self.context.active_handlers
+        turn = turns.take(is_alone=len(active) == len(turns.members))
+        await (asyncio.sleep(0) if turn is None else turn)
+
+    # ------------------------------------------------------------ the end
+
+    def on_finish(self) -> None:
+        super().on_finish()
+        self._release()
+
+    def on_connection_close(self) -> None:
+        super().on_connection_close()
+        self._release()
+
+    def _release(self) -> None:
+        self.context.proxy_turns.members.discard(self)
+        if self._idle_timer is not None:
+            self._idle_timer.cancel()
+        if self._upstream is not None:
+            self._upstream.close()
+
+
+def _to_target(text: str) -> str:
+    """Returns a part of a URL as it may stand in a request line; Tornado reads it as Latin-1."""
+    return quote(text, safe=_TARGET_CHARACTERS, encoding="latin1")
