@@ -45,8 +45,9 @@ def test_absent_description_is_kept(session: SessionClient) -> None:
     put(session, "a")
     check(get(session), description="")
     put(session, "b", description="mine")
-    put(session, "c")
-    check(get(session), code="c", description="mine")
+    for code, body in (("c", {}), ("n", {"description": None})):
+        put(session, code, **body)
+        check(get(session), code=code, description="mine")
     put(session, "d", description="")
     check(get(session), description="")
 
@@ -60,11 +61,14 @@ def test_none(client: Client, session: SessionClient) -> None:
         check_error(answer, 404, "SESSION_NOT_FOUND")
 
 
-@pytest.mark.parametrize("body", [{}, {"code": 1}, {"code": None}, {"code": "a", "description": 1}])
+@pytest.mark.parametrize(
+    "body", [{}, {"code": 1}, {"code": None}, {"code": ["a"]}, {"code": "a", "description": 1}]
+)
 def test_bad_put(session: SessionClient, body: dict[str, Any]) -> None:
-    """A wrong body stores nothing."""
+    """A wrong body stores nothing, and is told by its field."""
     answer = session.http.put(f"{session.path}/code", json=body)
-    check_error(answer, 400, "INVALID_REQUEST")
+    field = "description" if "description" in body else "code"
+    assert f"`{field}`" in check_error(answer, 400, "INVALID_REQUEST")["message"]
     check_error(session.http.get(f"{session.path}/code"), 404, "NOT_FOUND")
 
 
@@ -79,6 +83,15 @@ def test_run_and_stream(session: SessionClient) -> None:
     check(session.run("print('own', n)"), stdout="own 2\n")
     listed = session.http.get(f"{session.path}/executions").json()["executions"]
     assert [one["code"].partition("\n")[0][:4] for one in listed] == ["n = ", "n = ", "prin"]
+
+
+@pytest.mark.parametrize("kind", ["run", "stream"])
+def test_which_code_runs(session: SessionClient, kind: str) -> None:
+    """However code is left out, the stored one runs; code that is given wins, an empty one too."""
+    put(session, "print('stored')")
+    for body in (b"", b"{}", b'{"code":null}', b'{"env":{"A":"b"}}', b'{"code":""}'):
+        answer = session.http.post(f"{session.path}/{kind}", content=body)
+        assert ("stored" in answer.text) == (b'""' not in body), answer.text
 
 
 @pytest.mark.parametrize("kind", ["run", "stream"])
@@ -100,6 +113,9 @@ def test_initial_code(client: Client) -> None:
     check(get(session), code="print('seed')")
     put(session, "print('new')")
     check(session.get(), data={"code": "print('other')"})
+    session.delete()
+    session = client.session("python", data={"code": 5})  # no text: it is only data
+    check_error(session.http.get(f"{session.path}/code"), 404, "NOT_FOUND")
     session.delete()
 
 

@@ -239,9 +239,15 @@ def test_refused(client: Client, session: SessionClient) -> None:
     """An unknown source is 404, a bad request 400, data past their bound 413."""
     answer = client.http.post("/api/sessions/none/duplicate", json={})
     check_error(answer, 404, "SESSION_NOT_FOUND")
-    check_error(ask(session, new_id="a b"), 400, "INVALID_ID")
-    check_error(ask(session, data=[]), 400, "INVALID_REQUEST")
-    check_error(ask(session, variables=1), 400, "INVALID_REQUEST")
+    for code, field, values in (
+        ("INVALID_ID", "new_id", ("a b", "../x")),
+        ("INVALID_ID", "id", ("",)),
+        ("INVALID_REQUEST", "new_id", (1,)),
+        ("INVALID_REQUEST", "data", ([],)),
+        ("INVALID_REQUEST", "variables", (1, "no")),
+    ):
+        for value in values:
+            assert f"`{field}`" in check_error(ask(session, **{field: value}), 400, code)["message"]
     check_error(ask(session, data={"a": "x" * 1_100_000}), 413, "TOO_LARGE")
     assert client.http.get("/api/sessions").json()["total"] == 1
 

@@ -194,7 +194,7 @@ INVALID_REQUESTS = [
     *[("POST", CREATE, {**PYTHON, "session_id": bad}, "session_id") for bad in (1, [], True)],
     *[
         ("POST", CREATE, {**PYTHON, "default_timeout": bad}, "default_timeout")
-        for bad in ("1", True, 0, -1, 3601, 10**400)
+        for bad in ("1", True, 0, -1, 3601, 1e300, 1e308, 10**400)
     ],
     *[
         (method, path, {**PYTHON, name: bad}, name)
@@ -229,6 +229,9 @@ def test_wrong_type(
         ("/api/sessions?limit=-1", "limit"),
         ("/api/sessions?offset=1.5", "offset"),
         ("/api/sessions?offset=%00", "offset"),
+        ("/api/sessions?offset=%FF", "offset"),
+        (f"/api/sessions?limit={'9' * 5000}", "limit"),
+        ("{execution}?wait=inf", "wait"),
         ("{session}/executions?limit=x", "limit"),
         ("{session}/executions?offset=-1", "offset"),
         ("{execution}?wait=soon", "wait"),
@@ -349,6 +352,7 @@ def test_slow_body(client: Client, port: int) -> None:
         ("GET", "/api/execute", 405, "METHOD_NOT_ALLOWED"),
         ("TRACE", "/health", 405, "METHOD_NOT_ALLOWED"),
         ("BREW", "{session}", 405, "METHOD_NOT_ALLOWED"),
+        ("POST", "{session}/files/f", 405, "METHOD_NOT_ALLOWED"),
     ],
 )
 def test_errors(
@@ -357,7 +361,8 @@ def test_errors(
     """Every error is JSON with a phrase, a sentence and a stable code; never a traceback."""
     body = {"code": "x"} if method in ("POST", "PATCH") else None
     answer = client.http.request(method, path.format(session=shared.path), json=body)
-    check_error(answer, status, code)
+    error = check_error(answer, status, code)
+    assert code not in ("SESSION_NOT_FOUND", "EXECUTION_NOT_FOUND") or error["id"] in path
 
 
 @pytest.mark.parametrize(
@@ -410,7 +415,8 @@ def test_times(session: SessionClient) -> None:
 
 
 GOOD_IDS = ["a", "0", "A.b_c-d", "x" * 128, "1..2", "sess-1"]
-BAD_IDS = ["", ".", "..", "-a", "_a", "a/b", "a b", "a\n", "é", "a\0", "x" * 129, "a%2f", "a?b"]
+BAD_IDS = ["", ".", "..", "-a", "_a", "a/b", "a b", "a\n", "é", "a\0", "x" * 129, "a%2f", "a?b",
+           "a\u2028"]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", ["session_id", "id"])
@@ -577,50 +583,6 @@ def test_execution_id(client: Client, shared: SessionClient) -> None:
 GET = b"GET /health HTTP/1.1\r\nHost: localhost\r\n"
 POST = b"POST /api/execute HTTP/1.1\r\nHost: localhost\r\n"
 CHUNKED = b"Transfer-Encoding: chunked\r\n"
-INNER = b"GET /smuggled HTTP/1.1\r\nHost: localhost\r\n\r\n"
-
-
-@pytest.mark.parametrize(
-    "data",
-    [
-        GET + b"X-A: a\x00b\r\n\r\n",
-        GET + b"X-A: a\x01b\r\n\r\n",
-        GET + b"X-A: a\x0bb\r\n\r\n",
-        GET + b"X-A: a\x7fb\r\n\r\n",
-        GET + b"X-A: a\rX-B: b\r\n\r\n",
-        GET + b"X A: a\r\n\r\n",
-        GET + b"X-A : a\r\n\r\n",
-        GET + b"X-A\r\n\r\n",
-        GET + b": a\r\n\r\n",
-        GET + b"Host: evil.example\r\n\r\n",
-        GET + b"X-A: " + b"a" * 70_000 + b"\r\n\r\n",
-        b"GET /health HTTP/1.1\r\n\r\n",
-        b"GET /health HTTP/1.1\r\n X-A: folded\r\nHost: localhost\r\n\r\n",
-        b"GET /hea\x00lth HTTP/1.1\r\nHost: localhost\r\n\r\n",
-        b"GET /health HTTP/9.9\r\nHost: localhost\r\n\r\n",
-        b"GET  /health HTTP/1.1\r\nHost: localhost\r\n\r\n",
-        b"HELLO\r\n\r\n",
-        POST + CHUNKED + b"Content-Length: 4\r\n\r\n0\r\n\r\n" + INNER,
-        POST + b"Content-Length: 4\r\n" + CHUNKED + b"\r\n0\r\n\r\n" + INNER,
-        POST + b"Transfer-Encoding: xchunked\r\n\r\n0\r\n\r\n" + INNER,
-        POST + b"Transfer-Encoding: chunked, identity\r\n\r\n0\r\n\r\n" + INNER,
-        POST + b"Transfer-Encoding : chunked\r\n\r\n0\r\n\r\n" + INNER,
-        POST + b"Content-Length: 0\r\nContent-Length: 50\r\n\r\n" + INNER,
-        POST + b"Content-Length: +2\r\n\r\n{}" + INNER,
-        POST + b"Content-Length: 0x2\r\n\r\n{}" + INNER,
-        POST + b"Content-Length: 2 2\r\n\r\n{}" + INNER,
-        POST + CHUNKED + b"\r\n+2\r\n{}\r\n0\r\n\r\n" + INNER,
-        POST + CHUNKED + b"\r\n0x2\r\n{}\r\n0\r\n\r\n" + INNER,
-        POST + CHUNKED + b"\r\n2\r\n{}extra\r\n0\r\n\r\n" + INNER,
-    ],
-    ids=range(29),
-)
-def test_malformed_http(port: int, data: bytes) -> None:
-    """Control characters and ambiguous framing are refused once, in JSON, and nothing after."""
-    answer = send_and_parse(port, data)
-    assert answer.status == 400
-    check_error_object(answer.json(), "INVALID_REQUEST")
-    assert answer.headers["connection"] == "close"
 
 
 @pytest.mark.parametrize("method", [b"BREW", b"TRACE", b"SEND_ERROR"])

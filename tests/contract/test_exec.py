@@ -117,29 +117,33 @@ def test_shell_tells_the_same(shared: SessionClient) -> None:
     assert execute(shared, "/etc/passwd")["exit_code"] == 126
 
 
+ONE_OF_TWO = "Exactly one of `command` and `argv` is required."
+
+
 @pytest.mark.parametrize(
-    "body",
+    ("body", "told"),
     [
-        {},
-        {"command": None},
-        {"command": "true", "argv": ["true"]},
-        {"argv": []},
-        {"argv": "true"},
-        {"argv": [1]},
-        {"command": ["true"]},
-        {"command": "a\0b"},
-        {"argv": ["a", "b\0"]},
-        {"command": "true", "stdin": 1},
-        {"command": "true", "timeout": -1},
-        {"command": "true", "timeout": 1e9},
-        {"command": "true", "env": {"A=": "1"}},
-        {"command": "true", "env": {"A": None}},
+        ({}, ONE_OF_TWO),
+        ({"command": None, "argv": None}, ONE_OF_TWO),
+        ({"command": "true", "argv": ["true"]}, ONE_OF_TWO),
+        ({"argv": []}, "`argv` must not be empty."),
+        ({"argv": "true"}, "`argv` must be"),
+        ({"argv": ["a", 1]}, "`argv.1` must be a string."),
+        ({"command": ["true"]}, "`command` must be a string."),
+        ({"command": "a\0b"}, "`command` must not hold a NUL character."),
+        ({"argv": ["a", "b\0"]}, "`argv.1` must not hold a NUL character."),
+        ({"command": "true", "stdin": 1}, "`stdin` must be a string."),
+        ({"command": "true", "timeout": -1}, "`timeout`"),
+        ({"command": "true", "timeout": 1e9}, "`timeout`"),
+        ({"command": "true", "env": {"A=": "1"}}, "`env`"),
+        ({"command": "true", "env": {"A": None}}, "`env`"),
     ],
 )
-def test_mistakes(shared: SessionClient, body: dict[str, Any]) -> None:
-    """They are 400, and nothing is run."""
+def test_mistakes(shared: SessionClient, body: dict[str, Any], told: str) -> None:
+    """They are 400 in a sentence that names the field, and nothing is run."""
     before = len(executions(shared))
-    check_error(exec_response(shared, **body), 400, "INVALID_REQUEST")
+    error = check_error(exec_response(shared, **body), 400, "INVALID_REQUEST")
+    assert error["message"].startswith(told)
     assert len(executions(shared)) == before
 
 

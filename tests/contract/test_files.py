@@ -441,6 +441,8 @@ def test_policy(client: Client, session: SessionClient) -> None:
     for answer in answers:
         assert answer.headers["Content-Security-Policy"] == POLICY
         assert answer.headers["X-Content-Type-Options"] == "nosniff"
+    check_error(answers[7], 405, "METHOD_NOT_ALLOWED")
+    assert answers[7].headers["Allow"] == "GET, HEAD, PUT, DELETE, OPTIONS"
     check_error(get(session, "page.html", Origin="null"), 403, "FORBIDDEN")
 
 

@@ -398,14 +398,24 @@ def test_refusals(session: SessionClient) -> None:
         (execution,) = [one["execution_id"] for one in listed]
         answer = session.http.post(place.format(execution), json={"value": "x"})
         check_error(answer, 409, "NO_INPUT_PENDING")
-        for body in ({}, {"value": 1}, {"value": None}, {"value": "a\nb"}):
+        for body in (
+            {},
+            {"value": 1},
+            {"value": None},
+            {"value": "s3cret\nb"},
+            {"value": ["s3cret"]},
+        ):
             answer = session.http.post(place.format(execution), json=body)
-            check_error(answer, 400, "INVALID_REQUEST")
+            assert "`value`" in check_error(answer, 400, "INVALID_REQUEST")["message"]
+            assert "s3cret" not in answer.text
         running.result()
     unknown = session.http.post(place.format("exec-0"), json={"value": "x"})
     check_error(unknown, 404, "EXECUTION_NOT_FOUND")
+    nowhere = session.http.post("/api/sessions/none/executions/exec-0/input", json={"value": "x"})
+    check_error(nowhere, 404, "SESSION_NOT_FOUND")
     answer = session.http.post(place.format(execution), json={"value": "x"})
     check_error(answer, 409, "NO_INPUT_PENDING")
+    assert session.http.get(place.format(execution)).status_code == 405
 
 
 def test_no_question_is_left_behind(session: SessionClient, tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ from tests.server_process import Server, temporary_launcher
 CHECKS = [status_code_conformance, content_type_conformance, response_schema_conformance]
 MODES = [GenerationMode.POSITIVE, GenerationMode.NEGATIVE]
 ANSWER_TIMEOUT = 20.0  # seconds until an answer counts as a hang
-FEW = 8  # examples of an operation in a mode
+FEW = 4  # examples of an operation in a mode
 MANY = 40
 LONG = 600.0  # seconds
 KNOWN = "known"

@@ -95,9 +95,10 @@ def test_nulls(client: Client) -> None:
     """Null is the default."""
     names = [
         "persistent", "session_id", "id", "data", "metadata", "default_timeout", "ttl",
-        "allowInternetAccess", "allowPublicAccess",
+        "allowInternetAccess", "allowPublicAccess", "limits", "mounts",
     ]  # fmt: skip
     answer = client.http.post("/api/sessions", json={"language": "python", **dict.fromkeys(names)})
+    assert set(answer.json()) == FIELDS
     check(answer.json(), persistent=True, data={}, metadata={})
     client.http.delete(f"/api/sessions/{answer.json()['id']}")
 
@@ -129,11 +130,24 @@ def test_same_id_at_once(client: Client) -> None:
     client.http.delete("/api/sessions/wanted")
 
 
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [({"session_id": "a", "id": "b"}, "a"), ({"session_id": None, "id": "b"}, "b")],
+)
+def test_both_names_of_the_id(client: Client, body: dict[str, Any], expected: str) -> None:
+    """Of an id under both names `session_id` wins."""
+    answer = client.http.post("/api/sessions", json={"language": "python", **body})
+    assert answer.json()["id"] == expected
+    client.http.delete(f"/api/sessions/{expected}")
+
+
 @pytest.mark.parametrize("language", ["latin", "", "python2", "PY THON", "../../etc"])
 def test_unknown_language(client: Client, language: str) -> None:
     """An unknown language is UNSUPPORTED_LANGUAGE listing the known ones."""
     answer = client.http.post("/api/sessions", json={"language": language})
-    assert "python" in check_error(answer, 400, "UNSUPPORTED_LANGUAGE")["message"]
+    error = check_error(answer, 400, "UNSUPPORTED_LANGUAGE")
+    assert "python" in error["message"]
+    assert "python" in error["details"]["supported"]
 
 
 @pytest.mark.parametrize("name", ["data", "metadata"])

@@ -23,12 +23,13 @@ def cases(columns: Sequence[KernelPrograms]) -> list[pytest.ParameterSet]:
 
     A row that does not hold must fail: when it holds after all, its test fails.
     """
-    found = []
+    found: list[pytest.ParameterSet] = []
     for programs in columns:
         for row in ROWS.values():
             if cell_without_a_run(programs, row) is None:
                 reason = programs.does_not_hold.get(row.name)
                 marks = [] if reason is None else [expected_failure(reason)]
+                marks += [pytest.mark.long] if row.is_long else []
                 found.append(
                     pytest.param(programs, row, id=f"{programs.column}-{row.name}", marks=marks)
                 )

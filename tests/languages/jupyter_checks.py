@@ -19,6 +19,8 @@ from jupyter_client.blocking.client import BlockingKernelClient
 from jupyter_client.kernelspec import KernelSpecManager
 from jupyter_client.manager import KernelManager
 
+from era_kernels.kernels.kernelspecs import builtin_dir
+
 TIMEOUT = 30  # seconds for any single answer
 
 
@@ -127,6 +129,22 @@ def only(messages: list[Message], kind: str) -> dict[str, Any]:
     """Returns the content of the one message of that kind."""
     (content,) = [message.content for message in messages if message.kind == kind]
     return content
+
+
+def write_kernelspec(language: str, directory: Path, places: dict[str, object]) -> Path:
+    """Returns a folder in which a kernelspec of ours has nothing but Jupyter's own keys.
+
+    `places` gives the placeholders of `kernel.json` their values, the longest ones first.
+    """
+    source = builtin_dir() / language
+    text = (source / "kernel.json").read_text(encoding="utf-8")
+    places = {**places, "{resource_dir}": source, "{cache}": directory / "cache"}
+    for placeholder, value in places.items():
+        text = text.replace(placeholder, str(value))
+    folder = directory / f"kernelspec-{language}"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "kernel.json").write_text(text, encoding="utf-8")
+    return folder
 
 
 @contextmanager

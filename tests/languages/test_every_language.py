@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,8 +16,13 @@ from tests.languages.conformance import OUTCOME, Sessions, cases, open_sessions
 from tests.languages.kernel_programs import KernelPrograms
 from tests.languages.programs import ALL_PROGRAMS
 from tests.languages.rows import ROWS
+from tests.languages.rows.state import check_many_runs
 from tests.languages.rows.table_rows import Row
 
+FEWER_RUNS = dataclasses.replace(
+    ROWS["five_hundred_runs"],
+    try_it=lambda session, hello: check_many_runs(session, hello, 60),
+)
 # Capabilities that are tried by a language's own tests.
 WITHOUT_ROWS = {"async"}
 
@@ -38,6 +44,12 @@ def test_row(
     """A row of the table holds for a kernel that claims it."""
     record_property(OUTCOME, (row.name, programs.column))
     sessions.try_row(programs, row)
+
+
+@pytest.mark.parametrize("programs", ALL_PROGRAMS, ids=lambda programs: programs.column)
+def test_many_runs(sessions: Sessions, programs: KernelPrograms) -> None:
+    """The short form of 500 runs: a session serves 60 by one kernel."""
+    sessions.try_row(programs, FEWER_RUNS)
 
 
 @pytest.mark.parametrize("programs", ALL_PROGRAMS, ids=lambda programs: programs.column)

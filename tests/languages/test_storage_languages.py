@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
-from itertools import product
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from itertools import pairwise, product
 from typing import Any
 
 import pytest
@@ -15,7 +16,6 @@ from tests.languages.storage_programs import ALL_STORAGE_PROGRAMS
 from tests.languages.storage_programs.programs import StoragePrograms
 from tests.server_process import temporary_launcher
 
-TIERS = ("1", "3")
 KEYS = ("a", "a/b", "../../x", ".", "..", "/", "a b+c", "%2F", "ä/漢/😀", "?x=1&key=2#", "\n", "\0")
 VALUES = ("", "x", "ä漢😀", '{"json": 1}', "a\0b\r\n", "x" * 100_000)
 METADATA: tuple[Any, ...] = ({}, {"n": 1}, {"ä": ["漢", None, {"deep": True}]})
@@ -36,6 +36,8 @@ class StorageUser:
     def __init__(self, session: SessionClient, programs: StoragePrograms) -> None:
         self.session = session
         self.programs = programs
+        self.namespace = f"shared-{programs.column}"
+        self._written: dict[str, Any] = {}
 
     def call(self, name: str, *arguments: Any) -> Any:
         """Runs a program; returns what it printed."""
@@ -44,110 +46,189 @@ class StorageUser:
         assert (answer["stderr"], answer["exit_code"]) == ("", 0), (name, arguments, answer)
         return json.loads(answer["stdout"])
 
+    def write_once(self, kind: str, write: Callable[[StorageUser], Any]) -> Any:
+        """Writes what all others are to read, the first time; returns what was written."""
+        if kind not in self._written:
+            self._written[kind] = write(self)
+        return self._written[kind]
 
-@pytest.fixture(scope="module", params=TIERS, ids=lambda tier: f"tier {tier}")
-def client(request: pytest.FixtureRequest) -> Iterator[Client]:
+
+Users = Callable[[StoragePrograms], StorageUser]
+
+
+@contextmanager
+def open_users(tier: int) -> Iterator[Users]:
+    """Starts a server; yields what gives the user of a language, with one session for all tests."""
+    users: dict[str, StorageUser] = {}
     with temporary_launcher() as launcher:
-        server = launcher.start("--strongest-tier", request.param, "--min-tier", "3")
+        server = launcher.start("--strongest-tier", str(tier), "--min-tier", "3")
         client = Client(server.base_url)
-        if client.http.get("/health").json()["isolation"]["tier"] != int(request.param):
-            pytest.skip(f"this host has no tier {request.param}")
-        yield client
+        if client.http.get("/health").json()["isolation"]["tier"] != tier:
+            pytest.skip(f"this host has no tier {tier}")
+        listed = client.http.get("/api/languages").json()["languages"]
+        reasons = {one["name"]: one.get("reason") for one in listed}
+
+        def get(programs: StoragePrograms) -> StorageUser:
+            if reasons[programs.language] is not None:
+                pytest.skip(f"{programs.language}: {reasons[programs.language]}")
+            if programs.column not in users:
+                kernel = {} if programs.kernel is None else {"kernel": programs.kernel}
+                session = client.session(programs.language, storage=["shared-*"], **kernel)
+                users[programs.column] = StorageUser(session, programs)
+            return users[programs.column]
+
+        yield get
         client.close()
 
 
 @pytest.fixture(scope="module")
-def user(client: Client) -> Callable[[StoragePrograms], StorageUser]:
-    """Returns a function that gives the user of a language, with one session for the module."""
-    users: dict[str, StorageUser] = {}
-    listed = client.http.get("/api/languages").json()["languages"]
-    reasons = {one["name"]: one.get("reason") for one in listed}
-
-    def get(programs: StoragePrograms) -> StorageUser:
-        if reasons[programs.language] is not None:
-            pytest.skip(f"{programs.language}: {reasons[programs.language]}")
-        if programs.column not in users:
-            kernel = {} if programs.kernel is None else {"kernel": programs.kernel}
-            session = client.session(programs.language, storage=["shared-*"], **kernel)
-            users[programs.column] = StorageUser(session, programs)
-        return users[programs.column]
-
-    return get
+def users() -> Iterator[Users]:
+    """The users of languages, in the strongest tier."""
+    with open_users(1) as get:
+        yield get
 
 
-@pytest.fixture(
-    params=list(product(ALL_STORAGE_PROGRAMS, repeat=2)),
-    ids=lambda pair: f"{pair[0].column} to {pair[1].column}",
-)
-def pair(request: pytest.FixtureRequest, user: Any) -> tuple[StorageUser, StorageUser, str]:
-    """Who writes, who reads, and a namespace of theirs."""
-    writer, reader = map(user, request.param)
-    return writer, reader, f"shared-{writer.programs.column}-{reader.programs.column}"
+@pytest.fixture(scope="module")
+def weaker_users() -> Iterator[Users]:
+    """The users of languages in tier 3, where the way to the storage is another."""
+    with open_users(3) as get:
+        yield get
 
 
-@pytest.fixture(params=ALL_STORAGE_PROGRAMS, ids=lambda programs: programs.column)
-def one(request: pytest.FixtureRequest, user: Any) -> StorageUser:
-    found: StorageUser = user(request.param)
-    return found
+Pair = tuple[StoragePrograms, StoragePrograms]
 
 
-def test_kv(pair: Any) -> None:
-    """Keys of any characters, empty and large values and metadata arrive as they are."""
-    writer, reader, namespace = pair
+def across(pairs: Iterable[Pair]) -> pytest.MarkDecorator:
+    """Returns the mark of tests in which one language reads what another has written."""
+    return pytest.mark.parametrize(
+        "pair", list(pairs), ids=lambda pair: f"{pair[0].column} to {pair[1].column}"
+    )
+
+
+pairs = across(product(ALL_STORAGE_PROGRAMS, repeat=2))
+# Each language writes and reads once: what it does with others' values is shown by all the pairs.
+ring = across(pairwise([*ALL_STORAGE_PROGRAMS, ALL_STORAGE_PROGRAMS[0]]))
+
+
+# ---------------------------------------------------------------- what one writes and another reads
+
+
+def write_kv(writer: StorageUser) -> dict[str, tuple[str, Any]]:
     expected = {}
     for number in range(max(len(KEYS), len(VALUES))):
         key, value = KEYS[number % len(KEYS)], VALUES[number % len(VALUES)]
-        expected[key] = METADATA[number % len(METADATA)]
-        assert writer.call("kv_set", namespace, key, value, expected[key]) is True
+        expected[key] = value, METADATA[number % len(METADATA)]
+        assert writer.call("kv_set", writer.namespace, key, *expected[key]) is True
+    return expected
+
+
+def exchange_kv(writer: StorageUser, reader: StorageUser) -> None:
+    """Reads, lists and deletes by one what the other has written."""
+    expected, namespace = writer.write_once("kv", write_kv), writer.namespace
+    for key, (value, _) in expected.items():
         assert reader.call("kv_get", namespace, key) == value
     listed = reader.call("kv_list", namespace, "", 100)
-    assert listed == [[key, expected[key]] for key in sorted(expected, key=str.encode)]
+    assert listed == [[key, expected[key][1]] for key in sorted(expected, key=str.encode)]
     assert reader.call("kv_list", namespace, "a", 2) == [
-        [key, expected[key]] for key in ("a", "a b+c")
+        [key, expected[key][1]] for key in ("a", "a b+c")
     ]
     assert reader.call("kv_delete", namespace, "..") is True
     assert writer.call("kv_get", namespace, "..") is None
     assert writer.call("kv_delete", namespace, "..") is True
+    assert writer.call("kv_set", namespace, "..", *expected[".."]) is True
 
 
-def test_d1(pair: Any) -> None:
-    """Texts, blobs and integers of 64 bits come back exactly."""
-    writer, reader, namespace = pair
+def write_d1(writer: StorageUser) -> None:
     make = "CREATE TABLE IF NOT EXISTS x AS SELECT ? AS t, ? AS b, ? AS i LIMIT 0"
-    writer.call("d1_exec", namespace, make, "", "", "0")
+    writer.call("d1_exec", writer.namespace, make, "", "", "0")
     for row in ROWS:
-        assert writer.call("d1_exec", namespace, "INSERT INTO x VALUES (?, ?, ?)", *row) == 1
+        insert = "INSERT INTO x VALUES (?, ?, ?)"
+        assert writer.call("d1_exec", writer.namespace, insert, *row) == 1
+
+
+def exchange_d1(writer: StorageUser, reader: StorageUser) -> None:
+    """Reads by one the rows that the other has written."""
+    writer.write_once("d1", write_d1)
     read = "SELECT t, b, i FROM x ORDER BY rowid"
-    assert reader.call("d1_query", namespace, read) == [list(row) for row in ROWS]
+    assert reader.call("d1_query", writer.namespace, read) == [list(row) for row in ROWS]
 
 
-def test_r2(pair: Any) -> None:
-    """Objects of any bytes and size arrive whole, under keys of any characters."""
-    writer, reader, namespace = pair
-    sizes = {}
+def write_r2(writer: StorageUser) -> dict[str, tuple[str, int, Any]]:
+    expected = {}
     for number, key in enumerate(KEYS):
-        piece, count = OBJECTS[number % len(OBJECTS)]
         metadata = OBJECT_METADATA[number % len(OBJECT_METADATA)]
-        content = bytes.fromhex(piece) * count
-        sizes[key] = len(content)
-        assert writer.call("r2_put", namespace, key, piece, count, metadata) is True
+        expected[key] = *OBJECTS[number % len(OBJECTS)], metadata
+        assert writer.call("r2_put", writer.namespace, key, *expected[key]) is True
+    return expected
+
+
+def exchange_r2(writer: StorageUser, reader: StorageUser) -> None:
+    """Reads, lists and deletes by one the objects that the other has put."""
+    expected, namespace = writer.write_once("r2", write_r2), writer.namespace
+    contents = {key: bytes.fromhex(piece) * count for key, (piece, count, _) in expected.items()}
+    for key, content in contents.items():
         assert reader.call("r2_get", namespace, key) == hashlib.sha256(content).hexdigest()
     listed = reader.call("r2_list", namespace)
-    assert listed == [[key, sizes[key]] for key in sorted(sizes, key=str.encode)]
+    assert listed == [[key, len(contents[key])] for key in sorted(contents, key=str.encode)]
     assert reader.call("r2_delete", namespace, "..") is True
     assert writer.call("r2_get", namespace, "..") is None
+    assert writer.call("r2_put", namespace, "..", *expected[".."]) is True
 
 
-def test_at_once(pair: Any) -> None:
-    """Calls at the same time do not disturb each other."""
-    writer, reader, namespace = pair
-    assert writer.call("at_once", f"{namespace}-many", 150) is True
+def check_many_at_once(writer: StorageUser, reader: StorageUser) -> None:
+    """Sets many keys at the same time by one; the other must find all."""
+    namespace = f"{writer.namespace}-many"
+    assert writer.call("at_once", namespace, 150) is True
     names = sorted(f"k{number}" for number in range(150))
-    listed = reader.call("kv_list", f"{namespace}-many", "", 1000)
+    listed = reader.call("kv_list", namespace, "", 1000)
     assert [name for name, _ in listed] == names
-    assert reader.call("kv_get", f"{namespace}-many", "k149") == "k149"
+    assert reader.call("kv_get", namespace, "k149") == "k149"
 
 
-def test_scope(one: StorageUser) -> None:
+def check_scope(user: StorageUser) -> None:
+    """Calls outside the session's scope, which must fail."""
+    assert user.call("fails", "other") == ["STORAGE_SCOPE", 403, "kv get failed"]
+
+
+@pairs
+def test_kv(users: Users, pair: Pair) -> None:
+    """Keys of any characters, empty and large values and metadata arrive as they are."""
+    exchange_kv(users(pair[0]), users(pair[1]))
+
+
+@pairs
+def test_d1(users: Users, pair: Pair) -> None:
+    """Texts, blobs and integers of 64 bits come back exactly."""
+    exchange_d1(users(pair[0]), users(pair[1]))
+
+
+@pairs
+def test_r2(users: Users, pair: Pair) -> None:
+    """Objects of any bytes and size arrive whole, under keys of any characters."""
+    exchange_r2(users(pair[0]), users(pair[1]))
+
+
+@ring
+def test_at_once(users: Users, pair: Pair) -> None:
+    """Calls at the same time do not disturb each other."""
+    check_many_at_once(users(pair[0]), users(pair[1]))
+
+
+@ring
+def test_scope(users: Users, pair: Pair) -> None:
     """Outside the session's scope a call fails with the server's code, status and sentence."""
-    assert one.call("fails", "other") == ["STORAGE_SCOPE", 403, "kv get failed"]
+    check_scope(users(pair[0]))
+
+
+@ring
+@pytest.mark.parametrize(
+    "exchange",
+    [exchange_kv, exchange_d1, exchange_r2, check_many_at_once],
+    ids=lambda f: f.__name__,
+)
+def test_weaker_tier(
+    weaker_users: Users, pair: Pair, exchange: Callable[[StorageUser, StorageUser], None]
+) -> None:
+    """All of that holds where there are no namespaces, over the other way to the storage."""
+    exchange(weaker_users(pair[0]), weaker_users(pair[1]))
+    check_scope(weaker_users(pair[0]))

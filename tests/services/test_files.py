@@ -10,7 +10,6 @@ import pytest
 from era_kernels.errors import (
     Conflict,
     EraError,
-    FileNotFound,
     InvalidPath,
     PreconditionFailed,
     QuotaExceeded,
@@ -60,21 +59,6 @@ async def read(files: FileService, path: str) -> bytes:
         await file.aclose()
 
 
-async def test_put_read_list_delete(services: Services, files: FileService) -> None:
-    """A file that is put is read, listed, seen by code, and gone when it is deleted."""
-    await services.create()
-    stored = await put(files, "d/f", b"text")
-    opened = await files.open("s1", "d/f")
-    await opened.aclose()
-    assert (stored.size, stored.etag) == (4, opened.status.etag)
-    assert await read(files, "d/f") == b"text"
-    assert [file.path for file in (await files.list_files("s1")).files] == ["d/f"]
-    assert (await services.run("read d/f")).stdout == "text"
-    await files.delete("s1", "d/f")
-    with pytest.raises(FileNotFound):
-        await files.open("s1", "d/f")
-
-
 async def test_counts(services: Services, files: FileService) -> None:
     """The session's counts are as of the last upload, also after a restart of the server."""
     await services.create()
@@ -88,24 +72,6 @@ async def test_counts(services: Services, files: FileService) -> None:
     await services.database.write(lambda connection: None)
     stored = await services.store.get("s1")
     assert (stored.file_count, stored.total_size) == (1, 5)
-
-
-async def test_uploads_are_no_modifications(services: Services, files: FileService) -> None:
-    """What a caller does between and during runs is not counted as the run's."""
-    await services.create()
-    await put(files, "before")
-    assert (await services.run("write mine x")).files_modified == 1
-    await put(files, "between")
-    await files.delete("s1", "before")
-    assert (await services.run("")).files_modified == 0
-    running = await services.submit("write own x\ngate on")
-    await services.until_running(3)
-    await put(files, "during")
-    await files.delete("s1", "mine")
-    services.gates["on"].set()
-    assert (await running.result()).files_modified == 1
-    session = await services.session()
-    assert session.file_count == 3
 
 
 @pytest.mark.parametrize("path", [DATA, "../x", "", "a//b"])
@@ -281,13 +247,6 @@ async def test_delete_waits_for_a_put(services: Services) -> None:
 
 
 # ---------------------------------------------------------------- ephemeral sessions
-
-
-async def test_execute_with_files(services: Services) -> None:
-    """The files of an execute request are there before the run."""
-    submission = Submission("read d/f", files={"d/f": "té", "g": ""})
-    answer = await (await services.sessions.execute("alpha", submission)).result()
-    assert answer.stdout == "té"
 
 
 @pytest.mark.parametrize(

@@ -584,10 +584,18 @@ async def test_deletion_whose_caller_leaves(services: Services) -> None:
     assert services.kernel_limiter.borrowed == 0
 
 
-async def test_row_that_was_read_before_a_deletion(
-    services: Services, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("end", "error"),
+    [
+        (lambda services: services.sessions.delete("s1"), SessionNotFound),
+        (lambda services: services.sessions.aclose(), ShuttingDown),
+    ],
+    ids=["its deletion", "the close of the server"],
+)
+async def test_row_that_was_read_before(
+    services: Services, monkeypatch: pytest.MonkeyPatch, end: Any, error: type[Exception]
 ) -> None:
-    """A row that was read before its deletion does not become a live session."""
+    """A row that was read before an end does not become a live session, and starts no kernel."""
     await services.create()
     get, reading = services.store.get, asyncio.Event()
 
@@ -600,11 +608,12 @@ async def test_row_that_was_read_before_a_deletion(
     monkeypatch.setattr(services.store, "get", slow_get)
     submitting = asyncio.create_task(services.submit("out a"))
     await reading.wait()
-    await services.sessions.delete("s1")
+    await end(services)
     services.gates["read"].set()
-    with pytest.raises(SessionNotFound):
+    with pytest.raises(error):
         await submitting
-    assert services.sessions._live == {}
+    assert error is ShuttingDown or services.sessions._live == {}
+    assert services.host.machines == []
 
 
 async def test_files_that_cannot_be_removed(
@@ -771,29 +780,6 @@ async def test_close_while_everything_goes_on(services: Services) -> None:
     assert services.kernel_limiter.borrowed == 0
     assert services.executions._live == {}
     assert services.sessions._ephemeral.live == set()
-
-
-async def test_call_that_was_reading_while_the_server_closed(
-    services: Services, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A call that read its row before the close starts no kernel afterwards."""
-    await services.create()
-    get, reading = services.store.get, asyncio.Event()
-
-    async def slow_get(id: str) -> Any:  # noqa: A002
-        session = await get(id)
-        reading.set()
-        await services.gates["read"].wait()
-        return session
-
-    monkeypatch.setattr(services.store, "get", slow_get)
-    submitting = asyncio.create_task(services.submit("out a"))
-    await reading.wait()
-    await services.sessions.aclose()
-    services.gates["read"].set()
-    with pytest.raises(ShuttingDown):
-        await submitting
-    assert services.host.machines == []
 
 
 def test_sessions_survive_the_server(open_services: OpenServices, io_loop: IOLoop) -> None:

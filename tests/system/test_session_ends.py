@@ -53,7 +53,7 @@ for attack in (
         print("through")
     except PermissionError:
         pass
-for work, count in ((spin, 40), (chain, 3), (traced, 3), (stand, 3)):
+for work, count in ((spin, 16), (chain, 3), (traced, 3), (stand, 3)):
     for _ in range(count):
         daemon(work)
     if work is spin:
@@ -99,7 +99,7 @@ def start_stubborn(client: Client, server: Server, session_id: str) -> SessionCl
     session = client.session("python", session_id=session_id)
     answer = session.run(STUBBORN, timeout=60)
     assert answer["stdout"] == "ready\n", answer
-    assert len(descendants(server)) > 40
+    assert len(descendants(server)) > 16
     return session
 
 

@@ -89,13 +89,17 @@ class ServerUnderTest:
         return parse_response(self.send_raw(data))
 
 
+FIRST_BYTE_TIMEOUT = 10.0  # seconds
+
+
 def read_all(sock: socket.socket, silence: float = 1.0) -> bytes:
-    """What comes until the end, or until nothing came for a while."""
-    sock.settimeout(silence)
+    """What comes until the end, or until nothing more came for a while; the begin may be late."""
+    sock.settimeout(max(silence, FIRST_BYTE_TIMEOUT))
     got = bytearray()
     with contextlib.suppress(TimeoutError, ConnectionResetError):
         while chunk := sock.recv(65536):
             got += chunk
+            sock.settimeout(silence)
     return bytes(got)
 
 

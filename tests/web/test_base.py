@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import re
 from typing import Any
 
 import httpx
@@ -12,7 +10,6 @@ import pytest
 from pydantic import TypeAdapter
 
 from era_kernels.web.responses import ErrorAnswer
-from tests.web.fakes import LANGUAGE
 from tests.web.serving import MAX_BODY, ServerUnderTest, run_server
 
 JSON = "application/json; charset=utf-8"
@@ -27,70 +24,6 @@ def check_error(answer: httpx.Response, status: int, code: str) -> dict[str, Any
     assert shown["code"] == code, shown
     assert shown["message"].endswith(".")
     return shown
-
-
-def test_json_out(server: ServerUnderTest, session: str) -> None:
-    """Answers are compact UTF-8 JSON objects."""
-    answer = server.http.patch(session, json={"metadata": {"name": "é"}})
-    assert answer.headers["Content-Type"] == JSON
-    assert '"metadata":{"name":"é"}'.encode() in answer.content
-
-
-@pytest.mark.parametrize(
-    "content_type",
-    [None, "application/json", "text/plain", "application/x-www-form-urlencoded",
-     "multipart/form-data; boundary=x", "multipart/form-data", "nonsense"],
-)  # fmt: skip
-def test_json_in_whatever_the_type(server: ServerUnderTest, content_type: str | None) -> None:
-    """A body is JSON whatever its Content-Type says; forms are never parsed."""
-    headers = {"Content-Type": content_type} if content_type else {}
-    body = json.dumps({"language": LANGUAGE, "data": {"a": "b&c=d%20"}})
-    answer = server.http.post("/api/sessions", content=body, headers=headers)
-    assert answer.status_code == 201, answer.text
-    assert answer.json()["data"] == {"a": "b&c=d%20"}
-
-
-@pytest.mark.parametrize("encoding", ["gzip", "br", "identity, gzip"])
-def test_compressed_body(server: ServerUnderTest, encoding: str) -> None:
-    """A body that claims an encoding is refused: no decompression bombs."""
-    headers = {"Content-Encoding": encoding}
-    answer = server.http.post("/api/sessions", content=b"\x1f\x8b\x08", headers=headers)
-    check_error(answer, 415, "UNSUPPORTED_MEDIA_TYPE")
-
-
-def test_empty_body(server: ServerUnderTest) -> None:
-    """An empty body is an empty object, so the error names what is missing."""
-    answer = server.http.post("/api/sessions", content=b"")
-    assert "language" in check_error(answer, 400, "INVALID_REQUEST")["message"]
-
-
-@pytest.mark.parametrize(
-    "body", [b"{", b'{"a":NaN}', b'{"a":"\\ud800"}', b'{"a":' + b"[" * 100, b"\xff"]
-)
-def test_malformed_json(server: ServerUnderTest, session: str, body: bytes) -> None:
-    """Malformed JSON is INVALID_JSON on every path that takes a body."""
-    for method, path in [
-        ("POST", "/api/execute"),
-        ("POST", "/api/sessions"),
-        ("PATCH", session),
-        ("POST", f"{session}/run"),
-        ("POST", f"{session}/stream"),
-    ]:
-        check_error(server.http.request(method, path, content=body), 400, "INVALID_JSON")
-
-
-def test_big_integers_survive(server: ServerUnderTest, session: str) -> None:
-    """Integers of hundreds of digits come back as they were."""
-    number = 10**400 + 1
-    answer = server.http.patch(session, content=json.dumps({"data": {"n": number}}))
-    assert answer.json()["metadata"]["data"]["n"] == number
-
-
-def test_big_bodies(server: ServerUnderTest, session: str) -> None:
-    """A body beyond a megabyte is taken, and its answer comes whole."""
-    data = {"text": "é" * 1_000_000, "list": list(range(100_000))}
-    answer = server.http.patch(session, content=json.dumps({"data": data}, ensure_ascii=False))
-    assert answer.json()["metadata"]["data"] == data
 
 
 @pytest.mark.parametrize("chunked", [False, True])
@@ -111,94 +44,12 @@ def test_largest(server: ServerUnderTest, session: str) -> None:
     assert server.http.post(f"{session}/run", content=body).status_code == 200
 
 
-@pytest.mark.parametrize(
-    "bad", ["..", ".", "%2e%2e", "a%2Fb", "%00", "a%00", "%C3%A9", "%ff", "a%20b", "-a", "a%0a",
-            "x" * 129, "%252F", "a;b", "a:b", "~a"],
-)  # fmt: skip
-@pytest.mark.parametrize(
-    "path", ["/api/sessions/{}", "/api/sessions/{}/run", "/api/sessions/s1/executions/{}"]
-)
-def test_bad_ids_in_paths(server: ServerUnderTest, session: str, path: str, bad: str) -> None:
-    """An id that is none is INVALID_ID, decoded once, wherever it stands."""
-    method = "POST" if path.endswith("run") else "GET"
-    raw = f"{method} {path.format(bad)} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
-    reply = server.send_and_parse(raw.encode("latin1"))
-    assert (reply.status, reply.json()["code"]) == (400, "INVALID_ID")
-
-
-@pytest.mark.parametrize(
-    "path",
-    [
-        "/api",
-        "/api/",
-        "/api/nothing",
-        "/api/sessions/",
-        "/x/y",
-        "/api/sessions/a/b",
-        "/api/sessions//run",
-        "/API/sessions",
-    ],
-)
-@pytest.mark.parametrize("method", ["GET", "POST", "DELETE", "OPTIONS", "PUT"])
-def test_unknown_path(server: ServerUnderTest, path: str, method: str) -> None:
-    """Unknown paths are a JSON 404, whatever the method."""
-    check_error(server.http.request(method, path), 404, "NOT_FOUND")
-
-
-@pytest.mark.parametrize(
-    ("method", "path", "allow"),
-    [
-        ("PUT", "/api/sessions", "GET, HEAD, POST, DELETE, OPTIONS"),
-        ("POST", "/api/sessions/s1", "GET, HEAD, PATCH, DELETE, OPTIONS"),
-        ("GET", "/api/sessions/s1/run", "POST, OPTIONS"),
-        ("HEAD", "/api/execute", "POST, OPTIONS"),
-        ("POST", "/health", "GET, HEAD, OPTIONS"),
-        ("BREW", "/health", "GET, HEAD, OPTIONS"),
-        ("TRACE", "/api/sessions", "GET, HEAD, POST, DELETE, OPTIONS"),
-    ],
-)
-def test_wrong_method(server: ServerUnderTest, method: str, path: str, allow: str) -> None:
-    """A wrong method is a JSON 405 that lists the right ones."""
-    answer = server.http.request(method, path, content=b"{}")
-    assert (answer.status_code, answer.headers["Allow"]) == (405, allow)
-    if method != "HEAD":
-        check_error(answer, 405, "METHOD_NOT_ALLOWED")
-
-
-def test_unknown_method_on_unknown_path(server: ServerUnderTest) -> None:
-    """Where nothing is, no method is wrong."""
-    check_error(server.http.request("BREW", "/nothing"), 404, "NOT_FOUND")
-
-
-def test_options(server: ServerUnderTest) -> None:
-    """OPTIONS lists the methods and has no body."""
-    answer = server.http.options("/api/sessions")
-    assert (answer.status_code, answer.content) == (204, b"")
-    assert answer.headers["Allow"] == "GET, HEAD, POST, DELETE, OPTIONS"
-
-
 @pytest.mark.parametrize("path", ["/api/sessions", "/api/sessions/s1", "/health", "/openapi.json"])
 def test_head(server: ServerUnderTest, session: str, path: str) -> None:
     """HEAD gives the headers of GET and no body."""
     head, get = server.http.head(path), server.http.get(path)
     assert (head.status_code, head.content) == (200, b"")
     assert head.headers["Content-Length"] == get.headers["Content-Length"]
-
-
-@pytest.mark.parametrize("path", ["/health", "/nothing", "/api/sessions/..%2f", "/api/sessions/s1"])
-def test_request_id(server: ServerUnderTest, path: str) -> None:
-    """Every answer carries a request id: the caller's when it is sane, else a new one."""
-    made = server.http.get(path).headers["X-Request-Id"]
-    assert re.fullmatch(r"req-[0-9a-f]{16}", made)
-    own = server.http.get(path, headers={"X-Request-Id": "trace-1/a"})
-    assert own.headers["X-Request-Id"] == "trace-1/a"
-
-
-@pytest.mark.parametrize("bad", ["a b", "x" * 129, '"><script>', "é".encode()])
-def test_insane_request_id(server: ServerUnderTest, bad: str | bytes) -> None:
-    """A request id that could confuse a log or a page is replaced."""
-    answer = server.http.get("/health", headers={"X-Request-Id": bad})
-    assert re.fullmatch(r"req-[0-9a-f]{16}", answer.headers["X-Request-Id"])
 
 
 def test_neutral_headers(server: ServerUnderTest) -> None:
@@ -224,12 +75,6 @@ def test_foreign_exception(server: ServerUnderTest, caplog: pytest.LogCaptureFix
     assert record.exc_info
 
 
-def test_domain_error(server: ServerUnderTest) -> None:
-    """A domain error carries its code, its sentence and the id it is about."""
-    shown = check_error(server.http.get("/api/sessions/gone"), 404, "SESSION_NOT_FOUND")
-    assert shown["id"] == "gone"
-
-
 def test_retry_after(server: ServerUnderTest, session: str) -> None:
     """429 and 503 say when to come again."""
     server.sessions.is_full = True
@@ -241,6 +86,19 @@ def test_retry_after(server: ServerUnderTest, session: str) -> None:
     check_error(refused, 503, "KERNEL_START_FAILED")
     assert int(refused.headers["Retry-After"]) > 0
     assert refused.headers["X-Execution-Id"].startswith("exec-")
+
+
+def test_unhealthy(server: ServerUnderTest) -> None:
+    """A part that is down is named, with 503 and a time to come again."""
+    server.server_info.failed_parts = {"store": "The disk is gone."}
+    try:
+        answer = server.http.get("/health")
+    finally:
+        server.server_info.failed_parts = {}
+    assert answer.status_code == 503
+    assert int(answer.headers["Retry-After"]) > 0
+    assert answer.json()["status"] == "unhealthy"
+    assert answer.json()["problems"] == {"store": "The disk is gone."}
 
 
 def test_log_of_answers(caplog: pytest.LogCaptureFixture) -> None:

@@ -11,7 +11,6 @@ import httpx
 import pytest
 
 from era_kernels.web import transfers
-from era_kernels.web.transfers import CONTENT_SECURITY_POLICY
 from tests.web.fakes import LANGUAGE, FakeFileService
 from tests.web.serving import ServerUnderTest, eventually, parse_response, read_all, run_server
 
@@ -68,23 +67,6 @@ def test_content_type_of_an_upload(server: ServerUnderTest, said: str, kept: str
     """What the uploader says is kept; a form is what clients call anything."""
     put(server, "f", Content_Type=said)
     assert server.files.files["f"].status.content_type == kept
-
-
-def test_path_is_decoded_once(server: ServerUnderTest) -> None:
-    """Percent-decoded once, from the raw bytes; what is no UTF-8 survives."""
-    for raw in ("%252e", "a%2Fb", "%FF", "x/y/files/z"):
-        put(server, raw)
-    reply = server.send_and_parse(
-        b"PUT " + f"{FILES}/ü HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
-    )
-    assert (reply.status, reply.json()["path"]) == (200, "ü")
-    assert set(server.files.files) == {"%2e", "a/b", "\udcff", "x/y/files/z", "ü"}
-
-
-def test_repeated_equal_length(server: ServerUnderTest) -> None:
-    """A length that a proxy repeated is one length."""
-    reply = server.send_and_parse(head("f", "Content-Length: 2, 2") + b"ab")
-    assert (reply.status, server.files.files["f"].data) == (200, b"ab")
 
 
 @pytest.mark.parametrize("path", ["a%2F..%2Fb", "%2e%2e/x", "a//b", "a%00b", "", "/etc/passwd"])
@@ -214,58 +196,6 @@ def test_slow_but_steady(monkeypatch: pytest.MonkeyPatch) -> None:
 # ---------------------------------------------------------------- get
 
 
-def test_get(server: ServerUnderTest) -> None:
-    """Bytes and headers; nothing of JSON; the file is closed afterwards."""
-    file = server.files.add("f", b"0123456789" * 20_000, "image/png")
-    answer = server.http.get(f"{FILES}/f")
-    assert answer.content == file.data
-    shown = answer.headers
-    assert (shown["Content-Type"], shown["Content-Length"]) == ("image/png", "200000")
-    assert (shown["ETag"], shown["Cache-Control"]) == (file.status.etag, "no-cache")
-    assert shown["Last-Modified"] == "Wed, 15 Jan 2025 10:30:00 GMT"
-    assert shown["Accept-Ranges"] == "bytes"
-    assert eventually(lambda: file.closed)
-
-
-def test_head(server: ServerUnderTest) -> None:
-    """The same headers, no bytes, and no range."""
-    server.files.add("f", b"0123456789")
-    answer = server.http.head(f"{FILES}/f", headers={"Range": "bytes=1-2"})
-    assert (answer.status_code, answer.content) == (200, b"")
-    assert answer.headers["Content-Length"] == "10"
-    assert "Content-Range" not in answer.headers
-
-
-def test_not_modified(server: ServerUnderTest) -> None:
-    """304 has no body and no type; what is cached stays as it is."""
-    file = server.files.add("f", b"0123456789")
-    answer = server.http.get(f"{FILES}/f", headers={"If-None-Match": file.status.etag})
-    assert (answer.status_code, answer.content) == (304, b"")
-    assert answer.headers["ETag"] == file.status.etag
-    assert "Content-Type" not in answer.headers
-    assert eventually(lambda: file.closed)
-
-
-def test_ranges(server: ServerUnderTest) -> None:
-    """A range, a condition on it, and one that begins behind the end."""
-    etag = server.files.add("f", b"0123456789").status.etag
-
-    def get(**headers: str) -> httpx.Response:
-        shown = {name.replace("_", "-"): value for name, value in headers.items()}
-        return server.http.get(f"{FILES}/f", headers={"Range": "bytes=2-4", **shown})
-
-    for answer in (get(), get(If_Range=etag), get(If_Range="Wed, 15 Jan 2025 10:30:00 GMT")):
-        assert (answer.status_code, answer.content) == (206, b"234")
-        assert answer.headers["Content-Range"] == "bytes 2-4/10"
-        assert answer.headers["Content-Length"] == "3"
-    for condition in ('"other"', f"W/{etag}", "Wed, 15 Jan 2025 10:30:01 GMT", "nonsense"):
-        assert get(If_Range=condition).status_code == 200
-    answer = get(Range="bytes=10-")
-    assert code_of(answer) == (416, "RANGE_NOT_SATISFIABLE")
-    assert answer.headers["Content-Range"] == "bytes */10"
-    assert "ETag" not in answer.headers
-
-
 def test_file_that_is_cut_while_it_is_read(server: ServerUnderTest) -> None:
     """The connection ends, a client sees that bytes are missing; no other answer is mixed in."""
     server.files.add("f", b"x" * 200_000).cut_bytes = 100_000
@@ -286,16 +216,6 @@ def test_client_that_leaves_while_it_reads(server: ServerUnderTest) -> None:
 # ---------------------------------------------------------------- the rest
 
 
-def test_delete(server: ServerUnderTest) -> None:
-    """A file is deleted when it is the one that is meant."""
-    server.files.add("d/f", b"x")
-    answer = server.http.delete(f"{FILES}/d/f", headers={"If-Match": '"other"'})
-    assert code_of(answer) == (412, "PRECONDITION_FAILED")
-    answer = server.http.delete(f"{FILES}/d/f")
-    assert (answer.json()["success"], answer.json()["path"]) == (True, "d/f")
-    assert code_of(server.http.delete(f"{FILES}/d/f")) == (404, "FILE_NOT_FOUND")
-
-
 @pytest.mark.parametrize("count", [0, 3, 1000])
 def test_list(server: ServerUnderTest, count: int) -> None:
     """Each file under every name of its fields; many are encoded in a thread."""
@@ -306,27 +226,6 @@ def test_list(server: ServerUnderTest, count: int) -> None:
     assert shown["total_count"] == shown["count"] == count
     assert shown["total_size_bytes"] == 2 * count
     assert all(file["uploaded"] == file["modified_at"] for file in shown["files"])
-
-
-def test_policy(server: ServerUnderTest) -> None:
-    """Every answer under /files/ has the policy, whatever becomes of the request; no other has."""
-    server.files.add("f", b"x")
-    for method, path in [
-        ("GET", "f"), ("HEAD", "f"), ("PUT", "f"), ("DELETE", "f"), ("GET", "no"),
-        ("OPTIONS", "f"), ("POST", "f"), ("PATCH", "f"), ("GET", "a%2F..%2Fb"), ("GET", ""),
-    ]:  # fmt: skip
-        answer = server.http.request(method, f"{FILES}/{path}")
-        assert answer.headers["Content-Security-Policy"] == CONTENT_SECURITY_POLICY
-        assert answer.headers["X-Content-Type-Options"] == "nosniff"
-    assert "Content-Security-Policy" not in server.http.get(FILES).headers
-
-
-@pytest.mark.parametrize("method", ["POST", "PATCH"])
-def test_methods(server: ServerUnderTest, method: str) -> None:
-    """The answer to other methods lists the allowed ones."""
-    answer = server.http.request(method, f"{FILES}/f", content=b"x")
-    assert code_of(answer) == (405, "METHOD_NOT_ALLOWED")
-    assert answer.headers["Allow"] == "GET, HEAD, PUT, DELETE, OPTIONS"
 
 
 def test_pipelined_after_an_upload(server: ServerUnderTest) -> None:

@@ -34,41 +34,6 @@ def test_line_is_handed_on(server: ServerUnderTest, session: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("body", "expected"),
-    [
-        ({}, "`value` is required."),
-        ({"value": 5}, "`value` must be a string."),
-        ({"value": None}, "`value` must be a string."),
-        ({"value": "s3cret\nb"}, "`value` must be one line."),
-        ({"value": ["s3cret"]}, "`value` must be a string."),
-    ],
-)
-def test_what_is_no_line(
-    server: ServerUnderTest, session: str, body: dict[str, object], expected: str
-) -> None:
-    """What is no line is refused without repeating it; the question stays open."""
-    with asking(server, session) as place:
-        answer = server.http.post(place, json=body)
-        assert (answer.status_code, answer.json()["code"]) == (400, "INVALID_REQUEST")
-        assert answer.json()["message"] == expected
-        assert "s3cret" not in answer.text
-        assert server.http.post(place, json={"value": ""}).status_code == 200
-
-
-def test_nobody_waits(server: ServerUnderTest, session: str) -> None:
-    """An execution that has ended waits for nothing; one that is not there is not found."""
-    made = server.http.post(f"{session}/run", json={"code": "out a"}).headers["X-Execution-Id"]
-    place = f"{session}/executions/{{}}/input"
-    ended = server.http.post(place.format(made), json={"value": "a"})
-    assert (ended.status_code, ended.json()["code"]) == (409, "NO_INPUT_PENDING")
-    absent = server.http.post(place.format("exec-9"), json={"value": "a"})
-    assert (absent.status_code, absent.json()["code"]) == (404, "EXECUTION_NOT_FOUND")
-    nowhere = server.http.post("/api/sessions/s9/executions/exec-1/input", json={"value": "a"})
-    assert (nowhere.status_code, nowhere.json()["code"]) == (404, "SESSION_NOT_FOUND")
-    assert server.http.get(place.format(made)).status_code == 405
-
-
-@pytest.mark.parametrize(
     ("value", "line"),
     [
         ("", ""),

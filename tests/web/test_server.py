@@ -30,47 +30,6 @@ from tests.web.serving import ServerUnderTest, eventually, parse_response, read_
 HEAD = b"POST /api/sessions HTTP/1.1\r\nHost: localhost\r\n"
 
 
-@pytest.mark.parametrize(
-    "data",
-    [
-        b"GARBAGE\r\n\r\n",
-        b"GET /health\r\n\r\n",
-        b"GET /health HTTP/1.1\r\n\r\n",
-        b"GET /health HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n",
-        b"GET /health HTTP/1.1\r\nHost: localhost\r\nNo colon\r\n\r\n",
-        b"GET /health HTTP/1.1\r\nHost: localhost\r\nX-Bad: a\x01b\r\n\r\n",
-        b"GET /health HTTP/1.1\r\nHost: localhost\r\nX Bad: a\r\n\r\n",
-        b"GET /health HTTP/1.1\r\nHost: localhost\r\nX-Bad: \x00\r\n\r\n",
-        b"GET /hea\x7flth HTTP/1.1\r\nHost: localhost\r\n\r\n",
-        b"GET /health HTTP/1.1\r\nHost: loc<>alhost\r\n\r\n",
-        b"GET /health HTTP/1.1\r\nHost: localhost\r\n folded: x\r\n\r\n",
-        b"GET /health?" + b"&".join([b"a=1"] * 5000) + b" HTTP/1.1\r\nHost: localhost\r\n\r\n",
-        b"GET /health HTTP/1.1\r\nHost: localhost\r\nX-Big: " + b"x" * 70_000 + b"\r\n\r\n",
-        HEAD + b"Transfer-Encoding: gzip\r\n\r\n",
-        HEAD + b"Transfer-Encoding: chunked\r\nContent-Length: 3\r\n\r\n{}",
-        HEAD + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n",
-        HEAD + b"Transfer-Encoding: chunked\r\n\r\n2\r\n{}xx0\r\n\r\n",
-        HEAD + b"Transfer-Encoding: chunked\r\n\r\n" + b"1" * 200,
-        HEAD + b"Content-Length: -1\r\n\r\n",
-        HEAD + b"Content-Length: 2x\r\n\r\n{}",
-        HEAD + b"Content-Length: 2, 3\r\n\r\n{}",
-        HEAD + b"Content-Length: " + b"9" * 5000 + b"\r\n\r\n{}",
-        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n",
-    ],
-    ids=range(23),
-)
-def test_malformed_http(server: ServerUnderTest, data: bytes) -> None:
-    """What is no HTTP is refused once, in JSON, and the connection is closed."""
-    raw = server.send_raw(data)
-    assert raw.count(b"HTTP/1.1 ") == 1, raw
-    reply = parse_response(raw)
-    assert (reply.status, reply.json()["code"]) == (400, "INVALID_REQUEST")
-    assert reply.headers["x-request-id"].startswith("req-")
-    assert reply.headers["server"] == "era-kernels"
-    assert int(reply.headers["content-length"]) == len(reply.body)
-    assert reply.headers["connection"] == "close"
-
-
 def test_server_lives_on(server: ServerUnderTest) -> None:
     """After all that the server answers."""
     server.send_raw(b"\x00" * 100_000)
@@ -123,35 +82,6 @@ def test_endless_chunks(server: ServerUnderTest) -> None:
             pass
     assert sent < 20
     assert server.http.get("/health").status_code == 200
-
-
-def test_keep_alive_after_refusals(server: ServerUnderTest) -> None:
-    """Errors do not cost the connection: several requests on one, in order."""
-    requests = (
-        b"GET /api/sessions/gone HTTP/1.1\r\nHost: localhost\r\n\r\n"
-        b"PUT /api/sessions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\n\r\nabcde"
-        b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
-    )
-    raw = server.send_raw(requests)
-    statuses = [raw[at + 9 : at + 12] for at in range(len(raw)) if raw.startswith(b"HTTP/1.1 ", at)]
-    assert statuses == [b"404", b"405", b"200"]
-
-
-@pytest.mark.parametrize("start", [b"BREW /coffee", b"TRACE /health", b"SEND_ERROR /health"])
-@pytest.mark.parametrize("body", [b"", b"abcde"])
-def test_unknown_method_costs_the_connection(
-    server: ServerUnderTest, start: bytes, body: bytes
-) -> None:
-    """Where the connection cannot go on after an answer, the answer says so."""
-    head = start + b" HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(body)
-    reply = server.send_and_parse(head + body)
-    assert reply.status in (404, 405)
-    assert reply.headers["connection"] == "close"
-
-
-def test_http_1_0(server: ServerUnderTest) -> None:
-    """A client of HTTP/1.0 without a Host is served."""
-    assert server.send_and_parse(b"GET /health HTTP/1.0\r\n\r\n").status == 200
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import pytest
 
 from era_kernels.kernels.kernelspecs import builtin_dir
 from era_kernels.toolchains.layout import default_toolchain_dir, find_toolchain
+from tests.languages.jupyter_checks import write_kernelspec
 
 
 def _find_programs() -> Path | None:
@@ -25,15 +26,4 @@ requires_deno = pytest.mark.skipif(DENO is None, reason="Deno is not installed")
 
 def jupyter_kernelspec(directory: Path) -> Path:
     """Returns a folder in which the kernelspec has nothing but Jupyter's own keys."""
-    source = builtin_dir() / "deno"
-    text = (source / "kernel.json").read_text(encoding="utf-8")
-    for placeholder, value in {
-        "{toolchain}/bin": str(_BIN),
-        "{resource_dir}": str(source),
-        "{cache}": str(directory / "cache"),
-    }.items():
-        text = text.replace(placeholder, value)
-    folder = directory / "kernelspec"
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "kernel.json").write_text(text, encoding="utf-8")
-    return folder
+    return write_kernelspec("deno", directory, {"{toolchain}/bin": _BIN})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from itertools import zip_longest
 
 import pytest
 
@@ -47,8 +48,9 @@ P_CHANGED = {
     "pc": "the type of a value in it has changed",
 }
 NOT_FOUND = "open /none: no such file or directory"
-# Series of runs in one session, each with what it prints. Names differ, for all share the session.
-SERIES: dict[str, list[tuple[str, str]]] = {
+# Series of runs, each with what it prints. Names differ, for all run side by side: the first runs
+# of all are one fragment, then the second ones, for each fragment is compiled.
+SIDE_BY_SIDE: dict[str, list[tuple[str, str]]] = {
     "numbers and texts": [
         ('a1 := 5\na2 := "x"\nvar a3 float64', ""),
         ("fmt.Println(a1, a2, a3)\na1++\na3 = 1.5", "5 x 0\n"),
@@ -60,12 +62,6 @@ SERIES: dict[str, list[tuple[str, str]]] = {
         ("b := len(b)\nfmt.Println(b)", "1\n"),
         ("b, b2 := 2.5, true\nfmt.Println(b, b2)", "2.5 true\n"),
         ("var b []int\nfmt.Println(b == nil)", "true\n"),
-    ],
-    "a function is defined anew": [
-        ("func c() int { return 1 }\nfunc c2() int { return c() + 1 }", ""),
-        ("fmt.Println(c2())", "2\n"),
-        ("func c() int { return 10 }\nfmt.Println(c2())", "11\n"),
-        ("fmt.Println(c())", "10\n"),
     ],
     "types, methods, generics": [
         ("type D struct{ N int }\nfunc (d D) Double() int { return d.N * 2 }", ""),
@@ -106,28 +102,6 @@ SERIES: dict[str, list[tuple[str, str]]] = {
     "constants and groups": [
         ("const (\n\tj0 = iota\n\tj1\n)\ntype (\n\tJ int\n\tJ2 string\n)", ""),
         ('type J string\nj1 := "other"\nfmt.Println(j0, j1, J("q"), J2("r"))', "0 other q r\n"),
-    ],
-    "imports are kept, and found": [
-        ('import str "strings"', ""),
-        ('fmt.Println(str.ToUpper("a"), slices.Max([]int{1, 3}), math.MaxInt8)', "A 3 127\n"),
-        ('import (\n\t"math/rand/v2"\n\t. "strings"\n)', ""),
-        ('fmt.Println(rand.IntN(1), Repeat("x", 2))', "0 xx\n"),
-    ],
-    "control flow": [
-        ("l := 0\nfor l = range 4 {\n\tif l == 2 {\n\t\tbreak\n\t}\n}\nfmt.Println(l)", "2\n"),
-        ('defer fmt.Println("deferred")\nfmt.Println("first")\nreturn', "first\ndeferred\n"),
-        ('func() {\n\tfmt.Println("called")\n}()', "called\n"),
-        ("switch {\ncase l > 1:\n\tfmt.Println(l)\ndefault:\n\tfmt.Println(`no`)\n}", "2\n"),
-    ],
-    "main and init": [
-        ('func init() { print(1) }\nfunc main() { fmt.Println("main") }', "main\n"),
-        ('fmt.Println("neither")', "neither\n"),
-    ],
-    "nothing but declarations, comments or blanks": [
-        ("// nothing", ""),
-        ("/* nothing\n*/ \n", ""),
-        ("var (\n\tm, m1 = 1, 2\n\tm2    string\n)\n", ""),
-        ("fmt.Println(m, m1, m2 == ``)", "1 2 true\n"),
     ],
     "constraints": [
         ("type R interface{ ~int | ~float64 }\ntype R1 = R\ntype R2 interface{ comparable }", ""),
@@ -174,6 +148,37 @@ SERIES: dict[str, list[tuple[str, str]]] = {
         ("fmt.Println(w6 == context.DeadlineExceeded, w1)", f"true {NOT_FOUND}\n"),
         ("fmt.Println(w3)", "a: w\n"),
     ],
+}  # fmt: skip
+# Series that are about the form of a fragment, or its end: each run is one.
+SERIES: dict[str, list[tuple[str, str]]] = {
+    "a function is defined anew": [
+        ("func c() int { return 1 }\nfunc c2() int { return c() + 1 }", ""),
+        ("fmt.Println(c2())", "2\n"),
+        ("func c() int { return 10 }\nfmt.Println(c2())", "11\n"),
+        ("fmt.Println(c())", "10\n"),
+    ],
+    "imports are kept, and found": [
+        ('import str "strings"', ""),
+        ('fmt.Println(str.ToUpper("a"), slices.Max([]int{1, 3}), math.MaxInt8)', "A 3 127\n"),
+        ('import (\n\t"math/rand/v2"\n\t. "strings"\n)', ""),
+        ('fmt.Println(rand.IntN(1), Repeat("x", 2))', "0 xx\n"),
+    ],
+    "control flow": [
+        ("l := 0\nfor l = range 4 {\n\tif l == 2 {\n\t\tbreak\n\t}\n}\nfmt.Println(l)", "2\n"),
+        ('defer fmt.Println("deferred")\nfmt.Println("first")\nreturn', "first\ndeferred\n"),
+        ('func() {\n\tfmt.Println("called")\n}()', "called\n"),
+        ("switch {\ncase l > 1:\n\tfmt.Println(l)\ndefault:\n\tfmt.Println(`no`)\n}", "2\n"),
+    ],
+    "main and init": [
+        ('func init() { print(1) }\nfunc main() { fmt.Println("main") }', "main\n"),
+        ('fmt.Println("neither")', "neither\n"),
+    ],
+    "nothing but declarations, comments or blanks": [
+        ("// nothing", ""),
+        ("/* nothing\n*/ \n", ""),
+        ("var (\n\tm, m1 = 1, 2\n\tm2    string\n)\n", ""),
+        ("fmt.Println(m, m1, m2 == ``)", "1 2 true\n"),
+    ],
     "groups of nothing": [
         ("type ()\nconst ()\nvar ()", ""),
         ("import ()\nfmt.Println(1)", "1\n"),
@@ -213,6 +218,14 @@ def session(client: Client) -> Iterator[SessionClient]:
     session = client.session("go")
     yield session
     session.delete()
+
+
+def test_side_by_side(session: SessionClient) -> None:
+    """What a fragment declares and changes is there in the next one, whatever kind it is of."""
+    for runs in zip_longest(*SIDE_BY_SIDE.values(), fillvalue=("", "")):
+        answer = session.run("\n".join(code for code, _ in runs))
+        stdout = "".join(stdout for _, stdout in runs)
+        check(answer, stdout=stdout, exit_code=0, results=[])
 
 
 @pytest.mark.parametrize("name", SERIES)
@@ -291,33 +304,44 @@ def test_no_result(session: SessionClient, code: str) -> None:
     }.items(),
 )
 def test_errors(session: SessionClient, code: str, stderr: str) -> None:
-    """What cannot be built is told with the fragment's own lines, and nothing is left of it."""
-    session.run("kept := 41")
+    """What cannot be built is told with the fragment's own lines."""
     answer = session.run(code)
     check(answer, exit_code=1, stdout="", state="preserved")
     assert stderr in re.sub(r"cell\d+", "cellN", answer["stderr"])
+
+
+def test_nothing_is_left_of_errors(session: SessionClient) -> None:
+    """Of what cannot be built no name is left, and what was there is as it was."""
+    session.run("kept := 41")
+    for code in ("kept := 1\nunbuilt := undefined", "unbuilt := 1\nvar b = ("):
+        check(session.run(code), exit_code=1)
+    assert "undefined: unbuilt" in session.run("unbuilt")["stderr"]
     check(session.run("fmt.Println(kept + 1)"), stdout="42\n", stderr="")
 
 
-@pytest.mark.parametrize(
-    ("code", "exit_code", "value"),
-    [
-        ('v = 2\npanic("boom")', 2, 2),
-        ("v = 2\nos.Exit(3)", 3, 2),
-        ("v = 2\nlog.Fatal(`over`)", 1, 2),
-        ("v = 2\nfunc() { os.Exit(0) }()", 0, 2),
-        ("v = 2\nsyscall.Kill(os.Getpid(), syscall.SIGKILL)", 137, 1),
-        ("v = 2\nsyscall.Kill(os.Getpid(), syscall.SIGTERM)\nselect {}", 143, 1),
-        ("v = 2\ngo func() { panic(`elsewhere`) }()\nselect {}", 2, 1),
-        ("v = 2\nvar missing *int\n_ = *missing", 2, 2),
-        ("v = 2\nsyscall.Kill(os.Getpid(), syscall.SIGSEGV)\nselect {}", 2, 1),
-    ],
-)  # fmt: skip
-def test_ends(session: SessionClient, code: str, exit_code: int, value: int) -> None:
+# How programs end themselves → exit code, and whether what they have changed before is kept.
+ENDS = {
+    'panic("boom")': (2, True),
+    "os.Exit(3)": (3, True),
+    "log.Fatal(`over`)": (1, True),
+    "func() { os.Exit(0) }()": (0, True),
+    "syscall.Kill(os.Getpid(), syscall.SIGKILL)": (137, False),
+    "syscall.Kill(os.Getpid(), syscall.SIGTERM)\nselect {}": (143, False),
+    "go func() { panic(`elsewhere`) }()\nselect {}": (2, False),
+    "var missing *int\n_ = *missing": (2, True),
+    "syscall.Kill(os.Getpid(), syscall.SIGSEGV)\nselect {}": (2, False),
+}
+
+
+def test_ends(session: SessionClient) -> None:
     """A run that the program ends leaves what it had; one that is killed what was there before."""
-    session.run("v := 1\nfunc only() int { return 1 }")
-    check(session.run(f"{code}\nfunc only() int {{ return 2 }}"), exit_code=exit_code)
-    check(session.run("fmt.Println(v, only())"), stdout=f"{value} {value}\n", exit_code=0)
+    session.run("v := 0\nfunc only() int { return 0 }")
+    value = 0
+    for number, (code, (exit_code, is_kept)) in enumerate(ENDS.items(), 1):
+        changed = f"v = {number}\n{code}\nfunc only() int {{ return {number} }}"
+        check(session.run(changed), exit_code=exit_code)
+        value = number if is_kept else value
+        check(session.run("fmt.Println(v, only())"), stdout=f"{value} {value}\n", exit_code=0)
 
 
 def test_lost_values(session: SessionClient) -> None:
@@ -345,20 +369,18 @@ def test_lost_values(session: SessionClient) -> None:
         ("func (p P) String() string { return `` }", []),
     ],
 )
-def test_notes(client: Client, code: str, notes: list[str]) -> None:
+def test_notes(session: SessionClient, code: str, notes: list[str]) -> None:
     """Lost values are told by each run that uses them, until there are new ones; never silently gone."""  # noqa: E501
-    session = client.session("go")
     session.run(
-        "type P struct{ A int }\np, _ := os.Create(`p.txt`)\npa := P{1}\npb := map[string]P{}"
+        "type P struct{ A int }\np, _ := os.Create(`p.txt`)\npa := P{1}\npb := map[string]P{}\n"
+        "pc := []any{P{1}}\npd := 5\nfunc p1() bool { return p == nil }"
     )
-    session.run("pc := []any{P{1}}\npd := 5\nfunc p1() bool { return p == nil }")
     session.run("pd++")
     assert sorted(session.run(code)["stderr"].splitlines()) == [f"note: {note}" for note in notes]
     later = session.run("p = nil\nfmt.Println(pa, pd)")
     assert later["stdout"].endswith(" 6\n")
     assert ("pa has lost" in later["stderr"]) == ("struct" in code)
     check(session.run("p"), stderr="", exit_code=0)
-    session.delete()
 
 
 @pytest.mark.parametrize(

@@ -31,6 +31,12 @@ def session(client: Client) -> Iterator[SessionClient]:
 
 
 @pytest.fixture(scope="module")
+def workspace(session: SessionClient) -> str:
+    """The directory in which programs of the session run."""
+    return str(session.run("wd, _ := os.Getwd()\nfmt.Print(wd)")["stdout"])
+
+
+@pytest.fixture(scope="module")
 def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("plain")
     (directory / "data.txt").write_text(DATA)
@@ -72,11 +78,10 @@ def normalise(text: str, directory: str) -> str:
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
-def test_program(session: SessionClient, directory: Path, name: str) -> None:
+def test_program(session: SessionClient, workspace: str, directory: Path, name: str) -> None:
     """A program prints what it prints by `go run`, and has the exit code of the built program."""
     answer = session.run(PROGRAMS[name], timeout=60)
     stdout, stderr, exit_code = run_plain(directory, PROGRAMS[name])
-    workspace = session.run("wd, _ := os.Getwd()\nfmt.Print(wd)")["stdout"]
     assert answer["stdout"] == normalise(stdout, str(directory))
     assert normalise(answer["stderr"], workspace) == normalise(stderr, str(directory))
     assert answer["exit_code"] == exit_code

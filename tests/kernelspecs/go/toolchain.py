@@ -8,6 +8,7 @@ import pytest
 
 from era_kernels.kernels.kernelspecs import builtin_dir
 from era_kernels.toolchains.layout import default_toolchain_dir, find_toolchain
+from tests.languages.jupyter_checks import write_kernelspec
 
 FOLDER = builtin_dir() / "go"
 _toolchain = find_toolchain(FOLDER, default_toolchain_dir(), (builtin_dir(),))
@@ -18,14 +19,4 @@ requires_go = pytest.mark.skipif(TOOLCHAIN is None, reason="Go is not installed"
 
 def jupyter_kernelspec(directory: Path) -> Path:
     """Returns a folder in which the kernelspec has nothing but Jupyter's own keys."""
-    text = (FOLDER / "kernel.json").read_text(encoding="utf-8")
-    for placeholder, value in {
-        "{toolchain}": str(TOOLCHAIN),
-        "{resource_dir}": str(FOLDER),
-        "{cache}": str(directory / "cache"),
-    }.items():
-        text = text.replace(placeholder, value)
-    folder = directory / "kernelspec-go"
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "kernel.json").write_text(text, encoding="utf-8")
-    return folder
+    return write_kernelspec("go", directory, {"{toolchain}": TOOLCHAIN})

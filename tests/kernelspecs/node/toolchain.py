@@ -11,6 +11,7 @@ import pytest
 
 from era_kernels.kernels.kernelspecs import builtin_dir
 from era_kernels.toolchains.layout import default_toolchain_dir, find_toolchain
+from tests.languages.jupyter_checks import write_kernelspec
 
 LANGUAGES = ("node", "typescript")
 
@@ -37,20 +38,12 @@ requires_node = pytest.mark.skipif(
 
 def jupyter_kernelspec(language: str, directory: Path) -> Path:
     """Returns a folder in which the kernelspec of a language has nothing but Jupyter's own keys."""
-    source = builtin_dir() / language
-    text = (source / "kernel.json").read_text(encoding="utf-8")
-    for placeholder, value in {
-        "{toolchain}/bin/node_modules": str(MODULES),
-        "{toolchain}/bin/node": str(NODE),
-        "{toolchain}/bin": str(Path(str(NODE)).parent),
-        "{resource_dir}": str(source),
-        "{cache}": str(directory / "cache"),
-    }.items():
-        text = text.replace(placeholder, value)
-    folder = directory / f"kernelspec-{language}"
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "kernel.json").write_text(text, encoding="utf-8")
-    return folder
+    places: dict[str, object] = {
+        "{toolchain}/bin/node_modules": MODULES,
+        "{toolchain}/bin/node": NODE,
+        "{toolchain}/bin": Path(str(NODE)).parent,
+    }
+    return write_kernelspec(language, directory, places)
 
 
 def has_in_module(name: str) -> bool:

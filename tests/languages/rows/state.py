@@ -61,10 +61,15 @@ def two_sessions_apart(
     other.delete()
 
 
-@row()
-def five_hundred_runs(session: SessionClient, hello: str) -> None:
-    """A session serves 500 runs by one kernel."""
+def check_many_runs(session: SessionClient, hello: str, count: int) -> None:
+    """Serves so many runs; the kernel of the last one must be that of the first."""
     session.run(hello)
-    for _ in range(498):
+    for _ in range(count - 2):
         session.run("")
     check(session.run(hello), stdout="hello\n", kernel_generation=1)
+
+
+@row(is_long=True)
+def five_hundred_runs(session: SessionClient, hello: str) -> None:
+    """A session serves 500 runs by one kernel."""
+    check_many_runs(session, hello, 500)

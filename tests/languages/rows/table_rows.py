@@ -25,6 +25,7 @@ class Row:
     try_it: Callable[..., None]
     languages: tuple[str, ...] | None  # that it concerns; None: all
     leaves_nothing: bool  # it may be tried in a session with others of the kind, in any order
+    is_long: bool = False  # it belongs to the tests that take long
 
     def run(self, session: SessionClient, programs: KernelPrograms) -> None:
         """Tries it in a session. Raises AssertionError where it does not hold."""
@@ -39,6 +40,7 @@ def row(
     *,
     languages: tuple[str, ...] | None = None,
     leaves_nothing: bool = False,
+    is_long: bool = False,
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Makes a function a row of the table.
 
@@ -49,7 +51,9 @@ def row(
         needs = tuple(inspect.signature(function).parameters)[1:]
         shows = (inspect.getdoc(function) or "").splitlines()[0]
         name = function.__name__
-        ROWS[name] = Row(name, capability, shows, needs, function, languages, leaves_nothing)
+        ROWS[name] = Row(
+            name, capability, shows, needs, function, languages, leaves_nothing, is_long
+        )
         return function
 
     return add
