@@ -25,6 +25,16 @@ class _Line:
     lock: asyncio.Lock
     length: int = 0  # of those that run or wait
 
+    @asynccontextmanager
+    async def turn(self) -> AsyncIterator[None]:
+        """Waits for those that came before, and keeps out those that come while it is open."""
+        self.length += 1
+        try:
+            async with self.lock:
+                yield
+        finally:
+            self.length -= 1
+
 
 class RequestHandlers:
     """Runs stored code beside the kernel of its session, one request at a time.
@@ -82,11 +92,9 @@ class RequestHandlers:
                 f"{line.length} requests to this session's stored code wait already.",
                 retry_after=RETRY_AFTER_SECONDS,
             )
-        line.length += 1
         try:
-            async with line.lock:
+            async with line.turn():
                 yield
         finally:
-            line.length -= 1
             if not line.length:
                 del self._lines[session_id]

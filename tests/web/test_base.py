@@ -9,7 +9,9 @@ import httpx
 import pytest
 from pydantic import TypeAdapter
 
+from era_kernels.web.base import BaseHandler, HandlerContext
 from era_kernels.web.responses import ErrorAnswer
+from tests.server_process import wait_until
 from tests.web.serving import MAX_BODY, ServerUnderTest, run_server
 
 JSON = "application/json; charset=utf-8"
@@ -110,3 +112,23 @@ def test_log_of_answers(caplog: pytest.LogCaptureFixture) -> None:
     [record] = [r for r in records if r.path == "/api/execute"]  # type: ignore[attr-defined]
     assert record.status == 200  # type: ignore[attr-defined]
     assert "hush" not in str(vars(record))
+
+
+def test_no_body_is_kept(
+    server: ServerUnderTest, session: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A handler whose answer is out holds no body, though Tornado's circles keep it for a while."""
+    handlers: list[BaseHandler] = []
+
+    def note(handler: BaseHandler, context: HandlerContext) -> None:
+        handlers.append(handler)
+        initialize(handler, context)
+
+    initialize = BaseHandler.initialize
+    monkeypatch.setattr(BaseHandler, "initialize", note)
+    for value in ("1", "}"):  # a run, and an error
+        server.http.post(
+            f"{session}/run", content=b'{"code":"1","update_data":%b}' % value.encode()
+        )
+    assert len(handlers) == 2
+    assert wait_until(lambda: not any(handler.body for handler in handlers))
