@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import tempfile
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-from benchmarks.starvation import p95_of_runs
+from benchmarks.bystander import Bystander, seconds_of
 from benchmarks.table import ms
 from tests.client import Client, SessionClient
 from tests.server_process import Launcher
@@ -46,17 +45,11 @@ def main() -> None:
 def _measure_bystander(launcher: Launcher) -> None:
     server = launcher.start("--session-workspace", "128M", "--disk-reserve", "256M")
     with closing(Client(server.base_url)) as client:
-        bystander = client.session("python")
-        bystander.run("1")
-        idle = p95_of_runs(bystander, RUNS)
+        bystander = Bystander(client, RUNS)
         for what, code in PROGRAMS.items():
             with _culprits(client, code) as deletions:
-                busy = p95_of_runs(bystander, RUNS)
-            print(
-                f"/run of a bystander, p95: idle {ms(idle)}, beside {what} {ms(busy)} "
-                f"({busy / idle:.1f} times); slowest DELETE of {len(deletions)}: "
-                f"{ms(max(deletions))}"
-            )
+                compared = bystander.beside(what)
+            print(f"{compared}; slowest DELETE of {len(deletions)}: {ms(max(deletions))}")
     server.stop()
 
 
@@ -70,7 +63,7 @@ def _culprits(client: Client, code: str) -> Iterator[list[float]]:
         while not is_over.is_set():
             culprit = client.session("python")
             culprit.run(code, timeout=2)
-            deletions.append(_seconds(culprit.delete))
+            deletions.append(seconds_of(culprit.delete))
 
     thread = threading.Thread(target=repeat)
     thread.start()
@@ -87,16 +80,10 @@ def _measure_full_disk(launcher: Launcher) -> None:
         session: SessionClient = client.session("python")
         session.run("1")
         fill(launcher.data_dir)
-        deletion = _seconds(session.delete)
-    stop = _seconds(server.stop)
-    start = _seconds(launcher.start)
+        deletion = seconds_of(session.delete)
+    stop = seconds_of(server.stop)
+    start = seconds_of(launcher.start)
     print(f"not a byte left: DELETE {ms(deletion)}, stop {ms(stop)}, start {ms(start)}")
-
-
-def _seconds(do: Callable[[], object]) -> float:
-    began = time.monotonic()
-    do()
-    return time.monotonic() - began
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from contextlib import closing
 
-from benchmarks.starvation import p95_of_runs
+from benchmarks.bystander import Bystander, seconds_of
 from benchmarks.table import ms
 from tests.client import Client
 from tests.server_process import temporary_launcher, wait_until
@@ -31,20 +31,12 @@ def _measure_in_flight(tier: int, user: int) -> None:
         served(tier, user, open_files=OPEN_FILES) as (url, _),
         closing(Client(url)) as client,
     ):
-        bystander, culprit = client.session("python"), client.session("python")
-        bystander.run("1")
+        bystander, culprit = Bystander(client), client.session("python")
         culprit.run("1")
-        idle = p95_of_runs(bystander)
         count = int(culprit.run(FILL)["stdout"])
-        beside = p95_of_runs(bystander)
-        began = time.monotonic()
-        culprit.delete()
-        deletion = time.monotonic() - began
-        print(
-            f"tier {tier}, uid {user}: /run of a bystander, p95: idle {ms(idle)}, beside {count} "
-            f"descriptors in flight {ms(beside)} ({beside / idle:.1f} times); "
-            f"DELETE of those: {ms(deletion)}"
-        )
+        compared = bystander.beside(f"{count} descriptors in flight")
+        deletion = ms(seconds_of(culprit.delete))
+        print(f"tier {tier}, uid {user}: {compared}; DELETE of those: {deletion}")
 
 
 def _replace_zygote() -> float:

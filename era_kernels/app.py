@@ -31,6 +31,7 @@ from era_kernels.services.inspection import InspectionService
 from era_kernels.services.metrics import Metrics, ScrapedGauge
 from era_kernels.services.mounts import Mounts
 from era_kernels.services.proxies import Proxies
+from era_kernels.services.request_handlers import RequestHandlers
 from era_kernels.services.server_info import ServerInfo
 from era_kernels.services.session_logs import SessionLogs
 from era_kernels.services.sessions import SessionService
@@ -116,23 +117,24 @@ async def open_app(settings: Settings) -> AsyncIterator[App]:
         storage = _open_storage_listener(stack, settings, stores, context)
         host = await _open_host(stack, undo, settings, languages, storage, memory)
         await _recover(stores)
-        executions = _execution_service(settings, stores)
-        logs = SessionLogs(stores.logs)
+        executions, logs = _execution_service(settings, stores), SessionLogs(stores.logs)
         sessions = await _open_sessions(stack, settings, stores, host, executions, logs, metrics)
         idempotent_runs = IdempotentRuns(sessions, executions, stores.secret)
         stack.push_async_callback(idempotent_runs.aclose)
         stopping = asyncio.Event()
         context = replace(context, touch_session=sessions.touch, is_stopping=stopping.is_set)
+        codes = StoredCodeService(sessions, stores.codes)
         services = Services(
             sessions=sessions,
             executions=executions,
             server_info=ServerInfo(host, stores.database, stores.resources.r2, settings.limits()),
-            codes=StoredCodeService(sessions, stores.codes),
+            codes=codes,
             inspection=InspectionService(sessions, executions, host.languages),
             files=FileService(sessions, stores.files, settings.session_workspace),
             idempotent_runs=idempotent_runs,
             logs=logs,
             proxies=Proxies(sessions, max(1, settings.max_connections // 2)),
+            request_handlers=RequestHandlers(sessions, codes, host.languages),
             resources=stores.resources,
         )
         application = make_application(services, context)

@@ -59,6 +59,8 @@ class EraMetadata(BaseModel):
     # Only signals that do nothing to a process which does not handle them.
     dump_signal: Literal["SIGURG", "SIGWINCH"] | None = None
     minimums: Minimums = Minimums()
+    # Runs the program that it reads from its standard input, beside the kernel.
+    program: list[str] = []
     # It connects to its sockets instead of binding them where the connection file says `connect`.
     connects: bool = False
 

@@ -71,6 +71,7 @@ class Kernelspec:
     network: Network | None = None  # of the walls; None: not known yet
     shares_uid: bool = False  # all sessions have one uid, and nothing else keeps them apart
     can_connect: bool = False  # it connects to its sockets where its connection file says so
+    program: tuple[str, ...] = ()  # runs what it reads from descriptor 0; empty: there is none
     fence: bool = True  # it ends the output of each run with a message of ours
     settle: float = 0.0  # seconds of silence until it has ended, for a kernel without a fence
     is_stock: bool = False  # its kernel.json has nothing but Jupyter's own keys
@@ -98,14 +99,21 @@ class Kernelspec:
 
     def command(self, connection_file: Path) -> tuple[str, ...]:
         """Returns the command that starts the kernel, its program as an absolute path."""
+        program, *rest = self._fill(self.argv, {"{connection_file}": str(connection_file)})
+        return (find_program(program, search_path_of(self.prefix)) or program, *rest)
+
+    def program_command(self) -> tuple[str, ...]:
+        """Returns the command that runs a program from descriptor 0; empty where there is none."""
+        return self._fill(self.program, {})
+
+    def _fill(self, argv: Sequence[str], more: Mapping[str, str]) -> tuple[str, ...]:
         values = {
             "{python}": sys.executable,
-            "{connection_file}": str(connection_file),
             "{resource_dir}": str(self.directory),
             "{prefix}": str(self.prefix or sys.prefix),
+            **more,
         }
-        program, *rest = (fill_placeholders(part, values) for part in self.argv)
-        return (find_program(program, search_path_of(self.prefix)) or program, *rest)
+        return tuple(fill_placeholders(part, values) for part in argv)
 
     @property
     def prefix(self) -> Path | None:
@@ -219,6 +227,7 @@ def _with_toolchain(kernelspec: Kernelspec, toolchain: Toolchain) -> Kernelspec:
         kernelspec,
         toolchain=toolchain,
         argv=tuple(fill_placeholders(part, values) for part in kernelspec.argv),
+        program=tuple(fill_placeholders(part, values) for part in kernelspec.program),
         env={name: fill_placeholders(text, values) for name, text in kernelspec.env.items()},
     )
 
@@ -252,6 +261,7 @@ def _to_kernelspec(kernel_json: KernelJson, folder: Path) -> Kernelspec:
         minimums=metadata.minimums.to_limits(),
         ipc_separator=metadata.ipc_separator,
         min_reserved=metadata.minimums.reserved_mb * MIB,
+        program=tuple(metadata.program),
         fence=metadata.fence,
         settle=metadata.settle_ms / 1000,
         is_stock=is_stock,

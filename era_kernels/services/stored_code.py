@@ -46,6 +46,11 @@ class StoredCodeService:
             )
         return stored.code
 
+    async def find_text(self, session_id: str) -> str | None:
+        """Returns the stored code, None when none is stored. Raises SessionNotFound."""
+        stored = await self._find(session_id)
+        return None if stored is None else stored.code
+
     async def _find(self, session_id: str) -> StoredCode | None:
         session = await self._sessions.session(session_id)
         return await self._store.find(session.directory)

@@ -275,7 +275,7 @@ class ExecutionStore:
 
     def _unlink_soon(self, directory: str, execution_ids: Sequence[str]) -> None:
         if execution_ids:
-            paths = [self._path(directory, id) for id in execution_ids]  # noqa: A001
+            paths = [self._path(directory, one) for one in execution_ids]
             self._threads.readers.submit_detached(_unlink_logs, paths)
 
     def _path(self, directory: str, execution_id: str) -> Path:

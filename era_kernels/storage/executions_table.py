@@ -124,7 +124,7 @@ def list_page(
             " AND id NOT IN (SELECT value FROM json_each(:known)))"
         )
         status, known = page.selected.status, page.selected.known
-        matching = [id for id, present in known.items() if present is status]  # noqa: A001
+        matching = [key for key, present in known.items() if present is status]
         values |= {
             "status": status.value,
             "matching": json.dumps(matching),
@@ -162,7 +162,7 @@ def trim(
         },
     ).fetchall()
     connection.executemany("DELETE FROM executions WHERE id = ?", rows)
-    return [id for (id,) in rows]  # noqa: A001 - the column's name
+    return [execution_id for (execution_id,) in rows]
 
 
 # ---------------------------------------------------------------- after a start
@@ -176,7 +176,7 @@ def session_ids(connection: sqlite3.Connection) -> dict[str, str]:
 def execution_ids(session_id: str, connection: sqlite3.Connection) -> set[str]:
     """Returns the ids of a session's executions."""
     rows = connection.execute("SELECT id FROM executions WHERE session_id = ?", (session_id,))
-    return {id for (id,) in rows}  # noqa: A001 - the column's name
+    return {execution_id for (execution_id,) in rows}
 
 
 def unfinished_ids(connection: sqlite3.Connection) -> list[str]:
@@ -185,7 +185,7 @@ def unfinished_ids(connection: sqlite3.Connection) -> list[str]:
         "SELECT executions.id FROM executions JOIN sessions USING (directory) "
         "WHERE status != 'finished' ORDER BY executions.created_at, executions.rowid"
     )
-    return [id for (id,) in rows]  # noqa: A001 - the column's name
+    return [execution_id for (execution_id,) in rows]
 
 
 def get_unfinished(execution_id: str, connection: sqlite3.Connection) -> UnfinishedExecution:

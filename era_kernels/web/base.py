@@ -104,15 +104,20 @@ class BaseHandler(AnswerHandler):
     def on_finish(self) -> None:
         self._session_touch.close()
         self.context.active_handlers.discard(self)
-        self._body.close()
+        self._drop_body()
 
     def on_connection_close(self) -> None:
         super().on_connection_close()
         self._session_touch.close()
-        self._body.close()
+        self._drop_body()
         self.context.active_handlers.discard(self)
         if not self.disconnected.done():
             self.disconnected.set_result(None)
+
+    def _drop_body(self) -> None:
+        """Lets go of the body: Tornado's objects refer to this one in circles, and keep it."""
+        self.body = b""
+        self._body.close()
 
     def head(self, *args: str) -> Awaitable[None] | None:
         return self.get(*args)

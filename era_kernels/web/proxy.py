@@ -17,8 +17,14 @@ from tornado.http1connection import HTTP1Connection
 from tornado.iostream import StreamClosedError
 
 from era_kernels.concurrency.idle_timer import IdleTimer
-from era_kernels.errors import EraError, GatewayTimeout, InvalidPath, NothingListening
-from era_kernels.web import headers, proxy_headers, requests
+from era_kernels.errors import (
+    EraError,
+    GatewayTimeout,
+    InvalidPath,
+    NothingListening,
+    TooLarge,
+)
+from era_kernels.web import handler_code, headers, proxy_headers, requests
 from era_kernels.web.access import Caller, is_sandboxed
 from era_kernels.web.base import (
     DISCARD_TIMEOUT,
@@ -31,10 +37,11 @@ from era_kernels.web.ports import MAX_PORT
 from era_kernels.web.proxy_headers import Headers, Place
 from era_kernels.web.transfers import CONTENT_SECURITY_POLICY, UPLOAD_TIMEOUT
 from era_kernels.web.tunnel import join_streams
-from era_kernels.web.upstream import Upstream
+from era_kernels.web.upstream import READ_BYTES, Upstream
 
 if TYPE_CHECKING:
     from era_kernels.services.proxies import Proxies
+    from era_kernels.services.request_handlers import RequestHandlers
 
 METHODS = (
     "GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "QUERY",
@@ -44,6 +51,7 @@ FORMAT = "/proxy/{id}/{port}/{path}"
 ANY_SIZE = 1 << 62  # bytes of a body, none of which is kept
 ANSWER_TIMEOUT = 300.0  # seconds from the end of a request to the head of its answer
 IDLE_TIMEOUT = 60.0  # seconds that the body of a request may pause
+EXIT_TIMEOUT = 124  # the exit code of a program that was ended at its deadline
 _SWITCHING_PROTOCOLS = 101
 _PORT = re.compile(r"0*([1-9][0-9]{0,4})")
 _HEADER_NAMES = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~, -]{1,2000}")
@@ -55,15 +63,18 @@ class ProxyHandler(BaseHandler):
 
     SUPPORTED_METHODS = METHODS
 
-    def initialize(self, context: HandlerContext, proxies: Proxies) -> None:
+    def initialize(
+        self, context: HandlerContext, proxies: Proxies, handlers: RequestHandlers
+    ) -> None:
         super().initialize(context)
-        loop = asyncio.get_running_loop()
         self._proxies = proxies
+        self._handlers = handlers
+        self._code: str | None = None  # that answers, where nothing listens
         self._upstream: Upstream | None = None
         self._relay_task: asyncio.Task[None] | None = None
         self._failure: Exception | None = None  # of the relay, where no answer has begun
-        self._has_head: asyncio.Future[None] = loop.create_future()
-        self._body_end: asyncio.Future[None] = loop.create_future()
+        self._has_head = False  # of the answer
+        self._body_end: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._idle_timer: IdleTimer | None = None
         context.proxy_turns.members.add(self)
         if self.request.method in METHODS:
@@ -82,7 +93,7 @@ class ProxyHandler(BaseHandler):
 
     @property
     def max_body(self) -> int:
-        return ANY_SIZE
+        return ANY_SIZE if self._code is None else handler_code.MAX_BODY
 
     def allowed_methods(self) -> str:
         return ", ".join(METHODS)
@@ -129,22 +140,38 @@ class ProxyHandler(BaseHandler):
         dial = self._proxies.dial(self._session_id, self._place.port, has_token=has_token)
         connection = await dial
         if connection is None:
-            raise NothingListening(
-                f"Nothing listens on port {self._place.port} of this session.",
-                hint="Its code must serve on 127.0.0.1; GET …/ports lists what listens.",
-            )
-        self._upstream = Upstream(connection)
+            self._code = await self._find_code()
+        else:
+            self._upstream = Upstream(connection)
         if self.disconnected.done():
-            self._upstream.close()
+            self._release()
             return
         self._session_touch.enter_context(self.context.touch_session(self._session_id))
         client_of(self.request).trust()
+        if self._upstream is not None:
+            await self._send_head(self._upstream)
+
+    async def _find_code(self) -> str:
+        """Returns the stored code. Raises NothingListening, TooLarge."""
+        code = await self._handlers.find_code(self._session_id)
+        if code is None:
+            raise NothingListening(
+                f"Nothing listens on port {self._place.port} of this session, and it has no "
+                "stored code.",
+                hint="Its code must serve on 127.0.0.1; GET …/ports lists what listens.",
+            )
+        if headers.parse_content_length(self.request.headers) > handler_code.MAX_BODY:
+            raise TooLarge(f"Stored code takes bodies of at most {handler_code.MAX_BODY} bytes.")
+        return code
+
+    async def _send_head(self, upstream: Upstream) -> None:
         if headers.has_body(self.request.headers):
             self.request.connection.set_body_timeout(UPLOAD_TIMEOUT)  # type: ignore[union-attr]
             self._idle_timer = IdleTimer(IDLE_TIMEOUT, self.abort_connection)
         _, mark, query = (self.request.uri or "").partition("?")
         target = self._place.path + mark + _to_target(query)
-        await self._upstream.send_head(str(self.request.method), target, self._request_headers())
+        given = self._request_headers()
+        await upstream.send_head(str(self.request.method), target, given)
         self._relay_task = asyncio.create_task(self._relay_or_fail())
 
     def _request_headers(self) -> Headers:
@@ -179,16 +206,33 @@ class ProxyHandler(BaseHandler):
         if self._is_preflight:
             self._answer_preflight()
             return
+        if self._code is not None:
+            await self._answer_by_code(self._code)
+            return
         assert self._upstream is not None and self._relay_task is not None
         if self._idle_timer is not None:
             self._idle_timer.cancel()
         self._body_end.set_result(None)
         await self._upstream.end_body()
-        if not await self.wait(self._has_head, ANSWER_TIMEOUT):
+        is_done = await self.wait(self._relay_task, ANSWER_TIMEOUT)
+        if not is_done and not self._has_head:
             raise GatewayTimeout(f"The program gave no answer within {ANSWER_TIMEOUT:g} seconds.")
         await asyncio.wait([self._relay_task])
         if self._failure is not None:
             raise self._failure
+
+    async def _answer_by_code(self, code: str) -> None:
+        """Runs the stored code, and answers with what it prints."""
+        env = handler_code.request_env(
+            self.request, self._place, self._request_headers(), self._body.take()
+        )
+        base_url = self.context.access.base_url(self.request)
+        result = await self._handlers.run(self._session_id, code, env, base_url)
+        if result.exit_code == EXIT_TIMEOUT:
+            raise GatewayTimeout("The stored code gave no answer in time.")
+        status, given, body = handler_code.parse_answer(result, self._place)
+        self._set_head(status, "", given)
+        self.finish(None if status in (204, 304) else body)
 
     def _answer_preflight(self) -> None:
         """Allows a sandboxed page what it asks for: it has no cookies and no tokens to send."""
@@ -204,9 +248,6 @@ class ProxyHandler(BaseHandler):
             await self._relay()
         except Exception as error:
             self._fail(error)
-        finally:
-            if not self._has_head.done():
-                self._has_head.set_result(None)
 
     def _fail(self, error: Exception) -> None:
         """Tells the caller that there is no answer, or none that is whole."""
@@ -220,19 +261,29 @@ class ProxyHandler(BaseHandler):
     async def _relay(self) -> None:
         assert self._upstream is not None
         status, reason, given = await self._upstream.read_head()
-        self._has_head.set_result(None)
+        self._has_head = True
         if status == _SWITCHING_PROTOCOLS:
             await self._tunnel(given)
             return
         await self._wait_for_small_body()
         self._set_head(status, reason, given)
+        await self._send_body(self._upstream)
+        await self._send_trailers(self._upstream.trailers)
+        self.finish()
+
+    async def _send_body(self, upstream: Upstream) -> None:
+        """Sends head and body; what came together goes out together."""
+        self.write(upstream.take_received_body())
+        if upstream.has_ended:
+            self.flush()
+            return
         await self.flush()
-        async with aclosing(self._upstream.body()) as chunks:
+        async with aclosing(upstream.body()) as chunks:
             async for chunk in chunks:
                 await self._wait_for_turn()
                 await self.send(chunk)
-        await self._send_trailers(self._upstream.trailers)
-        self.finish()
+                if len(chunk) == READ_BYTES:  # there is more, so that nothing here waits
+                    await asyncio.sleep(0)
 
     async def _wait_for_small_body(self) -> None:
         """Waits for a request that is nearly there: its connection can go on after the answer."""
@@ -246,7 +297,7 @@ class ProxyHandler(BaseHandler):
     def _set_head(self, status: int, reason: str, given: Headers) -> None:
         for name in tuple(self._headers):
             self.clear_header(name)
-        self.set_status(status, reason if reason.isprintable() else None)
+        self.set_status(status, reason if reason and reason.isprintable() else None)
         for name, value in proxy_headers.response_headers(given, self._place):
             self.add_header(name, value)
         if status == 204:
@@ -304,7 +355,8 @@ class ProxyHandler(BaseHandler):
         """Leaves the loop to others for a while: what is passed on may come without end."""
         turns, active = self.context.proxy_turns, self.context.active_handlers
         turn = turns.take(is_alone=len(active) == len(turns.members))
-        await (asyncio.sleep(0) if turn is None else turn)
+        if turn is not None:
+            await turn
 
     # ------------------------------------------------------------ the end
 

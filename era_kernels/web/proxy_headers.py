@@ -45,6 +45,7 @@ _OWN_OF_REQUEST = frozenset(
         "x-request-id",
     }
 )
+_NOT_PASSED_ON = _HOP_BY_HOP | _OWN_OF_REQUEST
 # What programs trust or need to read a request: no caller can have it dropped, or say it by another
 # spelling.
 _TRUSTED = frozenset({"authorization", "content-type", "cookie", "location", "origin", "x-api-key"})
@@ -90,11 +91,11 @@ def request_headers(headers: Headers, own: Headers, *, is_upgrade: bool) -> Head
     Names that differ from the server's by underscores are dropped: many programs do not tell the
     two apart (CGI variables).
     """
-    named = _named_in_connection(headers)
+    dropped = _NOT_PASSED_ON | _named_in_connection(headers)
     kept = [
         (name, value)
         for name, value in headers
-        if (lower := name.lower().replace("_", "-")) not in _HOP_BY_HOP | _OWN_OF_REQUEST | named
+        if (lower := name.lower().replace("_", "-")) not in dropped
         and ("_" not in name or lower not in _TRUSTED)
     ]
     connection = [("Connection", "Upgrade" if is_upgrade else "close")]

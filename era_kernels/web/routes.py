@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from era_kernels.services.idempotency import IdempotentRuns
     from era_kernels.services.inspection import InspectionService
     from era_kernels.services.proxies import Proxies
+    from era_kernels.services.request_handlers import RequestHandlers
     from era_kernels.services.server_info import ServerInfo
     from era_kernels.services.session_logs import SessionLogs
     from era_kernels.services.sessions import SessionService
@@ -74,6 +75,7 @@ class Services:
     inspection: InspectionService
     logs: SessionLogs
     proxies: Proxies
+    request_handlers: RequestHandlers
     resources: ResourceStores
 
 
@@ -81,13 +83,14 @@ def make_application(services: Services, context: HandlerContext) -> Application
     """Returns the Tornado application that serves every path."""
     storage_routes = make_storage_routes(services.resources)
     routes = [*make_routes(services), *make_resource_routes(services.resources.index)]
+    for_proxy = {"proxies": services.proxies, "handlers": services.request_handlers}
     document = Document([*routes, *storage_routes])
     routes = [
         *storage_routes,  # first, for paths are tried in order, and these requests are short
         *routes,
         Route("/openapi.json", OpenApiHandler, {"document": document}),
-        Route("/proxy", ProxyHandler, {"proxies": services.proxies}),
-        Route("/proxy/{path}", ProxyHandler, {"proxies": services.proxies}),
+        Route("/proxy", ProxyHandler, for_proxy),
+        Route("/proxy/{path}", ProxyHandler, for_proxy),
         Route("/", RootHandler),
         Route("/docs", DocsHandler),
         Route("/docs/{name}", DocsFileHandler),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import AsyncGenerator
+from contextlib import suppress
 
 import h11
 from tornado.iostream import IOStream, StreamClosedError
@@ -28,6 +29,7 @@ class Upstream:
         self.stream = IOStream(connection, read_chunk_size=READ_BYTES)
         self._http = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_HEAD)
         self.trailers: Headers = []  # that came behind the body
+        self.has_ended = False  # the whole answer is there
 
     async def send_head(self, method: str, target: str, headers: Headers) -> None:
         """Sends the head of the request. Raises InvalidRequest, BadGateway."""
@@ -77,18 +79,31 @@ class Upstream:
                 return event.status_code, event.reason.decode("latin1"), headers
         raise BadGateway("The program that listens on the port answered no HTTP.")
 
+    def take_received_body(self) -> bytes:
+        """Returns what has come of the body already; faults in it are left to `body`."""
+        parts = []
+        with suppress(h11.RemoteProtocolError):
+            while isinstance(event := self._http.next_event(), h11.Data):
+                parts.append(event.data)
+            if isinstance(event, h11.EndOfMessage):
+                self._end(event)
+        return b"".join(parts)
+
     async def body(self) -> AsyncGenerator[bytes, None]:
         """Yields the body as it comes. Raises BadGateway when it is cut short."""
-        while True:
+        while not self.has_ended:
             event = await self._next_event()
             if isinstance(event, h11.Data):
                 yield bytes(event.data)
             elif isinstance(event, h11.EndOfMessage):
-                self.trailers = [
-                    (name.decode("latin1"), value.decode("latin1"))
-                    for name, value in event.headers.raw_items()
-                ]
-                return
+                self._end(event)
+
+    def _end(self, event: h11.EndOfMessage) -> None:
+        self.has_ended = True
+        self.trailers = [
+            (name.decode("latin1"), value.decode("latin1"))
+            for name, value in event.headers.raw_items()
+        ]
 
     async def _next_event(self) -> object:
         try:

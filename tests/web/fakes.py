@@ -541,6 +541,9 @@ class FakeProxies:
         await self._sessions.session(session_id)
         return self.listed
 
+    async def find_code(self, session_id: str) -> str | None:
+        return None
+
     def hold(self, session_id: str) -> AbstractContextManager[None]:
         return nullcontext()
 

@@ -159,6 +159,7 @@ def run_server(
             inspection=insights,  # type: ignore[arg-type]
             logs=logs,
             proxies=proxies,  # type: ignore[arg-type]
+            request_handlers=proxies,  # type: ignore[arg-type]
             resources=ResourceStores(kv, d1, objects, ResourceIndex(database)),
         )
         application = make_application(services, context)

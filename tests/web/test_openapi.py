@@ -52,6 +52,7 @@ ROUTES: list[Route] = make_routes(
         inspection=FakeInspectionService(_SESSIONS),  # type: ignore[arg-type]
         logs=None,  # type: ignore[arg-type]
         proxies=FakeProxies(_SESSIONS),  # type: ignore[arg-type]
+        request_handlers=FakeProxies(_SESSIONS),  # type: ignore[arg-type]
         resources=None,  # type: ignore[arg-type]
     )
 )

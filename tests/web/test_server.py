@@ -217,6 +217,7 @@ def test_port_in_use() -> None:
         inspection=None,  # type: ignore[arg-type]
         logs=None,  # type: ignore[arg-type]
         proxies=None,  # type: ignore[arg-type]
+        request_handlers=None,  # type: ignore[arg-type]
         resources=ResourceStores(None, None, None, None),  # type: ignore[arg-type]
     )
     application = make_application(services, context)

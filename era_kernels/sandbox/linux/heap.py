@@ -18,12 +18,24 @@ log = logging.getLogger(__name__)
 LOOK_INTERVAL = 5.0  # seconds between two looks at this process's memory
 GROWTH_BYTES = 24 * 1024 * 1024  # bytes more than after the last time that make it worth while
 CALM_BYTES = 8 * 1024 * 1024  # bytes more than at the last look: a flood is under way
+LARGE_BLOCK = 1024 * 1024  # bytes
+_M_MMAP_THRESHOLD = -3  # malloc.h
 MAX_PUT_OFF = 6  # looks for which a flood puts it off
 
 
 def resident_bytes() -> int:
     """Returns how much memory this process uses; proc_pid_statm(5)."""
     return int(Path("/proc/self/statm").read_text("ascii").split()[1]) * mmap.PAGESIZE
+
+
+def return_large_blocks() -> None:
+    """Has each block of LARGE_BLOCK or more returned to Linux when it is freed; mallopt(3).
+
+    Else the C library raises that bound by itself, up to 32 MiB, and keeps what is freed below it.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_MMAP_THRESHOLD, LARGE_BLOCK)
 
 
 def find_trim() -> Callable[[], object] | None:
@@ -51,6 +63,7 @@ class HeapTrimmer:
 
     def start(self) -> None:
         """Begins to look, where the C library has the means."""
+        return_large_blocks()
         if self._trim is not None:
             self._task = asyncio.create_task(self._run(self._trim))
 

@@ -131,7 +131,7 @@ class ExecutionService:
         """
         selected, present = None, self._present(session_id)
         if status is not None:
-            selected = StatusFilter(status, {id: one.status for id, one in present.items()})  # noqa: A001
+            selected = StatusFilter(status, {key: one.status for key, one in present.items()})
         stored, total = await self._store.list_executions(
             session_id, limit, offset, newest_first=newest_first, selected=selected
         )
@@ -223,7 +223,7 @@ class ExecutionService:
         """Returns the executions that are known better here than in the store, by their ids."""
         live = {one.id: one.execution for one in self._live.values()}
         known = {**self._unsaved, **live}
-        return {id: one for id, one in known.items() if one.session_id == session_id}  # noqa: A001
+        return {key: one for key, one in known.items() if one.session_id == session_id}
 
     async def _open_stored(
         self, session: Session, execution_id: str

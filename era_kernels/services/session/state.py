@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 from era_kernels.errors import EraError
 from era_kernels.models import EndReason, Session
@@ -40,10 +41,13 @@ class SessionState:
         """
         if self.is_stored:
             await self._store.update(self.session, **changes)
-        self.session = dataclasses.replace(self.session, **changes)  # type: ignore[arg-type]
+        self._replace(changes)
 
     def update_soon(self, **changes: object) -> None:
         """Changes fields, and does not wait until they are durable."""
         if self.is_stored:
             self._store.update_soon(self.session, **changes)
-        self.session = dataclasses.replace(self.session, **changes)  # type: ignore[arg-type]
+        self._replace(changes)
+
+    def _replace(self, changes: dict[str, Any]) -> None:
+        self.session = dataclasses.replace(self.session, **changes)

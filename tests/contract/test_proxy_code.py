@@ -1,0 +1,143 @@
+"""Where nothing listens, the stored code of the session answers."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.client import Client, SessionClient
+from tests.contract.checks import check_error
+
+TELL = """
+import json, os
+names = ("REQUEST_MODE", "HTTP_METHOD", "HTTP_PATH", "HTTP_QUERY", "HTTP_BODY", "HTTP_PORT")
+told = {name: os.environ["ERA_" + name] for name in names}
+told |= {"headers_seen": json.loads(os.environ["ERA_HTTP_HEADERS"]), "cwd": os.getcwd()}
+print(json.dumps({"told": told, "session": os.environ["ERA_SESSION_ID"]}))
+"""
+
+
+def store(session: SessionClient, code: str) -> str:
+    """Stores code; returns where it answers."""
+    session.http.put(f"{session.path}/code", json={"code": code}).raise_for_status()
+    return f"/proxy/{session.id}/8080"
+
+
+def test_the_request(client: Client, session: SessionClient) -> None:
+    """The code is told of the request, and runs in the session's directory; no kernel starts."""
+    place = store(session, TELL)
+    answer = client.http.post(f"{place}/a%20b?x=1", content="né\0", headers={"X-Own": "1"})
+    assert (answer.status_code, answer.headers["Content-Type"]) == (
+        200, "application/json; charset=utf-8",
+    )  # fmt: skip
+    told: dict[str, Any] = answer.json()["told"]
+    seen = told.pop("headers_seen")
+    assert told.pop("cwd")
+    assert told == {
+        "REQUEST_MODE": "proxy", "HTTP_METHOD": "POST", "HTTP_PATH": "/a%20b",
+        "HTTP_QUERY": "?x=1", "HTTP_BODY": "né\ufffd", "HTTP_PORT": "8080",
+    }  # fmt: skip
+    assert answer.json()["session"] == session.id
+    assert seen["x-own"] == "1" and seen["x-forwarded-prefix"] == place
+    told = client.http.get(place).json()["told"]
+    assert (told["HTTP_QUERY"], told["HTTP_BODY"], told["HTTP_PATH"]) == ("", "", "/")
+    assert session.get()["status"] == "stopped"
+
+
+def test_answers(client: Client, session: SessionClient) -> None:
+    """What the code prints is the answer; what it says of the status and the type is followed."""
+    answer = client.http.get(
+        store(
+            session,
+            """print('{"status": 404, "contentType": "text/html", "headers": {"X-A": "b"}}')""",
+        )
+    )
+    assert (answer.status_code, answer.headers["Content-Type"]) == (404, "text/html")
+    assert answer.headers["X-A"] == "b" and json.loads(answer.text)["status"] == 404
+    assert "Content-Security-Policy" in answer.headers
+    answer = client.http.get(store(session, "print('<p>'); 1/0"))
+    assert (answer.status_code, answer.text) == (500, "<p>\n")
+    assert answer.headers["Content-Type"] == "text/plain; charset=utf-8"
+    answer = client.http.get(store(session, """print('{"status": 204}')"""))
+    assert (answer.status_code, answer.content) == (204, b"")
+    answer = client.http.head(store(session, "print('abc')"))
+    assert (answer.content, answer.headers["Content-Length"]) == (b"", "4")
+
+
+def test_beside_the_kernel(client: Client, session: SessionClient) -> None:
+    """The code runs while a run is busy, and sees none of its variables; then a listener wins."""
+    place = store(session, "print('code', 'x' in globals())")
+    with session.open_stream("x = 1\nprint(x, flush=True)\nimport time\ntime.sleep(3)") as events:
+        assert next(events).event == "stdout"
+        assert client.http.get(place).text == "code False\n"
+        assert session.get()["status"] == "busy"
+    session.run(
+        "import http.server, threading\n"
+        "handler = http.server.SimpleHTTPRequestHandler\n"
+        "s = http.server.ThreadingHTTPServer(('127.0.0.1', 8080), handler)\n"
+        "threading.Thread(target=s.serve_forever, daemon=True).start()"
+    )
+    assert "Directory listing" in client.http.get(f"{place}/").text
+
+
+def test_one_at_a_time(client: Client, session: SessionClient) -> None:
+    """Requests to the code of one session wait for each other."""
+    place = store(
+        session,
+        "import os, time\nos.mkdir('busy')\ntime.sleep(0.2)\nos.rmdir('busy')\nprint('ok')",
+    )
+    texts: list[str] = []
+    threads = [
+        threading.Thread(
+            target=lambda: texts.append(httpx.get(f"{client.base_url}{place}", timeout=60).text)
+        )
+        for _ in range(5)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert texts == ["ok\n"] * 5
+
+
+def test_too_slow_or_too_large(client: Client, session: SessionClient) -> None:
+    """Code that does not end in time is 504; a body beyond what a variable takes is 413."""
+    client.http.patch(session.path, json={"default_timeout": 0.5})
+    place = store(session, "import time\ntime.sleep(60)")
+    started = time.monotonic()
+    check_error(client.http.get(place), 504, "GATEWAY_TIMEOUT")
+    assert time.monotonic() - started < 20
+    check_error(client.http.post(place, content=b"x" * 100_000), 413, "TOO_LARGE")
+    chunks = iter([b"x" * 60_000] * 2)
+    check_error(client.http.post(place, content=chunks), 413, "TOO_LARGE")
+    place = store(session, "import os\nprint(len(os.environ['ERA_HTTP_BODY']))")
+    client.http.patch(session.path, json={"default_timeout": 20})
+    assert client.http.post(place, content=b"x" * 90_000).text == "90000\n"
+
+
+PROGRAMS = {
+    "node": "console.log(JSON.stringify({path: process.env.ERA_HTTP_PATH, status: 201}))",
+    "typescript": "enum A { x = 201 }\n"
+    "console.log(JSON.stringify({path: process.env.ERA_HTTP_PATH as string, status: A.x}))",
+    "deno": "const s: number = 201\n"
+    "console.log(JSON.stringify({path: Deno.env.get('ERA_HTTP_PATH'), status: s}))",
+    "go": 'package main\nimport ("fmt"; "os")\nfunc main() {\n'
+    'fmt.Printf(`{"path":"%s","status":201}`, os.Getenv("ERA_HTTP_PATH")) }',
+}
+
+
+@pytest.mark.parametrize("language", PROGRAMS)
+def test_languages(client: Client, language: str) -> None:
+    """Other languages answer in the same way."""
+    if not client.http.get("/health").json()["languages"][language]:
+        pytest.skip(f"{language} is not installed")
+    session = client.session(language)
+    place = store(session, PROGRAMS[language])
+    answer = client.http.get(f"{place}/x")
+    assert (answer.status_code, answer.json()) == (201, {"path": "/x", "status": 201}), answer.text
+    session.delete()

@@ -1,0 +1,57 @@
+"""What stored code prints becomes an answer: a JSON object with its fields, or a text."""
+
+from __future__ import annotations
+
+import pytest
+
+from era_kernels.services.executions.result import RunResult
+from era_kernels.web.handler_code import parse_answer
+from era_kernels.web.proxy_headers import Place
+
+PLACE = Place("/proxy/s1/80", "era.example", 80, "/a")
+JSON, TEXT = "application/json; charset=utf-8", "text/plain; charset=utf-8"
+
+
+@pytest.mark.parametrize(
+    ("stdout", "exit_code", "status", "kind"),
+    [
+        ("hello\n", 0, 200, TEXT),
+        ("hello\n", 3, 500, TEXT),
+        ("", 0, 200, TEXT),
+        ("[1]", 0, 200, TEXT),
+        ("1", 0, 200, TEXT),
+        ('{"a": 1} tail', 0, 200, TEXT),
+        ('{"a": NaN}', 0, 200, TEXT),
+        ('{"a":1}\n', 0, 200, JSON),
+        ('{"a":1}', 3, 200, JSON),
+        ('{"status": 201}', 0, 201, JSON),
+        ('{"status": 599}', 0, 599, JSON),
+        ('{"status": 199}', 0, 200, JSON),
+        ('{"status": 600}', 0, 200, JSON),
+        ('{"status": true}', 0, 200, JSON),
+        ('{"status": "404"}', 0, 200, JSON),
+        ('{"status": 404.0}', 0, 200, JSON),
+        ('{"contentType": "text/html"}', 0, 200, "text/html"),
+        ('{"contentType": 1}', 0, 200, JSON),
+        ('{"contentType": "a\\r\\nX: b"}', 0, 200, JSON),
+    ],
+)
+def test_answers(stdout: str, exit_code: int, status: int, kind: str) -> None:
+    """The body is what was printed, whole and unchanged."""
+    result = RunResult("e", "s1", stdout=stdout, exit_code=exit_code)
+    assert parse_answer(result, PLACE) == (status, [("Content-Type", kind)], stdout.encode())
+
+
+def test_headers() -> None:
+    """Headers are added, but those of the connection, of the body and of the whole host."""
+    given = """{"headers": {"X-A": "b", "X-N": 1, "Location": "/x", "Connection": "close",
+        "Transfer-Encoding": "chunked", "Content-Length": "9", "Content-Type": "x/y", "a b": "c",
+        "X-Bad": "a\\r\\nb", "X-List": [], "Alt-Svc": "h3", "Set-Cookie": "a=b; Path=/", "": "x",
+        "X-Wide": "\u2603"}}"""
+    _, headers, _ = parse_answer(RunResult("e", "s1", stdout=given, exit_code=0), PLACE)
+    assert headers[1:] == [
+        ("X-A", "b"),
+        ("X-N", "1"),
+        ("Location", "/proxy/s1/80/x"),
+        ("Set-Cookie", "a=b; Path=/proxy/s1/80"),
+    ]
