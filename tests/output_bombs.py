@@ -19,7 +19,7 @@ PROGRAMS = {
     ),
     "displays of 60 MB": (
         "from IPython.display import display\n"
-        "for n in range(4): display({'image/png': 'A' * 60_000_000}, raw=True)"
+        "for n in range(2): display({'image/png': 'A' * 60_000_000}, raw=True)"
     ),
     "a line of 100 MB": "print('x' * 100_000_000)",
     "10 000 updates": (
@@ -29,7 +29,7 @@ PROGRAMS = {
     ),
     "lists of 300 000 lists": (
         "from IPython.display import display\n"
-        "for n in range(8): display({'application/json': [[]] * 300_000}, raw=True)"
+        "for n in range(4): display({'application/json': [[]] * 300_000}, raw=True)"
     ),
     "lists of 3 million lists": (
         "from IPython.display import display\n"

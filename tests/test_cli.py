@@ -12,7 +12,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 
 from era_kernels import __version__, cli, doctor
 from era_kernels.doctor import Finding, Level
@@ -49,6 +49,11 @@ def called(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
         check=False,
         env={**os.environ, **env},
     )
+
+
+def invoked(*arguments: str) -> Result:
+    """What the command does in this process: starting another takes seconds."""
+    return CliRunner().invoke(cli.main, arguments)
 
 
 def kernelspec(directory: Path, **changes: object) -> str:
@@ -89,24 +94,32 @@ def test_every_setting_is_a_flag(command: str) -> None:
 )
 def test_misuse(arguments: list[str], expected: str) -> None:
     """What the caller wrote wrong is one sentence on stderr and exit code 2."""
-    done = called(*arguments)
-    assert (done.returncode, done.stdout) == (2, "")
+    done = invoked(*arguments)
+    assert (done.exit_code, done.stdout) == (2, "")
     assert done.stderr.startswith("Error: ")
     assert expected in done.stderr
     assert done.stderr.count("\n") == 1
 
 
+def test_misuse_of_the_command() -> None:
+    """The command in a process of its own ends in the same way."""
+    done = called("serve", "--port", "x")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("Error: port (from --port)")
+    assert done.stderr.count("\n") == 1
+
+
 def test_unknown_flag() -> None:
     """A flag that does not exist is refused by name."""
-    done = called("serve", "--prot", "1")
-    assert done.returncode == 2
+    done = invoked("serve", "--prot", "1")
+    assert done.exit_code == 2
     assert "--prot" in done.stderr
 
 
 def test_weak_token_is_not_shown() -> None:
     """A token that is refused is not repeated."""
-    done = called("serve", "--api-tokens", "hunter2")
-    assert done.returncode == 2
+    done = invoked("serve", "--api-tokens", "hunter2")
+    assert done.exit_code == 2
     assert "hunter2" not in done.stderr
 
 

@@ -99,6 +99,8 @@ def test_examples_run(server: ServerAddress) -> None:
         assert done.stdout, example
         assert '"error":' not in done.stdout, (example, done.stdout)
         parts = [re.escape(part.strip()) for part in shown.split("…")]
+        # Lines that a busy machine sends late are in one frame with those after them.
+        parts = [part.replace('\\\\n"', '\\\\n[^"]*"') for part in parts]
         assert re.search(".*".join(parts), done.stdout, re.DOTALL), (shown, done.stdout)
 
 

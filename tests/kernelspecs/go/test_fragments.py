@@ -438,6 +438,6 @@ def test_packages_of_the_workspace(session: SessionClient) -> None:
     for value in (1, 2):
         text = f"package near\n\ntype T struct{{ N int }}\n\nconst Value = {value}\n"
         session.http.put(f"{session.path}/files/near/near.go", content=text.encode())
-        code = 'import "workspace/near"\np := near.T{near.Value}\nfmt.Println(p)'
+        code = 'import "workspace/near"\nnear1 := near.T{near.Value}\nfmt.Println(near1)'
         check(session.run(code), stdout=f"{{{value}}}\n", exit_code=0)
-    check(session.run("fmt.Println(p.N)"), stdout="2\n")
+    check(session.run("fmt.Println(near1.N)"), stdout="2\n")
