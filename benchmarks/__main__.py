@@ -25,6 +25,7 @@ from benchmarks import (
     kv,
     languages,
     objects,
+    proxy,
     scale,
     storage_load,
     transport_cost,
@@ -169,6 +170,7 @@ def main() -> int:
     show(d1.rows())
     show(kv.rows(long=long))
     show(storage_load.rows())
+    show(proxy.rows())
     return missed
 
 

@@ -59,6 +59,7 @@ from era_kernels.storage.workspaces import Workspaces
 from era_kernels.toolchains.layout import hold_in_use
 from era_kernels.web.access import Access
 from era_kernels.web.base import HandlerContext
+from era_kernels.web.port_hosts import PortHosts
 from era_kernels.web.routes import Services, make_application, make_storage_routes
 from era_kernels.web.sdk import StorageListener
 from era_kernels.web.server import WebServer, bound_sockets
@@ -112,8 +113,7 @@ async def open_app(settings: Settings) -> AsyncIterator[App]:
         metrics, memory = Metrics(), MemoryInWork(settings.memory_in_work)
         _start_trimming(stack)
         stores = await _open_stores(stack, undo, settings, metrics)
-        body, upload = settings.max_json_body, settings.max_upload
-        context = HandlerContext(_access(settings), body, upload, metrics=metrics, memory=memory)
+        context = _handler_context(settings, metrics, memory)
         storage = _open_storage_listener(stack, settings, stores, context)
         host = await _open_host(stack, undo, settings, languages, storage, memory)
         await _recover(stores)
@@ -359,6 +359,18 @@ def _execution_service(settings: Settings, stores: Stores) -> ExecutionService:
         max_kept=settings.keep_executions,
         max_kept_bytes=settings.keep_executions_bytes,
         max_result_bytes=settings.max_answer_output,
+    )
+
+
+def _handler_context(settings: Settings, metrics: Metrics, memory: MemoryInWork) -> HandlerContext:
+    domain = settings.proxy_domain
+    return HandlerContext(
+        _access(settings),
+        settings.max_json_body,
+        settings.max_upload,
+        metrics=metrics,
+        memory=memory,
+        port_hosts=None if domain is None else PortHosts(domain),
     )
 
 

@@ -32,6 +32,7 @@ _SIZE = re.compile(r"(\d+)([KMGT]?)", re.IGNORECASE)
 _UNITS = {"": 1, "K": KIB, "M": MIB, "G": GIB, "T": TIB}
 _URL = re.compile(r"https?://[^/?#\s@]+(/[^?#\s]*)?")
 _MOUNT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_DOMAIN = re.compile(r"(?!-)[a-z0-9-]{1,63}(\.[a-z0-9-]{1,63})*")
 _ORIGIN = re.compile(r"\*|null|[a-z][a-z0-9+.-]*://[^/?#\s@]+/?", re.IGNORECASE)
 
 
@@ -135,6 +136,12 @@ def _check_url(value: str) -> str:
     return value.rstrip("/")
 
 
+def _check_domain(value: str) -> str:
+    if not _DOMAIN.fullmatch(value.lower()):
+        must_be("the name of a domain such as apps.example.org")
+    return value.lower()
+
+
 def _check_origins(values: tuple[str, ...]) -> tuple[str, ...]:
     if not all(_ORIGIN.fullmatch(value) for value in values):
         must_be("origins such as https://app.example.org, or *")
@@ -166,6 +173,7 @@ StringList = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split_list)]
 TokenList = Annotated[StringList, AfterValidator(_check_token_lengths)]
 OriginList = Annotated[StringList, AfterValidator(_check_origins)]
 Url = Annotated[str, AfterValidator(_check_url)]
+Domain = Annotated[str, AfterValidator(_check_domain)]
 NamedDirectories = Annotated[
     dict[str, Path], NoDecode, BeforeValidator(_split_named_paths), AfterValidator(_check_mountable)
 ]

@@ -32,6 +32,7 @@ from era_kernels.setting_types import (
     AbsolutePath,
     AnyTier,
     Count,
+    Domain,
     NamedDirectories,
     NonNegativeSeconds,
     OriginList,
@@ -156,6 +157,11 @@ class Settings(BaseSettings):
     )
     public_url: Url | None = Field(
         None, description="The address under which callers reach this server."
+    )
+    proxy_domain: Domain | None = Field(
+        None,
+        description="Serve each port of a session on a host of its own below this domain, such as "
+        "8080-demo.localhost for localhost.",
     )
     trust_forwarded: bool = Field(
         False, description="Believe X-Forwarded-Host and X-Forwarded-Proto of a proxy."

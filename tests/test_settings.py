@@ -292,6 +292,8 @@ def test_origin_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         ("trust_forwarded", "maybe", "true or false"),
         ("host", "", "text that is not empty"),
         ("public_url", "era.example.org", "an address such as https://era.example.org"),
+        ("proxy_domain", "http://a", "the name of a domain such as apps.example.org"),
+        ("proxy_domain", "a..b", "the name of a domain such as apps.example.org"),
         ("allowed_origins", "app.example.org", "origins such as"),
         ("allowed_hosts", 5, "a list, written with commas"),
         ("data_dir", "~nobody-has-this-name/x", "a path whose ~ names a home directory"),

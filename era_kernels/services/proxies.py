@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
+import base64
 import errno
+import hashlib
+import re
 import socket
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from era_kernels.errors import AtCapacity, BadGateway, Forbidden, GatewayTimeout, NotEnforceable
+from era_kernels.concurrency.single_flight import SingleFlight
+from era_kernels.errors import (
+    AtCapacity,
+    BadGateway,
+    Forbidden,
+    GatewayTimeout,
+    NotEnforceable,
+    SessionNotFound,
+)
 from era_kernels.models import ListeningPort
 from era_kernels.services.capacity import RETRY_AFTER_SECONDS
 from era_kernels.services.sessions import SessionService
@@ -25,6 +38,18 @@ _NOBODY = (
 )
 
 
+SEARCH_INTERVAL = 1.0  # seconds between two searches among all sessions
+_HOST_ID = re.compile(r"[a-z0-9-]{1,50}")
+
+
+def host_label(session_id: str) -> str:
+    """Returns the id as it stands in names of hosts, which have no capitals and few characters."""
+    if _HOST_ID.fullmatch(session_id):
+        return session_id
+    digest = hashlib.sha256(session_id.encode()).digest()
+    return base64.b32encode(digest).decode().lower()[:26]
+
+
 class Proxies:
     """Finds the programs of sessions that listen, and connects to them."""
 
@@ -33,6 +58,9 @@ class Proxies:
         self._sessions = sessions
         self._max_requests = max_requests
         self._requests: Counter[str] = Counter()
+        self._ids: dict[str, str] = {}  # by the label in the name of a host, where that is another
+        self._search = SingleFlight(self._search_ids)
+        self._searched_at = -SEARCH_INTERVAL
 
     @contextmanager
     def hold(self, session_id: str) -> Iterator[None]:
@@ -56,6 +84,24 @@ class Proxies:
         async with self._sessions.borrow(session_id) as live:
             machine = live.machine.find()
             return [] if machine is None else await machine.ports.listening()
+
+    async def find_id(self, label: str) -> str:
+        """Returns the id of the session that has this label. Raises SessionNotFound."""
+        try:
+            return (await self._sessions.session(self._ids.get(label, label))).id
+        except SessionNotFound:
+            await self._search.run()
+            if label not in self._ids:
+                raise
+            return self._ids[label]
+
+    async def _search_ids(self) -> None:
+        """Looks at all sessions, for all who wait: it is long where there are many."""
+        await asyncio.sleep(self._searched_at + SEARCH_INTERVAL - time.monotonic())
+        self._searched_at = time.monotonic()
+        views, _ = await self._sessions.list_sessions()
+        ids = [view.session.id for view in views]
+        self._ids = {name: one for one in ids if (name := host_label(one)) != one}
 
     async def dial(self, session_id: str, port: int, *, has_token: bool) -> socket.socket | None:
         """Returns a connection to what listens on a port of a session, which the caller closes.

@@ -88,14 +88,17 @@ class Access:
             raise _unauthorized(request)
         return Caller(is_trusted=name is not None, token_name=name or "")
 
-    def check_served(self, request: HTTPServerRequest) -> Caller:
+    def check_served(self, request: HTTPServerRequest, *, has_own_host: bool) -> Caller:
         """Returns who asks for what a session serves, as its own sandboxed pages may.
 
-        Raises Forbidden.
+        `has_own_host`: the host is that of a port, and known. Raises Forbidden.
         """
-        if self._tokens or not is_sandboxed(request):
+        if self._tokens:
             return self.check(request, requires_token=False)
-        self._check_hosts(request)
+        if not has_own_host:
+            self._check_hosts(request)
+        if not is_sandboxed(request):
+            self._check_origin(request)
         return Caller(is_trusted=True)
 
     def client_address(self, request: HTTPServerRequest) -> str:

@@ -27,8 +27,10 @@ class HostQuery(QueryModel):
 class HostAnswer(ResponseModel):
     """Where the port is served."""
 
-    url: str
-    base_url: str
+    url: Annotated[
+        str, Field(description="On a host of the port's own, where `proxy_domain` is set.")
+    ]
+    base_url: Annotated[str, Field(description="Below a path of the API's host.")]
     session_id: str
     port: int
 
@@ -66,8 +68,13 @@ class HostHandler(BaseHandler):
     async def get(self, session_id: str) -> None:
         port = self.read_query(HostQuery).port
         await self.sessions.session(session_id)
-        url = f"{self.context.access.base_url(self.request)}/proxy/{session_id}/{port}"
-        await self.finish_json(HostAnswer(url=url, base_url=url, session_id=session_id, port=port))
+        base = self.context.access.base_url(self.request)
+        path_url = f"{base}/proxy/{session_id}/{port}"
+        hosts = self.context.port_hosts
+        url = path_url if hosts is None else hosts.url(base, session_id, port)
+        await self.finish_json(
+            HostAnswer(url=url, base_url=path_url, session_id=session_id, port=port)
+        )
 
 
 class PortsHandler(BaseHandler):

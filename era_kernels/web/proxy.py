@@ -83,6 +83,10 @@ class ProxyHandler(BaseHandler):
             self.set_sticky_header("Access-Control-Allow-Origin", "null")
             self.set_sticky_header("Access-Control-Expose-Headers", "*")
             self.set_sticky_header("Vary", "Origin")
+        self._set_policy()
+
+    def _set_policy(self) -> None:
+        """Keeps pages from acting as pages of the API, whose origin is the same."""
         self.set_sticky_header("Content-Security-Policy", CONTENT_SECURITY_POLICY)
 
     # ------------------------------------------------------------ admission
@@ -99,7 +103,7 @@ class ProxyHandler(BaseHandler):
         return ", ".join(METHODS)
 
     def _check_access(self) -> Caller:
-        return self.context.access.check_served(self.request)
+        return self.context.access.check_served(self.request, has_own_host=False)
 
     def check_path(self) -> None:
         """Takes the path apart. Raises InvalidPath, InvalidId."""
@@ -109,7 +113,7 @@ class ProxyHandler(BaseHandler):
             raise InvalidPath("This is no path to a port of a session.", format=FORMAT)
         requests.check_id(self._session_id)
         prefix = f"/proxy/{self._session_id}/{found[1]}"
-        path = _to_target(f"/{rest}")
+        path = to_target(f"/{rest}")
         self._place = Place(prefix, self.request.host, int(found[1]), path)
         self.logged_path = f"{prefix}/*"  # programs have secrets in their paths
 
@@ -134,6 +138,7 @@ class ProxyHandler(BaseHandler):
 
     async def _connect(self) -> None:
         """Connects to the program and sends it the head of the request."""
+        self._session_id = await self._find_session()
         self._session_touch.enter_context(self._proxies.hold(self._session_id))
         await self._wait_for_turn()
         has_token = self.context.access.has_tokens and self.caller.is_trusted
@@ -150,6 +155,10 @@ class ProxyHandler(BaseHandler):
         client_of(self.request).trust()
         if self._upstream is not None:
             await self._send_head(self._upstream)
+
+    async def _find_session(self) -> str:
+        """Returns the id of the session. Raises SessionNotFound."""
+        return self._session_id
 
     async def _find_code(self) -> str:
         """Returns the stored code. Raises NothingListening, TooLarge."""
@@ -169,7 +178,7 @@ class ProxyHandler(BaseHandler):
             self.request.connection.set_body_timeout(UPLOAD_TIMEOUT)  # type: ignore[union-attr]
             self._idle_timer = IdleTimer(IDLE_TIMEOUT, self.abort_connection)
         _, mark, query = (self.request.uri or "").partition("?")
-        target = self._place.path + mark + _to_target(query)
+        target = self._place.path + mark + to_target(query)
         given = self._request_headers()
         await upstream.send_head(str(self.request.method), target, given)
         self._relay_task = asyncio.create_task(self._relay_or_fail())
@@ -179,9 +188,10 @@ class ProxyHandler(BaseHandler):
         own = [
             ("Host", request.host),
             *access.forwarded_headers(request),
-            ("X-Forwarded-Prefix", self._place.prefix),
             ("X-Request-Id", self.request_id),
         ]
+        if self._place.prefix:
+            own.append(("X-Forwarded-Prefix", self._place.prefix))
         if "Transfer-Encoding" in request.headers:
             own.append(("Transfer-Encoding", "chunked"))
         elif "Content-Length" in request.headers:
@@ -311,7 +321,8 @@ class ProxyHandler(BaseHandler):
                 self.add_header(name, value)
             else:
                 self.set_header(name, value)
-        self.set_header("X-Content-Type-Options", "nosniff")
+        if self._place.prefix:
+            self.set_header("X-Content-Type-Options", "nosniff")
 
     async def _send_trailers(self, given: Headers) -> None:
         """Ends the body with the headers that a program sent behind it.
@@ -376,6 +387,6 @@ class ProxyHandler(BaseHandler):
             self._upstream.close()
 
 
-def _to_target(text: str) -> str:
+def to_target(text: str) -> str:
     """Returns a part of a URL as it may stand in a request line; Tornado reads it as Latin-1."""
     return quote(text, safe=_TARGET_CHARACTERS, encoding="latin1")

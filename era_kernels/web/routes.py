@@ -32,6 +32,7 @@ from era_kernels.web.metrics import MetricsHandler
 from era_kernels.web.not_found import NotFoundHandler
 from era_kernels.web.openapi import Document, OpenApiHandler
 from era_kernels.web.operations import Route
+from era_kernels.web.port_host import PortHostHandler
 from era_kernels.web.ports import HostHandler, PortsHandler
 from era_kernels.web.proxy import ProxyHandler
 from era_kernels.web.r2 import R2NamespaceHandler, R2ObjectHandler
@@ -95,7 +96,12 @@ def make_application(services: Services, context: HandlerContext) -> Application
         Route("/docs", DocsHandler),
         Route("/docs/{name}", DocsFileHandler),
     ]
-    return _application(routes, context)
+    application = _application(routes, context)
+    if context.port_hosts is not None:
+        dependencies = {"context": context.for_route("/proxy/{path}"), **for_proxy}
+        rules = [(".*", PortHostHandler, dependencies)]
+        application.add_handlers(context.port_hosts.pattern, rules)
+    return application
 
 
 def make_storage_application(routes: Iterable[Route], context: HandlerContext) -> Application:

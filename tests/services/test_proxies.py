@@ -1,0 +1,65 @@
+"""Requests to what sessions serve are counted, and ids find their way into names of hosts."""
+
+from __future__ import annotations
+
+import re
+from contextlib import ExitStack
+
+import pytest
+
+from era_kernels.errors import AtCapacity, Forbidden, SessionNotFound
+from era_kernels.services.proxies import Proxies, host_label
+from tests.services.service_fixture import Services
+
+
+async def test_capacity(services: Services) -> None:
+    """One session has half of all requests; a place is free again at the end of its request."""
+    proxies = Proxies(services.sessions, 4)
+    with ExitStack() as stack:
+        for name in ("a", "a", "b"):
+            stack.enter_context(proxies.hold(name))
+        with pytest.raises(AtCapacity), proxies.hold("a"):
+            pass
+        stack.enter_context(proxies.hold("b"))
+        with pytest.raises(AtCapacity), proxies.hold("c"):
+            pass
+    with proxies.hold("a"), proxies.hold("a"), proxies.hold("c"):
+        pass
+
+
+async def test_access(services: Services) -> None:
+    """Who has no token is refused where the session is not public, whatever listens."""
+    await services.create(allow_public=False)
+    proxies = Proxies(services.sessions)
+    with pytest.raises(Forbidden):
+        await proxies.dial("s1", 80, has_token=False)
+    assert await proxies.dial("s1", 80, has_token=True) is None
+    with pytest.raises(SessionNotFound):
+        await proxies.dial("none", 80, has_token=True)
+    assert await proxies.listening("s1") == []
+
+
+@pytest.mark.parametrize("session_id", ["a-1", "x" * 50])
+def test_ids_in_names(session_id: str) -> None:
+    """An id that can be part of a host's name is."""
+    assert host_label(session_id) == session_id
+
+
+@pytest.mark.parametrize("session_id", ["A", "a.b", "a_b", "x" * 51])
+def test_digests_in_names(session_id: str) -> None:
+    """Of other ids there are 26 characters of a digest, which names of hosts may have."""
+    assert re.fullmatch("[a-z2-7]{26}", host_label(session_id))
+    assert host_label(session_id) != host_label(session_id + "x")
+
+
+async def test_find_id(services: Services) -> None:
+    """A session is found by its label, also one that was made after the last search."""
+    proxies = Proxies(services.sessions)
+    await services.create()
+    assert await proxies.find_id("s1") == "s1"
+    for name in ("One.1", "Two.2"):
+        await services.create(name)
+        assert await proxies.find_id(host_label(name)) == name
+    await services.sessions.delete("One.1")
+    with pytest.raises(SessionNotFound):
+        await proxies.find_id(host_label("One.1"))
