@@ -14,6 +14,10 @@ from tornado.web import Application
 
 from era_kernels import limit_settings
 from era_kernels.concurrency.memory_in_work import MemoryInWork
+from era_kernels.egress.addresses import AddressPolicy
+from era_kernels.egress.connector import Connector
+from era_kernels.egress.proxy import EgressProxy
+from era_kernels.egress.resolver import Resolver
 from era_kernels.kernels.languages import Languages
 from era_kernels.kernels.machine import KernelHost
 from era_kernels.models import UNSANDBOXED_TIER, Isolation, StorageQuotas
@@ -114,7 +118,8 @@ async def open_app(settings: Settings) -> AsyncIterator[App]:
         body, upload = settings.max_json_body, settings.max_upload
         context = HandlerContext(_access(settings), body, upload, metrics=metrics, memory=memory)
         storage = _open_storage_listener(stack, settings, stores, context)
-        host = await _open_host(stack, undo, settings, languages, storage, memory)
+        internet = _open_egress_proxy(stack, settings, metrics)
+        host = await _open_host(stack, undo, settings, languages, storage, memory, internet)
         await _recover(stores)
         executions = _execution_service(settings, stores)
         logs = SessionLogs(stores.logs)
@@ -213,6 +218,15 @@ def _open_storage_listener(
     return storage
 
 
+def _open_egress_proxy(stack: AsyncExitStack, settings: Settings, metrics: Metrics) -> EgressProxy:
+    connector = Connector(AddressPolicy(settings.egress_allow_cidrs), Resolver())
+    # Each takes two files, and those of the API and of storage have their share already.
+    max_connections = max(1, settings.max_connections // 8)
+    proxy = EgressProxy(connector, max_connections, metrics.internet_requested)
+    stack.push_async_callback(proxy.aclose)
+    return proxy
+
+
 async def _recover(stores: Stores) -> None:
     """Tidies up what a former server left, now that this one can run."""
     await stores.executions.close_unfinished()
@@ -229,6 +243,7 @@ async def _open_host(
     languages: Languages,
     storage: StorageListener,
     memory: MemoryInWork,
+    internet: EgressProxy,
 ) -> KernelHost:
     runtime = stack.enter_context(runtime_dirs.private_runtime_dir())
     stack.enter_context(hold_in_use(languages.toolchains))
@@ -250,7 +265,7 @@ async def _open_host(
         disk_reserve=DiskReserve(settings.disk_reserve),
     )
     stack.push_async_callback(sandboxes.aclose)
-    host = KernelHost(languages, sandboxes, storage.attach, memory)
+    host = KernelHost(languages, sandboxes, storage.attach, memory, internet.attach)
     stack.push_async_callback(host.aclose)
     return host
 
@@ -280,6 +295,7 @@ async def _open_sessions(
             mounts=Mounts(settings.mounts, host),
             metrics=metrics,
             default_storage=settings.default_storage,
+            allow_hosts=settings.allow_hosts,
         )
     )
     stack.push_async_callback(sessions.aclose)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import re
 import sys
@@ -15,9 +16,12 @@ from pydantic_settings import NoDecode
 
 from era_kernels.errors import InvalidSetting
 from era_kernels.models import GIB, KIB, MIB, MIN_TOKEN_LENGTH, TIB
+from era_kernels.models.internet import HostPatterns
 from era_kernels.models.storage import SCOPE_WORDS, StorageScope
 from era_kernels.open_files import max_open_files
 from era_kernels.own_cgroups import memory_bound, read_or_empty
+
+IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 ENV_PREFIX = "ERA_"
 MEMORY_PER_KERNEL = 64 * MIB
@@ -151,6 +155,22 @@ def _parse_scope(value: object) -> StorageScope:
         must_be("all, none, or namespaces and beginnings such as app,tmp-*")
 
 
+def _parse_hosts(value: object) -> HostPatterns:
+    """Returns the hosts of a list with commas."""
+    try:
+        return HostPatterns.parse([str(one) for one in _split_list(value)])
+    except ValueError:
+        must_be("hosts and domains such as example.org,*.example.net")
+
+
+def _parse_networks(value: object) -> tuple[IPNetwork, ...]:
+    """Returns the networks of a list with commas."""
+    try:
+        return tuple(ipaddress.ip_network(str(one)) for one in _split_list(value))
+    except ValueError:
+        must_be("networks such as 10.1.0.0/16,10.2.3.4,fd00::/64, whose host bits are zero")
+
+
 RejectBoolean = BeforeValidator(_reject_boolean)
 Size = Annotated[int, BeforeValidator(parse_size), Field(ge=1)]
 SizeOrZero = Annotated[int, BeforeValidator(parse_size), Field(ge=0)]
@@ -162,6 +182,8 @@ Tier = Annotated[int, RejectBoolean, Field(ge=1, le=3)]
 AnyTier = Annotated[int, RejectBoolean, Field(ge=1, le=4)]
 Port = Annotated[int, RejectBoolean, Field(ge=0, le=65535)]
 Scope = Annotated[StorageScope, NoDecode, PlainValidator(_parse_scope)]
+HostList = Annotated[HostPatterns, NoDecode, PlainValidator(_parse_hosts)]
+NetworkList = Annotated[tuple[IPNetwork, ...], NoDecode, PlainValidator(_parse_networks)]
 StringList = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split_list)]
 TokenList = Annotated[StringList, AfterValidator(_check_token_lengths)]
 OriginList = Annotated[StringList, AfterValidator(_check_origins)]
@@ -170,6 +192,14 @@ NamedDirectories = Annotated[
     dict[str, Path], NoDecode, BeforeValidator(_split_named_paths), AfterValidator(_check_mountable)
 ]
 PathList = Annotated[tuple[AbsolutePath, ...], NoDecode, BeforeValidator(_split_list)]
+
+
+def is_loopback(host: str) -> bool:
+    """Returns whether a host to listen on is reached from this machine alone."""
+    try:
+        return host.lower() == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 # ---------------------------------------------------------------- defaults of this host

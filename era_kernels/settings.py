@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import tomllib
 from collections.abc import Mapping
@@ -32,7 +31,9 @@ from era_kernels.setting_types import (
     AbsolutePath,
     AnyTier,
     Count,
+    HostList,
     NamedDirectories,
+    NetworkList,
     NonNegativeSeconds,
     OriginList,
     PathList,
@@ -52,6 +53,7 @@ from era_kernels.setting_types import (
     default_session_memory,
     disk_size,
     format_size_setting,
+    is_loopback,
     must_be,
 )
 from era_kernels.toolchains.layout import default_toolchain_dir
@@ -226,6 +228,14 @@ class Settings(BaseSettings):
     allow_unsandboxed: bool = Field(
         False, description="Start even where no walls can be had: code may do what the server may."
     )
+    allow_hosts: HostList | None = Field(
+        None,
+        description="Hosts that sessions with internet access may reach, as a.org,*.b.org.",
+        json_schema_extra={"default": "all"},
+    )
+    egress_allow_cidrs: NetworkList = Field(
+        (), description="Private networks that sessions with internet access may reach, too."
+    )
     session_memory: Size = Field(
         default_factory=default_session_memory,
         description="How much memory one session may use.",
@@ -312,7 +322,7 @@ class Settings(BaseSettings):
         has_default_timeout = "default_timeout" in self.model_fields_set
         if has_default_timeout and self.default_timeout > self.max_timeout:
             must_be(f"at most max_timeout, which is {self.max_timeout:g}", "default_timeout")
-        if not self.has_tokens and not _is_loopback(self.host):
+        if not self.has_tokens and not is_loopback(self.host):
             must_be(
                 "localhost, 127.0.0.1 or ::1 as long as there is no API token, since anybody could "
                 "run code otherwise; set one with ERA_API_TOKENS or --api-token-file",
@@ -383,10 +393,3 @@ def _load_toml(path: Path) -> dict[str, Any]:
             hint = f" Did you mean {near[0]}?" if near else ""
             raise InvalidSetting(f'There is no setting "{key}", which {path} holds.{hint}')
     return found
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return host.lower() == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

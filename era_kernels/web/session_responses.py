@@ -53,6 +53,7 @@ class SessionListed(ResponseModel):
     mounts: list[str] | None = Field(None, description="Only when there are any.")
     storage: Literal["all", "none"] | list[str] | None = Field(None, description="Only when set.")
     kernel: str | None = Field(None, description="Only when set.")
+    allow_hosts: list[str] | None = Field(None, description="Only when set.")
 
 
 class SessionAnswer(SessionListed):
@@ -151,6 +152,8 @@ def session_summary(view: SessionView) -> JsonObject:
         out["storage"] = session.storage.to_json()
     if session.kernel is not None:
         out["kernel"] = session.kernel
+    if session.allow_hosts is not None:
+        out["allow_hosts"] = session.allow_hosts.to_json()
     return out
 
 
